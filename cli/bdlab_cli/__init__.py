@@ -1,0 +1,1 @@
+"""The `bdlab` command: each module parses, calls one library function and prints."""

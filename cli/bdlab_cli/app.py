@@ -1,0 +1,114 @@
+"""The command tree and the one error boundary.
+
+Commands are declared here by name only; the module of a command is imported when it is invoked or when its
+own help is asked for, so that ``bdlab --help`` stays instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+#: name -> (module, one line of help, panel). The module has a Typer application `app` of one command or more.
+COMMANDS = {
+    "up": ("local", "Run the whole pipeline on this machine, in the foreground.", "Local stack"),
+    "demo": ("demo", "Run the whole pipeline once in a throw-away folder and prove it.", "Local stack"),
+    "env": ("env", "Print the exports that point this terminal at a running local stack.", "Local stack"),
+    "serve": ("serve", "Serve predictions over HTTP.", "Pipeline"),
+    "predict": ("predict", "Predict from one review or a file of them, and publish.", "Pipeline"),
+    "consume": ("consume", "Store the topic's events in PostgreSQL, each exactly once.", "Pipeline"),
+    "status": ("status", "Check Vault, Kafka, PostgreSQL, the model and the API.", "Diagnostics"),
+    "verify": ("verify", "Prove with numbers that each offset is stored exactly once.", "Diagnostics"),
+    "vault-init": ("vault_init", "Take a Vault from any state to the finished set-up.", "Set-up"),
+    "migrate": ("migrate", "Bring the database schema and the topic up to date.", "Set-up"),
+    "train": ("train", "Train the model from a CSV of reviews and write it with its card.", "Model"),
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group that knows its commands' names and help lines, and imports a command when it is used."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override] # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | None:  # type: ignore[override] # noqa: ARG002
+        """The command's name and line of help, which is enough for a listing."""
+        if cmd_name not in COMMANDS:
+            return None
+        _, help_line, panel = COMMANDS[cmd_name]
+        return TyperCommand(cmd_name, help=help_line, rich_help_panel=panel)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, listed, rest = super().resolve_command(ctx, args)
+        if name is None or listed is None:
+            return name, listed, rest
+        module, help_line, _ = COMMANDS[name]
+        command = typer.main.get_command(importlib.import_module(f"bdlab_cli.{module}").app)
+        command.name = name
+        command.help = command.help or help_line
+        return name, command, rest
+
+
+app = typer.Typer(cls=LazyGroup, name="bdlab", no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from bdlab import __version__
+
+        typer.echo(f"bdlab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: bool = typer.Option(
+        False, "--debug", envvar="BDLAB_DEBUG", help="Show the traceback of an error."
+    ),
+    config: str = typer.Option(
+        "", "--config", envvar="BDLAB_CONFIG", metavar="FILE", help="Settings file (default: ./bdlab.toml)"
+    ),
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=_print_version, help="Show the version."
+    ),
+) -> None:
+    """A scikit-learn review model as a durable prediction pipeline: HTTP, Kafka, PostgreSQL, Vault."""
+    del version
+    # Commands and the processes that they start read these two where they need them.
+    if debug:
+        os.environ["BDLAB_DEBUG"] = "1"
+    if config:
+        os.environ["BDLAB_CONFIG"] = config
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and exit with its code: 0 done, 1 could not, 2 wrong usage, 10 not healthy."""
+    try:
+        app(args=arguments, prog_name="bdlab", standalone_mode=True)
+    except Exception as error:  # noqa: BLE001 - the one boundary: each error becomes a message and a code
+        sys.exit(_report(error))
+
+
+def _report(error: Exception) -> int:
+    from bdlab.errors import BdlabError
+
+    if os.environ.get("BDLAB_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, BdlabError):
+        lines = [f"error: {error.message}", error.hint]
+        code = error.exit_code
+    else:
+        lines = [
+            f"error: {type(error).__name__}: {error}",
+            "This is a defect of bdlab. Run the command again as `bdlab --debug ...` and report what it shows.",
+        ]
+        code = 1
+    typer.echo("\n".join(line for line in lines if line), err=True)
+    return code

@@ -1,0 +1,61 @@
+"""What a service logs in with, and the Protocol of the place it comes from.
+
+`bdlab.vault` is the source in a running pipeline; `bdlab.memory` has the twin that tests use. A source
+renews in the background: a holder compares what it holds with what the source says now, by identity, and
+connects anew with the newer one before it closes the older.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from bdlab.settings import KafkaSettings, PostgresSettings, Secret
+
+
+class DatabaseLogin(msgspec.Struct, frozen=True, kw_only=True):
+    """A Postgres user of one lease. `lease_id` is for messages; it is no secret."""
+
+    server: PostgresSettings
+    user: str
+    password: Secret
+    lease_id: str = ""
+
+
+class KafkaLogin(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach the broker, and as whom. `username` is empty where the broker asks for none.
+
+    `ca_pem` is the PEM text of the authority that signed the brokers' certificates.
+    """
+
+    server: KafkaSettings
+    username: str = ""
+    password: Secret = Secret("")
+    ca_pem: str = ""
+
+
+class DatabaseCredentials(Protocol):
+    def database(self) -> DatabaseLogin:
+        """The login to use now: the one that is held, or a fresh one where its lease is about to end.
+
+        Raises VaultError where there is none to be had.
+        """
+        ...
+
+    def replace_database(self, refused: DatabaseLogin) -> DatabaseLogin:
+        """A fresh login in place of `refused`, which the server no longer takes.
+
+        Where the source has moved on from `refused` already, that newer one. Raises VaultError.
+        """
+        ...
+
+
+class KafkaCredentials(Protocol):
+    def kafka(self) -> KafkaLogin:
+        """The login to use now. Raises VaultError where none was ever read."""
+        ...
+
+    def refresh_kafka(self) -> KafkaLogin:
+        """Read it from the source again; the same object where nothing changed. Raises VaultError."""
+        ...

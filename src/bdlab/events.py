@@ -1,0 +1,256 @@
+"""The prediction event: what is on the topic, and JSON both ways. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+from bdlab.errors import InvalidEvent, InvalidInput
+
+SCHEMA_VERSION = 1
+EVENT_TYPE = "io.bdlab.prediction.v1"
+
+MAX_COUNT = 2**31 - 1
+"""Postgres keeps the helpfulness counts as `integer`."""
+
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+Sentiment = Literal["negative", "positive"]
+
+
+class Review(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename={
+        "helpfulness_numerator": "HelpfulnessNumerator",
+        "helpfulness_denominator": "HelpfulnessDenominator",
+    },
+):
+    """What is predicted from. The helpfulness columns keep the names of the Amazon reviews' CSV."""
+
+    text: Annotated[str, Meta(min_length=1)]
+    summary: str = ""
+    helpfulness_numerator: Count = 1
+    helpfulness_denominator: Count = 1
+
+
+class Term(msgspec.Struct, frozen=True):
+    """A term of the review and what it added to the rating, in stars."""
+
+    term: str
+    weight: float
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scorer makes of a review.
+
+    `prediction` is the expected rating in stars, 1 to 5; `confidence` is the probability, 0.5 to 1, of
+    `sentiment`; `explanation` has the strongest terms first.
+    """
+
+    prediction: float
+    sentiment: Sentiment
+    confidence: float
+    explanation: tuple[Term, ...] = ()
+
+
+class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A scored review. `created_at` is when it was scored, `timestamp` when it was handed to the broker."""
+
+    id: UUID
+    summary: str
+    text: Annotated[str, Meta(min_length=1)]
+    helpfulness_numerator: Count
+    helpfulness_denominator: Count
+    prediction: Annotated[float, Meta(ge=1, le=5)]
+    sentiment: Sentiment
+    confidence: Annotated[float, Meta(ge=0, le=1)]
+    explanation: tuple[Term, ...]
+    model: Annotated[str, Meta(min_length=1, max_length=200)]
+    created_at: Annotated[datetime, Meta(tz=True)]
+    timestamp: Annotated[datetime, Meta(tz=True)]
+    schema_version: int = SCHEMA_VERSION
+
+
+class Position(msgspec.Struct, frozen=True, order=True):
+    """Where an event is: a log that was lost and made again has another `cluster_id`."""
+
+    cluster_id: str
+    topic: str
+    partition: int
+    offset: int
+
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One record of the topic as it came, not yet decoded."""
+
+    position: Position
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(PredictionEvent)
+
+
+def uuid7() -> UUID:
+    """A new UUIDv7 (RFC 9562, section 5.7): 48 bits of Unix time in milliseconds, then random bits."""
+    random = int.from_bytes(os.urandom(10))
+    value = (time.time_ns() // 1_000_000) << 80 | random
+    return _stamp(value, version=7)
+
+
+def idempotent_id(key: str, review: Review) -> UUID:
+    """The UUIDv8 (RFC 9562, section 5.8) of an Idempotency-Key and the canonical review.
+
+    The same key with the same review is the same prediction; with another review it is another one.
+    """
+    digest = hashlib.sha256(b"\x00".join((key.encode("utf-8", "surrogatepass"), _encoder.encode(review))))
+    return _stamp(int.from_bytes(digest.digest()[:16]), version=8)
+
+
+def _stamp(value: int, *, version: int) -> UUID:
+    value &= ~(0xF000 << 64) & ~(0xC000 << 48)
+    return UUID(int=value | version << 76 | 0x8000 << 48)
+
+
+def check_storable(review: Review) -> None:
+    """Raise InvalidInput, naming the field, for text that neither JSON nor Postgres can hold."""
+    for field in ("text", "summary"):
+        value: str = getattr(review, field)
+        if "\x00" in value:
+            raise InvalidInput(f"field {field!r} holds a NUL character (U+0000), which cannot be stored")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"field {field!r} holds half of a surrogate pair (U+{ord(value[error.start]):04X}) "
+                f"at character {error.start}, which is no valid Unicode text"
+            ) from None
+    if not review.text.strip():
+        raise InvalidInput("field 'text' is empty: there is nothing to predict from")
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def make_event(event_id: UUID, review: Review, score: Score, *, model: str) -> PredictionEvent:
+    """The event of a scored review, stamped with the present time (UTC)."""
+    moment = now()
+    return PredictionEvent(
+        id=event_id,
+        summary=review.summary,
+        text=review.text,
+        helpfulness_numerator=review.helpfulness_numerator,
+        helpfulness_denominator=review.helpfulness_denominator,
+        prediction=score.prediction,
+        sentiment=score.sentiment,
+        confidence=score.confidence,
+        explanation=score.explanation,
+        model=model,
+        created_at=moment,
+        timestamp=moment,
+    )
+
+
+def encode(event: PredictionEvent) -> tuple[bytes, bytes]:
+    """Key and value of the event on the topic."""
+    return str(event.id).encode(), _encoder.encode(event)
+
+
+def headers(event: PredictionEvent, *, source: str, traceparent: str) -> list[tuple[str, bytes | None]]:
+    """CloudEvents 1.0 headers in Kafka's binary mode, and the W3C trace context.
+
+    `source` is a URI reference of the producer. https://github.com/cloudevents/spec, kafka-protocol-binding 3.2.
+    """
+    return [
+        ("ce_id", str(event.id).encode()),
+        ("ce_type", EVENT_TYPE.encode()),
+        ("ce_source", source.encode()),
+        ("ce_specversion", b"1.0"),
+        ("ce_time", event.timestamp.isoformat().encode()),
+        ("content-type", b"application/json"),
+        ("traceparent", traceparent.encode()),
+    ]
+
+
+def new_traceparent() -> str:
+    """A new root of a trace, sampled (W3C Trace Context, section 3.2)."""
+    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
+
+
+def decode(record: Record) -> PredictionEvent:
+    """The event in `record`. Raises InvalidEvent with a reason that a person understands."""
+    if record.value is None:
+        raise InvalidEvent("the record has no value (a tombstone); the topic is never compacted")
+    if record.key is None:
+        raise InvalidEvent("the record has no key; it has to be the prediction's id")
+    try:
+        event = _decoder.decode(record.value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidEvent(_reason(record.value, error)) from error
+    if event.schema_version != SCHEMA_VERSION:
+        raise InvalidEvent(
+            f"schema_version is {event.schema_version}, and this version reads {SCHEMA_VERSION} only"
+        )
+    if _encoder.encode(event) != record.value:
+        _refuse_repeated_fields(record.value)
+    if record.key != str(event.id).encode():
+        raise InvalidEvent(f"the record's key is not the event's id {event.id}")
+    for field in ("text", "summary", "model"):
+        if "\x00" in getattr(event, field):
+            raise InvalidEvent(f"field {field!r} holds a NUL character (U+0000), which Postgres cannot store")
+    if any("\x00" in term.term for term in event.explanation):
+        raise InvalidEvent("field 'explanation' holds a NUL character (U+0000), which Postgres cannot store")
+    return event
+
+
+def _reason(value: bytes, error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "the JSON is nested too deeply"
+    if isinstance(error, msgspec.ValidationError):
+        version = _foreign_schema_version(value)
+        if version is not None:
+            return f"schema_version is {version}, and this version reads {SCHEMA_VERSION} only"
+        return f"not a prediction event: {error}"
+    return f"not UTF-8 JSON: {error}"
+
+
+def _foreign_schema_version(value: bytes) -> Any:
+    try:
+        found = msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    version = found.get("schema_version", SCHEMA_VERSION) if isinstance(found, Mapping) else SCHEMA_VERSION
+    return None if version == SCHEMA_VERSION else version
+
+
+def _refuse_repeated_fields(value: bytes) -> None:
+    """JSON lets a field stand twice, and which one counts is anybody's guess: refuse it.
+
+    Only for events that this version did not write itself, since those are canonical.
+    """
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        fields = dict(items)
+        if len(fields) != len(items):
+            names = [name for name, _ in items]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InvalidEvent(f"field {twice!r} stands twice in the JSON")
+        return fields
+
+    json.loads(value, object_pairs_hook=pairs)

@@ -1,0 +1,33 @@
+"""Where the shipped files are: the policies and the model.
+
+A wheel carries them inside the package; an editable install reads them from the checkout.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bdlab.errors import BdlabError
+
+_PACKAGE = Path(__file__).resolve().parent
+_CHECKOUT = _PACKAGE.parents[1]
+
+
+def _folder(packaged: str, in_checkout: str) -> Path:
+    for folder in (_PACKAGE / packaged, _CHECKOUT / in_checkout):
+        if folder.is_dir():
+            return folder
+    raise BdlabError(
+        f"the folder {packaged!r} that ships with bdlab is missing from {_PACKAGE}",
+        hint="Install bdlab again: the installation is incomplete.",
+    )
+
+
+def policies_dir() -> Path:
+    """The folder of Vault policy files, one `<service>.hcl` each."""
+    return _folder("policies", "vault/policies")
+
+
+def models_dir() -> Path:
+    """The folder of the shipped model: its data files and its card."""
+    return _folder("models", "models")

@@ -1,0 +1,248 @@
+"""One typed, frozen settings object, built from layers and passed down.
+
+The last layer that names a field wins: defaults < ``bdlab.toml`` < Vault < environment < command line.
+A field ``http.port`` is ``port`` under ``[http]`` in the file, and ``BDLAB_HTTP_PORT`` in the environment.
+There is no field for a password: those come from Vault alone (see `bdlab.credentials`).
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from bdlab.errors import SettingsInvalid
+
+Seconds = Annotated[float, Meta(gt=0)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
+
+CONFIG_FILE = "bdlab.toml"
+
+#: Names from the servers' own world that users already have in their environment.
+_ALIASES = {"VAULT_ADDR": "BDLAB_VAULT_ADDRESS", "VAULT_CACERT": "BDLAB_VAULT_CA_FILE"}
+
+
+class Secret:
+    """A value that never shows itself: in a repr, a log line or a traceback it is ``***``."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The value itself; call it at the last moment, where a server needs it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class VaultSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`identity_dir` holds a folder a service with its `role_id` and `secret_id` (or `wrapped_secret_id`)."""
+
+    address: str = "http://127.0.0.1:8200"
+    ca_file: str = ""
+    identity_dir: str = "~/.local/state/bdlab/identity"
+    kv_mount: str = "kv"
+    database_mount: str = "database"
+    approle_mount: str = "approle"
+    timeout_s: Seconds = 10.0
+    poll_s: Seconds = 2.0
+    """How often a running service looks whether a new version of its Kafka login is in Vault."""
+
+
+class KafkaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    bootstrap_servers: str = ""
+    security_protocol: SecurityProtocol = "PLAINTEXT"
+    sasl_mechanism: str = "SCRAM-SHA-512"
+    topic: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}$")] = "predictions"
+    partitions: Annotated[int, Meta(ge=1, le=10_000)] = 6
+    replication_factor: Annotated[int, Meta(ge=-1, le=100)] = -1
+    """-1 is the broker's own default."""
+    group: Annotated[str, Meta(min_length=1)] = "bdlab-db-consumer"
+    delivery_timeout_s: Seconds = 10.0
+    """How long a prediction may wait for the broker's acknowledgement before the caller is told to retry."""
+    session_timeout_s: Annotated[float, Meta(ge=1)] = 10.0
+    """How long the group waits for a silent consumer before its partitions move."""
+
+
+class PostgresSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    host: str = ""
+    """A host name, an address, or the folder of a Unix socket."""
+    port: Port = 5432
+    dbname: str = "bdlab"
+    sslmode: SslMode = "prefer"
+    ca_file: str = ""
+    connect_timeout_s: Seconds = 5.0
+
+
+class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    """0 lets the system choose a free port."""
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    max_body_bytes: Annotated[int, Meta(ge=1024)] = 1 << 20
+    max_batch: Annotated[int, Meta(ge=1)] = 1000
+    """Reviews in one call of /predict/batch."""
+    max_in_flight: Annotated[int, Meta(ge=1)] = 2000
+    """Predictions that may wait for the broker at once before new ones get a 503."""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+
+
+class SinkSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 2000
+    """Events in one transaction."""
+    batch_wait_s: Seconds = 0.25
+    """How long a batch that is not full waits for more events."""
+    metrics_port: Annotated[int, Meta(ge=-1, le=65535)] = -1
+    """-1 serves no metrics; 0 lets the system choose a free port."""
+
+
+class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    path: str = ""
+    """A model card, or a joblib file of a fitted text pipeline; empty is the shipped model."""
+
+
+class LogSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+    """auto is JSON where stderr is no terminal."""
+
+
+class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    vault: VaultSettings = VaultSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    postgres: PostgresSettings = PostgresSettings()
+    http: HttpSettings = HttpSettings()
+    sink: SinkSettings = SinkSettings()
+    model: ModelSettings = ModelSettings()
+    log: LogSettings = LogSettings()
+    startup_timeout_s: Annotated[float, Meta(ge=0)] = 60.0
+    """How long a daemon waits at its start for a server that is unreachable or sealed."""
+
+
+_SECTIONS: dict[str, type[_Section]] = {
+    field.name: field.type
+    for field in msgspec.structs.fields(Settings)
+    if isinstance(field.type, type) and issubclass(field.type, _Section)
+}
+
+Values = Mapping[str, Mapping[str, Any] | float | str]
+
+
+class Layers:
+    """The layers around Vault's, so that what Vault says can be laid between them at any time.
+
+    `source` names where the file layer came from, for messages.
+    """
+
+    def __init__(self, file: Values, environment: Values, command_line: Values, *, source: str) -> None:
+        self._file = file
+        self._environment = environment
+        self._command_line = command_line
+        self._source = source
+
+    def settings(self, vault: Values | None = None) -> Settings:
+        """The settings with `vault`'s values in their place. Raises SettingsInvalid."""
+        merged: dict[str, Any] = {}
+        origin: dict[str, str] = {}
+        for name, layer in (
+            (self._source, self._file),
+            ("Vault", vault or {}),
+            ("the environment", self._environment),
+            ("the command line", self._command_line),
+        ):
+            for section, values in layer.items():
+                if not isinstance(values, Mapping):
+                    merged[section] = values
+                    origin[section] = name
+                    continue
+                merged.setdefault(section, {}).update(values)
+                origin.update({f"{section}.{field}": name for field in values})
+        try:
+            return msgspec.convert(merged, Settings, strict=False)
+        except msgspec.ValidationError as error:
+            raise _explain(error, origin) from None
+
+
+def _explain(error: msgspec.ValidationError, origin: Mapping[str, str]) -> SettingsInvalid:
+    reason, _, path = str(error).partition(" - at `$")
+    field = path.strip("`").lstrip(".")
+    unknown = (
+        reason.removeprefix("Object contains unknown field ").strip("`") if "unknown field" in reason else ""
+    )
+    if unknown:
+        field = f"{field}.{unknown}" if field else unknown
+        reason = "there is no such setting"
+    where = origin.get(field, "the settings")
+    return SettingsInvalid(
+        f"setting {field or '?'} from {where}: {reason[:1].lower()}{reason[1:]}",
+        hint="The README's configuration table lists every setting with its type and default.",
+    )
+
+
+def environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The values that `environ` names: ``BDLAB_HTTP_PORT=80`` is ``{"http": {"port": "80"}}``.
+
+    Other variables that start with ``BDLAB_`` belong to command line options and are left to them.
+    """
+    values: dict[str, Any] = {}
+    by_name = {alias: environ[alias] for alias in _ALIASES if environ.get(alias)}
+    named = {_ALIASES[alias]: value for alias, value in by_name.items()}
+    named |= {name: value for name, value in environ.items() if name.startswith("BDLAB_") and value}
+    for section, kind in _SECTIONS.items():
+        for field in kind.__struct_fields__:
+            value = named.get(f"BDLAB_{section}_{field}".upper())
+            if value is not None:
+                values.setdefault(section, {})[field] = value
+    if "BDLAB_STARTUP_TIMEOUT" in named:
+        values["startup_timeout_s"] = named["BDLAB_STARTUP_TIMEOUT"]
+    return values
+
+
+def load(
+    *,
+    config: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    command_line: Values | None = None,
+) -> Layers:
+    """Read the layers below and above Vault's.
+
+    `config` is the TOML file to read (an error where it is missing); without it, ``BDLAB_CONFIG`` or
+    ``./bdlab.toml``, where there is one. Raises SettingsInvalid, also for values that no layer may hold.
+    """
+    chosen = config or (Path(environ["BDLAB_CONFIG"]) if environ.get("BDLAB_CONFIG") else None)
+    path = chosen or Path(CONFIG_FILE)
+    file: dict[str, Any] = {}
+    if chosen or path.is_file():
+        try:
+            file = tomllib.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise SettingsInvalid(
+                f"the settings file {path} cannot be read: {error.strerror}",
+                hint="Name an existing file with --config or BDLAB_CONFIG, or leave both out.",
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsInvalid(f"the settings file {path} is not valid TOML: {error}") from error
+    layers = Layers(file, environment_layer(environ), command_line or {}, source=str(path))
+    layers.settings()
+    return layers

@@ -1,0 +1,3 @@
+"""Fixtures live in `fix_*.py` beside this file, one file a concern."""
+
+pytest_plugins: list[str] = []
