@@ -107,7 +107,7 @@ def _report(error: Exception) -> int:
     else:
         lines = [
             f"error: {type(error).__name__}: {error}",
-            "This is a defect of bdlab. Run the command again as `bdlab --debug ...` and report what it shows.",
+            "This is a defect of bdlab: run `bdlab --debug ...` and report what it shows.",
         ]
         code = 1
     typer.echo("\n".join(line for line in lines if line), err=True)

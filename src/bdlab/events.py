@@ -175,7 +175,7 @@ def encode(event: PredictionEvent) -> tuple[bytes, bytes]:
 def headers(event: PredictionEvent, *, source: str, traceparent: str) -> list[tuple[str, bytes | None]]:
     """CloudEvents 1.0 headers in Kafka's binary mode, and the W3C trace context.
 
-    `source` is a URI reference of the producer. https://github.com/cloudevents/spec, kafka-protocol-binding 3.2.
+    `source` is a URI reference of the producer. Source: CloudEvents' Kafka protocol binding, section 3.2.
     """
     return [
         ("ce_id", str(event.id).encode()),
