@@ -19,6 +19,7 @@
     │   │                            or may not be on the topic; retry with the same id
     │   ├── BrokerRefused            authentication or authorisation failed at the broker
     │   ├── TopicMissing
+    │   ├── EventTooLarge            the broker takes no message of this size: do not retry
     │   └── OffsetOutOfRange         the position to read from is not in the log
     ├── DatabaseError
     │   ├── DatabaseUnavailable      no connection, or one that broke: retry with fresh credentials
@@ -119,6 +120,10 @@ class BrokerRefused(BrokerError):
 
 
 class TopicMissing(BrokerError):
+    pass
+
+
+class EventTooLarge(BrokerError):
     pass
 
 
