@@ -1,3 +1,5 @@
 """Fixtures live in `fix_*.py` beside this file, one file a concern."""
 
-pytest_plugins: list[str] = []
+pytest_plugins: list[str] = [
+    "tests.fix_servers",
+]

@@ -1,0 +1,12 @@
+"""The local stack: OpenBao, Postgres and a broker as child processes, and the pipeline over them.
+
+It knows its servers as programs only: what is inside Vault, Kafka and Postgres is set up by the `bdlab` commands
+that it runs.
+"""
+
+from bdlab.stack.openbao import OpenBao
+from bdlab.stack.postgres import Postgres
+from bdlab.stack.server import Broker, Server
+from bdlab.stack.tansu import Tansu
+
+__all__ = ["Broker", "OpenBao", "Postgres", "Server", "Tansu"]

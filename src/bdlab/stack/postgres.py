@@ -1,0 +1,169 @@
+"""Postgres as a local server: SCRAM for every connection, on loopback and a Unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bdlab.errors import ServerNotStarted
+from bdlab.settings import PostgresSettings, Secret
+from bdlab.stack import binaries, unprivileged
+from bdlab.stack.process import start_mark
+from bdlab.stack.server import Server, base_environment
+
+_INITDB_TIMEOUT_S = 120.0
+_SOCKET_PATH_LIMIT = 100
+
+
+class Postgres(Server):
+    """The database server. Its administrator's password is made at the first start and kept in a 0600 file
+    until `forget_admin_password`: only the set-up of Vault needs it.
+    """
+
+    name = "postgres"
+    stop_signal = signal.SIGINT  # "fast": ends sessions, writes a checkpoint
+    orphan_signal = signal.SIGINT
+    admin_user = "postgres"
+
+    @property
+    def server(self) -> PostgresSettings:
+        return PostgresSettings(host="127.0.0.1", port=self.port, sslmode="disable")
+
+    @property
+    def socket_dir(self) -> Path | None:
+        """The folder of its Unix socket; None where the path is too long for one."""
+        folder = self.folder / "socket"
+        return folder if len(str(folder)) < _SOCKET_PATH_LIMIT else None
+
+    @property
+    def admin_password(self) -> Secret:
+        """Raises ServerNotStarted before the first start, and after it was forgotten."""
+        try:
+            return Secret(self._password_file.read_text("ascii"))
+        except FileNotFoundError:
+            raise ServerNotStarted("the password of Postgres' administrator is not kept any more") from None
+
+    def forget_admin_password(self) -> None:
+        self._password_file.unlink(missing_ok=True)
+
+    @property
+    def knows_admin_password(self) -> bool:
+        return self._password_file.exists()
+
+    @property
+    def _password_file(self) -> Path:
+        return self.folder / "admin_password"
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / "data"
+
+    def _prepare(self, port: int) -> Sequence[str]:
+        installation = binaries.postgres()
+        command = unprivileged.wrapper(self._data)
+        if not self._data.exists():
+            self._initialise(installation, command)
+        self._clear_stale_lock()
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(port),
+            "unix_socket_directories": "",
+            # A failing statement's text may hold a review or a new user's password: never in the log.
+            "log_min_error_statement": "panic",
+            # Where TLS is not asked for, the SCRAM handshake still never shows a password.
+            "password_encryption": "scram-sha-256",
+        }
+        if self.socket_dir:
+            self.socket_dir.mkdir(exist_ok=True, mode=0o700)
+            unprivileged.give(self.socket_dir, command)
+            options["unix_socket_directories"] = str(self.socket_dir)
+        arguments = [*command, str(installation / "bin" / "postgres"), "-D", str(self._data)]
+        for name, value in options.items():
+            arguments += ["-c", f"{name}={value}"]
+        return arguments
+
+    def _environment(self) -> Mapping[str, str]:
+        return base_environment() | {"LD_LIBRARY_PATH": str(binaries.postgres() / "lib")}
+
+    def _answers(self) -> bool:
+        # The postmaster's own word, which needs no login; other servers may hold the port.
+        lines = self._lock_lines()
+        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
+
+    def _initialise(self, installation: Path, command: Sequence[str]) -> None:
+        """Make the data folder next to its place, then move it there: a killed run leaves none by halves."""
+        new = self.folder / "data.new"
+        if new.exists():
+            shutil.rmtree(new)
+        new.mkdir(mode=0o700)
+        unprivileged.give(new, command)
+        password = secrets.token_urlsafe(24)
+        self._password_file.unlink(missing_ok=True)
+        with open(os.open(self._password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(password)
+        reader, writer = os.pipe()
+        os.write(writer, password.encode() + b"\n")
+        os.close(writer)
+        program = installation / "bin" / "initdb"
+        try:
+            outcome = subprocess.run(
+                [
+                    *command,
+                    str(program),
+                    f"--pgdata={new}",
+                    f"--username={self.admin_user}",
+                    f"--pwfile=/dev/fd/{reader}",
+                    "--auth-host=scram-sha-256",
+                    "--auth-local=scram-sha-256",
+                    "--encoding=UTF8",
+                    "--locale=C.UTF-8",
+                    "--data-checksums",
+                    "--no-instructions",
+                ],
+                env=dict(self._environment()),
+                pass_fds=(reader,),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_INITDB_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ServerNotStarted(f"initdb did not end within {_INITDB_TIMEOUT_S:.0f} s") from error
+        finally:
+            os.close(reader)
+        if outcome.returncode != 0:
+            missing = binaries.library_missing(program.with_name("postgres"), installation / "lib")
+            raise ServerNotStarted(
+                f"initdb failed: {outcome.stderr.decode('utf-8', 'replace').strip()}",
+                hint=f"This machine lacks the shared libraries {missing}." if missing else "",
+            )
+        new.rename(self._data)
+
+    def _lock_lines(self) -> list[str]:
+        with contextlib.suppress(OSError):
+            return (self._data / "postmaster.pid").read_text("utf-8").splitlines()
+        return []
+
+    def _clear_stale_lock(self) -> None:
+        """Remove the lock file of a postmaster that was killed, which would keep a new one from starting where
+        another program has got its process id since."""
+        lines = self._lock_lines()
+        if not lines:
+            return
+        pid = abs(int(lines[0])) if lines[0].lstrip("-").isdigit() else 0
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            command = b""
+        if start_mark(pid) and str(self._data).encode() in command:
+            raise ServerNotStarted(
+                f"another postgres (process {pid}) runs on {self._data}",
+                hint="Stop it, or use another --data-dir.",
+            )
+        (self._data / "postmaster.pid").unlink(missing_ok=True)

@@ -1,0 +1,186 @@
+"""A child process that dies with this one, logs to a file and leaves a record by which a later run finds it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from bdlab.errors import ServerNotStarted
+
+_TETHER = Path(__file__).with_name("tether.py")
+_LOG_LIMIT_BYTES = 10 << 20
+_KILL_WAIT_S = 5.0
+_POLL_S = 0.02
+
+log = structlog.get_logger()
+
+
+@functools.cache
+def _spawner() -> ThreadPoolExecutor:
+    """The one thread that starts children: they are tied to the thread that started them, and this one
+    lives as long as the process does."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="stack-spawner")
+
+
+def start_mark(pid: int) -> str:
+    """What tells a process from a later one with the same id: boot and start time; "" where it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+    # The name in parentheses may hold anything; state is the first field after it, start time the twentieth.
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[0] in "ZX" else f"{boot}:{fields[19]}"
+
+
+class Process:
+    """A program under `name`: output appended to `log_file`, pid and start mark in `record_file`.
+
+    `stop_signal` asks it to end; `orphan_signal` is what it gets when this process dies.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        log_file: Path,
+        record_file: Path,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        orphan_signal: signal.Signals = signal.SIGKILL,
+    ) -> None:
+        self.name = name
+        self.log_file = log_file
+        self._record_file = record_file
+        self._stop_signal = stop_signal
+        self._orphan_signal = orphan_signal
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._popen is not None and self._popen.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the process that was started last, running or not; None before the first start."""
+        return self._popen.pid if self._popen else None
+
+    @property
+    def exit_status(self) -> int | None:
+        """The exit code, or minus the signal's number; None while it runs or was never started."""
+        return self._popen.poll() if self._popen else None
+
+    def start(self, arguments: Sequence[str], *, environment: Mapping[str, str]) -> None:
+        """Start it, after ending what a killed run has left under this name.
+
+        `environment` is all that the child sees. Raises ServerNotStarted.
+        """
+        self.end_leftover()
+        for folder in (self.log_file.parent, self._record_file.parent):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._rotate_log()
+        command = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(int(self._orphan_signal))]
+
+        def spawn(output: IO[bytes]) -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                [*command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                # A Ctrl-C in the terminal is the parent's to act on: it stops its children in order.
+                start_new_session=True,
+            )
+
+        try:
+            with self.log_file.open("ab") as output:
+                self.log_file.chmod(0o600)
+                self._popen = _spawner().submit(spawn, output).result()
+        except OSError as error:
+            raise ServerNotStarted(f"{self.name} could not be started: {error}") from error
+        record = {"pid": self._popen.pid, "start_mark": start_mark(self._popen.pid)}
+        self._record_file.write_text(json.dumps(record), "utf-8")
+
+    def stop(self, timeout_s: float) -> None:
+        """Ask it to end, and kill it where it has not after `timeout_s` seconds."""
+        if self._popen is None:
+            return
+        if self._popen.poll() is None:
+            self._popen.send_signal(self._stop_signal)
+            try:
+                self._popen.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                log.warning("killing a child that did not stop", child=self.name, waited_s=timeout_s)
+                self._popen.kill()
+                self._popen.wait(_KILL_WAIT_S)
+        self._record_file.unlink(missing_ok=True)
+
+    def wait(self, timeout_s: float) -> int | None:
+        """The exit status, None where it still runs after `timeout_s` seconds."""
+        if self._popen is None:
+            return None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._popen.wait(timeout_s)
+        return None
+
+    def tail(self, lines: int = 5) -> str:
+        """The last lines of the log."""
+        try:
+            with self.log_file.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+                text = file.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+        return "\n".join(text.rstrip().splitlines()[-lines:])
+
+    def end_leftover(self, timeout_s: float = 10.0) -> bool:
+        """End the process that a killed run left behind; whether there was one.
+
+        A process is only touched where id, boot and start time are those of the record.
+        """
+        try:
+            record = json.loads(self._record_file.read_text("utf-8"))
+            pid, mark = int(record["pid"]), str(record["start_mark"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        found = bool(mark) and start_mark(pid) == mark and not self.running
+        if found:
+            log.warning("ending a leftover of a killed run", child=self.name, pid=pid)
+            for number, wait_s in ((self._stop_signal, timeout_s), (signal.SIGKILL, _KILL_WAIT_S)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+                if _gone(pid, mark, wait_s):
+                    break
+            else:
+                raise ServerNotStarted(
+                    f"{self.name}: process {pid} of an earlier run does not end",
+                    hint=f"See what holds it (ps {pid}) and end it, then try again.",
+                )
+        self._record_file.unlink(missing_ok=True)
+        return found
+
+    def _rotate_log(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if self.log_file.stat().st_size > _LOG_LIMIT_BYTES:
+                self.log_file.replace(self.log_file.with_suffix(".log.1"))
+
+
+def _gone(pid: int, mark: str, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while start_mark(pid) == mark:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True

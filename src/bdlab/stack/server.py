@@ -1,0 +1,147 @@
+"""What OpenBao, Postgres and the broker have in common as servers of one data folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Protocol, Self
+
+from bdlab.errors import ServerNotStarted
+from bdlab.stack.ports import PortBook
+from bdlab.stack.process import Process
+
+_POLL_S = 0.02
+
+
+class Server(ABC):
+    """A server with its data in `<data_dir>/<name>`, its log in `<data_dir>/logs`, its port in
+    `<data_dir>/ports.json`. Construction does nothing; `start` or `with` does.
+    """
+
+    name: ClassVar[str]
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    #: What it gets when this process dies; for a server that recovers by itself, the quickest end.
+    orphan_signal: ClassVar[signal.Signals] = signal.SIGKILL
+
+    def __init__(self, data_dir: Path, *, port: int | None = None) -> None:
+        self.data_dir = data_dir.absolute()
+        self.ports = PortBook(self.data_dir / "ports.json")
+        self._wanted_port = port
+        self._port: int | None = None
+        self._process = Process(
+            self.name,
+            log_file=self.data_dir / "logs" / f"{self.name}.log",
+            record_file=self.data_dir / "run" / f"{self.name}.json",
+            stop_signal=self.stop_signal,
+            orphan_signal=self.orphan_signal,
+        )
+
+    @property
+    def folder(self) -> Path:
+        return self.data_dir / self.name
+
+    @property
+    def port(self) -> int:
+        """The port of the last start. Raises ServerNotStarted before the first."""
+        if self._port is None:
+            raise ServerNotStarted(f"{self.name} has no port before it was started")
+        return self._port
+
+    @property
+    def running(self) -> bool:
+        return self._process.running
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        return self._process.exit_status
+
+    @property
+    def log_file(self) -> Path:
+        return self._process.log_file
+
+    def start(self, timeout_s: float = 60.0) -> None:
+        """Start it and wait until it answers. Raises ServerNotStarted, with the end of its log."""
+        if self.running:
+            return
+        for folder in (self.data_dir, self.folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.data_dir.chmod(0o700)
+        self._process.end_leftover()
+        deadline = time.monotonic() + timeout_s
+        self._port = self._choose_port()
+        arguments = self._prepare(self._port)
+        self._process.start(arguments, environment=self._environment())
+        try:
+            self._wait(self._answers, deadline, timeout_s)
+        except ServerNotStarted:
+            self.stop()
+            raise
+
+    def stop(self, timeout_s: float = 15.0) -> None:
+        """Ask it to stop and wait; kill it where it has not after `timeout_s` seconds."""
+        self._process.stop(timeout_s)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.stop()
+
+    def _choose_port(self) -> int:
+        return self.ports.choose(self.name, self._wanted_port)
+
+    @abstractmethod
+    def _prepare(self, port: int) -> Sequence[str]:
+        """Lay out what the server needs on disk, and give its command line."""
+
+    @abstractmethod
+    def _answers(self) -> bool:
+        """Whether the server is ready for clients."""
+
+    def _environment(self) -> Mapping[str, str]:
+        """The child's whole environment: nothing that configures a server by accident, and no secret."""
+        return base_environment()
+
+    def _wait(self, condition: Callable[[], bool], deadline: float, timeout_s: float) -> None:
+        while not condition():
+            if not self.running:
+                raise ServerNotStarted(
+                    f"{self.name} ended at once (exit status {self.exit_status}):\n{self._process.tail()}",
+                    hint=f"Its whole log is {self.log_file}.",
+                )
+            if time.monotonic() >= deadline:
+                raise ServerNotStarted(
+                    f"{self.name} does not answer after {timeout_s:g} s:\n{self._process.tail()}",
+                    hint=f"Its whole log is {self.log_file}.",
+                )
+            time.sleep(_POLL_S)
+
+
+class Broker(Protocol):
+    """The Kafka-protocol broker of a stack. `keeps_log`: whether what is on it outlives its process.
+
+    Without it each start is a new incarnation: another `cluster_id` at another address.
+    """
+
+    keeps_log: bool
+
+    @property
+    def bootstrap_servers(self) -> str: ...
+
+    @property
+    def cluster_id(self) -> str: ...
+
+
+def base_environment() -> dict[str, str]:
+    """The few variables that any program needs."""
+    kept = {name: os.environ[name] for name in ("HOME", "PATH", "TZ", "TMPDIR") if name in os.environ}
+    return {"PATH": os.defpath, "LC_ALL": "C.UTF-8", **kept}

@@ -1,0 +1,23 @@
+"""Become another program that cannot outlive its parent; run as a script, never imported.
+
+    python -I -S tether.py PARENT_PID SIGNAL PROGRAM [ARGUMENT...]
+
+Linux sends SIGNAL to this process when the thread that started it ends, also after kill -9 of the parent.
+The mark survives exec and a new user namespace. It is set here and not in the parent's `preexec_fn`, which is
+unsafe in a process with threads.
+"""
+
+import ctypes
+import os
+import sys
+
+_PR_SET_PDEATHSIG = 1
+_PARENT_GONE = 125
+
+if __name__ == "__main__":
+    parent, signal_number, program = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+    # The parent may have ended before the mark was set.
+    if os.getppid() != parent:
+        sys.exit(_PARENT_GONE)
+    os.execvp(program[0], program)  # noqa: S606 - an argument list, no shell
