@@ -1,4 +1,4 @@
-"""Real servers for tests: one of each a session, and factories for tests that stop, kill or restart theirs."""
+"""Real servers for tests: one of each a session, and factories for tests that kill or restart theirs."""
 
 from __future__ import annotations
 

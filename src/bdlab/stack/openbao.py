@@ -98,7 +98,7 @@ class OpenBao(Server):
                 )
             new = file.with_suffix(".new")
             new.unlink(missing_ok=True)
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
+            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
                 handle.write(secrets.token_bytes(_KEY_BYTES))
                 handle.flush()
                 os.fsync(handle.fileno())

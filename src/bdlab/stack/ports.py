@@ -1,4 +1,4 @@
-"""Ports on loopback: chosen once, kept with the data folder, chosen again where somebody else has taken one."""
+"""Ports on loopback: chosen once, kept with the data folder, chosen again where one is taken."""
 
 from __future__ import annotations
 

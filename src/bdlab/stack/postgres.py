@@ -105,7 +105,8 @@ class Postgres(Server):
         unprivileged.give(new, command)
         password = secrets.token_urlsafe(24)
         self._password_file.unlink(missing_ok=True)
-        with open(os.open(self._password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        handle = os.open(self._password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as file:
             file.write(password)
         reader, writer = os.pipe()
         os.write(writer, password.encode() + b"\n")
@@ -151,8 +152,8 @@ class Postgres(Server):
         return []
 
     def _clear_stale_lock(self) -> None:
-        """Remove the lock file of a postmaster that was killed, which would keep a new one from starting where
-        another program has got its process id since."""
+        """Remove the lock file of a postmaster that was killed, which would keep a new one from starting
+        where another program has got its process id since."""
         lines = self._lock_lines()
         if not lines:
             return

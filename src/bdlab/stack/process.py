@@ -1,4 +1,4 @@
-"""A child process that dies with this one, logs to a file and leaves a record by which a later run finds it."""
+"""A child process that dies with this one, logs to a file, and leaves a record for a later run to find."""
 
 from __future__ import annotations
 

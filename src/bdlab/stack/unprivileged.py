@@ -26,6 +26,8 @@ _NOBODY_COMMAND = (
     "--inh-caps=-all,+dac_override",
     "--ambient-caps=-all,+dac_override",
     "--bounding-set=-all,+dac_override",
+    # Otherwise access(2) would answer without the privilege.
+    "--securebits=+no_setuid_fixup",
     "--no-new-privs",
     "--pdeathsig=INT",
     "--",
