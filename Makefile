@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+CACHE  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bdlab
+MVN    := mvn --batch-mode --quiet --no-transfer-progress --strict-checksums -Dbdlab.cache=$(CACHE) -f infra/kafka/pom.xml
 
 .DEFAULT_GOAL := help
 
@@ -33,7 +35,15 @@ check: $(VENV)/.dev  ## lint, types, import rules
 test: $(VENV)/.dev  ## the whole suite that needs only PyPI, on real servers
 	$(PYTEST) -m 'not storm and not kafka and not compose'
 
+kafka:  ## assemble Apache Kafka 4, and 3.9 with ZooKeeper, from Maven into the user's cache
+	@for tool in mvn java; do command -v $$tool >/dev/null || { echo "make kafka needs Maven and Java 17 or newer, and $$tool is not installed (Debian: apt-get install maven openjdk-17-jre-headless)" >&2; exit 1; }; done
+	$(MVN) -Pkraft
+	$(MVN) -Pzookeeper
+
+test-kafka: $(VENV)/.dev kafka  ## the suite on real Apache Kafka: one broker, a cluster, secured, with ZooKeeper
+	$(PYTEST) -m kafka
+
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help demo dev check test clean
+.PHONY: help demo dev check test kafka test-kafka clean
