@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 CACHE  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bdlab
-MVN    := mvn --batch-mode --quiet --no-transfer-progress --strict-checksums -Dbdlab.cache=$(CACHE) -f infra/kafka/pom.xml
+MVN    := mvn --batch-mode --quiet --no-transfer-progress --strict-checksums -Dstyle.color=never -Dbdlab.cache=$(CACHE) -f infra/kafka/pom.xml
 
 .DEFAULT_GOAL := help
 
