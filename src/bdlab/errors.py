@@ -29,6 +29,7 @@
     │   └── SchemaOutdated           migrations are missing, or newer than this version
     ├── StackError
     │   ├── ServerNotStarted         a server of the local stack did not come up; names its log file
+    │   ├── StartInterrupted         asked to stop before everything was up
     │   ├── StackInUse               another `bdlab up` holds the data folder
     │   └── BinaryMissing            the package or program that brings a server is not installed
     └── Unhealthy                    checked, and not healthy or not verified               (exit code 10)
@@ -164,6 +165,10 @@ class StackError(BdlabError):
 
 
 class ServerNotStarted(StackError):
+    pass
+
+
+class StartInterrupted(StackError):
     pass
 
 

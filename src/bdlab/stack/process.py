@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import structlog
 
@@ -49,7 +50,8 @@ def start_mark(pid: int) -> str:
 class Process:
     """A program under `name`: output appended to `log_file`, pid and start mark in `record_file`.
 
-    `stop_signal` asks it to end; `orphan_signal` is what it gets when this process dies.
+    `stop_signal` asks it to end; `orphan_signal` is what it gets when this process dies. With an
+    `output_file`, made anew at each start, its standard output goes there and only the rest to the log.
     """
 
     def __init__(
@@ -60,9 +62,11 @@ class Process:
         record_file: Path,
         stop_signal: signal.Signals = signal.SIGTERM,
         orphan_signal: signal.Signals = signal.SIGKILL,
+        output_file: Path | None = None,
     ) -> None:
         self.name = name
         self.log_file = log_file
+        self.output_file = output_file
         self._record_file = record_file
         self._stop_signal = stop_signal
         self._orphan_signal = orphan_signal
@@ -82,32 +86,34 @@ class Process:
         """The exit code, or minus the signal's number; None while it runs or was never started."""
         return self._popen.poll() if self._popen else None
 
-    def start(self, arguments: Sequence[str], *, environment: Mapping[str, str]) -> None:
-        """Start it, after ending what a killed run has left under this name.
+    def start(self, arguments: Sequence[str], *, environment: Mapping[str, str], folder: Path) -> None:
+        """Start it in `folder`, after ending what a killed run has left under this name.
 
         `environment` is all that the child sees. Raises ServerNotStarted.
         """
         self.end_leftover()
         for folder in (self.log_file.parent, self._record_file.parent):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._rotate_log()
+        self.trim_log()
         command = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(int(self._orphan_signal))]
 
-        def spawn(output: IO[bytes]) -> subprocess.Popen[bytes]:
+        def spawn(output: IO[bytes], errors: IO[bytes]) -> subprocess.Popen[bytes]:
             return subprocess.Popen(
                 [*command, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=errors,
+                cwd=folder,
                 env=dict(environment),
                 # A Ctrl-C in the terminal is the parent's to act on: it stops its children in order.
                 start_new_session=True,
             )
 
         try:
-            with self.log_file.open("ab") as output:
-                self.log_file.chmod(0o600)
-                self._popen = _spawner().submit(spawn, output).result()
+            with contextlib.ExitStack() as files:
+                errors = files.enter_context(_private(self.log_file, "ab"))
+                output = files.enter_context(_private(self.output_file, "wb")) if self.output_file else errors
+                self._popen = _spawner().submit(spawn, output, errors).result()
         except OSError as error:
             raise ServerNotStarted(f"{self.name} could not be started: {error}") from error
         record = {"pid": self._popen.pid, "start_mark": start_mark(self._popen.pid)}
@@ -171,10 +177,17 @@ class Process:
         self._record_file.unlink(missing_ok=True)
         return found
 
-    def _rotate_log(self) -> None:
+    def trim_log(self, limit_bytes: int = _LOG_LIMIT_BYTES) -> None:
+        """Copy a log over `limit_bytes` aside and empty it; the child, which appends, just goes on."""
         with contextlib.suppress(FileNotFoundError):
-            if self.log_file.stat().st_size > _LOG_LIMIT_BYTES:
-                self.log_file.replace(self.log_file.with_suffix(".log.1"))
+            if self.log_file.stat().st_size > limit_bytes:
+                shutil.copyfile(self.log_file, self.log_file.with_suffix(".log.1"))
+                os.truncate(self.log_file, 0)
+
+
+def _private(file: Path, mode: str) -> IO[bytes]:
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if mode == "ab" else os.O_TRUNC)
+    return cast(IO[bytes], os.fdopen(os.open(file, flags, 0o600), mode))
 
 
 def _gone(pid: int, mark: str, timeout_s: float) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
-from bdlab.errors import ServerNotStarted
+from bdlab.errors import ServerNotStarted, StackError, StartInterrupted
 from bdlab.stack.ports import PortBook
 from bdlab.stack.process import Process
 
@@ -67,8 +69,11 @@ class Server(ABC):
     def log_file(self) -> Path:
         return self._process.log_file
 
-    def start(self, timeout_s: float = 60.0) -> None:
-        """Start it and wait until it answers. Raises ServerNotStarted, with the end of its log."""
+    def start(self, timeout_s: float = 60.0, stop: threading.Event | None = None) -> None:
+        """Start it and wait until it answers, at most `timeout_s` seconds.
+
+        Raises ServerNotStarted, with the end of its log, and StartInterrupted where `stop` was set.
+        """
         if self.running:
             return
         for folder in (self.data_dir, self.folder):
@@ -78,10 +83,10 @@ class Server(ABC):
         deadline = time.monotonic() + timeout_s
         self._port = self._choose_port()
         arguments = self._prepare(self._port)
-        self._process.start(arguments, environment=self._environment())
+        self._process.start(arguments, environment=self._environment(), folder=self.data_dir)
         try:
-            self._wait(self._answers, deadline, timeout_s)
-        except ServerNotStarted:
+            wait_until_up(self._process, self._answers, deadline=deadline, stop=stop)
+        except StackError:
             self.stop()
             raise
 
@@ -111,20 +116,6 @@ class Server(ABC):
         """The child's whole environment: nothing that configures a server by accident, and no secret."""
         return base_environment()
 
-    def _wait(self, condition: Callable[[], bool], deadline: float, timeout_s: float) -> None:
-        while not condition():
-            if not self.running:
-                raise ServerNotStarted(
-                    f"{self.name} ended at once (exit status {self.exit_status}):\n{self._process.tail()}",
-                    hint=f"Its whole log is {self.log_file}.",
-                )
-            if time.monotonic() >= deadline:
-                raise ServerNotStarted(
-                    f"{self.name} does not answer after {timeout_s:g} s:\n{self._process.tail()}",
-                    hint=f"Its whole log is {self.log_file}.",
-                )
-            time.sleep(_POLL_S)
-
 
 class Broker(Protocol):
     """The Kafka-protocol broker of a stack. `keeps_log`: whether what is on it outlives its process.
@@ -132,13 +123,50 @@ class Broker(Protocol):
     Without it each start is a new incarnation: another `cluster_id` at another address.
     """
 
-    keeps_log: bool
+    keeps_log: ClassVar[bool]
 
     @property
     def bootstrap_servers(self) -> str: ...
 
     @property
     def cluster_id(self) -> str: ...
+
+    @property
+    def client_environment(self) -> Mapping[str, str]:
+        """How a client reaches it, as `BDLAB_KAFKA_...` variables for the first set-up."""
+        ...
+
+
+def wait_until_up(
+    process: Process, answers: Callable[[], bool], *, deadline: float, stop: threading.Event | None = None
+) -> None:
+    """Wait until `answers`, up to `deadline` on the monotonic clock.
+
+    Raises ServerNotStarted, with the end of the log, and StartInterrupted where `stop` was set.
+    """
+    stop = stop or threading.Event()
+    began = time.monotonic()
+    hint = f"Its whole log is {process.log_file}."
+    while not answers():
+        if not process.running:
+            raise ServerNotStarted(
+                f"{process.name} ended at once ({ending(process.exit_status)}):\n{process.tail()}", hint=hint
+            )
+        waited_s = time.monotonic() - began
+        if time.monotonic() >= deadline:
+            raise ServerNotStarted(
+                f"{process.name} does not answer after {waited_s:.0f} s:\n{process.tail()}", hint=hint
+            )
+        if stop.wait(_POLL_S):
+            raise StartInterrupted(f"asked to stop while {process.name} was starting")
+
+
+def ending(status: int | None) -> str:
+    """An exit status in words: "exit code 1", "killed by SIGKILL"."""
+    if status is not None and status < 0:
+        with contextlib.suppress(ValueError):
+            return f"killed by {signal.Signals(-status).name}"
+    return f"exit code {status}"
 
 
 def base_environment() -> dict[str, str]:

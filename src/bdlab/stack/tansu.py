@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from bdlab.stack import binaries
 from bdlab.stack.ports import answers, choose_free
@@ -18,7 +19,7 @@ class Tansu(Server):
 
     name = "tansu"
     stop_signal = signal.SIGKILL  # there is nothing for it to save, and it takes two seconds for it
-    keeps_log = False
+    keeps_log: ClassVar[bool] = False
 
     _cluster_id = ""
 
@@ -30,6 +31,13 @@ class Tansu(Server):
     def cluster_id(self) -> str:
         """That of the last start; empty before the first."""
         return self._cluster_id
+
+    @property
+    def client_environment(self) -> Mapping[str, str]:
+        return {
+            "BDLAB_KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers,
+            "BDLAB_KAFKA_SECURITY_PROTOCOL": "PLAINTEXT",
+        }
 
     def _choose_port(self) -> int:
         before = self._port
