@@ -1,0 +1,155 @@
+"""What goes wrong in a storm. Each fault breaks one thing, holds for a while and mends it again."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+from tests.chaos.proxy import Link
+from tests.chaos.system import System
+
+Fault = Callable[[System, random.Random], None]
+
+
+def kill_consume(system: System, rng: random.Random) -> None:
+    """kill -9 of a consumer, started again after a moment."""
+    victim = rng.choice(system.consumers)
+    victim.kill()
+    time.sleep(rng.uniform(0, 1))
+    victim.start()
+
+
+def kill_serve(system: System, rng: random.Random) -> None:
+    """kill -9 of the API with requests in flight."""
+    system.serve.kill()
+    time.sleep(rng.uniform(0, 0.5))
+    system.serve.start()
+    system.wait_for_api(timeout_s=60)
+
+
+def kill_postgres(system: System, rng: random.Random) -> None:
+    """kill -9 of Postgres; it recovers from its log."""
+    system.kill_server(system.postgres)
+    time.sleep(rng.uniform(0, 2))
+    system.postgres.start()
+
+
+def kill_vault(system: System, rng: random.Random) -> None:
+    """kill -9 of the Vault server; it unseals itself when it is back."""
+    system.kill_server(system.vault)
+    time.sleep(rng.uniform(0, 2))
+    system.vault.start()
+
+
+def kill_broker(system: System, rng: random.Random) -> None:
+    """kill -9 of a broker that keeps its log."""
+    system.kill_server(system.broker)
+    time.sleep(rng.uniform(0, 2))
+    system.broker.start()
+
+
+def zombie_consumer(system: System, rng: random.Random) -> None:
+    """A consumer that is frozen until its partitions have moved, and then wakes up in its work."""
+    victim = rng.choice(system.consumers)
+    with victim.frozen():
+        time.sleep(system.session_timeout_s * rng.uniform(1.1, 1.5))
+
+
+def freeze_serve(system: System, rng: random.Random) -> None:
+    """The API frozen for a moment."""
+    with system.serve.frozen():
+        time.sleep(rng.uniform(0.5, 3))
+
+
+def freeze_postgres(system: System, rng: random.Random) -> None:
+    """Postgres frozen, every backend of it: connections stay open and nothing answers."""
+    with system.frozen_server(system.postgres):
+        time.sleep(rng.uniform(0.5, 3))
+
+
+def freeze_broker(system: System, rng: random.Random) -> None:
+    """The broker frozen: no acknowledgement comes."""
+    with system.frozen_server(system.broker):
+        time.sleep(rng.uniform(0.5, 3))
+
+
+def add_consumer(system: System, rng: random.Random) -> None:
+    """One more consumer joins the group for a while, and leaves it with SIGTERM."""
+    extra = system.extra_consumer()
+    extra.start()
+    time.sleep(rng.uniform(2, 5))
+    extra.stop(timeout_s=30)
+
+
+def restart_consumer(system: System, rng: random.Random) -> None:
+    """A consumer leaves the group with SIGTERM, and joins it again."""
+    victim = rng.choice(system.consumers)
+    victim.stop(timeout_s=30)
+    victim.start()
+
+
+def terminate_backends(system: System, rng: random.Random) -> None:
+    """Every session of a service is terminated at the Postgres server (57P01)."""
+    system.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'v-%'")
+
+
+def read_only_database(system: System, rng: random.Random) -> None:
+    """Postgres takes no writes for a while (25006), as after a fail-over."""
+    system.sql("ALTER SYSTEM SET default_transaction_read_only = on")
+    system.sql("SELECT pg_reload_conf()")
+    time.sleep(rng.uniform(0.5, 3))
+    system.sql("BEGIN READ WRITE; COMMIT")
+    system.sql("ALTER SYSTEM RESET default_transaction_read_only")
+    system.sql("SELECT pg_reload_conf()")
+
+
+def _reset(name: str) -> Fault:
+    def fault(system: System, rng: random.Random) -> None:
+        link = system.link(name)
+        for _ in range(rng.randint(1, 3)):
+            link.reset()
+            time.sleep(rng.uniform(0, 0.3))
+
+    fault.__doc__ = f"Connections {name} are reset."
+    return fault
+
+
+def _stall(name: str) -> Fault:
+    def fault(system: System, rng: random.Random) -> None:
+        link: Link = system.link(name)
+        link.stall()
+        try:
+            time.sleep(rng.uniform(0.5, 4))
+        finally:
+            link.flow()
+
+    fault.__doc__ = f"Connections {name} stay open and move no byte."
+    return fault
+
+
+def catalogue(system: System) -> dict[str, Fault]:
+    """Every fault that `system` can take, by its name in the report."""
+    faults: dict[str, Fault] = {
+        fault.__name__.replace("_", " "): fault
+        for fault in (
+            kill_consume,
+            kill_serve,
+            kill_postgres,
+            kill_vault,
+            zombie_consumer,
+            freeze_serve,
+            freeze_postgres,
+            freeze_broker,
+            add_consumer,
+            restart_consumer,
+            terminate_backends,
+            read_only_database,
+        )
+    }
+    if system.broker.keeps_log:
+        faults["kill broker"] = kill_broker
+    for name in system.link_names:
+        faults[f"reset {name}"] = _reset(name)
+        faults[f"stall {name}"] = _stall(name)
+    return faults

@@ -1,0 +1,107 @@
+"""A storm: load and random faults over the whole pipeline, then the accounting."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from uuid import UUID
+
+from tests.chaos.faults import catalogue
+from tests.chaos.load import Load
+from tests.chaos.system import System
+
+
+@dataclass
+class Report:
+    """What a storm did and what was found after it. Times are in seconds."""
+
+    seed: int
+    seconds: float = 0.0
+    sent: int = 0
+    acknowledged: int = 0
+    stored: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    longest_gap_s: float = 0.0
+    faults: dict[str, int] = field(default_factory=dict)
+    failed_requests: dict[str, int] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    """Ids that a client saw acknowledged and that are not stored."""
+    unknown: list[str] = field(default_factory=list)
+    """Ids that are stored and that nobody sent."""
+    wrong_answers: list[str] = field(default_factory=list)
+    verify_exit_code: int = -1
+    verify_output: str = ""
+
+    @property
+    def held(self) -> bool:
+        return not (self.lost or self.unknown or self.wrong_answers) and self.verify_exit_code == 0
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self) | {"held": self.held}, indent=2)
+
+
+def run(
+    system: System,
+    *,
+    seed: int,
+    predictions: int,
+    faults: int,
+    clients: int = 4,
+    limit_s: float = 600,
+    tell: Callable[[str], None] = lambda _line: None,
+) -> Report:
+    """Run until at least `predictions` were acknowledged and `faults` have hit, at most `limit_s` seconds.
+
+    `system` is started. `tell` gets a line for each fault.
+    """
+    rng = random.Random(seed)
+    load = Load(lambda: system.api_address, threads=clients, seed=seed)
+    kinds = catalogue(system)
+    deck: list[str] = []
+    done: Counter[str] = Counter()
+    start = time.monotonic()
+    load.start()
+    try:
+        while done.total() < faults or len(load.acknowledged) < predictions:
+            if time.monotonic() - start > limit_s:
+                break
+            if done.total() >= faults * 1.5:
+                time.sleep(0.2)  # faults enough: let the load reach its number
+                continue
+            if not deck:
+                deck = rng.sample(sorted(kinds), len(kinds))
+            kind = deck.pop()
+            began = time.monotonic()
+            kinds[kind](system, rng)
+            done[kind] += 1
+            tell(
+                f"{began - start:7.1f} s  {kind} ({time.monotonic() - began:.1f} s), "
+                f"{len(load.acknowledged)} acknowledged"
+            )
+            time.sleep(rng.uniform(0.1, 0.8))
+    finally:
+        load.stop()
+    report = Report(seed=seed, seconds=round(time.monotonic() - start, 1))
+    report.faults = dict(sorted(done.items()))
+    _account(system, load, report)
+    return report
+
+
+def _account(system: System, load: Load, report: Report) -> None:
+    verified = system.bdlab("verify", "--wait", "120", "--json", timeout_s=300)
+    report.verify_exit_code = verified.returncode
+    report.verify_output = (verified.stdout + verified.stderr)[-4000:]
+    stored = {UUID(row[0]) for row in system.sql("SELECT id::text FROM predictions")}
+    report.sent, report.acknowledged, report.stored = len(load.sent), len(load.acknowledged), len(stored)
+    report.duplicates = int(system.sql("SELECT count(*) FROM duplicates")[0][0])
+    report.dead_letters = int(system.sql("SELECT count(*) FROM dead_letters")[0][0])
+    report.lost = [str(each) for each in sorted(load.acknowledged - stored)][:50]
+    report.unknown = [str(each) for each in sorted(stored - load.sent)][:50]
+    report.wrong_answers = load.wrong[:50]
+    report.failed_requests = dict(sorted(load.failures.items()))
+    report.longest_gap_s = round(load.longest_gap_s, 2)

@@ -1,0 +1,264 @@
+"""The whole pipeline as a storm sees it: real servers, `bdlab` processes, a proxy on each pair."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import psycopg2
+
+from bdlab.stack import OpenBao, Postgres, Server, Tansu
+from tests.chaos.proxy import Address, Link, Proxy, kafka_client_id
+
+_BDLAB = [sys.executable, "-m", "bdlab_cli"]
+_PAIRS = (
+    "client-serve",
+    "serve-vault",
+    "consume-vault",
+    "serve-postgres",
+    "consume-postgres",
+    "serve-broker",
+    "consume-broker",
+)
+
+
+class AdvertisedTansu(Tansu):
+    """A broker that tells its clients to connect to a proxy."""
+
+    advertised: Address
+
+    def _prepare(self, port: int) -> Sequence[str]:
+        command = list(super()._prepare(port))
+        host, proxy_port = self.advertised
+        command[command.index("--advertised-listener-url") + 1] = f"tcp://{host}:{proxy_port}"
+        return command
+
+
+class Service:
+    """One `bdlab` daemon as a child process, its log in `log_file`."""
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log_file: Path) -> None:
+        self._arguments = [*_BDLAB, *arguments]
+        self._environment = dict(environment)
+        self.log_file = log_file
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._popen is not None and self._popen.poll() is None
+
+    def start(self) -> None:
+        if self.running:
+            return
+        with self.log_file.open("ab") as log:
+            self._popen = subprocess.Popen(
+                self._arguments,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        if self._popen is not None:
+            self._popen.kill()
+            self._popen.wait(10)
+
+    def stop(self, timeout_s: float) -> int:
+        """Its exit code after SIGTERM; TimeoutExpired where it does not end."""
+        assert self._popen is not None
+        self._popen.terminate()
+        return self._popen.wait(timeout_s)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        assert self._popen is not None
+        self._popen.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._popen.send_signal(signal.SIGCONT)
+
+
+class System:
+    """Starts in `with`; everything ends with it. `broker` is not started and has an `advertised` address."""
+
+    session_timeout_s = 6.0
+
+    def __init__(self, folder: Path, *, broker: Any = None, consumers: int = 2) -> None:
+        self.folder = folder
+        self.vault = OpenBao(folder)
+        self.postgres = Postgres(folder)
+        self.broker = broker or AdvertisedTansu(folder)
+        self._consumers = consumers
+        self._cleanup = ExitStack()
+        self.link_names = _PAIRS
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._proxies = {name: Proxy(name) for name in _PAIRS if not name.endswith("-broker")} | {
+                "broker": Proxy("serve-broker", "consume-broker", "other-broker", peer_of=_broker_peer)
+            }
+            self.broker.advertised = self._proxies["broker"].address
+            servers: tuple[Server, ...] = (self.vault, self.postgres, self.broker)
+            for server in servers:
+                stack.callback(server.stop)
+                server.start()
+            for name, proxy in self._proxies.items():
+                proxy.start(("127.0.0.1", self._port_behind(name)))
+                stack.callback(proxy.close)
+            self._set_up()
+            self.serve = self._service("serve", "--port", str(self._api_port))
+            self.consumers = [self._service("consume", name=f"consume-{n}") for n in range(self._consumers)]
+            for service in (self.serve, *self.consumers):
+                stack.callback(service.kill)
+                service.start()
+            self.wait_for_api(timeout_s=60)
+            self._cleanup = stack.pop_all()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._cleanup.close()
+
+    @property
+    def api_address(self) -> Address:
+        return self._proxies["client-serve"].address
+
+    def link(self, name: str) -> Link:
+        proxy = self._proxies["broker" if name.endswith("-broker") else name]
+        return proxy.links[name]
+
+    def extra_consumer(self) -> Service:
+        return self._service("consume", name="consume-extra")
+
+    def wait_for_api(self, timeout_s: float) -> None:
+        """Until the API answers; AssertionError with the end of its log where it does not."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            connection = http.client.HTTPConnection("127.0.0.1", self._api_port, timeout=5)
+            with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+                connection.request("GET", "/health/live")
+                if connection.getresponse().status == 200:
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"the API does not answer:\n{self.serve.log_file.read_text()[-2000:]}")
+
+    def bdlab(self, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        """Run one command to its end, without a proxy on its way."""
+        return subprocess.run(
+            [*_BDLAB, *arguments],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run one statement as the server's administrator, outside a transaction."""
+        connection = psycopg2.connect(
+            host="127.0.0.1",
+            port=self.postgres.port,
+            dbname="bdlab",
+            user=self.postgres.admin_user,
+            password=self.postgres.admin_password.reveal(),
+            options="-c default_transaction_read_only=off",
+        )
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+    def kill_server(self, server: Server) -> None:
+        """kill -9 of the process that was started and of all that it started."""
+        for pid in reversed(_family(server.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        server.stop()
+
+    @contextlib.contextmanager
+    def frozen_server(self, server: Server) -> Iterator[None]:
+        """SIGSTOP for it and all that it started, SIGCONT at the end."""
+        family = _family(server.pid)
+        for number, pids in ((signal.SIGSTOP, family), (signal.SIGCONT, family)):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            if number is signal.SIGSTOP:
+                yield
+
+    def _port_behind(self, proxy: str) -> int:
+        if proxy == "client-serve":
+            self._api_port = self.postgres.ports.choose("api")
+            return self._api_port
+        server = proxy.rpartition("-")[2]
+        return {"vault": self.vault, "postgres": self.postgres, "broker": self.broker}[server].port
+
+    def _set_up(self) -> None:
+        env_file = self.folder / ".env"
+        env_file.touch(0o600)
+        host, port = self._proxies["broker"].address
+        env_file.write_text(
+            f"POSTGRES_USER={self.postgres.admin_user}\n"
+            f"POSTGRES_PASSWORD={self.postgres.admin_password.reveal()}\n"
+            "BDLAB_POSTGRES_HOST=127.0.0.1\n"
+            f"BDLAB_POSTGRES_PORT={self.postgres.port}\n"
+            "BDLAB_POSTGRES_SSLMODE=disable\n"
+            f"BDLAB_KAFKA_BOOTSTRAP_SERVERS={host}:{port}\n"
+            "BDLAB_SECRET_ID_CIDRS=127.0.0.0/8\n",
+            "utf-8",
+        )
+        for command in (["vault-init", "--env-file", str(env_file)], ["migrate"]):
+            done = self.bdlab(*command, timeout_s=120)
+            assert done.returncode == 0, f"{command[0]}: {done.stdout}{done.stderr}"
+        env_file.unlink()
+
+    def _service(self, command: str, *arguments: str, name: str = "") -> Service:
+        proxies = self._proxies
+        environment = self._environment() | {
+            "VAULT_ADDR": f"http://127.0.0.1:{proxies[f'{command}-vault'].port}",
+            "BDLAB_POSTGRES_PORT": str(proxies[f"{command}-postgres"].port),
+        }
+        log_file = self.folder / "logs" / f"{name or command}.log"
+        return Service([command, *arguments], environment, log_file)
+
+    def _environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("BDLAB_", "VAULT_"))}
+        return kept | {
+            "VAULT_ADDR": self.vault.address,
+            "BDLAB_VAULT_IDENTITY_DIR": str(self.folder / "identity"),
+            "BDLAB_KAFKA_SESSION_TIMEOUT_S": str(self.session_timeout_s),
+            "BDLAB_KAFKA_DELIVERY_TIMEOUT_S": "5",
+            "BDLAB_LOG_FORMAT": "json",
+        }
+
+
+def _broker_peer(first: bytes) -> str:
+    client_id = kafka_client_id(first)
+    return next((f"{name}-broker" for name in ("serve", "consume") if name in client_id), "other-broker")
+
+
+def _family(pid: int | None) -> list[int]:
+    """`pid` and its descendants, parents first."""
+    if pid is None:
+        return []
+    found = [pid]
+    for parent in found:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                found += [int(child) for child in (task / "children").read_text().split()]
+    return found
