@@ -1,0 +1,1 @@
+"""Producer, consumer and administration of the topic. The only importer of confluent_kafka."""

@@ -1,0 +1,275 @@
+"""Looking at the broker and preparing the topic."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from confluent_kafka import Consumer as Client
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export two of them
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+)
+
+from bdlab.credentials import KafkaCredentials, KafkaLogin
+from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
+from bdlab.kafka.connection import broker_error, client_config, fetch_metadata
+from bdlab.kafka.ends import reader, true_ends, watermarks
+from bdlab.probes import BrokerState
+
+log = structlog.get_logger()
+
+TOPIC_MAX_MESSAGE_BYTES = 8 << 20
+"""The topic's limit for a batch of messages, in bytes; well above the largest body that the API takes."""
+
+_T = TypeVar("_T")
+
+
+class LogRange(msgspec.Struct, frozen=True, order=True):
+    """The offsets of a partition: `start` is the first there is, `end` the next to be written."""
+
+    cluster_id: str
+    topic: str
+    partition: int
+    start: int
+    end: int
+
+
+class TopicOutcome(msgspec.Struct, frozen=True):
+    """What `ensure_topic` found or made. `warning` says where it is not as the settings want it."""
+
+    topic: str
+    created: bool
+    partitions: int
+    warning: str = ""
+
+
+class Admin:
+    """Questions to the broker, and the topic's set-up. Each call ends within about `timeout_s` seconds.
+
+    For one thread at a time; a lock makes others wait.
+    """
+
+    def __init__(
+        self, credentials: KafkaCredentials, *, client_id: str = "bdlab-admin", timeout_s: float = 5.0
+    ) -> None:
+        self._credentials = credentials
+        self._client_id = client_id
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._login: KafkaLogin | None = None
+        self._client: Client | None = None
+
+    def __enter__(self) -> Admin:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _reader(self) -> tuple[KafkaLogin, Client]:
+        """The reading client, made anew where the login is another one by now."""
+        login = self._credentials.kafka()
+        if login is not self._login or self._client is None:
+            self._drop()
+            self._client = reader(login, client_id=self._client_id, group=login.server.group)
+            self._login = login
+        return login, self._client
+
+    def _asking(self, question: Callable[[KafkaLogin, Client, float], _T]) -> _T:
+        """Ask; where no broker answers and the login has moved on meanwhile, ask once more with the newer."""
+        deadline = time.monotonic() + self._timeout_s
+        with self._lock:
+            login, client = self._reader()
+            try:
+                return question(login, client, deadline)
+            except BrokerError:
+                self._drop()
+                if self._refreshed() is login:
+                    raise
+            login, client = self._reader()
+            return question(login, client, time.monotonic() + self._timeout_s)
+
+    def _refreshed(self) -> KafkaLogin:
+        try:
+            return self._credentials.refresh_kafka()
+        except VaultError as error:
+            log.debug("Kafka login not refreshed", problem=error.message)
+            return self._credentials.kafka()
+
+    def log_ranges(self) -> list[LogRange]:
+        """Start and true end of each partition. Raises BrokerUnavailable, BrokerRefused or TopicMissing."""
+        return self._asking(self._ranges)
+
+    def lag(self) -> dict[int, int]:
+        """For each partition the events that the group has not committed yet. Raises BrokerError."""
+        return self._asking(lambda login, client, deadline: self._lag(login, client, deadline, None))
+
+    def state(self) -> BrokerState:
+        """What the broker says of itself, the topic and the group; never raises for a broker that is away."""
+        try:
+            return self._asking(self._state)
+        except BrokerError as error:
+            server = self._login.server if self._login is not None else self._credentials.kafka().server
+            return BrokerState(
+                connected=False,
+                bootstrap_servers=server.bootstrap_servers,
+                topic=server.topic,
+                problem=error.message,
+            )
+
+    def _state(self, login: KafkaLogin, client: Client, deadline: float) -> BrokerState:
+        server = login.server
+        metadata = self._metadata(login, client, deadline)
+        found = metadata.topics.get(server.topic)
+        problem, lag = "", None
+        if found is None:
+            problem = f"topic {server.topic!r} is missing, or this user may not see it"
+        else:
+            try:
+                lag = sum(self._lag(login, client, deadline, metadata).values())
+            except BrokerError as error:
+                problem = f"the group's lag cannot be told: {error.message}"
+        return BrokerState(
+            connected=True,
+            bootstrap_servers=server.bootstrap_servers,
+            cluster_id=str(metadata.cluster_id),
+            brokers=len(metadata.brokers),
+            topic=server.topic,
+            partitions=len(found.partitions) if found is not None else 0,
+            consumer_lag=lag,
+            problem=problem,
+        )
+
+    def _metadata(self, login: KafkaLogin, client: Client, deadline: float) -> Any:
+        return fetch_metadata(client, servers=login.server.bootstrap_servers, timeout_s=_left(deadline))
+
+    def _ranges(
+        self, login: KafkaLogin, client: Client, deadline: float, metadata: Any = None
+    ) -> list[LogRange]:
+        topic = login.server.topic
+        metadata = metadata or self._metadata(login, client, deadline)
+        if topic not in metadata.topics:
+            raise TopicMissing(
+                f"topic {topic!r} is not at {login.server.bootstrap_servers}, or this user may not see it",
+                hint="Create it with `bdlab migrate`.",
+            )
+        reported = {
+            partition: watermarks(client, topic, partition, _left(deadline))
+            for partition in sorted(metadata.topics[topic].partitions)
+        }
+        ends = true_ends(
+            client, topic, {partition: high for partition, (_, high) in reported.items()}, _left(deadline)
+        )
+        return [
+            LogRange(str(metadata.cluster_id), topic, partition, low, ends[partition])
+            for partition, (low, _) in reported.items()
+        ]
+
+    def _lag(self, login: KafkaLogin, client: Client, deadline: float, metadata: Any) -> dict[int, int]:
+        ranges = self._ranges(login, client, deadline, metadata)
+        try:
+            committed = client.committed(
+                [TopicPartition(found.topic, found.partition) for found in ranges], timeout=_left(deadline)
+            )
+        except KafkaException as error:
+            raise broker_error(error, f"reading the offsets of group {login.server.group!r}") from error
+        read = {place.partition: place.offset for place in committed}
+        # Without a committed offset (a negative one) the group has all of the log before it.
+        return {
+            found.partition: max(0, found.end - max(found.start, read.get(found.partition, -1)))
+            for found in ranges
+        }
+
+    def ensure_topic(self) -> TopicOutcome:
+        """Create the topic where it is missing, with the settings' partitions and replication factor.
+
+        An existing topic is left as it is. Raises BrokerError where it is compacted, since its offsets would
+        not stay dense, and BrokerUnavailable or BrokerRefused.
+        """
+        return self._asking(self._ensure)
+
+    def _ensure(self, login: KafkaLogin, client: Client, deadline: float) -> TopicOutcome:
+        server = login.server
+        found = self._metadata(login, client, deadline).topics.get(server.topic)
+        admin = AdminClient(client_config(login, client_id=self._client_id))
+        if found is None and self._create(admin, login, deadline):
+            return TopicOutcome(server.topic, created=True, partitions=server.partitions)
+        self._refuse_compaction(admin, server.topic, deadline)
+        if found is None:
+            found = self._metadata(login, client, deadline).topics[server.topic]
+        partitions = len(found.partitions)
+        warning = ""
+        if partitions != server.partitions:
+            warning = (
+                f"topic {server.topic!r} has {partitions} partitions, the settings say "
+                f"{server.partitions}: left as it is"
+            )
+        return TopicOutcome(server.topic, created=False, partitions=partitions, warning=warning)
+
+    def _create(self, admin: AdminClient, login: KafkaLogin, deadline: float) -> bool:
+        """False where another one was faster."""
+        server = login.server
+        topic = NewTopic(
+            server.topic,
+            num_partitions=server.partitions,
+            replication_factor=server.replication_factor,
+            config={"cleanup.policy": "delete", "max.message.bytes": str(TOPIC_MAX_MESSAGE_BYTES)},
+        )
+        left = _left(deadline)
+        futures = admin.create_topics([topic], operation_timeout=left, request_timeout=left)
+        try:
+            _result(futures[server.topic], left, f"creating topic {server.topic!r}")
+        except BrokerError as error:
+            cause = error.__cause__
+            if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                return False
+            raise
+        return True
+
+    def _refuse_compaction(self, admin: AdminClient, topic: str, deadline: float) -> None:
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+        left = _left(deadline)
+        futures = admin.describe_configs([resource], request_timeout=left)
+        try:
+            config = _result(futures[resource], left, f"reading the settings of topic {topic!r}")
+        except BrokerRefused as error:
+            log.warning("whether the topic is compacted cannot be told", problem=error.message)
+            return
+        policy = config.get("cleanup.policy")
+        if policy is not None and "compact" in str(policy.value):
+            raise BrokerError(
+                f"topic {topic!r} is compacted (cleanup.policy={policy.value}): its offsets do not stay "
+                "dense, and the accounting rests on them",
+                hint="Set its cleanup.policy to delete, or name another topic with BDLAB_KAFKA_TOPIC.",
+            )
+
+
+def _left(deadline: float) -> float:
+    """Seconds until `deadline`, never none at all: librdkafka takes 0 or less for no limit in places."""
+    return max(0.1, deadline - time.monotonic())
+
+
+def _result(future: Future[_T], timeout_s: float, doing: str) -> _T:
+    try:
+        return future.result(timeout_s + 1)
+    except KafkaException as error:
+        raise broker_error(error, doing) from error
+    except FutureTimeout as error:
+        raise BrokerUnavailable(f"{doing}: no answer within {timeout_s:g} s") from error

@@ -1,0 +1,127 @@
+"""The partitions that the group gave a consumer: where each starts, how far it was read, why it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import structlog
+from confluent_kafka import Consumer as Client
+from confluent_kafka import Message
+
+from bdlab.credentials import KafkaLogin
+from bdlab.events import Position, Record
+from bdlab.kafka.ends import reader, true_ends, watermarks
+
+log = structlog.get_logger()
+
+StartPositions = Callable[[Sequence[Position]], Sequence[Position]]
+
+_ASK_TIMEOUT_S = 5.0
+
+
+class Assignment:
+    """`started`: the partitions were given their start positions; where there are none that is vacuous."""
+
+    def __init__(self, partitions: frozenset[int] = frozenset()) -> None:
+        self.partitions = partitions
+        self.started = not partitions
+        self.stopped: dict[int, str] = {}
+        self._next: dict[int, int] = {}
+        self._ended: set[int] = set()
+
+    def restart(self) -> None:
+        """Forget how far it was read: start positions have to be asked for again."""
+        self.started = not self.partitions
+        self.stopped.clear()
+        self._next.clear()
+        self._ended.clear()
+
+    def start(self, offsets: dict[int, int]) -> None:
+        self._next = dict(offsets)
+        self.started = True
+
+    @property
+    def at_end(self) -> bool:
+        return bool(self.partitions) and self.started and self.partitions <= self._ended | set(self.stopped)
+
+    def end(self, partition: int) -> None:
+        self._ended.add(partition)
+
+    def stop(self, partition: int, reason: str) -> None:
+        if partition not in self.stopped:
+            log.error("partition stopped", partition=partition, reason=reason)
+        self.stopped[partition] = reason
+
+    def next_offset(self, partition: int) -> int:
+        """The offset to be read next, -1 where the partition is not read."""
+        return self._next.get(partition, -1)
+
+    def take(self, message: Message, cluster_id: str) -> Record | None:
+        """The record, where it is one that was not read yet; what an earlier assignment left over is none."""
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        if topic is None or partition is None or offset is None:
+            return None
+        if partition in self.stopped or not 0 <= self.next_offset(partition) <= offset:
+            return None
+        self._next[partition] = offset + 1
+        self._ended.discard(partition)
+        key, value = message.key(), message.value()
+        return Record(
+            Position(cluster_id, topic, partition, offset),
+            key.encode() if isinstance(key, str) else key,
+            value.encode() if isinstance(value, str) else value,
+            tuple(message.headers() or ()),  # type: ignore[arg-type] # its stub allows what is only given in
+        )
+
+
+def ask_starts(
+    client: Client,
+    login: KafkaLogin,
+    cluster_id: str,
+    assignment: Assignment,
+    positions: StartPositions,
+    *,
+    client_id: str,
+) -> dict[int, int]:
+    """Ask `positions` where to start, and stop in `assignment` each partition whose log has no such place.
+
+    Gives the offsets of the others. Raises BrokerError, and what `positions` raises.
+    """
+    topic = login.server.topic
+    log_range = {
+        partition: watermarks(client, topic, partition, _ASK_TIMEOUT_S)
+        for partition in sorted(assignment.partitions)
+    }
+    answer = positions(
+        [Position(cluster_id, topic, partition, low) for partition, (low, _) in log_range.items()]
+    )
+    starts = {position.partition: position.offset for position in answer}
+    # The end that a broker reports may be too low, never too high: read on where that matters.
+    unsure = {partition: end for partition, (_, end) in log_range.items() if starts.get(partition, end) > end}
+    ends = {partition: end for partition, (_, end) in log_range.items()}
+    if unsure:
+        scout = reader(login, client_id=f"{client_id}-ends", group=login.server.group)
+        try:
+            ends |= true_ends(scout, topic, unsure, _ASK_TIMEOUT_S)
+        finally:
+            scout.close()
+    for partition, (low, _) in log_range.items():
+        if partition not in starts:
+            assignment.stop(partition, "the store gave no position to start at")
+        elif not low <= starts[partition] <= ends[partition]:
+            reason = out_of_range(topic, partition, starts.pop(partition), low, ends[partition])
+            assignment.stop(partition, reason)
+    return starts
+
+
+def out_of_range(topic: str, partition: int, offset: int, start: int, end: int) -> str:
+    """The sentence that names the numbers."""
+    what = (
+        f"{start - offset} events were deleted at the broker before they were stored"
+        if offset < start
+        else "the log is shorter than what was stored from it"
+    )
+    return (
+        f"the next offset to store of {topic} partition {partition} is {offset}, "
+        f"and the broker's log has {start} to {end}: {what}"
+    )

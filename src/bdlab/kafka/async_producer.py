@@ -1,0 +1,57 @@
+"""The producer for asyncio: acknowledgements reach the event loop in batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import partial
+
+from bdlab.errors import BrokerError
+from bdlab.events import Position, PredictionEvent
+from bdlab.kafka.producer import Producer
+
+_Result = Position | BrokerError
+
+
+class AsyncPublisher:
+    """Publishes through an open `producer` from the event loop that is running when it is made.
+
+    However many acknowledgements the polling thread has, the loop is woken once for all of them.
+    """
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self._loop = asyncio.get_running_loop()
+        self._results: deque[tuple[asyncio.Future[Position], _Result]] = deque()
+        self._woken = False
+
+    async def publish(self, event: PredictionEvent, *, traceparent: str = "") -> Position:
+        """Publish one event and wait for its acknowledgement.
+
+        Raises NotAcknowledged, BrokerUnavailable, BrokerRefused, TopicMissing or EventTooLarge, at the
+        latest after `kafka.delivery_timeout_s`.
+        """
+        future: asyncio.Future[Position] = self._loop.create_future()
+        self._producer.publish(event, partial(self._acknowledged, future), traceparent=traceparent)
+        return await future
+
+    def _acknowledged(self, future: asyncio.Future[Position], result: _Result) -> None:
+        """On the polling thread."""
+        self._results.append((future, result))
+        if not self._woken:
+            self._woken = True
+            # A closed loop has nobody left who waits.
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._hand_over)
+
+    def _hand_over(self) -> None:
+        """On the loop. `_woken` falls first: what is appended from here on wakes the loop once more."""
+        self._woken = False
+        while self._results:
+            future, result = self._results.popleft()
+            if future.done():
+                continue
+            if isinstance(result, Position):
+                future.set_result(result)
+            else:
+                future.set_exception(result)

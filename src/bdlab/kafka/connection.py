@@ -1,0 +1,139 @@
+"""What the clients have in common: librdkafka's configuration, its errors, and which log they talk to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+from bdlab.credentials import KafkaLogin
+from bdlab.errors import (
+    BrokerError,
+    BrokerRefused,
+    BrokerUnavailable,
+    EventTooLarge,
+    OffsetOutOfRange,
+    TopicMissing,
+)
+
+MAX_MESSAGE_BYTES = 128 << 20
+"""What a client would send or read at most; the topic's own limit is the one that counts."""
+
+# librdkafka's own codes, beside those of the protocol, bear an underscore; private they are not.
+AUTHENTICATION = KafkaError._AUTHENTICATION  # noqa: SLF001
+UNKNOWN_TOPIC = KafkaError._UNKNOWN_TOPIC  # noqa: SLF001
+UNKNOWN_PARTITION = KafkaError._UNKNOWN_PARTITION  # noqa: SLF001
+AUTO_OFFSET_RESET = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001
+ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
+TRANSPORT = KafkaError._TRANSPORT  # noqa: SLF001
+PURGE_QUEUE = KafkaError._PURGE_QUEUE  # noqa: SLF001
+PURGE_INFLIGHT = KafkaError._PURGE_INFLIGHT  # noqa: SLF001
+PARTITION_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001
+
+_REFUSED = {
+    AUTHENTICATION,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.UNSUPPORTED_SASL_MECHANISM,
+    KafkaError.ILLEGAL_SASL_STATE,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    KafkaError.SECURITY_DISABLED,
+}
+_NO_TOPIC = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    UNKNOWN_TOPIC,
+    UNKNOWN_PARTITION,
+}
+_TOO_LARGE = {
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.RECORD_LIST_TOO_LARGE,
+    KafkaError.INVALID_MSG_SIZE,
+}
+_OUT_OF_RANGE = {KafkaError.OFFSET_OUT_OF_RANGE, AUTO_OFFSET_RESET}
+
+
+def client_config(login: KafkaLogin, *, client_id: str) -> dict[str, Any]:
+    """librdkafka's settings to reach the broker as `login` says.
+
+    Raises BrokerUnavailable where the login names no broker.
+    """
+    server = login.server
+    if not server.bootstrap_servers:
+        raise BrokerUnavailable(
+            "no Kafka broker is configured: kafka.bootstrap_servers is empty",
+            hint="Set BDLAB_KAFKA_BOOTSTRAP_SERVERS, or store it in Vault with `bdlab vault-init`.",
+        )
+    config: dict[str, Any] = {
+        "bootstrap.servers": server.bootstrap_servers,
+        "client.id": client_id,
+        "security.protocol": server.security_protocol,
+        # Whatever is wrong arrives in error_cb, and is logged from there once instead of at every attempt.
+        "log_level": 2,
+        "socket.keepalive.enable": True,
+        "socket.nagle.disable": True,
+        "socket.timeout.ms": 10_000,
+        "socket.connection.setup.timeout.ms": 5_000,
+        # A broker that comes back is to be found within a second.
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 500,
+    }
+    if server.security_protocol.startswith("SASL"):
+        config |= {
+            "sasl.mechanism": server.sasl_mechanism,
+            "sasl.username": login.username,
+            "sasl.password": login.password.reveal(),
+        }
+    if server.security_protocol.endswith("SSL") and login.ca_pem:
+        config["ssl.ca.pem"] = login.ca_pem
+    return config
+
+
+def broker_error(error: KafkaError | KafkaException, doing: str) -> BrokerError:
+    """The bdlab error for librdkafka's, with `doing` ("reading topic 'x'") as its subject."""
+    cause = error.args[0] if isinstance(error, KafkaException) else error
+    code = cause.code()
+    text = f"{doing}: {cause.str()}"
+    if code in _REFUSED:
+        return BrokerRefused(
+            text,
+            hint="Check the Kafka user that Vault holds for this service, and its ACLs at the broker.",
+        )
+    if code in _NO_TOPIC:
+        return TopicMissing(text, hint="Create the topic with `bdlab migrate`.")
+    if code in _TOO_LARGE:
+        return EventTooLarge(
+            text, hint="Send a shorter text, or raise max.message.bytes of the topic and the brokers."
+        )
+    if code in _OUT_OF_RANGE:
+        return OffsetOutOfRange(text)
+    return BrokerUnavailable(text, hint="Check that the broker runs and that its address is right.")
+
+
+def same_error(error: BrokerError) -> BrokerError:
+    """A new instance to raise, so that no traceback is shared between callers."""
+    return type(error)(error.message, hint=error.hint)
+
+
+def cluster_of(client: Any, topic: str, *, servers: str, timeout_s: float) -> str:
+    """Ask the broker for its cluster id, and that `topic` is there. `client` is any librdkafka handle.
+
+    Asks for all topics, never for one by name: a broker may create a topic that is asked for by name.
+    Raises BrokerUnavailable, BrokerRefused or TopicMissing.
+    """
+    metadata = fetch_metadata(client, servers=servers, timeout_s=timeout_s)
+    if topic not in metadata.topics:
+        raise TopicMissing(
+            f"topic {topic!r} is not at {servers}, or this user may not see it",
+            hint="Create it with `bdlab migrate`.",
+        )
+    return str(metadata.cluster_id)
+
+
+def fetch_metadata(client: Any, *, servers: str, timeout_s: float) -> Any:
+    """confluent_kafka's ClusterMetadata with all topics. Raises BrokerError."""
+    try:
+        return client.list_topics(timeout=timeout_s)
+    except KafkaException as error:
+        raise broker_error(error, f"no answer from the broker at {servers}") from error

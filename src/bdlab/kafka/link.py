@@ -1,0 +1,208 @@
+"""One librdkafka producer, bound to one log for life, and what it says about the deliveries it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import Producer as Client
+
+from bdlab.credentials import KafkaLogin
+from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotAcknowledged
+from bdlab.events import Headers, Position
+from bdlab.kafka.connection import (
+    ALL_BROKERS_DOWN,
+    MAX_MESSAGE_BYTES,
+    PURGE_INFLIGHT,
+    PURGE_QUEUE,
+    TRANSPORT,
+    broker_error,
+    client_config,
+    cluster_of,
+)
+
+Done = Callable[[Position | BrokerError], None]
+
+#: Bounds of what one client holds for the broker: events, and KiB of their keys, values and headers.
+QUEUE_EVENTS = 100_000
+QUEUE_KBYTES = 128 << 10
+
+
+class Delivery:
+    """An event on its way. `settle()` reaches the caller once; what comes later is dropped.
+
+    Only the producer's polling thread settles, so that no lock is needed.
+    """
+
+    __slots__ = ("deadline", "done", "sent", "settled")
+
+    def __init__(self, done: Done, deadline: float) -> None:
+        self.done = done
+        self.deadline = deadline
+        self.sent = False
+        self.settled = False
+
+    def settle(self, result: Position | BrokerError) -> None:
+        if not self.settled:
+            self.settled = True
+            self.done(result)
+
+
+class Link:
+    """A connection to one incarnation of the log.
+
+    `verified`: the broker behind the address was asked for its cluster id since the last time that all
+    connections were lost. Until it is verified again an acknowledgement is held back, as it may come from
+    another log that has taken over the address; `replaced` says that this is what happened.
+    """
+
+    def __init__(self, login: KafkaLogin, *, client_id: str, wake: Callable[[], None]) -> None:
+        self.login = login
+        self.topic = login.server.topic
+        self.cluster_id = ""
+        self.verified = False
+        self.replaced = False
+        self.fatal = False
+        self.refused: BrokerRefused | None = None
+        self.last_problem = ""
+        self._losses = 0
+        self._wake = wake
+        self._held: list[tuple[Delivery, Position]] = []
+        # An event may be handed over until the caller's own deadline, and not linger on long after it.
+        timeout_ms = max(1000, round(login.server.delivery_timeout_s * 1000))
+        config = client_config(login, client_id=client_id) | {
+            "acks": "all",
+            "enable.idempotence": True,
+            "compression.type": "lz4",
+            "linger.ms": 2,
+            "message.timeout.ms": timeout_ms,
+            "request.timeout.ms": timeout_ms,
+            "message.max.bytes": MAX_MESSAGE_BYTES,
+            "queue.buffering.max.messages": QUEUE_EVENTS,
+            "queue.buffering.max.kbytes": QUEUE_KBYTES,
+            "error_cb": self._on_error,
+        }
+        try:
+            self.client = Client(config)
+        except KafkaException as error:
+            raise broker_error(error, "the Kafka settings are not usable") from error
+
+    def _on_error(self, error: KafkaError) -> None:
+        self.last_problem = error.str()
+        if error.fatal():
+            self.fatal = True
+        if error.fatal() or error.code() == ALL_BROKERS_DOWN:
+            self._losses += 1
+            self.verified = False
+        elif error.code() == TRANSPORT:
+            self.refused = None
+            return
+        else:
+            found = broker_error(error, f"refused by the broker at {self.login.server.bootstrap_servers}")
+            if not isinstance(found, BrokerRefused):
+                return
+            self.refused = found
+        self._wake()
+
+    def verify(self, timeout_s: float) -> None:
+        """Ask the broker which log it has; sets `verified`, or `replaced` where it is another one.
+
+        Raises BrokerError where there is no answer.
+        """
+        servers = self.login.server.bootstrap_servers
+        new = not self.cluster_id
+        losses = self._losses
+        try:
+            cluster_id = cluster_of(self.client, self.topic, servers=servers, timeout_s=timeout_s)
+        except BrokerUnavailable as error:
+            if new:
+                self.client.poll(0)  # nobody else polls it yet, and the reason waits in error_cb
+            if self.refused is not None:
+                raise self.refused from error
+            why = f": {self.last_problem}" if self.last_problem else ""
+            raise BrokerUnavailable(f"no broker answers at {servers}{why}", hint=error.hint) from error
+        if new:
+            self.client.poll(0)
+            losses = self._losses
+        self.refused = None
+        self.last_problem = ""
+        if not new and cluster_id != self.cluster_id:
+            self.replaced = True
+            return
+        self.cluster_id = cluster_id
+        self.verified = losses == self._losses
+
+    def works(self, timeout_s: float) -> bool:
+        """Whether events can be handed over; asks the broker where that is in doubt. Raises BrokerError."""
+        if not self.verified and not self.fatal and not self.replaced:
+            self.verify(timeout_s)
+        return self.verified
+
+    def send(self, delivery: Delivery, key: bytes, value: bytes, headers: Headers) -> None:
+        """Queue it. Raises BrokerUnavailable where the queue is full, EventTooLarge, BrokerError."""
+
+        def report(error: KafkaError | None, message: Message) -> None:
+            self._report(delivery, error, message)
+
+        try:
+            self.client.produce(self.topic, value, key, on_delivery=report, headers=list(headers))
+        except BufferError as error:
+            raise BrokerUnavailable(
+                f"too many events wait for the broker ({len(self.client)})", hint="Retry a little later."
+            ) from error
+        except KafkaException as error:
+            raise broker_error(error, f"publishing to topic {self.topic!r}") from error
+        delivery.sent = True
+
+    def _report(self, delivery: Delivery, error: KafkaError | None, message: Message) -> None:
+        if delivery.settled:
+            return
+        if error is not None:
+            delivery.settle(self._failure(error))
+        elif self.replaced or self.fatal:
+            delivery.settle(self._lost())
+        else:
+            offset, partition = message.offset(), message.partition()
+            if offset is None or partition is None or offset < 0:
+                delivery.settle(NotAcknowledged("the broker acknowledged the event without its offset"))
+                return
+            position = Position(self.cluster_id, self.topic, partition, offset)
+            if self.verified:
+                delivery.settle(position)
+            else:
+                self._held.append((delivery, position))
+
+    def _failure(self, error: KafkaError) -> BrokerError:
+        found = broker_error(error, f"publishing to topic {self.topic!r}")
+        if not isinstance(found, BrokerUnavailable):
+            return found
+        if self.replaced or error.code() in (PURGE_QUEUE, PURGE_INFLIGHT):
+            return self._lost()
+        why = f"; last: {self.last_problem}" if self.last_problem else ""
+        return NotAcknowledged(
+            f"the broker did not acknowledge the event ({error.str()}{why})",
+            hint="Retry with the same id: the event may or may not be on the topic.",
+        )
+
+    def _lost(self) -> NotAcknowledged:
+        return NotAcknowledged(
+            "the connection to the broker was given up before it acknowledged the event",
+            hint="Retry with the same id: the event may or may not be on the topic.",
+        )
+
+    def settle_held(self) -> None:
+        """Deliver what was held back, once it is known from which log it came."""
+        if not self._held or not (self.verified or self.replaced):
+            return
+        held, self._held = self._held, []
+        for delivery, position in held:
+            delivery.settle(self._lost() if self.replaced else position)
+
+    def give_up(self) -> None:
+        """Fail everything that is queued or in flight; the next polls report it."""
+        self.replaced = True
+        self.client.purge()
+
+    @property
+    def idle(self) -> bool:
+        return not len(self.client) and not self._held
