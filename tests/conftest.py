@@ -2,4 +2,5 @@
 
 pytest_plugins: list[str] = [
     "tests.fix_servers",
+    "tests.fix_database",
 ]

@@ -1,0 +1,167 @@
+"""What the sink hands to a store, and what a store says of each partition. Pure.
+
+A position of the topic is *recorded* once it ended as a row, as a duplicate or as a dead letter. Offsets are
+dense, so a partition balances where the recorded positions are exactly those from its first to its next
+offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from bdlab.events import Position, PredictionEvent, Record
+
+REPLAY_HEADER = "bdlab-replay-count"
+"""Header of a replayed dead letter: how often it was sent back by then, in decimal ASCII."""
+
+
+class Log(NamedTuple):
+    """One partition of one incarnation of a topic: what offsets count in."""
+
+    cluster_id: str
+    topic: str
+    partition: int
+
+
+def log_of(position: Position) -> Log:
+    return Log(position.cluster_id, position.topic, position.partition)
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """A record that decoded. The record stays with it: the database may yet refuse the row."""
+
+    record: Record
+    event: PredictionEvent
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that is no row and never will be. `sqlstate` is empty where it did not even decode."""
+
+    record: Record
+    reason: str
+    sqlstate: str = ""
+
+
+Entry = Accepted | DeadLetter
+
+
+class Fence(msgspec.Struct, frozen=True):
+    """The advance of one partition: from the offset that has to be the next one to the one after the
+    batch.
+    """
+
+    log: Log
+    expected: int
+    next: int
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """What a batch wrote. Positions that were recorded before count nowhere."""
+
+    rows: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+
+    def __add__(self, other: Stored) -> Stored:
+        return Stored(
+            rows=self.rows + other.rows,
+            duplicates=self.duplicates + other.duplicates,
+            dead_letters=self.dead_letters + other.dead_letters,
+        )
+
+
+def fences(batch: Iterable[Entry]) -> list[Fence]:
+    """The advance of each partition in `batch`, in the order in which their rows are to be locked.
+
+    Offsets of a partition have to ascend without a gap; raises ValueError where they do not.
+    """
+    first: dict[Log, int] = {}
+    after: dict[Log, int] = {}
+    for entry in batch:
+        log = log_of(entry.record.position)
+        offset = entry.record.position.offset
+        first.setdefault(log, offset)
+        if after.setdefault(log, offset) != offset:
+            raise ValueError(f"offset {offset} of {log} does not follow {after[log] - 1}")
+        after[log] = offset + 1
+    return [Fence(log, first[log], after[log]) for log in sorted(first)]
+
+
+def replay_count(record: Record) -> int:
+    """How often this event was sent back as a dead letter already; 0 where the header is absent or
+    unreadable.
+    """
+    for name, value in record.headers:
+        if name == REPLAY_HEADER and value is not None and value.isdigit() and len(value) < 6:
+            return int(value)
+    return 0
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Offsets from `first` to `last`, both included, that are recorded nowhere."""
+
+    first: int
+    last: int
+
+
+class Sighting(msgspec.Struct, frozen=True, kw_only=True):
+    """A position that stands where it must not: in two tables, or outside its partition's range."""
+
+    offset: int
+    tables: tuple[str, ...]
+    id: str = ""
+    """The prediction's id, empty where the table has none."""
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """The books of one partition, taken in one snapshot.
+
+    `first_offset` and `next_offset` are None where rows exist and the partition is not in `sink_offsets`.
+    The counts contain what retention has pruned; offsets below `pruned_to` are proved by its checkpoint
+    instead of rows. `end_seen` is the highest end of the log that the sink ever saw.
+    `missing`, `twice` and `outside` are bounded; the counts beside them are not.
+    """
+
+    log: Log
+    first_offset: int | None
+    next_offset: int | None
+    end_seen: int = 0
+    stored: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    pruned: int = 0
+    pruned_to: int | None = None
+    missing_count: int = 0
+    missing: tuple[Gap, ...] = ()
+    twice_count: int = 0
+    twice: tuple[Sighting, ...] = ()
+    outside_count: int = 0
+    outside: tuple[Sighting, ...] = ()
+
+    @property
+    def recorded(self) -> int:
+        return self.stored + self.duplicates + self.dead_letters
+
+    @property
+    def balanced(self) -> bool:
+        """Each offset from the first to the next is recorded once, and no other."""
+        if self.first_offset is None or self.next_offset is None:
+            return False
+        return self.recorded == self.next_offset - self.first_offset and not (
+            self.missing_count or self.twice_count or self.outside_count
+        )
+
+
+class Books(Protocol):
+    """Where accounts are read: the database, or its twin."""
+
+    def next_offsets(self) -> Mapping[Log, int]:
+        """How far each partition is recorded, now."""
+        ...
+
+    def accounts(self, *, limit: int) -> Sequence[Account]:
+        """The account of each partition, in one snapshot, with at most `limit` of each kind of trouble."""
+        ...

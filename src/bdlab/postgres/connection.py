@@ -1,0 +1,104 @@
+"""One connection to PostgreSQL: made with bounded waits, and cut where the server stays silent."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+import threading
+from collections.abc import Iterator
+
+import msgspec
+import psycopg2
+from psycopg2.extensions import connection as Connection  # noqa: N812 - psycopg2 names its class in lower
+
+case
+
+from bdlab.credentials import DatabaseLogin
+from bdlab.errors import SettingsInvalid
+
+_KEEPALIVE_IDLE_S = 10
+_KEEPALIVE_INTERVAL_S = 5
+_KEEPALIVE_COUNT = 3
+
+
+class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of one connection, in seconds.
+
+    The first three are the server's to keep; `silence_s` is how long the client waits for any one transaction
+    before it cuts the socket, which also frees it from a peer that is alive and says nothing.
+    `idle_in_transaction_s` frees the locks of a client that froze between two statements.
+    """
+
+    statement_s: float = 60.0
+    lock_s: float = 30.0
+    idle_in_transaction_s: float = 30.0
+    silence_s: float = 90.0
+
+
+def describe(login: DatabaseLogin) -> str:
+    """Host, port and database, for messages."""
+    return f"{login.server.host}:{login.server.port}/{login.server.dbname}"
+
+
+def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLimits) -> Connection:
+    """Connect as `login`. Raises SettingsInvalid without a host, and psycopg2.Error."""
+    server = login.server
+    if not server.host:
+        raise SettingsInvalid(
+            "setting postgres.host is empty",
+            hint="Vault's kv/database/credentials should hold it: run `bdlab vault-init`.",
+        )
+    options = {
+        "statement_timeout": limits.statement_s,
+        "lock_timeout": limits.lock_s,
+        "idle_in_transaction_session_timeout": limits.idle_in_transaction_s,
+    }
+    return psycopg2.connect(
+        host=server.host,
+        port=server.port,
+        dbname=server.dbname,
+        user=login.user,
+        password=login.password.reveal(),
+        sslmode=server.sslmode,
+        sslrootcert=server.ca_file or None,
+        connect_timeout=max(2, math.ceil(server.connect_timeout_s)),
+        application_name=application_name,
+        client_encoding="UTF8",
+        keepalives=1,
+        keepalives_idle=_KEEPALIVE_IDLE_S,
+        keepalives_interval=_KEEPALIVE_INTERVAL_S,
+        keepalives_count=_KEEPALIVE_COUNT,
+        tcp_user_timeout=math.ceil(limits.silence_s * 1000),
+        options=" ".join(
+            [f"-c {name}={math.ceil(seconds * 1000)}" for name, seconds in options.items()]
+            + ["-c timezone=UTC"]
+        ),
+    )
+
+
+@contextlib.contextmanager
+def cut_after(seconds: float, connection: Connection) -> Iterator[None]:
+    """Shut the connection's socket down when the block takes longer, so that its call fails instead of
+    hanging.
+
+    psycopg2 waits inside libpq without a bound, and TCP's keepalives are answered by a peer's kernel even
+    where the server behind it hangs.
+    """
+    timer = threading.Timer(seconds, _cut, args=[connection])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _cut(connection: Connection) -> None:
+    # A connection that was closed in between has nothing left to cut: both failures mean just that.
+    with (
+        contextlib.suppress(psycopg2.Error, OSError),
+        socket.socket(fileno=os.dup(connection.fileno())) as handle,
+    ):
+        handle.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,86 @@
+"""What a psycopg2 error means: the one place where SQLSTATEs are told apart.
+
+| SQLSTATE | raised by the insert of rows | raised elsewhere |
+|---|---|---|
+| class 22, 23, 54 | RowRejected | DatabaseUnavailable |
+| 42501 | DatabaseDenied | DatabaseDenied |
+| anything else, or none | DatabaseUnavailable | DatabaseUnavailable |
+
+Source: PostgreSQL documentation, appendix A (error codes).
+"""
+
+from __future__ import annotations
+
+import psycopg2
+
+from bdlab.errors import DatabaseDenied, DatabaseError, DatabaseUnavailable, RowRejected
+
+INSUFFICIENT_PRIVILEGE = "42501"
+_CONTENT_CLASSES = ("22", "23", "54")
+
+#: libpq's own words for a server that did not answer; it never translates them (its wheel has no catalogues).
+_NO_ANSWER = (
+    "Connection refused",
+    "No such file or directory",
+    "No route to host",
+    "Network is unreachable",
+    "Connection reset",
+    "Connection timed out",
+    "could not translate host name",
+    "could not receive data",
+    "could not send",
+    "server closed the connection",
+    "timeout expired",
+    "SSL",
+    "certificate",
+    "GSSAPI",
+)
+#: The words of a server that is there and takes nobody now: 57P03 and 53300.
+_NOT_NOW = (
+    "starting up",
+    "shutting down",
+    "recovery mode",
+    "not yet accepting",
+    "too many",
+    "connection slots",
+)
+
+
+def sqlstate_of(error: psycopg2.Error) -> str:
+    """The five-character code, empty where the error did not come from the server."""
+    return error.pgcode or ""
+
+
+def translate(error: psycopg2.Error, *, server: str, rows: bool = False) -> DatabaseError:
+    """The bdlab error for `error`; `rows` where it was raised by the insert of rows, whose content is
+    theirs.
+    """
+    code = sqlstate_of(error)
+    text = _first_line(error)
+    if code == INSUFFICIENT_PRIVILEGE:
+        return DatabaseDenied(
+            f"PostgreSQL at {server} denies it: {text} (SQLSTATE {code})",
+            hint="Run `bdlab migrate`; then compare the role's grants with docs/operations.md.",
+        )
+    if rows and code[:2] in _CONTENT_CLASSES:
+        return RowRejected(text, sqlstate=code)
+    return DatabaseUnavailable(
+        f"PostgreSQL at {server} failed: {text}" + (f" (SQLSTATE {code})" if code else ""),
+        hint="It is retried where that can help; `bdlab status` shows the state of the server.",
+    )
+
+
+def is_refused_login(error: psycopg2.Error) -> bool:
+    """Whether a failed connect means that the server does not take this user (class 28).
+
+    A failed connect carries no SQLSTATE, and the server's words may be in any language. So: an answer from
+    the server that is none of those that only ask to wait.
+    """
+    text = str(error)
+    return not any(words in text for words in (*_NO_ANSWER, *_NOT_NOW))
+
+
+def _first_line(error: psycopg2.Error) -> str:
+    diagnosis = error.diag.message_primary if error.diag else None
+    lines = (diagnosis or str(error)).strip().splitlines()
+    return lines[0].replace("\x00", "\\0") if lines else type(error).__name__

@@ -1,0 +1,126 @@
+"""The schema's versions: SQL files, applied in order under an advisory lock by the owner."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.resources import files
+
+import msgspec
+import structlog
+from psycopg2 import errors as pg
+from psycopg2.extensions import cursor as Cursor  # noqa: N812 - psycopg2 names its class in lower case
+
+from bdlab.credentials import DatabaseCredentials
+from bdlab.errors import SchemaOutdated
+from bdlab.postgres.connection import ConnectionLimits
+from bdlab.postgres.queries import queries
+from bdlab.postgres.session import Session
+
+# A migration may rewrite a large table; another `migrate` may hold the lock for as long.
+_LIMITS = ConnectionLimits(statement_s=3600, lock_s=600, idle_in_transaction_s=60, silence_s=3700)
+
+log = structlog.get_logger()
+
+
+class Migration(msgspec.Struct, frozen=True, kw_only=True):
+    """One SQL file, ``<version>_<name>.sql``; `checksum` is its sha256 in hex."""
+
+    version: int
+    name: str
+    sql: str
+    checksum: str
+
+
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """All migrations that this version of bdlab ships, in order."""
+    found = []
+    for file in files(__package__).joinpath("migrations").iterdir():
+        stem, dot, suffix = file.name.rpartition(".")
+        if not dot or suffix != "sql":
+            continue
+        number, _, name = stem.partition("_")
+        sql = file.read_text("utf-8")
+        checksum = hashlib.sha256(sql.encode()).hexdigest()
+        found.append(Migration(version=int(number), name=name, sql=sql, checksum=checksum))
+    return tuple(sorted(found, key=lambda migration: migration.version))
+
+
+def expected_version() -> int:
+    """The schema version that this version of bdlab works with."""
+    return migrations()[-1].version
+
+
+def migrate(credentials: DatabaseCredentials) -> tuple[str, ...]:
+    """Apply what is missing, all of it or nothing; the names of what was applied, empty where nothing was.
+
+    `credentials` log in as a member of bdlab_owner. Raises SchemaOutdated where the database is newer than
+    this version or holds another text of a migration, DatabaseError and VaultError.
+    """
+    session = Session(credentials, application_name="bdlab migrate", limits=_LIMITS)
+    sql = queries("migrations")
+    session.open()
+    try:
+        with session.transaction() as cursor:
+            cursor.execute(sql["become_owner"])
+            cursor.execute(sql["lock"])
+            cursor.execute(sql["create_table"])
+            cursor.execute(sql["applied"])
+            applied = {version: (name, checksum) for version, name, checksum in cursor.fetchall()}
+            _compare(applied, session.server)
+            missing = [one for one in migrations() if one.version not in applied]
+            for one in missing:
+                cursor.execute(one.sql)
+                cursor.execute(
+                    sql["record"], {"version": one.version, "name": one.name, "checksum": one.checksum}
+                )
+    finally:
+        session.close()
+    for one in missing:
+        log.info("migration applied", version=one.version, name=one.name)
+    return tuple(f"{one.version:04d}_{one.name}" for one in missing)
+
+
+def _compare(applied: dict[int, tuple[str, str]], server: str) -> None:
+    known = {one.version: one for one in migrations()}
+    newest = max(applied, default=0)
+    if newest > expected_version():
+        raise _newer(newest, server)
+    for version, (name, checksum) in applied.items():
+        if version not in known or known[version].checksum != checksum:
+            raise SchemaOutdated(
+                f"migration {version:04d}_{name} in {server} is not the one that this version of bdlab ships",
+                hint="The database was migrated by another build. Use the build that migrated it.",
+            )
+
+
+def check_schema(cursor: Cursor, server: str) -> None:
+    """Raise SchemaOutdated unless the database has exactly the schema that this version works with."""
+    found = schema_version(cursor)
+    if found is None or found < expected_version():
+        raise SchemaOutdated(
+            f"the schema of {server} is at version {found or 0}, and this bdlab needs {expected_version()}",
+            hint="Run `bdlab migrate`.",
+        )
+    if found > expected_version():
+        raise _newer(found, server)
+
+
+def schema_version(cursor: Cursor) -> int | None:
+    """The version that the database has, None where it was never migrated. Ends no transaction."""
+    cursor.execute("SAVEPOINT schema_version")
+    try:
+        cursor.execute(queries("migrations")["version"])
+    except pg.UndefinedTable:
+        cursor.execute("ROLLBACK TO SAVEPOINT schema_version")
+        return None
+    row = cursor.fetchone()
+    return int(row[0]) if row else None
+
+
+def _newer(found: int, server: str) -> SchemaOutdated:
+    return SchemaOutdated(
+        f"the schema of {server} is at version {found}, newer than this bdlab knows ({expected_version()})",
+        hint="Use the newer version of bdlab that migrated it.",
+    )

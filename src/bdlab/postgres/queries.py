@@ -1,0 +1,19 @@
+"""The SQL that ships in `sql/*.sql`: files of sections that begin with ``-- name: <name>``."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+_MARK = "-- name: "
+
+
+@cache
+def queries(file: str) -> dict[str, str]:
+    """The sections of ``sql/<file>.sql`` by their names."""
+    text = files(__package__).joinpath("sql", f"{file}.sql").read_text("utf-8")
+    sections = {}
+    for section in text.split(_MARK)[1:]:
+        name, _, body = section.partition("\n")
+        sections[name.strip()] = body.strip()
+    return sections

@@ -1,0 +1,86 @@
+"""Events and records in PostgreSQL's text forms."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from bdlab.events import Headers
+from bdlab.ledger import Accepted
+
+# COPY's text format (PostgreSQL documentation, COPY, "Text Format").
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+_json = msgspec.json.Encoder()
+
+
+def copy_lines(accepted: Iterable[Accepted]) -> str:
+    """The rows for COPY into `incoming`, a line each, in the order of its column list."""
+    return "".join([_line(entry) for entry in accepted])
+
+
+def _line(entry: Accepted) -> str:
+    event = entry.event
+    position = entry.record.position
+    return (
+        f"{event.id}\t{event.summary.translate(_ESCAPES)}\t{event.text.translate(_ESCAPES)}\t"
+        f"{event.helpfulness_numerator}\t{event.helpfulness_denominator}\t{event.prediction!r}\t"
+        f"{event.sentiment}\t{event.confidence!r}\t"
+        f"{explanation_json(entry).translate(_ESCAPES)}\t{event.model.translate(_ESCAPES)}\t"
+        f"{event.created_at.isoformat()}\t{position.cluster_id.translate(_ESCAPES)}\t{position.topic}\t"
+        f"{position.partition}\t{position.offset}\n"
+    )
+
+
+def explanation_json(entry: Accepted) -> str:
+    """The terms as a JSON array of {"term", "weight"}."""
+    return _json.encode(entry.event.explanation).decode()
+
+
+def headers_json(headers: Headers) -> str:
+    """Headers as a JSON array of objects: `name` and `value`, or `value_base64` where it is no plain text.
+
+    Kafka allows any bytes; JSON in PostgreSQL holds neither NUL nor invalid UTF-8.
+    """
+    return _json.encode([_header(name, value) for name, value in headers]).decode()
+
+
+def _header(name: str, value: bytes | None) -> dict[str, str | None]:
+    raw_name = name.encode("utf-8", "surrogateescape")
+    found = {**_text("name", raw_name)}
+    found |= {"value": None} if value is None else _text("value", value)
+    return found
+
+
+def _text(field: str, raw: bytes) -> dict[str, str | None]:
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = "\x00"
+    if "\x00" in text:
+        return {f"{field}_base64": base64.b64encode(raw).decode()}
+    return {field: text}
+
+
+def headers_from_json(stored: Iterable[Mapping[str, Any]]) -> list[tuple[str, bytes | None]]:
+    """The headers as they came, from what `headers_json` made of them."""
+    headers: list[tuple[str, bytes | None]] = []
+    for header in stored:
+        name = _raw("name", header)
+        headers.append(((name or b"").decode("utf-8", "surrogateescape"), _raw("value", header)))
+    return headers
+
+
+def _raw(field: str, header: Mapping[str, Any]) -> bytes | None:
+    if f"{field}_base64" in header:
+        return base64.b64decode(header[f"{field}_base64"])
+    text = header[field]
+    return None if text is None else str(text).encode()
+
+
+def printable(reason: str) -> str:
+    """`reason` as PostgreSQL can store it: without NUL and lone surrogates."""
+    return reason.replace("\x00", "\\0").encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,155 @@
+"""A connection that keeps up with its credentials."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import psycopg2
+import structlog
+from psycopg2.extensions import connection as Connection  # noqa: N812 - psycopg2 names its class in lower
+case from psycopg2.extensions import cursor as Cursor  # noqa: N812
+
+from bdlab.credentials import DatabaseCredentials, DatabaseLogin
+from bdlab.errors import DatabaseDenied, DatabaseUnavailable
+from bdlab.postgres.connection import ConnectionLimits, connect, cut_after, describe
+from bdlab.postgres.faults import is_refused_login, translate
+
+_AUTHORIZATION_CLASS = "28"
+
+log = structlog.get_logger()
+
+
+class Session:
+    """Transactions over one connection, which is made anew where it broke or its credentials changed.
+
+    Not for two threads at once. `prepare` runs on each new connection, before its first transaction.
+    """
+
+    def __init__(
+        self,
+        credentials: DatabaseCredentials,
+        *,
+        application_name: str,
+        limits: ConnectionLimits | None = None,
+        prepare: Callable[[Cursor], None] | None = None,
+        snapshot: bool = False,
+    ) -> None:
+        """`snapshot` makes each transaction a read-only one in which nothing changes (REPEATABLE READ)."""
+        self._credentials = credentials
+        self._application_name = application_name
+        self._limits = limits or ConnectionLimits()
+        self._prepare = prepare
+        self._snapshot = snapshot
+        self._connection: Connection | None = None
+        self._login: DatabaseLogin | None = None
+        self._refused: DatabaseLogin | None = None
+        self._denied_before = False
+
+    @property
+    def server(self) -> str:
+        """Host, port and database of the login in use, for messages."""
+        return describe(self._login) if self._login else "?"
+
+    def open(self) -> None:
+        """Connect now. Raises DatabaseError and VaultError."""
+        self._current()
+
+    def close(self) -> None:
+        """Close the connection; what it had not committed is gone."""
+        connection, self._connection = self._connection, None
+        _close(connection)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Cursor]:
+        """A cursor in a transaction that commits at the end of the block, or rolls back and raises
+        DatabaseError.
+
+        42501 is DatabaseUnavailable the first time, since the lease may have been revoked under this
+        connection; the next transaction then has a fresh lease, and DatabaseDenied is meant as it says.
+        """
+        connection = self._current()
+        with self._translated(), cut_after(self._limits.silence_s, connection):
+            try:
+                with connection.cursor() as cursor:
+                    yield cursor
+                connection.commit()
+            except BaseException:
+                # The first error is the one to tell; a rollback that fails too leaves a connection that
+                # says `closed`, or that is closed here.
+                try:
+                    connection.rollback()
+                except psycopg2.Error:
+                    self.close()
+                raise
+        self._denied_before = False
+
+    def _current(self) -> Connection:
+        if self._refused is not None:
+            wanted = self._credentials.replace_database(self._refused)
+            self._refused = None
+        else:
+            wanted = self._credentials.database()
+        usable = self._connection is not None and not self._connection.closed
+        if usable and wanted is self._login and self._connection is not None:
+            return self._connection
+        connection = self._connect(wanted)
+        before, self._connection = self._connection, connection
+        if self._login is not None and wanted is not self._login:
+            log.info(
+                "connected to PostgreSQL with new credentials", user=wanted.user, lease_id=wanted.lease_id
+            )
+        self._login = wanted
+        _close(before)
+        return connection
+
+    def _connect(self, login: DatabaseLogin) -> Connection:
+        try:
+            connection = connect(login, application_name=self._application_name, limits=self._limits)
+        except psycopg2.Error as error:
+            if is_refused_login(error):
+                self._refused = login
+            raise translate(error, server=describe(login)) from error
+        try:
+            if self._snapshot:
+                connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+            if self._prepare is not None:
+                with cut_after(self._limits.silence_s, connection), connection.cursor() as cursor:
+                    self._prepare(cursor)
+                    connection.commit()
+        except psycopg2.Error as error:
+            _close(connection)
+            raise self._judge(error, login) from error
+        except BaseException:
+            _close(connection)
+            raise
+        return connection
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg2.Error as error:
+            if self._connection is not None and self._connection.closed:
+                self.close()
+            assert self._login is not None  # noqa: S101 - there is no transaction without a login
+            raise self._judge(error, self._login) from error
+
+    def _judge(self, error: psycopg2.Error, login: DatabaseLogin) -> Exception:
+        found = translate(error, server=describe(login))
+        if isinstance(found, DatabaseDenied):
+            if self._denied_before:
+                return found
+            self._denied_before = True
+            self._refused = login
+            return DatabaseUnavailable(f"{found.message}; trying once more under a fresh lease")
+        if (error.pgcode or "").startswith(_AUTHORIZATION_CLASS):
+            self._refused = login
+        return found
+
+
+def _close(connection: Connection | None) -> None:
+    if connection is not None:
+        # Closing a connection whose server is gone has nothing to say.
+        with contextlib.suppress(psycopg2.Error):
+            connection.close()

@@ -1,0 +1,166 @@
+"""The sink's store: a batch is one transaction, and each position ends once."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import cursor as Cursor  # noqa: N812 - psycopg2 names its class in lower case
+from psycopg2.extras import execute_values
+
+from bdlab.credentials import DatabaseCredentials
+from bdlab.errors import FenceLost, RowRejected
+from bdlab.events import Position
+from bdlab.ledger import Accepted, DeadLetter, Entry, Fence, Log, Stored, fences, log_of, replay_count
+from bdlab.postgres.connection import ConnectionLimits
+from bdlab.postgres.faults import translate
+from bdlab.postgres.migrations import check_schema
+from bdlab.postgres.queries import queries
+from bdlab.postgres.rows import copy_lines, headers_json, printable
+from bdlab.postgres.session import Session
+
+_DEAD_LETTERS_A_STATEMENT = 200
+
+
+class Store:
+    """Logs in as a member of bdlab_writer. For one thread."""
+
+    def __init__(self, credentials: DatabaseCredentials, *, idle_in_transaction_s: float = 5.0) -> None:
+        """`idle_in_transaction_s` has to be below the consumer group's session time-out.
+
+        The server then frees the fence of a consumer that froze before its successor has its partitions.
+        """
+        limits = ConnectionLimits(idle_in_transaction_s=idle_in_transaction_s)
+        self._session = Session(
+            credentials, application_name="bdlab consume", limits=limits, prepare=self._prepare
+        )
+
+    def open(self) -> None:
+        """Connect. Raises DatabaseUnavailable, DatabaseDenied, SchemaOutdated and VaultError."""
+        self._session.open()
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _prepare(self, cursor: Cursor) -> None:
+        check_schema(cursor, self._session.server)
+        cursor.execute(queries("store")["temporary_table"])
+
+    def start_offsets(self, assigned: Sequence[Position]) -> list[Position]:
+        """Where to go on in each partition; `assigned` holds the log's start for those that are new.
+
+        Raises DatabaseUnavailable, DatabaseDenied and VaultError.
+        """
+        with self._session.transaction() as cursor:
+            cursor.execute(
+                queries("store")["start"],
+                {
+                    "cluster_ids": [position.cluster_id for position in assigned],
+                    "topics": [position.topic for position in assigned],
+                    "partitions": [position.partition for position in assigned],
+                    "log_starts": [position.offset for position in assigned],
+                },
+            )
+            cursor.execute(queries("store")["next_offsets"])
+            following = {Log(*row[:3]): int(row[3]) for row in cursor.fetchall()}
+        return [
+            Position(position.cluster_id, position.topic, position.partition, following[log_of(position)])
+            for position in assigned
+        ]
+
+    def store(self, batch: Sequence[Entry], *, ends: Mapping[Log, int] | None = None) -> Stored:
+        """Record `batch`, all of it or nothing. The offsets of each of its partitions ascend without a gap.
+
+        `ends` has the logs' ends where they are known. Raises RowRejected where a row's content is refused,
+        FenceLost where another consumer was here, DatabaseUnavailable, DatabaseDenied and VaultError.
+        """
+        advance = fences(batch)
+        accepted = [entry for entry in batch if isinstance(entry, Accepted)]
+        dead = [entry for entry in batch if isinstance(entry, DeadLetter)]
+        lines = io.StringIO(copy_lines(accepted))
+        bounds = _bounds(advance, ends or {})
+        sql = queries("store")
+        rows = duplicates = 0
+        with self._session.transaction() as cursor:
+            if accepted:
+                with _content(self._session.server):
+                    cursor.copy_expert(sql["copy"], lines)
+            # The first row lock of the transaction, and nothing slow after it.
+            cursor.execute(sql["fence"], bounds)
+            if cursor.rowcount != len(advance):
+                raise _fence_lost(advance)
+            if accepted:
+                with _content(self._session.server):
+                    cursor.execute(sql["insert_rows"], bounds)
+                rows = cursor.rowcount
+                if rows < len(accepted):
+                    cursor.execute(sql["insert_duplicates"])
+                    duplicates = cursor.rowcount
+            written = _insert_dead_letters(cursor, dead) if dead else 0
+        return Stored(rows=rows, duplicates=duplicates, dead_letters=written)
+
+
+@contextlib.contextmanager
+def _content(server: str) -> Iterator[None]:
+    """Within it a refusal of the content is the row's own fault: RowRejected."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        found = translate(error, server=server, rows=True)
+        if isinstance(found, RowRejected):
+            raise found from error
+        raise
+
+
+def _bounds(advance: Sequence[Fence], ends: Mapping[Log, int]) -> dict[str, list[Any]]:
+    return {
+        "cluster_ids": [fence.log.cluster_id for fence in advance],
+        "topics": [fence.log.topic for fence in advance],
+        "partitions": [fence.log.partition for fence in advance],
+        "expected": [fence.expected for fence in advance],
+        "next": [fence.next for fence in advance],
+        "ends": [ends.get(fence.log, 0) for fence in advance],
+    }
+
+
+def _fence_lost(advance: Sequence[Fence]) -> FenceLost:
+    expected = ", ".join(f"{fence.log.partition} at {fence.expected}" for fence in advance)
+    return FenceLost(
+        f"a batch begins where its partitions no longer stand (partition {expected}): "
+        "another consumer has advanced them, or this batch was committed before its answer was lost"
+    )
+
+
+def _insert_dead_letters(cursor: Cursor, dead: Sequence[DeadLetter]) -> int:
+    sql = queries("store")
+    written = 0
+    for first in range(0, len(dead), _DEAD_LETTERS_A_STATEMENT):
+        page = dead[first : first + _DEAD_LETTERS_A_STATEMENT]
+        execute_values(
+            cursor,
+            sql["insert_dead_letters"],
+            [_dead_letter(letter) for letter in page],
+            template=sql["dead_letter"],
+            page_size=len(page),
+        )
+        written += cursor.rowcount
+    return written
+
+
+def _dead_letter(letter: DeadLetter) -> dict[str, Any]:
+    record = letter.record
+    return {
+        "cluster_id": record.position.cluster_id,
+        "topic": record.position.topic,
+        "partition": record.position.partition,
+        "offset": record.position.offset,
+        "key": record.key,
+        "value": record.value,
+        "headers": headers_json(record.headers),
+        "reason": printable(letter.reason),
+        "sqlstate": letter.sqlstate,
+        "replay_count": replay_count(record),
+    }

@@ -1,0 +1,145 @@
+"""Databases of one's own in the session's Postgres, with the roles and users of a running pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import psycopg2
+import pytest
+from psycopg2 import sql
+
+from bdlab.credentials import DatabaseLogin
+from bdlab.postgres.migrations import migrate
+from bdlab.postgres.roles import prepare
+from bdlab.settings import PostgresSettings, Secret
+from bdlab.stack import Postgres
+
+
+class Logins:
+    """Database credentials as a test wants them: `leases` are handed out one after the other.
+
+    `replace_database` moves on to the next lease, and stays at the last. `replaced` counts how often.
+    """
+
+    def __init__(self, *leases: DatabaseLogin) -> None:
+        self.leases = list(leases)
+        self.replaced = 0
+
+    def database(self) -> DatabaseLogin:
+        return self.leases[0]
+
+    def replace_database(self, refused: DatabaseLogin) -> DatabaseLogin:
+        self.replaced += 1
+        if refused is self.leases[0] and len(self.leases) > 1:
+            del self.leases[0]
+        return self.leases[0]
+
+
+@dataclass
+class Database:
+    """A database with bdlab's schema. `admin` is the server's administrator in it."""
+
+    admin: DatabaseLogin
+    users: list[str] = field(default_factory=list)
+
+    def login(self, role: str) -> DatabaseLogin:
+        """A new user as Vault makes them: a member of `bdlab_<role>` that works as the group."""
+        user = f"test-{role}-{uuid4().hex[:12]}"
+        password = uuid4().hex
+        self.users.append(user)
+        names = {"user": sql.Identifier(user), "role": sql.Identifier(f"bdlab_{role}")}
+        for statement in (
+            "CREATE ROLE {user} LOGIN PASSWORD {password} IN ROLE {role}",
+            "ALTER ROLE {user} SET ROLE {role}",
+        ):
+            self.execute(sql.SQL(statement).format(password=sql.Literal(password), **names))
+        return DatabaseLogin(
+            server=self.admin.server, user=user, password=Secret(password), lease_id=f"lease-{user}"
+        )
+
+    def credentials(self, role: str) -> Logins:
+        return Logins(self.login(role))
+
+    def execute(self, statement: str | sql.Composable, values: Any = None) -> list[tuple[Any, ...]]:
+        """Run it as the administrator, in a connection of its own; the rows, where there are any."""
+        server = self.admin.server
+        connection = psycopg2.connect(
+            host=server.host,
+            port=server.port,
+            dbname=server.dbname,
+            user=self.admin.user,
+            password=self.admin.password.reveal(),
+            connect_timeout=10,
+        )
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement, values)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+    def revoke(self, login: DatabaseLogin) -> None:
+        """End `login`'s lease as Vault does: no new sessions, the open ones ended, the role dropped."""
+        user = sql.Identifier(login.user)
+        self.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(user))
+        self.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", (login.user,)
+        )
+        self.execute(sql.SQL("DROP ROLE {}").format(user))
+        self.users.remove(login.user)
+
+
+def admin_login(server: Postgres, dbname: str) -> DatabaseLogin:
+    settings: PostgresSettings = msgspec.structs.replace(server.server, dbname=dbname)
+    return DatabaseLogin(server=settings, user=server.admin_user, password=server.admin_password)
+
+
+def make_database(server: Postgres) -> Database:
+    """A new database in `server`, prepared and migrated."""
+    admin = admin_login(server, f"test_{uuid4().hex[:12]}")
+    prepare(admin, manager_password=Secret(uuid4().hex))
+    database = Database(admin)
+    migrate(database.credentials("owner"))
+    return database
+
+
+@pytest.fixture(scope="session")
+def _database_template(postgres_server: Postgres) -> Database:
+    return make_database(postgres_server)
+
+
+@pytest.fixture
+def new_database(postgres_server: Postgres, _database_template: Database) -> Iterator[Callable[[], Database]]:
+    """Makes databases with bdlab's schema, each with users of its own; dropped after the test."""
+    made: list[Database] = []
+    server = Database(admin_login(postgres_server, "postgres"))
+
+    def make() -> Database:
+        admin = admin_login(postgres_server, f"test_{uuid4().hex[:12]}")
+        server.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
+                sql.Identifier(admin.server.dbname), sql.Identifier(_database_template.admin.server.dbname)
+            )
+        )
+        prepare(admin)
+        made.append(Database(admin))
+        return made[-1]
+
+    yield make
+    for database in made:
+        server.execute(
+            sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database.admin.server.dbname))
+        )
+        for user in database.users:
+            server.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(user)))
+
+
+@pytest.fixture
+def database(new_database: Callable[[], Database]) -> Database:
+    """A database with bdlab's schema, for this test alone."""
+    return new_database()

@@ -1,0 +1,53 @@
+"""Events and records to test with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from uuid import UUID
+
+from bdlab.events import Position, PredictionEvent, Record, Term, encode, uuid7
+from bdlab.ledger import Accepted, DeadLetter
+
+CLUSTER = "cluster-a"
+TOPIC = "predictions"
+MOMENT = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
+
+
+def at(offset: int, partition: int = 0, cluster_id: str = CLUSTER, topic: str = TOPIC) -> Position:
+    return Position(cluster_id, topic, partition, offset)
+
+
+def event(event_id: UUID | None = None, *, text: str = "This product is terrible!") -> PredictionEvent:
+    return PredictionEvent(
+        id=event_id or uuid7(),
+        summary="Product review",
+        text=text,
+        helpfulness_numerator=1,
+        helpfulness_denominator=2,
+        prediction=1.37,
+        sentiment="negative",
+        confidence=0.97,
+        explanation=(Term("terrible", -1.9),),
+        model="reviews@1.0.0",
+        created_at=MOMENT,
+        timestamp=MOMENT,
+    )
+
+
+def record(position: Position, of: PredictionEvent | None = None) -> Record:
+    key, value = encode(of or event())
+    return Record(position, key, value, [("ce_specversion", b"1.0")])
+
+
+def accepted(position: Position, of: PredictionEvent | None = None) -> Accepted:
+    chosen = of or event()
+    return Accepted(record(position, chosen), chosen)
+
+
+def dead(position: Position, *, key: bytes | None = b"k", value: bytes | None = b"\xff") -> DeadLetter:
+    return DeadLetter(record=Record(position, key, value, [("h", None)]), reason="not UTF-8 JSON: no")
+
+
+def rows(offsets: Iterable[int], partition: int = 0) -> list[Accepted]:
+    return [accepted(at(offset, partition)) for offset in offsets]
