@@ -23,16 +23,28 @@ class DatabaseLogin(msgspec.Struct, frozen=True, kw_only=True):
     lease_id: str = ""
 
 
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """What one side of a TLS connection shows: its certificate, then its issuers', and its private key.
+
+    Both are PEM texts; the key is PKCS#8 without a passphrase.
+    """
+
+    pem: str
+    key: Secret
+
+
 class KafkaLogin(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach the broker, and as whom. `username` is empty where the broker asks for none.
 
-    `ca_pem` is the PEM text of the authority that signed the brokers' certificates.
+    `ca_pem` is the PEM text of the authority that signed the brokers' certificates; `certificate` is the
+    client's own, for an administrator who logs in with one.
     """
 
     server: KafkaSettings
     username: str = ""
     password: Secret = Secret("")
     ca_pem: str = ""
+    certificate: Certificate | None = None
 
 
 class DatabaseCredentials(Protocol):

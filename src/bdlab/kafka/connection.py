@@ -87,6 +87,11 @@ def client_config(login: KafkaLogin, *, client_id: str) -> dict[str, Any]:
         }
     if server.security_protocol.endswith("SSL") and login.ca_pem:
         config["ssl.ca.pem"] = login.ca_pem
+    if login.certificate:
+        config |= {
+            "ssl.certificate.pem": login.certificate.pem,
+            "ssl.key.pem": login.certificate.key.reveal(),
+        }
     return config
 
 
