@@ -11,9 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 import psycopg2
-from psycopg2.extensions import connection as Connection  # noqa: N812 - psycopg2 names its class in lower
-
-case
+from psycopg2.extensions import connection as Connection  # noqa: N812 - named so by psycopg2
 
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import SettingsInvalid

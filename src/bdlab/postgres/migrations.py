@@ -9,7 +9,7 @@ from importlib.resources import files
 import msgspec
 import structlog
 from psycopg2 import errors as pg
-from psycopg2.extensions import cursor as Cursor  # noqa: N812 - psycopg2 names its class in lower case
+from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import SchemaOutdated

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 import psycopg2
 from psycopg2 import sql
-from psycopg2.extensions import cursor as Cursor  # noqa: N812 - psycopg2 names its class in lower case
+from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 from psycopg2.extensions import encrypt_password
 
 from bdlab.credentials import DatabaseLogin

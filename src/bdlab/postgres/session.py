@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import psycopg2
 import structlog
-from psycopg2.extensions import connection as Connection  # noqa: N812 - psycopg2 names its class in lower
-case from psycopg2.extensions import cursor as Cursor  # noqa: N812
+from psycopg2.extensions import connection as Connection  # noqa: N812 - named so by psycopg2
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from bdlab.credentials import DatabaseCredentials, DatabaseLogin
 from bdlab.errors import DatabaseDenied, DatabaseUnavailable

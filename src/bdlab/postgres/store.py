@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import cursor as Cursor  # noqa: N812 - psycopg2 names its class in lower case
+from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 from psycopg2.extras import execute_values
 
 from bdlab.credentials import DatabaseCredentials
