@@ -22,7 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
 from bdlab.kafka.connection import broker_error, client_config, fetch_metadata
-from bdlab.kafka.ends import reader, true_ends, watermarks
+from bdlab.kafka.ends import reader, reported_ranges, true_ends
 from bdlab.probes import BrokerState
 
 log = structlog.get_logger()
@@ -170,10 +170,7 @@ class Admin:
                 f"topic {topic!r} is not at {login.server.bootstrap_servers}, or this user may not see it",
                 hint="Create it with `bdlab migrate`.",
             )
-        reported = {
-            partition: watermarks(client, topic, partition, _left(deadline))
-            for partition in sorted(metadata.topics[topic].partitions)
-        }
+        reported = reported_ranges(client, topic, metadata.topics[topic].partitions, _left(deadline))
         ends = true_ends(
             client, topic, {partition: high for partition, (_, high) in reported.items()}, _left(deadline)
         )

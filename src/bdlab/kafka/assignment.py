@@ -10,13 +10,14 @@ from confluent_kafka import Message
 
 from bdlab.credentials import KafkaLogin
 from bdlab.events import Position, Record
-from bdlab.kafka.ends import reader, true_ends, watermarks
+from bdlab.kafka.ends import reader, reported_ranges, true_ends
 
 log = structlog.get_logger()
 
 StartPositions = Callable[[Sequence[Position]], Sequence[Position]]
 
-_ASK_TIMEOUT_S = 5.0
+ASK_TIMEOUT_S = 5.0
+"""How long one question to the broker may take while a consumer is at work."""
 
 
 class Assignment:
@@ -88,10 +89,7 @@ def ask_starts(
     Gives the offsets of the others. Raises BrokerError, and what `positions` raises.
     """
     topic = login.server.topic
-    log_range = {
-        partition: watermarks(client, topic, partition, _ASK_TIMEOUT_S)
-        for partition in sorted(assignment.partitions)
-    }
+    log_range = reported_ranges(client, topic, assignment.partitions, ASK_TIMEOUT_S)
     answer = positions(
         [Position(cluster_id, topic, partition, low) for partition, (low, _) in log_range.items()]
     )
@@ -102,7 +100,7 @@ def ask_starts(
     if unsure:
         scout = reader(login, client_id=f"{client_id}-ends", group=login.server.group)
         try:
-            ends |= true_ends(scout, topic, unsure, _ASK_TIMEOUT_S)
+            ends |= true_ends(scout, topic, unsure, ASK_TIMEOUT_S)
         finally:
             scout.close()
     for partition, (low, _) in log_range.items():

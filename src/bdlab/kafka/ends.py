@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaException, TopicPartition
 from confluent_kafka import Consumer as Client
-from confluent_kafka import KafkaException, TopicPartition
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
@@ -34,12 +34,29 @@ def reader(login: KafkaLogin, *, client_id: str, group: str) -> Client:
     )
 
 
-def watermarks(client: Client, topic: str, partition: int, timeout_s: float) -> tuple[int, int]:
-    """The first offset of the log, and its end as the broker reports it. Raises BrokerError."""
-    try:
-        return client.get_watermark_offsets(TopicPartition(topic, partition), timeout=timeout_s)
-    except KafkaException as error:
-        raise broker_error(error, f"asking for the offsets of {topic!r} partition {partition}") from error
+def reported_ranges(
+    client: Client, topic: str, partitions: Iterable[int], timeout_s: float
+) -> dict[int, tuple[int, int]]:
+    """For each partition the first offset of its log, and the log's end as the broker reports it.
+
+    `client` is any consumer. Raises BrokerError.
+    """
+    wanted = sorted(partitions)
+    found: dict[int, list[int]] = {partition: [] for partition in wanted}
+    for timestamp in (OFFSET_BEGINNING, OFFSET_END):
+        doing = f"asking for the offsets of topic {topic!r}"
+        try:
+            # As a time stamp each of the two asks for that end of the log, of all partitions at once.
+            answer = client.offsets_for_times(
+                [TopicPartition(topic, partition, timestamp) for partition in wanted], timeout=timeout_s
+            )
+        except KafkaException as error:
+            raise broker_error(error, doing) from error
+        for place in answer:
+            if place.error is not None:
+                raise broker_error(place.error, f"{doing}, partition {place.partition}")
+            found[place.partition].append(place.offset)
+    return {partition: (start, end) for partition, (start, end) in found.items()}
 
 
 def true_ends(client: Client, topic: str, reported: Mapping[int, int], timeout_s: float) -> dict[int, int]:

@@ -1,0 +1,229 @@
+"""One librdkafka consumer, a member of the group, bound to one log for life."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+from confluent_kafka import Consumer as Client
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+
+from bdlab.credentials import KafkaLogin
+from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, OffsetOutOfRange, TopicMissing
+from bdlab.events import Record
+from bdlab.kafka.assignment import ASK_TIMEOUT_S, Assignment, StartPositions, ask_starts, out_of_range
+from bdlab.kafka.connection import (
+    ALL_BROKERS_DOWN,
+    MAX_MESSAGE_BYTES,
+    PARTITION_EOF,
+    TRANSPORT,
+    broker_error,
+    client_config,
+    cluster_of,
+)
+from bdlab.kafka.ends import reported_ranges
+
+log = structlog.get_logger()
+
+MAX_POLL_BYTES = 64 << 20
+"""`read()` stops collecting at about this many bytes of values, so that a batch of huge ones fits memory."""
+
+_CHUNK = 500
+
+
+class Member:
+    """Reads what the group assigns to it, from the positions that `positions` gives.
+
+    `verified`: the broker was asked for its cluster id since the last time that all connections were lost.
+    Until it is verified again nothing is read, as another log may have taken over the address; `replaced`
+    says that this is what happened. `refusal` is the last word of a broker that does not accept the user.
+    """
+
+    def __init__(self, login: KafkaLogin, positions: StartPositions, *, client_id: str) -> None:
+        self.login = login
+        self.cluster_id = ""
+        self.verified = False
+        self.replaced = False
+        self.refusal: BrokerRefused | None = None
+        self.assignment = Assignment()
+        self._positions = positions
+        self._client_id = client_id
+        self._interrupted = False
+        self._last_problem = ""
+        session_ms = round(login.server.session_timeout_s * 1000)
+        config = client_config(login, client_id=client_id) | {
+            "group.id": login.server.group,
+            # Eager: all partitions are given back and started afresh, at the store's positions.
+            "partition.assignment.strategy": "range",
+            "session.timeout.ms": session_ms,
+            "heartbeat.interval.ms": max(100, session_ms // 4),
+            "max.poll.interval.ms": max(300_000, session_ms),
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "allow.auto.create.topics": False,
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 100,
+            "fetch.max.bytes": 16 << 20,
+            "max.partition.fetch.bytes": 4 << 20,
+            "receive.message.max.bytes": MAX_MESSAGE_BYTES + (1 << 20),
+            "queued.min.messages": 20_000,
+            "queued.max.messages.kbytes": 32 << 10,
+            "error_cb": self._on_error,
+        }
+        try:
+            self._client = Client(config)
+        except KafkaException as error:
+            raise broker_error(error, "the Kafka settings are not usable") from error
+
+    def close(self) -> None:
+        """Leave the group, where a broker is there to be told."""
+        self._client.close()
+
+    def change_user(self, login: KafkaLogin) -> None:
+        """Use another user of the same server for new connections; those that are open stay."""
+        self.login = login
+        self._client.set_sasl_credentials(login.username, login.password.reveal())
+
+    def verify(self, timeout_s: float) -> None:
+        """Find out which log the broker has; sets `verified`, or `replaced`. Raises BrokerError."""
+        server = self.login.server
+        try:
+            found = cluster_of(
+                self._client, server.topic, servers=server.bootstrap_servers, timeout_s=timeout_s
+            )
+        except BrokerUnavailable as error:
+            # The reason waits for a poll; a record that comes with it will be read again.
+            if self._client.poll(0) is not None:
+                self.assignment.restart()
+            if self.refusal is not None:
+                raise self.refusal from error
+            why = f": {self._last_problem}" if self._last_problem else ""
+            raise BrokerUnavailable(
+                f"no broker answers at {server.bootstrap_servers}{why}", hint=error.hint
+            ) from error
+        self.refusal = None
+        self._last_problem = ""
+        if self.cluster_id and found != self.cluster_id:
+            self.replaced = True
+            return
+        if not self.cluster_id:
+            self.cluster_id = found
+            self._client.subscribe(
+                [server.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+            )
+        self.verified = True
+
+    def start(self) -> None:
+        """Begin to fetch, at the positions of the store. Raises BrokerError, and what `positions` raises."""
+        starts = ask_starts(
+            self._client,
+            self.login,
+            self.cluster_id,
+            self.assignment,
+            self._positions,
+            client_id=self._client_id,
+        )
+        topic = self.login.server.topic
+        try:
+            # This replaces whatever was fetched, and drops what was read ahead.
+            self._client.assign(
+                [TopicPartition(topic, partition, offset) for partition, offset in starts.items()]
+            )
+        except KafkaException as error:
+            raise broker_error(error, "starting at the store's positions") from error
+        self.assignment.start(starts)
+
+    def read(self, max_records: int, deadline: float) -> list[Record]:
+        """What comes until `deadline`; nothing where assignment or connection changed meanwhile."""
+        records: list[Record] = []
+        size = 0
+        self._interrupted = False
+        try:
+            while len(records) < max_records and size < MAX_POLL_BYTES:
+                first = self._client.poll(max(0.0, deadline - time.monotonic()))
+                if first is None:
+                    break
+                room = min(max_records - len(records) - 1, _CHUNK)
+                for message in (first, *(self._client.consume(room, 0) if room else ())):
+                    error = message.error()
+                    if error is not None:
+                        self._on_message_error(error, message)
+                    elif record := self.assignment.take(message, self.cluster_id):
+                        records.append(record)
+                        size += len(record.value or b"")
+                if self._interrupted:
+                    break
+        except KafkaException as error:
+            self.assignment.restart()
+            raise broker_error(error, "reading from the broker") from error
+        if not self._interrupted:
+            return records
+        # Part of it may be of partitions that are others' now, or of another log: all can be read again.
+        self.assignment.restart()
+        return []
+
+    def commit(self, offsets: dict[int, int]) -> None:
+        """Commit next offsets to the group, in the background; it is told to lag tools only."""
+        topic = self.login.server.topic
+        wanted = [
+            TopicPartition(topic, partition, offset)
+            for partition, offset in offsets.items()
+            if partition in self.assignment.partitions
+        ]
+        if not wanted:
+            return
+        try:
+            self._client.commit(offsets=wanted, asynchronous=True)
+        except KafkaException as error:
+            log.debug("group offsets not committed", problem=str(error))
+
+    def _on_message_error(self, error: KafkaError, message: Message) -> None:
+        partition = message.partition()
+        if error.code() == PARTITION_EOF and partition is not None:
+            self.assignment.end(partition)
+            return
+        found = broker_error(error, "reading from the broker")
+        if isinstance(found, BrokerRefused):
+            self.refusal = found
+        elif isinstance(found, TopicMissing):
+            self.verified = False
+            self._interrupted = True
+        elif isinstance(found, OffsetOutOfRange) and partition is not None:
+            self._stop_partition(partition)
+        else:
+            log.warning("reading from Kafka goes on after an error", problem=error.str())
+
+    def _stop_partition(self, partition: int) -> None:
+        topic = self.login.server.topic
+        offset = self.assignment.next_offset(partition)
+        try:
+            start, end = reported_ranges(self._client, topic, [partition], ASK_TIMEOUT_S)[partition]
+            reason = out_of_range(topic, partition, offset, start, end)
+        except BrokerError as error:
+            reason = f"offset {offset} of {topic} partition {partition} is not in the log ({error.message})"
+        self._client.pause([TopicPartition(topic, partition)])
+        self.assignment.stop(partition, reason)
+
+    # Callbacks of librdkafka, from within poll(). They take notes; the work is done outside of them.
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == TRANSPORT:
+            self._last_problem = error.str()
+        elif error.code() == ALL_BROKERS_DOWN:
+            self.verified = False
+            self._interrupted = True
+        elif isinstance(found := broker_error(error, "the broker refuses this consumer"), BrokerRefused):
+            self.refusal = found
+
+    def _on_assign(self, client: Client, partitions: list[TopicPartition]) -> None:
+        # Nothing is fetched before the store was asked: the group's offsets are not to be used.
+        client.assign([])
+        self.assignment = Assignment(frozenset(partition.partition for partition in partitions))
+        self._interrupted = True
+        log.info("partitions assigned", partitions=sorted(self.assignment.partitions))
+
+    def _on_revoke(self, _client: Client, _partitions: list[TopicPartition]) -> None:
+        log.info("partitions revoked", partitions=sorted(self.assignment.partitions))
+        self.assignment = Assignment()
+        self._interrupted = True
