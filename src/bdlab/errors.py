@@ -11,6 +11,7 @@
     ├── VaultError
     │   ├── VaultUnavailable         unreachable, sealed, not initialised, overloaded: wait and retry
     │   ├── IdentityRefused          the AppRole's role id or secret id is not accepted: do not retry
+    │   │   └── TokenRefused         a token that ran out or was revoked: log in again
     │   ├── PolicyDenied             logged in, but the path is not allowed: do not retry
     │   └── SecretMissing            the path is allowed and holds nothing
     ├── BrokerError
@@ -93,6 +94,10 @@ class VaultUnavailable(VaultError):
 
 
 class IdentityRefused(VaultError):
+    pass
+
+
+class TokenRefused(IdentityRefused):
     pass
 
 
