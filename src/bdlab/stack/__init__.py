@@ -4,9 +4,24 @@ It knows its servers as programs only: what is inside Vault, Kafka and Postgres 
 commands that it runs.
 """
 
+from bdlab.stack.folder import DataFolder, Endpoints
+from bdlab.stack.local import BrokerKind, LocalStack, exports
 from bdlab.stack.openbao import OpenBao
 from bdlab.stack.postgres import Postgres
 from bdlab.stack.server import Broker, Server
+from bdlab.stack.supervisor import Event
 from bdlab.stack.tansu import Tansu
 
-__all__ = ["Broker", "OpenBao", "Postgres", "Server", "Tansu"]
+__all__ = [
+    "Broker",
+    "BrokerKind",
+    "DataFolder",
+    "Endpoints",
+    "Event",
+    "LocalStack",
+    "OpenBao",
+    "Postgres",
+    "Server",
+    "Tansu",
+    "exports",
+]

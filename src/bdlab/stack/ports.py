@@ -49,8 +49,9 @@ class PortBook:
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def choose(self, name: str, wanted: int | None = None) -> int:
-        """`wanted` if given, else the port that `name` had, else a free one; kept for the next time.
+    def choose(self, name: str, wanted: int | None = None, *, preferred: int | None = None) -> int:
+        """`wanted` if given, else the port that `name` had, else `preferred`, else a free one; kept for the
+        next time.
 
         Raises ServerNotStarted where `wanted` is taken.
         """
@@ -60,7 +61,7 @@ class PortBook:
                 hint="Leave the port out to have a free one chosen.",
             )
         book = self._read()
-        port = wanted or book.get(name)
+        port = wanted or book.get(name) or preferred
         if port is None or not is_free(port):
             port = choose_free()
             while port in book.values():

@@ -92,8 +92,8 @@ class Process:
         `environment` is all that the child sees. Raises ServerNotStarted.
         """
         self.end_leftover()
-        for folder in (self.log_file.parent, self._record_file.parent):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for place in (self.log_file.parent, self._record_file.parent):
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.trim_log()
         command = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(int(self._orphan_signal))]
 
@@ -187,7 +187,7 @@ class Process:
 
 def _private(file: Path, mode: str) -> IO[bytes]:
     flags = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if mode == "ab" else os.O_TRUNC)
-    return cast(IO[bytes], os.fdopen(os.open(file, flags, 0o600), mode))
+    return cast("IO[bytes]", os.fdopen(os.open(file, flags, 0o600), mode))
 
 
 def _gone(pid: int, mark: str, timeout_s: float) -> bool:

@@ -1,0 +1,149 @@
+"""The data folder of a local stack: who holds it, what is running there, and the files the services read."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from bdlab.errors import StackError, StackInUse
+from bdlab.stack.process import start_mark
+
+_LOCK_WAIT_S = 1.0
+_LOCK_POLL_S = 0.05
+
+
+class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a running stack answers. `pid` and `start_mark` are those of its `bdlab up`."""
+
+    pid: int
+    start_mark: str
+    http_url: str
+    vault_address: str
+    bootstrap_servers: str
+    postgres_host: str
+    postgres_port: int
+
+
+class DataFolder:
+    """`path` and the places in it. Used with `with`, it is held: a second holder gets StackInUse."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().absolute()
+        self._lock: int | None = None
+
+    @property
+    def config_file(self) -> Path:
+        """The services' settings; no secret is in it."""
+        return self.path / "bdlab.toml"
+
+    @property
+    def env_file(self) -> Path:
+        """What the first set-up of Vault needs, the database administrator's password included."""
+        return self.path / ".env"
+
+    @property
+    def keys_file(self) -> Path:
+        return self.path / "vault-keys.json"
+
+    @property
+    def identity_dir(self) -> Path:
+        return self.path / "identity"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def records(self) -> Path:
+        return self.path / "run"
+
+    @property
+    def _endpoints_file(self) -> Path:
+        return self.records / "stack.json"
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.path.chmod(0o700)
+            self.records.mkdir(exist_ok=True, mode=0o700)
+            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StackError(
+                f"the data folder {self.path} cannot be used: {error.strerror}",
+                hint="Name one that you may write with --data-dir.",
+            ) from error
+        try:
+            self._take(lock)
+        except BaseException:
+            os.close(lock)
+            raise
+        self._lock = lock
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._lock is not None:
+            self._endpoints_file.unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+    def _take(self, lock: int) -> None:
+        # The one before may be on its last metres.
+        deadline = time.monotonic() + _LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "?"
+                    raise StackInUse(
+                        f"another bdlab (process {holder}) runs a stack on {self.path}",
+                        hint="Use it (bdlab env), stop it, or name another folder with --data-dir.",
+                    ) from None
+                time.sleep(_LOCK_POLL_S)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+
+    def write_config(self, sections: Mapping[str, Mapping[str, str | int | float]]) -> None:
+        lines = ["# Written by `bdlab up` at each start; set what you want to change in the environment.", ""]
+        for section, values in sections.items():
+            lines += [
+                f"[{section}]",
+                *(f"{name} = {json.dumps(value)}" for name, value in values.items()),
+                "",
+            ]
+        new = self.config_file.with_suffix(".new")
+        new.write_text("\n".join(lines), "utf-8")
+        new.replace(self.config_file)
+
+    def write_env(self, values: Mapping[str, str]) -> None:
+        """Write the set-up file, which only its owner may read."""
+        self.env_file.unlink(missing_ok=True)
+        handle = os.open(self.env_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.writelines(f"{name}={value}\n" for name, value in values.items())
+
+    def publish(self, endpoints: Endpoints) -> None:
+        """Say that the stack is up; `running` finds it."""
+        new = self._endpoints_file.with_suffix(".new")
+        new.write_bytes(msgspec.json.encode(endpoints))
+        new.replace(self._endpoints_file)
+
+    def running(self) -> Endpoints:
+        """Where the stack of this folder answers. Raises StackError where none runs."""
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            endpoints = msgspec.json.decode(self._endpoints_file.read_bytes(), type=Endpoints)
+            if start_mark(endpoints.pid) == endpoints.start_mark:
+                return endpoints
+        raise StackError(
+            f"no local stack is up on {self.path}",
+            hint=f"Start one with `bdlab up --data-dir {self.path}`, and wait until it says that it is up.",
+        )

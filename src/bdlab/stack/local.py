@@ -1,0 +1,273 @@
+"""The whole pipeline on one machine: servers, set-up, services, in order; watched; stopped in reverse."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from bdlab.errors import BinaryMissing, ServerNotStarted, StackError
+from bdlab.stack.folder import DataFolder, Endpoints
+from bdlab.stack.openbao import OpenBao
+from bdlab.stack.ports import PortBook, is_free
+from bdlab.stack.postgres import Postgres
+from bdlab.stack.process import start_mark
+from bdlab.stack.server import Broker
+from bdlab.stack.service import Service, require, run_command, service_environment
+from bdlab.stack.supervisor import Child, Event, Report, Supervisor
+from bdlab.stack.tansu import Tansu
+
+BrokerKind = Literal["tansu", "kafka"]
+
+_HTTP_PORT = 8000
+_START_TIMEOUT_S = 90.0
+_COMMAND_TIMEOUT_S = 120.0
+_DRAIN_S = 10
+_TRIM_EVERY_S = 30.0
+
+
+class BrokerServer(Child, Broker, Protocol):
+    """A broker that can be started and stopped."""
+
+
+def make_broker(kind: BrokerKind, data_dir: Path) -> BrokerServer:
+    """The broker of that kind. Raises BinaryMissing where this installation has none."""
+    if kind == "tansu":
+        return Tansu(data_dir)
+    if importlib.util.find_spec("bdlab.stack.kafka") is None:
+        raise BinaryMissing(
+            "this version of bdlab cannot start Apache Kafka: its module bdlab.stack.kafka is not there",
+            hint="Use --broker tansu, or run `bdlab serve` and `bdlab consume` against your own Kafka.",
+        )
+    made: BrokerServer = importlib.import_module("bdlab.stack.kafka").Kafka(data_dir)
+    return made
+
+
+class LocalStack:
+    """OpenBao, Postgres, a broker, and the `bdlab` services over them, with all of their data in one folder.
+
+    `command` is the command line that runs `bdlab`, without arguments. `http_port` None takes 8000 or, where
+    that is taken, a free one. `report` is told of each step.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        command: Sequence[str],
+        report: Report,
+        http_port: int | None = None,
+        broker: BrokerKind = "tansu",
+        consumers: int = 1,
+    ) -> None:
+        self.folder = DataFolder(data_dir)
+        self._command = tuple(command)
+        self._report = report
+        self._http_port = http_port
+        self._consumers = consumers
+        self._openbao = OpenBao(self.folder.path)
+        self._postgres = Postgres(self.folder.path)
+        self._broker = make_broker(broker, self.folder.path)
+        self._supervisor = Supervisor(report)
+        self._services: list[Service] = []
+        self._environment: dict[str, str] = {}
+
+    def open(self, stop: threading.Event) -> Endpoints:
+        """Bring everything up.
+
+        Raises StackError, and StartInterrupted where `stop` was set; what was started is then stopped again.
+        """
+        self.folder.__enter__()
+        try:
+            return self._open(stop)
+        except BaseException:
+            self.close(drain=False)
+            raise
+
+    def watch(self, stop: threading.Event) -> None:
+        """Restart what dies, until `stop` is set."""
+        self._supervisor.watch(stop, {_TRIM_EVERY_S: self._trim_logs})
+
+    def close(self, *, drain: bool = True) -> None:
+        """Stop everything in reverse order.
+
+        With `drain` and a broker that forgets, the consumers first get some seconds to store what is on it.
+        """
+        if drain and self._services and not self._broker.keeps_log:
+            serve = self._services[-1]
+            self._step(f"stopped {serve.name}", serve.stop)
+            self._drain()
+        self._supervisor.stop_all()
+        self._services.clear()
+        self.folder.__exit__()
+
+    def environment(self, endpoints: Endpoints) -> dict[str, str]:
+        """What points a `bdlab` of a terminal at this stack."""
+        return exports(self.folder, endpoints)
+
+    def run(self, name: str, arguments: Sequence[str], stop: threading.Event | None = None) -> None:
+        """Run a `bdlab` command in the stack's environment. Raises StackError where it fails."""
+        outcome = run_command(
+            name,
+            [*self._command, *arguments],
+            folder=self.folder,
+            environment=self._environment,
+            timeout_s=_COMMAND_TIMEOUT_S,
+            stop=stop,
+        )
+        require(name, outcome, self.folder.logs / f"{name}.log")
+
+    def _open(self, stop: threading.Event) -> Endpoints:
+        http_port = self._choose_http_port()
+        for server in (self._openbao, self._postgres, self._broker):
+            self._start(server, stop)
+        self._environment = service_environment(self.folder, self._openbao.address)
+        self.folder.write_config(
+            {
+                "vault": {"address": self._openbao.address, "identity_dir": str(self.folder.identity_dir)},
+                "http": {"host": "127.0.0.1", "port": http_port},
+            }
+        )
+        self._step("vault-init", lambda: self._set_up_vault(stop))
+        self._step("migrate", lambda: self._announce_broker(stop))
+        ports = PortBook(self.folder.path / "ports.json")
+        for number in range(1, self._consumers + 1):
+            port = ports.choose(f"consume-{number}")
+            arguments = ["consume", "--metrics-port", str(port)]
+            self._serve(f"consume-{number}", arguments, port, "/health/live", stop)
+        self._serve("serve", ["serve"], http_port, "/health/ready", stop)
+        endpoints = Endpoints(
+            pid=os.getpid(),
+            start_mark=start_mark(os.getpid()),
+            http_url=f"http://127.0.0.1:{http_port}",
+            vault_address=self._openbao.address,
+            bootstrap_servers=self._broker.bootstrap_servers,
+            postgres_host=self._postgres.server.host,
+            postgres_port=self._postgres.server.port,
+        )
+        self.folder.publish(endpoints)
+        return endpoints
+
+    def _choose_http_port(self) -> int:
+        ports = PortBook(self.folder.path / "ports.json")
+        if self._http_port is not None:
+            return ports.choose("http", self._http_port)
+        port = ports.choose("http", preferred=_HTTP_PORT)
+        if port != _HTTP_PORT and not is_free(_HTTP_PORT):
+            self._report(Event("notice", "http", f"port {_HTTP_PORT} is in use; serving on port {port}"))
+        return port
+
+    def _start(self, server: Child, stop: threading.Event) -> None:
+        after_restart = self._after_broker_restart if server is self._broker else None
+        self._supervisor.add(server, after_restart)
+        self._step(f"started {server.name}", lambda: server.start(_START_TIMEOUT_S, stop))
+
+    def _serve(
+        self, name: str, arguments: Sequence[str], port: int, ready_path: str, stop: threading.Event
+    ) -> None:
+        service = Service(
+            name,
+            [*self._command, *arguments],
+            folder=self.folder,
+            environment=self._environment,
+            port=port,
+            ready_path=ready_path,
+        )
+        self._services.append(service)
+        self._start(service, stop)
+
+    def _set_up_vault(self, stop: threading.Event) -> None:
+        """Bring Vault to the finished state. The `.env` exists for as long as that takes, the first time."""
+        arguments = ["vault-init", "--keys-file", str(self.folder.keys_file)]
+        if self._postgres.knows_admin_password:
+            server = self._postgres.server
+            self.folder.write_env(
+                {
+                    "POSTGRES_USER": self._postgres.admin_user,
+                    "POSTGRES_PASSWORD": self._postgres.admin_password.reveal(),
+                    "BDLAB_POSTGRES_HOST": server.host,
+                    "BDLAB_POSTGRES_PORT": str(server.port),
+                    "BDLAB_POSTGRES_DBNAME": server.dbname,
+                    "BDLAB_POSTGRES_SSLMODE": server.sslmode,
+                    **self._broker.client_environment,
+                }
+            )
+            arguments += ["--env-file", str(self.folder.env_file)]
+        try:
+            self.run("vault-init", arguments, stop)
+        finally:
+            self.folder.env_file.unlink(missing_ok=True)
+        self._postgres.forget_admin_password()
+
+    def _announce_broker(self, stop: threading.Event) -> None:
+        """Bring schema and topic up to date, and put the broker's present address into Vault."""
+        outcome = run_command(
+            "migrate",
+            [*self._command, "migrate", "--announce-broker"],
+            folder=self.folder,
+            environment=self._environment | dict(self._broker.client_environment),
+            timeout_s=_COMMAND_TIMEOUT_S,
+            stop=stop,
+        )
+        require("migrate", outcome, self.folder.logs / "migrate.log")
+
+    def _after_broker_restart(self, stop: threading.Event) -> None:
+        self._announce_broker(stop)
+        if not self._broker.keeps_log:
+            self._report(
+                Event(
+                    "notice",
+                    self._broker.name,
+                    f"is new and empty, at {self._broker.bootstrap_servers}: events that were not stored yet "
+                    "are lost (`bdlab verify` lists each incarnation)",
+                )
+            )
+
+    def _drain(self) -> None:
+        began = time.monotonic()
+        try:
+            outcome = run_command(
+                "verify",
+                [*self._command, "verify", "--wait", str(_DRAIN_S), "--json"],
+                folder=self.folder,
+                environment=self._environment,
+                timeout_s=_DRAIN_S + 20,
+            )
+        except (StackError, ServerNotStarted) as error:
+            self._report(Event("failed", "drain", error.message, time.monotonic() - began))
+            return
+        seconds = time.monotonic() - began
+        if outcome.code == 0:
+            self._report(Event("done", "stored what was on the broker", seconds=seconds))
+        else:
+            self._report(Event("failed", "drain", f"not everything was stored:\n{outcome.tail}", seconds))
+
+    def _trim_logs(self) -> None:
+        self._openbao.rotate_audit_log()
+        for service in self._services:
+            service.trim_log()
+
+    def _step(self, name: str, work: Callable[[], None]) -> None:
+        began = time.monotonic()
+        self._report(Event("began", name))
+        try:
+            work()
+        except StackError as error:
+            self._report(Event("failed", name, error.message, time.monotonic() - began))
+            raise
+        self._report(Event("done", name, seconds=time.monotonic() - began))
+
+
+def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
+    """The environment variables that point a `bdlab` at the stack of `folder`."""
+    return {
+        "BDLAB_CONFIG": str(folder.config_file),
+        "VAULT_ADDR": endpoints.vault_address,
+        "BDLAB_VAULT_IDENTITY_DIR": str(folder.identity_dir),
+        "BDLAB_HTTP_PORT": endpoints.http_url.rpartition(":")[2],
+    }

@@ -1,0 +1,134 @@
+"""Keeps children running: one that dies is started again, later each time, and said so."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal, Protocol
+
+import msgspec
+
+from bdlab.errors import StackError, StartInterrupted
+from bdlab.stack.server import ending
+
+_FIRST_DELAY_S = 0.5
+_LONGEST_DELAY_S = 30.0
+_STEADY_AFTER_S = 60.0
+_POLL_S = 0.2
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something to tell the person who watches. `seconds` is how long a finished step took."""
+
+    kind: Literal["began", "done", "failed", "notice"]
+    step: str
+    detail: str = ""
+    seconds: float = 0.0
+
+
+Report = Callable[[Event], None]
+
+
+class Child(Protocol):
+    """A server or a service."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def running(self) -> bool: ...
+
+    @property
+    def exit_status(self) -> int | None: ...
+
+    def start(self, timeout_s: float = ..., stop: threading.Event | None = ...) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class _Watched:
+    """A child and how its restarts went."""
+
+    def __init__(self, child: Child, after_restart: Callable[[threading.Event], None] | None) -> None:
+        self.child = child
+        self.after_restart = after_restart
+        self.delay_s = _FIRST_DELAY_S
+        self.up_since = time.monotonic()
+        self.restart_at: float | None = None
+
+
+class Supervisor:
+    """Watches children from the thread that calls `watch`."""
+
+    def __init__(self, report: Report, *, restart_timeout_s: float = 30.0) -> None:
+        self._report = report
+        self._restart_timeout_s = restart_timeout_s
+        self._watched: list[_Watched] = []
+
+    def add(self, child: Child, after_restart: Callable[[threading.Event], None] | None = None) -> None:
+        """Watch a child that was started.
+
+        `after_restart` makes the others find it again; while it raises StackError, the restart counts as
+        failed and is tried again.
+        """
+        self._watched.append(_Watched(child, after_restart))
+
+    def watch(self, stop: threading.Event, every: Mapping[float, Callable[[], None]] | None = None) -> None:
+        """Restart what dies until `stop` is set. `every` has housekeeping to do, by its period in seconds."""
+        due = {period_s: time.monotonic() + period_s for period_s in every or {}}
+        while not stop.wait(_POLL_S):
+            now = time.monotonic()
+            for watched in self._watched:
+                self._look_after(watched, now, stop)
+            for period_s, work in (every or {}).items():
+                if now >= due[period_s]:
+                    due[period_s] = now + period_s
+                    work()
+
+    def stop_all(self) -> None:
+        """Stop the children, the one that was added last first."""
+        while self._watched:
+            child = self._watched.pop().child
+            began = time.monotonic()
+            child.stop()
+            self._report(Event("done", f"stopped {child.name}", seconds=time.monotonic() - began))
+
+    def _look_after(self, watched: _Watched, now: float, stop: threading.Event) -> None:
+        child = watched.child
+        if watched.restart_at is None:
+            if child.running:
+                return
+            if now - watched.up_since >= _STEADY_AFTER_S:
+                watched.delay_s = _FIRST_DELAY_S
+            watched.restart_at = now + watched.delay_s
+            self._report(
+                Event(
+                    "notice",
+                    child.name,
+                    f"ended ({ending(child.exit_status)}); starting it again in {watched.delay_s:g} s",
+                )
+            )
+            watched.delay_s = min(2 * watched.delay_s, _LONGEST_DELAY_S)
+        elif now >= watched.restart_at:
+            self._restart(watched, stop)
+
+    def _restart(self, watched: _Watched, stop: threading.Event) -> None:
+        child = watched.child
+        began = time.monotonic()
+        try:
+            if not child.running:
+                child.start(self._restart_timeout_s, stop)
+            if watched.after_restart:
+                watched.after_restart(stop)
+        except StartInterrupted:
+            return
+        except StackError as error:
+            watched.restart_at = time.monotonic() + watched.delay_s
+            detail = f"restart failed; again in {watched.delay_s:g} s: {error.message}"
+            self._report(Event("failed", child.name, detail, time.monotonic() - began))
+            watched.delay_s = min(2 * watched.delay_s, _LONGEST_DELAY_S)
+            return
+        watched.restart_at = None
+        watched.up_since = time.monotonic()
+        self._report(Event("done", f"restarted {child.name}", seconds=watched.up_since - began))
