@@ -1,0 +1,40 @@
+"""What a check found, and what many of them come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+State = Literal["healthy", "degraded", "unhealthy", "unknown"]
+
+#: From the best to the worst; `unknown` is a check that could not be made.
+ORDER: tuple[State, ...] = ("healthy", "degraded", "unknown", "unhealthy")
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One named check: `message` says in a line what was found, `hint` what to do where it is not healthy.
+
+    `detail` holds the figures behind the message, each with its unit in its name.
+    """
+
+    name: str
+    state: State
+    message: str = ""
+    hint: str = ""
+    detail: Mapping[str, Any] = {}
+
+
+class Report(msgspec.Struct, frozen=True):
+    checks: tuple[CheckResult, ...]
+
+    @property
+    def state(self) -> State:
+        """The worst of the checks' states; unknown where there is none."""
+        return max((check.state for check in self.checks), key=ORDER.index, default="unknown")
+
+    @property
+    def healthy(self) -> bool:
+        """Nothing is unhealthy, and everything could be checked."""
+        return self.state in ("healthy", "degraded")

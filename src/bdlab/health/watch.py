@@ -1,0 +1,85 @@
+"""A probe that is looked at often, and asks its server seldom."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from bdlab.errors import BdlabError
+
+T = TypeVar("T")
+
+
+class Watch(Generic[T]):
+    """The latest state that `probe` found: at most `max_age_s` seconds old, and had within `timeout_s`.
+
+    However many ask at once, one probe runs, in a thread of its own that keeps nobody from exiting. Where
+    it does not answer in time, the state is what `absent` makes of that reason.
+    """
+
+    def __init__(
+        self,
+        probe: Callable[[], T],
+        absent: Callable[[str], T],
+        *,
+        name: str,
+        max_age_s: float = 1.0,
+        timeout_s: float = 3.0,
+    ) -> None:
+        self._probe = probe
+        self._absent = absent
+        self._name = name
+        self._max_age_s = max_age_s
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._future: Future[T] | None = None
+        self._started = 0.0
+        self._finished = 0.0
+
+    def now(self) -> T:
+        """The state, for threads; waits at most the time-out."""
+        future, left_s = self._current()
+        try:
+            return future.result(left_s)
+        except TimeoutError:
+            return self._late()
+
+    async def soon(self) -> T:
+        """The state, for coroutines; waits at most the time-out."""
+        future, left_s = self._current()
+        if future.done():
+            return future.result()
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), left_s)
+        except TimeoutError:
+            return self._late()
+
+    def _late(self) -> T:
+        return self._absent(f"no answer within {self._timeout_s:g} s")
+
+    def _current(self) -> tuple[Future[T], float]:
+        with self._lock:
+            moment = time.monotonic()
+            if self._future is None or (self._future.done() and moment - self._finished > self._max_age_s):
+                self._future = Future()
+                self._started = moment
+                threading.Thread(
+                    target=self._run, args=(self._future,), name=f"probe-{self._name}", daemon=True
+                ).start()
+            return self._future, max(0.0, self._started + self._timeout_s - moment)
+
+    def _run(self, future: Future[T]) -> None:
+        try:
+            state = self._probe()
+        except BdlabError as error:
+            state = self._absent(error.message)
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the result
+            self._finished = time.monotonic()
+            future.set_exception(error)
+            return
+        self._finished = time.monotonic()
+        future.set_result(state)

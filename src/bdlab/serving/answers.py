@@ -1,0 +1,96 @@
+"""What the API answers with, field by field as documented."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+
+from bdlab.events import PredictionEvent, Sentiment, Term
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A prediction that the broker has acknowledged.
+
+    `prediction` is the expected rating in stars, 1 to 5; `confidence` is the probability of `sentiment`;
+    `explanation` has the terms that moved the rating most, in stars; `created_at` is UTC.
+    """
+
+    id: UUID
+    prediction: float
+    sentiment: Sentiment
+    confidence: float
+    explanation: tuple[Term, ...]
+    model: str
+    created_at: str
+
+
+class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of one review of a batch that did not go through as a whole.
+
+    `not acknowledged`: it may be on the topic; `invalid`: it will never be. `why` is empty and `result` is
+    there where it is acknowledged.
+    """
+
+    index: int
+    id: UUID
+    status: Literal["acknowledged", "not acknowledged", "invalid"]
+    why: str = ""
+    result: Answer | None = None
+
+
+class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    status: Literal["healthy", "degraded", "unhealthy"]
+    model_loaded: bool
+    vault_connected: bool
+    kafka_connected: bool
+    database_connected: bool
+    version: str
+
+
+class LiveAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    status: Literal["alive"] = "alive"
+
+
+class ReadyAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`problems` says what is missing where `ready` is false."""
+
+    ready: bool
+    problems: tuple[str, ...] = ()
+
+
+class VaultAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    connected: bool
+    authenticated: bool
+    sealed: bool | None
+    secrets_engine: str
+    token_ttl_s: float | None
+    policies: tuple[str, ...]
+
+
+class KafkaAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    connected: bool
+    bootstrap_servers: str
+    brokers: int
+    topic: str
+    partitions: int
+    consumer_lag: int | None
+
+
+def answer_to(event: PredictionEvent) -> Answer:
+    return Answer(
+        id=event.id,
+        prediction=event.prediction,
+        sentiment=event.sentiment,
+        confidence=event.confidence,
+        explanation=event.explanation,
+        model=event.model,
+        created_at=timestamp(event.created_at),
+    )
+
+
+def timestamp(moment: datetime) -> str:
+    """ISO 8601 with six digits of a second and a Z; `moment` is in UTC."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,50 @@
+"""The ASGI application, put together from its parts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import msgspec
+from litestar import Litestar, MediaType, Request, Response, get
+from litestar.types import ASGIApp
+
+from bdlab.serving import documentation, predictions, problems, states, stored
+from bdlab.serving.metrics import Metrics
+from bdlab.serving.ports import Parts
+
+
+def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> ASGIApp:
+    """The API over open `parts`. `on_shutdown` runs after the last request was answered.
+
+    Import this package after the environment names Prometheus' folder, where several workers share one.
+    """
+    metrics = Metrics(parts.scorer.name)
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        yield
+        if on_shutdown is not None:
+            on_shutdown()
+
+    spans: list[Callable[[Litestar], AbstractAsyncContextManager[None]]] = [lifespan]
+    app = Litestar(
+        route_handlers=[
+            *predictions.routes(parts, metrics),
+            *stored.routes(parts),
+            *states.routes(parts, metrics),
+            openapi_json,
+        ],
+        openapi_config=documentation.config(),
+        exception_handlers=problems.HANDLERS,
+        lifespan=spans,
+        logging_config=None,
+        debug=False,
+    )
+    return metrics.observe(app)
+
+
+@get("/openapi.json", include_in_schema=False, sync_to_thread=False)
+def openapi_json(request: Request[Any, Any, Any]) -> Response[bytes]:
+    return Response(msgspec.json.encode(request.app.openapi_schema.to_schema()), media_type=MediaType.JSON)

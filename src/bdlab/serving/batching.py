@@ -1,0 +1,59 @@
+"""Scoring beside the event loop: at once where it is quick, in micro-batches where it is not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from bdlab.events import Review, Score
+from bdlab.serving.ports import Scorer
+
+QUICK_CHARACTERS = 20_000
+"""A text of up to this length is scored by look-ups in a few milliseconds: a thread would cost more."""
+
+MAX_MICRO_BATCH = 256
+
+
+class Scoring:
+    """`batched` scorers (scikit-learn pipelines) get, in a thread, what gathered while the last batch ran."""
+
+    def __init__(self, scorer: Scorer, *, batched: bool) -> None:
+        self._scorer = scorer
+        self._batched = batched
+        self._waiting: deque[tuple[Review, asyncio.Future[Score]]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def score(self, review: Review) -> Score:
+        """Raises ModelError."""
+        if self._batched:
+            return await self._gather(review)
+        if len(review.text) + len(review.summary) > QUICK_CHARACTERS:
+            return await asyncio.to_thread(self._scorer.score, review)
+        return self._scorer.score(review)
+
+    async def score_many(self, reviews: Sequence[Review]) -> list[Score]:
+        """Raises ModelError."""
+        return await asyncio.to_thread(self._scorer.score_many, reviews)
+
+    async def _gather(self, review: Review) -> Score:
+        future: asyncio.Future[Score] = asyncio.get_running_loop().create_future()
+        self._waiting.append((review, future))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await future
+
+    async def _work(self) -> None:
+        while self._waiting:
+            size = min(MAX_MICRO_BATCH, len(self._waiting))
+            batch = [self._waiting.popleft() for _ in range(size)]
+            try:
+                scores = await self.score_many([review for review, _ in batch])
+            except Exception as error:  # noqa: BLE001 - goes to each of those who wait for it
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), score in zip(batch, scores, strict=True):
+                if not future.done():
+                    future.set_result(score)

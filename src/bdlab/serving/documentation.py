@@ -1,0 +1,178 @@
+"""What the OpenAPI document says beyond what the handlers' signatures do, and the page that shows it.
+
+The page at /docs needs no network: it is plain HTML made from the document. Swagger UI, at /docs/swagger,
+is loaded from a CDN by the browser.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.openapi import OpenAPIConfig, ResponseSpec
+from litestar.openapi.plugins import OpenAPIRenderPlugin, SwaggerRenderPlugin
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Parameter, RequestBody, Schema
+
+from bdlab import __version__
+from bdlab.events import MAX_COUNT
+from bdlab.serving.problems import PROBLEM_JSON, ProblemDetails
+
+EXAMPLE = {"text": "This product is terrible!", "summary": "Product review"}
+
+_COUNT = Schema(type=OpenAPIType.INTEGER, minimum=0, maximum=MAX_COUNT, default=1)
+REVIEW = Schema(
+    title="Review",
+    type=OpenAPIType.OBJECT,
+    required=["text"],
+    properties={
+        "text": Schema(
+            type=OpenAPIType.STRING, min_length=1, description="The review; not only white space."
+        ),
+        "summary": Schema(type=OpenAPIType.STRING, default="", description="Its headline."),
+        "HelpfulnessNumerator": _COUNT,
+        "HelpfulnessDenominator": _COUNT,
+    },
+    examples=[EXAMPLE],
+)
+
+
+def _body(schema: Schema) -> RequestBody:
+    return RequestBody(content={"application/json": OpenAPIMediaType(schema=schema)}, required=True)
+
+
+def _headers() -> list[Any]:
+    return [
+        Parameter(
+            name="Idempotency-Key",
+            param_in="header",
+            schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=255),
+            description="The same key with the same review is the same prediction, with the same id.",
+        ),
+        Parameter(
+            name="traceparent",
+            param_in="header",
+            schema=Schema(type=OpenAPIType.STRING),
+            description="W3C trace context; it goes on with the event.",
+        ),
+    ]
+
+
+@dataclass
+class PredictOperation(Operation):
+    def __post_init__(self) -> None:
+        self.request_body = _body(REVIEW)
+        self.parameters = _headers()
+
+
+@dataclass
+class BatchOperation(Operation):
+    def __post_init__(self) -> None:
+        self.request_body = _body(Schema(type=OpenAPIType.ARRAY, items=REVIEW, min_items=1))
+        self.parameters = _headers()
+
+
+def problem_response(description: str) -> ResponseSpec:
+    return ResponseSpec(
+        data_container=ProblemDetails,
+        media_type=PROBLEM_JSON,
+        description=description,
+        generate_examples=False,
+    )
+
+
+UNACKNOWLEDGED = problem_response(
+    "Not acknowledged, or too many in flight: retry after `Retry-After` seconds"
+)
+PREDICT_RESPONSES = {
+    413: problem_response("The body, or the event made of it, is too large"),
+    415: problem_response("The body is not JSON"),
+    422: problem_response("The body is no review: each wrong field and why"),
+    503: UNACKNOWLEDGED,
+}
+
+
+class OfflinePage(OpenAPIRenderPlugin):
+    """The document as one HTML page, without a script or anything from another host."""
+
+    def __init__(self) -> None:
+        super().__init__(path="/", favicon="")
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        base = str(request.base_url).rstrip("/")
+        parts = [
+            _operation(base, path, method, operation)
+            for path, item in openapi_schema.get("paths", {}).items()
+            for method, operation in item.items()
+            if isinstance(operation, dict)
+        ]
+        schemas = openapi_schema.get("components", {}).get("schemas", {})
+        parts.append("<h2>Schemas</h2>")
+        parts += [
+            f"<details id='schema-{_text(name)}'><summary>{_text(name)}</summary>{_code(schema)}</details>"
+            for name, schema in schemas.items()
+        ]
+        return _PAGE.format(version=_text(__version__), body="\n".join(parts)).encode()
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>bdlab API</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
+pre {{ background: #f4f4f5; padding: .8rem; overflow-x: auto; border-radius: 4px; }}
+h3 code {{ font-size: 1.1rem; }} summary {{ cursor: pointer; }}
+</style></head><body>
+<h1>bdlab API <small>{version}</small></h1>
+<p>The document itself is at <a href="/openapi.json">/openapi.json</a>.
+<a href="/docs/swagger">Swagger UI</a> can send requests from the browser; it is loaded from the Internet.</p>
+{body}
+</body></html>
+"""
+
+
+def _operation(base: str, path: str, method: str, operation: dict[str, Any]) -> str:
+    description = f"{operation.get('summary', '')}. {operation.get('description', '')}"
+    lines = [f"<h3><code>{method.upper()} {_text(path)}</code></h3><p>{_text(description)}</p>"]
+    for item in operation.get("parameters", []):
+        name = f"<code>{_text(item['name'])}</code> ({_text(item['in'])})"
+        lines.append(f"<p>{name} {_text(item.get('description', ''))}</p>")
+    lines.append(f"<pre>{_text(_curl(base, path, method))}</pre>")
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+    if body:
+        lines.append(f"<details><summary>Body</summary>{_code(body)}</details>")
+    for status, answer in operation.get("responses", {}).items():
+        for kind, media in answer.get("content", {}).items():
+            title = f"{_text(status)} {_text(answer.get('description', ''))} <code>{_text(kind)}</code>"
+            schema = _code(media.get("schema", {}))
+            lines.append(f"<details><summary>{title}</summary>{schema}</details>")
+    return "\n".join(lines)
+
+
+def _curl(base: str, path: str, method: str) -> str:
+    if method != "post":
+        return f"curl {base}{path}"
+    body: Any = [EXAMPLE] if path.endswith("/batch") else EXAMPLE
+    return f'curl -X POST "{base}{path}" -H "Content-Type: application/json" -d \'{json.dumps(body)}\''
+
+
+def _code(value: Any) -> str:
+    return f"<pre>{_text(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())}</pre>"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def config() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="bdlab",
+        version=__version__,
+        description="Predictions from product reviews, durable before they are answered.",
+        path="/docs",
+        use_handler_docstrings=True,
+        render_plugins=[OfflinePage(), SwaggerRenderPlugin(path="/swagger")],
+    )

@@ -1,0 +1,127 @@
+"""Prometheus metrics of the API; right also where several worker processes serve one address."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from bdlab import __version__
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable that names the folder which the workers share; to be set before this module is imported."""
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    def __init__(self, model: str) -> None:
+        self._registry = CollectorRegistry()
+        self._folder = os.environ.get(MULTIPROCESS_DIR, "")
+        self.requests = Counter(
+            "bdlab_http_requests_total",
+            "Requests answered, by method, route and status.",
+            ["method", "route", "status"],
+            registry=self._registry,
+        )
+        self.seconds = Histogram(
+            "bdlab_http_request_seconds",
+            "Time from the request's head to the end of its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.predictions = Counter(
+            "bdlab_predictions_total",
+            "Predictions by outcome: acknowledged by the broker, not acknowledged, or turned away as busy.",
+            ["outcome"],
+            registry=self._registry,
+        )
+        self.acknowledgement_seconds = Histogram(
+            "bdlab_acknowledgement_seconds",
+            "Time from handing an event to the producer to the broker's acknowledgement.",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self.in_flight = Gauge(
+            "bdlab_predictions_in_flight",
+            "Predictions that wait for the broker now.",
+            multiprocess_mode="livesum",
+            registry=self._registry,
+        )
+        info = Gauge(
+            "bdlab_build_info",
+            "Always 1; the labels say which version and model run.",
+            ["version", "model"],
+            multiprocess_mode="livemax",
+            registry=self._registry,
+        )
+        info.labels(__version__, model).set(1)
+        self.acknowledged = self.predictions.labels("acknowledged")
+        self.not_acknowledged = self.predictions.labels("not_acknowledged")
+        self.busy = self.predictions.labels("busy")
+
+    def render(self) -> bytes:
+        """Prometheus text of this process, or of all workers together."""
+        if not self._folder:
+            return generate_latest(self._registry)
+        _forget_dead_workers(Path(self._folder))
+        together = CollectorRegistry()
+        MultiProcessCollector(together, path=self._folder)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
+
+    def observe(self, app: ASGIApp) -> ASGIApp:
+        """`app` with every request counted and timed, also those that no route takes."""
+
+        async def observed(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != ScopeType.HTTP:
+                await app(scope, receive, send)
+                return
+            status = 0
+            started = time.perf_counter()
+
+            async def noting_send(message: Any) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                await send(message)
+
+            try:
+                await app(scope, receive, noting_send)
+            finally:
+                route = scope.get("path_template") or "unmatched"
+                counter = self._requests_of(scope["method"], route, status)
+                counter.inc()
+                self._seconds_of(route).observe(time.perf_counter() - started)
+
+        return observed
+
+    def _requests_of(self, method: str, route: str, status: int) -> Counter:
+        return self.requests.labels(method, route, str(status))
+
+    def _seconds_of(self, route: str) -> Histogram:
+        return self.seconds.labels(route)
+
+
+def _forget_dead_workers(folder: Path) -> None:
+    """Drop the live gauges of workers that were killed and could not do it themselves."""
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        if not _lives(pid):
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+
+
+def _lives(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False

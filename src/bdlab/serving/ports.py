@@ -1,0 +1,55 @@
+"""What the API needs from outside, by Protocol; the `serve` command brings the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+from uuid import UUID
+
+import msgspec
+
+from bdlab.events import Position, PredictionEvent, Review, Score
+from bdlab.probes import BrokerProbe, DatabaseProbe, VaultProbe
+from bdlab.settings import Settings
+
+
+class Scorer(Protocol):
+    """`name` is like ``reviews@1.0.0``; `sha256` is that of the model's data."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    def score(self, review: Review) -> Score: ...
+
+    def score_many(self, reviews: Sequence[Review]) -> list[Score]: ...
+
+
+class Publisher(Protocol):
+    async def publish(self, event: PredictionEvent, *, traceparent: str = "") -> Position:
+        """Where the broker put the event, once it acknowledged it.
+
+        Raises EventTooLarge, NotAcknowledged (it may be on the topic), or another BrokerError.
+        """
+        ...
+
+
+class StoredPredictions(DatabaseProbe, Protocol):
+    """Rows of the `predictions` table, as structs that can be encoded. Both raise DatabaseError."""
+
+    def newest(self, limit: int) -> Sequence[Any]: ...
+
+    def get(self, prediction_id: UUID) -> Any | None: ...
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts are open when the API gets them, and whoever opened them closes them."""
+
+    settings: Settings
+    scorer: Scorer
+    publisher: Publisher
+    stored: StoredPredictions
+    vault: VaultProbe
+    broker: BrokerProbe

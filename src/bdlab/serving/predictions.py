@@ -1,0 +1,191 @@
+"""POST /predict and /predict/batch: scored, published, and answered once the broker has acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import Request, Response, post
+from litestar.handlers import HTTPRouteHandler
+
+from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
+from bdlab.events import PredictionEvent, Review, idempotent_id, make_event, uuid7
+from bdlab.reviews import ReviewInvalid, decode, decode_many
+from bdlab.serving.answers import Answer, BatchItem, answer_to
+from bdlab.serving.batching import Scoring
+from bdlab.serving.documentation import (
+    PREDICT_RESPONSES,
+    BatchOperation,
+    PredictOperation,
+)
+from bdlab.serving.metrics import Metrics
+from bdlab.serving.ports import Parts
+from bdlab.serving.problems import JSON, Problem, from_error, invalid, problem
+from bdlab.serving.requests import Head, read_body, read_head
+
+log = structlog.get_logger()
+
+_encode = msgspec.json.Encoder().encode
+
+#: A publisher keeps to its own delivery time-out; should it not, the caller waits these seconds longer.
+_GRACE_S = 5.0
+
+
+class Predictions:
+    """Scores, publishes and waits; holds the bound on how many wait at once."""
+
+    def __init__(self, parts: Parts, metrics: Metrics) -> None:
+        self._publisher = parts.publisher
+        self._model = parts.scorer.name
+        self._scoring = Scoring(parts.scorer, batched=getattr(parts.scorer, "batched", False))
+        self._max_in_flight = parts.settings.http.max_in_flight
+        self._limit_s = parts.settings.kafka.delivery_timeout_s + _GRACE_S
+        self._metrics = metrics
+        self._in_flight = 0
+
+    async def predict(self, review: Review, head: Head) -> Answer:
+        """Raises Problem where the prediction was not acknowledged."""
+        key = head.idempotency_key
+        event_id = idempotent_id(key, review) if key else uuid7()
+        self._enter(1)
+        try:
+            event = make_event(event_id, review, await self._scoring.score(review), model=self._model)
+            await self._publish(event, head.traceparent)
+        except BrokerError as error:
+            raise from_error(error, prediction_id=str(event_id)) from error
+        finally:
+            self._leave(1)
+        return answer_to(event)
+
+    async def predict_many(self, reviews: Sequence[Review], head: Head) -> list[Answer]:
+        """All of them acknowledged, in their order. Raises Problem, which says of each what became of it."""
+        key = head.idempotency_key
+        ids = [
+            idempotent_id(f"{key}#{index}", review) if key else uuid7()
+            for index, review in enumerate(reviews)
+        ]
+        self._enter(len(reviews))
+        try:
+            scores = await self._scoring.score_many(reviews)
+            events = [
+                make_event(event_id, review, score, model=self._model)
+                for event_id, review, score in zip(ids, reviews, scores, strict=True)
+            ]
+            found = await asyncio.gather(
+                *(self._publish(event, head.traceparent) for event in events), return_exceptions=True
+            )
+        finally:
+            self._leave(len(reviews))
+        if any(found):
+            raise _partly(events, found)
+        return [answer_to(event) for event in events]
+
+    async def _publish(self, event: PredictionEvent, traceparent: str) -> None:
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._limit_s):
+                position = await self._publisher.publish(event, traceparent=traceparent)
+        except TimeoutError:
+            self._metrics.not_acknowledged.inc()
+            raise NotAcknowledged(
+                f"the broker did not acknowledge the event within {self._limit_s:g} s",
+                hint="Retry with the same Idempotency-Key: the event may or may not be on the topic.",
+            ) from None
+        except BrokerError as error:
+            self._metrics.not_acknowledged.inc()
+            log.warning("not published", id=str(event.id), problem=error.message)
+            raise
+        self._metrics.acknowledged.inc()
+        self._metrics.acknowledgement_seconds.observe(time.perf_counter() - started)
+        log.info("published", id=str(event.id), partition=position.partition, offset=position.offset)
+
+    def _enter(self, count: int) -> None:
+        if self._in_flight + count > self._max_in_flight:
+            self._metrics.busy.inc(count)
+            raise problem(
+                503,
+                "busy",
+                "Too many predictions are in flight",
+                f"{self._in_flight} predictions wait for the broker, and {self._max_in_flight} may. "
+                "Nothing was published: retry a little later.",
+            )
+        self._in_flight += count
+        self._metrics.in_flight.set(self._in_flight)
+
+    def _leave(self, count: int) -> None:
+        self._in_flight -= count
+        self._metrics.in_flight.set(self._in_flight)
+
+
+def _partly(events: Sequence[PredictionEvent], found: Sequence[BaseException | None]) -> Problem:
+    results = []
+    for index, (event, error) in enumerate(zip(events, found, strict=True)):
+        if error is None:
+            item = BatchItem(index=index, id=event.id, status="acknowledged", result=answer_to(event))
+        elif isinstance(error, EventTooLarge):
+            item = BatchItem(index=index, id=event.id, status="invalid", why=error.message)
+        elif isinstance(error, BrokerError):
+            item = BatchItem(index=index, id=event.id, status="not acknowledged", why=error.message)
+        else:
+            raise error
+        results.append(item)
+    missing = sum(error is not None for error in found)
+    return problem(
+        503,
+        "partly-acknowledged",
+        "Not all predictions are acknowledged",
+        f"The broker has acknowledged {len(events) - missing} of {len(events)} predictions; `results` says "
+        "which. Send the others again (with the same Idempotency-Key, the whole list).",
+        results=tuple(results),
+    )
+
+
+def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
+    predictions = Predictions(parts, metrics)
+    http = parts.settings.http
+
+    @post(
+        "/predict",
+        status_code=200,
+        operation_class=PredictOperation,
+        responses=PREDICT_RESPONSES,
+        summary="Predict from one review",
+        tags=["predict"],
+    )
+    async def predict(request: Request[Any, Any, Any]) -> Response[Answer]:
+        """The answer comes after the broker has acknowledged the prediction, which is durable then."""
+        head = read_head(request)
+        body = await read_body(request, head, http.max_body_bytes)
+        try:
+            review = decode(body)
+        except ReviewInvalid as error:
+            raise invalid(error) from None
+        return _json(await predictions.predict(review, head))
+
+    @post(
+        "/predict/batch",
+        status_code=200,
+        operation_class=BatchOperation,
+        responses=PREDICT_RESPONSES,
+        summary="Predict from a list of reviews",
+        tags=["predict"],
+    )
+    async def predict_batch(request: Request[Any, Any, Any]) -> Response[list[Answer]]:
+        """The answers have the order of the reviews, and come once all of them are acknowledged."""
+        head = read_head(request)
+        body = await read_body(request, head, http.max_body_bytes)
+        try:
+            reviews = decode_many(body, limit=min(http.max_batch, http.max_in_flight))
+        except ReviewInvalid as error:
+            raise invalid(error) from None
+        return _json(await predictions.predict_many(reviews, head))
+
+    return [predict, predict_batch]
+
+
+def _json(content: Any) -> Response[Any]:
+    return Response(_encode(content), media_type=JSON)

@@ -1,0 +1,137 @@
+"""Every error as `application/problem+json` (RFC 9457)."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import structlog
+from litestar import MediaType, Request, Response
+from litestar.exceptions import HTTPException
+
+from bdlab.errors import BdlabError, BrokerError, DatabaseError, EventTooLarge, ModelError, VaultError
+from bdlab.reviews import ReviewInvalid
+
+log = structlog.get_logger()
+
+PROBLEM_JSON = "application/problem+json"
+RETRY_AFTER_S = 2
+
+
+_AWAY = (
+    (BrokerError, "not-acknowledged", "The broker has not acknowledged the prediction"),
+    (DatabaseError, "database-away", "The database cannot be asked now"),
+    (VaultError, "vault-away", "The credentials cannot be had from Vault now"),
+    (ModelError, "model-failed", "The model does not answer"),
+)
+
+
+class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """RFC 9457's members, and three of ours: `errors` names each field that is wrong, `id` is that of a
+    prediction which the broker may yet hold, `results` says of each review in a batch what became of it.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str = ""
+    errors: tuple[Any, ...] = ()
+    id: str = ""
+    results: tuple[Any, ...] = ()
+
+
+class Problem(Exception):
+    """Raised in a handler to answer with these details."""
+
+    def __init__(self, details: ProblemDetails, *, retry_after_s: int = 0) -> None:
+        super().__init__(details.title)
+        self.details = details
+        self.retry_after_s = retry_after_s
+
+
+def problem(status: int, kind: str, title: str, detail: str, **more: Any) -> Problem:
+    """`kind` is the last part of the problem's type, which stays the same for a client to look at."""
+    details = ProblemDetails(
+        type=f"urn:bdlab:problem:{kind}", title=title, status=status, detail=detail, **more
+    )
+    return Problem(details, retry_after_s=RETRY_AFTER_S if status == 503 else 0)
+
+
+def too_large(detail: str) -> Problem:
+    return problem(413, "too-large", "The request is too large", detail)
+
+
+def invalid(error: ReviewInvalid) -> Problem:
+    return problem(
+        422, "invalid-review", "The review cannot be predicted from", error.message, errors=error.problems
+    )
+
+
+def invalid_parameter(field: str, why: str) -> Problem:
+    return problem(
+        422,
+        "invalid-parameter",
+        "A parameter or header is not usable",
+        f"{field}: {why}",
+        errors=({"field": field, "why": why},),
+    )
+
+
+def from_error(error: BdlabError, *, prediction_id: str = "") -> Problem:
+    """What a caller is told about one of bdlab's own errors."""
+    detail = " ".join(part for part in (error.message + ".", error.hint) if part)
+    if isinstance(error, ReviewInvalid):
+        return invalid(error)
+    if isinstance(error, EventTooLarge):
+        return too_large(detail)
+    for kind, name, title in _AWAY:
+        if isinstance(error, kind):
+            return problem(503, name, title, detail, id=prediction_id)
+    log.error("request failed", error=type(error).__name__, problem=error.message)
+    return problem(500, "failed", "The request failed", "The server's log has the reason.")
+
+
+def _answer(found: Problem) -> Response[bytes]:
+    headers = {"Retry-After": str(found.retry_after_s)} if found.retry_after_s else {}
+    return Response(
+        msgspec.json.encode(found.details),
+        status_code=found.details.status,
+        media_type=PROBLEM_JSON,
+        headers=headers,
+    )
+
+
+def on_problem(_: Request[Any, Any, Any], found: Problem) -> Response[bytes]:
+    return _answer(found)
+
+
+def on_bdlab_error(_: Request[Any, Any, Any], error: BdlabError) -> Response[bytes]:
+    return _answer(from_error(error))
+
+
+def on_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """What the framework refuses by itself: no such route, method not allowed, an unusable parameter."""
+    status = HTTPStatus(error.status_code)
+    details = ProblemDetails(
+        type="about:blank", title=status.phrase, status=status.value, detail=str(error.detail or "")
+    )
+    answer = _answer(Problem(details))
+    for name, value in (error.headers or {}).items():
+        answer.headers[name] = value
+    return answer
+
+
+def on_any_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
+    return _answer(problem(500, "failed", "The request failed", "The server's log has the reason."))
+
+
+HANDLERS: dict[int | type[Exception], Any] = {
+    Problem: on_problem,
+    BdlabError: on_bdlab_error,
+    HTTPException: on_http_error,
+    Exception: on_any_error,
+}
+
+JSON = MediaType.JSON

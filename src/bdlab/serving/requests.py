@@ -1,0 +1,111 @@
+"""Reading what a request brings: its headers and its body, both within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import msgspec
+from litestar import Request
+
+from bdlab.serving.problems import Problem, invalid_parameter, problem, too_large
+
+MAX_KEY_LENGTH = 255
+"""Characters of an Idempotency-Key."""
+
+BODY_TIMEOUT_S = 30.0
+"""How long a client may take to send its body."""
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The headers that matter to a prediction; an empty string is one that was not sent.
+
+    `length` is the announced Content-Length in bytes, -1 where the body is chunked.
+    """
+
+    content_type: str
+    length: int
+    idempotency_key: str
+    traceparent: str
+
+
+def read_head(request: Request[Any, Any, Any]) -> Head:
+    """Raises Problem for a body that is said to be no JSON, and for an unusable Idempotency-Key."""
+    content_type = key = traceparent = ""
+    length = -1
+    for name, value in request.scope["headers"]:
+        if name == b"content-type":
+            content_type = value.decode("latin-1")
+        elif name == b"content-length":
+            length = int(value) if value.isdigit() else -1
+        elif name == b"idempotency-key":
+            key = value.decode("latin-1")
+            _check_key(key)
+        elif name == b"traceparent":
+            traceparent = value.decode("latin-1").strip()
+    _check_content_type(content_type)
+    if not _TRACEPARENT.fullmatch(traceparent) or traceparent.startswith("ff"):
+        # The W3C's rule for a header that is not valid: as if there were none.
+        traceparent = ""
+    return Head(content_type, length, key, traceparent)
+
+
+def _check_key(key: str) -> None:
+    if not key or len(key) > MAX_KEY_LENGTH:
+        raise invalid_parameter(
+            "Idempotency-Key", f"has to be of 1 to {MAX_KEY_LENGTH} characters, and has {len(key)}"
+        )
+
+
+def _check_content_type(content_type: str) -> None:
+    if content_type in ("application/json", ""):
+        return
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise problem(
+            415,
+            "no-json",
+            "The body has to be JSON",
+            f"The Content-Type is {kind[:100]!r}. Send the header `Content-Type: application/json`.",
+        )
+
+
+async def read_body(request: Request[Any, Any, Any], head: Head, limit: int) -> bytes:
+    """The body, of at most `limit` bytes; no more than that is kept. Raises Problem."""
+    if head.length > limit:
+        raise _over(limit)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await _receive(request, limit)
+    except TimeoutError:
+        raise problem(
+            408,
+            "too-slow",
+            "The request came too slowly",
+            f"The body was not complete after {BODY_TIMEOUT_S:g} s.",
+        ) from None
+
+
+async def _receive(request: Request[Any, Any, Any], limit: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message: Any = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise problem(
+                400, "incomplete", "The request is incomplete", "The client left before its body was here."
+            )
+        chunks.append(message["body"])
+        size += len(message["body"])
+        if size > limit:
+            raise _over(limit)
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _over(limit: int) -> Problem:
+    return too_large(f"The body is larger than {limit} bytes (setting http.max_body_bytes).")

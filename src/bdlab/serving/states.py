@@ -1,0 +1,138 @@
+"""GET /health, /health/live, /health/ready, /vault-status, /kafka-status and /metrics. They only read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
+
+from bdlab import __version__
+from bdlab.events import Review
+from bdlab.health import Watch
+from bdlab.probes import BrokerState, DatabaseState, VaultState
+from bdlab.serving.answers import HealthAnswer, KafkaAnswer, LiveAnswer, ReadyAnswer, VaultAnswer
+from bdlab.serving.metrics import CONTENT_TYPE, Metrics
+from bdlab.serving.ports import Parts
+from bdlab.serving.problems import JSON
+
+_TRIAL = Review(text="A trial of the model: good, or bad?", summary="trial")
+
+
+class Surroundings:
+    """What the API stands on, looked at at most once a second however often it is asked for."""
+
+    def __init__(self, parts: Parts) -> None:
+        def vault_away(why: str) -> VaultState:
+            return VaultState(connected=False, problem=why)
+
+        def broker_away(why: str) -> BrokerState:
+            kafka = parts.settings.kafka
+            return BrokerState(
+                connected=False, bootstrap_servers=kafka.bootstrap_servers, topic=kafka.topic, problem=why
+            )
+
+        def database_away(why: str) -> DatabaseState:
+            return DatabaseState(connected=False, problem=why)
+
+        def try_model() -> str:
+            parts.scorer.score(_TRIAL)
+            return ""
+
+        self.vault = Watch(parts.vault.state, vault_away, name="vault")
+        self.broker = Watch(parts.broker.state, broker_away, name="broker")
+        self.database = Watch(parts.stored.state, database_away, name="database")
+        self.model_problem = Watch(try_model, str, name="model")
+
+
+def _health(
+    model_problem: str, vault: VaultState, broker: BrokerState, database: DatabaseState
+) -> HealthAnswer:
+    durable = not model_problem and broker.connected
+    whole = vault.connected and not vault.sealed and vault.held_valid and database.connected
+    return HealthAnswer(
+        status="unhealthy" if not durable else "healthy" if whole else "degraded",
+        model_loaded=not model_problem,
+        vault_connected=vault.connected and not vault.sealed,
+        kafka_connected=broker.connected,
+        database_connected=database.connected,
+        version=__version__,
+    )
+
+
+def _readiness(model_problem: str, vault: VaultState, broker: BrokerState) -> ReadyAnswer:
+    problems = []
+    if model_problem:
+        problems.append(f"the model does not predict: {model_problem}")
+    if not broker.connected:
+        problems.append(f"the broker does not answer: {broker.problem}")
+    if not vault.held_valid:
+        problems.append(f"the credentials held are no longer valid: {vault.problem or 'expired'}")
+    return ReadyAnswer(ready=not problems, problems=tuple(problems))
+
+
+def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
+    around = Surroundings(parts)
+
+    @get("/health", summary="State of the API and of what it stands on", tags=["state"])
+    async def health() -> Response[HealthAnswer]:
+        """503 where nothing can be predicted durably; degraded where Vault or the database is away."""
+        found = _health(
+            *await asyncio.gather(
+                around.model_problem.soon(), around.vault.soon(), around.broker.soon(), around.database.soon()
+            )
+        )
+        return _answer(found, 503 if found.status == "unhealthy" else 200)
+
+    @get("/health/live", summary="The process is alive", tags=["state"], sync_to_thread=False)
+    def live() -> Response[LiveAnswer]:
+        return _answer(LiveAnswer(), 200)
+
+    @get("/health/ready", summary="A prediction can be made and published", tags=["state"])
+    async def ready() -> Response[ReadyAnswer]:
+        """The model predicts, the broker answers, and the credentials held are valid; else 503."""
+        found = _readiness(
+            *await asyncio.gather(around.model_problem.soon(), around.vault.soon(), around.broker.soon())
+        )
+        return _answer(found, 200 if found.ready else 503)
+
+    @get("/vault-status", summary="Vault as this service sees it", tags=["state"])
+    async def vault_status() -> Response[VaultAnswer]:
+        state = await around.vault.soon()
+        found = VaultAnswer(
+            connected=state.connected,
+            authenticated=state.authenticated,
+            sealed=state.sealed,
+            secrets_engine=state.secrets_engine,
+            token_ttl_s=state.token_ttl_s,
+            policies=state.policies,
+        )
+        return _answer(found, 200 if state.connected else 503, problem=state.problem)
+
+    @get("/kafka-status", summary="Kafka as this service sees it", tags=["state"])
+    async def kafka_status() -> Response[KafkaAnswer]:
+        state = await around.broker.soon()
+        found = KafkaAnswer(
+            connected=state.connected,
+            bootstrap_servers=state.bootstrap_servers,
+            brokers=state.brokers,
+            topic=state.topic,
+            partitions=state.partitions,
+            consumer_lag=state.consumer_lag,
+        )
+        return _answer(found, 200 if state.connected else 503, problem=state.problem)
+
+    @get("/metrics", summary="Prometheus metrics", tags=["state"], sync_to_thread=True)
+    def show_metrics() -> Response[bytes]:
+        return Response(metrics.render(), media_type=CONTENT_TYPE)
+
+    return [health, live, ready, vault_status, kafka_status, show_metrics]
+
+
+def _answer(found: msgspec.Struct, status: int, *, problem: str = "") -> Response[Any]:
+    content: dict[str, Any] = msgspec.to_builtins(found)
+    if status == 503 and problem:
+        content["problem"] = problem
+    return Response(msgspec.json.encode(content), status_code=status, media_type=JSON)

@@ -1,0 +1,89 @@
+"""GET /predictions and /predictions/{id}: rows from Postgres, through a role that may only read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import msgspec
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import Parameter
+
+from bdlab.errors import DatabaseUnavailable
+from bdlab.serving.documentation import problem_response
+from bdlab.serving.ports import Parts
+from bdlab.serving.problems import JSON, invalid_parameter, problem
+
+MAX_LIMIT = 1000
+QUERY_TIMEOUT_S = 15.0
+#: More would only wait for each other at the one connection.
+CONCURRENT_QUERIES = 4
+
+T = TypeVar("T")
+
+_away = {503: problem_response("The database cannot be asked now")}
+
+
+class _Queries:
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(CONCURRENT_QUERIES)
+
+    async def run(self, query: Callable[..., T], *arguments: Any) -> T:
+        """The result of a blocking `query`. Raises DatabaseError."""
+        try:
+            async with asyncio.timeout(QUERY_TIMEOUT_S), self._slots:
+                return await asyncio.to_thread(query, *arguments)
+        except TimeoutError:
+            raise DatabaseUnavailable(f"the database did not answer within {QUERY_TIMEOUT_S:g} s") from None
+
+
+def routes(parts: Parts) -> list[HTTPRouteHandler]:
+    queries = _Queries()
+
+    @get(
+        "/predictions",
+        summary="The newest stored predictions",
+        tags=["stored"],
+        responses={422: problem_response("The limit is out of range"), **_away},
+    )
+    async def newest(
+        limit: Annotated[str, Parameter(description=f"How many, 1 to {MAX_LIMIT}.")] = "10",
+    ) -> Response[list[dict[str, Any]]]:
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 10 and 1 <= int(limit) <= MAX_LIMIT):
+            raise invalid_parameter(
+                "limit", f"has to be an integer from 1 to {MAX_LIMIT}, and is {limit[:40]!r}"
+            )
+        return _json(await queries.run(parts.stored.newest, int(limit)))
+
+    @get(
+        "/predictions/{prediction_id:str}",
+        summary="One stored prediction",
+        tags=["stored"],
+        responses={404: problem_response("There is no such prediction in the database"), **_away},
+    )
+    async def one(
+        prediction_id: Annotated[str, Parameter(description="The id that /predict answered with.")],
+    ) -> Response[dict[str, Any]]:
+        """A prediction that was acknowledged a moment ago may not be stored yet."""
+        try:
+            wanted = UUID(prediction_id)
+        except ValueError:
+            raise invalid_parameter("id", f"has to be a UUID, and is {prediction_id[:80]!r}") from None
+        row = await queries.run(parts.stored.get, wanted)
+        if row is None:
+            raise problem(
+                404,
+                "no-such-prediction",
+                "There is no such prediction in the database",
+                f"{wanted} is not stored. The consumer may still be about to store it.",
+            )
+        return _json(row)
+
+    return [newest, one]
+
+
+def _json(content: Any) -> Response[Any]:
+    return Response(msgspec.json.encode(content), media_type=JSON)
