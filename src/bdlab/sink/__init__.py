@@ -1,0 +1,9 @@
+"""The consume loop: poll, decode, store, acknowledge. Knows its source and its store by Protocol."""
+
+from __future__ import annotations
+
+from bdlab.sink.loop import Sink
+from bdlab.sink.metrics import SinkMetrics
+from bdlab.sink.ports import BatchStore, EventSource
+
+__all__ = ["BatchStore", "EventSource", "Sink", "SinkMetrics"]

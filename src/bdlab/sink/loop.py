@@ -1,0 +1,224 @@
+"""The loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from bdlab.errors import (
+    BrokerUnavailable,
+    DatabaseUnavailable,
+    FenceLost,
+    OffsetOutOfRange,
+    RowRejected,
+    VaultUnavailable,
+)
+from bdlab.events import Position, Record
+from bdlab.ledger import Accepted, DeadLetter, Entry, Log, Stored, fences, log_of
+from bdlab.settings import SinkSettings
+from bdlab.sink.backoff import Backoff
+from bdlab.sink.batches import by_size, entry_of, narrowed
+from bdlab.sink.metrics import SinkMetrics
+from bdlab.sink.ports import BatchStore, EventSource
+
+#: Worth a retry with the same batch: a server is away, or the credentials have to be replaced.
+_PASSING = (DatabaseUnavailable, VaultUnavailable)
+
+_IDS_IN_LOG = 10
+_LETTERS_IN_LOG = 5
+
+log = structlog.get_logger()
+
+
+class Sink:
+    """Stores what its source gives, each position once. `run()` is for one thread."""
+
+    def __init__(
+        self, store: BatchStore, settings: SinkSettings, *, metrics: SinkMetrics | None = None
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._metrics = metrics or SinkMetrics()
+        self._expected: dict[Log, int] = {}
+        self._recorded: dict[Log, int] = {}
+        self._gaps: dict[Log, str] = {}
+        self._ends: Mapping[Log, int] = {}
+        self._beat = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the loop last showed that it is alive; it does so several times a second."""
+        return time.monotonic() - self._beat
+
+    @property
+    def recorded(self) -> dict[Log, int]:
+        """The next offset of each partition that is assigned now. For any thread."""
+        return dict(self._recorded)
+
+    def saw_ends(self, ends: Mapping[Log, int]) -> None:
+        """Note the logs' ends, which are stored with the next batch. For any thread."""
+        self._ends = dict(ends)
+
+    def positions(self, assigned: Sequence[Position]) -> list[Position]:
+        """Where the source has to start each of the partitions that are assigned to it, all of them.
+
+        Raises what `BatchStore.start_offsets` raises.
+        """
+        starts = self._store.start_offsets(assigned)
+        self._expected = {log_of(start): start.offset for start in starts}
+        self._recorded = dict(self._expected)
+        self._gaps.clear()
+        log.info("partitions start", at={start.partition: start.offset for start in starts})
+        return starts
+
+    def run(
+        self,
+        source: EventSource,
+        stop: threading.Event,
+        *,
+        until_idle: bool = False,
+        patience_s: float = 60.0,
+    ) -> Stored:
+        """Run until `stop` is set, finishing the batch in hand; what was recorded in all.
+
+        With `until_idle`, return once the assigned partitions are read to their ends; raises
+        BrokerUnavailable where no broker answers for `patience_s` seconds, and OffsetOutOfRange where a
+        partition had to be stopped. Raises DatabaseDenied, SchemaOutdated, BrokerRefused and VaultErrors that
+        do not pass.
+        """
+        total = Stored()
+        backoff = Backoff()
+        answered = time.monotonic()
+        while not stop.is_set():
+            self._beat = time.monotonic()
+            try:
+                records = source.poll(self._settings.batch_size, self._settings.batch_wait_s)
+            except (*_PASSING, BrokerUnavailable) as error:
+                self._wait(error, backoff, stop, "waiting for what the sink needs")
+                continue
+            backoff.reset()
+            self._metrics.stopped(len(source.stopped) + len(self._gaps))
+            if source.problem is None:
+                answered = time.monotonic()
+            if records:
+                total += self._take(source, records, stop)
+            elif until_idle and source.at_end:
+                self._refuse_stopped(source)
+                break
+            elif until_idle and source.problem is not None and time.monotonic() - answered > patience_s:
+                raise source.problem
+        return total
+
+    def _take(self, source: EventSource, records: Sequence[Record], stop: threading.Event) -> Stored:
+        """Store what is new in `records`, and acknowledge it."""
+        entries = [entry_of(record) for record in records if self._follows(record)]
+        total = Stored()
+        for run in by_size(entries):
+            try:
+                total += self._settle(source, run, stop)
+            except FenceLost as lost:
+                log.warning("fence lost: reading again from what is stored", problem=lost.message)
+                self._metrics.fence_lost()
+                source.rewind()
+                break
+            except _PASSING as error:
+                # Only once `stop` is set. Nothing of it was committed: whoever comes next reads it again.
+                log.warning("stopping with a batch that could not be stored", problem=error.message)
+                break
+        return total
+
+    def _follows(self, record: Record) -> bool:
+        """Whether it is the next one of its partition. A gap stops the partition: nothing is ever skipped."""
+        where = log_of(record.position)
+        offset = record.position.offset
+        expected = self._expected.setdefault(where, offset)
+        if where in self._gaps or offset < expected:
+            return False
+        if offset > expected:
+            reason = f"offsets {expected} to {offset - 1} are missing in the log"
+            self._gaps[where] = reason
+            log.error("partition stopped", partition=where.partition, topic=where.topic, reason=reason)
+            return False
+        self._expected[where] = offset + 1
+        return True
+
+    def _settle(self, source: EventSource, batch: list[Entry], stop: threading.Event) -> Stored:
+        """Store `batch`, in smaller and smaller parts where rows in it are refused."""
+        pending = deque([batch])
+        total = Stored()
+        while pending:
+            part = pending.popleft()
+            try:
+                total += self._commit(source, part, stop)
+            except RowRejected as refusal:
+                pending.extendleft(reversed(narrowed(part, refusal)))
+        return total
+
+    def _commit(self, source: EventSource, part: list[Entry], stop: threading.Event) -> Stored:
+        """One transaction, tried until it holds or `stop` is set."""
+        backoff = Backoff()
+        began = time.monotonic()
+        while True:
+            self._beat = time.monotonic()
+            try:
+                result = self._store.store(part, ends=self._ends)
+                break
+            except _PASSING as error:
+                if stop.is_set():
+                    raise
+                self._wait(error, backoff, stop, "batch not stored yet")
+        seconds = time.monotonic() - began
+        advance = fences(part)
+        self._recorded |= {fence.log: fence.next for fence in advance}
+        source.acknowledge([Position(*fence.log, fence.next) for fence in advance])
+        self._report(part, result, seconds)
+        return result
+
+    def _wait(
+        self, error: DatabaseUnavailable | VaultUnavailable | BrokerUnavailable, backoff: Backoff,
+        stop: threading.Event, what: str,
+    ) -> None:  # fmt: skip
+        self._metrics.retried(error)
+        delay = backoff.wait(stop)
+        log.warning(what, problem=error.message, waited_s=round(delay, 2))
+
+    def _report(self, part: list[Entry], result: Stored, seconds: float) -> None:
+        letters = [entry for entry in part if isinstance(entry, DeadLetter)]
+        self._metrics.stored(result, letters, seconds)
+        for letter in letters[:_LETTERS_IN_LOG]:
+            position = letter.record.position
+            log.warning(
+                "dead letter",
+                partition=position.partition,
+                offset=position.offset,
+                reason=letter.reason,
+                sqlstate=letter.sqlstate,
+            )
+        ids = [str(entry.event.id) for entry in part if isinstance(entry, Accepted)]
+        named = {"ids": ids} if len(ids) <= _IDS_IN_LOG else {}
+        log.info(
+            "batch stored",
+            rows=result.rows,
+            duplicates=result.duplicates,
+            dead_letters=result.dead_letters,
+            seconds=round(seconds, 4),
+            offsets={fence.log.partition: f"{fence.expected}-{fence.next - 1}" for fence in fences(part)},
+            **named,
+        )
+        if not named:
+            for entry in part:
+                if isinstance(entry, Accepted):
+                    log.debug("event stored", id=str(entry.event.id), offset=entry.record.position.offset)
+
+    def _refuse_stopped(self, source: EventSource) -> None:
+        reasons = dict(source.stopped) | {where.partition: reason for where, reason in self._gaps.items()}
+        if reasons:
+            told = "; ".join(f"partition {number}: {reason}" for number, reason in sorted(reasons.items()))
+            raise OffsetOutOfRange(
+                f"not all of the topic could be stored: {told}",
+                hint="`bdlab verify` shows what is stored; docs/operations.md says how to go on.",
+            )

@@ -1,0 +1,77 @@
+"""What a sink counts, for Prometheus."""
+
+from __future__ import annotations
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from bdlab.ledger import DeadLetter, Stored
+
+
+class SinkMetrics:
+    """One sink's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._rows = Counter("bdlab_sink_rows", "Predictions stored.", registry=self.registry)
+        self._duplicates = Counter(
+            "bdlab_sink_duplicates", "Positions recorded as duplicates.", registry=self.registry
+        )
+        self._dead_letters = Counter(
+            "bdlab_sink_dead_letters",
+            "Records put aside: `undecodable`, or `sqlstate_<class>` where the database refused the row.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._batch_seconds = Histogram(
+            "bdlab_sink_batch_seconds",
+            "Seconds from a batch's first try to its commit.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+            registry=self.registry,
+        )
+        self._retries = Counter(
+            "bdlab_sink_retries", "Tries that failed and were repeated.", ["error"], registry=self.registry
+        )
+        self._fences = Counter(
+            "bdlab_sink_fences_lost", "Batches dropped at the fence.", registry=self.registry
+        )
+        self._stored_at = Gauge(
+            "bdlab_sink_last_stored_timestamp_seconds",
+            "Unix time of the last batch that was committed.",
+            registry=self.registry,
+        )
+        self._lag = Gauge(
+            "bdlab_sink_lag_events",
+            "Events of an assigned partition that are not recorded yet.",
+            ["partition"],
+            registry=self.registry,
+        )
+        self._stopped = Gauge(
+            "bdlab_sink_stopped_partitions", "Assigned partitions that are stopped.", registry=self.registry
+        )
+
+    def stored(self, result: Stored, letters: list[DeadLetter], seconds: float) -> None:
+        """A batch was committed; `letters` are its dead letters."""
+        self._rows.inc(result.rows)
+        self._duplicates.inc(result.duplicates)
+        for letter in letters:
+            reason = f"sqlstate_{letter.sqlstate[:2]}" if letter.sqlstate else "undecodable"
+            self._dead_letters.labels(reason).inc()
+        self._batch_seconds.observe(seconds)
+        self._stored_at.set(time.time())
+
+    def retried(self, error: Exception) -> None:
+        self._retries.labels(type(error).__name__).inc()
+
+    def fence_lost(self) -> None:
+        self._fences.inc()
+
+    def stopped(self, partitions: int) -> None:
+        self._stopped.set(partitions)
+
+    def lag(self, by_partition: dict[int, int]) -> None:
+        """The lag of the partitions that are assigned now, in events."""
+        self._lag.clear()
+        for partition, events in by_partition.items():
+            self._lag.labels(str(partition)).set(events)
