@@ -37,6 +37,16 @@ class BrokerState(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
+class LogRange(msgspec.Struct, frozen=True, order=True):
+    """The offsets of a partition: `start` is the first there is, `end` the next to be written."""
+
+    cluster_id: str
+    topic: str
+    partition: int
+    start: int
+    end: int
+
+
 class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
     """`rows` of the predictions table, exact; `schema_version` applied, and the one this version wants."""
 

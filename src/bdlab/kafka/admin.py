@@ -23,7 +23,7 @@ from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
 from bdlab.kafka.connection import broker_error, client_config, fetch_metadata
 from bdlab.kafka.ends import reader, reported_ranges, true_ends
-from bdlab.probes import BrokerState
+from bdlab.probes import BrokerState, LogRange
 
 log = structlog.get_logger()
 
@@ -31,16 +31,6 @@ TOPIC_MAX_MESSAGE_BYTES = 8 << 20
 """The topic's limit for a batch of messages, in bytes; well above the largest body that the API takes."""
 
 _T = TypeVar("_T")
-
-
-class LogRange(msgspec.Struct, frozen=True, order=True):
-    """The offsets of a partition: `start` is the first there is, `end` the next to be written."""
-
-    cluster_id: str
-    topic: str
-    partition: int
-    start: int
-    end: int
 
 
 class TopicOutcome(msgspec.Struct, frozen=True):

@@ -57,6 +57,13 @@ class Assignment:
         """The offset to be read next, -1 where the partition is not read."""
         return self._next.get(partition, -1)
 
+    def gap(self, message: Message) -> int:
+        """How many offsets are missing between what was read last and `message`."""
+        partition, offset = message.partition(), message.offset()
+        if partition is None or offset is None or partition not in self._next:
+            return 0
+        return max(0, offset - self._next[partition])
+
     def take(self, message: Message, cluster_id: str) -> Record | None:
         """The record, where it is one that was not read yet; what an earlier assignment left over is none."""
         topic, partition, offset = message.topic(), message.partition(), message.offset()

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from bdlab.errors import BrokerError
 from bdlab.events import Position, PredictionEvent
-from bdlab.kafka.producer import Producer
 
 _Result = Position | BrokerError
+
+
+class EventProducer(Protocol):
+    """`bdlab.kafka.producer.Producer`, or its twin in memory."""
+
+    def publish(
+        self, event: PredictionEvent, done: Callable[[_Result], None], *, traceparent: str = ""
+    ) -> None: ...
 
 
 class AsyncPublisher:
@@ -19,7 +28,7 @@ class AsyncPublisher:
     However many acknowledgements the polling thread has, the loop is woken once for all of them.
     """
 
-    def __init__(self, producer: Producer) -> None:
+    def __init__(self, producer: EventProducer) -> None:
         self._producer = producer
         self._loop = asyncio.get_running_loop()
         self._results: deque[tuple[asyncio.Future[Position], _Result]] = deque()

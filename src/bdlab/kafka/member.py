@@ -49,6 +49,7 @@ class Member:
         self._positions = positions
         self._client_id = client_id
         self._interrupted = False
+        self._gaps: dict[int, int] = {}
         self._last_problem = ""
         session_ms = round(login.server.session_timeout_s * 1000)
         config = client_config(login, client_id=client_id) | {
@@ -149,6 +150,8 @@ class Member:
                     error = message.error()
                     if error is not None:
                         self._on_message_error(error, message)
+                    elif self.assignment.gap(message):
+                        self._on_gap(message)
                     elif record := self.assignment.take(message, self.cluster_id):
                         records.append(record)
                         size += len(record.value or b"")
@@ -160,6 +163,7 @@ class Member:
         if not self._interrupted:
             return records
         # Part of it may be of partitions that are others' now, or of another log: all can be read again.
+        self._interrupted = False
         self.assignment.restart()
         return []
 
@@ -193,6 +197,23 @@ class Member:
             self._stop_partition(partition)
         else:
             log.warning("reading from Kafka goes on after an error", problem=error.str())
+
+    def _on_gap(self, message: Message) -> None:
+        """Read once more what should have come in between; where it does not come, do not skip it."""
+        partition, offset = message.partition(), message.offset()
+        if partition is None or offset is None or partition in self.assignment.stopped:
+            return
+        if self._gaps.get(partition) != offset:
+            self._gaps[partition] = offset
+            self._interrupted = True
+            return
+        topic, following = self.login.server.topic, self.assignment.next_offset(partition)
+        self._client.pause([TopicPartition(topic, partition)])
+        self.assignment.stop(
+            partition,
+            f"offsets {following} to {offset - 1} of {topic} partition {partition} are not in the log: the "
+            "topic was compacted or written in transactions, and cannot be accounted for",
+        )
 
     def _stop_partition(self, partition: int) -> None:
         topic = self.login.server.topic

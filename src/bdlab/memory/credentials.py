@@ -1,0 +1,40 @@
+"""Fixed logins in place of Vault's."""
+
+from __future__ import annotations
+
+from bdlab.credentials import DatabaseLogin, KafkaLogin
+from bdlab.errors import SecretMissing
+
+
+class StaticCredentials:
+    """Gives out the logins that it was made with, or the last ones that were put in their place.
+
+    `kafka_login` and `database_login` may be set from any thread, as a rotation does; `next_database` is
+    given once the present one is refused.
+    """
+
+    def __init__(self, database: DatabaseLogin | None = None, kafka: KafkaLogin | None = None) -> None:
+        self.database_login = database
+        self.kafka_login = kafka
+        self.next_database: DatabaseLogin | None = None
+        self.refreshed = 0
+        """How often the Kafka login was asked to be read again."""
+
+    def database(self) -> DatabaseLogin:
+        if self.database_login is None:
+            raise SecretMissing("there is no database login")
+        return self.database_login
+
+    def replace_database(self, refused: DatabaseLogin) -> DatabaseLogin:
+        if self.database_login is refused and self.next_database is not None:
+            self.database_login, self.next_database = self.next_database, None
+        return self.database()
+
+    def kafka(self) -> KafkaLogin:
+        if self.kafka_login is None:
+            raise SecretMissing("there is no Kafka login")
+        return self.kafka_login
+
+    def refresh_kafka(self) -> KafkaLogin:
+        self.refreshed += 1
+        return self.kafka()
