@@ -1,0 +1,334 @@
+"""A thin client of Vault's HTTP API: every answer that is no success becomes one of `bdlab.errors`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import hvac
+import hvac.adapters
+import msgspec
+import requests
+
+from bdlab.errors import (
+    IdentityRefused,
+    PolicyDenied,
+    SecretMissing,
+    SettingsInvalid,
+    TokenRefused,
+    VaultError,
+    VaultUnavailable,
+)
+from bdlab.settings import Secret, VaultSettings
+
+Method = Literal["get", "post", "put", "delete", "list"]
+
+_LOOKUP_SELF = "auth/token/lookup-self"
+_BUSY = {
+    412: "is behind its cluster",
+    429: "answers too many requests, or is a standby",
+    472: "is a disaster-recovery standby",
+    473: "is a performance standby",
+    501: "is not initialised",
+    502: "is behind a gateway that does not reach it",
+    503: "is sealed or in maintenance",
+    504: "is behind a gateway that does not reach it",
+}
+
+
+class Health(msgspec.Struct, frozen=True):
+    """What Vault says of itself to anybody. A `standby` is about to become active, or another node is."""
+
+    initialized: bool
+    sealed: bool
+    standby: bool = False
+    version: str = ""
+    cluster_id: str = ""
+
+    @property
+    def active(self) -> bool:
+        return self.initialized and not self.sealed and not self.standby
+
+    @property
+    def in_words(self) -> str:
+        if not self.initialized:
+            return "not initialised"
+        if self.sealed:
+            return "sealed"
+        return "a standby" if self.standby else "active"
+
+
+class Token(msgspec.Struct, frozen=True):
+    """What a log-in gives; `ttl_s` is in seconds, 0 for one that never ends."""
+
+    token: Secret
+    ttl_s: float
+    policies: tuple[str, ...] = ()
+
+
+class VaultClient:
+    """One server, one token. Construction does no I/O; safe to use from several threads.
+
+    Raises, from every call: VaultUnavailable (unreachable, sealed, not initialised, overloaded, or failing),
+    TokenRefused (the token is dead), PolicyDenied (the token lives and may not), SecretMissing (nothing there),
+    VaultError (anything else that Vault refuses, with its reason).
+    """
+
+    def __init__(self, settings: VaultSettings, *, token: Secret = Secret("")) -> None:
+        self._settings = settings
+        self.token = token
+        # A token of None would make hvac take one from the environment or from ~/.vault-token.
+        self._hvac = hvac.Client(
+            url=settings.address,
+            token="",
+            verify=settings.ca_file or True,
+            timeout=settings.timeout_s,
+            adapter=hvac.adapters.RawAdapter,
+        )
+
+    @property
+    def address(self) -> str:
+        return self._settings.address
+
+    def with_token(self, token: Secret) -> VaultClient:
+        """Another client of the same server."""
+        return VaultClient(self._settings, token=token)
+
+    def close(self) -> None:
+        self._hvac.adapter.close()
+
+    # -- any path ------------------------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: Method,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
+        wrap_ttl_s: int | None = None,
+    ) -> dict[str, Any]:
+        """The JSON object that Vault answers; empty where it answers with nothing.
+
+        `wrap_ttl_s` asks for the answer to be wrapped in a token that can be unwrapped once, for so long.
+        """
+        response = self._send(method, path, body, timeout_s=timeout_s, wrap_ttl_s=wrap_ttl_s)
+        if response.ok:
+            return self._json(response, path) if response.content else {}
+        raise self._error(response, method, path)
+
+    def read(self, path: str) -> dict[str, Any]:
+        """The `data` of the answer to a GET. Raises SecretMissing where there is nothing."""
+        data = self.request("get", path).get("data")
+        return data if isinstance(data, dict) else {}
+
+    def read_if_present(self, path: str) -> dict[str, Any] | None:
+        try:
+            return self.read(path)
+        except SecretMissing:
+            return None
+
+    def write(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The `data` of the answer to a POST, empty where there is none."""
+        data = self.request("post", path, body or {}).get("data")
+        return data if isinstance(data, dict) else {}
+
+    # -- the calls that have a meaning of their own ----------------------------------------------------------
+
+    def health(self, *, timeout_s: float | None = None) -> Health:
+        """Raises VaultUnavailable where nothing answers, or something that is no Vault."""
+        response = self._send("get", "sys/health", None, timeout_s=timeout_s, wrap_ttl_s=None)
+        try:
+            return msgspec.json.decode(response.content, type=Health)
+        except msgspec.DecodeError as error:
+            raise VaultUnavailable(
+                f"what answers at {self.address} is no Vault (HTTP {response.status_code} from sys/health)",
+                hint="Check the setting vault.address (VAULT_ADDR).",
+            ) from error
+
+    def log_in(self, mount: str, role_id: str, secret_id: Secret) -> Token:
+        """Log in by AppRole. Raises IdentityRefused, with Vault's reason, where it is not accepted."""
+        path = f"auth/{mount}/login"
+        response = self._send(
+            "post",
+            path,
+            {"role_id": role_id, "secret_id": secret_id.reveal()},
+            timeout_s=None,
+            wrap_ttl_s=None,
+            anonymous=True,
+        )
+        if not response.ok:
+            if response.status_code in {400, 403, 404}:
+                raise IdentityRefused(
+                    f"Vault at {self.address} refuses the log-in at {path}: {_reasons(response)}",
+                    hint="Run `bdlab vault-init` to hand this service a new identity; "
+                    "where secret ids are bound to networks, check that this machine is in one of them.",
+                )
+            raise self._error(response, "post", path)
+        return _token(self._json(response, path))
+
+    def renew_self(self) -> Token:
+        """The same token, with the time that it now has."""
+        return _token(self.request("post", "auth/token/renew-self", {}))
+
+    def revoke_self(self, *, timeout_s: float | None = None) -> None:
+        """Give the token back; every lease made with it ends."""
+        self.request("post", "auth/token/revoke-self", {}, timeout_s=timeout_s)
+        self.token = Secret("")
+
+    def unwrap(self, wrapping_token: Secret) -> dict[str, Any]:
+        """What is wrapped; this works once. Raises VaultError where it was unwrapped before or is too old."""
+        answer = self.with_token(wrapping_token)
+        try:
+            response = answer._send("post", "sys/wrapping/unwrap", {}, timeout_s=None, wrap_ttl_s=None)
+            if not response.ok:
+                if response.status_code in {400, 403, 404}:
+                    raise VaultError(f"Vault at {self.address} does not unwrap: {_reasons(response)}")
+                raise self._error(response, "post", "sys/wrapping/unwrap")
+            data = self._json(response, "sys/wrapping/unwrap").get("data")
+            return data if isinstance(data, dict) else {}
+        finally:
+            answer.close()
+
+    def wrapped_at(self, wrapping_token: Secret) -> str | None:
+        """The path whose answer is wrapped; None for a token that was unwrapped already or is too old."""
+        path = "sys/wrapping/lookup"
+        response = self._send(
+            "post", path, {"token": wrapping_token.reveal()}, timeout_s=None, wrap_ttl_s=None, anonymous=True
+        )
+        if response.status_code in {400, 403, 404}:
+            return None
+        if not response.ok:
+            raise self._error(response, "post", path)
+        return str(self._json(response, path).get("data", {}).get("creation_path", ""))
+
+    def read_kv(self, mount: str, path: str) -> tuple[dict[str, str], int]:
+        """The newest version of a secret, and its number. Raises SecretMissing, also for a deleted one."""
+        data = self.read(f"{mount}/data/{path}")
+        values = data.get("data")
+        if not isinstance(values, dict):
+            raise SecretMissing(f"Vault at {self.address} holds no current version of {mount}/{path}")
+        return {str(name): str(value) for name, value in values.items()}, int(data["metadata"]["version"])
+
+    def write_kv(self, mount: str, path: str, values: dict[str, str], *, cas: int | None = None) -> int:
+        """Write a new version and give its number.
+
+        `cas` is the version that has to be there now, 0 for none; VaultError where another one is.
+        """
+        body: dict[str, Any] = {"data": values}
+        if cas is not None:
+            body["options"] = {"cas": cas}
+        return int(self.write(f"{mount}/data/{path}", body)["version"])
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _send(
+        self,
+        method: Method,
+        path: str,
+        body: dict[str, Any] | None,
+        *,
+        timeout_s: float | None,
+        wrap_ttl_s: int | None,
+        anonymous: bool = False,
+    ) -> requests.Response:
+        token = "" if anonymous else self.token.reveal()
+        try:
+            response: requests.Response = self._hvac.adapter.request(
+                method,
+                f"/v1/{path}",
+                headers={"X-Vault-Token": token} if token else {},
+                json=body,
+                raise_exception=False,
+                wrap_ttl=wrap_ttl_s,
+                timeout=timeout_s or self._settings.timeout_s,
+            )
+        except requests.exceptions.SSLError as error:
+            raise VaultError(
+                f"the TLS certificate of Vault at {self.address} is not accepted: {_innermost(error)}",
+                hint="Name the authority that signed it in vault.ca_file (VAULT_CACERT).",
+            ) from error
+        except (requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema) as error:
+            raise SettingsInvalid(f"setting vault.address: {self.address!r} is no http(s) URL") from error
+        except requests.exceptions.InvalidURL as error:
+            raise SettingsInvalid(f"setting vault.address: {self.address!r} is no valid URL") from error
+        except requests.exceptions.RequestException as error:
+            raise VaultUnavailable(
+                f"Vault at {self.address} is unreachable: {_innermost(error)}",
+                hint="Check that it runs, and the setting vault.address (VAULT_ADDR).",
+            ) from error
+        except OSError as error:
+            raise SettingsInvalid(f"setting vault.ca_file: {error}") from error
+        return response
+
+    def _json(self, response: requests.Response, path: str) -> dict[str, Any]:
+        try:
+            found = msgspec.json.decode(response.content)
+        except msgspec.DecodeError as error:
+            raise VaultUnavailable(f"what answers at {self.address}/v1/{path} is no Vault") from error
+        return found if isinstance(found, dict) else {}
+
+    def _error(self, response: requests.Response, method: Method, path: str) -> VaultError:
+        status, reasons = response.status_code, _reasons(response)
+        if status == 403:
+            return self._denied(method, path, reasons)
+        if status == 404:
+            return SecretMissing(
+                f"Vault at {self.address} has nothing at {path} ({reasons})",
+                hint="Run `bdlab vault-init`, which sets Vault up as far as it is not.",
+            )
+        if status in _BUSY:
+            return VaultUnavailable(f"Vault at {self.address} {_BUSY[status]}: {reasons} ({path})")
+        if status >= 500:
+            return VaultUnavailable(f"Vault at {self.address} failed at {path}: {reasons}")
+        return VaultError(f"Vault at {self.address} refuses to {_verb(method)} {path}: {reasons}")
+
+    def _denied(self, method: Method, path: str, reasons: str) -> VaultError:
+        """A 403 has two meanings, and Vault's answer is the same: ask whether the token still lives."""
+        if path != _LOOKUP_SELF:
+            alive = self._send("get", _LOOKUP_SELF, None, timeout_s=None, wrap_ttl_s=None)
+            if alive.ok:
+                return PolicyDenied(
+                    f"Vault at {self.address} forbids this identity to {_verb(method)} {path}: {reasons}",
+                    hint="Its policy is in vault/policies; `bdlab vault-init` puts changed ones into force.",
+                )
+            if alive.status_code != 403:
+                return self._error(alive, "get", _LOOKUP_SELF)
+        return TokenRefused(
+            f"Vault at {self.address} does not accept the token any more ({path}: {reasons})",
+            hint="It ran out or was revoked: log in again.",
+        )
+
+
+def _token(answer: dict[str, Any]) -> Token:
+    auth = answer["auth"]
+    return Token(
+        Secret(auth["client_token"]), float(auth["lease_duration"]), tuple(auth.get("policies") or ())
+    )
+
+
+def _verb(method: Method) -> str:
+    return {"get": "read", "list": "list", "delete": "delete"}.get(method, "write")
+
+
+def _reasons(response: requests.Response) -> str:
+    """Vault's own words, on one line. It puts no secret into them."""
+    try:
+        errors = msgspec.json.decode(response.content).get("errors")
+    except (msgspec.DecodeError, AttributeError):
+        errors = None
+    words = "; ".join(" ".join(str(error).split()) for error in errors or ())
+    return words or f"HTTP {response.status_code}"
+
+
+def _innermost(error: BaseException) -> str:
+    """The cause at the bottom: the layers above it only repeat it, with the addresses of objects."""
+    seen: BaseException = error
+    while True:
+        reason = getattr(seen, "reason", None)
+        below = reason if isinstance(reason, BaseException) else (seen.__cause__ or seen.__context__)
+        if below is None and seen.args and isinstance(seen.args[0], BaseException):
+            below = seen.args[0]
+        if below is None:
+            break
+        seen = below
+    return getattr(seen, "strerror", None) or str(seen) or type(seen).__name__

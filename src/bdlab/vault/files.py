@@ -1,0 +1,60 @@
+"""Small files that hold a secret: written whole or not at all, readable by their owner alone."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from bdlab.errors import IdentityRefused
+
+_OTHERS = 0o077
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write `text` into a 0600 file that takes the place of `path` in one step, and is on disk afterwards."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed, made or removed in `folder` last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def refuse_too_open(path: Path) -> None:
+    """Raise IdentityRefused for a file that somebody else than its owner can read or write."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & _OTHERS:
+        raise IdentityRefused(
+            f"the file {path} is open to others (mode {mode:04o}): its secret may be known",
+            hint=f"Run: chmod 600 {path}; and replace what is in it if anybody else uses this machine.",
+        )
+
+
+def read_private(path: Path) -> str | None:
+    """The text without white space around it; None where there is no such file.
+
+    Raises IdentityRefused for a file that is open to others, or that cannot be read.
+    """
+    try:
+        refuse_too_open(path)
+        return path.read_text("utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise IdentityRefused(f"the file {path} cannot be read: {reason}") from error

@@ -1,0 +1,199 @@
+"""A service's own folder with what it logs in with.
+
+    role_id              which AppRole it is; no secret
+    wrapped_secret_id    handed over by `vault-init` or `rotate`: a token that can be unwrapped once
+    secret_id            what was unwrapped, 0600; stays valid until it is rotated
+    delivery.json        when the wrapped one runs out, and the accessor of what is in it; no secret
+
+A secret id travels wrapped, so that whoever reads it on its way takes it away from its receiver, who then raises
+the alarm. The receiver claims a delivery by renaming it, unwraps it, and writes the secret id in one step. Killed
+before the unwrapping, it tries the claimed one again; killed after the writing, it sees the newer secret id. Only a
+kill in the few milliseconds between Vault's answer and the rename on disk loses the secret id, as no unwrapping can be
+repeated: that is told apart from tampering by the claim, and `vault-init` hands over another.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from bdlab.errors import IdentityRefused, VaultError, VaultUnavailable
+from bdlab.settings import Secret
+from bdlab.vault.client import VaultClient
+from bdlab.vault.files import read_private, sync_folder, write_private
+
+_AGAIN = "Run `bdlab vault-init` to hand over a new one; it destroys what was in the old one."
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """`expires_at` is when the wrapping ends unused; `accessor` names the secret id that is in it."""
+
+    accessor: str
+    expires_at: datetime
+
+
+class Identity:
+    """The folder of one service. Construction does no I/O."""
+
+    def __init__(self, folder: Path, *, service: str) -> None:
+        self.folder = folder
+        self.service = service
+
+    @property
+    def exists(self) -> bool:
+        """Whether an identity was ever handed over."""
+        return self._file("role_id").exists()
+
+    @property
+    def delivered(self) -> bool:
+        """Whether a wrapped secret id waits to be unwrapped."""
+        return self._file("wrapped_secret_id").exists()
+
+    def role_id(self) -> str:
+        """Raises IdentityRefused where there is none."""
+        try:
+            found = self._file("role_id").read_text("utf-8").strip()
+        except FileNotFoundError:
+            found = ""
+        except OSError as error:
+            raise IdentityRefused(f"{self._file('role_id')} cannot be read: {error.strerror}") from error
+        if not found:
+            raise IdentityRefused(
+                f"the service {self.service!r} has no identity: {self._file('role_id')} is missing or empty",
+                hint="Run `bdlab vault-init`, or point vault.identity_dir (BDLAB_VAULT_IDENTITY_DIR) at the "
+                "folder that it filled.",
+            )
+        return found
+
+    def secret_id(self) -> Secret | None:
+        """The unwrapped secret id. Raises IdentityRefused where its file is open to others."""
+        text = read_private(self._file("secret_id"))
+        return Secret(text) if text else None
+
+    def wrapped(self) -> Secret | None:
+        """The wrapping token that was handed over, claimed or not."""
+        for name in ("wrapped_secret_id", "claimed_secret_id"):
+            text = read_private(self._file(name))
+            if text:
+                return Secret(text)
+        return None
+
+    def delivery(self) -> Delivery | None:
+        text = read_private(self._file("delivery.json"))
+        try:
+            return msgspec.json.decode(text, type=Delivery) if text else None
+        except msgspec.DecodeError:
+            return None
+
+    def obtain(self, client: VaultClient) -> tuple[str, Secret]:
+        """Role id and secret id to log in with, unwrapping a delivery where there is one.
+
+        Raises IdentityRefused where there is none, where a file is open to others, or where somebody else has
+        unwrapped the delivery; VaultUnavailable where Vault does not answer, and then nothing is lost.
+        """
+        role_id = self.role_id()
+        if self.delivered or self._file("claimed_secret_id").exists():
+            with self._locked():
+                self._take_delivery(client)
+        secret_id = self.secret_id()
+        if secret_id is None:
+            raise IdentityRefused(
+                f"the service {self.service!r} has no secret id in {self.folder}",
+                hint="Run `bdlab vault-init` to hand one over.",
+            )
+        return role_id, secret_id
+
+    def receive(self, role_id: str, wrapping_token: Secret, delivery: Delivery) -> None:
+        """Hand over: write the folder's files, the wrapped secret id last."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.chmod(0o700)
+        with self._locked():
+            write_private(self._file("role_id"), role_id)
+            write_private(self._file("delivery.json"), msgspec.json.encode(delivery).decode())
+            self._file("claimed_secret_id").unlink(missing_ok=True)
+            write_private(self._file("wrapped_secret_id"), wrapping_token.reveal())
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _file(self, name: str) -> Path:
+        return self.folder / name
+
+    def _take_delivery(self, client: VaultClient) -> None:
+        delivered, claimed = self._file("wrapped_secret_id"), self._file("claimed_secret_id")
+        earlier = claimed.exists()
+        text = read_private(delivered)
+        if text is not None:
+            delivered.replace(claimed)
+            sync_folder(self.folder)
+            earlier = False
+        else:
+            text = read_private(claimed)
+        if not text:
+            claimed.unlink(missing_ok=True)
+            return  # another process of this service was first
+        if earlier and self._newer_secret_id(claimed):
+            claimed.unlink()
+            return
+        self._unwrap(client, Secret(text), earlier=earlier)
+        claimed.unlink()
+        sync_folder(self.folder)
+
+    def _newer_secret_id(self, claimed: Path) -> bool:
+        try:
+            return self._file("secret_id").stat().st_mtime_ns >= claimed.stat().st_mtime_ns
+        except FileNotFoundError:
+            return False
+
+    def _unwrap(self, client: VaultClient, wrapping_token: Secret, *, earlier: bool) -> None:
+        origin = client.wrapped_at(wrapping_token)
+        if origin is None:
+            raise self._spent(earlier=earlier)
+        if not origin.endswith(f"/role/{self.service}/secret-id"):
+            raise IdentityRefused(
+                f"ALARM: what was handed over to {self.service!r} in {self.folder} is no secret id of it: it was "
+                f"made at {origin}. Somebody may have put it in place of the real one",
+                hint=f"Find out who could write to {self.folder}. {_AGAIN}",
+            )
+        try:
+            secret_id = client.unwrap(wrapping_token)["secret_id"]
+        except VaultUnavailable:
+            raise
+        except VaultError as error:
+            raise self._spent(earlier=earlier) from error
+        write_private(self._file("secret_id"), secret_id)
+
+    def _spent(self, *, earlier: bool) -> IdentityRefused:
+        delivery = self.delivery()
+        if earlier:
+            return IdentityRefused(
+                f"the service {self.service!r} was stopped in the middle of unwrapping its secret id in "
+                f"{self.folder}, and an unwrapping cannot be repeated",
+                hint=_AGAIN,
+            )
+        if delivery and delivery.expires_at <= datetime.now(UTC):
+            return IdentityRefused(
+                f"the secret id that was handed over to {self.service!r} in {self.folder} was not unwrapped in "
+                f"time: its wrapping ended at {delivery.expires_at:%Y-%m-%d %H:%M} UTC",
+                hint="Run `bdlab vault-init` to hand over a new one.",
+            )
+        return IdentityRefused(
+            f"ALARM: the secret id that was handed over to {self.service!r} in {self.folder} was already "
+            "unwrapped by somebody else, who can now log in as this service",
+            hint=f"Find out who could read {self.folder}. {_AGAIN}",
+        )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process of this service at a time: the others wait for at most two requests to Vault."""
+        handle = os.open(self._file(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)

@@ -1,0 +1,110 @@
+"""The thread of a running service that renews what it holds, each thing in its own time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from bdlab.errors import BdlabError, VaultUnavailable
+from bdlab.vault.leases import Backoff, now
+
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 5.0
+#: After a refusal (a policy, an identity) asking again helps only once somebody has changed something.
+_REFUSED_PAUSE_S = 60.0
+
+_log = structlog.get_logger()
+
+
+class Task:
+    """Something to see to again and again. `run` does it and says when it is due next (see `leases.now`)."""
+
+    def __init__(self, name: str, run: Callable[[], float], *, due_at: float) -> None:
+        self.name = name
+        self.run = run
+        self.due_at = due_at
+        self.backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+
+
+class Keeper:
+    """Runs its tasks until it is stopped. An outage is logged once when it begins and once when it ends.
+
+    `outage` is the error that the first failing task met, None while all is well.
+    """
+
+    def __init__(self, name: str, tasks: list[Task]) -> None:
+        self._name = name
+        self._tasks = {task.name: task for task in tasks}
+        self._condition = threading.Condition()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._failing: set[str] = set()
+        self._since = 0.0
+        self.outage: BdlabError | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Stop it; a request to Vault that is under way may outlast `timeout_s` seconds."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        if self._thread:
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                _log.warning("a request to Vault did not end in time", thread=self._name, timeout_s=timeout_s)
+
+    def due(self, name: str, at: float) -> None:
+        """Move a task to the moment `at`."""
+        with self._condition:
+            self._tasks[name].due_at = at
+            self._condition.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                task = min(self._tasks.values(), key=lambda task: task.due_at)
+                while not self._stopping and task.due_at > now():
+                    self._condition.wait(min(task.due_at - now(), threading.TIMEOUT_MAX))
+                    task = min(self._tasks.values(), key=lambda task: task.due_at)
+                if self._stopping:
+                    return
+            self._attempt(task)
+
+    def _attempt(self, task: Task) -> None:
+        try:
+            due_at = task.run()
+        except VaultUnavailable as error:
+            due_at = now() + task.backoff.next_s()
+            self._failed(task, error)
+        except BdlabError as error:
+            due_at = now() + _REFUSED_PAUSE_S
+            self._failed(task, error)
+        else:
+            task.backoff.reset()
+            self._succeeded(task)
+        with self._condition:
+            task.due_at = due_at
+
+    def _failed(self, task: Task, error: BdlabError) -> None:
+        if not self._failing:
+            self._since = now()
+            self.outage = error
+            _log.warning(
+                "Vault does not give what is due; going on with what is held",
+                wanted=task.name,
+                problem=error.message,
+                advice=error.hint,
+            )
+        self._failing.add(task.name)
+
+    def _succeeded(self, task: Task) -> None:
+        if task.name in self._failing:
+            self._failing.discard(task.name)
+            if not self._failing:
+                self.outage = None
+                _log.info("Vault gives again what is due", seconds=round(now() - self._since, 1))

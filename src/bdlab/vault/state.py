@@ -1,0 +1,61 @@
+"""Vault as a service sees it now, for /health, /vault-status and `bdlab status`."""
+
+from __future__ import annotations
+
+from bdlab.errors import BdlabError, VaultError
+from bdlab.probes import VaultState
+from bdlab.vault.client import VaultClient
+from bdlab.vault.leases import DatabaseLease, TokenLease
+
+_TIMEOUT_S = 2.0
+
+
+def look(
+    client: VaultClient,
+    *,
+    kv_mount: str,
+    kv_path: str,
+    token: TokenLease | None,
+    lease: DatabaseLease | None,
+    wants_lease: bool,
+) -> VaultState:
+    """Ask, and read a real secret: a Vault that cannot write its audit log says it is well and answers nothing."""
+    lease_ttl_s = max(0.0, lease.term.left_s) if lease else None
+    token_ttl_s = max(0.0, token.term.left_s) if token else None
+    held = bool(token and token.term.valid and (not wants_lease or (lease and lease.term.valid)))
+    try:
+        health = client.health(timeout_s=_TIMEOUT_S)
+    except VaultError as error:
+        return VaultState(
+            connected=False,
+            token_ttl_s=token_ttl_s,
+            lease_ttl_s=lease_ttl_s,
+            held_valid=held,
+            problem=error.message,
+        )
+    connected, authenticated, problem, engine = health.active, False, "", ""
+    policies: tuple[str, ...] = ()
+    if not health.active:
+        problem = f"Vault at {client.address} is {health.in_words}"
+    else:
+        try:
+            own = client.request("get", "auth/token/lookup-self", timeout_s=_TIMEOUT_S)["data"]
+            authenticated = True
+            policies = tuple(own.get("policies") or ())
+            token_ttl_s = float(own["ttl"])
+            client.request("get", f"{kv_mount}/data/{kv_path}", timeout_s=_TIMEOUT_S)
+            engine = f"kv v2 at {kv_mount}/"
+        except BdlabError as error:
+            problem = error.message
+            connected = authenticated
+    return VaultState(
+        connected=connected,
+        authenticated=authenticated,
+        sealed=health.sealed,
+        secrets_engine=engine,
+        token_ttl_s=token_ttl_s,
+        policies=policies,
+        lease_ttl_s=lease_ttl_s,
+        held_valid=held,
+        problem=problem,
+    )

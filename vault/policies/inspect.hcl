@@ -1,0 +1,43 @@
+# inspect: lets a later `bdlab vault-init` see that nothing is to be done. It reads how Vault is set up, and no
+# secret: of the key-value store only which versions there are, of the database engine everything but its password.
+
+path "sys/mounts" {
+  capabilities = ["read"]
+}
+path "sys/auth" {
+  capabilities = ["read"]
+}
+path "sys/policies/acl/*" {
+  capabilities = ["read"]
+}
+path "auth/approle/role/+" {
+  capabilities = ["read"]
+}
+path "auth/approle/role/+/role-id" {
+  capabilities = ["read"]
+}
+
+# Whether a secret id that it was shown is still good; it cannot make one.
+path "auth/approle/role/+/secret-id/lookup" {
+  capabilities = ["update"]
+}
+path "database/config/*" {
+  capabilities = ["read"]
+}
+path "database/roles/*" {
+  capabilities = ["read"]
+}
+path "kv/metadata/*" {
+  capabilities = ["read"]
+}
+
+# Its own token: look at it, keep it alive, give it back.
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
+path "auth/token/renew-self" {
+  capabilities = ["update"]
+}
+path "auth/token/revoke-self" {
+  capabilities = ["update"]
+}
