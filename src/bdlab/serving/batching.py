@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from bdlab.events import Review, Score
-from bdlab.serving.ports import Scorer
+from bdlab.model import Scorer
 
 QUICK_CHARACTERS = 20_000
 """A text of up to this length is scored by look-ups in a few milliseconds: a thread would cost more."""
@@ -16,17 +16,16 @@ MAX_MICRO_BATCH = 256
 
 
 class Scoring:
-    """`batched` scorers (scikit-learn pipelines) get, in a thread, what gathered while the last batch ran."""
+    """Blocking scorers (scikit-learn pipelines) get, in a thread, what gathered while the last batch ran."""
 
-    def __init__(self, scorer: Scorer, *, batched: bool) -> None:
+    def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        self._batched = batched
         self._waiting: deque[tuple[Review, asyncio.Future[Score]]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
     async def score(self, review: Review) -> Score:
         """Raises ModelError."""
-        if self._batched:
+        if self._scorer.blocking:
             return await self._gather(review)
         if len(review.text) + len(review.summary) > QUICK_CHARACTERS:
             return await asyncio.to_thread(self._scorer.score, review)

@@ -8,23 +8,10 @@ from uuid import UUID
 
 import msgspec
 
-from bdlab.events import Position, PredictionEvent, Review, Score
+from bdlab.events import Position, PredictionEvent
+from bdlab.model import Scorer
 from bdlab.probes import BrokerProbe, DatabaseProbe, VaultProbe
 from bdlab.settings import Settings
-
-
-class Scorer(Protocol):
-    """`name` is like ``reviews@1.0.0``; `sha256` is that of the model's data."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def sha256(self) -> str: ...
-
-    def score(self, review: Review) -> Score: ...
-
-    def score_many(self, reviews: Sequence[Review]) -> list[Score]: ...
 
 
 class Publisher(Protocol):

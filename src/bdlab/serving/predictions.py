@@ -41,7 +41,7 @@ class Predictions:
     def __init__(self, parts: Parts, metrics: Metrics) -> None:
         self._publisher = parts.publisher
         self._model = parts.scorer.name
-        self._scoring = Scoring(parts.scorer, batched=getattr(parts.scorer, "batched", False))
+        self._scoring = Scoring(parts.scorer)
         self._max_in_flight = parts.settings.http.max_in_flight
         self._limit_s = parts.settings.kafka.delivery_timeout_s + _GRACE_S
         self._metrics = metrics

@@ -1,0 +1,162 @@
+"""uvicorn around the API: one process, or several workers under a supervisor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from math import ceil
+
+import structlog
+import typer
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from bdlab.errors import BdlabError, InvalidInput
+from bdlab.settings import HttpSettings, Layers, Settings
+from bdlab_cli import wiring
+from bdlab_cli.api import Api, vault_session
+
+log = structlog.get_logger()
+
+_GRACE_S = 1
+_METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def run(layers: Layers) -> None:
+    """Serve until SIGTERM or SIGINT: then take no new request, answer those in flight, and close.
+
+    Raises BdlabError where it cannot start.
+    """
+    settings = layers.settings()
+    with closing(_bind(settings.http)) as listener:
+        if settings.http.workers == 1:
+            _serve_here(layers, listener)
+        else:
+            _serve_in_workers(layers, listener)
+
+
+def _serve_here(layers: Layers, listener: socket.socket) -> None:
+    api = Api(layers)
+    # uvicorn sends itself the signal again once it has stopped; with these handlers that ends nothing.
+    with wiring.stop_on_signal(), closing(api):
+        api.open()
+        server = _Server(_config(layers.settings(), app=api.asgi))
+        server.announced_url = _url(layers.settings().http, listener)
+        server.run([listener])
+
+
+def _serve_in_workers(layers: Layers, listener: socket.socket) -> None:
+    settings = layers.settings()
+    # Once before there are several: waits for Vault, and a wrapped secret id can be unwrapped only once.
+    session = vault_session(layers)
+    with closing(session):
+        session.open(settings.startup_timeout_s)
+    os.environ.update(_as_environment(settings))
+    with _metrics_folder():
+        supervisor = _Supervisor(_config(settings, app="bdlab_cli.api:make_worker"), [listener])
+        supervisor.announced_url = _url(settings.http, listener)
+        supervisor.run()
+    if any(process.exitcode not in (0, None, -15) for process in supervisor.processes):
+        raise BdlabError("a worker could not start", hint="The lines above this one say why.")
+
+
+class _Server(uvicorn.Server):
+    announced_url = ""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            _announce(self.announced_url)
+
+
+class _Supervisor(Multiprocess):
+    announced_url = ""
+
+    def keep_subprocess_alive(self) -> None:
+        super().keep_subprocess_alive()
+        if self.announced_url and all(process.is_ready(timeout=1) for process in self.processes):
+            _announce(self.announced_url)
+            self.announced_url = ""
+
+
+def _announce(url: str) -> None:
+    log.info("serving", url=url)
+    typer.echo(url)
+
+
+def _config(settings: Settings, *, app: object) -> uvicorn.Config:
+    http = settings.http
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type] # an import path, or the factory itself
+        factory=True,
+        workers=http.workers,
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        ssl_certfile=http.tls_cert_file or None,
+        ssl_keyfile=http.tls_key_file or None,
+        # No prediction in flight takes longer; a client that reads slowly may not hold up the end.
+        timeout_graceful_shutdown=ceil(settings.kafka.delivery_timeout_s) + _GRACE_S,
+    )
+
+
+def _bind(http: HttpSettings) -> socket.socket:
+    """The listening address, taken before anything else. Raises InvalidInput, BdlabError."""
+    if bool(http.tls_cert_file) != bool(http.tls_key_file):
+        raise InvalidInput("TLS needs both, --tls-cert and --tls-key")
+    for file in (http.tls_cert_file, http.tls_key_file):
+        if file and not os.access(file, os.R_OK):
+            raise InvalidInput(f"the TLS file {file} cannot be read")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise BdlabError(
+            f"cannot listen on {http.host} port {http.port}: {error.strerror}",
+            hint="Choose another with --host and --port; --port 0 takes a free one.",
+        ) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def _url(http: HttpSettings, listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - shown, not bound
+        host = "localhost"
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{'https' if http.tls_cert_file else 'http'}://{host}:{port}"
+
+
+def _as_environment(settings: Settings) -> dict[str, str]:
+    """What the command line said, for the workers, which have only the environment."""
+    http = settings.http
+    return {
+        "BDLAB_STARTUP_TIMEOUT": str(settings.startup_timeout_s),
+        "BDLAB_HTTP_HOST": http.host,
+        "BDLAB_HTTP_PORT": str(http.port),
+        "BDLAB_HTTP_WORKERS": str(http.workers),
+    }
+
+
+@contextmanager
+def _metrics_folder() -> Iterator[None]:
+    """A folder in which the workers' metrics come together; one that the environment names stays."""
+    if os.environ.get(_METRICS_DIR):
+        yield
+        return
+    folder = tempfile.mkdtemp(prefix="bdlab-metrics-")
+    os.environ[_METRICS_DIR] = folder
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
