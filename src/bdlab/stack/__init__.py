@@ -5,7 +5,7 @@ commands that it runs.
 """
 
 from bdlab.stack.folder import DataFolder, Endpoints
-from bdlab.stack.local import BrokerKind, LocalStack, exports
+from bdlab.stack.local import EXPORTED, BrokerKind, LocalStack, exports
 from bdlab.stack.openbao import OpenBao
 from bdlab.stack.postgres import Postgres
 from bdlab.stack.server import Broker, Server
@@ -13,6 +13,7 @@ from bdlab.stack.supervisor import Event
 from bdlab.stack.tansu import Tansu
 
 __all__ = [
+    "EXPORTED",
     "Broker",
     "BrokerKind",
     "DataFolder",

@@ -131,6 +131,17 @@ class DataFolder:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.writelines(f"{name}={value}\n" for name, value in values.items())
 
+    def processes(self) -> list[int]:
+        """The processes that work in this folder: everything that a stack starts does."""
+        prefix = str(self.path.resolve())
+        found = []
+        for place in Path("/proc").glob("[0-9]*/cwd"):
+            with contextlib.suppress(OSError):
+                where = str(place.readlink())
+                if where == prefix or where.startswith(f"{prefix}/"):
+                    found.append(int(place.parent.name))
+        return sorted(found)
+
     def publish(self, endpoints: Endpoints) -> None:
         """Say that the stack is up; `running` finds it."""
         new = self._endpoints_file.with_suffix(".new")

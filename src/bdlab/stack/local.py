@@ -7,18 +7,18 @@ import importlib.util
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from bdlab.errors import BinaryMissing, ServerNotStarted, StackError
+from bdlab.errors import BinaryMissing, StackError
 from bdlab.stack.folder import DataFolder, Endpoints
 from bdlab.stack.openbao import OpenBao
 from bdlab.stack.ports import PortBook, is_free
 from bdlab.stack.postgres import Postgres
 from bdlab.stack.process import start_mark
 from bdlab.stack.server import Broker
-from bdlab.stack.service import Service, require, run_command, service_environment
+from bdlab.stack.service import Outcome, Service, require, run_command, service_environment
 from bdlab.stack.supervisor import Child, Event, Report, Supervisor
 from bdlab.stack.tansu import Tansu
 
@@ -44,7 +44,7 @@ def make_broker(kind: BrokerKind, data_dir: Path) -> BrokerServer:
             "this version of bdlab cannot start Apache Kafka: its module bdlab.stack.kafka is not there",
             hint="Use --broker tansu, or run `bdlab serve` and `bdlab consume` against your own Kafka.",
         )
-    made: BrokerServer = importlib.import_module("bdlab.stack.kafka").Kafka(data_dir)
+    made: BrokerServer = importlib.import_module("bdlab.stack.kafka").ApacheKafka(data_dir)
     return made
 
 
@@ -106,21 +106,44 @@ class LocalStack:
         self._services.clear()
         self.folder.__exit__()
 
-    def environment(self, endpoints: Endpoints) -> dict[str, str]:
-        """What points a `bdlab` of a terminal at this stack."""
-        return exports(self.folder, endpoints)
+    def log_file(self, name: str) -> Path:
+        """The log of a server, a service or a command."""
+        return self.folder.logs / f"{name}.log"
 
-    def run(self, name: str, arguments: Sequence[str], stop: threading.Event | None = None) -> None:
-        """Run a `bdlab` command in the stack's environment. Raises StackError where it fails."""
-        outcome = run_command(
+    def attempt(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        stop: threading.Event | None = None,
+        *,
+        environment: Mapping[str, str] | None = None,
+        timeout_s: float = _COMMAND_TIMEOUT_S,
+    ) -> Outcome:
+        """Run a `bdlab` command in the stack's environment, with `environment` on top.
+
+        Raises StackError where it does not end in time, StartInterrupted where `stop` was set.
+        """
+        return run_command(
             name,
             [*self._command, *arguments],
             folder=self.folder,
-            environment=self._environment,
-            timeout_s=_COMMAND_TIMEOUT_S,
+            environment={**self._environment, **(environment or {})},
+            timeout_s=timeout_s,
             stop=stop,
         )
-        require(name, outcome, self.folder.logs / f"{name}.log")
+
+    def run(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        stop: threading.Event | None = None,
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> Outcome:
+        """The same; a command that fails raises StackError, with the end of its log."""
+        outcome = self.attempt(name, arguments, stop, environment=environment)
+        require(name, outcome, self.log_file(name))
+        return outcome
 
     def _open(self, stop: threading.Event) -> Endpoints:
         http_port = self._choose_http_port()
@@ -206,15 +229,8 @@ class LocalStack:
 
     def _announce_broker(self, stop: threading.Event) -> None:
         """Bring schema and topic up to date, and put the broker's present address into Vault."""
-        outcome = run_command(
-            "migrate",
-            [*self._command, "migrate", "--announce-broker"],
-            folder=self.folder,
-            environment=self._environment | dict(self._broker.client_environment),
-            timeout_s=_COMMAND_TIMEOUT_S,
-            stop=stop,
-        )
-        require("migrate", outcome, self.folder.logs / "migrate.log")
+        address = self._broker.client_environment
+        self.run("migrate", ["migrate", "--announce-broker"], stop, environment=address)
 
     def _after_broker_restart(self, stop: threading.Event) -> None:
         self._announce_broker(stop)
@@ -231,14 +247,9 @@ class LocalStack:
     def _drain(self) -> None:
         began = time.monotonic()
         try:
-            outcome = run_command(
-                "verify",
-                [*self._command, "verify", "--wait", str(_DRAIN_S), "--json"],
-                folder=self.folder,
-                environment=self._environment,
-                timeout_s=_DRAIN_S + 20,
-            )
-        except (StackError, ServerNotStarted) as error:
+            arguments = ["verify", "--wait", str(_DRAIN_S), "--json"]
+            outcome = self.attempt("verify", arguments, timeout_s=_DRAIN_S + 20)
+        except StackError as error:
             self._report(Event("failed", "drain", error.message, time.monotonic() - began))
             return
         seconds = time.monotonic() - began
@@ -263,11 +274,11 @@ class LocalStack:
         self._report(Event("done", name, seconds=time.monotonic() - began))
 
 
+#: The variables of `exports`, for taking them back.
+EXPORTED = ("BDLAB_CONFIG", "VAULT_ADDR", "BDLAB_VAULT_IDENTITY_DIR")
+
+
 def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
     """The environment variables that point a `bdlab` at the stack of `folder`."""
-    return {
-        "BDLAB_CONFIG": str(folder.config_file),
-        "VAULT_ADDR": endpoints.vault_address,
-        "BDLAB_VAULT_IDENTITY_DIR": str(folder.identity_dir),
-        "BDLAB_HTTP_PORT": endpoints.http_url.rpartition(":")[2],
-    }
+    values = (str(folder.config_file), endpoints.vault_address, str(folder.identity_dir))
+    return dict(zip(EXPORTED, values, strict=True))

@@ -143,13 +143,7 @@ class Process:
 
     def tail(self, lines: int = 5) -> str:
         """The last lines of the log."""
-        try:
-            with self.log_file.open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
-                text = file.read().decode("utf-8", "replace")
-        except OSError:
-            return ""
-        return "\n".join(text.rstrip().splitlines()[-lines:])
+        return tail(self.log_file, lines)
 
     def end_leftover(self, timeout_s: float = 10.0) -> bool:
         """End the process that a killed run left behind; whether there was one.
@@ -183,6 +177,17 @@ class Process:
             if self.log_file.stat().st_size > limit_bytes:
                 shutil.copyfile(self.log_file, self.log_file.with_suffix(".log.1"))
                 os.truncate(self.log_file, 0)
+
+
+def tail(file: Path, lines: int) -> str:
+    """The last lines of a text file; empty where there is none."""
+    try:
+        with file.open("rb") as handle:
+            handle.seek(max(0, handle.seek(0, os.SEEK_END) - 16_384))
+            text = handle.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(text.rstrip().splitlines()[-lines:])
 
 
 def _private(file: Path, mode: str) -> IO[bytes]:

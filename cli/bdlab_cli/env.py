@@ -1,0 +1,37 @@
+"""`bdlab env`: the exports that point a terminal at a running local stack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+DATA_DIR = Path("~/.local/share/bdlab")
+
+
+@app.command()
+def env(
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", envvar="BDLAB_DATA_DIR", help="The data folder of the stack.")
+    ] = DATA_DIR,
+    unset: Annotated[
+        bool, typer.Option("--unset", help="Print what takes the exports back; no stack needs to run.")
+    ] = False,
+) -> None:
+    """Print the exports that point this terminal at a running local stack.
+
+    Use it as: eval "$(bdlab env)"
+    """
+    import shlex
+
+    from bdlab.stack import EXPORTED, DataFolder, exports
+
+    if unset:
+        typer.echo("\n".join(f"unset {name}" for name in EXPORTED))
+        return
+    folder = DataFolder(data_dir)
+    for name, value in exports(folder, folder.running()).items():
+        typer.echo(f"export {name}={shlex.quote(value)}")

@@ -1,0 +1,130 @@
+"""`bdlab up`: the whole pipeline on this machine, in the foreground."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bdlab_cli.env import DATA_DIR
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bdlab.stack import Endpoints, Event
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class BrokerName(StrEnum):
+    tansu = "tansu"
+    kafka = "kafka"
+
+
+@app.command()
+def up(
+    data_dir: Annotated[
+        Path,
+        typer.Option("--data-dir", envvar="BDLAB_DATA_DIR", help="Where everything is kept between runs."),
+    ] = DATA_DIR,
+    http_port: Annotated[
+        int | None,
+        typer.Option(
+            "--http-port",
+            envvar="BDLAB_HTTP_PORT",
+            min=1,
+            max=65535,
+            show_default="8000, or a free one",
+            help="The API's port; an error where it is in use.",
+        ),
+    ] = None,
+    broker: Annotated[
+        BrokerName,
+        typer.Option(
+            "--broker",
+            envvar="BDLAB_BROKER",
+            help="tansu comes with bdlab and keeps its log in memory; kafka is Apache Kafka and needs Java.",
+        ),
+    ] = BrokerName.tansu,
+    consumers: Annotated[
+        int,
+        typer.Option(
+            "--consumers", envvar="BDLAB_CONSUMERS", min=1, max=64, help="How many `bdlab consume` run."
+        ),
+    ] = 1,
+) -> None:
+    """Run the whole pipeline on this machine, in the foreground; Ctrl-C stops it.
+
+    Starts OpenBao, Postgres and a broker, sets them up, and runs `bdlab serve` and `bdlab consume` over them.
+    The same folder finds its data again.
+    """
+    import shlex
+
+    from bdlab.stack import LocalStack
+    from bdlab_cli import wiring
+
+    wiring.layers()
+    talk, out = wiring.talk(), wiring.out()
+    stack = LocalStack(
+        data_dir,
+        command=bdlab_command(),
+        report=lambda event: show(talk, event),
+        http_port=http_port,
+        broker=broker.value,
+        consumers=consumers,
+    )
+    with wiring.stop_on_signal() as stop:
+        endpoints = stack.open(stop)
+        try:
+            out.print(_welcome(endpoints, shlex.quote(str(stack.folder.path))), soft_wrap=True)
+            stack.watch(stop)
+            talk.print("stopping; once more Ctrl-C ends everything at once")
+        finally:
+            stack.close()
+
+
+def bdlab_command() -> list[str]:
+    """The command line of this very installation of `bdlab`."""
+    import sys
+
+    return [sys.executable, "-m", "bdlab_cli"]
+
+
+def show(console: Console, event: Event) -> None:
+    """A line for the person who watches; what has only begun is shown where it takes time to end."""
+    from rich.markup import escape
+
+    if event.kind == "began":
+        return
+    sign = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "notice": "[yellow]![/]"}[event.kind]
+    detail = f": {event.detail}" if event.detail else ""
+    seconds = f"  [dim]{event.seconds:.1f} s[/]" if event.kind != "notice" else ""
+    console.print(f"{sign} {escape(event.step + detail)}{seconds}", soft_wrap=True)
+
+
+def _welcome(endpoints: Endpoints, quoted_folder: str) -> str:
+    from rich.markup import escape
+
+    url = endpoints.http_url
+    return escape(
+        f"""
+The pipeline is up. Ctrl-C stops it; its data stays in {quoted_folder}
+
+  API      {url}   (docs: {url}/docs)
+  Vault    {endpoints.vault_address}
+  Broker   {endpoints.bootstrap_servers}
+  Postgres {endpoints.postgres_host}:{endpoints.postgres_port}
+
+Try:
+
+  curl -X POST "{url.replace("127.0.0.1", "localhost")}/predict" -H "Content-Type: application/json" \
+-d '{{"text": "This product is terrible!", "summary": "Product review"}}'
+
+Or from another terminal:
+
+  eval "$(bdlab env --data-dir {quoted_folder})"
+  bdlab predict "Great taste, will buy again." && bdlab status && bdlab verify
+"""
+    )
