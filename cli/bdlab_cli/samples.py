@@ -78,7 +78,7 @@ FROM_FILE = (
     Sample("Perfect gift", "Wonderful chocolate, beautifully packed, and it arrived early. Thank you!", 2, 2),
     Sample(
         "Leaking bottle",
-        "The bottle leaked all over the parcel. The oil may be fine, but I never found out. No refund either.",
+        "The bottle leaked all over the parcel. The oil may be fine, but I never found out. No refund.",
         3,
         4,
     ),

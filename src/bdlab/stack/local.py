@@ -28,6 +28,7 @@ _HTTP_PORT = 8000
 _START_TIMEOUT_S = 90.0
 _COMMAND_TIMEOUT_S = 120.0
 _DRAIN_S = 10
+_SESSION_TIMEOUT_S = 6.0
 _TRIM_EVERY_S = 30.0
 
 
@@ -154,6 +155,8 @@ class LocalStack:
             {
                 "vault": {"address": self._openbao.address, "identity_dir": str(self.folder.identity_dir)},
                 "http": {"host": "127.0.0.1", "port": http_port},
+                # Also how long a consumer waits for its first partitions: half of it.
+                "kafka": {"session_timeout_s": _SESSION_TIMEOUT_S},
             }
         )
         self._step("vault-init", lambda: self._set_up_vault(stop))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bdlab.errors import StackError, StartInterrupted
+from bdlab.settings import environment_layer
 from bdlab.stack.folder import DataFolder
 from bdlab.stack.process import Process
 from bdlab.stack.server import ending, wait_until_up
@@ -19,30 +20,36 @@ _PROBE_TIMEOUT_S = 2.0
 _POLL_S = 0.05
 _STOP_TIMEOUT_S = 15.0
 
-# A shell that points at other servers must not point the stack's services there.
-_FOREIGN_PREFIXES = ("VAULT_", "BAO_", "POSTGRES_", "BDLAB_VAULT_", "BDLAB_POSTGRES_")
-_FOREIGN = {
-    f"BDLAB_{name}"
-    for name in (
-        "KAFKA_BOOTSTRAP_SERVERS",
-        "KAFKA_SECURITY_PROTOCOL",
-        "KAFKA_SASL_MECHANISM",
-        "HTTP_HOST",
-        "HTTP_PORT",
-        "HTTP_TLS_CERT_FILE",
-        "HTTP_TLS_KEY_FILE",
-        "SINK_METRICS_PORT",
-    )
+#: A shell that points at other servers must not point the stack's services there, nor give one of them the
+#: options of another.
+_FOREIGN_PREFIXES = ("BDLAB_", "VAULT_", "BAO_", "POSTGRES_")
+#: Settings that the stack decides itself, by section; None is the whole section.
+_DECIDED: dict[str, set[str] | None] = {
+    "vault": None,
+    "postgres": None,
+    "kafka": {"bootstrap_servers", "security_protocol", "sasl_mechanism"},
+    "http": {"host", "port", "tls_cert_file", "tls_key_file"},
+    "sink": {"metrics_port"},
 }
 
 
 def service_environment(folder: DataFolder, vault_address: str) -> dict[str, str]:
-    """The environment of the stack's `bdlab` commands: this process's own, pointed at the stack."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(_FOREIGN_PREFIXES) and name not in _FOREIGN
-    }
+    """The environment of the stack's `bdlab` commands: this process's own, pointed at the stack.
+
+    Settings in it reach the services, except those that the stack decides.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN_PREFIXES)}
+    for section, values in environment_layer(os.environ).items():
+        decided = _DECIDED.get(section, set())
+        if isinstance(values, Mapping) and decided is not None:
+            kept |= {
+                f"BDLAB_{section}_{field}".upper(): value
+                for field, value in values.items()
+                if field not in decided
+            }
+    for name in ("BDLAB_DEBUG", "BDLAB_STARTUP_TIMEOUT"):
+        if name in os.environ:
+            kept[name] = os.environ[name]
     return kept | {
         "BDLAB_CONFIG": str(folder.config_file),
         "VAULT_ADDR": vault_address,
