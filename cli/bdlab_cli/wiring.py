@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bdlab.errors import BdlabError
     from bdlab.settings import Layers
 
 _HARD_EXIT = 130
+_LOOK_AGAIN_S = 0.5
+
+T = TypeVar("T")
 
 
 def layers(command_line: Mapping[str, Mapping[str, Any] | Any] | None = None) -> Layers:
@@ -71,3 +75,42 @@ def stop_on_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def wait_for(
+    what: str,
+    attempt: Callable[[], T],
+    *,
+    timeout_s: float,
+    stop: threading.Event,
+    also: tuple[type[BdlabError], ...] = (),
+) -> T:
+    """Try `attempt` until it succeeds, for at most `timeout_s` seconds or until `stop` is set; its result.
+
+    Waits only for what can come by itself: a server that is away, and `also`. Each new reason is logged once.
+    """
+    import time
+
+    import structlog
+
+    from bdlab.errors import BrokerUnavailable, DatabaseUnavailable, VaultUnavailable
+
+    passing: tuple[type[BdlabError], ...] = (VaultUnavailable, BrokerUnavailable, DatabaseUnavailable, *also)
+    log = structlog.get_logger()
+    deadline = time.monotonic() + timeout_s
+    told = ""
+    while True:
+        try:
+            found = attempt()
+        except passing as error:
+            if stop.is_set() or time.monotonic() >= deadline:
+                waited = f"{error.message} (waited {timeout_s:g} s)"
+                raise type(error)(waited, hint=error.hint) from error
+            if error.message != told:
+                told = error.message
+                log.warning("waiting", waits_for=what, problem=error.message, timeout_s=timeout_s)
+            stop.wait(_LOOK_AGAIN_S)
+            continue
+        if told:
+            log.info("the wait is over", waited_for=what)
+        return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bdlab.sink.lag import LagWatch
 from bdlab.sink.loop import Sink
 from bdlab.sink.metrics import SinkMetrics
+from bdlab.sink.monitor import Monitor
 from bdlab.sink.ports import BatchStore, EventSource
 
-__all__ = ["BatchStore", "EventSource", "Sink", "SinkMetrics"]
+__all__ = ["BatchStore", "EventSource", "LagWatch", "Monitor", "Sink", "SinkMetrics"]

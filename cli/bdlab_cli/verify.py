@@ -1,0 +1,100 @@
+"""`bdlab verify`: each offset is stored exactly once, in numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bdlab.verification import Report
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_NOT_VERIFIED = 10
+
+
+@app.command()
+def verify(
+    wait: float = typer.Option(
+        0.0,
+        "--wait",
+        envvar="BDLAB_VERIFY_WAIT",
+        metavar="SECONDS",
+        min=0,
+        help="How long a running consumer may take to catch up.",
+    ),
+    limit: int = typer.Option(
+        20, "--limit", envvar="BDLAB_VERIFY_LIMIT", min=1, help="How many offsets of each problem are listed."
+    ),
+    as_json: bool = typer.Option(False, "--json", envvar="BDLAB_JSON", help="Print the report as JSON."),
+) -> None:
+    """Prove with numbers that each offset of the topic is stored exactly once.
+
+    Exit code 0: verified; 10: not, and the problems are named; 1: it could not be checked.
+    """
+    from bdlab_cli import wiring
+
+    layers = wiring.layers()
+    import msgspec
+
+    from bdlab import verification
+    from bdlab.kafka.admin import Admin
+    from bdlab.postgres.connection import ConnectionLimits
+    from bdlab.postgres.reader import Reader
+    from bdlab.vault.session import VaultSession
+
+    # Counting a large table takes its time.
+    limits = ConnectionLimits(statement_s=1800, silence_s=3600)
+    with (
+        wiring.stop_on_signal() as stop,
+        VaultSession(layers, service="verify", database_role="bdlab-reader", daemon=False) as session,
+        Admin(session, client_id="bdlab-verify") as admin,
+        Reader(session, application_name="bdlab verify", limits=limits) as reader,
+    ):
+        report = verification.verify(admin.log_ranges, reader, wait_s=wait, limit=limit, stop=stop)
+    if as_json:
+        typer.echo(msgspec.json.encode(report))
+    else:
+        _show(report, wiring.out())
+    if not report.verified:
+        raise typer.Exit(_NOT_VERIFIED)
+
+
+def _show(report: Report, out: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title="Offsets of the topic, and where each of them ended")
+    table.add_column("partition")
+    for name in ("log", "recorded", "stored", "duplicates", "dead letters", "pruned"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for one in report.partitions:
+        recorded = "-" if one.next_offset is None else f"{one.first_offset}-{one.next_offset}"
+        table.add_row(
+            f"{one.topic}/{one.partition}",
+            f"{one.log_start}-{one.end}",
+            recorded,
+            *(f"{count:,}" for count in (one.stored, one.duplicates, one.dead_letters, one.pruned)),
+            "[red]not verified[/]" if one.problems else "[green]ok[/]",
+        )
+    out.print(table)
+    for closed in report.closed:
+        lost = f", at least {closed.lost:,} events lost" if closed.lost else ""
+        out.print(
+            f"closed log {closed.cluster_id} {closed.topic}/{closed.partition}: {closed.stored:,} stored, "
+            f"{closed.duplicates:,} duplicates, {closed.dead_letters:,} dead letters{lost}"
+        )
+    for problem in report.problems:
+        out.print(f"[red]{problem}[/]")
+    stored = sum(one.stored for one in report.partitions)
+    duplicates = sum(one.duplicates for one in report.partitions)
+    letters = sum(one.dead_letters for one in report.partitions)
+    offsets = sum((one.next_offset or 0) - (one.first_offset or 0) for one in report.partitions)
+    verdict = "[green]verified[/]" if report.verified else "[red]NOT verified[/]"
+    out.print(
+        f"{verdict}: {stored:,} stored + {duplicates:,} duplicates + {letters:,} dead letters, "
+        f"of {offsets:,} offsets"
+    )

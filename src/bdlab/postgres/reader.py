@@ -1,0 +1,183 @@
+"""Reading what is stored: predictions, dead letters, accounts, and the state of the database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
+
+from bdlab.credentials import DatabaseCredentials
+from bdlab.errors import DatabaseError, VaultError
+from bdlab.events import Position, Record, Sentiment, Term
+from bdlab.ledger import Account, Log
+from bdlab.postgres.accounts import read_accounts
+from bdlab.postgres.connection import ConnectionLimits
+from bdlab.postgres.migrations import expected_version, schema_version
+from bdlab.postgres.queries import queries
+from bdlab.postgres.rows import headers_from_json
+from bdlab.postgres.session import Session
+from bdlab.probes import DatabaseState
+
+
+class StoredPrediction(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `predictions`, with the position of its event."""
+
+    id: UUID
+    summary: str
+    text: str
+    helpfulness_numerator: int
+    helpfulness_denominator: int
+    prediction: float
+    sentiment: Sentiment
+    confidence: float
+    explanation: tuple[Term, ...]
+    model: str
+    created_at: datetime
+    stored_at: datetime
+    position: Position
+
+
+class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `dead_letters`. `replays` counts how often the event was sent back, in all its lives."""
+
+    record: Record
+    reason: str
+    sqlstate: str
+    recorded_at: datetime
+    replays: int
+
+
+class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which dead letters; None matches all. `reason` is a part of the text, `sqlstate` its beginning.
+
+    `since` is included and `until` is not. `pending_only` leaves out what was replayed from here already.
+    """
+
+    cluster_id: str | None = None
+    topic: str | None = None
+    partition: int | None = None
+    offset: int | None = None
+    reason: str | None = None
+    sqlstate: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    pending_only: bool = False
+
+
+class Reader:
+    """Logs in as a member of bdlab_reader; each question is answered from one snapshot. For any thread."""
+
+    def __init__(
+        self,
+        credentials: DatabaseCredentials,
+        *,
+        application_name: str = "bdlab",
+        limits: ConnectionLimits | None = None,
+    ) -> None:
+        self._session = Session(credentials, application_name=application_name, limits=limits, snapshot=True)
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Connect. Raises DatabaseError and VaultError, as does each question."""
+        with self._lock:
+            self._session.open()
+
+    def close(self) -> None:
+        with self._lock:
+            self._session.close()
+
+    def __enter__(self) -> Reader:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Cursor]:
+        with self._lock, self._session.transaction() as cursor:
+            yield cursor
+
+    def newest(self, limit: int) -> list[StoredPrediction]:
+        """The predictions that were stored last, the newest first."""
+        with self._cursor() as cursor:
+            cursor.execute(queries("reader")["newest"], {"limit": limit})
+            return [_prediction(row) for row in cursor.fetchall()]
+
+    def get(self, prediction_id: UUID) -> StoredPrediction | None:
+        with self._cursor() as cursor:
+            cursor.execute(queries("reader")["get"], {"id": str(prediction_id)})
+            row = cursor.fetchone()
+            return _prediction(row) if row else None
+
+    def dead_letters(self, wanted: DeadLetterFilter, *, limit: int) -> list[StoredDeadLetter]:
+        """At most `limit` of them, the oldest first."""
+        with self._cursor() as cursor:
+            cursor.execute(
+                queries("reader")["dead_letters"], {**msgspec.structs.asdict(wanted), "limit": limit}
+            )
+            return [_dead_letter(row) for row in cursor.fetchall()]
+
+    def next_offsets(self) -> Mapping[Log, int]:
+        """How far each partition is recorded, now."""
+        with self._cursor() as cursor:
+            cursor.execute(queries("accounts")["next_offsets"])
+            return {Log(*row[:3]): int(row[3]) for row in cursor.fetchall()}
+
+    def accounts(self, *, limit: int) -> Sequence[Account]:
+        """The account of each partition, in one snapshot, with at most `limit` of each kind of trouble."""
+        with self._cursor() as cursor:
+            return read_accounts(cursor, limit=limit)
+
+    def state(self) -> DatabaseState:
+        """What the server says of itself; never raises for one that is away."""
+        expected = expected_version()
+        try:
+            with self._cursor() as cursor:
+                version = ".".join(str(part) for part in divmod(cursor.connection.server_version, 10_000))
+                schema = schema_version(cursor)
+                rows = None
+                if schema is not None:
+                    cursor.execute(queries("reader")["count"])
+                    found = cursor.fetchone()
+                    rows = int(found[0]) if found else None
+        except (DatabaseError, VaultError) as error:
+            return DatabaseState(connected=False, schema_expected=expected, problem=error.message)
+        problem = "" if schema == expected else "the schema is not at this version: run `bdlab migrate`"
+        return DatabaseState(
+            connected=True,
+            server_version=version,
+            schema_version=schema,
+            schema_expected=expected,
+            rows=rows,
+            problem=problem,
+        )
+
+
+def _prediction(row: Sequence[Any]) -> StoredPrediction:
+    """From a row of the queries `newest` and `get`: the fields, then the position."""
+    *names, _ = StoredPrediction.__struct_fields__
+    fields = dict(zip(names, row, strict=False)) | {"position": Position(*row[len(names) :])}
+    return msgspec.convert(fields, StoredPrediction)
+
+
+def _dead_letter(row: Sequence[Any]) -> StoredDeadLetter:
+    key, value, headers, reason, sqlstate, recorded_at, replays = row[4:]
+    return StoredDeadLetter(
+        record=Record(
+            Position(*row[:4]),
+            None if key is None else bytes(key),
+            None if value is None else bytes(value),
+            headers_from_json(headers),
+        ),
+        reason=reason,
+        sqlstate=sqlstate,
+        recorded_at=recorded_at,
+        replays=replays,
+    )

@@ -1,0 +1,8 @@
+"""Offset accounting: each position of the topic is recorded once, shown by numbers."""
+
+from __future__ import annotations
+
+from bdlab.verification.report import Closed, PartitionReport, Report
+from bdlab.verification.verify import verify
+
+__all__ = ["Closed", "PartitionReport", "Report", "verify"]

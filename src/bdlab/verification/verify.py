@@ -1,0 +1,195 @@
+"""The accounting itself.
+
+The broker's ends are read first. What lies below them has to be recorded once the consumer has passed them,
+so the count is right beside a running pipeline: it is taken in one snapshot, and what came later only adds to
+it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from bdlab.ledger import Account, Books, Log, Sighting
+from bdlab.verification.report import Closed, PartitionReport, Report
+
+_LOOK_EVERY_S = 0.2
+
+
+class LogRange(Protocol):
+    """A partition as the broker has it: its first offset, and the next one to be written."""
+
+    @property
+    def cluster_id(self) -> str: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
+Identify = Callable[[Log, Sequence[int]], Mapping[int, str]]
+"""The ids of the events at these offsets of a log, as far as the broker still has them."""
+
+
+def verify(
+    ranges: Callable[[], Sequence[LogRange]],
+    books: Books,
+    *,
+    wait_s: float = 0.0,
+    limit: int = 20,
+    identify: Identify | None = None,
+    stop: threading.Event | None = None,
+) -> Report:
+    """Compare the broker's log with the database; what was found.
+
+    `wait_s` is how many seconds a running consumer has to pass the ends that were read; `limit` bounds each
+    list of offsets. Raises BrokerError, DatabaseError and VaultError.
+    """
+    current = {Log(found.cluster_id, found.topic, found.partition): found for found in ranges()}
+    waited = _await_consumer(current, books, wait_s, stop or threading.Event())
+    accounts = {account.log: account for account in books.accounts(limit=limit)}
+    later = _later_ends(current, accounts, ranges)
+    partitions = tuple(
+        _partition(current[log], later.get(log), accounts.get(log), identify) for log in sorted(current)
+    )
+    closed = tuple(_closed(accounts[log]) for log in sorted(accounts.keys() - current.keys()))
+    troubled = any(one.problems for one in partitions) or any(one.problems for one in closed)
+    return Report(verified=not troubled, partitions=partitions, closed=closed, waited_s=round(waited, 3))
+
+
+def _later_ends(
+    current: Mapping[Log, LogRange],
+    accounts: Mapping[Log, Account],
+    ranges: Callable[[], Sequence[LogRange]],
+) -> Mapping[Log, int]:
+    """The ends by now, read only where more is recorded than there was: it has to have come since."""
+    ahead = any(
+        (accounts[log].next_offset or 0) > current[log].end for log in current.keys() & accounts.keys()
+    )
+    if not ahead:
+        return {}
+    return {Log(found.cluster_id, found.topic, found.partition): found.end for found in ranges()}
+
+
+def _await_consumer(
+    current: Mapping[Log, LogRange], books: Books, wait_s: float, stop: threading.Event
+) -> float:
+    """Wait until each partition's end is recorded, at most `wait_s`; the seconds that it took."""
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < wait_s:
+        following = books.next_offsets()
+        behind = [log for log, found in current.items() if following.get(log, found.start) < found.end]
+        if not behind or stop.wait(_LOOK_EVERY_S):
+            break
+    return waited
+
+
+def _partition(
+    found: LogRange, later_end: int | None, account: Account | None, identify: Identify | None
+) -> PartitionReport:
+    log = Log(found.cluster_id, found.topic, found.partition)
+    problems: list[str] = []
+    if account is None or account.next_offset is None or account.first_offset is None:
+        if found.end > found.start:
+            problems.append(
+                f"no consumer was ever given it: offsets {found.start} to {found.end - 1} "
+                f"({found.end - found.start} events) are not recorded"
+            )
+    else:
+        if account.next_offset < found.start:
+            problems.append(
+                f"offsets {account.next_offset} to {found.start - 1} were deleted by the broker's retention "
+                "before they were recorded"
+            )
+        if account.next_offset < found.end:
+            problems.append(
+                f"next_offset is {account.next_offset} and the log's end was {found.end}: "
+                f"{found.end - max(account.next_offset, found.start)} events are not recorded yet"
+            )
+        if later_end is not None and account.next_offset > later_end:
+            problems.append(
+                f"next_offset is {account.next_offset}, beyond the log's end, {later_end}: "
+                "rows claim positions that no event has"
+            )
+        if account.first_offset > found.start:
+            problems.append(
+                f"first_offset is {account.first_offset} and the log starts at {found.start}: "
+                f"{account.first_offset - found.start} events before it were never looked at"
+            )
+    if account is not None:
+        problems += _imbalance(account, log, identify)
+    return PartitionReport(
+        cluster_id=found.cluster_id,
+        topic=found.topic,
+        partition=found.partition,
+        log_start=found.start,
+        end=found.end,
+        first_offset=account.first_offset if account else None,
+        next_offset=account.next_offset if account else None,
+        stored=account.stored if account else 0,
+        duplicates=account.duplicates if account else 0,
+        dead_letters=account.dead_letters if account else 0,
+        pruned=account.pruned if account else 0,
+        problems=tuple(problems),
+    )
+
+
+def _closed(account: Account) -> Closed:
+    return Closed(
+        cluster_id=account.log.cluster_id,
+        topic=account.log.topic,
+        partition=account.log.partition,
+        first_offset=account.first_offset,
+        next_offset=account.next_offset,
+        stored=account.stored,
+        duplicates=account.duplicates,
+        dead_letters=account.dead_letters,
+        pruned=account.pruned,
+        lost=max(0, account.end_seen - (account.next_offset or 0)),
+        problems=tuple(_imbalance(account, account.log, None)),
+    )
+
+
+def _imbalance(account: Account, log: Log, identify: Identify | None) -> list[str]:
+    problems = []
+    if account.missing_count:
+        offsets = [offset for gap in account.missing for offset in range(gap.first, gap.last + 1)][:20]
+        ids = identify(log, offsets) if identify and offsets else {}
+        shown = ", ".join(
+            f"{gap.first}" if gap.first == gap.last else f"{gap.first} to {gap.last}"
+            for gap in account.missing
+        )
+        known = ", ".join(f"{ids[offset]} at {offset}" for offset in offsets if offset in ids)
+        problems.append(
+            f"{account.missing_count} recorded nowhere: offsets {shown}"
+            + (f" (ids {known})" if known else "")
+        )
+    if account.twice_count:
+        shown = "; ".join(_sighting(one) for one in account.twice)
+        problems.append(f"{account.twice_count} recorded twice: {shown}")
+    if account.outside_count:
+        shown = "; ".join(_sighting(one) for one in account.outside)
+        if account.first_offset is None:
+            problems.append(f"{account.outside_count} rows, and sink_offsets does not know it: {shown}")
+        else:
+            base = account.first_offset if account.pruned_to is None else account.pruned_to
+            problems.append(
+                f"{account.outside_count} recorded outside of [{base}, {account.next_offset}): {shown}"
+            )
+    if not problems and account.first_offset is not None and not account.balanced:
+        problems.append(
+            f"stored {account.stored} + duplicates {account.duplicates} + dead letters {account.dead_letters}"
+            f" is not next_offset {account.next_offset} - first_offset {account.first_offset}"
+        )
+    return problems
+
+
+def _sighting(one: Sighting) -> str:
+    id_ = f", id {one.id}" if one.id else ""
+    return f"offset {one.offset} ({' and '.join(one.tables)}{id_})"
