@@ -201,7 +201,7 @@ def decode(record: Record) -> PredictionEvent:
         raise InvalidEvent("the record has no key; it has to be the prediction's id")
     try:
         event = _decoder.decode(record.value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidEvent(_reason(record.value, error)) from error
     if event.schema_version != SCHEMA_VERSION:
         raise InvalidEvent(
@@ -220,8 +220,6 @@ def decode(record: Record) -> PredictionEvent:
 
 
 def _reason(value: bytes, error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "the JSON is nested too deeply"
     if isinstance(error, msgspec.ValidationError):
         version = _foreign_schema_version(value)
         if version is not None:

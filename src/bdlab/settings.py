@@ -177,6 +177,7 @@ class Layers:
                     origin[section] = name
                     continue
                 merged.setdefault(section, {}).update(values)
+                origin[section] = name
                 origin.update({f"{section}.{field}": name for field in values})
         try:
             return msgspec.convert(merged, Settings, strict=False)

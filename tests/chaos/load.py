@@ -13,8 +13,8 @@ from uuid import UUID
 from bdlab.events import Review, idempotent_id
 
 _TEXT = """
-    great taste fresh coffee terrible stale tea loved hated box arrived late early perfect bland dog cat treats
-    sugar salt price cheap dear again never buy refund crunchy soft chocolate nutty bitter sweet leaking tin
+    great taste fresh coffee terrible stale tea loved hated box arrived late early perfect bland
+    dog cat treats sugar salt price cheap dear again never buy refund crunchy soft chocolate nutty bitter sweet leaking tin
 """
 _WORDS = _TEXT.split()
 

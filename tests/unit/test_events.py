@@ -1,0 +1,132 @@
+"""The event's ids and its JSON both ways."""
+
+from __future__ import annotations
+
+import time
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bdlab import events
+from bdlab.errors import InvalidEvent, InvalidInput
+from bdlab.events import Position, PredictionEvent, Record, Review, Score, Term
+
+_POSITION = Position("cluster", "predictions", 0, 0)
+_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1)
+
+
+def _event(text: str = "fine", summary: str = "") -> PredictionEvent:
+    score = Score(prediction=4.5, sentiment="positive", confidence=0.9, explanation=(Term("fine", 0.5),))
+    return events.make_event(events.uuid7(), Review(text=text, summary=summary), score, model="reviews@1.0.0")
+
+
+def _record(value: bytes | None, key: bytes | None) -> Record:
+    return Record(_POSITION, key, value)
+
+
+@given(_text, _text)
+def test_an_event_survives_the_topic(text: str, summary: str) -> None:
+    event = _event(text, summary)
+    key, value = events.encode(event)
+    assert events.decode(_record(value, key)) == event
+
+
+def test_a_uuid7_carries_the_time_and_sorts_by_it() -> None:
+    before = time.time_ns() // 1_000_000
+    ids = [events.uuid7() for _ in range(100)]
+    after = time.time_ns() // 1_000_000
+    assert {each.version for each in ids} == {7}
+    assert {each.variant for each in ids} == {"specified in RFC 4122"}
+    assert len(set(ids)) == 100
+    assert all(before <= each.int >> 80 <= after for each in ids)
+
+
+def test_the_same_key_and_review_are_the_same_prediction() -> None:
+    review = Review(text="fine")
+    first = events.idempotent_id("order-7", review)
+    assert first.version == 8
+    assert first == events.idempotent_id("order-7", Review(text="fine", summary=""))
+    assert first != events.idempotent_id("order-8", review)
+    assert first != events.idempotent_id("order-7", Review(text="fine!"))
+    assert first != events.idempotent_id("order-7", Review(text="fine", helpfulness_numerator=2))
+
+
+def test_headers_are_cloudevents_in_binary_mode_with_a_trace() -> None:
+    event = _event()
+    trace = events.new_traceparent()
+    headers = dict(events.headers(event, source="/bdlab/serve", traceparent=trace))
+    assert headers["ce_id"] == str(event.id).encode()
+    assert headers["ce_specversion"] == b"1.0"
+    assert {"ce_type", "ce_source", "ce_time"} <= set(headers)
+    assert headers["content-type"] == b"application/json"
+    version, trace_id, span_id, flags = trace.split("-")
+    assert (version, len(bytes.fromhex(trace_id)), len(bytes.fromhex(span_id)), flags) == ("00", 16, 8, "01")
+    assert headers["traceparent"] == trace.encode()
+
+
+_KEY, _VALUE = events.encode(_event("hello"))
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "reason"),
+    [
+        (None, _KEY, "no value"),
+        (_VALUE, None, "no key"),
+        (_VALUE, str(uuid4()).encode(), "key is not the event's id"),
+        (b"", _KEY, "not UTF-8 JSON"),
+        (b"\xff\xfe\x00", _KEY, "not UTF-8 JSON"),
+        (_VALUE[:-5], _KEY, "not UTF-8 JSON"),
+        (b"[" * 100_000, _KEY, "not"),
+        (b'{"a":' * 100_000, _KEY, "unknown field `a`"),
+        (b"5", _KEY, "Expected `object`"),
+        (_VALUE.replace(b"4.5", b"NaN"), _KEY, "not UTF-8 JSON"),
+        (_VALUE.replace(b"4.5", b"1e999"), _KEY, "Number out of range"),
+        (_VALUE.replace(b"4.5", b"5.1"), _KEY, "<= 5.0 - at `$.prediction`"),
+        (_VALUE.replace(b"4.5", b'"4.5"'), _KEY, "Expected `float`, got `str` - at `$.prediction`"),
+        (_VALUE.replace(b'"hello"', b'"\\u0000"'), _KEY, "'text' holds a NUL"),
+        (_VALUE.replace(b'"hello"', b'"\\ud800"'), _KEY, "surrogate"),
+        (_VALUE.replace(b'"hello"', b'""'), _KEY, "`$.text`"),
+        (_VALUE.replace(b'"text"', b'"texts"'), _KEY, "unknown field `texts`"),
+        (_VALUE[:-1] + b',"text":"again"}', _KEY, "'text' stands twice"),
+        (_VALUE.replace(b'"schema_version":1', b'"schema_version":2'), _KEY, "schema_version is 2"),
+        (b'{"schema_version":7,"other":1}', _KEY, "schema_version is 7"),
+        (
+            _VALUE.replace(b'"helpfulness_numerator":1', b'"helpfulness_numerator":3000000000'),
+            _KEY,
+            "numerator",
+        ),
+        (_VALUE.replace(b'"helpfulness_numerator":1', b'"helpfulness_numerator":true'), _KEY, "numerator"),
+    ],
+    ids=lambda each: (each or b"none")[:24].decode("latin-1") if not isinstance(each, str) else each,
+)
+def test_what_is_no_event_is_refused_with_a_reason(
+    value: bytes | None, key: bytes | None, reason: str
+) -> None:
+    with pytest.raises(InvalidEvent) as caught:
+        events.decode(_record(value, key))
+    assert reason in caught.value.message
+
+
+def test_an_event_with_other_white_space_is_still_an_event() -> None:
+    assert events.decode(_record(_VALUE.replace(b":", b": ", 1), _KEY)).id == UUID(_KEY.decode())
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused_and_never_crash(value: bytes) -> None:
+    with pytest.raises(InvalidEvent):
+        events.decode(_record(value, _KEY))
+
+
+@pytest.mark.parametrize(
+    ("review", "reason"),
+    [
+        (Review(text="a\x00b"), "'text' holds a NUL"),
+        (Review(text="ok", summary="\ud800"), r"'summary' holds half of a surrogate pair \(U\+D800\)"),
+        (Review(text="  \n"), "'text' is empty"),
+    ],
+)
+def test_text_that_cannot_be_stored_is_refused_by_field(review: Review, reason: str) -> None:
+    with pytest.raises(InvalidInput, match=reason):
+        events.check_storable(review)

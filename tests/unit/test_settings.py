@@ -1,0 +1,93 @@
+"""Layers, their order, and what a wrong value is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bdlab import settings
+from bdlab.errors import SettingsInvalid
+from bdlab.settings import Secret
+
+
+def _load(tmp_path: Path, toml: str = "", **environ: str) -> settings.Layers:
+    file = tmp_path / "bdlab.toml"
+    file.write_text(toml, "utf-8")
+    return settings.load(config=file, environ=environ)
+
+
+def test_the_last_layer_that_names_a_field_wins(tmp_path: Path) -> None:
+    file = tmp_path / "bdlab.toml"
+    file.write_text(
+        '[http]\nhost = "file"\n[kafka]\ntopic = "file"\ngroup = "file"\n[postgres]\nhost = "file"\n'
+    )
+    layers = settings.load(
+        config=file,
+        environ={"BDLAB_KAFKA_GROUP": "environment", "BDLAB_POSTGRES_HOST": "environment"},
+        command_line={"postgres": {"host": "command line"}},
+    )
+    vault = {"kafka": {"topic": "vault", "group": "vault"}, "postgres": {"host": "vault"}}
+    found = layers.settings(vault)
+    assert found.http.host == "file"
+    assert found.kafka.topic == "vault"
+    assert found.kafka.group == "environment"
+    assert found.postgres.host == "command line"
+    assert found.http.port == 8000
+
+
+def test_vault_can_be_laid_between_the_other_layers_again(tmp_path: Path) -> None:
+    layers = _load(tmp_path)
+    assert layers.settings({"kafka": {"bootstrap_servers": "one:1"}}).kafka.bootstrap_servers == "one:1"
+    assert layers.settings({"kafka": {"bootstrap_servers": "two:2"}}).kafka.bootstrap_servers == "two:2"
+
+
+def test_the_servers_own_environment_names_are_understood_and_bdlabs_win(tmp_path: Path) -> None:
+    assert _load(tmp_path, VAULT_ADDR="http://a:1").settings().vault.address == "http://a:1"
+    both = _load(tmp_path, VAULT_ADDR="http://a:1", BDLAB_VAULT_ADDRESS="http://b:2")
+    assert both.settings().vault.address == "http://b:2"
+
+
+@pytest.mark.parametrize(
+    ("toml", "environ", "words"),
+    [
+        ("", {"BDLAB_HTTP_PORT": "eighty"}, ["http.port", "the environment", "int"]),
+        ("", {"BDLAB_HTTP_PORT": "70000"}, ["http.port", "the environment", "65535"]),
+        ("", {"BDLAB_STARTUP_TIMEOUT": "soon"}, ["startup_timeout_s", "the environment"]),
+        ("[http]\nprot = 1\n", {}, ["http.prot", "bdlab.toml", "no such setting"]),
+        ("[htpp]\nport = 1\n", {}, ["htpp", "bdlab.toml", "no such setting"]),
+        ('[kafka]\ntopic = "a b"\n', {}, ["kafka.topic", "bdlab.toml"]),
+        ('[kafka]\npassword = "x"\n', {}, ["kafka.password", "no such setting"]),
+        ("[http\n", {}, ["bdlab.toml", "not valid TOML"]),
+    ],
+)
+def test_a_wrong_value_names_the_setting_and_its_layer(
+    tmp_path: Path, toml: str, environ: dict[str, str], words: list[str]
+) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        _load(tmp_path, toml, **environ)
+    for word in words:
+        assert word in caught.value.message
+    assert caught.value.exit_code == 2
+
+
+def test_a_named_settings_file_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match=r"nowhere\.toml cannot be read"):
+        settings.load(config=tmp_path / "nowhere.toml", environ={})
+
+
+def test_every_setting_has_an_environment_twin() -> None:
+    assert settings.environment_layer(
+        {"BDLAB_SINK_BATCH_WAIT_S": "1", "BDLAB_MODEL_PATH": "m", "BDLAB_HTTP_PORT": "", "OTHER": "x"}
+    ) == {"sink": {"batch_wait_s": "1"}, "model": {"path": "m"}}
+
+
+def test_a_secret_never_shows_itself() -> None:
+    secret = Secret("hunter2")
+    assert (
+        "hunter2"
+        not in f"{secret} {secret!r} {[secret]} {secret.__dict__ if hasattr(secret, '__dict__') else ''}"
+    )
+    assert secret.reveal() == "hunter2"
+    assert secret == Secret("hunter2")
+    assert secret != Secret("hunter3")
