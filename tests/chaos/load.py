@@ -14,7 +14,8 @@ from bdlab.events import Review, idempotent_id
 
 _TEXT = """
     great taste fresh coffee terrible stale tea loved hated box arrived late early perfect bland
-    dog cat treats sugar salt price cheap dear again never buy refund crunchy soft chocolate nutty bitter sweet leaking tin
+    dog cat treats sugar salt price cheap dear again never buy refund crunchy soft chocolate nutty
+    bitter sweet leaking tin
 """
 _WORDS = _TEXT.split()
 
