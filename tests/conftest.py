@@ -1,6 +1,7 @@
 """Fixtures live in `fix_*.py` beside this file, one file a concern."""
 
 pytest_plugins: list[str] = [
+    "tests.fix_kafka",
     "tests.fix_servers",
     "tests.fix_database",
 ]

@@ -145,6 +145,10 @@ class Producer:
             thread.join(timeout=15)
             if thread.is_alive():
                 raise BrokerError(f"the thread {thread.name} did not stop within 15 s")
+        for link in (self._active, self._candidate, *self._retiring, *self._finished):
+            if link is not None:
+                link.client.close()
+        self._opened = False
 
     # The polling thread. It alone settles deliveries.
 
@@ -217,17 +221,16 @@ class Producer:
         )
 
     def _abandon(self) -> None:
-        """Fail whatever is left when the producer closes, and let go of the clients."""
-        links = [link for link in (self._active, self._candidate, *self._retiring) if link is not None]
+        """Fail whatever is left when the producer closes."""
+        links = [link for link in (self._active, *self._retiring) if link is not None]
         for link in links:
             link.give_up()
         while self._outstanding:
             self._outstanding.popleft().settle(
                 NotAcknowledged("the producer was closed before the broker acknowledged the event")
             )
-        for link in (*links, *self._finished):
+        for link in links:
             link.client.poll(0)
-            link.client.close()
 
     # The watching thread. It alone makes links and puts them in place.
 

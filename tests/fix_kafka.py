@@ -1,0 +1,118 @@
+"""Topics of their own on the session's broker, and what producers and consumers need beside it."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from uuid import uuid4
+
+import pytest
+
+from bdlab.credentials import KafkaLogin
+from bdlab.errors import BrokerError
+from bdlab.events import Position, Record
+from bdlab.kafka.admin import Admin
+from bdlab.memory.credentials import StaticCredentials
+from bdlab.settings import KafkaSettings
+from bdlab.stack.server import Broker
+
+
+def kafka_login(
+    bootstrap_servers: str,
+    *,
+    topic: str = "predictions",
+    partitions: int = 6,
+    delivery_timeout_s: float = 5.0,
+    session_timeout_s: float = 1.0,
+) -> KafkaLogin:
+    return KafkaLogin(
+        server=KafkaSettings(
+            bootstrap_servers=bootstrap_servers,
+            topic=topic,
+            partitions=partitions,
+            group=f"{topic}-readers",
+            delivery_timeout_s=delivery_timeout_s,
+            session_timeout_s=session_timeout_s,
+        )
+    )
+
+
+def make_topic(credentials: StaticCredentials) -> StaticCredentials:
+    """Create the topic that the credentials' settings name."""
+    with Admin(credentials) as admin:
+        admin.ensure_topic()
+    return credentials
+
+
+def credentials_for(broker: Broker, **settings: float) -> StaticCredentials:
+    """Credentials for a topic of its own on `broker`, which is made."""
+    login = kafka_login(broker.bootstrap_servers, topic=f"t-{uuid4().hex}", **settings)  # type: ignore[arg-type]
+    return make_topic(StaticCredentials(kafka=login))
+
+
+@pytest.fixture
+def topic(broker: Broker) -> StaticCredentials:
+    """Credentials for a topic of this test's own, with 6 partitions."""
+    return credentials_for(broker)
+
+
+class Acks:
+    """A `done` that keeps what it was given, and can be waited on."""
+
+    def __init__(self) -> None:
+        self._results: queue.SimpleQueue[Position | BrokerError] = queue.SimpleQueue()
+        self.count = 0
+
+    def __call__(self, result: Position | BrokerError) -> None:
+        self.count += 1
+        self._results.put(result)
+
+    def take(self, count: int, timeout_s: float = 20.0) -> list[Position | BrokerError]:
+        """The next `count` results. Raises queue.Empty where they do not come in time."""
+        deadline = time.monotonic() + timeout_s
+        return [self._results.get(timeout=max(0.0, deadline - time.monotonic())) for _ in range(count)]
+
+    def positions(self, count: int, timeout_s: float = 20.0) -> list[Position]:
+        """The next `count` results, all of which have to be positions."""
+        found = self.take(count, timeout_s)
+        return [result for result in found if isinstance(result, Position) or pytest.fail(repr(result))]
+
+
+class Bookmarks:
+    """A consumer's start positions: those that were kept, else the start of the log."""
+
+    def __init__(self) -> None:
+        self.next: dict[tuple[str, int], int] = {}
+        self.asked: list[list[Position]] = []
+
+    def __call__(self, starts: Sequence[Position]) -> Sequence[Position]:
+        self.asked.append(list(starts))
+        return [
+            Position(
+                at.cluster_id, at.topic, at.partition, self.next.get((at.cluster_id, at.partition), at.offset)
+            )
+            for at in starts
+        ]
+
+    def keep(self, records: Sequence[Record]) -> None:
+        """Go on after `records`, as a store does that has them."""
+        for record in records:
+            at = record.position
+            self.next[at.cluster_id, at.partition] = at.offset + 1
+
+
+def read_until(
+    poll: Callable[[int, float], list[Record]],
+    enough: Callable[[list[Record]], bool],
+    *,
+    timeout_s: float = 20.0,
+) -> list[Record]:
+    """Poll until `enough` holds of everything that was read. Fails the test where it never does."""
+    deadline = time.monotonic() + timeout_s
+    records: list[Record] = []
+    while not enough(records):
+        if time.monotonic() > deadline:
+            pytest.fail(f"only {len(records)} records were read within {timeout_s:g} s")
+        records += poll(1000, 0.1)
+    return records
