@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import secrets
 import signal
@@ -19,16 +18,16 @@ _KEY_BYTES = 32
 _AUDIT_LIMIT_BYTES = 32 << 20
 _HTTP_TIMEOUT_S = 5.0
 
-#: JSON strings are valid HCL strings as long as nothing in them starts a template.
+#: Paths are relative to the data folder, where the server runs: its name may hold anything.
 _CONFIG = """\
 storage "raft" {{
-  path                   = {raft}
+  path                   = "openbao/raft"
   node_id                = "local"
   performance_multiplier = 1
 }}
 seal "static" {{
   current_key_id = "local-1"
-  current_key    = {key}
+  current_key    = "file://openbao/seal.key"
 }}
 listener "tcp" {{
   address     = "127.0.0.1:{port}"
@@ -36,7 +35,7 @@ listener "tcp" {{
 }}
 audit "file" "file" {{
   options {{
-    file_path = {audit}
+    file_path = "openbao/audit.log"
   }}
 }}
 api_addr     = "http://127.0.0.1:{port}"
@@ -73,22 +72,17 @@ class OpenBao(Server):
 
     def _prepare(self, port: int) -> Sequence[str]:
         program = binaries.openbao()
-        raft = self.folder / "raft"
-        raft.mkdir(exist_ok=True, mode=0o700)
+        (self.folder / "raft").mkdir(exist_ok=True, mode=0o700)
+        self._check_seal_key()
         self.rotate_audit_log()
-        values = {
-            "raft": _hcl(str(raft)),
-            "key": _hcl(f"file://{self._seal_key()}"),
-            "audit": _hcl(str(self.folder / "audit.log")),
-        }
         config = self.folder / "openbao.hcl"
-        config.write_text(
-            _CONFIG.format(port=port, cluster_port=self.ports.choose("openbao-cluster"), **values), "utf-8"
-        )
+        cluster_port = self.ports.choose("openbao-cluster")
+        config.write_text(_CONFIG.format(port=port, cluster_port=cluster_port), "utf-8")
         config.chmod(0o600)
         return [str(program), "server", "-config", str(config)]
 
-    def _seal_key(self) -> str:
+    def _check_seal_key(self) -> None:
+        """Make the key at the first start. Raises ServerNotStarted where it is lost, or open to others."""
         file = self.folder / "seal.key"
         if not file.exists():
             if any((self.folder / "raft").iterdir()):
@@ -109,7 +103,6 @@ class OpenBao(Server):
                 f"the seal key {file} can be read by others (mode {stat.S_IMODE(file.stat().st_mode):04o})",
                 hint=f"Run: chmod 600 {file}",
             )
-        return str(file)
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_HTTP_TIMEOUT_S)
@@ -118,7 +111,3 @@ class OpenBao(Server):
             status = connection.getresponse().status
             return status in (200, 501)  # active, or not initialised; 429 and 503 pass by themselves
         return False
-
-
-def _hcl(value: str) -> str:
-    return json.dumps(value.replace("${", "$${").replace("%{", "%%{"), ensure_ascii=False)

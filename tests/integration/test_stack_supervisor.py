@@ -1,0 +1,311 @@
+"""The supervisor over real children, and the data folder that holds them."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bdlab.errors import ServerNotStarted, StackError, StackInUse, StartInterrupted
+from bdlab.stack import DataFolder, Endpoints, Event, Postgres, Tansu
+from bdlab.stack.process import Process, start_mark
+from bdlab.stack.service import Service, run_command, service_environment
+from bdlab.stack.supervisor import Supervisor
+
+
+class Sleeper:
+    """A child that sleeps; `fail_first` restarts of it fail before one works."""
+
+    def __init__(self, name: str, folder: Path, fail_first: int = 0) -> None:
+        self.name = name
+        self._folder = folder
+        self._fail = fail_first
+        self.stopped_at = 0.0
+        self.process = Process(
+            name, log_file=folder / "logs" / f"{name}.log", record_file=folder / "run" / f"{name}.json"
+        )
+
+    @property
+    def running(self) -> bool:
+        return self.process.running
+
+    @property
+    def exit_status(self) -> int | None:
+        return self.process.exit_status
+
+    def start(self, _timeout_s: float = 5.0, _stop: threading.Event | None = None) -> None:
+        if self.process.pid is not None and self._fail:
+            self._fail -= 1
+            raise ServerNotStarted("not this time")
+        self.process.start(["sleep", "600"], environment=dict(os.environ), folder=self._folder)
+
+    def stop(self) -> None:
+        self.process.stop(5.0)
+        self.stopped_at = time.monotonic()
+
+    def kill(self) -> None:
+        os.kill(self.process.pid or 0, signal.SIGKILL)
+
+
+Events = queue.Queue[Event]
+
+
+@contextmanager
+def _watching(supervisor: Supervisor) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=supervisor.watch, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+        supervisor.stop_all()
+        assert not thread.is_alive()
+
+
+def _next(events: Events, kind: str) -> Event:
+    while (event := events.get(timeout=20)).kind != kind:
+        pass
+    return event
+
+
+def test_a_child_that_dies_is_started_again_and_said_so(tmp_path: Path) -> None:
+    events: Events = queue.Queue()
+    supervisor = Supervisor(events.put)
+    child = Sleeper("sleeper", tmp_path)
+    child.start()
+    supervisor.add(child)
+    with _watching(supervisor):
+        first = child.process.pid
+        child.kill()
+        notice = _next(events, "notice")
+        assert notice.step == "sleeper"
+        assert "killed by SIGKILL" in notice.detail
+        assert _next(events, "done").step == "restarted sleeper"
+        assert child.running
+        assert child.process.pid != first
+    assert not child.running
+
+
+def test_restarts_back_off_and_go_on_after_failures(tmp_path: Path) -> None:
+    events: Events = queue.Queue()
+    announced = []
+    supervisor = Supervisor(events.put)
+    child = Sleeper("sleeper", tmp_path, fail_first=1)
+    child.start()
+
+    def announce(_stop: threading.Event) -> None:
+        announced.append(child.process.pid)
+        if len(announced) == 1:
+            raise StackError("nobody listens yet")
+
+    supervisor.add(child, announce)
+    with _watching(supervisor):
+        child.kill()
+        assert "in 0.5 s" in _next(events, "notice").detail
+        first, second = _next(events, "failed"), _next(events, "failed")
+        assert "again in 1 s: not this time" in first.detail
+        assert "again in 2 s: nobody listens yet" in second.detail
+        assert _next(events, "done").step == "restarted sleeper"
+    # The announcement was repeated, the child not started twice.
+    assert announced == [child.process.pid] * 2
+
+
+def test_children_stop_in_reverse_order(tmp_path: Path) -> None:
+    supervisor = Supervisor(lambda _event: None)
+    children = [Sleeper(name, tmp_path) for name in ("first", "second", "third")]
+    for child in children:
+        child.start()
+        supervisor.add(child)
+    supervisor.stop_all()
+    assert not any(child.running for child in children)
+    assert sorted(children, key=lambda child: child.stopped_at) == children[::-1]
+
+
+def test_a_child_that_ignores_its_signal_is_killed(tmp_path: Path) -> None:
+    process = Process("deaf", log_file=tmp_path / "deaf.log", record_file=tmp_path / "deaf.json")
+    deaf = "import signal, sys; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
+    process.start([sys.executable, "-c", deaf], environment=dict(os.environ), folder=tmp_path)
+    _until(lambda: process.tail() == "deaf")
+    process.stop(0.2)
+    assert process.exit_status == -signal.SIGKILL
+
+
+def _until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.02)
+
+
+def test_a_long_log_is_copied_aside_while_the_child_goes_on(tmp_path: Path) -> None:
+    process = Process("chatty", log_file=tmp_path / "chatty.log", record_file=tmp_path / "chatty.json")
+    process.start(
+        ["sh", "-c", "echo one; while [ ! -e go ]; do sleep 0.01; done; echo two; sleep 600"],
+        environment=dict(os.environ),
+        folder=tmp_path,
+    )
+    try:
+        _until(lambda: process.tail() == "one")
+        process.trim_log(limit_bytes=2)
+        assert (tmp_path / "chatty.log.1").read_text() == "one\n"
+        (tmp_path / "go").touch()
+        _until(lambda: process.tail() == "two")
+        assert process.log_file.read_bytes() == b"two\n"
+    finally:
+        process.stop(1)
+
+
+def test_a_start_can_be_interrupted(tmp_path: Path) -> None:
+    stop = threading.Event()
+    folder = DataFolder(tmp_path / "data")
+    with folder:
+        service = Service(
+            "never",
+            ["sleep", "600"],
+            folder=folder,
+            environment=dict(os.environ),
+            port=1,
+            ready_path="/",
+        )
+        threading.Timer(0.3, stop.set).start()
+        with pytest.raises(StartInterrupted, match="never was starting"):
+            service.start(60, stop)
+        assert not service.running
+        with pytest.raises(StartInterrupted, match="sleeping was running"):
+            run_command(
+                "sleeping",
+                ["sleep", "600"],
+                folder=folder,
+                environment=dict(os.environ),
+                timeout_s=60,
+                stop=stop,
+            )
+        with pytest.raises(StackError, match=r"sleeping did not end within 0\.2 s"):
+            run_command(
+                "sleeping", ["sleep", "600"], folder=folder, environment=dict(os.environ), timeout_s=0.2
+            )
+        assert folder.processes() == []
+
+
+def test_a_commands_output_and_log_are_kept_apart(tmp_path: Path) -> None:
+    with DataFolder(tmp_path / "data") as folder:
+        outcome = run_command(
+            "both",
+            ["sh", "-c", "echo result; echo talk >&2; exit 3"],
+            folder=folder,
+            environment=dict(os.environ),
+            timeout_s=10,
+        )
+        assert (outcome.code, outcome.output, outcome.tail) == (3, "result\n", "talk")
+        assert (folder.logs / "both.log").read_text() == "talk\n"
+
+
+_HOLD = """
+import sys, time
+from pathlib import Path
+from bdlab.stack import DataFolder
+with DataFolder(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_has_one_holder_and_the_second_learns_who(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(StackInUse, match=f"process {holder.pid}"), DataFolder(tmp_path):
+            pass
+        holder.kill()
+        holder.wait()
+        # A lock dies with its holder.
+        with DataFolder(tmp_path) as folder:
+            assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+
+
+def test_endpoints_are_only_those_of_a_living_stack(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path / "data")
+    with pytest.raises(StackError, match="no local stack is up") as nothing:
+        folder.running()
+    assert "bdlab up --data-dir" in nothing.value.hint
+    endpoints = Endpoints(
+        pid=os.getpid(),
+        start_mark=start_mark(os.getpid()),
+        http_url="http://127.0.0.1:1",
+        vault_address="http://127.0.0.1:2",
+        bootstrap_servers="127.0.0.1:3",
+        postgres_host="127.0.0.1",
+        postgres_port=4,
+    )
+    with folder:
+        folder.publish(endpoints)
+        assert folder.running() == endpoints
+    with pytest.raises(StackError, match="no local stack is up"):
+        folder.running()
+    with folder:
+        import msgspec
+
+        folder.publish(msgspec.structs.replace(endpoints, start_mark="an earlier process with this id"))
+        with pytest.raises(StackError, match="no local stack is up"):
+            folder.running()
+
+
+def test_files_of_the_folder(tmp_path: Path) -> None:
+    odd = tmp_path / 'a "quoted" \\ föld er'
+    with DataFolder(odd) as folder:
+        folder.write_env({"POSTGRES_PASSWORD": "x"})
+        assert stat.S_IMODE(folder.env_file.stat().st_mode) == 0o600
+        folder.write_config({"vault": {"identity_dir": str(folder.identity_dir)}, "http": {"port": 1}})
+        read = tomllib.loads(folder.config_file.read_text("utf-8"))
+        assert read == {"vault": {"identity_dir": str(folder.identity_dir)}, "http": {"port": 1}}
+
+
+def test_servers_live_in_a_folder_with_an_odd_name(tmp_path: Path) -> None:
+    from bdlab.stack import OpenBao
+
+    odd = tmp_path / 'a "quoted" \\ ${föld} er'
+    for kind in (OpenBao, Postgres, Tansu):
+        with kind(odd) as server:
+            assert server.running
+
+
+def test_services_see_the_settings_of_the_shell_but_not_its_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "VAULT_ADDR": "http://elsewhere:8200",
+        "VAULT_TOKEN": "secret",
+        "BDLAB_POSTGRES_HOST": "elsewhere",
+        "BDLAB_KAFKA_BOOTSTRAP_SERVERS": "elsewhere:9092",
+        "BDLAB_HTTP_PORT": "1",
+        "BDLAB_JSON": "1",
+        "BDLAB_KAFKA_PARTITIONS": "3",
+        "BDLAB_HTTP_MAX_BATCH": "7",
+        "BDLAB_STARTUP_TIMEOUT": "5",
+    }.items():
+        monkeypatch.setenv(name, value)
+    folder = DataFolder(tmp_path)
+    environment = service_environment(folder, "http://127.0.0.1:1")
+    ours = {name: value for name, value in environment.items() if name.startswith(("BDLAB_", "VAULT_"))}
+    assert ours == {
+        "BDLAB_CONFIG": str(folder.config_file),
+        "VAULT_ADDR": "http://127.0.0.1:1",
+        "BDLAB_KAFKA_PARTITIONS": "3",
+        "BDLAB_HTTP_MAX_BATCH": "7",
+        "BDLAB_STARTUP_TIMEOUT": "5",
+    }
+    assert environment["PATH"] == os.environ["PATH"]
