@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -198,8 +199,8 @@ class Sink:
                 reason=letter.reason,
                 sqlstate=letter.sqlstate,
             )
-        ids = [str(entry.event.id) for entry in part if isinstance(entry, Accepted)]
-        named = {"ids": ids} if len(ids) <= _IDS_IN_LOG else {}
+        events = [entry.event for entry in part if isinstance(entry, Accepted)]
+        named = {"ids": [str(event.id) for event in events]} if len(events) <= _IDS_IN_LOG else {}
         log.info(
             "batch stored",
             rows=result.rows,
@@ -209,10 +210,8 @@ class Sink:
             offsets={fence.log.partition: f"{fence.expected}-{fence.next - 1}" for fence in fences(part)},
             **named,
         )
-        if not named:
-            for entry in part:
-                if isinstance(entry, Accepted):
-                    log.debug("event stored", id=str(entry.event.id), offset=entry.record.position.offset)
+        if not named and log.is_enabled_for(logging.DEBUG):
+            log.debug("events stored", ids=[str(event.id) for event in events])
 
     def _refuse_stopped(self, source: EventSource) -> None:
         reasons = dict(source.stopped) | {where.partition: reason for where, reason in self._gaps.items()}

@@ -10,27 +10,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 from bdlab.ledger import Account, Books, Log, Sighting
+from bdlab.probes import LogRange
 from bdlab.verification.report import Closed, PartitionReport, Report
 
 _LOOK_EVERY_S = 0.2
-
-
-class LogRange(Protocol):
-    """A partition as the broker has it: its first offset, and the next one to be written."""
-
-    @property
-    def cluster_id(self) -> str: ...
-    @property
-    def topic(self) -> str: ...
-    @property
-    def partition(self) -> int: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def end(self) -> int: ...
 
 
 Identify = Callable[[Log, Sequence[int]], Mapping[int, str]]

@@ -1,0 +1,168 @@
+"""What holds of the sink's store and its accounts, in Postgres and in memory alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import pytest
+
+from bdlab.errors import FenceLost, RowRejected
+from bdlab.ledger import Account, Books, DeadLetter, Log, Stored
+from bdlab.memory.store import MemoryStore
+from bdlab.postgres.reader import DeadLetterFilter, Reader
+from bdlab.postgres.store import Store
+from bdlab.sink import BatchStore
+from tests.fix_database import Database
+from tests.samples import CLUSTER, TOPIC, accepted, at, dead, event, rows
+
+ZERO = Log(CLUSTER, TOPIC, 0)
+ONE = Log(CLUSTER, TOPIC, 1)
+
+
+class System(Protocol):
+    @property
+    def store(self) -> BatchStore: ...
+
+    @property
+    def books(self) -> Books: ...
+
+    def refuse(self, text: str) -> None:
+        """From now on a constraint refuses rows with this text."""
+
+    def dead_letters(self) -> list[DeadLetter]: ...
+
+
+class InMemory:
+    def __init__(self) -> None:
+        self._refused: set[str] = set()
+        self.store = self.books = MemoryStore(refuses=lambda event: event.text in self._refused)
+
+    def refuse(self, text: str) -> None:
+        self._refused.add(text)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        return list(self.store.dead_letters.values())
+
+
+class InPostgres:
+    def __init__(self, database: Database, store: Store, reader: Reader) -> None:
+        self._database = database
+        self.store = store
+        self.books = reader
+
+    def refuse(self, text: str) -> None:
+        self._database.execute("ALTER TABLE predictions ADD CHECK (text <> %s)", (text,))
+
+    def dead_letters(self) -> list[DeadLetter]:
+        found = self.books.dead_letters(DeadLetterFilter(), limit=1000)
+        return [DeadLetter(record=one.record, reason=one.reason, sqlstate=one.sqlstate) for one in found]
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def system(request: pytest.FixtureRequest) -> Iterator[System]:
+    if request.param == "memory":
+        yield InMemory()
+        return
+    make: Callable[[], Database] = request.getfixturevalue("new_database")
+    database = make()
+    store = Store(database.credentials("writer"))
+    store.open()
+    with Reader(database.credentials("reader")) as reader:
+        yield InPostgres(database, store, reader)
+    store.close()
+
+
+def account(system: System, log: Log = ZERO) -> Account:
+    return next(found for found in system.books.accounts(limit=10) if found.log == log)
+
+
+def counts(system: System, log: Log = ZERO) -> tuple[int, int, int]:
+    found = account(system, log)
+    assert found.balanced, found
+    return found.stored, found.duplicates, found.dead_letters
+
+
+def test_a_new_partition_starts_where_its_log_does_and_stays_there(system: System) -> None:
+    assert system.store.start_offsets([at(7), at(0, 1)]) == [at(7), at(0, 1)]
+    assert system.store.start_offsets([at(9)]) == [at(7)]
+    assert system.books.next_offsets() == {ZERO: 7, ONE: 0}
+
+
+def test_a_batch_advances_each_of_its_partitions(system: System) -> None:
+    system.store.start_offsets([at(0), at(5, 1)])
+    stored = system.store.store([*rows(range(3)), *rows([5, 6], partition=1)])
+    assert stored == Stored(rows=5)
+    assert system.store.start_offsets([at(0), at(0, 1)]) == [at(3), at(7, 1)]
+    assert counts(system) == (3, 0, 0)
+    assert counts(system, ONE) == (2, 0, 0)
+
+
+def test_incarnations_of_a_log_are_apart(system: System) -> None:
+    again = Log("cluster-b", TOPIC, 0)
+    system.store.start_offsets([at(0)])
+    system.store.store(rows(range(3)))
+    assert system.store.start_offsets([at(0, cluster_id="cluster-b")]) == [at(0, cluster_id="cluster-b")]
+    system.store.store([accepted(at(0, cluster_id="cluster-b"))])
+    assert counts(system) == (3, 0, 0)
+    assert counts(system, again) == (1, 0, 0)
+
+
+def test_a_batch_that_does_not_begin_at_the_next_offset_stores_nothing(system: System) -> None:
+    system.store.start_offsets([at(0), at(0, 1)])
+    system.store.store(rows(range(3)))
+    for first in (0, 2, 4):
+        with pytest.raises(FenceLost):
+            system.store.store([*rows([0], partition=1), *rows([first])])
+    assert system.books.next_offsets() == {ZERO: 3, ONE: 0}
+    assert counts(system, ONE) == (0, 0, 0)
+
+
+def test_a_partition_that_was_never_assigned_is_fenced(system: System) -> None:
+    with pytest.raises(FenceLost):
+        system.store.store(rows([0]))
+
+
+@pytest.mark.parametrize("offsets", [[0, 2], [1, 0], [0, 0]])
+def test_offsets_of_a_batch_have_to_be_dense(system: System, offsets: Sequence[int]) -> None:
+    system.store.start_offsets([at(0)])
+    with pytest.raises(ValueError, match="does not follow"):
+        system.store.store(rows(offsets))
+
+
+def test_a_known_id_at_another_position_is_a_duplicate(system: System) -> None:
+    system.store.start_offsets([at(0), at(0, 1)])
+    same = event()
+    assert system.store.store([accepted(at(0), same), accepted(at(1), same)]) == Stored(rows=1, duplicates=1)
+    assert system.store.store([accepted(at(2), same), accepted(at(0, 1), same)]) == Stored(duplicates=2)
+    assert counts(system) == (1, 2, 0)
+    assert counts(system, ONE) == (0, 1, 0)
+
+
+def test_dead_letters_keep_the_record_as_it_came(system: System) -> None:
+    system.store.start_offsets([at(0)])
+    letter = dead(at(1), key=None, value=b"\x00\xff raw")
+    stored = system.store.store([accepted(at(0)), letter, dead(at(2), value=None)])
+    assert stored == Stored(rows=1, dead_letters=2)
+    assert counts(system) == (1, 0, 2)
+    found = system.dead_letters()[0]
+    assert found.reason == letter.reason
+    assert (found.record.position, found.record.key, found.record.value) == (at(1), None, b"\x00\xff raw")
+    assert [tuple(header) for header in found.record.headers] == [("h", None)]
+
+
+def test_a_batch_with_a_refused_row_stores_nothing(system: System) -> None:
+    system.store.start_offsets([at(0)])
+    system.refuse("poison")
+    with pytest.raises(RowRejected) as refused:
+        system.store.store([accepted(at(0)), accepted(at(1), event(text="poison")), dead(at(2))])
+    assert refused.value.sqlstate == "23514"
+    assert system.books.next_offsets() == {ZERO: 0}
+    assert counts(system) == (0, 0, 0)
+
+
+def test_what_the_logs_held_at_least_is_kept(system: System) -> None:
+    system.store.start_offsets([at(0)])
+    system.store.store(rows(range(2)), ends={ZERO: 9, ONE: 4})
+    system.store.store(rows(range(2, 4)), ends={})
+    assert account(system).end_seen == 9
