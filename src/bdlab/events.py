@@ -214,6 +214,8 @@ def decode(record: Record) -> PredictionEvent:
     for field in ("text", "summary", "model"):
         if "\x00" in getattr(event, field):
             raise InvalidEvent(f"field {field!r} holds a NUL character (U+0000), which Postgres cannot store")
+    for field in ("created_at", "timestamp"):
+        _refuse_beyond_calendar(field, getattr(event, field))
     if any("\x00" in term.term for term in event.explanation):
         raise InvalidEvent("field 'explanation' holds a NUL character (U+0000), which Postgres cannot store")
     return event
@@ -228,13 +230,21 @@ def _reason(value: bytes, error: Exception) -> str:
     return f"not UTF-8 JSON: {error}"
 
 
-def _foreign_schema_version(value: bytes) -> Any:
+def _foreign_schema_version(value: bytes) -> int | None:
     try:
         found = msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    version = found.get("schema_version", SCHEMA_VERSION) if isinstance(found, Mapping) else SCHEMA_VERSION
-    return None if version == SCHEMA_VERSION else version
+    version = found.get("schema_version") if isinstance(found, Mapping) else None
+    return version if type(version) is int and version != SCHEMA_VERSION else None
+
+
+def _refuse_beyond_calendar(field: str, moment: datetime) -> None:
+    """A moment may be in the years 1 to 9999 where it was written, and in neither of them in UTC."""
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidEvent(f"field {field!r}, {moment.isoformat()}, is beyond the years 1 to 9999") from None
 
 
 def _refuse_repeated_fields(value: bytes) -> None:
