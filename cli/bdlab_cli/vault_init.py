@@ -1,0 +1,176 @@
+"""`bdlab vault-init`: take a Vault from any state to the finished set-up."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from bdlab.settings import Secret
+    from bdlab.vault.bootstrap.plan import DatabaseManager, Seeds, Step
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_STYLES = {"done": "green", "unchanged": "dim", "would do": "yellow"}
+
+
+@app.command()
+def vault_init(
+    env_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="BDLAB_ENV_FILE",
+            metavar="FILE",
+            help="What to put into Vault [default: .env, where there is one]",
+        ),
+    ] = None,
+    keys_file: Annotated[
+        Path,
+        typer.Option(
+            envvar="BDLAB_KEYS_FILE", metavar="FILE", help="Where the keys of a new Vault go (0600)"
+        ),
+    ] = Path("~/.local/state/bdlab/vault-keys.json"),
+    identity_dir: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BDLAB_VAULT_IDENTITY_DIR",
+            metavar="FOLDER",
+            help="Where each service's identity is handed over",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="BDLAB_VAULT_TOKEN_FILE",
+            metavar="FILE",
+            help="An administrator's token, for a Vault that somebody else initialised (or set BDLAB_VAULT_TOKEN)",
+        ),
+    ] = None,
+    shares: Annotated[
+        int,
+        typer.Option(envvar="BDLAB_KEY_SHARES", min=1, max=255, help="Key shares to make at initialisation"),
+    ] = 1,
+    threshold: Annotated[
+        int,
+        typer.Option(envvar="BDLAB_KEY_THRESHOLD", min=1, max=255, help="How many of the shares are needed"),
+    ] = 1,
+    wrap_ttl: Annotated[
+        int,
+        typer.Option(
+            envvar="BDLAB_WRAP_TTL",
+            min=10,
+            metavar="SECONDS",
+            help="How long a handed-over secret id may wait",
+        ),
+    ] = 24 * 3600,
+    startup_timeout: Annotated[
+        float | None,
+        typer.Option(
+            envvar="BDLAB_STARTUP_TIMEOUT", min=0, metavar="SECONDS", help="How long to wait for Vault"
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", envvar="BDLAB_DRY_RUN", help="Say what would be done, and change nothing"),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", envvar="BDLAB_JSON", help="Print the steps as JSON")
+    ] = False,
+) -> None:
+    """Take a Vault from any state to the finished set-up; run it as often as you like."""
+    from bdlab.errors import InvalidInput
+    from bdlab.vault.bootstrap import Plan, bootstrap, envfile
+    from bdlab_cli import wiring
+
+    if threshold > shares:
+        raise InvalidInput(f"--threshold {threshold} is more than --shares {shares}")
+    settings = wiring.layers(
+        {"vault": {"identity_dir": identity_dir}, "startup_timeout_s": startup_timeout}
+    ).settings()
+    env_path = env_file or (Path(".env") if Path(".env").is_file() else None)
+    seeds = envfile.read(env_path) if env_path else None
+    plan = Plan(
+        vault=settings.vault,
+        keys_file=keys_file.expanduser(),
+        seeds=seeds,
+        manager=_manager(seeds) if seeds else None,
+        token=_token(token_file),
+        shares=shares,
+        threshold=threshold,
+        ask_key=_ask_key if sys.stdin.isatty() else None,
+        timeout_s=settings.startup_timeout_s,
+        wrap_ttl_s=wrap_ttl,
+        dry_run=dry_run,
+    )
+    talk, out = wiring.talk(), wiring.out()
+
+    def report(step: Step) -> None:
+        if not as_json:
+            details = f"  {', '.join(step.details)}" if step.details else ""
+            style = _STYLES[step.outcome]
+            out.print(f"{step.name:<20} [{style}]{step.outcome:<9}[/]{details}", soft_wrap=True)
+
+    steps = bootstrap(plan, report)
+    if as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode(steps).decode())
+    if dry_run:
+        return
+    if plan.keys_file.exists() and any(
+        step.name == "initialise" and step.outcome == "done" for step in steps
+    ):
+        talk.print(
+            f"Keep a copy of {plan.keys_file} where nobody else can read it: Vault cannot be recovered without."
+        )
+    if env_path:
+        talk.print(f"Vault is set up. {env_path} is not needed any more: delete it.")
+
+
+def _token(file: Path | None) -> Secret | None:
+    from bdlab.errors import InvalidInput
+    from bdlab.settings import Secret
+
+    if file is None:
+        given = os.environ.get("BDLAB_VAULT_TOKEN", "").strip()
+        return Secret(given) if given else None
+    try:
+        text = file.expanduser().read_text("utf-8").strip()
+    except OSError as error:
+        raise InvalidInput(f"the token file {file} cannot be read: {error.strerror}") from error
+    if not text:
+        raise InvalidInput(f"the token file {file} is empty")
+    return Secret(text)
+
+
+def _ask_key(number: int) -> Secret | None:
+    from bdlab.settings import Secret
+
+    given = typer.prompt(
+        f"Key share {number} (empty: no more)", hide_input=True, default="", err=True, show_default=False
+    )
+    return Secret(given.strip()) if given.strip() else None
+
+
+def _manager(seeds: Seeds) -> DatabaseManager:
+    from bdlab.credentials import DatabaseLogin
+    from bdlab.postgres import roles
+    from bdlab.settings import Secret
+
+    admin = DatabaseLogin(server=seeds.postgres, user=seeds.postgres_user, password=seeds.postgres_password)
+
+    class Manager:
+        """The administrator's log-in, behind what the set-up of Vault needs of it."""
+
+        def exists(self) -> bool:
+            return roles.manager_exists(admin)
+
+        def prepare(self, password: Secret) -> str:
+            roles.prepare(admin, manager_password=password)
+            return roles.MANAGER
+
+    return Manager()

@@ -1,0 +1,99 @@
+"""`vault-init`: take Vault from any state to the finished set-up, one small repeatable step after the other.
+
+A run that was killed is run again. A run that finds nothing to do writes nothing: it looks through the `inspect`
+identity. One that finds something makes itself a root token that lasts minutes, with the `recovery` identity and the
+recovery key, and revokes it at the end.
+"""
+
+from __future__ import annotations
+
+from bdlab.errors import PolicyDenied
+from bdlab.vault.bootstrap.access import AppRoles, Policies
+from bdlab.vault.bootstrap.authority import Authority
+from bdlab.vault.bootstrap.database import Connection, Roles
+from bdlab.vault.bootstrap.handover import HandOver
+from bdlab.vault.bootstrap.keysfile import KeysFile
+from bdlab.vault.bootstrap.mounts import Mounts
+from bdlab.vault.bootstrap.plan import Plan, Report, Step
+from bdlab.vault.bootstrap.seal import initialise, unseal
+from bdlab.vault.bootstrap.seeds import KeyValues
+from bdlab.vault.bootstrap.units import Unit
+from bdlab.vault.client import VaultClient
+
+_ROOT_TOKEN = "root token"  # noqa: S105 - the name of a step
+
+
+def bootstrap(plan: Plan, report: Report) -> list[Step]:
+    """Do what is missing; `report` gets each step as it ends.
+
+    Raises VaultUnavailable where Vault does not answer or open in time, VaultError where there is no way in,
+    InvalidInput where `.env` is needed and missing. Nothing that was done is lost: run it again.
+    """
+    steps: list[Step] = []
+
+    def ended(step: Step) -> None:
+        steps.append(step)
+        report(step)
+
+    client = VaultClient(plan.vault)
+    file = KeysFile(plan.keys_file)
+    units: list[Unit] = [
+        Mounts(plan),
+        Policies(plan),
+        AppRoles(plan),
+        Connection(plan),
+        Roles(plan),
+        KeyValues(plan),
+        HandOver(plan, client),
+    ]
+    try:
+        for open_up in (initialise, unseal):
+            step = open_up(client, plan, file)
+            ended(step)
+            if step.outcome == "would do":
+                # Nothing more can be seen of a Vault that is not open.
+                for name in (*(unit.name for unit in units), _ROOT_TOKEN):
+                    ended(Step(name, "would do"))
+                return steps
+        authority = Authority(client, plan, file)
+        try:
+            for unit in units:
+                ended(_run(unit, authority, plan))
+            ended(_end_root(authority, plan))
+        finally:
+            authority.close()
+    finally:
+        client.close()
+    return steps
+
+
+def _run(unit: Unit, authority: Authority, plan: Plan) -> Step:
+    try:
+        pending = unit.pending(authority.reader())
+    except PolicyDenied:
+        if plan.dry_run:
+            raise
+        # The policy that `inspect` has in Vault may be older than this version.
+        pending = unit.pending(authority.writer())
+    if not pending:
+        return Step(unit.name, "unchanged")
+    if plan.dry_run:
+        return Step(unit.name, "would do", pending)
+    unit.apply(authority.writer(), pending)
+    return Step(unit.name, "done", pending)
+
+
+def _end_root(authority: Authority, plan: Plan) -> Step:
+    if authority.is_first_root:
+        if plan.dry_run:
+            return Step(_ROOT_TOKEN, "would do", ("revoke it",))
+        authority.prove_identities()
+        authority.revoke_first_root()
+        return Step(_ROOT_TOKEN, "done", ("revoked",))
+    if authority.made_root:
+        authority.close()
+        return Step(_ROOT_TOKEN, "done", ("made for this run, and revoked",))
+    return Step(_ROOT_TOKEN, "unchanged")
+
+
+__all__ = ["Plan", "Step", "bootstrap"]

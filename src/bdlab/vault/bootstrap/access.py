@@ -1,0 +1,110 @@
+"""Who may do what: a policy and an AppRole for each service."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any
+
+from bdlab.errors import VaultError
+from bdlab.resources import policies_dir
+from bdlab.settings import VaultSettings
+from bdlab.vault.bootstrap.plan import IDENTITIES, INSPECT, RECOVERY, Plan
+from bdlab.vault.bootstrap.units import differs
+from bdlab.vault.client import VaultClient
+
+_PERIOD_S = 3600
+_SHORT_TTL_S = 300
+_SHORT_MAX_TTL_S = 900
+_PATH = re.compile(r'^(path\s+")(kv|database|auth/approle)/', re.MULTILINE)
+
+
+def policy_text(service: str, vault: VaultSettings) -> str:
+    """The policy of a service, with the engines' paths as the settings have them."""
+    file = policies_dir() / f"{service}.hcl"
+    try:
+        text = file.read_text("utf-8")
+    except OSError as error:
+        raise VaultError(f"the policy file {file} cannot be read: {error.strerror}") from error
+    mounts = {
+        "kv": vault.kv_mount,
+        "database": vault.database_mount,
+        "auth/approle": f"auth/{vault.approle_mount}",
+    }
+    return _PATH.sub(lambda match: f"{match[1]}{mounts[match[2]]}/", text)
+
+
+class Policies:
+    name = "policies"
+
+    def __init__(self, plan: Plan) -> None:
+        self._wanted = {service: policy_text(service, plan.vault) for service in IDENTITIES}
+
+    def pending(self, reader: VaultClient) -> tuple[str, ...]:
+        return tuple(
+            service
+            for service, text in self._wanted.items()
+            if differs(reader.read_if_present(f"sys/policies/acl/{service}"), {"policy": text})
+        )
+
+    def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
+        for service in pending:
+            writer.write(f"sys/policies/acl/{service}", {"policy": self._wanted[service]})
+
+
+class AppRoles:
+    """Secret ids are reusable on the service's own volume, and replaced by `rotate`: single-use ones would break
+    each restart. Where `.env` names networks, neither they nor the tokens work from anywhere else.
+    """
+
+    name = "identities"
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def pending(self, reader: VaultClient) -> tuple[str, ...]:
+        return tuple(service for service in IDENTITIES if self._differs(reader, service))
+
+    def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
+        for service in pending:
+            found = writer.read_if_present(self._path(service))
+            body = self._fixed(service) | ({} if found else self._defaults(service)) | self._chosen(service)
+            writer.write(self._path(service), body)
+
+    def _differs(self, reader: VaultClient, service: str) -> bool:
+        found = reader.read_if_present(self._path(service))
+        if found:
+            for name in ("secret_id_bound_cidrs", "token_bound_cidrs"):
+                found[name] = [
+                    str(ipaddress.ip_network(cidr, strict=False)) for cidr in found.get(name) or ()
+                ]
+        return differs(found, self._fixed(service) | self._chosen(service))
+
+    def _path(self, service: str) -> str:
+        return f"auth/{self._plan.vault.approle_mount}/role/{service}"
+
+    def _fixed(self, service: str) -> dict[str, Any]:
+        common = {
+            "token_policies": [service],
+            "token_no_default_policy": True,
+            "token_type": "service",
+            "bind_secret_id": True,
+            "secret_id_num_uses": 0,
+            "secret_id_ttl": 0,
+        }
+        if service in {INSPECT, RECOVERY}:
+            return common | {"token_ttl": _SHORT_TTL_S, "token_max_ttl": _SHORT_MAX_TTL_S}
+        return common
+
+    def _defaults(self, service: str) -> dict[str, Any]:
+        return {} if service in {INSPECT, RECOVERY} else {"token_period": _PERIOD_S}
+
+    def _chosen(self, service: str) -> dict[str, Any]:
+        """What `.env` says, where it says something."""
+        seeds = self._plan.seeds
+        chosen: dict[str, Any] = {}
+        if seeds and seeds.cidrs is not None:
+            chosen |= {"secret_id_bound_cidrs": list(seeds.cidrs), "token_bound_cidrs": list(seeds.cidrs)}
+        if seeds and seeds.token_period_s is not None and service not in {INSPECT, RECOVERY}:
+            chosen["token_period"] = seeds.token_period_s
+        return chosen

@@ -1,0 +1,198 @@
+"""What lets `vault-init` look and change: the first root token, a given token, or its own two identities."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+import structlog
+
+from bdlab.errors import IdentityRefused, SecretMissing, TokenRefused, VaultError
+from bdlab.settings import Secret
+from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
+from bdlab.vault.bootstrap.plan import INSPECT, RECOVERY, Plan
+from bdlab.vault.bootstrap.seal import key_share
+from bdlab.vault.client import VaultClient
+from bdlab.vault.identity import Identity
+
+#: A root token that a re-run makes for itself ends by itself, should the run be killed.
+_ROOT_TTL_S = 900
+#: OpenBao's path, which asks for a log-in, then that of HashiCorp Vault, which does not.
+_ROOT_PATHS = ("sys/generate-root-token", "sys/generate-root")
+
+_log = structlog.get_logger()
+
+
+class Authority:
+    """Two clients: `reader` to see what is, `writer` to change it. The writer is only made when it is needed."""
+
+    def __init__(self, client: VaultClient, plan: Plan, file: KeysFile) -> None:
+        self._anonymous = client
+        self._plan = plan
+        self._file = file
+        self._reader: VaultClient | None = None
+        self._writer: VaultClient | None = None
+        self._temporary: list[VaultClient] = []
+        self.is_first_root = False
+        """Whether this is the root token of the initialisation, which has to be revoked when all is done."""
+        self.made_root = False
+
+    def reader(self) -> VaultClient:
+        """Raises VaultError where there is no way in."""
+        if self._reader is None:
+            self._reader = self._given() or self._first_root() or self._log_in(INSPECT) or self.writer()
+        return self._reader
+
+    def writer(self) -> VaultClient:
+        if self._writer is None:
+            self._writer = self._recovered_root()
+            self._reader = self._writer
+        return self._writer
+
+    def prove_identities(self) -> None:
+        """Log in as `inspect` and as `recovery`, without which a later run could not get in.
+
+        Raises IdentityRefused.
+        """
+        for service in (INSPECT, RECOVERY):
+            client = self._log_in(service, required=True)
+            if client is None:
+                raise IdentityRefused(f"the identity {service!r} is missing from {self._plan.identity_dir}")
+
+    def revoke_first_root(self) -> None:
+        """Revoke the root token, then take it out of the keys file."""
+        if self._writer and self.is_first_root:
+            self._writer.revoke_self()
+            self._reader = self._writer = None
+        keys = self._file.read()
+        if keys and keys.root_token:
+            self._file.write(msgspec.structs.replace(keys, root_token=""))
+        self.is_first_root = False
+
+    def close(self) -> None:
+        """Give back what was made for this run."""
+        for client in self._temporary:
+            try:
+                client.revoke_self()
+            except VaultError as error:
+                _log.warning(
+                    "a token of this run could not be revoked, and will run out", problem=error.message
+                )
+            client.close()
+        self._temporary.clear()
+
+    def _given(self) -> VaultClient | None:
+        if self._plan.token is None:
+            return None
+        client = self._anonymous.with_token(self._plan.token)
+        try:
+            client.read("auth/token/lookup-self")
+        except TokenRefused as error:
+            raise IdentityRefused(
+                f"Vault at {client.address} does not accept the token that was given",
+                hint="Give a living administrator's token in BDLAB_VAULT_TOKEN or with --token-file.",
+            ) from error
+        self._writer = client
+        return client
+
+    def _first_root(self) -> VaultClient | None:
+        keys = self._file.read()
+        if not keys or not keys.root_token:
+            return None
+        client = self._anonymous.with_token(Secret(keys.root_token))
+        try:
+            client.read("auth/token/lookup-self")
+        except TokenRefused:
+            # Killed between the revoking and the writing of the keys file.
+            self.revoke_first_root()
+            return None
+        self._writer = client
+        self.is_first_root = True
+        return client
+
+    def _log_in(self, service: str, *, required: bool = False) -> VaultClient | None:
+        identity = Identity(self._plan.identity_dir / service, service=service)
+        if not identity.exists and not required:
+            return None
+        try:
+            role_id, secret_id = identity.obtain(self._anonymous)
+            token = self._anonymous.log_in(self._plan.vault.approle_mount, role_id, secret_id)
+        except IdentityRefused as error:
+            if required:
+                raise
+            _log.info("this identity is of no use any more", service=service, problem=error.message)
+            return None
+        client = self._anonymous.with_token(token.token)
+        self._temporary.append(client)
+        return client
+
+    def _recovered_root(self) -> VaultClient:
+        keys = self._file.read()
+        if keys is None and self._plan.ask_key is None:
+            raise self._no_way_in(f"there is no keys file at {self._file.path}")
+        recovery = self._log_in(RECOVERY) or self._anonymous
+        made = self._make_root(recovery, keys)
+        root = self._anonymous.with_token(made)
+        try:
+            answer = root.request(
+                "post",
+                "auth/token/create-orphan",
+                {"policies": ["root"], "ttl": f"{_ROOT_TTL_S}s", "renewable": False},
+            )
+        finally:
+            root.revoke_self()
+            root.close()
+        client = self._anonymous.with_token(Secret(str(answer["auth"]["client_token"])))
+        self._temporary.append(client)
+        self.made_root = True
+        return client
+
+    def _make_root(self, client: VaultClient, keys: Keys | None) -> Secret:
+        path = self._root_path(client)
+        client.request("delete", f"{path}/attempt")
+        begun = _data(client.request("post", f"{path}/attempt", {}))
+        progress: dict[str, Any] = {}
+        for number in range(1, int(begun["required"]) + 1):
+            share = key_share(keys, self._plan, number)
+            if share is None:
+                raise self._no_way_in(
+                    f"a root token takes {begun['required']} key shares, and {number - 1} are there"
+                )
+            progress = _data(
+                client.request("post", f"{path}/update", {"key": share.reveal(), "nonce": begun["nonce"]})
+            )
+        encoded = str(progress.get("encoded_token") or progress.get("encoded_root_token"))
+        return Secret(_decode(encoded, str(begun["otp"])))
+
+    def _root_path(self, client: VaultClient) -> str:
+        reasons = []
+        for path in _ROOT_PATHS:
+            try:
+                client.request("get", f"{path}/attempt")
+            except SecretMissing as error:
+                reasons.append(error.message)
+            except VaultError as error:
+                reasons.append(error.message)
+            else:
+                return path
+        raise self._no_way_in("; ".join(reasons))
+
+    def _no_way_in(self, reason: str) -> VaultError:
+        return VaultError(
+            f"Vault at {self._anonymous.address} is set up already, and there is no way in to change it: {reason}",
+            hint="Give an administrator's token in BDLAB_VAULT_TOKEN or with --token-file, or name the keys file and "
+            "identity folder of the first run (--keys-file, BDLAB_VAULT_IDENTITY_DIR).",
+        )
+
+
+def _data(answer: dict[str, Any]) -> dict[str, Any]:
+    """OpenBao puts the answer under `data`, HashiCorp Vault at the top."""
+    data = answer.get("data")
+    return data if isinstance(data, dict) else answer
+
+
+def _decode(encoded: str, otp: str) -> str:
+    """The token, which Vault hides by XOR with the one-time password of the attempt."""
+    hidden = base64.b64decode(encoded + "=" * (-len(encoded) % 4))
+    return bytes(left ^ right for left, right in zip(hidden, otp.encode(), strict=True)).decode()

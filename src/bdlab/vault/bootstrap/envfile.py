@@ -1,0 +1,170 @@
+"""`.env`: what the first set-up is told. See `.env.example`, where every line is explained."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dotenv.parser
+import msgspec
+
+from bdlab.errors import InvalidInput
+from bdlab.settings import KafkaSettings, PostgresSettings, Secret
+from bdlab.vault.bootstrap.plan import Seeds
+
+#: name -> field of the settings' section
+_POSTGRES = {
+    "BDLAB_POSTGRES_HOST": "host",
+    "BDLAB_POSTGRES_PORT": "port",
+    "BDLAB_POSTGRES_DBNAME": "dbname",
+    "BDLAB_POSTGRES_SSLMODE": "sslmode",
+}
+_KAFKA = {
+    "BDLAB_KAFKA_BOOTSTRAP_SERVERS": "bootstrap_servers",
+    "BDLAB_KAFKA_SECURITY_PROTOCOL": "security_protocol",
+    "BDLAB_KAFKA_SASL_MECHANISM": "sasl_mechanism",
+}
+_REQUIRED = ("POSTGRES_USER", "POSTGRES_PASSWORD", "BDLAB_POSTGRES_HOST", "BDLAB_KAFKA_BOOTSTRAP_SERVERS")
+_OTHERS = (
+    "BDLAB_POSTGRES_CA_FILE",
+    "BDLAB_KAFKA_CA_FILE",
+    "BDLAB_KAFKA_USERNAME",
+    "BDLAB_KAFKA_PASSWORD",
+    "BDLAB_SECRET_ID_CIDRS",
+    "BDLAB_TOKEN_PERIOD",
+    "BDLAB_LEASE_TTL",
+    "BDLAB_LEASE_MAX_TTL",
+)
+NAMES = frozenset((*_REQUIRED, *_POSTGRES, *_KAFKA, *_OTHERS))
+
+_DURATION = re.compile(r"(\d+)([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SEE = "See .env.example, where every name is explained."
+
+_Section = TypeVar("_Section", PostgresSettings, KafkaSettings)
+
+
+class _Lines:
+    """The values of one file with the line that each is on, for messages."""
+
+    def __init__(self, path: Path, values: Mapping[str, tuple[int, str]]) -> None:
+        self._path = path
+        self._values = values
+
+    def get(self, name: str) -> str:
+        return self._values[name][1] if name in self._values else ""
+
+    def wrong(self, name: str, reason: str) -> InvalidInput:
+        line = self._values[name][0] if name in self._values else 0
+        return InvalidInput(f"{self._path}{f', line {line}' if line else ''}: {name} {reason}", hint=_SEE)
+
+
+def read(path: Path) -> Seeds:
+    """Raises InvalidInput, naming the line, for a name that is unknown, missing or twice, or a wrong value."""
+    lines = _Lines(path, _parse(path))
+    for name in _REQUIRED:
+        if not lines.get(name):
+            raise lines.wrong(name, "is missing")
+    user, password = lines.get("BDLAB_KAFKA_USERNAME"), lines.get("BDLAB_KAFKA_PASSWORD")
+    if bool(user) != bool(password):
+        raise lines.wrong(
+            "BDLAB_KAFKA_PASSWORD" if user else "BDLAB_KAFKA_USERNAME", "is missing beside the other"
+        )
+    ttl, longest = _seconds(lines, "BDLAB_LEASE_TTL"), _seconds(lines, "BDLAB_LEASE_MAX_TTL")
+    if ttl and longest and ttl > longest:
+        raise lines.wrong("BDLAB_LEASE_TTL", f"is longer ({ttl} s) than BDLAB_LEASE_MAX_TTL ({longest} s)")
+    return Seeds(
+        postgres_user=lines.get("POSTGRES_USER"),
+        postgres_password=Secret(lines.get("POSTGRES_PASSWORD")),
+        postgres=_section(lines, _POSTGRES, PostgresSettings),
+        postgres_ca_pem=_pem(lines, "BDLAB_POSTGRES_CA_FILE"),
+        kafka=_section(lines, _KAFKA, KafkaSettings),
+        kafka_ca_pem=_pem(lines, "BDLAB_KAFKA_CA_FILE"),
+        kafka_username=user,
+        kafka_password=Secret(password),
+        cidrs=_cidrs(lines),
+        token_period_s=_seconds(lines, "BDLAB_TOKEN_PERIOD"),
+        lease_ttl_s=ttl,
+        lease_max_ttl_s=longest,
+    )
+
+
+def _parse(path: Path) -> dict[str, tuple[int, str]]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            return dict(_checked(path, file))
+    except FileNotFoundError as error:
+        raise InvalidInput(
+            f"there is no file {path}",
+            hint="Copy .env.example to .env and fill it in, or name it with --env-file.",
+        ) from error
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is not UTF-8 text (byte {error.start})") from error
+
+
+def _checked(path: Path, file: Any) -> Iterator[tuple[str, tuple[int, str]]]:
+    seen: dict[str, int] = {}
+    for binding in dotenv.parser.parse_stream(file):
+        text = binding.original.string
+        line = binding.original.line + len(text) - len(text.lstrip("\r\n"))
+        if binding.error or (binding.key and binding.value is None):
+            raise InvalidInput(f"{path}, line {line}: this is no NAME=value", hint=_SEE)
+        if binding.key is None:
+            continue
+        if binding.key not in NAMES:
+            raise InvalidInput(f"{path}, line {line}: there is no setting {binding.key}", hint=_SEE)
+        if binding.key in seen:
+            raise InvalidInput(
+                f"{path}, line {line}: {binding.key} stands on line {seen[binding.key]} already"
+            )
+        seen[binding.key] = line
+        yield binding.key, (line, binding.value or "")
+
+
+def _section(lines: _Lines, names: Mapping[str, str], kind: type[_Section]) -> _Section:
+    values = {field: lines.get(name) for name, field in names.items() if lines.get(name)}
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        reason, _, where = str(error).partition(" - at `$")
+        field = where.strip("`.")
+        name = next((name for name, known in names.items() if known == field), where)
+        raise lines.wrong(name, f"is not valid: {reason[:1].lower()}{reason[1:]}") from None
+
+
+def _pem(lines: _Lines, name: str) -> str:
+    file = lines.get(name)
+    if not file:
+        return ""
+    try:
+        text = Path(file).expanduser().read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise lines.wrong(name, f"names {file}, which cannot be read: {error}") from error
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        raise lines.wrong(name, f"names {file}, which holds no certificate in PEM form")
+    return text
+
+
+def _cidrs(lines: _Lines) -> tuple[str, ...] | None:
+    name = "BDLAB_SECRET_ID_CIDRS"
+    parts = [part.strip() for part in lines.get(name).split(",") if part.strip()]
+    try:
+        return tuple(str(ipaddress.ip_network(part)) for part in parts) or None
+    except ValueError as error:
+        raise lines.wrong(name, f"is no list of networks: {error}") from error
+
+
+def _seconds(lines: _Lines, name: str) -> int | None:
+    text = lines.get(name)
+    if not text:
+        return None
+    match = _DURATION.fullmatch(text)
+    seconds = int(match[1]) * _SECONDS[match[2]] if match else 0
+    if seconds < 1:
+        raise lines.wrong(name, f"is no duration: {text!r}; write 90s, 30m, 1h or 1d")
+    return seconds

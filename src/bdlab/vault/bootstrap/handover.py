@@ -1,0 +1,75 @@
+"""Each identity's folder: its role id, and a response-wrapped secret id where it has no good one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from bdlab.errors import SecretMissing
+from bdlab.settings import Secret
+from bdlab.vault.bootstrap.plan import IDENTITIES, INSPECT, RECOVERY, Plan
+from bdlab.vault.client import VaultClient
+from bdlab.vault.identity import Delivery, Identity
+
+
+class HandOver:
+    name = "secret ids"
+
+    def __init__(self, plan: Plan, anonymous: VaultClient) -> None:
+        self._plan = plan
+        self._anonymous = anonymous
+
+    def pending(self, reader: VaultClient) -> tuple[str, ...]:
+        return tuple(service for service in IDENTITIES if not self._is_good(reader, service))
+
+    def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
+        for service in pending:
+            identity = self._identity(service)
+            self._destroy(writer, service, identity.delivery())
+            role_id = str(writer.read(self._role(service, "role-id"))["role_id"])
+            answer = writer.request(
+                "post", self._role(service, "secret-id"), {}, wrap_ttl_s=self._plan.wrap_ttl_s
+            )
+            wrapped = answer["wrap_info"]
+            expires_at = datetime.now(UTC) + timedelta(seconds=int(wrapped["ttl"]))
+            delivery = Delivery(str(wrapped["wrapped_accessor"]), expires_at)
+            identity.receive(role_id, Secret(str(wrapped["token"])), delivery)
+        for service in (INSPECT, RECOVERY):
+            # Their receiver is vault-init itself.
+            self._identity(service).obtain(self._anonymous)
+
+    def _is_good(self, reader: VaultClient, service: str) -> bool:
+        identity = self._identity(service)
+        if not identity.exists:
+            return False
+        try:
+            role_id = str(reader.read(self._role(service, "role-id"))["role_id"])
+        except SecretMissing:
+            return False
+        if identity.role_id() != role_id:
+            return False
+        wrapped = identity.wrapped()
+        if wrapped and self._anonymous.wrapped_at(wrapped):
+            return True
+        secret_id = identity.secret_id()
+        if secret_id is None:
+            return False
+        # 204, and so nothing, where it does not know the id.
+        found = reader.write(self._role(service, "secret-id/lookup"), {"secret_id": secret_id.reveal()})
+        return bool(found)
+
+    def _destroy(self, writer: VaultClient, service: str, delivery: Delivery | None) -> None:
+        """End what an earlier delivery holds: it was lost, or somebody else has it."""
+        if delivery is None or not delivery.accessor:
+            return
+        try:
+            writer.write(
+                self._role(service, "secret-id-accessor/destroy"), {"secret_id_accessor": delivery.accessor}
+            )
+        except SecretMissing:
+            return
+
+    def _identity(self, service: str) -> Identity:
+        return Identity(self._plan.identity_dir / service, service=service)
+
+    def _role(self, service: str, what: str) -> str:
+        return f"auth/{self._plan.vault.approle_mount}/role/{service}/{what}"

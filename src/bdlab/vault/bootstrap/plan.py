@@ -1,0 +1,94 @@
+"""What the first set-up is given, and what it reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+
+from bdlab.settings import KafkaSettings, PostgresSettings, Secret, VaultSettings
+
+#: Each has a policy, an AppRole and an identity folder of its name.
+SERVICES = ("serve", "consume", "predict", "status", "verify", "dlq", "migrate", "rotate")
+#: The two identities of `vault-init` itself.
+INSPECT = "inspect"
+RECOVERY = "recovery"
+IDENTITIES = (*SERVICES, INSPECT, RECOVERY)
+#: The services that talk to the broker, each with Kafka users of its own.
+KAFKA_SERVICES = ("serve", "consume", "predict", "status", "verify", "dlq", "migrate")
+
+DATABASE = "bdlab"
+"""The name of the connection in Vault's database engine."""
+
+Outcome = Literal["done", "unchanged", "would do"]
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What became of one step; `details` names what was changed, or would be."""
+
+    name: str
+    outcome: Outcome
+    details: tuple[str, ...] = ()
+
+
+Report = Callable[[Step], None]
+
+
+class Seeds(msgspec.Struct, frozen=True, kw_only=True):
+    """What `.env` says. `kafka_username` is empty where each service gets generated users of its own.
+
+    Times are in seconds, None where `.env` does not say.
+    """
+
+    postgres_user: str
+    postgres_password: Secret
+    postgres: PostgresSettings
+    postgres_ca_pem: str = ""
+    kafka: KafkaSettings
+    kafka_ca_pem: str = ""
+    kafka_username: str = ""
+    kafka_password: Secret = Secret("")
+    cidrs: tuple[str, ...] | None = None
+    token_period_s: int | None = None
+    lease_ttl_s: int | None = None
+    lease_max_ttl_s: int | None = None
+
+
+class DatabaseManager(Protocol):
+    """The database role through which Vault makes users; the caller reaches the database, Vault's side does not."""
+
+    def exists(self) -> bool:
+        """Whether database, groups and manager are there. Reads only."""
+        ...
+
+    def prepare(self, password: Secret) -> str:
+        """Make what is missing, give the manager this password, and return the manager's name."""
+        ...
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """`token` is an administrator's token of a Vault that somebody else initialised; it is used and left alone.
+
+    `seeds` and `manager` are None where `.env` is gone; they are needed where the database or the key-value engine
+    is not set up yet. `ask_key` gets the number of the key that is needed and gives it, None where nobody can be
+    asked. `timeout_s` is how long an unreachable or sealed Vault is waited for, `wrap_ttl_s` how long a wrapped
+    secret id waits for its receiver.
+    """
+
+    vault: VaultSettings
+    keys_file: Path
+    seeds: Seeds | None = None
+    manager: DatabaseManager | None = None
+    token: Secret | None = None
+    shares: int = 1
+    threshold: int = 1
+    ask_key: Callable[[int], Secret | None] | None = None
+    timeout_s: float = 60.0
+    wrap_ttl_s: int = 24 * 3600
+    dry_run: bool = False
+
+    @property
+    def identity_dir(self) -> Path:
+        return Path(self.vault.identity_dir).expanduser()

@@ -1,0 +1,126 @@
+"""The first two steps: initialise Vault, and open its seal."""
+
+from __future__ import annotations
+
+from bdlab.errors import InvalidInput, VaultError, VaultUnavailable
+from bdlab.settings import Secret
+from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
+from bdlab.vault.bootstrap.plan import Plan, Step
+from bdlab.vault.client import Health, VaultClient
+from bdlab.vault.waiting import wait_for
+
+#: With a short one the call can fail although Vault was initialised, and its keys are lost for good.
+_INIT_TIMEOUT_S = 120.0
+
+
+def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
+    """Initialise a Vault that never was, and write its keys down."""
+    name = "initialise"
+    health = wait_for(client.health, timeout_s=plan.timeout_s)
+    if health.initialized:
+        if file.read() is None and file.reserved and plan.token is None:
+            raise VaultError(
+                f"Vault at {client.address} was initialised, and its keys never reached {file.path}: the run that "
+                "asked for them was cut off. Nobody can open this Vault, and nothing is stored in it yet",
+                hint=f"Stop Vault, empty its data folder, remove {file.path}, and start again.",
+            )
+        return Step(name, "unchanged")
+    if plan.token is not None:
+        raise InvalidInput(
+            f"Vault at {client.address} is not initialised, so that no token of it can exist",
+            hint="Leave the token out: vault-init then initialises it.",
+        )
+    if plan.dry_run:
+        return Step(name, "would do", (f"keys into {file.path}",))
+    seal = _seal_type(client)
+    aside = file.reserve()
+    prefix = "secret" if seal == "shamir" else "recovery"
+    answer = client.request(
+        "put",
+        "sys/init",
+        {f"{prefix}_shares": plan.shares, f"{prefix}_threshold": plan.threshold},
+        timeout_s=_INIT_TIMEOUT_S,
+    )
+    keys = tuple(answer.get("recovery_keys_base64") or answer.get("keys_base64") or ())
+    file.write(
+        Keys(
+            address=client.address,
+            seal=seal,
+            threshold=plan.threshold,
+            unseal_keys=keys if seal == "shamir" else (),
+            recovery_keys=() if seal == "shamir" else keys,
+            root_token=str(answer["root_token"]),
+        )
+    )
+    details = (f"{seal} seal, keys in {file.path}",)
+    return Step(name, "done", (*details, f"keys of an earlier Vault moved to {aside}") if aside else details)
+
+
+def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
+    """Open the seal where that takes keys, and wait until Vault is active.
+
+    Raises VaultUnavailable where it does not open in time, VaultError where keys are missing or wrong.
+    """
+    name = "unseal"
+    keys = file.read()
+    opened = False
+    if client.health().sealed and _seal_type(client) == "shamir":
+        if plan.dry_run:
+            return Step(name, "would do")
+        _give_keys(client, plan, keys)
+        opened = True
+    health = wait_for(lambda: _active(client), timeout_s=plan.timeout_s)
+    if keys and not keys.cluster_id and not plan.dry_run:
+        file.write(_with_cluster(keys, health))
+    elif keys and keys.cluster_id != health.cluster_id and plan.token is None:
+        raise VaultError(
+            f"the keys in {file.path} are those of another Vault (of {keys.address}, cluster {keys.cluster_id}) than "
+            f"the one at {client.address} (cluster {health.cluster_id})",
+            hint="Name the right keys file with --keys-file, or the right Vault with VAULT_ADDR.",
+        )
+    return Step(name, "done" if opened else "unchanged")
+
+
+def _seal_type(client: VaultClient) -> str:
+    return str(client.request("get", "sys/seal-status")["type"])
+
+
+def _active(client: VaultClient) -> Health:
+    health = client.health()
+    if not health.active:
+        raise VaultUnavailable(f"Vault at {client.address} is {health.in_words}")
+    return health
+
+
+def _give_keys(client: VaultClient, plan: Plan, keys: Keys | None) -> None:
+    given = 0
+    for number in range(1, 256):
+        share = key_share(keys, plan, number)
+        if share is None:
+            raise VaultError(
+                f"Vault at {client.address} is sealed, and {given} of its key shares are not enough to open it",
+                hint="Give the shares in the keys file (--keys-file), or at a terminal, where you are asked for them.",
+            )
+        given = number
+        if not client.request("put", "sys/unseal", {"key": share.reveal()}).get("sealed", True):
+            return
+
+
+def key_share(keys: Keys | None, plan: Plan, number: int) -> Secret | None:
+    """The key share of that number, counted from 1: from the keys file, else from whoever can be asked."""
+    shares = keys.shares if keys else ()
+    if number <= len(shares):
+        return Secret(shares[number - 1])
+    return plan.ask_key(number) if plan.ask_key else None
+
+
+def _with_cluster(keys: Keys, health: Health) -> Keys:
+    return Keys(
+        address=keys.address,
+        cluster_id=health.cluster_id,
+        seal=keys.seal,
+        threshold=keys.threshold,
+        unseal_keys=keys.unseal_keys,
+        recovery_keys=keys.recovery_keys,
+        root_token=keys.root_token,
+    )

@@ -1,0 +1,78 @@
+"""The first version of every secret in the key-value engine. What is there already is never written again."""
+
+from __future__ import annotations
+
+import secrets
+
+from bdlab.errors import InvalidInput, VaultError
+from bdlab.vault.bootstrap.plan import KAFKA_SERVICES, Plan, Seeds
+from bdlab.vault.client import VaultClient
+
+_DATABASE = "database/credentials"
+_BROKER = "kafka/credentials"
+_PASSWORD_BYTES = 24
+
+
+class KeyValues:
+    """Strings only: Vault's audit log masks strings, and no numbers."""
+
+    name = "key-value seed"
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def pending(self, reader: VaultClient) -> tuple[str, ...]:
+        paths = (_DATABASE, _BROKER, *(f"kafka/{service}" for service in KAFKA_SERVICES))
+        mount = self._plan.vault.kv_mount
+        return tuple(path for path in paths if not _ever_written(reader, f"{mount}/metadata/{path}"))
+
+    def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
+        for path in pending:
+            try:
+                writer.write_kv(self._plan.vault.kv_mount, path, self._values(path), cas=0)
+            except VaultError as error:
+                # cas=0 refuses where somebody else wrote it since we looked: theirs stands.
+                if "check-and-set" not in error.message:
+                    raise
+
+    def _values(self, path: str) -> dict[str, str]:
+        seeds = self._plan.seeds
+        if seeds is None:
+            raise InvalidInput(
+                f"{path} is not in Vault yet, and what belongs there comes from .env",
+                hint="Fill in .env (see .env.example) and name it with --env-file.",
+            )
+        if path == _DATABASE:
+            server = seeds.postgres
+            values = {
+                "host": server.host,
+                "port": str(server.port),
+                "dbname": server.dbname,
+                "sslmode": server.sslmode,
+            }
+            return values | ({"ca_pem": seeds.postgres_ca_pem} if seeds.postgres_ca_pem else {})
+        if path == _BROKER:
+            return {
+                "bootstrap_servers": seeds.kafka.bootstrap_servers,
+                "security_protocol": seeds.kafka.security_protocol,
+                "sasl_mechanism": seeds.kafka.sasl_mechanism,
+                "ca_pem": seeds.kafka_ca_pem,
+            }
+        return kafka_users(path.rpartition("/")[2], seeds)
+
+
+def kafka_users(service: str, seeds: Seeds) -> dict[str, str]:
+    """The active user and the idle one, which the next rotation makes the active one."""
+    if seeds.kafka_username:
+        return {"username": seeds.kafka_username, "password": seeds.kafka_password.reveal()}
+    return {
+        "username": f"bdlab-{service}-a",
+        "password": secrets.token_urlsafe(_PASSWORD_BYTES),
+        "idle_username": f"bdlab-{service}-b",
+        "idle_password": secrets.token_urlsafe(_PASSWORD_BYTES),
+    }
+
+
+def _ever_written(reader: VaultClient, path: str) -> bool:
+    found = reader.read_if_present(path)
+    return found is not None and int(found.get("current_version") or 0) > 0
