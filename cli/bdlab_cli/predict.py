@@ -1,0 +1,89 @@
+"""`bdlab predict`: one review, or a file of them, from the terminal."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Kind(StrEnum):
+    csv = "csv"
+    jsonl = "jsonl"
+
+
+@app.command()
+def predict(
+    text: str | None = typer.Argument(None, help="The review. Put -- before one that begins with a dash."),
+    summary: str = typer.Option("", "--summary", envvar="BDLAB_PREDICT_SUMMARY", help="Its headline."),
+    file: str | None = typer.Option(
+        None,
+        "--file",
+        envvar="BDLAB_PREDICT_FILE",
+        metavar="FILE",
+        help="CSV with the columns Text, Summary, HelpfulnessNumerator, HelpfulnessDenominator (only Text "
+        "has to be there), or JSON lines; - is standard input.",
+    ),
+    kind: Kind | None = typer.Option(
+        None, "--format", envvar="BDLAB_PREDICT_FORMAT", help="Of the file (default: by suffix or content)"
+    ),
+    publish: bool = typer.Option(
+        True,
+        "--publish/--no-publish",
+        envvar="BDLAB_PREDICT_PUBLISH",
+        help="Publish and wait for the acknowledgement, or score here and touch no server.",
+    ),
+    as_json: bool = typer.Option(
+        False, "--json", envvar="BDLAB_PREDICT_JSON", help="One JSON object a review on standard output."
+    ),
+    output: Path | None = typer.Option(
+        None, "--output", envvar="BDLAB_PREDICT_OUTPUT", help="Write the results to this .csv or .jsonl file."
+    ),
+    run_id: str | None = typer.Option(
+        None,
+        "--run-id",
+        envvar="BDLAB_PREDICT_RUN_ID",
+        help="Name of the run. The same file under the same name has the same ids, so that running it again "
+        "completes it without duplicates.",
+    ),
+    skip_invalid: bool = typer.Option(
+        False,
+        "--skip-invalid",
+        envvar="BDLAB_PREDICT_SKIP_INVALID",
+        help="Leave out rows that are no reviews; without it nothing is published if there is one.",
+    ),
+    model: str | None = typer.Option(
+        None,
+        "--model",
+        envvar="BDLAB_MODEL_PATH",
+        help="Model card or joblib file (default: the shipped one)",
+    ),
+    startup_timeout: float | None = typer.Option(
+        None,
+        "--startup-timeout",
+        envvar="BDLAB_STARTUP_TIMEOUT",
+        help="Seconds to wait for a Vault that is unreachable or sealed (default: 60)",
+    ),
+) -> None:
+    """Predict from one review, or from a file of them; publish, and wait until the broker has acknowledged.
+
+    A file is checked as a whole before its first row is published. Exit code 1 where a review was not
+    acknowledged; which ones is said by line.
+    """
+    if (text is None) == (file is None):
+        raise typer.BadParameter("give either a review as the argument, or --file")
+    if summary and file is not None:
+        raise typer.BadParameter("--summary belongs to a review that is given as the argument")
+
+    from bdlab_cli import wiring
+    from bdlab_cli.prediction import Prediction, from_argument, from_file
+
+    layers = wiring.layers({"startup_timeout_s": startup_timeout, "model": {"path": model}})
+    prediction = Prediction(layers, publish=publish, as_json=as_json, output=output, run_id=run_id)
+    if file is not None:
+        from_file(prediction, file, kind=kind.value if kind else None, skip_invalid=skip_invalid)
+    elif text is not None:
+        from_argument(prediction, text, summary)

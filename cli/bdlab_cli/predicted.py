@@ -1,0 +1,187 @@
+"""Predictions on their way out: a table, JSON lines, or a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import msgspec
+import typer
+
+from bdlab.errors import BdlabError, InvalidInput
+from bdlab.reviews.bulk import Outcome
+from bdlab_cli import wiring
+
+TABLE_ROWS = 50
+"""A table shows so many; a larger file is for --json and --output."""
+
+_TOP_TERMS = 4
+_FIELDS = (
+    "line", "state", "id", "prediction", "sentiment", "confidence", "explanation", "model", "created_at",
+    "partition", "offset", "summary", "text",
+)  # fmt: skip
+
+
+class Results(Protocol):
+    def add(self, outcome: Outcome) -> None: ...
+
+    def __enter__(self) -> Results: ...
+
+    def __exit__(self, *raised: Any) -> None: ...
+
+
+def results(*, as_json: bool, output: Path | None, published: bool) -> Results:
+    """Where results go. Raises InvalidInput for an --output of another kind."""
+    if output is None:
+        return _JsonLines() if as_json else _Table(published=published)
+    kinds = {".csv": _CsvFile, ".jsonl": _JsonFile, ".ndjson": _JsonFile}
+    kind = kinds.get(output.suffix.lower())
+    if kind is None:
+        raise InvalidInput(f"--output {output} ends in neither .csv nor .jsonl")
+    return kind(output)
+
+
+def as_fields(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as JSON has it. `id` and `created_at` are there for what is, or may be, on the topic."""
+    event = outcome.event
+    fields: dict[str, Any] = {"line": outcome.line, "state": outcome.became}
+    if outcome.became != "scored":
+        fields["id"] = str(event.id)
+    fields |= {
+        "prediction": event.prediction,
+        "sentiment": event.sentiment,
+        "confidence": event.confidence,
+        "explanation": msgspec.to_builtins(event.explanation),
+        "model": event.model,
+    }
+    if outcome.became != "scored":
+        fields["created_at"] = event.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if outcome.position is not None:
+        fields |= {"partition": outcome.position.partition, "offset": outcome.position.offset}
+    return fields
+
+
+class _JsonLines:
+    """One object a line on standard output, as soon as it is known."""
+
+    def __enter__(self) -> _JsonLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def add(self, outcome: Outcome) -> None:
+        typer.echo(msgspec.json.encode(as_fields(outcome)))
+
+
+class _File:
+    """A file that holds what is known so far at any time; lines in the order of the reviews."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[str] = io.StringIO()
+
+    def __enter__(self) -> _File:
+        try:
+            self._file = self._path.open("w", encoding="utf-8", newline="")
+        except OSError as error:
+            raise BdlabError(f"--output {self._path} cannot be written: {error.strerror}") from error
+        self.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def begin(self) -> None:
+        """Write what comes before the first result."""
+
+    def add(self, outcome: Outcome) -> None:
+        event = outcome.event
+        fields = as_fields(outcome) | {"summary": event.summary, "text": event.text}
+        try:
+            self.write(fields)
+        except OSError as error:
+            raise BdlabError(f"--output {self._path} cannot be written: {error.strerror}") from error
+
+    def write(self, fields: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+class _JsonFile(_File):
+    def write(self, fields: dict[str, Any]) -> None:
+        self._file.write(msgspec.json.encode(fields).decode() + "\n")
+
+
+class _CsvFile(_File):
+    def begin(self) -> None:
+        self._writer = csv.DictWriter(self._file, _FIELDS, restval="")
+        self._writer.writeheader()
+
+    def write(self, fields: dict[str, Any]) -> None:
+        self._writer.writerow(fields | {"explanation": msgspec.json.encode(fields["explanation"]).decode()})
+
+
+class _Table:
+    """A table on standard output, of the first reviews."""
+
+    def __init__(self, *, published: bool) -> None:
+        self._published = published
+        self._first: list[Outcome] = []
+        self._more = 0
+
+    def __enter__(self) -> _Table:
+        return self
+
+    def add(self, outcome: Outcome) -> None:
+        if len(self._first) < TABLE_ROWS:
+            self._first.append(outcome)
+        else:
+            self._more += 1
+
+    def __exit__(self, *_: object) -> None:
+        if not self._first:
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table()
+        table.add_column("review", ratio=3)
+        for title in ("stars", "sentiment", "top words"):
+            table.add_column(title, overflow="fold")
+        if self._published:
+            table.add_column("id", overflow="fold")
+        for outcome in self._first:
+            event = outcome.event
+            cells = [
+                Text(_short(event.summary or event.text)),
+                Text(stars(event.prediction)),
+                Text(
+                    f"{event.sentiment} {event.confidence:.0%}",
+                    style="green" if event.sentiment == "positive" else "red",
+                ),
+                Text(top_words(outcome)),
+            ]
+            if self._published:
+                cells.append(Text(str(event.id) if outcome.position else outcome.became))
+            table.add_row(*cells)
+        wiring.out().print(table)
+        if self._more:
+            wiring.talk().print(f"... and {self._more} more; --json or --output has all of them")
+
+
+def stars(prediction: float) -> str:
+    """Like ★★★★☆ 3.9."""
+    full = round(prediction)
+    return f"{'★' * full}{'☆' * (5 - full)} {prediction:.1f}"
+
+
+def top_words(outcome: Outcome) -> str:
+    """Like terrible -1.9, waste -0.8: the strongest terms, in stars."""
+    return ", ".join(f"{term.term} {term.weight:+.1f}" for term in outcome.event.explanation[:_TOP_TERMS])
+
+
+def _short(text: str, length: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"

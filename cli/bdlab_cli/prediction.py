@@ -1,0 +1,222 @@
+"""What `bdlab predict` does with reviews: check them all, score, publish, print, and account for each."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bdlab.errors import BdlabError, InvalidInput
+from bdlab.events import Review, uuid7
+from bdlab.model import Scorer, load_scorer
+from bdlab.reviews import check
+from bdlab.reviews.bulk import Outcome, Publisher, publish_rows, score_rows
+from bdlab.reviews.files import BadRow, Format, ReviewFile, Row
+from bdlab.settings import Layers
+from bdlab_cli import wiring
+from bdlab_cli.predicted import Results, results
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+SERVICE = "predict"
+SHOWN_PROBLEMS = 20
+MAX_RUN_ID = 200
+
+
+class Prediction:
+    """The options that hold for one review and for a file."""
+
+    def __init__(
+        self, layers: Layers, *, publish: bool, as_json: bool, output: Path | None, run_id: str | None
+    ) -> None:
+        if run_id is not None and not 1 <= len(run_id) <= MAX_RUN_ID:
+            raise InvalidInput(f"--run-id has to be of 1 to {MAX_RUN_ID} characters, and has {len(run_id)}")
+        self.layers = layers
+        self.publish = publish
+        self.as_json = as_json
+        self.output = output
+        self.run_id = run_id or str(uuid7())
+        self.run_id_given = run_id is not None
+        self.max_row_bytes = layers.settings().http.max_body_bytes
+
+    def results(self) -> Results:
+        return results(as_json=self.as_json, output=self.output, published=self.publish)
+
+    def scorer(self) -> Scorer:
+        return load_scorer(self.layers.settings().model.path)
+
+    @contextmanager
+    def publisher(self) -> Iterator[Publisher]:
+        """A producer that is logged in as this command. Raises VaultError."""
+        from bdlab.kafka.producer import Producer
+        from bdlab.vault.session import VaultSession
+
+        with ExitStack() as stack:
+            vault = VaultSession(self.layers, service=SERVICE, database_role=None, kafka=True, daemon=False)
+            stack.callback(vault.close)
+            vault.open(self.layers.settings().startup_timeout_s)
+            producer = Producer(vault, client_id="bdlab-predict", source="/bdlab/predict")
+            producer.open()
+            # Every review is accounted for by then: nothing is left to wait for.
+            stack.callback(producer.close, 1.0)
+            yield producer
+
+    def outcomes(self, rows: Iterable[Row], scorer: Scorer, stop: threading.Event) -> Iterator[Outcome]:
+        if not self.publish:
+            yield from score_rows(rows, scorer, run_id=self.run_id)
+            return
+        with self.publisher() as publisher:
+            yield from publish_rows(rows, scorer, publisher, run_id=self.run_id, stop=stop)
+
+
+def from_argument(prediction: Prediction, text: str, summary: str) -> None:
+    """Raises ReviewInvalid, VaultError, and the BrokerError of a review that is not acknowledged."""
+    review = Review(text=text, summary=summary)
+    check(review)
+    scorer = prediction.scorer()
+    with wiring.stop_on_signal() as stop, prediction.results() as shown:
+        for outcome in prediction.outcomes([Row(1, review)], scorer, stop):
+            if outcome.problem is not None:
+                raise type(outcome.problem)(
+                    outcome.problem.message,
+                    hint=f"Run it again with --run-id {prediction.run_id}: then it is stored once, whether "
+                    "or not the broker has it already.",
+                ) from outcome.problem
+            shown.add(outcome)
+
+
+def from_file(prediction: Prediction, source: str, *, kind: Format | None, skip_invalid: bool) -> None:
+    """Raises InvalidInput for a bad row, before any is published, and BdlabError where one failed."""
+    _refuse_overwriting(source, prediction.output)
+    talk = wiring.talk()
+    if source == "-" and sys.stdin.isatty():
+        talk.print("Reading reviews from the terminal; Ctrl-D ends them.")
+    file = ReviewFile(source, sys.stdin.buffer, kind=kind, max_row_bytes=prediction.max_row_bytes)
+    with wiring.stop_on_signal() as stop, file, _progress() as progress:
+        count = _check_all(file, progress, stop, skip_invalid=skip_invalid)
+        scorer = prediction.scorer()
+        if prediction.publish and not prediction.run_id_given:
+            talk.print(f"run id {prediction.run_id}")
+        tally = _Tally()
+        good = (row for row in file.rows() if isinstance(row, Row))
+        task = progress.add_task("publishing" if prediction.publish else "scoring", total=count)
+        with prediction.results() as shown:
+            for outcome in prediction.outcomes(good, scorer, stop):
+                tally.count(outcome)
+                shown.add(outcome)
+                progress.advance(task)
+    _account(prediction, file, tally, count, interrupted=stop.is_set())
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on a terminal, nothing elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    talk = wiring.talk()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as progress:
+        yield progress
+
+
+def _check_all(file: ReviewFile, progress: Progress, stop: threading.Event, *, skip_invalid: bool) -> int:
+    """How many rows are reviews. Raises InvalidInput where one is not and may not be left out."""
+    task = progress.add_task("checking", total=None)
+    good, bad = 0, 0
+    shown: list[str] = []
+    for row in file.rows():
+        if stop.is_set():
+            raise BdlabError("interrupted; nothing was published")
+        if isinstance(row, BadRow):
+            bad += 1
+            if len(shown) < SHOWN_PROBLEMS:
+                shown.append(str(row))
+        else:
+            good += 1
+        progress.advance(task)
+    progress.remove_task(task)
+    if bad > len(shown):
+        shown.append(f"... and {bad - len(shown)} more")
+    if bad and not skip_invalid:
+        raise InvalidInput(
+            f"{file.name}: {bad} of {good + bad} rows are no reviews, so nothing was published\n"
+            + "\n".join(shown),
+            hint="Correct them, or leave them out with --skip-invalid.",
+        )
+    if bad:
+        wiring.talk().print(f"{file.name}: {bad} rows are left out\n" + "\n".join(shown), markup=False)
+    if not good:
+        raise InvalidInput(f"{file.name} holds no reviews: 0 rows")
+    return good
+
+
+class _Tally:
+    """How many reviews were tried, and the lines of those that failed (no more than were in flight)."""
+
+    def __init__(self) -> None:
+        self.tried = 0
+        self.last_line = 0
+        self.failed: dict[str, list[int]] = {}
+        self.problem: BdlabError | None = None
+
+    def count(self, outcome: Outcome) -> None:
+        self.tried += 1
+        self.last_line = outcome.line
+        if outcome.problem is not None:
+            self.failed.setdefault(outcome.became, []).append(outcome.line)
+            self.problem = self.problem or outcome.problem
+
+
+def _account(
+    prediction: Prediction, file: ReviewFile, tally: _Tally, count: int, *, interrupted: bool
+) -> None:
+    """Say what became of all rows. Raises BdlabError where some are not acknowledged."""
+    unsent = count - tally.tried
+    failed = sum(map(len, tally.failed.values()))
+    verb = "acknowledged by the broker" if prediction.publish else "scored"
+    done = f"{tally.tried - failed} of {count} reviews {verb}"
+    if not failed and not unsent:
+        wiring.talk().print(done)
+        return
+    parts = [f"{file.name}: {done}"]
+    for became, lines in tally.failed.items():
+        note = " (the broker may have them)" if became == "not acknowledged" else ""
+        parts.append(f"{became}{note}: {'line' if len(lines) == 1 else 'lines'} {_ranges(lines)}")
+    if unsent:
+        after = f"all after line {tally.last_line}" if tally.last_line else "none was sent"
+        parts.append(f"not sent: {unsent} reviews, {after}")
+    if tally.problem is not None:
+        parts.append(f"the first problem: {tally.problem.message}")
+    elif interrupted:
+        parts.append("the run was interrupted")
+    raise BdlabError(
+        "\n".join(parts),
+        hint=f"Run it again with --run-id {prediction.run_id}: that completes it without duplicates."
+        if prediction.publish
+        else "",
+    )
+
+
+def _ranges(lines: list[int]) -> str:
+    """Like 3, 7-9."""
+    spans: list[list[int]] = []
+    for line in lines:
+        if spans and line == spans[-1][1] + 1:
+            spans[-1][1] = line
+        else:
+            spans.append([line, line])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def _refuse_overwriting(source: str, output: Path | None) -> None:
+    if (
+        output is not None
+        and output.exists()
+        and source != "-"
+        and output.resolve() == Path(source).resolve()
+    ):
+        raise InvalidInput(f"--output {output} is the file that is read", hint="Name another file.")

@@ -1,0 +1,143 @@
+"""Many reviews scored and published in order, with what became of each."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Literal, Protocol
+
+import msgspec
+
+from bdlab.errors import BrokerError, EventTooLarge
+from bdlab.events import Position, PredictionEvent, Review, Score, idempotent_id, make_event
+from bdlab.reviews.files import Row
+
+WINDOW = 2000
+"""Reviews that may wait for their acknowledgement at once."""
+
+_CHUNK = 200
+_WAIT_S = 0.5
+
+#: `not acknowledged`: it may be on the topic; `invalid`: the broker will never take it.
+Became = Literal["scored", "acknowledged", "not acknowledged", "invalid"]
+
+
+class Scorer(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    def score_many(self, reviews: list[Review]) -> list[Score]: ...
+
+
+class Publisher(Protocol):
+    def publish(
+        self, event: PredictionEvent, done: Callable[[Position | BrokerError], None], *, traceparent: str = ""
+    ) -> None: ...
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """A review that was tried. `position` is None, and `problem` says why, where it is not acknowledged."""
+
+    line: int
+    event: PredictionEvent
+    became: Became
+    position: Position | None = None
+    problem: BrokerError | None = None
+
+
+def row_id_key(run_id: str, line: int) -> str:
+    """What makes a row's id, together with its review: the same file under the same run has the same ids."""
+    return f"{run_id}:{line}"
+
+
+def score_rows(rows: Iterable[Row], scorer: Scorer, *, run_id: str) -> Iterator[Outcome]:
+    """Each row scored and not published."""
+    for line, event in _events(rows, scorer, run_id):
+        yield Outcome(line=line, event=event, became="scored")
+
+
+def publish_rows(
+    rows: Iterable[Row],
+    scorer: Scorer,
+    publisher: Publisher,
+    *,
+    run_id: str,
+    stop: threading.Event,
+    window: int = WINDOW,
+) -> Iterator[Outcome]:
+    """Each row scored and published, in the order of the rows, with at most `window` in flight.
+
+    After the first that is not acknowledged, and once `stop` is set, no further row is sent: what is in
+    flight is waited for (the publisher bounds that in time), and the outcomes end early.
+    """
+    flight = _Flight()
+    for line, event in _events(rows, scorer, run_id):
+        if stop.is_set() or flight.failed:
+            break
+        flight.send(publisher, line, event)
+        yield from flight.landed(keep=window)
+    yield from flight.landed(keep=0)
+
+
+def _events(rows: Iterable[Row], scorer: Scorer, run_id: str) -> Iterator[tuple[int, PredictionEvent]]:
+    remaining = iter(rows)
+    while chunk := list(islice(remaining, _CHUNK)):
+        scores = scorer.score_many([row.review for row in chunk])
+        for row, score in zip(chunk, scores, strict=True):
+            event_id = idempotent_id(row_id_key(run_id, row.line), row.review)
+            yield row.line, make_event(event_id, row.review, score, model=scorer.name)
+
+
+class _Sent:
+    __slots__ = ("event", "line", "result")
+
+    def __init__(self, line: int, event: PredictionEvent) -> None:
+        self.line = line
+        self.event = event
+        self.result: Position | BrokerError | None = None
+
+
+class _Flight:
+    """What was sent and is not reported yet, in order. `failed`: one was not acknowledged."""
+
+    def __init__(self) -> None:
+        self._sent: deque[_Sent] = deque()
+        self._progress = threading.Event()
+        self.failed = False
+
+    def send(self, publisher: Publisher, line: int, event: PredictionEvent) -> None:
+        sent = _Sent(line, event)
+        self._sent.append(sent)
+
+        def done(result: Position | BrokerError) -> None:
+            sent.result = result
+            if isinstance(result, BrokerError) and not isinstance(result, EventTooLarge):
+                self.failed = True
+            self._progress.set()
+
+        try:
+            publisher.publish(event, done)
+        except BrokerError as error:
+            done(error)
+
+    def landed(self, *, keep: int) -> Iterator[Outcome]:
+        """What has a result, from the front on; waits until no more than `keep` are without."""
+        while self._sent:
+            head = self._sent[0]
+            if head.result is None:
+                if len(self._sent) <= keep:
+                    return
+                self._progress.wait(_WAIT_S)
+                self._progress.clear()
+                continue
+            self._sent.popleft()
+            yield _outcome(head.line, head.event, head.result)
+
+
+def _outcome(line: int, event: PredictionEvent, result: Position | BrokerError) -> Outcome:
+    if isinstance(result, Position):
+        return Outcome(line=line, event=event, became="acknowledged", position=result)
+    became: Became = "invalid" if isinstance(result, EventTooLarge) else "not acknowledged"
+    return Outcome(line=line, event=event, became=became, problem=result)
