@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -15,6 +16,8 @@ from bdlab.errors import (
     OffsetOutOfRange,
     TopicMissing,
 )
+
+_librdkafka_log = logging.getLogger("bdlab.librdkafka")
 
 MAX_MESSAGE_BYTES = 128 << 20
 """What a client would send or read at most; the topic's own limit is the one that counts."""
@@ -71,6 +74,7 @@ def client_config(login: KafkaLogin, *, client_id: str) -> dict[str, Any]:
         "security.protocol": server.security_protocol,
         # Whatever is wrong arrives in error_cb, and is logged from there once instead of at every attempt.
         "log_level": 2,
+        "logger": _librdkafka_log,
         "socket.keepalive.enable": True,
         "socket.nagle.disable": True,
         "socket.timeout.ms": 10_000,

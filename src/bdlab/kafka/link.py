@@ -87,6 +87,15 @@ class Link:
         except KafkaException as error:
             raise broker_error(error, "the Kafka settings are not usable") from error
 
+    def poll(self, timeout_s: float) -> None:
+        """Serve what librdkafka has to tell: deliveries are settled from here."""
+        try:
+            self.client.poll(timeout_s)
+        except KafkaException as error:
+            # A fatal error comes as an exception instead of through the callback.
+            self._on_error(error.args[0])
+        self._settle_held()
+
     def _on_error(self, error: KafkaError) -> None:
         self.last_problem = error.str()
         if error.fatal():
@@ -116,13 +125,13 @@ class Link:
             cluster_id = cluster_of(self.client, self.topic, servers=servers, timeout_s=timeout_s)
         except BrokerUnavailable as error:
             if new:
-                self.client.poll(0)  # nobody else polls it yet, and the reason waits in error_cb
+                self.poll(0)  # nobody else polls it yet, and the reason waits in error_cb
             if self.refused is not None:
                 raise self.refused from error
             why = f": {self.last_problem}" if self.last_problem else ""
             raise BrokerUnavailable(f"no broker answers at {servers}{why}", hint=error.hint) from error
         if new:
-            self.client.poll(0)
+            self.poll(0)
             losses = self._losses
         self.refused = None
         self.last_problem = ""
@@ -190,7 +199,7 @@ class Link:
             hint="Retry with the same id: the event may or may not be on the topic.",
         )
 
-    def settle_held(self) -> None:
+    def _settle_held(self) -> None:
         """Deliver what was held back, once it is known from which log it came."""
         if not self._held or not (self.verified or self.replaced):
             return

@@ -159,8 +159,7 @@ class Producer:
                 self._changed.wait(_POLL_S)
                 self._changed.clear()
             else:
-                link.client.poll(_POLL_S)
-                link.settle_held()
+                link.poll(_POLL_S)
             self._send_waiting()
             self._finish_retired()
             self._expire(time.monotonic())
@@ -193,8 +192,7 @@ class Producer:
 
     def _finish_retired(self) -> None:
         for link in list(self._retiring):
-            link.client.poll(0)
-            link.settle_held()
+            link.poll(0)
             if link.idle:
                 self._retiring.remove(link)
                 self._finished.append(link)
@@ -230,7 +228,7 @@ class Producer:
                 NotAcknowledged("the producer was closed before the broker acknowledged the event")
             )
         for link in links:
-            link.client.poll(0)
+            link.poll(0)
 
     # The watching thread. It alone makes links and puts them in place.
 
