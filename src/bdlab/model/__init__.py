@@ -1,0 +1,8 @@
+"""The review model: training, its files and card, and the scorers that serve it.
+
+Importing this package, and loading the shipped model, imports neither scikit-learn nor numpy.
+"""
+
+from bdlab.model.scorer import Scorer, load_scorer
+
+__all__ = ["Scorer", "load_scorer"]

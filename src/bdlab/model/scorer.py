@@ -1,0 +1,129 @@
+"""What every scorer can do, and which one serves which file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from bdlab.errors import ModelError, ModelNotFound
+from bdlab.events import Review, Score
+from bdlab.model import termtable
+from bdlab.model.card import SUFFIX, Card, read_card, read_file, read_verified
+from bdlab.model.compiled import CompiledScorer
+from bdlab.resources import models_dir
+
+SHIPPED = "reviews" + SUFFIX
+
+_PINNED = re.compile(r"^(?P<path>.+)#sha256=(?P<sha256>[0-9a-fA-F]{64})$")
+_NOT_IN_A_NAME = re.compile(r"[^\w.-]")
+_SHA256 = re.compile(r"^[0-9a-f]{64}\b")
+
+
+class Scorer(Protocol):
+    """Scores reviews; safe to call from several threads at once.
+
+    `name` stands in every event (`reviews@1.0.0`); `sha256` is of the file that it scores with. Where
+    `blocking` is true a call takes milliseconds, and many reviews in one call cost little more than one: an
+    event loop should leave it to a thread and score what gathers meanwhile together.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def blocking(self) -> bool: ...
+
+    def score(self, review: Review) -> Score: ...
+
+    def score_many(self, reviews: Sequence[Review]) -> list[Score]: ...
+
+
+def load_scorer(path: str = "") -> Scorer:
+    """The scorer of `path`: a model card or its folder, or a joblib file; empty is the shipped model.
+
+    Every file is checked against its sha256 first. A joblib file is unpickled, which runs code: it needs a
+    card or a ``.sha256`` beside it, or its hash in the path (``model.joblib#sha256=<64 hex digits>``).
+    Raises ModelNotFound, ModelTampered, or ModelError for a file that holds no such model.
+    """
+    if not path:
+        return _from_card(models_dir() / SHIPPED)
+    pinned = _PINNED.match(path)
+    if pinned:
+        return _from_pipeline(
+            Path(pinned["path"]).expanduser(), pinned["sha256"].lower(), source="the path's #sha256="
+        )
+    file = Path(path).expanduser()
+    if file.is_dir():
+        cards = sorted(file.glob("*" + SUFFIX))
+        if len(cards) != 1:
+            raise ModelNotFound(
+                f"the folder {file} holds {len(cards) or 'no'} model cards (*{SUFFIX})",
+                hint="Name the card itself, or a folder with exactly one.",
+            )
+        file = cards[0]
+    if file.suffix == ".json":
+        return _from_card(file)
+    beside = file.with_name(file.stem + SUFFIX)
+    if file.is_file() and beside.is_file():
+        return _from_card(beside, only=file.name)
+    return _from_pipeline(file, _sha256_beside(file), source=f"{file.name}.sha256")
+
+
+def _from_card(path: Path, only: str = "") -> Scorer:
+    """The scorer of a card's term table, else of its pipeline; with `only`, of that one of its files."""
+    card = read_card(path)
+    if only and only not in card.files:
+        raise ModelError(
+            f"the model card {path} does not name the file {only}",
+            hint="Add the file with its sha256 to the card: docs/model.md shows how.",
+        )
+    contents = {
+        name: read_verified(path.with_name(name), file.sha256, source=f"the model card {path.name}")
+        for name, file in card.files.items()
+        if name == only or (not only and (file.role == "terms" or path.with_name(name).is_file()))
+    }
+    for role in ("terms", "pipeline"):
+        for name, content in contents.items():
+            if card.files[name].role == role:
+                return _build(card, name, content)
+    raise ModelNotFound(
+        f"none of the files that the model card {path} names is there: {', '.join(card.files)}"
+    )
+
+
+def _build(card: Card, name: str, content: bytes) -> Scorer:
+    sha256 = card.files[name].sha256
+    if card.files[name].role == "terms":
+        return CompiledScorer(termtable.decode(content, source=name), name=card.title, sha256=sha256)
+    from bdlab.model.pipeline import PipelineScorer  # noqa: PLC0415 - imports scikit-learn
+
+    return PipelineScorer.from_bytes(content, source=name, name=card.title, sha256=sha256)
+
+
+def _from_pipeline(file: Path, sha256: str, *, source: str) -> Scorer:
+    content = read_verified(file, sha256, source=source)
+    from bdlab.model.pipeline import PipelineScorer  # noqa: PLC0415 - imports scikit-learn
+
+    name = _NOT_IN_A_NAME.sub("_", file.stem)[:100]
+    return PipelineScorer.from_bytes(content, source=str(file), name=f"{name}@{sha256[:12]}", sha256=sha256)
+
+
+def _sha256_beside(file: Path) -> str:
+    """The hash in `file`.sha256, as sha256sum writes it. Raises ModelNotFound, ModelError."""
+    if not file.is_file():
+        read_file(file)
+    beside = file.with_name(file.name + ".sha256")
+    if not beside.is_file():
+        raise ModelError(
+            f"the model file {file} has no sha256 to check it against, and loading a joblib file runs code",
+            hint=f"If you trust the file: sha256sum {file} > {beside}",
+        )
+    found = _SHA256.match(read_file(beside).decode("ascii", "replace").lower())
+    if found is None:
+        raise ModelError(f"{beside} does not start with a sha256 of 64 hex digits")
+    return found[0]

@@ -1,0 +1,193 @@
+"""Training: grouped cross-validation, the model on all reviews, and its files with their card."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+import joblib
+import msgspec
+import numpy as np
+from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
+from sklearn.model_selection import GroupKFold
+
+from bdlab.errors import InvalidInput
+from bdlab.model import termtable
+from bdlab.model.card import SUFFIX, Card, Data, File, Metrics, Validation, sha256_of, write_card
+from bdlab.model.dataset import Dataset, read_dataset
+from bdlab.model.estimators import NEUTRAL, Fitted, Floats, Parameters, compile_terms, fit
+from bdlab.model.pipeline import PAIRS
+
+Progress = Callable[[str, int, int], None]
+"""Called with what comes next, and how many of how many steps are done."""
+
+FOLDS = 5
+NAME = "reviews"
+VERSION = "1.0.0"
+
+_LIBRARIES = ("bdlab", "scikit-learn", "numpy", "scipy", "joblib")
+_SEED = 0
+_UNUSED = {
+    "HelpfulnessNumerator": "not known when a review is written, and no help to either head",
+    "HelpfulnessDenominator": "not known when a review is written, and no help to either head",
+    "Time": "no property of the review",
+}
+
+
+def train(
+    csv: Path,
+    out: Path,
+    *,
+    progress: Progress = lambda *_: None,
+    folds: int = FOLDS,
+    name: str = NAME,
+    version: str = VERSION,
+    parameters: Parameters | None = None,
+) -> Card:
+    """Train on the reviews of `csv`; write the model and its card to the folder `out`, which may be new.
+
+    The same file gives the same term table, byte by byte. Raises InvalidInput for a file or an option that
+    cannot be used, TrainingFailed for reviews that hold too little to learn from.
+    """
+    chosen = parameters or Parameters()
+    steps = folds + 3
+    progress("reading the reviews", 0, steps)
+    dataset = read_dataset(csv)
+    _check_folds(dataset, folds)
+    _prepare(out)
+    validation = _validate(dataset, folds, chosen, lambda what, done: progress(what, done + 1, steps))
+    progress("training on all reviews", folds + 1, steps)
+    model = _fit_on(dataset, range(len(dataset.examples)), chosen)
+    progress("writing the model", folds + 2, steps)
+    contents = {
+        f"{name}.terms.json.gz": ("terms", termtable.encode(compile_terms(model))),
+        f"{name}.joblib": ("pipeline", _dump(model)),
+    }
+    card = Card(
+        name=name,
+        version=version,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        files={
+            file: File(role=role, sha256=sha256_of(content), bytes=len(content))
+            for file, (role, content) in contents.items()
+        },
+        data=Data(
+            file=dataset.file,
+            sha256=dataset.sha256,
+            rows=len(dataset.examples),
+            products=dataset.products,
+            stars=dataset.stars,
+        ),
+        validation=validation,
+        training={"seed": _SEED, **msgspec.to_builtins(chosen)},
+        unused_columns=_UNUSED,
+        libraries={"python": platform.python_version(), **{lib: version_of(lib) for lib in _LIBRARIES}},
+    )
+    try:
+        for file, (_, content) in contents.items():
+            _replace(out / file, content)
+        write_card(card, out / (name + SUFFIX))
+    except OSError as error:
+        raise InvalidInput(f"the folder {out} cannot be written to: {error.strerror}") from error
+    progress("done", steps, steps)
+    return card
+
+
+def _check_folds(dataset: Dataset, folds: int) -> None:
+    if folds < 2:
+        raise InvalidInput(f"cross-validation takes 2 folds or more, and {folds} are asked for")
+    groups = len(set(dataset.groups))
+    if groups < folds:
+        raise InvalidInput(
+            f"{dataset.file} has reviews of {groups} products, which do not fill {folds} folds: a product's "
+            "reviews stay together",
+            hint=f"Ask for at most {groups} folds, or train on more products."
+            if groups > 1
+            else "Train on more products.",
+        )
+
+
+def _prepare(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(
+            f"the folder {out} cannot be made: {(error.strerror or str(error)).lower()}",
+            hint="Name a folder, new or existing, with --output.",
+        ) from error
+
+
+def _fit_on(dataset: Dataset, chosen: Sequence[int], parameters: Parameters) -> Fitted:
+    examples = [dataset.examples[index] for index in chosen]
+    return fit(
+        [(example.summary, example.text) for example in examples],
+        [example.stars for example in examples],
+        [dataset.groups[index] for index in chosen],
+        parameters,
+    )
+
+
+def _validate(
+    dataset: Dataset, folds: int, parameters: Parameters, progress: Callable[[str, int], None]
+) -> Validation:
+    pairs = [(example.summary, example.text) for example in dataset.examples]
+    truth = np.array([example.stars for example in dataset.examples])
+    stars, positive, mean, mostly = (np.zeros(len(truth)) for _ in range(4))
+    per_fold = []
+    splitter = GroupKFold(folds, shuffle=True, random_state=_SEED)
+    for number, (seen, unseen) in enumerate(splitter.split(pairs, groups=dataset.groups)):
+        progress(f"fold {number + 1} of {folds}", number)
+        model = _fit_on(dataset, seen.tolist(), parameters)
+        stars[unseen], positive[unseen] = model.predict([pairs[index] for index in unseen])
+        mean[unseen] = truth[seen].mean()
+        mostly[unseen] = float((truth[seen] > NEUTRAL).sum() >= (truth[seen] < NEUTRAL).sum())
+        per_fold.append(_metrics(truth[unseen], stars[unseen], positive[unseen]))
+    return Validation(
+        method="cross-validation grouped by ProductId (products that share a text are one group)",
+        folds=folds,
+        metrics=_metrics(truth, stars, positive),
+        constant=_metrics(truth, mean, mostly),
+        per_fold=tuple(per_fold),
+    )
+
+
+def _metrics(truth: Floats, stars: Floats, positive: Floats) -> Metrics:
+    decided = truth != NEUTRAL
+    negative = truth[decided] < NEUTRAL
+    called_negative = positive[decided] < 0.5
+    both = 0 < negative.sum() < len(negative)
+    return Metrics(
+        reviews=len(truth),
+        star_mse=round(float(((stars - truth) ** 2).mean()), 4),
+        star_mae=round(float(np.abs(stars - truth).mean()), 4),
+        sentiment_auc=round(float(roc_auc_score(~negative, positive[decided])), 4) if both else None,
+        sentiment_accuracy=round(float((negative == called_negative).mean()), 4) if len(negative) else None,
+        negative_f1=round(float(f1_score(negative, called_negative, zero_division=0.0)), 4),
+        negative_precision=round(float(precision_score(negative, called_negative, zero_division=0.0)), 4),
+        negative_recall=round(float(recall_score(negative, called_negative, zero_division=0.0)), 4),
+    )
+
+
+def _dump(model: Fitted) -> bytes:
+    buffer = io.BytesIO()
+    joblib.dump(model._asdict() | {"input": PAIRS}, buffer, compress=("zlib", 9))
+    return buffer.getvalue()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write beside `path` and rename, so that no reader ever sees half a file."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
