@@ -11,13 +11,15 @@ from bdlab.ledger import Accepted, DeadLetter, Entry
 MAX_TRANSACTION_BYTES = 8 << 20
 """Values of a batch beyond this go into another transaction, so that memory stays flat beside huge values."""
 
+_REASON_CHARACTERS = 500
+
 
 def entry_of(record: Record) -> Entry:
     """The record decoded, or the dead letter that it is."""
     try:
         return Accepted(record, decode(record))
     except InvalidEvent as error:
-        return DeadLetter(record=record, reason=error.message)
+        return DeadLetter(record=record, reason=_bounded(error.message))
 
 
 def by_size(entries: Iterable[Entry], max_bytes: int = MAX_TRANSACTION_BYTES) -> Iterator[list[Entry]]:
@@ -48,9 +50,14 @@ def narrowed(batch: Sequence[Entry], refusal: RowRejected) -> list[list[Entry]]:
         guilty = batch[suspects[0]]
         letter = DeadLetter(
             record=guilty.record,
-            reason=f"PostgreSQL refuses the row: {refusal.message}",
+            reason=_bounded(f"the database refuses the row: {refusal.message}"),
             sqlstate=refusal.sqlstate,
         )
         return [[letter if entry is guilty else entry for entry in batch]]
     middle = suspects[len(suspects) // 2]
     return [list(batch[:middle]), list(batch[middle:])]
+
+
+def _bounded(reason: str) -> str:
+    """A reason may quote the record, and a record may be of any length."""
+    return reason if len(reason) <= _REASON_CHARACTERS else reason[:_REASON_CHARACTERS] + "..."
