@@ -68,7 +68,8 @@ def _readiness(model_problem: str, vault: VaultState, broker: BrokerState) -> Re
         problems.append(f"the model does not predict: {model_problem}")
     if not broker.connected:
         problems.append(f"the broker does not answer: {broker.problem}")
-    if not vault.held_valid:
+    # Predicting needs the token's secrets and no database: its lease may run out meanwhile.
+    if not (vault.held_valid or (vault.token_ttl_s or 0) > 0):
         problems.append(f"the credentials held are no longer valid: {vault.problem or 'expired'}")
     return ReadyAnswer(ready=not problems, problems=tuple(problems))
 

@@ -1,0 +1,165 @@
+"""The checks of `bdlab status` over the real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from bdlab.errors import BdlabError, InvalidInput
+from bdlab.health import CheckResult, Report
+from bdlab.health.checks import CHECKS, broker_checks, database_checks, failed, unknown, vault_checks
+from bdlab.health.http import api_check, consumer_check
+from bdlab.settings import HttpSettings, Layers
+
+if TYPE_CHECKING:
+    from bdlab.vault.session import VaultSession
+
+SERVICE = "status"
+_DATABASE_ROLE = "bdlab-reader"
+
+#: Without --check. The consumer answers only where it was given a port.
+DEFAULT = ("vault", "kafka", "postgres", "model", "api")
+
+
+def chosen(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of all checks that `names` (checks and groups) stand for. Raises InvalidInput."""
+    found: list[str] = []
+    for name in names or DEFAULT:
+        checks = CHECKS.get(name) or ((name,) if any(name in group for group in CHECKS.values()) else ())
+        if not checks:
+            every = ", ".join(sorted({*CHECKS, *(check for group in CHECKS.values() for check in group)}))
+            raise InvalidInput(f"--check {name!r}: there is no such check", hint=f"There are: {every}.")
+        found += [check for check in checks if check not in found]
+    return tuple(found)
+
+
+class Checker:
+    """Makes the checks named in `wanted`, again and again; logs in where they need it, and out at the end."""
+
+    def __init__(self, layers: Layers, wanted: Sequence[str], *, api_url: str | None) -> None:
+        self._layers = layers
+        self._settings = layers.settings()
+        self._wanted = wanted
+        self._groups = [group for group, checks in CHECKS.items() if any(name in wanted for name in checks)]
+        self._api_url = (api_url or _own_url(self._settings.http)).rstrip("/")
+        self._kafka = _Login(layers, database_role=None, kafka=True)
+        # Of its own, so that a database that is down keeps nobody from looking at the broker.
+        self._database = _Login(layers, database_role=_DATABASE_ROLE, kafka=False)
+
+    def __enter__(self) -> Checker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kafka.close()
+        self._database.close()
+
+    def report(self) -> Report:
+        """All checks at once; takes as long as the slowest server's time-out."""
+        if {"vault", "kafka"} & set(self._groups):
+            self._kafka.open()
+        makers: dict[str, Callable[[], tuple[CheckResult, ...]]] = {
+            "vault": self._check_vault,
+            "kafka": self._check_kafka,
+            "postgres": self._check_postgres,
+            "model": self._check_model,
+            "api": self._check_api,
+            "consumer": self._check_consumer,
+        }
+        with ThreadPoolExecutor(len(self._groups), thread_name_prefix="check") as pool:
+            running = [pool.submit(makers[group]) for group in self._groups]
+            found = [result for future in running for result in future.result()]
+        return Report(tuple(result for result in found if result.name in self._wanted))
+
+    def _check_vault(self) -> tuple[CheckResult, ...]:
+        return vault_checks(self._kafka.session.state(), service=SERVICE, refusal=self._kafka.problem)
+
+    def _check_kafka(self) -> tuple[CheckResult, ...]:
+        from bdlab.kafka.admin import Admin
+
+        if self._kafka.problem is not None:
+            return unknown("kafka", "no login from Vault: " + self._kafka.problem.message)
+        with Admin(self._kafka.session, client_id="bdlab-status") as admin:
+            return broker_checks(admin.state())
+
+    def _check_postgres(self) -> tuple[CheckResult, ...]:
+        from bdlab.postgres.reader import Reader
+
+        self._database.open()
+        problem = self._database.problem
+        if problem is not None:
+            return unknown("postgres", "no login from Vault: " + problem.message, problem.hint)
+        reader = Reader(self._database.session, application_name="bdlab-status")
+        try:
+            state = reader.state()
+        finally:
+            reader.close()
+        return database_checks(state, lease_ttl_s=self._database.session.state().lease_ttl_s)
+
+    def _check_model(self) -> tuple[CheckResult, ...]:
+        from bdlab.model import load_scorer
+
+        try:
+            scorer = load_scorer(self._settings.model.path)
+        except BdlabError as error:
+            return (failed("model", error),)
+        detail = {"name": scorer.name, "sha256": scorer.sha256}
+        message = f"{scorer.name}, sha256 {scorer.sha256[:12]}"
+        return (CheckResult(name="model", state="healthy", message=message, detail=detail),)
+
+    def _check_api(self) -> tuple[CheckResult, ...]:
+        return (api_check(self._api_url, ca_file=self._settings.http.tls_cert_file),)
+
+    def _check_consumer(self) -> tuple[CheckResult, ...]:
+        port = self._settings.sink.metrics_port
+        if port < 1:
+            hint = "Set BDLAB_SINK_METRICS_PORT to the port that `bdlab consume` has."
+            return unknown("consumer", "no port is known for it", hint)
+        return (consumer_check(f"http://127.0.0.1:{port}"),)
+
+
+class _Login:
+    """A Vault session that is opened when it is needed, without waiting, and again where that failed.
+
+    `problem` is why it is not open.
+    """
+
+    def __init__(self, layers: Layers, *, database_role: str | None, kafka: bool) -> None:
+        self._layers = layers
+        self._database_role = database_role
+        self._with_kafka = kafka
+        self.problem: BdlabError | None = None
+        self._opened = False
+
+    @cached_property
+    def session(self) -> VaultSession:
+        from bdlab.vault.session import VaultSession
+
+        return VaultSession(
+            self._layers,
+            service=SERVICE,
+            database_role=self._database_role,
+            kafka=self._with_kafka,
+            daemon=False,
+        )
+
+    def open(self) -> None:
+        if self._opened and self.problem is None:
+            return
+        self._opened = True
+        try:
+            self.session.open(0)
+            self.problem = None
+        except BdlabError as error:
+            self.problem = error
+
+    def close(self) -> None:
+        if self._opened:
+            self.session.close()
+
+
+def _own_url(http: HttpSettings) -> str:
+    """Where the API is, as its own settings say."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(http.host, http.host)  # noqa: S104 - replaced
+    return f"{'https' if http.tls_cert_file else 'http'}://{host}:{http.port}"

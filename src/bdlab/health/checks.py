@@ -1,0 +1,168 @@
+"""From what the probes found to named checks: what is well, what is not, and what to do about it."""
+
+from __future__ import annotations
+
+from bdlab.errors import BdlabError
+from bdlab.health.results import CheckResult
+from bdlab.probes import BrokerState, DatabaseState, VaultState
+
+#: Group -> its checks, in the order in which they are shown.
+CHECKS = {
+    "vault": ("vault.reachable", "vault.unsealed", "vault.token", "vault.policies"),
+    "kafka": ("kafka.brokers", "kafka.topic", "kafka.lag"),
+    "postgres": ("postgres.reachable", "postgres.schema", "postgres.rows", "postgres.lease"),
+    "model": ("model",),
+    "api": ("api",),
+    "consumer": ("consumer",),
+}
+
+_VAULT_AWAY = "Start Vault, or point BDLAB_VAULT_ADDRESS (VAULT_ADDR) at it."
+_IDENTITY = "Run `bdlab vault-init`: it hands each service its identity."
+
+
+def unknown(group: str, why: str, hint: str = "") -> tuple[CheckResult, ...]:
+    """All checks of a group that cannot be made."""
+    return tuple(CheckResult(name=name, state="unknown", message=why, hint=hint) for name in CHECKS[group])
+
+
+def vault_checks(state: VaultState, *, service: str, refusal: BdlabError | None) -> tuple[CheckResult, ...]:
+    """`service` names the policy that its token has to have; `refusal` is why there is no token."""
+    if state.sealed is None:
+        away = CheckResult(name="vault.reachable", state="unhealthy", message=state.problem, hint=_VAULT_AWAY)
+        return (away, *unknown("vault", "Vault is not reachable")[1:])
+    reachable = CheckResult(name="vault.reachable", state="healthy", message="answers")
+    if state.sealed or not state.connected:
+        why = "sealed" if state.sealed else state.problem
+        hint = "Unseal it: `bao operator unseal`, or `bdlab vault-init` where it holds the keys."
+        closed = CheckResult(name="vault.unsealed", state="unhealthy", message=why, hint=hint)
+        return (reachable, closed, *unknown("vault", "Vault is not open")[2:])
+    return (
+        reachable,
+        CheckResult(
+            name="vault.unsealed",
+            state="healthy",
+            message=f"open; {state.secrets_engine}" if state.secrets_engine else "open",
+        ),
+        *_token_checks(state, service, refusal),
+    )
+
+
+def _token_checks(state: VaultState, service: str, refusal: BdlabError | None) -> tuple[CheckResult, ...]:
+    if not state.authenticated:
+        why = refusal.message if refusal else state.problem
+        hint = (refusal.hint if refusal else "") or _IDENTITY
+        # Whether the services' own identities are good cannot be told from this one.
+        return (
+            CheckResult(name="vault.token", state="unknown", message=why, hint=hint),
+            CheckResult(name="vault.policies", state="unknown", message="no token"),
+        )
+    ttl_s = round(state.token_ttl_s or 0)
+    token = CheckResult(
+        name="vault.token", state="healthy", message=f"valid for {ttl_s} s", detail={"ttl_s": ttl_s}
+    )
+    has = service in state.policies
+    problem = refusal or (BdlabError(state.problem) if state.problem else None)
+    message = ", ".join(state.policies)
+    if not has:
+        message = f"policy {service!r} is not among {message or 'none'}"
+    elif problem is not None:
+        message = problem.message
+    good = has and problem is None
+    policies = CheckResult(
+        name="vault.policies",
+        state="healthy" if good else "unhealthy",
+        message=message,
+        hint="" if good else "Run `bdlab vault-init`: it writes the policies and the secrets.",
+        detail={"policies": list(state.policies)},
+    )
+    return token, policies
+
+
+def broker_checks(state: BrokerState) -> tuple[CheckResult, ...]:
+    if not state.connected:
+        away = CheckResult(
+            name="kafka.brokers",
+            state="unhealthy",
+            message=state.problem or f"no broker answers at {state.bootstrap_servers}",
+            hint="Start the broker, or correct kafka/credentials in Vault.",
+            detail={"bootstrap_servers": state.bootstrap_servers},
+        )
+        return (away, *unknown("kafka", "no broker answers")[1:])
+    brokers = CheckResult(
+        name="kafka.brokers",
+        state="healthy",
+        message=f"{state.brokers} at {state.bootstrap_servers}, cluster {state.cluster_id}",
+        detail={
+            "brokers": state.brokers,
+            "bootstrap_servers": state.bootstrap_servers,
+            "cluster_id": state.cluster_id,
+        },
+    )
+    if not state.partitions:
+        missing = CheckResult(
+            name="kafka.topic",
+            state="unhealthy",
+            message=state.problem or f"topic {state.topic!r} is missing",
+            hint="Create it with `bdlab migrate`.",
+        )
+        return (brokers, missing, CheckResult(name="kafka.lag", state="unknown", message="no topic"))
+    topic = CheckResult(
+        name="kafka.topic",
+        state="healthy",
+        message=f"{state.topic}, {state.partitions} partitions",
+        detail={"topic": state.topic, "partitions": state.partitions},
+    )
+    if state.consumer_lag is None:
+        lag = CheckResult(name="kafka.lag", state="unknown", message=state.problem or "cannot be told")
+    else:
+        lag = CheckResult(
+            name="kafka.lag",
+            state="healthy",
+            message=f"{state.consumer_lag} events behind",
+            detail={"lag_events": state.consumer_lag},
+        )
+    return brokers, topic, lag
+
+
+def database_checks(state: DatabaseState, *, lease_ttl_s: float | None) -> tuple[CheckResult, ...]:
+    """`lease_ttl_s`: for how many seconds the login of this check is good."""
+    if not state.connected:
+        away = CheckResult(
+            name="postgres.reachable",
+            state="unhealthy",
+            message=state.problem,
+            hint="Start Postgres, or correct database/credentials in Vault.",
+        )
+        return (away, *unknown("postgres", "the database does not answer")[1:])
+    current = state.schema_version == state.schema_expected
+    found = "none" if state.schema_version is None else str(state.schema_version)
+    return (
+        CheckResult(name="postgres.reachable", state="healthy", message=f"PostgreSQL {state.server_version}"),
+        CheckResult(
+            name="postgres.schema",
+            state="healthy" if current else "unhealthy",
+            message=f"version {found}" + ("" if current else f", and {state.schema_expected} is wanted"),
+            hint="" if current else "Run `bdlab migrate`.",
+            detail={"version": state.schema_version, "expected": state.schema_expected},
+        ),
+        CheckResult(name="postgres.rows", state="unknown", message=state.problem or "no table")
+        if state.rows is None
+        else CheckResult(
+            name="postgres.rows",
+            state="healthy",
+            message=f"{state.rows} predictions",
+            detail={"rows": state.rows},
+        ),
+        CheckResult(name="postgres.lease", state="unknown", message="no lease is held")
+        if lease_ttl_s is None
+        else CheckResult(
+            name="postgres.lease",
+            state="healthy" if lease_ttl_s > 0 else "unhealthy",
+            message=f"valid for {round(lease_ttl_s)} s",
+            detail={"ttl_s": round(lease_ttl_s)},
+        ),
+    )
+
+
+def failed(name: str, error: BdlabError) -> CheckResult:
+    return CheckResult(name=name, state="unhealthy", message=error.message, hint=error.hint)

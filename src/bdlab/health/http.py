@@ -1,0 +1,78 @@
+"""Asking a service over HTTP how it is."""
+
+from __future__ import annotations
+
+import ssl
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+
+import msgspec
+
+from bdlab.health.results import CheckResult, State
+
+TIMEOUT_S = 5.0
+_MAX_BYTES = 1 << 16
+
+
+def api_check(url: str, *, ca_file: str = "") -> CheckResult:
+    """The API's own verdict at `url`/health. `ca_file` (PEM) is trusted beside the system's authorities."""
+    status, body, problem = _get(f"{url}/health", ca_file)
+    if problem:
+        return CheckResult(
+            name="api",
+            state="unhealthy",
+            message=f"no answer from {url}: {problem}",
+            hint="Start it with `bdlab serve`, or name its address with --api-url.",
+        )
+    try:
+        found = msgspec.json.decode(body, type=dict[str, str | bool])
+        said = str(found["status"])
+    except (msgspec.DecodeError, KeyError):
+        return CheckResult(
+            name="api", state="unhealthy", message=f"{url}/health answers {status}, and not as bdlab does"
+        )
+    away = [name for name, value in found.items() if value is False]
+    message = f"{said} at {url}" + (f"; not so: {', '.join(away)}" if away else "")
+    states: dict[str, State] = {"healthy": "healthy", "degraded": "degraded"}
+    return CheckResult(
+        name="api",
+        state=states.get(said, "unhealthy"),
+        message=message,
+        detail={"url": url, **found},
+    )
+
+
+def consumer_check(url: str) -> CheckResult:
+    """Whether the consumer at `url` lives."""
+    status, _, problem = _get(f"{url}/health/live", "")
+    if problem or status != 200:
+        return CheckResult(
+            name="consumer",
+            state="unhealthy",
+            message=f"no answer from {url}: {problem or status}",
+            hint="Start it with `bdlab consume --metrics-port PORT`.",
+        )
+    return CheckResult(name="consumer", state="healthy", message=f"alive at {url}", detail={"url": url})
+
+
+def _get(url: str, ca_file: str) -> tuple[int, bytes, str]:
+    """Status, body and problem; a problem leaves the others empty."""
+    context = None
+    try:
+        if url.startswith("https:"):
+            context = ssl.create_default_context()
+            if ca_file:
+                context.load_verify_locations(ca_file)
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+        with opener.open(url, timeout=TIMEOUT_S) as answer:
+            return answer.status, answer.read(_MAX_BYTES), ""
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read(_MAX_BYTES), ""
+    except urllib.error.URLError as error:
+        return 0, b"", str(error.reason)
+    except (OSError, HTTPException, ValueError) as error:
+        return 0, b"", str(error) or type(error).__name__
