@@ -112,8 +112,8 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
 
     offset: int
     tables: tuple[str, ...]
-    id: str = ""
-    """The prediction's id, empty where the table has none."""
+    ids: tuple[str, ...] = ()
+    """Of the predictions that claim the position; a dead letter has none."""
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):

@@ -110,12 +110,12 @@ class MemoryStore:
         first, following = self.first.get(log), self.next.get(log)
         inside = {offset for offset in recorded if (first or 0) <= offset < (following or 0)}
         outside = [
-            Sighting(offset=offset, tables=(table,), id=self._id(log, offset))
+            Sighting(offset=offset, tables=(table,), ids=self._ids(log, offset))
             for offset in sorted(recorded.keys() - inside)
             for table in recorded[offset]
         ]
         twice = [
-            Sighting(offset=offset, tables=tuple(recorded[offset]), id=self._id(log, offset))
+            Sighting(offset=offset, tables=tuple(recorded[offset]), ids=self._ids(log, offset))
             for offset in sorted(inside)
             if len(recorded[offset]) > 1
         ]
@@ -151,10 +151,12 @@ class MemoryStore:
             found.setdefault(position, []).append("dead_letters")
         return found
 
-    def _id(self, log: Log, offset: int) -> str:
+    def _ids(self, log: Log, offset: int) -> tuple[str, ...]:
         position = Position(*log, offset)
-        ids = [key for key, (at, _) in self.predictions.items() if at == position]
-        return str(ids[0] if ids else self.duplicates.get(position, ""))
+        ids = {str(key) for key, (at, _) in self.predictions.items() if at == position}
+        if position in self.duplicates:
+            ids.add(str(self.duplicates[position]))
+        return tuple(sorted(ids))
 
     def _fail(self) -> None:
         if self.failure is not None:

@@ -67,7 +67,7 @@ def _twice(cursor: Cursor, values: Mapping[str, Any]) -> tuple[int, tuple[Sighti
     cursor.execute(queries("accounts")["twice"], values)
     rows = cursor.fetchall()
     ids = _ids(cursor, values, [row[0] for row in rows])
-    found = [Sighting(offset=row[0], tables=(row[1], row[2]), id=ids.get(row[0], "")) for row in rows]
+    found = [Sighting(offset=row[0], tables=(row[1], row[2]), ids=ids.get(row[0], ())) for row in rows]
     return (rows[0][3] if rows else 0), tuple(found)
 
 
@@ -75,7 +75,7 @@ def _outside(cursor: Cursor, values: Mapping[str, Any]) -> tuple[int, tuple[Sigh
     cursor.execute(queries("accounts")["outside"], values)
     rows = cursor.fetchall()
     ids = _ids(cursor, values, [row[0] for row in rows])
-    found = [Sighting(offset=row[0], tables=(row[1],), id=ids.get(row[0], "")) for row in rows]
+    found = [Sighting(offset=row[0], tables=(row[1],), ids=ids.get(row[0], ())) for row in rows]
     return (rows[0][2] if rows else 0), tuple(found)
 
 
@@ -84,8 +84,8 @@ def _gaps(cursor: Cursor, values: Mapping[str, Any]) -> tuple[Gap, ...]:
     return tuple(Gap(*row) for row in cursor.fetchall())
 
 
-def _ids(cursor: Cursor, values: Mapping[str, Any], offsets: list[int]) -> dict[int, str]:
+def _ids(cursor: Cursor, values: Mapping[str, Any], offsets: list[int]) -> dict[int, tuple[str, ...]]:
     if not offsets:
         return {}
     cursor.execute(queries("accounts")["ids"], {**values, "offsets": offsets})
-    return {offset: str(found) for offset, found in cursor.fetchall()}
+    return {offset: tuple(ids) for offset, ids in cursor.fetchall()}

@@ -176,5 +176,5 @@ def _imbalance(account: Account, log: Log, identify: Identify | None) -> list[st
 
 
 def _sighting(one: Sighting) -> str:
-    id_ = f", id {one.id}" if one.id else ""
-    return f"offset {one.offset} ({' and '.join(one.tables)}{id_})"
+    ids = f", id {' and '.join(one.ids)}" if one.ids else ""
+    return f"offset {one.offset} ({' and '.join(one.tables)}{ids})"

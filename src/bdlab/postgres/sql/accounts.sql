@@ -90,6 +90,7 @@ WITH walked AS (
 SELECT previous + 1, "offset" - 1 FROM walked WHERE "offset" > previous + 1 ORDER BY 1 LIMIT %(limit)s
 
 -- name: ids
-SELECT "offset", id FROM recorded_positions
+SELECT "offset", array_agg(DISTINCT id::text ORDER BY id::text) FROM recorded_positions
 WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
   AND "offset" = ANY (%(offsets)s::bigint[]) AND id IS NOT NULL
+GROUP BY "offset"
