@@ -21,8 +21,12 @@ _IDENTITY = "Run `bdlab vault-init`: it hands each service its identity."
 
 
 def unknown(group: str, why: str, hint: str = "") -> tuple[CheckResult, ...]:
-    """All checks of a group that cannot be made."""
-    return tuple(CheckResult(name=name, state="unknown", message=why, hint=hint) for name in CHECKS[group])
+    """All checks of a group that cannot be made; the first says why."""
+    first, *others = CHECKS[group]
+    return (
+        CheckResult(name=first, state="unknown", message=why, hint=hint),
+        *(CheckResult(name=name, state="unknown", message="not checked") for name in others),
+    )
 
 
 def vault_checks(state: VaultState, *, service: str, refusal: BdlabError | None) -> tuple[CheckResult, ...]:
