@@ -47,7 +47,7 @@ def vault_init(
         typer.Option(
             envvar="BDLAB_VAULT_TOKEN_FILE",
             metavar="FILE",
-            help="An administrator's token, for a Vault that somebody else initialised (or set BDLAB_VAULT_TOKEN)",
+            help="An administrator's token, for a Vault initialised elsewhere (or set BDLAB_VAULT_TOKEN)",
         ),
     ] = None,
     shares: Annotated[
@@ -125,7 +125,7 @@ def vault_init(
         step.name == "initialise" and step.outcome == "done" for step in steps
     ):
         talk.print(
-            f"Keep a copy of {plan.keys_file} where nobody else can read it: Vault cannot be recovered without."
+            f"Keep a copy of {plan.keys_file} where nobody else reads it: without it Vault cannot be changed."
         )
     if env_path:
         talk.print(f"Vault is set up. {env_path} is not needed any more: delete it.")
@@ -159,7 +159,6 @@ def _ask_key(number: int) -> Secret | None:
 def _manager(seeds: Seeds) -> DatabaseManager:
     from bdlab.credentials import DatabaseLogin
     from bdlab.postgres import roles
-    from bdlab.settings import Secret
 
     admin = DatabaseLogin(server=seeds.postgres, user=seeds.postgres_user, password=seeds.postgres_password)
 

@@ -23,6 +23,7 @@ from bdlab.settings import Secret, VaultSettings
 Method = Literal["get", "post", "put", "delete", "list"]
 
 _LOOKUP_SELF = "auth/token/lookup-self"
+_NOBODY = Secret("")
 _BUSY = {
     412: "is behind its cluster",
     429: "answers too many requests, or is a standby",
@@ -68,14 +69,15 @@ class Token(msgspec.Struct, frozen=True):
 class VaultClient:
     """One server, one token. Construction does no I/O; safe to use from several threads.
 
-    Raises, from every call: VaultUnavailable (unreachable, sealed, not initialised, overloaded, or failing),
-    TokenRefused (the token is dead), PolicyDenied (the token lives and may not), SecretMissing (nothing there),
-    VaultError (anything else that Vault refuses, with its reason).
+    Raises, from every call: VaultUnavailable (unreachable, sealed, not initialised, overloaded, failing),
+    TokenRefused (the token is dead), PolicyDenied (the token lives and may not), SecretMissing (nothing is
+    there), VaultError (anything else that Vault refuses, with its reason), SettingsInvalid (no usable
+    address).
     """
 
-    def __init__(self, settings: VaultSettings, *, token: Secret = Secret("")) -> None:
+    def __init__(self, settings: VaultSettings, *, token: Secret | None = None) -> None:
         self._settings = settings
-        self.token = token
+        self.token = token or _NOBODY
         # A token of None would make hvac take one from the environment or from ~/.vault-token.
         self._hvac = hvac.Client(
             url=settings.address,
@@ -136,7 +138,7 @@ class VaultClient:
 
     def health(self, *, timeout_s: float | None = None) -> Health:
         """Raises VaultUnavailable where nothing answers, or something that is no Vault."""
-        response = self._send("get", "sys/health", None, timeout_s=timeout_s, wrap_ttl_s=None)
+        response = self._send("get", "sys/health", timeout_s=timeout_s, token=_NOBODY)
         try:
             return msgspec.json.decode(response.content, type=Health)
         except msgspec.DecodeError as error:
@@ -152,9 +154,7 @@ class VaultClient:
             "post",
             path,
             {"role_id": role_id, "secret_id": secret_id.reveal()},
-            timeout_s=None,
-            wrap_ttl_s=None,
-            anonymous=True,
+            token=_NOBODY,
         )
         if not response.ok:
             if response.status_code in {400, 403, 404}:
@@ -173,28 +173,22 @@ class VaultClient:
     def revoke_self(self, *, timeout_s: float | None = None) -> None:
         """Give the token back; every lease made with it ends."""
         self.request("post", "auth/token/revoke-self", {}, timeout_s=timeout_s)
-        self.token = Secret("")
+        self.token = _NOBODY
 
     def unwrap(self, wrapping_token: Secret) -> dict[str, Any]:
         """What is wrapped; this works once. Raises VaultError where it was unwrapped before or is too old."""
-        answer = self.with_token(wrapping_token)
-        try:
-            response = answer._send("post", "sys/wrapping/unwrap", {}, timeout_s=None, wrap_ttl_s=None)
-            if not response.ok:
-                if response.status_code in {400, 403, 404}:
-                    raise VaultError(f"Vault at {self.address} does not unwrap: {_reasons(response)}")
-                raise self._error(response, "post", "sys/wrapping/unwrap")
-            data = self._json(response, "sys/wrapping/unwrap").get("data")
-            return data if isinstance(data, dict) else {}
-        finally:
-            answer.close()
+        response = self._send("post", "sys/wrapping/unwrap", {}, token=wrapping_token)
+        if not response.ok:
+            if response.status_code in {400, 403, 404}:
+                raise VaultError(f"Vault at {self.address} does not unwrap: {_reasons(response)}")
+            raise self._error(response, "post", "sys/wrapping/unwrap")
+        data = self._json(response, "sys/wrapping/unwrap").get("data")
+        return data if isinstance(data, dict) else {}
 
     def wrapped_at(self, wrapping_token: Secret) -> str | None:
         """The path whose answer is wrapped; None for a token that was unwrapped already or is too old."""
         path = "sys/wrapping/lookup"
-        response = self._send(
-            "post", path, {"token": wrapping_token.reveal()}, timeout_s=None, wrap_ttl_s=None, anonymous=True
-        )
+        response = self._send("post", path, {"token": wrapping_token.reveal()}, token=_NOBODY)
         if response.status_code in {400, 403, 404}:
             return None
         if not response.ok:
@@ -225,18 +219,18 @@ class VaultClient:
         self,
         method: Method,
         path: str,
-        body: dict[str, Any] | None,
+        body: dict[str, Any] | None = None,
         *,
-        timeout_s: float | None,
-        wrap_ttl_s: int | None,
-        anonymous: bool = False,
+        timeout_s: float | None = None,
+        wrap_ttl_s: int | None = None,
+        token: Secret | None = None,
     ) -> requests.Response:
-        token = "" if anonymous else self.token.reveal()
+        used = (self.token if token is None else token).reveal()
         try:
             response: requests.Response = self._hvac.adapter.request(
                 method,
                 f"/v1/{path}",
-                headers={"X-Vault-Token": token} if token else {},
+                headers={"X-Vault-Token": used} if used else {},
                 json=body,
                 raise_exception=False,
                 wrap_ttl=wrap_ttl_s,
@@ -285,7 +279,7 @@ class VaultClient:
     def _denied(self, method: Method, path: str, reasons: str) -> VaultError:
         """A 403 has two meanings, and Vault's answer is the same: ask whether the token still lives."""
         if path != _LOOKUP_SELF:
-            alive = self._send("get", _LOOKUP_SELF, None, timeout_s=None, wrap_ttl_s=None)
+            alive = self._send("get", _LOOKUP_SELF)
             if alive.ok:
                 return PolicyDenied(
                     f"Vault at {self.address} forbids this identity to {_verb(method)} {path}: {reasons}",

@@ -5,11 +5,12 @@
     secret_id            what was unwrapped, 0600; stays valid until it is rotated
     delivery.json        when the wrapped one runs out, and the accessor of what is in it; no secret
 
-A secret id travels wrapped, so that whoever reads it on its way takes it away from its receiver, who then raises
-the alarm. The receiver claims a delivery by renaming it, unwraps it, and writes the secret id in one step. Killed
-before the unwrapping, it tries the claimed one again; killed after the writing, it sees the newer secret id. Only a
-kill in the few milliseconds between Vault's answer and the rename on disk loses the secret id, as no unwrapping can be
-repeated: that is told apart from tampering by the claim, and `vault-init` hands over another.
+A secret id travels wrapped, so that whoever reads it on its way takes it away from its receiver, who then
+raises the alarm. The receiver claims a delivery by renaming it, unwraps it, and writes the secret id in one
+step. Killed before the unwrapping, it tries the claimed one again; killed after the writing, it sees the
+newer secret id. Only a kill in the few milliseconds between Vault's answer and the rename on disk loses the
+secret id, as no unwrapping can be repeated: the claim tells that apart from tampering, and `vault-init` hands
+over another.
 """
 
 from __future__ import annotations
@@ -156,8 +157,8 @@ class Identity:
             raise self._spent(earlier=earlier)
         if not origin.endswith(f"/role/{self.service}/secret-id"):
             raise IdentityRefused(
-                f"ALARM: what was handed over to {self.service!r} in {self.folder} is no secret id of it: it was "
-                f"made at {origin}. Somebody may have put it in place of the real one",
+                f"ALARM: what was handed over to {self.service!r} in {self.folder} is no secret id of it: it "
+                f"was made at {origin}. Somebody may have put it in place of the real one",
                 hint=f"Find out who could write to {self.folder}. {_AGAIN}",
             )
         try:
@@ -178,8 +179,8 @@ class Identity:
             )
         if delivery and delivery.expires_at <= datetime.now(UTC):
             return IdentityRefused(
-                f"the secret id that was handed over to {self.service!r} in {self.folder} was not unwrapped in "
-                f"time: its wrapping ended at {delivery.expires_at:%Y-%m-%d %H:%M} UTC",
+                f"the secret id that was handed over to {self.service!r} in {self.folder} was not unwrapped "
+                f"in time: its wrapping ended at {delivery.expires_at:%Y-%m-%d %H:%M} UTC",
                 hint="Run `bdlab vault-init` to hand over a new one.",
             )
         return IdentityRefused(

@@ -73,7 +73,7 @@ class TokenLease(msgspec.Struct, frozen=True):
 
 
 class Backoff:
-    """Pauses that double from `first_s` to `longest_s`, each shortened by chance so that clients spread out."""
+    """Pauses that double from `first_s` to `longest_s`, each shortened by chance so that clients spread."""
 
     def __init__(self, first_s: float, longest_s: float) -> None:
         self._first_s = first_s

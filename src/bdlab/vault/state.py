@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bdlab.errors import BdlabError, VaultError
+from bdlab.errors import VaultError, VaultUnavailable
 from bdlab.probes import VaultState
 from bdlab.vault.client import VaultClient
 from bdlab.vault.leases import DatabaseLease, TokenLease
@@ -19,7 +19,10 @@ def look(
     lease: DatabaseLease | None,
     wants_lease: bool,
 ) -> VaultState:
-    """Ask, and read a real secret: a Vault that cannot write its audit log says it is well and answers nothing."""
+    """Ask, and read a real secret: a Vault with a full audit disk calls itself well, and answers nothing.
+
+    `connected` is whether it answers questions; `authenticated` whether it takes this session's token.
+    """
     lease_ttl_s = max(0.0, lease.term.left_s) if lease else None
     token_ttl_s = max(0.0, token.term.left_s) if token else None
     held = bool(token and token.term.valid and (not wants_lease or (lease and lease.term.valid)))
@@ -45,9 +48,9 @@ def look(
             token_ttl_s = float(own["ttl"])
             client.request("get", f"{kv_mount}/data/{kv_path}", timeout_s=_TIMEOUT_S)
             engine = f"kv v2 at {kv_mount}/"
-        except BdlabError as error:
+        except VaultError as error:
             problem = error.message
-            connected = authenticated
+            connected = not isinstance(error, VaultUnavailable)
     return VaultState(
         connected=connected,
         authenticated=authenticated,

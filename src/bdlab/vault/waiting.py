@@ -15,6 +15,8 @@ _Answer = TypeVar("_Answer")
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
+#: A Vault that has just been opened is a standby for some milliseconds: nobody needs to hear of that.
+_QUIET_S = 0.3
 
 _log = structlog.get_logger()
 
@@ -28,16 +30,19 @@ def wait_for(
     *,
     timeout_s: float,
     retry: Callable[[VaultError], bool] = _away,
+    stop: threading.Event | None = None,
     **context: str,
 ) -> _Answer:
     """What `attempt` gives as soon as it gives something.
 
-    An error that `retry` accepts is waited out for up to `timeout_s` seconds, with back-off and jitter; the last one
-    is then raised with the time that was waited. Any other is raised at once. `context` goes into the log.
+    An error that `retry` accepts is waited out for up to `timeout_s` seconds, with back-off and jitter; the
+    last one is then raised with the time that was waited. Any other is raised at once. `stop`, once set, ends
+    the wait; `context` goes into the log.
     """
-    deadline = now() + timeout_s
+    began = now()
+    deadline = began + timeout_s
     backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-    pause = threading.Event()
+    pause = stop or threading.Event()
     last = ""
     while True:
         try:
@@ -45,10 +50,11 @@ def wait_for(
         except VaultError as error:
             if not retry(error):
                 raise
-            if now() >= deadline:
-                waited = f" (waited {timeout_s:g} s)" if timeout_s else ""
-                raise type(error)(f"{error.message}{waited}", hint=error.hint) from error
-            if error.message != last:
+            if now() >= deadline or pause.is_set():
+                raise type(error)(
+                    f"{error.message} (waited {now() - began:.0f} s)", hint=error.hint
+                ) from error
+            if error.message != last and now() - began >= _QUIET_S:
                 last = error.message
                 _log.warning("waiting for Vault", problem=error.message, timeout_s=timeout_s, **context)
         else:

@@ -1,8 +1,8 @@
 """`vault-init`: take Vault from any state to the finished set-up, one small repeatable step after the other.
 
-A run that was killed is run again. A run that finds nothing to do writes nothing: it looks through the `inspect`
-identity. One that finds something makes itself a root token that lasts minutes, with the `recovery` identity and the
-recovery key, and revokes it at the end.
+A run that was killed is run again. A run that finds nothing to do writes nothing: it looks through the
+`inspect` identity. One that finds something makes itself a root token that lasts minutes, with the `recovery`
+identity and the recovery key, and revokes it at the end.
 """
 
 from __future__ import annotations

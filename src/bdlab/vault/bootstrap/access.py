@@ -53,8 +53,8 @@ class Policies:
 
 
 class AppRoles:
-    """Secret ids are reusable on the service's own volume, and replaced by `rotate`: single-use ones would break
-    each restart. Where `.env` names networks, neither they nor the tokens work from anywhere else.
+    """Secret ids are reusable on the service's own volume, and replaced by `rotate`: single-use ones would
+    break each restart. Where `.env` names networks, neither they nor the tokens work from anywhere else.
     """
 
     name = "identities"

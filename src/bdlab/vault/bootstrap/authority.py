@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from bdlab.errors import IdentityRefused, SecretMissing, TokenRefused, VaultError
+from bdlab.errors import IdentityRefused, TokenRefused, VaultError, VaultUnavailable
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import INSPECT, RECOVERY, Plan
@@ -25,7 +25,7 @@ _log = structlog.get_logger()
 
 
 class Authority:
-    """Two clients: `reader` to see what is, `writer` to change it. The writer is only made when it is needed."""
+    """Two clients: `reader` to see what is, `writer` to change it, which is only made when it is needed."""
 
     def __init__(self, client: VaultClient, plan: Plan, file: KeysFile) -> None:
         self._anonymous = client
@@ -129,6 +129,12 @@ class Authority:
 
     def _recovered_root(self) -> VaultClient:
         keys = self._file.read()
+        if self._plan.dry_run:
+            raise VaultError(
+                f"the identity {INSPECT!r} cannot look at Vault at {self._anonymous.address}, and a dry "
+                "run makes itself no root token to look with",
+                hint="Run it without --dry-run, or give an administrator's token.",
+            )
         if keys is None and self._plan.ask_key is None:
             raise self._no_way_in(f"there is no keys file at {self._file.path}")
         recovery = self._log_in(RECOVERY) or self._anonymous
@@ -170,8 +176,8 @@ class Authority:
         for path in _ROOT_PATHS:
             try:
                 client.request("get", f"{path}/attempt")
-            except SecretMissing as error:
-                reasons.append(error.message)
+            except VaultUnavailable:
+                raise
             except VaultError as error:
                 reasons.append(error.message)
             else:
@@ -180,9 +186,10 @@ class Authority:
 
     def _no_way_in(self, reason: str) -> VaultError:
         return VaultError(
-            f"Vault at {self._anonymous.address} is set up already, and there is no way in to change it: {reason}",
-            hint="Give an administrator's token in BDLAB_VAULT_TOKEN or with --token-file, or name the keys file and "
-            "identity folder of the first run (--keys-file, BDLAB_VAULT_IDENTITY_DIR).",
+            f"Vault at {self._anonymous.address} is set up already, and there is no way in to change it: "
+            f"{reason}",
+            hint="Give an administrator's token in BDLAB_VAULT_TOKEN or with --token-file, or name the keys "
+            "file and the identity folder of the first run (--keys-file, --identity-dir).",
         )
 
 

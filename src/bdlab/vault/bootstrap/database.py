@@ -19,14 +19,15 @@ _TTL_S = 3600
 _MAX_TTL_S = 24 * 3600
 _PASSWORD_BYTES = 32
 
-#: What a user makes belongs to its group (`SET ROLE` at log-in), so that nothing stands in the way of its DROP.
+#: What a user makes belongs to its group (`SET ROLE` at log-in), so that nothing stands in the way of its
+#: DROP.
 _CREATION = (
     """CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE %(group)s""",
     'ALTER ROLE "{{name}}" SET ROLE %(group)s',
 )
 _RENEWAL = ("""ALTER ROLE "{{name}}" VALID UNTIL '{{expiration}}'""",)
-#: Open sessions are ended, and waited for: without that the DROP fails over a session's temporary table. A user that
-#: is gone already is no reason to fail.
+#: Open sessions are ended, and waited for: without that the DROP fails over a session's temporary table. A
+#: user that is gone already is no reason to fail.
 _REVOCATION = (
     """DO $$ BEGIN
   IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{{name}}') THEN
@@ -39,7 +40,7 @@ END $$;""",
 
 
 class Connection:
-    """Known to be finished by its list of roles, which is written last: after the password was made Vault's own."""
+    """Finished once its list of roles is there: that is written last, when the password is Vault's own."""
 
     name = "database connection"
 
@@ -60,7 +61,7 @@ class Connection:
         seeds, manager = self._plan.seeds, self._plan.manager
         if seeds is None or manager is None:
             raise InvalidInput(
-                "Vault's database engine is not set up, and that takes the administrator's log-in to the database",
+                "Vault's database engine is not set up, and that takes the database administrator's log-in",
                 hint="Fill in .env (see .env.example) and name it with --env-file.",
             )
         # From here to the end the manager's password may be another one than Vault's: no half of it may stay.

@@ -63,7 +63,7 @@ class _Lines:
 
 
 def read(path: Path) -> Seeds:
-    """Raises InvalidInput, naming the line, for a name that is unknown, missing or twice, or a wrong value."""
+    """Raises InvalidInput, naming the line, for a name unknown, missing or twice, and for a wrong value."""
     lines = _Lines(path, _parse(path))
     for name in _REQUIRED:
         if not lines.get(name):

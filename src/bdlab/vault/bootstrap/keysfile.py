@@ -14,7 +14,7 @@ from bdlab.vault.files import sync_folder, write_private
 
 
 class Keys(msgspec.Struct, frozen=True, kw_only=True):
-    """`unseal_keys` of a shamir seal, `recovery_keys` of any other; `root_token` until the set-up is finished."""
+    """`unseal_keys` of a shamir seal, `recovery_keys` of any other; `root_token` until all is set up."""
 
     address: str
     cluster_id: str = ""
@@ -40,13 +40,13 @@ class KeysFile:
         return self.path.exists() and self.path.stat().st_size == 0
 
     def read(self) -> Keys | None:
-        """None where there is no file, or one that is only reserved. Raises VaultError for one that cannot be used."""
+        """None where there is no file, or one that is only reserved. VaultError for an unusable one."""
         try:
             mode = stat.S_IMODE(self.path.stat().st_mode)
             if mode & 0o077:
                 raise VaultError(
-                    f"the keys file {self.path} is open to others (mode {mode:04o}): whoever read it can take over "
-                    "this Vault",
+                    f"the keys file {self.path} is open to others (mode {mode:04o}): who read it can "
+                    "take over this Vault",
                     hint=f"Run: chmod 600 {self.path}; where others use this machine, rekey Vault too.",
                 )
             text = self.path.read_bytes()

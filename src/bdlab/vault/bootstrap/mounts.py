@@ -59,6 +59,6 @@ def _is_there(
         raise SettingsInvalid(
             f"{mount}/ in Vault is taken by something else: it is of type {found.get('type')!r} "
             f"(options {found.get('options') or {}}), and {kind!r} {options or ''} is needed there",
-            hint="Choose another path in the settings vault.kv_mount, vault.database_mount or vault.approle_mount.",
+            hint="Choose another path: settings vault.kv_mount, vault.database_mount, vault.approle_mount.",
         )
     return True

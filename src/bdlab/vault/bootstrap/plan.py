@@ -57,7 +57,7 @@ class Seeds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DatabaseManager(Protocol):
-    """The database role through which Vault makes users; the caller reaches the database, Vault's side does not."""
+    """The database role through which Vault makes users; bootstrap itself does not reach the database."""
 
     def exists(self) -> bool:
         """Whether database, groups and manager are there. Reads only."""
@@ -69,12 +69,12 @@ class DatabaseManager(Protocol):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """`token` is an administrator's token of a Vault that somebody else initialised; it is used and left alone.
+    """`token` is an administrator's token of a Vault initialised elsewhere; it is used and left alone.
 
-    `seeds` and `manager` are None where `.env` is gone; they are needed where the database or the key-value engine
-    is not set up yet. `ask_key` gets the number of the key that is needed and gives it, None where nobody can be
-    asked. `timeout_s` is how long an unreachable or sealed Vault is waited for, `wrap_ttl_s` how long a wrapped
-    secret id waits for its receiver.
+    `seeds` and `manager` are None where `.env` is gone; they are needed where the database or the key-value
+    engine is not set up yet. `ask_key` gets the number of the key that is needed and gives it, None where
+    nobody can be asked. `timeout_s` is how long an unreachable or sealed Vault is waited for, `wrap_ttl_s`
+    how long a wrapped secret id waits for its receiver.
     """
 
     vault: VaultSettings

@@ -20,8 +20,8 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
     if health.initialized:
         if file.read() is None and file.reserved and plan.token is None:
             raise VaultError(
-                f"Vault at {client.address} was initialised, and its keys never reached {file.path}: the run that "
-                "asked for them was cut off. Nobody can open this Vault, and nothing is stored in it yet",
+                f"Vault at {client.address} was initialised, and its keys never reached {file.path}: the "
+                "run that asked for them was cut off. Nobody can open this Vault, and nothing is in it yet",
                 hint=f"Stop Vault, empty its data folder, remove {file.path}, and start again.",
             )
         return Step(name, "unchanged")
@@ -74,8 +74,8 @@ def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
         file.write(_with_cluster(keys, health))
     elif keys and keys.cluster_id != health.cluster_id and plan.token is None:
         raise VaultError(
-            f"the keys in {file.path} are those of another Vault (of {keys.address}, cluster {keys.cluster_id}) than "
-            f"the one at {client.address} (cluster {health.cluster_id})",
+            f"the keys in {file.path} are those of another Vault (of {keys.address}, cluster "
+            f"{keys.cluster_id}) than the one at {client.address} (cluster {health.cluster_id})",
             hint="Name the right keys file with --keys-file, or the right Vault with VAULT_ADDR.",
         )
     return Step(name, "done" if opened else "unchanged")
@@ -98,8 +98,8 @@ def _give_keys(client: VaultClient, plan: Plan, keys: Keys | None) -> None:
         share = key_share(keys, plan, number)
         if share is None:
             raise VaultError(
-                f"Vault at {client.address} is sealed, and {given} of its key shares are not enough to open it",
-                hint="Give the shares in the keys file (--keys-file), or at a terminal, where you are asked for them.",
+                f"Vault at {client.address} is sealed, and {given} key shares are not enough to open it",
+                hint="Give the shares in the keys file (--keys-file), or at a terminal, which asks for them.",
             )
         given = number
         if not client.request("put", "sys/unseal", {"key": share.reveal()}).get("sealed", True):

@@ -1,0 +1,219 @@
+"""What a session holds: its token, its database login, its Kafka login; and how each is had anew.
+
+Nothing here knows of threads: the session sees to it that one of them asks at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import structlog
+
+from bdlab.credentials import DatabaseLogin, KafkaLogin
+from bdlab.errors import PolicyDenied, SecretMissing, TokenRefused, VaultError, VaultUnavailable
+from bdlab.settings import KafkaSettings, PostgresSettings, Secret, VaultSettings
+from bdlab.vault.client import VaultClient
+from bdlab.vault.identity import Identity
+from bdlab.vault.leases import DatabaseLease, Term, TokenLease, lease_seconds, now
+
+_Answer = TypeVar("_Answer")
+
+_log = structlog.get_logger()
+
+
+class HeldToken:
+    """The token of one identity. `replaced` is called after each log-in but the first."""
+
+    def __init__(
+        self, client: VaultClient, identity: Identity, *, mount: str, replaced: Callable[[], None]
+    ) -> None:
+        self._client = client
+        self._identity = identity
+        self._mount = mount
+        self._replaced = replaced
+        self.lease: TokenLease | None = None
+
+    @property
+    def valid(self) -> bool:
+        return self.lease is not None and self.lease.term.valid
+
+    def log_in(self) -> None:
+        role_id, secret_id = self._identity.obtain(self._client)
+        asked = now()
+        token = self._client.log_in(self._mount, role_id, secret_id)
+        another = self.lease is not None
+        self._client.token = token.token
+        self.lease = TokenLease(token.token, Term.begun(asked, token.ttl_s))
+        _log.debug("logged in to Vault", service=self._identity.service, ttl_s=token.ttl_s)
+        if another:
+            self._replaced()
+
+    def use(self, ask: Callable[[], _Answer]) -> _Answer:
+        """What `ask` gives; where the token turns out to be dead, log in and ask again."""
+        try:
+            return ask()
+        except TokenRefused as error:
+            _log.warning(
+                "the token is dead; logging in again", service=self._identity.service, problem=error.message
+            )
+        self.log_in()
+        return ask()
+
+    def keep(self) -> float:
+        """Renew it where two thirds of its time are over; when to do so next."""
+        if self.lease is None or not self.lease.term.valid:
+            self.log_in()
+        elif now() >= self.lease.term.due_at:
+            asked = now()
+            renewed = self.lease.term.renewed(asked, self.use(self._client.renew_self).ttl_s)
+            self.lease = TokenLease(self._client.token, renewed)
+            if renewed.capped:
+                self.log_in()
+        return self.lease.term.due_at if self.lease else now()
+
+    def give_back(self, *, timeout_s: float) -> None:
+        if self.lease is None:
+            return
+        self.lease = None
+        try:
+            self._client.revoke_self(timeout_s=timeout_s)
+        except VaultError as error:
+            _log.debug("the token was not given back and will run out", problem=error.message)
+
+
+class HeldDatabase:
+    """A login from one role of the database engine. `server` makes settings of what Vault says of it."""
+
+    def __init__(
+        self,
+        client: VaultClient,
+        *,
+        vault: VaultSettings,
+        role: str,
+        server: Callable[[Mapping[str, str]], PostgresSettings],
+    ) -> None:
+        self._client = client
+        self._vault = vault
+        self._role = role
+        self._server = server
+        self.lease: DatabaseLease | None = None
+        self.values: Mapping[str, str] = {}
+
+    @property
+    def valid(self) -> bool:
+        return self.lease is not None and self.lease.term.valid
+
+    @property
+    def due_at(self) -> float:
+        return self.lease.term.due_at if self.lease else now()
+
+    def held(self) -> DatabaseLogin:
+        """Raises VaultUnavailable where there is none."""
+        if self.lease is None:
+            raise VaultUnavailable(f"Vault at {self._client.address} has given no database login yet")
+        return self.lease.login
+
+    def fetch(self) -> None:
+        """Take a new login; where the server is may have changed since the last."""
+        self.values, _ = self._client.read_kv(self._vault.kv_mount, "database/credentials")
+        server = self._server(self.values)
+        asked = now()
+        answer = self._client.request("get", f"{self._vault.database_mount}/creds/{self._role}")
+        login = DatabaseLogin(
+            server=server,
+            user=str(answer["data"]["username"]),
+            password=Secret(str(answer["data"]["password"])),
+            lease_id=str(answer["lease_id"]),
+        )
+        term = Term.begun(asked, lease_seconds(answer), renewable=bool(answer.get("renewable")))
+        self.lease = DatabaseLease(login, term)
+        _log.debug("new database login", user=login.user, ttl_s=term.ttl_s)
+
+    def keep(self) -> None:
+        """Renew it where two thirds of its time are over; take a new one where it cannot go on."""
+        lease = self.lease
+        if lease and lease.term.valid and now() < lease.term.due_at:
+            return
+        if lease is None or not lease.term.valid or not self._renewed(lease):
+            self.fetch()
+
+    def _renewed(self, lease: DatabaseLease) -> bool:
+        if not lease.term.renewable:
+            return False
+        asked = now()
+        body = {"lease_id": lease.login.lease_id, "increment": round(lease.term.full_s)}
+        try:
+            answer = self._client.request("post", "sys/leases/renew", body)
+        except (VaultUnavailable, TokenRefused, PolicyDenied):
+            raise
+        except VaultError as error:
+            _log.info("the database lease is gone; taking a new one", problem=error.message)
+            return False
+        renewed = lease.term.renewed(asked, lease_seconds(answer))
+        if renewed.capped:
+            return False
+        self.lease = DatabaseLease(lease.login, renewed)
+        return True
+
+
+class HeldKafka:
+    """The broker's address and the service's user, as their newest versions in the key-value engine say.
+
+    `server` makes settings of what Vault says of the broker.
+    """
+
+    def __init__(
+        self,
+        client: VaultClient,
+        *,
+        kv_mount: str,
+        service: str,
+        server: Callable[[Mapping[str, str]], KafkaSettings],
+    ) -> None:
+        self._client = client
+        self._kv_mount = kv_mount
+        self._service = service
+        self._server = server
+        self._read: tuple[dict[str, str], dict[str, str]] | None = None
+        self.login: KafkaLogin | None = None
+
+    @property
+    def values(self) -> Mapping[str, str]:
+        return self._read[0] if self._read else {}
+
+    def fetch(self) -> KafkaLogin:
+        """The login; the same object as before where nothing changed."""
+        broker, _ = self._client.read_kv(self._kv_mount, "kafka/credentials")
+        user, _ = self._client.read_kv(self._kv_mount, f"kafka/{self._service}")
+        if self.login and self._read == (broker, user):
+            return self.login
+        server = self._server(broker)
+        sasl = server.security_protocol.startswith("SASL")
+        if sasl and not (user.get("username") and user.get("password")):
+            raise SecretMissing(
+                f"{self._kv_mount}/kafka/{self._service} in Vault has no username and password, and the "
+                f"broker asks for them ({server.security_protocol})"
+            )
+        if self.login:
+            _log.info("another Kafka login", bootstrap_servers=server.bootstrap_servers)
+        self._read = broker, user
+        self.login = KafkaLogin(
+            server=server,
+            username=user["username"] if sasl else "",
+            password=Secret(user["password"] if sasl else ""),
+            ca_pem=broker.get("ca_pem", ""),
+        )
+        return self.login
+
+
+def postgres_layer(values: Mapping[str, str], *, ca_file: str) -> dict[str, Any]:
+    """What Vault says of the database, in the shape of a settings layer; empty values say nothing."""
+    layer = {name: values[name] for name in ("host", "port", "dbname", "sslmode") if values.get(name)}
+    return layer | ({"ca_file": ca_file} if values.get("ca_pem") else {})
+
+
+def kafka_layer(values: Mapping[str, str]) -> dict[str, Any]:
+    """What Vault says of the broker, in the shape of a settings layer; empty values say nothing."""
+    names = ("bootstrap_servers", "security_protocol", "sasl_mechanism")
+    return {name: values[name] for name in names if values.get(name)}
