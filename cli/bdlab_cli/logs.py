@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from bdlab.settings import LogSettings
 
 
-def configure(settings: LogSettings) -> None:
+def configure(settings: LogSettings, *, quiet: bool = False) -> None:
     """Send bdlab's log, and the warnings of the libraries under it, to stderr in one form."""
     level = logging.DEBUG if os.environ.get("BDLAB_DEBUG") else getattr(logging, settings.level.upper())
+    if quiet and level == logging.INFO:
+        level = logging.WARNING
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     before: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

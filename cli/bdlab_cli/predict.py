@@ -81,7 +81,7 @@ def predict(
     from bdlab_cli import wiring
     from bdlab_cli.prediction import Prediction, from_argument, from_file
 
-    layers = wiring.layers({"startup_timeout_s": startup_timeout, "model": {"path": model}})
+    layers = wiring.layers({"startup_timeout_s": startup_timeout, "model": {"path": model}}, quiet=True)
     prediction = Prediction(layers, publish=publish, as_json=as_json, output=output, run_id=run_id)
     if file is not None:
         from_file(prediction, file, kind=kind.value if kind else None, skip_invalid=skip_invalid)

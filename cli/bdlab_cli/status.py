@@ -44,7 +44,10 @@ def status(
     from bdlab_cli.statuses import EXIT_CODES, follow
 
     wanted = chosen(check)
-    with wiring.stop_on_signal() as stop, Checker(wiring.layers(), wanted, api_url=api_url) as checker:
+    with (
+        wiring.stop_on_signal() as stop,
+        Checker(wiring.layers(quiet=True), wanted, api_url=api_url) as checker,
+    ):
         report = follow(
             checker.report,
             stop,

@@ -21,10 +21,13 @@ _LOOK_AGAIN_S = 0.5
 T = TypeVar("T")
 
 
-def layers(command_line: Mapping[str, Mapping[str, Any] | Any] | None = None) -> Layers:
+def layers(
+    command_line: Mapping[str, Mapping[str, Any] | Any] | None = None, *, quiet: bool = False
+) -> Layers:
     """The settings' layers, and logs set up as they say.
 
-    `command_line` maps sections to fields; a None is an option that was not given.
+    `command_line` maps sections to fields; a None is an option that was not given. `quiet` is for a command
+    that prints its results itself: of the log it shows warnings and worse.
     """
     from bdlab import settings
     from bdlab_cli import logs
@@ -36,7 +39,7 @@ def layers(command_line: Mapping[str, Mapping[str, Any] | Any] | None = None) ->
             continue
         given[section] = {field: value for field, value in values.items() if value is not None}
     loaded = settings.load(command_line=given)
-    logs.configure(loaded.settings().log)
+    logs.configure(loaded.settings().log, quiet=quiet)
     return loaded
 
 

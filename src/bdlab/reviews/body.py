@@ -139,7 +139,8 @@ def _explain(data: bytes, error: Exception, *, many: bool) -> NoReturn:
     except UnicodeDecodeError as found:
         why = f"is not UTF-8: byte 0x{data[found.start]:02x} at offset {found.start}"
     except json.JSONDecodeError as found:
-        why = f"is not valid JSON: {found.msg} at line {found.lineno} column {found.colno}"
+        line = f"line {found.lineno} " if b"\n" in data.strip() else ""
+        why = f"is not valid JSON: {found.msg} at {line}column {found.colno}"
     except RecursionError:
         why = "is nested too deeply"
     except ValueError as found:

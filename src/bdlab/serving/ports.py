@@ -10,7 +10,7 @@ import msgspec
 
 from bdlab.events import Position, PredictionEvent
 from bdlab.model import Scorer
-from bdlab.probes import BrokerProbe, DatabaseProbe, VaultProbe
+from bdlab.probes import BrokerProbe, DatabaseState, VaultProbe
 from bdlab.settings import Settings
 
 
@@ -23,8 +23,12 @@ class Publisher(Protocol):
         ...
 
 
-class StoredPredictions(DatabaseProbe, Protocol):
-    """Rows of the `predictions` table, as structs that can be encoded. Both raise DatabaseError."""
+class StoredPredictions(Protocol):
+    """Rows of the `predictions` table, as structs that can be encoded. The queries raise DatabaseError."""
+
+    def state(self, *, count_rows: bool = True) -> DatabaseState:
+        """As a DatabaseProbe; `rows` is left out where they are not to be counted."""
+        ...
 
     def newest(self, limit: int) -> Sequence[Any]: ...
 

@@ -37,13 +37,16 @@ class Surroundings:
         def database_away(why: str) -> DatabaseState:
             return DatabaseState(connected=False, problem=why)
 
+        def look_at_database() -> DatabaseState:
+            return parts.stored.state(count_rows=False)
+
         def try_model() -> str:
             parts.scorer.score(_TRIAL)
             return ""
 
         self.vault = Watch(parts.vault.state, vault_away, name="vault")
         self.broker = Watch(parts.broker.state, broker_away, name="broker")
-        self.database = Watch(parts.stored.state, database_away, name="database")
+        self.database = Watch(look_at_database, database_away, name="database")
         self.model_problem = Watch(try_model, str, name="model")
 
 
