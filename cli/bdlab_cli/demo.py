@@ -62,7 +62,7 @@ def demo(
             out.print(_table(rows))
             with _step(talk, "verified that every offset is stored exactly once"):
                 accounts = _verify(stack, stop)
-            out.print(accounts, markup=False)
+            out.print(accounts, markup=False, end="")
         finally:
             stack.close(drain=False)
     talk.print(f"[green]ok[/] all of it held, in {time.monotonic() - began:.1f} s")
@@ -133,7 +133,7 @@ def _predict(stack: LocalStack, samples: Sequence[Sample], folder: Path, stop: t
         writer.writerow(("Summary", "Text", "HelpfulnessNumerator", "HelpfulnessDenominator"))
         writer.writerows(samples)
     outcome = stack.run("predict", ["predict", "--file", str(file), "--json"], stop)
-    return [str(result["id"]) for result in json.loads(outcome.output)]
+    return [str(json.loads(line)["id"]) for line in outcome.output.splitlines()]
 
 
 def _wait_for_rows(endpoints: Endpoints, ids: Sequence[str], stop: threading.Event) -> list[dict[str, Any]]:
@@ -194,7 +194,11 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
 
     table = Table(title="Stored in Postgres", title_justify="left")
     for column in ("review", "stars", "sentiment", "top words", "partition/offset"):
-        table.add_column(column, justify="right" if column == "stars" else "left")
+        table.add_column(
+            column,
+            justify="right" if column == "stars" else "left",
+            no_wrap=column in ("stars", "sentiment", "partition/offset"),
+        )
     for row in rows:
         colour = "green" if row["sentiment"] == "positive" else "red"
         words = ", ".join(term["term"] for term in row["explanation"][:_TOP_WORDS])

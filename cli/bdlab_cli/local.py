@@ -115,7 +115,7 @@ The pipeline is up. Ctrl-C stops it; its data stays in {quoted_folder}
   API      {url}   (docs: {url}/docs)
   Vault    {endpoints.vault_address}
   Broker   {endpoints.bootstrap_servers}
-  Postgres {endpoints.postgres_host}:{endpoints.postgres_port}
+  Postgres {endpoints.postgres_host} port {endpoints.postgres_port}
 
 Try:
 

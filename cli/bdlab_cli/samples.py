@@ -37,8 +37,8 @@ OVER_HTTP = (
         8,
     ),
     Sample(
-        "It is all right",
-        "An average hot sauce. Not bad, but mostly vinegar and little heat. I would try another brand.",
+        "Nothing special",
+        "Just average. Mostly vinegar, too little heat, and expensive for the size. I would not order it again.",
         2,
         5,
     ),

@@ -223,6 +223,29 @@ def test_a_port_taken_by_another_program_is_replaced(tmp_path: Path) -> None:
             OpenBao(tmp_path, port=before).start()
 
 
+def test_postgres_keeps_its_address_when_its_port_is_taken(tmp_path: Path) -> None:
+    server = Postgres(tmp_path)
+    with server:
+        before = server.lasting_server
+        assert before.host == str(tmp_path / "postgres" / "socket")
+    with socket.create_server(("127.0.0.1", before.port)), server:
+        assert server.lasting_server == server.server == before
+        _connect(server.server, server.admin_user, server.admin_password.reveal()).close()
+
+
+def test_postgres_whose_path_is_too_long_for_a_socket(tmp_path: Path) -> None:
+    server = Postgres(tmp_path / ("long" * 20))
+    with server:
+        assert server.socket_dir is None
+        assert server.lasting_server == server.server
+        _connect(server.server, server.admin_user, server.admin_password.reveal()).close()
+    with (
+        socket.create_server(("127.0.0.1", server.port)),
+        pytest.raises(ServerNotStarted, match=f"has taken port {server.port}"),
+    ):
+        server.start()
+
+
 def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
     server = OpenBao(tmp_path)
     with server:

@@ -264,6 +264,20 @@ def test_endpoints_are_only_those_of_a_living_stack(tmp_path: Path) -> None:
             folder.running()
 
 
+def test_a_folder_that_was_moved_is_not_used(tmp_path: Path) -> None:
+    with DataFolder(tmp_path / "old") as folder:
+        folder.check_place()
+        folder.settle()
+        folder.check_place()
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = DataFolder(tmp_path / "new")
+    with moved, pytest.raises(StackError, match=r"was moved from .*old to .*new"):
+        moved.check_place()
+    (tmp_path / "old").symlink_to(tmp_path / "new")
+    with moved:
+        moved.check_place()
+
+
 def test_files_of_the_folder(tmp_path: Path) -> None:
     odd = tmp_path / 'a "quoted" \\ föld er'
     with DataFolder(odd) as folder:

@@ -112,6 +112,28 @@ class DataFolder:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
+    @property
+    def _place_file(self) -> Path:
+        return self.path / "place"
+
+    def settle(self) -> None:
+        """Note where the folder is: from now on its Vault knows its database by that path."""
+        if not self._place_file.exists():
+            self._place_file.write_text(str(self.path), "utf-8")
+
+    def check_place(self) -> None:
+        """Raise StackError for a folder that is no longer where it settled."""
+        try:
+            settled = Path(self._place_file.read_text("utf-8"))
+        except FileNotFoundError:
+            return
+        if not (settled.exists() and settled.samefile(self.path)):
+            raise StackError(
+                f"the data folder was moved from {settled} to {self.path}, and its Vault knows its database "
+                "by the old path",
+                hint=f"Move it back, or link to it: ln -s {self.path} {settled}",
+            )
+
     def write_config(self, sections: Mapping[str, Mapping[str, str | int | float]]) -> None:
         lines = ["# Written by `bdlab up` at each start; set what you want to change in the environment.", ""]
         for section, values in sections.items():

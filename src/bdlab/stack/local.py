@@ -100,8 +100,7 @@ class LocalStack:
         With `drain` and a broker that forgets, the consumers first get some seconds to store what is on it.
         """
         if drain and self._services and not self._broker.keeps_log:
-            serve = self._services[-1]
-            self._step(f"stopped {serve.name}", serve.stop)
+            self._supervisor.stop_last()  # serve: nothing new comes in
             self._drain()
         self._supervisor.stop_all()
         self._services.clear()
@@ -147,6 +146,7 @@ class LocalStack:
         return outcome
 
     def _open(self, stop: threading.Event) -> Endpoints:
+        self.folder.check_place()
         http_port = self._choose_http_port()
         for server in (self._openbao, self._postgres, self._broker):
             self._start(server, stop)
@@ -211,7 +211,7 @@ class LocalStack:
         """Bring Vault to the finished state. The `.env` exists for as long as that takes, the first time."""
         arguments = ["vault-init", "--keys-file", str(self.folder.keys_file)]
         if self._postgres.knows_admin_password:
-            server = self._postgres.server
+            server = self._postgres.lasting_server
             self.folder.write_env(
                 {
                     "POSTGRES_USER": self._postgres.admin_user,
@@ -229,6 +229,7 @@ class LocalStack:
         finally:
             self.folder.env_file.unlink(missing_ok=True)
         self._postgres.forget_admin_password()
+        self.folder.settle()
 
     def _announce_broker(self, stop: threading.Event) -> None:
         """Bring schema and topic up to date, and put the broker's present address into Vault."""

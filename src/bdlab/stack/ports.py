@@ -71,6 +71,10 @@ class PortBook:
             self._file.write_text(json.dumps(book | {name: port}, indent=1), "utf-8")
         return port
 
+    def kept(self, name: str) -> int | None:
+        """The port that `name` was given before."""
+        return self._read().get(name)
+
     def _read(self) -> dict[str, int]:
         try:
             return {str(name): int(port) for name, port in json.loads(self._file.read_text("utf-8")).items()}

@@ -14,11 +14,13 @@ from pathlib import Path
 from bdlab.errors import ServerNotStarted
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.stack import binaries, unprivileged
+from bdlab.stack.ports import is_free
 from bdlab.stack.process import start_mark
 from bdlab.stack.server import Server, base_environment
 
 _INITDB_TIMEOUT_S = 120.0
-_SOCKET_PATH_LIMIT = 100
+#: What a socket's address may take, less the name of the socket in its folder.
+_SOCKET_DIR_LIMIT = 107 - len("/.s.PGSQL.65535")
 
 
 class Postgres(Server):
@@ -31,15 +33,28 @@ class Postgres(Server):
     orphan_signal = signal.SIGINT
     admin_user = "postgres"
 
+    _on_tcp = True
+
     @property
     def server(self) -> PostgresSettings:
-        return PostgresSettings(host="127.0.0.1", port=self.port, sslmode="disable")
+        """On TCP where it listens there."""
+        return self._at("127.0.0.1") if self._on_tcp else self.lasting_server
+
+    @property
+    def lasting_server(self) -> PostgresSettings:
+        """An address that no other program can take away: its Unix socket, where it has one."""
+        return self._at(str(self.socket_dir or "127.0.0.1"))
+
+    def _at(self, host: str) -> PostgresSettings:
+        return PostgresSettings(host=host, port=self.port, sslmode="disable")
 
     @property
     def socket_dir(self) -> Path | None:
-        """The folder of its Unix socket; None where the path is too long for one."""
+        """The folder of its Unix socket; None where its path is too long for one, or has a comma, at which
+        clients would split it."""
         folder = self.folder / "socket"
-        return folder if len(str(folder)) < _SOCKET_PATH_LIMIT else None
+        usable = len(os.fsencode(folder)) <= _SOCKET_DIR_LIMIT and "," not in str(folder)
+        return folder if usable else None
 
     @property
     def admin_password(self) -> Secret:
@@ -64,6 +79,21 @@ class Postgres(Server):
     def _data(self) -> Path:
         return self.folder / "data"
 
+    def _choose_port(self) -> int:
+        """The port names the socket too, and whoever knows this server by it does so for good: where another
+        program has taken it, the server goes on at its socket alone."""
+        kept = self.ports.kept(self.name)
+        self._on_tcp = True
+        if kept is None or self._wanted_port is not None or not self._data.exists() or is_free(kept):
+            return super()._choose_port()
+        if self.socket_dir is None:
+            raise ServerNotStarted(
+                f"another program has taken port {kept}, by which the data in {self.data_dir} is known",
+                hint=f"See which (ss -ltnp 'sport = :{kept}') and end it, then try again.",
+            )
+        self._on_tcp = False
+        return kept
+
     def _prepare(self, port: int) -> Sequence[str]:
         installation = binaries.postgres()
         command = unprivileged.wrapper(self._data)
@@ -71,7 +101,7 @@ class Postgres(Server):
             self._initialise(installation, command)
         self._clear_stale_lock()
         options = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": "127.0.0.1" if self._on_tcp else "",
             "port": str(port),
             "unix_socket_directories": "",
             # A failing statement's text may hold a review or a new user's password: never in the log.

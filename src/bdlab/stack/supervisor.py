@@ -89,10 +89,14 @@ class Supervisor:
     def stop_all(self) -> None:
         """Stop the children, the one that was added last first."""
         while self._watched:
-            child = self._watched.pop().child
-            began = time.monotonic()
-            child.stop()
-            self._report(Event("done", f"stopped {child.name}", seconds=time.monotonic() - began))
+            self.stop_last()
+
+    def stop_last(self) -> None:
+        """Stop the child that was added last."""
+        child = self._watched.pop().child
+        began = time.monotonic()
+        child.stop()
+        self._report(Event("done", f"stopped {child.name}", seconds=time.monotonic() - began))
 
     def _look_after(self, watched: _Watched, now: float, stop: threading.Event) -> None:
         child = watched.child

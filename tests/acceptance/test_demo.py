@@ -1,0 +1,89 @@
+"""`bdlab demo` as a newcomer runs it: no terminal, no input, exit code 0, nothing left."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bdlab.stack import DataFolder
+
+DEMO = [sys.executable, "-m", "bdlab_cli", "demo"]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """The shell's, with temporary folders under this test's own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BDLAB_", "VAULT_"))}
+    return kept | {"TMPDIR": str(tmp_path), "COLUMNS": "120"}
+
+
+def test_all_of_it_holds_and_nothing_is_left(tmp_path: Path, environment: dict[str, str]) -> None:
+    # Servers of somebody else in the environment must not matter.
+    environment |= {"VAULT_ADDR": "http://127.0.0.1:1", "BDLAB_POSTGRES_HOST": "127.0.0.1"}
+    done = subprocess.run(
+        DEMO,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr.count("✗") == 0
+    for step in (
+        "started openbao",
+        "vault-init",
+        "migrate",
+        "6 reviews over HTTP",
+        "12 rows",
+        "left nothing",
+    ):
+        assert step in done.stderr
+    assert "verified" in done.stdout
+    for column in ("review", "stars", "sentiment", "top words", "partition/offset"):
+        assert column in done.stdout
+    assert len(re.findall(r"\b[0-5]/\d+\b", done.stdout)) >= 12
+    assert list(tmp_path.iterdir()) == []
+    assert DataFolder(tmp_path).processes() == []
+
+
+def test_a_step_that_fails_is_named_and_nothing_is_left(tmp_path: Path, environment: dict[str, str]) -> None:
+    environment |= {"BDLAB_MODEL_PATH": str(tmp_path / "missing.json")}
+    done = subprocess.run(
+        DEMO,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "missing.json" in done.stderr
+    assert "✗" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert DataFolder(tmp_path).processes() == []
+
+
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
+    with subprocess.Popen(
+        DEMO, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as demo:
+        assert demo.stderr is not None
+        for line in demo.stderr:
+            if b"started postgres" in line:
+                break
+        demo.send_signal(signal.SIGINT)
+        demo.stderr.read()
+        assert demo.wait(60) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert DataFolder(tmp_path).processes() == []

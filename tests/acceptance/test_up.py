@@ -1,0 +1,254 @@
+"""`bdlab up` and `bdlab env`, as a person uses them: two terminals, Ctrl-C, and kill -9."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import queue
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bdlab.stack import DataFolder
+
+BDLAB = [sys.executable, "-m", "bdlab_cli"]
+UP_WITHIN_S = 90
+STOP_WITHIN_S = 60
+
+
+class Up:
+    """A `bdlab up` in its own terminal, its output read line by line."""
+
+    def __init__(self, data_dir: Path, *options: str) -> None:
+        self.folder = DataFolder(data_dir)
+        self.lines: list[str] = []
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        self.process = subprocess.Popen(
+            [*BDLAB, "up", "--data-dir", str(data_dir), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            for line in output:
+                self._queue.put(line.rstrip("\n"))
+        self._queue.put(None)
+
+    def wait_for(self, pattern: str, timeout_s: float = UP_WITHIN_S) -> re.Match[str]:
+        """The first line from here on that matches."""
+        while True:
+            try:
+                line = self._queue.get(timeout=timeout_s)
+            except queue.Empty:
+                line = None
+            assert line is not None, "\n".join([f"no line matched {pattern!r} in:", *self.lines])
+            self.lines.append(line)
+            if found := re.search(pattern, line):
+                return found
+
+    def rest(self) -> list[str]:
+        """The remaining lines, up to its end."""
+        before = len(self.lines)
+        while (line := self._queue.get(timeout=STOP_WITHIN_S)) is not None:
+            self.lines.append(line)
+        return self.lines[before:]
+
+    def signal_and_wait(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(STOP_WITHIN_S)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+        self._reader.join(10)
+
+    @property
+    def endpoint(self) -> str:
+        return self.folder.running().http_url.removeprefix("http://")
+
+
+@pytest.fixture
+def start_up() -> Iterator[Callable[..., Up]]:
+    """Starts a `bdlab up`; it is stopped at the end of the test."""
+    with ExitStack() as opened:
+
+        def start(data_dir: Path, *options: str) -> Up:
+            up = Up(data_dir, *options)
+            opened.callback(up.close)
+            return up
+
+        yield start
+
+
+def _get(endpoint: str, path: str) -> Any:
+    connection = http.client.HTTPConnection(endpoint, timeout=20)
+    with closing(connection):
+        connection.request("GET", path)
+        return json.loads(connection.getresponse().read())
+
+
+def _post(endpoint: str, body: object) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(endpoint, timeout=20)
+    with closing(connection):
+        connection.request("POST", "/predict", json.dumps(body), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+def _shell(script: str) -> subprocess.CompletedProcess[str]:
+    """Run it as a person would in another terminal, `bdlab` being the one under test."""
+    function = f'bdlab() {{ {shlex.join(BDLAB)} "$@"; }}\n'
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("BDLAB_", "VAULT_"))}
+    return subprocess.run(
+        ["bash", "-euc", function + script],
+        env=clean,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+
+
+def _all_gone(folder: DataFolder, timeout_s: float = 15) -> bool:
+    pause = threading.Event()
+    for _ in range(int(timeout_s / 0.05)):
+        if not folder.processes():
+            return True
+        pause.wait(0.05)
+    return False
+
+
+def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[..., Up]) -> None:
+    data_dir = tmp_path / "a stack"
+    up = start_up(data_dir)
+    curl = up.wait_for(r"^ +(curl -X POST .*)$")[1]
+    evaluate = up.wait_for(r'^ +(eval "\$\(bdlab env .*\)")$')[1]
+
+    # The second terminal.
+    done = _shell(f"{curl.replace('curl ', 'curl -sS --fail ', 1)}")
+    assert done.returncode == 0, done.stderr
+    first = json.loads(done.stdout)
+    assert first["sentiment"] == "negative"
+    done = _shell(
+        f'{evaluate}\nbdlab predict "Great taste, will buy again."\nbdlab status\nbdlab verify --wait 30'
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = _get(up.endpoint, "/predictions?limit=100")
+    assert {first["id"]} < {row["id"] for row in rows}
+    assert len(rows) == 2
+
+    # Secrets: only their owner can get at them, and the set-up file is gone.
+    assert not up.folder.env_file.exists()
+    assert not (data_dir / "postgres" / "admin_password").exists()
+    assert data_dir.stat().st_mode & 0o077 == 0
+    refused = _shell(f"bdlab up --data-dir {shlex.quote(str(data_dir))}")
+    assert refused.returncode == 1
+    assert f"process {up.process.pid}" in refused.stderr
+
+    # kill -9: nothing survives, and the next `up` finds the rows.
+    up.process.kill()
+    assert _all_gone(up.folder)
+    assert _shell(evaluate).returncode == 0  # the eval of nothing
+    assert _shell(f"bdlab env --data-dir {shlex.quote(str(data_dir))}").returncode == 1
+    again = start_up(data_dir)
+    again.wait_for("eval")
+    kept = {row["id"] for row in _get(again.endpoint, "/predictions?limit=100")}
+    assert kept == {row["id"] for row in rows}
+    status, _ = _post(again.endpoint, {"text": "And once more, very good."})
+    assert status == 200
+
+    # Ctrl-C: in reverse order of the start, what is on the broker is stored first.
+    assert again.signal_and_wait(signal.SIGINT) == 0
+    stopped = [line.split()[2] for line in again.rest() if line.startswith("✓ stopped")]
+    assert stopped == ["serve", "consume-1", "tansu", "postgres", "openbao"]
+    assert any("stored what was on the broker" in line for line in again.lines)
+    assert again.folder.processes() == []
+
+
+def test_the_broker_dies_and_the_pipeline_goes_on(tmp_path: Path, start_up: Callable[..., Up]) -> None:
+    """Meanwhile port 8000 is taken, and a stack on another folder does not mind."""
+    with ExitStack() as held:
+        with suppress(OSError):  # where somebody else holds it: just as well
+            held.enter_context(socket.create_server(("127.0.0.1", 8000)))
+        up = start_up(tmp_path / "one")
+        up.wait_for("port 8000 is in use; serving on port")
+        up.wait_for("eval")
+    assert _post(up.endpoint, {"text": "Good."})[0] == 200
+    record = json.loads((up.folder.records / "tansu.json").read_text())
+    before = up.folder.running().bootstrap_servers
+    os.kill(record["pid"], signal.SIGKILL)
+    up.wait_for("tansu: ended .killed by SIGKILL.; starting it again")
+    up.wait_for("tansu: is new and empty")
+    up.wait_for("restarted tansu")
+    assert up.folder.running().bootstrap_servers != before
+    pause = threading.Event()
+    for _ in range(300):
+        status, answer = _post(up.endpoint, {"text": "Good again."})
+        if status == 200:
+            break
+        assert status == 503, answer
+        pause.wait(0.1)
+    assert status == 200
+    done = _shell(
+        f'eval "$(bdlab env --data-dir {shlex.quote(str(up.folder.path))})"\nbdlab verify --wait 30'
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert answer["id"] in {row["id"] for row in _get(up.endpoint, "/predictions?limit=100")}
+    assert up.signal_and_wait(signal.SIGTERM) == 0
+    assert up.folder.processes() == []
+
+
+def test_a_start_is_interrupted(tmp_path: Path, start_up: Callable[..., Up]) -> None:
+    up = start_up(tmp_path / "stack")
+    up.wait_for("started postgres")
+    assert up.signal_and_wait(signal.SIGINT) == 1
+    assert "error: asked to stop" in "\n".join(up.rest())
+    assert up.folder.processes() == []
+
+
+def test_an_http_port_that_is_taken_is_an_error_where_it_was_asked_for(
+    tmp_path: Path, start_up: Callable[..., Up]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        up = start_up(tmp_path / "stack", "--http-port", str(port))
+        assert up.process.wait(STOP_WITHIN_S) == 1
+        assert f"port {port} for http is in use" in "\n".join(up.rest())
+
+
+def test_env_says_what_to_do_where_no_stack_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "it's not there"
+    done = _shell(f"bdlab env --data-dir {shlex.quote(str(folder))}")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert f"no local stack is up on {folder}" in done.stderr
+    assert "bdlab up --data-dir" in done.stderr
+    done = _shell('export VAULT_ADDR=x BDLAB_CONFIG=y\neval "$(bdlab env --unset)"\nenv')
+    assert done.returncode == 0
+    assert "VAULT_ADDR" not in done.stdout
+    assert "BDLAB_CONFIG" not in done.stdout
