@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -44,13 +44,11 @@ class Database:
     """A database with bdlab's schema. `admin` is the server's administrator in it."""
 
     admin: DatabaseLogin
-    users: list[str] = field(default_factory=list)
 
     def login(self, role: str) -> DatabaseLogin:
         """A new user as Vault makes them: a member of `bdlab_<role>` that works as the group."""
         user = f"test-{role}-{uuid4().hex[:12]}"
         password = uuid4().hex
-        self.users.append(user)
         names = {"user": sql.Identifier(user), "role": sql.Identifier(f"bdlab_{role}")}
         for statement in (
             "CREATE ROLE {user} LOGIN PASSWORD {password} IN ROLE {role}",
@@ -91,7 +89,6 @@ class Database:
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", (login.user,)
         )
         self.execute(sql.SQL("DROP ROLE {}").format(user))
-        self.users.remove(login.user)
 
 
 def admin_login(server: Postgres, dbname: str) -> DatabaseLogin:
@@ -113,30 +110,25 @@ def _database_template(postgres_server: Postgres) -> Database:
     return make_database(postgres_server)
 
 
-@pytest.fixture
-def new_database(postgres_server: Postgres, _database_template: Database) -> Iterator[Callable[[], Database]]:
-    """Makes databases with bdlab's schema, each with users of its own; dropped after the test."""
-    made: list[Database] = []
+@pytest.fixture(scope="session")
+def new_database(postgres_server: Postgres, _database_template: Database) -> Callable[[], Database]:
+    """Makes databases with bdlab's schema, each with users of its own.
+
+    They go with the server at the end of the session: dropping one costs a checkpoint.
+    """
     server = Database(admin_login(postgres_server, "postgres"))
 
     def make() -> Database:
         admin = admin_login(postgres_server, f"test_{uuid4().hex[:12]}")
         server.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
                 sql.Identifier(admin.server.dbname), sql.Identifier(_database_template.admin.server.dbname)
             )
         )
         prepare(admin)
-        made.append(Database(admin))
-        return made[-1]
+        return Database(admin)
 
-    yield make
-    for database in made:
-        server.execute(
-            sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database.admin.server.dbname))
-        )
-        for user in database.users:
-            server.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(user)))
+    return make
 
 
 @pytest.fixture

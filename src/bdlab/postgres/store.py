@@ -28,12 +28,18 @@ _DEAD_LETTERS_A_STATEMENT = 200
 class Store:
     """Logs in as a member of bdlab_writer. For one thread."""
 
-    def __init__(self, credentials: DatabaseCredentials, *, idle_in_transaction_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        credentials: DatabaseCredentials,
+        *,
+        idle_in_transaction_s: float = 5.0,
+        limits: ConnectionLimits | None = None,
+    ) -> None:
         """`idle_in_transaction_s` has to be below the consumer group's session time-out.
 
         The server then frees the fence of a consumer that froze before its successor has its partitions.
         """
-        limits = ConnectionLimits(idle_in_transaction_s=idle_in_transaction_s)
+        limits = limits or ConnectionLimits(idle_in_transaction_s=idle_in_transaction_s)
         self._session = Session(
             credentials, application_name="bdlab consume", limits=limits, prepare=self._prepare
         )
