@@ -1,0 +1,250 @@
+"""The services' users at a secured broker, and what each of them may do there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, NamedTuple, cast
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export all of them
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+
+from bdlab.credentials import KafkaLogin
+from bdlab.errors import BrokerRefused, BrokerUnavailable
+from bdlab.kafka.connection import AUTHENTICATION, broker_error, client_config
+from bdlab.settings import KafkaSettings
+
+# librdkafka's own codes bear an underscore; private they are not.
+_SSL = KafkaError._SSL  # noqa: SLF001
+
+_CLIENT_ID = "bdlab-migrate"
+_TIMEOUT_S = 15.0
+_POLL_S = 0.05
+_RETRY_S = 0.1
+
+#: The least that Kafka takes. The passwords are long and random: guessing is hopeless at any count.
+_ITERATIONS = 4096
+_CLUSTER = "kafka-cluster"
+
+
+class Change(NamedTuple):
+    """What was done to what: ("created", "user bdlab-serve-a")."""
+
+    action: str
+    subject: str
+
+
+class Grant(NamedTuple):
+    """One operation on one resource: (WRITE, TOPIC, "predictions")."""
+
+    operation: AclOperation
+    kind: ResourceType
+    resource: str
+
+
+def grants(service: str, server: KafkaSettings) -> frozenset[Grant]:
+    """All that a service may do; nothing for one that never talks to the broker.
+
+    The broker takes who may write or read as one who may describe; it is granted by itself all the same, so
+    that a list of ACLs shows it. An idempotent producer needs WRITE alone (Kafka 2.8 and later).
+    """
+    topic = Grant(AclOperation.DESCRIBE, ResourceType.TOPIC, server.topic)
+    group = Grant(AclOperation.DESCRIBE, ResourceType.GROUP, server.group)
+    write = {topic, topic._replace(operation=AclOperation.WRITE)}
+    read = {topic, topic._replace(operation=AclOperation.READ)}
+    by_service = {
+        "serve": write,
+        "predict": write,
+        "dlq": write,
+        "consume": read | {group, group._replace(operation=AclOperation.READ)},
+        "verify": read,
+        # librdkafka's name for the cluster as a resource is BROKER.
+        "status": {topic, group, Grant(AclOperation.DESCRIBE, ResourceType.BROKER, _CLUSTER)},
+    }
+    return frozenset(by_service.get(service, ()))
+
+
+def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[KafkaLogin]]) -> list[Change]:
+    """Bring users, passwords and ACLs to the wanted state; what was changed, nothing where all stood.
+
+    `users` has for each service the logins that it may use, as it will use them. A user that exists is tried
+    with its password, and given it anew where it is refused. What one of these users is allowed beyond its
+    service's grants is taken away; a denial that somebody added is left. Each login works on return.
+
+    Raises BrokerRefused where `admin_login` may not do this, and BrokerUnavailable.
+    """
+    admin = _open_admin(admin_login)
+    logins = [login for of_service in users.values() for login in of_service]
+    changes = _ensure_users(admin, logins)
+    wanted = {
+        _binding(login.username, grant)
+        for service, of_service in users.items()
+        for login in of_service
+        for grant in grants(service, login.server)
+    }
+    return changes + _ensure_acls(admin, wanted, {login.username for login in logins})
+
+
+def accepts(login: KafkaLogin) -> bool:
+    """Whether the broker lets this user in with this password. Raises BrokerUnavailable, BrokerRefused."""
+    try:
+        _open(login)
+    except BrokerRefused as error:
+        cause = error.__cause__
+        if isinstance(cause, KafkaException) and cause.args[0].code() == AUTHENTICATION:
+            return False
+        raise
+    return True
+
+
+def _open_admin(login: KafkaLogin) -> AdminClient:
+    """A client that may do what is needed.
+
+    It has to be asked for beforehand: to one who may not, confluent_kafka's listing of ACLs is empty without
+    an error, and its listing of users ends the process with a broken heap (2.16).
+    """
+    client, operations = _open(login)
+    if AclOperation.ALTER not in operations:
+        raise BrokerRefused(
+            f"the broker at {login.server.bootstrap_servers} lets {login.username or 'this certificate'} in, "
+            "and does not let it change users and ACLs",
+            hint="Log in with a certificate whose subject is one of the broker's super.users.",
+        )
+    return client
+
+
+def _open(login: KafkaLogin) -> tuple[AdminClient, Sequence[AclOperation]]:
+    """A client that the broker has let in, and what it may do to the cluster.
+
+    librdkafka repeats a refused login and answers only when its time is over, without the reason: that comes
+    before, as an event. Raises BrokerRefused with a KafkaException as its cause, or BrokerUnavailable.
+    """
+    events: list[KafkaError] = []
+    client = AdminClient(client_config(login, client_id=_CLIENT_ID) | {"error_cb": events.append})
+    doing = f"logging in at {login.server.bootstrap_servers} as {login.username or 'administrator'}"
+    answer: Future[Any] = client.describe_cluster(
+        include_authorized_operations=True, request_timeout=_TIMEOUT_S
+    )
+    deadline = time.monotonic() + _TIMEOUT_S
+    while not answer.done() and time.monotonic() < deadline:
+        client.poll(_POLL_S)
+        for event in events:
+            if event.code() == AUTHENTICATION:
+                raise broker_error(event, doing) from KafkaException(event)
+            if event.code() == _SSL:
+                raise BrokerRefused(
+                    f"{doing}: {event.str()}",
+                    hint="Check the certificates: the broker's, the authority's, the administrator's own.",
+                ) from KafkaException(event)
+    try:
+        found = _result(answer, doing)
+    except BrokerUnavailable as error:
+        last = f" (last: {events[-1].str()})" if events else ""
+        raise BrokerUnavailable(f"{error.message}{last}", hint=error.hint) from error
+    return client, found.authorized_operations or ()
+
+
+def _ensure_users(admin: AdminClient, logins: Sequence[KafkaLogin]) -> list[Change]:
+    # Without names it answers with one future for all.
+    found = cast("Future[Any]", admin.describe_user_scram_credentials(request_timeout=_TIMEOUT_S))
+    known = _result(found, "listing the broker's users")
+    changes = []
+    for login in logins:
+        name = login.username
+        if name in known and accepts(login):
+            continue
+        upsertion = UserScramCredentialUpsertion(
+            name,
+            ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, _ITERATIONS),
+            login.password.reveal().encode(),
+        )
+        futures = admin.alter_user_scram_credentials([upsertion], request_timeout=_TIMEOUT_S)
+        _result(futures[name], f"setting the password of user {name!r}")
+        _wait_accepted(login)
+        changes.append(Change("set the password of" if name in known else "created", f"user {name}"))
+    return changes
+
+
+def _wait_accepted(login: KafkaLogin) -> None:
+    """A broker learns of a password a moment after the controller has taken it."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while not accepts(login):
+        if time.monotonic() >= deadline:
+            raise BrokerRefused(
+                f"the broker at {login.server.bootstrap_servers} took a password for user "
+                f"{login.username!r}, and still refuses it after {_TIMEOUT_S:g} s",
+                hint="Look into the broker's log.",
+            )
+        time.sleep(_RETRY_S)
+
+
+def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], names: Iterable[str]) -> list[Change]:
+    held = {acl for name in names for acl in _allowed(admin, name)}
+    missing, excess = sorted(wanted - held), sorted(held - wanted)
+    if missing:
+        created = admin.create_acls(missing, request_timeout=_TIMEOUT_S)
+        for acl in missing:
+            _result(created[acl], f"allowing {_in_words(acl)}")
+    if excess:
+        filters = [AclBindingFilter(*acl._to_tuple()) for acl in excess]  # noqa: SLF001
+        for removed in admin.delete_acls(filters, request_timeout=_TIMEOUT_S).values():
+            _result(removed, "taking away what is not needed")
+    return [Change("allowed", _in_words(acl)) for acl in missing] + [
+        Change("took away", _in_words(acl)) for acl in excess
+    ]
+
+
+def _allowed(admin: AdminClient, name: str) -> set[AclBinding]:
+    anything: Any = None
+    everything = AclBindingFilter(
+        ResourceType.ANY,
+        anything,
+        ResourcePatternType.ANY,
+        f"User:{name}",
+        anything,
+        AclOperation.ANY,
+        AclPermissionType.ALLOW,
+    )
+    found: Future[Any] = admin.describe_acls(everything, request_timeout=_TIMEOUT_S)
+    return set(_result(found, f"listing what user {name!r} may do"))
+
+
+def _binding(name: str, grant: Grant) -> AclBinding:
+    return AclBinding(
+        grant.kind,
+        grant.resource,
+        ResourcePatternType.LITERAL,
+        f"User:{name}",
+        "*",
+        grant.operation,
+        AclPermissionType.ALLOW,
+    )
+
+
+def _in_words(acl: AclBinding) -> str:
+    """ "bdlab-serve-a: WRITE on topic predictions"."""
+    resource, operation = ResourceType(acl.restype), AclOperation(acl.operation)
+    kind = "cluster" if resource == ResourceType.BROKER else resource.name.lower()
+    return f"{acl.principal.removeprefix('User:')}: {operation.name} on {kind} {acl.name}"
+
+
+def _result(future: Future[Any], doing: str) -> Any:
+    try:
+        return future.result(_TIMEOUT_S + 1)
+    except KafkaException as error:
+        raise broker_error(error, doing) from error
+    except FutureTimeout as error:
+        raise BrokerUnavailable(f"{doing}: no answer within {_TIMEOUT_S:g} s") from error
