@@ -38,7 +38,7 @@ OVER_HTTP = (
     ),
     Sample(
         "Nothing special",
-        "Just average. Mostly vinegar, too little heat, and expensive for the size. I would not order it again.",
+        "Just average: mostly vinegar, too little heat, and expensive for the size. I will try another one.",
         2,
         5,
     ),

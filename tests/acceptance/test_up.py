@@ -118,6 +118,15 @@ def _post(endpoint: str, body: object) -> tuple[int, Any]:
         return answer.status, json.loads(answer.read())
 
 
+def _wait_until_stored(endpoint: str, prediction_id: str) -> None:
+    pause = threading.Event()
+    for _ in range(300):
+        if prediction_id in {row["id"] for row in _get(endpoint, "/predictions?limit=100")}:
+            return
+        pause.wait(0.1)
+    raise AssertionError(f"{prediction_id} was not stored")
+
+
 def _shell(script: str) -> subprocess.CompletedProcess[str]:
     """Run it as a person would in another terminal, `bdlab` being the one under test."""
     function = f'bdlab() {{ {shlex.join(BDLAB)} "$@"; }}\n'
@@ -198,12 +207,14 @@ def test_the_broker_dies_and_the_pipeline_goes_on(tmp_path: Path, start_up: Call
         up = start_up(tmp_path / "one")
         up.wait_for("port 8000 is in use; serving on port")
         up.wait_for("eval")
-    assert _post(up.endpoint, {"text": "Good."})[0] == 200
+    status, answer = _post(up.endpoint, {"text": "Good."})
+    assert status == 200
+    _wait_until_stored(up.endpoint, answer["id"])
     record = json.loads((up.folder.records / "tansu.json").read_text())
     before = up.folder.running().bootstrap_servers
     os.kill(record["pid"], signal.SIGKILL)
     up.wait_for("tansu: ended .killed by SIGKILL.; starting it again")
-    up.wait_for("tansu: is new and empty")
+    up.wait_for("was only in memory and is gone; no event is known to be lost")
     up.wait_for("restarted tansu")
     assert up.folder.running().bootstrap_servers != before
     pause = threading.Event()
@@ -218,6 +229,7 @@ def test_the_broker_dies_and_the_pipeline_goes_on(tmp_path: Path, start_up: Call
         f'eval "$(bdlab env --data-dir {shlex.quote(str(up.folder.path))})"\nbdlab verify --wait 30'
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "closed log" in done.stdout
     assert answer["id"] in {row["id"] for row in _get(up.endpoint, "/predictions?limit=100")}
     assert up.signal_and_wait(signal.SIGTERM) == 0
     assert up.folder.processes() == []

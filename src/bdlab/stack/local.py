@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
+import msgspec
+
 from bdlab.errors import BinaryMissing, StackError
 from bdlab.stack.folder import DataFolder, Endpoints
+from bdlab.stack.losses import OpenLog, lost_events
 from bdlab.stack.openbao import OpenBao
 from bdlab.stack.ports import PortBook, is_free
 from bdlab.stack.postgres import Postgres
@@ -77,6 +80,8 @@ class LocalStack:
         self._supervisor = Supervisor(report)
         self._services: list[Service] = []
         self._environment: dict[str, str] = {}
+        self._endpoints: Endpoints | None = None
+        self._log_open = OpenLog(self.folder.records / "open-log")
 
     def open(self, stop: threading.Event) -> Endpoints:
         """Bring everything up.
@@ -150,6 +155,7 @@ class LocalStack:
         http_port = self._choose_http_port()
         for server in (self._openbao, self._postgres, self._broker):
             self._start(server, stop)
+        former = self._log_open.swap(self._broker.cluster_id)
         self._environment = service_environment(self.folder, self._openbao.address)
         self.folder.write_config(
             {
@@ -167,7 +173,9 @@ class LocalStack:
             arguments = ["consume", "--metrics-port", str(port)]
             self._serve(f"consume-{number}", arguments, port, "/health/live", stop)
         self._serve("serve", ["serve"], http_port, "/health/ready", stop)
-        endpoints = Endpoints(
+        if former and not self._broker.keeps_log:
+            self._tell_losses(former, stop)
+        self._endpoints = Endpoints(
             pid=os.getpid(),
             start_mark=start_mark(os.getpid()),
             http_url=f"http://127.0.0.1:{http_port}",
@@ -176,8 +184,8 @@ class LocalStack:
             postgres_host=self._postgres.server.host,
             postgres_port=self._postgres.server.port,
         )
-        self.folder.publish(endpoints)
-        return endpoints
+        self.folder.publish(self._endpoints)
+        return self._endpoints
 
     def _choose_http_port(self) -> int:
         ports = PortBook(self.folder.path / "ports.json")
@@ -238,15 +246,26 @@ class LocalStack:
 
     def _after_broker_restart(self, stop: threading.Event) -> None:
         self._announce_broker(stop)
-        if not self._broker.keeps_log:
-            self._report(
-                Event(
-                    "notice",
-                    self._broker.name,
-                    f"is new and empty, at {self._broker.bootstrap_servers}: events that were not stored yet "
-                    "are lost (`bdlab verify` lists each incarnation)",
-                )
-            )
+        if self._endpoints:
+            address = self._broker.bootstrap_servers
+            self._endpoints = msgspec.structs.replace(self._endpoints, bootstrap_servers=address)
+            self.folder.publish(self._endpoints)
+        former = self._log_open.swap(self._broker.cluster_id)
+        if former and former != self._broker.cluster_id and not self._broker.keeps_log:
+            self._tell_losses(former, stop)
+
+    def _tell_losses(self, former: str, stop: threading.Event) -> None:
+        """Say what the incarnation `former` of the broker took with it: it forgets, and was not drained."""
+        outcome = self.attempt("verify", ["verify", "--wait", str(_DRAIN_S), "--json"], stop)
+        lost = lost_events(outcome.output, former)
+        if lost is None:
+            count = "whatever was on it is lost, for no consumer had seen it"
+        elif lost:
+            count = f"at least {lost:,} events that were not stored yet are lost (`bdlab verify` lists them)"
+        else:
+            count = "no event is known to be lost"
+        detail = f"the log {former} was only in memory and is gone; {count}"
+        self._report(Event("notice", self._broker.name, detail))
 
     def _drain(self) -> None:
         began = time.monotonic()
@@ -258,6 +277,7 @@ class LocalStack:
             return
         seconds = time.monotonic() - began
         if outcome.code == 0:
+            self._log_open.close()
             self._report(Event("done", "stored what was on the broker", seconds=seconds))
         else:
             self._report(Event("failed", "drain", f"not everything was stored:\n{outcome.tail}", seconds))

@@ -102,7 +102,8 @@ class Server(ABC):
         self.stop()
 
     def _choose_port(self) -> int:
-        return self.ports.choose(self.name, self._wanted_port)
+        # Restarted, it has to be found where it was.
+        return self.ports.choose(self.name, self._wanted_port or self._port)
 
     @abstractmethod
     def _prepare(self, port: int) -> Sequence[str]:

@@ -1,0 +1,32 @@
+"""What a broker that forgets takes with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bdlab.stack.losses import OpenLog, lost_events
+
+
+@pytest.mark.parametrize(
+    ("output", "lost"),
+    [
+        ('{"verified": true, "closed": [{"cluster_id": "a", "lost": 2}, {"cluster_id": "a", "lost": 3}]}', 5),
+        ('{"closed": [{"cluster_id": "a", "lost": 0}, {"cluster_id": "b", "lost": 3}]}', 0),
+        ('{"closed": [{"cluster_id": "b", "lost": 3}]}', None),
+        ('{"closed": []}', None),
+        ("", None),
+        ("error: no broker", None),
+    ],
+)
+def test_lost_events_are_those_of_one_incarnation(output: str, lost: int | None) -> None:
+    assert lost_events(output, "a") == lost
+
+
+def test_an_open_log_is_remembered_until_it_is_stored(tmp_path: Path) -> None:
+    file = tmp_path / "open-log"
+    assert OpenLog(file).swap("a") == ""
+    assert OpenLog(file).swap("b") == "a"
+    OpenLog(file).close()
+    assert OpenLog(file).swap("c") == ""
