@@ -6,6 +6,7 @@ in use until it runs out, whatever happens to Vault.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -152,6 +153,10 @@ class VaultSession:
             return self._token.use(lambda: self._client.write_kv(self._vault.kv_mount, path, values, cas=cas))
 
     def state(self) -> VaultState:
+        if not self._daemon and self._token.lease:
+            # Nobody else keeps the token of a command that looks again and again.
+            with contextlib.suppress(VaultError), self._asking:
+                self._token.keep()
         return state.look(
             self._client,
             kv_mount=self._vault.kv_mount,

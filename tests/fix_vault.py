@@ -1,0 +1,243 @@
+"""A Vault that `vault-init` has finished, with its own Postgres, and what tests of it need beside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg2
+import pytest
+
+from bdlab import settings
+from bdlab.credentials import DatabaseLogin
+from bdlab.postgres import roles
+from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, VaultSettings
+from bdlab.stack import OpenBao, Postgres
+from bdlab.vault.bootstrap import Plan, Step, bootstrap
+from bdlab.vault.bootstrap.authority import Authority
+from bdlab.vault.bootstrap.keysfile import KeysFile
+from bdlab.vault.bootstrap.plan import Seeds
+from bdlab.vault.client import VaultClient
+from bdlab.vault.identity import Identity
+from bdlab.vault.session import VaultSession
+from tests.fix_servers import start_or_skip
+
+
+class ShamirOpenBao(OpenBao):
+    """Without an automatic seal: it stays sealed at each start until its key shares are given."""
+
+    def _prepare(self, port: int) -> Sequence[str]:
+        arguments = super()._prepare(port)
+        config = Path(arguments[-1])
+        config.write_text(re.sub(r'seal "static" \{.*?\n\}\n', "", config.read_text("utf-8"), flags=re.S))
+        return arguments
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(Exception):
+            VaultClient(VaultSettings(address=self.address, timeout_s=1)).health()
+            return True
+        return False
+
+
+class AdminManager:
+    """What the command wires: the administrator's log-in. `password` is the last that was prepared."""
+
+    def __init__(self, admin: DatabaseLogin) -> None:
+        self.admin = admin
+        self.password = Secret("")
+
+    def exists(self) -> bool:
+        return roles.manager_exists(self.admin)
+
+    def prepare(self, password: Secret) -> str:
+        self.password = password
+        roles.prepare(self.admin, manager_password=password)
+        return roles.MANAGER
+
+
+@dataclass
+class VaultWorld:
+    """A Vault and the Postgres that it makes users in. `first` is what the first `vault-init` did."""
+
+    openbao: OpenBao
+    postgres: Postgres
+    folder: Path
+    dbname: str = "bdlab"
+    first: list[Step] = field(default_factory=list)
+    seen_root: Secret = field(default_factory=lambda: Secret(""))
+
+    def __post_init__(self) -> None:
+        self.manager = AdminManager(
+            DatabaseLogin(
+                server=self.server, user=self.postgres.admin_user, password=self.postgres.admin_password
+            )
+        )
+
+    @property
+    def server(self) -> PostgresSettings:
+        return msgspec.structs.replace(self.postgres.server, dbname=self.dbname)
+
+    @property
+    def vault(self) -> VaultSettings:
+        return VaultSettings(
+            address=self.openbao.address, identity_dir=str(self.folder / "identity"), timeout_s=5, poll_s=0.2
+        )
+
+    @property
+    def keys_file(self) -> Path:
+        return self.folder / "vault-keys.json"
+
+    def seeds(self, **changes: Any) -> Seeds:
+        seeds = Seeds(
+            postgres_user=self.postgres.admin_user,
+            postgres_password=self.postgres.admin_password,
+            postgres=self.server,
+            kafka=KafkaSettings(bootstrap_servers="127.0.0.1:1", security_protocol="PLAINTEXT"),
+            cidrs=("127.0.0.0/8",),
+            token_period_s=60,
+            lease_ttl_s=60,
+            lease_max_ttl_s=120,
+        )
+        return msgspec.structs.replace(seeds, **changes)
+
+    def plan(self, **changes: Any) -> Plan:
+        plan = Plan(
+            vault=self.vault,
+            keys_file=self.keys_file,
+            seeds=self.seeds(),
+            manager=self.manager,
+            timeout_s=20,
+        )
+        return msgspec.structs.replace(plan, **changes)
+
+    def init(self, plan: Plan | None = None) -> list[Step]:
+        def report(step: Step) -> None:
+            if step.name == "initialise" and step.outcome == "done":
+                self.seen_root = Secret(json.loads(self.keys_file.read_text())["root_token"])
+
+        return bootstrap(plan or self.plan(), report)
+
+    def client(self, token: Secret | None = None) -> VaultClient:
+        return VaultClient(self.vault, token=token)
+
+    @contextlib.contextmanager
+    def root(self) -> Iterator[VaultClient]:
+        """A root token made as `vault-init` makes it for a change, revoked afterwards."""
+        client = self.client()
+        authority = Authority(client, self.plan(), KeysFile(self.keys_file))
+        try:
+            yield authority.writer()
+        finally:
+            authority.close()
+            client.close()
+
+    def identity(self, service: str) -> Identity:
+        return Identity(self.folder / "identity" / service, service=service)
+
+    @contextlib.contextmanager
+    def logged_in(self, service: str) -> Iterator[VaultClient]:
+        """A client with the token of that service."""
+        client = self.client()
+        role_id, secret_id = self.identity(service).obtain(client)
+        client.token = client.log_in("approle", role_id, secret_id).token
+        try:
+            yield client
+        finally:
+            client.revoke_self()
+            client.close()
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        return {
+            "VAULT_ADDR": self.vault.address,
+            "BDLAB_VAULT_IDENTITY_DIR": self.vault.identity_dir,
+            "BDLAB_VAULT_POLL_S": "0.2",
+            "BDLAB_VAULT_TIMEOUT_S": "5",
+            "BDLAB_KEYS_FILE": str(self.keys_file),
+            **changes,
+        }
+
+    def layers(self, **changes: str) -> Layers:
+        return settings.load(environ=self.environment(**changes))
+
+    def session(
+        self, service: str, role: str | None = None, *, kafka: bool = True, daemon: bool = True, **changes: str
+    ) -> VaultSession:
+        return VaultSession(
+            self.layers(**changes), service=service, database_role=role, kafka=kafka, daemon=daemon
+        )
+
+    def env_file(self, **changes: str) -> Path:
+        """A `.env` that says what `seeds` says."""
+        values = {
+            "POSTGRES_USER": self.postgres.admin_user,
+            "POSTGRES_PASSWORD": self.postgres.admin_password.reveal(),
+            "BDLAB_POSTGRES_HOST": self.server.host,
+            "BDLAB_POSTGRES_PORT": str(self.server.port),
+            "BDLAB_POSTGRES_DBNAME": self.dbname,
+            "BDLAB_POSTGRES_SSLMODE": self.server.sslmode,
+            "BDLAB_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+            "BDLAB_SECRET_ID_CIDRS": "127.0.0.0/8",
+            "BDLAB_TOKEN_PERIOD": "60s",
+            "BDLAB_LEASE_TTL": "60s",
+            "BDLAB_LEASE_MAX_TTL": "2m",
+            **changes,
+        }
+        path = self.folder / ".env"
+        path.write_text("".join(f"{name}={value}\n" for name, value in values.items()), "utf-8")
+        path.chmod(0o600)
+        return path
+
+    def audit(self) -> list[dict[str, Any]]:
+        """The requests in Vault's audit log, each as it was answered."""
+        lines = (self.openbao.folder / "audit.log").read_text("utf-8").splitlines()
+        return [entry for line in lines if (entry := json.loads(line))["type"] == "response"]
+
+    def connect(self, login: DatabaseLogin) -> psycopg2.extensions.connection:
+        return connect(login)
+
+    def users(self) -> set[str]:
+        """The database users that Vault has made and not dropped yet."""
+        with contextlib.closing(self.connect(self.manager.admin)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'v-%%'")
+            return {str(name) for (name,) in cursor.fetchall()}
+
+
+def connect(login: DatabaseLogin) -> psycopg2.extensions.connection:
+    return psycopg2.connect(
+        host=login.server.host,
+        port=login.server.port,
+        dbname=login.server.dbname,
+        user=login.user,
+        password=login.password.reveal(),
+        sslmode=login.server.sslmode,
+        connect_timeout=5,
+    )
+
+
+@pytest.fixture(scope="session")
+def vault_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A Postgres whose manager role belongs to the tests of Vault."""
+    server = start_or_skip(Postgres(tmp_path_factory.mktemp("vault-postgres")))
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def vault_world(tmp_path_factory: pytest.TempPathFactory, vault_postgres: Postgres) -> Iterator[VaultWorld]:
+    """One finished Vault for tests that leave it as they found it."""
+    folder = tmp_path_factory.mktemp("vault")
+    server = start_or_skip(OpenBao(folder))
+    try:
+        world = VaultWorld(server, vault_postgres, folder)
+        world.first = world.init()
+        yield world
+    finally:
+        server.stop()

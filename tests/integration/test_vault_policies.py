@@ -1,0 +1,122 @@
+"""Least privilege: every identity against every path of interest, each allowed or refused as it should be."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from bdlab.errors import PolicyDenied, SecretMissing, VaultError
+from bdlab.vault.bootstrap.plan import IDENTITIES, KAFKA_SERVICES, SERVICES
+from bdlab.vault.client import Method, VaultClient
+from tests.fix_vault import VaultWorld
+
+
+class Call(NamedTuple):
+    """A request, and the identities that may make it."""
+
+    method: Method
+    path: str
+    allowed: frozenset[str]
+    body: dict[str, object] | None = None
+
+
+EVERYBODY = frozenset(IDENTITIES)
+NOBODY: frozenset[str] = frozenset()
+DATABASE = frozenset({"serve", "consume", "status", "verify", "dlq", "migrate"})
+KAFKA_WRITERS = frozenset({"migrate", "rotate"})
+
+
+def only(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+CALLS = (
+    Call("get", "auth/token/lookup-self", EVERYBODY),
+    Call("get", "kv/data/database/credentials", DATABASE),
+    Call("get", "kv/data/kafka/credentials", frozenset(KAFKA_SERVICES) | KAFKA_WRITERS),
+    *(Call("get", f"kv/data/kafka/{name}", only(name) | KAFKA_WRITERS) for name in KAFKA_SERVICES),
+    *(Call("post", f"kv/data/kafka/{name}", KAFKA_WRITERS, {"data": {}}) for name in ("probe", "probe2")),
+    Call("post", "kv/data/database/credentials", NOBODY, {"data": {}}),
+    Call("delete", "kv/data/kafka/probe", NOBODY),
+    Call("delete", "kv/metadata/kafka/probe", NOBODY),
+    Call("get", "kv/metadata/kafka/credentials", only("inspect")),
+    Call("list", "kv/metadata/kafka", NOBODY),
+    Call("get", "database/creds/bdlab-reader", only("serve", "status", "verify")),
+    Call("get", "database/creds/bdlab-writer", only("consume", "dlq")),
+    Call("get", "database/creds/bdlab-owner", only("migrate")),
+    Call("get", "database/config/bdlab", only("inspect")),
+    Call("get", "database/roles/bdlab-writer", only("inspect")),
+    Call("post", "database/rotate-root/absent", only("rotate"), {}),
+    Call("post", "database/config/bdlab", NOBODY, {}),
+    Call("post", "database/roles/bdlab-writer", NOBODY, {}),
+    Call("get", "sys/mounts", only("inspect")),
+    Call("get", "sys/auth", only("inspect")),
+    Call("get", "sys/policies/acl/serve", only("inspect")),
+    Call("post", "sys/policies/acl/probe", NOBODY, {"policy": ""}),
+    Call("post", "sys/mounts/probe", NOBODY, {"type": "kv"}),
+    Call("post", "sys/auth/probe", NOBODY, {"type": "approle"}),
+    Call("put", "sys/seal", NOBODY, {}),
+    Call("post", "sys/leases/renew", DATABASE, {"lease_id": "database/creds/bdlab-writer/none"}),
+    Call("post", "sys/leases/revoke", NOBODY, {"lease_id": "database/creds/bdlab-writer/none"}),
+    Call("get", "sys/generate-root-token/attempt", only("recovery")),
+    Call("get", "auth/approle/role/serve", only("inspect")),
+    Call("get", "auth/approle/role/serve/role-id", only("inspect", "rotate")),
+    Call("post", "auth/approle/role/serve", NOBODY, {"token_policies": ["root"]}),
+    Call("post", "auth/approle/role/serve/secret-id", NOBODY, {}),  # `rotate` may, wrapped: see below
+    Call("post", "auth/approle/role/serve/secret-id/lookup", only("inspect"), {"secret_id": "none"}),
+    Call("post", "auth/approle/role/recovery/secret-id", NOBODY, {}),
+    Call("post", "auth/token/create", NOBODY, {}),
+    Call("get", "cubbyhole/probe", NOBODY),
+)
+
+
+def allowed(client: VaultClient, call: Call) -> bool:
+    """Whether the policy lets the request through, whatever then becomes of it."""
+    try:
+        client.request(call.method, call.path, dict(call.body) if call.body is not None else None)
+    except PolicyDenied:
+        return False
+    except VaultError:
+        return True  # it got past the policy, to a path or lease that is not there
+    return True
+
+
+@pytest.mark.parametrize("service", IDENTITIES)
+def test_every_identity_against_every_path(vault_world: VaultWorld, service: str) -> None:
+    with vault_world.logged_in(service) as client:
+        found = {f"{call.method} {call.path}": allowed(client, call) for call in CALLS}
+    assert found == {f"{call.method} {call.path}": service in call.allowed for call in CALLS}
+
+
+@pytest.mark.parametrize("service", IDENTITIES)
+def test_a_token_carries_its_own_policy_and_no_other(vault_world: VaultWorld, service: str) -> None:
+    with vault_world.logged_in(service) as client:
+        own = client.read("auth/token/lookup-self")
+    assert own["policies"] == [service]
+    assert (own.get("period") == 60) is (service in SERVICES)
+
+
+def test_rotate_gets_secret_ids_wrapped_only_and_only_those_of_services(vault_world: VaultWorld) -> None:
+    with vault_world.logged_in("rotate") as client:
+        for service in SERVICES:
+            path = f"auth/approle/role/{service}/secret-id"
+            with pytest.raises(VaultError):
+                client.write(path)
+            wrapped = client.request("post", path, {}, wrap_ttl_s=30)["wrap_info"]
+            client.write(f"{path}-accessor/destroy", {"secret_id_accessor": wrapped["wrapped_accessor"]})
+        for service in ("inspect", "recovery"):
+            with pytest.raises(PolicyDenied):
+                client.request("post", f"auth/approle/role/{service}/secret-id", {}, wrap_ttl_s=30)
+
+
+def test_a_refusal_names_the_path_and_what_to_do(vault_world: VaultWorld) -> None:
+    with vault_world.logged_in("predict") as client, pytest.raises(PolicyDenied) as refused:
+        client.read("kv/data/database/credentials")
+    assert "kv/data/database/credentials" in refused.value.message
+    assert "vault-init" in refused.value.hint
+
+
+def test_what_is_not_there_is_no_refusal(vault_world: VaultWorld) -> None:
+    with vault_world.logged_in("migrate") as client, pytest.raises(SecretMissing):
+        client.read_kv("kv", "kafka/never-written")
