@@ -6,4 +6,5 @@ pytest_plugins: list[str] = [
     "tests.fix_servers",
     "tests.fix_database",
     "tests.fix_vault",
+    "tests.fix_apache",
 ]

@@ -1,0 +1,317 @@
+"""What the API answers when the broker, the database or Vault is not well, over twins in memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID, uuid4
+
+import httpx
+import msgspec
+import pytest
+
+from bdlab.errors import BrokerError, EventTooLarge, ModelError, NotAcknowledged
+from bdlab.events import PredictionEvent, Review, Score
+from bdlab.settings import HttpSettings, KafkaSettings, Settings
+from tests.fix_api import MemoryApi, SilentBroker, serving
+
+REVIEW = {"text": "I love it", "summary": "good"}
+PROBLEM = "application/problem+json"
+
+
+def test_without_an_acknowledgement_the_answer_is_503_with_the_id(
+    memory_api: MemoryApi, api: httpx.Client
+) -> None:
+    memory_api.log.online = False
+    started = time.monotonic()
+    answer = api.post("/predict", json=REVIEW)
+
+    assert answer.status_code == 503
+    assert time.monotonic() - started < memory_api.settings.kafka.delivery_timeout_s + 2
+    assert answer.headers["content-type"] == PROBLEM
+    assert int(answer.headers["retry-after"]) > 0
+    found = answer.json()
+    assert found["status"] == 503
+    assert UUID(found["id"]).version == 7
+
+    memory_api.log.online = True
+    assert api.post("/predict", json=REVIEW).status_code == 200
+    assert len(memory_api.records()) == 1
+
+
+def test_a_publisher_that_never_answers_is_given_up(
+    memory_api: MemoryApi, api: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert memory_api.publisher is not None
+    memory_api.publisher.hold()
+    started = time.monotonic()
+    answer = api.post("/predict", json=REVIEW)
+    memory_api.publisher.release()
+
+    assert answer.status_code == 503
+    assert "id" in answer.json()
+    # The delivery time-out of this API, and the five seconds of grace beyond it.
+    assert 5 < time.monotonic() - started < 10
+
+
+def test_too_many_in_flight_are_turned_away_at_once() -> None:
+    memory = MemoryApi(
+        Settings(http=HttpSettings(max_in_flight=3), kafka=KafkaSettings(delivery_timeout_s=10))
+    )
+    with memory.producer, serving(memory.parts) as client, ThreadPoolExecutor(3) as pool:
+        assert memory.publisher is not None
+        memory.publisher.hold()
+        waiting = [pool.submit(client.post, "/predict", json=REVIEW) for _ in range(3)]
+        for _ in range(3):
+            assert memory.publisher.arrived.acquire(timeout=10)
+
+        for path, body in (("/predict", REVIEW), ("/predict/batch", [REVIEW])):
+            answer = client.post(path, json=body)
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"]
+            assert answer.json()["type"] == "urn:bdlab:problem:busy"
+            assert "id" not in answer.json()
+
+        memory.publisher.release()
+        assert [future.result().status_code for future in waiting] == [200] * 3
+        assert client.post("/predict", json=REVIEW).status_code == 200
+    assert len(memory.records()) == 4
+
+
+def test_a_batch_of_which_some_are_not_acknowledged_says_which(
+    memory_api: MemoryApi, api: httpx.Client
+) -> None:
+    def failure(event: PredictionEvent) -> BrokerError | None:
+        if event.text == "lost":
+            return NotAcknowledged("no acknowledgement")
+        return EventTooLarge("too large") if event.text == "large" else None
+
+    assert memory_api.publisher is not None
+    memory_api.publisher.failures = failure
+    texts = ["a", "lost", "b", "large"]
+    answer = api.post("/predict/batch", json=[{"text": text} for text in texts])
+
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == PROBLEM
+    assert answer.headers["retry-after"]
+    results = answer.json()["results"]
+    assert [item["index"] for item in results] == [0, 1, 2, 3]
+    assert [item["status"] for item in results] == [
+        "acknowledged",
+        "not acknowledged",
+        "acknowledged",
+        "invalid",
+    ]
+    on_topic = {(record.key or b"").decode() for record in memory_api.records()}
+    assert {item["id"] for item in results if item["status"] == "acknowledged"} == on_topic
+    assert results[0]["result"]["id"] == results[0]["id"]
+    assert results[1]["why"] == "no acknowledgement"
+
+
+def test_an_event_too_large_for_the_broker_is_413(memory_api: MemoryApi, api: httpx.Client) -> None:
+    assert memory_api.publisher is not None
+    memory_api.publisher.failures = lambda _: EventTooLarge("larger than the topic takes", hint="Shorten it.")
+    answer = api.post("/predict", json=REVIEW)
+    assert answer.status_code == 413
+    assert "Shorten it." in answer.json()["detail"]
+
+
+def test_a_client_that_leaves_loses_nothing(memory_api: MemoryApi, api: httpx.Client) -> None:
+    assert memory_api.publisher is not None
+    memory_api.publisher.hold()
+    with pytest.raises(httpx.ReadTimeout):
+        api.post("/predict", json=REVIEW, timeout=0.3)
+    memory_api.publisher.release()
+    with memory_api.log.changed:
+        assert memory_api.log.changed.wait_for(lambda: len(memory_api.records()) == 1, timeout=10)
+
+
+class OneModelError:
+    """A scorer that fails, for reviews that ask for it, in a way of the model's or in one of its own."""
+
+    name = "broken@1"
+    sha256 = "0" * 64
+    blocking = False
+
+    def score(self, review: Review) -> Score:
+        if review.text == "defect":
+            raise ZeroDivisionError("a secret of the implementation")
+        raise ModelError("the model has no answer")
+
+    def score_many(self, reviews: list[Review]) -> list[Score]:
+        return [self.score(review) for review in reviews]
+
+
+def test_a_failing_model_is_503_and_a_defect_is_500_without_its_text() -> None:
+    memory = MemoryApi(scorer=OneModelError())  # type: ignore[arg-type] # reviews as a list
+    with memory.producer, serving(memory.parts) as client:
+        answer = client.post("/predict", json={"text": "x"})
+        assert (answer.status_code, answer.headers["content-type"]) == (503, PROBLEM)
+        answer = client.post("/predict", json={"text": "defect"})
+        assert (answer.status_code, answer.headers["content-type"]) == (500, PROBLEM)
+        assert "secret" not in answer.text
+        assert client.get("/health").json()["model_loaded"] is False
+        assert client.get("/health/ready").status_code == 503
+
+
+# The state of what it stands on.
+
+HEALTHY = {
+    "status": "healthy",
+    "model_loaded": True,
+    "vault_connected": True,
+    "kafka_connected": True,
+    "database_connected": True,
+}
+
+
+def test_all_is_well(api: httpx.Client) -> None:
+    answer = api.get("/health")
+    assert answer.status_code == 200
+    found = answer.json()
+    assert found.pop("version")
+    assert found == HEALTHY
+    assert api.get("/health/live").json() == {"status": "alive"}
+    assert api.get("/health/ready").json() == {"ready": True, "problems": []}
+
+
+def test_without_a_broker_it_is_unhealthy_and_not_ready(memory_api: MemoryApi, api: httpx.Client) -> None:
+    memory_api.log.online = False
+    answer = api.get("/health")
+    assert answer.status_code == 503
+    assert answer.json().items() >= {"status": "unhealthy", "kafka_connected": False}.items()
+    assert api.get("/health/ready").status_code == 503
+    assert "broker" in api.get("/health/ready").json()["problems"][0]
+    status = api.get("/kafka-status")
+    assert (status.status_code, status.json()["connected"]) == (503, False)
+    assert api.get("/health/live").status_code == 200
+
+
+def _seal(memory: MemoryApi) -> None:
+    memory.vault.found = msgspec.structs.replace(
+        memory.vault.found, connected=False, authenticated=False, sealed=True, problem="sealed"
+    )
+
+
+def _lose_vault(memory: MemoryApi) -> None:
+    memory.vault.found = msgspec.structs.replace(
+        memory.vault.found, connected=False, authenticated=False, sealed=None, problem="unreachable"
+    )
+
+
+def _lose_database(memory: MemoryApi) -> None:
+    memory.stored.online = False
+
+
+@pytest.mark.parametrize(
+    ("lose", "field"),
+    [(_seal, "vault_connected"), (_lose_vault, "vault_connected"), (_lose_database, "database_connected")],
+)
+def test_without_vault_or_database_it_is_degraded_and_ready(
+    memory_api: MemoryApi, api: httpx.Client, lose: Callable[[MemoryApi], None], field: str
+) -> None:
+    lose(memory_api)
+    answer = api.get("/health")
+    assert answer.status_code == 200
+    assert answer.json().items() >= {**HEALTHY, "status": "degraded", field: False}.items()
+    assert api.get("/health/ready").status_code == 200
+    assert api.post("/predict", json=REVIEW).status_code == 200
+
+
+def test_with_credentials_that_ran_out_it_is_not_ready(memory_api: MemoryApi, api: httpx.Client) -> None:
+    _seal(memory_api)
+    memory_api.vault.found = msgspec.structs.replace(
+        memory_api.vault.found, held_valid=False, token_ttl_s=0.0
+    )
+    answer = api.get("/health/ready")
+    assert answer.status_code == 503
+    assert "credentials" in answer.json()["problems"][0]
+
+
+def test_vault_is_described(memory_api: MemoryApi, api: httpx.Client) -> None:
+    answer = api.get("/vault-status")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "connected": True,
+        "authenticated": True,
+        "sealed": False,
+        "secrets_engine": "kv v2 at kv/",
+        "token_ttl_s": 3600.0,
+        "policies": ["serve"],
+    }
+
+
+def test_a_vault_that_is_away_is_503(memory_api: MemoryApi, api: httpx.Client) -> None:
+    _lose_vault(memory_api)
+    answer = api.get("/vault-status")
+    assert answer.status_code == 503
+    assert answer.json()["problem"] == "unreachable"
+
+
+def test_a_probe_that_hangs_holds_nobody_up(memory_api: MemoryApi) -> None:
+    silent = SilentBroker()
+
+    def parts() -> object:
+        return msgspec.structs.replace(memory_api.parts(), broker=silent)
+
+    with memory_api.producer, serving(parts) as client, ThreadPoolExecutor(8) as pool:  # type: ignore[arg-type]
+        started = time.monotonic()
+        answers = list(pool.map(lambda _: client.get("/health"), range(8)))
+        assert time.monotonic() - started < 6
+        assert {answer.status_code for answer in answers} == {503}
+        assert client.get("/health/live").status_code == 200
+        assert client.post("/predict", json=REVIEW).status_code == 200
+        assert silent.asked == 1
+        silent.answer.set()
+
+
+# What is stored.
+
+
+def test_stored_predictions_are_read_newest_first(memory_api: MemoryApi, api: httpx.Client) -> None:
+    ids = [api.post("/predict", json={"text": f"review {number}"}).json()["id"] for number in range(12)]
+    assert [row["id"] for row in api.get("/predictions").json()] == ids[:1:-1]
+    assert [row["id"] for row in api.get("/predictions?limit=3").json()] == ids[:-4:-1]
+    row = api.get(f"/predictions/{ids[4]}").json()
+    assert (row["id"], row["text"]) == (ids[4], "review 4")
+    assert {"partition", "offset"} <= set(row["position"])
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "1001", "ten", "1.5", "", "9" * 30, "٣"])
+def test_a_limit_out_of_range_is_named(api: httpx.Client, limit: str) -> None:
+    answer = api.get("/predictions", params={"limit": limit})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM)
+    assert answer.json()["errors"][0]["field"] == "limit"
+
+
+def test_an_unknown_id_is_404_and_no_id_is_422(api: httpx.Client) -> None:
+    answer = api.get(f"/predictions/{uuid4()}")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, PROBLEM)
+    answer = api.get("/predictions/not-an-id")
+    assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM)
+
+
+def test_a_database_that_is_away_is_503(memory_api: MemoryApi, api: httpx.Client) -> None:
+    memory_api.stored.online = False
+    for path in ("/predictions", f"/predictions/{uuid4()}"):
+        answer = api.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (503, PROBLEM)
+        assert answer.headers["retry-after"]
+    assert api.post("/predict", json=REVIEW).status_code == 200
+
+
+# A shutdown.
+
+
+def test_a_stop_waits_for_what_is_in_flight(memory_api: MemoryApi) -> None:
+    with memory_api.producer, ThreadPoolExecutor(1) as pool:
+        with serving(memory_api.parts) as client:
+            publisher = memory_api.publisher
+            assert publisher is not None
+            publisher.hold()
+            waiting = pool.submit(httpx.post, f"{client.base_url}/predict", json=REVIEW, timeout=20)
+            assert publisher.arrived.acquire(timeout=10)
+            threading.Timer(0.5, publisher.release).start()
+        assert waiting.result().status_code == 200
