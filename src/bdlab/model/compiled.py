@@ -39,7 +39,7 @@ class _Weights:
                 pairs[first, second] = number
             else:
                 singles[first] = number
-        self.terms = field.terms
+        self.labels = Labels(field.terms)
         self._single = singles.get
         self._pair = pairs.get
         self._square = [idf * idf for idf in field.idf].__getitem__
@@ -78,7 +78,6 @@ class CompiledScorer:
         self._review = _Weights(table.review)
         self._intercepts = table.intercepts
         self._baseline = logistic(table.intercepts.rating)
-        self._labels = Labels()
 
     def score(self, review: Review) -> Score:
         """The expected rating, the sentiment and the terms behind the rating.
@@ -98,15 +97,15 @@ class CompiledScorer:
             (rating - self._baseline) / moved if abs(moved) > 1e-6 else self._baseline * (1 - self._baseline)
         )
         contributions: dict[str, float] = {}
-        labels = self._labels
         for weights, numbers, scale in (
             (self._summary, in_summary, summary_scale),
             (self._review, in_review, review_scale),
         ):
             stars = scale * slope * _SPAN
+            labels, rated = weights.labels, weights.rating
             for number in numbers:
-                label = labels[weights.terms[number]]
-                contributions[label] = contributions.get(label, 0.0) + stars * weights.rating[number]
+                label = labels[number]
+                contributions[label] = contributions.get(label, 0.0) + stars * rated[number]
         sentiment: Sentiment = "positive" if positive >= 0.5 else "negative"
         return Score(
             prediction=LOWEST + _SPAN * rating,

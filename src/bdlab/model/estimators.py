@@ -44,8 +44,8 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     summary_min_products: int = 2
     review_min_products: int = 4
     summary_weight: float = 0.6
-    rating_c: float = 10.0
-    sentiment_c: float = 8.0
+    rating_c: float = 8.0
+    sentiment_c: float = 5.0
 
 
 class ExpectedStars(RegressorMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
@@ -97,8 +97,15 @@ class Fitted(NamedTuple):
 
 
 def fit(pairs: Sequence[Pair], stars: Sequence[int], groups: Sequence[int], parameters: Parameters) -> Fitted:
-    """Fit both heads. `groups` has the number of each review's product. Raises TrainingFailed."""
-    rated = np.asarray(stars)
+    """Fit both heads. `groups` has the number of each review's product. Raises TrainingFailed.
+
+    Each summary is learnt from once more as a review of its own: otherwise a text of five words would be
+    judged by what words weigh among a hundred.
+    """
+    summarised = [index for index, (summary, _) in enumerate(pairs) if summary.strip()]
+    pairs = [*pairs, *(("", pairs[index][0]) for index in summarised)]
+    groups = [*groups, *(groups[index] for index in summarised)]
+    rated = np.array([*stars, *(stars[index] for index in summarised)])
     decided = np.flatnonzero(rated != NEUTRAL)
     sentiment = np.where(rated[decided] > NEUTRAL, SENTIMENTS[1], SENTIMENTS[0])
     for name, stars_of in zip(SENTIMENTS, ("1 or 2", "4 or 5"), strict=True):

@@ -20,8 +20,8 @@ NEGATION_REACH = 3
 """How many tokens a negation marks, at most."""
 
 _CONTRACTIONS = """
-    ain't aren't can't couldn't didn't doesn't don't hadn't hasn't haven't isn't mustn't needn't shouldn't wasn't
-    weren't won't wouldn't
+    ain't aren't can't couldn't didn't doesn't don't hadn't hasn't haven't isn't mustn't needn't shouldn't
+    wasn't weren't won't wouldn't
 """
 _OTHER_NEGATIONS = "barely cannot hardly neither never no none nor not nothing without"
 
