@@ -35,6 +35,14 @@ check: $(VENV)/.dev  ## lint, types, import rules
 test: $(VENV)/.dev  ## the whole suite that needs only PyPI, on real servers
 	$(PYTEST) -m 'not storm and not kafka and not compose'
 
+test-all: $(VENV)/.dev  ## the long storms of faults
+	$(PYTEST) -m 'storm and not kafka and not compose'
+
+STORM := --predictions 1000000 --faults 200 --broker kafka
+
+chaos: $(VENV)/.dev kafka  ## a million predictions under 200 faults on Apache Kafka, with a report (STORM=... to change it)
+	$(BIN)/python -m tests.chaos $(STORM)
+
 kafka:  ## assemble Apache Kafka 4, and 3.9 with ZooKeeper, from Maven into the user's cache
 	@for tool in mvn java; do command -v $$tool >/dev/null || { echo "make kafka needs Maven and Java 17 or newer, and $$tool is not installed (Debian: apt-get install maven openjdk-17-jre-headless)" >&2; exit 1; }; done
 	$(MVN) -Pkraft
@@ -46,4 +54,4 @@ test-kafka: $(VENV)/.dev kafka  ## the suite on real Apache Kafka: one broker, a
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help demo dev check test kafka test-kafka clean
+.PHONY: help demo dev check test test-all chaos kafka test-kafka clean

@@ -51,7 +51,7 @@ def run(
     seed: int,
     predictions: int,
     faults: int,
-    clients: int = 4,
+    clients: int = 24,
     limit_s: float = 600,
     tell: Callable[[str], None] = lambda _line: None,
 ) -> Report:

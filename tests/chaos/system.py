@@ -12,11 +12,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import psycopg2
 
 from bdlab.stack import OpenBao, Postgres, Server, Tansu
+from bdlab.stack.java import Distribution
+from bdlab.stack.kafka import ApacheKafka
+from bdlab.stack.kafka_config import Properties, render, write_private
 from tests.chaos.proxy import Address, Link, Proxy, kafka_client_id
 
 _BDLAB = [sys.executable, "-m", "bdlab_cli"]
@@ -41,6 +44,21 @@ class AdvertisedTansu(Tansu):
         host, proxy_port = self.advertised
         command[command.index("--advertised-listener-url") + 1] = f"tcp://{host}:{proxy_port}"
         return command
+
+
+class AdvertisedKafka(ApacheKafka):
+    """The same for Apache Kafka, whose log outlives a kill -9."""
+
+    advertised: Address
+
+    def _lay_out(self, distribution: Distribution, properties: Properties) -> None:
+        host, proxy_port = self.advertised
+        through_proxy = properties | {"advertised.listeners": f"CLIENT://{host}:{proxy_port}"}
+        write_private(self._config_file, render(through_proxy))
+        super()._lay_out(distribution, through_proxy)
+
+
+BrokerKind = Literal["tansu", "kafka"]
 
 
 class Service:
@@ -91,15 +109,15 @@ class Service:
 
 
 class System:
-    """Starts in `with`; everything ends with it. `broker` is not started and has an `advertised` address."""
+    """Starts in `with`, in `folder`, with `consumers` consumers; everything ends with it."""
 
     session_timeout_s = 6.0
 
-    def __init__(self, folder: Path, *, broker: Any = None, consumers: int = 2) -> None:
+    def __init__(self, folder: Path, *, broker: BrokerKind = "tansu", consumers: int = 2) -> None:
         self.folder = folder
         self.vault = OpenBao(folder)
         self.postgres = Postgres(folder)
-        self.broker = broker or AdvertisedTansu(folder)
+        self.broker = AdvertisedTansu(folder) if broker == "tansu" else AdvertisedKafka(folder)
         self._consumers = consumers
         self._cleanup = ExitStack()
         self.link_names = _PAIRS

@@ -1,0 +1,43 @@
+"""Storms of faults: every acknowledged prediction is stored exactly once, and no row that nobody sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import storm
+from tests.chaos.storm import Report
+from tests.chaos.system import System
+
+
+def _assert_held(report: Report, *, predictions: int, faults: int) -> None:
+    assert report.lost == []
+    assert report.unknown == []
+    assert report.wrong_answers == []
+    assert report.verify_exit_code == 0, report.verify_output
+    assert report.acknowledged >= predictions
+    assert sum(report.faults.values()) >= faults
+    assert report.dead_letters == 0
+
+
+def test_a_short_storm_loses_nothing(tmp_path: Path) -> None:
+    with System(tmp_path) as system:
+        report = storm.run(system, seed=20260131, predictions=20_000, faults=20, limit_s=200)
+    _assert_held(report, predictions=20_000, faults=20)
+
+
+@pytest.mark.storm
+def test_a_storm_loses_nothing(tmp_path: Path) -> None:
+    with System(tmp_path, consumers=3) as system:
+        report = storm.run(system, seed=7, predictions=120_000, faults=80, limit_s=900)
+    _assert_held(report, predictions=120_000, faults=80)
+
+
+@pytest.mark.kafka
+def test_a_short_storm_over_apache_kafka_loses_nothing(tmp_path: Path) -> None:
+    """Its broker keeps its log, so it is killed, too."""
+    with System(tmp_path, broker="kafka") as system:
+        report = storm.run(system, seed=20260131, predictions=20_000, faults=30, limit_s=300)
+    _assert_held(report, predictions=20_000, faults=30)
+    assert report.faults["kill broker"] >= 1

@@ -1,0 +1,77 @@
+"""`python -m tests.chaos`: a storm of any length, its faults told as they hit, its report at the end."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tests.chaos import storm
+from tests.chaos.storm import Report
+from tests.chaos.system import BrokerKind, System
+
+
+def main(  # noqa: PLR0917 - one parameter an option
+    predictions: Annotated[int, typer.Option(help="Acknowledged predictions to reach.")] = 1_000_000,
+    faults: Annotated[int, typer.Option(help="Faults to inject at least.")] = 200,
+    broker: Annotated[str, typer.Option(help="tansu, or kafka, which is also killed.")] = "kafka",
+    clients: Annotated[int, typer.Option(help="Clients that post at the same time.")] = 24,
+    consumers: Annotated[int, typer.Option(help="Consumers that share the topic.")] = 2,
+    seed: Annotated[int | None, typer.Option(help="Repeats the choice of faults; random by default.")] = None,
+    limit: Annotated[float, typer.Option(help="Seconds after which to stop all the same.")] = 7200,
+    report: Annotated[Path | None, typer.Option(help="Write the report there as JSON, too.")] = None,
+) -> None:
+    """Run a storm of faults over the whole pipeline and prove that nothing was lost or stored twice."""
+    console = Console(highlight=False)
+    chosen: int = secrets.randbelow(1_000_000) if seed is None else seed
+    kind: BrokerKind = "kafka" if broker == "kafka" else "tansu"
+    console.print(f"storm: seed {chosen}, broker {kind}, {predictions:,} predictions, {faults} faults")
+    with (
+        tempfile.TemporaryDirectory(prefix="bdlab-storm-") as folder,
+        System(Path(folder), broker=kind, consumers=consumers) as system,
+    ):
+        found = storm.run(
+            system,
+            seed=chosen,
+            predictions=predictions,
+            faults=faults,
+            clients=clients,
+            limit_s=limit,
+            tell=console.print,
+        )
+    if report:
+        report.write_text(found.as_json() + "\n", "utf-8")
+    _show(found, console)
+    reached = found.acknowledged >= predictions and sum(found.faults.values()) >= faults
+    if not reached:
+        console.print(f"stopped after {limit:g} s, before the numbers asked for were reached")
+    sys.exit(0 if found.held and reached else 1)
+
+
+def _show(report: Report, console: Console) -> None:
+    table = Table("fault", "times", title=f"{sum(report.faults.values())} faults in {report.seconds} s")
+    for kind, times in report.faults.items():
+        table.add_row(kind, str(times))
+    console.print(table)
+    console.print(
+        f"sent {report.sent:,} · acknowledged {report.acknowledged:,} · stored {report.stored:,} · "
+        f"duplicates recorded {report.duplicates:,} · dead letters {report.dead_letters:,}\n"
+        f"failed requests, all retried: {report.failed_requests}\n"
+        f"longest time without an acknowledgement: {report.longest_gap_s} s\n"
+        f"acknowledged and not stored: {len(report.lost)} · stored and never sent: {len(report.unknown)} · "
+        f"wrong answers: {len(report.wrong_answers)} · verify exit code: {report.verify_exit_code}"
+    )
+    for line in (*report.lost, *report.unknown, *report.wrong_answers):
+        console.print(f"  {line}")
+    if report.verify_exit_code:
+        console.print(report.verify_output)
+    console.print("the promise held" if report.held else "THE PROMISE DID NOT HOLD")
+
+
+typer.run(main)
