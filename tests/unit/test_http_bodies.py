@@ -1,0 +1,257 @@
+"""Bad input over HTTP: each has its status and names its field; none is a 500, and none is published."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bdlab.serving.problems import PROBLEM_JSON
+from bdlab.settings import HttpSettings, KafkaSettings, Settings
+from tests.fix_api import MemoryApi, serving
+
+JSON = {"Content-Type": "application/json"}
+LIMIT = 64 * 1024
+
+
+@pytest.fixture(scope="module")
+def memory() -> MemoryApi:
+    return MemoryApi(
+        Settings(
+            http=HttpSettings(max_body_bytes=LIMIT, max_batch=20), kafka=KafkaSettings(delivery_timeout_s=5)
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def client(memory: MemoryApi) -> Iterator[httpx.Client]:
+    with memory.producer, serving(memory.parts) as client:
+        yield client
+
+
+def nested(depth: int) -> bytes:
+    return b'{"text": "a", "more": ' + b"[" * depth + b"]" * depth + b"}"
+
+
+BAD_REVIEWS = [
+    (b"", "body", "is empty"),
+    (b"{", "body", "not valid JSON"),
+    (b'{"text": "a",}', "body", "not valid JSON"),
+    (b'{"text": "\xff"}', "body", "not UTF-8: byte 0xff at offset 10"),
+    (b'\xef\xbb\xbf{"text": "a"}', "body", "not valid JSON"),
+    (b'{"text": "a", "HelpfulnessNumerator": NaN}', "body", "NaN is no JSON number"),
+    (b"null", "body", "has to be a JSON object with the field 'text', and is null"),
+    (b"[]", "body", "and is an array"),
+    (b'"text"', "body", "and is a string"),
+    (b"17", "body", "and is a number"),
+    (b"true", "body", "and is a boolean"),
+    (nested(100_000 // 4), "body", "is nested too deeply"),
+    (b"[" * 30_000, "body", ""),
+    (b"{}", "text", "is missing"),
+    (b'{"summary": "a"}', "text", "is missing"),
+    (b'{"text": null}', "text", "has to be a string, and is null"),
+    (b'{"text": 1}', "text", "has to be a string, and is a number"),
+    (b'{"text": ["a"]}', "text", "has to be a string, and is an array"),
+    (b'{"text": ""}', "text", "is empty"),
+    (b'{"text": " \\n\\t "}', "text", "is empty"),
+    (b'{"text": "a\\u0000b"}', "text", "NUL character (U+0000) at character 1"),
+    (b'{"text": "a\\ud800"}', "text", "half of a surrogate pair (U+D800) at character 1"),
+    (b'{"text": "a", "summary": "\\udc00b"}', "summary", "half of a surrogate pair (U+DC00)"),
+    (b'{"text": "a", "summary": "\\u0000"}', "summary", "NUL"),
+    (b'{"text": "a", "summary": null}', "summary", "has to be a string, and is null"),
+    (b'{"text": "a", "HelpfulnessNumerator": true}', "HelpfulnessNumerator", "integer, and is a boolean"),
+    (b'{"text": "a", "HelpfulnessNumerator": "1"}', "HelpfulnessNumerator", "integer, and is a string"),
+    (b'{"text": "a", "HelpfulnessNumerator": 1.5}', "HelpfulnessNumerator", "a number with a fraction"),
+    (b'{"text": "a", "HelpfulnessNumerator": 1e400}', "HelpfulnessNumerator", "a number with a fraction"),
+    (b'{"text": "a", "HelpfulnessDenominator": -1}', "HelpfulnessDenominator", "between 0 and 2147483647"),
+    (
+        b'{"text": "a", "HelpfulnessDenominator": 2147483648}',
+        "HelpfulnessDenominator",
+        "between 0 and 2147483647, and is 2147483648",
+    ),
+    (b'{"text": "a", "HelpfulnessDenominator": ' + b"9" * 5000 + b"}", "body", ""),
+]
+
+
+@pytest.mark.parametrize(("body", "field", "why"), BAD_REVIEWS)
+def test_a_body_that_is_no_review_is_422_and_says_why(
+    client: httpx.Client, memory: MemoryApi, body: bytes, field: str, why: str
+) -> None:
+    before = len(memory.records())
+    answer = client.post("/predict", content=body, headers=JSON)
+
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == PROBLEM_JSON
+    found = answer.json()
+    assert {"type", "title", "status", "detail", "errors"} <= set(found)
+    assert found["status"] == 422
+    assert found["errors"][0]["field"] == field
+    assert why in found["errors"][0]["why"]
+    assert why in found["detail"]
+    assert len(memory.records()) == before
+
+
+def test_all_wrong_fields_are_named_at_once(client: httpx.Client) -> None:
+    body = {"text": 1, "summary": 2, "HelpfulnessNumerator": "3", "HelpfulnessDenominator": 4}
+    errors = client.post("/predict", json=body).json()["errors"]
+    assert [error["field"] for error in errors] == ["text", "summary", "HelpfulnessNumerator"]
+
+
+def test_a_batch_names_index_and_field_and_publishes_nothing(client: httpx.Client, memory: MemoryApi) -> None:
+    before = len(memory.records())
+    body = [{"text": "good"}, {"text": ""}, {"summary": "x"}, 5, {"text": "a", "HelpfulnessNumerator": -1}]
+    answer = client.post("/predict/batch", json=body)
+    assert answer.status_code == 422
+    assert [(error["index"], error["field"]) for error in answer.json()["errors"]] == [
+        (1, "text"),
+        (2, "text"),
+        (3, "body"),
+        (4, "HelpfulnessNumerator"),
+    ]
+    assert len(memory.records()) == before
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"[]", "holds 0 reviews; it takes 1 to 20"),
+        (json.dumps([{"text": "a"}] * 21).encode(), "holds 21 reviews; it takes 1 to 20"),
+        (b'{"text": "a"}', "has to be a JSON array of reviews, and is an object"),
+        (b"[{", "not valid JSON"),
+        (b'[{"text": "a", "x": ' + b"[" * 20_000 + b"]" * 20_000 + b"}]", "nested too deeply"),
+    ],
+)
+def test_a_batch_of_the_wrong_shape_is_422(client: httpx.Client, body: bytes, why: str) -> None:
+    answer = client.post("/predict/batch", content=body, headers=JSON)
+    assert answer.status_code == 422
+    assert why in answer.json()["errors"][0]["why"]
+
+
+def test_the_largest_body_goes_and_one_byte_more_is_413(client: httpx.Client) -> None:
+    def body(size: int) -> bytes:
+        return b'{"text": "' + b"a" * (size - 12) + b'"}'
+
+    assert client.post("/predict", content=body(LIMIT), headers=JSON).status_code == 200
+    answer = client.post("/predict", content=body(LIMIT + 1), headers=JSON)
+    assert (answer.status_code, answer.headers["content-type"]) == (413, PROBLEM_JSON)
+    assert str(LIMIT) in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_10_megabytes_are_413_at_once(client: httpx.Client, path: str) -> None:
+    started = time.monotonic()
+    assert client.post(path, content=b"x" * 10_000_000, headers=JSON).status_code == 413
+    chunks = (b"x" * 100_000 for _ in range(100))
+    assert client.post(path, content=chunks, headers=JSON).status_code == 413
+    assert time.monotonic() - started < 5
+
+
+def test_a_body_that_never_ends_is_refused_at_the_limit(client: httpx.Client) -> None:
+    host, port = client.base_url.host, client.base_url.port
+    with socket.create_connection((host, port or 0), timeout=10) as connection:
+        connection.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        for _ in range(2 * LIMIT // 1024):
+            connection.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
+        assert connection.recv(1024).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x"]
+)
+def test_a_body_that_is_said_to_be_no_json_is_415(client: httpx.Client, content_type: str) -> None:
+    answer = client.post("/predict", content=b'{"text": "a"}', headers={"Content-Type": content_type})
+    assert (answer.status_code, answer.headers["content-type"]) == (415, PROBLEM_JSON)
+    assert "application/json" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json; charset=utf-8", "Application/JSON", "application/cloudevents+json", ""],
+)
+def test_json_by_any_of_its_names_is_taken(client: httpx.Client, content_type: str) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+    assert client.post("/predict", content=b'{"text": "a"}', headers=headers).status_code == 200
+
+
+def test_a_compressed_body_is_no_json(client: httpx.Client) -> None:
+    headers = JSON | {"Content-Encoding": "gzip"}
+    answer = client.post("/predict", content=gzip.compress(b'{"text": "a"}'), headers=headers)
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+def test_an_idempotency_key_of_the_wrong_length_is_422(client: httpx.Client, key: str) -> None:
+    answer = client.post("/predict", json={"text": "a"}, headers={"Idempotency-Key": key})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM_JSON)
+    assert answer.json()["errors"][0]["field"] == "Idempotency-Key"
+
+
+def test_a_key_may_hold_any_byte(client: httpx.Client) -> None:
+    answer = client.post("/predict", json={"text": "a"}, headers={"Idempotency-Key": b"\xff\x80 k"})  # type: ignore[dict-item]
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nothing", 404), ("GET", "/predict", 405), ("DELETE", "/health", 405), ("POST", "/docs", 405)],
+)
+def test_other_routes_and_methods_are_problems_too(
+    client: httpx.Client, method: str, path: str, status: int
+) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM_JSON)
+    assert answer.json()["status"] == status
+
+
+# Whatever is sent.
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+_fields = st.sampled_from(["text", "summary", "HelpfulnessNumerator", "HelpfulnessDenominator", "other"])
+_reviews = st.dictionaries(_fields, _json | st.text(st.characters(), max_size=30), max_size=5)
+_bodies = (
+    st.binary(max_size=200)
+    | _json.map(lambda value: json.dumps(value).encode())
+    | _reviews.map(lambda value: json.dumps(value).encode())
+    | st.lists(_reviews, max_size=4).map(lambda value: json.dumps(value).encode())
+    | _reviews.map(lambda value: json.dumps(value).encode()[:-2])
+)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=_bodies, path=st.sampled_from(["/predict", "/predict/batch"]))
+def test_no_body_is_a_500_and_a_200_was_published(
+    client: httpx.Client, memory: MemoryApi, body: bytes, path: str
+) -> None:
+    answer = client.post(path, content=body, headers=JSON)
+    assert answer.status_code in (200, 422)
+    if answer.status_code == 422:
+        assert answer.json()["errors"]
+        return
+    found: Any = answer.json()
+    ids = {item["id"] for item in (found if isinstance(found, list) else [found])}
+    assert ids <= {(record.key or b"").decode() for record in memory.records()}
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=300)
+)
+def test_any_text_that_can_be_stored_is_predicted(client: httpx.Client, text: str) -> None:
+    answer = client.post("/predict", content=msgspec.json.encode({"text": text}), headers=JSON)
+    assert answer.status_code == (200 if text.strip() else 422)
