@@ -30,6 +30,8 @@ log = structlog.get_logger()
 TOPIC_MAX_MESSAGE_BYTES = 8 << 20
 """The topic's limit for a batch of messages, in bytes; well above the largest body that the API takes."""
 
+_LOOK_AGAIN_S = 0.02
+
 _T = TypeVar("_T")
 
 
@@ -197,6 +199,7 @@ class Admin:
         found = self._metadata(login, client, deadline).topics.get(server.topic)
         admin = AdminClient(client_config(login, client_id=self._client_id))
         if found is None and self._create(admin, login, deadline):
+            self._await_topic(login, client, deadline)
             return TopicOutcome(server.topic, created=True, partitions=server.partitions)
         self._refuse_compaction(admin, server.topic, deadline)
         if found is None:
@@ -229,6 +232,21 @@ class Admin:
                 return False
             raise
         return True
+
+    def _await_topic(self, login: KafkaLogin, client: Client, deadline: float) -> None:
+        """Wait until the topic can be used: a broker learns of it a moment after the controller made it."""
+        topic = login.server.topic
+        while True:
+            found = self._metadata(login, client, deadline).topics.get(topic)
+            if found is not None and all(place.leader >= 0 for place in found.partitions.values()):
+                return
+            if time.monotonic() >= deadline:
+                raise BrokerUnavailable(
+                    f"topic {topic!r} was created, and has no leader for each partition after "
+                    f"{self._timeout_s:g} s",
+                    hint="Check that all brokers run, and run this again.",
+                )
+            time.sleep(_LOOK_AGAIN_S)
 
     def _refuse_compaction(self, admin: AdminClient, topic: str, deadline: float) -> None:
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
