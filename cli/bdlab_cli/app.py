@@ -24,8 +24,10 @@ COMMANDS = {
     "consume": ("consume", "Store the topic's events in PostgreSQL, each exactly once.", "Pipeline"),
     "status": ("status", "Check Vault, Kafka, PostgreSQL, the model and the API.", "Diagnostics"),
     "verify": ("verify", "Prove with numbers that each offset is stored exactly once.", "Diagnostics"),
+    "dlq": ("dlq", "List, show and replay dead letters.", "Diagnostics"),
     "vault-init": ("vault_init", "Take a Vault from any state to the finished set-up.", "Set-up"),
     "migrate": ("migrate", "Bring the database schema and the topic up to date.", "Set-up"),
+    "prune": ("prune", "Delete old rows, and keep the accounting right.", "Set-up"),
     "train": ("train", "Train the model from a CSV of reviews and write it with its card.", "Model"),
 }
 

@@ -29,7 +29,9 @@ def verify(
     limit: int = typer.Option(
         20, "--limit", envvar="BDLAB_VERIFY_LIMIT", min=1, help="How many offsets of each problem are listed."
     ),
-    as_json: bool = typer.Option(False, "--json", envvar="BDLAB_JSON", help="Print the report as JSON."),
+    as_json: bool = typer.Option(
+        False, "--json", envvar="BDLAB_VERIFY_JSON", help="Print the report as JSON."
+    ),
 ) -> None:
     """Prove with numbers that each offset of the topic is stored exactly once.
 
@@ -37,7 +39,7 @@ def verify(
     """
     from bdlab_cli import wiring
 
-    layers = wiring.layers()
+    layers = wiring.layers(quiet=True)
     import msgspec
 
     from bdlab import verification
@@ -64,20 +66,25 @@ def verify(
 
 
 def _show(report: Report, out: Console) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title="Offsets of the topic, and where each of them ended")
-    table.add_column("partition")
-    for name in ("log", "recorded", "stored", "duplicates", "dead letters", "pruned"):
+    topic = report.partitions[0].topic if report.partitions else ""
+    pruned = any(one.pruned for one in report.partitions)
+    columns = ["log", "recorded", "stored", "duplicates", "dead letters", *(["pruned"] if pruned else [])]
+    table = Table(title=f"Offsets of topic {topic}, and where each of them ended")
+    table.add_column("partition", justify="right")
+    for name in columns:
         table.add_column(name, justify="right")
     table.add_column("")
     for one in report.partitions:
-        recorded = "-" if one.next_offset is None else f"{one.first_offset}-{one.next_offset}"
+        recorded = "-" if one.next_offset is None else f"[{one.first_offset}, {one.next_offset})"
+        counts = (one.stored, one.duplicates, one.dead_letters, *((one.pruned,) if pruned else ()))
         table.add_row(
-            f"{one.topic}/{one.partition}",
-            f"{one.log_start}-{one.end}",
-            recorded,
-            *(f"{count:,}" for count in (one.stored, one.duplicates, one.dead_letters, one.pruned)),
+            str(one.partition),
+            escape(f"[{one.log_start}, {one.end})"),
+            escape(recorded),
+            *(f"{count:,}" for count in counts),
             "[red]not verified[/]" if one.problems else "[green]ok[/]",
         )
     out.print(table)
@@ -85,10 +92,12 @@ def _show(report: Report, out: Console) -> None:
         lost = f", at least {closed.lost:,} events lost" if closed.lost else ""
         out.print(
             f"closed log {closed.cluster_id} {closed.topic}/{closed.partition}: {closed.stored:,} stored, "
-            f"{closed.duplicates:,} duplicates, {closed.dead_letters:,} dead letters{lost}"
+            f"{closed.duplicates:,} duplicates, {closed.dead_letters:,} dead letters{lost}",
+            markup=False,
+            soft_wrap=True,
         )
     for problem in report.problems:
-        out.print(f"[red]{problem}[/]")
+        out.print(problem, style="red", markup=False, soft_wrap=True)
     stored = sum(one.stored for one in report.partitions)
     duplicates = sum(one.duplicates for one in report.partitions)
     letters = sum(one.dead_letters for one in report.partitions)

@@ -7,10 +7,12 @@ from typing import Protocol
 
 import pytest
 
+from bdlab.deadletters import DeadLetterFilter
 from bdlab.errors import FenceLost, RowRejected
 from bdlab.ledger import Account, Books, DeadLetter, Log, Stored
 from bdlab.memory.store import MemoryStore
-from bdlab.postgres.reader import DeadLetterFilter, Reader
+from bdlab.postgres.deadletters import DeadLetters
+from bdlab.postgres.reader import Reader
 from bdlab.postgres.store import Store
 from bdlab.sink import BatchStore
 from tests.fix_database import Database
@@ -55,7 +57,8 @@ class InPostgres:
         self._database.execute("ALTER TABLE predictions ADD CHECK (text <> %s)", (text,))
 
     def dead_letters(self) -> list[DeadLetter]:
-        found = self.books.dead_letters(DeadLetterFilter(), limit=1000)
+        with DeadLetters(self._database.credentials("reader")) as letters:
+            found = letters.find(DeadLetterFilter(), limit=1000)
         return [DeadLetter(record=one.record, reason=one.reason, sqlstate=one.sqlstate) for one in found]
 
 

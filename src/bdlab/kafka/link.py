@@ -147,7 +147,7 @@ class Link:
             self.verify(timeout_s)
         return self.verified
 
-    def send(self, delivery: Delivery, key: bytes, value: bytes, headers: Headers) -> None:
+    def send(self, delivery: Delivery, key: bytes | None, value: bytes | None, headers: Headers) -> None:
         """Queue it. Raises BrokerUnavailable where the queue is full, EventTooLarge, BrokerError."""
 
         def report(error: KafkaError | None, message: Message) -> None:

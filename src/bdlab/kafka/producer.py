@@ -34,8 +34,8 @@ class _Waiting(msgspec.Struct, frozen=True):
     """An event that came while no broker was there to take it."""
 
     delivery: Delivery
-    key: bytes
-    value: bytes
+    key: bytes | None
+    value: bytes | None
     headers: Headers
 
 
@@ -96,6 +96,10 @@ class Producer:
         """
         key, value = encode(event)
         head = headers(event, source=self._source, traceparent=traceparent or new_traceparent())
+        self.publish_raw(key, value, head, done)
+
+    def publish_raw(self, key: bytes | None, value: bytes | None, head: Headers, done: Done) -> None:
+        """Hand over a record as it is, which may be no event at all; otherwise as `publish`."""
         delivery = Delivery(done, time.monotonic() + self._delivery_timeout_s)
         with self._lock:
             if not self._opened or self._closing:

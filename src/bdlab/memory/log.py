@@ -157,8 +157,8 @@ class MemoryLog:
 
 
 class _Sent(NamedTuple):
-    key: bytes
-    value: bytes
+    key: bytes | None
+    value: bytes | None
     headers: Headers
     done: Done
     deadline: float
@@ -193,10 +193,13 @@ class MemoryProducer:
             self._thread.join(timeout_s + self._delivery_timeout_s)
 
     def publish(self, event: PredictionEvent, done: Done, *, traceparent: str = "") -> None:
+        head = headers(event, source=self._source, traceparent=traceparent or new_traceparent())
+        self.publish_raw(*encode(event), head, done)
+
+    def publish_raw(self, key: bytes | None, value: bytes | None, head: Headers, done: Done) -> None:
         if not self._opened:
             raise BrokerUnavailable("the producer is not open")
-        head = headers(event, source=self._source, traceparent=traceparent or new_traceparent())
-        self._sent.put(_Sent(*encode(event), head, done, time.monotonic() + self._delivery_timeout_s))
+        self._sent.put(_Sent(key, value, head, done, time.monotonic() + self._delivery_timeout_s))
 
     @property
     def problem(self) -> BrokerError | None:

@@ -1,4 +1,4 @@
-"""Reading what is stored: predictions, dead letters, accounts, and the state of the database."""
+"""Reading what is stored: predictions, accounts, and the state of the database."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psy
 
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import DatabaseError, VaultError
-from bdlab.events import Position, Record, Sentiment, Term
+from bdlab.events import Position, Sentiment, Term
 from bdlab.ledger import Account, Log
 from bdlab.postgres.accounts import read_accounts
 from bdlab.postgres.connection import ConnectionLimits
 from bdlab.postgres.migrations import expected_version, schema_version
 from bdlab.postgres.queries import queries
-from bdlab.postgres.rows import headers_from_json
 from bdlab.postgres.session import Session
 from bdlab.probes import DatabaseState
 
@@ -41,33 +40,6 @@ class StoredPrediction(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     stored_at: datetime
     position: Position
-
-
-class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `dead_letters`. `replays` counts how often the event was sent back, in all its lives."""
-
-    record: Record
-    reason: str
-    sqlstate: str
-    recorded_at: datetime
-    replays: int
-
-
-class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which dead letters; None matches all. `reason` is a part of the text, `sqlstate` its beginning.
-
-    `since` is included and `until` is not. `pending_only` leaves out what was replayed from here already.
-    """
-
-    cluster_id: str | None = None
-    topic: str | None = None
-    partition: int | None = None
-    offset: int | None = None
-    reason: str | None = None
-    sqlstate: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    pending_only: bool = False
 
 
 class Reader:
@@ -116,14 +88,6 @@ class Reader:
             row = cursor.fetchone()
             return _prediction(row) if row else None
 
-    def dead_letters(self, wanted: DeadLetterFilter, *, limit: int) -> list[StoredDeadLetter]:
-        """At most `limit` of them, the oldest first."""
-        with self._cursor() as cursor:
-            cursor.execute(
-                queries("reader")["dead_letters"], {**msgspec.structs.asdict(wanted), "limit": limit}
-            )
-            return [_dead_letter(row) for row in cursor.fetchall()]
-
     def next_offsets(self) -> Mapping[Log, int]:
         """How far each partition is recorded, now."""
         with self._cursor() as cursor:
@@ -168,19 +132,3 @@ def _prediction(row: Sequence[Any]) -> StoredPrediction:
     *names, _ = StoredPrediction.__struct_fields__
     fields = dict(zip(names, row, strict=False)) | {"position": Position(*row[len(names) :])}
     return msgspec.convert(fields, StoredPrediction)
-
-
-def _dead_letter(row: Sequence[Any]) -> StoredDeadLetter:
-    key, value, headers, reason, sqlstate, recorded_at, replays = row[4:]
-    return StoredDeadLetter(
-        record=Record(
-            Position(*row[:4]),
-            None if key is None else bytes(key),
-            None if value is None else bytes(value),
-            headers_from_json(headers),
-        ),
-        reason=reason,
-        sqlstate=sqlstate,
-        recorded_at=recorded_at,
-        replays=replays,
-    )

@@ -1,0 +1,60 @@
+"""`bdlab prune`: row retention."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def prune(
+    older_than: str = typer.Option(
+        ...,
+        "--older-than",
+        envvar="BDLAB_PRUNE_OLDER_THAN",
+        metavar="AGE",
+        help="Delete what was recorded longer ago than this: a number and s, m, h, d or w, such as 30d.",
+    ),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", envvar="BDLAB_PRUNE_DRY_RUN", help="Only say what would be deleted."
+    ),
+    as_json: bool = typer.Option(
+        False, "--json", envvar="BDLAB_PRUNE_JSON", help="Print a JSON array, an object a partition."
+    ),
+) -> None:
+    """Delete old rows, duplicates and dead letters, and keep the accounting right.
+
+    Checkpoints keep how each deleted position had ended, so that `bdlab verify` still adds up. Uses the
+    identity of `migrate`, which owns the tables. An event whose id was deleted would be stored again.
+    """
+    from datetime import UTC, datetime
+
+    from bdlab_cli import moments, wiring
+
+    before = datetime.now(UTC) - moments.age(older_than)
+    layers = wiring.layers(quiet=True)
+    import msgspec
+
+    from bdlab.postgres import retention
+    from bdlab.vault.session import VaultSession
+
+    with VaultSession(
+        layers, service="migrate", database_role="bdlab-owner", kafka=False, daemon=False
+    ) as session:
+        found = []
+        for one in retention.prune(session, before=before, dry_run=dry_run):
+            found.append(one)
+            if not as_json:
+                verb = "would prune" if dry_run else "pruned"
+                typer.echo(
+                    f"{one.log.topic}/{one.log.partition} of {one.log.cluster_id}: {verb} all below offset "
+                    f"{one.pruned_to} ({one.stored:,} rows, {one.duplicates:,} duplicates, "
+                    f"{one.dead_letters:,} dead letters)"
+                )
+    if as_json:
+        typer.echo(
+            msgspec.json.encode([{**msgspec.to_builtins(one), "log": one.log._asdict()} for one in found])
+        )
+    elif not found:
+        typer.echo(f"unchanged: nothing was recorded before {before:%Y-%m-%d %H:%M:%S} UTC")

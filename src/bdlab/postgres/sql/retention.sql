@@ -1,0 +1,58 @@
+-- name: logs
+-- The base of each log: everything below it is pruned already.
+SELECT s.cluster_id, s.topic, s.partition, coalesce(c.pruned_to, s.first_offset), s.next_offset
+FROM sink_offsets s LEFT JOIN checkpoints c USING (cluster_id, topic, partition)
+ORDER BY s.cluster_id, s.topic, s.partition
+
+-- name: first_young
+-- The first offset of [base, upto) that was recorded at `cutoff` or later.
+SELECT min("offset") FROM (
+    SELECT "offset" FROM predictions
+    WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+      AND "offset" >= %(base)s AND "offset" < %(upto)s AND stored_at >= %(cutoff)s
+    UNION ALL
+    SELECT "offset" FROM duplicates
+    WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+      AND "offset" >= %(base)s AND "offset" < %(upto)s AND recorded_at >= %(cutoff)s
+    UNION ALL
+    SELECT "offset" FROM dead_letters
+    WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+      AND "offset" >= %(base)s AND "offset" < %(upto)s AND recorded_at >= %(cutoff)s
+) young
+
+-- name: count
+SELECT
+    (SELECT count(*) FROM predictions WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s
+        AND partition = %(partition)s AND "offset" >= %(base)s AND "offset" < %(upto)s),
+    (SELECT count(*) FROM duplicates WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s
+        AND partition = %(partition)s AND "offset" >= %(base)s AND "offset" < %(upto)s),
+    (SELECT count(*) FROM dead_letters WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s
+        AND partition = %(partition)s AND "offset" >= %(base)s AND "offset" < %(upto)s)
+
+-- name: delete_predictions
+DELETE FROM predictions WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+    AND "offset" >= %(base)s AND "offset" < %(upto)s
+
+-- name: delete_duplicates
+DELETE FROM duplicates WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+    AND "offset" >= %(base)s AND "offset" < %(upto)s
+
+-- name: delete_dead_letters
+DELETE FROM dead_letters WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+    AND "offset" >= %(base)s AND "offset" < %(upto)s
+
+-- name: delete_replays
+DELETE FROM replays WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+    AND "offset" >= %(base)s AND "offset" < %(upto)s
+
+-- name: checkpoint
+-- Only on from where the last one ended: two prunes at once cannot count the same rows.
+INSERT INTO checkpoints AS c (cluster_id, topic, partition, pruned_to, stored, duplicates, dead_letters)
+VALUES (%(cluster_id)s, %(topic)s, %(partition)s, %(upto)s, %(stored)s, %(duplicates)s, %(dead_letters)s)
+ON CONFLICT (cluster_id, topic, partition) DO UPDATE
+SET pruned_to = excluded.pruned_to,
+    stored = c.stored + excluded.stored,
+    duplicates = c.duplicates + excluded.duplicates,
+    dead_letters = c.dead_letters + excluded.dead_letters,
+    pruned_at = now()
+WHERE c.pruned_to = %(base)s
