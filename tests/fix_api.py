@@ -45,7 +45,7 @@ def serving(make_parts: Callable[[], Parts]) -> Iterator[httpx.Client]:
     """A client of the API over the parts, which are made on the event loop that serves them."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
-            lambda: make_app(make_parts()),  # type: ignore[arg-type] # a factory, as `factory` says
+            lambda: make_app(make_parts()),  # a factory, as `factory` says
             factory=True,
             lifespan="on",
             log_config=None,

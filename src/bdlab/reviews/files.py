@@ -286,7 +286,7 @@ def _from_json(data: bytes) -> Review:
     if isinstance(value, dict):
         known: dict[str, Any] = {}
         for name, content in value.items():
-            field = _FIELDS.get(name.lower(), name)
+            field = _FIELDS.get(name.lower()) or str(name)
             if field in known:
                 raise ReviewInvalid([FieldProblem(field, "stands twice")])
             known[field] = content

@@ -1,0 +1,58 @@
+"""What the command line does not import: help is instant, and scoring needs no scientific stack."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bdlab_cli.app import COMMANDS
+
+HEAVY = {"sklearn", "litestar", "hvac", "confluent_kafka", "psycopg2"}
+SCIENTIFIC = {"sklearn", "numpy", "scipy", "joblib"}
+
+_RUN = """
+import json, sys
+from bdlab_cli.app import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
+"""
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """The top-level packages that `bdlab` with these arguments has imported when it ends."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _RUN, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 0, ended.stderr
+    return set(json.loads(ended.stderr.splitlines()[-1]))
+
+
+def test_the_measure_sees_an_import() -> None:
+    assert {"typer", "bdlab_cli"} <= imported_by("--help")
+
+
+def test_help_imports_none_of_the_servers_clients() -> None:
+    assert not imported_by("--help") & (HEAVY | SCIENTIFIC | {"bdlab"})
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "predict", "status", "consume", "vault-init", "migrate", "verify"]
+)
+def test_a_commands_help_imports_none_either(command: str) -> None:
+    assert command in COMMANDS
+    assert not imported_by(command, "--help") & (HEAVY | SCIENTIFIC)
+
+
+def test_scoring_here_imports_neither_the_scientific_stack_nor_a_client() -> None:
+    found = imported_by("predict", "--no-publish", "--summary", "fine", "Great taste, will buy again.")
+    assert not found & (HEAVY | SCIENTIFIC)
+    assert "bdlab" in found
+
+
+def test_checking_the_model_imports_no_client() -> None:
+    assert not imported_by("status", "--check", "model") & (HEAVY | SCIENTIFIC)
