@@ -1,0 +1,262 @@
+"""Dead letters that are sent back, and rows that are pruned: the accounting stays right."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from bdlab.deadletters import DeadLetterFilter, Outcome, replay
+from bdlab.errors import Unhealthy
+from bdlab.events import Headers, encode
+from bdlab.ledger import REPLAY_HEADER, Log
+from bdlab.memory.consumer import MemoryConsumer
+from bdlab.memory.log import MemoryLog, MemoryProducer
+from bdlab.postgres.deadletters import DeadLetters
+from bdlab.postgres.reader import Reader
+from bdlab.postgres.retention import Pruned, prune
+from bdlab.postgres.store import Store
+from bdlab.settings import SinkSettings
+from bdlab.sink import Sink
+from bdlab.verification import Report, verify
+from tests.fix_database import Database
+from tests.samples import at, dead, event, rows
+
+NOW = datetime.now(UTC)
+
+
+@dataclass
+class Pipeline:
+    """A topic of one partition in memory, stored in Postgres."""
+
+    log: MemoryLog
+    database: Database
+    store: Store
+    letters: DeadLetters
+    reader: Reader
+
+    def append(self, text: str = "fine", headers: Headers = ()) -> None:
+        self.log.append(*encode(event(text=text)), headers, partition=0)
+
+    def drain(self) -> None:
+        sink = Sink(self.store, SinkSettings(batch_wait_s=0.01))
+        with MemoryConsumer(self.log, positions=sink.positions) as consumer:
+            sink.run(consumer, threading.Event(), until_idle=True)
+
+    def find(self, **wanted: object) -> list[int]:
+        found = self.letters.find(DeadLetterFilter(**wanted), limit=100)  # type: ignore[arg-type]
+        assert self.letters.count(DeadLetterFilter(**wanted)) == len(found)  # type: ignore[arg-type]
+        return [letter.record.position.offset for letter in found]
+
+    def replay(self, max_replays: int = 3, **wanted: object) -> list[Outcome]:
+        found = self.letters.find(DeadLetterFilter(**wanted), limit=100)  # type: ignore[arg-type]
+        with MemoryProducer(self.log, source="/tests") as producer:
+            return list(replay(found, producer, self.letters, max_replays=max_replays))
+
+    def verify(self) -> Report:
+        return verify(self.log.log_ranges, self.reader)
+
+    def refuse(self, text: str) -> None:
+        self.database.execute("ALTER TABLE predictions ADD CONSTRAINT on_purpose CHECK (text <> %s)", (text,))
+
+    def prune(self, older_than: timedelta = timedelta(days=30), **options: object) -> list[Pruned]:
+        found = prune(self.database.credentials("owner"), before=NOW - older_than, **options)  # type: ignore[arg-type]
+        return list(found)
+
+    def age(self, offsets: Sequence[int], by: timedelta = timedelta(days=60)) -> None:
+        """Make the positions look as if they had been recorded so much earlier."""
+        for table, column in (
+            ("predictions", "stored_at"),
+            ("duplicates", "recorded_at"),
+            ("dead_letters", "recorded_at"),
+        ):
+            statement = f'UPDATE {table} SET {column} = {column} - %s WHERE "offset" = ANY (%s)'  # noqa: S608
+            self.database.execute(statement, (by, list(offsets)))
+
+
+@pytest.fixture
+def pipeline(database: Database) -> Iterator[Pipeline]:
+    store = Store(database.credentials("writer"))
+    with (
+        DeadLetters(database.credentials("writer")) as letters,
+        Reader(database.credentials("reader")) as reader,
+    ):
+        yield Pipeline(MemoryLog(partitions=1), database, store, letters, reader)
+    store.close()
+
+
+def test_a_replay_is_stored_once_its_cause_is_mended(pipeline: Pipeline) -> None:
+    pipeline.refuse("poison")
+    for text in ("fine", "poison", "poison", "fine"):
+        pipeline.append(text, [("traceparent", b"00-aa-bb-01")])
+    pipeline.drain()
+    assert pipeline.find() == pipeline.find(sqlstate="23") == pipeline.find(reason="ON_PURPOSE") == [1, 2]
+
+    pipeline.database.execute("ALTER TABLE predictions DROP CONSTRAINT on_purpose")
+    outcomes = pipeline.replay()
+    assert [one.replay and one.replay.offset for one in outcomes] == [4, 5]
+    assert [tuple(header) for header in pipeline.log.read(0, 4, 1)[0].headers] == [
+        ("traceparent", b"00-aa-bb-01"),
+        (REPLAY_HEADER, b"1"),
+    ]
+    pipeline.drain()
+    report = pipeline.verify()
+    assert report.verified, report.problems
+    found = report.partitions[0]
+    assert (found.stored, found.duplicates, found.dead_letters) == (4, 0, 2)
+    assert pipeline.find() == [1, 2]
+    assert pipeline.find(pending_only=True) == []
+    rows = pipeline.database.execute('SELECT "offset", new_offset FROM replays ORDER BY 1')
+    assert rows == [(1, 4), (2, 5)]
+
+
+def test_a_replay_that_fails_again_counts_on_and_is_guarded(pipeline: Pipeline) -> None:
+    pipeline.refuse("poison")
+    pipeline.append("poison")
+    for expected in (1, 2, 3):
+        pipeline.drain()
+        outcomes = pipeline.replay(pending_only=True)
+        assert [one.problem for one in outcomes] == [""]
+        pipeline.drain()
+        newest = pipeline.letters.find(DeadLetterFilter(pending_only=True), limit=9)
+        assert [letter.replays for letter in newest] == [expected]
+    outcomes = pipeline.replay(pending_only=True)
+    assert [one.problem for one in outcomes] == ["it was replayed 3 times already, and the limit is 3"]
+    assert pipeline.replay(max_replays=4, pending_only=True)[0].replay is not None
+    pipeline.drain()
+    assert pipeline.verify().verified
+    # The first of them was sent back once from its own position.
+    assert pipeline.letters.find(DeadLetterFilter(offset=0), limit=1)[0].replays == 1
+
+
+def test_a_replay_that_was_sent_twice_is_a_duplicate(pipeline: Pipeline) -> None:
+    pipeline.refuse("poison")
+    pipeline.append("poison")
+    pipeline.drain()
+    pipeline.database.execute("ALTER TABLE predictions DROP CONSTRAINT on_purpose")
+    pipeline.replay()
+    pipeline.replay()
+    pipeline.drain()
+    found = pipeline.verify()
+    assert found.verified, found.problems
+    assert (found.partitions[0].stored, found.partitions[0].duplicates) == (1, 1)
+
+
+def test_what_the_broker_does_not_take_is_not_noted(pipeline: Pipeline) -> None:
+    pipeline.refuse("poison")
+    pipeline.append("poison")
+    pipeline.drain()
+    found = pipeline.letters.find(DeadLetterFilter(), limit=9)
+    pipeline.log.online = False
+    with MemoryProducer(pipeline.log, source="/tests", delivery_timeout_s=0.05) as producer:
+        outcomes = list(replay(found, producer, pipeline.letters))
+    assert "did not acknowledge" in outcomes[0].problem
+    assert pipeline.find(pending_only=True) == [0]
+
+
+def test_filters(pipeline: Pipeline) -> None:
+    store = pipeline.store
+    store.start_offsets([at(0), at(0, 1), at(0, cluster_id="other")])
+    store.store([dead(at(0)), *rows([1]), dead(at(2)), dead(at(0, 1)), dead(at(0, cluster_id="other"))])
+    pipeline.age([2], timedelta(hours=2))
+    assert sorted(pipeline.find()) == [0, 0, 0, 2]
+    assert pipeline.find(partition=1) == [0]
+    assert pipeline.find(cluster_id="other") == [0]
+    assert pipeline.find(offset=2) == [2]
+    assert pipeline.find(sqlstate="23") == []
+    assert sorted(pipeline.find(reason="utf-8")) == [0, 0, 0, 2]
+    assert pipeline.find(until=datetime.now(UTC) - timedelta(hours=1)) == [2]
+    assert 2 not in pipeline.find(since=datetime.now(UTC) - timedelta(hours=1))
+    assert pipeline.find(topic="elsewhere") == []
+    # A tombstone can never be an event.
+    store.start_offsets([at(0, 3)])
+    store.store([dead(at(0, 3), value=None)])
+    assert pipeline.replay(partition=3)[0].problem == "it has no value, which can never be an event"
+
+
+def test_accounting_survives_pruning(pipeline: Pipeline) -> None:
+    same = encode(event())
+    for _ in range(20):
+        pipeline.append()
+    pipeline.log.append(*same, partition=0)
+    pipeline.log.append(*same, partition=0)
+    pipeline.log.append(b"k", b"garbage", partition=0)
+    for _ in range(20):
+        pipeline.append()
+    pipeline.drain()
+    pipeline.age(range(30))
+    log = Log(pipeline.log.cluster_id, pipeline.log.topic, 0)
+    wanted = Pruned(log=log, pruned_to=30, stored=28, duplicates=1, dead_letters=1)
+    assert pipeline.prune(dry_run=True) == [wanted]
+    assert pipeline.verify().partitions[0].pruned == 0
+    assert pipeline.prune(offsets_a_transaction=7) == [wanted]
+    assert pipeline.prune() == []
+    report = pipeline.verify()
+    assert report.verified, report.problems
+    found = report.partitions[0]
+    assert (found.stored, found.duplicates, found.dead_letters, found.pruned) == (41, 1, 1, 30)
+    assert pipeline.database.execute("SELECT count(*) FROM recorded_positions") == [(13,)]
+    assert pipeline.database.execute("SELECT * FROM missing_offsets") == []
+
+    # It goes on from there: more rows, and another prune.
+    for _ in range(5):
+        pipeline.append()
+    pipeline.drain()
+    pipeline.age(range(44))
+    assert pipeline.prune()[0].stored == 13 + 1
+    assert pipeline.verify().verified
+    # And it still finds what is wrong, below the checkpoint as above it.
+    pipeline.database.execute('DELETE FROM predictions WHERE "offset" = 46')
+    assert pipeline.verify().problems == ["partition 0: 1 recorded nowhere: offsets 46"]
+
+
+def test_pruning_stops_at_the_first_young_position(pipeline: Pipeline) -> None:
+    for _ in range(10):
+        pipeline.append()
+    pipeline.drain()
+    pipeline.age([0, 1, 2, 4, 5])
+    assert pipeline.prune()[0].pruned_to == 3
+    assert pipeline.verify().verified
+
+
+def test_what_does_not_balance_is_not_pruned(pipeline: Pipeline) -> None:
+    for _ in range(10):
+        pipeline.append()
+    pipeline.drain()
+    pipeline.age(range(10))
+    pipeline.database.execute('DELETE FROM predictions WHERE "offset" = 4')
+    with pytest.raises(Unhealthy, match="offsets 4 to 7 have 3 positions recorded"):
+        pipeline.prune(offsets_a_transaction=4)
+    assert pipeline.database.execute('SELECT count(*) FROM predictions WHERE "offset" > 3') == [(5,)]
+    assert pipeline.verify().problems == ["partition 0: 1 recorded nowhere: offsets 4"]
+
+
+def test_pruning_beside_a_running_sink(pipeline: Pipeline) -> None:
+    sink = Sink(pipeline.store, SinkSettings(batch_wait_s=0.01, batch_size=10))
+    stop = threading.Event()
+    consumer = MemoryConsumer(pipeline.log, positions=sink.positions)
+
+    def consume() -> None:
+        with consumer:
+            sink.run(consumer, stop)
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    try:
+        for _ in range(10):
+            for _ in range(30):
+                pipeline.append()
+            list(
+                prune(
+                    pipeline.database.credentials("owner"), before=datetime.now(UTC), offsets_a_transaction=17
+                )
+            )
+            report = verify(pipeline.log.log_ranges, pipeline.reader, wait_s=20)
+            assert report.verified, report.problems
+    finally:
+        stop.set()
+        thread.join(20)
+    assert pipeline.verify().partitions[0].stored == 300
