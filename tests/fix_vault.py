@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,9 @@ class ShamirOpenBao(OpenBao):
     def _prepare(self, port: int) -> Sequence[str]:
         arguments = super()._prepare(port)
         config = Path(arguments[-1])
-        config.write_text(re.sub(r'seal "static" \{.*?\n\}\n', "", config.read_text("utf-8"), flags=re.S))
+        config.write_text(
+            re.sub(r'seal "static" \{.*?\n\}\n', "", config.read_text("utf-8"), flags=re.DOTALL)
+        )
         return arguments
 
     def _answers(self) -> bool:
@@ -166,7 +168,13 @@ class VaultWorld:
         return settings.load(environ=self.environment(**changes))
 
     def session(
-        self, service: str, role: str | None = None, *, kafka: bool = True, daemon: bool = True, **changes: str
+        self,
+        service: str,
+        role: str | None = None,
+        *,
+        kafka: bool = True,
+        daemon: bool = True,
+        **changes: str,
     ) -> VaultSession:
         return VaultSession(
             self.layers(**changes), service=service, database_role=role, kafka=kafka, daemon=daemon
@@ -203,7 +211,10 @@ class VaultWorld:
 
     def users(self) -> set[str]:
         """The database users that Vault has made and not dropped yet."""
-        with contextlib.closing(self.connect(self.manager.admin)) as connection, connection.cursor() as cursor:
+        with (
+            contextlib.closing(self.connect(self.manager.admin)) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'v-%%'")
             return {str(name) for (name,) in cursor.fetchall()}
 
@@ -220,14 +231,26 @@ def connect(login: DatabaseLogin) -> psycopg2.extensions.connection:
     )
 
 
-@pytest.fixture(scope="session")
-def vault_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A Postgres whose manager role belongs to the tests of Vault."""
-    server = start_or_skip(Postgres(tmp_path_factory.mktemp("vault-postgres")))
+@contextlib.contextmanager
+def _postgres(factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    server = start_or_skip(Postgres(factory.mktemp("vault-postgres")))
     try:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def vault_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """The Postgres of `vault_world`. It has one manager role, and so belongs to one Vault."""
+    with _postgres(tmp_path_factory) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _postgres_of_new_worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with _postgres(tmp_path_factory) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -241,3 +264,20 @@ def vault_world(tmp_path_factory: pytest.TempPathFactory, vault_postgres: Postgr
         yield world
     finally:
         server.stop()
+
+
+@pytest.fixture
+def new_world(tmp_path: Path, _postgres_of_new_worlds: Postgres) -> Iterator[Callable[..., VaultWorld]]:
+    """Makes a Vault that nobody has initialised, beside a database of its own.
+
+    The newest of them has the manager role of their Postgres; the one before cannot make users any more.
+    """
+    with contextlib.ExitStack() as started:
+
+        def make(kind: type[OpenBao] = OpenBao) -> VaultWorld:
+            folder = tmp_path / f"vault-{len(list(tmp_path.iterdir()))}"
+            server = start_or_skip(kind(folder))
+            started.callback(server.stop)
+            return VaultWorld(server, _postgres_of_new_worlds, folder, dbname=folder.name.replace("-", "_"))
+
+        yield make

@@ -225,6 +225,9 @@ class VaultClient:
         wrap_ttl_s: int | None = None,
         token: Secret | None = None,
     ) -> requests.Response:
+        # hvac would put an address of its own in the place of an empty one.
+        if not self.address.startswith(("http://", "https://")):
+            raise SettingsInvalid(f"setting vault.address: {self.address!r} is no http(s) URL")
         used = (self.token if token is None else token).reveal()
         try:
             response: requests.Response = self._hvac.adapter.request(
@@ -241,8 +244,6 @@ class VaultClient:
                 f"the TLS certificate of Vault at {self.address} is not accepted: {_innermost(error)}",
                 hint="Name the authority that signed it in vault.ca_file (VAULT_CACERT).",
             ) from error
-        except (requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema) as error:
-            raise SettingsInvalid(f"setting vault.address: {self.address!r} is no http(s) URL") from error
         except requests.exceptions.InvalidURL as error:
             raise SettingsInvalid(f"setting vault.address: {self.address!r} is no valid URL") from error
         except requests.exceptions.RequestException as error:

@@ -81,7 +81,7 @@ class Backoff:
         self._failures = 0
 
     def next_s(self) -> float:
-        pause = min(self._longest_s, self._first_s * 2 ** min(self._failures, 16))
+        pause: float = min(self._longest_s, self._first_s * 2 ** min(self._failures, 16))
         self._failures += 1
         return pause * random.uniform(0.5, 1.0)  # noqa: S311 - it spreads load and guards nothing
 

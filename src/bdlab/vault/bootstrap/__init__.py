@@ -7,7 +7,7 @@ identity and the recovery key, and revokes it at the end.
 
 from __future__ import annotations
 
-from bdlab.errors import PolicyDenied
+from bdlab.errors import PolicyDenied, TokenRefused
 from bdlab.vault.bootstrap.access import AppRoles, Policies
 from bdlab.vault.bootstrap.authority import Authority
 from bdlab.vault.bootstrap.database import Connection, Roles
@@ -70,7 +70,7 @@ def bootstrap(plan: Plan, report: Report) -> list[Step]:
 def _run(unit: Unit, authority: Authority, plan: Plan) -> Step:
     try:
         pending = unit.pending(authority.reader())
-    except PolicyDenied:
+    except (PolicyDenied, TokenRefused):
         if plan.dry_run:
             raise
         # The policy that `inspect` has in Vault may be older than this version.

@@ -126,7 +126,7 @@ class Roles:
 
 def connection_url(server: PostgresSettings) -> str:
     """With Vault's place-holders for user and password, which it fills in and escapes."""
-    options = {"sslmode": server.sslmode}
+    options: dict[str, str] = {"sslmode": server.sslmode}
     if server.host.startswith("/"):
         address, options = "", {"host": server.host, "port": str(server.port), **options}
     else:

@@ -59,14 +59,15 @@ class HandOver:
 
     def _destroy(self, writer: VaultClient, service: str, delivery: Delivery | None) -> None:
         """End what an earlier delivery holds: it was lost, or somebody else has it."""
-        if delivery is None or not delivery.accessor:
+        if delivery is None:
             return
         try:
-            writer.write(
-                self._role(service, "secret-id-accessor/destroy"), {"secret_id_accessor": delivery.accessor}
-            )
+            known = writer.request("list", self._role(service, "secret-id"))["data"]["keys"]
         except SecretMissing:
             return
+        if delivery.accessor in known:
+            path = self._role(service, "secret-id-accessor/destroy")
+            writer.write(path, {"secret_id_accessor": delivery.accessor})
 
     def _identity(self, service: str) -> Identity:
         return Identity(self._plan.identity_dir / service, service=service)
