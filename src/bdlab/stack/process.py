@@ -180,14 +180,16 @@ class Process:
 
 
 def tail(file: Path, lines: int) -> str:
-    """The last lines of a text file; empty where there is none."""
+    """The last lines of a text file that tell something; empty where there is no file."""
     try:
         with file.open("rb") as handle:
             handle.seek(max(0, handle.seek(0, os.SEEK_END) - 16_384))
             text = handle.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    return "\n".join(text.rstrip().splitlines()[-lines:])
+    # The frames of a Java stack trace would push out what went wrong, which stands before them.
+    telling = [line for line in text.rstrip().splitlines() if not line.startswith("\tat ")]
+    return "\n".join(telling[-lines:])
 
 
 def _private(file: Path, mode: str) -> IO[bytes]:
