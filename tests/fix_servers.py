@@ -6,17 +6,23 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import pytest
 
 from bdlab.errors import BinaryMissing
 from bdlab.stack import OpenBao, Postgres, Server, Tansu
 
+
+class Startable(Protocol):
+    def start(self) -> None: ...
+
+
 S = TypeVar("S", bound=Server)
+T = TypeVar("T", bound=Startable)
 
 
-def start_or_skip(server: S) -> S:
+def start_or_skip(server: T) -> T:
     """Start it. A server that is not installed skips the test on a laptop and fails it in CI."""
     try:
         server.start()

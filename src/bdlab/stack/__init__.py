@@ -5,24 +5,32 @@ commands that it runs.
 """
 
 from bdlab.stack.folder import DataFolder, Endpoints
+from bdlab.stack.kafka import ApacheKafka
+from bdlab.stack.kafka_cluster import KafkaCluster
+from bdlab.stack.kafka_config import Certificates
 from bdlab.stack.local import EXPORTED, BrokerKind, LocalStack, exports
 from bdlab.stack.openbao import OpenBao
 from bdlab.stack.postgres import Postgres
 from bdlab.stack.server import Broker, Server
 from bdlab.stack.supervisor import Event
 from bdlab.stack.tansu import Tansu
+from bdlab.stack.zookeeper import ZooKeeperKafka
 
 __all__ = [
     "EXPORTED",
+    "ApacheKafka",
     "Broker",
     "BrokerKind",
+    "Certificates",
     "DataFolder",
     "Endpoints",
     "Event",
+    "KafkaCluster",
     "LocalStack",
     "OpenBao",
     "Postgres",
     "Server",
     "Tansu",
+    "ZooKeeperKafka",
     "exports",
 ]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import msgspec
 
@@ -21,7 +19,6 @@ _NODES = (1, 2, 3)
 _REPLICAS = Replicas(factor=3, in_sync=2)
 #: Three JVMs on two busy cores: a broker that had to wait for its turn is not dead yet.
 _SESSION_TIMEOUT_MS = 6000
-_KILL_WAIT_S = 5.0
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -46,12 +43,6 @@ class ClusterBroker(ApacheKafka):
         super().__init__(data_dir, certificates=certificates, distribution=distribution)
         self.node_id = node_id
         self._layout = layout
-
-    def kill(self) -> None:
-        """End it as a power cut would (SIGKILL)."""
-        if self.running and self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            self._process.wait(_KILL_WAIT_S)
 
     @property
     def _replicas(self) -> Replicas:
@@ -80,8 +71,8 @@ class KafkaCluster:
     acknowledged, and nothing acknowledged is lost.
     """
 
-    name = "kafka-cluster"
-    keeps_log = True
+    name: ClassVar[str] = "kafka-cluster"
+    keeps_log: ClassVar[bool] = True
 
     def __init__(
         self,

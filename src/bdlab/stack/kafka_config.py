@@ -110,6 +110,8 @@ def broker_properties(replicas: Replicas, data: Path) -> Properties:
         "unclean.leader.election.enable": "false",
         # The group of one machine is complete at once: no waiting for more members.
         "group.initial.rebalance.delay.ms": "0",
+        # Kafka's own least is 6 s; here a consumer that died is to be missed sooner, if it asks for that.
+        "group.min.session.timeout.ms": "1000",
     }
 
 

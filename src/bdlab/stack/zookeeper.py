@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from bdlab.errors import ServerNotStarted
 from bdlab.stack import java
@@ -153,8 +153,8 @@ class ZooKeeperBroker(KafkaBroker):
 class ZooKeeperKafka:
     """Apache Kafka 3.9 and its ZooKeeper under one folder, started and stopped together."""
 
-    name = "kafka-zookeeper"
-    keeps_log = True
+    name: ClassVar[str] = "kafka-zookeeper"
+    keeps_log: ClassVar[bool] = True
 
     def __init__(
         self,

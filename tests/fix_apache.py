@@ -1,0 +1,139 @@
+"""Apache Kafka for tests marked `kafka`: certificates from a real Vault, logins, and servers."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Protocol, TypeVar
+
+import msgspec
+import pytest
+
+from bdlab.credentials import KafkaLogin
+from bdlab.kafka.acls import ensure_users_and_acls
+from bdlab.kafka.admin import Admin
+from bdlab.memory.credentials import StaticCredentials
+from bdlab.settings import KafkaSettings, Secret, VaultSettings
+from bdlab.stack import OpenBao
+from bdlab.stack.kafka_config import Certificates
+from bdlab.vault import pki
+from bdlab.vault.client import VaultClient
+from tests.fix_servers import start_or_skip
+
+SERVICES = ("serve", "predict", "consume", "status", "verify", "dlq")
+_DEADLINE_S = 30.0
+
+
+class RealKafka(Protocol):
+    """A broker or a cluster of them, secured or not."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    @property
+    def bootstrap_servers(self) -> str: ...
+
+    @property
+    def admin_servers(self) -> str: ...
+
+    @property
+    def cluster_id(self) -> str: ...
+
+
+K = TypeVar("K", bound=RealKafka)
+
+
+@contextlib.contextmanager
+def running(kafka: K) -> Iterator[K]:
+    start_or_skip(kafka)
+    try:
+        yield kafka
+    finally:
+        kafka.stop()
+
+
+class Authority(msgspec.Struct, frozen=True):
+    """What Vault's PKI engine gave out before any broker started."""
+
+    broker: pki.Issued
+    admin: pki.Issued
+
+    @property
+    def certificates(self) -> Certificates:
+        return Certificates(
+            server=self.broker.certificate, ca_pem=self.broker.ca_pem, super_users=pki.SUPER_USERS
+        )
+
+    def admin_login(self, kafka: RealKafka) -> KafkaLogin:
+        server = KafkaSettings(bootstrap_servers=kafka.admin_servers, security_protocol="SSL")
+        return KafkaLogin(server=server, ca_pem=self.admin.ca_pem, certificate=self.admin.certificate)
+
+    def login(self, kafka: RealKafka, username: str, password: str = "") -> KafkaLogin:
+        """A SCRAM login with a password of its own."""
+        server = KafkaSettings(
+            bootstrap_servers=kafka.bootstrap_servers,
+            security_protocol="SASL_SSL",
+            delivery_timeout_s=5,
+            session_timeout_s=6,
+        )
+        return KafkaLogin(
+            server=server,
+            username=username,
+            password=Secret(password or secrets.token_urlsafe(24)),
+            ca_pem=self.broker.ca_pem,
+        )
+
+
+def root_client(server: OpenBao) -> VaultClient:
+    """Initialise `server`, and a client with its root token."""
+    client = VaultClient(VaultSettings(address=server.address, timeout_s=60))
+    answer = client.request("put", "sys/init", {"recovery_shares": 1, "recovery_threshold": 1})
+    deadline = time.monotonic() + _DEADLINE_S
+    while not client.health().active:
+        assert time.monotonic() < deadline, "OpenBao does not become active"
+        time.sleep(0.05)
+    return client.with_token(Secret(answer["root_token"]))
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Certificates by an authority in a Vault that is stopped again: nobody needs it after this."""
+    server = start_or_skip(OpenBao(tmp_path_factory.mktemp("authority")))
+    try:
+        client = root_client(server)
+        pki.prepare_authority(client)
+        made = Authority(broker=pki.issue_broker(client), admin=pki.issue_admin(client))
+        client.close()
+    finally:
+        server.stop()
+    return made
+
+
+class SecuredKafka(msgspec.Struct, frozen=True):
+    """A secured broker after what `bdlab migrate` does: topic, users, ACLs."""
+
+    kafka: RealKafka
+    authority: Authority
+    admin: KafkaLogin
+    users: dict[str, list[KafkaLogin]]
+
+    def login(self, service: str) -> KafkaLogin:
+        return self.users[service][0]
+
+
+@contextlib.contextmanager
+def secured(kafka: RealKafka, authority: Authority) -> Iterator[SecuredKafka]:
+    """Start it, make the topic and two users for each service."""
+    with running(kafka):
+        admin = authority.admin_login(kafka)
+        with Admin(StaticCredentials(kafka=admin), timeout_s=30) as topics:
+            topics.ensure_topic()
+        users = {
+            service: [authority.login(kafka, f"bdlab-{service}-{which}") for which in "ab"]
+            for service in SERVICES
+        }
+        ensure_users_and_acls(admin, users)
+        yield SecuredKafka(kafka, authority, admin, users)

@@ -1,0 +1,201 @@
+"""Apache Kafka as a local server: one broker, and a cluster of three. What is acknowledged stays."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bdlab.errors import BrokerError, ServerNotStarted
+from bdlab.events import Position, Record, decode
+from bdlab.kafka.admin import Admin
+from bdlab.kafka.connection import client_config
+from bdlab.kafka.consumer import Consumer
+from bdlab.kafka.producer import Producer
+from bdlab.memory.credentials import StaticCredentials
+from bdlab.stack.kafka import ApacheKafka
+from bdlab.stack.kafka_cluster import KafkaCluster
+from tests.fix_apache import running
+from tests.fix_kafka import Acks, Bookmarks, credentials_for, read_until
+from tests.samples import event
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
+    with running(KafkaCluster(tmp_path_factory.mktemp("cluster"))) as started:
+        yield started
+
+
+def publish(producer: Producer, count: int, *, tries: int = 5) -> list[Position]:
+    """Publish so many events, each until it is acknowledged, as a caller of /predict would."""
+    positions: list[Position] = []
+    for _ in range(tries):
+        acks = Acks()
+        missing = count - len(positions)
+        for _ in range(missing):
+            producer.publish(event(), acks)
+        positions += [result for result in acks.take(missing) if isinstance(result, Position)]
+        if len(positions) == count:
+            return positions
+    pytest.fail(f"only {len(positions)} of {count} events were acknowledged in {tries} tries")
+
+
+def read_all(credentials: StaticCredentials) -> list[Record]:
+    with Consumer(credentials, positions=Bookmarks()) as consumer:
+        return read_until(consumer.poll, lambda _: consumer.at_end)
+
+
+def settled(producer: Producer) -> Position | BrokerError:
+    acks = Acks()
+    producer.publish(event(), acks)
+    return acks.take(1)[0]
+
+
+def test_construction_does_nothing(tmp_path: Path) -> None:
+    for kafka in (ApacheKafka(tmp_path / "one"), KafkaCluster(tmp_path / "three")):
+        assert not kafka.running
+        assert kafka.cluster_id == ""
+        kafka.stop()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broker_keeps_its_log_its_id_and_its_port(tmp_path: Path) -> None:
+    with running(ApacheKafka(tmp_path)) as kafka:
+        identity = (kafka.cluster_id, kafka.bootstrap_servers)
+        credentials = credentials_for(kafka, delivery_timeout_s=20.0)
+        with Producer(credentials, client_id="test", source="/tests") as producer:
+            positions = publish(producer, 200)
+            kafka.stop()
+            assert not kafka.running
+            kafka.start()
+            assert (kafka.cluster_id, kafka.bootstrap_servers) == identity
+            positions += publish(producer, 200)
+            kafka.kill()
+            kafka.start()
+            assert (kafka.cluster_id, kafka.bootstrap_servers) == identity
+            positions += publish(producer, 200)
+        assert {record.position for record in read_all(credentials)} >= set(positions)
+        assert len(set(positions)) == 600
+        another = ApacheKafka(tmp_path)
+        assert another.cluster_id == identity[0]
+
+
+def test_a_broker_that_was_killed_while_it_was_set_up_starts_anew(tmp_path: Path) -> None:
+    half = tmp_path / "kafka" / "data.new"
+    half.mkdir(parents=True)
+    (half / "meta.properties").write_text("cluster.id=half\n")
+    with running(ApacheKafka(tmp_path)) as kafka:
+        assert kafka.cluster_id != "half"
+        assert not half.exists()
+
+
+def test_a_start_that_fails_says_why(tmp_path: Path) -> None:
+    kafka = ApacheKafka(tmp_path / "daten für ünïcode =: #1")
+    with running(kafka):
+        kafka.stop()
+        meta = kafka.folder / "data" / "meta.properties"
+        meta.write_text(meta.read_text().replace("node.id=1", "node.id=2"))
+        with pytest.raises(ServerNotStarted, match=r"(?s)ended at once .*node\.id") as caught:
+            kafka.start()
+        assert str(kafka.log_file) in caught.value.hint
+
+
+def test_topics_are_never_made_by_asking_for_them(tmp_path: Path) -> None:
+    from confluent_kafka import Producer as Client
+
+    with running(ApacheKafka(tmp_path)) as kafka:
+        login = credentials_for(kafka).kafka()
+        client = Client(client_config(login, client_id="test") | {"message.timeout.ms": 3000})
+        errors: list[object] = []
+        client.produce("never-made", b"x", on_delivery=lambda error, _: errors.append(error))
+        client.flush(10)
+        assert len(errors) == 1
+        assert errors[0] is not None
+        assert "never-made" not in client.list_topics(timeout=10).topics
+
+
+def test_a_topic_of_the_cluster_has_three_copies_and_needs_two(cluster: KafkaCluster) -> None:
+    from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
+
+    credentials = credentials_for(cluster)
+    client = AdminClient(client_config(credentials.kafka(), client_id="test"))
+    name = credentials.kafka().server.topic
+    partitions = client.list_topics(timeout=10).topics[name].partitions
+    assert {len(found.replicas) for found in partitions.values()} == {3}
+    resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+    found = client.describe_configs([resource], request_timeout=10)[resource].result(10)
+    assert found["min.insync.replicas"].value == "2"
+    assert found["unclean.leader.election.enable"].value == "false"
+
+
+def test_the_cluster_loses_a_partition_leader_and_recovers(cluster: KafkaCluster) -> None:
+    credentials = credentials_for(cluster, delivery_timeout_s=20.0)
+    with Producer(credentials, client_id="test", source="/tests") as producer:
+        positions = publish(producer, 300)
+        victim = cluster.brokers[leader_of(credentials, 0)]
+        acks = Acks()
+        for number in range(300):
+            if number == 100:
+                victim.kill()
+            producer.publish(event(), acks)
+        positions += acks.positions(300, timeout_s=60)
+        assert victim.exit_status == -signal.SIGKILL
+        assert leader_of(credentials, 0) != victim.node_id
+        victim.start()
+        assert cluster.running
+        positions += publish(producer, 100)
+    check_all_there(credentials, positions)
+
+
+def test_without_the_in_sync_majority_nothing_is_acknowledged_and_nothing_lost(
+    cluster: KafkaCluster,
+) -> None:
+    credentials = credentials_for(cluster, delivery_timeout_s=3.0)
+    with Producer(credentials, client_id="test", source="/tests") as producer:
+        positions = publish(producer, 100)
+        for node in (1, 2):
+            cluster.brokers[node].kill()
+        refused = [settled(producer) for _ in range(3)]
+        assert all(isinstance(result, BrokerError) for result in refused), refused
+        cluster.start()
+        assert cluster.running
+        positions += publish(producer, 100, tries=20)
+    check_all_there(credentials, positions)
+
+
+def test_the_cluster_restarts_as_a_whole(cluster: KafkaCluster) -> None:
+    credentials = credentials_for(cluster)
+    with Producer(credentials, client_id="test", source="/tests") as producer:
+        positions = publish(producer, 100)
+    identity = (cluster.cluster_id, cluster.bootstrap_servers)
+    cluster.stop()
+    assert not any(broker.running for broker in cluster.brokers.values())
+    cluster.start()
+    assert (cluster.cluster_id, cluster.bootstrap_servers) == identity
+    check_all_there(credentials, positions)
+
+
+def leader_of(credentials: StaticCredentials, partition: int) -> int:
+    from confluent_kafka.admin import AdminClient
+
+    login = credentials.kafka()
+    found = AdminClient(client_config(login, client_id="test")).list_topics(timeout=10)
+    return int(found.topics[login.server.topic].partitions[partition].leader)
+
+
+def check_all_there(credentials: StaticCredentials, positions: list[Position]) -> None:
+    """Each acknowledged position holds an event; offsets have no gap; no event is there twice."""
+    records = read_all(credentials)
+    found = [record.position for record in records]
+    assert len(set(positions)) == len(positions)
+    assert set(positions) <= set(found)
+    ids = [decode(record).id for record in records]
+    assert len(set(ids)) == len(ids)
+    with Admin(credentials, timeout_s=20) as admin:
+        for log_range in admin.log_ranges():
+            offsets = sorted(at.offset for at in found if at.partition == log_range.partition)
+            assert offsets == list(range(log_range.start, log_range.end))
