@@ -64,7 +64,8 @@ def make_seal_key() -> None:
         return
     if any((VOLUMES / "vault-data").iterdir()):
         sys.exit(
-            "error: the volume vault-seal is empty, and without its key vault-data cannot be read. Put the key back"
+            "error: the volume vault-seal is empty, and without its key nobody can read vault-data. "
+            "Put static.key back from a backup, or begin anew: docker compose down --volumes"
         )
     write(key, secrets.token_bytes(_SEAL_KEY_BYTES), VAULT)
     say("seal key made")
@@ -115,9 +116,9 @@ def lasts(certificate: Path) -> bool:
 
 
 def hand_over() -> None:
-    """Give vault-init its `.env`, and Postgres its administrator; once, or again where `.env` is there again.
+    """Give vault-init its `.env` and Postgres its administrator: once, or again with an `.env` again.
 
-    Without a password in `.env` one is invented, which nobody needs to know: Vault makes the users from then on.
+    Without a password in it one is invented, which nobody has to know: from then on Vault makes the users.
     """
     setup, database = VOLUMES / "vault-setup", VOLUMES / "postgres-setup"
     own(setup, BDLAB)
