@@ -103,7 +103,7 @@ def _prune_range(cursor: Cursor, wanted: _Range, before: datetime, *, dry_run: b
     if sum(counts) != old.upto - old.base:
         raise Unhealthy(
             f"partition {old.log.partition} of {old.log.topic} ({old.log.cluster_id}) does not balance: "
-            f"offsets {old.base} to {old.upto - 1} have {sum(counts)} positions recorded; none of them is pruned",
+            f"offsets {old.base} to {old.upto - 1} have {sum(counts)} positions recorded; they all stay",
             hint="`bdlab verify` names what is missing or recorded twice.",
         )
     found = Pruned(
