@@ -13,7 +13,7 @@ from bdlab.errors import ModelError, ModelNotFound, ModelTampered
 
 SUFFIX = ".card.json"
 
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,11 +63,16 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
     per_fold: tuple[Metrics, ...]
 
 
-class Card(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Title(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model is called; its files' names begin with `name`."""
+
+    name: Annotated[str, Meta(pattern=r"^\w[\w.-]{0,99}\Z")]
+    version: Annotated[str, Meta(pattern=r"^\w[\w.+-]{0,49}\Z")]
+
+
+class Card(Title, frozen=True, kw_only=True, omit_defaults=True):
     """Of a card that describes a pipeline from elsewhere, `name`, `version` and `files` are enough."""
 
-    name: Annotated[str, Meta(pattern=r"^[\w.-]{1,100}$")]
-    version: Annotated[str, Meta(pattern=r"^[\w.+-]{1,50}$")]
     files: Annotated[dict[str, File], Meta(min_length=1)]
     created_at: str = ""
     data: Data | None = None

@@ -59,7 +59,7 @@ class ExpectedStars(RegressorMixin, BaseEstimator):  # type: ignore[misc] # scik
     def __init__(self, C: float = 1.0) -> None:  # noqa: N803 - scikit-learn's name for it
         self.C = C
 
-    def fit(self, X: Any, y: Sequence[float]) -> Self:  # noqa: N803
+    def fit(self, X: Any, y: Floats) -> Self:  # noqa: N803
         share = (np.asarray(y, dtype=float) - _LOWEST) / _SPAN
         weights = np.concatenate([share, 1 - share])
         labels = np.concatenate([np.ones(len(share)), np.zeros(len(share))])

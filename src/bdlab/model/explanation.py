@@ -11,9 +11,9 @@ MOST_TERMS = 5
 
 _FUNCTION_WORDS = """
     a about after all also am an and any are as at be because been before but by can could did do does for
-    from had has have he her him his how i id if im in into is it its ive just me my of on one only or our out
-    over she so some such than that the their them then there these they this those to too up us was we were
-    what when which while who will with would you your
+    from had has have he her him his how i id if im in into is it its ive just me my no not of on one only or
+    our out over she so some such than that the their them then there these they this those to too up us was
+    we were what when which while who will with would you your
 """
 _NEGATIONS = NEGATIONS.union(CONTRACTIONS.values())
 _TELL_NOTHING = frozenset(_FUNCTION_WORDS.split())

@@ -19,7 +19,7 @@ from sklearn.model_selection import GroupKFold
 
 from bdlab.errors import InvalidInput
 from bdlab.model import termtable
-from bdlab.model.card import SUFFIX, Card, Data, File, Metrics, Validation, sha256_of, write_card
+from bdlab.model.card import SUFFIX, Card, Data, File, Metrics, Title, Validation, sha256_of, write_card
 from bdlab.model.dataset import Dataset, read_dataset
 from bdlab.model.estimators import NEUTRAL, Fitted, Floats, Parameters, compile_terms, fit
 from bdlab.model.pipeline import PAIRS
@@ -56,6 +56,7 @@ def train(
     cannot be used, TrainingFailed for reviews that hold too little to learn from.
     """
     chosen = parameters or Parameters()
+    _check_title(name, version)
     steps = folds + 3
     progress("reading the reviews", 0, steps)
     dataset = read_dataset(csv)
@@ -97,6 +98,13 @@ def train(
         raise InvalidInput(f"the folder {out} cannot be written to: {error.strerror}") from error
     progress("done", steps, steps)
     return card
+
+
+def _check_title(name: str, version: str) -> None:
+    try:
+        msgspec.convert({"name": name, "version": version}, Title)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the model cannot be called {name!r}, version {version!r}: {error}") from error
 
 
 def _check_folds(dataset: Dataset, folds: int) -> None:
