@@ -4,6 +4,7 @@ pytest_plugins: list[str] = [
     "tests.fix_api",
     "tests.fix_kafka",
     "tests.fix_servers",
+    "tests.fix_pipeline",
     "tests.fix_database",
     "tests.fix_vault",
     "tests.fix_apache",

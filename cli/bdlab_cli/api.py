@@ -58,7 +58,8 @@ class Api:
             opening.callback(self.vault.close)
             self.vault.open(before.startup_timeout_s)
             self.settings = self.vault.settings()
-            self.admin = Admin(self.vault, client_id="bdlab-serve")
+            # Below the time-out of /health, and nothing that a stop would have to wait for long.
+            self.admin = Admin(self.vault, client_id="bdlab-serve", timeout_s=2.0)
             opening.callback(self.admin.close)
             self.reader = Reader(self.vault)
             opening.callback(self.reader.close)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.health import CheckResult, Report
 from bdlab.health.checks import CHECKS, broker_checks, database_checks, failed, unknown, vault_checks
-from bdlab.health.http import api_check, consumer_check
+from bdlab.health.remote import api_check, consumer_check, why_closed
+from bdlab.probes import DatabaseState
 from bdlab.settings import HttpSettings, Layers
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class Checker:
         self._database.open()
         problem = self._database.problem
         if problem is not None:
+            # Vault cannot make a user in a database that is down: tell that from a Vault that will not.
+            state = DatabaseState(connected=False, problem=self._why_no_database())
+            if state.problem:
+                return database_checks(state, lease_ttl_s=None)
             return unknown("postgres", "no login from Vault: " + problem.message, problem.hint)
         reader = Reader(self._database.session, application_name="bdlab-status")
         try:
@@ -96,6 +101,15 @@ class Checker:
         finally:
             reader.close()
         return database_checks(state, lease_ttl_s=self._database.session.state().lease_ttl_s)
+
+    def _why_no_database(self) -> str:
+        """Why nothing takes connections where the database has to be; empty where something does."""
+        try:
+            found, _ = self._database.session.read_secret("database/credentials")
+        except BdlabError:
+            return ""
+        host, port = found.get("host", ""), found.get("port", "")
+        return why_closed(host, int(port)) if host and port.isdigit() else ""
 
     def _check_model(self) -> tuple[CheckResult, ...]:
         from bdlab.model import load_scorer

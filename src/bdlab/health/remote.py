@@ -1,7 +1,8 @@
-"""Asking a service over HTTP how it is."""
+"""Asking a service how it is, over HTTP or by a connection."""
 
 from __future__ import annotations
 
+import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -54,6 +55,20 @@ def consumer_check(url: str) -> CheckResult:
             hint="Start it with `bdlab consume --metrics-port PORT`.",
         )
     return CheckResult(name="consumer", state="healthy", message=f"alive at {url}", detail={"url": url})
+
+
+def why_closed(host: str, port: int) -> str:
+    """Why nobody takes connections there; empty where somebody does. `host` may be a Unix socket's folder."""
+    try:
+        if host.startswith("/"):
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(TIMEOUT_S)
+                connection.connect(f"{host}/.s.PGSQL.{port}")
+        else:
+            socket.create_connection((host, port), TIMEOUT_S).close()
+    except OSError as error:
+        return f"nothing takes connections at {host}:{port}: {error.strerror or error}"
+    return ""
 
 
 def _get(url: str, ca_file: str) -> tuple[int, bytes, str]:

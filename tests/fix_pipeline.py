@@ -1,0 +1,218 @@
+"""A pipeline set up by `bdlab` itself on servers of its own, and the commands run against it as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from bdlab.stack import OpenBao, Postgres, Tansu
+from tests.fix_servers import start_or_skip
+
+BDLAB = (sys.executable, "-m", "bdlab_cli")
+STARTED_WITHIN_S = 30
+ENDED_WITHIN_S = 30
+DELIVERY_TIMEOUT_S = 2
+
+
+class Daemon:
+    """A `bdlab` daemon; `lines` gets each line of its standard error."""
+
+    def __init__(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [*BDLAB, *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.output: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.lines: list[str] = []
+        self._seen = threading.Condition()
+        self._readers = [
+            threading.Thread(target=self._read_output, daemon=True),
+            threading.Thread(target=self._read_errors, daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read_output(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output.put(line.strip())
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._seen:
+                self.lines.append(line.rstrip())
+                self._seen.notify_all()
+
+    def wait_for(self, text: str, timeout_s: float = STARTED_WITHIN_S) -> str:
+        """The first line on standard error that has `text`; fails the test where none comes."""
+
+        def found() -> str | None:
+            return next((line for line in self.lines if text in line), None)
+
+        with self._seen:
+            line = self._seen.wait_for(found, timeout_s)
+        assert line, "\n".join([f"no line with {text!r} in:", *self.lines])
+        return line
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The lines of its JSON log that tell of this event."""
+        with self._seen:
+            found = [json.loads(line) for line in self.lines if line.startswith("{")]
+        return [line for line in found if line["event"] == name]
+
+    def url(self) -> str:
+        """What it prints once it serves."""
+        try:
+            return self.output.get(timeout=STARTED_WITHIN_S)
+        except queue.Empty:
+            pytest.fail("\n".join(["it does not serve:", *self.lines]))
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Its exit code after the signal."""
+        self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Its exit code; everything that it wrote is here then."""
+        code = self.process.wait(ENDED_WITHIN_S)
+        for reader in self._readers:
+            reader.join(ENDED_WITHIN_S)
+        return code
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(ENDED_WITHIN_S)
+        for reader in self._readers:
+            reader.join(ENDED_WITHIN_S)
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+class Pipeline:
+    """Running servers with everything that `vault-init` and `migrate` do. Each may be stopped and started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.vault = OpenBao(folder)
+        self.postgres = Postgres(folder)
+        self.broker = Tansu(folder)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("BDLAB_", "VAULT_"))}
+        return kept | {
+            "VAULT_ADDR": self.vault.address,
+            "BDLAB_VAULT_IDENTITY_DIR": str(self.folder / "identity"),
+            "BDLAB_KAFKA_DELIVERY_TIMEOUT_S": str(DELIVERY_TIMEOUT_S),
+            "BDLAB_KAFKA_SESSION_TIMEOUT_S": "2",
+            "BDLAB_VAULT_POLL_S": "0.5",
+            "BDLAB_LOG_FORMAT": "json",
+            "COLUMNS": "200",
+            **more,
+        }
+
+    def run(self, *arguments: str, stdin: bytes | str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        """Run one command to its end; `more` goes into its environment."""
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        ended = subprocess.run(
+            [*BDLAB, *arguments],
+            env=self.environment(**more),
+            input=data,
+            capture_output=True,
+            check=False,
+            timeout=120,
+        )
+        return subprocess.CompletedProcess(
+            ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode()
+        )
+
+    @contextmanager
+    def daemon(self, *arguments: str, **more: str) -> Iterator[Daemon]:
+        daemon = Daemon(arguments, self.environment(**more))
+        try:
+            yield daemon
+        finally:
+            daemon.close()
+
+    @contextmanager
+    def serve(self, *arguments: str, **more: str) -> Iterator[tuple[Daemon, httpx.Client]]:
+        """A running API on a free port, and a client of it."""
+        with (
+            self.daemon("serve", "--port", "0", *arguments, **more) as daemon,
+            httpx.Client(base_url=daemon.url(), timeout=30, trust_env=False) as client,
+        ):
+            yield daemon, client
+
+    def new_broker(self) -> None:
+        """Stop the broker and start it anew: another cluster at another address, which is announced."""
+        self.broker.stop()
+        self.broker.start()
+        self.announce_broker()
+
+    def announce_broker(self) -> None:
+        done = self.run("migrate", "--announce-broker", **self.broker.client_environment)
+        assert done.returncode == 0, done.stderr
+
+    def set_up(self) -> None:
+        env_file = self.folder / ".env"
+        env_file.touch(0o600)
+        values = {
+            "POSTGRES_USER": self.postgres.admin_user,
+            "POSTGRES_PASSWORD": self.postgres.admin_password.reveal(),
+            "BDLAB_POSTGRES_HOST": self.postgres.server.host,
+            "BDLAB_POSTGRES_PORT": str(self.postgres.server.port),
+            "BDLAB_POSTGRES_SSLMODE": "disable",
+            **self.broker.client_environment,
+        }
+        env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+        for command in (["vault-init", "--env-file", str(env_file)], ["migrate"]):
+            done = self.run(*command)
+            assert done.returncode == 0, f"{command[0]}: {done.stdout}{done.stderr}"
+        env_file.unlink()
+
+
+@contextmanager
+def _running(folder: Path) -> Iterator[Pipeline]:
+    pipeline = Pipeline(folder)
+    with ExitStack() as stack:
+        for server in (pipeline.vault, pipeline.postgres, pipeline.broker):
+            stack.callback(server.stop)
+            start_or_skip(server)
+        pipeline.set_up()
+        yield pipeline
+
+
+@pytest.fixture(scope="session")
+def _shared_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    with _running(tmp_path_factory.mktemp("pipeline")) as pipeline:
+        yield pipeline
+
+
+@pytest.fixture
+def pipeline(_shared_pipeline: Pipeline) -> Iterator[Pipeline]:
+    """A pipeline that is set up, shared by tests; its servers run again after each."""
+    yield _shared_pipeline
+    for server in (_shared_pipeline.vault, _shared_pipeline.postgres):
+        server.start()
+    if not _shared_pipeline.broker.running:
+        _shared_pipeline.broker.start()
+        _shared_pipeline.announce_broker()

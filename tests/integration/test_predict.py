@@ -1,0 +1,230 @@
+"""`bdlab predict` as a person runs it, over real servers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from bdlab.events import decode
+from tests.fix_pipeline import DELIVERY_TIMEOUT_S, Pipeline
+from tests.integration.test_serve import on_topic
+
+HEADER = "Id,HelpfulnessNumerator,HelpfulnessDenominator,Score,Summary,Text\n"
+
+
+def amazon(folder: Path, count: int, name: str = "reviews.csv") -> Path:
+    path = folder / name
+    rows = (f'{n},{n % 3},3,5,Summary {n},"Review {n}, which is good"\n' for n in range(count))
+    path.write_text(HEADER + "".join(rows))
+    return path
+
+
+def json_lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_one_review_is_published_and_shown(pipeline: Pipeline) -> None:
+    done = pipeline.run("predict", "Great taste, will buy again.", "--summary", "Yummy")
+    assert done.returncode == 0, done.stderr
+    assert "★★★★★" in done.stdout
+    assert "positive" in done.stdout
+    assert done.stderr == ""
+
+    done = pipeline.run("predict", "Great taste, will buy again.", "--summary", "Yummy", "--json")
+    [found] = json_lines(done)
+    assert found["state"] == "acknowledged"
+    events = [decode(record) for record in on_topic(pipeline, {found["id"]})]
+    [event] = [event for event in events if str(event.id) == found["id"]]
+    assert (event.text, event.summary) == ("Great taste, will buy again.", "Yummy")
+    assert event.prediction == found["prediction"]
+
+
+def test_a_csv_file_is_published_in_order(pipeline: Pipeline, tmp_path: Path) -> None:
+    done = pipeline.run("predict", "--file", str(amazon(tmp_path, 500)), "--json")
+    assert done.returncode == 0, done.stderr
+    found = json_lines(done)
+    assert [row["line"] for row in found] == list(range(2, 502))
+    assert {row["state"] for row in found} == {"acknowledged"}
+    assert all(UUID(row["id"]).version == 8 for row in found)
+    assert "500 of 500 reviews acknowledged by the broker" in done.stderr
+    assert "run id " in done.stderr
+    events = {
+        str(decode(record).id): decode(record) for record in on_topic(pipeline, {r["id"] for r in found})
+    }
+    assert events[found[7]["id"]].text == "Review 7, which is good"
+    assert events[found[7]["id"]].helpfulness_numerator == 1
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_results_go_to_a_file(pipeline: Pipeline, tmp_path: Path, suffix: str) -> None:
+    output = tmp_path / f"out{suffix}"
+    done = pipeline.run(
+        "predict", "--file", "-", "--output", str(output), stdin='{"text": "good, \\"yes\\""}'
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    with output.open(newline="") as file:
+        [row] = list(csv.DictReader(file)) if suffix == ".csv" else [json.loads(line) for line in file]
+    assert (row["state"], row["text"], str(row["line"])) == ("acknowledged", 'good, "yes"', "1")
+    assert UUID(row["id"])
+
+
+def test_the_same_run_again_has_the_same_ids(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = str(amazon(tmp_path, 20))
+
+    def ids(run_id: str) -> list[str]:
+        done = pipeline.run("predict", "--file", path, "--json", "--run-id", run_id)
+        return [row["id"] for row in json_lines(done)]
+
+    first = ids("monday")
+    assert ids("monday") == first
+    assert not set(ids("tuesday")) & set(first)
+
+
+def test_a_bad_row_keeps_everything_from_being_published(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = amazon(tmp_path, 300)
+    path.write_text(path.read_text() + '300,x,3,5,S,Good\n301,1,1,5,S,""\n')
+    done = pipeline.run("predict", "--file", str(path), "--json")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "2 of 302 rows are no reviews, so nothing was published" in done.stderr
+    assert "line 302: field 'HelpfulnessNumerator' has to be an integer" in done.stderr
+    assert "line 303: field 'Text' is empty" in done.stderr
+
+    done = pipeline.run("predict", "--file", str(path), "--json", "--skip-invalid")
+    assert done.returncode == 0, done.stderr
+    assert len(json_lines(done)) == 300
+    assert "2 rows are left out" in done.stderr
+    assert "line 302" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        (["--file", "/"], b"", "cannot be read: is a directory"),
+        (["--file", "/nowhere.csv"], b"", "cannot be read: no such file"),
+        (["--file", "-"], b"Text\n", "standard input holds no reviews: 0 rows"),
+        (["--file", "-"], b"", "is empty"),
+        (["--file", "-"], b"Score\n5\n", "the column 'Text' is missing"),
+        (["--file", "-"], b"Text\n\xff\n", "line 2: not UTF-8: byte 0xff at offset 5"),
+        (["--file", "-", "--format", "jsonl"], b"{", "line 1: is not valid JSON"),
+        (["--file", "-", "--output", "x.pdf"], b"Text\na\n", "ends in neither .csv nor .jsonl"),
+        ([" "], b"", "field 'text' is empty"),
+        (["a\udcffb"], b"", "half of a surrogate pair"),
+        ([], b"", "give either a review as the argument, or --file"),
+        (["a", "--file", "-"], b"", "give either a review as the argument, or --file"),
+        (["a", "--run-id", ""], b"", "--run-id"),
+    ],
+)
+def test_unusable_input_is_wrong_usage_and_named(
+    pipeline: Pipeline, arguments: list[str], stdin: bytes, message: str
+) -> None:
+    done = pipeline.run("predict", *arguments, stdin=stdin)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+
+
+def test_an_output_that_is_the_input_is_refused(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = amazon(tmp_path, 3)
+    before = path.read_text()
+    done = pipeline.run("predict", "--no-publish", "--file", str(path), "--output", str(path))
+    assert done.returncode == 2
+    assert path.read_text() == before
+
+
+def test_without_publishing_no_server_is_touched(pipeline: Pipeline, tmp_path: Path) -> None:
+    away = {"VAULT_ADDR": "http://127.0.0.1:1", "BDLAB_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+    done = pipeline.run("predict", "--no-publish", "--json", "--file", str(amazon(tmp_path, 50)), **away)
+    assert done.returncode == 0, done.stderr
+    found = json_lines(done)
+    assert len(found) == 50
+    assert {row["state"] for row in found} == {"scored"}
+    assert not any("id" in row for row in found)
+
+
+def test_without_a_broker_it_says_so_in_time(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.broker.stop()
+    started = time.monotonic()
+    done = pipeline.run("predict", "good")
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert "--run-id" in done.stderr
+    assert time.monotonic() - started < DELIVERY_TIMEOUT_S + 8
+
+    done = pipeline.run("predict", "--json", "--file", str(amazon(tmp_path, 3000)))
+    assert done.returncode == 1
+    assert "0 of 3000 reviews acknowledged" in done.stderr
+    assert "not acknowledged (the broker may have them): lines 2-" in done.stderr
+    assert "not sent: " in done.stderr
+
+
+def test_a_broker_that_dies_half_way_and_the_same_run_again(pipeline: Pipeline, tmp_path: Path) -> None:
+    path, count = amazon(tmp_path, 25_000), 25_000
+    with pipeline.daemon("predict", "--file", str(path), "--json", "--run-id", "again") as running:
+        printed = [running.output.get(timeout=30) for _ in range(500)]
+        pipeline.broker.stop()
+        assert running.ended() == 1
+        while not running.output.empty():
+            printed.append(running.output.get())
+        said = "\n".join(running.lines)
+    rows = [json.loads(line) for line in printed]
+    became = {
+        state: [row["line"] for row in rows if row["state"] == state] for state in {r["state"] for r in rows}
+    }
+    acknowledged, lost = became["acknowledged"], became["not acknowledged"]
+    assert 500 <= len(acknowledged) < count
+    assert f"{len(acknowledged)} of {count} reviews acknowledged" in said
+    unsent = count - len(rows)
+    assert f"not sent: {unsent} reviews, all after line {rows[-1]['line']}" in said
+    assert f"not acknowledged (the broker may have them): lines {lost[0]}-" in said
+    assert "--run-id again" in said
+
+    pipeline.broker.start()
+    pipeline.announce_broker()
+    done = pipeline.run("predict", "--file", str(path), "--json", "--run-id", "again")
+    assert done.returncode == 0, done.stderr
+    second = json_lines(done)
+    assert {row["state"] for row in second} == {"acknowledged"}
+    assert {row["id"] for row in rows} < {row["id"] for row in second}
+    assert len({row["id"] for row in second}) == count
+
+
+def test_a_signal_ends_it_with_an_account(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = amazon(tmp_path, 100_000)
+    with pipeline.daemon("predict", "--file", str(path), "--json") as running:
+        running.output.get(timeout=30)
+        assert running.stop() == 1
+        said = "\n".join(running.lines)
+    assert "the run was interrupted" in said
+    assert "not sent: " in said
+
+
+def test_a_refused_identity_is_named(pipeline: Pipeline, tmp_path: Path) -> None:
+    done = pipeline.run("predict", "good", BDLAB_VAULT_IDENTITY_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert "predict" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_token_is_given_back(pipeline: Pipeline) -> None:
+    """Each run's token is revoked at its end: the audit log has as many revocations as logins."""
+    audit = next(pipeline.vault.folder.parent.rglob("audit*.log"))
+
+    def count(path: str) -> int:
+        lines = [json.loads(line) for line in audit.read_text().splitlines() if line.startswith("{")]
+        return sum(
+            line["type"] == "response" and line["request"]["path"] == path and "error" not in line
+            for line in lines
+        )
+
+    before = count("auth/approle/login"), count("auth/token/revoke-self")
+    assert pipeline.run("predict", "good").returncode == 0
+    assert (count("auth/approle/login"), count("auth/token/revoke-self")) == (before[0] + 1, before[1] + 1)

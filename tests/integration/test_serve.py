@@ -1,0 +1,302 @@
+"""`bdlab serve` as a process, over real servers that come and go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+
+from bdlab.events import Record, decode
+from bdlab.kafka.consumer import Consumer
+from bdlab.memory.credentials import StaticCredentials
+from tests.fix_kafka import Bookmarks, kafka_login, read_until
+from tests.fix_pipeline import DELIVERY_TIMEOUT_S, Pipeline
+
+REVIEW = {"text": "This product is terrible!", "summary": "Product review"}
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 30) -> None:
+    """Ask until it holds; fails the test where it never does."""
+    deadline = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to hold"
+        pause.wait(0.05)
+
+
+def on_topic(pipeline: Pipeline, wanted: set[str]) -> list[Record]:
+    """What is on the pipeline's topic, read until all of `wanted` ids are among it."""
+    credentials = StaticCredentials(kafka=kafka_login(pipeline.broker.bootstrap_servers))
+    with Consumer(credentials, positions=Bookmarks()) as consumer:
+        return read_until(
+            consumer.poll,
+            lambda records: wanted <= {(record.key or b"").decode() for record in records},
+        )
+
+
+def predict(client: httpx.Client) -> int:
+    return client.post("/predict", json=REVIEW).status_code
+
+
+def test_the_reference_request_by_curl(pipeline: Pipeline) -> None:
+    with pipeline.serve() as (daemon, client):
+        done = subprocess.run(
+            [
+                "curl", "-s", "-w", "\n%{http_code}", "-X", "POST", f"{client.base_url}/predict",
+                "-H", "Content-Type: application/json",
+                "-d", '{"text": "This product is terrible!", "summary": "Product review"}',
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )  # fmt: skip
+        body, status = done.stdout.rsplit("\n", 1)
+        assert status == "200", body
+        prediction_id = httpx.Response(200, text=body).json()["id"]
+        assert [str(decode(record).id) for record in on_topic(pipeline, {prediction_id})].count(prediction_id)
+        published = daemon.wait_for(prediction_id)
+        assert '"event": "published"' in published
+        assert daemon.stop() == 0
+
+
+def test_everything_is_described_over_real_servers(pipeline: Pipeline) -> None:
+    with pipeline.serve() as (_, client):
+        assert client.get("/health").json() | {"version": ""} == {
+            "status": "healthy",
+            "model_loaded": True,
+            "vault_connected": True,
+            "kafka_connected": True,
+            "database_connected": True,
+            "version": "",
+        }
+        assert client.get("/health/ready").status_code == 200
+        vault = client.get("/vault-status").json()
+        assert (vault["connected"], vault["authenticated"], vault["sealed"]) == (True, True, False)
+        assert vault["policies"] == ["serve"]
+        assert vault["token_ttl_s"] > 0
+        kafka = client.get("/kafka-status").json()
+        assert (kafka["bootstrap_servers"], kafka["partitions"]) == (pipeline.broker.bootstrap_servers, 6)
+
+
+def test_a_stored_prediction_is_read_back(pipeline: Pipeline) -> None:
+    with pipeline.serve() as (_, client), pipeline.daemon("consume"):
+        found = client.post("/predict", json=REVIEW).json()
+        until(lambda: client.get(f"/predictions/{found['id']}").status_code == 200)
+        row = client.get(f"/predictions/{found['id']}").json()
+        assert {field: row[field] for field in ("text", "summary", "prediction", "sentiment", "model")} == {
+            **REVIEW,
+            **{field: found[field] for field in ("prediction", "sentiment", "model")},
+        }
+        assert row["created_at"] == found["created_at"]
+        assert row["position"]["topic"] == "predictions"
+        assert found["id"] in [row["id"] for row in client.get("/predictions?limit=100").json()]
+
+
+def test_a_broker_that_stops_and_comes_back_as_another_under_load(pipeline: Pipeline) -> None:
+    """What the new broker acknowledged is on it; the old one's loss is nobody's 200 of later."""
+    stop = threading.Event()
+    answers: list[tuple[float, int, str]] = []
+
+    def load(client: httpx.Client) -> None:
+        while not stop.is_set():
+            answer = client.post("/predict", json=REVIEW)
+            answers.append((time.monotonic(), answer.status_code, answer.json().get("id", "")))
+
+    with pipeline.serve() as (_, client), ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(load, client) for _ in range(4)]
+        try:
+            until(lambda: len(answers) > 50)
+            pipeline.broker.stop()
+            stopped = time.monotonic()
+            until(lambda: sum(status == 503 for _, status, _ in answers) >= 4)
+            assert min(at for at, status, _ in answers if status == 503) - stopped < DELIVERY_TIMEOUT_S + 2
+            before = {found for _, status, found in answers if status == 200}
+            pipeline.broker.start()
+            pipeline.announce_broker()
+            recovered = len(answers)
+            until(lambda: sum(status == 200 for _, status, _ in answers[recovered:]) > 50)
+        finally:
+            stop.set()
+        for future in running:
+            future.result()
+        assert {status for _, status, _ in answers} == {200, 503}
+        assert all(UUID(found) for _, status, found in answers if status == 503)
+        acknowledged = {found for _, status, found in answers if status == 200} - before
+        assert len(acknowledged) > 50
+        records = on_topic(pipeline, acknowledged)
+        keys = [(record.key or b"").decode() for record in records]
+        assert all(keys.count(found) == 1 for found in acknowledged)
+
+
+def test_an_absent_broker_does_not_keep_it_from_starting(pipeline: Pipeline) -> None:
+    pipeline.broker.stop()
+    with pipeline.serve() as (_, client):
+        started = time.monotonic()
+        answer = client.post("/predict", json=REVIEW)
+        assert answer.status_code == 503
+        assert time.monotonic() - started < DELIVERY_TIMEOUT_S + 2
+        assert answer.headers["retry-after"]
+        assert client.get("/health").status_code == 503
+        assert client.get("/health/live").status_code == 200
+        pipeline.broker.start()
+        pipeline.announce_broker()
+        until(lambda: predict(client) == 200)
+        until(lambda: client.get("/health").json()["status"] == "healthy")
+
+
+def test_without_vault_and_database_it_goes_on_predicting(pipeline: Pipeline) -> None:
+    with pipeline.serve() as (_, client):
+        assert predict(client) == 200
+        pipeline.vault.stop()
+        pipeline.postgres.stop()
+        until(lambda: client.get("/health").json()["status"] == "degraded")
+        found = client.get("/health")
+        assert (found.status_code, found.json()["vault_connected"]) == (200, False)
+        assert found.json()["database_connected"] is False
+        assert client.get("/vault-status").status_code == 503
+        assert client.get("/predictions").status_code == 503
+        assert client.get("/health/ready").status_code == 200
+        assert predict(client) == 200
+        pipeline.vault.start()
+        pipeline.postgres.start()
+        until(lambda: client.get("/health").json()["status"] == "healthy")
+        until(lambda: client.get("/predictions").status_code == 200)
+
+
+def test_it_waits_for_vault_and_then_gives_up(pipeline: Pipeline) -> None:
+    pipeline.vault.stop()
+    done = pipeline.run("serve", "--port", "0", "--startup-timeout", "1")
+    assert done.returncode == 1
+    assert "Vault" in done.stderr
+    assert "Traceback" not in done.stderr
+    with pipeline.daemon("serve", "--port", "0", "--startup-timeout", "30") as daemon:
+        daemon.wait_for("waiting for Vault")
+        pipeline.vault.start()
+        assert daemon.url().startswith("http://127.0.0.1:")
+
+
+def test_a_refused_identity_fails_at_once(pipeline: Pipeline, tmp_path: Path) -> None:
+    folder = tmp_path / "serve"
+    folder.mkdir(mode=0o700)
+    role_id = (pipeline.folder / "identity" / "serve" / "role_id").read_text()
+    for name, content in (("role_id", role_id), ("secret_id", "00000000-0000-0000-0000-000000000000")):
+        (folder / name).touch(0o600)
+        (folder / name).write_text(content)
+    started = time.monotonic()
+    for workers in ("1", "2"):
+        done = pipeline.run(
+            "serve", "--port", "0", "--workers", workers, BDLAB_VAULT_IDENTITY_DIR=str(tmp_path)
+        )
+        assert done.returncode == 1
+        assert "error: " in done.stderr
+    assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_answers_what_is_in_flight(pipeline: Pipeline, workers: str) -> None:
+    with pipeline.serve("--workers", workers) as (daemon, client), ThreadPoolExecutor(8) as pool:
+        until(lambda: predict(client) == 200)
+        pipeline.broker.stop()
+        waiting = [
+            pool.submit(httpx.post, f"{client.base_url}/predict", json=REVIEW, timeout=30) for _ in range(8)
+        ]
+        until(lambda: _in_flight(client) == 8)
+        daemon.process.send_signal(signal.SIGTERM)
+        assert {future.result().status_code for future in waiting} == {503}
+        assert daemon.process.wait(20) == 0
+
+
+def _in_flight(client: httpx.Client) -> int:
+    lines = client.get("/metrics").text.splitlines()
+    return int(
+        sum(float(line.split()[1]) for line in lines if line.startswith("bdlab_predictions_in_flight "))
+    )
+
+
+def _children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def test_several_workers_share_the_port_and_the_metrics(pipeline: Pipeline, tmp_path: Path) -> None:
+    with pipeline.serve("--workers", "2", TMPDIR=str(tmp_path)) as (daemon, client):
+        for _ in range(40):
+            # A connection each, so that both workers get some.
+            answer = httpx.post(f"{client.base_url}/predict", json=REVIEW, timeout=10)
+            assert answer.status_code == 200
+        counted = 'bdlab_http_requests_total{method="POST",route="/predict",status="200"} 40.0'
+        assert counted in client.get("/metrics").text
+
+        first, second = _children(daemon.process.pid)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(set(_children(daemon.process.pid)) - {first, second}) == 1)
+        assert predict(client) == 200
+        assert counted.replace("40.0", "41.0") in client.get("/metrics").text
+        assert daemon.stop() == 0
+    assert not list(tmp_path.iterdir()), "the workers' metrics are left behind"
+
+
+def test_workers_end_with_their_parent(pipeline: Pipeline) -> None:
+    with pipeline.serve("--workers", "2") as (daemon, client):
+        workers = _children(daemon.process.pid)
+        assert len(workers) == 2
+        daemon.stop(signal.SIGKILL)
+
+        def refused() -> bool:
+            try:
+                return client.get("/health/live", timeout=1).status_code == 0
+            except httpx.HTTPError:
+                return True
+
+        until(refused)
+        until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in workers))
+
+
+def test_a_port_that_is_taken_is_named(pipeline: Pipeline) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = pipeline.run("serve", "--port", str(port))
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port}" in done.stderr
+
+
+def test_wrong_options_are_wrong_usage(pipeline: Pipeline) -> None:
+    assert pipeline.run("serve", "--port", "70000").returncode == 2
+    assert pipeline.run("serve", "--workers", "0").returncode == 2
+    assert pipeline.run("serve", "--tls-cert", "/dev/null").returncode == 2
+
+
+def test_https(pipeline: Pipeline, tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
+            "-keyout", str(key), "-out", str(cert),
+        ],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    with pipeline.daemon("serve", "--port", "0", "--tls-cert", str(cert), "--tls-key", str(key)) as daemon:
+        url = daemon.url()
+        assert url.startswith("https://127.0.0.1:")
+        trusted = ssl.create_default_context(cafile=str(cert))
+        with httpx.Client(base_url=url, verify=trusted, trust_env=False) as client:
+            assert predict(client) == 200
+        port = url.rpartition(":")[2]
+        checked = pipeline.run(
+            "status", "--check", "api", BDLAB_HTTP_TLS_CERT_FILE=str(cert), BDLAB_HTTP_PORT=port
+        )
+        assert checked.returncode == 0, checked.stdout

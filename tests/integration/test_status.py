@@ -1,0 +1,204 @@
+"""`bdlab status` over real servers: the table, the exit codes, and each check made to fail."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from bdlab.health.checks import CHECKS
+from bdlab.resources import models_dir
+from tests.fix_pipeline import Pipeline
+from tests.integration.test_serve import until
+
+EVERYTHING = [name for group in ("vault", "kafka", "postgres", "model", "api") for name in CHECKS[group]]
+
+
+def report(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    """The checks by their names."""
+    found = json.loads(done.stdout)
+    assert found["state"] in ("healthy", "degraded", "unknown", "unhealthy")
+    return {check["name"]: check for check in found["checks"]}
+
+
+def states(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    return {name: check["state"] for name, check in report(done).items()}
+
+
+def sql(pipeline: Pipeline, statement: str) -> None:
+    """Run one statement as the server's administrator."""
+    server = pipeline.postgres.server
+    with closing(
+        psycopg2.connect(
+            host=server.host,
+            port=server.port,
+            dbname="bdlab",
+            user=pipeline.postgres.admin_user,
+            password=pipeline.postgres.admin_password.reveal(),
+        )
+    ) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+
+
+def test_all_checks_of_a_running_pipeline(pipeline: Pipeline) -> None:
+    with pipeline.serve() as (_, client):
+        url = str(client.base_url)
+        done = pipeline.run("status", "--api-url", url)
+        assert done.returncode == 0, done.stdout
+        assert all(name in done.stdout for name in EVERYTHING)
+
+        done = pipeline.run("status", "--json", "--api-url", url)
+    assert done.returncode == 0, done.stdout
+    found = report(done)
+    assert list(found) == EVERYTHING
+    assert {check["state"] for check in found.values()} == {"healthy"}
+    assert found["vault.policies"]["detail"] == {"policies": ["status"]}
+    assert found["vault.token"]["detail"]["ttl_s"] > 0
+    assert found["kafka.topic"]["detail"] == {"topic": "predictions", "partitions": 6}
+    assert found["postgres.lease"]["detail"]["ttl_s"] > 0
+    assert found["model"]["detail"]["name"].startswith("reviews@")
+    assert len(found["model"]["detail"]["sha256"]) == 64
+
+
+def test_without_the_broker(pipeline: Pipeline) -> None:
+    pipeline.broker.stop()
+    done = pipeline.run("status", "--json", "--check", "kafka", "--check", "vault", "--check", "postgres")
+    assert done.returncode == 10
+    found = states(done)
+    assert found["kafka.brokers"] == "unhealthy"
+    assert {found[name] for name in (*CHECKS["vault"], *CHECKS["postgres"])} == {"healthy"}
+
+
+def test_without_postgres(pipeline: Pipeline) -> None:
+    pipeline.postgres.stop()
+    done = pipeline.run("status", "--json", "--check", "kafka", "--check", "vault", "--check", "postgres")
+    found = states(done)
+    assert done.returncode == 10
+    assert found["postgres.reachable"] == "unhealthy"
+    assert "nothing takes connections at" in report(done)["postgres.reachable"]["message"]
+    assert {found[name] for name in (*CHECKS["vault"], *CHECKS["kafka"])} == {"healthy"}
+
+
+def test_without_vault(pipeline: Pipeline) -> None:
+    pipeline.vault.stop()
+    done = pipeline.run("status", "--json", "--check", "vault", "--check", "kafka", "--check", "postgres")
+    assert done.returncode == 10
+    found = states(done)
+    assert found.pop("vault.reachable") == "unhealthy"
+    assert set(found.values()) == {"unknown"}
+
+
+def test_without_an_identity_it_could_not_check(pipeline: Pipeline, tmp_path: Path) -> None:
+    done = pipeline.run(
+        "status", "--json", "--check", "vault", "--check", "kafka", BDLAB_VAULT_IDENTITY_DIR=str(tmp_path)
+    )
+    assert done.returncode == 1
+    found = states(done)
+    assert (found["vault.reachable"], found["vault.unsealed"]) == ("healthy", "healthy")
+    assert (found["vault.token"], found["kafka.brokers"]) == ("unknown", "unknown")
+
+
+def test_without_the_topic(pipeline: Pipeline) -> None:
+    done = pipeline.run("status", "--json", "--check", "kafka", BDLAB_KAFKA_TOPIC="another")
+    assert done.returncode == 10
+    assert states(done)["kafka.topic"] == "unhealthy"
+
+
+def test_with_another_schema(pipeline: Pipeline) -> None:
+    sql(pipeline, "INSERT INTO schema_migrations (version, name, checksum) VALUES (99, 'later', '')")
+    try:
+        done = pipeline.run("status", "--json", "--check", "postgres.schema", "--check", "postgres.rows")
+    finally:
+        sql(pipeline, "DELETE FROM schema_migrations WHERE version = 99")
+    assert done.returncode == 10
+    assert states(done) == {"postgres.schema": "unhealthy", "postgres.rows": "healthy"}
+    assert report(done)["postgres.schema"]["detail"]["version"] == 99
+
+
+@pytest.mark.parametrize("damage", ["tampered", "missing"])
+def test_with_a_bad_model(pipeline: Pipeline, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(models_dir(), tmp_path / "models")
+    [terms] = (tmp_path / "models").glob("*.terms.json.gz")
+    if damage == "tampered":
+        terms.write_bytes(terms.read_bytes()[:-1] + b"x")
+    else:
+        shutil.rmtree(tmp_path / "models")
+    card = str(tmp_path / "models" / "reviews.card.json")
+    done = pipeline.run("status", "--json", "--check", "model", BDLAB_MODEL_PATH=card)
+    assert done.returncode == 10
+    found = report(done)["model"]
+    assert found["state"] == "unhealthy"
+    assert ("reviews.terms.json.gz" if damage == "tampered" else "reviews.card.json") in found["message"]
+
+
+def test_the_api_away_unhealthy_and_well(pipeline: Pipeline) -> None:
+    with pipeline.serve() as (daemon, client):
+        url = str(client.base_url)
+        assert pipeline.run("status", "--check", "api", "--api-url", url).returncode == 0
+        pipeline.broker.stop()
+        until(lambda: client.get("/health").status_code == 503)
+        done = pipeline.run("status", "--json", "--check", "api", "--api-url", url)
+        assert done.returncode == 10
+        assert report(done)["api"]["detail"]["kafka_connected"] is False
+        daemon.stop()
+    done = pipeline.run("status", "--json", "--check", "api", "--api-url", url)
+    assert done.returncode == 10
+    assert "no answer" in report(done)["api"]["message"]
+
+
+def test_what_answers_and_is_not_bdlab(pipeline: Pipeline) -> None:
+    done = pipeline.run("status", "--json", "--check", "api", "--api-url", pipeline.vault.address)
+    assert done.returncode == 10
+    assert "not as bdlab does" in report(done)["api"]["message"]
+
+
+def test_the_consumer_by_its_port(pipeline: Pipeline) -> None:
+    port = str(pipeline.postgres.ports.choose("consumer"))
+    with pipeline.daemon("consume", "--metrics-port", port):
+        done = pipeline.run("status", "--check", "consumer", "--wait-healthy", BDLAB_SINK_METRICS_PORT=port)
+        assert done.returncode == 0, done.stdout
+    done = pipeline.run("status", "--check", "consumer", BDLAB_SINK_METRICS_PORT=port)
+    assert done.returncode == 10
+    assert pipeline.run("status", "--check", "consumer").returncode == 1
+
+
+def test_waiting_until_all_is_healthy(pipeline: Pipeline) -> None:
+    pipeline.broker.stop()
+    started = time.monotonic()
+    done = pipeline.run("status", "--check", "kafka", "--wait-healthy", "--timeout", "1")
+    assert done.returncode == 10
+    assert time.monotonic() - started < 15
+
+    with pipeline.daemon(
+        "status", "--json", "--check", "kafka", "--wait-healthy", "--timeout", "60"
+    ) as waiting:
+        threading.Event().wait(0.5)
+        pipeline.broker.start()
+        pipeline.announce_broker()
+        assert waiting.ended() == 0
+        assert json.loads(waiting.output.get())["state"] == "healthy"
+
+
+def test_watching_until_interrupted(pipeline: Pipeline) -> None:
+    arguments = ("status", "--json", "--check", "model", "--watch", "--interval", "0.1")
+    with pipeline.daemon(*arguments) as watching:
+        for _ in range(3):
+            assert json.loads(watching.output.get(timeout=20))["state"] == "healthy"
+        assert watching.stop() == 0
+
+
+def test_wrong_names_are_wrong_usage(pipeline: Pipeline) -> None:
+    done = pipeline.run("status", "--check", "kafka.nothing")
+    assert done.returncode == 2
+    assert "'kafka.nothing'" in done.stderr
+    assert "kafka.lag" in done.stderr

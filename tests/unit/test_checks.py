@@ -1,0 +1,197 @@
+"""From what probes found to named checks; each check made to fail."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import pytest
+
+from bdlab.errors import BdlabError, BrokerUnavailable, IdentityRefused
+from bdlab.health import CheckResult, Report, State, Watch
+from bdlab.health.checks import CHECKS, broker_checks, database_checks, unknown, vault_checks
+from bdlab.probes import BrokerState, DatabaseState, VaultState
+
+VAULT = VaultState(
+    connected=True,
+    authenticated=True,
+    sealed=False,
+    secrets_engine="kv v2 at kv/",
+    token_ttl_s=60.4,
+    policies=("default", "status"),
+    held_valid=True,
+)
+BROKER = BrokerState(
+    connected=True,
+    bootstrap_servers="h:1",
+    cluster_id="c",
+    brokers=1,
+    topic="predictions",
+    partitions=6,
+    consumer_lag=3,
+)
+DATABASE = DatabaseState(connected=True, server_version="18.1", schema_version=2, schema_expected=2, rows=7)
+
+
+def states(results: tuple[CheckResult, ...]) -> dict[str, str]:
+    return {result.name: result.state for result in results}
+
+
+def look_at_vault(state: VaultState, refusal: BdlabError | None = None) -> dict[str, str]:
+    return states(vault_checks(state, service="status", refusal=refusal))
+
+
+def test_all_is_well() -> None:
+    found = (
+        vault_checks(VAULT, service="status", refusal=None)
+        + broker_checks(BROKER)
+        + database_checks(DATABASE, lease_ttl_s=3600.0)
+    )
+    assert set(states(found).values()) == {"healthy"}
+    names = [*CHECKS["vault"], *CHECKS["kafka"], *CHECKS["postgres"]]
+    assert [result.name for result in found] == names
+    assert Report(found).state == "healthy"
+    detail = {result.name: result.detail for result in found}
+    assert detail["vault.token"] == {"ttl_s": 60}
+    assert detail["kafka.lag"] == {"lag_events": 3}
+    assert detail["postgres.rows"] == {"rows": 7}
+    assert detail["postgres.lease"] == {"ttl_s": 3600}
+
+
+def test_vault_unreachable() -> None:
+    found = look_at_vault(VaultState(connected=False, problem="refused"))
+    assert found["vault.reachable"] == "unhealthy"
+    assert {found[name] for name in CHECKS["vault"][1:]} == {"unknown"}
+
+
+def test_vault_sealed() -> None:
+    found = look_at_vault(VaultState(connected=False, sealed=True, problem="sealed"))
+    assert (found["vault.reachable"], found["vault.unsealed"]) == ("healthy", "unhealthy")
+
+
+def test_no_token() -> None:
+    refused = IdentityRefused("the secret id is refused")
+    state = msgspec.structs.replace(VAULT, authenticated=False)
+    assert look_at_vault(state, refused)["vault.token"] == "unknown"
+    [token] = [r for r in vault_checks(state, service="status", refusal=refused) if r.name == "vault.token"]
+    assert token.message == "the secret id is refused"
+
+
+@pytest.mark.parametrize(
+    ("state", "refusal"),
+    [
+        (msgspec.structs.replace(VAULT, policies=("default",)), None),
+        (msgspec.structs.replace(VAULT, problem="permission denied for kv/data/kafka/credentials"), None),
+        (VAULT, BdlabError("kafka/status is missing")),
+    ],
+)
+def test_policies_that_do_not_do(state: VaultState, refusal: BdlabError | None) -> None:
+    assert look_at_vault(state, refusal)["vault.policies"] == "unhealthy"
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "state"),
+    [
+        ({"connected": False}, "kafka.brokers", "unhealthy"),
+        ({"partitions": 0}, "kafka.topic", "unhealthy"),
+        ({"consumer_lag": None}, "kafka.lag", "unknown"),
+    ],
+)
+def test_each_kafka_check_can_fail(change: dict[str, object], name: str, state: str) -> None:
+    assert states(broker_checks(msgspec.structs.replace(BROKER, **change)))[name] == state
+
+
+@pytest.mark.parametrize(
+    ("change", "lease_ttl_s", "name", "state"),
+    [
+        ({"connected": False}, 60.0, "postgres.reachable", "unhealthy"),
+        ({"schema_version": 1}, 60.0, "postgres.schema", "unhealthy"),
+        ({"schema_version": None}, 60.0, "postgres.schema", "unhealthy"),
+        ({"rows": None}, 60.0, "postgres.rows", "unknown"),
+        ({}, None, "postgres.lease", "unknown"),
+        ({}, 0.0, "postgres.lease", "unhealthy"),
+    ],
+)
+def test_each_postgres_check_can_fail(
+    change: dict[str, object], lease_ttl_s: float | None, name: str, state: str
+) -> None:
+    found = states(database_checks(msgspec.structs.replace(DATABASE, **change), lease_ttl_s=lease_ttl_s))
+    assert found[name] == state
+
+
+@pytest.mark.parametrize(
+    ("found", "worst", "healthy"),
+    [
+        ([], "unknown", False),
+        (["healthy", "healthy"], "healthy", True),
+        (["healthy", "degraded"], "degraded", True),
+        (["unknown", "degraded"], "unknown", False),
+        (["unknown", "unhealthy", "healthy"], "unhealthy", False),
+    ],
+)
+def test_a_report_is_as_good_as_its_worst_check(found: list[State], worst: str, healthy: bool) -> None:
+    report = Report(tuple(CheckResult(name=str(n), state=state) for n, state in enumerate(found)))
+    assert (report.state, report.healthy) == (worst, healthy)
+
+
+def test_a_group_that_is_not_checked_says_why_once() -> None:
+    found = unknown("vault", "no login")
+    assert [result.message for result in found] == ["no login", *["not checked"] * 3]
+
+
+# Watching.
+
+
+class Probe:
+    def __init__(self) -> None:
+        self.asked = 0
+        self.go = threading.Event()
+        self.go.set()
+        self.error: BdlabError | None = None
+
+    def __call__(self) -> str:
+        self.asked += 1
+        self.go.wait(10)
+        if self.error is not None:
+            raise self.error
+        return f"state {self.asked}"
+
+
+def watch(probe: Callable[[], str], *, max_age_s: float = 0.2, timeout_s: float = 0.2) -> Watch[str]:
+    return Watch(probe, lambda why: f"absent: {why}", name="test", max_age_s=max_age_s, timeout_s=timeout_s)
+
+
+def test_many_askers_are_one_question() -> None:
+    probe = Probe()
+    looked = watch(probe, max_age_s=60, timeout_s=5)
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: looked.now(), range(100))) == {"state 1"}
+    assert probe.asked == 1
+
+
+def test_an_old_state_is_asked_for_again() -> None:
+    probe = Probe()
+    looked = watch(probe, max_age_s=0.01, timeout_s=5)
+    assert looked.now() == "state 1"
+    threading.Event().wait(0.05)
+    assert looked.now() == "state 2"
+
+
+def test_a_probe_that_hangs_is_absent_and_is_not_asked_again() -> None:
+    probe = Probe()
+    probe.go.clear()
+    looked = watch(probe)
+    started = time.monotonic()
+    assert {looked.now() for _ in range(5)} == {"absent: no answer within 0.2 s"}
+    assert time.monotonic() - started < 1
+    assert probe.asked == 1
+    probe.go.set()
+
+
+def test_a_problem_that_is_raised_is_a_state_too() -> None:
+    probe = Probe()
+    probe.error = BrokerUnavailable("no broker")
+    assert watch(probe).now() == "absent: no broker"
