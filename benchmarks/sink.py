@@ -4,8 +4,8 @@
 
 Rows a second of `Store.store` in batches of 2000 events with 300 characters of text, as a ratio against a
 straight COPY of the same rows, in batches of the same size, into a table of the same columns without indexes.
-With `--verify`, the seconds that `bdlab verify` takes for its counts over so many rows, sound ones and with one
-row missing.
+With `--verify`, the seconds that `bdlab verify` takes for its counts over so many rows, sound ones and with
+one row missing.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def straight_copy(database: Database, accepted: list[Accepted]) -> float:
     database.execute("CREATE TABLE plain (LIKE predictions)")
     database.execute("ALTER TABLE plain ALTER stored_at DROP NOT NULL; GRANT ALL ON plain TO bdlab_writer")
     columns = (
-        "id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment, confidence,"
-        ' explanation, model, created_at, cluster_id, topic, partition, "offset"'
+        "id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment,"
+        ' confidence, explanation, model, created_at, cluster_id, topic, partition, "offset"'
     )
     batches = [accepted[first : first + BATCH] for first in range(0, len(accepted), BATCH)]
     session = Session(database.credentials("writer"), application_name="benchmark")

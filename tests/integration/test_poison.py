@@ -1,0 +1,263 @@
+"""Hostile messages among good ones: each ends where it belongs, and none holds the others up."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bdlab.deadletters import DeadLetterFilter
+from bdlab.events import PredictionEvent, Record, Term, encode, uuid7
+from bdlab.ledger import Accepted, DeadLetter, replay_count
+from bdlab.memory.consumer import MemoryConsumer
+from bdlab.memory.log import MemoryLog
+from bdlab.postgres.deadletters import DeadLetters
+from bdlab.postgres.reader import Reader
+from bdlab.postgres.store import Store
+from bdlab.settings import SinkSettings
+from bdlab.sink import Sink
+from bdlab.verification import verify
+from tests.fix_database import Database
+from tests.samples import at, dead, event
+
+Message = tuple[bytes | None, bytes | None]
+GOOD = json.loads(encode(event())[1])
+
+
+def altered(**fields: Any) -> Message:
+    identity = str(uuid7())
+    return identity.encode(), json.dumps(GOOD | {"id": identity} | fields).encode("utf-8", "surrogatepass")
+
+
+def raw(old: bytes, new: bytes) -> Message:
+    key, value = encode(event())
+    return key, value.replace(old, new)
+
+
+def truncated(generator: random.Random) -> Message:
+    key, value = encode(event())
+    return key, value[: generator.randrange(len(value))]
+
+
+def repeated_field() -> Message:
+    key, value = encode(event())
+    return key, value[:-1] + b',"text":"another"}'
+
+
+HOSTILE: dict[str, Callable[[random.Random], Message]] = {
+    "random bytes": lambda generator: (b"k", generator.randbytes(generator.randrange(300))),
+    "truncated": truncated,
+    "deep arrays": lambda _: (b"k", b"[" * 50_000 + b"]" * 50_000),
+    "deep objects": lambda _: (b"k", b'{"a":' * 50_000 + b"1" + b"}" * 50_000),
+    "deep explanation": lambda _: altered(explanation=[[[[[["x"]]]]]]),
+    "wrong type": lambda generator: altered(**{generator.choice(sorted(GOOD)): {"not": "this"}}),
+    "not a number": lambda _: raw(b"1.37", b"NaN"),
+    "infinity": lambda _: raw(b"1.37", b"Infinity"),
+    "beyond a float": lambda _: raw(b"-1.9", b"1e999"),
+    "six stars": lambda _: altered(prediction=6.0),
+    "count beyond an integer": lambda _: altered(helpfulness_numerator=2**31),
+    "year 0 in UTC": lambda _: altered(created_at="0001-01-01T00:00:00+23:59"),
+    "year 10000": lambda _: altered(created_at="10000-01-01T00:00:00Z"),
+    "32nd of January": lambda _: altered(timestamp="2026-01-32T00:00:00Z"),
+    "no zone": lambda _: altered(created_at="2026-01-01T00:00:00"),
+    "NUL": lambda _: altered(text="a\x00b"),
+    "NUL in a term": lambda _: altered(explanation=[["a\x00b", 1.0]]),
+    "lone surrogate": lambda _: raw(b"terrible", b"\\ud83d"),
+    "surrogate in UTF-8": lambda _: raw(b"terrible", b"\xed\xa0\xbd"),
+    "UTF-16": lambda _: (b"k", json.dumps(GOOD).encode("utf-16")),
+    "no key": lambda _: (None, encode(event())[1]),
+    "another key": lambda _: (b"another", encode(event())[1]),
+    "no value": lambda _: (b"k", None),
+    "empty": lambda _: (b"k", b""),
+    "field twice": lambda _: repeated_field(),
+    "unknown field": lambda _: altered(unknown=1),
+    "missing field": lambda _: (b"k", b'{"id":"' + str(uuid7()).encode() + b'"}'),
+    "later schema": lambda _: altered(schema_version=2),
+    "schema of another kind": lambda _: altered(schema_version={"major": 1}),
+    "refused by a constraint": lambda _: altered(text="refused"),
+    "too long for an index": lambda generator: altered(
+        summary="".join(generator.choices("abcdefgh0123", k=9000))
+    ),
+}
+
+
+def run(database: Database, count: int, seed: int) -> None:
+    generator = random.Random(seed)
+    database.execute("ALTER TABLE predictions ADD CONSTRAINT house_rule CHECK (text <> 'refused')")
+    database.execute("CREATE INDEX ON predictions (summary)")
+    log = MemoryLog(partitions=3)
+    kinds = sorted(HOSTILE)
+    sent: dict[tuple[int, int], str] = {}
+    good = set()
+    for number in range(count):
+        if number % 4 == 0:
+            key, value = encode(event())
+            good.add(key.decode())
+            log.append(key, value, partition=number % 3)
+            continue
+        kind = kinds[number % len(kinds)]
+        position = log.append(*HOSTILE[kind](generator), partition=number % 3)
+        sent[position.partition, position.offset] = kind
+    store = Store(database.credentials("writer"))
+    store.open()
+    sink = Sink(store, SinkSettings(batch_size=500, batch_wait_s=0.01))
+    with MemoryConsumer(log, positions=sink.positions) as consumer:
+        sink.run(consumer, threading.Event(), until_idle=True)
+    store.close()
+
+    stored = {str(row[0]) for row in database.execute("SELECT id FROM predictions")}
+    assert stored == good
+    letters = database.execute('SELECT partition, "offset", reason, sqlstate FROM dead_letters')
+    assert {(partition, offset) for partition, offset, _, _ in letters} == set(sent)
+    by_database = Counter(sent[partition, offset] for partition, offset, _, code in letters if code)
+    assert set(by_database) == {"refused by a constraint", "too long for an index"}
+    assert all(len(reason) > 10 and reason.isprintable() for _, _, reason, _ in letters)
+    with Reader(database.credentials("reader")) as reader:
+        report = verify(log.log_ranges, reader)
+    assert report.verified, report.problems
+
+
+def test_each_hostile_message_is_a_dead_letter_and_each_good_one_a_row(database: Database) -> None:
+    run(database, 2_000, seed=1)
+
+
+@pytest.mark.storm
+def test_a_flood_of_poison(database: Database) -> None:
+    run(database, 100_000, seed=2)
+
+
+def test_huge_values_pass_through_in_flat_memory(database: Database) -> None:
+    """20 MiB each, garbage and a valid review. A transaction must not hold many of them."""
+    size_mib = 20
+    log = MemoryLog(partitions=1)
+    garbage = b"\xff" * (size_mib << 20)  # the log keeps this object once
+    for _ in range(5):
+        log.append(b"k", garbage)
+        log.append(*encode(event()))
+    log.append(*encode(event(text="x" * (size_mib << 20))))
+    store = Store(database.credentials("writer"))
+    store.open()
+    sink = Sink(store, SinkSettings(batch_wait_s=0.01))
+    tracemalloc.start()
+    try:
+        with MemoryConsumer(log, positions=sink.positions) as consumer:
+            total = sink.run(consumer, threading.Event(), until_idle=True)
+        peak_mib = tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+    store.close()
+    assert (total.rows, total.dead_letters) == (6, 5)
+    # The review decoded, and some copies of one value in text form; all at once take 200 MiB in hex alone.
+    assert peak_mib < 8 * size_mib
+
+
+# What is stored is what was sent.
+
+texts = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), min_size=1, max_size=60)
+floats = st.floats(allow_nan=False, allow_infinity=False)
+moments = st.datetimes(timezones=st.just(UTC))
+counts = st.integers(0, 2**31 - 1)
+events = st.builds(
+    PredictionEvent,
+    id=st.uuids(),
+    summary=texts | st.just(""),
+    text=texts,
+    helpfulness_numerator=counts,
+    helpfulness_denominator=counts,
+    prediction=st.floats(1, 5),
+    sentiment=st.sampled_from(["negative", "positive"]),
+    confidence=st.floats(0, 1),
+    explanation=st.lists(st.builds(Term, texts, floats), max_size=3).map(tuple),
+    model=texts,
+    created_at=moments,
+    timestamp=moments,
+)
+
+
+def test_any_event_is_read_back_as_it_was(database: Database) -> None:
+    store = Store(database.credentials("writer"))
+    store.open()
+    offset = store.start_offsets([at(0)])[0].offset
+
+    with Reader(database.credentials("reader")) as reader:
+
+        @settings(max_examples=60, deadline=None)
+        @given(st.lists(events, min_size=1, max_size=20, unique_by=lambda one: one.id))
+        def check(batch: list[PredictionEvent]) -> None:
+            nonlocal offset
+            fresh = [one for one in batch if reader.get(one.id) is None]
+            store.store([Accepted(Record(at(offset + n), *encode(one)), one) for n, one in enumerate(fresh)])
+            for number, one in enumerate(fresh):
+                found = reader.get(one.id)
+                assert found is not None
+                assert found.position == at(offset + number)
+                for field in (
+                    "id",
+                    "summary",
+                    "text",
+                    "prediction",
+                    "confidence",
+                    "model",
+                    "created_at",
+                    "sentiment",
+                ):
+                    assert getattr(found, field) == getattr(one, field)
+                assert found.helpfulness_denominator == one.helpfulness_denominator
+                assert [term.term for term in found.explanation] == [term.term for term in one.explanation]
+                assert [term.weight for term in found.explanation] == pytest.approx(
+                    [term.weight for term in one.explanation]
+                )
+            offset += len(fresh)
+
+        check()
+    store.close()
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+def test_any_dead_letter_is_read_back_as_it_was(database: Database) -> None:
+    store = Store(database.credentials("writer"))
+    store.open()
+    offset = store.start_offsets([at(0)])[0].offset
+    anything = st.none() | st.binary(max_size=60)
+
+    with DeadLetters(database.credentials("reader")) as letters:
+
+        @settings(max_examples=60, deadline=None)
+        @given(
+            key=anything,
+            value=anything,
+            headers=st.lists(st.tuples(names, anything), max_size=4),
+            reason=st.text(),
+        )
+        def check(
+            key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]], reason: str
+        ) -> None:
+            nonlocal offset
+            record = Record(at(offset), key, value, headers)
+            store.store([DeadLetter(record=record, reason=reason)])
+            [found] = letters.find(DeadLetterFilter(offset=offset), limit=2)
+            assert (found.record.key, found.record.value) == (key, value)
+            assert [tuple(header) for header in found.record.headers] == headers
+            assert found.replays == replay_count(record)
+            offset += 1
+
+        check()
+    store.close()
+
+
+def test_a_replay_count_that_is_no_count_is_none() -> None:
+    letter = dead(at(0))
+    for value, count in ((b"3", 3), (b"x", 0), (None, 0), (b"9" * 40, 0), (b"-1", 0)):
+        headers = [("bdlab-replay-count", value)]
+        assert replay_count(Record(at(0), letter.record.key, None, headers)) == count
