@@ -99,7 +99,8 @@ def show(console: Console, event: Event) -> None:
     if event.kind == "began":
         return
     sign = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "notice": "[yellow]![/]"}[event.kind]
-    detail = f": {event.detail}" if event.detail else ""
+    # The rest of a failure is in the error that follows.
+    detail = f": {event.detail.splitlines()[0]}" if event.detail else ""
     seconds = f"  [dim]{event.seconds:.1f} s[/]" if event.kind != "notice" else ""
     console.print(f"{sign} {escape(event.step + detail)}{seconds}", soft_wrap=True)
 

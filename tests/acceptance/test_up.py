@@ -199,7 +199,7 @@ def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[...,
     assert again.folder.processes() == []
 
 
-def test_the_broker_dies_and_the_pipeline_goes_on(tmp_path: Path, start_up: Callable[..., Up]) -> None:
+def test_everything_dies_once_and_the_pipeline_goes_on(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     """Meanwhile port 8000 is taken, and a stack on another folder does not mind."""
     with ExitStack() as held:
         with suppress(OSError):  # where somebody else holds it: just as well
@@ -231,8 +231,27 @@ def test_the_broker_dies_and_the_pipeline_goes_on(tmp_path: Path, start_up: Call
     assert done.returncode == 0, done.stdout + done.stderr
     assert "closed log" in done.stdout
     assert answer["id"] in {row["id"] for row in _get(up.endpoint, "/predictions?limit=100")}
+    for name in ("openbao", "postgres", "consume-1", "serve"):
+        os.kill(json.loads((up.folder.records / f"{name}.json").read_text())["pid"], signal.SIGKILL)
+        up.wait_for(f"{name}: ended .killed by SIGKILL.")
+        up.wait_for(f"restarted {name}")
+    status, answer = _post(up.endpoint, {"text": "Still good."})
+    assert status == 200
+    _wait_until_stored(up.endpoint, answer["id"])
     assert up.signal_and_wait(signal.SIGTERM) == 0
+    assert any("stored what was on the broker" in line for line in up.rest())
     assert up.folder.processes() == []
+
+
+def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path, start_up: Callable[..., Up]) -> None:
+    up = start_up(tmp_path / "stack")
+    up.wait_for("started tansu")
+    frozen = up.folder.records / "openbao.json"
+    os.kill(json.loads(frozen.read_text())["pid"], signal.SIGSTOP)  # it will not stop when asked
+    up.process.send_signal(signal.SIGINT)
+    up.wait_for("stopped postgres")
+    assert up.signal_and_wait(signal.SIGINT) == 130
+    assert _all_gone(up.folder)
 
 
 def test_a_start_is_interrupted(tmp_path: Path, start_up: Callable[..., Up]) -> None:

@@ -310,6 +310,7 @@ def test_services_see_the_settings_of_the_shell_but_not_its_servers(
         "BDLAB_KAFKA_PARTITIONS": "3",
         "BDLAB_HTTP_MAX_BATCH": "7",
         "BDLAB_STARTUP_TIMEOUT": "5",
+        "BDLAB_MODEL_PATH": "my/model.json",
     }.items():
         monkeypatch.setenv(name, value)
     folder = DataFolder(tmp_path)
@@ -321,5 +322,6 @@ def test_services_see_the_settings_of_the_shell_but_not_its_servers(
         "BDLAB_KAFKA_PARTITIONS": "3",
         "BDLAB_HTTP_MAX_BATCH": "7",
         "BDLAB_STARTUP_TIMEOUT": "5",
+        "BDLAB_MODEL_PATH": str(Path.cwd() / "my/model.json"),
     }
     assert environment["PATH"] == os.environ["PATH"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import threading
 import time
@@ -13,8 +11,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from bdlab.errors import BinaryMissing, StackError
+from bdlab.errors import StackError
 from bdlab.stack.folder import DataFolder, Endpoints
+from bdlab.stack.kafka import ApacheKafka
 from bdlab.stack.losses import OpenLog, lost_events
 from bdlab.stack.openbao import OpenBao
 from bdlab.stack.ports import PortBook, is_free
@@ -40,16 +39,8 @@ class BrokerServer(Child, Broker, Protocol):
 
 
 def make_broker(kind: BrokerKind, data_dir: Path) -> BrokerServer:
-    """The broker of that kind. Raises BinaryMissing where this installation has none."""
-    if kind == "tansu":
-        return Tansu(data_dir)
-    if importlib.util.find_spec("bdlab.stack.kafka") is None:
-        raise BinaryMissing(
-            "this version of bdlab cannot start Apache Kafka: its module bdlab.stack.kafka is not there",
-            hint="Use --broker tansu, or run `bdlab serve` and `bdlab consume` against your own Kafka.",
-        )
-    made: BrokerServer = importlib.import_module("bdlab.stack.kafka").ApacheKafka(data_dir)
-    return made
+    """The broker of that kind, not started. What it needs and lacks shows at its start."""
+    return ApacheKafka(data_dir) if kind == "kafka" else Tansu(data_dir)
 
 
 class LocalStack:
