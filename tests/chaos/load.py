@@ -57,6 +57,12 @@ class Load:
             thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def _run(self, number: int, rng: random.Random) -> None:
+        connection = self._post_reviews(number, rng)
+        if connection is not None:
+            connection.close()
+
+    def _post_reviews(self, number: int, rng: random.Random) -> http.client.HTTPConnection | None:
+        """Until told to stop; the connection that is left open then."""
         count = 0
         connection: http.client.HTTPConnection | None = None
         while not self._stop.is_set():
@@ -81,7 +87,8 @@ class Load:
                     self.wrong.append(answer)
                     break
                 if self._stop.wait(0.05):
-                    return  # given up: sent, perhaps stored, never acknowledged
+                    return connection  # given up: sent, perhaps stored, never acknowledged
+        return connection
 
     def _acknowledge(self, expected: UUID) -> None:
         moment = time.monotonic()
