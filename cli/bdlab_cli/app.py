@@ -26,6 +26,11 @@ COMMANDS = {
     "verify": ("verify", "Prove with numbers that each offset is stored exactly once.", "Diagnostics"),
     "dlq": ("dlq", "List, show and replay dead letters.", "Diagnostics"),
     "vault-init": ("vault_init", "Take a Vault from any state to the finished set-up.", "Set-up"),
+    "broker-certificate": (
+        "broker_certificate",
+        "Get a secured broker's certificate from Vault, before its first start.",
+        "Set-up",
+    ),
     "migrate": ("migrate", "Bring the database schema and the topic up to date.", "Set-up"),
     "prune": ("prune", "Delete old rows, and keep the accounting right.", "Set-up"),
     "train": ("train", "Train the model from a CSV of reviews and write it with its card.", "Model"),

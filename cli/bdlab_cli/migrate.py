@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from bdlab.credentials import KafkaCredentials
     from bdlab.settings import Layers
     from bdlab.vault.session import VaultSession
 
@@ -31,6 +32,14 @@ def migrate(
         show_default="what Vault says",
         help="The broker to make the topic at.",
     ),
+    admin_servers: str = typer.Option(
+        "",
+        "--admin-servers",
+        envvar="BDLAB_KAFKA_ADMIN_SERVERS",
+        metavar="HOST:PORT,...",
+        show_default="none",
+        help="Where a secured broker takes its administrator: makes the services' users and ACLs there too.",
+    ),
     startup_timeout: float | None = typer.Option(
         None,
         "--startup-timeout",
@@ -40,7 +49,10 @@ def migrate(
         help="Seconds to wait for Vault, PostgreSQL and the broker.",
     ),
 ) -> None:
-    """Bring the database schema and the topic up to date; a second run changes nothing."""
+    """Bring the database schema, the topic and a secured broker's users up to date.
+
+    A second run changes nothing.
+    """
     from bdlab_cli import wiring
 
     layers = wiring.layers(
@@ -49,6 +61,7 @@ def migrate(
     from bdlab.kafka.admin import Admin
     from bdlab.postgres import migrations
     from bdlab.vault.session import VaultSession
+    from bdlab_cli.broker_users import secure
 
     patience = layers.settings().startup_timeout_s
     with (
@@ -61,7 +74,11 @@ def migrate(
             "PostgreSQL", lambda: migrations.migrate(session), timeout_s=patience, stop=stop
         )
         _tell("schema", ", ".join(applied))
-        with Admin(session, client_id="bdlab-migrate") as admin:
+        credentials: KafkaCredentials = session
+        if admin_servers:
+            credentials, changes = secure(session, admin_servers, timeout_s=patience, stop=stop)
+            _tell("users and ACLs", ", ".join(f"{action} {subject}" for action, subject in changes))
+        with Admin(credentials, client_id="bdlab-migrate") as admin:
             outcome = wiring.wait_for("the broker", admin.ensure_topic, timeout_s=patience, stop=stop)
     _tell(f"topic {outcome.topic}", f"created, {outcome.partitions} partitions" if outcome.created else "")
     if outcome.warning:

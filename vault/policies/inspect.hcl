@@ -27,6 +27,12 @@ path "database/config/*" {
 path "database/roles/*" {
   capabilities = ["read"]
 }
+path "pki-kafka/roles/+" {
+  capabilities = ["read"]
+}
+path "pki-kafka/issuers" {
+  capabilities = ["list"]
+}
 path "kv/metadata/*" {
   capabilities = ["read"]
 }

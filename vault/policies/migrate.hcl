@@ -13,6 +13,14 @@ path "database/creds/bdlab-owner" {
   capabilities = ["read"]
 }
 
+# The certificates of the broker, before its first start, and of its administrator, who makes the users.
+path "pki-kafka/issue/broker" {
+  capabilities = ["update"]
+}
+path "pki-kafka/issue/admin" {
+  capabilities = ["update"]
+}
+
 # Keeps the lease of its database login alive; a lease id cannot be guessed.
 path "sys/leases/renew" {
   capabilities = ["update"]

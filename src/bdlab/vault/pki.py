@@ -30,6 +30,9 @@ BROKER_TTL_S = 365 * 86400
 ADMIN_TTL_S = 3600
 _LOCAL = ("localhost",)
 
+_ENGINE = f"secrets engine {MOUNT}"
+_ROOT = "certificate authority for Kafka"
+
 
 class Issued(msgspec.Struct, frozen=True, kw_only=True):
     """A new certificate with its key, and the authority's own that others check it with."""
@@ -44,13 +47,12 @@ def prepare_authority(client: VaultClient, *, hosts: Iterable[str] = ()) -> list
     `hosts` are the names that brokers are reached under; localhost and addresses are allowed anyway. Names
     that an earlier call allowed stay allowed. Raises VaultError.
     """
-    done: list[str] = []
-    if f"{MOUNT}/" not in client.read("sys/mounts"):
+    done = missing(client, hosts=hosts)
+    if _ENGINE in done:
         client.write(
             f"sys/mounts/{MOUNT}", {"type": "pki", "config": {"max_lease_ttl": f"{_AUTHORITY_TTL_S}s"}}
         )
-        done.append(f"secrets engine {MOUNT}")
-    if not _has_authority(client):
+    if _ROOT in done:
         # The issuer's name makes a second root of a run beside this one fail, instead of adding one.
         client.write(
             f"{MOUNT}/root/generate/internal",
@@ -62,13 +64,31 @@ def prepare_authority(client: VaultClient, *, hosts: Iterable[str] = ()) -> list
                 "ttl": f"{_AUTHORITY_TTL_S}s",
             },
         )
-        done.append("certificate authority for Kafka")
+    for name, wanted in _roles(client, hosts).items():
+        if _role(name) in done:
+            client.write(f"{MOUNT}/roles/{name}", wanted)
+    return done
+
+
+def missing(client: VaultClient, *, hosts: Iterable[str] = ()) -> list[str]:
+    """What `prepare_authority` would do. Reads only. Raises VaultError."""
+    if f"{MOUNT}/" not in client.read("sys/mounts"):
+        return [_ENGINE, _ROOT, _role(BROKER_ROLE), _role(ADMIN_ROLE)]
+    found = [] if _has_authority(client) else [_ROOT]
     for name, wanted in _roles(client, hosts).items():
         held = client.read_if_present(f"{MOUNT}/roles/{name}") or {}
         if any(held.get(field) != value for field, value in wanted.items()):
-            client.write(f"{MOUNT}/roles/{name}", wanted)
-            done.append(f"certificate role {name}")
-    return done
+            found.append(_role(name))
+    return found
+
+
+def authority_pem(client: VaultClient) -> str:
+    """The authority's certificate, with which everybody checks the brokers'. Raises VaultError."""
+    return str(client.read(f"{MOUNT}/issuer/{ISSUER}/json")["certificate"])
+
+
+def _role(name: str) -> str:
+    return f"certificate role {name}"
 
 
 def _has_authority(client: VaultClient) -> bool:

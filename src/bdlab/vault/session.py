@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import structlog
 
@@ -29,6 +29,8 @@ from bdlab.vault.waiting import wait_for
 
 _TOKEN, _DATABASE, _KAFKA = "token", "database login", "Kafka login"
 _GOODBYE_S = 2.0
+
+_T = TypeVar("_T")
 
 _log = structlog.get_logger()
 
@@ -151,6 +153,11 @@ class VaultSession:
         """Write a new version and give its number; with `cas`, only where that version is there now."""
         with self._asking:
             return self._token.use(lambda: self._client.write_kv(self._vault.kv_mount, path, values, cas=cas))
+
+    def ask(self, question: Callable[[VaultClient], _T]) -> _T:
+        """Ask Vault with this session's token, which is replaced where it has ended. Raises VaultError."""
+        with self._asking:
+            return self._token.use(lambda: question(self._client))
 
     def state(self) -> VaultState:
         if not self._daemon and self._token.lease:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bdlab.errors import PolicyDenied, TokenRefused
 from bdlab.vault.bootstrap.access import AppRoles, Policies
 from bdlab.vault.bootstrap.authority import Authority
+from bdlab.vault.bootstrap.broker import BrokerAuthority
 from bdlab.vault.bootstrap.database import Connection, Roles
 from bdlab.vault.bootstrap.handover import HandOver
 from bdlab.vault.bootstrap.keysfile import KeysFile
@@ -43,6 +44,7 @@ def bootstrap(plan: Plan, report: Report) -> list[Step]:
         AppRoles(plan),
         Connection(plan),
         Roles(plan),
+        *([BrokerAuthority(plan)] if plan.seeds and plan.seeds.kafka_authority else []),
         KeyValues(plan),
         HandOver(plan, client),
     ]

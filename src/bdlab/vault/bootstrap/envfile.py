@@ -40,6 +40,9 @@ _OTHERS = (
 )
 NAMES = frozenset((*_REQUIRED, *_POSTGRES, *_KAFKA, *_OTHERS))
 
+#: In place of a file's name: Vault signs the brokers' certificates itself.
+_BY_VAULT = "vault"
+
 _DURATION = re.compile(r"(\d+)([smhd]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SEE = "See .env.example, where every name is explained."
@@ -76,13 +79,15 @@ def read(path: Path) -> Seeds:
     ttl, longest = _seconds(lines, "BDLAB_LEASE_TTL"), _seconds(lines, "BDLAB_LEASE_MAX_TTL")
     if ttl and longest and ttl > longest:
         raise lines.wrong("BDLAB_LEASE_TTL", f"is longer ({ttl} s) than BDLAB_LEASE_MAX_TTL ({longest} s)")
+    by_vault = lines.get("BDLAB_KAFKA_CA_FILE") == _BY_VAULT
     return Seeds(
         postgres_user=lines.get("POSTGRES_USER"),
         postgres_password=Secret(lines.get("POSTGRES_PASSWORD")),
         postgres=_section(lines, _POSTGRES, PostgresSettings),
         postgres_ca_pem=_pem(lines, "BDLAB_POSTGRES_CA_FILE"),
         kafka=_section(lines, _KAFKA, KafkaSettings),
-        kafka_ca_pem=_pem(lines, "BDLAB_KAFKA_CA_FILE"),
+        kafka_ca_pem="" if by_vault else _pem(lines, "BDLAB_KAFKA_CA_FILE"),
+        kafka_authority=by_vault,
         kafka_username=user,
         kafka_password=Secret(password),
         cidrs=_cidrs(lines),

@@ -39,6 +39,8 @@ Report = Callable[[Step], None]
 class Seeds(msgspec.Struct, frozen=True, kw_only=True):
     """What `.env` says. `kafka_username` is empty where each service gets generated users of its own.
 
+    `kafka_authority`: Vault itself is the authority that signs the brokers' certificates.
+
     Times are in seconds, None where `.env` does not say.
     """
 
@@ -48,6 +50,7 @@ class Seeds(msgspec.Struct, frozen=True, kw_only=True):
     postgres_ca_pem: str = ""
     kafka: KafkaSettings
     kafka_ca_pem: str = ""
+    kafka_authority: bool = False
     kafka_username: str = ""
     kafka_password: Secret = Secret("")
     cidrs: tuple[str, ...] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 
 from bdlab.errors import InvalidInput, VaultError
+from bdlab.vault import pki
 from bdlab.vault.bootstrap.plan import KAFKA_SERVICES, Plan, Seeds
 from bdlab.vault.client import VaultClient
 
@@ -29,7 +30,10 @@ class KeyValues:
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
         for path in pending:
             try:
-                writer.write_kv(self._plan.vault.kv_mount, path, self._values(path), cas=0)
+                values = self._values(path)
+                if path == _BROKER and self._plan.seeds and self._plan.seeds.kafka_authority:
+                    values |= {"ca_pem": pki.authority_pem(writer)}
+                writer.write_kv(self._plan.vault.kv_mount, path, values, cas=0)
             except VaultError as error:
                 # cas=0 refuses where somebody else wrote it since we looked: theirs stands.
                 if "check-and-set" not in error.message:

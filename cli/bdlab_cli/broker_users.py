@@ -1,0 +1,47 @@
+"""The administrator's part of `bdlab migrate` at a secured broker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import msgspec
+
+from bdlab.credentials import KafkaCredentials, KafkaLogin
+from bdlab.kafka.acls import Change, ensure_users_and_acls
+from bdlab.memory.credentials import StaticCredentials
+from bdlab.settings import Secret
+from bdlab.vault import pki
+from bdlab.vault.bootstrap.plan import KAFKA_SERVICES
+from bdlab.vault.session import VaultSession
+from bdlab_cli import wiring
+
+
+def secure(
+    session: VaultSession, admin_servers: str, *, timeout_s: float, stop: threading.Event
+) -> tuple[KafkaCredentials, list[Change]]:
+    """Make the users that Vault holds, and their ACLs; the administrator's login, and what was changed.
+
+    The administrator's certificate is made for this run, and lives in memory. Raises VaultError, BrokerError.
+    """
+    clients = session.kafka()
+    issued = session.ask(pki.issue_admin)
+    server = msgspec.structs.replace(clients.server, bootstrap_servers=admin_servers, security_protocol="SSL")
+    admin = KafkaLogin(server=server, ca_pem=issued.ca_pem, certificate=issued.certificate)
+    users = {service: _logins(session, service, clients) for service in KAFKA_SERVICES}
+    changes = wiring.wait_for(
+        "the broker", lambda: ensure_users_and_acls(admin, users), timeout_s=timeout_s, stop=stop
+    )
+    return StaticCredentials(kafka=admin), changes
+
+
+def _logins(session: VaultSession, service: str, clients: KafkaLogin) -> Sequence[KafkaLogin]:
+    """The active user of a service, and the idle one that its next rotation makes the active one."""
+    values, _ = session.read_secret(f"kafka/{service}")
+    return [
+        msgspec.structs.replace(
+            clients, username=values[f"{prefix}username"], password=Secret(values[f"{prefix}password"])
+        )
+        for prefix in ("", "idle_")
+        if values.get(f"{prefix}username")
+    ]
