@@ -92,6 +92,19 @@ def bdlab_command() -> list[str]:
     return [sys.executable, "-m", "bdlab_cli"]
 
 
+def _typed() -> str:
+    """What a person types for this very `bdlab`: its name, or its path where the name finds none or another."""
+    import shlex
+    import shutil
+    import sys
+
+    own = Path(sys.executable).with_name("bdlab")
+    found = shutil.which("bdlab")
+    if found and Path(found).exists() and own.exists() and Path(found).samefile(own):
+        return "bdlab"
+    return shlex.quote(str(own)) if own.exists() else f"{shlex.quote(sys.executable)} -m bdlab_cli"
+
+
 def show(console: Console, event: Event) -> None:
     """A line for the person who watches; what has only begun is shown where it takes time to end."""
     from rich.markup import escape
@@ -108,7 +121,7 @@ def show(console: Console, event: Event) -> None:
 def _welcome(endpoints: Endpoints, quoted_folder: str) -> str:
     from rich.markup import escape
 
-    url = endpoints.http_url
+    url, bdlab = endpoints.http_url, _typed()
     return escape(
         f"""
 The pipeline is up. Ctrl-C stops it; its data stays in {quoted_folder}
@@ -125,7 +138,7 @@ Try:
 
 Or from another terminal:
 
-  eval "$(bdlab env --data-dir {quoted_folder})"
-  bdlab predict "Great taste, will buy again." && bdlab status && bdlab verify
+  eval "$({bdlab} env --data-dir {quoted_folder})"
+  {bdlab} predict "Great taste, will buy again." && {bdlab} status && {bdlab} verify
 """
     )

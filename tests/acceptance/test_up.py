@@ -23,6 +23,10 @@ import pytest
 from bdlab.stack import DataFolder
 
 BDLAB = [sys.executable, "-m", "bdlab_cli"]
+#: A shell that finds the `bdlab` under test, and no settings of somebody else.
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if not name.startswith(("BDLAB_", "VAULT_"))
+} | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 UP_WITHIN_S = 90
 STOP_WITHIN_S = 60
 
@@ -41,6 +45,7 @@ class Up:
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
+            env=ENVIRONMENT,
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -128,12 +133,10 @@ def _wait_until_stored(endpoint: str, prediction_id: str) -> None:
 
 
 def _shell(script: str) -> subprocess.CompletedProcess[str]:
-    """Run it as a person would in another terminal, `bdlab` being the one under test."""
-    function = f'bdlab() {{ {shlex.join(BDLAB)} "$@"; }}\n'
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("BDLAB_", "VAULT_"))}
+    """Run it as a person would in another terminal."""
     return subprocess.run(
-        ["bash", "-euc", function + script],
-        env=clean,
+        ["bash", "-euc", script],
+        env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -27,6 +27,7 @@ def test_lost_events_are_those_of_one_incarnation(output: str, lost: int | None)
 def test_an_open_log_is_remembered_until_it_is_stored(tmp_path: Path) -> None:
     file = tmp_path / "open-log"
     assert OpenLog(file).swap("a") == ""
+    assert OpenLog(file).swap("a") == ""
     assert OpenLog(file).swap("b") == "a"
     OpenLog(file).close()
     assert OpenLog(file).swap("c") == ""

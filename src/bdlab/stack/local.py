@@ -146,7 +146,7 @@ class LocalStack:
         http_port = self._choose_http_port()
         for server in (self._openbao, self._postgres, self._broker):
             self._start(server, stop)
-        former = self._log_open.swap(self._broker.cluster_id)
+        former = self._note_log()
         self._environment = service_environment(self.folder, self._openbao.address)
         self.folder.write_config(
             {
@@ -164,7 +164,7 @@ class LocalStack:
             arguments = ["consume", "--metrics-port", str(port)]
             self._serve(f"consume-{number}", arguments, port, "/health/live", stop)
         self._serve("serve", ["serve"], http_port, "/health/ready", stop)
-        if former and not self._broker.keeps_log:
+        if former:
             self._tell_losses(former, stop)
         self._endpoints = Endpoints(
             pid=os.getpid(),
@@ -241,12 +241,15 @@ class LocalStack:
             address = self._broker.bootstrap_servers
             self._endpoints = msgspec.structs.replace(self._endpoints, bootstrap_servers=address)
             self.folder.publish(self._endpoints)
-        former = self._log_open.swap(self._broker.cluster_id)
-        if former and former != self._broker.cluster_id and not self._broker.keeps_log:
+        if former := self._note_log():
             self._tell_losses(former, stop)
 
+    def _note_log(self) -> str:
+        """Note the broker's log where it is only in memory; one before it that was not stored to its end."""
+        return "" if self._broker.keeps_log else self._log_open.swap(self._broker.cluster_id)
+
     def _tell_losses(self, former: str, stop: threading.Event) -> None:
-        """Say what the incarnation `former` of the broker took with it: it forgets, and was not drained."""
+        """Say what the log `former` took with it."""
         outcome = self.attempt("verify", ["verify", "--wait", str(_DRAIN_S), "--json"], stop)
         lost = lost_events(outcome.output, former)
         if lost is None:

@@ -42,7 +42,7 @@ class OpenLog:
         except FileNotFoundError:
             former = ""
         self._file.write_text(cluster_id, "ascii")
-        return former
+        return former if former != cluster_id else ""
 
     def close(self) -> None:
         """All of it is stored."""

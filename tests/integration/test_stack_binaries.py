@@ -1,0 +1,52 @@
+"""Where the servers' programs come from."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bdlab.errors import BinaryMissing
+from bdlab.stack import binaries
+
+_UNPACK = "from bdlab.stack import binaries; print(binaries.postgres())"
+
+
+def test_concurrent_first_uses_unpack_postgres_once(tmp_path: Path) -> None:
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    runs = [
+        subprocess.Popen([sys.executable, "-c", _UNPACK], env=environment, stdout=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    folders = {run.communicate(timeout=120)[0].decode().strip() for run in runs}
+    assert all(run.returncode == 0 for run in runs)
+    (folder,) = folders
+    assert (Path(folder) / "bin" / "postgres").is_file()
+    assert sorted(path.name for path in (tmp_path / "bdlab").iterdir()) == [".lock", Path(folder).name]
+
+
+def test_a_cache_that_is_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(BinaryMissing, match="could not be unpacked into") as refused:
+        binaries.postgres()
+    assert "XDG_CACHE_HOME" in refused.value.hint
+
+
+def test_what_is_not_installed_is_named_with_the_way_to_get_it() -> None:
+    with pytest.raises(BinaryMissing, match="is not installed: no package no-such-server") as missing:
+        binaries._in_package("no_such_server", "bin/server", "the server", "no-such-server")
+    assert "bdlab[local]" in missing.value.hint
+
+
+def test_a_program_that_lost_its_mode_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    program = tmp_path / "server"
+    program.write_text("#!/bin/sh\necho runs\n")
+    copy = binaries._executable_copy(program, "bdlab")
+    assert copy.is_relative_to(tmp_path / "cache")
+    assert subprocess.run([copy], capture_output=True, check=True).stdout == b"runs\n"
+    assert binaries._executable_copy(program, "bdlab") == copy
