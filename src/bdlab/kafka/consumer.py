@@ -16,6 +16,8 @@ from bdlab.kafka.member import Member
 log = structlog.get_logger()
 
 _REFUSED_FOR_S = 10.0
+#: A group that takes longer than so many session time-outs to give out its partitions is looked after.
+_FORMING_SESSIONS = 3.0
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 1.0
 
@@ -119,6 +121,8 @@ class Consumer:
                 self._refuse(member.refusal)
             elif member.verified:
                 self._solve()
+            if member.unassigned_s > _FORMING_SESSIONS * member.login.server.session_timeout_s:
+                member.release_group()
         except BrokerRefused as error:
             self._refuse(error)
         except (BrokerUnavailable, TopicMissing) as error:

@@ -22,6 +22,7 @@ from bdlab.kafka.connection import (
     cluster_of,
 )
 from bdlab.kafka.ends import reported_ranges
+from bdlab.kafka.group import release
 
 log = structlog.get_logger()
 
@@ -49,6 +50,7 @@ class Member:
         self._positions = positions
         self._client_id = client_id
         self._interrupted = False
+        self._unassigned_since: float | None = None
         self._gaps: dict[int, int] = {}
         self._last_problem = ""
         session_ms = round(login.server.session_timeout_s * 1000)
@@ -113,7 +115,21 @@ class Member:
             self._client.subscribe(
                 [server.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
             )
+            self._unassigned_since = time.monotonic()
         self.verified = True
+        if self._unassigned_since is not None:
+            self._unassigned_since = time.monotonic()
+
+    @property
+    def unassigned_s(self) -> float:
+        """For how many seconds the group has owed this member an answer, 0 where it has not."""
+        since = self._unassigned_since
+        return time.monotonic() - since if since is not None and self.verified else 0.0
+
+    def release_group(self) -> None:
+        """Where the group has not answered for too long, have it formed anew."""
+        release(self.login, client_id=self._client_id)
+        self._unassigned_since = time.monotonic()
 
     def start(self) -> None:
         """Begin to fetch, at the positions of the store. Raises BrokerError, and what `positions` raises."""
@@ -242,9 +258,11 @@ class Member:
         client.assign([])
         self.assignment = Assignment(frozenset(partition.partition for partition in partitions))
         self._interrupted = True
+        self._unassigned_since = None
         log.info("partitions assigned", partitions=sorted(self.assignment.partitions))
 
     def _on_revoke(self, _client: Client, _partitions: list[TopicPartition]) -> None:
         log.info("partitions revoked", partitions=sorted(self.assignment.partitions))
         self.assignment = Assignment()
         self._interrupted = True
+        self._unassigned_since = time.monotonic()

@@ -1,0 +1,297 @@
+"""The consumer while brokers come back as another one, members come and go, and values are huge."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+import pytest
+from confluent_kafka import Producer as RawProducer
+
+from bdlab.errors import TopicMissing
+from bdlab.events import Position, Record, decode
+from bdlab.kafka.admin import Admin
+from bdlab.kafka.consumer import Consumer
+from bdlab.kafka.member import MAX_POLL_BYTES
+from bdlab.kafka.producer import Producer
+from bdlab.memory.credentials import StaticCredentials
+from bdlab.stack import Tansu
+from bdlab.stack.ports import choose_free
+from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, make_topic, read_until
+from tests.fix_servers import start_or_skip
+from tests.samples import event
+
+
+def publish(credentials: StaticCredentials, count: int) -> set[Position]:
+    acks = Acks()
+    with Producer(credentials, client_id="test", source="/tests") as producer:
+        for _ in range(count):
+            producer.publish(event(), acks)
+        return set(acks.positions(count))
+
+
+def places(records: list[Record]) -> list[Position]:
+    return [record.position for record in records]
+
+
+def at_address(credentials: StaticCredentials, servers: str) -> StaticCredentials:
+    """Credentials for the same topic at another address, where it is made."""
+    held = credentials.kafka()
+    server = msgspec.structs.replace(held.server, bootstrap_servers=servers)
+    return make_topic(StaticCredentials(kafka=msgspec.structs.replace(held, server=server)))
+
+
+def test_a_new_incarnation_is_read_from_its_start(own_broker: Callable[[], Tansu]) -> None:
+    broker = own_broker()
+    credentials = credentials_for(broker)
+    bookmarks = Bookmarks()
+    before = publish(credentials, 200)
+    with Consumer(credentials, positions=bookmarks) as consumer:
+        bookmarks.keep(read_until(consumer.poll, lambda found: len(found) == 200))
+        broker.stop()
+        assert consumer.poll(10, 0.5) == []
+        consumer.poll(10, 0.5)
+        assert consumer.problem is not None
+
+        broker.start()
+        elsewhere = at_address(credentials, broker.bootstrap_servers)
+        after = publish(elsewhere, 50)
+        credentials.kafka_login = elsewhere.kafka()
+        found = read_until(consumer.poll, lambda records: len(records) >= 50)
+
+        assert set(places(found)) == after
+        assert {at.cluster_id for at in bookmarks.asked[-1]} == {broker.cluster_id}
+        assert not after & before
+        assert consumer.problem is None
+
+
+def test_another_log_behind_the_same_address_is_read_under_its_own_cluster_id(tmp_path: Path) -> None:
+    port = choose_free()
+    credentials = StaticCredentials(kafka=kafka_login(f"127.0.0.1:{port}"))
+    bookmarks = Bookmarks()
+    with Tansu(tmp_path, port=port) as broker:
+        make_topic(credentials)
+        publish(credentials, 100)
+        with Consumer(credentials, positions=bookmarks) as consumer:
+            bookmarks.keep(read_until(consumer.poll, lambda found: len(found) == 100))
+            broker.stop()
+            start_or_skip(broker)
+            make_topic(credentials)
+            after = publish(credentials, 100)
+            found = read_until(consumer.poll, lambda records: len(records) >= 100)
+
+    assert sorted(places(found)) == sorted(after)
+    assert {at.cluster_id for at in after} == {broker.cluster_id}
+
+
+def test_an_absent_broker_is_waited_for(own_broker: Callable[[], Tansu]) -> None:
+    broker = own_broker()
+    broker.stop()
+    credentials = StaticCredentials(kafka=kafka_login(broker.bootstrap_servers))
+    with Consumer(credentials, positions=Bookmarks()) as consumer:
+        began = time.monotonic()
+        assert consumer.poll(10, 0.6) == []
+        assert 0.4 < time.monotonic() - began < 1.5
+        assert consumer.problem is not None
+        assert broker.bootstrap_servers in consumer.problem.message
+
+        broker.start()
+        elsewhere = at_address(credentials, broker.bootstrap_servers)
+        sent = publish(elsewhere, 10)
+        credentials.kafka_login = elsewhere.kafka()
+        assert set(places(read_until(consumer.poll, lambda found: len(found) == 10))) == sent
+
+
+def test_a_frozen_broker_delays_and_loses_nothing(own_broker: Callable[[], Tansu]) -> None:
+    broker = own_broker()
+    credentials = credentials_for(broker)
+    bookmarks = Bookmarks()
+    sent = publish(credentials, 100)
+    with Consumer(credentials, positions=bookmarks) as consumer:
+        read = read_until(consumer.poll, lambda found: len(found) == 100)
+        bookmarks.keep(read)
+        assert broker.pid is not None
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            # Longer than the session time-out of 1 s.
+            for _ in range(4):
+                assert consumer.poll(10, 0.4) == []
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+        sent |= publish(credentials, 100)
+        read += read_until(consumer.poll, lambda found: len(found) >= 100)
+
+    assert sorted(places(read)) == sorted(sent)
+
+
+def test_partitions_are_handed_over_at_the_positions_that_were_kept(topic: StaticCredentials) -> None:
+    """What a member read ahead of what was kept is dropped with the hand-over, and read by the other."""
+    bookmarks = Bookmarks()
+    sent = publish(topic, 600)
+    first_member = Consumer(topic, positions=bookmarks)
+    other = Consumer(topic, positions=bookmarks)
+    with first_member, other:
+        first = read_until(lambda _, timeout_s: first_member.poll(5, timeout_s), bool)
+        bookmarks.keep(first)
+        both = first
+        # The two share the group from here on; each hand-over begins at what was kept.
+        deadline = time.monotonic() + 20
+        while len(both) < 600 and time.monotonic() < deadline:
+            for consumer in (other, first_member):
+                found = consumer.poll(50, 0.2)
+                assert all(
+                    bookmarks.next.get((at.cluster_id, at.partition), 0) <= at.offset for at in places(found)
+                ), "a record was read again that had been kept"
+                bookmarks.keep(found)
+                both = both + found
+
+    assert sorted(places(both)) == sorted(sent)
+
+
+def test_a_group_whose_leader_left_while_it_was_forming_forms_anew(topic: StaticCredentials) -> None:
+    """Tansu would wait for the leader that is gone without end."""
+    sent = publish(topic, 100)
+    leader = Consumer(topic, positions=Bookmarks())
+    successor = Consumer(topic, positions=Bookmarks())
+    with successor:
+        with leader:
+            read_until(leader.poll, lambda found: len(found) == 100)
+            successor.poll(1, 0.4)
+        found = read_until(successor.poll, lambda _: successor.at_end)
+
+    assert sorted(places(found)) == sorted(sent)
+
+
+def test_members_that_come_and_go_under_load_lose_nothing(topic: StaticCredentials) -> None:
+    bookmarks, lock = Bookmarks(), threading.Lock()
+    seen: set[Position] = set()
+    stops = [threading.Event() for _ in range(3)]
+
+    def consume(stop: threading.Event) -> None:
+        with Consumer(topic, positions=bookmarks) as consumer:
+            while not stop.is_set():
+                found = consumer.poll(100, 0.05)
+                with lock:
+                    # As the store's fence: only what goes on from where the partition stands is kept.
+                    standing = [
+                        record
+                        for record in found
+                        if bookmarks.next.get((record.position.cluster_id, record.position.partition), 0)
+                        <= record.position.offset
+                    ]
+                    bookmarks.keep(standing)
+                    seen.update(places(found))
+
+    threads = [threading.Thread(target=consume, args=(stop,), daemon=True) for stop in stops]
+    sent: set[Position] = set()
+    for thread in threads:
+        thread.start()
+        sent |= publish(topic, 300)
+    for stop, thread in zip(stops[:2], threads[:2], strict=True):
+        stop.set()
+        thread.join(10)
+        sent |= publish(topic, 300)
+    deadline = time.monotonic() + 20
+    while not sent <= seen and time.monotonic() < deadline:
+        threads[2].join(0.05)
+    stops[2].set()
+    threads[2].join(10)
+
+    assert sent - seen == set()
+    assert seen - sent == set()
+    ends = {(found.cluster_id, found.partition): found.end for found in Admin(topic).log_ranges()}
+    assert bookmarks.next == ends
+
+
+def test_a_missing_topic_is_waited_for_and_not_created(broker: Tansu) -> None:
+    credentials = StaticCredentials(kafka=kafka_login(broker.bootstrap_servers, topic=f"t-{uuid4().hex}"))
+    with Consumer(credentials, positions=Bookmarks()) as consumer:
+        assert consumer.poll(10, 0.3) == []
+        assert isinstance(consumer.problem, TopicMissing)
+        with Admin(credentials) as admin:
+            assert admin.state().partitions == 0
+
+        make_topic(credentials)
+        sent = publish(credentials, 5)
+        assert set(places(read_until(consumer.poll, lambda found: len(found) == 5))) == sent
+
+
+def raw_producer(credentials: StaticCredentials) -> RawProducer:
+    return RawProducer(
+        {
+            "bootstrap.servers": credentials.kafka().server.bootstrap_servers,
+            "message.max.bytes": 64 << 20,
+            "log_level": 2,
+        }
+    )
+
+
+def test_records_of_any_shape_come_as_they_are(topic: StaticCredentials) -> None:
+    name = topic.kafka().server.topic
+    producer = raw_producer(topic)
+    producer.produce(name, None, None, 0)
+    producer.produce(name, b"", b"", 0)
+    producer.produce(name, b"\xff\xfe", b"\x00", 0, headers=[("twice", b"1"), ("twice", None), ("", b"")])
+    assert producer.flush(10) == 0
+
+    with Consumer(topic, positions=Bookmarks()) as consumer:
+        records = read_until(consumer.poll, lambda found: len(found) == 3)
+
+    assert [(r.key, r.value, list(r.headers)) for r in records] == [
+        (None, None, []),
+        (b"", b"", []),
+        (b"\x00", b"\xff\xfe", [("twice", b"1"), ("twice", None), ("", b"")]),
+    ]
+
+
+def test_huge_values_come_in_bounded_portions(topic: StaticCredentials) -> None:
+    name, size, count = topic.kafka().server.topic, 20 << 20, 12
+    producer = raw_producer(topic)
+    for number in range(count):
+        producer.produce(name, bytes([number]) * size, b"huge", number % 6)
+        assert producer.flush(30) == 0
+    after = publish(topic, 20)
+
+    portions: list[int] = []
+
+    def poll(_: int, timeout_s: float) -> list[Record]:
+        found = consumer.poll(2000, max(0.5, timeout_s))
+        portions.append(sum(len(record.value or b"") for record in found))
+        # Only what is to be looked at is kept: the values would fill the memory.
+        return [
+            Record(r.position, r.key, (r.value or b"")[:4] if r.key == b"huge" else r.value) for r in found
+        ]
+
+    with Consumer(topic, positions=Bookmarks()) as consumer:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        records = read_until(poll, lambda found: len(found) == count + 20, timeout_s=60)
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+    huge = [record for record in records if record.key == b"huge"]
+    assert sorted(record.value or b"" for record in huge) == [bytes([n]) * 4 for n in range(count)]
+    good = [record for record in records if record.key != b"huge"]
+    assert {record.position for record in good} == after
+    assert all(decode(record).model for record in good)
+    assert max(portions) <= MAX_POLL_BYTES + (64 << 20)
+    assert grown < 400 << 10, f"the process grew by {grown >> 10} MiB"
+
+
+@pytest.mark.parametrize("records", [0, 7])
+def test_closing_and_opening_again_continues(topic: StaticCredentials, records: int) -> None:
+    bookmarks = Bookmarks()
+    sent = publish(topic, records) if records else set()
+    with Consumer(topic, positions=bookmarks) as consumer:
+        first = read_until(consumer.poll, lambda _: consumer.at_end)
+        bookmarks.keep(first)
+    later = publish(topic, 3)
+    with Consumer(topic, positions=bookmarks) as consumer:
+        second = read_until(consumer.poll, lambda _: consumer.at_end)
+    assert set(places(first)) == sent
+    assert set(places(second)) == later
