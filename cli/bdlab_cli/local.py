@@ -93,7 +93,7 @@ def bdlab_command() -> list[str]:
 
 
 def _typed() -> str:
-    """What a person types for this very `bdlab`: its name, or its path where the name finds none or another."""
+    """What a person types for this very `bdlab`: its path where the name finds none or another."""
     import shlex
     import shutil
     import sys

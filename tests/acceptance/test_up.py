@@ -146,6 +146,25 @@ def _shell(script: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def _no_secret_is_shown(folder: DataFolder) -> None:
+    """In no log, no settings file, no command line and no environment of the stack."""
+    keys = json.loads(folder.keys_file.read_bytes())
+    assert keys["root_token"] == ""
+    secrets = [key.encode() for key in keys["recovery_keys"]]
+    secrets += [file.read_bytes().strip() for file in folder.identity_dir.glob("*/secret_id")]
+    assert len(secrets) >= 5
+    shown = {file: file.read_bytes() for file in [folder.config_file, *folder.logs.iterdir()]}
+    for pid in folder.processes():
+        for name in ("cmdline", "environ"):
+            with suppress(OSError):  # a process that has ended since
+                file = Path(f"/proc/{pid}/{name}")
+                shown[file] = file.read_bytes()
+    assert len(shown) > 20
+    for file, content in shown.items():
+        for secret in secrets:
+            assert secret not in content, file
+
+
 def _all_gone(folder: DataFolder, timeout_s: float = 15) -> bool:
     pause = threading.Event()
     for _ in range(int(timeout_s / 0.05)):
@@ -178,6 +197,7 @@ def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[...,
     assert not up.folder.env_file.exists()
     assert not (data_dir / "postgres" / "admin_password").exists()
     assert data_dir.stat().st_mode & 0o077 == 0
+    _no_secret_is_shown(up.folder)
     refused = _shell(f"bdlab up --data-dir {shlex.quote(str(data_dir))}")
     assert refused.returncode == 1
     assert f"process {up.process.pid}" in refused.stderr
