@@ -7,5 +7,9 @@ id=
 if [[ -f $meta ]]; then
   id=$(sed -n 's/^cluster\.id=//p' "$meta")
 fi
-export CLUSTER_ID=${id:-$(/opt/kafka/bin/kafka-storage.sh random-uuid)}
+# In Kafka's form: a UUID in URL-safe base 64, which no program takes for an option.
+while [[ -z $id || $id == -* ]]; do
+  id=$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n')
+done
+export CLUSTER_ID=$id
 exec /etc/kafka/docker/run
