@@ -3,6 +3,7 @@
 pytest_plugins: list[str] = [
     "tests.fix_api",
     "tests.fix_kafka",
+    "tests.fix_model",
     "tests.fix_servers",
     "tests.fix_pipeline",
     "tests.fix_database",

@@ -29,19 +29,15 @@ class Example(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """`groups` has a number a review: reviews of one product share it, and so do products with a common text.
-
-    Sellers list one product under several ids, and its reviews with it: a fold must not see the same text on
-    both of its sides.
-    """
+    """The reviews of a file, whose bytes have the sha256, in its order."""
 
     file: str
     sha256: str
     examples: tuple[Example, ...]
-    groups: tuple[int, ...]
 
     @property
     def products(self) -> int:
+        """How many products the reviews are of."""
         return len({example.product for example in self.examples})
 
     @property
@@ -62,7 +58,7 @@ def read_dataset(path: Path) -> Dataset:
     examples = tuple(_examples(_decode(content, path), path))
     if not examples:
         raise InvalidInput(f"{path} holds no reviews: 0 rows", hint=_HINT)
-    return Dataset(path.name, sha256_of(content), examples, _groups(examples))
+    return Dataset(path.name, sha256_of(content), examples)
 
 
 def _decode(content: bytes, path: Path) -> str:
@@ -121,19 +117,3 @@ def _example(line: int, values: Sequence[str], path: Path) -> Example:
     if not text.strip():
         raise InvalidInput(f"{path}, line {line}: Text is empty")
     return Example(line, product.strip(), int(score), summary, text)
-
-
-def _groups(examples: Sequence[Example]) -> tuple[int, ...]:
-    parent: dict[str, str] = {}
-
-    def root(product: str) -> str:
-        while parent.setdefault(product, product) != product:
-            parent[product] = parent[parent[product]]
-            product = parent[product]
-        return product
-
-    first_with: dict[str, str] = {}
-    for example in examples:
-        parent[root(example.product)] = root(first_with.setdefault(example.text, example.product))
-    numbers: dict[str, int] = {}
-    return tuple(numbers.setdefault(root(example.product), len(numbers)) for example in examples)

@@ -96,15 +96,17 @@ class Fitted(NamedTuple):
         return stars, positive
 
 
-def fit(pairs: Sequence[Pair], stars: Sequence[int], groups: Sequence[int], parameters: Parameters) -> Fitted:
-    """Fit both heads. `groups` has the number of each review's product. Raises TrainingFailed.
+def fit(
+    pairs: Sequence[Pair], stars: Sequence[int], products: Sequence[str], parameters: Parameters
+) -> Fitted:
+    """Fit both heads. `products` has each review's product. Raises TrainingFailed.
 
     Each summary is learnt from once more as a review of its own: otherwise a text of five words would be
     judged by what words weigh among a hundred.
     """
     summarised = [index for index, (summary, _) in enumerate(pairs) if summary.strip()]
     pairs = [*pairs, *(("", pairs[index][0]) for index in summarised)]
-    groups = [*groups, *(groups[index] for index in summarised)]
+    products = [*products, *(products[index] for index in summarised)]
     rated = np.array([*stars, *(stars[index] for index in summarised)])
     decided = np.flatnonzero(rated != NEUTRAL)
     sentiment = np.where(rated[decided] > NEUTRAL, SENTIMENTS[1], SENTIMENTS[0])
@@ -116,8 +118,8 @@ def fit(pairs: Sequence[Pair], stars: Sequence[int], groups: Sequence[int], para
             )
     terms = FeatureUnion(
         [
-            ("summary", _vectorizer(summary_terms, pairs, groups, parameters.summary_min_products)),
-            ("review", _vectorizer(review_terms, pairs, groups, parameters.review_min_products)),
+            ("summary", _vectorizer(summary_terms, pairs, products, parameters.summary_min_products)),
+            ("review", _vectorizer(review_terms, pairs, products, parameters.review_min_products)),
         ],
         transformer_weights={"summary": parameters.summary_weight, "review": 1.0},
     )
@@ -131,13 +133,13 @@ def fit(pairs: Sequence[Pair], stars: Sequence[int], groups: Sequence[int], para
 
 
 def _vectorizer(
-    analyzer: Callable[[Pair], list[str]], pairs: Sequence[Pair], groups: Sequence[int], least: int
+    analyzer: Callable[[Pair], list[str]], pairs: Sequence[Pair], products: Sequence[str], least: int
 ) -> TfidfVectorizer:
-    products: dict[str, set[int]] = {}
-    for pair, group in zip(pairs, groups, strict=True):
+    using: dict[str, set[str]] = {}
+    for pair, product in zip(pairs, products, strict=True):
         for term in analyzer(pair):
-            products.setdefault(term, set()).add(group)
-    vocabulary = sorted(term for term, using in products.items() if len(using) >= least)
+            using.setdefault(term, set()).add(product)
+    vocabulary = sorted(term for term, those in using.items() if len(those) >= least)
     # TfidfVectorizer refuses an empty vocabulary, which a file without summaries would lead to.
     return TfidfVectorizer(analyzer=analyzer, token_pattern=None, vocabulary=vocabulary or ["."], binary=True)
 

@@ -110,14 +110,11 @@ def _check_title(name: str, version: str) -> None:
 def _check_folds(dataset: Dataset, folds: int) -> None:
     if folds < 2:
         raise InvalidInput(f"cross-validation takes 2 folds or more, and {folds} are asked for")
-    groups = len(set(dataset.groups))
-    if groups < folds:
+    if dataset.products < folds:
         raise InvalidInput(
-            f"{dataset.file} has reviews of {groups} products, which do not fill {folds} folds: a product's "
-            "reviews stay together",
-            hint=f"Ask for at most {groups} folds, or train on more products."
-            if groups > 1
-            else "Train on more products.",
+            f"{dataset.file} has reviews of {dataset.products} product(s), which do not fill {folds} folds: "
+            "a product's reviews stay together",
+            hint="Ask for fewer folds, or train on more products.",
         )
 
 
@@ -136,7 +133,7 @@ def _fit_on(dataset: Dataset, chosen: Sequence[int], parameters: Parameters) -> 
     return fit(
         [(example.summary, example.text) for example in examples],
         [example.stars for example in examples],
-        [dataset.groups[index] for index in chosen],
+        [example.product for example in examples],
         parameters,
     )
 
@@ -149,15 +146,19 @@ def _validate(
     stars, positive, mean, mostly = (np.zeros(len(truth)) for _ in range(4))
     per_fold = []
     splitter = GroupKFold(folds, shuffle=True, random_state=_SEED)
-    for number, (seen, unseen) in enumerate(splitter.split(pairs, groups=dataset.groups)):
+    products = [example.product for example in dataset.examples]
+    for number, (others, unseen) in enumerate(splitter.split(pairs, groups=products)):
         progress(f"fold {number + 1} of {folds}", number)
-        model = _fit_on(dataset, seen.tolist(), parameters)
+        # One product may be listed under several ids, and its reviews with it.
+        texts = {dataset.examples[index].text for index in unseen}
+        seen = [index for index in others if dataset.examples[index].text not in texts]
+        model = _fit_on(dataset, seen, parameters)
         stars[unseen], positive[unseen] = model.predict([pairs[index] for index in unseen])
         mean[unseen] = truth[seen].mean()
         mostly[unseen] = float((truth[seen] > NEUTRAL).sum() >= (truth[seen] < NEUTRAL).sum())
         per_fold.append(_metrics(truth[unseen], stars[unseen], positive[unseen]))
     return Validation(
-        method="cross-validation grouped by ProductId (products that share a text are one group)",
+        method="cross-validation grouped by ProductId; reviews whose text is in the fold are not trained on",
         folds=folds,
         metrics=_metrics(truth, stars, positive),
         constant=_metrics(truth, mean, mostly),

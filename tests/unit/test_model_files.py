@@ -1,0 +1,143 @@
+"""Cards and model files: what is refused, and with which words."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bdlab.errors import ModelError, ModelNotFound, ModelTampered
+from bdlab.events import Review
+from bdlab.model import load_scorer
+from bdlab.model.card import sha256_of
+
+REVIEW = Review(text="Great, I love it!", summary="Great")
+
+
+@pytest.fixture
+def model(small_model: Path, tmp_path: Path) -> Path:
+    """A copy of the small model that a test may spoil."""
+    return Path(shutil.copytree(small_model, tmp_path / "model"))
+
+
+def change_card(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "small.card.json"
+    card = json.loads(path.read_text())
+    change(card)
+    path.write_text(json.dumps(card))
+
+
+def test_a_card_and_its_folder_are_the_same_model(model: Path) -> None:
+    by_card, by_folder = load_scorer(str(model / "small.card.json")), load_scorer(str(model))
+    assert by_card.name == by_folder.name == "small@0.0.1"
+    assert by_card.sha256 == by_folder.sha256 == sha256_of((model / "small.terms.json.gz").read_bytes())
+    assert by_card.score(REVIEW) == by_folder.score(REVIEW)
+    assert not by_card.blocking
+
+
+def test_the_shipped_model_is_the_default() -> None:
+    assert load_scorer().name == "reviews@1.0.0"
+
+
+@pytest.mark.parametrize("name", ["small.terms.json.gz", "small.joblib"])
+@pytest.mark.parametrize("place", [0, 100, -1])
+def test_one_changed_byte_is_refused_with_the_files_name(model: Path, name: str, place: int) -> None:
+    content = bytearray((model / name).read_bytes())
+    content[place] ^= 1
+    (model / name).write_bytes(content)
+    with pytest.raises(ModelTampered, match=name) as refused:
+        load_scorer(str(model))
+    assert "small.card.json" in refused.value.message
+
+
+def test_the_run_time_needs_no_joblib_file(model: Path) -> None:
+    (model / "small.joblib").unlink()
+    assert load_scorer(str(model)).score(REVIEW).sentiment == "positive"
+
+
+def test_a_missing_data_file_is_named(model: Path) -> None:
+    (model / "small.terms.json.gz").unlink()
+    with pytest.raises(ModelNotFound, match=r"small\.terms\.json\.gz cannot be read: No such file"):
+        load_scorer(str(model))
+
+
+@pytest.mark.parametrize(
+    "path", ["nowhere.card.json", "nowhere.joblib", "nowhere", "nowhere.joblib#sha256=" + "0" * 64]
+)
+def test_a_path_to_nothing_is_not_found(tmp_path: Path, path: str) -> None:
+    with pytest.raises(ModelNotFound, match=r"nowhere.* cannot be read") as missing:
+        load_scorer(str(tmp_path / path))
+    assert "BDLAB_MODEL_PATH" in missing.value.hint
+
+
+def test_a_folder_without_a_card_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="holds no model cards"):
+        load_scorer(str(tmp_path))
+
+
+def test_a_folder_with_two_cards_is_not_guessed_at(model: Path) -> None:
+    shutil.copy(model / "small.card.json", model / "other.card.json")
+    with pytest.raises(ModelNotFound, match="holds 2 model cards"):
+        load_scorer(str(model))
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "truncated"),
+        (b"[]", "Expected `object`"),
+        (b"{}", "missing required field `name`"),
+        (b'{"name": "a", "version": "1", "files": {}}', "length >= 1"),
+        (
+            b'{"name": "a\\n", "version": "1", "files": {"x": {"role": "terms", "sha256": "", "bytes": 1}}}',
+            "regex",
+        ),
+        (b"\xff\xfe", "malformed"),
+    ],
+)
+def test_a_file_that_is_no_card_says_why(tmp_path: Path, content: bytes, why: str) -> None:
+    (tmp_path / "a.card.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"a\.card\.json is no model card") as refused:
+        load_scorer(str(tmp_path / "a.card.json"))
+    assert why in refused.value.message
+
+
+@pytest.mark.parametrize("name", ["../small.terms.json.gz", "/etc/passwd", "..", "a\\b"])
+def test_a_card_names_only_files_beside_it(model: Path, name: str) -> None:
+    change_card(model, lambda card: card["files"].update({name: card["files"]["small.terms.json.gz"]}))
+    with pytest.raises(ModelError, match="not beside it"):
+        load_scorer(str(model))
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"no gzip", "Not a gzipped file"),
+        (gzip.compress(b'{"a": 1}')[:-4], "end-of-stream"),
+        (gzip.compress(b"{"), "truncated"),
+        (gzip.compress(b'{"format": "bdlab-terms/0"}'), "Invalid enum value"),
+    ],
+    # A gzip header holds the time, and tests are told apart by their names.
+    ids=["no gzip", "cut short", "no JSON", "another format"],
+)
+def test_a_data_file_of_another_kind_says_why(model: Path, content: bytes, why: str) -> None:
+    (model / "small.terms.json.gz").write_bytes(content)
+    change_card(model, lambda card: card["files"]["small.terms.json.gz"].update(sha256=sha256_of(content)))
+    with pytest.raises(ModelError, match=r"small\.terms\.json\.gz is no bdlab-terms/1 file") as refused:
+        load_scorer(str(model))
+    assert why in refused.value.message
+
+
+def test_lists_of_different_lengths_are_refused(model: Path) -> None:
+    table = json.loads(gzip.decompress((model / "small.terms.json.gz").read_bytes()))
+    table["review"]["rating"].pop()
+    content = gzip.compress(json.dumps(table).encode())
+    (model / "small.terms.json.gz").write_bytes(content)
+    change_card(model, lambda card: card["files"]["small.terms.json.gz"].update(sha256=sha256_of(content)))
+    with pytest.raises(ModelError, match="lists differ in length"):
+        load_scorer(str(model))
