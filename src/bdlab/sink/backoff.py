@@ -12,7 +12,7 @@ class Backoff:
     Jitter, so that consumers that lost the same server do not come back to it all at once.
     """
 
-    def __init__(self, *, first_s: float = 0.1, longest_s: float = 5.0) -> None:
+    def __init__(self, *, first_s: float = 0.1, longest_s: float = 2.0) -> None:
         self._first_s = first_s
         self._longest_s = longest_s
         self._next_s = first_s

@@ -47,21 +47,37 @@ SELECT
         AND t.partition = %(partition)s AND t."offset" >= %(base)s AND t."offset" < %(next)s)
 
 -- name: twice
+-- A look into the index for each dead letter and duplicate (OFFSET 0 keeps the planner from other ideas).
 WITH pairs AS (
-    SELECT "offset", 'predictions' AS one, 'dead_letters' AS other
-    FROM dead_letters JOIN predictions USING (cluster_id, topic, partition, "offset")
+    SELECT "offset", 'predictions' AS one, 'dead_letters' AS other FROM dead_letters a
     WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
       AND "offset" >= %(base)s AND "offset" < %(next)s
+      AND EXISTS (
+        SELECT FROM predictions b
+        WHERE b.cluster_id = a.cluster_id AND b.topic = a.topic AND b.partition = a.partition
+          AND b."offset" = a."offset"
+        OFFSET 0
+    )
     UNION ALL
-    SELECT "offset", 'predictions', 'duplicates'
-    FROM duplicates JOIN predictions USING (cluster_id, topic, partition, "offset")
+    SELECT "offset", 'predictions' AS one, 'duplicates' AS other FROM duplicates a
     WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
       AND "offset" >= %(base)s AND "offset" < %(next)s
+      AND EXISTS (
+        SELECT FROM predictions b
+        WHERE b.cluster_id = a.cluster_id AND b.topic = a.topic AND b.partition = a.partition
+          AND b."offset" = a."offset"
+        OFFSET 0
+    )
     UNION ALL
-    SELECT "offset", 'duplicates', 'dead_letters'
-    FROM dead_letters JOIN duplicates USING (cluster_id, topic, partition, "offset")
+    SELECT "offset", 'duplicates' AS one, 'dead_letters' AS other FROM dead_letters a
     WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
       AND "offset" >= %(base)s AND "offset" < %(next)s
+      AND EXISTS (
+        SELECT FROM duplicates b
+        WHERE b.cluster_id = a.cluster_id AND b.topic = a.topic AND b.partition = a.partition
+          AND b."offset" = a."offset"
+        OFFSET 0
+    )
 )
 SELECT "offset", one, other, count(*) OVER () FROM pairs ORDER BY "offset", one, other LIMIT %(limit)s
 

@@ -56,6 +56,7 @@ WHERE s.cluster_id = l.cluster_id AND s.topic = l.topic AND s.partition = l.part
 
 -- name: insert_rows
 -- `known` is empty but for a delivery of positions that are recorded already, as after sink_offsets was set back.
+-- OFFSET 0 keeps it a range scan a partition, however large the tables are.
 -- In the order of the ids: two consumers that hold the same ids cannot deadlock.
 WITH batch AS (
     SELECT *
@@ -63,15 +64,17 @@ WITH batch AS (
                 %(next)s::bigint[])
          AS b (cluster_id, topic, partition, expected, next)
 ), known AS MATERIALIZED (
-    SELECT d.cluster_id, d.topic, d.partition, d."offset"
-    FROM batch b JOIN duplicates d
-        ON d.cluster_id = b.cluster_id AND d.topic = b.topic AND d.partition = b.partition
-       AND d."offset" >= b.expected AND d."offset" < b.next
+    SELECT k.* FROM batch b CROSS JOIN LATERAL (
+        SELECT d.cluster_id, d.topic, d.partition, d."offset" FROM duplicates d
+        WHERE d.cluster_id = b.cluster_id AND d.topic = b.topic AND d.partition = b.partition
+          AND d."offset" >= b.expected AND d."offset" < b.next
+        OFFSET 0) k
     UNION ALL
-    SELECT d.cluster_id, d.topic, d.partition, d."offset"
-    FROM batch b JOIN dead_letters d
-        ON d.cluster_id = b.cluster_id AND d.topic = b.topic AND d.partition = b.partition
-       AND d."offset" >= b.expected AND d."offset" < b.next
+    SELECT k.* FROM batch b CROSS JOIN LATERAL (
+        SELECT d.cluster_id, d.topic, d.partition, d."offset" FROM dead_letters d
+        WHERE d.cluster_id = b.cluster_id AND d.topic = b.topic AND d.partition = b.partition
+          AND d."offset" >= b.expected AND d."offset" < b.next
+        OFFSET 0) k
 )
 INSERT INTO predictions (id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment,
                          confidence, explanation, model, created_at, cluster_id, topic, partition, "offset")
@@ -87,13 +90,17 @@ ON CONFLICT (id) DO NOTHING
 
 -- name: insert_duplicates
 -- A known id at another position. The same position again is a redelivery and writes nothing.
+-- Each OFFSET 0 keeps a look into the index a row, where a join would be planned as a walk of the whole table.
 INSERT INTO duplicates (cluster_id, topic, partition, "offset", id)
 SELECT i.cluster_id, i.topic, i.partition, i."offset", i.id
-FROM incoming i JOIN predictions p ON p.id = i.id
+FROM incoming i CROSS JOIN LATERAL (
+    SELECT s.cluster_id, s.topic, s.partition, s."offset" FROM predictions s WHERE s.id = i.id OFFSET 0
+) p
 WHERE (p.cluster_id, p.topic, p.partition, p."offset") <> (i.cluster_id, i.topic, i.partition, i."offset")
   AND NOT EXISTS (
     SELECT FROM dead_letters d
     WHERE d.cluster_id = i.cluster_id AND d.topic = i.topic AND d.partition = i.partition AND d."offset" = i."offset"
+    OFFSET 0
 )
 ON CONFLICT (cluster_id, topic, partition, "offset") DO NOTHING
 
@@ -111,8 +118,10 @@ FROM (VALUES %s)
 WHERE NOT EXISTS (
     SELECT FROM predictions p
     WHERE p.cluster_id = d.cluster_id AND p.topic = d.topic AND p.partition = d.partition AND p."offset" = d."offset"
+    OFFSET 0
 ) AND NOT EXISTS (
     SELECT FROM duplicates u
     WHERE u.cluster_id = d.cluster_id AND u.topic = d.topic AND u.partition = d.partition AND u."offset" = d."offset"
+    OFFSET 0
 )
 ON CONFLICT (cluster_id, topic, partition, "offset") DO NOTHING
