@@ -56,7 +56,9 @@ def verify(
         Admin(session, client_id="bdlab-verify") as admin,
         Reader(session, application_name="bdlab verify", limits=limits) as reader,
     ):
-        report = verification.verify(admin.log_ranges, reader, wait_s=wait, limit=limit, stop=stop)
+        report = verification.verify(
+            admin.log_ranges, reader, wait_s=wait, limit=limit, identify=admin.keys_at, stop=stop
+        )
     if as_json:
         typer.echo(msgspec.json.encode(report))
     else:

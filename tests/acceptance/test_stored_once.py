@@ -204,11 +204,11 @@ def test_verify_finds_what_was_tampered_with_after_a_prune(running: Running) -> 
     assert report["verified"], report
     assert totals(report) == (before[0] + 30, before[1], before[2])
 
-    [(partition, offset)] = running.execute_as_owner(
+    [(gone, partition, offset)] = running.execute_as_owner(
         "DELETE FROM predictions WHERE id = (SELECT id FROM predictions LIMIT 1)"
-        ' RETURNING partition, "offset"'
+        ' RETURNING id::text, partition, "offset"'
     )
     code, output, _ = running.bdlab("verify")
     assert code == 10
-    assert f"partition {partition}: 1 recorded nowhere: offsets {offset}" in output
+    assert f"partition {partition}: 1 recorded nowhere: offsets {offset} (ids {gone} at {offset})" in output
     assert "NOT verified" in output

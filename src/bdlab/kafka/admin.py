@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
@@ -23,6 +23,8 @@ from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
 from bdlab.kafka.connection import broker_error, client_config, fetch_metadata
 from bdlab.kafka.ends import reader, reported_ranges, true_ends
+from bdlab.kafka.keys import keys_at
+from bdlab.ledger import Log
 from bdlab.probes import BrokerState, LogRange
 
 log = structlog.get_logger()
@@ -108,6 +110,20 @@ class Admin:
     def log_ranges(self) -> list[LogRange]:
         """Start and true end of each partition. Raises BrokerUnavailable, BrokerRefused or TopicMissing."""
         return self._asking(self._ranges)
+
+    def keys_at(self, where: Log, offsets: Sequence[int]) -> dict[int, str]:
+        """The keys of these records as text, as far as the broker still has them; none of another log.
+
+        Raises BrokerError.
+        """
+
+        def ask(login: KafkaLogin, client: Client, deadline: float) -> dict[int, str]:
+            if str(self._metadata(login, client, deadline).cluster_id) != where.cluster_id:
+                return {}
+            keys = keys_at(client, where.topic, where.partition, offsets, _left(deadline))
+            return {offset: key.decode("utf-8", "backslashreplace") for offset, key in keys.items()}
+
+        return self._asking(ask)
 
     def lag(self) -> dict[int, int]:
         """For each partition the events that the group has not committed yet. Raises BrokerError."""

@@ -16,6 +16,7 @@ from bdlab.probes import LogRange
 from bdlab.verification.report import Closed, PartitionReport, Report
 
 _LOOK_EVERY_S = 0.2
+_IDS = 20
 
 
 Identify = Callable[[Log, Sequence[int]], Mapping[int, str]]
@@ -144,7 +145,7 @@ def _closed(account: Account) -> Closed:
 def _imbalance(account: Account, log: Log, identify: Identify | None) -> list[str]:
     problems = []
     if account.missing_count:
-        offsets = [offset for gap in account.missing for offset in range(gap.first, gap.last + 1)][:20]
+        offsets = [offset for gap in account.missing for offset in range(gap.first, gap.last + 1)][:_IDS]
         ids = identify(log, offsets) if identify and offsets else {}
         shown = ", ".join(
             f"{gap.first}" if gap.first == gap.last else f"{gap.first} to {gap.last}"
