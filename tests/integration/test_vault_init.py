@@ -463,6 +463,38 @@ def test_kill_after_each_step_then_run_again(new_world: Callable[..., VaultWorld
         world.connect(session.database()).close()
 
 
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.storm) for n in range(2, 12))])
+def test_kill_after_any_change_then_run_again(new_world: Callable[..., VaultWorld], seed: int) -> None:
+    """On the server or on disk: whatever the run had just done when it died, a later one finishes."""
+    world = new_world()
+    given = {
+        "seed": seed,
+        "env_file": str(world.env_file()),
+        "server": msgspec.to_builtins(world.server),
+        "address": world.vault.address,
+        "identity_dir": world.vault.identity_dir,
+        "keys_file": str(world.keys_file),
+    }
+    crashes = subprocess.run(
+        [sys.executable, "-m", "tests.crash_vault_init"],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert crashes.returncode == 0, crashes.stderr
+    died_after = crashes.stdout.splitlines()
+    assert len(died_after) > 8, died_after
+    assert outcomes(world.init()) == unchanged_but()
+    assert root_tokens(world) == []
+    for service in IDENTITIES:
+        with world.logged_in(service):
+            pass
+    with world.session("consume", "bdlab-writer", daemon=False) as session:
+        world.connect(session.database()).close()
+
+
 def test_the_command_prints_steps_and_no_secret(vault_world: VaultWorld) -> None:
     env_file = vault_world.env_file()
     vault_world.init()
