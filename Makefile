@@ -51,7 +51,10 @@ kafka:  ## assemble Apache Kafka 4, and 3.9 with ZooKeeper, from Maven into the 
 test-kafka: $(VENV)/.dev kafka  ## the suite on real Apache Kafka: one broker, a cluster, secured, with ZooKeeper
 	$(PYTEST) -m kafka
 
+test-compose: $(VENV)/.dev kafka  ## the compose files, booted for real in a Docker engine of the tests' own (root, Debian)
+	$(PYTEST) -m compose -s
+
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help demo dev check test test-all chaos kafka test-kafka clean
+.PHONY: help demo dev check test test-all chaos kafka test-kafka test-compose clean

@@ -1,0 +1,111 @@
+"""What the compose files promise, as the compose program itself reads them."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.compose import images
+from tests.compose.engine import NoEngine, compose_command, run
+from tests.compose.stack import LASTING, ROOT
+
+pytestmark = pytest.mark.compose
+
+FILES = (("docker-compose.yml",), ("docker-compose.yml", "docker-compose.zookeeper.yml"))
+SETUP = ("first-setup", "vault-init", "first-setup-end", "kafka-certificates", "migrate")
+IDENTITY_OF = {
+    "app": {"serve"},
+    "db-consumer": {"consume"},
+    "migrate": {"migrate"},
+    "kafka-certificates": {"migrate"},
+    "predict": {"predict"},
+    "status": {"status"},
+    "verify": {"verify"},
+}
+
+
+@pytest.fixture(scope="module", params=FILES, ids=["kraft", "zookeeper"])
+def services(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The services as `config` shows them, which fails for a file that is not valid."""
+    names = [f"--file={ROOT / 'infra' / name}" for name in request.param]
+    try:
+        command = compose_command()
+    except NoEngine as error:
+        images.skip_or_fail(error, in_ci=bool(os.environ.get("CI")))
+    shown: dict[str, Any] = yaml.safe_load(run(*command, *names, "--profile", "tools", "config"))
+    found: dict[str, Any] = shown["services"]
+    return found
+
+
+def mounts(service: dict[str, Any]) -> dict[str, str]:
+    """Volume or folder -> where it is mounted."""
+    found = {}
+    for volume in service.get("volumes", ()):
+        if isinstance(volume, str):
+            source, target = volume.split(":")[:2]
+        else:
+            source, target = volume["source"], volume["target"]
+        found[source] = target
+    return found
+
+
+def test_the_services_of_the_pipeline_are_there(services: dict[str, Any]) -> None:
+    assert {*LASTING, *SETUP} <= set(services)
+
+
+def test_only_the_api_is_published(services: dict[str, Any]) -> None:
+    assert [name for name, service in services.items() if service.get("ports")] == ["app"]
+    assert "8000" in str(services["app"]["ports"])
+
+
+def test_every_bdlab_service_is_locked_in(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        if not service.get("image", "").startswith("bdlab"):
+            continue
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        if service.get("user") == "0:0":
+            assert service["network_mode"] == "none", name
+
+
+def test_each_service_mounts_its_own_identity_only(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        held = {source.partition("identity-")[2] for source in mounts(service) if "identity-" in source}
+        if name == "vault-init":
+            assert {*IDENTITY_OF["app"], "consume", "inspect", "recovery"} <= held
+        else:
+            assert held == IDENTITY_OF.get(name, set()), name
+
+
+def test_no_service_needs_env_or_carries_a_secret(services: dict[str, Any]) -> None:
+    for file in (ROOT / "infra").glob("docker-compose*.yml"):
+        text = file.read_text("utf-8")
+        assert "env_file" not in text
+        assert not re.search(r"\$\{[A-Z_]+:?\?", text)
+    for name, service in services.items():
+        for variable in service.get("environment") or {}:
+            assert not re.search(r"(PASSWORD|SECRET|TOKEN|KEY)$", variable), f"{name}: {variable}"
+
+
+def test_what_lasts_restarts_by_itself_and_tells_its_health(services: dict[str, Any]) -> None:
+    for name in LASTING:
+        assert services[name]["restart"] == "unless-stopped", name
+        assert services[name]["healthcheck"]["test"], name
+    for name in ("app", "db-consumer"):
+        assert services[name]["healthcheck"]["test"][:3] == ["CMD", "bdlab", "status"]
+    for name in SETUP:
+        assert services[name].get("restart") in (None, "no"), name
+
+
+def test_every_image_that_is_named_has_a_stand_in(services: dict[str, Any]) -> None:
+    named = {service["image"] for service in services.values()} - {"bdlab:latest"}
+    dockerfile = Path(ROOT / "infra" / "Dockerfile").read_text("utf-8")
+    base = re.search(r"^ARG PYTHON_IMAGE=(\S+)", dockerfile, re.MULTILINE)
+    assert base
+    assert {*named, base[1]} <= set(images.OFFICIAL)

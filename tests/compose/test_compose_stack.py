@@ -1,0 +1,163 @@
+"""The compose file for real: up from a fresh clone, then everything that may happen to it afterwards.
+
+The tests of this file follow one another on one stack; each can be run by itself too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.compose import images
+from tests.compose.engine import NoEngine, compose_command, private_engine
+from tests.compose.stack import LASTING, PASSWORD, Stack, fresh_clone
+
+pytestmark = pytest.mark.compose
+
+ZOOKEEPER = ("docker-compose.yml", "docker-compose.zookeeper.yml")
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[dict[str, str]]:
+    try:
+        with private_engine() as environment:
+            compose_command()
+            print(f"images: {images.provide(environment)}")  # noqa: T201 - the reader has to know which they were
+            yield environment
+    except NoEngine as error:
+        images.skip_or_fail(error, in_ci=bool(os.environ.get("CI")))
+
+
+@pytest.fixture(scope="module")
+def stack(engine: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Up from a fresh clone and an `.env` that only its owner may read."""
+    made = Stack(fresh_clone(tmp_path_factory.mktemp("clone")), engine, project="bdlabtest")
+    made.write_env()
+    try:
+        made.up("--build")
+        yield made
+    finally:
+        made.down("--volumes")
+
+
+def test_a_fresh_clone_passes_the_integration_test(stack: Stack) -> None:
+    said = stack.integration_test()
+    assert "not ok" not in said
+    assert "# 8 of 8 ok" in said
+
+
+def test_the_image_runs_as_a_user_without_rights(stack: Stack) -> None:
+    for container in stack.containers("app", "db-consumer"):
+        found = stack.inspect(container)
+        assert found["Config"]["User"] == "10001:10001"
+        assert found["HostConfig"]["ReadonlyRootfs"]
+        assert found["HostConfig"]["CapDrop"] == ["ALL"]
+        assert stack.docker("exec", container, "id", "-u").strip() == "10001"
+        for place in ("/opt/bdlab/probe", "/var/lib/bdlab/probe", "/etc/probe"):
+            tried = stack.docker("exec", container, "sh", "-c", f"touch {place} 2>&1 || true")
+            assert "Read-only" in tried, place
+
+
+def test_no_secret_is_in_a_layer_or_an_environment(stack: Stack) -> None:
+    history = stack.docker("history", "--no-trunc", "bdlab:latest")
+    config = json.loads(stack.docker("inspect", "bdlab:latest"))[0]["Config"]
+    everything = stack.docker("ps", "--all", "--quiet").split()
+    described = stack.docker("inspect", *everything)
+    for text in (history, json.dumps(config), described):
+        assert PASSWORD not in text
+    # Every layer, file by file as one stream of bytes.
+    with subprocess.Popen(
+        ["docker", "save", "bdlab:latest"], stdout=subprocess.PIPE, env=os.environ | stack.environment
+    ) as saved:
+        marks = ("-e", PASSWORD, "-e", "POSTGRES_PASSWORD=")
+        found = subprocess.run(
+            ["grep", "--count", "--text", "--fixed-strings", *marks], stdin=saved.stdout, check=False
+        )
+    assert found.returncode == 1
+
+
+def test_the_set_up_keeps_no_copy_of_env(stack: Stack) -> None:
+    volumes = stack.docker("volume", "ls", "--quiet", "--filter", "name=bdlabtest_").split()
+    places = [json.loads(stack.docker("volume", "inspect", name))[0]["Mountpoint"] for name in volumes]
+    for place in places:
+        assert subprocess.run(["grep", "-rqs", PASSWORD, place], check=False).returncode != 0, place
+
+
+def test_each_service_has_its_own_identity_only(stack: Stack) -> None:
+    for service, identity in (("app", "serve"), ("db-consumer", "consume")):
+        (container,) = stack.containers(service)
+        listed = stack.docker("exec", container, "find", "/var/lib/bdlab/identity", "-type", "f").split()
+        assert listed
+        assert {Path(name).parent.name for name in listed} == {identity}
+
+
+def test_only_the_api_is_published(stack: Stack) -> None:
+    published = {}
+    for container in stack.containers():
+        found = stack.inspect(container)
+        open_ports = {port for port, bound in (found["NetworkSettings"]["Ports"] or {}).items() if bound}
+        if open_ports:
+            published[found["Config"]["Labels"]["com.docker.compose.service"]] = open_ports
+    assert published == {"app": {"8000/tcp"}}
+
+
+def test_it_restarts_without_env(stack: Stack) -> None:
+    stack.env_file.unlink(missing_ok=True)
+    before = stack.predict(stack.api_ports()[0])
+    stack.compose("restart", "--timeout", "30")
+    stack.integration_test()
+    stack.down()
+    stack.up()
+    stack.integration_test()
+    (port,) = stack.api_ports()
+    assert httpx.get(f"http://127.0.0.1:{port}/predictions/{before}", timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize("service", LASTING)
+def test_a_killed_container_recovers_by_itself(stack: Stack, service: str) -> None:
+    stack.kill(stack.containers(service))
+    stack.integration_test()
+
+
+def test_all_killed_at_once_recover_by_themselves(stack: Stack) -> None:
+    stack.kill(stack.containers(*LASTING))
+    stack.integration_test()
+
+
+def test_replicas_share_the_work(stack: Stack) -> None:
+    stack.up("--scale", "app=2", "--scale", "db-consumer=3")
+    stack.integration_test()
+    ports = stack.api_ports()
+    assert len(ports) == 2
+    with ThreadPoolExecutor(8) as pool:
+        ids = set(pool.map(stack.predict, ports * 100))
+    assert len(ids) == 200
+    report = stack.verify()
+    assert report["verified"]
+    stored = set()
+    for container in stack.containers("db-consumer"):
+        said = stack.docker("logs", container)
+        lines = [line for line in said.splitlines() if '"batch stored"' in line]
+        stored.add(bool(lines))
+    assert stored == {True}, "a consumer stored nothing: the partitions are not spread"
+    stack.up("--scale", "app=1", "--scale", "db-consumer=1")
+
+
+def test_the_zookeeper_variant(engine: dict[str, str], tmp_path: Path) -> None:
+    """Without an `.env` at all: the password of the first set-up is invented."""
+    stack = Stack(fresh_clone(tmp_path), engine, project="bdlabzookeeper", files=ZOOKEEPER)
+    try:
+        stack.up("--build")
+        stack.integration_test()
+        stack.kill(stack.containers("zookeeper"))
+        stack.kill(stack.containers("kafka"))
+        stack.integration_test()
+    finally:
+        stack.down("--volumes")
