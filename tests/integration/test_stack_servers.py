@@ -323,3 +323,27 @@ def test_postgres_runs_as_nobody_where_namespaces_are_forbidden(
     # What was made as nobody goes on as nobody.
     with Postgres(tmp_path) as server:
         assert server.running
+
+
+_START_AS_NOBODY = """
+import sys, time
+from pathlib import Path
+from bdlab.stack import Postgres, unprivileged
+works = unprivileged._works
+unprivileged._works = lambda command: command[0] != "unshare" and works(command)
+server = Postgres(Path(sys.argv[1]))
+server.start()
+print(server.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs to become somebody else for Postgres")
+def test_postgres_as_nobody_dies_with_a_killed_parent(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _START_AS_NOBODY, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+    assert _gone(pid)
