@@ -99,7 +99,8 @@ _KEY, _VALUE = events.encode(_event("hello"))
         ),
         (_VALUE.replace(b'"helpfulness_numerator":1', b'"helpfulness_numerator":true'), _KEY, "numerator"),
     ],
-    ids=lambda each: (each or b"none")[:24].decode("latin-1") if not isinstance(each, str) else each,
+    # The bytes hold a random id, and tests are told apart by their names.
+    ids=lambda each: each if isinstance(each, str) else "",
 )
 def test_what_is_no_event_is_refused_with_a_reason(
     value: bytes | None, key: bytes | None, reason: str
