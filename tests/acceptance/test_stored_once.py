@@ -194,6 +194,44 @@ def test_sigterm_ends_a_consumer_with_a_clean_exit(running: Running) -> None:
     assert running.verify()["verified"]
 
 
+def test_consumers_wait_for_postgres_at_their_start_and_through_an_outage(running: Running) -> None:
+    postgres = running.stack._postgres
+    running.publish(encode(event()))
+    postgres.stop()
+    try:
+        running.publish(*(encode(event()) for _ in range(20)))
+        with running.consumer("--startup-timeout", "60") as late:
+            assert late.stdout is not None
+            waiting = next(json.loads(line) for line in late.stdout if '"waits_for"' in line)
+            assert waiting["waits_for"] == "PostgreSQL and its schema"
+            assert waiting["problem"]
+            postgres.start()
+            next(line for line in late.stdout if "partitions start" in line)
+            report = running.verify()
+            assert report["verified"], report
+            late.send_signal(signal.SIGTERM)
+            late.communicate(timeout=30)
+            assert late.returncode == 0
+    finally:
+        postgres.start()
+    running.publish(encode(event()))
+    assert running.verify()["verified"]
+
+
+def test_a_consumer_gives_up_on_what_does_not_come(running: Running) -> None:
+    postgres = running.stack._postgres
+    postgres.stop()
+    try:
+        with running.consumer("--startup-timeout", "1") as late:
+            output, _ = late.communicate(timeout=60)
+    finally:
+        postgres.start()
+    assert late.returncode == 1
+    [told] = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "waited 1 s" in told
+    assert "Traceback" not in output
+
+
 def test_verify_finds_what_was_tampered_with_after_a_prune(running: Running) -> None:
     before = totals(running.verify())
     code, output, log = running.bdlab("prune", "--older-than", "0s", "--json")
