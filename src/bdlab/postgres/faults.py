@@ -60,7 +60,7 @@ def translate(error: psycopg2.Error, *, server: str, rows: bool = False) -> Data
     if code == INSUFFICIENT_PRIVILEGE:
         return DatabaseDenied(
             f"PostgreSQL at {server} denies it: {text} (SQLSTATE {code})",
-            hint="Run `bdlab migrate`; then compare the role's grants with docs/operations.md.",
+            hint="Run `bdlab migrate`; then compare the role's grants with docs/accounting.md.",
         )
     if rows and code[:2] in _CONTENT_CLASSES:
         return RowRejected(text, sqlstate=code)

@@ -219,5 +219,5 @@ class Sink:
             told = "; ".join(f"partition {number}: {reason}" for number, reason in sorted(reasons.items()))
             raise OffsetOutOfRange(
                 f"not all of the topic could be stored: {told}",
-                hint="`bdlab verify` shows what is stored; docs/operations.md says how to go on.",
+                hint="`bdlab verify` shows what is stored; docs/accounting.md says how to go on.",
             )
