@@ -111,6 +111,22 @@ def test_the_list_of_missing_offsets_is_bounded_and_its_count_is_not(pipeline: P
     assert pipeline.database.execute("SELECT count(*) FROM missing_offsets") == [(15,)]
 
 
+@pytest.mark.parametrize("partition", [0, 1, 2])
+def test_what_is_missing_is_stored_again_from_the_broker(pipeline: Pipeline, partition: int) -> None:
+    """The way back that docs/accounting.md names."""
+    before = pipeline.verify().partitions
+    pipeline.tamper(
+        'DELETE FROM predictions WHERE partition = %(partition)s AND "offset" IN (4, 7)', partition=partition
+    )
+    pipeline.tamper(
+        "UPDATE sink_offsets SET next_offset = 4 WHERE partition = %(partition)s", partition=partition
+    )
+    pipeline.drain()
+    report = pipeline.verify()
+    assert report.verified, report.problems
+    assert report.partitions == before
+
+
 INSERT = """
 INSERT INTO predictions (id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction,
                          sentiment, confidence, explanation, model, created_at,
