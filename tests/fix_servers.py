@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -61,6 +62,13 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tansu]:
     """A running broker; use topics of your own on it."""
     with _session_server(Tansu(tmp_path_factory.mktemp("broker"))) as server:
         yield server
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A temporary folder whose path leaves room for a Unix socket, which `tmp_path` may not."""
+    with tempfile.TemporaryDirectory(prefix="bdlab-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from confluent_kafka import Producer as RawProducer
 
 from bdlab.errors import TopicMissing
 from bdlab.events import Position, Record, decode
-from bdlab.kafka.admin import Admin
+from bdlab.kafka.admin import TOPIC_MAX_MESSAGE_BYTES, Admin
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.member import MAX_POLL_BYTES
 from bdlab.kafka.producer import Producer
@@ -98,7 +98,7 @@ def test_an_absent_broker_is_waited_for(own_broker: Callable[[], Tansu]) -> None
     with Consumer(credentials, positions=Bookmarks()) as consumer:
         began = time.monotonic()
         assert consumer.poll(10, 0.6) == []
-        assert 0.4 < time.monotonic() - began < 1.5
+        assert 0.4 < time.monotonic() - began < 15
         assert consumer.problem is not None
         assert broker.bootstrap_servers in consumer.problem.message
 
@@ -251,11 +251,27 @@ def test_records_of_any_shape_come_as_they_are(topic: StaticCredentials) -> None
     ]
 
 
+def takes(credentials: StaticCredentials, size: int) -> bool:
+    """Whether the broker takes a value of so many bytes; Tansu knows no limit, Kafka keeps the topic's."""
+    errors: list[object] = []
+    producer = raw_producer(credentials)
+    producer.produce(
+        credentials.kafka().server.topic,
+        bytes(size),
+        b"try",
+        on_delivery=lambda error, _: errors.append(error),
+    )
+    assert producer.flush(30) == 0
+    return errors == [None]
+
+
 def test_huge_values_come_in_bounded_portions(topic: StaticCredentials) -> None:
-    name, size, count = topic.kafka().server.topic, 20 << 20, 12
+    sizes = [20 << 20, TOPIC_MAX_MESSAGE_BYTES - (1 << 20)]
+    size = next(size for size in sizes if takes(topic, size))
+    count = (300 << 20) // size
     producer = raw_producer(topic)
     for number in range(count):
-        producer.produce(name, bytes([number]) * size, b"huge", number % 6)
+        producer.produce(topic.kafka().server.topic, bytes([number]) * size, b"huge", number % 6)
         assert producer.flush(30) == 0
     after = publish(topic, 20)
 
@@ -266,17 +282,18 @@ def test_huge_values_come_in_bounded_portions(topic: StaticCredentials) -> None:
         portions.append(sum(len(record.value or b"") for record in found))
         # Only what is to be looked at is kept: the values would fill the memory.
         return [
-            Record(r.position, r.key, (r.value or b"")[:4] if r.key == b"huge" else r.value) for r in found
+            Record(r.position, r.key, (r.value or b"")[:4] if len(r.value or b"") > 1 << 20 else r.value)
+            for r in found
         ]
 
     with Consumer(topic, positions=Bookmarks()) as consumer:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        records = read_until(poll, lambda found: len(found) == count + 20, timeout_s=60)
+        records = read_until(poll, lambda found: len(found) == count + 1 + 20, timeout_s=60)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
     huge = [record for record in records if record.key == b"huge"]
     assert sorted(record.value or b"" for record in huge) == [bytes([n]) * 4 for n in range(count)]
-    good = [record for record in records if record.key != b"huge"]
+    good = [record for record in records if record.key not in (b"huge", b"try")]
     assert {record.position for record in good} == after
     assert all(decode(record).model for record in good)
     assert max(portions) <= MAX_POLL_BYTES + (64 << 20)

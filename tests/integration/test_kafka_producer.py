@@ -243,7 +243,7 @@ def test_a_broker_that_is_absent_at_the_start_is_found_when_it_comes(own_broker:
     acks = Acks()
     began = time.monotonic()
     with producer_of(credentials) as producer:
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 5
         producer.publish(event(), acks)
         (result,) = acks.take(1)
         assert isinstance(result, BrokerUnavailable)

@@ -157,7 +157,7 @@ def test_without_a_broker_it_says_so_in_time(pipeline: Pipeline, tmp_path: Path)
     assert done.returncode == 1
     assert "error: " in done.stderr
     assert "--run-id" in done.stderr
-    assert time.monotonic() - started < DELIVERY_TIMEOUT_S + 8
+    assert time.monotonic() - started < DELIVERY_TIMEOUT_S + 40
 
     done = pipeline.run("predict", "--json", "--file", str(amazon(tmp_path, 3000)))
     assert done.returncode == 1

@@ -201,7 +201,7 @@ def test_a_refused_identity_fails_at_once(pipeline: Pipeline, tmp_path: Path) ->
         )
         assert done.returncode == 1
         assert "error: " in done.stderr
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 50
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -153,8 +153,13 @@ def test_postgres_survives_kill(own_postgres: Callable[[], Postgres]) -> None:
         assert cursor.fetchone() == (42,)
 
 
-def test_postgres_password_is_private_and_can_be_forgotten(own_postgres: Callable[[], Postgres]) -> None:
-    server = own_postgres()
+def test_postgres_password_is_private_and_can_be_forgotten(short_path: Path) -> None:
+    server = Postgres(short_path)
+    with server:
+        _assert_password_is_private_and_can_be_forgotten(server)
+
+
+def _assert_password_is_private_and_can_be_forgotten(server: Postgres) -> None:
     password = server.admin_password.reveal()
     assert _mode(server.data_dir / "postgres" / "admin_password") == 0o600
     with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
@@ -226,11 +231,11 @@ def test_a_port_taken_by_another_program_is_replaced(tmp_path: Path) -> None:
             OpenBao(tmp_path, port=before).start()
 
 
-def test_postgres_keeps_its_address_when_its_port_is_taken(tmp_path: Path) -> None:
-    server = Postgres(tmp_path)
+def test_postgres_keeps_its_address_when_its_port_is_taken(short_path: Path) -> None:
+    server = Postgres(short_path)
     with server:
         before = server.lasting_server
-        assert before.host == str(tmp_path / "postgres" / "socket")
+        assert before.host == str(short_path / "postgres" / "socket")
     with socket.create_server(("127.0.0.1", before.port)), server:
         assert server.lasting_server == server.server == before
         _connect(server.server, server.admin_user, server.admin_password.reveal()).close()

@@ -177,7 +177,7 @@ def test_waiting_until_all_is_healthy(pipeline: Pipeline) -> None:
     started = time.monotonic()
     done = pipeline.run("status", "--check", "kafka", "--wait-healthy", "--timeout", "1")
     assert done.returncode == 10
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 50
 
     with pipeline.daemon(
         "status", "--json", "--check", "kafka", "--wait-healthy", "--timeout", "60"
