@@ -65,8 +65,7 @@ def strongest(contributions: Mapping[str, float]) -> tuple[Term, ...]:
     """
     chosen: list[Term] = []
     said: list[frozenset[str]] = []
-    sizes = dict(zip(contributions, map(abs, contributions.values()), strict=True))
-    for label in sorted(sizes, key=sizes.__getitem__, reverse=True):
+    for label in sorted(contributions, key=lambda label: -abs(contributions[label])):
         words = _words[label]
         for other in said:
             if words <= other or words >= other:
