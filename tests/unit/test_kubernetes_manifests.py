@@ -1,0 +1,102 @@
+"""The manifests of `infra/k8s` against Kubernetes' own schemas, which the validator brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+FOLDER = Path(__file__).resolve().parents[2] / "infra" / "k8s"
+#: The oldest and the newest of Kubernetes' versions that are supported today.
+VERSIONS = ("1.31", "1.35")
+CUSTOM = {"kustomize.config.k8s.io/v1beta1", "keda.sh/v1alpha1"}
+
+
+def kustomization() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text("utf-8"))
+    return found
+
+
+def documents() -> Iterator[dict[str, Any]]:
+    for name in kustomization()["resources"]:
+        yield from filter(None, yaml.safe_load_all((FOLDER / name).read_text("utf-8")))
+
+
+def named(document: dict[str, Any]) -> str:
+    return f"{document['kind']}/{document['metadata']['name']}"
+
+
+def workloads() -> Iterator[dict[str, Any]]:
+    return (document for document in documents() if document["kind"] in {"Deployment", "Job"})
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "document", [one for one in documents() if one["apiVersion"] not in CUSTOM], ids=named
+)
+def test_a_manifest_is_valid(document: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_validator_refuses_a_field_that_is_none() -> None:
+    (app, *_) = workloads()
+    app["spec"]["template"]["spec"]["containers"][0]["imagePullPolice"] = "Always"
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(app, VERSIONS[-1], strict=True)
+
+
+def test_every_file_is_part_of_the_kustomization() -> None:
+    files = {file.name for file in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
+    assert set(kustomization()["resources"]) == files
+    names = [named(document) for document in documents()]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("document", list(workloads()), ids=named)
+def test_a_pod_is_locked_in_and_has_one_identity(document: dict[str, Any]) -> None:
+    template = document["spec"]["template"]
+    spec = template["spec"]
+    service = spec["serviceAccountName"].removeprefix("bdlab-")
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    for container in spec["containers"]:
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert container["envFrom"] == [{"configMapRef": {"name": "bdlab"}}]
+    notes = template["metadata"]["annotations"]
+    prefix = "vault.hashicorp.com/"
+    assert notes[f"{prefix}secret-volume-path"] == f"/var/lib/bdlab/identity/{service}"
+    assert notes[f"{prefix}role"] == f"bdlab-{service}"
+    for file in ("role_id", "secret_id"):
+        assert notes[f"{prefix}agent-inject-perms-{file}"] == "0600"
+        assert f"auth/approle/role/{service}/" in notes[f"{prefix}agent-inject-template-{file}"]
+
+
+def test_accounts_selectors_and_targets_are_there() -> None:
+    names = {named(document) for document in documents()}
+    pods = {one["metadata"]["name"]: one["spec"]["template"]["metadata"]["labels"] for one in workloads()}
+    for document in workloads():
+        assert f"ServiceAccount/{document['spec']['template']['spec']['serviceAccountName']}" in names
+    for document in documents():
+        spec = document.get("spec", {})
+        if document["kind"] in {"Service", "PodDisruptionBudget"}:
+            selector = spec["selector"]
+            selector = selector.get("matchLabels", selector)
+            assert selector.items() <= pods[document["metadata"]["name"]].items()
+        if "scaleTargetRef" in spec:
+            assert f"Deployment/{spec['scaleTargetRef']['name']}" in names
+
+
+def test_there_are_never_more_consumers_than_partitions() -> None:
+    (scaled,) = (document for document in documents() if document["kind"] == "ScaledObject")
+    (trigger,) = scaled["spec"]["triggers"]
+    assert trigger["type"] == "prometheus"
+    assert "bdlab_sink_lag_events" in trigger["metadata"]["query"]
+    assert {"serverAddress", "threshold"} <= set(trigger["metadata"])
+    (made,) = kustomization()["configMapGenerator"]
+    settings = dict(line.split("=", 1) for line in made["literals"])
+    assert scaled["spec"]["maxReplicaCount"] == int(settings["BDLAB_KAFKA_PARTITIONS"])
