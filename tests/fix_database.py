@@ -14,7 +14,7 @@ from psycopg2 import sql
 
 from bdlab.credentials import DatabaseLogin
 from bdlab.postgres.migrations import migrate
-from bdlab.postgres.roles import prepare
+from bdlab.postgres.roles import manager_exists, prepare
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.stack import Postgres
 
@@ -98,11 +98,17 @@ def admin_login(server: Postgres, dbname: str) -> DatabaseLogin:
 
 def make_database(server: Postgres) -> Database:
     """A new database in `server`, prepared and migrated."""
-    admin = admin_login(server, f"test_{uuid4().hex[:12]}")
-    prepare(admin, manager_password=Secret(uuid4().hex))
-    database = Database(admin)
+    database = make_bare_database(server)
     migrate(database.credentials("owner"))
     return database
+
+
+def make_bare_database(server: Postgres) -> Database:
+    """A new database in `server` with the roles, and without the schema."""
+    admin = admin_login(server, f"test_{uuid4().hex[:12]}")
+    # The manager is the server's and not the database's: a Vault may hold its password.
+    prepare(admin, manager_password=None if manager_exists(admin) else Secret(uuid4().hex))
+    return Database(admin)
 
 
 @pytest.fixture(scope="session")
