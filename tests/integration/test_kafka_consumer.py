@@ -268,7 +268,7 @@ def takes(credentials: StaticCredentials, size: int) -> bool:
 def test_huge_values_come_in_bounded_portions(topic: StaticCredentials) -> None:
     sizes = [20 << 20, TOPIC_MAX_MESSAGE_BYTES - (1 << 20)]
     size = next(size for size in sizes if takes(topic, size))
-    count = (300 << 20) // size
+    count = (160 << 20) // size
     producer = raw_producer(topic)
     for number in range(count):
         producer.produce(topic.kafka().server.topic, bytes([number]) * size, b"huge", number % 6)

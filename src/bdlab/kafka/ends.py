@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Consumer as Client
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
-from bdlab.kafka.connection import PARTITION_EOF, broker_error, client_config
+from bdlab.kafka.connection import PARTITION_EOF, UNKNOWN_PARTITION, broker_error, client_config
+
+_PAUSE_S = 0.05
+_PASSING = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    UNKNOWN_PARTITION,
+}
 
 
 def reader(login: KafkaLogin, *, client_id: str, group: str) -> Client:
@@ -42,21 +51,30 @@ def reported_ranges(
     `client` is any consumer. Raises BrokerError.
     """
     wanted = sorted(partitions)
-    found: dict[int, list[int]] = {partition: [] for partition in wanted}
-    for timestamp in (OFFSET_BEGINNING, OFFSET_END):
-        doing = f"asking for the offsets of topic {topic!r}"
+    # As a time stamp each of the two asks for that end of the log.
+    starts = _offsets(client, topic, wanted, OFFSET_BEGINNING, timeout_s)
+    ends = _offsets(client, topic, wanted, OFFSET_END, timeout_s)
+    return {partition: (starts[partition], ends[partition]) for partition in wanted}
+
+
+def _offsets(
+    client: Client, topic: str, partitions: Sequence[int], timestamp: int, timeout_s: float
+) -> dict[int, int]:
+    """One question for all partitions, put again while the topic is new or its leaders are moving."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = max(0.1, deadline - time.monotonic())
+        places = [TopicPartition(topic, partition, timestamp) for partition in partitions]
         try:
-            # As a time stamp each of the two asks for that end of the log, of all partitions at once.
-            answer = client.offsets_for_times(
-                [TopicPartition(topic, partition, timestamp) for partition in wanted], timeout=timeout_s
-            )
+            answer = client.offsets_for_times(places, timeout=left)
+            refusal = next((place.error for place in answer if place.error is not None), None)
         except KafkaException as error:
-            raise broker_error(error, doing) from error
-        for place in answer:
-            if place.error is not None:
-                raise broker_error(place.error, f"{doing}, partition {place.partition}")
-            found[place.partition].append(place.offset)
-    return {partition: (start, end) for partition, (start, end) in found.items()}
+            refusal = error.args[0]
+        if refusal is None:
+            return {place.partition: place.offset for place in answer}
+        if refusal.code() not in _PASSING or time.monotonic() + _PAUSE_S >= deadline:
+            raise broker_error(refusal, f"asking for the offsets of topic {topic!r}")
+        time.sleep(_PAUSE_S)
 
 
 def true_ends(client: Client, topic: str, reported: Mapping[int, int], timeout_s: float) -> dict[int, int]:
