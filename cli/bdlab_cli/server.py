@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from math import ceil
+from types import FrameType
 
 import structlog
 import typer
@@ -41,12 +42,13 @@ def run(layers: Layers) -> None:
 
 def _serve_here(layers: Layers, listener: socket.socket) -> None:
     api = Api(layers)
-    # uvicorn sends itself the signal again once it has stopped; with these handlers that ends nothing.
-    with wiring.stop_on_signal(), closing(api):
+    with closing(api):
         api.open()
         server = _Server(_config(layers.settings(), app=api.asgi))
         server.announced_url = _url(layers.settings().http, listener)
-        server.run([listener])
+        # uvicorn sends itself the signal again once it has stopped; with these handlers that ends nothing.
+        with wiring.stop_on_signal():
+            server.run([listener])
 
 
 def _serve_in_workers(layers: Layers, listener: socket.socket) -> None:
@@ -72,6 +74,11 @@ class _Server(uvicorn.Server):
         if self.started:
             _announce(self.announced_url)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The second signal ends it at once, whichever it is."""
+        self.force_exit = self.should_exit
+        super().handle_exit(sig, frame)
+
 
 class _Supervisor(Multiprocess):
     announced_url = ""
@@ -96,6 +103,7 @@ def _config(settings: Settings, *, app: object) -> uvicorn.Config:
         workers=http.workers,
         lifespan="on",
         access_log=False,
+        proxy_headers=False,
         log_config=None,
         server_header=False,
         ssl_certfile=http.tls_cert_file or None,

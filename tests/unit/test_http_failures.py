@@ -14,6 +14,8 @@ import pytest
 
 from bdlab.errors import BrokerError, EventTooLarge, ModelError, NotAcknowledged
 from bdlab.events import PredictionEvent, Review, Score
+from bdlab.probes import BrokerState
+from bdlab.serving import Parts
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
 from tests.fix_api import MemoryApi, SilentBroker, serving
 
@@ -42,18 +44,19 @@ def test_without_an_acknowledgement_the_answer_is_503_with_the_id(
 
 
 def test_a_publisher_that_never_answers_is_given_up(
-    memory_api: MemoryApi, api: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    memory_api: MemoryApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert memory_api.publisher is not None
-    memory_api.publisher.hold()
-    started = time.monotonic()
-    answer = api.post("/predict", json=REVIEW)
-    memory_api.publisher.release()
-
+    monkeypatch.setattr("bdlab.serving.predictions._GRACE_S", 0.5)
+    with memory_api.producer, serving(memory_api.parts) as client:
+        assert memory_api.publisher is not None
+        memory_api.publisher.hold()
+        started = time.monotonic()
+        answer = client.post("/predict", json=REVIEW)
+        took_s = time.monotonic() - started
+        memory_api.publisher.release()
     assert answer.status_code == 503
     assert "id" in answer.json()
-    # The delivery time-out of this API, and the five seconds of grace beyond it.
-    assert 5 < time.monotonic() - started < 10
+    assert 1.5 <= took_s < 5
 
 
 def test_too_many_in_flight_are_turned_away_at_once() -> None:
@@ -189,6 +192,22 @@ def test_without_a_broker_it_is_unhealthy_and_not_ready(memory_api: MemoryApi, a
     assert api.get("/health/live").status_code == 200
 
 
+class NoTopic:
+    def state(self) -> BrokerState:
+        return BrokerState(connected=True, brokers=1, topic="predictions", problem="topic is missing")
+
+
+def test_without_the_topic_it_is_unhealthy_and_not_ready(memory_api: MemoryApi) -> None:
+    def parts() -> Parts:
+        return msgspec.structs.replace(memory_api.parts(), broker=NoTopic())
+
+    with memory_api.producer, serving(parts) as client:
+        answer = client.get("/health")
+        assert answer.status_code == 503
+        assert answer.json().items() >= {"status": "unhealthy", "kafka_connected": True}.items()
+        assert "topic is missing" in client.get("/health/ready").json()["problems"][0]
+
+
 def _seal(memory: MemoryApi) -> None:
     memory.vault.found = msgspec.structs.replace(
         memory.vault.found, connected=False, authenticated=False, sealed=True, problem="sealed"
@@ -253,10 +272,10 @@ def test_a_vault_that_is_away_is_503(memory_api: MemoryApi, api: httpx.Client) -
 def test_a_probe_that_hangs_holds_nobody_up(memory_api: MemoryApi) -> None:
     silent = SilentBroker()
 
-    def parts() -> object:
+    def parts() -> Parts:
         return msgspec.structs.replace(memory_api.parts(), broker=silent)
 
-    with memory_api.producer, serving(parts) as client, ThreadPoolExecutor(8) as pool:  # type: ignore[arg-type]
+    with memory_api.producer, serving(parts) as client, ThreadPoolExecutor(8) as pool:
         started = time.monotonic()
         answers = list(pool.map(lambda _: client.get("/health"), range(8)))
         assert time.monotonic() - started < 6

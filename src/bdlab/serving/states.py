@@ -53,7 +53,7 @@ class Surroundings:
 def _health(
     model_problem: str, vault: VaultState, broker: BrokerState, database: DatabaseState
 ) -> HealthAnswer:
-    durable = not model_problem and broker.connected
+    durable = not model_problem and not _unpublishable(broker)
     whole = vault.connected and not vault.sealed and vault.held_valid and database.connected
     return HealthAnswer(
         status="unhealthy" if not durable else "healthy" if whole else "degraded",
@@ -65,12 +65,21 @@ def _health(
     )
 
 
+def _unpublishable(broker: BrokerState) -> str:
+    """Why nothing can be published; empty where it can."""
+    if not broker.connected:
+        return f"the broker does not answer: {broker.problem}"
+    if not broker.partitions:
+        return f"the topic is not there: {broker.problem}"
+    return ""
+
+
 def _readiness(model_problem: str, vault: VaultState, broker: BrokerState) -> ReadyAnswer:
     problems = []
     if model_problem:
         problems.append(f"the model does not predict: {model_problem}")
-    if not broker.connected:
-        problems.append(f"the broker does not answer: {broker.problem}")
+    if unpublishable := _unpublishable(broker):
+        problems.append(unpublishable)
     # Predicting needs the token's secrets and no database: its lease may run out meanwhile.
     if not (vault.held_valid or (vault.token_ttl_s or 0) > 0):
         problems.append(f"the credentials held are no longer valid: {vault.problem or 'expired'}")
