@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+KEEP = "BDLAB_TEST_ENGINE"
+
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 60.0
 _INSTALL_TIMEOUT_S = 600.0
@@ -81,10 +83,13 @@ def private_engine() -> Iterator[dict[str, str]]:
     """A running engine, as the environment that points clients at it. Raises NoEngine.
 
     Its images are its own: stand-ins never get among those of the machine's engine. Afterwards its folder,
-    interface, mounts and firewall rules are gone.
+    interface, mounts and firewall rules are gone; the folder stays, with its images, where BDLAB_TEST_ENGINE
+    names one.
     """
     install()
-    folder = Path(tempfile.mkdtemp(prefix="bdlab-engine-"))
+    kept = os.environ.get(KEEP)
+    folder = Path(kept or tempfile.mkdtemp(prefix="bdlab-engine-"))
+    folder.mkdir(exist_ok=True)
     rules, forwarding = run("iptables-save"), _FORWARD.read_text("ascii")
     bridge_before = Path("/sys/class/net/docker0").exists()
     command: Sequence[str] = (
@@ -107,6 +112,8 @@ def private_engine() -> Iterator[dict[str, str]]:
                 engine.wait()
     finally:
         _clean(folder, rules, forwarding, bridge_before=bridge_before)
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _wait(engine: subprocess.Popen[bytes], environment: dict[str, str], log: Path) -> None:
@@ -131,4 +138,3 @@ def _clean(folder: Path, rules: str, forwarding: str, *, bridge_before: bool) ->
     # What was there before, exactly.
     subprocess.run(["iptables-restore"], input=rules, text=True, check=False)
     _FORWARD.write_text(forwarding, "ascii")
-    shutil.rmtree(folder, ignore_errors=True)

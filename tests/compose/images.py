@@ -31,7 +31,9 @@ OFFICIAL = (
 
 
 def provide(environment: Mapping[str, str]) -> str:
-    """Have all images in that engine; "official" or "stand-ins". Raises NoEngine."""
+    """Have all images in that engine; which ones, in words. Raises NoEngine."""
+    if all(run("docker", "image", "ls", "--quiet", image, environment=environment) for image in OFFICIAL):
+        return "those of an earlier run"
     try:
         for number, image in enumerate(OFFICIAL):
             timeout_s = _PULL_TIMEOUT_S if number else _TRY_TIMEOUT_S

@@ -76,7 +76,10 @@ class Stack:
         return run("docker", *arguments, check=check, environment=self.environment)
 
     def up(self, *arguments: str) -> None:
-        self.compose("up", "-d", *arguments, timeout_s=_UP_TIMEOUT_S)
+        try:
+            self.compose("up", "-d", *arguments, timeout_s=_UP_TIMEOUT_S)
+        except AssertionError as error:
+            raise AssertionError(f"{str(error)[-1500:]}\n{self.logs()}") from None
 
     def down(self, *arguments: str) -> None:
         self.compose("down", "--timeout", "30", *arguments)
@@ -111,9 +114,12 @@ class Stack:
             check=False,
         )
         if outcome.returncode != 0:
-            logs = self.compose("logs", "--no-color", "--tail=15", timeout_s=60)
-            raise AssertionError(f"{outcome.stdout}{outcome.stderr}\n{logs[-12000:]}")
+            raise AssertionError(f"{outcome.stdout}{outcome.stderr}\n{self.logs()}")
         return outcome.stdout
+
+    def logs(self) -> str:
+        """The end of each container's."""
+        return self.compose("logs", "--no-color", "--tail=15", timeout_s=60)[-16000:]
 
     def api_ports(self) -> list[int]:
         """The published port of each `app`."""
