@@ -33,7 +33,7 @@ check: $(VENV)/.dev  ## lint, types, import rules
 	$(BIN)/lint-imports
 
 test: $(VENV)/.dev  ## the whole suite that needs only PyPI, on real servers
-	$(PYTEST) -m 'not storm and not kafka and not compose'
+	$(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not kafka and not compose'
 
 test-all: $(VENV)/.dev  ## the long storms of faults
 	$(PYTEST) -m 'storm and not kafka and not compose'
