@@ -70,7 +70,8 @@ def grants(service: str, server: KafkaSettings) -> frozenset[Grant]:
         "predict": write,
         "dlq": write,
         "consume": read | {group, group._replace(operation=AclOperation.READ)},
-        "verify": read,
+        # It reads no group; without this its client would be told at each start that it may not.
+        "verify": read | {group},
         # librdkafka's name for the cluster as a resource is BROKER.
         "status": {topic, group, Grant(AclOperation.DESCRIBE, ResourceType.BROKER, _CLUSTER)},
     }
