@@ -107,6 +107,8 @@ def vault_init(
         dry_run=dry_run,
     )
     talk, out = wiring.talk(), wiring.out()
+    if env_path and env_path.stat().st_mode & 0o077:
+        talk.print(f"warning: {env_path} is open to others; it holds passwords. Run: chmod 600 {env_path}")
 
     def report(step: Step) -> None:
         if not as_json:

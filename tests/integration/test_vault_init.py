@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ import psycopg2
 import pytest
 
 from bdlab import resources
+from bdlab.credentials import DatabaseLogin
 from bdlab.errors import (
     IdentityRefused,
     InvalidInput,
@@ -27,8 +29,9 @@ from bdlab.errors import (
 )
 from bdlab.settings import Secret, VaultSettings
 from bdlab.vault.bootstrap import Plan, Step, access
+from bdlab.vault.bootstrap.alone import alone
 from bdlab.vault.bootstrap.plan import IDENTITIES
-from tests.fix_vault import ShamirOpenBao, VaultWorld
+from tests.fix_vault import AdminManager, ShamirOpenBao, VaultWorld
 
 BDLAB = (sys.executable, "-m", "bdlab_cli")
 STEPS = [
@@ -67,6 +70,11 @@ def changed_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     with monkeypatch.context() as patch:
         patch.setattr(access, "policies_dir", lambda: folder)
         yield
+
+
+def maintenance(world: VaultWorld) -> DatabaseLogin:
+    server = msgspec.structs.replace(world.server, dbname="postgres")
+    return msgspec.structs.replace(world.manager.admin, server=server)
 
 
 def root_tokens(world: VaultWorld) -> list[str]:
@@ -415,6 +423,39 @@ def test_a_dry_run_leaves_a_new_vault_alone(new_world: Callable[..., VaultWorld]
     with pytest.raises(InvalidInput, match="takes the database administrator's log-in"):
         world.init(world.plan(seeds=None, manager=None))
     assert outcomes(world.init())["database connection"] == "done"
+
+
+def test_two_at_once_wait_for_each_other(new_world: Callable[..., VaultWorld]) -> None:
+    world = new_world()
+    with ThreadPoolExecutor(3) as pool:
+        found = [outcomes(steps) for steps in pool.map(lambda _: world.init(), range(3))]
+    assert sorted(steps["engines"] for steps in found) == ["done", "unchanged", "unchanged"]
+    assert sum(steps == unchanged_but() for steps in found) == 2
+    with alone(world.plan()), pytest.raises(VaultUnavailable, match="another vault-init is at work"):
+        world.init(world.plan(timeout_s=0.2))
+
+
+def test_an_old_env_file_is_no_obstacle(vault_world: VaultWorld) -> None:
+    """The administrator's password was changed since: nothing is to be done with it anyway."""
+    admin = msgspec.structs.replace(vault_world.manager.admin, password=Secret("of old"))
+    plan = vault_world.plan(manager=AdminManager(admin))
+    assert outcomes(vault_world.init(plan)) == unchanged_but()
+
+
+def test_a_wiped_database_is_set_up_again(new_world: Callable[..., VaultWorld]) -> None:
+    world = new_world()
+    world.init()
+    with contextlib.closing(world.connect(maintenance(world))) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for user in world.users():  # of Vaults that other tests have wiped
+                cursor.execute(f'DROP ROLE "{user}"')
+            cursor.execute(f"DROP DATABASE {world.dbname} WITH (FORCE)")
+            cursor.execute("DROP ROLE bdlab_manager")
+    steps = world.init()
+    assert outcomes(steps) == unchanged_but(database_connection="done", root_token="done")
+    with world.session("consume", "bdlab-writer", daemon=False) as session:
+        world.connect(session.database()).close()
 
 
 def test_an_unreachable_vault_is_waited_for_and_named(vault_world: VaultWorld) -> None:

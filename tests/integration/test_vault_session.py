@@ -140,11 +140,11 @@ def test_the_authority_of_the_database_is_a_private_file(vault_world: VaultWorld
 
 @pytest.fixture
 def short_lived(vault_world: VaultWorld) -> Iterator[None]:
-    """Tokens of 2 s without renewal; database logins of 2 s, and of 5 s at most."""
+    """Tokens and database logins of 3 s without renewal; a login lasts 7 s at most."""
     with vault_world.root() as root:
-        root.write("auth/approle/role/consume", {"token_period": 2})
+        root.write("auth/approle/role/consume", {"token_period": 3})
         role = root.read("database/roles/bdlab-writer")
-        root.write("database/roles/bdlab-writer", {**role, "default_ttl": 2, "max_ttl": 5})
+        root.write("database/roles/bdlab-writer", {**role, "default_ttl": 3, "max_ttl": 7})
     yield
     vault_world.init()
 
@@ -156,7 +156,7 @@ def test_a_daemon_renews_past_every_ttl(vault_world: VaultWorld, short_lived: No
     ):
         began = time.monotonic()
         logins = [opened.database()]
-        while len(logins) < 3:
+        while time.monotonic() - began < 8 or len(logins) < 2:
             assert time.monotonic() - began < 30
             login = opened.database()
             assert works(login, vault_world)
@@ -167,23 +167,19 @@ def test_a_daemon_renews_past_every_ttl(vault_world: VaultWorld, short_lived: No
             state = opened.state()
             assert state.held_valid, state
             time.sleep(0.05)
-        assert time.monotonic() - began > 4
     assert [entry for entry in logs if entry["log_level"] in ("warning", "error")] == []
 
 
 def test_a_short_command_renews_on_use(vault_world: VaultWorld, short_lived: None) -> None:
     with vault_world.session("consume", "bdlab-writer", daemon=False) as opened:
+        began = time.monotonic()
         first = opened.database()
-        until = time.monotonic() + 2.5
-        while time.monotonic() < until:
-            assert opened.database() is first
+        while (login := opened.database()) is first:
+            assert works(login, vault_world)
             assert opened.state().authenticated
             time.sleep(0.1)
-        assert works(first, vault_world)
-        time.sleep(2.5)
-        later = opened.database()
-        assert later is not first
-        assert works(later, vault_world)
+        assert 3 < time.monotonic() - began < 20
+        assert works(login, vault_world)
 
 
 def test_a_revoked_lease_is_replaced_once_for_all_who_ask(

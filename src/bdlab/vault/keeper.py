@@ -64,6 +64,11 @@ class Keeper:
             self._tasks[name].due_at = at
             self._condition.notify()
 
+    def done(self, name: str, *, due_at: float) -> None:
+        """What a task is for was done by somebody else; it is due again at `due_at`."""
+        self._succeeded(self._tasks[name])
+        self.due(name, due_at)
+
     def _run(self) -> None:
         while True:
             with self._condition:
@@ -85,26 +90,31 @@ class Keeper:
             due_at = now() + _REFUSED_PAUSE_S
             self._failed(task, error)
         else:
-            task.backoff.reset()
             self._succeeded(task)
         with self._condition:
             task.due_at = due_at
 
     def _failed(self, task: Task, error: BdlabError) -> None:
-        if not self._failing:
-            self._since = now()
-            self.outage = error
+        with self._condition:
+            begins = not self._failing
+            self._failing.add(task.name)
+            if begins:
+                self._since = now()
+                self.outage = error
+        if begins:
             _log.warning(
                 "Vault does not give what is due; going on with what is held",
                 wanted=task.name,
                 problem=error.message,
                 advice=error.hint,
             )
-        self._failing.add(task.name)
 
     def _succeeded(self, task: Task) -> None:
-        if task.name in self._failing:
+        with self._condition:
+            ends = self._failing == {task.name}
             self._failing.discard(task.name)
-            if not self._failing:
+            task.backoff.reset()
+            if ends:
                 self.outage = None
-                _log.info("Vault gives again what is due", seconds=round(now() - self._since, 1))
+        if ends:
+            _log.info("Vault gives again what is due", seconds=round(now() - self._since, 1))

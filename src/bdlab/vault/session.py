@@ -255,7 +255,7 @@ class VaultSession:
     def _token_replaced(self) -> None:
         """The leases of the old token died with it, so a database login comes before anything else."""
         if self._keeper and self._token.lease:
-            self._keeper.due(_TOKEN, self._token.lease.term.due_at)
+            self._keeper.done(_TOKEN, due_at=self._token.lease.term.due_at)
         if self._database:
             self._database.lease = None
             if self._keeper:
@@ -265,7 +265,7 @@ class VaultSession:
 
     def _reschedule_database(self, held: HeldDatabase) -> None:
         if self._keeper:
-            self._keeper.due(_DATABASE, held.due_at)
+            self._keeper.done(_DATABASE, due_at=held.due_at)
 
     def _fail_fast(self, held: HeldDatabase) -> None:
         """While the keeper is knocking already, nobody else needs to wait for a time-out too."""

@@ -7,8 +7,11 @@ identity and the recovery key, and revokes it at the end.
 
 from __future__ import annotations
 
+import contextlib
+
 from bdlab.errors import PolicyDenied, TokenRefused
 from bdlab.vault.bootstrap.access import AppRoles, Policies
+from bdlab.vault.bootstrap.alone import alone
 from bdlab.vault.bootstrap.authority import Authority
 from bdlab.vault.bootstrap.broker import BrokerAuthority
 from bdlab.vault.bootstrap.database import Connection, Roles
@@ -30,6 +33,11 @@ def bootstrap(plan: Plan, report: Report) -> list[Step]:
     Raises VaultUnavailable where Vault does not answer or open in time, VaultError where there is no way in,
     InvalidInput where `.env` is needed and missing. Nothing that was done is lost: run it again.
     """
+    with contextlib.nullcontext() if plan.dry_run else alone(plan):
+        return _bootstrap(plan, report)
+
+
+def _bootstrap(plan: Plan, report: Report) -> list[Step]:
     steps: list[Step] = []
 
     def ended(step: Step) -> None:

@@ -6,7 +6,9 @@ import secrets
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from bdlab.errors import InvalidInput
+import structlog
+
+from bdlab.errors import DatabaseError, InvalidInput
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.vault.bootstrap.plan import DATABASE, Plan
 from bdlab.vault.bootstrap.units import differs
@@ -18,6 +20,8 @@ ROLES = {"bdlab-writer": "bdlab_writer", "bdlab-reader": "bdlab_reader", "bdlab-
 _TTL_S = 3600
 _MAX_TTL_S = 24 * 3600
 _PASSWORD_BYTES = 32
+
+_log = structlog.get_logger()
 
 #: What a user makes belongs to its group (`SET ROLE` at log-in), so that nothing stands in the way of its
 #: DROP.
@@ -52,9 +56,17 @@ class Connection:
         found = reader.read_if_present(self._path)
         if differs(found, {"allowed_roles": list(ROLES)}):
             return (DATABASE,)
-        if self._plan.manager and not self._plan.manager.exists():
+        if self._manager_is_missing():
             return (f"{DATABASE}: the database has no manager role",)
         return ()
+
+    def _manager_is_missing(self) -> bool:
+        """Looked for only where `.env` is there; an old one may have an administrator's password of old."""
+        try:
+            return self._plan.manager is not None and not self._plan.manager.exists()
+        except DatabaseError as error:
+            _log.warning("cannot look at the database; leaving its set-up as it is", problem=error.message)
+            return False
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
         del pending

@@ -1,0 +1,42 @@
+"""One `vault-init` at a time over one folder of identities."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bdlab.errors import VaultError, VaultUnavailable
+from bdlab.vault.bootstrap.plan import Plan
+from bdlab.vault.waiting import wait_for
+
+
+@contextmanager
+def alone(plan: Plan) -> Iterator[None]:
+    """Hold the folder; two at once would take each other's half-made things for broken ones.
+
+    Waits up to the plan's `timeout_s` for another, then raises VaultUnavailable. The lock ends with its
+    process.
+    """
+    folder = plan.identity_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(folder / ".vault-init.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise VaultError(
+            f"the folder for the services' identities {folder} cannot be used: {error.strerror}",
+            hint="Name one that you may write with --identity-dir.",
+        ) from error
+
+    def take() -> None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise VaultUnavailable(f"another vault-init is at work on {folder}") from error
+
+    try:
+        wait_for(take, timeout_s=plan.timeout_s)
+        yield
+    finally:
+        os.close(handle)
