@@ -18,12 +18,14 @@ from confluent_kafka import Producer as RawProducer
 from bdlab.errors import TopicMissing
 from bdlab.events import Position, Record, decode
 from bdlab.kafka.admin import TOPIC_MAX_MESSAGE_BYTES, Admin
+from bdlab.kafka.assignment import UNREADABLE_HEADERS
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.member import MAX_POLL_BYTES
 from bdlab.kafka.producer import Producer
 from bdlab.memory.credentials import StaticCredentials
 from bdlab.stack import Tansu
 from bdlab.stack.ports import choose_free
+from tests import raw_records
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, make_topic, read_until
 from tests.fix_servers import start_or_skip
 from tests.samples import event
@@ -249,6 +251,45 @@ def test_records_of_any_shape_come_as_they_are(topic: StaticCredentials) -> None
         (b"", b"", []),
         (b"\x00", b"\xff\xfe", [("twice", b"1"), ("twice", None), ("", b"")]),
     ]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_unreadable_headers_do_not_hold_up_their_record(
+    topic: StaticCredentials, place: int
+) -> None:
+    server, count = topic.kafka().server, 200
+    headers = [(b"good", b"1"), (b"fine", b"2")]
+    bad = [*headers[:place], (b"\xff\xfe", b"\x00"), *headers[place:]]
+    payload = b"".join(
+        raw_records.record(b"%d" % number, b"v", bad if number % 2 else headers, number=number)
+        for number in range(count)
+    )
+    raw_records.produce(server.bootstrap_servers, server.topic, 0, raw_records.batch(payload, count=count))
+
+    with Consumer(topic, positions=Bookmarks()) as consumer:
+        records = read_until(consumer.poll, lambda found: len(found) == count)
+
+    assert [record.position.offset for record in records] == list(range(count))
+    for number, record in enumerate(records):
+        assert (record.key, record.value) == (b"%d" % number, b"v")
+        readable = (("good", b"1"), ("fine", b"2"))
+        assert record.headers == (((UNREADABLE_HEADERS, None),) if number % 2 else readable)
+
+
+def test_a_batch_that_cannot_be_unpacked_stops_its_partition_alone(topic: StaticCredentials) -> None:
+    server = topic.kafka().server
+    good = raw_records.batch(raw_records.record(b"k", b"v"))
+    lies = raw_records.batch(b"this is not lz4", attributes=3)
+    for records in (good, lies, good):
+        raw_records.produce(server.bootstrap_servers, server.topic, 4, records)
+    raw_records.produce(server.bootstrap_servers, server.topic, 5, good)
+
+    with Consumer(topic, positions=Bookmarks()) as consumer:
+        found = read_until(consumer.poll, lambda _: consumer.at_end)
+        assert set(consumer.stopped) == {4}
+        assert "offset 1 cannot be unpacked" in consumer.stopped[4]
+
+    assert [(at.partition, at.offset) for at in sorted(places(found))] == [(4, 0), (5, 0)]
 
 
 def takes(credentials: StaticCredentials, size: int) -> bool:

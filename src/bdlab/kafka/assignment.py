@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import methodcaller
 
 import structlog
 from confluent_kafka import Consumer as Client
 from confluent_kafka import Message
 
 from bdlab.credentials import KafkaLogin
-from bdlab.events import Position, Record
+from bdlab.events import Headers, Position, Record
 from bdlab.kafka.ends import reader, reported_ranges, true_ends
 
 log = structlog.get_logger()
+
+UNREADABLE_HEADERS = "bdlab-unreadable-headers"
+"""Stands for the headers of a record where one of their names is not UTF-8."""
 
 StartPositions = Callable[[Sequence[Position]], Sequence[Position]]
 
@@ -78,8 +82,20 @@ class Assignment:
             Position(cluster_id, topic, partition, offset),
             key.encode() if isinstance(key, str) else key,
             value.encode() if isinstance(value, str) else value,
-            tuple(message.headers() or ()),  # type: ignore[arg-type] # its stub allows what is only given in
+            _headers(message),
         )
+
+
+#: Called from C, where CPython checks that a result comes without an error. A direct call is specialised and
+#: skips the check, and what confluent_kafka then returns for such a name crashes the interpreter.
+_read_headers = methodcaller("headers")
+
+
+def _headers(message: Message) -> Headers:
+    try:
+        return tuple(_read_headers(message) or ())
+    except (SystemError, UnicodeDecodeError):
+        return ((UNREADABLE_HEADERS, None),)
 
 
 def ask_starts(

@@ -32,6 +32,13 @@ TRANSPORT = KafkaError._TRANSPORT  # noqa: SLF001
 PURGE_QUEUE = KafkaError._PURGE_QUEUE  # noqa: SLF001
 PURGE_INFLIGHT = KafkaError._PURGE_INFLIGHT  # noqa: SLF001
 PARTITION_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001
+#: A batch of records that cannot be unpacked; librdkafka comes back to it without end.
+UNREADABLE = {
+    KafkaError._BAD_COMPRESSION,  # noqa: SLF001
+    KafkaError._BAD_MSG,  # noqa: SLF001
+    KafkaError._UNDERFLOW,  # noqa: SLF001
+    KafkaError._NOT_IMPLEMENTED,  # noqa: SLF001
+}
 
 _REFUSED = {
     AUTHENTICATION,

@@ -17,6 +17,7 @@ from bdlab.kafka.connection import (
     MAX_MESSAGE_BYTES,
     PARTITION_EOF,
     TRANSPORT,
+    UNREADABLE,
     broker_error,
     client_config,
     cluster_of,
@@ -210,8 +211,11 @@ class Member:
             self.verified = False
             self._interrupted = True
         elif isinstance(found, OffsetOutOfRange) and partition is not None:
-            self._stop_partition(partition)
-        else:
+            self._stop(partition, self._why_out_of_range(partition))
+        elif error.code() in UNREADABLE and partition is not None:
+            self._stop(partition, f"what is at offset {message.offset()} cannot be unpacked: {error.str()}")
+        elif error.str() != self._last_problem:
+            self._last_problem = error.str()
             log.warning("reading from Kafka goes on after an error", problem=error.str())
 
     def _on_gap(self, message: Message) -> None:
@@ -223,23 +227,24 @@ class Member:
             self._gaps[partition] = offset
             self._interrupted = True
             return
-        topic, following = self.login.server.topic, self.assignment.next_offset(partition)
-        self._client.pause([TopicPartition(topic, partition)])
-        self.assignment.stop(
+        self._stop(
             partition,
-            f"offsets {following} to {offset - 1} of {topic} partition {partition} are not in the log: the "
-            "topic was compacted or written in transactions, and cannot be accounted for",
+            f"offsets {self.assignment.next_offset(partition)} to {offset - 1} of {self.login.server.topic} "
+            f"partition {partition} are not in the log: the topic was compacted or written in transactions, "
+            "and cannot be accounted for",
         )
 
-    def _stop_partition(self, partition: int) -> None:
+    def _why_out_of_range(self, partition: int) -> str:
         topic = self.login.server.topic
         offset = self.assignment.next_offset(partition)
         try:
             start, end = reported_ranges(self._client, topic, [partition], ASK_TIMEOUT_S)[partition]
-            reason = out_of_range(topic, partition, offset, start, end)
         except BrokerError as error:
-            reason = f"offset {offset} of {topic} partition {partition} is not in the log ({error.message})"
-        self._client.pause([TopicPartition(topic, partition)])
+            return f"offset {offset} of {topic} partition {partition} is not in the log ({error.message})"
+        return out_of_range(topic, partition, offset, start, end)
+
+    def _stop(self, partition: int, reason: str) -> None:
+        self._client.pause([TopicPartition(self.login.server.topic, partition)])
         self.assignment.stop(partition, reason)
 
     # Callbacks of librdkafka, from within poll(). They take notes; the work is done outside of them.
