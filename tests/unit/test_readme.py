@@ -29,7 +29,7 @@ def _shown(value: object) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`" if value != "" else ""
 
 
-@pytest.mark.parametrize(("name", "default"), _defaults())
+@pytest.mark.parametrize(("name", "default"), list(_defaults()))
 def test_every_setting_stands_there_with_its_default(name: str, default: str) -> None:
     rows = [line for line in _README.splitlines() if line.startswith(f"| `{name}` |")]
     assert len(rows) == 1
