@@ -34,9 +34,9 @@ VERSION = "1.0.0"
 _LIBRARIES = ("bdlab", "scikit-learn", "numpy", "scipy", "joblib")
 _SEED = 0
 _UNUSED = {
-    "HelpfulnessNumerator": "not known when a review is written, and no help to either head",
-    "HelpfulnessDenominator": "not known when a review is written, and no help to either head",
-    "Time": "no property of the review",
+    "HelpfulnessNumerator": "votes that come after a review is written: docs/model.md has what they change",
+    "HelpfulnessDenominator": "votes that come after a review is written: docs/model.md has what they change",
+    "Time": "says nothing about the next review",
 }
 
 
