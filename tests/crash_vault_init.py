@@ -1,7 +1,7 @@
 """Run `vault-init` again and again, each time killed just after it has changed something, until one finishes.
 
-A program of its own, for `tests/integration/test_vault_init.py`: it forks, which pytest's threads would not
-stand. Reads a JSON object from stdin; prints what was last changed before each kill, a line each.
+A program of its own, for `test_vault_init_command.py`: it forks, which pytest's threads would not stand.
+Reads a JSON object from stdin; prints what was last changed before each kill, a line each.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +15,12 @@ import msgspec
 import psycopg2
 import pytest
 
-from bdlab import settings
+from bdlab import resources, settings
 from bdlab.credentials import DatabaseLogin
 from bdlab.postgres import roles
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, VaultSettings
 from bdlab.stack import OpenBao, Postgres
-from bdlab.vault.bootstrap import Plan, Step, bootstrap
+from bdlab.vault.bootstrap import Plan, Step, access, bootstrap
 from bdlab.vault.bootstrap.authority import Authority
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.plan import Seeds
@@ -281,3 +282,15 @@ def new_world(tmp_path: Path, _postgres_of_new_worlds: Postgres) -> Iterator[Cal
             return VaultWorld(server, _postgres_of_new_worlds, folder, dbname=folder.name.replace("-", "_"))
 
         yield make
+
+
+@pytest.fixture
+def changed_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if a new version of bdlab came with another policy for `serve`."""
+    folder = tmp_path / "policies"
+    shutil.copytree(resources.policies_dir(), folder)
+    with (folder / "serve.hcl").open("a") as file:
+        file.write('\npath "kv/data/extra" {\n  capabilities = ["read"]\n}\n')
+    with monkeypatch.context() as patch:
+        patch.setattr(access, "policies_dir", lambda: folder)
+        yield
