@@ -12,15 +12,20 @@ import msgspec
 import pytest
 
 from bdlab.credentials import KafkaLogin
+from bdlab.errors import BrokerError
+from bdlab.events import Position
 from bdlab.kafka.acls import ensure_users_and_acls
 from bdlab.kafka.admin import Admin
+from bdlab.kafka.producer import Producer
 from bdlab.memory.credentials import StaticCredentials
 from bdlab.settings import KafkaSettings, Secret, VaultSettings
 from bdlab.stack import OpenBao
 from bdlab.stack.kafka_config import Certificates
 from bdlab.vault import pki
 from bdlab.vault.client import VaultClient
+from tests.fix_kafka import Acks
 from tests.fix_servers import start_or_skip
+from tests.samples import event
 
 SERVICES = ("serve", "predict", "consume", "status", "verify", "dlq")
 _DEADLINE_S = 30.0
@@ -110,6 +115,29 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     finally:
         server.stop()
     return made
+
+
+def publish(producer: Producer, count: int, *, timeout_s: float = 60.0) -> list[Position]:
+    """Publish so many events, each again until it is acknowledged, as a caller of /predict would."""
+    deadline = time.monotonic() + timeout_s
+    positions: list[Position] = []
+    problem: object = None
+    while len(positions) < count and time.monotonic() < deadline:
+        acks, handed_over = Acks(), 0
+        try:
+            for _ in range(count - len(positions)):
+                producer.publish(event(), acks)
+                handed_over += 1
+        except BrokerError as error:
+            problem = error
+            time.sleep(0.1)
+        for result in acks.take(handed_over, timeout_s):
+            if isinstance(result, Position):
+                positions.append(result)
+            else:
+                problem = result
+    assert len(positions) == count, f"{len(positions)} of {count} events acknowledged; last: {problem!r}"
+    return positions
 
 
 class SecuredKafka(msgspec.Struct, frozen=True):

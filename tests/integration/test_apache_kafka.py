@@ -17,7 +17,7 @@ from bdlab.kafka.producer import Producer
 from bdlab.memory.credentials import StaticCredentials
 from bdlab.stack.kafka import ApacheKafka
 from bdlab.stack.kafka_cluster import KafkaCluster
-from tests.fix_apache import running
+from tests.fix_apache import publish, running
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, read_until
 from tests.samples import event
 
@@ -28,20 +28,6 @@ pytestmark = pytest.mark.kafka
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     with running(KafkaCluster(tmp_path_factory.mktemp("cluster"))) as started:
         yield started
-
-
-def publish(producer: Producer, count: int, *, tries: int = 5) -> list[Position]:
-    """Publish so many events, each until it is acknowledged, as a caller of /predict would."""
-    positions: list[Position] = []
-    for _ in range(tries):
-        acks = Acks()
-        missing = count - len(positions)
-        for _ in range(missing):
-            producer.publish(event(), acks)
-        positions += [result for result in acks.take(missing) if isinstance(result, Position)]
-        if len(positions) == count:
-            return positions
-    pytest.fail(f"only {len(positions)} of {count} events were acknowledged in {tries} tries")
 
 
 def read_all(credentials: StaticCredentials) -> list[Record]:
@@ -99,7 +85,7 @@ def test_a_start_that_fails_says_why(tmp_path: Path) -> None:
         kafka.stop()
         meta = kafka.folder / "data" / "meta.properties"
         meta.write_text(meta.read_text().replace("node.id=1", "node.id=2"))
-        with pytest.raises(ServerNotStarted, match=r"(?s)ended at once .*node\.id") as caught:
+        with pytest.raises(ServerNotStarted, match=r"(?s)ended at once .*Stored node id 2") as caught:
             kafka.start()
         assert str(kafka.log_file) in caught.value.hint
 
@@ -163,7 +149,7 @@ def test_without_the_in_sync_majority_nothing_is_acknowledged_and_nothing_lost(
         assert all(isinstance(result, BrokerError) for result in refused), refused
         cluster.start()
         assert cluster.running
-        positions += publish(producer, 100, tries=20)
+        positions += publish(producer, 100)
     check_all_there(credentials, positions)
 
 

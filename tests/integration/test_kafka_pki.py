@@ -1,0 +1,92 @@
+"""Certificates for Kafka from a real Vault: who may become what, and that a second run changes nothing."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bdlab.errors import VaultError
+from bdlab.stack import OpenBao
+from bdlab.vault import pki
+from bdlab.vault.client import VaultClient
+from tests.fix_apache import root_client
+from tests.fix_servers import start_or_skip
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VaultClient]:
+    server = start_or_skip(OpenBao(tmp_path_factory.mktemp("pki")))
+    try:
+        made = root_client(server)
+        assert pki.prepare_authority(made) == [
+            "secrets engine pki-kafka",
+            "certificate authority for Kafka",
+            "certificate role broker",
+            "certificate role admin",
+        ]
+        yield made
+        made.close()
+    finally:
+        server.stop()
+
+
+def decoded(pem: str, folder: Path) -> dict[str, Any]:
+    file = folder / "certificate.pem"
+    file.write_text(pem)
+    found: dict[str, Any] = ssl._ssl._test_decode_cert(str(file))  # type: ignore[attr-defined]
+    return found
+
+
+def test_a_second_run_changes_nothing_and_hosts_are_added(client: VaultClient) -> None:
+    assert pki.prepare_authority(client) == []
+    with pytest.raises(VaultError, match="kafka-7"):
+        pki.issue_broker(client, hosts=["kafka-7"])
+    assert pki.prepare_authority(client, hosts=["kafka-7"]) == ["certificate role broker"]
+    assert pki.prepare_authority(client, hosts=["kafka-8"]) == ["certificate role broker"]
+    assert pki.prepare_authority(client) == []
+    pki.issue_broker(client, hosts=["kafka-7", "kafka-8"])
+    assert len(client.request("list", f"{pki.MOUNT}/issuers")["data"]["keys"]) == 1
+
+
+def test_a_brokers_certificate_names_its_hosts_and_fits_its_key(client: VaultClient, tmp_path: Path) -> None:
+    issued = pki.issue_broker(client, ttl_s=3600)
+    found = decoded(issued.certificate.pem, tmp_path)
+    assert found["subject"] == ((("commonName", pki.BROKER_NAME),),)
+    assert set(found["subjectAltName"]) == {("DNS", "localhost"), ("IP Address", "127.0.0.1")}
+    assert expires_within(found, timedelta(hours=1, minutes=5))
+    chain = tmp_path / "chain.pem"
+    chain.write_text(f"{issued.certificate.key.reveal()}\n{issued.certificate.pem}")
+    # Raises where key and certificate do not belong together.
+    ssl.create_default_context(cadata=issued.ca_pem).load_cert_chain(chain)
+    assert "BEGIN PRIVATE KEY" in issued.certificate.key.reveal()
+    assert issued.certificate.key.reveal() not in repr(issued)
+
+
+def test_an_administrators_certificate_is_short_lived_and_names_no_host(
+    client: VaultClient, tmp_path: Path
+) -> None:
+    found = decoded(pki.issue_admin(client).certificate.pem, tmp_path)
+    assert found["subject"] == ((("commonName", pki.ADMIN_NAME),),)
+    assert "subjectAltName" not in found
+    assert expires_within(found, timedelta(hours=1, minutes=5))
+    too_long = pki.issue_admin(client, ttl_s=30 * 86400)
+    assert expires_within(decoded(too_long.certificate.pem, tmp_path), timedelta(hours=1, minutes=5))
+
+
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [(pki.BROKER_ROLE, pki.ADMIN_NAME), (pki.ADMIN_ROLE, pki.BROKER_NAME), (pki.ADMIN_ROLE, "localhost")],
+)
+def test_no_role_gives_out_the_other_ones_name(client: VaultClient, role: str, name: str) -> None:
+    with pytest.raises(VaultError, match="not allowed by this role"):
+        client.write(f"{pki.MOUNT}/issue/{role}", {"common_name": name})
+
+
+def expires_within(found: dict[str, Any], limit: timedelta) -> bool:
+    end = datetime.fromtimestamp(ssl.cert_time_to_seconds(found["notAfter"]), UTC)
+    return end < datetime.now(UTC) + limit
