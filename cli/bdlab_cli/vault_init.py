@@ -25,7 +25,8 @@ def vault_init(
         typer.Option(
             envvar="BDLAB_ENV_FILE",
             metavar="FILE",
-            help="What to put into Vault [default: .env, where there is one]",
+            help="What to put into Vault",
+            show_default=".env, where there is one",
         ),
     ] = None,
     keys_file: Annotated[
