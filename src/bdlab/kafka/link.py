@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -19,6 +20,7 @@ from bdlab.kafka.connection import (
     broker_error,
     client_config,
     cluster_of,
+    same_error,
 )
 
 Done = Callable[[Position | BrokerError], None]
@@ -59,6 +61,7 @@ class Link:
     def __init__(self, login: KafkaLogin, *, client_id: str, wake: Callable[[], None]) -> None:
         self.login = login
         self.topic = login.server.topic
+        self.born = time.monotonic()
         self.cluster_id = ""
         self.verified = False
         self.replaced = False
@@ -98,19 +101,17 @@ class Link:
 
     def _on_error(self, error: KafkaError) -> None:
         self.last_problem = error.str()
+        found = broker_error(error, f"refused by the broker at {self.login.server.bootstrap_servers}")
+        if isinstance(found, BrokerRefused):
+            self.refused = found
         if error.fatal():
             self.fatal = True
         if error.fatal() or error.code() == ALL_BROKERS_DOWN:
             self._losses += 1
             self.verified = False
-        elif error.code() == TRANSPORT:
+        elif error.code() == TRANSPORT and not self.fatal:
             self.refused = None
             return
-        else:
-            found = broker_error(error, f"refused by the broker at {self.login.server.bootstrap_servers}")
-            if not isinstance(found, BrokerRefused):
-                return
-            self.refused = found
         self._wake()
 
     def verify(self, timeout_s: float) -> None:
@@ -185,7 +186,7 @@ class Link:
         found = broker_error(error, f"publishing to topic {self.topic!r}")
         if not isinstance(found, BrokerUnavailable):
             return found
-        if self.replaced or error.code() in (PURGE_QUEUE, PURGE_INFLIGHT):
+        if self.replaced or self.fatal or error.code() in (PURGE_QUEUE, PURGE_INFLIGHT):
             return self._lost()
         why = f"; last: {self.last_problem}" if self.last_problem else ""
         return NotAcknowledged(
@@ -193,7 +194,9 @@ class Link:
             hint="Retry with the same id: the event may or may not be on the topic.",
         )
 
-    def _lost(self) -> NotAcknowledged:
+    def _lost(self) -> BrokerError:
+        if self.fatal and self.refused is not None:
+            return same_error(self.refused)
         return NotAcknowledged(
             "the connection to the broker was given up before it acknowledged the event",
             hint="Retry with the same id: the event may or may not be on the topic.",
