@@ -72,13 +72,18 @@ def consume(
             "startup_timeout_s": startup_timeout,
         }
     )
+    from bdlab.errors import VaultUnavailable
     from bdlab.vault.session import VaultSession
 
     with wiring.stop_on_signal() as stop:
         session = VaultSession(layers, service="consume", database_role="bdlab-writer", daemon=True)
-        session.open(layers.settings().startup_timeout_s)
         try:
+            session.open(layers.settings().startup_timeout_s, stop=stop)
             _run(session, stop, until_idle=until_idle, metrics_host=metrics_host)
+        except VaultUnavailable:
+            # Told to stop while it waited for Vault: there is nothing to finish.
+            if not stop.is_set():
+                raise
         finally:
             session.close()
 
