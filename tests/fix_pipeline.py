@@ -21,8 +21,8 @@ from bdlab.stack import OpenBao, Postgres, Tansu
 from tests.fix_servers import start_or_skip
 
 BDLAB = (sys.executable, "-m", "bdlab_cli")
-STARTED_WITHIN_S = 30
-ENDED_WITHIN_S = 30
+STARTED_WITHIN_S = 60
+ENDED_WITHIN_S = 60
 DELIVERY_TIMEOUT_S = 2
 
 

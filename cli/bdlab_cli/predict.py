@@ -28,7 +28,11 @@ def predict(
         "has to be there), or JSON lines; - is standard input.",
     ),
     kind: Kind | None = typer.Option(
-        None, "--format", envvar="BDLAB_PREDICT_FORMAT", help="Of the file (default: by suffix or content)"
+        None,
+        "--format",
+        envvar="BDLAB_PREDICT_FORMAT",
+        help="Of the file",
+        show_default="by suffix or content",
     ),
     publish: bool = typer.Option(
         True,
@@ -59,13 +63,15 @@ def predict(
         None,
         "--model",
         envvar="BDLAB_MODEL_PATH",
-        help="Model card or joblib file (default: the shipped one)",
+        help="Model card or joblib file",
+        show_default="the shipped one",
     ),
     startup_timeout: float | None = typer.Option(
         None,
         "--startup-timeout",
         envvar="BDLAB_STARTUP_TIMEOUT",
-        help="Seconds to wait for a Vault that is unreachable or sealed (default: 60)",
+        help="Seconds to wait for a Vault that is unreachable or sealed",
+        show_default="60",
     ),
 ) -> None:
     """Predict from one review, or from a file of them; publish, and wait until the broker has acknowledged.

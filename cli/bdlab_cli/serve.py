@@ -12,22 +12,24 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def serve(
     host: str | None = typer.Option(
-        None, "--host", envvar="BDLAB_HTTP_HOST", help="Address to listen on (default: 127.0.0.1)"
+        None, "--host", envvar="BDLAB_HTTP_HOST", help="Address to listen on", show_default="127.0.0.1"
     ),
     port: int | None = typer.Option(
         None,
         "--port",
         envvar="BDLAB_HTTP_PORT",
-        help="Port; 0 takes a free one and says which (default: 8000)",
+        help="Port; 0 takes a free one and says which",
+        show_default="8000",
     ),
     workers: int | None = typer.Option(
-        None, "--workers", envvar="BDLAB_HTTP_WORKERS", help="Processes that serve (default: 1)"
+        None, "--workers", envvar="BDLAB_HTTP_WORKERS", help="Processes that serve", show_default="1"
     ),
     startup_timeout: float | None = typer.Option(
         None,
         "--startup-timeout",
         envvar="BDLAB_STARTUP_TIMEOUT",
-        help="Seconds to wait for a Vault that is unreachable or sealed (default: 60)",
+        help="Seconds to wait for a Vault that is unreachable or sealed",
+        show_default="60",
     ),
     tls_cert: Path | None = typer.Option(
         None,

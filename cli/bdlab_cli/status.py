@@ -31,7 +31,7 @@ def status(
         60.0, "--timeout", envvar="BDLAB_STATUS_TIMEOUT", min=0, help="Seconds that --wait-healthy waits."
     ),
     api_url: str | None = typer.Option(
-        None, "--api-url", envvar="BDLAB_API_URL", help="Address of the API (default: from the settings)"
+        None, "--api-url", envvar="BDLAB_API_URL", help="Address of the API", show_default="from the settings"
     ),
 ) -> None:
     """Check Vault, Kafka, PostgreSQL, the model and the API.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,7 +16,7 @@ from uuid import UUID
 import pytest
 
 from bdlab.events import decode
-from tests.fix_pipeline import DELIVERY_TIMEOUT_S, Pipeline
+from tests.fix_pipeline import BDLAB, DELIVERY_TIMEOUT_S, Pipeline
 from tests.integration.test_serve import on_topic
 
 HEADER = "Id,HelpfulnessNumerator,HelpfulnessDenominator,Score,Summary,Text\n"
@@ -28,6 +31,32 @@ def amazon(folder: Path, count: int, name: str = "reviews.csv") -> Path:
 
 def json_lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@contextmanager
+def unread(
+    pipeline: Pipeline, folder: Path, *arguments: str
+) -> Iterator[tuple[subprocess.Popen[str], Iterator[str]]]:
+    """A running `predict --json` and its output, which it can be ahead of by a pipe's length only.
+
+    What it says on standard error is in the file `said`.
+    """
+    with (folder / "said").open("w") as said:
+        running = subprocess.Popen(
+            [*BDLAB, "predict", "--json", *arguments],
+            env=pipeline.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        )
+    assert running.stdout is not None
+    with running.stdout:
+        try:
+            yield running, running.stdout
+        finally:
+            running.kill()
+            running.wait(30)
 
 
 def test_one_review_is_published_and_shown(pipeline: Pipeline) -> None:
@@ -167,15 +196,13 @@ def test_without_a_broker_it_says_so_in_time(pipeline: Pipeline, tmp_path: Path)
 
 
 def test_a_broker_that_dies_half_way_and_the_same_run_again(pipeline: Pipeline, tmp_path: Path) -> None:
-    path, count = amazon(tmp_path, 25_000), 25_000
-    with pipeline.daemon("predict", "--file", str(path), "--json", "--run-id", "again") as running:
-        printed = [running.output.get(timeout=30) for _ in range(500)]
+    path, count = amazon(tmp_path, 10_000), 10_000
+    with unread(pipeline, tmp_path, "--file", str(path), "--run-id", "again") as (running, output):
+        printed = [next(output) for _ in range(500)]
         pipeline.broker.stop()
-        assert running.ended() == 1
-        while not running.output.empty():
-            printed.append(running.output.get())
-        said = "\n".join(running.lines)
-    rows = [json.loads(line) for line in printed]
+        rows = [json.loads(line) for line in (*printed, *output)]
+        assert running.wait(30) == 1
+    said = (tmp_path / "said").read_text()
     became = {
         state: [row["line"] for row in rows if row["state"] == state] for state in {r["state"] for r in rows}
     }
@@ -198,11 +225,14 @@ def test_a_broker_that_dies_half_way_and_the_same_run_again(pipeline: Pipeline, 
 
 
 def test_a_signal_ends_it_with_an_account(pipeline: Pipeline, tmp_path: Path) -> None:
-    path = amazon(tmp_path, 100_000)
-    with pipeline.daemon("predict", "--file", str(path), "--json") as running:
-        running.output.get(timeout=30)
-        assert running.stop() == 1
-        said = "\n".join(running.lines)
+    path = amazon(tmp_path, 10_000)
+    with unread(pipeline, tmp_path, "--file", str(path)) as (running, output):
+        next(output)
+        running.send_signal(signal.SIGTERM)
+        rows = list(output)
+        assert running.wait(30) == 1
+    assert len(rows) < 9_999
+    said = (tmp_path / "said").read_text()
     assert "the run was interrupted" in said
     assert "not sent: " in said
 
