@@ -72,7 +72,16 @@ def consume(
             "startup_timeout_s": startup_timeout,
         }
     )
-    from bdlab.errors import VaultUnavailable
+    import structlog
+
+    from bdlab.errors import (
+        BrokerUnavailable,
+        DatabaseUnavailable,
+        IdentityRefused,
+        SchemaOutdated,
+        TopicMissing,
+        VaultUnavailable,
+    )
     from bdlab.vault.session import VaultSession
 
     with wiring.stop_on_signal() as stop:
@@ -80,10 +89,18 @@ def consume(
         try:
             session.open(layers.settings().startup_timeout_s, stop=stop)
             _run(session, stop, until_idle=until_idle, metrics_host=metrics_host)
-        except VaultUnavailable:
-            # Told to stop while it waited for Vault: there is nothing to finish.
+        except (
+            VaultUnavailable,
+            BrokerUnavailable,
+            DatabaseUnavailable,
+            IdentityRefused,
+            SchemaOutdated,
+            TopicMissing,
+        ) as error:
+            # Asked to stop while it waited for something: that is no failure.
             if not stop.is_set():
                 raise
+            structlog.get_logger().info("stopped while it waited", problem=error.message)
         finally:
             session.close()
 
