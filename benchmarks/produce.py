@@ -124,7 +124,8 @@ def main() -> None:
                 took_s, waits = asyncio.run(publish_from_asyncio(producer))
                 print(
                     f"publish from asyncio, {IN_FLIGHT} in flight: {EVENTS / took_s:,.0f} events/s, "
-                    f"ack after p50 {percentile(waits, 0.5) * 1e3:.0f} ms, p99 {percentile(waits, 0.99) * 1e3:.0f} ms"
+                    f"ack after p50 {percentile(waits, 0.5) * 1e3:.0f} ms, "
+                    f"p99 {percentile(waits, 0.99) * 1e3:.0f} ms"
                 )
             count = sum(found.end - found.start for found in admin.log_ranges())
             print(f"consume: {count / consume_all(credentials, count):,.0f} events/s")
