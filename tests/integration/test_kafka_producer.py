@@ -100,11 +100,24 @@ class Load:
         self.wait_for(lambda: len(self.acknowledged) >= goal)
 
 
+def all_stopped(pid: int) -> bool:
+    """Whether each thread of the process is stopped (proc(5): the state follows the name in brackets)."""
+    states = [
+        task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").glob("*/stat")
+    ]
+    return set(states) == {"T"}
+
+
 @contextmanager
 def frozen(server: Server) -> Iterator[None]:
     assert server.pid is not None
     os.kill(server.pid, signal.SIGSTOP)
     try:
+        # The signal reaches one thread after the other; until it has, a few requests are still answered.
+        deadline = time.monotonic() + 10
+        while not all_stopped(server.pid):
+            assert time.monotonic() < deadline, "the broker does not stop"
+            time.sleep(0.002)
         yield
     finally:
         os.kill(server.pid, signal.SIGCONT)
