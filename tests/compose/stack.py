@@ -88,6 +88,19 @@ class Stack:
         """Ids of those that run."""
         return self.compose("ps", "-q", *services).split()
 
+    def log_of(self, container: str) -> str:
+        """Both of its streams; bdlab logs to standard error."""
+        outcome = subprocess.run(
+            ["docker", "logs", container],
+            env=os.environ | self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return outcome.stdout
+
     def inspect(self, container: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.docker("inspect", container))[0]
         return found
