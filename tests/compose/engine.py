@@ -19,6 +19,7 @@ _INSTALL_TIMEOUT_S = 600.0
 _PACKAGES = ("docker.io", "docker-compose", "debootstrap", "iptables")
 _PROGRAMS = ("dockerd", "docker", "debootstrap", "iptables-save")
 _VERSION = ("docker", "version", "--format", "{{.Server.Version}}")
+_RUNTIME = Path("/run/docker")
 _FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
 
@@ -91,7 +92,7 @@ def private_engine() -> Iterator[dict[str, str]]:
     folder = Path(kept or tempfile.mkdtemp(prefix="bdlab-engine-"))
     folder.mkdir(exist_ok=True)
     rules, forwarding = run("iptables-save"), _FORWARD.read_text("ascii")
-    bridge_before = Path("/sys/class/net/docker0").exists()
+    bridge_before, runtime_before = Path("/sys/class/net/docker0").exists(), _RUNTIME.exists()
     command: Sequence[str] = (
         *("dockerd", f"--data-root={folder}/root", f"--exec-root={folder}/exec"),
         *(f"--pidfile={folder}/dockerd.pid", f"--host=unix://{folder}/docker.sock"),
@@ -112,6 +113,8 @@ def private_engine() -> Iterator[dict[str, str]]:
                 engine.wait()
     finally:
         _clean(folder, rules, forwarding, bridge_before=bridge_before)
+        if not runtime_before:
+            shutil.rmtree(_RUNTIME, ignore_errors=True)
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
 
