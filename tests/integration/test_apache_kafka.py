@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export all of them
+    AdminClient,
+    ConfigEntry,
+    ConfigResource,
+    PartitionMetadata,
+)
 
 from bdlab.errors import BrokerError, ServerNotStarted
 from bdlab.events import Position, Record, decode
@@ -22,6 +31,8 @@ from tests.fix_kafka import Acks, Bookmarks, credentials_for, read_until
 from tests.samples import event
 
 pytestmark = pytest.mark.kafka
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +116,22 @@ def test_topics_are_never_made_by_asking_for_them(tmp_path: Path) -> None:
 
 
 def test_a_topic_of_the_cluster_has_three_copies_and_needs_two(cluster: KafkaCluster) -> None:
-    from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
-
     credentials = credentials_for(cluster)
     client = AdminClient(client_config(credentials.kafka(), client_id="test"))
     name = credentials.kafka().server.topic
-    partitions = client.list_topics(timeout=10).topics[name].partitions
+    partitions = partitions_of(credentials)
     assert {len(found.replicas) for found in partitions.values()} == {3}
     resource = ConfigResource(ConfigResource.Type.TOPIC, name)
-    found = client.describe_configs([resource], request_timeout=10)[resource].result(10)
+
+    def settings() -> dict[str, ConfigEntry] | None:
+        try:
+            return dict(client.describe_configs([resource], request_timeout=10)[resource].result(10))
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                return None
+            raise
+
+    found = eventually(settings)
     assert found["min.insync.replicas"].value == "2"
     assert found["unclean.leader.election.enable"].value == "false"
 
@@ -165,12 +183,28 @@ def test_the_cluster_restarts_as_a_whole(cluster: KafkaCluster) -> None:
     check_all_there(credentials, positions)
 
 
-def leader_of(credentials: StaticCredentials, partition: int) -> int:
-    from confluent_kafka.admin import AdminClient
+def eventually(ask: Callable[[], T | None], timeout_s: float = 20.0) -> T:
+    """What `ask` says once it says something: each broker learns of a new topic in its own time."""
+    deadline = time.monotonic() + timeout_s
+    while (found := ask()) is None:
+        assert time.monotonic() < deadline, f"no answer within {timeout_s:g} s"
+        time.sleep(0.05)
+    return found
 
+
+def partitions_of(credentials: StaticCredentials) -> dict[int, PartitionMetadata]:
     login = credentials.kafka()
-    found = AdminClient(client_config(login, client_id="test")).list_topics(timeout=10)
-    return int(found.topics[login.server.topic].partitions[partition].leader)
+    client = AdminClient(client_config(login, client_id="test"))
+
+    def partitions() -> dict[int, PartitionMetadata] | None:
+        found = client.list_topics(timeout=10).topics.get(login.server.topic)
+        return dict(found.partitions) or None if found is not None else None
+
+    return eventually(partitions)
+
+
+def leader_of(credentials: StaticCredentials, partition: int) -> int:
+    return int(partitions_of(credentials)[partition].leader)
 
 
 def check_all_there(credentials: StaticCredentials, positions: list[Position]) -> None:
