@@ -13,6 +13,7 @@ help:  ## list these targets
 
 $(VENV)/.local: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bdlab needs Python 3.11 or newer; this is %s. Name another with: make PYTHON=python3.12 ..." % sys.version.split()[0])'
+	@echo "installing into $(VENV) from PyPI; the first time takes a minute or two" >&2
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[local]'
 	@touch $@

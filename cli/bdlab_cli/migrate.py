@@ -60,13 +60,12 @@ def migrate(
     )
     from bdlab.kafka.admin import Admin
     from bdlab.postgres import migrations
-    from bdlab.vault.session import VaultSession
     from bdlab_cli.broker_users import secure
 
     patience = layers.settings().startup_timeout_s
     with (
         wiring.stop_on_signal() as stop,
-        VaultSession(layers, service="migrate", database_role="bdlab-owner", daemon=False) as session,
+        wiring.vault_session(layers, stop, service="migrate", database_role="bdlab-owner") as session,
     ):
         if announce_broker:
             _tell("broker address in Vault", _announce(session, layers))

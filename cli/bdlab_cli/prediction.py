@@ -50,15 +50,12 @@ class Prediction:
         return load_scorer(self.layers.settings().model.path)
 
     @contextmanager
-    def publisher(self) -> Iterator[Publisher]:
+    def publisher(self, stop: threading.Event) -> Iterator[Publisher]:
         """A producer that is logged in as this command. Raises VaultError."""
         from bdlab.kafka.producer import Producer
-        from bdlab.vault.session import VaultSession
 
         with ExitStack() as stack:
-            vault = VaultSession(self.layers, service=SERVICE, database_role=None, kafka=True, daemon=False)
-            stack.callback(vault.close)
-            vault.open(self.layers.settings().startup_timeout_s)
+            vault = stack.enter_context(wiring.vault_session(self.layers, stop, service=SERVICE))
             producer = Producer(vault, client_id="bdlab-predict", source="/bdlab/predict")
             producer.open()
             # Every review is accounted for by then: nothing is left to wait for.
@@ -69,7 +66,7 @@ class Prediction:
         if not self.publish:
             yield from score_rows(rows, scorer, run_id=self.run_id)
             return
-        with self.publisher() as publisher:
+        with self.publisher(stop) as publisher:
             yield from publish_rows(rows, scorer, publisher, run_id=self.run_id, stop=stop)
 
 

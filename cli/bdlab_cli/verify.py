@@ -46,13 +46,12 @@ def verify(
     from bdlab.kafka.admin import Admin
     from bdlab.postgres.connection import ConnectionLimits
     from bdlab.postgres.reader import Reader
-    from bdlab.vault.session import VaultSession
 
     # Counting a large table takes its time.
     limits = ConnectionLimits(statement_s=1800, silence_s=3600)
     with (
         wiring.stop_on_signal() as stop,
-        VaultSession(layers, service="verify", database_role="bdlab-reader", daemon=False) as session,
+        wiring.vault_session(layers, stop, service="verify", database_role="bdlab-reader") as session,
         Admin(session, client_id="bdlab-verify") as admin,
         Reader(session, application_name="bdlab verify", limits=limits) as reader,
     ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from bdlab.errors import BdlabError
     from bdlab.settings import Layers
+    from bdlab.vault.session import VaultSession
 
 _HARD_EXIT = 130
 _LOOK_AGAIN_S = 0.5
@@ -78,6 +79,18 @@ def stop_on_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def vault_session(
+    layers: Layers, stop: threading.Event, *, service: str, database_role: str | None = None
+) -> Iterator[VaultSession]:
+    """The open session of a short command. Setting `stop` ends its wait for Vault. Raises VaultError."""
+    from bdlab.vault.session import VaultSession
+
+    with closing(VaultSession(layers, service=service, database_role=database_role, daemon=False)) as session:
+        session.open(layers.settings().startup_timeout_s, stop=stop)
+        yield session
 
 
 def wait_for(

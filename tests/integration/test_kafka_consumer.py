@@ -254,9 +254,7 @@ def test_records_of_any_shape_come_as_they_are(topic: StaticCredentials) -> None
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_unreadable_headers_do_not_hold_up_their_record(
-    topic: StaticCredentials, place: int
-) -> None:
+def test_unreadable_headers_do_not_hold_up_their_record(topic: StaticCredentials, place: int) -> None:
     server, count = topic.kafka().server, 200
     headers = [(b"good", b"1"), (b"fine", b"2")]
     bad = [*headers[:place], (b"\xff\xfe", b"\x00"), *headers[place:]]

@@ -257,7 +257,7 @@ class LocalStack:
         elif lost:
             count = f"at least {lost:,} events that were not stored yet are lost (`bdlab verify` lists them)"
         else:
-            count = "no event is known to be lost"
+            count = "no event is known to be lost; those that no consumer had seen yet are not known"
         detail = f"the log {former} was only in memory and is gone; {count}"
         self._report(Event("notice", self._broker.name, detail))
 

@@ -249,7 +249,8 @@ class VaultClient:
         except requests.exceptions.RequestException as error:
             raise VaultUnavailable(
                 f"Vault at {self.address} is unreachable: {_innermost(error)}",
-                hint="Check that it runs, and the setting vault.address (VAULT_ADDR).",
+                hint="Check that it runs, and the setting vault.address (VAULT_ADDR). "
+                'A stack that `bdlab up` runs is named with: eval "$(bdlab env)"',
             ) from error
         except OSError as error:
             raise SettingsInvalid(f"setting vault.ca_file: {error}") from error

@@ -2,7 +2,8 @@
 SELECT id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment, confidence,
        explanation, model, created_at, stored_at, cluster_id, topic, partition, "offset"
 FROM predictions
-ORDER BY stored_at DESC, id DESC
+-- A batch shares its stored_at; the index gives the batches, and a sort within one the newest of it.
+ORDER BY stored_at DESC, created_at DESC, id DESC
 LIMIT %(limit)s
 
 -- name: get
