@@ -34,6 +34,16 @@ def test_a_storm_loses_nothing(tmp_path: Path) -> None:
     _assert_held(report, predictions=120_000, faults=80)
 
 
+@pytest.mark.storm
+def test_sigterm_at_random_moments_loses_nothing(tmp_path: Path) -> None:
+    """50 times a daemon is told to stop in the middle of its work; each time it ends in order."""
+    with System(tmp_path) as system:
+        report = storm.run(
+            system, seed=50, predictions=1000, faults=50, only={"restart consumer", "restart serve"}
+        )
+    _assert_held(report, predictions=1000, faults=50)
+
+
 @pytest.mark.kafka
 def test_a_short_storm_over_apache_kafka_loses_nothing(tmp_path: Path) -> None:
     """Its broker keeps its log, so it is killed, too."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections.abc import Callable
 
 from tests.chaos.proxy import Link
-from tests.chaos.system import System
+from tests.chaos.system import Service, System
 
 Fault = Callable[[System, random.Random], None]
 
@@ -85,8 +86,23 @@ def add_consumer(system: System, rng: random.Random) -> None:
 def restart_consumer(system: System, rng: random.Random) -> None:
     """A consumer leaves the group with SIGTERM, and joins it again."""
     victim = rng.choice(system.consumers)
-    victim.stop(timeout_s=30)
+    _end_well(victim)
     victim.start()
+
+
+def restart_serve(system: System, rng: random.Random) -> None:
+    """The API is told to stop with requests in flight, and started again."""
+    _end_well(system.serve)
+    system.serve.start()
+    system.wait_for_api(timeout_s=60)
+
+
+def _end_well(service: Service) -> None:
+    code = service.stop(timeout_s=30)
+    # The signal itself ends a process whose interpreter is still starting.
+    assert code in (0, -signal.SIGTERM), (
+        f"exit code {code} after SIGTERM:\n{service.log_file.read_text()[-2000:]}"
+    )
 
 
 def terminate_backends(system: System, rng: random.Random) -> None:
@@ -143,6 +159,7 @@ def catalogue(system: System) -> dict[str, Fault]:
             freeze_broker,
             add_consumer,
             restart_consumer,
+            restart_serve,
             terminate_backends,
             read_only_database,
         )

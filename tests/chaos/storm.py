@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from uuid import UUID
 
@@ -52,16 +52,18 @@ def run(
     predictions: int,
     faults: int,
     clients: int = 24,
+    only: Collection[str] | None = None,
     limit_s: float = 600,
     tell: Callable[[str], None] = lambda _line: None,
 ) -> Report:
     """Run until at least `predictions` were acknowledged and `faults` have hit, at most `limit_s` seconds.
 
-    `system` is started. `tell` gets a line for each fault.
+    `system` is started. `only` names the faults to choose from; without it they are all that `system` can
+    take. `tell` gets a line for each fault.
     """
     rng = random.Random(seed)
     load = Load(lambda: system.api_address, threads=clients, seed=seed)
-    kinds = catalogue(system)
+    kinds = {name: fault for name, fault in catalogue(system).items() if only is None or name in only}
     deck: list[str] = []
     done: Counter[str] = Counter()
     start = time.monotonic()
