@@ -26,6 +26,11 @@ COMMANDS = {
     "verify": ("verify", "Prove with numbers that each offset is stored exactly once.", "Diagnostics"),
     "dlq": ("dlq", "List, show and replay dead letters.", "Diagnostics"),
     "vault-init": ("vault_init", "Take a Vault from any state to the finished set-up.", "Set-up"),
+    "vault-token": (
+        "vault_token",
+        "Run a command with a short-lived administrator's token of Vault.",
+        "Set-up",
+    ),
     "broker-certificate": (
         "broker_certificate",
         "Get a secured broker's certificate from Vault, before its first start.",

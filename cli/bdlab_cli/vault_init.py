@@ -102,7 +102,7 @@ def vault_init(
         token=_token(token_file),
         shares=shares,
         threshold=threshold,
-        ask_key=_ask_key if sys.stdin.isatty() else None,
+        ask_key=ask_key if sys.stdin.isatty() else None,
         timeout_s=settings.startup_timeout_s,
         wrap_ttl_s=wrap_ttl,
         dry_run=dry_run,
@@ -150,7 +150,7 @@ def _token(file: Path | None) -> Secret | None:
     return Secret(text)
 
 
-def _ask_key(number: int) -> Secret | None:
+def ask_key(number: int) -> Secret | None:
     from bdlab.settings import Secret
 
     given = typer.prompt(

@@ -293,10 +293,15 @@ class LocalStack:
 
 
 #: The variables of `exports`, for taking them back.
-EXPORTED = ("BDLAB_CONFIG", "VAULT_ADDR", "BDLAB_VAULT_IDENTITY_DIR")
+EXPORTED = ("BDLAB_CONFIG", "VAULT_ADDR", "BDLAB_VAULT_IDENTITY_DIR", "BDLAB_KEYS_FILE")
 
 
 def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
     """The environment variables that point a `bdlab` at the stack of `folder`."""
-    values = (str(folder.config_file), endpoints.vault_address, str(folder.identity_dir))
+    values = (
+        str(folder.config_file),
+        endpoints.vault_address,
+        str(folder.identity_dir),
+        str(folder.keys_file),
+    )
     return dict(zip(EXPORTED, values, strict=True))

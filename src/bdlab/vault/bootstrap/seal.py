@@ -81,6 +81,11 @@ def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
     return Step(name, "done" if opened else "unchanged")
 
 
+def require_open(client: VaultClient, plan: Plan) -> None:
+    """Wait until Vault is active. Raises VaultUnavailable where that takes longer than the plan has."""
+    wait_for(lambda: _active(client), timeout_s=plan.timeout_s)
+
+
 def _seal_type(client: VaultClient) -> str:
     return str(client.request("get", "sys/seal-status")["type"])
 

@@ -1,0 +1,47 @@
+"""A token for a person at work on Vault itself: made for the task, with the person's name in it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from bdlab.settings import Secret
+from bdlab.vault.bootstrap.alone import alone
+from bdlab.vault.bootstrap.authority import Authority
+from bdlab.vault.bootstrap.keysfile import KeysFile
+from bdlab.vault.bootstrap.plan import Plan
+from bdlab.vault.bootstrap.seal import require_open
+from bdlab.vault.client import VaultClient
+
+ROOT = "root"
+
+
+def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...], by: str) -> VaultClient:
+    """A client with a new token that cannot be renewed; the caller revokes it and closes the client.
+
+    It takes what a change by `vault-init` takes: the identity `recovery` and the recovery key, or the key
+    shares. Vault's audit log then shows `by` with each of its requests. Raises VaultError where there is no
+    way in.
+    """
+    client = VaultClient(plan.vault)
+    try:
+        require_open(client, plan)
+        with alone(plan):
+            authority = Authority(client, plan, KeysFile(plan.keys_file))
+            try:
+                answer = authority.writer().request(
+                    "post",
+                    "auth/token/create-orphan",
+                    {
+                        "policies": list(policies),
+                        "no_default_policy": True,
+                        "ttl": f"{int(ttl.total_seconds())}s",
+                        "explicit_max_ttl": f"{int(ttl.total_seconds())}s",
+                        "renewable": False,
+                        "display_name": f"operator-{by}",
+                    },
+                )
+            finally:
+                authority.close()
+        return client.with_token(Secret(str(answer["auth"]["client_token"])))
+    finally:
+        client.close()
