@@ -7,6 +7,7 @@ own help is asked for, so that ``bdlab --help`` stays instant.
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from typing import Any
@@ -63,7 +64,17 @@ class LazyGroup(TyperGroup):
         command = typer.main.get_command(importlib.import_module(f"bdlab_cli.{module}").app)
         command.name = name
         command.help = command.help or help_line
+        _unwrap_help(command)
         return name, command, rest
+
+
+def _unwrap_help(command: Any) -> None:
+    """Let the terminal break the lines of help texts, not the source; of a group's commands too."""
+    command.help = "\n\n".join(
+        paragraph.replace("\n", " ") for paragraph in inspect.cleandoc(command.help or "").split("\n\n")
+    )
+    for child in getattr(command, "commands", {}).values():
+        _unwrap_help(child)
 
 
 app = typer.Typer(cls=LazyGroup, name="bdlab", no_args_is_help=True, pretty_exceptions_enable=False)

@@ -31,7 +31,8 @@ def predict(
         None,
         "--format",
         envvar="BDLAB_PREDICT_FORMAT",
-        help="Of the file",
+        metavar="KIND",
+        help="Of the file: csv or jsonl",
         show_default="by suffix or content",
     ),
     publish: bool = typer.Option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import typer
@@ -14,10 +14,17 @@ from bdlab.errors import BdlabError, InvalidInput
 from bdlab.reviews.bulk import Outcome
 from bdlab_cli import wiring
 
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
 TABLE_ROWS = 50
 """A table shows so many; a larger file is for --json and --output."""
 
 _TOP_TERMS = 4
+_SHOWN_WEIGHT = 0.05
+_WIDE = 80
+_ID_WIDTH = 39
 _FIELDS = (
     "line", "state", "id", "prediction", "sentiment", "confidence", "explanation", "model", "created_at",
     "partition", "offset", "summary", "text",
@@ -129,46 +136,79 @@ class _Table:
     def __init__(self, *, published: bool) -> None:
         self._published = published
         self._first: list[Outcome] = []
-        self._more = 0
+        self._count = 0
 
     def __enter__(self) -> _Table:
         return self
 
     def add(self, outcome: Outcome) -> None:
+        self._count += 1
         if len(self._first) < TABLE_ROWS:
             self._first.append(outcome)
-        else:
-            self._more += 1
 
     def __exit__(self, *_: object) -> None:
         if not self._first:
             return
+        out = wiring.out()
+        out.print(self._alone(self._first[0]) if self._count == 1 else self._rows(out.width))
+        if self._count > len(self._first):
+            more = self._count - len(self._first)
+            wiring.talk().print(f"... and {more} more; --json or --output has all of them")
+
+    def _alone(self, outcome: Outcome) -> Table:
+        """One review, field by field."""
         from rich.table import Table
         from rich.text import Text
 
+        table = Table(show_header=False)
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        event = outcome.event
+        table.add_row("review", Text(_short(event.summary or event.text)))
+        table.add_row("stars", Text(stars(event.prediction)))
+        table.add_row("sentiment", _sentiment(outcome))
+        table.add_row("top words", Text(top_words(outcome)))
+        if self._published:
+            table.add_row("id", Text(_id(outcome)))
+        return table
+
+    def _rows(self, width: int) -> Table:
+        """A row a review; on a terminal too narrow for all, an id stays whole and the words make room."""
+        from rich.table import Table
+        from rich.text import Text
+
+        wide = width >= _WIDE + (_ID_WIDTH if self._published else 0)
         table = Table()
         table.add_column("review", ratio=3)
-        for title in ("stars", "sentiment", "top words"):
+        for title in ("stars", "sentiment", *(["top words"] if wide else [])):
             table.add_column(title, overflow="fold")
         if self._published:
-            table.add_column("id", overflow="fold")
+            table.add_column("id", no_wrap=True)
         for outcome in self._first:
             event = outcome.event
             cells = [
                 Text(_short(event.summary or event.text)),
-                Text(stars(event.prediction)),
-                Text(
-                    f"{event.sentiment} {event.confidence:.0%}",
-                    style="green" if event.sentiment == "positive" else "red",
-                ),
-                Text(top_words(outcome)),
+                Text(stars(event.prediction) if wide else f"{event.prediction:.1f}"),
+                _sentiment(outcome),
             ]
+            if wide:
+                cells.append(Text(top_words(outcome)))
             if self._published:
-                cells.append(Text(str(event.id) if outcome.position else outcome.became))
+                cells.append(Text(_id(outcome)))
             table.add_row(*cells)
-        wiring.out().print(table)
-        if self._more:
-            wiring.talk().print(f"... and {self._more} more; --json or --output has all of them")
+        return table
+
+
+def _sentiment(outcome: Outcome) -> Text:
+    from rich.text import Text
+
+    event = outcome.event
+    style = "green" if event.sentiment == "positive" else "red"
+    return Text(f"{event.sentiment} {event.confidence:.0%}", style=style)
+
+
+def _id(outcome: Outcome) -> str:
+    return str(outcome.event.id) if outcome.position else outcome.became
 
 
 def stars(prediction: float) -> str:
@@ -178,8 +218,9 @@ def stars(prediction: float) -> str:
 
 
 def top_words(outcome: Outcome) -> str:
-    """Like terrible -1.9, waste -0.8: the strongest terms, in stars."""
-    return ", ".join(f"{term.term} {term.weight:+.1f}" for term in outcome.event.explanation[:_TOP_TERMS])
+    """Like terrible -1.9, waste -0.8: the strongest terms, in stars, but those that show as 0.0."""
+    strongest = [term for term in outcome.event.explanation[:_TOP_TERMS] if abs(term.weight) >= _SHOWN_WEIGHT]
+    return ", ".join(f"{term.term} {term.weight:+.1f}" for term in strongest) or "-"
 
 
 def _short(text: str, length: int = 60) -> str:

@@ -32,7 +32,10 @@ def vault_init(
     keys_file: Annotated[
         Path,
         typer.Option(
-            envvar="BDLAB_KEYS_FILE", metavar="FILE", help="Where the keys of a new Vault go (0600)"
+            envvar="BDLAB_KEYS_FILE",
+            metavar="FILE",
+            help="Where the keys of a new Vault go (0600)",
+            show_default="vault-keys.json in ~/.local/state/bdlab",
         ),
     ] = Path("~/.local/state/bdlab/vault-keys.json"),
     identity_dir: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -9,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bdlab.verification import Report
+    from bdlab.verification import Closed, PartitionReport, Report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -89,22 +90,36 @@ def _show(report: Report, out: Console) -> None:
             "[red]not verified[/]" if one.problems else "[green]ok[/]",
         )
     out.print(table)
-    for closed in report.closed:
-        lost = f", at least {closed.lost:,} events lost" if closed.lost else ""
-        out.print(
-            f"closed log {closed.cluster_id} {closed.topic}/{closed.partition}: {closed.stored:,} stored, "
-            f"{closed.duplicates:,} duplicates, {closed.dead_letters:,} dead letters{lost}",
-            markup=False,
-            soft_wrap=True,
-        )
+    for line in _closed_logs(report):
+        out.print(line, markup=False, soft_wrap=True)
     for problem in report.problems:
         out.print(problem, style="red", markup=False, soft_wrap=True)
-    stored = sum(one.stored for one in report.partitions)
-    duplicates = sum(one.duplicates for one in report.partitions)
-    letters = sum(one.dead_letters for one in report.partitions)
     offsets = sum((one.next_offset or 0) - (one.first_offset or 0) for one in report.partitions)
     verdict = "[green]verified[/]" if report.verified else "[red]NOT verified[/]"
     out.print(
-        f"{verdict}: {stored:,} stored + {duplicates:,} duplicates + {letters:,} dead letters, "
-        f"of {offsets:,} offsets"
+        f"{verdict}: {_counts(report.partitions, ' + ')}, of {offsets:,} offsets"
+        + (
+            f"; with the closed logs {_counts([*report.partitions, *report.closed])}" if report.closed else ""
+        ),
+        soft_wrap=True,
     )
+
+
+def _closed_logs(report: Report) -> Iterator[str]:
+    """A line for each log that the broker has no more."""
+    logs: dict[tuple[str, str], list[Closed]] = {}
+    for one in report.closed:
+        logs.setdefault((one.cluster_id, one.topic), []).append(one)
+    for (cluster_id, topic), partitions in logs.items():
+        lost = sum(one.lost for one in partitions)
+        yield (
+            f"closed log {cluster_id}, topic {topic}, {len(partitions)} partitions: {_counts(partitions)}"
+            + (f", at least {lost:,} events lost" if lost else "")
+        )
+
+
+def _counts(partitions: Sequence[PartitionReport | Closed], between: str = ", ") -> str:
+    stored = sum(one.stored for one in partitions)
+    duplicates = sum(one.duplicates for one in partitions)
+    letters = sum(one.dead_letters for one in partitions)
+    return between.join((f"{stored:,} stored", f"{duplicates:,} duplicates", f"{letters:,} dead letters"))

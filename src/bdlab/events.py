@@ -30,6 +30,7 @@ class Review(
     msgspec.Struct,
     frozen=True,
     kw_only=True,
+    forbid_unknown_fields=True,
     rename={
         "helpfulness_numerator": "HelpfulnessNumerator",
         "helpfulness_denominator": "HelpfulnessDenominator",

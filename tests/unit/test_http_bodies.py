@@ -73,6 +73,15 @@ BAD_REVIEWS = [
     (b'{"text": "a", "HelpfulnessNumerator": 1.5}', "HelpfulnessNumerator", "a number with a fraction"),
     (b'{"text": "a", "HelpfulnessNumerator": 1e400}', "HelpfulnessNumerator", "a number with a fraction"),
     (b'{"text": "a", "HelpfulnessDenominator": -1}', "HelpfulnessDenominator", "between 0 and 2147483647"),
+    (b'{"text": "a", "text": "b"}', "text", "stands more than once"),
+    (b'{"text": "a", "summary": "b", "n": {}, "summary": "b"}', "summary", "stands more than once"),
+    (b'{"Text": "a"}', "Text", "is no field of a review; is 'text' meant?"),
+    (b'{"text": "a", "sumary": "b"}', "sumary", "is 'summary' meant?"),
+    (
+        b'{"text": "a", "helpfulness_numerator": 3}',
+        "helpfulness_numerator",
+        "is no field of a review; is 'HelpfulnessNumerator' meant?",
+    ),
     (
         b'{"text": "a", "HelpfulnessDenominator": 2147483648}',
         "HelpfulnessDenominator",
@@ -98,6 +107,21 @@ def test_a_body_that_is_no_review_is_422_and_says_why(
     assert why in found["errors"][0]["why"]
     assert why in found["detail"]
     assert len(memory.records()) == before
+
+
+def test_fields_that_resemble_none_of_a_review_are_left_out(client: httpx.Client) -> None:
+    plain = client.post("/predict", json={"text": "good", "summary": "text"}).json()
+    more = {"Id": 7, "ProductId": "B00", "Score": 5, "Time": 0, "text": "good", "summary": "text"}
+    answer = client.post("/predict", json=more)
+    assert answer.status_code == 200
+    assert answer.json()["explanation"] == plain["explanation"]
+    assert client.post("/predict/batch", json=[more, {"text": "summary"}]).status_code == 200
+
+
+def test_a_batch_names_the_review_that_repeats_a_field(client: httpx.Client) -> None:
+    body = b'[{"text": "a"}, {"text": "b", "text": "c"}]'
+    (error,) = client.post("/predict/batch", content=body, headers=JSON).json()["errors"]
+    assert error == {"field": "text", "why": "stands more than once", "index": 1}
 
 
 def test_all_wrong_fields_are_named_at_once(client: httpx.Client) -> None:

@@ -48,8 +48,40 @@ def test_the_document_has_bodies_and_problems(api: httpx.Client) -> None:
     assert body["required"] == ["text"]
     assert set(body["properties"]) == {"text", "summary", "HelpfulnessNumerator", "HelpfulnessDenominator"}
     assert {parameter["name"] for parameter in predict["parameters"]} == {"Idempotency-Key", "traceparent"}
-    assert set(predict["responses"]) == {"200", "413", "415", "422", "503"}
+    assert set(predict["responses"]) == {"200", "408", "413", "415", "422", "503"}
     assert PROBLEM_JSON in predict["responses"]["422"]["content"]
+
+
+def test_the_document_has_the_answers_that_are_given(api: httpx.Client) -> None:
+    paths = api.get("/openapi.json").json()["paths"]
+    kinds = {
+        (path, status): list(answer["content"])
+        for path, item in paths.items()
+        for operation in item.values()
+        for status, answer in operation["responses"].items()
+    }
+    assert not [path for path, status in kinds if status == "400"]
+    for path, bad in (("/predictions", "?limit=x"), ("/predictions/{prediction_id}", "/x")):
+        answer = api.get("/predictions" + bad)
+        assert (answer.status_code, kinds[path, "422"]) == (422, [answer.headers["content-type"]])
+    for path in ("/health", "/health/ready", "/vault-status", "/kafka-status"):
+        assert kinds[path, "503"] == ["application/json"]
+    assert kinds["/metrics", "200"] == ["text/plain"]
+    assert api.get("/metrics").headers["content-type"].count("charset") == 1
+
+
+def test_head_is_answered_as_get_is_without_its_body(api: httpx.Client) -> None:
+    for path in ("/health/live", "/docs"):
+        answer = api.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+    assert api.head("/predict").status_code == 405
+
+
+def test_a_wrong_path_is_told_where_the_right_ones_are(api: httpx.Client) -> None:
+    assert api.get("/").json()["detail"] == "There is no GET /; /docs lists what there is."
+    answer = api.get("/predict")
+    assert answer.status_code == 405
+    assert answer.json()["detail"].startswith("There is no GET /predict;")
 
 
 def test_the_page_shows_every_route_and_loads_nothing_from_elsewhere(api: httpx.Client) -> None:

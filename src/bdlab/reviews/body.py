@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -16,7 +18,21 @@ BODY = "body"
 TEXT_FIELDS = ("text", "summary")
 COUNT_FIELDS = ("HelpfulnessNumerator", "HelpfulnessDenominator")
 
-_KINDS = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+
+class _Repeating(dict[str, Any]):
+    """A JSON object in which a name stands more than once; `names` has those."""
+
+    names: frozenset[str] = frozenset()
+
+
+_KINDS = {
+    dict: "an object",
+    _Repeating: "an object",
+    list: "an array",
+    str: "a string",
+    bool: "a boolean",
+    type(None): "null",
+}
 
 
 class FieldProblem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -39,16 +55,28 @@ class ReviewInvalid(InvalidInput):
         self.problems = tuple(problems)
 
 
+_FIELDS = (*TEXT_FIELDS, *COUNT_FIELDS)
+#: How a field's name looks without case and underscores, which is how it may have been meant.
+_PLAIN = {field.lower(): field for field in _FIELDS}
+_QUOTED = tuple(f'"{field}"'.encode() for field in _FIELDS)
+_SIMILAR = 0.8
+
 _one = msgspec.json.Decoder(Review)
 _many = msgspec.json.Decoder(list[Review])
 
 
 def decode(data: bytes) -> Review:
-    """The review in a JSON object. Raises ReviewInvalid with every field that is wrong."""
+    """The review in a JSON object; fields that are none of a review's are left out.
+
+    Raises ReviewInvalid with every field that is wrong, also one that is misspelt or stands twice.
+    """
     try:
         review = _one.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        _explain(data, error, many=False)
+        review = _read_again(data, error)
+    else:
+        if _may_repeat(data, 1):
+            review = _read_again(data)
     check(review)
     return review
 
@@ -58,7 +86,10 @@ def decode_many(data: bytes, *, limit: int) -> list[Review]:
     try:
         reviews = _many.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        _explain(data, error, many=True)
+        reviews = _read_many_again(data, error)
+    else:
+        if _may_repeat(data, len(reviews)):
+            reviews = _read_many_again(data)
     if not 1 <= len(reviews) <= limit:
         raise ReviewInvalid([FieldProblem(BODY, f"holds {len(reviews)} reviews; it takes 1 to {limit}")])
     problems: list[FieldProblem] = []
@@ -84,7 +115,11 @@ def find_problems(value: Any) -> list[FieldProblem]:
     """What keeps the decoded JSON `value` from being a review; empty where nothing does."""
     if not isinstance(value, Mapping):
         return [FieldProblem(BODY, f"has to be a JSON object with the field 'text', and is {_kind(value)}")]
-    problems: list[FieldProblem] = []
+    problems = [
+        FieldProblem(name, f"is no field of a review; is {meant!r} meant?")
+        for name in value
+        if (meant := _misspelt(name))
+    ]
     for field in TEXT_FIELDS:
         why = _text_problem(value[field], field) if field in value else _absent(field)
         if why:
@@ -93,7 +128,29 @@ def find_problems(value: Any) -> list[FieldProblem]:
         why = _count_problem(value[field]) if field in value else ""
         if why:
             problems.append(FieldProblem(field, why))
+    if isinstance(value, _Repeating):
+        problems += [
+            FieldProblem(field, "stands more than once") for field in _FIELDS if field in value.names
+        ]
     return problems
+
+
+def without_others(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Only the fields of a review."""
+    return {field: value[field] for field in _FIELDS if field in value}
+
+
+def _misspelt(name: str) -> str:
+    """The field that `name` was probably meant to be; empty for a field, and for what resembles none."""
+    if name in _FIELDS or len(name) > 40:
+        return ""
+    close = difflib.get_close_matches(name.lower().replace("_", ""), _PLAIN, n=1, cutoff=_SIMILAR)
+    return _PLAIN[close[0]] if close else ""
+
+
+def _may_repeat(data: bytes, reviews: int) -> bool:
+    """Whether a field's name stands more often than there are reviews; it may also be a field's value."""
+    return any(data.count(name) > reviews for name in _QUOTED)
 
 
 def _absent(field: str) -> str:
@@ -132,10 +189,43 @@ def _kind(value: Any) -> str:
     return _KINDS.get(type(value), "a number")
 
 
-def _explain(data: bytes, error: Exception, *, many: bool) -> NoReturn:
-    """Raise ReviewInvalid for `data` that msgspec refused with `error`, with all that is wrong."""
+def _read_again(data: bytes, error: Exception | None = None) -> Review:
+    """The review that msgspec refused with `error`, or that may repeat a field. Raises ReviewInvalid."""
+    value = _parse(data)
+    problems = find_problems(value)
+    if problems:
+        raise ReviewInvalid(problems)
+    return _convert(value, error)
+
+
+def _read_many_again(data: bytes, error: Exception | None = None) -> list[Review]:
+    value = _parse(data)
+    if not isinstance(value, list):
+        why = f"has to be a JSON array of reviews, and is {_kind(value)}"
+        raise ReviewInvalid([FieldProblem(BODY, why)])
+    problems = [
+        msgspec.structs.replace(problem, index=index)
+        for index, item in enumerate(value)
+        for problem in find_problems(item)
+    ]
+    if problems:
+        raise ReviewInvalid(problems)
+    return [_convert(item, error) for item in value]
+
+
+def _convert(value: Mapping[str, Any], error: Exception | None) -> Review:
+    if isinstance(error, RecursionError):
+        raise ReviewInvalid([FieldProblem(BODY, "is nested too deeply")])
     try:
-        value = json.loads(data.decode(), parse_constant=_no_constant)
+        return msgspec.convert(without_others(value), Review)
+    except msgspec.ValidationError as found:
+        raise ReviewInvalid([FieldProblem(BODY, f"is no review: {found}")]) from None
+
+
+def _parse(data: bytes) -> Any:
+    """The JSON value, objects that repeat a name marked. Raises ReviewInvalid where it is none."""
+    try:
+        return json.loads(data.decode(), parse_constant=_no_constant, object_pairs_hook=_object)
     except UnicodeDecodeError as found:
         why = f"is not UTF-8: byte 0x{data[found.start]:02x} at offset {found.start}"
     except json.JSONDecodeError as found:
@@ -145,29 +235,19 @@ def _explain(data: bytes, error: Exception, *, many: bool) -> NoReturn:
         why = "is nested too deeply"
     except ValueError as found:
         why = f"is not valid JSON: {found}"
-    else:
-        raise ReviewInvalid(_problems_of_list(value) if many else _or_generic(value, error)) from None
     if not data.strip():
         why = "is empty; send a JSON object with the field 'text'"
-    raise ReviewInvalid([FieldProblem(BODY, why)]) from None
+    raise ReviewInvalid([FieldProblem(BODY, why)])
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    marked = _Repeating(found)
+    marked.names = frozenset(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+    return marked
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
-
-
-def _or_generic(value: Any, error: Exception) -> list[FieldProblem]:
-    if isinstance(error, RecursionError):
-        return [FieldProblem(BODY, "is nested too deeply")]
-    return find_problems(value) or [FieldProblem(BODY, f"is no review: {error}")]
-
-
-def _problems_of_list(value: Any) -> list[FieldProblem]:
-    if not isinstance(value, list):
-        return [FieldProblem(BODY, f"has to be a JSON array of reviews, and is {_kind(value)}")]
-    found = [
-        msgspec.structs.replace(problem, index=index)
-        for index, item in enumerate(value)
-        for problem in find_problems(item)
-    ]
-    return found or [FieldProblem(BODY, "is nested too deeply")]

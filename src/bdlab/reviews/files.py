@@ -22,7 +22,7 @@ import msgspec
 
 from bdlab.errors import InvalidInput
 from bdlab.events import MAX_COUNT, Review
-from bdlab.reviews.body import FieldProblem, ReviewInvalid, check, decode, find_problems
+from bdlab.reviews.body import FieldProblem, ReviewInvalid, check, decode, find_problems, without_others
 
 Format = Literal["csv", "jsonl"]
 
@@ -294,4 +294,4 @@ def _from_json(data: bytes) -> Review:
     problems = find_problems(value)
     if problems:
         raise ReviewInvalid(problems)
-    return msgspec.convert(value, Review)
+    return msgspec.convert(without_others(value), Review)

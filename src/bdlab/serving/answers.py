@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
+from litestar import MediaType, Response
 
 from bdlab.events import PredictionEvent, Sentiment, Term
 
@@ -77,6 +78,20 @@ class KafkaAnswer(msgspec.Struct, frozen=True, kw_only=True):
     topic: str
     partitions: int
     consumer_lag: int | None
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def json_response(
+    content: Any,
+    status: int = 200,
+    *,
+    media_type: str = MediaType.JSON,
+    headers: dict[str, str] | None = None,
+) -> Response[Any]:
+    """`content` as JSON, ended by a new line, for the sake of a terminal's next prompt."""
+    return Response(_encode(content) + b"\n", status_code=status, media_type=media_type, headers=headers)
 
 
 def answer_to(event: PredictionEvent) -> Answer:

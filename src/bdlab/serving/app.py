@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-import msgspec
-from litestar import Litestar, MediaType, Request, Response, get
-from litestar.types import ASGIApp
+from litestar import Litestar, Request, Response, get
+from litestar.enums import HttpMethod, ScopeType
+from litestar.types import ASGIApp, Receive, Send
 
 from bdlab.serving import documentation, predictions, problems, states, stored
+from bdlab.serving.answers import json_response
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.ports import Parts
 
@@ -42,9 +43,20 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
         logging_config=None,
         debug=False,
     )
-    return metrics.observe(app)
+    return _head_as_get(metrics.observe(app))
+
+
+def _head_as_get(app: ASGIApp) -> ASGIApp:
+    """`app`, with HEAD answered as GET is (RFC 9110, 9.3.2); the server leaves the body out."""
+
+    async def answering(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == ScopeType.HTTP and scope["method"] == HttpMethod.HEAD:
+            scope = {**scope, "method": HttpMethod.GET}
+        await app(scope, receive, send)
+
+    return answering
 
 
 @get("/openapi.json", include_in_schema=False, sync_to_thread=False)
 def openapi_json(request: Request[Any, Any, Any]) -> Response[bytes]:
-    return Response(msgspec.json.encode(request.app.openapi_schema.to_schema()), media_type=MediaType.JSON)
+    return json_response(request.app.openapi_schema.to_schema())

@@ -75,6 +75,19 @@ class BatchOperation(Operation):
         self.parameters = _headers()
 
 
+@dataclass
+class QueryOperation(Operation):
+    def __post_init__(self) -> None:
+        # The framework's own answer to a parameter that it could not read: all of them are strings here.
+        if self.responses:
+            self.responses.pop("400", None)
+
+
+def state_response(answer: type[msgspec.Struct], description: str) -> dict[int, ResponseSpec]:
+    """The 503 of a route that tells a state: the same fields as its 200."""
+    return {503: ResponseSpec(data_container=answer, description=description, generate_examples=False)}
+
+
 def problem_response(description: str) -> ResponseSpec:
     return ResponseSpec(
         data_container=ProblemDetails,
@@ -88,6 +101,7 @@ UNACKNOWLEDGED = problem_response(
     "Not acknowledged, or too many in flight: retry after `Retry-After` seconds"
 )
 PREDICT_RESPONSES = {
+    408: problem_response("The body came too slowly"),
     413: problem_response("The body, or the event made of it, is too large"),
     415: problem_response("The body is not JSON"),
     422: problem_response("The body is no review: each wrong field and why"),

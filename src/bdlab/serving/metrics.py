@@ -16,7 +16,9 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from bdlab import __version__
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+CONTENT_TYPE = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
+"""Without the charset, which the framework adds to every text."""
+
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 """The variable that names the folder which the workers share; to be set before this module is imported."""
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import structlog
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
@@ -15,7 +14,7 @@ from litestar.handlers import HTTPRouteHandler
 from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
 from bdlab.events import PredictionEvent, Review, idempotent_id, make_event, uuid7
 from bdlab.reviews import ReviewInvalid, decode, decode_many
-from bdlab.serving.answers import Answer, BatchItem, answer_to
+from bdlab.serving.answers import Answer, BatchItem, answer_to, json_response
 from bdlab.serving.batching import Scoring
 from bdlab.serving.documentation import (
     PREDICT_RESPONSES,
@@ -24,12 +23,10 @@ from bdlab.serving.documentation import (
 )
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.ports import Parts
-from bdlab.serving.problems import JSON, Problem, from_error, invalid, problem
+from bdlab.serving.problems import Problem, from_error, invalid, problem
 from bdlab.serving.requests import Head, read_body, read_head
 
 log = structlog.get_logger()
-
-_encode = msgspec.json.Encoder().encode
 
 #: A publisher keeps to its own delivery time-out; should it not, the caller waits these seconds longer.
 _GRACE_S = 5.0
@@ -164,7 +161,7 @@ def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
             review = decode(body)
         except ReviewInvalid as error:
             raise invalid(error) from None
-        return _json(await predictions.predict(review, head))
+        return json_response(await predictions.predict(review, head))
 
     @post(
         "/predict/batch",
@@ -182,10 +179,6 @@ def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
             reviews = decode_many(body, limit=min(http.max_batch, http.max_in_flight))
         except ReviewInvalid as error:
             raise invalid(error) from None
-        return _json(await predictions.predict_many(reviews, head))
+        return json_response(await predictions.predict_many(reviews, head))
 
     return [predict, predict_batch]
-
-
-def _json(content: Any) -> Response[Any]:
-    return Response(_encode(content), media_type=JSON)

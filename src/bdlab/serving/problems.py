@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 import structlog
-from litestar import MediaType, Request, Response
+from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from bdlab.errors import BdlabError, BrokerError, DatabaseError, EventTooLarge, ModelError, VaultError
 from bdlab.reviews import ReviewInvalid
+from bdlab.serving.answers import json_response
 
 log = structlog.get_logger()
 
@@ -94,12 +95,7 @@ def from_error(error: BdlabError, *, prediction_id: str = "") -> Problem:
 
 def _answer(found: Problem) -> Response[bytes]:
     headers = {"Retry-After": str(found.retry_after_s)} if found.retry_after_s else {}
-    return Response(
-        msgspec.json.encode(found.details),
-        status_code=found.details.status,
-        media_type=PROBLEM_JSON,
-        headers=headers,
-    )
+    return json_response(found.details, found.details.status, media_type=PROBLEM_JSON, headers=headers)
 
 
 def on_problem(_: Request[Any, Any, Any], found: Problem) -> Response[bytes]:
@@ -110,12 +106,13 @@ def on_bdlab_error(_: Request[Any, Any, Any], error: BdlabError) -> Response[byt
     return _answer(from_error(error))
 
 
-def on_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """What the framework refuses by itself: no such route, method not allowed, an unusable parameter."""
     status = HTTPStatus(error.status_code)
-    details = ProblemDetails(
-        type="about:blank", title=status.phrase, status=status.value, detail=str(error.detail or "")
-    )
+    detail = str(error.detail or "")
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+        detail = f"There is no {request.method} {request.url.path[:200]}; /docs lists what there is."
+    details = ProblemDetails(type="about:blank", title=status.phrase, status=status.value, detail=detail)
     answer = _answer(Problem(details))
     for name, value in (error.headers or {}).items():
         answer.headers[name] = value
@@ -133,5 +130,3 @@ HANDLERS: dict[int | type[Exception], Any] = {
     HTTPException: on_http_error,
     Exception: on_any_error,
 }
-
-JSON = MediaType.JSON

@@ -13,10 +13,17 @@ from bdlab import __version__
 from bdlab.events import Review
 from bdlab.health import Watch
 from bdlab.probes import BrokerState, DatabaseState, VaultState
-from bdlab.serving.answers import HealthAnswer, KafkaAnswer, LiveAnswer, ReadyAnswer, VaultAnswer
+from bdlab.serving.answers import (
+    HealthAnswer,
+    KafkaAnswer,
+    LiveAnswer,
+    ReadyAnswer,
+    VaultAnswer,
+    json_response,
+)
+from bdlab.serving.documentation import state_response
 from bdlab.serving.metrics import CONTENT_TYPE, Metrics
 from bdlab.serving.ports import Parts
-from bdlab.serving.problems import JSON
 
 _TRIAL = Review(text="A trial of the model: good, or bad?", summary="trial")
 
@@ -89,7 +96,12 @@ def _readiness(model_problem: str, vault: VaultState, broker: BrokerState) -> Re
 def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
     around = Surroundings(parts)
 
-    @get("/health", summary="State of the API and of what it stands on", tags=["state"])
+    @get(
+        "/health",
+        summary="State of the API and of what it stands on",
+        tags=["state"],
+        responses=state_response(HealthAnswer, "Unhealthy: nothing can be predicted durably"),
+    )
     async def health() -> Response[HealthAnswer]:
         """503 where nothing can be predicted durably; degraded where Vault or the database is away."""
         found = _health(
@@ -103,7 +115,12 @@ def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
     def live() -> Response[LiveAnswer]:
         return _answer(LiveAnswer(), 200)
 
-    @get("/health/ready", summary="A prediction can be made and published", tags=["state"])
+    @get(
+        "/health/ready",
+        summary="A prediction can be made and published",
+        tags=["state"],
+        responses=state_response(ReadyAnswer, "Not ready"),
+    )
     async def ready() -> Response[ReadyAnswer]:
         """The model predicts, the broker answers, and the credentials held are valid; else 503."""
         found = _readiness(
@@ -111,7 +128,12 @@ def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
         )
         return _answer(found, 200 if found.ready else 503)
 
-    @get("/vault-status", summary="Vault as this service sees it", tags=["state"])
+    @get(
+        "/vault-status",
+        summary="Vault as this service sees it",
+        tags=["state"],
+        responses=state_response(VaultAnswer, "Vault does not answer"),
+    )
     async def vault_status() -> Response[VaultAnswer]:
         state = await around.vault.soon()
         found = VaultAnswer(
@@ -124,7 +146,12 @@ def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
         )
         return _answer(found, 200 if state.connected else 503, problem=state.problem)
 
-    @get("/kafka-status", summary="Kafka as this service sees it", tags=["state"])
+    @get(
+        "/kafka-status",
+        summary="Kafka as this service sees it",
+        tags=["state"],
+        responses=state_response(KafkaAnswer, "Kafka does not answer"),
+    )
     async def kafka_status() -> Response[KafkaAnswer]:
         state = await around.broker.soon()
         found = KafkaAnswer(
@@ -137,7 +164,9 @@ def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
         )
         return _answer(found, 200 if state.connected else 503, problem=state.problem)
 
-    @get("/metrics", summary="Prometheus metrics", tags=["state"], sync_to_thread=True)
+    @get(
+        "/metrics", summary="Prometheus metrics", tags=["state"], media_type="text/plain", sync_to_thread=True
+    )
     def show_metrics() -> Response[bytes]:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
@@ -148,4 +177,4 @@ def _answer(found: msgspec.Struct, status: int, *, problem: str = "") -> Respons
     content: dict[str, Any] = msgspec.to_builtins(found)
     if status == 503 and problem:
         content["problem"] = problem
-    return Response(msgspec.json.encode(content), status_code=status, media_type=JSON)
+    return json_response(content, status)

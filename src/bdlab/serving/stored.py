@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
-import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import Parameter
 
 from bdlab.errors import DatabaseUnavailable
-from bdlab.serving.documentation import problem_response
+from bdlab.serving.answers import json_response
+from bdlab.serving.documentation import QueryOperation, problem_response
 from bdlab.serving.ports import Parts
-from bdlab.serving.problems import JSON, invalid_parameter, problem
+from bdlab.serving.problems import invalid_parameter, problem
 
 MAX_LIMIT = 1000
 QUERY_TIMEOUT_S = 15.0
@@ -45,6 +45,7 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
 
     @get(
         "/predictions",
+        operation_class=QueryOperation,
         summary="The newest stored predictions",
         tags=["stored"],
         responses={422: problem_response("The limit is out of range"), **_away},
@@ -56,13 +57,18 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
             raise invalid_parameter(
                 "limit", f"has to be an integer from 1 to {MAX_LIMIT}, and is {limit[:40]!r}"
             )
-        return _json(await queries.run(parts.stored.newest, int(limit)))
+        return json_response(await queries.run(parts.stored.newest, int(limit)))
 
     @get(
         "/predictions/{prediction_id:str}",
+        operation_class=QueryOperation,
         summary="One stored prediction",
         tags=["stored"],
-        responses={404: problem_response("There is no such prediction in the database"), **_away},
+        responses={
+            404: problem_response("There is no such prediction in the database"),
+            422: problem_response("The id is no UUID"),
+            **_away,
+        },
     )
     async def one(
         prediction_id: Annotated[str, Parameter(description="The id that /predict answered with.")],
@@ -80,10 +86,6 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
                 "There is no such prediction in the database",
                 f"{wanted} is not stored. The consumer may still be about to store it.",
             )
-        return _json(row)
+        return json_response(row)
 
     return [newest, one]
-
-
-def _json(content: Any) -> Response[Any]:
-    return Response(msgspec.json.encode(content), media_type=JSON)
