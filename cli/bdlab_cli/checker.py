@@ -12,7 +12,7 @@ from bdlab.health import CheckResult, Report
 from bdlab.health.checks import CHECKS, broker_checks, database_checks, failed, unknown, vault_checks
 from bdlab.health.remote import api_check, consumer_check, why_closed
 from bdlab.probes import DatabaseState
-from bdlab.settings import HttpSettings, Layers
+from bdlab.settings import HttpSettings, Layers, SinkSettings
 
 if TYPE_CHECKING:
     from bdlab.vault.session import VaultSession
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 SERVICE = "status"
 _DATABASE_ROLE = "bdlab-reader"
 
-#: Without --check. The consumer answers only where it was given a port.
-DEFAULT = ("vault", "kafka", "postgres", "model", "api")
+_DEFAULT = ("vault", "kafka", "postgres", "model", "api")
 
 
-def chosen(names: Sequence[str]) -> tuple[str, ...]:
-    """The names of all checks that `names` (checks and groups) stand for. Raises InvalidInput."""
+def chosen(names: Sequence[str], sink: SinkSettings) -> tuple[str, ...]:
+    """The names of all checks that `names` (checks and groups) stand for. Raises InvalidInput.
+
+    Without names it is all of them; the consumers only where it is known where they answer.
+    """
     found: list[str] = []
-    for name in names or DEFAULT:
+    for name in names or (*_DEFAULT, *(["consumer"] if _consumers(sink) else [])):
         checks = CHECKS.get(name) or ((name,) if any(name in group for group in CHECKS.values()) else ())
         if not checks:
             every = ", ".join(sorted({*CHECKS, *(check for group in CHECKS.values() for check in group)}))
@@ -126,11 +128,11 @@ class Checker:
         return (api_check(self._api_url, ca_file=self._settings.http.tls_cert_file),)
 
     def _check_consumer(self) -> tuple[CheckResult, ...]:
-        port = self._settings.sink.metrics_port
-        if port < 1:
-            hint = "Set BDLAB_SINK_METRICS_PORT to the port that `bdlab consume` has."
-            return unknown("consumer", "no port is known for it", hint)
-        return (consumer_check(f"http://127.0.0.1:{port}"),)
+        urls = _consumers(self._settings.sink)
+        if not urls:
+            hint = "Set BDLAB_SINK_METRICS_PORT to the port that `bdlab consume` has, or BDLAB_SINK_URLS."
+            return unknown("consumer", "no address is known for it", hint)
+        return (consumer_check(urls),)
 
 
 class _Login:
@@ -177,3 +179,10 @@ def _own_url(http: HttpSettings) -> str:
     """Where the API is, as its own settings say."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(http.host, http.host)  # noqa: S104 - replaced
     return f"{'https' if http.tls_cert_file else 'http'}://{host}:{http.port}"
+
+
+def _consumers(sink: SinkSettings) -> list[str]:
+    """Where the consumers' metrics are, as far as the settings say."""
+    if sink.urls:
+        return [url.strip().rstrip("/") for url in sink.urls.split(",") if url.strip()]
+    return [f"http://127.0.0.1:{sink.metrics_port}"] if sink.metrics_port > 0 else []

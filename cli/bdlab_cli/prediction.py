@@ -94,7 +94,8 @@ def from_file(prediction: Prediction, source: str, *, kind: Format | None, skip_
         talk.print("Reading reviews from the terminal; Ctrl-D ends them.")
     file = ReviewFile(source, sys.stdin.buffer, kind=kind, max_row_bytes=prediction.max_row_bytes)
     with wiring.stop_on_signal() as stop, file, _progress() as progress:
-        count = _check_all(file, progress, stop, skip_invalid=skip_invalid)
+        done = "published" if prediction.publish else "scored"
+        count = _check_all(file, progress, stop, done=done, skip_invalid=skip_invalid)
         scorer = prediction.scorer()
         if prediction.publish and not prediction.run_id_given:
             talk.print(f"run id {prediction.run_id}")
@@ -120,14 +121,19 @@ def _progress() -> Iterator[Progress]:
         yield progress
 
 
-def _check_all(file: ReviewFile, progress: Progress, stop: threading.Event, *, skip_invalid: bool) -> int:
-    """How many rows are reviews. Raises InvalidInput where one is not and may not be left out."""
+def _check_all(
+    file: ReviewFile, progress: Progress, stop: threading.Event, *, done: str, skip_invalid: bool
+) -> int:
+    """How many rows are reviews. Raises InvalidInput where one is not and may not be left out.
+
+    `done` is the word for what is done with them.
+    """
     task = progress.add_task("checking", total=None)
     good, bad = 0, 0
     shown: list[str] = []
     for row in file.rows():
         if stop.is_set():
-            raise BdlabError("interrupted; nothing was published")
+            raise BdlabError(f"interrupted; nothing was {done}")
         if isinstance(row, BadRow):
             bad += 1
             if len(shown) < SHOWN_PROBLEMS:
@@ -140,7 +146,7 @@ def _check_all(file: ReviewFile, progress: Progress, stop: threading.Event, *, s
         shown.append(f"... and {bad - len(shown)} more")
     if bad and not skip_invalid:
         raise InvalidInput(
-            f"{file.name}: {bad} of {good + bad} rows are no reviews, so nothing was published\n"
+            f"{file.name}: {bad} of {good + bad} rows are no reviews, so nothing was {done}\n"
             + "\n".join(shown),
             hint="Correct them, or leave them out with --skip-invalid.",
         )

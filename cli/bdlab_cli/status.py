@@ -34,7 +34,7 @@ def status(
         None, "--api-url", envvar="BDLAB_API_URL", help="Address of the API", show_default="from the settings"
     ),
 ) -> None:
-    """Check Vault, Kafka, PostgreSQL, the model and the API.
+    """Check Vault, Kafka, PostgreSQL, the model, the API, and the consumers where their address is known.
 
     Exit code 0: all is healthy, or degraded and working; 10: something is unhealthy; 1: something could not
     be checked, and nothing else is unhealthy.
@@ -43,11 +43,9 @@ def status(
     from bdlab_cli.checker import Checker, chosen
     from bdlab_cli.statuses import EXIT_CODES, follow
 
-    wanted = chosen(check)
-    with (
-        wiring.stop_on_signal() as stop,
-        Checker(wiring.layers(quiet=True), wanted, api_url=api_url) as checker,
-    ):
+    layers = wiring.layers(quiet=True)
+    wanted = chosen(check, layers.settings().sink)
+    with wiring.stop_on_signal() as stop, Checker(layers, wanted, api_url=api_url) as checker:
         report = follow(
             checker.report,
             stop,

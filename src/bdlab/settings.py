@@ -115,6 +115,8 @@ class SinkSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """How long a batch that is not full waits for more events."""
     metrics_port: Annotated[int, Meta(ge=-1, le=65535)] = -1
     """-1 serves no metrics; 0 lets the system choose a free port."""
+    urls: str = ""
+    """Where `status` finds the consumers, with commas; empty is this machine and `metrics_port`."""
 
 
 class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -197,7 +199,7 @@ def _explain(error: msgspec.ValidationError, origin: Mapping[str, str]) -> Setti
     where = origin.get(field, "the settings")
     return SettingsInvalid(
         f"setting {field or '?'} from {where}: {reason[:1].lower()}{reason[1:]}",
-        hint="The README's configuration table lists every setting with its type and default.",
+        hint="The README's table of settings lists every setting with its type and default.",
     )
 
 

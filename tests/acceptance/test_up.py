@@ -192,6 +192,7 @@ def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[...,
     rows = _get(up.endpoint, "/predictions?limit=100")
     assert {first["id"]} < {row["id"] for row in rows}
     assert len(rows) == 2
+    assert re.search(r"consumer +│ +healthy +│ +alive at http://127.0.0.1:\d+", done.stdout)
 
     # Secrets: only their owner can get at them, and the set-up file is gone.
     assert not up.folder.env_file.exists()

@@ -167,6 +167,13 @@ def test_the_consumer_by_its_port(pipeline: Pipeline) -> None:
     with pipeline.daemon("consume", "--metrics-port", port):
         done = pipeline.run("status", "--check", "consumer", "--wait-healthy", BDLAB_SINK_METRICS_PORT=port)
         assert done.returncode == 0, done.stdout
+        two = pipeline.run(
+            "status", "--json", "--check", "consumer",
+            BDLAB_SINK_URLS=f"http://127.0.0.1:{port}, http://127.0.0.1:1",
+        )  # fmt: skip
+        assert two.returncode == 0, two.stdout
+        assert report(two)["consumer"]["state"] == "degraded"
+        assert "no answer from http://127.0.0.1:1:" in report(two)["consumer"]["message"]
     done = pipeline.run("status", "--check", "consumer", BDLAB_SINK_METRICS_PORT=port)
     assert done.returncode == 10
     assert pipeline.run("status", "--check", "consumer").returncode == 1

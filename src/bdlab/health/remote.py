@@ -6,6 +6,7 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from http.client import HTTPException
 
 import msgspec
@@ -44,17 +45,20 @@ def api_check(url: str, *, ca_file: str = "") -> CheckResult:
     )
 
 
-def consumer_check(url: str) -> CheckResult:
-    """Whether the consumer at `url` lives."""
-    status, _, problem = _get(f"{url}/health/live", "")
-    if problem or status != 200:
+def consumer_check(urls: Sequence[str]) -> CheckResult:
+    """Whether the consumers at `urls` live."""
+    found = {url: _get(f"{url}/health/live", "") for url in urls}
+    dead = {url: problem or status for url, (status, _, problem) in found.items() if problem or status != 200}
+    if dead:
         return CheckResult(
             name="consumer",
-            state="unhealthy",
-            message=f"no answer from {url}: {problem or status}",
+            state="degraded" if len(dead) < len(urls) else "unhealthy",
+            message="; ".join(f"no answer from {url}: {why}" for url, why in dead.items()),
+            detail={"urls": list(urls), "dead": list(dead)},
             hint="Start it with `bdlab consume --metrics-port PORT`.",
         )
-    return CheckResult(name="consumer", state="healthy", message=f"alive at {url}", detail={"url": url})
+    message = f"alive at {', '.join(urls)}"
+    return CheckResult(name="consumer", state="healthy", message=message, detail={"urls": list(urls)})
 
 
 def why_closed(host: str, port: int) -> str:

@@ -106,7 +106,8 @@ class DataFolder:
                     holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "?"
                     raise StackInUse(
                         f"another bdlab (process {holder}) runs a stack on {self.path}",
-                        hint="Use it (bdlab env), stop it, or name another folder with --data-dir.",
+                        hint=f"Use it (bdlab env --data-dir {self.path}), stop it, or name another folder "
+                        "with --data-dir.",
                     ) from None
                 time.sleep(_LOCK_POLL_S)
         os.ftruncate(lock, 0)

@@ -148,21 +148,20 @@ class LocalStack:
             self._start(server, stop)
         former = self._note_log()
         self._environment = service_environment(self.folder, self._openbao.address)
+        consumers = self._choose_consumer_ports()
         self.folder.write_config(
             {
                 "vault": {"address": self._openbao.address, "identity_dir": str(self.folder.identity_dir)},
                 "http": {"host": "127.0.0.1", "port": http_port},
                 # Also how long a consumer waits for its first partitions: half of it.
                 "kafka": {"session_timeout_s": _SESSION_TIMEOUT_S},
+                "sink": {"urls": ",".join(f"http://127.0.0.1:{port}" for port in consumers.values())},
             }
         )
         self._step("vault-init", lambda: self._set_up_vault(stop))
         self._step("migrate", lambda: self._announce_broker(stop))
-        ports = PortBook(self.folder.path / "ports.json")
-        for number in range(1, self._consumers + 1):
-            port = ports.choose(f"consume-{number}")
-            arguments = ["consume", "--metrics-port", str(port)]
-            self._serve(f"consume-{number}", arguments, port, "/health/live", stop)
+        for name, port in consumers.items():
+            self._serve(name, ["consume", "--metrics-port", str(port)], port, "/health/live", stop)
         self._serve("serve", ["serve"], http_port, "/health/ready", stop)
         if former:
             self._tell_losses(former, stop)
@@ -186,6 +185,11 @@ class LocalStack:
         if port != _HTTP_PORT and not is_free(_HTTP_PORT):
             self._report(Event("notice", "http", f"port {_HTTP_PORT} is in use; serving on port {port}"))
         return port
+
+    def _choose_consumer_ports(self) -> dict[str, int]:
+        ports = PortBook(self.folder.path / "ports.json")
+        names = [f"consume-{number}" for number in range(1, self._consumers + 1)]
+        return {name: ports.choose(name) for name in names}
 
     def _start(self, server: Child, stop: threading.Event) -> None:
         after_restart = self._after_broker_restart if server is self._broker else None
