@@ -20,6 +20,8 @@ COMMANDS = {
     "up": ("local", "Run the whole pipeline on this machine, in the foreground.", "Local stack"),
     "demo": ("demo", "Run the whole pipeline once in a throw-away folder and prove it.", "Local stack"),
     "env": ("env", "Print the exports that point this terminal at a running local stack.", "Local stack"),
+    "backup": ("backup", "Back up a running local stack: Vault, the database, the keys.", "Local stack"),
+    "restore": ("restore", "Make a new local stack from a backup.", "Local stack"),
     "serve": ("serve", "Serve predictions over HTTP.", "Pipeline"),
     "predict": ("predict", "Predict from one review or a file of them, and publish.", "Pipeline"),
     "consume": ("consume", "Store the topic's events in PostgreSQL, each exactly once.", "Pipeline"),

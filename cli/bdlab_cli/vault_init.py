@@ -101,7 +101,7 @@ def vault_init(
         vault=settings.vault,
         keys_file=keys_file.expanduser(),
         seeds=seeds,
-        manager=_manager(seeds) if seeds else None,
+        manager=manager(seeds) if seeds else None,
         token=_token(token_file),
         shares=shares,
         threshold=threshold,
@@ -162,7 +162,7 @@ def ask_key(number: int) -> Secret | None:
     return Secret(given.strip()) if given.strip() else None
 
 
-def _manager(seeds: Seeds) -> DatabaseManager:
+def manager(seeds: Seeds) -> DatabaseManager:
     from bdlab.credentials import DatabaseLogin
     from bdlab.postgres import roles
 

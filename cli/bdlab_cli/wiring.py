@@ -83,12 +83,19 @@ def stop_on_signal() -> Iterator[threading.Event]:
 
 @contextmanager
 def vault_session(
-    layers: Layers, stop: threading.Event, *, service: str, database_role: str | None = None
+    layers: Layers,
+    stop: threading.Event,
+    *,
+    service: str,
+    database_role: str | None = None,
+    kafka: bool = True,
 ) -> Iterator[VaultSession]:
     """The open session of a short command. Setting `stop` ends its wait for Vault. Raises VaultError."""
     from bdlab.vault.session import VaultSession
 
-    with closing(VaultSession(layers, service=service, database_role=database_role, daemon=False)) as session:
+    with closing(
+        VaultSession(layers, service=service, database_role=database_role, kafka=kafka, daemon=False)
+    ) as session:
         session.open(layers.settings().startup_timeout_s, stop=stop)
         yield session
 

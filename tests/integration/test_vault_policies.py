@@ -23,7 +23,7 @@ class Call(NamedTuple):
 
 EVERYBODY = frozenset(IDENTITIES)
 NOBODY: frozenset[str] = frozenset()
-DATABASE = frozenset({"serve", "consume", "status", "verify", "dlq", "migrate"})
+DATABASE = frozenset({"serve", "consume", "status", "verify", "dlq", "migrate", "backup"})
 KAFKA_WRITERS = frozenset({"migrate", "rotate"})
 
 
@@ -42,7 +42,7 @@ CALLS = (
     Call("delete", "kv/metadata/kafka/probe", NOBODY),
     Call("get", "kv/metadata/kafka/credentials", only("inspect")),
     Call("list", "kv/metadata/kafka", NOBODY),
-    Call("get", "database/creds/bdlab-reader", only("serve", "status", "verify")),
+    Call("get", "database/creds/bdlab-reader", only("serve", "status", "verify", "backup")),
     Call("get", "database/creds/bdlab-writer", only("consume", "dlq")),
     Call("get", "database/creds/bdlab-owner", only("migrate")),
     Call("get", "database/config/bdlab", only("inspect")),
@@ -60,6 +60,9 @@ CALLS = (
     Call("post", "sys/mounts/probe", NOBODY, {"type": "kv"}),
     Call("post", "sys/auth/probe", NOBODY, {"type": "approle"}),
     Call("put", "sys/seal", NOBODY, {}),
+    Call("get", "sys/storage/raft/configuration", NOBODY),
+    Call("post", "sys/storage/raft/snapshot", NOBODY, {}),
+    Call("post", "sys/storage/raft/snapshot-force", NOBODY, {}),
     Call("post", "sys/leases/renew", DATABASE, {"lease_id": "database/creds/bdlab-writer/none"}),
     Call("post", "sys/leases/revoke", NOBODY, {"lease_id": "database/creds/bdlab-writer/none"}),
     Call("get", "sys/generate-root-token/attempt", only("recovery")),

@@ -116,6 +116,19 @@ path "auth/approle/role/rotate/secret-id-accessor/lookup" {
 path "auth/approle/role/rotate/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
+path "auth/approle/role/backup/secret-id" {
+  capabilities     = ["update", "list"]
+  min_wrapping_ttl = "1s"
+}
+path "auth/approle/role/backup/role-id" {
+  capabilities = ["read"]
+}
+path "auth/approle/role/backup/secret-id-accessor/lookup" {
+  capabilities = ["update"]
+}
+path "auth/approle/role/backup/secret-id-accessor/destroy" {
+  capabilities = ["update"]
+}
 
 # Its own token: look at it, keep it alive, give it back.
 path "auth/token/lookup-self" {

@@ -9,6 +9,7 @@ import secrets
 import signal
 import stat
 from collections.abc import Sequence
+from pathlib import Path
 
 from bdlab.errors import ServerNotStarted
 from bdlab.stack import binaries
@@ -56,6 +57,11 @@ class OpenBao(Server):
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def seal_key(self) -> Path:
+        """The file with the key that all else is encrypted by."""
+        return self.folder / "seal.key"
+
     def rotate_audit_log(self, limit_bytes: int = _AUDIT_LIMIT_BYTES) -> bool:
         """Move an audit log over `limit_bytes` aside, in place of the one before; whether it was.
 
@@ -83,7 +89,7 @@ class OpenBao(Server):
 
     def _check_seal_key(self) -> None:
         """Make the key at the first start. Raises ServerNotStarted where it is lost, or open to others."""
-        file = self.folder / "seal.key"
+        file = self.seal_key
         if not file.exists():
             if any((self.folder / "raft").iterdir()):
                 raise ServerNotStarted(

@@ -134,6 +134,19 @@ class VaultClient:
         data = self.request("post", path, body or {}).get("data")
         return data if isinstance(data, dict) else {}
 
+    def download(self, path: str) -> bytes:
+        """What a GET answers where that is no JSON."""
+        response = self._send("get", path)
+        if response.ok:
+            return response.content
+        raise self._error(response, "get", path)
+
+    def upload(self, path: str, content: bytes, *, timeout_s: float) -> None:
+        """POST `content` as it is."""
+        response = self._send("post", path, content=content, timeout_s=timeout_s)
+        if not response.ok:
+            raise self._error(response, "post", path)
+
     # -- the calls that have a meaning of their own ----------------------------------------------------------
 
     def health(self, *, timeout_s: float | None = None) -> Health:
@@ -224,6 +237,7 @@ class VaultClient:
         timeout_s: float | None = None,
         wrap_ttl_s: int | None = None,
         token: Secret | None = None,
+        content: bytes | None = None,
     ) -> requests.Response:
         # hvac would put an address of its own in the place of an empty one.
         if not self.address.startswith(("http://", "https://")):
@@ -235,6 +249,7 @@ class VaultClient:
                 f"/v1/{path}",
                 headers={"X-Vault-Token": used} if used else {},
                 json=body,
+                data=content,
                 raise_exception=False,
                 wrap_ttl=wrap_ttl_s,
                 timeout=timeout_s or self._settings.timeout_s,

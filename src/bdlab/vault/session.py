@@ -18,7 +18,7 @@ from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.errors import IdentityRefused, VaultError, VaultUnavailable
 from bdlab.probes import VaultState
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Settings
-from bdlab.vault import state
+from bdlab.vault import snapshots, state
 from bdlab.vault.client import VaultClient
 from bdlab.vault.files import write_private
 from bdlab.vault.held import HeldDatabase, HeldKafka, HeldToken, kafka_layer, postgres_layer
@@ -221,6 +221,11 @@ class VaultSession:
 
     def _broker(self, values: Mapping[str, str]) -> KafkaSettings:
         return self._layers.settings({"kafka": kafka_layer(values)}).kafka
+
+    def snapshot(self) -> bytes:
+        """All that Vault holds. Raises VaultError, PolicyDenied where the service may not."""
+        with self._asking:
+            return self._token.use(lambda: snapshots.save(self._client))
 
     # -- the keeper ------------------------------------------------------------------------------------------
 

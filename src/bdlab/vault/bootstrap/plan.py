@@ -11,7 +11,7 @@ import msgspec
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret, VaultSettings
 
 #: Each has a policy, an AppRole and an identity folder of its name.
-SERVICES = ("serve", "consume", "predict", "status", "verify", "dlq", "migrate", "rotate")
+SERVICES = ("serve", "consume", "predict", "status", "verify", "dlq", "migrate", "rotate", "backup")
 #: The two identities of `vault-init` itself.
 INSPECT = "inspect"
 RECOVERY = "recovery"

@@ -1,0 +1,124 @@
+"""`bdlab restore`: a new local stack from a backup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bdlab_cli.env import DATA_DIR
+
+if TYPE_CHECKING:
+    from bdlab.settings import PostgresSettings, VaultSettings
+    from bdlab.stack import DataFolder, Postgres
+    from bdlab.stack.backup import Backup
+    from bdlab.vault.bootstrap import Plan
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def restore(
+    source: Annotated[
+        Path,
+        typer.Option(
+            "--from", envvar="BDLAB_RESTORE_FROM", metavar="FOLDER", help="What `bdlab backup` wrote."
+        ),
+    ],
+    data_dir: Annotated[
+        Path,
+        typer.Option(
+            "--data-dir", envvar="BDLAB_DATA_DIR", help="The new stack's folder; empty or not there."
+        ),
+    ] = DATA_DIR,
+) -> None:
+    """Make a new local stack from a backup; `bdlab up` then starts it.
+
+    Vault's secrets and the stored rows are back as they were then; the broker begins with an empty log. What
+    was revoked or rotated since the backup is as it was before, so rotate again.
+    """
+    import shlex
+
+    from bdlab.stack import OpenBao, Postgres
+    from bdlab.stack.backup import Backup, new_folder
+    from bdlab_cli import wiring
+
+    wiring.layers(quiet=True)
+    talk = wiring.talk()
+    backup = Backup(source)
+    about = backup.about()
+    with new_folder(data_dir) as folder:
+        backup.hand_out_keys(folder)
+        with OpenBao(folder.path) as openbao, Postgres(folder.path) as postgres:
+            vault = _restore_vault(backup, folder, openbao.address)
+            talk.print("[green]✓[/] Vault's secrets")
+            _restore_database(backup, folder, vault, postgres)
+            talk.print("[green]✓[/] the database")
+        postgres.forget_admin_password()
+        folder.settle()
+    wiring.out().print(
+        f"restored to {about.made_at:%Y-%m-%d %H:%M:%S} UTC. Start it with:\n\n"
+        f"  bdlab up --data-dir {shlex.quote(str(folder.path))}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _restore_vault(backup: Backup, folder: DataFolder, address: str) -> VaultSettings:
+    """Vault as it was; how to reach it."""
+    from bdlab.settings import VaultSettings
+    from bdlab.vault import snapshots
+
+    vault = VaultSettings(address=address, identity_dir=str(folder.identity_dir))
+    snapshots.restore(vault, backup.snapshot.read_bytes())
+    return vault
+
+
+def _restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, postgres: Postgres) -> None:
+    """Roles and Vault's connection to this new server as at a first set-up; then what the dump has."""
+    from bdlab.credentials import DatabaseLogin
+    from bdlab.postgres import dumps
+    from bdlab.settings import KafkaSettings
+    from bdlab.stack import binaries
+    from bdlab.vault.bootstrap import Plan, bootstrap
+    from bdlab.vault.bootstrap.plan import Seeds
+    from bdlab_cli.vault_init import manager
+
+    admin = DatabaseLogin(
+        server=postgres.lasting_server, user=postgres.admin_user, password=postgres.admin_password
+    )
+    seeds = Seeds(
+        postgres_user=admin.user,
+        postgres_password=admin.password,
+        postgres=admin.server,
+        kafka=KafkaSettings(),  # in Vault already; `bdlab up` writes the new broker's address
+    )
+    plan = Plan(vault=vault, keys_file=folder.keys_file, seeds=seeds, manager=manager(seeds))
+    bootstrap(plan, lambda _step: None)
+    _move_database(plan, admin.server)
+    dumps.restore(admin, backup.dump, programs=binaries.postgres() / "bin")
+
+
+def _move_database(plan: Plan, server: PostgresSettings) -> None:
+    """Tell the services where the database is now: `vault-init` never overwrites what they read."""
+    import getpass
+    from datetime import timedelta
+
+    from bdlab.vault.bootstrap import operator
+
+    mount, path = plan.vault.kv_mount, "database/credentials"
+    client = operator.make_token(
+        plan, ttl=timedelta(minutes=5), policies=(operator.ROOT,), by=getpass.getuser()
+    )
+    try:
+        values, version = client.read_kv(mount, path)
+        moved = values | {"host": server.host, "port": str(server.port)}
+        if moved != values:
+            client.write_kv(mount, path, moved, cas=version)
+        # Users of the old server: they do not exist here.
+        client.write(f"sys/leases/revoke-prefix/{plan.vault.database_mount}/creds")
+    finally:
+        client.revoke_self()
+        client.close()

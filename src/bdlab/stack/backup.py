@@ -1,0 +1,157 @@
+"""A backup of a local stack: a folder, written whole or not at all.
+
+    backup.json       when, of which folder, by which version; no secret
+    vault.snapshot    all that Vault holds, encrypted by its seal
+    database.dump     all tables, readable
+    keys/             the seal key, the recovery key, the services' identities: they open the snapshot
+
+What is on the broker is in no backup: of what was acknowledged and stored, the database has it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from bdlab.errors import InvalidInput, StackError
+from bdlab.stack.folder import DataFolder
+from bdlab.stack.openbao import OpenBao
+
+_FORMAT = 1
+
+
+class About(msgspec.Struct, frozen=True, kw_only=True):
+    """`made_at` is when its making began; `data_dir` is the folder that it is a backup of."""
+
+    made_at: datetime
+    data_dir: str
+    bdlab: str
+    format: int = _FORMAT
+
+
+class Backup:
+    """The places in a backup's folder. Construction does no I/O."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().absolute()
+
+    @property
+    def snapshot(self) -> Path:
+        return self.path / "vault.snapshot"
+
+    @property
+    def dump(self) -> Path:
+        return self.path / "database.dump"
+
+    @property
+    def keys(self) -> Path:
+        return self.path / "keys"
+
+    @contextmanager
+    def write(self, folder: DataFolder, *, version: str) -> Iterator[Backup]:
+        """The backup under another name, with the keys of `folder` in it; it gets its own name at the end.
+
+        Raises InvalidInput where something is there already, StackError where it cannot be written.
+        """
+        if self.path.exists():
+            raise InvalidInput(f"{self.path} exists already", hint="Name a new folder for each backup.")
+        new = Backup(self.path.with_name(f".{self.path.name}.new"))
+        try:
+            if new.path.exists():  # of a run that was killed
+                shutil.rmtree(new.path)
+            new.path.mkdir(parents=True, mode=0o700)
+            try:
+                about = About(made_at=datetime.now(UTC), data_dir=str(folder.path), bdlab=version)
+                _write(new.path / "backup.json", msgspec.json.format(msgspec.json.encode(about)))
+                _copy_keys(folder, new.keys)
+                yield new
+                new.path.rename(self.path)
+            except BaseException:
+                shutil.rmtree(new.path, ignore_errors=True)
+                raise
+        except OSError as error:
+            raise StackError(f"the backup {self.path} cannot be written: {error}") from error
+
+    def about(self) -> About:
+        """Raises InvalidInput where this is no whole backup that this version can read."""
+        try:
+            about = msgspec.json.decode((self.path / "backup.json").read_bytes(), type=About)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise InvalidInput(f"{self.path} is no backup that `bdlab backup` made: {error}") from error
+        if about.format != _FORMAT:
+            raise InvalidInput(
+                f"{self.path} was made by bdlab {about.bdlab}, in a format that this version does not know",
+                hint="Restore it with that version or a newer one.",
+            )
+        missing = [place.name for place in (self.snapshot, self.dump, self.keys) if not place.exists()]
+        if missing:
+            raise InvalidInput(
+                f"the backup {self.path} is not whole: {' and '.join(missing)} is missing from it",
+                hint="Where you keep the keys apart, put them back beside the rest.",
+            )
+        return about
+
+    def hand_out_keys(self, folder: DataFolder) -> None:
+        """Put the keys into a new data folder. Raises StackError."""
+        seal_key = OpenBao(folder.path).seal_key
+        try:
+            seal_key.parent.mkdir(mode=0o700)
+            _write(seal_key, (self.keys / "seal.key").read_bytes())
+            _write(folder.keys_file, (self.keys / folder.keys_file.name).read_bytes())
+            _copy_identities(self.keys / "identity", folder.identity_dir)
+        except OSError as error:
+            raise StackError(f"the keys of the backup {self.path} cannot be copied: {error}") from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[DataFolder]:
+    """A data folder that was not there or was empty, held; emptied again where something fails.
+
+    Raises InvalidInput where there is something in it.
+    """
+    folder = DataFolder(path)
+    if folder.path.exists() and any(folder.path.iterdir()):
+        raise InvalidInput(
+            f"{folder.path} is not empty",
+            hint="A backup is restored into a new folder: move the old one aside, or name another.",
+        )
+    with folder:
+        try:
+            yield folder
+        except BaseException:
+            for entry in folder.path.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink()
+            raise
+
+
+def _copy_keys(folder: DataFolder, keys: Path) -> None:
+    keys.mkdir(mode=0o700)
+    _write(keys / "seal.key", OpenBao(folder.path).seal_key.read_bytes())
+    _write(keys / folder.keys_file.name, folder.keys_file.read_bytes())
+    _copy_identities(folder.identity_dir, keys / "identity")
+
+
+def _copy_identities(source: Path, target: Path) -> None:
+    target.mkdir(mode=0o700)
+    for service in sorted(entry for entry in source.iterdir() if entry.is_dir()):
+        (target / service.name).mkdir(mode=0o700)
+        for file in sorted(service.iterdir()):
+            # Locks and half-written files begin with a dot.
+            if file.is_file() and not file.name.startswith("."):
+                _write(target / service.name / file.name, file.read_bytes())
+
+
+def _write(file: Path, content: bytes) -> None:
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())

@@ -1,0 +1,78 @@
+"""Snapshots of a Vault with integrated (raft) storage: all that it holds, encrypted by its seal."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import structlog
+
+from bdlab.errors import InvalidInput, VaultError, VaultUnavailable
+from bdlab.settings import Secret, VaultSettings
+from bdlab.vault.client import Health, VaultClient
+from bdlab.vault.waiting import wait_for
+
+_PATH = "sys/storage/raft/snapshot"
+_TIMEOUT_S = 120.0
+_BEGINNING = b"\x1f\x8b"
+
+_log = structlog.get_logger()
+
+
+def save(client: VaultClient) -> bytes:
+    """A snapshot of now. Raises VaultError where Vault stores otherwise, or what comes is not whole."""
+    snapshot = client.download(_PATH)
+    if not _whole(snapshot):
+        raise VaultUnavailable(f"the snapshot that came from Vault at {client.address} is not whole")
+    return snapshot
+
+
+def restore(vault: VaultSettings, snapshot: bytes) -> None:
+    """Put `snapshot` into a new Vault that nobody has initialised and that has the seal key of the old one.
+
+    Afterwards it is open and is the old one: its keys, tokens and secrets are those of the snapshot's time.
+    Raises InvalidInput for a damaged snapshot and VaultError where Vault does not take it.
+    """
+    if not _whole(snapshot):
+        raise InvalidInput("the snapshot of Vault is damaged", hint="Restore from another backup.")
+    client = VaultClient(vault)
+    try:
+        if wait_for(client.health, timeout_s=_TIMEOUT_S).initialized:
+            raise VaultError(
+                f"Vault at {client.address} is in use: a snapshot would take everything in it away"
+            )
+        # Only an initialised Vault takes a snapshot; what this one gives away ends with it.
+        answer = client.request(
+            "put", "sys/init", {"recovery_shares": 1, "recovery_threshold": 1}, timeout_s=_TIMEOUT_S
+        )
+        client.token = Secret(str(answer["root_token"]))
+        empty = wait_for(lambda: _active(client), timeout_s=_TIMEOUT_S)
+        client.upload(_PATH, snapshot, timeout_s=_TIMEOUT_S)
+        client.token = Secret("")
+        wait_for(lambda: _active(client, other_than=empty.cluster_id), timeout_s=_TIMEOUT_S)
+        _log.info("Vault is restored", address=client.address)
+    finally:
+        client.close()
+
+
+def _active(client: VaultClient, *, other_than: str = "") -> Health:
+    try:
+        health = client.health()
+    except VaultUnavailable as error:
+        if not other_than:
+            raise
+        # For some seconds it reads what is new with the key of what was.
+        raise VaultUnavailable(f"Vault at {client.address} is taking in the snapshot") from error
+    if not health.active:
+        raise VaultUnavailable(f"Vault at {client.address} is {health.in_words}")
+    if health.cluster_id == other_than:
+        raise VaultUnavailable(f"Vault at {client.address} is taking in the snapshot")
+    return health
+
+
+def _whole(snapshot: bytes) -> bool:
+    """A snapshot is compressed, with a check sum at its end."""
+    try:
+        return snapshot.startswith(_BEGINNING) and bool(gzip.decompress(snapshot))
+    except (OSError, EOFError, zlib.error):
+        return False

@@ -1,0 +1,205 @@
+"""Backups: what is refused, and a database that is older than its topic's log catches up with it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bdlab.credentials import DatabaseLogin
+from bdlab.errors import DatabaseError, InvalidInput, VaultError
+from bdlab.postgres import dumps
+from bdlab.settings import Secret
+from bdlab.stack import DataFolder, OpenBao, binaries
+from bdlab.stack.backup import Backup, new_folder
+from bdlab.vault import snapshots
+from tests.fix_pipeline import Pipeline
+from tests.fix_vault import VaultWorld
+
+SERVICES = ("backup", "serve")
+
+
+@pytest.fixture
+def stack_folder(tmp_path: Path) -> DataFolder:
+    """As far as a backup copies it."""
+    folder = DataFolder(tmp_path / "stack")
+    seal_key = OpenBao(folder.path).seal_key
+    seal_key.parent.mkdir(parents=True)
+    seal_key.write_bytes(b"s" * 32)
+    folder.keys_file.write_text("{}")
+    for service in SERVICES:
+        (folder.identity_dir / service).mkdir(parents=True)
+        (folder.identity_dir / service / "secret_id").write_text(service)
+        (folder.identity_dir / service / ".lock").touch()
+    return folder
+
+
+@pytest.fixture
+def backup(stack_folder: DataFolder, tmp_path: Path) -> Backup:
+    backup = Backup(tmp_path / "backup")
+    with backup.write(stack_folder, version="1") as new:
+        new.snapshot.touch()
+        new.dump.touch()
+    return backup
+
+
+def test_the_keys_come_back_and_are_for_their_owner_only(backup: Backup, tmp_path: Path) -> None:
+    with new_folder(tmp_path / "new") as folder:
+        backup.hand_out_keys(folder)
+        assert OpenBao(folder.path).seal_key.read_bytes() == b"s" * 32
+        for service in SERVICES:
+            assert [file.name for file in (folder.identity_dir / service).iterdir()] == ["secret_id"]
+    for root in (backup.keys, folder.identity_dir):
+        assert not [path for path in (root, *root.rglob("*")) if path.stat().st_mode & 0o077]
+
+
+def test_a_backup_is_whole_or_not_there(backup: Backup, stack_folder: DataFolder, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="exists already"), backup.write(stack_folder, version="1"):
+        pass
+    other = Backup(tmp_path / "other")
+    with pytest.raises(RuntimeError), other.write(stack_folder, version="1"):
+        raise RuntimeError
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backup", "stack"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda backup: (backup.path / "backup.json").unlink(), "no backup that `bdlab backup` made"),
+        (lambda backup: (backup.path / "backup.json").write_text("{}"), "no backup that"),
+        (lambda backup: backup.dump.unlink(), "database.dump is missing"),
+        (lambda backup: backup.keys.rename(backup.path / "elsewhere"), "keys is missing"),
+    ],
+)
+def test_what_is_no_backup_is_refused(backup: Backup, spoil: Callable[[Backup], object], said: str) -> None:
+    assert backup.about().bdlab == "1"
+    spoil(backup)
+    with pytest.raises(InvalidInput, match=said):
+        backup.about()
+
+
+def test_a_backup_of_another_format_is_refused(backup: Backup) -> None:
+    file = backup.path / "backup.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 2}))
+    with pytest.raises(InvalidInput, match="a format that this version does not know"):
+        backup.about()
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious").touch()
+    with pytest.raises(InvalidInput, match="not empty"), new_folder(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_what_fails_half_way_leaves_an_empty_folder(tmp_path: Path) -> None:
+    path = tmp_path / "new"
+
+    def fail(folder: DataFolder) -> None:
+        folder.keys_file.touch()
+        (folder.identity_dir / "serve").mkdir(parents=True)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), new_folder(path) as folder:
+        fail(folder)
+    assert not any(path.iterdir())
+
+
+def test_the_commands_name_what_is_in_the_way(tmp_path: Path) -> None:
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "bdlab_cli", *arguments],
+            env=os.environ | {"BDLAB_DATA_DIR": str(tmp_path / "stack")},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode in {1, 2}
+        return done.stderr
+
+    assert "no local stack is up" in run("backup", "--to", str(tmp_path / "backup"))
+    assert "is no backup that" in run("restore", "--from", str(tmp_path / "backup"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_snapshot_is_taken_by_backup_alone_and_never_put_over_a_vault_in_use(
+    vault_world: VaultWorld,
+) -> None:
+    with vault_world.logged_in("backup") as client:
+        snapshot = snapshots.save(client)
+    assert b"SHA256SUMS" in gzip.decompress(snapshot)
+    with pytest.raises(VaultError, match="is in use"):
+        snapshots.restore(vault_world.vault, snapshot)
+    with pytest.raises(InvalidInput, match="is damaged"):
+        snapshots.restore(vault_world.vault, snapshot[:-100])
+
+
+def test_an_error_of_pg_dump_is_told(pipeline: Pipeline, tmp_path: Path) -> None:
+    login = DatabaseLogin(server=pipeline.postgres.server, user="postgres", password=Secret("wrong"))
+    with pytest.raises(DatabaseError, match=r"pg_dump failed.*password authentication failed"):
+        dumps.dump(login, tmp_path / "dump", programs=binaries.postgres() / "bin")
+    with pytest.raises(DatabaseError, match="cannot be run"):
+        dumps.dump(login, tmp_path / "dump2", programs=tmp_path)
+
+
+def test_a_database_that_is_older_than_the_log_catches_up(pipeline: Pipeline, tmp_path: Path) -> None:
+    """The log has what was stored after the dump, so that nothing is lost."""
+
+    def predict(text: str) -> None:
+        done = pipeline.run("predict", text)
+        assert done.returncode == 0, done.stderr
+
+    def verify() -> tuple[int, str]:
+        done = pipeline.run("verify")
+        return done.returncode, done.stdout
+
+    def store() -> None:
+        done = pipeline.run("consume", "--until-idle")
+        assert done.returncode == 0, done.stderr
+
+    admin = DatabaseLogin(
+        server=pipeline.postgres.server, user="postgres", password=pipeline.postgres.admin_password
+    )
+    predict("Before the backup.")
+    store()
+    assert verify()[0] == 0
+    programs, file = binaries.postgres() / "bin", tmp_path / "database.dump"
+    dumps.dump(admin, file, programs=programs)
+    assert file.stat().st_mode & 0o077 == 0
+    predict("After the backup.")
+    store()
+    assert verify()[0] == 0
+
+    with pytest.raises(DatabaseError, match="already exists"):
+        dumps.restore(admin, file, programs=programs)
+    environment = {"PGPASSWORD": admin.password.reveal(), "PGHOST": "127.0.0.1", "PGUSER": "postgres"}
+    done = subprocess.run(
+        [
+            str(programs / "pg_restore"),
+            "--clean",
+            "--if-exists",
+            "--single-transaction",
+            "-d",
+            "bdlab",
+            str(file),
+        ],
+        env=environment | {"PGPORT": str(admin.server.port)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    code, said = verify()
+    assert code == 10
+    assert "1 events are not recorded yet" in said
+    store()
+    code, said = verify()
+    assert code == 0, said
