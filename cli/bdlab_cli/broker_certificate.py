@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bdlab_cli.options import StartupTimeout
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -25,12 +27,7 @@ def broker_certificate(
             envvar="BDLAB_BROKER_HOSTS", help="A name that the broker is reached under; repeatable."
         ),
     ],
-    startup_timeout: Annotated[
-        float | None,
-        typer.Option(
-            envvar="BDLAB_STARTUP_TIMEOUT", min=0, show_default="60", help="Seconds to wait for Vault."
-        ),
-    ] = None,
+    startup_timeout: StartupTimeout = None,
 ) -> None:
     """Get a broker's certificate from Vault's authority, in the form in which Kafka reads it.
 

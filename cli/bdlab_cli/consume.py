@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from bdlab_cli.options import StartupTimeout
+
 if TYPE_CHECKING:
     from bdlab.vault.session import VaultSession
 
@@ -35,14 +37,7 @@ def consume(
     metrics_host: str = typer.Option(
         "127.0.0.1", "--metrics-host", envvar="BDLAB_METRICS_HOST", help="The address for --metrics-port."
     ),
-    startup_timeout: float | None = typer.Option(
-        None,
-        "--startup-timeout",
-        envvar="BDLAB_STARTUP_TIMEOUT",
-        min=0,
-        show_default="60",
-        help="Seconds to wait at the start for Vault, PostgreSQL, the schema and the topic.",
-    ),
+    startup_timeout: StartupTimeout = None,
     batch_size: int | None = typer.Option(
         None,
         "--batch-size",

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from bdlab_cli.options import StartupTimeout
+
 if TYPE_CHECKING:
     from bdlab.credentials import KafkaCredentials
     from bdlab.settings import Layers
@@ -40,15 +42,7 @@ def migrate(
         show_default="none",
         help="Where a secured broker takes its administrator: makes the services' users and ACLs there too.",
     ),
-    startup_timeout: float | None = typer.Option(
-        None,
-        "--startup-timeout",
-        envvar="BDLAB_STARTUP_TIMEOUT",
-        metavar="SECONDS",
-        min=0,
-        show_default="60",
-        help="Seconds to wait for Vault, PostgreSQL and the broker.",
-    ),
+    startup_timeout: StartupTimeout = None,
 ) -> None:
     """Bring the database schema, the topic and a secured broker's users up to date.
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import typer
 
+from bdlab_cli.options import StartupTimeout
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -67,13 +69,7 @@ def predict(
         help="Model card or joblib file",
         show_default="the shipped one",
     ),
-    startup_timeout: float | None = typer.Option(
-        None,
-        "--startup-timeout",
-        envvar="BDLAB_STARTUP_TIMEOUT",
-        help="Seconds to wait for a Vault that is unreachable or sealed",
-        show_default="60",
-    ),
+    startup_timeout: StartupTimeout = None,
 ) -> None:
     """Predict from one review, or from a file of them; publish, and wait until the broker has acknowledged.
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from bdlab_cli.options import StartupTimeout
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -24,13 +26,7 @@ def serve(
     workers: int | None = typer.Option(
         None, "--workers", envvar="BDLAB_HTTP_WORKERS", help="Processes that serve", show_default="1"
     ),
-    startup_timeout: float | None = typer.Option(
-        None,
-        "--startup-timeout",
-        envvar="BDLAB_STARTUP_TIMEOUT",
-        help="Seconds to wait for a Vault that is unreachable or sealed",
-        show_default="60",
-    ),
+    startup_timeout: StartupTimeout = None,
     tls_cert: Path | None = typer.Option(
         None,
         "--tls-cert",

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout
+
 if TYPE_CHECKING:
     from bdlab.settings import Secret
     from bdlab.vault.bootstrap.plan import DatabaseManager, Seeds, Step
@@ -29,23 +31,8 @@ def vault_init(
             show_default=".env, where there is one",
         ),
     ] = None,
-    keys_file: Annotated[
-        Path,
-        typer.Option(
-            envvar="BDLAB_KEYS_FILE",
-            metavar="FILE",
-            help="Where the keys of a new Vault go (0600)",
-            show_default="vault-keys.json in ~/.local/state/bdlab",
-        ),
-    ] = Path("~/.local/state/bdlab/vault-keys.json"),
-    identity_dir: Annotated[
-        str | None,
-        typer.Option(
-            envvar="BDLAB_VAULT_IDENTITY_DIR",
-            metavar="FOLDER",
-            help="Where each service's identity is handed over",
-        ),
-    ] = None,
+    keys_file: KeysFile = KEYS_FILE,
+    identity_dir: IdentityDir = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -71,12 +58,7 @@ def vault_init(
             help="How long a handed-over secret id may wait",
         ),
     ] = 24 * 3600,
-    startup_timeout: Annotated[
-        float | None,
-        typer.Option(
-            envvar="BDLAB_STARTUP_TIMEOUT", min=0, metavar="SECONDS", help="How long to wait for Vault"
-        ),
-    ] = None,
+    startup_timeout: StartupTimeout = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", envvar="BDLAB_DRY_RUN", help="Say what would be done, and change nothing"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,20 +37,8 @@ def vault_token(
             show_default="root",
         ),
     ] = None,
-    keys_file: Annotated[
-        Path,
-        typer.Option(
-            envvar="BDLAB_KEYS_FILE",
-            metavar="FILE",
-            help="The keys of this Vault; where it is missing, a terminal asks for them",
-        ),
-    ] = Path("~/.local/state/bdlab/vault-keys.json"),
-    identity_dir: Annotated[
-        str | None,
-        typer.Option(
-            envvar="BDLAB_VAULT_IDENTITY_DIR", metavar="FOLDER", help="Where the identity `recovery` is"
-        ),
-    ] = None,
+    keys_file: KeysFile = KEYS_FILE,
+    identity_dir: IdentityDir = None,
 ) -> None:
     """Run a command with a short-lived administrator's token of Vault, and revoke the token afterwards.
 

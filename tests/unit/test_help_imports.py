@@ -1,8 +1,9 @@
-"""What the command line does not import: help is instant, and scoring needs no scientific stack."""
+"""Help is whole and instant: what the command line does not import; and scoring needs no scientific stack."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -56,3 +57,17 @@ def test_scoring_here_imports_neither_the_scientific_stack_nor_a_client() -> Non
 
 def test_checking_the_model_imports_no_client() -> None:
     assert not imported_by("status", "--check", "model") & (HEAVY | SCIENTIFIC)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_whole_on_a_terminal_of_80_columns(command: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "bdlab_cli", command, "--help"],
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "Usage:" in ended.stdout
+    assert "…" not in ended.stdout

@@ -1,0 +1,42 @@
+"""Options that several commands have, each declared once: the same name, environment twin and words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+StartupTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--startup-timeout",
+        envvar="BDLAB_STARTUP_TIMEOUT",
+        metavar="SECONDS",
+        show_default="60",
+        help="How long to wait at the start for servers that are away, and for a sealed Vault.",
+    ),
+]
+
+KeysFile = Annotated[
+    Path,
+    typer.Option(
+        "--keys-file",
+        envvar="BDLAB_KEYS_FILE",
+        metavar="FILE",
+        show_default="vault-keys.json in ~/.local/state/bdlab",
+        help="The keys of this Vault (0600); where it is missing for one set up before, a terminal asks.",
+    ),
+]
+KEYS_FILE = Path("~/.local/state/bdlab/vault-keys.json")
+
+IdentityDir = Annotated[
+    str | None,
+    typer.Option(
+        "--identity-dir",
+        envvar="BDLAB_VAULT_IDENTITY_DIR",
+        metavar="FOLDER",
+        show_default="identity in ~/.local/state/bdlab",
+        help="Where the services' identities are, a folder each.",
+    ),
+]
