@@ -204,3 +204,25 @@ def _gone(pid: int, mark: str, timeout_s: float) -> bool:
             return False
         time.sleep(_POLL_S)
     return True
+
+
+class OverProcess:
+    """What is one process, and answers for it; `_process` is set by the subclass."""
+
+    _process: Process
+
+    @property
+    def running(self) -> bool:
+        return self._process.running
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        return self._process.exit_status
+
+    @property
+    def log_file(self) -> Path:
+        return self._process.log_file

@@ -14,12 +14,12 @@ from typing import ClassVar, Protocol, Self
 
 from bdlab.errors import ServerNotStarted, StackError, StartInterrupted
 from bdlab.stack.ports import PortBook
-from bdlab.stack.process import Process
+from bdlab.stack.process import OverProcess, Process
 
 _POLL_S = 0.02
 
 
-class Server(ABC):
+class Server(OverProcess, ABC):
     """A server with its data in `<data_dir>/<name>`, its log in `<data_dir>/logs`, its port in
     `<data_dir>/ports.json`. Construction does nothing; `start` or `with` does.
     """
@@ -52,22 +52,6 @@ class Server(ABC):
         if self._port is None:
             raise ServerNotStarted(f"{self.name} has no port before it was started")
         return self._port
-
-    @property
-    def running(self) -> bool:
-        return self._process.running
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
-    @property
-    def exit_status(self) -> int | None:
-        return self._process.exit_status
-
-    @property
-    def log_file(self) -> Path:
-        return self._process.log_file
 
     def start(self, timeout_s: float = 60.0, stop: threading.Event | None = None) -> None:
         """Start it and wait until it answers, at most `timeout_s` seconds.

@@ -13,7 +13,7 @@ from pathlib import Path
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.settings import environment_layer
 from bdlab.stack.folder import DataFolder
-from bdlab.stack.process import Process
+from bdlab.stack.process import OverProcess, Process
 from bdlab.stack.server import ending, wait_until_up
 
 _PROBE_TIMEOUT_S = 2.0
@@ -59,7 +59,7 @@ def service_environment(folder: DataFolder, vault_address: str) -> dict[str, str
     }
 
 
-class Service:
+class Service(OverProcess):
     """A daemon of the pipeline, known by `name`; ready when `ready_path` answers 200 on `port`."""
 
     def __init__(
@@ -79,22 +79,6 @@ class Service:
         self._port = port
         self._ready_path = ready_path
         self._process = _process(name, folder)
-
-    @property
-    def running(self) -> bool:
-        return self._process.running
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
-    @property
-    def exit_status(self) -> int | None:
-        return self._process.exit_status
-
-    @property
-    def log_file(self) -> Path:
-        return self._process.log_file
 
     def trim_log(self) -> None:
         self._process.trim_log()
