@@ -38,10 +38,9 @@ def broker_certificate(
     layers = wiring.layers({"startup_timeout_s": startup_timeout})
     from bdlab.vault import pki
     from bdlab.vault.broker_files import BrokerFiles
-    from bdlab.vault.session import VaultSession
 
     files = BrokerFiles(folder)
-    with VaultSession(layers, service="migrate", database_role=None, kafka=True, daemon=False) as session:
+    with wiring.vault_session(layers, service="migrate") as session:
         authority = session.kafka().ca_pem
         if files.good_for(host, authority=authority):
             typer.echo("broker certificate: unchanged")

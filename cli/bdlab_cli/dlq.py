@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from bdlab_cli.options import StartupTimeout
+
 if TYPE_CHECKING:
     from bdlab.deadletters import DeadLetterFilter, Outcome, StoredDeadLetter
     from bdlab.kafka.producer import Producer
@@ -66,10 +68,11 @@ def list_(
     ),
     limit: int = typer.Option(50, "--limit", envvar="BDLAB_DLQ_LIMIT", min=1, help="At most this many."),
     as_json: bool = _JSON,
+    startup_timeout: StartupTimeout = None,
 ) -> None:
     """List dead letters, the oldest first."""
     wanted = _filter(partition, cluster, reason, sqlstate, since, until, pending=pending)
-    with _opened() as (_, letters):
+    with _opened(startup_timeout) as (_, letters):
         found, total = letters.find(wanted, limit=limit), letters.count(wanted)
     if as_json:
         for letter in found:
@@ -103,13 +106,14 @@ def show(
     offset: int = typer.Argument(..., min=0),
     cluster: str | None = _CLUSTER,
     as_json: bool = _JSON,
+    startup_timeout: StartupTimeout = None,
 ) -> None:
     """Show the dead letter at PARTITION OFFSET, with all that its record held."""
     from bdlab.deadletters import DeadLetterFilter
     from bdlab.errors import InvalidInput
 
     wanted = DeadLetterFilter(cluster_id=cluster, partition=partition, offset=offset)
-    with _opened() as (_, letters):
+    with _opened(startup_timeout) as (_, letters):
         found = letters.find(wanted, limit=2)
     if not found:
         raise InvalidInput(f"there is no dead letter at partition {partition}, offset {offset}")
@@ -164,6 +168,7 @@ def replay(
         False, "--dry-run", envvar="BDLAB_DLQ_DRY_RUN", help="Only say what would be sent back."
     ),
     as_json: bool = _JSON,
+    startup_timeout: StartupTimeout = None,
 ) -> None:
     """Send dead letters back to the topic, as they came; each is a new event at a new position.
 
@@ -181,7 +186,7 @@ def replay(
         )
     wanted = _filter(partition, cluster, reason, sqlstate, since, until, offset=offset, pending=not again)
     problems = sent = 0
-    with _opened() as (session, letters):
+    with _opened(startup_timeout) as (session, letters):
         found = letters.find(wanted, limit=limit)
         if dry_run:
             outcomes = iter(_would(found, max_replays))
@@ -229,15 +234,14 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _opened() -> Iterator[tuple[VaultSession, DeadLetters]]:
+def _opened(startup_timeout: float | None) -> Iterator[tuple[VaultSession, DeadLetters]]:
     from bdlab_cli import wiring
 
-    layers = wiring.layers(quiet=True)
+    layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
     from bdlab.postgres.deadletters import DeadLetters
-    from bdlab.vault.session import VaultSession
 
     with (
-        VaultSession(layers, service="dlq", database_role="bdlab-writer", daemon=False) as session,
+        wiring.vault_session(layers, service="dlq", database_role="bdlab-writer") as session,
         DeadLetters(session) as letters,
     ):
         yield session, letters

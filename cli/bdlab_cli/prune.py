@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from bdlab_cli.options import StartupTimeout
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -22,6 +24,7 @@ def prune(
     as_json: bool = typer.Option(
         False, "--json", envvar="BDLAB_PRUNE_JSON", help="Print a JSON array, an object a partition."
     ),
+    startup_timeout: StartupTimeout = None,
 ) -> None:
     """Delete old rows, duplicates and dead letters, and keep the accounting right.
 
@@ -33,15 +36,12 @@ def prune(
     from bdlab_cli import moments, wiring
 
     before = datetime.now(UTC) - moments.age(older_than)
-    layers = wiring.layers(quiet=True)
+    layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
     import msgspec
 
     from bdlab.postgres import retention
-    from bdlab.vault.session import VaultSession
 
-    with VaultSession(
-        layers, service="migrate", database_role="bdlab-owner", kafka=False, daemon=False
-    ) as session:
+    with wiring.vault_session(layers, service="migrate", database_role="bdlab-owner", kafka=False) as session:
         found = []
         for one in retention.prune(session, before=before, dry_run=dry_run):
             found.append(one)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from bdlab_cli.options import StartupTimeout
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -33,6 +35,7 @@ def verify(
     as_json: bool = typer.Option(
         False, "--json", envvar="BDLAB_VERIFY_JSON", help="Print the report as JSON."
     ),
+    startup_timeout: StartupTimeout = None,
 ) -> None:
     """Prove with numbers that each offset of the topic is stored exactly once.
 
@@ -40,7 +43,7 @@ def verify(
     """
     from bdlab_cli import wiring
 
-    layers = wiring.layers(quiet=True)
+    layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
     import msgspec
 
     from bdlab import verification

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bdlab.errors import BdlabError
-    from bdlab.settings import Layers
+    from bdlab.settings import Layers, Settings
     from bdlab.vault.session import VaultSession
 
 _HARD_EXIT = 130
 _LOOK_AGAIN_S = 0.5
+_TELL_AFTER_S = 1.0
 
 T = TypeVar("T")
 
@@ -84,20 +85,40 @@ def stop_on_signal() -> Iterator[threading.Event]:
 @contextmanager
 def vault_session(
     layers: Layers,
-    stop: threading.Event,
+    stop: threading.Event | None = None,
     *,
     service: str,
     database_role: str | None = None,
     kafka: bool = True,
 ) -> Iterator[VaultSession]:
-    """The open session of a short command. Setting `stop` ends its wait for Vault. Raises VaultError."""
+    """The open session of a short command. Raises VaultError.
+
+    Setting `stop` ends its wait for Vault; without one a signal does. Whoever sits there is told of the wait.
+    """
     from bdlab.vault.session import VaultSession
 
-    with closing(
-        VaultSession(layers, service=service, database_role=database_role, kafka=kafka, daemon=False)
-    ) as session:
-        session.open(layers.settings().startup_timeout_s, stop=stop)
+    settings = layers.settings()
+    session = VaultSession(layers, service=service, database_role=database_role, kafka=kafka, daemon=False)
+    with closing(session):
+        # Also where Vault takes the request and never answers, which shows only later.
+        telling = threading.Timer(_TELL_AFTER_S, _tell_of_wait, [settings])
+        telling.daemon = True
+        telling.start()
+        try:
+            with nullcontext(stop) if stop else stop_on_signal() as ending:
+                session.open(settings.startup_timeout_s, stop=ending)
+        finally:
+            telling.cancel()
         yield session
+
+
+def _tell_of_wait(settings: Settings) -> None:
+    talk().print(
+        f"Waiting for Vault at {settings.vault.address}, at most {settings.startup_timeout_s:g} s "
+        "(--startup-timeout); Ctrl-C ends the wait.",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def wait_for(

@@ -11,7 +11,10 @@ import msgspec
 
 
 class VaultState(msgspec.Struct, frozen=True, kw_only=True):
-    """`token_ttl_s` is in seconds. `held_valid`: what the service holds (token, leases) is still valid."""
+    """`token_ttl_s` is in seconds. `held_valid`: what the service holds (token, leases) is still valid.
+
+    `hint` says what to do about `problem`.
+    """
 
     connected: bool
     authenticated: bool = False
@@ -22,6 +25,7 @@ class VaultState(msgspec.Struct, frozen=True, kw_only=True):
     lease_ttl_s: float | None = None
     held_valid: bool = False
     problem: str = ""
+    hint: str = ""
 
 
 class BrokerState(msgspec.Struct, frozen=True, kw_only=True):

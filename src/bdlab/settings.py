@@ -139,7 +139,7 @@ class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     model: ModelSettings = ModelSettings()
     log: LogSettings = LogSettings()
     startup_timeout_s: Annotated[float, Meta(ge=0)] = 60.0
-    """How long a daemon waits at its start for a server that is unreachable or sealed."""
+    """How long a command waits at its start for a Vault, a daemon for any server, that is away or sealed."""
 
 
 _SECTIONS: dict[str, type[_Section]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import pytest
@@ -77,6 +78,117 @@ CALLS = (
 )
 
 
+_OWN = {"lookup-self": "read", "renew-self": "update", "revoke-self": "update"}
+_NONE: dict[str, set[str]] = {}
+
+
+def each(services: Iterable[str], *verbs: str) -> dict[str, set[str]]:
+    return {service: set(verbs) for service in services}
+
+
+#: What may be done at a path, and by whom; anybody else, and anything else, is refused.
+CAPABILITIES: dict[str, dict[str, set[str]]] = {
+    **{f"auth/token/{name}": each(IDENTITIES, verb) for name, verb in _OWN.items()},
+    **dict.fromkeys(
+        (
+            "auth/token/create",
+            "auth/token/create-orphan",
+            "auth/token/accessors",
+            "auth/token/lookup",
+            "auth/token/lookup-accessor",
+            "auth/token/revoke-accessor",
+            "auth/token/roles/any",
+            "auth/approle/role",
+            "auth/approle/role/recovery/secret-id",
+            "auth/approle/role/inspect/secret-id",
+            "auth/approle/role/serve/policies",
+            "auth/approle/role/serve/custom-secret-id",
+            "auth/approle/role/serve/secret-id-num-uses",
+            "cubbyhole/any",
+            "database/config",
+            "database/creds/any",
+            "database/reset/bdlab",
+            "database/static-creds/any",
+            "identity/entity",
+            "kv/config",
+            "kv/data/any",
+            "kv/delete/kafka/serve",
+            "kv/destroy/kafka/serve",
+            "kv/undelete/kafka/serve",
+            "kv/metadata",
+            "pki-kafka/config/urls",
+            "pki-kafka/issue/any",
+            "pki-kafka/root",
+            "pki-kafka/root/generate/internal",
+            "pki-kafka/sign/broker",
+            "pki-kafka/sign-verbatim",
+            "sys/audit",
+            "sys/audit/any",
+            "sys/auth/any",
+            "sys/capabilities",
+            "sys/config/auditing/request-headers/any",
+            "sys/generate-root/attempt",
+            "sys/init",
+            "sys/internal/counters/activity",
+            "sys/leases/lookup",
+            "sys/leases/lookup/database",
+            "sys/leases/revoke",
+            "sys/leases/revoke-prefix/database",
+            "sys/leases/revoke-force/database",
+            "sys/mounts/any",
+            "sys/namespaces",
+            "sys/plugins/catalog",
+            "sys/policies/acl",
+            "sys/policies/password/any",
+            "sys/quotas/rate-limit/any",
+            "sys/raw/any",
+            "sys/rekey/init",
+            "sys/remount",
+            "sys/rotate",
+            "sys/seal",
+            "sys/step-down",
+            "sys/storage/raft/configuration",
+            "sys/storage/raft/snapshot",
+            "sys/wrapping/wrap",
+        ),
+        _NONE,
+    ),
+    "kv/data/database/credentials": each(DATABASE, "read"),
+    "kv/metadata/database/credentials": {"inspect": {"read"}},
+    "kv/metadata/kafka/serve": {"inspect": {"read"}},
+    "database/creds/bdlab-reader": each(("serve", "status", "verify"), "read"),
+    "database/creds/bdlab-writer": each(("consume", "dlq"), "read"),
+    "database/creds/bdlab-owner": {"migrate": {"read"}},
+    "database/config/bdlab": {"inspect": {"read"}},
+    "database/roles/bdlab-owner": {"inspect": {"read"}},
+    "database/rotate-root/bdlab": {"rotate": {"update"}},
+    "pki-kafka/issue/broker": {"migrate": {"update"}},
+    "pki-kafka/issue/admin": {"migrate": {"update"}},
+    "pki-kafka/roles/admin": {"inspect": {"read"}},
+    "pki-kafka/issuers": {"inspect": {"list"}},
+    "sys/leases/renew": each(DATABASE, "update"),
+    "sys/mounts": {"inspect": {"read"}},
+    "sys/auth": {"inspect": {"read"}},
+    "sys/policies/acl/recovery": {"inspect": {"read"}},
+    "sys/generate-root-token/attempt": {"recovery": {"create", "read", "update", "delete"}},
+    "sys/generate-root-token/update": {"recovery": {"create", "read", "update", "delete"}},
+    "auth/approle/role/consume": {"inspect": {"read"}},
+    "auth/approle/role/recovery": {"inspect": {"read"}},
+    "auth/approle/role/consume/secret-id/lookup": {"inspect": {"update"}},
+}
+
+
+@pytest.mark.parametrize("service", IDENTITIES)
+def test_every_identity_every_path_every_verb(vault_world: VaultWorld, service: str) -> None:
+    """As Vault itself reckons it, of each verb at once; the requests above are what it then does."""
+    with vault_world.root() as root, vault_world.logged_in(service) as client:
+        answer = root.write(
+            "sys/capabilities", {"token": client.token.reveal(), "paths": sorted(CAPABILITIES)}
+        )
+    found = {path: set(answer[path]) - {"deny"} for path in CAPABILITIES}
+    assert found == {path: by_whom.get(service, set()) for path, by_whom in CAPABILITIES.items()}
+
+
 def allowed(client: VaultClient, call: Call) -> bool:
     """Whether the policy lets the request through, whatever then becomes of it."""
     try:
@@ -120,6 +232,7 @@ def test_a_refusal_names_the_path_and_what_to_do(vault_world: VaultWorld) -> Non
     with vault_world.logged_in("predict") as client, pytest.raises(PolicyDenied) as refused:
         client.read("kv/data/database/credentials")
     assert "kv/data/database/credentials" in refused.value.message
+    assert "(policies: predict)" in refused.value.message
     assert "vault-init" in refused.value.hint
 
 

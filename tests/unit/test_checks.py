@@ -67,6 +67,17 @@ def test_vault_unreachable() -> None:
     assert {found[name] for name in CHECKS["vault"][1:]} == {"unknown"}
 
 
+def test_vault_that_answers_and_is_of_no_use() -> None:
+    state = VaultState(connected=False, sealed=False, problem="failed: disk full", hint="See its log.")
+    reachable, *others = vault_checks(state, service="status", refusal=None)
+    assert (reachable.state, reachable.message, reachable.hint) == (
+        "unhealthy",
+        "failed: disk full",
+        "See its log.",
+    )
+    assert {check.state for check in others} == {"unknown"}
+
+
 def test_vault_sealed() -> None:
     found = look_at_vault(VaultState(connected=False, sealed=True, problem="sealed"))
     assert (found["vault.reachable"], found["vault.unsealed"]) == ("healthy", "unhealthy")

@@ -31,14 +31,18 @@ def unknown(group: str, why: str, hint: str = "") -> tuple[CheckResult, ...]:
 
 def vault_checks(state: VaultState, *, service: str, refusal: BdlabError | None) -> tuple[CheckResult, ...]:
     """`service` names the policy that its token has to have; `refusal` is why there is no token."""
-    if state.sealed is None:
-        away = CheckResult(name="vault.reachable", state="unhealthy", message=state.problem, hint=_VAULT_AWAY)
-        return (away, *unknown("vault", "Vault is not reachable")[1:])
+    if not state.connected and not state.sealed:
+        # Not there, or there and of no use: a standby, overloaded, failing.
+        away = CheckResult(
+            name="vault.reachable",
+            state="unhealthy",
+            message=state.problem,
+            hint=state.hint or _VAULT_AWAY,
+        )
+        return (away, *unknown("vault", "Vault does not answer")[1:])
     reachable = CheckResult(name="vault.reachable", state="healthy", message="answers")
-    if state.sealed or not state.connected:
-        why = "sealed" if state.sealed else state.problem
-        hint = "Unseal it: `bao operator unseal`, or `bdlab vault-init` where it holds the keys."
-        closed = CheckResult(name="vault.unsealed", state="unhealthy", message=why, hint=hint)
+    if state.sealed:
+        closed = CheckResult(name="vault.unsealed", state="unhealthy", message=state.problem, hint=state.hint)
         return (reachable, closed, *unknown("vault", "Vault is not open")[2:])
     return (
         reachable,

@@ -34,6 +34,16 @@ _BUSY = {
     503: "is sealed or in maintenance",
     504: "is behind a gateway that does not reach it",
 }
+_UNSEAL = "Unseal it: `bao operator unseal`, or `bdlab vault-init` where it holds the keys."
+_INITIALISE = "Run `bdlab vault-init`."
+_ACTIVE_NODE = "Point vault.address (VAULT_ADDR) at the active node, or at a balancer that finds it."
+_ADVICE = {
+    429: "Wait, or raise the quota that it ran into (sys/quotas/rate-limit).",
+    472: _ACTIVE_NODE,
+    473: _ACTIVE_NODE,
+    501: _INITIALISE,
+    503: _UNSEAL,
+}
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -56,6 +66,13 @@ class Health(msgspec.Struct, frozen=True):
         if self.sealed:
             return "sealed"
         return "a standby" if self.standby else "active"
+
+    @property
+    def advice(self) -> str:
+        """What to do where it is not active."""
+        if not self.initialized:
+            return _INITIALISE
+        return _UNSEAL if self.sealed else _ACTIVE_NODE
 
 
 class Token(msgspec.Struct, frozen=True):
@@ -288,9 +305,14 @@ class VaultClient:
                 hint="Run `bdlab vault-init`, which sets Vault up as far as it is not.",
             )
         if status in _BUSY:
-            return VaultUnavailable(f"Vault at {self.address} {_BUSY[status]}: {reasons} ({path})")
+            return VaultUnavailable(
+                f"Vault at {self.address} {_BUSY[status]}: {reasons} ({path})", hint=_ADVICE.get(status, "")
+            )
         if status >= 500:
-            return VaultUnavailable(f"Vault at {self.address} failed at {path}: {reasons}")
+            return VaultUnavailable(
+                f"Vault at {self.address} failed at {path}: {reasons}",
+                hint="Its own log says why; with a full disk under its audit log it refuses every request.",
+            )
         return VaultError(f"Vault at {self.address} refuses to {_verb(method)} {path}: {reasons}")
 
     def _denied(self, method: Method, path: str, reasons: str) -> VaultError:
@@ -298,8 +320,11 @@ class VaultClient:
         if path != _LOOKUP_SELF:
             alive = self._send("get", _LOOKUP_SELF)
             if alive.ok:
+                own = self._json(alive, _LOOKUP_SELF).get("data", {})
+                policies = ", ".join(own.get("policies") or ()) or "none"
                 return PolicyDenied(
-                    f"Vault at {self.address} forbids this identity to {_verb(method)} {path}: {reasons}",
+                    f"Vault at {self.address} forbids this identity (policies: {policies}) to "
+                    f"{_verb(method)} {path}: {reasons}",
                     hint="Its policy is in vault/policies; `bdlab vault-init` puts changed ones into force.",
                 )
             if alive.status_code != 403:

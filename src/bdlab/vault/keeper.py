@@ -29,9 +29,10 @@ class Task:
 
 
 class Keeper:
-    """Runs its tasks until it is stopped. An outage is logged once when it begins and once when it ends.
+    """Runs its tasks until it is stopped. An outage is logged once when it begins, once for each other kind
+    of error that it turns into, and once when it ends.
 
-    `outage` is the error that the first failing task met, None while all is well.
+    `outage` is the error that was logged last, None while all is well.
     """
 
     def __init__(self, name: str, tasks: list[Task]) -> None:
@@ -42,6 +43,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self._failing: set[str] = set()
         self._since = 0.0
+        self._told: set[type[BdlabError]] = set()
         self.outage: BdlabError | None = None
 
     def start(self) -> None:
@@ -97,11 +99,16 @@ class Keeper:
     def _failed(self, task: Task, error: BdlabError) -> None:
         with self._condition:
             begins = not self._failing
+            # An outage may end in a refusal, which waits for somebody to do something.
+            turns = not begins and type(error) not in self._told
             self._failing.add(task.name)
             if begins:
                 self._since = now()
+                self._told.clear()
+            if begins or turns:
                 self.outage = error
-        if begins:
+            self._told.add(type(error))
+        if begins or turns:
             _log.warning(
                 "Vault does not give what is due; going on with what is held",
                 wanted=task.name,

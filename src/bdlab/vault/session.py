@@ -29,6 +29,7 @@ from bdlab.vault.waiting import wait_for
 
 _TOKEN, _DATABASE, _KAFKA = "token", "database login", "Kafka login"
 _GOODBYE_S = 2.0
+_HEALTH_S = 3.0
 
 _T = TypeVar("_T")
 
@@ -177,11 +178,11 @@ class VaultSession:
 
     def _establish(self) -> None:
         if not self._token.valid:
-            health = self._client.health()
+            # Short, so that a wait for a Vault that swallows everything ends when it is told to.
+            health = self._client.health(timeout_s=min(_HEALTH_S, self._vault.timeout_s))
             if not health.active:
                 raise VaultUnavailable(
-                    f"Vault at {self._client.address} is {health.in_words}",
-                    hint="Unseal it." if health.initialized else "Run `bdlab vault-init`.",
+                    f"Vault at {self._client.address} is {health.in_words}", hint=health.advice
                 )
             self._token.log_in()
         if self._database and not self._database.valid:

@@ -35,11 +35,12 @@ def look(
             lease_ttl_s=lease_ttl_s,
             held_valid=held,
             problem=error.message,
+            hint=error.hint,
         )
-    connected, authenticated, problem, engine = health.active, False, "", ""
+    connected, authenticated, problem, hint, engine = health.active, False, "", "", ""
     policies: tuple[str, ...] = ()
     if not health.active:
-        problem = f"Vault at {client.address} is {health.in_words}"
+        problem, hint = f"Vault at {client.address} is {health.in_words}", health.advice
     else:
         try:
             own = client.request("get", "auth/token/lookup-self", timeout_s=_TIMEOUT_S)["data"]
@@ -49,7 +50,7 @@ def look(
             client.request("get", f"{kv_mount}/data/{kv_path}", timeout_s=_TIMEOUT_S)
             engine = f"kv v2 at {kv_mount}/"
         except VaultError as error:
-            problem = error.message
+            problem, hint = error.message, error.hint
             connected = not isinstance(error, VaultUnavailable)
     return VaultState(
         connected=connected,
@@ -61,4 +62,5 @@ def look(
         lease_ttl_s=lease_ttl_s,
         held_valid=held,
         problem=problem,
+        hint=hint,
     )

@@ -93,7 +93,9 @@ def _seal_type(client: VaultClient) -> str:
 def _active(client: VaultClient) -> Health:
     health = client.health()
     if not health.active:
-        raise VaultUnavailable(f"Vault at {client.address} is {health.in_words}")
+        raise VaultUnavailable(
+            f"Vault at {client.address} is {health.in_words}", hint="Its own log says why it does not open."
+        )
     return health
 
 

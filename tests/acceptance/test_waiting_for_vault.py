@@ -1,0 +1,163 @@
+"""Commands that start without Vault: how long they wait, what they say, and how they are stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.fix_pipeline import Pipeline
+
+BDLAB = (sys.executable, "-m", "bdlab_cli")
+#: Nobody listens there.
+NOWHERE = "http://127.0.0.1:1"
+COMMANDS = (
+    "serve --port 0",
+    "consume",
+    "predict good",
+    "verify",
+    "dlq list",
+    "prune --older-than 1d",
+    "migrate",
+    "broker-certificate --folder . --host kafka",
+    "vault-init",
+)
+
+
+def environment(folder: Path, vault: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("BDLAB_", "VAULT_"))}
+    return kept | {
+        "VAULT_ADDR": vault,
+        "BDLAB_VAULT_IDENTITY_DIR": str(folder),
+        "BDLAB_KEYS_FILE": str(folder / "keys.json"),
+        "COLUMNS": "200",
+    }
+
+
+def test_every_command_waits_as_long_as_it_is_told_and_says_what_to_do(tmp_path: Path) -> None:
+    def run(command: str) -> tuple[int, str, float]:
+        began = time.monotonic()
+        done = subprocess.run(
+            [*BDLAB, *command.split(), "--startup-timeout", "1"],
+            env=environment(tmp_path, NOWHERE),
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.returncode, done.stderr, time.monotonic() - began
+
+    with ThreadPoolExecutor(3) as pool:
+        for command, (code, said, seconds) in zip(COMMANDS, pool.map(run, COMMANDS), strict=True):
+            assert code == 1, (command, said)
+            error = said.partition("error: ")[2]
+            assert f"Vault at {NOWHERE} is unreachable: Connection refused (waited 1 s)" in error, command
+            assert "Check that it runs, and the setting vault.address (VAULT_ADDR)" in error, command
+            assert "Traceback" not in said, command
+            assert 1 < seconds < 30, command
+
+
+class Terminal:
+    """A command that a person runs: `screen` is all that has been shown."""
+
+    def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
+        self._master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [*BDLAB, *arguments], env=env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        )
+        os.close(slave)
+        os.set_blocking(self._master, False)
+        self.screen = ""
+
+    def shows(self, text: str, within_s: float) -> bool:
+        deadline = time.monotonic() + within_s
+        while text not in self.screen and time.monotonic() < deadline:
+            self._read()
+            time.sleep(0.02)
+        return text in self.screen
+
+    def interrupt(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(30)
+        self._read()
+        return code
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # nothing there yet, or its end
+            while data := os.read(self._master, 1 << 16):
+                self.screen += data.decode(errors="replace").replace("\r\n", "\n")
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    with contextlib.ExitStack() as opened:
+
+        def run(*arguments: str, vault: str) -> Terminal:
+            made = Terminal([*arguments], environment(tmp_path, vault))
+            opened.callback(made.close)
+            return made
+
+        yield run
+
+
+@pytest.mark.parametrize("command", ["predict good", "verify"])
+@pytest.mark.parametrize("silent", [False, True], ids=["refusing", "silent"])
+def test_a_person_is_told_of_the_wait_and_can_end_it(
+    terminal: Callable[..., Terminal], command: str, *, silent: bool
+) -> None:
+    """Also where Vault takes the connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        vault = f"http://127.0.0.1:{listener.getsockname()[1]}" if silent else NOWHERE
+        opened = terminal(*command.split(), vault=vault)
+        line = f"Waiting for Vault at {vault}, at most 60 s (--startup-timeout); Ctrl-C ends the wait."
+        assert opened.shows(line, within_s=20), opened.screen
+        if not silent:
+            assert opened.shows("Connection refused", within_s=5), opened.screen
+        began = time.monotonic()
+        assert opened.interrupt() == 1
+        assert time.monotonic() - began < 8
+        assert opened.screen.count("Waiting for Vault at") == 1
+        assert "error: " in opened.screen
+        assert "Traceback" not in opened.screen
+
+
+@pytest.mark.parametrize("command", ["verify", "consume", "serve --port 0"])
+def test_a_denial_by_policy_is_not_tried_again(pipeline: Pipeline, tmp_path: Path, command: str) -> None:
+    """Each with the identity of `predict`, whose policy knows no database."""
+    service = command.split(maxsplit=1)[0]
+    assert pipeline.run("predict", "good").returncode == 0  # has unwrapped its secret id
+    shutil.copytree(pipeline.folder / "identity" / "predict", tmp_path / service)
+    audit = pipeline.vault.folder / "audit.log"
+    before = len(audit.read_text())
+    began = time.monotonic()
+    done = pipeline.run(*command.split(), BDLAB_VAULT_IDENTITY_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert time.monotonic() - began < 30
+    error = done.stderr.partition("error: ")[2]
+    assert "forbids this identity (policies: predict) to read kv/data/database/credentials" in error
+    assert "Its policy is in vault/policies" in error
+    asked = [
+        line
+        for line in audit.read_text()[before:].splitlines()
+        if '"type":"response"' in line and '"path":"kv/data/database/credentials"' in line
+    ]
+    assert len(asked) == 1
