@@ -17,7 +17,12 @@ from typing import Any
 import httpx
 import pytest
 
+from bdlab.settings import VaultSettings
 from bdlab.stack import OpenBao, Postgres, Tansu
+from bdlab.vault.bootstrap import Plan
+from bdlab.vault.bootstrap.authority import Authority
+from bdlab.vault.bootstrap.keysfile import KeysFile
+from bdlab.vault.client import VaultClient
 from tests.fix_servers import start_or_skip
 
 BDLAB = (sys.executable, "-m", "bdlab_cli")
@@ -111,17 +116,22 @@ class Daemon:
 class Pipeline:
     """Running servers with everything that `vault-init` and `migrate` do. Each may be stopped and started."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, vault: type[OpenBao] = OpenBao) -> None:
         self.folder = folder
-        self.vault = OpenBao(folder)
+        self.vault = vault(folder)
         self.postgres = Postgres(folder)
         self.broker = Tansu(folder)
+
+    @property
+    def keys_file(self) -> Path:
+        return self.folder / "vault-keys.json"
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("BDLAB_", "VAULT_"))}
         return kept | {
             "VAULT_ADDR": self.vault.address,
             "BDLAB_VAULT_IDENTITY_DIR": str(self.folder / "identity"),
+            "BDLAB_KEYS_FILE": str(self.keys_file),
             "BDLAB_KAFKA_DELIVERY_TIMEOUT_S": str(DELIVERY_TIMEOUT_S),
             "BDLAB_KAFKA_SESSION_TIMEOUT_S": "2",
             "BDLAB_VAULT_POLL_S": "0.5",
@@ -162,6 +172,21 @@ class Pipeline:
         ):
             yield daemon, client
 
+    @contextmanager
+    def root(self) -> Iterator[VaultClient]:
+        """A root token made as `vault-init` makes it for a change, revoked afterwards."""
+        vault = VaultSettings(
+            address=self.vault.address, identity_dir=str(self.folder / "identity"), timeout_s=5
+        )
+        client = VaultClient(vault)
+        file = KeysFile(self.keys_file)
+        authority = Authority(client, Plan(vault=vault, keys_file=file.path), file)
+        try:
+            yield authority.writer()
+        finally:
+            authority.close()
+            client.close()
+
     def new_broker(self) -> None:
         """Stop the broker and start it anew: another cluster at another address, which is announced."""
         self.broker.stop()
@@ -191,8 +216,9 @@ class Pipeline:
 
 
 @contextmanager
-def _running(folder: Path) -> Iterator[Pipeline]:
-    pipeline = Pipeline(folder)
+def running_pipeline(folder: Path, *, vault: type[OpenBao] = OpenBao) -> Iterator[Pipeline]:
+    """A pipeline of its own in `folder`, set up."""
+    pipeline = Pipeline(folder, vault=vault)
     with ExitStack() as stack:
         for server in (pipeline.vault, pipeline.postgres, pipeline.broker):
             stack.callback(server.stop)
@@ -203,7 +229,7 @@ def _running(folder: Path) -> Iterator[Pipeline]:
 
 @pytest.fixture(scope="session")
 def _shared_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    with _running(tmp_path_factory.mktemp("pipeline")) as pipeline:
+    with running_pipeline(tmp_path_factory.mktemp("pipeline")) as pipeline:
         yield pipeline
 
 

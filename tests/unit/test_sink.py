@@ -157,6 +157,17 @@ def test_a_batch_is_tried_again_until_it_holds(failure: DatabaseError | VaultUna
     assert store.dead_letters == {}
 
 
+def test_an_outage_is_a_few_lines_however_long_it_lasts() -> None:
+    closed, sealed = DatabaseUnavailable("closed by the server"), VaultUnavailable("sealed")
+    log, store = MemoryLog(partitions=1), Watched(closed, sealed, sealed, closed, sealed)
+    fill(log, 5)
+    with capture_logs() as lines:
+        assert drain(log, store) == Stored(rows=5)
+    told = [line for line in lines if line["event"] in ("batch not stored yet", "going on")]
+    assert [line.get("problem") for line in told] == ["closed by the server", "sealed", None]
+    assert told[-1]["after"] == "batch not stored yet"
+
+
 def test_a_denial_under_fresh_credentials_ends_the_run() -> None:
     log, store = MemoryLog(), Watched(DatabaseDenied("no INSERT on predictions"))
     fill(log, 5)

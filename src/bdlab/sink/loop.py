@@ -24,6 +24,7 @@ from bdlab.settings import SinkSettings
 from bdlab.sink.backoff import Backoff
 from bdlab.sink.batches import by_size, entry_of, narrowed
 from bdlab.sink.metrics import SinkMetrics
+from bdlab.sink.outage import Outage
 from bdlab.sink.ports import BatchStore, EventSource
 
 #: Worth a retry with the same batch: a server is away, or the credentials have to be replaced.
@@ -49,6 +50,8 @@ class Sink:
         self._gaps: dict[Log, str] = {}
         self._ends: Mapping[Log, int] = {}
         self._beat = time.monotonic()
+        self._reading = Outage("waiting for what the sink needs")
+        self._storing = Outage("batch not stored yet")
 
     @property
     def idle_s(self) -> float:
@@ -99,9 +102,10 @@ class Sink:
             try:
                 records = source.poll(self._settings.batch_size, self._settings.batch_wait_s)
             except (*_PASSING, BrokerUnavailable) as error:
-                self._wait(error, backoff, stop, "waiting for what the sink needs")
+                self._wait(error, backoff, stop, self._reading)
                 continue
             backoff.reset()
+            self._reading.over()
             self._metrics.stopped(len(source.stopped) + len(self._gaps))
             if source.problem is None:
                 answered = time.monotonic()
@@ -171,7 +175,8 @@ class Sink:
             except _PASSING as error:
                 if stop.is_set():
                     raise
-                self._wait(error, backoff, stop, "batch not stored yet")
+                self._wait(error, backoff, stop, self._storing)
+        self._storing.over()
         seconds = time.monotonic() - began
         advance = fences(part)
         self._recorded |= {fence.log: fence.next for fence in advance}
@@ -181,11 +186,11 @@ class Sink:
 
     def _wait(
         self, error: DatabaseUnavailable | VaultUnavailable | BrokerUnavailable, backoff: Backoff,
-        stop: threading.Event, what: str,
+        stop: threading.Event, outage: Outage,
     ) -> None:  # fmt: skip
         self._metrics.retried(error)
-        delay = backoff.wait(stop)
-        log.warning(what, problem=error.message, waited_s=round(delay, 2))
+        outage.met(error)
+        backoff.wait(stop)
 
     def _report(self, part: list[Entry], result: Stored, seconds: float) -> None:
         letters = [entry for entry in part if isinstance(entry, DeadLetter)]
