@@ -48,10 +48,16 @@ SELECT has_schema_privilege(%(owner)s, 'public', 'CREATE')
    AND has_database_privilege(%(manager)s, current_database(), 'CONNECT')
    AND has_database_privilege(%(writer)s, current_database(), 'TEMPORARY')
    AND NOT has_database_privilege(%(reader)s, current_database(), 'TEMPORARY')
+   AND NOT has_function_privilege('public', 'lo_creat(integer)', 'EXECUTE')
+   AND NOT has_function_privilege('public', 'lo_create(oid)', 'EXECUTE')
+   AND NOT has_function_privilege('public', 'lo_from_bytea(oid, bytea)', 'EXECUTE')
 
 -- name: grant_privileges
+-- Anybody may make large objects by default, a reader too; and one made outside the group would keep its maker
+-- from being dropped.
 REVOKE ALL ON DATABASE {database} FROM PUBLIC;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC;
 GRANT CONNECT ON DATABASE {database} TO {owner}, {writer}, {reader}, {manager};
 GRANT TEMPORARY ON DATABASE {database} TO {writer};
 GRANT USAGE, CREATE ON SCHEMA public TO {owner};
