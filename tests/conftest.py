@@ -1,6 +1,9 @@
 """Fixtures live in `fix_*.py` beside this file, one file a concern."""
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests import brokers
 
 # Tests share the machine with the servers that other tests start: slow is no failure.
 settings.register_profile("bdlab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -16,3 +19,14 @@ pytest_plugins: list[str] = [
     "tests.fix_vault",
     "tests.fix_apache",
 ]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests that this run's broker is for, and say why one of them stays on Tansu."""
+    others = [item for item in items if not brokers.belongs(item)]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
+    for item in items:
+        if reason := brokers.reason_to_skip(item):
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError
 from bdlab.events import Position, Record
 from bdlab.kafka.admin import Admin
+from bdlab.kafka.connection import client_config
 from bdlab.memory.credentials import StaticCredentials
 from bdlab.settings import KafkaSettings
 from bdlab.stack.server import Broker
@@ -39,9 +41,16 @@ def kafka_login(
 
 
 def make_topic(credentials: StaticCredentials) -> StaticCredentials:
-    """Create the topic that the credentials' settings name."""
+    """Create the topic that the credentials' settings name, and wait until each broker knows of it."""
     with Admin(credentials) as admin:
         admin.ensure_topic()
+    login = credentials.kafka()
+    for address in login.server.bootstrap_servers.split(","):
+        client = AdminClient(client_config(login, client_id="test") | {"bootstrap.servers": address})
+        deadline = time.monotonic() + 20
+        while login.server.topic not in client.list_topics(timeout=10).topics:
+            assert time.monotonic() < deadline, f"{address} does not learn of {login.server.topic}"
+            time.sleep(0.02)
     return credentials
 
 
@@ -49,6 +58,14 @@ def credentials_for(broker: Broker, **settings: float) -> StaticCredentials:
     """Credentials for a topic of its own on `broker`, which is made."""
     login = kafka_login(broker.bootstrap_servers, topic=f"t-{uuid4().hex}", **settings)  # type: ignore[arg-type]
     return make_topic(StaticCredentials(kafka=login))
+
+
+def leader_address(credentials: StaticCredentials, partition: int) -> str:
+    """host:port of the broker that takes what is written to this partition of the topic."""
+    login = credentials.kafka()
+    found = AdminClient(client_config(login, client_id="test")).list_topics(timeout=10)
+    leader = found.brokers[found.topics[login.server.topic].partitions[partition].leader]
+    return f"{leader.host}:{leader.port}"
 
 
 @pytest.fixture

@@ -18,11 +18,12 @@ import httpx
 import pytest
 
 from bdlab.settings import VaultSettings
-from bdlab.stack import OpenBao, Postgres, Tansu
+from bdlab.stack import OpenBao, Postgres
 from bdlab.vault.bootstrap import Plan
 from bdlab.vault.bootstrap.authority import Authority
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.client import VaultClient
+from tests.brokers import KIND, LocalBroker, new_broker
 from tests.fix_servers import start_or_skip
 
 BDLAB = (sys.executable, "-m", "bdlab_cli")
@@ -116,11 +117,13 @@ class Daemon:
 class Pipeline:
     """Running servers with everything that `vault-init` and `migrate` do. Each may be stopped and started."""
 
-    def __init__(self, folder: Path, *, vault: type[OpenBao] = OpenBao) -> None:
+    def __init__(
+        self, folder: Path, *, vault: type[OpenBao] = OpenBao, broker: LocalBroker | None = None
+    ) -> None:
         self.folder = folder
         self.vault = vault(folder)
         self.postgres = Postgres(folder)
-        self.broker = Tansu(folder)
+        self.broker = broker or new_broker(folder)
 
     @property
     def keys_file(self) -> Path:
@@ -216,9 +219,11 @@ class Pipeline:
 
 
 @contextmanager
-def running_pipeline(folder: Path, *, vault: type[OpenBao] = OpenBao) -> Iterator[Pipeline]:
-    """A pipeline of its own in `folder`, set up."""
-    pipeline = Pipeline(folder, vault=vault)
+def running_pipeline(
+    folder: Path, *, vault: type[OpenBao] = OpenBao, broker: LocalBroker | None = None
+) -> Iterator[Pipeline]:
+    """A pipeline of its own in `folder`, set up. `broker` may run already, and is stopped all the same."""
+    pipeline = Pipeline(folder, vault=vault, broker=broker)
     with ExitStack() as stack:
         for server in (pipeline.vault, pipeline.postgres, pipeline.broker):
             stack.callback(server.stop)
@@ -228,8 +233,12 @@ def running_pipeline(folder: Path, *, vault: type[OpenBao] = OpenBao) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def _shared_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    with running_pipeline(tmp_path_factory.mktemp("pipeline")) as pipeline:
+def _shared_pipeline(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pipeline]:
+    # A second broker of the session would be up to three JVMs more; one that keeps its log can be both.
+    broker = None if KIND == "tansu" else request.getfixturevalue("broker")
+    with running_pipeline(tmp_path_factory.mktemp("pipeline"), broker=broker) as pipeline:
         yield pipeline
 
 

@@ -12,14 +12,16 @@ from typing import Protocol, TypeVar
 import pytest
 
 from bdlab.errors import BinaryMissing
-from bdlab.stack import OpenBao, Postgres, Server, Tansu
+from bdlab.stack import OpenBao, Postgres
+from tests.brokers import LocalBroker, new_broker
 
 
 class Startable(Protocol):
     def start(self) -> None: ...
 
+    def stop(self) -> None: ...
 
-S = TypeVar("S", bound=Server)
+
 T = TypeVar("T", bound=Startable)
 
 
@@ -35,7 +37,7 @@ def start_or_skip(server: T) -> T:
 
 
 @contextlib.contextmanager
-def _session_server(server: S) -> Iterator[S]:
+def _session_server(server: T) -> Iterator[T]:
     start_or_skip(server)
     try:
         yield server
@@ -58,9 +60,9 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tansu]:
-    """A running broker; use topics of your own on it."""
-    with _session_server(Tansu(tmp_path_factory.mktemp("broker"))) as server:
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    """A running broker of this run's kind; use topics of your own on it."""
+    with _session_server(new_broker(tmp_path_factory.mktemp("broker"))) as server:
         yield server
 
 
@@ -84,16 +86,16 @@ def own_postgres(tmp_path: Path) -> Iterator[Callable[[], Postgres]]:
 
 
 @pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Callable[[], Tansu]]:
-    """Makes and starts a broker for this test alone."""
-    yield from _factory(Tansu, tmp_path)
+def own_broker(tmp_path: Path) -> Iterator[Callable[[], LocalBroker]]:
+    """Makes and starts a broker of this run's kind for this test alone."""
+    yield from _factory(new_broker, tmp_path)
 
 
-def _factory(kind: type[S], folder: Path) -> Iterator[Callable[[], S]]:
+def _factory(kind: Callable[[Path], T], folder: Path) -> Iterator[Callable[[], T]]:
     with contextlib.ExitStack() as started:
 
-        def make() -> S:
-            server = kind(folder / f"{kind.name}-{len(list(folder.iterdir()))}")
+        def make() -> T:
+            server = kind(folder / f"server-{len(list(folder.iterdir()))}")
             started.callback(server.stop)
             return start_or_skip(server)
 

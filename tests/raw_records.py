@@ -7,6 +7,17 @@ import struct
 import time
 from collections.abc import Sequence
 
+#: A topic that was just made: UNKNOWN_TOPIC_OR_PARTITION, NOT_LEADER_OR_FOLLOWER.
+_NOT_YET = {3, 6}
+
+
+class Refused(Exception):
+    """The broker does not write these records; `code` is of the protocol guide's list of errors."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the broker answers with error {code}")
+        self.code = code
+
 
 def _varint(number: int) -> bytes:
     zigzag = (number << 1) ^ (number >> 63)
@@ -47,9 +58,18 @@ def batch(payload: bytes, *, count: int = 1, attributes: int = 0) -> bytes:
     return struct.pack(">qi", 0, len(after)) + after
 
 
-def produce(servers: str, topic: str, partition: int, records: bytes) -> None:
-    """Send one ProduceRequest (v3) and wait for its answer. Raises AssertionError where it is an error."""
-    host, _, port = servers.rpartition(":")
+def produce(leader: str, topic: str, partition: int, records: bytes, *, timeout_s: float = 10.0) -> None:
+    """Have the partition's leader (host:port) write `records`; Refused where it does not."""
+    deadline = time.monotonic() + timeout_s
+    while error := _produce(leader, topic, partition, records):
+        if error not in _NOT_YET or time.monotonic() > deadline:
+            raise Refused(error)
+        time.sleep(0.05)
+
+
+def _produce(leader: str, topic: str, partition: int, records: bytes) -> int:
+    """Send one ProduceRequest (v3); the error code of its answer, 0 for none."""
+    host, _, port = leader.rpartition(":")
     request = (
         struct.pack(">hhih", 0, 3, 1, -1)
         + struct.pack(">hhii", -1, -1, 10_000, 1)
@@ -66,4 +86,4 @@ def produce(servers: str, topic: str, partition: int, records: bytes) -> None:
         (size,) = struct.unpack(">i", answer.read(4))
         body = answer.read(size)
     (error,) = struct.unpack_from(">h", body, 4 + 4 + 2 + len(topic) + 4 + 4)
-    assert error == 0, f"the broker answers with error {error}"
+    return int(error)

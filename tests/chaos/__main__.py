@@ -13,14 +13,17 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos import storm
+from tests.chaos.advertised import KINDS
 from tests.chaos.storm import Report
-from tests.chaos.system import BrokerKind, System
+from tests.chaos.system import System
 
 
 def main(  # noqa: PLR0917 - one parameter an option
     predictions: Annotated[int, typer.Option(help="Acknowledged predictions to reach.")] = 1_000_000,
     faults: Annotated[int, typer.Option(help="Faults to inject at least.")] = 200,
-    broker: Annotated[str, typer.Option(help="tansu, or kafka, which is also killed.")] = "kafka",
+    broker: Annotated[
+        str, typer.Option(help="tansu; kafka, which is also killed; or cluster, three of them.")
+    ] = "kafka",
     clients: Annotated[int, typer.Option(help="Clients that post at the same time.")] = 24,
     consumers: Annotated[int, typer.Option(help="Consumers that share the topic.")] = 2,
     seed: Annotated[int | None, typer.Option(help="Repeats the choice of faults; random by default.")] = None,
@@ -30,11 +33,12 @@ def main(  # noqa: PLR0917 - one parameter an option
     """Run a storm of faults over the whole pipeline and prove that nothing was lost or stored twice."""
     console = Console(highlight=False)
     chosen: int = secrets.randbelow(1_000_000) if seed is None else seed
-    kind: BrokerKind = "kafka" if broker == "kafka" else "tansu"
-    console.print(f"storm: seed {chosen}, broker {kind}, {predictions:,} predictions, {faults} faults")
+    if broker not in KINDS:
+        raise typer.BadParameter(f"{broker!r} is none of {', '.join(KINDS)}", param_hint="--broker")
+    console.print(f"storm: seed {chosen}, broker {broker}, {predictions:,} predictions, {faults} faults")
     with (
         tempfile.TemporaryDirectory(prefix="bdlab-storm-") as folder,
-        System(Path(folder), broker=kind, consumers=consumers) as system,
+        System(Path(folder), broker=broker, consumers=consumers) as system,
     ):
         found = storm.run(
             system,

@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from tests.chaos.proxy import Link
 from tests.chaos.system import Service, System
@@ -44,10 +45,37 @@ def kill_vault(system: System, rng: random.Random) -> None:
 
 
 def kill_broker(system: System, rng: random.Random) -> None:
-    """kill -9 of a broker that keeps its log."""
-    system.kill_server(system.broker)
+    """kill -9 of a broker that keeps its log, or of one of a cluster's."""
+    victim = rng.choice(system.broker.members)
+    system.kill_server(victim)
     time.sleep(rng.uniform(0, 2))
+    victim.start()
+
+
+def kill_partition_leader(system: System, rng: random.Random) -> None:
+    """kill -9 of the broker that leads a partition, until another one leads it."""
+    partition = rng.randrange(6)
+    victim = system.leader(partition) or rng.choice(system.broker.members)
+    system.kill_server(victim)
+    deadline = time.monotonic() + 15
+    # It stays without one where the others were not in sync, after the fault before this.
+    while system.leader(partition) in (None, victim) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    victim.start()
+
+
+def lose_majority(system: System, rng: random.Random) -> None:
+    """kill -9 of two brokers of three: too few are in sync, and nothing is acknowledged."""
+    for victim in rng.sample(list(system.broker.members), 2):
+        system.kill_server(victim)
+    time.sleep(rng.uniform(1, 8))
     system.broker.start()
+
+
+def zombie_broker(system: System, rng: random.Random) -> None:
+    """A cluster's broker that is frozen until its partitions have other leaders, and then wakes up."""
+    with system.frozen_server(rng.choice(system.broker.members)):
+        time.sleep(rng.uniform(7, 10))
 
 
 def zombie_consumer(system: System, rng: random.Random) -> None:
@@ -70,8 +98,10 @@ def freeze_postgres(system: System, rng: random.Random) -> None:
 
 
 def freeze_broker(system: System, rng: random.Random) -> None:
-    """The broker frozen: no acknowledgement comes."""
-    with system.frozen_server(system.broker):
+    """The broker frozen, all of it: no acknowledgement comes."""
+    with ExitStack() as frozen:
+        for member in system.broker.members:
+            frozen.enter_context(system.frozen_server(member))
         time.sleep(rng.uniform(0.5, 3))
 
 
@@ -120,11 +150,17 @@ def read_only_database(system: System, rng: random.Random) -> None:
     system.sql("SELECT pg_reload_conf()")
 
 
+def _some(links: list[Link], rng: random.Random) -> list[Link]:
+    """All of them, or one: the way to one broker of a cluster alone."""
+    return rng.choice([links, [rng.choice(links)]])
+
+
 def _reset(name: str) -> Fault:
     def fault(system: System, rng: random.Random) -> None:
-        link = system.link(name)
+        links = _some(system.links(name), rng)
         for _ in range(rng.randint(1, 3)):
-            link.reset()
+            for link in links:
+                link.reset()
             time.sleep(rng.uniform(0, 0.3))
 
     fault.__doc__ = f"Connections {name} are reset."
@@ -133,12 +169,14 @@ def _reset(name: str) -> Fault:
 
 def _stall(name: str) -> Fault:
     def fault(system: System, rng: random.Random) -> None:
-        link: Link = system.link(name)
-        link.stall()
+        links = _some(system.links(name), rng)
+        for link in links:
+            link.stall()
         try:
             time.sleep(rng.uniform(0.5, 4))
         finally:
-            link.flow()
+            for link in links:
+                link.flow()
 
     fault.__doc__ = f"Connections {name} stay open and move no byte."
     return fault
@@ -166,6 +204,10 @@ def catalogue(system: System) -> dict[str, Fault]:
     }
     if system.broker.keeps_log:
         faults["kill broker"] = kill_broker
+    if len(system.broker.members) > 1:
+        faults["kill partition leader"] = kill_partition_leader
+        faults["lose the in-sync majority"] = lose_majority
+        faults["zombie broker"] = zombie_broker
     for name in system.link_names:
         faults[f"reset {name}"] = _reset(name)
         faults[f"stall {name}"] = _stall(name)

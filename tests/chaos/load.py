@@ -42,7 +42,7 @@ class Load:
         self.longest_gap_s = 0.0
         self._last_ack = time.monotonic()
         self.wrong: list[str] = []
-        """Answers that break the contract: a 200 with another id, a 4xx for a good request, a 500."""
+        """Answers against the contract: another id, 503 without Retry-After, 4xx for a good review, a 500."""
 
     def start(self) -> None:
         self._last_ack = time.monotonic()
@@ -118,7 +118,7 @@ class Load:
             return connection, str(json.loads(answer)["id"])
         self._fail(f"HTTP {response.status}")
         if response.status == 503:
-            return connection, ""
+            return connection, "" if response.headers["Retry-After"] else "HTTP 503 without Retry-After"
         return connection, f"HTTP {response.status}: {answer[:300].decode(errors='replace')}"
 
     def _fail(self, kind: str) -> None:

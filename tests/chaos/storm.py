@@ -58,6 +58,7 @@ def run(
 ) -> Report:
     """Run until at least `predictions` were acknowledged and `faults` have hit, at most `limit_s` seconds.
 
+    The faults are spread over the whole run: each is due when its share of the predictions is acknowledged.
     `system` is started. `only` names the faults to choose from; without it they are all that `system` can
     take. `tell` gets a line for each fault.
     """
@@ -72,8 +73,9 @@ def run(
         while done.total() < faults or len(load.acknowledged) < predictions:
             if time.monotonic() - start > limit_s:
                 break
-            if done.total() >= faults * 1.5:
-                time.sleep(0.2)  # faults enough: let the load reach its number
+            reached = min(1.0, len(load.acknowledged) / predictions)
+            if done.total() >= faults or done.total() > faults * reached:
+                time.sleep(0.05)  # the next one is due when the load has come as far
                 continue
             if not deck:
                 deck = rng.sample(sorted(kinds), len(kinds))

@@ -12,14 +12,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import psycopg2
+from confluent_kafka.admin import AdminClient
 
-from bdlab.stack import OpenBao, Postgres, Server, Tansu
-from bdlab.stack.java import Distribution
-from bdlab.stack.kafka import ApacheKafka
-from bdlab.stack.kafka_config import Properties, render, write_private
+from bdlab.stack import OpenBao, Postgres, Server
+from tests.chaos.advertised import KINDS, AdvertisedCluster, Member
 from tests.chaos.proxy import Address, Link, Proxy, kafka_client_id
 
 _BDLAB = [sys.executable, "-m", "bdlab_cli"]
@@ -32,33 +31,6 @@ _PAIRS = (
     "serve-broker",
     "consume-broker",
 )
-
-
-class AdvertisedTansu(Tansu):
-    """A broker that tells its clients to connect to a proxy."""
-
-    advertised: Address
-
-    def _prepare(self, port: int) -> Sequence[str]:
-        command = list(super()._prepare(port))
-        host, proxy_port = self.advertised
-        command[command.index("--advertised-listener-url") + 1] = f"tcp://{host}:{proxy_port}"
-        return command
-
-
-class AdvertisedKafka(ApacheKafka):
-    """The same for Apache Kafka, whose log outlives a kill -9."""
-
-    advertised: Address
-
-    def _lay_out(self, distribution: Distribution, properties: Properties) -> None:
-        host, proxy_port = self.advertised
-        through_proxy = properties | {"advertised.listeners": f"CLIENT://{host}:{proxy_port}"}
-        write_private(self._config_file, render(through_proxy))
-        super()._lay_out(distribution, through_proxy)
-
-
-BrokerKind = Literal["tansu", "kafka"]
 
 
 class Service:
@@ -113,27 +85,32 @@ class System:
 
     session_timeout_s = 6.0
 
-    def __init__(self, folder: Path, *, broker: BrokerKind = "tansu", consumers: int = 2) -> None:
+    def __init__(self, folder: Path, *, broker: str = "tansu", consumers: int = 2) -> None:
         self.folder = folder
         self.vault = OpenBao(folder)
         self.postgres = Postgres(folder)
-        self.broker = AdvertisedTansu(folder) if broker == "tansu" else AdvertisedKafka(folder)
+        self.broker = KINDS[broker](folder)
         self._consumers = consumers
         self._cleanup = ExitStack()
         self.link_names = _PAIRS
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._proxies = {name: Proxy(name) for name in _PAIRS if not name.endswith("-broker")} | {
-                "broker": Proxy("serve-broker", "consume-broker", "other-broker", peer_of=_broker_peer)
-            }
-            self.broker.advertised = self._proxies["broker"].address
-            servers: tuple[Server, ...] = (self.vault, self.postgres, self.broker)
-            for server in servers:
-                stack.callback(server.stop)
-                server.start()
+            self._proxies = {name: Proxy(name) for name in _PAIRS if not name.endswith("-broker")}
+            self._broker_proxies: list[Proxy] = []
+            members: Sequence[Member] = self.broker.members
+            for member in members:
+                proxy = Proxy("serve-broker", "consume-broker", "other-broker", peer_of=_broker_peer)
+                member.advertised = proxy.address
+                self._broker_proxies.append(proxy)
+            for started in (self.vault, self.postgres, self.broker):
+                stack.callback(started.stop)
+                started.start()
             for name, proxy in self._proxies.items():
                 proxy.start(("127.0.0.1", self._port_behind(name)))
+                stack.callback(proxy.close)
+            for member, proxy in zip(members, self._broker_proxies, strict=True):
+                proxy.start(("127.0.0.1", member.port))
                 stack.callback(proxy.close)
             self._set_up()
             self.serve = self._service("serve", "--port", str(self._api_port))
@@ -152,9 +129,19 @@ class System:
     def api_address(self) -> Address:
         return self._proxies["client-serve"].address
 
-    def link(self, name: str) -> Link:
-        proxy = self._proxies["broker" if name.endswith("-broker") else name]
-        return proxy.links[name]
+    def links(self, name: str) -> list[Link]:
+        """The connections of a pair: one link, or one to each of a cluster's brokers."""
+        proxies = self._broker_proxies if name.endswith("-broker") else [self._proxies[name]]
+        return [proxy.links[name] for proxy in proxies]
+
+    def leader(self, partition: int) -> Member | None:
+        """The broker of a cluster that leads this partition of the topic; None where none does just now."""
+        assert isinstance(self.broker, AdvertisedCluster)
+        client = AdminClient({"bootstrap.servers": self.broker.bootstrap_servers, "log_level": 2})
+        node = (
+            client.list_topics("predictions", timeout=20).topics["predictions"].partitions[partition].leader
+        )
+        return self.broker.members[node - 1] if node > 0 else None
 
     def extra_consumer(self) -> Service:
         return self._service("consume", name="consume-extra")
@@ -223,20 +210,19 @@ class System:
         if proxy == "client-serve":
             self._api_port = self.postgres.ports.choose("api")
             return self._api_port
-        server = proxy.rpartition("-")[2]
-        return {"vault": self.vault, "postgres": self.postgres, "broker": self.broker}[server].port
+        return self.vault.port if proxy.endswith("-vault") else self.postgres.port
 
     def _set_up(self) -> None:
         env_file = self.folder / ".env"
         env_file.touch(0o600)
-        host, port = self._proxies["broker"].address
+        servers = ",".join(f"{proxy.host}:{proxy.port}" for proxy in self._broker_proxies)
         env_file.write_text(
             f"POSTGRES_USER={self.postgres.admin_user}\n"
             f"POSTGRES_PASSWORD={self.postgres.admin_password.reveal()}\n"
             "BDLAB_POSTGRES_HOST=127.0.0.1\n"
             f"BDLAB_POSTGRES_PORT={self.postgres.port}\n"
             "BDLAB_POSTGRES_SSLMODE=disable\n"
-            f"BDLAB_KAFKA_BOOTSTRAP_SERVERS={host}:{port}\n"
+            f"BDLAB_KAFKA_BOOTSTRAP_SERVERS={servers}\n"
             "BDLAB_SECRET_ID_CIDRS=127.0.0.0/8\n",
             "utf-8",
         )

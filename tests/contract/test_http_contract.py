@@ -19,6 +19,7 @@ from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.memory.credentials import StaticCredentials
 from bdlab.serving import Parts
+from tests.brokers import BROKERS
 from tests.fix_api import MemoryApi, serving
 from tests.fix_kafka import Bookmarks, read_until
 
@@ -29,6 +30,7 @@ TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 class ServedTopic(Protocol):
     client: httpx.Client
+    brokers: int
 
     def records(self, count: int) -> list[Record]:
         """The first `count` records of the topic; waits for them."""
@@ -36,6 +38,8 @@ class ServedTopic(Protocol):
 
 
 class MemoryTopic:
+    brokers = 1
+
     def __init__(self, client: httpx.Client, api: MemoryApi) -> None:
         self.client = client
         self._api = api
@@ -47,6 +51,8 @@ class MemoryTopic:
 
 
 class KafkaTopic:
+    brokers = BROKERS
+
     def __init__(self, client: httpx.Client, credentials: StaticCredentials) -> None:
         self.client = client
         self._credentials = credentials
@@ -58,7 +64,7 @@ class KafkaTopic:
         return found
 
 
-@pytest.fixture(params=["memory", "kafka"])
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.broker)])
 def served(request: pytest.FixtureRequest, memory_api: MemoryApi) -> Iterator[ServedTopic]:
     if request.param == "memory":
         with memory_api.producer, serving(memory_api.parts) as client:
@@ -169,4 +175,4 @@ def test_the_broker_is_described(served: ServedTopic) -> None:
     found = answer.json()
     fields = {"connected", "bootstrap_servers", "brokers", "topic", "partitions", "consumer_lag"}
     assert set(found) == fields
-    assert (found["connected"], found["brokers"], found["partitions"]) == (True, 1, 6)
+    assert (found["connected"], found["brokers"], found["partitions"]) == (True, served.brokers, 6)

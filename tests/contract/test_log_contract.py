@@ -67,7 +67,7 @@ class MemorySystem:
         return MemoryConsumer(self._log, positions=positions)
 
 
-@pytest.fixture(params=["memory", "kafka"])
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.broker)])
 def system(request: pytest.FixtureRequest) -> Iterator[LogSystem]:
     if request.param == "memory":
         yield MemorySystem()

@@ -16,18 +16,18 @@ from bdlab.events import Position
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.producer import Producer
 from bdlab.memory.credentials import StaticCredentials
-from bdlab.stack import Tansu
 from bdlab.stack.ports import choose_free
+from tests.brokers import BROKERS, LocalBroker
 from tests.fix_kafka import Acks, credentials_for, kafka_login
 from tests.samples import event
 
 
-def missing_topic(broker: Tansu, partitions: int = 6) -> StaticCredentials:
+def missing_topic(broker: LocalBroker, partitions: int = 6) -> StaticCredentials:
     login = kafka_login(broker.bootstrap_servers, topic=f"t-{uuid4().hex}", partitions=partitions)
     return StaticCredentials(kafka=login)
 
 
-def test_the_topic_is_made_once_with_the_partitions_of_the_settings(broker: Tansu) -> None:
+def test_the_topic_is_made_once_with_the_partitions_of_the_settings(broker: LocalBroker) -> None:
     credentials = missing_topic(broker, partitions=3)
     with Admin(credentials) as admin:
         first, second = admin.ensure_topic(), admin.ensure_topic()
@@ -36,7 +36,7 @@ def test_the_topic_is_made_once_with_the_partitions_of_the_settings(broker: Tans
         assert admin.state().partitions == 3
 
 
-def test_a_topic_with_other_partitions_is_left_as_it_is_and_said(broker: Tansu) -> None:
+def test_a_topic_with_other_partitions_is_left_as_it_is_and_said(broker: LocalBroker) -> None:
     credentials = missing_topic(broker, partitions=3)
     with Admin(credentials) as admin:
         admin.ensure_topic()
@@ -48,7 +48,7 @@ def test_a_topic_with_other_partitions_is_left_as_it_is_and_said(broker: Tansu) 
         assert admin.state().partitions == 3
 
 
-def test_a_compacted_topic_is_refused(broker: Tansu) -> None:
+def test_a_compacted_topic_is_refused(broker: LocalBroker) -> None:
     credentials = missing_topic(broker)
     name = credentials.kafka().server.topic
     client = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
@@ -77,7 +77,7 @@ def test_ranges_have_the_true_end_where_one_batch_holds_many_records(topic: Stat
     assert {found.cluster_id for found in ranges} == {positions[0].cluster_id}
 
 
-def test_a_missing_topic_is_an_error_for_its_ranges_and_a_problem_of_its_state(broker: Tansu) -> None:
+def test_a_missing_topic_is_an_error_for_its_ranges_and_a_problem_of_its_state(broker: LocalBroker) -> None:
     with Admin(missing_topic(broker)) as admin:
         with pytest.raises(TopicMissing, match="not at"):
             admin.log_ranges()
@@ -86,14 +86,14 @@ def test_a_missing_topic_is_an_error_for_its_ranges_and_a_problem_of_its_state(b
         assert "is missing" in state.problem
 
 
-def test_state_names_the_broker_and_the_cluster(broker: Tansu, topic: StaticCredentials) -> None:
+def test_state_names_the_broker_and_the_cluster(broker: LocalBroker, topic: StaticCredentials) -> None:
     with Admin(topic) as admin:
         state = admin.state()
     assert (state.connected, state.bootstrap_servers, state.cluster_id, state.brokers, state.problem) == (
         True,
         broker.bootstrap_servers,
         broker.cluster_id,
-        1,
+        BROKERS,
         "",
     )
 
@@ -117,7 +117,8 @@ def test_no_address_at_all_is_said_with_the_setting_to_set() -> None:
         assert "kafka.bootstrap_servers is empty" in admin.state().problem
 
 
-def test_the_admin_follows_the_broker_to_its_new_address(own_broker: Callable[[], Tansu]) -> None:
+@pytest.mark.tansu("a restart changes its address")
+def test_the_admin_follows_the_broker_to_its_new_address(own_broker: Callable[[], LocalBroker]) -> None:
     broker = own_broker()
     credentials = credentials_for(broker)
     with Admin(credentials, timeout_s=2.0) as admin:

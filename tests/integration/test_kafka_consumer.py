@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +24,16 @@ from bdlab.memory.credentials import StaticCredentials
 from bdlab.stack import Tansu
 from bdlab.stack.ports import choose_free
 from tests import raw_records
-from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, make_topic, read_until
+from tests.brokers import LocalBroker, frozen
+from tests.fix_kafka import (
+    Acks,
+    Bookmarks,
+    credentials_for,
+    kafka_login,
+    leader_address,
+    make_topic,
+    read_until,
+)
 from tests.fix_servers import start_or_skip
 from tests.samples import event
 
@@ -50,7 +57,8 @@ def at_address(credentials: StaticCredentials, servers: str) -> StaticCredential
     return make_topic(StaticCredentials(kafka=msgspec.structs.replace(held, server=server)))
 
 
-def test_a_new_incarnation_is_read_from_its_start(own_broker: Callable[[], Tansu]) -> None:
+@pytest.mark.tansu("a restart makes another log at another address")
+def test_a_new_incarnation_is_read_from_its_start(own_broker: Callable[[], LocalBroker]) -> None:
     broker = own_broker()
     credentials = credentials_for(broker)
     bookmarks = Bookmarks()
@@ -93,7 +101,32 @@ def test_another_log_behind_the_same_address_is_read_under_its_own_cluster_id(tm
     assert {at.cluster_id for at in after} == {broker.cluster_id}
 
 
-def test_an_absent_broker_is_waited_for(own_broker: Callable[[], Tansu]) -> None:
+@pytest.mark.keeps_log
+def test_a_restart_is_read_on_after_without_a_gap_and_without_a_repetition(
+    own_broker: Callable[[], LocalBroker],
+) -> None:
+    broker = own_broker()
+    credentials = credentials_for(broker)
+    bookmarks = Bookmarks()
+    identity = broker.cluster_id
+    before = publish(credentials, 200)
+    with Consumer(credentials, positions=bookmarks) as consumer:
+        found = read_until(consumer.poll, lambda found: len(found) == 200)
+        bookmarks.keep(found)
+        broker.stop()
+        for _ in range(4):
+            assert consumer.poll(10, 0.4) == []
+        assert consumer.problem is not None
+
+        broker.start()
+        after = publish(credentials, 50)
+        found += read_until(consumer.poll, lambda records: len(records) >= 50)
+        assert consumer.stopped == {}
+    assert broker.cluster_id == identity
+    assert sorted(places(found)) == sorted(before | after)
+
+
+def test_an_absent_broker_is_waited_for(own_broker: Callable[[], LocalBroker]) -> None:
     broker = own_broker()
     broker.stop()
     credentials = StaticCredentials(kafka=kafka_login(broker.bootstrap_servers))
@@ -111,7 +144,7 @@ def test_an_absent_broker_is_waited_for(own_broker: Callable[[], Tansu]) -> None
         assert set(places(read_until(consumer.poll, lambda found: len(found) == 10))) == sent
 
 
-def test_a_frozen_broker_delays_and_loses_nothing(own_broker: Callable[[], Tansu]) -> None:
+def test_a_frozen_broker_delays_and_loses_nothing(own_broker: Callable[[], LocalBroker]) -> None:
     broker = own_broker()
     credentials = credentials_for(broker)
     bookmarks = Bookmarks()
@@ -119,14 +152,10 @@ def test_a_frozen_broker_delays_and_loses_nothing(own_broker: Callable[[], Tansu
     with Consumer(credentials, positions=bookmarks) as consumer:
         read = read_until(consumer.poll, lambda found: len(found) == 100)
         bookmarks.keep(read)
-        assert broker.pid is not None
-        os.kill(broker.pid, signal.SIGSTOP)
-        try:
+        with frozen(broker):
             # Longer than the session time-out of 1 s.
             for _ in range(4):
                 assert consumer.poll(10, 0.4) == []
-        finally:
-            os.kill(broker.pid, signal.SIGCONT)
         sent |= publish(credentials, 100)
         read += read_until(consumer.poll, lambda found: len(found) >= 100)
 
@@ -212,7 +241,7 @@ def test_members_that_come_and_go_under_load_lose_nothing(topic: StaticCredentia
     assert bookmarks.next == ends
 
 
-def test_a_missing_topic_is_waited_for_and_not_created(broker: Tansu) -> None:
+def test_a_missing_topic_is_waited_for_and_not_created(broker: LocalBroker) -> None:
     credentials = StaticCredentials(kafka=kafka_login(broker.bootstrap_servers, topic=f"t-{uuid4().hex}"))
     with Consumer(credentials, positions=Bookmarks()) as consumer:
         assert consumer.poll(10, 0.3) == []
@@ -262,7 +291,7 @@ def test_unreadable_headers_do_not_hold_up_their_record(topic: StaticCredentials
         raw_records.record(b"%d" % number, b"v", bad if number % 2 else headers, number=number)
         for number in range(count)
     )
-    raw_records.produce(server.bootstrap_servers, server.topic, 0, raw_records.batch(payload, count=count))
+    raw_records.produce(leader_address(topic, 0), server.topic, 0, raw_records.batch(payload, count=count))
 
     with Consumer(topic, positions=Bookmarks()) as consumer:
         records = read_until(consumer.poll, lambda found: len(found) == count)
@@ -274,13 +303,27 @@ def test_unreadable_headers_do_not_hold_up_their_record(topic: StaticCredentials
         assert record.headers == (((UNREADABLE_HEADERS, None),) if number % 2 else readable)
 
 
+LIES = raw_records.batch(b"this is not lz4", attributes=3)
+
+
+@pytest.mark.keeps_log
+def test_apache_kafka_takes_no_batch_that_cannot_be_unpacked(topic: StaticCredentials) -> None:
+    name = topic.kafka().server.topic
+    good = raw_records.batch(raw_records.record(b"k", b"v"))
+    raw_records.produce(leader_address(topic, 4), name, 4, good)
+    with pytest.raises(raw_records.Refused) as caught:
+        raw_records.produce(leader_address(topic, 4), name, 4, LIES)
+    # UNKNOWN_SERVER_ERROR for the decompressor's complaint; CORRUPT_MESSAGE or INVALID_RECORD would do, too.
+    assert caught.value.code in {-1, 2, 87}
+
+
+@pytest.mark.tansu("Apache Kafka refuses such a batch, which another test shows")
 def test_a_batch_that_cannot_be_unpacked_stops_its_partition_alone(topic: StaticCredentials) -> None:
     server = topic.kafka().server
     good = raw_records.batch(raw_records.record(b"k", b"v"))
-    lies = raw_records.batch(b"this is not lz4", attributes=3)
-    for records in (good, lies, good):
-        raw_records.produce(server.bootstrap_servers, server.topic, 4, records)
-    raw_records.produce(server.bootstrap_servers, server.topic, 5, good)
+    for records in (good, LIES, good):
+        raw_records.produce(leader_address(topic, 4), server.topic, 4, records)
+    raw_records.produce(leader_address(topic, 5), server.topic, 5, good)
 
     with Consumer(topic, positions=Bookmarks()) as consumer:
         found = read_until(consumer.poll, lambda _: consumer.at_end)
@@ -301,7 +344,7 @@ def takes(credentials: StaticCredentials, size: int) -> bool:
         on_delivery=lambda error, _: errors.append(error),
     )
     assert producer.flush(30) == 0
-    return errors == [None]
+    return errors[0] is None
 
 
 def test_huge_values_come_in_bounded_portions(topic: StaticCredentials) -> None:

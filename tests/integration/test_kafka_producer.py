@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +20,9 @@ from bdlab.kafka.async_producer import AsyncPublisher
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.memory.credentials import StaticCredentials
-from bdlab.stack import Server, Tansu
+from bdlab.stack import Tansu
 from bdlab.stack.ports import choose_free
+from tests.brokers import LocalBroker, frozen
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, make_topic, read_until
 from tests.fix_servers import start_or_skip
 from tests.samples import event
@@ -100,31 +99,9 @@ class Load:
         self.wait_for(lambda: len(self.acknowledged) >= goal)
 
 
-def all_stopped(pid: int) -> bool:
-    """Whether each thread of the process is stopped (proc(5): the state follows the name in brackets)."""
-    states = [
-        task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").glob("*/stat")
-    ]
-    return set(states) == {"T"}
-
-
-@contextmanager
-def frozen(server: Server) -> Iterator[None]:
-    assert server.pid is not None
-    os.kill(server.pid, signal.SIGSTOP)
-    try:
-        # The signal reaches one thread after the other; until it has, a few requests are still answered.
-        deadline = time.monotonic() + 10
-        while not all_stopped(server.pid):
-            assert time.monotonic() < deadline, "the broker does not stop"
-            time.sleep(0.002)
-        yield
-    finally:
-        os.kill(server.pid, signal.SIGCONT)
-
-
+@pytest.mark.tansu("a restart makes another log at another address")
 def test_a_new_incarnation_under_load_gets_the_new_events_and_has_all_that_it_acknowledged(
-    own_broker: Callable[[], Tansu],
+    own_broker: Callable[[], LocalBroker],
 ) -> None:
     broker = own_broker()
     credentials = credentials_for(broker, delivery_timeout_s=3.0)
@@ -181,7 +158,34 @@ def test_another_log_behind_the_same_address_is_not_taken_for_the_old_one(tmp_pa
     assert load.settled_twice == 0
 
 
-def test_a_stopped_broker_gives_errors_within_the_delivery_time_out(own_broker: Callable[[], Tansu]) -> None:
+@pytest.mark.keeps_log
+def test_a_restart_under_load_loses_nothing_that_was_acknowledged(
+    own_broker: Callable[[], LocalBroker],
+) -> None:
+    broker = own_broker()
+    credentials = credentials_for(broker, delivery_timeout_s=3.0)
+    identity = (broker.cluster_id, broker.bootstrap_servers)
+    producer = producer_of(credentials)
+    load = Load(producer)
+    with producer, load.running():
+        for _ in range(2):
+            load.wait_for_more()
+            broker.stop()
+            load.wait_for(lambda: producer.problem is not None)
+            broker.start()
+            load.wait_for_more()
+    assert (broker.cluster_id, broker.bootstrap_servers) == identity
+    assert load.handed_over == len(load.acknowledged) + len(load.failed)
+    assert load.settled_twice == 0
+    assert load.longest_s < 3.0 + 2.0
+    assert all(isinstance(error, NotAcknowledged | BrokerUnavailable) for error in load.failed)
+    stored = read_all(credentials)
+    assert {at: stored.get(at) for at in load.acknowledged} == load.acknowledged
+
+
+def test_a_stopped_broker_gives_errors_within_the_delivery_time_out(
+    own_broker: Callable[[], LocalBroker],
+) -> None:
     broker = own_broker()
     credentials, acks = credentials_for(broker, delivery_timeout_s=1.5), Acks()
     with producer_of(credentials) as producer:
@@ -201,7 +205,7 @@ def test_a_stopped_broker_gives_errors_within_the_delivery_time_out(own_broker: 
 
 
 def test_a_frozen_broker_gives_not_acknowledged_in_time_and_the_pipeline_goes_on_after_it(
-    own_broker: Callable[[], Tansu],
+    own_broker: Callable[[], LocalBroker],
 ) -> None:
     broker = own_broker()
     credentials, acks = credentials_for(broker, delivery_timeout_s=1.5), Acks()
@@ -230,7 +234,7 @@ def test_a_frozen_broker_gives_not_acknowledged_in_time_and_the_pipeline_goes_on
 
 
 def test_closing_while_the_broker_is_frozen_is_bounded_and_settles_everything(
-    own_broker: Callable[[], Tansu],
+    own_broker: Callable[[], LocalBroker],
 ) -> None:
     broker = own_broker()
     credentials, acks = credentials_for(broker, delivery_timeout_s=30.0), Acks()
@@ -249,7 +253,9 @@ def test_closing_while_the_broker_is_frozen_is_bounded_and_settles_everything(
     assert took_s < 5
 
 
-def test_a_broker_that_is_absent_at_the_start_is_found_when_it_comes(own_broker: Callable[[], Tansu]) -> None:
+def test_a_broker_that_is_absent_at_the_start_is_found_when_it_comes(
+    own_broker: Callable[[], LocalBroker],
+) -> None:
     broker = own_broker()
     broker.stop()
     credentials = StaticCredentials(kafka=kafka_login(broker.bootstrap_servers, delivery_timeout_s=1.0))
@@ -267,6 +273,9 @@ def test_a_broker_that_is_absent_at_the_start_is_found_when_it_comes(own_broker:
         make_topic(credentials)
         sent = event()
         deadline = time.monotonic() + 10
+        # It may have seen the broker before the topic was there.
+        while producer.problem is not None and time.monotonic() < deadline:
+            time.sleep(0.02)
         position = None
         while position is None and time.monotonic() < deadline:
             producer.publish(sent, acks)
@@ -276,7 +285,7 @@ def test_a_broker_that_is_absent_at_the_start_is_found_when_it_comes(own_broker:
     assert read_all(credentials)[position] == sent
 
 
-def test_a_missing_topic_is_said_at_once_and_is_not_created(broker: Tansu) -> None:
+def test_a_missing_topic_is_said_at_once_and_is_not_created(broker: LocalBroker) -> None:
     name = f"t-{uuid4().hex}"
     credentials = StaticCredentials(kafka=kafka_login(broker.bootstrap_servers, topic=name))
     acks = Acks()

@@ -104,8 +104,10 @@ def test_a_stored_prediction_is_read_back(pipeline: Pipeline) -> None:
         assert found["id"] in [row["id"] for row in client.get("/predictions?limit=100").json()]
 
 
-def test_a_broker_that_stops_and_comes_back_as_another_under_load(pipeline: Pipeline) -> None:
-    """What the new broker acknowledged is on it; the old one's loss is nobody's 200 of later."""
+def test_a_broker_that_stops_and_comes_back_under_load(pipeline: Pipeline) -> None:
+    """What was acknowledged is on it. One in memory comes back as another, and the loss of the one before is
+    nobody's 200 of later; one that keeps its log has lost nothing.
+    """
     stop = threading.Event()
     answers: list[tuple[float, int, str]] = []
 
@@ -133,7 +135,8 @@ def test_a_broker_that_stops_and_comes_back_as_another_under_load(pipeline: Pipe
             future.result()
         assert {status for _, status, _ in answers} == {200, 503}
         assert all(UUID(found) for _, status, found in answers if status == 503)
-        acknowledged = {found for _, status, found in answers if status == 200} - before
+        lost = set() if pipeline.broker.keeps_log else before
+        acknowledged = {found for _, status, found in answers if status == 200} - lost
         assert len(acknowledged) > 50
         records = on_topic(pipeline, acknowledged)
         keys = [(record.key or b"").decode() for record in records]

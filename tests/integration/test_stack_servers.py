@@ -21,6 +21,7 @@ from bdlab.errors import ServerNotStarted
 from bdlab.settings import PostgresSettings
 from bdlab.stack import OpenBao, Postgres, Server, Tansu
 from bdlab.stack.process import start_mark
+from tests.brokers import LocalBroker
 
 SERVERS: list[type[Server]] = [OpenBao, Postgres, Tansu]
 
@@ -62,15 +63,16 @@ def _gone(pid: int, timeout_s: float = 10) -> bool:
         os.close(handle)
 
 
-def test_session_servers_answer(openbao: OpenBao, postgres_server: Postgres, broker: Tansu) -> None:
+def test_session_servers_answer(openbao: OpenBao, postgres_server: Postgres, broker: LocalBroker) -> None:
     assert _call(openbao, "GET", "/v1/sys/seal-status")[0] == 200
     password = postgres_server.admin_password.reveal()
     with closing(_connect(postgres_server.server, postgres_server.admin_user, password)) as connection:
         cursor = connection.cursor()
         cursor.execute("SELECT type, auth_method FROM pg_hba_file_rules")
         assert {method for _, method in cursor.fetchall()} == {"scram-sha-256"}
-    host, port = broker.bootstrap_servers.split(":")
-    socket.create_connection((host, int(port)), timeout=5).close()
+    for address in broker.bootstrap_servers.split(","):
+        host, port = address.split(":")
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 @pytest.mark.parametrize("kind", SERVERS)
@@ -198,7 +200,8 @@ def test_postgres_killed_while_it_was_set_up_starts_anew(tmp_path: Path) -> None
     assert not half.exists()
 
 
-def test_each_start_of_the_broker_is_a_new_incarnation(own_broker: Callable[[], Tansu]) -> None:
+@pytest.mark.tansu("the others keep their log: test_apache_kafka.py, test_apache_zookeeper.py")
+def test_each_start_of_the_broker_is_a_new_incarnation(own_broker: Callable[[], LocalBroker]) -> None:
     server = own_broker()
     seen = set()
     for _ in range(4):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 from confluent_kafka import Consumer as Client
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export two of them
     AdminClient,
     ConfigResource,
@@ -23,6 +23,7 @@ from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
 from bdlab.kafka.connection import broker_error, client_config, fetch_metadata
 from bdlab.kafka.ends import reader, reported_ranges, true_ends
+from bdlab.kafka.group import committed_offsets
 from bdlab.kafka.keys import keys_at
 from bdlab.ledger import Log
 from bdlab.probes import BrokerState, LogRange
@@ -61,6 +62,7 @@ class Admin:
         self._lock = threading.Lock()
         self._login: KafkaLogin | None = None
         self._client: Client | None = None
+        self._administrator: AdminClient | None = None
 
     def __enter__(self) -> Admin:
         return self
@@ -73,7 +75,7 @@ class Admin:
             self._drop()
 
     def _drop(self) -> None:
-        client, self._client = self._client, None
+        client, self._client, self._administrator = self._client, None, None
         if client is not None:
             client.close()
 
@@ -85,6 +87,12 @@ class Admin:
             self._client = reader(login, client_id=self._client_id, group=login.server.group)
             self._login = login
         return login, self._client
+
+    def _admin(self, login: KafkaLogin) -> AdminClient:
+        """The client for administrative calls, kept as long as the reading one."""
+        if self._administrator is None:
+            self._administrator = AdminClient(client_config(login, client_id=self._client_id))
+        return self._administrator
 
     def _asking(self, question: Callable[[KafkaLogin, Client, float], _T]) -> _T:
         """Ask; where no broker answers and the login has moved on meanwhile, ask once more with the newer."""
@@ -189,13 +197,9 @@ class Admin:
 
     def _lag(self, login: KafkaLogin, client: Client, deadline: float, metadata: Any) -> dict[int, int]:
         ranges = self._ranges(login, client, deadline, metadata)
-        try:
-            committed = client.committed(
-                [TopicPartition(found.topic, found.partition) for found in ranges], timeout=_left(deadline)
-            )
-        except KafkaException as error:
-            raise broker_error(error, f"reading the offsets of group {login.server.group!r}") from error
-        read = {place.partition: place.offset for place in committed}
+        server = login.server
+        partitions = [found.partition for found in ranges]
+        read = committed_offsets(self._admin(login), server.group, server.topic, partitions, _left(deadline))
         # Without a committed offset (a negative one) the group has all of the log before it.
         return {
             found.partition: max(0, found.end - max(found.start, read.get(found.partition, -1)))
@@ -213,7 +217,7 @@ class Admin:
     def _ensure(self, login: KafkaLogin, client: Client, deadline: float) -> TopicOutcome:
         server = login.server
         found = self._metadata(login, client, deadline).topics.get(server.topic)
-        admin = AdminClient(client_config(login, client_id=self._client_id))
+        admin = self._admin(login)
         if found is None and self._create(admin, login, deadline):
             self._await_topic(login, client, deadline)
             return TopicOutcome(server.topic, created=True, partitions=server.partitions)

@@ -23,10 +23,7 @@ _PASSING = {
 
 
 def reader(login: KafkaLogin, *, client_id: str, group: str) -> Client:
-    """A client that reads partitions it assigns to itself, never as a member of `group`.
-
-    It names the group all the same, so as to read the group's committed offsets.
-    """
+    """A client that reads partitions it assigns to itself; it has to name `group`, and is no member of it."""
     return Client(
         client_config(login, client_id=client_id)
         | {

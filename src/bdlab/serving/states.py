@@ -144,7 +144,9 @@ def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
             token_ttl_s=state.token_ttl_s,
             policies=state.policies,
         )
-        return _answer(found, 200 if state.connected else 503, problem=state.problem)
+        return _answer(
+            found, 200 if state.connected else 503, problem="" if state.connected else state.problem
+        )
 
     @get(
         "/kafka-status",
@@ -153,6 +155,7 @@ def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
         responses=state_response(KafkaAnswer, "Kafka does not answer"),
     )
     async def kafka_status() -> Response[KafkaAnswer]:
+        """`consumer_lag` is null where this service's user may not see the group; `problem` says why then."""
         state = await around.broker.soon()
         found = KafkaAnswer(
             connected=state.connected,
@@ -175,6 +178,6 @@ def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
 
 def _answer(found: msgspec.Struct, status: int, *, problem: str = "") -> Response[Any]:
     content: dict[str, Any] = msgspec.to_builtins(found)
-    if status == 503 and problem:
+    if problem:
         content["problem"] = problem
     return json_response(content, status)

@@ -1,0 +1,107 @@
+"""The broker that the suite runs on: `BDLAB_TEST_BROKER` says which, and `make test-kafka` runs it on each.
+
+tansu      in memory, each start a new incarnation; what `make test` uses
+kafka      Apache Kafka 4, one broker
+cluster    Apache Kafka 4, three brokers: three copies, two of them in sync for an acknowledgement
+zookeeper  Apache Kafka 3.9 with ZooKeeper
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGCONT, SIGSTOP
+from typing import Protocol
+
+import pytest
+
+from bdlab.stack import ApacheKafka, KafkaCluster, Tansu, ZooKeeperKafka
+from bdlab.stack.server import Broker, Server
+
+
+class LocalBroker(Broker, Protocol):
+    """A broker, or a cluster of them, that a test starts, stops and freezes as a whole."""
+
+    @property
+    def running(self) -> bool: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+_KINDS: Mapping[str, Callable[[Path], LocalBroker]] = {
+    "tansu": Tansu,
+    "kafka": ApacheKafka,
+    "cluster": KafkaCluster,
+    "zookeeper": ZooKeeperKafka,
+}
+
+KIND = os.environ.get("BDLAB_TEST_BROKER") or "tansu"
+if KIND not in _KINDS:
+    raise pytest.UsageError(f"BDLAB_TEST_BROKER={KIND} is none of {', '.join(_KINDS)}")
+
+#: How many brokers a client is told of.
+BROKERS = 3 if KIND == "cluster" else 1
+
+
+_TOUCHING = {"broker", "own_broker", "_shared_pipeline"}
+
+
+def belongs(item: pytest.Item) -> bool:
+    """Whether a run on this kind of broker has this test.
+
+    On real Kafka only those that touch the session's or their own broker are repeated: the others would show
+    the same again. Tests marked `kafka` bring servers of their own, and run apart from these.
+    """
+    if KIND == "tansu":
+        return item.get_closest_marker("keeps_log") is None
+    touches = _TOUCHING & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("broker")
+    return bool(touches) and item.get_closest_marker("kafka") is None
+
+
+def reason_to_skip(item: pytest.Item) -> str:
+    """Why a test stays on Tansu; empty where it does not."""
+    mark = item.get_closest_marker("tansu")
+    return f"stays on Tansu: {mark.args[0]}" if mark and KIND != "tansu" else ""
+
+
+def new_broker(folder: Path) -> LocalBroker:
+    """One of the kind that this run is about, not started."""
+    return _KINDS[KIND](folder)
+
+
+def process_ids(broker: LocalBroker) -> list[int]:
+    """Of each process that serves clients and runs."""
+    if isinstance(broker, KafkaCluster):
+        return [pid for pid in broker.pids.values() if pid]
+    assert isinstance(broker, Server | ZooKeeperKafka)
+    return [broker.pid] if broker.pid else []
+
+
+@contextmanager
+def frozen(broker: LocalBroker) -> Iterator[None]:
+    """SIGSTOP for all of it: connections stay open, and nothing answers."""
+    pids = process_ids(broker)
+    assert pids
+    for pid in pids:
+        os.kill(pid, SIGSTOP)
+    try:
+        # The signal reaches one thread after the other; until it has, a few requests are still answered.
+        deadline = time.monotonic() + 10
+        while not all(map(_all_stopped, pids)):
+            assert time.monotonic() < deadline, "the broker does not stop"
+            time.sleep(0.002)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, SIGCONT)
+
+
+def _all_stopped(pid: int) -> bool:
+    """Whether each thread of the process is stopped (proc(5): the state follows the name in brackets)."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/stat")
+    return {task.read_text().rpartition(")")[2].split()[0] for task in tasks} == {"T"}

@@ -1,0 +1,91 @@
+"""Brokers that tell their clients to connect to proxies, so that a storm can break the way to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from bdlab.stack import KafkaCluster, Tansu
+from bdlab.stack.java import Distribution
+from bdlab.stack.kafka import ApacheKafka
+from bdlab.stack.kafka_cluster import ClusterBroker
+from bdlab.stack.kafka_config import Properties, render, write_private
+from tests.chaos.proxy import Address
+
+
+class AdvertisedTansu(Tansu):
+    advertised: Address
+
+    @property
+    def members(self) -> Sequence[AdvertisedTansu]:
+        return [self]
+
+    def _prepare(self, port: int) -> Sequence[str]:
+        command = list(super()._prepare(port))
+        host, proxy_port = self.advertised
+        command[command.index("--advertised-listener-url") + 1] = f"tcp://{host}:{proxy_port}"
+        return command
+
+
+class AdvertisedKafka(ApacheKafka):
+    """Its log outlives a kill -9."""
+
+    advertised: Address
+
+    @property
+    def members(self) -> Sequence[AdvertisedKafka]:
+        return [self]
+
+    def _lay_out(self, distribution: Distribution, properties: Properties) -> None:
+        host, proxy_port = self.advertised
+        through_proxy = properties | {"advertised.listeners": f"CLIENT://{host}:{proxy_port}"}
+        write_private(self._config_file, render(through_proxy))
+        super()._lay_out(distribution, through_proxy)
+
+
+class AdvertisedMember(ClusterBroker):
+    """One of a cluster's brokers; among themselves they talk past the proxies."""
+
+    advertised: Address
+
+    def _lay_out(self, distribution: Distribution, properties: Properties) -> None:
+        host, proxy_port = self.advertised
+        own = f"BROKERS://127.0.0.1:{self.ports.choose('kafka-brokers')}"
+        protocols = properties["listener.security.protocol.map"]
+        through_proxy = properties | {
+            "listeners": f"{properties['listeners']},{own}",
+            "advertised.listeners": f"CLIENT://{host}:{proxy_port},{own}",
+            "listener.security.protocol.map": f"{protocols},BROKERS:PLAINTEXT",
+            "inter.broker.listener.name": "BROKERS",
+        }
+        write_private(self._config_file, render(through_proxy))
+        super()._lay_out(distribution, through_proxy)
+
+
+class AdvertisedCluster(KafkaCluster):
+    """Three brokers, each behind a proxy of its own."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        self._members = {node: self._member(node) for node in self.brokers}
+        self.brokers = dict(self._members)
+
+    def _member(self, node: int) -> AdvertisedMember:
+        folder = self.data_dir / f"broker-{node}"
+        return AdvertisedMember(
+            folder, node_id=node, layout=self._layout, certificates=None, distribution=None
+        )
+
+    @property
+    def members(self) -> Sequence[AdvertisedMember]:
+        return list(self._members.values())
+
+
+Member = AdvertisedTansu | AdvertisedKafka | AdvertisedMember
+
+#: By kind. `members` are its servers, each to be told before the first start where clients are to find it.
+KINDS: Mapping[str, Callable[[Path], AdvertisedTansu | AdvertisedKafka | AdvertisedCluster]] = {
+    "tansu": AdvertisedTansu,
+    "kafka": AdvertisedKafka,
+    "cluster": AdvertisedCluster,
+}
