@@ -34,6 +34,7 @@ COMMANDS = {
         "Run a command with a short-lived administrator's token of Vault.",
         "Set-up",
     ),
+    "vault-rekey": ("vault_rekey", "Replace the key shares or the recovery key of Vault.", "Set-up"),
     "broker-certificate": (
         "broker_certificate",
         "Get a secured broker's certificate from Vault, before its first start.",

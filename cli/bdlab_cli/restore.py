@@ -103,15 +103,12 @@ def _restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, 
 
 def _move_database(plan: Plan, server: PostgresSettings) -> None:
     """Tell the services where the database is now: `vault-init` never overwrites what they read."""
-    import getpass
     from datetime import timedelta
 
     from bdlab.vault.bootstrap import operator
 
     mount, path = plan.vault.kv_mount, "database/credentials"
-    client = operator.make_token(
-        plan, ttl=timedelta(minutes=5), policies=(operator.ROOT,), by=getpass.getuser()
-    )
+    client = operator.make_token(plan, ttl=timedelta(minutes=5))
     try:
         values, version = client.read_kv(mount, path)
         moved = values | {"host": server.host, "port": str(server.port)}

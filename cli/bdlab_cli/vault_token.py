@@ -47,7 +47,6 @@ def vault_token(
 
     Use it as: bdlab vault-token -- bao list auth/approle/role
     """
-    import getpass
     import sys
 
     from bdlab.errors import InvalidInput, TokenRefused
@@ -65,9 +64,7 @@ def vault_token(
         ask_key=ask_key if sys.stdin.isatty() else None,
         timeout_s=settings.startup_timeout_s,
     )
-    client = operator.make_token(
-        plan, ttl=lifetime, policies=tuple(policy or (operator.ROOT,)), by=getpass.getuser()
-    )
+    client = operator.make_token(plan, ttl=lifetime, policies=tuple(policy or (operator.ROOT,)))
     if not command:
         typer.echo(client.token.reveal())
         wiring.talk().print(f"It ends in {ttl}; sooner with: bao token revoke -self")

@@ -157,7 +157,7 @@ class Authority:
     def _make_root(self, client: VaultClient, keys: Keys | None) -> Secret:
         path = self._root_path(client)
         client.request("delete", f"{path}/attempt")
-        begun = _data(client.request("post", f"{path}/attempt", {}))
+        begun = answer_data(client.request("post", f"{path}/attempt", {}))
         progress: dict[str, Any] = {}
         for number in range(1, int(begun["required"]) + 1):
             share = key_share(keys, self._plan, number)
@@ -165,7 +165,7 @@ class Authority:
                 raise self._no_way_in(
                     f"a root token takes {begun['required']} key shares, and {number - 1} are there"
                 )
-            progress = _data(
+            progress = answer_data(
                 client.request("post", f"{path}/update", {"key": share.reveal(), "nonce": begun["nonce"]})
             )
         encoded = str(progress.get("encoded_token") or progress.get("encoded_root_token"))
@@ -193,7 +193,7 @@ class Authority:
         )
 
 
-def _data(answer: dict[str, Any]) -> dict[str, Any]:
+def answer_data(answer: dict[str, Any]) -> dict[str, Any]:
     """OpenBao puts the answer under `data`, HashiCorp Vault at the top."""
     data = answer.get("data")
     return data if isinstance(data, dict) else answer

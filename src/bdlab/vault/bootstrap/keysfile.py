@@ -86,5 +86,15 @@ class KeysFile:
             ) from error
         return aside
 
+    @property
+    def candidate(self) -> Path:
+        """Where new keys wait until Vault has them in force."""
+        return self.path.with_name(f"{self.path.name}.new")
+
+    def promote(self) -> None:
+        """Put the candidate in the place of the file."""
+        self.candidate.replace(self.path)
+        sync_folder(self.path.parent)
+
     def write(self, keys: Keys) -> None:
         write_private(self.path, msgspec.json.format(msgspec.json.encode(keys)).decode() + "\n")

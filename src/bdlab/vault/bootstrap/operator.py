@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from datetime import timedelta
 
 from bdlab.settings import Secret
@@ -15,12 +17,12 @@ from bdlab.vault.client import VaultClient
 ROOT = "root"
 
 
-def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...], by: str) -> VaultClient:
+def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT,)) -> VaultClient:
     """A client with a new token that cannot be renewed; the caller revokes it and closes the client.
 
     It takes what a change by `vault-init` takes: the identity `recovery` and the recovery key, or the key
-    shares. Vault's audit log then shows `by` with each of its requests. Raises VaultError where there is no
-    way in.
+    shares. Vault's audit log then shows this process's user with each of its requests. Raises VaultError
+    where there is no way in.
     """
     client = VaultClient(plan.vault)
     try:
@@ -37,7 +39,7 @@ def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...], by: str
                         "ttl": f"{int(ttl.total_seconds())}s",
                         "explicit_max_ttl": f"{int(ttl.total_seconds())}s",
                         "renewable": False,
-                        "display_name": f"operator-{by}",
+                        "display_name": f"operator-{_user()}",
                     },
                 )
             finally:
@@ -45,3 +47,10 @@ def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...], by: str
         return client.with_token(Secret(str(answer["auth"]["client_token"])))
     finally:
         client.close()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in some containers
+        return f"user-{os.getuid()}"

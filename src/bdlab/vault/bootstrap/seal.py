@@ -32,7 +32,7 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
         )
     if plan.dry_run:
         return Step(name, "would do", (f"keys into {file.path}",))
-    seal = _seal_type(client)
+    seal = seal_type(client)
     aside = file.reserve()
     prefix = "secret" if seal == "shamir" else "recovery"
     answer = client.request(
@@ -64,7 +64,7 @@ def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
     name = "unseal"
     keys = file.read()
     opened = False
-    if client.health().sealed and _seal_type(client) == "shamir":
+    if client.health().sealed and seal_type(client) == "shamir":
         if plan.dry_run:
             return Step(name, "would do")
         _give_keys(client, plan, keys)
@@ -86,7 +86,7 @@ def require_open(client: VaultClient, plan: Plan) -> None:
     wait_for(lambda: _active(client), timeout_s=plan.timeout_s)
 
 
-def _seal_type(client: VaultClient) -> str:
+def seal_type(client: VaultClient) -> str:
     return str(client.request("get", "sys/seal-status")["type"])
 
 

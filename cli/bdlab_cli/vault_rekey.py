@@ -1,0 +1,65 @@
+"""`bdlab vault-rekey`: new key shares for Vault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def vault_rekey(
+    shares: Annotated[
+        int, typer.Option(envvar="BDLAB_KEY_SHARES", min=1, max=255, help="How many key shares to make")
+    ] = 1,
+    threshold: Annotated[
+        int, typer.Option(envvar="BDLAB_KEY_THRESHOLD", min=1, max=255, help="How many of them are needed")
+    ] = 1,
+    keys_file: Annotated[
+        Path,
+        typer.Option(
+            envvar="BDLAB_KEYS_FILE",
+            metavar="FILE",
+            help="Where the old keys are and the new ones go; a terminal asks for what is not in it",
+        ),
+    ] = Path("~/.local/state/bdlab/vault-keys.json"),
+    identity_dir: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BDLAB_VAULT_IDENTITY_DIR", metavar="FOLDER", help="Where the identity `recovery` is"
+        ),
+    ] = None,
+) -> None:
+    """Replace the key shares of Vault, or the recovery key of one that opens by itself.
+
+    It takes enough of the old ones, which are worth nothing afterwards. Nothing stops meanwhile.
+    """
+    import functools
+    import sys
+
+    from bdlab.errors import InvalidInput
+    from bdlab.vault.bootstrap import Plan
+    from bdlab.vault.bootstrap.rekey import rekey
+    from bdlab_cli import wiring
+    from bdlab_cli.vault_init import ask_key
+
+    if threshold > shares:
+        raise InvalidInput(f"--threshold {threshold} is more than --shares {shares}")
+    settings = wiring.layers({"vault": {"identity_dir": identity_dir}}, quiet=True).settings()
+    plan = Plan(
+        vault=settings.vault,
+        keys_file=keys_file.expanduser(),
+        shares=shares,
+        threshold=threshold,
+        # The old shares are needed twice, and typed once.
+        ask_key=functools.cache(ask_key) if sys.stdin.isatty() else None,
+        timeout_s=settings.startup_timeout_s,
+    )
+    kind = "key shares" if rekey(plan).unseal_keys else "recovery keys"
+    typer.echo(f"{shares} new {kind} in {plan.keys_file}, {threshold} needed")
+    wiring.talk().print(
+        "The old ones are worth nothing any more: destroy their copies, and copy the new ones."
+    )

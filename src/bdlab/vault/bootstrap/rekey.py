@@ -1,0 +1,97 @@
+"""New key shares for the old: the unseal keys of a shamir seal, the recovery keys of any other."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from bdlab.errors import VaultError, VaultUnavailable
+from bdlab.vault.bootstrap import operator
+from bdlab.vault.bootstrap.authority import answer_data
+from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
+from bdlab.vault.bootstrap.plan import Plan
+from bdlab.vault.bootstrap.seal import key_share, seal_type
+from bdlab.vault.client import VaultClient
+from bdlab.vault.files import write_private
+
+_TTL = timedelta(minutes=10)
+#: OpenBao's path, then that of HashiCorp Vault.
+_PATHS = {True: ("sys/rotate/root", "sys/rekey"), False: ("sys/rotate/recovery", "sys/rekey-recovery-key")}
+
+
+def rekey(plan: Plan) -> Keys:
+    """Replace the keys by `plan.shares` new ones, of which `plan.threshold` are needed; what is in force now.
+
+    It takes enough of the old ones. Vault puts the new ones into force when it has been shown that they
+    arrived, and by then they are in a file beside the keys file: killed at any moment, one of the two holds.
+    Raises VaultError where there is no way in, or where an earlier run was cut off.
+    """
+    file = KeysFile(plan.keys_file)
+    if file.candidate.exists():
+        raise VaultError(
+            f"an earlier change of the keys was cut off: those in {file.candidate} may be in force, or those "
+            f"in {file.path}",
+            hint=f"Try: bdlab vault-token --keys-file {file.candidate} -- true\nWhere that succeeds, move it "
+            f"to {file.path}; where it fails, delete it.",
+        )
+    old = file.read()
+    client = operator.make_token(plan, ttl=_TTL)
+    try:
+        shamir = seal_type(client) == "shamir"
+        path = _path(client, shamir=shamir)
+        answer = _give_old(client, path, old, plan)
+        shares = tuple(str(key) for key in answer["keys_base64"])
+        new = Keys(
+            address=client.address,
+            cluster_id=client.health().cluster_id,
+            seal=old.seal if old else seal_type(client),
+            threshold=plan.threshold,
+            unseal_keys=shares if shamir else (),
+            recovery_keys=() if shamir else shares,
+            root_token=old.root_token if old else "",
+        )
+        write_private(file.candidate, msgspec.json.format(msgspec.json.encode(new)).decode() + "\n")
+        for share in shares[: plan.threshold]:
+            client.request("post", f"{path}/verify", {"key": share, "nonce": answer["verification_nonce"]})
+        file.promote()
+        return new
+    finally:
+        client.revoke_self()
+        client.close()
+
+
+def _give_old(client: VaultClient, path: str, old: Keys | None, plan: Plan) -> dict[str, Any]:
+    wanted = {
+        "secret_shares": plan.shares,
+        "secret_threshold": plan.threshold,
+        "require_verification": True,
+    }
+    begun = answer_data(client.request("post", f"{path}/init", wanted))
+    answer: dict[str, Any] = {}
+    for number in range(1, int(begun["required"]) + 1):
+        share = key_share(old, plan, number)
+        if share is None:
+            raise VaultError(
+                f"new keys take {begun['required']} of the old key shares, and {number - 1} are there",
+                hint="Run it at a terminal, which asks for them, or name the keys file with --keys-file.",
+            )
+        update = {"key": share.reveal(), "nonce": begun["nonce"]}
+        answer = answer_data(client.request("post", f"{path}/update", update))
+    return answer
+
+
+def _path(client: VaultClient, *, shamir: bool) -> str:
+    reasons = []
+    for path in _PATHS[shamir]:
+        try:
+            # An attempt that somebody left open would refuse a new one.
+            client.request("delete", f"{path}/init")
+        except VaultUnavailable:
+            raise
+        except VaultError as error:
+            reasons.append(error.message)
+        else:
+            return path
+    raise VaultError("; ".join(reasons))
