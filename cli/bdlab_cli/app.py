@@ -41,6 +41,7 @@ COMMANDS = {
         "Set-up",
     ),
     "migrate": ("migrate", "Bring the database schema and the topic up to date.", "Set-up"),
+    "rotate": ("rotate", "Rotate database, Kafka and AppRole credentials while everything runs.", "Set-up"),
     "prune": ("prune", "Delete old rows, and keep the accounting right.", "Set-up"),
     "train": ("train", "Train the model from a CSV of reviews and write it with its card.", "Model"),
 }

@@ -1,4 +1,4 @@
-"""The administrator's part of `bdlab migrate` at a secured broker."""
+"""What an administrator does at a secured broker: for `bdlab migrate`, and for `bdlab rotate`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
-from bdlab.kafka.acls import Change, ensure_users_and_acls
+from bdlab.kafka.acls import Change, accepts, ensure_users_and_acls
 from bdlab.memory.credentials import StaticCredentials
 from bdlab.settings import Secret
 from bdlab.vault import pki
@@ -22,17 +22,38 @@ def secure(
 ) -> tuple[KafkaCredentials, list[Change]]:
     """Make the users that Vault holds, and their ACLs; the administrator's login, and what was changed.
 
-    The administrator's certificate is made for this run, and lives in memory. Raises VaultError, BrokerError.
+    Raises VaultError, BrokerError.
     """
     clients = session.kafka()
-    issued = session.ask(pki.issue_admin)
-    server = msgspec.structs.replace(clients.server, bootstrap_servers=admin_servers, security_protocol="SSL")
-    admin = KafkaLogin(server=server, ca_pem=issued.ca_pem, certificate=issued.certificate)
+    admin = administrator(session, clients, admin_servers)
     users = {service: _logins(session, service, clients) for service in KAFKA_SERVICES}
     changes = wiring.wait_for(
         "the broker", lambda: ensure_users_and_acls(admin, users), timeout_s=timeout_s, stop=stop
     )
     return StaticCredentials(kafka=admin), changes
+
+
+def administrator(session: VaultSession, clients: KafkaLogin, admin_servers: str) -> KafkaLogin:
+    """An administrator of the broker of `clients`. Its certificate is made for this run, and lives in memory.
+
+    Raises VaultError.
+    """
+    issued = session.ask(pki.issue_admin)
+    server = msgspec.structs.replace(clients.server, bootstrap_servers=admin_servers, security_protocol="SSL")
+    return KafkaLogin(server=server, ca_pem=issued.ca_pem, certificate=issued.certificate)
+
+
+class Users:
+    """The broker's users, in the hands of an administrator; implements `rotation.BrokerUsers`."""
+
+    def __init__(self, admin: KafkaLogin) -> None:
+        self._admin = admin
+
+    def put(self, service: str, login: KafkaLogin) -> None:
+        ensure_users_and_acls(self._admin, {service: [login]})
+
+    def accepts(self, login: KafkaLogin) -> bool:
+        return accepts(login)
 
 
 def _logins(session: VaultSession, service: str, clients: KafkaLogin) -> Sequence[KafkaLogin]:

@@ -36,6 +36,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 class KafkaLogin(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach the broker, and as whom. `username` is empty where the broker asks for none.
 
+    `version` is the version of the secret in which the source first saw this user; 0 where it has none.
     `ca_pem` is the PEM text of the authority that signed the brokers' certificates; `certificate` is the
     client's own, for an administrator who logs in with one.
     """
@@ -45,6 +46,7 @@ class KafkaLogin(msgspec.Struct, frozen=True, kw_only=True):
     password: Secret = Secret("")
     ca_pem: str = ""
     certificate: Certificate | None = None
+    version: int = 0
 
 
 class DatabaseCredentials(Protocol):
@@ -70,4 +72,11 @@ class KafkaCredentials(Protocol):
 
     def refresh_kafka(self) -> KafkaLogin:
         """Read it from the source again; the same object where nothing changed. Raises VaultError."""
+        ...
+
+    def using(self, client: str, login: KafkaLogin | None) -> None:
+        """Be told that `client` makes its connections with `login` from now on; None: it makes none any more.
+
+        Whoever replaces a user waits for that before the older one ends.
+        """
         ...

@@ -44,7 +44,8 @@ def test_keys_and_identities_are_private(vault_world: VaultWorld) -> None:
     for service in IDENTITIES:
         folder = vault_world.identity(service).folder
         assert mode(folder) == 0o700
-        assert {mode(file) for file in folder.iterdir()} == {0o600}
+        assert {mode(file) for file in folder.rglob("*") if file.is_file()} == {0o600}
+        assert {mode(inner) for inner in folder.rglob("*") if inner.is_dir()} <= {0o700}
 
 
 def test_only_vault_knows_the_database_managers_password(vault_world: VaultWorld) -> None:

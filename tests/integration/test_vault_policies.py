@@ -8,7 +8,8 @@ from typing import NamedTuple
 import pytest
 
 from bdlab.errors import PolicyDenied, SecretMissing, VaultError
-from bdlab.vault.bootstrap.plan import IDENTITIES, KAFKA_SERVICES, SERVICES
+from bdlab.vault.bootstrap.database import ROLES
+from bdlab.vault.bootstrap.plan import DAEMONS, IDENTITIES, KAFKA_SERVICES, SERVICES
 from bdlab.vault.client import Method, VaultClient
 from tests.fix_vault import VaultWorld
 
@@ -26,6 +27,7 @@ EVERYBODY = frozenset(IDENTITIES)
 NOBODY: frozenset[str] = frozenset()
 DATABASE = frozenset({"serve", "consume", "status", "verify", "dlq", "migrate", "backup"})
 KAFKA_WRITERS = frozenset({"migrate", "rotate"})
+ACCESSOR: dict[str, object] = {"secret_id_accessor": "none"}
 
 
 def only(*names: str) -> frozenset[str]:
@@ -37,25 +39,35 @@ CALLS = (
     Call("get", "kv/data/database/credentials", DATABASE),
     Call("get", "kv/data/kafka/credentials", frozenset(KAFKA_SERVICES) | KAFKA_WRITERS),
     *(Call("get", f"kv/data/kafka/{name}", only(name) | KAFKA_WRITERS) for name in KAFKA_SERVICES),
-    *(Call("post", f"kv/data/kafka/{name}", KAFKA_WRITERS, {"data": {}}) for name in ("probe", "probe2")),
+    # A version that is never there: whoever may write gets past the policy, and changes nothing.
+    *(
+        Call("post", f"kv/data/kafka/{name}", KAFKA_WRITERS, {"data": {}, "options": {"cas": 999}})
+        for name in KAFKA_SERVICES
+    ),
+    Call("post", "kv/data/kafka/credentials", only("migrate"), {"data": {}, "options": {"cas": 999}}),
+    *(Call("post", f"kv/data/kafka/{name}", only("migrate"), {"data": {}}) for name in ("probe", "probe2")),
     Call("post", "kv/data/database/credentials", NOBODY, {"data": {}}),
     Call("delete", "kv/data/kafka/probe", NOBODY),
     Call("delete", "kv/metadata/kafka/probe", NOBODY),
     Call("get", "kv/metadata/kafka/credentials", only("inspect")),
     Call("list", "kv/metadata/kafka", NOBODY),
+    *(Call("list", f"kv/metadata/clients/{name}", only("rotate")) for name in DAEMONS),
+    *(Call("post", f"kv/data/clients/{name}/probe", only(name), {"data": {}}) for name in DAEMONS),
+    *(Call("delete", f"kv/metadata/clients/{name}/probe", only(name, "rotate")) for name in DAEMONS),
     Call("get", "database/creds/bdlab-reader", only("serve", "status", "verify", "backup")),
     Call("get", "database/creds/bdlab-writer", only("consume", "dlq")),
     Call("get", "database/creds/bdlab-owner", only("migrate")),
     Call("get", "database/config/bdlab", only("inspect")),
     Call("get", "database/roles/bdlab-writer", only("inspect")),
-    Call("post", "database/rotate-root/absent", only("rotate"), {}),
+    Call("post", "database/rotate-root/bdlab", only("rotate"), {}),
+    Call("post", "database/rotate-root/absent", NOBODY, {}),
     Call("post", "database/config/bdlab", NOBODY, {}),
     Call("post", "database/roles/bdlab-writer", NOBODY, {}),
     Call("get", "sys/mounts", only("inspect")),
     Call("get", "sys/auth", only("inspect")),
     Call("get", "sys/policies/acl/serve", only("inspect")),
     Call("post", "pki-kafka/issue/broker", only("migrate"), {}),
-    Call("post", "pki-kafka/issue/admin", only("migrate"), {}),
+    Call("post", "pki-kafka/issue/admin", KAFKA_WRITERS, {}),
     Call("get", "pki-kafka/roles/broker", only("inspect")),
     Call("post", "sys/policies/acl/probe", NOBODY, {"policy": ""}),
     Call("post", "sys/mounts/probe", NOBODY, {"type": "kv"}),
@@ -66,12 +78,25 @@ CALLS = (
     Call("post", "sys/storage/raft/snapshot-force", NOBODY, {}),
     Call("post", "sys/leases/renew", DATABASE, {"lease_id": "database/creds/bdlab-writer/none"}),
     Call("post", "sys/leases/revoke", NOBODY, {"lease_id": "database/creds/bdlab-writer/none"}),
+    *(
+        Call("post", f"sys/leases/revoke-prefix/database/creds/{role}", only("rotate"), {"sync": True})
+        for role in ROLES
+    ),
+    Call("post", "sys/leases/revoke-prefix/database", NOBODY, {}),
+    Call("post", "sys/leases/revoke-prefix/auth", NOBODY, {}),
+    Call("post", "sys/leases/revoke-force/database/creds/bdlab-writer", NOBODY, {}),
     Call("get", "sys/generate-root-token/attempt", only("recovery")),
     Call("get", "auth/approle/role/serve", only("inspect")),
     Call("get", "auth/approle/role/serve/role-id", only("inspect", "rotate")),
     Call("post", "auth/approle/role/serve", NOBODY, {"token_policies": ["root"]}),
     Call("post", "auth/approle/role/serve/secret-id", NOBODY, {}),  # `rotate` may, wrapped: see below
     Call("post", "auth/approle/role/serve/secret-id/lookup", only("inspect"), {"secret_id": "none"}),
+    Call("list", "auth/approle/role/serve/secret-id", NOBODY),
+    *(
+        Call("post", f"auth/approle/role/serve/secret-id-accessor/{verb}", only("rotate"), ACCESSOR)
+        for verb in ("lookup", "destroy")
+    ),
+    Call("post", "auth/approle/role/inspect/secret-id-accessor/destroy", NOBODY, ACCESSOR),
     Call("post", "auth/approle/role/recovery/secret-id", NOBODY, {}),
     Call("post", "auth/token/create", NOBODY, {}),
     Call("get", "cubbyhole/probe", NOBODY),
@@ -156,6 +181,32 @@ CAPABILITIES: dict[str, dict[str, set[str]]] = {
     "kv/data/database/credentials": each(DATABASE, "read"),
     "kv/metadata/database/credentials": {"inspect": {"read"}},
     "kv/metadata/kafka/serve": {"inspect": {"read"}},
+    "kv/data/kafka/credentials": {
+        **each(KAFKA_SERVICES, "read"),
+        "migrate": {"create", "read", "update"},
+        "rotate": {"read"},
+    },
+    **{
+        f"kv/data/kafka/{name}": {
+            name: {"read"},
+            "rotate": {"read", "update"},
+            "migrate": {"create", "read", "update"},
+        }
+        for name in KAFKA_SERVICES
+    },
+    "kv/data/kafka/any": {"migrate": {"create", "read", "update"}},
+    "kv/data/clients/predict/any": {},
+    "kv/metadata/clients": {"inspect": {"read"}},
+    **{f"kv/metadata/clients/{name}": {"rotate": {"list"}, "inspect": {"read"}} for name in DAEMONS},
+    **{f"kv/data/clients/{name}/any": {name: {"create", "update"}, "rotate": {"read"}} for name in DAEMONS},
+    **{
+        f"kv/metadata/clients/{name}/any": {name: {"delete"}, "rotate": {"delete"}, "inspect": {"read"}}
+        for name in DAEMONS
+    },
+    **{f"sys/leases/revoke-prefix/database/creds/{role}": {"rotate": {"update", "sudo"}} for role in ROLES},
+    "auth/approle/role/serve/secret-id": {"rotate": {"update"}},
+    "auth/approle/role/serve/secret-id-accessor/lookup": {"rotate": {"update"}},
+    "auth/approle/role/serve/secret-id-accessor/destroy": {"rotate": {"update"}},
     "database/creds/bdlab-reader": each(("serve", "status", "verify", "backup"), "read"),
     "sys/storage/raft/snapshot": {"backup": {"read"}},
     "database/creds/bdlab-writer": each(("consume", "dlq"), "read"),
@@ -164,7 +215,7 @@ CAPABILITIES: dict[str, dict[str, set[str]]] = {
     "database/roles/bdlab-owner": {"inspect": {"read"}},
     "database/rotate-root/bdlab": {"rotate": {"update"}},
     "pki-kafka/issue/broker": {"migrate": {"update"}},
-    "pki-kafka/issue/admin": {"migrate": {"update"}},
+    "pki-kafka/issue/admin": each(KAFKA_WRITERS, "update"),
     "pki-kafka/roles/admin": {"inspect": {"read"}},
     "pki-kafka/issuers": {"inspect": {"list"}},
     "sys/leases/renew": each(DATABASE, "update"),

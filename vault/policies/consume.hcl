@@ -21,6 +21,14 @@ path "sys/leases/renew" {
   capabilities = ["update"]
 }
 
+# Says which credentials each of its processes uses, and takes that back at the end: `rotate` waits for it.
+path "kv/data/clients/consume/+" {
+  capabilities = ["create", "update"]
+}
+path "kv/metadata/clients/consume/+" {
+  capabilities = ["delete"]
+}
+
 # Its own token: look at it, keep it alive, give it back.
 path "auth/token/lookup-self" {
   capabilities = ["read"]

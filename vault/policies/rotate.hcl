@@ -1,19 +1,76 @@
 # rotate: replaces credentials while everything runs.
 
 # The database manager's password: Vault makes the new one and tells nobody.
-path "database/rotate-root/*" {
+path "database/rotate-root/bdlab" {
   capabilities = ["update"]
 }
 
-# The Kafka users: prepares the idle one, then makes it the active one.
-path "kv/data/kafka/*" {
-  capabilities = ["create", "read", "update"]
+# Ends every login of one sort, where a person asks for that; Vault wants `sudo` for it.
+path "sys/leases/revoke-prefix/database/creds/bdlab-writer" {
+  capabilities = ["update", "sudo"]
+}
+path "sys/leases/revoke-prefix/database/creds/bdlab-reader" {
+  capabilities = ["update", "sudo"]
+}
+path "sys/leases/revoke-prefix/database/creds/bdlab-owner" {
+  capabilities = ["update", "sudo"]
+}
+
+# Where the broker is, and a certificate of its administrator, for changing the users there.
+path "kv/data/kafka/credentials" {
+  capabilities = ["read"]
+}
+path "pki-kafka/issue/admin" {
+  capabilities = ["update"]
+}
+
+# The services' Kafka users: prepares the idle one, then makes it the active one.
+path "kv/data/kafka/serve" {
+  capabilities = ["read", "update"]
+}
+path "kv/data/kafka/consume" {
+  capabilities = ["read", "update"]
+}
+path "kv/data/kafka/predict" {
+  capabilities = ["read", "update"]
+}
+path "kv/data/kafka/status" {
+  capabilities = ["read", "update"]
+}
+path "kv/data/kafka/verify" {
+  capabilities = ["read", "update"]
+}
+path "kv/data/kafka/dlq" {
+  capabilities = ["read", "update"]
+}
+path "kv/data/kafka/migrate" {
+  capabilities = ["read", "update"]
+}
+
+# Which credentials the running clients of the services use; removes what a client left that was killed.
+path "kv/metadata/clients/serve" {
+  capabilities = ["list"]
+}
+path "kv/data/clients/serve/+" {
+  capabilities = ["read"]
+}
+path "kv/metadata/clients/serve/+" {
+  capabilities = ["delete"]
+}
+path "kv/metadata/clients/consume" {
+  capabilities = ["list"]
+}
+path "kv/data/clients/consume/+" {
+  capabilities = ["read"]
+}
+path "kv/metadata/clients/consume/+" {
+  capabilities = ["delete"]
 }
 
 # The services' secret ids, one path each: `inspect` and `recovery` are not among them. A new one only ever
 # leaves Vault response-wrapped, for its receiver to unwrap.
 path "auth/approle/role/serve/secret-id" {
-  capabilities     = ["update", "list"]
+  capabilities     = ["update"]
   min_wrapping_ttl = "1s"
 }
 path "auth/approle/role/serve/role-id" {
@@ -26,7 +83,7 @@ path "auth/approle/role/serve/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
 path "auth/approle/role/consume/secret-id" {
-  capabilities     = ["update", "list"]
+  capabilities     = ["update"]
   min_wrapping_ttl = "1s"
 }
 path "auth/approle/role/consume/role-id" {
@@ -39,7 +96,7 @@ path "auth/approle/role/consume/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
 path "auth/approle/role/predict/secret-id" {
-  capabilities     = ["update", "list"]
+  capabilities     = ["update"]
   min_wrapping_ttl = "1s"
 }
 path "auth/approle/role/predict/role-id" {
@@ -52,7 +109,7 @@ path "auth/approle/role/predict/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
 path "auth/approle/role/status/secret-id" {
-  capabilities     = ["update", "list"]
+  capabilities     = ["update"]
   min_wrapping_ttl = "1s"
 }
 path "auth/approle/role/status/role-id" {
@@ -65,7 +122,7 @@ path "auth/approle/role/status/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
 path "auth/approle/role/verify/secret-id" {
-  capabilities     = ["update", "list"]
+  capabilities     = ["update"]
   min_wrapping_ttl = "1s"
 }
 path "auth/approle/role/verify/role-id" {
@@ -78,7 +135,7 @@ path "auth/approle/role/verify/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
 path "auth/approle/role/dlq/secret-id" {
-  capabilities     = ["update", "list"]
+  capabilities     = ["update"]
   min_wrapping_ttl = "1s"
 }
 path "auth/approle/role/dlq/role-id" {
@@ -91,7 +148,7 @@ path "auth/approle/role/dlq/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
 path "auth/approle/role/migrate/secret-id" {
-  capabilities     = ["update", "list"]
+  capabilities     = ["update"]
   min_wrapping_ttl = "1s"
 }
 path "auth/approle/role/migrate/role-id" {
@@ -104,7 +161,7 @@ path "auth/approle/role/migrate/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
 path "auth/approle/role/rotate/secret-id" {
-  capabilities     = ["update", "list"]
+  capabilities     = ["update"]
   min_wrapping_ttl = "1s"
 }
 path "auth/approle/role/rotate/role-id" {
@@ -117,7 +174,7 @@ path "auth/approle/role/rotate/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
 path "auth/approle/role/backup/secret-id" {
-  capabilities     = ["update", "list"]
+  capabilities     = ["update"]
   min_wrapping_ttl = "1s"
 }
 path "auth/approle/role/backup/role-id" {

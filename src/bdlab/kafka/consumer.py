@@ -91,6 +91,7 @@ class Consumer:
         member, self._member = self._member, None
         if member is not None:
             member.close()
+            self._credentials.using(self._client_id, None)
 
     def rewind(self) -> None:
         """Drop what was read ahead, and start all assigned partitions from what `positions` says again."""
@@ -139,6 +140,7 @@ class Consumer:
             member = self._change_login(member, login)
         if member is None:
             member = self._member = Member(login, self._positions, client_id=self._client_id)
+            self._credentials.using(self._client_id, login)
         if not member.verified:
             member.verify(max(0.5, deadline - time.monotonic()))
             if member.replaced:
@@ -164,6 +166,7 @@ class Consumer:
         held = member.login
         if login.username and (login.server, login.ca_pem) == (held.server, held.ca_pem):
             member.change_user(login)
+            self._credentials.using(self._client_id, login)
             log.info("Kafka user changed", user=login.username)
             return member
         log.info("Kafka address changed", servers=login.server.bootstrap_servers)

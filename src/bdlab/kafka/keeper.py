@@ -47,7 +47,7 @@ class Keeper:
     def look(self, timeout_s: float) -> bool:
         """Bring the link into line; False where that has to be tried again."""
         active = self.active
-        login = self._login(refresh=active is None or not active.verified)
+        login = self._login(refresh=active is None or not active.verified or active.refused is not None)
         try:
             if active is None or login is not active.login or not active.works(timeout_s):
                 self._replace(active, login, timeout_s)
@@ -91,6 +91,7 @@ class Keeper:
             self.active = candidate
             if active is not None:
                 self.retired.append(active)
+        self._credentials.using(self._client_id, login)
         if active is None:
             log.info(
                 "connected to Kafka",
@@ -138,6 +139,7 @@ class Keeper:
 
     def close(self) -> None:
         """Let go of every client; nothing else may use them any more."""
+        self._credentials.using(self._client_id, None)
         for link in (self.active, self._candidate, *self.retired, *self.finished):
             if link is not None:
                 link.client.close()

@@ -19,6 +19,8 @@ class StaticCredentials:
         self.next_database: DatabaseLogin | None = None
         self.refreshed = 0
         """How often the Kafka login was asked to be read again."""
+        self.in_use: dict[str, KafkaLogin] = {}
+        """What each client said that it connects with."""
 
     def database(self) -> DatabaseLogin:
         if self.database_login is None:
@@ -38,3 +40,9 @@ class StaticCredentials:
     def refresh_kafka(self) -> KafkaLogin:
         self.refreshed += 1
         return self.kafka()
+
+    def using(self, client: str, login: KafkaLogin | None) -> None:
+        if login is None:
+            self.in_use.pop(client, None)
+        else:
+            self.in_use[client] = login

@@ -93,7 +93,14 @@ class Session:
         usable = self._connection is not None and not self._connection.closed
         if usable and wanted is self._login and self._connection is not None:
             return self._connection
-        connection = self._connect(wanted)
+        try:
+            connection = self._connect(wanted)
+        except DatabaseUnavailable:
+            if not self._is_refused(wanted):
+                raise
+            # Its lease was ended behind our back: no caller has to hear of that.
+            wanted, self._refused = self._credentials.replace_database(wanted), None
+            connection = self._connect(wanted)
         before, self._connection = self._connection, connection
         if self._login is not None and wanted is not self._login:
             log.info(
@@ -102,6 +109,9 @@ class Session:
         self._login = wanted
         _close(before)
         return connection
+
+    def _is_refused(self, login: DatabaseLogin) -> bool:
+        return self._refused is login
 
     def _connect(self, login: DatabaseLogin) -> Connection:
         try:

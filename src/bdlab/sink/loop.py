@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from bdlab.backoff import Backoff
 from bdlab.errors import (
     BrokerUnavailable,
     DatabaseUnavailable,
@@ -21,7 +22,6 @@ from bdlab.errors import (
 from bdlab.events import Position, Record
 from bdlab.ledger import Accepted, DeadLetter, Entry, Log, Stored, fences, log_of
 from bdlab.settings import SinkSettings
-from bdlab.sink.backoff import Backoff
 from bdlab.sink.batches import by_size, entry_of, narrowed
 from bdlab.sink.metrics import SinkMetrics
 from bdlab.sink.outage import Outage
@@ -29,6 +29,9 @@ from bdlab.sink.ports import BatchStore, EventSource
 
 #: Worth a retry with the same batch: a server is away, or the credentials have to be replaced.
 _PASSING = (DatabaseUnavailable, VaultUnavailable)
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 2.0
 
 _IDS_IN_LOG = 10
 _LETTERS_IN_LOG = 5
@@ -95,7 +98,7 @@ class Sink:
         do not pass.
         """
         total = Stored()
-        backoff = Backoff()
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         answered = time.monotonic()
         while not stop.is_set():
             self._beat = time.monotonic()
@@ -165,7 +168,7 @@ class Sink:
 
     def _commit(self, source: EventSource, part: list[Entry], stop: threading.Event) -> Stored:
         """One transaction, tried until it holds or `stop` is set."""
-        backoff = Backoff()
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         began = time.monotonic()
         while True:
             self._beat = time.monotonic()

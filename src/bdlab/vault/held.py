@@ -33,18 +33,27 @@ class HeldToken:
         self._mount = mount
         self._replaced = replaced
         self.lease: TokenLease | None = None
+        self.secret_id = ""
+        """The accessor of the secret id that it comes from, where that is known."""
 
     @property
     def valid(self) -> bool:
         return self.lease is not None and self.lease.term.valid
 
+    @property
+    def outdated(self) -> bool:
+        """Whether another secret id was handed over since."""
+        return self._identity.delivered or self._identity.accessor != self.secret_id
+
     def log_in(self) -> None:
         role_id, secret_id = self._identity.obtain(self._client)
+        accessor = self._identity.accessor
         asked = now()
         token = self._client.log_in(self._mount, role_id, secret_id)
         another = self.lease is not None
         self._client.token = token.token
         self.lease = TokenLease(token.token, Term.begun(asked, token.ttl_s))
+        self.secret_id = accessor
         _log.debug("logged in to Vault", service=self._identity.service, ttl_s=token.ttl_s)
         if another:
             self._replaced()
@@ -185,12 +194,14 @@ class HeldKafka:
     def fetch(self) -> KafkaLogin:
         """The login; the same object as before where nothing changed."""
         broker, _ = self._client.read_kv(self._kv_mount, "kafka/credentials")
-        user, _ = self._client.read_kv(self._kv_mount, f"kafka/{self._service}")
+        values, version = self._client.read_kv(self._kv_mount, f"kafka/{self._service}")
+        # What else is there is of the idle user, and nothing to connect anew for.
+        user = {name: values.get(name, "") for name in ("username", "password")}
         if self.login and self._read == (broker, user):
             return self.login
         server = self._server(broker)
         sasl = server.security_protocol.startswith("SASL")
-        if sasl and not (user.get("username") and user.get("password")):
+        if sasl and not all(user.values()):
             raise SecretMissing(
                 f"{self._kv_mount}/kafka/{self._service} in Vault has no username and password, and the "
                 f"broker asks for them ({server.security_protocol})"
@@ -203,6 +214,7 @@ class HeldKafka:
             username=user["username"] if sasl else "",
             password=Secret(user["password"] if sasl else ""),
             ca_pem=broker.get("ca_pem", ""),
+            version=version,
         )
         return self.login
 

@@ -3,7 +3,9 @@
     role_id              which AppRole it is; no secret
     wrapped_secret_id    handed over by `vault-init` or `rotate`: a token that can be unwrapped once
     secret_id            what was unwrapped, 0600; stays valid until it is rotated
-    delivery.json        when the wrapped one runs out, and the accessor of what is in it; no secret
+    delivery.json        when the wrapped one runs out, and the accessors of what is in it and of what that
+                         replaces; no secret
+    clients/             the names of the running clients (see `clients`); no secret
 
 A secret id travels wrapped, so that whoever reads it on its way takes it away from its receiver, who then
 raises the alarm. The receiver claims a delivery by renaming it, unwraps it, and writes the secret id in one
@@ -33,10 +35,14 @@ _AGAIN = "Run `bdlab vault-init` to hand over a new one; it destroys what was in
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """`expires_at` is when the wrapping ends unused; `accessor` names the secret id that is in it."""
+    """`expires_at` is when the wrapping ends unused; `accessor` names the secret id that is in it.
+
+    `replaces` names the secret ids that are to be destroyed once this one is in use.
+    """
 
     accessor: str
     expires_at: datetime
+    replaces: tuple[str, ...] = ()
 
 
 class Identity:
@@ -91,6 +97,29 @@ class Identity:
             return msgspec.json.decode(text, type=Delivery) if text else None
         except msgspec.DecodeError:
             return None
+
+    @property
+    def accessor(self) -> str:
+        """Of the secret id that was handed over last; empty where that is not known."""
+        found = self.delivery()
+        return found.accessor if found else ""
+
+    def spent(self, client: VaultClient) -> bool:
+        """Whether a delivery lies here that cannot be unwrapped any more. Raises VaultError."""
+        with self._locked():
+            wrapped = self.wrapped()
+            if wrapped is None or (
+                not self.delivered and self._newer_secret_id(self._file("claimed_secret_id"))
+            ):
+                return False
+            return client.wrapped_at(wrapped) is None
+
+    def settle(self) -> None:
+        """Note that what the last delivery replaces is destroyed."""
+        with self._locked():
+            if found := self.delivery():
+                text = msgspec.json.encode(msgspec.structs.replace(found, replaces=())).decode()
+                write_private(self._file("delivery.json"), text)
 
     def obtain(self, client: VaultClient) -> tuple[str, Secret]:
         """Role id and secret id to log in with, unwrapping a delivery where there is one.

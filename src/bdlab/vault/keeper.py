@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import structlog
 
+from bdlab.backoff import Backoff
 from bdlab.errors import BdlabError, VaultUnavailable
-from bdlab.vault.leases import Backoff, now
+from bdlab.vault.leases import now
 
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0

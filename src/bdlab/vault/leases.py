@@ -5,7 +5,6 @@ Times are seconds on a clock that also runs while the machine sleeps, since Vaul
 
 from __future__ import annotations
 
-import random
 import time
 from typing import Any
 
@@ -70,23 +69,6 @@ class DatabaseLease(msgspec.Struct, frozen=True):
 class TokenLease(msgspec.Struct, frozen=True):
     token: Secret
     term: Term
-
-
-class Backoff:
-    """Pauses that double from `first_s` to `longest_s`, each shortened by chance so that clients spread."""
-
-    def __init__(self, first_s: float, longest_s: float) -> None:
-        self._first_s = first_s
-        self._longest_s = longest_s
-        self._failures = 0
-
-    def next_s(self) -> float:
-        pause: float = min(self._longest_s, self._first_s * 2 ** min(self._failures, 16))
-        self._failures += 1
-        return pause * random.uniform(0.5, 1.0)  # noqa: S311 - it spreads load and guards nothing
-
-    def reset(self) -> None:
-        self._failures = 0
 
 
 def lease_seconds(answer: dict[str, Any]) -> float:

@@ -15,11 +15,13 @@ from typing import Self, TypeVar
 import structlog
 
 from bdlab.credentials import DatabaseLogin, KafkaLogin
-from bdlab.errors import IdentityRefused, VaultError, VaultUnavailable
+from bdlab.errors import IdentityRefused, TokenRefused, VaultError, VaultUnavailable
 from bdlab.probes import VaultState
-from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Settings
+from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, Settings
 from bdlab.vault import snapshots, state
+from bdlab.vault.bootstrap.plan import DAEMONS
 from bdlab.vault.client import VaultClient
+from bdlab.vault.clients import Reporter
 from bdlab.vault.files import write_private
 from bdlab.vault.held import HeldDatabase, HeldKafka, HeldToken, kafka_layer, postgres_layer
 from bdlab.vault.identity import Identity
@@ -28,8 +30,11 @@ from bdlab.vault.leases import now
 from bdlab.vault.waiting import wait_for
 
 _TOKEN, _DATABASE, _KAFKA = "token", "database login", "Kafka login"
+_SECRET_ID, _FORMER = "secret id", "end of former token"
 _GOODBYE_S = 2.0
 _HEALTH_S = 3.0
+#: How long what was made with a token stays good after another has taken its place, for its users to move on.
+_FORMER_S = 30.0
 
 _T = TypeVar("_T")
 
@@ -67,6 +72,20 @@ class VaultSession:
             if kafka
             else None
         )
+        self._reporter = (
+            Reporter(
+                self._client,
+                kv_mount=self._vault.kv_mount,
+                service=service,
+                folder=self._identity.folder,
+            )
+            if kafka and daemon and service in DAEMONS
+            else None
+        )
+        self._used: dict[str, int] = {}
+        self._kafka_due_at = 0.0
+        self._moving = False
+        self._former: list[tuple[Secret, DatabaseLogin | None]] = []
         self._keeper: Keeper | None = None
 
     # -- life ------------------------------------------------------------------------------------------------
@@ -91,6 +110,12 @@ class VaultSession:
         if self._keeper:
             self._keeper.stop(_GOODBYE_S)
             self._keeper = None
+        if self._reporter:
+            self._reporter.withdraw(timeout_s=_GOODBYE_S)
+        for token, _ in self._former:
+            with contextlib.suppress(VaultError):
+                self._revoke(token)
+        self._former.clear()
         self._token.give_back(timeout_s=_GOODBYE_S)
         self._client.close()
 
@@ -127,12 +152,29 @@ class VaultSession:
             return held.held()
 
     def kafka(self) -> KafkaLogin:
-        return self._held_kafka().login or self.refresh_kafka()
+        held = self._held_kafka().login
+        if held is None:
+            return self.refresh_kafka()
+        if not self._daemon and now() >= self._kafka_due_at:
+            # Nobody else looks for a short command that runs long.
+            self._kafka_due_at = now() + self._vault.poll_s
+            with contextlib.suppress(VaultUnavailable):
+                return self.refresh_kafka()
+        return held
 
     def refresh_kafka(self) -> KafkaLogin:
         held = self._held_kafka()
         with self._asking:
+            self._kafka_due_at = now() + self._vault.poll_s
             return self._token.use(held.fetch)
+
+    def using(self, client: str, login: KafkaLogin | None) -> None:
+        if login is None:
+            self._used.pop(client, None)
+        else:
+            self._used[client] = login.version
+        if self._keeper:
+            self._keeper.due(_KAFKA, now())
 
     def settings(self) -> Settings:
         """The settings with Vault's values in their place, as they were read last."""
@@ -188,6 +230,7 @@ class VaultSession:
         if self._database and not self._database.valid:
             self._first_database(self._database)
         if self._kafka:
+            self._token.use(self._report)
             self._token.use(self._kafka.fetch)
 
     def _first_database(self, held: HeldDatabase) -> None:
@@ -237,6 +280,8 @@ class VaultSession:
             tasks.append(Task(_DATABASE, self._keep_database, due_at=self._database.due_at))
         if self._kafka:
             tasks.append(Task(_KAFKA, self._keep_kafka, due_at=now() + self._vault.poll_s))
+        tasks.append(Task(_SECRET_ID, self._keep_secret_id, due_at=now() + self._vault.poll_s))
+        tasks.append(Task(_FORMER, self._end_former, due_at=float("inf")))
         self._keeper = Keeper(f"vault-{self._service}", tasks)
         self._keeper.start()
 
@@ -252,18 +297,60 @@ class VaultSession:
 
     def _keep_kafka(self) -> float:
         with self._asking:
-            if self._identity.delivered:
-                # `rotate` handed over another secret id: have it before the old one ends.
-                self._identity.obtain(self._client)
             self._token.use(self._held_kafka().fetch)
+            self._token.use(self._report)
             return now() + self._vault.poll_s
 
+    def _keep_secret_id(self) -> float:
+        """Take up another secret id that was handed over: log in with it, and let the former token end."""
+        with self._asking:
+            if self._token.outdated:
+                lease = self._database.lease if self._database else None
+                former = self._client.token
+                self._moving = True
+                try:
+                    self._token.log_in()
+                finally:
+                    self._moving = False
+                    if self._client.token is not former:
+                        self._former.append((former, lease.login if lease else None))
+                        if self._keeper:
+                            self._keeper.due(_FORMER, now() + _FORMER_S)
+                _log.info("logged in with another secret id", service=self._service)
+            return now() + self._vault.poll_s
+
+    def _end_former(self) -> float:
+        """Give back the tokens from before, once nothing in use was made with them."""
+        with self._asking:
+            while self._former:
+                token, login = self._former[0]
+                held = self._database
+                if held and held.lease and held.lease.login is login:
+                    self._token.use(held.fetch)
+                self._revoke(token)
+                self._former.pop(0)
+            return float("inf")
+
+    def _revoke(self, token: Secret) -> None:
+        client = self._client.with_token(token)
+        with contextlib.closing(client), contextlib.suppress(TokenRefused):
+            client.revoke_self(timeout_s=_GOODBYE_S)
+
+    def _report(self) -> None:
+        """Say in Vault what this client uses; before its first login is read that is version 0."""
+        if self._reporter and self._token.lease:
+            login = self._held_kafka().login
+            held = login.version if login else 0
+            version = min(tuple(self._used.values()), default=held)
+            self._reporter.report(version, self._token.secret_id, self._token.lease.term)
+
     def _token_replaced(self) -> None:
-        """The leases of the old token died with it, so a database login comes before anything else."""
+        """The leases of a dead token died with it, so a database login comes before anything else."""
         if self._keeper and self._token.lease:
             self._keeper.done(_TOKEN, due_at=self._token.lease.term.due_at)
         if self._database:
-            self._database.lease = None
+            if not self._moving:
+                self._database.lease = None
             if self._keeper:
                 self._keeper.due(_DATABASE, now())
             self._database.fetch()

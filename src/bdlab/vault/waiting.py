@@ -8,8 +8,9 @@ from typing import TypeVar
 
 import structlog
 
+from bdlab.backoff import Backoff
 from bdlab.errors import VaultError, VaultUnavailable
-from bdlab.vault.leases import Backoff, now
+from bdlab.vault.leases import now
 
 _Answer = TypeVar("_Answer")
 

@@ -16,7 +16,7 @@ from bdlab.vault.client import VaultClient
 _PERIOD_S = 3600
 _SHORT_TTL_S = 300
 _SHORT_MAX_TTL_S = 900
-_PATH = re.compile(r'^(path\s+")(kv|database|auth/approle)/', re.MULTILINE)
+_PATH = re.compile(r'^(path\s+"(?:sys/leases/revoke-prefix/)?)(kv|database|auth/approle)/', re.MULTILINE)
 
 
 def policy_text(service: str, vault: VaultSettings) -> str:

@@ -31,7 +31,9 @@ class HandOver:
             )
             wrapped = answer["wrap_info"]
             expires_at = datetime.now(UTC) + timedelta(seconds=int(wrapped["ttl"]))
-            delivery = Delivery(str(wrapped["wrapped_accessor"]), expires_at)
+            before = identity.delivery()
+            replaces = before.replaces if before else ()
+            delivery = Delivery(str(wrapped["wrapped_accessor"]), expires_at, replaces)
             identity.receive(role_id, Secret(str(wrapped["token"])), delivery)
         for service in (INSPECT, RECOVERY):
             # Their receiver is vault-init itself.

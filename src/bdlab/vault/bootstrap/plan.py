@@ -18,6 +18,8 @@ RECOVERY = "recovery"
 IDENTITIES = (*SERVICES, INSPECT, RECOVERY)
 #: The services that talk to the broker, each with Kafka users of its own.
 KAFKA_SERVICES = ("serve", "consume", "predict", "status", "verify", "dlq", "migrate")
+#: Those that run on and on, each of whose processes reports which credentials it uses.
+DAEMONS = ("serve", "consume")
 
 DATABASE = "bdlab"
 """The name of the connection in Vault's database engine."""

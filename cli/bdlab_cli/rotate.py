@@ -1,0 +1,131 @@
+"""`bdlab rotate`: other credentials for everything that runs, while it runs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import typer
+
+from bdlab_cli.options import StartupTimeout
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bdlab.vault.rotation import Rotation
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_COULD_NOT = 1
+_STYLES = {"unchanged": "dim", "incomplete": "red", "would rotate": "yellow", "would finish": "yellow"}
+
+
+class Target(StrEnum):
+    database = "database"
+    kafka = "kafka"
+    approle = "approle"
+    all = "all"
+
+
+@app.command()
+def rotate(
+    target: Target = typer.Argument(Target.all, envvar="BDLAB_ROTATE_TARGET", help="What to rotate."),
+    service: list[str] = typer.Option(
+        [],
+        "--service",
+        envvar="BDLAB_ROTATE_SERVICE",
+        metavar="NAME",
+        help="Only this service's Kafka users and secret id; repeatable.",
+    ),
+    leases: bool = typer.Option(
+        False,
+        "--leases",
+        envvar="BDLAB_ROTATE_LEASES",
+        help="With the database: end every database login too; the services take fresh ones at once.",
+    ),
+    admin_servers: str = typer.Option(
+        "",
+        "--admin-servers",
+        envvar="BDLAB_KAFKA_ADMIN_SERVERS",
+        metavar="HOST:PORT,...",
+        show_default="none",
+        help="Where a secured broker takes its administrator.",
+    ),
+    grace: float = typer.Option(
+        60.0,
+        "--grace",
+        envvar="BDLAB_ROTATE_GRACE",
+        metavar="SECONDS",
+        min=0,
+        help="How long running clients may take to report that they switched.",
+    ),
+    force: bool = typer.Option(
+        False,
+        "--force",
+        envvar="BDLAB_ROTATE_FORCE",
+        help="End the former credentials after the grace also where a client has not reported.",
+    ),
+    dry_run: bool = typer.Option(
+        False,
+        "--dry-run",
+        envvar="BDLAB_ROTATE_DRY_RUN",
+        help="Say what would be done, and do nothing.",
+    ),
+    as_json: bool = typer.Option(
+        False, "--json", envvar="BDLAB_ROTATE_JSON", help="Print a JSON array, an object a credential."
+    ),
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """Rotate the database, Kafka and AppRole credentials while everything runs, without a failed request.
+
+    The former ones end once every running client has reported that it uses the new ones. Where one has not
+    within --grace, its former credential stays alive and the exit code is 1: run it again to finish. So is a
+    run that was killed.
+    """
+    from bdlab_cli import wiring
+    from bdlab_cli.rotations import rotations
+
+    layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
+    talk = wiring.talk()
+    with wiring.stop_on_signal() as stop:
+        found = list(
+            rotations(
+                layers,
+                stop,
+                targets=[each for each in Target if target in (each, Target.all)],
+                services=service,
+                leases=leases,
+                admin_servers=admin_servers,
+                grace_s=grace,
+                force=force,
+                dry_run=dry_run,
+                progress=lambda line: talk.print(line, style="dim", markup=False, soft_wrap=True),
+            )
+        )
+    if as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode(found))
+    else:
+        wiring.out().print(_table(found))
+    if any(one.outcome == "incomplete" for one in found):
+        talk.print(
+            "Not all is rotated; the former credentials named above still work. Run it again to finish."
+        )
+        raise typer.Exit(_COULD_NOT)
+
+
+def _table(found: list[Rotation]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    for name in ("what", "service", "outcome", "old", "new"):
+        table.add_column(name)
+    table.add_column("seconds", justify="right")
+    table.add_column("", overflow="fold")
+    for one in found:
+        style = _STYLES.get(one.outcome, "green")
+        cells = (one.what, one.service, f"[{style}]{one.outcome}[/]", one.before, one.after)
+        table.add_row(*cells, f"{one.seconds:.1f}", escape(one.detail))
+    return table

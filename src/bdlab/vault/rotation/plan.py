@@ -1,0 +1,93 @@
+"""What the rotations have in common: what is said of each, and how long clients are waited for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+from bdlab.settings import VaultSettings
+from bdlab.vault.bootstrap.plan import DAEMONS
+from bdlab.vault.clients import Client, living
+from bdlab.vault.leases import now
+from bdlab.vault.session import VaultSession
+
+What = Literal["database", "kafka", "approle"]
+Outcome = Literal["rotated", "finished", "unchanged", "incomplete", "would rotate", "would finish"]
+
+_LOOK_AGAIN_S = 0.2
+
+
+class Rotation(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one credential. `finished` is one that an earlier run had begun.
+
+    `before` and `after` name the versions, and hold no secret. `detail` says why nothing was to be done, or
+    what is missing: then the older credential still works.
+    """
+
+    what: What
+    service: str = ""
+    outcome: Outcome
+    before: str = ""
+    after: str = ""
+    seconds: float = 0.0
+    detail: str = ""
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """`session` is one of the identity `rotate`. `progress` gets a line for what is done or waited for.
+
+    Running clients may take `grace_s` seconds; then the older credential is left as it is, or with `force`
+    ends all the same. Setting `stop` ends the wait, and the older one is left. A `dry_run` changes nothing.
+    """
+
+    session: VaultSession
+    vault: VaultSettings
+    progress: Callable[[str], None]
+    stop: threading.Event
+    grace_s: float
+    force: bool = False
+    dry_run: bool = False
+
+    def clients(self, service: str) -> list[Client]:
+        """The running clients that report for `service`; none for a command that soon ends."""
+        if service not in DAEMONS:
+            return []
+        return self.session.ask(lambda client: living(client, kv_mount=self.vault.kv_mount, service=service))
+
+
+def wait_for_clients(
+    late: Callable[[str], Sequence[Client]],
+    services: Sequence[str],
+    run: Run,
+    *,
+    settled: Callable[[str], None] = lambda _service: None,
+) -> dict[str, Sequence[Client]]:
+    """Wait until `late` gives nobody for each service; who was still late when the time was over.
+
+    `settled` is called once for each service that nobody is late for.
+    """
+    deadline = now() + run.grace_s
+    open_: dict[str, Sequence[Client]] = dict.fromkeys(services, ())
+    told: set[str] = set()
+    while open_:
+        for service in tuple(open_):
+            open_[service] = late(service)
+            if not open_[service]:
+                del open_[service]
+                settled(service)
+        names = {f"waiting for {client}" for clients in open_.values() for client in clients}
+        for line in sorted(names - told):
+            run.progress(line)
+        told |= names
+        if now() >= deadline or run.stop.is_set():
+            break
+        if open_:
+            run.stop.wait(_LOOK_AGAIN_S)
+    return open_
+
+
+def in_words(late: Sequence[Client]) -> str:
+    return "; ".join(str(client) for client in late)
