@@ -18,6 +18,7 @@ pytest_plugins: list[str] = [
     "tests.fix_database",
     "tests.fix_vault",
     "tests.fix_apache",
+    "tests.fix_up",
 ]
 
 

@@ -11,6 +11,8 @@ from bdlab_cli.options import StartupTimeout
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+_SHORTEST_S = 5
+
 
 @app.command()
 def broker_certificate(
@@ -27,24 +29,49 @@ def broker_certificate(
             envvar="BDLAB_BROKER_HOSTS", help="A name that the broker is reached under; repeatable."
         ),
     ],
+    ttl: Annotated[
+        int,
+        typer.Option(
+            envvar="BDLAB_BROKER_TTL",
+            min=_SHORTEST_S,
+            metavar="SECONDS",
+            show_default="a year",
+            help="For how long a new certificate is good.",
+        ),
+    ] = 365 * 86400,
+    admin_servers: Annotated[
+        str,
+        typer.Option(
+            envvar="BDLAB_KAFKA_ADMIN_SERVERS",
+            metavar="HOST:PORT,...",
+            show_default="none",
+            help="Where a running broker takes its administrator: has it read a new certificate at once.",
+        ),
+    ] = "",
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Get a broker's certificate from Vault's authority, in the form in which Kafka reads it.
 
-    One that is good for a third of its time or longer stands. The broker reads a new one when it starts.
+    One that is good for a third of its time or longer stands. The broker reads a new one when it starts, or
+    when it is told to (--admin-servers).
     """
     from bdlab_cli import wiring
 
     layers = wiring.layers({"startup_timeout_s": startup_timeout})
+    from bdlab.certificates import GROUP_READS, CertificateFiles
     from bdlab.vault import pki
-    from bdlab.vault.broker_files import BrokerFiles
 
-    files = BrokerFiles(folder)
-    with wiring.vault_session(layers, service="migrate") as session:
-        authority = session.kafka().ca_pem
-        if files.good_for(host, authority=authority):
+    files = CertificateFiles(folder, mode=GROUP_READS)
+    with wiring.vault_session(layers, service="migrate", kafka=bool(admin_servers)) as session:
+        if files.good_for(host, authority=session.ask(pki.authority_pem)):
             typer.echo("broker certificate: unchanged")
-            return
-        issued = session.ask(lambda client: pki.issue_broker(client, hosts=host))
-    files.write(issued, host, ttl_s=pki.BROKER_TTL_S)
-    typer.echo(f"broker certificate: issued for {', '.join(host)}, good for {pki.BROKER_TTL_S // 86400} days")
+        else:
+            issued = session.ask(lambda client: pki.issue_broker(client, hosts=host, ttl_s=ttl))
+            files.write(issued, host, ttl_s=ttl)
+            typer.echo(f"broker certificate: issued for {', '.join(host)}, good for {ttl} s")
+        if admin_servers:
+            from bdlab.kafka.reload import reload_certificates
+            from bdlab_cli.broker_users import administrator
+
+            brokers = reload_certificates(administrator(session, session.kafka(), admin_servers))
+            typer.echo(f"broker certificate: read by broker {', '.join(map(str, brokers))}")

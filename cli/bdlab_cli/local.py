@@ -45,7 +45,8 @@ def up(
         typer.Option(
             "--broker",
             envvar="BDLAB_BROKER",
-            help="tansu comes with bdlab and keeps its log in memory; kafka is Apache Kafka and needs Java.",
+            help="tansu comes with bdlab and keeps its log in memory; kafka is Apache Kafka, secured, "
+            "and needs Java.",
         ),
     ] = BrokerName.tansu,
     consumers: Annotated[
@@ -54,6 +55,17 @@ def up(
             "--consumers", envvar="BDLAB_CONSUMERS", min=1, max=64, help="How many `bdlab consume` run."
         ),
     ] = 1,
+    certificate_ttl: Annotated[
+        int,
+        typer.Option(
+            "--certificate-ttl",
+            envvar="BDLAB_CERTIFICATE_TTL",
+            min=5,
+            metavar="SECONDS",
+            show_default="30 days",
+            help="How long certificates are good for; they are renewed when two thirds of that are over.",
+        ),
+    ] = 30 * 86400,
 ) -> None:
     """Run the whole pipeline on this machine, in the foreground; Ctrl-C stops it.
 
@@ -74,6 +86,7 @@ def up(
         http_port=http_port,
         broker=broker.value,
         consumers=consumers,
+        certificate_ttl_s=certificate_ttl,
     )
     with wiring.stop_on_signal() as stop:
         endpoints = stack.open(stop)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _BROKER_PATH = "kafka/credentials"
+_BY_VAULT = "vault"
 
 
 @app.command()
@@ -24,7 +25,8 @@ def migrate(
         False,
         "--announce-broker",
         envvar="BDLAB_ANNOUNCE_BROKER",
-        help="Write the broker's address from the environment or --bootstrap-servers into Vault first.",
+        help="Write the broker's address and security protocol from the environment or the options into "
+        "Vault first.",
     ),
     bootstrap_servers: str | None = typer.Option(
         None,
@@ -33,6 +35,14 @@ def migrate(
         metavar="SERVERS",
         show_default="what Vault says",
         help="The broker to make the topic at: host:port, or several with commas.",
+    ),
+    ca_file: str = typer.Option(
+        "",
+        "--ca-file",
+        envvar="BDLAB_KAFKA_CA_FILE",
+        metavar="vault",
+        show_default="what Vault says",
+        help="With --announce-broker: the word vault announces Vault's own authority as the broker's.",
     ),
     admin_servers: str = typer.Option(
         "",
@@ -63,7 +73,7 @@ def migrate(
         wiring.vault_session(layers, stop, service="migrate", database_role="bdlab-owner") as session,
     ):
         if announce_broker:
-            _tell("broker address in Vault", _announce(session, layers))
+            _tell("broker address in Vault", _announce(session, layers, ca_file))
         applied = wiring.wait_for(
             "PostgreSQL", lambda: migrations.migrate(session), timeout_s=patience, stop=stop
         )
@@ -83,9 +93,12 @@ def _tell(what: str, change: str) -> None:
     typer.echo(f"{what}: {change or 'unchanged'}")
 
 
-def _announce(session: VaultSession, layers: Layers) -> str:
-    """Write the broker's address, only over the version that was read; what changed, empty for nothing."""
-    from bdlab.errors import SettingsInvalid
+def _announce(session: VaultSession, layers: Layers, ca_file: str) -> str:
+    """Write where the broker is, and how it is secured, only over the version that was read; what changed,
+    empty for nothing.
+    """
+    from bdlab.errors import InvalidInput, SettingsInvalid
+    from bdlab.vault import pki
 
     address = layers.settings().kafka.bootstrap_servers
     if not address:
@@ -93,10 +106,23 @@ def _announce(session: VaultSession, layers: Layers) -> str:
             "there is no broker address to announce",
             hint="Give it with --bootstrap-servers or BDLAB_KAFKA_BOOTSTRAP_SERVERS.",
         )
+    if ca_file not in ("", _BY_VAULT):
+        raise InvalidInput(
+            f"--ca-file {ca_file}: only the word {_BY_VAULT} can be announced",
+            hint="A file of another authority goes into .env, for `bdlab vault-init`.",
+        )
     values, version = session.read_secret(_BROKER_PATH)
-    before = values.get("bootstrap_servers", "")
-    if before == address:
+    wanted = {
+        **values,
+        "bootstrap_servers": address,
+        # Vault's own word where nobody says another.
+        "security_protocol": session.settings().kafka.security_protocol,
+    }
+    if ca_file:
+        wanted["ca_pem"] = session.ask(pki.authority_pem)
+    if wanted == values:
         return ""
-    session.write_secret(_BROKER_PATH, {**values, "bootstrap_servers": address}, cas=version)
+    session.write_secret(_BROKER_PATH, wanted, cas=version)
     session.refresh_kafka()
-    return f"{before or 'none'} is now {address}"
+    before = values.get("bootstrap_servers") or "none"
+    return f"{before} is now {address}, {wanted['security_protocol']}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _STYLES = {"done": "green", "unchanged": "dim", "would do": "yellow"}
+
+
+class AuthorityName(StrEnum):
+    kafka = "kafka"
+    servers = "servers"
 
 
 @app.command()
@@ -58,6 +64,15 @@ def vault_init(
             help="How long a handed-over secret id may wait",
         ),
     ] = 24 * 3600,
+    authority: Annotated[
+        list[AuthorityName] | None,
+        typer.Option(
+            envvar="BDLAB_AUTHORITY",
+            show_default="what .env says",
+            help="Make Vault the authority for the certificates of Kafka's brokers, or of the servers "
+            "(Vault, PostgreSQL, the API); repeatable",
+        ),
+    ] = None,
     startup_timeout: StartupTimeout = None,
     dry_run: Annotated[
         bool,
@@ -90,6 +105,7 @@ def vault_init(
         ask_key=ask_key if sys.stdin.isatty() else None,
         timeout_s=settings.startup_timeout_s,
         wrap_ttl_s=wrap_ttl,
+        authorities=tuple(name.value for name in authority or ()),
         dry_run=dry_run,
     )
     talk, out = wiring.talk(), wiring.out()

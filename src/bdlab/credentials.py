@@ -33,6 +33,18 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     key: Secret
 
 
+class Issued(msgspec.Struct, frozen=True, kw_only=True):
+    """A new certificate with its key, and the authority's own that others check it with."""
+
+    certificate: Certificate
+    ca_pem: str
+
+
+#: The subjects that are all-powerful at a secured broker (`super.users`), as Kafka writes them.
+BROKER_NAME, ADMIN_NAME = "bdlab-broker", "bdlab-admin"
+SUPER_USERS = (f"CN={BROKER_NAME}", f"CN={ADMIN_NAME}")
+
+
 class KafkaLogin(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach the broker, and as whom. `username` is empty where the broker asks for none.
 

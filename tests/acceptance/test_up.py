@@ -2,176 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import queue
 import re
 import shlex
 import signal
 import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from bdlab.stack import DataFolder
-
-BDLAB = [sys.executable, "-m", "bdlab_cli"]
-#: A shell that finds the `bdlab` under test, and no settings of somebody else.
-ENVIRONMENT = {
-    name: value for name, value in os.environ.items() if not name.startswith(("BDLAB_", "VAULT_"))
-} | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-UP_WITHIN_S = 90
-STOP_WITHIN_S = 60
-
-
-class Up:
-    """A `bdlab up` in its own terminal, its output read line by line."""
-
-    def __init__(self, data_dir: Path, *options: str) -> None:
-        self.folder = DataFolder(data_dir)
-        self.lines: list[str] = []
-        self._queue: queue.Queue[str | None] = queue.Queue()
-        self.process = subprocess.Popen(
-            [*BDLAB, "up", "--data-dir", str(data_dir), *options],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            env=ENVIRONMENT,
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as output:
-            for line in output:
-                self._queue.put(line.rstrip("\n"))
-        self._queue.put(None)
-
-    def wait_for(self, pattern: str, timeout_s: float = UP_WITHIN_S) -> re.Match[str]:
-        """The first line from here on that matches."""
-        while True:
-            try:
-                line = self._queue.get(timeout=timeout_s)
-            except queue.Empty:
-                line = None
-            assert line is not None, "\n".join([f"no line matched {pattern!r} in:", *self.lines])
-            self.lines.append(line)
-            if found := re.search(pattern, line):
-                return found
-
-    def rest(self) -> list[str]:
-        """The remaining lines, up to its end."""
-        before = len(self.lines)
-        while (line := self._queue.get(timeout=STOP_WITHIN_S)) is not None:
-            self.lines.append(line)
-        return self.lines[before:]
-
-    def signal_and_wait(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(STOP_WITHIN_S)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(STOP_WITHIN_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        self.process.wait()
-        self._reader.join(10)
-
-    @property
-    def endpoint(self) -> str:
-        return self.folder.running().http_url.removeprefix("http://")
-
-
-@pytest.fixture
-def start_up() -> Iterator[Callable[..., Up]]:
-    """Starts a `bdlab up`; it is stopped at the end of the test."""
-    with ExitStack() as opened:
-
-        def start(data_dir: Path, *options: str) -> Up:
-            up = Up(data_dir, *options)
-            opened.callback(up.close)
-            return up
-
-        yield start
-
-
-def _get(endpoint: str, path: str) -> Any:
-    connection = http.client.HTTPConnection(endpoint, timeout=20)
-    with closing(connection):
-        connection.request("GET", path)
-        return json.loads(connection.getresponse().read())
-
-
-def _post(endpoint: str, body: object) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection(endpoint, timeout=20)
-    with closing(connection):
-        connection.request("POST", "/predict", json.dumps(body), {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
-
-
-def _wait_until_stored(endpoint: str, prediction_id: str) -> None:
-    pause = threading.Event()
-    for _ in range(300):
-        if prediction_id in {row["id"] for row in _get(endpoint, "/predictions?limit=100")}:
-            return
-        pause.wait(0.1)
-    raise AssertionError(f"{prediction_id} was not stored")
-
-
-def _shell(script: str) -> subprocess.CompletedProcess[str]:
-    """Run it as a person would in another terminal."""
-    return subprocess.run(
-        ["bash", "-euc", script],
-        env=ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
-    )
-
-
-def _no_secret_is_shown(folder: DataFolder) -> None:
-    """In no log, no settings file, no command line and no environment of the stack."""
-    keys = json.loads(folder.keys_file.read_bytes())
-    assert keys["root_token"] == ""
-    secrets = [key.encode() for key in keys["recovery_keys"]]
-    secrets += [file.read_bytes().strip() for file in folder.identity_dir.glob("*/secret_id")]
-    assert len(secrets) >= 5
-    shown = {file: file.read_bytes() for file in [folder.config_file, *folder.logs.iterdir()]}
-    for pid in folder.processes():
-        for name in ("cmdline", "environ"):
-            with suppress(OSError):  # a process that has ended since
-                file = Path(f"/proc/{pid}/{name}")
-                shown[file] = file.read_bytes()
-    assert len(shown) > 20
-    for file, content in shown.items():
-        for secret in secrets:
-            assert secret not in content, file
-
-
-def _all_gone(folder: DataFolder, timeout_s: float = 15) -> bool:
-    pause = threading.Event()
-    for _ in range(int(timeout_s / 0.05)):
-        if not folder.processes():
-            return True
-        pause.wait(0.05)
-    return False
+from tests.fix_up import STOP_WITHIN_S, Up, all_gone, get, no_secret_is_shown, post, shell, wait_until_stored
 
 
 def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[..., Up]) -> None:
@@ -181,15 +23,15 @@ def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[...,
     evaluate = up.wait_for(r'^ +(eval "\$\(bdlab env .*\)")$')[1]
 
     # The second terminal.
-    done = _shell(f"{curl.replace('curl ', 'curl -sS --fail ', 1)}")
+    done = shell(f"{curl.replace('curl ', 'curl -sS --fail ', 1)}")
     assert done.returncode == 0, done.stderr
     first = json.loads(done.stdout)
     assert first["sentiment"] == "negative"
-    done = _shell(
+    done = shell(
         f'{evaluate}\nbdlab predict "Great taste, will buy again."\nbdlab status\nbdlab verify --wait 30'
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = _get(up.endpoint, "/predictions?limit=100")
+    rows = get(up.endpoint, "/predictions?limit=100")
     assert {first["id"]} < {row["id"] for row in rows}
     assert len(rows) == 2
     assert re.search(r"consumer +│ +healthy +│ +alive at http://127.0.0.1:\d+", done.stdout)
@@ -198,21 +40,21 @@ def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[...,
     assert not up.folder.env_file.exists()
     assert not (data_dir / "postgres" / "admin_password").exists()
     assert data_dir.stat().st_mode & 0o077 == 0
-    _no_secret_is_shown(up.folder)
-    refused = _shell(f"bdlab up --data-dir {shlex.quote(str(data_dir))}")
+    no_secret_is_shown(up.folder)
+    refused = shell(f"bdlab up --data-dir {shlex.quote(str(data_dir))}")
     assert refused.returncode == 1
     assert f"process {up.process.pid}" in refused.stderr
 
     # kill -9: nothing survives, and the next `up` finds the rows.
     up.process.kill()
-    assert _all_gone(up.folder)
-    assert _shell(evaluate).returncode == 0  # the eval of nothing
-    assert _shell(f"bdlab env --data-dir {shlex.quote(str(data_dir))}").returncode == 1
+    assert all_gone(up.folder)
+    assert shell(evaluate).returncode == 0  # the eval of nothing
+    assert shell(f"bdlab env --data-dir {shlex.quote(str(data_dir))}").returncode == 1
     again = start_up(data_dir)
     again.wait_for("eval")
-    kept = {row["id"] for row in _get(again.endpoint, "/predictions?limit=100")}
+    kept = {row["id"] for row in get(again.endpoint, "/predictions?limit=100")}
     assert kept == {row["id"] for row in rows}
-    status, _ = _post(again.endpoint, {"text": "And once more, very good."})
+    status, _ = post(again.endpoint, {"text": "And once more, very good."})
     assert status == 200
 
     # Ctrl-C: in reverse order of the start, what is on the broker is stored first.
@@ -231,9 +73,9 @@ def test_everything_dies_once_and_the_pipeline_goes_on(tmp_path: Path, start_up:
         up = start_up(tmp_path / "one")
         up.wait_for("port 8000 is in use; serving on port")
         up.wait_for("eval")
-    status, answer = _post(up.endpoint, {"text": "Good."})
+    status, answer = post(up.endpoint, {"text": "Good."})
     assert status == 200
-    _wait_until_stored(up.endpoint, answer["id"])
+    wait_until_stored(up.endpoint, answer["id"])
     record = json.loads((up.folder.records / "tansu.json").read_text())
     before = up.folder.running().bootstrap_servers
     os.kill(record["pid"], signal.SIGKILL)
@@ -243,25 +85,23 @@ def test_everything_dies_once_and_the_pipeline_goes_on(tmp_path: Path, start_up:
     assert up.folder.running().bootstrap_servers != before
     pause = threading.Event()
     for _ in range(300):
-        status, answer = _post(up.endpoint, {"text": "Good again."})
+        status, answer = post(up.endpoint, {"text": "Good again."})
         if status == 200:
             break
         assert status == 503, answer
         pause.wait(0.1)
     assert status == 200
-    done = _shell(
-        f'eval "$(bdlab env --data-dir {shlex.quote(str(up.folder.path))})"\nbdlab verify --wait 30'
-    )
+    done = shell(f'eval "$(bdlab env --data-dir {shlex.quote(str(up.folder.path))})"\nbdlab verify --wait 30')
     assert done.returncode == 0, done.stdout + done.stderr
     assert "closed log" in done.stdout
-    assert answer["id"] in {row["id"] for row in _get(up.endpoint, "/predictions?limit=100")}
+    assert answer["id"] in {row["id"] for row in get(up.endpoint, "/predictions?limit=100")}
     for name in ("openbao", "postgres", "consume-1", "serve"):
         os.kill(json.loads((up.folder.records / f"{name}.json").read_text())["pid"], signal.SIGKILL)
         up.wait_for(f"{name}: ended .killed by SIGKILL.")
         up.wait_for(f"restarted {name}")
-    status, answer = _post(up.endpoint, {"text": "Still good."})
+    status, answer = post(up.endpoint, {"text": "Still good."})
     assert status == 200
-    _wait_until_stored(up.endpoint, answer["id"])
+    wait_until_stored(up.endpoint, answer["id"])
     assert up.signal_and_wait(signal.SIGTERM) == 0
     assert any("stored what was on the broker" in line for line in up.rest())
     assert up.folder.processes() == []
@@ -275,7 +115,7 @@ def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path, start_up: Calla
     up.process.send_signal(signal.SIGINT)
     up.wait_for("stopped postgres")
     assert up.signal_and_wait(signal.SIGINT) == 130
-    assert _all_gone(up.folder)
+    assert all_gone(up.folder)
 
 
 def test_a_start_is_interrupted(tmp_path: Path, start_up: Callable[..., Up]) -> None:
@@ -298,12 +138,12 @@ def test_an_http_port_that_is_taken_is_an_error_where_it_was_asked_for(
 
 def test_env_says_what_to_do_where_no_stack_runs(tmp_path: Path) -> None:
     folder = tmp_path / "it's not there"
-    done = _shell(f"bdlab env --data-dir {shlex.quote(str(folder))}")
+    done = shell(f"bdlab env --data-dir {shlex.quote(str(folder))}")
     assert done.returncode == 1
     assert done.stdout == ""
     assert f"no local stack is up on {folder}" in done.stderr
     assert "bdlab up --data-dir" in done.stderr
-    done = _shell('export VAULT_ADDR=x BDLAB_CONFIG=y\neval "$(bdlab env --unset)"\nenv')
+    done = shell('export VAULT_ADDR=x BDLAB_CONFIG=y\neval "$(bdlab env --unset)"\nenv')
     assert done.returncode == 0
     assert "VAULT_ADDR" not in done.stdout
     assert "BDLAB_CONFIG" not in done.stdout

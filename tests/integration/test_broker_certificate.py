@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from bdlab import settings
+from bdlab.certificates import GROUP_READS, CertificateFiles
 from bdlab.credentials import Certificate
 from bdlab.errors import InvalidInput, PolicyDenied
 from bdlab.settings import KafkaSettings
 from bdlab.vault import pki
 from bdlab.vault.bootstrap import envfile
-from bdlab.vault.broker_files import BrokerFiles
 from bdlab.vault.session import VaultSession
 from tests.fix_vault import VaultWorld
 
@@ -41,7 +41,7 @@ def test_vault_init_makes_the_authority_and_migrate_uses_it(
     again = {step.name: step.outcome for step in world.init(plan)}
     assert set(again.values()) == {"unchanged"}
 
-    files = BrokerFiles(tmp_path)
+    files = CertificateFiles(tmp_path, mode=GROUP_READS)
     with session(world, "migrate") as migrate:
         authority = migrate.kafka().ca_pem
         assert "BEGIN CERTIFICATE" in authority
@@ -69,7 +69,7 @@ def test_a_certificate_in_its_last_third_is_replaced(tmp_path: Path) -> None:
     issued = pki.Issued(
         certificate=Certificate(pem="certificate", key=settings.Secret("key")), ca_pem="authority"
     )
-    files = BrokerFiles(tmp_path)
+    files = CertificateFiles(tmp_path, mode=GROUP_READS)
     files.write(issued, HOSTS, ttl_s=3600)
     assert files.good_for(HOSTS, authority="authority")
     record = msgspec.json.decode((tmp_path / "issued.json").read_bytes())
@@ -84,7 +84,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         certificate=Certificate(pem="certificate", key=settings.Secret("key")), ca_pem="authority"
     )
     with pytest.raises(InvalidInput, match="absent"):
-        BrokerFiles(tmp_path / "absent").write(issued, HOSTS, ttl_s=1)
+        CertificateFiles(tmp_path / "absent").write(issued, HOSTS, ttl_s=1)
 
 
 def test_env_says_that_vault_is_the_authority(tmp_path: Path) -> None:

@@ -33,6 +33,12 @@ path "pki-kafka/roles/+" {
 path "pki-kafka/issuers" {
   capabilities = ["list"]
 }
+path "pki-servers/roles/+" {
+  capabilities = ["read"]
+}
+path "pki-servers/issuers" {
+  capabilities = ["list"]
+}
 path "kv/metadata/*" {
   capabilities = ["read"]
 }

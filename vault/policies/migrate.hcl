@@ -21,6 +21,17 @@ path "pki-kafka/issue/admin" {
   capabilities = ["update"]
 }
 
+# The certificates of the other servers. The API itself may not: who breaks into it gets none that lasts.
+path "pki-servers/issue/vault" {
+  capabilities = ["update"]
+}
+path "pki-servers/issue/postgres" {
+  capabilities = ["update"]
+}
+path "pki-servers/issue/api" {
+  capabilities = ["update"]
+}
+
 # Keeps the lease of its database login alive; a lease id cannot be guessed.
 path "sys/leases/renew" {
   capabilities = ["update"]

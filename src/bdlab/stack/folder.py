@@ -58,6 +58,11 @@ class DataFolder:
         return self.path / "identity"
 
     @property
+    def tls(self) -> Path:
+        """The servers' certificates, a folder each."""
+        return self.path / "tls"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

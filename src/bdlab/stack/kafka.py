@@ -17,6 +17,7 @@ from bdlab.errors import ServerNotStarted
 from bdlab.stack import java
 from bdlab.stack.java import Distribution
 from bdlab.stack.kafka_config import (
+    CertificateFolder,
     Certificates,
     Listeners,
     Properties,
@@ -53,7 +54,7 @@ class KafkaBroker(Server):
         data_dir: Path,
         *,
         port: int | None = None,
-        certificates: Certificates | None = None,
+        certificates: Certificates | CertificateFolder | None = None,
         distribution: Distribution | None = None,
     ) -> None:
         super().__init__(data_dir, port=port)
@@ -72,6 +73,10 @@ class KafkaBroker(Server):
         """Where an administrator connects: with a certificate, where the broker is secured."""
         internal = self._listeners.internal if self._listeners else None
         return f"127.0.0.1:{internal}" if internal else self.bootstrap_servers
+
+    def reserve_port(self) -> None:
+        """Choose the port now, for those who have to know it before the first start."""
+        self._port = self._choose_port()
 
     @property
     def security_protocol(self) -> str:
@@ -112,10 +117,13 @@ class KafkaBroker(Server):
         self._listeners = self._choose_listeners(port)
         properties = self._metadata_properties(self._listeners) | listener_properties(self._listeners)
         properties |= broker_properties(self._replicas, self._data)
-        if self._certificates:
-            tls_dir = self.folder / "tls"
-            write_certificates(self._certificates, tls_dir)
-            properties |= security_properties(self._certificates, tls_dir, self.authorizer)
+        if certificates := self._certificates:
+            if isinstance(certificates, CertificateFolder):
+                tls_dir = certificates.folder
+            else:
+                tls_dir = self.folder / "tls"
+                write_certificates(certificates, tls_dir)
+            properties |= security_properties(certificates.super_users, tls_dir, self.authorizer)
         write_private(self._config_file, render(properties))
         self._lay_out(distribution, properties)
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -25,6 +25,15 @@ class Certificates(msgspec.Struct, frozen=True, kw_only=True):
 
     server: Certificate
     ca_pem: str
+    super_users: tuple[str, ...]
+
+
+class CertificateFolder(msgspec.Struct, frozen=True, kw_only=True):
+    """The same, as the files `server.pem` and `ca.pem`, which somebody else writes before each start and may
+    replace while the server runs.
+    """
+
+    folder: Path
     super_users: tuple[str, ...]
 
 
@@ -73,15 +82,15 @@ def listener_properties(listeners: Listeners) -> Properties:
     return values
 
 
-def security_properties(certificates: Certificates, tls_dir: Path, authorizer: str) -> Properties:
-    """Certificates, written into `tls_dir` with `write_certificates`, and who may do what without one ACL."""
+def security_properties(super_users: Iterable[str], tls_dir: Path, authorizer: str) -> Properties:
+    """Certificates, which are in `tls_dir`, and who may do what without one ACL."""
     return {
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(tls_dir / "server.pem"),
         "ssl.truststore.type": "PEM",
         "ssl.truststore.location": str(tls_dir / "ca.pem"),
         "authorizer.class.name": authorizer,
-        "super.users": ";".join(f"User:{subject}" for subject in certificates.super_users),
+        "super.users": ";".join(f"User:{subject}" for subject in super_users),
         "allow.everyone.if.no.acl.found": "false",
     }
 

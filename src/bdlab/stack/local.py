@@ -11,9 +11,13 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from bdlab.certificates import CertificateFiles
+from bdlab.credentials import SUPER_USERS
 from bdlab.errors import StackError
+from bdlab.stack.certificates import CertificateKeeper, Order
 from bdlab.stack.folder import DataFolder, Endpoints
 from bdlab.stack.kafka import ApacheKafka
+from bdlab.stack.kafka_config import CertificateFolder
 from bdlab.stack.losses import OpenLog, lost_events
 from bdlab.stack.openbao import OpenBao
 from bdlab.stack.ports import PortBook, is_free
@@ -32,22 +36,31 @@ _COMMAND_TIMEOUT_S = 120.0
 _DRAIN_S = 10
 _SESSION_TIMEOUT_S = 6.0
 _TRIM_EVERY_S = 30.0
+_RENEW_EVERY_S = 1.0
+CERTIFICATE_TTL_S = 30 * 86400
 
 
 class BrokerServer(Child, Broker, Protocol):
     """A broker that can be started and stopped."""
 
 
-def make_broker(kind: BrokerKind, data_dir: Path) -> BrokerServer:
-    """The broker of that kind, not started. What it needs and lacks shows at its start."""
-    return ApacheKafka(data_dir) if kind == "kafka" else Tansu(data_dir)
+def make_broker(kind: BrokerKind, data_dir: Path, certificates: Path) -> BrokerServer:
+    """The broker of that kind, not started. What it needs and lacks shows at its start.
+
+    Apache Kafka is secured, with what is in the folder `certificates` by then.
+    """
+    if kind == "kafka":
+        secured = CertificateFolder(folder=certificates, super_users=SUPER_USERS)
+        return ApacheKafka(data_dir, certificates=secured)
+    return Tansu(data_dir)
 
 
 class LocalStack:
     """OpenBao, Postgres, a broker, and the `bdlab` services over them, with all of their data in one folder.
 
     `command` is the command line that runs `bdlab`, without arguments. `http_port` None takes 8000 or, where
-    that is taken, a free one. `report` is told of each step.
+    that is taken, a free one. `report` is told of each step. Certificates are good for `certificate_ttl_s`
+    seconds, and renewed when two thirds of that are over.
     """
 
     def __init__(
@@ -59,16 +72,20 @@ class LocalStack:
         http_port: int | None = None,
         broker: BrokerKind = "tansu",
         consumers: int = 1,
+        certificate_ttl_s: int = CERTIFICATE_TTL_S,
     ) -> None:
         self.folder = DataFolder(data_dir)
         self._command = tuple(command)
         self._report = report
         self._http_port = http_port
         self._consumers = consumers
+        self._certificate_ttl_s = certificate_ttl_s
         self._openbao = OpenBao(self.folder.path)
         self._postgres = Postgres(self.folder.path)
-        self._broker = make_broker(broker, self.folder.path)
+        self._broker_files = CertificateFiles(self.folder.tls / "kafka")
+        self._broker = make_broker(broker, self.folder.path, self._broker_files.folder)
         self._supervisor = Supervisor(report)
+        self._certificates = CertificateKeeper(self.run, report)
         self._services: list[Service] = []
         self._environment: dict[str, str] = {}
         self._endpoints: Endpoints | None = None
@@ -88,7 +105,10 @@ class LocalStack:
 
     def watch(self, stop: threading.Event) -> None:
         """Restart what dies, until `stop` is set."""
-        self._supervisor.watch(stop, {_TRIM_EVERY_S: self._trim_logs})
+        self._supervisor.watch(
+            stop,
+            {_TRIM_EVERY_S: self._trim_logs, _RENEW_EVERY_S: lambda: self._certificates.look_after(stop)},
+        )
 
     def close(self, *, drain: bool = True) -> None:
         """Stop everything in reverse order.
@@ -100,6 +120,7 @@ class LocalStack:
             self._drain()
         self._supervisor.stop_all()
         self._services.clear()
+        self._certificates.close()
         self.folder.__exit__()
 
     def log_file(self, name: str) -> Path:
@@ -144,9 +165,14 @@ class LocalStack:
     def _open(self, stop: threading.Event) -> Endpoints:
         self.folder.check_place()
         http_port = self._choose_http_port()
-        for server in (self._openbao, self._postgres, self._broker):
-            self._start(server, stop)
-        former = self._note_log()
+        self._start(self._openbao, stop)
+        self._start(self._postgres, stop)
+        kafka = self._broker if isinstance(self._broker, ApacheKafka) else None
+        if kafka:
+            # It cannot start without the certificate that Vault makes for it.
+            kafka.reserve_port()
+        else:
+            self._start(self._broker, stop)
         self._environment = service_environment(self.folder, self._openbao.address)
         consumers = self._choose_consumer_ports()
         self.folder.write_config(
@@ -159,6 +185,11 @@ class LocalStack:
             }
         )
         self._step("vault-init", lambda: self._set_up_vault(stop))
+        if kafka:
+            order = self._broker_order(kafka)
+            self._step(order.name, lambda: self._certificates.obtain(order, stop))
+            self._start(kafka, stop)
+        former = self._note_log()
         self._step("migrate", lambda: self._announce_broker(stop))
         for name, port in consumers.items():
             self._serve(name, ["consume", "--metrics-port", str(port)], port, "/health/live", stop)
@@ -213,6 +244,8 @@ class LocalStack:
     def _set_up_vault(self, stop: threading.Event) -> None:
         """Bring Vault to the finished state. The `.env` exists for as long as that takes, the first time."""
         arguments = ["vault-init", "--keys-file", str(self.folder.keys_file)]
+        if isinstance(self._broker, ApacheKafka):
+            arguments += ["--authority", "kafka"]
         if self._postgres.knows_admin_password:
             server = self._postgres.lasting_server
             self.folder.write_env(
@@ -223,7 +256,7 @@ class LocalStack:
                     "BDLAB_POSTGRES_PORT": str(server.port),
                     "BDLAB_POSTGRES_DBNAME": server.dbname,
                     "BDLAB_POSTGRES_SSLMODE": server.sslmode,
-                    **self._broker.client_environment,
+                    **self._broker_environment,
                 }
             )
             arguments += ["--env-file", str(self.folder.env_file)]
@@ -234,10 +267,33 @@ class LocalStack:
         self._postgres.forget_admin_password()
         self.folder.settle()
 
+    @property
+    def _broker_environment(self) -> dict[str, str]:
+        """How clients reach the broker, and by whose certificate they know it."""
+        by_vault = {"BDLAB_KAFKA_CA_FILE": "vault"} if isinstance(self._broker, ApacheKafka) else {}
+        return {**self._broker.client_environment, **by_vault}
+
+    def _broker_order(self, kafka: ApacheKafka) -> Order:
+        def command() -> list[str]:
+            folder = str(self._broker_files.folder)
+            arguments = ["broker-certificate", "--folder", folder, "--host", "localhost"]
+            arguments += ["--ttl", str(self._certificate_ttl_s)]
+            return [*arguments, "--admin-servers", kafka.admin_servers] if kafka.running else arguments
+
+        return Order(
+            name="broker-certificate",
+            files=(self._broker_files,),
+            command=command,
+            # Started again by the supervisor, it reads what is there.
+            give_up=kafka.stop,
+        )
+
     def _announce_broker(self, stop: threading.Event) -> None:
-        """Bring schema and topic up to date, and put the broker's present address into Vault."""
-        address = self._broker.client_environment
-        self.run("migrate", ["migrate", "--announce-broker"], stop, environment=address)
+        """Bring schema, topic, users and ACLs up to date, and put the broker's present address into Vault."""
+        environment = self._broker_environment
+        if isinstance(self._broker, ApacheKafka):
+            environment["BDLAB_KAFKA_ADMIN_SERVERS"] = self._broker.admin_servers
+        self.run("migrate", ["migrate", "--announce-broker"], stop, environment=environment)
 
     def _after_broker_restart(self, stop: threading.Event) -> None:
         self._announce_broker(stop)

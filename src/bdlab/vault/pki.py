@@ -1,8 +1,9 @@
-"""The authority for Kafka's certificates: Vault's PKI engine. Its private key never leaves Vault.
+"""Vault's PKI engine as the authority for the pipeline's certificates. Its private keys never leave Vault.
 
-Brokers and administrators get their certificates from two roles, each for one subject only, so that a policy
-on the path of a role decides who may become what. Every certificate comes with its own private key, which
-Vault makes and does not keep.
+There are two authorities, each in an engine of its own: who trusts Kafka's for a log-in at the brokers must
+not have to trust a certificate of the API. A role is for one subject only, so that a policy on the path of a
+role decides who may become what. Every certificate comes with its own private key, which Vault makes and does
+not keep.
 """
 
 from __future__ import annotations
@@ -12,155 +13,216 @@ from typing import Any
 
 import msgspec
 
-from bdlab.credentials import Certificate
+from bdlab.credentials import ADMIN_NAME, BROKER_NAME, SUPER_USERS, Certificate, Issued
 from bdlab.errors import SecretMissing, VaultError
 from bdlab.settings import Secret
 from bdlab.vault.client import VaultClient
 
-MOUNT = "pki-kafka"
-ISSUER = "bdlab-kafka"
 BROKER_ROLE, ADMIN_ROLE = "broker", "admin"
-BROKER_NAME, ADMIN_NAME = "bdlab-broker", "bdlab-admin"
-
-#: The subjects that are all-powerful at the brokers (`super.users`), as Kafka writes them.
-SUPER_USERS = (f"CN={BROKER_NAME}", f"CN={ADMIN_NAME}")
 
 _AUTHORITY_TTL_S = 10 * 365 * 86400
 BROKER_TTL_S = 365 * 86400
 ADMIN_TTL_S = 3600
+SERVER_TTL_S = 30 * 86400
 _LOCAL = ("localhost",)
-
-_ENGINE = f"secrets engine {MOUNT}"
-_ROOT = "certificate authority for Kafka"
+_LOCAL_ADDRESSES = ("127.0.0.1",)
 
 
-class Issued(msgspec.Struct, frozen=True, kw_only=True):
-    """A new certificate with its key, and the authority's own that others check it with."""
+class Role(msgspec.Struct, frozen=True, kw_only=True):
+    """Who gets certificates from it: `name` is the role's, `subject` the certificates'; times in seconds."""
 
-    certificate: Certificate
-    ca_pem: str
+    name: str
+    subject: str
+    server: bool
+    client: bool
+    max_ttl_s: int
 
 
-def prepare_authority(client: VaultClient, *, hosts: Iterable[str] = ()) -> list[str]:
+class Authority(msgspec.Struct, frozen=True, kw_only=True):
+    """One root certificate in one engine, and the roles under it. `title` is for people."""
+
+    mount: str
+    issuer: str
+    title: str
+    roles: tuple[Role, ...]
+
+    @property
+    def engine_step(self) -> str:
+        return f"secrets engine {self.mount}"
+
+    @property
+    def root_step(self) -> str:
+        return f"certificate authority for {self.title}"
+
+
+KAFKA = Authority(
+    mount="pki-kafka",
+    issuer="bdlab-kafka",
+    title="Kafka",
+    roles=(
+        # A broker is a client of the other brokers.
+        Role(name=BROKER_ROLE, subject=BROKER_NAME, server=True, client=True, max_ttl_s=BROKER_TTL_S),
+        Role(name=ADMIN_ROLE, subject=ADMIN_NAME, server=False, client=True, max_ttl_s=ADMIN_TTL_S),
+    ),
+)
+#: The servers that the second authority knows, each with a role of its name.
+SERVER_ROLES = ("vault", "postgres", "api")
+SERVERS = Authority(
+    mount="pki-servers",
+    issuer="bdlab-servers",
+    title="servers",
+    roles=tuple(
+        Role(name=name, subject=f"bdlab-{name}", server=True, client=False, max_ttl_s=365 * 86400)
+        for name in SERVER_ROLES
+    ),
+)
+AUTHORITIES = {"kafka": KAFKA, "servers": SERVERS}
+
+MOUNT = KAFKA.mount
+
+
+def prepare_authority(
+    client: VaultClient, *, hosts: Iterable[str] = (), authority: Authority = KAFKA
+) -> list[str]:
     """Bring engine, root certificate and roles to the wanted state; what was done, nothing where all stood.
 
-    `hosts` are the names that brokers are reached under; localhost and addresses are allowed anyway. Names
+    `hosts` are the names that servers are reached under; localhost and addresses are allowed anyway. Names
     that an earlier call allowed stay allowed. Raises VaultError.
     """
-    done = missing(client, hosts=hosts)
-    if _ENGINE in done:
+    done = missing(client, hosts=hosts, authority=authority)
+    if authority.engine_step in done:
         client.write(
-            f"sys/mounts/{MOUNT}", {"type": "pki", "config": {"max_lease_ttl": f"{_AUTHORITY_TTL_S}s"}}
+            f"sys/mounts/{authority.mount}",
+            {"type": "pki", "config": {"max_lease_ttl": f"{_AUTHORITY_TTL_S}s"}},
         )
-    if _ROOT in done:
+    if authority.root_step in done:
         # The issuer's name makes a second root of a run beside this one fail, instead of adding one.
         client.write(
-            f"{MOUNT}/root/generate/internal",
+            f"{authority.mount}/root/generate/internal",
             {
-                "common_name": "bdlab Kafka authority",
-                "issuer_name": ISSUER,
+                "common_name": f"bdlab {authority.title} authority",
+                "issuer_name": authority.issuer,
                 "key_type": "ec",
                 "key_bits": 256,
                 "ttl": f"{_AUTHORITY_TTL_S}s",
             },
         )
-    for name, wanted in _roles(client, hosts).items():
-        if _role(name) in done:
-            client.write(f"{MOUNT}/roles/{name}", wanted)
+    for name, wanted in _roles(client, hosts, authority).items():
+        if _role_step(name) in done:
+            client.write(f"{authority.mount}/roles/{name}", wanted)
     return done
 
 
-def missing(client: VaultClient, *, hosts: Iterable[str] = ()) -> list[str]:
+def missing(client: VaultClient, *, hosts: Iterable[str] = (), authority: Authority = KAFKA) -> list[str]:
     """What `prepare_authority` would do. Reads only. Raises VaultError."""
-    if f"{MOUNT}/" not in client.read("sys/mounts"):
-        return [_ENGINE, _ROOT, _role(BROKER_ROLE), _role(ADMIN_ROLE)]
-    found = [] if _has_authority(client) else [_ROOT]
-    for name, wanted in _roles(client, hosts).items():
-        held = client.read_if_present(f"{MOUNT}/roles/{name}") or {}
+    if f"{authority.mount}/" not in client.read("sys/mounts"):
+        steps = [_role_step(role.name) for role in authority.roles]
+        return [authority.engine_step, authority.root_step, *steps]
+    found = [] if _has_root(client, authority) else [authority.root_step]
+    for name, wanted in _roles(client, hosts, authority).items():
+        held = client.read_if_present(f"{authority.mount}/roles/{name}") or {}
         if any(held.get(field) != value for field, value in wanted.items()):
-            found.append(_role(name))
+            found.append(_role_step(name))
     return found
 
 
-def authority_pem(client: VaultClient) -> str:
-    """The authority's certificate, with which everybody checks the brokers'. Raises VaultError."""
-    return str(client.read(f"{MOUNT}/issuer/{ISSUER}/json")["certificate"])
+def authority_pem(client: VaultClient, authority: Authority = KAFKA) -> str:
+    """The authority's certificate, with which everybody checks its servers'. Raises VaultError."""
+    return str(client.read(f"{authority.mount}/issuer/{authority.issuer}/json")["certificate"])
 
 
-def _role(name: str) -> str:
+def _role_step(name: str) -> str:
     return f"certificate role {name}"
 
 
-def _has_authority(client: VaultClient) -> bool:
+def _has_root(client: VaultClient, authority: Authority) -> bool:
     try:
-        listed = client.request("list", f"{MOUNT}/issuers").get("data", {})
+        listed = client.request("list", f"{authority.mount}/issuers").get("data", {})
     except SecretMissing:
         return False
-    return any(issuer.get("issuer_name") == ISSUER for issuer in listed.get("key_info", {}).values())
+    issuers = listed.get("key_info", {}).values()
+    return any(issuer.get("issuer_name") == authority.issuer for issuer in issuers)
 
 
-def _roles(client: VaultClient, hosts: Iterable[str]) -> dict[str, dict[str, Any]]:
-    held = client.read_if_present(f"{MOUNT}/roles/{BROKER_ROLE}") or {}
-    names = {BROKER_NAME, *_LOCAL, *hosts, *held.get("allowed_domains", ())}
-    common = {
-        "issuer_ref": ISSUER,
-        "allow_bare_domains": True,
-        "allow_subdomains": False,
-        "allow_localhost": False,
-        "allow_any_name": False,
-        "allow_glob_domains": False,
-        "allow_wildcard_certificates": False,
-        "key_type": "ec",
-        "key_bits": 256,
-        "client_flag": True,
-    }
-    return {
-        # A broker is a client of the other brokers.
-        BROKER_ROLE: common
-        | {
+def _roles(client: VaultClient, hosts: Iterable[str], authority: Authority) -> dict[str, dict[str, Any]]:
+    found = {}
+    for role in authority.roles:
+        names = {role.subject}
+        if role.server:
+            held = client.read_if_present(f"{authority.mount}/roles/{role.name}") or {}
+            names |= {*_LOCAL, *hosts, *held.get("allowed_domains", ())}
+        found[role.name] = {
+            "issuer_ref": authority.issuer,
             "allowed_domains": sorted(names),
-            "allow_ip_sans": True,
-            "server_flag": True,
-            "max_ttl": BROKER_TTL_S,
-        },
-        ADMIN_ROLE: common
-        | {
-            "allowed_domains": [ADMIN_NAME],
-            "allow_ip_sans": False,
-            "server_flag": False,
-            "max_ttl": ADMIN_TTL_S,
-        },
-    }
+            "allow_bare_domains": True,
+            "allow_subdomains": False,
+            "allow_localhost": False,
+            "allow_any_name": False,
+            "allow_glob_domains": False,
+            "allow_wildcard_certificates": False,
+            "allow_ip_sans": role.server,
+            "key_type": "ec",
+            "key_bits": 256,
+            "server_flag": role.server,
+            "client_flag": role.client,
+            "max_ttl": role.max_ttl_s,
+        }
+    return found
 
 
 def issue_broker(
     client: VaultClient,
     *,
     hosts: Sequence[str] = _LOCAL,
-    addresses: Sequence[str] = ("127.0.0.1",),
+    addresses: Sequence[str] = _LOCAL_ADDRESSES,
     ttl_s: int = BROKER_TTL_S,
 ) -> Issued:
     """A broker's certificate, valid for those names and IP addresses for `ttl_s` seconds.
 
     Raises VaultError.
     """
-    return _issue(
-        client,
-        BROKER_ROLE,
-        {"common_name": BROKER_NAME, "alt_names": ",".join(hosts), "ip_sans": ",".join(addresses)},
-        ttl_s,
-    )
+    return _issue(client, KAFKA, BROKER_ROLE, ttl_s=ttl_s, hosts=hosts, addresses=addresses)
 
 
 def issue_admin(client: VaultClient, *, ttl_s: int = ADMIN_TTL_S) -> Issued:
     """An administrator's certificate: short-lived, made when needed, stored nowhere. Raises VaultError."""
-    return _issue(client, ADMIN_ROLE, {"common_name": ADMIN_NAME}, ttl_s)
+    return _issue(client, KAFKA, ADMIN_ROLE, ttl_s=ttl_s)
 
 
-def _issue(client: VaultClient, role: str, request: dict[str, str], ttl_s: int) -> Issued:
-    path = f"{MOUNT}/issue/{role}"
-    # The name is a person's label for the certificate, and no host's.
-    body = request | {"ttl": f"{ttl_s}s", "private_key_format": "pkcs8", "exclude_cn_from_sans": True}
+def issue_server(
+    client: VaultClient,
+    server: str,
+    *,
+    hosts: Sequence[str] = _LOCAL,
+    addresses: Sequence[str] = _LOCAL_ADDRESSES,
+    ttl_s: int = SERVER_TTL_S,
+) -> Issued:
+    """The certificate of one of `SERVER_ROLES`, valid for those names and addresses for `ttl_s` seconds.
+
+    Raises VaultError.
+    """
+    return _issue(client, SERVERS, server, ttl_s=ttl_s, hosts=hosts, addresses=addresses)
+
+
+def _issue(
+    client: VaultClient,
+    authority: Authority,
+    role: str,
+    *,
+    ttl_s: int,
+    hosts: Sequence[str] = (),
+    addresses: Sequence[str] = (),
+) -> Issued:
+    path = f"{authority.mount}/issue/{role}"
+    body: dict[str, Any] = {
+        "common_name": next(known.subject for known in authority.roles if known.name == role),
+        "ttl": f"{ttl_s}s",
+        "private_key_format": "pkcs8",
+        # The name is a person's label for the certificate, and no host's.
+        "exclude_cn_from_sans": True,
+    }
+    if hosts or addresses:
+        body |= {"alt_names": ",".join(hosts), "ip_sans": ",".join(addresses)}
     answer = client.write(path, body)
     try:
         return Issued(
@@ -169,3 +231,27 @@ def _issue(client: VaultClient, role: str, request: dict[str, str], ttl_s: int) 
         )
     except KeyError as error:
         raise VaultError(f"Vault at {client.address} answers {path} without {error}") from error
+
+
+__all__ = [
+    "ADMIN_NAME",
+    "ADMIN_ROLE",
+    "AUTHORITIES",
+    "BROKER_NAME",
+    "BROKER_ROLE",
+    "BROKER_TTL_S",
+    "KAFKA",
+    "MOUNT",
+    "SERVERS",
+    "SERVER_ROLES",
+    "SERVER_TTL_S",
+    "SUPER_USERS",
+    "Authority",
+    "Issued",
+    "authority_pem",
+    "issue_admin",
+    "issue_broker",
+    "issue_server",
+    "missing",
+    "prepare_authority",
+]

@@ -13,7 +13,7 @@ from bdlab.errors import PolicyDenied, TokenRefused
 from bdlab.vault.bootstrap.access import AppRoles, Policies
 from bdlab.vault.bootstrap.alone import alone
 from bdlab.vault.bootstrap.authority import Authority
-from bdlab.vault.bootstrap.broker import BrokerAuthority
+from bdlab.vault.bootstrap.certificates import authorities
 from bdlab.vault.bootstrap.database import Connection, Roles
 from bdlab.vault.bootstrap.handover import HandOver
 from bdlab.vault.bootstrap.keysfile import KeysFile
@@ -52,7 +52,7 @@ def _bootstrap(plan: Plan, report: Report) -> list[Step]:
         AppRoles(plan),
         Connection(plan),
         Roles(plan),
-        *([BrokerAuthority(plan)] if plan.seeds and plan.seeds.kafka_authority else []),
+        *authorities(plan),
         KeyValues(plan),
         HandOver(plan, client),
     ]

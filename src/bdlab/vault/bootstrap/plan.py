@@ -79,7 +79,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     `seeds` and `manager` are None where `.env` is gone; they are needed where the database or the key-value
     engine is not set up yet. `ask_key` gets the number of the key that is needed and gives it, None where
     nobody can be asked. `timeout_s` is how long an unreachable or sealed Vault is waited for, `wrap_ttl_s`
-    how long a wrapped secret id waits for its receiver.
+    how long a wrapped secret id waits for its receiver. `authorities` names the certificate authorities that
+    Vault is to be (`pki.AUTHORITIES`), beside the one that `.env` asks for.
     """
 
     vault: VaultSettings
@@ -92,6 +93,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     ask_key: Callable[[int], Secret | None] | None = None
     timeout_s: float = 60.0
     wrap_ttl_s: int = 24 * 3600
+    authorities: tuple[str, ...] = ()
     dry_run: bool = False
 
     @property

@@ -1,0 +1,42 @@
+"""Making running brokers read their certificate files again."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export all of them
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
+
+from bdlab.credentials import KafkaLogin
+from bdlab.kafka.connection import broker_error, client_config, fetch_metadata
+
+_TIMEOUT_S = 15.0
+#: With any change of its own settings, even to the value that they have, a broker looks whether the files of
+#: its certificates are others than those that it read. This one says what is so anyway.
+_SETTING, _VALUE = "listener.name.internal.ssl.keystore.type", "PEM"
+
+
+def reload_certificates(admin_login: KafkaLogin) -> list[int]:
+    """Have every broker read its certificate files again, where they have changed; the brokers' node ids.
+
+    Open connections go on. A broker takes only a certificate of the same subject that names all the hosts of
+    the one before. Raises BrokerRefused where `admin_login` may not do this, and BrokerUnavailable.
+    """
+    servers = admin_login.server.bootstrap_servers
+    client = AdminClient(client_config(admin_login, client_id="bdlab-certificates"))
+    brokers = sorted(fetch_metadata(client, servers=servers, timeout_s=_TIMEOUT_S).brokers)
+    entry = ConfigEntry(_SETTING, _VALUE, incremental_operation=AlterConfigOpType.SET)
+    resources = [
+        ConfigResource(ResourceType.BROKER, str(broker), incremental_configs=[entry]) for broker in brokers
+    ]
+    answers = client.incremental_alter_configs(resources, request_timeout=_TIMEOUT_S)
+    for resource, answer in answers.items():
+        try:
+            answer.result(_TIMEOUT_S)
+        except KafkaException as error:
+            raise broker_error(error, f"reloading the certificates of broker {resource.name}") from error
+    return brokers

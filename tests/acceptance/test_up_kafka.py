@@ -1,0 +1,141 @@
+"""`bdlab up --broker kafka`: secured from the start, and nothing lost when the broker is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from bdlab.errors import BinaryMissing
+from bdlab.stack import java
+from tests.fix_up import Up, get, no_secret_is_shown, post, shell, wait_until_stored
+
+pytestmark = pytest.mark.kafka
+
+UP_WITHIN_S = 180.0
+#: Long enough for a slow machine to have everything up before the first renewal.
+CERTIFICATE_TTL_S = 120
+
+
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    try:
+        java.kafka()
+        java.java()
+    except BinaryMissing as missing:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(missing.message)
+
+
+def port_of(up: Up, name: str) -> int:
+    return int(json.loads((up.folder.path / "ports.json").read_text())[name])
+
+
+@contextmanager
+def connected(port: int, ca_file: Path) -> Iterator[ssl.SSLSocket]:
+    """A connection to a server whose certificate is verified, by a client that has none."""
+    context = ssl.create_default_context(cafile=str(ca_file))
+    with (
+        socket.create_connection(("127.0.0.1", port), 10) as connection,
+        context.wrap_socket(connection, server_hostname="127.0.0.1") as secured,
+    ):
+        yield secured
+
+
+def shown_certificate(port: int, ca_file: Path) -> str:
+    with connected(port, ca_file) as secured:
+        return ssl.DER_cert_to_PEM_cert(secured.getpeercert(binary_form=True) or b"")
+
+
+def first_byte(port: int, ca_file: Path) -> bytes:
+    with connected(port, ca_file) as secured:
+        return secured.recv(1)
+
+
+def test_secured_and_nothing_is_lost(tmp_path: Path, start_up: Callable[..., Up]) -> None:
+    data_dir = tmp_path / "a stack"
+    up = start_up(data_dir, "--broker", "kafka")
+    evaluate = up.wait_for(r'^ +(eval "\$\(bdlab env .*\)")$', UP_WITHIN_S)[1]
+    status, first = post(up.endpoint, {"text": "Terrible."})
+    assert status == 200
+    wait_until_stored(up.endpoint, first["id"])
+
+    # Every listener speaks TLS with a certificate of Vault's authority, and to nobody who does not.
+    ca_file = up.folder.tls / "kafka" / "ca.pem"
+    client_port = port_of(up, "kafka")
+    assert "BEGIN CERTIFICATE" in shown_certificate(client_port, ca_file)
+    stranger = AdminClient(
+        {"bootstrap.servers": f"127.0.0.1:{client_port}", "security.protocol": "PLAINTEXT", "log_level": 0}
+    )
+    with pytest.raises(KafkaException):
+        stranger.list_topics(timeout=3)
+    # Who has no certificate does not get to the administrators' listener.
+    with pytest.raises(ssl.SSLError, match=r"(?i)certificate"):
+        first_byte(port_of(up, "kafka-internal"), ca_file)
+    no_secret_is_shown(up.folder)
+
+    # kill -9 of the broker: what was acknowledged before and after is stored.
+    pid = json.loads((up.folder.records / "kafka.json").read_text())["pid"]
+    ids = [first["id"]]
+    for _ in range(20):
+        status, answer = post(up.endpoint, {"text": "Acknowledged before the kill."})
+        assert status == 200
+        ids.append(answer["id"])
+    os.kill(pid, signal.SIGKILL)
+    up.wait_for("restarted kafka", UP_WITHIN_S)
+    status, answer = post(up.endpoint, {"text": "And after it."})
+    assert status == 200
+    for prediction_id in (*ids, answer["id"]):
+        wait_until_stored(up.endpoint, prediction_id)
+    verified = shell(f"{evaluate}\nbdlab verify --wait 30\nbdlab status")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+    # A second run finds log and rows, and needs no new certificate.
+    before = (up.folder.tls / "kafka" / "server.pem").read_bytes()
+    assert up.signal_and_wait(signal.SIGINT) == 0
+    again = start_up(data_dir, "--broker", "kafka")
+    again.wait_for("eval", UP_WITHIN_S)
+    assert (up.folder.tls / "kafka" / "server.pem").read_bytes() == before
+    kept = {row["id"] for row in get(again.endpoint, "/predictions?limit=100")}
+    assert kept == {*ids, answer["id"]}
+    verified = shell(f"{evaluate}\nbdlab verify --wait 30")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def test_certificates_are_renewed_and_the_broker_goes_on(tmp_path: Path, start_up: Callable[..., Up]) -> None:
+    """Also: a folder that a broker without security has used before."""
+    data_dir = tmp_path / "stack"
+    plain = start_up(data_dir)
+    plain.wait_for("eval", UP_WITHIN_S)
+    assert plain.signal_and_wait(signal.SIGINT) == 0
+    up = start_up(data_dir, "--broker", "kafka", "--certificate-ttl", str(CERTIFICATE_TTL_S))
+    up.wait_for("started kafka", UP_WITHIN_S)
+    ca_file, port = up.folder.tls / "kafka" / "ca.pem", port_of(up, "kafka")
+    record = json.loads((ca_file.parent / "issued.json").read_text())
+    pid = json.loads((up.folder.records / "kafka.json").read_text())["pid"]
+    first = shown_certificate(port, ca_file)
+    up.wait_for("broker-certificate: renewed, good until", UP_WITHIN_S)
+    # The broker applies it a moment after it has taken the order.
+    for each in (port, port_of(up, "kafka-controller")):
+        deadline = time.monotonic() + 20
+        while (second := shown_certificate(each, ca_file)) == first:
+            assert time.monotonic() < deadline, f"the listener at port {each} shows the old certificate"
+            time.sleep(0.1)
+        assert second in (ca_file.parent / "server.pem").read_text()
+    # The first one's time is over, and everything still works, without a restart.
+    time.sleep(max(0.0, record["ends_at"] - time.time()) + 1)
+    status, answer = post(up.endpoint, {"text": "Good."})
+    assert status == 200
+    wait_until_stored(up.endpoint, answer["id"])
+    assert json.loads((up.folder.records / "kafka.json").read_text())["pid"] == pid
