@@ -13,7 +13,164 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+<<<<<<< Updated upstream
 from tests.fix_up import STOP_WITHIN_S, Up, all_gone, get, no_secret_is_shown, post, shell, wait_until_stored
+=======
+import pytest
+
+from bdlab.stack import DataFolder
+
+BDLAB = [sys.executable, "-m", "bdlab_cli"]
+#: A shell that finds the `bdlab` under test, and no settings of somebody else.
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if not name.startswith(("BDLAB_", "VAULT_"))
+} | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+UP_WITHIN_S = 90
+STOP_WITHIN_S = 60
+
+
+class Up:
+    """A `bdlab up` in its own terminal, its output read line by line."""
+
+    def __init__(self, data_dir: Path, *options: str, **environment: str) -> None:
+        self.folder = DataFolder(data_dir)
+        self.lines: list[str] = []
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        self.process = subprocess.Popen(
+            [*BDLAB, "up", "--data-dir", str(data_dir), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            env=ENVIRONMENT | environment,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            for line in output:
+                self._queue.put(line.rstrip("\n"))
+        self._queue.put(None)
+
+    def wait_for(self, pattern: str, timeout_s: float = UP_WITHIN_S) -> re.Match[str]:
+        """The first line from here on that matches."""
+        while True:
+            try:
+                line = self._queue.get(timeout=timeout_s)
+            except queue.Empty:
+                line = None
+            assert line is not None, "\n".join([f"no line matched {pattern!r} in:", *self.lines])
+            self.lines.append(line)
+            if found := re.search(pattern, line):
+                return found
+
+    def rest(self) -> list[str]:
+        """The remaining lines, up to its end."""
+        before = len(self.lines)
+        while (line := self._queue.get(timeout=STOP_WITHIN_S)) is not None:
+            self.lines.append(line)
+        return self.lines[before:]
+
+    def signal_and_wait(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(STOP_WITHIN_S)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+        self._reader.join(10)
+
+    @property
+    def endpoint(self) -> str:
+        return self.folder.running().http_url.removeprefix("http://")
+
+
+@pytest.fixture
+def start_up() -> Iterator[Callable[..., Up]]:
+    """Starts a `bdlab up`; it is stopped at the end of the test."""
+    with ExitStack() as opened:
+
+        def start(data_dir: Path, *options: str, **environment: str) -> Up:
+            up = Up(data_dir, *options, **environment)
+            opened.callback(up.close)
+            return up
+
+        yield start
+
+
+def _get(endpoint: str, path: str) -> Any:
+    connection = http.client.HTTPConnection(endpoint, timeout=20)
+    with closing(connection):
+        connection.request("GET", path)
+        return json.loads(connection.getresponse().read())
+
+
+def _post(endpoint: str, body: object) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(endpoint, timeout=20)
+    with closing(connection):
+        connection.request("POST", "/predict", json.dumps(body), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+def _wait_until_stored(endpoint: str, prediction_id: str) -> None:
+    pause = threading.Event()
+    for _ in range(300):
+        if prediction_id in {row["id"] for row in _get(endpoint, "/predictions?limit=100")}:
+            return
+        pause.wait(0.1)
+    raise AssertionError(f"{prediction_id} was not stored")
+
+
+def _shell(script: str) -> subprocess.CompletedProcess[str]:
+    """Run it as a person would in another terminal."""
+    return subprocess.run(
+        ["bash", "-euc", script],
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+
+
+def _no_secret_is_shown(folder: DataFolder) -> None:
+    """In no log, no settings file, no command line and no environment of the stack."""
+    keys = json.loads(folder.keys_file.read_bytes())
+    assert keys["root_token"] == ""
+    secrets = [key.encode() for key in keys["recovery_keys"]]
+    secrets += [file.read_bytes().strip() for file in folder.identity_dir.glob("*/secret_id")]
+    assert len(secrets) >= 5
+    shown = {file: file.read_bytes() for file in [folder.config_file, *folder.logs.iterdir()]}
+    for pid in folder.processes():
+        for name in ("cmdline", "environ"):
+            with suppress(OSError):  # a process that has ended since
+                file = Path(f"/proc/{pid}/{name}")
+                shown[file] = file.read_bytes()
+    assert len(shown) > 20
+    for file, content in shown.items():
+        for secret in secrets:
+            assert secret not in content, file
+
+
+def _all_gone(folder: DataFolder, timeout_s: float = 15) -> bool:
+    pause = threading.Event()
+    for _ in range(int(timeout_s / 0.05)):
+        if not folder.processes():
+            return True
+        pause.wait(0.05)
+    return False
+>>>>>>> Stashed changes
 
 
 def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[..., Up]) -> None:

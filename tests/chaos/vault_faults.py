@@ -19,7 +19,7 @@ class VaultProxy:
     """Passes HTTP requests on to the Vault at `target`, unless a fault is set.
 
     Faults: `answer(status)` in Vault's form for every path, `drop()` ends connections with a RST, `stall()`
-    takes requests and never answers. `heal()` ends each. `requests` counts what came, by path.
+    takes requests and never answers. `heal()` ends each. `answers` has what Vault answered, in order.
     """
 
     def __init__(self, target: str) -> None:
@@ -27,12 +27,11 @@ class VaultProxy:
         self._fault: Callable[[_Handler], None] | None = None
         self._healed = threading.Event()
         self._healed.set()
-        self.requests: list[str] = []
+        self.answers: list[bytes] = []
         proxy = self
 
         class Handler(_Handler):
             def handle_request(self) -> None:
-                proxy.requests.append(self.path)
                 (proxy._fault or proxy._pass_on)(self)
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -80,7 +79,9 @@ class VaultProxy:
             try:
                 connection.request(request.command, request.path, body, headers)
                 answer = connection.getresponse()
-                request.reply(answer.status, answer.read())
+                content = answer.read()
+                self.answers.append(content)
+                request.reply(answer.status, content)
             except (OSError, http.client.HTTPException):
                 request.reset()
 

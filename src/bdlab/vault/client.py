@@ -34,7 +34,10 @@ _BUSY = {
     503: "is sealed or in maintenance",
     504: "is behind a gateway that does not reach it",
 }
-_UNSEAL = "Unseal it: `bao operator unseal`, or `bdlab vault-init` where it holds the keys."
+_UNSEAL = (
+    "Unseal it: `bao operator unseal`, or `bdlab vault-init` where it holds the keys; one with an automatic "
+    "seal opens when it is restarted."
+)
 _INITIALISE = "Run `bdlab vault-init`."
 _ACTIVE_NODE = "Point vault.address (VAULT_ADDR) at the active node, or at a balancer that finds it."
 _ADVICE = {

@@ -94,7 +94,8 @@ def _active(client: VaultClient) -> Health:
     health = client.health()
     if not health.active:
         raise VaultUnavailable(
-            f"Vault at {client.address} is {health.in_words}", hint="Its own log says why it does not open."
+            f"Vault at {client.address} is {health.in_words}",
+            hint="With an automatic seal it opens when it is restarted; where not, its own log says why.",
         )
     return health
 
