@@ -32,7 +32,7 @@ STOP_WITHIN_S = 60
 class Up:
     """A `bdlab up` in its own terminal, its output read line by line."""
 
-    def __init__(self, data_dir: Path, *options: str) -> None:
+    def __init__(self, data_dir: Path, *options: str, **environment: str) -> None:
         self.folder = DataFolder(data_dir)
         self.lines: list[str] = []
         self._queue: queue.Queue[str | None] = queue.Queue()
@@ -43,7 +43,7 @@ class Up:
             stderr=subprocess.STDOUT,
             text=True,
             encoding="utf-8",
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | environment,
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -98,8 +98,8 @@ def start_up() -> Iterator[Callable[..., Up]]:
     """Starts a `bdlab up`; it is stopped at the end of the test."""
     with ExitStack() as opened:
 
-        def start(data_dir: Path, *options: str) -> Up:
-            up = Up(data_dir, *options)
+        def start(data_dir: Path, *options: str, **environment: str) -> Up:
+            up = Up(data_dir, *options, **environment)
             opened.callback(up.close)
             return up
 

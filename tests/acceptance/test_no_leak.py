@@ -21,13 +21,11 @@ from bdlab.vault.bootstrap import Plan
 from bdlab.vault.bootstrap.authority import Authority
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.client import VaultClient
-from tests.acceptance.test_up import BDLAB, ENVIRONMENT, Up, start_up
 from tests.chaos.vault_faults import VaultProxy
 from tests.fix_pipeline import Daemon
+from tests.fix_up import BDLAB, ENVIRONMENT, Up
 from tests.integration.test_serve import until
 from tests.leaks import TOKEN, Leak, Secrets, Watch
-
-__all__ = ["start_up"]
 
 #: No secret, and planted in every place that is searched: the search has to find it there.
 CANARY = "canary-7f3a91c2d4"
