@@ -19,6 +19,7 @@ pytest_plugins: list[str] = [
     "tests.fix_vault",
     "tests.fix_apache",
     "tests.fix_up",
+    "tests.fix_rotation",
 ]
 
 

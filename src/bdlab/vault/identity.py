@@ -3,6 +3,7 @@
     role_id              which AppRole it is; no secret
     wrapped_secret_id    handed over by `vault-init` or `rotate`: a token that can be unwrapped once
     secret_id            what was unwrapped, 0600; stays valid until it is rotated
+    accessor             the name under which Vault knows it; no secret
     delivery.json        when the wrapped one runs out, and the accessors of what is in it and of what that
                          replaces; no secret
     clients/             the names of the running clients (see `clients`); no secret
@@ -100,14 +101,18 @@ class Identity:
 
     @property
     def accessor(self) -> str:
-        """Of the secret id that was handed over last; empty where that is not known."""
-        found = self.delivery()
-        return found.accessor if found else ""
+        """Of the secret id that is unwrapped here; empty where that is not known."""
+        return read_private(self._file("accessor")) or ""
 
     def spent(self, client: VaultClient) -> bool:
-        """Whether a delivery lies here that cannot be unwrapped any more. Raises VaultError."""
+        """Whether the last delivery can never be unwrapped: lost on its way, or by somebody else.
+
+        Raises VaultError.
+        """
         with self._locked():
-            wrapped = self.wrapped()
+            wrapped, delivery = self.wrapped(), self.delivery()
+            if wrapped is None and delivery and self.accessor:
+                return self.accessor != delivery.accessor
             if wrapped is None or (
                 not self.delivered and self._newer_secret_id(self._file("claimed_secret_id"))
             ):
@@ -191,12 +196,14 @@ class Identity:
                 hint=f"Find out who could write to {self.folder}. {_AGAIN}",
             )
         try:
-            secret_id = client.unwrap(wrapping_token)["secret_id"]
+            found = client.unwrap(wrapping_token)
         except VaultUnavailable:
             raise
         except VaultError as error:
             raise self._spent(earlier=earlier) from error
-        write_private(self._file("secret_id"), secret_id)
+        # In this order: killed in between, the claim says that the secret id is lost.
+        write_private(self._file("accessor"), found.get("secret_id_accessor", ""))
+        write_private(self._file("secret_id"), found["secret_id"])
 
     def _spent(self, *, earlier: bool) -> IdentityRefused:
         delivery = self.delivery()

@@ -177,7 +177,15 @@ class _Work:
 
     def _write(self, held: _Secret, **changes: str) -> None:
         held.values |= changes
-        held.version = self._run.session.write_secret(f"kafka/{held.service}", held.values, cas=held.version)
+        path = f"kafka/{held.service}"
+        try:
+            held.version = self._run.session.write_secret(path, held.values, cas=held.version)
+        except VaultError as error:
+            if "check-and-set" not in error.message:
+                raise
+            raise VaultError(
+                error.message, hint="Somebody else has written it since it was read: run this again."
+            ) from error
 
     def _login(self, held: _Secret, prefix: str) -> KafkaLogin:
         return msgspec.structs.replace(
