@@ -148,10 +148,12 @@ class Stack:
         assert answer.status_code == 200, answer.text
         return str(answer.json()["id"])
 
+    def tool(self, name: str, *arguments: str) -> str:
+        """What a tool of the compose file said on standard output."""
+        return self.compose("run", "--rm", "-T", name, *arguments, timeout_s=180)
+
     def verify(self) -> dict[str, Any]:
-        report: dict[str, Any] = json.loads(
-            self.compose("run", "--rm", "-T", "verify", "--wait", "60", "--json", timeout_s=180)
-        )
+        report: dict[str, Any] = json.loads(self.tool("verify", "--wait", "60", "--json"))
         return report
 
 

@@ -26,6 +26,7 @@ IDENTITY_OF = {
     "predict": {"predict"},
     "status": {"status"},
     "verify": {"verify"},
+    "dlq": {"dlq"},
 }
 
 
@@ -79,6 +80,10 @@ def test_each_service_mounts_its_own_identity_only(services: dict[str, Any]) -> 
         held = {source.partition("identity-")[2] for source in mounts(service) if "identity-" in source}
         if name == "vault-init":
             assert {*IDENTITY_OF["app"], "consume", "inspect", "recovery"} <= held
+        elif name == "rotate":
+            # It hands all of them their next secret id, but to those that can make themselves root.
+            assert {*IDENTITY_OF["app"], "consume", "rotate"} <= held
+            assert not {"inspect", "recovery"} & held
         else:
             assert held == IDENTITY_OF.get(name, set()), name
 

@@ -134,6 +134,31 @@ def test_all_killed_at_once_recover_by_themselves(stack: Stack) -> None:
     stack.integration_test()
 
 
+def test_all_credentials_are_rotated_without_a_restart(stack: Stack) -> None:
+    before = starts(stack)
+    (port,) = stack.api_ports()
+    with ThreadPoolExecutor(1) as pool:
+        rotating = pool.submit(stack.tool, "rotate", "all", "--json")
+        sent = [stack.predict(port)]
+        while not rotating.done():
+            sent.append(stack.predict(port))
+    outcomes = {(one["what"], one["service"]): one["outcome"] for one in json.loads(rotating.result())}
+    assert set(outcomes.values()) == {"rotated"}
+    assert {("database", "manager"), ("kafka", "serve"), ("kafka", "consume"), ("approle", "serve")} <= set(
+        outcomes
+    )
+    assert starts(stack) == before
+    report = stack.verify()
+    assert report["verified"]
+    assert sum(one["stored"] for one in report["partitions"]) >= len(sent)
+    stack.integration_test()
+
+
+def starts(stack: Stack) -> dict[str, str]:
+    """When each container that lasts was started."""
+    return {name: str(stack.inspect(name)["State"]["StartedAt"]) for name in stack.containers(*LASTING)}
+
+
 def test_replicas_share_the_work(stack: Stack) -> None:
     stack.up("--scale", "app=2", "--scale", "db-consumer=3")
     stack.integration_test()
