@@ -49,7 +49,7 @@ def vault_token(
     """
     import sys
 
-    from bdlab.errors import InvalidInput, TokenRefused
+    from bdlab.errors import InvalidInput, TokenRefused, VaultError
     from bdlab.vault.bootstrap import Plan, operator
     from bdlab_cli import moments, wiring
     from bdlab_cli.vault_init import ask_key
@@ -77,6 +77,11 @@ def vault_token(
             client.revoke_self()
         except TokenRefused:
             pass  # the command revoked it, took longer than it lived, or put another Vault in place
+        except VaultError as error:
+            # As after `bao operator seal`: what the command did counts.
+            wiring.talk().print(
+                f"warning: the token could not be revoked, and ends in {ttl}: {error.message}", soft_wrap=True
+            )
         finally:
             client.close()
     raise typer.Exit(code)

@@ -83,6 +83,15 @@ def test_ctrl_c_still_revokes_it(vault_world: VaultWorld) -> None:
         vault_world.client(token).read("auth/token/lookup-self")
 
 
+def test_a_command_that_seals_vault_has_done_its_work(new_world: Callable[..., VaultWorld]) -> None:
+    world = new_world()
+    world.init()
+    done = vault_token(world, "--ttl", "3m", "--", BAO, "operator", "seal")
+    assert done.returncode == 0
+    assert world.client().health().sealed
+    assert "could not be revoked, and ends in 3m" in done.stderr
+
+
 def test_without_a_command_it_is_printed_and_lives_for_its_time(vault_world: VaultWorld) -> None:
     done = vault_token(vault_world, "--ttl", "90s")
     assert done.returncode == 0, done.stderr
