@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from typing import Any
 import httpx
 import pytest
 
-from bdlab.settings import VaultSettings
-from bdlab.stack import OpenBao, Postgres
+from bdlab.credentials import Certificate
+from bdlab.settings import Secret, VaultSettings
+from bdlab.stack import Certificates, KafkaCluster, OpenBao, Postgres
+from bdlab.vault import pki
 from bdlab.vault.bootstrap import Plan
 from bdlab.vault.bootstrap.authority import Authority
 from bdlab.vault.bootstrap.keysfile import KeysFile
@@ -201,6 +203,11 @@ class Pipeline:
         assert done.returncode == 0, done.stderr
 
     def set_up(self) -> None:
+        self.vault_init(self.broker.client_environment)
+        self.migrate()
+
+    def vault_init(self, kafka: Mapping[str, str]) -> None:
+        """The first set-up, from a `.env` that says this of Kafka."""
         env_file = self.folder / ".env"
         env_file.touch(0o600)
         values = {
@@ -209,13 +216,22 @@ class Pipeline:
             "BDLAB_POSTGRES_HOST": self.postgres.server.host,
             "BDLAB_POSTGRES_PORT": str(self.postgres.server.port),
             "BDLAB_POSTGRES_SSLMODE": "disable",
-            **self.broker.client_environment,
+            **kafka,
         }
         env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
-        for command in (["vault-init", "--env-file", str(env_file)], ["migrate"]):
-            done = self.run(*command)
-            assert done.returncode == 0, f"{command[0]}: {done.stdout}{done.stderr}"
+        self._done("vault-init", "--env-file", str(env_file))
         env_file.unlink()
+
+    def migrate(self, *options: str) -> None:
+        self._done("migrate", *options)
+
+    def certify(self, folder: Path) -> None:
+        """Have Vault's authority sign a certificate for brokers on this machine."""
+        self._done("broker-certificate", "--folder", str(folder), "--host", "127.0.0.1")
+
+    def _done(self, *arguments: str) -> None:
+        done = self.run(*arguments)
+        assert done.returncode == 0, f"{arguments[0]}: {done.stdout}{done.stderr}"
 
 
 @contextmanager
@@ -230,6 +246,42 @@ def running_pipeline(
             start_or_skip(server)
         pipeline.set_up()
         yield pipeline
+
+
+@contextmanager
+def secured_pipeline(folder: Path) -> Iterator[tuple[Pipeline, KafkaCluster]]:
+    """A pipeline on a cluster that asks for TLS and a login, set up as a person does.
+
+    Vault signs the brokers' certificate before they start; `migrate` makes users and ACLs.
+    """
+    pipeline = Pipeline(folder)
+    with ExitStack() as stack:
+        for server in (pipeline.vault, pipeline.postgres):
+            stack.callback(server.stop)
+            start_or_skip(server)
+        pipeline.vault_init(
+            {
+                # No broker has an address yet: `migrate` writes theirs into Vault.
+                "BDLAB_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+                "BDLAB_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+                "BDLAB_KAFKA_CA_FILE": "vault",
+            }
+        )
+        tls = folder / "broker-tls"
+        tls.mkdir()
+        pipeline.certify(tls)
+        key, _, chain = (tls / "server.pem").read_text("ascii").partition("-----BEGIN CERTIFICATE")
+        certificates = Certificates(
+            server=Certificate(pem=f"-----BEGIN CERTIFICATE{chain}", key=Secret(key)),
+            ca_pem=(tls / "ca.pem").read_text("ascii"),
+            super_users=pki.SUPER_USERS,
+        )
+        cluster = KafkaCluster(folder, certificates=dict.fromkeys((1, 2, 3), certificates))
+        stack.callback(cluster.stop)
+        pipeline.broker = start_or_skip(cluster)
+        servers = ("--bootstrap-servers", cluster.bootstrap_servers, "--admin-servers", cluster.admin_servers)
+        pipeline.migrate("--announce-broker", *servers)
+        yield pipeline, cluster
 
 
 @pytest.fixture(scope="session")
