@@ -4,51 +4,40 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
 
 from bdlab import settings
-from bdlab.errors import BinaryMissing
 from bdlab.events import encode
 from bdlab.kafka.producer import Producer
-from bdlab.stack import Endpoints, LocalStack
 from bdlab.vault.session import VaultSession
 from tests.fix_kafka import Acks
+from tests.fix_pipeline import Daemon, Pipeline, running_pipeline
 from tests.samples import event
 
-BDLAB = [sys.executable, "-m", "bdlab_cli"]
+pytestmark = pytest.mark.broker
 
 
 @dataclass
 class Running:
-    stack: LocalStack
-    endpoints: Endpoints
+    """A pipeline whose consumer runs, too."""
 
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            "BDLAB_CONFIG": str(self.stack.folder.config_file),
-            "VAULT_ADDR": self.endpoints.vault_address,
-        }
+    pipeline: Pipeline
+    consume: Daemon
 
     def bdlab(self, *arguments: str) -> tuple[int, str, str]:
         """Exit code, standard output and the log of a `bdlab` command."""
-        done = self.stack.attempt("command", arguments)
-        return done.code, done.output, done.tail
+        done = self.pipeline.run(*arguments)
+        return done.returncode, done.stdout, done.stderr
 
     def session(self, service: str, role: str | None) -> VaultSession:
-        layers = settings.load(environ=self.environment)
+        layers = settings.load(environ=self.pipeline.environment())
         return VaultSession(layers, service=service, database_role=role, daemon=False)
 
     def verify(self) -> dict[str, Any]:
@@ -86,34 +75,19 @@ class Running:
                 connection.close()
 
     @contextmanager
-    def consumer(self, *options: str) -> Iterator[subprocess.Popen[str]]:
+    def consumer(self, *options: str) -> Iterator[Daemon]:
         """Another `bdlab consume` of the group."""
-        environment = {name: text for name, text in os.environ.items() if not name.startswith("BDLAB_")}
-        with subprocess.Popen(
-            [*BDLAB, "consume", *options],
-            env={**environment, **self.environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+        with self.pipeline.daemon("consume", *options) as daemon:
+            yield daemon
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder: Path = tmp_path_factory.mktemp("stored-once")
-    stack = LocalStack(folder, command=BDLAB, report=lambda _event: None, http_port=None)
-    try:
-        endpoints = stack.open(threading.Event())
-    except BinaryMissing as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(missing.message)
-    yield Running(stack, endpoints)
-    stack.close(drain=False)
+    with (
+        running_pipeline(tmp_path_factory.mktemp("stored-once")) as pipeline,
+        pipeline.daemon("consume") as consume,
+    ):
+        yield Running(pipeline, consume)
 
 
 def totals(report: dict[str, Any]) -> tuple[int, int, int]:
@@ -133,8 +107,7 @@ def test_the_consumers_log_names_what_it_stored(running: Running) -> None:
     prediction = event()
     running.publish(encode(prediction))
     assert running.verify()["verified"]
-    lines = running.stack.log_file("consume-1").read_text("utf-8").splitlines()
-    stored = [json.loads(line) for line in lines if '"batch stored"' in line]
+    stored = running.consume.events("batch stored")
     assert any(str(prediction.id) in line.get("ids", []) for line in stored)
 
 
@@ -170,48 +143,41 @@ def test_dead_letters_are_listed_shown_and_replayed(running: Running) -> None:
 
 def test_a_drain_beside_a_daemon_ends_and_shares_the_work(running: Running) -> None:
     running.publish(*(encode(event()) for _ in range(50)))
-    with running.consumer("--until-idle") as process:
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+    with running.consumer("--until-idle") as draining:
+        assert draining.ended() == 0, draining.lines
     assert running.verify()["verified"]
 
 
 def test_sigterm_ends_a_consumer_with_a_clean_exit(running: Running) -> None:
-    with running.consumer("--metrics-port", "0") as process:
-        assert process.stdout is not None
-        url = next(json.loads(line)["url"] for line in process.stdout if "metrics are served" in line)
+    with running.consumer("--metrics-port", "0") as consumer:
+        url = json.loads(consumer.wait_for("metrics are served"))["url"]
         address = url.removeprefix("http://").partition("/")[0]
         connection = http.client.HTTPConnection(address, timeout=10)
         connection.request("GET", "/health/live")
         assert connection.getresponse().status == 200
         connection.close()
-        next(line for line in process.stdout if "partitions start" in line)
-        process.send_signal(signal.SIGTERM)
-        rest, _ = process.communicate(timeout=30)
-        assert process.returncode == 0, rest
-        assert "consumer stopped" in rest
+        consumer.wait_for("partitions start")
+        assert consumer.stop(signal.SIGTERM) == 0, consumer.lines
+        assert consumer.events("consumer stopped")
     running.publish(encode(event()))
     assert running.verify()["verified"]
 
 
 def test_consumers_wait_for_postgres_at_their_start_and_through_an_outage(running: Running) -> None:
-    postgres = running.stack._postgres
+    postgres = running.pipeline.postgres
     running.publish(encode(event()))
     postgres.stop()
     try:
         running.publish(*(encode(event()) for _ in range(20)))
         with running.consumer("--startup-timeout", "60") as late:
-            assert late.stdout is not None
-            waiting = next(json.loads(line) for line in late.stdout if '"waits_for"' in line)
+            waiting = json.loads(late.wait_for('"waits_for"'))
             assert waiting["waits_for"] == "PostgreSQL and its schema"
             assert waiting["problem"]
             postgres.start()
-            next(line for line in late.stdout if "partitions start" in line)
+            late.wait_for("partitions start")
             report = running.verify()
             assert report["verified"], report
-            late.send_signal(signal.SIGTERM)
-            late.communicate(timeout=30)
-            assert late.returncode == 0
+            assert late.stop(signal.SIGTERM) == 0, late.lines
     finally:
         postgres.start()
     running.publish(encode(event()))
@@ -219,17 +185,16 @@ def test_consumers_wait_for_postgres_at_their_start_and_through_an_outage(runnin
 
 
 def test_a_consumer_gives_up_on_what_does_not_come(running: Running) -> None:
-    postgres = running.stack._postgres
+    postgres = running.pipeline.postgres
     postgres.stop()
     try:
         with running.consumer("--startup-timeout", "1") as late:
-            output, _ = late.communicate(timeout=60)
+            assert late.ended() == 1
     finally:
         postgres.start()
-    assert late.returncode == 1
-    [told] = [line for line in output.splitlines() if line.startswith("error: ")]
+    [told] = [line for line in late.lines if line.startswith("error: ")]
     assert "waited 1 s" in told
-    assert "Traceback" not in output
+    assert not [line for line in late.lines if "Traceback" in line]
 
 
 def test_verify_finds_what_was_tampered_with_after_a_prune(running: Running) -> None:

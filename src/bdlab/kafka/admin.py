@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import msgspec
 import structlog
-from confluent_kafka import Consumer as Client
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export two of them
     AdminClient,
@@ -22,8 +21,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
 from bdlab.kafka.connection import broker_error, client_config, fetch_metadata
-from bdlab.kafka.ends import reader, reported_ranges, true_ends
-from bdlab.kafka.group import committed_offsets
+from bdlab.kafka.ends import Reader, committed_offsets, reader, reported_ranges, true_ends
 from bdlab.kafka.keys import keys_at
 from bdlab.ledger import Log
 from bdlab.probes import BrokerState, LogRange
@@ -61,8 +59,7 @@ class Admin:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._login: KafkaLogin | None = None
-        self._client: Client | None = None
-        self._administrator: AdminClient | None = None
+        self._client: Reader | None = None
 
     def __enter__(self) -> Admin:
         return self
@@ -75,11 +72,11 @@ class Admin:
             self._drop()
 
     def _drop(self) -> None:
-        client, self._client, self._administrator = self._client, None, None
+        client, self._client = self._client, None
         if client is not None:
             client.close()
 
-    def _reader(self) -> tuple[KafkaLogin, Client]:
+    def _reader(self) -> tuple[KafkaLogin, Reader]:
         """The reading client, made anew where the login is another one by now."""
         login = self._credentials.kafka()
         if login is not self._login or self._client is None:
@@ -88,13 +85,7 @@ class Admin:
             self._login = login
         return login, self._client
 
-    def _admin(self, login: KafkaLogin) -> AdminClient:
-        """The client for administrative calls, kept as long as the reading one."""
-        if self._administrator is None:
-            self._administrator = AdminClient(client_config(login, client_id=self._client_id))
-        return self._administrator
-
-    def _asking(self, question: Callable[[KafkaLogin, Client, float], _T]) -> _T:
+    def _asking(self, question: Callable[[KafkaLogin, Reader, float], _T]) -> _T:
         """Ask; where no broker answers and the login has moved on meanwhile, ask once more with the newer."""
         deadline = time.monotonic() + self._timeout_s
         with self._lock:
@@ -125,7 +116,7 @@ class Admin:
         Raises BrokerError.
         """
 
-        def ask(login: KafkaLogin, client: Client, deadline: float) -> dict[int, str]:
+        def ask(login: KafkaLogin, client: Reader, deadline: float) -> dict[int, str]:
             if str(self._metadata(login, client, deadline).cluster_id) != where.cluster_id:
                 return {}
             keys = keys_at(client, where.topic, where.partition, offsets, _left(deadline))
@@ -150,7 +141,7 @@ class Admin:
                 problem=error.message,
             )
 
-    def _state(self, login: KafkaLogin, client: Client, deadline: float) -> BrokerState:
+    def _state(self, login: KafkaLogin, client: Reader, deadline: float) -> BrokerState:
         server = login.server
         metadata = self._metadata(login, client, deadline)
         found = metadata.topics.get(server.topic)
@@ -173,11 +164,11 @@ class Admin:
             problem=problem,
         )
 
-    def _metadata(self, login: KafkaLogin, client: Client, deadline: float) -> Any:
+    def _metadata(self, login: KafkaLogin, client: Reader, deadline: float) -> Any:
         return fetch_metadata(client, servers=login.server.bootstrap_servers, timeout_s=_left(deadline))
 
     def _ranges(
-        self, login: KafkaLogin, client: Client, deadline: float, metadata: Any = None
+        self, login: KafkaLogin, client: Reader, deadline: float, metadata: Any = None
     ) -> list[LogRange]:
         topic = login.server.topic
         metadata = metadata or self._metadata(login, client, deadline)
@@ -195,11 +186,11 @@ class Admin:
             for partition, (low, _) in reported.items()
         ]
 
-    def _lag(self, login: KafkaLogin, client: Client, deadline: float, metadata: Any) -> dict[int, int]:
+    def _lag(self, login: KafkaLogin, client: Reader, deadline: float, metadata: Any) -> dict[int, int]:
         ranges = self._ranges(login, client, deadline, metadata)
         server = login.server
         partitions = [found.partition for found in ranges]
-        read = committed_offsets(self._admin(login), server.group, server.topic, partitions, _left(deadline))
+        read = committed_offsets(client, server.group, server.topic, partitions, _left(deadline))
         # Without a committed offset (a negative one) the group has all of the log before it.
         return {
             found.partition: max(0, found.end - max(found.start, read.get(found.partition, -1)))
@@ -214,10 +205,10 @@ class Admin:
         """
         return self._asking(self._ensure)
 
-    def _ensure(self, login: KafkaLogin, client: Client, deadline: float) -> TopicOutcome:
+    def _ensure(self, login: KafkaLogin, client: Reader, deadline: float) -> TopicOutcome:
         server = login.server
         found = self._metadata(login, client, deadline).topics.get(server.topic)
-        admin = self._admin(login)
+        admin = AdminClient(client_config(login, client_id=self._client_id))
         if found is None and self._create(admin, login, deadline):
             self._await_topic(login, client, deadline)
             return TopicOutcome(server.topic, created=True, partitions=server.partitions)
@@ -253,7 +244,7 @@ class Admin:
             raise
         return True
 
-    def _await_topic(self, login: KafkaLogin, client: Client, deadline: float) -> None:
+    def _await_topic(self, login: KafkaLogin, client: Reader, deadline: float) -> None:
         """Wait until the topic can be used: a broker learns of it a moment after the controller made it."""
         topic = login.server.topic
         while True:

@@ -1,18 +1,26 @@
-"""Where the log ends, by reading up to it."""
+"""Where the log ends, by reading up to it, and how far the group has come."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka import Consumer as Client
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
-from bdlab.kafka.connection import PARTITION_EOF, UNKNOWN_PARTITION, broker_error, client_config
+from bdlab.kafka.connection import (
+    PARTITION_EOF,
+    TIMED_OUT,
+    UNKNOWN_PARTITION,
+    broker_error,
+    client_config,
+)
 
 _PAUSE_S = 0.05
+#: How long one question for committed offsets may take before a refusal is looked for.
+_GROUP_ANSWER_S = 0.25
 _PASSING = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -22,9 +30,32 @@ _PASSING = {
 }
 
 
-def reader(login: KafkaLogin, *, client_id: str, group: str) -> Client:
-    """A client that reads partitions it assigns to itself; it has to name `group`, and is no member of it."""
-    return Client(
+class Reader(Client):
+    """A consumer that takes partitions by itself and is no member of its group, which it has to name.
+
+    `group_refused`: the broker has said that this user may not see the group. librdkafka tells so once, among
+    the messages, and then repeats each question about the group until its time is over.
+    """
+
+    group_refused = False
+
+    def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
+        return [message for message in super().consume(num_messages, timeout) if not self._refusal(message)]
+
+    def poll(self, timeout: float = -1) -> Message | None:
+        message = super().poll(timeout)
+        return super().poll(timeout) if message is not None and self._refusal(message) else message
+
+    def _refusal(self, message: Message) -> bool:
+        error = message.error()
+        refused = error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+        self.group_refused |= refused
+        return refused
+
+
+def reader(login: KafkaLogin, *, client_id: str, group: str) -> Reader:
+    """A client for `reported_ranges`, `true_ends` and `committed_offsets`."""
+    return Reader(
         client_config(login, client_id=client_id)
         | {
             "group.id": group,
@@ -113,3 +144,27 @@ def true_ends(client: Client, topic: str, reported: Mapping[int, int], timeout_s
     finally:
         client.unassign()
     return ends
+
+
+def committed_offsets(
+    client: Reader, group: str, topic: str, partitions: Iterable[int], timeout_s: float
+) -> dict[int, int]:
+    """The group's committed offset of each partition; negative where there is none.
+
+    Not by the administrative call, which would be refused at once: librdkafka 2.16 ends the whole process
+    where the connection breaks in the middle of one that concerns a group (librdkafka pull request 5397).
+    Raises BrokerRefused where this user may not see the group, and BrokerUnavailable.
+    """
+    places = [TopicPartition(topic, partition) for partition in partitions]
+    deadline = time.monotonic() + timeout_s
+    while not client.group_refused:
+        left = deadline - time.monotonic()
+        try:
+            answer = client.committed(places, timeout=max(0.05, min(left, _GROUP_ANSWER_S)))
+        except KafkaException as error:
+            if error.args[0].code() != TIMED_OUT or left <= _GROUP_ANSWER_S:
+                raise broker_error(error, f"reading the offsets of group {group!r}") from error
+            client.consume(1, 0)
+        else:
+            return {place.partition: place.offset for place in answer}
+    raise BrokerRefused(f"this user may not see group {group!r}")

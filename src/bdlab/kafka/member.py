@@ -128,8 +128,8 @@ class Member:
         return time.monotonic() - since if since is not None and self.verified else 0.0
 
     def release_group(self) -> None:
-        """Where the group has not answered for too long, have it formed anew."""
-        release(self.login, client_id=self._client_id)
+        """Where the group has not answered for too long, have it formed anew, at a broker that needs that."""
+        release(self.login, self.cluster_id, client_id=self._client_id)
         self._unassigned_since = time.monotonic()
 
     def start(self) -> None:
