@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pty
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.fix_pipeline import Pipeline
+from tests.terminal import Terminal
 
 BDLAB = (sys.executable, "-m", "bdlab_cli")
 #: Nobody listens there.
@@ -68,43 +67,6 @@ def test_every_command_waits_as_long_as_it_is_told_and_says_what_to_do(tmp_path:
             assert "Check that it runs, and the setting vault.address (VAULT_ADDR)" in error, command
             assert "Traceback" not in said, command
             assert 1 < seconds < 30, command
-
-
-class Terminal:
-    """A command that a person runs: `screen` is all that has been shown."""
-
-    def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
-        self._master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [*BDLAB, *arguments], env=env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
-        )
-        os.close(slave)
-        os.set_blocking(self._master, False)
-        self.screen = ""
-
-    def shows(self, text: str, within_s: float) -> bool:
-        deadline = time.monotonic() + within_s
-        while text not in self.screen and time.monotonic() < deadline:
-            self._read()
-            time.sleep(0.02)
-        return text in self.screen
-
-    def interrupt(self) -> int:
-        self.process.send_signal(signal.SIGINT)
-        code = self.process.wait(30)
-        self._read()
-        return code
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self._master)
-
-    def _read(self) -> None:
-        with contextlib.suppress(OSError):  # nothing there yet, or its end
-            while data := os.read(self._master, 1 << 16):
-                self.screen += data.decode(errors="replace").replace("\r\n", "\n")
 
 
 @pytest.fixture

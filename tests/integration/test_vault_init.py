@@ -56,6 +56,20 @@ def test_only_vault_knows_the_database_managers_password(vault_world: VaultWorld
         vault_world.connect(manager)
 
 
+def test_no_password_of_the_set_up_is_in_a_servers_log(vault_world: VaultWorld) -> None:
+    """Neither the administrator's, nor the one with which the manager was made; the run itself is in there."""
+    logs = {
+        "audit": vault_world.openbao.folder / "audit.log",
+        "Vault": vault_world.openbao.log_file,
+        "Postgres": vault_world.postgres.log_file,
+    }
+    said = {name: file.read_text("utf-8", "replace") for name, file in logs.items()}
+    assert "database/config/bdlab" in said["audit"]
+    assert "ready to accept connections" in said["Postgres"]
+    for password in (vault_world.manager.password, vault_world.postgres.admin_password):
+        assert not [name for name, text in said.items() if password.reveal() in text]
+
+
 def test_what_the_services_read_are_strings(vault_world: VaultWorld) -> None:
     with vault_world.session("migrate", daemon=False) as session:
         database, _ = session.read_secret("database/credentials")

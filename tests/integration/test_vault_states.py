@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ from bdlab.credentials import DatabaseLogin
 from bdlab.errors import (
     IdentityRefused,
     InvalidInput,
+    TokenRefused,
     VaultError,
     VaultUnavailable,
 )
@@ -22,6 +25,7 @@ from bdlab.settings import Secret, VaultSettings
 from bdlab.vault.bootstrap import Plan
 from bdlab.vault.bootstrap.alone import alone
 from tests.fix_vault import AdminManager, ShamirOpenBao, VaultWorld
+from tests.terminal import Terminal
 from tests.vault_steps import STEPS, outcomes, unchanged_but
 
 
@@ -76,6 +80,86 @@ def test_a_shamir_seal_of_three_of_five(
     steps = world.init(world.plan(ask_key=ask))
     assert outcomes(steps) == unchanged_but(policies="done", root_token="done")
     assert asked == [1, 2, 3]
+
+
+def test_key_shares_typed_at_a_terminal(new_world: Callable[..., VaultWorld]) -> None:
+    """Two of three shares are in the file, the third is typed: wrong at first, then right; never shown."""
+    world = new_world(ShamirOpenBao)
+    world.init(world.plan(shares=5, threshold=3))
+    keys = json.loads(world.keys_file.read_text())
+    shares = keys["unseal_keys"]
+    world.keys_file.write_text(json.dumps(keys | {"unseal_keys": shares[:2]}))
+    wrong = base64.b64encode(bytes(len(base64.b64decode(shares[0])))).decode()
+    for typed, code in ((wrong, 1), ("", 1), (shares[4], 0)):
+        world.openbao.stop()
+        world.openbao.start()
+        with contextlib.closing(Terminal(["vault-init"], os.environ | world.environment())) as terminal:
+            assert terminal.shows("Key share 3 (empty: no more)", within_s=30), terminal.screen
+            terminal.types(typed)
+            assert terminal.ended() == code, terminal.screen
+            assert not [share for share in (*shares, wrong) if share in terminal.screen]
+        said = {
+            wrong: "error: the key shares that were given are not accepted",
+            "": "is sealed, and 2 key shares are not enough to open it",
+            shares[4]: "done",
+        }
+        assert said[typed] in terminal.screen.replace("\n", " ")
+    assert outcomes(world.init()) == unchanged_but()
+
+
+def test_an_automatic_seal_that_was_sealed_opens_at_a_restart(new_world: Callable[..., VaultWorld]) -> None:
+    world = new_world()
+    world.init()
+    world.openbao.stop()
+    world.openbao.start()
+    with world.root() as root:
+        root.request("put", "sys/seal", {})
+        with pytest.raises(VaultUnavailable, match="is sealed") as refused:
+            world.init(world.plan(timeout_s=1))
+        assert "it opens when it is restarted" in refused.value.hint
+        world.openbao.stop()
+        world.openbao.start()
+        assert outcomes(world.init()) == unchanged_but()
+
+
+def test_what_set_vault_up_is_gone_afterwards(
+    new_world: Callable[..., VaultWorld], request: pytest.FixtureRequest
+) -> None:
+    """No token is left but those that deliver secret ids, also after a run that made itself a root token."""
+    world = new_world()
+    world.init()
+    with world.root() as root:
+        own = root.read("auth/token/lookup-self")["accessor"]
+
+        def tokens() -> dict[str, list[str]]:
+            """Policies of each living token by its accessor, but for those of this look itself."""
+            found = {}
+            for accessor in root.request("list", "auth/token/accessors")["data"]["keys"]:
+                token = root.write("auth/token/lookup-accessor", {"accessor": accessor})
+                if accessor != own and token["policies"] != ["response-wrapping"]:
+                    found[accessor] = token["policies"]
+            return found
+
+        before = tokens()
+        # The log-in with which the present root token was made.
+        assert list(before.values()) == [["recovery"]]
+        request.getfixturevalue("changed_policy")
+        assert outcomes(world.init()) == unchanged_but(policies="done", root_token="done")
+        assert tokens() == before
+    with pytest.raises(TokenRefused):
+        world.client(world.seen_root).read("auth/token/lookup-self")
+
+
+def test_a_wrong_recovery_key(new_world: Callable[..., VaultWorld]) -> None:
+    world = new_world()
+    world.init()
+    keys = json.loads(world.keys_file.read_text())
+    world.keys_file.write_text(json.dumps(keys | {"recovery_keys": [base64.b64encode(bytes(32)).decode()]}))
+    world.identity("dlq").folder.rename(world.folder / "aside")
+    with pytest.raises(VaultError, match="the key shares that were given are not accepted"):
+        world.init()
+    world.keys_file.write_text(json.dumps(keys))
+    assert outcomes(world.init())["secret ids"] == "done"
 
 
 def test_a_vault_that_somebody_else_initialised(new_world: Callable[..., VaultWorld]) -> None:

@@ -12,7 +12,7 @@ from bdlab.errors import IdentityRefused, TokenRefused, VaultError, VaultUnavail
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import INSPECT, RECOVERY, Plan
-from bdlab.vault.bootstrap.seal import key_share
+from bdlab.vault.bootstrap.seal import give_share, key_share
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 
@@ -165,9 +165,8 @@ class Authority:
                 raise self._no_way_in(
                     f"a root token takes {begun['required']} key shares, and {number - 1} are there"
                 )
-            progress = answer_data(
-                client.request("post", f"{path}/update", {"key": share.reveal(), "nonce": begun["nonce"]})
-            )
+            given = {"key": share.reveal(), "nonce": begun["nonce"]}
+            progress = answer_data(give_share(client, "post", f"{path}/update", given))
         encoded = str(progress.get("encoded_token") or progress.get("encoded_root_token"))
         return Secret(_decode(encoded, str(begun["otp"])))
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from bdlab.errors import InvalidInput, VaultError, VaultUnavailable
+from typing import Any
+
+from bdlab.errors import (
+    IdentityRefused,
+    InvalidInput,
+    PolicyDenied,
+    SecretMissing,
+    VaultError,
+    VaultUnavailable,
+)
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan, Step
-from bdlab.vault.client import Health, VaultClient
+from bdlab.vault.client import Health, Method, VaultClient
 from bdlab.vault.waiting import wait_for
 
 #: With a short one the call can fail although Vault was initialised, and its keys are lost for good.
@@ -110,8 +119,24 @@ def _give_keys(client: VaultClient, plan: Plan, keys: Keys | None) -> None:
                 hint="Give the shares in the keys file (--keys-file), or at a terminal, which asks for them.",
             )
         given = number
-        if not client.request("put", "sys/unseal", {"key": share.reveal()}).get("sealed", True):
+        if not give_share(client, "put", "sys/unseal", {"key": share.reveal()}).get("sealed", True):
             return
+
+
+def give_share(client: VaultClient, method: Method, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Vault's answer to a key share. Raises VaultError where those that it has by now do not fit."""
+    try:
+        return client.request(method, path, body)
+    except (IdentityRefused, PolicyDenied, SecretMissing):
+        raise
+    except VaultError as error:
+        # To a wrong recovery key the answer is 500, as to a fault of the server.
+        if isinstance(error, VaultUnavailable) and "recovery key" not in error.message:
+            raise
+        raise VaultError(
+            f"the key shares that were given are not accepted: {error.message}",
+            hint="At least one of them is wrong, and Vault has forgotten them all: give them again.",
+        ) from error
 
 
 def key_share(keys: Keys | None, plan: Plan, number: int) -> Secret | None:

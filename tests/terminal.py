@@ -1,0 +1,62 @@
+"""A command at a terminal of its own, as a person has it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+BDLAB = (sys.executable, "-m", "bdlab_cli")
+_ENDS_WITHIN_S = 60.0
+
+
+class Terminal:
+    """A command that a person runs: `screen` is all that has been shown."""
+
+    def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
+        self._master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [*BDLAB, *arguments], env=env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+        )
+        os.close(slave)
+        os.set_blocking(self._master, False)
+        self.screen = ""
+
+    def shows(self, text: str, within_s: float) -> bool:
+        deadline = time.monotonic() + within_s
+        while text not in self.screen and time.monotonic() < deadline:
+            self._read()
+            time.sleep(0.02)
+        return text in self.screen
+
+    def types(self, line: str) -> None:
+        os.write(self._master, f"{line}\n".encode())
+
+    def ended(self) -> int:
+        """Its exit code; `screen` is whole then."""
+        deadline = time.monotonic() + _ENDS_WITHIN_S
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self._read()
+            time.sleep(0.02)
+        code = self.process.wait(1)
+        self._read()
+        return code
+
+    def interrupt(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.ended()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # nothing there yet, or its end
+            while data := os.read(self._master, 1 << 16):
+                self.screen += data.decode(errors="replace").replace("\r\n", "\n")
