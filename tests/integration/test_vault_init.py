@@ -57,7 +57,7 @@ def test_only_vault_knows_the_database_managers_password(vault_world: VaultWorld
 
 
 def test_no_password_of_the_set_up_is_in_a_servers_log(vault_world: VaultWorld) -> None:
-    """Neither the administrator's, nor the one with which the manager was made; the run itself is in there."""
+    """Neither the administrator's nor the first one of the manager; the run itself is in there."""
     logs = {
         "audit": vault_world.openbao.folder / "audit.log",
         "Vault": vault_world.openbao.log_file,
