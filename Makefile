@@ -49,8 +49,18 @@ kafka:  ## assemble Apache Kafka 4, and 3.9 with ZooKeeper, from Maven into the 
 	$(MVN) -Pkraft
 	$(MVN) -Pzookeeper
 
-test-kafka: $(VENV)/.dev kafka  ## the suite on real Apache Kafka: one broker, a cluster, secured, with ZooKeeper
-	$(PYTEST) -m kafka
+# Two processes, not three: with a cluster each of them has three JVMs, and three more for a test of its own.
+ON_KAFKA := $(PYTEST) --numprocesses 2 --dist worksteal -m 'not storm and not kafka and not compose'
+
+test-kafka: $(VENV)/.dev kafka  ## the suite on real Apache Kafka: one broker, a cluster of three, with ZooKeeper, secured
+	@echo "test-kafka 1 of 4: all that touches a broker, and a short storm, on Apache Kafka 4 as one broker" >&2
+	BDLAB_TEST_BROKER=kafka $(ON_KAFKA)
+	@echo "test-kafka 2 of 4: the same on a cluster of three brokers" >&2
+	BDLAB_TEST_BROKER=cluster $(ON_KAFKA)
+	@echo "test-kafka 3 of 4: the same, but for the storm, on Apache Kafka 3.9 with ZooKeeper" >&2
+	BDLAB_TEST_BROKER=zookeeper $(ON_KAFKA)
+	@echo "test-kafka 4 of 4: what brings Kafka servers of its own: secured, restarted, killed" >&2
+	$(PYTEST) --numprocesses 2 --dist loadfile -m kafka
 
 test-compose: $(VENV)/.dev kafka  ## the compose files, booted for real in a Docker engine of the tests' own (root, Debian)
 	$(PYTEST) -m compose -s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from bdlab.events import Position, Record, decode
 from bdlab.kafka.admin import TOPIC_MAX_MESSAGE_BYTES, Admin
 from bdlab.kafka.assignment import UNREADABLE_HEADERS
 from bdlab.kafka.consumer import Consumer
+from bdlab.kafka.group import release
 from bdlab.kafka.member import MAX_POLL_BYTES
 from bdlab.kafka.producer import Producer
 from bdlab.memory.credentials import StaticCredentials
@@ -198,6 +200,20 @@ def test_a_group_whose_leader_left_while_it_was_forming_forms_anew(topic: Static
         found = read_until(successor.poll, lambda _: successor.at_end)
 
     assert sorted(places(found)) == sorted(sent)
+
+
+@pytest.mark.parametrize(("cluster_id", "asked"), [("tansu-1", True), ("ZyN7g-TzSwmFA-bKb8Upsg", False)])
+def test_a_group_is_forgotten_at_tansu_alone(cluster_id: str, asked: bool) -> None:
+    """At Apache Kafka the call can end the process: librdkafka pull request 5397."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(1)
+        release(kafka_login(f"127.0.0.1:{listener.getsockname()[1]}"), cluster_id, client_id="test")
+        try:
+            listener.accept()[0].close()
+            connected = True
+        except TimeoutError:
+            connected = False
+    assert connected is asked
 
 
 def test_members_that_come_and_go_under_load_lose_nothing(topic: StaticCredentials) -> None:
