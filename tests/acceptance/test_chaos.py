@@ -21,6 +21,8 @@ def _assert_held(report: Report, *, predictions: int, faults: int) -> None:
     assert report.verify_exit_code == 0, report.verify_output
     assert report.acknowledged >= predictions
     assert sum(report.faults.values()) >= faults
+    # They were spread over the whole run, not through before the load was.
+    assert report.acknowledged_at_last_fault >= predictions * (faults - 1) / faults
     assert report.dead_letters == 0
 
 

@@ -23,6 +23,7 @@ class Report:
     seconds: float = 0.0
     sent: int = 0
     acknowledged: int = 0
+    acknowledged_at_last_fault: int = 0
     stored: int = 0
     duplicates: int = 0
     dead_letters: int = 0
@@ -68,6 +69,7 @@ def run(
     deck: list[str] = []
     done: Counter[str] = Counter()
     start = time.monotonic()
+    at_last_fault = 0
     load.start()
     try:
         while done.total() < faults or len(load.acknowledged) < predictions:
@@ -80,7 +82,7 @@ def run(
             if not deck:
                 deck = rng.sample(sorted(kinds), len(kinds))
             kind = deck.pop()
-            began = time.monotonic()
+            began, at_last_fault = time.monotonic(), len(load.acknowledged)
             kinds[kind](system, rng)
             done[kind] += 1
             tell(
@@ -91,6 +93,7 @@ def run(
     finally:
         load.stop()
     report = Report(seed=seed, seconds=round(time.monotonic() - start, 1))
+    report.acknowledged_at_last_fault = at_last_fault
     report.faults = dict(sorted(done.items()))
     _account(system, load, report)
     return report
