@@ -46,7 +46,7 @@ class Checker:
         self._settings = layers.settings()
         self._wanted = wanted
         self._groups = [group for group, checks in CHECKS.items() if any(name in wanted for name in checks)]
-        self._api_url = (api_url or _own_url(self._settings.http)).rstrip("/")
+        self._api_url = (api_url or own_url(self._settings.http)).rstrip("/")
         self._kafka = _Login(layers, database_role=None, kafka=True)
         # Of its own, so that a database that is down keeps nobody from looking at the broker.
         self._database = _Login(layers, database_role=_DATABASE_ROLE, kafka=False)
@@ -175,7 +175,7 @@ class _Login:
             self.session.close()
 
 
-def _own_url(http: HttpSettings) -> str:
+def own_url(http: HttpSettings) -> str:
     """Where the API is, as its own settings say."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(http.host, http.host)  # noqa: S104 - replaced
     return f"{'https' if http.tls_cert_file else 'http'}://{host}:{http.port}"

@@ -10,13 +10,19 @@ import typer
 from bdlab_cli.options import StartupTimeout
 
 if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator
+
     from rich.table import Table
 
+    from bdlab.settings import Layers
     from bdlab.vault.rotation import Rotation
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _COULD_NOT = 1
+_NOT_PASSED = 10
+_INCOMPLETE = "Not all is rotated; the former credentials named above still work. Run it again to finish."
 _STYLES = {"unchanged": "dim", "incomplete": "red", "would rotate": "yellow", "would finish": "yellow"}
 
 
@@ -74,34 +80,68 @@ def rotate(
     as_json: bool = typer.Option(
         False, "--json", envvar="BDLAB_ROTATE_JSON", help="Print a JSON array, an object a credential."
     ),
+    drill: bool = typer.Option(
+        False,
+        "--drill",
+        envvar="BDLAB_ROTATE_DRILL",
+        help="Post reviews to the API meanwhile, and say what its callers noticed; then verify.",
+    ),
+    url: str | None = typer.Option(
+        None,
+        "--url",
+        envvar="BDLAB_API_URL",
+        metavar="URL",
+        show_default="from the settings",
+        help="The API that --drill posts to.",
+    ),
+    requests_per_second: float = typer.Option(
+        50.0,
+        "--requests-per-second",
+        envvar="BDLAB_ROTATE_REQUESTS_PER_SECOND",
+        min=0.1,
+        max=2000,
+        help="How many reviews --drill posts.",
+    ),
+    seconds: float = typer.Option(
+        10.0,
+        "--seconds",
+        envvar="BDLAB_ROTATE_SECONDS",
+        min=0,
+        help="How long --drill posts at least; always until 2 s after the last rotation.",
+    ),
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Rotate the database, Kafka and AppRole credentials while everything runs, without a failed request.
 
     The former ones end once every running client has reported that it uses the new ones. Where one has not
     within --grace, its former credential stays alive and the exit code is 1: run it again to finish. So is a
-    run that was killed.
+    run that was killed. With --drill the exit code is 10 where a request failed, or not all held.
     """
+    from bdlab.errors import InvalidInput
     from bdlab_cli import wiring
     from bdlab_cli.rotations import rotations
 
+    if drill and dry_run:
+        raise InvalidInput("--drill rotates, and --dry-run does not: give one of them")
     layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
     talk = wiring.talk()
     with wiring.stop_on_signal() as stop:
-        found = list(
-            rotations(
-                layers,
-                stop,
-                targets=[each for each in Target if target in (each, Target.all)],
-                services=service,
-                leases=leases,
-                admin_servers=admin_servers,
-                grace_s=grace,
-                force=force,
-                dry_run=dry_run,
-                progress=lambda line: talk.print(line, style="dim", markup=False, soft_wrap=True),
-            )
+        steps = rotations(
+            layers,
+            stop,
+            targets=[each for each in Target if target in (each, Target.all)],
+            services=service,
+            leases=leases,
+            admin_servers=admin_servers,
+            grace_s=grace,
+            force=force,
+            dry_run=dry_run,
+            progress=lambda line: talk.print(line, style="dim", markup=False, soft_wrap=True),
         )
+        if drill:
+            _drill(layers, stop, steps, url, requests_per_second, seconds, as_json=as_json)
+            return
+        found = list(steps)
     if as_json:
         import msgspec
 
@@ -109,10 +149,34 @@ def rotate(
     else:
         wiring.out().print(_table(found))
     if any(one.outcome == "incomplete" for one in found):
-        talk.print(
-            "Not all is rotated; the former credentials named above still work. Run it again to finish."
-        )
+        talk.print(_INCOMPLETE)
         raise typer.Exit(_COULD_NOT)
+
+
+def _drill(
+    layers: Layers,
+    stop: threading.Event,
+    steps: Iterator[Rotation],
+    url: str | None,
+    requests_per_second: float,
+    seconds: float,
+    *,
+    as_json: bool,
+) -> None:
+    from bdlab_cli import wiring
+    from bdlab_cli.drill import drill, table
+
+    found = drill(layers, stop, steps, url=url, requests_per_second=requests_per_second, seconds=seconds)
+    if as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode(found))
+    else:
+        wiring.out().print(_table(found.rotations), table(found))
+    if any(one.outcome == "incomplete" for one in found.rotations):
+        wiring.talk().print(_INCOMPLETE)
+    if not found.passed:
+        raise typer.Exit(_NOT_PASSED)
 
 
 def _table(found: list[Rotation]) -> Table:

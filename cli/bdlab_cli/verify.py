@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from bdlab_cli.options import StartupTimeout
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bdlab.settings import Layers
     from bdlab.verification import Closed, PartitionReport, Report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -46,31 +48,37 @@ def verify(
     layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
     import msgspec
 
-    from bdlab import verification
-    from bdlab.kafka.admin import Admin
-    from bdlab.postgres.connection import ConnectionLimits
-    from bdlab.postgres.reader import Reader
-
-    # Counting a large table takes its time.
-    limits = ConnectionLimits(statement_s=1800, silence_s=3600)
-    with (
-        wiring.stop_on_signal() as stop,
-        wiring.vault_session(layers, stop, service="verify", database_role="bdlab-reader") as session,
-        Admin(session, client_id="bdlab-verify") as admin,
-        Reader(session, application_name="bdlab verify", limits=limits) as reader,
-    ):
-        report = verification.verify(
-            admin.log_ranges, reader, wait_s=wait, limit=limit, identify=admin.keys_at, stop=stop
-        )
+    with wiring.stop_on_signal() as stop:
+        report = account(layers, stop, wait_s=wait, limit=limit)
     if as_json:
         typer.echo(msgspec.json.encode(report))
     else:
-        _show(report, wiring.out())
+        show(report, wiring.out())
     if not report.verified:
         raise typer.Exit(_NOT_VERIFIED)
 
 
-def _show(report: Report, out: Console) -> None:
+def account(layers: Layers, stop: threading.Event, *, wait_s: float, limit: int = 20) -> Report:
+    """The accounting of the topic, with the identity `verify`. Raises BdlabError."""
+    from bdlab import verification
+    from bdlab.kafka.admin import Admin
+    from bdlab.postgres.connection import ConnectionLimits
+    from bdlab.postgres.reader import Reader
+    from bdlab_cli import wiring
+
+    # Counting a large table takes its time.
+    limits = ConnectionLimits(statement_s=1800, silence_s=3600)
+    with (
+        wiring.vault_session(layers, stop, service="verify", database_role="bdlab-reader") as session,
+        Admin(session, client_id="bdlab-verify") as admin,
+        Reader(session, application_name="bdlab verify", limits=limits) as reader,
+    ):
+        return verification.verify(
+            admin.log_ranges, reader, wait_s=wait_s, limit=limit, identify=admin.keys_at, stop=stop
+        )
+
+
+def show(report: Report, out: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 

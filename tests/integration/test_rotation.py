@@ -240,7 +240,9 @@ def test_a_service_without_an_identity_here_is_left(vault_world: VaultWorld) -> 
 # -- reports -----------------------------------------------------------------------------------------------
 
 
-def test_a_process_that_was_killed_leaves_its_name_to_the_next_of_its_folder(vault_world: VaultWorld) -> None:
+def test_a_process_that_was_killed_is_not_waited_for_and_leaves_its_name_to_the_next(
+    vault_world: VaultWorld,
+) -> None:
     def reporter(client: VaultClient) -> clients.Reporter:
         folder = vault_world.identity("consume").folder
         return clients.Reporter(client, kv_mount="kv", service="consume", folder=folder)
@@ -257,7 +259,11 @@ def test_a_process_that_was_killed_leaves_its_name_to_the_next_of_its_folder(vau
         successor = reporter(opened._client)
         successor.report(8, "", term)
         assert {one.kafka_version for one in living(vault_world, "consume")} == {1, 8}
-        successor.withdraw(timeout_s=2)
+        assert successor._name == killed._name
+        successor.report(9, "", term)
+        assert successor._lock is not None
+        os.close(successor._lock)
+        # Nobody took its place: whoever sees the folder knows that it is gone.
         assert [one.name for one in living(vault_world, "consume")] == [living_one.name]
 
 

@@ -21,7 +21,10 @@ _LOCK_POLL_S = 0.05
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a running stack answers. `pid` and `start_mark` are those of its `bdlab up`."""
+    """Where a running stack answers. `pid` and `start_mark` are those of its `bdlab up`.
+
+    `admin_servers` is where a secured broker takes its administrator.
+    """
 
     pid: int
     start_mark: str
@@ -30,6 +33,7 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap_servers: str
     postgres_host: str
     postgres_port: int
+    admin_servers: str = ""
 
 
 class DataFolder:

@@ -204,6 +204,7 @@ class LocalStack:
             bootstrap_servers=self._broker.bootstrap_servers,
             postgres_host=self._postgres.server.host,
             postgres_port=self._postgres.server.port,
+            admin_servers=self._admin_servers,
         )
         self.folder.publish(self._endpoints)
         return self._endpoints
@@ -273,6 +274,11 @@ class LocalStack:
         by_vault = {"BDLAB_KAFKA_CA_FILE": "vault"} if isinstance(self._broker, ApacheKafka) else {}
         return {**self._broker.client_environment, **by_vault}
 
+    @property
+    def _admin_servers(self) -> str:
+        """Where the broker takes its administrator; empty for one that knows none."""
+        return self._broker.admin_servers if isinstance(self._broker, ApacheKafka) else ""
+
     def _broker_order(self, kafka: ApacheKafka) -> Order:
         def command() -> list[str]:
             folder = str(self._broker_files.folder)
@@ -291,15 +297,18 @@ class LocalStack:
     def _announce_broker(self, stop: threading.Event) -> None:
         """Bring schema, topic, users and ACLs up to date, and put the broker's present address into Vault."""
         environment = self._broker_environment
-        if isinstance(self._broker, ApacheKafka):
-            environment["BDLAB_KAFKA_ADMIN_SERVERS"] = self._broker.admin_servers
+        if self._admin_servers:
+            environment["BDLAB_KAFKA_ADMIN_SERVERS"] = self._admin_servers
         self.run("migrate", ["migrate", "--announce-broker"], stop, environment=environment)
 
     def _after_broker_restart(self, stop: threading.Event) -> None:
         self._announce_broker(stop)
         if self._endpoints:
-            address = self._broker.bootstrap_servers
-            self._endpoints = msgspec.structs.replace(self._endpoints, bootstrap_servers=address)
+            self._endpoints = msgspec.structs.replace(
+                self._endpoints,
+                bootstrap_servers=self._broker.bootstrap_servers,
+                admin_servers=self._admin_servers,
+            )
             self.folder.publish(self._endpoints)
         if former := self._note_log():
             self._tell_losses(former, stop)
@@ -353,7 +362,13 @@ class LocalStack:
 
 
 #: The variables of `exports`, for taking them back.
-EXPORTED = ("BDLAB_CONFIG", "VAULT_ADDR", "BDLAB_VAULT_IDENTITY_DIR", "BDLAB_KEYS_FILE")
+EXPORTED = (
+    "BDLAB_CONFIG",
+    "VAULT_ADDR",
+    "BDLAB_VAULT_IDENTITY_DIR",
+    "BDLAB_KEYS_FILE",
+    "BDLAB_KAFKA_ADMIN_SERVERS",
+)
 
 
 def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
@@ -363,5 +378,6 @@ def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
         endpoints.vault_address,
         str(folder.identity_dir),
         str(folder.keys_file),
+        endpoints.admin_servers,
     )
     return dict(zip(EXPORTED, values, strict=True))

@@ -4,7 +4,8 @@ Whoever replaces a credential reads here who still uses the older one: `clients/
 key-value engine. A client reports before it reads its credentials for the first time, so that none is missed;
 then whenever they change, and with each renewal of its token. A report counts until the token of its client
 has run out, as nothing that the client holds is good after that. One that ends takes its report away; one
-that was killed leaves it, and the next process of the same identity folder takes its place and its name.
+that was killed leaves it. Each holds a lock in its identity folder, under which its name is kept: so whoever
+sees that folder knows who was killed, and the next process there takes the place and the name.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from bdlab.vault.leases import Term
 
 _FOLDER = "clients"
 _MOST_NAMES = 10_000
+_NAME_BYTES = 200
 
 _log = structlog.get_logger()
 
@@ -109,7 +111,7 @@ class Reporter:
                     os.close(handle)
                     continue
                 self._lock = handle
-                self._name = os.pread(handle, 200, 0).decode("ascii", "replace") or new
+                self._name = _name_in(handle) or new
                 if self._name == new:
                     os.pwrite(handle, new.encode(), 0)
                 return
@@ -119,18 +121,25 @@ class Reporter:
         self._name = new
 
 
-def living(client: VaultClient, *, kv_mount: str, service: str) -> list[Client]:
-    """Who reports for `service`, sorted by name. Reports that have run out are removed. Raises VaultError."""
-    return sorted(_living(client, kv_mount, service), key=lambda found: found.name)
+def living(client: VaultClient, *, kv_mount: str, service: str, folder: Path) -> list[Client]:
+    """Who reports for `service`, sorted by name.
+
+    Removes the reports that have run out, and those of processes of the identity `folder` that were killed.
+    Raises VaultError.
+    """
+    return sorted(_living(client, kv_mount, service, folder), key=lambda found: found.name)
 
 
-def _living(client: VaultClient, kv_mount: str, service: str) -> Iterator[Client]:
+def _living(client: VaultClient, kv_mount: str, service: str, folder: Path) -> Iterator[Client]:
     path = _path(service)
     try:
         names = client.request("list", f"{kv_mount}/metadata/{path}")["data"]["keys"]
     except SecretMissing:
         return
-    for name in names:
+    with _killed(folder / _FOLDER) as killed:
+        for name in killed & set(names):
+            client.request("delete", f"{kv_mount}/metadata/{path}/{name}")
+    for name in sorted(set(names) - killed):
         try:
             values, _ = client.read_kv(kv_mount, f"{path}/{name}")
         except SecretMissing:
@@ -140,6 +149,27 @@ def _living(client: VaultClient, kv_mount: str, service: str) -> Iterator[Client
             client.request("delete", f"{kv_mount}/metadata/{path}/{name}")
             continue
         yield Client(service, name, int(values["kafka_version"]), values["secret_id"], until)
+
+
+@contextlib.contextmanager
+def _killed(folder: Path) -> Iterator[set[str]]:
+    """The names of this folder that no process has; none takes one of them meanwhile."""
+    names = set()
+    with contextlib.ExitStack() as held:
+        for file in folder.iterdir() if folder.is_dir() else ():
+            try:
+                handle = os.open(file, os.O_RDWR)
+            except OSError:
+                continue
+            held.callback(os.close, handle)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                names.add(_name_in(handle))
+        yield names - {""}
+
+
+def _name_in(handle: int) -> str:
+    return os.pread(handle, _NAME_BYTES, 0).decode("ascii", "replace")
 
 
 def _path(service: str) -> str:

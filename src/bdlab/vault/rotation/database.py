@@ -24,7 +24,6 @@ def rotate_manager(run: Run) -> Rotation:
         what="database",
         service="manager",
         outcome="would rotate" if run.dry_run else "rotated",
-        before="known to Vault",
         after="known to Vault alone",
         seconds=now() - began,
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import msgspec
 import structlog
@@ -54,7 +53,7 @@ def rotate_secret_ids(run: Run, services: Sequence[str]) -> Iterator[Rotation]:
     work = _Work(run)
     handed: dict[str, _Handed] = {}
     for service in services:
-        identity = Identity(Path(run.vault.identity_dir).expanduser() / service, service=service)
+        identity = Identity(run.identities / service, service=service)
         if not identity.exists:
             detail = f"no identity of it is in {identity.folder.parent}"
             yield Rotation(what="approle", service=service, outcome="unchanged", detail=detail)

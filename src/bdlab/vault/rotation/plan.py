@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -55,7 +56,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         """The running clients that report for `service`; none for a command that soon ends."""
         if service not in DAEMONS:
             return []
-        return self.session.ask(lambda client: living(client, kv_mount=self.vault.kv_mount, service=service))
+        folder = self.identities / service
+        return self.session.ask(
+            lambda client: living(client, kv_mount=self.vault.kv_mount, service=service, folder=folder)
+        )
+
+    @property
+    def identities(self) -> Path:
+        """The folder of the services' identities."""
+        return Path(self.vault.identity_dir).expanduser()
 
 
 def wait_for_clients(

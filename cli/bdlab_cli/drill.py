@@ -1,0 +1,94 @@
+"""`bdlab rotate --drill`: the rotations under load, and what the callers of the API noticed of them."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bdlab.load import Load, LoadReport
+from bdlab.settings import Layers
+from bdlab.vault.rotation import Rotation
+from bdlab_cli.checker import own_url
+from bdlab_cli.samples import OVER_HTTP
+from bdlab_cli.verify import account
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_BEFORE_S = 1.0
+_AFTER_S = 2.0
+_VERIFY_WAIT_S = 60.0
+
+
+class Drill(msgspec.Struct, frozen=True, kw_only=True):
+    """`verified`: every offset of the topic is stored exactly once."""
+
+    rotations: list[Rotation]
+    load: LoadReport
+    verified: bool
+
+    @property
+    def passed(self) -> bool:
+        complete = all(one.outcome != "incomplete" for one in self.rotations)
+        return complete and not self.load.failed and self.verified
+
+
+def drill(
+    layers: Layers,
+    stop: threading.Event,
+    rotations: Iterable[Rotation],
+    *,
+    url: str | None,
+    requests_per_second: float,
+    seconds: float,
+) -> Drill:
+    """Post reviews for at least `seconds`, rotate meanwhile, and account for all offsets afterwards.
+
+    Raises BdlabError.
+    """
+    http = layers.settings().http
+    bodies = [json.dumps(sample.as_request()).encode() for sample in OVER_HTTP]
+    load = Load(
+        url or own_url(http),
+        bodies,
+        requests_per_second=requests_per_second,
+        ca_file=http.tls_cert_file,
+    )
+    with load:
+        began = time.monotonic()
+        stop.wait(_BEFORE_S)
+        done = list(rotations)
+        stop.wait(max(_AFTER_S, seconds - (time.monotonic() - began)))
+        report = load.stop()
+    verified = account(layers, stop, wait_s=_VERIFY_WAIT_S).verified
+    return Drill(rotations=done, load=report, verified=verified)
+
+
+def table(found: Drill) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    load = found.load
+    shown = Table(title="What the callers noticed")
+    shown.add_column("")
+    shown.add_column("", justify="right")
+    failed = f"[red]{load.failed:,}[/]" if load.failed else "[green]0[/]"
+    verdict = "[green]verified[/]" if found.verified else "[red]NOT verified[/]"
+    rows = [
+        ("requests sent", f"{load.sent:,}"),
+        ("requests failed", failed),
+        *((f"  {escape(reason)}", f"{count:,}") for reason, count in load.failures.items()),
+        ("longest pause between two acknowledgements", f"{load.longest_pause_ms:,.0f} ms"),
+        ("answered within, half of them", f"{load.p50_ms:,.1f} ms"),
+        ("answered within, 99 of 100", f"{load.p99_ms:,.1f} ms"),
+        ("under load for", f"{load.seconds:.1f} s"),
+        ("every offset stored exactly once", verdict),
+    ]
+    for row in rows:
+        shown.add_row(*row)
+    return shown
