@@ -13,6 +13,8 @@ from bdlab.vault.leases import now
 
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
+#: What passes sooner is not spoken of: a Vault that refuses now and then would fill the log.
+_QUIET_S = 1.0
 #: After a refusal (a policy, an identity) asking again helps only once somebody has changed something.
 _REFUSED_PAUSE_S = 60.0
 
@@ -30,10 +32,10 @@ class Task:
 
 
 class Keeper:
-    """Runs its tasks until it is stopped. An outage is logged once when it begins, once for each other kind
-    of error that it turns into, and once when it ends.
+    """Runs its tasks until it is stopped. An outage that outlasts the first tries is logged once, once more
+    for each other kind of error that it turns into, and once when it ends.
 
-    `outage` is the error that was logged last, None while all is well.
+    `outage` is the error that was met last, None while all is well.
     """
 
     def __init__(self, name: str, tasks: list[Task]) -> None:
@@ -99,17 +101,16 @@ class Keeper:
 
     def _failed(self, task: Task, error: BdlabError) -> None:
         with self._condition:
-            begins = not self._failing
-            # An outage may end in a refusal, which waits for somebody to do something.
-            turns = not begins and type(error) not in self._told
-            self._failing.add(task.name)
-            if begins:
+            if not self._failing:
                 self._since = now()
-                self._told.clear()
-            if begins or turns:
-                self.outage = error
-            self._told.add(type(error))
-        if begins or turns:
+            self._failing.add(task.name)
+            self.outage = error
+            # A refusal waits for somebody to do something; an outage may pass with the next try.
+            lasting = now() - self._since >= _QUIET_S or not isinstance(error, VaultUnavailable)
+            tells = lasting and type(error) not in self._told
+            if tells:
+                self._told.add(type(error))
+        if tells:
             _log.warning(
                 "Vault does not give what is due; going on with what is held",
                 wanted=task.name,
@@ -124,5 +125,8 @@ class Keeper:
             task.backoff.reset()
             if ends:
                 self.outage = None
-        if ends:
+            told = ends and bool(self._told)
+            if told:
+                self._told.clear()
+        if told:
             _log.info("Vault gives again what is due", seconds=round(now() - self._since, 1))
