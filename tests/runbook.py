@@ -6,7 +6,8 @@ A comment before a block says it, and a ```text block after it shows lines of th
     <!-- run: up -->        in the first terminal, where it stays until...
     <!-- run: ctrl-c -->    ...this, which has no block
     <!-- run: shamir -->    against a Vault that is opened by three of five key shares
-    <!-- read: compose -->  needs a container engine: its syntax is checked
+    <!-- run: compose -->   in `infra/` beside running containers
+    <!-- read: compose -->  its syntax is checked
     <!-- read: own -->      needs servers of somebody's own: its syntax is checked
 """
 

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 
 if TYPE_CHECKING:
     from bdlab.settings import LogSettings
+
+
+class Unfailing:
+    """A stream whose writer never hears that it cannot be written.
+
+    A full disk under the log must not fail the request, or end the consumer, that had something to say.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def configure(settings: LogSettings, *, quiet: bool = False) -> None:
@@ -19,6 +39,7 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
     if quiet and level == logging.INFO:
         level = logging.WARNING
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
+    stream = cast("TextIO", Unfailing(sys.stderr))
     before: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -38,10 +59,10 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
     structlog.configure(
         processors=[*before, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=before,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import runbook
 from tests.compose import images
 from tests.compose.engine import NoEngine, compose_command, private_engine
-from tests.compose.stack import LASTING, PASSWORD, Stack, fresh_clone
+from tests.compose.stack import LASTING, PASSWORD, ROOT, Stack, fresh_clone
 
 pytestmark = pytest.mark.compose
 
@@ -189,3 +191,45 @@ def test_the_zookeeper_variant(engine: dict[str, str], tmp_path: Path) -> None:
         stack.integration_test()
     finally:
         stack.down("--volumes")
+
+
+def test_the_runbook_for_containers(stack: Stack, tmp_path: Path) -> None:
+    """Everything in it, up to volumes that were deleted and come back from their copies."""
+    port = stack.api_ports()[0]
+    before = stack.predict(port)
+    stored = sum(one["stored"] for one in stack.verify()["partitions"])
+    # The book says `docker compose`; Debian's package is called by another name.
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    engine, compose = shutil.which("docker"), " ".join(compose_command())
+    docker.write_text(
+        f'#!/bin/sh\ncase "$1" in compose) shift; exec {compose} "$@";; *) exec {engine} "$@";; esac\n'
+    )
+    docker.chmod(0o755)
+    environment = os.environ | stack.environment
+    environment["PATH"] = f"{docker.parent}:{environment['PATH']}"
+    for block in runbook.read(ROOT / "docs" / "operations.md"):
+        if (block.how, block.where) != ("run", "compose"):
+            continue
+        script = block.script.replace("project=infra", f"project={stack.environment['COMPOSE_PROJECT_NAME']}")
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=stack.clone / "infra",
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, f"{block}:\n{done.stdout[-4000:]}\n{stack.logs()}"
+        missing = runbook.not_shown(done.stdout, block.shown)
+        assert not missing, f"{block}: no {missing!r} in:\n{done.stdout}"
+    port = stack.api_ports()[0]
+    rows = httpx.get(f"http://127.0.0.1:{port}/predictions?limit=100", timeout=30).json()
+    assert before in {row["id"] for row in rows}
+    report = stack.verify()
+    assert report["verified"]
+    assert sum(one["stored"] for one in report["partitions"]) >= stored
+    stack.integration_test()

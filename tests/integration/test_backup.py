@@ -13,16 +13,19 @@ from pathlib import Path
 import pytest
 
 from bdlab.credentials import DatabaseLogin
-from bdlab.errors import DatabaseError, InvalidInput, VaultError
+from bdlab.errors import DatabaseError, InvalidInput, VaultError, VaultUnavailable
 from bdlab.postgres import dumps
-from bdlab.settings import Secret
+from bdlab.settings import Secret, VaultSettings
 from bdlab.stack import DataFolder, OpenBao, binaries
 from bdlab.stack.backup import Backup, new_folder
 from bdlab.vault import snapshots
+from bdlab.vault.client import VaultClient
+from bdlab.vault.waiting import wait_for
 from tests.fix_pipeline import Pipeline
-from tests.fix_vault import VaultWorld
+from tests.fix_vault import ShamirOpenBao, VaultWorld
 
 SERVICES = ("backup", "serve")
+BAO = str(Path(sys.executable).with_name("bao"))
 
 
 @pytest.fixture
@@ -203,3 +206,47 @@ def test_a_database_that_is_older_than_the_log_catches_up(pipeline: Pipeline, tm
     store()
     code, said = verify()
     assert code == 0, said
+
+
+def test_a_snapshot_under_a_shamir_seal_opens_with_the_old_shares(
+    new_world: Callable[..., VaultWorld], tmp_path: Path
+) -> None:
+    """Into another Vault, whose own keys end with that."""
+    old = new_world(ShamirOpenBao)
+    old.init(old.plan(shares=5, threshold=3))
+    with old.logged_in("backup") as client:
+        snapshot = tmp_path / "vault.snapshot"
+        snapshot.write_bytes(snapshots.save(client))
+    new = ShamirOpenBao(tmp_path / "new")
+    with new:
+        client = VaultClient(VaultSettings(address=new.address))
+        keys = client.request("put", "sys/init", {"secret_shares": 1, "secret_threshold": 1}, timeout_s=60)
+        client.request("put", "sys/unseal", {"key": keys["keys_base64"][0]})
+        wait_for(
+            lambda: client.with_token(Secret(keys["root_token"])).read("sys/storage/raft/configuration"),
+            timeout_s=20,
+        )
+        done = subprocess.run(
+            [BAO, "operator", "raft", "snapshot", "restore", "-force", str(snapshot)],
+            env=os.environ | {"VAULT_ADDR": new.address, "VAULT_TOKEN": keys["root_token"]},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+        def sealed() -> None:
+            if not client.health().sealed:
+                raise VaultUnavailable("not yet")
+
+        wait_for(sealed, timeout_s=30)
+        # Until then it asks for as many shares as it was initialised with itself.
+        new.stop()
+        new.start()
+        old.openbao.stop()
+        world = VaultWorld(new, old.postgres, old.folder, dbname=old.dbname)
+        steps = {step.name: step.outcome for step in world.init(world.plan(seeds=None, manager=None))}
+        assert steps == dict.fromkeys(steps, "unchanged") | {"unseal": "done"}
+        with world.logged_in("serve") as serve:
+            assert serve.read_kv("kv", "database/credentials")[0]["dbname"] == old.dbname

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +117,32 @@ def test_too_few_old_shares_change_nothing(new_world: Callable[..., VaultWorld])
     assert "takes 2 key shares, and 1 are there" in done.stderr
     world.keys_file.write_text(json.dumps(keys))
     assert bdlab(world, "vault-token", "--", "true").returncode == 0
+
+
+class UnauthedOpenBao(OpenBao):
+    """Lets anybody who has the recovery key make a root token, as it was before OpenBao 2.5.3."""
+
+    def _prepare(self, port: int) -> Sequence[str]:
+        arguments = super()._prepare(port)
+        config = Path(arguments[-1])
+        opened = 'listener "tcp" {\n  disable_unauthed_generate_root_endpoints = false\n'
+        config.write_text(config.read_text("utf-8").replace('listener "tcp" {\n', opened))
+        return arguments
+
+
+def test_without_the_identity_recovery_the_key_needs_a_server_that_takes_it_alone(
+    new_world: Callable[..., VaultWorld],
+) -> None:
+    world = new_world()
+    world.init()
+    shutil.rmtree(world.folder / "identity")
+    done = bdlab(world, "vault-init")
+    assert done.returncode == 1
+    assert "there is no way in to change it" in done.stderr
+    world.openbao.stop()
+    world.openbao = UnauthedOpenBao(world.folder)
+    with world.openbao:
+        done = bdlab(world, "vault-init")
+        assert done.returncode == 0, done.stderr
+    with OpenBao(world.folder) as world.openbao:
+        assert bdlab(world, "vault-token", "--", "true").returncode == 0
