@@ -121,6 +121,7 @@ def test_a_restart_is_read_on_after_without_a_gap_and_without_a_repetition(
         assert consumer.problem is not None
 
         broker.start()
+        make_topic(credentials)  # with ZooKeeper a broker learns of its topics a moment after its start
         after = publish(credentials, 50)
         found += read_until(consumer.poll, lambda records: len(records) >= 50)
         assert consumer.stopped == {}

@@ -209,12 +209,12 @@ class Admin:
         server = login.server
         found = self._metadata(login, client, deadline).topics.get(server.topic)
         admin = AdminClient(client_config(login, client_id=self._client_id))
-        if found is None and self._create(admin, login, deadline):
-            self._await_topic(login, client, deadline)
-            return TopicOutcome(server.topic, created=True, partitions=server.partitions)
-        self._refuse_compaction(admin, server.topic, deadline)
         if found is None:
-            found = self._metadata(login, client, deadline).topics[server.topic]
+            created = self._create(admin, login, deadline)
+            found = self._await_topic(login, client, deadline)
+            if created:
+                return TopicOutcome(server.topic, created=True, partitions=server.partitions)
+        self._refuse_compaction(admin, server.topic, deadline)
         partitions = len(found.partitions)
         warning = ""
         if partitions != server.partitions:
@@ -244,16 +244,18 @@ class Admin:
             raise
         return True
 
-    def _await_topic(self, login: KafkaLogin, client: Reader, deadline: float) -> None:
-        """Wait until the topic can be used: a broker learns of it a moment after the controller made it."""
+    def _await_topic(self, login: KafkaLogin, client: Reader, deadline: float) -> Any:
+        """Wait until the topic can be used: a broker learns of it a moment after the controller made it, or,
+        with ZooKeeper, after its own start.
+        """
         topic = login.server.topic
         while True:
             found = self._metadata(login, client, deadline).topics.get(topic)
             if found is not None and all(place.leader >= 0 for place in found.partitions.values()):
-                return
+                return found
             if time.monotonic() >= deadline:
                 raise BrokerUnavailable(
-                    f"topic {topic!r} was created, and has no leader for each partition after "
+                    f"topic {topic!r} exists, and has no leader for each partition after "
                     f"{self._timeout_s:g} s",
                     hint="Check that all brokers run, and run this again.",
                 )

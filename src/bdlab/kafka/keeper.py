@@ -10,7 +10,7 @@ from collections.abc import Callable
 import structlog
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
-from bdlab.errors import BrokerError, BrokerUnavailable, VaultError
+from bdlab.errors import BrokerError, BrokerUnavailable, TopicMissing, VaultError
 from bdlab.kafka.connection import same_error
 from bdlab.kafka.link import Link
 
@@ -18,6 +18,9 @@ log = structlog.get_logger()
 
 _FIRST_REST_S = 0.5
 _LONGEST_REST_S = 30.0
+#: For how long a topic that was there may be missing. A broker with ZooKeeper knows of none when it has just
+#: started: whoever has published to it before need not be told to make it.
+_TOPIC_MAY_BE_MISSING_S = 3.0
 
 
 class Keeper:
@@ -43,6 +46,7 @@ class Keeper:
         self._rest_s = _FIRST_REST_S
         self._said = False
         self._distrusted: KafkaLogin | None = None
+        self._topic_missing_since: float | None = None
 
     def look(self, timeout_s: float) -> bool:
         """Bring the link into line; False where that has to be tried again."""
@@ -145,12 +149,25 @@ class Keeper:
                 link.client.close()
 
     def _failed(self, error: BrokerError) -> None:
+        error = self._believed(error)
         if type(self.problem) is not type(error) or not self._said:
             log.warning("Kafka is not usable", problem=error.message)
             self._said = True
         self.problem = error
 
+    def _believed(self, error: BrokerError) -> BrokerError:
+        """`error`, or that the broker is away where it will soon know of its topic again."""
+        if not isinstance(error, TopicMissing):
+            self._topic_missing_since = None
+            return error
+        now = time.monotonic()
+        self._topic_missing_since = self._topic_missing_since or now
+        if self.active is None or now - self._topic_missing_since >= _TOPIC_MAY_BE_MISSING_S:
+            return error
+        return BrokerUnavailable(error.message, hint="The broker may have just started: try again soon.")
+
     def _solved(self) -> None:
+        self._topic_missing_since = None
         if self._said:
             log.info("Kafka is usable again")
             self._said = False
