@@ -215,6 +215,25 @@ def test_every_outage_is_outlived_and_told_once(own_pipeline: Pipeline) -> None:
             assert warnings == [BEGINS] * len(FAULTS)
 
 
+def test_starting_while_vault_is_sealed(own_pipeline: Pipeline) -> None:
+    """A command gives up in time and says what to do; a daemon starts as soon as Vault is opened."""
+    with own_pipeline.root() as root:
+        root.request("put", "sys/seal", {})
+        for command in (["predict", "good"], ["serve", "--port", "0"]):
+            done = own_pipeline.run(*command, "--startup-timeout", "1")
+            assert done.returncode == 1
+            assert "is sealed (waited 1 s)\nUnseal it: " in done.stderr
+        with own_pipeline.daemon("consume") as consume:
+            waits = json.loads(consume.wait_for("waiting for Vault"))
+            assert "is sealed" in waits["problem"]
+            assert waits["timeout_s"] == 60
+            unseal(own_pipeline)
+            consume.wait_for("partitions start")
+            assert len(consume.events("waiting for Vault")) == 1
+            assert len(consume.events("Vault is there")) == 1
+            assert consume.stop() == 0
+
+
 def test_leases_run_out_while_vault_is_sealed(own_pipeline: Pipeline) -> None:
     """Predicting needs no lease. Storing goes on over the open connection, breaks off when the opened Vault
     ends it, and goes on with a new login: nothing is lost, and nothing is stored twice.

@@ -20,12 +20,14 @@ from bdlab.vault.waiting import wait_for
 
 #: With a short one the call can fail although Vault was initialised, and its keys are lost for good.
 _INIT_TIMEOUT_S = 120.0
+#: So that somebody who waits for a Vault that swallows everything hears of it.
+_HEALTH_TIMEOUT_S = 3.0
 
 
 def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
     """Initialise a Vault that never was, and write its keys down."""
     name = "initialise"
-    health = wait_for(client.health, timeout_s=plan.timeout_s)
+    health = wait_for(lambda: client.health(timeout_s=_HEALTH_TIMEOUT_S), timeout_s=plan.timeout_s)
     if health.initialized:
         if file.read() is None and file.reserved and plan.token is None:
             raise VaultError(
