@@ -40,6 +40,11 @@ COMMANDS = {
         "Get a secured broker's certificate from Vault, before its first start.",
         "Set-up",
     ),
+    "server-certificate": (
+        "server_certificate",
+        "Get certificates for Vault, PostgreSQL and the API from Vault.",
+        "Set-up",
+    ),
     "migrate": ("migrate", "Bring the database schema and the topic up to date.", "Set-up"),
     "rotate": ("rotate", "Rotate database, Kafka and AppRole credentials while everything runs.", "Set-up"),
     "prune": ("prune", "Delete old rows, and keep the accounting right.", "Set-up"),

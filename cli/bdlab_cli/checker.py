@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.health import CheckResult, Report
 from bdlab.health.checks import CHECKS, broker_checks, database_checks, failed, unknown, vault_checks
 from bdlab.health.remote import api_check, consumer_check, why_closed
+from bdlab.health.tls import certificate_check
 from bdlab.probes import DatabaseState
 from bdlab.settings import HttpSettings, Layers, SinkSettings
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 SERVICE = "status"
 _DATABASE_ROLE = "bdlab-reader"
 
-_DEFAULT = ("vault", "kafka", "postgres", "model", "api")
+_DEFAULT = ("vault", "kafka", "postgres", "model", "api", "certificates")
 
 
 def chosen(names: Sequence[str], sink: SinkSettings) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ class Checker:
 
     def report(self) -> Report:
         """All checks at once; takes as long as the slowest server's time-out."""
-        if {"vault", "kafka"} & set(self._groups):
+        if {"vault", "kafka", "certificates"} & set(self._groups):
             self._kafka.open()
         makers: dict[str, Callable[[], tuple[CheckResult, ...]]] = {
             "vault": self._check_vault,
@@ -69,6 +71,7 @@ class Checker:
             "model": self._check_model,
             "api": self._check_api,
             "consumer": self._check_consumer,
+            "certificates": self._check_certificates,
         }
         with ThreadPoolExecutor(len(self._groups), thread_name_prefix="check") as pool:
             running = [pool.submit(makers[group]) for group in self._groups]
@@ -125,7 +128,36 @@ class Checker:
         return (CheckResult(name="model", state="healthy", message=message, detail=detail),)
 
     def _check_api(self) -> tuple[CheckResult, ...]:
-        return (api_check(self._api_url, ca_file=self._settings.http.tls_cert_file),)
+        return (api_check(self._api_url, ca_file=_api_ca_file(self._settings.http)),)
+
+    def _check_certificates(self) -> tuple[CheckResult, ...]:
+        """Of each server that speaks TLS, as far as Vault says where it is."""
+        vault, found = self._settings.vault, []
+        for name, url, ca_file in (
+            ("vault.certificate", vault.address, vault.ca_file),
+            ("api.certificate", self._api_url, _api_ca_file(self._settings.http)),
+        ):
+            place = urlsplit(url)
+            if place.scheme == "https" and place.hostname:
+                found.append(certificate_check(name, place.hostname, place.port or 443, ca_file=ca_file))
+        if self._kafka.problem is None:
+            found += self._certificates_by_vault()
+        return tuple(found)
+
+    def _certificates_by_vault(self) -> Iterator[CheckResult]:
+        login = self._kafka.session.kafka()
+        if login.server.security_protocol.endswith("SSL"):
+            host, _, port = login.server.bootstrap_servers.split(",")[0].strip().rpartition(":")
+            yield certificate_check("kafka.certificate", host, int(port), ca_pem=login.ca_pem)
+        try:
+            database, _ = self._kafka.session.read_secret("database/credentials")
+        except BdlabError as error:
+            yield failed("postgres.certificate", error)
+            return
+        host, port = database.get("host", ""), database.get("port", "")
+        if database.get("sslmode") in {"verify-ca", "verify-full"} and not host.startswith("/"):
+            ca_pem = database.get("ca_pem", "")
+            yield certificate_check("postgres.certificate", host, int(port), ca_pem=ca_pem, postgres=True)
 
     def _check_consumer(self) -> tuple[CheckResult, ...]:
         urls = _consumers(self._settings.sink)
@@ -173,6 +205,11 @@ class _Login:
     def close(self) -> None:
         if self._opened:
             self.session.close()
+
+
+def _api_ca_file(http: HttpSettings) -> str:
+    """What the API is verified with; a certificate that signed itself is its own authority."""
+    return http.ca_file or http.tls_cert_file
 
 
 def own_url(http: HttpSettings) -> str:

@@ -33,6 +33,14 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", envvar="BDLAB_DEMO_KEEP", help="Keep the folder, and say where it is.")
     ] = False,
+    tls: Annotated[
+        bool,
+        typer.Option(
+            "--tls",
+            envvar="BDLAB_TLS",
+            help="With TLS for Vault, PostgreSQL and the API, as `bdlab up --tls`.",
+        ),
+    ] = False,
 ) -> None:
     """Run the whole pipeline once in a throw-away folder and prove it.
 
@@ -49,7 +57,7 @@ def demo(
     talk, out = wiring.talk(), wiring.out()
     began = time.monotonic()
     with wiring.stop_on_signal() as stop, _throw_away_folder(talk, keep=keep) as folder:
-        stack = LocalStack(folder, command=bdlab_command(), report=lambda event: show(talk, event))
+        stack = LocalStack(folder, command=bdlab_command(), report=lambda event: show(talk, event), tls=tls)
         endpoints = stack.open(stop)
         try:
             serve_log, consume_log = stack.log_file("serve"), stack.log_file("consume-1")
@@ -176,8 +184,11 @@ def _call(endpoints: Endpoints, method: str, path: str, body: object = None) -> 
     from urllib.parse import urlsplit
 
     from bdlab.errors import StackError
+    from bdlab.stack.tls import TlsFolder, connect
 
-    connection = http.client.HTTPConnection(urlsplit(endpoints.http_url).netloc, timeout=_HTTP_TIMEOUT_S)
+    host, _, port = urlsplit(endpoints.http_url).netloc.partition(":")
+    tls = TlsFolder(Path(endpoints.ca_file).parent) if endpoints.ca_file else None
+    connection = connect(host, int(port), tls=tls, timeout_s=_HTTP_TIMEOUT_S)
     with closing(connection):
         try:
             content = json.dumps(body) if body is not None else None

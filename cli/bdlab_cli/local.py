@@ -55,11 +55,20 @@ def up(
             "--consumers", envvar="BDLAB_CONSUMERS", min=1, max=64, help="How many `bdlab consume` run."
         ),
     ] = 1,
+    tls: Annotated[
+        bool | None,
+        typer.Option(
+            "--tls/--no-tls",
+            envvar="BDLAB_TLS",
+            show_default="as the folder began; a new one without",
+            help="Vault, PostgreSQL and the API speak TLS only, with certificates from Vault's PKI engine.",
+        ),
+    ] = None,
     certificate_ttl: Annotated[
         int,
         typer.Option(
             "--certificate-ttl",
-            envvar="BDLAB_CERTIFICATE_TTL",
+            envvar="BDLAB_CERT_TTL",
             min=5,
             metavar="SECONDS",
             show_default="30 days",
@@ -86,6 +95,7 @@ def up(
         http_port=http_port,
         broker=broker.value,
         consumers=consumers,
+        tls=tls,
         certificate_ttl_s=certificate_ttl,
     )
     with wiring.stop_on_signal() as stop:
@@ -132,9 +142,12 @@ def show(console: Console, event: Event) -> None:
 
 
 def _welcome(endpoints: Endpoints, quoted_folder: str) -> str:
+    import shlex
+
     from rich.markup import escape
 
     url, bdlab = endpoints.http_url, _typed()
+    trust = f"--cacert {shlex.quote(endpoints.ca_file)} " if endpoints.ca_file else ""
     return escape(
         f"""
 The pipeline is up. Ctrl-C stops it; its data stays in {quoted_folder}
@@ -146,7 +159,7 @@ The pipeline is up. Ctrl-C stops it; its data stays in {quoted_folder}
 
 Try:
 
-  curl -X POST "{url.replace("127.0.0.1", "localhost")}/predict" -H "Content-Type: application/json" \
+  curl {trust}-X POST "{url.replace("127.0.0.1", "localhost")}/predict" -H "Content-Type: application/json" \
 -d '{{"text": "This product is terrible!", "summary": "Product review"}}'
 
 Or from another terminal:

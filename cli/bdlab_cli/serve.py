@@ -31,7 +31,7 @@ def serve(
         None,
         "--tls-cert",
         envvar="BDLAB_HTTP_TLS_CERT_FILE",
-        help="PEM file: certificate chain; serves HTTPS",
+        help="PEM file: certificate chain; serves HTTPS. A new one in its place is served without a restart",
     ),
     tls_key: Path | None = typer.Option(
         None, "--tls-key", envvar="BDLAB_HTTP_TLS_KEY_FILE", help="PEM file: the certificate's private key"

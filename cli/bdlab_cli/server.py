@@ -18,7 +18,7 @@ from uvicorn.supervisors import Multiprocess
 
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.settings import HttpSettings, Layers, Settings
-from bdlab_cli import wiring
+from bdlab_cli import https, wiring
 from bdlab_cli.api import Api, vault_session
 
 log = structlog.get_logger()
@@ -95,9 +95,9 @@ def _announce(url: str) -> None:
     typer.echo(url)
 
 
-def _config(settings: Settings, *, app: object) -> uvicorn.Config:
+def _config(settings: Settings, *, app: object) -> https.Config:
     http = settings.http
-    return uvicorn.Config(
+    return https.Config(
         app,  # type: ignore[arg-type] # an import path, or the factory itself
         factory=True,
         workers=http.workers,

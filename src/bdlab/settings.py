@@ -106,6 +106,8 @@ class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Predictions that may wait for the broker at once before new ones get a 503."""
     tls_cert_file: str = ""
     tls_key_file: str = ""
+    ca_file: str = ""
+    """The authority that signed the API's certificate, for those who ask it."""
 
 
 class SinkSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

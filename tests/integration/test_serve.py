@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from bdlab.events import Record, decode
+from bdlab.health.tls import shown_certificate
 from bdlab.kafka.consumer import Consumer
 from bdlab.memory.credentials import StaticCredentials
 from tests.fix_kafka import Bookmarks, kafka_login, read_until
@@ -303,3 +304,48 @@ def test_https(pipeline: Pipeline, tmp_path: Path) -> None:
             "status", "--check", "api", BDLAB_HTTP_TLS_CERT_FILE=str(cert), BDLAB_HTTP_PORT=port
         )
         assert checked.returncode == 0, checked.stdout
+
+
+def test_a_certificate_of_seconds_is_renewed_under_load(pipeline: Pipeline, tmp_path: Path) -> None:
+    """From Vault's PKI engine, over two workers; new connections get the new one, and none fails."""
+    life_s = 15
+    renewal = ("server-certificate", "api", "--folder", str(tmp_path), "--ttl", str(life_s))
+    for command in (("vault-init", "--authority", "servers"), renewal):
+        done = pipeline.run(*command)
+        assert done.returncode == 0, done.stderr
+    server, ca_file = str(tmp_path / "api" / "server.pem"), str(tmp_path / "api" / "ca.pem")
+    arguments = ("serve", "--port", "0", "--workers", "2", "--tls-cert", server, "--tls-key", server)
+    with pipeline.daemon(*arguments) as daemon, ThreadPoolExecutor(2) as pool:
+        url, stop, context = daemon.url(), threading.Event(), ssl.create_default_context(cafile=ca_file)
+        before = sorted(_children(daemon.process.pid))
+
+        def load() -> list[int]:
+            found = []
+            while not stop.is_set():
+                # A connection each. Raises where the certificate is not good any more.
+                answer = httpx.post(f"{url}/predict", json=REVIEW, verify=context, timeout=30)
+                found.append(answer.status_code)
+            return found
+
+        running = [pool.submit(load) for _ in range(2)]
+        port, seen = int(url.rpartition(":")[2]), {}
+        try:
+            deadline = time.monotonic() + 2 * life_s
+            while time.monotonic() < deadline and not any(each.done() for each in running):
+                done = pipeline.run(*renewal)
+                assert done.returncode == 0, done.stderr
+                shown = shown_certificate("127.0.0.1", port, ca_file=ca_file)
+                seen[shown.der] = shown.ends_at
+        finally:
+            stop.set()
+        answers = [status for each in running for status in each.result()]
+        assert set(answers) == {200}
+        assert len(answers) > 20
+        assert len(seen) > 1
+        assert min(seen.values()) < time.time(), "the first one has not run out yet"
+        assert sorted(_children(daemon.process.pid)) == before
+        # A file that does not fit is left alone.
+        (tmp_path / "api" / "server.pem").write_text("nonsense")
+        daemon.wait_for("the new certificate cannot be used")
+        shown_certificate("127.0.0.1", port, ca_file=ca_file)
+        assert daemon.stop() == 0

@@ -14,6 +14,7 @@ CHECKS = {
     "model": ("model",),
     "api": ("api",),
     "consumer": ("consumer",),
+    "certificates": ("vault.certificate", "kafka.certificate", "postgres.certificate", "api.certificate"),
 }
 
 _VAULT_AWAY = "Start Vault, or point BDLAB_VAULT_ADDRESS (VAULT_ADDR) at it."

@@ -4,16 +4,18 @@ It knows its servers as programs only: what is inside Vault, Kafka and Postgres 
 commands that it runs.
 """
 
-from bdlab.stack.folder import DataFolder, Endpoints
+from bdlab.stack.brokers import BrokerKind
+from bdlab.stack.folder import EXPORTED, DataFolder, Endpoints, exports
 from bdlab.stack.kafka import ApacheKafka
 from bdlab.stack.kafka_cluster import KafkaCluster
 from bdlab.stack.kafka_config import Certificates
-from bdlab.stack.local import EXPORTED, BrokerKind, LocalStack, exports
+from bdlab.stack.local import LocalStack
 from bdlab.stack.openbao import OpenBao
 from bdlab.stack.postgres import Postgres
 from bdlab.stack.server import Broker, Server
 from bdlab.stack.supervisor import Event
 from bdlab.stack.tansu import Tansu
+from bdlab.stack.tls import TlsFolder
 from bdlab.stack.zookeeper import ZooKeeperKafka
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Postgres",
     "Server",
     "Tansu",
+    "TlsFolder",
     "ZooKeeperKafka",
     "exports",
 ]

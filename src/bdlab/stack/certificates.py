@@ -11,9 +11,16 @@ import msgspec
 
 from bdlab.certificates import CertificateFiles
 from bdlab.errors import StackError, StartInterrupted
+from bdlab.health.tls import shown_certificate
+from bdlab.stack.kafka import ApacheKafka
+from bdlab.stack.openbao import OpenBao
+from bdlab.stack.postgres import Postgres
 from bdlab.stack.supervisor import Event, Report
+from bdlab.stack.tls import SERVERS, TlsFolder
 
 _RETRY_S = 5.0
+_SHOWN_WITHIN_S = 10.0
+_POLL_S = 0.05
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +105,66 @@ class CertificateKeeper:
             files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._run(order.name, order.command(), stop)
         order.installed()
+
+
+def broker_order(kafka: ApacheKafka, files: CertificateFiles, ttl_s: int) -> Order:
+    """The broker's own, before its first start and while it runs."""
+
+    def command() -> list[str]:
+        arguments = ["broker-certificate", "--folder", str(files.folder), "--host", "localhost"]
+        arguments += ["--ttl", str(ttl_s)]
+        return [*arguments, "--admin-servers", kafka.admin_servers] if kafka.running else arguments
+
+    # Started again by the supervisor, it reads what is there.
+    return Order(name="broker-certificate", files=(files,), command=command, give_up=kafka.stop)
+
+
+def servers_order(tls: TlsFolder, openbao: OpenBao, postgres: Postgres, ttl_s: int) -> Order:
+    """Those of OpenBao, Postgres and the API, which all began with passing ones. The API reads its own."""
+
+    def reload() -> None:
+        openbao.reload()
+        postgres.reload()
+
+    def command() -> list[str]:
+        if tls.prepare():
+            # They had run out, as where the machine slept: nobody would take Vault's new ones from it.
+            reload()
+        return ["server-certificate", *SERVERS, "--folder", str(tls.path), "--ttl", str(ttl_s)]
+
+    def installed() -> None:
+        authority = tls.files(SERVERS[0]).ca_file.read_text("ascii")
+        tls.trust(authority, keep=True)
+        reload()
+        for server, port in (("vault", openbao.port), ("postgres", postgres.port)):
+            _wait_until_shown(server, port, tls)
+        tls.trust(authority)
+
+    return Order(
+        name="server-certificate",
+        files=tuple(tls.files(server) for server in SERVERS),
+        command=command,
+        installed=installed,
+    )
+
+
+def _wait_until_shown(server: str, port: int, tls: TlsFolder) -> None:
+    """Raises StackError where the server does not show what is in its file, within some seconds."""
+    wanted = tls.files(server).server_file.read_text("ascii")
+    deadline = time.monotonic() + _SHOWN_WITHIN_S
+    why: object = "it shows another one"
+    while time.monotonic() < deadline:
+        try:
+            shown = shown_certificate(
+                "127.0.0.1", port, ca_file=str(tls.ca_file), postgres=server == "postgres"
+            )
+        except OSError as error:
+            why = error
+        else:
+            if shown.pem.strip() in wanted:
+                return
+        time.sleep(_POLL_S)
+    raise StackError(f"{server} does not show its new certificate after {_SHOWN_WITHIN_S:g} s: {why}")
 
 
 def _moment(seconds: float) -> str:

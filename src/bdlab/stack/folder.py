@@ -23,6 +23,7 @@ _LOCK_POLL_S = 0.05
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     """Where a running stack answers. `pid` and `start_mark` are those of its `bdlab up`.
 
+    `ca_file` is what Vault, Postgres and the API are verified with; empty where they speak no TLS.
     `admin_servers` is where a secured broker takes its administrator.
     """
 
@@ -31,9 +32,10 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     http_url: str
     vault_address: str
     bootstrap_servers: str
+    admin_servers: str = ""
+    ca_file: str = ""
     postgres_host: str
     postgres_port: int
-    admin_servers: str = ""
 
 
 class DataFolder:
@@ -144,6 +146,22 @@ class DataFolder:
                 hint=f"Move it back, or link to it: ln -s {self.path} {settled}",
             )
 
+    def has_tls(self, wanted: bool | None) -> bool:
+        """Whether the servers of this folder speak TLS: as they always did, else as `wanted`.
+
+        Raises StackError where they have begun the other way: their Vault knows its database by it.
+        """
+        if not (self.path / "openbao").exists():
+            return bool(wanted)
+        secured = (self.tls / "ca.pem").exists()
+        if wanted is not None and wanted != secured:
+            how, option = ("with", "--no-tls") if secured else ("without", "--tls")
+            raise StackError(
+                f"the data folder {self.path} was set up {how} TLS, and keeps to it",
+                hint=f"Leave {option} out, or name another folder with --data-dir.",
+            )
+        return secured
+
     def write_config(self, sections: Mapping[str, Mapping[str, str | int | float]]) -> None:
         lines = ["# Written by `bdlab up` at each start; set what you want to change in the environment.", ""]
         for section, values in sections.items():
@@ -190,3 +208,29 @@ class DataFolder:
             f"no local stack is up on {self.path}",
             hint=f"Start one with `bdlab up --data-dir {self.path}`, and wait until it says that it is up.",
         )
+
+
+#: The variables of `exports`, for taking them back.
+EXPORTED = (
+    "BDLAB_CONFIG",
+    "VAULT_ADDR",
+    "VAULT_CACERT",
+    "BDLAB_VAULT_IDENTITY_DIR",
+    "BDLAB_KEYS_FILE",
+    "BDLAB_HTTP_CA_FILE",
+    "BDLAB_KAFKA_ADMIN_SERVERS",
+)
+
+
+def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
+    """The environment variables that point a `bdlab` at the stack of `folder`: those that say something."""
+    values = (
+        str(folder.config_file),
+        endpoints.vault_address,
+        endpoints.ca_file,
+        str(folder.identity_dir),
+        str(folder.keys_file),
+        endpoints.ca_file,
+        endpoints.admin_servers,
+    )
+    return {name: value for name, value in zip(EXPORTED, values, strict=True) if value}

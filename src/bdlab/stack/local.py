@@ -7,28 +7,23 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
 
 import msgspec
 
 from bdlab.certificates import CertificateFiles
-from bdlab.credentials import SUPER_USERS
 from bdlab.errors import StackError
-from bdlab.stack.certificates import CertificateKeeper, Order
+from bdlab.stack.brokers import BrokerKind, make_broker
+from bdlab.stack.certificates import CertificateKeeper, broker_order, servers_order
 from bdlab.stack.folder import DataFolder, Endpoints
 from bdlab.stack.kafka import ApacheKafka
-from bdlab.stack.kafka_config import CertificateFolder
 from bdlab.stack.losses import OpenLog, lost_events
 from bdlab.stack.openbao import OpenBao
 from bdlab.stack.ports import PortBook, is_free
 from bdlab.stack.postgres import Postgres
 from bdlab.stack.process import start_mark
-from bdlab.stack.server import Broker
 from bdlab.stack.service import Outcome, Service, require, run_command, service_environment
 from bdlab.stack.supervisor import Child, Event, Report, Supervisor
-from bdlab.stack.tansu import Tansu
-
-BrokerKind = Literal["tansu", "kafka"]
+from bdlab.stack.tls import TlsFolder
 
 _HTTP_PORT = 8000
 _START_TIMEOUT_S = 90.0
@@ -40,27 +35,13 @@ _RENEW_EVERY_S = 1.0
 CERTIFICATE_TTL_S = 30 * 86400
 
 
-class BrokerServer(Child, Broker, Protocol):
-    """A broker that can be started and stopped."""
-
-
-def make_broker(kind: BrokerKind, data_dir: Path, certificates: Path) -> BrokerServer:
-    """The broker of that kind, not started. What it needs and lacks shows at its start.
-
-    Apache Kafka is secured, with what is in the folder `certificates` by then.
-    """
-    if kind == "kafka":
-        secured = CertificateFolder(folder=certificates, super_users=SUPER_USERS)
-        return ApacheKafka(data_dir, certificates=secured)
-    return Tansu(data_dir)
-
-
 class LocalStack:
     """OpenBao, Postgres, a broker, and the `bdlab` services over them, with all of their data in one folder.
 
     `command` is the command line that runs `bdlab`, without arguments. `http_port` None takes 8000 or, where
     that is taken, a free one. `report` is told of each step. Certificates are good for `certificate_ttl_s`
-    seconds, and renewed when two thirds of that are over.
+    seconds, and renewed when two thirds of that are over. `tls` secures OpenBao, Postgres and the API, too;
+    None is as the folder was before, and without in a new one.
     """
 
     def __init__(
@@ -72,6 +53,7 @@ class LocalStack:
         http_port: int | None = None,
         broker: BrokerKind = "tansu",
         consumers: int = 1,
+        tls: bool | None = None,
         certificate_ttl_s: int = CERTIFICATE_TTL_S,
     ) -> None:
         self.folder = DataFolder(data_dir)
@@ -79,6 +61,8 @@ class LocalStack:
         self._report = report
         self._http_port = http_port
         self._consumers = consumers
+        self._wants_tls = tls
+        self._tls: TlsFolder | None = None
         self._certificate_ttl_s = certificate_ttl_s
         self._openbao = OpenBao(self.folder.path)
         self._postgres = Postgres(self.folder.path)
@@ -164,6 +148,9 @@ class LocalStack:
 
     def _open(self, stop: threading.Event) -> Endpoints:
         self.folder.check_place()
+        if self.folder.has_tls(self._wants_tls):
+            self._tls = self._openbao.tls = self._postgres.tls = TlsFolder(self.folder.tls)
+            self._tls.prepare()
         http_port = self._choose_http_port()
         self._start(self._openbao, stop)
         self._start(self._postgres, stop)
@@ -177,29 +164,34 @@ class LocalStack:
         consumers = self._choose_consumer_ports()
         self.folder.write_config(
             {
-                "vault": {"address": self._openbao.address, "identity_dir": str(self.folder.identity_dir)},
-                "http": {"host": "127.0.0.1", "port": http_port},
+                "vault": {
+                    "address": self._openbao.address,
+                    "ca_file": self._openbao.ca_file,
+                    "identity_dir": str(self.folder.identity_dir),
+                },
+                "http": {"host": "127.0.0.1", "port": http_port, **self._api_tls},
                 # Also how long a consumer waits for its first partitions: half of it.
                 "kafka": {"session_timeout_s": _SESSION_TIMEOUT_S},
                 "sink": {"urls": ",".join(f"http://127.0.0.1:{port}" for port in consumers.values())},
             }
         )
         self._step("vault-init", lambda: self._set_up_vault(stop))
+        self._certify(kafka, stop)
         if kafka:
-            order = self._broker_order(kafka)
-            self._step(order.name, lambda: self._certificates.obtain(order, stop))
             self._start(kafka, stop)
         former = self._note_log()
         self._step("migrate", lambda: self._announce_broker(stop))
         for name, port in consumers.items():
-            self._serve(name, ["consume", "--metrics-port", str(port)], port, "/health/live", stop)
-        self._serve("serve", ["serve"], http_port, "/health/ready", stop)
+            arguments = ["consume", "--metrics-port", str(port)]
+            self._serve(name, arguments, stop, port=port, ready_path="/health/live")
+        self._serve("serve", ["serve"], stop, port=http_port, ready_path="/health/ready", tls=self._tls)
         if former:
             self._tell_losses(former, stop)
         self._endpoints = Endpoints(
             pid=os.getpid(),
             start_mark=start_mark(os.getpid()),
-            http_url=f"http://127.0.0.1:{http_port}",
+            http_url=f"{'https' if self._tls else 'http'}://127.0.0.1:{http_port}",
+            ca_file=self._openbao.ca_file,
             vault_address=self._openbao.address,
             bootstrap_servers=self._broker.bootstrap_servers,
             postgres_host=self._postgres.server.host,
@@ -208,6 +200,25 @@ class LocalStack:
         )
         self.folder.publish(self._endpoints)
         return self._endpoints
+
+    @property
+    def _api_tls(self) -> dict[str, str]:
+        """The settings of the API, and of those who ask it."""
+        if self._tls is None:
+            return {}
+        server_file = str(self._tls.files("api").server_file)
+        ca_file = str(self._tls.ca_file)
+        return {"tls_cert_file": server_file, "tls_key_file": server_file, "ca_file": ca_file}
+
+    def _certify(self, kafka: ApacheKafka | None, stop: threading.Event) -> None:
+        """Have the servers' certificates made by Vault, and looked after from now on."""
+        orders = []
+        if self._tls:
+            orders.append(servers_order(self._tls, self._openbao, self._postgres, self._certificate_ttl_s))
+        if kafka:
+            orders.append(broker_order(kafka, self._broker_files, self._certificate_ttl_s))
+        for order in orders:
+            self._step(order.name, lambda order=order: self._certificates.obtain(order, stop))  # type: ignore[misc]
 
     def _choose_http_port(self) -> int:
         ports = PortBook(self.folder.path / "ports.json")
@@ -229,7 +240,14 @@ class LocalStack:
         self._step(f"started {server.name}", lambda: server.start(_START_TIMEOUT_S, stop))
 
     def _serve(
-        self, name: str, arguments: Sequence[str], port: int, ready_path: str, stop: threading.Event
+        self,
+        name: str,
+        arguments: Sequence[str],
+        stop: threading.Event,
+        *,
+        port: int,
+        ready_path: str,
+        tls: TlsFolder | None = None,
     ) -> None:
         service = Service(
             name,
@@ -238,6 +256,7 @@ class LocalStack:
             environment=self._environment,
             port=port,
             ready_path=ready_path,
+            tls=tls,
         )
         self._services.append(service)
         self._start(service, stop)
@@ -247,6 +266,11 @@ class LocalStack:
         arguments = ["vault-init", "--keys-file", str(self.folder.keys_file)]
         if isinstance(self._broker, ApacheKafka):
             arguments += ["--authority", "kafka"]
+        environment = {}
+        if self._tls:
+            arguments += ["--authority", "servers"]
+            # libpq's own setting: the administrator verifies the server, too.
+            environment["PGSSLROOTCERT"] = str(self._tls.ca_file)
         if self._postgres.knows_admin_password:
             server = self._postgres.lasting_server
             self.folder.write_env(
@@ -257,12 +281,13 @@ class LocalStack:
                     "BDLAB_POSTGRES_PORT": str(server.port),
                     "BDLAB_POSTGRES_DBNAME": server.dbname,
                     "BDLAB_POSTGRES_SSLMODE": server.sslmode,
+                    "BDLAB_POSTGRES_CA_FILE": "vault" if self._tls else "",
                     **self._broker_environment,
                 }
             )
             arguments += ["--env-file", str(self.folder.env_file)]
         try:
-            self.run("vault-init", arguments, stop)
+            self.run("vault-init", arguments, stop, environment=environment)
         finally:
             self.folder.env_file.unlink(missing_ok=True)
         self._postgres.forget_admin_password()
@@ -278,21 +303,6 @@ class LocalStack:
     def _admin_servers(self) -> str:
         """Where the broker takes its administrator; empty for one that knows none."""
         return self._broker.admin_servers if isinstance(self._broker, ApacheKafka) else ""
-
-    def _broker_order(self, kafka: ApacheKafka) -> Order:
-        def command() -> list[str]:
-            folder = str(self._broker_files.folder)
-            arguments = ["broker-certificate", "--folder", folder, "--host", "localhost"]
-            arguments += ["--ttl", str(self._certificate_ttl_s)]
-            return [*arguments, "--admin-servers", kafka.admin_servers] if kafka.running else arguments
-
-        return Order(
-            name="broker-certificate",
-            files=(self._broker_files,),
-            command=command,
-            # Started again by the supervisor, it reads what is there.
-            give_up=kafka.stop,
-        )
 
     def _announce_broker(self, stop: threading.Event) -> None:
         """Bring schema, topic, users and ACLs up to date, and put the broker's present address into Vault."""
@@ -359,25 +369,3 @@ class LocalStack:
             self._report(Event("failed", name, error.message, time.monotonic() - began))
             raise
         self._report(Event("done", name, seconds=time.monotonic() - began))
-
-
-#: The variables of `exports`, for taking them back.
-EXPORTED = (
-    "BDLAB_CONFIG",
-    "VAULT_ADDR",
-    "BDLAB_VAULT_IDENTITY_DIR",
-    "BDLAB_KEYS_FILE",
-    "BDLAB_KAFKA_ADMIN_SERVERS",
-)
-
-
-def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
-    """The environment variables that point a `bdlab` at the stack of `folder`."""
-    values = (
-        str(folder.config_file),
-        endpoints.vault_address,
-        str(folder.identity_dir),
-        str(folder.keys_file),
-        endpoints.admin_servers,
-    )
-    return dict(zip(EXPORTED, values, strict=True))

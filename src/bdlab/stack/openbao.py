@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import secrets
 import signal
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bdlab.errors import ServerNotStarted
 from bdlab.stack import binaries
 from bdlab.stack.server import Server
+from bdlab.stack.tls import TlsFolder, connect
 
 _KEY_BYTES = 32
 _AUDIT_LIMIT_BYTES = 32 << 20
@@ -31,16 +33,16 @@ seal "static" {{
   current_key    = "file://openbao/seal.key"
 }}
 listener "tcp" {{
-  address     = "127.0.0.1:{port}"
-  tls_disable = true
+  address = "127.0.0.1:{port}"
+  {tls}
 }}
 audit "file" "file" {{
   options {{
     file_path = "openbao/audit.log"
   }}
 }}
-api_addr     = "http://127.0.0.1:{port}"
-cluster_addr = "http://127.0.0.1:{cluster_port}"
+api_addr     = "{scheme}://127.0.0.1:{port}"
+cluster_addr = "https://127.0.0.1:{cluster_port}"
 ui           = false
 """
 
@@ -48,14 +50,33 @@ ui           = false
 class OpenBao(Server):
     """The secrets server. After its first initialisation it unseals itself at each start.
 
-    `start` returns once it answers: initialised and active, or waiting to be initialised.
+    `start` returns once it answers: initialised and active, or waiting to be initialised. With `tls` it
+    speaks nothing else, and verifies the database with the same authority.
     """
 
     name = "openbao"
 
+    def __init__(self, data_dir: Path, *, port: int | None = None, tls: TlsFolder | None = None) -> None:
+        super().__init__(data_dir, port=port)
+        self.tls = tls
+
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
+
+    @property
+    def ca_file(self) -> str:
+        """What its clients verify it with; empty without TLS."""
+        return str(self.tls.ca_file) if self.tls else ""
+
+    @property
+    def _scheme(self) -> str:
+        return "https" if self.tls else "http"
+
+    def reload(self) -> None:
+        """Have it read its certificate again; open connections go on."""
+        if self.running and self.pid:
+            os.kill(self.pid, signal.SIGHUP)
 
     @property
     def seal_key(self) -> Path:
@@ -71,9 +92,8 @@ class OpenBao(Server):
         if not file.is_file() or file.stat().st_size <= limit_bytes:
             return False
         file.replace(self.folder / "audit.log.1")
-        if self.running and self.pid:
-            # The server opens a new file of the same name.
-            os.kill(self.pid, signal.SIGHUP)
+        # The server opens a new file of the same name.
+        self.reload()
         return True
 
     def _prepare(self, port: int) -> Sequence[str]:
@@ -83,9 +103,19 @@ class OpenBao(Server):
         self.rotate_audit_log()
         config = self.folder / "openbao.hcl"
         cluster_port = self.ports.choose("openbao-cluster")
-        config.write_text(_CONFIG.format(port=port, cluster_port=cluster_port), "utf-8")
+        tls = "tls_disable = true"
+        if self.tls:
+            self.tls.prepare()
+            server_file = json.dumps(os.path.relpath(self.tls.files("vault").server_file, self.data_dir))
+            tls = f"tls_cert_file = {server_file}\n  tls_key_file = {server_file}"
+        text = _CONFIG.format(port=port, cluster_port=cluster_port, scheme=self._scheme, tls=tls)
+        config.write_text(text, "utf-8")
         config.chmod(0o600)
         return [str(program), "server", "-config", str(config)]
+
+    def _environment(self) -> Mapping[str, str]:
+        # The database engine takes no other word for whom to trust.
+        return {**super()._environment(), **({"PGSSLROOTCERT": self.ca_file} if self.tls else {})}
 
     def _check_seal_key(self) -> None:
         """Make the key at the first start. Raises ServerNotStarted where it is lost, or open to others."""
@@ -111,7 +141,7 @@ class OpenBao(Server):
             )
 
     def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_HTTP_TIMEOUT_S)
+        connection = connect("127.0.0.1", self.port, tls=self.tls, timeout_s=_HTTP_TIMEOUT_S)
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", "/v1/sys/health")
             status = connection.getresponse().status

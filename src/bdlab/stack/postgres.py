@@ -17,15 +17,19 @@ from bdlab.stack import binaries, unprivileged
 from bdlab.stack.ports import is_free
 from bdlab.stack.process import start_mark
 from bdlab.stack.server import Server, base_environment
+from bdlab.stack.tls import TlsFolder
 
 _INITDB_TIMEOUT_S = 120.0
 #: What a socket's address may take, less the name of the socket in its folder.
+_TLS_ONLY = "hostssl all all 127.0.0.1/32 scram-sha-256\n"
 _SOCKET_DIR_LIMIT = 107 - len("/.s.PGSQL.65535")
 
 
 class Postgres(Server):
     """The database server. Its administrator's password is made at the first start and kept in a 0600 file
     until `forget_admin_password`: only the set-up of Vault needs it.
+
+    With `tls` it takes no connection without, and has no Unix socket, which knows none.
     """
 
     name = "postgres"
@@ -34,6 +38,15 @@ class Postgres(Server):
     admin_user = "postgres"
 
     _on_tcp = True
+
+    def __init__(self, data_dir: Path, *, port: int | None = None, tls: TlsFolder | None = None) -> None:
+        super().__init__(data_dir, port=port)
+        self.tls = tls
+
+    def reload(self) -> None:
+        """Have it read its certificate again; open connections go on."""
+        if self.running and self.pid:
+            os.kill(self.pid, signal.SIGHUP)
 
     @property
     def server(self) -> PostgresSettings:
@@ -46,12 +59,18 @@ class Postgres(Server):
         return self._at(str(self.socket_dir or "127.0.0.1"))
 
     def _at(self, host: str) -> PostgresSettings:
+        if self.tls:
+            return PostgresSettings(
+                host=host, port=self.port, sslmode="verify-full", ca_file=str(self.tls.ca_file)
+            )
         return PostgresSettings(host=host, port=self.port, sslmode="disable")
 
     @property
     def socket_dir(self) -> Path | None:
         """The folder of its Unix socket; None where its path is too long for one, or has a comma, at which
-        clients would split it."""
+        clients would split it, and with TLS."""
+        if self.tls:
+            return None
         folder = self.folder / "socket"
         usable = len(os.fsencode(folder)) <= _SOCKET_DIR_LIMIT and "," not in str(folder)
         return folder if usable else None
@@ -113,6 +132,18 @@ class Postgres(Server):
             self.socket_dir.mkdir(exist_ok=True, mode=0o700)
             unprivileged.give(self.socket_dir, command)
             options["unix_socket_directories"] = str(self.socket_dir)
+        if self.tls:
+            self.tls.prepare()
+            server_file = str(self.tls.files("postgres").server_file)
+            access = self.folder / "pg_hba.conf"
+            access.write_text(_TLS_ONLY, "ascii")
+            options |= {
+                "ssl": "on",
+                "ssl_cert_file": server_file,
+                "ssl_key_file": server_file,
+                "ssl_min_protocol_version": "TLSv1.2",
+                "hba_file": str(access),
+            }
         arguments = [*command, str(installation / "bin" / "postgres"), "-D", str(self._data)]
         for name, value in options.items():
             arguments += ["-c", f"{name}={value}"]

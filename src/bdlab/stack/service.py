@@ -15,6 +15,7 @@ from bdlab.settings import environment_layer
 from bdlab.stack.folder import DataFolder
 from bdlab.stack.process import OverProcess, Process
 from bdlab.stack.server import ending, wait_until_up
+from bdlab.stack.tls import TlsFolder, connect
 
 _PROBE_TIMEOUT_S = 2.0
 _POLL_S = 0.05
@@ -28,7 +29,7 @@ _DECIDED: dict[str, set[str] | None] = {
     "vault": None,
     "postgres": None,
     "kafka": {"bootstrap_servers", "security_protocol", "sasl_mechanism"},
-    "http": {"host", "port", "tls_cert_file", "tls_key_file"},
+    "http": {"host", "port", "tls_cert_file", "tls_key_file", "ca_file"},
     "sink": {"metrics_port"},
 }
 
@@ -60,7 +61,9 @@ def service_environment(folder: DataFolder, vault_address: str) -> dict[str, str
 
 
 class Service(OverProcess):
-    """A daemon of the pipeline, known by `name`; ready when `ready_path` answers 200 on `port`."""
+    """A daemon of the pipeline, known by `name`; ready when `ready_path` answers 200 on `port`, over HTTPS
+    where it has `tls`.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class Service(OverProcess):
         environment: Mapping[str, str],
         port: int,
         ready_path: str,
+        tls: TlsFolder | None = None,
     ) -> None:
         self.name = name
         self._arguments = arguments
@@ -78,6 +82,7 @@ class Service(OverProcess):
         self._environment = environment
         self._port = port
         self._ready_path = ready_path
+        self._tls = tls
         self._process = _process(name, folder)
 
     def trim_log(self) -> None:
@@ -97,7 +102,7 @@ class Service(OverProcess):
         self._process.stop(timeout_s)
 
     def _ready(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=_PROBE_TIMEOUT_S)
+        connection = connect("127.0.0.1", self._port, tls=self._tls, timeout_s=_PROBE_TIMEOUT_S)
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", self._ready_path)
             return connection.getresponse().status == 200

@@ -30,7 +30,11 @@ class CertificateAuthority:
 
 def authorities(plan: Plan) -> list[CertificateAuthority]:
     """Those that the plan or its `.env` asks for."""
-    wanted = {*plan.authorities, *(("kafka",) if plan.seeds and plan.seeds.kafka_authority else ())}
+    wanted = set(plan.authorities)
+    if plan.seeds and plan.seeds.kafka_authority:
+        wanted.add("kafka")
+    if plan.seeds and plan.seeds.postgres_authority:
+        wanted.add("servers")
     brokers = plan.seeds.kafka.bootstrap_servers.split(",") if plan.seeds else []
     hosts = {"kafka": (*(broker.strip().rpartition(":")[0] for broker in brokers), _ZOOKEEPER)}
     return [

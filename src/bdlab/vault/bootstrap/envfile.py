@@ -40,7 +40,7 @@ _OTHERS = (
 )
 NAMES = frozenset((*_REQUIRED, *_POSTGRES, *_KAFKA, *_OTHERS))
 
-#: In place of a file's name: Vault signs the brokers' certificates itself.
+#: In place of a file's name: Vault signs the servers' certificates itself.
 _BY_VAULT = "vault"
 
 _DURATION = re.compile(r"(\d+)([smhd]?)")
@@ -83,8 +83,11 @@ def read(path: Path) -> Seeds:
     return Seeds(
         postgres_user=lines.get("POSTGRES_USER"),
         postgres_password=Secret(lines.get("POSTGRES_PASSWORD")),
-        postgres=_section(lines, _POSTGRES, PostgresSettings),
-        postgres_ca_pem=_pem(lines, "BDLAB_POSTGRES_CA_FILE"),
+        postgres=_postgres(lines),
+        postgres_ca_pem=""
+        if lines.get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT
+        else _pem(lines, "BDLAB_POSTGRES_CA_FILE"),
+        postgres_authority=lines.get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT,
         kafka=_section(lines, _KAFKA, KafkaSettings),
         kafka_ca_pem="" if by_vault else _pem(lines, "BDLAB_KAFKA_CA_FILE"),
         kafka_authority=by_vault,
@@ -140,6 +143,12 @@ def _section(lines: _Lines, names: Mapping[str, str], kind: type[_Section]) -> _
         field = where.strip("`.")
         name = next((name for name, known in names.items() if known == field), where)
         raise lines.wrong(name, f"is not valid: {reason[:1].lower()}{reason[1:]}") from None
+
+
+def _postgres(lines: _Lines) -> PostgresSettings:
+    section = _section(lines, _POSTGRES, PostgresSettings)
+    ca_file = lines.get("BDLAB_POSTGRES_CA_FILE")
+    return section if ca_file in ("", _BY_VAULT) else msgspec.structs.replace(section, ca_file=ca_file)
 
 
 def _pem(lines: _Lines, name: str) -> str:

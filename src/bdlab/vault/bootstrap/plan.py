@@ -41,7 +41,7 @@ Report = Callable[[Step], None]
 class Seeds(msgspec.Struct, frozen=True, kw_only=True):
     """What `.env` says. `kafka_username` is empty where each service gets generated users of its own.
 
-    `kafka_authority`: Vault itself is the authority that signs the brokers' certificates.
+    `kafka_authority` and `postgres_authority`: Vault itself is the authority that signs their certificates.
 
     Times are in seconds, None where `.env` does not say.
     """
@@ -50,6 +50,7 @@ class Seeds(msgspec.Struct, frozen=True, kw_only=True):
     postgres_password: Secret
     postgres: PostgresSettings
     postgres_ca_pem: str = ""
+    postgres_authority: bool = False
     kafka: KafkaSettings
     kafka_ca_pem: str = ""
     kafka_authority: bool = False

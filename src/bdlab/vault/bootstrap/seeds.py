@@ -31,13 +31,22 @@ class KeyValues:
         for path in pending:
             try:
                 values = self._values(path)
-                if path == _BROKER and self._plan.seeds and self._plan.seeds.kafka_authority:
-                    values |= {"ca_pem": pki.authority_pem(writer)}
+                if authority := self._authority(path):
+                    values |= {"ca_pem": pki.authority_pem(writer, authority)}
                 writer.write_kv(self._plan.vault.kv_mount, path, values, cas=0)
             except VaultError as error:
                 # cas=0 refuses where somebody else wrote it since we looked: theirs stands.
                 if "check-and-set" not in error.message:
                     raise
+
+    def _authority(self, path: str) -> pki.Authority | None:
+        """Vault's own that signs the certificates of the server at `path`, where it is one of its own."""
+        seeds = self._plan.seeds
+        if seeds and path == _BROKER and seeds.kafka_authority:
+            return pki.KAFKA
+        if seeds and path == _DATABASE and seeds.postgres_authority:
+            return pki.SERVERS
+        return None
 
     def _values(self, path: str) -> dict[str, str]:
         seeds = self._plan.seeds

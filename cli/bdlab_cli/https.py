@@ -1,0 +1,67 @@
+"""HTTPS for uvicorn, with a certificate that may be replaced in its files while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+log = structlog.get_logger()
+
+_LOOK_EVERY_S = 1.0
+
+
+class Config(uvicorn.Config):
+    """uvicorn's, whose context takes a new certificate for new connections; open ones go on.
+
+    Every worker loads its own, inside its event loop, so that each looks after itself.
+    """
+
+    def load(self) -> None:
+        super().load()
+        if self.ssl is not None and self.ssl_certfile and self.ssl_keyfile:
+            certificate = _Certificate(self.ssl, Path(self.ssl_certfile), Path(self.ssl_keyfile))
+            asyncio.get_running_loop().call_later(_LOOK_EVERY_S, certificate.look)
+
+
+class _Certificate:
+    """Looks at its files from the event loop: OpenSSL takes no new certificate while another thread of the
+    process begins a handshake.
+    """
+
+    def __init__(self, context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+        self._context = context
+        self._files = (certificate, key)
+        self._read = self._state()
+        self._told = ""
+
+    def look(self) -> None:
+        """Take what is new, and look again later."""
+        asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self.look)
+        found = self._state()
+        if not found or found == self._read:
+            return
+        try:
+            # A pair that does not fit, as in the middle of its replacement, must not spoil the one in use.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._files)
+            self._context.load_cert_chain(*self._files)
+        except (OSError, ssl.SSLError) as error:
+            if str(error) != self._told:
+                self._told = str(error)
+                log.warning(
+                    "the new certificate cannot be used", file=str(self._files[0]), problem=str(error)
+                )
+            return
+        self._read, self._told = found, ""
+        log.info("serving with a new certificate", file=str(self._files[0]))
+
+    def _state(self) -> tuple[tuple[int, int, int], ...]:
+        """What tells one version of the files from another; empty where one is not there."""
+        try:
+            stats = [file.stat() for file in self._files]
+        except OSError:
+            return ()
+        return tuple((each.st_ino, each.st_mtime_ns, each.st_size) for each in stats)

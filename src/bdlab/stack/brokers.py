@@ -1,0 +1,30 @@
+"""The brokers that a local stack can have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol
+
+from bdlab.credentials import SUPER_USERS
+from bdlab.stack.kafka import ApacheKafka
+from bdlab.stack.kafka_config import CertificateFolder
+from bdlab.stack.server import Broker
+from bdlab.stack.supervisor import Child
+from bdlab.stack.tansu import Tansu
+
+BrokerKind = Literal["tansu", "kafka"]
+
+
+class BrokerServer(Child, Broker, Protocol):
+    """A broker that can be started and stopped."""
+
+
+def make_broker(kind: BrokerKind, data_dir: Path, certificates: Path) -> BrokerServer:
+    """The broker of that kind, not started. What it needs and lacks shows at its start.
+
+    Apache Kafka is secured, with what is in the folder `certificates` by then.
+    """
+    if kind == "kafka":
+        secured = CertificateFolder(folder=certificates, super_users=SUPER_USERS)
+        return ApacheKafka(data_dir, certificates=secured)
+    return Tansu(data_dir)
