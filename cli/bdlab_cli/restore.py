@@ -111,7 +111,7 @@ def _move_database(plan: Plan, server: PostgresSettings) -> None:
     client = operator.make_token(plan, ttl=timedelta(minutes=5))
     try:
         values, version = client.read_kv(mount, path)
-        moved = values | {"host": server.host, "port": str(server.port)}
+        moved = values | {"host": server.host, "port": str(server.port), "sslmode": server.sslmode}
         if moved != values:
             client.write_kv(mount, path, moved, cas=version)
         # Users of the old server: they do not exist here.
