@@ -74,9 +74,9 @@ def table(found: Drill) -> Table:
     from rich.table import Table
 
     load = found.load
-    shown = Table(title="What the callers noticed")
-    shown.add_column("")
-    shown.add_column("", justify="right")
+    shown = Table(title="What the callers noticed", show_header=False)
+    shown.add_column()
+    shown.add_column(justify="right")
     failed = f"[red]{load.failed:,}[/]" if load.failed else "[green]0[/]"
     verdict = "[green]verified[/]" if found.verified else "[red]NOT verified[/]"
     rows = [
