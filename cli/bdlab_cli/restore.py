@@ -32,27 +32,41 @@ def restore(
             "--data-dir", envvar="BDLAB_DATA_DIR", help="The new stack's folder; empty or not there."
         ),
     ] = DATA_DIR,
+    rows_only: Annotated[
+        bool,
+        typer.Option(
+            "--rows-only",
+            envvar="BDLAB_RESTORE_ROWS_ONLY",
+            help="Take the tables alone; Vault is a new one, and so is every secret and every key.",
+        ),
+    ] = False,
 ) -> None:
     """Make a new local stack from a backup; `bdlab up` then starts it.
 
     Vault's secrets and the stored rows are back as they were then; the broker begins with an empty log. What
-    was revoked or rotated since the backup is as it was before, so rotate again.
+    was revoked or rotated since the backup is as it was before, so rotate again. With --rows-only nothing of
+    Vault's comes back: for keys that are lost or known to others.
     """
     import shlex
 
+    from bdlab.settings import VaultSettings
     from bdlab.stack import OpenBao, Postgres
     from bdlab.stack.backup import Backup, new_folder
+    from bdlab.vault import snapshots
     from bdlab_cli import wiring
 
     wiring.layers(quiet=True)
     talk = wiring.talk()
     backup = Backup(source)
-    about = backup.about()
+    about = backup.about(rows_only=rows_only)
     with new_folder(data_dir) as folder:
-        backup.hand_out_keys(folder)
+        if not rows_only:
+            backup.hand_out_keys(folder)
         with OpenBao(folder.path) as openbao, Postgres(folder.path) as postgres:
-            vault = _restore_vault(backup, folder, openbao.address)
-            talk.print("[green]✓[/] Vault's secrets")
+            vault = VaultSettings(address=openbao.address, identity_dir=str(folder.identity_dir))
+            if not rows_only:
+                snapshots.restore(vault, backup.snapshot.read_bytes())
+                talk.print("[green]✓[/] Vault's secrets")
             _restore_database(backup, folder, vault, postgres)
             talk.print("[green]✓[/] the database")
         postgres.forget_admin_password()
@@ -66,18 +80,8 @@ def restore(
     )
 
 
-def _restore_vault(backup: Backup, folder: DataFolder, address: str) -> VaultSettings:
-    """Vault as it was; how to reach it."""
-    from bdlab.settings import VaultSettings
-    from bdlab.vault import snapshots
-
-    vault = VaultSettings(address=address, identity_dir=str(folder.identity_dir))
-    snapshots.restore(vault, backup.snapshot.read_bytes())
-    return vault
-
-
 def _restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, postgres: Postgres) -> None:
-    """Roles and Vault's connection to this new server as at a first set-up; then what the dump has."""
+    """What Vault lacks, and its users in this new server, as at a first set-up; then what the dump has."""
     from bdlab.credentials import DatabaseLogin
     from bdlab.postgres import dumps
     from bdlab.settings import KafkaSettings

@@ -119,6 +119,7 @@ def test_the_rest_of_the_book(person: Person) -> None:
     before: dict[str, Callable[[Person], Callable[[], None]]] = {
         "A leaked credential": leak,
         "Dead letters": poison,
+        "Lost keys": lose,
     }
     sections = dict.fromkeys(block.section for block in BLOCKS if block.section not in DRILL)
     for section in sections:
@@ -165,6 +166,29 @@ def leak(person: Person) -> Callable[[], None]:
             connect()
 
     return none_of_it_works
+
+
+def lose(person: Person) -> Callable[[], None]:
+    """Nothing to do before; afterwards the new stack has the rows, and other keys."""
+
+    def rows_and_other_keys() -> None:
+        stored = person.run("bdlab status --check postgres | grep -oE '[0-9]+ predictions'").stdout
+        assert int(stored.split()[0]) > 0
+        folder = person.home / "new-stack"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        up = Up(folder, **person.environment | {"BDLAB_HTTP_PORT": str(port)})
+        try:
+            up.wait_for("eval")
+            found = person.run(f'eval "$(bdlab env --data-dir {folder})"\nbdlab verify\nbdlab status')
+            assert found.returncode == 0, found.stdout + found.stderr
+            assert stored.strip() in found.stdout
+        finally:
+            up.close()
+        for file in ("openbao/seal.key", "vault-keys.json", "identity/serve/secret_id"):
+            assert (folder / file).read_bytes() != (person.folder.path / file).read_bytes()
+
+    return rows_and_other_keys
 
 
 def poison(person: Person) -> Callable[[], None]:

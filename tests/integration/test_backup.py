@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -85,6 +86,15 @@ def test_what_is_no_backup_is_refused(backup: Backup, spoil: Callable[[Backup], 
     spoil(backup)
     with pytest.raises(InvalidInput, match=said):
         backup.about()
+
+
+def test_rows_alone_need_neither_snapshot_nor_keys(backup: Backup) -> None:
+    backup.snapshot.unlink()
+    shutil.rmtree(backup.keys)
+    assert backup.about(rows_only=True).bdlab == "1"
+    backup.dump.unlink()
+    with pytest.raises(InvalidInput, match=r"database\.dump is missing"):
+        backup.about(rows_only=True)
 
 
 def test_a_backup_of_another_format_is_refused(backup: Backup) -> None:

@@ -78,8 +78,10 @@ class Backup:
         except OSError as error:
             raise StackError(f"the backup {self.path} cannot be written: {error}") from error
 
-    def about(self) -> About:
-        """Raises InvalidInput where this is no whole backup that this version can read."""
+    def about(self, *, rows_only: bool = False) -> About:
+        """Raises InvalidInput where this is no backup that this version can read, or parts of it are missing:
+        of one whose rows alone are wanted, the dump.
+        """
         try:
             about = msgspec.json.decode((self.path / "backup.json").read_bytes(), type=About)
         except (OSError, msgspec.MsgspecError) as error:
@@ -89,7 +91,8 @@ class Backup:
                 f"{self.path} was made by bdlab {about.bdlab}, in a format that this version does not know",
                 hint="Restore it with that version or a newer one.",
             )
-        missing = [place.name for place in (self.snapshot, self.dump, self.keys) if not place.exists()]
+        wanted = (self.dump,) if rows_only else (self.snapshot, self.dump, self.keys)
+        missing = [place.name for place in wanted if not place.exists()]
         if missing:
             raise InvalidInput(
                 f"the backup {self.path} is not whole: {' and '.join(missing)} is missing from it",
@@ -103,7 +106,9 @@ class Backup:
         try:
             seal_key.parent.mkdir(mode=0o700)
             _write(seal_key, (self.keys / "seal.key").read_bytes())
-            _write(folder.keys_file, (self.keys / folder.keys_file.name).read_bytes())
+            keys_file = self.keys / folder.keys_file.name
+            if keys_file.exists():
+                _write(folder.keys_file, keys_file.read_bytes())
             _copy_identities(self.keys / "identity", folder.identity_dir)
         except OSError as error:
             raise StackError(f"the keys of the backup {self.path} cannot be copied: {error}") from error
@@ -136,7 +141,8 @@ def new_folder(path: Path) -> Iterator[DataFolder]:
 def _copy_keys(folder: DataFolder, keys: Path) -> None:
     keys.mkdir(mode=0o700)
     _write(keys / "seal.key", OpenBao(folder.path).seal_key.read_bytes())
-    _write(keys / folder.keys_file.name, folder.keys_file.read_bytes())
+    if folder.keys_file.exists():  # lost, it is all the more time for a backup
+        _write(keys / folder.keys_file.name, folder.keys_file.read_bytes())
     _copy_identities(folder.identity_dir, keys / "identity")
 
 
