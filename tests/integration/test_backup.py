@@ -260,3 +260,22 @@ def test_a_snapshot_under_a_shamir_seal_opens_with_the_old_shares(
         assert steps == dict.fromkeys(steps, "unchanged") | {"unseal": "done"}
         with world.logged_in("serve") as serve:
             assert serve.read_kv("kv", "database/credentials")[0]["dbname"] == old.dbname
+
+
+def test_a_vault_that_is_older_than_its_users_password_in_the_database_gets_another(
+    new_world: Callable[..., VaultWorld],
+) -> None:
+    """The database goes on, and the snapshot is from before `bdlab rotate database`."""
+    world = new_world()
+    world.init()
+    world.manager.prepare(Secret("as after a rotation"))
+    world.openbao.stop()  # it holds a connection that was made before
+    world.openbao.start()
+    with world.logged_in("status") as client:
+        with pytest.raises(VaultError, match="password authentication failed"):
+            client.read("database/creds/bdlab-reader")
+        with world.root() as root:
+            root.request("delete", "database/config/bdlab")
+        steps = {step.name: step.outcome for step in world.init()}
+        assert steps["database connection"] == "done"
+        assert client.read("database/creds/bdlab-reader")["username"]
