@@ -137,7 +137,8 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-pre {{ background: #f4f4f5; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; border-radius: 4px; }}
+pre {{ background: #f4f4f5; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere;
+  border-radius: 4px; }}
 h3 code {{ font-size: 1.1rem; }} summary {{ cursor: pointer; }}
 </style></head><body>
 <h1>bdlab API <small>{version}</small></h1>
