@@ -109,6 +109,8 @@ class Checker:
 
     def _why_no_database(self) -> str:
         """Why nothing takes connections where the database has to be; empty where something does."""
+        if not self._database.session.state().connected:
+            return ""  # it cannot say where that is; asking would only cost the time-out
         try:
             found, _ = self._database.session.read_secret("database/credentials")
         except BdlabError:

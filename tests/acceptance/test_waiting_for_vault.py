@@ -102,6 +102,23 @@ def test_a_person_is_told_of_the_wait_and_can_end_it(
         assert "Traceback" not in opened.screen
 
 
+def test_status_does_not_wait_for_a_vault_that_never_answers(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        vault = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        began = time.monotonic()
+        done = subprocess.run(
+            [*BDLAB, "status"],
+            env=environment(tmp_path, vault) | {"BDLAB_VAULT_TIMEOUT_S": "90"},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert time.monotonic() - began < 60
+    assert done.returncode == 10
+    assert f"Vault at {vault} is unreachable: timed out" in done.stdout
+
+
 @pytest.mark.parametrize("command", ["verify", "consume", "serve --port 0"])
 def test_a_denial_by_policy_is_not_tried_again(pipeline: Pipeline, tmp_path: Path, command: str) -> None:
     """Each with the identity of `predict`, whose policy knows no database."""
