@@ -52,6 +52,7 @@ def restore(
     from bdlab.settings import VaultSettings
     from bdlab.stack import OpenBao, Postgres
     from bdlab.stack.backup import Backup, new_folder
+    from bdlab.stack.tls import TlsFolder
     from bdlab.vault import snapshots
     from bdlab_cli import wiring
 
@@ -62,8 +63,13 @@ def restore(
     with new_folder(data_dir) as folder:
         if not rows_only:
             backup.hand_out_keys(folder)
-        with OpenBao(folder.path) as openbao, Postgres(folder.path) as postgres:
-            vault = VaultSettings(address=openbao.address, identity_dir=str(folder.identity_dir))
+        tls = TlsFolder(folder.tls) if about.tls else None
+        if tls:
+            tls.prepare()
+        with OpenBao(folder.path, tls=tls) as openbao, Postgres(folder.path, tls=tls) as postgres:
+            vault = VaultSettings(
+                address=openbao.address, ca_file=openbao.ca_file, identity_dir=str(folder.identity_dir)
+            )
             if not rows_only:
                 snapshots.restore(vault, backup.snapshot.read_bytes())
                 talk.print("[green]✓[/] Vault's secrets")
@@ -97,6 +103,7 @@ def _restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, 
         postgres_user=admin.user,
         postgres_password=admin.password,
         postgres=admin.server,
+        postgres_authority=bool(admin.server.ca_file),
         kafka=KafkaSettings(),  # in Vault already; `bdlab up` writes the new broker's address
     )
     plan = Plan(vault=vault, keys_file=folder.keys_file, seeds=seeds, manager=manager(seeds))

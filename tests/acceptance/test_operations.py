@@ -43,7 +43,7 @@ def test_each_block_says_how_it_is_tried_and_is_valid_shell(block: Block) -> Non
 class Person:
     """With a home of their own, a first terminal for `bdlab up`, and others."""
 
-    def __init__(self, home: Path, *, broker: str = "tansu") -> None:
+    def __init__(self, home: Path, **environment: str) -> None:
         home.mkdir()
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -54,7 +54,7 @@ class Person:
             "XDG_CACHE_HOME": str(cache_dir().parent),
             "COLUMNS": "200",
             "BDLAB_HTTP_PORT": str(port),
-            "BDLAB_BROKER": broker,
+            **environment,
         }
         self.up: Up | None = None
 
@@ -98,14 +98,21 @@ class Person:
 
 @pytest.fixture
 def person(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Person]:
-    person = Person(tmp_path / "home", broker=getattr(request, "param", "tansu"))
+    person = Person(tmp_path / "home", **getattr(request, "param", {}))
     try:
         yield person
     finally:
         person.close()
 
 
-@pytest.mark.parametrize("person", ["tansu", pytest.param("kafka", marks=pytest.mark.kafka)], indirect=True)
+@pytest.mark.parametrize(
+    "person",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"BDLAB_BROKER": "kafka", "BDLAB_TLS": "true"}, id="secured", marks=pytest.mark.kafka),
+    ],
+    indirect=True,
+)
 def test_the_drill(person: Person) -> None:
     """Up, stopped, up again, backed up, wiped, restored, taken down."""
     for block in BLOCKS:

@@ -27,11 +27,14 @@ _FORMAT = 1
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
-    """`made_at` is when its making began; `data_dir` is the folder that it is a backup of."""
+    """`made_at` is when its making began; `data_dir` is the folder that it is a backup of, and `tls` whether
+    its servers speak TLS.
+    """
 
     made_at: datetime
     data_dir: str
     bdlab: str
+    tls: bool = False
     format: int = _FORMAT
 
 
@@ -67,7 +70,12 @@ class Backup:
                 shutil.rmtree(new.path)
             new.path.mkdir(parents=True, mode=0o700)
             try:
-                about = About(made_at=datetime.now(UTC), data_dir=str(folder.path), bdlab=version)
+                about = About(
+                    made_at=datetime.now(UTC),
+                    data_dir=str(folder.path),
+                    bdlab=version,
+                    tls=folder.has_tls(None),
+                )
                 _write(new.path / "backup.json", msgspec.json.format(msgspec.json.encode(about)))
                 _copy_keys(folder, new.keys)
                 yield new
