@@ -195,6 +195,9 @@ def test_without_the_in_sync_majority_it_answers_503_and_recovers(
             before, refused = len(load.acknowledged), len(load.refused)
             until(lambda: len(load.refused) >= refused + 8)
             assert len(load.acknowledged) == before
+            health = client.get("/health")
+            assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
+            assert client.get("/health/ready").status_code == 503
             cluster.start()
             load.wait_for_more()
         check_all_stored(pipeline, client, load)

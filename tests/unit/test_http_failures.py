@@ -208,6 +208,40 @@ def test_without_the_topic_it_is_unhealthy_and_not_ready(memory_api: MemoryApi) 
         assert "topic is missing" in client.get("/health/ready").json()["problems"][0]
 
 
+def test_while_nothing_is_acknowledged_it_is_unhealthy_though_the_broker_answers(
+    memory_api: MemoryApi, api: httpx.Client
+) -> None:
+    """As a cluster that lost its in-sync majority, which answers questions and takes no event."""
+    assert memory_api.publisher is not None
+    memory_api.publisher.failures = lambda _: NotAcknowledged("too few replicas")
+    assert api.post("/predict", json=REVIEW).status_code == 503
+    answer = api.get("/health")
+    assert answer.status_code == 503
+    assert answer.json().items() >= {"status": "unhealthy", "kafka_connected": True}.items()
+    assert api.get("/health/ready").json()["problems"] == [
+        "predictions are not acknowledged: too few replicas"
+    ]
+    memory_api.publisher.failures = lambda _: EventTooLarge("too large")
+    assert api.post("/predict", json=REVIEW).status_code == 413
+    assert api.get("/health").status_code == 503
+    memory_api.publisher.failures = lambda _: None
+    assert api.post("/predict", json=REVIEW).status_code == 200
+    assert api.get("/health").status_code == 200
+
+
+def test_a_replica_without_requests_becomes_ready_again_by_itself(
+    memory_api: MemoryApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bdlab.serving.acknowledgements.LINGER_S", -0.5)
+    with memory_api.producer, serving(memory_api.parts) as client:
+        assert memory_api.publisher is not None
+        memory_api.publisher.failures = lambda _: NotAcknowledged("too few replicas")
+        assert client.post("/predict", json=REVIEW).status_code == 503
+        assert client.get("/health/ready").status_code == 503
+        threading.Event().wait(0.6)
+        assert client.get("/health/ready").status_code == 200
+
+
 def _seal(memory: MemoryApi) -> None:
     memory.vault.found = msgspec.structs.replace(
         memory.vault.found, connected=False, authenticated=False, sealed=True, problem="sealed"

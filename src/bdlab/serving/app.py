@@ -11,6 +11,7 @@ from litestar.enums import HttpMethod, ScopeType
 from litestar.types import ASGIApp, Receive, Send
 
 from bdlab.serving import documentation, predictions, problems, states, stored
+from bdlab.serving.acknowledgements import Acknowledgements
 from bdlab.serving.answers import json_response
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.ports import Parts
@@ -22,6 +23,7 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     Import this package after the environment names Prometheus' folder, where several workers share one.
     """
     metrics = Metrics(parts.scorer.name)
+    acknowledgements = Acknowledgements(delivery_timeout_s=parts.settings.kafka.delivery_timeout_s)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -32,9 +34,9 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     spans: list[Callable[[Litestar], AbstractAsyncContextManager[None]]] = [lifespan]
     app = Litestar(
         route_handlers=[
-            *predictions.routes(parts, metrics),
+            *predictions.routes(parts, metrics, acknowledgements),
             *stored.routes(parts),
-            *states.routes(parts, metrics),
+            *states.routes(parts, metrics, acknowledgements),
             openapi_json,
         ],
         openapi_config=documentation.config(),

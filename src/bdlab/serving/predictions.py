@@ -14,6 +14,7 @@ from litestar.handlers import HTTPRouteHandler
 from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
 from bdlab.events import PredictionEvent, Review, idempotent_id, make_event, uuid7
 from bdlab.reviews import ReviewInvalid, decode, decode_many
+from bdlab.serving.acknowledgements import Acknowledgements
 from bdlab.serving.answers import Answer, BatchItem, answer_to, json_response
 from bdlab.serving.batching import Scoring
 from bdlab.serving.documentation import (
@@ -35,13 +36,14 @@ _GRACE_S = 5.0
 class Predictions:
     """Scores, publishes and waits; holds the bound on how many wait at once."""
 
-    def __init__(self, parts: Parts, metrics: Metrics) -> None:
+    def __init__(self, parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -> None:
         self._publisher = parts.publisher
         self._model = parts.scorer.name
         self._scoring = Scoring(parts.scorer)
         self._max_in_flight = parts.settings.http.max_in_flight
         self._limit_s = parts.settings.kafka.delivery_timeout_s + _GRACE_S
         self._metrics = metrics
+        self._acknowledgements = acknowledgements
         self._in_flight = 0
 
     async def predict(self, review: Review, head: Head) -> Answer:
@@ -88,15 +90,19 @@ class Predictions:
                 position = await self._publisher.publish(event, traceparent=traceparent)
         except TimeoutError:
             self._metrics.not_acknowledged.inc()
+            late = f"the broker did not acknowledge the event within {self._limit_s:g} s"
+            self._acknowledgements.failed(late)
             raise NotAcknowledged(
-                f"the broker did not acknowledge the event within {self._limit_s:g} s",
-                hint="Retry with the same Idempotency-Key: the event may or may not be on the topic.",
+                late, hint="Retry with the same Idempotency-Key: the event may or may not be on the topic."
             ) from None
         except BrokerError as error:
             self._metrics.not_acknowledged.inc()
+            if not isinstance(error, EventTooLarge):
+                self._acknowledgements.failed(error.message)
             log.warning("not published", id=str(event.id), problem=error.message)
             raise
         self._metrics.acknowledged.inc()
+        self._acknowledgements.succeeded()
         self._metrics.acknowledgement_seconds.observe(time.perf_counter() - started)
         log.info("published", id=str(event.id), partition=position.partition, offset=position.offset)
 
@@ -141,8 +147,8 @@ def _partly(events: Sequence[PredictionEvent], found: Sequence[BaseException | N
     )
 
 
-def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
-    predictions = Predictions(parts, metrics)
+def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -> list[HTTPRouteHandler]:
+    predictions = Predictions(parts, metrics, acknowledgements)
     http = parts.settings.http
 
     @post(

@@ -13,6 +13,7 @@ from bdlab import __version__
 from bdlab.events import Review
 from bdlab.health import Watch
 from bdlab.probes import BrokerState, DatabaseState, VaultState
+from bdlab.serving.acknowledgements import Acknowledgements
 from bdlab.serving.answers import (
     HealthAnswer,
     KafkaAnswer,
@@ -58,9 +59,13 @@ class Surroundings:
 
 
 def _health(
-    model_problem: str, vault: VaultState, broker: BrokerState, database: DatabaseState
+    model_problem: str,
+    vault: VaultState,
+    broker: BrokerState,
+    database: DatabaseState,
+    acknowledgements: Acknowledgements,
 ) -> HealthAnswer:
-    durable = not model_problem and not _unpublishable(broker)
+    durable = not model_problem and not _unpublishable(broker, acknowledgements)
     whole = vault.connected and not vault.sealed and vault.held_valid and database.connected
     return HealthAnswer(
         status="unhealthy" if not durable else "healthy" if whole else "degraded",
@@ -72,20 +77,24 @@ def _health(
     )
 
 
-def _unpublishable(broker: BrokerState) -> str:
+def _unpublishable(broker: BrokerState, acknowledgements: Acknowledgements) -> str:
     """Why nothing can be published; empty where it can."""
     if not broker.connected:
         return f"the broker does not answer: {broker.problem}"
     if not broker.partitions:
         return f"the topic is not there: {broker.problem}"
+    if acknowledgements.problem:
+        return f"predictions are not acknowledged: {acknowledgements.problem}"
     return ""
 
 
-def _readiness(model_problem: str, vault: VaultState, broker: BrokerState) -> ReadyAnswer:
+def _readiness(
+    model_problem: str, vault: VaultState, broker: BrokerState, acknowledgements: Acknowledgements
+) -> ReadyAnswer:
     problems = []
     if model_problem:
         problems.append(f"the model does not predict: {model_problem}")
-    if unpublishable := _unpublishable(broker):
+    if unpublishable := _unpublishable(broker, acknowledgements):
         problems.append(unpublishable)
     # Predicting needs the token's secrets and no database: its lease may run out meanwhile.
     if not (vault.held_valid or (vault.token_ttl_s or 0) > 0):
@@ -93,7 +102,7 @@ def _readiness(model_problem: str, vault: VaultState, broker: BrokerState) -> Re
     return ReadyAnswer(ready=not problems, problems=tuple(problems))
 
 
-def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
+def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -> list[HTTPRouteHandler]:
     around = Surroundings(parts)
 
     @get(
@@ -107,7 +116,8 @@ def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
         found = _health(
             *await asyncio.gather(
                 around.model_problem.soon(), around.vault.soon(), around.broker.soon(), around.database.soon()
-            )
+            ),
+            acknowledgements,
         )
         return _answer(found, 503 if found.status == "unhealthy" else 200)
 
@@ -122,9 +132,10 @@ def routes(parts: Parts, metrics: Metrics) -> list[HTTPRouteHandler]:
         responses=state_response(ReadyAnswer, "Not ready"),
     )
     async def ready() -> Response[ReadyAnswer]:
-        """The model predicts, the broker answers, and the credentials held are valid; else 503."""
+        """The model predicts, the broker answers and takes events, the credentials are valid; else 503."""
         found = _readiness(
-            *await asyncio.gather(around.model_problem.soon(), around.vault.soon(), around.broker.soon())
+            *await asyncio.gather(around.model_problem.soon(), around.vault.soon(), around.broker.soon()),
+            acknowledgements,
         )
         return _answer(found, 200 if found.ready else 503)
 
