@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _HARD_EXIT = 130
 _LOOK_AGAIN_S = 0.5
-_TELL_AFTER_S = 1.0
+_SILENCE_S = 2.0
 
 T = TypeVar("T")
 
@@ -100,25 +100,32 @@ def vault_session(
     settings = layers.settings()
     session = VaultSession(layers, service=service, database_role=database_role, kafka=kafka, daemon=False)
     with closing(session):
-        # Also where Vault takes the request and never answers, which shows only later.
-        telling = threading.Timer(_TELL_AFTER_S, _tell_of_wait, [settings])
-        telling.daemon = True
-        telling.start()
-        try:
-            with nullcontext(stop) if stop else stop_on_signal() as ending:
-                session.open(settings.startup_timeout_s, stop=ending)
-        finally:
-            telling.cancel()
+        with _told_of_wait(settings) as tell, nullcontext(stop) if stop else stop_on_signal() as ending:
+            session.open(settings.startup_timeout_s, stop=ending, waiting=tell)
         yield session
 
 
-def _tell_of_wait(settings: Settings) -> None:
-    talk().print(
-        f"Waiting for Vault at {settings.vault.address}, at most {settings.startup_timeout_s:g} s "
-        "(--startup-timeout); Ctrl-C ends the wait.",
-        markup=False,
-        soft_wrap=True,
-    )
+@contextmanager
+def _told_of_wait(settings: Settings) -> Iterator[Callable[[], None]]:
+    """What tells, once, that Vault is waited for; it does so by itself where Vault keeps silent."""
+    told = threading.Lock()
+
+    def tell() -> None:
+        if told.acquire(blocking=False):
+            talk().print(
+                f"Waiting for Vault at {settings.vault.address}, at most {settings.startup_timeout_s:g} s "
+                "(--startup-timeout); Ctrl-C ends the wait.",
+                markup=False,
+                soft_wrap=True,
+            )
+
+    silence = threading.Timer(_SILENCE_S, tell)
+    silence.daemon = True
+    silence.start()
+    try:
+        yield tell
+    finally:
+        silence.cancel()
 
 
 def wait_for(

@@ -90,17 +90,28 @@ class VaultSession:
 
     # -- life ------------------------------------------------------------------------------------------------
 
-    def open(self, timeout_s: float, *, stop: threading.Event | None = None) -> None:
+    def open(
+        self,
+        timeout_s: float,
+        *,
+        stop: threading.Event | None = None,
+        waiting: Callable[[], None] | None = None,
+    ) -> None:
         """Log in and fetch what the service needs.
 
         Waits up to `timeout_s` seconds for a Vault that is unreachable, sealed, not initialised or a standby,
         and then raises VaultUnavailable. Raises IdentityRefused, PolicyDenied or SecretMissing at once,
         naming what is refused; only a daemon waits for an identity that was never handed over. Setting `stop`
-        ends the wait.
+        ends the wait; `waiting` is called when it is known to be one.
         """
         with self._asking:
             wait_for(
-                self._establish, timeout_s=timeout_s, retry=self._may_come, stop=stop, service=self._service
+                self._establish,
+                timeout_s=timeout_s,
+                retry=self._may_come,
+                stop=stop,
+                waiting=waiting,
+                service=self._service,
             )
         if self._daemon:
             self._start_keeper()

@@ -32,13 +32,14 @@ def wait_for(
     timeout_s: float,
     retry: Callable[[VaultError], bool] = _away,
     stop: threading.Event | None = None,
+    waiting: Callable[[], None] | None = None,
     **context: str,
 ) -> _Answer:
     """What `attempt` gives as soon as it gives something.
 
     An error that `retry` accepts is waited out for up to `timeout_s` seconds, with back-off and jitter; the
     last one is then raised with the time that was waited. Any other is raised at once. `stop`, once set, ends
-    the wait; `context` goes into the log.
+    the wait; `waiting` is called when it is known to be one; `context` goes into the log.
     """
     began = now()
     deadline = began + timeout_s
@@ -56,6 +57,8 @@ def wait_for(
                     f"{error.message} (waited {now() - began:.0f} s)", hint=error.hint
                 ) from error
             if error.message != last and now() - began >= _QUIET_S:
+                if waiting and not last:
+                    waiting()
                 last = error.message
                 _log.warning("waiting for Vault", problem=error.message, timeout_s=timeout_s, **context)
         else:
