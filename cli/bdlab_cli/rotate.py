@@ -117,7 +117,7 @@ def rotate(
     within --grace, its former credential stays alive and the exit code is 1: run it again to finish. So is a
     run that was killed. With --drill the exit code is 10 where a request failed, or not all held.
     """
-    from bdlab.errors import InvalidInput
+    from bdlab.errors import BdlabError, InvalidInput
     from bdlab_cli import wiring
     from bdlab_cli.rotations import rotations
 
@@ -141,7 +141,13 @@ def rotate(
         if drill:
             _drill(layers, stop, steps, url, requests_per_second, seconds, as_json=as_json)
             return
-        found = list(steps)
+        found: list[Rotation] = []
+        try:
+            found.extend(steps)
+        except BdlabError:
+            if found and not as_json:
+                wiring.out().print(_table(found))
+            raise
     if as_json:
         import msgspec
 

@@ -53,14 +53,17 @@ def test_a_producer_changes_its_user_under_load_and_no_event_fails(kafka: Secure
     with Producer(credentials, client_id="test", source="/tests") as producer:
         thread.start()
         acks.positions(200)
+        assert credentials.in_use == {"test": first}
         credentials.kafka_login = second
         acks.positions(400)
+        assert credentials.in_use == {"test": second}
         with_new_password(kafka, "serve", 0)
         acks.positions(400)
         stop.set()
         thread.join(10)
         assert producer.problem is None
     assert len(acks.positions(sent - 1000)) == sent - 1000
+    assert credentials.in_use == {}
 
 
 def test_a_consumer_changes_its_user_and_uses_it_after_a_restart_of_the_broker(kafka: SecuredKafka) -> None:
@@ -74,6 +77,7 @@ def test_a_consumer_changes_its_user_and_uses_it_after_a_restart_of_the_broker(k
         bookmarks.keep(read_until(consumer.poll, lambda _: consumer.at_end))
         credentials.kafka_login = second
         bookmarks.keep(consumer.poll(10, 0.2))
+        assert credentials.in_use == {"bdlab-consume": second}
         with_new_password(kafka, "consume", 0)
         kafka.kafka.stop()
         assert consumer.poll(10, 1.0) == []

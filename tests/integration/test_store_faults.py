@@ -216,9 +216,6 @@ def test_25_a_read_only_database(database: Database, store: Store) -> None:
 def test_28_a_refused_password_takes_fresh_credentials(database: Database, logins: Logins) -> None:
     logins.leases[0] = msgspec.structs.replace(logins.leases[0], password=Secret("wrong"))
     store = Store(logins)
-    with pytest.raises(DatabaseUnavailable, match="password authentication failed"):
-        store.open()
-    assert logins.replaced == 0
     store.open()
     assert logins.replaced == 1
     store.start_offsets([at(0)])
@@ -226,12 +223,23 @@ def test_28_a_refused_password_takes_fresh_credentials(database: Database, login
     store.close()
 
 
+def test_28_fresh_credentials_that_are_refused_too_are_an_outage(database: Database, logins: Logins) -> None:
+    good = logins.leases
+    logins.leases = [msgspec.structs.replace(login, password=Secret("wrong")) for login in good[:2]]
+    store = Store(logins)
+    with pytest.raises(DatabaseUnavailable, match="password authentication failed"):
+        store.open()
+    assert logins.replaced == 1
+    logins.leases = good[:1]
+    store.open()
+    assert logins.replaced == 2
+    store.close()
+
+
 def test_28_a_user_that_may_not_log_in(database: Database, logins: Logins, store: Store) -> None:
     database.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(logins.leases[0].user)))
     assert store.store(rows(range(2))) == Stored(rows=2)  # the open session goes on
     store.close()
-    with pytest.raises(DatabaseUnavailable, match="not permitted to log in"):
-        store.store(rows([2]))
     assert store.store(rows([2])) == Stored(rows=1)
     assert logins.replaced == 1
 
@@ -319,8 +327,6 @@ def test_42501_under_a_revoked_lease_is_worth_a_retry(
     database.execute(sql.SQL("REVOKE bdlab_writer FROM {}").format(sql.Identifier(logins.leases[0].user)))
     database.execute(sql.SQL("ALTER ROLE {} RESET role").format(sql.Identifier(logins.leases[0].user)))
     store.close()
-    with pytest.raises(DatabaseUnavailable, match="permission denied"):
-        store.store(rows(range(3)))
     assert store.store(rows(range(3))) == Stored(rows=3)
     assert logins.replaced == 1
 
@@ -341,9 +347,8 @@ def test_42501_under_a_fresh_lease_is_final(database: Database, logins: Logins, 
 
 def test_a_lease_that_ends_as_vault_ends_it(database: Database, logins: Logins, store: Store) -> None:
     database.revoke(logins.leases[0])
-    for _ in range(2):  # the cut connection, then the refused user
-        with pytest.raises(DatabaseUnavailable):
-            store.store(rows(range(3)))
+    with pytest.raises(DatabaseUnavailable):  # the cut connection; the user is refused next
+        store.store(rows(range(3)))
     assert store.store(rows(range(3))) == Stored(rows=3)
     assert logins.replaced == 1
 
