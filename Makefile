@@ -57,7 +57,7 @@ test-kafka: $(VENV)/.dev kafka  ## the suite on real Apache Kafka: one broker, a
 	BDLAB_TEST_BROKER=kafka $(ON_KAFKA)
 	@echo "test-kafka 2 of 4: the same on a cluster of three brokers" >&2
 	BDLAB_TEST_BROKER=cluster $(ON_KAFKA)
-	@echo "test-kafka 3 of 4: the same, but for the storm, on Apache Kafka 3.9 with ZooKeeper" >&2
+	@echo "test-kafka 3 of 4: the same on Apache Kafka 3.9 with ZooKeeper" >&2
 	BDLAB_TEST_BROKER=zookeeper $(ON_KAFKA)
 	@echo "test-kafka 4 of 4: what brings Kafka servers of its own: secured, restarted, killed" >&2
 	$(PYTEST) --numprocesses 2 --dist loadfile -m kafka

@@ -22,7 +22,7 @@ def main(  # noqa: PLR0917 - one parameter an option
     predictions: Annotated[int, typer.Option(help="Acknowledged predictions to reach.")] = 1_000_000,
     faults: Annotated[int, typer.Option(help="Faults to inject at least.")] = 200,
     broker: Annotated[
-        str, typer.Option(help="tansu; kafka, which is also killed; or cluster, three of them.")
+        str, typer.Option(help="tansu; kafka, which is killed, too; cluster, three of them; or zookeeper.")
     ] = "kafka",
     clients: Annotated[int, typer.Option(help="Clients that post at the same time.")] = 24,
     consumers: Annotated[int, typer.Option(help="Consumers that share the topic.")] = 2,

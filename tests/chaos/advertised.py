@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bdlab.stack import KafkaCluster, Tansu
+from bdlab.stack import KafkaCluster, Tansu, ZooKeeperKafka
 from bdlab.stack.java import Distribution
 from bdlab.stack.kafka import ApacheKafka
 from bdlab.stack.kafka_cluster import ClusterBroker
 from bdlab.stack.kafka_config import Properties, render, write_private
+from bdlab.stack.zookeeper import ZooKeeperBroker
 from tests.chaos.proxy import Address
 
 
@@ -41,6 +42,25 @@ class AdvertisedKafka(ApacheKafka):
         through_proxy = properties | {"advertised.listeners": f"CLIENT://{host}:{proxy_port}"}
         write_private(self._config_file, render(through_proxy))
         super()._lay_out(distribution, through_proxy)
+
+
+class AdvertisedZooKeeperBroker(ZooKeeperBroker):
+    advertised: Address
+
+    def _lay_out(self, distribution: Distribution, properties: Properties) -> None:
+        host, proxy_port = self.advertised
+        through_proxy = properties | {"advertised.listeners": f"CLIENT://{host}:{proxy_port}"}
+        write_private(self._config_file, render(through_proxy))
+        super()._lay_out(distribution, through_proxy)
+
+
+class AdvertisedZooKeeperKafka(ZooKeeperKafka):
+    """The broker behind a proxy; its ZooKeeper is reached by nobody else."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        self.members = [AdvertisedZooKeeperBroker(self.data_dir, zookeeper=self.zookeeper)]
+        self.broker = self.members[0]
 
 
 class AdvertisedMember(ClusterBroker):
@@ -81,11 +101,13 @@ class AdvertisedCluster(KafkaCluster):
         return list(self._members.values())
 
 
-Member = AdvertisedTansu | AdvertisedKafka | AdvertisedMember
+Member = AdvertisedTansu | AdvertisedKafka | AdvertisedMember | AdvertisedZooKeeperBroker
+AdvertisedBroker = AdvertisedTansu | AdvertisedKafka | AdvertisedCluster | AdvertisedZooKeeperKafka
 
 #: By kind. `members` are its servers, each to be told before the first start where clients are to find it.
-KINDS: Mapping[str, Callable[[Path], AdvertisedTansu | AdvertisedKafka | AdvertisedCluster]] = {
+KINDS: Mapping[str, Callable[[Path], AdvertisedBroker]] = {
     "tansu": AdvertisedTansu,
     "kafka": AdvertisedKafka,
     "cluster": AdvertisedCluster,
+    "zookeeper": AdvertisedZooKeeperKafka,
 }

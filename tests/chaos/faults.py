@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from bdlab.stack import ZooKeeperKafka
 from tests.chaos.proxy import Link
 from tests.chaos.system import Service, System
 
@@ -46,10 +47,17 @@ def kill_vault(system: System, rng: random.Random) -> None:
 
 def kill_broker(system: System, rng: random.Random) -> None:
     """kill -9 of a broker that keeps its log, or of one of a cluster's."""
-    victim = rng.choice(system.broker.members)
-    system.kill_server(victim)
+    system.kill_server(rng.choice(system.broker.members))
     time.sleep(rng.uniform(0, 2))
-    victim.start()
+    system.broker.start()
+
+
+def kill_zookeeper(system: System, rng: random.Random) -> None:
+    """kill -9 of ZooKeeper; the broker goes on without it."""
+    assert isinstance(system.broker, ZooKeeperKafka)
+    system.kill_server(system.broker.zookeeper)
+    time.sleep(rng.uniform(0, 4))
+    system.broker.zookeeper.start()
 
 
 def kill_partition_leader(system: System, rng: random.Random) -> None:
@@ -204,6 +212,8 @@ def catalogue(system: System) -> dict[str, Fault]:
     }
     if system.broker.keeps_log:
         faults["kill broker"] = kill_broker
+    if isinstance(system.broker, ZooKeeperKafka):
+        faults["kill zookeeper"] = kill_zookeeper
     if len(system.broker.members) > 1:
         faults["kill partition leader"] = kill_partition_leader
         faults["lose the in-sync majority"] = lose_majority

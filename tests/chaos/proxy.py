@@ -123,7 +123,8 @@ class Proxy:
         link.open |= ends
         try:
             up_writer.write(first)
-            await asyncio.gather(_pump(reader, up_writer, link), _pump(up_reader, writer, link))
+            with contextlib.suppress(asyncio.CancelledError):  # by `close`: nobody waits for this task
+                await asyncio.gather(_pump(reader, up_writer, link), _pump(up_reader, writer, link))
         finally:
             link.open -= ends
             for end in ends:
