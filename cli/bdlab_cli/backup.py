@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bdlab_cli.env import DATA_DIR
+from bdlab_cli.options import StartupTimeout
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -20,6 +21,7 @@ def backup(
     data_dir: Annotated[
         Path, typer.Option("--data-dir", envvar="BDLAB_DATA_DIR", help="The data folder of the stack.")
     ] = DATA_DIR,
+    startup_timeout: StartupTimeout = None,
 ) -> None:
     """Back up a running local stack: a snapshot of Vault, a dump of the database, and the keys.
 
@@ -38,7 +40,7 @@ def backup(
     from bdlab.postgres import dumps
     from bdlab_cli import wiring
 
-    layers = wiring.layers(quiet=True)
+    layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
     target = Backup(to)
     with (
         target.write(folder, version=__version__) as new,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bdlab_cli.options import StartupTimeout
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -32,6 +34,7 @@ def vault_rekey(
             envvar="BDLAB_VAULT_IDENTITY_DIR", metavar="FOLDER", help="Where the identity `recovery` is"
         ),
     ] = None,
+    startup_timeout: StartupTimeout = None,
 ) -> None:
     """Replace the key shares of Vault, or the recovery key of one that opens by itself.
 
@@ -48,7 +51,9 @@ def vault_rekey(
 
     if threshold > shares:
         raise InvalidInput(f"--threshold {threshold} is more than --shares {shares}")
-    settings = wiring.layers({"vault": {"identity_dir": identity_dir}}, quiet=True).settings()
+    settings = wiring.layers(
+        {"vault": {"identity_dir": identity_dir}, "startup_timeout_s": startup_timeout}, quiet=True
+    ).settings()
     plan = Plan(
         vault=settings.vault,
         keys_file=keys_file.expanduser(),

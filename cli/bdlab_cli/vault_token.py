@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile
+from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +39,7 @@ def vault_token(
     ] = None,
     keys_file: KeysFile = KEYS_FILE,
     identity_dir: IdentityDir = None,
+    startup_timeout: StartupTimeout = None,
 ) -> None:
     """Run a command with a short-lived administrator's token of Vault, and revoke the token afterwards.
 
@@ -57,7 +58,9 @@ def vault_token(
     lifetime = moments.age(ttl)
     if not 1 <= lifetime.total_seconds() <= 24 * 3600:
         raise InvalidInput(f"--ttl {ttl}: a token for a task lives between 1 s and 24 h")
-    settings = wiring.layers({"vault": {"identity_dir": identity_dir}}, quiet=True).settings()
+    settings = wiring.layers(
+        {"vault": {"identity_dir": identity_dir}, "startup_timeout_s": startup_timeout}, quiet=True
+    ).settings()
     plan = Plan(
         vault=settings.vault,
         keys_file=keys_file.expanduser(),

@@ -29,8 +29,11 @@ COMMANDS = (
     "dlq list",
     "prune --older-than 1d",
     "migrate",
+    "rotate",
     "broker-certificate --folder . --host kafka",
     "vault-init",
+    "vault-token",
+    "vault-rekey",
 )
 
 
