@@ -23,6 +23,7 @@ from bdlab.memory.credentials import StaticCredentials
 from bdlab.stack import Tansu
 from bdlab.stack.ports import choose_free
 from tests.brokers import LocalBroker, frozen
+from tests.fix_apache import publish
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, make_topic, read_until
 from tests.fix_servers import start_or_skip
 from tests.samples import event
@@ -188,8 +189,7 @@ def test_a_stopped_broker_gives_errors_within_the_delivery_time_out(
     broker = own_broker()
     credentials, acks = credentials_for(broker, delivery_timeout_s=1.5), Acks()
     with producer_of(credentials) as producer:
-        producer.publish(event(), acks)
-        acks.positions(1)
+        publish(producer, 1)
         broker.stop()
 
         began = time.monotonic()
@@ -200,7 +200,7 @@ def test_a_stopped_broker_gives_errors_within_the_delivery_time_out(
 
         assert producer.problem is not None
     assert {type(result) for result in results} <= {NotAcknowledged, BrokerUnavailable}
-    assert 1.4 < took_s < 2.0
+    assert 1.4 < took_s < 3.0
 
 
 def test_a_frozen_broker_gives_not_acknowledged_in_time_and_the_pipeline_goes_on_after_it(
@@ -209,8 +209,7 @@ def test_a_frozen_broker_gives_not_acknowledged_in_time_and_the_pipeline_goes_on
     broker = own_broker()
     credentials, acks = credentials_for(broker, delivery_timeout_s=1.5), Acks()
     with producer_of(credentials) as producer:
-        producer.publish(event(), acks)
-        acks.positions(1)
+        publish(producer, 1)
         with frozen(broker):
             began = time.monotonic()
             for _ in range(100):
@@ -218,7 +217,7 @@ def test_a_frozen_broker_gives_not_acknowledged_in_time_and_the_pipeline_goes_on
             results = acks.take(100)
             took_s = time.monotonic() - began
         assert {type(result) for result in results} == {NotAcknowledged}
-        assert 1.4 < took_s < 2.0
+        assert 1.4 < took_s < 3.0
 
         sent: dict[Position, PredictionEvent] = {}
         deadline = time.monotonic() + 15
