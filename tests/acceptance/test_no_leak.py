@@ -117,6 +117,7 @@ def work(run: Run, client: httpx.Client) -> None:
     run.command("dlq", "list", "--json")
     run.command("migrate")
     run.command("vault-init", "--keys-file", str(run.folder.keys_file), "--dry-run")
+    run.command("rotate")
 
 
 def fail(run: Run, up: Up, client: httpx.Client, secrets: Secrets) -> None:
@@ -225,6 +226,7 @@ def test_a_whole_run_shows_no_secret(tmp_path: Path, start_up: Callable[..., Up]
             ):
                 work(run, client)
                 fail(run, up, client, secrets)
+                until(lambda: client.get("/health").status_code == 200, timeout_s=60)
                 run.ask(client, "GET", "/health", 200)
                 run.command("verify", "--wait", "60")
                 run.ask(client, "GET", "/predictions?limit=20", 200)
