@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
 
-    from rich.table import Table
+    from rich.console import Group
 
     from bdlab.settings import Layers
     from bdlab.vault.rotation import Rotation
@@ -185,17 +185,18 @@ def _drill(
         raise typer.Exit(_NOT_PASSED)
 
 
-def _table(found: list[Rotation]) -> Table:
-    from rich.markup import escape
+def _table(found: list[Rotation]) -> Group:
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     for name in ("what", "service", "outcome", "old", "new"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     table.add_column("seconds", justify="right")
-    table.add_column("", overflow="fold")
     for one in found:
         style = _STYLES.get(one.outcome, "green")
         cells = (one.what, one.service, f"[{style}]{one.outcome}[/]", one.before, one.after)
-        table.add_row(*cells, f"{one.seconds:.1f}", escape(one.detail))
-    return table
+        table.add_row(*cells, f"{one.seconds:.1f}")
+    details = [Text(f"{one.what} {one.service}".rstrip() + f": {one.detail}") for one in found if one.detail]
+    return Group(table, *details)

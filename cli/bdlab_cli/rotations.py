@@ -62,7 +62,12 @@ def rotations(
                 yield from end_logins(run)
         if "kafka" in targets:
             chosen = [name for name in KAFKA_SERVICES if name in (services or KAFKA_SERVICES)]
-            yield from _kafka(layers, run, chosen, admin_servers)
+            for name in services:
+                if name not in KAFKA_SERVICES:
+                    detail = "it has no Kafka users"
+                    yield Rotation(what="kafka", service=name, outcome="unchanged", detail=detail)
+            if chosen:
+                yield from _kafka(layers, run, chosen, admin_servers)
         if "approle" in targets:
             last = sorted(SERVICES, key=lambda name: name == _SERVICE)
             yield from rotate_secret_ids(run, [name for name in last if name in (services or SERVICES)])

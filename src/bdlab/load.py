@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from urllib.parse import urlsplit
 
 import msgspec
@@ -70,7 +71,8 @@ class Load:
 
     def start(self) -> None:
         """Begin, once one request is answered with 200. Raises BdlabError with the reason where it is not."""
-        problem = self._post(self._connect(), self._bodies[0])
+        with closing(self._connect()) as connection:
+            problem = self._post(connection, self._bodies[0])
         if problem:
             raise BdlabError(
                 f"the API at {self._url} does not predict: {problem}",
@@ -107,20 +109,22 @@ class Load:
             )
 
     def _run(self) -> None:
-        connection = self._connect()
+        with closing(self._connect()) as connection:
+            self._post_when_due(connection)
+
+    def _post_when_due(self, connection: http.client.HTTPConnection) -> None:
         used_at = 0.0
         while True:
             with self._lock:
                 number, self._due = self._due, self._due + 1
             due_at = self._began + number * self._interval_s
             if self._stop.wait(max(0.0, due_at - time.monotonic())):
-                break
+                return
             if time.monotonic() - used_at > _IDLE_S:
                 connection.close()
             problem = self._post(connection, self._bodies[number % len(self._bodies)])
             used_at = time.monotonic()
             self._note(problem, due_at, used_at)
-        connection.close()
 
     def _note(self, problem: str, due_at: float, answered_at: float) -> None:
         with self._lock:

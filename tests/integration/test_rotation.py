@@ -200,8 +200,6 @@ def test_a_delivery_that_somebody_else_unwrapped_raises_the_alarm_and_the_next_r
         eventually(lambda: any("ALARM" in str(entry.get("problem")) for entry in logs))
     assert consumer.state().authenticated
     assert lets_in(vault_world, "consume", former)
-    consumer._keeper.stop(5)
-    consumer._start_keeper()
 
     (found,) = rotate_ids(vault_world, "consume")
     assert found.outcome == "finished"

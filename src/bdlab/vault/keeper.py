@@ -22,10 +22,21 @@ _log = structlog.get_logger()
 
 
 class Task:
-    """Something to see to again and again. `run` does it and says when it is due next (see `leases.now`)."""
+    """Something to see to again and again. `run` does it and says when it is due next (see `leases.now`).
 
-    def __init__(self, name: str, run: Callable[[], float], *, due_at: float) -> None:
+    After a refusal it is left for `refused_pause_s` seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[], float],
+        *,
+        due_at: float,
+        refused_pause_s: float = _REFUSED_PAUSE_S,
+    ) -> None:
         self.name = name
+        self.refused_pause_s = refused_pause_s
         self.run = run
         self.due_at = due_at
         self.backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
@@ -92,7 +103,7 @@ class Keeper:
             due_at = now() + task.backoff.next_s()
             self._failed(task, error)
         except BdlabError as error:
-            due_at = now() + _REFUSED_PAUSE_S
+            due_at = now() + task.refused_pause_s
             self._failed(task, error)
         else:
             self._succeeded(task)

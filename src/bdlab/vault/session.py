@@ -291,7 +291,11 @@ class VaultSession:
             tasks.append(Task(_DATABASE, self._keep_database, due_at=self._database.due_at))
         if self._kafka:
             tasks.append(Task(_KAFKA, self._keep_kafka, due_at=now() + self._vault.poll_s))
-        tasks.append(Task(_SECRET_ID, self._keep_secret_id, due_at=now() + self._vault.poll_s))
+        poll_s = self._vault.poll_s
+        # A delivery that was spoiled is soon followed by another, which a rotation waits for.
+        tasks.append(
+            Task(_SECRET_ID, self._keep_secret_id, due_at=now() + poll_s, refused_pause_s=2 * poll_s)
+        )
         tasks.append(Task(_FORMER, self._end_former, due_at=float("inf")))
         self._keeper = Keeper(f"vault-{self._service}", tasks)
         self._keeper.start()

@@ -1,0 +1,106 @@
+"""The load on an API, against a small HTTP server that answers as a test wants."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from bdlab.errors import BdlabError, InvalidInput
+from bdlab.load import Load
+
+Answer = Callable[[int], int]
+"""The status for the request with this number; it may take its time."""
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[[Answer], str]]:
+    """Serves POST /api/predict, and gives the URL of what it serves."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def serve(answer: Answer) -> str:
+        lock = threading.Lock()
+        count = 0
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                nonlocal count
+                self.rfile.read(int(self.headers["Content-Length"]))
+                with lock:
+                    count += 1
+                    number = count
+                status = answer(number) if self.path == "/api/predict" else 404
+                body = b"because"
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its base names it so
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}/api"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_an_even_load_without_failures(serving: Callable[[Answer], str]) -> None:
+    load = Load(serving(lambda _: 200), [b"{}"], requests_per_second=100)
+    load.start()
+    time.sleep(1.0)
+    report = load.stop()
+    assert 80 <= report.sent <= 110
+    assert (report.failed, report.failures) == (0, {})
+    assert 0 < report.p50_ms <= report.p99_ms
+    assert report.longest_pause_ms < 500
+
+
+def test_each_failure_is_counted_by_its_reason_and_none_is_sent_again(
+    serving: Callable[[Answer], str],
+) -> None:
+    # The first is the one that `start()` sends.
+    load = Load(serving(lambda number: 503 if number in {5, 6} else 200), [b"{}"], requests_per_second=50)
+    load.start()
+    time.sleep(0.8)
+    report = load.stop()
+    assert report.failed == 2
+    assert report.failures == {"HTTP 503: because": 2}
+    assert report.sent > 20
+
+
+def test_a_standstill_is_the_longest_pause_and_shows_in_the_times(serving: Callable[[Answer], str]) -> None:
+    moment = time.monotonic()
+
+    def standing_still(_: int) -> int:
+        since = time.monotonic() - moment
+        if 0.5 < since < 1.1:
+            time.sleep(1.1 - since)
+        return 200
+
+    load = Load(serving(standing_still), [b"{}"], requests_per_second=50)
+    load.start()
+    time.sleep(2.0)
+    report = load.stop()
+    assert report.failed == 0
+    assert report.longest_pause_ms > 500
+    assert report.p99_ms > 400
+    assert report.p50_ms < 300
+
+
+def test_an_api_that_does_not_predict_is_said_at_once(serving: Callable[[Answer], str]) -> None:
+    with pytest.raises(BdlabError, match="does not predict: HTTP 503: because"):
+        Load(serving(lambda _: 503), [b"{}"], requests_per_second=1).start()
+    with pytest.raises(InvalidInput):
+        Load("nonsense", [b"{}"], requests_per_second=1)
