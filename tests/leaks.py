@@ -56,8 +56,8 @@ class Secrets:
     def named(self, start: str) -> set[str]:
         return {name for name in self._names.values() if name.startswith(start)}
 
-    def __len__(self) -> int:
-        return len(self._names)
+    def values(self) -> list[bytes]:
+        return list(self._names)
 
     def leaks(self, where: str, content: bytes) -> Iterator[Leak]:
         for value, name in self._names.items():

@@ -5,11 +5,13 @@ The tests of this file follow one another on one stack; each can be run by itsel
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tests import runbook
 from tests.compose import images
 from tests.compose.engine import NoEngine, compose_command, private_engine
 from tests.compose.stack import LASTING, PASSWORD, ROOT, Stack, fresh_clone
+from tests.leaks import Secrets
 
 pytestmark = pytest.mark.compose
 
@@ -67,31 +70,86 @@ def test_the_image_runs_as_a_user_without_rights(stack: Stack) -> None:
             assert "Read-only" in tried, place
 
 
-def test_no_secret_is_in_a_layer_or_an_environment(stack: Stack) -> None:
-    history = stack.docker("history", "--no-trunc", "bdlab:latest")
+def test_no_secret_is_in_a_layer_a_log_or_an_environment(stack: Stack, tmp_path: Path) -> None:
+    secrets = secrets_of(stack)
+    for kind in ("seal key", "recovery key", "secret_id of serve", "private key of postgres-tls"):
+        assert secrets.named(kind), f"no {kind} was seen, and so none looked for"
     config = json.loads(stack.docker("inspect", "bdlab:latest"))[0]["Config"]
-    everything = stack.docker("ps", "--all", "--quiet").split()
-    described = stack.docker("inspect", *everything)
-    for text in (history, json.dumps(config), described):
-        assert PASSWORD not in text
-    assert in_layers(stack, "10001:10001"), "the search finds nothing at all"
-    assert not in_layers(stack, PASSWORD)
+    shown = {
+        "history of the image": stack.docker("history", "--no-trunc", "bdlab:latest"),
+        "configuration of the image": json.dumps(config),
+    }
+    for container in stack.docker("ps", "--all", "--quiet").split():
+        found = stack.inspect(container)
+        shown[f"description of {found['Name']}"] = json.dumps(found)
+        shown[f"log of {found['Name']}"] = stack.log_of(container)
+        for pid in processes_of(stack, container):
+            for what in ("cmdline", "environ"):
+                with contextlib.suppress(OSError):
+                    text = Path(f"/proc/{pid}/{what}").read_text("utf-8", "replace")
+                    shown[f"{what} of process {pid} in {found['Name']}"] = text
+    for what, word in (("cmdline", "bdlab"), ("environ", "BDLAB_VAULT_IDENTITY_DIR=")):
+        assert sum(word in text for name, text in shown.items() if name.startswith(what)) >= 2
+    assert "batch stored" in "".join(text for name, text in shown.items() if name.startswith("log"))
+    leaks = [leak for name, text in shown.items() for leak in secrets.leaks(name, text.encode())]
+    assert not leaks
+
+    assert in_layers(stack, [b"10001:10001"], tmp_path), "the search finds nothing at all"
+    assert not in_layers(stack, [value for value in secrets.values() if b"\n" not in value], tmp_path)
 
 
-def in_layers(stack: Stack, text: str) -> bool:
-    """Whether the image, every file of every layer as one stream of bytes, has that text somewhere."""
+def volumes_of(stack: Stack) -> dict[str, Path]:
+    """Where each volume is, by its name in the compose file."""
+    names = stack.docker("volume", "ls", "--quiet", "--filter", "name=bdlabtest_").split()
+    found = {name: json.loads(stack.docker("volume", "inspect", name))[0]["Mountpoint"] for name in names}
+    return {name.removeprefix("bdlabtest_"): Path(place) for name, place in found.items()}
+
+
+def secrets_of(stack: Stack) -> Secrets:
+    """All that the set-up has made and keeps in a volume, and the password that it was given."""
+    secrets = Secrets()
+    secrets.add("password of the set-up", PASSWORD)
+    for volume, place in volumes_of(stack).items():
+        for file in (found for found in place.rglob("*") if found.is_file()):
+            match file.name:
+                case "static.key":
+                    secrets.add_binary("seal key", file.read_bytes())
+                case "vault-keys.json":
+                    for key in json.loads(file.read_bytes())["recovery_keys"]:
+                        secrets.add_binary("recovery key", base64.b64decode(key))
+                case "secret_id" | "wrapped_secret_id":
+                    whose = volume.removeprefix("identity-") if "-" in volume else file.parent.name
+                    secrets.add(f"{file.name} of {whose}", file.read_bytes().strip())
+                case "server.key" | "server.pem":
+                    lines = file.read_bytes().splitlines()
+                    for number, line in enumerate(lines):
+                        if line.startswith(b"-----BEGIN") and b"PRIVATE KEY" in line:
+                            secrets.add(f"private key of {volume}", lines[number + 1])
+    return secrets
+
+
+def processes_of(stack: Stack, container: str) -> list[str]:
+    """As the host numbers them; none of a container that has ended."""
+    if not stack.inspect(container)["State"]["Running"]:
+        return []
+    return [line.split()[1] for line in stack.docker("top", container).splitlines()[1:]]
+
+
+def in_layers(stack: Stack, values: Sequence[bytes], folder: Path) -> bool:
+    """Whether the image, every file of every layer as one stream of bytes, has one of these somewhere."""
+    patterns = folder / "patterns"
+    patterns.touch(0o600)
+    patterns.write_bytes(b"\n".join(values))
     environment = os.environ | stack.environment
     command = ["docker", "save", "bdlab:latest"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as saved:
-        search = ["grep", "--count", "--text", "--fixed-strings", "-e", text]
+        search = ["grep", "--count", "--text", "--fixed-strings", "--file", str(patterns)]
         outcome = subprocess.run(search, stdin=saved.stdout, stdout=subprocess.DEVNULL, check=False)
     return outcome.returncode == 0
 
 
 def test_the_set_up_keeps_no_copy_of_env(stack: Stack) -> None:
-    volumes = stack.docker("volume", "ls", "--quiet", "--filter", "name=bdlabtest_").split()
-    places = [json.loads(stack.docker("volume", "inspect", name))[0]["Mountpoint"] for name in volumes]
-    for place in places:
+    for place in volumes_of(stack).values():
         assert subprocess.run(["grep", "-rqs", PASSWORD, place], check=False).returncode != 0, place
 
 
