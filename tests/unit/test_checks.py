@@ -13,7 +13,10 @@ import pytest
 from bdlab.errors import BdlabError, BrokerUnavailable, IdentityRefused
 from bdlab.health import CheckResult, Report, State, Watch
 from bdlab.health.checks import CHECKS, broker_checks, database_checks, unknown, vault_checks
+from bdlab.health.remote import consumer_check
 from bdlab.probes import BrokerState, DatabaseState, VaultState
+from bdlab.sink.metrics import SinkMetrics
+from bdlab.sink.monitor import Monitor
 
 VAULT = VaultState(
     connected=True,
@@ -206,3 +209,15 @@ def test_a_problem_that_is_raised_is_a_state_too() -> None:
     probe = Probe()
     probe.error = BrokerUnavailable("no broker")
     assert watch(probe).now() == "absent: no broker"
+
+
+def test_a_consumer_with_stopped_partitions_is_unhealthy() -> None:
+    metrics = SinkMetrics()
+    with Monitor(metrics.registry, lambda: True, host="127.0.0.1", port=0) as monitor:
+        url = f"http://127.0.0.1:{monitor.port}"
+        assert consumer_check([url]).state == "healthy"
+        metrics.stopped(2)
+        found = consumer_check([url])
+    assert found.state == "unhealthy"
+    assert found.message == f"2 partitions are stopped at {url}"
+    assert found.detail["stopped_partitions"] == {url: 2}

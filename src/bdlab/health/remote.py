@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import urllib.error
@@ -15,6 +16,7 @@ from bdlab.health.results import CheckResult, State
 
 TIMEOUT_S = 5.0
 _MAX_BYTES = 1 << 16
+_STOPPED = re.compile(rb"^bdlab_sink_stopped_partitions ([0-9.]+)", re.MULTILINE)
 
 
 def api_check(url: str, *, ca_file: str = "") -> CheckResult:
@@ -46,7 +48,7 @@ def api_check(url: str, *, ca_file: str = "") -> CheckResult:
 
 
 def consumer_check(urls: Sequence[str]) -> CheckResult:
-    """Whether the consumers at `urls` live."""
+    """Whether the consumers at `urls` live, and store from each of their partitions."""
     found = {url: _get(f"{url}/health/live", "") for url in urls}
     dead = {url: problem or status for url, (status, _, problem) in found.items() if problem or status != 200}
     if dead:
@@ -57,8 +59,25 @@ def consumer_check(urls: Sequence[str]) -> CheckResult:
             detail={"urls": list(urls), "dead": list(dead)},
             hint="Start it with `bdlab consume --metrics-port PORT`.",
         )
+    stopped = {url: number for url in urls if (number := _stopped_partitions(url))}
+    if stopped:
+        return CheckResult(
+            name="consumer",
+            state="unhealthy",
+            message="; ".join(f"{number} partitions are stopped at {url}" for url, number in stopped.items()),
+            detail={"urls": list(urls), "stopped_partitions": stopped},
+            hint="Its log says which, and why; nothing of theirs is stored. `bdlab verify` shows how "
+            "the log and the database differ.",
+        )
     message = f"alive at {', '.join(urls)}"
     return CheckResult(name="consumer", state="healthy", message=message, detail={"urls": list(urls)})
+
+
+def _stopped_partitions(url: str) -> int:
+    """0, too, where it does not say."""
+    _, body, _ = _get(f"{url}/metrics", "")
+    found = _STOPPED.search(body)
+    return int(float(found[1])) if found else 0
 
 
 def why_closed(host: str, port: int) -> str:
