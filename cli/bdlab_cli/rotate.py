@@ -62,7 +62,6 @@ def rotate(
         "--grace",
         envvar="BDLAB_ROTATE_GRACE",
         metavar="SECONDS",
-        min=0,
         help="How long running clients may take to report that they switched.",
     ),
     force: bool = typer.Option(
@@ -97,16 +96,15 @@ def rotate(
     requests_per_second: float = typer.Option(
         50.0,
         "--requests-per-second",
-        envvar="BDLAB_ROTATE_REQUESTS_PER_SECOND",
-        min=0.1,
-        max=2000,
+        envvar="BDLAB_REQUESTS_PER_SECOND",
+        metavar="N",
         help="How many reviews --drill posts.",
     ),
     seconds: float = typer.Option(
         10.0,
         "--seconds",
         envvar="BDLAB_ROTATE_SECONDS",
-        min=0,
+        metavar="SECONDS",
         help="How long --drill posts at least; always until 2 s after the last rotation.",
     ),
     startup_timeout: StartupTimeout = None,

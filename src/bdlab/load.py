@@ -48,10 +48,12 @@ class Load:
     def __init__(
         self, url: str, bodies: Sequence[bytes], *, requests_per_second: float, ca_file: str = ""
     ) -> None:
-        """Raises InvalidInput for no http(s) URL."""
+        """Raises InvalidInput for no http(s) URL, and for a rate that is not above 0."""
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise InvalidInput(f"{url!r} is no http(s) URL")
+        if requests_per_second <= 0:
+            raise InvalidInput(f"a rate of {requests_per_second:g} requests a second is none")
         self._url = url
         self._host, self._port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
         self._path = f"{parts.path.rstrip('/')}/predict"

@@ -61,10 +61,10 @@ def test_an_even_load_without_failures(serving: Callable[[Answer], str]) -> None
     load.start()
     time.sleep(1.0)
     report = load.stop()
-    assert 80 <= report.sent <= 110
+    assert 0.7 < report.sent / (100 * report.seconds) < 1.2
     assert (report.failed, report.failures) == (0, {})
     assert 0 < report.p50_ms <= report.p99_ms
-    assert report.longest_pause_ms < 500
+    assert report.longest_pause_ms < 1000
 
 
 def test_each_failure_is_counted_by_its_reason_and_none_is_sent_again(
@@ -104,3 +104,5 @@ def test_an_api_that_does_not_predict_is_said_at_once(serving: Callable[[Answer]
         Load(serving(lambda _: 503), [b"{}"], requests_per_second=1).start()
     with pytest.raises(InvalidInput):
         Load("nonsense", [b"{}"], requests_per_second=1)
+    with pytest.raises(InvalidInput):
+        Load("http://127.0.0.1", [b"{}"], requests_per_second=0)
