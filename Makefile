@@ -62,10 +62,13 @@ test-kafka: $(VENV)/.dev kafka  ## the suite on real Apache Kafka: one broker, a
 	@echo "test-kafka 4 of 4: what brings Kafka servers of its own: secured, restarted, killed" >&2
 	$(PYTEST) --numprocesses 2 --dist loadfile -m kafka
 
+test-tls: $(VENV)/.dev  ## all that touches Vault, PostgreSQL or the API, with TLS
+	BDLAB_TEST_TLS=1 $(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not kafka and not compose'
+
 test-compose: $(VENV)/.dev kafka  ## the compose files, booted for real in a Docker engine of the tests' own (root, Debian)
 	$(PYTEST) -m compose -s
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help demo dev check test test-all chaos kafka test-kafka test-compose clean
+.PHONY: help demo dev check test test-all chaos kafka test-kafka test-tls test-compose clean

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import brokers
+from tests import brokers, tls
 
 # Tests share the machine with the servers that other tests start: slow is no failure.
 settings.register_profile("bdlab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -24,11 +24,11 @@ pytest_plugins: list[str] = [
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests that this run's broker is for, and say why one of them stays on Tansu."""
-    others = [item for item in items if not brokers.belongs(item)]
+    """Keep the tests that this run is for, and say why one of them stays on Tansu or without TLS."""
+    others = [item for item in items if not (brokers.belongs(item) and tls.belongs(item))]
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in set(others)]
     for item in items:
-        if reason := brokers.reason_to_skip(item):
+        if reason := brokers.reason_to_skip(item) or tls.reason_to_skip(item):
             item.add_marker(pytest.mark.skip(reason=reason))

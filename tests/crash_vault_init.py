@@ -72,7 +72,12 @@ def main() -> int:
     server = msgspec.convert(given["server"], PostgresSettings)
     admin = DatabaseLogin(server=server, user=seeds.postgres_user, password=seeds.postgres_password)
     plan = Plan(
-        vault=VaultSettings(address=given["address"], identity_dir=given["identity_dir"], timeout_s=5),
+        vault=VaultSettings(
+            address=given["address"],
+            ca_file=given["ca_file"],
+            identity_dir=given["identity_dir"],
+            timeout_s=5,
+        ),
         keys_file=Path(given["keys_file"]),
         seeds=seeds,
         manager=AdminManager(admin),

@@ -71,6 +71,8 @@ class Database:
             dbname=server.dbname,
             user=self.admin.user,
             password=self.admin.password.reveal(),
+            sslmode=server.sslmode,
+            sslrootcert=server.ca_file or None,
             connect_timeout=10,
         )
         try:

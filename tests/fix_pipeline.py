@@ -19,14 +19,16 @@ import pytest
 
 from bdlab.credentials import Certificate
 from bdlab.settings import Secret, VaultSettings
-from bdlab.stack import Certificates, KafkaCluster, OpenBao, Postgres
+from bdlab.stack import Certificates, KafkaCluster, OpenBao
 from bdlab.vault import pki
 from bdlab.vault.bootstrap import Plan
 from bdlab.vault.bootstrap.authority import Authority
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.client import VaultClient
+from tests import tls
 from tests.brokers import KIND, LocalBroker, new_broker
 from tests.fix_servers import start_or_skip
+from tests.tls import new_openbao, new_postgres
 
 BDLAB = (sys.executable, "-m", "bdlab_cli")
 STARTED_WITHIN_S = 60
@@ -123,8 +125,8 @@ class Pipeline:
         self, folder: Path, *, vault: type[OpenBao] = OpenBao, broker: LocalBroker | None = None
     ) -> None:
         self.folder = folder
-        self.vault = vault(folder)
-        self.postgres = Postgres(folder)
+        self.vault = new_openbao(folder, vault)
+        self.postgres = new_postgres(folder)
         self.broker = broker or new_broker(folder)
 
     @property
@@ -135,6 +137,8 @@ class Pipeline:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("BDLAB_", "VAULT_"))}
         return kept | {
             "VAULT_ADDR": self.vault.address,
+            "VAULT_CACERT": self.vault.ca_file,
+            **tls.API,
             "BDLAB_VAULT_IDENTITY_DIR": str(self.folder / "identity"),
             "BDLAB_KEYS_FILE": str(self.keys_file),
             "BDLAB_KAFKA_DELIVERY_TIMEOUT_S": str(DELIVERY_TIMEOUT_S),
@@ -173,7 +177,7 @@ class Pipeline:
         """A running API on a free port, and a client of it."""
         with (
             self.daemon("serve", "--port", "0", *arguments, **more) as daemon,
-            httpx.Client(base_url=daemon.url(), timeout=30, trust_env=False) as client,
+            httpx.Client(base_url=daemon.url(), timeout=30, trust_env=False, verify=tls.VERIFY) as client,
         ):
             yield daemon, client
 
@@ -181,7 +185,10 @@ class Pipeline:
     def root(self) -> Iterator[VaultClient]:
         """A root token made as `vault-init` makes it for a change, revoked afterwards."""
         vault = VaultSettings(
-            address=self.vault.address, identity_dir=str(self.folder / "identity"), timeout_s=5
+            address=self.vault.address,
+            ca_file=self.vault.ca_file,
+            identity_dir=str(self.folder / "identity"),
+            timeout_s=5,
         )
         client = VaultClient(vault)
         file = KeysFile(self.keys_file)
@@ -215,7 +222,8 @@ class Pipeline:
             "POSTGRES_PASSWORD": self.postgres.admin_password.reveal(),
             "BDLAB_POSTGRES_HOST": self.postgres.server.host,
             "BDLAB_POSTGRES_PORT": str(self.postgres.server.port),
-            "BDLAB_POSTGRES_SSLMODE": "disable",
+            "BDLAB_POSTGRES_SSLMODE": self.postgres.server.sslmode,
+            "BDLAB_POSTGRES_CA_FILE": self.postgres.server.ca_file,
             **kafka,
         }
         env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))

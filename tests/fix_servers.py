@@ -14,6 +14,7 @@ import pytest
 from bdlab.errors import BinaryMissing
 from bdlab.stack import OpenBao, Postgres
 from tests.brokers import LocalBroker, new_broker
+from tests.tls import new_openbao, new_postgres
 
 
 class Startable(Protocol):
@@ -48,14 +49,14 @@ def _session_server(server: T) -> Iterator[T]:
 @pytest.fixture(scope="session")
 def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
     """A running OpenBao that nobody has initialised yet."""
-    with _session_server(OpenBao(tmp_path_factory.mktemp("openbao"))) as server:
+    with _session_server(_openbao(tmp_path_factory.mktemp("openbao"))) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """A running Postgres; make a database of your own in it."""
-    with _session_server(Postgres(tmp_path_factory.mktemp("postgres"))) as server:
+    with _session_server(new_postgres(tmp_path_factory.mktemp("postgres"))) as server:
         yield server
 
 
@@ -76,19 +77,23 @@ def short_path() -> Iterator[Path]:
 @pytest.fixture
 def own_openbao(tmp_path: Path) -> Iterator[Callable[[], OpenBao]]:
     """Makes and starts an OpenBao for this test alone."""
-    yield from _factory(OpenBao, tmp_path)
+    yield from _factory(_openbao, tmp_path)
 
 
 @pytest.fixture
 def own_postgres(tmp_path: Path) -> Iterator[Callable[[], Postgres]]:
     """Makes and starts a Postgres for this test alone."""
-    yield from _factory(Postgres, tmp_path)
+    yield from _factory(new_postgres, tmp_path)
 
 
 @pytest.fixture
 def own_broker(tmp_path: Path) -> Iterator[Callable[[], LocalBroker]]:
     """Makes and starts a broker of this run's kind for this test alone."""
     yield from _factory(new_broker, tmp_path)
+
+
+def _openbao(folder: Path) -> OpenBao:
+    return new_openbao(folder, OpenBao)
 
 
 def _factory(kind: Callable[[Path], T], folder: Path) -> Iterator[Callable[[], T]]:

@@ -15,16 +15,21 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from bdlab.stack import DataFolder
+from bdlab.stack import DataFolder, Endpoints, TlsFolder
+from bdlab.stack.tls import connect
+from tests import tls as suite
 
 BDLAB = [sys.executable, "-m", "bdlab_cli"]
 #: A shell that finds the `bdlab` under test, and no settings of somebody else.
 ENVIRONMENT = {
     name: value for name, value in os.environ.items() if not name.startswith(("BDLAB_", "VAULT_"))
 } | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+if suite.ON:
+    ENVIRONMENT["BDLAB_TLS"] = "1"
 UP_WITHIN_S = 90
 STOP_WITHIN_S = 60
 
@@ -89,8 +94,8 @@ class Up:
         self._reader.join(10)
 
     @property
-    def endpoint(self) -> str:
-        return self.folder.running().http_url.removeprefix("http://")
+    def endpoint(self) -> Endpoints:
+        return self.folder.running()
 
 
 @pytest.fixture
@@ -106,22 +111,30 @@ def start_up() -> Iterator[Callable[..., Up]]:
         yield start
 
 
-def get(endpoint: str, path: str) -> Any:
-    connection = http.client.HTTPConnection(endpoint, timeout=20)
+def _connection(api: Endpoints) -> http.client.HTTPConnection:
+    """To the API of a stack, verified where it speaks TLS."""
+    place = urlsplit(api.http_url)
+    assert place.hostname
+    tls = TlsFolder(Path(api.ca_file).parent) if api.ca_file else None
+    return connect(place.hostname, place.port or 0, tls=tls, timeout_s=20)
+
+
+def get(endpoint: Endpoints, path: str) -> Any:
+    connection = _connection(endpoint)
     with closing(connection):
         connection.request("GET", path)
         return json.loads(connection.getresponse().read())
 
 
-def post(endpoint: str, body: object) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection(endpoint, timeout=20)
+def post(endpoint: Endpoints, body: object) -> tuple[int, Any]:
+    connection = _connection(endpoint)
     with closing(connection):
         connection.request("POST", "/predict", json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
 
 
-def wait_until_stored(endpoint: str, prediction_id: str) -> None:
+def wait_until_stored(endpoint: Endpoints, prediction_id: str) -> None:
     pause = threading.Event()
     for _ in range(300):
         if prediction_id in {row["id"] for row in get(endpoint, "/predictions?limit=100")}:

@@ -28,6 +28,7 @@ from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 from bdlab.vault.session import VaultSession
 from tests.fix_servers import start_or_skip
+from tests.tls import new_openbao, new_postgres
 
 
 class ShamirOpenBao(OpenBao):
@@ -43,7 +44,7 @@ class ShamirOpenBao(OpenBao):
 
     def _answers(self) -> bool:
         with contextlib.suppress(Exception):
-            VaultClient(VaultSettings(address=self.address, timeout_s=1)).health()
+            VaultClient(VaultSettings(address=self.address, ca_file=self.ca_file, timeout_s=1)).health()
             return True
         return False
 
@@ -89,7 +90,11 @@ class VaultWorld:
     @property
     def vault(self) -> VaultSettings:
         return VaultSettings(
-            address=self.openbao.address, identity_dir=str(self.folder / "identity"), timeout_s=5, poll_s=0.2
+            address=self.openbao.address,
+            ca_file=self.openbao.ca_file,
+            identity_dir=str(self.folder / "identity"),
+            timeout_s=5,
+            poll_s=0.2,
         )
 
     @property
@@ -158,6 +163,7 @@ class VaultWorld:
     def environment(self, **changes: str) -> dict[str, str]:
         return {
             "VAULT_ADDR": self.vault.address,
+            "VAULT_CACERT": self.vault.ca_file,
             "BDLAB_VAULT_IDENTITY_DIR": self.vault.identity_dir,
             "BDLAB_VAULT_POLL_S": "0.2",
             "BDLAB_VAULT_TIMEOUT_S": "5",
@@ -190,6 +196,7 @@ class VaultWorld:
             "BDLAB_POSTGRES_PORT": str(self.server.port),
             "BDLAB_POSTGRES_DBNAME": self.dbname,
             "BDLAB_POSTGRES_SSLMODE": self.server.sslmode,
+            "BDLAB_POSTGRES_CA_FILE": self.server.ca_file,
             "BDLAB_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
             "BDLAB_SECRET_ID_CIDRS": "127.0.0.0/8",
             "BDLAB_TOKEN_PERIOD": "60s",
@@ -228,13 +235,14 @@ def connect(login: DatabaseLogin) -> psycopg2.extensions.connection:
         user=login.user,
         password=login.password.reveal(),
         sslmode=login.server.sslmode,
+        sslrootcert=login.server.ca_file or None,
         connect_timeout=5,
     )
 
 
 @contextlib.contextmanager
 def _postgres(factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = start_or_skip(Postgres(factory.mktemp("vault-postgres")))
+    server = start_or_skip(new_postgres(factory.mktemp("vault-postgres")))
     try:
         yield server
     finally:
@@ -258,7 +266,7 @@ def _postgres_of_new_worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def vault_world(tmp_path_factory: pytest.TempPathFactory, vault_postgres: Postgres) -> Iterator[VaultWorld]:
     """One finished Vault for tests that leave it as they found it."""
     folder = tmp_path_factory.mktemp("vault")
-    server = start_or_skip(OpenBao(folder))
+    server = start_or_skip(new_openbao(folder, OpenBao))
     try:
         world = VaultWorld(server, vault_postgres, folder)
         world.first = world.init()
@@ -277,7 +285,7 @@ def new_world(tmp_path: Path, _postgres_of_new_worlds: Postgres) -> Iterator[Cal
 
         def make(kind: type[OpenBao] = OpenBao) -> VaultWorld:
             folder = tmp_path / f"vault-{len(list(tmp_path.iterdir()))}"
-            server = start_or_skip(kind(folder))
+            server = start_or_skip(new_openbao(folder, kind))
             started.callback(server.stop)
             return VaultWorld(server, _postgres_of_new_worlds, folder, dbname=folder.name.replace("-", "_"))
 

@@ -144,7 +144,7 @@ class Checker:
                 found.append(certificate_check(name, place.hostname, place.port or 443, ca_file=ca_file))
         if self._kafka.problem is None:
             found += self._certificates_by_vault()
-        return tuple(found)
+        return tuple(sorted(found, key=lambda check: CHECKS["certificates"].index(check.name)))
 
     def _certificates_by_vault(self) -> Iterator[CheckResult]:
         login = self._kafka.session.kafka()

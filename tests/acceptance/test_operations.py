@@ -141,7 +141,7 @@ def leak(person: Person) -> Callable[[], None]:
     """Take what a thief would have; afterwards none of it works."""
     person.shell(Block("A leaked credential", 0, "run", "local", 'bdlab predict "It unwraps its secret id."'))
     endpoints, identity = person.folder.running(), person.folder.identity_dir / "predict"
-    vault = VaultSettings(address=endpoints.vault_address)
+    vault = VaultSettings(address=endpoints.vault_address, ca_file=endpoints.ca_file)
     secret_id = Secret((identity / "secret_id").read_text().strip())
 
     def log_in() -> Secret:

@@ -48,7 +48,7 @@ def load(up: Up, ca_file: Path) -> Iterator[list[object]]:
     stop = threading.Event()
 
     def run() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.02):
             try:
                 results.append(predict(up, ca_file)["id"])
             except httpx.HTTPError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 
+from tests import tls
 from tests.fix_pipeline import BDLAB, ENDED_WITHIN_S, Pipeline
 
 FULL = Path("/dev/full")
@@ -25,7 +26,7 @@ def test_the_api_answers_and_the_consumer_stores(pipeline: Pipeline) -> None:
         try:
             assert serve.stdout is not None
             with httpx.Client(
-                base_url=serve.stdout.readline().strip(), timeout=30, trust_env=False
+                base_url=serve.stdout.readline().strip(), timeout=30, trust_env=False, verify=tls.VERIFY
             ) as client:
                 for number in range(50):
                     answer = client.post("/predict", json={"text": f"Good, the {number}th time."})

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from tests import tls
 from tests.fix_pipeline import Pipeline
 from tests.integration.test_serve import on_topic
 
@@ -20,7 +21,7 @@ SEED = 20260131
 def _load(url: str, stop: threading.Event) -> list[str]:
     """The ids that were acknowledged until the server was gone."""
     acknowledged = []
-    with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=url, timeout=30, trust_env=False, verify=tls.VERIFY) as client:
         while not stop.is_set():
             try:
                 answer = client.post("/predict", json={"text": "good, and gone in a moment"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
@@ -21,13 +20,14 @@ from bdlab.errors import ServerNotStarted
 from bdlab.settings import PostgresSettings
 from bdlab.stack import OpenBao, Postgres, Server, Tansu
 from bdlab.stack.process import start_mark
+from bdlab.stack.tls import connect
 from tests.brokers import LocalBroker
 
 SERVERS: list[type[Server]] = [OpenBao, Postgres, Tansu]
 
 
 def _call(server: OpenBao, method: str, path: str, body: object = None) -> tuple[int, dict[str, object]]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = connect("127.0.0.1", server.port, tls=server.tls, timeout_s=60)
     with closing(connection):
         connection.request(method, path, json.dumps(body) if body is not None else None)
         answer = connection.getresponse()

@@ -16,10 +16,13 @@ import pytest
 
 from bdlab.health.checks import CHECKS
 from bdlab.resources import models_dir
+from tests import tls
 from tests.fix_pipeline import Pipeline
 from tests.integration.test_serve import until
 
 EVERYTHING = [name for group in ("vault", "kafka", "postgres", "model", "api") for name in CHECKS[group]]
+if tls.ON:
+    EVERYTHING += ["vault.certificate", "postgres.certificate", "api.certificate"]
 
 
 def report(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:

@@ -64,6 +64,7 @@ def test_kill_after_any_change_then_run_again(new_world: Callable[..., VaultWorl
         "env_file": str(world.env_file()),
         "server": msgspec.to_builtins(world.server),
         "address": world.vault.address,
+        "ca_file": world.vault.ca_file,
         "identity_dir": world.vault.identity_dir,
         "keys_file": str(world.keys_file),
     }
