@@ -19,7 +19,7 @@ from tests.fix_up import STOP_WITHIN_S, Up, all_gone, get, no_secret_is_shown, p
 def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     data_dir = tmp_path / "a stack"
     up = start_up(data_dir)
-    curl = up.wait_for(r"^ +(curl -X POST .*)$")[1]
+    curl = up.wait_for(r"^ +(curl .*-X POST .*)$")[1]
     evaluate = up.wait_for(r'^ +(eval "\$\(bdlab env .*\)")$')[1]
 
     # The second terminal.
