@@ -42,7 +42,7 @@ def kafka_login(
 
 def make_topic(credentials: StaticCredentials) -> StaticCredentials:
     """Create the topic that the credentials' settings name, and wait until each broker knows of it."""
-    with Admin(credentials) as admin:
+    with Admin(credentials, timeout_s=30) as admin:
         admin.ensure_topic()
     login = credentials.kafka()
     for address in login.server.bootstrap_servers.split(","):

@@ -177,7 +177,7 @@ def test_a_restart_under_load_loses_nothing_that_was_acknowledged(
     assert (broker.cluster_id, broker.bootstrap_servers) == identity
     assert load.handed_over == len(load.acknowledged) + len(load.failed)
     assert load.settled_twice == 0
-    assert load.longest_s < 3.0 + 2.0
+    assert load.longest_s < 3.0 + 7.0  # its time, and a busy machine's
     assert all(isinstance(error, NotAcknowledged | BrokerUnavailable) for error in load.failed)
     stored = read_all(credentials)
     assert {at: stored.get(at) for at in load.acknowledged} == load.acknowledged
