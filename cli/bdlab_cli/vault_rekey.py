@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bdlab_cli.options import StartupTimeout
+from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -20,20 +19,8 @@ def vault_rekey(
     threshold: Annotated[
         int, typer.Option(envvar="BDLAB_KEY_THRESHOLD", min=1, max=255, help="How many of them are needed")
     ] = 1,
-    keys_file: Annotated[
-        Path,
-        typer.Option(
-            envvar="BDLAB_KEYS_FILE",
-            metavar="FILE",
-            help="Where the old keys are and the new ones go; a terminal asks for what is not in it",
-        ),
-    ] = Path("~/.local/state/bdlab/vault-keys.json"),
-    identity_dir: Annotated[
-        str | None,
-        typer.Option(
-            envvar="BDLAB_VAULT_IDENTITY_DIR", metavar="FOLDER", help="Where the identity `recovery` is"
-        ),
-    ] = None,
+    keys_file: KeysFile = KEYS_FILE,
+    identity_dir: IdentityDir = None,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Replace the key shares of Vault, or the recovery key of one that opens by itself.

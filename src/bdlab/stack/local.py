@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from bdlab.stack.folder import DataFolder, Endpoints
 from bdlab.stack.kafka import ApacheKafka
 from bdlab.stack.losses import OpenLog, lost_events
 from bdlab.stack.openbao import OpenBao
-from bdlab.stack.ports import PortBook, is_free
+from bdlab.stack.ports import PortBook, hold, is_free
 from bdlab.stack.postgres import Postgres
 from bdlab.stack.process import start_mark
 from bdlab.stack.service import Outcome, Service, require, run_command, service_environment
@@ -61,6 +62,7 @@ class LocalStack:
         self._report = report
         self._http_port = http_port
         self._consumers = consumers
+        self._held_port: socket.socket | None = None
         self._wants_tls = tls
         self._tls: TlsFolder | None = None
         self._certificate_ttl_s = certificate_ttl_s
@@ -103,6 +105,7 @@ class LocalStack:
             self._supervisor.stop_last()  # serve: nothing new comes in
             self._drain()
         self._supervisor.stop_all()
+        self._let_go_of_port()
         self._services.clear()
         self._certificates.close()
         self.folder.__exit__()
@@ -152,6 +155,8 @@ class LocalStack:
             self._tls = self._openbao.tls = self._postgres.tls = TlsFolder(self.folder.tls)
             self._tls.prepare()
         http_port = self._choose_http_port()
+        # The API is the last to start; until then nobody else may take its port.
+        self._held_port = hold(http_port)
         self._start(self._openbao, stop)
         self._start(self._postgres, stop)
         kafka = self._broker if isinstance(self._broker, ApacheKafka) else None
@@ -184,6 +189,7 @@ class LocalStack:
         for name, port in consumers.items():
             arguments = ["consume", "--metrics-port", str(port)]
             self._serve(name, arguments, stop, port=port, ready_path="/health/live")
+        self._let_go_of_port()
         self._serve("serve", ["serve"], stop, port=http_port, ready_path="/health/ready", tls=self._tls)
         if former:
             self._tell_losses(former, stop)
@@ -233,6 +239,11 @@ class LocalStack:
         ports = PortBook(self.folder.path / "ports.json")
         names = [f"consume-{number}" for number in range(1, self._consumers + 1)]
         return {name: ports.choose(name) for name in names}
+
+    def _let_go_of_port(self) -> None:
+        if self._held_port:
+            self._held_port.close()
+        self._held_port = None
 
     def _start(self, server: Child, stop: threading.Event) -> None:
         after_restart = self._after_broker_restart if server is self._broker else None

@@ -27,6 +27,21 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
+def hold(port: int) -> socket.socket | None:
+    """Keep others from the port until the socket is closed; None where the system does not let us.
+
+    It does not listen. A server that ran there a moment ago may have left connections, which refuse this
+    bind and not that of a server.
+    """
+    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        held.bind(("127.0.0.1", port))
+    except OSError:
+        held.close()
+        return None
+    return held
+
+
 def answers(port: int, *, timeout_s: float = 1.0) -> bool:
     """Whether something on loopback accepts a connection."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=timeout_s):
