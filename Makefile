@@ -34,10 +34,10 @@ check: $(VENV)/.dev  ## lint, types, import rules
 	$(BIN)/lint-imports
 
 test: $(VENV)/.dev  ## the whole suite that needs only PyPI, on real servers
-	$(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not kafka and not compose'
+	$(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not long and not kafka and not compose'
 
-test-all: $(VENV)/.dev  ## the long storms of faults
-	$(PYTEST) --numprocesses 3 --dist worksteal -m 'storm and not kafka and not compose'
+test-all: $(VENV)/.dev  ## the long storms of faults, and all else that takes long
+	$(PYTEST) --numprocesses 3 --dist worksteal -m '(storm or long) and not kafka and not compose'
 
 STORM := --predictions 1000000 --faults 200 --broker kafka
 

@@ -213,6 +213,7 @@ def search(run: Run, watch: Watch, secrets: Secrets) -> Iterator[Leak]:
 
 
 @pytest.mark.plaintext("what goes to Vault passes a proxy that reads it")
+@pytest.mark.long
 def test_a_whole_run_shows_no_secret(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     secrets = Secrets()
     data_dir = tmp_path / "stack"

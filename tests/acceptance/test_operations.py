@@ -105,6 +105,7 @@ def person(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Person]:
         person.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "person",
     [
@@ -121,6 +122,7 @@ def test_the_drill(person: Person) -> None:
     assert not person.folder.path.exists()
 
 
+@pytest.mark.long
 def test_the_rest_of_the_book(person: Person) -> None:
     person.follow(next(block for block in BLOCKS if block.where == "up"))
     before: dict[str, Callable[[Person], Callable[[], None]]] = {
@@ -206,6 +208,7 @@ def poison(person: Person) -> Callable[[], None]:
     return lambda: None
 
 
+@pytest.mark.long
 def test_key_shares(new_world: Callable[..., VaultWorld], tmp_path: Path) -> None:
     world = new_world(ShamirOpenBao)
     world.init(world.plan(shares=5, threshold=3))

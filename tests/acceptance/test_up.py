@@ -13,6 +13,8 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import pytest
+
 from tests.fix_up import STOP_WITHIN_S, Up, all_gone, get, no_secret_is_shown, post, shell, wait_until_stored
 
 
@@ -65,6 +67,7 @@ def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[...,
     assert again.folder.processes() == []
 
 
+@pytest.mark.long
 def test_everything_dies_once_and_the_pipeline_goes_on(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     """Meanwhile port 8000 is taken, and a stack on another folder does not mind."""
     with ExitStack() as held:

@@ -78,6 +78,7 @@ def pids(folder: DataFolder) -> dict[str, int]:
     }
 
 
+@pytest.mark.long
 def test_verified_renewed_and_nothing_else(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     data_dir = tmp_path / "a stack"
     up = start_up(data_dir, "--tls", "--certificate-ttl", str(TTL_S))

@@ -184,6 +184,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.long
 def test_every_outage_is_outlived_and_told_once(own_pipeline: Pipeline) -> None:
     with running_services(own_pipeline) as services, ThreadPoolExecutor(1) as beside:
         for count, (fault, (check, problem, advice)) in enumerate(FAULTS.items(), start=1):

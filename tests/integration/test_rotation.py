@@ -209,6 +209,7 @@ def test_a_delivery_that_somebody_else_unwrapped_raises_the_alarm_and_the_next_r
     assert consumer.state().authenticated
 
 
+@pytest.mark.long
 def test_killed_after_any_change_it_is_run_again_and_nobody_is_locked_out(
     vault_world: VaultWorld, consumer: VaultSession, deadly: Deadly
 ) -> None:

@@ -312,6 +312,7 @@ def test_https(pipeline: Pipeline, tmp_path: Path) -> None:
         assert checked.returncode == 0, checked.stdout
 
 
+@pytest.mark.long
 def test_a_certificate_of_seconds_is_renewed_under_load(pipeline: Pipeline, tmp_path: Path) -> None:
     """From Vault's PKI engine, over two workers; new connections get the new one, and none fails."""
     life_s = 24
