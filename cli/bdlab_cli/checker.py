@@ -130,14 +130,14 @@ class Checker:
         return (CheckResult(name="model", state="healthy", message=message, detail=detail),)
 
     def _check_api(self) -> tuple[CheckResult, ...]:
-        return (api_check(self._api_url, ca_file=_api_ca_file(self._settings.http)),)
+        return (api_check(self._api_url, ca_file=own_ca_file(self._settings.http)),)
 
     def _check_certificates(self) -> tuple[CheckResult, ...]:
         """Of each server that speaks TLS, as far as Vault says where it is."""
         vault, found = self._settings.vault, []
         for name, url, ca_file in (
             ("vault.certificate", vault.address, vault.ca_file),
-            ("api.certificate", self._api_url, _api_ca_file(self._settings.http)),
+            ("api.certificate", self._api_url, own_ca_file(self._settings.http)),
         ):
             place = urlsplit(url)
             if place.scheme == "https" and place.hostname:
@@ -209,7 +209,7 @@ class _Login:
             self.session.close()
 
 
-def _api_ca_file(http: HttpSettings) -> str:
+def own_ca_file(http: HttpSettings) -> str:
     """What the API is verified with; a certificate that signed itself is its own authority."""
     return http.ca_file or http.tls_cert_file
 

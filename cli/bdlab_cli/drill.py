@@ -13,7 +13,7 @@ import msgspec
 from bdlab.load import Load, LoadReport
 from bdlab.settings import Layers
 from bdlab.vault.rotation import Rotation
-from bdlab_cli.checker import own_url
+from bdlab_cli.checker import own_ca_file, own_url
 from bdlab_cli.samples import OVER_HTTP
 from bdlab_cli.verify import account
 
@@ -57,7 +57,7 @@ def drill(
         url or own_url(http),
         bodies,
         requests_per_second=requests_per_second,
-        ca_file=http.tls_cert_file,
+        ca_file=own_ca_file(http),
     )
     with load:
         began = time.monotonic()
