@@ -403,6 +403,7 @@ def test_what_the_roles_may_and_may_not(shared: tuple[Database, Store]) -> None:
 CHILD = """
 import os, signal, sys
 from pathlib import Path
+import msgspec
 sys.path.insert(0, {root!r})
 from bdlab.credentials import DatabaseLogin
 from bdlab.memory.credentials import StaticCredentials
@@ -412,10 +413,9 @@ from tests.samples import accepted, at, dead, event
 
 if {freeze}:
     store._insert_dead_letters = lambda *_: os.kill(os.getpid(), signal.SIGSTOP) or 1
-host, port, dbname, user, password = sys.stdin.read().split()
+server, user, password = sys.stdin.read().splitlines()
 login = DatabaseLogin(
-    server=PostgresSettings(host=host, port=int(port), dbname=dbname, sslmode="disable"),
-    user=user, password=Secret(password),
+    server=msgspec.json.decode(server, type=PostgresSettings), user=user, password=Secret(password)
 )
 mine = store.Store(StaticCredentials(database=login), idle_in_transaction_s=1)
 mine.open()
@@ -427,7 +427,7 @@ print(mine.store([*(accepted(at(offset)) for offset in range(200)), dead(at(200)
 def child(database: Database, *, freeze: bool = False) -> Iterator[subprocess.Popen[str]]:
     """Another process that stores offsets 0 to 200; with `freeze` it stops itself behind the fence."""
     login = database.login("writer")
-    server = login.server
+    server = msgspec.json.encode(login.server).decode()
     program = CHILD.format(root=str(Path(__file__).parents[2]), freeze=freeze)
     with subprocess.Popen(
         [sys.executable, "-c", program],
@@ -437,9 +437,7 @@ def child(database: Database, *, freeze: bool = False) -> Iterator[subprocess.Po
         text=True,
     ) as process:
         assert process.stdin is not None
-        process.stdin.write(
-            f"{server.host} {server.port} {server.dbname} {login.user} {login.password.reveal()}"
-        )
+        process.stdin.write(f"{server}\n{login.user}\n{login.password.reveal()}")
         process.stdin.close()
         process.stdin = None
         try:
