@@ -156,9 +156,10 @@ def test_the_set_up_keeps_no_copy_of_env(stack: Stack) -> None:
 def test_each_service_has_its_own_identity_only(stack: Stack) -> None:
     for service, identity in (("app", "serve"), ("db-consumer", "consume")):
         (container,) = stack.containers(service)
-        listed = stack.docker("exec", container, "find", "/var/lib/bdlab/identity", "-type", "f").split()
+        folder = Path("/var/lib/bdlab/identity")
+        listed = stack.docker("exec", container, "find", str(folder), "-type", "f").split()
         assert listed
-        assert {Path(name).parent.name for name in listed} == {identity}
+        assert {Path(name).relative_to(folder).parts[0] for name in listed} == {identity}
 
 
 def test_only_the_api_is_published(stack: Stack) -> None:
