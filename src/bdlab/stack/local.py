@@ -62,7 +62,7 @@ class LocalStack:
         self._report = report
         self._http_port = http_port
         self._consumers = consumers
-        self._held_port: socket.socket | None = None
+        self._held_ports: dict[int, socket.socket | None] = {}
         self._wants_tls = tls
         self._tls: TlsFolder | None = None
         self._certificate_ttl_s = certificate_ttl_s
@@ -105,7 +105,8 @@ class LocalStack:
             self._supervisor.stop_last()  # serve: nothing new comes in
             self._drain()
         self._supervisor.stop_all()
-        self._let_go_of_port()
+        for port in tuple(self._held_ports):
+            self._let_go_of(port)
         self._services.clear()
         self._certificates.close()
         self.folder.__exit__()
@@ -155,8 +156,9 @@ class LocalStack:
             self._tls = self._openbao.tls = self._postgres.tls = TlsFolder(self.folder.tls)
             self._tls.prepare()
         http_port = self._choose_http_port()
-        # The API is the last to start; until then nobody else may take its port.
-        self._held_port = hold(http_port)
+        consumers = self._choose_consumer_ports()
+        # The services are the last to start; until then nobody else may take their ports.
+        self._held_ports = {port: hold(port) for port in (http_port, *consumers.values())}
         self._start(self._openbao, stop)
         self._start(self._postgres, stop)
         kafka = self._broker if isinstance(self._broker, ApacheKafka) else None
@@ -166,7 +168,6 @@ class LocalStack:
         else:
             self._start(self._broker, stop)
         self._environment = service_environment(self.folder, self._openbao.address)
-        consumers = self._choose_consumer_ports()
         self.folder.write_config(
             {
                 "vault": {
@@ -189,7 +190,6 @@ class LocalStack:
         for name, port in consumers.items():
             arguments = ["consume", "--metrics-port", str(port)]
             self._serve(name, arguments, stop, port=port, ready_path="/health/live")
-        self._let_go_of_port()
         self._serve("serve", ["serve"], stop, port=http_port, ready_path="/health/ready", tls=self._tls)
         if former:
             self._tell_losses(former, stop)
@@ -240,10 +240,9 @@ class LocalStack:
         names = [f"consume-{number}" for number in range(1, self._consumers + 1)]
         return {name: ports.choose(name) for name in names}
 
-    def _let_go_of_port(self) -> None:
-        if self._held_port:
-            self._held_port.close()
-        self._held_port = None
+    def _let_go_of(self, port: int) -> None:
+        if held := self._held_ports.pop(port, None):
+            held.close()
 
     def _start(self, server: Child, stop: threading.Event) -> None:
         after_restart = self._after_broker_restart if server is self._broker else None
@@ -260,6 +259,7 @@ class LocalStack:
         ready_path: str,
         tls: TlsFolder | None = None,
     ) -> None:
+        self._let_go_of(port)
         service = Service(
             name,
             [*self._command, *arguments],
