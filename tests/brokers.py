@@ -9,14 +9,16 @@ zookeeper  Apache Kafka 3.9 with ZooKeeper
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from bdlab.stack import ApacheKafka, KafkaCluster, Tansu, ZooKeeperKafka
 from bdlab.stack.server import Broker, Server
@@ -33,10 +35,38 @@ class LocalBroker(Broker, Protocol):
     def stop(self) -> None: ...
 
 
+class WholeCluster(KafkaCluster):
+    """Three brokers that have found each other: as a person waits for after a restart, before going on."""
+
+    def start(self, timeout_s: float = 120.0, stop: threading.Event | None = None) -> None:
+        """Start it, and wait until each broker lists all three, and each partition takes events."""
+        super().start(timeout_s, stop)
+        deadline = time.monotonic() + timeout_s
+        for address in self.bootstrap_servers.split(","):
+            while missing := self._missing(listing(address)):
+                assert time.monotonic() < deadline, f"{address} after {timeout_s:g} s: {missing}"
+                time.sleep(0.1)
+
+    def _missing(self, seen: Any) -> str:
+        """What a broker's listing lacks, in words; empty where it lacks nothing.
+
+        Two copies in sync are enough for an acknowledgement; the third was seen to need two minutes and more.
+        """
+        nodes = set(self.brokers)
+        if away := nodes - set(seen.brokers):
+            return f"brokers {away} are not listed"
+        return "; ".join(
+            f"{name} {place.id} has leader {place.leader}, in sync {place.isrs}"
+            for name, topic in seen.topics.items()
+            for place in topic.partitions.values()
+            if place.leader not in nodes or len(place.isrs) < 2
+        )
+
+
 _KINDS: Mapping[str, Callable[[Path], LocalBroker]] = {
     "tansu": Tansu,
     "kafka": ApacheKafka,
-    "cluster": KafkaCluster,
+    "cluster": WholeCluster,
     "zookeeper": ZooKeeperKafka,
 }
 
@@ -72,6 +102,14 @@ def reason_to_skip(item: pytest.Item) -> str:
 def new_broker(folder: Path) -> LocalBroker:
     """One of the kind that this run is about, not started."""
     return _KINDS[KIND](folder)
+
+
+def listing(address: str) -> Any:
+    """confluent_kafka's ClusterMetadata as the broker at this plaintext address has it.
+
+    By a new client: one that knows the others would ask any of them.
+    """
+    return AdminClient({"bootstrap.servers": address}).list_topics(timeout=10)
 
 
 def process_ids(broker: LocalBroker) -> list[int]:

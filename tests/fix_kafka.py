@@ -18,6 +18,7 @@ from bdlab.kafka.connection import client_config
 from bdlab.memory.credentials import StaticCredentials
 from bdlab.settings import KafkaSettings
 from bdlab.stack.server import Broker
+from tests.brokers import listing
 
 
 def kafka_login(
@@ -46,9 +47,8 @@ def make_topic(credentials: StaticCredentials) -> StaticCredentials:
         admin.ensure_topic()
     login = credentials.kafka()
     for address in login.server.bootstrap_servers.split(","):
-        client = AdminClient(client_config(login, client_id="test") | {"bootstrap.servers": address})
         deadline = time.monotonic() + 20
-        while login.server.topic not in client.list_topics(timeout=10).topics:
+        while login.server.topic not in listing(address).topics:
             assert time.monotonic() < deadline, f"{address} does not learn of {login.server.topic}"
             time.sleep(0.02)
     return credentials

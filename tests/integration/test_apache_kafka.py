@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -26,8 +29,9 @@ from bdlab.kafka.producer import Producer
 from bdlab.memory.credentials import StaticCredentials
 from bdlab.stack.kafka import ApacheKafka
 from bdlab.stack.kafka_cluster import KafkaCluster
+from tests.brokers import frozen, listing
 from tests.fix_apache import publish, running
-from tests.fix_kafka import Acks, Bookmarks, credentials_for, read_until
+from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, read_until
 from tests.samples import event
 
 pytestmark = pytest.mark.kafka
@@ -169,6 +173,35 @@ def test_without_the_in_sync_majority_nothing_is_acknowledged_and_nothing_lost(
         assert cluster.running
         positions += publish(producer, 100)
     check_all_there(credentials, positions)
+
+
+def test_topics_are_made_while_the_list_of_brokers_changes(cluster: KafkaCluster) -> None:
+    """librdkafka lets go of a broker that is off the list for a moment, and of what that one was asked."""
+    over = threading.Event()
+
+    def make_topics() -> int:
+        made = 0
+        while not over.is_set():
+            login = kafka_login(cluster.bootstrap_servers, topic=f"t-{uuid4().hex}")
+            with Admin(StaticCredentials(kafka=login), timeout_s=60) as admin:
+                assert admin.ensure_topic().partitions == 6
+            made += 1
+        return made
+
+    def await_listed(node: int, *, listed: bool) -> None:
+        address = cluster.brokers[1].bootstrap_servers
+        eventually(lambda: (node in listing(address).brokers) is listed or None)
+
+    with ThreadPoolExecutor(10) as pool:
+        makers = [pool.submit(make_topics) for _ in range(10)]
+        try:
+            for node in (2, 3):
+                with frozen(cluster.brokers[node]):
+                    await_listed(node, listed=False)
+                await_listed(node, listed=True)
+        finally:
+            over.set()
+        assert all(maker.result() for maker in makers)
 
 
 def test_the_cluster_restarts_as_a_whole(cluster: KafkaCluster) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, NamedTuple, cast
 
 from confluent_kafka import KafkaError, KafkaException
@@ -24,6 +23,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
+from bdlab.kafka.answers import answers
 from bdlab.kafka.connection import AUTHENTICATION, broker_error, client_config
 from bdlab.settings import KafkaSettings
 
@@ -136,47 +136,64 @@ def _open(login: KafkaLogin) -> tuple[AdminClient, Sequence[AclOperation]]:
     events: list[KafkaError] = []
     client = AdminClient(client_config(login, client_id=_CLIENT_ID) | {"error_cb": events.append})
     doing = f"logging in at {login.server.bootstrap_servers} as {login.username or 'administrator'}"
-    answer: Future[Any] = client.describe_cluster(
-        include_authorized_operations=True, request_timeout=_TIMEOUT_S
-    )
-    deadline = time.monotonic() + _TIMEOUT_S
-    while not answer.done() and time.monotonic() < deadline:
-        client.poll(_POLL_S)
-        for event in events:
-            if event.code() == AUTHENTICATION:
-                raise broker_error(event, doing) from KafkaException(event)
-            if event.code() == _SSL:
-                raise BrokerRefused(
-                    f"{doing}: {event.str()}",
-                    hint="Check the certificates: the broker's, the authority's, the administrator's own.",
-                ) from KafkaException(event)
+
+    def ask(left: float) -> dict[str, Future[Any]]:
+        answer = client.describe_cluster(include_authorized_operations=True, request_timeout=left)
+        deadline = time.monotonic() + left
+        while not answer.done() and time.monotonic() < deadline:
+            client.poll(_POLL_S)
+            for event in events:
+                _raise_refusal(event, doing)
+        return {doing: answer}
+
     try:
-        found = _result(answer, doing)
+        (found,) = answers(ask, _TIMEOUT_S)
     except BrokerUnavailable as error:
         last = f" (last: {events[-1].str()})" if events else ""
         raise BrokerUnavailable(f"{error.message}{last}", hint=error.hint) from error
     return client, found.authorized_operations or ()
 
 
+def _raise_refusal(event: KafkaError, doing: str) -> None:
+    if event.code() == AUTHENTICATION:
+        raise broker_error(event, doing) from KafkaException(event)
+    if event.code() == _SSL:
+        raise BrokerRefused(
+            f"{doing}: {event.str()}",
+            hint="Check the certificates: the broker's, the authority's, the administrator's own.",
+        ) from KafkaException(event)
+
+
 def _ensure_users(admin: AdminClient, logins: Sequence[KafkaLogin]) -> list[Change]:
-    # Without names it answers with one future for all.
-    found = cast("Future[Any]", admin.describe_user_scram_credentials(request_timeout=_TIMEOUT_S))
-    known = _result(found, "listing the broker's users")
+    def ask(left: float) -> dict[str, Future[Any]]:
+        # Without names it answers with one future for all.
+        found = cast("Future[Any]", admin.describe_user_scram_credentials(request_timeout=left))
+        return {"listing the broker's users": found}
+
+    (known,) = answers(ask, _TIMEOUT_S)
     changes = []
     for login in logins:
         name = login.username
         if name in known and accepts(login):
             continue
-        upsertion = UserScramCredentialUpsertion(
-            name,
-            ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, _ITERATIONS),
-            login.password.reveal().encode(),
-        )
-        futures = admin.alter_user_scram_credentials([upsertion], request_timeout=_TIMEOUT_S)
-        _result(futures[name], f"setting the password of user {name!r}")
+        _set_password(admin, login)
         _wait_accepted(login)
         changes.append(Change("set the password of" if name in known else "created", f"user {name}"))
     return changes
+
+
+def _set_password(admin: AdminClient, login: KafkaLogin) -> None:
+    upsertion = UserScramCredentialUpsertion(
+        login.username,
+        ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, _ITERATIONS),
+        login.password.reveal().encode(),
+    )
+
+    def ask(left: float) -> dict[str, Future[Any]]:
+        futures = admin.alter_user_scram_credentials([upsertion], request_timeout=left)
+        return {f"setting the password of user {login.username!r}": futures[login.username]}
+
+    answers(ask, _TIMEOUT_S)
 
 
 def _wait_accepted(login: KafkaLogin) -> None:
@@ -195,14 +212,20 @@ def _wait_accepted(login: KafkaLogin) -> None:
 def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], names: Iterable[str]) -> list[Change]:
     held = {acl for name in names for acl in _allowed(admin, name)}
     missing, excess = sorted(wanted - held), sorted(held - wanted)
+
+    def create(left: float) -> dict[str, Future[Any]]:
+        created = admin.create_acls(missing, request_timeout=left)
+        return {f"allowing {_in_words(acl)}": created[acl] for acl in missing}
+
+    def remove(left: float) -> dict[str, Future[Any]]:
+        filters = {acl: AclBindingFilter(*acl._to_tuple()) for acl in excess}  # noqa: SLF001
+        removed = admin.delete_acls(list(filters.values()), request_timeout=left)
+        return {f"taking away {_in_words(acl)}": removed[filters[acl]] for acl in excess}
+
     if missing:
-        created = admin.create_acls(missing, request_timeout=_TIMEOUT_S)
-        for acl in missing:
-            _result(created[acl], f"allowing {_in_words(acl)}")
+        answers(create, _TIMEOUT_S)
     if excess:
-        filters = [AclBindingFilter(*acl._to_tuple()) for acl in excess]  # noqa: SLF001
-        for removed in admin.delete_acls(filters, request_timeout=_TIMEOUT_S).values():
-            _result(removed, "taking away what is not needed")
+        answers(remove, _TIMEOUT_S)
     return [Change("allowed", _in_words(acl)) for acl in missing] + [
         Change("took away", _in_words(acl)) for acl in excess
     ]
@@ -219,8 +242,12 @@ def _allowed(admin: AdminClient, name: str) -> set[AclBinding]:
         AclOperation.ANY,
         AclPermissionType.ALLOW,
     )
-    found: Future[Any] = admin.describe_acls(everything, request_timeout=_TIMEOUT_S)
-    return set(_result(found, f"listing what user {name!r} may do"))
+
+    def ask(left: float) -> dict[str, Future[Any]]:
+        return {f"listing what user {name!r} may do": admin.describe_acls(everything, request_timeout=left)}
+
+    (found,) = answers(ask, _TIMEOUT_S)
+    return set(found)
 
 
 def _binding(name: str, grant: Grant) -> AclBinding:
@@ -240,12 +267,3 @@ def _in_words(acl: AclBinding) -> str:
     resource, operation = ResourceType(acl.restype), AclOperation(acl.operation)
     kind = "cluster" if resource == ResourceType.BROKER else resource.name.lower()
     return f"{acl.principal.removeprefix('User:')}: {operation.name} on {kind} {acl.name}"
-
-
-def _result(future: Future[Any], doing: str) -> Any:
-    try:
-        return future.result(_TIMEOUT_S + 1)
-    except KafkaException as error:
-        raise broker_error(error, doing) from error
-    except FutureTimeout as error:
-        raise BrokerUnavailable(f"{doing}: no answer within {_TIMEOUT_S:g} s") from error

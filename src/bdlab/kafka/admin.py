@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,7 +19,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
-from bdlab.kafka.connection import broker_error, client_config, fetch_metadata
+from bdlab.kafka.answers import answers, seconds_left
+from bdlab.kafka.connection import client_config, fetch_metadata
 from bdlab.kafka.ends import Reader, committed_offsets, reader, reported_ranges, true_ends
 from bdlab.kafka.keys import keys_at
 from bdlab.ledger import Log
@@ -119,7 +119,7 @@ class Admin:
         def ask(login: KafkaLogin, client: Reader, deadline: float) -> dict[int, str]:
             if str(self._metadata(login, client, deadline).cluster_id) != where.cluster_id:
                 return {}
-            keys = keys_at(client, where.topic, where.partition, offsets, _left(deadline))
+            keys = keys_at(client, where.topic, where.partition, offsets, seconds_left(deadline))
             return {offset: key.decode("utf-8", "backslashreplace") for offset, key in keys.items()}
 
         return self._asking(ask)
@@ -165,7 +165,8 @@ class Admin:
         )
 
     def _metadata(self, login: KafkaLogin, client: Reader, deadline: float) -> Any:
-        return fetch_metadata(client, servers=login.server.bootstrap_servers, timeout_s=_left(deadline))
+        left = seconds_left(deadline)
+        return fetch_metadata(client, servers=login.server.bootstrap_servers, timeout_s=left)
 
     def _ranges(
         self, login: KafkaLogin, client: Reader, deadline: float, metadata: Any = None
@@ -177,10 +178,9 @@ class Admin:
                 f"topic {topic!r} is not at {login.server.bootstrap_servers}, or this user may not see it",
                 hint="Create it with `bdlab migrate`.",
             )
-        reported = reported_ranges(client, topic, metadata.topics[topic].partitions, _left(deadline))
-        ends = true_ends(
-            client, topic, {partition: high for partition, (_, high) in reported.items()}, _left(deadline)
-        )
+        reported = reported_ranges(client, topic, metadata.topics[topic].partitions, seconds_left(deadline))
+        highs = {partition: high for partition, (_, high) in reported.items()}
+        ends = true_ends(client, topic, highs, seconds_left(deadline))
         return [
             LogRange(str(metadata.cluster_id), topic, partition, low, ends[partition])
             for partition, (low, _) in reported.items()
@@ -190,7 +190,7 @@ class Admin:
         ranges = self._ranges(login, client, deadline, metadata)
         server = login.server
         partitions = [found.partition for found in ranges]
-        read = committed_offsets(client, server.group, server.topic, partitions, _left(deadline))
+        read = committed_offsets(client, server.group, server.topic, partitions, seconds_left(deadline))
         # Without a committed offset (a negative one) the group has all of the log before it.
         return {
             found.partition: max(0, found.end - max(found.start, read.get(found.partition, -1)))
@@ -233,10 +233,13 @@ class Admin:
             replication_factor=server.replication_factor,
             config={"cleanup.policy": "delete", "max.message.bytes": str(TOPIC_MAX_MESSAGE_BYTES)},
         )
-        left = _left(deadline)
-        futures = admin.create_topics([topic], operation_timeout=left, request_timeout=left)
+
+        def ask(left: float) -> dict[str, Future[Any]]:
+            futures = admin.create_topics([topic], operation_timeout=left, request_timeout=left)
+            return {f"creating topic {server.topic!r}": futures[server.topic]}
+
         try:
-            _result(futures[server.topic], left, f"creating topic {server.topic!r}")
+            answers(ask, seconds_left(deadline))
         except BrokerError as error:
             cause = error.__cause__
             if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
@@ -263,10 +266,15 @@ class Admin:
 
     def _refuse_compaction(self, admin: AdminClient, topic: str, deadline: float) -> None:
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-        left = _left(deadline)
-        futures = admin.describe_configs([resource], request_timeout=left)
+
+        def ask(left: float) -> dict[str, Future[Any]]:
+            futures = admin.describe_configs([resource], request_timeout=left)
+            return {f"reading the settings of topic {topic!r}": futures[resource]}
+
+        # The topic is there: one broker has listed it. The one that is asked may be a moment behind.
+        behind = (KafkaError.UNKNOWN_TOPIC_OR_PART,)
         try:
-            config = _result(futures[resource], left, f"reading the settings of topic {topic!r}")
+            (config,) = answers(ask, seconds_left(deadline), passing=behind)
         except BrokerRefused as error:
             log.warning("whether the topic is compacted cannot be told", problem=error.message)
             return
@@ -277,17 +285,3 @@ class Admin:
                 "dense, and the accounting rests on them",
                 hint="Set its cleanup.policy to delete, or name another topic with BDLAB_KAFKA_TOPIC.",
             )
-
-
-def _left(deadline: float) -> float:
-    """Seconds until `deadline`, never none at all: librdkafka takes 0 or less for no limit in places."""
-    return max(0.1, deadline - time.monotonic())
-
-
-def _result(future: Future[_T], timeout_s: float, doing: str) -> _T:
-    try:
-        return future.result(timeout_s + 1)
-    except KafkaException as error:
-        raise broker_error(error, doing) from error
-    except FutureTimeout as error:
-        raise BrokerUnavailable(f"{doing}: no answer within {timeout_s:g} s") from error

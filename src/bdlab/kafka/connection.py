@@ -30,6 +30,9 @@ AUTO_OFFSET_RESET = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001
 ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
 TRANSPORT = KafkaError._TRANSPORT  # noqa: SLF001
 TIMED_OUT = KafkaError._TIMED_OUT  # noqa: SLF001
+#: The list of brokers came without the one that was asked, as it does for a moment where a cluster starts or
+#: a broker is slow to report itself: librdkafka lets go of it, and of what it was asked.
+BROKER_GONE = KafkaError._DESTROY_BROKER  # noqa: SLF001
 PURGE_QUEUE = KafkaError._PURGE_QUEUE  # noqa: SLF001
 PURGE_INFLIGHT = KafkaError._PURGE_INFLIGHT  # noqa: SLF001
 PARTITION_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001

@@ -11,8 +11,10 @@ from confluent_kafka import Consumer as Client
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
 from bdlab.kafka.connection import (
+    BROKER_GONE,
     PARTITION_EOF,
     TIMED_OUT,
+    TRANSPORT,
     UNKNOWN_PARTITION,
     broker_error,
     client_config,
@@ -27,6 +29,9 @@ _PASSING = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError.OFFSET_NOT_AVAILABLE,
     UNKNOWN_PARTITION,
+    # The leader of a partition has just died, or is not listed for a moment; another will take over.
+    TRANSPORT,
+    BROKER_GONE,
 }
 
 
@@ -162,7 +167,7 @@ def committed_offsets(
         try:
             answer = client.committed(places, timeout=max(0.05, min(left, _GROUP_ANSWER_S)))
         except KafkaException as error:
-            if error.args[0].code() != TIMED_OUT or left <= _GROUP_ANSWER_S:
+            if error.args[0].code() not in {TIMED_OUT, BROKER_GONE} or left <= _GROUP_ANSWER_S:
                 raise broker_error(error, f"reading the offsets of group {group!r}") from error
             client.consume(1, 0)
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from confluent_kafka import KafkaException
+from concurrent.futures import Future
+from typing import Any
+
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export all of them
     AdminClient,
     AlterConfigOpType,
@@ -12,7 +14,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 )
 
 from bdlab.credentials import KafkaLogin
-from bdlab.kafka.connection import broker_error, client_config, fetch_metadata
+from bdlab.kafka.answers import answers
+from bdlab.kafka.connection import client_config, fetch_metadata
 
 _TIMEOUT_S = 15.0
 #: With any change of its own settings, even to the value that they have, a broker looks whether the files of
@@ -33,10 +36,13 @@ def reload_certificates(admin_login: KafkaLogin) -> list[int]:
     resources = [
         ConfigResource(ResourceType.BROKER, str(broker), incremental_configs=[entry]) for broker in brokers
     ]
-    answers = client.incremental_alter_configs(resources, request_timeout=_TIMEOUT_S)
-    for resource, answer in answers.items():
-        try:
-            answer.result(_TIMEOUT_S)
-        except KafkaException as error:
-            raise broker_error(error, f"reloading the certificates of broker {resource.name}") from error
+
+    def ask(left: float) -> dict[str, Future[Any]]:
+        futures = client.incremental_alter_configs(resources, request_timeout=left)
+        return {
+            f"reloading the certificates of broker {resource.name}": answer
+            for resource, answer in futures.items()
+        }
+
+    answers(ask, _TIMEOUT_S)
     return brokers

@@ -1,0 +1,59 @@
+"""Answers to administrative questions, which confluent_kafka gives as futures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+
+from bdlab.errors import BrokerError, BrokerUnavailable
+from bdlab.kafka.connection import BROKER_GONE, TIMED_OUT, TRANSPORT, broker_error
+
+_T = TypeVar("_T")
+
+_PAUSE_S = 0.1
+#: One broker of several may be dead, frozen or starting: another, or itself in a moment, will answer.
+_GONE = {BROKER_GONE, TRANSPORT, TIMED_OUT, KafkaError.NOT_CONTROLLER, KafkaError.REQUEST_TIMED_OUT}
+
+
+def answers(
+    ask: Callable[[float], Mapping[str, Future[_T]]],
+    timeout_s: float,
+    *,
+    passing: Collection[int] = (),
+) -> list[_T]:
+    """What the broker answers within `timeout_s` seconds to the questions that `ask` puts.
+
+    `ask` gets the seconds that are left, and names each question for an error's text ("creating topic 'x'").
+    It is called again where the broker went away before it had answered, and at an error whose code is in
+    `passing`; so its questions have to bear being put twice. Raises BrokerError.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = seconds_left(deadline)
+        try:
+            return [_answer(future, left, doing) for doing, future in ask(left).items()]
+        except BrokerError as error:
+            cause = error.__cause__
+            again = isinstance(cause, KafkaException) and cause.args[0].code() in {*_GONE, *passing}
+            if not again or time.monotonic() + _PAUSE_S >= deadline:
+                raise
+        time.sleep(_PAUSE_S)
+
+
+def _answer(future: Future[_T], timeout_s: float, doing: str) -> _T:
+    try:
+        return future.result(timeout_s + 1)
+    except KafkaException as error:
+        raise broker_error(error, doing) from error
+    except FutureTimeout as error:
+        raise BrokerUnavailable(f"{doing}: no answer within {timeout_s:g} s") from error
+
+
+def seconds_left(deadline: float) -> float:
+    """Seconds until `deadline`, never none at all: librdkafka takes 0 or less for no limit in places."""
+    return max(0.1, deadline - time.monotonic())
