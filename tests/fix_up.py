@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,11 @@ def wait_until_stored(endpoint: Endpoints, prediction_id: str) -> None:
             return
         pause.wait(0.1)
     raise AssertionError(f"{prediction_id} was not stored")
+
+
+def outlive(moments: Iterable[float]) -> None:
+    """Wait until the last of these moments (seconds since 1970) is over by a second."""
+    time.sleep(max(0.0, max(moments) - time.time()) + 1)
 
 
 def shell(script: str) -> subprocess.CompletedProcess[str]:

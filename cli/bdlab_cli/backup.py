@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bdlab_cli.env import DATA_DIR
-from bdlab_cli.options import StartupTimeout
+from bdlab_cli.options import DATA_DIR, DataDir, StartupTimeout
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -18,9 +17,7 @@ def backup(
     to: Annotated[
         Path, typer.Option("--to", envvar="BDLAB_BACKUP_TO", metavar="FOLDER", help="A new folder.")
     ],
-    data_dir: Annotated[
-        Path, typer.Option("--data-dir", envvar="BDLAB_DATA_DIR", help="The data folder of the stack.")
-    ] = DATA_DIR,
+    data_dir: DataDir = DATA_DIR,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Back up a running local stack: a snapshot of Vault, a dump of the database, and the keys.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bdlab_cli.options import StartupTimeout
+from bdlab_cli.options import AdminServers, StartupTimeout
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -39,15 +39,7 @@ def broker_certificate(
             help="For how long a new certificate is good.",
         ),
     ] = 365 * 86400,
-    admin_servers: Annotated[
-        str,
-        typer.Option(
-            envvar="BDLAB_KAFKA_ADMIN_SERVERS",
-            metavar="HOST:PORT,...",
-            show_default="none",
-            help="Where a running broker takes its administrator: has it read a new certificate at once.",
-        ),
-    ] = "",
+    admin_servers: AdminServers = "",
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Get a broker's certificate from Vault's authority, in the form in which Kafka reads it.

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+from bdlab_cli.options import DATA_DIR, DataDir
 
-DATA_DIR = Path("~/.local/share/bdlab")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def env(
-    data_dir: Annotated[
-        Path, typer.Option("--data-dir", envvar="BDLAB_DATA_DIR", help="The data folder of the stack.")
-    ] = DATA_DIR,
+    data_dir: DataDir = DATA_DIR,
     unset: Annotated[
         bool, typer.Option("--unset", help="Print what takes the exports back; no stack needs to run.")
     ] = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdlab_cli.env import DATA_DIR
+from bdlab_cli.options import DATA_DIR, DataDir
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,10 +25,7 @@ class BrokerName(StrEnum):
 
 @app.command()
 def up(
-    data_dir: Annotated[
-        Path,
-        typer.Option("--data-dir", envvar="BDLAB_DATA_DIR", help="Where everything is kept between runs."),
-    ] = DATA_DIR,
+    data_dir: DataDir = DATA_DIR,
     http_port: Annotated[
         int | None,
         typer.Option(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bdlab_cli.options import StartupTimeout
+from bdlab_cli.options import AdminServers, StartupTimeout
 
 if TYPE_CHECKING:
     from bdlab.credentials import KafkaCredentials
@@ -44,14 +44,7 @@ def migrate(
         show_default="what Vault says",
         help="With --announce-broker: the word vault announces Vault's own authority as the broker's.",
     ),
-    admin_servers: str = typer.Option(
-        "",
-        "--admin-servers",
-        envvar="BDLAB_KAFKA_ADMIN_SERVERS",
-        metavar="SERVERS",
-        show_default="none",
-        help="Where a secured broker takes its administrator: makes the services' users and ACLs there too.",
-    ),
+    admin_servers: AdminServers = "",
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Bring the database schema, the topic and a secured broker's users up to date.

@@ -40,3 +40,20 @@ IdentityDir = Annotated[
         help="Where the services' identities are, a folder each.",
     ),
 ]
+
+DataDir = Annotated[
+    Path,
+    typer.Option("--data-dir", envvar="BDLAB_DATA_DIR", help="The data folder of the stack."),
+]
+DATA_DIR = Path("~/.local/share/bdlab")
+
+AdminServers = Annotated[
+    str,
+    typer.Option(
+        "--admin-servers",
+        envvar="BDLAB_KAFKA_ADMIN_SERVERS",
+        metavar="SERVERS",
+        show_default="none",
+        help="Where a secured broker takes its administrator: host:port, or several with commas.",
+    ),
+]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdlab_cli.env import DATA_DIR
+from bdlab_cli.options import DATA_DIR
 
 if TYPE_CHECKING:
     from bdlab.settings import PostgresSettings, VaultSettings

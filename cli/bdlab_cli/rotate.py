@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bdlab_cli.options import StartupTimeout
+from bdlab_cli.options import AdminServers, StartupTimeout
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
 
     from rich.console import Group
+    from rich.table import Table
 
     from bdlab.settings import Layers
     from bdlab.vault.rotation import Rotation
@@ -49,14 +50,7 @@ def rotate(
         envvar="BDLAB_ROTATE_LEASES",
         help="With the database: end every database login too; the services take fresh ones at once.",
     ),
-    admin_servers: str = typer.Option(
-        "",
-        "--admin-servers",
-        envvar="BDLAB_KAFKA_ADMIN_SERVERS",
-        metavar="HOST:PORT,...",
-        show_default="none",
-        help="Where a secured broker takes its administrator.",
-    ),
+    admin_servers: AdminServers = "",
     grace: float = typer.Option(
         60.0,
         "--grace",
@@ -146,14 +140,7 @@ def rotate(
             if found and not as_json:
                 wiring.out().print(_table(found))
             raise
-    if as_json:
-        import msgspec
-
-        typer.echo(msgspec.json.encode(found))
-    else:
-        wiring.out().print(_table(found))
-    if any(one.outcome == "incomplete" for one in found):
-        talk.print(_INCOMPLETE)
+    if not _tell(found, found, as_json=as_json):
         raise typer.Exit(_COULD_NOT)
 
 
@@ -167,20 +154,28 @@ def _drill(
     *,
     as_json: bool,
 ) -> None:
-    from bdlab_cli import wiring
     from bdlab_cli.drill import drill, table
 
     found = drill(layers, stop, steps, url=url, requests_per_second=requests_per_second, seconds=seconds)
+    _tell(found, found.rotations, table(found), as_json=as_json)
+    if not found.passed:
+        raise typer.Exit(_NOT_PASSED)
+
+
+def _tell(result: object, rotations: list[Rotation], *more: Table, as_json: bool) -> bool:
+    """Print `result` as JSON, or the rotations and `more` as tables; whether all is rotated."""
+    from bdlab_cli import wiring
+
     if as_json:
         import msgspec
 
-        typer.echo(msgspec.json.encode(found))
+        typer.echo(msgspec.json.encode(result))
     else:
-        wiring.out().print(_table(found.rotations), table(found))
-    if any(one.outcome == "incomplete" for one in found.rotations):
+        wiring.out().print(_table(rotations), *more)
+    complete = all(one.outcome != "incomplete" for one in rotations)
+    if not complete:
         wiring.talk().print(_INCOMPLETE)
-    if not found.passed:
-        raise typer.Exit(_NOT_PASSED)
+    return complete
 
 
 def _table(found: list[Rotation]) -> Group:

@@ -53,7 +53,7 @@ def verify(
     if as_json:
         typer.echo(msgspec.json.encode(report))
     else:
-        show(report, wiring.out())
+        _show(report, wiring.out())
     if not report.verified:
         raise typer.Exit(_NOT_VERIFIED)
 
@@ -78,7 +78,7 @@ def account(layers: Layers, stop: threading.Event, *, wait_s: float, limit: int 
         )
 
 
-def show(report: Report, out: Console) -> None:
+def _show(report: Report, out: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 

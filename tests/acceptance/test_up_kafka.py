@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 
 from bdlab.errors import BinaryMissing
 from bdlab.stack import java
-from tests.fix_up import Up, get, no_secret_is_shown, post, shell, wait_until_stored
+from tests.fix_up import Up, get, no_secret_is_shown, outlive, post, shell, wait_until_stored
 
 pytestmark = pytest.mark.kafka
 
@@ -134,7 +134,7 @@ def test_certificates_are_renewed_and_the_broker_goes_on(tmp_path: Path, start_u
             time.sleep(0.1)
         assert second in (ca_file.parent / "server.pem").read_text()
     # The first one's time is over, and everything still works, without a restart.
-    time.sleep(max(0.0, record["ends_at"] - time.time()) + 1)
+    outlive([record["ends_at"]])
     status, answer = post(up.endpoint, {"text": "Good."})
     assert status == 200
     wait_until_stored(up.endpoint, answer["id"])

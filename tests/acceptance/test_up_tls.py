@@ -21,7 +21,8 @@ import pytest
 from bdlab.health.tls import shown_certificate
 from bdlab.stack import DataFolder
 from bdlab.stack.passing_authority import passing_certificates
-from tests.fix_up import Up, no_secret_is_shown, shell
+from bdlab.stack.tls import SERVERS, TlsFolder
+from tests.fix_up import Up, no_secret_is_shown, outlive, shell
 
 #: Short, and long enough for a slow machine to renew in its last third.
 TTL_S = 30
@@ -120,7 +121,7 @@ def test_verified_renewed_and_nothing_else(tmp_path: Path, start_up: Callable[..
         until(lambda: shown(up, "http").der != first["http"].der)
         second = {name: shown(up, name) for name in first}
         # The first ones are over.
-        time.sleep(max(0.0, max(each.ends_at for each in first.values()) - time.time()) + 1)
+        outlive(each.ends_at for each in first.values())
     failed = [each for each in results if not isinstance(each, str)]
     assert (failed, len(results) > 20) == ([], True)
     assert all(first[name].der != second[name].der for name in first)
@@ -147,7 +148,8 @@ def test_a_second_run_after_all_certificates_ran_out(tmp_path: Path, start_up: C
     prediction = predict(up, up.folder.tls / "ca.pem")
     up.process.kill()
     up.process.wait()
-    time.sleep(21)
+    tls = TlsFolder(up.folder.tls)
+    outlive(tls.files(name).ends_at for name in SERVERS)
     # The folder keeps to TLS by itself, and refuses the other way.
     refused = shell(f"bdlab up --no-tls --data-dir {shlex.quote(str(data_dir))}")
     assert refused.returncode == 1

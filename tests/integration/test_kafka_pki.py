@@ -50,7 +50,7 @@ def test_a_second_run_changes_nothing_and_hosts_are_added(client: VaultClient) -
     assert pki.prepare_authority(client, hosts=["kafka-8"]) == ["certificate role broker"]
     assert pki.prepare_authority(client) == []
     pki.issue_broker(client, hosts=["kafka-7", "kafka-8"])
-    assert len(client.request("list", f"{pki.MOUNT}/issuers")["data"]["keys"]) == 1
+    assert len(client.request("list", f"{pki.KAFKA.mount}/issuers")["data"]["keys"]) == 1
 
 
 def test_a_brokers_certificate_names_its_hosts_and_fits_its_key(client: VaultClient, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_an_administrators_certificate_is_short_lived_and_names_no_host(
 )
 def test_no_role_gives_out_the_other_ones_name(client: VaultClient, role: str, name: str) -> None:
     with pytest.raises(VaultError, match="not allowed by this role"):
-        client.write(f"{pki.MOUNT}/issue/{role}", {"common_name": name})
+        client.write(f"{pki.KAFKA.mount}/issue/{role}", {"common_name": name})
 
 
 def expires_within(found: dict[str, Any], limit: timedelta) -> bool:

@@ -80,7 +80,7 @@ class Backup:
                 _copy_keys(folder, new.keys)
                 yield new
                 new.path.rename(self.path)
-            except BaseException:
+            except BaseException:  # an interrupt, too: half a backup would look like one
                 shutil.rmtree(new.path, ignore_errors=True)
                 raise
         except OSError as error:
@@ -137,7 +137,7 @@ def new_folder(path: Path) -> Iterator[DataFolder]:
     with folder:
         try:
             yield folder
-        except BaseException:
+        except BaseException:  # an interrupt, too: `bdlab up` would take half a folder for a whole one
             for entry in folder.path.iterdir():
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)

@@ -7,15 +7,13 @@ import http.client
 import json
 import os
 import secrets
-import signal
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bdlab.errors import ServerNotStarted
 from bdlab.stack import binaries
-from bdlab.stack.server import Server
-from bdlab.stack.tls import TlsFolder, connect
+from bdlab.stack.tls import TlsServer, connect
 
 _KEY_BYTES = 32
 _AUDIT_LIMIT_BYTES = 32 << 20
@@ -47,7 +45,7 @@ ui           = false
 """
 
 
-class OpenBao(Server):
+class OpenBao(TlsServer):
     """The secrets server. After its first initialisation it unseals itself at each start.
 
     `start` returns once it answers: initialised and active, or waiting to be initialised. With `tls` it
@@ -55,10 +53,6 @@ class OpenBao(Server):
     """
 
     name = "openbao"
-
-    def __init__(self, data_dir: Path, *, port: int | None = None, tls: TlsFolder | None = None) -> None:
-        super().__init__(data_dir, port=port)
-        self.tls = tls
 
     @property
     def address(self) -> str:
@@ -72,11 +66,6 @@ class OpenBao(Server):
     @property
     def _scheme(self) -> str:
         return "https" if self.tls else "http"
-
-    def reload(self) -> None:
-        """Have it read its certificate again; open connections go on."""
-        if self.running and self.pid:
-            os.kill(self.pid, signal.SIGHUP)
 
     @property
     def seal_key(self) -> Path:

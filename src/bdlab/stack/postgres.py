@@ -16,16 +16,16 @@ from bdlab.settings import PostgresSettings, Secret
 from bdlab.stack import binaries, unprivileged
 from bdlab.stack.ports import is_free
 from bdlab.stack.process import start_mark
-from bdlab.stack.server import Server, base_environment
-from bdlab.stack.tls import TlsFolder
+from bdlab.stack.server import base_environment
+from bdlab.stack.tls import TlsServer
 
 _INITDB_TIMEOUT_S = 120.0
-#: What a socket's address may take, less the name of the socket in its folder.
 _TLS_ONLY = "hostssl all all 127.0.0.1/32 scram-sha-256\n"
+#: What a socket's address may take, less the name of the socket in its folder.
 _SOCKET_DIR_LIMIT = 107 - len("/.s.PGSQL.65535")
 
 
-class Postgres(Server):
+class Postgres(TlsServer):
     """The database server. Its administrator's password is made at the first start and kept in a 0600 file
     until `forget_admin_password`: only the set-up of Vault needs it.
 
@@ -38,15 +38,6 @@ class Postgres(Server):
     admin_user = "postgres"
 
     _on_tcp = True
-
-    def __init__(self, data_dir: Path, *, port: int | None = None, tls: TlsFolder | None = None) -> None:
-        super().__init__(data_dir, port=port)
-        self.tls = tls
-
-    def reload(self) -> None:
-        """Have it read its certificate again; open connections go on."""
-        if self.running and self.pid:
-            os.kill(self.pid, signal.SIGHUP)
 
     @property
     def server(self) -> PostgresSettings:

@@ -7,12 +7,15 @@ passing authority, which is made here, signs them and is forgotten: its key is n
 from __future__ import annotations
 
 import http.client
+import os
+import signal
 import ssl
 import time
 from pathlib import Path
 
 from bdlab.certificates import CertificateFiles
 from bdlab.errors import BinaryMissing
+from bdlab.stack.server import Server
 
 SERVERS = ("vault", "postgres", "api")
 #: They last for a set-up, however slow the machine, and not for a day's work.
@@ -70,6 +73,19 @@ class TlsFolder:
         new = self.path / ".ca.pem.new"
         new.write_text(f"{before}\n{added}".strip() + "\n", "ascii")
         new.replace(self.ca_file)
+
+
+class TlsServer(Server):
+    """A server that speaks nothing but TLS where it has `tls`, and reads its certificate again on SIGHUP."""
+
+    def __init__(self, data_dir: Path, *, port: int | None = None, tls: TlsFolder | None = None) -> None:
+        super().__init__(data_dir, port=port)
+        self.tls = tls
+
+    def reload(self) -> None:
+        """Have it read its certificate again; open connections go on."""
+        if self.running and self.pid:
+            os.kill(self.pid, signal.SIGHUP)
 
 
 def connect(host: str, port: int, *, tls: TlsFolder | None, timeout_s: float) -> http.client.HTTPConnection:

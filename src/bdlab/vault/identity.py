@@ -22,7 +22,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -98,6 +98,18 @@ class Identity:
             return msgspec.json.decode(text, type=Delivery) if text else None
         except msgspec.DecodeError:
             return None
+
+    def hand_over(
+        self, client: VaultClient, *, mount: str, wrap_ttl_s: int, replaces: tuple[str, ...]
+    ) -> Delivery:
+        """Have Vault make another secret id, and put it here, wrapped. Raises VaultError."""
+        role = f"auth/{mount}/role/{self.service}"
+        role_id = str(client.read(f"{role}/role-id")["role_id"])
+        wrapped = client.request("post", f"{role}/secret-id", {}, wrap_ttl_s=wrap_ttl_s)["wrap_info"]
+        expires_at = datetime.now(UTC) + timedelta(seconds=int(wrapped["ttl"]))
+        delivery = Delivery(str(wrapped["wrapped_accessor"]), expires_at, replaces)
+        self.receive(role_id, Secret(str(wrapped["token"])), delivery)
+        return delivery
 
     @property
     def accessor(self) -> str:

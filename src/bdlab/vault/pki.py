@@ -78,8 +78,6 @@ SERVERS = Authority(
 )
 AUTHORITIES = {"kafka": KAFKA, "servers": SERVERS}
 
-MOUNT = KAFKA.mount
-
 
 def prepare_authority(
     client: VaultClient, *, hosts: Iterable[str] = (), authority: Authority = KAFKA
@@ -241,7 +239,6 @@ __all__ = [
     "BROKER_ROLE",
     "BROKER_TTL_S",
     "KAFKA",
-    "MOUNT",
     "SERVERS",
     "SERVER_ROLES",
     "SERVER_TTL_S",

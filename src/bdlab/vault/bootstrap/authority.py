@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
 
 import msgspec
 import structlog
@@ -12,7 +11,7 @@ from bdlab.errors import IdentityRefused, TokenRefused, VaultError, VaultUnavail
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import INSPECT, RECOVERY, Plan
-from bdlab.vault.bootstrap.seal import give_share, key_share
+from bdlab.vault.bootstrap.seal import answer_data, give_shares
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 
@@ -158,15 +157,7 @@ class Authority:
         path = self._root_path(client)
         client.request("delete", f"{path}/attempt")
         begun = answer_data(client.request("post", f"{path}/attempt", {}))
-        progress: dict[str, Any] = {}
-        for number in range(1, int(begun["required"]) + 1):
-            share = key_share(keys, self._plan, number)
-            if share is None:
-                raise self._no_way_in(
-                    f"a root token takes {begun['required']} key shares, and {number - 1} are there"
-                )
-            given = {"key": share.reveal(), "nonce": begun["nonce"]}
-            progress = answer_data(give_share(client, "post", f"{path}/update", given))
+        progress = give_shares(client, path, begun, keys, self._plan, too_few=self._too_few)
         encoded = str(progress.get("encoded_token") or progress.get("encoded_root_token"))
         return Secret(_decode(encoded, str(begun["otp"])))
 
@@ -183,6 +174,9 @@ class Authority:
                 return path
         raise self._no_way_in("; ".join(reasons))
 
+    def _too_few(self, required: int, there: int) -> VaultError:
+        return self._no_way_in(f"a root token takes {required} key shares, and {there} are there")
+
     def _no_way_in(self, reason: str) -> VaultError:
         return VaultError(
             f"Vault at {self._anonymous.address} is set up already, and there is no way in to change it: "
@@ -190,12 +184,6 @@ class Authority:
             hint="Give an administrator's token in BDLAB_VAULT_TOKEN or with --token-file, or name the keys "
             "file and the identity folder of the first run (--keys-file, --identity-dir).",
         )
-
-
-def answer_data(answer: dict[str, Any]) -> dict[str, Any]:
-    """OpenBao puts the answer under `data`, HashiCorp Vault at the top."""
-    data = answer.get("data")
-    return data if isinstance(data, dict) else answer
 
 
 def _decode(encoded: str, otp: str) -> str:

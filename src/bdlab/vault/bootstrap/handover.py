@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 from bdlab.errors import SecretMissing
-from bdlab.settings import Secret
 from bdlab.vault.bootstrap.plan import IDENTITIES, INSPECT, RECOVERY, Plan
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Delivery, Identity
@@ -25,16 +22,13 @@ class HandOver:
         for service in pending:
             identity = self._identity(service)
             self._destroy(writer, service, identity.delivery())
-            role_id = str(writer.read(self._role(service, "role-id"))["role_id"])
-            answer = writer.request(
-                "post", self._role(service, "secret-id"), {}, wrap_ttl_s=self._plan.wrap_ttl_s
-            )
-            wrapped = answer["wrap_info"]
-            expires_at = datetime.now(UTC) + timedelta(seconds=int(wrapped["ttl"]))
             before = identity.delivery()
-            replaces = before.replaces if before else ()
-            delivery = Delivery(str(wrapped["wrapped_accessor"]), expires_at, replaces)
-            identity.receive(role_id, Secret(str(wrapped["token"])), delivery)
+            identity.hand_over(
+                writer,
+                mount=self._plan.vault.approle_mount,
+                wrap_ttl_s=self._plan.wrap_ttl_s,
+                replaces=before.replaces if before else (),
+            )
         for service in (INSPECT, RECOVERY):
             # Their receiver is vault-init itself.
             self._identity(service).obtain(self._anonymous)

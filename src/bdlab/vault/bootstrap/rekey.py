@@ -9,10 +9,9 @@ import msgspec
 
 from bdlab.errors import VaultError, VaultUnavailable
 from bdlab.vault.bootstrap import operator
-from bdlab.vault.bootstrap.authority import answer_data
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan
-from bdlab.vault.bootstrap.seal import key_share, seal_type
+from bdlab.vault.bootstrap.seal import answer_data, give_shares, seal_type
 from bdlab.vault.client import VaultClient
 from bdlab.vault.files import write_private
 
@@ -69,17 +68,14 @@ def _give_old(client: VaultClient, path: str, old: Keys | None, plan: Plan) -> d
         "require_verification": True,
     }
     begun = answer_data(client.request("post", f"{path}/init", wanted))
-    answer: dict[str, Any] = {}
-    for number in range(1, int(begun["required"]) + 1):
-        share = key_share(old, plan, number)
-        if share is None:
-            raise VaultError(
-                f"new keys take {begun['required']} of the old key shares, and {number - 1} are there",
-                hint="Run it at a terminal, which asks for them, or name the keys file with --keys-file.",
-            )
-        update = {"key": share.reveal(), "nonce": begun["nonce"]}
-        answer = answer_data(client.request("post", f"{path}/update", update))
-    return answer
+    return give_shares(client, path, begun, old, plan, too_few=_too_few)
+
+
+def _too_few(required: int, there: int) -> VaultError:
+    return VaultError(
+        f"new keys take {required} of the old key shares, and {there} are there",
+        hint="Run it at a terminal, which asks for them, or name the keys file with --keys-file.",
+    )
 
 
 def _path(client: VaultClient, *, shamir: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from bdlab.errors import (
@@ -139,6 +140,35 @@ def give_share(client: VaultClient, method: Method, path: str, body: dict[str, A
             f"the key shares that were given are not accepted: {error.message}",
             hint="At least one of them is wrong, and Vault has forgotten them all: give them again.",
         ) from error
+
+
+def give_shares(
+    client: VaultClient,
+    path: str,
+    begun: dict[str, Any],
+    keys: Keys | None,
+    plan: Plan,
+    *,
+    too_few: Callable[[int, int], VaultError],
+) -> dict[str, Any]:
+    """Give the attempt at `path`, which was answered with `begun`, the key shares that it takes; Vault's last
+    answer. `too_few` makes the error, of how many it takes and how many are there. Raises VaultError.
+    """
+    answer: dict[str, Any] = {}
+    required = int(begun["required"])
+    for number in range(1, required + 1):
+        share = key_share(keys, plan, number)
+        if share is None:
+            raise too_few(required, number - 1)
+        given = {"key": share.reveal(), "nonce": begun["nonce"]}
+        answer = answer_data(give_share(client, "post", f"{path}/update", given))
+    return answer
+
+
+def answer_data(answer: dict[str, Any]) -> dict[str, Any]:
+    """OpenBao puts the answer under `data`, HashiCorp Vault at the top."""
+    data = answer.get("data")
+    return data if isinstance(data, dict) else answer
 
 
 def key_share(keys: Keys | None, plan: Plan, number: int) -> Secret | None:

@@ -9,13 +9,11 @@ that was killed is run again. Only these folders' own secret ids are touched: an
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 
 import msgspec
 import structlog
 
 from bdlab.errors import IdentityRefused, SecretMissing
-from bdlab.settings import Secret
 from bdlab.vault.client import VaultClient
 from bdlab.vault.clients import Client
 from bdlab.vault.identity import Delivery, Identity
@@ -123,18 +121,15 @@ class _Work:
         replaces = before.replaces if before else ()
         if before and not spent:
             replaces = (before.accessor, *replaces)
-        delivery = self._run.session.ask(lambda client: self._deliver(client, identity, replaces))
+        delivery = self._run.session.ask(
+            lambda client: identity.hand_over(
+                client,
+                mount=self._run.vault.approle_mount,
+                wrap_ttl_s=_WRAP_TTL_S,
+                replaces=replaces,
+            )
+        )
         return _Handed(identity, began, resumed=resumed, delivery=delivery)
-
-    def _deliver(self, client: VaultClient, identity: Identity, replaces: tuple[str, ...]) -> Delivery:
-        service = identity.service
-        role_id = str(client.read(self._role(service, "role-id"))["role_id"])
-        path = self._role(service, "secret-id")
-        wrapped = client.request("post", path, {}, wrap_ttl_s=_WRAP_TTL_S)["wrap_info"]
-        expires_at = datetime.now(UTC) + timedelta(seconds=int(wrapped["ttl"]))
-        delivery = Delivery(str(wrapped["wrapped_accessor"]), expires_at, replaces)
-        identity.receive(role_id, Secret(str(wrapped["token"])), delivery)
-        return delivery
 
     def users_of_the_former(self, one: _Handed) -> list[Client]:
         return [
