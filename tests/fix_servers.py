@@ -26,14 +26,20 @@ class Startable(Protocol):
 T = TypeVar("T", bound=Startable)
 
 
-def start_or_skip(server: T) -> T:
-    """Start it. A server that is not installed skips the test on a laptop and fails it in CI."""
+@contextlib.contextmanager
+def installed_or_skip() -> Iterator[None]:
+    """What is not installed skips the test on a laptop and fails it in CI."""
     try:
-        server.start()
+        yield
     except BinaryMissing as missing:
         if os.environ.get("CI"):
             raise
         pytest.skip(f"{missing.message} ({missing.hint})")
+
+
+def start_or_skip(server: T) -> T:
+    with installed_or_skip():
+        server.start()
     return server
 
 

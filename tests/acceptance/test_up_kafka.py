@@ -16,8 +16,8 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from bdlab.errors import BinaryMissing
 from bdlab.stack import java
+from tests.fix_servers import installed_or_skip
 from tests.fix_up import Up, get, no_secret_is_shown, outlive, post, shell, wait_until_stored
 
 pytestmark = pytest.mark.kafka
@@ -29,13 +29,9 @@ CERTIFICATE_TTL_S = 120
 
 @pytest.fixture(autouse=True)
 def _installed() -> None:
-    try:
+    with installed_or_skip():
         java.kafka()
         java.java()
-    except BinaryMissing as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(missing.message)
 
 
 def port_of(up: Up, name: str) -> int:

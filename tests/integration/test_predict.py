@@ -212,7 +212,9 @@ def test_a_broker_that_dies_half_way_and_the_same_run_again(pipeline: Pipeline, 
     assert f"{len(acknowledged)} of {count} reviews acknowledged" in said
     unsent = count - len(rows)
     assert f"not sent: {unsent} reviews, all after line {rows[-1]['line']}" in said
-    named = re.search(r"not acknowledged \(the broker may have them\): lines? ([\d, -]+)$", said, re.MULTILINE)
+    named = re.search(
+        r"not acknowledged \(the broker may have them\): lines? ([\d, -]+)$", said, re.MULTILINE
+    )
     assert named
     spans = [span.split("-") for span in named[1].split(", ")]
     assert lost == [line for span in spans for line in range(int(span[0]), int(span[-1]) + 1)]
