@@ -30,7 +30,7 @@ def broker_certificate(
         ),
     ],
     ttl: Annotated[
-        int,
+        int | None,
         typer.Option(
             envvar="BDLAB_BROKER_TTL",
             min=_SHORTEST_S,
@@ -38,7 +38,7 @@ def broker_certificate(
             show_default="a year",
             help="For how long a new certificate is good.",
         ),
-    ] = 365 * 86400,
+    ] = None,
     admin_servers: AdminServers = "",
     startup_timeout: StartupTimeout = None,
 ) -> None:
@@ -50,17 +50,18 @@ def broker_certificate(
     from bdlab_cli import wiring
 
     layers = wiring.layers({"startup_timeout_s": startup_timeout})
-    from bdlab.certificates import GROUP_READS, CertificateFiles
+    from bdlab.certificates import BROKER_TTL_S, GROUP_READS, CertificateFiles
     from bdlab.vault import pki
 
+    ttl_s = ttl or BROKER_TTL_S
     files = CertificateFiles(folder, mode=GROUP_READS)
     with wiring.vault_session(layers, service="migrate", kafka=bool(admin_servers)) as session:
         if files.good_for(host, authority=session.ask(pki.authority_pem)):
             typer.echo("broker certificate: unchanged")
         else:
-            issued = session.ask(lambda client: pki.issue_broker(client, hosts=host, ttl_s=ttl))
-            files.write(issued, host, ttl_s=ttl)
-            typer.echo(f"broker certificate: issued for {', '.join(host)}, good for {ttl} s")
+            issued = session.ask(lambda client: pki.issue_broker(client, hosts=host, ttl_s=ttl_s))
+            files.write(issued, host, ttl_s=ttl_s)
+            typer.echo(f"broker certificate: issued for {', '.join(host)}, good for {ttl_s} s")
         if admin_servers:
             from bdlab.kafka.reload import reload_certificates
             from bdlab_cli.broker_users import administrator

@@ -62,7 +62,7 @@ def up(
         ),
     ] = None,
     certificate_ttl: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--certificate-ttl",
             envvar="BDLAB_CERT_TTL",
@@ -71,7 +71,7 @@ def up(
             show_default="30 days",
             help="How long certificates are good for; they are renewed when two thirds of that are over.",
         ),
-    ] = 30 * 86400,
+    ] = None,
 ) -> None:
     """Run the whole pipeline on this machine, in the foreground; Ctrl-C stops it.
 
@@ -80,6 +80,7 @@ def up(
     """
     import shlex
 
+    from bdlab.certificates import SERVER_TTL_S
     from bdlab.stack import LocalStack
     from bdlab_cli import wiring
 
@@ -93,7 +94,7 @@ def up(
         broker=broker.value,
         consumers=consumers,
         tls=tls,
-        certificate_ttl_s=certificate_ttl,
+        certificate_ttl_s=certificate_ttl or SERVER_TTL_S,
     )
     with wiring.stop_on_signal() as stop:
         endpoints = stack.open(stop)

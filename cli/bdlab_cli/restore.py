@@ -119,14 +119,10 @@ def _move_database(plan: Plan, server: PostgresSettings) -> None:
     from bdlab.vault.bootstrap import operator
 
     mount, path = plan.vault.kv_mount, "database/credentials"
-    client = operator.make_token(plan, ttl=timedelta(minutes=5))
-    try:
+    with operator.task(plan, ttl=timedelta(minutes=5)) as client:
         values, version = client.read_kv(mount, path)
         moved = values | {"host": server.host, "port": str(server.port), "sslmode": server.sslmode}
         if moved != values:
             client.write_kv(mount, path, moved, cas=version)
         # Users of the old server: they do not exist here.
         client.write(f"sys/leases/revoke-prefix/{plan.vault.database_mount}/creds")
-    finally:
-        client.revoke_self()
-        client.close()

@@ -38,7 +38,7 @@ def server_certificate(
         ),
     ] = None,
     ttl: Annotated[
-        int,
+        int | None,
         typer.Option(
             envvar="BDLAB_SERVER_TTL",
             min=5,
@@ -46,7 +46,7 @@ def server_certificate(
             show_default="30 days",
             help="For how long a new certificate is good.",
         ),
-    ] = 30 * 86400,
+    ] = None,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Get certificates for Vault's listener, PostgreSQL or the API from Vault's own authority.
@@ -58,10 +58,11 @@ def server_certificate(
     from bdlab_cli import wiring
 
     layers = wiring.layers({"startup_timeout_s": startup_timeout})
-    from bdlab.certificates import CertificateFiles
+    from bdlab.certificates import SERVER_TTL_S, CertificateFiles
     from bdlab.vault import pki
 
     hosts = host or ["localhost"]
+    ttl_s = ttl or SERVER_TTL_S
     with wiring.vault_session(layers, service="migrate", kafka=False) as session:
         authority = session.ask(lambda client: pki.authority_pem(client, pki.SERVERS))
         for name in dict.fromkeys(each.value for each in server):
@@ -70,8 +71,8 @@ def server_certificate(
                 typer.echo(f"certificate of {name}: unchanged")
                 continue
             issued = session.ask(
-                lambda client, name=name: pki.issue_server(client, name, hosts=hosts, ttl_s=ttl)  # type: ignore[misc]
+                lambda client, name=name: pki.issue_server(client, name, hosts=hosts, ttl_s=ttl_s)  # type: ignore[misc]
             )
             files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            files.write(issued, hosts, ttl_s=ttl)
-            typer.echo(f"certificate of {name}: issued for {', '.join(hosts)}, good for {ttl} s")
+            files.write(issued, hosts, ttl_s=ttl_s)
+            typer.echo(f"certificate of {name}: issued for {', '.join(hosts)}, good for {ttl_s} s")

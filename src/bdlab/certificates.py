@@ -17,6 +17,10 @@ import msgspec
 from bdlab.credentials import Issued
 from bdlab.errors import InvalidInput
 
+#: How long a certificate is good for where nobody says otherwise.
+BROKER_TTL_S = 365 * 86400
+SERVER_TTL_S = 30 * 86400
+
 OWNER_ONLY = 0o600
 #: For a server that runs as another user, and reads them through the folder's group.
 GROUP_READS = 0o640

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from bdlab import settings
-from bdlab.certificates import GROUP_READS, CertificateFiles
+from bdlab.certificates import BROKER_TTL_S, GROUP_READS, CertificateFiles
 from bdlab.credentials import Certificate
 from bdlab.errors import InvalidInput, PolicyDenied
 from bdlab.settings import KafkaSettings
@@ -48,7 +48,7 @@ def test_vault_init_makes_the_authority_and_migrate_uses_it(
         assert not files.good_for(HOSTS, authority=authority)
         issued = migrate.ask(lambda client: pki.issue_broker(client, hosts=HOSTS))
         admin = migrate.ask(pki.issue_admin)
-    files.write(issued, HOSTS, ttl_s=pki.BROKER_TTL_S)
+    files.write(issued, HOSTS, ttl_s=BROKER_TTL_S)
 
     assert admin.ca_pem.strip() == issued.ca_pem.strip() == authority.strip()
     assert files.good_for(HOSTS, authority=authority)

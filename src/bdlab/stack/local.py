@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from bdlab.certificates import CertificateFiles
+from bdlab.certificates import SERVER_TTL_S, CertificateFiles
 from bdlab.errors import StackError
 from bdlab.stack.brokers import BrokerKind, make_broker
 from bdlab.stack.certificates import CertificateKeeper, broker_order, servers_order
@@ -33,7 +33,6 @@ _DRAIN_S = 10
 _SESSION_TIMEOUT_S = 6.0
 _TRIM_EVERY_S = 30.0
 _RENEW_EVERY_S = 1.0
-CERTIFICATE_TTL_S = 30 * 86400
 
 
 class LocalStack:
@@ -55,7 +54,7 @@ class LocalStack:
         broker: BrokerKind = "tansu",
         consumers: int = 1,
         tls: bool | None = None,
-        certificate_ttl_s: int = CERTIFICATE_TTL_S,
+        certificate_ttl_s: int = SERVER_TTL_S,
     ) -> None:
         self.folder = DataFolder(data_dir)
         self._command = tuple(command)

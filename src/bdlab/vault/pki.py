@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from bdlab.certificates import BROKER_TTL_S, SERVER_TTL_S
 from bdlab.credentials import ADMIN_NAME, BROKER_NAME, SUPER_USERS, Certificate, Issued
 from bdlab.errors import SecretMissing, VaultError
 from bdlab.settings import Secret
@@ -21,9 +22,7 @@ from bdlab.vault.client import VaultClient
 BROKER_ROLE, ADMIN_ROLE = "broker", "admin"
 
 _AUTHORITY_TTL_S = 10 * 365 * 86400
-BROKER_TTL_S = 365 * 86400
 ADMIN_TTL_S = 3600
-SERVER_TTL_S = 30 * 86400
 _LOCAL = ("localhost",)
 _LOCAL_ADDRESSES = ("127.0.0.1",)
 
@@ -237,11 +236,9 @@ __all__ = [
     "AUTHORITIES",
     "BROKER_NAME",
     "BROKER_ROLE",
-    "BROKER_TTL_S",
     "KAFKA",
     "SERVERS",
     "SERVER_ROLES",
-    "SERVER_TTL_S",
     "SUPER_USERS",
     "Authority",
     "Issued",

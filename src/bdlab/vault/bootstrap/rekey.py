@@ -36,8 +36,7 @@ def rekey(plan: Plan) -> Keys:
             f"to {file.path}; where it fails, delete it.",
         )
     old = file.read()
-    client = operator.make_token(plan, ttl=_TTL)
-    try:
+    with operator.task(plan, ttl=_TTL) as client:
         shamir = seal_type(client) == "shamir"
         path = _path(client, shamir=shamir)
         answer = _give_old(client, path, old, plan)
@@ -56,9 +55,6 @@ def rekey(plan: Plan) -> Keys:
             client.request("post", f"{path}/verify", {"key": share, "nonce": answer["verification_nonce"]})
         file.promote()
         return new
-    finally:
-        client.revoke_self()
-        client.close()
 
 
 def _give_old(client: VaultClient, path: str, old: Keys | None, plan: Plan) -> dict[str, Any]:
