@@ -16,10 +16,17 @@ Answer = Callable[[int], int]
 """The status for the request with this number; it may take its time."""
 
 
+class Server(ThreadingHTTPServer):
+    """After a standstill the load comes with all of its connections at once; by default 5 may wait."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+
 @pytest.fixture
 def serving() -> Iterator[Callable[[Answer], str]]:
     """Serves POST /api/predict, and gives the URL of what it serves."""
-    servers: list[ThreadingHTTPServer] = []
+    servers: list[Server] = []
 
     def serve(answer: Answer) -> str:
         lock = threading.Lock()
@@ -44,8 +51,7 @@ def serving() -> Iterator[Callable[[Answer], str]]:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its base names it so
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
+        server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_address[1]}/api"
