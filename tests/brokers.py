@@ -39,7 +39,7 @@ class WholeCluster(KafkaCluster):
     """Three brokers that have found each other: as a person waits for after a restart, before going on."""
 
     def start(self, timeout_s: float = 120.0, stop: threading.Event | None = None) -> None:
-        """Start it, and wait until each broker lists all three, and each partition takes events."""
+        """Start it, and wait until each broker lists all three, with every copy in sync."""
         super().start(timeout_s, stop)
         deadline = time.monotonic() + timeout_s
         for address in self.bootstrap_servers.split(","):
@@ -48,10 +48,7 @@ class WholeCluster(KafkaCluster):
                 time.sleep(0.1)
 
     def _missing(self, seen: Any) -> str:
-        """What a broker's listing lacks, in words; empty where it lacks nothing.
-
-        Two copies in sync are enough for an acknowledgement; the third was seen to need two minutes and more.
-        """
+        """What a broker's listing lacks, in words; empty where it lacks nothing."""
         nodes = set(self.brokers)
         if away := nodes - set(seen.brokers):
             return f"brokers {away} are not listed"
@@ -59,7 +56,7 @@ class WholeCluster(KafkaCluster):
             f"{name} {place.id} has leader {place.leader}, in sync {place.isrs}"
             for name, topic in seen.topics.items()
             for place in topic.partitions.values()
-            if place.leader not in nodes or len(place.isrs) < 2
+            if place.leader not in nodes or set(place.isrs) != set(place.replicas)
         )
 
 
