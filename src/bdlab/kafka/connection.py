@@ -33,6 +33,7 @@ TIMED_OUT = KafkaError._TIMED_OUT  # noqa: SLF001
 #: The list of brokers came without the one that was asked, as it does for a moment where a cluster starts or
 #: a broker is slow to report itself: librdkafka lets go of it, and of what it was asked.
 BROKER_GONE = KafkaError._DESTROY_BROKER  # noqa: SLF001
+FATAL = KafkaError._FATAL  # noqa: SLF001
 PURGE_QUEUE = KafkaError._PURGE_QUEUE  # noqa: SLF001
 PURGE_INFLIGHT = KafkaError._PURGE_INFLIGHT  # noqa: SLF001
 PARTITION_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001

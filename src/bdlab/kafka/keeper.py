@@ -139,14 +139,14 @@ class Keeper:
     def close_finished(self) -> None:
         """Here and not on the polling thread, which must not wait for librdkafka's threads to end."""
         while self.finished:
-            self.finished.popleft().client.close()
+            self.finished.popleft().close()
 
     def close(self) -> None:
         """Let go of every client; nothing else may use them any more."""
         self._credentials.using(self._client_id, None)
         for link in (self.active, self._candidate, *self.retired, *self.finished):
             if link is not None:
-                link.client.close()
+                link.close()
 
     def _failed(self, error: BrokerError) -> None:
         error = self._believed(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as Client
 
@@ -13,6 +14,7 @@ from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotAckno
 from bdlab.events import Headers, Position
 from bdlab.kafka.connection import (
     ALL_BROKERS_DOWN,
+    FATAL,
     MAX_MESSAGE_BYTES,
     PURGE_INFLIGHT,
     PURGE_QUEUE,
@@ -22,6 +24,8 @@ from bdlab.kafka.connection import (
     cluster_of,
     same_error,
 )
+
+log = structlog.get_logger()
 
 Done = Callable[[Position | BrokerError], None]
 
@@ -117,7 +121,7 @@ class Link:
     def verify(self, timeout_s: float) -> None:
         """Ask the broker which log it has; sets `verified`, or `replaced` where it is another one.
 
-        Raises BrokerError where there is no answer.
+        Raises BrokerError where there is no answer, or the client has failed for good.
         """
         servers = self.login.server.bootstrap_servers
         new = not self.cluster_id
@@ -134,6 +138,9 @@ class Link:
         if new:
             self.poll(0)
             losses = self._losses
+        if self.fatal:
+            # A user who may not write gets through to the broker, and is refused a moment later.
+            raise self.refused or BrokerUnavailable(f"the client failed: {self.last_problem}")
         self.refused = None
         self.last_problem = ""
         if not new and cluster_id != self.cluster_id:
@@ -148,8 +155,11 @@ class Link:
             self.verify(timeout_s)
         return self.verified
 
-    def send(self, delivery: Delivery, key: bytes | None, value: bytes | None, headers: Headers) -> None:
-        """Queue it. Raises BrokerUnavailable where the queue is full, EventTooLarge, BrokerError."""
+    def send(self, delivery: Delivery, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
+        """Queue it; False where the client has failed for good, and the next poll will tell why.
+
+        Raises BrokerUnavailable where the queue is full, EventTooLarge, BrokerError.
+        """
 
         def report(error: KafkaError | None, message: Message) -> None:
             self._report(delivery, error, message)
@@ -161,8 +171,11 @@ class Link:
                 f"too many events wait for the broker ({len(self.client)})", hint="Retry a little later."
             ) from error
         except KafkaException as error:
+            if error.args[0].code() == FATAL:
+                return False
             raise broker_error(error, f"publishing to topic {self.topic!r}") from error
         delivery.sent = True
+        return True
 
     def _report(self, delivery: Delivery, error: KafkaError | None, message: Message) -> None:
         if delivery.settled:
@@ -218,3 +231,11 @@ class Link:
     @property
     def idle(self) -> bool:
         return not len(self.client) and not self._held
+
+    def close(self) -> None:
+        """End the client; nothing else may use it any more."""
+        try:
+            self.client.close()
+        except KafkaException as error:
+            # A fatal error that came when nobody polled any more.
+            log.debug("Kafka client closed", problem=str(error))

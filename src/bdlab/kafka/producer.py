@@ -88,9 +88,7 @@ class Producer:
             if not self._opened or self._closing:
                 raise BrokerUnavailable("the producer is not open")
             link = self._keeper.active
-            if link is not None and link.verified:
-                link.send(delivery, key, value, head)
-            else:
+            if link is None or not link.verified or not link.send(delivery, key, value, head):
                 self._queue(_Waiting(delivery, key, value, head))
             self._outstanding.append(delivery)
 
@@ -158,20 +156,20 @@ class Producer:
         with self._lock:
             link = self._keeper.active
             while self._waiting:
-                if link is not None and link.verified:
-                    event = self._waiting.popleft()
-                    if event.delivery.settled:
-                        continue
+                event = self._waiting[0]
+                if event.delivery.settled:
+                    pass
+                elif link is not None and link.verified:
                     try:
-                        link.send(event.delivery, event.key, event.value, event.headers)
+                        if not link.send(event.delivery, event.key, event.value, event.headers):
+                            break
                     except BrokerError as error:
                         failed.append((event.delivery, error))
                 elif isinstance(problem, BrokerRefused | TopicMissing):
-                    failed.append((self._waiting.popleft().delivery, same_error(problem)))
-                elif self._waiting[0].delivery.settled:
-                    self._waiting.popleft()
+                    failed.append((event.delivery, same_error(problem)))
                 else:
                     break
+                self._waiting.popleft()
         for delivery, failure in failed:
             delivery.settle(failure)
 
