@@ -10,6 +10,7 @@ from confluent_kafka import Consumer as Client
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
+from bdlab.kafka.answers import seconds_left
 from bdlab.kafka.connection import (
     BROKER_GONE,
     PARTITION_EOF,
@@ -96,7 +97,7 @@ def _offsets(
     """One question for all partitions, put again while the topic is new or its leaders are moving."""
     deadline = time.monotonic() + timeout_s
     while True:
-        left = max(0.1, deadline - time.monotonic())
+        left = seconds_left(deadline)
         places = [TopicPartition(topic, partition, timestamp) for partition in partitions]
         try:
             answer = client.offsets_for_times(places, timeout=left)

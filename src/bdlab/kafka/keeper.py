@@ -11,7 +11,6 @@ import structlog
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerUnavailable, TopicMissing, VaultError
-from bdlab.kafka.connection import same_error
 from bdlab.kafka.link import Link
 
 log = structlog.get_logger()
@@ -132,7 +131,7 @@ class Keeper:
         """
         lived_s = time.monotonic() - active.born
         if lived_s < self._rest_s:
-            raise same_error(active.refused or BrokerUnavailable(f"the client failed: {active.last_problem}"))
+            raise active.fatal_error()
         again = active.refused is not None and lived_s < 2 * _LONGEST_REST_S
         self._rest_s = min(_LONGEST_REST_S, 2 * self._rest_s) if again else _FIRST_REST_S
 

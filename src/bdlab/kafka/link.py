@@ -140,7 +140,7 @@ class Link:
             losses = self._losses
         if self.fatal:
             # A user who may not write gets through to the broker, and is refused a moment later.
-            raise self.refused or BrokerUnavailable(f"the client failed: {self.last_problem}")
+            raise self.fatal_error()
         self.refused = None
         self.last_problem = ""
         if not new and cluster_id != self.cluster_id:
@@ -148,6 +148,10 @@ class Link:
             return
         self.cluster_id = cluster_id
         self.verified = losses == self._losses
+
+    def fatal_error(self) -> BrokerError:
+        """Why the client has failed for good."""
+        return same_error(self.refused or BrokerUnavailable(f"the client failed: {self.last_problem}"))
 
     def works(self, timeout_s: float) -> bool:
         """Whether events can be handed over; asks the broker where that is in doubt. Raises BrokerError."""
