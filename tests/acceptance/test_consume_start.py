@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bdlab.stack.ports import choose_free
-
 
 @contextmanager
 def consumer(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
@@ -21,7 +19,7 @@ def consumer(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
         [sys.executable, "-m", "bdlab_cli", "consume", *options],
         env=kept
         | {
-            "VAULT_ADDR": f"http://127.0.0.1:{choose_free()}",
+            "VAULT_ADDR": "http://127.0.0.1:1",
             "BDLAB_VAULT_IDENTITY_DIR": str(folder / "identity"),
         },
         stdout=subprocess.PIPE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -45,15 +44,12 @@ class Person:
 
     def __init__(self, home: Path, **environment: str) -> None:
         home.mkdir()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
         self.home = home
         self.folder = DataFolder(home / ".local/share/bdlab")
         self.environment = ENVIRONMENT | {
             "HOME": str(home),
             "XDG_CACHE_HOME": str(cache_dir().parent),
             "COLUMNS": "200",
-            "BDLAB_HTTP_PORT": str(port),
             **environment,
         }
         self.up: Up | None = None
@@ -184,9 +180,7 @@ def lose(person: Person) -> Callable[[], None]:
         stored = person.run("bdlab status --check postgres | grep -oE '[0-9]+ predictions'").stdout
         assert int(stored.split()[0]) > 0
         folder = person.home / "new-stack"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        up = Up(folder, **person.environment | {"BDLAB_HTTP_PORT": str(port)})
+        up = Up(folder, **person.environment)
         try:
             up.wait_for("eval")
             found = person.run(f'eval "$(bdlab env --data-dir {folder})"\nbdlab verify\nbdlab status')

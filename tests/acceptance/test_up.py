@@ -10,11 +10,11 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from bdlab.stack.ports import PortBook
 from tests.fix_up import STOP_WITHIN_S, Up, all_gone, get, no_secret_is_shown, post, shell, wait_until_stored
 
 
@@ -69,12 +69,13 @@ def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[...,
 
 @pytest.mark.long
 def test_everything_dies_once_and_the_pipeline_goes_on(tmp_path: Path, start_up: Callable[..., Up]) -> None:
-    """Meanwhile port 8000 is taken, and a stack on another folder does not mind."""
-    with ExitStack() as held:
-        with suppress(OSError):  # where somebody else holds it: just as well
-            held.enter_context(socket.create_server(("127.0.0.1", 8000)))
-        up = start_up(tmp_path / "one")
-        up.wait_for("port 8000 is in use; serving on port")
+    """And another program has taken its port meanwhile."""
+    folder = tmp_path / "one"
+    folder.mkdir(mode=0o700)
+    port = PortBook(folder / "ports.json").choose("http")
+    with socket.create_server(("127.0.0.1", port)):
+        up = start_up(folder)
+        up.wait_for(f"port {port} is in use; serving on port")
         up.wait_for("eval")
     status, answer = post(up.endpoint, {"text": "Good."})
     assert status == 200

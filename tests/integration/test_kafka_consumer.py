@@ -24,7 +24,7 @@ from bdlab.kafka.member import MAX_POLL_BYTES
 from bdlab.kafka.producer import Producer
 from bdlab.memory.credentials import StaticCredentials
 from bdlab.stack import Tansu
-from bdlab.stack.ports import choose_free
+from bdlab.stack.ports import PortBook
 from tests import raw_records
 from tests.brokers import LocalBroker, frozen
 from tests.fix_kafka import (
@@ -85,7 +85,7 @@ def test_a_new_incarnation_is_read_from_its_start(own_broker: Callable[[], Local
 
 
 def test_another_log_behind_the_same_address_is_read_under_its_own_cluster_id(tmp_path: Path) -> None:
-    port = choose_free()
+    port = PortBook(tmp_path / "ports.json").choose("tansu")
     credentials = StaticCredentials(kafka=kafka_login(f"127.0.0.1:{port}"))
     bookmarks = Bookmarks()
     with Tansu(tmp_path, port=port) as broker:

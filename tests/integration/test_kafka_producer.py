@@ -21,7 +21,7 @@ from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.memory.credentials import StaticCredentials
 from bdlab.stack import Tansu
-from bdlab.stack.ports import choose_free
+from bdlab.stack.ports import PortBook
 from tests.brokers import LocalBroker, frozen
 from tests.fix_apache import publish
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, make_topic, read_until
@@ -136,7 +136,7 @@ def test_a_new_incarnation_under_load_gets_the_new_events_and_has_all_that_it_ac
 
 
 def test_another_log_behind_the_same_address_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
-    port = choose_free()
+    port = PortBook(tmp_path / "ports.json").choose("tansu")
     credentials = StaticCredentials(kafka=kafka_login(f"127.0.0.1:{port}", delivery_timeout_s=3.0))
     with Tansu(tmp_path, port=port) as broker:
         make_topic(credentials)
@@ -322,7 +322,7 @@ def test_a_newer_login_that_does_not_work_leaves_the_older_in_place(topic: Stati
     good = topic.kafka()
     with producer, load.running():
         load.wait_for_more(50)
-        server = msgspec.structs.replace(good.server, bootstrap_servers=f"127.0.0.1:{choose_free()}")
+        server = msgspec.structs.replace(good.server, bootstrap_servers="127.0.0.1:1")
         topic.kafka_login = msgspec.structs.replace(good, server=server)
         load.wait_for_more(3000)
         assert producer.problem is None
@@ -331,7 +331,7 @@ def test_a_newer_login_that_does_not_work_leaves_the_older_in_place(topic: Stati
 
 def test_too_many_events_in_flight_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bdlab.kafka.producer.QUEUE_EVENTS", 10)
-    credentials = StaticCredentials(kafka=kafka_login(f"127.0.0.1:{choose_free()}", delivery_timeout_s=1.0))
+    credentials = StaticCredentials(kafka=kafka_login("127.0.0.1:1", delivery_timeout_s=1.0))
     acks = Acks()
     with producer_of(credentials) as producer:
         for _ in range(10):
@@ -357,6 +357,6 @@ def test_asyncio_gets_positions_and_errors(topic: StaticCredentials) -> None:
         positions = asyncio.run(publish_many(producer))
     assert len(set(positions)) == 2000
 
-    gone = StaticCredentials(kafka=kafka_login(f"127.0.0.1:{choose_free()}", delivery_timeout_s=0.5))
+    gone = StaticCredentials(kafka=kafka_login("127.0.0.1:1", delivery_timeout_s=0.5))
     with producer_of(gone) as producer, pytest.raises(BrokerUnavailable, match=r"within 0\.5 s"):
         asyncio.run(publish_one(producer))

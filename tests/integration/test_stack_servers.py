@@ -19,6 +19,7 @@ import pytest
 from bdlab.errors import ServerNotStarted
 from bdlab.settings import PostgresSettings
 from bdlab.stack import OpenBao, Postgres, Server, Tansu
+from bdlab.stack.ports import PortBook
 from bdlab.stack.process import start_mark
 from bdlab.stack.tls import connect
 from tests.brokers import LocalBroker
@@ -232,6 +233,33 @@ def test_a_port_taken_by_another_program_is_replaced(tmp_path: Path) -> None:
             assert _call(server, "GET", "/v1/sys/seal-status")[0] == 200
         with pytest.raises(ServerNotStarted, match=f"port {before} for openbao is in use"):
             OpenBao(tmp_path, port=before).start()
+
+
+def test_a_port_chosen_is_nobody_elses_before_a_server_listens_on_it(tmp_path: Path) -> None:
+    """Services and JVMs bind their ports seconds after those were chosen."""
+    script = (
+        "import sys; from pathlib import Path; from bdlab.stack.ports import PortBook\n"
+        "book = PortBook(Path(sys.argv[1]))\n"
+        "print(book.choose('http', preferred=28_000), flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path / "theirs.json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout
+        theirs = int(other.stdout.readline())
+        mine = PortBook(tmp_path / "mine.json")
+        assert mine.choose("http", preferred=theirs) != theirs
+        with pytest.raises(ServerNotStarted, match=f"port {theirs} for http is in use"):
+            mine.choose("http", theirs)
+        other.communicate(b"\n")
+    assert mine.choose("http", theirs) == theirs
+    here_too = PortBook(tmp_path / "here_too.json")
+    assert here_too.choose("http", preferred=theirs) != theirs
+    assert PortBook(tmp_path / "mine.json").choose("http") == theirs
+    del mine
+    assert here_too.choose("http", theirs) == theirs
 
 
 def test_postgres_keeps_its_address_when_its_port_is_taken(short_path: Path) -> None:

@@ -83,6 +83,7 @@ class KafkaCluster:
     ) -> None:
         """`certificates`, by node id (1, 2, 3), make it a secured cluster."""
         self.data_dir = data_dir.absolute()
+        self._ports = PortBook(self.data_dir / "ports.json")
         self._secured = certificates is not None
         self._chosen: Layout | None = None
         self.brokers = {
@@ -172,14 +173,13 @@ class KafkaCluster:
 
     def _choose_layout(self) -> Layout:
         """Ports for all, kept with the folder, before any broker runs: each has to know the others'."""
-        ports = PortBook(self.data_dir / "ports.json")
         return Layout(
             cluster_id=self.cluster_id or new_cluster_id(),
             listeners={
                 node: Listeners(
-                    client=ports.choose(f"kafka-{node}"),
-                    controller=ports.choose(f"kafka-{node}-controller"),
-                    internal=ports.choose(f"kafka-{node}-internal") if self._secured else None,
+                    client=self._ports.choose(f"kafka-{node}"),
+                    controller=self._ports.choose(f"kafka-{node}-controller"),
+                    internal=self._ports.choose(f"kafka-{node}-internal") if self._secured else None,
                 )
                 for node in _NODES
             },

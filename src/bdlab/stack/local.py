@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from bdlab.stack.folder import DataFolder, Endpoints
 from bdlab.stack.kafka import ApacheKafka
 from bdlab.stack.losses import OpenLog, lost_events
 from bdlab.stack.openbao import OpenBao
-from bdlab.stack.ports import PortBook, hold, is_free
+from bdlab.stack.ports import PortBook
 from bdlab.stack.postgres import Postgres
 from bdlab.stack.process import start_mark
 from bdlab.stack.service import Outcome, Service, require, run_command, service_environment
@@ -57,11 +56,11 @@ class LocalStack:
         certificate_ttl_s: int = SERVER_TTL_S,
     ) -> None:
         self.folder = DataFolder(data_dir)
+        self._ports = PortBook(self.folder.path / "ports.json")
         self._command = tuple(command)
         self._report = report
         self._http_port = http_port
         self._consumers = consumers
-        self._held_ports: dict[int, socket.socket | None] = {}
         self._wants_tls = tls
         self._tls: TlsFolder | None = None
         self._certificate_ttl_s = certificate_ttl_s
@@ -104,8 +103,6 @@ class LocalStack:
             self._supervisor.stop_last()  # serve: nothing new comes in
             self._drain()
         self._supervisor.stop_all()
-        for port in tuple(self._held_ports):
-            self._let_go_of(port)
         self._services.clear()
         self._certificates.close()
         self.folder.__exit__()
@@ -156,8 +153,6 @@ class LocalStack:
             self._tls.prepare()
         http_port = self._choose_http_port()
         consumers = self._choose_consumer_ports()
-        # The services are the last to start; until then nobody else may take their ports.
-        self._held_ports = {port: hold(port) for port in (http_port, *consumers.values())}
         self._start(self._openbao, stop)
         self._start(self._postgres, stop)
         kafka = self._broker if isinstance(self._broker, ApacheKafka) else None
@@ -226,22 +221,17 @@ class LocalStack:
             self._step(order.name, lambda order=order: self._certificates.obtain(order, stop))  # type: ignore[misc]
 
     def _choose_http_port(self) -> int:
-        ports = PortBook(self.folder.path / "ports.json")
         if self._http_port is not None:
-            return ports.choose("http", self._http_port)
-        port = ports.choose("http", preferred=_HTTP_PORT)
-        if port != _HTTP_PORT and not is_free(_HTTP_PORT):
-            self._report(Event("notice", "http", f"port {_HTTP_PORT} is in use; serving on port {port}"))
+            return self._ports.choose("http", self._http_port)
+        first_choice = self._ports.kept("http") or _HTTP_PORT
+        port = self._ports.choose("http", preferred=_HTTP_PORT)
+        if port != first_choice:
+            self._report(Event("notice", "http", f"port {first_choice} is in use; serving on port {port}"))
         return port
 
     def _choose_consumer_ports(self) -> dict[str, int]:
-        ports = PortBook(self.folder.path / "ports.json")
         names = [f"consume-{number}" for number in range(1, self._consumers + 1)]
-        return {name: ports.choose(name) for name in names}
-
-    def _let_go_of(self, port: int) -> None:
-        if held := self._held_ports.pop(port, None):
-            held.close()
+        return {name: self._ports.choose(name) for name in names}
 
     def _start(self, server: Child, stop: threading.Event) -> None:
         after_restart = self._after_broker_restart if server is self._broker else None
@@ -258,7 +248,6 @@ class LocalStack:
         ready_path: str,
         tls: TlsFolder | None = None,
     ) -> None:
-        self._let_go_of(port)
         service = Service(
             name,
             [*self._command, *arguments],

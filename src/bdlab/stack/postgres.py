@@ -14,7 +14,6 @@ from pathlib import Path
 from bdlab.errors import ServerNotStarted
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.stack import binaries, unprivileged
-from bdlab.stack.ports import is_free
 from bdlab.stack.process import start_mark
 from bdlab.stack.server import base_environment
 from bdlab.stack.tls import TlsServer
@@ -94,7 +93,7 @@ class Postgres(TlsServer):
         program has taken it, the server goes on at its socket alone."""
         kept = self.ports.kept(self.name)
         self._on_tcp = True
-        if kept is None or self._wanted_port is not None or not self._data.exists() or is_free(kept):
+        if kept is None or self._wanted_port is not None or not self._data.exists() or self.ports.take(kept):
             return super()._choose_port()
         if self.socket_dir is None:
             raise ServerNotStarted(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from bdlab.stack import binaries
-from bdlab.stack.ports import answers, choose_free
+from bdlab.stack.ports import answers
 from bdlab.stack.server import Server
 
 
@@ -43,10 +43,7 @@ class Tansu(Server):
         before = self._port
         if self._wanted_port is not None:
             return super()._choose_port()
-        port = choose_free()
-        while port == before:
-            port = choose_free()
-        return port
+        return self.ports.choose_new(before)
 
     def _prepare(self, port: int) -> Sequence[str]:
         self._cluster_id = f"tansu-{secrets.token_hex(8)}"
