@@ -18,12 +18,12 @@ _FIRST, _LAST = 20_000, 32_000
 _ATTEMPTS = 200
 
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
+def _is_free(port: int) -> bool:
     """Whether a server could listen there now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind(("127.0.0.1", port))
         except OSError:
             return False
     return True
@@ -105,7 +105,7 @@ class PortBook:
                     claim = _Claim(port, self._file)
                 except OSError:
                     return False
-            if claim.owner != self._file or not is_free(port):
+            if claim.owner != self._file or not _is_free(port):
                 return False
             self._held[port] = _claims[port] = claim
             return True
