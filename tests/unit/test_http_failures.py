@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -15,7 +17,7 @@ import pytest
 from bdlab.errors import BrokerError, EventTooLarge, ModelError, NotAcknowledged
 from bdlab.events import PredictionEvent, Review, Score
 from bdlab.probes import BrokerState
-from bdlab.serving import Parts
+from bdlab.serving import Parts, make_app
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
 from tests.fix_api import MemoryApi, SilentBroker, serving
 
@@ -368,3 +370,43 @@ def test_a_stop_waits_for_what_is_in_flight(memory_api: MemoryApi) -> None:
             assert publisher.arrived.acquire(timeout=10)
             threading.Timer(0.5, publisher.release).start()
         assert waiting.result().status_code == 200
+
+
+def test_whoever_comes_at_the_last_moment_is_answered_before_the_parts_close(memory_api: MemoryApi) -> None:
+    """As one does whose TLS handshake ends when the server has seen its last connection close."""
+    stored_at_the_end: list[int] = []
+
+    async def scenario() -> None:
+        app = make_app(
+            memory_api.parts(), on_shutdown=lambda: stored_at_the_end.append(len(memory_api.records()))
+        )
+        publisher = memory_api.publisher
+        assert publisher is not None
+        publisher.hold()
+        to_app: asyncio.Queue[Any] = asyncio.Queue()
+        from_app: asyncio.Queue[Any] = asyncio.Queue()
+        scope: Any = {"type": "lifespan", "state": {}}
+        life = asyncio.ensure_future(app(scope, to_app.get, from_app.put))
+        await to_app.put({"type": "lifespan.startup"})
+        assert (await from_app.get())["type"] == "lifespan.startup.complete"
+        transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            inside = asyncio.create_task(client.post("/predict", json=REVIEW))
+            assert await asyncio.to_thread(publisher.arrived.acquire, timeout=10)
+            await to_app.put({"type": "lifespan.shutdown"})
+            for _ in range(1000):
+                late = await client.post("/predict/batch", json=[])
+                if late.status_code == 503:
+                    break
+                await asyncio.sleep(0.01)
+            assert late.json()["type"] == "urn:bdlab:problem:ending"
+            assert late.headers["retry-after"]
+            assert not stored_at_the_end
+            publisher.release()
+            assert (await inside).status_code == 200
+        assert (await from_app.get())["type"] == "lifespan.shutdown.complete"
+        await life
+
+    with memory_api.producer:
+        asyncio.run(scenario())
+    assert stored_at_the_end == [1]

@@ -13,8 +13,11 @@ from litestar.types import ASGIApp, Receive, Send
 from bdlab.serving import documentation, predictions, problems, states, stored
 from bdlab.serving.acknowledgements import Acknowledgements
 from bdlab.serving.answers import json_response
+from bdlab.serving.ending import Ending
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.ports import Parts
+
+_GRACE_S = 1.0
 
 
 def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> ASGIApp:
@@ -23,11 +26,14 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     Import this package after the environment names Prometheus' folder, where several workers share one.
     """
     metrics = Metrics(parts.scorer.name)
-    acknowledgements = Acknowledgements(delivery_timeout_s=parts.settings.kafka.delivery_timeout_s)
+    delivery_timeout_s = parts.settings.kafka.delivery_timeout_s
+    acknowledgements = Acknowledgements(delivery_timeout_s=delivery_timeout_s)
+    ending = Ending()
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         yield
+        await ending.wait(delivery_timeout_s + _GRACE_S)
         if on_shutdown is not None:
             on_shutdown()
 
@@ -40,12 +46,13 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
             openapi_json,
         ],
         openapi_config=documentation.config(),
+        before_request=ending.turn_away,
         exception_handlers=problems.HANDLERS,
         lifespan=spans,
         logging_config=None,
         debug=False,
     )
-    return _head_as_get(metrics.observe(app))
+    return _head_as_get(metrics.observe(ending.count(app)))
 
 
 def _head_as_get(app: ASGIApp) -> ASGIApp:
