@@ -43,12 +43,12 @@ def backup(
         target.write(folder, version=__version__) as new,
         wiring.stop_on_signal() as stop,
         wiring.vault_session(
-            layers, stop, service="backup", database_role="bdlab-reader", kafka=False
+            layers, stop, service="backup", database_role="bdlab-reader", kafka=False, renewed=True
         ) as session,
     ):
         new.snapshot.touch(mode=0o600, exist_ok=False)
         new.snapshot.write_bytes(session.snapshot())
-        dumps.dump(session.database(), new.dump, programs=binaries.postgres() / "bin")
+        dumps.dump(session.database(), new.dump, programs=binaries.postgres() / "bin", stop=stop)
     typer.echo(target.path)
     wiring.talk().print(
         f"Whoever has {target.path} has every secret of this stack. Keep {target.keys} apart from the rest.",

@@ -41,7 +41,9 @@ def prune(
 
     from bdlab.postgres import retention
 
-    with wiring.vault_session(layers, service="migrate", database_role="bdlab-owner", kafka=False) as session:
+    with wiring.vault_session(
+        layers, service="migrate", database_role="bdlab-owner", kafka=False, renewed=True
+    ) as session:
         found = []
         for one in retention.prune(session, before=before, dry_run=dry_run):
             found.append(one)

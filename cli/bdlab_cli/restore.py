@@ -48,6 +48,7 @@ def restore(
     Vault's comes back: for keys that are lost or known to others.
     """
     import shlex
+    import signal
 
     from bdlab.settings import VaultSettings
     from bdlab.stack import OpenBao, Postgres
@@ -60,6 +61,8 @@ def restore(
     talk = wiring.talk()
     backup = Backup(source)
     about = backup.about(rows_only=rows_only)
+    # As Ctrl-C does: what is half restored is taken away again.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with new_folder(data_dir) as folder:
         if not rows_only:
             backup.hand_out_keys(folder)

@@ -14,11 +14,25 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def vault_rekey(
     shares: Annotated[
-        int, typer.Option(envvar="BDLAB_KEY_SHARES", min=1, max=255, help="How many key shares to make")
-    ] = 1,
+        int | None,
+        typer.Option(
+            envvar="BDLAB_KEY_SHARES",
+            min=1,
+            max=255,
+            help="How many key shares to make",
+            show_default="as many as before",
+        ),
+    ] = None,
     threshold: Annotated[
-        int, typer.Option(envvar="BDLAB_KEY_THRESHOLD", min=1, max=255, help="How many of them are needed")
-    ] = 1,
+        int | None,
+        typer.Option(
+            envvar="BDLAB_KEY_THRESHOLD",
+            min=1,
+            max=255,
+            help="How many of them are needed",
+            show_default="as many as before",
+        ),
+    ] = None,
     keys_file: KeysFile = KEYS_FILE,
     identity_dir: IdentityDir = None,
     startup_timeout: StartupTimeout = None,
@@ -30,26 +44,29 @@ def vault_rekey(
     import functools
     import sys
 
+    import msgspec
+
     from bdlab.errors import InvalidInput
     from bdlab.vault.bootstrap import Plan
-    from bdlab.vault.bootstrap.rekey import rekey
+    from bdlab.vault.bootstrap.rekey import key_numbers, rekey
     from bdlab_cli import wiring
     from bdlab_cli.vault_init import ask_key
 
-    if threshold > shares:
-        raise InvalidInput(f"--threshold {threshold} is more than --shares {shares}")
     settings = wiring.layers(
         {"vault": {"identity_dir": identity_dir}, "startup_timeout_s": startup_timeout}, quiet=True
     ).settings()
     plan = Plan(
         vault=settings.vault,
         keys_file=keys_file.expanduser(),
-        shares=shares,
-        threshold=threshold,
         # The old shares are needed twice, and typed once.
         ask_key=functools.cache(ask_key) if sys.stdin.isatty() else None,
         timeout_s=settings.startup_timeout_s,
     )
+    there, needed = key_numbers(plan)
+    shares, threshold = shares or there, threshold or needed
+    if threshold > shares:
+        raise InvalidInput(f"--threshold {threshold} is more than --shares {shares}")
+    plan = msgspec.structs.replace(plan, shares=shares, threshold=threshold)
     kind = "key shares" if rekey(plan).unseal_keys else "recovery keys"
     typer.echo(f"{shares} new {kind} in {plan.keys_file}, {threshold} needed")
     wiring.talk().print(

@@ -90,15 +90,16 @@ def vault_session(
     service: str,
     database_role: str | None = None,
     kafka: bool = True,
+    renewed: bool = False,
 ) -> Iterator[VaultSession]:
-    """The open session of a short command. Raises VaultError.
+    """The open session of a short command; `renewed` for one that may take hours. Raises VaultError.
 
     Setting `stop` ends its wait for Vault; without one a signal does. Whoever sits there is told of the wait.
     """
     from bdlab.vault.session import VaultSession
 
     settings = layers.settings()
-    session = VaultSession(layers, service=service, database_role=database_role, kafka=kafka, daemon=False)
+    session = VaultSession(layers, service=service, database_role=database_role, kafka=kafka, daemon=renewed)
     with closing(session):
         with _told_of_wait(settings) as tell, nullcontext(stop) if stop else stop_on_signal() as ending:
             session.open(settings.startup_timeout_s, stop=ending, waiting=tell)

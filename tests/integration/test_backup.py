@@ -78,7 +78,7 @@ def test_a_backup_is_whole_or_not_there(backup: Backup, stack_folder: DataFolder
         (lambda backup: (backup.path / "backup.json").unlink(), "no backup that `bdlab backup` made"),
         (lambda backup: (backup.path / "backup.json").write_text("{}"), "no backup that"),
         (lambda backup: backup.dump.unlink(), "database.dump is missing"),
-        (lambda backup: backup.keys.rename(backup.path / "elsewhere"), "keys is missing"),
+        (lambda backup: backup.keys.rename(backup.path / "elsewhere"), "keys/vault-keys.json is missing"),
     ],
 )
 def test_what_is_no_backup_is_refused(backup: Backup, spoil: Callable[[Backup], object], said: str) -> None:

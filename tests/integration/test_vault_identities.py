@@ -33,6 +33,37 @@ def test_a_stolen_secret_id_is_an_alarm_and_the_next_run_destroys_it(vault_world
         pass
 
 
+@pytest.mark.parametrize("thief_first", [True, False], ids=["stolen", "lost"])
+def test_after_a_rotation_that_went_wrong_the_next_run_hands_over_another(
+    vault_world: VaultWorld, thief_first: bool
+) -> None:
+    """Its service takes none before the last delivery, however good the secret id before it is."""
+    identity = vault_world.identity("predict")
+    identity.obtain(vault_world.client())
+    with vault_world.root() as client:
+        delivery = identity.hand_over(client, mount="approle", wrap_ttl_s=60, replaces=(identity.accessor,))
+        wrapped = identity.wrapped()
+        assert wrapped
+        taken = Secret(vault_world.client().unwrap(wrapped)["secret_id"])
+        if not thief_first:  # killed between Vault's answer and the writing
+            (identity.folder / "wrapped_secret_id").rename(identity.folder / "claimed_secret_id")
+            later = (identity.folder / "secret_id").stat().st_mtime_ns + 10**9
+            os.utime(identity.folder / "claimed_secret_id", ns=(later, later))
+    with pytest.raises(IdentityRefused, match="ALARM" if thief_first else "in the middle of unwrapping"):
+        identity.obtain(vault_world.client())
+
+    assert outcomes(vault_world.init())["secret ids"] == "done"
+    with pytest.raises(IdentityRefused):
+        vault_world.client().log_in("approle", identity.role_id(), taken)
+    with vault_world.logged_in("predict"):
+        pass
+    found = identity.delivery()
+    assert found
+    assert found.accessor != delivery.accessor
+    assert found.replaces == delivery.replaces  # for `rotate` to finish
+    assert outcomes(vault_world.init()) == unchanged_but()
+
+
 def test_a_secret_id_of_another_service_put_in_place_is_an_alarm(vault_world: VaultWorld) -> None:
     identity = vault_world.identity("status")
     with vault_world.root() as client:

@@ -14,7 +14,6 @@ import pytest
 
 from bdlab.errors import VaultError
 from bdlab.stack import OpenBao
-from bdlab.vault.bootstrap import rekey as module
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.rekey import rekey
 from tests.fix_vault import ShamirOpenBao, VaultWorld
@@ -79,7 +78,7 @@ def test_cut_off_before_they_are_written_down_the_old_ones_hold(
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_private", full)
+        patch.setattr(KeysFile, "write", full)
         with pytest.raises(OSError, match="no space left"):
             rekey(world.plan(shares=2, threshold=2))
     assert bdlab(world, "vault-token", "--", "true").returncode == 0
@@ -115,7 +114,13 @@ def test_too_few_old_shares_change_nothing(new_world: Callable[..., VaultWorld])
     done = bdlab(world, "vault-rekey")
     assert done.returncode == 1
     assert "takes 2 key shares, and 1 are there" in done.stderr
+    done = bdlab(world, "vault-rekey", "--threshold", "4")
+    assert done.returncode == 2
+    assert "--threshold 4 is more than --shares 3" in done.stderr
     world.keys_file.write_text(json.dumps(keys))
+    done = bdlab(world, "vault-rekey")
+    assert "3 new recovery keys" in done.stdout
+    assert "2 needed" in done.stdout
     assert bdlab(world, "vault-token", "--", "true").returncode == 0
 
 

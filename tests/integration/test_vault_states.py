@@ -116,7 +116,7 @@ def test_an_automatic_seal_that_was_sealed_opens_at_a_restart(new_world: Callabl
         root.request("put", "sys/seal", {})
         with pytest.raises(VaultUnavailable, match="is sealed") as refused:
             world.init(world.plan(timeout_s=1))
-        assert "it opens when it is restarted" in refused.value.hint
+        assert "an automatic seal opens when it is restarted" in refused.value.hint
         world.openbao.stop()
         world.openbao.start()
         assert outcomes(world.init()) == unchanged_but()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ AWAY = VaultUnavailable("answers too many requests")
 class Script:
     """A task that ends as the script says, an entry a run: an error, or the seconds until it is due again."""
 
-    def __init__(self, entries: Sequence[BdlabError | float]) -> None:
+    def __init__(self, entries: Sequence[BdlabError | OSError | float]) -> None:
         self._entries = list(entries)
         self.over = threading.Event()
 
@@ -30,7 +31,7 @@ class Script:
             self.over.set()
             return now() + 3600
         entry = self._entries.pop(0)
-        if isinstance(entry, BdlabError):
+        if isinstance(entry, BdlabError | OSError):
             raise entry
         return now() + entry
 
@@ -80,3 +81,18 @@ def test_an_outage_that_turns_into_a_refusal_says_so() -> None:
         while len(logs) < 2:
             threading.Event().wait(0.01)
     assert told(logs) == [(BEGINS, AWAY.message), (BEGINS, "forbidden")]
+
+
+def test_a_full_disk_ends_no_keeping() -> None:
+    script = Script([OSError(errno.ENOSPC, "No space left on device", "/identity/serve/accessor")])
+    with capture_logs() as logs:
+        keeper = Keeper("test", [Task("secret id", script, due_at=now(), refused_pause_s=0.0)])
+        keeper.start()
+        try:
+            assert script.over.wait(20)
+        finally:
+            keeper.stop(5)
+    (begins, problem), ends = told(logs)
+    assert begins == BEGINS
+    assert "No space left on device: '/identity/serve/accessor'" in problem
+    assert ends == (ENDS, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 from bdlab.credentials import DatabaseLogin
@@ -12,17 +13,19 @@ from bdlab.errors import DatabaseError
 from bdlab.postgres.connection import describe
 
 _CONNECT_TIMEOUT_S = 10
+_LOOK_AGAIN_S = 0.2
 
 
-def dump(login: DatabaseLogin, file: Path, *, programs: Path) -> None:
+def dump(login: DatabaseLogin, file: Path, *, programs: Path, stop: threading.Event | None = None) -> None:
     """Write all of the database's tables, as of one moment, into `file` (0600, PostgreSQL's custom format).
 
-    `programs` is the folder of `pg_dump`, which must not be older than the server. Raises DatabaseError.
+    `programs` is the folder of `pg_dump`, which must not be older than the server. Setting `stop` ends it.
+    Raises DatabaseError.
     """
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     os.close(handle)
     options = ("--format=custom", "--lock-wait-timeout=30s", f"--file={file}")
-    _run(login, programs / "pg_dump", *options)
+    _run(login, programs / "pg_dump", *options, stop=stop)
 
 
 def restore(login: DatabaseLogin, file: Path, *, programs: Path) -> None:
@@ -34,7 +37,7 @@ def restore(login: DatabaseLogin, file: Path, *, programs: Path) -> None:
     _run(login, programs / "pg_restore", *options)
 
 
-def _run(login: DatabaseLogin, program: Path, *options: str) -> None:
+def _run(login: DatabaseLogin, program: Path, *options: str, stop: threading.Event | None = None) -> None:
     server = login.server
     with tempfile.TemporaryDirectory(prefix="bdlab-") as folder:
         passwords = Path(folder) / "pgpass"
@@ -56,18 +59,31 @@ def _run(login: DatabaseLogin, program: Path, *options: str) -> None:
         }
         try:
             # No bound: a large database takes its time, and the server has the say over a client that hangs.
-            outcome = subprocess.run(
+            with subprocess.Popen(
                 [str(program), "--no-password", *options],
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 text=True,
                 encoding="utf-8",
                 errors="replace",
-                check=False,
-            )
+            ) as child:
+                said = _end_of(child, stop)
         except OSError as error:
             raise DatabaseError(f"{program} cannot be run: {error.strerror}") from error
-    if outcome.returncode != 0:
-        said = outcome.stderr.strip() or f"exit code {outcome.returncode}"
-        raise DatabaseError(f"{program.name} failed on {describe(login)}: {said}")
+    if stop and stop.is_set():
+        raise DatabaseError(f"{program.name} was interrupted")
+    if child.returncode != 0:
+        reason = said.strip() or f"exit code {child.returncode}"
+        raise DatabaseError(f"{program.name} failed on {describe(login)}: {reason}")
+
+
+def _end_of(child: subprocess.Popen[str], stop: threading.Event | None) -> str:
+    """What it said on standard error, once it has ended; setting `stop` ends it."""
+    while True:
+        try:
+            return child.communicate(timeout=_LOOK_AGAIN_S)[1]
+        except subprocess.TimeoutExpired:
+            if stop and stop.is_set():
+                child.terminate()

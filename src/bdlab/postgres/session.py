@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 import psycopg2
@@ -16,6 +17,8 @@ from bdlab.postgres.connection import ConnectionLimits, connect, cut_after, desc
 from bdlab.postgres.faults import is_refused_login, translate
 
 _AUTHORIZATION_CLASS = "28"
+#: Between two logins that were refused from the first: each is another user at the server, for an hour.
+_NEXT_LOGIN_S = 10.0
 
 log = structlog.get_logger()
 
@@ -45,6 +48,7 @@ class Session:
         self._login: DatabaseLogin | None = None
         self._refused: DatabaseLogin | None = None
         self._denied_before = False
+        self._next_login_at = 0.0
 
     @property
     def server(self) -> str:
@@ -85,11 +89,8 @@ class Session:
         self._denied_before = False
 
     def _current(self) -> Connection:
-        if self._refused is not None:
-            wanted = self._credentials.replace_database(self._refused)
-            self._refused = None
-        else:
-            wanted = self._credentials.database()
+        refused = self._refused
+        wanted = self._credentials.database() if refused is None else self._replace(refused)
         usable = self._connection is not None and not self._connection.closed
         if usable and wanted is self._login and self._connection is not None:
             return self._connection
@@ -99,7 +100,7 @@ class Session:
             if not self._is_refused(wanted):
                 raise
             # Its lease was ended behind our back: no caller has to hear of that.
-            wanted, self._refused = self._credentials.replace_database(wanted), None
+            wanted = self._replace(wanted)
             connection = self._connect(wanted)
         before, self._connection = self._connection, connection
         if self._login is not None and wanted is not self._login:
@@ -109,6 +110,14 @@ class Session:
         self._login = wanted
         _close(before)
         return connection
+
+    def _replace(self, refused: DatabaseLogin) -> DatabaseLogin:
+        """Another login at once for one that has worked; else the same once more where the last is young."""
+        self._refused = None
+        if refused is not self._login and time.monotonic() < self._next_login_at:
+            return self._credentials.database()
+        self._next_login_at = time.monotonic() + _NEXT_LOGIN_S
+        return self._credentials.replace_database(refused)
 
     def _is_refused(self, login: DatabaseLogin) -> bool:
         return self._refused is login

@@ -56,6 +56,11 @@ class Backup:
     def keys(self) -> Path:
         return self.path / "keys"
 
+    @property
+    def keys_file(self) -> Path:
+        """Not there in a backup of a stack that had lost it."""
+        return self.keys / DataFolder(self.path).keys_file.name
+
     @contextmanager
     def write(self, folder: DataFolder, *, version: str) -> Iterator[Backup]:
         """The backup under another name, with the keys of `folder` in it; it gets its own name at the end.
@@ -99,12 +104,13 @@ class Backup:
                 f"{self.path} was made by bdlab {about.bdlab}, in a format that this version does not know",
                 hint="Restore it with that version or a newer one.",
             )
-        wanted = (self.dump,) if rows_only else (self.snapshot, self.dump, self.keys)
-        missing = [place.name for place in wanted if not place.exists()]
+        wanted = (self.dump,) if rows_only else (self.snapshot, self.dump, self.keys_file)
+        missing = [str(place.relative_to(self.path)) for place in wanted if not place.exists()]
         if missing:
             raise InvalidInput(
                 f"the backup {self.path} is not whole: {' and '.join(missing)} is missing from it",
-                hint="Where you keep the keys apart, put them back beside the rest.",
+                hint="Where you keep the keys apart, put them back beside the rest; where they are lost, "
+                "--rows-only.",
             )
         return about
 
@@ -114,9 +120,7 @@ class Backup:
         try:
             seal_key.parent.mkdir(mode=0o700)
             _write(seal_key, (self.keys / "seal.key").read_bytes())
-            keys_file = self.keys / folder.keys_file.name
-            if keys_file.exists():
-                _write(folder.keys_file, keys_file.read_bytes())
+            _write(folder.keys_file, self.keys_file.read_bytes())
             _copy_identities(self.keys / "identity", folder.identity_dir)
         except OSError as error:
             raise StackError(f"the keys of the backup {self.path} cannot be copied: {error}") from error
@@ -136,7 +140,9 @@ def new_folder(path: Path) -> Iterator[DataFolder]:
         )
     with folder:
         try:
+            folder.unfinished.touch(mode=0o600)
             yield folder
+            folder.unfinished.unlink()
         except BaseException:  # an interrupt, too: `bdlab up` would take half a folder for a whole one
             for entry in folder.path.iterdir():
                 if entry.is_dir():

@@ -60,6 +60,11 @@ class DataFolder:
         return self.path / "vault-keys.json"
 
     @property
+    def unfinished(self) -> Path:
+        """There while a restore fills the folder."""
+        return self.path / "unfinished"
+
+    @property
     def identity_dir(self) -> Path:
         return self.path / "identity"
 
@@ -134,7 +139,12 @@ class DataFolder:
             self._place_file.write_text(str(self.path), "utf-8")
 
     def check_place(self) -> None:
-        """Raise StackError for a folder that is no longer where it settled."""
+        """Raise StackError for a folder that is no longer where it settled, or was never whole."""
+        if self.unfinished.exists():
+            raise StackError(
+                f"a `bdlab restore` into {self.path} was cut off, and what is there is not whole",
+                hint=f"Remove it (rm -r {self.path}), and restore again.",
+            )
         try:
             settled = Path(self._place_file.read_text("utf-8"))
         except FileNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 from bdlab.errors import IdentityRefused
@@ -13,10 +14,11 @@ _OTHERS = 0o077
 
 def write_private(path: Path, text: str) -> None:
     """Write `text` into a 0600 file that takes the place of `path` in one step, and is on disk afterwards."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    new.unlink(missing_ok=True)
+    # 0600 from the start, and nobody else's: in containers that share the folder, process ids are the same.
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
+    new = Path(name)
     try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(handle, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -157,14 +157,14 @@ class Identity:
         return role_id, secret_id
 
     def receive(self, role_id: str, wrapping_token: Secret, delivery: Delivery) -> None:
-        """Hand over: write the folder's files, the wrapped secret id last."""
+        """Hand over: write the folder's files, last the one by which an identity `exists`."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
         with self._locked():
-            write_private(self._file("role_id"), role_id)
             write_private(self._file("delivery.json"), msgspec.json.encode(delivery).decode())
             self._file("claimed_secret_id").unlink(missing_ok=True)
             write_private(self._file("wrapped_secret_id"), wrapping_token.reveal())
+            write_private(self._file("role_id"), role_id)
 
     # -- inside ----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from bdlab.backoff import Backoff
-from bdlab.errors import BdlabError, VaultUnavailable
+from bdlab.errors import BdlabError, VaultError, VaultUnavailable
 from bdlab.vault.leases import now
 
 _FIRST_PAUSE_S = 0.2
@@ -105,6 +105,9 @@ class Keeper:
         except BdlabError as error:
             due_at = now() + task.refused_pause_s
             self._failed(task, error)
+        except OSError as error:  # a full disk, a folder taken away: what is held has to be kept all the same
+            due_at = now() + task.refused_pause_s
+            self._failed(task, VaultError(f"a file of the identity cannot be used: {error}"))
         else:
             self._succeeded(task)
         with self._condition:

@@ -175,6 +175,9 @@ class VaultSession:
 
     def refresh_kafka(self) -> KafkaLogin:
         held = self._held_kafka()
+        if held.login and self._outage:
+            # The keeper asks until Vault answers; to wait for that too would keep a broker away that is back.
+            return held.login
         with self._asking:
             self._kafka_due_at = now() + self._vault.poll_s
             return self._token.use(held.fetch)
@@ -377,11 +380,17 @@ class VaultSession:
 
     def _fail_fast(self, held: HeldDatabase) -> None:
         """While the keeper is knocking already, nobody else needs to wait for a time-out too."""
-        outage = self._keeper.outage if self._keeper else None
-        if isinstance(outage, VaultUnavailable) and not held.valid:
+        outage = self._outage
+        if outage and not held.valid:
             raise VaultUnavailable(
                 f"there is no database login: {outage.message}", hint=outage.hint
             ) from outage
+
+    @property
+    def _outage(self) -> VaultUnavailable | None:
+        """Why the keeper gets no answer from Vault just now."""
+        found = self._keeper.outage if self._keeper else None
+        return found if isinstance(found, VaultUnavailable) else None
 
     def _held_database(self) -> HeldDatabase:
         if not self._database:

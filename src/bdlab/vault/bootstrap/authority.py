@@ -72,13 +72,7 @@ class Authority:
     def close(self) -> None:
         """Give back what was made for this run."""
         for client in self._temporary:
-            try:
-                client.revoke_self()
-            except VaultError as error:
-                _log.warning(
-                    "a token of this run could not be revoked, and will run out", problem=error.message
-                )
-            client.close()
+            give_back(client)
         self._temporary.clear()
 
     def _given(self) -> VaultClient | None:
@@ -181,9 +175,19 @@ class Authority:
         return VaultError(
             f"Vault at {self._anonymous.address} is set up already, and there is no way in to change it: "
             f"{reason}",
-            hint="Give an administrator's token in BDLAB_VAULT_TOKEN or with --token-file, or name the keys "
-            "file and the identity folder of the first run (--keys-file, --identity-dir).",
+            hint="Name the keys file and the identity folder of the first run (--keys-file, --identity-dir); "
+            "`bdlab vault-init` also takes an administrator's token (BDLAB_VAULT_TOKEN, --token-file).",
         )
+
+
+def give_back(client: VaultClient) -> None:
+    """Revoke the client's token and close it. What it was for is done: where that fails, it is only said."""
+    try:
+        client.revoke_self()
+    except VaultError as error:
+        _log.warning("a token of this run could not be revoked, and will run out", problem=error.message)
+    finally:
+        client.close()
 
 
 def _decode(encoded: str, otp: str) -> str:

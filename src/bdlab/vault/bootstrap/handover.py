@@ -47,7 +47,8 @@ class HandOver:
         if wrapped and self._anonymous.wrapped_at(wrapped):
             return True
         secret_id = identity.secret_id()
-        if secret_id is None:
+        # While a spent delivery lies there its service uses none before it, and somebody else may have that.
+        if secret_id is None or identity.spent(self._anonymous):
             return False
         # 204, and so nothing, where it does not know the id.
         found = reader.write(self._role(service, "secret-id/lookup"), {"secret_id": secret_id.reveal()})

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap.alone import alone
-from bdlab.vault.bootstrap.authority import Authority
+from bdlab.vault.bootstrap.authority import Authority, give_back
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.plan import Plan
 from bdlab.vault.bootstrap.seal import require_open
@@ -58,10 +58,7 @@ def task(plan: Plan, *, ttl: timedelta) -> Iterator[VaultClient]:
     try:
         yield client
     finally:
-        try:
-            client.revoke_self()
-        finally:
-            client.close()
+        give_back(client)
 
 
 def _user() -> str:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
 from typing import Any
-
-import msgspec
 
 from bdlab.errors import VaultError, VaultUnavailable
 from bdlab.vault.bootstrap import operator
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan
-from bdlab.vault.bootstrap.seal import answer_data, give_shares, seal_type
+from bdlab.vault.bootstrap.seal import answer_data, give_shares, require_open, seal_type
 from bdlab.vault.client import VaultClient
-from bdlab.vault.files import write_private
 
 _TTL = timedelta(minutes=10)
 #: OpenBao's path, then that of HashiCorp Vault.
 _PATHS = {True: ("sys/rotate/root", "sys/rekey"), False: ("sys/rotate/recovery", "sys/rekey-recovery-key")}
+
+
+def key_numbers(plan: Plan) -> tuple[int, int]:
+    """How many key shares Vault has given out, and how many of them are needed. Raises VaultError."""
+    with contextlib.closing(VaultClient(plan.vault)) as client:
+        require_open(client, plan)
+        status = client.request("get", "sys/seal-status")
+        return int(status["n"]), int(status["t"])
 
 
 def rekey(plan: Plan) -> Keys:
@@ -32,8 +38,11 @@ def rekey(plan: Plan) -> Keys:
         raise VaultError(
             f"an earlier change of the keys was cut off: those in {file.candidate} may be in force, or those "
             f"in {file.path}",
-            hint=f"Try: bdlab vault-token --keys-file {file.candidate} -- true\nWhere that succeeds, move it "
-            f"to {file.path}; where it fails, delete it.",
+            hint="Keep both until one is proved, with Vault open (one with a shamir seal is opened by `bdlab "
+            "vault-init --keys-file FILE`, with whichever fits):\n"
+            f"  bdlab vault-token --keys-file {file.candidate} -- true\n"
+            f"Where that succeeds, move it to {file.path}. Where it says that the key shares are not "
+            f"accepted, and those in {file.path} are, remove it.",
         )
     old = file.read()
     with operator.task(plan, ttl=_TTL) as client:
@@ -50,7 +59,7 @@ def rekey(plan: Plan) -> Keys:
             recovery_keys=() if shamir else shares,
             root_token=old.root_token if old else "",
         )
-        write_private(file.candidate, msgspec.json.format(msgspec.json.encode(new)).decode() + "\n")
+        KeysFile(file.candidate).write(new)
         for share in shares[: plan.threshold]:
             client.request("post", f"{path}/verify", {"key": share, "nonce": answer["verification_nonce"]})
         file.promote()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from bdlab.errors import (
     IdentityRefused,
     InvalidInput,
@@ -83,8 +85,8 @@ def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
         opened = True
     health = wait_for(lambda: _active(client), timeout_s=plan.timeout_s)
     if keys and not keys.cluster_id and not plan.dry_run:
-        file.write(_with_cluster(keys, health))
-    elif keys and keys.cluster_id != health.cluster_id and plan.token is None:
+        file.write(msgspec.structs.replace(keys, cluster_id=health.cluster_id))
+    elif keys and keys.cluster_id and keys.cluster_id != health.cluster_id and plan.token is None:
         raise VaultError(
             f"the keys in {file.path} are those of another Vault (of {keys.address}, cluster "
             f"{keys.cluster_id}) than the one at {client.address} (cluster {health.cluster_id})",
@@ -107,7 +109,7 @@ def _active(client: VaultClient) -> Health:
     if not health.active:
         raise VaultUnavailable(
             f"Vault at {client.address} is {health.in_words}",
-            hint="With an automatic seal it opens when it is restarted; where not, its own log says why.",
+            hint=health.advice,
         )
     return health
 
@@ -177,15 +179,3 @@ def key_share(keys: Keys | None, plan: Plan, number: int) -> Secret | None:
     if number <= len(shares):
         return Secret(shares[number - 1])
     return plan.ask_key(number) if plan.ask_key else None
-
-
-def _with_cluster(keys: Keys, health: Health) -> Keys:
-    return Keys(
-        address=keys.address,
-        cluster_id=health.cluster_id,
-        seal=keys.seal,
-        threshold=keys.threshold,
-        unseal_keys=keys.unseal_keys,
-        recovery_keys=keys.recovery_keys,
-        root_token=keys.root_token,
-    )

@@ -10,6 +10,9 @@ from bdlab.vault.client import VaultClient
 from bdlab.vault.leases import now
 from bdlab.vault.rotation.plan import Rotation, Run
 
+#: Vault answers when every session at the database has ended, each of which may take seconds.
+_REVOKE_S = 120.0
+
 
 def rotate_manager(run: Run) -> Rotation:
     """Let Vault give the role through which it makes users another password, which it tells nobody.
@@ -46,4 +49,4 @@ def end_logins(run: Run) -> Iterator[Rotation]:
 
 
 def _revoking(path: str) -> Callable[[VaultClient], object]:
-    return lambda client: client.write(path, {"sync": True})
+    return lambda client: client.request("post", path, {"sync": True}, timeout_s=_REVOKE_S)

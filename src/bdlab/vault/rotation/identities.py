@@ -19,6 +19,7 @@ from bdlab.vault.clients import Client
 from bdlab.vault.identity import Delivery, Identity
 from bdlab.vault.leases import now
 from bdlab.vault.rotation.plan import (
+    STOPPED,
     Outcome,
     Rotation,
     Run,
@@ -51,6 +52,9 @@ def rotate_secret_ids(run: Run, services: Sequence[str]) -> Iterator[Rotation]:
     work = _Work(run)
     handed: dict[str, _Handed] = {}
     for service in services:
+        if run.stop.is_set():
+            yield Rotation(what="approle", service=service, outcome="incomplete", detail=STOPPED)
+            continue
         identity = Identity(run.identities / service, service=service)
         if not identity.exists:
             detail = f"no identity of it is in {identity.folder.parent}"

@@ -26,6 +26,7 @@ from bdlab.settings import Secret
 from bdlab.vault.clients import Client
 from bdlab.vault.leases import now
 from bdlab.vault.rotation.plan import (
+    STOPPED,
     Rotation,
     Run,
     in_words,
@@ -75,13 +76,16 @@ def rotate_kafka_users(
     work = _Work(run, broker, clients)
     begun: dict[str, _Secret] = {}
     for service in services:
+        if run.stop.is_set():
+            yield Rotation(what="kafka", service=service, outcome="incomplete", detail=STOPPED)
+            continue
         held = work.read(service)
         if not held.values.get("idle_username"):
             yield Rotation(
                 what="kafka",
                 service=service,
                 outcome="unchanged",
-                detail="has one user only, from .env: change its password there, and in Vault",
+                detail="has one user only, from outside: change its password at the broker, then in Vault",
             )
         elif run.dry_run:
             yield _result(held, "would finish" if held.resumed else "would rotate")

@@ -18,6 +18,9 @@ from bdlab.vault.session import VaultSession
 What = Literal["database", "kafka", "approle"]
 Outcome = Literal["rotated", "finished", "unchanged", "incomplete", "would rotate", "would finish"]
 
+#: The detail of what was not begun any more.
+STOPPED = "asked to stop before it began"
+
 _LOOK_AGAIN_S = 0.2
 
 
