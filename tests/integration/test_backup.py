@@ -6,8 +6,10 @@ import gzip
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from bdlab.vault import snapshots
 from bdlab.vault.client import VaultClient
 from bdlab.vault.waiting import wait_for
 from tests.fix_pipeline import Pipeline
+from tests.fix_up import BDLAB
 from tests.fix_vault import ShamirOpenBao, VaultWorld
 
 SERVICES = ("backup", "serve")
@@ -160,6 +163,29 @@ def test_an_error_of_pg_dump_is_told(pipeline: Pipeline, tmp_path: Path) -> None
         dumps.dump(login, tmp_path / "dump", programs=binaries.postgres() / "bin")
     with pytest.raises(DatabaseError, match="cannot be run"):
         dumps.dump(login, tmp_path / "dump2", programs=tmp_path)
+
+
+def test_an_interrupted_dump_is_none(pipeline: Pipeline, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    admin = pipeline.postgres
+    login = DatabaseLogin(server=admin.lasting_server, user=admin.admin_user, password=admin.admin_password)
+    with pytest.raises(DatabaseError, match="pg_dump was interrupted"):
+        dumps.dump(login, tmp_path / "dump", programs=binaries.postgres() / "bin", stop=stop)
+
+
+def test_a_restore_that_was_killed_leaves_no_stack_to_start(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from bdlab.stack.backup import new_folder\n"
+        "with new_folder(Path(sys.argv[1])) as folder:\n"
+        "    folder.keys_file.touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    folder = tmp_path / "stack"
+    assert subprocess.run([sys.executable, "-c", script, folder], check=False).returncode == -signal.SIGKILL
+    done = subprocess.run([*BDLAB, "up", "--data-dir", folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"a `bdlab restore` into {folder} was cut off" in done.stderr
+    assert f"rm -r {folder}" in done.stderr
 
 
 def test_a_database_that_is_older_than_the_log_catches_up(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -227,6 +227,17 @@ def test_killed_after_any_change_it_is_run_again_and_nobody_is_locked_out(
     assert changes > 5
 
 
+def test_asked_to_stop_it_begins_nothing_more(vault_world: VaultWorld) -> None:
+    former = held_secret_id(vault_world, "consume")
+    with rotation(vault_world) as run:
+        run.stop.set()
+        found = list(rotate_secret_ids(run, _ALL))
+    assert outcomes(found) == dict.fromkeys(_ALL, "incomplete")
+    assert {one.detail for one in found} == {"asked to stop before it began"}
+    assert not vault_world.identity("consume").delivered
+    assert held_secret_id(vault_world, "consume") == former
+
+
 def test_a_service_without_an_identity_here_is_left(vault_world: VaultWorld) -> None:
     with rotation(vault_world) as run:
         elsewhere = msgspec.structs.replace(
