@@ -13,6 +13,7 @@ wait_s=${BDLAB_TEST_WAIT_S:-120}
 services=(vault postgres kafka app db-consumer)
 mode=compose
 data_dir=()
+tls=()
 case ${1:-} in
   "") ;;
   --local)
@@ -60,7 +61,7 @@ field() {
 # get PATH: the answer's body in $body, its code in $code.
 get() {
   local answer
-  answer=$(curl --silent --max-time 15 --write-out '\n%{http_code}' "$url$1") || true
+  answer=$(curl --silent --max-time 15 ${tls[@]+"${tls[@]}"} --write-out '\n%{http_code}' "$url$1") || true
   code=${answer##*$'\n'}
   body=${answer%$'\n'*}
 }
@@ -79,8 +80,11 @@ if [[ $mode == compose ]]; then
   fi
   # Compose reads paths from the first file's folder; the project is named after that folder.
   run_compose() { "${compose[@]}" "$@" 2>/dev/null; }
-  address=$(run_compose port app 8000 | head -n 1)
-  url=http://localhost:${address##*:}
+  find_api() {
+    local address
+    address=$(run_compose port app 8000 | head -n 1)
+    url=http://localhost:${address##*:}
+  }
   log_of() { run_compose logs --no-color "$1"; }
   verify() { run_compose run --rm -T verify --wait 60; }
   service_is_up() {
@@ -105,7 +109,12 @@ else
   eval "$exports"
   folder=$(dirname "$BDLAB_CONFIG")
   port=$(sed -n '/^\[http\]/,/^\[/s/^port *= *//p' "$BDLAB_CONFIG")
-  url=http://127.0.0.1:${port:-8000}
+  scheme=http
+  if [[ -n ${BDLAB_HTTP_CA_FILE:-} ]]; then
+    scheme=https
+    tls=(--cacert "$BDLAB_HTTP_CA_FILE")
+  fi
+  find_api() { url=$scheme://127.0.0.1:${port:-8000}; }
   services=(serve consume)
   log_of() {
     case $1 in
@@ -121,6 +130,11 @@ else
         why="$url does not answer"
         return 1
       }
+    else
+      "$bdlab" status --check consumer >/dev/null 2>&1 || {
+        why="bdlab status --check consumer says that it is not well"
+        return 1
+      }
     fi
   }
 fi
@@ -132,6 +146,7 @@ all_are_up() {
   for service in "${services[@]}"; do
     until_true service_is_up "$service" || return 1
   done
+  find_api # compose may have chosen the port just now
   why=
 }
 
@@ -155,7 +170,7 @@ id=
 prediction=
 predict() {
   local answer body code
-  answer=$(curl --silent --max-time 30 --write-out '\n%{http_code}' -X POST "$url/predict" \
+  answer=$(curl --silent --max-time 30 ${tls[@]+"${tls[@]}"} --write-out '\n%{http_code}' -X POST "$url/predict" \
     -H "Content-Type: application/json" \
     -d '{"text": "This product is terrible!", "summary": "Product review"}') || true
   code=${answer##*$'\n'}
@@ -211,6 +226,7 @@ is_verified() {
   }
 }
 
+find_api
 echo "# $mode stack at $url"
 if [[ $mode == compose ]]; then
   check "containers are up and healthy: ${services[*]}" all_are_up

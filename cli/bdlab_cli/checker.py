@@ -149,17 +149,22 @@ class Checker:
     def _certificates_by_vault(self) -> Iterator[CheckResult]:
         login = self._kafka.session.kafka()
         if login.server.security_protocol.endswith("SSL"):
-            host, _, port = login.server.bootstrap_servers.split(",")[0].strip().rpartition(":")
-            yield certificate_check("kafka.certificate", host, int(port), ca_pem=login.ca_pem)
+            try:
+                host, port = login.server.servers()[0]
+                yield certificate_check("kafka.certificate", host, port, ca_pem=login.ca_pem)
+            except BdlabError as error:
+                yield failed("kafka.certificate", error)
         try:
             database, _ = self._kafka.session.read_secret("database/credentials")
         except BdlabError as error:
             yield failed("postgres.certificate", error)
             return
-        host, port = database.get("host", ""), database.get("port", "")
+        host = database.get("host", "")
         if database.get("sslmode") in {"verify-ca", "verify-full"} and not host.startswith("/"):
             ca_pem = database.get("ca_pem", "")
-            yield certificate_check("postgres.certificate", host, int(port), ca_pem=ca_pem, postgres=True)
+            yield certificate_check(
+                "postgres.certificate", host, int(database.get("port", "")), ca_pem=ca_pem, postgres=True
+            )
 
     def _check_consumer(self) -> tuple[CheckResult, ...]:
         urls = _consumers(self._settings.sink)

@@ -84,6 +84,8 @@ def from_argument(prediction: Prediction, text: str, summary: str) -> None:
                     "or not the broker has it already.",
                 ) from outcome.problem
             shown.add(outcome)
+            return
+    raise BdlabError("interrupted; the review was not published")
 
 
 def from_file(prediction: Prediction, source: str, *, kind: Format | None, skip_invalid: bool) -> None:

@@ -100,8 +100,10 @@ def make_certificates() -> None:
             openssl("x509", "-req", "-in", request, *signer, *span, "-out", signed)
             write(folder / "server.key", key.read_bytes(), user)
             write(folder / "server.pem", signed.read_bytes(), user)
-        # Last: where a run is cut off before, the next one makes all of them anew.
-        write(trust / "ca.pem", (work / "ca.pem").read_bytes(), BDLAB, 0o644)
+        # Last: where a run is cut off before, the next one makes all of them anew. The authority before stays
+        # trusted: until they are restarted, the servers show what it has signed.
+        former = (trust / "ca.pem").read_bytes() if (trust / "ca.pem").exists() else b""
+        write(trust / "ca.pem", (work / "ca.pem").read_bytes() + former, BDLAB, 0o644)
     say("certificates of Vault and Postgres made")
 
 

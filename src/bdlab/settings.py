@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +25,9 @@ SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
 CONFIG_FILE = "bdlab.toml"
+
+#: What librdkafka takes where none is named.
+_KAFKA_PORT = 9092
 
 #: Names from the servers' own world that users already have in their environment.
 _ALIASES = {"VAULT_ADDR": "BDLAB_VAULT_ADDRESS", "VAULT_CACERT": "BDLAB_VAULT_CA_FILE"}
@@ -82,6 +86,17 @@ class KafkaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     """How long a prediction may wait for the broker's acknowledgement before the caller is told to retry."""
     session_timeout_s: Annotated[float, Meta(ge=1)] = 10.0
     """How long the group waits for a silent consumer before its partitions move."""
+
+    def servers(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of each bootstrap server, read as librdkafka reads them. Raises SettingsInvalid."""
+        listed = [each.strip() for each in self.bootstrap_servers.split(",") if each.strip()]
+        try:
+            places = [urlsplit(f"//{each.rpartition('//')[2]}") for each in listed]
+            return tuple((place.hostname or "", place.port or _KAFKA_PORT) for place in places)
+        except ValueError as error:
+            raise SettingsInvalid(
+                f"kafka.bootstrap_servers {self.bootstrap_servers!r} is no list of host:port: {error}"
+            ) from error
 
 
 class PostgresSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -220,6 +220,15 @@ def test_a_wrong_password_an_unknown_user_and_another_mechanism_are_refused(kafk
         assert not accepts(wrong), wrong.username
 
 
+def test_users_are_made_for_scram_alone(kafka: SecuredKafka) -> None:
+    plain = msgspec.structs.replace(
+        changed(kafka.login("dlq"), sasl_mechanism="PLAIN"), username="bdlab-plain"
+    )
+    with pytest.raises(BrokerRefused, match="the mechanism is PLAIN") as told:
+        ensure_users_and_acls(kafka.admin, {"dlq": [plain]})
+    assert "BDLAB_KAFKA_USERNAME" in told.value.hint
+
+
 @pytest.mark.parametrize("which", ["bootstrap_servers", "admin_servers"])
 def test_plaintext_is_refused_on_the_wire(kafka: SecuredKafka, which: str) -> None:
     with socket.create_connection(address(getattr(kafka.kafka, which)), timeout=10) as connection:

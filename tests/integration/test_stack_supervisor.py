@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import signal
@@ -141,6 +142,39 @@ def test_a_child_that_ignores_its_signal_is_killed(tmp_path: Path) -> None:
     _until(lambda: process.tail() == "deaf")
     process.stop(0.2)
     assert process.exit_status == -signal.SIGKILL
+
+
+def test_a_child_that_could_not_be_found_again_is_not_left_running(tmp_path: Path) -> None:
+    """Where its record cannot be written, as on a full disk."""
+    process = Process("lost", log_file=tmp_path / "lost.log", record_file=tmp_path / "lost.json")
+    (tmp_path / "lost.json").symlink_to(tmp_path / "not_there" / "lost.json")
+    with pytest.raises(ServerNotStarted, match=r"lost could not be started: .*lost\.json"):
+        process.start(["sleep", "600"], environment=dict(os.environ), folder=tmp_path)
+    assert process.exit_status == -signal.SIGTERM
+
+
+def test_housekeeping_that_fails_ends_nothing_and_is_said_once(tmp_path: Path) -> None:
+    events: Events = queue.Queue()
+    supervisor = Supervisor(events.put)
+    child = Sleeper("one", tmp_path)
+    child.start()
+    supervisor.add(child)
+    tries = 0
+    stop = threading.Event()
+
+    def full() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            stop.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    supervisor.watch(stop, {0.01: full})
+    assert child.running
+    supervisor.stop_all()
+    said = [event for event in events.queue if event.kind == "notice"]
+    assert [event.step for event in said] == ["housekeeping"]
+    assert "No space left on device" in said[0].detail
 
 
 def _until(condition: Callable[[], bool], timeout_s: float = 20) -> None:

@@ -62,8 +62,11 @@ def test_a_pod_is_locked_in_and_has_one_identity(document: dict[str, Any]) -> No
     spec = template["spec"]
     service = spec["serviceAccountName"].removeprefix("bdlab-")
     assert spec["securityContext"]["runAsNonRoot"] is True
+    assert "replicas" not in document["spec"]  # an autoscaler's, which every `apply` would take back
     for container in spec["containers"]:
         security = container["securityContext"]
+        if container is spec["containers"][0]:  # where the injector looks, for `agent-run-as-same-user`
+            assert security["runAsUser"] == security["runAsGroup"] == spec["securityContext"]["fsGroup"]
         assert security["readOnlyRootFilesystem"] is True
         assert security["capabilities"] == {"drop": ["ALL"]}
         assert container["envFrom"] == [{"configMapRef": {"name": "bdlab"}}]

@@ -8,7 +8,7 @@ import pytest
 
 from bdlab import settings
 from bdlab.errors import SettingsInvalid
-from bdlab.settings import Secret
+from bdlab.settings import KafkaSettings, Secret
 
 
 def _load(tmp_path: Path, toml: str = "", **environ: str) -> settings.Layers:
@@ -91,3 +91,23 @@ def test_a_secret_never_shows_itself() -> None:
     assert secret.reveal() == "hunter2"
     assert secret == Secret("hunter2")
     assert secret != Secret("hunter3")
+
+
+@pytest.mark.parametrize(
+    ("listed", "servers"),
+    [
+        ("", ()),
+        ("kafka", (("kafka", 9092),)),
+        ("one:9093, two:9094,", (("one", 9093), ("two", 9094))),
+        ("SASL_SSL://kafka:9095,[::1]:9096", (("kafka", 9095), ("::1", 9096))),
+    ],
+)
+def test_bootstrap_servers_are_read_as_the_client_library_does(
+    listed: str, servers: tuple[tuple[str, int], ...]
+) -> None:
+    assert KafkaSettings(bootstrap_servers=listed).servers() == servers
+
+
+def test_a_bootstrap_server_whose_port_is_no_number_is_named() -> None:
+    with pytest.raises(SettingsInvalid, match="kafka:ninety"):
+        KafkaSettings(bootstrap_servers="kafka:ninety").servers()

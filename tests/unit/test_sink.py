@@ -255,6 +255,22 @@ def test_a_broker_that_stays_away_ends_a_drain_with_its_reason() -> None:
         Sink(MemoryStore(), QUICK).run(source, threading.Event(), until_idle=True, patience_s=0.01)
 
 
+def test_a_drain_that_is_given_no_partition_says_so() -> None:
+    source = GappySource()
+    source.batches, source.at_end, source.assigned = [], False, frozenset()
+    with pytest.raises(BrokerUnavailable, match=r"no partition for 0\.01 s: others have them all"):
+        Sink(MemoryStore(), QUICK).run(source, threading.Event(), until_idle=True, patience_s=0.01)
+
+
+def test_what_another_consumer_has_now_is_no_lag_of_this_one() -> None:
+    source = GappySource()
+    sink = Sink(MemoryStore(), QUICK)
+    sink.positions([at(0), at(0, 1)])
+    source.assigned = frozenset({1})
+    sink.run(source, threading.Event(), until_idle=True)
+    assert {where.partition: recorded for where, recorded in sink.recorded.items()} == {1: 3}
+
+
 def test_a_new_incarnation_of_the_log_is_stored_beside_the_old_one() -> None:
     log, store = MemoryLog(partitions=2), Watched()
     sink = Sink(store, QUICK)

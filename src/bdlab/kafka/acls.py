@@ -37,6 +37,10 @@ _RETRY_S = 0.1
 
 #: The least that Kafka takes. The passwords are long and random: guessing is hopeless at any count.
 _ITERATIONS = 4096
+_MECHANISMS = {
+    "SCRAM-SHA-256": ScramMechanism.SCRAM_SHA_256,
+    "SCRAM-SHA-512": ScramMechanism.SCRAM_SHA_512,
+}
 _CLUSTER = "kafka-cluster"
 
 
@@ -183,9 +187,16 @@ def _ensure_users(admin: AdminClient, logins: Sequence[KafkaLogin]) -> list[Chan
 
 
 def _set_password(admin: AdminClient, login: KafkaLogin) -> None:
+    mechanism = _MECHANISMS.get(login.server.sasl_mechanism)
+    if mechanism is None:
+        raise BrokerRefused(
+            f"users can be made at a broker for SCRAM, and the mechanism is {login.server.sasl_mechanism}",
+            hint="Name a user that the broker has in .env of the first set-up: BDLAB_KAFKA_USERNAME and "
+            "BDLAB_KAFKA_PASSWORD.",
+        )
     upsertion = UserScramCredentialUpsertion(
         login.username,
-        ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, _ITERATIONS),
+        ScramCredentialInfo(mechanism, _ITERATIONS),
         login.password.reveal().encode(),
     )
 

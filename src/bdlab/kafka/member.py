@@ -172,6 +172,8 @@ class Member:
                     elif record := self.assignment.take(message, self.cluster_id):
                         records.append(record)
                         size += len(record.value or b"")
+                    if self._interrupted:  # the rest of the chunk says nothing more: all is read again
+                        break
                 if self._interrupted:
                     break
         except KafkaException as error:
@@ -223,13 +225,14 @@ class Member:
         partition, offset = message.partition(), message.offset()
         if partition is None or offset is None or partition in self.assignment.stopped:
             return
-        if self._gaps.get(partition) != offset:
-            self._gaps[partition] = offset
+        missing = self.assignment.next_offset(partition)
+        if self._gaps.get(partition) != missing:
+            self._gaps[partition] = missing
             self._interrupted = True
             return
         self._stop(
             partition,
-            f"offsets {self.assignment.next_offset(partition)} to {offset - 1} of {self.login.server.topic} "
+            f"offsets {missing} to {offset - 1} of {self.login.server.topic} "
             f"partition {partition} are not in the log: the topic was compacted or written in transactions, "
             "and cannot be accounted for",
         )

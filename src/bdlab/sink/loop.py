@@ -93,25 +93,29 @@ class Sink:
         """Run until `stop` is set, finishing the batch in hand; what was recorded in all.
 
         With `until_idle`, return once the assigned partitions are read to their ends; raises
-        BrokerUnavailable where no broker answers for `patience_s` seconds, and OffsetOutOfRange where a
-        partition had to be stopped. Raises DatabaseDenied, SchemaOutdated, BrokerRefused and VaultErrors that
-        do not pass.
+        BrokerUnavailable where for `patience_s` seconds no broker answers or the group gives no partition,
+        and OffsetOutOfRange where a partition had to be stopped. Raises DatabaseDenied, SchemaOutdated,
+        BrokerRefused and VaultErrors that do not pass.
         """
         total = Stored()
         backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-        answered = time.monotonic()
+        answered = given = time.monotonic()
         while not stop.is_set():
             self._beat = time.monotonic()
             try:
                 records = source.poll(self._settings.batch_size, self._settings.batch_wait_s)
             except (*_PASSING, BrokerUnavailable) as error:
                 self._wait(error, backoff, stop, self._reading)
+                given = time.monotonic()
                 continue
             backoff.reset()
             self._reading.over()
             self._metrics.stopped(len(source.stopped) + len(self._gaps))
+            self._forget_others(source.assigned)
             if source.problem is None:
-                answered = time.monotonic()
+                answered = given = time.monotonic()
+            if source.assigned or source.problem is not None:
+                given = time.monotonic()
             if records:
                 total += self._take(source, records, stop)
             elif until_idle and source.at_end:
@@ -119,7 +123,18 @@ class Sink:
                 break
             elif until_idle and source.problem is not None and time.monotonic() - answered > patience_s:
                 raise source.problem
+            elif until_idle and time.monotonic() - given > patience_s:
+                raise BrokerUnavailable(
+                    f"the group gave this consumer no partition for {patience_s:g} s: others have them all",
+                    hint="`bdlab verify --wait 60` says when they have stored everything.",
+                )
         return total
+
+    def _forget_others(self, assigned: frozenset[int]) -> None:
+        """Partitions that another consumer has now: what is behind there, or stopped, is told by that one."""
+        for held in (self._recorded, self._gaps):
+            for where in [where for where in held if where.partition not in assigned]:
+                del held[where]
 
     def _take(self, source: EventSource, records: Sequence[Record], stop: threading.Event) -> Stored:
         """Store what is new in `records`, and acknowledge it."""

@@ -99,10 +99,12 @@ class LocalStack:
 
         With `drain` and a broker that forgets, the consumers first get some seconds to store what is on it.
         """
-        if drain and self._services and not self._broker.keeps_log:
-            self._supervisor.stop_last()  # serve: nothing new comes in
-            self._drain()
-        self._supervisor.stop_all()
+        try:
+            if drain and self._services and not self._broker.keeps_log:
+                self._supervisor.stop_last()  # serve: nothing new comes in
+                self._drain()
+        finally:
+            self._supervisor.stop_all()
         self._services.clear()
         self._certificates.close()
         self.folder.__exit__()

@@ -92,9 +92,6 @@ class Process:
         `environment` is all that the child sees. Raises ServerNotStarted.
         """
         self.end_leftover()
-        for place in (self.log_file.parent, self._record_file.parent):
-            place.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.trim_log()
         command = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(int(self._orphan_signal))]
 
         def spawn(output: IO[bytes], errors: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -110,14 +107,18 @@ class Process:
             )
 
         try:
+            for place in (self.log_file.parent, self._record_file.parent):
+                place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.trim_log()
             with contextlib.ExitStack() as files:
                 errors = files.enter_context(_private(self.log_file, "ab"))
                 output = files.enter_context(_private(self.output_file, "wb")) if self.output_file else errors
                 self._popen = _spawner().submit(spawn, output, errors).result()
+            record = {"pid": self._popen.pid, "start_mark": start_mark(self._popen.pid)}
+            self._record_file.write_text(json.dumps(record), "utf-8")
         except OSError as error:
+            self.stop(_KILL_WAIT_S)
             raise ServerNotStarted(f"{self.name} could not be started: {error}") from error
-        record = {"pid": self._popen.pid, "start_mark": start_mark(self._popen.pid)}
-        self._record_file.write_text(json.dumps(record), "utf-8")
 
     def stop(self, timeout_s: float) -> None:
         """Ask it to end, and kill it where it has not after `timeout_s` seconds."""

@@ -65,6 +65,7 @@ class Supervisor:
         self._report = report
         self._restart_timeout_s = restart_timeout_s
         self._watched: list[_Watched] = []
+        self._told = ""
 
     def add(self, child: Child, after_restart: Callable[[threading.Event], None] | None = None) -> None:
         """Watch a child that was started.
@@ -84,7 +85,15 @@ class Supervisor:
             for period_s, work in (every or {}).items():
                 if now >= due[period_s]:
                     due[period_s] = now + period_s
-                    work()
+                    self._do(work)
+
+    def _do(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as error:  # a full disk is no reason to end what runs
+            if str(error) != self._told:
+                self._told = str(error)
+                self._report(Event("notice", "housekeeping", f"is put off: {error}"))
 
     def stop_all(self) -> None:
         """Stop the children, the one that was added last first."""

@@ -35,8 +35,8 @@ def authorities(plan: Plan) -> list[CertificateAuthority]:
         wanted.add("kafka")
     if plan.seeds and plan.seeds.postgres_authority:
         wanted.add("servers")
-    brokers = plan.seeds.kafka.bootstrap_servers.split(",") if plan.seeds else []
-    hosts = {"kafka": (*(broker.strip().rpartition(":")[0] for broker in brokers), _ZOOKEEPER)}
+    brokers = plan.seeds.kafka.servers() if plan.seeds else ()
+    hosts = {"kafka": (*(host for host, _ in brokers), _ZOOKEEPER)}
     return [
         CertificateAuthority(authority, hosts.get(name, ()))
         for name, authority in pki.AUTHORITIES.items()
