@@ -17,6 +17,8 @@ import pytest
 from bdlab.stack.ports import PortBook
 from tests.fix_up import STOP_WITHIN_S, Up, all_gone, get, no_secret_is_shown, post, shell, wait_until_stored
 
+INTEGRATION_TEST = Path(__file__).parents[2] / "infra" / "test_kafka_integration.sh"
+
 
 def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     data_dir = tmp_path / "a stack"
@@ -33,9 +35,12 @@ def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[...,
         f'{evaluate}\nbdlab predict "Great taste, will buy again."\nbdlab status\nbdlab verify --wait 30'
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    steps = shell(f"{shlex.quote(str(INTEGRATION_TEST))} --local {shlex.quote(str(data_dir))}")
+    assert steps.returncode == 0, steps.stdout + steps.stderr
+    assert "8 of 8 ok" in steps.stdout
     rows = get(up.endpoint, "/predictions?limit=100")
     assert {first["id"]} < {row["id"] for row in rows}
-    assert len(rows) == 2
+    assert len(rows) == 3
     assert re.search(r"consumer +│ +healthy +│ +alive at http://127.0.0.1:\d+", done.stdout)
 
     # Secrets: only their owner can get at them, and the set-up file is gone.
