@@ -98,7 +98,7 @@ def problem_response(description: str) -> ResponseSpec:
 
 
 UNACKNOWLEDGED = problem_response(
-    "Not acknowledged, or too many in flight: retry after `Retry-After` seconds"
+    "Not acknowledged, too many in flight, or the server is stopping: retry after `Retry-After` seconds"
 )
 PREDICT_RESPONSES = {
     408: problem_response("The body came too slowly"),

@@ -110,10 +110,10 @@ class Sink:
                 continue
             backoff.reset()
             self._reading.over()
-            self._metrics.stopped(len(source.stopped) + len(self._gaps))
             self._forget_others(source.assigned)
+            self._metrics.stopped(len(source.stopped) + len(self._gaps))
             if source.problem is None:
-                answered = given = time.monotonic()
+                answered = time.monotonic()
             if source.assigned or source.problem is not None:
                 given = time.monotonic()
             if records:
