@@ -14,7 +14,7 @@ from bdlab.health.checks import CHECKS, broker_checks, database_checks, failed, 
 from bdlab.health.remote import api_check, consumer_check, why_closed
 from bdlab.health.tls import certificate_check
 from bdlab.probes import DatabaseState
-from bdlab.settings import HttpSettings, Layers, SinkSettings
+from bdlab.settings import HttpSettings, Layers, SinkSettings, http_url
 
 if TYPE_CHECKING:
     from bdlab.vault.session import VaultSession
@@ -49,6 +49,7 @@ class Checker:
         self._wanted = wanted
         self._groups = [group for group, checks in CHECKS.items() if any(name in wanted for name in checks)]
         self._api_url = (api_url or own_url(self._settings.http)).rstrip("/")
+        http_url(self._api_url)
         self._kafka = _Login(layers, database_role=None, kafka=True)
         # Of its own, so that a database that is down keeps nobody from looking at the broker.
         self._database = _Login(layers, database_role=_DATABASE_ROLE, kafka=False)

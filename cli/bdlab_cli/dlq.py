@@ -188,6 +188,7 @@ def replay(
     problems = sent = 0
     with _opened(startup_timeout) as (session, letters):
         found = letters.find(wanted, limit=limit)
+        more = letters.count(wanted) - len(found) if len(found) == limit else 0
         if dry_run:
             outcomes = iter(_would(found, max_replays))
         else:
@@ -199,6 +200,8 @@ def replay(
             sent += not outcome.problem
             _report(outcome, as_json=as_json)
     typer.echo(f"{sent} {'would be ' if dry_run else ''}sent back, {problems} not", err=True)
+    if more:
+        typer.echo(f"{more} more were not looked at: --limit {limit} was reached", err=True)
     if problems:
         raise typer.Exit(_COULD_NOT)
 

@@ -8,15 +8,19 @@ from datetime import UTC, datetime, timedelta
 import typer
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_LONGEST = timedelta(days=36_525)
 _AGE = re.compile(r"(\d{1,7})\s*([smhdw])")
 
 
 def age(text: str) -> timedelta:
-    """A number and one of s, m, h, d, w. Raises typer.BadParameter."""
+    """A number and one of s, m, h, d, w; at most 100 years. Raises typer.BadParameter."""
     found = _AGE.fullmatch(text.strip())
     if not found:
         raise typer.BadParameter(f"{text!r} is no age: give a number and one of s, m, h, d, w, such as 30d")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    length = timedelta(**{_UNITS[found[2]]: int(found[1])})
+    if length > _LONGEST:
+        raise typer.BadParameter(f"{text!r} is more than 100 years")
+    return length
 
 
 def moment(text: str) -> datetime:

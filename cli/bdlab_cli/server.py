@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -120,6 +121,17 @@ def _bind(http: HttpSettings) -> socket.socket:
     for file in (http.tls_cert_file, http.tls_key_file):
         if file and not os.access(file, os.R_OK):
             raise InvalidInput(f"the TLS file {file} cannot be read")
+    if http.tls_cert_file:
+        try:
+            # No password: nobody is there to be asked for one.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                http.tls_cert_file, http.tls_key_file, password=""
+            )
+        except OSError as error:
+            raise InvalidInput(
+                f"the certificate {http.tls_cert_file} and the key {http.tls_key_file} do not work: {error}",
+                hint="Both have to be PEM: the certificate chain, and its own key, not encrypted.",
+            ) from error
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

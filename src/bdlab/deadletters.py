@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
@@ -15,7 +16,8 @@ from typing import Protocol
 
 import msgspec
 
-from bdlab.errors import BrokerError
+from bdlab.backoff import Backoff
+from bdlab.errors import BdlabError, BrokerError, DatabaseUnavailable
 from bdlab.events import Headers, Position, Record
 from bdlab.ledger import REPLAY_HEADER
 
@@ -24,6 +26,9 @@ MAX_REPLAYS = 3
 
 _AT_ONCE = 500
 _ANSWER_TIMEOUT_S = 120.0
+_NOTED_WITHIN_S = 30.0
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 2.0
 
 
 class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,10 +107,25 @@ def replay(
     """
     for first in range(0, len(letters), _AT_ONCE):
         outcomes = _send(letters[first : first + _AT_ONCE], producer, max_replays)
-        book.record_replays(
-            [(one.letter.record.position, one.replay) for one in outcomes if one.replay is not None]
-        )
+        try:
+            _note(book, [(one.letter.record.position, one.replay) for one in outcomes if one.replay])
+        except BdlabError:
+            yield from outcomes  # what was sent is said in any case
+            raise
         yield from outcomes
+
+
+def _note(book: ReplayBook, replays: Sequence[tuple[Position, Position]]) -> None:
+    """Note them, also where the database is away for a moment: what is not noted would be sent once more."""
+    backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+    deadline = time.monotonic() + _NOTED_WITHIN_S
+    while True:
+        try:
+            return book.record_replays(replays)
+        except DatabaseUnavailable:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(backoff.next_s())
 
 
 def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replays: int) -> list[Outcome]:

@@ -9,11 +9,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from urllib.parse import urlsplit
 
 import msgspec
 
 from bdlab.errors import BdlabError, InvalidInput
+from bdlab.settings import http_url
 
 _ANSWER_TIMEOUT_S = 30.0
 #: A server closes a connection that was idle for some seconds, perhaps just when it is used again.
@@ -49,17 +49,19 @@ class Load:
         self, url: str, bodies: Sequence[bytes], *, requests_per_second: float, ca_file: str = ""
     ) -> None:
         """Raises InvalidInput for no http(s) URL, and for a rate that is not above 0."""
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise InvalidInput(f"{url!r} is no http(s) URL")
+        parts = http_url(url)
         if requests_per_second <= 0:
             raise InvalidInput(f"a rate of {requests_per_second:g} requests a second is none")
         self._url = url
-        self._host, self._port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._path = f"{parts.path.rstrip('/')}/predict"
         self._context = ssl.create_default_context() if parts.scheme == "https" else None
         if self._context and ca_file:
-            self._context.load_verify_locations(ca_file)
+            try:
+                self._context.load_verify_locations(ca_file)
+            except OSError as error:
+                raise InvalidInput(f"the authorities in {ca_file} cannot be used: {error}") from error
         self._bodies = bodies
         self._interval_s = 1 / requests_per_second
         self._lock = threading.Lock()

@@ -12,12 +12,12 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from msgspec import Meta
 
-from bdlab.errors import SettingsInvalid
+from bdlab.errors import InvalidInput, SettingsInvalid
 
 Seconds = Annotated[float, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -31,6 +31,18 @@ _KAFKA_PORT = 9092
 
 #: Names from the servers' own world that users already have in their environment.
 _ALIASES = {"VAULT_ADDR": "BDLAB_VAULT_ADDRESS", "VAULT_CACERT": "BDLAB_VAULT_CA_FILE"}
+
+
+def http_url(text: str) -> SplitResult:
+    """The parts of an http or https URL. Raises InvalidInput."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} is no http(s) URL: {error}") from error
+    if not usable:
+        raise InvalidInput(f"{text!r} is no http(s) URL")
+    return parts
 
 
 class Secret:

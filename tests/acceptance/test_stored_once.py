@@ -130,6 +130,9 @@ def test_dead_letters_are_listed_shown_and_replayed(running: Running) -> None:
 
     code, output, _ = running.bdlab("dlq", "replay", "--reason", "utf-8", "--dry-run")
     assert (code, output.rpartition(": ")[2].strip()) == (0, "to be sent back")
+    _, output, log = running.bdlab("dlq", "replay", "--all", "--limit", "1", "--dry-run")
+    assert len(output.splitlines()) == 1
+    assert "more were not looked at: --limit 1 was reached" in log
     code, output, _ = running.bdlab("dlq", "replay", "--all", "--json")
     assert code == 1  # the tombstone was not sent back
     outcomes = [json.loads(line) for line in output.splitlines()]

@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from bdlab import deadletters
 from bdlab.deadletters import DeadLetterFilter, Outcome, replay
-from bdlab.errors import Unhealthy
-from bdlab.events import Headers, encode
+from bdlab.errors import DatabaseUnavailable, Unhealthy
+from bdlab.events import Headers, Position, encode
 from bdlab.ledger import REPLAY_HEADER, Log
 from bdlab.memory.consumer import MemoryConsumer
 from bdlab.memory.log import MemoryLog, MemoryProducer
@@ -143,6 +144,39 @@ def test_a_replay_that_was_sent_twice_is_a_duplicate(pipeline: Pipeline) -> None
     found = pipeline.verify()
     assert found.verified, found.problems
     assert (found.partitions[0].stored, found.partitions[0].duplicates) == (1, 1)
+
+
+class ForgetfulBook:
+    """Cannot note anything for the first `failing` tries."""
+
+    def __init__(self, book: DeadLetters, failing: int) -> None:
+        self._book = book
+        self.failing = failing
+
+    def record_replays(self, replays: Sequence[tuple[Position, Position]]) -> None:
+        self.failing -= 1
+        if self.failing >= 0:
+            raise DatabaseUnavailable("the connection was cut")
+        self._book.record_replays(replays)
+
+
+def test_a_replay_is_noted_once_the_database_is_back(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And told where it is not: otherwise the next run sends it once more, and nobody knows."""
+    pipeline.refuse("poison")
+    pipeline.append("poison")
+    pipeline.drain()
+    found = pipeline.letters.find(DeadLetterFilter(), limit=9)
+    with MemoryProducer(pipeline.log, source="/tests") as producer:
+        (outcome,) = replay(found, producer, ForgetfulBook(pipeline.letters, 2))
+        assert outcome.replay
+        assert pipeline.find(pending_only=True) == []
+        monkeypatch.setattr(deadletters, "_NOTED_WITHIN_S", 0.0)
+        told = replay(found, producer, ForgetfulBook(pipeline.letters, 9))
+        assert next(told).replay
+        with pytest.raises(DatabaseUnavailable):
+            next(told)
 
 
 def test_what_the_broker_does_not_take_is_not_noted(pipeline: Pipeline) -> None:

@@ -21,6 +21,7 @@ from bdlab.events import Record, decode
 from bdlab.health.tls import shown_certificate
 from bdlab.kafka.consumer import Consumer
 from bdlab.memory.credentials import StaticCredentials
+from bdlab.stack.passing_authority import passing_certificates
 from tests import tls
 from tests.fix_kafka import Bookmarks, kafka_login, read_until
 from tests.fix_pipeline import DELIVERY_TIMEOUT_S, Pipeline
@@ -310,6 +311,18 @@ def test_https(pipeline: Pipeline, tmp_path: Path) -> None:
             BDLAB_HTTP_PORT=port,
         )
         assert checked.returncode == 0, checked.stdout
+
+
+def test_a_key_that_is_another_certificates_is_named(pipeline: Pipeline, tmp_path: Path) -> None:
+    one, other = (passing_certificates(["api"], ttl_s=60)["api"] for _ in range(2))
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_text(one.certificate.pem)
+    key.write_text(other.certificate.key.reveal())
+    for workers in ("1", "2"):
+        options = ("--tls-cert", str(cert), "--tls-key", str(key), "--workers", workers)
+        done = pipeline.run("serve", "--port", "0", *options)
+        assert done.returncode == 2
+        assert f"the certificate {cert} and the key {key} do not work" in done.stderr
 
 
 @pytest.mark.long

@@ -78,6 +78,26 @@ def test_a_batch_that_fails_is_503_and_the_next_one_is_not() -> None:
         assert client.post("/predict", json={"text": "7"}).status_code == 200
 
 
+def test_a_review_that_breaks_the_model_spoils_nobody_elses() -> None:
+    slow = Slow()
+    memory = MemoryApi(scorer=slow)
+    with memory.producer, serving(memory.parts) as client, ThreadPoolExecutor(4) as pool:
+
+        def status(text: str) -> int:
+            return httpx.post(f"{client.base_url}/predict", json={"text": text}, timeout=30).status_code
+
+        first = pool.submit(status, "0")
+        assert slow.entered.wait(10)
+        others = [pool.submit(status, text) for text in ("1", "fails", "2")]
+        gathered = threading.Event()
+        while _in_flight(client) < 4:
+            gathered.wait(0.01)
+        slow.go.set()
+        assert first.result() == 200
+        assert [found.result() for found in others] == [200, 503, 200]
+        assert slow.sizes == [1, 3, 1, 1, 1]
+
+
 def test_a_joblib_file_answers_as_the_compiled_model_does() -> None:
     [joblib_file] = models_dir().glob("*.joblib")
     body = {"text": "This product is terrible! I would not buy it again.", "summary": "Bad"}

@@ -160,6 +160,22 @@ def test_a_batch_of_the_wrong_shape_is_422(client: httpx.Client, body: bytes, wh
     assert why in answer.json()["errors"][0]["why"]
 
 
+def test_a_body_full_of_mistakes_is_answered_shortly(client: httpx.Client) -> None:
+    """However many there are: the answer is no way to fill anybody's memory."""
+    zeros = json.dumps([0] * 10_000)
+    answer = client.post("/predict/batch", content=zeros, headers=JSON)
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"field": "body", "why": "holds 10000 reviews; it takes 1 to 20"}]
+    names = json.dumps({f"text{number}a": 0 for number in range(2_000)})
+    batch = json.dumps([{f"text{number}a": 0 for number in range(40)}] * 20)
+    for path, body in (("/predict", names), ("/predict/batch", batch)):
+        answer = client.post(path, content=body, headers=JSON)
+        assert answer.status_code == 422
+        assert 1 < len(answer.json()["errors"]) <= 100
+        assert len(answer.content) < 30_000
+    assert "and 120 more" in answer.json()["detail"]
+
+
 def test_the_largest_body_goes_and_one_byte_more_is_413(client: httpx.Client) -> None:
     def body(size: int) -> bytes:
         return b'{"text": "' + b"a" * (size - 12) + b'"}'

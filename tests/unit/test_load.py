@@ -110,5 +110,9 @@ def test_an_api_that_does_not_predict_is_said_at_once(serving: Callable[[Answer]
         Load(serving(lambda _: 503), [b"{}"], requests_per_second=1).start()
     with pytest.raises(InvalidInput):
         Load("nonsense", [b"{}"], requests_per_second=1)
+    with pytest.raises(InvalidInput, match=r"no http\(s\) URL: Port out of range"):
+        Load("http://127.0.0.1:99999", [b"{}"], requests_per_second=1)
+    with pytest.raises(InvalidInput, match="no-such-file"):
+        Load("https://127.0.0.1", [b"{}"], requests_per_second=1, ca_file="no-such-file")
     with pytest.raises(InvalidInput):
         Load("http://127.0.0.1", [b"{}"], requests_per_second=0)

@@ -171,15 +171,20 @@ def _metrics(truth: Floats, stars: Floats, positive: Floats) -> Metrics:
     negative = truth[decided] < NEUTRAL
     called_negative = positive[decided] < 0.5
     both = 0 < negative.sum() < len(negative)
+
+    def of_negative(metric: Callable[..., float]) -> float:
+        """0 where no review is decided, of which scikit-learn makes an error."""
+        return round(float(metric(negative, called_negative, zero_division=0.0)), 4) if len(negative) else 0.0
+
     return Metrics(
         reviews=len(truth),
         star_mse=round(float(((stars - truth) ** 2).mean()), 4),
         star_mae=round(float(np.abs(stars - truth).mean()), 4),
         sentiment_auc=round(float(roc_auc_score(~negative, positive[decided])), 4) if both else None,
         sentiment_accuracy=round(float((negative == called_negative).mean()), 4) if len(negative) else None,
-        negative_f1=round(float(f1_score(negative, called_negative, zero_division=0.0)), 4),
-        negative_precision=round(float(precision_score(negative, called_negative, zero_division=0.0)), 4),
-        negative_recall=round(float(recall_score(negative, called_negative, zero_division=0.0)), 4),
+        negative_f1=of_negative(f1_score),
+        negative_precision=of_negative(precision_score),
+        negative_recall=of_negative(recall_score),
     )
 
 

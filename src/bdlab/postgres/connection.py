@@ -19,6 +19,7 @@ from bdlab.errors import SettingsInvalid
 _KEEPALIVE_IDLE_S = 10
 _KEEPALIVE_INTERVAL_S = 5
 _KEEPALIVE_COUNT = 3
+_UNACKNOWLEDGED_S = 30.0
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +69,8 @@ def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLi
         keepalives_idle=_KEEPALIVE_IDLE_S,
         keepalives_interval=_KEEPALIVE_INTERVAL_S,
         keepalives_count=_KEEPALIVE_COUNT,
-        tcp_user_timeout=math.ceil(limits.silence_s * 1000),
+        # On Linux this one, where it is set, ends a connection that keepalives find dead, too.
+        tcp_user_timeout=math.ceil(min(limits.silence_s, _UNACKNOWLEDGED_S) * 1000),
         options=" ".join(
             [f"-c {name}={math.ceil(seconds * 1000)}" for name, seconds in options.items()]
             + ["-c timezone=UTC"]

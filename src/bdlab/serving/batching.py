@@ -45,14 +45,18 @@ class Scoring:
     async def _work(self) -> None:
         while self._waiting:
             size = min(MAX_MICRO_BATCH, len(self._waiting))
-            batch = [self._waiting.popleft() for _ in range(size)]
-            try:
-                scores = await self.score_many([review for review, _ in batch])
-            except Exception as error:  # noqa: BLE001 - goes to each of those who wait for it
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for (_, future), score in zip(batch, scores, strict=True):
-                if not future.done():
-                    future.set_result(score)
+            await self._settle([self._waiting.popleft() for _ in range(size)])
+
+    async def _settle(self, batch: Sequence[tuple[Review, asyncio.Future[Score]]]) -> None:
+        try:
+            scores = await self.score_many([review for review, _ in batch])
+        except Exception as error:  # noqa: BLE001 - goes to whoever waits for it
+            if len(batch) > 1:  # one review may be to blame: the others are nobody else's to spoil
+                for one in batch:
+                    await self._settle([one])
+            elif not batch[0][1].done():
+                batch[0][1].set_exception(error)
+            return
+        for (_, future), score in zip(batch, scores, strict=True):
+            if not future.done():
+                future.set_result(score)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -28,16 +29,28 @@ _away = {503: problem_response("The database cannot be asked now")}
 
 
 class _Queries:
+    """Threads of their own: a database that hangs holds them for as long as it does, and predictions none."""
+
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(CONCURRENT_QUERIES)
+        self._threads = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix="stored")
 
     async def run(self, query: Callable[..., T], *arguments: Any) -> T:
         """The result of a blocking `query`. Raises DatabaseError."""
         try:
-            async with asyncio.timeout(QUERY_TIMEOUT_S), self._slots:
-                return await asyncio.to_thread(query, *arguments)
+            async with asyncio.timeout(QUERY_TIMEOUT_S):
+                await self._slots.acquire()
+                running = asyncio.get_running_loop().run_in_executor(self._threads, query, *arguments)
+                running.add_done_callback(self._leave)
+                # Given up, it still runs: its slot is free when its thread is.
+                return await asyncio.shield(running)
         except TimeoutError:
             raise DatabaseUnavailable(f"the database did not answer within {QUERY_TIMEOUT_S:g} s") from None
+
+    def _leave(self, running: asyncio.Future[Any]) -> None:
+        self._slots.release()
+        if not running.cancelled():
+            running.exception()  # nobody may be left who asks for it
 
 
 def routes(parts: Parts) -> list[HTTPRouteHandler]:
