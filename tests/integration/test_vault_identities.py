@@ -12,6 +12,8 @@ from bdlab.errors import (
     IdentityRefused,
 )
 from bdlab.settings import Secret
+from bdlab.vault.rotation import rotate_secret_ids
+from tests.fix_rotation import rotation
 from tests.fix_vault import VaultWorld
 from tests.vault_steps import outcomes, unchanged_but
 
@@ -39,7 +41,7 @@ def test_after_a_rotation_that_went_wrong_the_next_run_hands_over_another(
 ) -> None:
     """Its service takes none before the last delivery, however good the secret id before it is."""
     identity = vault_world.identity("predict")
-    identity.obtain(vault_world.client())
+    _, former = identity.obtain(vault_world.client())
     with vault_world.root() as client:
         delivery = identity.hand_over(client, mount="approle", wrap_ttl_s=60, replaces=(identity.accessor,))
         wrapped = identity.wrapped()
@@ -60,8 +62,13 @@ def test_after_a_rotation_that_went_wrong_the_next_run_hands_over_another(
     found = identity.delivery()
     assert found
     assert found.accessor != delivery.accessor
-    assert found.replaces == delivery.replaces  # for `rotate` to finish
+    assert found.replaces == delivery.replaces
     assert outcomes(vault_world.init()) == unchanged_but()
+    with rotation(vault_world) as run:
+        (rotated,) = rotate_secret_ids(run, ["predict"])
+    assert rotated.outcome == "finished"
+    with pytest.raises(IdentityRefused):
+        vault_world.client().log_in("approle", identity.role_id(), former)
 
 
 def test_a_secret_id_of_another_service_put_in_place_is_an_alarm(vault_world: VaultWorld) -> None:
