@@ -35,6 +35,7 @@ def backup(
     os.environ.update(exports(folder, folder.running()))
     from bdlab import __version__
     from bdlab.postgres import dumps
+    from bdlab.vault import snapshots
     from bdlab_cli import wiring
 
     layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
@@ -47,7 +48,7 @@ def backup(
         ) as session,
     ):
         new.snapshot.touch(mode=0o600, exist_ok=False)
-        new.snapshot.write_bytes(session.snapshot())
+        new.snapshot.write_bytes(session.ask(snapshots.save))
         dumps.dump(session.database(), new.dump, programs=binaries.postgres() / "bin", stop=stop)
     typer.echo(target.path)
     wiring.talk().print(

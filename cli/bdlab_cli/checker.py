@@ -49,7 +49,7 @@ class Checker:
         self._wanted = wanted
         self._groups = [group for group, checks in CHECKS.items() if any(name in wanted for name in checks)]
         self._api_url = (api_url or own_url(self._settings.http)).rstrip("/")
-        http_url(self._api_url)
+        http_url(self._api_url)  # refused here, and not by each check that asks it
         self._kafka = _Login(layers, database_role=None, kafka=True)
         # Of its own, so that a database that is down keeps nobody from looking at the broker.
         self._database = _Login(layers, database_role=_DATABASE_ROLE, kafka=False)

@@ -27,6 +27,12 @@ class Config(uvicorn.Config):
             asyncio.get_running_loop().call_later(_LOOK_EVERY_S, certificate.look)
 
 
+def check_pair(certificate: Path, key: Path) -> None:
+    """Raise OSError where the certificate and the key in these PEM files cannot be served together."""
+    # With a password OpenSSL asks nobody for one, and refuses a key that is encrypted.
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+
+
 class _Certificate:
     """Looks at its files from the event loop: OpenSSL takes no new certificate while another thread of the
     process begins a handshake.
@@ -46,9 +52,9 @@ class _Certificate:
             return
         try:
             # A pair that does not fit, as in the middle of its replacement, must not spoil the one in use.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._files)
+            check_pair(*self._files)
             self._context.load_cert_chain(*self._files)
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
             if str(error) != self._told:
                 self._told = str(error)
                 log.warning(

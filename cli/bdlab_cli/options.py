@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,3 +57,8 @@ AdminServers = Annotated[
         help="Where a secured broker takes its administrator: host:port, or several with commas.",
     ),
 ]
+
+
+def key_number(envvar: str, words: str, *, show_default: bool | str = True) -> Any:
+    """An option for a number of key shares, as many as Vault takes; its name is its parameter's."""
+    return typer.Option(envvar=envvar, min=1, max=255, help=words, show_default=show_default)

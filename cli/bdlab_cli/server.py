@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from math import ceil
+from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -123,10 +123,7 @@ def _bind(http: HttpSettings) -> socket.socket:
             raise InvalidInput(f"the TLS file {file} cannot be read")
     if http.tls_cert_file:
         try:
-            # No password: nobody is there to be asked for one.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-                http.tls_cert_file, http.tls_key_file, password=""
-            )
+            https.check_pair(Path(http.tls_cert_file), Path(http.tls_key_file))
         except OSError as error:
             raise InvalidInput(
                 f"the certificate {http.tls_cert_file} and the key {http.tls_key_file} do not work: {error}",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout
+from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout, key_number
 
 if TYPE_CHECKING:
     from bdlab.settings import Secret
@@ -47,14 +47,8 @@ def vault_init(
             help="An administrator's token, for a Vault initialised elsewhere (or set BDLAB_VAULT_TOKEN)",
         ),
     ] = None,
-    shares: Annotated[
-        int,
-        typer.Option(envvar="BDLAB_KEY_SHARES", min=1, max=255, help="Key shares to make at initialisation"),
-    ] = 1,
-    threshold: Annotated[
-        int,
-        typer.Option(envvar="BDLAB_KEY_THRESHOLD", min=1, max=255, help="How many of the shares are needed"),
-    ] = 1,
+    shares: Annotated[int, key_number("BDLAB_KEY_SHARES", "Key shares to make at initialisation")] = 1,
+    threshold: Annotated[int, key_number("BDLAB_KEY_THRESHOLD", "How many of the shares are needed")] = 1,
     wrap_ttl: Annotated[
         int,
         typer.Option(

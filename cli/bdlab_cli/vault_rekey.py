@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout
+from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout, key_number
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -15,23 +15,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def vault_rekey(
     shares: Annotated[
         int | None,
-        typer.Option(
-            envvar="BDLAB_KEY_SHARES",
-            min=1,
-            max=255,
-            help="How many key shares to make",
-            show_default="as many as before",
-        ),
+        key_number("BDLAB_KEY_SHARES", "How many key shares to make", show_default="as many as before"),
     ] = None,
     threshold: Annotated[
         int | None,
-        typer.Option(
-            envvar="BDLAB_KEY_THRESHOLD",
-            min=1,
-            max=255,
-            help="How many of them are needed",
-            show_default="as many as before",
-        ),
+        key_number("BDLAB_KEY_THRESHOLD", "How many of them are needed", show_default="as many as before"),
     ] = None,
     keys_file: KeysFile = KEYS_FILE,
     identity_dir: IdentityDir = None,

@@ -89,7 +89,8 @@ class PortBook:
     def choose_new(self, *besides: int | None) -> int:
         """A free port that is none of `besides`.
 
-        Raises ServerNotStarted where none of many is free."""
+        Raises ServerNotStarted where none of many is free.
+        """
         for _ in range(_ATTEMPTS):
             port = random.randint(_FIRST, _LAST)  # noqa: S311 - to stay out of each other's way, no secret
             if port not in besides and self.take(port):

@@ -18,7 +18,7 @@ from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.errors import IdentityRefused, TokenRefused, VaultError, VaultUnavailable
 from bdlab.probes import VaultState
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, Settings
-from bdlab.vault import snapshots, state
+from bdlab.vault import state
 from bdlab.vault.bootstrap.plan import DAEMONS
 from bdlab.vault.client import VaultClient
 from bdlab.vault.clients import Reporter
@@ -203,13 +203,11 @@ class VaultSession:
 
     def read_secret(self, path: str) -> tuple[dict[str, str], int]:
         """The newest version of the secret `path` of the key-value engine, and its number."""
-        with self._asking:
-            return self._token.use(lambda: self._client.read_kv(self._vault.kv_mount, path))
+        return self.ask(lambda client: client.read_kv(self._vault.kv_mount, path))
 
     def write_secret(self, path: str, values: dict[str, str], *, cas: int | None = None) -> int:
         """Write a new version and give its number; with `cas`, only where that version is there now."""
-        with self._asking:
-            return self._token.use(lambda: self._client.write_kv(self._vault.kv_mount, path, values, cas=cas))
+        return self.ask(lambda client: client.write_kv(self._vault.kv_mount, path, values, cas=cas))
 
     def ask(self, question: Callable[[VaultClient], _T]) -> _T:
         """Ask Vault with this session's token, which is replaced where it has ended. Raises VaultError."""
@@ -261,8 +259,7 @@ class VaultSession:
         never_handed_over = isinstance(error, IdentityRefused) and not self._identity.exists
         return isinstance(error, VaultUnavailable) or (self._daemon and never_handed_over)
 
-    # -- what Vault says, between the other layers
-    # -------------------------------------------------------------
+    # -- what Vault says, between the other layers -----------------------------------------------------------
 
     @property
     def _ca_file(self) -> Path:
@@ -279,11 +276,6 @@ class VaultSession:
 
     def _broker(self, values: Mapping[str, str]) -> KafkaSettings:
         return self._layers.settings({"kafka": kafka_layer(values)}).kafka
-
-    def snapshot(self) -> bytes:
-        """All that Vault holds. Raises VaultError, PolicyDenied where the service may not."""
-        with self._asking:
-            return self._token.use(lambda: snapshots.save(self._client))
 
     # -- the keeper ------------------------------------------------------------------------------------------
 
