@@ -34,12 +34,14 @@ BDLAB = (sys.executable, "-m", "bdlab_cli")
 STARTED_WITHIN_S = 60
 ENDED_WITHIN_S = 60
 DELIVERY_TIMEOUT_S = 2
+_LINES_SHOWN = 200
 
 
 class Daemon:
     """A `bdlab` daemon; `lines` gets each line of its standard error."""
 
     def __init__(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
+        self._name = " ".join(("bdlab", *arguments))
         self.process = subprocess.Popen(
             [*BDLAB, *arguments],
             env=environment,
@@ -101,7 +103,10 @@ class Daemon:
 
     def ended(self) -> int:
         """Its exit code; everything that it wrote is here then."""
-        code = self.process.wait(ENDED_WITHIN_S)
+        try:
+            code = self.process.wait(ENDED_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"process {self.process.pid} does not end within {ENDED_WITHIN_S} s")
         for reader in self._readers:
             reader.join(ENDED_WITHIN_S)
         return code
@@ -116,6 +121,8 @@ class Daemon:
         assert self.process.stderr is not None
         self.process.stdout.close()
         self.process.stderr.close()
+        told = self.lines[-_LINES_SHOWN:]
+        print(f"{self._name}:", *told, sep="\n")  # noqa: T201 - pytest shows it beside a failure
 
 
 class Pipeline:

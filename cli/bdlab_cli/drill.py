@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -46,25 +46,29 @@ def drill(
     url: str | None,
     requests_per_second: float,
     seconds: float,
+    progress: Callable[[str], None],
 ) -> Drill:
     """Post reviews for at least `seconds`, rotate meanwhile, and account for all offsets afterwards.
 
-    Raises BdlabError.
+    `progress` gets a line for what begins. Raises BdlabError.
     """
     http = layers.settings().http
+    url = url or own_url(http)
     bodies = [json.dumps(sample.as_request()).encode() for sample in OVER_HTTP]
     load = Load(
-        url or own_url(http),
+        url,
         bodies,
         requests_per_second=requests_per_second,
         ca_file=own_ca_file(http),
     )
     with load:
+        progress(f"posting {requests_per_second:g} reviews a second to {url}")
         began = time.monotonic()
         stop.wait(_BEFORE_S)
         done = list(rotations)
         stop.wait(max(_AFTER_S, seconds - (time.monotonic() - began)))
         report = load.stop()
+    progress(f"verifying every offset; the consumer may take {_VERIFY_WAIT_S:g} s to catch up")
     verified = account(layers, stop, wait_s=_VERIFY_WAIT_S).verified
     return Drill(rotations=done, load=report, verified=verified)
 

@@ -11,7 +11,7 @@ from bdlab_cli.options import AdminServers, StartupTimeout
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.console import Group
     from rich.table import Table
@@ -117,6 +117,10 @@ def rotate(
         raise InvalidInput("--drill rotates, and --dry-run does not: give one of them")
     layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
     talk = wiring.talk()
+
+    def progress(line: str) -> None:
+        talk.print(line, style="dim", markup=False, soft_wrap=True)
+
     with wiring.stop_on_signal() as stop:
         steps = rotations(
             layers,
@@ -128,10 +132,10 @@ def rotate(
             grace_s=grace,
             force=force,
             dry_run=dry_run,
-            progress=lambda line: talk.print(line, style="dim", markup=False, soft_wrap=True),
+            progress=progress,
         )
         if drill:
-            _drill(layers, stop, steps, url, requests_per_second, seconds, as_json=as_json)
+            _drill(layers, stop, steps, url, requests_per_second, seconds, progress, as_json=as_json)
             return
         found: list[Rotation] = []
         try:
@@ -151,12 +155,21 @@ def _drill(
     url: str | None,
     requests_per_second: float,
     seconds: float,
+    progress: Callable[[str], None],
     *,
     as_json: bool,
 ) -> None:
     from bdlab_cli.drill import drill, table
 
-    found = drill(layers, stop, steps, url=url, requests_per_second=requests_per_second, seconds=seconds)
+    found = drill(
+        layers,
+        stop,
+        steps,
+        url=url,
+        requests_per_second=requests_per_second,
+        seconds=seconds,
+        progress=progress,
+    )
     _tell(found, found.rotations, table(found), as_json=as_json)
     if not found.passed:
         raise typer.Exit(_NOT_PASSED)

@@ -60,7 +60,7 @@ def test_a_drill_rotates_everything_and_no_request_fails(pipeline: Pipeline, url
 
 def test_a_drill_in_which_requests_failed_ends_with_10(pipeline: Pipeline, url: str) -> None:
     with pipeline.daemon("rotate", "database", "--drill", "--url", url, "--seconds", "8") as running:
-        time.sleep(3)
+        running.wait_for("posting 50 reviews a second")
         with brokers.frozen(pipeline.broker):
             time.sleep(3.5)
         assert running.ended() == 10
