@@ -15,10 +15,12 @@ from bdlab.errors import BrokerError
 from bdlab.events import Position, Record
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.connection import client_config
+from bdlab.kafka.producer import Producer
 from bdlab.memory.credentials import StaticCredentials
 from bdlab.settings import KafkaSettings
 from bdlab.stack.server import Broker
 from tests.brokers import listing
+from tests.samples import event
 
 
 def kafka_login(
@@ -94,6 +96,15 @@ class Acks:
         """The next `count` results, all of which have to be positions."""
         found = self.take(count, timeout_s)
         return [result for result in found if isinstance(result, Position) or pytest.fail(repr(result))]
+
+
+def published(credentials: StaticCredentials, count: int) -> set[Position]:
+    """Where `count` events are that were published for this, all at once."""
+    acks = Acks()
+    with Producer(credentials, client_id="test", source="/tests") as producer:
+        for _ in range(count):
+            producer.publish(event(), acks)
+        return set(acks.positions(count))
 
 
 class Bookmarks:

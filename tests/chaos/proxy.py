@@ -55,14 +55,25 @@ def kafka_client_id(first: bytes) -> str:
     return first[14 : 14 + max(0, length)].decode(errors="replace")
 
 
+def kafka_api_key(request: bytes) -> int:
+    """What a request is for (Kafka protocol guide, request header v0)."""
+    return int.from_bytes(request[4:6], "big", signed=True)
+
+
 class Proxy:
     """Forwards `address` to `target`; `port` is known before `start()`, so that a broker can advertise it.
 
     Where `peer_of` is given it names, from the first bytes that a client sends, the link that the
-    connection belongs to; all names it can give are in `links`.
+    connection belongs to; all names it can give are in `links`. What a client sends and `loses` is true of
+    never arrives, on a connection that stays open.
     """
 
-    def __init__(self, *links: str, peer_of: Callable[[bytes], str] | None = None) -> None:
+    def __init__(
+        self,
+        *links: str,
+        peer_of: Callable[[bytes], str] | None = None,
+        loses: Callable[[bytes], bool] = lambda _: False,
+    ) -> None:
         self._listener = socket.socket()
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", 0))
@@ -70,6 +81,7 @@ class Proxy:
         self.host, self.port = self.address
         self.links = {name: Link(name, self._call) for name in links}
         self._peer_of = peer_of
+        self._loses = loses
         self._target: Address = ("127.0.0.1", 0)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"proxy {links[0]}", daemon=True)
@@ -124,19 +136,27 @@ class Proxy:
         try:
             up_writer.write(first)
             with contextlib.suppress(asyncio.CancelledError):  # by `close`: nobody waits for this task
-                await asyncio.gather(_pump(reader, up_writer, link), _pump(up_reader, writer, link))
+                await asyncio.gather(
+                    _pump(reader, up_writer, link, self._loses), _pump(up_reader, writer, link)
+                )
         finally:
             link.open -= ends
             for end in ends:
                 end.close()
 
 
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, link: Link) -> None:
+async def _pump(
+    source: asyncio.StreamReader,
+    sink: asyncio.StreamWriter,
+    link: Link,
+    loses: Callable[[bytes], bool] = lambda _: False,
+) -> None:
     with contextlib.suppress(OSError):
         while data := await source.read(_CHUNK):
             await link.flowing.wait()
-            sink.write(data)
-            await sink.drain()
+            if not loses(data):
+                sink.write(data)
+                await sink.drain()
     sink.close()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -19,33 +18,22 @@ from bdlab.events import Position, Record, decode
 from bdlab.kafka.admin import TOPIC_MAX_MESSAGE_BYTES, Admin
 from bdlab.kafka.assignment import UNREADABLE_HEADERS
 from bdlab.kafka.consumer import Consumer
-from bdlab.kafka.group import release
 from bdlab.kafka.member import MAX_POLL_BYTES
-from bdlab.kafka.producer import Producer
 from bdlab.memory.credentials import StaticCredentials
 from bdlab.stack import Tansu
 from bdlab.stack.ports import PortBook
 from tests import raw_records
 from tests.brokers import LocalBroker, frozen
 from tests.fix_kafka import (
-    Acks,
     Bookmarks,
     credentials_for,
     kafka_login,
     leader_address,
     make_topic,
+    published,
     read_until,
 )
 from tests.fix_servers import start_or_skip
-from tests.samples import event
-
-
-def publish(credentials: StaticCredentials, count: int) -> set[Position]:
-    acks = Acks()
-    with Producer(credentials, client_id="test", source="/tests") as producer:
-        for _ in range(count):
-            producer.publish(event(), acks)
-        return set(acks.positions(count))
 
 
 def places(records: list[Record]) -> list[Position]:
@@ -64,7 +52,7 @@ def test_a_new_incarnation_is_read_from_its_start(own_broker: Callable[[], Local
     broker = own_broker()
     credentials = credentials_for(broker)
     bookmarks = Bookmarks()
-    before = publish(credentials, 200)
+    before = published(credentials, 200)
     with Consumer(credentials, positions=bookmarks) as consumer:
         bookmarks.keep(read_until(consumer.poll, lambda found: len(found) == 200))
         broker.stop()
@@ -74,7 +62,7 @@ def test_a_new_incarnation_is_read_from_its_start(own_broker: Callable[[], Local
 
         broker.start()
         elsewhere = at_address(credentials, broker.bootstrap_servers)
-        after = publish(elsewhere, 50)
+        after = published(elsewhere, 50)
         credentials.kafka_login = elsewhere.kafka()
         found = read_until(consumer.poll, lambda records: len(records) >= 50)
 
@@ -90,13 +78,13 @@ def test_another_log_behind_the_same_address_is_read_under_its_own_cluster_id(tm
     bookmarks = Bookmarks()
     with Tansu(tmp_path, port=port) as broker:
         make_topic(credentials)
-        publish(credentials, 100)
+        published(credentials, 100)
         with Consumer(credentials, positions=bookmarks) as consumer:
             bookmarks.keep(read_until(consumer.poll, lambda found: len(found) == 100))
             broker.stop()
             start_or_skip(broker)
             make_topic(credentials)
-            after = publish(credentials, 100)
+            after = published(credentials, 100)
             found = read_until(consumer.poll, lambda records: len(records) >= 100)
 
     assert sorted(places(found)) == sorted(after)
@@ -111,7 +99,7 @@ def test_a_restart_is_read_on_after_without_a_gap_and_without_a_repetition(
     credentials = credentials_for(broker)
     bookmarks = Bookmarks()
     identity = broker.cluster_id
-    before = publish(credentials, 200)
+    before = published(credentials, 200)
     with Consumer(credentials, positions=bookmarks) as consumer:
         found = read_until(consumer.poll, lambda found: len(found) == 200)
         bookmarks.keep(found)
@@ -122,7 +110,7 @@ def test_a_restart_is_read_on_after_without_a_gap_and_without_a_repetition(
 
         broker.start()
         make_topic(credentials)  # with ZooKeeper a broker learns of its topics a moment after its start
-        after = publish(credentials, 50)
+        after = published(credentials, 50)
         found += read_until(consumer.poll, lambda records: len(records) >= 50)
         assert consumer.stopped == {}
     assert broker.cluster_id == identity
@@ -142,7 +130,7 @@ def test_an_absent_broker_is_waited_for(own_broker: Callable[[], LocalBroker]) -
 
         broker.start()
         elsewhere = at_address(credentials, broker.bootstrap_servers)
-        sent = publish(elsewhere, 10)
+        sent = published(elsewhere, 10)
         credentials.kafka_login = elsewhere.kafka()
         assert set(places(read_until(consumer.poll, lambda found: len(found) == 10))) == sent
 
@@ -151,7 +139,7 @@ def test_a_frozen_broker_delays_and_loses_nothing(own_broker: Callable[[], Local
     broker = own_broker()
     credentials = credentials_for(broker)
     bookmarks = Bookmarks()
-    sent = publish(credentials, 100)
+    sent = published(credentials, 100)
     with Consumer(credentials, positions=bookmarks) as consumer:
         read = read_until(consumer.poll, lambda found: len(found) == 100)
         bookmarks.keep(read)
@@ -159,7 +147,7 @@ def test_a_frozen_broker_delays_and_loses_nothing(own_broker: Callable[[], Local
             # Longer than the session time-out of 1 s.
             for _ in range(4):
                 assert consumer.poll(10, 0.4) == []
-        sent |= publish(credentials, 100)
+        sent |= published(credentials, 100)
         read += read_until(consumer.poll, lambda found: len(found) >= 100)
 
     assert sorted(places(read)) == sorted(sent)
@@ -168,7 +156,7 @@ def test_a_frozen_broker_delays_and_loses_nothing(own_broker: Callable[[], Local
 def test_partitions_are_handed_over_at_the_positions_that_were_kept(topic: StaticCredentials) -> None:
     """What a member read ahead of what was kept is dropped with the hand-over, and read by the other."""
     bookmarks = Bookmarks()
-    sent = publish(topic, 600)
+    sent = published(topic, 600)
     first_member = Consumer(topic, positions=bookmarks)
     other = Consumer(topic, positions=bookmarks)
     with first_member, other:
@@ -187,34 +175,6 @@ def test_partitions_are_handed_over_at_the_positions_that_were_kept(topic: Stati
                 both = both + found
 
     assert sorted(places(both)) == sorted(sent)
-
-
-def test_a_group_whose_leader_left_while_it_was_forming_forms_anew(topic: StaticCredentials) -> None:
-    """Tansu would wait for the leader that is gone without end."""
-    sent = publish(topic, 100)
-    leader = Consumer(topic, positions=Bookmarks())
-    successor = Consumer(topic, positions=Bookmarks())
-    with successor:
-        with leader:
-            read_until(leader.poll, lambda found: len(found) == 100)
-            successor.poll(1, 0.4)
-        found = read_until(successor.poll, lambda _: successor.at_end)
-
-    assert sorted(places(found)) == sorted(sent)
-
-
-@pytest.mark.parametrize(("cluster_id", "asked"), [("tansu-1", True), ("ZyN7g-TzSwmFA-bKb8Upsg", False)])
-def test_a_group_is_forgotten_at_tansu_alone(cluster_id: str, asked: bool) -> None:
-    """At Apache Kafka the call can end the process: librdkafka pull request 5397."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(1)
-        release(kafka_login(f"127.0.0.1:{listener.getsockname()[1]}"), cluster_id, client_id="test")
-        try:
-            listener.accept()[0].close()
-            connected = True
-        except TimeoutError:
-            connected = False
-    assert connected is asked
 
 
 def test_members_that_come_and_go_under_load_lose_nothing(topic: StaticCredentials) -> None:
@@ -241,11 +201,11 @@ def test_members_that_come_and_go_under_load_lose_nothing(topic: StaticCredentia
     sent: set[Position] = set()
     for thread in threads:
         thread.start()
-        sent |= publish(topic, 300)
+        sent |= published(topic, 300)
     for stop, thread in zip(stops[:2], threads[:2], strict=True):
         stop.set()
         thread.join(10)
-        sent |= publish(topic, 300)
+        sent |= published(topic, 300)
     deadline = time.monotonic() + 20
     while not sent <= seen and time.monotonic() < deadline:
         threads[2].join(0.05)
@@ -267,7 +227,7 @@ def test_a_missing_topic_is_waited_for_and_not_created(broker: LocalBroker) -> N
             assert admin.state().partitions == 0
 
         make_topic(credentials)
-        sent = publish(credentials, 5)
+        sent = published(credentials, 5)
         assert set(places(read_until(consumer.poll, lambda found: len(found) == 5))) == sent
 
 
@@ -372,7 +332,7 @@ def test_huge_values_come_in_bounded_portions(topic: StaticCredentials) -> None:
     for number in range(count):
         producer.produce(topic.kafka().server.topic, bytes([number]) * size, b"huge", number % 6)
         assert producer.flush(30) == 0
-    after = publish(topic, 20)
+    after = published(topic, 20)
 
     portions: list[int] = []
 
@@ -402,11 +362,11 @@ def test_huge_values_come_in_bounded_portions(topic: StaticCredentials) -> None:
 @pytest.mark.parametrize("records", [0, 7])
 def test_closing_and_opening_again_continues(topic: StaticCredentials, records: int) -> None:
     bookmarks = Bookmarks()
-    sent = publish(topic, records) if records else set()
+    sent = published(topic, records) if records else set()
     with Consumer(topic, positions=bookmarks) as consumer:
         first = read_until(consumer.poll, lambda _: consumer.at_end)
         bookmarks.keep(first)
-    later = publish(topic, 3)
+    later = published(topic, 3)
     with Consumer(topic, positions=bookmarks) as consumer:
         second = read_until(consumer.poll, lambda _: consumer.at_end)
     assert set(places(first)) == sent

@@ -11,12 +11,14 @@ from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
 from bdlab.events import Position, Record
 from bdlab.kafka.assignment import Assignment, StartPositions
+from bdlab.kafka.group import release
 from bdlab.kafka.member import Member
 
 log = structlog.get_logger()
 
 _REFUSED_FOR_S = 10.0
-#: A group that takes longer than so many session time-outs to give out its partitions is looked after.
+#: A group that takes longer than so many session time-outs to give out its partitions is joined anew; then
+#: twice as many each time, as the other members may still be busy with what they have to store.
 _FORMING_SESSIONS = 3.0
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 1.0
@@ -45,6 +47,7 @@ class Consumer:
         self._refused_since: float | None = None
         self._pause_s = _FIRST_PAUSE_S
         self._refresh_after = 0.0
+        self._forming_sessions = _FORMING_SESSIONS
 
     @property
     def assigned(self) -> frozenset[int]:
@@ -122,8 +125,10 @@ class Consumer:
                 self._refuse(member.refusal)
             elif member.verified:
                 self._solve()
-            if member.unassigned_s > _FORMING_SESSIONS * member.login.server.session_timeout_s:
-                member.release_group()
+            if not member.unassigned_s:
+                self._forming_sessions = _FORMING_SESSIONS
+            elif member.unassigned_s > self._forming_sessions * member.login.server.session_timeout_s:
+                self._join_anew(member)
         except BrokerRefused as error:
             self._refuse(error)
         except (BrokerUnavailable, TopicMissing) as error:
@@ -172,6 +177,21 @@ class Consumer:
         log.info("Kafka address changed", servers=login.server.bootstrap_servers)
         self._drop_member()
         return None
+
+    def _join_anew(self, member: Member) -> None:
+        """With a new client: a request to join may go unanswered, and librdkafka waits five minutes for it.
+
+        Seen at Apache Kafka 4.4, whose log knew of no request, when its coordinator moved after a freeze.
+        """
+        server = member.login.server
+        log.warning(
+            "the group gave no partitions: joining it anew",
+            group=server.group,
+            seconds=round(member.unassigned_s, 1),
+        )
+        self._forming_sessions *= 2
+        self._drop_member()
+        release(member.login, member.cluster_id, client_id=self._client_id)
 
     # What is wrong, said once.
 

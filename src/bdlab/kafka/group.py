@@ -25,12 +25,11 @@ def release(login: KafkaLogin, cluster_id: str, *, client_id: str) -> None:
 
     Tansu keeps a leader that left while the group was forming, and the others then wait for it without end.
     What is lost with the group are its committed offsets, which nothing but lag tools read. Apache Kafka
-    knows no such state: a member that waits there waits for the brokers. And this call must not be made where
-    they may be away: librdkafka 2.16 ends the whole process if the connection breaks in the middle of an
-    administrative call about a group (its pull request 5397).
+    needs no such help. And this call must not be made where brokers may be away: librdkafka 2.16 ends the
+    whole process if the connection breaks in the middle of an administrative call about a group (its pull
+    request 5397).
     """
     if not cluster_id.startswith(_TANSU):
-        log.info("still waiting for the group's partitions", group=login.server.group)
         return
     group = login.server.group
     admin = AdminClient(client_config(login, client_id=client_id))

@@ -23,7 +23,6 @@ from bdlab.kafka.connection import (
     cluster_of,
 )
 from bdlab.kafka.ends import reported_ranges
-from bdlab.kafka.group import release
 
 log = structlog.get_logger()
 
@@ -126,11 +125,6 @@ class Member:
         """For how many seconds the group has owed this member an answer, 0 where it has not."""
         since = self._unassigned_since
         return time.monotonic() - since if since is not None and self.verified else 0.0
-
-    def release_group(self) -> None:
-        """Where the group has not answered for too long, have it formed anew, at a broker that needs that."""
-        release(self.login, self.cluster_id, client_id=self._client_id)
-        self._unassigned_since = time.monotonic()
 
     def start(self) -> None:
         """Begin to fetch, at the positions of the store. Raises BrokerError, and what `positions` raises."""
