@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest
+PYTEST := $(BIN)/python -m pytest $(if $(CI),--reruns 1 --max-suite-reruns 2 --rerun-show-tracebacks)
 CACHE  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bdlab
 MVN    := mvn --batch-mode --quiet --no-transfer-progress --strict-checksums -Dstyle.color=never -Dbdlab.cache=$(CACHE) -f infra/kafka/pom.xml
 

@@ -12,6 +12,9 @@ from tests.chaos.faults import catalogue
 from tests.chaos.storm import Report
 from tests.chaos.system import System
 
+# What a storm loses once it has lost: never tried again, not by CI either.
+pytestmark = pytest.mark.flaky(reruns=0)
+
 
 def _assert_held(report: Report, *, predictions: int, faults: int) -> None:
     assert report.lost == []
