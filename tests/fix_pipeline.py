@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg2
 import pytest
+from psycopg2.extensions import connection as Connection  # noqa: N812 - named so by psycopg2
 
 from bdlab.credentials import Certificate
 from bdlab.settings import Secret, VaultSettings
@@ -187,6 +189,19 @@ class Pipeline:
             httpx.Client(base_url=daemon.url(), timeout=30, trust_env=False, verify=tls.VERIFY) as client,
         ):
             yield daemon, client
+
+    def database(self) -> Connection:
+        """A connection as the server's administrator, without transactions."""
+        server = self.postgres.server
+        connection = psycopg2.connect(
+            host=server.host,
+            port=server.port,
+            dbname="bdlab",
+            user=self.postgres.admin_user,
+            password=self.postgres.admin_password.reveal(),
+        )
+        connection.autocommit = True
+        return connection
 
     @contextmanager
     def root(self) -> Iterator[VaultClient]:

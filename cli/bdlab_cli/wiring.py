@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
@@ -63,23 +65,37 @@ def talk() -> Console:
 def stop_on_signal() -> Iterator[threading.Event]:
     """An event that SIGTERM or SIGINT sets; a second one leaves at once with code 130.
 
-    The handlers that stood before are put back at the end.
+    A thread of its own looks at them: the main one may be inside a client library that waits for its server,
+    where Python runs no handler. The handlers that stood before are put back at the end.
     """
     stop = threading.Event()
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            import os
+    def heard(_number: int, _frame: FrameType | None) -> None:
+        """Nothing: that Python handles a signal at all is what has its number written to `mouth`."""
 
-            os._exit(_HARD_EXIT)
-        stop.set()
+    def listen() -> None:
+        while numbers := ear.recv(16):
+            # While another handler stands in this one's place, as a server's own, the signal is not ours.
+            for _ in (number for number in numbers if signal.getsignal(number) is heard):
+                if stop.is_set():
+                    os._exit(_HARD_EXIT)
+                stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    ear, mouth = socket.socketpair()
+    with ear, mouth:
+        mouth.setblocking(False)
+        listener = threading.Thread(target=listen, name="signals", daemon=True)
+        listener.start()
+        handlers = {number: signal.signal(number, heard) for number in (signal.SIGTERM, signal.SIGINT)}
+        descriptor = signal.set_wakeup_fd(mouth.fileno())
+        try:
+            yield stop
+        finally:
+            signal.set_wakeup_fd(descriptor)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            mouth.close()
+            listener.join()
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 
 from bdlab.health.checks import CHECKS
@@ -38,19 +37,8 @@ def states(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
 
 def sql(pipeline: Pipeline, statement: str) -> None:
     """Run one statement as the server's administrator."""
-    server = pipeline.postgres.server
-    with closing(
-        psycopg2.connect(
-            host=server.host,
-            port=server.port,
-            dbname="bdlab",
-            user=pipeline.postgres.admin_user,
-            password=pipeline.postgres.admin_password.reveal(),
-        )
-    ) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
+    with closing(pipeline.database()) as connection, connection.cursor() as cursor:
+        cursor.execute(statement)
 
 
 def test_all_checks_of_a_running_pipeline(pipeline: Pipeline) -> None:

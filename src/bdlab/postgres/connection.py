@@ -86,7 +86,7 @@ def cut_after(seconds: float, connection: Connection) -> Iterator[None]:
     psycopg2 waits inside libpq without a bound, and TCP's keepalives are answered by a peer's kernel even
     where the server behind it hangs.
     """
-    timer = threading.Timer(seconds, _cut, args=[connection])
+    timer = threading.Timer(seconds, cut, args=[connection])
     timer.daemon = True
     timer.start()
     try:
@@ -95,7 +95,8 @@ def cut_after(seconds: float, connection: Connection) -> Iterator[None]:
         timer.cancel()
 
 
-def _cut(connection: Connection) -> None:
+def cut(connection: Connection) -> None:
+    """Shut its socket down, from any thread: a call that waits for the server fails at once."""
     # A connection that was closed in between has nothing left to cut: both failures mean just that.
     with (
         contextlib.suppress(psycopg2.Error, OSError),

@@ -13,7 +13,7 @@ import msgspec
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 
 from bdlab.credentials import DatabaseCredentials
-from bdlab.errors import DatabaseError, VaultError
+from bdlab.errors import DatabaseError, DatabaseUnavailable, VaultError
 from bdlab.events import Position, Sentiment, Term
 from bdlab.ledger import Account, Log
 from bdlab.postgres.accounts import read_accounts
@@ -22,6 +22,9 @@ from bdlab.postgres.migrations import expected_version, schema_version
 from bdlab.postgres.queries import queries
 from bdlab.postgres.session import Session
 from bdlab.probes import DatabaseState
+
+#: How long closing waits for the question that is being asked.
+_ANSWER_S = 2.0
 
 
 class StoredPrediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +57,7 @@ class Reader:
     ) -> None:
         self._session = Session(credentials, application_name=application_name, limits=limits, snapshot=True)
         self._lock = threading.Lock()
+        self._closed = False
 
     def open(self) -> None:
         """Connect. Raises DatabaseError and VaultError, as does each question."""
@@ -61,8 +65,15 @@ class Reader:
             self._session.open()
 
     def close(self) -> None:
-        with self._lock:
+        """For good. A question that takes long is not waited for: it fails with DatabaseUnavailable."""
+        self._closed = True
+        if not self._lock.acquire(timeout=_ANSWER_S):
+            self._session.cut()
+            self._lock.acquire()
+        try:
             self._session.close()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Reader:
         self.open()
@@ -73,8 +84,11 @@ class Reader:
 
     @contextmanager
     def _cursor(self) -> Iterator[Cursor]:
-        with self._lock, self._session.transaction() as cursor:
-            yield cursor
+        with self._lock:
+            if self._closed:
+                raise DatabaseUnavailable("the connection was closed before the question was asked")
+            with self._session.transaction() as cursor:
+                yield cursor
 
     def newest(self, limit: int) -> list[StoredPrediction]:
         """The predictions that were stored last, the newest first."""

@@ -13,7 +13,7 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from bdlab.credentials import DatabaseCredentials, DatabaseLogin
 from bdlab.errors import DatabaseDenied, DatabaseUnavailable
-from bdlab.postgres.connection import ConnectionLimits, connect, cut_after, describe
+from bdlab.postgres.connection import ConnectionLimits, connect, cut, cut_after, describe
 from bdlab.postgres.faults import is_refused_login, translate
 
 _AUTHORIZATION_CLASS = "28"
@@ -63,6 +63,12 @@ class Session:
         """Close the connection; what it had not committed is gone."""
         connection, self._connection = self._connection, None
         _close(connection)
+
+    def cut(self) -> None:
+        """For another thread: have the transaction that is under way fail now, as if its server were gone."""
+        connection = self._connection
+        if connection is not None:
+            cut(connection)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Cursor]:
