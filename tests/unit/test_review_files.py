@@ -161,6 +161,7 @@ def test_bad_json_lines_are_named_by_line_and_field(tmp_path: Path) -> None:
         '{"text": "a", "x": ' + "[" * 20_000 + "]" * 20_000 + "}",
         '{"text": "' + "a" * MAX + '"}',
         '{"text": "last"}',
+        '{"Text": "a", "Summary": "s", "Text": "b"}',
     ]
     rows = read(written(tmp_path, "\n".join(lines), "r.jsonl"))
     found = bad(rows)
@@ -172,6 +173,7 @@ def test_bad_json_lines_are_named_by_line_and_field(tmp_path: Path) -> None:
     assert found[4] == "line 6: field 'text' stands twice"
     assert found[5] == "line 7: is nested too deeply"
     assert found[6] == f"line 8: the line is longer than {MAX} bytes"
+    assert found[7] == "line 10: field 'text' stands twice"
 
 
 def test_a_line_of_json_that_is_no_utf8_is_named(tmp_path: Path) -> None:

@@ -253,6 +253,12 @@ def _parse(data: bytes) -> Any:
     raise ReviewInvalid([FieldProblem(BODY, why)])
 
 
+def repeated_names(data: bytes) -> frozenset[str]:
+    """The names that stand more than once in a JSON object. Raises ReviewInvalid where it is no JSON."""
+    found = _parse(data)
+    return found.names if isinstance(found, _Repeating) else frozenset()
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) == len(pairs):

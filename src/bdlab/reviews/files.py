@@ -22,7 +22,15 @@ import msgspec
 
 from bdlab.errors import InvalidInput
 from bdlab.events import MAX_COUNT, Review
-from bdlab.reviews.body import FieldProblem, ReviewInvalid, check, decode, find_problems, without_others
+from bdlab.reviews.body import (
+    FieldProblem,
+    ReviewInvalid,
+    check,
+    decode,
+    find_problems,
+    repeated_names,
+    without_others,
+)
 
 Format = Literal["csv", "jsonl"]
 
@@ -290,6 +298,9 @@ def _from_json(data: bytes) -> Review:
             if field in known:
                 raise ReviewInvalid([FieldProblem(field, "stands twice")])
             known[field] = content
+        twice = {field for name in repeated_names(data) if (field := _FIELDS.get(name.lower()))}
+        if twice:
+            raise ReviewInvalid([FieldProblem(field, "stands twice") for field in sorted(twice)])
         value = known
     problems = find_problems(value)
     if problems:
