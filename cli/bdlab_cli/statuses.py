@@ -82,4 +82,6 @@ def _table(report: Report) -> Group:
         for check in report.checks
         if check.hint and check.state in ("unhealthy", "unknown")
     ]
+    if not report.checks:
+        return Group("Nothing to check: no server that was found speaks TLS.")
     return Group(table, *hints)

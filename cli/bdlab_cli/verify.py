@@ -101,7 +101,7 @@ def _show(report: Report, out: Console) -> None:
             "[red]not verified[/]" if one.problems else "[green]ok[/]",
         )
     out.print(table)
-    for line in _closed_logs(report):
+    for line in (*_never_seen(report), *_closed_logs(report)):
         out.print(line, markup=False, soft_wrap=True)
     for problem in report.problems:
         out.print(problem, style="red", markup=False, soft_wrap=True)
@@ -114,6 +114,16 @@ def _show(report: Report, out: Console) -> None:
         ),
         soft_wrap=True,
     )
+
+
+def _never_seen(report: Report) -> Iterator[str]:
+    """A line for each partition that had been cut off at its start before a consumer read it."""
+    for one in report.partitions:
+        if one.first_offset and one.log_start >= one.first_offset:
+            yield (
+                f"partition {one.partition}: offsets 0 to {one.first_offset - 1} had been deleted by the "
+                "broker's retention before a consumer first read it; nothing is known of them"
+            )
 
 
 def _closed_logs(report: Report) -> Iterator[str]:

@@ -41,6 +41,12 @@ def sql(pipeline: Pipeline, statement: str) -> None:
         cursor.execute(statement)
 
 
+@pytest.mark.plaintext("about a pipeline without a certificate")
+def test_where_nothing_speaks_tls_no_certificate_is_checked(pipeline: Pipeline) -> None:
+    done = pipeline.run("status", "--check", "certificates")
+    assert (done.returncode, done.stdout) == (1, "Nothing to check: no server that was found speaks TLS.\n")
+
+
 def test_all_checks_of_a_running_pipeline(pipeline: Pipeline) -> None:
     with pipeline.serve() as (_, client):
         url = str(client.base_url)

@@ -298,9 +298,9 @@ def _from_json(data: bytes) -> Review:
             if field in known:
                 raise ReviewInvalid([FieldProblem(field, "stands twice")])
             known[field] = content
-        twice = {field for name in repeated_names(data) if (field := _FIELDS.get(name.lower()))}
+        twice = {meant for name in repeated_names(data) if (meant := _FIELDS.get(name.lower()))}
         if twice:
-            raise ReviewInvalid([FieldProblem(field, "stands twice") for field in sorted(twice)])
+            raise ReviewInvalid([FieldProblem(name, "stands twice") for name in sorted(twice)])
         value = known
     problems = find_problems(value)
     if problems:
