@@ -34,7 +34,7 @@ def test_a_short_storm_loses_nothing(tmp_path: Path) -> None:
     faults = {"tansu": 20, "kafka": 30, "cluster": 34, "zookeeper": 30}[KIND]
     with System(tmp_path, broker=KIND) as system:
         wanted = set(catalogue(system))
-        report = storm.run(system, seed=20260131, predictions=20_000, faults=faults, limit_s=400)
+        report = storm.run(system, seed=20260131, predictions=20_000, faults=faults, limit_s=1200)
     _assert_held(report, predictions=20_000, faults=faults)
     if system.broker.keeps_log:
         assert set(report.faults) == wanted, "not every kind of fault has hit"
@@ -43,7 +43,7 @@ def test_a_short_storm_loses_nothing(tmp_path: Path) -> None:
 @pytest.mark.storm
 def test_a_storm_loses_nothing(tmp_path: Path) -> None:
     with System(tmp_path, consumers=3) as system:
-        report = storm.run(system, seed=7, predictions=120_000, faults=80, limit_s=900)
+        report = storm.run(system, seed=7, predictions=120_000, faults=80, limit_s=1800)
     _assert_held(report, predictions=120_000, faults=80)
 
 
@@ -52,6 +52,11 @@ def test_sigterm_at_random_moments_loses_nothing(tmp_path: Path) -> None:
     """50 times a daemon is told to stop in the middle of its work; each time it ends in order."""
     with System(tmp_path) as system:
         report = storm.run(
-            system, seed=50, predictions=1000, faults=50, only={"restart consumer", "restart serve"}
+            system,
+            seed=50,
+            predictions=1000,
+            faults=50,
+            only={"restart consumer", "restart serve"},
+            limit_s=1800,
         )
     _assert_held(report, predictions=1000, faults=50)

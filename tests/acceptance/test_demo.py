@@ -33,7 +33,7 @@ def test_all_of_it_holds_and_nothing_is_left(tmp_path: Path, environment: dict[s
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -64,7 +64,7 @@ def test_a_step_that_fails_is_named_and_nothing_is_left(tmp_path: Path, environm
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 1

@@ -110,6 +110,7 @@ def work(run: Run, client: httpx.Client) -> None:
     run.ask(client, "POST", "/predict/batch", 422, json=[{"text": "good"}, {"text": ""}])
     run.ask(client, "GET", "/predictions/no-uuid", 422)
     run.ask(client, "GET", "/nowhere", 404)
+    until(lambda: client.get("/health").json()["status"] == "healthy")
     for path in ("/health", "/vault-status", "/kafka-status", "/predictions?limit=5", "/metrics"):
         run.ask(client, "GET", path, 200)
     run.command("predict", "Great taste.")

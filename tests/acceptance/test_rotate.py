@@ -13,10 +13,12 @@ import pytest
 
 from bdlab.vault.bootstrap.plan import KAFKA_SERVICES, SERVICES
 from tests import brokers
-from tests.fix_pipeline import Daemon, Pipeline
+from tests.fix_pipeline import IMPATIENT, IMPATIENT_S, Daemon, Pipeline
 from tests.fix_up import Up, shell
 
-_DEADLINE_S = 30
+_DEADLINE_S = 60
+#: No measure of speed: longer than a busy machine stands still, and shorter than any time-out.
+PAUSE_MS = 10_000
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def test_a_drill_rotates_everything_and_no_request_fails(pipeline: Pipeline, url
     assert (load["failed"], load["failures"]) == (0, {})
     assert load["sent"] >= 240
     assert 0 < load["p50_ms"] <= load["p99_ms"]
-    assert 0 < load["longest_pause_ms"] < 2000
+    assert 0 < load["longest_pause_ms"] < PAUSE_MS
     assert found["verified"] is True
     outcomes = {(one["what"], one["service"]): one["outcome"] for one in found["rotations"]}
     (kafka,) = (one for one in found["rotations"] if one["what"] == "kafka")
@@ -58,12 +60,19 @@ def test_a_drill_rotates_everything_and_no_request_fails(pipeline: Pipeline, url
     assert pipeline.run("dlq", "list", "--json").stdout == letters
 
 
-def test_a_drill_in_which_requests_failed_ends_with_10(pipeline: Pipeline, url: str) -> None:
-    with pipeline.daemon("rotate", "database", "--drill", "--url", url, "--seconds", "8") as running:
+def test_a_drill_in_which_requests_failed_ends_with_10(pipeline: Pipeline) -> None:
+    with (
+        pipeline.serve(**IMPATIENT) as (_, client),
+        pipeline.daemon("consume"),
+        pipeline.daemon(
+            "rotate", "database", "--drill", "--url", str(client.base_url), "--seconds", "8"
+        ) as running,
+    ):
         running.wait_for("posting 50 reviews a second")
         with brokers.frozen(pipeline.broker):
-            time.sleep(3.5)
-        assert running.ended() == 10
+            time.sleep(IMPATIENT_S + 2)
+        running.wait_for("verifying every offset")
+        assert running.ended(within_s=90) == 10
         shown = "\n".join(_lines(running))
     assert "HTTP 503" in shown
     assert "requests failed" in shown
@@ -134,7 +143,7 @@ def test_a_drill_on_a_secured_kafka_rotates_all_three(tmp_path: Path, start_up: 
         assert done.returncode == 0, done.stdout + done.stderr
         found = json.loads(done.stdout)
         assert (found["load"]["failed"], found["verified"]) == (0, True)
-        assert found["load"]["longest_pause_ms"] < 2000
+        assert found["load"]["longest_pause_ms"] < PAUSE_MS
         assert {one["outcome"] for one in found["rotations"]} == {"rotated"}
         users = {one["service"]: one["after"] for one in found["rotations"] if one["what"] == "kafka"}
         assert set(users) == set(KAFKA_SERVICES)

@@ -42,7 +42,7 @@ class Running:
         return VaultSession(layers, service=service, database_role=role, daemon=False)
 
     def verify(self) -> dict[str, Any]:
-        code, output, log = self.bdlab("verify", "--wait", "30", "--json")
+        code, output, log = self.bdlab("verify", "--wait", "60", "--json")
         assert code in {0, 10}, log
         report: dict[str, Any] = json.loads(output)
         assert report["verified"] == (code == 0)
@@ -56,7 +56,7 @@ class Running:
         ):
             for key, value in records:
                 producer.publish_raw(key, value, [], acks)
-            acks.positions(len(records))
+            acks.positions(len(records), 60)
 
     def execute_as_owner(self, statement: str) -> list[Any]:
         with self.session("migrate", "bdlab-owner") as session:

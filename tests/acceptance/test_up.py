@@ -8,14 +8,23 @@ import re
 import shlex
 import signal
 import socket
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bdlab.stack.ports import PortBook
-from tests.fix_up import STOP_WITHIN_S, Up, all_gone, get, no_secret_is_shown, post, shell, wait_until_stored
+from tests.fix_up import (
+    STOP_WITHIN_S,
+    Up,
+    all_gone,
+    get,
+    no_secret_is_shown,
+    post,
+    post_until_acknowledged,
+    shell,
+    wait_until_stored,
+)
 
 INTEGRATION_TEST = Path(__file__).parents[2] / "infra" / "test_kafka_integration.sh"
 
@@ -32,7 +41,7 @@ def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[...,
     first = json.loads(done.stdout)
     assert first["sentiment"] == "negative"
     done = shell(
-        f'{evaluate}\nbdlab predict "Great taste, will buy again."\nbdlab status\nbdlab verify --wait 30'
+        f'{evaluate}\nbdlab predict "Great taste, will buy again."\nbdlab status\nbdlab verify --wait 60'
     )
     assert done.returncode == 0, done.stdout + done.stderr
     steps = shell(f"{shlex.quote(str(INTEGRATION_TEST))} --local {shlex.quote(str(data_dir))}")
@@ -92,15 +101,8 @@ def test_everything_dies_once_and_the_pipeline_goes_on(tmp_path: Path, start_up:
     up.wait_for("was only in memory and is gone; no event is known to be lost")
     up.wait_for("restarted tansu")
     assert up.folder.running().bootstrap_servers != before
-    pause = threading.Event()
-    for _ in range(300):
-        status, answer = post(up.endpoint, {"text": "Good again."})
-        if status == 200:
-            break
-        assert status == 503, answer
-        pause.wait(0.1)
-    assert status == 200
-    done = shell(f'eval "$(bdlab env --data-dir {shlex.quote(str(up.folder.path))})"\nbdlab verify --wait 30')
+    answer = post_until_acknowledged(up.endpoint, {"text": "Good again."})
+    done = shell(f'eval "$(bdlab env --data-dir {shlex.quote(str(up.folder.path))})"\nbdlab verify --wait 60')
     assert done.returncode == 0, done.stdout + done.stderr
     assert "closed log" in done.stdout
     assert answer["id"] in {row["id"] for row in get(up.endpoint, "/predictions?limit=100")}

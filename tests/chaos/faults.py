@@ -118,7 +118,7 @@ def add_consumer(system: System, rng: random.Random) -> None:
     extra = system.extra_consumer()
     extra.start()
     time.sleep(rng.uniform(2, 5))
-    extra.stop(timeout_s=30)
+    extra.stop(timeout_s=90)
 
 
 def restart_consumer(system: System, rng: random.Random) -> None:
@@ -136,7 +136,7 @@ def restart_serve(system: System, rng: random.Random) -> None:
 
 
 def _end_well(service: Service) -> None:
-    code = service.stop(timeout_s=30)
+    code = service.stop(timeout_s=90)
     # The signal itself ends a process whose interpreter is still starting.
     assert code in (0, -signal.SIGTERM), (
         f"exit code {code} after SIGTERM:\n{service.log_file.read_text()[-2000:]}"
