@@ -46,7 +46,7 @@ def root_tokens(world: VaultWorld) -> list[str]:
         return found
 
 
-def eventually(condition: Callable[[], bool], within_s: float = 15.0) -> None:
+def eventually(condition: Callable[[], bool], within_s: float = 60.0) -> None:
     """Wait for something that happens elsewhere and tells nobody."""
     deadline = time.monotonic() + within_s
     while not condition():

@@ -56,11 +56,25 @@ def logins(database: Database) -> Logins:
 @pytest.fixture
 def store(logins: Logins) -> Iterator[Store]:
     """An open store with partition 0 at offset 0; it has two more leases to go to."""
-    store = Store(logins, limits=ConnectionLimits(lock_s=0.5, statement_s=1.5, idle_in_transaction_s=1))
+    with opened(Store(logins)) as store:
+        yield store
+
+
+@pytest.fixture
+def impatient(logins: Logins) -> Iterator[Store]:
+    """Like `store`; it waits for a second or two, where a test is about the end of such a wait."""
+    with opened(Store(logins, limits=ConnectionLimits(lock_s=1, statement_s=2))) as store:
+        yield store
+
+
+@contextmanager
+def opened(store: Store) -> Iterator[Store]:
     store.open()
     store.start_offsets([at(0)])
-    yield store
-    store.close()
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 @pytest.fixture(scope="module")
@@ -265,8 +279,8 @@ def test_40_a_deadlock_with_somebody_elses_transaction(database: Database, store
         tries = threading.Thread(target=lambda: failures.append(raised(store, again)))
         tries.start()
         wait_until(lambda: waiting_for_lock(database) == 1)
-        cursor.execute("SET lock_timeout = '10s'; UPDATE sink_offsets SET end_seen = end_seen")
-        tries.join(20)
+        cursor.execute("SET lock_timeout = '60s'; UPDATE sink_offsets SET end_seen = end_seen")
+        tries.join(60)
         other.rollback()
     assert [type(failure) for failure in failures] == [DatabaseUnavailable]
     assert any(code in str(failures[0]) for code in ("40P01", "55P03"))
@@ -299,13 +313,13 @@ def test_53_a_limit_on_disk_space(database: Database, store: Store) -> None:
     assert store.store(large) == Stored(rows=500)
 
 
-def test_55_a_table_that_somebody_has_locked(database: Database, store: Store) -> None:
+def test_55_a_table_that_somebody_has_locked(database: Database, impatient: Store) -> None:
     with admin_connection(database) as other, other.cursor() as cursor:
         cursor.execute("LOCK TABLE predictions IN EXCLUSIVE MODE")
         with pytest.raises(DatabaseUnavailable, match="55P03"):
-            store.store(rows(range(3)))
+            impatient.store(rows(range(3)))
         other.rollback()
-    assert store.store(rows(range(3))) == Stored(rows=3)
+    assert eventually(lambda: impatient.store(rows(range(3)))) == Stored(rows=3)
 
 
 def test_57_a_session_that_is_terminated(database: Database, store: Store) -> None:
@@ -318,10 +332,10 @@ def test_57_a_session_that_is_terminated(database: Database, store: Store) -> No
     assert store.store(rows(range(3))) == Stored(rows=3)
 
 
-def test_57_a_statement_that_takes_too_long(database: Database, store: Store) -> None:
+def test_57_a_statement_that_takes_too_long(database: Database, impatient: Store) -> None:
     slow_inserts(database, seconds=30)
     with pytest.raises(DatabaseUnavailable, match="57014"):
-        store.store(rows(range(3)))
+        impatient.store(rows(range(3)))
     assert untouched(database)
 
 
@@ -425,7 +439,7 @@ server, user, password = sys.stdin.read().splitlines()
 login = DatabaseLogin(
     server=msgspec.json.decode(server, type=PostgresSettings), user=user, password=Secret(password)
 )
-mine = store.Store(StaticCredentials(database=login), idle_in_transaction_s=1)
+mine = store.Store(StaticCredentials(database=login), idle_in_transaction_s=5)
 mine.open()
 print(mine.store([*(accepted(at(offset)) for offset in range(200)), dead(at(200))]))
 """
@@ -457,7 +471,7 @@ def child(database: Database, *, freeze: bool = False) -> Iterator[subprocess.Po
 def test_a_consumer_killed_in_the_middle_of_the_insert_leaves_nothing(
     database: Database, store: Store
 ) -> None:
-    slow_inserts(database, seconds=1)
+    slow_inserts(database, seconds=8)
     with child(database) as process:
         wait_until(lambda: sleeping(database) == 1)
         process.kill()
@@ -473,9 +487,9 @@ def test_a_frozen_consumer_loses_its_lock_and_its_batch(database: Database, stor
         wait_until(lambda: stopped(process.pid) and idle_in_transaction(database) == 1)
         began = time.monotonic()
         assert eventually(lambda: store.store(rows(range(10)))) == Stored(rows=10)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
         os.kill(process.pid, signal.SIGCONT)
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=60)
         assert "DatabaseUnavailable" in output
     assert recorded(database) == [(offset, "predictions") for offset in range(10)]
 
@@ -502,14 +516,14 @@ def test_a_commit_whose_answer_is_lost_is_found_at_the_fence(database: Database)
 
 
 def test_silence_is_cut(database: Database) -> None:
-    limits = ConnectionLimits(silence_s=0.5)
+    limits = ConnectionLimits(silence_s=4)
     with through_proxy(database, limits=limits) as (store, proxy):
         store.store(rows([0]))
         proxy.links["db"].stall()
         began = time.monotonic()
         with pytest.raises(DatabaseUnavailable):
             store.store(rows([1]))
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60
         proxy.links["db"].flow()
         assert store.store(rows([1])) == Stored(rows=1)
 
@@ -643,8 +657,8 @@ def raised(store: Store, batch: Sequence[Entry]) -> Exception:
 
 
 def eventually(work: Callable[[], T]) -> T:
-    """What `work` gives, tried again as the sink does for at most 20 s."""
-    deadline = time.monotonic() + 20
+    """What `work` gives, tried again as the sink does for at most 60 s."""
+    deadline = time.monotonic() + 60
     while True:
         try:
             return work()
@@ -655,7 +669,7 @@ def eventually(work: Callable[[], T]) -> T:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         threading.Event().wait(0.02)

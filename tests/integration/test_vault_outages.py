@@ -34,7 +34,7 @@ def refused_at_once(opened: VaultSession, kind: type[VaultError]) -> VaultError:
     began = time.monotonic()
     try:
         with pytest.raises(kind) as refused:
-            opened.open(30)
+            opened.open(60)
     finally:
         opened.close()
     assert time.monotonic() - began < 5
@@ -101,12 +101,12 @@ def test_waiting_for_a_vault_that_is_not_there_yet(new_world: Callable[..., Vaul
     world.openbao.stop()
     with structlog.testing.capture_logs() as logs:
         opened = world.session("consume", "bdlab-writer")
-        with pytest.raises(VaultUnavailable, match=r"is unreachable: Connection refused \(waited 1 s\)"):
+        with pytest.raises(VaultUnavailable, match=r"is unreachable: Connection refused \(waited \d+ s\)"):
             opened.open(1)
         assert about(logs, "waiting for Vault") == 1
         starting = threading.Thread(target=world.openbao.start)
         starting.start()
-        opened.open(30)
+        opened.open(60)
         starting.join()
         assert works_as_writer(opened.database(), world)
         opened.close()
@@ -124,10 +124,11 @@ def test_a_wait_ends_when_it_is_told_to() -> None:
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.long
 def test_an_outage_is_outlived_and_told_once(new_world: Callable[..., VaultWorld]) -> None:
     """Sealed, then killed, then back: what is held stays in use, and is replaced when it has run out."""
     world = new_world(ShamirOpenBao)
-    world.init(world.plan(seeds=world.seeds(token_period_s=3, lease_ttl_s=3, lease_max_ttl_s=6)))
+    world.init(world.plan(seeds=world.seeds(token_period_s=9, lease_ttl_s=9, lease_max_ttl_s=18)))
     with (
         structlog.testing.capture_logs() as logs,
         world.session("consume", "bdlab-writer") as opened,
@@ -153,7 +154,7 @@ def test_an_outage_is_outlived_and_told_once(new_world: Callable[..., VaultWorld
             began = time.monotonic()
             with pytest.raises(VaultUnavailable, match="there is no database login: Vault at"):
                 opened.database()
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 5
             assert opened.kafka() is kafka
 
             world.openbao.stop()

@@ -113,15 +113,16 @@ def test_the_authority_of_the_database_is_a_private_file(vault_world: VaultWorld
 
 @pytest.fixture
 def short_lived(vault_world: VaultWorld) -> Iterator[None]:
-    """Tokens and database logins of 3 s without renewal; a login lasts 7 s at most."""
+    """Tokens and database logins of 9 s without renewal; a login lasts 20 s at most."""
     with vault_world.root() as root:
-        root.write("auth/approle/role/consume", {"token_period": 3})
+        root.write("auth/approle/role/consume", {"token_period": 9})
         role = root.read("database/roles/bdlab-writer")
-        root.write("database/roles/bdlab-writer", {**role, "default_ttl": 3, "max_ttl": 7})
+        root.write("database/roles/bdlab-writer", {**role, "default_ttl": 9, "max_ttl": 20})
     yield
     vault_world.init()
 
 
+@pytest.mark.long
 def test_a_daemon_renews_past_every_ttl(vault_world: VaultWorld, short_lived: None) -> None:
     with (
         structlog.testing.capture_logs() as logs,
@@ -129,8 +130,8 @@ def test_a_daemon_renews_past_every_ttl(vault_world: VaultWorld, short_lived: No
     ):
         began = time.monotonic()
         logins = [opened.database()]
-        while time.monotonic() - began < 8 or len(logins) < 2:
-            assert time.monotonic() - began < 30
+        while time.monotonic() - began < 22 or len(logins) < 2:
+            assert time.monotonic() - began < 90
             login = opened.database()
             assert works_as_writer(login, vault_world)
             if login is not logins[-1]:
@@ -143,6 +144,7 @@ def test_a_daemon_renews_past_every_ttl(vault_world: VaultWorld, short_lived: No
     assert [entry for entry in logs if entry["log_level"] in ("warning", "error")] == []
 
 
+@pytest.mark.long
 def test_a_short_command_renews_on_use(vault_world: VaultWorld, short_lived: None) -> None:
     with vault_world.session("consume", "bdlab-writer", daemon=False) as opened:
         began = time.monotonic()
@@ -151,7 +153,7 @@ def test_a_short_command_renews_on_use(vault_world: VaultWorld, short_lived: Non
             assert works_as_writer(login, vault_world)
             assert opened.state().authenticated
             time.sleep(0.1)
-        assert 3 < time.monotonic() - began < 20
+        assert 9 < time.monotonic() - began < 60
         assert works_as_writer(login, vault_world)
 
 
