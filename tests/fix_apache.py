@@ -81,7 +81,7 @@ class Authority(msgspec.Struct, frozen=True):
         server = KafkaSettings(
             bootstrap_servers=kafka.bootstrap_servers,
             security_protocol="SASL_SSL",
-            delivery_timeout_s=5,
+            delivery_timeout_s=20,
             session_timeout_s=6,
         )
         return KafkaLogin(

@@ -28,8 +28,8 @@ def kafka_login(
     *,
     topic: str = "predictions",
     partitions: int = 6,
-    delivery_timeout_s: float = 5.0,
-    session_timeout_s: float = 1.0,
+    delivery_timeout_s: float = 20.0,
+    session_timeout_s: float = 4.0,
 ) -> KafkaLogin:
     return KafkaLogin(
         server=KafkaSettings(
@@ -87,12 +87,12 @@ class Acks:
         self.count += 1
         self._results.put(result)
 
-    def take(self, count: int, timeout_s: float = 20.0) -> list[Position | BrokerError]:
+    def take(self, count: int, timeout_s: float = 60.0) -> list[Position | BrokerError]:
         """The next `count` results. Raises queue.Empty where they do not come in time."""
         deadline = time.monotonic() + timeout_s
         return [self._results.get(timeout=max(0.0, deadline - time.monotonic())) for _ in range(count)]
 
-    def positions(self, count: int, timeout_s: float = 20.0) -> list[Position]:
+    def positions(self, count: int, timeout_s: float = 60.0) -> list[Position]:
         """The next `count` results, all of which have to be positions."""
         found = self.take(count, timeout_s)
         return [result for result in found if isinstance(result, Position) or pytest.fail(repr(result))]
@@ -134,7 +134,7 @@ def read_until(
     poll: Callable[[int, float], list[Record]],
     enough: Callable[[list[Record]], bool],
     *,
-    timeout_s: float = 20.0,
+    timeout_s: float = 60.0,
 ) -> list[Record]:
     """Poll until `enough` holds of everything that was read. Fails the test where it never does."""
     deadline = time.monotonic() + timeout_s

@@ -16,7 +16,7 @@ from tests.fix_vault import VaultWorld
 
 
 @contextlib.contextmanager
-def rotation(world: VaultWorld, *, grace_s: float = 20.0, force: bool = False) -> Iterator[Run]:
+def rotation(world: VaultWorld, *, grace_s: float = 60.0, force: bool = False) -> Iterator[Run]:
     """A run with the identity `rotate`."""
     with world.session("rotate", kafka=False, daemon=False) as session:
         yield Run(

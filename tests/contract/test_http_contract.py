@@ -72,7 +72,7 @@ def served(request: pytest.FixtureRequest, memory_api: MemoryApi) -> Iterator[Se
         return
     credentials: StaticCredentials = request.getfixturevalue("topic")
     producer = Producer(credentials, client_id="test", source="/tests")
-    with Admin(credentials) as admin, producer:
+    with Admin(credentials, timeout_s=30) as admin, producer:
 
         def parts() -> Parts:
             asyncio.get_running_loop()

@@ -73,7 +73,7 @@ def system(request: pytest.FixtureRequest) -> Iterator[LogSystem]:
         yield MemorySystem()
         return
     credentials = request.getfixturevalue("topic")
-    with Admin(credentials) as admin:
+    with Admin(credentials, timeout_s=30) as admin:
         yield KafkaSystem(credentials, admin)
 
 

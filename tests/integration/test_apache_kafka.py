@@ -216,7 +216,7 @@ def test_the_cluster_restarts_as_a_whole(cluster: KafkaCluster) -> None:
     check_all_there(credentials, positions)
 
 
-def eventually(ask: Callable[[], T | None], timeout_s: float = 20.0) -> T:
+def eventually(ask: Callable[[], T | None], timeout_s: float = 60.0) -> T:
     """What `ask` says once it says something: each broker learns of a new topic in its own time."""
     deadline = time.monotonic() + timeout_s
     while (found := ask()) is None:

@@ -86,7 +86,7 @@ def test_a_missing_topic_is_an_error_for_its_ranges_and_a_problem_of_its_state(b
 
 
 def test_state_names_the_broker_and_the_cluster(broker: LocalBroker, topic: StaticCredentials) -> None:
-    with Admin(topic) as admin:
+    with Admin(topic, timeout_s=30) as admin:
         state = admin.state()
     assert (state.connected, state.bootstrap_servers, state.cluster_id, state.brokers, state.problem) == (
         True,
@@ -135,7 +135,7 @@ def test_the_admin_follows_the_broker_to_its_new_address(own_broker: Callable[[]
                 self.kafka_login = msgspec.structs.replace(held, server=server)
                 return super().refresh_kafka()
 
-        with Admin(Learning(kafka=held), timeout_s=2.0) as learning:
+        with Admin(Learning(kafka=held), timeout_s=20.0) as learning:
             state = learning.state()
         assert state.connected
         assert state.cluster_id == broker.cluster_id != first.cluster_id

@@ -12,17 +12,18 @@ import pytest
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.group import release
 from bdlab.memory.credentials import StaticCredentials
-from tests.brokers import KIND
+from tests.brokers import KIND, LocalBroker
 from tests.chaos.advertised import KINDS, Member
 from tests.chaos.proxy import Proxy, kafka_api_key
-from tests.fix_kafka import Bookmarks, kafka_login, make_topic, published, read_until
+from tests.fix_kafka import Bookmarks, credentials_for, kafka_login, make_topic, published, read_until
 from tests.fix_servers import start_or_skip
 
 _JOIN_GROUP = 11
 
 
-def test_a_group_whose_leader_left_while_it_was_forming_forms_anew(topic: StaticCredentials) -> None:
+def test_a_group_whose_leader_left_while_it_was_forming_forms_anew(broker: LocalBroker) -> None:
     """Tansu would wait for the leader that is gone without end."""
+    topic = credentials_for(broker, session_timeout_s=1.0)
     sent = published(topic, 100)
     leader = Consumer(topic, positions=Bookmarks())
     successor = Consumer(topic, positions=Bookmarks())
@@ -72,7 +73,7 @@ def test_a_request_to_join_that_is_never_answered_is_made_again(tmp_path: Path) 
             proxy.start(("127.0.0.1", member.port))
             stack.callback(proxy.close)
         servers = ",".join(f"{proxy.host}:{proxy.port}" for proxy in proxies)
-        topic = make_topic(StaticCredentials(kafka=kafka_login(servers)))
+        topic = make_topic(StaticCredentials(kafka=kafka_login(servers, session_timeout_s=1.0)))
         sent = published(topic, 20)
 
         with Consumer(topic, positions=Bookmarks()) as consumer:

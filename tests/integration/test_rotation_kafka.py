@@ -52,7 +52,7 @@ class World(msgspec.Struct):
             return client.read_kv("kv", f"kafka/{service}")
 
     def rotate(
-        self, *services: str, grace_s: float = 20.0, force: bool = False, users: Users | None = None
+        self, *services: str, grace_s: float = 60.0, force: bool = False, users: Users | None = None
     ) -> list[Rotation]:
         with rotation(self.vault, grace_s=grace_s, force=force) as run:
             clients = self.kafka.login("serve")
@@ -260,12 +260,12 @@ def test_a_short_command_that_runs_long_takes_the_newer_user(world: World) -> No
         acks.positions(1)
         former = predict.kafka()
         began = time.monotonic()
-        (found,) = world.rotate("predict")
+        (found,) = world.rotate("predict", grace_s=300)
         assert found.outcome == "rotated"
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 120  # nobody had to be waited for
         assert not accepts(former)
-        assert producer._keeper.active is not None
-        assert producer._keeper.active.login.username == world.login("predict").username
+        newer = world.login("predict").username
+        eventually(lambda: (active := producer._keeper.active) is not None and active.login.username == newer)
         producer.publish(event(), acks)
         acks.positions(1)
 

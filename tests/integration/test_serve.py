@@ -76,6 +76,7 @@ def test_the_reference_request_by_curl(pipeline: Pipeline) -> None:
 
 def test_everything_is_described_over_real_servers(pipeline: Pipeline) -> None:
     with pipeline.serve() as (_, client):
+        until(lambda: client.get("/health").json()["status"] == "healthy")
         assert client.get("/health").json() | {"version": ""} == {
             "status": "healthy",
             "model_loaded": True,
@@ -331,7 +332,7 @@ def test_a_key_that_is_another_certificates_is_named(pipeline: Pipeline, tmp_pat
 @pytest.mark.long
 def test_a_certificate_of_seconds_is_renewed_under_load(pipeline: Pipeline, tmp_path: Path) -> None:
     """From Vault's PKI engine, over two workers; new connections get the new one, and none fails."""
-    life_s = 24
+    life_s = 45
     renewal = ("server-certificate", "api", "--folder", str(tmp_path), "--ttl", str(life_s))
     for command in (("vault-init", "--authority", "servers"), renewal):
         done = pipeline.run(*command)
@@ -351,10 +352,13 @@ def test_a_certificate_of_seconds_is_renewed_under_load(pipeline: Pipeline, tmp_
             return found
 
         running = [pool.submit(load) for _ in range(2)]
-        port, seen = int(url.rpartition(":")[2]), {}
+        port, seen = int(url.rpartition(":")[2]), dict[bytes, float]()
         try:
-            deadline = time.monotonic() + 2 * life_s
-            while time.monotonic() < deadline and not any(each.done() for each in running):
+            deadline = time.monotonic() + 4 * life_s
+            # Until there is a second one, and the first has run out.
+            while len(seen) < 2 or min(seen.values()) > time.time():
+                assert time.monotonic() < deadline, seen
+                assert not any(each.done() for each in running)
                 done = pipeline.run(*renewal)
                 assert done.returncode == 0, done.stderr
                 shown = shown_certificate("127.0.0.1", port, ca_file=ca_file)
@@ -364,8 +368,6 @@ def test_a_certificate_of_seconds_is_renewed_under_load(pipeline: Pipeline, tmp_
         answers = [status for each in running for status in each.result()]
         assert set(answers) == {200}
         assert len(answers) > 20
-        assert len(seen) > 1
-        assert min(seen.values()) < time.time(), "the first one has not run out yet"
         assert sorted(_children(daemon.process.pid)) == before
         # A file that does not fit is left alone.
         (tmp_path / "api" / "server.pem").write_text("nonsense")

@@ -50,7 +50,7 @@ def test_where_nothing_speaks_tls_no_certificate_is_checked(pipeline: Pipeline) 
 def test_all_checks_of_a_running_pipeline(pipeline: Pipeline) -> None:
     with pipeline.serve() as (_, client):
         url = str(client.base_url)
-        done = pipeline.run("status", "--api-url", url)
+        done = pipeline.run("status", "--api-url", url, "--wait-healthy")
         assert done.returncode == 0, done.stdout
         assert all(name in done.stdout for name in EVERYTHING)
 
@@ -141,7 +141,7 @@ def test_with_a_bad_model(pipeline: Pipeline, tmp_path: Path, damage: str) -> No
 def test_the_api_away_unhealthy_and_well(pipeline: Pipeline) -> None:
     with pipeline.serve() as (daemon, client):
         url = str(client.base_url)
-        assert pipeline.run("status", "--check", "api", "--api-url", url).returncode == 0
+        assert pipeline.run("status", "--check", "api", "--api-url", url, "--wait-healthy").returncode == 0
         pipeline.broker.stop()
         until(lambda: client.get("/health").status_code == 503)
         done = pipeline.run("status", "--json", "--check", "api", "--api-url", url)
@@ -184,12 +184,12 @@ def test_waiting_until_all_is_healthy(pipeline: Pipeline) -> None:
     assert time.monotonic() - started < 50
 
     with pipeline.daemon(
-        "status", "--json", "--check", "kafka", "--wait-healthy", "--timeout", "60"
+        "status", "--json", "--check", "kafka", "--wait-healthy", "--timeout", "240"
     ) as waiting:
         threading.Event().wait(0.5)
         pipeline.broker.start()
         pipeline.announce_broker()
-        assert waiting.ended() == 0
+        assert waiting.ended(within_s=240) == 0
         assert json.loads(waiting.output.get())["state"] == "healthy"
 
 
@@ -197,7 +197,7 @@ def test_watching_until_interrupted(pipeline: Pipeline) -> None:
     arguments = ("status", "--json", "--check", "model", "--watch", "--interval", "0.1")
     with pipeline.daemon(*arguments) as watching:
         for _ in range(3):
-            assert json.loads(watching.output.get(timeout=20))["state"] == "healthy"
+            assert json.loads(watching.output.get(timeout=60))["state"] == "healthy"
         assert watching.stop() == 0
 
 

@@ -73,7 +73,7 @@ def test_kill_after_any_change_then_run_again(new_world: Callable[..., VaultWorl
         input=json.dumps(given),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert crashes.returncode == 0, crashes.stderr

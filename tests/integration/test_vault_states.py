@@ -201,7 +201,9 @@ def test_a_dry_run_leaves_a_new_vault_alone(new_world: Callable[..., VaultWorld]
 def test_two_at_once_wait_for_each_other(new_world: Callable[..., VaultWorld]) -> None:
     world = new_world()
     with ThreadPoolExecutor(3) as pool:
-        found = [outcomes(steps) for steps in pool.map(lambda _: world.init(), range(3))]
+        found = [
+            outcomes(steps) for steps in pool.map(lambda _: world.init(world.plan(timeout_s=120)), range(3))
+        ]
     assert sorted(steps["engines"] for steps in found) == ["done", "unchanged", "unchanged"]
     assert sum(steps == unchanged_but() for steps in found) == 2
     with alone(world.plan()), pytest.raises(VaultUnavailable, match="another vault-init is at work"):

@@ -208,7 +208,7 @@ def test_a_probe_that_hangs_is_absent_and_is_not_asked_again() -> None:
 def test_a_problem_that_is_raised_is_a_state_too() -> None:
     probe = Probe()
     probe.error = BrokerUnavailable("no broker")
-    assert watch(probe).now() == "absent: no broker"
+    assert watch(probe, timeout_s=20).now() == "absent: no broker"
 
 
 def test_a_consumer_with_stopped_partitions_is_unhealthy() -> None:
