@@ -276,6 +276,7 @@ def test_leases_run_out_while_vault_is_sealed(own_pipeline: Pipeline) -> None:
                 ids = [services.predict() for _ in range(5)]
                 assert services.health()["status"] == "degraded"
                 assert services.client.get("/vault-status").json()["token_ttl_s"] == 0
+                assert services.client.get("/health/ready").status_code == 200
             until(lambda: services.health()["status"] == "healthy")
             ids += [services.predict() for _ in range(5)]
             until(lambda: all(services.stored(each) for each in ids))

@@ -246,6 +246,10 @@ def test_a_replica_without_requests_becomes_ready_again_by_itself(
             time.sleep(0.1)
 
 
+def _run_out(memory: MemoryApi) -> None:
+    memory.vault.found = msgspec.structs.replace(memory.vault.found, held_valid=False, token_ttl_s=0.0)
+
+
 def _seal(memory: MemoryApi) -> None:
     memory.vault.found = msgspec.structs.replace(
         memory.vault.found, connected=False, authenticated=False, sealed=True, problem="sealed"
@@ -277,14 +281,24 @@ def test_without_vault_or_database_it_is_degraded_and_ready(
     assert api.post("/predict", json=REVIEW).status_code == 200
 
 
-def test_with_credentials_that_ran_out_it_is_not_ready(memory_api: MemoryApi, api: httpx.Client) -> None:
-    _seal(memory_api)
-    memory_api.vault.found = msgspec.structs.replace(
-        memory_api.vault.found, held_valid=False, token_ttl_s=0.0
-    )
+def test_with_credentials_that_vault_does_not_renew_it_is_not_ready(
+    memory_api: MemoryApi, api: httpx.Client
+) -> None:
+    _run_out(memory_api)
     answer = api.get("/health/ready")
     assert answer.status_code == 503
-    assert "credentials" in answer.json()["problems"][0]
+    assert "no longer takes this service's credentials" in answer.json()["problems"][0]
+
+
+@pytest.mark.parametrize("lose", [_seal, _lose_vault])
+def test_a_vault_that_is_away_drains_no_replica_however_long(
+    memory_api: MemoryApi, api: httpx.Client, lose: Callable[[MemoryApi], None]
+) -> None:
+    lose(memory_api)
+    _run_out(memory_api)
+    assert api.get("/health").json()["status"] == "degraded"
+    assert api.get("/health/ready").status_code == 200
+    assert api.post("/predict", json=REVIEW).status_code == 200
 
 
 def test_vault_is_described(memory_api: MemoryApi, api: httpx.Client) -> None:

@@ -96,9 +96,10 @@ def _readiness(
         problems.append(f"the model does not predict: {model_problem}")
     if unpublishable := _unpublishable(broker, acknowledgements):
         problems.append(unpublishable)
-    # Predicting needs the token's secrets and no database: its lease may run out meanwhile.
-    if not (vault.held_valid or (vault.token_ttl_s or 0) > 0):
-        problems.append(f"the credentials held are no longer valid: {vault.problem or 'expired'}")
+    # Predicting needs the token's secrets and no database: its lease may run out meanwhile. And a Vault that
+    # is away has refused nothing: what was read from it is used on, and no replica is drained, however long.
+    if vault.connected and not (vault.held_valid or (vault.token_ttl_s or 0) > 0):
+        problems.append(f"Vault no longer takes this service's credentials: {vault.problem or 'expired'}")
     return ReadyAnswer(ready=not problems, problems=tuple(problems))
 
 
