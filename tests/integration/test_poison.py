@@ -27,7 +27,7 @@ from bdlab.settings import SinkSettings
 from bdlab.sink import Sink
 from bdlab.verification import verify
 from tests.fix_database import Database
-from tests.samples import at, dead, event
+from tests.samples import accepted, at, dead, event
 
 Message = tuple[bytes | None, bytes | None]
 GOOD = json.loads(encode(event())[1])
@@ -261,3 +261,19 @@ def test_a_replay_count_that_is_no_count_is_none() -> None:
     for value, count in ((b"3", 3), (b"x", 0), (None, 0), (b"9" * 40, 0), (b"-1", 0)):
         headers = [("bdlab-replay-count", value)]
         assert replay_count(Record(at(0), letter.record.key, None, headers)) == count
+
+
+def test_rows_of_a_mebibyte_are_not_read_all_at_once(database: Database) -> None:
+    store = Store(database.credentials("writer"))
+    store.open()
+    store.start_offsets([at(0)])
+    huge = [accepted(at(offset), event(text="x" * (1 << 20))) for offset in range(20)]
+    for one in huge:
+        store.store([one])
+    store.store([accepted(at(20))])
+    with Reader(database.credentials("reader")) as reader:
+        found = reader.newest(1000)
+        # The small one, and then no more once there are 16 MiB.
+        assert [row.position.offset for row in found] == [20, *range(19, 3, -1)]
+        assert [row.position.offset for row in reader.newest(3)] == [20, 19, 18]
+    store.close()

@@ -23,6 +23,9 @@ from bdlab.postgres.queries import queries
 from bdlab.postgres.session import Session
 from bdlab.probes import DatabaseState
 
+#: A thousand reviews of a mebibyte each would take the API's memory.
+NEWEST_BYTES = 16 << 20
+
 #: How long closing waits for the question that is being asked.
 _ANSWER_S = 2.0
 
@@ -91,9 +94,12 @@ class Reader:
                 yield cursor
 
     def newest(self, limit: int) -> list[StoredPrediction]:
-        """The predictions that were stored last, the newest first."""
+        """The predictions that were stored last, the newest first.
+
+        At most `limit`, and no more once their texts come to NEWEST_BYTES.
+        """
         with self._cursor() as cursor:
-            cursor.execute(queries("reader")["newest"], {"limit": limit})
+            cursor.execute(queries("reader")["newest"], {"limit": limit, "bytes": NEWEST_BYTES})
             return [_prediction(row) for row in cursor.fetchall()]
 
     def get(self, prediction_id: UUID) -> StoredPrediction | None:

@@ -23,6 +23,8 @@ QUERY_TIMEOUT_S = 15.0
 #: More would only wait for each other at the one connection.
 CONCURRENT_QUERIES = 4
 
+_HOW_MANY = f"How many, 1 to {MAX_LIMIT}; fewer come where their texts are more than 16 MiB."
+
 T = TypeVar("T")
 
 _away = {503: problem_response("The database cannot be asked now")}
@@ -64,7 +66,7 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
         responses={422: problem_response("The limit is out of range"), **_away},
     )
     async def newest(
-        limit: Annotated[str, Parameter(description=f"How many, 1 to {MAX_LIMIT}.")] = "10",
+        limit: Annotated[str, Parameter(description=_HOW_MANY)] = "10",
     ) -> Response[list[dict[str, Any]]]:
         if not (limit.isascii() and limit.isdigit() and len(limit) < 10 and 1 <= int(limit) <= MAX_LIMIT):
             raise invalid_parameter(

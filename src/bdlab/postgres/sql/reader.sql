@@ -1,10 +1,18 @@
 -- name: newest
 SELECT id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment, confidence,
        explanation, model, created_at, stored_at, cluster_id, topic, partition, "offset"
-FROM predictions
--- A batch shares its stored_at; the index gives the batches, and a sort within one the newest of it.
+FROM (
+    SELECT *, sum(bytes) OVER (ORDER BY stored_at DESC, created_at DESC, id DESC) - bytes AS bytes_before
+    FROM (
+        SELECT *, octet_length(summary) + octet_length(text) AS bytes
+        FROM predictions
+        -- A batch shares its stored_at; the index gives the batches, and a sort within one the newest of it.
+        ORDER BY stored_at DESC, created_at DESC, id DESC
+        LIMIT %(limit)s
+    ) AS newest
+) AS measured
+WHERE bytes_before < %(bytes)s
 ORDER BY stored_at DESC, created_at DESC, id DESC
-LIMIT %(limit)s
 
 -- name: get
 SELECT id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment, confidence,
