@@ -145,6 +145,10 @@ class Checker:
                 found.append(certificate_check(name, place.hostname, place.port or 443, ca_file=ca_file))
         if self._kafka.problem is None:
             found += self._certificates_by_vault()
+        else:
+            why = f"no login from Vault: {self._kafka.problem.message}"
+            names = ("kafka.certificate", "postgres.certificate")
+            found += [CheckResult(name=name, state="unknown", message=why) for name in names]
         return tuple(sorted(found, key=lambda check: CHECKS["certificates"].index(check.name)))
 
     def _certificates_by_vault(self) -> Iterator[CheckResult]:

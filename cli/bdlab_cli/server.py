@@ -77,7 +77,8 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The second signal ends it at once, whichever it is."""
-        self.force_exit = self.should_exit
+        if self.should_exit:
+            os._exit(wiring.INTERRUPTED_TWICE)
         super().handle_exit(sig, frame)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bdlab.settings import Layers, Settings
     from bdlab.vault.session import VaultSession
 
-_HARD_EXIT = 130
+INTERRUPTED_TWICE = 130
 _LOOK_AGAIN_S = 0.5
 _SILENCE_S = 2.0
 
@@ -78,7 +78,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
             # While another handler stands in this one's place, as a server's own, the signal is not ours.
             for _ in (number for number in numbers if signal.getsignal(number) is heard):
                 if stop.is_set():
-                    os._exit(_HARD_EXIT)
+                    os._exit(INTERRUPTED_TWICE)
                 stop.set()
 
     ear, mouth = socket.socketpair()
@@ -86,14 +86,14 @@ def stop_on_signal() -> Iterator[threading.Event]:
         mouth.setblocking(False)
         listener = threading.Thread(target=listen, name="signals", daemon=True)
         listener.start()
-        handlers = {number: signal.signal(number, heard) for number in (signal.SIGTERM, signal.SIGINT)}
         descriptor = signal.set_wakeup_fd(mouth.fileno())
+        handlers = {number: signal.signal(number, heard) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield stop
         finally:
-            signal.set_wakeup_fd(descriptor)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(descriptor)
             mouth.close()
             listener.join()
 

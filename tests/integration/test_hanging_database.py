@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
+import httpx
 import pytest
 
 from tests.fix_pipeline import Pipeline
@@ -48,6 +49,16 @@ def test_the_second_signal_ends_a_command_that_waits_inside_a_library(locked: Pi
             assert verify.ended() == 130
         finally:
             os.kill(frozen, signal.SIGCONT)
+
+
+def test_the_second_signal_ends_serve_at_once(locked: Pipeline) -> None:
+    with locked.serve() as (daemon, client), ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.get, "/predictions")
+        until_waiting(locked, "bdlab")
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.process.send_signal(signal.SIGINT)
+        assert daemon.ended() == 130
+        assert isinstance(asked.exception(), httpx.TransportError)
 
 
 def test_serve_ends_though_nothing_was_answered(locked: Pipeline) -> None:

@@ -47,6 +47,12 @@ def test_where_nothing_speaks_tls_no_certificate_is_checked(pipeline: Pipeline) 
     assert (done.returncode, done.stdout) == (1, "Nothing to check: no server that was found speaks TLS.\n")
 
 
+def test_without_vault_nobody_knows_of_certificates(pipeline: Pipeline) -> None:
+    pipeline.vault.stop()
+    found = states(pipeline.run("status", "--json", "--check", "certificates"))
+    assert (found["kafka.certificate"], found["postgres.certificate"]) == ("unknown", "unknown")
+
+
 def test_all_checks_of_a_running_pipeline(pipeline: Pipeline) -> None:
     with pipeline.serve() as (_, client):
         url = str(client.base_url)

@@ -125,7 +125,7 @@ class Consumer:
                 self._refuse(member.refusal)
             elif member.verified:
                 self._solve()
-            if not member.unassigned_s:
+            if member.group_answered:
                 self._forming_sessions = _FORMING_SESSIONS
             elif member.unassigned_s > self._forming_sessions * member.login.server.session_timeout_s:
                 self._join_anew(member)

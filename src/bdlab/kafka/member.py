@@ -121,6 +121,11 @@ class Member:
             self._unassigned_since = time.monotonic()
 
     @property
+    def group_answered(self) -> bool:
+        """Whether the group has said which partitions this member gets, which may be none."""
+        return self._unassigned_since is None
+
+    @property
     def unassigned_s(self) -> float:
         """For how many seconds the group has owed this member an answer, 0 where it has not."""
         since = self._unassigned_since

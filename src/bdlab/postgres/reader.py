@@ -70,9 +70,8 @@ class Reader:
     def close(self) -> None:
         """For good. A question that takes long is not waited for: it fails with DatabaseUnavailable."""
         self._closed = True
-        if not self._lock.acquire(timeout=_ANSWER_S):
+        while not self._lock.acquire(timeout=_ANSWER_S):
             self._session.cut()
-            self._lock.acquire()
         try:
             self._session.close()
         finally:

@@ -21,7 +21,7 @@ TEXT_FIELDS = ("text", "summary")
 COUNT_FIELDS = ("HelpfulnessNumerator", "HelpfulnessDenominator")
 
 
-class _Repeating(dict[str, Any]):
+class Repeating(dict[str, Any]):
     """A JSON object in which a name stands more than once; `names` has those."""
 
     names: frozenset[str] = frozenset()
@@ -29,7 +29,7 @@ class _Repeating(dict[str, Any]):
 
 _KINDS = {
     dict: "an object",
-    _Repeating: "an object",
+    Repeating: "an object",
     list: "an array",
     str: "a string",
     bool: "a boolean",
@@ -140,7 +140,7 @@ def find_problems(value: Any) -> list[FieldProblem]:
         why = _count_problem(value[field]) if field in value else ""
         if why:
             problems.append(FieldProblem(field, why))
-    if isinstance(value, _Repeating):
+    if isinstance(value, Repeating):
         problems += [
             FieldProblem(field, "stands more than once") for field in _FIELDS if field in value.names
         ]
@@ -203,7 +203,7 @@ def _kind(value: Any) -> str:
 
 def _read_again(data: bytes, error: Exception | None = None) -> Review:
     """The review that msgspec refused with `error`, or that may repeat a field. Raises ReviewInvalid."""
-    value = _parse(data)
+    value = parse(data)
     problems = find_problems(value)
     if problems:
         raise ReviewInvalid(problems)
@@ -211,7 +211,7 @@ def _read_again(data: bytes, error: Exception | None = None) -> Review:
 
 
 def _read_many_again(data: bytes, limit: int, error: Exception | None = None) -> list[Review]:
-    value = _parse(data)
+    value = parse(data)
     if not isinstance(value, list):
         why = f"has to be a JSON array of reviews, and is {_kind(value)}"
         raise ReviewInvalid([FieldProblem(BODY, why)])
@@ -235,7 +235,7 @@ def _convert(value: Mapping[str, Any], error: Exception | None) -> Review:
         raise ReviewInvalid([FieldProblem(BODY, f"is no review: {found}")]) from None
 
 
-def _parse(data: bytes) -> Any:
+def parse(data: bytes) -> Any:
     """The JSON value, objects that repeat a name marked. Raises ReviewInvalid where it is none."""
     try:
         return json.loads(data.decode(), parse_constant=_no_constant, object_pairs_hook=_object)
@@ -253,17 +253,11 @@ def _parse(data: bytes) -> Any:
     raise ReviewInvalid([FieldProblem(BODY, why)])
 
 
-def repeated_names(data: bytes) -> frozenset[str]:
-    """The names that stand more than once in a JSON object. Raises ReviewInvalid where it is no JSON."""
-    found = _parse(data)
-    return found.names if isinstance(found, _Repeating) else frozenset()
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
-    marked = _Repeating(found)
+    marked = Repeating(found)
     marked.names = frozenset(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
     return marked
 

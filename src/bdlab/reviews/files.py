@@ -24,11 +24,11 @@ from bdlab.errors import InvalidInput
 from bdlab.events import MAX_COUNT, Review
 from bdlab.reviews.body import (
     FieldProblem,
+    Repeating,
     ReviewInvalid,
     check,
-    decode,
     find_problems,
-    repeated_names,
+    parse,
     without_others,
 )
 
@@ -287,10 +287,7 @@ def _json_rows(lines: _Lines) -> Iterator[Row | BadRow]:
 
 
 def _from_json(data: bytes) -> Review:
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return decode(data)  # raises ReviewInvalid with the reason
+    value = parse(data)
     if isinstance(value, dict):
         known: dict[str, Any] = {}
         for name, content in value.items():
@@ -298,7 +295,8 @@ def _from_json(data: bytes) -> Review:
             if field in known:
                 raise ReviewInvalid([FieldProblem(field, "stands twice")])
             known[field] = content
-        twice = {meant for name in repeated_names(data) if (meant := _FIELDS.get(name.lower()))}
+        repeated = value.names if isinstance(value, Repeating) else ()
+        twice = {meant for name in repeated if (meant := _FIELDS.get(name.lower()))}
         if twice:
             raise ReviewInvalid([FieldProblem(name, "stands twice") for name in sorted(twice)])
         value = known
