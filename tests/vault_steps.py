@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable
 
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import VaultError
@@ -44,14 +42,6 @@ def root_tokens(world: VaultWorld) -> list[str]:
                 if accessor != own and "root" in token["policies"]:
                     found.append(str(token["display_name"]))
         return found
-
-
-def eventually(condition: Callable[[], bool], within_s: float = 60.0) -> None:
-    """Wait for something that happens elsewhere and tells nobody."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s} s"
-        time.sleep(0.02)
 
 
 def works_as_writer(login: DatabaseLogin, world: VaultWorld) -> bool:

@@ -25,8 +25,8 @@ from bdlab.vault.client import VaultClient
 from tests.chaos.vault_faults import VaultProxy
 from tests.fix_pipeline import Daemon
 from tests.fix_up import BDLAB, ENVIRONMENT, Up
-from tests.integration.test_serve import until
 from tests.leaks import TOKEN, Leak, Secrets, Watch
+from tests.waiting import until
 
 #: No secret, and planted in every place that is searched: the search has to find it there.
 CANARY = "canary-7f3a91c2d4"

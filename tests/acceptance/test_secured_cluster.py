@@ -22,8 +22,8 @@ from bdlab.stack import KafkaCluster
 from bdlab.vault.session import VaultSession
 from tests.fix_kafka import Acks
 from tests.fix_pipeline import IMPATIENT, Pipeline, secured_pipeline
-from tests.integration.test_serve import until
 from tests.samples import event
+from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
 

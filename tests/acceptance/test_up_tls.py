@@ -23,6 +23,7 @@ from bdlab.stack import DataFolder
 from bdlab.stack.passing_authority import passing_certificates
 from bdlab.stack.tls import SERVERS, TlsFolder
 from tests.fix_up import Up, no_secret_is_shown, outlive, shell
+from tests.waiting import until
 
 #: Short, and long enough for a slow machine to renew in its last third.
 TTL_S = 60
@@ -63,13 +64,6 @@ def load(up: Up, ca_file: Path) -> Iterator[list[object]]:
             stop.set()
             for each in running:
                 each.result()
-
-
-def until(holds: Callable[[], bool], timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def pids(folder: DataFolder) -> dict[str, int]:

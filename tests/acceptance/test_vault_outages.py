@@ -27,7 +27,7 @@ from bdlab.vault.client import VaultClient
 from tests.chaos.vault_faults import VaultProxy
 from tests.fix_pipeline import Daemon, Pipeline, running_pipeline
 from tests.fix_vault import ShamirOpenBao
-from tests.integration.test_serve import until
+from tests.waiting import until
 
 BEGINS = "Vault does not give what is due; going on with what is held"
 ENDS = "Vault gives again what is due"

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.fix_pipeline import Pipeline
-from tests.integration.test_serve import until
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from bdlab.vault.rotation import Rotation, end_logins, rotate_manager, rotate_se
 from bdlab.vault.session import VaultSession
 from tests.fix_rotation import Deadly, rotation
 from tests.fix_vault import VaultWorld
-from tests.vault_steps import eventually, works_as_writer
+from tests.vault_steps import works_as_writer
+from tests.waiting import until
 
 _ALL = [*(name for name in SERVICES if name != "rotate"), "rotate"]
 
@@ -146,7 +147,7 @@ def test_running_services_take_it_without_a_restart_and_their_former_tokens_end(
             assert opened._client.token != token
             assert opened.database() is not login
             assert works_as_writer(opened.database(), vault_world)
-        eventually(lambda: not {login.user for login in logins} & vault_world.users())
+        until(lambda: not {login.user for login in logins} & vault_world.users())
         for token in tokens:
             with pytest.raises(VaultError):
                 vault_world.client(token).read("auth/token/lookup-self")
@@ -197,7 +198,7 @@ def test_a_delivery_that_somebody_else_unwrapped_raises_the_alarm_and_the_next_r
 
     with structlog.testing.capture_logs() as logs:
         consumer._start_keeper()
-        eventually(lambda: any("ALARM" in str(entry.get("problem")) for entry in logs))
+        until(lambda: any("ALARM" in str(entry.get("problem")) for entry in logs))
     assert consumer.state().authenticated
     assert lets_in(vault_world, "consume", former)
 
@@ -222,7 +223,7 @@ def test_killed_after_any_change_it_is_run_again_and_nobody_is_locked_out(
         assert found.outcome in ("rotated", "finished")
         assert not lets_in(vault_world, "consume", former), changes
         assert lets_in(vault_world, "consume", held_secret_id(vault_world, "consume")), changes
-        eventually(lambda: consumer._token.secret_id == vault_world.identity("consume").accessor)
+        until(lambda: consumer._token.secret_id == vault_world.identity("consume").accessor)
         assert works_as_writer(consumer.database(), vault_world)
     assert changes > 5
 
@@ -259,7 +260,7 @@ def test_a_process_that_was_killed_is_not_waited_for_and_leaves_its_name_to_the_
 
     with vault_world.session("consume") as opened:
         term = opened._token.lease.term  # type: ignore[union-attr]
-        eventually(lambda: [one.kafka_version for one in living(vault_world, "consume")] == [1])
+        until(lambda: [one.kafka_version for one in living(vault_world, "consume")] == [1])
         (living_one,) = living(vault_world, "consume")
         killed = reporter(opened._client)
         killed.report(7, "", term)

@@ -25,7 +25,7 @@ from tests.fix_kafka import Acks, Bookmarks
 from tests.fix_rotation import Deadly, rotation
 from tests.fix_vault import VaultWorld
 from tests.samples import event
-from tests.vault_steps import eventually
+from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
 
@@ -134,7 +134,7 @@ def running(world: World) -> Iterator[tuple[Load, Reading]]:
         Consumer(consume, positions=Bookmarks(), client_id="test-consume") as consumer,
     ):
         load, reading = Load(producer), Reading(consumer)
-        eventually(lambda: load.sent > 50 and reading.records > 20, 60)
+        until(lambda: load.sent > 50 and reading.records > 20, 60)
         yield load, reading
         reading.stop()
         assert load.stop() == []
@@ -157,7 +157,7 @@ def test_every_user_is_rotated_under_load_and_no_event_fails(
         assert accepts(now)
         assert accepts(world.login(service, "idle_"))
         assert set(world.secret(service)[0]) == {"username", "password", "idle_username", "idle_password"}
-    eventually(lambda: load.sent > sent + 50 and reading.records > records + 50, 30)
+    until(lambda: load.sent > sent + 50 and reading.records > records + 50, 30)
     assert {one.before.split()[0] for one in found} == {login.username for login in former.values()}
 
 
@@ -265,7 +265,7 @@ def test_a_short_command_that_runs_long_takes_the_newer_user(world: World) -> No
         assert time.monotonic() - began < 120  # nobody had to be waited for
         assert not accepts(former)
         newer = world.login("predict").username
-        eventually(lambda: (active := producer._keeper.active) is not None and active.login.username == newer)
+        until(lambda: (active := producer._keeper.active) is not None and active.login.username == newer)
         producer.publish(event(), acks)
         acks.positions(1)
 

@@ -9,7 +9,6 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
@@ -25,17 +24,9 @@ from bdlab.stack.passing_authority import passing_certificates
 from tests import tls
 from tests.fix_kafka import Bookmarks, kafka_login, read_until
 from tests.fix_pipeline import IMPATIENT, IMPATIENT_S, Pipeline
+from tests.waiting import until
 
 REVIEW = {"text": "This product is terrible!", "summary": "Product review"}
-
-
-def until(holds: Callable[[], bool], timeout_s: float = 60) -> None:
-    """Ask until it holds; fails the test where it never does."""
-    deadline = time.monotonic() + timeout_s
-    pause = threading.Event()
-    while not holds():
-        assert time.monotonic() < deadline, "it never came to hold"
-        pause.wait(0.05)
 
 
 def on_topic(pipeline: Pipeline, wanted: set[str]) -> list[Record]:

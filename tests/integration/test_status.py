@@ -17,7 +17,7 @@ from bdlab.health.checks import CHECKS
 from bdlab.resources import models_dir
 from tests import tls
 from tests.fix_pipeline import Pipeline
-from tests.integration.test_serve import until
+from tests.waiting import until
 
 EVERYTHING = [name for group in ("vault", "kafka", "postgres", "model", "api") for name in CHECKS[group]]
 if tls.ON:

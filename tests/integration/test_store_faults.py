@@ -37,6 +37,7 @@ from bdlab.stack import Postgres
 from tests.chaos.proxy import Proxy
 from tests.fix_database import Database, Logins, admin_login, make_database
 from tests.samples import CLUSTER, TOPIC, accepted, at, dead, event, rows
+from tests.waiting import until
 
 T = TypeVar("T")
 ZERO = Log(CLUSTER, TOPIC, 0)
@@ -278,7 +279,7 @@ def test_40_a_deadlock_with_somebody_elses_transaction(database: Database, store
         failures: list[Exception] = []
         tries = threading.Thread(target=lambda: failures.append(raised(store, again)))
         tries.start()
-        wait_until(lambda: waiting_for_lock(database) == 1)
+        until(lambda: waiting_for_lock(database) == 1)
         cursor.execute("SET lock_timeout = '60s'; UPDATE sink_offsets SET end_seen = end_seen")
         tries.join(60)
         other.rollback()
@@ -473,7 +474,7 @@ def test_a_consumer_killed_in_the_middle_of_the_insert_leaves_nothing(
 ) -> None:
     slow_inserts(database, seconds=8)
     with child(database) as process:
-        wait_until(lambda: sleeping(database) == 1)
+        until(lambda: sleeping(database) == 1)
         process.kill()
         process.wait(10)
     database.execute("DROP TRIGGER slow ON predictions")
@@ -484,7 +485,7 @@ def test_a_consumer_killed_in_the_middle_of_the_insert_leaves_nothing(
 
 def test_a_frozen_consumer_loses_its_lock_and_its_batch(database: Database, store: Store) -> None:
     with child(database, freeze=True) as process:
-        wait_until(lambda: stopped(process.pid) and idle_in_transaction(database) == 1)
+        until(lambda: stopped(process.pid) and idle_in_transaction(database) == 1)
         began = time.monotonic()
         assert eventually(lambda: store.store(rows(range(10)))) == Stored(rows=10)
         assert time.monotonic() - began < 60
@@ -503,9 +504,9 @@ def test_a_commit_whose_answer_is_lost_is_found_at_the_fence(database: Database)
             failures: list[Exception] = []
             tries = threading.Thread(target=lambda: failures.append(raised(store, batch)))
             tries.start()
-            wait_until(lambda: waiting_for_lock(database) == 1)
+            until(lambda: waiting_for_lock(database) == 1)
             other.rollback()
-            wait_until(lambda: bool(recorded(database)) or not tries.is_alive())
+            until(lambda: bool(recorded(database)) or not tries.is_alive())
             tries.join(20)
         proxy.links["db"].reset()
         with pytest.raises(DatabaseUnavailable):
@@ -666,13 +667,6 @@ def eventually(work: Callable[[], T]) -> T:
             if time.monotonic() > deadline:
                 raise
             threading.Event().wait(0.1)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.02)
 
 
 def stopped(pid: int) -> bool:

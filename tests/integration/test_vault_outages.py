@@ -20,7 +20,8 @@ from bdlab.errors import (
 )
 from bdlab.vault.session import VaultSession
 from tests.fix_vault import ShamirOpenBao, VaultWorld
-from tests.vault_steps import eventually, works_as_writer
+from tests.vault_steps import works_as_writer
+from tests.waiting import until
 
 
 def about(logs: list[Any], event: str) -> int:
@@ -137,9 +138,7 @@ def test_an_outage_is_outlived_and_told_once(new_world: Callable[..., VaultWorld
         connection = world.connect(login)
         with world.root() as root:
             root.request("put", "sys/seal", {})
-            eventually(
-                lambda: about(logs, "Vault does not give what is due; going on with what is held") == 1
-            )
+            until(lambda: about(logs, "Vault does not give what is due; going on with what is held") == 1)
             state = opened.state()
             assert (state.connected, state.sealed) == (False, True)
             assert "is sealed" in state.problem
@@ -148,7 +147,7 @@ def test_an_outage_is_outlived_and_told_once(new_world: Callable[..., VaultWorld
                 cursor.execute("SELECT 1")
 
             world.openbao._process._popen.kill()  # type: ignore[union-attr]
-            eventually(lambda: opened.state().lease_ttl_s == 0)
+            until(lambda: opened.state().lease_ttl_s == 0)
             assert not opened.state().held_valid
             assert "unreachable" in opened.state().problem
             began = time.monotonic()
@@ -161,7 +160,7 @@ def test_an_outage_is_outlived_and_told_once(new_world: Callable[..., VaultWorld
             world.openbao.start()
             assert world.init()[1].outcome == "done"
             root.token = root.with_token(root.token).token
-        eventually(lambda: about(logs, "Vault gives again what is due") == 1)
+        until(lambda: about(logs, "Vault gives again what is due") == 1)
         fresh = opened.database()
         assert fresh is not login
         assert works_as_writer(fresh, world)
@@ -182,6 +181,6 @@ def test_a_daemon_starts_without_its_database(vault_world: VaultWorld) -> None:
         assert opened.state().authenticated
     finally:
         vault_world.postgres.start()
-    eventually(lambda: opened.state().held_valid)
+    until(lambda: opened.state().held_valid)
     vault_world.connect(opened.database()).close()
     opened.close()

@@ -20,7 +20,8 @@ from bdlab.errors import (
 )
 from bdlab.vault.session import VaultSession
 from tests.fix_vault import VaultWorld
-from tests.vault_steps import eventually, works_as_writer
+from tests.vault_steps import works_as_writer
+from tests.waiting import until
 
 
 def own_token(session: VaultSession) -> str:
@@ -76,7 +77,7 @@ def test_a_secured_broker_gets_the_services_own_user(vault_world: VaultWorld) ->
         assert (plain.username, plain.server.security_protocol) == ("", "PLAINTEXT")
         secured = {**before, "security_protocol": "SASL_SSL", "ca_pem": pem}
         version = migrate.write_secret("kafka/credentials", secured, cas=version)
-        eventually(lambda: serve.kafka() is not plain)
+        until(lambda: serve.kafka() is not plain)
         login = serve.kafka()
         assert (login.username, login.ca_pem) == ("bdlab-serve-a", pem)
         assert login.password.reveal() == migrate.read_secret("kafka/serve")[0]["password"]
@@ -184,8 +185,8 @@ def test_a_dead_token_is_replaced_and_the_database_login_with_it(
     before = session.database()
     with structlog.testing.capture_logs() as logs:
         revoke_token(vault_world, session)
-        eventually(lambda: session.database() is not before)
-        eventually(lambda: session.state().authenticated)
+        until(lambda: session.database() is not before)
+        until(lambda: session.state().authenticated)
     assert works_as_writer(session.database(), vault_world)
     assert before.user not in vault_world.users()
     assert about(logs, "the token is dead; logging in again") == 1
@@ -206,7 +207,7 @@ def test_closing_gives_token_and_login_back(vault_world: VaultWorld) -> None:
     user, accessor = opened.database().user, own_token(opened)
     assert user in vault_world.users()
     opened.close()
-    eventually(lambda: user not in vault_world.users())
+    until(lambda: user not in vault_world.users())
     with vault_world.root() as root, pytest.raises(VaultError):
         root.write("auth/token/lookup-accessor", {"accessor": accessor})
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("vault-")]
@@ -223,9 +224,9 @@ def test_a_secret_id_that_is_rotated_is_taken_in_while_running(
     (identity.folder / "new").write_text(wrapped["token"])
     (identity.folder / "new").chmod(0o600)
     (identity.folder / "new").rename(identity.folder / "wrapped_secret_id")
-    eventually(lambda: identity.secret_id() != before)
+    until(lambda: identity.secret_id() != before)
     revoke_token(vault_world, session)
-    eventually(lambda: session.state().authenticated)
+    until(lambda: session.state().authenticated)
 
 
 def test_several_processes_of_a_service_unwrap_one_delivery(vault_world: VaultWorld) -> None:

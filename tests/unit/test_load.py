@@ -11,6 +11,7 @@ import pytest
 
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.load import Load
+from tests.waiting import until
 
 Answer = Callable[[int], int]
 """The status for the request with this number; it may take its time."""
@@ -62,13 +63,6 @@ def serving() -> Iterator[Callable[[Answer], str]]:
         server.server_close()
 
 
-def await_true(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_an_even_load_without_failures(serving: Callable[[Answer], str]) -> None:
     asked: list[int] = []
 
@@ -78,7 +72,7 @@ def test_an_even_load_without_failures(serving: Callable[[Answer], str]) -> None
 
     load = Load(serving(answer), [b"{}"], requests_per_second=100)
     load.start()
-    await_true(lambda: len(asked) > 100)
+    until(lambda: len(asked) > 100)
     report = load.stop()
     # The first is the one that `start()` sends. None comes before it is due.
     assert report.sent == len(asked) - 1
@@ -99,7 +93,7 @@ def test_each_failure_is_counted_by_its_reason_and_none_is_sent_again(
 
     load = Load(serving(answer), [b"{}"], requests_per_second=50)
     load.start()
-    await_true(lambda: len(asked) > 20)
+    until(lambda: len(asked) > 20)
     report = load.stop()
     assert report.failed == 2
     assert report.failures == {"HTTP 503: because": 2}
@@ -118,10 +112,10 @@ def test_a_standstill_is_the_longest_pause_and_shows_in_the_times(serving: Calla
 
     load = Load(serving(standing_still), [b"{}"], requests_per_second=50)
     load.start()
-    await_true(lambda: len(asked) > 20)
+    until(lambda: len(asked) > 20)
     time.sleep(0.6)
     go_on.set()
-    await_true(lambda: len(asked) > 120)
+    until(lambda: len(asked) > 120)
     report = load.stop()
     assert report.failed == 0
     assert report.longest_pause_ms > 500
