@@ -75,8 +75,9 @@ def stop_on_signal() -> Iterator[threading.Event]:
 
     def listen() -> None:
         while numbers := ear.recv(16):
-            # While another handler stands in this one's place, as a server's own, the signal is not ours.
-            for _ in (number for number in numbers if signal.getsignal(number) is heard):
+            for number in numbers:
+                if signal.getsignal(number) is not heard:
+                    continue  # another handler stands in its place, as a server's own
                 if stop.is_set():
                     os._exit(INTERRUPTED_TWICE)
                 stop.set()

@@ -289,14 +289,14 @@ def _json_rows(lines: _Lines) -> Iterator[Row | BadRow]:
 def _from_json(data: bytes) -> Review:
     value = parse(data)
     if isinstance(value, dict):
-        known: dict[str, Any] = {}
-        for name, content in value.items():
-            field = _FIELDS.get(name.lower()) or str(name)
-            if field in known:
-                raise ReviewInvalid([FieldProblem(field, "stands twice")])
-            known[field] = content
         repeated = value.names if isinstance(value, Repeating) else ()
-        twice = {meant for name in repeated if (meant := _FIELDS.get(name.lower()))}
+        known: dict[str, Any] = {}
+        twice: set[str] = set()
+        for name, content in value.items():
+            field = _FIELDS.get(name.lower())
+            if field and (field in known or name in repeated):
+                twice.add(field)
+            known[field or name] = content
         if twice:
             raise ReviewInvalid([FieldProblem(name, "stands twice") for name in sorted(twice)])
         value = known
