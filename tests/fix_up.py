@@ -23,6 +23,7 @@ import pytest
 from bdlab.stack import DataFolder, Endpoints, TlsFolder
 from bdlab.stack.tls import connect
 from tests import tls as suite
+from tests.waiting import until
 
 BDLAB = [sys.executable, "-m", "bdlab_cli"]
 #: A shell that finds the `bdlab` under test, and no settings of somebody else.
@@ -137,25 +138,25 @@ def post(endpoint: Endpoints, body: object) -> tuple[int, Any]:
 
 def post_until_acknowledged(endpoint: Endpoints, body: object, timeout_s: float = 60) -> Any:
     """The answer with 200; a 503 is asked again, as a caller would."""
-    deadline = time.monotonic() + timeout_s
-    while True:
+    answers = []
+
+    def acknowledged() -> bool:
         status, answer = post(endpoint, body)
-        if status == 200:
-            return answer
-        assert status == 503, answer
-        assert time.monotonic() < deadline, answer
-        time.sleep(0.1)
+        assert status in {200, 503}, answer
+        answers.append(answer)
+        return status == 200
+
+    until(acknowledged, timeout_s)
+    return answers[-1]
 
 
 def wait_until_stored(endpoint: Endpoints, prediction_id: str, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while True:
+    def stored() -> bool:
         rows = get(endpoint, "/predictions?limit=100")
         # While the database is away it is a problem, not a list.
-        if isinstance(rows, list) and prediction_id in {row["id"] for row in rows}:
-            return
-        assert time.monotonic() < deadline, f"{prediction_id} was not stored: {rows}"
-        time.sleep(0.1)
+        return isinstance(rows, list) and prediction_id in {row["id"] for row in rows}
+
+    until(stored, timeout_s)
 
 
 def outlive(moments: Iterable[float]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 from bdlab.vault.bootstrap.plan import KAFKA_SERVICES, SERVICES
 from tests import brokers
-from tests.fix_pipeline import IMPATIENT, IMPATIENT_S, Daemon, Pipeline
+from tests.fix_pipeline import IMPATIENT, Daemon, Pipeline
 from tests.fix_up import Up, shell
 
 _DEADLINE_S = 60
@@ -62,7 +61,7 @@ def test_a_drill_rotates_everything_and_no_request_fails(pipeline: Pipeline, url
 
 def test_a_drill_in_which_requests_failed_ends_with_10(pipeline: Pipeline) -> None:
     with (
-        pipeline.serve(**IMPATIENT) as (_, client),
+        pipeline.serve(**IMPATIENT) as (serve, client),
         pipeline.daemon("consume"),
         pipeline.daemon(
             "rotate", "database", "--drill", "--url", str(client.base_url), "--seconds", "8"
@@ -70,7 +69,7 @@ def test_a_drill_in_which_requests_failed_ends_with_10(pipeline: Pipeline) -> No
     ):
         running.wait_for("posting 50 reviews a second")
         with brokers.frozen(pipeline.broker):
-            time.sleep(IMPATIENT_S + 2)
+            serve.wait_for("not published")
         running.wait_for("verifying every offset")
         assert running.ended(within_s=90) == 10
         shown = "\n".join(_lines(running))

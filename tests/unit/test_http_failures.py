@@ -20,6 +20,7 @@ from bdlab.probes import BrokerState
 from bdlab.serving import Parts, make_app
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
 from tests.fix_api import MemoryApi, SilentBroker, serving
+from tests.waiting import until
 
 REVIEW = {"text": "I love it", "summary": "good"}
 PROBLEM = "application/problem+json"
@@ -240,10 +241,7 @@ def test_a_replica_without_requests_becomes_ready_again_by_itself(
         memory_api.publisher.failures = lambda _: NotAcknowledged("too few replicas")
         assert client.post("/predict", json=REVIEW).status_code == 503
         assert client.get("/health/ready").status_code == 503
-        deadline = time.monotonic() + 60
-        while client.get("/health/ready").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: client.get("/health/ready").status_code == 200)
 
 
 def _run_out(memory: MemoryApi) -> None:
