@@ -11,37 +11,40 @@ MVN    := mvn --batch-mode --quiet --no-transfer-progress --strict-checksums -Ds
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
-$(VENV)/.local: pyproject.toml
+# The lock is for all extras: one environment serves demo, tests and development. The second call runs the pip that the
+# first one installed.
+$(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bdlab needs Python 3.11 or newer; this is %s. Name another with: make PYTHON=python3.12 ..." % sys.version.split()[0])'
 	@echo "installing into $(VENV) from PyPI; the first time takes a minute or two" >&2
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[local]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.local
-	$(BIN)/python -m pip install --quiet --editable '.[local,dev]'
-	@touch $@
-
-demo: $(VENV)/.local  ## install into .venv, then run the whole pipeline once and prove it
+demo: $(VENV)/.installed  ## install into .venv, then run the whole pipeline once and prove it
 	$(BIN)/bdlab demo
 
-dev: $(VENV)/.dev  ## install what development needs into .venv
+dev: $(VENV)/.installed  ## install what development needs into .venv
 
-check: $(VENV)/.dev  ## lint, types, import rules
+lock: $(VENV)/.installed  ## renew requirements.lock: the newest versions that pyproject.toml allows, with their hashes
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --group build --generate-hashes \
+	  --no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml
+
+check: $(VENV)/.installed  ## lint, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(VENV)/.dev  ## the whole suite that needs only PyPI, on real servers
+test: $(VENV)/.installed  ## the whole suite that needs only PyPI, on real servers
 	$(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not long and not kafka and not compose'
 
-test-all: $(VENV)/.dev  ## the long storms of faults, and all else that takes long
+test-all: $(VENV)/.installed  ## the long storms of faults, and all else that takes long
 	$(PYTEST) --numprocesses 3 --dist worksteal -m '(storm or long) and not kafka and not compose'
 
 STORM := --predictions 1000000 --faults 200 --broker kafka
 
-chaos: $(VENV)/.dev kafka  ## a million predictions under 200 faults on Apache Kafka, with a report (STORM=... to change it)
+chaos: $(VENV)/.installed kafka  ## a million predictions under 200 faults on Apache Kafka, with a report (STORM=... to change it)
 	$(BIN)/python -m tests.chaos $(STORM)
 
 kafka:  ## assemble Apache Kafka 4, and 3.9 with ZooKeeper, from Maven into the user's cache
@@ -52,7 +55,7 @@ kafka:  ## assemble Apache Kafka 4, and 3.9 with ZooKeeper, from Maven into the 
 # Two processes, not three: with a cluster each of them has three JVMs, and three more for a test of its own.
 ON_KAFKA := $(PYTEST) --numprocesses 2 --dist worksteal -m 'not storm and not kafka and not compose'
 
-test-kafka: $(VENV)/.dev kafka  ## the suite on real Apache Kafka: one broker, a cluster of three, with ZooKeeper, secured
+test-kafka: $(VENV)/.installed kafka  ## the suite on real Apache Kafka: one broker, a cluster of three, with ZooKeeper, secured
 	@echo "test-kafka 1 of 4: all that touches a broker, and a short storm, on Apache Kafka 4 as one broker" >&2
 	BDLAB_TEST_BROKER=kafka $(ON_KAFKA)
 	@echo "test-kafka 2 of 4: the same on a cluster of three brokers" >&2
@@ -62,13 +65,13 @@ test-kafka: $(VENV)/.dev kafka  ## the suite on real Apache Kafka: one broker, a
 	@echo "test-kafka 4 of 4: what brings Kafka servers of its own: secured, restarted, killed" >&2
 	$(PYTEST) --numprocesses 2 --dist loadfile -m kafka
 
-test-tls: $(VENV)/.dev  ## all that touches Vault, PostgreSQL or the API, with TLS
+test-tls: $(VENV)/.installed  ## all that touches Vault, PostgreSQL or the API, with TLS
 	BDLAB_TEST_TLS=1 $(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not kafka and not compose'
 
-test-compose: $(VENV)/.dev kafka  ## the compose files, booted for real in a Docker engine of the tests' own (root, Debian)
+test-compose: $(VENV)/.installed kafka  ## the compose files, booted for real in a Docker engine of the tests' own (root, Debian)
 	$(PYTEST) -m compose -s
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help demo dev check test test-all chaos kafka test-kafka test-tls test-compose clean
+.PHONY: help demo dev lock check test test-all chaos kafka test-kafka test-tls test-compose clean

@@ -50,26 +50,35 @@ def run(
 
 
 def compose_command() -> list[str]:
-    """`docker compose` or docker-compose, whichever is there. Raises NoEngine."""
+    """`docker compose` or docker-compose, whichever is there, installed if neither is. Raises NoEngine."""
+    found = _compose()
+    if found is None:
+        install()
+        found = _compose()
+    if found is None:
+        raise NoEngine("neither `docker compose` nor docker-compose is installed")
+    return found
+
+
+def _compose() -> list[str] | None:
+    plugin = ("docker", "compose")
     if (
-        shutil.which("docker")
-        and subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+        shutil.which(plugin[0])
+        and subprocess.run([*plugin, "version"], capture_output=True, check=False).returncode == 0
     ):
-        return ["docker", "compose"]
-    if shutil.which("docker-compose"):
-        return ["docker-compose"]
-    raise NoEngine("neither `docker compose` nor docker-compose is installed")
+        return list(plugin)
+    return ["docker-compose"] if shutil.which("docker-compose") else None
 
 
 def install() -> None:
-    """Get what is missing from Debian. Raises NoEngine where that cannot be."""
-    if os.geteuid() != 0:
-        raise NoEngine("only root can start a Docker engine")
-    if all(map(shutil.which, _PROGRAMS)):
+    """Get what is missing, the compose program too, from Debian. Raises NoEngine if that cannot be."""
+    if all(map(shutil.which, _PROGRAMS)) and _compose():
         return
+    if os.geteuid() != 0:
+        raise NoEngine("only root can start a Docker engine, and install one")
     if not shutil.which("apt-get"):
         raise NoEngine(
-            f"one of {', '.join(_PROGRAMS)} is missing, and there is no apt-get to install it with"
+            f"one of {', '.join(_PROGRAMS)} or compose is missing, and there is no apt-get to install it with"
         )
     try:
         run("apt-get", "update", timeout_s=_INSTALL_TIMEOUT_S)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
-from tests.compose.stack import fresh_clone
+from tests.compose.stack import ROOT, fresh_clone
 
 SECRET = b"seeded-4f1c-not-to-be-shipped"
 #: Where somebody who works in a checkout has secrets.
@@ -67,3 +72,28 @@ def test_the_wheel_has_what_runs_without_a_checkout(built: dict[str, dict[str, b
     files = set(built["wheel"])
     assert {"bdlab/py.typed", "bdlab/policies/serve.hcl", "bdlab/models/reviews.card.json"} <= files
     assert {"bdlab_cli/app.py", "bdlab/postgres/migrations/0001_tables.sql"} <= files
+
+
+def test_the_lock_pins_what_the_project_asks_for_and_names_no_index() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    asked = [
+        *project["project"]["dependencies"],
+        *(one for extra in project["project"]["optional-dependencies"].values() for one in extra),
+        *project["dependency-groups"]["build"],
+        *project["build-system"]["requires"],
+    ]
+    text = (ROOT / "requirements.lock").read_text("utf-8")
+    pinned: dict[str, list[Version]] = {}
+    for line in re.findall(r"^(\S+==[^\\]+)", text, re.MULTILINE):
+        requirement = Requirement(line.strip())
+        (pin,) = requirement.specifier
+        pinned.setdefault(canonicalize_name(requirement.name), []).append(Version(pin.version))
+    assert asked
+    for wanted in map(Requirement, asked):
+        versions = pinned.get(canonicalize_name(wanted.name), [])
+        assert versions, f"requirements.lock does not pin {wanted.name}: run `make lock`"
+        assert all(wanted.specifier.contains(one) for one in versions), f"{wanted}: run `make lock`"
+    assert "://" not in text
+    assert not re.search(r"^\s*(#|-i|--index|--extra|--find)", text, re.MULTILINE)
+    entries = re.split(r"\n(?=\S)", text)
+    assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
