@@ -4,6 +4,7 @@
     ├── InvalidInput                 a review, a file or an option that cannot be used      (exit code 2)
     │   └── SettingsInvalid          a setting of the wrong type or range; names its source
     ├── InvalidEvent                 bytes on the topic that are no prediction event
+    ├── EventTooNew                  an event of a later version of bdlab: not to be judged by this one
     ├── ModelError
     │   ├── ModelNotFound
     │   ├── ModelTampered            a model file differs from the sha256 in its card
@@ -66,6 +67,10 @@ class SettingsInvalid(InvalidInput):
 
 
 class InvalidEvent(BdlabError):
+    pass
+
+
+class EventTooNew(BdlabError):
     pass
 
 

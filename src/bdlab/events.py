@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -14,9 +15,13 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from bdlab.errors import InvalidEvent, InvalidInput
+from bdlab.errors import EventTooNew, InvalidEvent, InvalidInput
 
 SCHEMA_VERSION = 1
+CONTRACT_VERSION = 1
+"""The number of the newest contract that this version reads; without CONTRACT_HEADER it is 1."""
+CONTRACT_HEADER = "bdlab-contract"
+"""Header of an event whose contract is not the first one: the contract's number, in decimal ASCII."""
 EVENT_TYPE = "io.bdlab.prediction.v1"
 
 MAX_COUNT = 2**31 - 1
@@ -44,7 +49,7 @@ class Review(
     helpfulness_denominator: Count = 1
 
 
-class Term(msgspec.Struct, frozen=True):
+class Term(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A term of the review and what it added to the rating, in stars."""
 
     term: str
@@ -102,6 +107,8 @@ class Record(msgspec.Struct, frozen=True):
     value: bytes | None
     headers: Headers = ()
 
+
+_CONTRACT_DIGITS = 9
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(PredictionEvent)
@@ -195,7 +202,11 @@ def new_traceparent() -> str:
 
 
 def decode(record: Record) -> PredictionEvent:
-    """The event in `record`. Raises InvalidEvent with a reason that a person understands."""
+    """The event in `record`. Raises InvalidEvent with a reason that a person understands, and EventTooNew.
+
+    An event that a later version wrote is never called invalid: that version will read it.
+    """
+    _refuse_newer("the header " + CONTRACT_HEADER, _contract(record.headers), CONTRACT_VERSION)
     if record.value is None:
         raise InvalidEvent("the record has no value (a tombstone); the topic is never compacted")
     if record.key is None:
@@ -205,9 +216,7 @@ def decode(record: Record) -> PredictionEvent:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidEvent(_reason(record.value, error)) from error
     if event.schema_version != SCHEMA_VERSION:
-        raise InvalidEvent(
-            f"schema_version is {event.schema_version}, and this version reads {SCHEMA_VERSION} only"
-        )
+        raise InvalidEvent(_foreign(event.schema_version))
     if _encoder.encode(event) != record.value:
         _refuse_repeated_fields(record.value)
     if record.key != str(event.id).encode():
@@ -225,10 +234,31 @@ def decode(record: Record) -> PredictionEvent:
 def _reason(value: bytes, error: Exception) -> str:
     if isinstance(error, msgspec.ValidationError):
         version = _foreign_schema_version(value)
-        if version is not None:
-            return f"schema_version is {version}, and this version reads {SCHEMA_VERSION} only"
-        return f"not a prediction event: {error}"
+        return f"not a prediction event: {error}" if version is None else _foreign(version)
     return f"not UTF-8 JSON: {error}"
+
+
+def _foreign(schema_version: int) -> str:
+    """Why another version than this one's is no event; raises EventTooNew for a later one."""
+    _refuse_newer("schema_version", schema_version, SCHEMA_VERSION)
+    return f"schema_version is {schema_version}, and this version reads {SCHEMA_VERSION} only"
+
+
+def _refuse_newer(name: str, found: int, known: int) -> None:
+    if found > known:
+        raise EventTooNew(
+            f"{name} is {found}, and this version of bdlab reads no later one than {known}",
+            hint="Put the version of bdlab that writes such events in its place.",
+        )
+
+
+def _contract(headers: Headers) -> int:
+    for name, value in headers:
+        if name == CONTRACT_HEADER:
+            if value is None or not value.isdigit() or len(value) > _CONTRACT_DIGITS:
+                raise InvalidEvent(f"the header {CONTRACT_HEADER} is no contract's number")
+            return int(value)
+    return 1
 
 
 def _foreign_schema_version(value: bytes) -> int | None:
@@ -257,8 +287,7 @@ def _refuse_repeated_fields(value: bytes) -> None:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(items)
         if len(fields) != len(items):
-            names = [name for name, _ in items]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = next(name for name, times in Counter(name for name, _ in items).items() if times > 1)
             raise InvalidEvent(f"field {twice!r} stands twice in the JSON")
         return fields
 

@@ -81,7 +81,8 @@ HOSTILE: dict[str, Callable[[random.Random], Message]] = {
     "field twice": lambda _: repeated_field(),
     "unknown field": lambda _: altered(unknown=1),
     "missing field": lambda _: (b"k", b'{"id":"' + str(uuid7()).encode() + b'"}'),
-    "later schema": lambda _: altered(schema_version=2),
+    "earlier schema": lambda _: altered(schema_version=0),
+    "unknown field in a term": lambda _: altered(explanation=[{"term": "a", "weight": 1, "of": 2}]),
     "schema of another kind": lambda _: altered(schema_version={"major": 1}),
     "refused by a constraint": lambda _: altered(text="refused"),
     "too long for an index": lambda generator: altered(

@@ -216,8 +216,8 @@ def test_a_consumer_with_stopped_partitions_is_unhealthy() -> None:
     with Monitor(metrics.registry, lambda: True, host="127.0.0.1", port=0) as monitor:
         url = f"http://127.0.0.1:{monitor.port}"
         assert consumer_check([url]).state == "healthy"
-        metrics.stopped(2)
+        metrics.stopped({3: 'the "end" is 7'})
         found = consumer_check([url])
     assert found.state == "unhealthy"
-    assert found.message == f"2 partitions are stopped at {url}"
-    assert found.detail["stopped_partitions"] == {url: 2}
+    assert found.message == f'partition 3 is stopped at {url}: the "end" is 7'
+    assert found.detail["stopped_partitions"] == {url: {"3": 'the "end" is 7'}}

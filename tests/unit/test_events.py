@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdlab import events
-from bdlab.errors import InvalidEvent, InvalidInput
+from bdlab.errors import EventTooNew, InvalidEvent, InvalidInput
 from bdlab.events import Position, PredictionEvent, Record, Review, Score, Term
 
 _POSITION = Position("cluster", "predictions", 0, 0)
@@ -22,8 +22,8 @@ def _event(text: str = "fine", summary: str = "") -> PredictionEvent:
     return events.make_event(events.uuid7(), Review(text=text, summary=summary), score, model="reviews@1.0.0")
 
 
-def _record(value: bytes | None, key: bytes | None) -> Record:
-    return Record(_POSITION, key, value)
+def _record(value: bytes | None, key: bytes | None, headers: events.Headers = ()) -> Record:
+    return Record(_POSITION, key, value, headers)
 
 
 @given(_text, _text)
@@ -90,8 +90,9 @@ _KEY, _VALUE = events.encode(_event("hello"))
         (_VALUE.replace(b'"hello"', b'""'), _KEY, "`$.text`"),
         (_VALUE.replace(b'"text"', b'"texts"'), _KEY, "unknown field `texts`"),
         (_VALUE[:-1] + b',"text":"again"}', _KEY, "'text' stands twice"),
-        (_VALUE.replace(b'"schema_version":1', b'"schema_version":2'), _KEY, "schema_version is 2"),
-        (b'{"schema_version":7,"other":1}', _KEY, "schema_version is 7"),
+        (_VALUE.replace(b'"schema_version":1', b'"schema_version":0'), _KEY, "schema_version is 0"),
+        (b'{"schema_version":-7,"other":1}', _KEY, "schema_version is -7"),
+        (_VALUE.replace(b'"weight"', b'"unknown":1,"weight"', 1), _KEY, "unknown field `unknown`"),
         (
             _VALUE.replace(b'"helpfulness_numerator":1', b'"helpfulness_numerator":3000000000'),
             _KEY,
@@ -112,6 +113,42 @@ def test_what_is_no_event_is_refused_with_a_reason(
 
 def test_an_event_with_other_white_space_is_still_an_event() -> None:
     assert events.decode(_record(_VALUE.replace(b":", b": ", 1), _KEY)).id == UUID(_KEY.decode())
+
+
+@pytest.mark.parametrize(
+    ("value", "headers", "reason"),
+    [
+        (_VALUE.replace(b'"schema_version":1', b'"schema_version":2'), (), "schema_version is 2"),
+        (b'{"schema_version":7,"other":1}', (), "schema_version is 7"),
+        (_VALUE, (("bdlab-contract", b"2"),), "bdlab-contract is 2"),
+        (b"\xff", (("bdlab-contract", b"41"),), "bdlab-contract is 41"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_an_event_of_a_later_version_is_not_judged(
+    value: bytes, headers: events.Headers, reason: str
+) -> None:
+    with pytest.raises(EventTooNew, match=reason):
+        events.decode(_record(value, _KEY, headers))
+
+
+def test_the_first_contract_s_number_may_be_said_and_any_other_word_is_refused() -> None:
+    assert events.decode(_record(_VALUE, _KEY, (("bdlab-contract", b"1"),)))
+    for word in (None, b"", b"two", b"-1", b"1" * 5000, "²".encode()):
+        with pytest.raises(InvalidEvent, match="contract's number"):
+            events.decode(_record(_VALUE, _KEY, (("bdlab-contract", word),)))
+
+
+def test_a_huge_event_is_checked_in_linear_work() -> None:
+    names = b",".join(b'"n%d":0' % number for number in range(40_000))
+    repeated = b",".join([b'"term":"a","weight":1'] * 20_000)
+    for terms, reason in ((names, "unknown field"), (repeated, "'term' stands twice")):
+        value = _VALUE.replace(b'"explanation":[', b'"explanation":[{%s},' % terms, 1)
+        began = time.process_time()
+        with pytest.raises(InvalidEvent, match=reason):
+            events.decode(_record(value, _KEY))
+        # Quadratic work is a minute and more here.
+        assert time.process_time() - began < 5
 
 
 @given(st.binary(max_size=200))

@@ -248,6 +248,21 @@ def test_a_gap_stops_its_partition_and_no_other() -> None:
     assert source.acknowledged == [at(3), at(3, 1)]
 
 
+def test_an_event_of_a_later_version_holds_its_partition_and_is_no_dead_letter() -> None:
+    source, store = GappySource(), MemoryStore()
+    first, *_ = source.batches
+    newer = Record(at(2), first[2].key, first[2].value, (("bdlab-contract", b"2"),))
+    source.batches = [[*first[:2], newer, *(one for one in first if one.position.partition == 1)]]
+    metrics = SinkMetrics()
+    sink = Sink(store, QUICK, metrics=metrics)
+    sink.positions([at(0), at(0, 1)])
+    with pytest.raises(OffsetOutOfRange, match="partition 0: offset 2: the header bdlab-contract is 2, and"):
+        sink.run(source, threading.Event(), until_idle=True)
+    assert {(log.partition, offset) for log, offset in store.next.items()} == {(0, 2), (1, 3)}
+    assert not any(account.dead_letters for account in store.accounts(limit=1))
+    assert metrics.registry.get_sample_value("bdlab_sink_stopped_partitions") == 1
+
+
 def test_a_broker_that_stays_away_ends_a_drain_with_its_reason() -> None:
     source = GappySource()
     source.batches, source.at_end, source.problem = [], False, BrokerUnavailable("nobody answers")

@@ -16,7 +16,7 @@ from bdlab.health.results import CheckResult, State
 
 TIMEOUT_S = 5.0
 _MAX_BYTES = 1 << 16
-_STOPPED = re.compile(rb"^bdlab_sink_stopped_partitions ([0-9.]+)", re.MULTILINE)
+_STOPPED = re.compile(rb'^bdlab_sink_stopped{partition="(\d+)",reason="((?:[^"\\]|\\.)*)"} 1', re.MULTILINE)
 
 
 def api_check(url: str, *, ca_file: str = "") -> CheckResult:
@@ -59,25 +59,28 @@ def consumer_check(urls: Sequence[str]) -> CheckResult:
             detail={"urls": list(urls), "dead": list(dead)},
             hint="Start it with `bdlab consume --metrics-port PORT`.",
         )
-    stopped = {url: number for url in urls if (number := _stopped_partitions(url))}
+    stopped = {url: reasons for url in urls if (reasons := _stopped_partitions(url))}
     if stopped:
         return CheckResult(
             name="consumer",
             state="unhealthy",
-            message="; ".join(f"{number} partitions are stopped at {url}" for url, number in stopped.items()),
+            message="; ".join(
+                f"partition {partition} is stopped at {url}: {reason}"
+                for url, reasons in stopped.items()
+                for partition, reason in reasons.items()
+            ),
             detail={"urls": list(urls), "stopped_partitions": stopped},
-            hint="Its log says which, and why; nothing of theirs is stored. `bdlab verify` shows how "
-            "the log and the database differ.",
+            hint="Nothing of it is stored. `bdlab verify` shows how the log and the database differ.",
         )
     message = f"alive at {', '.join(urls)}"
     return CheckResult(name="consumer", state="healthy", message=message, detail={"urls": list(urls)})
 
 
-def _stopped_partitions(url: str) -> int:
-    """0, too, where it does not say."""
+def _stopped_partitions(url: str) -> dict[str, str]:
+    """Why each of its partitions that is stopped is so; empty, too, if it does not say."""
     _, body, _ = _get(f"{url}/metrics", "")
-    found = _STOPPED.search(body)
-    return int(float(found[1])) if found else 0
+    found = _STOPPED.findall(body)
+    return {number.decode(): reason.decode().replace('\\"', '"') for number, reason in found}
 
 
 def why_closed(host: str, port: int) -> str:

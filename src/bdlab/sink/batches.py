@@ -15,7 +15,7 @@ _REASON_CHARACTERS = 500
 
 
 def entry_of(record: Record) -> Entry:
-    """The record decoded, or the dead letter that it is."""
+    """The record decoded, or the dead letter that it is. Raises EventTooNew."""
     try:
         return Accepted(record, decode(record))
     except InvalidEvent as error:

@@ -14,6 +14,7 @@ from bdlab.backoff import Backoff
 from bdlab.errors import (
     BrokerUnavailable,
     DatabaseUnavailable,
+    EventTooNew,
     FenceLost,
     OffsetOutOfRange,
     RowRejected,
@@ -50,7 +51,7 @@ class Sink:
         self._metrics = metrics or SinkMetrics()
         self._expected: dict[Log, int] = {}
         self._recorded: dict[Log, int] = {}
-        self._gaps: dict[Log, str] = {}
+        self._stopped: dict[Log, str] = {}
         self._ends: Mapping[Log, int] = {}
         self._beat = time.monotonic()
         self._reading = Outage("waiting for what the sink needs")
@@ -78,7 +79,7 @@ class Sink:
         starts = self._store.start_offsets(assigned)
         self._expected = {log_of(start): start.offset for start in starts}
         self._recorded = dict(self._expected)
-        self._gaps.clear()
+        self._stopped.clear()
         log.info("partitions start", at={start.partition: start.offset for start in starts})
         return starts
 
@@ -111,7 +112,7 @@ class Sink:
             backoff.reset()
             self._reading.over()
             self._forget_others(source.assigned)
-            self._metrics.stopped(len(source.stopped) + len(self._gaps))
+            self._metrics.stopped(self._reasons(source))
             if source.problem is None:
                 answered = time.monotonic()
             if source.assigned or source.problem is not None:
@@ -132,13 +133,13 @@ class Sink:
 
     def _forget_others(self, assigned: frozenset[int]) -> None:
         """Partitions that another consumer has now: what is behind there, or stopped, is told by that one."""
-        for held in (self._recorded, self._gaps):
+        for held in (self._recorded, self._stopped):
             for where in [where for where in held if where.partition not in assigned]:
                 del held[where]
 
     def _take(self, source: EventSource, records: Sequence[Record], stop: threading.Event) -> Stored:
         """Store what is new in `records`, and acknowledge it."""
-        entries = [entry_of(record) for record in records if self._follows(record)]
+        entries = [entry for record in records if (entry := self._next(record)) is not None]
         total = Stored()
         for run in by_size(entries):
             try:
@@ -154,20 +155,30 @@ class Sink:
                 break
         return total
 
-    def _follows(self, record: Record) -> bool:
-        """Whether it is the next one of its partition. A gap stops the partition: nothing is ever skipped."""
+    def _next(self, record: Record) -> Entry | None:
+        """What `record` is, if it is the next one of its partition.
+
+        A gap, and an event of a later version, stop the partition: nothing is ever skipped or misjudged.
+        """
         where = log_of(record.position)
         offset = record.position.offset
         expected = self._expected.setdefault(where, offset)
-        if where in self._gaps or offset < expected:
-            return False
+        if where in self._stopped or offset < expected:
+            return None
         if offset > expected:
-            reason = f"offsets {expected} to {offset - 1} are missing in the log"
-            self._gaps[where] = reason
-            log.error("partition stopped", partition=where.partition, topic=where.topic, reason=reason)
-            return False
+            self._stop(where, f"offsets {expected} to {offset - 1} are missing in the log")
+            return None
+        try:
+            entry = entry_of(record)
+        except EventTooNew as newer:
+            self._stop(where, f"offset {offset}: {newer.message}")
+            return None
         self._expected[where] = offset + 1
-        return True
+        return entry
+
+    def _stop(self, where: Log, reason: str) -> None:
+        self._stopped[where] = reason
+        log.error("partition stopped", partition=where.partition, topic=where.topic, reason=reason)
 
     def _settle(self, source: EventSource, batch: list[Entry], stop: threading.Event) -> Stored:
         """Store `batch`, in smaller and smaller parts where rows in it are refused."""
@@ -236,8 +247,12 @@ class Sink:
         if not named and log.is_enabled_for(logging.DEBUG):
             log.debug("events stored", ids=[str(event.id) for event in events])
 
+    def _reasons(self, source: EventSource) -> dict[int, str]:
+        """Why each partition that is stopped is so."""
+        return dict(source.stopped) | {where.partition: reason for where, reason in self._stopped.items()}
+
     def _refuse_stopped(self, source: EventSource) -> None:
-        reasons = dict(source.stopped) | {where.partition: reason for where, reason in self._gaps.items()}
+        reasons = self._reasons(source)
         if reasons:
             told = "; ".join(f"partition {number}: {reason}" for number, reason in sorted(reasons.items()))
             raise OffsetOutOfRange(

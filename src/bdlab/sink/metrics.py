@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -50,6 +51,10 @@ class SinkMetrics:
         self._stopped = Gauge(
             "bdlab_sink_stopped_partitions", "Assigned partitions that are stopped.", registry=self.registry
         )
+        self._reasons = Gauge(
+            "bdlab_sink_stopped", "1 for a partition that is stopped.", ["partition", "reason"],
+            registry=self.registry,
+        )  # fmt: skip
 
     def stored(self, result: Stored, letters: list[DeadLetter], seconds: float) -> None:
         """A batch was committed; `letters` are its dead letters."""
@@ -67,8 +72,12 @@ class SinkMetrics:
     def fence_lost(self) -> None:
         self._fences.inc()
 
-    def stopped(self, partitions: int) -> None:
-        self._stopped.set(partitions)
+    def stopped(self, reasons: Mapping[int, str]) -> None:
+        """The assigned partitions that are stopped now, each with why."""
+        self._stopped.set(len(reasons))
+        self._reasons.clear()
+        for partition, reason in reasons.items():
+            self._reasons.labels(str(partition), reason).set(1)
 
     def lag(self, by_partition: dict[int, int]) -> None:
         """The lag of the partitions that are assigned now, in events."""
