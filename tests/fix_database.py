@@ -18,6 +18,48 @@ from bdlab.postgres.roles import manager_exists, prepare
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.stack import Postgres
 
+#: libpq's own variables, each with a value that breaks or diverts a connection which heeds it.
+HOSTILE_LIBPQ = {
+    "PGHOST": "192.0.2.1",
+    "PGHOSTADDR": "192.0.2.1",
+    "PGPORT": "1",
+    "PGDATABASE": "absent",
+    "PGUSER": "nobody",
+    "PGPASSWORD": "wrong",
+    "PGPASSFILE": "/dev/full",
+    "PGSERVICE": "absent",
+    "PGSERVICEFILE": "/absent",
+    "PGSYSCONFDIR": "/absent",
+    "PGOPTIONS": "-c search_path=pg_catalog -c absent=1",
+    "PGAPPNAME": "somebody else",
+    "PGCLIENTENCODING": "absent",
+    "PGDATESTYLE": "absent",
+    "PGTZ": "Absent/Nowhere",
+    "PGGEQO": "absent",
+    "PGCHANNELBINDING": "require",
+    "PGREQUIREAUTH": "none",
+    "PGREQUIREPEER": "nobody",
+    "PGGSSENCMODE": "require",
+    "PGGSSLIB": "absent",
+    "PGKRBSRVNAME": "absent",
+    "PGSSLMODE": "verify-full",
+    "PGSSLNEGOTIATION": "direct",
+    "PGSSLCERT": "/absent",
+    "PGSSLKEY": "/absent",
+    "PGSSLCERTMODE": "require",
+    "PGSSLROOTCERT": "/absent",
+    "PGSSLCRL": "/absent",
+    "PGSSLCRLDIR": "/absent",
+    "PGSSLSNI": "absent",
+    "PGSSLMINPROTOCOLVERSION": "absent",
+    "PGSSLMAXPROTOCOLVERSION": "TLSv1",
+    "PGMINPROTOCOLVERSION": "absent",
+    "PGMAXPROTOCOLVERSION": "absent",
+    "PGTARGETSESSIONATTRS": "standby",
+    "PGLOADBALANCEHOSTS": "absent",
+    "PGCONNECT_TIMEOUT": "absent",
+}
+
 
 class Logins:
     """Database credentials as a test wants them: `leases` are handed out one after the other.

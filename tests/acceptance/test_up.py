@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bdlab.stack.ports import PortBook
+from tests.fix_database import HOSTILE_LIBPQ
 from tests.fix_up import (
     STOP_WITHIN_S,
     Up,
@@ -31,7 +32,7 @@ INTEGRATION_TEST = Path(__file__).parents[2] / "infra" / "test_kafka_integration
 
 def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     data_dir = tmp_path / "a stack"
-    up = start_up(data_dir)
+    up = start_up(data_dir, **HOSTILE_LIBPQ)
     curl = up.wait_for(r"^ +(curl .*-X POST .*)$")[1]
     evaluate = up.wait_for(r'^ +(eval "\$\(bdlab env .*\)")$')[1]
 

@@ -22,6 +22,7 @@ from bdlab.health.tls import shown_certificate
 from bdlab.stack import DataFolder
 from bdlab.stack.passing_authority import passing_certificates
 from bdlab.stack.tls import SERVERS, TlsFolder
+from tests.fix_database import HOSTILE_LIBPQ
 from tests.fix_up import Up, no_secret_is_shown, outlive, shell
 from tests.waiting import until
 
@@ -76,7 +77,7 @@ def pids(folder: DataFolder) -> dict[str, int]:
 @pytest.mark.long
 def test_verified_renewed_and_nothing_else(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     data_dir = tmp_path / "a stack"
-    up = start_up(data_dir, "--tls", "--certificate-ttl", str(TTL_S))
+    up = start_up(data_dir, "--tls", "--certificate-ttl", str(TTL_S), **HOSTILE_LIBPQ)
     curl = up.wait_for(r"^ +(curl --cacert .*)$")[1]
     evaluate = up.wait_for(r'^ +(eval "\$\(bdlab env .*\)")$')[1]
     ca_file, port = up.folder.tls / "ca.pem", ports(up)

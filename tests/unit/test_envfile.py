@@ -58,6 +58,16 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     assert (seeds.token_period_s, seeds.lease_ttl_s, seeds.lease_max_ttl_s) == (1800, 90, 86400)
 
 
+def test_the_administrator_may_know_the_server_by_an_authority_of_its_own(tmp_path: Path) -> None:
+    pem = tmp_path / "ca.pem"
+    pem.write_text("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
+    secured = {"BDLAB_POSTGRES_SSLMODE": "verify-full", "BDLAB_POSTGRES_CA_FILE": "vault"}
+    seeds = envfile.read(write(tmp_path, **secured, POSTGRES_CA_FILE=str(pem)))
+    assert (seeds.postgres.ca_file, seeds.postgres_authority, seeds.postgres_ca_pem) == (str(pem), True, "")
+    with pytest.raises(InvalidInput, match="POSTGRES_CA_FILE is missing"):
+        envfile.read(write(tmp_path, **secured))
+
+
 def test_the_example_names_every_setting_and_only_the_password_is_left_to_fill_in(tmp_path: Path) -> None:
     example = Path(__file__).parents[2] / ".env.example"
     lines = [line for line in example.read_text("utf-8").splitlines() if line and not line.startswith("#")]
@@ -94,6 +104,7 @@ def test_the_example_names_every_setting_and_only_the_password_is_left_to_fill_i
             r"line 5: BDLAB_KAFKA_CA_FILE names /absent.pem, which cannot",
         ),
         ({"BDLAB_KAFKA_CA_FILE": resources.__file__}, r"BDLAB_KAFKA_CA_FILE .* holds no certificate"),
+        ({"POSTGRES_CA_FILE": "/absent.pem"}, r"line 5: POSTGRES_CA_FILE names /absent.pem, which cannot"),
         ({"BDLAB_POSTGRES_HOTS": "x"}, r"line 5: there is no setting BDLAB_POSTGRES_HOTS"),
     ],
 )

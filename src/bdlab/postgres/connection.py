@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import psycopg2
@@ -20,6 +21,10 @@ _KEEPALIVE_IDLE_S = 10
 _KEEPALIVE_INTERVAL_S = 5
 _KEEPALIVE_COUNT = 3
 _UNACKNOWLEDGED_S = 30.0
+#: A name that no file can have: libpq then does not look into ~/.postgresql.
+NO_FILE = "/dev/null/none"
+#: What libpq would otherwise find for itself: a client's certificate, a revocation list, a Kerberos ticket.
+PINNED: dict[str, Any] = {"gssencmode": "disable", "sslcertmode": "disable", "sslcrl": NO_FILE}
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,26 +47,38 @@ def describe(login: DatabaseLogin) -> str:
 
 
 def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLimits) -> Connection:
-    """Connect as `login`. Raises SettingsInvalid without a host, and psycopg2.Error."""
+    """Connect as `login`, and as nothing but its settings say: libpq's own variables (`PG...`) are taken out
+    of this process's environment.
+
+    Raises SettingsInvalid without a host, or without an authority to verify it by, and psycopg2.Error.
+    """
+    # Some of them (PGSERVICE, PGTZ) cannot be outvoted by a parameter, and the next libpq will know others.
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        os.environ.pop(name, None)
     server = login.server
     if not server.host:
         raise SettingsInvalid(
             "setting postgres.host is empty",
             hint="Vault's kv/database/credentials should hold it: run `bdlab vault-init`.",
         )
+    if server.sslmode.startswith("verify") and not server.ca_file:
+        raise SettingsInvalid(
+            f"setting postgres.sslmode is {server.sslmode}, and postgres.ca_file names no authority",
+            hint="Name the authority's PEM file: in .env (BDLAB_POSTGRES_CA_FILE), or as that variable.",
+        )
     options = {
         "statement_timeout": limits.statement_s,
         "lock_timeout": limits.lock_s,
         "idle_in_transaction_session_timeout": limits.idle_in_transaction_s,
     }
-    return psycopg2.connect(
+    connection: Connection = psycopg2.connect(
         host=server.host,
         port=server.port,
         dbname=server.dbname,
         user=login.user,
         password=login.password.reveal(),
         sslmode=server.sslmode,
-        sslrootcert=server.ca_file or None,
+        sslrootcert=server.ca_file or NO_FILE,
         connect_timeout=max(2, math.ceil(server.connect_timeout_s)),
         application_name=application_name,
         client_encoding="UTF8",
@@ -75,7 +92,9 @@ def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLi
             [f"-c {name}={math.ceil(seconds * 1000)}" for name, seconds in options.items()]
             + ["-c timezone=UTC"]
         ),
+        **PINNED,
     )
+    return connection
 
 
 @contextlib.contextmanager

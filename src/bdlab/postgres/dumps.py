@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import DatabaseError
-from bdlab.postgres.connection import describe
+from bdlab.postgres.connection import NO_FILE, PINNED, describe
 
 _CONNECT_TIMEOUT_S = 10
 _LOOK_AGAIN_S = 0.2
@@ -55,7 +55,8 @@ def _run(login: DatabaseLogin, program: Path, *options: str, stop: threading.Eve
             "PGSSLMODE": server.sslmode,
             "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_S),
             "PGAPPNAME": f"bdlab {program.name}",
-            **({"PGSSLROOTCERT": server.ca_file} if server.ca_file else {}),
+            "PGSSLROOTCERT": server.ca_file or NO_FILE,
+            **{f"PG{name.upper()}": value for name, value in PINNED.items()},
         }
         try:
             # No bound: a large database takes its time, and the server has the say over a client that hangs.

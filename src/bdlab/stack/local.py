@@ -267,11 +267,8 @@ class LocalStack:
         arguments = ["vault-init", "--keys-file", str(self.folder.keys_file)]
         if isinstance(self._broker, ApacheKafka):
             arguments += ["--authority", "kafka"]
-        environment = {}
         if self._tls:
             arguments += ["--authority", "servers"]
-            # libpq's own setting: the administrator verifies the server, too.
-            environment["PGSSLROOTCERT"] = str(self._tls.ca_file)
         if self._postgres.knows_admin_password:
             server = self._postgres.lasting_server
             self.folder.write_env(
@@ -283,12 +280,13 @@ class LocalStack:
                     "BDLAB_POSTGRES_DBNAME": server.dbname,
                     "BDLAB_POSTGRES_SSLMODE": server.sslmode,
                     "BDLAB_POSTGRES_CA_FILE": "vault" if self._tls else "",
+                    "POSTGRES_CA_FILE": server.ca_file,
                     **self._broker_environment,
                 }
             )
             arguments += ["--env-file", str(self.folder.env_file)]
         try:
-            self.run("vault-init", arguments, stop, environment=environment)
+            self.run("vault-init", arguments, stop)
         finally:
             self.folder.env_file.unlink(missing_ok=True)
         self._postgres.forget_admin_password()

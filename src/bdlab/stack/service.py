@@ -23,7 +23,7 @@ _STOP_TIMEOUT_S = 15.0
 
 #: A shell that points at other servers must not point the stack's services there, nor give one of them the
 #: options of another.
-_FOREIGN_PREFIXES = ("BDLAB_", "VAULT_", "BAO_", "POSTGRES_")
+_FOREIGN_PREFIXES = ("BDLAB_", "VAULT_", "BAO_", "POSTGRES_", "PG")
 #: Settings that the stack decides itself, by section; None is the whole section.
 _DECIDED: dict[str, set[str] | None] = {
     "vault": None,

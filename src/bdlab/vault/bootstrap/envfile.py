@@ -29,6 +29,7 @@ _KAFKA = {
 }
 _REQUIRED = ("POSTGRES_USER", "POSTGRES_PASSWORD", "BDLAB_POSTGRES_HOST", "BDLAB_KAFKA_BOOTSTRAP_SERVERS")
 _OTHERS = (
+    "POSTGRES_CA_FILE",
     "BDLAB_POSTGRES_CA_FILE",
     "BDLAB_KAFKA_CA_FILE",
     "BDLAB_KAFKA_USERNAME",
@@ -146,9 +147,17 @@ def _section(lines: _Lines, names: Mapping[str, str], kind: type[_Section]) -> _
 
 
 def _postgres(lines: _Lines) -> PostgresSettings:
+    """The server as its administrator reaches it."""
     section = _section(lines, _POSTGRES, PostgresSettings)
-    ca_file = lines.get("BDLAB_POSTGRES_CA_FILE")
-    return section if ca_file in ("", _BY_VAULT) else msgspec.structs.replace(section, ca_file=ca_file)
+    name = "POSTGRES_CA_FILE" if lines.get("POSTGRES_CA_FILE") else "BDLAB_POSTGRES_CA_FILE"
+    ca_file = lines.get(name)
+    if ca_file not in ("", _BY_VAULT):
+        _pem(lines, name)
+        return msgspec.structs.replace(section, ca_file=str(Path(ca_file).expanduser()))
+    if section.sslmode.startswith("verify"):
+        reason = f"is missing: with sslmode {section.sslmode} the administrator, too, verifies the server"
+        raise lines.wrong("POSTGRES_CA_FILE", reason)
+    return section
 
 
 def _pem(lines: _Lines, name: str) -> str:
