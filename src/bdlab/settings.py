@@ -30,7 +30,12 @@ CONFIG_FILE = "bdlab.toml"
 _KAFKA_PORT = 9092
 
 #: Names from the servers' own world that users already have in their environment.
-_ALIASES = {"VAULT_ADDR": "BDLAB_VAULT_ADDRESS", "VAULT_CACERT": "BDLAB_VAULT_CA_FILE"}
+_ALIASES = {
+    "VAULT_ADDR": "BDLAB_VAULT_ADDRESS",
+    "VAULT_CACERT": "BDLAB_VAULT_CA_FILE",
+    "NO_PROXY": "BDLAB_VAULT_NO_PROXY",
+    "no_proxy": "BDLAB_VAULT_NO_PROXY",
+}
 
 
 def http_url(text: str) -> SplitResult:
@@ -67,6 +72,28 @@ class Secret:
         return hash(self._value)
 
 
+class ProxyUrl(Secret):
+    """The http(s) URL of a proxy, which may hold a password; empty is none."""
+
+    __slots__ = ()
+
+    def __init__(self, value: str) -> None:
+        """Raises ValueError, which repeats nothing of `value`."""
+        super().__init__(value)
+        try:
+            usable = not value or bool(http_url(value))
+        except InvalidInput:
+            usable = False
+        if not usable:
+            raise ValueError("this is no http(s) URL of a proxy, such as http://proxy.example.org:3128")
+
+    @property
+    def shown(self) -> str:
+        """The URL without user name and password, for messages."""
+        parts = urlsplit(self.reveal())
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pass
 
@@ -76,6 +103,10 @@ class VaultSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     address: str = "http://127.0.0.1:8200"
     ca_file: str = ""
+    proxy: ProxyUrl = ProxyUrl("")
+    """The only proxy that requests to Vault go through."""
+    no_proxy: str = ""
+    """Hosts, domains, addresses and networks that are reached without `proxy`, with commas."""
     identity_dir: str = "~/.local/state/bdlab/identity"
     kv_mount: str = "kv"
     database_mount: str = "database"
@@ -211,9 +242,14 @@ class Layers:
                 origin[section] = name
                 origin.update({f"{section}.{field}": name for field in values})
         try:
-            return msgspec.convert(merged, Settings, strict=False)
+            return msgspec.convert(merged, Settings, strict=False, dec_hook=_decode)
         except msgspec.ValidationError as error:
             raise _explain(error, origin) from None
+
+
+def _decode(kind: type, value: Any) -> Any:
+    """What msgspec does not know: a value that hides itself. Its ValueError is told with the field's name."""
+    return kind(str(value))
 
 
 def _explain(error: msgspec.ValidationError, origin: Mapping[str, str]) -> SettingsInvalid:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bdlab.settings import Settings
+from bdlab.settings import Secret, Settings
 from bdlab_cli.app import COMMANDS
 
 _README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
@@ -26,6 +26,7 @@ def _defaults() -> Iterator[tuple[str, str]]:
 
 
 def _shown(value: object) -> str:
+    value = value.reveal() if isinstance(value, Secret) else value
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`" if value != "" else ""
 
 

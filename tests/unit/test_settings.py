@@ -59,6 +59,8 @@ def test_the_servers_own_environment_names_are_understood_and_bdlabs_win(tmp_pat
         ('[kafka]\ntopic = "a b"\n', {}, ["kafka.topic", "bdlab.toml"]),
         ('[kafka]\npassword = "x"\n', {}, ["kafka.password", "no such setting"]),
         ("[http\n", {}, ["bdlab.toml", "not valid TOML"]),
+        ("", {"BDLAB_VAULT_PROXY": "proxy:3128"}, ["vault.proxy from the environment", "no http(s) URL"]),
+        ("[vault]\nproxy = 3128\n", {}, ["vault.proxy", "bdlab.toml", "no http(s) URL"]),
     ],
 )
 def test_a_wrong_value_names_the_setting_and_its_layer(
@@ -111,3 +113,19 @@ def test_bootstrap_servers_are_read_as_the_client_library_does(
 def test_a_bootstrap_server_whose_port_is_no_number_is_named() -> None:
     with pytest.raises(SettingsInvalid, match="kafka:ninety"):
         KafkaSettings(bootstrap_servers="kafka:ninety").servers()
+
+
+def test_a_proxy_shows_neither_user_nor_password(tmp_path: Path) -> None:
+    found = _load(tmp_path, BDLAB_VAULT_PROXY="https://me:hunter2@proxy:3128").settings().vault
+    assert found.proxy.reveal() == "https://me:hunter2@proxy:3128"
+    assert found.proxy.shown == "https://proxy:3128"
+    assert "hunter2" not in repr(found)
+    with pytest.raises(SettingsInvalid) as refused:
+        _load(tmp_path, BDLAB_VAULT_PROXY="socks5://me:hunter2@proxy:1080")
+    assert "hunter2" not in refused.value.message
+
+
+def test_where_a_proxy_is_not_used_has_the_names_that_others_read(tmp_path: Path) -> None:
+    assert _load(tmp_path, NO_PROXY="a,b").settings().vault.no_proxy == "a,b"
+    assert _load(tmp_path, NO_PROXY="a", no_proxy="b").settings().vault.no_proxy == "b"
+    assert _load(tmp_path, no_proxy="b", BDLAB_VAULT_NO_PROXY="c").settings().vault.no_proxy == "c"

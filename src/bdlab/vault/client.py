@@ -18,7 +18,7 @@ from bdlab.errors import (
     VaultError,
     VaultUnavailable,
 )
-from bdlab.settings import Secret, VaultSettings
+from bdlab.settings import ProxyUrl, Secret, VaultSettings
 
 Method = Literal["get", "post", "put", "delete", "list"]
 
@@ -98,14 +98,25 @@ class VaultClient:
     def __init__(self, settings: VaultSettings, *, token: Secret | None = None) -> None:
         self._settings = settings
         self.token = token or _NOBODY
-        # A token of None would make hvac take one from the environment or from ~/.vault-token.
+        self._proxy = _proxy(settings)
+        proxy_url = self._proxy.reveal()
+        # A token or certificate of None would make hvac take one from the environment or from ~/.vault-token.
         self._hvac = hvac.Client(
             url=settings.address,
             token="",
+            cert=(),
             verify=settings.ca_file or True,
             timeout=settings.timeout_s,
+            proxies={"http": proxy_url, "https": proxy_url} if proxy_url else {},
             adapter=hvac.adapters.RawAdapter,
         )
+        # Neither a proxy nor an authority, nor a password from ~/.netrc, comes from the environment.
+        self._hvac.adapter.session.trust_env = False
+
+    def __str__(self) -> str:
+        """What it is called in messages."""
+        through = self._proxy.shown
+        return f"Vault at {self.address}" + (f" (through the proxy {through})" if through else "")
 
     @property
     def address(self) -> str:
@@ -192,7 +203,7 @@ class VaultClient:
         if not response.ok:
             if response.status_code in {400, 403, 404}:
                 raise IdentityRefused(
-                    f"Vault at {self.address} refuses the log-in at {path}: {_reasons(response)}",
+                    f"{self} refuses the log-in at {path}: {_reasons(response)}",
                     hint="Run `bdlab vault-init` to hand this service a new identity; "
                     "where secret ids are bound to networks, check that this machine is in one of them.",
                 )
@@ -213,7 +224,7 @@ class VaultClient:
         response = self._send("post", "sys/wrapping/unwrap", {}, token=wrapping_token)
         if not response.ok:
             if response.status_code in {400, 403, 404}:
-                raise VaultError(f"Vault at {self.address} does not unwrap: {_reasons(response)}")
+                raise VaultError(f"{self} does not unwrap: {_reasons(response)}")
             raise self._error(response, "post", "sys/wrapping/unwrap")
         data = self._json(response, "sys/wrapping/unwrap").get("data")
         return data if isinstance(data, dict) else {}
@@ -233,7 +244,7 @@ class VaultClient:
         data = self.read(f"{mount}/data/{path}")
         values = data.get("data")
         if not isinstance(values, dict):
-            raise SecretMissing(f"Vault at {self.address} holds no current version of {mount}/{path}")
+            raise SecretMissing(f"{self} holds no current version of {mount}/{path}")
         return {str(name): str(value) for name, value in values.items()}, int(data["metadata"]["version"])
 
     def write_kv(self, mount: str, path: str, values: dict[str, str], *, cas: int | None = None) -> int:
@@ -276,14 +287,19 @@ class VaultClient:
             )
         except requests.exceptions.SSLError as error:
             raise VaultError(
-                f"the TLS certificate of Vault at {self.address} is not accepted: {_innermost(error)}",
+                f"the TLS certificate of {self} is not accepted: {_innermost(error)}",
                 hint="Name the authority that signed it in vault.ca_file (VAULT_CACERT).",
+            ) from error
+        except requests.exceptions.ProxyError as error:
+            raise VaultUnavailable(
+                f"{self} is unreachable: {_innermost(error)}",
+                hint="Check the proxy: settings vault.proxy and vault.no_proxy (NO_PROXY).",
             ) from error
         except requests.exceptions.InvalidURL as error:
             raise SettingsInvalid(f"setting vault.address: {self.address!r} is no valid URL") from error
         except requests.exceptions.RequestException as error:
             raise VaultUnavailable(
-                f"Vault at {self.address} is unreachable: {_innermost(error)}",
+                f"{self} is unreachable: {_innermost(error)}",
                 hint="Check that it runs, and the setting vault.address (VAULT_ADDR). "
                 'A stack that `bdlab up` runs is named with: eval "$(bdlab env)"',
             ) from error
@@ -304,19 +320,19 @@ class VaultClient:
             return self._denied(method, path, reasons)
         if status == 404:
             return SecretMissing(
-                f"Vault at {self.address} has nothing at {path} ({reasons})",
+                f"{self} has nothing at {path} ({reasons})",
                 hint="Run `bdlab vault-init`, which sets Vault up as far as it is not.",
             )
         if status in _BUSY:
             return VaultUnavailable(
-                f"Vault at {self.address} {_BUSY[status]}: {reasons} ({path})", hint=_ADVICE.get(status, "")
+                f"{self} {_BUSY[status]}: {reasons} ({path})", hint=_ADVICE.get(status, "")
             )
         if status >= 500:
             return VaultUnavailable(
-                f"Vault at {self.address} failed at {path}: {reasons}",
+                f"{self} failed at {path}: {reasons}",
                 hint="Its own log says why; with a full disk under its audit log it refuses every request.",
             )
-        return VaultError(f"Vault at {self.address} refuses to {_verb(method)} {path}: {reasons}")
+        return VaultError(f"{self} refuses to {_verb(method)} {path}: {reasons}")
 
     def _denied(self, method: Method, path: str, reasons: str) -> VaultError:
         """A 403 has two meanings, and Vault's answer is the same: ask whether the token still lives."""
@@ -326,16 +342,25 @@ class VaultClient:
                 own = self._json(alive, _LOOKUP_SELF).get("data", {})
                 policies = ", ".join(own.get("policies") or ()) or "none"
                 return PolicyDenied(
-                    f"Vault at {self.address} forbids this identity (policies: {policies}) to "
+                    f"{self} forbids this identity (policies: {policies}) to "
                     f"{_verb(method)} {path}: {reasons}",
                     hint="Its policy is in vault/policies; `bdlab vault-init` puts changed ones into force.",
                 )
             if alive.status_code != 403:
                 return self._error(alive, "get", _LOOKUP_SELF)
         return TokenRefused(
-            f"Vault at {self.address} does not accept the token any more ({path}: {reasons})",
+            f"{self} does not accept the token any more ({path}: {reasons})",
             hint="It ran out or was revoked: log in again.",
         )
+
+
+def _proxy(settings: VaultSettings) -> ProxyUrl:
+    """The proxy for the requests to Vault's address; an empty one for none."""
+    if not settings.proxy.reveal() or not settings.no_proxy:
+        return settings.proxy
+    # With an empty list this would ask the environment.
+    direct = requests.utils.should_bypass_proxies(settings.address, no_proxy=settings.no_proxy)
+    return ProxyUrl("") if direct else settings.proxy
 
 
 def _token(answer: dict[str, Any]) -> Token:
