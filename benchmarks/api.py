@@ -147,7 +147,7 @@ async def load(port: int, seconds: float) -> tuple[float, list[float]]:
     """Answers a second, and the time that each took in seconds."""
     lines = (
         "POST /predict HTTP/1.1",
-        "Host: x",
+        "Host: localhost",
         "Content-Type: application/json",
         f"Content-Length: {len(BODY)}",
     )

@@ -23,6 +23,14 @@ def serve(
         help="Port; 0 takes a free one and says which",
         show_default="8000",
     ),
+    allowed_hosts: str | None = typer.Option(
+        None,
+        "--allowed-hosts",
+        envvar="BDLAB_HTTP_ALLOWED_HOSTS",
+        help="Names by which it may be called, with commas, with or without port; '*' is any. "
+        "Needed for an address that other machines reach",
+        show_default="localhost,127.0.0.1,[::1]",
+    ),
     workers: int | None = typer.Option(
         None, "--workers", envvar="BDLAB_HTTP_WORKERS", help="Processes that serve", show_default="1"
     ),
@@ -52,6 +60,7 @@ def serve(
                 "http": {
                     "host": host,
                     "port": port,
+                    "allowed_hosts": allowed_hosts,
                     "workers": workers,
                     "tls_cert_file": str(tls_cert) if tls_cert else None,
                     "tls_key_file": str(tls_key) if tls_key else None,

@@ -18,6 +18,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from bdlab.errors import BdlabError, InvalidInput
+from bdlab.hosts import AllowedHosts, is_loopback
 from bdlab.settings import HttpSettings, Layers, Settings
 from bdlab_cli import https, wiring
 from bdlab_cli.api import Api, vault_session
@@ -134,6 +135,7 @@ def _bind(http: HttpSettings) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
+        _check_hosts(http, str(address[0]))
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -144,6 +146,18 @@ def _bind(http: HttpSettings) -> socket.socket:
         ) from error
     listener.set_inheritable(True)
     return listener
+
+
+def _check_hosts(http: HttpSettings, address: str) -> None:
+    """Raise InvalidInput where others can reach `address` and nobody said by which names."""
+    allowed = AllowedHosts(http.allowed_hosts, bound=http.host)
+    if not allowed.listed and not is_loopback(address):
+        raise InvalidInput(
+            f"http.allowed_hosts has to be set: the API is to listen on {http.host}, where other machines "
+            "reach it, and it may answer to its own names only",
+            hint="Name all by which it is called: --allowed-hosts app.example.org,10.0.0.5 (or "
+            "BDLAB_HTTP_ALLOWED_HOSTS); '*' takes any, also a name that a hostile web page points here.",
+        )
 
 
 def _url(http: HttpSettings, listener: socket.socket) -> str:
@@ -162,6 +176,7 @@ def _as_environment(settings: Settings) -> dict[str, str]:
         "BDLAB_STARTUP_TIMEOUT": str(settings.startup_timeout_s),
         "BDLAB_HTTP_HOST": http.host,
         "BDLAB_HTTP_PORT": str(http.port),
+        "BDLAB_HTTP_ALLOWED_HOSTS": http.allowed_hosts,
         "BDLAB_HTTP_WORKERS": str(http.workers),
     }
 

@@ -156,6 +156,8 @@ class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     """0 lets the system choose a free port."""
+    allowed_hosts: str = ""
+    """The names by which the API may be called, with commas; `*` is any. Empty: those of this machine."""
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 1 << 20
     max_batch: Annotated[int, Meta(ge=1)] = 1000

@@ -62,6 +62,8 @@ def test_the_services_of_the_pipeline_are_there(services: dict[str, Any]) -> Non
 def test_only_the_api_is_published(services: dict[str, Any]) -> None:
     assert [name for name, service in services.items() if service.get("ports")] == ["app"]
     assert "8000" in str(services["app"]["ports"])
+    assert "127.0.0.1" in str(services["app"]["ports"])
+    assert services["app"]["environment"]["BDLAB_HTTP_ALLOWED_HOSTS"] == "localhost,127.0.0.1,app"
 
 
 def test_every_bdlab_service_is_locked_in(services: dict[str, Any]) -> None:

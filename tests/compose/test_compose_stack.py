@@ -166,10 +166,11 @@ def test_only_the_api_is_published(stack: Stack) -> None:
     published = {}
     for container in stack.containers():
         found = stack.inspect(container)
-        open_ports = {port for port, bound in (found["NetworkSettings"]["Ports"] or {}).items() if bound}
+        bindings = (found["NetworkSettings"]["Ports"] or {}).items()
+        open_ports = {(port, each["HostIp"]) for port, bound in bindings for each in bound or ()}
         if open_ports:
             published[found["Config"]["Labels"]["com.docker.compose.service"]] = open_ports
-    assert published == {"app": {"8000/tcp"}}
+    assert published == {"app": {("8000/tcp", "127.0.0.1")}}
 
 
 def test_it_restarts_without_env(stack: Stack) -> None:

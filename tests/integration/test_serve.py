@@ -232,11 +232,14 @@ def _children(pid: int) -> list[int]:
 
 
 def test_several_workers_share_the_port_and_the_metrics(pipeline: Pipeline, tmp_path: Path) -> None:
-    with pipeline.serve("--workers", "2", TMPDIR=str(tmp_path)) as (daemon, client):
+    anywhere = ("--host", "0.0.0.0", "--allowed-hosts", "localhost,bdlab.test")  # noqa: S104 - its names tell
+    with pipeline.serve("--workers", "2", *anywhere, TMPDIR=str(tmp_path)) as (daemon, client):
         for _ in range(40):
             # A connection each, so that both workers get some.
-            answer = httpx.post(f"{client.base_url}/predict", json=REVIEW, timeout=10)
-            assert answer.status_code == 200
+            for host, status in (("bdlab.test:8000", 200), ("evil.example", 421)):
+                headers = {"Host": host}
+                answer = httpx.post(f"{client.base_url}/predict", json=REVIEW, headers=headers, timeout=10)
+                assert answer.status_code == status
         counted = 'bdlab_http_requests_total{method="POST",route="/predict",status="200"} 40.0'
         assert counted in client.get("/metrics").text
 

@@ -199,7 +199,7 @@ def test_a_body_that_never_ends_is_refused_at_the_limit(client: httpx.Client) ->
     host, port = client.base_url.host, client.base_url.port
     with socket.create_connection((host, port or 0), timeout=10) as connection:
         connection.sendall(
-            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
         )
         for _ in range(2 * LIMIT // 1024):
@@ -207,21 +207,9 @@ def test_a_body_that_never_ends_is_refused_at_the_limit(client: httpx.Client) ->
         assert connection.recv(1024).startswith(b"HTTP/1.1 413 ")
 
 
-@pytest.mark.parametrize(
-    "content_type", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x"]
-)
-def test_a_body_that_is_said_to_be_no_json_is_415(client: httpx.Client, content_type: str) -> None:
-    answer = client.post("/predict", content=b'{"text": "a"}', headers={"Content-Type": content_type})
-    assert (answer.status_code, answer.headers["content-type"]) == (415, PROBLEM_JSON)
-    assert "application/json" in answer.json()["detail"]
-
-
-@pytest.mark.parametrize(
-    "content_type",
-    ["application/json; charset=utf-8", "Application/JSON", "application/cloudevents+json", ""],
-)
-def test_json_by_any_of_its_names_is_taken(client: httpx.Client, content_type: str) -> None:
-    headers = {"Content-Type": content_type} if content_type else {}
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON ;x=y"])
+def test_json_is_taken_with_its_parameters(client: httpx.Client, content_type: str) -> None:
+    headers = {"Content-Type": content_type}
     assert client.post("/predict", content=b'{"text": "a"}', headers=headers).status_code == 200
 
 
@@ -229,6 +217,13 @@ def test_a_compressed_body_is_no_json(client: httpx.Client) -> None:
     headers = JSON | {"Content-Encoding": "gzip"}
     answer = client.post("/predict", content=gzip.compress(b'{"text": "a"}'), headers=headers)
     assert answer.status_code == 422
+
+
+def test_two_idempotency_keys_are_422(client: httpx.Client) -> None:
+    keys = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    answer = client.post("/predict", json={"text": "a"}, headers=keys)
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"field": "Idempotency-Key", "why": "stands more than once"}]
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])

@@ -10,6 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from bdlab.hosts import AllowedHosts, parse
+
 FOLDER = Path(__file__).resolve().parents[2] / "infra" / "k8s"
 #: The oldest and the newest of Kubernetes' versions that are supported today.
 VERSIONS = ("1.31", "1.35")
@@ -92,6 +94,26 @@ def test_accounts_selectors_and_targets_are_there() -> None:
             assert selector.items() <= pods[document["metadata"]["name"]].items()
         if "scaleTargetRef" in spec:
             assert f"Deployment/{spec['scaleTargetRef']['name']}" in names
+
+
+def test_only_its_own_namespace_and_the_monitoring_reach_the_api() -> None:
+    (policy,) = (document for document in documents() if document["kind"] == "NetworkPolicy")
+    assert policy["spec"]["podSelector"] == {}
+    own, monitoring = policy["spec"]["ingress"]
+    assert own["from"] == [{"podSelector": {}}]
+    assert own["ports"] == [{"protocol": "TCP", "port": 8000}]
+    (who,) = monitoring["from"]
+    assert who["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+
+
+def test_the_api_may_be_called_by_the_names_of_its_service() -> None:
+    (app,) = (document for document in workloads() if named(document) == "Deployment/app")
+    (container,) = app["spec"]["template"]["spec"]["containers"]
+    settings = {each["name"]: each["value"] for each in container["env"]}
+    allowed = AllowedHosts(settings["BDLAB_HTTP_ALLOWED_HOSTS"], bound="0.0.0.0")  # noqa: S104 - the image's
+    for name in ("app:8000", "app.bdlab.svc:8000", "app.bdlab.svc.cluster.local.", "localhost:8000"):
+        assert parse(name) in allowed
+    assert parse("app.other.svc") not in allowed
 
 
 def test_there_are_never_more_consumers_than_partitions() -> None:

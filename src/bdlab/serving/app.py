@@ -10,7 +10,8 @@ from litestar import Litestar, Request, Response, get
 from litestar.enums import HttpMethod, ScopeType
 from litestar.types import ASGIApp, Receive, Send
 
-from bdlab.serving import documentation, predictions, problems, states, stored
+from bdlab.hosts import AllowedHosts
+from bdlab.serving import documentation, hosts, predictions, problems, states, stored
 from bdlab.serving.acknowledgements import Acknowledgements
 from bdlab.serving.answers import json_response
 from bdlab.serving.ending import Ending
@@ -24,6 +25,7 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     """The API over open `parts`. `on_shutdown` runs after the last request was answered.
 
     Import this package after the environment names Prometheus' folder, where several workers share one.
+    Raises SettingsInvalid for unusable http.allowed_hosts.
     """
     metrics = Metrics(parts.scorer.name)
     delivery_timeout_s = parts.settings.kafka.delivery_timeout_s
@@ -52,7 +54,9 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
         logging_config=None,
         debug=False,
     )
-    return _head_as_get(metrics.observe(ending.count(app)))
+    http = parts.settings.http
+    guarded = hosts.guard(ending.count(app), AllowedHosts(http.allowed_hosts, bound=http.host))
+    return _head_as_get(metrics.observe(guarded))
 
 
 def _head_as_get(app: ASGIApp) -> ASGIApp:

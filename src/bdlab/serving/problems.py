@@ -9,6 +9,7 @@ import msgspec
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
+from litestar.types import Receive, Send
 
 from bdlab.errors import BdlabError, BrokerError, DatabaseError, EventTooLarge, ModelError, VaultError
 from bdlab.reviews import ReviewInvalid
@@ -96,6 +97,12 @@ def from_error(error: BdlabError, *, prediction_id: str = "") -> Problem:
 def _answer(found: Problem) -> Response[bytes]:
     headers = {"Retry-After": str(found.retry_after_s)} if found.retry_after_s else {}
     return json_response(found.details, found.details.status, media_type=PROBLEM_JSON, headers=headers)
+
+
+async def send_problem(found: Problem, scope: Any, receive: Receive, send: Send) -> None:
+    """Answer a request that does not reach the framework."""
+    answer = _answer(found).to_asgi_response(None, Request(scope))
+    await answer(scope, receive, send)
 
 
 def on_problem(_: Request[Any, Any, Any], found: Problem) -> Response[bytes]:

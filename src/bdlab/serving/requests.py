@@ -26,31 +26,33 @@ class Head(msgspec.Struct, frozen=True):
     `length` is the announced Content-Length in bytes, -1 where the body is chunked.
     """
 
-    content_type: str
     length: int
     idempotency_key: str
     traceparent: str
 
 
 def read_head(request: Request[Any, Any, Any]) -> Head:
-    """Raises Problem for a body that is said to be no JSON, and for an unusable Idempotency-Key."""
-    content_type = key = traceparent = ""
+    """Raises Problem for a body that is not said to be JSON, and for an unusable Idempotency-Key."""
+    content_types: list[str] = []
+    key = traceparent = ""
     length = -1
     for name, value in request.scope["headers"]:
         if name == b"content-type":
-            content_type = value.decode("latin-1")
+            content_types.append(value.decode("latin-1"))
         elif name == b"content-length":
             length = int(value) if value.isdigit() else -1
         elif name == b"idempotency-key":
+            if key:
+                raise invalid_parameter("Idempotency-Key", "stands more than once")
             key = value.decode("latin-1")
             _check_key(key)
         elif name == b"traceparent":
             traceparent = value.decode("latin-1").strip()
-    _check_content_type(content_type)
+    _check_content_type(content_types)
     if not _TRACEPARENT.fullmatch(traceparent) or traceparent.startswith("ff"):
         # The W3C's rule for a header that is not valid: as if there were none.
         traceparent = ""
-    return Head(content_type, length, key, traceparent)
+    return Head(length, key, traceparent)
 
 
 def _check_key(key: str) -> None:
@@ -60,17 +62,18 @@ def _check_key(key: str) -> None:
         )
 
 
-def _check_content_type(content_type: str) -> None:
-    if content_type in ("application/json", ""):
+def _check_content_type(content_types: list[str]) -> None:
+    """A web page may post anything but JSON to another origin without asking it first."""
+    kinds = [found.partition(";")[0].strip().lower() for found in content_types]
+    if kinds == ["application/json"]:
         return
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
-        raise problem(
-            415,
-            "no-json",
-            "The body has to be JSON",
-            f"The Content-Type is {kind[:100]!r}. Send the header `Content-Type: application/json`.",
-        )
+    said = f"The Content-Type is {', '.join(kinds)[:100]!r}." if kinds else "There is no Content-Type."
+    raise problem(
+        415,
+        "no-json",
+        "The body has to be JSON",
+        f"{said} Send the header `Content-Type: application/json`.",
+    )
 
 
 async def read_body(request: Request[Any, Any, Any], head: Head, limit: int) -> bytes:

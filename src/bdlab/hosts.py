@@ -1,0 +1,75 @@
+"""The names by which the API may be called.
+
+A web page of somebody else's can have its own name point at this machine (DNS rebinding); its requests then
+come to the API as of the same origin, and name that host.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import NamedTuple
+
+from bdlab.errors import SettingsInvalid
+
+ANY = "*"
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z_-]+(?:\.[0-9a-z_-]+)*)\.?(?::([0-9]{1,5}))?")
+
+
+class Host(NamedTuple):
+    """A name or address in lower case, IPv6 in brackets; `port` is None where none was named."""
+
+    name: str
+    port: int | None
+
+
+def parse(text: str) -> Host | None:
+    """What a Host header says (RFC 9110, 7.2): a name or address, maybe a port; None where it is neither."""
+    found = _HOST.fullmatch(text.lower())
+    if not found:
+        return None
+    name, port = found[1], int(found[2]) if found[2] else None
+    if name.startswith("["):
+        try:
+            name = f"[{ipaddress.IPv6Address(name[1:-1])}]"
+        except ValueError:
+            return None
+    return Host(name, port) if port is None or 1 <= port <= 65535 else None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a socket that is bound to this numeric `address` can be reached from this machine only."""
+    return ipaddress.ip_address(address).is_loopback
+
+
+class AllowedHosts:
+    """The names of the setting `http.allowed_hosts`; without it, those of this machine and `bound`, which is
+    the address that the API listens on.
+    """
+
+    def __init__(self, listed: str, *, bound: str) -> None:
+        """`listed` has commas. Raises SettingsInvalid for an entry that is no host."""
+        entries = [entry.strip() for entry in listed.split(",") if entry.strip()]
+        self.listed = bool(entries)
+        self._any = ANY in entries
+        self._hosts = {_entry(entry) for entry in entries or LOOPBACK if entry != ANY}
+        own = parse(f"[{bound}]" if ":" in bound else bound)
+        if own and not entries:
+            self._hosts.add(own)
+
+    def __contains__(self, host: Host | None) -> bool:
+        return host is not None and (self._any or not self._hosts.isdisjoint((host, Host(host.name, None))))
+
+
+def _entry(text: str) -> Host:
+    found = parse(text)
+    if not found:
+        raise SettingsInvalid(
+            f"setting http.allowed_hosts: {text!r} is neither a host name nor an address",
+            hint="Write names and addresses with commas, each with or without :port, IPv6 in brackets, "
+            "other letters than ASCII as xn--...: app.example.org,10.0.0.5:8000,[fd00::5]",
+        )
+    return found
