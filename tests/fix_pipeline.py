@@ -268,10 +268,14 @@ class Pipeline:
 
 @contextmanager
 def running_pipeline(
-    folder: Path, *, vault: type[OpenBao] = OpenBao, broker: LocalBroker | None = None
+    folder: Path,
+    *,
+    vault: type[OpenBao] = OpenBao,
+    broker: LocalBroker | None = None,
+    kind: type[Pipeline] = Pipeline,
 ) -> Iterator[Pipeline]:
     """A pipeline of its own in `folder`, set up. `broker` may run already, and is stopped all the same."""
-    pipeline = Pipeline(folder, vault=vault, broker=broker)
+    pipeline = kind(folder, vault=vault, broker=broker)
     with ExitStack() as stack:
         for server in (pipeline.vault, pipeline.postgres, pipeline.broker):
             stack.callback(server.stop)

@@ -73,6 +73,7 @@ class VaultWorld:
     postgres: Postgres
     folder: Path
     dbname: str = "bdlab"
+    namespace: str = ""
     first: list[Step] = field(default_factory=list)
     seen_root: Secret = field(default_factory=lambda: Secret(""))
 
@@ -92,6 +93,7 @@ class VaultWorld:
         return VaultSettings(
             address=self.openbao.address,
             ca_file=self.openbao.ca_file,
+            namespace=self.namespace,
             identity_dir=str(self.folder / "identity"),
             timeout_s=5,
             poll_s=0.2,
@@ -164,6 +166,7 @@ class VaultWorld:
         return {
             "VAULT_ADDR": self.vault.address,
             "VAULT_CACERT": self.vault.ca_file,
+            "VAULT_NAMESPACE": self.namespace,
             "BDLAB_VAULT_IDENTITY_DIR": self.vault.identity_dir,
             "BDLAB_VAULT_POLL_S": "0.2",
             "BDLAB_VAULT_TIMEOUT_S": "5",

@@ -43,7 +43,8 @@ def vault_token(
 ) -> None:
     """Run a command with a short-lived administrator's token of Vault, and revoke the token afterwards.
 
-    COMMAND finds it in VAULT_TOKEN, with VAULT_ADDR and VAULT_CACERT beside it; its exit code is this one's.
+    COMMAND finds it in VAULT_TOKEN, with VAULT_ADDR, VAULT_CACERT and VAULT_NAMESPACE beside it; its exit
+    code is this one's.
     The token is made with the recovery key, and each use of it stands in Vault's audit log with your name.
 
     Use it as: bdlab vault-token -- bao list auth/approle/role
@@ -95,8 +96,8 @@ def _environment(vault: VaultSettings) -> dict[str, str]:
     import os
 
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BAO_")}
-    kept |= {"VAULT_ADDR": vault.address}
-    return kept | ({"VAULT_CACERT": vault.ca_file} if vault.ca_file else {})
+    named = {"VAULT_CACERT": vault.ca_file, "VAULT_NAMESPACE": vault.namespace}
+    return kept | {"VAULT_ADDR": vault.address} | {name: value for name, value in named.items() if value}
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:

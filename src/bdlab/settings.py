@@ -33,6 +33,7 @@ _KAFKA_PORT = 9092
 _ALIASES = {
     "VAULT_ADDR": "BDLAB_VAULT_ADDRESS",
     "VAULT_CACERT": "BDLAB_VAULT_CA_FILE",
+    "VAULT_NAMESPACE": "BDLAB_VAULT_NAMESPACE",
     "NO_PROXY": "BDLAB_VAULT_NO_PROXY",
     "no_proxy": "BDLAB_VAULT_NO_PROXY",
 }
@@ -103,6 +104,8 @@ class VaultSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     address: str = "http://127.0.0.1:8200"
     ca_file: str = ""
+    namespace: str = ""
+    """The path of the namespace that holds all of it; empty, as `root`, is the root namespace."""
     proxy: ProxyUrl = ProxyUrl("")
     """The only proxy that requests to Vault go through."""
     no_proxy: str = ""

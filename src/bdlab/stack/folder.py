@@ -232,6 +232,9 @@ EXPORTED = (
 )
 
 
+_OF_ANOTHER_VAULT = ("VAULT_NAMESPACE", "BDLAB_VAULT_NAMESPACE", "BDLAB_VAULT_PROXY")
+
+
 def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
     """The environment variables that point a `bdlab` at the stack of `folder`: those that say something."""
     values = (
@@ -243,4 +246,6 @@ def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
         endpoints.ca_file,
         endpoints.admin_servers,
     )
-    return {name: value for name, value in zip(EXPORTED, values, strict=True) if value}
+    # What another Vault needs of this terminal must not be asked of the stack's own.
+    foreign = {name: "" for name in _OF_ANOTHER_VAULT if os.environ.get(name)}
+    return foreign | {name: value for name, value in zip(EXPORTED, values, strict=True) if value}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import copy
+from typing import Any, Literal, Self
 
 import hvac
 import hvac.adapters
@@ -24,6 +25,19 @@ Method = Literal["get", "post", "put", "delete", "list"]
 
 _LOOKUP_SELF = "auth/token/lookup-self"
 _NOBODY = Secret("")
+#: What belongs to the server as a whole: in a namespace it is refused.
+_WHOLE_SERVER = (
+    "sys/audit",
+    "sys/generate-root",
+    "sys/health",
+    "sys/init",
+    "sys/leader",
+    "sys/rekey",
+    "sys/rotate/",
+    "sys/seal",
+    "sys/storage/",
+    "sys/unseal",
+)
 _BUSY = {
     412: "is behind its cluster",
     429: "answers too many requests, or is a standby",
@@ -98,6 +112,8 @@ class VaultClient:
     def __init__(self, settings: VaultSettings, *, token: Secret | None = None) -> None:
         self._settings = settings
         self.token = token or _NOBODY
+        namespace = settings.namespace.strip("/")
+        self.namespace = "" if namespace == "root" else namespace
         self._proxy = _proxy(settings)
         proxy_url = self._proxy.reveal()
         # A token or certificate of None would make hvac take one from the environment or from ~/.vault-token.
@@ -115,16 +131,25 @@ class VaultClient:
 
     def __str__(self) -> str:
         """What it is called in messages."""
-        through = self._proxy.shown
-        return f"Vault at {self.address}" + (f" (through the proxy {through})" if through else "")
+        more = {"namespace": self.namespace, "through the proxy": self._proxy.shown}
+        told = ", ".join(f"{what} {value}" for what, value in more.items() if value)
+        return f"Vault at {self.address}" + (f" ({told})" if told else "")
 
     @property
     def address(self) -> str:
         return self._settings.address
 
     def with_token(self, token: Secret) -> VaultClient:
-        """Another client of the same server."""
-        return VaultClient(self._settings, token=token)
+        """Another client of the same namespace."""
+        client = VaultClient(self._settings, token=token)
+        client.namespace = self.namespace
+        return client
+
+    def in_namespace(self, namespace: str) -> Self:
+        """This client, with its token and connections, in another namespace; empty is the root namespace."""
+        client = copy.copy(self)
+        client.namespace = namespace
+        return client
 
     def close(self) -> None:
         self._hvac.adapter.close()
@@ -210,6 +235,16 @@ class VaultClient:
             raise self._error(response, "post", path)
         return _token(self._json(response, path))
 
+    def own_token(self) -> dict[str, Any]:
+        """What Vault knows of this client's token. Raises TokenRefused."""
+        try:
+            return self.read(_LOOKUP_SELF)
+        except SecretMissing:
+            if not self.namespace:
+                raise
+            # The namespace is not there yet.
+            return self.in_namespace("").read(_LOOKUP_SELF)
+
     def renew_self(self) -> Token:
         """The same token, with the time that it now has."""
         return _token(self.request("post", "auth/token/renew-self", {}))
@@ -274,11 +309,14 @@ class VaultClient:
         if not self.address.startswith(("http://", "https://")):
             raise SettingsInvalid(f"setting vault.address: {self.address!r} is no http(s) URL")
         used = (self.token if token is None else token).reveal()
+        headers = {"X-Vault-Token": used} if used else {}
+        if self.namespace and not path.startswith(_WHOLE_SERVER):
+            headers["X-Vault-Namespace"] = self.namespace
         try:
             response: requests.Response = self._hvac.adapter.request(
                 method,
                 f"/v1/{path}",
-                headers={"X-Vault-Token": used} if used else {},
+                headers=headers,
                 json=body,
                 data=content,
                 raise_exception=False,

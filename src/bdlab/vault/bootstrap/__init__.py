@@ -18,7 +18,8 @@ from bdlab.vault.bootstrap.database import Connection, Roles
 from bdlab.vault.bootstrap.handover import HandOver
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.mounts import Mounts
-from bdlab.vault.bootstrap.plan import Plan, Report, Step
+from bdlab.vault.bootstrap.namespace import InRootNamespace, Namespace
+from bdlab.vault.bootstrap.plan import IDENTITIES, RECOVERY, Plan, Report, Step
 from bdlab.vault.bootstrap.seal import initialise, unseal
 from bdlab.vault.bootstrap.seeds import KeyValues
 from bdlab.vault.bootstrap.units import Unit
@@ -46,16 +47,7 @@ def _bootstrap(plan: Plan, report: Report) -> list[Step]:
 
     client = VaultClient(plan.vault)
     file = KeysFile(plan.keys_file)
-    units: list[Unit] = [
-        Mounts(plan),
-        Policies(plan),
-        AppRoles(plan),
-        Connection(plan),
-        Roles(plan),
-        *authorities(plan),
-        KeyValues(plan),
-        HandOver(plan, client),
-    ]
+    units = _units(plan, client)
     try:
         for open_up in (initialise, unseal):
             step = open_up(client, plan, file)
@@ -69,12 +61,44 @@ def _bootstrap(plan: Plan, report: Report) -> list[Step]:
         try:
             for unit in units:
                 ended(_run(unit, authority, plan))
+                if isinstance(unit, Namespace) and steps[-1].outcome == "would do":
+                    # Nothing can be in it yet.
+                    for name in (*(other.name for other in units[1:]), _ROOT_TOKEN):
+                        ended(Step(name, "would do"))
+                    return steps
             ended(_end_root(authority, plan))
         finally:
             authority.close()
     finally:
         client.close()
     return steps
+
+
+def _units(plan: Plan, client: VaultClient) -> list[Unit]:
+    services: tuple[str, ...] = IDENTITIES
+    before: list[Unit] = []
+    after: list[Unit] = []
+    if client.namespace:
+        services = tuple(service for service in IDENTITIES if service != RECOVERY)
+        before.append(Namespace(client.namespace))
+    if client.namespace and plan.token is None:  # without keys nobody could use it
+        only, root = (RECOVERY,), client.in_namespace("")
+        log_in = Mounts(plan, log_in_only=True)
+        after.append(
+            InRootNamespace(log_in, Policies(plan, only), AppRoles(plan, only), HandOver(plan, root, only))
+        )
+    return [
+        *before,
+        Mounts(plan),
+        Policies(plan, services),
+        AppRoles(plan, services),
+        Connection(plan),
+        Roles(plan),
+        *authorities(plan),
+        KeyValues(plan),
+        HandOver(plan, client, services),
+        *after,
+    ]
 
 
 def _run(unit: Unit, authority: Authority, plan: Plan) -> Step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from bdlab.errors import VaultError
@@ -37,8 +38,8 @@ def policy_text(service: str, vault: VaultSettings) -> str:
 class Policies:
     name = "policies"
 
-    def __init__(self, plan: Plan) -> None:
-        self._wanted = {service: policy_text(service, plan.vault) for service in IDENTITIES}
+    def __init__(self, plan: Plan, services: Sequence[str] = IDENTITIES) -> None:
+        self._wanted = {service: policy_text(service, plan.vault) for service in services}
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
         return tuple(
@@ -59,11 +60,12 @@ class AppRoles:
 
     name = "identities"
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, services: Sequence[str] = IDENTITIES) -> None:
         self._plan = plan
+        self._services = services
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
-        return tuple(service for service in IDENTITIES if self._differs(reader, service))
+        return tuple(service for service in self._services if self._differs(reader, service))
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
         for service in pending:

@@ -80,7 +80,7 @@ class Authority:
             return None
         client = self._anonymous.with_token(self._plan.token)
         try:
-            client.read("auth/token/lookup-self")
+            client.own_token()
         except TokenRefused as error:
             raise IdentityRefused(
                 f"Vault at {client.address} does not accept the token that was given",
@@ -95,7 +95,7 @@ class Authority:
             return None
         client = self._anonymous.with_token(Secret(keys.root_token))
         try:
-            client.read("auth/token/lookup-self")
+            client.own_token()
         except TokenRefused:
             # Killed between the revoking and the writing of the keys file.
             self.revoke_first_root()
@@ -108,15 +108,17 @@ class Authority:
         identity = Identity(self._plan.identity_dir / service, service=service)
         if not identity.exists and not required:
             return None
+        # What makes a root token is in the root namespace, and so is who may.
+        anonymous = self._anonymous.in_namespace("") if service == RECOVERY else self._anonymous
         try:
-            role_id, secret_id = identity.obtain(self._anonymous)
-            token = self._anonymous.log_in(self._plan.vault.approle_mount, role_id, secret_id)
+            role_id, secret_id = identity.obtain(anonymous)
+            token = anonymous.log_in(self._plan.vault.approle_mount, role_id, secret_id)
         except IdentityRefused as error:
             if required:
                 raise
             _log.info("this identity is of no use any more", service=service, problem=error.message)
             return None
-        client = self._anonymous.with_token(token.token)
+        client = anonymous.with_token(token.token)
         self._temporary.append(client)
         return client
 
@@ -132,7 +134,7 @@ class Authority:
             raise self._no_way_in(f"there is no keys file at {self._file.path}")
         recovery = self._log_in(RECOVERY) or self._anonymous
         made = self._make_root(recovery, keys)
-        root = self._anonymous.with_token(made)
+        root = self._anonymous.in_namespace("").with_token(made)
         try:
             answer = root.request(
                 "post",

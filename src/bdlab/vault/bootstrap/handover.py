@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bdlab.errors import SecretMissing
 from bdlab.vault.bootstrap.plan import IDENTITIES, INSPECT, RECOVERY, Plan
 from bdlab.vault.client import VaultClient
@@ -11,12 +13,13 @@ from bdlab.vault.identity import Delivery, Identity
 class HandOver:
     name = "secret ids"
 
-    def __init__(self, plan: Plan, anonymous: VaultClient) -> None:
+    def __init__(self, plan: Plan, anonymous: VaultClient, services: Sequence[str] = IDENTITIES) -> None:
         self._plan = plan
+        self._services = services
         self._anonymous = anonymous
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
-        return tuple(service for service in IDENTITIES if not self._is_good(reader, service))
+        return tuple(service for service in self._services if not self._is_good(reader, service))
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
         for service in pending:
@@ -29,7 +32,7 @@ class HandOver:
                 wrap_ttl_s=self._plan.wrap_ttl_s,
                 replaces=before.replaces if before else (),
             )
-        for service in (INSPECT, RECOVERY):
+        for service in {INSPECT, RECOVERY}.intersection(self._services):
             # Their receiver is vault-init itself.
             self._identity(service).obtain(self._anonymous)
 

@@ -40,14 +40,15 @@ class _Mount(msgspec.Struct, frozen=True):
 class Mounts:
     name = "engines"
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, log_in_only: bool = False) -> None:
         vault = plan.vault
         self._kv_mount = vault.kv_mount
-        self._wanted = (
+        log_in = _Mount(vault.approle_mount, "sys/auth", "approle")
+        engines = (
             _Mount(vault.kv_mount, "sys/mounts", "kv", {"version": "2"}),
             _Mount(vault.database_mount, "sys/mounts", "database"),
-            _Mount(vault.approle_mount, "sys/auth", "approle"),
         )
+        self._wanted = (log_in,) if log_in_only else (*engines, log_in)
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
         listed = {path: reader.request("get", path) for path in ("sys/mounts", "sys/auth")}

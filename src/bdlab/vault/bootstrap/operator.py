@@ -32,7 +32,9 @@ def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT,
         with alone(plan):
             authority = Authority(client, plan, KeysFile(plan.keys_file))
             try:
-                answer = authority.writer().request(
+                writer = authority.writer()
+                # A policy is known in its namespace, the root policy in the root namespace alone.
+                answer = (writer.in_namespace("") if policies == (ROOT,) else writer).request(
                     "post",
                     "auth/token/create-orphan",
                     {

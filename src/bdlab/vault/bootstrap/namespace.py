@@ -1,0 +1,86 @@
+"""The namespace that all of it is in, and what has to be in the root namespace all the same."""
+
+from __future__ import annotations
+
+from bdlab.errors import PolicyDenied, SecretMissing, SettingsInvalid, VaultError, VaultUnavailable
+from bdlab.vault.bootstrap.units import Unit
+from bdlab.vault.client import VaultClient
+
+_LOOKUP_SELF = "auth/token/lookup-self"
+_ABSENT = "bdlab-asks-whether-this-is-refused"
+
+
+class Namespace:
+    """Is made where it is missing, with those above it."""
+
+    name = "namespace"
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def pending(self, reader: VaultClient) -> tuple[str, ...]:
+        """Raises SettingsInvalid if Vault has no namespaces: it would put all into the root one, unasked."""
+        if not _there(reader):
+            return (self._path,)
+        try:
+            reader.in_namespace(f"{self._path}/{_ABSENT}").read(_LOOKUP_SELF)
+        except VaultUnavailable:
+            raise
+        except VaultError:
+            return ()
+        raise SettingsInvalid(
+            f"setting vault.namespace: Vault at {reader.address} has no namespaces, and would put "
+            f"nothing into {self._path!r}",
+            hint="OpenBao has them from 2.3 on, HashiCorp Vault in its Enterprise edition. For any other "
+            "leave vault.namespace (VAULT_NAMESPACE) out.",
+        )
+
+    def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
+        parts = pending[0].split("/")
+        for depth, name in enumerate(parts):
+            above = writer.in_namespace("/".join(parts[:depth]))
+            if _there(above.in_namespace("/".join(parts[: depth + 1]))):
+                continue
+            try:
+                above.write(f"sys/namespaces/{name}")
+            except PolicyDenied as error:
+                raise VaultError(
+                    f"there is no namespace {pending[0]!r} in Vault at {writer.address}, and this token may "
+                    "not make it",
+                    hint="Have an administrator make it (`bao namespace create`), or correct vault.namespace "
+                    "(VAULT_NAMESPACE).",
+                ) from error
+
+
+class InRootNamespace:
+    """The identity `recovery`: only the root namespace has the paths by which a root token is made."""
+
+    name = "root namespace"
+
+    def __init__(self, *units: Unit) -> None:
+        self._units = units
+
+    def pending(self, reader: VaultClient) -> tuple[str, ...]:
+        if reader.own_token().get("namespace_path"):
+            return ()  # who lives in a namespace, as `inspect`, sees nothing of those above
+        root = reader.in_namespace("")
+        return tuple(f"{unit.name} of {what}" for unit in self._units for what in unit.pending(root))
+
+    def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
+        root = writer.in_namespace("")
+        for unit in self._units:
+            start = f"{unit.name} of "
+            missing = tuple(what.removeprefix(start) for what in pending if what.startswith(start))
+            if missing:
+                unit.apply(root, missing)
+
+
+def _there(client: VaultClient) -> bool:
+    """Whether the client's namespace is there."""
+    try:
+        client.read(_LOOKUP_SELF)
+    except SecretMissing:
+        return False
+    except PolicyDenied:
+        pass
+    return True
