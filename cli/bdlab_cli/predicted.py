@@ -23,11 +23,12 @@ TABLE_ROWS = 50
 
 _TOP_TERMS = 4
 _SHOWN_WEIGHT = 0.05
+_DOUBTED = "? few words are known, or stars and sentiment contradict each other: --json tells which"
 _WIDE = 80
 _ID_WIDTH = 39
 _FIELDS = (
-    "line", "state", "id", "prediction", "sentiment", "confidence", "explanation", "model", "created_at",
-    "partition", "offset", "summary", "text",
+    "line", "state", "id", "prediction", "sentiment", "confidence", "explanation", "known_terms", "warning",
+    "model", "created_at", "partition", "offset", "summary", "text",
 )  # fmt: skip
 
 
@@ -60,6 +61,8 @@ def as_fields(outcome: Outcome) -> dict[str, Any]:
         "prediction": event.prediction,
         "sentiment": event.sentiment,
         "confidence": event.confidence,
+        "known_terms": outcome.score.known_terms,
+        "warning": outcome.score.warning or None,
         "explanation": msgspec.to_builtins(event.explanation),
         "model": event.model,
     }
@@ -168,6 +171,8 @@ class _Table:
         table.add_row("stars", Text(stars(event.prediction)))
         table.add_row("sentiment", _sentiment(outcome))
         table.add_row("top words", Text(top_words(outcome)))
+        if outcome.score.warning:
+            table.add_row("warning", Text(outcome.score.warning, style="yellow"))
         if self._published:
             table.add_row("id", Text(_id(outcome)))
         return table
@@ -178,7 +183,8 @@ class _Table:
         from rich.text import Text
 
         wide = width >= _WIDE + (_ID_WIDTH if self._published else 0)
-        table = Table()
+        doubted = any(outcome.score.warning for outcome in self._first)
+        table = Table(caption=_DOUBTED if doubted else None, caption_justify="left")
         table.add_column("review", ratio=3)
         for title in ("stars", "sentiment", *(["top words"] if wide else [])):
             table.add_column(title, overflow="fold")
@@ -204,7 +210,8 @@ def _sentiment(outcome: Outcome) -> Text:
 
     event = outcome.event
     style = "green" if event.sentiment == "positive" else "red"
-    return Text(f"{event.sentiment} {event.confidence:.0%}", style=style)
+    doubt = " ?" if outcome.score.warning else ""
+    return Text(f"{event.sentiment} {event.confidence:.0%}{doubt}", style=style)
 
 
 def _id(outcome: Outcome) -> str:
@@ -220,7 +227,7 @@ def stars(prediction: float) -> str:
 def top_words(outcome: Outcome) -> str:
     """Like terrible -1.9, waste -0.8: the strongest terms, in stars, but those that show as 0.0."""
     strongest = [term for term in outcome.event.explanation[:_TOP_TERMS] if abs(term.weight) >= _SHOWN_WEIGHT]
-    return ", ".join(f"{term.term} {term.weight:+.1f}" for term in strongest) or "-"
+    return ", ".join(f"{term.term} {term.weight:+.1f}" for term in strongest) or "(none)"
 
 
 def _short(text: str, length: int = 60) -> str:

@@ -46,7 +46,7 @@ def train(
         "reviews", "--name", envvar="BDLAB_TRAIN_NAME", help="The model's name; its files begin with it."
     ),
     model_version: str = typer.Option(
-        "1.0.0",
+        "1.1.0",
         "--model-version",
         envvar="BDLAB_TRAIN_MODEL_VERSION",
         help="The model's version. NAME@VERSION stands in every prediction.",

@@ -24,6 +24,11 @@ CONTRACT_HEADER = "bdlab-contract"
 """Header of an event whose contract is not the first one: the contract's number, in decimal ASCII."""
 EVENT_TYPE = "io.bdlab.prediction.v1"
 
+FEW_TERMS = 0.5
+"""A model that knows a smaller share of a review's words says little; reviews like its own are above."""
+
+_BAD_STARS, _GOOD_STARS = 2.5, 3.5
+
 MAX_COUNT = 2**31 - 1
 """Postgres keeps the helpfulness counts as `integer`."""
 
@@ -60,13 +65,27 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     """What a scorer makes of a review.
 
     `prediction` is the expected rating in stars, 1 to 5; `confidence` is the probability, 0.5 to 1, of
-    `sentiment`; `explanation` has the strongest terms first.
+    `sentiment`; `explanation` has the strongest terms first. `known_terms` is the share, 0 to 1, of the
+    review's different words that the model knows; None for a model that does not tell.
     """
 
     prediction: float
     sentiment: Sentiment
     confidence: float
     explanation: tuple[Term, ...] = ()
+    known_terms: float | None = None
+
+    @property
+    def warning(self) -> str:
+        """Why the score says little; empty for one that can be taken at its word."""
+        reasons = []
+        if self.known_terms is not None and self.known_terms < FEW_TERMS:
+            reasons.append(f"the model knows {self.known_terms:.0%} of the review's words")
+        if self.prediction > _GOOD_STARS and self.sentiment == "negative":
+            reasons.append(f"{self.prediction:.1f} stars and a negative sentiment contradict each other")
+        if self.prediction < _BAD_STARS and self.sentiment == "positive":
+            reasons.append(f"{self.prediction:.1f} stars and a positive sentiment contradict each other")
+        return "; ".join(reasons)
 
 
 class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -26,7 +26,17 @@ from tests.fix_kafka import Bookmarks, read_until
 from tests.waiting import until
 
 REFERENCE = {"text": "This product is terrible!", "summary": "Product review"}
-ANSWER_FIELDS = {"id", "prediction", "sentiment", "confidence", "explanation", "model", "created_at"}
+ANSWER_FIELDS = {
+    "id",
+    "prediction",
+    "sentiment",
+    "confidence",
+    "explanation",
+    "model",
+    "created_at",
+    "known_terms",
+    "warning",
+}
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
@@ -103,9 +113,21 @@ def test_the_reference_request_is_answered_as_documented(served: ServedTopic) ->
     assert found["sentiment"] == "negative"
     assert 0.5 <= found["confidence"] <= 1
     assert any(term["term"] == "terrible" and term["weight"] < 0 for term in found["explanation"])
+    assert (found["known_terms"], found["warning"]) == (1.0, None)
     assert re.fullmatch(r"reviews@\d+\.\d+\.\d+", found["model"])
     made = datetime.strptime(found["created_at"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
     assert abs((datetime.now(UTC) - made).total_seconds()) < 60
+
+
+def test_a_review_of_which_the_model_knows_little_is_answered_with_a_warning(served: ServedTopic) -> None:
+    german = {"text": "Das Produkt ist sehr schlecht und ich bin enttäuscht. Nie wieder!"}
+    alone = served.client.post("/predict", json=german).json()
+    [first, second] = served.client.post("/predict/batch", json=[REFERENCE, german]).json()
+
+    assert first["warning"] is None
+    for found in (alone, second):
+        assert found["known_terms"] < 0.3
+        assert "of the review's words" in found["warning"]
 
 
 def test_an_answered_prediction_is_on_the_topic(served: ServedTopic) -> None:

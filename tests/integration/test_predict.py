@@ -92,6 +92,31 @@ def test_a_csv_file_is_published_in_order(pipeline: Pipeline, tmp_path: Path) ->
     assert events[found[7]["id"]].helpfulness_numerator == 1
 
 
+def test_what_the_model_does_not_know_is_said_in_every_form(pipeline: Pipeline, tmp_path: Path) -> None:
+    french = "Ce produit est vraiment mauvais, je suis très déçu - très !"
+    alone = pipeline.run("predict", "--no-publish", french)
+    assert "of the review's words" in alone.stdout
+    assert not re.search(r"top words\s*│\s*-\s*│", alone.stdout)
+
+    path = tmp_path / "two.csv"
+    path.write_text(f'Text\n"{french}"\n"Great taste, I love it!"\n')
+    table = pipeline.run("predict", "--no-publish", "--file", str(path)).stdout
+    assert len(re.findall(r"% \?", table)) == 1
+    assert "few words are known" in table
+    [unknown, known] = json_lines(pipeline.run("predict", "--no-publish", "--json", "--file", str(path)))
+    assert unknown["known_terms"] < 0.3
+    assert "of the review's words" in unknown["warning"]
+    assert (known["known_terms"], known["warning"]) == (1.0, None)
+    output = tmp_path / "out.csv"
+    pipeline.run("predict", "--no-publish", "--file", str(path), "--output", str(output))
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(float(row["known_terms"]), row["warning"]) for row in rows] == [
+        (unknown["known_terms"], unknown["warning"]),
+        (1.0, ""),
+    ]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_results_go_to_a_file(pipeline: Pipeline, tmp_path: Path, suffix: str) -> None:
     output = tmp_path / f"out{suffix}"

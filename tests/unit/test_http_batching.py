@@ -110,3 +110,4 @@ def test_a_joblib_file_answers_as_the_compiled_model_does() -> None:
     assert pipeline["prediction"] == pytest.approx(compiled["prediction"], abs=1e-9)
     assert pipeline["confidence"] == pytest.approx(compiled["confidence"], abs=1e-9)
     assert pipeline["sentiment"] == compiled["sentiment"]
+    assert (pipeline["known_terms"], pipeline["warning"]) == (None, None)

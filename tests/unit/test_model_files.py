@@ -16,6 +16,8 @@ from bdlab.events import Review
 from bdlab.model import load_scorer
 from bdlab.model.card import sha256_of
 
+BEFORE_FOLDER = Path(__file__).parents[1] / "data" / "before"
+
 REVIEW = Review(text="Great, I love it!", summary="Great")
 
 
@@ -41,7 +43,27 @@ def test_a_card_and_its_folder_are_the_same_model(model: Path) -> None:
 
 
 def test_the_shipped_model_is_the_default() -> None:
-    assert load_scorer().name == "reviews@1.0.0"
+    assert load_scorer().name == "reviews@1.1.0"
+
+
+#: tests/data/before was trained on reviews_small.csv by the last version that took texts as they stood, and
+#: these are its scores: stars, and the confidence in a positive sentiment.
+BEFORE = {
+    "I don't like it": (3.98833107466424, 0.6165687425866655),
+    "I don&#39;t like it": (3.711267000424052, 0.5268781477189106),
+    "I don\xb4t like it": (3.711267000424052, 0.5268781477189106),
+    "fine&lt;br&gt;tea &amp; good": (3.9596681885739295, 0.941248744697885),
+    "très bon, tre\u0300s": (3.523304587983907, 0.5200972455213668),
+    "Excellent lamp! I love it.": (4.913640516264558, 0.9520356357002236),
+}
+
+
+@pytest.mark.parametrize("file", ["before.card.json", "before.joblib"])
+def test_a_model_made_before_texts_were_normalised_scores_as_it_did(file: str) -> None:
+    scores = load_scorer(str(BEFORE_FOLDER / file)).score_many([Review(text=text) for text in BEFORE])
+    assert {score.sentiment for score in scores} == {"positive"}
+    for score, expected in zip(scores, BEFORE.values(), strict=True):
+        assert (score.prediction, score.confidence) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["small.terms.json.gz", "small.joblib"])
@@ -128,7 +150,9 @@ def test_a_card_names_only_files_beside_it(model: Path, name: str) -> None:
 def test_a_data_file_of_another_kind_says_why(model: Path, content: bytes, why: str) -> None:
     (model / "small.terms.json.gz").write_bytes(content)
     change_card(model, lambda card: card["files"]["small.terms.json.gz"].update(sha256=sha256_of(content)))
-    with pytest.raises(ModelError, match=r"small\.terms\.json\.gz is no bdlab-terms/1 file") as refused:
+    with pytest.raises(
+        ModelError, match=r"small\.terms\.json\.gz is no term table that this version reads"
+    ) as refused:
         load_scorer(str(model))
     assert why in refused.value.message
 

@@ -14,20 +14,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdlab.events import Review
+from bdlab.events import Review, Score, Sentiment
 from bdlab.model import Scorer, load_scorer
 from bdlab.model.compiled import CompiledScorer
 from bdlab.model.explanation import Labels, strongest
 from bdlab.model.termtable import FORMAT, Field, Intercepts, TermTable
 from bdlab.resources import models_dir
+from bdlab_cli.samples import FROM_FILE, OVER_HTTP
 from tests.fix_model import difference
 
 TOLERANCE = 1e-9
 
 #: What tokenisers stumble over, beside words that the shipped model knows.
 WORDS = (
-    "great terrible not don't DON’T never good . ! ? , <br /> <b> &amp; 10/10 5.0 ½ ² é É e\u0301 ß İ ſ ﬁ "
-    "' _ ~ \u00a0 \u200b \u2028 \x1f \x85 😀 日本語 ΣΑΣ ǅ"
+    "great terrible not don't DON’T don&#39;t donâ€™t never good . ! ? , <br /> <b> &lt;br&gt; &amp; 10/10 "
+    "5.0 ½ ² é É e\u0301 ß İ ſ ﬁ ' ` \\ \xad _ ~ \u00a0 \u200b \u2028 \x1f \x85 😀 日本語 ΣΑΣ ǅ"
 )
 PIECES = st.sampled_from(WORDS.split(" "))
 TEXTS = st.lists(PIECES | st.text(max_size=12), max_size=40).map(" ".join) | st.text(max_size=200)
@@ -92,6 +93,88 @@ def test_a_negation_turns_a_word_round() -> None:
     )
     assert negated.prediction < plain.prediction - 1
     assert negated.explanation[0].term == "not good"
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "I don&#39;t like it",
+        "I don\u2019t like it",
+        "I don\\'t like it",
+        "I donâ€™t like it",
+        "I don\u200b't like it",
+    ],
+)
+def test_a_prediction_does_not_hang_on_how_an_apostrophe_is_written(spelling: str) -> None:
+    scorer = load_scorer()
+    plain = scorer.score(Review(text="I don't like it", summary="I don't like it"))
+    assert scorer.score(Review(text=spelling, summary=spelling)) == plain
+    assert plain.prediction < 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Das Produkt ist sehr schlecht und ich bin enttäuscht. Nie wieder!",
+        "Der Geschmack ist schrecklich - mein Hund mag es nicht. Geld zurück, bitte.",
+        "Leider war die Packung beschädigt, und alle Kekse waren zerbrochen.",
+        "Furchtbar!",
+        "Ce produit est vraiment mauvais, je suis très déçu de mon achat.",
+        "Très bon thé, je le recommande à tout le monde !",
+        "Le chocolat est arrivé fondu et le service client n'a pas répondu.",
+        "- - -",
+        "とても美味しい",
+    ],
+)
+def test_a_review_in_another_language_is_not_taken_at_its_word(text: str) -> None:
+    score = load_scorer().score(Review(text=text))
+    assert score.known_terms is not None
+    assert score.known_terms < 0.3
+    assert f"the model knows {score.known_terms:.0%} of the review's words" in score.warning
+
+
+def test_known_terms_are_the_share_of_different_words() -> None:
+    scorer = load_scorer()
+    shares = [
+        scorer.score(Review(text=text, summary=summary)).known_terms
+        for text, summary in (
+            ("good coffee", ""),
+            ("good good qxqxqx!", ""),
+            ("good qxqxqx", "qxqxqx. great zyzyzy"),
+            ("...", ""),
+        )
+    ]
+    assert shares == [1.0, 0.5, 0.5, 0.0]
+
+
+def test_ordinary_reviews_are_without_a_warning() -> None:
+    reviews = [Review(text=sample.text, summary=sample.summary) for sample in (*OVER_HTTP, *FROM_FILE)]
+    assert {score.warning for score in load_scorer().score_many(reviews)} == {""}
+
+
+CONTRADICTION = "4.1 stars and a negative sentiment contradict each other"
+
+
+@pytest.mark.parametrize(
+    ("stars", "sentiment", "known", "warning"),
+    [
+        (4.1, "negative", 1.0, CONTRADICTION),
+        (3.6, "negative", 1.0, CONTRADICTION.replace("4.1", "3.6")),
+        (2.4, "positive", None, "2.4 stars and a positive sentiment contradict each other"),
+        (
+            4.1,
+            "negative",
+            0.1,
+            f"the model knows 10% of the review's words; {CONTRADICTION}",
+        ),
+        (3.4, "negative", 0.5, ""),
+        (2.6, "positive", None, ""),
+        (4.9, "positive", 1.0, ""),
+    ],
+)
+def test_a_warning_says_why(stars: float, sentiment: Sentiment, known: float | None, warning: str) -> None:
+    score = Score(prediction=stars, sentiment=sentiment, confidence=0.6, known_terms=known)
+    assert score.warning == warning
 
 
 def test_the_weight_of_an_only_term_is_its_part_of_the_rating_in_stars() -> None:

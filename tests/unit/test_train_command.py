@@ -31,7 +31,7 @@ def test_trains_shows_the_figures_and_says_how_to_use_the_model(tmp_path: Path) 
         assert shown in done.stdout
     card = tmp_path / "model" / "reviews.card.json"
     assert f"export BDLAB_MODEL_PATH={card}" in done.stderr
-    assert load_scorer(str(card)).name == "reviews@1.0.0"
+    assert load_scorer(str(card)).name == "reviews@1.1.0"
 
 
 def test_json_is_the_card_and_nothing_else(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class Card(Title, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def title(self) -> str:
-        """Name and version, as they stand in every event: `reviews@1.0.0`."""
+        """Name and version, as they stand in every event: `reviews@1.1.0`."""
         return f"{self.name}@{self.version}"
 
 

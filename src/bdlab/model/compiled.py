@@ -12,8 +12,8 @@ from math import exp, sqrt
 
 from bdlab.events import Review, Score, Sentiment
 from bdlab.model.explanation import Labels, strongest
-from bdlab.model.terms import join, tokens
-from bdlab.model.termtable import Field, TermTable
+from bdlab.model.terms import STOPS, join, literal_tokens, tokens
+from bdlab.model.termtable import FORMAT, Field, TermTable
 
 LOWEST, HIGHEST = 1.0, 5.0
 _SPAN = HIGHEST - LOWEST
@@ -42,6 +42,7 @@ class _Weights:
         self.labels = Labels(field.terms)
         self._single = singles.get
         self._pair = pairs.get
+        self._stops = {singles[stop] for stop in STOPS if stop in singles}
         self._square = [idf * idf for idf in field.idf].__getitem__
         self.rating = [idf * weight for idf, weight in zip(field.idf, field.rating, strict=True)]
         self._rating = self.rating.__getitem__
@@ -49,17 +50,22 @@ class _Weights:
             idf * weight for idf, weight in zip(field.idf, field.sentiment, strict=True)
         ].__getitem__
 
-    def look_up(self, found: list[str]) -> tuple[Iterable[int], float, float, float]:
-        """The known terms' numbers, one over their vector's length, and what they add to the two heads."""
+    def look_up(self, found: list[str]) -> tuple[Iterable[int], int, float, float, float]:
+        """The known terms' numbers, how many of them are words, one over their vector's length, and what they
+        add to the two heads.
+        """
         known = set(map(self._single, found))
+        known.discard(None)
+        words = len(known) - len(known & self._stops)
         known.update(map(self._pair, pairwise(found)))
         known.discard(None)
         numbers: set[int] = known  # type: ignore[assignment] # None has just been taken out
         if not numbers:
-            return (), 0.0, 0.0, 0.0
+            return (), 0, 0.0, 0.0, 0.0
         scale = 1.0 / sqrt(sum(map(self._square, numbers)))
         return (
             numbers,
+            words,
             scale,
             scale * sum(map(self._rating, numbers)),
             scale * sum(map(self._sentiment, numbers)),
@@ -74,6 +80,7 @@ class CompiledScorer:
     def __init__(self, table: TermTable, *, name: str, sha256: str) -> None:
         self.name = name
         self.sha256 = sha256
+        self._tokens = tokens if table.format == FORMAT else literal_tokens
         self._summary = _Weights(table.summary)
         self._review = _Weights(table.review)
         self._intercepts = table.intercepts
@@ -85,11 +92,12 @@ class CompiledScorer:
         The contributions of all terms and the baseline (the rating of a review without known terms) add up to
         the rating: the difference is shared out in proportion to the terms' parts in the linear sum.
         """
-        summary = tokens(review.summary)
-        in_summary, summary_scale, summary_rating, summary_sentiment = self._summary.look_up(summary)
-        in_review, review_scale, review_rating, review_sentiment = self._review.look_up(
-            join(summary, tokens(review.text))
-        )
+        summary = self._tokens(review.summary)
+        whole = join(summary, self._tokens(review.text))
+        in_summary, _, summary_scale, summary_rating, summary_sentiment = self._summary.look_up(summary)
+        in_review, known, review_scale, review_rating, review_sentiment = self._review.look_up(whole)
+        words = set(whole)
+        words.difference_update(STOPS)
         moved = summary_rating + review_rating
         rating = logistic(self._intercepts.rating + moved)
         positive = logistic(self._intercepts.sentiment + summary_sentiment + review_sentiment)
@@ -112,6 +120,7 @@ class CompiledScorer:
             sentiment=sentiment,
             confidence=positive if positive >= 0.5 else 1.0 - positive,
             explanation=strongest(contributions),
+            known_terms=round(known / len(words), 3) if words else 0.0,
         )
 
     def score_many(self, reviews: Sequence[Review]) -> list[Score]:

@@ -20,7 +20,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 
 from bdlab.errors import TrainingFailed
 from bdlab.model import termtable
-from bdlab.model.terms import review_terms, summary_terms
+from bdlab.model.terms import normalised_review_terms, normalised_summary_terms
 
 Pair = tuple[str, str]
 """What the pipelines take: (summary, text)."""
@@ -118,8 +118,11 @@ def fit(
             )
     terms = FeatureUnion(
         [
-            ("summary", _vectorizer(summary_terms, pairs, products, parameters.summary_min_products)),
-            ("review", _vectorizer(review_terms, pairs, products, parameters.review_min_products)),
+            (
+                "summary",
+                _vectorizer(normalised_summary_terms, pairs, products, parameters.summary_min_products),
+            ),
+            ("review", _vectorizer(normalised_review_terms, pairs, products, parameters.review_min_products)),
         ],
         transformer_weights={"summary": parameters.summary_weight, "review": 1.0},
     )

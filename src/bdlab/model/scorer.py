@@ -24,7 +24,7 @@ _SHA256 = re.compile(r"^[0-9a-f]{64}\b")
 class Scorer(Protocol):
     """Scores reviews; safe to call from several threads at once.
 
-    `name` stands in every event (`reviews@1.0.0`); `sha256` is of the file that it scores with. Where
+    `name` stands in every event (`reviews@1.1.0`); `sha256` is of the file that it scores with. Where
     `blocking` is true a call takes milliseconds, and many reviews in one call cost little more than one: an
     event loop should leave it to a thread and score what gathers meanwhile together.
     """

@@ -1,16 +1,20 @@
 """From a review to its terms: the one tokeniser, shared by training and by the run-time scorer.
 
-A token is a run of letters and digits in lower case, or one of ``. ! ?``. Apostrophes are dropped
-(``don't`` is ``dont``), HTML tags end a sentence, everything else separates. A token that follows a negation
-within its sentence is marked: in ``not very good .`` they are ``not ~very ~good .``. A term is a token or a
-pair of neighbours.
+The text is normalised first, so that each spelling of it that reads the same has the same tokens. A token is
+a run of letters and digits in lower case, or one of ``. ! ?``. Apostrophes are dropped (``don't`` is
+``dont``), HTML tags end a sentence, everything else separates. A token that follows a negation within its
+sentence is marked: in ``not very good .`` they are ``not ~very ~good .``. A term is a token or a pair of
+neighbours.
 """
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
+from unicodedata import normalize
 
 NEGATED = "~"
 """Marks a token that stands under a negation. It cannot be part of a token."""
@@ -36,9 +40,73 @@ _ASCII = "".join(
     letter.lower() if letter.isalnum() or letter in STOPS else " " for letter in map(chr, range(128))
 )
 
+_ROUNDS = 3
+"""How often a text may have been escaped or decoded wrongly, once after the other."""
+
+_ENTITY = re.compile(r"&(?:#\w{1,9};?|\w{2,31};)")
+# By their numbers: in an editor most of these cannot be told apart, or seen. U+FFFD stands for a character
+# that was lost; within a word it was an apostrophe or an accent.
+_APOSTROPHE = re.compile(
+    r"[\x91\x92\xb4\u02b9\u02bb-\u02bd\u02c8\u02ca\u02cb\u055a\u05f3\u2018\u2019\u201b\u2032\u2035\ua78c\uff07"
+    r"\uff40\ufffd]"
+)
+_INVISIBLE = re.compile(
+    r"[\xad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+    r"\U000e0000-\U000e0fff]"
+)
+_BACKSLASHED = re.compile(r"\\{1,4}'")
+# UTF-8 that was read as Windows-1252 or Latin-1: general punctuation, and the small letters with accents.
+_BYTES = {ord(char): byte for byte in range(0x80, 0xA0) for char in bytes([byte]).decode("cp1252", "ignore")}
+_MANGLED = re.compile(f"â[\x80-\xbf{''.join(map(chr, _BYTES))}]{{2}}|[ÂÃ][\xa0-\xbf]")
+# Sorting the accents of a letter takes quadratic time, so a text is composed in pieces, cut between words.
+_PIECE = re.compile(r"(?s).{1,250}(?!\S)|.{1,250}")
+
+
+def normalise(text: str) -> str:
+    """`text` without HTML escapes, wrong decoding and invisible characters, in Unicode's NFKC.
+
+    Whatever stands for an apostrophe becomes one. Time is linear in the length.
+    """
+    if text.isascii() and "&" not in text and "\\" not in text and "`" not in text:
+        return text
+    text = _composed("NFC", text)
+    for _ in range(_ROUNDS):
+        before = text
+        if "&" in text:
+            text = _ENTITY.sub(_unescaped, text)
+        # Looking for a character is many times cheaper than for the pattern, here and below.
+        if "â" in text or "Â" in text or "Ã" in text:
+            text = _MANGLED.sub(_decoded, text)
+        if text == before:
+            break
+    if not text.isascii():
+        text = _composed("NFKC", _APOSTROPHE.sub("'", _INVISIBLE.sub("", text)))
+    text = text.replace("`", "'")
+    return _BACKSLASHED.sub("'", text) if "\\" in text else text
+
+
+def _composed(form: Literal["NFC", "NFKC"], text: str) -> str:
+    return text if text.isascii() else "".join(normalize(form, piece) for piece in _PIECE.findall(text))
+
+
+def _unescaped(entity: re.Match[str]) -> str:
+    return html.unescape(entity[0])
+
+
+def _decoded(mangled: re.Match[str]) -> str:
+    try:
+        return mangled[0].translate(_BYTES).encode("latin-1").decode()
+    except UnicodeError:
+        return mangled[0]
+
 
 def tokens(text: str) -> list[str]:
-    """The tokens of `text` in order, those under a negation marked. Time is linear in its length."""
+    """The tokens of the normalised `text` in order, those under a negation marked. Time is linear."""
+    return literal_tokens(normalise(text))
+
+
+def literal_tokens(text: str) -> list[str]:
+    """The tokens of `text` as it stands: what models of the format bdlab-terms/1 were trained with."""
     if "<" in text:
         text = _TAG.sub(" . ", text)
     if text.isascii():
@@ -69,14 +137,24 @@ def join(summary: Sequence[str], text: Sequence[str]) -> list[str]:
     return [*summary, ".", *text] if summary else list(text)
 
 
-def summary_terms(review: tuple[str, str]) -> list[str]:
+def normalised_summary_terms(review: tuple[str, str]) -> list[str]:
     """The terms of the summary. `review` is (summary, text): an analyzer for TfidfVectorizer."""
     return _terms(tokens(review[0]))
 
 
-def review_terms(review: tuple[str, str]) -> list[str]:
+def normalised_review_terms(review: tuple[str, str]) -> list[str]:
     """The terms of summary and text. `review` is (summary, text): an analyzer for TfidfVectorizer."""
     return _terms(join(tokens(review[0]), tokens(review[1])))
+
+
+def summary_terms(review: tuple[str, str]) -> list[str]:
+    """As `normalised_summary_terms`, of the text as it stands: older joblib files name this function."""
+    return _terms(literal_tokens(review[0]))
+
+
+def review_terms(review: tuple[str, str]) -> list[str]:
+    """As `normalised_review_terms`, of the text as it stands: older joblib files name this function."""
+    return _terms(join(literal_tokens(review[0]), literal_tokens(review[1])))
 
 
 def _terms(found: list[str]) -> list[str]:

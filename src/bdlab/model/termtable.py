@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 from bdlab.errors import ModelError
 
-FORMAT: Literal["bdlab-terms/1"] = "bdlab-terms/1"
-"""Changes with the layout, and with what `bdlab.model.terms` makes of a text."""
+Format = Literal["bdlab-terms/1", "bdlab-terms/2"]
+"""Changes with the layout, and with what `bdlab.model.terms` makes of a text: 2 normalises it, 1 does not."""
+
+FORMAT: Format = "bdlab-terms/2"
+"""What is written; both are read."""
 
 _COMPRESSION = 9
 
@@ -37,7 +40,7 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class TermTable(msgspec.Struct, frozen=True):
-    format: Literal["bdlab-terms/1"]
+    format: Format
     intercepts: Intercepts
     summary: Field
     review: Field
@@ -54,7 +57,8 @@ def decode(content: bytes, *, source: str) -> TermTable:
         table = msgspec.json.decode(gzip.decompress(content), type=TermTable)
     except (OSError, EOFError, zlib.error, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelError(
-            f"{source} is no {FORMAT} file: {error}", hint="Train again with `bdlab train`."
+            f"{source} is no term table that this version reads ({', '.join(get_args(Format))}): {error}",
+            hint="Train again with `bdlab train`.",
         ) from error
     for field in (table.summary, table.review):
         if len({len(field.terms), len(field.idf), len(field.rating), len(field.sentiment)}) != 1:

@@ -29,7 +29,7 @@ Progress = Callable[[str, int, int], None]
 
 FOLDS = 5
 NAME = "reviews"
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 
 _LIBRARIES = ("bdlab", "scikit-learn", "numpy", "scipy", "joblib")
 _SEED = 0

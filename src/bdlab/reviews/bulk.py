@@ -42,6 +42,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     line: int
     event: PredictionEvent
+    score: Score
     became: Became
     position: Position | None = None
     problem: BrokerError | None = None
@@ -54,8 +55,8 @@ def row_id_key(run_id: str, line: int) -> str:
 
 def score_rows(rows: Iterable[Row], scorer: Scorer, *, run_id: str) -> Iterator[Outcome]:
     """Each row scored and not published."""
-    for line, event in _events(rows, scorer, run_id):
-        yield Outcome(line=line, event=event, became="scored")
+    for line, event, score in _events(rows, scorer, run_id):
+        yield Outcome(line=line, event=event, score=score, became="scored")
 
 
 def publish_rows(
@@ -73,29 +74,30 @@ def publish_rows(
     flight is waited for (the publisher bounds that in time), and the outcomes end early.
     """
     flight = _Flight()
-    for line, event in _events(rows, scorer, run_id):
+    for line, event, score in _events(rows, scorer, run_id):
         if stop.is_set() or flight.failed:
             break
-        flight.send(publisher, line, event)
+        flight.send(publisher, line, event, score)
         yield from flight.landed(keep=window)
     yield from flight.landed(keep=0)
 
 
-def _events(rows: Iterable[Row], scorer: Scorer, run_id: str) -> Iterator[tuple[int, PredictionEvent]]:
+def _events(rows: Iterable[Row], scorer: Scorer, run_id: str) -> Iterator[tuple[int, PredictionEvent, Score]]:
     remaining = iter(rows)
     while chunk := list(islice(remaining, _CHUNK)):
         scores = scorer.score_many([row.review for row in chunk])
         for row, score in zip(chunk, scores, strict=True):
             event_id = idempotent_id(row_id_key(run_id, row.line), row.review)
-            yield row.line, make_event(event_id, row.review, score, model=scorer.name)
+            yield row.line, make_event(event_id, row.review, score, model=scorer.name), score
 
 
 class _Sent:
-    __slots__ = ("event", "line", "result")
+    __slots__ = ("event", "line", "result", "score")
 
-    def __init__(self, line: int, event: PredictionEvent) -> None:
+    def __init__(self, line: int, event: PredictionEvent, score: Score) -> None:
         self.line = line
         self.event = event
+        self.score = score
         self.result: Position | BrokerError | None = None
 
 
@@ -107,8 +109,8 @@ class _Flight:
         self._progress = threading.Event()
         self.failed = False
 
-    def send(self, publisher: Publisher, line: int, event: PredictionEvent) -> None:
-        sent = _Sent(line, event)
+    def send(self, publisher: Publisher, line: int, event: PredictionEvent, score: Score) -> None:
+        sent = _Sent(line, event, score)
         self._sent.append(sent)
 
         def done(result: Position | BrokerError) -> None:
@@ -133,11 +135,12 @@ class _Flight:
                 self._progress.clear()
                 continue
             self._sent.popleft()
-            yield _outcome(head.line, head.event, head.result)
+            yield _outcome(head, head.result)
 
 
-def _outcome(line: int, event: PredictionEvent, result: Position | BrokerError) -> Outcome:
+def _outcome(sent: _Sent, result: Position | BrokerError) -> Outcome:
+    tried = Outcome(line=sent.line, event=sent.event, score=sent.score, became="acknowledged")
     if isinstance(result, Position):
-        return Outcome(line=line, event=event, became="acknowledged", position=result)
+        return msgspec.structs.replace(tried, position=result)
     became: Became = "invalid" if isinstance(result, EventTooLarge) else "not acknowledged"
-    return Outcome(line=line, event=event, became=became, problem=result)
+    return msgspec.structs.replace(tried, became=became, problem=result)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
 from litestar import MediaType, Response
 
-from bdlab.events import PredictionEvent, Sentiment, Term
+from bdlab.events import PredictionEvent, Score, Sentiment, Term
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """A prediction that the broker has acknowledged.
 
     `prediction` is the expected rating in stars, 1 to 5; `confidence` is the probability of `sentiment`;
-    `explanation` has the terms that moved the rating most, in stars; `created_at` is UTC.
+    `explanation` has the terms that moved the rating most, in stars; `created_at` is UTC. `known_terms` is
+    the share of the review's different words that the model knows, null for a model that does not tell;
+    `warning` says in words why the prediction says little, and is null for one that can be taken at its word.
     """
 
     id: UUID
@@ -26,6 +28,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     explanation: tuple[Term, ...]
     model: str
     created_at: str
+    known_terms: Annotated[float, msgspec.Meta(ge=0, le=1)] | None
+    warning: str | None
 
 
 class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -94,7 +98,7 @@ def json_response(
     return Response(_encode(content) + b"\n", status_code=status, media_type=media_type, headers=headers)
 
 
-def answer_to(event: PredictionEvent) -> Answer:
+def answer_to(event: PredictionEvent, score: Score) -> Answer:
     return Answer(
         id=event.id,
         prediction=event.prediction,
@@ -103,6 +107,8 @@ def answer_to(event: PredictionEvent) -> Answer:
         explanation=event.explanation,
         model=event.model,
         created_at=timestamp(event.created_at),
+        known_terms=score.known_terms,
+        warning=score.warning or None,
     )
 
 

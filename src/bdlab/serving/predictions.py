@@ -12,7 +12,7 @@ from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
 
 from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
-from bdlab.events import PredictionEvent, Review, idempotent_id, make_event, uuid7
+from bdlab.events import PredictionEvent, Review, Score, idempotent_id, make_event, uuid7
 from bdlab.reviews import ReviewInvalid, decode, decode_many
 from bdlab.serving.acknowledgements import Acknowledgements
 from bdlab.serving.answers import Answer, BatchItem, answer_to, json_response
@@ -52,13 +52,14 @@ class Predictions:
         event_id = idempotent_id(key, review) if key else uuid7()
         self._enter(1)
         try:
-            event = make_event(event_id, review, await self._scoring.score(review), model=self._model)
+            score = await self._scoring.score(review)
+            event = make_event(event_id, review, score, model=self._model)
             await self._publish(event, head.traceparent)
         except BrokerError as error:
             raise from_error(error, prediction_id=str(event_id)) from error
         finally:
             self._leave(1)
-        return answer_to(event)
+        return answer_to(event, score)
 
     async def predict_many(self, reviews: Sequence[Review], head: Head) -> list[Answer]:
         """All of them acknowledged, in their order. Raises Problem, which says of each what became of it."""
@@ -80,8 +81,8 @@ class Predictions:
         finally:
             self._leave(len(reviews))
         if any(found):
-            raise _partly(events, found)
-        return [answer_to(event) for event in events]
+            raise _partly(events, scores, found)
+        return list(map(answer_to, events, scores))
 
     async def _publish(self, event: PredictionEvent, traceparent: str) -> None:
         started = time.perf_counter()
@@ -124,11 +125,13 @@ class Predictions:
         self._metrics.in_flight.set(self._in_flight)
 
 
-def _partly(events: Sequence[PredictionEvent], found: Sequence[BaseException | None]) -> Problem:
+def _partly(
+    events: Sequence[PredictionEvent], scores: Sequence[Score], found: Sequence[BaseException | None]
+) -> Problem:
     results = []
-    for index, (event, error) in enumerate(zip(events, found, strict=True)):
+    for index, (event, score, error) in enumerate(zip(events, scores, found, strict=True)):
         if error is None:
-            item = BatchItem(index=index, id=event.id, status="acknowledged", result=answer_to(event))
+            item = BatchItem(index=index, id=event.id, status="acknowledged", result=answer_to(event, score))
         elif isinstance(error, EventTooLarge):
             item = BatchItem(index=index, id=event.id, status="invalid", why=error.message)
         elif isinstance(error, BrokerError):
