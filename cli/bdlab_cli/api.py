@@ -94,8 +94,9 @@ def make_worker() -> ASGIApp:
     Called by uvicorn. A worker ends with its parent, also where that is killed.
     """
     from bdlab.errors import BdlabError, VaultUnavailable
-    from bdlab_cli import wiring
+    from bdlab_cli import terminal, wiring
 
+    terminal.prepare()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():  # it may have ended before the mark was set

@@ -6,14 +6,19 @@ own help is asked for, so that ``bdlab --help`` stays instant.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
+
+from bdlab_cli import terminal
 
 #: name -> (module, one line of help, panel). The module has a Typer application `app` of one command or more.
 COMMANDS = {
@@ -65,7 +70,17 @@ class LazyGroup(TyperGroup):
         _, help_line, panel = COMMANDS[cmd_name]
         return TyperCommand(cmd_name, help=help_line, rich_help_panel=panel)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        with _visible_errors():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _visible_errors():
+            return super().invoke(ctx)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        # Where a name is mistyped, Typer suggests the nearest of these.
+        self.commands = self.commands or {name: self.get_command(ctx, name) for name in COMMANDS}  # type: ignore[misc]
         name, listed, rest = super().resolve_command(ctx, args)
         if name is None or listed is None:
             return name, listed, rest
@@ -75,6 +90,16 @@ class LazyGroup(TyperGroup):
         command.help = command.help or help_line
         _unwrap_help(command)
         return name, command, rest
+
+
+@contextlib.contextmanager
+def _visible_errors() -> Iterator[None]:
+    """Wrong usage is told by Typer, with the words that were typed; those may be names of files."""
+    try:
+        yield
+    except TyperException as error:
+        error.message = terminal.visible(error.message)
+        raise
 
 
 def _unwrap_help(command: Any) -> None:
@@ -93,7 +118,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from bdlab import __version__
 
-        typer.echo(f"bdlab {__version__}")
+        terminal.echo(f"bdlab {__version__}")
         raise typer.Exit
 
 
@@ -120,10 +145,14 @@ def root(
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit with its code: 0 done, 1 could not, 2 wrong usage, 10 not healthy."""
+    terminal.prepare()
     try:
         app(args=arguments, prog_name="bdlab", standalone_mode=True)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0
     except Exception as error:  # noqa: BLE001 - the one boundary: each error becomes a message and a code
-        sys.exit(_report(error))
+        code = _report(error)
+    sys.exit(terminal.finish(code))
 
 
 def _report(error: Exception) -> int:
@@ -132,7 +161,7 @@ def _report(error: Exception) -> int:
     if os.environ.get("BDLAB_DEBUG"):
         import traceback
 
-        traceback.print_exception(error)
+        terminal.echo("".join(traceback.format_exception(error)), err=True)
     if isinstance(error, BdlabError):
         lines = [f"error: {error.message}", error.hint]
         code = error.exit_code
@@ -142,5 +171,5 @@ def _report(error: Exception) -> int:
             "This is a defect of bdlab: run `bdlab --debug ...` and report what it shows.",
         ]
         code = 1
-    typer.echo("\n".join(line for line in lines if line), err=True)
+    terminal.echo("\n".join(line for line in lines if line), err=True)
     return code

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bdlab_cli import terminal
 from bdlab_cli.options import DATA_DIR, DataDir, StartupTimeout
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -50,7 +51,7 @@ def backup(
         new.snapshot.touch(mode=0o600, exist_ok=False)
         new.snapshot.write_bytes(session.ask(snapshots.save))
         dumps.dump(session.database(), new.dump, programs=binaries.postgres() / "bin", stop=stop)
-    typer.echo(target.path)
+    terminal.echo(target.path)
     wiring.talk().print(
         f"Whoever has {target.path} has every secret of this stack. Keep {target.keys} apart from the rest.",
         soft_wrap=True,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bdlab_cli import terminal
 from bdlab_cli.options import AdminServers, StartupTimeout
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -57,14 +58,14 @@ def broker_certificate(
     files = CertificateFiles(folder, mode=GROUP_READS)
     with wiring.vault_session(layers, service="migrate", kafka=bool(admin_servers)) as session:
         if files.good_for(host, authority=session.ask(pki.authority_pem)):
-            typer.echo("broker certificate: unchanged")
+            terminal.echo("broker certificate: unchanged")
         else:
             issued = session.ask(lambda client: pki.issue_broker(client, hosts=host, ttl_s=ttl_s))
             files.write(issued, host, ttl_s=ttl_s)
-            typer.echo(f"broker certificate: issued for {', '.join(host)}, good for {ttl_s} s")
+            terminal.echo(f"broker certificate: issued for {', '.join(host)}, good for {ttl_s} s")
         if admin_servers:
             from bdlab.kafka.reload import reload_certificates
             from bdlab_cli.broker_users import administrator
 
             brokers = reload_certificates(administrator(session, session.kafka(), admin_servers))
-            typer.echo(f"broker certificate: read by broker {', '.join(map(str, brokers))}")
+            terminal.echo(f"broker certificate: read by broker {', '.join(map(str, brokers))}")

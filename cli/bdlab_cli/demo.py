@@ -67,13 +67,13 @@ def demo(
                 ids += _predict(stack, FROM_FILE, folder, stop)
             with _step(talk, f"read {len(ids)} rows back from Postgres", log_file=consume_log):
                 rows = _wait_for_rows(endpoints, ids, stop)
-            out.print(_table(rows))
+            out.print(_table(rows), markup=True)
             with _step(talk, "verified that every offset is stored exactly once"):
                 accounts = _verify(stack, stop)
-            out.print(accounts, markup=False, end="")
+            out.print(accounts, end="")
         finally:
             stack.close(drain=False)
-    talk.print(f"[green]ok[/] all of it held, in {time.monotonic() - began:.1f} s")
+    talk.print(f"[green]ok[/] all of it held, in {time.monotonic() - began:.1f} s", markup=True)
 
 
 @contextmanager
@@ -86,14 +86,19 @@ def _step(console: Console, name: str, *, log_file: Path | None = None) -> Itera
     from bdlab.stack.process import tail
 
     began = time.monotonic()
+
+    def tell(how: str) -> None:
+        seconds = f"[dim]{time.monotonic() - began:.1f} s[/]"
+        console.print(f"{how} {escape(name)}  {seconds}", markup=True)
+
     try:
         yield
     except Exception:
-        console.print(f"[red]✗ FAILED[/] {escape(name)}  [dim]{time.monotonic() - began:.1f} s[/]")
+        tell("[red]✗ FAILED[/]")
         if log_file:
-            console.print(f"The end of {log_file.name}:\n{tail(log_file, _LOG_LINES)}", markup=False)
+            console.print(f"The end of {log_file.name}:\n{tail(log_file, _LOG_LINES)}")
         raise
-    console.print(f"[green]✓[/] {escape(name)}  [dim]{time.monotonic() - began:.1f} s[/]")
+    tell("[green]✓[/]")
 
 
 @contextmanager

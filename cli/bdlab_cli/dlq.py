@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from bdlab_cli import terminal
 from bdlab_cli.options import StartupTimeout
 
 if TYPE_CHECKING:
@@ -76,9 +77,8 @@ def list_(
         found, total = letters.find(wanted, limit=limit), letters.count(wanted)
     if as_json:
         for letter in found:
-            _print_json(_summary(letter))
+            terminal.echo_json(_summary(letter))
         return
-    from rich.markup import escape
     from rich.table import Table
 
     from bdlab_cli import wiring
@@ -95,7 +95,7 @@ def list_(
             str(at.offset),
             letter.sqlstate,
             str(letter.replays),
-            escape(letter.reason),
+            _escaped(letter.reason),
         )
     wiring.out().print(table)
 
@@ -125,18 +125,18 @@ def show(
         )
     letter = found[0]
     if as_json:
-        _print_json(_summary(letter) | _content(letter))
+        terminal.echo_json(_summary(letter) | _content(letter))
         return
     at = letter.record.position
-    typer.echo(f"position  {at.topic}/{at.partition} offset {at.offset} of {at.cluster_id}")
-    typer.echo(f"recorded  {letter.recorded_at.isoformat()}")
-    typer.echo(f"reason    {letter.reason}")
-    typer.echo(f"sqlstate  {letter.sqlstate or '-'}")
-    typer.echo(f"replays   {letter.replays}")
-    typer.echo(f"key       {_shown(letter.record.key)}")
+    terminal.echo(f"position  {at.topic}/{at.partition} offset {at.offset} of {at.cluster_id}")
+    terminal.echo(f"recorded  {letter.recorded_at.isoformat()}")
+    terminal.echo(f"reason    {_escaped(letter.reason)}")
+    terminal.echo(f"sqlstate  {letter.sqlstate or '-'}")
+    terminal.echo(f"replays   {letter.replays}")
+    terminal.echo(f"key       {_shown(letter.record.key)}")
     for name, value in letter.record.headers:
-        typer.echo(f"header    {name}: {_shown(value)}")
-    typer.echo(f"value     {_shown(letter.record.value)}")
+        terminal.echo(f"header    {_escaped(name)}: {_shown(value)}")
+    terminal.echo(f"value     {_shown(letter.record.value)}")
 
 
 @app.command()
@@ -199,9 +199,9 @@ def replay(
             problems += bool(outcome.problem)
             sent += not outcome.problem
             _report(outcome, as_json=as_json)
-    typer.echo(f"{sent} {'would be ' if dry_run else ''}sent back, {problems} not", err=True)
+    terminal.echo(f"{sent} {'would be ' if dry_run else ''}sent back, {problems} not", err=True)
     if more:
-        typer.echo(f"{more} more were not looked at: --limit {limit} was reached", err=True)
+        terminal.echo(f"{more} more were not looked at: --limit {limit} was reached", err=True)
     if problems:
         raise typer.Exit(_COULD_NOT)
 
@@ -223,7 +223,7 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        _print_json(
+        terminal.echo_json(
             {
                 "position": msgspec.to_builtins(at),
                 "replay": msgspec.to_builtins(new),
@@ -233,7 +233,7 @@ def _report(outcome: Outcome, *, as_json: bool) -> None:
         return
     sent = f"sent back, now at partition {new.partition} offset {new.offset}" if new else "to be sent back"
     what = outcome.problem or sent
-    typer.echo(f"{at.cluster_id} partition {at.partition} offset {at.offset}: {what}")
+    terminal.echo(f"{at.cluster_id} partition {at.partition} offset {at.offset}: {what}")
 
 
 @contextmanager
@@ -305,12 +305,10 @@ def _shown(raw: bytes | None) -> str:
     """Bytes for a person: text where it is text, escapes where it is not, cut where it is long."""
     if raw is None:
         return "(none)"
-    text = raw[:_SHOWN_BYTES].decode("utf-8", "backslashreplace")
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    text = _escaped(raw[:_SHOWN_BYTES].decode("utf-8", "backslashreplace"))
     return text if len(raw) <= _SHOWN_BYTES else f"{text}... ({len(raw):,} bytes; --json has them all)"
 
 
-def _print_json(fields: dict[str, Any]) -> None:
-    import json
-
-    typer.echo(json.dumps(fields))
+def _escaped(text: str) -> str:
+    """On one line, too: a line feed in it must not begin a line that looks like bdlab's own."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

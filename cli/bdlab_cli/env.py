@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bdlab_cli import terminal
 from bdlab_cli.options import DATA_DIR, DataDir
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -27,8 +28,8 @@ def env(
     from bdlab.stack import EXPORTED, DataFolder, exports
 
     if unset:
-        typer.echo("\n".join(f"unset {name}" for name in EXPORTED))
+        terminal.echo("\n".join(f"unset {name}" for name in EXPORTED))
         return
     folder = DataFolder(data_dir)
     for name, value in exports(folder, folder.running()).items():
-        typer.echo(f"export {name}={shlex.quote(value)}")
+        terminal.echo(f"export {name}={shlex.quote(value)}")

@@ -136,18 +136,15 @@ def show(console: Console, event: Event) -> None:
     # The rest of a failure is in the error that follows.
     detail = f": {event.detail.splitlines()[0]}" if event.detail else ""
     seconds = f"  [dim]{event.seconds:.1f} s[/]" if event.kind != "notice" else ""
-    console.print(f"{sign} {escape(event.step + detail)}{seconds}", soft_wrap=True)
+    console.print(f"{sign} {escape(event.step + detail)}{seconds}", markup=True, soft_wrap=True)
 
 
 def _welcome(endpoints: Endpoints, quoted_folder: str) -> str:
     import shlex
 
-    from rich.markup import escape
-
     url, bdlab = endpoints.http_url, _typed()
     trust = f"--cacert {shlex.quote(endpoints.ca_file)} " if endpoints.ca_file else ""
-    return escape(
-        f"""
+    return f"""
 The pipeline is up. Ctrl-C stops it; its data stays in {quoted_folder}
 
   API      {url}   (docs: {url}/docs)
@@ -165,4 +162,3 @@ Or from another terminal:
   eval "$({bdlab} env --data-dir {quoted_folder})"
   {bdlab} predict "Great taste, will buy again." && {bdlab} status && {bdlab} verify
 """
-    )

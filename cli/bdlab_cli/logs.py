@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING
 
 import structlog
+
+from bdlab_cli.terminal import visible
 
 if TYPE_CHECKING:
     from bdlab.settings import LogSettings
 
 
-class Unfailing:
-    """A stream whose writer never hears that it cannot be written.
-
-    A full disk under the log must not fail the request, or end the consumer, that had something to say.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.flush()
+def _show_steering(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """So that what a server or a file named in a line does not steer the terminal; JSON escapes by itself."""
+    return {
+        visible(key): visible(value if key == "exception" else value.replace("\n", "\\n"))
+        if isinstance(value, str)
+        else value
+        for key, value in event.items()
+    }
 
 
 def configure(settings: LogSettings, *, quiet: bool = False) -> None:
@@ -39,7 +33,6 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
     if quiet and level == logging.INFO:
         level = logging.WARNING
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
-    stream = cast("TextIO", Unfailing(sys.stderr))
     before: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -49,20 +42,22 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=repr)]
         if as_json
         else [
+            structlog.processors.format_exc_info,
+            _show_steering,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(),
                 # The default shows each frame's variables, and with them whatever secret is in one.
                 exception_formatter=structlog.dev.plain_traceback,
-            )
+            ),
         ]
     )
     structlog.configure(
         processors=[*before, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=before,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from bdlab_cli import terminal
 from bdlab_cli.options import AdminServers, StartupTimeout
 
 if TYPE_CHECKING:
@@ -79,11 +80,11 @@ def migrate(
             outcome = wiring.wait_for("the broker", admin.ensure_topic, timeout_s=patience, stop=stop)
     _tell(f"topic {outcome.topic}", f"created, {outcome.partitions} partitions" if outcome.created else "")
     if outcome.warning:
-        typer.echo(f"warning: {outcome.warning}", err=True)
+        terminal.echo(f"warning: {outcome.warning}", err=True)
 
 
 def _tell(what: str, change: str) -> None:
-    typer.echo(f"{what}: {change or 'unchanged'}")
+    terminal.echo(f"{what}: {change or 'unchanged'}")
 
 
 def _announce(session: VaultSession, layers: Layers, ca_file: str) -> str:

@@ -19,7 +19,10 @@ class Kind(StrEnum):
 
 @app.command()
 def predict(
-    text: str | None = typer.Argument(None, help="The review. Put -- before one that begins with a dash."),
+    text: str | None = typer.Argument(
+        None,
+        help="The review; - is the one that standard input holds. Put -- before one that begins with a dash.",
+    ),
     summary: str = typer.Option("", "--summary", envvar="BDLAB_PREDICT_SUMMARY", help="Its headline."),
     file: str | None = typer.Option(
         None,
@@ -47,7 +50,18 @@ def predict(
         False, "--json", envvar="BDLAB_PREDICT_JSON", help="One JSON object a review on standard output."
     ),
     output: Path | None = typer.Option(
-        None, "--output", envvar="BDLAB_PREDICT_OUTPUT", help="Write the results to this .csv or .jsonl file."
+        None,
+        "--output",
+        envvar="BDLAB_PREDICT_OUTPUT",
+        metavar="FILE",
+        help="Write the results to this .csv or .jsonl file once all are there; until then, and after a "
+        "failure, it stays what it was, and what is known is beside it in NAME.partial-*.",
+    ),
+    raw_cells: bool = typer.Option(
+        False,
+        "--raw-cells",
+        envvar="BDLAB_PREDICT_RAW_CELLS",
+        help="Write cells that a spreadsheet takes for a formula (= + - @) without an apostrophe in front.",
     ),
     run_id: str | None = typer.Option(
         None,
@@ -73,8 +87,8 @@ def predict(
 ) -> None:
     """Predict from one review, or from a file of them; publish, and wait until the broker has acknowledged.
 
-    A file is checked as a whole before its first row is published. Exit code 1 where a review was not
-    acknowledged; which ones is said by line.
+    A file is checked as a whole before its first row is published. Exit code 1 if a review was not
+    acknowledged; which ones is said by line. A standard output that cannot be written does not change that.
     """
     if (text is None) == (file is None):
         raise typer.BadParameter("give either a review as the argument, or --file")
@@ -82,11 +96,14 @@ def predict(
         raise typer.BadParameter("--summary belongs to a review that is given as the argument")
 
     from bdlab_cli import wiring
-    from bdlab_cli.prediction import Prediction, from_argument, from_file
+    from bdlab_cli.prediction import Prediction, from_argument, from_file, read_review
 
     layers = wiring.layers({"startup_timeout_s": startup_timeout, "model": {"path": model}}, quiet=True)
-    prediction = Prediction(layers, publish=publish, as_json=as_json, output=output, run_id=run_id)
+    prediction = Prediction(
+        layers, publish=publish, as_json=as_json, output=output, run_id=run_id, raw_cells=raw_cells
+    )
     if file is not None:
         from_file(prediction, file, kind=kind.value if kind else None, skip_invalid=skip_invalid)
     elif text is not None:
-        from_argument(prediction, text, summary)
+        review = read_review(prediction.max_row_bytes) if text == "-" else text
+        from_argument(prediction, review, summary)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-import typer
 
 from bdlab.errors import BdlabError, InvalidInput
+from bdlab.files import Replacement
 from bdlab.reviews.bulk import Outcome
-from bdlab_cli import wiring
+from bdlab_cli import terminal, wiring
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,6 +28,11 @@ _SHOWN_WEIGHT = 0.05
 _DOUBTED = "? few words are known, or stars and sentiment contradict each other: --json tells which"
 _WIDE = 80
 _ID_WIDTH = 39
+
+#: What a cell begins with that a spreadsheet calculates or splits; of the wide forms, too.
+_FORMULAS = frozenset("=+-@＝＋－＠")
+_BREAKS = frozenset("\t\r\n")
+
 _FIELDS = (
     "line", "state", "id", "prediction", "sentiment", "confidence", "explanation", "known_terms", "warning",
     "model", "created_at", "partition", "offset", "summary", "text",
@@ -35,20 +42,27 @@ _FIELDS = (
 class Results(Protocol):
     def add(self, outcome: Outcome) -> None: ...
 
+    def complete(self) -> None:
+        """To be called after the last one, where none is missing."""
+
     def __enter__(self) -> Results: ...
 
     def __exit__(self, *raised: Any) -> None: ...
 
 
-def results(*, as_json: bool, output: Path | None, published: bool) -> Results:
+def results(*, as_json: bool, output: Path | None, published: bool, raw_cells: bool) -> Results:
     """Where results go. Raises InvalidInput for an --output of another kind."""
     if output is None:
         return _JsonLines() if as_json else _Table(published=published)
-    kinds = {".csv": _CsvFile, ".jsonl": _JsonFile, ".ndjson": _JsonFile}
-    kind = kinds.get(output.suffix.lower())
-    if kind is None:
-        raise InvalidInput(f"--output {output} ends in neither .csv nor .jsonl")
-    return kind(output)
+    kind = output.suffix.lower()
+    if kind == ".csv":
+        return _CsvFile(output, raw_cells=raw_cells)
+    if kind in (".jsonl", ".ndjson"):
+        return _JsonFile(output)
+    raise InvalidInput(
+        f"--output {output} ends in neither .csv nor .jsonl",
+        hint="For standard output leave it out, and give --json.",
+    )
 
 
 def as_fields(outcome: Outcome) -> dict[str, Any]:
@@ -83,26 +97,42 @@ class _JsonLines:
         return None
 
     def add(self, outcome: Outcome) -> None:
-        typer.echo(msgspec.json.encode(as_fields(outcome)))
+        terminal.echo_json(as_fields(outcome))
+
+    def complete(self) -> None:
+        """Nothing is left to do."""
 
 
 class _File:
-    """A file that holds what is known so far at any time; lines in the order of the reviews."""
+    """A file that holds all results in the end; until then, and where some are missing, it stays what it was.
+
+    What is known so far is beside it. Lines are in the order of the reviews.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: IO[str] = io.StringIO()
+        self._new = Replacement(path, hidden=False)
 
     def __enter__(self) -> _File:
-        try:
-            self._file = self._path.open("w", encoding="utf-8", newline="")
-        except OSError as error:
-            raise BdlabError(f"--output {self._path} cannot be written: {error.strerror}") from error
-        self.begin()
+        with self._named():
+            self._new.__enter__()
+            self.begin()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(self, *raised: object) -> None:
+        self._new.__exit__(*raised)
+        if self._new.partial is not None and self._new.keep:
+            wiring.talk().print(
+                f"{self._path} is what it was; the results so far are in {self._new.partial}", soft_wrap=True
+            )
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
+            why = (getattr(error, "strerror", None) or str(error)).lower()
+            raise BdlabError(f"--output {self._path} cannot be written: {why}") from error
 
     def begin(self) -> None:
         """Write what comes before the first result."""
@@ -110,10 +140,13 @@ class _File:
     def add(self, outcome: Outcome) -> None:
         event = outcome.event
         fields = as_fields(outcome) | {"summary": event.summary, "text": event.text}
-        try:
+        self._new.keep = True
+        with self._named():
             self.write(fields)
-        except OSError as error:
-            raise BdlabError(f"--output {self._path} cannot be written: {error.strerror}") from error
+
+    def complete(self) -> None:
+        with self._named():
+            self._new.commit()
 
     def write(self, fields: dict[str, Any]) -> None:
         raise NotImplementedError
@@ -121,16 +154,29 @@ class _File:
 
 class _JsonFile(_File):
     def write(self, fields: dict[str, Any]) -> None:
-        self._file.write(msgspec.json.encode(fields).decode() + "\n")
+        self._new.file.write(msgspec.json.encode(fields) + b"\n")
 
 
 class _CsvFile(_File):
+    def __init__(self, path: Path, *, raw_cells: bool) -> None:
+        super().__init__(path)
+        self._cell: Callable[[Any], Any] = (lambda value: value) if raw_cells else inert
+
     def begin(self) -> None:
-        self._writer = csv.DictWriter(self._file, _FIELDS, restval="")
+        self._text = io.TextIOWrapper(self._new.file, "utf-8", newline="", write_through=True)
+        self._writer = csv.DictWriter(self._text, _FIELDS, restval="")
         self._writer.writeheader()
 
     def write(self, fields: dict[str, Any]) -> None:
-        self._writer.writerow(fields | {"explanation": msgspec.json.encode(fields["explanation"]).decode()})
+        fields["explanation"] = msgspec.json.encode(fields["explanation"]).decode()
+        self._writer.writerow({name: self._cell(value) for name, value in fields.items()})
+
+
+def inert(value: Any) -> Any:
+    """A cell that no spreadsheet calculates: text that looks like a formula gets an apostrophe in front."""
+    if isinstance(value, str) and (value[:1] in _BREAKS or value.lstrip()[:1] in _FORMULAS):
+        return f"'{value}"
+    return value
 
 
 class _Table:
@@ -143,6 +189,9 @@ class _Table:
 
     def __enter__(self) -> _Table:
         return self
+
+    def complete(self) -> None:
+        """Nothing is left to do."""
 
     def add(self, outcome: Outcome) -> None:
         self._count += 1

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +15,9 @@ from bdlab.events import Review, uuid7
 from bdlab.model import Scorer, load_scorer
 from bdlab.reviews import check
 from bdlab.reviews.bulk import Outcome, Publisher, publish_rows, score_rows
-from bdlab.reviews.files import BadRow, Format, ReviewFile, Row
+from bdlab.reviews.files import STANDARD_INPUT, BadRow, Format, ReviewFile, Row
 from bdlab.settings import Layers
-from bdlab_cli import wiring
+from bdlab_cli import terminal, wiring
 from bdlab_cli.predicted import Results, results
 
 if TYPE_CHECKING:
@@ -31,7 +32,14 @@ class Prediction:
     """The options that hold for one review and for a file."""
 
     def __init__(
-        self, layers: Layers, *, publish: bool, as_json: bool, output: Path | None, run_id: str | None
+        self,
+        layers: Layers,
+        *,
+        publish: bool,
+        as_json: bool,
+        output: Path | None,
+        run_id: str | None,
+        raw_cells: bool,
     ) -> None:
         if run_id is not None and not 1 <= len(run_id) <= MAX_RUN_ID:
             raise InvalidInput(f"--run-id has to be of 1 to {MAX_RUN_ID} characters, and has {len(run_id)}")
@@ -39,12 +47,15 @@ class Prediction:
         self.publish = publish
         self.as_json = as_json
         self.output = output
+        self.raw_cells = raw_cells
         self.run_id = run_id or str(uuid7())
         self.run_id_given = run_id is not None
         self.max_row_bytes = layers.settings().http.max_body_bytes
 
     def results(self) -> Results:
-        return results(as_json=self.as_json, output=self.output, published=self.publish)
+        return results(
+            as_json=self.as_json, output=self.output, published=self.publish, raw_cells=self.raw_cells
+        )
 
     def scorer(self) -> Scorer:
         return load_scorer(self.layers.settings().model.path)
@@ -84,8 +95,41 @@ def from_argument(prediction: Prediction, text: str, summary: str) -> None:
                     "or not the broker has it already.",
                 ) from outcome.problem
             shown.add(outcome)
-            return
-    raise BdlabError("interrupted; the review was not published")
+            shown.complete()
+            break
+        else:
+            raise BdlabError("interrupted; the review was not published")
+    if prediction.publish:
+        at = outcome.position
+        place = f", partition {at.partition} offset {at.offset}" if at else ""
+        _tell_lost_results(f"The review is published: id {outcome.event.id}{place}.")
+
+
+def read_review(limit: int) -> str:
+    """The one review that standard input holds, in UTF-8 and at most `limit` bytes. Raises InvalidInput."""
+    if sys.stdin.isatty():
+        wiring.talk().print("Reading one review from the terminal; Ctrl-D on a line of its own ends it.")
+    try:
+        content = sys.stdin.buffer.read(limit + 1)
+        text = content.decode("utf-8-sig").rstrip("\r\n")
+    except OSError as error:
+        raise InvalidInput(
+            f"standard input cannot be read: {(error.strerror or str(error)).lower()}",
+            hint="Give the review as the argument.",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"standard input is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}",
+            hint="Convert it first, for example: iconv -f WINDOWS-1252 -t UTF-8",
+        ) from error
+    if len(content) > limit:
+        raise InvalidInput(
+            f"standard input holds more than {limit} bytes, and - is one review",
+            hint="For many, in CSV or JSON lines: --file -",
+        )
+    if not text.strip():
+        raise InvalidInput("standard input is empty, and - is the review that it holds")
+    return text
 
 
 def from_file(prediction: Prediction, source: str, *, kind: Format | None, skip_invalid: bool) -> None:
@@ -107,9 +151,37 @@ def from_file(prediction: Prediction, source: str, *, kind: Format | None, skip_
         with prediction.results() as shown:
             for outcome in prediction.outcomes(good, scorer, stop):
                 tally.count(outcome)
-                shown.add(outcome)
+                if tally.lost is None:
+                    tally.lost = _lost(lambda outcome=outcome: shown.add(outcome))  # type: ignore[misc]
                 progress.advance(task)
+                if tally.lost:
+                    stop.set()
+                if not prediction.publish and (stop.is_set() or terminal.failed()):
+                    break
+            if tally.tried == count and not (tally.failed or tally.lost):
+                tally.lost = _lost(shown.complete)
+    if prediction.publish:
+        _tell_lost_results(f"To have the results: --run-id {prediction.run_id} --output FILE.")
+    elif terminal.failed():
+        return  # nothing else was to be done
     _account(prediction, file, tally, count, interrupted=stop.is_set())
+
+
+def _lost(write: Callable[[], None]) -> BdlabError | None:
+    """What keeps a result from its file: then the reviews that are on their way are still accounted for."""
+    try:
+        write()
+    except BdlabError as error:
+        return error
+    return None
+
+
+def _tell_lost_results(published: str) -> None:
+    """Say that standard output took not all of them; the exit code remains that of the reviews."""
+    if why := terminal.take_failure():
+        terminal.echo(
+            f"error: standard output cannot be written: {why}; results are missing\n{published}", err=True
+        )
 
 
 @contextmanager
@@ -153,7 +225,7 @@ def _check_all(
             hint="Correct them, or leave them out with --skip-invalid.",
         )
     if bad:
-        wiring.talk().print(f"{file.name}: {bad} rows are left out\n" + "\n".join(shown), markup=False)
+        wiring.talk().print(f"{file.name}: {bad} rows are left out\n" + "\n".join(shown))
     if not good:
         raise InvalidInput(f"{file.name} holds no reviews: 0 rows")
     return good
@@ -167,6 +239,8 @@ class _Tally:
         self.last_line = 0
         self.failed: dict[str, list[int]] = {}
         self.problem: BdlabError | None = None
+        self.lost: BdlabError | None = None
+        """Why the results are not in their file."""
 
     def count(self, outcome: Outcome) -> None:
         self.tried += 1
@@ -184,7 +258,7 @@ def _account(
     failed = sum(map(len, tally.failed.values()))
     verb = "acknowledged by the broker" if prediction.publish else "scored"
     done = f"{tally.tried - failed} of {count} reviews {verb}"
-    if not failed and not unsent:
+    if not (failed or unsent or tally.lost):
         wiring.talk().print(done)
         return
     parts = [f"{file.name}: {done}"]
@@ -194,8 +268,8 @@ def _account(
     if unsent:
         after = f"all after line {tally.last_line}" if tally.last_line else "none was sent"
         parts.append(f"not sent: {unsent} reviews, {after}")
-    if tally.problem is not None:
-        parts.append(f"the first problem: {tally.problem.message}")
+    if problem := tally.problem or tally.lost:
+        parts.append(f"the first problem: {problem.message}")
     elif interrupted:
         parts.append("the run was interrupted")
     raise BdlabError(
@@ -218,10 +292,13 @@ def _ranges(lines: list[int]) -> str:
 
 
 def _refuse_overwriting(source: str, output: Path | None) -> None:
-    if (
-        output is not None
-        and output.exists()
-        and source != "-"
-        and output.resolve() == Path(source).resolve()
-    ):
+    """By whatever names: links, and standard input."""
+    if output is None:
+        return
+    try:
+        read = os.fstat(0) if source == STANDARD_INPUT else Path(source).stat()
+        same = os.path.samestat(read, output.stat())
+    except (OSError, RuntimeError):  # one of them is not there, which is said later
+        return
+    if same:
         raise InvalidInput(f"--output {output} is the file that is read", hint="Name another file.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from bdlab_cli import terminal
 from bdlab_cli.options import StartupTimeout
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -49,14 +50,12 @@ def prune(
             found.append(one)
             if not as_json:
                 verb = "would prune" if dry_run else "pruned"
-                typer.echo(
+                terminal.echo(
                     f"{one.log.topic}/{one.log.partition} of {one.log.cluster_id}: {verb} all below offset "
                     f"{one.pruned_to} ({one.stored:,} rows, {one.duplicates:,} duplicates, "
                     f"{one.dead_letters:,} dead letters)"
                 )
     if as_json:
-        typer.echo(
-            msgspec.json.encode([{**msgspec.to_builtins(one), "log": one.log._asdict()} for one in found])
-        )
+        terminal.echo_json([{**msgspec.to_builtins(one), "log": one.log._asdict()} for one in found])
     elif not found:
-        typer.echo(f"unchanged: nothing was recorded before {before:%Y-%m-%d %H:%M:%S} UTC")
+        terminal.echo(f"unchanged: nothing was recorded before {before:%Y-%m-%d %H:%M:%S} UTC")

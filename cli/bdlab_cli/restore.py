@@ -75,16 +75,14 @@ def restore(
             )
             if not rows_only:
                 snapshots.restore(vault, backup.snapshot.read_bytes())
-                talk.print("[green]✓[/] Vault's secrets")
+                talk.print("[green]✓[/] Vault's secrets", markup=True)
             _restore_database(backup, folder, vault, postgres)
-            talk.print("[green]✓[/] the database")
+            talk.print("[green]✓[/] the database", markup=True)
         postgres.forget_admin_password()
         folder.settle()
     wiring.out().print(
         f"restored to {about.made_at:%Y-%m-%d %H:%M:%S} UTC. Start it with:\n\n"
         f"  bdlab up --data-dir {shlex.quote(str(folder.path))}",
-        highlight=False,
-        markup=False,
         soft_wrap=True,
     )
 

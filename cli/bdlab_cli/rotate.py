@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from bdlab_cli import terminal
 from bdlab_cli.options import AdminServers, StartupTimeout
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def rotate(
     talk = wiring.talk()
 
     def progress(line: str) -> None:
-        talk.print(line, style="dim", markup=False, soft_wrap=True)
+        talk.print(line, style="dim", soft_wrap=True)
 
     with wiring.stop_on_signal() as stop:
         steps = rotations(
@@ -180,9 +181,7 @@ def _tell(result: object, rotations: list[Rotation], *more: Table, as_json: bool
     from bdlab_cli import wiring
 
     if as_json:
-        import msgspec
-
-        typer.echo(msgspec.json.encode(result))
+        terminal.echo_json(result)
     else:
         wiring.out().print(_table(rotations), *more)
     complete = all(one.outcome != "incomplete" for one in rotations)
@@ -202,7 +201,7 @@ def _table(found: list[Rotation]) -> Group:
     table.add_column("seconds", justify="right")
     for one in found:
         style = _STYLES.get(one.outcome, "green")
-        cells = (one.what, one.service, f"[{style}]{one.outcome}[/]", one.before, one.after)
-        table.add_row(*cells, f"{one.seconds:.1f}")
+        outcome = Text(one.outcome, style=style)
+        table.add_row(one.what, one.service, outcome, one.before, one.after, f"{one.seconds:.1f}")
     details = [Text(f"{one.what} {one.service}".rstrip() + f": {one.detail}") for one in found if one.detail]
     return Group(table, *details)

@@ -13,14 +13,13 @@ from pathlib import Path
 from types import FrameType
 
 import structlog
-import typer
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.hosts import AllowedHosts, is_loopback
 from bdlab.settings import HttpSettings, Layers, Settings
-from bdlab_cli import https, wiring
+from bdlab_cli import https, terminal, wiring
 from bdlab_cli.api import Api, vault_session
 
 log = structlog.get_logger()
@@ -95,7 +94,7 @@ class _Supervisor(Multiprocess):
 
 def _announce(url: str) -> None:
     log.info("serving", url=url)
-    typer.echo(url)
+    terminal.echo(url)
 
 
 def _config(settings: Settings, *, app: object) -> https.Config:

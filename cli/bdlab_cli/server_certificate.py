@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from bdlab_cli import terminal
 from bdlab_cli.options import StartupTimeout
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -68,11 +69,11 @@ def server_certificate(
         for name in dict.fromkeys(each.value for each in server):
             files = CertificateFiles(folder / name)
             if files.good_for(hosts, authority=authority):
-                typer.echo(f"certificate of {name}: unchanged")
+                terminal.echo(f"certificate of {name}: unchanged")
                 continue
             issued = session.ask(
                 lambda client, name=name: pki.issue_server(client, name, hosts=hosts, ttl_s=ttl_s)  # type: ignore[misc]
             )
             files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             files.write(issued, hosts, ttl_s=ttl_s)
-            typer.echo(f"certificate of {name}: issued for {', '.join(hosts)}, good for {ttl_s} s")
+            terminal.echo(f"certificate of {name}: issued for {', '.join(hosts)}, good for {ttl_s} s")

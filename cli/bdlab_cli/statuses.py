@@ -6,15 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 
-import msgspec
-import typer
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from bdlab.health import Report, State
-from bdlab_cli import wiring
+from bdlab_cli import terminal, wiring
 
 EXIT_CODES: dict[State, int] = {"healthy": 0, "degraded": 0, "unknown": 1, "unhealthy": 10}
 
@@ -40,7 +38,7 @@ def follow(
         return _live(look, stop, interval_s)
     deadline = time.monotonic() + (wait_healthy_s or 0)
     report = look()
-    while not stop.is_set():
+    while not (stop.is_set() or terminal.failed()):
         left_s = deadline - time.monotonic()
         waiting = wait_healthy_s is not None and not report.healthy and left_s > 0
         if watch:
@@ -66,7 +64,7 @@ def _live(look: Callable[[], Report], stop: threading.Event, interval_s: float) 
 
 def _show(report: Report, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(msgspec.json.encode({"state": report.state, "checks": report.checks}))
+        terminal.echo_json({"state": report.state, "checks": report.checks})
     else:
         wiring.out().print(_table(report))
 

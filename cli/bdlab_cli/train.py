@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from bdlab_cli import terminal
+
 if TYPE_CHECKING:
     from bdlab.model.card import Card, Metrics
     from bdlab.model.training import Progress
@@ -68,7 +70,7 @@ def train(
     if as_json:
         import msgspec
 
-        typer.echo(msgspec.json.format(msgspec.json.encode(card), indent=2).decode())
+        terminal.echo_encoded(msgspec.json.format(msgspec.json.encode(card), indent=2))
     else:
         _show(card, output)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bdlab_cli import terminal
 from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout, key_number
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ def vault_init(
         authorities=tuple(name.value for name in authority or ()),
         dry_run=dry_run,
     )
+    from rich.markup import escape
+
     talk, out = wiring.talk(), wiring.out()
     if env_path and env_path.stat().st_mode & 0o077:
         talk.print(f"warning: {env_path} is open to others; it holds passwords. Run: chmod 600 {env_path}")
@@ -110,13 +113,13 @@ def vault_init(
         if not as_json:
             details = f"  {', '.join(step.details)}" if step.details else ""
             style = _STYLES[step.outcome]
-            out.print(f"{step.name:<20} [{style}]{step.outcome:<9}[/]{details}", soft_wrap=True)
+            out.print(
+                f"{step.name:<20} [{style}]{step.outcome:<9}[/]{escape(details)}", markup=True, soft_wrap=True
+            )
 
     steps = bootstrap(plan, report)
     if as_json:
-        import msgspec
-
-        typer.echo(msgspec.json.encode(steps).decode())
+        terminal.echo_json(steps)
     if dry_run:
         return
     if plan.keys_file.exists() and any(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bdlab_cli import terminal
 from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout, key_number
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -56,7 +57,7 @@ def vault_rekey(
         raise InvalidInput(f"--threshold {threshold} is more than --shares {shares}")
     plan = msgspec.structs.replace(plan, shares=shares, threshold=threshold)
     kind = "key shares" if rekey(plan).unseal_keys else "recovery keys"
-    typer.echo(f"{shares} new {kind} in {plan.keys_file}, {threshold} needed")
+    terminal.echo(f"{shares} new {kind} in {plan.keys_file}, {threshold} needed")
     wiring.talk().print(
         "The old ones are worth nothing any more: destroy their copies, and copy the new ones."
     )

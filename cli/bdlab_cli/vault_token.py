@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bdlab_cli import terminal
 from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def vault_token(
     )
     client = operator.make_token(plan, ttl=lifetime, policies=tuple(policy or (operator.ROOT,)))
     if not command:
-        typer.echo(client.token.reveal())
+        terminal.echo(client.token.reveal())
         wiring.talk().print(f"It ends in {ttl}; sooner with: bao token revoke -self")
         client.close()
         return

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from bdlab_cli import terminal
 from bdlab_cli.options import StartupTimeout
 
 if TYPE_CHECKING:
@@ -46,12 +47,11 @@ def verify(
     from bdlab_cli import wiring
 
     layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
-    import msgspec
 
     with wiring.stop_on_signal() as stop:
         report = account(layers, stop, wait_s=wait, limit=limit)
     if as_json:
-        typer.echo(msgspec.json.encode(report))
+        terminal.echo_json(report)
     else:
         _show(report, wiring.out())
     if not report.verified:
@@ -100,11 +100,11 @@ def _show(report: Report, out: Console) -> None:
             *(f"{count:,}" for count in counts),
             "[red]not verified[/]" if one.problems else "[green]ok[/]",
         )
-    out.print(table)
+    out.print(table, markup=True)
     for line in (*_never_seen(report), *_closed_logs(report)):
-        out.print(line, markup=False, soft_wrap=True)
+        out.print(line, soft_wrap=True)
     for problem in report.problems:
-        out.print(problem, style="red", markup=False, soft_wrap=True)
+        out.print(problem, style="red", soft_wrap=True)
     offsets = sum((one.next_offset or 0) - (one.first_offset or 0) for one in report.partitions)
     verdict = "[green]verified[/]" if report.verified else "[red]NOT verified[/]"
     out.print(
@@ -112,6 +112,7 @@ def _show(report: Report, out: Console) -> None:
         + (
             f"; with the closed logs {_counts([*report.partitions, *report.closed])}" if report.closed else ""
         ),
+        markup=True,
         soft_wrap=True,
     )
 

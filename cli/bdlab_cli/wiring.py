@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
@@ -49,16 +50,16 @@ def layers(
 
 def out() -> Console:
     """The console for results."""
-    from rich.console import Console
+    from bdlab_cli.console import Console
 
-    return Console(highlight=False)
+    return Console(sys.stdout)
 
 
 def talk() -> Console:
     """The console for everything that is no result: progress, advice, what is being waited for."""
-    from rich.console import Console
+    from bdlab_cli.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(sys.stderr)
 
 
 @contextmanager
@@ -133,7 +134,6 @@ def _told_of_wait(settings: Settings) -> Iterator[Callable[[], None]]:
             talk().print(
                 f"Waiting for Vault at {settings.vault.address}, at most {settings.startup_timeout_s:g} s "
                 "(--startup-timeout); Ctrl-C ends the wait.",
-                markup=False,
                 soft_wrap=True,
             )
 

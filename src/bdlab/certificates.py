@@ -7,7 +7,6 @@ issued.json   for whom and until when; no secret
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import msgspec
 
 from bdlab.credentials import Issued
 from bdlab.errors import InvalidInput
+from bdlab.files import replace_file
 
 #: How long a certificate is good for where nobody says otherwise.
 BROKER_TTL_S = 365 * 86400
@@ -98,14 +98,4 @@ class CertificateFiles:
             return None
 
     def _write(self, name: str, text: str) -> None:
-        """Whole or not at all."""
-        new = self.folder / f".{name}.new"
-        new.unlink(missing_ok=True)
-        with os.fdopen(
-            os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode), "w", encoding="ascii"
-        ) as file:
-            os.fchmod(file.fileno(), self._mode)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.folder / name)
+        replace_file(self.folder / name, text.encode("ascii"), mode=self._mode)

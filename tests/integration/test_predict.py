@@ -176,6 +176,9 @@ def test_a_bad_row_keeps_everything_from_being_published(pipeline: Pipeline, tmp
         ([], b"", "give either a review as the argument, or --file"),
         (["a", "--file", "-"], b"", "give either a review as the argument, or --file"),
         (["a", "--run-id", ""], b"", "--run-id"),
+        (["-"], b" \n\n", "standard input is empty, and - is the review that it holds"),
+        (["-"], b"caf\xe9", "standard input is not UTF-8: byte 0xe9 at offset 3"),
+        (["-"], b"a" * 1_048_577, "standard input holds more than 1048576 bytes, and - is one review"),
     ],
 )
 def test_unusable_input_is_wrong_usage_and_named(
@@ -187,12 +190,98 @@ def test_unusable_input_is_wrong_usage_and_named(
     assert "Traceback" not in done.stderr
 
 
-def test_an_output_that_is_the_input_is_refused(pipeline: Pipeline, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["reviews.csv", "hard.csv", "soft.csv", "../{folder}/reviews.csv"])
+@pytest.mark.parametrize("from_input", [False, True])
+def test_an_output_that_is_the_input_is_refused(
+    pipeline: Pipeline, tmp_path: Path, name: str, from_input: bool
+) -> None:
     path = amazon(tmp_path, 3)
+    (tmp_path / "hard.csv").hardlink_to(path)
+    (tmp_path / "soft.csv").symlink_to(path)
+    output = str(tmp_path / name.format(folder=tmp_path.name))
     before = path.read_text()
-    done = pipeline.run("predict", "--no-publish", "--file", str(path), "--output", str(path))
+    with path.open("rb") as content:
+        done = subprocess.run(
+            [
+                *BDLAB,
+                "predict",
+                "--no-publish",
+                "--file",
+                "-" if from_input else str(path),
+                "--output",
+                output,
+            ],
+            env=pipeline.environment(),
+            stdin=content,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     assert done.returncode == 2
+    assert "is the file that is read" in done.stderr
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "away", [{"VAULT_ADDR": "http://127.0.0.1:1"}, {"BDLAB_VAULT_IDENTITY_DIR": "/nowhere"}]
+)
+def test_an_output_stays_what_it_was_where_nothing_could_be_published(
+    pipeline: Pipeline, tmp_path: Path, away: dict[str, str]
+) -> None:
+    output = tmp_path / "out.csv"
+    output.write_text("the results of yesterday")
+    arguments = ("--file", str(amazon(tmp_path, 3)), "--output", str(output), "--startup-timeout", "0")
+    done = pipeline.run("predict", *arguments, **away)
+    assert done.returncode == 1
+    assert output.read_text() == "the results of yesterday"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["out.csv", "reviews.csv"]
+
+
+def test_published_reviews_are_told_and_count_where_the_output_is_full(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    path = amazon(tmp_path, 5)
+    for arguments, told in (
+        (["good"], "The review is published: id "),
+        (["--json", "good"], "The review is published: id "),
+        (["--file", str(path)], "5 of 5 reviews acknowledged by the broker"),
+        (["--json", "--file", str(path)], "5 of 5 reviews acknowledged by the broker"),
+    ):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [*BDLAB, "predict", *arguments],
+                env=pipeline.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        assert done.returncode == 0, done.stderr
+        assert (
+            "standard output cannot be written: no space left on device; results are missing" in done.stderr
+        )
+        assert told in done.stderr
+
+
+def test_a_full_disk_under_the_output_is_accounted_for(pipeline: Pipeline, tmp_path: Path) -> None:
+    full = tmp_path / "out.csv"
+    full.symlink_to("/dev/full")
+    done = pipeline.run("predict", "--file", str(amazon(tmp_path, 5)), "--output", str(full))
+    assert done.returncode == 1
+    assert "5 of 5 reviews acknowledged by the broker" in done.stderr
+    assert "cannot be written: no space left on device" in done.stderr
+    assert "--run-id" in done.stderr
+
+
+def test_one_review_comes_from_standard_input(pipeline: Pipeline) -> None:
+    done = pipeline.run("predict", "-", "--json", "--run-id", "x", stdin="Fine, käse,\nand\tmore\n")
+    assert done.returncode == 0, done.stderr
+    [found] = json_lines(done)
+    events = {str(decode(record).id): decode(record) for record in on_topic(pipeline, {found["id"]})}
+    assert events[found["id"]].text == "Fine, käse,\nand\tmore"
 
 
 def test_without_publishing_no_server_is_touched(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ def read_card(path: Path) -> Card:
     return card
 
 
-def write_card(card: Card, path: Path) -> None:
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+def encode_card(card: Card) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n"
 
 
 def read_file(path: Path) -> bytes:

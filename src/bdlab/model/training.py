@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import platform
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -18,8 +17,9 @@ from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_sco
 from sklearn.model_selection import GroupKFold
 
 from bdlab.errors import InvalidInput
+from bdlab.files import Replacement
 from bdlab.model import termtable
-from bdlab.model.card import SUFFIX, Card, Data, File, Metrics, Title, Validation, sha256_of, write_card
+from bdlab.model.card import SUFFIX, Card, Data, File, Metrics, Title, Validation, encode_card, sha256_of
 from bdlab.model.dataset import Dataset, read_dataset
 from bdlab.model.estimators import NEUTRAL, Fitted, Floats, Parameters, compile_terms, fit
 from bdlab.model.pipeline import PAIRS
@@ -91,9 +91,8 @@ def train(
         libraries={"python": platform.python_version(), **{lib: version_of(lib) for lib in _LIBRARIES}},
     )
     try:
-        for file, (_, content) in contents.items():
-            _replace(out / file, content)
-        write_card(card, out / (name + SUFFIX))
+        written = {file: content for file, (_, content) in contents.items()}
+        _write_all(out, {**written, name + SUFFIX: encode_card(card)})
     except OSError as error:
         raise InvalidInput(f"the folder {out} cannot be written to: {error.strerror}") from error
     progress("done", steps, steps)
@@ -194,14 +193,12 @@ def _dump(model: Fitted) -> bytes:
     return buffer.getvalue()
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside `path` and rename, so that no reader ever sees half a file."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+def _write_all(out: Path, contents: Mapping[str, bytes]) -> None:
+    """Only once all of them are on the disk does the first take its place: a card names what is beside it."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(Replacement(out / name)) for name in contents]
+        for file, content in zip(files, contents.values(), strict=True):
+            file.file.write(content)
+            file.file.flush()
+        for file in files:
+            file.commit()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from bdlab.credentials import Certificate
+from bdlab.files import replace_file
 
 CLIENT, INTERNAL, CONTROLLER = "CLIENT", "INTERNAL", "CONTROLLER"
 
@@ -167,10 +167,4 @@ def _utf16(char: str) -> list[int]:
 
 def write_private(file: Path, text: str) -> None:
     """Write `file` anew, readable by its owner alone from the first byte on."""
-    new = file.with_name(f"{file.name}.new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(
-        os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-    ) as handle:
-        handle.write(text)
-    new.rename(file)
+    replace_file(file, text.encode(), mode=0o600)

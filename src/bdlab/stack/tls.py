@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bdlab.certificates import CertificateFiles
 from bdlab.errors import BinaryMissing
+from bdlab.files import replace_file
 from bdlab.stack.server import Server
 
 SERVERS = ("vault", "postgres", "api")
@@ -70,9 +71,7 @@ class TlsFolder:
         """Have clients trust this authority; with `keep` those of before, too."""
         before = self.ca_file.read_text("ascii").strip() if keep and self.ca_file.exists() else ""
         added = "" if ca_pem.strip() in before else ca_pem.strip()
-        new = self.path / ".ca.pem.new"
-        new.write_text(f"{before}\n{added}".strip() + "\n", "ascii")
-        new.replace(self.ca_file)
+        replace_file(self.ca_file, (f"{before}\n{added}".strip() + "\n").encode("ascii"))
 
 
 class TlsServer(Server):

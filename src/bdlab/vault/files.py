@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import stat
-import tempfile
 from pathlib import Path
 
 from bdlab.errors import IdentityRefused
+from bdlab.files import replace_file
 
 _OTHERS = 0o077
 
 
 def write_private(path: Path, text: str) -> None:
     """Write `text` into a 0600 file that takes the place of `path` in one step, and is on disk afterwards."""
-    # 0600 from the start, and nobody else's: in containers that share the folder, process ids are the same.
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
-    new = Path(name)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make what was renamed, made or removed in `folder` last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    replace_file(path, text.encode(), mode=0o600)
 
 
 def refuse_too_open(path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 from bdlab.errors import VaultError
-from bdlab.vault.files import sync_folder, write_private
+from bdlab.files import sync_folder
+from bdlab.vault.files import write_private
 
 
 class Keys(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,158 @@
+"""The standard streams: what cannot be written fails no work, and no foreign text steers a terminal."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import io
+import os
+import re
+import select
+import sys
+from typing import Any, TextIO
+
+#: Control characters but the tab and the line feed, and what turns the direction of text or ends its line.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+#: How a terminal without these characters shows them; any other is shown by its number.
+_PLAIN = {"★": "*", "☆": ".", "…": "...", "✓": "+", "✗": "x", "–": "-", "’": "'"}
+_ERRORS = "bdlab"
+
+
+class _Output(io.RawIOBase):
+    """A descriptor whose writer never hears that it cannot be written.
+
+    `lasting`: after the first failure nothing more is written, so that what is there has no gap. A log
+    goes on instead once its disk has room again.
+    """
+
+    mode = "wb"
+
+    def __init__(self, descriptor: int, name: str, *, lasting: bool) -> None:
+        self.name = name
+        self.failure: OSError | None = None
+        self.told = False
+        self._descriptor = descriptor
+        self._lasting = lasting
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        while not (self.failure and self._lasting):
+            try:
+                return os.write(self._descriptor, data)
+            except BlockingIOError:
+                select.select([], [self._descriptor], [])
+            except OSError as error:
+                self.failure = error
+                break
+        return len(data)
+
+
+_results = _Output(1, "<stdout>", lasting=True)
+_talk = _Output(2, "<stderr>", lasting=False)
+
+
+def prepare() -> None:
+    """Put streams in the place of Python's that can show and lose anything; those that a test put there stay.
+
+    A descriptor that the caller closed is held by one that can do as little: else the next socket would be
+    the standard output.
+    """
+    for descriptor, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, mode), True)
+    codecs.register_error(_ERRORS, _in_plain)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _stream(_results, sys.stdout)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _stream(_talk, sys.stderr)
+
+
+def _stream(output: _Output, before: TextIO | None) -> TextIO:
+    return io.TextIOWrapper(
+        io.BufferedWriter(output),
+        encoding=before.encoding if before else "utf-8",
+        errors=_ERRORS,
+        line_buffering=output is _talk or output.isatty(),
+    )
+
+
+def _in_plain(error: UnicodeError) -> tuple[str, int]:
+    """What an encoding lacks, in characters that each has."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    shown = (_PLAIN.get(char) or char.encode("ascii", "backslashreplace").decode() for char in lacking)
+    return "".join(shown), error.end
+
+
+def visible(text: str) -> str:
+    r"""The text with what would steer a terminal shown as ``\u001b``; JSON remains the same JSON."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def echo(text: object = "", *, err: bool = False) -> None:
+    """Write a line to standard output, or to standard error."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write(f"{visible(str(text))}\n")
+    stream.flush()
+
+
+def echo_json(value: object) -> None:
+    """Write a line of JSON, in UTF-8 whatever the terminal is, to standard output."""
+    import msgspec
+
+    echo_encoded(msgspec.json.encode(value))
+
+
+def echo_encoded(content: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(visible(content.decode()).encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def failed() -> bool:
+    """Whether standard output takes nothing more."""
+    return _results.failure is not None
+
+
+def take_failure() -> str:
+    """Why standard output could not be written, for who tells it in the place of `finish`; else empty."""
+    sys.stdout.flush()
+    _results.told = True
+    return _why(_results.failure) if _results.failure else ""
+
+
+def _why(failure: OSError) -> str:
+    if failure.errno == errno.EPIPE:
+        return "its reader is gone"
+    return "it is closed" if failure.errno == errno.EBADF else (failure.strerror or str(failure)).lower()
+
+
+def finish(code: int) -> int:
+    """Tell of results that were lost; the exit code, which was to be `code`.
+
+    A reader that has seen enough (``| head``) is no failure.
+    """
+    sys.stdout.flush()
+    failure = _results.failure
+    if failure is None or _results.told or failure.errno == errno.EPIPE:
+        return code
+    echo(
+        f"error: standard output cannot be written: {_why(failure)}\n"
+        f"The command itself ended with exit code {code}; what it printed is lost.",
+        err=True,
+    )
+    return code or 1

@@ -1,0 +1,107 @@
+"""Files that somebody has already, written anew: whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import IO
+
+_OWN_OUTPUTS = (1, 2)
+
+
+class Replacement:
+    """A file that is written beside `path` and takes its place by `commit`, in one step; a context manager.
+
+    Behind a link it is the link's target that is replaced. The mode is `mode`, else that of the file before
+    it, else what the umask leaves of 0666. A device, a pipe, or what is this process's own output already, is
+    written to as it is. Raises OSError.
+    """
+
+    def __init__(self, path: Path, *, mode: int | None = None, hidden: bool = True) -> None:
+        self.path = path
+        self.partial: Path | None = None
+        """Where what is written waits to be committed."""
+        self.keep = False
+        """Whether that stays at the end where it was not committed."""
+        self._mode = mode
+        self._hidden = hidden
+
+    def __enter__(self) -> Replacement:
+        target = self.path.resolve()
+        try:
+            before = target.stat()
+        except FileNotFoundError:
+            before = None
+        own = before and next((each for each in _OWN_OUTPUTS if _is(each, before)), None)
+        if own is not None:
+            self.file: IO[bytes] = os.fdopen(os.dup(own), "wb")
+        elif before and not stat.S_ISREG(before.st_mode):
+            self.file = os.fdopen(os.open(target, os.O_WRONLY), "wb")
+        else:
+            self._begin(target, before)
+        return self
+
+    def _begin(self, target: Path, before: os.stat_result | None) -> None:
+        mode = self._mode
+        if mode is None and before:
+            if not os.access(target, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.path))
+            mode = stat.S_IMODE(before.st_mode)
+        name = f"{'.' * self._hidden}{target.stem}.partial-{secrets.token_hex(4)}{target.suffix}"
+        partial = target.with_name(name)
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+        self.partial, self._target = partial, target
+        self.file = os.fdopen(handle, "wb")
+        # Neither is worth failing for: a file system may know of no modes, and only root gives files away.
+        with contextlib.suppress(OSError):
+            if self._mode is None and before and before.st_uid != os.geteuid():
+                os.fchown(handle, before.st_uid, before.st_gid)
+        with contextlib.suppress(OSError):
+            if mode is not None:
+                os.fchmod(handle, mode)
+
+    def commit(self) -> None:
+        """Put what was written in the place of `path`; it is on disk then."""
+        self.file.flush()
+        if self.partial is None:
+            return
+        os.fsync(self.file.fileno())
+        self.partial.replace(self._target)
+        self.partial = None
+        with contextlib.suppress(OSError):  # it is in its place already
+            sync_folder(self._target.parent)
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            with contextlib.suppress(OSError):  # what could not be written was reported by then
+                self.file.close()
+        finally:
+            if self.partial is not None and not self.keep:
+                self.partial.unlink(missing_ok=True)
+
+
+def _is(descriptor: int, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file)
+    except OSError:
+        return False
+
+
+def replace_file(path: Path, content: bytes, *, mode: int | None = None) -> None:
+    """Write `content` into a file that takes the place of `path` in one step. Raises OSError."""
+    with Replacement(path, mode=mode) as new:
+        new.file.write(content)
+        new.commit()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was renamed, made or removed in `folder` last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,235 @@
+"""Standard streams that are full, closed or narrow, and foreign text that would steer a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.table import Table
+
+from bdlab_cli import terminal
+from bdlab_cli.console import Console
+from bdlab_cli.predicted import inert
+from tests.terminal import BDLAB, Terminal
+
+SCORE = ("predict", "--no-publish", "Fine ☕, “really”")
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+HOSTILE = "\x1b]52;c;aGk=\x07\x1b[2J\x9b2J\x7f\u202egnp\r[red]x[/red] :boom:"
+
+anything = st.one_of(
+    st.text(st.characters(codec="utf-8")),
+    st.text(st.sampled_from(HOSTILE + "\u2066\u200f\n\t[/]\\")),
+)
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a shell makes of `command`, in which ``bdlab`` is this one."""
+    return subprocess.run(
+        ["/bin/bash", "-c", f'bdlab() {{ "{sys.executable}" -m bdlab_cli "$@"; }}; {command}'],
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+# Streams that take nothing.
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "predict --no-publish good",
+        "predict --no-publish --json good",
+        "status --check model",
+        "env --unset",
+        "--version",
+    ],
+)
+@pytest.mark.parametrize(
+    ("where", "why"), [(">/dev/full", "no space left on device"), (">&-", "it is closed")]
+)
+def test_a_standard_output_that_cannot_be_written_is_named(command: str, where: str, why: str) -> None:
+    done = shell(f"bdlab {command} {where}")
+    assert done.returncode == 1
+    assert f"error: standard output cannot be written: {why}" in done.stderr
+    assert "ended with exit code 0" in done.stderr
+    assert "defect" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("Text\n" + "good\n" * 20_000)
+    done = shell(f'bdlab predict --no-publish --json --file "{rows}" | head -1; echo ${{PIPESTATUS[0]}}')
+    first, code = done.stdout.splitlines()
+    assert json.loads(first)["state"] == "scored"
+    assert (code, done.stderr) == ("0", "")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&-", "<&- 2>&-"])
+def test_closed_streams_that_it_does_not_need_are_no_matter(closed: str) -> None:
+    done = shell(f"bdlab predict --no-publish --json good {closed}")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["state"] == "scored"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("how", ["--file -", "-"])
+def test_a_closed_standard_input_is_named(how: str) -> None:
+    done = shell(f"bdlab predict --no-publish {how} <&-")
+    assert done.returncode == 2
+    assert "error: standard input cannot be read: bad file descriptor" in done.stderr
+
+
+def test_a_descriptor_that_was_closed_is_never_a_servers() -> None:
+    program = (
+        "import os, socket, sys; from bdlab_cli import terminal; terminal.prepare(); "
+        "print(socket.socket().fileno(), [os.get_inheritable(each) for each in range(3)])"
+    )
+    done = shell(f"{sys.executable} -c '{program}' <&- 2>&-")
+    assert done.stdout == "3 [True, True, True]\n"
+
+
+# Terminals that cannot show everything.
+
+
+@pytest.mark.parametrize(
+    ("encoding", "stars", "cup"),
+    [("ascii", r"****.", r"\u2615"), ("latin-1", r"****.", r"\u2615"), ("utf-8", "★★★★☆", "☕")],
+)
+def test_what_an_encoding_lacks_is_shown_in_other_words(encoding: str, stars: str, cup: str) -> None:
+    done = subprocess.run(
+        [*BDLAB, *SCORE],
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    shown = done.stdout.decode(encoding)
+    assert stars in shown
+    assert cup in shown
+
+
+def test_json_is_utf_8_whatever_the_terminal_is() -> None:
+    text = "ï ☕ 😀"
+    program = f"from bdlab_cli import terminal; terminal.prepare(); terminal.echo_json({text!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(done.stdout.decode("utf-8")) == text
+
+
+# Foreign text.
+
+
+class _Screen(io.StringIO):
+    encoding = "utf-8"
+
+
+def shown_in_a_table(text: str) -> str:
+    screen = _Screen()
+    console = Console(screen)
+    console.width = 200
+    table = Table(title=text)
+    table.add_column(text)
+    table.add_row(text)
+    console.print(table)
+    console.print(text, soft_wrap=True)
+    return screen.getvalue()
+
+
+@given(anything)
+def test_no_text_steers_a_terminal(text: str) -> None:
+    assert not STEERING.search(terminal.visible(text))
+    assert not STEERING.search(shown_in_a_table(text))
+
+
+@given(anything)
+def test_json_that_is_shown_is_the_same_json(text: str) -> None:
+    shown = terminal.visible(msgspec.json.encode({text: text}).decode())
+    assert not STEERING.search(shown)
+    assert json.loads(shown) == {text: text}
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cf", "Zl", "Zp"])))
+def test_other_text_is_shown_as_it_is(text: str) -> None:
+    assert terminal.visible(text) == text
+
+
+def test_markup_and_emoji_names_in_foreign_text_are_text() -> None:
+    assert "[red]x[/red] :boom:" in shown_in_a_table(HOSTILE)
+
+
+def test_hostile_words_on_a_real_terminal(tmp_path: Path) -> None:
+    """A review, a file's name and its columns, as table, as JSON and in messages."""
+    named = tmp_path / f"{HOSTILE.replace('/', '')}.csv"
+    named.write_text(f"Text,Summary\n{json.dumps(HOSTILE)[1:-1]},\x1b[2Jboom\x9b\n\u202eother,x\n")
+    bad = tmp_path / "bad.csv"
+    bad.write_text("\x1b[2JTitle\x9b\n\u202eother\n")
+    env = os.environ | {"TERM": "dumb", "NO_COLOR": "1"}
+    for arguments in (
+        ["predict", "--no-publish", HOSTILE],
+        ["predict", "--no-publish", "--file", str(named)],
+        ["predict", "--no-publish", "--json", "--file", str(named)],
+        ["predict", "--no-publish", "--file", str(bad)],
+        ["predict", HOSTILE, HOSTILE],
+        [HOSTILE],
+    ):
+        opened = Terminal(arguments, env)
+        try:
+            opened.ended()
+            assert opened.screen.strip()
+            assert not STEERING.search(opened.screen), arguments
+        finally:
+            opened.close()
+
+
+def test_hostile_words_in_the_log() -> None:
+    program = (
+        "import sys, structlog, logging; from bdlab.settings import LogSettings; from bdlab_cli import logs\n"
+        f"logs.configure(LogSettings(format='console')); words = {HOSTILE!r}\n"
+        "structlog.get_logger().error(words, problem=words, other=[words])\n"
+        "logging.getLogger('x').error(words)\n"
+        "try:\n    raise RuntimeError(words)\n"
+        "except RuntimeError as error: structlog.get_logger().error('x', exc_info=error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr.count("gnp") == 5
+    assert not STEERING.search(done.stderr)
+
+
+# Spreadsheets.
+
+
+@given(st.text(max_size=20), st.sampled_from("=+-@\t\r\n＝＋－＠"), st.sampled_from(["", " ", "\xa0 "]))
+def test_no_cell_is_a_formula(rest: str, first: str, before: str) -> None:
+    text = first + rest if first.isspace() else before + first + rest
+    assert inert(text) == f"'{text}"
+
+
+@given(st.text(max_size=20))
+def test_other_cells_stay_what_they_are(text: str) -> None:
+    kept = inert(f"a{text}")
+    assert kept == f"a{text}"
+    assert inert(-1.5) == -1.5
+    assert inert(None) is None
