@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from bdlab.events import Position, PredictionEvent, Record, encode, uuid7
-from bdlab.ledger import Accepted
+from bdlab.ledger import Accepted, Log
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.rows import copy_lines
 from bdlab.postgres.session import Session
@@ -40,9 +40,9 @@ ROUNDS = 3
 FILL = """
 INSERT INTO predictions (id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction,
                          sentiment, confidence, explanation, model, created_at,
-                         cluster_id, topic, partition, "offset")
+                         log_id, partition, "offset")
 SELECT gen_random_uuid(), 'Product review', repeat('x', 300), 1, 1, 2.5,
-       'negative', 0.9, '[]', 'reviews@1.0.0', now(), %(cluster_id)s, %(topic)s, n %% 6, n / 6
+       'negative', 0.9, '[]', 'reviews@1.0.0', now(), %(log_id)s, n %% 6, n / 6
 FROM generate_series(%(first)s, %(last)s) n
 """
 
@@ -83,15 +83,16 @@ def straight_copy(database: Database, accepted: list[Accepted]) -> float:
     database.execute("ALTER TABLE plain ALTER stored_at DROP NOT NULL; GRANT ALL ON plain TO bdlab_writer")
     columns = (
         "id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment,"
-        ' confidence, explanation, model, created_at, cluster_id, topic, partition, "offset"'
+        ' confidence, explanation, model, created_at, log_id, partition, "offset"'
     )
     batches = [accepted[first : first + BATCH] for first in range(0, len(accepted), BATCH)]
     session = Session(database.credentials("writer"), application_name="benchmark")
     session.open()
+    numbers = {Log(CLUSTER, TOPIC, partition): 1 for partition in range(PARTITIONS)}
 
     def copy() -> None:
         for batch in batches:
-            lines = io.StringIO(copy_lines(batch))
+            lines = io.StringIO(copy_lines(batch, numbers))
             with session.transaction() as cursor:
                 cursor.copy_expert(f"COPY plain ({columns}) FROM STDIN", lines)
 
@@ -133,12 +134,15 @@ def measure_store(database: Database, count: int) -> None:
 
 def measure_verify(database: Database, count: int) -> None:
     database.execute("TRUNCATE predictions, duplicates, dead_letters, sink_offsets")
+    ((log_id,),) = database.execute(
+        "INSERT INTO logs (cluster_id, topic) VALUES (%s, 'counted') RETURNING log_id", (CLUSTER,)
+    )
     for first in range(0, count, 500_000):
         last = min(count, first + 500_000) - 1
-        database.execute(FILL, {"cluster_id": CLUSTER, "topic": TOPIC, "first": first, "last": last})
+        database.execute(FILL, {"log_id": log_id, "first": first, "last": last})
     database.execute(
-        "INSERT INTO sink_offsets (cluster_id, topic, partition, first_offset, next_offset)"
-        ' SELECT cluster_id, topic, partition, 0, max("offset") + 1 FROM predictions GROUP BY 1, 2, 3'
+        "INSERT INTO sink_offsets (log_id, partition, first_offset, next_offset)"
+        ' SELECT log_id, partition, 0, max("offset") + 1 FROM predictions GROUP BY 1, 2'
     )
     database.execute("VACUUM (ANALYZE) predictions")
     with Reader(database.credentials("reader")) as reader:

@@ -109,7 +109,7 @@ def _run(session: VaultSession, stop: threading.Event, *, until_idle: bool, metr
     from bdlab.errors import SchemaOutdated, TopicMissing
     from bdlab.kafka.admin import Admin
     from bdlab.kafka.consumer import Consumer
-    from bdlab.ledger import Log
+    from bdlab.ledger import Log, log_of
     from bdlab.postgres.store import Store
     from bdlab.sink import LagWatch, Monitor, Sink, SinkMetrics
     from bdlab_cli import wiring
@@ -134,9 +134,7 @@ def _run(session: VaultSession, stop: threading.Event, *, until_idle: bool, metr
         admin = opened.enter_context(Admin(session, client_id="bdlab-consume-lag"))
 
         def ends() -> dict[Log, int]:
-            return {
-                Log(found.cluster_id, found.topic, found.partition): found.end for found in admin.log_ranges()
-            }
+            return {log_of(found): found.end for found in admin.log_ranges()}
 
         wiring.wait_for(
             "PostgreSQL and its schema", store.open, timeout_s=patience, stop=stop, also=(SchemaOutdated,)

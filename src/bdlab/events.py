@@ -107,12 +107,15 @@ class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Position(msgspec.Struct, frozen=True, order=True):
-    """Where an event is: a log that was lost and made again has another `cluster_id`."""
+    """Where an event is. A log that was lost and made again has another `cluster_id`, a topic that was
+    deleted and made again another `topic_id`; that is empty if the broker has none or nobody has asked.
+    """
 
     cluster_id: str
     topic: str
     partition: int
     offset: int
+    topic_id: str = ""
 
 
 Headers = Sequence[tuple[str, bytes | None]]

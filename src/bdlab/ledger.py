@@ -24,10 +24,25 @@ class Log(NamedTuple):
     cluster_id: str
     topic: str
     partition: int
+    topic_id: str = ""
+
+    def at(self, offset: int) -> Position:
+        return Position(self.cluster_id, self.topic, self.partition, offset, self.topic_id)
 
 
-def log_of(position: Position) -> Log:
-    return Log(position.cluster_id, position.topic, position.partition)
+class LogRange(msgspec.Struct, frozen=True, order=True):
+    """The offsets of a partition: `start` is the first there is, `end` the next to be written."""
+
+    cluster_id: str
+    topic: str
+    partition: int
+    start: int
+    end: int
+    topic_id: str = ""
+
+
+def log_of(place: Position | LogRange) -> Log:
+    return Log(place.cluster_id, place.topic, place.partition, place.topic_id)
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -128,6 +143,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     log: Log
     first_offset: int | None
     next_offset: int | None
+    closed: bool = False
     end_seen: int = 0
     stored: int = 0
     duplicates: int = 0

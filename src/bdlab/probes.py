@@ -41,25 +41,25 @@ class BrokerState(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
-class LogRange(msgspec.Struct, frozen=True, order=True):
-    """The offsets of a partition: `start` is the first there is, `end` the next to be written."""
-
-    cluster_id: str
-    topic: str
-    partition: int
-    start: int
-    end: int
-
-
 class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
-    """`rows` of the predictions table, exact; `schema_version` applied, and the one this version wants."""
+    """`rows` of the predictions table, exact; `schema_version` applied, and the one this version wants.
+
+    `compatible_from` is the lowest version whose release may run on it; None: only its own.
+    """
 
     connected: bool
     server_version: str = ""
     schema_version: int | None = None
     schema_expected: int = 0
+    compatible_from: int | None = None
     rows: int | None = None
     problem: str = ""
+
+    @property
+    def schema_fits(self) -> bool:
+        """Whether this version of bdlab may run on the schema."""
+        found = self.schema_version
+        return found is not None and (self.compatible_from or found) <= self.schema_expected <= found
 
 
 class VaultProbe(Protocol):

@@ -14,10 +14,11 @@ from bdlab.events import Headers, Position, Record, decode
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
+from bdlab.ledger import LogRange
 from bdlab.memory.consumer import MemoryConsumer
 from bdlab.memory.credentials import StaticCredentials
 from bdlab.memory.log import MemoryLog, MemoryProducer
-from bdlab.probes import BrokerState, LogRange
+from bdlab.probes import BrokerState
 from tests.fix_kafka import Acks, Bookmarks, read_until
 from tests.samples import event
 

@@ -13,11 +13,16 @@ import pytest
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import DatabaseUnavailable, InvalidInput, SchemaOutdated
 from bdlab.postgres.migrations import expected_version, migrate, migrations
+from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.roles import MANAGER, manager_exists, prepare
+from bdlab.postgres.store import Store
 from bdlab.settings import Secret
 from bdlab.stack import Postgres
 from tests.fix_database import Database, Logins, admin_login, make_bare_database
+from tests.samples import accepted, at
+
+NAMES = tuple(f"{one.version:04d}_{one.name}" for one in migrations())
 
 
 @pytest.fixture
@@ -54,7 +59,7 @@ def test_the_manager_is_no_superuser_and_makes_users_as_vault_does(
     as_manager = Database(manager)
     login = as_manager.login("owner")
     assert bare.execute("SELECT rolsuper FROM pg_roles WHERE rolname = %s", (MANAGER,)) == [(False,)]
-    assert migrate(Logins(login)) == ("0001_tables",)
+    assert migrate(Logins(login)) == NAMES
     # What the user made is the group's, so the user can be dropped.
     as_manager.revoke(login)
     with pytest.raises(psycopg2.errors.InsufficientPrivilege):
@@ -87,8 +92,7 @@ def test_migrating_twice_at_once_applies_each_migration_once(bare: Database) -> 
         thread.start()
     for thread in threads:
         thread.join(30)
-    names = tuple(f"{one.version:04d}_{one.name}" for one in migrations())
-    assert sorted(applied) == [(), (), names]
+    assert sorted(applied) == [(), (), NAMES]
     assert migrate(credentials[0]) == ()
     with Reader(bare.credentials("reader")) as reader:
         state = reader.state()
@@ -115,10 +119,89 @@ def test_another_text_of_an_applied_migration_is_refused(database: Database) -> 
         migrate(database.credentials("owner"))
 
 
-def test_a_later_schema_is_left_alone(database: Database) -> None:
-    database.execute("INSERT INTO schema_migrations (version, name, checksum) VALUES (9999, 'later', 'x')")
-    with pytest.raises(SchemaOutdated, match="version 9999, newer than this bdlab knows"):
-        migrate(database.credentials("owner"))
+LATER = (
+    "INSERT INTO schema_migrations (version, name, checksum, compatible_from) VALUES (9999, 'later', 'x', %s)"
+)
+
+
+@pytest.mark.parametrize("compatible_from", [None, expected_version() + 1, 9999])
+def test_a_later_schema_is_left_alone(database: Database, compatible_from: int | None) -> None:
+    database.execute(LATER, (compatible_from,))
+    for use in (lambda: migrate(database.credentials("owner")), Store(database.credentials("writer")).open):
+        with pytest.raises(SchemaOutdated, match="version 9999, newer than this bdlab knows"):
+            use()
+    with Reader(database.credentials("reader")) as reader:
+        assert "bdlab migrate" in reader.state().problem
+
+
+@pytest.mark.parametrize("compatible_from", [1, expected_version()])
+def test_a_later_schema_that_covers_this_version_is_worked_with(
+    database: Database, compatible_from: int
+) -> None:
+    """A consumer goes on, also over a new connection."""
+    store = Store(database.credentials("writer"))
+    store.open()
+    store.start_offsets([at(0)])
+    database.execute("ALTER TABLE predictions ADD COLUMN later text")
+    database.execute(LATER, (compatible_from,))
+    assert store.store([accepted(at(0))]).rows == 1
+    store.close()
+    store.open()
+    assert store.store([accepted(at(1))]).rows == 1
+    store.close()
+    assert migrate(database.credentials("owner")) == ()
+    with Reader(database.credentials("reader")) as reader:
+        state = reader.state()
+    assert (state.schema_version, state.schema_fits, state.problem) == (9999, True, "")
+
+
+BEFORE_LOGS = """
+INSERT INTO predictions (id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction,
+                         sentiment, confidence, explanation, model, created_at,
+                         cluster_id, topic, partition, "offset")
+SELECT gen_random_uuid(), '', 'x', 1, 1, 2, 'negative', 0.9, '[]', 'm@1', now(), c, t, n % 2, n / 2
+FROM generate_series(0, 19) n, (VALUES ('a', 't'), ('a', 'b/c'), ('a/b', 'c'), ('"é', 'ÿ')) l (c, t);
+INSERT INTO duplicates (cluster_id, topic, partition, "offset", id)
+VALUES ('a', 't', 0, 10, gen_random_uuid());
+INSERT INTO dead_letters (cluster_id, topic, partition, "offset", headers, reason, sqlstate)
+VALUES ('a', 't', 1, 10, '[]', 'r', '');
+INSERT INTO replays VALUES ('a', 't', 1, 10, 'elsewhere', 't', 0, 5), ('a', 't', 1, 10, 'a', 't', 0, 10);
+INSERT INTO sink_offsets SELECT cluster_id, topic, partition, 0, 10 FROM predictions GROUP BY 1, 2, 3;
+UPDATE sink_offsets SET next_offset = 11 WHERE (cluster_id, topic) = ('a', 't');
+INSERT INTO sink_offsets VALUES ('gone', 't', 0, 0, 7);
+INSERT INTO checkpoints VALUES ('gone', 't', 0, 7, 4, 2, 1);
+"""
+
+
+def test_what_was_stored_before_logs_had_numbers_is_still_accounted_for(bare: Database) -> None:
+    """Names that look alike when put together are told apart; a log that is known by its replays is one."""
+    first = migrations()[0]
+    bare.execute("SET ROLE bdlab_owner;" + queries("migrations")["create_table"].partition(";")[0])
+    bare.execute("SET ROLE bdlab_owner;" + first.sql)
+    bare.execute(
+        "INSERT INTO schema_migrations (version, name, checksum) VALUES (1, %s, %s)",
+        (first.name, first.checksum),
+    )
+    bare.execute(BEFORE_LOGS)
+    ids = set(bare.execute('SELECT id, cluster_id, topic, partition, "offset" FROM predictions'))
+    assert migrate(bare.credentials("owner")) == NAMES[1:]
+    located = 'SELECT id, cluster_id, topic, partition, "offset" FROM located_predictions'
+    assert set(bare.execute(located)) == ids
+    assert bare.execute("SELECT * FROM missing_offsets") == []
+    with Reader(bare.credentials("reader")) as reader:
+        accounts = reader.accounts(limit=5)
+    assert {(one.log.cluster_id, one.log.topic, one.recorded, one.balanced) for one in accounts} == {
+        ("a", "t", 11, True),
+        ("a", "b/c", 10, True),
+        ("a/b", "c", 10, True),
+        ('"é', "ÿ", 10, True),
+        ("gone", "t", 7, True),
+    }
+    assert bare.execute(
+        "SELECT o.cluster_id, n.cluster_id FROM replays r JOIN logs o USING (log_id)"
+        " JOIN logs n ON n.log_id = r.new_log_id ORDER BY 2"
+    ) == [("a", "a"), ("a", "elsewhere")]
+    assert bare.execute("SELECT DISTINCT topic_id, first_seen FROM logs") == [("", None)]
 
 
 def test_a_state_of_a_database_that_is_away_or_bare(bare: Database) -> None:

@@ -435,7 +435,7 @@ from bdlab.settings import PostgresSettings, Secret
 from tests.samples import accepted, at, dead, event
 
 if {freeze}:
-    store._insert_dead_letters = lambda *_: os.kill(os.getpid(), signal.SIGSTOP) or 1
+    store.Store._insert_dead_letters = lambda *_: os.kill(os.getpid(), signal.SIGSTOP) or 1
 server, user, password = sys.stdin.read().splitlines()
 login = DatabaseLogin(
     server=msgspec.json.decode(server, type=PostgresSettings), user=user, password=Secret(password)

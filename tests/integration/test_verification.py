@@ -130,9 +130,10 @@ def test_what_is_missing_is_stored_again_from_the_broker(pipeline: Pipeline, par
 INSERT = """
 INSERT INTO predictions (id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction,
                          sentiment, confidence, explanation, model, created_at,
-                         cluster_id, topic, partition, "offset")
+                         log_id, partition, "offset")
 SELECT 'aaaaaaaa-0000-7000-8000-000000000000', summary, text, 1, 1, 2, sentiment, 0.5, '[]', model,
-       created_at, coalesce(%(into)s, cluster_id), topic, partition, %(offset)s
+       created_at, coalesce((SELECT log_id FROM logs WHERE cluster_id = %(into)s), log_id), partition,
+       %(offset)s
 FROM predictions WHERE partition = %(partition)s LIMIT 1
 """
 
@@ -154,6 +155,8 @@ FROM predictions WHERE partition = %(partition)s LIMIT 1
 def test_an_inserted_row_is_named(
     pipeline: Pipeline, partition: int, offset: int, into: str | None, problem: str
 ) -> None:
+    if into is not None:
+        pipeline.tamper("INSERT INTO logs (cluster_id, topic) VALUES (%(into)s, 't')", into=into)
     pipeline.tamper(INSERT, partition=partition, offset=offset, into=into)
     report = pipeline.verify()
     assert len(report.problems) == 1
@@ -304,7 +307,7 @@ def test_counting_uses_the_indexes_alone(new_database: Callable[[], Database]) -
     database = new_database()
     database.execute("VACUUM ANALYZE predictions")
     texts = queries("accounts")
-    values = {"cluster_id": "c", "topic": "t", "partition": 0, "base": 0, "next": 9, "limit": 5}
+    values = {"log_id": 1, "partition": 0, "base": 0, "next": 9, "limit": 5}
     for name in ("counts", "gaps", "twice", "outside"):
         plan = database.execute(f"{texts['index_scans_only']}; EXPLAIN {texts[name]}", values)
         text = "\n".join(line for (line,) in plan)

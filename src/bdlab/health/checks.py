@@ -143,7 +143,7 @@ def database_checks(state: DatabaseState, *, lease_ttl_s: float | None) -> tuple
             hint="Start Postgres, or correct database/credentials in Vault.",
         )
         return (away, *unknown("postgres", "the database does not answer")[1:])
-    current = state.schema_version == state.schema_expected
+    current = state.schema_fits
     found = "none" if state.schema_version is None else str(state.schema_version)
     return (
         CheckResult(name="postgres.reachable", state="healthy", message=f"PostgreSQL {state.server_version}"),

@@ -23,8 +23,8 @@ from bdlab.kafka.answers import answers, seconds_left
 from bdlab.kafka.connection import client_config, fetch_metadata
 from bdlab.kafka.ends import Reader, committed_offsets, reader, reported_ranges, true_ends
 from bdlab.kafka.keys import keys_at
-from bdlab.ledger import Log
-from bdlab.probes import BrokerState, LogRange
+from bdlab.ledger import Log, LogRange
+from bdlab.probes import BrokerState
 
 log = structlog.get_logger()
 

@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 
 from bdlab.errors import BrokerError, BrokerUnavailable, NotAcknowledged
 from bdlab.events import Headers, Position, PredictionEvent, Record, encode, headers, new_traceparent
-from bdlab.probes import BrokerState, LogRange
+from bdlab.ledger import LogRange
+from bdlab.probes import BrokerState
 
 Done = Callable[[Position | BrokerError], None]
 

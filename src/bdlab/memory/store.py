@@ -54,10 +54,7 @@ class MemoryStore:
             self.first.setdefault(log, position.offset)
             self.next.setdefault(log, position.offset)
             self.end_seen.setdefault(log, position.offset)
-        return [
-            Position(position.cluster_id, position.topic, position.partition, self.next[log_of(position)])
-            for position in assigned
-        ]
+        return [log_of(position).at(self.next[log_of(position)]) for position in assigned]
 
     def store(self, batch: Sequence[Entry], *, ends: Mapping[Log, int] | None = None) -> Stored:
         self._fail()
@@ -152,7 +149,7 @@ class MemoryStore:
         return found
 
     def _ids(self, log: Log, offset: int) -> tuple[str, ...]:
-        position = Position(*log, offset)
+        position = log.at(offset)
         ids = {str(key) for key, (at, _) in self.predictions.items() if at == position}
         if position in self.duplicates:
             ids.add(str(self.duplicates[position]))

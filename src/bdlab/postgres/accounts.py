@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 
 from bdlab.ledger import Account, Gap, Log, Sighting
@@ -23,22 +24,31 @@ def read_accounts(cursor: Cursor, *, limit: int) -> list[Account]:
     sql = queries("accounts")
     cursor.execute(sql["index_scans_only"])
     cursor.execute(sql["offsets"])
-    offsets = {Log(*row[:3]): row[3:] for row in cursor.fetchall()}
-    cursor.execute(sql["logs"])
-    logs = sorted(offsets.keys() | {Log(*row) for row in cursor.fetchall()})
-    return [_account(cursor, log, offsets.get(log), limit) for log in logs]
+    offsets = {(row[0], row[1]): row[2:] for row in cursor.fetchall()}
+    cursor.execute(sql["partitions"])
+    places = sorted(offsets.keys() | {(row[0], row[1]) for row in cursor.fetchall()})
+    cursor.execute(sql["words"])
+    words = {row[0]: row[1:] for row in cursor.fetchall()}
+    found = []
+    for log_id, partition in places:
+        cluster_id, topic, topic_id, closed = words.get(log_id, (f"log_id {log_id}", "", "", True))
+        log = Log(cluster_id, topic, partition, topic_id)
+        account = _account(cursor, log_id, log, offsets.get((log_id, partition)), limit)
+        found.append(msgspec.structs.replace(account, closed=closed))
+    return sorted(found, key=lambda account: account.log)
 
 
-def _account(cursor: Cursor, log: Log, row: Sequence[Any] | None, limit: int) -> Account:
+def _account(cursor: Cursor, log_id: int, log: Log, row: Sequence[Any] | None, limit: int) -> Account:
+    place = {"log_id": log_id, "partition": log.partition, "limit": limit}
     if row is None:
         # Rows of a partition that the sink never had: all of them stand outside of its empty range.
-        outside_count, outside = _outside(cursor, {**log._asdict(), "base": 0, "next": 0, "limit": limit})
+        outside_count, outside = _outside(cursor, {**place, "base": 0, "next": 0})
         return Account(
             log=log, first_offset=None, next_offset=None, outside_count=outside_count, outside=outside
         )
     first, following, end_seen, pruned_to, *pruned = row
     base = first if pruned_to is None else pruned_to
-    values = {**log._asdict(), "base": base, "next": following, "limit": limit}
+    values = {**place, "base": base, "next": following}
     cursor.execute(queries("accounts")["counts"], values)
     counts = cursor.fetchone() or (0, 0, 0)
     twice_count, twice = _twice(cursor, values)

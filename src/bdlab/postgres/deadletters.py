@@ -65,10 +65,10 @@ class DeadLetters:
 
 
 def _dead_letter(row: Sequence[Any]) -> StoredDeadLetter:
-    key, value, headers, reason, sqlstate, recorded_at, replays = row[4:]
+    key, value, headers, reason, sqlstate, recorded_at, replays = row[5:]
     return StoredDeadLetter(
         record=Record(
-            Position(*row[:4]),
+            Position(*row[:5]),
             None if key is None else bytes(key),
             None if value is None else bytes(value),
             headers_from_json(headers),

@@ -20,16 +20,23 @@ from bdlab.postgres.session import Session
 # A migration may rewrite a large table; another `migrate` may hold the lock for as long.
 _LIMITS = ConnectionLimits(statement_s=3600, lock_s=600, idle_in_transaction_s=60, silence_s=3700)
 
+_COMPATIBLE = "-- compatible_from: "
+
 log = structlog.get_logger()
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
-    """One SQL file, ``<version>_<name>.sql``; `checksum` is its sha256 in hex."""
+    """One SQL file, ``<version>_<name>.sql``; `checksum` is its sha256 in hex.
+
+    `compatible_from` is the lowest schema version whose release may run on what the migration leaves, by the
+    file's first line (``-- compatible_from: <version>``); without one it is this version alone.
+    """
 
     version: int
     name: str
     sql: str
     checksum: str
+    compatible_from: int
 
 
 @cache
@@ -43,7 +50,13 @@ def migrations() -> tuple[Migration, ...]:
         number, _, name = stem.partition("_")
         sql = file.read_text("utf-8")
         checksum = hashlib.sha256(sql.encode()).hexdigest()
-        found.append(Migration(version=int(number), name=name, sql=sql, checksum=checksum))
+        declared = sql.partition("\n")[0].removeprefix(_COMPATIBLE)
+        compatible_from = int(declared if declared.isdigit() else number)
+        found.append(
+            Migration(
+                version=int(number), name=name, sql=sql, checksum=checksum, compatible_from=compatible_from
+            )
+        )
     return tuple(sorted(found, key=lambda migration: migration.version))
 
 
@@ -67,14 +80,12 @@ def migrate(credentials: DatabaseCredentials) -> tuple[str, ...]:
             cursor.execute(sql["lock"])
             cursor.execute(sql["create_table"])
             cursor.execute(sql["applied"])
-            applied = {version: (name, checksum) for version, name, checksum in cursor.fetchall()}
+            applied = {row[0]: row[1:] for row in cursor.fetchall()}
             _compare(applied, session.server)
             missing = [one for one in migrations() if one.version not in applied]
             for one in missing:
                 cursor.execute(one.sql)
-                cursor.execute(
-                    sql["record"], {"version": one.version, "name": one.name, "checksum": one.checksum}
-                )
+                cursor.execute(sql["record"], msgspec.structs.asdict(one))
     finally:
         session.close()
     for one in missing:
@@ -82,13 +93,13 @@ def migrate(credentials: DatabaseCredentials) -> tuple[str, ...]:
     return tuple(f"{one.version:04d}_{one.name}" for one in missing)
 
 
-def _compare(applied: dict[int, tuple[str, str]], server: str) -> None:
+def _compare(applied: dict[int, tuple[str, str, int | None]], server: str) -> None:
     known = {one.version: one for one in migrations()}
     newest = max(applied, default=0)
-    if newest > expected_version():
+    if newest > expected_version() and (applied[newest][2] or newest) > expected_version():
         raise _newer(newest, server)
-    for version, (name, checksum) in applied.items():
-        if version not in known or known[version].checksum != checksum:
+    for version, (name, checksum, _) in applied.items():
+        if version in known and known[version].checksum != checksum:
             raise SchemaOutdated(
                 f"migration {version:04d}_{name} in {server} is not the one that this version of bdlab ships",
                 hint="The database was migrated by another build. Use the build that migrated it.",
@@ -96,19 +107,21 @@ def _compare(applied: dict[int, tuple[str, str]], server: str) -> None:
 
 
 def check_schema(cursor: Cursor, server: str) -> None:
-    """Raise SchemaOutdated unless the database has exactly the schema that this version works with."""
-    found = schema_version(cursor)
-    if found is None or found < expected_version():
+    """Raise SchemaOutdated unless the database has this version's schema, or a later one that lets it run."""
+    found, compatible_from = schema_version(cursor) or (0, 0)
+    if found < expected_version():
         raise SchemaOutdated(
-            f"the schema of {server} is at version {found or 0}, and this bdlab needs {expected_version()}",
+            f"the schema of {server} is at version {found}, and this bdlab needs {expected_version()}",
             hint="Run `bdlab migrate`.",
         )
-    if found > expected_version():
+    if compatible_from > expected_version():
         raise _newer(found, server)
 
 
-def schema_version(cursor: Cursor) -> int | None:
-    """The version that the database has, None where it was never migrated. Ends no transaction."""
+def schema_version(cursor: Cursor) -> tuple[int, int] | None:
+    """The version that the database has, and the lowest whose release may run on it; None where it was never
+    migrated. Ends no transaction.
+    """
     cursor.execute("SAVEPOINT schema_version")
     try:
         cursor.execute(queries("migrations")["version"])
@@ -116,7 +129,7 @@ def schema_version(cursor: Cursor) -> int | None:
         cursor.execute("ROLLBACK TO SAVEPOINT schema_version")
         return None
     row = cursor.fetchone()
-    return int(row[0]) if row else None
+    return (int(row[0]), int(row[1])) if row else None
 
 
 def _newer(found: int, server: str) -> SchemaOutdated:

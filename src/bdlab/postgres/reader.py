@@ -111,7 +111,7 @@ class Reader:
         """How far each partition is recorded, now."""
         with self._cursor() as cursor:
             cursor.execute(queries("accounts")["next_offsets"])
-            return {Log(*row[:3]): int(row[3]) for row in cursor.fetchall()}
+            return {Log(*row[:4]): int(row[4]) for row in cursor.fetchall()}
 
     def accounts(self, *, limit: int) -> Sequence[Account]:
         """The account of each partition, in one snapshot, with at most `limit` of each kind of trouble."""
@@ -127,7 +127,7 @@ class Reader:
         try:
             with self._cursor() as cursor:
                 version = ".".join(str(part) for part in divmod(cursor.connection.server_version, 10_000))
-                schema = schema_version(cursor)
+                schema, compatible_from = schema_version(cursor) or (None, None)
                 rows = None
                 if schema is not None and count_rows:
                     cursor.execute(queries("reader")["count"])
@@ -135,15 +135,16 @@ class Reader:
                     rows = int(found[0]) if found else None
         except (DatabaseError, VaultError) as error:
             return DatabaseState(connected=False, schema_expected=expected, problem=error.message)
-        problem = "" if schema == expected else "the schema is not at this version: run `bdlab migrate`"
-        return DatabaseState(
+        state = DatabaseState(
             connected=True,
             server_version=version,
             schema_version=schema,
             schema_expected=expected,
+            compatible_from=compatible_from,
             rows=rows,
-            problem=problem,
         )
+        problem = "" if state.schema_fits else "the schema is not at this version: run `bdlab migrate`"
+        return msgspec.structs.replace(state, problem=problem)
 
 
 def _prediction(row: Sequence[Any]) -> StoredPrediction:

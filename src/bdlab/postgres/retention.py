@@ -35,12 +35,14 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Range(msgspec.Struct, frozen=True):
+    log_id: int
     log: Log
     base: int
     upto: int
 
     def values(self) -> dict[str, object]:
-        return {**self.log._asdict(), "base": self.base, "upto": self.upto}
+        place = {"log_id": self.log_id, "partition": self.log.partition}
+        return {**place, "base": self.base, "upto": self.upto}
 
 
 def prune(
@@ -62,11 +64,12 @@ def prune(
     try:
         with session.transaction() as cursor:
             cursor.execute(queries("retention")["logs"])
-            logs = [(Log(*row[:3]), int(row[3]), int(row[4])) for row in cursor.fetchall()]
-        for log, base, following in logs:
+            logs = [(row[0], Log(*row[1:5]), int(row[5]), int(row[6])) for row in cursor.fetchall()]
+        for log_id, log, base, following in logs:
             total = Pruned(log=log, pruned_to=base, stored=0, duplicates=0, dead_letters=0)
             while total.pruned_to < following:
-                wanted = _Range(log, total.pruned_to, min(following, total.pruned_to + offsets_a_transaction))
+                upto = min(following, total.pruned_to + offsets_a_transaction)
+                wanted = _Range(log_id, log, total.pruned_to, upto)
                 with session.transaction() as cursor:
                     done = _prune_range(cursor, wanted, before, dry_run=dry_run)
                 total = Pruned(
@@ -89,7 +92,7 @@ def _prune_range(cursor: Cursor, wanted: _Range, before: datetime, *, dry_run: b
     cursor.execute(sql["first_young"], wanted.values() | {"cutoff": before})
     row = cursor.fetchone()
     young = row[0] if row else None
-    old = wanted if young is None else _Range(wanted.log, wanted.base, young)
+    old = wanted if young is None else msgspec.structs.replace(wanted, upto=young)
     if old.upto == old.base:
         return Pruned(log=old.log, pruned_to=old.base, stored=0, duplicates=0, dead_letters=0)
     if dry_run:

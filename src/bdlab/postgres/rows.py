@@ -9,25 +9,28 @@ from typing import Any
 import msgspec
 
 from bdlab.events import Headers
-from bdlab.ledger import Accepted
+from bdlab.ledger import Accepted, Log, log_of
 
 _json = msgspec.json.Encoder()
 
 
-def copy_lines(accepted: Iterable[Accepted]) -> str:
-    """The rows for COPY into `incoming`, a line each, in the order of its column list."""
-    return "".join([_line(entry) for entry in accepted])
+def copy_lines(accepted: Iterable[Accepted], numbers: Mapping[Log, int]) -> str:
+    """The rows for COPY into `incoming`, a line each, in the order of its column list.
+
+    `numbers` has the log_id of each log.
+    """
+    return "".join([_line(entry, numbers[log_of(entry.record.position)]) for entry in accepted])
 
 
-def _line(entry: Accepted) -> str:
+def _line(entry: Accepted, log_id: int) -> str:
     event = entry.event
     position = entry.record.position
     return (
         f"{event.id}\t{_escaped(event.summary)}\t{_escaped(event.text)}\t"
         f"{event.helpfulness_numerator}\t{event.helpfulness_denominator}\t{event.prediction!r}\t"
         f"{event.sentiment}\t{event.confidence!r}\t{_escaped(explanation_json(entry))}\t"
-        f"{_escaped(event.model)}\t{event.created_at.isoformat()}\t{_escaped(position.cluster_id)}\t"
-        f"{_escaped(position.topic)}\t{position.partition}\t{position.offset}\n"
+        f"{_escaped(event.model)}\t{event.created_at.isoformat()}\t{log_id}\t{position.partition}\t"
+        f"{position.offset}\n"
     )
 
 

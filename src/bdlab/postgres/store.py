@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg2
@@ -43,6 +43,7 @@ class Store:
         self._session = Session(
             credentials, application_name="bdlab consume", limits=limits, prepare=self._prepare
         )
+        self._numbers: dict[Log, int] = {}
 
     def open(self) -> None:
         """Connect. Raises DatabaseUnavailable, DatabaseDenied, SchemaOutdated and VaultError."""
@@ -60,22 +61,37 @@ class Store:
 
         Raises DatabaseUnavailable, DatabaseDenied and VaultError.
         """
+        logs = [log_of(position) for position in assigned]
         with self._session.transaction() as cursor:
+            self._number(cursor, logs, new=True)
+            numbers = [self._numbers[log] for log in logs]
             cursor.execute(
                 queries("store")["start"],
                 {
-                    "cluster_ids": [position.cluster_id for position in assigned],
-                    "topics": [position.topic for position in assigned],
+                    "log_ids": numbers,
                     "partitions": [position.partition for position in assigned],
                     "log_starts": [position.offset for position in assigned],
                 },
             )
-            cursor.execute(queries("store")["next_offsets"])
-            following = {Log(*row[:3]): int(row[3]) for row in cursor.fetchall()}
-        return [
-            Position(position.cluster_id, position.topic, position.partition, following[log_of(position)])
-            for position in assigned
-        ]
+            cursor.execute(queries("store")["next_offsets"], {"log_ids": numbers})
+            following = {(log_id, partition): offset for log_id, partition, offset in cursor.fetchall()}
+        return [log.at(following[self._numbers[log], log.partition]) for log in logs]
+
+    def _number(self, cursor: Cursor, logs: Iterable[Log], *, new: bool) -> None:
+        """Find the number of each log; with `new`, give one to those that have none."""
+        sql = queries("store")
+        found: dict[Log, int | None] = {}
+        for log in logs:
+            topic = log._replace(partition=0)
+            if topic not in found:
+                if new:
+                    cursor.execute(sql["new_log"], log._asdict())
+                cursor.execute(sql["log_id"], log._asdict())
+                row = cursor.fetchone()
+                found[topic] = int(row[0]) if row else None
+            number = found[topic]
+            if number is not None:
+                self._numbers[log] = number
 
     def store(self, batch: Sequence[Entry], *, ends: Mapping[Log, int] | None = None) -> Stored:
         """Record `batch`, all of it or nothing. The offsets of each of its partitions ascend without a gap.
@@ -86,11 +102,15 @@ class Store:
         advance = fences(batch)
         accepted = [entry for entry in batch if isinstance(entry, Accepted)]
         dead = [entry for entry in batch if isinstance(entry, DeadLetter)]
-        lines = io.StringIO(copy_lines(accepted))
-        bounds = _bounds(advance, ends or {})
         sql = queries("store")
         rows = duplicates = 0
         with self._session.transaction() as cursor:
+            if not all(fence.log in self._numbers for fence in advance):
+                self._number(cursor, [fence.log for fence in advance], new=False)
+                if not all(fence.log in self._numbers for fence in advance):
+                    raise _fence_lost(advance)
+            lines = io.StringIO(copy_lines(accepted, self._numbers))
+            bounds = self._bounds(advance, ends or {})
             if accepted:
                 with _content(self._session.server):
                     cursor.copy_expert(sql["copy"], lines)
@@ -105,8 +125,32 @@ class Store:
                 if rows < len(accepted):
                     cursor.execute(sql["insert_duplicates"])
                     duplicates = cursor.rowcount
-            written = _insert_dead_letters(cursor, dead) if dead else 0
+            written = self._insert_dead_letters(cursor, dead) if dead else 0
         return Stored(rows=rows, duplicates=duplicates, dead_letters=written)
+
+    def _bounds(self, advance: Sequence[Fence], ends: Mapping[Log, int]) -> dict[str, list[Any]]:
+        return {
+            "log_ids": [self._numbers[fence.log] for fence in advance],
+            "partitions": [fence.log.partition for fence in advance],
+            "expected": [fence.expected for fence in advance],
+            "next": [fence.next for fence in advance],
+            "ends": [ends.get(fence.log, 0) for fence in advance],
+        }
+
+    def _insert_dead_letters(self, cursor: Cursor, dead: Sequence[DeadLetter]) -> int:
+        sql = queries("store")
+        written = 0
+        for first in range(0, len(dead), _DEAD_LETTERS_A_STATEMENT):
+            page = dead[first : first + _DEAD_LETTERS_A_STATEMENT]
+            execute_values(
+                cursor,
+                sql["insert_dead_letters"],
+                [_dead_letter(letter, self._numbers[log_of(letter.record.position)]) for letter in page],
+                template=sql["dead_letter"],
+                page_size=len(page),
+            )
+            written += cursor.rowcount
+        return written
 
 
 @contextlib.contextmanager
@@ -121,17 +165,6 @@ def _content(server: str) -> Iterator[None]:
         raise
 
 
-def _bounds(advance: Sequence[Fence], ends: Mapping[Log, int]) -> dict[str, list[Any]]:
-    return {
-        "cluster_ids": [fence.log.cluster_id for fence in advance],
-        "topics": [fence.log.topic for fence in advance],
-        "partitions": [fence.log.partition for fence in advance],
-        "expected": [fence.expected for fence in advance],
-        "next": [fence.next for fence in advance],
-        "ends": [ends.get(fence.log, 0) for fence in advance],
-    }
-
-
 def _fence_lost(advance: Sequence[Fence]) -> FenceLost:
     expected = ", ".join(f"{fence.log.partition} at {fence.expected}" for fence in advance)
     return FenceLost(
@@ -140,27 +173,10 @@ def _fence_lost(advance: Sequence[Fence]) -> FenceLost:
     )
 
 
-def _insert_dead_letters(cursor: Cursor, dead: Sequence[DeadLetter]) -> int:
-    sql = queries("store")
-    written = 0
-    for first in range(0, len(dead), _DEAD_LETTERS_A_STATEMENT):
-        page = dead[first : first + _DEAD_LETTERS_A_STATEMENT]
-        execute_values(
-            cursor,
-            sql["insert_dead_letters"],
-            [_dead_letter(letter) for letter in page],
-            template=sql["dead_letter"],
-            page_size=len(page),
-        )
-        written += cursor.rowcount
-    return written
-
-
-def _dead_letter(letter: DeadLetter) -> dict[str, Any]:
+def _dead_letter(letter: DeadLetter, log_id: int) -> dict[str, Any]:
     record = letter.record
     return {
-        "cluster_id": record.position.cluster_id,
-        "topic": record.position.topic,
+        "log_id": log_id,
         "partition": record.position.partition,
         "offset": record.position.offset,
         "key": record.key,

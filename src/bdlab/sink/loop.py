@@ -209,7 +209,7 @@ class Sink:
         seconds = time.monotonic() - began
         advance = fences(part)
         self._recorded |= {fence.log: fence.next for fence in advance}
-        source.acknowledge([Position(*fence.log, fence.next) for fence in advance])
+        source.acknowledge([fence.log.at(fence.next) for fence in advance])
         self._report(part, result, seconds)
         return result
 

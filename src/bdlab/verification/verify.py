@@ -11,8 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from bdlab.ledger import Account, Books, Log, Sighting
-from bdlab.probes import LogRange
+from bdlab.ledger import Account, Books, Log, LogRange, Sighting, log_of
 from bdlab.verification.report import Closed, PartitionReport, Report
 
 _LOOK_EVERY_S = 0.2
@@ -37,7 +36,7 @@ def verify(
     `wait_s` is how many seconds a running consumer has to pass the ends that were read; `limit` bounds each
     list of offsets. Raises BrokerError, DatabaseError and VaultError.
     """
-    current = {Log(found.cluster_id, found.topic, found.partition): found for found in ranges()}
+    current = {log_of(found): found for found in ranges()}
     waited = _await_consumer(current, books, wait_s, stop or threading.Event())
     accounts = {account.log: account for account in books.accounts(limit=limit)}
     later = _later_ends(current, accounts, ranges)
@@ -60,7 +59,7 @@ def _later_ends(
     )
     if not ahead:
         return {}
-    return {Log(found.cluster_id, found.topic, found.partition): found.end for found in ranges()}
+    return {log_of(found): found.end for found in ranges()}
 
 
 def _await_consumer(
@@ -79,7 +78,7 @@ def _await_consumer(
 def _partition(
     found: LogRange, later_end: int | None, account: Account | None, identify: Identify | None
 ) -> PartitionReport:
-    log = Log(found.cluster_id, found.topic, found.partition)
+    log = log_of(found)
     problems: list[str] = []
     if account is None or account.next_offset is None or account.first_offset is None:
         if found.end > found.start:

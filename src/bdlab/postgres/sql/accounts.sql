@@ -3,79 +3,78 @@
 SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off
 
 -- name: offsets
-SELECT s.cluster_id, s.topic, s.partition, s.first_offset, s.next_offset, s.end_seen,
+SELECT log_id, partition, s.first_offset, s.next_offset, s.end_seen,
        c.pruned_to, c.stored, c.duplicates, c.dead_letters
-FROM sink_offsets s LEFT JOIN checkpoints c USING (cluster_id, topic, partition)
+FROM sink_offsets s LEFT JOIN checkpoints c USING (log_id, partition)
 
 -- name: next_offsets
-SELECT cluster_id, topic, partition, next_offset FROM sink_offsets
+SELECT l.cluster_id, l.topic, s.partition, l.topic_id, s.next_offset
+FROM sink_offsets s JOIN logs l USING (log_id)
+WHERE l.closed_at IS NULL
 
--- name: logs
--- The distinct logs of the three tables by hopping through their indexes: a probe each, not a walk.
+-- name: partitions
+-- The distinct partitions in the three tables by hopping through their indexes: a probe each, not a walk.
 WITH RECURSIVE p AS (
-    (SELECT cluster_id, topic, partition FROM predictions ORDER BY cluster_id, topic, partition LIMIT 1)
+    (SELECT log_id, partition FROM predictions ORDER BY log_id, partition LIMIT 1)
     UNION ALL
     SELECT n.* FROM p CROSS JOIN LATERAL (
-        SELECT t.cluster_id, t.topic, t.partition FROM predictions t
-        WHERE (t.cluster_id, t.topic, t.partition) > (p.cluster_id, p.topic, p.partition)
-        ORDER BY t.cluster_id, t.topic, t.partition LIMIT 1) n
+        SELECT t.log_id, t.partition FROM predictions t WHERE (t.log_id, t.partition) > (p.log_id, p.partition)
+        ORDER BY t.log_id, t.partition LIMIT 1) n
 ), u AS (
-    (SELECT cluster_id, topic, partition FROM duplicates ORDER BY cluster_id, topic, partition LIMIT 1)
+    (SELECT log_id, partition FROM duplicates ORDER BY log_id, partition LIMIT 1)
     UNION ALL
     SELECT n.* FROM u CROSS JOIN LATERAL (
-        SELECT t.cluster_id, t.topic, t.partition FROM duplicates t
-        WHERE (t.cluster_id, t.topic, t.partition) > (u.cluster_id, u.topic, u.partition)
-        ORDER BY t.cluster_id, t.topic, t.partition LIMIT 1) n
+        SELECT t.log_id, t.partition FROM duplicates t WHERE (t.log_id, t.partition) > (u.log_id, u.partition)
+        ORDER BY t.log_id, t.partition LIMIT 1) n
 ), d AS (
-    (SELECT cluster_id, topic, partition FROM dead_letters ORDER BY cluster_id, topic, partition LIMIT 1)
+    (SELECT log_id, partition FROM dead_letters ORDER BY log_id, partition LIMIT 1)
     UNION ALL
     SELECT n.* FROM d CROSS JOIN LATERAL (
-        SELECT t.cluster_id, t.topic, t.partition FROM dead_letters t
-        WHERE (t.cluster_id, t.topic, t.partition) > (d.cluster_id, d.topic, d.partition)
-        ORDER BY t.cluster_id, t.topic, t.partition LIMIT 1) n
+        SELECT t.log_id, t.partition FROM dead_letters t WHERE (t.log_id, t.partition) > (d.log_id, d.partition)
+        ORDER BY t.log_id, t.partition LIMIT 1) n
 )
 SELECT * FROM p UNION SELECT * FROM u UNION SELECT * FROM d
+
+-- name: words
+SELECT log_id, cluster_id, topic, topic_id, closed_at IS NOT NULL FROM logs
 
 -- name: counts
 -- Of [base, next): one walk of each position index.
 SELECT
-    (SELECT count(*) FROM predictions t WHERE t.cluster_id = %(cluster_id)s AND t.topic = %(topic)s
+    (SELECT count(*) FROM predictions t WHERE t.log_id = %(log_id)s
         AND t.partition = %(partition)s AND t."offset" >= %(base)s AND t."offset" < %(next)s),
-    (SELECT count(*) FROM duplicates t WHERE t.cluster_id = %(cluster_id)s AND t.topic = %(topic)s
+    (SELECT count(*) FROM duplicates t WHERE t.log_id = %(log_id)s
         AND t.partition = %(partition)s AND t."offset" >= %(base)s AND t."offset" < %(next)s),
-    (SELECT count(*) FROM dead_letters t WHERE t.cluster_id = %(cluster_id)s AND t.topic = %(topic)s
+    (SELECT count(*) FROM dead_letters t WHERE t.log_id = %(log_id)s
         AND t.partition = %(partition)s AND t."offset" >= %(base)s AND t."offset" < %(next)s)
 
 -- name: twice
 -- A look into the index for each dead letter and duplicate (OFFSET 0 keeps the planner from other ideas).
 WITH pairs AS (
     SELECT "offset", 'predictions' AS one, 'dead_letters' AS other FROM dead_letters a
-    WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+    WHERE log_id = %(log_id)s AND partition = %(partition)s
       AND "offset" >= %(base)s AND "offset" < %(next)s
       AND EXISTS (
         SELECT FROM predictions b
-        WHERE b.cluster_id = a.cluster_id AND b.topic = a.topic AND b.partition = a.partition
-          AND b."offset" = a."offset"
+        WHERE b.log_id = a.log_id AND b.partition = a.partition AND b."offset" = a."offset"
         OFFSET 0
     )
     UNION ALL
     SELECT "offset", 'predictions' AS one, 'duplicates' AS other FROM duplicates a
-    WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+    WHERE log_id = %(log_id)s AND partition = %(partition)s
       AND "offset" >= %(base)s AND "offset" < %(next)s
       AND EXISTS (
         SELECT FROM predictions b
-        WHERE b.cluster_id = a.cluster_id AND b.topic = a.topic AND b.partition = a.partition
-          AND b."offset" = a."offset"
+        WHERE b.log_id = a.log_id AND b.partition = a.partition AND b."offset" = a."offset"
         OFFSET 0
     )
     UNION ALL
     SELECT "offset", 'duplicates' AS one, 'dead_letters' AS other FROM dead_letters a
-    WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+    WHERE log_id = %(log_id)s AND partition = %(partition)s
       AND "offset" >= %(base)s AND "offset" < %(next)s
       AND EXISTS (
         SELECT FROM duplicates b
-        WHERE b.cluster_id = a.cluster_id AND b.topic = a.topic AND b.partition = a.partition
-          AND b."offset" = a."offset"
+        WHERE b.log_id = a.log_id AND b.partition = a.partition AND b."offset" = a."offset"
         OFFSET 0
     )
 )
@@ -84,10 +83,10 @@ SELECT "offset", one, other, count(*) OVER () FROM pairs ORDER BY "offset", one,
 -- name: outside
 WITH found AS (
     SELECT "offset", recorded_in FROM recorded_positions
-    WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s AND "offset" < %(base)s
+    WHERE log_id = %(log_id)s AND partition = %(partition)s AND "offset" < %(base)s
     UNION ALL
     SELECT "offset", recorded_in FROM recorded_positions
-    WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s AND "offset" >= %(next)s
+    WHERE log_id = %(log_id)s AND partition = %(partition)s AND "offset" >= %(next)s
 )
 SELECT "offset", recorded_in, count(*) OVER () FROM found ORDER BY "offset" LIMIT %(limit)s
 
@@ -97,7 +96,7 @@ WITH walked AS (
     SELECT "offset", lag("offset", 1, %(base)s::bigint - 1) OVER (ORDER BY "offset") AS previous
     FROM (
         SELECT "offset" FROM recorded_positions
-        WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+        WHERE log_id = %(log_id)s AND partition = %(partition)s
           AND "offset" >= %(base)s AND "offset" < %(next)s
         UNION ALL
         SELECT %(next)s::bigint
@@ -107,6 +106,6 @@ SELECT previous + 1, "offset" - 1 FROM walked WHERE "offset" > previous + 1 ORDE
 
 -- name: ids
 SELECT "offset", array_agg(DISTINCT id::text ORDER BY id::text) FROM recorded_positions
-WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+WHERE log_id = %(log_id)s AND partition = %(partition)s
   AND "offset" = ANY (%(offsets)s::bigint[]) AND id IS NOT NULL
 GROUP BY "offset"

@@ -11,13 +11,17 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
     name       text NOT NULL,
     checksum   text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
-)
+);
+ALTER TABLE schema_migrations ADD COLUMN IF NOT EXISTS compatible_from integer
 
 -- name: applied
-SELECT version, name, checksum FROM schema_migrations ORDER BY version
+SELECT version, name, checksum, compatible_from FROM schema_migrations ORDER BY version
 
 -- name: record
-INSERT INTO schema_migrations (version, name, checksum) VALUES (%(version)s, %(name)s, %(checksum)s)
+INSERT INTO schema_migrations (version, name, checksum, compatible_from)
+VALUES (%(version)s, %(name)s, %(checksum)s, %(compatible_from)s)
 
 -- name: version
-SELECT coalesce(max(version), 0) FROM schema_migrations
+-- Also where the column does not exist yet.
+SELECT version, coalesce((to_jsonb(m) ->> 'compatible_from')::integer, version)
+FROM schema_migrations m ORDER BY version DESC LIMIT 1

@@ -1,6 +1,6 @@
 -- name: newest
 SELECT id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment, confidence,
-       explanation, model, created_at, stored_at, cluster_id, topic, partition, "offset"
+       explanation, model, created_at, stored_at, cluster_id, topic, partition, "offset", topic_id
 FROM (
     SELECT *, sum(bytes) OVER (ORDER BY stored_at DESC, created_at DESC, id DESC) - bytes AS bytes_before
     FROM (
@@ -10,14 +10,14 @@ FROM (
         ORDER BY stored_at DESC, created_at DESC, id DESC
         LIMIT %(limit)s
     ) AS newest
-) AS measured
+) AS measured LEFT JOIN logs USING (log_id)
 WHERE bytes_before < %(bytes)s
 ORDER BY stored_at DESC, created_at DESC, id DESC
 
 -- name: get
 SELECT id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment, confidence,
-       explanation, model, created_at, stored_at, cluster_id, topic, partition, "offset"
-FROM predictions
+       explanation, model, created_at, stored_at, cluster_id, topic, partition, "offset", topic_id
+FROM located_predictions
 WHERE id = %(id)s::uuid
 
 -- name: count

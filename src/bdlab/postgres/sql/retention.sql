@@ -1,55 +1,55 @@
 -- name: logs
 -- The base of each log: everything below it is pruned already.
-SELECT s.cluster_id, s.topic, s.partition, coalesce(c.pruned_to, s.first_offset), s.next_offset
-FROM sink_offsets s LEFT JOIN checkpoints c USING (cluster_id, topic, partition)
-ORDER BY s.cluster_id, s.topic, s.partition
+SELECT log_id, l.cluster_id, l.topic, s.partition, l.topic_id, coalesce(c.pruned_to, s.first_offset), s.next_offset
+FROM sink_offsets s JOIN logs l USING (log_id) LEFT JOIN checkpoints c USING (log_id, partition)
+ORDER BY log_id, s.partition
 
 -- name: first_young
 -- The first offset of [base, upto) that was recorded at `cutoff` or later.
 SELECT min("offset") FROM (
     SELECT "offset" FROM predictions
-    WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+    WHERE log_id = %(log_id)s AND partition = %(partition)s
       AND "offset" >= %(base)s AND "offset" < %(upto)s AND stored_at >= %(cutoff)s
     UNION ALL
     SELECT "offset" FROM duplicates
-    WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+    WHERE log_id = %(log_id)s AND partition = %(partition)s
       AND "offset" >= %(base)s AND "offset" < %(upto)s AND recorded_at >= %(cutoff)s
     UNION ALL
     SELECT "offset" FROM dead_letters
-    WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+    WHERE log_id = %(log_id)s AND partition = %(partition)s
       AND "offset" >= %(base)s AND "offset" < %(upto)s AND recorded_at >= %(cutoff)s
 ) young
 
 -- name: count
 SELECT
-    (SELECT count(*) FROM predictions WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s
-        AND partition = %(partition)s AND "offset" >= %(base)s AND "offset" < %(upto)s),
-    (SELECT count(*) FROM duplicates WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s
-        AND partition = %(partition)s AND "offset" >= %(base)s AND "offset" < %(upto)s),
-    (SELECT count(*) FROM dead_letters WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s
-        AND partition = %(partition)s AND "offset" >= %(base)s AND "offset" < %(upto)s)
+    (SELECT count(*) FROM predictions WHERE log_id = %(log_id)s AND partition = %(partition)s
+        AND "offset" >= %(base)s AND "offset" < %(upto)s),
+    (SELECT count(*) FROM duplicates WHERE log_id = %(log_id)s AND partition = %(partition)s
+        AND "offset" >= %(base)s AND "offset" < %(upto)s),
+    (SELECT count(*) FROM dead_letters WHERE log_id = %(log_id)s AND partition = %(partition)s
+        AND "offset" >= %(base)s AND "offset" < %(upto)s)
 
 -- name: delete_predictions
-DELETE FROM predictions WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+DELETE FROM predictions WHERE log_id = %(log_id)s AND partition = %(partition)s
     AND "offset" >= %(base)s AND "offset" < %(upto)s
 
 -- name: delete_duplicates
-DELETE FROM duplicates WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+DELETE FROM duplicates WHERE log_id = %(log_id)s AND partition = %(partition)s
     AND "offset" >= %(base)s AND "offset" < %(upto)s
 
 -- name: delete_dead_letters
-DELETE FROM dead_letters WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+DELETE FROM dead_letters WHERE log_id = %(log_id)s AND partition = %(partition)s
     AND "offset" >= %(base)s AND "offset" < %(upto)s
 
 -- name: delete_replays
-DELETE FROM replays WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND partition = %(partition)s
+DELETE FROM replays WHERE log_id = %(log_id)s AND partition = %(partition)s
     AND "offset" >= %(base)s AND "offset" < %(upto)s
 
 -- name: checkpoint
 -- Only on from where the last one ended: two prunes at once cannot count the same rows.
-INSERT INTO checkpoints AS c (cluster_id, topic, partition, pruned_to, stored, duplicates, dead_letters)
-VALUES (%(cluster_id)s, %(topic)s, %(partition)s, %(upto)s, %(stored)s, %(duplicates)s, %(dead_letters)s)
-ON CONFLICT (cluster_id, topic, partition) DO UPDATE
+INSERT INTO checkpoints AS c (log_id, partition, pruned_to, stored, duplicates, dead_letters)
+VALUES (%(log_id)s, %(partition)s, %(upto)s, %(stored)s, %(duplicates)s, %(dead_letters)s)
+ON CONFLICT (log_id, partition) DO UPDATE
 SET pruned_to = excluded.pruned_to,
     stored = c.stored + excluded.stored,
     duplicates = c.duplicates + excluded.duplicates,
