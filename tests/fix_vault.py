@@ -49,6 +49,20 @@ class ShamirOpenBao(OpenBao):
         return False
 
 
+class UnauthedOpenBao(OpenBao):
+    """Lets anybody who has the keys make a root token or new keys, at the paths that HashiCorp Vault has."""
+
+    def _prepare(self, port: int) -> Sequence[str]:
+        arguments = super()._prepare(port)
+        config = Path(arguments[-1])
+        opened = (
+            'listener "tcp" {\n  disable_unauthed_generate_root_endpoints = false\n'
+            "  disable_unauthed_rekey_endpoints = false\n"
+        )
+        config.write_text(config.read_text("utf-8").replace('listener "tcp" {\n', opened))
+        return arguments
+
+
 class AdminManager:
     """What the command wires: the administrator's log-in. `password` is the last that was prepared."""
 

@@ -59,7 +59,11 @@ class Relay:
             return
         place = urlsplit(request.path)
         path = place._replace(scheme="", netloc="").geturl()
-        request.answer(*self.answer(request.command, path, dict(request.headers), body, place.netloc))
+        try:
+            answer = self.answer(request.command, path, dict(request.headers), body, place.netloc)
+        except OSError:
+            answer = 502, b"the server is away"
+        request.answer(*answer)
 
     def answer(
         self, method: str, path: str, headers: dict[str, str], body: bytes, netloc: str = ""

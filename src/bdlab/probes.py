@@ -13,13 +13,15 @@ import msgspec
 class VaultState(msgspec.Struct, frozen=True, kw_only=True):
     """`token_ttl_s` is in seconds. `held_valid`: what the service holds (token, leases) is still valid.
 
-    `hint` says what to do about `problem`.
+    `hint` says what to do about `problem`. `unaudited` says how to get an audit log where it is known that
+    there is none.
     """
 
     connected: bool
     authenticated: bool = False
     sealed: bool | None = None
     secrets_engine: str = ""
+    unaudited: str = ""
     token_ttl_s: float | None = None
     policies: tuple[str, ...] = ()
     lease_ttl_s: float | None = None

@@ -7,8 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -16,7 +15,7 @@ from bdlab.errors import VaultError
 from bdlab.stack import OpenBao
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.rekey import rekey
-from tests.fix_vault import ShamirOpenBao, VaultWorld
+from tests.fix_vault import ShamirOpenBao, UnauthedOpenBao, VaultWorld
 
 KINDS = pytest.mark.parametrize("kind", [OpenBao, ShamirOpenBao])
 
@@ -122,17 +121,6 @@ def test_too_few_old_shares_change_nothing(new_world: Callable[..., VaultWorld])
     assert "3 new recovery keys" in done.stdout
     assert "2 needed" in done.stdout
     assert bdlab(world, "vault-token", "--", "true").returncode == 0
-
-
-class UnauthedOpenBao(OpenBao):
-    """Lets anybody who has the recovery key make a root token, as it was before OpenBao 2.5.3."""
-
-    def _prepare(self, port: int) -> Sequence[str]:
-        arguments = super()._prepare(port)
-        config = Path(arguments[-1])
-        opened = 'listener "tcp" {\n  disable_unauthed_generate_root_endpoints = false\n'
-        config.write_text(config.read_text("utf-8").replace('listener "tcp" {\n', opened))
-        return arguments
 
 
 def test_without_the_identity_recovery_the_key_needs_a_server_that_takes_it_alone(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -114,6 +115,12 @@ def test_the_api_may_be_called_by_the_names_of_its_service() -> None:
     for name in ("app:8000", "app.bdlab.svc:8000", "app.bdlab.svc.cluster.local.", "localhost:8000"):
         assert parse(name) in allowed
     assert parse("app.other.svc") not in allowed
+
+
+def test_vault_is_named_by_its_active_node() -> None:
+    (made,) = kustomization()["configMapGenerator"]
+    settings = dict(line.split("=", 1) for line in made["literals"])
+    assert urlsplit(settings["VAULT_ADDR"]).hostname == "vault-active.vault.svc"
 
 
 def test_there_are_never_more_consumers_than_partitions() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bdlab import settings
 from bdlab.errors import SettingsInvalid
-from bdlab.settings import KafkaSettings, Secret
+from bdlab.settings import KafkaSettings, ProxyUrl, Secret
 
 
 def _load(tmp_path: Path, toml: str = "", **environ: str) -> settings.Layers:
@@ -123,6 +126,17 @@ def test_a_proxy_shows_neither_user_nor_password(tmp_path: Path) -> None:
     with pytest.raises(SettingsInvalid) as refused:
         _load(tmp_path, BDLAB_VAULT_PROXY="socks5://me:hunter2@proxy:1080")
     assert "hunter2" not in refused.value.message
+
+
+@given(scheme=st.sampled_from(["http", "https", "socks5", ""]), rest=st.text(max_size=20))
+def test_whatever_is_said_of_a_proxy_its_password_is_not_repeated(scheme: str, rest: str) -> None:
+    value = f"{scheme}://me:hunter2{quote(rest, safe=':[]/?#')}@proxy:3128"
+    try:
+        url = ProxyUrl(value)
+        told = f"{url} {url!r} {url.shown}"
+    except ValueError as refused:
+        told = str(refused)
+    assert "hunter2" not in told
 
 
 def test_where_a_proxy_is_not_used_has_the_names_that_others_read(tmp_path: Path) -> None:

@@ -21,6 +21,11 @@ path "sys/leases/renew" {
   capabilities = ["update"]
 }
 
+# Whether there is an audit log, which is told where there is none; Vault wants `sudo` for it.
+path "sys/audit" {
+  capabilities = ["read", "sudo"]
+}
+
 # Its own token: look at it, keep it alive, give it back.
 path "auth/token/lookup-self" {
   capabilities = ["read"]

@@ -50,7 +50,7 @@ def vault_checks(state: VaultState, *, service: str, refusal: BdlabError | None)
         CheckResult(
             name="vault.unsealed",
             state="healthy",
-            message=f"open; {state.secrets_engine}" if state.secrets_engine else "open",
+            message="; ".join(filter(None, ("open", state.secrets_engine, state.unaudited))),
         ),
         *_token_checks(state, service, refusal),
     )

@@ -43,9 +43,11 @@ _BUSY = {
     429: "answers too many requests, or is a standby",
     472: "is a disaster-recovery standby",
     473: "is a performance standby",
+    474: "is a standby that does not reach its active node",
     501: "is not initialised",
     502: "is behind a gateway that does not reach it",
     503: "is sealed or in maintenance",
+    530: "was removed from its cluster",
     504: "is behind a gateway that does not reach it",
 }
 _UNSEAL = (
@@ -58,23 +60,34 @@ _ADVICE = {
     429: "Wait, or raise the quota that it ran into (sys/quotas/rate-limit).",
     472: _ACTIVE_NODE,
     473: _ACTIVE_NODE,
+    474: _ACTIVE_NODE,
+    530: _ACTIVE_NODE,
     501: _INITIALISE,
     503: _UNSEAL,
 }
 
 
 class Health(msgspec.Struct, frozen=True):
-    """What Vault says of itself to anybody. A `standby` is about to become active, or another node is."""
+    """What Vault says of itself to anybody. A `standby` is about to become active, or another node is.
+
+    `replication_dr_mode` is "secondary" in a cluster for disaster recovery, whose nodes answer nobody.
+    """
 
     initialized: bool
     sealed: bool
     standby: bool = False
+    replication_dr_mode: str = ""
     version: str = ""
     cluster_id: str = ""
 
     @property
     def active(self) -> bool:
-        return self.initialized and not self.sealed and not self.standby
+        return self.serves and not self.standby
+
+    @property
+    def serves(self) -> bool:
+        """Whether it takes requests: a standby forwards to the active node what it cannot do itself."""
+        return self.initialized and not self.sealed and self.replication_dr_mode != "secondary"
 
     @property
     def in_words(self) -> str:
@@ -82,6 +95,8 @@ class Health(msgspec.Struct, frozen=True):
             return "not initialised"
         if self.sealed:
             return "sealed"
+        if not self.serves:
+            return "in a cluster for disaster recovery"
         return "a standby" if self.standby else "active"
 
     @property

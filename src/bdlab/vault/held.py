@@ -120,7 +120,7 @@ class HeldDatabase:
     def held(self) -> DatabaseLogin:
         """Raises VaultUnavailable where there is none."""
         if self.lease is None:
-            raise VaultUnavailable(f"Vault at {self._client.address} has given no database login yet")
+            raise VaultUnavailable(f"{self._client} has given no database login yet")
         return self.lease.login
 
     def fetch(self) -> None:

@@ -227,7 +227,7 @@ def _issue(
             ca_pem=answer["issuing_ca"],
         )
     except KeyError as error:
-        raise VaultError(f"Vault at {client.address} answers {path} without {error}") from error
+        raise VaultError(f"{client} answers {path} without {error}") from error
 
 
 __all__ = [

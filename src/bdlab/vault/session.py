@@ -99,10 +99,10 @@ class VaultSession:
     ) -> None:
         """Log in and fetch what the service needs.
 
-        Waits up to `timeout_s` seconds for a Vault that is unreachable, sealed, not initialised or a standby,
-        and then raises VaultUnavailable. Raises IdentityRefused, PolicyDenied or SecretMissing at once,
-        naming what is refused; only a daemon waits for an identity that was never handed over. Setting `stop`
-        ends the wait; `waiting` is called when it is known to be one.
+        Waits up to `timeout_s` seconds for a Vault that is unreachable, sealed or not initialised, and then
+        raises VaultUnavailable. Raises IdentityRefused, PolicyDenied or SecretMissing at once, naming what is
+        refused; only a daemon waits for an identity that was never handed over. Setting `stop` ends the wait;
+        `waiting` is called when it is known to be one.
         """
         with self._asking:
             wait_for(
@@ -226,6 +226,7 @@ class VaultSession:
             token=self._token.lease,
             lease=self._database.lease if self._database else None,
             wants_lease=bool(self._database),
+            audit=self._service == "status",
         )
 
     # -- at the start ----------------------------------------------------------------------------------------
@@ -234,10 +235,8 @@ class VaultSession:
         if not self._token.valid:
             # Short, so that a wait for a Vault that swallows everything ends when it is told to.
             health = self._client.health(timeout_s=min(_HEALTH_S, self._vault.timeout_s))
-            if not health.active:
-                raise VaultUnavailable(
-                    f"Vault at {self._client.address} is {health.in_words}", hint=health.advice
-                )
+            if not health.serves:
+                raise VaultUnavailable(f"{self._client} is {health.in_words}", hint=health.advice)
             self._token.log_in()
         if self._database and not self._database.valid:
             self._first_database(self._database)
@@ -250,7 +249,7 @@ class VaultSession:
             self._token.use(held.fetch)
         except VaultUnavailable as error:
             # A daemon starts without its database, and gets on with what needs none.
-            if not (self._daemon and self._client.health().active):
+            if not (self._daemon and self._client.health().serves):
                 raise
             _log.warning("no database login yet", service=self._service, problem=error.message)
 

@@ -23,7 +23,7 @@ def save(client: VaultClient) -> bytes:
     """A snapshot of now. Raises VaultError where Vault stores otherwise, or what comes is not whole."""
     snapshot = client.download(_PATH)
     if not _whole(snapshot):
-        raise VaultUnavailable(f"the snapshot that came from Vault at {client.address} is not whole")
+        raise VaultUnavailable(f"the snapshot that came from {client} is not whole")
     return snapshot
 
 
@@ -38,9 +38,7 @@ def restore(vault: VaultSettings, snapshot: bytes) -> None:
     client = VaultClient(vault)
     try:
         if wait_for(client.health, timeout_s=_TIMEOUT_S).initialized:
-            raise VaultError(
-                f"Vault at {client.address} is in use: a snapshot would take everything in it away"
-            )
+            raise VaultError(f"{client} is in use: a snapshot would take everything in it away")
         # Only an initialised Vault takes a snapshot; what this one gives away ends with it.
         answer = client.request(
             "put", "sys/init", {"recovery_shares": 1, "recovery_threshold": 1}, timeout_s=_TIMEOUT_S
@@ -62,11 +60,11 @@ def _active(client: VaultClient, *, other_than: str = "") -> Health:
         if not other_than:
             raise
         # For some seconds it reads what is new with the key of what was.
-        raise VaultUnavailable(f"Vault at {client.address} is taking in the snapshot") from error
+        raise VaultUnavailable(f"{client} is taking in the snapshot") from error
     if not health.active:
-        raise VaultUnavailable(f"Vault at {client.address} is {health.in_words}")
+        raise VaultUnavailable(f"{client} is {health.in_words}")
     if health.cluster_id == other_than:
-        raise VaultUnavailable(f"Vault at {client.address} is taking in the snapshot")
+        raise VaultUnavailable(f"{client} is taking in the snapshot")
     return health
 
 

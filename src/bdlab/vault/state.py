@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bdlab.errors import VaultError, VaultUnavailable
 from bdlab.probes import VaultState
+from bdlab.vault.audit import audit_missing
 from bdlab.vault.client import VaultClient
 from bdlab.vault.leases import DatabaseLease, TokenLease
 
@@ -18,10 +19,12 @@ def look(
     token: TokenLease | None,
     lease: DatabaseLease | None,
     wants_lease: bool,
+    audit: bool = False,
 ) -> VaultState:
     """Ask, and read a real secret: a Vault with a full audit disk calls itself well, and answers nothing.
 
-    `connected` is whether it answers questions; `authenticated` whether it takes this session's token.
+    `connected` is whether it answers questions; `authenticated` whether it takes this session's token. With
+    `audit` it is also asked whether it keeps an audit log.
     """
     lease_ttl_s = max(0.0, lease.term.left_s) if lease else None
     token_ttl_s = max(0.0, token.term.left_s) if token else None
@@ -37,10 +40,11 @@ def look(
             problem=error.message,
             hint=error.hint,
         )
-    connected, authenticated, problem, hint, engine = health.active, False, "", "", ""
+    connected, authenticated, problem, hint, engine = health.serves, False, "", "", ""
     policies: tuple[str, ...] = ()
-    if not health.active:
-        problem, hint = f"Vault at {client.address} is {health.in_words}", health.advice
+    unaudited = ""
+    if not health.serves:
+        problem, hint = f"{client} is {health.in_words}", health.advice
     else:
         try:
             own = client.request("get", "auth/token/lookup-self", timeout_s=_TIMEOUT_S)["data"]
@@ -49,6 +53,7 @@ def look(
             token_ttl_s = float(own["ttl"])
             client.request("get", f"{kv_mount}/data/{kv_path}", timeout_s=_TIMEOUT_S)
             engine = f"kv v2 at {kv_mount}/"
+            unaudited = audit_missing(client) if audit else ""
         except VaultError as error:
             problem, hint = error.message, error.hint
             connected = not isinstance(error, VaultUnavailable)
@@ -57,6 +62,7 @@ def look(
         authenticated=authenticated,
         sealed=health.sealed,
         secrets_engine=engine,
+        unaudited=unaudited,
         token_ttl_s=token_ttl_s,
         policies=policies,
         lease_ttl_s=lease_ttl_s,

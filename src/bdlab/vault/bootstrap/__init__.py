@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 
 from bdlab.errors import PolicyDenied, TokenRefused
+from bdlab.vault.audit import audit_missing
 from bdlab.vault.bootstrap.access import AppRoles, Policies
 from bdlab.vault.bootstrap.alone import alone
 from bdlab.vault.bootstrap.authority import Authority
@@ -66,6 +67,8 @@ def _bootstrap(plan: Plan, report: Report) -> list[Step]:
                     for name in (*(other.name for other in units[1:]), _ROOT_TOKEN):
                         ended(Step(name, "would do"))
                     return steps
+            if missing := audit_missing(authority.reader()):
+                ended(Step("audit log", "unchanged", (missing,)))
             ended(_end_root(authority, plan))
         finally:
             authority.close()

@@ -11,13 +11,13 @@ from bdlab.errors import IdentityRefused, TokenRefused, VaultError, VaultUnavail
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import INSPECT, RECOVERY, Plan
-from bdlab.vault.bootstrap.seal import answer_data, give_shares
+from bdlab.vault.bootstrap.seal import answer_data, end_attempt, give_shares
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 
 #: A root token that a re-run makes for itself ends by itself, should the run be killed.
 _ROOT_TTL_S = 900
-#: OpenBao's path, which asks for a log-in, then that of HashiCorp Vault, which does not.
+#: OpenBao's path, then that of HashiCorp Vault, which asks for a token from 2.0 on.
 _ROOT_PATHS = ("sys/generate-root-token", "sys/generate-root")
 
 _log = structlog.get_logger()
@@ -50,14 +50,24 @@ class Authority:
         return self._writer
 
     def prove_identities(self) -> None:
-        """Log in as `inspect` and as `recovery`, without which a later run could not get in.
+        """Log in as `inspect`, and begin to make a root token as `recovery`: a later run gets in by these.
 
-        Raises IdentityRefused.
+        Raises VaultError.
         """
-        for service in (INSPECT, RECOVERY):
-            client = self._log_in(service, required=True)
-            if client is None:
-                raise IdentityRefused(f"the identity {service!r} is missing from {self._plan.identity_dir}")
+        try:
+            self._log_in(INSPECT, required=True)
+            recovery = self._log_in(RECOVERY, required=True) or self._anonymous
+            path = self._root_path(recovery)
+            recovery.request("post", f"{path}/attempt", {})
+            end_attempt(recovery, f"{path}/attempt")
+        except VaultUnavailable:
+            raise
+        except VaultError as error:
+            raise VaultError(
+                "without the root token nobody would get in again, so that it is not revoked: "
+                f"{error.message}",
+                hint=f"It stays in {self._file.path}. Mend that, and run `bdlab vault-init` again.",
+            ) from error
 
     def revoke_first_root(self) -> None:
         """Revoke the root token, then take it out of the keys file."""
@@ -83,7 +93,7 @@ class Authority:
             client.own_token()
         except TokenRefused as error:
             raise IdentityRefused(
-                f"Vault at {client.address} does not accept the token that was given",
+                f"{client} does not accept the token that was given",
                 hint="Give a living administrator's token in BDLAB_VAULT_TOKEN or with --token-file.",
             ) from error
         self._writer = client
@@ -126,7 +136,7 @@ class Authority:
         keys = self._file.read()
         if self._plan.dry_run:
             raise VaultError(
-                f"the identity {INSPECT!r} cannot look at Vault at {self._anonymous.address}, and a dry "
+                f"the identity {INSPECT!r} cannot look at {self._anonymous}, and a dry "
                 "run makes itself no root token to look with",
                 hint="Run it without --dry-run, or give an administrator's token.",
             )
@@ -151,17 +161,17 @@ class Authority:
 
     def _make_root(self, client: VaultClient, keys: Keys | None) -> Secret:
         path = self._root_path(client)
-        client.request("delete", f"{path}/attempt")
         begun = answer_data(client.request("post", f"{path}/attempt", {}))
         progress = give_shares(client, path, begun, keys, self._plan, too_few=self._too_few)
         encoded = str(progress.get("encoded_token") or progress.get("encoded_root_token"))
         return Secret(_decode(encoded, str(begun["otp"])))
 
     def _root_path(self, client: VaultClient) -> str:
+        """The path that this Vault has, where no attempt is open now."""
         reasons = []
         for path in _ROOT_PATHS:
             try:
-                client.request("get", f"{path}/attempt")
+                end_attempt(client, f"{path}/attempt")
             except VaultUnavailable:
                 raise
             except VaultError as error:
@@ -175,8 +185,7 @@ class Authority:
 
     def _no_way_in(self, reason: str) -> VaultError:
         return VaultError(
-            f"Vault at {self._anonymous.address} is set up already, and there is no way in to change it: "
-            f"{reason}",
+            f"{self._anonymous} is set up already, and there is no way in to change it: {reason}",
             hint="Name the keys file and the identity folder of the first run (--keys-file, --identity-dir); "
             "`bdlab vault-init` also takes an administrator's token (BDLAB_VAULT_TOKEN, --token-file).",
         )

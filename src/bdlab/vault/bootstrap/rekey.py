@@ -10,7 +10,13 @@ from bdlab.errors import VaultError, VaultUnavailable
 from bdlab.vault.bootstrap import operator
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan
-from bdlab.vault.bootstrap.seal import answer_data, give_shares, require_open, seal_type
+from bdlab.vault.bootstrap.seal import (
+    answer_data,
+    end_attempt,
+    give_shares,
+    require_open,
+    seal_type,
+)
 from bdlab.vault.client import VaultClient
 
 _TTL = timedelta(minutes=10)
@@ -87,8 +93,7 @@ def _path(client: VaultClient, *, shamir: bool) -> str:
     reasons = []
     for path in _PATHS[shamir]:
         try:
-            # An attempt that somebody left open would refuse a new one.
-            client.request("delete", f"{path}/init")
+            end_attempt(client, f"{path}/init")
         except VaultUnavailable:
             raise
         except VaultError as error:

@@ -34,14 +34,14 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
     if health.initialized:
         if file.read() is None and file.reserved and plan.token is None:
             raise VaultError(
-                f"Vault at {client.address} was initialised, and its keys never reached {file.path}: the "
+                f"{client} was initialised, and its keys never reached {file.path}: the "
                 "run that asked for them was cut off. Nobody can open this Vault, and nothing is in it yet",
                 hint=f"Stop Vault, empty its data folder, remove {file.path}, and start again.",
             )
         return Step(name, "unchanged")
     if plan.token is not None:
         raise InvalidInput(
-            f"Vault at {client.address} is not initialised, so that no token of it can exist",
+            f"{client} is not initialised, so that no token of it can exist",
             hint="Leave the token out: vault-init then initialises it.",
         )
     if plan.dry_run:
@@ -108,7 +108,7 @@ def _active(client: VaultClient) -> Health:
     health = client.health()
     if not health.active:
         raise VaultUnavailable(
-            f"Vault at {client.address} is {health.in_words}",
+            f"{client} is {health.in_words}",
             hint=health.advice,
         )
     return health
@@ -120,7 +120,7 @@ def _give_keys(client: VaultClient, plan: Plan, keys: Keys | None) -> None:
         share = key_share(keys, plan, number)
         if share is None:
             raise VaultError(
-                f"Vault at {client.address} is sealed, and {given} key shares are not enough to open it",
+                f"{client} is sealed, and {given} key shares are not enough to open it",
                 hint="Give the shares in the keys file (--keys-file), or at a terminal, which asks for them.",
             )
         given = number
@@ -165,6 +165,14 @@ def give_shares(
         given = {"key": share.reveal(), "nonce": begun["nonce"]}
         answer = answer_data(give_share(client, "post", f"{path}/update", given))
     return answer
+
+
+def end_attempt(client: VaultClient, path: str) -> None:
+    """Cancel what somebody left open at `path`: a new attempt would be refused. Raises VaultError."""
+    found = answer_data(client.request("get", path))
+    if found.get("started"):
+        # HashiCorp Vault takes no other than who knows the nonce, for ten minutes, and no empty body at all.
+        client.request("delete", path, {"nonce": found["nonce"]})
 
 
 def answer_data(answer: dict[str, Any]) -> dict[str, Any]:
