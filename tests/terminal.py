@@ -12,6 +12,11 @@ import time
 
 BDLAB = (sys.executable, "-m", "bdlab_cli")
 _ENDS_WITHIN_S = 60.0
+#: Becomes a program whose terminal this is: the kernel tells it when the terminal closes.
+_IN_CONTROL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 class Terminal:
@@ -20,7 +25,12 @@ class Terminal:
     def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            [*BDLAB, *arguments], env=env, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+            [sys.executable, "-c", _IN_CONTROL, *BDLAB, *arguments],
+            env=env,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
         )
         os.close(slave)
         os.set_blocking(self._master, False)
@@ -50,11 +60,17 @@ class Terminal:
         self.process.send_signal(signal.SIGINT)
         return self.ended()
 
+    def hang_up(self) -> None:
+        """Close the terminal, as its window does: SIGHUP, and from then on nothing can be written to it."""
+        os.close(self._master)
+        self._master = -1
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        os.close(self._master)
+        if self._master >= 0:
+            os.close(self._master)
 
     def _read(self) -> None:
         with contextlib.suppress(OSError):  # nothing there yet, or its end

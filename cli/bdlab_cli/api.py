@@ -97,6 +97,8 @@ def make_worker() -> ASGIApp:
     from bdlab_cli import terminal, wiring
 
     terminal.prepare()
+    # A terminal that closes tells the parent, too, which ends its workers in order.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():  # it may have ended before the mark was set

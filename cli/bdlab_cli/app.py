@@ -128,7 +128,11 @@ def root(
         False, "--debug", envvar="BDLAB_DEBUG", help="Show the traceback of an error."
     ),
     config: str = typer.Option(
-        "", "--config", envvar="BDLAB_CONFIG", metavar="FILE", help="Settings file (default: ./bdlab.toml)"
+        "",
+        "--config",
+        envvar="BDLAB_CONFIG",
+        metavar="FILE",
+        help="Settings file (default: ./bdlab.toml, if nobody else may write it)",
     ),
     version: bool = typer.Option(
         False, "--version", is_eager=True, callback=_print_version, help="Show the version."

@@ -50,6 +50,7 @@ def restore(
     import shlex
     import signal
 
+    from bdlab import signals
     from bdlab.settings import VaultSettings
     from bdlab.stack import OpenBao, Postgres
     from bdlab.stack.backup import Backup, new_folder
@@ -61,8 +62,15 @@ def restore(
     talk = wiring.talk()
     backup = Backup(source)
     about = backup.about(rows_only=rows_only)
-    # As Ctrl-C does: what is half restored is taken away again.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def interrupt(_number: int, _frame: object) -> None:
+        """As Ctrl-C does: what is half restored is taken away again, however often somebody asks."""
+        for number in signals.ending():
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in signals.ending():
+        signal.signal(number, interrupt)
     with new_folder(data_dir) as folder:
         if not rows_only:
             backup.hand_out_keys(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import structlog
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from bdlab import signals
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.hosts import AllowedHosts, is_loopback
 from bdlab.settings import HttpSettings, Layers, Settings
@@ -29,7 +31,7 @@ _METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def run(layers: Layers) -> None:
-    """Serve until SIGTERM or SIGINT: then take no new request, answer those in flight, and close.
+    """Serve until SIGTERM, SIGINT or SIGHUP: then take no new request, answer those in flight, and close.
 
     Raises BdlabError where it cannot start.
     """
@@ -75,15 +77,35 @@ class _Server(uvicorn.Server):
         if self.started:
             _announce(self.announced_url)
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            before = {number: signal.signal(number, self.handle_exit) for number in signals.ending()}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The second signal ends it at once, whichever it is."""
-        if self.should_exit:
+        """The second signal ends it at once, whichever it is; but for SIGHUP, see `wiring.stop_on_signal`."""
+        if self.should_exit and sig != signal.SIGHUP:
             os._exit(wiring.INTERRUPTED_TWICE)
         super().handle_exit(sig, frame)
 
 
 class _Supervisor(Multiprocess):
     announced_url = ""
+
+    def __init__(self, config: https.Config, sockets: list[socket.socket]) -> None:
+        deaf = signal.SIGHUP not in signals.ending()
+        super().__init__(config, sockets)
+        if deaf:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def handle_hup(self) -> None:
+        """uvicorn would start its workers anew."""
+        self.handle_term()
 
     def keep_subprocess_alive(self) -> None:
         super().keep_subprocess_alive()

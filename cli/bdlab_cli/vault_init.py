@@ -79,6 +79,7 @@ def vault_init(
 ) -> None:
     """Take a Vault from any state to the finished set-up; run it as often as you like."""
     from bdlab.errors import InvalidInput
+    from bdlab.trust import require_own
     from bdlab.vault.bootstrap import Plan, bootstrap, envfile
     from bdlab_cli import wiring
 
@@ -87,7 +88,10 @@ def vault_init(
     settings = wiring.layers(
         {"vault": {"identity_dir": identity_dir}, "startup_timeout_s": startup_timeout}
     ).settings()
-    env_path = env_file or (Path(".env") if Path(".env").is_file() else None)
+    env_path = env_file
+    if env_path is None and Path(".env").is_file():
+        env_path = Path(".env")
+        require_own(env_path, option="--env-file")
     seeds = envfile.read(env_path) if env_path else None
     plan = Plan(
         vault=settings.vault,

@@ -106,13 +106,15 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     import signal
     import subprocess
 
+    from bdlab import signals
     from bdlab.errors import InvalidInput
 
     # A terminal's Ctrl-C reaches the command itself; here it must only not keep the token from being revoked.
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, lambda *_: None) for number in signals.ending()}
     try:
         child = subprocess.Popen(list(command), env=dict(environment))
-        signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
+        for number in before.keys() - {signal.SIGINT}:
+            signal.signal(number, lambda number, _: child.send_signal(number))
         code = child.wait()
     except OSError as error:
         raise InvalidInput(

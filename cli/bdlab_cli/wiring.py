@@ -64,11 +64,15 @@ def talk() -> Console:
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM or SIGINT sets; a second one leaves at once with code 130.
+    """An event that SIGTERM, SIGINT or SIGHUP sets; a second one leaves at once with code 130.
+
+    But no SIGHUP does: a terminal that closes sends several, and nobody is there to be impatient.
 
     A thread of its own looks at them: the main one may be inside a client library that waits for its server,
     where Python runs no handler. The handlers that stood before are put back at the end.
     """
+    from bdlab import signals
+
     stop = threading.Event()
 
     def heard(_number: int, _frame: FrameType | None) -> None:
@@ -79,7 +83,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
             for number in numbers:
                 if signal.getsignal(number) is not heard:
                     continue  # another handler stands in its place, as a server's own
-                if stop.is_set():
+                if stop.is_set() and number != signal.SIGHUP:
                     os._exit(INTERRUPTED_TWICE)
                 stop.set()
 
@@ -89,7 +93,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
         listener = threading.Thread(target=listen, name="signals", daemon=True)
         listener.start()
         descriptor = signal.set_wakeup_fd(mouth.fileno())
-        handlers = {number: signal.signal(number, heard) for number in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {number: signal.signal(number, heard) for number in signals.ending()}
         try:
             yield stop
         finally:

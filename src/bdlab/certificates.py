@@ -82,6 +82,8 @@ class CertificateFiles:
         server = issued.certificate
         record = _Record(list(hosts), now, now + ttl_s)
         try:
+            # Killed between two of them, there is none, and not one that another authority has signed.
+            (self.folder / "issued.json").unlink(missing_ok=True)
             self._write("server.pem", f"{server.key.reveal().strip()}\n{server.pem.strip()}\n")
             self._write("ca.pem", f"{issued.ca_pem.strip()}\n")
             self._write("issued.json", msgspec.json.encode(record).decode())

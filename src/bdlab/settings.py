@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from bdlab.errors import InvalidInput, SettingsInvalid
+from bdlab.trust import require_own
 
 Seconds = Annotated[float, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -301,12 +302,15 @@ def load(
     """Read the layers below and above Vault's.
 
     `config` is the TOML file to read (an error where it is missing); without it, ``BDLAB_CONFIG`` or
-    ``./bdlab.toml``, where there is one. Raises SettingsInvalid, also for values that no layer may hold.
+    ``./bdlab.toml``, where there is one. Raises SettingsInvalid, also for values that no layer may hold, and
+    BdlabError for a ``./bdlab.toml`` that somebody else may have written.
     """
     chosen = config or (Path(environ["BDLAB_CONFIG"]) if environ.get("BDLAB_CONFIG") else None)
     path = chosen or Path(CONFIG_FILE)
     file: dict[str, Any] = {}
     if chosen or path.is_file():
+        if not chosen:
+            require_own(path, option="--config")
         try:
             file = tomllib.loads(path.read_text("utf-8"))
         except OSError as error:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shlex
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from bdlab.settings import VaultSettings
+from bdlab.stack import DataFolder, OpenBao
 from bdlab.stack.ports import PortBook
+from bdlab.vault.client import VaultClient
 from tests.fix_database import HOSTILE_LIBPQ
 from tests.fix_up import (
+    ENVIRONMENT,
     STOP_WITHIN_S,
+    UP_WITHIN_S,
     Up,
     all_gone,
     get,
@@ -26,6 +33,8 @@ from tests.fix_up import (
     shell,
     wait_until_stored,
 )
+from tests.terminal import Terminal
+from tests.waiting import until
 
 INTEGRATION_TEST = Path(__file__).parents[2] / "infra" / "test_kafka_integration.sh"
 
@@ -136,6 +145,75 @@ def test_a_start_is_interrupted(tmp_path: Path, start_up: Callable[..., Up]) -> 
     assert up.signal_and_wait(signal.SIGINT) == 1
     assert "error: asked to stop" in "\n".join(up.rest())
     assert up.folder.processes() == []
+
+
+def test_a_vault_whose_keys_never_reached_the_disk_begins_anew(
+    short_path: Path, start_up: Callable[..., Up]
+) -> None:
+    """As after kill -9 between the answer of Vault and the writing of its keys."""
+    folder = short_path / "stack"
+    with OpenBao(folder) as openbao:
+        client = VaultClient(VaultSettings(address=openbao.address))
+        client.request("put", "sys/init", {"recovery_shares": 1, "recovery_threshold": 1}, timeout_s=60)
+        client.close()
+    keys_file = folder / "vault-keys.json"
+    keys_file.touch(0o600)
+    up = start_up(folder)
+    up.wait_for("openbao: the first start was cut off .* begins anew")
+    up.wait_for("eval")
+    assert post(up.endpoint, {"text": "Good."})[0] == 200
+    assert up.signal_and_wait(signal.SIGTERM) == 0
+    # From here on there is something to lose.
+    keys_file.write_text("")
+    refused = start_up(folder)
+    refused.wait_for("its keys never reached")
+    assert refused.process.wait(STOP_WITHIN_S) == 1
+    assert any((folder / "openbao" / "raft").iterdir())
+
+
+@pytest.mark.parametrize("rounds", [4, pytest.param(40, marks=pytest.mark.storm)])
+def test_a_first_start_may_be_cut_off_at_any_moment(
+    tmp_path: Path, start_up: Callable[..., Up], rounds: int
+) -> None:
+    chance = random.Random(rounds)
+    folder = tmp_path / "stack"
+    for number in range(rounds):
+        if number % 4 == 0:  # each is cut off some times before it comes up, or begins anew
+            folder = tmp_path / f"stack {number}"
+        up = start_up(folder)
+        up.wait_for(chance.choice(["started openbao", "started tansu", "started tansu"]))
+        if chance.random() < 0.7:  # Vault is asked for its keys, or has been
+            until(up.folder.keys_file.exists, UP_WITHIN_S)
+        up.process.send_signal(chance.choice([signal.SIGINT, signal.SIGKILL, signal.SIGHUP]))
+        if chance.random() < 0.5:
+            up.process.send_signal(signal.SIGINT)
+        up.process.wait(STOP_WITHIN_S)
+        assert all_gone(up.folder)
+        if number % 4 == 3:
+            last = start_up(folder)
+            last.wait_for("eval")
+            assert post(last.endpoint, {"text": "Good."})[0] == 200
+            assert last.signal_and_wait(signal.SIGTERM) == 0
+
+
+def test_a_terminal_that_closes_is_a_ctrl_c(tmp_path: Path) -> None:
+    """What is on the broker is stored first, though nobody can be told."""
+    folder = DataFolder(tmp_path / "stack")
+    frozen = {}
+    with closing(Terminal(["up", "--data-dir", str(folder.path)], ENVIRONMENT)) as terminal:
+        assert terminal.shows('eval "$(', UP_WITHIN_S), terminal.screen
+        consumer = json.loads((folder.records / "consume-1.json").read_text())["pid"]
+        os.kill(consumer, signal.SIGSTOP)
+        frozen["id"] = post(folder.running(), {"text": "Good, and not stored yet."})[1]["id"]
+        terminal.hang_up()
+        os.kill(consumer, signal.SIGCONT)
+        assert terminal.process.wait(STOP_WITHIN_S) == 0
+    assert all_gone(folder)
+    again = Up(folder.path)
+    with closing(again):
+        again.wait_for("eval")
+        assert frozen["id"] in {row["id"] for row in get(again.endpoint, "/predictions?limit=100")}
+        assert not any("is lost" in line or "are lost" in line for line in again.lines)
 
 
 def test_an_http_port_that_is_taken_is_an_error_where_it_was_asked_for(

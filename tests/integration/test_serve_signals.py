@@ -1,11 +1,13 @@
-"""SIGTERM for the API at any moment: whatever was answered with 200 is on the topic."""
+"""SIGTERM, or SIGHUP, for the API at any moment: whatever was answered with 200 is on the topic."""
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -33,7 +35,9 @@ def _load(url: str, stop: threading.Event) -> list[str]:
     return acknowledged
 
 
-def _terminate_under_load(pipeline: Pipeline, after_s: float, workers: int) -> list[str]:
+def _terminate_under_load(
+    pipeline: Pipeline, after_s: float, workers: int, number: signal.Signals
+) -> list[str]:
     stop = threading.Event()
     with (
         pipeline.serve("--workers", str(workers)) as (daemon, client),
@@ -42,7 +46,12 @@ def _terminate_under_load(pipeline: Pipeline, after_s: float, workers: int) -> l
         running = [pool.submit(_load, str(client.base_url), stop) for _ in range(CLIENTS)]
         try:
             stop.wait(after_s)
-            daemon.process.send_signal(signal.SIGTERM)
+            daemon.process.send_signal(number)
+            if number == signal.SIGHUP:  # a terminal that closes tells all of them, and more than once
+                for child in Path(f"/proc/{daemon.process.pid}/task").glob("*/children"):
+                    for pid in child.read_text().split():
+                        os.kill(int(pid), number)
+                daemon.process.send_signal(number)
             assert daemon.ended() == 0, daemon.lines
         finally:
             stop.set()
@@ -50,11 +59,15 @@ def _terminate_under_load(pipeline: Pipeline, after_s: float, workers: int) -> l
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(50, marks=pytest.mark.storm)])
-def test_sigterm_at_a_random_moment_loses_nothing(pipeline: Pipeline, rounds: int) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_a_random_moment_loses_nothing(
+    pipeline: Pipeline, rounds: int, signal_number: signal.Signals
+) -> None:
     chance = random.Random(SEED)
     acknowledged: list[str] = []
     for number in range(rounds):
-        acknowledged += _terminate_under_load(pipeline, chance.uniform(0, 1.5), workers=1 + number % 2)
+        workers = 1 + number % 2
+        acknowledged += _terminate_under_load(pipeline, chance.uniform(0, 1.5), workers, signal_number)
     assert acknowledged
     keys = [(record.key or b"").decode() for record in on_topic(pipeline, set(acknowledged))]
     assert all(count == 1 for count in map(keys.count, acknowledged[:100]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,41 @@ def run(world: VaultWorld, *arguments: str, **environment: str) -> subprocess.Co
         timeout=60,
         check=False,
     )
+
+
+#: A `vault-init` that gets signals when Vault has answered with its keys, and they are written nowhere yet.
+INTERRUPTED = """
+import os, signal, sys
+from bdlab.vault.client import VaultClient
+from bdlab_cli.app import main
+send = VaultClient._send
+def send_and_signal(client, method, path, *arguments, **named):
+    answer = send(client, method, path, *arguments, **named)
+    if path.endswith("sys/init") and method == "put":
+        for name in ("SIGTERM", "SIGINT", "SIGTERM", "SIGHUP"):
+            os.kill(os.getpid(), signal.Signals[name])
+    return answer
+VaultClient._send = send_and_signal
+main(["vault-init"])
+"""
+
+
+def test_signals_wait_until_the_keys_are_written_down(new_world: Callable[..., VaultWorld]) -> None:
+    world = new_world()
+    env_file = world.env_file()
+    cut_off = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        env=os.environ | world.environment(BDLAB_ENV_FILE=str(env_file)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert cut_off.returncode == -signal.SIGTERM, cut_off.stderr
+    assert "writing Vault's keys down" in cut_off.stderr
+    assert json.loads(world.keys_file.read_text())["root_token"]
+    again = run(world, "--env-file", str(env_file))
+    assert again.returncode == 0, again.stderr
 
 
 def test_kill_after_each_step_then_run_again(new_world: Callable[..., VaultWorld]) -> None:

@@ -96,6 +96,40 @@ def test_passing_certificates_are_made_once_and_again_where_they_ran_out(tmp_pat
     assert first not in tls.ca_file.read_text()
 
 
+@pytest.mark.parametrize("written", range(len(SERVERS) + 1))
+def test_a_start_that_was_killed_between_certificates_and_trust_leaves_a_folder_that_works(
+    tmp_path: Path, written: int
+) -> None:
+    tls = TlsFolder(tmp_path / "tls")
+    tls.prepare()
+    issued = passing_certificates(SERVERS, ttl_s=3600)  # Vault's
+    for server in SERVERS[:written]:
+        tls.files(server).write(issued[server], ["localhost"], ttl_s=3600)
+    assert not tls.prepare()
+    trusted = tls.ca_file.read_text()
+    for server in SERVERS:
+        assert tls.files(server).ca_file.read_text().strip() in trusted
+
+
+def test_a_certificate_that_is_half_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = CertificateFiles(tmp_path)
+    first, second = (passing_certificates(["one"], ttl_s=3600)["one"] for _ in range(2))
+    files.write(first, ["one"], ttl_s=3600)
+    assert files.good_for(["one"], authority=first.ca_pem)
+    replace = Path.replace
+
+    def die_at_the_second(path: Path, target: Path) -> Path:
+        if target.name == "ca.pem":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", die_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        files.write(second, ["one"], ttl_s=3600)
+    assert not files.good_for(["one"], authority=first.ca_pem)
+    assert files.ends_at == 0
+
+
 def test_a_folder_keeps_to_how_it_began(tmp_path: Path) -> None:
     folder = DataFolder(tmp_path)
     assert (folder.has_tls(None), folder.has_tls(wanted=True)) == (False, True)

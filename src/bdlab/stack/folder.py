@@ -14,6 +14,7 @@ from typing import Self
 import msgspec
 
 from bdlab.errors import StackError, StackInUse
+from bdlab.files import replace_file
 from bdlab.stack.process import start_mark
 
 _LOCK_WAIT_S = 1.0
@@ -136,7 +137,13 @@ class DataFolder:
     def settle(self) -> None:
         """Note where the folder is: from now on its Vault knows its database by that path."""
         if not self._place_file.exists():
-            self._place_file.write_text(str(self.path), "utf-8")
+            replace_file(self._place_file, os.fsencode(self.path))
+
+    @property
+    def keys_lost(self) -> bool:
+        """Whether the first set-up was cut off between Vault's initialisation and the writing of its keys."""
+        cut_off = self.keys_file.exists() and self.keys_file.stat().st_size == 0
+        return cut_off and not self._place_file.exists() and not any(self.identity_dir.glob("*/role_id"))
 
     def check_place(self) -> None:
         """Raise StackError for a folder that is no longer where it settled, or was never whole."""
@@ -146,7 +153,7 @@ class DataFolder:
                 hint=f"Remove it (rm -r {self.path}), and restore again.",
             )
         try:
-            settled = Path(self._place_file.read_text("utf-8"))
+            settled = Path(os.fsdecode(self._place_file.read_bytes()))
         except FileNotFoundError:
             return
         if not (settled.exists() and settled.samefile(self.path)):
@@ -180,9 +187,7 @@ class DataFolder:
                 *(f"{name} = {json.dumps(value)}" for name, value in values.items()),
                 "",
             ]
-        new = self.config_file.with_suffix(".new")
-        new.write_text("\n".join(lines), "utf-8")
-        new.replace(self.config_file)
+        replace_file(self.config_file, "\n".join(lines).encode())
 
     def write_env(self, values: Mapping[str, str]) -> None:
         """Write the set-up file, which only its owner may read."""
@@ -204,9 +209,7 @@ class DataFolder:
 
     def publish(self, endpoints: Endpoints) -> None:
         """Say that the stack is up; `running` finds it."""
-        new = self._endpoints_file.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode(endpoints))
-        new.replace(self._endpoints_file)
+        replace_file(self._endpoints_file, msgspec.json.encode(endpoints))
 
     def running(self) -> Endpoints:
         """Where the stack of this folder answers. Raises StackError where none runs."""

@@ -153,6 +153,13 @@ class LocalStack:
         if self.folder.has_tls(self._wants_tls):
             self._tls = self._openbao.tls = self._postgres.tls = TlsFolder(self.folder.tls)
             self._tls.prepare()
+        if self.folder.keys_lost and self._postgres.untouched:
+            self._openbao.discard()
+            self.folder.keys_file.unlink()
+            detail = (
+                "the first start was cut off before its keys were written down; it was empty, and begins anew"
+            )
+            self._report(Event("notice", self._openbao.name, detail))
         http_port = self._choose_http_port()
         consumers = self._choose_consumer_ports()
         self._start(self._openbao, stop)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from bdlab.files import replace_file
+
 
 class _Closed(msgspec.Struct):
     cluster_id: str
@@ -41,7 +43,7 @@ class OpenLog:
             former = self._file.read_text("ascii").strip()
         except FileNotFoundError:
             former = ""
-        self._file.write_text(cluster_id, "ascii")
+        replace_file(self._file, cluster_id.encode("ascii"))
         return former if former != cluster_id else ""
 
     def close(self) -> None:

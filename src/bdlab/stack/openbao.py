@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,6 +72,11 @@ class OpenBao(TlsServer):
     def seal_key(self) -> Path:
         """The file with the key that all else is encrypted by."""
         return self.folder / "seal.key"
+
+    def discard(self) -> None:
+        """Take away all that it holds; for one whose keys nobody has, and which is not running."""
+        self._process.end_leftover()
+        shutil.rmtree(self.folder / "raft", ignore_errors=True)
 
     def rotate_audit_log(self, limit_bytes: int = _AUDIT_LIMIT_BYTES) -> bool:
         """Move an audit log over `limit_bytes` aside, in place of the one before; whether it was.

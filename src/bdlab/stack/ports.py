@@ -11,6 +11,7 @@ import weakref
 from pathlib import Path
 
 from bdlab.errors import ServerNotStarted
+from bdlab.files import replace_file
 
 # Below what Linux gives to outgoing connections (from 32768 on), so that none of those takes a port
 # between its choice and its use.
@@ -83,7 +84,7 @@ class PortBook:
             port = self.choose_new(*book.values())
         if book.get(name) != port:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file.write_text(json.dumps(book | {name: port}, indent=1), "utf-8")
+            replace_file(self._file, json.dumps(book | {name: port}, indent=1).encode())
         return port
 
     def choose_new(self, *besides: int | None) -> int:

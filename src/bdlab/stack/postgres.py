@@ -81,6 +81,11 @@ class Postgres(TlsServer):
         return self._password_file.exists()
 
     @property
+    def untouched(self) -> bool:
+        """Whether no set-up of Vault has gone through with it: nobody has stored anything."""
+        return self.knows_admin_password or not self._data.exists()
+
+    @property
     def _password_file(self) -> Path:
         return self.folder / "admin_password"
 
@@ -159,6 +164,8 @@ class Postgres(TlsServer):
         handle = os.open(self._password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="ascii") as file:
             file.write(password)
+            file.flush()
+            os.fsync(file.fileno())
         reader, writer = os.pipe()
         os.write(writer, password.encode() + b"\n")
         os.close(writer)

@@ -19,6 +19,7 @@ from typing import IO, cast
 import structlog
 
 from bdlab.errors import ServerNotStarted
+from bdlab.files import replace_file
 
 _TETHER = Path(__file__).with_name("tether.py")
 _LOG_LIMIT_BYTES = 10 << 20
@@ -115,7 +116,7 @@ class Process:
                 output = files.enter_context(_private(self.output_file, "wb")) if self.output_file else errors
                 self._popen = _spawner().submit(spawn, output, errors).result()
             record = {"pid": self._popen.pid, "start_mark": start_mark(self._popen.pid)}
-            self._record_file.write_text(json.dumps(record), "utf-8")
+            replace_file(self._record_file, json.dumps(record).encode())
         except OSError as error:
             self.stop(_KILL_WAIT_S)
             raise ServerNotStarted(f"{self.name} could not be started: {error}") from error

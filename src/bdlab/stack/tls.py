@@ -48,6 +48,10 @@ class TlsFolder:
 
         Their authority is then trusted beside those before. Raises BinaryMissing without `cryptography`.
         """
+        for server in SERVERS:
+            # Of a run that was killed after Vault's certificates came, and before anybody trusted them.
+            if self.files(server).ca_file.exists():
+                self.trust(self.files(server).ca_file.read_text("ascii"), keep=True)
         now = time.time()
         if self.ca_file.exists() and all(self.files(server).ends_at > now for server in SERVERS):
             return False
@@ -59,12 +63,13 @@ class TlsFolder:
                 "TLS for the local servers needs the package cryptography", hint="pip install 'bdlab[local]'"
             ) from error
         issued = passing_certificates(SERVERS, ttl_s=ttl_s)
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.trust(issued[SERVERS[0]].ca_pem, keep=True)
         # No host of record, so that a renewal replaces them at once.
         for server, certificate in issued.items():
             files = self.files(server)
             files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             files.write(certificate, (), ttl_s=ttl_s)
-        self.trust(issued[SERVERS[0]].ca_pem, keep=True)
         return True
 
     def trust(self, ca_pem: str, *, keep: bool = False) -> None:

@@ -30,6 +30,7 @@ import msgspec
 from bdlab.errors import IdentityRefused, VaultError, VaultUnavailable
 from bdlab.files import sync_folder
 from bdlab.settings import Secret
+from bdlab.signals import held_back
 from bdlab.vault.client import VaultClient
 from bdlab.vault.files import read_private, write_private
 
@@ -188,8 +189,9 @@ class Identity:
         if earlier and self._newer_secret_id(claimed):
             claimed.unlink()
             return
-        self._unwrap(client, Secret(text), earlier=earlier)
-        claimed.unlink()
+        with held_back("unwrapping a secret id"):
+            self._unwrap(client, Secret(text), earlier=earlier)
+            claimed.unlink()
         sync_folder(self.folder)
 
     def _newer_secret_id(self, claimed: Path) -> bool:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from bdlab.errors import VaultError, VaultUnavailable
+from bdlab.signals import held_back
 from bdlab.vault.bootstrap import operator
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan
@@ -65,10 +66,12 @@ def rekey(plan: Plan) -> Keys:
             recovery_keys=() if shamir else shares,
             root_token=old.root_token if old else "",
         )
-        KeysFile(file.candidate).write(new)
-        for share in shares[: plan.threshold]:
-            client.request("post", f"{path}/verify", {"key": share, "nonce": answer["verification_nonce"]})
-        file.promote()
+        with held_back("putting the new keys into force"):
+            KeysFile(file.candidate).write(new)
+            for share in shares[: plan.threshold]:
+                given = {"key": share, "nonce": answer["verification_nonce"]}
+                client.request("post", f"{path}/verify", given)
+            file.promote()
         return new
 
 

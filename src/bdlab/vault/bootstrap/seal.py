@@ -16,6 +16,7 @@ from bdlab.errors import (
     VaultUnavailable,
 )
 from bdlab.settings import Secret
+from bdlab.signals import held_back
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan, Step
 from bdlab.vault.client import Health, Method, VaultClient
@@ -47,25 +48,26 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
     if plan.dry_run:
         return Step(name, "would do", (f"keys into {file.path}",))
     seal = seal_type(client)
-    aside = file.reserve()
     prefix = "secret" if seal == "shamir" else "recovery"
-    answer = client.request(
-        "put",
-        "sys/init",
-        {f"{prefix}_shares": plan.shares, f"{prefix}_threshold": plan.threshold},
-        timeout_s=_INIT_TIMEOUT_S,
-    )
-    keys = tuple(answer.get("recovery_keys_base64") or answer.get("keys_base64") or ())
-    file.write(
-        Keys(
-            address=client.address,
-            seal=seal,
-            threshold=plan.threshold,
-            unseal_keys=keys if seal == "shamir" else (),
-            recovery_keys=() if seal == "shamir" else keys,
-            root_token=str(answer["root_token"]),
+    with held_back("writing Vault's keys down"):
+        aside = file.reserve()
+        answer = client.request(
+            "put",
+            "sys/init",
+            {f"{prefix}_shares": plan.shares, f"{prefix}_threshold": plan.threshold},
+            timeout_s=_INIT_TIMEOUT_S,
         )
-    )
+        keys = tuple(answer.get("recovery_keys_base64") or answer.get("keys_base64") or ())
+        file.write(
+            Keys(
+                address=client.address,
+                seal=seal,
+                threshold=plan.threshold,
+                unseal_keys=keys if seal == "shamir" else (),
+                recovery_keys=() if seal == "shamir" else keys,
+                root_token=str(answer["root_token"]),
+            )
+        )
     details = (f"{seal} seal, keys in {file.path}",)
     return Step(name, "done", (*details, f"keys of an earlier Vault moved to {aside}") if aside else details)
 

@@ -1,0 +1,41 @@
+"""Whether a file that nobody named, and that was only found, is somebody else's word."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from bdlab.errors import BdlabError
+
+_OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_MOST_LINKS = 40
+
+
+def require_own(path: Path, *, option: str) -> None:
+    """Raise BdlabError unless `path` and its folder, and all that it leads to if it is a link, belong to the
+    caller or to root and nobody else may write there. `option` names such a file all the same.
+    """
+    place = path.absolute()
+    for _ in range(_MOST_LINKS):
+        reason = _foreign(place.parent, place.parent.stat()) or _foreign(place, place.lstat())
+        if reason:
+            raise BdlabError(
+                f"{path} was found in this folder and is not used: {reason}, so that what is in it may be "
+                "somebody else's",
+                hint=f"If you trust it, name it: {option} {path}. Otherwise work in a folder of your own, or "
+                "take the right away (chown, chmod go-w).",
+            )
+        if not place.is_symlink():
+            return
+        place = place.parent / place.readlink()
+    raise BdlabError(f"{path} leads through too many links")
+
+
+def _foreign(place: Path, found: os.stat_result) -> str:
+    """Why it is not the caller's alone; empty where it is. The mode of a link means nothing."""
+    if found.st_uid not in (0, os.geteuid()):
+        return f"{place} belongs to user {found.st_uid}"
+    if not stat.S_ISLNK(found.st_mode) and found.st_mode & _OTHERS_MAY_WRITE:
+        return f"others may write {place} (mode {stat.S_IMODE(found.st_mode):04o})"
+    return ""
