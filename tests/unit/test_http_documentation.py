@@ -9,6 +9,7 @@ import httpx
 
 from bdlab.serving.problems import PROBLEM_JSON
 
+ANYWHERE = {"400", "421", "422", "500", "503"}
 ROUTES = {
     "/predict": "post",
     "/predict/batch": "post",
@@ -48,7 +49,7 @@ def test_the_document_has_bodies_and_problems(api: httpx.Client) -> None:
     assert body["required"] == ["text"]
     assert set(body["properties"]) == {"text", "summary", "HelpfulnessNumerator", "HelpfulnessDenominator"}
     assert {parameter["name"] for parameter in predict["parameters"]} == {"Idempotency-Key", "traceparent"}
-    assert set(predict["responses"]) == {"200", "408", "413", "415", "422", "503"}
+    assert set(predict["responses"]) == {"200", "408", "413", "415", *ANYWHERE}
     assert PROBLEM_JSON in predict["responses"]["422"]["content"]
 
 
@@ -60,14 +61,37 @@ def test_the_document_has_the_answers_that_are_given(api: httpx.Client) -> None:
         for operation in item.values()
         for status, answer in operation["responses"].items()
     }
-    assert not [path for path, status in kinds if status == "400"]
+    for path in ROUTES:
+        assert {status for each, status in kinds if each == path} >= {"200", *ANYWHERE}
+        assert all(PROBLEM_JSON in kinds[path, status] for status in ANYWHERE)
     for path, bad in (("/predictions", "?limit=x"), ("/predictions/{prediction_id}", "/x")):
         answer = api.get("/predictions" + bad)
         assert (answer.status_code, kinds[path, "422"]) == (422, [answer.headers["content-type"]])
     for path in ("/health", "/health/ready", "/vault-status", "/kafka-status"):
-        assert kinds[path, "503"] == ["application/json"]
+        assert kinds[path, "503"] == ["application/json", PROBLEM_JSON]
     assert kinds["/metrics", "200"] == ["text/plain"]
     assert api.get("/metrics").headers["content-type"].count("charset") == 1
+
+
+def test_the_document_says_what_is_enforced(api: httpx.Client) -> None:
+    paths = api.get("/openapi.json").json()["paths"]
+    review = paths["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert review["additionalProperties"] is True
+    assert {"enum": list(review["properties"])} in review["propertyNames"]["anyOf"]
+    assert review["properties"]["HelpfulnessNumerator"] == {
+        "type": "integer", "minimum": 0, "maximum": 2**31 - 1, "default": 1,
+    }  # fmt: skip
+    batch = paths["/predict/batch"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert (batch["minItems"], batch["maxItems"], batch["items"]) == (1, 100, review)
+    key, _ = paths["/predict"]["post"]["parameters"]
+    assert (key["schema"]["minLength"], key["schema"]["maxLength"]) == (1, 255)
+    (limit,) = paths["/predictions"]["get"]["parameters"]
+    assert (limit["name"], limit["in"], limit["required"]) == ("limit", "query", False)
+    bounds = {name: limit["schema"][name] for name in ("type", "minimum", "maximum", "default")}
+    assert bounds == {"type": "integer", "minimum": 1, "maximum": 1000, "default": 10}
+    (found,) = paths["/predictions/{prediction_id}"]["get"]["parameters"]
+    assert found["schema"] == {"type": "string", "format": "uuid"}
+    assert paths["/predict"]["post"]["responses"]["503"]["headers"]["Retry-After"]
 
 
 def test_head_is_answered_as_get_is_without_its_body(api: httpx.Client) -> None:

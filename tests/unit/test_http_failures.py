@@ -362,6 +362,48 @@ def test_an_unknown_id_is_404_and_no_id_is_422(api: httpx.Client) -> None:
     assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM)
 
 
+def test_an_id_is_written_in_one_way(api: httpx.Client) -> None:
+    known = api.post("/predict", json=REVIEW).json()["id"]
+    assert api.get(f"/predictions/{known.upper()}").json()["id"] == known
+    for other in (known.replace("-", ""), f"%7B{known}%7D", f"urn:uuid:{known}", f"%20{known}"):
+        assert api.get(f"/predictions/{other}").status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/predictions?sentiment=negative", "there are: limit"),
+        ("/predictions?limit=5&Limit=5", "there are: limit"),
+        ("/predictions?limit=5&limit=6", "stands more than once"),
+        ("/predictions?limit", "an integer from 1 to 1000, and is ''"),
+        ("/predictions?limit=5&=", "there are: limit"),
+        ("/predictions?%6cimit=0", "an integer from 1 to 1000, and is '0'"),
+        ("/health?verbose", "is no query parameter of /health; there is none"),
+        ("/health/live?a=1", "there is none"),
+        ("/metrics?name=x", "there is none"),
+        ("/vault-status?" + "n" * 5000, "there is none"),
+        ("/openapi.json?a=1", "there is none"),
+        ("/docs?a=1", "there is none"),
+    ],
+)
+def test_a_query_parameter_that_nobody_knows_is_422(api: httpx.Client, path: str, why: str) -> None:
+    answer = api.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (422, PROBLEM)
+    (error,) = answer.json()["errors"]
+    assert why in error["why"]
+    assert len(answer.content) < 1000
+
+
+def test_a_query_parameter_is_refused_before_anything_is_published(
+    memory_api: MemoryApi, api: httpx.Client
+) -> None:
+    for path, body in (("/predict", REVIEW), ("/predict/batch", [REVIEW])):
+        assert api.post(f"{path}?dry_run=1", json=body).status_code == 422
+    assert memory_api.records() == []
+    for path in ("/predictions?", "/predictions?&", "/predictions?limit=5.0", "/predictions?limit=%35"):
+        assert api.get(path).status_code == 200
+
+
 def test_a_database_that_is_away_is_503(memory_api: MemoryApi, api: httpx.Client) -> None:
     memory_api.stored.online = False
     for path in ("/predictions", f"/predictions/{uuid4()}"):

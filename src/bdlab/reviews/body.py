@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections import Counter
@@ -14,11 +13,10 @@ import msgspec
 
 from bdlab.errors import InvalidInput
 from bdlab.events import MAX_COUNT, Review, check_storable
+from bdlab.reviews.schema import COUNT_FIELDS, FIELDS, TEXT_FIELDS, misspelt
 
 BODY = "body"
 SHOWN_PROBLEMS = 100
-TEXT_FIELDS = ("text", "summary")
-COUNT_FIELDS = ("HelpfulnessNumerator", "HelpfulnessDenominator")
 
 
 class Repeating(dict[str, Any]):
@@ -61,11 +59,7 @@ class ReviewInvalid(InvalidInput):
         super().__init__("; ".join(told), hint=hint)
 
 
-_FIELDS = (*TEXT_FIELDS, *COUNT_FIELDS)
-#: How a field's name looks without case and underscores, which is how it may have been meant.
-_PLAIN = {field.lower(): field for field in _FIELDS}
-_QUOTED = tuple(f'"{field}"'.encode() for field in _FIELDS)
-_SIMILAR = 0.8
+_QUOTED = tuple(f'"{field}"'.encode() for field in FIELDS)
 #: To compare a name takes microseconds, and a body of 1 MiB has room for more than 100,000 of them.
 _COMPARED_NAMES = 20
 
@@ -129,8 +123,8 @@ def find_problems(value: Any) -> list[FieldProblem]:
         return [FieldProblem(BODY, f"has to be a JSON object with the field 'text', and is {_kind(value)}")]
     problems = [
         FieldProblem(name, f"is no field of a review; is {meant!r} meant?")
-        for name in islice((name for name in value if name not in _FIELDS), _COMPARED_NAMES)
-        if (meant := _misspelt(name))
+        for name in islice((name for name in value if name not in FIELDS), _COMPARED_NAMES)
+        if (meant := misspelt(name))
     ]
     for field in TEXT_FIELDS:
         why = _text_problem(value[field], field) if field in value else _absent(field)
@@ -141,23 +135,13 @@ def find_problems(value: Any) -> list[FieldProblem]:
         if why:
             problems.append(FieldProblem(field, why))
     if isinstance(value, Repeating):
-        problems += [
-            FieldProblem(field, "stands more than once") for field in _FIELDS if field in value.names
-        ]
+        problems += [FieldProblem(field, "stands more than once") for field in FIELDS if field in value.names]
     return problems
 
 
 def without_others(value: Mapping[str, Any]) -> dict[str, Any]:
     """Only the fields of a review."""
-    return {field: value[field] for field in _FIELDS if field in value}
-
-
-def _misspelt(name: str) -> str:
-    """The field that `name`, which is none, was probably meant to be; empty where it resembles none."""
-    if len(name) > 40:
-        return ""
-    close = difflib.get_close_matches(name.lower().replace("_", ""), _PLAIN, n=1, cutoff=_SIMILAR)
-    return _PLAIN[close[0]] if close else ""
+    return {field: value[field] for field in FIELDS if field in value}
 
 
 def _may_repeat(data: bytes, reviews: int) -> bool:
@@ -238,7 +222,9 @@ def _convert(value: Mapping[str, Any], error: Exception | None) -> Review:
 def parse(data: bytes) -> Any:
     """The JSON value, objects that repeat a name marked. Raises ReviewInvalid where it is none."""
     try:
-        return json.loads(data.decode(), parse_constant=_no_constant, object_pairs_hook=_object)
+        return json.loads(
+            data.decode(), parse_float=_number, parse_constant=_no_constant, object_pairs_hook=_object
+        )
     except UnicodeDecodeError as found:
         why = f"is not UTF-8: byte 0x{data[found.start]:02x} at offset {found.start}"
     except json.JSONDecodeError as found:
@@ -260,6 +246,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     marked = Repeating(found)
     marked.names = frozenset(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
     return marked
+
+
+def _number(text: str) -> float:
+    """An integer where there is no fraction, as JSON Schema has it: 5.0 is 5, before an id is made of it."""
+    number = float(text)
+    return int(number) if number.is_integer() else number
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -66,22 +66,28 @@ class ReadyAnswer(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
 
 
-class VaultAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class VaultAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`problem` says why Vault does not answer."""
+
     connected: bool
     authenticated: bool
     sealed: bool | None
     secrets_engine: str
     token_ttl_s: float | None
     policies: tuple[str, ...]
+    problem: str = ""
 
 
-class KafkaAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class KafkaAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`problem` says why there is no answer, or no lag."""
+
     connected: bool
     bootstrap_servers: str
     brokers: int
     topic: str
     partitions: int
     consumer_lag: int | None
+    problem: str = ""
 
 
 _encode = msgspec.json.Encoder().encode

@@ -11,7 +11,7 @@ from litestar.enums import HttpMethod, ScopeType
 from litestar.types import ASGIApp, Receive, Send
 
 from bdlab.hosts import AllowedHosts
-from bdlab.serving import documentation, hosts, predictions, problems, states, stored
+from bdlab.serving import documentation, hosts, predictions, problems, queries, states, stored
 from bdlab.serving.acknowledgements import Acknowledgements
 from bdlab.serving.answers import json_response
 from bdlab.serving.ending import Ending
@@ -32,6 +32,10 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     acknowledgements = Acknowledgements(delivery_timeout_s=delivery_timeout_s)
     ending = Ending()
 
+    async def before_request(request: Request[Any, Any, Any]) -> None:
+        ending.turn_away()
+        queries.read(request)
+
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         yield
@@ -48,7 +52,7 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
             openapi_json,
         ],
         openapi_config=documentation.config(),
-        before_request=ending.turn_away,
+        before_request=before_request,
         exception_handlers=problems.HANDLERS,
         lifespan=spans,
         logging_config=None,

@@ -8,18 +8,33 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from litestar import Request
 from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import OpenAPIRenderPlugin, SwaggerRenderPlugin
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, Parameter, RequestBody, Schema
+from litestar.openapi.spec import (
+    OpenAPIFormat,
+    OpenAPIHeader,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    Parameter,
+    Reference,
+    RequestBody,
+    Schema,
+)
 
 from bdlab import __version__
 from bdlab.events import MAX_COUNT
+from bdlab.reviews.schema import FIELDS, MISSPELT, NOT_EMPTY, STORABLE
 from bdlab.serving.problems import PROBLEM_JSON, ProblemDetails
+from bdlab.serving.queries import NoQuery, option, schemas
+from bdlab.serving.requests import MAX_KEY_LENGTH
 
 EXAMPLE = {"text": "This product is terrible!", "summary": "Product review"}
 
@@ -27,60 +42,106 @@ _COUNT = Schema(type=OpenAPIType.INTEGER, minimum=0, maximum=MAX_COUNT, default=
 REVIEW = Schema(
     title="Review",
     type=OpenAPIType.OBJECT,
+    description="Fields that are none of these are left out, but for one whose name is nearly one of theirs.",
     required=["text"],
     properties={
         "text": Schema(
-            type=OpenAPIType.STRING, min_length=1, description="The review; not only white space."
+            type=OpenAPIType.STRING,
+            min_length=1,
+            pattern=NOT_EMPTY,
+            description="The review; not only white space, and without U+0000.",
         ),
-        "summary": Schema(type=OpenAPIType.STRING, default="", description="Its headline."),
+        "summary": Schema(
+            type=OpenAPIType.STRING,
+            pattern=STORABLE,
+            default="",
+            description="Its headline; without U+0000.",
+        ),
         "HelpfulnessNumerator": _COUNT,
         "HelpfulnessDenominator": _COUNT,
     },
+    additional_properties=True,
+    property_names=Schema(any_of=[Schema(enum=FIELDS), Schema(schema_not=Schema(pattern=MISSPELT))]),
     examples=[EXAMPLE],
 )
 
 
-def _body(schema: Schema) -> RequestBody:
-    return RequestBody(content={"application/json": OpenAPIMediaType(schema=schema)}, required=True)
+def review_list(limit: int) -> Schema:
+    """A list of 1 to `limit` reviews."""
+    return Schema(type=OpenAPIType.ARRAY, items=REVIEW, min_items=1, max_items=limit)
 
 
-def _headers() -> list[Any]:
-    return [
-        Parameter(
-            name="Idempotency-Key",
-            param_in="header",
-            schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=255),
-            description="The same key with the same review is the same prediction, with the same id.",
-        ),
-        Parameter(
-            name="traceparent",
-            param_in="header",
-            schema=Schema(type=OpenAPIType.STRING),
-            description="W3C trace context; it goes on with the event.",
-        ),
-    ]
+_HEADERS = (
+    Parameter(
+        name="Idempotency-Key",
+        param_in="header",
+        schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=MAX_KEY_LENGTH),
+        description="The same key with the same review is the same prediction, with the same id.",
+    ),
+    Parameter(
+        name="traceparent",
+        param_in="header",
+        schema=Schema(type=OpenAPIType.STRING),
+        description="W3C trace context; it goes on with the event. One that is not valid is ignored.",
+    ),
+)
+PREDICTION_ID = Parameter(
+    name="prediction_id",
+    param_in="path",
+    required=True,
+    schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.UUID),
+    description="The id that /predict answered with.",
+)
+
+_PROBLEM = Reference(ref=f"#/components/schemas/{ProblemDetails.__name__}")
+_RETRY_AFTER = OpenAPIHeader(
+    schema=Schema(type=OpenAPIType.INTEGER, minimum=1), description="Seconds; where this is a problem."
+)
+#: What any route may answer, before its handler begins.
+_ANYWHERE = {
+    "400": "Not exactly one Host header that can be read, or the client left before its request was complete",
+    "421": "The Host header names another server (setting http.allowed_hosts)",
+    "422": "A query parameter that the route does not know, or a value that is not allowed",
+    "500": "A defect; the server's log has the reason",
+    "503": "The server is stopping: retry after `Retry-After` seconds",
+}
 
 
-@dataclass
-class PredictOperation(Operation):
-    def __post_init__(self) -> None:
-        self.request_body = _body(REVIEW)
-        self.parameters = _headers()
+def describe(
+    *,
+    body: Schema | None = None,
+    query: type[msgspec.Struct] = NoQuery,
+    path: Parameter | None = None,
+) -> dict[str, Any]:
+    """Arguments of a route, by which it takes these query parameters, and the document says what it takes and
+    answers. One with a `body` takes the headers of a prediction too.
+    """
+
+    @dataclass
+    class Described(Operation):
+        def __post_init__(self) -> None:
+            parameters: list[Parameter | Reference] = [path] if path else []
+            parameters += _HEADERS if body else ()
+            for name, schema in schemas(query).items():
+                # A JSON schema as it stands; the document's own classes would only spell it out again.
+                parameters.append(Parameter(name=name, param_in="query", schema=cast("Any", schema)))
+            self.parameters = parameters or None
+            if body:
+                content = {"application/json": OpenAPIMediaType(schema=body)}
+                self.request_body = RequestBody(content=content, required=True)
+            self.responses = _with_problems(self.responses or {})
+
+    return {"operation_class": Described, "opt": option(query)}
 
 
-@dataclass
-class BatchOperation(Operation):
-    def __post_init__(self) -> None:
-        self.request_body = _body(Schema(type=OpenAPIType.ARRAY, items=REVIEW, min_items=1))
-        self.parameters = _headers()
-
-
-@dataclass
-class QueryOperation(Operation):
-    def __post_init__(self) -> None:
-        # The framework's own answer to a parameter that it could not read: all of them are strings here.
-        if self.responses:
-            self.responses.pop("400", None)
+def _with_problems(responses: Mapping[str, Any]) -> dict[str, Any]:
+    """`responses` and those of any route, but for the 400 that the framework thinks it gives."""
+    found = {status: answer for status, answer in responses.items() if status != "400"}
+    for status, description in _ANYWHERE.items():
+        answer = found.setdefault(status, OpenAPIResponse(description=description, content={}))
+        answer.content.setdefault(PROBLEM_JSON, OpenAPIMediaType(schema=_PROBLEM))
+    found["503"].headers = {"Retry-After": _RETRY_AFTER}
+    return dict(sorted(found.items()))
 
 
 def state_response(answer: type[msgspec.Struct], description: str) -> dict[int, ResponseSpec]:

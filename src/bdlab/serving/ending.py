@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
 
-from litestar import Request
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
@@ -42,7 +40,7 @@ class Ending:
 
         return counted
 
-    async def turn_away(self, _: Request[Any, Any, Any]) -> None:
+    def turn_away(self) -> None:
         """Before each request. Raises Problem, 503, once the end has begun."""
         if self._begun:
             raise problems.problem(

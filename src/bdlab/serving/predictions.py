@@ -17,11 +17,7 @@ from bdlab.reviews import ReviewInvalid, decode, decode_many
 from bdlab.serving.acknowledgements import Acknowledgements
 from bdlab.serving.answers import Answer, BatchItem, answer_to, json_response
 from bdlab.serving.batching import Scoring
-from bdlab.serving.documentation import (
-    PREDICT_RESPONSES,
-    BatchOperation,
-    PredictOperation,
-)
+from bdlab.serving.documentation import PREDICT_RESPONSES, REVIEW, describe, review_list
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.ports import Parts
 from bdlab.serving.problems import Problem, from_error, invalid, problem
@@ -153,11 +149,12 @@ def _partly(
 def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -> list[HTTPRouteHandler]:
     predictions = Predictions(parts, metrics, acknowledgements)
     http = parts.settings.http
+    most = min(http.max_batch, http.max_in_flight)
 
     @post(
         "/predict",
         status_code=200,
-        operation_class=PredictOperation,
+        **describe(body=REVIEW),
         responses=PREDICT_RESPONSES,
         summary="Predict from one review",
         tags=["predict"],
@@ -175,7 +172,7 @@ def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -
     @post(
         "/predict/batch",
         status_code=200,
-        operation_class=BatchOperation,
+        **describe(body=review_list(most)),
         responses=PREDICT_RESPONSES,
         summary="Predict from a list of reviews",
         tags=["predict"],
@@ -185,7 +182,7 @@ def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -
         head = read_head(request)
         body = await read_body(request, head, http.max_body_bytes)
         try:
-            reviews = decode_many(body, limit=min(http.max_batch, http.max_in_flight))
+            reviews = decode_many(body, limit=most)
         except ReviewInvalid as error:
             raise invalid(error) from None
         return json_response(await predictions.predict_many(reviews, head))

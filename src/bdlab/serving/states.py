@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-import msgspec
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
@@ -22,7 +20,7 @@ from bdlab.serving.answers import (
     VaultAnswer,
     json_response,
 )
-from bdlab.serving.documentation import state_response
+from bdlab.serving.documentation import describe, state_response
 from bdlab.serving.metrics import CONTENT_TYPE, Metrics
 from bdlab.serving.ports import Parts
 
@@ -108,6 +106,7 @@ def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -
 
     @get(
         "/health",
+        **describe(),
         summary="State of the API and of what it stands on",
         tags=["state"],
         responses=state_response(HealthAnswer, "Unhealthy: nothing can be predicted durably"),
@@ -120,14 +119,15 @@ def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -
             ),
             acknowledgements,
         )
-        return _answer(found, 503 if found.status == "unhealthy" else 200)
+        return json_response(found, 503 if found.status == "unhealthy" else 200)
 
-    @get("/health/live", summary="The process is alive", tags=["state"], sync_to_thread=False)
+    @get("/health/live", **describe(), summary="The process is alive", tags=["state"], sync_to_thread=False)
     def live() -> Response[LiveAnswer]:
-        return _answer(LiveAnswer(), 200)
+        return json_response(LiveAnswer(), 200)
 
     @get(
         "/health/ready",
+        **describe(),
         summary="A prediction can be made and published",
         tags=["state"],
         responses=state_response(ReadyAnswer, "Not ready"),
@@ -138,10 +138,11 @@ def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -
             *await asyncio.gather(around.model_problem.soon(), around.vault.soon(), around.broker.soon()),
             acknowledgements,
         )
-        return _answer(found, 200 if found.ready else 503)
+        return json_response(found, 200 if found.ready else 503)
 
     @get(
         "/vault-status",
+        **describe(),
         summary="Vault as this service sees it",
         tags=["state"],
         responses=state_response(VaultAnswer, "Vault does not answer"),
@@ -155,13 +156,13 @@ def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -
             secrets_engine=state.secrets_engine,
             token_ttl_s=state.token_ttl_s,
             policies=state.policies,
+            problem="" if state.connected else state.problem,
         )
-        return _answer(
-            found, 200 if state.connected else 503, problem="" if state.connected else state.problem
-        )
+        return json_response(found, 200 if state.connected else 503)
 
     @get(
         "/kafka-status",
+        **describe(),
         summary="Kafka as this service sees it",
         tags=["state"],
         responses=state_response(KafkaAnswer, "Kafka does not answer"),
@@ -176,20 +177,19 @@ def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -
             topic=state.topic,
             partitions=state.partitions,
             consumer_lag=state.consumer_lag,
+            problem=state.problem,
         )
-        return _answer(found, 200 if state.connected else 503, problem=state.problem)
+        return json_response(found, 200 if state.connected else 503)
 
     @get(
-        "/metrics", summary="Prometheus metrics", tags=["state"], media_type="text/plain", sync_to_thread=True
+        "/metrics",
+        **describe(),
+        summary="Prometheus metrics",
+        tags=["state"],
+        media_type="text/plain",
+        sync_to_thread=True,
     )
     def show_metrics() -> Response[bytes]:
         return Response(metrics.render(), media_type=CONTENT_TYPE)
 
     return [health, live, ready, vault_status, kafka_status, show_metrics]
-
-
-def _answer(found: msgspec.Struct, status: int, *, problem: str = "") -> Response[Any]:
-    content: dict[str, Any] = msgspec.to_builtins(found)
-    if problem:
-        content["problem"] = problem
-    return json_response(content, status)

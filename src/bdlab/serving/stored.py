@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
-from litestar import Response, get
+import msgspec
+from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import Parameter
+from msgspec import Meta
 
 from bdlab.errors import DatabaseUnavailable
 from bdlab.serving.answers import json_response
-from bdlab.serving.documentation import QueryOperation, problem_response
+from bdlab.serving.documentation import PREDICTION_ID, describe, problem_response
 from bdlab.serving.ports import Parts
 from bdlab.serving.problems import invalid_parameter, problem
 
@@ -23,11 +26,21 @@ QUERY_TIMEOUT_S = 15.0
 #: More would only wait for each other at the one connection.
 CONCURRENT_QUERIES = 4
 
-_HOW_MANY = f"How many, 1 to {MAX_LIMIT}; fewer come where their texts are more than 16 MiB."
+#: RFC 9562, section 4. Python's own reader takes other notations too.
+_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 T = TypeVar("T")
 
 _away = {503: problem_response("The database cannot be asked now")}
+
+
+class PredictionsQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of GET /predictions: a field is one of them, in the document too."""
+
+    limit: Annotated[
+        int,
+        Meta(ge=1, le=MAX_LIMIT, description="How many; fewer come where their texts are more than 16 MiB."),
+    ] = 10
 
 
 class _Queries:
@@ -60,23 +73,18 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
 
     @get(
         "/predictions",
-        operation_class=QueryOperation,
+        **describe(query=PredictionsQuery),
         summary="The newest stored predictions",
         tags=["stored"],
-        responses={422: problem_response("The limit is out of range"), **_away},
+        responses=_away,
     )
-    async def newest(
-        limit: Annotated[str, Parameter(description=_HOW_MANY)] = "10",
-    ) -> Response[list[dict[str, Any]]]:
-        if not (limit.isascii() and limit.isdigit() and len(limit) < 10 and 1 <= int(limit) <= MAX_LIMIT):
-            raise invalid_parameter(
-                "limit", f"has to be an integer from 1 to {MAX_LIMIT}, and is {limit[:40]!r}"
-            )
-        return json_response(await queries.run(parts.stored.newest, int(limit)))
+    async def newest(request: Request[Any, Any, Any]) -> Response[list[dict[str, Any]]]:
+        query: PredictionsQuery = request.state.query
+        return json_response(await queries.run(parts.stored.newest, query.limit))
 
     @get(
         "/predictions/{prediction_id:str}",
-        operation_class=QueryOperation,
+        **describe(path=PREDICTION_ID),
         summary="One stored prediction",
         tags=["stored"],
         responses={
@@ -85,14 +93,11 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
             **_away,
         },
     )
-    async def one(
-        prediction_id: Annotated[str, Parameter(description="The id that /predict answered with.")],
-    ) -> Response[dict[str, Any]]:
+    async def one(prediction_id: Annotated[str, Parameter()]) -> Response[dict[str, Any]]:
         """A prediction that was acknowledged a moment ago may not be stored yet."""
-        try:
-            wanted = UUID(prediction_id)
-        except ValueError:
-            raise invalid_parameter("id", f"has to be a UUID, and is {prediction_id[:80]!r}") from None
+        if not _ID.fullmatch(prediction_id):
+            raise invalid_parameter("id", f"has to be a UUID, and is {prediction_id[:80]!r}")
+        wanted = UUID(prediction_id)
         row = await queries.run(parts.stored.get, wanted)
         if row is None:
             raise problem(

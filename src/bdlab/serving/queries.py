@@ -1,0 +1,68 @@
+"""Query parameters: each route has a struct, whose fields are all that it takes.
+
+Another one is refused: whoever misspelt a filter would take the answer for a filtered one.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+from litestar import Request
+
+from bdlab.serving.problems import invalid_parameter
+
+_OPTION = "query"
+
+
+class NoQuery(msgspec.Struct, frozen=True):
+    """Of a route that takes no parameters."""
+
+
+def option(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """What a route with these parameters has as its `opt`; it finds them as `request.state.query`."""
+    return {_OPTION: kind}
+
+
+@cache
+def schemas(kind: type[msgspec.Struct]) -> dict[str, dict[str, Any]]:
+    """The JSON schema of each parameter."""
+    found: dict[str, dict[str, Any]] = msgspec.json.schema(kind)["$defs"][kind.__name__]["properties"]
+    return found
+
+
+def read(request: Request[Any, Any, Any]) -> None:
+    """Read and check a request's parameters, before its route does anything. Raises Problem, 422."""
+    kind = request.route_handler.opt.get(_OPTION, NoQuery)
+    text = request.scope["query_string"].decode("latin-1")
+    if not text and kind is NoQuery:
+        return
+    known = kind.__struct_fields__
+    values: dict[str, str] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        if name not in known:
+            there_are = f"there are: {', '.join(known)}" if known else "there is none"
+            route = request.scope["path_template"]
+            raise invalid_parameter(name[:40], f"is no query parameter of {route}; {there_are}")
+        if name in values:
+            raise invalid_parameter(name, "stands more than once")
+        values[name] = value
+    try:
+        request.state.query = msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        name = path.rstrip("`")
+        raise invalid_parameter(
+            name, f"has to be {_wanted(schemas(kind)[name]) or reason}, and is {values[name][:40]!r}"
+        ) from None
+
+
+def _wanted(schema: dict[str, Any]) -> str:
+    """What a value has to be, for a person; empty for what has no short name."""
+    if "enum" in schema:
+        return f"one of {', '.join(map(str, schema['enum']))}"
+    if schema.get("type") == "integer":
+        return f"an integer from {schema['minimum']} to {schema['maximum']}"
+    return ""

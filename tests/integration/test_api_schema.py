@@ -1,0 +1,58 @@
+"""The API against its own OpenAPI document, by a tester that reads nothing else (schemathesis)."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import tls
+from tests.fix_pipeline import Pipeline
+from tests.waiting import until
+
+SEED = 20261126
+
+
+def tested(url: str, folder: Path, *, examples: int) -> subprocess.CompletedProcess[str]:
+    """What schemathesis says after all of its checks, with so many examples for each operation."""
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json",
+        "--checks=all", f"--seed={SEED}", f"--max-examples={examples}", "--generation-database=none",
+        "--request-timeout=60", "--suppress-health-check=all", "--no-color",
+    ]  # fmt: skip
+    if tls.FOLDER:
+        command.append(f"--tls-verify={tls.FOLDER.ca_file}")
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "NO_PROXY": "*"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
+    )
+
+
+@pytest.mark.tansu("about the API alone")
+@pytest.mark.parametrize(
+    "examples",
+    [50, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.plaintext("the same with TLS")])],
+)
+def test_a_tester_that_reads_the_document_finds_nothing(
+    pipeline: Pipeline, tmp_path: Path, examples: int
+) -> None:
+    with pipeline.serve() as (_, client), pipeline.daemon("consume"):
+        until(lambda: client.get("/health").json()["status"] == "healthy")
+        done = tested(str(client.base_url).rstrip("/"), tmp_path, examples=examples)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
+    operations = re.search(r"Operations: +(\d+) selected / (\d+) total", done.stdout)
+    assert operations
+    assert operations[1] == operations[2]
+    ran = re.search(r"(\d+) generated, (\d+) passed\n", done.stdout)
+    assert ran, done.stdout
+    assert ran[1] == ran[2]
+    assert int(ran[1]) > examples
