@@ -103,7 +103,7 @@ def make_worker() -> ASGIApp:
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():  # it may have ended before the mark was set
         sys.exit(STARTUP_FAILED)
-    api = Api(wiring.layers())
+    api = Api(wiring.layers(daemon=True))
     try:
         api.open()
     except VaultUnavailable as error:

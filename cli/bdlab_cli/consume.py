@@ -65,7 +65,8 @@ def consume(
         {
             "sink": {"metrics_port": metrics_port, "batch_size": batch_size, "batch_wait_s": batch_wait},
             "startup_timeout_s": startup_timeout,
-        }
+        },
+        daemon=True,
     )
     import structlog
 

@@ -100,6 +100,7 @@ def _announce(session: VaultSession, layers: Layers, ca_file: str) -> str:
             "there is no broker address to announce",
             hint="Give it with --bootstrap-servers or BDLAB_KAFKA_BOOTSTRAP_SERVERS.",
         )
+    layers.settings().kafka.servers()
     if ca_file not in ("", _BY_VAULT):
         raise InvalidInput(
             f"--ca-file {ca_file}: only the word {_BY_VAULT} can be announced",

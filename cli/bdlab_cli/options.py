@@ -13,7 +13,7 @@ StartupTimeout = Annotated[
         "--startup-timeout",
         envvar="BDLAB_STARTUP_TIMEOUT",
         metavar="SECONDS",
-        show_default="60",
+        show_default="60; 5 at a terminal, but for daemons",
         help="How long to wait at the start for servers that are away, and for a sealed Vault.",
     ),
 ]
@@ -46,6 +46,25 @@ DataDir = Annotated[
     typer.Option("--data-dir", envvar="BDLAB_DATA_DIR", help="The data folder of the stack."),
 ]
 DATA_DIR = Path("~/.local/share/bdlab")
+
+
+def _delimiter(text: str) -> str:
+    found = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(found) != 1 or found in '"\r\n':
+        raise typer.BadParameter("give one character, or the word tab")
+    return found
+
+
+def delimiter(envvar: str) -> Any:
+    """What is between the columns of a CSV file."""
+    return typer.Option(
+        "--delimiter",
+        envvar=envvar,
+        metavar="CHAR",
+        parser=_delimiter,
+        help="What is between the columns of a CSV file: a character such as ; or the word tab.",
+    )
+
 
 AdminServers = Annotated[
     str,

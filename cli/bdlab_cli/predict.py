@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from bdlab_cli import options
 from bdlab_cli.options import StartupTimeout
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -40,6 +42,7 @@ def predict(
         help="Of the file: csv or jsonl",
         show_default="by suffix or content",
     ),
+    delimiter: Annotated[str, options.delimiter("BDLAB_PREDICT_DELIMITER")] = ",",
     publish: bool = typer.Option(
         True,
         "--publish/--no-publish",
@@ -103,7 +106,13 @@ def predict(
         layers, publish=publish, as_json=as_json, output=output, run_id=run_id, raw_cells=raw_cells
     )
     if file is not None:
-        from_file(prediction, file, kind=kind.value if kind else None, skip_invalid=skip_invalid)
+        from_file(
+            prediction,
+            file,
+            kind=kind.value if kind else None,
+            delimiter=delimiter,
+            skip_invalid=skip_invalid,
+        )
     elif text is not None:
         review = read_review(prediction.max_row_bytes) if text == "-" else text
         from_argument(prediction, review, summary)

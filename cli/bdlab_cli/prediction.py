@@ -132,13 +132,21 @@ def read_review(limit: int) -> str:
     return text
 
 
-def from_file(prediction: Prediction, source: str, *, kind: Format | None, skip_invalid: bool) -> None:
+def from_file(
+    prediction: Prediction, source: str, *, kind: Format | None, delimiter: str, skip_invalid: bool
+) -> None:
     """Raises InvalidInput for a bad row, before any is published, and BdlabError where one failed."""
     _refuse_overwriting(source, prediction.output)
     talk = wiring.talk()
     if source == "-" and sys.stdin.isatty():
         talk.print("Reading reviews from the terminal; Ctrl-D ends them.")
-    file = ReviewFile(source, sys.stdin.buffer, kind=kind, max_row_bytes=prediction.max_row_bytes)
+    file = ReviewFile(
+        source,
+        sys.stdin.buffer,
+        kind=kind,
+        max_row_bytes=prediction.max_row_bytes,
+        delimiter=delimiter,
+    )
     with wiring.stop_on_signal() as stop, file, _progress() as progress:
         done = "published" if prediction.publish else "scored"
         count = _check_all(file, progress, stop, done=done, skip_invalid=skip_invalid)

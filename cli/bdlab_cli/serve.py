@@ -65,6 +65,7 @@ def serve(
                     "tls_cert_file": str(tls_cert) if tls_cert else None,
                     "tls_key_file": str(tls_key) if tls_key else None,
                 },
-            }
+            },
+            daemon=True,
         )
     )

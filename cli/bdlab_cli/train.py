@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdlab_cli import terminal
+from bdlab_cli import options, terminal
 
 if TYPE_CHECKING:
     from bdlab.model.card import Card, Metrics
@@ -41,6 +41,7 @@ def train(
         metavar="DIR",
         help="Folder for the model and its card, new or existing.",
     ),
+    delimiter: Annotated[str, options.delimiter("BDLAB_TRAIN_DELIMITER")] = ",",
     folds: int = typer.Option(
         5, "--folds", envvar="BDLAB_TRAIN_FOLDS", help="Folds of the cross-validation, grouped by product."
     ),
@@ -66,7 +67,15 @@ def train(
     with _progress() as progress:
         from bdlab.model.training import train as run
 
-        card = run(csv, output, progress=progress, folds=folds, name=name, version=model_version)
+        card = run(
+            csv,
+            output,
+            progress=progress,
+            folds=folds,
+            delimiter=delimiter,
+            name=name,
+            version=model_version,
+        )
     if as_json:
         import msgspec
 

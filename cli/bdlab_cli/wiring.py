@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bdlab.vault.session import VaultSession
 
 INTERRUPTED_TWICE = 130
+_AT_A_TERMINAL_S = 5.0
 _LOOK_AGAIN_S = 0.5
 _SILENCE_S = 2.0
 
@@ -27,12 +28,16 @@ T = TypeVar("T")
 
 
 def layers(
-    command_line: Mapping[str, Mapping[str, Any] | Any] | None = None, *, quiet: bool = False
+    command_line: Mapping[str, Mapping[str, Any] | Any] | None = None,
+    *,
+    quiet: bool = False,
+    daemon: bool = False,
 ) -> Layers:
     """The settings' layers, and logs set up as they say.
 
     `command_line` maps sections to fields; a None is an option that was not given. `quiet` is for a command
-    that prints its results itself: of the log it shows warnings and worse.
+    that prints its results itself: of the log it shows warnings and worse. A person at a terminal is kept
+    waiting for a shorter time than a script or a `daemon`.
     """
     from bdlab import settings
     from bdlab_cli import logs
@@ -43,7 +48,9 @@ def layers(
             given |= {section: values} if values is not None else {}
             continue
         given[section] = {field: value for field, value in values.items() if value is not None}
-    loaded = settings.load(command_line=given)
+    at_terminal = sys.stderr.isatty() and not daemon
+    defaults = {"startup_timeout_s": _AT_A_TERMINAL_S} if at_terminal else {}
+    loaded = settings.load(command_line=given, defaults=defaults)
     logs.configure(loaded.settings().log, quiet=quiet)
     return loaded
 

@@ -13,6 +13,7 @@ from contextlib import closing
 import msgspec
 
 from bdlab.errors import BdlabError, InvalidInput
+from bdlab.reachability import wrong_scheme
 from bdlab.settings import http_url
 
 _ANSWER_TIMEOUT_S = 30.0
@@ -79,7 +80,7 @@ class Load:
             problem = self._post(connection, self._bodies[0])
         if problem:
             raise BdlabError(
-                f"the API at {self._url} does not predict: {problem}",
+                f"the API at {self._url} does not predict: {wrong_scheme(self._url) or problem}",
                 hint="Start it with `bdlab serve` or `bdlab up`, or name its address with --url.",
             )
         self._began = self._last_answer = time.monotonic()

@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -137,6 +137,14 @@ class KafkaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     def servers(self) -> tuple[tuple[str, int], ...]:
         """Host and port of each bootstrap server, read as librdkafka reads them. Raises SettingsInvalid."""
         listed = [each.strip() for each in self.bootstrap_servers.split(",") if each.strip()]
+        for each in listed:
+            scheme, named, _ = each.rpartition("://")
+            if named and scheme.upper() not in get_args(SecurityProtocol):
+                listed_as = f"kafka.bootstrap_servers {self.bootstrap_servers!r}"
+                raise SettingsInvalid(
+                    f"{listed_as}: brokers have no {scheme}:// address",
+                    hint="Write host:port alone: how it is secured is said by kafka.security_protocol.",
+                )
         try:
             places = [urlsplit(f"//{each.rpartition('//')[2]}") for each in listed]
             return tuple((place.hostname or "", place.port or _KAFKA_PORT) for place in places)
@@ -298,8 +306,9 @@ def load(
     config: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     command_line: Values | None = None,
+    defaults: Values | None = None,
 ) -> Layers:
-    """Read the layers below and above Vault's.
+    """Read the layers below and above Vault's. `defaults` are the caller's own, below the file's values.
 
     `config` is the TOML file to read (an error where it is missing); without it, ``BDLAB_CONFIG`` or
     ``./bdlab.toml``, where there is one. Raises SettingsInvalid, also for values that no layer may hold, and
@@ -320,6 +329,7 @@ def load(
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsInvalid(f"the settings file {path} is not valid TOML: {error}") from error
+    file = {**(defaults or {}), **file}
     layers = Layers(file, environment_layer(environ), command_line or {}, source=str(path))
     layers.settings()
     return layers

@@ -94,7 +94,7 @@ def test_a_person_is_told_of_the_wait_and_can_end_it(
     """Also where Vault takes the connection and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         vault = f"http://127.0.0.1:{listener.getsockname()[1]}" if silent else NOWHERE
-        opened = terminal(*command.split(), vault=vault)
+        opened = terminal(*command.split(), "--startup-timeout", "60", vault=vault)
         line = f"Waiting for Vault at {vault}, at most 60 s (--startup-timeout); Ctrl-C ends the wait."
         assert opened.shows(line, within_s=60), opened.screen
         if not silent:
@@ -105,6 +105,13 @@ def test_a_person_is_told_of_the_wait_and_can_end_it(
         assert opened.screen.count("Waiting for Vault at") == 1
         assert "error: " in opened.screen
         assert "Traceback" not in opened.screen
+
+
+def test_a_person_is_not_kept_waiting_for_a_vault_that_refuses(terminal: Callable[..., Terminal]) -> None:
+    opened = terminal("predict", "good", vault=NOWHERE)
+    assert opened.ended() == 1
+    assert f"Waiting for Vault at {NOWHERE}, at most 5 s (--startup-timeout)" in opened.screen
+    assert re.search(r"Connection refused \(waited [5-9] s\)", opened.screen), opened.screen
 
 
 def test_status_does_not_wait_for_a_vault_that_never_answers(tmp_path: Path) -> None:

@@ -36,6 +36,21 @@ def test_a_cache_that_is_a_file_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     assert "XDG_CACHE_HOME" in refused.value.hint
 
 
+def test_a_cache_that_executes_nothing_is_named(tmp_path: Path) -> None:
+    mount = 'mount -t tmpfs -o noexec tmpfs "$0" && XDG_CACHE_HOME="$0" exec "$@"'
+    own = [] if os.geteuid() == 0 else ["--map-root-user"]
+    alone = ["unshare", "--mount", *own, "sh", "-c", mount, str(tmp_path)]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a file system")
+    program = "from bdlab.errors import BinaryMissing\ntry:\n    " + _UNPACK.replace("; ", "\n    ")
+    program += "\nexcept BinaryMissing as error: print(error.message, error.hint)"
+    done = subprocess.run(
+        [*alone, sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert f"the file system of {tmp_path} is mounted noexec" in done.stdout
+    assert "XDG_CACHE_HOME" in done.stdout
+
+
 def test_what_is_not_installed_is_named_with_the_way_to_get_it() -> None:
     with pytest.raises(BinaryMissing, match="is not installed: no package no-such-server") as missing:
         binaries._in_package("no_such_server", "bin/server", "the server", "no-such-server")

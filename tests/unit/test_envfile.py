@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bdlab import resources
 from bdlab.errors import InvalidInput
+from bdlab.stack import DataFolder
 from bdlab.vault.bootstrap import envfile
 
 GOOD = {
@@ -140,4 +144,29 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_bytes(b"POSTGRES_USER=\xff\n")
     with pytest.raises(InvalidInput, match="not UTF-8"):
+        envfile.read(path)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1))
+def test_whatever_a_stack_writes_is_read_back(value: str) -> None:
+    """A password, or a path with ` #` in it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = DataFolder(Path(name))
+        folder.write_env(
+            {
+                "POSTGRES_USER": "postgres",
+                "POSTGRES_PASSWORD": value,
+                "BDLAB_POSTGRES_HOST": f"/tmp/a #b/{value}",
+                "BDLAB_KAFKA_BOOTSTRAP_SERVERS": "localhost:9092",
+            }
+        )
+        seeds = envfile.read(folder.env_file)
+    assert seeds.postgres_password.reveal() == value
+    assert seeds.postgres.host == f"/tmp/a #b/{value}"
+
+
+@pytest.mark.parametrize("servers", ["kafka://broker:9092", "broker:ninety", "broker:99999"])
+def test_a_broker_address_that_is_none_is_refused(tmp_path: Path, servers: str) -> None:
+    path = write(tmp_path, BDLAB_KAFKA_BOOTSTRAP_SERVERS=servers, BDLAB_KAFKA_SECURITY_PROTOCOL="PLAINTEXT")
+    with pytest.raises(InvalidInput, match=r"line \d+: BDLAB_KAFKA_BOOTSTRAP_SERVERS is not valid"):
         envfile.read(path)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import csv
+import gzip
 import io
 import json
+import lzma
 import os
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from hypothesis import strategies as st
 
 from bdlab.errors import InvalidInput
 from bdlab.events import Review
+from bdlab.model.dataset import read_dataset
 from bdlab.reviews.files import BadRow, Format, ReviewFile, Row
 
 MAX = 100_000
@@ -202,6 +207,66 @@ def test_no_utf8_is_named_by_line_and_offset(tmp_path: Path) -> None:
 def test_utf16_is_named(tmp_path: Path, encoding: str) -> None:
     mark = codecs.BOM_UTF16_LE if encoding.endswith("le") else codecs.BOM_UTF16_BE
     assert "is UTF-16, and UTF-8 is wanted" in refusal(written(tmp_path, mark + "Text\na\n".encode(encoding)))
+
+
+def _zip(*names: str) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name in names:
+            archive.writestr(name, "Text\na\n")
+    return made.getvalue()
+
+
+CR_ALONE = b"Text,Summary\rgood,a\rbad,b\r"
+OTHERS = {
+    "compressed with gzip": (gzip.compress(b"Text\na\n"), "zcat {path}"),
+    "compressed with bzip2": (bz2.compress(b"Text\na\n"), "bzcat {path}"),
+    "compressed with xz": (lzma.compress(b"Text\na\n"), "xzcat {path}"),
+    "a ZIP archive": (_zip("reviews.csv"), "unzip -p {path}"),
+    "a workbook (.xlsx, .ods)": (_zip("[Content_Types].xml", "xl/workbook.xml"), "Save it as CSV"),
+    "text whose lines end in CR alone": (CR_ALONE, r"tr '\r' '\n' < {path}"),
+    "UTF-16LE": ("Text\na\n".encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8 {path}"),
+    "UTF-16BE": ("Text\na\n".encode("utf-16-be"), "iconv -f UTF-16BE -t UTF-8 {path}"),
+    "UTF-32": ("Text\na\n".encode("utf-32"), "iconv -f UTF-32 -t UTF-8 {path}"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_what_is_no_text_is_named_with_what_makes_text_of_it(tmp_path: Path, what: str) -> None:
+    content, way = OTHERS[what]
+    path = written(tmp_path, content)
+    for look in (lambda: read(path), lambda: read_dataset(path)):
+        with pytest.raises(InvalidInput) as caught:
+            look()
+        assert f"{path} is {what}, and " in caught.value.message
+        assert way.replace("{path}", str(path)) in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("other", "option"), [(";", "--delimiter ';'"), ("\t", "--delimiter tab"), ("|", "--delimiter '|'")]
+)
+def test_another_delimiter_is_named_and_taken(tmp_path: Path, other: str, option: str) -> None:
+    content = "ProductId,Score,Summary,Text\nB1,5,Good,Fine\n".replace(",", other)
+    path = written(tmp_path, content)
+    for look in (lambda: read(path), lambda: read_dataset(path)):
+        with pytest.raises(InvalidInput, match="is between the columns, and a comma is wanted") as caught:
+            look()
+        assert option in caught.value.hint
+    with ReviewFile(str(path), io.BytesIO(), kind=None, max_row_bytes=MAX, delimiter=other) as file:
+        assert list(file.rows()) == [Row(2, Review(text="Fine", summary="Good"))]
+    [example] = read_dataset(path, delimiter=other).examples
+    assert (example.summary, example.text) == ("Good", "Fine")
+
+
+def test_a_long_field_is_taken_by_both_readers(tmp_path: Path) -> None:
+    """The csv module's own limit is 131,072 characters."""
+    text = "word " * 40_000
+    path = written(tmp_path, f'ProductId,Score,Summary,Text\nB1,5,Good,"{text}"\n')
+    with ReviewFile(str(path), io.BytesIO(), kind=None, max_row_bytes=1 << 20) as file:
+        assert list(file.rows()) == [Row(2, Review(text=text, summary="Good"))]
+    [example] = read_dataset(path).examples
+    assert example.text == text
+    assert csv.field_size_limit() == 131_072
 
 
 def test_a_quote_that_is_never_closed_is_named_by_its_row(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,31 @@ def test_json_is_utf_8_whatever_the_terminal_is() -> None:
         check=True,
     )
     assert json.loads(done.stdout.decode("utf-8")) == text
+
+
+# The shell's own questions.
+
+
+def test_ctrl_c_while_the_shell_completes_prints_nothing() -> None:
+    program = "import bdlab_cli, os, signal; os.kill(os.getpid(), signal.SIGINT); print('goes on')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"_BDLAB_COMPLETE": "complete_bash"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "nearest"), [("verfy", "verify"), ("dlq lst", "list"), ("predict --outptu x", "--output")]
+)
+def test_what_is_mistyped_is_told_the_nearest(typed: str, nearest: str) -> None:
+    done = shell(f"bdlab {typed}")
+    assert done.returncode == 2
+    assert nearest in done.stderr.partition("No such")[2]
 
 
 # Foreign text.

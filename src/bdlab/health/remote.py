@@ -13,6 +13,7 @@ from http.client import HTTPException
 import msgspec
 
 from bdlab.health.results import CheckResult, State
+from bdlab.reachability import wrong_scheme
 
 TIMEOUT_S = 5.0
 _MAX_BYTES = 1 << 16
@@ -114,6 +115,6 @@ def _get(url: str, ca_file: str) -> tuple[int, bytes, str]:
         with error:
             return error.code, error.read(_MAX_BYTES), ""
     except urllib.error.URLError as error:
-        return 0, b"", str(error.reason)
+        return 0, b"", wrong_scheme(url) or str(error.reason)
     except (OSError, HTTPException, ValueError) as error:
-        return 0, b"", str(error) or type(error).__name__
+        return 0, b"", wrong_scheme(url) or str(error) or type(error).__name__

@@ -166,7 +166,7 @@ class Admin:
 
     def _metadata(self, login: KafkaLogin, client: Reader, deadline: float) -> Any:
         left = seconds_left(deadline)
-        return fetch_metadata(client, servers=login.server.bootstrap_servers, timeout_s=left)
+        return fetch_metadata(client, server=login.server, timeout_s=left)
 
     def _ranges(
         self, login: KafkaLogin, client: Reader, deadline: float, metadata: Any = None

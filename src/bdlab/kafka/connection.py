@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -14,8 +15,11 @@ from bdlab.errors import (
     BrokerUnavailable,
     EventTooLarge,
     OffsetOutOfRange,
+    SettingsInvalid,
     TopicMissing,
 )
+from bdlab.reachability import speaks_tls
+from bdlab.settings import KafkaSettings
 
 _librdkafka_log = logging.getLogger("bdlab.librdkafka")
 
@@ -44,6 +48,9 @@ UNREADABLE = {
     KafkaError._UNDERFLOW,  # noqa: SLF001
     KafkaError._NOT_IMPLEMENTED,  # noqa: SLF001
 }
+
+#: Servers that have answered: where they no longer do, it is not for how they are named.
+_answered: set[str] = set()
 
 _REFUSED = {
     AUTHENTICATION,
@@ -80,6 +87,10 @@ def client_config(login: KafkaLogin, *, client_id: str) -> dict[str, Any]:
             "no Kafka broker is configured: kafka.bootstrap_servers is empty",
             hint="Set BDLAB_KAFKA_BOOTSTRAP_SERVERS, or store it in Vault with `bdlab vault-init`.",
         )
+    try:
+        server.servers()
+    except SettingsInvalid as error:
+        raise BrokerUnavailable(error.message, hint=error.hint) from error
     config: dict[str, Any] = {
         "bootstrap.servers": server.bootstrap_servers,
         "client.id": client_id,
@@ -137,24 +148,46 @@ def same_error(error: BrokerError) -> BrokerError:
     return type(error)(error.message, hint=error.hint)
 
 
-def cluster_of(client: Any, topic: str, *, servers: str, timeout_s: float) -> str:
+def cluster_of(client: Any, topic: str, *, server: KafkaSettings, timeout_s: float) -> str:
     """Ask the broker for its cluster id, and that `topic` is there. `client` is any librdkafka handle.
 
     Asks for all topics, never for one by name: a broker may create a topic that is asked for by name.
     Raises BrokerUnavailable, BrokerRefused or TopicMissing.
     """
-    metadata = fetch_metadata(client, servers=servers, timeout_s=timeout_s)
+    metadata = fetch_metadata(client, server=server, timeout_s=timeout_s)
     if topic not in metadata.topics:
         raise TopicMissing(
-            f"topic {topic!r} is not at {servers}, or this user may not see it",
+            f"topic {topic!r} is not at {server.bootstrap_servers}, or this user may not see it",
             hint="Create it with `bdlab migrate`.",
         )
     return str(metadata.cluster_id)
 
 
-def fetch_metadata(client: Any, *, servers: str, timeout_s: float) -> Any:
+def fetch_metadata(client: Any, *, server: KafkaSettings, timeout_s: float) -> Any:
     """confluent_kafka's ClusterMetadata with all topics. Raises BrokerError."""
     try:
-        return client.list_topics(timeout=timeout_s)
+        found = client.list_topics(timeout=timeout_s)
     except KafkaException as error:
-        raise broker_error(error, f"no answer from the broker at {servers}") from error
+        refusal = broker_error(error, f"no answer from the broker at {server.bootstrap_servers}")
+        if isinstance(refusal, BrokerUnavailable) and server.bootstrap_servers not in _answered:
+            refusal.hint = why_not_reached(server) or refusal.hint
+        raise refusal from error
+    _answered.add(server.bootstrap_servers)
+    return found
+
+
+def why_not_reached(server: KafkaSettings) -> str:
+    """What a look at the servers' names and ports tells of it; empty where it tells nothing."""
+    for host, port in server.servers():
+        try:
+            tls = speaks_tls(host, port)
+        except socket.gaierror:
+            return f"The name {host} cannot be resolved: check kafka.bootstrap_servers."
+        except OSError:
+            continue
+        if tls is not None and tls != server.security_protocol.endswith("SSL"):
+            spoken = "TLS" if tls else "no TLS"
+            return (
+                f"{host}:{port} speaks {spoken}, and kafka.security_protocol is {server.security_protocol}."
+            )
+    return ""

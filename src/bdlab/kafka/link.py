@@ -127,7 +127,7 @@ class Link:
         new = not self.cluster_id
         losses = self._losses
         try:
-            cluster_id = cluster_of(self.client, self.topic, servers=servers, timeout_s=timeout_s)
+            cluster_id = cluster_of(self.client, self.topic, server=self.login.server, timeout_s=timeout_s)
         except BrokerUnavailable as error:
             if new:
                 self.poll(0)  # nobody else polls it yet, and the reason waits in error_cb

@@ -92,9 +92,7 @@ class Member:
         """Find out which log the broker has; sets `verified`, or `replaced`. Raises BrokerError."""
         server = self.login.server
         try:
-            found = cluster_of(
-                self._client, server.topic, servers=server.bootstrap_servers, timeout_s=timeout_s
-            )
+            found = cluster_of(self._client, server.topic, server=server, timeout_s=timeout_s)
         except BrokerUnavailable as error:
             # The reason waits for a poll; a record that comes with it will be read again.
             if self._client.poll(0) is not None:

@@ -29,9 +29,8 @@ def reload_certificates(admin_login: KafkaLogin) -> list[int]:
     Open connections go on. A broker takes only a certificate of the same subject that names all the hosts of
     the one before. Raises BrokerRefused where `admin_login` may not do this, and BrokerUnavailable.
     """
-    servers = admin_login.server.bootstrap_servers
     client = AdminClient(client_config(admin_login, client_id="bdlab-certificates"))
-    brokers = sorted(fetch_metadata(client, servers=servers, timeout_s=_TIMEOUT_S).brokers)
+    brokers = sorted(fetch_metadata(client, server=admin_login.server, timeout_s=_TIMEOUT_S).brokers)
     entry = ConfigEntry(_SETTING, _VALUE, incremental_operation=AlterConfigOpType.SET)
     resources = [
         ConfigResource(ResourceType.BROKER, str(broker), incremental_configs=[entry]) for broker in brokers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 from bdlab.errors import InvalidInput
 from bdlab.model.card import sha256_of
+from bdlab.reviews.tables import Lines, csv_rows, refuse_delimiter
 
 COLUMNS = ("ProductId", "Score", "Summary", "Text")
 STARS = (1, 2, 3, 4, 5)
@@ -47,7 +47,7 @@ class Dataset(NamedTuple):
         return {str(stars): counts[stars] for stars in STARS}
 
 
-def read_dataset(path: Path) -> Dataset:
+def read_dataset(path: Path, *, delimiter: str = ",") -> Dataset:
     """Raises InvalidInput, naming the column, the line or the byte that is wrong."""
     try:
         content = path.read_bytes()
@@ -55,53 +55,34 @@ def read_dataset(path: Path) -> Dataset:
         raise InvalidInput(
             f"{path} cannot be read: {(error.strerror or str(error)).lower()}", hint="Name a CSV file."
         ) from error
-    examples = tuple(_examples(_decode(content, path), path))
+    # A field may be as long as the file.
+    lines = Lines(io.BytesIO(content), str(path), len(content))
+    examples = tuple(_examples(lines, path, delimiter))
     if not examples:
         raise InvalidInput(f"{path} holds no reviews: 0 rows", hint=_HINT)
     return Dataset(path.name, sha256_of(content), examples)
 
 
-def _decode(content: bytes, path: Path) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InvalidInput(
-            f"{path}, line {line}: not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}",
-            hint=f"Convert it first, for example: iconv -f WINDOWS-1252 -t UTF-8 {path}",
-        ) from error
+def _examples(lines: Lines, path: Path, delimiter: str) -> Iterator[Example]:
+    rows = csv_rows(lines, delimiter)
+    _, header = next(rows, (1, None))
+    if header is None:
+        raise InvalidInput(f"{path} is empty", hint=_HINT)
+    places = _places(header, path, delimiter)
+    for line, row in rows:
+        if len(row) != len(header):
+            raise InvalidInput(
+                f"{path}, line {line}: {len(row)} columns, and the first line names {len(header)}"
+            )
+        yield _example(line, [row[place] for place in places], path)
 
 
-def _examples(text: str, path: Path) -> Iterator[Example]:
-    # Strict, or a quote that is never closed would make one review of the rest of the file.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    line = 1
-    try:
-        header = next(reader, None)
-        if header is None:
-            raise InvalidInput(f"{path} is empty", hint=_HINT)
-        places = _places(header, path)
-        line = reader.line_num + 1
-        for row in reader:
-            if row:
-                if len(row) != len(header):
-                    raise InvalidInput(
-                        f"{path}, line {line}: {len(row)} columns, and the first line names {len(header)}"
-                    )
-                yield _example(line, [row[place] for place in places], path)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise InvalidInput(
-            f"{path}, the row that begins on line {line}: not valid CSV: {error}",
-            hint='A quote inside a quoted field has to be doubled (""), and each has to be closed.',
-        ) from error
-
-
-def _places(header: Sequence[str], path: Path) -> list[int]:
+def _places(header: list[str], path: Path, delimiter: str) -> list[int]:
     names = [name.strip().lower() for name in header]
     for column in COLUMNS:
         found = names.count(column.lower())
         if found != 1:
+            refuse_delimiter(header, [each.lower() for each in COLUMNS], str(path), delimiter)
             why = "is missing" if not found else f"is there {found} times"
             shown = ", ".join(name[:40] for name in header[:20])
             raise InvalidInput(f"{path}: the column {column} {why}; the first line has: {shown}", hint=_HINT)

@@ -46,6 +46,7 @@ def train(
     *,
     progress: Progress = lambda *_: None,
     folds: int = FOLDS,
+    delimiter: str = ",",
     name: str = NAME,
     version: str = VERSION,
     parameters: Parameters | None = None,
@@ -59,7 +60,7 @@ def train(
     _check_title(name, version)
     steps = folds + 3
     progress("reading the reviews", 0, steps)
-    dataset = read_dataset(csv)
+    dataset = read_dataset(csv, delimiter=delimiter)
     _check_folds(dataset, folds)
     _prepare(out)
     validation = _validate(dataset, folds, chosen, lambda what, done: progress(what, done + 1, steps))

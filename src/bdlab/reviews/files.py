@@ -8,13 +8,11 @@ with the fields of the HTTP API or the columns' names.
 from __future__ import annotations
 
 import codecs
-import csv
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -31,12 +29,12 @@ from bdlab.reviews.body import (
     parse,
     without_others,
 )
+from bdlab.reviews.tables import Lines, csv_rows, refuse_delimiter
 
 Format = Literal["csv", "jsonl"]
 
 STANDARD_INPUT = "-"
 _SUFFIXES: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-_FOREIGN_BOMS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 
 #: The spellings of each field, folded to lower case.
 _FIELDS = {
@@ -47,7 +45,6 @@ _FIELDS = {
     "helpfulnessdenominator": "HelpfulnessDenominator",
     "helpfulness_denominator": "HelpfulnessDenominator",
 }
-_TO_UTF8 = "Convert it first, for example: iconv -f WINDOWS-1252 -t UTF-8 {path}"
 
 
 class Row(NamedTuple):
@@ -76,13 +73,20 @@ class ReviewFile:
     """
 
     def __init__(
-        self, source: str, standard_input: IO[bytes], *, kind: Format | None, max_row_bytes: int
+        self,
+        source: str,
+        standard_input: IO[bytes],
+        *,
+        kind: Format | None,
+        max_row_bytes: int,
+        delimiter: str = ",",
     ) -> None:
         self.name = "standard input" if source == STANDARD_INPUT else source
         self._source = source
         self._standard_input = standard_input
         self._kind = kind
         self._max_row_bytes = max_row_bytes
+        self._delimiter = delimiter
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> ReviewFile:
@@ -112,14 +116,14 @@ class ReviewFile:
     def rows(self) -> Iterator[Row | BadRow]:
         """All rows from the first on. Raises InvalidInput for a file that cannot be read any further."""
         assert self._file is not None, "the file is not open"  # noqa: S101
-        self._file.seek(0)
-        lines = _Lines(self._file, self.name, self._max_row_bytes)
+        lines = Lines(self._file, self.name, self._max_row_bytes)
         kind = self._kind or _SUFFIXES.get(Path(self._source).suffix.lower()) or self._sniff()
-        self._file.seek(lines.skip_mark())
-        yield from _csv_rows(lines) if kind == "csv" else _json_rows(lines)
+        self._file.seek(lines.begin)
+        yield from _csv_rows(lines, self._delimiter) if kind == "csv" else _json_rows(lines)
 
     def _sniff(self) -> Format:
         assert self._file is not None  # noqa: S101
+        self._file.seek(0)
         start = self._file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
         if start.startswith(b"["):
             raise InvalidInput(
@@ -135,81 +139,13 @@ def _kept(stream: IO[bytes]) -> IO[bytes]:
     return kept
 
 
-class _Lines:
-    """Lines of UTF-8 with their number, so that a byte that is none can be named by its place.
-
-    `number` is that of the last line read.
-    """
-
-    def __init__(self, file: IO[bytes], name: str, limit: int) -> None:
-        self.name = name
-        self.number = 0
-        self.limit = limit
-        self._file = file
-
-    def skip_mark(self) -> int:
-        """The offset after a byte order mark. Raises InvalidInput for one that is not UTF-8's."""
-        self._file.seek(0)
-        start = self._file.read(4)
-        for mark, encoding in _FOREIGN_BOMS.items():
-            if start.startswith(mark):
-                raise InvalidInput(
-                    f"{self.name} is {encoding}, and UTF-8 is wanted",
-                    hint=f"Convert it first: iconv -f {encoding} -t UTF-8 {self.name}",
-                )
-        return len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0
-
-    def raw(self) -> Iterator[bytes | None]:
-        """Each line as bytes; None for one that is too long."""
-        while line := self._file.readline(self.limit + 1):
-            self.number += 1
-            if len(line) <= self.limit:
-                yield line
-                continue
-            while line and not line.endswith(b"\n"):
-                line = self._file.readline(self.limit)
-            yield None
-
-    def text(self) -> Iterator[str]:
-        """Each line as text. Raises InvalidInput for one that is too long or no UTF-8."""
-        for line in self.raw():
-            if line is None:
-                raise InvalidInput(f"{self.name}, line {self.number}: longer than {self.limit} bytes")
-            try:
-                yield line.decode()
-            except UnicodeDecodeError as error:
-                offset = self._file.tell() - len(line) + error.start
-                raise InvalidInput(
-                    f"{self.name}, line {self.number}: not UTF-8: byte 0x{line[error.start]:02x} at offset "
-                    f"{offset} of the file",
-                    hint=_TO_UTF8.format(path=self.name),
-                ) from error
-
-
-@contextmanager
-def _field_limit(limit: int) -> Iterator[None]:
-    """The csv module's limit for a field is global: put it back as it was."""
-    before = csv.field_size_limit(limit)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def _csv_rows(lines: _Lines) -> Iterator[Row | BadRow]:
-    # Strict, or a quote that is never closed would make one review of the rest of the file.
-    reader = csv.reader(lines.text(), strict=True)
-    header = _next(reader, lines, 1)
+def _csv_rows(lines: Lines, delimiter: str) -> Iterator[Row | BadRow]:
+    rows = csv_rows(lines, delimiter)
+    _, header = next(rows, (1, None))
     if header is None:
         raise InvalidInput(f"{lines.name} is empty", hint="The first line has to name the columns.")
-    columns = _columns(header, lines.name)
-    while True:
-        line = lines.number + 1
-        row = _next(reader, lines, line)
-        if row is None:
-            return
-        if not row:
-            continue
+    columns = _columns(header, lines.name, delimiter)
+    for line, row in rows:
         if len(row) != len(header):
             why = f"the row has {len(row)} columns, and the header has {len(header)}"
             yield BadRow(line, (FieldProblem("body", why),))
@@ -217,18 +153,7 @@ def _csv_rows(lines: _Lines) -> Iterator[Row | BadRow]:
         yield _csv_row(line, {field: row[index] for field, index in columns.items()}, header, columns)
 
 
-def _next(reader: Iterator[list[str]], lines: _Lines, line: int) -> list[str] | None:
-    with _field_limit(lines.limit):
-        try:
-            return next(reader, None)
-        except csv.Error as error:
-            raise InvalidInput(
-                f"{lines.name}, the row that begins on line {line}: not valid CSV: {error}",
-                hint='A quote inside a quoted field has to be doubled (""), and each has to be closed.',
-            ) from error
-
-
-def _columns(header: list[str], name: str) -> dict[str, int]:
+def _columns(header: list[str], name: str, delimiter: str) -> dict[str, int]:
     columns: dict[str, int] = {}
     for index, title in enumerate(header):
         field = _FIELDS.get(title.strip().lower())
@@ -238,6 +163,7 @@ def _columns(header: list[str], name: str) -> dict[str, int]:
         if field:
             columns[field] = index
     if "text" not in columns:
+        refuse_delimiter(header, ("text",), name, delimiter)
         shown = ", ".join(repr(title[:40]) for title in header[:20])
         raise InvalidInput(
             f"{name}: the column 'Text' is missing; the first line has {shown}",
@@ -274,7 +200,7 @@ def _csv_row(
     return BadRow(line, tuple(problems)) if problems else Row(line, review)
 
 
-def _json_rows(lines: _Lines) -> Iterator[Row | BadRow]:
+def _json_rows(lines: Lines) -> Iterator[Row | BadRow]:
     for data in lines.raw():
         if data is None:
             why = f"the line is longer than {lines.limit} bytes"

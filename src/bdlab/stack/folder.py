@@ -194,7 +194,7 @@ class DataFolder:
         self.env_file.unlink(missing_ok=True)
         handle = os.open(self.env_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.writelines(f"{name}={value}\n" for name, value in values.items())
+            file.writelines(f"{name}={_quoted(value)}\n" for name, value in values.items())
 
     def processes(self) -> list[int]:
         """The processes that work in this folder: everything that a stack starts does."""
@@ -221,6 +221,11 @@ class DataFolder:
             f"no local stack is up on {self.path}",
             hint=f"Start one with `bdlab up --data-dir {self.path}`, and wait until it says that it is up.",
         )
+
+
+def _quoted(value: str) -> str:
+    """As `.env` has it: unquoted, what follows a space and # would be a comment."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 #: The variables of `exports`, for taking them back.

@@ -19,6 +19,7 @@ from bdlab.errors import (
     VaultError,
     VaultUnavailable,
 )
+from bdlab.reachability import wrong_scheme
 from bdlab.settings import ProxyUrl, Secret, VaultSettings
 
 Method = Literal["get", "post", "put", "delete", "list"]
@@ -339,6 +340,7 @@ class VaultClient:
                 timeout=timeout_s or self._settings.timeout_s,
             )
         except requests.exceptions.SSLError as error:
+            self._refuse_scheme()
             raise VaultError(
                 f"the TLS certificate of {self} is not accepted: {_innermost(error)}",
                 hint="Name the authority that signed it in vault.ca_file (VAULT_CACERT).",
@@ -358,7 +360,16 @@ class VaultClient:
             ) from error
         except OSError as error:
             raise SettingsInvalid(f"setting vault.ca_file: {error}") from error
+        if response.status_code == 400 and b"HTTPS server" in response.content[:200]:
+            self._refuse_scheme()
         return response
+
+    def _refuse_scheme(self) -> None:
+        """Raise SettingsInvalid where http is spoken at an address of https, or the reverse."""
+        if not self._proxy.reveal() and (why := wrong_scheme(self.address)):
+            raise SettingsInvalid(
+                f"setting vault.address: {self} was asked, and {why}", hint="VAULT_ADDR names it, too."
+            )
 
     def _json(self, response: requests.Response, path: str) -> dict[str, Any]:
         try:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import dotenv.parser
 import msgspec
 
-from bdlab.errors import InvalidInput
+from bdlab.errors import InvalidInput, SettingsInvalid
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret
 from bdlab.vault.bootstrap.plan import Seeds
 
@@ -89,7 +89,7 @@ def read(path: Path) -> Seeds:
         if lines.get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT
         else _pem(lines, "BDLAB_POSTGRES_CA_FILE"),
         postgres_authority=lines.get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT,
-        kafka=_section(lines, _KAFKA, KafkaSettings),
+        kafka=_kafka(lines),
         kafka_ca_pem="" if by_vault else _pem(lines, "BDLAB_KAFKA_CA_FILE"),
         kafka_authority=by_vault,
         kafka_username=user,
@@ -157,6 +157,15 @@ def _postgres(lines: _Lines) -> PostgresSettings:
     if section.sslmode.startswith("verify"):
         reason = f"is missing: with sslmode {section.sslmode} the administrator, too, verifies the server"
         raise lines.wrong("POSTGRES_CA_FILE", reason)
+    return section
+
+
+def _kafka(lines: _Lines) -> KafkaSettings:
+    section = _section(lines, _KAFKA, KafkaSettings)
+    try:
+        section.servers()
+    except SettingsInvalid as error:
+        raise lines.wrong("BDLAB_KAFKA_BOOTSTRAP_SERVERS", f"is not valid: {error.message}") from error
     return section
 
 

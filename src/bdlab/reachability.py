@@ -1,0 +1,39 @@
+"""Whether TLS is spoken at an address, for the message of a client that did not get through."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from urllib.parse import urlsplit
+
+_TIMEOUT_S = 1.0
+_PORTS = {"http": 80, "https": 443}
+
+
+def speaks_tls(host: str, port: int) -> bool | None:
+    """None where nothing is answered within a second. Raises OSError where nothing takes connections."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # nothing is sent
+    with socket.create_connection((host, port), _TIMEOUT_S) as connection:
+        try:
+            with context.wrap_socket(connection):
+                return True
+        except TimeoutError:
+            return None
+        except ssl.SSLError as error:
+            return "ALERT" in (error.reason or "")
+        except OSError:
+            return False
+
+
+def wrong_scheme(url: str) -> str:
+    """That http is spoken where `url` says https, or the reverse, for a message; empty where it is not so."""
+    parts = urlsplit(url)
+    try:
+        tls = speaks_tls(parts.hostname or "", parts.port or _PORTS[parts.scheme])
+    except (OSError, KeyError, ValueError):
+        return ""
+    if tls is None or tls == (parts.scheme == "https"):
+        return ""
+    return f"it speaks {'TLS' if tls else 'no TLS'}; write {'https' if tls else 'http'}:// in its address"

@@ -1,0 +1,136 @@
+"""Text files read line by line, and the CSV in them; what is no such text is named for what it is."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from bdlab.errors import InvalidInput
+
+_TO_UTF8 = "Convert it first, for example: iconv -f {encoding} -t UTF-8 {path} > FILE"
+_UNPACK = "Unpack it first, for example: {program} {path} > FILE"
+_EXPORT = "Save it as CSV in UTF-8 first; LibreOffice does: soffice --convert-to csv {path}"
+_START_BYTES = 1 << 16
+
+#: How a file begins that is no text -> what it is, and what makes text of it.
+_OTHERS = {
+    b"\x1f\x8b": ("compressed with gzip", _UNPACK.replace("{program}", "zcat")),
+    b"BZh": ("compressed with bzip2", _UNPACK.replace("{program}", "bzcat")),
+    b"\xfd7zXZ": ("compressed with xz", _UNPACK.replace("{program}", "xzcat")),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", _UNPACK.replace("{program}", "zstdcat")),
+    b"PK\x03\x04": ("a ZIP archive", _UNPACK.replace("{program}", "unzip -p")),
+    b"\xd0\xcf\x11\xe0": ("an old Excel workbook (.xls)", _EXPORT),
+    b"PAR1": ("a Parquet file", "Export it as CSV or JSON lines first."),
+    b"%PDF": ("a PDF document", "Export its reviews as CSV or JSON lines first."),
+    codecs.BOM_UTF32_LE: ("UTF-32", _TO_UTF8.replace("{encoding}", "UTF-32")),
+    codecs.BOM_UTF16_LE: ("UTF-16", _TO_UTF8.replace("{encoding}", "UTF-16")),
+    codecs.BOM_UTF16_BE: ("UTF-16", _TO_UTF8.replace("{encoding}", "UTF-16")),
+}
+_WORKBOOK = (b"[Content_Types].xml", b"_rels/", b"opendocument.spreadsheet")
+_CR_ALONE = re.compile(rb"\r[^\n]")
+_DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+
+
+class Lines:
+    """Lines of UTF-8 with their number, so that a byte that is none can be named by its place.
+
+    `number` is that of the last line read, `begin` the offset of the first, after a byte order mark. Raises
+    InvalidInput for what is no such text.
+    """
+
+    def __init__(self, file: IO[bytes], name: str, limit: int) -> None:
+        self.name = name
+        self.number = 0
+        self.limit = limit
+        self._file = file
+        file.seek(0)
+        start = file.read(_START_BYTES)
+        _refuse_others(start, name)
+        self.begin = len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0
+        file.seek(self.begin)
+
+    def raw(self) -> Iterator[bytes | None]:
+        """Each line as bytes; None for one that is too long."""
+        while line := self._file.readline(self.limit + 1):
+            self.number += 1
+            if len(line) <= self.limit:
+                yield line
+                continue
+            while line and not line.endswith(b"\n"):
+                line = self._file.readline(self.limit)
+            yield None
+
+    def text(self) -> Iterator[str]:
+        """Each line as text. Raises InvalidInput for one that is too long or no UTF-8."""
+        for line in self.raw():
+            if line is None:
+                raise InvalidInput(f"{self.name}, line {self.number}: longer than {self.limit} bytes")
+            try:
+                yield line.decode()
+            except UnicodeDecodeError as error:
+                offset = self._file.tell() - len(line) + error.start
+                raise InvalidInput(
+                    f"{self.name}, line {self.number}: not UTF-8: byte 0x{line[error.start]:02x} at offset "
+                    f"{offset} of the file",
+                    hint=_TO_UTF8.format(encoding="WINDOWS-1252", path=self.name),
+                ) from error
+
+
+def _refuse_others(start: bytes, name: str) -> None:
+    what, hint = next((told for mark, told in _OTHERS.items() if start.startswith(mark)), ("", ""))
+    if what == "a ZIP archive" and any(part in start[:4096] for part in _WORKBOOK):
+        what, hint = "a workbook (.xlsx, .ods)", _EXPORT
+    elif not what and start.count(0) > len(start) // 4:
+        order = "LE" if start[1::2].count(0) > start[::2].count(0) else "BE"
+        what, hint = f"UTF-16{order}", _TO_UTF8.replace("{encoding}", f"UTF-16{order}")
+    elif not what and b"\n" not in start and _CR_ALONE.search(start):
+        what, hint = "text whose lines end in CR alone", "Convert it first: tr '\\r' '\\n' < {path} > FILE"
+    if what:
+        wanted = "UTF-8" if what.startswith("UTF") else "plain text"
+        raise InvalidInput(f"{name} is {what}, and {wanted} is wanted", hint=hint.replace("{path}", name))
+
+
+def csv_rows(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Each row that is not empty, the header first, with the line that it begins on. Raises InvalidInput."""
+    # Strict, or a quote that is never closed would make one review of the rest of the file.
+    reader = csv.reader(lines.text(), strict=True, delimiter=delimiter)
+    while True:
+        line = lines.number + 1
+        with _field_limit(lines.limit):
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                raise InvalidInput(
+                    f"{lines.name}, the row that begins on line {line}: not valid CSV: {error}",
+                    hint='A quote inside a quoted field has to be doubled (""), and each has to be closed.',
+                ) from error
+        if row is None:
+            return
+        if row:
+            yield line, row
+
+
+@contextmanager
+def _field_limit(limit: int) -> Iterator[None]:
+    """The csv module's limit for a field is global: put it back as it was."""
+    before = csv.field_size_limit(limit)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def refuse_delimiter(header: list[str], columns: Collection[str], name: str, delimiter: str) -> None:
+    """Raise InvalidInput where `header` lacks `columns`, in lower case, for its delimiter alone."""
+    for other, called in _DELIMITERS.items():
+        titles = {title.strip(' "').lower() for title in delimiter.join(header).split(other)}
+        if other != delimiter and titles.issuperset(columns):
+            option, used = ("tab" if other == "\t" else f"'{other}'"), _DELIMITERS.get(delimiter, delimiter)
+            raise InvalidInput(
+                f"{name}: {called} is between the columns, and {used} is wanted",
+                hint=f"Give --delimiter {option}.",
+            )
