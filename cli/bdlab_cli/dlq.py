@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +13,7 @@ from bdlab_cli import terminal
 from bdlab_cli.options import StartupTimeout
 
 if TYPE_CHECKING:
-    from bdlab.deadletters import DeadLetterFilter, Outcome, StoredDeadLetter
-    from bdlab.kafka.producer import Producer
+    from bdlab.deadletters import DeadLetterFilter, Outcome, State, StoredDeadLetter
     from bdlab.postgres.deadletters import DeadLetters
     from bdlab.vault.session import VaultSession
 
@@ -21,230 +21,258 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="List, show and replay dead letters.",
+    help="List and show dead letters, send them back, and close them.",
 )
 
 _COULD_NOT = 1
-_SHOWN_BYTES = 2000
 
-_PARTITION = typer.Option(None, "--partition", envvar="BDLAB_DLQ_PARTITION", min=0, help="Of this partition.")
-_CLUSTER = typer.Option(
-    None, "--cluster", envvar="BDLAB_DLQ_CLUSTER", metavar="ID", help="Of the log with this cluster id."
-)
-_REASON = typer.Option(
-    None,
-    "--reason",
-    envvar="BDLAB_DLQ_REASON",
-    metavar="TEXT",
-    help="Whose reason holds this text, in any case.",
-)
-_SQLSTATE = typer.Option(
-    None,
-    "--sqlstate",
-    envvar="BDLAB_DLQ_SQLSTATE",
-    metavar="CODE",
-    help="Refused with this SQLSTATE, or its first characters (23 is a class).",
-)
-_SINCE = typer.Option(
-    None,
-    "--since",
-    envvar="BDLAB_DLQ_SINCE",
-    metavar="WHEN",
-    help="Recorded since: ISO 8601, or an age such as 2h.",
-)
-_UNTIL = typer.Option(None, "--until", envvar="BDLAB_DLQ_UNTIL", metavar="WHEN", help="Recorded before.")
-_JSON = typer.Option(False, "--json", envvar="BDLAB_DLQ_JSON", help="JSON, an object a line.")
+
+def _option(name: str, words: str, **more: Any) -> Any:
+    """An option of several of these commands, with its environment twin."""
+    envvar = f"BDLAB_DLQ_{name.upper().replace('-', '_')}"
+    return typer.Option(f"--{name}", envvar=envvar, help=words, **more)
+
+
+_PLACE = "PARTITION/OFFSET"
+_Position = Annotated[str, typer.Argument(metavar=_PLACE, help="Where it is, such as 3/1207.")]
+_Positions = Annotated[
+    list[str] | None,
+    typer.Argument(metavar=f"[{_PLACE}]...", help="Where they are; without any the options choose."),
+]
+_Partition = Annotated[int | None, _option("partition", "Of this partition.", min=0)]
+_Cluster = Annotated[str | None, _option("cluster", "Of the log with this cluster id.", metavar="ID")]
+_Reason = Annotated[
+    str | None, _option("reason", "Whose reason holds this text, in any case.", metavar="TEXT")
+]
+_Sqlstate = Annotated[
+    str | None,
+    _option(
+        "sqlstate", "Refused with this SQLSTATE, or its first characters (23 is a class).", metavar="CODE"
+    ),
+]
+_Since = Annotated[
+    str | None, _option("since", "Recorded since: ISO 8601, or an age such as 2h.", metavar="WHEN")
+]
+_Until = Annotated[str | None, _option("until", "Recorded before.", metavar="WHEN")]
+_All = Annotated[bool, _option("all", "All; without a position and a filter this has to be said.")]
+_Limit = Annotated[int, _option("limit", "At most this many.", min=1)]
+_DryRun = Annotated[bool, _option("dry-run", "Only say what would be done.")]
+_Json = Annotated[bool, _option("json", "JSON, an object a line.")]
 
 
 @app.command("list")
 def list_(
-    partition: int | None = _PARTITION,
-    cluster: str | None = _CLUSTER,
-    reason: str | None = _REASON,
-    sqlstate: str | None = _SQLSTATE,
-    since: str | None = _SINCE,
-    until: str | None = _UNTIL,
-    pending: bool = typer.Option(
-        False, "--pending", envvar="BDLAB_DLQ_PENDING", help="Only what was not replayed yet."
-    ),
-    limit: int = typer.Option(50, "--limit", envvar="BDLAB_DLQ_LIMIT", min=1, help="At most this many."),
-    as_json: bool = _JSON,
+    partition: _Partition = None,
+    cluster: _Cluster = None,
+    reason: _Reason = None,
+    sqlstate: _Sqlstate = None,
+    since: _Since = None,
+    until: _Until = None,
+    only_open: Annotated[bool, _option("open", "Only what somebody still has to see to.")] = False,
+    limit: _Limit = 50,
+    as_json: _Json = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
-    """List dead letters, the oldest first."""
-    wanted = _filter(partition, cluster, reason, sqlstate, since, until, pending=pending)
+    """List dead letters: first those that are open, the oldest first.
+
+    One that was sent back and came back dead is open at its new position only.
+    """
+    from bdlab.deadletters import OPEN
+    from bdlab_cli import wiring
+    from bdlab_cli.letters import summary, table
+
+    wanted = _filter(partition, cluster, reason, sqlstate, since, until, OPEN if only_open else ())
     with _opened(startup_timeout) as (_, letters):
         found, total = letters.find(wanted, limit=limit), letters.count(wanted)
+        pending = letters.count(_with_states(wanted, OPEN))
     if as_json:
         for letter in found:
-            terminal.echo_json(_summary(letter))
+            terminal.echo_json(summary(letter))
         return
-    from rich.table import Table
-
-    from bdlab_cli import wiring
-
-    table = Table(title=f"{len(found)} of {total} dead letters")
-    for name in ("recorded", "cluster", "partition", "offset", "sqlstate", "replays", "reason"):
-        table.add_column(name, justify="right" if name in {"partition", "offset", "replays"} else "left")
-    for letter in found:
-        at = letter.record.position
-        table.add_row(
-            f"{letter.recorded_at:%Y-%m-%d %H:%M:%S}",
-            at.cluster_id,
-            str(at.partition),
-            str(at.offset),
-            letter.sqlstate,
-            str(letter.replays),
-            _escaped(letter.reason),
-        )
-    wiring.out().print(table)
+    wiring.out().print(table(found, f"{pending} open of {total} dead letters"))
+    _tell_of_more(total - len(found), limit)
 
 
 @app.command()
 def show(
-    partition: int = typer.Argument(..., min=0),
-    offset: int = typer.Argument(..., min=0),
-    cluster: str | None = _CLUSTER,
-    as_json: bool = _JSON,
+    position: _Position,
+    cluster: _Cluster = None,
+    as_json: _Json = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
-    """Show the dead letter at PARTITION OFFSET, with all that its record held."""
-    from bdlab.deadletters import DeadLetterFilter
-    from bdlab.errors import InvalidInput
+    """Show one dead letter, with all that its record held."""
+    from bdlab_cli import letters as shown
 
-    wanted = DeadLetterFilter(cluster_id=cluster, partition=partition, offset=offset)
     with _opened(startup_timeout) as (_, letters):
-        found = letters.find(wanted, limit=2)
-    if not found:
-        raise InvalidInput(f"there is no dead letter at partition {partition}, offset {offset}")
-    if len(found) > 1:
-        ids = ", ".join(letter.record.position.cluster_id for letter in found)
-        raise InvalidInput(
-            f"several logs have a dead letter at partition {partition}, offset {offset}: {ids}",
-            hint="Say which with --cluster.",
-        )
-    letter = found[0]
+        letter = shown.at_place(letters, position, cluster)
     if as_json:
-        terminal.echo_json(_summary(letter) | _content(letter))
-        return
-    at = letter.record.position
-    terminal.echo(f"position  {at.topic}/{at.partition} offset {at.offset} of {at.cluster_id}")
-    terminal.echo(f"recorded  {letter.recorded_at.isoformat()}")
-    terminal.echo(f"reason    {_escaped(letter.reason)}")
-    terminal.echo(f"sqlstate  {letter.sqlstate or '-'}")
-    terminal.echo(f"replays   {letter.replays}")
-    terminal.echo(f"key       {_shown(letter.record.key)}")
-    for name, value in letter.record.headers:
-        terminal.echo(f"header    {_escaped(name)}: {_shown(value)}")
-    terminal.echo(f"value     {_shown(letter.record.value)}")
+        terminal.echo_json(shown.summary(letter) | shown.content(letter))
+    else:
+        shown.show(letter)
 
 
 @app.command()
 def replay(
-    partition: int | None = _PARTITION,
-    offset: int | None = typer.Option(
-        None, "--offset", envvar="BDLAB_DLQ_OFFSET", min=0, help="At this offset."
-    ),
-    cluster: str | None = _CLUSTER,
-    reason: str | None = _REASON,
-    sqlstate: str | None = _SQLSTATE,
-    since: str | None = _SINCE,
-    until: str | None = _UNTIL,
-    everything: bool = typer.Option(
-        False, "--all", envvar="BDLAB_DLQ_ALL", help="All of them; without a filter this has to be said."
-    ),
-    again: bool = typer.Option(
-        False, "--again", envvar="BDLAB_DLQ_AGAIN", help="Also what was replayed from its position already."
-    ),
-    max_replays: int = typer.Option(
-        3,
-        "--max-replays",
-        envvar="BDLAB_DLQ_MAX_REPLAYS",
-        min=1,
-        help="Leave out what was replayed this often, in all its lives.",
-    ),
-    limit: int = typer.Option(1000, "--limit", envvar="BDLAB_DLQ_LIMIT", min=1, help="At most this many."),
-    dry_run: bool = typer.Option(
-        False, "--dry-run", envvar="BDLAB_DLQ_DRY_RUN", help="Only say what would be sent back."
-    ),
-    as_json: bool = _JSON,
+    positions: _Positions = None,
+    partition: _Partition = None,
+    cluster: _Cluster = None,
+    reason: _Reason = None,
+    sqlstate: _Sqlstate = None,
+    since: _Since = None,
+    until: _Until = None,
+    everything: _All = False,
+    again: Annotated[
+        bool, _option("again", "Also what came back dead from a replay, or was sent back and never recorded.")
+    ] = False,
+    max_replays: Annotated[
+        int, _option("max-replays", "Leave out what was replayed this often, in all its lives.", min=1)
+    ] = 3,
+    limit: _Limit = 1000,
+    wait: Annotated[
+        float,
+        _option("wait", "How long to wait for a consumer to record them; 0: not.", min=0, metavar="SECONDS"),
+    ] = 30.0,
+    dry_run: _DryRun = False,
+    as_json: _Json = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
-    """Send dead letters back to the topic, as they came; each is a new event at a new position.
+    """Send dead letters back to the topic, as they came, and say what became of each.
 
-    Exit code 0: all that were chosen were sent back; 1: some were not, and it is said why.
+    Each is a new event at a new position. Exit code 0: all that were chosen are stored (or, with --wait 0,
+    sent back); 1: some are not, and it is said why.
     """
     from bdlab import deadletters
-    from bdlab.errors import InvalidInput
+    from bdlab.errors import BdlabError
     from bdlab.kafka.producer import Producer
+    from bdlab_cli import wiring
 
-    filters = (partition, offset, cluster, reason, sqlstate, since, until)
-    if not everything and all(value is None for value in filters):
-        raise InvalidInput(
-            "no filter says which dead letters to replay",
-            hint="Give one (`bdlab dlq replay --help` lists them), or --all.",
-        )
-    wanted = _filter(partition, cluster, reason, sqlstate, since, until, offset=offset, pending=not again)
-    problems = sent = 0
-    with _opened(startup_timeout) as (session, letters):
-        found = letters.find(wanted, limit=limit)
-        more = letters.count(wanted) - len(found) if len(found) == limit else 0
-        if dry_run:
-            outcomes = iter(_would(found, max_replays))
-        else:
-            producer = Producer(session, client_id="bdlab-dlq", source="/bdlab/dlq")
-            replays = deadletters.replay(found, producer, letters, max_replays=max_replays)
-            outcomes = _with_open(producer, replays)
-        for outcome in outcomes:
-            problems += bool(outcome.problem)
-            sent += not outcome.problem
-            _report(outcome, as_json=as_json)
-    terminal.echo(f"{sent} {'would be ' if dry_run else ''}sent back, {problems} not", err=True)
-    if more:
-        terminal.echo(f"{more} more were not looked at: --limit {limit} was reached", err=True)
-    if problems:
+    _require_choice(positions, everything, cluster, (partition, reason, sqlstate, since, until))
+    states: tuple[State, ...] = ("open", "returned", "sent") if again else ("open",)
+    wanted = _filter(partition, cluster, reason, sqlstate, since, until, states)
+    with wiring.stop_on_signal() as stop, _opened(startup_timeout, stop) as (session, letters):
+        found, outcomes = _chosen(letters, positions, wanted, limit, again=again)
+        more = 0 if positions else letters.count(wanted) - len(found)
+        if stop.is_set():
+            raise BdlabError("interrupted; nothing was sent back")
+        try:
+            if dry_run:
+                for letter in found:
+                    problem = deadletters.refusal(letter, max_replays=max_replays)
+                    outcomes.append(deadletters.Outcome(letter=letter, problem=problem))
+            elif found:
+                with Producer(session, client_id="bdlab-dlq", source="/bdlab/dlq") as producer:
+                    outcomes.extend(deadletters.replay(found, producer, letters, max_replays=max_replays))
+                outcomes = deadletters.settle(outcomes, letters, wait_s=wait, stop=stop)
+        finally:  # what was sent is said in any case
+            done = f"sent back{f', not recorded within {wait:g} s' if wait else ''}"
+            _report(outcomes, "to be sent back" if dry_run else done, "not sent back", as_json=as_json)
+        returned = 0 if again or positions else letters.count(_with_states(wanted, ("returned",)))
+    if returned:
+        terminal.echo(f"{returned} came back dead from a replay before: --again sends them again", err=True)
+    _tell_of_more(more, limit)
+    unsettled = wait > 0 and not dry_run
+    if any(one.problem or (unsettled and not (one.fate and one.fate.became != "dead")) for one in outcomes):
         raise typer.Exit(_COULD_NOT)
 
 
-def _with_open(producer: Producer, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    """The outcomes, with the producer open for as long as they come."""
-    with producer:
-        yield from outcomes
+@app.command()
+def discard(
+    positions: _Positions = None,
+    because: Annotated[
+        str, _option("because", "Why nothing more has to be done about them.", metavar="TEXT")
+    ] = "",
+    partition: _Partition = None,
+    cluster: _Cluster = None,
+    reason: _Reason = None,
+    sqlstate: _Sqlstate = None,
+    since: _Since = None,
+    until: _Until = None,
+    everything: _All = False,
+    limit: _Limit = 1000,
+    dry_run: _DryRun = False,
+    as_json: _Json = False,
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """Close dead letters that nobody has to see to any more, and keep why.
+
+    They stay dead letters to `verify`, and are no longer open to `list`, `replay` and `status`. Exit code 1:
+    some were closed already, and it is said how.
+    """
+    from bdlab.deadletters import OPEN, Outcome
+    from bdlab.errors import InvalidInput
+
+    if not because.strip():
+        raise InvalidInput("no reason is given", hint='Say why with --because, such as --because "a test".')
+    _require_choice(positions, everything, cluster, (partition, reason, sqlstate, since, until))
+    wanted = _filter(partition, cluster, reason, sqlstate, since, until, (*OPEN, "sent"))
+    with _opened(startup_timeout) as (_, letters):
+        found, outcomes = _chosen(letters, positions, wanted, limit, again=True)
+        more = 0 if positions else letters.count(wanted) - len(found)
+        if not dry_run:
+            letters.discard([letter.record.position for letter in found], because=because)
+    outcomes += [Outcome(letter=letter) for letter in found]
+    _report(outcomes, "to be discarded" if dry_run else "discarded", "not discarded", as_json=as_json)
+    _tell_of_more(more, limit)
+    if any(one.problem for one in outcomes):
+        raise typer.Exit(_COULD_NOT)
 
 
-def _would(letters: list[StoredDeadLetter], max_replays: int) -> list[Outcome]:
-    from bdlab.deadletters import Outcome, refusal
+def _chosen(
+    letters: DeadLetters, positions: list[str] | None, wanted: DeadLetterFilter, limit: int, *, again: bool
+) -> tuple[list[StoredDeadLetter], list[Outcome]]:
+    """The letters to deal with, and outcomes of those that were named and are closed. Raises InvalidInput."""
+    from bdlab.deadletters import Outcome
+    from bdlab_cli.letters import at_place, closed
 
-    return [Outcome(letter=letter, problem=refusal(letter, max_replays=max_replays)) for letter in letters]
+    if not positions:
+        return letters.find(wanted, limit=limit), []
+    named = [at_place(letters, written, wanted.cluster_id) for written in dict.fromkeys(positions)]
+    refused = [Outcome(letter=one, problem=why) for one in named if (why := closed(one, again=again))]
+    return [one for one in named if not closed(one, again=again)], refused
 
 
-def _report(outcome: Outcome, *, as_json: bool) -> None:
-    at, new = outcome.letter.record.position, outcome.replay
-    if as_json:
-        import msgspec
+def _report(outcomes: list[Outcome], done: str, not_done: str, *, as_json: bool) -> None:
+    """Print what became of each, and how many of each kind; `done` is said of what went well."""
+    from collections import Counter
 
-        terminal.echo_json(
-            {
-                "position": msgspec.to_builtins(at),
-                "replay": msgspec.to_builtins(new),
-                "problem": outcome.problem,
-            }
+    from bdlab_cli.letters import report
+
+    kinds = Counter(report(outcome, done, not_done, as_json=as_json) for outcome in outcomes)
+    terminal.echo(", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing to do", err=True)
+
+
+def _tell_of_more(more: int, limit: int) -> None:
+    if more:
+        terminal.echo(f"{more} more were not looked at: --limit {limit} was reached", err=True)
+
+
+def _require_choice(
+    positions: list[str] | None, everything: bool, cluster: str | None, filters: tuple[object, ...]
+) -> None:
+    """Raises InvalidInput for no choice, and for two; a cluster is one, and goes with positions."""
+    from bdlab.errors import InvalidInput
+
+    chosen = everything or any(value is not None for value in filters)
+    if positions and chosen:
+        raise InvalidInput("positions are given, and so are options that choose", hint="Give one of the two.")
+    if not positions and not chosen and cluster is None:
+        raise InvalidInput(
+            "nothing says which dead letters",
+            hint="Name positions (3/1207), give a filter (--help lists them), or --all.",
         )
-        return
-    sent = f"sent back, now at partition {new.partition} offset {new.offset}" if new else "to be sent back"
-    what = outcome.problem or sent
-    terminal.echo(f"{at.cluster_id} partition {at.partition} offset {at.offset}: {what}")
 
 
 @contextmanager
-def _opened(startup_timeout: float | None) -> Iterator[tuple[VaultSession, DeadLetters]]:
+def _opened(
+    startup_timeout: float | None, stop: threading.Event | None = None
+) -> Iterator[tuple[VaultSession, DeadLetters]]:
     from bdlab_cli import wiring
 
     layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
     from bdlab.postgres.deadletters import DeadLetters
 
     with (
-        wiring.vault_session(layers, service="dlq", database_role="bdlab-writer") as session,
+        wiring.vault_session(layers, stop, service="dlq", database_role="bdlab-writer") as session,
         DeadLetters(session) as letters,
     ):
         yield session, letters
@@ -257,9 +285,7 @@ def _filter(
     sqlstate: str | None,
     since: str | None,
     until: str | None,
-    *,
-    offset: int | None = None,
-    pending: bool = False,
+    states: tuple[State, ...],
 ) -> DeadLetterFilter:
     from bdlab.deadletters import DeadLetterFilter
     from bdlab_cli import moments
@@ -267,48 +293,15 @@ def _filter(
     return DeadLetterFilter(
         cluster_id=cluster,
         partition=partition,
-        offset=offset,
         reason=reason,
         sqlstate=sqlstate,
         since=moments.moment(since) if since else None,
         until=moments.moment(until) if until else None,
-        pending_only=pending,
+        states=states,
     )
 
 
-def _summary(letter: StoredDeadLetter) -> dict[str, Any]:
+def _with_states(wanted: DeadLetterFilter, states: tuple[State, ...]) -> DeadLetterFilter:
     import msgspec
 
-    return msgspec.to_builtins(letter.record.position) | {  # type: ignore[no-any-return]
-        "recorded_at": letter.recorded_at.isoformat(),
-        "reason": letter.reason,
-        "sqlstate": letter.sqlstate,
-        "replays": letter.replays,
-    }
-
-
-def _content(letter: StoredDeadLetter) -> dict[str, Any]:
-    import base64
-
-    def packed(raw: bytes | None) -> str | None:
-        return None if raw is None else base64.b64encode(raw).decode()
-
-    record = letter.record
-    return {
-        "key_base64": packed(record.key),
-        "value_base64": packed(record.value),
-        "headers_base64": [[name, packed(value)] for name, value in record.headers],
-    }
-
-
-def _shown(raw: bytes | None) -> str:
-    """Bytes for a person: text where it is text, escapes where it is not, cut where it is long."""
-    if raw is None:
-        return "(none)"
-    text = _escaped(raw[:_SHOWN_BYTES].decode("utf-8", "backslashreplace"))
-    return text if len(raw) <= _SHOWN_BYTES else f"{text}... ({len(raw):,} bytes; --json has them all)"
-
-
-def _escaped(text: str) -> str:
-    """On one line, too: a line feed in it must not begin a line that looks like bdlab's own."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return msgspec.structs.replace(wanted, states=states)

@@ -1,18 +1,20 @@
-"""Dead letters: finding them, and sending them back to the topic.
+"""Dead letters: finding them, sending them back to the topic, and what became of those.
 
 A dead letter stays at its position. Its replay is a new event at a new one, which carries how often it was
-sent back in a header, so that one that fails again and again is noticed.
+sent back in a header, so that one that fails again and again is noticed. A replay that comes back dead takes
+the matter over: it is one open matter, however often it was tried.
 """
 
 from __future__ import annotations
 
 import contextlib
 import queue
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -31,20 +33,34 @@ _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 2.0
 
 
+#: `open`: nobody has done anything about it; `returned`: it is a replay that came back dead. Of what was
+#: sent back: `sent`, no consumer has recorded it yet; `stored`, it is a row or a duplicate; `superseded`, it
+#: is dead again at its new position. `discarded`: somebody has finished with it.
+State = Literal["open", "returned", "sent", "stored", "superseded", "discarded"]
+
+OPEN: tuple[State, ...] = ("open", "returned")
+"""What somebody still has to see to."""
+
+
 class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `dead_letters`. `replays` counts how often the event was sent back, in all its lives."""
+    """A row of `dead_letters`. `replays` counts how often the event was sent back, in all its lives.
+
+    `replayed_to` is partition and offset of its newest replay.
+    """
 
     record: Record
     reason: str
     sqlstate: str
     recorded_at: datetime
     replays: int
+    state: State = "open"
+    replayed_to: tuple[int, int] | None = None
+    discarded_because: str = ""
 
 
 class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which dead letters; None matches all. `reason` is a part of the text, `sqlstate` its beginning.
-
-    `since` is included and `until` is not. `pending_only` leaves out what was replayed from here already.
+    """Which dead letters; None, and no `states`, match all. `reason` is a part of the text, `sqlstate` its
+    beginning. `since` is included and `until` is not.
     """
 
     cluster_id: str | None = None
@@ -55,15 +71,25 @@ class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     sqlstate: str | None = None
     since: datetime | None = None
     until: datetime | None = None
-    pending_only: bool = False
+    states: tuple[State, ...] = ()
+
+
+class Fate(NamedTuple):
+    """How a replay was recorded, and the reason of one that is `dead` again."""
+
+    became: Literal["stored", "duplicate", "dead"]
+    reason: str = ""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one dead letter: its `replay`, or why there is none."""
+    """What became of one dead letter: its `replay`, or why there is none; and the replay's fate, if it is
+    known.
+    """
 
     letter: StoredDeadLetter
     replay: Position | None = None
     problem: str = ""
+    fate: Fate | None = None
 
 
 class RawProducer(Protocol):
@@ -81,6 +107,12 @@ class RawProducer(Protocol):
 class ReplayBook(Protocol):
     def record_replays(self, replays: Sequence[tuple[Position, Position]]) -> None:
         """Note from which position each was sent back, and to which. Raises DatabaseError and VaultError."""
+        ...
+
+
+class Fates(Protocol):
+    def fates(self, replays: Sequence[Position]) -> Mapping[Position, Fate]:
+        """Of those that are recorded. Raises DatabaseError and VaultError."""
         ...
 
 
@@ -113,6 +145,28 @@ def replay(
             yield from outcomes  # what was sent is said in any case
             raise
         yield from outcomes
+
+
+def settle(
+    outcomes: Sequence[Outcome], fates: Fates, *, wait_s: float, stop: threading.Event
+) -> list[Outcome]:
+    """The outcomes with the fates of their replays, as far as a consumer records them within `wait_s` seconds
+    and before `stop`. A database that is away meanwhile is asked again. Raises DatabaseError and VaultError.
+    """
+    found: dict[Position, Fate] = {}
+    backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+    deadline = time.monotonic() + wait_s
+    while left := [one.replay for one in outcomes if one.replay and one.replay not in found]:
+        with contextlib.suppress(DatabaseUnavailable):
+            found |= fates.fates(left)
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 or len(found) == sum(bool(one.replay) for one in outcomes):
+            break
+        if stop.wait(min(left_s, backoff.next_s())):
+            break
+    return [
+        msgspec.structs.replace(one, fate=found.get(one.replay)) if one.replay else one for one in outcomes
+    ]
 
 
 def _note(book: ReplayBook, replays: Sequence[tuple[Position, Position]]) -> None:

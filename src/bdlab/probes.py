@@ -46,7 +46,8 @@ class BrokerState(msgspec.Struct, frozen=True, kw_only=True):
 class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
     """`rows` of the predictions table, exact; `schema_version` applied, and the one this version wants.
 
-    `compatible_from` is the lowest version whose release may run on it; None: only its own.
+    `open_dead_letters` are those that nobody has replayed or discarded. `compatible_from` is the lowest
+    version whose release may run on it; None: only its own.
     """
 
     connected: bool
@@ -55,6 +56,7 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
     schema_expected: int = 0
     compatible_from: int | None = None
     rows: int | None = None
+    open_dead_letters: int | None = None
     problem: str = ""
 
     @property

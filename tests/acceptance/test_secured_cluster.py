@@ -137,7 +137,8 @@ def test_every_command_does_its_work_with_tls_logins_and_acls(
         [letter] = [json.loads(line) for line in listed.stdout.splitlines()]
         assert "not UTF-8 JSON" in letter["reason"]
         replayed = pipeline.run("dlq", "replay", "--all", "--json")
-        assert replayed.returncode == 0, replayed.stderr
+        assert replayed.returncode == 1, replayed.stderr
+        assert json.loads(replayed.stdout)["became"] == "dead"
         report = json.loads(pipeline.run("verify", "--wait", "60", "--json").stdout)
         assert report["verified"], report
         assert sum(one["dead_letters"] for one in report["partitions"]) == 2

@@ -125,24 +125,89 @@ def test_dead_letters_are_listed_shown_and_replayed(running: Running) -> None:
     listed = [json.loads(line) for line in output.splitlines()]
     assert sum("a tombstone" in letter["reason"] for letter in listed) == 1
     [garbage] = [letter for letter in listed if "not UTF-8 JSON" in letter["reason"]]
-    place = (str(garbage["partition"]), str(garbage["offset"]))
-    _, output, _ = running.bdlab("dlq", "show", *place)
+    place = f"{garbage['partition']}/{garbage['offset']}"
+    _, output, _ = running.bdlab("dlq", "show", place)
+    assert f"position  {place}" in output
     assert 'value     {"id": "' in output
 
     code, output, _ = running.bdlab("dlq", "replay", "--reason", "utf-8", "--dry-run")
-    assert (code, output.rpartition(": ")[2].strip()) == (0, "to be sent back")
+    assert (code, output) == (0, f"{place}: to be sent back\n")
     _, output, log = running.bdlab("dlq", "replay", "--all", "--limit", "1", "--dry-run")
     assert len(output.splitlines()) == 1
     assert "more were not looked at: --limit 1 was reached" in log
-    code, output, _ = running.bdlab("dlq", "replay", "--all", "--json")
-    assert code == 1  # the tombstone was not sent back
+    code, output, log = running.bdlab("dlq", "replay", "--all", "--json")
+    assert code == 1  # the tombstone was not sent back, and what was garbage is garbage again
     outcomes = [json.loads(line) for line in output.splitlines()]
-    assert [bool(one["replay"]) for one in outcomes].count(True) == 1
+    [again] = [one for one in outcomes if one["replay"]]
+    assert again["became"] == "dead"
+    assert "not UTF-8 JSON" in again["reason"]
+    assert "1 dead again" in log
     report = running.verify()
     assert report["verified"], report
-    assert totals(report)[2] == before[2] + 3  # what was garbage is garbage again
-    code, output, _ = running.bdlab("dlq", "list", "--json", "--pending", "--reason", "utf-8")
-    assert [json.loads(line)["replays"] for line in output.splitlines()] == [1]
+    assert totals(report)[2] == before[2] + 3
+    code, output, _ = running.bdlab("dlq", "list", "--json", "--open", "--reason", "utf-8")
+    [open_again] = [json.loads(line) for line in output.splitlines()]
+    assert (open_again["state"], open_again["replays"]) == ("returned", 1)
+    assert open_again["offset"] == again["replay"]["offset"]
+
+
+def test_replaying_all_again_sends_nothing_that_came_back_dead(running: Running) -> None:
+    before = totals(running.verify())
+    code, output, log = running.bdlab("dlq", "replay", "--reason", "utf-8")
+    assert (code, output) == (0, "")
+    assert "nothing to do" in log
+    assert "1 came back dead from a replay before: --again sends them again" in log
+    assert totals(running.verify()) == before
+
+    code, output, _ = running.bdlab("dlq", "replay", "--reason", "utf-8", "--again", "--wait", "0")
+    assert code == 0
+    assert output.count("sent back") == 1
+    assert totals(running.verify())[2] == before[2] + 1
+    pending = running.bdlab("dlq", "list", "--json", "--open", "--reason", "utf-8")[1].splitlines()
+    assert [json.loads(line)["replays"] for line in pending] == [2]
+
+
+def test_a_replay_that_succeeds_is_stored_and_no_longer_open(running: Running) -> None:
+    rule = "ALTER TABLE predictions {} CONSTRAINT no_poison"
+    running.execute_as_owner(rule.format("ADD") + " CHECK (text <> 'poison')")
+    running.publish(encode(event(text="poison")))
+    assert running.verify()["verified"]
+    running.execute_as_owner(rule.format("DROP"))
+
+    code, output, log = running.bdlab("dlq", "replay", "--sqlstate", "23514")
+    assert code == 0, output + log
+    place, _, told = output.partition(": ")
+    assert told.startswith("now ")
+    assert told.endswith(", stored\n")
+    code, output, log = running.bdlab("dlq", "replay", place)
+    assert code == 1
+    assert "not sent back: its replay," in output
+    assert "state     stored as " in running.bdlab("dlq", "show", place)[1]
+
+
+def test_dead_letters_are_closed_with_a_reason_and_stay_dead_letters(running: Running) -> None:
+    running.publish((b"k", b"x"), (b"k", b"y"))
+    before = totals(running.verify())
+    listed = [json.loads(line) for line in running.bdlab("dlq", "list", "--json", "--open")[1].splitlines()]
+    places = [f"{one['partition']}/{one['offset']}" for one in listed]
+
+    assert running.bdlab("dlq", "discard", places[0])[0] == 2  # why?
+    assert running.bdlab("dlq", "discard", "--because", "tests")[0] == 2  # which?
+    assert running.bdlab("dlq", "discard", "3-7", "--because", "tests")[0] == 2
+    code, output, _ = running.bdlab("dlq", "discard", places[0], "--because", "a [test]", "--dry-run")
+    assert (code, output) == (0, f"{places[0]}: to be discarded\n")
+    code, output, _ = running.bdlab("dlq", "discard", places[0], "--because", "a [test]")
+    assert (code, output) == (0, f"{places[0]}: discarded\n")
+    code, output, _ = running.bdlab("dlq", "discard", *places[:2], "--because", "more tests")
+    assert code == 1
+    assert f"{places[0]}: not discarded: it was discarded: a [test]" in output
+    assert "discarded a [test]" in running.bdlab("dlq", "show", places[0])[1]
+    check = json.loads(running.bdlab("status", "--json", "--check", "postgres.dead_letters")[1])["checks"][0]
+    assert (check["state"], check["detail"]["open"]) == ("healthy", len(places) - 2)
+
+    assert running.bdlab("dlq", "discard", "--all", "--because", "the end of the tests")[0] == 0
+    assert running.bdlab("dlq", "list", "--json", "--open")[1] == ""
+    assert totals(running.verify()) == before
 
 
 def test_a_drain_beside_a_daemon_ends_and_shares_the_work(running: Running) -> None:

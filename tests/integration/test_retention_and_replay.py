@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bdlab import deadletters
-from bdlab.deadletters import DeadLetterFilter, Outcome, replay
+from bdlab.deadletters import OPEN, DeadLetterFilter, Fate, Outcome, replay, settle
 from bdlab.errors import DatabaseUnavailable, Unhealthy
 from bdlab.events import Headers, Position, encode
 from bdlab.ledger import REPLAY_HEADER, Log
@@ -109,7 +109,7 @@ def test_a_replay_is_stored_once_its_cause_is_mended(pipeline: Pipeline) -> None
     found = report.partitions[0]
     assert (found.stored, found.duplicates, found.dead_letters) == (4, 0, 2)
     assert pipeline.find() == [1, 2]
-    assert pipeline.find(pending_only=True) == []
+    assert pipeline.find(states=OPEN) == []
     rows = pipeline.database.execute('SELECT "offset", new_offset FROM replays ORDER BY 1')
     assert rows == [(1, 4), (2, 5)]
 
@@ -119,14 +119,14 @@ def test_a_replay_that_fails_again_counts_on_and_is_guarded(pipeline: Pipeline) 
     pipeline.append("poison")
     for expected in (1, 2, 3):
         pipeline.drain()
-        outcomes = pipeline.replay(pending_only=True)
+        outcomes = pipeline.replay(states=OPEN)
         assert [one.problem for one in outcomes] == [""]
         pipeline.drain()
-        newest = pipeline.letters.find(DeadLetterFilter(pending_only=True), limit=9)
+        newest = pipeline.letters.find(DeadLetterFilter(states=OPEN), limit=9)
         assert [letter.replays for letter in newest] == [expected]
-    outcomes = pipeline.replay(pending_only=True)
+    outcomes = pipeline.replay(states=OPEN)
     assert [one.problem for one in outcomes] == ["it was replayed 3 times already, and the limit is 3"]
-    assert pipeline.replay(max_replays=4, pending_only=True)[0].replay is not None
+    assert pipeline.replay(max_replays=4, states=OPEN)[0].replay is not None
     pipeline.drain()
     assert pipeline.verify().verified
     # The first of them was sent back once from its own position.
@@ -138,9 +138,10 @@ def test_a_replay_that_was_sent_twice_is_a_duplicate(pipeline: Pipeline) -> None
     pipeline.append("poison")
     pipeline.drain()
     pipeline.database.execute("ALTER TABLE predictions DROP CONSTRAINT on_purpose")
-    pipeline.replay()
-    pipeline.replay()
+    first, again = pipeline.replay(), pipeline.replay()
     pipeline.drain()
+    settled = settle([*first, *again], pipeline.letters, wait_s=0, stop=threading.Event())
+    assert [one.fate and one.fate.became for one in settled] == ["stored", "duplicate"]
     found = pipeline.verify()
     assert found.verified, found.problems
     assert (found.partitions[0].stored, found.partitions[0].duplicates) == (1, 1)
@@ -171,12 +172,62 @@ def test_a_replay_is_noted_once_the_database_is_back(
     with MemoryProducer(pipeline.log, source="/tests") as producer:
         (outcome,) = replay(found, producer, ForgetfulBook(pipeline.letters, 2))
         assert outcome.replay
-        assert pipeline.find(pending_only=True) == []
+        assert pipeline.find(states=OPEN) == []
         monkeypatch.setattr(deadletters, "_NOTED_WITHIN_S", 0.0)
         told = replay(found, producer, ForgetfulBook(pipeline.letters, 9))
         assert next(told).replay
         with pytest.raises(DatabaseUnavailable):
             next(told)
+
+
+def test_a_letter_tells_what_was_done_about_it(pipeline: Pipeline) -> None:
+    def states() -> dict[int, str]:
+        return {
+            letter.record.position.offset: letter.state
+            for letter in pipeline.letters.find(DeadLetterFilter(), limit=99)
+        }
+
+    pipeline.refuse("poison")
+    for text in ("poison", "fine", "poison", "poison"):
+        pipeline.append(text)
+    pipeline.drain()
+    assert states() == {0: "open", 2: "open", 3: "open"}
+
+    outcomes = pipeline.replay(offset=0)
+    assert states() == {2: "open", 3: "open", 0: "sent"}
+    pipeline.drain()
+    # One matter is open once, at its newest position, and comes before what is closed.
+    assert list(states().items()) == [(2, "open"), (3, "open"), (4, "returned"), (0, "superseded")]
+    stop = threading.Event()
+    [told] = settle(outcomes, pipeline.letters, wait_s=5, stop=stop)
+    assert told.fate is not None
+    assert told.fate.became == "dead"
+    assert "on_purpose" in told.fate.reason
+    [old] = pipeline.letters.find(DeadLetterFilter(offset=0), limit=2)
+    assert old.replayed_to == (0, 4)
+
+    pipeline.letters.discard([old.record.position, at_offset(pipeline, 3)], because="a\x00test")
+    pipeline.letters.discard([at_offset(pipeline, 3)], because="once more")
+    assert states() == {2: "open", 4: "returned", 0: "discarded", 3: "discarded"}
+    assert pipeline.letters.find(DeadLetterFilter(offset=3), limit=2)[0].discarded_because == "a\\0test"
+    assert pipeline.find(states=OPEN) == [2, 4]
+    assert pipeline.find(states=["discarded"]) == [0, 3]
+    with Reader(pipeline.database.credentials("reader")) as reader:
+        assert reader.state().open_dead_letters == 2
+
+    pipeline.database.execute("ALTER TABLE predictions DROP CONSTRAINT on_purpose")
+    outcomes = pipeline.replay(states=OPEN)
+    stop.set()
+    assert [one.fate for one in settle(outcomes, pipeline.letters, wait_s=60, stop=stop)] == [None, None]
+    pipeline.drain()
+    settled = settle(outcomes, pipeline.letters, wait_s=0, stop=stop)
+    assert [one.fate for one in settled] == [Fate("stored"), Fate("stored")]
+    assert states() == {0: "discarded", 2: "stored", 3: "discarded", 4: "stored"}
+    assert pipeline.verify().verified
+
+
+def at_offset(pipeline: Pipeline, offset: int) -> Position:
+    return pipeline.letters.find(DeadLetterFilter(offset=offset), limit=1)[0].record.position
 
 
 def test_what_the_broker_does_not_take_is_not_noted(pipeline: Pipeline) -> None:
@@ -188,7 +239,7 @@ def test_what_the_broker_does_not_take_is_not_noted(pipeline: Pipeline) -> None:
     with MemoryProducer(pipeline.log, source="/tests", delivery_timeout_s=0.05) as producer:
         outcomes = list(replay(found, producer, pipeline.letters))
     assert "did not acknowledge" in outcomes[0].problem
-    assert pipeline.find(pending_only=True) == [0]
+    assert pipeline.find(states=OPEN) == [0]
 
 
 def test_filters(pipeline: Pipeline) -> None:

@@ -36,7 +36,9 @@ BROKER = BrokerState(
     partitions=6,
     consumer_lag=3,
 )
-DATABASE = DatabaseState(connected=True, server_version="18.1", schema_version=2, schema_expected=2, rows=7)
+DATABASE = DatabaseState(
+    connected=True, server_version="18.1", schema_version=2, schema_expected=2, rows=7, open_dead_letters=2
+)
 
 
 def states(results: tuple[CheckResult, ...]) -> dict[str, str]:
@@ -61,6 +63,7 @@ def test_all_is_well() -> None:
     assert detail["vault.token"] == {"ttl_s": 60}
     assert detail["kafka.lag"] == {"lag_events": 3}
     assert detail["postgres.rows"] == {"rows": 7}
+    assert detail["postgres.dead_letters"] == {"open": 2}
     assert detail["postgres.lease"] == {"ttl_s": 3600}
 
 
@@ -125,6 +128,7 @@ def test_each_kafka_check_can_fail(change: dict[str, object], name: str, state: 
         ({"schema_version": 1}, 60.0, "postgres.schema", "unhealthy"),
         ({"schema_version": None}, 60.0, "postgres.schema", "unhealthy"),
         ({"rows": None}, 60.0, "postgres.rows", "unknown"),
+        ({"open_dead_letters": None}, 60.0, "postgres.dead_letters", "unknown"),
         ({}, None, "postgres.lease", "unknown"),
         ({}, 0.0, "postgres.lease", "unhealthy"),
     ],

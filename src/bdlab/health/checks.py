@@ -10,7 +10,13 @@ from bdlab.probes import BrokerState, DatabaseState, VaultState
 CHECKS = {
     "vault": ("vault.reachable", "vault.unsealed", "vault.token", "vault.policies"),
     "kafka": ("kafka.brokers", "kafka.topic", "kafka.lag"),
-    "postgres": ("postgres.reachable", "postgres.schema", "postgres.rows", "postgres.lease"),
+    "postgres": (
+        "postgres.reachable",
+        "postgres.schema",
+        "postgres.rows",
+        "postgres.dead_letters",
+        "postgres.lease",
+    ),
     "model": ("model",),
     "api": ("api",),
     "consumer": ("consumer",),
@@ -161,6 +167,16 @@ def database_checks(state: DatabaseState, *, lease_ttl_s: float | None) -> tuple
             state="healthy",
             message=f"{state.rows} predictions",
             detail={"rows": state.rows},
+        ),
+        CheckResult(name="postgres.dead_letters", state="unknown", message=state.problem or "no table")
+        if state.open_dead_letters is None
+        else CheckResult(
+            # Open ones are work for somebody, and no fault of the system.
+            name="postgres.dead_letters",
+            state="healthy",
+            message=f"{state.open_dead_letters} open",
+            hint="See them with `bdlab dlq list --open`." if state.open_dead_letters else "",
+            detail={"open": state.open_dead_letters},
         ),
         CheckResult(name="postgres.lease", state="unknown", message="no lease is held")
         if lease_ttl_s is None

@@ -1,18 +1,18 @@
-"""Dead letters in Postgres: finding them, and noting their replays."""
+"""Dead letters in Postgres: finding them, and noting what was done with them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from psycopg2.extras import execute_batch
 
 from bdlab.credentials import DatabaseCredentials
-from bdlab.deadletters import DeadLetterFilter, StoredDeadLetter
+from bdlab.deadletters import DeadLetterFilter, Fate, StoredDeadLetter
 from bdlab.events import Position, Record
 from bdlab.postgres.queries import queries
-from bdlab.postgres.rows import headers_from_json
+from bdlab.postgres.rows import headers_from_json, printable
 from bdlab.postgres.session import Session
 
 
@@ -39,17 +39,33 @@ class DeadLetters:
         self.close()
 
     def find(self, wanted: DeadLetterFilter, *, limit: int) -> list[StoredDeadLetter]:
-        """At most `limit` of them, the oldest first."""
-        with self._session.transaction() as cursor:
-            cursor.execute(queries("deadletters")["find"], {**msgspec.structs.asdict(wanted), "limit": limit})
-            return [_dead_letter(row) for row in cursor.fetchall()]
+        """At most `limit` of them: those that are open first, then the oldest first."""
+        return [_dead_letter(row[:-1]) for row in self._find(wanted, limit)]
 
     def count(self, wanted: DeadLetterFilter) -> int:
         """How many there are."""
+        return sum(int(row[-1]) for row in self._find(wanted, 1))
+
+    def _find(self, wanted: DeadLetterFilter, limit: int) -> list[tuple[Any, ...]]:
+        values = msgspec.structs.asdict(wanted) | {"states": list(wanted.states) or None, "limit": limit}
         with self._session.transaction() as cursor:
-            cursor.execute(queries("deadletters")["count"], msgspec.structs.asdict(wanted))
-            row = cursor.fetchone()
-            return int(row[0]) if row else 0
+            cursor.execute(queries("deadletters")["find"], values)
+            return cursor.fetchall()
+
+    def fates(self, replays: Sequence[Position]) -> Mapping[Position, Fate]:
+        """What became of those that a consumer has recorded; all of them are in one log."""
+        if not replays:
+            return {}
+        values = {
+            "cluster_id": replays[0].cluster_id,
+            "topic": replays[0].topic,
+            "partitions": [position.partition for position in replays],
+            "offsets": [position.offset for position in replays],
+        }
+        places = {(position.partition, position.offset): position for position in replays}
+        with self._session.transaction() as cursor:
+            cursor.execute(queries("deadletters")["fates"], values)
+            return {places[row[0], row[1]]: Fate(row[2], row[3]) for row in cursor.fetchall()}
 
     def record_replays(self, replays: Sequence[tuple[Position, Position]]) -> None:
         """Note from which position each was sent back, and to which."""
@@ -63,9 +79,15 @@ class DeadLetters:
         with self._session.transaction() as cursor:
             execute_batch(cursor, queries("deadletters")["record_replay"], values)
 
+    def discard(self, letters: Sequence[Position], *, because: str) -> None:
+        """Note that somebody has finished with them, and why. They stay dead letters."""
+        values = [msgspec.structs.asdict(position) | {"because": printable(because)} for position in letters]
+        with self._session.transaction() as cursor:
+            execute_batch(cursor, queries("deadletters")["discard"], values)
+
 
 def _dead_letter(row: Sequence[Any]) -> StoredDeadLetter:
-    key, value, headers, reason, sqlstate, recorded_at, replays = row[5:]
+    key, value, headers, reason, sqlstate, recorded_at, replays, state, *replay, because = row[5:]
     return StoredDeadLetter(
         record=Record(
             Position(*row[:5]),
@@ -77,4 +99,7 @@ def _dead_letter(row: Sequence[Any]) -> StoredDeadLetter:
         sqlstate=sqlstate,
         recorded_at=recorded_at,
         replays=replays,
+        state=state,
+        replayed_to=None if replay[0] is None else (replay[0], replay[1]),
+        discarded_because=because or "",
     )

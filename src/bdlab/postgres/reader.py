@@ -128,11 +128,13 @@ class Reader:
             with self._cursor() as cursor:
                 version = ".".join(str(part) for part in divmod(cursor.connection.server_version, 10_000))
                 schema, compatible_from = schema_version(cursor) or (None, None)
-                rows = None
+                rows = letters = None
                 if schema is not None and count_rows:
                     cursor.execute(queries("reader")["count"])
-                    found = cursor.fetchone()
-                    rows = int(found[0]) if found else None
+                    (rows,) = cursor.fetchone() or (None,)
+                    if schema >= expected:
+                        cursor.execute(queries("reader")["count_open"])
+                        (letters,) = cursor.fetchone() or (None,)
         except (DatabaseError, VaultError) as error:
             return DatabaseState(connected=False, schema_expected=expected, problem=error.message)
         state = DatabaseState(
@@ -142,6 +144,7 @@ class Reader:
             schema_expected=expected,
             compatible_from=compatible_from,
             rows=rows,
+            open_dead_letters=letters,
         )
         problem = "" if state.schema_fits else "the schema is not at this version: run `bdlab migrate`"
         return msgspec.structs.replace(state, problem=problem)

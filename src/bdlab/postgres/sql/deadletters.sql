@@ -1,38 +1,65 @@
 -- name: find
-SELECT l.cluster_id, l.topic, d.partition, d."offset", l.topic_id, d.key, d.value, d.headers, d.reason, d.sqlstate,
-       d.recorded_at, d.replay_count + (
-           SELECT count(*) FROM replays r
-           WHERE r.log_id = d.log_id AND r.partition = d.partition AND r."offset" = d."offset"
-       ) AS replays
-FROM dead_letters d JOIN logs l USING (log_id)
-WHERE (%(cluster_id)s::text IS NULL OR l.cluster_id = %(cluster_id)s)
-  AND (%(topic)s::text IS NULL OR l.topic = %(topic)s)
-  AND (%(partition)s::int IS NULL OR d.partition = %(partition)s)
-  AND (%(offset)s::bigint IS NULL OR d."offset" = %(offset)s)
-  AND (%(reason)s::text IS NULL OR strpos(lower(d.reason), lower(%(reason)s)) > 0)
-  AND (%(sqlstate)s::text IS NULL OR starts_with(d.sqlstate, %(sqlstate)s))
-  AND (%(since)s::timestamptz IS NULL OR d.recorded_at >= %(since)s)
-  AND (%(until)s::timestamptz IS NULL OR d.recorded_at < %(until)s)
-  AND NOT (%(pending_only)s AND EXISTS (
-    SELECT FROM replays r WHERE r.log_id = d.log_id AND r.partition = d.partition AND r."offset" = d."offset"
-  ))
-ORDER BY d.recorded_at, d.log_id, d.partition, d."offset"
+-- Those that somebody still has to see to come first. What became of a letter is told by its newest replay. LIMIT 1
+-- and OFFSET 0 keep each look into an index a look, however large the tables are.
+WITH letters AS (
+    SELECT d.*, l.cluster_id, l.topic, l.topic_id, x.reason AS discarded_because, r.new_partition, r.new_offset,
+           d.replay_count + coalesce(r.times, 0) AS replays,
+           CASE
+               WHEN x.log_id IS NOT NULL THEN 'discarded'
+               WHEN r.times IS NULL AND d.replay_count = 0 THEN 'open'
+               WHEN r.times IS NULL THEN 'returned'
+               ELSE coalesce(f.state, 'sent')
+           END AS state
+    FROM dead_letters d JOIN logs l USING (log_id)
+    LEFT JOIN discards x USING (log_id, partition, "offset")
+    LEFT JOIN LATERAL (
+        SELECT r.new_log_id, r.new_partition, r.new_offset, count(*) OVER () AS times FROM replays r
+        WHERE r.log_id = d.log_id AND r.partition = d.partition AND r."offset" = d."offset"
+        ORDER BY r.replayed_at DESC LIMIT 1
+    ) r ON true
+    LEFT JOIN LATERAL (
+        SELECT 'stored' AS state FROM predictions p
+        WHERE p.log_id = r.new_log_id AND p.partition = r.new_partition AND p."offset" = r.new_offset
+        UNION ALL
+        SELECT 'stored' FROM duplicates u
+        WHERE u.log_id = r.new_log_id AND u.partition = r.new_partition AND u."offset" = r.new_offset
+        UNION ALL
+        SELECT 'superseded' FROM dead_letters n
+        WHERE n.log_id = r.new_log_id AND n.partition = r.new_partition AND n."offset" = r.new_offset
+        OFFSET 0
+    ) f ON true
+    WHERE (%(cluster_id)s::text IS NULL OR l.cluster_id = %(cluster_id)s)
+      AND (%(topic)s::text IS NULL OR l.topic = %(topic)s)
+      AND (%(partition)s::int IS NULL OR d.partition = %(partition)s)
+      AND (%(offset)s::bigint IS NULL OR d."offset" = %(offset)s)
+      AND (%(reason)s::text IS NULL OR strpos(lower(d.reason), lower(%(reason)s)) > 0)
+      AND (%(sqlstate)s::text IS NULL OR starts_with(d.sqlstate, %(sqlstate)s))
+      AND (%(since)s::timestamptz IS NULL OR d.recorded_at >= %(since)s)
+      AND (%(until)s::timestamptz IS NULL OR d.recorded_at < %(until)s)
+)
+SELECT cluster_id, topic, partition, "offset", topic_id, key, value, headers, reason, sqlstate, recorded_at, replays,
+       state, new_partition, new_offset, discarded_because, count(*) OVER ()
+FROM letters
+WHERE %(states)s::text[] IS NULL OR state = ANY (%(states)s)
+ORDER BY state NOT IN ('open', 'returned'), recorded_at, log_id, partition, "offset"
 LIMIT %(limit)s
 
--- name: count
-SELECT count(*)
-FROM dead_letters d JOIN logs l USING (log_id)
-WHERE (%(cluster_id)s::text IS NULL OR l.cluster_id = %(cluster_id)s)
-  AND (%(topic)s::text IS NULL OR l.topic = %(topic)s)
-  AND (%(partition)s::int IS NULL OR d.partition = %(partition)s)
-  AND (%(offset)s::bigint IS NULL OR d."offset" = %(offset)s)
-  AND (%(reason)s::text IS NULL OR strpos(lower(d.reason), lower(%(reason)s)) > 0)
-  AND (%(sqlstate)s::text IS NULL OR starts_with(d.sqlstate, %(sqlstate)s))
-  AND (%(since)s::timestamptz IS NULL OR d.recorded_at >= %(since)s)
-  AND (%(until)s::timestamptz IS NULL OR d.recorded_at < %(until)s)
-  AND NOT (%(pending_only)s AND EXISTS (
-    SELECT FROM replays r WHERE r.log_id = d.log_id AND r.partition = d.partition AND r."offset" = d."offset"
-  ))
+-- name: fates
+-- Of positions in the newest log of a topic: those that a consumer has recorded.
+SELECT w.partition, w."offset", f.became, f.reason
+FROM unnest(%(partitions)s::int[], %(offsets)s::bigint[]) AS w (partition, "offset")
+CROSS JOIN (SELECT max(log_id) AS log_id FROM logs WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s) l
+CROSS JOIN LATERAL (
+    SELECT 'stored' AS became, '' AS reason FROM predictions p
+    WHERE p.log_id = l.log_id AND p.partition = w.partition AND p."offset" = w."offset"
+    UNION ALL
+    SELECT 'duplicate', '' FROM duplicates u
+    WHERE u.log_id = l.log_id AND u.partition = w.partition AND u."offset" = w."offset"
+    UNION ALL
+    SELECT 'dead', d.reason FROM dead_letters d
+    WHERE d.log_id = l.log_id AND d.partition = w.partition AND d."offset" = w."offset"
+    OFFSET 0
+) f
 
 -- name: record_replay
 -- A producer does not say its topic id: the new position is in the topic's newest log, if a consumer has met any yet.
@@ -44,4 +71,12 @@ FROM dead_letters d JOIN logs l USING (log_id)
 WHERE l.cluster_id = %(cluster_id)s AND l.topic = %(topic)s AND l.topic_id = %(topic_id)s
   AND d.partition = %(partition)s AND d."offset" = %(offset)s
 HAVING count(*) > 0
+ON CONFLICT DO NOTHING
+
+-- name: discard
+INSERT INTO discards (log_id, partition, "offset", reason)
+SELECT d.log_id, d.partition, d."offset", %(because)s
+FROM dead_letters d JOIN logs l USING (log_id)
+WHERE l.cluster_id = %(cluster_id)s AND l.topic = %(topic)s AND l.topic_id = %(topic_id)s
+  AND d.partition = %(partition)s AND d."offset" = %(offset)s
 ON CONFLICT DO NOTHING

@@ -22,3 +22,9 @@ WHERE id = %(id)s::uuid
 
 -- name: count
 SELECT count(*) FROM predictions
+
+-- name: count_open
+SELECT count(*) FROM dead_letters
+WHERE (log_id, partition, "offset") NOT IN (
+    SELECT log_id, partition, "offset" FROM replays UNION ALL SELECT log_id, partition, "offset" FROM discards
+)
