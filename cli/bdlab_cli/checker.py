@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from bdlab.errors import BdlabError, InvalidInput
+from bdlab.errors import BdlabError, InvalidInput, VaultUnavailable
 from bdlab.health import CheckResult, Report
 from bdlab.health.checks import CHECKS, broker_checks, database_checks, failed, unknown, vault_checks
 from bdlab.health.remote import api_check, consumer_check, why_closed
@@ -97,7 +97,7 @@ class Checker:
         problem = self._database.problem
         if problem is not None:
             # Vault cannot make a user in a database that is down: tell that from a Vault that will not.
-            state = DatabaseState(connected=False, problem=self._why_no_database())
+            state = DatabaseState(connected=False, problem=self._why_no_database(problem))
             if state.problem:
                 return database_checks(state, lease_ttl_s=None)
             return unknown("postgres", "no login from Vault: " + problem.message, problem.hint)
@@ -108,8 +108,8 @@ class Checker:
             reader.close()
         return database_checks(state, lease_ttl_s=self._database.session.state().lease_ttl_s)
 
-    def _why_no_database(self) -> str:
-        """Why nothing takes connections where the database has to be; empty where something does."""
+    def _why_no_database(self, problem: BdlabError) -> str:
+        """Why the database takes no connections where it has to be; empty where that is not what is wrong."""
         if not self._database.session.state().connected:
             return ""  # it cannot say where that is; asking would only cost the time-out
         try:
@@ -117,7 +117,9 @@ class Checker:
         except BdlabError:
             return ""
         host, port = found.get("host", ""), found.get("port", "")
-        return why_closed(host, int(port)) if host and port.isdigit() else ""
+        closed = why_closed(host, int(port)) if host and port.isdigit() else ""
+        # Vault reads its secrets, and makes no user: as while the database starts or recovers.
+        return closed or (problem.message if isinstance(problem, VaultUnavailable) else "")
 
     def _check_model(self) -> tuple[CheckResult, ...]:
         from bdlab.model import load_scorer

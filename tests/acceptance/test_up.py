@@ -51,9 +51,19 @@ def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[...,
     first = json.loads(done.stdout)
     assert first["sentiment"] == "negative"
     done = shell(
-        f'{evaluate}\nbdlab predict "Great taste, will buy again."\nbdlab status\nbdlab verify --wait 60'
+        f'{evaluate}\nbdlab predict "Great taste, will buy again."\nbdlab status\nbdlab verify --wait 60\n'
+        f"bdlab backup --to {shlex.quote(str(tmp_path / 'backup'))}"
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "backup" / "database.dump").stat().st_size > 0
+    # What programs of others take: libpq's own variables, and where the broker is.
+    bare = shell(
+        f"{evaluate}\nexec 3<>/dev/tcp/${{KAFKA_BOOTSTRAP_SERVERS/:/\\/}}\n"
+        'echo "$BDLAB_DATA_DIR|$PGHOST|$PGPORT|$PGDATABASE"'
+    )
+    assert bare.returncode == 0, bare.stderr
+    place = [str(data_dir), up.endpoint.postgres_host, str(up.endpoint.postgres_port), "bdlab"]
+    assert bare.stdout.strip().split("|") == place
     steps = shell(f"{shlex.quote(str(INTEGRATION_TEST))} --local {shlex.quote(str(data_dir))}")
     assert steps.returncode == 0, steps.stdout + steps.stderr
     assert "8 of 8 ok" in steps.stdout

@@ -92,6 +92,30 @@ def test_without_postgres(pipeline: Pipeline) -> None:
     assert {found[name] for name in (*CHECKS["vault"], *CHECKS["kafka"])} == {"healthy"}
 
 
+def test_with_a_postgres_that_takes_nobody_now(pipeline: Pipeline) -> None:
+    """As while it recovers: its port is open, and Vault makes no user."""
+    sql(pipeline, "ALTER ROLE bdlab_manager CONNECTION LIMIT 0")
+    sql(
+        pipeline,
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'bdlab_manager'",
+    )
+    try:
+        done = pipeline.run("status", "--json", "--check", "vault", "--check", "postgres")
+        lone = pipeline.run("verify", BDLAB_STARTUP_TIMEOUT="1")
+    finally:
+        sql(pipeline, "ALTER ROLE bdlab_manager CONNECTION LIMIT -1")
+    found = report(done)
+    assert done.returncode == 10
+    assert found["postgres.reachable"]["state"] == "unhealthy"
+    assert "too many connections" in found["postgres.reachable"]["message"]
+    assert {found[name]["state"] for name in CHECKS["vault"]} == {"healthy"}
+    assert lone.returncode == 1
+    assert "too many connections" in lone.stderr
+    for hint in (found["postgres.reachable"]["hint"], lone.stderr):
+        assert "PostgreSQL runs and takes connections" in hint
+        assert "audit" not in hint
+
+
 def test_without_vault(pipeline: Pipeline) -> None:
     pipeline.vault.stop()
     done = pipeline.run("status", "--json", "--check", "vault", "--check", "kafka", "--check", "postgres")

@@ -65,6 +65,10 @@ def test_all_is_well() -> None:
     assert detail["postgres.rows"] == {"rows": 7}
     assert detail["postgres.dead_letters"] == {"open": 2}
     assert detail["postgres.lease"] == {"ttl_s": 3600}
+    told = {result.name: result.message for result in found}
+    # Of the several tokens and logins about, it says whose this is.
+    assert told["vault.token"] == "that of this command, as service 'status', is valid for 60 s"
+    assert told["postgres.lease"] == "that of this command's own login is valid for 3600 s"
 
 
 def test_vault_unreachable() -> None:
@@ -107,6 +111,12 @@ def test_no_token() -> None:
 )
 def test_policies_that_do_not_do(state: VaultState, refusal: BdlabError | None) -> None:
     assert look_at_vault(state, refusal)["vault.policies"] == "unhealthy"
+
+
+def test_a_problem_keeps_its_own_hint() -> None:
+    refusal = BdlabError("PostgreSQL is starting up", hint="Wait for PostgreSQL.")
+    found = vault_checks(VAULT, service="status", refusal=refusal)
+    assert [check.hint for check in found if check.name == "vault.policies"] == ["Wait for PostgreSQL."]
 
 
 @pytest.mark.parametrize(

@@ -73,10 +73,13 @@ def _token_checks(state: VaultState, service: str, refusal: BdlabError | None) -
         )
     ttl_s = round(state.token_ttl_s or 0)
     token = CheckResult(
-        name="vault.token", state="healthy", message=f"valid for {ttl_s} s", detail={"ttl_s": ttl_s}
+        name="vault.token",
+        state="healthy",
+        message=f"that of this command, as service {service!r}, is valid for {ttl_s} s",
+        detail={"ttl_s": ttl_s},
     )
     has = service in state.policies
-    problem = refusal or (BdlabError(state.problem) if state.problem else None)
+    problem = refusal or (BdlabError(state.problem, hint=state.hint) if state.problem else None)
     message = ", ".join(state.policies)
     if not has:
         message = f"policy {service!r} is not among {message or 'none'}"
@@ -87,7 +90,9 @@ def _token_checks(state: VaultState, service: str, refusal: BdlabError | None) -
         name="vault.policies",
         state="healthy" if good else "unhealthy",
         message=message,
-        hint="" if good else "Run `bdlab vault-init`: it writes the policies and the secrets.",
+        hint=""
+        if good
+        else (problem and problem.hint) or "Run `bdlab vault-init`: it writes the policies and the secrets.",
         detail={"policies": list(state.policies)},
     )
     return token, policies
@@ -146,7 +151,7 @@ def database_checks(state: DatabaseState, *, lease_ttl_s: float | None) -> tuple
             name="postgres.reachable",
             state="unhealthy",
             message=state.problem,
-            hint="Start Postgres, or correct database/credentials in Vault.",
+            hint="See that PostgreSQL runs and takes connections, or correct database/credentials in Vault.",
         )
         return (away, *unknown("postgres", "the database does not answer")[1:])
     current = state.schema_fits
@@ -183,7 +188,7 @@ def database_checks(state: DatabaseState, *, lease_ttl_s: float | None) -> tuple
         else CheckResult(
             name="postgres.lease",
             state="healthy" if lease_ttl_s > 0 else "unhealthy",
-            message=f"valid for {round(lease_ttl_s)} s",
+            message=f"that of this command's own login is valid for {round(lease_ttl_s)} s",
             detail={"ttl_s": round(lease_ttl_s)},
         ),
     )

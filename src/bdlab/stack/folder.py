@@ -15,6 +15,7 @@ import msgspec
 
 from bdlab.errors import StackError, StackInUse
 from bdlab.files import replace_file
+from bdlab.settings import PostgresSettings
 from bdlab.stack.process import start_mark
 
 _LOCK_WAIT_S = 1.0
@@ -230,6 +231,7 @@ def _quoted(value: str) -> str:
 
 #: The variables of `exports`, for taking them back.
 EXPORTED = (
+    "BDLAB_DATA_DIR",
     "BDLAB_CONFIG",
     "VAULT_ADDR",
     "VAULT_CACERT",
@@ -237,15 +239,22 @@ EXPORTED = (
     "BDLAB_KEYS_FILE",
     "BDLAB_HTTP_CA_FILE",
     "BDLAB_KAFKA_ADMIN_SERVERS",
+    # For other programs: bdlab itself asks Vault, and heeds none of them.
+    "KAFKA_BOOTSTRAP_SERVERS",
+    "PGHOST",
+    "PGPORT",
+    "PGDATABASE",
+    "PGSSLMODE",
+    "PGSSLROOTCERT",
 )
-
 
 _OF_ANOTHER_VAULT = ("VAULT_NAMESPACE", "BDLAB_VAULT_NAMESPACE", "BDLAB_VAULT_PROXY")
 
 
 def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
-    """The environment variables that point a `bdlab` at the stack of `folder`: those that say something."""
+    """The environment variables that point a terminal at the stack of `folder`: those that say something."""
     values = (
+        str(folder.path),
         str(folder.config_file),
         endpoints.vault_address,
         endpoints.ca_file,
@@ -253,6 +262,12 @@ def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
         str(folder.keys_file),
         endpoints.ca_file,
         endpoints.admin_servers,
+        endpoints.bootstrap_servers,
+        endpoints.postgres_host,
+        str(endpoints.postgres_port),
+        PostgresSettings().dbname,
+        "verify-full" if endpoints.ca_file else "disable",
+        endpoints.ca_file,
     )
     # What another Vault needs of this terminal must not be asked of the stack's own.
     foreign = {name: "" for name in _OF_ANOTHER_VAULT if os.environ.get(name)}

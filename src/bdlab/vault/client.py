@@ -392,10 +392,11 @@ class VaultClient:
                 f"{self} {_BUSY[status]}: {reasons} ({path})", hint=_ADVICE.get(status, "")
             )
         if status >= 500:
-            return VaultUnavailable(
-                f"{self} failed at {path}: {reasons}",
-                hint="Its own log says why; with a full disk under its audit log it refuses every request.",
-            )
+            hint = "Its own log says why; with a full disk under its audit log it refuses every request."
+            # Of its own faults Vault tells no more than that; the engine passes on what the database said.
+            if path.startswith(f"{self._settings.database_mount}/") and "internal error" not in reasons:
+                hint = "PostgreSQL answered so to Vault: see that PostgreSQL runs and takes connections."
+            return VaultUnavailable(f"{self} failed at {path}: {reasons}", hint=hint)
         return VaultError(f"{self} refuses to {_verb(method)} {path}: {reasons}")
 
     def _denied(self, method: Method, path: str, reasons: str) -> VaultError:
