@@ -87,6 +87,8 @@ def test_the_document_says_what_is_enforced(api: httpx.Client) -> None:
     assert (key["schema"]["minLength"], key["schema"]["maxLength"]) == (1, 255)
     (limit,) = paths["/predictions"]["get"]["parameters"]
     assert (limit["name"], limit["in"], limit["required"]) == ("limit", "query", False)
+    assert "How many" in limit["description"]
+    assert "How many" in api.get("/docs").text
     bounds = {name: limit["schema"][name] for name in ("type", "minimum", "maximum", "default")}
     assert bounds == {"type": "integer", "minimum": 1, "maximum": 1000, "default": 10}
     (found,) = paths["/predictions/{prediction_id}"]["get"]["parameters"]

@@ -394,6 +394,12 @@ def test_a_query_parameter_that_nobody_knows_is_422(api: httpx.Client, path: str
     assert len(answer.content) < 1000
 
 
+def test_options_of_a_route_are_told_whatever_the_query(api: httpx.Client) -> None:
+    for path in ("/predictions?limit=5", "/predict?a=1"):
+        answer = api.options(path)
+        assert (answer.status_code, "OPTIONS" in answer.headers["allow"]) == (204, True)
+
+
 def test_a_query_parameter_is_refused_before_anything_is_published(
     memory_api: MemoryApi, api: httpx.Client
 ) -> None:

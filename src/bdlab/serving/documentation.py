@@ -124,7 +124,8 @@ def describe(
             parameters += _HEADERS if body else ()
             for name, schema in schemas(query).items():
                 # A JSON schema as it stands; the document's own classes would only spell it out again.
-                parameters.append(Parameter(name=name, param_in="query", schema=cast("Any", schema)))
+                told, shape = schema.get("description"), cast("Any", schema)
+                parameters.append(Parameter(name=name, param_in="query", schema=shape, description=told))
             self.parameters = parameters or None
             if body:
                 content = {"application/json": OpenAPIMediaType(schema=body)}

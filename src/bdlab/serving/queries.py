@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 from litestar import Request
+from litestar.enums import HttpMethod
 
 from bdlab.serving.problems import invalid_parameter
 
@@ -37,7 +38,8 @@ def read(request: Request[Any, Any, Any]) -> None:
     """Read and check a request's parameters, before its route does anything. Raises Problem, 422."""
     kind = request.route_handler.opt.get(_OPTION, NoQuery)
     text = request.scope["query_string"].decode("latin-1")
-    if not text and kind is NoQuery:
+    # The framework answers OPTIONS by itself, without the route's `opt`.
+    if (not text and kind is NoQuery) or request.method == HttpMethod.OPTIONS:
         return
     known = kind.__struct_fields__
     values: dict[str, str] = {}
