@@ -27,7 +27,7 @@ def test_all_of_it_holds_and_nothing_is_left(tmp_path: Path, environment: dict[s
     # Servers of somebody else in the environment must not matter, nor proxies that answer nobody.
     environment |= {"VAULT_ADDR": "http://127.0.0.1:1", "BDLAB_POSTGRES_HOST": "127.0.0.1"}
     environment |= dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:1")
-    environment |= {"BDLAB_VAULT_PROXY": "http://127.0.0.1:1"}
+    environment |= {"BDLAB_VAULT_PROXY": "http://127.0.0.1:1", "VAULT_NAMESPACE": "theirs"}
     done = subprocess.run(
         DEMO,
         env=environment,

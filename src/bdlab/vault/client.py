@@ -21,6 +21,7 @@ from bdlab.errors import (
 )
 from bdlab.reachability import wrong_scheme
 from bdlab.settings import ProxyUrl, Secret, VaultSettings
+from bdlab.vault.answers import BUSY, Health, Token, innermost, said
 
 Method = Literal["get", "post", "put", "delete", "list"]
 
@@ -39,81 +40,6 @@ _WHOLE_SERVER = (
     "sys/storage/",
     "sys/unseal",
 )
-_BUSY = {
-    412: "is behind its cluster",
-    429: "answers too many requests, or is a standby",
-    472: "is a disaster-recovery standby",
-    473: "is a performance standby",
-    474: "is a standby that does not reach its active node",
-    501: "is not initialised",
-    502: "is behind a gateway that does not reach it",
-    503: "is sealed or in maintenance",
-    530: "was removed from its cluster",
-    504: "is behind a gateway that does not reach it",
-}
-_UNSEAL = (
-    "Unseal it: `bao operator unseal`, or `bdlab vault-init` where it holds the keys; one with an automatic "
-    "seal opens when it is restarted."
-)
-_INITIALISE = "Run `bdlab vault-init`."
-_ACTIVE_NODE = "Point vault.address (VAULT_ADDR) at the active node, or at a balancer that finds it."
-_ADVICE = {
-    429: "Wait, or raise the quota that it ran into (sys/quotas/rate-limit).",
-    472: _ACTIVE_NODE,
-    473: _ACTIVE_NODE,
-    474: _ACTIVE_NODE,
-    530: _ACTIVE_NODE,
-    501: _INITIALISE,
-    503: _UNSEAL,
-}
-
-
-class Health(msgspec.Struct, frozen=True):
-    """What Vault says of itself to anybody. A `standby` is about to become active, or another node is.
-
-    `replication_dr_mode` is "secondary" in a cluster for disaster recovery, whose nodes answer nobody.
-    """
-
-    initialized: bool
-    sealed: bool
-    standby: bool = False
-    replication_dr_mode: str = ""
-    version: str = ""
-    cluster_id: str = ""
-
-    @property
-    def active(self) -> bool:
-        return self.serves and not self.standby
-
-    @property
-    def serves(self) -> bool:
-        """Whether it takes requests: a standby forwards to the active node what it cannot do itself."""
-        return self.initialized and not self.sealed and self.replication_dr_mode != "secondary"
-
-    @property
-    def in_words(self) -> str:
-        if not self.initialized:
-            return "not initialised"
-        if self.sealed:
-            return "sealed"
-        if not self.serves:
-            return "in a cluster for disaster recovery"
-        return "a standby" if self.standby else "active"
-
-    @property
-    def advice(self) -> str:
-        """What to do where it is not active."""
-        if not self.initialized:
-            return _INITIALISE
-        return _UNSEAL if self.sealed else _ACTIVE_NODE
-
-
-class Token(msgspec.Struct, frozen=True):
-    """What a log-in gives; `ttl_s` is in seconds, 0 for one that never ends."""
-
-    token: Secret
-    ttl_s: float
-    policies: tuple[str, ...] = ()
 
 
 class VaultClient:
@@ -244,12 +170,12 @@ class VaultClient:
         if not response.ok:
             if response.status_code in {400, 403, 404}:
                 raise IdentityRefused(
-                    f"{self} refuses the log-in at {path}: {_reasons(response)}",
+                    f"{self} refuses the log-in at {path}: {said(response)}",
                     hint="Run `bdlab vault-init` to hand this service a new identity; "
                     "where secret ids are bound to networks, check that this machine is in one of them.",
                 )
             raise self._error(response, "post", path)
-        return _token(self._json(response, path))
+        return Token.of(self._json(response, path))
 
     def own_token(self) -> dict[str, Any]:
         """What Vault knows of this client's token. Raises TokenRefused."""
@@ -263,7 +189,7 @@ class VaultClient:
 
     def renew_self(self) -> Token:
         """The same token, with the time that it now has."""
-        return _token(self.request("post", "auth/token/renew-self", {}))
+        return Token.of(self.request("post", "auth/token/renew-self", {}))
 
     def revoke_self(self, *, timeout_s: float | None = None) -> None:
         """Give the token back; every lease made with it ends."""
@@ -275,7 +201,7 @@ class VaultClient:
         response = self._send("post", "sys/wrapping/unwrap", {}, token=wrapping_token)
         if not response.ok:
             if response.status_code in {400, 403, 404}:
-                raise VaultError(f"{self} does not unwrap: {_reasons(response)}")
+                raise VaultError(f"{self} does not unwrap: {said(response)}")
             raise self._error(response, "post", "sys/wrapping/unwrap")
         data = self._json(response, "sys/wrapping/unwrap").get("data")
         return data if isinstance(data, dict) else {}
@@ -342,19 +268,19 @@ class VaultClient:
         except requests.exceptions.SSLError as error:
             self._refuse_scheme()
             raise VaultError(
-                f"the TLS certificate of {self} is not accepted: {_innermost(error)}",
+                f"the TLS certificate of {self} is not accepted: {innermost(error)}",
                 hint="Name the authority that signed it in vault.ca_file (VAULT_CACERT).",
             ) from error
         except requests.exceptions.ProxyError as error:
             raise VaultUnavailable(
-                f"{self} is unreachable: {_innermost(error)}",
+                f"{self} is unreachable: {innermost(error)}",
                 hint="Check the proxy: settings vault.proxy and vault.no_proxy (NO_PROXY).",
             ) from error
         except requests.exceptions.InvalidURL as error:
             raise SettingsInvalid(f"setting vault.address: {self.address!r} is no valid URL") from error
         except requests.exceptions.RequestException as error:
             raise VaultUnavailable(
-                f"{self} is unreachable: {_innermost(error)}",
+                f"{self} is unreachable: {innermost(error)}",
                 hint="Check that it runs, and the setting vault.address (VAULT_ADDR). "
                 'A stack that `bdlab up` runs is named with: eval "$(bdlab env)"',
             ) from error
@@ -379,7 +305,7 @@ class VaultClient:
         return found if isinstance(found, dict) else {}
 
     def _error(self, response: requests.Response, method: Method, path: str) -> VaultError:
-        status, reasons = response.status_code, _reasons(response)
+        status, reasons = response.status_code, said(response)
         if status == 403:
             return self._denied(method, path, reasons)
         if status == 404:
@@ -387,10 +313,9 @@ class VaultClient:
                 f"{self} has nothing at {path} ({reasons})",
                 hint="Run `bdlab vault-init`, which sets Vault up as far as it is not.",
             )
-        if status in _BUSY:
-            return VaultUnavailable(
-                f"{self} {_BUSY[status]}: {reasons} ({path})", hint=_ADVICE.get(status, "")
-            )
+        if status in BUSY:
+            what, advice = BUSY[status]
+            return VaultUnavailable(f"{self} {what}: {reasons} ({path})", hint=advice)
         if status >= 500:
             hint = "Its own log says why; with a full disk under its audit log it refuses every request."
             # Of its own faults Vault tells no more than that; the engine passes on what the database said.
@@ -428,36 +353,5 @@ def _proxy(settings: VaultSettings) -> ProxyUrl:
     return ProxyUrl("") if direct else settings.proxy
 
 
-def _token(answer: dict[str, Any]) -> Token:
-    auth = answer["auth"]
-    return Token(
-        Secret(auth["client_token"]), float(auth["lease_duration"]), tuple(auth.get("policies") or ())
-    )
-
-
 def _verb(method: Method) -> str:
     return {"get": "read", "list": "list", "delete": "delete"}.get(method, "write")
-
-
-def _reasons(response: requests.Response) -> str:
-    """Vault's own words, on one line. It puts no secret into them."""
-    try:
-        errors = msgspec.json.decode(response.content).get("errors")
-    except (msgspec.DecodeError, AttributeError):
-        errors = None
-    words = "; ".join(" ".join(str(error).split()) for error in errors or ())
-    return words or f"HTTP {response.status_code}"
-
-
-def _innermost(error: BaseException) -> str:
-    """The cause at the bottom: the layers above it only repeat it, with the addresses of objects."""
-    seen: BaseException = error
-    while True:
-        reason = getattr(seen, "reason", None)
-        below = reason if isinstance(reason, BaseException) else (seen.__cause__ or seen.__context__)
-        if below is None and seen.args and isinstance(seen.args[0], BaseException):
-            below = seen.args[0]
-        if below is None:
-            break
-        seen = below
-    return getattr(seen, "strerror", None) or str(seen) or type(seen).__name__

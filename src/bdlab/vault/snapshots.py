@@ -9,7 +9,8 @@ import structlog
 
 from bdlab.errors import InvalidInput, VaultError, VaultUnavailable
 from bdlab.settings import Secret, VaultSettings
-from bdlab.vault.client import Health, VaultClient
+from bdlab.vault.answers import Health
+from bdlab.vault.client import VaultClient
 from bdlab.vault.waiting import wait_for
 
 _PATH = "sys/storage/raft/snapshot"

@@ -29,8 +29,8 @@ class Namespace:
         except VaultError:
             return ()
         raise SettingsInvalid(
-            f"setting vault.namespace: Vault at {reader.address} has no namespaces, and would put "
-            f"nothing into {self._path!r}",
+            f"setting vault.namespace: Vault at {reader.address} has no namespaces, and would have its root "
+            f"set up instead of {self._path!r}",
             hint="OpenBao has them from 2.3 on, HashiCorp Vault in its Enterprise edition. For any other "
             "leave vault.namespace (VAULT_NAMESPACE) out.",
         )

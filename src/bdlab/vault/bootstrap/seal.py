@@ -17,9 +17,10 @@ from bdlab.errors import (
 )
 from bdlab.settings import Secret
 from bdlab.signals import held_back
+from bdlab.vault.answers import Health
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan, Step
-from bdlab.vault.client import Health, Method, VaultClient
+from bdlab.vault.client import Method, VaultClient
 from bdlab.vault.waiting import wait_for
 
 #: With a short one the call can fail although Vault was initialised, and its keys are lost for good.

@@ -1,0 +1,113 @@
+"""What Vault's answers mean, and why there is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from bdlab.settings import Secret
+
+if TYPE_CHECKING:
+    from requests import Response
+
+_UNSEAL = (
+    "Unseal it: `bao operator unseal`, or `bdlab vault-init` where it holds the keys; one with an automatic "
+    "seal opens when it is restarted."
+)
+_INITIALISE = "Run `bdlab vault-init`."
+_ACTIVE_NODE = "Point vault.address (VAULT_ADDR) at the active node, or at a balancer that finds it."
+_QUOTA = "Wait, or raise the quota that it ran into (sys/quotas/rate-limit)."
+
+#: By status: what Vault is while it answers so, and what to do.
+BUSY = {
+    412: ("is behind its cluster", ""),
+    429: ("answers too many requests, or is a standby", _QUOTA),
+    472: ("is a disaster-recovery standby", _ACTIVE_NODE),
+    473: ("is a performance standby", _ACTIVE_NODE),
+    474: ("is a standby that does not reach its active node", _ACTIVE_NODE),
+    501: ("is not initialised", _INITIALISE),
+    502: ("is behind a gateway that does not reach it", ""),
+    503: ("is sealed or in maintenance", _UNSEAL),
+    504: ("is behind a gateway that does not reach it", ""),
+    530: ("was removed from its cluster", _ACTIVE_NODE),
+}
+
+
+class Health(msgspec.Struct, frozen=True):
+    """What Vault says of itself to anybody. A `standby` is about to become active, or another node is.
+
+    `replication_dr_mode` is "secondary" in a cluster for disaster recovery, whose nodes answer nobody.
+    """
+
+    initialized: bool
+    sealed: bool
+    standby: bool = False
+    replication_dr_mode: str = ""
+    version: str = ""
+    cluster_id: str = ""
+
+    @property
+    def active(self) -> bool:
+        return self.serves and not self.standby
+
+    @property
+    def serves(self) -> bool:
+        """Whether it takes requests: a standby forwards to the active node what it cannot do itself."""
+        return self.initialized and not self.sealed and self.replication_dr_mode != "secondary"
+
+    @property
+    def in_words(self) -> str:
+        if not self.initialized:
+            return "not initialised"
+        if self.sealed:
+            return "sealed"
+        if not self.serves:
+            return "in a cluster for disaster recovery"
+        return "a standby" if self.standby else "active"
+
+    @property
+    def advice(self) -> str:
+        """What to do where it is not active."""
+        if not self.initialized:
+            return _INITIALISE
+        return _UNSEAL if self.sealed else _ACTIVE_NODE
+
+
+class Token(msgspec.Struct, frozen=True):
+    """What a log-in gives; `ttl_s` is in seconds, 0 for one that never ends."""
+
+    token: Secret
+    ttl_s: float
+    policies: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, answer: dict[str, Any]) -> Self:
+        """What is in the answer to a log-in or a renewal."""
+        auth = answer["auth"]
+        policies = tuple(auth.get("policies") or ())
+        return cls(Secret(auth["client_token"]), float(auth["lease_duration"]), policies)
+
+
+def said(response: Response) -> str:
+    """Vault's own words, on one line. It puts no secret into them."""
+    try:
+        errors = msgspec.json.decode(response.content).get("errors")
+    except (msgspec.DecodeError, AttributeError):
+        errors = None
+    words = "; ".join(" ".join(str(error).split()) for error in errors or ())
+    return words or f"HTTP {response.status_code}"
+
+
+def innermost(error: BaseException) -> str:
+    """The cause at the bottom: the layers above it only repeat it, with the addresses of objects."""
+    seen: BaseException = error
+    while True:
+        reason = getattr(seen, "reason", None)
+        below = reason if isinstance(reason, BaseException) else (seen.__cause__ or seen.__context__)
+        if below is None and seen.args and isinstance(seen.args[0], BaseException):
+            below = seen.args[0]
+        if below is None:
+            break
+        seen = below
+    return getattr(seen, "strerror", None) or str(seen) or type(seen).__name__
