@@ -73,8 +73,11 @@ class AdminManager:
     def exists(self) -> bool:
         return roles.manager_exists(self.admin)
 
-    def prepare(self, password: Secret) -> str:
-        self.password = password
+    def missing(self) -> tuple[str, ...]:
+        return roles.prepare(self.admin, dry_run=True)
+
+    def prepare(self, password: Secret | None) -> str:
+        self.password = password or self.password
         roles.prepare(self.admin, manager_password=password)
         return roles.MANAGER
 

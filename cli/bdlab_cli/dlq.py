@@ -272,7 +272,7 @@ def _opened(
     from bdlab.postgres.deadletters import DeadLetters
 
     with (
-        wiring.vault_session(layers, stop, service="dlq", database_role="bdlab-writer") as session,
+        wiring.vault_session(layers, stop, service="dlq", database_role="bdlab-dlq") as session,
         DeadLetters(session) as letters,
     ):
         yield session, letters

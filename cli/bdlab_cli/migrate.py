@@ -52,6 +52,7 @@ def migrate(
 
     A second run changes nothing.
     """
+    from bdlab.errors import VaultError
     from bdlab_cli import wiring
 
     layers = wiring.layers(
@@ -59,6 +60,7 @@ def migrate(
     )
     from bdlab.kafka.admin import Admin
     from bdlab.postgres import migrations
+    from bdlab.vault.rotation import sweep
     from bdlab_cli.broker_users import secure
 
     patience = layers.settings().startup_timeout_s
@@ -78,6 +80,10 @@ def migrate(
             _tell("users and ACLs", ", ".join(f"{action} {subject}" for action, subject in changes))
         with Admin(credentials, client_id="bdlab-migrate") as admin:
             outcome = wiring.wait_for("the broker", admin.ensure_topic, timeout_s=patience, stop=stop)
+        try:
+            session.ask(lambda client: sweep(client, layers.settings().vault))
+        except VaultError as error:
+            terminal.echo(f"warning: database logins that ended cannot be dropped: {error.message}", err=True)
     _tell(f"topic {outcome.topic}", f"created, {outcome.partitions} partitions" if outcome.created else "")
     if outcome.warning:
         terminal.echo(f"warning: {outcome.warning}", err=True)

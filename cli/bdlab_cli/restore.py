@@ -40,8 +40,19 @@ def restore(
             help="Take the tables alone; Vault is a new one, and so is every secret and every key.",
         ),
     ] = False,
+    trust_backup: Annotated[
+        bool,
+        typer.Option(
+            "--trust-backup",
+            envvar="BDLAB_TRUST_BACKUP",
+            help="Take a backup without a manifest (made by an earlier version) or whose key is lost: nobody "
+            "else could write to where it was kept.",
+        ),
+    ] = False,
 ) -> None:
     """Make a new local stack from a backup; `bdlab up` then starts it.
+
+    Nothing of a backup is used unless it is as `bdlab backup` wrote it.
 
     Vault's secrets and the stored rows are back as they were then; the broker begins with an empty log. What
     was revoked or rotated since the backup is as it was before, so rotate again. With --rows-only nothing of
@@ -62,6 +73,7 @@ def restore(
     talk = wiring.talk()
     backup = Backup(source)
     about = backup.about(rows_only=rows_only)
+    backup.authenticate(rows_only=rows_only, trusted=trust_backup)
 
     def interrupt(_number: int, _frame: object) -> None:
         """As Ctrl-C does: what is half restored is taken away again, however often somebody asks."""
@@ -103,6 +115,7 @@ def _restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, 
     from bdlab.stack import binaries
     from bdlab.vault.bootstrap import Plan, bootstrap
     from bdlab.vault.bootstrap.plan import Seeds
+    from bdlab_cli import wiring
     from bdlab_cli.vault_init import manager
 
     admin = DatabaseLogin(
@@ -118,7 +131,12 @@ def _restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, 
     plan = Plan(vault=vault, keys_file=folder.keys_file, seeds=seeds, manager=manager(seeds))
     bootstrap(plan, lambda _step: None)
     _move_database(plan, admin.server)
-    dumps.restore(admin, backup.dump, programs=binaries.postgres() / "bin")
+    here = {"address": vault.address, "ca_file": vault.ca_file, "identity_dir": vault.identity_dir}
+    layers = wiring.layers({"vault": {**here, "namespace": ""}}, quiet=True)
+    with wiring.vault_session(
+        layers, service="migrate", database_role="bdlab-owner", kafka=False, renewed=True
+    ) as session:
+        dumps.restore(session.database(), backup.dump, programs=binaries.postgres() / "bin")
 
 
 def _move_database(plan: Plan, server: PostgresSettings) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import InvalidInput
 from bdlab.settings import Layers
-from bdlab.vault.bootstrap.plan import KAFKA_SERVICES, SERVICES
+from bdlab.vault.bootstrap.plan import KAFKA_SERVICES, RENEWED, SERVICES
 from bdlab.vault.held import kafka_layer
 from bdlab.vault.rotation import (
     Rotation,
     Run,
+    drop_left_behind,
     end_logins,
     rotate_kafka_users,
     rotate_manager,
@@ -60,6 +61,7 @@ def rotations(
             yield rotate_manager(run)
             if leases:
                 yield from end_logins(run)
+            yield drop_left_behind(run)
         if "kafka" in targets:
             chosen = [name for name in KAFKA_SERVICES if name in (services or KAFKA_SERVICES)]
             for name in services:
@@ -69,8 +71,13 @@ def rotations(
             if chosen:
                 yield from _kafka(layers, run, chosen, admin_servers)
         if "approle" in targets:
-            last = sorted(SERVICES, key=lambda name: name == _SERVICE)
-            yield from rotate_secret_ids(run, [name for name in last if name in (services or SERVICES)])
+            chosen = [name for name in SERVICES if name in (services or SERVICES)]
+            for name in chosen:
+                if name in RENEWED:
+                    detail = f"`bdlab vault-init --renew {name}` renews it, with the recovery key"
+                    yield Rotation(what="approle", service=name, outcome="unchanged", detail=detail)
+            last = sorted(chosen, key=lambda name: name == _SERVICE)
+            yield from rotate_secret_ids(run, [name for name in last if name not in RENEWED])
 
 
 def _kafka(layers: Layers, run: Run, services: Sequence[str], admin_servers: str) -> Iterator[Rotation]:

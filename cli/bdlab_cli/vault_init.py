@@ -14,6 +14,7 @@ from bdlab_cli import terminal
 from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout, key_number
 
 if TYPE_CHECKING:
+    from bdlab.credentials import DatabaseLogin
     from bdlab.settings import Secret
     from bdlab.vault.bootstrap.plan import DatabaseManager, Seeds, Step
 
@@ -68,6 +69,25 @@ def vault_init(
             "(Vault, PostgreSQL, the API); repeatable",
         ),
     ] = None,
+    renew: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="BDLAB_RENEW",
+            metavar="NAME",
+            show_default=False,
+            help="Give this identity another secret id and end its former one: migrate, backup, inspect or "
+            "recovery; repeatable",
+        ),
+    ] = None,
+    shared_database_server: Annotated[
+        bool,
+        typer.Option(
+            "--shared-database-server",
+            envvar="BDLAB_SHARED_DATABASE_SERVER",
+            help="Others use the database server too: let everybody enter its databases postgres and "
+            "template1 as before",
+        ),
+    ] = False,
     startup_timeout: StartupTimeout = None,
     dry_run: Annotated[
         bool,
@@ -81,8 +101,15 @@ def vault_init(
     from bdlab.errors import InvalidInput
     from bdlab.trust import require_own
     from bdlab.vault.bootstrap import Plan, bootstrap, envfile
+    from bdlab.vault.bootstrap.plan import RENEWED
     from bdlab_cli import wiring
 
+    for name in renew or ():
+        if name not in RENEWED:
+            raise InvalidInput(
+                f"--renew {name}: vault-init renews {', '.join(RENEWED)}",
+                hint="Of the services, `bdlab rotate approle --service NAME` hands over another secret id.",
+            )
     if threshold > shares:
         raise InvalidInput(f"--threshold {threshold} is more than --shares {shares}")
     settings = wiring.layers(
@@ -97,7 +124,7 @@ def vault_init(
         vault=settings.vault,
         keys_file=keys_file.expanduser(),
         seeds=seeds,
-        manager=manager(seeds) if seeds else None,
+        manager=manager(seeds, shared=shared_database_server) if seeds else None,
         token=_token(token_file),
         shares=shares,
         threshold=threshold,
@@ -105,6 +132,7 @@ def vault_init(
         timeout_s=settings.startup_timeout_s,
         wrap_ttl_s=wrap_ttl,
         authorities=tuple(name.value for name in authority or ()),
+        renew=tuple(renew or ()),
         dry_run=dry_run,
     )
     from rich.markup import escape
@@ -131,6 +159,14 @@ def vault_init(
     ):
         talk.print(
             f"Keep a copy of {plan.keys_file} where nobody else reads it: without it Vault cannot be changed."
+        )
+    if seeds and (open_to_all := _open_databases(seeds)):
+        talk.print(
+            f"warning: whoever has a login at {seeds.postgres.host} may enter its databases "
+            f"{', '.join(open_to_all)}, bdlab's readers too, and make large objects there. Where that is not "
+            "meant: REVOKE CONNECT ON DATABASE name FROM PUBLIC.",
+            markup=False,
+            soft_wrap=True,
         )
     if env_path:
         talk.print(f"Vault is set up. {env_path} is not needed any more: delete it.")
@@ -161,11 +197,11 @@ def ask_key(number: int) -> Secret | None:
     return Secret(given.strip()) if given.strip() else None
 
 
-def manager(seeds: Seeds) -> DatabaseManager:
-    from bdlab.credentials import DatabaseLogin
+def manager(seeds: Seeds, *, shared: bool = False) -> DatabaseManager:
+    """`shared`: the server is others' too, so who may enter its maintenance databases stays as it is."""
     from bdlab.postgres import roles
 
-    admin = DatabaseLogin(server=seeds.postgres, user=seeds.postgres_user, password=seeds.postgres_password)
+    admin = _administrator(seeds)
 
     class Manager:
         """The administrator's log-in, behind what the set-up of Vault needs of it."""
@@ -173,8 +209,28 @@ def manager(seeds: Seeds) -> DatabaseManager:
         def exists(self) -> bool:
             return roles.manager_exists(admin)
 
-        def prepare(self, password: Secret) -> str:
-            roles.prepare(admin, manager_password=password)
+        def missing(self) -> tuple[str, ...]:
+            return roles.prepare(admin, shared=shared, dry_run=True)
+
+        def prepare(self, password: Secret | None) -> str:
+            roles.prepare(admin, manager_password=password, shared=shared)
             return roles.MANAGER
 
     return Manager()
+
+
+def _administrator(seeds: Seeds) -> DatabaseLogin:
+    from bdlab.credentials import DatabaseLogin
+
+    return DatabaseLogin(server=seeds.postgres, user=seeds.postgres_user, password=seeds.postgres_password)
+
+
+def _open_databases(seeds: Seeds) -> tuple[str, ...]:
+    """Where the administrator of an old `.env` does not get in any more, they cannot be told."""
+    from bdlab.errors import DatabaseError
+    from bdlab.postgres import roles
+
+    try:
+        return roles.open_databases(_administrator(seeds))
+    except DatabaseError:
+        return ()

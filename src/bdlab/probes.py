@@ -5,6 +5,7 @@ A probe reads only. It never raises for a server that is away: it says so in `co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
@@ -48,6 +49,7 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
 
     `open_dead_letters` are those that nobody has replayed or discarded. `compatible_from` is the lowest
     version whose release may run on it; None: only its own.
+    `ended_logins`: users of Vault's that ended and are still there, each with its number of sessions.
     """
 
     connected: bool
@@ -57,6 +59,7 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
     compatible_from: int | None = None
     rows: int | None = None
     open_dead_letters: int | None = None
+    ended_logins: Mapping[str, int] | None = None
     problem: str = ""
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -12,18 +13,21 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import DatabaseError, InvalidInput, VaultError, VaultUnavailable
 from bdlab.postgres import dumps
+from bdlab.postgres.roles import prepare
 from bdlab.settings import Secret, VaultSettings
 from bdlab.stack import DataFolder, OpenBao, binaries
 from bdlab.stack.backup import Backup, new_folder
 from bdlab.vault import snapshots
 from bdlab.vault.client import VaultClient
 from bdlab.vault.waiting import wait_for
+from tests.fix_database import Database
 from tests.fix_pipeline import Pipeline
 from tests.fix_up import BDLAB
 from tests.fix_vault import ShamirOpenBao, VaultWorld
@@ -98,6 +102,126 @@ def test_rows_alone_need_neither_snapshot_nor_keys(backup: Backup) -> None:
     backup.dump.unlink()
     with pytest.raises(InvalidInput, match=r"database\.dump is missing"):
         backup.about(rows_only=True)
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes() or b"\0")
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_backup_is_authentic_as_it_was_written(backup: Backup, tmp_path: Path) -> None:
+    backup.authenticate()
+    kept_apart = backup.keys.rename(tmp_path / "apart")
+    with pytest.raises(InvalidInput, match=r"keys/backup\.key is missing from it"):
+        backup.authenticate()
+    kept_apart.rename(backup.keys)
+    backup.authenticate()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda backup: _flip(backup.dump), "database.dump was changed"),
+        (lambda backup: _flip(backup.snapshot), "vault.snapshot was changed"),
+        (lambda backup: _flip(backup.path / "backup.json"), "backup.json was changed"),
+        (lambda backup: _flip(backup.keys / "seal.key"), "keys/seal.key was changed"),
+        (lambda backup: _flip(backup.keys / "backup.key"), "manifest.json was changed, or is not the one of"),
+        (lambda backup: backup.dump.rename(backup.path / "old"), "old was added"),
+        (lambda backup: backup.snapshot.unlink(), "vault.snapshot is missing"),
+        (
+            lambda backup: (backup.keys / "identity" / "serve" / "secret_id").unlink(),
+            "serve/secret_id is mis",
+        ),
+        (lambda backup: (backup.keys / "identity" / "more").touch(), "keys/identity/more was added"),
+        (lambda backup: (backup.path / "link").symlink_to("/etc/hostname"), "link was added"),
+    ],
+)
+def test_a_backup_that_is_not_as_it_was_written_is_refused(
+    backup: Backup, spoil: Callable[[Backup], object], said: str
+) -> None:
+    spoil(backup)
+    for trusted in (False, True):
+        with pytest.raises(InvalidInput, match=said):
+            backup.authenticate(trusted=trusted)
+
+
+def test_a_manifest_that_was_written_anew_is_refused(backup: Backup) -> None:
+    _flip(backup.dump)
+    file = backup.path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["files"]["database.dump"] = hashlib.sha256(backup.dump.read_bytes()).hexdigest()
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(InvalidInput, match=r"manifest\.json was changed"):
+        backup.authenticate()
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "keys/backup.key"])
+def test_without_manifest_or_its_key_somebody_has_to_say_that_it_is_to_be_trusted(
+    backup: Backup, lost: str
+) -> None:
+    (backup.path / lost).unlink()
+    with pytest.raises(InvalidInput, match=f"{lost} is missing") as refused:
+        backup.authenticate()
+    assert "--trust-backup" in refused.value.hint
+    backup.authenticate(trusted=True)
+
+
+def test_rows_alone_are_authentic_without_the_rest(backup: Backup) -> None:
+    backup.snapshot.unlink()
+    (backup.keys / "seal.key").unlink()
+    backup.authenticate(rows_only=True)
+    _flip(backup.dump)
+    with pytest.raises(InvalidInput, match=r"database\.dump was changed"):
+        backup.authenticate(rows_only=True)
+
+
+def test_a_reader_dumps_all_and_an_owner_restores_it(
+    new_database: Callable[[], Database], tmp_path: Path
+) -> None:
+    source, target = new_database(), new_database()
+    source.execute("INSERT INTO logs (cluster_id, topic) VALUES ('c', 'one'), ('c', 'two')")
+    file, programs = tmp_path / "dump", binaries.postgres() / "bin"
+    dumps.dump(source.login("reader"), file, programs=programs)
+    target.execute("DROP OWNED BY bdlab_owner")
+    prepare(target.admin)
+    dumps.restore(target.login("owner"), file, programs=programs)
+    target.execute("INSERT INTO logs (cluster_id, topic) VALUES ('c', 'three')")
+    assert target.execute("SELECT log_id, topic FROM logs ORDER BY log_id") == [
+        (1, "one"),
+        (2, "two"),
+        (3, "three"),
+    ]
+    owners = (
+        "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    )
+    assert target.execute(owners) == [("bdlab_owner",)]
+    rights = (
+        "SELECT relname, relacl::text FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
+    )
+    assert target.execute(rights) == source.execute(rights)
+
+
+def test_a_dump_that_wants_a_superuser_gets_none(
+    new_database: Callable[[], Database], tmp_path: Path
+) -> None:
+    """A view that is filled at the restore runs what its maker wrote, by whoever restores it."""
+    source, target = new_database(), new_database()
+    owned = Path(f"/tmp/owned-{uuid4().hex}")
+    source.execute(
+        "CREATE FUNCTION take() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN "
+        f"COPY (SELECT 1) TO PROGRAM 'touch {owned}'; RETURN 1; END $$"
+    )
+    source.execute("CREATE MATERIALIZED VIEW hidden AS SELECT take()")
+    assert owned.exists()
+    owned.unlink()
+    file, programs = tmp_path / "dump", binaries.postgres() / "bin"
+    dumps.dump(source.admin, file, programs=programs)
+    target.execute("DROP OWNED BY bdlab_owner")
+    prepare(target.admin)
+    with pytest.raises(DatabaseError, match="permission denied to COPY to or from an external program"):
+        dumps.restore(target.login("owner"), file, programs=programs)
+    assert not owned.exists()
 
 
 def test_a_backup_of_another_format_is_refused(backup: Backup) -> None:

@@ -12,11 +12,16 @@ import pytest
 from psycopg2.extensions import connection as Connection  # noqa: N812 - named so by psycopg2
 
 from bdlab.postgres.migrations import migrate
-from bdlab.vault.bootstrap.database import ROLES
+from bdlab.vault.bootstrap.logins import ROLES
 from tests.fix_vault import VaultWorld
 
-SERVICE_OF = {"bdlab-owner": "migrate", "bdlab-writer": "consume", "bdlab-reader": "serve"}
-OWNER, WRITER, READER = SERVICE_OF
+SERVICE_OF = {
+    "bdlab-owner": "migrate",
+    "bdlab-writer": "consume",
+    "bdlab-dlq": "dlq",
+    "bdlab-reader": "serve",
+}
+OWNER, WRITER, DLQ, READER = SERVICE_OF
 NOBODY: frozenset[str] = frozenset()
 EVERYBODY = frozenset(SERVICE_OF)
 OWNERS = frozenset({OWNER})
@@ -27,8 +32,8 @@ TABLES = {
     "predictions": ("text", WRITERS),
     "duplicates": ("id", WRITERS),
     "dead_letters": ("reason", WRITERS),
-    "replays": ("replayed_by", WRITERS),
-    "discards": ("reason", WRITERS),
+    "replays": ("replayed_by", frozenset({OWNER, DLQ})),
+    "discards": ("reason", frozenset({OWNER, DLQ})),
     "sink_offsets": ("next_offset", WRITERS),
     "logs": ("topic", WRITERS),
     "checkpoints": ("pruned_to", OWNERS),
@@ -79,7 +84,12 @@ STATEMENTS: dict[str, frozenset[str]] = {
     "SET ROLE bdlab_manager": NOBODY,
     "SET ROLE bdlab_owner": OWNERS,
     "SET ROLE bdlab_writer": frozenset({WRITER}),
-    "SET ROLE bdlab_reader": frozenset({READER}),
+    "SET ROLE bdlab_reader": frozenset({READER, DLQ}),
+    "SET ROLE bdlab_dlq": frozenset({DLQ}),
+    "ALTER ROLE SESSION_USER CONNECTION LIMIT -1": NOBODY,
+    "ALTER ROLE SESSION_USER RESET temp_file_limit": NOBODY,
+    "ALTER ROLE SESSION_USER SET temp_file_limit = -1": NOBODY,
+    "SET temp_file_limit = -1": NOBODY,
     "SET session_replication_role = 'replica'": NOBODY,
     "SET log_statement = 'none'": NOBODY,
     "SELECT rolpassword FROM pg_authid": NOBODY,
@@ -136,13 +146,13 @@ def test_every_role_every_table_every_verb(migrated: VaultWorld, role: str) -> N
     assert found == {statement: role in who for statement, who in STATEMENTS.items()}
 
 
-@pytest.mark.parametrize("role", [WRITER, READER])
+@pytest.mark.parametrize("role", [WRITER, DLQ, READER])
 def test_leaving_the_group_wins_nothing(migrated: VaultWorld, role: str) -> None:
     """The role that a user works as is a default, and can be left: what it then may is no more."""
     with user(migrated, role) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute("RESET ROLE")
+            cursor.execute("SET ROLE NONE")
         connection.autocommit = False
         found = {statement: allowed(connection, statement) for statement in STATEMENTS}
     assert found == {statement: role in who for statement, who in STATEMENTS.items()}

@@ -82,7 +82,7 @@ class Pipeline:
 def pipeline(database: Database) -> Iterator[Pipeline]:
     store = Store(database.credentials("writer"))
     with (
-        DeadLetters(database.credentials("writer")) as letters,
+        DeadLetters(database.credentials("dlq")) as letters,
         Reader(database.credentials("reader")) as reader,
     ):
         yield Pipeline(MemoryLog(partitions=1), database, store, letters, reader)

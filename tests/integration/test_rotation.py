@@ -17,7 +17,8 @@ from bdlab.errors import IdentityRefused, VaultError
 from bdlab.settings import Secret
 from bdlab.vault import clients
 from bdlab.vault import session as session_module
-from bdlab.vault.bootstrap.plan import SERVICES
+from bdlab.vault.bootstrap.logins import ROLES, SWEEP
+from bdlab.vault.bootstrap.plan import RENEWED, SERVICES
 from bdlab.vault.client import VaultClient
 from bdlab.vault.rotation import Rotation, end_logins, rotate_manager, rotate_secret_ids
 from bdlab.vault.session import VaultSession
@@ -26,7 +27,7 @@ from tests.fix_vault import VaultWorld
 from tests.vault_steps import works_as_writer
 from tests.waiting import until
 
-_ALL = [*(name for name in SERVICES if name != "rotate"), "rotate"]
+_ALL = [*(name for name in SERVICES if name not in {"rotate", *RENEWED}), "rotate"]
 
 
 def outcomes(found: list[Rotation]) -> dict[str, str]:
@@ -88,7 +89,7 @@ def test_the_managers_former_password_is_dead_and_users_are_made_as_ever(
             {
                 "plugin_name": "postgresql-database-plugin",
                 "password": known.reveal(),
-                "allowed_roles": ["bdlab-writer", "bdlab-reader", "bdlab-owner"],
+                "allowed_roles": [*ROLES, SWEEP],
             },
         )
     vault_world.connect(manager).close()
@@ -107,7 +108,7 @@ def test_every_login_ends_and_whoever_has_one_gets_another(
 ) -> None:
     before = consumer.database()
     with rotation(vault_world) as run:
-        assert set(outcomes(list(end_logins(run)))) == {"bdlab-writer", "bdlab-reader", "bdlab-owner"}
+        assert outcomes(list(end_logins(run))) == dict.fromkeys(ROLES, "rotated")
     assert before.user not in vault_world.users()
     assert works_as_writer(consumer.replace_database(before), vault_world)
 

@@ -70,7 +70,7 @@ def test_session_servers_answer(openbao: OpenBao, postgres_server: Postgres, bro
     with closing(_connect(postgres_server.server, postgres_server.admin_user, password)) as connection:
         cursor = connection.cursor()
         cursor.execute("SELECT type, auth_method FROM pg_hba_file_rules")
-        assert {method for _, method in cursor.fetchall()} == {"scram-sha-256"}
+        assert {method for _, method in cursor.fetchall()} == {"scram-sha-256", "reject"}
     for address in broker.bootstrap_servers.split(","):
         host, port = address.split(":")
         socket.create_connection((host, int(port)), timeout=5).close()

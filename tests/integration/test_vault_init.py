@@ -11,11 +11,12 @@ import psycopg2
 import pytest
 
 from bdlab.errors import (
+    IdentityRefused,
     SettingsInvalid,
     TokenRefused,
     VaultError,
 )
-from bdlab.vault.bootstrap.plan import IDENTITIES
+from bdlab.vault.bootstrap.plan import IDENTITIES, RENEWED
 from tests.fix_vault import VaultWorld
 from tests.vault_steps import STEPS, outcomes, root_tokens, unchanged_but
 
@@ -196,3 +197,19 @@ def test_nonsense_in_the_keys_file_is_named(vault_world: VaultWorld, tmp_path: P
     file.write_text("[1]")
     with pytest.raises(VaultError, match="is no keys file of bdlab"):
         vault_world.init(vault_world.plan(keys_file=file))
+
+
+@pytest.mark.parametrize("service", RENEWED)
+def test_what_rotate_may_not_deliver_is_renewed_here(vault_world: VaultWorld, service: str) -> None:
+    nobody = vault_world.client()
+    role_id, former = vault_world.identity(service).obtain(nobody)
+    steps = {step.name: step for step in vault_world.init(vault_world.plan(renew=(service,)))}
+    assert steps["secret ids"].details == (service,)
+    assert outcomes(list(steps.values())) == unchanged_but(secret_ids="done", root_token="done")
+    with pytest.raises(IdentityRefused):
+        nobody.log_in("approle", role_id, former)
+    # Nothing waits to be unwrapped: nobody may type the command before that runs out.
+    assert not vault_world.identity(service).delivered
+    with vault_world.logged_in(service):
+        pass
+    assert outcomes(vault_world.init()) == unchanged_but()

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pytest
 
 from bdlab.errors import PolicyDenied, SecretMissing, VaultError
-from bdlab.vault.bootstrap.database import ROLES
-from bdlab.vault.bootstrap.plan import DAEMONS, IDENTITIES, KAFKA_SERVICES, SERVICES
+from bdlab.vault.bootstrap.logins import ROLES
+from bdlab.vault.bootstrap.plan import DAEMONS, IDENTITIES, KAFKA_SERVICES, RENEWED, SERVICES
 from bdlab.vault.client import Method, VaultClient
 from tests.fix_vault import VaultWorld
 
@@ -27,6 +27,7 @@ EVERYBODY = frozenset(IDENTITIES)
 NOBODY: frozenset[str] = frozenset()
 DATABASE = frozenset({"serve", "consume", "status", "verify", "dlq", "migrate", "backup"})
 KAFKA_WRITERS = frozenset({"migrate", "rotate"})
+SWEEPERS = frozenset({"migrate", "rotate"})
 ACCESSOR: dict[str, object] = {"secret_id_accessor": "none"}
 
 
@@ -55,8 +56,10 @@ CALLS = (
     *(Call("post", f"kv/data/clients/{name}/probe", only(name), {"data": {}}) for name in DAEMONS),
     *(Call("delete", f"kv/metadata/clients/{name}/probe", only(name, "rotate")) for name in DAEMONS),
     Call("get", "database/creds/bdlab-reader", only("serve", "status", "verify", "backup")),
-    Call("get", "database/creds/bdlab-writer", only("consume", "dlq")),
+    Call("get", "database/creds/bdlab-writer", only("consume")),
+    Call("get", "database/creds/bdlab-dlq", only("dlq")),
     Call("get", "database/creds/bdlab-owner", only("migrate")),
+    Call("get", "database/creds/bdlab-sweep", SWEEPERS),
     Call("get", "database/config/bdlab", only("inspect")),
     Call("get", "database/roles/bdlab-writer", only("inspect")),
     Call("post", "database/rotate-root/bdlab", only("rotate"), {}),
@@ -125,8 +128,8 @@ CAPABILITIES: dict[str, dict[str, set[str]]] = {
             "auth/token/revoke-accessor",
             "auth/token/roles/any",
             "auth/approle/role",
-            "auth/approle/role/recovery/secret-id",
-            "auth/approle/role/inspect/secret-id",
+            *(f"auth/approle/role/{name}/secret-id" for name in RENEWED),
+            *(f"auth/approle/role/{name}/secret-id-accessor/destroy" for name in RENEWED),
             "auth/approle/role/serve/policies",
             "auth/approle/role/serve/custom-secret-id",
             "auth/approle/role/serve/secret-id-num-uses",
@@ -208,7 +211,9 @@ CAPABILITIES: dict[str, dict[str, set[str]]] = {
     "auth/approle/role/serve/secret-id-accessor/destroy": {"rotate": {"update"}},
     "database/creds/bdlab-reader": each(("serve", "status", "verify", "backup"), "read"),
     "sys/storage/raft/snapshot": {"backup": {"read"}},
-    "database/creds/bdlab-writer": each(("consume", "dlq"), "read"),
+    "database/creds/bdlab-writer": {"consume": {"read"}},
+    "database/creds/bdlab-dlq": {"dlq": {"read"}},
+    "database/creds/bdlab-sweep": each(SWEEPERS, "read"),
     "database/creds/bdlab-owner": {"migrate": {"read"}},
     "database/config/bdlab": {"inspect": {"read"}},
     "database/roles/bdlab-owner": {"inspect": {"read"}},
@@ -270,13 +275,13 @@ def test_a_token_carries_its_own_policy_and_no_other(vault_world: VaultWorld, se
 
 def test_rotate_gets_secret_ids_wrapped_only_and_only_those_of_services(vault_world: VaultWorld) -> None:
     with vault_world.logged_in("rotate") as client:
-        for service in SERVICES:
+        for service in set(SERVICES).difference(RENEWED):
             path = f"auth/approle/role/{service}/secret-id"
             with pytest.raises(VaultError):
                 client.write(path)
             wrapped = client.request("post", path, {}, wrap_ttl_s=30)["wrap_info"]
             client.write(f"{path}-accessor/destroy", {"secret_id_accessor": wrapped["wrapped_accessor"]})
-        for service in ("inspect", "recovery"):
+        for service in RENEWED:
             with pytest.raises(PolicyDenied):
                 client.request("post", f"auth/approle/role/{service}/secret-id", {}, wrap_ttl_s=30)
 

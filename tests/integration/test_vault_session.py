@@ -193,7 +193,7 @@ def test_a_dead_token_is_replaced_and_the_database_login_with_it(
 
 
 def test_a_short_command_logs_in_again(vault_world: VaultWorld) -> None:
-    with vault_world.session("dlq", "bdlab-writer", daemon=False) as opened:
+    with vault_world.session("consume", "bdlab-writer", daemon=False) as opened:
         before = opened.database()
         revoke_token(vault_world, opened)
         assert opened.refresh_kafka() is opened.kafka()

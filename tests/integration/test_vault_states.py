@@ -226,6 +226,7 @@ def test_a_wiped_database_is_set_up_again(new_world: Callable[..., VaultWorld]) 
             for user in world.users():  # of Vaults that other tests have wiped
                 cursor.execute(f'DROP ROLE "{user}"')
             cursor.execute(f"DROP DATABASE {world.dbname} WITH (FORCE)")
+            cursor.execute("DROP OWNED BY bdlab_manager")
             cursor.execute("DROP ROLE bdlab_manager")
     steps = world.init()
     assert outcomes(steps) == unchanged_but(database_connection="done", root_token="done")

@@ -37,7 +37,13 @@ BROKER = BrokerState(
     consumer_lag=3,
 )
 DATABASE = DatabaseState(
-    connected=True, server_version="18.1", schema_version=2, schema_expected=2, rows=7, open_dead_letters=2
+    connected=True,
+    server_version="18.1",
+    schema_version=2,
+    schema_expected=2,
+    rows=7,
+    open_dead_letters=2,
+    ended_logins={},
 )
 
 
@@ -141,6 +147,9 @@ def test_each_kafka_check_can_fail(change: dict[str, object], name: str, state: 
         ({"open_dead_letters": None}, 60.0, "postgres.dead_letters", "unknown"),
         ({}, None, "postgres.lease", "unknown"),
         ({}, 0.0, "postgres.lease", "unhealthy"),
+        ({"ended_logins": None}, 60.0, "postgres.logins", "unknown"),
+        ({"ended_logins": {"v-a": 0, "v-b": 1}}, 60.0, "postgres.logins", "unhealthy"),
+        ({"ended_logins": {"v-a": 0}}, 60.0, "postgres.logins", "degraded"),
     ],
 )
 def test_each_postgres_check_can_fail(

@@ -8,11 +8,11 @@ path "kv/data/kafka/dlq" {
   capabilities = ["read"]
 }
 
-# Where the database is, and a login of its own that may count a replay.
+# Where the database is, and a login of its own that reads, and notes a replay or a discard.
 path "kv/data/database/credentials" {
   capabilities = ["read"]
 }
-path "database/creds/bdlab-writer" {
+path "database/creds/bdlab-dlq" {
   capabilities = ["read"]
 }
 

@@ -13,6 +13,11 @@ path "database/creds/bdlab-owner" {
   capabilities = ["read"]
 }
 
+# Drops the logins that ended and could not be dropped; it gets none by it.
+path "database/creds/bdlab-sweep" {
+  capabilities = ["read"]
+}
+
 # The certificates of the broker, before its first start, and of its administrator, who makes the users.
 path "pki-kafka/issue/broker" {
   capabilities = ["update"]

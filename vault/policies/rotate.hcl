@@ -15,6 +15,14 @@ path "sys/leases/revoke-prefix/database/creds/bdlab-reader" {
 path "sys/leases/revoke-prefix/database/creds/bdlab-owner" {
   capabilities = ["update", "sudo"]
 }
+path "sys/leases/revoke-prefix/database/creds/bdlab-dlq" {
+  capabilities = ["update", "sudo"]
+}
+
+# Drops the logins that ended and could not be dropped; it gets none by it.
+path "database/creds/bdlab-sweep" {
+  capabilities = ["read"]
+}
 
 # Where the broker is, and a certificate of its administrator, for changing the users there.
 path "kv/data/kafka/credentials" {
@@ -67,8 +75,8 @@ path "kv/metadata/clients/consume/+" {
   capabilities = ["delete"]
 }
 
-# The services' secret ids, one path each: `inspect` and `recovery` are not among them. A new one only ever
-# leaves Vault response-wrapped, for its receiver to unwrap.
+# The services' secret ids, one path each. A new one only ever leaves Vault response-wrapped; whoever delivers it can
+# unwrap it, and so become that service. Therefore `migrate`, `backup`, `inspect` and `recovery` are not among them.
 path "auth/approle/role/serve/secret-id" {
   capabilities     = ["update"]
   min_wrapping_ttl = "1s"
@@ -147,19 +155,6 @@ path "auth/approle/role/dlq/secret-id-accessor/lookup" {
 path "auth/approle/role/dlq/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
-path "auth/approle/role/migrate/secret-id" {
-  capabilities     = ["update"]
-  min_wrapping_ttl = "1s"
-}
-path "auth/approle/role/migrate/role-id" {
-  capabilities = ["read"]
-}
-path "auth/approle/role/migrate/secret-id-accessor/lookup" {
-  capabilities = ["update"]
-}
-path "auth/approle/role/migrate/secret-id-accessor/destroy" {
-  capabilities = ["update"]
-}
 path "auth/approle/role/rotate/secret-id" {
   capabilities     = ["update"]
   min_wrapping_ttl = "1s"
@@ -171,19 +166,6 @@ path "auth/approle/role/rotate/secret-id-accessor/lookup" {
   capabilities = ["update"]
 }
 path "auth/approle/role/rotate/secret-id-accessor/destroy" {
-  capabilities = ["update"]
-}
-path "auth/approle/role/backup/secret-id" {
-  capabilities     = ["update"]
-  min_wrapping_ttl = "1s"
-}
-path "auth/approle/role/backup/role-id" {
-  capabilities = ["read"]
-}
-path "auth/approle/role/backup/secret-id-accessor/lookup" {
-  capabilities = ["update"]
-}
-path "auth/approle/role/backup/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
 

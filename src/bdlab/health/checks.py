@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bdlab.errors import BdlabError
 from bdlab.health.results import CheckResult
 from bdlab.probes import BrokerState, DatabaseState, VaultState
@@ -16,6 +18,7 @@ CHECKS = {
         "postgres.rows",
         "postgres.dead_letters",
         "postgres.lease",
+        "postgres.logins",
     ),
     "model": ("model",),
     "api": ("api",),
@@ -191,6 +194,24 @@ def database_checks(state: DatabaseState, *, lease_ttl_s: float | None) -> tuple
             message=f"that of this command's own login is valid for {round(lease_ttl_s)} s",
             detail={"ttl_s": round(lease_ttl_s)},
         ),
+        _logins_check(state.ended_logins),
+    )
+
+
+def _logins_check(ended: Mapping[str, int] | None) -> CheckResult:
+    """One that ended and still has a session is in, and ought not to be; one without is only in the way."""
+    name = "postgres.logins"
+    if ended is None:
+        return CheckResult(name=name, state="unknown", message="cannot be told")
+    if not ended:
+        return CheckResult(name=name, state="healthy", message="none outlived its lease")
+    sessions = sum(ended.values())
+    return CheckResult(
+        name=name,
+        state="unhealthy" if sessions else "degraded",
+        message=f"ended and not dropped, with {sessions} sessions: {', '.join(ended)}",
+        hint="Run `bdlab rotate database`: it ends their sessions and drops them, or says why it cannot.",
+        detail={"logins": list(ended), "sessions": sessions},
     )
 
 

@@ -17,7 +17,7 @@ from bdlab.postgres.session import Session
 
 
 class DeadLetters:
-    """Logs in as a member of bdlab_writer, or of bdlab_reader where nothing is to be noted. For one
+    """Logs in as a member of bdlab_dlq, or of bdlab_reader where nothing is to be noted. For one
     thread.
     """
 

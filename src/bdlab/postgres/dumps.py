@@ -31,9 +31,17 @@ def dump(login: DatabaseLogin, file: Path, *, programs: Path, stop: threading.Ev
 def restore(login: DatabaseLogin, file: Path, *, programs: Path) -> None:
     """Put a dump into a database that has the group roles and no tables; all of it, or nothing.
 
-    `login` is an administrator's, who may give each table to its owner. Raises DatabaseError.
+    `login` is a member of bdlab_owner, never an administrator: a dump is a program, and this is all that it
+    may do. Of a dump, only what is in the tables' schema is taken. Raises DatabaseError.
     """
-    options = ("--single-transaction", "--exit-on-error", f"--dbname={login.server.dbname}", str(file))
+    options = (
+        "--single-transaction",
+        "--exit-on-error",
+        "--no-owner",
+        "--schema=public",
+        f"--dbname={login.server.dbname}",
+        str(file),
+    )
     _run(login, programs / "pg_restore", *options)
 
 

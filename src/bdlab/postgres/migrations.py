@@ -12,7 +12,7 @@ from psycopg2 import errors as pg
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 
 from bdlab.credentials import DatabaseCredentials
-from bdlab.errors import SchemaOutdated
+from bdlab.errors import DatabaseError, SchemaOutdated
 from bdlab.postgres.connection import ConnectionLimits
 from bdlab.postgres.queries import queries
 from bdlab.postgres.session import Session
@@ -82,6 +82,12 @@ def migrate(credentials: DatabaseCredentials) -> tuple[str, ...]:
             cursor.execute(sql["applied"])
             applied = {row[0]: row[1:] for row in cursor.fetchall()}
             _compare(applied, session.server)
+            cursor.execute(sql["has_roles"])
+            if cursor.fetchone() == (False,):
+                raise DatabaseError(
+                    f"the role bdlab_dlq, which this version needs, is missing from {session.server}",
+                    hint="Run `bdlab vault-init` first: it brings Vault's database roles up to date.",
+                )
             missing = [one for one in migrations() if one.version not in applied]
             for one in missing:
                 cursor.execute(one.sql)

@@ -128,7 +128,10 @@ class Reader:
             with self._cursor() as cursor:
                 version = ".".join(str(part) for part in divmod(cursor.connection.server_version, 10_000))
                 schema, compatible_from = schema_version(cursor) or (None, None)
-                rows = letters = None
+                rows = letters = ended = None
+                if count_rows:
+                    cursor.execute(queries("reader")["ended_logins"])
+                    ended = dict(cursor.fetchall())
                 if schema is not None and count_rows:
                     cursor.execute(queries("reader")["count"])
                     (rows,) = cursor.fetchone() or (None,)
@@ -145,6 +148,7 @@ class Reader:
             compatible_from=compatible_from,
             rows=rows,
             open_dead_letters=letters,
+            ended_logins=ended,
         )
         problem = "" if state.schema_fits else "the schema is not at this version: run `bdlab migrate`"
         return msgspec.structs.replace(state, problem=problem)

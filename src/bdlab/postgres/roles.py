@@ -24,77 +24,93 @@ from bdlab.settings import Secret
 OWNER = "bdlab_owner"
 WRITER = "bdlab_writer"
 READER = "bdlab_reader"
+#: Reads, and notes what becomes of dead letters.
+DLQ = "bdlab_dlq"
 MANAGER = "bdlab_manager"
-GROUPS = (OWNER, WRITER, READER)
+GROUPS = (OWNER, WRITER, READER, DLQ)
 
 _MAINTENANCE_DATABASE = "postgres"
 _SIGNAL = "pg_signal_backend"
+#: From this version on a role can be allowed to set a parameter that is a superuser's.
+_PARAMETERS = 150000
 _LIMITS = ConnectionLimits(statement_s=60, lock_s=30)
 _ROLES = {"owner": OWNER, "writer": WRITER, "reader": READER, "manager": MANAGER}
 
 
-def prepare(admin: DatabaseLogin, *, manager_password: Secret | None = None) -> tuple[str, ...]:
+def prepare(
+    admin: DatabaseLogin,
+    *,
+    manager_password: Secret | None = None,
+    shared: bool = False,
+    dry_run: bool = False,
+) -> tuple[str, ...]:
     """Make what is missing; what was made or changed, a line each, empty where nothing was.
 
     `admin` is a superuser; its `server.dbname` is the database to make. `manager_password` is set where it is
     given, and has to be where the manager does not exist yet (InvalidInput otherwise); it goes to the server
-    as a SCRAM verifier, so that no log of the server can hold it. Raises DatabaseError.
+    as a SCRAM verifier, so that no log of the server can hold it. On a server that others use too (`shared`),
+    who may enter its maintenance databases is left as it is. A `dry_run` only looks, as far as it can see
+    without what is missing. Raises DatabaseError.
     """
     with _cursor(admin, _MAINTENANCE_DATABASE) as cursor:
-        changed = _prepare_roles(cursor, manager_password)
-        changed += _prepare_database(cursor, admin.server.dbname)
+        work = _Work(cursor, dry_run=dry_run)
+        _prepare_roles(work, manager_password)
+        if not shared:
+            for name in work.enterable(admin.server.dbname, maintenance=True):
+                work.run("close_database", f"database {name} closed to PUBLIC", database=name)
+        if not work.holds("database_exists", {"name": admin.server.dbname}):
+            work.run(
+                "create_database", f"database {admin.server.dbname} created", database=admin.server.dbname
+            )
+        changed = work.changed
+    if dry_run and changed:
+        return tuple(changed)
     with _cursor(admin, admin.server.dbname) as cursor:
-        changed += _prepare_privileges(cursor, admin.server.dbname)
-    return tuple(changed)
+        work = _Work(cursor, dry_run=dry_run)
+        if not work.holds("privileges", _ROLES):
+            line = f"privileges on database {admin.server.dbname} granted"
+            work.run("grant_privileges", line, database=admin.server.dbname, **_ROLES)
+    return (*changed, *work.changed)
+
+
+def open_databases(admin: DatabaseLogin) -> tuple[str, ...]:
+    """The server's other databases that anybody who has a login may enter. Raises DatabaseError."""
+    with _cursor(admin, _MAINTENANCE_DATABASE) as cursor:
+        return _Work(cursor, dry_run=True).enterable(admin.server.dbname, maintenance=False)
 
 
 def manager_exists(admin: DatabaseLogin) -> bool:
     """Whether the manager role is there. Raises DatabaseError."""
     with _cursor(admin, _MAINTENANCE_DATABASE) as cursor:
-        return _one(cursor, "role", {"name": MANAGER}) is not None
+        return bool(_Work(cursor, dry_run=True).all("role", {"name": MANAGER}))
 
 
-def _prepare_roles(cursor: Cursor, manager_password: Secret | None) -> list[str]:
-    changed = []
+def _prepare_roles(work: _Work, manager_password: Secret | None) -> None:
     for group in GROUPS:
-        if _one(cursor, "role", {"name": group}) is None:
-            _run(cursor, "create_group", role=group)
-            changed.append(f"role {group} created")
-    found = _one(cursor, "role", {"name": MANAGER})
-    if found is None:
+        if not work.all("role", {"name": group}):
+            work.run("create_group", f"role {group} created", role=group)
+    if not work.holds("is_member", {"group": READER, "member": DLQ}):
+        work.run("grant_membership", f"role {DLQ} may do what {READER} may", group=READER, role=DLQ)
+    found = work.all("role", {"name": MANAGER})
+    if not found:
         if manager_password is None:
             raise InvalidInput(f"role {MANAGER} does not exist, and no password is given for it")
-        _run(cursor, "create_manager", _verifier(cursor, manager_password), role=MANAGER)
-        changed.append(f"role {MANAGER} created")
+        work.run("create_manager", f"role {MANAGER} created", work.verifier(manager_password), role=MANAGER)
     else:
         if manager_password is not None:
-            _run(cursor, "set_password", _verifier(cursor, manager_password), role=MANAGER)
-            changed.append(f"role {MANAGER}: password set")
-        if found != (True, False, True):
-            _run(cursor, "restore_manager", role=MANAGER)
-            changed.append(f"role {MANAGER}: attributes restored")
+            work.run(
+                "set_password", f"role {MANAGER}: password set", work.verifier(manager_password), role=MANAGER
+            )
+        if found != [(True, False, True)]:
+            work.run("restore_manager", f"role {MANAGER}: attributes restored", role=MANAGER)
     for group in GROUPS:
-        if not _holds(cursor, "has_admin", {"group": group, "member": MANAGER}):
-            _run(cursor, "grant_admin", group=group, role=MANAGER)
-            changed.append(f"role {MANAGER} may grant {group}")
-    if not _holds(cursor, "is_member", {"group": _SIGNAL, "member": MANAGER}):
-        _run(cursor, "grant_membership", group=_SIGNAL, role=MANAGER)
-        changed.append(f"role {MANAGER} may end the sessions of revoked users")
-    return changed
-
-
-def _prepare_database(cursor: Cursor, name: str) -> list[str]:
-    if _holds(cursor, "database_exists", {"name": name}):
-        return []
-    _run(cursor, "create_database", database=name)
-    return [f"database {name} created"]
-
-
-def _prepare_privileges(cursor: Cursor, database: str) -> list[str]:
-    if _holds(cursor, "privileges", _ROLES):
-        return []
-    _run(cursor, "grant_privileges", database=database, **_ROLES)
-    return [f"privileges on database {database} granted"]
+        if not work.holds("has_admin", {"group": group, "member": MANAGER}):
+            work.run("grant_admin", f"role {MANAGER} may grant {group}", group=group, role=MANAGER)
+    if not work.holds("is_member", {"group": _SIGNAL, "member": MANAGER}):
+        line = f"role {MANAGER} may end the sessions of revoked users"
+        work.run("grant_membership", line, group=_SIGNAL, role=MANAGER)
+    if work.version >= _PARAMETERS and not work.holds("may_bound", {"role": MANAGER}):
+        work.run("grant_bound", f"role {MANAGER} may bound temporary files", role=MANAGER)
 
 
 @contextlib.contextmanager
@@ -113,21 +129,37 @@ def _cursor(admin: DatabaseLogin, dbname: str) -> Iterator[Cursor]:
         raise translate(error, server=describe(login)) from error
 
 
-def _one(cursor: Cursor, name: str, values: Mapping[str, str]) -> tuple[object, ...] | None:
-    cursor.execute(queries("roles")[name], values)
-    return cursor.fetchone()
+class _Work:
+    """Looks, and changes what differs, but on a `dry_run`; `changed` has a line for each."""
 
+    def __init__(self, cursor: Cursor, *, dry_run: bool) -> None:
+        self._cursor = cursor
+        self._dry_run = dry_run
+        self.changed: list[str] = []
 
-def _holds(cursor: Cursor, name: str, values: Mapping[str, str]) -> bool:
-    row = _one(cursor, name, values)
-    return row is not None and bool(row[0])
+    @property
+    def version(self) -> int:
+        return int(self._cursor.connection.server_version)
 
+    def all(self, name: str, values: Mapping[str, str | bool]) -> list[tuple[object, ...]]:
+        self._cursor.execute(queries("roles")[name], values)
+        return self._cursor.fetchall()
 
-def _run(cursor: Cursor, name: str, verifier: str = "", **identifiers: str) -> None:
-    parts: dict[str, sql.Composable] = {key: sql.Identifier(value) for key, value in identifiers.items()}
-    parts["verifier"] = sql.Literal(verifier)
-    cursor.execute(sql.SQL(queries("roles")[name]).format(**parts))
+    def holds(self, name: str, values: Mapping[str, str]) -> bool:
+        return self.all(name, values) == [(True,)]
 
+    def enterable(self, but: str, *, maintenance: bool) -> tuple[str, ...]:
+        found = self.all("enterable", {"maintenance": maintenance, "database": but})
+        return tuple(str(name) for (name,) in found)
 
-def _verifier(cursor: Cursor, password: Secret) -> str:
-    return encrypt_password(password.reveal(), MANAGER, scope=cursor.connection, algorithm="scram-sha-256")
+    def run(self, name: str, line: str, verifier: str = "", **identifiers: str) -> None:
+        self.changed.append(line)
+        if self._dry_run:
+            return
+        parts: dict[str, sql.Composable] = {key: sql.Identifier(value) for key, value in identifiers.items()}
+        parts["verifier"] = sql.Literal(verifier)
+        self._cursor.execute(sql.SQL(queries("roles")[name]).format(**parts))
+
+    def verifier(self, password: Secret) -> str:
+        scope = self._cursor.connection
+        return encrypt_password(password.reveal(), MANAGER, scope=scope, algorithm="scram-sha-256")

@@ -3,14 +3,22 @@
     backup.json       when, of which folder, by which version; no secret
     vault.snapshot    all that Vault holds, encrypted by its seal
     database.dump     all tables, readable
-    keys/             the seal key, the recovery key, the services' identities: they open the snapshot
+    keys/             the seal key, the recovery key, the services' identities: they open the snapshot;
+                      and the key that authenticates the backup
+    manifest.json     the SHA-256 of each file, and an HMAC-SHA256 of all of them by that key
+
+A restore takes no file but as it is in the manifest: whoever can write to where the backup is kept, and not
+to where its keys are, can neither change nor add what a restore would run.
 
 What is on the broker is in no backup: of what was acknowledged and stored, the database has it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +46,11 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     format: int = _FORMAT
 
 
+class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    files: dict[str, str]
+    hmac: str
+
+
 class Backup:
     """The places in a backup's folder. Construction does no I/O."""
 
@@ -55,6 +68,14 @@ class Backup:
     @property
     def keys(self) -> Path:
         return self.path / "keys"
+
+    @property
+    def _key(self) -> Path:
+        return self.keys / "backup.key"
+
+    @property
+    def _manifest(self) -> Path:
+        return self.path / "manifest.json"
 
     @property
     def keys_file(self) -> Path:
@@ -83,7 +104,11 @@ class Backup:
                 )
                 _write(new.path / "backup.json", msgspec.json.format(msgspec.json.encode(about)))
                 _copy_keys(folder, new.keys)
+                _write(new._key, secrets.token_bytes(32))
                 yield new
+                files = new._digests()
+                manifest = _Manifest(files=files, hmac=_hmac(new._key.read_bytes(), files))
+                _write(new._manifest, msgspec.json.format(msgspec.json.encode(manifest)))
                 new.path.rename(self.path)
             except BaseException:  # an interrupt, too: half a backup would look like one
                 shutil.rmtree(new.path, ignore_errors=True)
@@ -113,6 +138,61 @@ class Backup:
                 "--rows-only.",
             )
         return about
+
+    def authenticate(self, *, rows_only: bool = False, trusted: bool = False) -> None:
+        """Raises InvalidInput, naming the file, unless all is as `bdlab backup` wrote it.
+
+        One whose rows alone are wanted may have lost its snapshot, and its keys but the manifest's. `trusted`
+        takes one without manifest or without that key, and still none that they disprove.
+        """
+        missing = [file for file in (self._manifest, self._key) if not file.exists()]
+        if missing:
+            if trusted:
+                return
+            name = self._name(missing[0])
+            raise InvalidInput(
+                f"the backup {self.path} cannot be authenticated: {name} is missing from it",
+                hint="Where you keep the keys apart, put them back beside the rest. Where the key is lost, "
+                "or the version that made it wrote no manifest: --trust-backup, if nobody else could write "
+                "to where it was kept.",
+            )
+        try:
+            manifest = msgspec.json.decode(self._manifest.read_bytes(), type=_Manifest)
+            found = self._digests()
+        except (OSError, msgspec.MsgspecError) as error:
+            raise InvalidInput(f"the backup {self.path} cannot be authenticated: {error}") from error
+        if not hmac.compare_digest(manifest.hmac, _hmac(self._key.read_bytes(), manifest.files)):
+            raise self._refused(self._name(self._manifest), "was changed, or is not the one of these keys")
+        for name, digest in found.items():
+            if name not in manifest.files:
+                raise self._refused(name, "was added to it")
+            if digest != manifest.files[name]:
+                raise self._refused(name, "was changed")
+        wanted = {self._name(self.dump), "backup.json"} if rows_only else set(manifest.files)
+        if gone := sorted(wanted.difference(found)):
+            raise self._refused(gone[0], "is missing from it")
+
+    def _refused(self, name: str, what: str) -> InvalidInput:
+        return InvalidInput(
+            f"the backup {self.path} is not as it was made: {name} {what}",
+            hint="Restore another backup, and find out who could write to this one.",
+        )
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.path).as_posix()
+
+    def _digests(self) -> dict[str, str]:
+        """The SHA-256, in hex, of each file that the manifest is about; of what is none, what it is."""
+        found = {}
+        for file in sorted(self.path.rglob("*")):
+            if file in (self._manifest, self._key) or (file.is_dir() and not file.is_symlink()):
+                continue
+            if file.is_symlink() or not file.is_file():
+                found[self._name(file)] = "no file"
+                continue
+            with file.open("rb") as content:
+                found[self._name(file)] = hashlib.file_digest(content, "sha256").hexdigest()
+        return found
 
     def hand_out_keys(self, folder: DataFolder) -> None:
         """Put the keys into a new data folder. Raises StackError."""
@@ -150,6 +230,10 @@ def new_folder(path: Path) -> Iterator[DataFolder]:
                 else:
                     entry.unlink()
             raise
+
+
+def _hmac(key: bytes, files: dict[str, str]) -> str:
+    return hmac.digest(key, msgspec.json.encode(files, order="sorted"), "sha256").hex()
 
 
 def _copy_keys(folder: DataFolder, keys: Path) -> None:

@@ -19,7 +19,14 @@ from bdlab.stack.server import base_environment
 from bdlab.stack.tls import TlsServer
 
 _INITDB_TIMEOUT_S = 120.0
-_TLS_ONLY = "hostssl all all 127.0.0.1/32 scram-sha-256\n"
+#: The users that Vault makes have no business in the databases that come with each server.
+_ELSEWHERE = "postgres,template1 +bdlab_owner,+bdlab_writer,+bdlab_reader,+bdlab_dlq"
+_ACCESS = f"""\
+local {_ELSEWHERE} reject
+host {_ELSEWHERE} all reject
+local all all scram-sha-256
+host{{tls}} all all 127.0.0.1/32 scram-sha-256
+"""
 #: What a socket's address may take, less the name of the socket in its folder.
 _SOCKET_DIR_LIMIT = 107 - len("/.s.PGSQL.65535")
 
@@ -114,7 +121,10 @@ class Postgres(TlsServer):
         if not self._data.exists():
             self._initialise(installation, command)
         self._clear_stale_lock()
+        access = self.folder / "pg_hba.conf"
+        access.write_text(_ACCESS.format(tls="ssl" if self.tls else ""), "ascii")
         options = {
+            "hba_file": str(access),
             "listen_addresses": "127.0.0.1" if self._on_tcp else "",
             "port": str(port),
             "unix_socket_directories": "",
@@ -130,14 +140,11 @@ class Postgres(TlsServer):
         if self.tls:
             self.tls.prepare()
             server_file = str(self.tls.files("postgres").server_file)
-            access = self.folder / "pg_hba.conf"
-            access.write_text(_TLS_ONLY, "ascii")
             options |= {
                 "ssl": "on",
                 "ssl_cert_file": server_file,
                 "ssl_key_file": server_file,
                 "ssl_min_protocol_version": "TLSv1.2",
-                "hba_file": str(access),
             }
         arguments = [*command, str(installation / "bin" / "postgres"), "-D", str(self._data)]
         for name, value in options.items():

@@ -141,7 +141,11 @@ COMMENT ON VIEW located_predictions IS 'predictions, with the words for their lo
 ANALYZE predictions, duplicates, dead_letters, sink_offsets, logs;
 
 GRANT SELECT ON logs, discards, recorded_positions, missing_offsets, located_predictions TO bdlab_writer, bdlab_reader;
+-- For a backup: without it a dump would have 0 for the next number.
+GRANT SELECT ON SEQUENCE logs_log_id_seq TO bdlab_reader;
 GRANT INSERT (cluster_id, topic_id, topic) ON logs TO bdlab_writer;
 -- A log that is known from before gets its topic id once it is proved to be the broker's.
 GRANT UPDATE (topic_id) ON logs TO bdlab_writer;
-GRANT INSERT ON discards TO bdlab_writer;
+-- What becomes of dead letters is noted by a role of its own, which reads as bdlab_reader does.
+REVOKE INSERT ON replays FROM bdlab_writer;
+GRANT INSERT ON replays, discards TO bdlab_dlq;

@@ -1,3 +1,6 @@
+-- name: has_roles
+SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'bdlab_dlq')
+
 -- name: lock
 -- One migration at a time in this database; the key is arbitrary and only has to stay the same.
 SELECT pg_advisory_xact_lock(7203684412970011)

@@ -28,3 +28,12 @@ SELECT count(*) FROM dead_letters
 WHERE (log_id, partition, "offset") NOT IN (
     SELECT log_id, partition, "offset" FROM replays UNION ALL SELECT log_id, partition, "offset" FROM discards
 )
+
+-- name: ended_logins
+-- By Vault's naming, and as Vault's sweep finds them.
+SELECT r.rolname, count(a.pid)
+FROM pg_roles r LEFT JOIN pg_stat_activity a ON a.usesysid = r.oid
+WHERE r.rolname ~ '^v-.+-bdlab-..-[0-9A-Za-z]{20}-[0-9]+$'
+  AND (NOT r.rolcanlogin OR r.rolvaliduntil < now() - interval '1 minute')
+GROUP BY r.rolname
+ORDER BY r.rolname

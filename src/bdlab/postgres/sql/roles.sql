@@ -8,6 +8,23 @@ CREATE DATABASE {database} ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE 
 -- name: role
 SELECT rolcanlogin, rolsuper, rolcreaterole FROM pg_roles WHERE rolname = %(name)s
 
+-- name: enterable
+-- Databases that PUBLIC may enter: those that come with each server, where the administrator has the say over them,
+-- or all others.
+SELECT datname FROM pg_database
+WHERE datallowconn AND datname <> %(database)s AND has_database_privilege('public', oid, 'CONNECT')
+  AND (NOT %(maintenance)s OR datname IN ('postgres', 'template1') AND pg_has_role(datdba, 'USAGE'))
+ORDER BY datname
+
+-- name: close_database
+REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC
+
+-- name: may_bound
+SELECT has_parameter_privilege(%(role)s, 'temp_file_limit', 'SET')
+
+-- name: grant_bound
+GRANT SET ON PARAMETER temp_file_limit TO {role}
+
 -- name: create_group
 CREATE ROLE {role} NOLOGIN
 
@@ -22,8 +39,8 @@ ALTER ROLE {role} PASSWORD {verifier}
 
 -- name: has_admin
 SELECT EXISTS (
-    SELECT FROM pg_auth_members m
-    WHERE m.roleid = %(group)s::regrole AND m.member = %(member)s::regrole AND m.admin_option
+    SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
+    WHERE g.rolname = %(group)s AND r.rolname = %(member)s AND m.admin_option
 )
 
 -- name: grant_admin
@@ -31,7 +48,8 @@ GRANT {group} TO {role} WITH ADMIN OPTION
 
 -- name: is_member
 SELECT EXISTS (
-    SELECT FROM pg_auth_members m WHERE m.roleid = %(group)s::regrole AND m.member = %(member)s::regrole
+    SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
+    WHERE g.rolname = %(group)s AND r.rolname = %(member)s
 )
 
 -- name: grant_membership

@@ -10,37 +10,20 @@ import structlog
 
 from bdlab.errors import DatabaseError, InvalidInput
 from bdlab.settings import PostgresSettings, Secret
+from bdlab.vault.bootstrap import logins
 from bdlab.vault.bootstrap.plan import DATABASE, Plan
 from bdlab.vault.bootstrap.units import differs
 from bdlab.vault.client import VaultClient
 
-#: role of the engine -> group role in the database that its users work as
-ROLES = {"bdlab-writer": "bdlab_writer", "bdlab-reader": "bdlab_reader", "bdlab-owner": "bdlab_owner"}
-
 _TTL_S = 3600
 _MAX_TTL_S = 24 * 3600
+_SWEEP_TTL_S = 60
 _PASSWORD_BYTES = 32
 
 _log = structlog.get_logger()
 
-#: What a user makes belongs to its group (`SET ROLE` at log-in), so that nothing stands in the way of its
-#: DROP.
-_CREATION = (
-    """CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE %(group)s""",
-    'ALTER ROLE "{{name}}" SET ROLE %(group)s',
-)
-_RENEWAL = ("""ALTER ROLE "{{name}}" VALID UNTIL '{{expiration}}'""",)
-#: Open sessions are ended, and waited for: without that the DROP fails over a session's temporary table. A
-#: user that is gone already is no reason to fail.
-_REVOCATION = (
-    """DO $$ BEGIN
-  IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{{name}}') THEN
-    ALTER ROLE "{{name}}" NOLOGIN;
-    PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{{name}}';
-  END IF;
-END $$;""",
-    'DROP ROLE IF EXISTS "{{name}}"',
-)
+_PLUGIN = "postgresql-database-plugin"
+_ALLOWED = [*logins.ROLES, logins.SWEEP]
 
 
 class Connection:
@@ -54,23 +37,33 @@ class Connection:
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
         found = reader.read_if_present(self._path)
-        if differs(found, {"allowed_roles": list(ROLES)}):
+        missing = self._missing()
+        if not found or not found.get("allowed_roles") or missing is None:
             return (DATABASE,)
-        if self._manager_is_missing():
-            return (f"{DATABASE}: the database has no manager role",)
-        return ()
+        return (*(("allowed roles",) if differs(found, {"allowed_roles": _ALLOWED}) else ()), *missing)
 
-    def _manager_is_missing(self) -> bool:
-        """Looked for only where `.env` is there; an old one may have an administrator's password of old."""
+    def _missing(self) -> tuple[str, ...] | None:
+        """What the database lacks; None where that is Vault's own user in it.
+
+        Looked for only where `.env` is there; an old one may have an administrator's password of old.
+        """
         try:
-            return self._plan.manager is not None and not self._plan.manager.exists()
+            manager = self._plan.manager
+            if manager is None:
+                return ()
+            return manager.missing() if manager.exists() else None
         except DatabaseError as error:
             _log.warning("cannot look at the database; leaving its set-up as it is", problem=error.message)
-            return False
+            return ()
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
-        del pending
         seeds, manager = self._plan.seeds, self._plan.manager
+        allowed = {"plugin_name": _PLUGIN, "allowed_roles": _ALLOWED}
+        if DATABASE not in pending:
+            if manager and pending != ("allowed roles",):
+                manager.prepare(None)
+            writer.write(self._path, allowed)
+            return
         if seeds is None or manager is None:
             raise InvalidInput(
                 "Vault's database engine is not set up, and that takes the database administrator's log-in",
@@ -81,7 +74,7 @@ class Connection:
         password = Secret(secrets.token_urlsafe(_PASSWORD_BYTES))
         username = manager.prepare(password)
         config: dict[str, Any] = {
-            "plugin_name": "postgresql-database-plugin",
+            "plugin_name": _PLUGIN,
             "connection_url": connection_url(seeds.postgres),
             "username": username,
             "password": password.reveal(),
@@ -92,7 +85,7 @@ class Connection:
             config["tls_ca"] = seeds.postgres_ca_pem
         writer.write(self._path, config)
         writer.write(f"{self._plan.vault.database_mount}/rotate-root/{DATABASE}")
-        writer.write(self._path, {"plugin_name": config["plugin_name"], "allowed_roles": list(ROLES)})
+        writer.write(self._path, allowed)
 
 
 class Roles:
@@ -104,8 +97,8 @@ class Roles:
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
         return tuple(
             role
-            for role, group in ROLES.items()
-            if differs(reader.read_if_present(self._path(role)), self._fixed(group) | self._chosen())
+            for role in _ALLOWED
+            if differs(reader.read_if_present(self._path(role)), _fixed(role) | self._chosen(role))
         )
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
@@ -114,26 +107,37 @@ class Roles:
             times = {"default_ttl": _TTL_S, "max_ttl": _MAX_TTL_S}
             if found:
                 times = {name: found[name] for name in times}
-            writer.write(self._path(role), self._fixed(ROLES[role]) | times | self._chosen())
+            writer.write(self._path(role), times | self._chosen(role) | _fixed(role))
 
     def _path(self, role: str) -> str:
         return f"{self._plan.vault.database_mount}/roles/{role}"
 
-    def _fixed(self, group: str) -> dict[str, Any]:
-        return {
-            "db_name": DATABASE,
-            "creation_statements": [statement % {"group": group} for statement in _CREATION],
-            "renew_statements": list(_RENEWAL),
-            "revocation_statements": list(_REVOCATION),
-        }
-
-    def _chosen(self) -> dict[str, Any]:
-        seeds = self._plan.seeds
+    def _chosen(self, role: str) -> dict[str, Any]:
+        """What `.env` says, where it says something."""
+        seeds = self._plan.seeds if role in logins.ROLES else None
         times = {
             "default_ttl": seeds.lease_ttl_s if seeds else None,
             "max_ttl": seeds.lease_max_ttl_s if seeds else None,
         }
         return {name: value for name, value in times.items() if value is not None}
+
+
+def _fixed(role: str) -> dict[str, Any]:
+    if role == logins.SWEEP:
+        # Nobody logs in by it: there is nothing to renew, and nothing to revoke.
+        return {
+            "db_name": DATABASE,
+            "creation_statements": logins.sweep(),
+            "revocation_statements": ["SELECT"],
+            "default_ttl": _SWEEP_TTL_S,
+            "max_ttl": _SWEEP_TTL_S,
+        }
+    return {
+        "db_name": DATABASE,
+        "creation_statements": logins.creation(role),
+        "renew_statements": list(logins.RENEWAL),
+        "revocation_statements": logins.revocation(role),
+    }
 
 
 def connection_url(server: PostgresSettings) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bdlab.errors import SecretMissing
 from bdlab.vault.bootstrap.plan import IDENTITIES, INSPECT, RECOVERY, Plan
 from bdlab.vault.client import VaultClient
-from bdlab.vault.identity import Delivery, Identity
+from bdlab.vault.identity import Identity
 
 
 class HandOver:
@@ -19,21 +19,28 @@ class HandOver:
         self._anonymous = anonymous
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
-        return tuple(service for service in self._services if not self._is_good(reader, service))
+        renew = self._plan.renew
+        return tuple(name for name in self._services if name in renew or not self._is_good(reader, name))
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
+        renewed = [name for name in pending if name in self._plan.renew]
         for service in pending:
             identity = self._identity(service)
-            self._destroy(writer, service, identity.delivery())
             before = identity.delivery()
+            replaces = before.replaces if before else ()
+            # An earlier delivery ends: it was lost, or somebody else has it, or another one is asked for.
+            ended = [before.accessor] if before else []
+            if service in renewed:
+                ended, replaces = [*ended, identity.accessor, *replaces], ()
+            self._destroy(writer, service, ended)
             identity.hand_over(
                 writer,
                 mount=self._plan.vault.approle_mount,
                 wrap_ttl_s=self._plan.wrap_ttl_s,
-                replaces=before.replaces if before else (),
+                replaces=replaces,
             )
-        for service in {INSPECT, RECOVERY}.intersection(self._services):
-            # Their receiver is vault-init itself.
+        # Unwrapped here: vault-init is the receiver of its own, and a command may not be typed in time.
+        for service in {INSPECT, RECOVERY, *renewed}.intersection(self._services):
             self._identity(service).obtain(self._anonymous)
 
     def _is_good(self, reader: VaultClient, service: str) -> bool:
@@ -57,17 +64,14 @@ class HandOver:
         found = reader.write(self._role(service, "secret-id/lookup"), {"secret_id": secret_id.reveal()})
         return bool(found)
 
-    def _destroy(self, writer: VaultClient, service: str, delivery: Delivery | None) -> None:
-        """End what an earlier delivery holds: it was lost, or somebody else has it."""
-        if delivery is None:
-            return
+    def _destroy(self, writer: VaultClient, service: str, accessors: Iterable[str]) -> None:
         try:
             known = writer.request("list", self._role(service, "secret-id"))["data"]["keys"]
         except SecretMissing:
             return
-        if delivery.accessor in known:
+        for accessor in set(accessors).intersection(known):
             path = self._role(service, "secret-id-accessor/destroy")
-            writer.write(path, {"secret_id_accessor": delivery.accessor})
+            writer.write(path, {"secret_id_accessor": accessor})
 
     def _identity(self, service: str) -> Identity:
         return Identity(self._plan.identity_dir / service, service=service)

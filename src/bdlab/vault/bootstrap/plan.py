@@ -16,6 +16,8 @@ SERVICES = ("serve", "consume", "predict", "status", "verify", "dlq", "migrate",
 INSPECT = "inspect"
 RECOVERY = "recovery"
 IDENTITIES = (*SERVICES, INSPECT, RECOVERY)
+#: Those whose secret ids `rotate` may not deliver, as it could become them: `vault-init` renews them.
+RENEWED = ("migrate", "backup", INSPECT, RECOVERY)
 #: The services that talk to the broker, each with Kafka users of its own.
 KAFKA_SERVICES = ("serve", "consume", "predict", "status", "verify", "dlq", "migrate")
 #: Those that run on and on, each of whose processes reports which credentials it uses.
@@ -66,11 +68,15 @@ class DatabaseManager(Protocol):
     """The database role through which Vault makes users; bootstrap itself does not reach the database."""
 
     def exists(self) -> bool:
-        """Whether database, groups and manager are there. Reads only."""
+        """Whether the manager is there. Reads only."""
         ...
 
-    def prepare(self, password: Secret) -> str:
-        """Make what is missing, give the manager this password, and return the manager's name."""
+    def missing(self) -> tuple[str, ...]:
+        """What `prepare` would make or change but the manager's password, a line each. Reads only."""
+        ...
+
+    def prepare(self, password: Secret | None) -> str:
+        """Make what is missing, give the manager this password if there is one, and return its name."""
         ...
 
 
@@ -81,7 +87,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     engine is not set up yet. `ask_key` gets the number of the key that is needed and gives it, None where
     nobody can be asked. `timeout_s` is how long an unreachable or sealed Vault is waited for, `wrap_ttl_s`
     how long a wrapped secret id waits for its receiver. `authorities` names the certificate authorities that
-    Vault is to be (`pki.AUTHORITIES`), beside the one that `.env` asks for.
+    Vault is to be (`pki.AUTHORITIES`), beside the one that `.env` asks for. `renew` names identities that get
+    another secret id though theirs is good; the former ones end.
     """
 
     vault: VaultSettings
@@ -95,6 +102,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 60.0
     wrap_ttl_s: int = 24 * 3600
     authorities: tuple[str, ...] = ()
+    renew: tuple[str, ...] = ()
     dry_run: bool = False
 
     @property

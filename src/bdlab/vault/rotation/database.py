@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from bdlab.vault.bootstrap.database import ROLES
+import msgspec
+
+from bdlab.errors import VaultError
+from bdlab.settings import VaultSettings
+from bdlab.vault.bootstrap import logins
 from bdlab.vault.bootstrap.plan import DATABASE
 from bdlab.vault.client import VaultClient
 from bdlab.vault.leases import now
@@ -33,19 +37,48 @@ def rotate_manager(run: Run) -> Rotation:
 
 
 def end_logins(run: Run) -> Iterator[Rotation]:
-    """End every login of each role at once; who has one takes a fresh one. Raises VaultError."""
-    for role in ROLES:
-        began = now()
-        if not run.dry_run:
-            run.session.ask(_revoking(f"sys/leases/revoke-prefix/{run.vault.database_mount}/creds/{role}"))
-        yield Rotation(
-            what="database",
-            service=role,
-            outcome="would rotate" if run.dry_run else "rotated",
-            before="every login",
-            after="fresh ones",
-            seconds=now() - began,
-        )
+    """End every login of each role at once, the owner's first; who has one takes a fresh one.
+
+    A role whose logins cannot be ended keeps none of the others from it: its outcome is `incomplete`.
+    """
+    for role in logins.ROLES:
+        path = f"sys/leases/revoke-prefix/{run.vault.database_mount}/creds/{role}"
+        yield _tried(run, role, _revoking(path), "every login", "fresh ones")
+
+
+def drop_left_behind(run: Run) -> Rotation:
+    """Drop the logins that were ended and could not be dropped, and end what sessions they have.
+
+    `incomplete`, with their names and the reasons, where some cannot be dropped now either.
+    """
+    return _tried(run, "left behind", lambda client: sweep(client, run.vault), "ended logins", "dropped")
+
+
+def sweep(client: VaultClient, vault: VaultSettings) -> None:
+    """Let Vault drop them. Raises VaultError, which names those that it cannot drop."""
+    client.request("get", f"{vault.database_mount}/creds/{logins.SWEEP}", timeout_s=_REVOKE_S)
+
+
+def _tried(run: Run, what: str, work: Callable[[VaultClient], object], before: str, after: str) -> Rotation:
+    began, outcome, detail = now(), "would rotate", ""
+    if not run.dry_run:
+        try:
+            run.session.ask(work)
+            outcome = "rotated"
+        except VaultError as error:
+            outcome, after, detail = "incomplete", "", error.message
+    return msgspec.convert(
+        {
+            "what": "database",
+            "service": what,
+            "outcome": outcome,
+            "before": before,
+            "after": after,
+            "seconds": now() - began,
+            "detail": detail,
+        },
+        Rotation,
+    )
 
 
 def _revoking(path: str) -> Callable[[VaultClient], object]:

@@ -1,0 +1,124 @@
+"""The SQL by which Vault makes, renews and ends the database's users.
+
+Vault runs the statements of one call in one transaction, and a hostile user can make DROP fail, by what it
+owns (`ALTER DEFAULT PRIVILEGES`), or hold its own row locked. So its membership in the group is taken first,
+and committed: without it nobody enters the database, and that row no user can lock. Then its sessions end,
+NOLOGIN is committed, the sessions of who was just coming in end too, and a DROP that fails undoes nothing:
+what is left behind is found by its name, and swept.
+"""
+
+from __future__ import annotations
+
+#: role of the engine -> group role in the database that its users work as; the mightiest first
+ROLES = {
+    "bdlab-owner": "bdlab_owner",
+    "bdlab-writer": "bdlab_writer",
+    "bdlab-dlq": "bdlab_dlq",
+    "bdlab-reader": "bdlab_reader",
+}
+#: The role whose "creation" makes no user, and drops those that were left behind.
+SWEEP = "bdlab-sweep"
+
+#: One leaked user cannot take all of the server's connections, nor its disk by sorting.
+_CONNECTIONS = 20
+_TEMPORARY_FILES = "4GB"
+
+#: In a database that an older version made: no administrator is needed for it.
+_DLQ_GROUP = """DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'bdlab_dlq') THEN
+    CREATE ROLE bdlab_dlq NOLOGIN IN ROLE bdlab_reader;
+  END IF;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+END $$;"""
+
+#: What a user makes belongs to its group (`SET ROLE` at log-in).
+_CREATE = (
+    f"""CREATE ROLE "{{{{name}}}}" LOGIN PASSWORD '{{{{password}}}}' VALID UNTIL '{{{{expiration}}}}'
+CONNECTION LIMIT {_CONNECTIONS} IN ROLE %(group)s""",
+    'ALTER ROLE "{{name}}" SET ROLE %(group)s',
+)
+#: PostgreSQL before 15 lets nobody but a superuser set it.
+_BOUND = f"""DO $$ BEGIN
+  ALTER ROLE "{{{{name}}}}" SET temp_file_limit = '{_TEMPORARY_FILES}';
+EXCEPTION WHEN insufficient_privilege THEN NULL;
+END $$;"""
+
+RENEWAL = ("""ALTER ROLE "{{name}}" VALID UNTIL '{{expiration}}'""",)
+
+_OUT = """DO $$ BEGIN
+  IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{{name}}') THEN
+    REVOKE %(group)s FROM "{{name}}";
+  END IF;
+END $$;"""
+#: A session may hold the role's own row locked: end it, try, and again.
+_CLOSE = """DO $$ BEGIN
+  PERFORM set_config('lock_timeout', '1s', true);
+  FOR turn IN 1..20 LOOP
+    PERFORM pg_stat_clear_snapshot();
+    PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{{name}}';
+    BEGIN
+      ALTER ROLE "{{name}}" NOLOGIN;
+      EXIT;
+    EXCEPTION
+      WHEN undefined_object THEN EXIT;
+      WHEN OTHERS THEN IF turn = 20 THEN RAISE; END IF;
+    END;
+  END LOOP;
+END $$;"""
+#: What a user with the owner's rights made outside of the group goes to the group, and is not dropped.
+_DROP = """DO $$ DECLARE one record; detail text; reasons text := ''; BEGIN
+  PERFORM set_config('lock_timeout', '10s', true);
+  FOR one IN SELECT oid, rolname FROM pg_roles WHERE %(which)s LOOP
+    PERFORM pg_stat_clear_snapshot();
+    PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usesysid = one.oid;
+    BEGIN
+      EXECUTE format('GRANT %%I TO CURRENT_USER', one.rolname);
+      IF one.rolname ~ '-bdlab-ow-' THEN
+        EXECUTE format('REASSIGN OWNED BY %%I TO bdlab_owner', one.rolname);
+      END IF;
+      EXECUTE format('DROP OWNED BY %%I', one.rolname);
+      EXECUTE format('DROP ROLE %%I', one.rolname);
+    EXCEPTION
+      WHEN undefined_object THEN NULL;
+      WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
+        reasons := reasons || format(' %%s: %%s (%%s);', one.rolname, SQLERRM, detail);
+    END;
+    PERFORM pg_stat_clear_snapshot();
+    PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usesysid = one.oid;
+  END LOOP;
+  PERFORM set_config('bdlab.left_behind', reasons, false);
+END $$;"""
+
+#: Users by Vault's naming that cannot log in any more: a lease that runs is renewed long before its end.
+_LEFT_BEHIND = """rolname ~ '^v-.+-bdlab-..-[0-9A-Za-z]{20}-[0-9]+$'
+    AND (NOT rolcanlogin OR rolvaliduntil < now() - interval '1 minute')"""
+#: A session that logged in just before its role was dropped has a role that is not there.
+_ORPHANS = """SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity a
+WHERE datname = current_database() AND usesysid IS NOT NULL
+  AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.usesysid)"""
+_TELL = """DO $$ BEGIN
+  IF current_setting('bdlab.left_behind') <> '' THEN
+    RAISE EXCEPTION 'left behind:%', current_setting('bdlab.left_behind');
+  END IF;
+END $$;"""
+
+#: The only way to a second transaction: Vault sends each statement as it is.
+_THEN = ("COMMIT", "BEGIN")
+
+
+def creation(role: str) -> list[str]:
+    group = ROLES[role]
+    before = [_DLQ_GROUP] if role in ("bdlab-owner", "bdlab-dlq") else []
+    after = [] if role == "bdlab-owner" else [_BOUND]  # an owner's index over a large table sorts on disk
+    return [*before, *(statement % {"group": group} for statement in _CREATE), *after]
+
+
+def revocation(role: str) -> list[str]:
+    out, drop = _OUT % {"group": ROLES[role]}, _DROP % {"which": "rolname = '{{name}}'"}
+    return [out, *_THEN, _CLOSE, *_THEN, drop]
+
+
+def sweep() -> list[str]:
+    """Drops what can be dropped, and ends with an error that names what cannot, and why."""
+    return [_DROP % {"which": _LEFT_BEHIND}, _ORPHANS, *_THEN, _TELL]
