@@ -15,7 +15,7 @@ from bdlab.errors import DatabaseUnavailable, InvalidInput, SchemaOutdated
 from bdlab.postgres.migrations import expected_version, migrate, migrations
 from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
-from bdlab.postgres.roles import MANAGER, manager_exists, prepare
+from bdlab.postgres.roles import MANAGER, manager_exists, open_databases, prepare
 from bdlab.postgres.store import Store
 from bdlab.settings import Secret
 from bdlab.stack import Postgres
@@ -47,6 +47,15 @@ def test_preparing_mends_what_was_changed(own_postgres: Callable[[], Postgres]) 
         f"privileges on database {bare.admin.server.dbname} granted",
     )
     assert prepare(bare.admin) == ()
+
+    bare.execute("CREATE DATABASE neighbour")
+    bare.execute("GRANT CONNECT ON DATABASE postgres TO PUBLIC")
+    assert prepare(bare.admin, shared=True) == ()
+    assert open_databases(bare.admin) == ("neighbour", "postgres")
+    assert prepare(bare.admin, dry_run=True) == ("database postgres closed to PUBLIC",)
+    assert open_databases(bare.admin) == ("neighbour", "postgres")
+    assert prepare(bare.admin) == ("database postgres closed to PUBLIC",)
+    assert open_databases(bare.admin) == ("neighbour",)
 
 
 def test_the_manager_is_no_superuser_and_makes_users_as_vault_does(

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import msgspec
-
 from bdlab.errors import VaultError
 from bdlab.settings import VaultSettings
 from bdlab.vault.bootstrap import logins
 from bdlab.vault.bootstrap.plan import DATABASE
 from bdlab.vault.client import VaultClient
 from bdlab.vault.leases import now
-from bdlab.vault.rotation.plan import Rotation, Run
+from bdlab.vault.rotation.plan import Outcome, Rotation, Run
 
 #: Vault answers when every session at the database has ended, each of which may take seconds.
 _REVOKE_S = 120.0
@@ -60,24 +58,23 @@ def sweep(client: VaultClient, vault: VaultSettings) -> None:
 
 
 def _tried(run: Run, what: str, work: Callable[[VaultClient], object], before: str, after: str) -> Rotation:
-    began, outcome, detail = now(), "would rotate", ""
+    began = now()
+    outcome: Outcome = "would rotate" if run.dry_run else "rotated"
+    detail = ""
     if not run.dry_run:
         try:
             run.session.ask(work)
-            outcome = "rotated"
         except VaultError as error:
             outcome, after, detail = "incomplete", "", error.message
-    return msgspec.convert(
-        {
-            "what": "database",
-            "service": what,
-            "outcome": outcome,
-            "before": before,
-            "after": after,
-            "seconds": now() - began,
-            "detail": detail,
-        },
-        Rotation,
+    seconds = now() - began
+    return Rotation(
+        what="database",
+        service=what,
+        outcome=outcome,
+        before=before,
+        after=after,
+        seconds=seconds,
+        detail=detail,
     )
 
 
