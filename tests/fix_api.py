@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 
 from bdlab.errors import BrokerError, DatabaseUnavailable
-from bdlab.events import Position, PredictionEvent, Record, decode
+from bdlab.events import Position, PredictionEvent, Record, decode, source_of
 from bdlab.kafka.async_producer import AsyncPublisher
 from bdlab.kafka.producer import Producer
 from bdlab.memory.log import MemoryLog, MemoryProducer
@@ -98,8 +98,12 @@ class StoredInMemory:
         records = [record for at in ranges for record in self._log.read(at.partition, at.start, at.end)]
         return [_stored(record) for record in records]
 
-    def newest(self, limit: int) -> Sequence[Any]:
-        return sorted(self._rows(), key=lambda row: row.created_at, reverse=True)[:limit]
+    def newest(self, limit: int, *, source: str = "real") -> Sequence[Any]:
+        def wanted(row: StoredPrediction) -> bool:
+            return source in {"all", row.source} or (source == "real" and row.source not in {"drill", "demo"})
+
+        rows = filter(wanted, self._rows())
+        return sorted(rows, key=lambda row: row.created_at, reverse=True)[:limit]
 
     def get(self, prediction_id: UUID) -> Any | None:
         return next((row for row in self._rows() if row.id == prediction_id), None)
@@ -111,7 +115,9 @@ class StoredInMemory:
 def _stored(record: Record) -> StoredPrediction:
     event = msgspec.structs.asdict(decode(record))
     fields = {name: event[name] for name in StoredPrediction.__struct_fields__ if name in event}
-    return StoredPrediction(**fields, stored_at=datetime.now(UTC), position=record.position)
+    return StoredPrediction(
+        **fields, stored_at=datetime.now(UTC), source=source_of(record.headers), position=record.position
+    )
 
 
 class HeldPublisher:
@@ -134,13 +140,13 @@ class HeldPublisher:
     def release(self) -> None:
         self._loop.call_soon_threadsafe(self._released.set)
 
-    async def publish(self, event: PredictionEvent, *, traceparent: str = "") -> Position:
+    async def publish(self, event: PredictionEvent, *, traceparent: str = "", source: str = "") -> Position:
         self.arrived.release()
         await self._released.wait()
         failure = self.failures(event)
         if failure is not None:
             raise failure
-        return await self._inner.publish(event, traceparent=traceparent)
+        return await self._inner.publish(event, traceparent=traceparent, source=source)
 
 
 class MemoryApi:

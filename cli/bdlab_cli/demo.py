@@ -157,7 +157,7 @@ def _wait_for_rows(endpoints: Endpoints, ids: Sequence[str], stop: threading.Eve
 
     deadline = time.monotonic() + _ROWS_TIMEOUT_S
     while True:
-        status, answer = _call(endpoints, "GET", f"/predictions?limit={10 * len(ids)}")
+        status, answer = _call(endpoints, "GET", f"/predictions?limit={10 * len(ids)}&source=all")
         stored = {row["id"]: row for row in answer} if status == 200 else {}
         if all(wanted in stored for wanted in ids):
             return [stored[wanted] for wanted in ids]
@@ -197,7 +197,8 @@ def _call(endpoints: Endpoints, method: str, path: str, body: object = None) -> 
     with closing(connection):
         try:
             content = json.dumps(body) if body is not None else None
-            connection.request(method, path, content, {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json", "Bdlab-Source": "demo"}
+            connection.request(method, path, content, headers)
             response = connection.getresponse()
             return response.status, json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:

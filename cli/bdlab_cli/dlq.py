@@ -152,6 +152,7 @@ def replay(
     with wiring.stop_on_signal() as stop, _opened(startup_timeout, stop) as (session, letters):
         found, outcomes = _chosen(letters, positions, wanted, limit, again=again)
         more = 0 if positions else letters.count(wanted) - len(found)
+        returned = 0 if again or positions else letters.count(_with_states(wanted, ("returned",)))
         if stop.is_set():
             raise BdlabError("interrupted; nothing was sent back")
         try:
@@ -166,7 +167,6 @@ def replay(
         finally:  # what was sent is said in any case
             done = f"sent back{f', not recorded within {wait:g} s' if wait else ''}"
             _report(outcomes, "to be sent back" if dry_run else done, "not sent back", as_json=as_json)
-        returned = 0 if again or positions else letters.count(_with_states(wanted, ("returned",)))
     if returned:
         terminal.echo(f"{returned} came back dead from a replay before: --again sends them again", err=True)
     _tell_of_more(more, limit)

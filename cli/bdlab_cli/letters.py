@@ -59,13 +59,12 @@ def closed(letter: StoredDeadLetter, *, again: bool = False) -> str:
     """
     if letter.state in OPEN or (letter.state == "sent" and again):
         return ""
-    if letter.state == "sent":
-        return f"it was sent back, to {_replayed(letter)}, which no consumer has recorded yet (--again)"
-    if letter.state == "superseded":
-        return f"its replay came back dead: what is open is {_replayed(letter)}"
-    if letter.state == "discarded":
-        return f"it was discarded: {escaped(letter.discarded_because)}"
-    return f"its replay, {_replayed(letter)}, is stored"
+    return {
+        "sent": f"it was sent back as {_replayed(letter)}, which no consumer has recorded yet (--again)",
+        "superseded": f"its replay came back dead: what is open is {_replayed(letter)}",
+        "discarded": f"it was discarded: {escaped(letter.discarded_because)}",
+        "stored": f"its replay, {_replayed(letter)}, is stored",
+    }[letter.state]
 
 
 def state(letter: StoredDeadLetter) -> str:

@@ -78,7 +78,8 @@ def rotate(
         False,
         "--drill",
         envvar="BDLAB_ROTATE_DRILL",
-        help="Post reviews to the API meanwhile, and say what its callers noticed; then verify.",
+        help="Post reviews (their rows' source is `drill`) to the API meanwhile, say what its callers "
+        "noticed, and verify.",
     ),
     url: str | None = typer.Option(
         None,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -131,6 +133,8 @@ class Record(msgspec.Struct, frozen=True):
 
 
 _CONTRACT_DIGITS = 9
+_MAX_SOURCE = 200
+_LAST_WORD = re.compile(rb"(?:^|/)([a-z][a-z0-9_-]{0,39})\Z")
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(PredictionEvent)
@@ -205,7 +209,8 @@ def encode(event: PredictionEvent) -> tuple[bytes, bytes]:
 def headers(event: PredictionEvent, *, source: str, traceparent: str) -> list[tuple[str, bytes | None]]:
     """CloudEvents 1.0 headers in Kafka's binary mode, and the W3C trace context.
 
-    `source` is a URI reference of the producer. Source: CloudEvents' Kafka protocol binding, section 3.2.
+    `source` is a URI reference of the producer; a row keeps its last word.
+    Source: CloudEvents' Kafka protocol binding, section 3.2.
     """
     return [
         ("ce_id", str(event.id).encode()),
@@ -216,6 +221,22 @@ def headers(event: PredictionEvent, *, source: str, traceparent: str) -> list[tu
         ("content-type", b"application/json"),
         ("traceparent", traceparent.encode()),
     ]
+
+
+def source_of(head: Headers) -> str | None:
+    """The last word of an event's source, which names the command or the purpose that it came from: `serve`
+    of `/bdlab/serve`. None where there is none.
+    """
+    for name, value in head:
+        if name == "ce_source" and value is not None and len(value) <= _MAX_SOURCE:
+            return _last_word(value)
+    return None
+
+
+@lru_cache(maxsize=256)
+def _last_word(source: bytes) -> str | None:
+    found = _LAST_WORD.search(source)
+    return found[1].decode() if found else None
 
 
 def new_traceparent() -> str:

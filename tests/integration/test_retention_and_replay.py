@@ -226,6 +226,32 @@ def test_a_letter_tells_what_was_done_about_it(pipeline: Pipeline) -> None:
     assert pipeline.verify().verified
 
 
+def test_a_row_says_where_its_event_came_from_and_a_replay_keeps_it(pipeline: Pipeline) -> None:
+    pipeline.refuse("poison")
+    for source in (b"/bdlab/serve", b"/bdlab/predict", b"/bdlab/drill", b"/bdlab/demo", b"\xff\\N\t"):
+        pipeline.append(f"of {source!r}", [("ce_source", source)])
+    pipeline.append("old")
+    pipeline.append("poison", [("ce_source", b"/bdlab/drill")])
+    pipeline.drain()
+    pipeline.database.execute("ALTER TABLE predictions DROP CONSTRAINT on_purpose")
+    pipeline.replay()
+    pipeline.drain()
+
+    def offsets(source: str) -> list[int]:
+        return sorted(row.position.offset for row in pipeline.reader.newest(99, source=source))
+
+    assert offsets("all") == [0, 1, 2, 3, 4, 5, 7]
+    assert offsets("real") == [0, 1, 4, 5]
+    assert offsets("drill") == [2, 7]
+    assert [offsets(source) for source in ("serve", "predict", "demo")] == [[0], [1], [3]]
+    found = {row.position.offset: row for row in pipeline.reader.newest(99, source="all")}
+    assert [found[offset].source for offset in (0, 4, 5, 7)] == ["serve", None, None, "drill"]
+    assert pipeline.reader.get(found[7].id) == found[7]
+    report = pipeline.verify()
+    assert report.verified, report.problems
+    assert report.partitions[0].stored == 7
+
+
 def at_offset(pipeline: Pipeline, offset: int) -> Position:
     return pipeline.letters.find(DeadLetterFilter(offset=offset), limit=1)[0].record.position
 

@@ -66,6 +66,33 @@ def test_headers_are_cloudevents_in_binary_mode_with_a_trace() -> None:
     assert headers["traceparent"] == trace.encode()
 
 
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        (b"/bdlab/serve", "serve"),
+        (b"/bdlab/predict", "predict"),
+        (b"/bdlab/drill", "drill"),
+        (b"https://shop.example/check-out", "check-out"),
+        (b"crawler", "crawler"),
+        (b"", None),
+        (None, None),
+        (b"/bdlab/", None),
+        (b"/bdlab/Serve", None),
+        (b"/bdlab/\xff", None),
+        (b"/bdlab/a\tb", None),
+        (b"/bdlab/serve\n", None),
+        (b"/" + b"x" * 41, None),
+        (b"/" * 500 + b"serve", None),
+    ],
+)
+def test_the_source_is_the_last_word(source: bytes | None, word: str | None) -> None:
+    assert events.source_of([("other", b"/bdlab/demo"), ("ce_source", source)]) == word
+
+
+def test_without_a_source_there_is_none() -> None:
+    assert events.source_of([]) is None
+
+
 _KEY, _VALUE = events.encode(_event("hello"))
 
 

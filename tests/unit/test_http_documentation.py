@@ -48,7 +48,8 @@ def test_the_document_has_bodies_and_problems(api: httpx.Client) -> None:
     body = predict["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["text"]
     assert set(body["properties"]) == {"text", "summary", "HelpfulnessNumerator", "HelpfulnessDenominator"}
-    assert {parameter["name"] for parameter in predict["parameters"]} == {"Idempotency-Key", "traceparent"}
+    names = {parameter["name"] for parameter in predict["parameters"]}
+    assert names == {"Idempotency-Key", "traceparent", "Bdlab-Source"}
     assert set(predict["responses"]) == {"200", "408", "413", "415", *ANYWHERE}
     assert PROBLEM_JSON in predict["responses"]["422"]["content"]
 
@@ -83,9 +84,12 @@ def test_the_document_says_what_is_enforced(api: httpx.Client) -> None:
     }  # fmt: skip
     batch = paths["/predict/batch"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert (batch["minItems"], batch["maxItems"], batch["items"]) == (1, 100, review)
-    key, _ = paths["/predict"]["post"]["parameters"]
+    key, _, source = paths["/predict"]["post"]["parameters"]
+    assert source["schema"]["enum"] == ["drill", "demo"]
     assert (key["schema"]["minLength"], key["schema"]["maxLength"]) == (1, 255)
-    (limit,) = paths["/predictions"]["get"]["parameters"]
+    limit, source = paths["/predictions"]["get"]["parameters"]
+    assert source["schema"]["enum"] == ["all", "demo", "drill", "predict", "real", "serve"]
+    assert source["schema"]["default"] == "real"
     assert (limit["name"], limit["in"], limit["required"]) == ("limit", "query", False)
     assert "How many" in limit["description"]
     assert "How many" in api.get("/docs").text

@@ -348,6 +348,42 @@ def test_stored_predictions_are_read_newest_first(memory_api: MemoryApi, api: ht
     assert {"partition", "offset"} <= set(row["position"])
 
 
+def test_drills_and_demonstrations_are_told_apart_and_left_out(
+    memory_api: MemoryApi, api: httpx.Client
+) -> None:
+    ids = {}
+    for source in ("", "drill", "demo"):
+        said = {"Bdlab-Source": source} if source else {}
+        answer = api.post("/predict", json=REVIEW, headers=said)
+        [batched] = api.post("/predict/batch", json=[REVIEW], headers=said).json()
+        ids[source or "tests"] = {answer.json()["id"], batched["id"]}
+    sources = {dict(record.headers)["ce_source"] for record in memory_api.records()}
+    assert sources == {b"/tests", b"/bdlab/drill", b"/bdlab/demo"}
+
+    def listed(query: str) -> set[str]:
+        return {row["id"] for row in api.get(f"/predictions{query}").json()}
+
+    assert listed("") == listed("?source=real") == ids["tests"]
+    assert listed("?source=drill") == ids["drill"]
+    assert listed("?limit=9&source=all") == set().union(*ids.values())
+    assert listed("?source=predict") == set()
+    for source, those in ids.items():
+        assert {api.get(f"/predictions/{one}").json()["source"] for one in those} == {source}
+    [error] = api.get("/predictions?source=mine").json()["errors"]
+    assert "one of all, demo, drill, predict, real, serve, and is 'mine'" in error["why"]
+
+
+@pytest.mark.parametrize("said", [["serve"], [""], ["Drill"], ["drill", "drill"], ["/bdlab/drill"]])
+def test_a_source_that_nobody_knows_is_refused(
+    memory_api: MemoryApi, api: httpx.Client, said: list[str]
+) -> None:
+    for path, body in (("/predict", REVIEW), ("/predict/batch", [REVIEW])):
+        answer = api.post(path, json=body, headers=[("Bdlab-Source", one) for one in said])
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"] == "Bdlab-Source"
+    assert memory_api.records() == []
+
+
 @pytest.mark.parametrize("limit", ["0", "-1", "1001", "ten", "1.5", "", "9" * 30, "٣"])
 def test_a_limit_out_of_range_is_named(api: httpx.Client, limit: str) -> None:
     answer = api.get("/predictions", params={"limit": limit})
@@ -372,11 +408,11 @@ def test_an_id_is_written_in_one_way(api: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("path", "why"),
     [
-        ("/predictions?sentiment=negative", "there are: limit"),
-        ("/predictions?limit=5&Limit=5", "there are: limit"),
+        ("/predictions?sentiment=negative", "there are: limit, source"),
+        ("/predictions?limit=5&Limit=5", "there are: limit, source"),
         ("/predictions?limit=5&limit=6", "stands more than once"),
         ("/predictions?limit", "an integer from 1 to 1000, and is ''"),
-        ("/predictions?limit=5&=", "there are: limit"),
+        ("/predictions?limit=5&=", "there are: limit, source"),
         ("/predictions?%6cimit=0", "an integer from 1 to 1000, and is '0'"),
         ("/health?verbose", "is no query parameter of /health; there is none"),
         ("/health/live?a=1", "there is none"),

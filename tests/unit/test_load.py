@@ -39,6 +39,7 @@ def serving() -> Iterator[Callable[[Answer], str]]:
             def do_POST(self) -> None:
                 nonlocal count
                 self.rfile.read(int(self.headers["Content-Length"]))
+                assert self.headers["Bdlab-Source"] == "drill"
                 with lock:
                     count += 1
                     number = count

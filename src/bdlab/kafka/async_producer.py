@@ -18,7 +18,12 @@ class EventProducer(Protocol):
     """`bdlab.kafka.producer.Producer`, or its twin in memory."""
 
     def publish(
-        self, event: PredictionEvent, done: Callable[[_Result], None], *, traceparent: str = ""
+        self,
+        event: PredictionEvent,
+        done: Callable[[_Result], None],
+        *,
+        traceparent: str = "",
+        source: str = "",
     ) -> None: ...
 
 
@@ -34,14 +39,15 @@ class AsyncPublisher:
         self._results: deque[tuple[asyncio.Future[Position], _Result]] = deque()
         self._woken = False
 
-    async def publish(self, event: PredictionEvent, *, traceparent: str = "") -> Position:
+    async def publish(self, event: PredictionEvent, *, traceparent: str = "", source: str = "") -> Position:
         """Publish one event and wait for its acknowledgement.
 
         Raises NotAcknowledged, BrokerUnavailable, BrokerRefused, TopicMissing or EventTooLarge, at the
         latest after `kafka.delivery_timeout_s`.
         """
         future: asyncio.Future[Position] = self._loop.create_future()
-        self._producer.publish(event, partial(self._acknowledged, future), traceparent=traceparent)
+        done = partial(self._acknowledged, future)
+        self._producer.publish(event, done, traceparent=traceparent, source=source)
         return await future
 
     def _acknowledged(self, future: asyncio.Future[Position], result: _Result) -> None:

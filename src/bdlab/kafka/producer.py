@@ -69,8 +69,9 @@ class Producer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def publish(self, event: PredictionEvent, done: Done, *, traceparent: str = "") -> None:
-        """Hand over one event; returns at once, from any thread.
+    def publish(self, event: PredictionEvent, done: Done, *, traceparent: str = "", source: str = "") -> None:
+        """Hand over one event, whose CloudEvents source may be another than the producer's; returns at once,
+        from any thread.
 
         `done` gets the position, or NotAcknowledged, BrokerUnavailable (never sent), BrokerRefused,
         TopicMissing or EventTooLarge. It runs on the polling thread: it has to be quick and must not raise.
@@ -78,7 +79,7 @@ class Producer:
         EventTooLarge where that is known beforehand; `done` is then never called.
         """
         key, value = encode(event)
-        head = headers(event, source=self._source, traceparent=traceparent or new_traceparent())
+        head = headers(event, source=source or self._source, traceparent=traceparent or new_traceparent())
         self.publish_raw(key, value, head, done)
 
     def publish_raw(self, key: bytes | None, value: bytes | None, head: Headers, done: Done) -> None:

@@ -193,8 +193,8 @@ class MemoryProducer:
             self._sent.put(None)
             self._thread.join(timeout_s + self._delivery_timeout_s)
 
-    def publish(self, event: PredictionEvent, done: Done, *, traceparent: str = "") -> None:
-        head = headers(event, source=self._source, traceparent=traceparent or new_traceparent())
+    def publish(self, event: PredictionEvent, done: Done, *, traceparent: str = "", source: str = "") -> None:
+        head = headers(event, source=source or self._source, traceparent=traceparent or new_traceparent())
         self.publish_raw(*encode(event), head, done)
 
     def publish_raw(self, key: bytes | None, value: bytes | None, head: Headers, done: Done) -> None:

@@ -31,7 +31,7 @@ _ANSWER_S = 2.0
 
 
 class StoredPrediction(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `predictions`, with the position of its event."""
+    """A row of `predictions`, with the position of its event; `source` is None where it is not known."""
 
     id: UUID
     summary: str
@@ -45,6 +45,7 @@ class StoredPrediction(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     created_at: datetime
     stored_at: datetime
+    source: str | None
     position: Position
 
 
@@ -92,13 +93,15 @@ class Reader:
             with self._session.transaction() as cursor:
                 yield cursor
 
-    def newest(self, limit: int) -> list[StoredPrediction]:
+    def newest(self, limit: int, *, source: str = "real") -> list[StoredPrediction]:
         """The predictions that were stored last, the newest first.
 
-        At most `limit`, and no more once their texts come to NEWEST_BYTES.
+        Of one source; `all` is any, and `real` any but drills and demonstrations. At most `limit`, and no
+        more once their texts come to NEWEST_BYTES.
         """
         with self._cursor() as cursor:
-            cursor.execute(queries("reader")["newest"], {"limit": limit, "bytes": NEWEST_BYTES})
+            values = {"limit": limit, "bytes": NEWEST_BYTES, "source": source}
+            cursor.execute(queries("reader")["newest"], values)
             return [_prediction(row) for row in cursor.fetchall()]
 
     def get(self, prediction_id: UUID) -> StoredPrediction | None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgspec
 
-from bdlab.events import Headers
+from bdlab.events import Headers, source_of
 from bdlab.ledger import Accepted, Log, log_of
 
+_NULL = "\\N"
 _json = msgspec.json.Encoder()
 
 
@@ -29,7 +30,8 @@ def _line(entry: Accepted, log_id: int) -> str:
         f"{event.id}\t{_escaped(event.summary)}\t{_escaped(event.text)}\t"
         f"{event.helpfulness_numerator}\t{event.helpfulness_denominator}\t{event.prediction!r}\t"
         f"{event.sentiment}\t{event.confidence!r}\t{_escaped(explanation_json(entry))}\t"
-        f"{_escaped(event.model)}\t{event.created_at.isoformat()}\t{log_id}\t{position.partition}\t"
+        f"{_escaped(event.model)}\t{event.created_at.isoformat()}\t"
+        f"{source_of(entry.record.headers) or _NULL}\t{log_id}\t{position.partition}\t"
         f"{position.offset}\n"
     )
 

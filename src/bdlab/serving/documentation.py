@@ -34,7 +34,7 @@ from bdlab.events import MAX_COUNT
 from bdlab.reviews.schema import FIELDS, MISSPELT, NOT_EMPTY, STORABLE
 from bdlab.serving.problems import PROBLEM_JSON, ProblemDetails
 from bdlab.serving.queries import NoQuery, option, schemas
-from bdlab.serving.requests import MAX_KEY_LENGTH
+from bdlab.serving.requests import MAX_KEY_LENGTH, SOURCE_HEADER, SOURCES
 
 EXAMPLE = {"text": "This product is terrible!", "summary": "Product review"}
 
@@ -83,6 +83,12 @@ _HEADERS = (
         param_in="header",
         schema=Schema(type=OpenAPIType.STRING),
         description="W3C trace context; it goes on with the event. One that is not valid is ignored.",
+    ),
+    Parameter(
+        name=SOURCE_HEADER,
+        param_in="header",
+        schema=Schema(type=OpenAPIType.STRING, enum=SOURCES),
+        description="That the review is no user's: its row is left out of what is said of the model.",
     ),
 )
 PREDICTION_ID = Parameter(

@@ -15,7 +15,7 @@ from bdlab.settings import Settings
 
 
 class Publisher(Protocol):
-    async def publish(self, event: PredictionEvent, *, traceparent: str = "") -> Position:
+    async def publish(self, event: PredictionEvent, *, traceparent: str = "", source: str = "") -> Position:
         """Where the broker put the event, once it acknowledged it.
 
         Raises EventTooLarge, NotAcknowledged (it may be on the topic), or another BrokerError.
@@ -30,7 +30,9 @@ class StoredPredictions(Protocol):
         """As a DatabaseProbe; `rows` is left out where they are not to be counted."""
         ...
 
-    def newest(self, limit: int) -> Sequence[Any]: ...
+    def newest(self, limit: int, *, source: str) -> Sequence[Any]:
+        """Of this source; `all` is any, and `real` any but drills and demonstrations."""
+        ...
 
     def get(self, prediction_id: UUID) -> Any | None: ...
 

@@ -50,7 +50,7 @@ class Predictions:
         try:
             score = await self._scoring.score(review)
             event = make_event(event_id, review, score, model=self._model)
-            await self._publish(event, head.traceparent)
+            await self._publish(event, head)
         except BrokerError as error:
             raise from_error(error, prediction_id=str(event_id)) from error
         finally:
@@ -72,7 +72,7 @@ class Predictions:
                 for event_id, review, score in zip(ids, reviews, scores, strict=True)
             ]
             found = await asyncio.gather(
-                *(self._publish(event, head.traceparent) for event in events), return_exceptions=True
+                *(self._publish(event, head) for event in events), return_exceptions=True
             )
         finally:
             self._leave(len(reviews))
@@ -80,11 +80,13 @@ class Predictions:
             raise _partly(events, scores, found)
         return list(map(answer_to, events, scores))
 
-    async def _publish(self, event: PredictionEvent, traceparent: str) -> None:
+    async def _publish(self, event: PredictionEvent, head: Head) -> None:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._limit_s):
-                position = await self._publisher.publish(event, traceparent=traceparent)
+                position = await self._publisher.publish(
+                    event, traceparent=head.traceparent, source=head.source
+                )
         except TimeoutError:
             self._metrics.not_acknowledged.inc()
             late = f"the broker did not acknowledge the event within {self._limit_s:g} s"

@@ -20,6 +20,11 @@ BODY_TIMEOUT_S = 30.0
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
+SOURCE_HEADER = "Bdlab-Source"
+SOURCES = ("drill", "demo")
+"""What it may say: that a request is no user's."""
+
+
 class Head(msgspec.Struct, frozen=True):
     """The headers that matter to a prediction; an empty string is one that was not sent.
 
@@ -29,12 +34,14 @@ class Head(msgspec.Struct, frozen=True):
     length: int
     idempotency_key: str
     traceparent: str
+    source: str = ""
+    """The CloudEvents source of its events; empty is the API's own."""
 
 
 def read_head(request: Request[Any, Any, Any]) -> Head:
-    """Raises Problem for a body that is not said to be JSON, and for an unusable Idempotency-Key."""
+    """Raises Problem for a body that is not said to be JSON, and for a header of ours with another value."""
     content_types: list[str] = []
-    key = traceparent = ""
+    key = traceparent = source = ""
     length = -1
     for name, value in request.scope["headers"]:
         if name == b"content-type":
@@ -48,11 +55,23 @@ def read_head(request: Request[Any, Any, Any]) -> Head:
             _check_key(key)
         elif name == b"traceparent":
             traceparent = value.decode("latin-1").strip()
+        elif name == b"bdlab-source":
+            if source:
+                raise invalid_parameter(SOURCE_HEADER, "stands more than once")
+            source = f"/bdlab/{_checked_source(value.decode('latin-1'))}"
     _check_content_type(content_types)
     if not _TRACEPARENT.fullmatch(traceparent) or traceparent.startswith("ff"):
         # The W3C's rule for a header that is not valid: as if there were none.
         traceparent = ""
-    return Head(length, key, traceparent)
+    return Head(length, key, traceparent, source)
+
+
+def _checked_source(said: str) -> str:
+    if said not in SOURCES:
+        raise invalid_parameter(
+            SOURCE_HEADER, f"has to be {' or '.join(SOURCES)}, or not to be there, and is {said[:40]!r}"
+        )
+    return said
 
 
 def _check_key(key: str) -> None:

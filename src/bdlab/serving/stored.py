@@ -6,7 +6,8 @@ import asyncio
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, TypeVar
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -41,6 +42,10 @@ class PredictionsQuery(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(ge=1, le=MAX_LIMIT, description="How many; fewer come where their texts are more than 16 MiB."),
     ] = 10
+    source: Annotated[
+        Literal["real", "all", "serve", "predict", "drill", "demo"],
+        Meta(description="Where they came from: `real` is any but drills and demonstrations, `all` any."),
+    ] = "real"
 
 
 class _Queries:
@@ -80,7 +85,8 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
     )
     async def newest(request: Request[Any, Any, Any]) -> Response[list[dict[str, Any]]]:
         query: PredictionsQuery = request.state.query
-        return json_response(await queries.run(parts.stored.newest, query.limit))
+        ask = partial(parts.stored.newest, source=query.source)
+        return json_response(await queries.run(ask, query.limit))
 
     @get(
         "/predictions/{prediction_id:str}",

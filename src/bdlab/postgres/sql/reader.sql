@@ -1,11 +1,13 @@
 -- name: newest
 SELECT id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment, confidence,
-       explanation, model, created_at, stored_at, cluster_id, topic, partition, "offset", topic_id
+       explanation, model, created_at, stored_at, source, cluster_id, topic, partition, "offset", topic_id
 FROM (
     SELECT *, sum(bytes) OVER (ORDER BY stored_at DESC, created_at DESC, id DESC) - bytes AS bytes_before
     FROM (
         SELECT *, octet_length(summary) + octet_length(text) AS bytes
         FROM predictions
+        WHERE %(source)s IN ('all', source)
+           OR (%(source)s = 'real' AND source IS DISTINCT FROM 'drill' AND source IS DISTINCT FROM 'demo')
         -- A batch shares its stored_at; the index gives the batches, and a sort within one the newest of it.
         ORDER BY stored_at DESC, created_at DESC, id DESC
         LIMIT %(limit)s
@@ -16,7 +18,7 @@ ORDER BY stored_at DESC, created_at DESC, id DESC
 
 -- name: get
 SELECT id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment, confidence,
-       explanation, model, created_at, stored_at, cluster_id, topic, partition, "offset", topic_id
+       explanation, model, created_at, stored_at, source, cluster_id, topic, partition, "offset", topic_id
 FROM located_predictions
 WHERE id = %(id)s::uuid
 

@@ -12,6 +12,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
     explanation             jsonb,
     model                   text,
     created_at              timestamptz,
+    source                  text,
     log_id                  integer,
     partition               integer,
     "offset"                bigint
@@ -19,7 +20,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
 
 -- name: copy
 COPY incoming (id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment, confidence,
-               explanation, model, created_at, log_id, partition, "offset") FROM STDIN
+               explanation, model, created_at, source, log_id, partition, "offset") FROM STDIN
 
 -- name: new_log
 INSERT INTO logs (cluster_id, topic_id, topic)
@@ -86,9 +87,9 @@ WITH batch AS (
         OFFSET 0) k
 )
 INSERT INTO predictions (id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment,
-                         confidence, explanation, model, created_at, log_id, partition, "offset")
+                         confidence, explanation, model, created_at, source, log_id, partition, "offset")
 SELECT id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment,
-       confidence, explanation, model, created_at, log_id, partition, "offset"
+       confidence, explanation, model, created_at, source, log_id, partition, "offset"
 FROM incoming i
 WHERE NOT EXISTS (
     SELECT FROM known k
