@@ -10,7 +10,15 @@ from urllib.parse import urlsplit
 
 from bdlab.errors import BdlabError, InvalidInput, VaultUnavailable
 from bdlab.health import CheckResult, Report
-from bdlab.health.checks import CHECKS, broker_checks, database_checks, failed, unknown, vault_checks
+from bdlab.health.checks import (
+    CHECKS,
+    broker_checks,
+    compared_models,
+    database_checks,
+    failed,
+    unknown,
+    vault_checks,
+)
 from bdlab.health.remote import api_check, consumer_check, why_closed
 from bdlab.health.tls import certificate_check
 from bdlab.probes import DatabaseState
@@ -76,7 +84,7 @@ class Checker:
         }
         with ThreadPoolExecutor(len(self._groups), thread_name_prefix="check") as pool:
             running = [pool.submit(makers[group]) for group in self._groups]
-            found = [result for future in running for result in future.result()]
+            found = compared_models([result for future in running for result in future.result()])
         return Report(tuple(result for result in found if result.name in self._wanted))
 
     def _check_vault(self) -> tuple[CheckResult, ...]:

@@ -61,6 +61,16 @@ def up(
             help="Vault, PostgreSQL and the API speak TLS only, with certificates from Vault's PKI engine.",
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            envvar="BDLAB_MODEL_PATH",
+            metavar="CARD",
+            show_default="as last time; the shipped one in a new folder",
+            help="Model card or joblib file to predict with, kept with the folder; `shipped` is bdlab's own.",
+        ),
+    ] = None,
     certificate_ttl: Annotated[
         int | None,
         typer.Option(
@@ -81,11 +91,20 @@ def up(
     import shlex
 
     from bdlab.certificates import SERVER_TTL_S
-    from bdlab.stack import LocalStack
+    from bdlab.settings import SHIPPED_MODEL
+    from bdlab.stack import DataFolder, Event, LocalStack
     from bdlab_cli import wiring
 
     wiring.layers()
     talk, out = wiring.talk(), wiring.out()
+    kept = DataFolder(data_dir).model_path
+    chosen = kept if model is None else "" if model == SHIPPED_MODEL else _absolute(model)
+    if chosen != kept:
+        what = f"the model is {chosen or 'the shipped one'} from now on, which the folder keeps"
+        show(talk, Event("notice", "model", what))
+    elif kept:
+        what = f"the model is {kept}, as this folder keeps it; --model {SHIPPED_MODEL} goes back"
+        show(talk, Event("notice", "model", what))
     stack = LocalStack(
         data_dir,
         command=bdlab_command(),
@@ -95,6 +114,7 @@ def up(
         consumers=consumers,
         tls=tls,
         certificate_ttl_s=certificate_ttl or SERVER_TTL_S,
+        model_path=chosen,
     )
     with wiring.stop_on_signal() as stop:
         endpoints = stack.open(stop)
@@ -104,6 +124,11 @@ def up(
             talk.print("stopping; once more Ctrl-C ends everything at once")
         finally:
             stack.close()
+
+
+def _absolute(model: str) -> str:
+    """The services run in another folder than this process."""
+    return str(Path(model).expanduser().absolute())
 
 
 def bdlab_command() -> list[str]:
@@ -151,6 +176,7 @@ The pipeline is up. Ctrl-C stops it; its data stays in {quoted_folder}
   Vault    {endpoints.vault_address}
   Broker   {endpoints.bootstrap_servers}
   Postgres {endpoints.postgres_host} port {endpoints.postgres_port}
+  Model    {endpoints.model}
 
 Try:
 

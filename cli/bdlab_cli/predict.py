@@ -83,7 +83,7 @@ def predict(
         None,
         "--model",
         envvar="BDLAB_MODEL_PATH",
-        help="Model card or joblib file",
+        help="Model card or joblib file; `shipped` is bdlab's own",
         show_default="the shipped one",
     ),
     startup_timeout: StartupTimeout = None,

@@ -139,7 +139,13 @@ def _show(card: Card, output: Path) -> None:
         )
     path = output / (card.name + SUFFIX)
     out.print(f"{path}  the card", soft_wrap=True)
-    wiring.talk().print(f"Use it: export BDLAB_MODEL_PATH={path.resolve()}", soft_wrap=True)
+    wiring.talk().print(
+        f"Try it: bdlab predict --no-publish --model {path} 'Great taste.'\n"
+        f"Switch a local stack to it: Ctrl-C, then bdlab up --model {path}\n"
+        f"Elsewhere: BDLAB_MODEL_PATH={path.resolve()} for `serve` and `predict`, and restart `serve`. "
+        "`bdlab status` tells where the two differ.",
+        soft_wrap=True,
+    )
 
 
 def _number(metrics: Metrics, field: str) -> str:

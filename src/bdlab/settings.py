@@ -27,6 +27,9 @@ SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
 CONFIG_FILE = "bdlab.toml"
 
+#: The model path that outvotes another layer's with the model that comes with bdlab.
+SHIPPED_MODEL = "shipped"
+
 #: What librdkafka takes where none is named.
 _KAFKA_PORT = 9092
 
@@ -195,7 +198,7 @@ class SinkSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     path: str = ""
-    """A model card, or a joblib file of a fitted text pipeline; empty is the shipped model."""
+    """A model card, or a joblib file of a fitted text pipeline; empty or `shipped` is the shipped model."""
 
 
 class LogSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -226,6 +226,27 @@ def test_a_terminal_that_closes_is_a_ctrl_c(tmp_path: Path) -> None:
         assert not any("is lost" in line or "are lost" in line for line in again.lines)
 
 
+def test_a_folder_keeps_its_model(tmp_path: Path, start_up: Callable[..., Up], small_model: Path) -> None:
+    card = small_model / "small.card.json"
+    up = start_up(tmp_path / "stack", "--model", str(card))
+    up.wait_for("from now on")
+    up.wait_for(r"Model +small@0\.0\.1")
+    up.wait_for("eval")
+    assert get(up.endpoint, "/health")["model"] == "small@0.0.1"
+    terminal = f'eval "$(bdlab env --data-dir {shlex.quote(str(up.folder.path))})"\n'
+    done = shell(f"export BDLAB_MODEL_PATH=elsewhere\n{terminal}bdlab predict Good --json\nbdlab status")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[0])["model"] == "small@0.0.1"
+    differs = shell(f"{terminal}BDLAB_MODEL_PATH=shipped bdlab status --check model --check api --json")
+    assert differs.returncode == 10, differs.stdout
+    assert "and the API predicts with small@0.0.1" in differs.stdout
+    assert up.signal_and_wait(signal.SIGTERM) == 0
+    again = start_up(up.folder.path)
+    again.wait_for("as this folder keeps it; --model shipped goes back")
+    again.wait_for(r"Model +small@0\.0\.1")
+    assert again.signal_and_wait(signal.SIGTERM) == 0
+
+
 def test_an_http_port_that_is_taken_is_an_error_where_it_was_asked_for(
     tmp_path: Path, start_up: Callable[..., Up]
 ) -> None:

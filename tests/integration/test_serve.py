@@ -20,6 +20,7 @@ from bdlab.events import Record, decode
 from bdlab.health.tls import shown_certificate
 from bdlab.kafka.consumer import Consumer
 from bdlab.memory.credentials import StaticCredentials
+from bdlab.model import load_scorer
 from bdlab.stack.passing_authority import passing_certificates
 from tests import tls
 from tests.fix_kafka import Bookmarks, kafka_login, read_until
@@ -75,6 +76,7 @@ def test_everything_is_described_over_real_servers(pipeline: Pipeline) -> None:
             "kafka_connected": True,
             "database_connected": True,
             "version": "",
+            "model": load_scorer().name,
         }
         assert client.get("/health/ready").status_code == 200
         vault = client.get("/vault-status").json()

@@ -12,7 +12,14 @@ import pytest
 
 from bdlab.errors import BdlabError, BrokerUnavailable, IdentityRefused
 from bdlab.health import CheckResult, Report, State, Watch
-from bdlab.health.checks import CHECKS, broker_checks, database_checks, unknown, vault_checks
+from bdlab.health.checks import (
+    CHECKS,
+    broker_checks,
+    compared_models,
+    database_checks,
+    unknown,
+    vault_checks,
+)
 from bdlab.health.remote import consumer_check
 from bdlab.probes import BrokerState, DatabaseState, VaultState
 from bdlab.sink.metrics import SinkMetrics
@@ -117,6 +124,21 @@ def test_no_token() -> None:
 )
 def test_policies_that_do_not_do(state: VaultState, refusal: BdlabError | None) -> None:
     assert look_at_vault(state, refusal)["vault.policies"] == "unhealthy"
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "state"),
+    [("a@1", "a@1", "healthy"), ("a@1", "b@1", "unhealthy"), ("a@1", "", "healthy"), ("", "b@1", "healthy")],
+)
+def test_the_models_of_predict_and_of_the_api_are_one(here: str, there: str, state: str) -> None:
+    """Where either is not known, nothing is said."""
+    model = CheckResult(name="model", state="healthy", detail={"name": here} if here else {})
+    api = CheckResult(name="api", state="healthy", detail={"model": there} if there else {})
+    found = {check.name: check for check in compared_models([model, api])}
+    assert (found["model"].state, found["api"].state) == (state, "healthy")
+    if state == "unhealthy":
+        assert here in found["model"].message
+        assert there in found["model"].message
 
 
 def test_a_problem_keeps_its_own_hint() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from bdlab.errors import BrokerError, EventTooLarge, ModelError, NotAcknowledged
 from bdlab.events import PredictionEvent, Review, Score
+from bdlab.model import load_scorer
 from bdlab.probes import BrokerState
 from bdlab.serving import Parts, make_app
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
@@ -178,6 +179,7 @@ def test_all_is_well(api: httpx.Client) -> None:
     assert answer.status_code == 200
     found = answer.json()
     assert found.pop("version")
+    assert found.pop("model") == load_scorer().name
     assert found == HEALTHY
     assert api.get("/health/live").json() == {"status": "alive"}
     assert api.get("/health/ready").json() == {"ready": True, "problems": []}

@@ -30,7 +30,8 @@ def test_trains_shows_the_figures_and_says_how_to_use_the_model(tmp_path: Path) 
     for shown in ("72 reviews, 12 products, 3 folds", "stars: MSE", "sentiment: AUC", "negative: F1"):
         assert shown in done.stdout
     card = tmp_path / "model" / "reviews.card.json"
-    assert f"export BDLAB_MODEL_PATH={card}" in done.stderr
+    assert f"BDLAB_MODEL_PATH={card} for `serve` and `predict`" in done.stderr
+    assert "bdlab up --model model/reviews.card.json" in done.stderr
     assert load_scorer(str(card)).name == "reviews@1.1.0"
 
 

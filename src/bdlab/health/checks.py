@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from bdlab.errors import BdlabError
 from bdlab.health.results import CheckResult
@@ -25,6 +27,9 @@ CHECKS = {
     "consumer": ("consumer",),
     "certificates": ("vault.certificate", "kafka.certificate", "postgres.certificate", "api.certificate"),
 }
+
+#: Where the check's detail has the model's name.
+_MODEL_FIELD = {"model": "name", "api": "model"}
 
 _VAULT_AWAY = "Start Vault, or point BDLAB_VAULT_ADDRESS (VAULT_ADDR) at it."
 _IDENTITY = "Run `bdlab vault-init`: it hands each service its identity."
@@ -213,6 +218,27 @@ def _logins_check(ended: Mapping[str, int] | None) -> CheckResult:
         hint="Run `bdlab rotate database`: it ends their sessions and drops them, or says why it cannot.",
         detail={"logins": list(ended), "sessions": sessions},
     )
+
+
+def compared_models(results: Sequence[CheckResult]) -> list[CheckResult]:
+    """The same checks; that of this terminal's model is unhealthy where the API predicts with another."""
+    named = {
+        check.name: str(check.detail.get(_MODEL_FIELD[check.name], ""))
+        for check in results
+        if check.name in _MODEL_FIELD
+    }
+    here, there = named.get("model"), named.get("api")
+    if not here or not there or here == there:
+        return list(results)
+    changes = {
+        "state": "unhealthy",
+        "message": f"`predict` has {here} here, and the API predicts with {there}",
+        "hint": "Have both use one: `bdlab up --model CARD` for a local stack, then its `bdlab env` for this "
+        "terminal; elsewhere the same model.path (BDLAB_MODEL_PATH), and restart `serve`.",
+    }
+    return [
+        msgspec.structs.replace(check, **changes) if check.name == "model" else check for check in results
+    ]
 
 
 def failed(name: str, error: BdlabError) -> CheckResult:

@@ -38,7 +38,8 @@ def api_check(url: str, *, ca_file: str = "") -> CheckResult:
             name="api", state="unhealthy", message=f"{url}/health answers {status}, and not as bdlab does"
         )
     away = [name for name, value in found.items() if value is False]
-    message = f"{said} at {url}" + (f"; not so: {', '.join(away)}" if away else "")
+    model = f", model {found['model']}" if "model" in found else ""
+    message = f"{said} at {url}{model}" + (f"; not so: {', '.join(away)}" if away else "")
     states: dict[str, State] = {"healthy": "healthy", "degraded": "degraded"}
     return CheckResult(
         name="api",

@@ -13,6 +13,7 @@ from bdlab.model import termtable
 from bdlab.model.card import SUFFIX, Card, read_card, read_file, read_verified
 from bdlab.model.compiled import CompiledScorer
 from bdlab.resources import models_dir
+from bdlab.settings import SHIPPED_MODEL
 
 SHIPPED = "reviews" + SUFFIX
 
@@ -44,13 +45,13 @@ class Scorer(Protocol):
 
 
 def load_scorer(path: str = "") -> Scorer:
-    """The scorer of `path`: a model card or its folder, or a joblib file; empty is the shipped model.
+    """The scorer of `path`: a model card or its folder, or a joblib file; empty or `shipped` is bdlab's.
 
     Every file is checked against its sha256 first. A joblib file is unpickled, which runs code: it needs a
     card or a ``.sha256`` beside it, or its hash in the path (``model.joblib#sha256=<64 hex digits>``).
     Raises ModelNotFound, ModelTampered, or ModelError for a file that holds no such model.
     """
-    if not path:
+    if path in ("", SHIPPED_MODEL):
         return _from_card(models_dir() / SHIPPED)
     pinned = _PINNED.match(path)
     if pinned:

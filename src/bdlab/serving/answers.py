@@ -53,6 +53,8 @@ class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
     kafka_connected: bool
     database_connected: bool
     version: str
+    model: str
+    """Its name@version, which every prediction has, too."""
 
 
 class LiveAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -62,6 +62,8 @@ def _health(
     broker: BrokerState,
     database: DatabaseState,
     acknowledgements: Acknowledgements,
+    *,
+    model: str,
 ) -> HealthAnswer:
     durable = not model_problem and not _unpublishable(broker, acknowledgements)
     whole = vault.connected and not vault.sealed and vault.held_valid and database.connected
@@ -72,6 +74,7 @@ def _health(
         kafka_connected=broker.connected,
         database_connected=database.connected,
         version=__version__,
+        model=model,
     )
 
 
@@ -118,6 +121,7 @@ def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -
                 around.model_problem.soon(), around.vault.soon(), around.broker.soon(), around.database.soon()
             ),
             acknowledgements,
+            model=parts.scorer.name,
         )
         return json_response(found, 503 if found.status == "unhealthy" else 200)
 

@@ -15,7 +15,7 @@ import msgspec
 
 from bdlab.errors import StackError, StackInUse
 from bdlab.files import replace_file
-from bdlab.settings import PostgresSettings
+from bdlab.settings import SHIPPED_MODEL, PostgresSettings
 from bdlab.stack.process import start_mark
 
 _LOCK_WAIT_S = 1.0
@@ -26,7 +26,8 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     """Where a running stack answers. `pid` and `start_mark` are those of its `bdlab up`.
 
     `ca_file` is what Vault, Postgres and the API are verified with; empty where they speak no TLS.
-    `admin_servers` is where a secured broker takes its administrator.
+    `admin_servers` is where a secured broker takes its administrator. `model` is the name of what it predicts
+    with, and `model_path` where that is; empty for the shipped one.
     """
 
     pid: int
@@ -38,6 +39,8 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     ca_file: str = ""
     postgres_host: str
     postgres_port: int
+    model: str = ""
+    model_path: str = ""
 
 
 class DataFolder:
@@ -180,6 +183,17 @@ class DataFolder:
             )
         return secured
 
+    @property
+    def model_path(self) -> str:
+        """The model that was last chosen for this folder; empty is the shipped one."""
+        try:
+            return os.fsdecode((self.path / "model").read_bytes())
+        except FileNotFoundError:
+            return ""
+
+    def keep_model(self, path: str) -> None:
+        replace_file(self.path / "model", os.fsencode(path))
+
     def write_config(self, sections: Mapping[str, Mapping[str, str | int | float]]) -> None:
         lines = ["# Written by `bdlab up` at each start; set what you want to change in the environment.", ""]
         for section, values in sections.items():
@@ -239,6 +253,7 @@ EXPORTED = (
     "BDLAB_KEYS_FILE",
     "BDLAB_HTTP_CA_FILE",
     "BDLAB_KAFKA_ADMIN_SERVERS",
+    "BDLAB_MODEL_PATH",
     # For other programs: bdlab itself asks Vault, and heeds none of them.
     "KAFKA_BOOTSTRAP_SERVERS",
     "PGHOST",
@@ -262,6 +277,7 @@ def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
         str(folder.keys_file),
         endpoints.ca_file,
         endpoints.admin_servers,
+        endpoints.model_path or SHIPPED_MODEL,
         endpoints.bootstrap_servers,
         endpoints.postgres_host,
         str(endpoints.postgres_port),

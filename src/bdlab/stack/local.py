@@ -12,6 +12,7 @@ import msgspec
 
 from bdlab.certificates import SERVER_TTL_S, CertificateFiles
 from bdlab.errors import StackError
+from bdlab.settings import SHIPPED_MODEL
 from bdlab.stack.brokers import BrokerKind, make_broker
 from bdlab.stack.certificates import CertificateKeeper, broker_order, servers_order
 from bdlab.stack.folder import DataFolder, Endpoints
@@ -40,7 +41,8 @@ class LocalStack:
     `command` is the command line that runs `bdlab`, without arguments. `http_port` None takes 8000 or, where
     that is taken, a free one. `report` is told of each step. Certificates are good for `certificate_ttl_s`
     seconds, and renewed when two thirds of that are over. `tls` secures OpenBao, Postgres and the API, too;
-    None is as the folder was before, and without in a new one.
+    None is as the folder was before, and without in a new one. `model_path` is kept with the folder, where
+    empty is the shipped model; None is as the environment says.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class LocalStack:
         consumers: int = 1,
         tls: bool | None = None,
         certificate_ttl_s: int = SERVER_TTL_S,
+        model_path: str | None = None,
     ) -> None:
         self.folder = DataFolder(data_dir)
         self._ports = PortBook(self.folder.path / "ports.json")
@@ -64,6 +67,7 @@ class LocalStack:
         self._wants_tls = tls
         self._tls: TlsFolder | None = None
         self._certificate_ttl_s = certificate_ttl_s
+        self._model_path = model_path
         self._openbao = OpenBao(self.folder.path)
         self._postgres = Postgres(self.folder.path)
         self._broker_files = CertificateFiles(self.folder.tls / "kafka")
@@ -171,6 +175,8 @@ class LocalStack:
         else:
             self._start(self._broker, stop)
         self._environment = service_environment(self.folder, self._openbao.address)
+        if self._model_path is not None:
+            self._environment["BDLAB_MODEL_PATH"] = self._model_path or SHIPPED_MODEL
         self.folder.write_config(
             {
                 "vault": {
@@ -193,9 +199,10 @@ class LocalStack:
         for name, port in consumers.items():
             arguments = ["consume", "--metrics-port", str(port)]
             self._serve(name, arguments, stop, port=port, ready_path="/health/live")
-        self._serve("serve", ["serve"], stop, port=http_port, ready_path="/health/ready", tls=self._tls)
+        api = self._serve("serve", ["serve"], stop, port=http_port, ready_path="/health/ready", tls=self._tls)
         if former:
             self._tell_losses(former, stop)
+        chosen = self._environment.get("BDLAB_MODEL_PATH", "")
         self._endpoints = Endpoints(
             pid=os.getpid(),
             start_mark=start_mark(os.getpid()),
@@ -206,7 +213,11 @@ class LocalStack:
             postgres_host=self._postgres.server.host,
             postgres_port=self._postgres.server.port,
             admin_servers=self._admin_servers,
+            model=_model_of(api),
+            model_path="" if chosen == SHIPPED_MODEL else chosen,
         )
+        if self._model_path is not None:
+            self.folder.keep_model(self._model_path)
         self.folder.publish(self._endpoints)
         return self._endpoints
 
@@ -256,7 +267,7 @@ class LocalStack:
         port: int,
         ready_path: str,
         tls: TlsFolder | None = None,
-    ) -> None:
+    ) -> Service:
         service = Service(
             name,
             [*self._command, *arguments],
@@ -268,6 +279,7 @@ class LocalStack:
         )
         self._services.append(service)
         self._start(service, stop)
+        return service
 
     def _set_up_vault(self, stop: threading.Event) -> None:
         """Bring Vault to the finished state. The `.env` exists for as long as that takes, the first time."""
@@ -375,3 +387,11 @@ class LocalStack:
             self._report(Event("failed", name, error.message, time.monotonic() - began))
             raise
         self._report(Event("done", name, seconds=time.monotonic() - began))
+
+
+def _model_of(api: Service) -> str:
+    """The name of the model that it predicts with; empty where it does not say."""
+    try:
+        return str(msgspec.json.decode(api.ask("/health")[1])["model"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return ""

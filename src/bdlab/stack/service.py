@@ -101,12 +101,17 @@ class Service(OverProcess):
     def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
         self._process.stop(timeout_s)
 
-    def _ready(self) -> bool:
+    def ask(self, path: str) -> tuple[int, bytes]:
+        """Status and body of its answer; 0 and nothing where there is none."""
         connection = connect("127.0.0.1", self._port, tls=self._tls, timeout_s=_PROBE_TIMEOUT_S)
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
-            connection.request("GET", self._ready_path)
-            return connection.getresponse().status == 200
-        return False
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        return 0, b""
+
+    def _ready(self) -> bool:
+        return self.ask(self._ready_path)[0] == 200
 
 
 class Outcome:
