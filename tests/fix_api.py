@@ -26,6 +26,7 @@ from bdlab.postgres.reader import StoredPrediction
 from bdlab.probes import BrokerState, DatabaseState, VaultState
 from bdlab.serving import Parts, make_app
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
+from bdlab_cli import https
 
 STARTED_WITHIN_S = 20
 
@@ -41,16 +42,20 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def serving(make_parts: Callable[[], Parts]) -> Iterator[httpx.Client]:
-    """A client of the API over the parts, which are made on the event loop that serves them."""
+def serving(make_parts: Callable[[], Parts], **options: Any) -> Iterator[httpx.Client]:
+    """A client of the API over the parts, which are made on the event loop that serves them.
+
+    `options` are of the server's configuration.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(
+        config = https.Config(
             lambda: make_app(make_parts()),  # a factory, as `factory` says
             factory=True,
             lifespan="on",
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=10,
+            **options,
         )
         server = _Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), name="api")

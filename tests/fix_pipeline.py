@@ -44,10 +44,12 @@ _LINES_SHOWN = 200
 class Daemon:
     """A `bdlab` daemon; `lines` gets each line of its standard error."""
 
-    def __init__(self, arguments: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self, arguments: Sequence[str], environment: dict[str, str], *, within: Sequence[str] = ()
+    ) -> None:
         self._name = " ".join(("bdlab", *arguments))
         self.process = subprocess.Popen(
-            [*BDLAB, *arguments],
+            [*within, *BDLAB, *arguments],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -176,18 +178,21 @@ class Pipeline:
         )
 
     @contextmanager
-    def daemon(self, *arguments: str, **more: str) -> Iterator[Daemon]:
-        daemon = Daemon(arguments, self.environment(**more))
+    def daemon(self, *arguments: str, within: Sequence[str] = (), **more: str) -> Iterator[Daemon]:
+        """A running daemon; `within` is a command that runs another one in its place."""
+        daemon = Daemon(arguments, self.environment(**more), within=within)
         try:
             yield daemon
         finally:
             daemon.close()
 
     @contextmanager
-    def serve(self, *arguments: str, **more: str) -> Iterator[tuple[Daemon, httpx.Client]]:
+    def serve(
+        self, *arguments: str, within: Sequence[str] = (), **more: str
+    ) -> Iterator[tuple[Daemon, httpx.Client]]:
         """A running API on a free port, and a client of it."""
         with (
-            self.daemon("serve", "--port", "0", *arguments, **more) as daemon,
+            self.daemon("serve", "--port", "0", *arguments, within=within, **more) as daemon,
             httpx.Client(base_url=daemon.url(), timeout=30, trust_env=False, verify=tls.VERIFY) as client,
         ):
             yield daemon, client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import signal
 import sys
@@ -25,6 +26,8 @@ STARTUP_FAILED = 3
 """The exit code by which a worker tells uvicorn's supervisor that another try would fail in the same way."""
 
 _PR_SET_PDEATHSIG = 1
+#: malloc.h: from which size on a block is mapped by itself, and how many arenas threads may have.
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 
 
 def vault_session(layers: Layers) -> VaultSession:
@@ -51,6 +54,7 @@ class Api:
         from bdlab.model import load_scorer
         from bdlab.postgres.reader import Reader
 
+        _give_memory_back()
         before = self._layers.settings()
         self.scorer = load_scorer(before.model.path)
         with ExitStack() as opening:
@@ -85,7 +89,23 @@ class Api:
             vault=self.vault,
             broker=self.admin,
         )
-        return make_app(parts, on_shutdown=self.close)
+        app = make_app(parts, on_shutdown=self.close)
+        # What is here now stays: to look at all of it would stop everything for a tenth of a second.
+        gc.collect()
+        gc.freeze()
+        return app
+
+
+def _give_memory_back() -> None:
+    """Have what large bodies and answers took given back to the system once it is free.
+
+    glibc raises its threshold with each large block that is freed, and keeps an arena for each thread: after
+    a few large requests a process would hold for ever what all of them needed together.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in every C library
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 128 << 10)
+        mallopt(_M_ARENA_MAX, 2)
 
 
 def make_worker() -> ASGIApp:

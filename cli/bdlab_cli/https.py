@@ -3,28 +3,90 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 import ssl
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
-import uvicorn
+from uvicorn.server import ServerState
+
+from bdlab_cli import protocol
 
 log = structlog.get_logger()
 
 _LOOK_EVERY_S = 1.0
 
 
-class Config(uvicorn.Config):
-    """uvicorn's, whose context takes a new certificate for new connections; open ones go on.
+class Config(protocol.Config):
+    """The protocol's, whose TLS context takes a new certificate for new connections; open ones go on.
 
     Every worker loads its own, inside its event loop, so that each looks after itself.
     """
+
+    tls: ssl.SSLContext
 
     def load(self) -> None:
         super().load()
         if self.ssl is not None and self.ssl_certfile and self.ssl_keyfile:
             certificate = _Certificate(self.ssl, Path(self.ssl_certfile), Path(self.ssl_keyfile))
             asyncio.get_running_loop().call_later(_LOOK_EVERY_S, certificate.look)
+            # uvicorn's own listener shows nobody a connection before its handshake is done.
+            self.tls, self.ssl, self.http_protocol_class = self.ssl, None, _Handshake
+
+
+class _Handshake(asyncio.Protocol):
+    """A connection until its TLS handshake is done: counted as any other, and for a bounded time."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._bounds, self._context = config.bounds, config.tls
+        self._connections: set[Any] = server_state.connections
+        self._make = partial(protocol.BoundedProtocol, config, server_state, app_state, _loop)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        # The loop reads from a transport as soon as this is done; from its socket alone nothing gets lost.
+        self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        self._socket.setblocking(False)
+        transport.abort()
+        self._connections.add(self)
+        self._task = asyncio.get_running_loop().create_task(self._shake())
+        self._bounds.waiting[self] = None
+        if not self._bounds.admit(len(self._connections)):
+            self.make_room()
+
+    async def _shake(self) -> None:
+        try:
+            # It closes the socket where it fails.
+            with contextlib.suppress(OSError):
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    self._make,
+                    self._socket,
+                    ssl=self._context,
+                    ssl_handshake_timeout=protocol.HEAD_S,
+                    ssl_shutdown_timeout=protocol.LAST_S,
+                )
+        finally:
+            self._leave()
+
+    def make_room(self) -> None:
+        self._leave()
+        self._task.cancel()
+        self._socket.close()
+
+    shutdown = make_room
+
+    def _leave(self) -> None:
+        self._connections.discard(self)
+        self._bounds.waiting.pop(self, None)
 
 
 def check_pair(certificate: Path, key: Path) -> None:

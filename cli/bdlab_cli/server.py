@@ -23,10 +23,12 @@ from bdlab.hosts import AllowedHosts, is_loopback
 from bdlab.settings import HttpSettings, Layers, Settings
 from bdlab_cli import https, terminal, wiring
 from bdlab_cli.api import Api, vault_session
+from bdlab_cli.protocol import max_connections
 
 log = structlog.get_logger()
 
 _GRACE_S = 1
+_SEND_BYTES = 256 << 10
 _METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -36,6 +38,7 @@ def run(layers: Layers) -> None:
     Raises BdlabError where it cannot start.
     """
     settings = layers.settings()
+    settings.http.origins()
     with closing(_bind(settings.http)) as listener:
         if settings.http.workers == 1:
             _serve_here(layers, listener)
@@ -122,13 +125,15 @@ def _announce(url: str) -> None:
 def _config(settings: Settings, *, app: object) -> https.Config:
     http = settings.http
     return https.Config(
-        app,  # type: ignore[arg-type] # an import path, or the factory itself
+        app,
         factory=True,
         workers=http.workers,
         lifespan="on",
         access_log=False,
         proxy_headers=False,
         log_config=None,
+        max_connections=max_connections(http.max_connections),
+        timeout_keep_alive=http.keep_alive_s,
         server_header=False,
         ssl_certfile=http.tls_cert_file or None,
         ssl_keyfile=http.tls_key_file or None,
@@ -159,6 +164,8 @@ def _bind(http: HttpSettings) -> socket.socket:
         _check_hosts(http, str(address[0]))
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Each connection takes this over: what a client does not read is not for the system to hold either.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         listener.bind(address)
     except OSError as error:
         raise BdlabError(

@@ -179,10 +179,35 @@ class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Reviews in one call of /predict/batch."""
     max_in_flight: Annotated[int, Meta(ge=1)] = 2000
     """Predictions that may wait for the broker at once before new ones get a 503."""
+    max_connections: Annotated[int, Meta(ge=0)] = 0
+    """Of one process; 0 is 2,048, or what the limit of open files allows where that is less."""
+    keep_alive_s: Seconds = 75.0
+    """How long a connection without a request stays open; longer than a proxy in front keeps it."""
+    cors_origins: str = ""
+    """Origins, with commas, whose pages may ask the API from a browser; `*` is any. Empty is none."""
     tls_cert_file: str = ""
     tls_key_file: str = ""
     ca_file: str = ""
     """The authority that signed the API's certificate, for those who ask it."""
+
+    def origins(self) -> tuple[str, ...]:
+        """The origins of `cors_origins`. Raises SettingsInvalid."""
+        listed = tuple(each.strip() for each in self.cors_origins.split(",") if each.strip())
+        for each in listed:
+            try:
+                parts = http_url(each)
+            except InvalidInput:
+                parts = None
+            alone = (
+                parts is not None and "*" not in each and each == f"{parts.scheme}://{parts.netloc}".lower()
+            )
+            if each != "*" and not alone:
+                raise SettingsInvalid(
+                    f"http.cors_origins names {each!r}, which is no origin",
+                    hint="An origin is a scheme, a host and a port, as https://shop.example or "
+                    "http://localhost:3000, in lower case and without a path; `*` is any.",
+                )
+        return listed
 
 
 class SinkSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bdlab.reviews import ReviewInvalid, decode_many
 from bdlab.serving.problems import PROBLEM_JSON
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
 from tests.fix_api import MemoryApi, serving
@@ -47,7 +48,8 @@ BAD_REVIEWS = [
     (b"{", "body", "not valid JSON"),
     (b'{"text": "a",}', "body", "not valid JSON"),
     (b'{"text": "\xff"}', "body", "not UTF-8: byte 0xff at offset 10"),
-    (b'\xef\xbb\xbf{"text": "a"}', "body", "not valid JSON"),
+    (b'\xef\xbb\xbf{"text": ""}', "text", "is empty"),
+    (b'\xef\xbb\xbf\xef\xbb\xbf{"text": "a"}', "body", "not valid JSON"),
     (b'{"text": "a", "HelpfulnessNumerator": NaN}', "body", "NaN is no JSON number"),
     (b"null", "body", "has to be a JSON object with the field 'text', and is null"),
     (b"[]", "body", "and is an array"),
@@ -174,7 +176,20 @@ def test_a_body_full_of_mistakes_is_answered_shortly(client: httpx.Client) -> No
         assert answer.status_code == 422
         assert 1 < len(answer.json()["errors"]) <= 100
         assert len(answer.content) < 30_000
-    assert "and 320 more" in answer.json()["detail"]
+    assert "and 720 more" in answer.json()["detail"]
+
+
+def test_the_time_that_names_take_is_bounded() -> None:
+    """Those of all reviews in a body are looked at, as the document says of them."""
+    names = (f"text{number}a" for number in range(1_000_000))
+    near = (f"helpfulnessnumerato_{next(names)}" for _ in range(1_000_000))
+    body = json.dumps([{"text": "a", **{next(near): 1 for _ in range(25)}} for _ in range(1000)]).encode()
+    before = time.thread_time()
+    assert len(decode_many(body, limit=1000)) == 1000
+    assert time.thread_time() - before < 3.0, "by comparing letter by letter they took more than that"
+    same = json.dumps([{"text": "a", "sumary": ""} for _ in range(1000)]).encode()
+    with pytest.raises(ReviewInvalid, match="and 900 more"):
+        decode_many(same, limit=1000)
 
 
 def test_the_largest_body_goes_and_one_byte_more_is_413(client: httpx.Client) -> None:
@@ -214,10 +229,27 @@ def test_json_is_taken_with_its_parameters(client: httpx.Client, content_type: s
     assert client.post("/predict", content=b'{"text": "a"}', headers=headers).status_code == 200
 
 
-def test_a_compressed_body_is_no_json(client: httpx.Client) -> None:
-    headers = JSON | {"Content-Encoding": "gzip"}
-    answer = client.post("/predict", content=gzip.compress(b'{"text": "a"}'), headers=headers)
-    assert answer.status_code == 422
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, identity", "GZIP", "nonsense"])
+def test_an_encoded_body_is_415(client: httpx.Client, encoding: str) -> None:
+    headers = JSON | {"Content-Encoding": encoding}
+    for path in ("/predict", "/predict/batch"):
+        answer = client.post(path, content=gzip.compress(b'{"text": "a"}'), headers=headers)
+        assert (answer.status_code, answer.headers["content-type"]) == (415, PROBLEM_JSON)
+        assert encoding.lower() in answer.json()["detail"]
+    for same in ("identity", "Identity"):
+        answer = client.post("/predict", content=b'{"text": "a"}', headers=JSON | {"Content-Encoding": same})
+        assert answer.status_code == 200
+
+
+def test_a_byte_order_mark_is_taken_as_files_take_it(client: httpx.Client) -> None:
+    mark = b"\xef\xbb\xbf"
+    key = JSON | {"Idempotency-Key": "marked"}
+    body = b'{"text": "good", "HelpfulnessNumerator": 2}'
+    with_it, without = (
+        client.post("/predict", content=start + body, headers=key).json()["id"] for start in (mark, b"")
+    )
+    assert with_it == without
+    assert client.post("/predict/batch", content=mark + b"[" + body + b"]", headers=JSON).status_code == 200
 
 
 def test_two_idempotency_keys_are_422(client: httpx.Client) -> None:

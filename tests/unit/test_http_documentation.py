@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 import httpx
 
 from bdlab.serving.problems import PROBLEM_JSON
+from bdlab.settings import HttpSettings, Settings
+from tests.fix_api import MemoryApi, serving
 
 ANYWHERE = {"400", "421", "422", "500", "503"}
 ROUTES = {
@@ -144,3 +146,24 @@ def test_requests_and_predictions_are_counted(api: httpx.Client) -> None:
         "bdlab_acknowledgement_seconds_count 3.0",
     ):
         assert line in text.splitlines()
+
+
+def test_pages_of_other_origins_may_ask_only_if_they_are_named(api: httpx.Client) -> None:
+    """Neither a plain request nor one with a preflight is open to a browser's page unless it is set."""
+    shop = {"Origin": "https://shop.example"}
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    for answer in (api.get("/health/live", headers=shop), api.options("/predict", headers=shop | preflight)):
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
+    own = MemoryApi(Settings(http=HttpSettings(cors_origins="https://shop.example,http://localhost:3000")))
+    with own.producer, serving(own.parts) as client:
+        allowed = client.options("/predict", headers=shop | preflight)
+        assert allowed.is_success
+        assert allowed.headers["access-control-allow-origin"] == "https://shop.example"
+        assert "POST" in allowed.headers["access-control-allow-methods"]
+        for status, body in ((200, {"text": "good"}), (422, {})):
+            answer = client.post("/predict", json=body, headers=shop)
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+        other = {"Origin": "https://shop.example.evil.example"}
+        assert client.options("/predict", headers=other | preflight).status_code == 400
+        assert "access-control-allow-origin" not in client.get("/health/live", headers=other).headers

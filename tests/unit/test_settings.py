@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -74,6 +75,34 @@ def test_a_wrong_value_names_the_setting_and_its_layer(
     for word in words:
         assert word in caught.value.message
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        ("", ()),
+        ("*", ("*",)),
+        ("https://shop.example, http://localhost:3000", ("https://shop.example", "http://localhost:3000")),
+    ],
+)
+def test_origins_are_read(listed: str, found: tuple[str, ...]) -> None:
+    assert settings.HttpSettings(cors_origins=listed).origins() == found
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "shop.example",
+        "https://shop.example/",
+        "https://*.shop.example",
+        "HTTPS://shop.example",
+        "null",
+        "ftp://a",
+    ],
+)
+def test_what_is_no_origin_is_named(wrong: str) -> None:
+    with pytest.raises(SettingsInvalid, match=re.escape(f"http.cors_origins names {wrong!r}")):
+        settings.HttpSettings(cors_origins=f"https://shop.example,{wrong}").origins()
 
 
 def test_a_named_settings_file_has_to_be_there(tmp_path: Path) -> None:

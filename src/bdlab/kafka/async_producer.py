@@ -11,6 +11,9 @@ from typing import Protocol
 from bdlab.errors import BrokerError
 from bdlab.events import Position, PredictionEvent
 
+#: Each wakes somebody who has work to do: more at a time would keep the loop from everybody else.
+AT_ONCE = 50
+
 _Result = Position | BrokerError
 
 
@@ -62,7 +65,7 @@ class AsyncPublisher:
     def _hand_over(self) -> None:
         """On the loop. `_woken` falls first: what is appended from here on wakes the loop once more."""
         self._woken = False
-        while self._results:
+        for _ in range(min(AT_ONCE, len(self._results))):
             future, result = self._results.popleft()
             if future.done():
                 continue
@@ -70,3 +73,5 @@ class AsyncPublisher:
                 future.set_result(result)
             else:
                 future.set_exception(result)
+        if self._results:
+            self._loop.call_soon(self._hand_over)

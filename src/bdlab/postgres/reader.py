@@ -23,8 +23,8 @@ from bdlab.postgres.queries import queries
 from bdlab.postgres.session import Session
 from bdlab.probes import DatabaseState
 
-#: A thousand reviews of a mebibyte each would take the API's memory.
-NEWEST_BYTES = 16 << 20
+#: A thousand reviews of a mebibyte each would take the API's memory; escaped as JSON one can grow sixfold.
+NEWEST_BYTES = 4 << 20
 
 #: How long closing waits for the question that is being asked.
 _ANSWER_S = 2.0

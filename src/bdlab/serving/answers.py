@@ -95,6 +95,11 @@ class KafkaAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 _encode = msgspec.json.Encoder().encode
 
 
+def encode_json(content: Any) -> bytes:
+    """`content` as JSON, ended by a new line, for the sake of a terminal's next prompt."""
+    return _encode(content) + b"\n"
+
+
 def json_response(
     content: Any,
     status: int = 200,
@@ -102,8 +107,9 @@ def json_response(
     media_type: str = MediaType.JSON,
     headers: dict[str, str] | None = None,
 ) -> Response[Any]:
-    """`content` as JSON, ended by a new line, for the sake of a terminal's next prompt."""
-    return Response(_encode(content) + b"\n", status_code=status, media_type=media_type, headers=headers)
+    """`content` as JSON; bytes are JSON already."""
+    body = content if isinstance(content, bytes) else encode_json(content)
+    return Response(body, status_code=status, media_type=media_type, headers=headers)
 
 
 def answer_to(event: PredictionEvent, score: Score) -> Answer:

@@ -7,16 +7,20 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from litestar import Litestar, Request, Response, get
+from litestar.config.cors import CORSConfig
 from litestar.enums import HttpMethod, ScopeType
+from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Send
 
 from bdlab.hosts import AllowedHosts
 from bdlab.serving import documentation, hosts, predictions, problems, queries, states, stored
 from bdlab.serving.acknowledgements import Acknowledgements
-from bdlab.serving.answers import json_response
+from bdlab.serving.answers import encode_json, json_response
 from bdlab.serving.ending import Ending
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.ports import Parts
+from bdlab.serving.unsent import Unsent
+from bdlab.settings import HttpSettings
 
 _GRACE_S = 1.0
 
@@ -31,6 +35,7 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     delivery_timeout_s = parts.settings.kafka.delivery_timeout_s
     acknowledgements = Acknowledgements(delivery_timeout_s=delivery_timeout_s)
     ending = Ending()
+    unsent = Unsent()
 
     async def before_request(request: Request[Any, Any, Any]) -> None:
         ending.turn_away()
@@ -46,12 +51,13 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     spans: list[Callable[[Litestar], AbstractAsyncContextManager[None]]] = [lifespan]
     app = Litestar(
         route_handlers=[
-            *predictions.routes(parts, metrics, acknowledgements),
+            *predictions.routes(parts, metrics, acknowledgements, unsent),
             *stored.routes(parts),
             *states.routes(parts, metrics, acknowledgements),
-            openapi_json,
+            _document(),
         ],
         openapi_config=documentation.config(),
+        cors_config=_cors(parts.settings.http),
         before_request=before_request,
         exception_handlers=problems.HANDLERS,
         lifespan=spans,
@@ -60,7 +66,19 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     )
     http = parts.settings.http
     guarded = hosts.guard(ending.count(app), AllowedHosts(http.allowed_hosts, bound=http.host))
-    return _head_as_get(metrics.observe(guarded))
+    return _head_as_get(metrics.observe(unsent.bound(guarded)))
+
+
+def _cors(http: HttpSettings) -> CORSConfig | None:
+    origins = http.origins()
+    if not origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["Content-Type", "Idempotency-Key", "traceparent"],
+        expose_headers=["Retry-After"],
+    )
 
 
 def _head_as_get(app: ASGIApp) -> ASGIApp:
@@ -74,6 +92,13 @@ def _head_as_get(app: ASGIApp) -> ASGIApp:
     return answering
 
 
-@get("/openapi.json", include_in_schema=False, sync_to_thread=False)
-def openapi_json(request: Request[Any, Any, Any]) -> Response[bytes]:
-    return json_response(request.app.openapi_schema.to_schema())
+def _document() -> HTTPRouteHandler:
+    made: list[bytes] = []
+
+    @get("/openapi.json", include_in_schema=False, sync_to_thread=False)
+    def openapi_json(request: Request[Any, Any, Any]) -> Response[bytes]:
+        if not made:
+            made.append(encode_json(request.app.openapi_schema.to_schema()))
+        return json_response(made[0])
+
+    return openapi_json

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from bdlab.events import Review, Score
 from bdlab.model import Scorer
 
-QUICK_CHARACTERS = 20_000
-"""A text of up to this length is scored by look-ups in a few milliseconds: a thread would cost more."""
+QUICK_CHARACTERS = 16_000
+"""Up to this length a text is scored, and a body read, in a few milliseconds: a thread would cost more."""
+
+THREADS = 2
+"""More would only wait for each other, and the event loop for all of them, as Python runs one at a time."""
 
 MAX_MICRO_BATCH = 256
+
+T = TypeVar("T")
 
 
 class Scoring:
@@ -22,18 +29,23 @@ class Scoring:
         self._scorer = scorer
         self._waiting: deque[tuple[Review, asyncio.Future[Score]]] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="scoring")
+
+    async def aside(self, work: Callable[..., T], *arguments: Any) -> T:
+        """The result of `work`, which takes long, from a thread. Raises what it raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     async def score(self, review: Review) -> Score:
         """Raises ModelError."""
         if self._scorer.blocking:
             return await self._gather(review)
         if len(review.text) + len(review.summary) > QUICK_CHARACTERS:
-            return await asyncio.to_thread(self._scorer.score, review)
+            return await self.aside(self._scorer.score, review)
         return self._scorer.score(review)
 
     async def score_many(self, reviews: Sequence[Review]) -> list[Score]:
         """Raises ModelError."""
-        return await asyncio.to_thread(self._scorer.score_many, reviews)
+        return await self.aside(self._scorer.score_many, reviews)
 
     async def _gather(self, review: Review) -> Score:
         future: asyncio.Future[Score] = asyncio.get_running_loop().create_future()

@@ -171,7 +171,7 @@ UNACKNOWLEDGED = problem_response(
 PREDICT_RESPONSES = {
     408: problem_response("The body came too slowly"),
     413: problem_response("The body, or the event made of it, is too large"),
-    415: problem_response("The body is not JSON"),
+    415: problem_response("The body is not JSON, or compressed"),
     422: problem_response("The body is no review: each wrong field and why"),
     503: UNACKNOWLEDGED,
 }
@@ -182,9 +182,15 @@ class OfflinePage(OpenAPIRenderPlugin):
 
     def __init__(self) -> None:
         super().__init__(path="/", favicon="")
+        self._shown: tuple[str, bytes] = ("", b"")
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         base = str(request.base_url).rstrip("/")
+        if self._shown[0] != base:
+            self._shown = base, self._render(base, openapi_schema)
+        return self._shown[1]
+
+    def _render(self, base: str, openapi_schema: dict[str, Any]) -> bytes:
         parts = [
             _operation(base, path, method, operation)
             for path, item in openapi_schema.get("paths", {}).items()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 from litestar import Request, Response, post
@@ -16,17 +17,22 @@ from bdlab.events import PredictionEvent, Review, Score, idempotent_id, make_eve
 from bdlab.reviews import ReviewInvalid, decode, decode_many
 from bdlab.serving.acknowledgements import Acknowledgements
 from bdlab.serving.answers import Answer, BatchItem, answer_to, json_response
-from bdlab.serving.batching import Scoring
+from bdlab.serving.batching import QUICK_CHARACTERS, Scoring
 from bdlab.serving.documentation import PREDICT_RESPONSES, REVIEW, describe, review_list
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.ports import Parts
 from bdlab.serving.problems import Problem, from_error, invalid, problem
 from bdlab.serving.requests import Head, read_body, read_head
+from bdlab.serving.unsent import Unsent
 
 log = structlog.get_logger()
 
 #: A publisher keeps to its own delivery time-out; should it not, the caller waits these seconds longer.
 _GRACE_S = 5.0
+#: Events of a batch that are published before the event loop looks at others' requests.
+AT_ONCE = 50
+
+T = TypeVar("T")
 
 
 class Predictions:
@@ -34,6 +40,7 @@ class Predictions:
 
     def __init__(self, parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -> None:
         self._publisher = parts.publisher
+        self._scorer = parts.scorer
         self._model = parts.scorer.name
         self._scoring = Scoring(parts.scorer)
         self._max_in_flight = parts.settings.http.max_in_flight
@@ -41,6 +48,15 @@ class Predictions:
         self._metrics = metrics
         self._acknowledgements = acknowledgements
         self._in_flight = 0
+
+    async def read(self, decode: Callable[..., T], body: bytes, **limits: int) -> T:
+        """What `decode` makes of a body, beside the event loop where that is large. Raises Problem."""
+        try:
+            if len(body) <= QUICK_CHARACTERS:
+                return decode(body, **limits)
+            return await self._scoring.aside(partial(decode, body, **limits))
+        except ReviewInvalid as error:
+            raise invalid(error) from None
 
     async def predict(self, review: Review, head: Head) -> Answer:
         """Raises Problem where the prediction was not acknowledged."""
@@ -59,26 +75,34 @@ class Predictions:
 
     async def predict_many(self, reviews: Sequence[Review], head: Head) -> list[Answer]:
         """All of them acknowledged, in their order. Raises Problem, which says of each what became of it."""
-        key = head.idempotency_key
-        ids = [
-            idempotent_id(f"{key}#{index}", review) if key else uuid7()
-            for index, review in enumerate(reviews)
-        ]
         self._enter(len(reviews))
         try:
-            scores = await self._scoring.score_many(reviews)
-            events = [
-                make_event(event_id, review, score, model=self._model)
-                for event_id, review, score in zip(ids, reviews, scores, strict=True)
-            ]
-            found = await asyncio.gather(
-                *(self._publish(event, head) for event in events), return_exceptions=True
-            )
+            events, scores = await self._scoring.aside(self._make_events, reviews, head.idempotency_key)
+            publishing: list[asyncio.Task[None]] = []
+            for event in events:
+                publishing.append(asyncio.create_task(self._publish(event, head)))
+                if len(publishing) % AT_ONCE == 0:
+                    await asyncio.sleep(0)  # for the others' requests
+            found = await asyncio.gather(*publishing, return_exceptions=True)
         finally:
             self._leave(len(reviews))
         if any(found):
             raise _partly(events, scores, found)
         return list(map(answer_to, events, scores))
+
+    def _make_events(
+        self, reviews: Sequence[Review], key: str
+    ) -> tuple[list[PredictionEvent], Sequence[Score]]:
+        ids = [
+            idempotent_id(f"{key}#{index}", review) if key else uuid7()
+            for index, review in enumerate(reviews)
+        ]
+        scores = self._scorer.score_many(reviews)
+        events = [
+            make_event(event_id, review, score, model=self._model)
+            for event_id, review, score in zip(ids, reviews, scores, strict=True)
+        ]
+        return events, scores
 
     async def _publish(self, event: PredictionEvent, head: Head) -> None:
         started = time.perf_counter()
@@ -148,7 +172,9 @@ def _partly(
     )
 
 
-def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -> list[HTTPRouteHandler]:
+def routes(
+    parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements, unsent: Unsent
+) -> list[HTTPRouteHandler]:
     predictions = Predictions(parts, metrics, acknowledgements)
     http = parts.settings.http
     most = min(http.max_batch, http.max_in_flight)
@@ -165,10 +191,7 @@ def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -
         """The answer comes after the broker has acknowledged the prediction, which is durable then."""
         head = read_head(request)
         body = await read_body(request, head, http.max_body_bytes)
-        try:
-            review = decode(body)
-        except ReviewInvalid as error:
-            raise invalid(error) from None
+        review = await predictions.read(decode, body)
         return json_response(await predictions.predict(review, head))
 
     @post(
@@ -181,12 +204,10 @@ def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -
     )
     async def predict_batch(request: Request[Any, Any, Any]) -> Response[list[Answer]]:
         """The answers have the order of the reviews, and come once all of them are acknowledged."""
+        unsent.check()
         head = read_head(request)
         body = await read_body(request, head, http.max_body_bytes)
-        try:
-            reviews = decode_many(body, limit=most)
-        except ReviewInvalid as error:
-            raise invalid(error) from None
+        reviews = await predictions.read(decode_many, body, limit=most)
         return json_response(await predictions.predict_many(reviews, head))
 
     return [predict, predict_batch]

@@ -39,7 +39,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 def read_head(request: Request[Any, Any, Any]) -> Head:
-    """Raises Problem for a body that is not said to be JSON, and for a header of ours with another value."""
+    """Raises Problem for a body that is compressed or not said to be JSON, and for headers of no use."""
     content_types: list[str] = []
     key = traceparent = source = ""
     length = -1
@@ -48,6 +48,8 @@ def read_head(request: Request[Any, Any, Any]) -> Head:
             content_types.append(value.decode("latin-1"))
         elif name == b"content-length":
             length = int(value) if value.isdigit() else -1
+        elif name == b"content-encoding":
+            _check_content_encoding(value.decode("latin-1").strip().lower())
         elif name == b"idempotency-key":
             if key:
                 raise invalid_parameter("Idempotency-Key", "stands more than once")
@@ -93,6 +95,16 @@ def _check_content_type(content_types: list[str]) -> None:
         "The body has to be JSON",
         f"{said} Send the header `Content-Type: application/json`.",
     )
+
+
+def _check_content_encoding(encoding: str) -> None:
+    if encoding not in ("identity", ""):
+        raise problem(
+            415,
+            "encoded",
+            "The body has to be sent as it is",
+            f"The Content-Encoding is {encoding[:100]!r}. Send the JSON without it.",
+        )
 
 
 async def read_body(request: Request[Any, Any, Any], head: Head, limit: int) -> bytes:

@@ -1,0 +1,389 @@
+"""uvicorn's HTTP/1.1 with bounds on what one client, and all of them together, can make a process hold.
+
+uvicorn bounds neither the size of a request's head nor the time that it takes, lets any number of connections
+use up the process' files, and keeps what a client does not read for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import httptools
+import msgspec
+import structlog
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from bdlab.errors import BdlabError, InvalidInput
+
+log = structlog.get_logger()
+
+MAX_HEAD_BYTES = 32 << 10
+"""Bytes of a request's head; of what stands between two pieces of its body, and after the last, too."""
+HEAD_S = 10.0
+"""How long a client may take for a request's head, and for a TLS handshake."""
+MAX_PIPELINED = 8
+"""Requests of one connection that may wait for the answer to the one before them."""
+FREE_BYTES = 16 << 10
+"""A request of up to this size is taken however much the others hold."""
+REQUEST_BYTES = 32 << 20
+"""What all requests hold that are larger, before their answers are complete."""
+DRAIN_S = 10.0
+DRAIN_BYTES = 64 << 20
+"""For how long, and how many bytes, a client may go on sending a body that was answered already."""
+STALLED_S = 30.0
+"""How long a client may leave its answer unread."""
+LAST_S = 3.0
+"""How long a client may go on sending its request, or leave its answer unread, once the server stops."""
+
+MAX_CONNECTIONS = 2048
+RESERVED_FILES = 128
+"""Files that connections leave to the process itself: to Vault, the broker, PostgreSQL, and its logs."""
+
+_FULL_TOLD_EVERY_S = 60.0
+_WRITE_LIMIT = 16 << 10
+
+
+class Waiting(Protocol):
+    """A connection for which the server waits, in its turn."""
+
+    def make_room(self) -> None:
+        """End at once."""
+        ...
+
+
+class Bounds:
+    """What the connections of this process hold together. For its event loop only.
+
+    `waiting` has those that wait for their client and not for an answer, the longest first.
+    """
+
+    def __init__(self, max_connections: int) -> None:
+        self._max_connections = max_connections
+        self._told_at = -_FULL_TOLD_EVERY_S
+        self.held = 0
+        self.waiting: dict[Waiting, None] = {}
+
+    def admit(self, connections: int) -> bool:
+        """Whether one of so many connections may stay, if need be in the place of one that only waits."""
+        if connections <= self._max_connections:
+            return True
+        if time.monotonic() - self._told_at > _FULL_TOLD_EVERY_S:
+            self._told_at = time.monotonic()
+            log.warning(
+                "as many connections as may be: the one that waits longest for its client makes room",
+                connections=self._max_connections,
+                setting="http.max_connections",
+            )
+        for longest in self.waiting:
+            del self.waiting[longest]
+            longest.make_room()
+            return True
+        return False
+
+
+class Config(uvicorn.Config):
+    """uvicorn's, for connections within bounds; of those each worker process has its own."""
+
+    def __init__(self, app: Any, *, max_connections: int = MAX_CONNECTIONS, **options: Any) -> None:
+        super().__init__(app, http=BoundedProtocol, ws="none", **options)
+        self.bounds = Bounds(max_connections)
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection.
+
+    Bytes are counted until the parser has made something of them: a head, a piece of a body, an end.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._bounds = config.bounds
+        self._stop_s = config.timeout_graceful_shutdown or 0
+        self._unparsed = 0
+        self._left_over = 0
+        self._held = 0
+        self._counted = 0
+        self._in_head = False
+        self._in_body = False
+        self._refused = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+
+    # Connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=_WRITE_LIMIT)
+        # What a cycle calls of its transport, which this protocol is for it: see close().
+        self.write, self.is_closing = transport.write, transport.is_closing
+        self._until(HEAD_S, self._late)
+        if self._bounds.admit(len(self.connections)):
+            self._bounds.waiting[self] = None
+        else:
+            self._refuse(503, "busy", "Too many connections are open", "Try again a little later.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._until(0, None)
+        self._stall(None)
+        self._release()
+        self._bounds.waiting.pop(self, None)
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._refused or self.transport.is_closing():
+            self.transport.close()
+            return
+        # Before the server gives it up, which would leave a traceback.
+        self.loop.call_later(max(self._stop_s - 0.5, 0.0), self.transport.abort)
+        if self.flow.write_paused:
+            self._until(LAST_S, self.transport.abort)
+        elif self._in_body and not self.cycle.response_complete:
+            self._until(LAST_S, self._stop_reading)
+
+    def make_room(self) -> None:
+        self.connections.discard(self)
+        if self.flow.write_paused:
+            self.transport.abort()
+            return
+        if not self._refused and (self.cycle is None or self._in_body):
+            self._refuse(503, "busy", "Too many connections are open", "Try again a little later.")
+            self._bounds.waiting.pop(self, None)
+        self.transport.close()
+
+    # What comes from the client
+
+    def data_received(self, data: bytes) -> None:
+        size = len(data)
+        self._held += size
+        if self._refused:
+            if self._held > DRAIN_BYTES:
+                self.transport.abort()
+            return
+        self._unset_keepalive_if_required()
+        if self._held > FREE_BYTES and not self._hold():
+            return
+        self._unparsed += size
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            if not self._refused:
+                self.logger.warning("Invalid HTTP request received.")
+                self._refuse(400, "invalid-http", "The request is no valid HTTP", "")
+            return
+        except httptools.HttpParserUpgrade:
+            self._unsupported_upgrade_warning()
+        if self._unparsed > MAX_HEAD_BYTES:
+            self._refuse_head()
+        elif self._in_head or (self._unparsed and not self._in_body):
+            # Of a read that ended one request and began the next, the parser does not say where.
+            self._left_over = 0 if self._unparsed else size
+            if self._deadline is None:
+                self._until(HEAD_S, self._late)
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if self._unparsed + self._left_over > MAX_HEAD_BYTES and self._head_size() > MAX_HEAD_BYTES:
+            self._refuse_head()
+            raise ValueError("the head is too large")
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._refuse(503, "busy", "Too many requests at once", "")
+            raise ValueError("too many requests are pipelined")
+        self._unparsed = self._left_over = 0
+        self._in_head, self._in_body = False, True
+        self._until(0, None)
+        super().on_headers_complete()
+        self.cycle.transport = self  # type: ignore[assignment] # as much of one as it calls
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed = 0
+        if self.scope["method"] == "POST":  # nobody reads another one's
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unparsed = 0
+        self._in_body = False
+        super().on_message_complete()
+        if self.cycle.response_complete:  # the rest of a body that was answered before
+            self._until(0, None)
+            self._rest()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        else:
+            self._bounds.waiting.pop(self, None)
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _hold(self) -> bool:
+        """Whether there is room for what this connection holds; else it is refused."""
+        if self._in_body and self.cycle.response_complete:
+            if self._held > DRAIN_BYTES:
+                self.transport.abort()
+                return False
+            return True
+        more = self._held - self._counted
+        if self._bounds.held + more > REQUEST_BYTES:
+            self._refuse(
+                503, "busy", "The requests in progress are too large together", "Try again a little later."
+            )
+            return False
+        self._bounds.held += more
+        self._counted = self._held
+        return True
+
+    def _release(self) -> None:
+        self._bounds.held -= self._counted
+        self._held = self._counted = 0
+
+    # What goes to the client
+
+    def close(self) -> None:
+        """For a cycle, after its connection's last answer. A client that still sends would not see it if the
+        connection were closed at once: the reset that answers its next bytes takes what it has not read.
+        """
+        if self._in_body and not self._refused:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.cycle.response_complete or self._refused:
+            return
+        self._rest()
+        if self._in_body:
+            self._until(DRAIN_S, self.transport.abort)
+
+    def _rest(self) -> None:
+        """Everything is answered: the next move is the client's."""
+        self._release()
+        self._bounds.waiting[self] = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._bounds.waiting[self] = None
+        self._stall(self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stall(None)
+        if self._answering() and not self._in_body:
+            self._bounds.waiting.pop(self, None)
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    # Refusing
+
+    def _late(self) -> None:
+        if self._answering():  # reading may be paused for as long
+            self._until(HEAD_S, self._late)
+        elif self._in_head or self._unparsed:
+            why = f"The head was not complete after {HEAD_S:g} s."
+            self._refuse(408, "too-slow", "The request came too slowly", why)
+        else:
+            self.transport.close()
+
+    def _stop_reading(self) -> None:
+        self._refuse(503, "ending", "The server is stopping", "Ask again: another may be there.")
+        self._until(LAST_S, self.transport.abort)
+
+    def _refuse_head(self) -> None:
+        why = f"What goes with the body is larger than {MAX_HEAD_BYTES} bytes, and may not be."
+        self._refuse(431, "head-too-large", "The request's head is too large", why)
+
+    def _refuse(self, status: int, kind: str, title: str, detail: str) -> None:
+        """Answer what is being received, as the last thing on this connection, and take no more from it."""
+        self._unset_keepalive_if_required()
+        cycle = self.cycle
+        if self._in_body and not self.pipeline:
+            if cycle.response_started:
+                self.transport.abort()
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+        elif self._in_body:
+            self.transport.abort()
+            return
+        elif self._answering():  # its answer, and those before it, come first
+            self._refused = True
+            cycle.keep_alive = False
+            return
+        self.transport.write(_answer(status, kind, title, detail))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Take what the client still sends, a bounded while, so that it comes to read its answer."""
+        self._refused = True
+        self._release()
+        self._bounds.waiting[self] = None
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._until(DRAIN_S, self.transport.abort)
+
+    def _until(self, seconds: float, then: Callable[[], None] | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_later(seconds, then) if then else None
+
+    def _stall(self, then: Callable[[], None] | None) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+        self._stalled = self.loop.call_later(STALLED_S, then) if then else None
+
+
+def _answer(status: int, kind: str, title: str, detail: str) -> bytes:
+    problem = {"type": f"urn:bdlab:problem:{kind}", "title": title, "status": status}
+    body = msgspec.json.encode(problem | ({"detail": detail} if detail else {})) + b"\n"
+    lines = [
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        "content-type: application/problem+json",
+        f"content-length: {len(body)}",
+        "connection: close",
+        *(["retry-after: 2"] if status == 503 else []),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def max_connections(wanted: int) -> int:
+    """How many connections a process may have: `wanted`, or if that is 0 what its files allow.
+
+    Sets the limit of open files as high as it may be. Raises InvalidInput and BdlabError if it is too low.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    room = (1 << 20 if hard == resource.RLIM_INFINITY else hard) - RESERVED_FILES
+    hint = "Raise it (`ulimit -n`, systemd's LimitNOFILE, Docker's --ulimit nofile)"
+    if room < 1:
+        raise BdlabError(
+            f"this process may open {hard} files: {RESERVED_FILES} are kept for itself, none is left for "
+            "connections",
+            hint=f"{hint}.",
+        )
+    if wanted > room:
+        raise InvalidInput(
+            f"http.max_connections {wanted} is more than the limit of open files allows: {hard}, of which "
+            f"{RESERVED_FILES} are kept for the process itself",
+            hint=f"{hint}, or set http.max_connections to at most {room}.",
+        )
+    return wanted or min(room, MAX_CONNECTIONS)
