@@ -158,7 +158,7 @@ def test_answers_that_are_not_read(pipeline: Pipeline) -> None:
 def test_batches_of_misspelt_names(pipeline: Pipeline) -> None:
     body = msgspec.json.encode(
         [
-            {"text": "a", **{f"helpfulnessnumerato_{index}_{name}": 1 for name in range(18)}}
+            {"text": "a", "sumary": "", **{f"helpfulnessnumerato_{index}_{name}": 1 for name in range(19)}}
             for index in range(1000)
         ]
     )
