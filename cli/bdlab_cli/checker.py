@@ -16,6 +16,7 @@ from bdlab.health.checks import (
     compared_models,
     database_checks,
     failed,
+    log_check,
     unknown,
     vault_checks,
 )
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 SERVICE = "status"
 _DATABASE_ROLE = "bdlab-reader"
 
-_DEFAULT = ("vault", "kafka", "postgres", "model", "api", "certificates")
+_DEFAULT = ("vault", "kafka", "postgres", "log", "model", "api", "certificates")
 
 
 def chosen(names: Sequence[str], sink: SinkSettings) -> tuple[str, ...]:
@@ -71,12 +72,15 @@ class Checker:
 
     def report(self) -> Report:
         """All checks at once; takes as long as the slowest server's time-out."""
-        if {"vault", "kafka", "certificates"} & set(self._groups):
+        if {"vault", "kafka", "log", "certificates"} & set(self._groups):
             self._kafka.open()
+        if {"postgres", "log"} & set(self._groups):
+            self._database.open()
         makers: dict[str, Callable[[], tuple[CheckResult, ...]]] = {
             "vault": self._check_vault,
             "kafka": self._check_kafka,
             "postgres": self._check_postgres,
+            "log": self._check_log,
             "model": self._check_model,
             "api": self._check_api,
             "consumer": self._check_consumer,
@@ -98,10 +102,27 @@ class Checker:
         with Admin(self._kafka.session, client_id="bdlab-status") as admin:
             return broker_checks(admin.state())
 
+    def _check_log(self) -> tuple[CheckResult, ...]:
+        from bdlab.identity import refusals
+        from bdlab.kafka.admin import Admin
+        from bdlab.postgres.reader import Reader
+
+        if (problem := self._kafka.problem or self._database.problem) is not None:
+            return unknown("log", "no login from Vault: " + problem.message)
+        try:
+            with (
+                Admin(self._kafka.session, client_id="bdlab-status-log") as admin,
+                Reader(self._database.session, application_name="bdlab-status") as reader,
+            ):
+                ranges = admin.log_ranges()
+                known = reader.known(ranges)
+                return (log_check(ranges, known, refusals(ranges, known, admin.look(ranges[0]))),)
+        except BdlabError as error:
+            return unknown("log", f"it cannot be compared: {error.message}", error.hint)
+
     def _check_postgres(self) -> tuple[CheckResult, ...]:
         from bdlab.postgres.reader import Reader
 
-        self._database.open()
         problem = self._database.problem
         if problem is not None:
             # Vault cannot make a user in a database that is down: tell that from a Vault that will not.

@@ -141,7 +141,7 @@ def _run(session: VaultSession, stop: threading.Event, *, until_idle: bool, metr
             "PostgreSQL and its schema", store.open, timeout_s=patience, stop=stop, also=(SchemaOutdated,)
         )
         wiring.wait_for("the topic", ends, timeout_s=patience, stop=stop, also=(TopicMissing,))
-        source = opened.enter_context(Consumer(session, positions=sink.positions))
+        source = opened.enter_context(Consumer(session, positions=sink.positions, prove=sink.prove))
         opened.enter_context(LagWatch(sink, metrics, ends))
         total = sink.run(source, stop, until_idle=until_idle, patience_s=patience)
     structlog.get_logger().info(

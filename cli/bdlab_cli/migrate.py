@@ -11,6 +11,7 @@ from bdlab_cli.options import AdminServers, StartupTimeout
 
 if TYPE_CHECKING:
     from bdlab.credentials import KafkaCredentials
+    from bdlab.kafka.admin import Admin
     from bdlab.settings import Layers
     from bdlab.vault.session import VaultSession
 
@@ -45,6 +46,19 @@ def migrate(
         show_default="what Vault says",
         help="With --announce-broker: the word vault announces Vault's own authority as the broker's.",
     ),
+    adopt_log: bool = typer.Option(
+        False,
+        "--adopt-log",
+        envvar="BDLAB_ADOPT_LOG",
+        help="Say that the broker's log is the recorded one, though it cannot be proved or a record differs.",
+    ),
+    new_log: bool = typer.Option(
+        False,
+        "--new-log",
+        envvar="BDLAB_NEW_LOG",
+        help="Close the recorded log: what the broker holds is accounted for as another one. Stop the "
+        "consumers first.",
+    ),
     admin_servers: AdminServers = "",
     startup_timeout: StartupTimeout = None,
 ) -> None:
@@ -58,6 +72,8 @@ def migrate(
     layers = wiring.layers(
         {"kafka": {"bootstrap_servers": bootstrap_servers}, "startup_timeout_s": startup_timeout}
     )
+    if adopt_log and new_log:
+        raise typer.BadParameter("--adopt-log and --new-log say the opposite: give one of them.")
     from bdlab.kafka.admin import Admin
     from bdlab.postgres import migrations
     from bdlab.vault.rotation import sweep
@@ -80,6 +96,8 @@ def migrate(
             _tell("users and ACLs", ", ".join(f"{action} {subject}" for action, subject in changes))
         with Admin(credentials, client_id="bdlab-migrate") as admin:
             outcome = wiring.wait_for("the broker", admin.ensure_topic, timeout_s=patience, stop=stop)
+            if adopt_log or new_log:
+                _tell("log", _decide(session, admin, same=adopt_log))
         try:
             session.ask(lambda client: sweep(client, layers.settings().vault))
         except VaultError as error:
@@ -87,6 +105,18 @@ def migrate(
     _tell(f"topic {outcome.topic}", f"created, {outcome.partitions} partitions" if outcome.created else "")
     if outcome.warning:
         terminal.echo(f"warning: {outcome.warning}", err=True)
+
+
+def _decide(session: VaultSession, admin: Admin, *, same: bool) -> str:
+    """Note an administrator's word on the broker's log; what changed."""
+    from bdlab.errors import InvalidInput
+    from bdlab.postgres import logs
+
+    found = admin.log_ranges()[0]
+    name = f"{found.topic} (topic id {found.topic_id or 'none'}) of cluster {found.cluster_id}"
+    if not logs.decide(session, found, same=same):
+        raise InvalidInput(f"nothing is recorded of {name}", hint="`bdlab consume` begins it at its start.")
+    return f"{name} is the recorded one" if same else f"{name} is another one; the recorded one is closed"
 
 
 def _tell(what: str, change: str) -> None:

@@ -74,7 +74,13 @@ def account(layers: Layers, stop: threading.Event, *, wait_s: float, limit: int 
         Reader(session, application_name="bdlab verify", limits=limits) as reader,
     ):
         return verification.verify(
-            admin.log_ranges, reader, wait_s=wait_s, limit=limit, identify=admin.keys_at, stop=stop
+            admin.log_ranges,
+            reader,
+            wait_s=wait_s,
+            limit=limit,
+            identify=admin.keys_at,
+            look=admin.look,
+            stop=stop,
         )
 
 
@@ -129,13 +135,14 @@ def _never_seen(report: Report) -> Iterator[str]:
 
 def _closed_logs(report: Report) -> Iterator[str]:
     """A line for each log that the broker has no more."""
-    logs: dict[tuple[str, str], list[Closed]] = {}
+    logs: dict[tuple[str, str, str], list[Closed]] = {}
     for one in report.closed:
-        logs.setdefault((one.cluster_id, one.topic), []).append(one)
-    for (cluster_id, topic), partitions in logs.items():
+        logs.setdefault((one.cluster_id, one.topic, one.topic_id), []).append(one)
+    for (cluster_id, topic, topic_id), partitions in logs.items():
+        name = f"{topic} (id {topic_id})" if topic_id else topic
         lost = sum(one.lost for one in partitions)
         yield (
-            f"closed log {cluster_id}, topic {topic}, {len(partitions)} partitions: {_counts(partitions)}"
+            f"closed log {cluster_id}, topic {name}, {len(partitions)} partitions: {_counts(partitions)}"
             + (f", at least {lost:,} events lost" if lost else "")
         )
 

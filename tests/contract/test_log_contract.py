@@ -14,12 +14,12 @@ from bdlab.events import Headers, Position, Record, decode
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
-from bdlab.ledger import LogRange
+from bdlab.ledger import LogRange, log_of
 from bdlab.memory.consumer import MemoryConsumer
 from bdlab.memory.credentials import StaticCredentials
 from bdlab.memory.log import MemoryLog, MemoryProducer
 from bdlab.probes import BrokerState
-from tests.fix_kafka import Acks, Bookmarks, read_until
+from tests.fix_kafka import Acks, Bookmarks, place, read_until
 from tests.samples import event
 
 Positions = Callable[[Sequence[Position]], Sequence[Position]]
@@ -87,7 +87,7 @@ def publish(system: LogSystem, count: int) -> list[Position]:
 
 
 def places(records: Sequence[Record]) -> list[Position]:
-    return sorted(record.position for record in records)
+    return sorted(place(record) for record in records)
 
 
 def test_each_event_gets_a_place_of_its_own_and_the_ranges_show_them(system: LogSystem) -> None:
@@ -114,7 +114,7 @@ def test_what_was_published_is_read_as_it_was(system: LogSystem) -> None:
         (record,) = read_until(consumer.poll, bool)
 
     headers: Headers = record.headers
-    assert record.position == position
+    assert place(record) == position
     assert decode(record) == sent
     assert dict(headers)["ce_id"] == str(sent.id).encode()
     assert dict(headers)["traceparent"] == b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01"
@@ -151,7 +151,7 @@ def test_the_positions_say_where_to_start_and_the_committed_offsets_do_not(syste
     bookmarks = Bookmarks()
     with system.consumer(bookmarks) as consumer:
         records = read_until(consumer.poll, lambda found: len(found) == 300)
-        ends = [Position(f.cluster_id, f.topic, f.partition, f.end) for f in system.log_ranges()]
+        ends = [log_of(f).at(f.end) for f in system.log_ranges()]
         consumer.acknowledge(ends)
     half = [record for record in records if record.position.offset < 20]
     bookmarks.keep(half)
@@ -279,7 +279,7 @@ def test_two_consumers_share_the_partitions_and_one_takes_over_from_the_other(sy
 
         right.close()
         later = publish(system, 60)
-        taken_over = read_until(left.poll, lambda found: len({r.position for r in found} & set(later)) == 60)
+        taken_over = read_until(left.poll, lambda found: len({place(r) for r in found} & set(later)) == 60)
 
     assert left.assigned == frozenset()
     assert set(places(taken_over)) >= set(later)
@@ -292,7 +292,7 @@ def test_acknowledged_positions_show_as_lag_only(system: LogSystem) -> None:
 
     with system.consumer(Bookmarks()) as consumer:
         read_until(consumer.poll, lambda found: len(found) == 120)
-        ends = [Position(f.cluster_id, f.topic, f.partition, max(f.end - 1, 0)) for f in system.log_ranges()]
+        ends = [log_of(f).at(max(f.end - 1, 0)) for f in system.log_ranges()]
         consumer.acknowledge(ends)
         consumer.acknowledge([Position("another-cluster", at.topic, at.partition, 0) for at in ends])
         read_until(consumer.poll, lambda _: sum(system.lag().values()) == 6)

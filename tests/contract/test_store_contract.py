@@ -9,7 +9,8 @@ import pytest
 
 from bdlab.deadletters import DeadLetterFilter
 from bdlab.errors import FenceLost, RowRejected
-from bdlab.ledger import Account, Books, DeadLetter, Log, Stored
+from bdlab.identity import Witness
+from bdlab.ledger import Account, Books, DeadLetter, Log, LogRange, Stored
 from bdlab.memory.store import MemoryStore
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
@@ -109,6 +110,56 @@ def test_incarnations_of_a_log_are_apart(system: System) -> None:
     system.store.store([accepted(at(0, cluster_id="cluster-b"))])
     assert counts(system) == (3, 0, 0)
     assert counts(system, again) == (1, 0, 0)
+
+
+def found(topic_id: str, ends: Sequence[int] = (10, 10), start: int = 0) -> list[LogRange]:
+    return [LogRange(CLUSTER, TOPIC, number, start, end, topic_id) for number, end in enumerate(ends)]
+
+
+def test_topics_that_were_made_again_are_apart(system: System) -> None:
+    first, second = Log(CLUSTER, TOPIC, 0, "one"), Log(CLUSTER, TOPIC, 0, "two")
+    for log, count in ((first, 3), (second, 2)):
+        assert system.store.known(found(log.topic_id)) is None
+        assert system.store.start_offsets([log.at(0)]) == [log.at(0)]
+        system.store.store([accepted(log.at(offset)) for offset in range(count)])
+    assert counts(system, first) == (3, 0, 0)
+    assert counts(system, second) == (2, 0, 0)
+    assert system.books.next_offsets() == {first: 3, second: 2}
+
+
+def test_what_is_known_of_a_log(system: System) -> None:
+    """The newest position in each partition that is recorded and that the broker has, however it ended."""
+    ids = [event() for _ in range(3)]
+    system.store.start_offsets([at(0), at(0, 1)])
+    known = system.store.known(found(""))
+    assert known is not None
+    assert (known.topic_id, known.recorded, known.witnesses) == ("", False, {})
+    system.store.store([accepted(at(number), one) for number, one in enumerate(ids)])
+    system.store.store([accepted(at(0, 1), ids[0]), dead(at(1, 1), value=b"\xff")])
+    letter = Witness(offset=1, key=b"k", value=b"\xff")
+    for ends, witnesses in (
+        ((10, 10), {0: Witness(offset=2, id=str(ids[2].id)), 1: letter}),
+        ((2, 1), {0: Witness(offset=1, id=str(ids[1].id)), 1: Witness(offset=0, id=str(ids[0].id))}),
+        ((0, 0), {}),
+    ):
+        known = system.store.known(found("one", ends))
+        assert known is not None
+        assert (known.recorded, known.witnesses) == (True, witnesses)
+    known = system.store.known(found("one", start=2))
+    assert known is not None
+    assert set(known.witnesses) == {0}
+
+
+def test_a_log_that_is_proved_gets_its_topic_id_and_keeps_its_rows(system: System) -> None:
+    system.store.start_offsets([at(0)])
+    system.store.store(rows(range(3)))
+    system.store.confirm(found("one"))
+    named = Log(CLUSTER, TOPIC, 0, "one")
+    assert system.store.start_offsets([named.at(0)]) == [named.at(3)]
+    system.store.store([accepted(named.at(3))])
+    assert counts(system, named) == (4, 0, 0)
+    assert system.books.next_offsets() == {named: 4}
+    assert system.store.known(found("two")) is None
 
 
 def test_a_batch_that_does_not_begin_at_the_next_offset_stores_nothing(system: System) -> None:

@@ -31,7 +31,7 @@ from bdlab.stack.kafka import ApacheKafka
 from bdlab.stack.kafka_cluster import KafkaCluster
 from tests.brokers import frozen, listing
 from tests.fix_apache import publish, running
-from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, read_until
+from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, place, read_until
 from tests.samples import event
 
 pytestmark = pytest.mark.kafka
@@ -79,7 +79,7 @@ def test_a_broker_keeps_its_log_its_id_and_its_port(tmp_path: Path) -> None:
             kafka.start()
             assert (kafka.cluster_id, kafka.bootstrap_servers) == identity
             positions += publish(producer, 200)
-        assert {record.position for record in read_all(credentials)} >= set(positions)
+        assert {place(record) for record in read_all(credentials)} >= set(positions)
         assert len(set(positions)) == 600
         another = ApacheKafka(tmp_path)
         assert another.cluster_id == identity[0]
@@ -243,7 +243,7 @@ def leader_of(credentials: StaticCredentials, partition: int) -> int:
 def check_all_there(credentials: StaticCredentials, positions: list[Position]) -> None:
     """Each acknowledged position holds an event; offsets have no gap; no event is there twice."""
     records = read_all(credentials)
-    found = [record.position for record in records]
+    found = [place(record) for record in records]
     assert len(set(positions)) == len(positions)
     assert set(positions) <= set(found)
     ids = [decode(record).id for record in records]

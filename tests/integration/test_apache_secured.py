@@ -39,7 +39,7 @@ from bdlab.stack.kafka_config import Certificates
 from bdlab.vault import pki
 from tests.broker_operations import OPERATIONS, Target
 from tests.fix_apache import SERVICES, Authority, SecuredKafka, root_client, running, secured
-from tests.fix_kafka import Acks, Bookmarks, read_until
+from tests.fix_kafka import Acks, Bookmarks, place, read_until
 from tests.fix_servers import start_or_skip
 from tests.samples import event
 
@@ -51,7 +51,7 @@ ALLOWED = {
     "dlq": {"describe topic", "write topic"},
     "consume": {"describe topic", "read topic", "join group", "commit offsets", "describe group"},
     "verify": {"describe topic", "read topic", "describe group"},
-    "status": {"describe topic", "describe group", "describe cluster"},
+    "status": {"describe topic", "read topic", "describe group", "describe cluster"},
 }
 API_VERSIONS_REQUEST = bytes.fromhex("0012 0000 00000001 0004 74657374".replace(" ", ""))
 
@@ -125,11 +125,11 @@ def test_the_services_own_clients_work_under_their_acls(kafka: SecuredKafka) -> 
             published = acks.positions(50)
         with Consumer(StaticCredentials(kafka=kafka.login("consume")), positions=bookmarks) as consumer:
             records = read_until(consumer.poll, lambda _: consumer.at_end)
-            assert set(published) <= {record.position for record in records}
+            assert set(published) <= {place(record) for record in records}
             bookmarks.keep(records)
             ends: dict[int, Position] = {}
             for record in records:
-                at = record.position
+                at = place(record)
                 ends[at.partition] = msgspec.structs.replace(at, offset=at.offset + 1)
             consumer.acknowledge(list(ends.values()))
     with Admin(StaticCredentials(kafka=kafka.login("verify"))) as admin:

@@ -18,7 +18,7 @@ from bdlab.memory.credentials import StaticCredentials
 from bdlab.stack import ZooKeeperKafka
 from tests.broker_operations import OPERATIONS, Target
 from tests.fix_apache import Authority, publish, running, secured
-from tests.fix_kafka import Bookmarks, credentials_for, read_until
+from tests.fix_kafka import Bookmarks, credentials_for, place, read_until
 
 pytestmark = pytest.mark.kafka
 
@@ -31,7 +31,7 @@ def write(credentials: StaticCredentials, count: int) -> list[Position]:
 def read_positions(credentials: StaticCredentials) -> set[Position]:
     with Consumer(credentials, positions=Bookmarks()) as consumer:
         records = read_until(consumer.poll, lambda _: consumer.at_end)
-    return {record.position for record in records}
+    return {place(record) for record in records}
 
 
 def test_it_takes_messages_and_keeps_them_over_restarts_and_kills(tmp_path: Path) -> None:

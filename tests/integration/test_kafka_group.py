@@ -15,7 +15,7 @@ from bdlab.memory.credentials import StaticCredentials
 from tests.brokers import KIND, LocalBroker
 from tests.chaos.advertised import KINDS, Member
 from tests.chaos.proxy import Proxy, kafka_api_key
-from tests.fix_kafka import Bookmarks, credentials_for, kafka_login, make_topic, published, read_until
+from tests.fix_kafka import Bookmarks, credentials_for, kafka_login, make_topic, place, published, read_until
 from tests.fix_servers import start_or_skip
 
 _JOIN_GROUP = 11
@@ -33,7 +33,7 @@ def test_a_group_whose_leader_left_while_it_was_forming_forms_anew(broker: Local
             successor.poll(1, 0.4)
         found = read_until(successor.poll, lambda _: successor.at_end)
 
-    assert sorted(record.position for record in found) == sorted(sent)
+    assert sorted(place(record) for record in found) == sorted(sent)
 
 
 @pytest.mark.parametrize(("cluster_id", "asked"), [("tansu-1", True), ("ZyN7g-TzSwmFA-bKb8Upsg", False)])
@@ -79,5 +79,5 @@ def test_a_request_to_join_that_is_never_answered_is_made_again(tmp_path: Path) 
         with Consumer(topic, positions=Bookmarks()) as consumer:
             found = read_until(consumer.poll, lambda found: len(found) == len(sent), timeout_s=40)
 
-    assert sorted(record.position for record in found) == sorted(sent)
+    assert sorted(place(record) for record in found) == sorted(sent)
     assert len(joins) > 1

@@ -18,7 +18,7 @@ from bdlab.memory.credentials import StaticCredentials
 from bdlab.settings import Secret
 from bdlab.stack import ApacheKafka
 from tests.fix_apache import Authority, SecuredKafka, secured
-from tests.fix_kafka import Acks, Bookmarks, read_until
+from tests.fix_kafka import Acks, Bookmarks, place, read_until
 from tests.samples import event
 
 pytestmark = pytest.mark.kafka
@@ -91,7 +91,7 @@ def test_a_consumer_changes_its_user_and_uses_it_after_a_restart_of_the_broker(k
             (result,) = acks.take(1)
             positions += [result] if isinstance(result, Position) else []
         found = read_until(consumer.poll, lambda records: len(records) >= 50, timeout_s=60)
-    assert {record.position for record in found} >= set(positions)
+    assert {place(record) for record in found} >= set(positions)
 
 
 def test_a_refused_producer_says_so_at_once_and_recovers_with_a_good_login(kafka: SecuredKafka) -> None:

@@ -25,7 +25,7 @@ from bdlab.stack import Tansu
 from bdlab.stack.ports import PortBook
 from tests.brokers import LocalBroker, frozen
 from tests.fix_apache import publish
-from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, make_topic, read_until
+from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, make_topic, place, read_until
 from tests.fix_servers import start_or_skip
 from tests.samples import event
 
@@ -38,7 +38,7 @@ def read_all(credentials: StaticCredentials) -> dict[Position, PredictionEvent]:
     """Everything on the topic."""
     with Consumer(credentials, positions=Bookmarks()) as consumer:
         records = read_until(consumer.poll, lambda _: consumer.at_end)
-    return {record.position: decode(record) for record in records}
+    return {place(record): decode(record) for record in records}
 
 
 class Load:

@@ -19,7 +19,9 @@ from tests import tls
 from tests.fix_pipeline import Pipeline
 from tests.waiting import until
 
-EVERYTHING = [name for group in ("vault", "kafka", "postgres", "model", "api") for name in CHECKS[group]]
+EVERYTHING = [
+    name for group in ("vault", "kafka", "postgres", "log", "model", "api") for name in CHECKS[group]
+]
 if tls.ON:
     EVERYTHING += ["vault.certificate", "postgres.certificate", "api.certificate"]
 

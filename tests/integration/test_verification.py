@@ -199,9 +199,11 @@ def test_a_partition_that_the_sink_forgot_is_found(pipeline: Pipeline) -> None:
 def test_rows_that_claim_positions_of_no_event_are_found_though_they_balance(pipeline: Pipeline) -> None:
     pipeline.tamper(INSERT, partition=0, offset=10, into=None)
     pipeline.tamper("UPDATE sink_offsets SET next_offset = 11 WHERE partition = 0")
-    assert pipeline.verify().problems == [
+    (problem,) = pipeline.verify().problems
+    assert problem.startswith(
         "partition 0: next_offset is 11, beyond the log's end, 10: rows claim positions that no event has"
-    ]
+    )
+    assert "bdlab migrate --new-log" in problem
 
 
 def test_events_that_are_not_stored_yet_are_counted(pipeline: Pipeline) -> None:

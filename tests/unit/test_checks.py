@@ -17,10 +17,13 @@ from bdlab.health.checks import (
     broker_checks,
     compared_models,
     database_checks,
+    log_check,
     unknown,
     vault_checks,
 )
 from bdlab.health.remote import consumer_check
+from bdlab.identity import Known
+from bdlab.ledger import LogRange
 from bdlab.probes import BrokerState, DatabaseState, VaultState
 from bdlab.sink.metrics import SinkMetrics
 from bdlab.sink.monitor import Monitor
@@ -82,6 +85,15 @@ def test_all_is_well() -> None:
     # Of the several tokens and logins about, it says whose this is.
     assert told["vault.token"] == "that of this command, as service 'status', is valid for 60 s"
     assert told["postgres.lease"] == "that of this command's own login is valid for 3600 s"
+
+
+def test_a_log_that_is_not_the_recorded_one() -> None:
+    ranges = [LogRange("c", "t", number, 0, 5, "one") for number in range(3)]
+    assert log_check(ranges, None, {}).message == "topic id one: none of it is recorded yet"
+    check = log_check(ranges, Known(topic_id="one", recorded=True), {})
+    assert (check.state, check.message) == ("healthy", "topic id one: the recorded one")
+    check = log_check(ranges, Known(topic_id="", recorded=True), {1: "not proved", 2: "nor this"})
+    assert (check.state, check.message) == ("unhealthy", "partition 1: not proved (and 1 more partitions)")
 
 
 def test_vault_unreachable() -> None:

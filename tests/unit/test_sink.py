@@ -286,6 +286,29 @@ def test_what_another_consumer_has_now_is_no_lag_of_this_one() -> None:
     assert {where.partition: recorded for where, recorded in sink.recorded.items()} == {1: 3}
 
 
+def test_a_topic_that_is_made_again_is_stored_beside_the_old_one() -> None:
+    """And a log whose topic id is not known is refused if it holds other records."""
+    log, store = MemoryLog(partitions=1), Watched()
+    sink = Sink(store, QUICK)
+    log.make_again()
+    for before in (0, 60):
+        with running(sink, MemoryConsumer(log, positions=sink.positions, prove=sink.prove)):
+            fill(log, 20)
+            store.wait(before + 20)
+            log.make_again()
+            fill(log, 40)
+            store.wait(before + 60)
+    assert balanced(store)
+    assert len({where.topic_id for where in store.next}) == 3
+    log.topic_id, where = "", Log(log.cluster_id, log.topic, 0)
+    store = Watched()
+    store.first, store.next = {where: 0}, {where: 5}
+    sink = Sink(store, QUICK)
+    source = MemoryConsumer(log, positions=sink.positions, prove=sink.prove)
+    with source, pytest.raises(OffsetOutOfRange, match="is not proved to be the log that is recorded"):
+        sink.run(source, threading.Event(), until_idle=True)
+
+
 def test_a_new_incarnation_of_the_log_is_stored_beside_the_old_one() -> None:
     log, store = MemoryLog(partitions=2), Watched()
     sink = Sink(store, QUICK)

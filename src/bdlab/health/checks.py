@@ -8,6 +8,8 @@ import msgspec
 
 from bdlab.errors import BdlabError
 from bdlab.health.results import CheckResult
+from bdlab.identity import Known
+from bdlab.ledger import LogRange
 from bdlab.probes import BrokerState, DatabaseState, VaultState
 
 #: Group -> its checks, in the order in which they are shown.
@@ -22,6 +24,7 @@ CHECKS = {
         "postgres.lease",
         "postgres.logins",
     ),
+    "log": ("log",),
     "model": ("model",),
     "api": ("api",),
     "consumer": ("consumer",),
@@ -239,6 +242,18 @@ def compared_models(results: Sequence[CheckResult]) -> list[CheckResult]:
     return [
         msgspec.structs.replace(check, **changes) if check.name == "model" else check for check in results
     ]
+
+
+def log_check(ranges: Sequence[LogRange], known: Known | None, refused: Mapping[int, str]) -> CheckResult:
+    """Whether the broker's log is the recorded one; `refused` says of which partitions that is not proved."""
+    if refused:
+        first, *others = (f"partition {number}: {why}" for number, why in sorted(refused.items()))
+        more = f" (and {len(others)} more partitions)" if others else ""
+        return CheckResult(name="log", state="unhealthy", message=f"{first}{more}", hint="`bdlab verify`")
+    state = "none of it is recorded yet" if known is None or not known.recorded else "the recorded one"
+    number = ranges[0].topic_id if ranges else ""
+    message = f"topic id {number or 'none'}: {state}"
+    return CheckResult(name="log", state="healthy", message=message, detail={"topic_id": number})
 
 
 def failed(name: str, error: BdlabError) -> CheckResult:

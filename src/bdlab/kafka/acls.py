@@ -77,7 +77,8 @@ def grants(service: str, server: KafkaSettings) -> frozenset[Grant]:
         # It reads no group; without this its client would be told at each start that it may not.
         "verify": read | {group},
         # librdkafka's name for the cluster as a resource is BROKER.
-        "status": {topic, group, Grant(AclOperation.DESCRIBE, ResourceType.BROKER, _CLUSTER)},
+        # A record, to compare it with what is recorded.
+        "status": read | {group, Grant(AclOperation.DESCRIBE, ResourceType.BROKER, _CLUSTER)},
     }
     return frozenset(by_service.get(service, ()))
 

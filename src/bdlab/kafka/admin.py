@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -19,10 +19,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
+from bdlab.events import Record
+from bdlab.identity import Look
 from bdlab.kafka.answers import answers, seconds_left
+from bdlab.kafka.assignment import looker
 from bdlab.kafka.connection import client_config, fetch_metadata
 from bdlab.kafka.ends import Reader, committed_offsets, reader, reported_ranges, true_ends
 from bdlab.kafka.keys import keys_at
+from bdlab.kafka.topicid import topic_id
 from bdlab.ledger import Log, LogRange
 from bdlab.probes import BrokerState
 
@@ -60,6 +64,7 @@ class Admin:
         self._lock = threading.Lock()
         self._login: KafkaLogin | None = None
         self._client: Reader | None = None
+        self._admin: AdminClient | None = None
 
     def __enter__(self) -> Admin:
         return self
@@ -72,7 +77,7 @@ class Admin:
             self._drop()
 
     def _drop(self) -> None:
-        client, self._client = self._client, None
+        client, self._client, self._admin = self._client, None, None
         if client is not None:
             client.close()
 
@@ -123,6 +128,16 @@ class Admin:
             return {offset: key.decode("utf-8", "backslashreplace") for offset, key in keys.items()}
 
         return self._asking(ask)
+
+    def look(self, found: LogRange) -> Look:
+        """What looks records of that topic up. What it raises is BrokerError."""
+
+        def look(places: Mapping[int, int]) -> Mapping[int, Record]:
+            return self._asking(
+                lambda _, client, deadline: looker(client, found, seconds_left(deadline))(places)
+            )
+
+        return look
 
     def lag(self) -> dict[int, int]:
         """For each partition the events that the group has not committed yet. Raises BrokerError."""
@@ -181,10 +196,16 @@ class Admin:
         reported = reported_ranges(client, topic, metadata.topics[topic].partitions, seconds_left(deadline))
         highs = {partition: high for partition, (_, high) in reported.items()}
         ends = true_ends(client, topic, highs, seconds_left(deadline))
+        found_id = self._topic_id(login, deadline)
         return [
-            LogRange(str(metadata.cluster_id), topic, partition, low, ends[partition])
+            LogRange(str(metadata.cluster_id), topic, partition, low, ends[partition], found_id)
             for partition, (low, _) in reported.items()
         ]
+
+    def _topic_id(self, login: KafkaLogin, deadline: float) -> str:
+        # Beside `_client`, which goes with it whenever the login does.
+        self._admin = self._admin or AdminClient(client_config(login, client_id=self._client_id))
+        return topic_id(self._admin, login.server.topic, seconds_left(deadline))
 
     def _lag(self, login: KafkaLogin, client: Reader, deadline: float, metadata: Any) -> dict[int, int]:
         ranges = self._ranges(login, client, deadline, metadata)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import methodcaller
 
 import structlog
@@ -11,7 +11,11 @@ from confluent_kafka import Message
 
 from bdlab.credentials import KafkaLogin
 from bdlab.events import Headers, Position, Record
+from bdlab.identity import ADVICE, Look, Prove
+from bdlab.kafka.connection import fetch_metadata
 from bdlab.kafka.ends import reader, reported_ranges, true_ends
+from bdlab.kafka.keys import messages_at
+from bdlab.ledger import LogRange, log_of
 
 log = structlog.get_logger()
 
@@ -31,12 +35,15 @@ class Assignment:
         self.partitions = partitions
         self.started = not partitions
         self.stopped: dict[int, str] = {}
+        self.held: list[Record] = []
+        """Read, and not yet known to be of the topic that this was started for."""
         self._next: dict[int, int] = {}
         self._ended: set[int] = set()
 
     def restart(self) -> None:
         """Forget how far it was read: start positions have to be asked for again."""
         self.started = not self.partitions
+        self.held = []
         self.stopped.clear()
         self._next.clear()
         self._ended.clear()
@@ -68,7 +75,7 @@ class Assignment:
             return 0
         return max(0, offset - self._next[partition])
 
-    def take(self, message: Message, cluster_id: str) -> Record | None:
+    def take(self, message: Message, cluster_id: str, topic_id: str) -> Record | None:
         """The record, where it is one that was not read yet; what an earlier assignment left over is none."""
         topic, partition, offset = message.topic(), message.partition(), message.offset()
         if topic is None or partition is None or offset is None:
@@ -77,13 +84,17 @@ class Assignment:
             return None
         self._next[partition] = offset + 1
         self._ended.discard(partition)
-        key, value = message.key(), message.value()
-        return Record(
-            Position(cluster_id, topic, partition, offset),
-            key.encode() if isinstance(key, str) else key,
-            value.encode() if isinstance(value, str) else value,
-            _headers(message),
-        )
+        return record_of(message, Position(cluster_id, topic, partition, offset, topic_id))
+
+
+def record_of(message: Message, position: Position) -> Record:
+    key, value = message.key(), message.value()
+    return Record(
+        position,
+        key.encode() if isinstance(key, str) else key,
+        value.encode() if isinstance(value, str) else value,
+        _headers(message),
+    )
 
 
 #: Called from C, where CPython checks that a result comes without an error. A direct call is specialised and
@@ -98,36 +109,71 @@ def _headers(message: Message) -> Headers:
         return ((UNREADABLE_HEADERS, None),)
 
 
-def ask_starts(
+def looker(client: Client, found: LogRange, timeout_s: float) -> Look:
+    """Look up records of the topic of `found` with `client`, one of `ends.reader()`."""
+
+    def look(places: Mapping[int, int]) -> dict[int, Record]:
+        if not places:
+            return {}
+        messages = messages_at(client, found.topic, places, timeout_s)
+        log = log_of(found)
+        return {
+            partition: record_of(message, log._replace(partition=partition).at(places[partition]))
+            for partition, message in messages.items()
+        }
+
+    return look
+
+
+def ask_starts(  # noqa: PLR0917 - one caller, which has just these
     client: Client,
     login: KafkaLogin,
     cluster_id: str,
+    topic_id: str,
     assignment: Assignment,
     positions: StartPositions,
+    prove: Prove | None,
     *,
     client_id: str,
 ) -> dict[int, int]:
-    """Ask `positions` where to start, and stop in `assignment` each partition whose log has no such place.
+    """Ask `positions` where to start, and stop in `assignment` each partition whose log has no such place, or
+    is not proved by `prove` to be the one that is recorded.
 
-    Gives the offsets of the others. Raises BrokerError, and what `positions` raises.
+    Gives the offsets of the others. Raises BrokerError, and what `positions` and `prove` raise.
     """
     topic = login.server.topic
-    log_range = reported_ranges(client, topic, assignment.partitions, ASK_TIMEOUT_S)
-    answer = positions(
-        [Position(cluster_id, topic, partition, low) for partition, (low, _) in log_range.items()]
-    )
-    starts = {position.partition: position.offset for position in answer}
-    # The end that a broker reports may be too low, never too high: read on where that matters.
-    unsure = {partition: end for partition, (_, end) in log_range.items() if starts.get(partition, end) > end}
-    ends = {partition: end for partition, (_, end) in log_range.items()}
-    if unsure:
-        scout = reader(login, client_id=f"{client_id}-ends", group=login.server.group)
-        try:
+    scout = reader(login, client_id=f"{client_id}-ends", group=login.server.group)
+    try:
+        refused: Mapping[int, str] = {}
+        if prove is not None:
+            # Of all partitions: one that nobody can compare any more is proved by another.
+            metadata = fetch_metadata(client, servers=login.server.bootstrap_servers, timeout_s=ASK_TIMEOUT_S)
+            every = metadata.topics[topic].partitions if topic in metadata.topics else assignment.partitions
+            ranges = [
+                LogRange(cluster_id, topic, partition, low, end, topic_id)
+                for partition, (low, end) in reported_ranges(client, topic, every, ASK_TIMEOUT_S).items()
+            ]
+            refused = prove(ranges, looker(scout, ranges[0], ASK_TIMEOUT_S))
+        log_range = reported_ranges(client, topic, assignment.partitions, ASK_TIMEOUT_S)
+        answer = positions(
+            [
+                Position(cluster_id, topic, partition, low, topic_id)
+                for partition, (low, _) in log_range.items()
+                if partition not in refused
+            ]
+        )
+        starts = {position.partition: position.offset for position in answer}
+        # The end that a broker reports may be too low, never too high: read on where that matters.
+        ends = {partition: end for partition, (_, end) in log_range.items()}
+        unsure = {partition: end for partition, end in ends.items() if starts.get(partition, end) > end}
+        if unsure:
             ends |= true_ends(scout, topic, unsure, ASK_TIMEOUT_S)
-        finally:
-            scout.close()
+    finally:
+        scout.close()
     for partition, (low, _) in log_range.items():
-        if partition not in starts:
+        if partition in refused:
+            assignment.stop(partition, refused[partition])
+        elif partition not in starts:
             assignment.stop(partition, "the store gave no position to start at")
         elif not low <= starts[partition] <= ends[partition]:
             reason = out_of_range(topic, partition, starts.pop(partition), low, ends[partition])
@@ -140,7 +186,7 @@ def out_of_range(topic: str, partition: int, offset: int, start: int, end: int) 
     what = (
         f"{start - offset} events were deleted at the broker before they were stored"
         if offset < start
-        else "the log is shorter than what was stored from it"
+        else f"the log is shorter than what was stored from it. {ADVICE}"
     )
     return (
         f"the next offset to store of {topic} partition {partition} is {offset}, "

@@ -105,6 +105,8 @@ def client_config(login: KafkaLogin, *, client_id: str) -> dict[str, Any]:
         # A broker that comes back is to be found within a second.
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 500,
+        # New partitions are to be found within half a minute.
+        "topic.metadata.refresh.interval.ms": 10_000,
     }
     if server.security_protocol.startswith("SASL"):
         config |= {

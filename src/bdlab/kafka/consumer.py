@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import structlog
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
 from bdlab.events import Position, Record
+from bdlab.identity import Prove
 from bdlab.kafka.assignment import Assignment, StartPositions
 from bdlab.kafka.group import release
 from bdlab.kafka.member import Member
@@ -32,14 +34,22 @@ class Consumer:
     and the next `poll()` asks again. The group's committed offsets are never read. A partition whose position
     is not in the log is stopped, with the reason in `stopped`, until the next assignment or `rewind()`.
 
+    Before that `prove` may refuse partitions, which are stopped, too.
+
     A change of the broker's address, or of the log behind it, leads to a new client by itself.
     """
 
     def __init__(
-        self, credentials: KafkaCredentials, *, positions: StartPositions, client_id: str = "bdlab-consume"
+        self,
+        credentials: KafkaCredentials,
+        *,
+        positions: StartPositions,
+        prove: Prove | None = None,
+        client_id: str = "bdlab-consume",
     ) -> None:
         self._credentials = credentials
         self._positions = positions
+        self._prove = prove
         self._client_id = client_id
         self._opened = False
         self._member: Member | None = None
@@ -103,8 +113,10 @@ class Consumer:
     def acknowledge(self, positions: Sequence[Position]) -> None:
         """Commit to the group, in the background, the next positions to be read: for lag tools only."""
         if self._member is not None:
-            cluster_id = self._member.cluster_id
-            self._member.commit({at.partition: at.offset for at in positions if at.cluster_id == cluster_id})
+            log = (self._member.cluster_id, self._member.topic_id)
+            self._member.commit(
+                {at.partition: at.offset for at in positions if (at.cluster_id, at.topic_id) == log}
+            )
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         """The next records: at most `max_records`, and as many as come within `timeout_s` seconds.
@@ -121,6 +133,8 @@ class Consumer:
             if not member.assignment.started:
                 member.start()
             records = member.read(max_records, deadline)
+            if member.replaced:
+                self._drop_replaced(member)
             if member.refusal is not None and not records:
                 self._refuse(member.refusal)
             elif member.verified:
@@ -144,18 +158,21 @@ class Consumer:
         if member is not None and login is not member.login:
             member = self._change_login(member, login)
         if member is None:
-            member = self._member = Member(login, self._positions, client_id=self._client_id)
+            member = self._member = Member(login, self._positions, self._prove, client_id=self._client_id)
             self._credentials.using(self._client_id, login)
         if not member.verified:
             member.verify(max(0.5, deadline - time.monotonic()))
             if member.replaced:
-                log.warning("the broker has another log now", was=member.cluster_id)
-                self._drop_member()
-                raise BrokerUnavailable(f"the log at {login.server.bootstrap_servers} was replaced")
+                self._drop_replaced(member)
             log.info(
                 "connected to Kafka", servers=login.server.bootstrap_servers, cluster_id=member.cluster_id
             )
         return member
+
+    def _drop_replaced(self, member: Member) -> NoReturn:
+        log.warning("the broker has another log now", was=member.cluster_id, topic_id=member.topic_id)
+        self._drop_member()
+        raise BrokerUnavailable(f"the log at {member.login.server.bootstrap_servers} was replaced")
 
     def _current_login(self) -> KafkaLogin:
         if (self._member is None or not self._member.verified) and time.monotonic() >= self._refresh_after:

@@ -7,10 +7,12 @@ import time
 import structlog
 from confluent_kafka import Consumer as Client
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, OffsetOutOfRange, TopicMissing
 from bdlab.events import Record
+from bdlab.identity import Prove
 from bdlab.kafka.assignment import ASK_TIMEOUT_S, Assignment, StartPositions, ask_starts, out_of_range
 from bdlab.kafka.connection import (
     ALL_BROKERS_DOWN,
@@ -23,6 +25,7 @@ from bdlab.kafka.connection import (
     cluster_of,
 )
 from bdlab.kafka.ends import reported_ranges
+from bdlab.kafka.topicid import topic_id
 
 log = structlog.get_logger()
 
@@ -30,24 +33,33 @@ MAX_POLL_BYTES = 64 << 20
 """`read()` stops collecting at about this many bytes of values, so that a batch of huge ones fits memory."""
 
 _CHUNK = 500
+#: How often the topic's id is asked for while nothing comes.
+_CHECK_EVERY_S = 1.0
 
 
 class Member:
     """Reads what the group assigns to it, from the positions that `positions` gives.
 
-    `verified`: the broker was asked for its cluster id since the last time that all connections were lost.
-    Until it is verified again nothing is read, as another log may have taken over the address; `replaced`
-    says that this is what happened. `refusal` is the last word of a broker that does not accept the user.
+    `verified`: the broker was asked for its cluster id and the topic's id since the last time that all
+    connections were lost. Until it is verified again nothing is read, as another log may have taken over the
+    address; `replaced` says that this is what happened. Records are given out only once the broker has said,
+    after they came, that the topic still has its id: an id never comes back, so that they are of this topic
+    and of no later one of its name. `refusal` is the last word of a broker that does not accept the user.
     """
 
-    def __init__(self, login: KafkaLogin, positions: StartPositions, *, client_id: str) -> None:
+    def __init__(
+        self, login: KafkaLogin, positions: StartPositions, prove: Prove | None, *, client_id: str
+    ) -> None:
         self.login = login
         self.cluster_id = ""
+        self.topic_id = ""
         self.verified = False
         self.replaced = False
         self.refusal: BrokerRefused | None = None
         self.assignment = Assignment()
         self._positions = positions
+        self._prove = prove
+        self._next_check = 0.0
         self._client_id = client_id
         self._interrupted = False
         self._unassigned_since: float | None = None
@@ -76,6 +88,7 @@ class Member:
         }
         try:
             self._client = Client(config)
+            self._admin = AdminClient(client_config(login, client_id=f"{client_id}-topic"))
         except KafkaException as error:
             raise broker_error(error, "the Kafka settings are not usable") from error
 
@@ -86,7 +99,8 @@ class Member:
     def change_user(self, login: KafkaLogin) -> None:
         """Use another user of the same server for new connections; those that are open stay."""
         self.login = login
-        self._client.set_sasl_credentials(login.username, login.password.reveal())
+        for client in (self._client, self._admin):
+            client.set_sasl_credentials(login.username, login.password.reveal())
 
     def verify(self, timeout_s: float) -> None:
         """Find out which log the broker has; sets `verified`, or `replaced`. Raises BrokerError."""
@@ -103,13 +117,14 @@ class Member:
             raise BrokerUnavailable(
                 f"no broker answers at {server.bootstrap_servers}{why}", hint=error.hint
             ) from error
+        found_id = topic_id(self._admin, server.topic, timeout_s)
         self.refusal = None
         self._last_problem = ""
-        if self.cluster_id and found != self.cluster_id:
+        if self.cluster_id and (found, found_id) != (self.cluster_id, self.topic_id):
             self.replaced = True
             return
         if not self.cluster_id:
-            self.cluster_id = found
+            self.cluster_id, self.topic_id = found, found_id
             self._client.subscribe(
                 [server.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
             )
@@ -135,8 +150,10 @@ class Member:
             self._client,
             self.login,
             self.cluster_id,
+            self.topic_id,
             self.assignment,
             self._positions,
+            self._prove,
             client_id=self._client_id,
         )
         topic = self.login.server.topic
@@ -150,7 +167,20 @@ class Member:
         self.assignment.start(starts)
 
     def read(self, max_records: int, deadline: float) -> list[Record]:
-        """What comes until `deadline`; nothing where assignment or connection changed meanwhile."""
+        """What comes until `deadline`; nothing where assignment or connection changed meanwhile, or if the
+        topic was made again (`replaced`). Raises BrokerError; a later call gives out what had come by then.
+        """
+        if not self.assignment.held:
+            self.assignment.held = self._collect(max_records, deadline)
+        if self.assignment.held or time.monotonic() >= self._next_check:
+            if topic_id(self._admin, self.login.server.topic, ASK_TIMEOUT_S) != self.topic_id:
+                self.replaced = True
+                return []
+            self._next_check = time.monotonic() + _CHECK_EVERY_S
+        records, self.assignment.held = self.assignment.held, []
+        return records
+
+    def _collect(self, max_records: int, deadline: float) -> list[Record]:
         records: list[Record] = []
         size = 0
         self._interrupted = False
@@ -166,7 +196,7 @@ class Member:
                         self._on_message_error(error, message)
                     elif self.assignment.gap(message):
                         self._on_gap(message)
-                    elif record := self.assignment.take(message, self.cluster_id):
+                    elif record := self.assignment.take(message, self.cluster_id, self.topic_id):
                         records.append(record)
                         size += len(record.value or b"")
                     if self._interrupted:  # the rest of the chunk says nothing more: all is read again

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bdlab.errors import BrokerError, BrokerUnavailable
 from bdlab.events import Position, Record
+from bdlab.identity import Prove
+from bdlab.ledger import log_of
 from bdlab.memory.log import MemoryLog
 
 
@@ -14,9 +16,14 @@ class MemoryConsumer:
     """Twin of `bdlab.kafka.consumer.Consumer`: the same group, assignment and start positions."""
 
     def __init__(
-        self, log: MemoryLog, *, positions: Callable[[Sequence[Position]], Sequence[Position]]
+        self,
+        log: MemoryLog,
+        *,
+        positions: Callable[[Sequence[Position]], Sequence[Position]],
+        prove: Prove | None = None,
     ) -> None:
         self._log = log
+        self._prove = prove
         self._positions = positions
         self._assigned: frozenset[int] = frozenset()
         self._generation = 0
@@ -107,13 +114,19 @@ class MemoryConsumer:
                 self._next[partition] = offset + len(found)
         return records
 
+    def _look(self, places: Mapping[int, int]) -> Mapping[int, Record]:
+        found = {number: self._log.read(number, offset, 1) for number, offset in places.items()}
+        return {number: records[0] for number, records in found.items() if records}
+
     def _start(self, generation: int) -> None:
         with self._log.changed:
             assigned = self._assigned
             ranges = {found.partition: found for found in self._log.log_ranges()}
+        refused: Mapping[int, str] = {}
+        if self._prove is not None:
+            refused = self._prove(list(ranges.values()), self._look)
         first = [
-            Position(ranges[number].cluster_id, self._log.topic, number, ranges[number].start)
-            for number in sorted(assigned)
+            log_of(ranges[number]).at(ranges[number].start) for number in sorted(assigned - refused.keys())
         ]
         starts = {position.partition: position.offset for position in self._positions(first)}
         with self._log.changed:
@@ -121,7 +134,9 @@ class MemoryConsumer:
                 return
             for number in sorted(assigned):
                 found = ranges[number]
-                if found.start <= starts[number] <= found.end:
+                if number in refused:
+                    self._stopped[number] = refused[number]
+                elif found.start <= starts[number] <= found.end:
                     self._next[number] = starts[number]
                 else:
                     self._stopped[number] = (

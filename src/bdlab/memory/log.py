@@ -32,6 +32,7 @@ class MemoryLog:
 
     def __init__(self, *, topic: str = "predictions", partitions: int = 6, cluster_id: str = "") -> None:
         self.topic = topic
+        self.topic_id = ""
         self.cluster_id = cluster_id or f"memory-{secrets.token_hex(8)}"
         self.changed = threading.Condition()
         self.version = 0
@@ -62,17 +63,23 @@ class MemoryLog:
         with self.changed:
             self._require_online()
             records = self._records[partition]
-            position = Position(
-                self.cluster_id, self.topic, partition, self._starts[partition] + len(records)
-            )
+            offset = self._starts[partition] + len(records)
+            position = Position(self.cluster_id, self.topic, partition, offset, self.topic_id)
             records.append(Record(position, key, value, tuple(headers)))
             self._notify()
         return position
 
     def replace(self) -> None:
         """Lose everything, and be another cluster from now on."""
+        self._begin(f"memory-{secrets.token_hex(8)}", "")
+
+    def make_again(self) -> None:
+        """Delete the topic and make it again under its name: another topic id, and no records."""
+        self._begin(self.cluster_id, secrets.token_hex(8))
+
+    def _begin(self, cluster_id: str, topic_id: str) -> None:
         with self.changed:
-            self.cluster_id = f"memory-{secrets.token_hex(8)}"
+            self.cluster_id, self.topic_id = cluster_id, topic_id
             self._records = [[] for _ in range(self._partitions)]
             self._starts = [0] * self._partitions
             self.committed.clear()
@@ -96,7 +103,14 @@ class MemoryLog:
         with self.changed:
             self._require_online()
             return [
-                LogRange(self.cluster_id, self.topic, partition, start, start + len(self._records[partition]))
+                LogRange(
+                    self.cluster_id,
+                    self.topic,
+                    partition,
+                    start,
+                    start + len(self._records[partition]),
+                    self.topic_id,
+                )
                 for partition, start in enumerate(self._starts)
             ]
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from bdlab.errors import DatabaseError, FenceLost, RowRejected
 from bdlab.events import Position, PredictionEvent
+from bdlab.identity import Known, Witness, match
 from bdlab.ledger import (
     Accepted,
     Account,
@@ -14,6 +15,7 @@ from bdlab.ledger import (
     Entry,
     Gap,
     Log,
+    LogRange,
     Sighting,
     Stored,
     fences,
@@ -46,6 +48,44 @@ class MemoryStore:
 
     def close(self) -> None:
         pass
+
+    def known(self, ranges: Sequence[LogRange]) -> Known | None:
+        self._fail()
+        held = match(log_of(ranges[0]), [log._replace(partition=ranges[0].partition) for log in self.first])
+        if held is None:
+            return None
+        witnesses: dict[int, Witness] = {}
+        for at, tables in sorted(self._recorded().items(), key=lambda item: item[0].offset):
+            found = next((one for one in ranges if one.partition == at.partition), None)
+            if found is None or log_of(at) != held._replace(partition=at.partition):
+                continue
+            if found.start <= at.offset < found.end:
+                letter = self.dead_letters[at].record if "dead_letters" in tables else None
+                witnesses[at.partition] = (
+                    Witness(offset=at.offset, key=letter.key, value=letter.value)
+                    if letter is not None
+                    else Witness(offset=at.offset, id=self._ids(log_of(at), at.offset)[0])
+                )
+        recorded = any(self.next[log] > first for log, first in self.first.items() if log[:2] == held[:2])
+        return Known(topic_id=held.topic_id, recorded=recorded, witnesses=witnesses)
+
+    def confirm(self, ranges: Sequence[LogRange]) -> None:
+        self._fail()
+        cluster_id, topic, _, topic_id = log_of(ranges[0])
+
+        def named(log: Log) -> Log:
+            return log._replace(topic_id=topic_id) if log == (cluster_id, topic, log.partition, "") else log
+
+        def at(position: Position) -> Position:
+            return named(log_of(position)).at(position.offset)
+
+        for kept in (self.first, self.next, self.end_seen):
+            renamed = {named(log): offset for log, offset in kept.items()}
+            kept.clear()
+            kept.update(renamed)
+        self.predictions = {key: (at(where), event) for key, (where, event) in self.predictions.items()}
+        self.duplicates = {at(where): key for where, key in self.duplicates.items()}
+        self.dead_letters = {at(where): letter for where, letter in self.dead_letters.items()}
 
     def start_offsets(self, assigned: Sequence[Position]) -> list[Position]:
         self._fail()

@@ -15,9 +15,11 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psy
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import DatabaseError, DatabaseUnavailable, VaultError
 from bdlab.events import Position, Sentiment, Term
-from bdlab.ledger import Account, Log
+from bdlab.identity import Known
+from bdlab.ledger import Account, Log, LogRange
 from bdlab.postgres.accounts import read_accounts
 from bdlab.postgres.connection import ConnectionLimits
+from bdlab.postgres.logs import read_known
 from bdlab.postgres.migrations import expected_version, schema_version
 from bdlab.postgres.queries import queries
 from bdlab.postgres.session import Session
@@ -109,6 +111,11 @@ class Reader:
             cursor.execute(queries("reader")["get"], {"id": str(prediction_id)})
             row = cursor.fetchone()
             return _prediction(row) if row else None
+
+    def known(self, ranges: Sequence[LogRange]) -> Known | None:
+        """What is known of the log with these ranges, all partitions of a topic; None for a new one."""
+        with self._cursor() as cursor:
+            return read_known(cursor, ranges)
 
     def next_offsets(self) -> Mapping[Log, int]:
         """How far each partition is recorded, now."""

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import psycopg2
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 from psycopg2.extras import execute_values
@@ -14,9 +15,22 @@ from psycopg2.extras import execute_values
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import FenceLost, RowRejected
 from bdlab.events import Position
-from bdlab.ledger import Accepted, DeadLetter, Entry, Fence, Log, Stored, fences, log_of, replay_count
+from bdlab.identity import Known
+from bdlab.ledger import (
+    Accepted,
+    DeadLetter,
+    Entry,
+    Fence,
+    Log,
+    LogRange,
+    Stored,
+    fences,
+    log_of,
+    replay_count,
+)
 from bdlab.postgres.connection import ConnectionLimits
 from bdlab.postgres.faults import translate
+from bdlab.postgres.logs import read_known
 from bdlab.postgres.migrations import check_schema
 from bdlab.postgres.queries import queries
 from bdlab.postgres.rows import copy_lines, headers_json, printable
@@ -56,6 +70,16 @@ class Store:
         check_schema(cursor, self._session.server)
         cursor.execute(queries("store")["temporary_table"])
 
+    def known(self, ranges: Sequence[LogRange]) -> Known | None:
+        """What is known of the log with these ranges. Raises as `start_offsets`."""
+        with self._session.transaction() as cursor:
+            return read_known(cursor, ranges)
+
+    def confirm(self, ranges: Sequence[LogRange]) -> None:
+        """Note the topic id of a log whose id was not known. Raises as `start_offsets`."""
+        with self._session.transaction() as cursor:
+            cursor.execute(queries("logs")["confirm"], msgspec.structs.asdict(ranges[0]))
+
     def start_offsets(self, assigned: Sequence[Position]) -> list[Position]:
         """Where to go on in each partition; `assigned` holds the log's start for those that are new.
 
@@ -63,6 +87,7 @@ class Store:
         """
         logs = [log_of(position) for position in assigned]
         with self._session.transaction() as cursor:
+            self._numbers.clear()
             self._number(cursor, logs, new=True)
             numbers = [self._numbers[log] for log in logs]
             cursor.execute(
@@ -79,14 +104,14 @@ class Store:
 
     def _number(self, cursor: Cursor, logs: Iterable[Log], *, new: bool) -> None:
         """Find the number of each log; with `new`, give one to those that have none."""
-        sql = queries("store")
+        sql = queries("logs")
         found: dict[Log, int | None] = {}
         for log in logs:
             topic = log._replace(partition=0)
             if topic not in found:
                 if new:
-                    cursor.execute(sql["new_log"], log._asdict())
-                cursor.execute(sql["log_id"], log._asdict())
+                    cursor.execute(sql["new"], log._asdict())
+                cursor.execute(sql["find"], log._asdict())
                 row = cursor.fetchone()
                 found[topic] = int(row[0]) if row else None
             number = found[topic]

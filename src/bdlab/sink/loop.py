@@ -21,7 +21,8 @@ from bdlab.errors import (
     VaultUnavailable,
 )
 from bdlab.events import Position, Record
-from bdlab.ledger import Accepted, DeadLetter, Entry, Log, Stored, fences, log_of
+from bdlab.identity import Look, refusals
+from bdlab.ledger import Accepted, DeadLetter, Entry, Log, LogRange, Stored, fences, log_of
 from bdlab.settings import SinkSettings
 from bdlab.sink.batches import by_size, entry_of, narrowed
 from bdlab.sink.metrics import SinkMetrics
@@ -70,6 +71,18 @@ class Sink:
     def saw_ends(self, ends: Mapping[Log, int]) -> None:
         """Note the logs' ends, which are stored with the next batch. For any thread."""
         self._ends = dict(ends)
+
+    def prove(self, ranges: Sequence[LogRange], look: Look) -> Mapping[int, str]:
+        """Why partitions of a topic are not proved to be those that the store knows; none is stored then.
+
+        Raises what `BatchStore.known` and `look` raise.
+        """
+        known = self._store.known(ranges)
+        refused = refusals(ranges, known, look)
+        if known is not None and not refused and ranges[0].topic_id and not known.topic_id:
+            self._store.confirm(ranges)
+            log.info("the log is the known one", topic=ranges[0].topic, topic_id=ranges[0].topic_id)
+        return refused
 
     def positions(self, assigned: Sequence[Position]) -> list[Position]:
         """Where the source has to start each of the partitions that are assigned to it, all of them.

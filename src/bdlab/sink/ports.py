@@ -7,7 +7,8 @@ from typing import Protocol
 
 from bdlab.errors import BrokerError
 from bdlab.events import Position, Record
-from bdlab.ledger import Entry, Log, Stored
+from bdlab.identity import Knowledge
+from bdlab.ledger import Entry, Log, LogRange, Stored
 
 
 class EventSource(Protocol):
@@ -47,7 +48,11 @@ class EventSource(Protocol):
         ...
 
 
-class BatchStore(Protocol):
+class BatchStore(Knowledge, Protocol):
+    def confirm(self, ranges: Sequence[LogRange]) -> None:
+        """Note the topic id of a log that is proved to be the known one. Raises as `start_offsets`."""
+        ...
+
     def start_offsets(self, assigned: Sequence[Position]) -> list[Position]:
         """Where each partition goes on; one that is new begins at its log's start, as `assigned` has it.
 

@@ -22,6 +22,7 @@ class PartitionReport(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int
     dead_letters: int
     pruned: int
+    topic_id: str = ""
     problems: tuple[str, ...] = ()
 
 
@@ -42,6 +43,7 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int
     pruned: int
     lost: int
+    topic_id: str = ""
     problems: tuple[str, ...] = ()
 
 
@@ -58,7 +60,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """All of them, each naming its partition."""
         current = [f"partition {one.partition}: {text}" for one in self.partitions for text in one.problems]
         former = [
-            f"partition {one.partition} of the closed log {one.cluster_id}: {text}"
+            f"partition {one.partition} of the closed log {one.cluster_id}"
+            f"{f' (topic id {one.topic_id})' if one.topic_id else ''}: {text}"
             for one in self.closed
             for text in one.problems
         ]

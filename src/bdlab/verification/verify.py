@@ -10,7 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
+from bdlab.identity import ADVICE, Knowledge, Look, match, refusals
 from bdlab.ledger import Account, Books, Log, LogRange, Sighting, log_of
 from bdlab.verification.report import Closed, PartitionReport, Report
 
@@ -22,28 +24,40 @@ Identify = Callable[[Log, Sequence[int]], Mapping[int, str]]
 """The ids of the events at these offsets of a log, as far as the broker still has them."""
 
 
+class Tables(Books, Knowledge, Protocol):
+    """The accounts, and what is known of the broker's log."""
+
+
 def verify(
     ranges: Callable[[], Sequence[LogRange]],
-    books: Books,
+    books: Tables,
     *,
     wait_s: float = 0.0,
     limit: int = 20,
     identify: Identify | None = None,
+    look: Callable[[LogRange], Look] | None = None,
     stop: threading.Event | None = None,
 ) -> Report:
     """Compare the broker's log with the database; what was found.
 
     `wait_s` is how many seconds a running consumer has to pass the ends that were read; `limit` bounds each
-    list of offsets. Raises BrokerError, DatabaseError and VaultError.
+    list of offsets; `look` gives what reads records, to prove that the log is the recorded one.
+    Raises BrokerError, DatabaseError and VaultError.
     """
     current = {log_of(found): found for found in ranges()}
     waited = _await_consumer(current, books, wait_s, stop or threading.Event())
-    accounts = {account.log: account for account in books.accounts(limit=limit)}
+    found = [current[log] for log in sorted(current)]
+    refused = refusals(found, books.known(found), look(found[0])) if look and found else {}
+    every = books.accounts(limit=limit)
+    usable = {account.log: account for account in every if not account.closed}
+    accounts = {log: usable[held] for log in current if (held := match(log, usable)) is not None}
     later = _later_ends(current, accounts, ranges)
     partitions = tuple(
-        _partition(current[log], later.get(log), accounts.get(log), identify) for log in sorted(current)
+        _partition(current[log], later.get(log), accounts.get(log), identify, refused.get(log.partition, ""))
+        for log in sorted(current)
     )
-    closed = tuple(_closed(accounts[log]) for log in sorted(accounts.keys() - current.keys()))
+    taken = [id(account) for account in accounts.values()]
+    closed = tuple(_closed(account) for account in every if id(account) not in taken)
     troubled = any(one.problems for one in partitions) or any(one.problems for one in closed)
     return Report(verified=not troubled, partitions=partitions, closed=closed, waited_s=round(waited, 3))
 
@@ -69,17 +83,25 @@ def _await_consumer(
     began = time.monotonic()
     while (waited := time.monotonic() - began) < wait_s:
         following = books.next_offsets()
-        behind = [log for log, found in current.items() if following.get(log, found.start) < found.end]
+        behind = [
+            log
+            for log, found in current.items()
+            if (following[held] if (held := match(log, following)) else found.start) < found.end
+        ]
         if not behind or stop.wait(_LOOK_EVERY_S):
             break
     return waited
 
 
 def _partition(
-    found: LogRange, later_end: int | None, account: Account | None, identify: Identify | None
+    found: LogRange,
+    later_end: int | None,
+    account: Account | None,
+    identify: Identify | None,
+    refused: str,
 ) -> PartitionReport:
     log = log_of(found)
-    problems: list[str] = []
+    problems = [refused] if refused else []
     if account is None or account.next_offset is None or account.first_offset is None:
         if found.end > found.start:
             problems.append(
@@ -100,7 +122,7 @@ def _partition(
         if later_end is not None and account.next_offset > later_end:
             problems.append(
                 f"next_offset is {account.next_offset}, beyond the log's end, {later_end}: "
-                "rows claim positions that no event has"
+                f"rows claim positions that no event has. {ADVICE}"
             )
         if account.first_offset > found.start:
             problems.append(
@@ -121,6 +143,7 @@ def _partition(
         duplicates=account.duplicates if account else 0,
         dead_letters=account.dead_letters if account else 0,
         pruned=account.pruned if account else 0,
+        topic_id=found.topic_id,
         problems=tuple(problems),
     )
 
@@ -136,6 +159,7 @@ def _closed(account: Account) -> Closed:
         duplicates=account.duplicates,
         dead_letters=account.dead_letters,
         pruned=account.pruned,
+        topic_id=account.log.topic_id,
         lost=max(0, account.end_seen - (account.next_offset or 0)),
         problems=tuple(_imbalance(account, account.log, None)),
     )

@@ -22,18 +22,6 @@ CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
 COPY incoming (id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment, confidence,
                explanation, model, created_at, source, log_id, partition, "offset") FROM STDIN
 
--- name: new_log
-INSERT INTO logs (cluster_id, topic_id, topic)
-SELECT %(cluster_id)s, %(topic_id)s, %(topic)s
-WHERE NOT EXISTS (
-    SELECT FROM logs WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND topic_id = %(topic_id)s
-        AND closed_at IS NULL)
-ON CONFLICT DO NOTHING
-
--- name: log_id
-SELECT log_id FROM logs
-WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND topic_id = %(topic_id)s AND closed_at IS NULL
-
 -- name: start
 INSERT INTO sink_offsets (log_id, partition, first_offset, next_offset, end_seen)
 SELECT log_id, partition, log_start, log_start, log_start

@@ -1,0 +1,58 @@
+-- name: find
+-- The log that the broker's is, or may be: one without a topic id is from before, or of a broker that has none.
+SELECT log_id, topic_id, adopted_at IS NOT NULL,
+       EXISTS (SELECT FROM sink_offsets s WHERE s.log_id = l.log_id AND s.next_offset > s.first_offset)
+FROM logs l
+WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND closed_at IS NULL
+  AND (topic_id = %(topic_id)s OR topic_id = '' OR %(topic_id)s = '')
+ORDER BY topic_id = %(topic_id)s DESC, log_id DESC
+LIMIT 1
+
+-- name: new
+INSERT INTO logs (cluster_id, topic_id, topic)
+SELECT %(cluster_id)s, %(topic_id)s, %(topic)s
+WHERE NOT EXISTS (
+    SELECT FROM logs
+    WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND closed_at IS NULL
+      AND (topic_id = %(topic_id)s OR topic_id = '' OR %(topic_id)s = ''))
+ON CONFLICT DO NOTHING
+
+-- name: confirm
+UPDATE logs SET topic_id = %(topic_id)s
+WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND closed_at IS NULL AND topic_id = ''
+
+-- name: witnesses
+-- The newest position of each partition that is recorded and that the broker has; what was recorded before an
+-- administrator adopted the log is not asked.
+SELECT r.partition, w."offset", w.id, w.key, w.value
+FROM unnest(%(partitions)s::int[], %(starts)s::bigint[], %(ends)s::bigint[]) AS r (partition, first, after)
+CROSS JOIN LATERAL (
+    SELECT * FROM (
+        (SELECT "offset", id::text, NULL::bytea AS key, NULL::bytea AS value, stored_at AS recorded_at
+         FROM predictions t
+         WHERE t.log_id = %(log_id)s AND t.partition = r.partition AND "offset" >= r.first AND "offset" < r.after
+         ORDER BY "offset" DESC LIMIT 1)
+        UNION ALL
+        (SELECT "offset", id::text, NULL, NULL, recorded_at FROM duplicates t
+         WHERE t.log_id = %(log_id)s AND t.partition = r.partition AND "offset" >= r.first AND "offset" < r.after
+         ORDER BY "offset" DESC LIMIT 1)
+        UNION ALL
+        (SELECT "offset", '', key, value, recorded_at FROM dead_letters t
+         WHERE t.log_id = %(log_id)s AND t.partition = r.partition AND "offset" >= r.first AND "offset" < r.after
+         ORDER BY "offset" DESC LIMIT 1)
+    ) newest ORDER BY "offset" DESC LIMIT 1
+) w
+WHERE w.recorded_at > coalesce((SELECT adopted_at FROM logs WHERE log_id = %(log_id)s), '-infinity')
+
+-- name: adopt
+UPDATE logs SET topic_id = %(topic_id)s, adopted_at = now()
+WHERE log_id = (
+    SELECT log_id FROM logs WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND closed_at IS NULL
+    ORDER BY topic_id = %(topic_id)s DESC, log_id DESC LIMIT 1)
+RETURNING log_id
+
+-- name: close
+UPDATE logs SET closed_at = now()
+WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND closed_at IS NULL
+  AND (topic_id = %(topic_id)s OR topic_id = '' OR %(topic_id)s = '')
+RETURNING log_id
