@@ -45,11 +45,11 @@ class Daemon:
     """A `bdlab` daemon; `lines` gets each line of its standard error."""
 
     def __init__(
-        self, arguments: Sequence[str], environment: dict[str, str], *, within: Sequence[str] = ()
+        self, arguments: Sequence[str], environment: dict[str, str], command: Sequence[str] = BDLAB
     ) -> None:
         self._name = " ".join(("bdlab", *arguments))
         self.process = subprocess.Popen(
-            [*within, *BDLAB, *arguments],
+            [*command, *arguments],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -134,6 +134,8 @@ class Daemon:
 class Pipeline:
     """Running servers with everything that `vault-init` and `migrate` do. Each may be stopped and started."""
 
+    command: Sequence[str] = BDLAB
+
     def __init__(
         self, folder: Path, *, vault: type[OpenBao] = OpenBao, broker: LocalBroker | None = None
     ) -> None:
@@ -166,7 +168,7 @@ class Pipeline:
         """Run one command to its end; `more` goes into its environment."""
         data = stdin.encode() if isinstance(stdin, str) else stdin
         ended = subprocess.run(
-            [*BDLAB, *arguments],
+            [*self.command, *arguments],
             env=self.environment(**more),
             input=data,
             capture_output=True,
@@ -180,7 +182,7 @@ class Pipeline:
     @contextmanager
     def daemon(self, *arguments: str, within: Sequence[str] = (), **more: str) -> Iterator[Daemon]:
         """A running daemon; `within` is a command that runs another one in its place."""
-        daemon = Daemon(arguments, self.environment(**more), within=within)
+        daemon = Daemon(arguments, self.environment(**more), [*within, *self.command])
         try:
             yield daemon
         finally:

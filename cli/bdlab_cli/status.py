@@ -14,7 +14,7 @@ def status(
         "--check",
         envvar="BDLAB_STATUS_CHECK",
         metavar="NAME",
-        help="Only this check, or group (vault, kafka, postgres, model, api, consumer, certificates); "
+        help="Only this check, or group (vault, kafka, postgres, log, model, api, consumer, certificates); "
         "repeatable. What is not asked for is not contacted.",
     ),
     as_json: bool = typer.Option(False, "--json", envvar="BDLAB_STATUS_JSON", help="JSON, a line a report."),

@@ -25,8 +25,8 @@ from bdlab.kafka.answers import answers, seconds_left
 from bdlab.kafka.assignment import looker
 from bdlab.kafka.connection import client_config, fetch_metadata
 from bdlab.kafka.ends import Reader, committed_offsets, reader, reported_ranges, true_ends
-from bdlab.kafka.keys import keys_at
-from bdlab.kafka.topicid import topic_id
+from bdlab.kafka.records import messages_at
+from bdlab.kafka.topicid import TopicIds
 from bdlab.ledger import Log, LogRange
 from bdlab.probes import BrokerState
 
@@ -64,7 +64,7 @@ class Admin:
         self._lock = threading.Lock()
         self._login: KafkaLogin | None = None
         self._client: Reader | None = None
-        self._admin: AdminClient | None = None
+        self._ids: TopicIds | None = None
 
     def __enter__(self) -> Admin:
         return self
@@ -77,7 +77,7 @@ class Admin:
             self._drop()
 
     def _drop(self) -> None:
-        client, self._client, self._admin = self._client, None, None
+        client, self._client, self._ids = self._client, None, None
         if client is not None:
             client.close()
 
@@ -124,8 +124,13 @@ class Admin:
         def ask(login: KafkaLogin, client: Reader, deadline: float) -> dict[int, str]:
             if str(self._metadata(login, client, deadline).cluster_id) != where.cluster_id:
                 return {}
-            keys = keys_at(client, where.topic, where.partition, offsets, seconds_left(deadline))
-            return {offset: key.decode("utf-8", "backslashreplace") for offset, key in keys.items()}
+            found = {}
+            for offset in offsets:
+                places = {where.partition: offset}
+                for message in messages_at(client, where.topic, places, seconds_left(deadline)).values():
+                    if (key := message.key()) is not None:
+                        found[offset] = bytes(key).decode("utf-8", "backslashreplace")
+            return found
 
         return self._asking(ask)
 
@@ -196,16 +201,13 @@ class Admin:
         reported = reported_ranges(client, topic, metadata.topics[topic].partitions, seconds_left(deadline))
         highs = {partition: high for partition, (_, high) in reported.items()}
         ends = true_ends(client, topic, highs, seconds_left(deadline))
-        found_id = self._topic_id(login, deadline)
+        # Beside `_client`, which goes with it whenever the login does.
+        self._ids = self._ids or TopicIds(login, client_id=self._client_id)
+        found_id = self._ids.ask(seconds_left(deadline))
         return [
             LogRange(str(metadata.cluster_id), topic, partition, low, ends[partition], found_id)
             for partition, (low, _) in reported.items()
         ]
-
-    def _topic_id(self, login: KafkaLogin, deadline: float) -> str:
-        # Beside `_client`, which goes with it whenever the login does.
-        self._admin = self._admin or AdminClient(client_config(login, client_id=self._client_id))
-        return topic_id(self._admin, login.server.topic, seconds_left(deadline))
 
     def _lag(self, login: KafkaLogin, client: Reader, deadline: float, metadata: Any) -> dict[int, int]:
         ranges = self._ranges(login, client, deadline, metadata)

@@ -14,7 +14,7 @@ from bdlab.events import Headers, Position, Record
 from bdlab.identity import ADVICE, Look, Prove
 from bdlab.kafka.connection import fetch_metadata
 from bdlab.kafka.ends import reader, reported_ranges, true_ends
-from bdlab.kafka.keys import messages_at
+from bdlab.kafka.records import messages_at
 from bdlab.ledger import LogRange, log_of
 
 log = structlog.get_logger()
@@ -147,7 +147,7 @@ def ask_starts(  # noqa: PLR0917 - one caller, which has just these
         refused: Mapping[int, str] = {}
         if prove is not None:
             # Of all partitions: one that nobody can compare any more is proved by another.
-            metadata = fetch_metadata(client, servers=login.server.bootstrap_servers, timeout_s=ASK_TIMEOUT_S)
+            metadata = fetch_metadata(client, server=login.server, timeout_s=ASK_TIMEOUT_S)
             every = metadata.topics[topic].partitions if topic in metadata.topics else assignment.partitions
             ranges = [
                 LogRange(cluster_id, topic, partition, low, end, topic_id)

@@ -7,7 +7,6 @@ import time
 import structlog
 from confluent_kafka import Consumer as Client
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, OffsetOutOfRange, TopicMissing
@@ -25,7 +24,7 @@ from bdlab.kafka.connection import (
     cluster_of,
 )
 from bdlab.kafka.ends import reported_ranges
-from bdlab.kafka.topicid import topic_id
+from bdlab.kafka.topicid import TopicIds
 
 log = structlog.get_logger()
 
@@ -59,6 +58,7 @@ class Member:
         self.assignment = Assignment()
         self._positions = positions
         self._prove = prove
+        self._ids = TopicIds(login, client_id=f"{client_id}-topic")
         self._next_check = 0.0
         self._client_id = client_id
         self._interrupted = False
@@ -88,19 +88,19 @@ class Member:
         }
         try:
             self._client = Client(config)
-            self._admin = AdminClient(client_config(login, client_id=f"{client_id}-topic"))
         except KafkaException as error:
             raise broker_error(error, "the Kafka settings are not usable") from error
 
     def close(self) -> None:
         """Leave the group, where a broker is there to be told."""
         self._client.close()
+        self._ids.close()
 
     def change_user(self, login: KafkaLogin) -> None:
         """Use another user of the same server for new connections; those that are open stay."""
         self.login = login
-        for client in (self._client, self._admin):
-            client.set_sasl_credentials(login.username, login.password.reveal())
+        self._client.set_sasl_credentials(login.username, login.password.reveal())
+        self._ids.change_user(login)
 
     def verify(self, timeout_s: float) -> None:
         """Find out which log the broker has; sets `verified`, or `replaced`. Raises BrokerError."""
@@ -117,7 +117,7 @@ class Member:
             raise BrokerUnavailable(
                 f"no broker answers at {server.bootstrap_servers}{why}", hint=error.hint
             ) from error
-        found_id = topic_id(self._admin, server.topic, timeout_s)
+        found_id = self._ids.ask(timeout_s)
         self.refusal = None
         self._last_problem = ""
         if self.cluster_id and (found, found_id) != (self.cluster_id, self.topic_id):
@@ -173,7 +173,7 @@ class Member:
         if not self.assignment.held:
             self.assignment.held = self._collect(max_records, deadline)
         if self.assignment.held or time.monotonic() >= self._next_check:
-            if topic_id(self._admin, self.login.server.topic, ASK_TIMEOUT_S) != self.topic_id:
+            if self._ids.ask(ASK_TIMEOUT_S) != self.topic_id:
                 self.replaced = True
                 return []
             self._next_check = time.monotonic() + _CHECK_EVERY_S

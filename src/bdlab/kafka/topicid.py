@@ -10,7 +10,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
     TopicDescription,
 )
 
+from bdlab.credentials import KafkaLogin
 from bdlab.kafka.answers import answers
+from bdlab.kafka.connection import client_config
 
 #: How long one of several brokers may take; another is asked then.
 _ANSWER_S = 1.0
@@ -18,12 +20,33 @@ _ANSWER_S = 1.0
 _NONE = "A" * 22
 
 
-def topic_id(admin: AdminClient, topic: str, timeout_s: float) -> str:
-    """The id of `topic` in base64, empty if the broker has none. Raises BrokerError."""
+class TopicIds:
+    """Asks for the id of the topic that a login's settings name, by a client that is made when needed."""
 
-    def ask(left: float) -> dict[str, Future[TopicDescription]]:
-        futures = admin.describe_topics(TopicCollection([topic]), request_timeout=min(left, _ANSWER_S))
-        return {f"asking for the id of topic {topic!r}": futures[topic]}
+    def __init__(self, login: KafkaLogin, *, client_id: str) -> None:
+        self._login = login
+        self._client_id = client_id
+        self._admin: AdminClient | None = None
 
-    (found,) = answers(ask, timeout_s)
-    return "" if str(found.topic_id) == _NONE else str(found.topic_id)
+    def change_user(self, login: KafkaLogin) -> None:
+        """Use another user of the same server for new connections."""
+        self._login = login
+        if self._admin is not None:
+            self._admin.set_sasl_credentials(login.username, login.password.reveal())
+
+    def close(self) -> None:
+        self._admin = None
+
+    def ask(self, timeout_s: float) -> str:
+        """The id in base64, empty if the broker has none. Raises BrokerError."""
+        admin = self._admin = self._admin or AdminClient(
+            client_config(self._login, client_id=self._client_id)
+        )
+        topic = self._login.server.topic
+
+        def question(left: float) -> dict[str, Future[TopicDescription]]:
+            futures = admin.describe_topics(TopicCollection([topic]), request_timeout=min(left, _ANSWER_S))
+            return {f"asking for the id of topic {topic!r}": futures[topic]}
+
+        (found,) = answers(question, timeout_s)
+        return "" if str(found.topic_id) == _NONE else str(found.topic_id)
