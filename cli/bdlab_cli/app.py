@@ -6,12 +6,10 @@ own help is asked for, so that ``bdlab --help`` stays instant.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -70,13 +68,13 @@ class LazyGroup(TyperGroup):
         _, help_line, panel = COMMANDS[cmd_name]
         return TyperCommand(cmd_name, help=help_line, rich_help_panel=panel)
 
-    def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        with _visible_errors():
-            return super().parse_args(ctx, args)
-
     def invoke(self, ctx: Any) -> Any:
-        with _visible_errors():
+        """Wrong usage is told by Typer, with the words that were typed; those may be names of files."""
+        try:
             return super().invoke(ctx)
+        except TyperException as error:
+            error.message = terminal.visible(error.message)
+            raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         # Where a name is mistyped, Typer suggests the nearest of these.
@@ -90,16 +88,6 @@ class LazyGroup(TyperGroup):
         command.help = command.help or help_line
         _unwrap_help(command)
         return name, command, rest
-
-
-@contextlib.contextmanager
-def _visible_errors() -> Iterator[None]:
-    """Wrong usage is told by Typer, with the words that were typed; those may be names of files."""
-    try:
-        yield
-    except TyperException as error:
-        error.message = terminal.visible(error.message)
-        raise
 
 
 def _unwrap_help(command: Any) -> None:

@@ -99,12 +99,12 @@ def predict(
         raise typer.BadParameter("--summary belongs to a review that is given as the argument")
 
     from bdlab_cli import wiring
+    from bdlab_cli.predicted import results
     from bdlab_cli.prediction import Prediction, from_argument, from_file, read_review
 
     layers = wiring.layers({"startup_timeout_s": startup_timeout, "model": {"path": model}}, quiet=True)
-    prediction = Prediction(
-        layers, publish=publish, as_json=as_json, output=output, run_id=run_id, raw_cells=raw_cells
-    )
+    shown = results(as_json=as_json, output=output, published=publish, raw_cells=raw_cells)
+    prediction = Prediction(layers, shown, publish=publish, output=output, run_id=run_id)
     if file is not None:
         from_file(
             prediction,

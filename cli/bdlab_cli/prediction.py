@@ -18,7 +18,7 @@ from bdlab.reviews.bulk import Outcome, Publisher, publish_rows, score_rows
 from bdlab.reviews.files import STANDARD_INPUT, BadRow, Format, ReviewFile, Row
 from bdlab.settings import Layers
 from bdlab_cli import terminal, wiring
-from bdlab_cli.predicted import Results, results
+from bdlab_cli.predicted import Results
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -32,30 +32,17 @@ class Prediction:
     """The options that hold for one review and for a file."""
 
     def __init__(
-        self,
-        layers: Layers,
-        *,
-        publish: bool,
-        as_json: bool,
-        output: Path | None,
-        run_id: str | None,
-        raw_cells: bool,
+        self, layers: Layers, results: Results, *, publish: bool, output: Path | None, run_id: str | None
     ) -> None:
         if run_id is not None and not 1 <= len(run_id) <= MAX_RUN_ID:
             raise InvalidInput(f"--run-id has to be of 1 to {MAX_RUN_ID} characters, and has {len(run_id)}")
         self.layers = layers
         self.publish = publish
-        self.as_json = as_json
+        self.results = results
         self.output = output
-        self.raw_cells = raw_cells
         self.run_id = run_id or str(uuid7())
         self.run_id_given = run_id is not None
         self.max_row_bytes = layers.settings().http.max_body_bytes
-
-    def results(self) -> Results:
-        return results(
-            as_json=self.as_json, output=self.output, published=self.publish, raw_cells=self.raw_cells
-        )
 
     def scorer(self) -> Scorer:
         return load_scorer(self.layers.settings().model.path)
@@ -86,7 +73,7 @@ def from_argument(prediction: Prediction, text: str, summary: str) -> None:
     review = Review(text=text, summary=summary)
     check(review)
     scorer = prediction.scorer()
-    with wiring.stop_on_signal() as stop, prediction.results() as shown:
+    with wiring.stop_on_signal() as stop, prediction.results as shown:
         for outcome in prediction.outcomes([Row(1, review)], scorer, stop):
             if outcome.problem is not None:
                 raise type(outcome.problem)(
@@ -156,7 +143,7 @@ def from_file(
         tally = _Tally()
         good = (row for row in file.rows() if isinstance(row, Row))
         task = progress.add_task("publishing" if prediction.publish else "scoring", total=count)
-        with prediction.results() as shown:
+        with prediction.results as shown:
             for outcome in prediction.outcomes(good, scorer, stop):
                 tally.count(outcome)
                 if tally.lost is None:
@@ -166,6 +153,7 @@ def from_file(
                     stop.set()
                 if not prediction.publish and (stop.is_set() or terminal.failed()):
                     break
+            progress.stop()  # its line is where the table begins
             if tally.tried == count and not (tally.failed or tally.lost):
                 tally.lost = _lost(shown.complete)
     if prediction.publish:

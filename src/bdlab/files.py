@@ -98,6 +98,11 @@ def replace_file(path: Path, content: bytes, *, mode: int | None = None) -> None
         new.commit()
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write `text` into a 0600 file that takes the place of `path` in one step. Raises OSError."""
+    replace_file(path, text.encode(), mode=0o600)
+
+
 def sync_folder(folder: Path) -> None:
     """Make what was renamed, made or removed in `folder` last through a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

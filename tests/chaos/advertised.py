@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bdlab.files import write_private
 from bdlab.stack import KafkaCluster, Tansu, ZooKeeperKafka
 from bdlab.stack.java import Distribution
 from bdlab.stack.kafka import ApacheKafka
 from bdlab.stack.kafka_cluster import ClusterBroker
-from bdlab.stack.kafka_config import Properties, render, write_private
+from bdlab.stack.kafka_config import Properties, render
 from bdlab.stack.zookeeper import ZooKeeperBroker
 from tests.chaos.proxy import Address
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from bdlab.errors import BinaryMissing
+from bdlab.files import write_private
 from bdlab.stack import ApacheKafka, java
 from bdlab.stack.kafka import new_cluster_id
-from bdlab.stack.kafka_config import Listeners, listener_properties, render, write_private
+from bdlab.stack.kafka_config import Listeners, listener_properties, render
 
 
 def test_without_security_there_is_one_listener_for_all() -> None:

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 
-from bdlab_cli import terminal
+from bdlab.deadletters import StoredDeadLetter
+from bdlab.events import Position, Record
+from bdlab_cli import letters, terminal
 from bdlab_cli.console import Console
 from bdlab_cli.predicted import inert
 from tests.terminal import BDLAB, Terminal
@@ -198,6 +201,25 @@ def test_json_that_is_shown_is_the_same_json(text: str) -> None:
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cf", "Zl", "Zp"])))
 def test_other_text_is_shown_as_it_is(text: str) -> None:
     assert terminal.visible(text) == text
+
+
+def test_a_dead_letter_of_hostile_words_is_shown_as_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own lines, too: a line feed in it begins none that looks like bdlab's."""
+    raw = f"{HOSTILE}\nreason    fine".encode()
+    letter = StoredDeadLetter(
+        record=Record(Position("cluster", "topic", 1, 2), raw, raw, [(raw.decode(), raw)]),
+        reason=raw.decode(),
+        sqlstate="",
+        recorded_at=datetime.now(UTC),
+        replays=0,
+    )
+    letters.show(letter)
+    screen = _Screen()
+    Console(screen).print(letters.table([letter], "1 dead letter"))
+    shown = capsys.readouterr().out
+    assert not STEERING.search(shown + screen.getvalue())
+    assert shown.count("\nreason ") == 1
+    assert shown.count("boom") == 5
 
 
 def test_markup_and_emoji_names_in_foreign_text_are_text() -> None:

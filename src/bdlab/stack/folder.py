@@ -14,7 +14,7 @@ from typing import Self
 import msgspec
 
 from bdlab.errors import StackError, StackInUse
-from bdlab.files import replace_file
+from bdlab.files import replace_file, write_private
 from bdlab.settings import SHIPPED_MODEL, PostgresSettings
 from bdlab.stack.process import start_mark
 
@@ -206,10 +206,7 @@ class DataFolder:
 
     def write_env(self, values: Mapping[str, str]) -> None:
         """Write the set-up file, which only its owner may read."""
-        self.env_file.unlink(missing_ok=True)
-        handle = os.open(self.env_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.writelines(f"{name}={_quoted(value)}\n" for name, value in values.items())
+        write_private(self.env_file, "".join(f"{name}={_quoted(value)}\n" for name, value in values.items()))
 
     def processes(self) -> list[int]:
         """The processes that work in this folder: everything that a stack starts does."""

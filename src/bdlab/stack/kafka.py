@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bdlab.errors import ServerNotStarted
+from bdlab.files import write_private
 from bdlab.stack import java
 from bdlab.stack.java import Distribution
 from bdlab.stack.kafka_config import (
@@ -28,7 +29,6 @@ from bdlab.stack.kafka_config import (
     render,
     security_properties,
     write_certificates,
-    write_private,
 )
 from bdlab.stack.server import Server, base_environment
 

@@ -1,4 +1,4 @@
-"""The configuration of Apache Kafka's servers, as they read it. Pure, but for `write_private`."""
+"""The configuration of Apache Kafka's servers, as they read it. Pure, but for the certificates' files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from bdlab.credentials import Certificate
-from bdlab.files import replace_file
+from bdlab.files import write_private
 
 CLIENT, INTERNAL, CONTROLLER = "CLIENT", "INTERNAL", "CONTROLLER"
 
@@ -163,8 +163,3 @@ def _escape(value: str) -> str:
 def _utf16(char: str) -> list[int]:
     raw = char.encode("utf-16-be")
     return [int.from_bytes(raw[start : start + 2], "big") for start in range(0, len(raw), 2)]
-
-
-def write_private(file: Path, text: str) -> None:
-    """Write `file` anew, readable by its owner alone from the first byte on."""
-    replace_file(file, text.encode(), mode=0o600)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bdlab.errors import ServerNotStarted
+from bdlab.files import replace_file
 from bdlab.stack import binaries
 from bdlab.stack.tls import TlsServer, connect
 
@@ -121,13 +122,7 @@ class OpenBao(TlsServer):
                     f"the seal key {file} is missing, and without it the data beside it cannot be read",
                     hint="Put the key back from a backup, or start with another --data-dir.",
                 )
-            new = file.with_suffix(".new")
-            new.unlink(missing_ok=True)
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-                handle.write(secrets.token_bytes(_KEY_BYTES))
-                handle.flush()
-                os.fsync(handle.fileno())
-            new.rename(file)
+            replace_file(file, secrets.token_bytes(_KEY_BYTES), mode=0o600)
         # The server itself takes a key file that anybody can read without a word.
         if stat.S_IMODE(file.stat().st_mode) & 0o077:
             raise ServerNotStarted(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bdlab.errors import ServerNotStarted
+from bdlab.files import write_private
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.stack import binaries, unprivileged
 from bdlab.stack.process import start_mark
@@ -167,12 +168,7 @@ class Postgres(TlsServer):
         new.mkdir(mode=0o700)
         unprivileged.give(new, command)
         password = secrets.token_urlsafe(24)
-        self._password_file.unlink(missing_ok=True)
-        handle = os.open(self._password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(password)
-            file.flush()
-            os.fsync(file.fileno())
+        write_private(self._password_file, password)
         reader, writer = os.pipe()
         os.write(writer, password.encode() + b"\n")
         os.close(writer)

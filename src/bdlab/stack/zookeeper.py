@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from bdlab.errors import ServerNotStarted
+from bdlab.files import write_private
 from bdlab.stack import java
 from bdlab.stack.java import Distribution
 from bdlab.stack.kafka import KafkaBroker
@@ -18,7 +19,6 @@ from bdlab.stack.kafka_config import (
     Properties,
     render,
     write_certificates,
-    write_private,
 )
 from bdlab.stack.ports import answers
 from bdlab.stack.server import Server

@@ -1,4 +1,4 @@
-"""Small files that hold a secret: written whole or not at all, readable by their owner alone."""
+"""Small files that hold a secret, readable by their owner alone."""
 
 from __future__ import annotations
 
@@ -6,14 +6,8 @@ import stat
 from pathlib import Path
 
 from bdlab.errors import IdentityRefused
-from bdlab.files import replace_file
 
 _OTHERS = 0o077
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write `text` into a 0600 file that takes the place of `path` in one step, and is on disk afterwards."""
-    replace_file(path, text.encode(), mode=0o600)
 
 
 def refuse_too_open(path: Path) -> None:

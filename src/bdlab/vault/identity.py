@@ -28,11 +28,11 @@ from pathlib import Path
 import msgspec
 
 from bdlab.errors import IdentityRefused, VaultError, VaultUnavailable
-from bdlab.files import sync_folder
+from bdlab.files import sync_folder, write_private
 from bdlab.settings import Secret
 from bdlab.signals import held_back
 from bdlab.vault.client import VaultClient
-from bdlab.vault.files import read_private, write_private
+from bdlab.vault.files import read_private
 
 _AGAIN = "Run `bdlab vault-init` to hand over a new one; it destroys what was in the old one."
 

@@ -16,13 +16,13 @@ import structlog
 
 from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.errors import IdentityRefused, TokenRefused, VaultError, VaultUnavailable
+from bdlab.files import write_private
 from bdlab.probes import VaultState
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, Settings
 from bdlab.vault import state
 from bdlab.vault.bootstrap.plan import DAEMONS
 from bdlab.vault.client import VaultClient
 from bdlab.vault.clients import Reporter
-from bdlab.vault.files import write_private
 from bdlab.vault.held import HeldDatabase, HeldKafka, HeldToken, kafka_layer, postgres_layer
 from bdlab.vault.identity import Identity
 from bdlab.vault.keeper import Keeper, Task

@@ -10,8 +10,7 @@ from pathlib import Path
 import msgspec
 
 from bdlab.errors import VaultError
-from bdlab.files import sync_folder
-from bdlab.vault.files import write_private
+from bdlab.files import sync_folder, write_private
 
 
 class Keys(msgspec.Struct, frozen=True, kw_only=True):
