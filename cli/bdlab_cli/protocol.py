@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import httptools
 import msgspec
@@ -206,9 +207,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(503, "busy", "Too many requests at once", "")
             raise ValueError("too many requests are pipelined")
         self._unparsed = self._left_over = 0
-        self._in_head, self._in_body = False, True
+        self._in_head = False
         self._until(0, None)
+        if not self.url.startswith(b"/"):
+            # Of a target that is a whole URL, the host counts instead of the header's (RFC 9112, 3.2.2).
+            meant = urlsplit(self.url).netloc
+            self.headers[:] = [(name, meant if name == b"host" else value) for name, value in self.headers]
         super().on_headers_complete()
+        self._in_body = True
         self.cycle.transport = self  # type: ignore[assignment] # as much of one as it calls
 
     def on_body(self, body: bytes) -> None:

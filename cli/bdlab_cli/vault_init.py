@@ -79,11 +79,11 @@ def vault_init(
             "recovery; repeatable",
         ),
     ] = None,
-    shared_database_server: Annotated[
+    shared_database: Annotated[
         bool,
         typer.Option(
-            "--shared-database-server",
-            envvar="BDLAB_SHARED_DATABASE_SERVER",
+            "--shared-database",
+            envvar="BDLAB_SHARED_DATABASE",
             help="Others use the database server too: let everybody enter its databases postgres and "
             "template1 as before",
         ),
@@ -124,7 +124,7 @@ def vault_init(
         vault=settings.vault,
         keys_file=keys_file.expanduser(),
         seeds=seeds,
-        manager=manager(seeds, shared=shared_database_server) if seeds else None,
+        manager=manager(seeds, shared=shared_database) if seeds else None,
         token=_token(token_file),
         shares=shares,
         threshold=threshold,

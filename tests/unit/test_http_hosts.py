@@ -149,6 +149,36 @@ def test_a_head_without_one_host_is_400(api: httpx.Client, lines: tuple[str, ...
         assert b"urn:bdlab:problem:bad-host" in answer
 
 
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://localhost/predictions", "localhost", 200),
+        ("http://LOCALHOST:8000/predictions?limit=1", "evil.example", 200),
+        ("http://evil.example/predictions", "localhost", 421),
+        ("https://evil.example:443/predictions", "localhost", 421),
+        ("http://me@localhost/predictions", "localhost", 400),
+        ("http://evil.example/health", "evil.example", 200),
+    ],
+)
+def test_of_a_target_that_is_a_whole_url_the_host_counts(
+    api: httpx.Client, target: str, host: str, status: int
+) -> None:
+    found, answer = ask(api, f"Host: {host}", target=f"GET {target} HTTP/1.1")
+    assert found == status, answer
+
+
+def test_other_forms_of_a_target_are_no_way_in(api: httpx.Client) -> None:
+    for target in (
+        "OPTIONS *",
+        "CONNECT localhost:8000",
+        "GET evil.example/predictions",
+        "GET http://[x/predictions",
+    ):
+        assert ask(api, "Host: localhost", target=f"{target} HTTP/1.1")[0] in (400, 404, 405)
+    assert ask(api, "Host: evil.example", target="GET //localhost/predictions HTTP/1.1")[0] in (400, 421)
+    assert ask(api, target="GET http://localhost/predictions HTTP/1.1")[0] == 400
+
+
 def test_two_hosts_and_what_is_none_are_refused_on_every_route(api: httpx.Client) -> None:
     for lines in (("Host: a", "Host: b"), ("Host: no host",)):
         assert ask(api, *lines, target="GET /health/live HTTP/1.1")[0] == 400
