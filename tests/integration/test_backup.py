@@ -146,6 +146,21 @@ def test_a_backup_that_is_not_as_it_was_written_is_refused(
             backup.authenticate(trusted=trusted)
 
 
+def test_the_command_refuses_it_before_anything_is_made(backup: Backup, tmp_path: Path) -> None:
+    _flip(backup.dump)
+    new = tmp_path / "new"
+    done = subprocess.run(
+        [*BDLAB, "restore", "--from", backup.path, "--data-dir", new, "--trust-backup"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "is not as it was made: database.dump was changed" in done.stderr
+    assert not new.exists()
+
+
 def test_a_manifest_that_was_written_anew_is_refused(backup: Backup) -> None:
     _flip(backup.dump)
     file = backup.path / "manifest.json"
