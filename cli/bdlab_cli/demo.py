@@ -145,7 +145,7 @@ def _predict(stack: LocalStack, samples: Sequence[Sample], folder: Path, stop: t
         writer = csv.writer(handle)
         writer.writerow(("Summary", "Text", "HelpfulnessNumerator", "HelpfulnessDenominator"))
         writer.writerows(samples)
-    outcome = stack.run("predict", ["predict", "--file", str(file), "--json"], stop)
+    outcome = stack.run("predict", ["predict", "--file", str(file), "--json", "--source", "demo"], stop)
     return [str(json.loads(line)["id"]) for line in outcome.output.splitlines()]
 
 

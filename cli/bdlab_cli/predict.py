@@ -19,6 +19,11 @@ class Kind(StrEnum):
     jsonl = "jsonl"
 
 
+class Source(StrEnum):
+    drill = "drill"
+    demo = "demo"
+
+
 @app.command()
 def predict(
     text: str | None = typer.Argument(
@@ -66,6 +71,12 @@ def predict(
         envvar="BDLAB_PREDICT_RAW_CELLS",
         help="Write cells that a spreadsheet takes for a formula (= + - @) without an apostrophe in front.",
     ),
+    source: Source | None = typer.Option(
+        None,
+        "--source",
+        envvar="BDLAB_PREDICT_SOURCE",
+        help="The reviews are no user's: the lists of stored predictions leave their rows out.",
+    ),
     run_id: str | None = typer.Option(
         None,
         "--run-id",
@@ -104,7 +115,9 @@ def predict(
 
     layers = wiring.layers({"startup_timeout_s": startup_timeout, "model": {"path": model}}, quiet=True)
     shown = results(as_json=as_json, output=output, published=publish, raw_cells=raw_cells)
-    prediction = Prediction(layers, shown, publish=publish, output=output, run_id=run_id)
+    prediction = Prediction(
+        layers, shown, publish=publish, output=output, run_id=run_id, source=source or "predict"
+    )
     if file is not None:
         from_file(
             prediction,

@@ -32,7 +32,14 @@ class Prediction:
     """The options that hold for one review and for a file."""
 
     def __init__(
-        self, layers: Layers, results: Results, *, publish: bool, output: Path | None, run_id: str | None
+        self,
+        layers: Layers,
+        results: Results,
+        *,
+        publish: bool,
+        output: Path | None,
+        run_id: str | None,
+        source: str,
     ) -> None:
         if run_id is not None and not 1 <= len(run_id) <= MAX_RUN_ID:
             raise InvalidInput(f"--run-id has to be of 1 to {MAX_RUN_ID} characters, and has {len(run_id)}")
@@ -40,6 +47,7 @@ class Prediction:
         self.publish = publish
         self.results = results
         self.output = output
+        self.source = source
         self.run_id = run_id or str(uuid7())
         self.run_id_given = run_id is not None
         self.max_row_bytes = layers.settings().http.max_body_bytes
@@ -54,7 +62,7 @@ class Prediction:
 
         with ExitStack() as stack:
             vault = stack.enter_context(wiring.vault_session(self.layers, stop, service=SERVICE))
-            producer = Producer(vault, client_id="bdlab-predict", source="/bdlab/predict")
+            producer = Producer(vault, client_id="bdlab-predict", source=f"/bdlab/{self.source}")
             producer.open()
             # Every review is accounted for by then: nothing is left to wait for.
             stack.callback(producer.close, 1.0)

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import pytest
 
-from bdlab.events import decode
+from bdlab.events import decode, source_of
 from tests.fix_pipeline import BDLAB, IMPATIENT, IMPATIENT_S, Pipeline
 from tests.integration.test_serve import on_topic
 
@@ -67,11 +67,13 @@ def test_one_review_is_published_and_shown(pipeline: Pipeline) -> None:
     assert "positive" in done.stdout
     assert done.stderr == ""
 
-    done = pipeline.run("predict", "Great taste, will buy again.", "--summary", "Yummy", "--json")
-    [found] = json_lines(done)
-    assert found["state"] == "acknowledged"
-    events = [decode(record) for record in on_topic(pipeline, {found["id"]})]
-    [event] = [event for event in events if str(event.id) == found["id"]]
+    arguments = ("Great taste, will buy again.", "--summary", "Yummy", "--json")
+    [found] = json_lines(pipeline.run("predict", *arguments))
+    [demo] = json_lines(pipeline.run("predict", *arguments, "--source", "demo"))
+    assert found["state"] == demo["state"] == "acknowledged"
+    records = {str(decode(record).id): record for record in on_topic(pipeline, {found["id"], demo["id"]})}
+    assert [source_of(records[one["id"]].headers) for one in (found, demo)] == ["predict", "demo"]
+    event = decode(records[found["id"]])
     assert (event.text, event.summary) == ("Great taste, will buy again.", "Yummy")
     assert event.prediction == found["prediction"]
 
