@@ -265,7 +265,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """For a cycle, after its connection's last answer. A client that still sends would not see it if the
         connection were closed at once: the reset that answers its next bytes takes what it has not read.
         """
-        if self._in_body and not self._refused:
+        if self._in_body or self._refused:
             self._linger()
         else:
             self.transport.close()

@@ -39,6 +39,7 @@ def run(layers: Layers) -> None:
     """
     settings = layers.settings()
     settings.http.origins()
+    max_connections(settings.http.max_connections)  # before anything is waited for
     with closing(_bind(settings.http)) as listener:
         if settings.http.workers == 1:
             _serve_here(layers, listener)
