@@ -17,7 +17,7 @@ from tests.waiting import until
 SEED = 20261126
 
 
-def tested(url: str, folder: Path, *, examples: int) -> subprocess.CompletedProcess[str]:
+def run_tester(url: str, folder: Path, *, examples: int) -> subprocess.CompletedProcess[str]:
     """What schemathesis says after all of its checks, with so many examples for each operation."""
     command = [
         str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json",
@@ -47,7 +47,7 @@ def test_a_tester_that_reads_the_document_finds_nothing(
 ) -> None:
     with pipeline.serve() as (_, client), pipeline.daemon("consume"):
         until(lambda: client.get("/health").json()["status"] == "healthy")
-        done = tested(str(client.base_url).rstrip("/"), tmp_path, examples=examples)
+        done = run_tester(str(client.base_url).rstrip("/"), tmp_path, examples=examples)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
     operations = re.search(r"Operations: +(\d+) selected / (\d+) total", done.stdout)
     assert operations

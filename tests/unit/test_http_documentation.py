@@ -11,7 +11,7 @@ from bdlab.serving.problems import PROBLEM_JSON
 from bdlab.settings import HttpSettings, Settings
 from tests.fix_api import MemoryApi, serving
 
-ANYWHERE = {"400", "421", "422", "500", "503"}
+ANYWHERE = {"400", "408", "421", "422", "431", "500", "503"}
 ROUTES = {
     "/predict": "post",
     "/predict/batch": "post",
@@ -52,7 +52,7 @@ def test_the_document_has_bodies_and_problems(api: httpx.Client) -> None:
     assert set(body["properties"]) == {"text", "summary", "HelpfulnessNumerator", "HelpfulnessDenominator"}
     names = {parameter["name"] for parameter in predict["parameters"]}
     assert names == {"Idempotency-Key", "traceparent", "Bdlab-Source"}
-    assert set(predict["responses"]) == {"200", "408", "413", "415", *ANYWHERE}
+    assert set(predict["responses"]) == {"200", "413", "415", *ANYWHERE}
     assert PROBLEM_JSON in predict["responses"]["422"]["content"]
 
 

@@ -106,8 +106,10 @@ _RETRY_AFTER = OpenAPIHeader(
 #: What any route may answer, before its handler begins.
 _ANYWHERE = {
     "400": "Not exactly one Host header that can be read, or the client left before its request was complete",
+    "408": "The request came too slowly",
     "421": "The Host header names another server (setting http.allowed_hosts)",
     "422": "A query parameter that the route does not know, or a value that is not allowed",
+    "431": "The head of the request is too large",
     "500": "A defect; the server's log has the reason",
     "503": "The server is stopping: retry after `Retry-After` seconds",
 }
