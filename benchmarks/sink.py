@@ -24,6 +24,7 @@ import structlog
 
 from bdlab.events import Position, PredictionEvent, Record, encode, uuid7
 from bdlab.ledger import Accepted, Log
+from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.rows import copy_lines
 from bdlab.postgres.session import Session
@@ -81,20 +82,17 @@ def straight_copy(database: Database, accepted: list[Accepted]) -> float:
     database.execute("DROP TABLE IF EXISTS plain")
     database.execute("CREATE TABLE plain (LIKE predictions)")
     database.execute("ALTER TABLE plain ALTER stored_at DROP NOT NULL; GRANT ALL ON plain TO bdlab_writer")
-    columns = (
-        "id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment,"
-        ' confidence, explanation, model, created_at, log_id, partition, "offset"'
-    )
     batches = [accepted[first : first + BATCH] for first in range(0, len(accepted), BATCH)]
     session = Session(database.credentials("writer"), application_name="benchmark")
     session.open()
+    into_plain = queries("store")["copy"].replace("COPY incoming", "COPY plain")
     numbers = {Log(CLUSTER, TOPIC, partition): 1 for partition in range(PARTITIONS)}
 
     def copy() -> None:
         for batch in batches:
             lines = io.StringIO(copy_lines(batch, numbers))
             with session.transaction() as cursor:
-                cursor.copy_expert(f"COPY plain ({columns}) FROM STDIN", lines)
+                cursor.copy_expert(into_plain, lines)
 
     seconds = timed(copy)
     session.close()
