@@ -27,17 +27,20 @@ app = typer.Typer(
 _COULD_NOT = 1
 
 
-def _option(name: str, words: str, **more: Any) -> Any:
-    """An option of several of these commands, with its environment twin."""
+def _option(name: str, words: str, *also: str, **more: Any) -> Any:
+    """An option with its environment twin, and other names for it."""
     envvar = f"BDLAB_DLQ_{name.upper().replace('-', '_')}"
-    return typer.Option(f"--{name}", envvar=envvar, help=words, **more)
+    return typer.Option(f"--{name}", *also, envvar=envvar, help=words, **more)
 
 
 _PLACE = "PARTITION/OFFSET"
 _Position = Annotated[str, typer.Argument(metavar=_PLACE, help="Where it is, such as 3/1207.")]
 _Positions = Annotated[
     list[str] | None,
-    typer.Argument(metavar=f"[{_PLACE}]...", help="Where they are; without any the options choose."),
+    typer.Argument(metavar=_PLACE, help="Where they are; without any the options choose."),
+]
+_Offset = Annotated[
+    int | None, _option("offset", "At this offset, of each partition or of --partition.", min=0)
 ]
 _Partition = Annotated[int | None, _option("partition", "Of this partition.", min=0)]
 _Cluster = Annotated[str | None, _option("cluster", "Of the log with this cluster id.", metavar="ID")]
@@ -68,7 +71,9 @@ def list_(
     sqlstate: _Sqlstate = None,
     since: _Since = None,
     until: _Until = None,
-    only_open: Annotated[bool, _option("open", "Only what somebody still has to see to.")] = False,
+    only_open: Annotated[
+        bool, _option("open", "Only what somebody still has to see to.", "--pending")
+    ] = False,
     limit: _Limit = 50,
     as_json: _Json = False,
     startup_timeout: StartupTimeout = None,
@@ -96,6 +101,7 @@ def list_(
 @app.command()
 def show(
     position: _Position,
+    offset: Annotated[int | None, typer.Argument(metavar="OFFSET", hidden=True, min=0)] = None,
     cluster: _Cluster = None,
     as_json: _Json = False,
     startup_timeout: StartupTimeout = None,
@@ -104,7 +110,8 @@ def show(
     from bdlab_cli import letters as shown
 
     with _opened(startup_timeout) as (_, letters):
-        letter = shown.at_place(letters, position, cluster)
+        written = position if offset is None else shown.place((position, offset))
+        letter = shown.at_place(letters, written, cluster)
     if as_json:
         terminal.echo_json(shown.summary(letter) | shown.content(letter))
     else:
@@ -115,6 +122,7 @@ def show(
 def replay(
     positions: _Positions = None,
     partition: _Partition = None,
+    offset: _Offset = None,
     cluster: _Cluster = None,
     reason: _Reason = None,
     sqlstate: _Sqlstate = None,
@@ -146,9 +154,9 @@ def replay(
     from bdlab.kafka.producer import Producer
     from bdlab_cli import wiring
 
-    _require_choice(positions, everything, cluster, (partition, reason, sqlstate, since, until))
+    _require_choice(positions, everything, cluster, (partition, offset, reason, sqlstate, since, until))
     states: tuple[State, ...] = ("open", "returned", "sent") if again else ("open",)
-    wanted = _filter(partition, cluster, reason, sqlstate, since, until, states)
+    wanted = _filter(partition, cluster, reason, sqlstate, since, until, states, offset=offset)
     with wiring.stop_on_signal() as stop, _opened(startup_timeout, stop) as (session, letters):
         found, outcomes = _chosen(letters, positions, wanted, limit, again=again)
         more = 0 if positions else letters.count(wanted) - len(found)
@@ -286,6 +294,8 @@ def _filter(
     since: str | None,
     until: str | None,
     states: tuple[State, ...],
+    *,
+    offset: int | None = None,
 ) -> DeadLetterFilter:
     from bdlab.deadletters import DeadLetterFilter
     from bdlab_cli import moments
@@ -293,6 +303,7 @@ def _filter(
     return DeadLetterFilter(
         cluster_id=cluster,
         partition=partition,
+        offset=offset,
         reason=reason,
         sqlstate=sqlstate,
         since=moments.moment(since) if since else None,

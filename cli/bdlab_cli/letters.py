@@ -24,7 +24,7 @@ _FATES = {"stored": "stored", "duplicate": "a duplicate of what is stored", "dea
 _PLACE = re.compile(r"(\d{1,9})/(\d{1,18})", re.ASCII)
 
 
-def place(at: Position | tuple[int, int]) -> str:
+def place(at: Position | tuple[int | str, int]) -> str:
     """A position as arguments and output have it: `3/1207` is partition 3, offset 1207."""
     partition, offset = at if isinstance(at, tuple) else (at.partition, at.offset)
     return f"{partition}/{offset}"

@@ -129,9 +129,13 @@ def test_dead_letters_are_listed_shown_and_replayed(running: Running) -> None:
     _, output, _ = running.bdlab("dlq", "show", place)
     assert f"position  {place}" in output
     assert 'value     {"id": "' in output
+    apart = str(garbage["partition"]), str(garbage["offset"])
+    assert running.bdlab("dlq", "show", *apart)[1] == output
 
     code, output, _ = running.bdlab("dlq", "replay", "--reason", "utf-8", "--dry-run")
     assert (code, output) == (0, f"{place}: to be sent back\n")
+    _, output, _ = running.bdlab("dlq", "replay", "--partition", apart[0], "--offset", apart[1], "--dry-run")
+    assert output == f"{place}: to be sent back\n"
     _, output, log = running.bdlab("dlq", "replay", "--all", "--limit", "1", "--dry-run")
     assert len(output.splitlines()) == 1
     assert "more were not looked at: --limit 1 was reached" in log
@@ -145,7 +149,7 @@ def test_dead_letters_are_listed_shown_and_replayed(running: Running) -> None:
     report = running.verify()
     assert report["verified"], report
     assert totals(report)[2] == before[2] + 3
-    code, output, _ = running.bdlab("dlq", "list", "--json", "--open", "--reason", "utf-8")
+    code, output, _ = running.bdlab("dlq", "list", "--json", "--pending", "--reason", "utf-8")
     [open_again] = [json.loads(line) for line in output.splitlines()]
     assert (open_again["state"], open_again["replays"]) == ("returned", 1)
     assert open_again["offset"] == again["replay"]["offset"]
