@@ -1,9 +1,15 @@
 """Fixtures live in `fix_*.py` beside this file, one file a concern."""
 
+import signal
+
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import brokers, tls
+
+# Under nohup, or in the background of a script, these come ignored, and what a test starts inherits that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests share the machine with the servers that other tests start: slow is no failure.
 settings.register_profile("bdlab", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -75,7 +75,9 @@ def predict(
         None,
         "--source",
         envvar="BDLAB_PREDICT_SOURCE",
-        help="The reviews are no user's: the lists of stored predictions leave their rows out.",
+        metavar="KIND",
+        help="drill or demo: the reviews are no user's, and the lists of stored predictions leave their "
+        "rows out.",
     ),
     run_id: str | None = typer.Option(
         None,

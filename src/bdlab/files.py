@@ -53,7 +53,10 @@ class Replacement:
             mode = stat.S_IMODE(before.st_mode)
         name = f"{'.' * self._hidden}{target.stem}.partial-{secrets.token_hex(4)}{target.suffix}"
         partial = target.with_name(name)
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+        try:
+            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+        except OSError as error:  # nobody knows the partial's name
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         self.partial, self._target = partial, target
         self.file = os.fdopen(handle, "wb")
         # Neither is worth failing for: a file system may know of no modes, and only root gives files away.

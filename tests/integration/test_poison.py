@@ -274,7 +274,7 @@ def test_rows_of_a_mebibyte_are_not_read_all_at_once(database: Database) -> None
     store.store([accepted(at(20))])
     with Reader(database.credentials("reader")) as reader:
         found = reader.newest(1000)
-        # The small one, and then no more once there are 16 MiB.
-        assert [row.position.offset for row in found] == [20, *range(19, 3, -1)]
+        # The small one, and then no more once there are 4 MiB.
+        assert [row.position.offset for row in found] == [20, *range(19, 15, -1)]
         assert [row.position.offset for row in reader.newest(3)] == [20, 19, 18]
     store.close()
