@@ -68,7 +68,7 @@ def test_secured_it_holds_the_same_rules(tmp_path: Path, authority: Authority) -
             ("serve", "read topic"),
             ("serve", "create topic"),
             ("consume", "write topic"),
-            ("status", "read topic"),
+            ("status", "write topic"),
             ("verify", "commit offsets"),
             ("dlq", "delete topic"),
         ):
