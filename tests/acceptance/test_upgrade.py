@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import os
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import threading
 import venv
 from collections.abc import Iterator
@@ -17,14 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.earlier import unpack
 from tests.fix_pipeline import BDLAB, Pipeline, running_pipeline
 from tests.waiting import until
 
 pytestmark = pytest.mark.long
 
-#: The last commit with schema 1.
-OLD = "71f042f"
-ROOT = Path(__file__).parents[2]
 POST = {"text": "This product is terrible!", "summary": "Product review"}
 
 
@@ -32,12 +27,7 @@ POST = {"text": "This product is terrible!", "summary": "Product review"}
 def old_command(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """That release, installed into an environment of its own, with the dependencies of this one."""
     folder = tmp_path_factory.mktemp("old")
-    archive = subprocess.run(["git", "archive", OLD], cwd=ROOT, capture_output=True, check=False)
-    if archive.returncode:
-        why = f"commit {OLD} is not in this clone: {archive.stderr.decode()}"
-        pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tree:
-        tree.extractall(folder / "tree", filter="data")
+    unpack(folder / "tree")
     venv.create(folder / "venv", with_pip=False, symlinks=True)
     python = folder / "venv" / "bin" / "python"
     (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,13 +18,11 @@ from bdlab.postgres.migrations import migrate
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap.plan import RENEWED
 from bdlab.vault.rotation import drop_left_behind, end_logins
+from tests.earlier import unpack
 from tests.fix_rotation import rotation
 from tests.fix_vault import VaultWorld
 from tests.vault_steps import outcomes, unchanged_but
 
-#: The last one before `dlq` had a role of its own.
-EARLIER = "71f042fc893988a354e59780028237556043fd91"
-ROOT = Path(__file__).parents[2]
 _MIGRATE = """
 from bdlab import settings
 from bdlab.postgres.migrations import migrate
@@ -39,15 +35,7 @@ with VaultSession(settings.load(), service="migrate", database_role="bdlab-owner
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
     """The earlier version's sources."""
-    archive = ["git", "-C", str(ROOT), "archive", EARLIER, "src", "cli", "vault"]
-    done = subprocess.run(archive, capture_output=True, timeout=60, check=False)
-    if done.returncode != 0:
-        reason = f"this checkout has no history: {done.stderr.decode().strip()}"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    folder = tmp_path / "earlier"
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archived:
-        archived.extractall(folder, filter="data")
-    return folder
+    return unpack(tmp_path / "earlier")
 
 
 def run(earlier: Path, world: VaultWorld, *arguments: str) -> None:
