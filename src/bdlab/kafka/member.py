@@ -172,8 +172,7 @@ class Member:
         """
         if not self.assignment.held:
             self.assignment.held = self._collect(max_records, deadline)
-        # A broker without topic ids cannot say that its topic is another: not worth a question a batch.
-        if (self.assignment.held and self.topic_id) or time.monotonic() >= self._next_check:
+        if self.assignment.held or time.monotonic() >= self._next_check:
             if self._ids.ask(ASK_TIMEOUT_S) != self.topic_id:
                 self.replaced = True
                 return []
