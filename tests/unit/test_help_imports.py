@@ -55,6 +55,11 @@ def test_scoring_here_imports_neither_the_scientific_stack_nor_a_client() -> Non
     assert "bdlab" in found
 
 
+def test_rich_is_imported_by_a_command_that_shows_something_by_it_and_by_no_library() -> None:
+    assert "rich" not in imported_by("predict", "--no-publish", "--json", "Great taste, will buy again.")
+    assert "rich" in imported_by("status", "--check", "model")
+
+
 def test_checking_the_model_imports_no_client() -> None:
     assert not imported_by("status", "--check", "model") & (HEAVY | SCIENTIFIC)
 
