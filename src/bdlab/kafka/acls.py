@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, cast
 
 from confluent_kafka import KafkaError, KafkaException
@@ -22,8 +22,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 )
 
 from bdlab.credentials import KafkaLogin
-from bdlab.errors import BrokerRefused, BrokerUnavailable
-from bdlab.kafka.answers import answers
+from bdlab.errors import BrokerRefused
+from bdlab.kafka.answers import answers, seconds_left
 from bdlab.kafka.connection import AUTHENTICATION, broker_error, client_config
 from bdlab.settings import KafkaSettings
 
@@ -122,8 +122,14 @@ def _open_admin(login: KafkaLogin) -> AdminClient:
     It has to be asked for beforehand: to one who may not, confluent_kafka's listing of ACLs is empty without
     an error, and its listing of users ends the process with a broken heap (2.16).
     """
-    client, operations = _open(login)
-    if AclOperation.ALTER not in operations:
+    client = _open(login)
+
+    def ask(left: float) -> dict[str, Future[Any]]:
+        answer = client.describe_cluster(include_authorized_operations=True, request_timeout=left)
+        return {"asking what the administrator may do": answer}
+
+    (found,) = answers(ask, _TIMEOUT_S)
+    if AclOperation.ALTER not in (found.authorized_operations or ()):
         raise BrokerRefused(
             f"the broker at {login.server.bootstrap_servers} lets {login.username or 'this certificate'} in, "
             "and does not let it change users and ACLs",
@@ -132,31 +138,33 @@ def _open_admin(login: KafkaLogin) -> AdminClient:
     return client
 
 
-def _open(login: KafkaLogin) -> tuple[AdminClient, Sequence[AclOperation]]:
-    """A client that the broker has let in, and what it may do to the cluster.
+def _open(login: KafkaLogin) -> AdminClient:
+    """A client that the broker has let in.
 
     librdkafka repeats a refused login and answers only when its time is over, without the reason: that comes
-    before, as an event. Raises BrokerRefused with a KafkaException as its cause, or BrokerUnavailable.
+    before, as an event. The list of topics is answered over the first connection, where an administrative
+    question waits for a second one, and so for another login.
+
+    Raises BrokerRefused with a KafkaException as its cause, or BrokerUnavailable.
     """
     events: list[KafkaError] = []
     client = AdminClient(client_config(login, client_id=_CLIENT_ID) | {"error_cb": events.append})
     doing = f"logging in at {login.server.bootstrap_servers} as {login.username or 'administrator'}"
-
-    def ask(left: float) -> dict[str, Future[Any]]:
-        answer = client.describe_cluster(include_authorized_operations=True, request_timeout=left)
-        deadline = time.monotonic() + left
-        while not answer.done() and time.monotonic() < deadline:
-            client.poll(_POLL_S)
+    deadline, patience_s = time.monotonic() + _TIMEOUT_S, _POLL_S
+    while True:
+        try:
+            client.list_topics(timeout=min(patience_s, seconds_left(deadline)))
+        except KafkaException as error:
+            client.poll(0)
             for event in events:
                 _raise_refusal(event, doing)
-        return {doing: answer}
-
-    try:
-        (found,) = answers(ask, _TIMEOUT_S)
-    except BrokerUnavailable as error:
-        last = f" (last: {events[-1].str()})" if events else ""
-        raise BrokerUnavailable(f"{error.message}{last}", hint=error.hint) from error
-    return client, found.authorized_operations or ()
+            if time.monotonic() >= deadline:
+                last = f" (last: {events[-1].str()})" if events else ""
+                found = broker_error(error, doing)
+                raise type(found)(f"{found.message}{last}", hint=found.hint) from error
+            patience_s *= 2
+        else:
+            return client
 
 
 def _raise_refusal(event: KafkaError, doing: str) -> None:
@@ -176,43 +184,51 @@ def _ensure_users(admin: AdminClient, logins: Sequence[KafkaLogin]) -> list[Chan
         return {"listing the broker's users": found}
 
     (known,) = answers(ask, _TIMEOUT_S)
-    changes = []
+    refused = _refused([login for login in logins if login.username in known])
+    wrong = [login for login in logins if login.username not in known or login in refused]
+    _set_passwords(admin, wrong)
+    _await_accepted(wrong)
+    return [
+        Change("set the password of" if login.username in known else "created", f"user {login.username}")
+        for login in wrong
+    ]
+
+
+def _refused(logins: Sequence[KafkaLogin]) -> list[KafkaLogin]:
+    """Those whom the broker does not let in; all are tried at once."""
+    with ThreadPoolExecutor(max_workers=max(1, len(logins))) as threads:
+        return [login for login, good in zip(logins, threads.map(accepts, logins), strict=True) if not good]
+
+
+def _set_passwords(admin: AdminClient, logins: Sequence[KafkaLogin]) -> None:
+    upsertions = []
     for login in logins:
-        name = login.username
-        if name in known and accepts(login):
-            continue
-        _set_password(admin, login)
-        _wait_accepted(login)
-        changes.append(Change("set the password of" if name in known else "created", f"user {name}"))
-    return changes
-
-
-def _set_password(admin: AdminClient, login: KafkaLogin) -> None:
-    mechanism = _MECHANISMS.get(login.server.sasl_mechanism)
-    if mechanism is None:
-        raise BrokerRefused(
-            f"users can be made at a broker for SCRAM, and the mechanism is {login.server.sasl_mechanism}",
-            hint="Name a user that the broker has in .env of the first set-up: BDLAB_KAFKA_USERNAME and "
-            "BDLAB_KAFKA_PASSWORD.",
-        )
-    upsertion = UserScramCredentialUpsertion(
-        login.username,
-        ScramCredentialInfo(mechanism, _ITERATIONS),
-        login.password.reveal().encode(),
-    )
+        name = login.server.sasl_mechanism
+        mechanism = _MECHANISMS.get(name)
+        if mechanism is None:
+            raise BrokerRefused(
+                f"users can be made at a broker for SCRAM, and the mechanism is {name}",
+                hint="Name a user that the broker has in .env of the first set-up: BDLAB_KAFKA_USERNAME and "
+                "BDLAB_KAFKA_PASSWORD.",
+            )
+        credential = ScramCredentialInfo(mechanism, _ITERATIONS)
+        password = login.password.reveal().encode()
+        upsertions.append(UserScramCredentialUpsertion(login.username, credential, password))
 
     def ask(left: float) -> dict[str, Future[Any]]:
-        futures = admin.alter_user_scram_credentials([upsertion], request_timeout=left)
-        return {f"setting the password of user {login.username!r}": futures[login.username]}
+        futures = admin.alter_user_scram_credentials(upsertions, request_timeout=left)
+        return {f"setting the password of user {name!r}": future for name, future in futures.items()}
 
-    answers(ask, _TIMEOUT_S)
+    if upsertions:
+        answers(ask, _TIMEOUT_S)
 
 
-def _wait_accepted(login: KafkaLogin) -> None:
+def _await_accepted(logins: Sequence[KafkaLogin]) -> None:
     """A broker learns of a password a moment after the controller has taken it."""
     deadline = time.monotonic() + _TIMEOUT_S
-    while not accepts(login):
+    while logins := _refused(logins):
         if time.monotonic() >= deadline:
+            login = logins[0]
             raise BrokerRefused(
                 f"the broker at {login.server.bootstrap_servers} took a password for user "
                 f"{login.username!r}, and still refuses it after {_TIMEOUT_S:g} s",
@@ -222,7 +238,7 @@ def _wait_accepted(login: KafkaLogin) -> None:
 
 
 def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], names: Iterable[str]) -> list[Change]:
-    held = {acl for name in names for acl in _allowed(admin, name)}
+    held = _allowed(admin, names)
     missing, excess = sorted(wanted - held), sorted(held - wanted)
 
     def create(left: float) -> dict[str, Future[Any]]:
@@ -243,23 +259,25 @@ def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], names: Iterable[st
     ]
 
 
-def _allowed(admin: AdminClient, name: str) -> set[AclBinding]:
+def _allowed(admin: AdminClient, names: Iterable[str]) -> set[AclBinding]:
+    """What these users may do; the broker is asked for everybody's ACLs at once."""
     anything: Any = None
     everything = AclBindingFilter(
         ResourceType.ANY,
         anything,
         ResourcePatternType.ANY,
-        f"User:{name}",
+        anything,
         anything,
         AclOperation.ANY,
         AclPermissionType.ALLOW,
     )
 
     def ask(left: float) -> dict[str, Future[Any]]:
-        return {f"listing what user {name!r} may do": admin.describe_acls(everything, request_timeout=left)}
+        return {"listing what users may do": admin.describe_acls(everything, request_timeout=left)}
 
     (found,) = answers(ask, _TIMEOUT_S)
-    return set(found)
+    principals = {f"User:{name}" for name in names}
+    return {acl for acl in found if acl.principal in principals}
 
 
 def _binding(name: str, grant: Grant) -> AclBinding:
