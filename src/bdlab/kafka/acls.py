@@ -18,6 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
     ResourceType,
     ScramCredentialInfo,
     ScramMechanism,
+    UserScramCredentialAlteration,
     UserScramCredentialUpsertion,
 )
 
@@ -201,7 +202,7 @@ def _refused(logins: Sequence[KafkaLogin]) -> list[KafkaLogin]:
 
 
 def _set_passwords(admin: AdminClient, logins: Sequence[KafkaLogin]) -> None:
-    upsertions = []
+    upsertions: list[UserScramCredentialAlteration] = []
     for login in logins:
         name = login.server.sasl_mechanism
         mechanism = _MECHANISMS.get(name)

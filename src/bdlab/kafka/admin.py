@@ -81,28 +81,31 @@ class Admin:
         if client is not None:
             client.close()
 
-    def _reader(self) -> tuple[KafkaLogin, Reader]:
+    def _reader(self, login: KafkaLogin) -> Reader:
         """The reading client, made anew where the login is another one by now."""
-        login = self._credentials.kafka()
         if login is not self._login or self._client is None:
             self._drop()
             self._client = reader(login, client_id=self._client_id, group=login.server.group)
             self._login = login
-        return login, self._client
+        return self._client
 
     def _asking(self, question: Callable[[KafkaLogin, Reader, float], _T]) -> _T:
-        """Ask; where no broker answers and the login has moved on meanwhile, ask once more with the newer."""
+        """Put a question to the reading client."""
+        return self._trying(lambda login, deadline: question(login, self._reader(login), deadline))
+
+    def _trying(self, attempt: Callable[[KafkaLogin, float], _T]) -> _T:
+        """Try; where no broker answers and the login has moved on meanwhile, try once more with the newer."""
         deadline = time.monotonic() + self._timeout_s
         with self._lock:
-            login, client = self._reader()
+            login = self._credentials.kafka()
             try:
-                return question(login, client, deadline)
+                return attempt(login, deadline)
             except BrokerError:
                 self._drop()
-                if self._refreshed() is login:
+                newer = self._refreshed()
+                if newer is login:
                     raise
-            login, client = self._reader()
-            return question(login, client, time.monotonic() + self._timeout_s)
+            return attempt(newer, time.monotonic() + self._timeout_s)
 
     def _refreshed(self) -> KafkaLogin:
         try:
@@ -184,7 +187,7 @@ class Admin:
             problem=problem,
         )
 
-    def _metadata(self, login: KafkaLogin, client: Reader, deadline: float) -> Any:
+    def _metadata(self, login: KafkaLogin, client: Reader | AdminClient, deadline: float) -> Any:
         left = seconds_left(deadline)
         return fetch_metadata(client, server=login.server, timeout_s=left)
 
@@ -226,15 +229,15 @@ class Admin:
         An existing topic is left as it is. Raises BrokerError where it is compacted, since its offsets would
         not stay dense, and BrokerUnavailable or BrokerRefused.
         """
-        return self._asking(self._ensure)
+        return self._trying(self._ensure)
 
-    def _ensure(self, login: KafkaLogin, client: Reader, deadline: float) -> TopicOutcome:
+    def _ensure(self, login: KafkaLogin, deadline: float) -> TopicOutcome:
         server = login.server
-        found = self._metadata(login, client, deadline).topics.get(server.topic)
         admin = AdminClient(client_config(login, client_id=self._client_id))
+        found = self._metadata(login, admin, deadline).topics.get(server.topic)
         if found is None:
             created = self._create(admin, login, deadline)
-            found = self._await_topic(login, client, deadline)
+            found = self._await_topic(login, admin, deadline)
             if created:
                 return TopicOutcome(server.topic, created=True, partitions=server.partitions)
         self._refuse_compaction(admin, server.topic, deadline)
@@ -270,7 +273,7 @@ class Admin:
             raise
         return True
 
-    def _await_topic(self, login: KafkaLogin, client: Reader, deadline: float) -> Any:
+    def _await_topic(self, login: KafkaLogin, client: AdminClient, deadline: float) -> Any:
         """Wait until the topic can be used: a broker learns of it a moment after the controller made it, or,
         with ZooKeeper, after its own start.
         """
