@@ -3,8 +3,6 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest $(if $(CI),--reruns 1 --max-suite-reruns 2 --rerun-show-tracebacks)
-CACHE  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bdlab
-MVN    := mvn --batch-mode --quiet --no-transfer-progress --strict-checksums -Dstyle.color=never -Dbdlab.cache=$(CACHE) -f infra/kafka/pom.xml
 
 .DEFAULT_GOAL := help
 
@@ -26,9 +24,10 @@ demo: $(VENV)/.installed  ## install into .venv, then run the whole pipeline onc
 
 dev: $(VENV)/.installed  ## install what development needs into .venv
 
-lock: $(VENV)/.installed  ## renew requirements.lock: the newest versions that pyproject.toml allows, with their hashes
+lock: $(VENV)/.installed  ## renew requirements.lock (the newest versions that pyproject.toml allows) and kafka.lock, with hashes
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --group build --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml
+	$(BIN)/python infra/kafka/lock.py
 
 check: $(VENV)/.installed  ## lint, types, import rules
 	$(BIN)/ruff check .
@@ -44,18 +43,16 @@ test-all: $(VENV)/.installed  ## the long storms of faults, and all else that ta
 
 STORM := --predictions 1000000 --faults 200 --broker kafka
 
-chaos: $(VENV)/.installed kafka  ## a million predictions under 200 faults on Apache Kafka, with a report (STORM=... to change it)
+chaos: kafka  ## a million predictions under 200 faults on Apache Kafka, with a report (STORM=... to change it)
 	$(BIN)/python -m tests.chaos $(STORM)
 
-kafka:  ## assemble Apache Kafka 4, and 3.9 with ZooKeeper, from Maven into the user's cache
-	@for tool in mvn java; do command -v $$tool >/dev/null || { echo "make kafka needs Maven and Java 17 or newer, and $$tool is not installed (Debian: apt-get install maven openjdk-17-jre-headless)" >&2; exit 1; }; done
-	$(MVN) -Pkraft
-	$(MVN) -Pzookeeper
+kafka: $(VENV)/.installed  ## fetch Apache Kafka 4, and 3.9 with ZooKeeper, into the user's cache
+	$(BIN)/bdlab fetch-kafka --zookeeper
 
 # Two processes, not three: with a cluster each of them has three JVMs, and three more for a test of its own.
 ON_KAFKA := $(PYTEST) --numprocesses 2 --dist worksteal -m 'not storm and not kafka and not compose'
 
-test-kafka: $(VENV)/.installed kafka  ## the suite on real Apache Kafka: one broker, a cluster of three, with ZooKeeper, secured
+test-kafka: kafka  ## the suite on real Apache Kafka: one broker, a cluster of three, with ZooKeeper, secured
 	@echo "test-kafka 1 of 4: all that touches a broker, and a short storm, on Apache Kafka 4 as one broker" >&2
 	BDLAB_TEST_BROKER=kafka $(ON_KAFKA)
 	@echo "test-kafka 2 of 4: the same on a cluster of three brokers" >&2
@@ -68,7 +65,7 @@ test-kafka: $(VENV)/.installed kafka  ## the suite on real Apache Kafka: one bro
 test-tls: $(VENV)/.installed  ## all that touches Vault, PostgreSQL or the API, with TLS
 	BDLAB_TEST_TLS=1 $(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not kafka and not compose'
 
-test-compose: $(VENV)/.installed kafka  ## the compose files, booted for real in a Docker engine of the tests' own (root, Debian)
+test-compose: kafka  ## the compose files, booted for real in a Docker engine of the tests' own (root, Debian)
 	$(PYTEST) -m compose -s
 
 clean:  ## remove .venv and caches

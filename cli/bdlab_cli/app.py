@@ -25,6 +25,7 @@ COMMANDS = {
     "env": ("env", "Print the exports that point this terminal at a running local stack.", "Local stack"),
     "backup": ("backup", "Back up a running local stack: Vault, the database, the keys.", "Local stack"),
     "restore": ("restore", "Make a new local stack from a backup.", "Local stack"),
+    "fetch-kafka": ("fetching", "Fetch Apache Kafka into the user's cache.", "Local stack"),
     "serve": ("serve", "Serve predictions over HTTP.", "Pipeline"),
     "predict": ("predict", "Predict from one review or a file of them, and publish.", "Pipeline"),
     "consume": ("consume", "Store the topic's events in PostgreSQL, each exactly once.", "Pipeline"),

@@ -43,7 +43,7 @@ def up(
             "--broker",
             envvar="BDLAB_BROKER",
             help="tansu comes with bdlab and keeps its log in memory; kafka is Apache Kafka, secured, "
-            "and needs Java.",
+            "which `bdlab fetch-kafka` brings.",
         ),
     ] = BrokerName.tansu,
     consumers: Annotated[

@@ -52,9 +52,9 @@ def _build_all(environment: Mapping[str, str]) -> None:
             ("openbao", "openbao/openbao:2.7.2", {"bao": binaries.openbao()}),
             ("postgres", "postgres:17", {"pgsql": binaries.postgres()}),
             ("java", "bdlab-standin/java:17", {}),
-            ("kafka", "apache/kafka:4.4.0", {"libs": kraft / "libs", "logging": kraft / "config"}),
-            ("kafka", "apache/kafka:3.9.2", {"libs": zookeeper / "libs", "logging": zookeeper / "config"}),
-            ("zookeeper", "zookeeper:3.8.6", {"libs": zookeeper / "libs", "logging": zookeeper / "config"}),
+            ("kafka", "apache/kafka:4.4.0", {"libs": kraft / "libs", "logging": java.LOGGING}),
+            ("kafka", "apache/kafka:3.9.2", {"libs": zookeeper / "libs", "logging": java.LOGGING}),
+            ("zookeeper", "zookeeper:3.8.6", {"libs": zookeeper / "libs", "logging": java.LOGGING}),
         )
     except BinaryMissing as error:
         raise NoEngine(f"no image can be pulled, and for a stand-in {error}") from error

