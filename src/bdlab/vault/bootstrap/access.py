@@ -11,7 +11,7 @@ from bdlab.errors import VaultError
 from bdlab.resources import policies_dir
 from bdlab.settings import VaultSettings
 from bdlab.vault.bootstrap.plan import IDENTITIES, INSPECT, RECOVERY, Plan
-from bdlab.vault.bootstrap.units import differs
+from bdlab.vault.bootstrap.units import differs, side_by_side
 from bdlab.vault.client import VaultClient
 
 _PERIOD_S = 3600
@@ -49,8 +49,10 @@ class Policies:
         )
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
-        for service in pending:
+        def write(service: str) -> None:
             writer.write(f"sys/policies/acl/{service}", {"policy": self._wanted[service]})
+
+        side_by_side(write, pending)
 
 
 class AppRoles:
@@ -63,19 +65,22 @@ class AppRoles:
     def __init__(self, plan: Plan, services: Sequence[str] = IDENTITIES) -> None:
         self._plan = plan
         self._services = services
+        self._there: set[str] = set()
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
         return tuple(service for service in self._services if self._differs(reader, service))
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
-        for service in pending:
-            found = writer.read_if_present(self._path(service))
-            body = self._fixed(service) | ({} if found else self._defaults(service)) | self._chosen(service)
-            writer.write(self._path(service), body)
+        def write(service: str) -> None:
+            defaults = {} if service in self._there else self._defaults(service)
+            writer.write(self._path(service), self._fixed(service) | defaults | self._chosen(service))
+
+        side_by_side(write, pending)
 
     def _differs(self, reader: VaultClient, service: str) -> bool:
         found = reader.read_if_present(self._path(service))
         if found:
+            self._there.add(service)
             for name in ("secret_id_bound_cidrs", "token_bound_cidrs"):
                 found[name] = [
                     str(ipaddress.ip_network(cidr, strict=False)) for cidr in found.get(name) or ()

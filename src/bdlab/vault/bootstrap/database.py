@@ -12,7 +12,7 @@ from bdlab.errors import DatabaseError, InvalidInput
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.vault.bootstrap import logins
 from bdlab.vault.bootstrap.plan import DATABASE, Plan
-from bdlab.vault.bootstrap.units import differs
+from bdlab.vault.bootstrap.units import differs, side_by_side
 from bdlab.vault.client import VaultClient
 
 _TTL_S = 3600
@@ -37,8 +37,7 @@ class Connection:
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
         found = reader.read_if_present(self._path)
-        missing = self._missing()
-        if not found or not found.get("allowed_roles") or missing is None:
+        if not found or not found.get("allowed_roles") or (missing := self._missing()) is None:
             return (DATABASE,)
         return (*(("allowed roles",) if differs(found, {"allowed_roles": _ALLOWED}) else ()), *missing)
 
@@ -93,21 +92,22 @@ class Roles:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._found: dict[str, dict[str, Any] | None] = {}
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
+        self._found = {role: reader.read_if_present(self._path(role)) for role in _ALLOWED}
         return tuple(
-            role
-            for role in _ALLOWED
-            if differs(reader.read_if_present(self._path(role)), _fixed(role) | self._chosen(role))
+            role for role, found in self._found.items() if differs(found, _fixed(role) | self._chosen(role))
         )
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
-        for role in pending:
-            found = writer.read_if_present(self._path(role))
+        def write(role: str) -> None:
             times = {"default_ttl": _TTL_S, "max_ttl": _MAX_TTL_S}
-            if found:
+            if found := self._found[role]:
                 times = {name: found[name] for name in times}
             writer.write(self._path(role), times | self._chosen(role) | _fixed(role))
+
+        side_by_side(write, pending)
 
     def _path(self, role: str) -> str:
         return f"{self._plan.vault.database_mount}/roles/{role}"

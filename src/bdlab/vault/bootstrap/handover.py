@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from bdlab.errors import SecretMissing
 from bdlab.vault.bootstrap.plan import IDENTITIES, INSPECT, RECOVERY, Plan
+from bdlab.vault.bootstrap.units import side_by_side
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 
@@ -24,7 +25,8 @@ class HandOver:
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
         renewed = [name for name in pending if name in self._plan.renew]
-        for service in pending:
+
+        def hand_over(service: str) -> None:
             identity = self._identity(service)
             before = identity.delivery()
             replaces = before.replaces if before else ()
@@ -39,6 +41,8 @@ class HandOver:
                 wrap_ttl_s=self._plan.wrap_ttl_s,
                 replaces=replaces,
             )
+
+        side_by_side(hand_over, pending)
         # Unwrapped here: vault-init is the receiver of its own, and a command may not be typed in time.
         for service in {INSPECT, RECOVERY, *renewed}.intersection(self._services):
             self._identity(service).obtain(self._anonymous)
@@ -65,11 +69,13 @@ class HandOver:
         return bool(found)
 
     def _destroy(self, writer: VaultClient, service: str, accessors: Iterable[str]) -> None:
+        if not (ended := {accessor for accessor in accessors if accessor}):
+            return
         try:
             known = writer.request("list", self._role(service, "secret-id"))["data"]["keys"]
         except SecretMissing:
             return
-        for accessor in set(accessors).intersection(known):
+        for accessor in ended.intersection(known):
             path = self._role(service, "secret-id-accessor/destroy")
             writer.write(path, {"secret_id_accessor": accessor})
 

@@ -7,6 +7,7 @@ import secrets
 from bdlab.errors import InvalidInput, VaultError
 from bdlab.vault import pki
 from bdlab.vault.bootstrap.plan import KAFKA_SERVICES, Plan, Seeds
+from bdlab.vault.bootstrap.units import side_by_side
 from bdlab.vault.client import VaultClient
 
 _DATABASE = "database/credentials"
@@ -28,7 +29,7 @@ class KeyValues:
         return tuple(path for path in paths if not _ever_written(reader, f"{mount}/metadata/{path}"))
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
-        for path in pending:
+        def write(path: str) -> None:
             try:
                 values = self._values(path)
                 if authority := self._authority(path):
@@ -38,6 +39,8 @@ class KeyValues:
                 # cas=0 refuses where somebody else wrote it since we looked: theirs stands.
                 if "check-and-set" not in error.message:
                     raise
+
+        side_by_side(write, pending)
 
     def _authority(self, path: str) -> pki.Authority | None:
         """Vault's own that signs the certificates of the server at `path`, where it is one of its own."""
