@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bdlab.errors import BinaryMissing
+from bdlab.errors import BinaryMissing, StartInterrupted
 from bdlab.stack import jars, maven
 from bdlab.stack.jars import Assembly, Jar
 from tests.waiting import until
@@ -213,6 +213,16 @@ def test_a_server_that_never_answers_is_not_waited_for(
 
 def void(_: object) -> None:
     pass
+
+
+def test_who_shows_the_progress_can_end_it(repository: Repository) -> None:
+    repository.answer = lambda _request, _content: void(repository.ended.wait(30))
+
+    def show(_done: int, _total: int) -> None:
+        raise StartInterrupted("asked to stop")
+
+    with pytest.raises(StartInterrupted):
+        jars.fetch(ASSEMBLY, show)
 
 
 def test_a_proxy_that_is_dead_is_named(

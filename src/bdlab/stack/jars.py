@@ -90,8 +90,8 @@ def fetch(assembly: Assembly, progress: Progress) -> None:
     """Put `assembly` into its place in the cache, if it is not there yet.
 
     It is put together beside its place. The next run goes on with what one that was killed has fetched, and
-    concurrent first uses wait for each other. Raises BinaryMissing: nothing came for 12 s, no repository has
-    it, it is not what is pinned, or the cache cannot be written.
+    concurrent first uses wait for each other. What `progress` raises ends it. Raises BinaryMissing: nothing
+    came for 12 s, no repository has it, it is not what is pinned, or the cache cannot be written.
     """
     home = assembly.home
     if assembly.is_whole():

@@ -132,7 +132,7 @@ class Fetching:
                 self._heard = True
                 if (code := answer.status_code) != HTTPStatus.OK:
                     raise _Refusal(url, f"{code} {answer.reason}", passing=code in _PASSING)
-                for chunk in answer.iter_content(1 << 16):
+                for chunk in answer.iter_content(1 << 13):  # small, so that a slow line is heard
                     file.write(chunk)
                     digest.update(chunk)
                     size += len(chunk)
