@@ -21,6 +21,7 @@ import pytest
 from bdlab.errors import BinaryMissing, StartInterrupted
 from bdlab.stack import jars, maven
 from bdlab.stack.jars import Assembly, Jar
+from tests.fix_servers import installed_or_skip
 from tests.waiting import until
 
 CONTENTS = {f"org.example:part-{number}:1.{number}": os.urandom(200_000 + number) for number in range(6)}
@@ -122,10 +123,13 @@ def test_the_lock_pins_each_jar_once() -> None:
         assert all(re.fullmatch("[0-9a-f]{64}", jar.sha256) and jar.size > 0 for jar in assembly.jars)
 
 
-def test_the_cache_of_this_machine_holds_what_is_pinned() -> None:
-    assembly = jars.kafka()
-    if not assembly.is_whole():
-        pytest.skip("Apache Kafka is not in the cache (Run `bdlab fetch-kafka`)")
+@pytest.mark.kafka
+@pytest.mark.parametrize(
+    "assembly", [jars.kafka(), jars.kafka_with_zookeeper()], ids=["4", "3 with ZooKeeper"]
+)
+def test_the_cache_of_this_machine_holds_what_is_pinned(assembly: Assembly) -> None:
+    with installed_or_skip():
+        jars.fetch(assembly, lambda *_: None)
     assert not [jar.name for jar in assembly.jars if jar.read(assembly.home / "libs" / jar.name) is None]
 
 
