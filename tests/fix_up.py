@@ -113,7 +113,7 @@ def start_up() -> Iterator[Callable[..., Up]]:
         yield start
 
 
-def _connection(api: Endpoints) -> http.client.HTTPConnection:
+def connection_to(api: Endpoints) -> http.client.HTTPConnection:
     """To the API of a stack, verified where it speaks TLS."""
     place = urlsplit(api.http_url)
     assert place.hostname
@@ -122,14 +122,14 @@ def _connection(api: Endpoints) -> http.client.HTTPConnection:
 
 
 def get(endpoint: Endpoints, path: str) -> Any:
-    connection = _connection(endpoint)
+    connection = connection_to(endpoint)
     with closing(connection):
         connection.request("GET", path)
         return json.loads(connection.getresponse().read())
 
 
 def post(endpoint: Endpoints, body: object) -> tuple[int, Any]:
-    connection = _connection(endpoint)
+    connection = connection_to(endpoint)
     with closing(connection):
         connection.request("POST", "/predict", json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()

@@ -23,13 +23,21 @@ _WORDS = _TEXT.split()
 class Load:
     """`threads` clients that each post one review at a time over a kept connection.
 
-    `target()` gives host and port of the API for the next connection. `sent` holds every id that left a
-    client, `acknowledged` those that were answered with 200. A request that fails is
-    retried with the same key.
+    `connect()` gives the next connection to the API, or raises OSError while there is none; each client rests
+    for `pause_s` seconds after an acknowledgement. `sent` holds every id that left a client, `acknowledged`
+    those that were answered with 200. A request that fails is retried with the same key.
     """
 
-    def __init__(self, target: Callable[[], tuple[str, int]], *, threads: int, seed: int) -> None:
-        self._target = target
+    def __init__(
+        self,
+        connect: Callable[[], http.client.HTTPConnection],
+        *,
+        threads: int,
+        seed: int,
+        pause_s: float = 0.0,
+    ) -> None:
+        self._connect = connect
+        self._pause_s = pause_s
         self._threads = [
             threading.Thread(target=self._run, args=(number, random.Random(f"{seed}-{number}")), daemon=True)
             for number in range(threads)
@@ -82,6 +90,7 @@ class Load:
                     # A client that lost an answer sends again: now and then do so on purpose.
                     if rng.random() < 0.01:
                         connection, _ = self._post(connection, key, body)
+                    self._stop.wait(self._pause_s)
                     break
                 if answer:
                     self.wrong.append(answer)
@@ -103,7 +112,7 @@ class Load:
         """The id of a 200, `""` for what is worth a retry, else what was wrong with the answer."""
         try:
             if connection is None:
-                connection = http.client.HTTPConnection(*self._target(), timeout=20)
+                connection = self._connect()
             connection.request(
                 "POST", "/predict", body, {"Content-Type": "application/json", "Idempotency-Key": key}
             )

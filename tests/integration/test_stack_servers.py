@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from bdlab.stack.ports import PortBook
 from bdlab.stack.process import start_mark
 from bdlab.stack.tls import connect
 from tests.brokers import LocalBroker
+from tests.waiting import until
 
 SERVERS: list[type[Server]] = [OpenBao, Postgres, Tansu]
 
@@ -187,9 +190,40 @@ def test_postgres_starts_over_a_lock_file_whose_process_is_another(
     server.stop()
     lock = server.data_dir / "postgres" / "data" / "postmaster.pid"
     # Our own pid: alive, the same user, and no postgres.
-    lock.write_text(f"{os.getpid()}\n{lock.parent}\n0\n5432\n\n127.0.0.1\n 0 0\nready   \n")
+    locks = [lock]
+    if server.socket_dir:
+        locks.append(server.socket_dir / f".s.PGSQL.{server.port}.lock")
+    for each in locks:
+        each.write_text(f"{os.getpid()}\n{lock.parent}\n0\n5432\n\n127.0.0.1\n 0 0\nready   \n")
     server.start()
     assert server.running
+
+
+def test_postgres_ends_what_a_killed_postmaster_has_left_at_work(
+    own_postgres: Callable[[], Postgres],
+) -> None:
+    """It would go on writing beside the new server's processes."""
+    server = own_postgres()
+    connection = _connect(server.server, server.admin_user, server.admin_password.reveal())
+    backend = connection.info.backend_pid
+    with connection.cursor() as cursor, ThreadPoolExecutor(1) as elsewhere:
+        long = elsewhere.submit(cursor.execute, "SELECT count(*) FROM generate_series(1, 1e12)")
+        until(lambda: _cpu_ticks(backend) > 20)
+        os.kill(server.pid or 0, signal.SIGKILL)
+        until(lambda: not server.running)
+        assert start_mark(backend)
+        server.start()
+        ended = not start_mark(backend)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(backend, signal.SIGKILL)
+        assert ended
+        with pytest.raises(psycopg2.OperationalError):
+            long.result()
+
+
+def _cpu_ticks(pid: int) -> int:
+    """The processor time that it has used, in ticks of 10 ms."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
 
 
 def test_postgres_killed_while_it_was_set_up_starts_anew(tmp_path: Path) -> None:

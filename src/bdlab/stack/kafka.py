@@ -30,6 +30,7 @@ from bdlab.stack.kafka_config import (
     security_properties,
     write_certificates,
 )
+from bdlab.stack.process import tethered
 from bdlab.stack.server import Server, base_environment
 
 _KILL_WAIT_S = 5.0
@@ -74,16 +75,9 @@ class KafkaBroker(Server):
         internal = self._listeners.internal if self._listeners else None
         return f"127.0.0.1:{internal}" if internal else self.bootstrap_servers
 
-    @property
-    def needs_certificate(self) -> bool:
-        """Whether somebody else has to write its certificate before it starts."""
-        return isinstance(self._certificates, CertificateFolder)
-
-    def lay_out(self) -> None:
-        """Choose its ports and make its data folder ahead of the first start: that takes a JVM of its own."""
-        self._make_folders()
+    def reserve_port(self) -> None:
+        """Choose the port now, for those who have to know it before the first start."""
         self._port = self._choose_port()
-        self._prepare(self._port)
 
     @property
     def security_protocol(self) -> str:
@@ -219,7 +213,8 @@ class ApacheKafka(KafkaBroker):
         command = self._java(distribution, "kafka.tools.StorageTool", *arguments)
         try:
             outcome = subprocess.run(
-                command,
+                tethered(command),
+                cwd=self.data_dir,
                 env=base_environment(),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

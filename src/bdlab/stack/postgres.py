@@ -15,11 +15,13 @@ from bdlab.errors import ServerNotStarted
 from bdlab.files import write_private
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.stack import binaries, unprivileged
-from bdlab.stack.process import start_mark
+from bdlab.stack.folder import DataFolder
+from bdlab.stack.process import end, tethered
 from bdlab.stack.server import base_environment
 from bdlab.stack.tls import TlsServer
 
 _INITDB_TIMEOUT_S = 120.0
+_KILL_WAIT_S = 5.0
 #: The users that Vault makes have no business in the databases that come with each server.
 _ELSEWHERE = "postgres,template1 +bdlab_owner,+bdlab_writer,+bdlab_reader,+bdlab_dlq"
 _ACCESS = f"""\
@@ -175,19 +177,22 @@ class Postgres(TlsServer):
         program = installation / "bin" / "initdb"
         try:
             outcome = subprocess.run(
-                [
-                    *command,
-                    str(program),
-                    f"--pgdata={new}",
-                    f"--username={self.admin_user}",
-                    f"--pwfile=/dev/fd/{reader}",
-                    "--auth-host=scram-sha-256",
-                    "--auth-local=scram-sha-256",
-                    "--encoding=UTF8",
-                    "--locale=C.UTF-8",
-                    "--data-checksums",
-                    "--no-instructions",
-                ],
+                tethered(
+                    [
+                        *command,
+                        str(program),
+                        f"--pgdata={new}",
+                        f"--username={self.admin_user}",
+                        f"--pwfile=/dev/fd/{reader}",
+                        "--auth-host=scram-sha-256",
+                        "--auth-local=scram-sha-256",
+                        "--encoding=UTF8",
+                        "--locale=C.UTF-8",
+                        "--data-checksums",
+                        "--no-instructions",
+                    ]
+                ),
+                cwd=self.data_dir,
                 env=dict(self._environment()),
                 pass_fds=(reader,),
                 stdin=subprocess.DEVNULL,
@@ -213,19 +218,26 @@ class Postgres(TlsServer):
         return []
 
     def _clear_stale_lock(self) -> None:
-        """Remove the lock file of a postmaster that was killed, which would keep a new one from starting
-        where another program has got its process id since."""
+        """Remove the lock files of a postmaster that was killed, which would keep a new one from starting
+        while its process id is another program's, or nobody has waited for its end.
+
+        Before that, end its children: one in a long statement would go on writing beside the new server.
+        """
         lines = self._lock_lines()
-        if not lines:
-            return
-        pid = abs(int(lines[0])) if lines[0].lstrip("-").isdigit() else 0
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            command = b""
-        if start_mark(pid) and str(self._data).encode() in command:
+        left = [pid for pid in DataFolder(self._data).processes() if _is_postgres(pid)]
+        if lines and lines[0] in map(str, left):
             raise ServerNotStarted(
-                f"another postgres (process {pid}) runs on {self._data}",
+                f"another postgres (process {lines[0]}) runs on {self._data}",
                 hint="Stop it, or use another --data-dir.",
             )
-        (self._data / "postmaster.pid").unlink(missing_ok=True)
+        for pid in left:
+            end(self.name, pid, (signal.SIGKILL, _KILL_WAIT_S))
+        for lock in (self._data / "postmaster.pid", *(self.folder / "socket").glob("*.lock")):
+            lock.unlink(missing_ok=True)
+
+
+def _is_postgres(pid: int) -> bool:
+    """And no shell that a person has opened in its folder."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text("utf-8", "replace") == "postgres\n"
+    return False

@@ -48,6 +48,12 @@ def start_mark(pid: int) -> str:
     return "" if fields[0] in "ZX" else f"{boot}:{fields[19]}"
 
 
+def tethered(arguments: Sequence[str], orphan_signal: signal.Signals = signal.SIGKILL) -> list[str]:
+    """The command line of a program that gets `orphan_signal` when the thread that starts it ends."""
+    tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(int(orphan_signal))]
+    return [*tether, *arguments]
+
+
 class Process:
     """A program under `name`: output appended to `log_file`, pid and start mark in `record_file`.
 
@@ -93,11 +99,11 @@ class Process:
         `environment` is all that the child sees. Raises ServerNotStarted.
         """
         self.end_leftover()
-        command = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(int(self._orphan_signal))]
+        command = tethered(arguments, self._orphan_signal)
 
         def spawn(output: IO[bytes], errors: IO[bytes]) -> subprocess.Popen[bytes]:
             return subprocess.Popen(
-                [*command, *arguments],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
@@ -160,16 +166,7 @@ class Process:
         found = bool(mark) and start_mark(pid) == mark and not self.running
         if found:
             log.warning("ending a leftover of a killed run", child=self.name, pid=pid)
-            for number, wait_s in ((self._stop_signal, timeout_s), (signal.SIGKILL, _KILL_WAIT_S)):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
-                if _gone(pid, mark, wait_s):
-                    break
-            else:
-                raise ServerNotStarted(
-                    f"{self.name}: process {pid} of an earlier run does not end",
-                    hint=f"See what holds it (ps {pid}) and end it, then try again.",
-                )
+            end(self.name, pid, (self._stop_signal, timeout_s), (signal.SIGKILL, _KILL_WAIT_S))
         self._record_file.unlink(missing_ok=True)
         return found
 
@@ -199,13 +196,23 @@ def _private(file: Path, mode: str) -> IO[bytes]:
     return cast("IO[bytes]", os.fdopen(os.open(file, flags, 0o600), mode))
 
 
-def _gone(pid: int, mark: str, timeout_s: float) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while start_mark(pid) == mark:
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(_POLL_S)
-    return True
+def end(name: str, pid: int, *steps: tuple[signal.Signals, float]) -> None:
+    """End what is left of `name` by an earlier run: each signal in turn, and the seconds to wait after it.
+
+    Raises ServerNotStarted where it goes on all the same.
+    """
+    mark = start_mark(pid)
+    for number, wait_s in steps:
+        deadline = time.monotonic() + wait_s
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        while mark and start_mark(pid) == mark and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+    if mark and start_mark(pid) == mark:
+        raise ServerNotStarted(
+            f"{name}: process {pid} of an earlier run does not end",
+            hint=f"See what holds it (ps {pid}) and end it, then try again.",
+        )
 
 
 class OverProcess:
