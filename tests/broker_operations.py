@@ -6,6 +6,7 @@ that a broker that is away is never taken for one that denies.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -40,6 +41,11 @@ _DENIED = {
     KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+}
+_COMING = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
 }
 
 
@@ -153,11 +159,16 @@ def commit_offsets(target: Target) -> bool:
     """By the administrative call: a consumer's own commit is tried for 45 s before its refusal is told."""
     client = AdminClient(target.config)
     wanted = [ConsumerGroupTopicPartitions(target.group, [Place(target.topic, 0, 0)])]
-    answer = client.alter_consumer_group_offsets(wanted, request_timeout=_TIMEOUT_S)[target.group]
-    try:
-        return all(_judge(place.error) for place in answer.result(_TIMEOUT_S).topic_partitions)
-    except KafkaException as error:
-        return _judge(error.args[0])
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        answer = client.alter_consumer_group_offsets(wanted, request_timeout=_TIMEOUT_S)[target.group]
+        try:
+            return all(_judge(place.error) for place in answer.result(_TIMEOUT_S).topic_partitions)
+        except KafkaException as error:
+            # The first commit of all to a new broker, which has still to make the place for it.
+            if error.args[0].code() not in _COMING or time.monotonic() >= deadline:
+                return _judge(error.args[0])
+        time.sleep(0.05)
 
 
 @_operation("describe group")

@@ -91,8 +91,8 @@ class Api:
         )
         app = make_app(parts, on_shutdown=self.close)
         # What is here now stays: to look at all of it would stop everything for a tenth of a second.
-        gc.collect()
         gc.freeze()
+        gc.set_threshold(700)  # as Python has it; a start has more, see `app.main`
         return app
 
 

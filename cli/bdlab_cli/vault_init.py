@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_STYLES = {"done": "green", "unchanged": "dim", "would do": "yellow"}
-
 
 class AuthorityName(StrEnum):
     kafka = "kafka"
@@ -135,19 +133,15 @@ def vault_init(
         renew=tuple(renew or ()),
         dry_run=dry_run,
     )
-    from rich.markup import escape
-
-    talk, out = wiring.talk(), wiring.out()
     if env_path and env_path.stat().st_mode & 0o077:
-        talk.print(f"warning: {env_path} is open to others; it holds passwords. Run: chmod 600 {env_path}")
+        terminal.echo(
+            f"warning: {env_path} is open to others; it holds passwords. Run: chmod 600 {env_path}", err=True
+        )
 
     def report(step: Step) -> None:
         if not as_json:
             details = f"  {', '.join(step.details)}" if step.details else ""
-            style = _STYLES[step.outcome]
-            out.print(
-                f"{step.name:<20} [{style}]{step.outcome:<9}[/]{escape(details)}", markup=True, soft_wrap=True
-            )
+            terminal.echo(f"{step.name:<20} {step.outcome:<9}{details}")
 
     steps = bootstrap(plan, report)
     if as_json:
@@ -157,19 +151,20 @@ def vault_init(
     if plan.keys_file.exists() and any(
         step.name == "initialise" and step.outcome == "done" for step in steps
     ):
-        talk.print(
-            f"Keep a copy of {plan.keys_file} where nobody else reads it: without it Vault cannot be changed."
+        terminal.echo(
+            f"Keep a copy of {plan.keys_file} where nobody else reads it: "
+            "without it Vault cannot be changed.",
+            err=True,
         )
     if seeds and (open_to_all := _open_databases(seeds)):
-        talk.print(
+        terminal.echo(
             f"warning: whoever has a login at {seeds.postgres.host} may enter its databases "
             f"{', '.join(open_to_all)}, bdlab's readers too, and make large objects there. Where that is not "
             "meant: REVOKE CONNECT ON DATABASE name FROM PUBLIC.",
-            markup=False,
-            soft_wrap=True,
+            err=True,
         )
     if env_path:
-        talk.print(f"Vault is set up. {env_path} is not needed any more: delete it.")
+        terminal.echo(f"Vault is set up. {env_path} is not needed any more: delete it.", err=True)
 
 
 def _token(file: Path | None) -> Secret | None:

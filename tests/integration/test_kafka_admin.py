@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -13,6 +14,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerUnavailable, TopicMissing
 from bdlab.events import Position
+from bdlab.kafka import topicid
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.producer import Producer
 from bdlab.memory.credentials import StaticCredentials
@@ -74,6 +76,22 @@ def test_ranges_have_the_true_end_where_one_batch_holds_many_records(topic: Stat
         (number, 0, end(number)) for number in range(6)
     ]
     assert {found.cluster_id for found in ranges} == {positions[0].cluster_id}
+
+
+def test_the_topics_id_is_asked_for_by_one_client_for_all_times(
+    topic: StaticCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    class Counted(AdminClient):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            made.append(self)
+
+    monkeypatch.setattr(topicid, "AdminClient", Counted)
+    with Admin(topic) as admin:
+        found = {admin.log_ranges()[0].topic_id for _ in range(3)}
+    assert (len(found), len(made)) == (1, 1)
 
 
 def test_a_missing_topic_is_an_error_for_its_ranges_and_a_problem_of_its_state(broker: LocalBroker) -> None:

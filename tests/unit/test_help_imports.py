@@ -23,6 +23,16 @@ finally:
     print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
 """
 
+_API = """
+import asyncio, json, sys
+from bdlab.serving import make_app
+from tests.fix_api import MemoryApi
+async def made():
+    make_app(MemoryApi().parts())
+asyncio.run(made())
+print(json.dumps([name for name in sys.modules if name.startswith(("litestar", "pydantic"))]))
+"""
+
 
 def imported_by(*arguments: str) -> set[str]:
     """The top-level packages that `bdlab` with these arguments has imported when it ends."""
@@ -53,6 +63,16 @@ def test_scoring_here_imports_neither_the_scientific_stack_nor_a_client() -> Non
     found = imported_by("predict", "--no-publish", "--summary", "fine", "Great taste, will buy again.")
     assert not found & (HEAVY | SCIENTIFIC)
     assert "bdlab" in found
+
+
+def test_the_api_imports_no_pydantic() -> None:
+    """Litestar would, where it is installed."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _API], capture_output=True, text=True, check=True, timeout=60
+    )
+    found = json.loads(ended.stdout)
+    assert "litestar.app" in found
+    assert not [name for name in found if name.startswith("pydantic")]
 
 
 def test_rich_is_imported_by_a_command_that_shows_something_by_it_and_by_no_library() -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bdlab.stack.losses import OpenLog, lost_events
+from bdlab.stack import Event
+from bdlab.stack.losses import MemoryLog, lost_events
+from bdlab.stack.service import Outcome
 
 
 @pytest.mark.parametrize(
@@ -25,9 +27,15 @@ def test_lost_events_are_those_of_one_incarnation(output: str, lost: int | None)
 
 
 def test_an_open_log_is_remembered_until_it_is_stored(tmp_path: Path) -> None:
-    file = tmp_path / "open-log"
-    assert OpenLog(file).swap("a") == ""
-    assert OpenLog(file).swap("a") == ""
-    assert OpenLog(file).swap("b") == "a"
-    OpenLog(file).close()
-    assert OpenLog(file).swap("c") == ""
+    def memory_log() -> MemoryLog:
+        return MemoryLog(
+            tmp_path / "open-log", "broker", verify=lambda *_: Outcome(0, "", ""), report=told.append
+        )
+
+    told: list[Event] = []
+    assert memory_log().begin("a") == ""
+    assert memory_log().begin("a") == ""
+    assert memory_log().begin("b") == "a"
+    memory_log().drain()
+    assert [(event.kind, event.step) for event in told] == [("done", "stored what was on the broker")]
+    assert memory_log().begin("c") == ""

@@ -213,10 +213,13 @@ class Admin:
         ]
 
     def _lag(self, login: KafkaLogin, client: Reader, deadline: float, metadata: Any) -> dict[int, int]:
+        metadata = metadata or self._metadata(login, client, deadline)
+        server, read = login.server, {}
+        if topic := metadata.topics.get(server.topic):
+            # First: who may not see the group is told so at once, and needs nothing else.
+            left = seconds_left(deadline)
+            read = committed_offsets(client, server.group, server.topic, topic.partitions, left)
         ranges = self._ranges(login, client, deadline, metadata)
-        server = login.server
-        partitions = [found.partition for found in ranges]
-        read = committed_offsets(client, server.group, server.topic, partitions, seconds_left(deadline))
         # Without a committed offset (a negative one) the group has all of the log before it.
         return {
             found.partition: max(0, found.end - max(found.start, read.get(found.partition, -1)))

@@ -24,6 +24,7 @@ from bdlab.kafka.connection import (
 _PAUSE_S = 0.05
 #: How long one question for committed offsets may take before a refusal is looked for.
 _GROUP_ANSWER_S = 0.25
+_FIRST_GROUP_ANSWER_S = 0.02
 _PASSING = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -131,7 +132,8 @@ def true_ends(client: Client, topic: str, reported: Mapping[int, int], timeout_s
                     f"(partitions {sorted(open_ends)})",
                     hint="Check that the broker runs, and try again.",
                 )
-            for message in client.consume(10_000, timeout=min(left, 0.05)):
+            # Not as many as come within a time: that would take all of it.
+            for message in client.consume(1, timeout=min(left, 0.05)) + client.consume(10_000, timeout=0):
                 partition, offset, error = message.partition(), message.offset(), message.error()
                 if error is not None and error.code() != PARTITION_EOF:
                     found = broker_error(error, f"reading the end of topic {topic!r}")
@@ -162,15 +164,16 @@ def committed_offsets(
     Raises BrokerRefused where this user may not see the group, and BrokerUnavailable.
     """
     places = [TopicPartition(topic, partition) for partition in partitions]
-    deadline = time.monotonic() + timeout_s
+    deadline, patience_s = time.monotonic() + timeout_s, _FIRST_GROUP_ANSWER_S
     while not client.group_refused:
         left = deadline - time.monotonic()
         try:
-            answer = client.committed(places, timeout=max(0.05, min(left, _GROUP_ANSWER_S)))
+            answer = client.committed(places, timeout=patience_s)
         except KafkaException as error:
-            if error.args[0].code() not in {TIMED_OUT, BROKER_GONE} or left <= _GROUP_ANSWER_S:
+            if error.args[0].code() not in {TIMED_OUT, BROKER_GONE} or left <= patience_s:
                 raise broker_error(error, f"reading the offsets of group {group!r}") from error
             client.consume(1, 0)
+            patience_s = min(2 * patience_s, _GROUP_ANSWER_S)
         else:
             return {place.partition: place.offset for place in answer}
     raise BrokerRefused(f"this user may not see group {group!r}")

@@ -39,14 +39,20 @@ class TopicIds:
 
     def ask(self, timeout_s: float) -> str:
         """The id in base64, empty if the broker has none. Raises BrokerError."""
-        admin = self._admin = self._admin or AdminClient(
-            client_config(self._login, client_id=self._client_id)
-        )
         topic = self._login.server.topic
+        asked: list[AdminClient] = []
 
         def question(left: float) -> dict[str, Future[TopicDescription]]:
-            futures = admin.describe_topics(TopicCollection([topic]), request_timeout=min(left, _ANSWER_S))
+            # One that does not answer is given up: another may find a broker that does. Its length is that of
+            # its queue; an idle one would be false.
+            held, self._admin = self._admin, None
+            config = client_config(self._login, client_id=self._client_id)
+            asked.append(AdminClient(config) if held is None else held)
+            futures = asked[-1].describe_topics(
+                TopicCollection([topic]), request_timeout=min(left, _ANSWER_S)
+            )
             return {f"asking for the id of topic {topic!r}": futures[topic]}
 
         (found,) = answers(question, timeout_s)
+        self._admin = asked[-1]
         return "" if str(found.topic_id) == _NONE else str(found.topic_id)

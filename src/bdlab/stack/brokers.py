@@ -18,6 +18,20 @@ BrokerKind = Literal["tansu", "kafka"]
 class BrokerServer(Child, Broker, Protocol):
     """A broker that can be started and stopped."""
 
+    @property
+    def needs_certificate(self) -> bool:
+        """Whether it cannot start before Vault has made it a certificate."""
+        ...
+
+    @property
+    def admin_servers(self) -> str:
+        """Where it takes its administrator; empty for one that knows none."""
+        ...
+
+    def lay_out(self) -> None:
+        """Do ahead of its start what takes time and needs no other server."""
+        ...
+
 
 def make_broker(kind: BrokerKind, data_dir: Path, certificates: Path) -> BrokerServer:
     """The broker of that kind, not started. What it needs and lacks shows at its start.

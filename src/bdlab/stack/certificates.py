@@ -12,7 +12,7 @@ import msgspec
 from bdlab.certificates import CertificateFiles
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.health.tls import shown_certificate
-from bdlab.stack.kafka import ApacheKafka
+from bdlab.stack.brokers import BrokerServer
 from bdlab.stack.openbao import OpenBao
 from bdlab.stack.postgres import Postgres
 from bdlab.stack.supervisor import Event, Report
@@ -107,16 +107,19 @@ class CertificateKeeper:
         order.installed()
 
 
-def broker_order(kafka: ApacheKafka, files: CertificateFiles, ttl_s: int) -> Order:
-    """The broker's own, before its first start and while it runs."""
+def broker_order(
+    broker: BrokerServer, files: CertificateFiles, ttl_s: int, *, is_up: Callable[[], bool]
+) -> Order:
+    """The broker's own. It is told to read a new one if the stack `is_up`; it reads what is there when it
+    starts."""
 
     def command() -> list[str]:
         arguments = ["broker-certificate", "--folder", str(files.folder), "--host", "localhost"]
         arguments += ["--ttl", str(ttl_s)]
-        return [*arguments, "--admin-servers", kafka.admin_servers] if kafka.running else arguments
+        return [*arguments, "--admin-servers", broker.admin_servers] if is_up() else arguments
 
     # Started again by the supervisor, it reads what is there.
-    return Order(name="broker-certificate", files=(files,), command=command, give_up=kafka.stop)
+    return Order(name="broker-certificate", files=(files,), command=command, give_up=broker.stop)
 
 
 def servers_order(tls: TlsFolder, openbao: OpenBao, postgres: Postgres, ttl_s: int) -> Order:

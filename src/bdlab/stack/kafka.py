@@ -75,9 +75,16 @@ class KafkaBroker(Server):
         internal = self._listeners.internal if self._listeners else None
         return f"127.0.0.1:{internal}" if internal else self.bootstrap_servers
 
-    def reserve_port(self) -> None:
-        """Choose the port now, for those who have to know it before the first start."""
+    @property
+    def needs_certificate(self) -> bool:
+        """Whether somebody else has to write its certificate before it starts."""
+        return isinstance(self._certificates, CertificateFolder)
+
+    def lay_out(self) -> None:
+        """Choose its ports and make its data folder ahead of the first start: that takes a JVM of its own."""
+        self._make_folders()
         self._port = self._choose_port()
+        self._prepare(self._port)
 
     @property
     def security_protocol(self) -> str:

@@ -11,25 +11,24 @@ from pathlib import Path
 import msgspec
 
 from bdlab.certificates import SERVER_TTL_S, CertificateFiles
-from bdlab.errors import StackError
+from bdlab.errors import StackError, StartInterrupted
 from bdlab.settings import SHIPPED_MODEL
 from bdlab.stack.brokers import BrokerKind, make_broker
 from bdlab.stack.certificates import CertificateKeeper, broker_order, servers_order
 from bdlab.stack.folder import DataFolder, Endpoints
-from bdlab.stack.kafka import ApacheKafka
-from bdlab.stack.losses import OpenLog, lost_events
+from bdlab.stack.losses import MemoryLog
 from bdlab.stack.openbao import OpenBao
 from bdlab.stack.ports import PortBook
 from bdlab.stack.postgres import Postgres
 from bdlab.stack.process import start_mark
 from bdlab.stack.service import Outcome, Service, require, run_command, service_environment
+from bdlab.stack.side_by_side import SideBySide
 from bdlab.stack.supervisor import Child, Event, Report, Supervisor
 from bdlab.stack.tls import TlsFolder
 
 _HTTP_PORT = 8000
 _START_TIMEOUT_S = 90.0
 _COMMAND_TIMEOUT_S = 120.0
-_DRAIN_S = 10
 _SESSION_TIMEOUT_S = 6.0
 _TRIM_EVERY_S = 30.0
 _RENEW_EVERY_S = 1.0
@@ -77,7 +76,7 @@ class LocalStack:
         self._services: list[Service] = []
         self._environment: dict[str, str] = {}
         self._endpoints: Endpoints | None = None
-        self._log_open = OpenLog(self.folder.records / "open-log")
+        self._memory_log = None if self._broker.keeps_log else self._make_memory_log()
 
     def open(self, stop: threading.Event) -> Endpoints:
         """Bring everything up.
@@ -104,9 +103,9 @@ class LocalStack:
         With `drain` and a broker that forgets, the consumers first get some seconds to store what is on it.
         """
         try:
-            if drain and self._services and not self._broker.keeps_log:
+            if drain and self._services and self._memory_log:
                 self._supervisor.stop_last()  # serve: nothing new comes in
-                self._drain()
+                self._memory_log.drain()
         finally:
             self._supervisor.stop_all()
         self._services.clear()
@@ -166,14 +165,87 @@ class LocalStack:
             self._report(Event("notice", self._openbao.name, detail))
         http_port = self._choose_http_port()
         consumers = self._choose_consumer_ports()
-        self._start(self._openbao, stop)
-        self._start(self._postgres, stop)
-        kafka = self._broker if isinstance(self._broker, ApacheKafka) else None
-        if kafka:
-            # It cannot start without the certificate that Vault makes for it.
-            kafka.reserve_port()
-        else:
-            self._start(self._broker, stop)
+        self._supervisor.add(self._openbao)
+        self._supervisor.add(self._postgres)
+        self._supervisor.add(self._broker, self._after_broker_restart)
+        self._bring_up(http_port, consumers, stop)
+        former = self._memory_log.begin(self._broker.cluster_id) if self._memory_log else ""
+        api = self._serve(http_port, consumers, stop)
+        if self._memory_log and former:
+            self._memory_log.tell_losses(former, stop)
+        chosen = self._environment.get("BDLAB_MODEL_PATH", "")
+        self._endpoints = Endpoints(
+            pid=os.getpid(),
+            start_mark=start_mark(os.getpid()),
+            http_url=f"{'https' if self._tls else 'http'}://127.0.0.1:{http_port}",
+            ca_file=self._openbao.ca_file,
+            vault_address=self._openbao.address,
+            bootstrap_servers=self._broker.bootstrap_servers,
+            postgres_host=self._postgres.server.host,
+            postgres_port=self._postgres.server.port,
+            admin_servers=self._broker.admin_servers,
+            model=_model_of(api),
+            model_path="" if chosen == SHIPPED_MODEL else chosen,
+        )
+        if self._model_path is not None:
+            self.folder.keep_model(self._model_path)
+        self.folder.publish(self._endpoints)
+        return self._endpoints
+
+    def _bring_up(self, http_port: int, consumers: Mapping[str, int], stop: threading.Event) -> None:
+        """Start the servers and set them up, each thing as soon as what it needs is there."""
+        order = None
+        if self._broker.needs_certificate:
+            order = broker_order(
+                self._broker,
+                self._broker_files,
+                self._certificate_ttl_s,
+                is_up=lambda: self._endpoints is not None,
+            )
+        # One that an earlier run has left is enough to begin with.
+        early = order is not None and order.due_at > time.time()
+        with SideBySide(stop) as steps:
+            vault_up = steps.begin(lambda end: self._start(self._openbao, end))
+            database_up = steps.begin(lambda end: self._start(self._postgres, end))
+            laid_out = steps.begin(lambda _end: self._broker.lay_out())
+
+            def set_up(end: threading.Event) -> None:
+                vault_up.result()
+                self._tell_services(http_port, consumers)
+                database_up.result()
+                laid_out.result()
+                self._step("vault-init", lambda: self._set_up_vault(end))
+                if self._tls:
+                    servers = servers_order(self._tls, self._openbao, self._postgres, self._certificate_ttl_s)
+                    self._step(servers.name, lambda: self._certificates.obtain(servers, end))
+
+            def certify(end: threading.Event) -> None:
+                set_up_done.result()
+                if order:
+                    self._step(order.name, lambda: self._certificates.obtain(order, end))
+
+            def start_broker(end: threading.Event) -> None:
+                laid_out.result()
+                if order and not early:
+                    certified.result()
+                shown = self._broker_files.ends_at
+                self._start(self._broker, end)
+                certified.result()
+                if shown != self._broker_files.ends_at:  # Vault is another authority than it was
+                    self._broker.stop()
+                    self._start(self._broker, end)
+
+            def migrate(end: threading.Event) -> None:
+                (certified if early else set_up_done).result()
+                self._step("migrate", lambda: self._announce_broker(end))
+
+            set_up_done = steps.begin(set_up)
+            certified = steps.begin(certify)
+            steps.begin(start_broker)
+            steps.begin(migrate)
+
+    def _tell_services(self, http_port: int, consumers: Mapping[str, int]) -> None:
+        """Write down what the services and the commands read: where Vault is, and the rest by its word."""
         self._environment = service_environment(self.folder, self._openbao.address)
         if self._model_path is not None:
             self._environment["BDLAB_MODEL_PATH"] = self._model_path or SHIPPED_MODEL
@@ -190,36 +262,32 @@ class LocalStack:
                 "sink": {"urls": ",".join(f"http://127.0.0.1:{port}" for port in consumers.values())},
             }
         )
-        self._step("vault-init", lambda: self._set_up_vault(stop))
-        self._certify(kafka, stop)
-        if kafka:
-            self._start(kafka, stop)
-        former = self._note_log()
-        self._step("migrate", lambda: self._announce_broker(stop))
+
+    def _serve(self, http_port: int, consumers: Mapping[str, int], stop: threading.Event) -> Service:
+        """Start the consumers and the API, side by side; the API."""
         for name, port in consumers.items():
-            arguments = ["consume", "--metrics-port", str(port)]
-            self._serve(name, arguments, stop, port=port, ready_path="/health/live")
-        api = self._serve("serve", ["serve"], stop, port=http_port, ready_path="/health/ready", tls=self._tls)
-        if former:
-            self._tell_losses(former, stop)
-        chosen = self._environment.get("BDLAB_MODEL_PATH", "")
-        self._endpoints = Endpoints(
-            pid=os.getpid(),
-            start_mark=start_mark(os.getpid()),
-            http_url=f"{'https' if self._tls else 'http'}://127.0.0.1:{http_port}",
-            ca_file=self._openbao.ca_file,
-            vault_address=self._openbao.address,
-            bootstrap_servers=self._broker.bootstrap_servers,
-            postgres_host=self._postgres.server.host,
-            postgres_port=self._postgres.server.port,
-            admin_servers=self._admin_servers,
-            model=_model_of(api),
-            model_path="" if chosen == SHIPPED_MODEL else chosen,
+            self._add_service(name, ["consume", "--metrics-port", str(port)], port, "/health/live")
+        api = self._add_service("serve", ["serve"], http_port, "/health/ready", tls=self._tls)
+        with SideBySide(stop) as steps:
+            for service in self._services:
+                steps.begin(lambda end, service=service: self._start(service, end))  # type: ignore[misc]
+        return api
+
+    def _add_service(
+        self, name: str, arguments: Sequence[str], port: int, ready_path: str, tls: TlsFolder | None = None
+    ) -> Service:
+        service = Service(
+            name,
+            [*self._command, *arguments],
+            folder=self.folder,
+            environment=self._environment,
+            port=port,
+            ready_path=ready_path,
+            tls=tls,
         )
-        if self._model_path is not None:
-            self.folder.keep_model(self._model_path)
-        self.folder.publish(self._endpoints)
-        return self._endpoints
+        self._services.append(service)
+        self._supervisor.add(service)
+        return service
 
     @property
     def _api_tls(self) -> dict[str, str]:
@@ -229,16 +297,6 @@ class LocalStack:
         server_file = str(self._tls.files("api").server_file)
         ca_file = str(self._tls.ca_file)
         return {"tls_cert_file": server_file, "tls_key_file": server_file, "ca_file": ca_file}
-
-    def _certify(self, kafka: ApacheKafka | None, stop: threading.Event) -> None:
-        """Have the servers' certificates made by Vault, and looked after from now on."""
-        orders = []
-        if self._tls:
-            orders.append(servers_order(self._tls, self._openbao, self._postgres, self._certificate_ttl_s))
-        if kafka:
-            orders.append(broker_order(kafka, self._broker_files, self._certificate_ttl_s))
-        for order in orders:
-            self._step(order.name, lambda order=order: self._certificates.obtain(order, stop))  # type: ignore[misc]
 
     def _choose_http_port(self) -> int:
         if self._http_port is not None:
@@ -253,38 +311,13 @@ class LocalStack:
         names = [f"consume-{number}" for number in range(1, self._consumers + 1)]
         return {name: self._ports.choose(name) for name in names}
 
-    def _start(self, server: Child, stop: threading.Event) -> None:
-        after_restart = self._after_broker_restart if server is self._broker else None
-        self._supervisor.add(server, after_restart)
-        self._step(f"started {server.name}", lambda: server.start(_START_TIMEOUT_S, stop))
-
-    def _serve(
-        self,
-        name: str,
-        arguments: Sequence[str],
-        stop: threading.Event,
-        *,
-        port: int,
-        ready_path: str,
-        tls: TlsFolder | None = None,
-    ) -> Service:
-        service = Service(
-            name,
-            [*self._command, *arguments],
-            folder=self.folder,
-            environment=self._environment,
-            port=port,
-            ready_path=ready_path,
-            tls=tls,
-        )
-        self._services.append(service)
-        self._start(service, stop)
-        return service
+    def _start(self, child: Child, stop: threading.Event) -> None:
+        self._step(f"started {child.name}", lambda: child.start(_START_TIMEOUT_S, stop))
 
     def _set_up_vault(self, stop: threading.Event) -> None:
         """Bring Vault to the finished state. The `.env` exists for as long as that takes, the first time."""
         arguments = ["vault-init", "--keys-file", str(self.folder.keys_file)]
-        if isinstance(self._broker, ApacheKafka):
+        if self._broker.needs_certificate:
             arguments += ["--authority", "kafka"]
         if self._tls:
             arguments += ["--authority", "servers"]
@@ -314,19 +347,14 @@ class LocalStack:
     @property
     def _broker_environment(self) -> dict[str, str]:
         """How clients reach the broker, and by whose certificate they know it."""
-        by_vault = {"BDLAB_KAFKA_CA_FILE": "vault"} if isinstance(self._broker, ApacheKafka) else {}
+        by_vault = {"BDLAB_KAFKA_CA_FILE": "vault"} if self._broker.needs_certificate else {}
         return {**self._broker.client_environment, **by_vault}
-
-    @property
-    def _admin_servers(self) -> str:
-        """Where the broker takes its administrator; empty for one that knows none."""
-        return self._broker.admin_servers if isinstance(self._broker, ApacheKafka) else ""
 
     def _announce_broker(self, stop: threading.Event) -> None:
         """Bring schema, topic, users and ACLs up to date, and put the broker's present address into Vault."""
         environment = self._broker_environment
-        if self._admin_servers:
-            environment["BDLAB_KAFKA_ADMIN_SERVERS"] = self._admin_servers
+        if self._broker.admin_servers:
+            environment["BDLAB_KAFKA_ADMIN_SERVERS"] = self._broker.admin_servers
         self.run("migrate", ["migrate", "--announce-broker"], stop, environment=environment)
 
     def _after_broker_restart(self, stop: threading.Event) -> None:
@@ -335,43 +363,18 @@ class LocalStack:
             self._endpoints = msgspec.structs.replace(
                 self._endpoints,
                 bootstrap_servers=self._broker.bootstrap_servers,
-                admin_servers=self._admin_servers,
+                admin_servers=self._broker.admin_servers,
             )
             self.folder.publish(self._endpoints)
-        if former := self._note_log():
-            self._tell_losses(former, stop)
+        if self._memory_log and (former := self._memory_log.begin(self._broker.cluster_id)):
+            self._memory_log.tell_losses(former, stop)
 
-    def _note_log(self) -> str:
-        """Note the broker's log where it is only in memory; one before it that was not stored to its end."""
-        return "" if self._broker.keeps_log else self._log_open.swap(self._broker.cluster_id)
+    def _make_memory_log(self) -> MemoryLog:
+        def verify(wait_s: int, stop: threading.Event | None) -> Outcome:
+            arguments = ["verify", "--wait", str(wait_s), "--json"]
+            return self.attempt("verify", arguments, stop, timeout_s=wait_s + _COMMAND_TIMEOUT_S)
 
-    def _tell_losses(self, former: str, stop: threading.Event) -> None:
-        """Say what the log `former` took with it."""
-        outcome = self.attempt("verify", ["verify", "--wait", str(_DRAIN_S), "--json"], stop)
-        lost = lost_events(outcome.output, former)
-        if lost is None:
-            count = "whatever was on it is lost, for no consumer had seen it"
-        elif lost:
-            count = f"at least {lost:,} events that were not stored yet are lost (`bdlab verify` lists them)"
-        else:
-            count = "no event is known to be lost; those that no consumer had seen yet are not known"
-        detail = f"the log {former} was only in memory and is gone; {count}"
-        self._report(Event("notice", self._broker.name, detail))
-
-    def _drain(self) -> None:
-        began = time.monotonic()
-        try:
-            arguments = ["verify", "--wait", str(_DRAIN_S), "--json"]
-            outcome = self.attempt("verify", arguments, timeout_s=_DRAIN_S + 20)
-        except StackError as error:
-            self._report(Event("failed", "drain", error.message, time.monotonic() - began))
-            return
-        seconds = time.monotonic() - began
-        if outcome.code == 0:
-            self._log_open.close()
-            self._report(Event("done", "stored what was on the broker", seconds=seconds))
-        else:
-            self._report(Event("failed", "drain", f"not everything was stored:\n{outcome.tail}", seconds))
+        return MemoryLog(self.folder.records / "open-log", self._broker.name, verify, self._report)
 
     def _trim_logs(self) -> None:
         self._openbao.rotate_audit_log()
@@ -383,6 +386,8 @@ class LocalStack:
         self._report(Event("began", name))
         try:
             work()
+        except StartInterrupted:
+            raise  # the reason is told by whoever asked it to end
         except StackError as error:
             self._report(Event("failed", name, error.message, time.monotonic() - began))
             raise

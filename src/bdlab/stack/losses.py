@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from bdlab.errors import StackError
 from bdlab.files import replace_file
+from bdlab.stack.service import Outcome
+from bdlab.stack.supervisor import Event, Report
+
+_DRAIN_S = 10
 
 
 class _Closed(msgspec.Struct):
@@ -31,14 +39,27 @@ def lost_events(verify_output: str, cluster_id: str) -> int | None:
     return sum(found) if found else None
 
 
-class OpenLog:
-    """The cluster id of the incarnation whose events may not all be stored yet; `file` outlives a kill."""
+class MemoryLog:
+    """The log of a broker that forgets, and what is lost of it.
 
-    def __init__(self, file: Path) -> None:
+    `file` outlives a kill: it has the cluster id of the incarnation whose events may not all be stored yet.
+    `broker` is its name for a person. `verify` runs `bdlab verify --json`, which waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        broker: str,
+        verify: Callable[[int, threading.Event | None], Outcome],
+        report: Report,
+    ) -> None:
         self._file = file
+        self._broker = broker
+        self._verify = verify
+        self._report = report
 
-    def swap(self, cluster_id: str) -> str:
-        """Note a new incarnation; the one before, empty where that one was stored to its end."""
+    def begin(self, cluster_id: str) -> str:
+        """Note a new incarnation; the one before, empty if that one was stored to its end."""
         try:
             former = self._file.read_text("ascii").strip()
         except FileNotFoundError:
@@ -49,3 +70,30 @@ class OpenLog:
     def close(self) -> None:
         """All of it is stored."""
         self._file.unlink(missing_ok=True)
+
+    def tell_losses(self, former: str, stop: threading.Event) -> None:
+        """Say what the incarnation `former` took with it."""
+        lost = lost_events(self._verify(_DRAIN_S, stop).output, former)
+        if lost is None:
+            count = "whatever was on it is lost, for no consumer had seen it"
+        elif lost:
+            count = f"at least {lost:,} events that were not stored yet are lost (`bdlab verify` lists them)"
+        else:
+            count = "no event is known to be lost; those that no consumer had seen yet are not known"
+        detail = f"the log {former} was only in memory and is gone; {count}"
+        self._report(Event("notice", self._broker, detail))
+
+    def drain(self) -> None:
+        """Wait until what is on it is stored, for some seconds; say how that went."""
+        began = time.monotonic()
+        try:
+            outcome = self._verify(_DRAIN_S, None)
+        except StackError as error:
+            self._report(Event("failed", "drain", error.message, time.monotonic() - began))
+            return
+        seconds = time.monotonic() - began
+        if outcome.code == 0:
+            self.close()
+            self._report(Event("done", "stored what was on the broker", seconds=seconds))
+        else:
+            self._report(Event("failed", "drain", f"not everything was stored:\n{outcome.tail}", seconds))

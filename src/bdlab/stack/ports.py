@@ -56,6 +56,8 @@ class _Claim:
 #: This process's, by port; the books hold them.
 _claims: weakref.WeakValueDictionary[int, _Claim] = weakref.WeakValueDictionary()
 _claiming = threading.Lock()
+#: Servers that are started side by side write into one book.
+_writing = threading.Lock()
 
 
 class PortBook:
@@ -78,13 +80,14 @@ class PortBook:
                 f"port {wanted} for {name} is in use by another program",
                 hint="Leave the port out to have a free one chosen.",
             )
-        book = self._read()
-        port = wanted or book.get(name) or preferred
-        if port is None or not (port == wanted or self.take(port)):
-            port = self.choose_new(*book.values())
-        if book.get(name) != port:
-            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            replace_file(self._file, json.dumps(book | {name: port}, indent=1).encode())
+        with _writing:
+            book = self._read()
+            port = wanted or book.get(name) or preferred
+            if port is None or not (port == wanted or self.take(port)):
+                port = self.choose_new(*book.values())
+            if book.get(name) != port:
+                self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                replace_file(self._file, json.dumps(book | {name: port}, indent=1).encode())
         return port
 
     def choose_new(self, *besides: int | None) -> int:

@@ -60,10 +60,7 @@ class Server(OverProcess, ABC):
         """
         if self.running:
             return
-        for folder in (self.data_dir, self.folder):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.data_dir.chmod(0o700)
-        self._process.end_leftover()
+        self._make_folders()
         deadline = time.monotonic() + timeout_s
         self._port = self._choose_port()
         arguments = self._prepare(self._port)
@@ -84,6 +81,12 @@ class Server(OverProcess, ABC):
 
     def __exit__(self, *_exception: object) -> None:
         self.stop()
+
+    def _make_folders(self) -> None:
+        for folder in (self.data_dir, self.folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.data_dir.chmod(0o700)
+        self._process.end_leftover()
 
     def _choose_port(self) -> int:
         # Restarted, it has to be found where it was.

@@ -68,7 +68,7 @@ class Supervisor:
         self._told = ""
 
     def add(self, child: Child, after_restart: Callable[[threading.Event], None] | None = None) -> None:
-        """Watch a child that was started.
+        """Watch a child from the next `watch` on, and stop it in its turn.
 
         `after_restart` makes the others find it again; while it raises StackError, the restart counts as
         failed and is tried again.
@@ -104,8 +104,10 @@ class Supervisor:
         """Stop the child that was added last."""
         child = self._watched.pop().child
         began = time.monotonic()
+        was_started = child.running or child.exit_status is not None
         child.stop()
-        self._report(Event("done", f"stopped {child.name}", seconds=time.monotonic() - began))
+        if was_started:
+            self._report(Event("done", f"stopped {child.name}", seconds=time.monotonic() - began))
 
     def _look_after(self, watched: _Watched, now: float, stop: threading.Event) -> None:
         child = watched.child

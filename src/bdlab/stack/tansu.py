@@ -20,6 +20,8 @@ class Tansu(Server):
     name = "tansu"
     stop_signal = signal.SIGKILL  # there is nothing for it to save, and it takes two seconds for it
     keeps_log: ClassVar[bool] = False
+    needs_certificate: ClassVar[bool] = False
+    admin_servers: ClassVar[str] = ""
 
     _cluster_id = ""
 
@@ -38,6 +40,9 @@ class Tansu(Server):
             "BDLAB_KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers,
             "BDLAB_KAFKA_SECURITY_PROTOCOL": "PLAINTEXT",
         }
+
+    def lay_out(self) -> None:
+        """Nothing: its log is in memory."""
 
     def _choose_port(self) -> int:
         before = self._port

@@ -8,6 +8,8 @@ identity and the recovery key, and revokes it at the end.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
+from typing import cast
 
 from bdlab.errors import PolicyDenied, TokenRefused
 from bdlab.vault.audit import audit_missing
@@ -23,7 +25,7 @@ from bdlab.vault.bootstrap.namespace import InRootNamespace, Namespace
 from bdlab.vault.bootstrap.plan import IDENTITIES, RECOVERY, Plan, Report, Step
 from bdlab.vault.bootstrap.seal import initialise, unseal
 from bdlab.vault.bootstrap.seeds import KeyValues
-from bdlab.vault.bootstrap.units import Unit
+from bdlab.vault.bootstrap.units import Unit, side_by_side
 from bdlab.vault.client import VaultClient
 
 _ROOT_TOKEN = "root token"  # noqa: S105 - the name of a step
@@ -48,7 +50,8 @@ def _bootstrap(plan: Plan, report: Report) -> list[Step]:
 
     client = VaultClient(plan.vault)
     file = KeysFile(plan.keys_file)
-    units = _units(plan, client)
+    rounds = _rounds(plan, client)
+    units = [unit for chains in rounds for chain in chains for unit in chain]
     try:
         for open_up in (initialise, unseal):
             step = open_up(client, plan, file)
@@ -60,11 +63,12 @@ def _bootstrap(plan: Plan, report: Report) -> list[Step]:
                 return steps
         authority = Authority(client, plan, file)
         try:
-            for unit in units:
-                ended(_run(unit, authority, plan))
-                if isinstance(unit, Namespace) and steps[-1].outcome == "would do":
+            for chains in rounds:
+                for step in _run(chains, authority, plan):
+                    ended(step)
+                if isinstance(chains[0][0], Namespace) and steps[-1].outcome == "would do":
                     # Nothing can be in it yet.
-                    for name in (*(other.name for other in units[1:]), _ROOT_TOKEN):
+                    for name in (*(unit.name for unit in units[1:]), _ROOT_TOKEN):
                         ended(Step(name, "would do"))
                     return steps
             if missing := audit_missing(authority.reader()):
@@ -77,47 +81,67 @@ def _bootstrap(plan: Plan, report: Report) -> list[Step]:
     return steps
 
 
-def _units(plan: Plan, client: VaultClient) -> list[Unit]:
+def _rounds(plan: Plan, client: VaultClient) -> list[list[list[Unit]]]:
+    """One round after the other; in it are chains that need nothing of each other."""
     services: tuple[str, ...] = IDENTITIES
-    before: list[Unit] = []
-    after: list[Unit] = []
+    before: list[list[list[Unit]]] = []
+    after: list[list[list[Unit]]] = []
     if client.namespace:
         services = tuple(service for service in IDENTITIES if service != RECOVERY)
-        before.append(Namespace(client.namespace))
+        before.append([[Namespace(client.namespace)]])
     if client.namespace and plan.token is None:  # without keys nobody could use it
         only, root = (RECOVERY,), client.in_namespace("")
         log_in = Mounts(plan, log_in_only=True)
         after.append(
-            InRootNamespace(log_in, Policies(plan, only), AppRoles(plan, only), HandOver(plan, root, only))
+            [
+                [
+                    InRootNamespace(
+                        log_in, Policies(plan, only), AppRoles(plan, only), HandOver(plan, root, only)
+                    )
+                ]
+            ]
         )
     return [
         *before,
-        Mounts(plan),
-        Policies(plan, services),
-        AppRoles(plan, services),
-        Connection(plan),
-        Roles(plan),
-        *authorities(plan),
-        KeyValues(plan),
-        HandOver(plan, client, services),
+        [[Mounts(plan)]],
+        [
+            [Policies(plan, services), AppRoles(plan, services)],
+            [Connection(plan), Roles(plan)],
+            *(cast("list[Unit]", [unit]) for unit in authorities(plan)),
+        ],
+        [[KeyValues(plan)]],
+        [[HandOver(plan, client, services)]],
         *after,
     ]
 
 
-def _run(unit: Unit, authority: Authority, plan: Plan) -> Step:
+def _run(chains: list[list[Unit]], authority: Authority, plan: Plan) -> Iterator[Step]:
+    """The steps of a round, in order. It is looked at first; its chains are then done side by side."""
+    pending = {unit: _pending(unit, authority, plan) for chain in chains for unit in chain}
+
+    def apply(chain: list[Unit]) -> None:
+        for unit in chain:
+            if pending[unit]:
+                unit.apply(authority.writer(), pending[unit])
+
+    if not plan.dry_run and any(pending.values()):
+        authority.writer()
+        if len(chains) == 1:
+            apply(chains[0])  # in the main thread, where a signal can be held back
+        else:
+            side_by_side(apply, chains)
+    for unit, names in pending.items():
+        yield Step(unit.name, ("would do" if plan.dry_run else "done") if names else "unchanged", names)
+
+
+def _pending(unit: Unit, authority: Authority, plan: Plan) -> tuple[str, ...]:
     try:
-        pending = unit.pending(authority.reader())
+        return unit.pending(authority.reader())
     except (PolicyDenied, TokenRefused):
         if plan.dry_run:
             raise
         # The policy that `inspect` has in Vault may be older than this version.
-        pending = unit.pending(authority.writer())
-    if not pending:
-        return Step(unit.name, "unchanged")
-    if plan.dry_run:
-        return Step(unit.name, "would do", pending)
-    unit.apply(authority.writer(), pending)
-    return Step(unit.name, "done", pending)
+        return unit.pending(authority.writer())
 
 
 def _end_root(authority: Authority, plan: Plan) -> Step:

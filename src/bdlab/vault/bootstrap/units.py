@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from bdlab.vault.client import VaultClient
 
-_AT_ONCE = 6
+T = TypeVar("T")
+
+_AT_ONCE = 4
 
 
 class Unit(Protocol):
@@ -25,13 +27,13 @@ class Unit(Protocol):
         ...
 
 
-def side_by_side(work: Callable[[str], object], names: Iterable[str]) -> None:
-    """Do `work` for each name, a few at once: Vault makes what comes together last with one write to disk.
+def side_by_side(work: Callable[[T], object], items: Iterable[T]) -> None:
+    """Do `work` for each item, a few at once: Vault makes what comes together last with one write to disk.
 
     What was begun is finished; then the first error is raised.
     """
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="vault-init") as pool:
-        list(pool.map(work, names))
+        list(pool.map(work, items))
 
 
 def differs(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
