@@ -149,7 +149,9 @@ def _open(login: KafkaLogin) -> AdminClient:
     Raises BrokerRefused with a KafkaException as its cause, or BrokerUnavailable.
     """
     events: list[KafkaError] = []
-    client = AdminClient(client_config(login, client_id=_CLIENT_ID) | {"error_cb": events.append})
+    # Short, as a broker that is just starting is waited for by this one client, and for no longer than here.
+    config = client_config(login, client_id=_CLIENT_ID) | {"reconnect.backoff.max.ms": 100}
+    client = AdminClient(config | {"error_cb": events.append})
     doing = f"logging in at {login.server.bootstrap_servers} as {login.username or 'administrator'}"
     deadline, patience_s = time.monotonic() + _TIMEOUT_S, _POLL_S
     while True:
