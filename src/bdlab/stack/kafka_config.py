@@ -121,6 +121,12 @@ def broker_properties(replicas: Replicas, data: Path) -> Properties:
         "group.initial.rebalance.delay.ms": "0",
         # Kafka's own least is 6 s; here a consumer that died is to be missed sooner, if it asks for that.
         "group.min.session.timeout.ms": "1000",
+        # A machine that runs all of it has few clients and few cores. The cleaner's buffer alone is 128 MiB
+        # otherwise, all of it taken at the start; only the consumers' offsets are compacted.
+        "log.cleaner.dedupe.buffer.size": str(4 << 20),
+        "num.network.threads": "2",
+        "num.io.threads": "4",
+        "background.threads": "4",
     }
 
 
@@ -143,6 +149,8 @@ def kraft_properties(
         "broker.heartbeat.interval.ms": str(min(1000, session_timeout_ms // 6)),
         "share.coordinator.state.topic.replication.factor": str(replicas.factor),
         "share.coordinator.state.topic.min.isr": str(replicas.in_sync),
+        "group.coordinator.threads": "1",
+        "share.coordinator.threads": "1",
     }
 
 

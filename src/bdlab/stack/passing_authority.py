@@ -19,15 +19,23 @@ _ADDRESSES = ("127.0.0.1",)
 _SKEW = timedelta(minutes=1)
 
 
-def passing_certificates(names: Sequence[str], *, ttl_s: float) -> dict[str, Issued]:
-    """A certificate for each name, valid for this machine's loopback, by one authority without a future."""
+def passing_certificates(
+    names: Sequence[str], *, ttl_s: float, as_clients: bool = False
+) -> dict[str, Issued]:
+    """A certificate for each name, valid for this machine's loopback, by one authority without a future.
+
+    With `as_clients` they also prove who a client is.
+    """
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if as_clients else [])]
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority = _signed("bdlab passing authority", authority_key.public_key(), authority_key, ttl_s=ttl_s)
     ca_pem = authority.public_bytes(serialization.Encoding.PEM).decode("ascii")
     found = {}
     for name in names:
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _signed(f"bdlab-{name}", key.public_key(), authority_key, ttl_s=ttl_s, issuer=authority)
+        certificate = _signed(
+            f"bdlab-{name}", key.public_key(), authority_key, ttl_s=ttl_s, issuer=authority, usages=usages
+        )
         found[name] = Issued(
             certificate=Certificate(
                 pem=certificate.public_bytes(serialization.Encoding.PEM).decode("ascii"),
@@ -51,6 +59,7 @@ def _signed(
     *,
     ttl_s: float,
     issuer: x509.Certificate | None = None,
+    usages: Sequence[x509.ObjectIdentifier] = (),
 ) -> x509.Certificate:
     """A server's certificate; an authority's where it has no issuer but itself."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -90,6 +99,6 @@ def _signed(
             *(x509.IPAddress(ip_address(each)) for each in _ADDRESSES),
         ]
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False).add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
+            x509.ExtendedKeyUsage(usages), critical=False
         )
     return builder.sign(signer, hashes.SHA256())
