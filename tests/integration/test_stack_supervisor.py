@@ -110,7 +110,7 @@ def test_restarts_back_off_and_go_on_after_failures(tmp_path: Path) -> None:
     def announce(_stop: threading.Event) -> None:
         announced.append(child.process.pid)
         if len(announced) == 1:
-            raise StackError("nobody listens yet")
+            raise OSError(errno.ENOSPC, "the disk is full")
 
     supervisor.add(child, announce)
     with _watching(supervisor):
@@ -118,7 +118,7 @@ def test_restarts_back_off_and_go_on_after_failures(tmp_path: Path) -> None:
         assert "in 0.5 s" in _next(events, "notice").detail
         first, second = _next(events, "failed"), _next(events, "failed")
         assert "again in 1 s: not this time" in first.detail
-        assert "again in 2 s: nobody listens yet" in second.detail
+        assert "again in 2 s: [Errno 28] the disk is full" in second.detail
         assert _next(events, "done").step == "restarted sleeper"
     # The announcement was repeated, the child not started twice.
     assert announced == [child.process.pid] * 2

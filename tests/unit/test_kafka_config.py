@@ -182,3 +182,9 @@ def test_a_log_that_another_broker_works_on_is_left_alone(tmp_path: Path) -> Non
         with pytest.raises(ServerNotStarted, match="another broker works on the log"):
             ApacheKafka(tmp_path).start()
         other.communicate(b"\n")
+
+
+def test_a_server_that_cannot_write_says_so(tmp_path: Path) -> None:
+    (tmp_path / "kafka").touch()
+    with pytest.raises(ServerNotStarted, match=r"kafka could not be started: .*File exists"):
+        ApacheKafka(tmp_path).start()

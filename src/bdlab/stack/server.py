@@ -60,10 +60,13 @@ class Server(OverProcess, ABC):
         """
         if self.running:
             return
-        self._make_folders()
         deadline = time.monotonic() + timeout_s
-        self._port = self._choose_port()
-        arguments = self._prepare(self._port)
+        try:
+            self._make_folders()
+            self._port = self._choose_port()
+            arguments = self._prepare(self._port)
+        except OSError as error:
+            raise ServerNotStarted(f"{self.name} could not be started: {error}") from error
         self._process.start(arguments, environment=self._environment(), folder=self.data_dir)
         try:
             wait_until_up(self._process, self._answers, deadline=deadline, stop=stop)

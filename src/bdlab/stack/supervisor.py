@@ -138,9 +138,10 @@ class Supervisor:
                 watched.after_restart(stop)
         except StartInterrupted:
             return
-        except StackError as error:
+        except (StackError, OSError) as error:  # OSError: as on a full disk, which will have room again
             watched.restart_at = time.monotonic() + watched.delay_s
-            detail = f"restart failed; again in {watched.delay_s:g} s: {error.message}"
+            reason = error.message if isinstance(error, StackError) else str(error)
+            detail = f"restart failed; again in {watched.delay_s:g} s: {reason}"
             self._report(Event("failed", child.name, detail, time.monotonic() - began))
             watched.delay_s = min(2 * watched.delay_s, _LONGEST_DELAY_S)
             return
