@@ -16,8 +16,8 @@ LIBRARY = Path("src/bdlab")
 ROOMS = {
     "confluent_kafka": "kafka",
     "psycopg2": "postgres",
-    "hvac": "vault",
-    "requests": "vault",
+    "urllib3": "vault",
+    "certifi": "vault",
     "sklearn": "model",
     "joblib": "model",
     "litestar": "serving",
