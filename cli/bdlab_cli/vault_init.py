@@ -67,6 +67,26 @@ def vault_init(
             "(Vault, PostgreSQL, the API); repeatable",
         ),
     ] = None,
+    broker_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="BDLAB_BROKER_CERTIFICATE",
+            metavar="FOLDER",
+            show_default="none is made",
+            help="Put the first certificate of a broker on this machine there, so early that it can "
+            "start meanwhile; later ones are `bdlab broker-certificate`'s",
+        ),
+    ] = None,
+    broker_ttl: Annotated[
+        int | None,
+        typer.Option(
+            envvar="BDLAB_BROKER_TTL",
+            min=5,
+            metavar="SECONDS",
+            show_default="a year",
+            help="For how long that is good",
+        ),
+    ] = None,
     renew: Annotated[
         list[str] | None,
         typer.Option(
@@ -131,6 +151,8 @@ def vault_init(
         wrap_ttl_s=wrap_ttl,
         authorities=tuple(name.value for name in authority or ()),
         renew=tuple(renew or ()),
+        broker_folder=broker_certificate,
+        broker_ttl_s=broker_ttl,
         dry_run=dry_run,
     )
     if env_path and env_path.stat().st_mode & 0o077:

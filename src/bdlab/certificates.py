@@ -90,7 +90,7 @@ class CertificateFiles:
         except OSError as error:
             raise InvalidInput(
                 f"the certificate cannot be written into {self.folder}: {error.strerror}",
-                hint="Name a folder that exists and that this user may write with --folder.",
+                hint="Name a folder that exists and that this user may write.",
             ) from error
 
     def _record(self) -> _Record | None:

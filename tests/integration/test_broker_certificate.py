@@ -35,9 +35,12 @@ def test_vault_init_makes_the_authority_and_migrate_uses_it(
     new_world: Callable[..., VaultWorld], tmp_path: Path
 ) -> None:
     world = new_world()
-    plan = world.plan(seeds=world.seeds(kafka=SERVER, kafka_authority=True))
+    early = CertificateFiles(tmp_path / "early")
+    early.folder.mkdir()
+    plan = world.plan(seeds=world.seeds(kafka=SERVER, kafka_authority=True), broker_folder=early.folder)
     first = {step.name: step.outcome for step in world.init(plan)}
-    assert first["Kafka authority"] == "done"
+    assert first["Kafka authority"] == first["broker certificate"] == "done"
+    assert [*first].index("broker certificate") < [*first].index("policies")
     again = {step.name: step.outcome for step in world.init(plan)}
     assert set(again.values()) == {"unchanged"}
 
@@ -46,6 +49,7 @@ def test_vault_init_makes_the_authority_and_migrate_uses_it(
         authority = migrate.kafka().ca_pem
         assert "BEGIN CERTIFICATE" in authority
         assert not files.good_for(HOSTS, authority=authority)
+        assert early.good_for(["localhost"], authority=authority)
         issued = migrate.ask(lambda client: pki.issue_broker(client, hosts=HOSTS))
         admin = migrate.ask(pki.issue_admin)
     files.write(issued, HOSTS, ttl_s=BROKER_TTL_S)

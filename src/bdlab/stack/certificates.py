@@ -62,6 +62,10 @@ class CertificateKeeper:
     def obtain(self, order: Order, stop: threading.Event) -> None:
         """Raises StackError. From then on `look_after` renews it."""
         self._fill(order, stop)
+        self.keep(order)
+
+    def keep(self, order: Order) -> None:
+        """Renew in time what is there from elsewhere."""
         self._orders.append(order)
 
     def look_after(self, stop: threading.Event) -> None:

@@ -32,6 +32,7 @@ _COMMAND_TIMEOUT_S = 120.0
 _SESSION_TIMEOUT_S = 6.0
 _TRIM_EVERY_S = 30.0
 _RENEW_EVERY_S = 1.0
+_LOOK_AGAIN_S = 0.02
 
 
 class LocalStack:
@@ -202,8 +203,7 @@ class LocalStack:
                 self._certificate_ttl_s,
                 is_up=lambda: self._endpoints is not None,
             )
-        # One that an earlier run has left is enough to begin with.
-        early = order is not None and order.due_at > time.time()
+            self._certificates.keep(order)
         with SideBySide(stop) as steps:
             vault_up = steps.begin(lambda end: self._start(self._openbao, end))
             database_up = steps.begin(lambda end: self._start(self._postgres, end))
@@ -219,28 +219,25 @@ class LocalStack:
                     servers = servers_order(self._tls, self._openbao, self._postgres, self._certificate_ttl_s)
                     self._step(servers.name, lambda: self._certificates.obtain(servers, end))
 
-            def certify(end: threading.Event) -> None:
-                set_up_done.result()
-                if order:
-                    self._step(order.name, lambda: self._certificates.obtain(order, end))
-
             def start_broker(end: threading.Event) -> None:
                 laid_out.result()
-                if order and not early:
-                    certified.result()
+                # One that an earlier run has left is enough to begin with; vault-init makes it early.
+                while order and order.due_at <= time.time() and not set_up_done.done():
+                    end.wait(_LOOK_AGAIN_S)
+                if set_up_done.done():
+                    set_up_done.result()
                 shown = self._broker_files.ends_at
                 self._start(self._broker, end)
-                certified.result()
+                set_up_done.result()
                 if shown != self._broker_files.ends_at:  # Vault is another authority than it was
                     self._broker.stop()
                     self._start(self._broker, end)
 
             def migrate(end: threading.Event) -> None:
-                (certified if early else set_up_done).result()
+                set_up_done.result()
                 self._step("migrate", lambda: self._announce_broker(end))
 
             set_up_done = steps.begin(set_up)
-            certified = steps.begin(certify)
             steps.begin(start_broker)
             steps.begin(migrate)
 
@@ -318,7 +315,9 @@ class LocalStack:
         """Bring Vault to the finished state. The `.env` exists for as long as that takes, the first time."""
         arguments = ["vault-init", "--keys-file", str(self.folder.keys_file)]
         if self._broker.needs_certificate:
-            arguments += ["--authority", "kafka"]
+            self._broker_files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            arguments += ["--authority", "kafka", "--broker-certificate", str(self._broker_files.folder)]
+            arguments += ["--broker-ttl", str(self._certificate_ttl_s)]
         if self._tls:
             arguments += ["--authority", "servers"]
         if self._postgres.knows_admin_password:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import cast
 
 from bdlab.errors import PolicyDenied, TokenRefused
 from bdlab.vault.audit import audit_missing
 from bdlab.vault.bootstrap.access import AppRoles, Policies
 from bdlab.vault.bootstrap.alone import alone
 from bdlab.vault.bootstrap.authority import Authority
-from bdlab.vault.bootstrap.certificates import authorities
+from bdlab.vault.bootstrap.certificates import certification
 from bdlab.vault.bootstrap.database import Connection, Roles
 from bdlab.vault.bootstrap.handover import HandOver
 from bdlab.vault.bootstrap.keysfile import KeysFile
@@ -103,11 +102,10 @@ def _rounds(plan: Plan, client: VaultClient) -> list[list[list[Unit]]]:
         )
     return [
         *before,
-        [[Mounts(plan)]],
+        [[Mounts(plan)], *certification(plan)],
         [
             [Policies(plan, services), AppRoles(plan, services)],
             [Connection(plan), Roles(plan)],
-            *(cast("list[Unit]", [unit]) for unit in authorities(plan)),
         ],
         [[KeyValues(plan)]],
         [[HandOver(plan, client, services)]],

@@ -1,15 +1,19 @@
-"""The authorities for the servers' certificates, where Vault is to be that."""
+"""The authorities for the servers' certificates, where Vault is to be that, and a broker's first one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bdlab.certificates import BROKER_TTL_S, GROUP_READS, CertificateFiles
+from bdlab.errors import SecretMissing
 from bdlab.vault import pki
 from bdlab.vault.bootstrap.plan import Plan
+from bdlab.vault.bootstrap.units import Unit
 from bdlab.vault.client import VaultClient
 
 #: Before Kafka 4 a broker's metadata is in ZooKeeper, which shows a certificate of the same authority.
 _ZOOKEEPER = "zookeeper"
+_THIS_MACHINE = ("localhost",)
 
 
 class CertificateAuthority:
@@ -28,8 +32,29 @@ class CertificateAuthority:
         pki.prepare_authority(writer, hosts=self._hosts, authority=self._authority)
 
 
-def authorities(plan: Plan) -> list[CertificateAuthority]:
-    """Those that the plan or its `.env` asks for."""
+class BrokerCertificate:
+    """For one on this machine, which can start while the rest of Vault is set up."""
+
+    name = "broker certificate"
+
+    def __init__(self, files: CertificateFiles, ttl_s: int) -> None:
+        self._files = files
+        self._ttl_s = ttl_s
+
+    def pending(self, reader: VaultClient) -> tuple[str, ...]:
+        try:
+            good = self._files.good_for(_THIS_MACHINE, authority=pki.authority_pem(reader))
+        except SecretMissing:
+            good = False
+        return () if good else _THIS_MACHINE
+
+    def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
+        issued = pki.issue_broker(writer, hosts=pending, ttl_s=self._ttl_s)
+        self._files.write(issued, pending, ttl_s=self._ttl_s)
+
+
+def certification(plan: Plan) -> list[list[Unit]]:
+    """A chain an authority that the plan or its `.env` asks for."""
     wanted = set(plan.authorities)
     if plan.seeds and plan.seeds.kafka_authority:
         wanted.add("kafka")
@@ -37,8 +62,12 @@ def authorities(plan: Plan) -> list[CertificateAuthority]:
         wanted.add("servers")
     brokers = plan.seeds.kafka.servers() if plan.seeds else ()
     hosts = {"kafka": (*(host for host, _ in brokers), _ZOOKEEPER)}
-    return [
-        CertificateAuthority(authority, hosts.get(name, ()))
+    chains: list[list[Unit]] = [
+        [CertificateAuthority(authority, hosts.get(name, ()))]
         for name, authority in pki.AUTHORITIES.items()
         if name in wanted
     ]
+    if plan.broker_folder and "kafka" in wanted:
+        files = CertificateFiles(plan.broker_folder, mode=GROUP_READS)
+        chains[0].append(BrokerCertificate(files, plan.broker_ttl_s or BROKER_TTL_S))
+    return chains

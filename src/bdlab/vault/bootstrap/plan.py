@@ -88,7 +88,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     nobody can be asked. `timeout_s` is how long an unreachable or sealed Vault is waited for, `wrap_ttl_s`
     how long a wrapped secret id waits for its receiver. `authorities` names the certificate authorities that
     Vault is to be (`pki.AUTHORITIES`), beside the one that `.env` asks for. `renew` names identities that get
-    another secret id though theirs is good; the former ones end.
+    another secret id though theirs is good; the former ones end. Into `broker_folder` goes the certificate of
+    a broker on this machine, good for `broker_ttl_s` seconds (None: a year), unless there is one.
     """
 
     vault: VaultSettings
@@ -103,6 +104,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     wrap_ttl_s: int = 24 * 3600
     authorities: tuple[str, ...] = ()
     renew: tuple[str, ...] = ()
+    broker_folder: Path | None = None
+    broker_ttl_s: int | None = None
     dry_run: bool = False
 
     @property
