@@ -283,7 +283,7 @@ class LocalStack:
             tls=tls,
         )
         self._services.append(service)
-        self._supervisor.add(service)
+        self._supervisor.add(service, restart_timeout_s=30.0)
         return service
 
     @property

@@ -50,9 +50,15 @@ class Child(Protocol):
 class _Watched:
     """A child and how its restarts went."""
 
-    def __init__(self, child: Child, after_restart: Callable[[threading.Event], None] | None) -> None:
+    def __init__(
+        self,
+        child: Child,
+        after_restart: Callable[[threading.Event], None] | None,
+        restart_timeout_s: float,
+    ) -> None:
         self.child = child
         self.after_restart = after_restart
+        self.restart_timeout_s = restart_timeout_s
         self.delay_s = _FIRST_DELAY_S
         self.up_since = time.monotonic()
         self.restart_at: float | None = None
@@ -61,19 +67,25 @@ class _Watched:
 class Supervisor:
     """Watches children from the thread that calls `watch`."""
 
-    def __init__(self, report: Report, *, restart_timeout_s: float = 30.0) -> None:
+    def __init__(self, report: Report) -> None:
         self._report = report
-        self._restart_timeout_s = restart_timeout_s
         self._watched: list[_Watched] = []
         self._told = ""
 
-    def add(self, child: Child, after_restart: Callable[[threading.Event], None] | None = None) -> None:
+    def add(
+        self,
+        child: Child,
+        after_restart: Callable[[threading.Event], None] | None = None,
+        *,
+        restart_timeout_s: float = 90.0,
+    ) -> None:
         """Watch a child from the next `watch` on, and stop it in its turn.
 
         `after_restart` makes the others find it again; while it raises StackError, the restart counts as
-        failed and is tried again.
+        failed and is tried again. One that may itself be waiting for another child, which is not looked after
+        meanwhile, should be given up sooner than a server that recovers on a busy machine.
         """
-        self._watched.append(_Watched(child, after_restart))
+        self._watched.append(_Watched(child, after_restart, restart_timeout_s))
 
     def watch(self, stop: threading.Event, every: Mapping[float, Callable[[], None]] | None = None) -> None:
         """Restart what dies until `stop` is set. `every` has housekeeping to do, by its period in seconds."""
@@ -133,7 +145,7 @@ class Supervisor:
         began = time.monotonic()
         try:
             if not child.running:
-                child.start(self._restart_timeout_s, stop)
+                child.start(watched.restart_timeout_s, stop)
             if watched.after_restart:
                 watched.after_restart(stop)
         except StartInterrupted:
