@@ -67,10 +67,10 @@ def vault_init(
             "(Vault, PostgreSQL, the API); repeatable",
         ),
     ] = None,
-    broker_certificate: Annotated[
+    broker_folder: Annotated[
         Path | None,
         typer.Option(
-            envvar="BDLAB_BROKER_CERTIFICATE",
+            envvar="BDLAB_BROKER_FOLDER",
             metavar="FOLDER",
             show_default="none is made",
             help="Put the first certificate of a broker on this machine there, so early that it can "
@@ -151,7 +151,7 @@ def vault_init(
         wrap_ttl_s=wrap_ttl,
         authorities=tuple(name.value for name in authority or ()),
         renew=tuple(renew or ()),
-        broker_folder=broker_certificate,
+        broker_folder=broker_folder,
         broker_ttl_s=broker_ttl,
         dry_run=dry_run,
     )

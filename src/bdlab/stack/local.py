@@ -30,9 +30,7 @@ _HTTP_PORT = 8000
 _START_TIMEOUT_S = 90.0
 _COMMAND_TIMEOUT_S = 120.0
 _SESSION_TIMEOUT_S = 6.0
-_TRIM_EVERY_S = 30.0
-_RENEW_EVERY_S = 1.0
-_LOOK_AGAIN_S = 0.02
+_TRIM_EVERY_S, _RENEW_EVERY_S, _LOOK_AGAIN_S = 30.0, 1.0, 0.02
 
 
 class LocalStack:
@@ -316,7 +314,7 @@ class LocalStack:
         arguments = ["vault-init", "--keys-file", str(self.folder.keys_file)]
         if self._broker.needs_certificate:
             self._broker_files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            arguments += ["--authority", "kafka", "--broker-certificate", str(self._broker_files.folder)]
+            arguments += ["--authority", "kafka", "--broker-folder", str(self._broker_files.folder)]
             arguments += ["--broker-ttl", str(self._certificate_ttl_s)]
         if self._tls:
             arguments += ["--authority", "servers"]
