@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bdlab.stack import DataFolder, Endpoints, TlsFolder
+from bdlab.errors import BinaryMissing
+from bdlab.stack import DataFolder, Endpoints, TlsFolder, java
 from bdlab.stack.tls import connect
 from tests import tls as suite
 from tests.waiting import until
@@ -32,6 +33,12 @@ ENVIRONMENT = {
 } | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 if suite.ON:
     ENVIRONMENT["BDLAB_TLS"] = "1"
+#: The broker that `up` and `demo` start by default. Apache Kafka if it is in the cache: no test fetches it.
+DEFAULT_BROKER = "kafka"
+try:
+    java.kafka()
+except BinaryMissing:
+    DEFAULT_BROKER = ENVIRONMENT["BDLAB_BROKER"] = "tansu"
 UP_WITHIN_S = 180
 STOP_WITHIN_S = 180
 

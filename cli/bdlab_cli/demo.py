@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bdlab_cli.options import Broker
 from bdlab_cli.samples import FROM_FILE, OVER_HTTP, Sample
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", envvar="BDLAB_DEMO_KEEP", help="Keep the folder, and say where it is.")
     ] = False,
+    broker: Broker = "auto",
     tls: Annotated[
         bool,
         typer.Option(
@@ -49,15 +51,19 @@ def demo(
     """
     import time
 
-    from bdlab.stack import LocalStack
+    from bdlab.stack import DataFolder, LocalStack
+    from bdlab.stack.brokers import described
     from bdlab_cli import wiring
-    from bdlab_cli.local import bdlab_command, show
+    from bdlab_cli.local import bdlab_command, choose_broker, show
 
     wiring.layers()
     talk, out = wiring.talk(), wiring.out()
     began = time.monotonic()
     with wiring.stop_on_signal() as stop, _throw_away_folder(talk, keep=keep) as folder:
-        stack = LocalStack(folder, command=bdlab_command(), report=lambda event: show(talk, event), tls=tls)
+        kind = choose_broker(talk, DataFolder(folder), broker, stop)
+        stack = LocalStack(
+            folder, command=bdlab_command(), report=lambda event: show(talk, event), broker=kind, tls=tls
+        )
         endpoints = stack.open(stop)
         try:
             serve_log, consume_log = stack.log_file("serve"), stack.log_file("consume-1")
@@ -73,7 +79,8 @@ def demo(
             out.print(accounts, end="")
         finally:
             stack.close(drain=False)
-    talk.print(f"[green]ok[/] all of it held, in {time.monotonic() - began:.1f} s", markup=True)
+    held = f"all of it held, in {time.monotonic() - began:.1f} s; the broker: {described(kind)}"
+    talk.print(f"[green]ok[/] {held}", markup=True, soft_wrap=True)
 
 
 @contextmanager

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdlab_cli.options import DATA_DIR, DataDir
+from bdlab_cli.options import DATA_DIR, Broker, BrokerName, DataDir
 
 if TYPE_CHECKING:
+    import threading
+
     from rich.console import Console
 
-    from bdlab.stack import Endpoints, Event
+    from bdlab.stack import BrokerKind, DataFolder, Endpoints, Event
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-class BrokerName(StrEnum):
-    tansu = "tansu"
-    kafka = "kafka"
 
 
 @app.command()
@@ -37,15 +33,7 @@ def up(
             help="The API's port; an error where it is in use.",
         ),
     ] = None,
-    broker: Annotated[
-        BrokerName,
-        typer.Option(
-            "--broker",
-            envvar="BDLAB_BROKER",
-            help="tansu comes with bdlab and keeps its log in memory; kafka is Apache Kafka, secured, "
-            "which `bdlab fetch-kafka` brings.",
-        ),
-    ] = BrokerName.tansu,
+    broker: Broker = "auto",
     consumers: Annotated[
         int,
         typer.Option(
@@ -97,7 +85,8 @@ def up(
 
     wiring.layers()
     talk, out = wiring.talk(), wiring.out()
-    kept = DataFolder(data_dir).model_path
+    folder = DataFolder(data_dir)
+    kept = folder.model_path
     chosen = kept if model is None else "" if model == SHIPPED_MODEL else _absolute(model)
     if chosen != kept:
         what = f"the model is {chosen or 'the shipped one'} from now on, which the folder keeps"
@@ -105,25 +94,53 @@ def up(
     elif kept:
         what = f"the model is {kept}, as this folder keeps it; --model {SHIPPED_MODEL} goes back"
         show(talk, Event("notice", "model", what))
-    stack = LocalStack(
-        data_dir,
-        command=bdlab_command(),
-        report=lambda event: show(talk, event),
-        http_port=http_port,
-        broker=broker.value,
-        consumers=consumers,
-        tls=tls,
-        certificate_ttl_s=certificate_ttl or SERVER_TTL_S,
-        model_path=chosen,
-    )
     with wiring.stop_on_signal() as stop:
+        kind = choose_broker(talk, folder, broker, stop)
+        stack = LocalStack(
+            data_dir,
+            command=bdlab_command(),
+            report=lambda event: show(talk, event),
+            broker=kind,
+            http_port=http_port,
+            consumers=consumers,
+            tls=tls,
+            certificate_ttl_s=certificate_ttl or SERVER_TTL_S,
+            model_path=chosen,
+        )
         endpoints = stack.open(stop)
         try:
-            out.print(_welcome(endpoints, shlex.quote(str(stack.folder.path))), soft_wrap=True)
+            out.print(_welcome(endpoints, kind, shlex.quote(str(folder.path))), soft_wrap=True)
             stack.watch(stop)
             talk.print("stopping; once more Ctrl-C ends everything at once")
         finally:
             stack.close()
+
+
+def choose_broker(
+    console: Console, folder: DataFolder, name: BrokerName, stop: threading.Event
+) -> BrokerKind:
+    """The broker that the stack of `folder` gets; fetching it is shown, and one in memory is told of."""
+    from bdlab.errors import StartInterrupted
+    from bdlab.probes import MEMORY_ONLY
+    from bdlab.stack import Event, brokers, jars
+    from bdlab_cli.fetching import shown
+
+    with shown(jars.kafka()) as progress:
+
+        def fetching(done: int, total: int) -> None:
+            if stop.is_set():
+                raise StartInterrupted("asked to stop while Apache Kafka was being fetched")
+            progress(done, total)
+
+        former = folder.broker
+        kind, missing = brokers.choose_broker(folder, name, fetching)
+    if kind == "tansu":
+        why = f" {missing.message}. {missing.hint}" if missing else ""
+        what = f"{MEMORY_ONLY}.{why} `--broker kafka` runs Apache Kafka, which keeps its log on disk."
+        show(console, Event("notice", "broker", what))
+    elif former == "tansu":
+        show(console, Event("notice", "broker", "Apache Kafka from now on, which the folder keeps"))
+    return kind
 
 
 def _absolute(model: str) -> str:
@@ -164,8 +181,10 @@ def show(console: Console, event: Event) -> None:
     console.print(f"{sign} {escape(event.step + detail)}{seconds}", markup=True, soft_wrap=True)
 
 
-def _welcome(endpoints: Endpoints, quoted_folder: str) -> str:
+def _welcome(endpoints: Endpoints, kind: BrokerKind, quoted_folder: str) -> str:
     import shlex
+
+    from bdlab.stack.brokers import described
 
     url, bdlab = endpoints.http_url, _typed()
     trust = f"--cacert {shlex.quote(endpoints.ca_file)} " if endpoints.ca_file else ""
@@ -174,7 +193,7 @@ The pipeline is up. Ctrl-C stops it; its data stays in {quoted_folder}
 
   API      {url}   (docs: {url}/docs)
   Vault    {endpoints.vault_address}
-  Broker   {endpoints.bootstrap_servers}
+  Broker   {endpoints.bootstrap_servers}   ({described(kind)})
   Postgres {endpoints.postgres_host} port {endpoints.postgres_port}
   Model    {endpoints.model}
 

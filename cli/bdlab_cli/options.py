@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -46,6 +46,18 @@ DataDir = Annotated[
     typer.Option("--data-dir", envvar="BDLAB_DATA_DIR", help="The data folder of the stack."),
 ]
 DATA_DIR = Path("~/.local/share/bdlab")
+
+BrokerName = Literal["auto", "kafka", "tansu"]
+Broker = Annotated[
+    BrokerName,
+    typer.Option(
+        "--broker",
+        envvar="BDLAB_BROKER",
+        help="kafka is Apache Kafka, secured, fetched once into the user's cache; tansu keeps its log in "
+        "memory only; auto is what the folder began with, and for a new one kafka, or tansu if that "
+        "cannot be had.",
+    ),
+]
 
 
 def _delimiter(text: str) -> str:

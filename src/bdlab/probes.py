@@ -31,6 +31,12 @@ class VaultState(msgspec.Struct, frozen=True, kw_only=True):
     hint: str = ""
 
 
+#: How the cluster ids begin that `bdlab.stack` gives to a broker that keeps its log in memory,
+#: and what to know of it.
+MEMORY_ONLY_ID = "tansu-"
+MEMORY_ONLY = "in memory only: what is not stored yet is lost when it ends"
+
+
 class BrokerState(msgspec.Struct, frozen=True, kw_only=True):
     """`consumer_lag` is in events over all partitions; None where it cannot be told."""
 

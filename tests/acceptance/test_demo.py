@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bdlab.stack import DataFolder
+from bdlab.stack import DataFolder, binaries
+from tests.fix_up import DEFAULT_BROKER, ENVIRONMENT
 
 DEMO = [sys.executable, "-m", "bdlab_cli", "demo"]
 
@@ -19,8 +19,7 @@ DEMO = [sys.executable, "-m", "bdlab_cli", "demo"]
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """The shell's, with temporary folders under this test's own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BDLAB_", "VAULT_"))}
-    return kept | {"TMPDIR": str(tmp_path), "COLUMNS": "120"}
+    return ENVIRONMENT | {"TMPDIR": str(tmp_path), "COLUMNS": "120"}
 
 
 def test_all_of_it_holds_and_nothing_is_left(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -40,6 +39,7 @@ def test_all_of_it_holds_and_nothing_is_left(tmp_path: Path, environment: dict[s
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr.count("✗") == 0
+    assert f"started {DEFAULT_BROKER}" in done.stderr
     for step in (
         "started openbao",
         "vault-init",
@@ -55,6 +55,36 @@ def test_all_of_it_holds_and_nothing_is_left(tmp_path: Path, environment: dict[s
     assert len(re.findall(r"\b[0-5]/\d+\b", done.stdout)) >= 12
     assert list(tmp_path.iterdir()) == []
     assert DataFolder(tmp_path).processes() == []
+
+
+def test_with_only_pypi_in_reach_it_runs_in_memory_and_says_so(
+    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    postgres = binaries.postgres()  # unpacked once for all tests
+    (elsewhere / "bdlab").mkdir()
+    (elsewhere / "bdlab" / postgres.name).symlink_to(postgres)
+    settings = elsewhere / "jgo.conf"
+    settings.write_text("[repositories]\ncentral = http://127.0.0.1:1/maven\n")
+    environment |= {"XDG_CACHE_HOME": str(elsewhere), "M2_REPO": str(elsewhere), "BDLAB_BROKER": "auto"}
+    done = subprocess.run(
+        DEMO,
+        env=environment | {"JGO_CONFIG_FILE": str(settings)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = " ".join(done.stderr.splitlines()[:2])
+    assert "in memory only: what is not stored yet is lost when it ends" in first
+    assert "127.0.0.1:1/maven" in first
+    assert "jgo.conf" in first
+    assert done.stderr.splitlines()[-1].endswith(
+        "in memory only: what is not stored yet is lost when it ends"
+    )
 
 
 def test_a_step_that_fails_is_named_and_nothing_is_left(tmp_path: Path, environment: dict[str, str]) -> None:

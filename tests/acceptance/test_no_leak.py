@@ -219,7 +219,7 @@ def test_a_whole_run_shows_no_secret(tmp_path: Path, start_up: Callable[..., Up]
     secrets = Secrets()
     data_dir = tmp_path / "stack"
     with Watch(data_dir, secrets, mark=MARK) as watch:
-        up = start_up(data_dir, BDLAB_DEBUG="1", BDLAB_TEST_MARK=CANARY)
+        up = start_up(data_dir, "--broker", "tansu", BDLAB_DEBUG="1", BDLAB_TEST_MARK=CANARY)
         up.wait_for("eval")
         with VaultProxy(up.folder.running().vault_address) as proxy:
             run = Run(up.folder, proxy)

@@ -105,8 +105,8 @@ def person(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Person]:
 @pytest.mark.parametrize(
     "person",
     [
-        pytest.param({}, id="plain"),
-        pytest.param({"BDLAB_BROKER": "kafka", "BDLAB_TLS": "true"}, id="secured", marks=pytest.mark.kafka),
+        pytest.param({"BDLAB_BROKER": "tansu"}, id="in memory"),
+        pytest.param({"BDLAB_TLS": "true"}, id="secured", marks=pytest.mark.kafka),
     ],
     indirect=True,
 )
@@ -119,6 +119,7 @@ def test_the_drill(person: Person) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("person", [{"BDLAB_BROKER": "tansu"}], indirect=True, ids=["in memory"])
 def test_the_rest_of_the_book(person: Person) -> None:
     person.follow(next(block for block in BLOCKS if block.where == "up"))
     before: dict[str, Callable[[Person], Callable[[], None]]] = {

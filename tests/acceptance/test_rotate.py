@@ -137,7 +137,7 @@ def test_a_drill_without_an_api_says_so_and_rotates_nothing(pipeline: Pipeline) 
 
 @pytest.mark.kafka
 def test_a_drill_on_a_secured_kafka_rotates_all_three(tmp_path: Path, start_up: Callable[..., Up]) -> None:
-    up = start_up(tmp_path / "stack", "--broker", "kafka", "--consumers", "2")
+    up = start_up(tmp_path / "stack", "--consumers", "2")
     evaluate = up.wait_for(r'^ +(eval "\$\(bdlab env .*\)")$')[1]
     for _ in range(2):  # there and back again
         done = shell(f"{evaluate}\nbdlab rotate --drill --leases --json")

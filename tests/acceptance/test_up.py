@@ -21,6 +21,7 @@ from bdlab.stack.ports import PortBook
 from bdlab.vault.client import VaultClient
 from tests.fix_database import HOSTILE_LIBPQ
 from tests.fix_up import (
+    DEFAULT_BROKER,
     ENVIRONMENT,
     STOP_WITHIN_S,
     UP_WITHIN_S,
@@ -42,6 +43,8 @@ INTEGRATION_TEST = Path(__file__).parents[2] / "infra" / "test_kafka_integration
 def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     data_dir = tmp_path / "a stack"
     up = start_up(data_dir, **HOSTILE_LIBPQ)
+    if DEFAULT_BROKER == "kafka":
+        up.wait_for(r"Broker +127.0.0.1:\d+ +\(Apache Kafka 4[\d.]+, secured, its log on disk\)")
     curl = up.wait_for(r"^ +(curl .*-X POST .*)$")[1]
     evaluate = up.wait_for(r'^ +(eval "\$\(bdlab env .*\)")$')[1]
 
@@ -93,23 +96,26 @@ def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[...,
     status, _ = post(again.endpoint, {"text": "And once more, very good."})
     assert status == 200
 
-    # Ctrl-C: in reverse order of the start, what is on the broker is stored first.
+    # Ctrl-C: in reverse order of the start; what is on a broker in memory is stored first.
     assert again.signal_and_wait(signal.SIGINT) == 0
     stopped = [line.split()[2] for line in again.rest() if line.startswith("✓ stopped")]
-    assert stopped == ["serve", "consume-1", "tansu", "postgres", "openbao"]
-    assert any("stored what was on the broker" in line for line in again.lines)
+    assert stopped == ["serve", "consume-1", DEFAULT_BROKER, "postgres", "openbao"]
+    stored_first = any("stored what was on the broker" in line for line in again.lines)
+    assert stored_first == (DEFAULT_BROKER == "tansu")
     assert again.folder.processes() == []
 
 
 @pytest.mark.long
 def test_everything_dies_once_and_the_pipeline_goes_on(tmp_path: Path, start_up: Callable[..., Up]) -> None:
-    """And another program has taken its port meanwhile."""
+    """On the broker in memory. And another program has taken its port meanwhile."""
     folder = tmp_path / "one"
     folder.mkdir(mode=0o700)
     port = PortBook(folder / "ports.json").choose("http")
     with socket.create_server(("127.0.0.1", port)):
-        up = start_up(folder)
+        up = start_up(folder, "--broker", "tansu")
+        up.wait_for("broker: in memory only: .* `--broker kafka` runs Apache Kafka")
         up.wait_for(f"port {port} is in use; serving on port")
+        up.wait_for(r"Broker +127.0.0.1:\d+ +\(in memory only: what is not stored yet is lost when it ends\)")
         up.wait_for("eval")
     status, answer = post(up.endpoint, {"text": "Good."})
     assert status == 200
@@ -118,13 +124,15 @@ def test_everything_dies_once_and_the_pipeline_goes_on(tmp_path: Path, start_up:
     before = up.folder.running().bootstrap_servers
     os.kill(record["pid"], signal.SIGKILL)
     up.wait_for("tansu: ended .killed by SIGKILL.; starting it again")
-    up.wait_for("was only in memory and is gone; no event is known to be lost")
+    up.wait_for("is gone; no event is known to be lost")
     up.wait_for("restarted tansu")
     assert up.folder.running().bootstrap_servers != before
     answer = post_until_acknowledged(up.endpoint, {"text": "Good again."})
-    done = shell(f'eval "$(bdlab env --data-dir {shlex.quote(str(up.folder.path))})"\nbdlab verify --wait 60')
+    terminal = f'eval "$(bdlab env --data-dir {shlex.quote(str(up.folder.path))})"\n'
+    done = shell(f"{terminal}bdlab verify --wait 60\nbdlab status --check kafka --json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "closed log" in done.stdout
+    assert "in memory only" in done.stdout
     assert answer["id"] in {row["id"] for row in get(up.endpoint, "/predictions?limit=100")}
     for name in ("openbao", "postgres", "consume-1", "serve"):
         os.kill(json.loads((up.folder.records / f"{name}.json").read_text())["pid"], signal.SIGKILL)
@@ -140,7 +148,7 @@ def test_everything_dies_once_and_the_pipeline_goes_on(tmp_path: Path, start_up:
 
 def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     up = start_up(tmp_path / "stack")
-    up.wait_for("started tansu")
+    up.wait_for(f"started {DEFAULT_BROKER}")
     frozen = up.folder.records / "openbao.json"
     os.kill(json.loads(frozen.read_text())["pid"], signal.SIGSTOP)  # it will not stop when asked
     up.process.send_signal(signal.SIGINT)
@@ -191,7 +199,7 @@ def test_a_first_start_may_be_cut_off_at_any_moment(
         if number % 4 == 0:  # each is cut off some times before it comes up, or begins anew
             folder = tmp_path / f"stack {number}"
         up = start_up(folder)
-        up.wait_for(chance.choice(["started openbao", "started tansu", "started tansu"]))
+        up.wait_for(chance.choice(["started openbao", *2 * [f"started {DEFAULT_BROKER}"]]))
         if chance.random() < 0.7:  # Vault is asked for its keys, or has been
             until(up.folder.keys_file.exists, UP_WITHIN_S)
         up.process.send_signal(chance.choice([signal.SIGINT, signal.SIGKILL, signal.SIGHUP]))
@@ -207,10 +215,11 @@ def test_a_first_start_may_be_cut_off_at_any_moment(
 
 
 def test_a_terminal_that_closes_is_a_ctrl_c(tmp_path: Path) -> None:
-    """What is on the broker is stored first, though nobody can be told."""
+    """What is on the broker in memory is stored first, though nobody can be told. The folder keeps to it."""
     folder = DataFolder(tmp_path / "stack")
     frozen = {}
-    with closing(Terminal(["up", "--data-dir", str(folder.path)], ENVIRONMENT)) as terminal:
+    command = ["up", "--broker", "tansu", "--data-dir", str(folder.path)]
+    with closing(Terminal(command, ENVIRONMENT)) as terminal:
         assert terminal.shows('eval "$(', UP_WITHIN_S), terminal.screen
         consumer = json.loads((folder.records / "consume-1.json").read_text())["pid"]
         os.kill(consumer, signal.SIGSTOP)
@@ -221,9 +230,10 @@ def test_a_terminal_that_closes_is_a_ctrl_c(tmp_path: Path) -> None:
     assert all_gone(folder)
     again = Up(folder.path)
     with closing(again):
+        again.wait_for("broker: in memory only")
         again.wait_for("eval")
         assert frozen["id"] in {row["id"] for row in get(again.endpoint, "/predictions?limit=100")}
-        assert not any("is lost" in line or "are lost" in line for line in again.lines)
+        assert not any("is gone" in line for line in again.lines)
 
 
 def test_a_folder_keeps_its_model(tmp_path: Path, start_up: Callable[..., Up], small_model: Path) -> None:

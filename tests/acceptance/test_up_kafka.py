@@ -1,4 +1,4 @@
-"""`bdlab up --broker kafka`: secured from the start, and nothing lost when the broker is killed."""
+"""`bdlab up` on Apache Kafka: secured from the start, and nothing lost when the broker is killed."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def first_byte(port: int, ca_file: Path) -> bytes:
 
 def test_secured_and_nothing_is_lost(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     data_dir = tmp_path / "a stack"
-    up = start_up(data_dir, "--broker", "kafka")
+    up = start_up(data_dir)
     evaluate = up.wait_for(r'^ +(eval "\$\(bdlab env .*\)")$', UP_WITHIN_S)[1]
     status, first = post(up.endpoint, {"text": "Terrible."})
     assert status == 200
@@ -108,7 +108,7 @@ def test_secured_and_nothing_is_lost(tmp_path: Path, start_up: Callable[..., Up]
     # A second run finds log and rows, and needs no new certificate.
     before = (up.folder.tls / "kafka" / "server.pem").read_bytes()
     assert up.signal_and_wait(signal.SIGINT) == 0
-    again = start_up(data_dir, "--broker", "kafka")
+    again = start_up(data_dir)
     again.wait_for("eval", UP_WITHIN_S)
     assert (up.folder.tls / "kafka" / "server.pem").read_bytes() == before
     kept = {row["id"] for row in get(again.endpoint, "/predictions?limit=100")}
@@ -118,12 +118,15 @@ def test_secured_and_nothing_is_lost(tmp_path: Path, start_up: Callable[..., Up]
 
 
 def test_certificates_are_renewed_and_the_broker_goes_on(tmp_path: Path, start_up: Callable[..., Up]) -> None:
-    """Also: a folder that a broker without security has used before."""
+    """Also: a folder that the broker in memory has used before, and was killed with."""
     data_dir = tmp_path / "stack"
-    plain = start_up(data_dir)
+    plain = start_up(data_dir, "--broker", "tansu")
     plain.wait_for("eval", UP_WITHIN_S)
-    assert plain.signal_and_wait(signal.SIGINT) == 0
+    assert post(plain.endpoint, {"text": "Good."})[0] == 200
+    plain.process.kill()
+    plain.process.wait()
     up = start_up(data_dir, "--broker", "kafka", "--certificate-ttl", str(CERTIFICATE_TTL_S))
+    up.wait_for("Apache Kafka from now on, which the folder keeps", UP_WITHIN_S)
     up.wait_for("started kafka", UP_WITHIN_S)
     ca_file, port = up.folder.tls / "kafka" / "ca.pem", port_of(up, "kafka")
     record = json.loads((ca_file.parent / "issued.json").read_text())

@@ -65,6 +65,13 @@ def look_at_vault(state: VaultState, refusal: BdlabError | None = None) -> dict[
     return states(vault_checks(state, service="status", refusal=refusal))
 
 
+def test_a_broker_in_memory_is_remarked() -> None:
+    brokers, *_ = broker_checks(msgspec.structs.replace(BROKER, cluster_id="tansu-1"))
+    assert brokers.state == "healthy"
+    assert brokers.message.endswith("in memory only: what is not stored yet is lost when it ends")
+    assert "memory" not in broker_checks(BROKER)[0].message
+
+
 def test_all_is_well() -> None:
     found = (
         vault_checks(VAULT, service="status", refusal=None)

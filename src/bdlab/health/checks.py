@@ -10,7 +10,7 @@ from bdlab.errors import BdlabError
 from bdlab.health.results import CheckResult
 from bdlab.identity import Known
 from bdlab.ledger import LogRange
-from bdlab.probes import BrokerState, DatabaseState, VaultState
+from bdlab.probes import MEMORY_ONLY, MEMORY_ONLY_ID, BrokerState, DatabaseState, VaultState
 
 #: Group -> its checks, in the order in which they are shown.
 CHECKS = {
@@ -119,10 +119,11 @@ def broker_checks(state: BrokerState) -> tuple[CheckResult, ...]:
             detail={"bootstrap_servers": state.bootstrap_servers},
         )
         return (away, *unknown("kafka", "no broker answers")[1:])
+    remark = f", {MEMORY_ONLY}" if state.cluster_id.startswith(MEMORY_ONLY_ID) else ""
     brokers = CheckResult(
         name="kafka.brokers",
         state="healthy",
-        message=f"{state.brokers} at {state.bootstrap_servers}, cluster {state.cluster_id}",
+        message=f"{state.brokers} at {state.bootstrap_servers}, cluster {state.cluster_id}{remark}",
         detail={
             "brokers": state.brokers,
             "bootstrap_servers": state.bootstrap_servers,

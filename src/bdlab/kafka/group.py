@@ -10,14 +10,11 @@ from confluent_kafka.admin import AdminClient
 
 from bdlab.credentials import KafkaLogin
 from bdlab.kafka.connection import client_config
+from bdlab.probes import MEMORY_ONLY_ID
 
 log = structlog.get_logger()
 
 _TIMEOUT_S = 3.0
-
-
-#: How the cluster ids begin that `bdlab.stack` gives to Tansu.
-_TANSU = "tansu-"
 
 
 def release(login: KafkaLogin, cluster_id: str, *, client_id: str) -> None:
@@ -29,7 +26,7 @@ def release(login: KafkaLogin, cluster_id: str, *, client_id: str) -> None:
     whole process if the connection breaks in the middle of an administrative call about a group (its pull
     request 5397).
     """
-    if not cluster_id.startswith(_TANSU):
+    if not cluster_id.startswith(MEMORY_ONLY_ID):
         return
     group = login.server.group
     admin = AdminClient(client_config(login, client_id=client_id))

@@ -4,8 +4,7 @@ It knows its servers as programs only: what is inside Vault, Kafka and Postgres 
 commands that it runs.
 """
 
-from bdlab.stack.brokers import BrokerKind
-from bdlab.stack.folder import EXPORTED, DataFolder, Endpoints, exports
+from bdlab.stack.folder import EXPORTED, BrokerKind, DataFolder, Endpoints, exports
 from bdlab.stack.kafka import ApacheKafka
 from bdlab.stack.kafka_cluster import KafkaCluster
 from bdlab.stack.kafka_config import Certificates

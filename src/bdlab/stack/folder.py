@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self, get_args
 
 import msgspec
 
@@ -17,6 +17,8 @@ from bdlab.errors import StackError, StackInUse
 from bdlab.files import replace_file, write_private
 from bdlab.settings import SHIPPED_MODEL, PostgresSettings
 from bdlab.stack.process import start_mark
+
+BrokerKind = Literal["kafka", "tansu"]
 
 _LOCK_WAIT_S = 1.0
 _LOCK_POLL_S = 0.05
@@ -193,6 +195,25 @@ class DataFolder:
 
     def keep_model(self, path: str) -> None:
         replace_file(self.path / "model", os.fsencode(path))
+
+    @property
+    def broker(self) -> BrokerKind | None:
+        """The kind of broker that its log is on; None for a folder that has begun with none.
+
+        One of an earlier version does not say it: there it is the one that was started last.
+        """
+
+        def last_used(kind: str) -> float:
+            return max((log.stat().st_mtime for log in self.logs.glob(f"{kind}.log")), default=0)
+
+        with contextlib.suppress(FileNotFoundError):
+            kept: BrokerKind = msgspec.convert((self.path / "broker").read_text("utf-8"), BrokerKind)
+            return kept
+        used = (kind for kind in get_args(BrokerKind) if (self.path / kind).is_dir())
+        return max(used, key=last_used, default=None)
+
+    def keep_broker(self, kind: BrokerKind) -> None:
+        replace_file(self.path / "broker", kind.encode())
 
     def write_config(self, sections: Mapping[str, Mapping[str, str | int | float]]) -> None:
         lines = ["# Written by `bdlab up` at each start; set what you want to change in the environment.", ""]

@@ -13,9 +13,9 @@ import msgspec
 from bdlab.certificates import SERVER_TTL_S, CertificateFiles
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.settings import SHIPPED_MODEL
-from bdlab.stack.brokers import BrokerKind, make_broker
+from bdlab.stack.brokers import make_broker
 from bdlab.stack.certificates import CertificateKeeper, broker_order, servers_order
-from bdlab.stack.folder import DataFolder, Endpoints
+from bdlab.stack.folder import BrokerKind, DataFolder, Endpoints
 from bdlab.stack.losses import MemoryLog
 from bdlab.stack.openbao import OpenBao
 from bdlab.stack.ports import PortBook
@@ -49,8 +49,8 @@ class LocalStack:
         *,
         command: Sequence[str],
         report: Report,
+        broker: BrokerKind,
         http_port: int | None = None,
-        broker: BrokerKind = "tansu",
         consumers: int = 1,
         tls: bool | None = None,
         certificate_ttl_s: int = SERVER_TTL_S,
@@ -61,6 +61,7 @@ class LocalStack:
         self._command = tuple(command)
         self._report = report
         self._http_port = http_port
+        self._kind = broker
         self._consumers = consumers
         self._wants_tls = tls
         self._tls: TlsFolder | None = None
@@ -75,7 +76,9 @@ class LocalStack:
         self._services: list[Service] = []
         self._environment: dict[str, str] = {}
         self._endpoints: Endpoints | None = None
-        self._memory_log = None if self._broker.keeps_log else self._make_memory_log()
+        self._memory_log = MemoryLog(
+            self.folder.records / "open-log", self._broker.name, self._verify, report
+        )
 
     def open(self, stop: threading.Event) -> Endpoints:
         """Bring everything up.
@@ -102,7 +105,7 @@ class LocalStack:
         With `drain` and a broker that forgets, the consumers first get some seconds to store what is on it.
         """
         try:
-            if drain and self._services and self._memory_log:
+            if drain and self._services and not self._broker.keeps_log:
                 self._supervisor.stop_last()  # serve: nothing new comes in
                 self._memory_log.drain()
         finally:
@@ -155,12 +158,11 @@ class LocalStack:
         if self.folder.has_tls(self._wants_tls):
             self._tls = self._openbao.tls = self._postgres.tls = TlsFolder(self.folder.tls)
             self._tls.prepare()
+        self.folder.keep_broker(self._kind)
         if self.folder.keys_lost and self._postgres.untouched:
             self._openbao.discard()
             self.folder.keys_file.unlink()
-            detail = (
-                "the first start was cut off before its keys were written down; it was empty, and begins anew"
-            )
+            detail = "the first start was cut off before its keys were written; it was empty, and begins anew"
             self._report(Event("notice", self._openbao.name, detail))
         http_port = self._choose_http_port()
         consumers = self._choose_consumer_ports()
@@ -168,9 +170,9 @@ class LocalStack:
         self._supervisor.add(self._postgres)
         self._supervisor.add(self._broker, self._after_broker_restart)
         self._bring_up(http_port, consumers, stop)
-        former = self._memory_log.begin(self._broker.cluster_id) if self._memory_log else ""
+        former = self._memory_log.begin(self._broker.cluster_id)
         api = self._serve(http_port, consumers, stop)
-        if self._memory_log and former:
+        if former:
             self._memory_log.tell_losses(former, stop)
         chosen = self._environment.get("BDLAB_MODEL_PATH", "")
         self._endpoints = Endpoints(
@@ -303,7 +305,7 @@ class LocalStack:
         return port
 
     def _choose_consumer_ports(self) -> dict[str, int]:
-        names = [f"consume-{number}" for number in range(1, self._consumers + 1)]
+        names = (f"consume-{number + 1}" for number in range(self._consumers))
         return {name: self._ports.choose(name) for name in names}
 
     def _start(self, child: Child, stop: threading.Event) -> None:
@@ -363,15 +365,12 @@ class LocalStack:
                 admin_servers=self._broker.admin_servers,
             )
             self.folder.publish(self._endpoints)
-        if self._memory_log and (former := self._memory_log.begin(self._broker.cluster_id)):
+        if former := self._memory_log.begin(self._broker.cluster_id):
             self._memory_log.tell_losses(former, stop)
 
-    def _make_memory_log(self) -> MemoryLog:
-        def verify(wait_s: int, stop: threading.Event | None) -> Outcome:
-            arguments = ["verify", "--wait", str(wait_s), "--json"]
-            return self.attempt("verify", arguments, stop, timeout_s=wait_s + _COMMAND_TIMEOUT_S)
-
-        return MemoryLog(self.folder.records / "open-log", self._broker.name, verify, self._report)
+    def _verify(self, wait_s: int, stop: threading.Event | None) -> Outcome:
+        arguments = ["verify", "--wait", str(wait_s), "--json"]
+        return self.attempt("verify", arguments, stop, timeout_s=wait_s + _COMMAND_TIMEOUT_S)
 
     def _trim_logs(self) -> None:
         self._openbao.rotate_audit_log()
@@ -383,10 +382,9 @@ class LocalStack:
         self._report(Event("began", name))
         try:
             work()
-        except StartInterrupted:
-            raise  # the reason is told by whoever asked it to end
         except StackError as error:
-            self._report(Event("failed", name, error.message, time.monotonic() - began))
+            if not isinstance(error, StartInterrupted):  # its reason is told by whoever asked for it
+                self._report(Event("failed", name, error.message, time.monotonic() - began))
             raise
         self._report(Event("done", name, seconds=time.monotonic() - began))
 

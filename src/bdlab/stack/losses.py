@@ -40,7 +40,7 @@ def lost_events(verify_output: str, cluster_id: str) -> int | None:
 
 
 class MemoryLog:
-    """The log of a broker that forgets, and what is lost of it.
+    """The log of a broker that may forget it, and what is lost then.
 
     `file` outlives a kill: it has the cluster id of the incarnation whose events may not all be stored yet.
     `broker` is its name for a person. `verify` runs `bdlab verify --json`, which waits for so many seconds.
@@ -80,7 +80,7 @@ class MemoryLog:
             count = f"at least {lost:,} events that were not stored yet are lost (`bdlab verify` lists them)"
         else:
             count = "no event is known to be lost; those that no consumer had seen yet are not known"
-        detail = f"the log {former} was only in memory and is gone; {count}"
+        detail = f"the log {former} is gone; {count}"
         self._report(Event("notice", self._broker, detail))
 
     def drain(self) -> None:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from bdlab.probes import MEMORY_ONLY_ID
 from bdlab.stack import binaries
 from bdlab.stack.ports import answers
 from bdlab.stack.server import Server
@@ -51,7 +52,7 @@ class Tansu(Server):
         return self.ports.choose_new(before)
 
     def _prepare(self, port: int) -> Sequence[str]:
-        self._cluster_id = f"tansu-{secrets.token_hex(8)}"
+        self._cluster_id = f"{MEMORY_ONLY_ID}{secrets.token_hex(8)}"
         url = f"tcp://127.0.0.1:{port}"
         return [
             str(binaries.tansu()),
