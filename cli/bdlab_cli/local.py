@@ -73,7 +73,8 @@ def up(
 ) -> None:
     """Run the whole pipeline on this machine, in the foreground; Ctrl-C stops it.
 
-    Starts OpenBao, Postgres and a broker, sets them up, and runs `bdlab serve` and `bdlab consume` over them.
+    Starts OpenBao, Postgres and Apache Kafka, sets them up, and runs `bdlab serve` and `bdlab consume` over
+    them. If Kafka cannot be had, a broker that keeps its log in memory takes its place, which it says.
     The same folder finds its data again.
     """
     import shlex
