@@ -31,7 +31,6 @@ from tests.waiting import until
 # What is lost once is lost: never tried again, not by CI either.
 pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.flaky(reruns=0)]
 
-OPTIONS = ("--broker", "kafka")
 BROKER = "kafka"
 SEED = 20260215
 #: For a machine on which everything else is tested at the same time.
@@ -81,7 +80,7 @@ class Stack:
             raise ConnectionRefusedError(str(error)) from error
 
     def start(self) -> Up:
-        return self._start_up(self.folder.path, *OPTIONS)
+        return self._start_up(self.folder.path)
 
     def pid(self, name: str) -> int | None:
         """The process that runs under this name now."""

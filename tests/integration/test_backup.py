@@ -29,7 +29,7 @@ from bdlab.vault.client import VaultClient
 from bdlab.vault.waiting import wait_for
 from tests.fix_database import Database
 from tests.fix_pipeline import Pipeline
-from tests.fix_up import BDLAB
+from tests.fix_up import BDLAB, ENVIRONMENT
 from tests.fix_vault import ShamirOpenBao, VaultWorld
 
 SERVICES = ("backup", "serve")
@@ -321,7 +321,8 @@ def test_a_restore_that_was_killed_leaves_no_stack_to_start(tmp_path: Path) -> N
     )
     folder = tmp_path / "stack"
     assert subprocess.run([sys.executable, "-c", script, folder], check=False).returncode == -signal.SIGKILL
-    done = subprocess.run([*BDLAB, "up", "--data-dir", folder], capture_output=True, text=True, check=False)
+    up = [*BDLAB, "up", "--data-dir", str(folder)]
+    done = subprocess.run(up, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"a `bdlab restore` into {folder} was cut off" in done.stderr
     assert f"rm -r {folder}" in done.stderr

@@ -57,6 +57,7 @@ def choose_broker(
     broker in memory only if that fails. Raises StackError for a folder whose log would be left behind, and
     BinaryMissing if it must be Kafka.
     """
+    folder.check_place()
     kept = folder.broker
     if (kept, wanted) == ("kafka", "tansu"):
         raise StackError(
