@@ -26,7 +26,7 @@ from tests.fix_database import HOSTILE_LIBPQ
 from tests.fix_up import Up, no_secret_is_shown, outlive, shell
 from tests.waiting import until
 
-#: Short, and long enough for a slow machine to renew in its last third.
+#: Short, and long enough for a slow machine to renew in its last third, though not to start Kafka, too.
 TTL_S = 60
 REVIEW = {"text": "Great taste."}
 
@@ -77,7 +77,8 @@ def pids(folder: DataFolder) -> dict[str, int]:
 @pytest.mark.long
 def test_verified_renewed_and_nothing_else(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     data_dir = tmp_path / "a stack"
-    up = start_up(data_dir, "--tls", "--certificate-ttl", str(TTL_S), **HOSTILE_LIBPQ)
+    options = ("--broker", "tansu", "--tls", "--certificate-ttl", str(TTL_S))
+    up = start_up(data_dir, *options, **HOSTILE_LIBPQ)
     curl = up.wait_for(r"^ +(curl --cacert .*)$")[1]
     evaluate = up.wait_for(r'^ +(eval "\$\(bdlab env .*\)")$')[1]
     ca_file, port = up.folder.tls / "ca.pem", ports(up)
