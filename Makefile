@@ -17,6 +17,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/bdlab fetch-kafka >&2 || echo "going on without Apache Kafka: what needs a broker runs on the one in memory" >&2
 	@touch $@
 
 demo: $(VENV)/.installed  ## install into .venv, then run the whole pipeline once and prove it

@@ -11,6 +11,8 @@ import typer
 from bdlab_cli import terminal
 
 if TYPE_CHECKING:
+    import threading
+
     from bdlab.stack.jars import Assembly, Progress
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -37,6 +39,31 @@ def fetch(
         with shown(assembly) as progress:
             jars.fetch(assembly, progress)
         terminal.echo(f"{done} Apache Kafka {assembly.version} is in {assembly.home}")
+    prepare_quick_starts()
+
+
+def prepare_quick_starts(stop: threading.Event | None = None) -> None:
+    """Have the Apache Kafka that is here start quickly from now on; told of if it takes time, or fails.
+
+    Raises StartInterrupted if `stop` was set.
+    """
+    from rich.markup import escape
+
+    from bdlab.errors import StackError, StartInterrupted
+    from bdlab.stack import java, quick_start
+    from bdlab_cli import wiring
+
+    talk, kafka = wiring.talk(), java.kafka()
+    if not quick_start.is_due(kafka):
+        return
+    talk.print("preparing Apache Kafka for quick starts, once; some 15 s", soft_wrap=True)
+    try:
+        quick_start.prepare(kafka, stop)
+    except StartInterrupted:
+        raise
+    except StackError as error:
+        what = f"not prepared, so that it starts more slowly: {error.message}"
+        talk.print(f"[yellow]![/] {escape(what)}", markup=True, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -124,7 +124,7 @@ def choose_broker(
     from bdlab.errors import StartInterrupted
     from bdlab.probes import MEMORY_ONLY
     from bdlab.stack import Event, brokers, jars
-    from bdlab_cli.fetching import shown
+    from bdlab_cli.fetching import prepare_quick_starts, shown
 
     with shown(jars.kafka()) as progress:
 
@@ -139,8 +139,10 @@ def choose_broker(
         why = f" {missing.message}. {missing.hint}" if missing else ""
         what = f"{MEMORY_ONLY}.{why} `--broker kafka` runs Apache Kafka, which keeps its log on disk."
         show(console, Event("notice", "broker", what))
-    elif former == "tansu":
+        return kind
+    if former == "tansu":
         show(console, Event("notice", "broker", "Apache Kafka from now on, which the folder keeps"))
+    prepare_quick_starts(stop)
     return kind
 
 

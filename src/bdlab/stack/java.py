@@ -45,11 +45,10 @@ class Distribution(msgspec.Struct, frozen=True):
     home: Path
     version: tuple[int, ...]
 
-    def command(self, main: str, *arguments: str, heap_mb: int, logs_dir: Path) -> list[str]:
+    def command(self, main: str, *arguments: str, heap_mb: int) -> list[str]:
         """The command line of the Java class `main` with a heap of at most `heap_mb` MiB.
 
-        It logs to standard output; `logs_dir` is its `kafka.logs.dir`. Raises BinaryMissing where there is
-        no Java.
+        It logs to standard output. Raises BinaryMissing where there is no Java.
         """
         logging = (
             f"-Dlog4j2.configurationFile={LOGGING / 'log4j2.yaml'}"
@@ -62,7 +61,6 @@ class Distribution(msgspec.Struct, frozen=True):
             *self._quick_start(),
             f"-Xmx{heap_mb}m",
             logging,
-            f"-Dkafka.logs.dir={logs_dir}",
             "-cp",
             ":".join(map(str, self._jars)),
             main,

@@ -152,8 +152,7 @@ class KafkaBroker(Server):
         return self._java(distribution, "kafka.Kafka", str(self._config_file))
 
     def _java(self, distribution: Distribution, main: str, *arguments: str) -> list[str]:
-        logs_dir = self.data_dir / "logs" / "java"
-        return distribution.command(main, *arguments, heap_mb=_HEAP_MB, logs_dir=logs_dir)
+        return distribution.command(main, *arguments, heap_mb=_HEAP_MB)
 
     def _answers(self) -> bool:
         """The broker's own word. Its ports accept connections long before it serves anyone."""

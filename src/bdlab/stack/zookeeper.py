@@ -84,7 +84,6 @@ class ZooKeeper(Server):
             "org.apache.zookeeper.server.ZooKeeperServerMain",
             str(config),
             heap_mb=_HEAP_MB,
-            logs_dir=self.data_dir / "logs" / "java",
         )
 
     def _answers(self) -> bool:
