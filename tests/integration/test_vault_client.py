@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hvac.v1
 import msgspec
 import pytest
 
@@ -162,6 +163,9 @@ def test_an_authority_counts_only_where_the_settings_name_it(
             client.health()
         for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
             monkeypatch.setenv(name, "/absent.pem")
+        # The library reads these when it is imported.
+        monkeypatch.setattr(hvac.v1, "VAULT_CLIENT_CERT", "/absent.pem")
+        monkeypatch.setattr(hvac.v1, "VAULT_CAPATH", "/absent")
         named = msgspec.structs.replace(vault, ca_file=str(trusted.ca_file))
         with contextlib.closing(VaultClient(named)) as client:
             assert client.health().active

@@ -11,7 +11,7 @@ import pytest
 
 from bdlab_cli.app import COMMANDS
 
-HEAVY = {"sklearn", "litestar", "urllib3", "confluent_kafka", "psycopg2"}
+HEAVY = {"sklearn", "litestar", "hvac", "confluent_kafka", "psycopg2"}
 SCIENTIFIC = {"sklearn", "numpy", "scipy", "joblib"}
 
 _RUN = """

@@ -16,8 +16,8 @@ LIBRARY = Path("src/bdlab")
 ROOMS = {
     "confluent_kafka": "kafka",
     "psycopg2": "postgres",
-    "urllib3": "vault",
-    "certifi": "vault",
+    "hvac": "vault",
+    "requests": "vault",
     "sklearn": "model",
     "joblib": "model",
     "litestar": "serving",

@@ -1,1 +1,1 @@
-"""Vault (HashiCorp Vault or OpenBao): sessions, leases and the first set-up. The only importer of urllib3."""
+"""Vault (HashiCorp Vault or OpenBao): sessions, leases and the first set-up. The only importer of hvac."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from bdlab.settings import Secret
+
+if TYPE_CHECKING:
+    from requests import Response
 
 _UNSEAL = (
     "Unseal it: `bao operator unseal`, or `bdlab vault-init` where it holds the keys; one with an automatic "
@@ -29,17 +32,6 @@ BUSY = {
     504: ("is behind a gateway that does not reach it", ""),
     530: ("was removed from its cluster", _ACTIVE_NODE),
 }
-
-
-class Response(msgspec.Struct, frozen=True):
-    """What came back: the status of HTTP, and the body."""
-
-    status_code: int
-    content: bytes
-
-    @property
-    def ok(self) -> bool:
-        return self.status_code < 400
 
 
 class Health(msgspec.Struct, frozen=True):

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from ipaddress import ip_address, ip_network
-from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import unquote, urlsplit
 
-import certifi
+import hvac
+import hvac.adapters
 import msgspec
-import urllib3
-from urllib3.exceptions import HTTPError, LocationValueError, MaxRetryError, ProxyError, SSLError
+import requests
 
 from bdlab.errors import (
-    BdlabError,
     IdentityRefused,
     PolicyDenied,
     SecretMissing,
@@ -26,17 +21,12 @@ from bdlab.errors import (
 )
 from bdlab.reachability import wrong_scheme
 from bdlab.settings import ProxyUrl, Secret, VaultSettings
-from bdlab.vault.answers import BUSY, Health, Response, Token, innermost, said
+from bdlab.vault.answers import BUSY, Health, Token, innermost, said
 
 Method = Literal["get", "post", "put", "delete", "list"]
 
 _LOOKUP_SELF = "auth/token/lookup-self"
 _NOBODY = Secret("")
-_KEPT = 10
-#: A standby sends who asks it to the active node. Nothing else is tried again here.
-_REDIRECTED = urllib3.Retry(
-    connect=0, read=False, status=0, other=0, redirect=5, respect_retry_after_header=False
-)
 #: What belongs to the server as a whole: in a namespace it is refused.
 _WHOLE_SERVER = (
     "sys/audit",
@@ -67,8 +57,19 @@ class VaultClient:
         namespace = settings.namespace.strip("/")
         self.namespace = "" if namespace == "root" else namespace
         self._proxy = _proxy(settings)
+        proxy_url = self._proxy.reveal()
+        # A token or certificate of None would make hvac take one from the environment or from ~/.vault-token.
+        self._hvac = hvac.Client(
+            url=settings.address,
+            token="",
+            cert=(),
+            verify=settings.ca_file or True,
+            timeout=settings.timeout_s,
+            proxies={"http": proxy_url, "https": proxy_url} if proxy_url else {},
+            adapter=hvac.adapters.RawAdapter,
+        )
         # Neither a proxy nor an authority, nor a password from ~/.netrc, comes from the environment.
-        self._connections = _connections(self._proxy, ca_file=settings.ca_file or certifi.where())
+        self._hvac.adapter.session.trust_env = False
 
     def __str__(self) -> str:
         """What it is called in messages."""
@@ -93,7 +94,7 @@ class VaultClient:
         return client
 
     def close(self) -> None:
-        self._connections.clear()
+        self._hvac.adapter.close()
 
     # -- any path ------------------------------------------------------------------------------------------
 
@@ -245,55 +246,49 @@ class VaultClient:
         wrap_ttl_s: int | None = None,
         token: Secret | None = None,
         content: bytes | None = None,
-    ) -> Response:
+    ) -> requests.Response:
+        # hvac would put an address of its own in the place of an empty one.
         if not self.address.startswith(("http://", "https://")):
             raise SettingsInvalid(f"setting vault.address: {self.address!r} is no http(s) URL")
         used = (self.token if token is None else token).reveal()
-        headers = {"X-Vault-Request": "true"} | ({"X-Vault-Token": used} if used else {})
+        headers = {"X-Vault-Token": used} if used else {}
         if self.namespace and not path.startswith(_WHOLE_SERVER):
             headers["X-Vault-Namespace"] = self.namespace
-        if wrap_ttl_s:
-            headers["X-Vault-Wrap-TTL"] = str(wrap_ttl_s)
-        if body is not None:
-            content, headers["Content-Type"] = msgspec.json.encode(body), "application/json"
         try:
-            answer = self._connections.request(
-                method.upper(),
-                f"{self.address.rstrip('/')}/v1/{path}",
-                body=content,
+            response: requests.Response = self._hvac.adapter.request(
+                method,
+                f"/v1/{path}",
                 headers=headers,
+                json=body,
+                data=content,
+                raise_exception=False,
+                wrap_ttl=wrap_ttl_s,
                 timeout=timeout_s or self._settings.timeout_s,
-                retries=_REDIRECTED,
             )
-            response = Response(answer.status, answer.data)
-        except LocationValueError as error:
+        except requests.exceptions.SSLError as error:
+            self._refuse_scheme()
+            raise VaultError(
+                f"the TLS certificate of {self} is not accepted: {innermost(error)}",
+                hint="Name the authority that signed it in vault.ca_file (VAULT_CACERT).",
+            ) from error
+        except requests.exceptions.ProxyError as error:
+            raise VaultUnavailable(
+                f"{self} is unreachable: {innermost(error)}",
+                hint="Check the proxy: settings vault.proxy and vault.no_proxy (NO_PROXY).",
+            ) from error
+        except requests.exceptions.InvalidURL as error:
             raise SettingsInvalid(f"setting vault.address: {self.address!r} is no valid URL") from error
-        except HTTPError as error:
-            raise self._unreachable(error) from error
-        except ValueError as error:
-            raise VaultError(f"{self} cannot be asked for {path}: {error}") from error
+        except requests.exceptions.RequestException as error:
+            raise VaultUnavailable(
+                f"{self} is unreachable: {innermost(error)}",
+                hint="Check that it runs, and the setting vault.address (VAULT_ADDR). "
+                'A stack that `bdlab up` runs is named with: eval "$(bdlab env)"',
+            ) from error
+        except OSError as error:
+            raise SettingsInvalid(f"setting vault.ca_file: {error}") from error
         if response.status_code == 400 and b"HTTPS server" in response.content[:200]:
             self._refuse_scheme()
         return response
-
-    def _unreachable(self, error: HTTPError) -> BdlabError:
-        reason = error.reason if isinstance(error, MaxRetryError) else error
-        if isinstance(reason, SSLError):
-            ca_file = self._settings.ca_file
-            if ca_file and not Path(ca_file).is_file():
-                return SettingsInvalid(f"setting vault.ca_file: there is no file {ca_file}")
-            self._refuse_scheme()
-            return VaultError(
-                f"the TLS certificate of {self} is not accepted: {innermost(error)}",
-                hint="Name the authority that signed it in vault.ca_file (VAULT_CACERT).",
-            )
-        hint = "Check the proxy: settings vault.proxy and vault.no_proxy (NO_PROXY)."
-        if not isinstance(reason, ProxyError):
-            hint = (
-                "Check that it runs, and the setting vault.address (VAULT_ADDR). "
-                'A stack that `bdlab up` runs is named with: eval "$(bdlab env)"'
-            )
-        return VaultUnavailable(f"{self} is unreachable: {innermost(error)}", hint=hint)
 
     def _refuse_scheme(self) -> None:
         """Raise SettingsInvalid where http is spoken at an address of https, or the reverse."""
@@ -302,14 +297,14 @@ class VaultClient:
                 f"setting vault.address: {self} was asked, and {why}", hint="VAULT_ADDR names it, too."
             )
 
-    def _json(self, response: Response, path: str) -> dict[str, Any]:
+    def _json(self, response: requests.Response, path: str) -> dict[str, Any]:
         try:
             found = msgspec.json.decode(response.content)
         except msgspec.DecodeError as error:
             raise VaultUnavailable(f"what answers at {self.address}/v1/{path} is no Vault") from error
         return found if isinstance(found, dict) else {}
 
-    def _error(self, response: Response, method: Method, path: str) -> VaultError:
+    def _error(self, response: requests.Response, method: Method, path: str) -> VaultError:
         status, reasons = response.status_code, said(response)
         if status == 403:
             return self._denied(method, path, reasons)
@@ -353,30 +348,9 @@ def _proxy(settings: VaultSettings) -> ProxyUrl:
     """The proxy for the requests to Vault's address; an empty one for none."""
     if not settings.proxy.reveal() or not settings.no_proxy:
         return settings.proxy
-    return ProxyUrl("") if _is_in(settings.no_proxy, settings.address) else settings.proxy
-
-
-def _is_in(no_proxy: str, address: str) -> bool:
-    """Whether one of these names, domains, addresses and networks has it."""
-    parts = urlsplit(address)
-    host, named = parts.hostname or "", parts.netloc.rpartition("@")[2].lower()
-    for entry in filter(None, no_proxy.replace(" ", "").lower().split(",")):
-        name = entry.lstrip(".")
-        if entry == "*" or name in (host, named) or host.endswith(f".{name}") or named.endswith(f".{name}"):
-            return True
-        with contextlib.suppress(ValueError):
-            if ip_address(host) in ip_network(entry, strict=False):
-                return True
-    return False
-
-
-def _connections(proxy: ProxyUrl, *, ca_file: str) -> urllib3.PoolManager:
-    """They are kept and used again."""
-    if not (url := proxy.reveal()):
-        return urllib3.PoolManager(maxsize=_KEPT, ca_certs=ca_file)
-    login, at, _ = urlsplit(url).netloc.rpartition("@")
-    headers = urllib3.make_headers(proxy_basic_auth=unquote(login)) if at else None
-    return urllib3.ProxyManager(url, proxy_headers=headers, maxsize=_KEPT, ca_certs=ca_file)
+    # With an empty list this would ask the environment.
+    direct = requests.utils.should_bypass_proxies(settings.address, no_proxy=settings.no_proxy)
+    return ProxyUrl("") if direct else settings.proxy
 
 
 def _verb(method: Method) -> str:
