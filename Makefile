@@ -36,7 +36,7 @@ check: $(VENV)/.installed  ## lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(VENV)/.installed  ## the whole suite that needs only PyPI, on real servers
+test: $(VENV)/.installed  ## the whole suite on real servers; on Apache Kafka if it is there
 	$(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not long and not kafka and not compose'
 
 test-all: $(VENV)/.installed  ## the long storms of faults, and all else that takes long
@@ -53,14 +53,12 @@ kafka: $(VENV)/.installed  ## fetch Apache Kafka 4, and 3.9 with ZooKeeper, into
 # Two processes, not three: with a cluster each of them has three JVMs, and three more for a test of its own.
 ON_KAFKA := $(PYTEST) --numprocesses 2 --dist worksteal -m 'not storm and not kafka and not compose'
 
-test-kafka: kafka  ## the suite on real Apache Kafka: one broker, a cluster of three, with ZooKeeper, secured
-	@echo "test-kafka 1 of 4: all that touches a broker, and a short storm, on Apache Kafka 4 as one broker" >&2
-	BDLAB_TEST_BROKER=kafka $(ON_KAFKA)
-	@echo "test-kafka 2 of 4: the same on a cluster of three brokers" >&2
+test-kafka: kafka  ## what touches a broker, again on three and with ZooKeeper; secured and killed clusters
+	@echo "test-kafka 1 of 3: all that touches a broker, and a short storm, on a cluster of three brokers" >&2
 	BDLAB_TEST_BROKER=cluster $(ON_KAFKA)
-	@echo "test-kafka 3 of 4: the same on Apache Kafka 3.9 with ZooKeeper" >&2
+	@echo "test-kafka 2 of 3: the same on Apache Kafka 3.9 with ZooKeeper" >&2
 	BDLAB_TEST_BROKER=zookeeper $(ON_KAFKA)
-	@echo "test-kafka 4 of 4: what brings Kafka servers of its own: secured, restarted, killed" >&2
+	@echo "test-kafka 3 of 3: what brings more Kafka servers of its own: secured, restarted, killed" >&2
 	$(PYTEST) --numprocesses 2 --dist loadfile -m kafka
 
 test-tls: $(VENV)/.installed  ## all that touches Vault, PostgreSQL or the API, with TLS

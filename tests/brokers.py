@@ -1,9 +1,11 @@
-"""The broker that the suite runs on: `BDLAB_TEST_BROKER` says which, and `make test-kafka` runs it on each.
+"""The broker that the suite runs on, unless `BDLAB_TEST_BROKER` names one: Apache Kafka, or Tansu without it.
 
-tansu      in memory, each start a new incarnation; what `make test` uses
 kafka      Apache Kafka 4, one broker
 cluster    Apache Kafka 4, three brokers: three copies, two of them in sync for an acknowledgement
 zookeeper  Apache Kafka 3.9 with ZooKeeper
+tansu      in memory, each start a new incarnation
+
+On `cluster` and `zookeeper`, `make test-kafka` repeats what touches a broker.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from bdlab.stack import ApacheKafka, KafkaCluster, Tansu, ZooKeeperKafka
+from bdlab.errors import BinaryMissing
+from bdlab.stack import ApacheKafka, KafkaCluster, Tansu, ZooKeeperKafka, java
 from bdlab.stack.server import Broker, Server
 
 
@@ -67,9 +70,35 @@ _KINDS: Mapping[str, Callable[[Path], LocalBroker]] = {
     "zookeeper": ZooKeeperKafka,
 }
 
-KIND = os.environ.get("BDLAB_TEST_BROKER") or "tansu"
-if KIND not in _KINDS:
-    raise pytest.UsageError(f"BDLAB_TEST_BROKER={KIND} is none of {', '.join(_KINDS)}")
+
+class Choice(NamedTuple):
+    """The kind of broker, and why it is this one."""
+
+    kind: str
+    why: str
+
+
+def choose(environment: Mapping[str, str]) -> Choice:
+    """The kind that the variables ask for, else Apache Kafka if this machine has it, else Tansu.
+
+    Looks at files alone. Raises UsageError: no such kind, or in CI a Kafka that is missing.
+    """
+    if named := environment.get("BDLAB_TEST_BROKER"):
+        if named not in _KINDS:
+            raise pytest.UsageError(f"BDLAB_TEST_BROKER={named} is none of {', '.join(_KINDS)}")
+        return Choice(named, "BDLAB_TEST_BROKER says so")
+    try:
+        java.java()
+        return Choice("kafka", str(java.kafka().home))
+    except BinaryMissing as missing:
+        why = f"{missing.message} ({missing.hint})"
+    if environment.get("CI"):
+        raise pytest.UsageError(f"{why} Or set BDLAB_TEST_BROKER=tansu.")
+    return Choice("tansu", why)
+
+
+CHOICE = choose(os.environ)
+KIND = CHOICE.kind
 
 #: How many brokers a client is told of.
 BROKERS = 3 if KIND == "cluster" else 1
@@ -81,19 +110,16 @@ _TOUCHING = {"broker", "own_broker", "_shared_pipeline"}
 def belongs(item: pytest.Item) -> bool:
     """Whether a run on this kind of broker has this test.
 
-    On real Kafka only those that touch the session's or their own broker are repeated: the others would show
-    the same again. Tests marked `kafka` bring servers of their own, and run apart from these.
+    On the last kinds of Kafka only those that touch the session's or their own broker are repeated: the
+    others would show the same again. Tests marked `kafka` bring servers of their own, and run apart.
     """
+    marks = {mark.name for mark in item.iter_markers()}
+    if KIND == "kafka":
+        return True
     if KIND == "tansu":
-        return item.get_closest_marker("keeps_log") is None
-    touches = _TOUCHING & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("broker")
-    return bool(touches) and item.get_closest_marker("kafka") is None
-
-
-def reason_to_skip(item: pytest.Item) -> str:
-    """Why a test stays on Tansu; empty where it does not."""
-    mark = item.get_closest_marker("tansu")
-    return f"stays on Tansu: {mark.args[0]}" if mark and KIND != "tansu" else ""
+        return not marks & {"keeps_log", "kafka"}
+    touches = _TOUCHING & set(getattr(item, "fixturenames", ())) or "broker" in marks
+    return bool(touches) and not marks & {"kafka", "once"}
 
 
 def new_broker(folder: Path) -> LocalBroker:

@@ -29,12 +29,16 @@ pytest_plugins: list[str] = [
 ]
 
 
+def pytest_report_header() -> str:
+    return f"broker: {brokers.CHOICE.kind}: {brokers.CHOICE.why}"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests that this run is for, and say why one of them stays on Tansu or without TLS."""
+    """Keep the tests that this run is for, and say why one of them stays without TLS."""
     others = [item for item in items if not (brokers.belongs(item) and tls.belongs(item))]
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in set(others)]
     for item in items:
-        if reason := brokers.reason_to_skip(item) or tls.reason_to_skip(item):
+        if reason := tls.reason_to_skip(item):
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -230,12 +230,6 @@ class Pipeline:
             authority.close()
             client.close()
 
-    def new_broker(self) -> None:
-        """Stop the broker and start it anew: another cluster at another address, which is announced."""
-        self.broker.stop()
-        self.broker.start()
-        self.announce_broker()
-
     def announce_broker(self) -> None:
         done = self.run("migrate", "--announce-broker", **self.broker.client_environment)
         assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import pytest
 
 from bdlab.errors import BinaryMissing
-from bdlab.stack import OpenBao, Postgres
+from bdlab.stack import OpenBao, Postgres, Tansu
 from tests.brokers import LocalBroker, new_broker
 from tests.tls import new_openbao, new_postgres
 
@@ -96,6 +96,12 @@ def own_postgres(tmp_path: Path) -> Iterator[Callable[[], Postgres]]:
 def own_broker(tmp_path: Path) -> Iterator[Callable[[], LocalBroker]]:
     """Makes and starts a broker of this run's kind for this test alone."""
     yield from _factory(new_broker, tmp_path)
+
+
+@pytest.fixture
+def own_tansu(tmp_path: Path) -> Iterator[Callable[[], Tansu]]:
+    """Makes and starts a broker that another log at another address follows when it starts again."""
+    yield from _factory(Tansu, tmp_path)
 
 
 def _openbao(folder: Path) -> OpenBao:

@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bdlab.errors import BinaryMissing
-from bdlab.stack import DataFolder, Endpoints, TlsFolder, java
+from bdlab.stack import DataFolder, Endpoints, TlsFolder
 from bdlab.stack.tls import connect
 from tests import tls as suite
+from tests.brokers import KIND
 from tests.waiting import until
 
 BDLAB = [sys.executable, "-m", "bdlab_cli"]
@@ -34,11 +34,9 @@ ENVIRONMENT = {
 if suite.ON:
     ENVIRONMENT["BDLAB_TLS"] = "1"
 #: The broker that `up` and `demo` start by default. Apache Kafka if it is in the cache: no test fetches it.
-DEFAULT_BROKER = "kafka"
-try:
-    java.kafka()
-except BinaryMissing:
-    DEFAULT_BROKER = ENVIRONMENT["BDLAB_BROKER"] = "tansu"
+DEFAULT_BROKER = "tansu" if KIND == "tansu" else "kafka"
+if KIND == "tansu":
+    ENVIRONMENT["BDLAB_BROKER"] = KIND
 UP_WITHIN_S = 180
 STOP_WITHIN_S = 180
 

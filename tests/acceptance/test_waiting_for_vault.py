@@ -131,6 +131,7 @@ def test_status_does_not_wait_for_a_vault_that_never_answers(tmp_path: Path) -> 
     assert f"Vault at {vault} is unreachable: timed out" in done.stdout
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("command", ["verify", "consume", "serve --port 0"])
 def test_a_denial_by_policy_is_not_tried_again(pipeline: Pipeline, tmp_path: Path, command: str) -> None:
     """Each with the identity of `predict`, whose policy knows no database."""

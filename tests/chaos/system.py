@@ -85,7 +85,7 @@ class System:
 
     session_timeout_s = 6.0
 
-    def __init__(self, folder: Path, *, broker: str = "tansu", consumers: int = 2) -> None:
+    def __init__(self, folder: Path, *, broker: str, consumers: int = 2) -> None:
         self.folder = folder
         self.vault = OpenBao(folder)
         self.postgres = Postgres(folder)

@@ -34,8 +34,6 @@ from tests.fix_apache import publish, running
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, place, read_until
 from tests.samples import event
 
-pytestmark = pytest.mark.kafka
-
 T = TypeVar("T")
 
 
@@ -119,6 +117,7 @@ def test_topics_are_never_made_by_asking_for_them(tmp_path: Path) -> None:
         assert "never-made" not in client.list_topics(timeout=10).topics
 
 
+@pytest.mark.kafka
 def test_a_topic_of_the_cluster_has_three_copies_and_needs_two(cluster: KafkaCluster) -> None:
     credentials = credentials_for(cluster)
     client = AdminClient(client_config(credentials.kafka(), client_id="test"))
@@ -140,6 +139,7 @@ def test_a_topic_of_the_cluster_has_three_copies_and_needs_two(cluster: KafkaClu
     assert found["unclean.leader.election.enable"].value == "false"
 
 
+@pytest.mark.kafka
 def test_the_cluster_loses_a_partition_leader_and_recovers(cluster: KafkaCluster) -> None:
     credentials = credentials_for(cluster, delivery_timeout_s=20.0)
     with Producer(credentials, client_id="test", source="/tests") as producer:
@@ -159,6 +159,7 @@ def test_the_cluster_loses_a_partition_leader_and_recovers(cluster: KafkaCluster
     check_all_there(credentials, positions)
 
 
+@pytest.mark.kafka
 def test_without_the_in_sync_majority_nothing_is_acknowledged_and_nothing_lost(
     cluster: KafkaCluster,
 ) -> None:
@@ -175,6 +176,7 @@ def test_without_the_in_sync_majority_nothing_is_acknowledged_and_nothing_lost(
     check_all_there(credentials, positions)
 
 
+@pytest.mark.kafka
 def test_topics_are_made_while_the_list_of_brokers_changes(cluster: KafkaCluster) -> None:
     """librdkafka lets go of a broker that is off the list for a moment, and of what that one was asked."""
     over = threading.Event()
@@ -204,6 +206,7 @@ def test_topics_are_made_while_the_list_of_brokers_changes(cluster: KafkaCluster
         assert all(maker.result() for maker in makers)
 
 
+@pytest.mark.kafka
 def test_the_cluster_restarts_as_a_whole(cluster: KafkaCluster) -> None:
     credentials = credentials_for(cluster)
     with Producer(credentials, client_id="test", source="/tests") as producer:

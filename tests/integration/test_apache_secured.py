@@ -43,8 +43,6 @@ from tests.fix_kafka import Acks, Bookmarks, place, read_until
 from tests.fix_servers import start_or_skip
 from tests.samples import event
 
-pytestmark = pytest.mark.kafka
-
 ALLOWED = {
     "serve": {"describe topic", "write topic"},
     "predict": {"describe topic", "write topic"},
@@ -349,6 +347,7 @@ def test_users_and_acls_outlive_a_restart(kafka: SecuredKafka) -> None:
     assert not OPERATIONS["read topic"](target(kafka.login("serve")))
 
 
+@pytest.mark.kafka
 def test_a_secured_cluster_keeps_its_rules_when_a_broker_is_lost(
     tmp_path: Path, authority: Authority
 ) -> None:

@@ -37,7 +37,7 @@ def run_tester(url: str, folder: Path, *, examples: int) -> subprocess.Completed
     )
 
 
-@pytest.mark.tansu("about the API alone")
+@pytest.mark.once
 @pytest.mark.parametrize(
     "examples",
     [50, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.plaintext("the same with TLS")])],

@@ -14,6 +14,8 @@ import pytest
 from tests.fix_pipeline import Pipeline
 from tests.waiting import until
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def locked(pipeline: Pipeline) -> Iterator[Pipeline]:

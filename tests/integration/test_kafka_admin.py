@@ -18,6 +18,7 @@ from bdlab.kafka import topicid
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.producer import Producer
 from bdlab.memory.credentials import StaticCredentials
+from bdlab.stack import Tansu
 from tests.brokers import BROKERS, LocalBroker
 from tests.fix_kafka import Acks, credentials_for, kafka_login
 from tests.samples import event
@@ -134,9 +135,8 @@ def test_no_address_at_all_is_said_with_the_setting_to_set() -> None:
         assert "kafka.bootstrap_servers is empty" in admin.state().problem
 
 
-@pytest.mark.tansu("a restart changes its address")
-def test_the_admin_follows_the_broker_to_its_new_address(own_broker: Callable[[], LocalBroker]) -> None:
-    broker = own_broker()
+def test_the_admin_follows_the_broker_to_its_new_address(own_tansu: Callable[[], Tansu]) -> None:
+    broker = own_tansu()
     credentials = credentials_for(broker)
     with Admin(credentials, timeout_s=2.0) as admin:
         first = admin.state()

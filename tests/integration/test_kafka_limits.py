@@ -18,8 +18,6 @@ from tests.fix_apache import running
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, read_until
 from tests.samples import event
 
-pytestmark = pytest.mark.kafka
-
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:

@@ -21,8 +21,6 @@ from tests.fix_apache import Authority, SecuredKafka, secured
 from tests.fix_kafka import Acks, Bookmarks, place, read_until
 from tests.samples import event
 
-pytestmark = pytest.mark.kafka
-
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[SecuredKafka]:

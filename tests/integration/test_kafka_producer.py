@@ -101,11 +101,10 @@ class Load:
         self.wait_for(lambda: len(self.acknowledged) >= goal)
 
 
-@pytest.mark.tansu("a restart makes another log at another address")
 def test_a_new_incarnation_under_load_gets_the_new_events_and_has_all_that_it_acknowledged(
-    own_broker: Callable[[], LocalBroker],
+    own_tansu: Callable[[], Tansu],
 ) -> None:
-    broker = own_broker()
+    broker = own_tansu()
     credentials = credentials_for(broker, delivery_timeout_s=3.0)
     producer = producer_of(credentials)
     load = Load(producer)

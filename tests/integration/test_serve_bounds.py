@@ -20,6 +20,8 @@ from tests import tls
 from tests.fix_pipeline import Daemon, Pipeline
 from tests.waiting import until
 
+pytestmark = pytest.mark.once
+
 #: Far above what it takes on a machine that is busy with other things, far below what each of these did once.
 ANSWERED_WITHIN_S = 8.0
 MEMORY_MIB = 200

@@ -235,9 +235,8 @@ def test_postgres_killed_while_it_was_set_up_starts_anew(tmp_path: Path) -> None
     assert not half.exists()
 
 
-@pytest.mark.tansu("the others keep their log: test_apache_kafka.py, test_apache_zookeeper.py")
-def test_each_start_of_the_broker_is_a_new_incarnation(own_broker: Callable[[], LocalBroker]) -> None:
-    server = own_broker()
+def test_each_start_of_tansu_is_a_new_incarnation(own_tansu: Callable[[], Tansu]) -> None:
+    server = own_tansu()
     seen = set()
     for _ in range(4):
         seen.add((server.bootstrap_servers, server.cluster_id))

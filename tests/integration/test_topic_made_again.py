@@ -40,8 +40,6 @@ from tests.fix_database import Database
 from tests.fix_kafka import kafka_login, make_topic
 from tests.waiting import until
 
-pytestmark = pytest.mark.kafka
-
 CHILD = """
 import sys, threading
 import msgspec

@@ -207,6 +207,7 @@ def test_a_proxy_that_is_away_is_what_the_message_is_about() -> None:
     assert "hunter2" not in f"{refused.value.message} {refused.value!r}"
 
 
+@pytest.mark.once
 @pytest.mark.plaintext("a tunnel's content would not be seen")
 @pytest.mark.parametrize(
     "command",
