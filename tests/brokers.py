@@ -23,7 +23,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from bdlab.errors import BinaryMissing
-from bdlab.stack import ApacheKafka, KafkaCluster, Tansu, ZooKeeperKafka, java
+from bdlab.stack import ApacheKafka, KafkaCluster, Tansu, ZooKeeperKafka, binaries, java
 from bdlab.stack.server import Broker, Server
 
 
@@ -88,7 +88,7 @@ def choose(environment: Mapping[str, str]) -> Choice:
             raise pytest.UsageError(f"BDLAB_TEST_BROKER={named} is none of {', '.join(_KINDS)}")
         return Choice(named, "BDLAB_TEST_BROKER says so")
     try:
-        java.java()
+        binaries.java()
         return Choice("kafka", str(java.kafka().home))
     except BinaryMissing as missing:
         why = f"{missing.message} ({missing.hint})"

@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from bdlab.stack import java
+from bdlab.stack import binaries, java
 from tests.fix_servers import installed_or_skip
 from tests.fix_up import (
     Up,
@@ -40,7 +40,7 @@ CERTIFICATE_TTL_S = 180
 def _installed() -> None:
     with installed_or_skip():
         java.kafka()
-        java.java()
+        binaries.java()
 
 
 def port_of(up: Up, name: str) -> int:

