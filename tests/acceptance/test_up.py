@@ -150,6 +150,7 @@ def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path, start_up: Calla
     up = start_up(tmp_path / "stack")
     up.wait_for(f"started {DEFAULT_BROKER}")
     frozen = up.folder.records / "openbao.json"
+    until(frozen.exists)  # a broker in memory is up before it
     os.kill(json.loads(frozen.read_text())["pid"], signal.SIGSTOP)  # it will not stop when asked
     up.process.send_signal(signal.SIGINT)
     up.wait_for("stopped postgres")
