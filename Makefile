@@ -10,13 +10,15 @@ help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 # The lock is for all extras: one environment serves demo, tests and development. The second call runs the pip that the
-# first one installed.
+# first one installed. It compiles what it copies, which bdlab's own files are not: each start would do it again where
+# PYTHONDONTWRITEBYTECODE is set.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bdlab needs Python 3.11 or newer; this is %s. Name another with: make PYTHON=python3.12 ..." % sys.version.split()[0])'
 	@echo "installing into $(VENV) from PyPI; the first time takes a minute or two" >&2
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q src cli
 	@$(BIN)/bdlab fetch-kafka >&2 || echo "going on without Apache Kafka: what needs a broker runs on the one in memory" >&2
 	@touch $@
 
