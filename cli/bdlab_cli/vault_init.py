@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+_STYLES = {"done": "green", "unchanged": "dim", "would do": "yellow"}
+
 
 class AuthorityName(StrEnum):
     kafka = "kafka"
@@ -155,15 +157,19 @@ def vault_init(
         broker_ttl_s=broker_ttl,
         dry_run=dry_run,
     )
+    from rich.markup import escape
+
+    talk, out = wiring.talk(), wiring.out()
     if env_path and env_path.stat().st_mode & 0o077:
-        terminal.echo(
-            f"warning: {env_path} is open to others; it holds passwords. Run: chmod 600 {env_path}", err=True
-        )
+        talk.print(f"warning: {env_path} is open to others; it holds passwords. Run: chmod 600 {env_path}")
 
     def report(step: Step) -> None:
         if not as_json:
             details = f"  {', '.join(step.details)}" if step.details else ""
-            terminal.echo(f"{step.name:<20} {step.outcome:<9}{details}")
+            style = _STYLES[step.outcome]
+            out.print(
+                f"{step.name:<20} [{style}]{step.outcome:<9}[/]{escape(details)}", markup=True, soft_wrap=True
+            )
 
     steps = bootstrap(plan, report)
     if as_json:
@@ -173,20 +179,19 @@ def vault_init(
     if plan.keys_file.exists() and any(
         step.name == "initialise" and step.outcome == "done" for step in steps
     ):
-        terminal.echo(
-            f"Keep a copy of {plan.keys_file} where nobody else reads it: "
-            "without it Vault cannot be changed.",
-            err=True,
+        talk.print(
+            f"Keep a copy of {plan.keys_file} where nobody else reads it: without it Vault cannot be changed."
         )
     if seeds and (open_to_all := _open_databases(seeds)):
-        terminal.echo(
+        talk.print(
             f"warning: whoever has a login at {seeds.postgres.host} may enter its databases "
             f"{', '.join(open_to_all)}, bdlab's readers too, and make large objects there. Where that is not "
             "meant: REVOKE CONNECT ON DATABASE name FROM PUBLIC.",
-            err=True,
+            markup=False,
+            soft_wrap=True,
         )
     if env_path:
-        terminal.echo(f"Vault is set up. {env_path} is not needed any more: delete it.", err=True)
+        talk.print(f"Vault is set up. {env_path} is not needed any more: delete it.")
 
 
 def _token(file: Path | None) -> Secret | None:
