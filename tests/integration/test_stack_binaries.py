@@ -27,7 +27,8 @@ def test_concurrent_first_uses_unpack_postgres_once(tmp_path: Path) -> None:
     assert all(run.returncode == 0 for run in runs)
     (folder,) = folders
     assert (Path(folder) / "bin" / "postgres").is_file()
-    assert sorted(path.name for path in (tmp_path / "bdlab").iterdir()) == [".lock", Path(folder).name]
+    name = Path(folder).name
+    assert sorted(path.name for path in (tmp_path / "bdlab").iterdir()) == [f".{name}.lock", name]
 
 
 def test_a_cache_that_is_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
