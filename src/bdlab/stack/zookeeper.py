@@ -27,6 +27,7 @@ _HEAP_MB = 128
 _TICK_MS = 500
 #: A broker that was killed is not let in again before its session has ended.
 _SESSION_TIMEOUT_MS = 3000
+_CONNECTION_TIMEOUT_MS = 30_000
 
 
 class ZooKeeper(Server):
@@ -128,6 +129,8 @@ class ZooKeeperBroker(KafkaBroker):
             "broker.id": "1",
             "zookeeper.connect": self._zookeeper.address,
             "zookeeper.session.timeout.ms": str(_SESSION_TIMEOUT_MS),
+            # Otherwise the same, which a handshake between two JVMs that have just started may take.
+            "zookeeper.connection.timeout.ms": str(_CONNECTION_TIMEOUT_MS),
             # There is no other broker to hand its partitions to: it would only try for five seconds.
             "controlled.shutdown.enable": "false",
         }
