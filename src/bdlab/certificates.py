@@ -21,6 +21,9 @@ from bdlab.files import replace_file
 BROKER_TTL_S = 365 * 86400
 SERVER_TTL_S = 30 * 86400
 
+#: What a server's certificate names that only its own machine reaches; addresses are allowed beside it.
+LOCAL_HOSTS = ("localhost",)
+
 OWNER_ONLY = 0o600
 #: For a server that runs as another user, and reads them through the folder's group.
 GROUP_READS = 0o640

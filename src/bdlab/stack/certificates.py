@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from bdlab.certificates import CertificateFiles
+from bdlab.certificates import LOCAL_HOSTS, CertificateFiles
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.health.tls import shown_certificate
 from bdlab.stack.brokers import BrokerServer
@@ -118,8 +118,9 @@ def broker_order(
     starts."""
 
     def command() -> list[str]:
-        arguments = ["broker-certificate", "--folder", str(files.folder), "--host", "localhost"]
-        arguments += ["--ttl", str(ttl_s)]
+        arguments = ["broker-certificate", "--folder", str(files.folder), "--ttl", str(ttl_s)]
+        # As `vault-init` made the first one, which would not be good for other hosts.
+        arguments += [word for host in LOCAL_HOSTS for word in ("--host", host)]
         return [*arguments, "--admin-servers", broker.admin_servers] if is_up() else arguments
 
     # Started again by the supervisor, it reads what is there.

@@ -223,8 +223,9 @@ class LocalStack:
                 laid_out.result()
                 # One that an earlier run has left is enough to begin with; vault-init makes it early.
                 while order and order.due_at <= time.time() and not set_up_done.done():
-                    end.wait(_LOOK_AGAIN_S)
-                if set_up_done.done():
+                    if end.wait(_LOOK_AGAIN_S):
+                        break
+                if end.is_set() or set_up_done.done():
                     set_up_done.result()
                 shown = self._broker_files.ends_at
                 self._start(self._broker, end)

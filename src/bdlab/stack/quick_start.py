@@ -60,7 +60,8 @@ class _Watched(ApacheKafka):
 
 def is_due(distribution: Distribution) -> bool:
     """Whether there is no archive for `distribution` yet, and Java could make one."""
-    return distribution.archive is not None and not distribution.archive.exists()
+    archive = distribution.archive
+    return archive is not None and not archive.exists()
 
 
 def prepare(distribution: Distribution, stop: threading.Event | None = None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from bdlab.certificates import BROKER_TTL_S, SERVER_TTL_S
+from bdlab.certificates import BROKER_TTL_S, LOCAL_HOSTS, SERVER_TTL_S
 from bdlab.credentials import ADMIN_NAME, BROKER_NAME, SUPER_USERS, Certificate, Issued
 from bdlab.errors import SecretMissing, VaultError
 from bdlab.settings import Secret
@@ -23,7 +23,6 @@ BROKER_ROLE, ADMIN_ROLE = "broker", "admin"
 
 _AUTHORITY_TTL_S = 10 * 365 * 86400
 ADMIN_TTL_S = 3600
-_LOCAL = ("localhost",)
 _LOCAL_ADDRESSES = ("127.0.0.1",)
 
 
@@ -147,7 +146,7 @@ def _roles(client: VaultClient, hosts: Iterable[str], authority: Authority) -> d
         names = {role.subject}
         if role.server:
             held = client.read_if_present(f"{authority.mount}/roles/{role.name}") or {}
-            names |= {*_LOCAL, *hosts, *held.get("allowed_domains", ())}
+            names |= {*LOCAL_HOSTS, *hosts, *held.get("allowed_domains", ())}
         found[role.name] = {
             "issuer_ref": authority.issuer,
             "allowed_domains": sorted(names),
@@ -170,7 +169,7 @@ def _roles(client: VaultClient, hosts: Iterable[str], authority: Authority) -> d
 def issue_broker(
     client: VaultClient,
     *,
-    hosts: Sequence[str] = _LOCAL,
+    hosts: Sequence[str] = LOCAL_HOSTS,
     addresses: Sequence[str] = _LOCAL_ADDRESSES,
     ttl_s: int = BROKER_TTL_S,
 ) -> Issued:
@@ -190,7 +189,7 @@ def issue_server(
     client: VaultClient,
     server: str,
     *,
-    hosts: Sequence[str] = _LOCAL,
+    hosts: Sequence[str] = LOCAL_HOSTS,
     addresses: Sequence[str] = _LOCAL_ADDRESSES,
     ttl_s: int = SERVER_TTL_S,
 ) -> Issued:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bdlab.certificates import BROKER_TTL_S, GROUP_READS, CertificateFiles
+from bdlab.certificates import BROKER_TTL_S, GROUP_READS, LOCAL_HOSTS, CertificateFiles
 from bdlab.errors import SecretMissing
 from bdlab.vault import pki
 from bdlab.vault.bootstrap.plan import Plan
@@ -13,7 +13,6 @@ from bdlab.vault.client import VaultClient
 
 #: Before Kafka 4 a broker's metadata is in ZooKeeper, which shows a certificate of the same authority.
 _ZOOKEEPER = "zookeeper"
-_THIS_MACHINE = ("localhost",)
 
 
 class CertificateAuthority:
@@ -43,10 +42,10 @@ class BrokerCertificate:
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
         try:
-            good = self._files.good_for(_THIS_MACHINE, authority=pki.authority_pem(reader))
+            good = self._files.good_for(LOCAL_HOSTS, authority=pki.authority_pem(reader))
         except SecretMissing:
             good = False
-        return () if good else _THIS_MACHINE
+        return () if good else LOCAL_HOSTS
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
         issued = pki.issue_broker(writer, hosts=pending, ttl_s=self._ttl_s)
