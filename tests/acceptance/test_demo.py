@@ -22,12 +22,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return ENVIRONMENT | {"TMPDIR": str(tmp_path), "COLUMNS": "120"}
 
 
-def test_all_of_it_holds_and_nothing_is_left(tmp_path: Path, environment: dict[str, str]) -> None:
-    # Servers of somebody else in the environment must not matter, nor proxies that answer nobody.
-    environment |= {"VAULT_ADDR": "http://127.0.0.1:1", "BDLAB_POSTGRES_HOST": "127.0.0.1"}
-    environment |= dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:1")
-    environment |= {"BDLAB_VAULT_PROXY": "http://127.0.0.1:1", "VAULT_NAMESPACE": "theirs"}
-    done = subprocess.run(
+def demo(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, with its output kept."""
+    return subprocess.run(
         DEMO,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -37,6 +34,14 @@ def test_all_of_it_holds_and_nothing_is_left(tmp_path: Path, environment: dict[s
         timeout=300,
         check=False,
     )
+
+
+def test_all_of_it_holds_and_nothing_is_left(tmp_path: Path, environment: dict[str, str]) -> None:
+    # Servers of somebody else in the environment must not matter, nor proxies that answer nobody.
+    environment |= {"VAULT_ADDR": "http://127.0.0.1:1", "BDLAB_POSTGRES_HOST": "127.0.0.1"}
+    environment |= dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:1")
+    environment |= {"BDLAB_VAULT_PROXY": "http://127.0.0.1:1", "VAULT_NAMESPACE": "theirs"}
+    done = demo(environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr.count("✗") == 0
     assert f"started {DEFAULT_BROKER}" in done.stderr
@@ -67,16 +72,7 @@ def test_with_only_pypi_in_reach_it_runs_in_memory_and_says_so(
     settings = elsewhere / "jgo.conf"
     settings.write_text("[repositories]\ncentral = http://127.0.0.1:1/maven\n")
     environment |= {"XDG_CACHE_HOME": str(elsewhere), "M2_REPO": str(elsewhere), "BDLAB_BROKER": "auto"}
-    done = subprocess.run(
-        DEMO,
-        env=environment | {"JGO_CONFIG_FILE": str(settings)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=300,
-        check=False,
-    )
+    done = demo(environment | {"JGO_CONFIG_FILE": str(settings)})
     assert done.returncode == 0, done.stdout + done.stderr
     first = " ".join(done.stderr.splitlines()[:2])
     assert "in memory only: what is not stored yet is lost when it ends" in first
@@ -89,16 +85,7 @@ def test_with_only_pypi_in_reach_it_runs_in_memory_and_says_so(
 
 def test_a_step_that_fails_is_named_and_nothing_is_left(tmp_path: Path, environment: dict[str, str]) -> None:
     environment |= {"BDLAB_MODEL_PATH": str(tmp_path / "missing.json")}
-    done = subprocess.run(
-        DEMO,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=300,
-        check=False,
-    )
+    done = demo(environment)
     assert done.returncode == 1
     assert "missing.json" in done.stderr
     assert "✗" in done.stderr
@@ -109,13 +96,13 @@ def test_a_step_that_fails_is_named_and_nothing_is_left(tmp_path: Path, environm
 def test_an_interrupted_demo_leaves_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
     with subprocess.Popen(
         DEMO, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as demo:
-        assert demo.stderr is not None
-        for line in demo.stderr:
+    ) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
             if b"started postgres" in line:
                 break
-        demo.send_signal(signal.SIGINT)
-        demo.stderr.read()
-        assert demo.wait(60) == 1
+        running.send_signal(signal.SIGINT)
+        running.stderr.read()
+        assert running.wait(60) == 1
     assert list(tmp_path.iterdir()) == []
     assert DataFolder(tmp_path).processes() == []
