@@ -25,18 +25,29 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: $(VENV)/.installed  ## install into .venv, then run the whole pipeline once and prove it
 	$(BIN)/bdlab demo
 
-dev: $(VENV)/.installed  ## install what development needs into .venv
+dev: $(VENV)/.installed  ## set a checkout up: .venv with all that development needs, and the git hook that checks a commit
+	@if [ -e .git ]; then $(BIN)/pre-commit install; fi
 
-lock: $(VENV)/.installed  ## renew requirements.lock (the newest versions that pyproject.toml allows) and kafka.lock, with hashes
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --group build --generate-hashes \
-	  --no-header --no-annotate --no-emit-index-url --output-file requirements.lock pyproject.toml
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url
+
+lock: $(VENV)/.installed  ## renew the lock files (the newest versions that pyproject.toml allows), with hashes
+	$(LOCK) --all-extras --group build --output-file requirements.lock pyproject.toml
+	$(LOCK) --group docs --constraint requirements.lock --output-file infra/docs/requirements.lock
 	$(BIN)/python infra/kafka/lock.py
 
-check: $(VENV)/.installed  ## lint, types, import rules
+check: $(VENV)/.installed  ## lint, types, import rules, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+docs: $(VENV)/.docs  ## build the pages of docs/ into build/site; a broken link or anchor fails
+	$(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(VENV)/.installed infra/docs/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement infra/docs/requirements.lock
+	@touch $@
 
 test: $(VENV)/.installed  ## the whole suite on real servers; on Apache Kafka if it is there
 	$(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not long and not kafka and not compose'
@@ -72,4 +83,4 @@ test-compose: kafka  ## the compose files, booted for real in a Docker engine of
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help demo dev lock check test test-all chaos kafka test-kafka test-tls test-compose clean
+.PHONY: help demo dev lock check docs test test-all chaos kafka test-kafka test-tls test-compose clean
