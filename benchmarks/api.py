@@ -29,17 +29,17 @@ from litestar.types import ASGIApp
 from bdlab.credentials import KafkaLogin
 from bdlab.events import Review
 from bdlab.kafka.admin import Admin
-from bdlab.kafka.async_producer import AsyncPublisher
 from bdlab.kafka.producer import Producer
-from bdlab.memory.credentials import StaticCredentials
 from bdlab.model import load_scorer
 from bdlab.postgres.reader import Reader
 from bdlab.probes import VaultState
 from bdlab.reviews import decode
 from bdlab.serving import Parts, make_app
+from bdlab.serving.publisher import AsyncPublisher
 from bdlab.settings import KafkaSettings, LogSettings, Settings
 from bdlab.stack import Tansu
-from bdlab_cli import logs
+from bdlab.static_credentials import StaticCredentials
+from bdlab_cli.output import logs
 
 SECONDS = 5.0
 ROUNDS = 3

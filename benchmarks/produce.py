@@ -18,12 +18,12 @@ from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerUnavailable
 from bdlab.events import Position, Review, Score, Term, encode, make_event, uuid7
 from bdlab.kafka.admin import Admin
-from bdlab.kafka.async_producer import AsyncPublisher
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
-from bdlab.memory.credentials import StaticCredentials
+from bdlab.serving.publisher import AsyncPublisher
 from bdlab.settings import KafkaSettings
 from bdlab.stack import Tansu
+from bdlab.static_credentials import StaticCredentials
 
 EVENTS = 100_000
 IN_FLIGHT = 2_000

@@ -23,8 +23,11 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from bdlab.errors import BinaryMissing
-from bdlab.stack import ApacheKafka, KafkaCluster, Tansu, ZooKeeperKafka, binaries, java
-from bdlab.stack.server import Broker, Server
+from bdlab.stack import ApacheKafka, Tansu
+from bdlab.stack.servers import binaries, java
+from bdlab.stack.servers.server import Broker, Server
+from tests.servers.kafka_cluster import KafkaCluster
+from tests.servers.zookeeper import ZooKeeperKafka
 
 
 class LocalBroker(Broker, Protocol):

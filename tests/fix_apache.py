@@ -14,13 +14,13 @@ import pytest
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError
 from bdlab.events import Position
-from bdlab.kafka.acls import ensure_users_and_acls
 from bdlab.kafka.admin import Admin
+from bdlab.kafka.broker_admin import ensure_users_and_acls
 from bdlab.kafka.producer import Producer
-from bdlab.memory.credentials import StaticCredentials
 from bdlab.settings import KafkaSettings, Secret, VaultSettings
 from bdlab.stack import OpenBao
-from bdlab.stack.kafka_config import Certificates
+from bdlab.stack.servers.kafka_config import Certificates
+from bdlab.static_credentials import StaticCredentials
 from bdlab.vault import pki
 from bdlab.vault.client import VaultClient
 from tests.fix_kafka import Acks

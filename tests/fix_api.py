@@ -18,15 +18,15 @@ import uvicorn
 
 from bdlab.errors import BrokerError, DatabaseUnavailable
 from bdlab.events import Position, PredictionEvent, Record, decode, source_of
-from bdlab.kafka.async_producer import AsyncPublisher
 from bdlab.kafka.producer import Producer
-from bdlab.memory.log import MemoryLog, MemoryProducer
 from bdlab.model import Scorer, load_scorer
 from bdlab.postgres.reader import StoredPrediction
 from bdlab.probes import BrokerState, DatabaseState, VaultState
 from bdlab.serving import Parts, make_app
+from bdlab.serving.publisher import AsyncPublisher
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
-from bdlab_cli import https
+from bdlab_cli.wiring import uvicorn_tls as https
+from tests.memory.log import MemoryLog, MemoryProducer
 
 STARTED_WITHIN_S = 20
 

@@ -17,9 +17,9 @@ from bdlab.events import Position, Record
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.connection import client_config
 from bdlab.kafka.producer import Producer
-from bdlab.memory.credentials import StaticCredentials
 from bdlab.settings import KafkaSettings
-from bdlab.stack.server import Broker
+from bdlab.stack.servers.server import Broker
+from bdlab.static_credentials import StaticCredentials
 from tests.brokers import listing
 from tests.samples import event
 

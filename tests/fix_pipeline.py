@@ -21,15 +21,16 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 - named s
 
 from bdlab.credentials import Certificate
 from bdlab.settings import Secret, VaultSettings
-from bdlab.stack import Certificates, KafkaCluster, OpenBao
+from bdlab.stack import Certificates, OpenBao
 from bdlab.vault import pki
 from bdlab.vault.bootstrap import Plan
-from bdlab.vault.bootstrap.authority import Authority
+from bdlab.vault.bootstrap.admin_access import Authority
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.client import VaultClient
 from tests import tls
 from tests.brokers import KIND, LocalBroker, new_broker
 from tests.fix_servers import start_or_skip
+from tests.servers.kafka_cluster import KafkaCluster
 from tests.tls import new_openbao, new_postgres
 
 BDLAB = (sys.executable, "-m", "bdlab_cli")

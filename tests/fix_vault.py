@@ -20,8 +20,9 @@ from bdlab.credentials import DatabaseLogin
 from bdlab.postgres import roles
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, VaultSettings
 from bdlab.stack import OpenBao, Postgres
-from bdlab.vault.bootstrap import Plan, Step, access, bootstrap
-from bdlab.vault.bootstrap.authority import Authority
+from bdlab.vault.bootstrap import Plan, Step, bootstrap
+from bdlab.vault.bootstrap import policies as access
+from bdlab.vault.bootstrap.admin_access import Authority
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.plan import Seeds
 from bdlab.vault.client import VaultClient

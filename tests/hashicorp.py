@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bdlab.stack.openbao import OpenBao
+from bdlab.stack.servers.openbao import OpenBao
 from tests.fix_vault import ShamirOpenBao, UnauthedOpenBao
 from tests.relay import Answer, Relay
 

@@ -17,16 +17,16 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
-from bdlab_cli import terminal
+from bdlab_cli.output import terminal
 
 #: name -> (module, one line of help, panel). The module has a Typer application `app` of one command or more.
 COMMANDS = {
-    "up": ("local", "Run the whole pipeline on this machine, in the foreground.", "Local stack"),
+    "up": ("up", "Run the whole pipeline on this machine, in the foreground.", "Local stack"),
     "demo": ("demo", "Run the whole pipeline once in a throw-away folder and prove it.", "Local stack"),
     "env": ("env", "Print the exports that point this terminal at a running local stack.", "Local stack"),
     "backup": ("backup", "Back up a running local stack: Vault, the database, the keys.", "Local stack"),
     "restore": ("restore", "Make a new local stack from a backup.", "Local stack"),
-    "fetch-kafka": ("fetching", "Fetch Apache Kafka into the user's cache.", "Local stack"),
+    "fetch-kafka": ("fetch_kafka", "Fetch Apache Kafka into the user's cache.", "Local stack"),
     "serve": ("serve", "Serve predictions over HTTP.", "Pipeline"),
     "predict": ("predict", "Predict from one review or a file of them, and publish.", "Pipeline"),
     "consume": ("consume", "Store the topic's events in PostgreSQL, each exactly once.", "Pipeline"),
@@ -87,7 +87,7 @@ class LazyGroup(TyperGroup):
         module, help_line, _ = COMMANDS[name]
         if "--help" not in rest:
             _import_structlog_alone()
-        command = typer.main.get_command(importlib.import_module(f"bdlab_cli.{module}").app)
+        command = typer.main.get_command(importlib.import_module(f"bdlab_cli.commands.{module}").app)
         command.name = name
         command.help = command.help or help_line
         _unwrap_help(command)

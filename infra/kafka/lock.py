@@ -28,7 +28,7 @@ WANTED = {
     ],
 }
 UNWANTED = ("ch.qos.logback", "*")
-LOCK = Path(__file__).parents[2] / "src" / "bdlab" / "stack" / "kafka.lock"
+LOCK = Path(__file__).parents[2] / "src" / "bdlab" / "stack" / "servers" / "kafka.lock"
 
 
 def resolve(context: MavenContext, wanted: list[str]) -> list[Dependency]:

@@ -18,10 +18,10 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from bdlab.backoff import Backoff
 from bdlab.errors import BdlabError, BrokerError, DatabaseUnavailable
 from bdlab.events import Headers, Position, Record
 from bdlab.ledger import REPLAY_HEADER
+from bdlab.retry import Backoff
 
 MAX_REPLAYS = 3
 """What failed this often will fail again: replaying it takes an explicit higher limit."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bdlab.stack import DataFolder, binaries
+from bdlab.stack import DataFolder
+from bdlab.stack.servers import binaries
 from tests.fix_up import DEFAULT_BROKER, ENVIRONMENT
 
 DEMO = [sys.executable, "-m", "bdlab_cli", "demo"]

@@ -19,7 +19,7 @@ import pytest
 from bdlab.settings import VaultSettings
 from bdlab.stack import DataFolder
 from bdlab.vault.bootstrap import Plan
-from bdlab.vault.bootstrap.authority import Authority
+from bdlab.vault.bootstrap.admin_access import Authority
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.client import VaultClient
 from tests.chaos.vault_faults import VaultProxy

@@ -16,7 +16,7 @@ from confluent_kafka import Producer
 from bdlab.errors import IdentityRefused, TokenRefused
 from bdlab.settings import Secret, VaultSettings
 from bdlab.stack import DataFolder
-from bdlab.stack.binaries import cache_dir
+from bdlab.stack.servers.binaries import cache_dir
 from bdlab.vault.client import VaultClient
 from tests import runbook
 from tests.fix_up import ENVIRONMENT, Up

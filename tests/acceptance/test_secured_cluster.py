@@ -18,11 +18,11 @@ from bdlab import settings
 from bdlab.events import encode
 from bdlab.kafka.connection import client_config
 from bdlab.kafka.producer import Producer
-from bdlab.stack import KafkaCluster
 from bdlab.vault.session import VaultSession
 from tests.fix_kafka import Acks
 from tests.fix_pipeline import IMPATIENT, Pipeline, secured_pipeline
 from tests.samples import event
+from tests.servers.kafka_cluster import KafkaCluster
 from tests.waiting import until
 
 pytestmark = pytest.mark.kafka

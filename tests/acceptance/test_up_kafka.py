@@ -16,7 +16,7 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from bdlab.stack import binaries, java
+from bdlab.stack.servers import binaries, java
 from tests.fix_servers import installed_or_skip
 from tests.fix_up import (
     Up,

@@ -20,8 +20,9 @@ import pytest
 from bdlab import settings
 from bdlab.errors import StackError
 from bdlab.postgres.connection import ConnectionLimits, connect
-from bdlab.stack import DataFolder, binaries, exports, java
-from bdlab.stack.process import start_mark
+from bdlab.stack import DataFolder, exports
+from bdlab.stack.servers import binaries, java
+from bdlab.stack.servers.process import start_mark
 from bdlab.vault.session import VaultSession
 from tests.chaos.load import Load
 from tests.fix_servers import installed_or_skip

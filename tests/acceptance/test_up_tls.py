@@ -20,7 +20,7 @@ import pytest
 
 from bdlab.health.tls import shown_certificate
 from bdlab.stack import DataFolder
-from bdlab.stack.passing_authority import passing_certificates
+from bdlab.stack.temporary_ca import passing_certificates
 from bdlab.stack.tls import SERVERS, TlsFolder
 from tests.fix_database import HOSTILE_LIBPQ
 from tests.fix_up import Up, no_secret_is_shown, outlive, shell

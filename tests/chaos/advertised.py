@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bdlab.files import write_private
-from bdlab.stack import KafkaCluster, Tansu, ZooKeeperKafka
-from bdlab.stack.java import Distribution
-from bdlab.stack.kafka import ApacheKafka
-from bdlab.stack.kafka_cluster import ClusterBroker
-from bdlab.stack.kafka_config import Properties, render
-from bdlab.stack.zookeeper import ZooKeeperBroker
+from bdlab.stack import Tansu
+from bdlab.stack.servers.java import Distribution
+from bdlab.stack.servers.kafka import ApacheKafka
+from bdlab.stack.servers.kafka_config import Properties, render
 from tests.chaos.proxy import Address
+from tests.servers.kafka_cluster import ClusterBroker, KafkaCluster
+from tests.servers.zookeeper import ZooKeeperBroker, ZooKeeperKafka
 
 
 class AdvertisedTansu(Tansu):

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from bdlab.stack import ZooKeeperKafka
 from tests.chaos.proxy import Link
 from tests.chaos.system import Service, System
+from tests.servers.zookeeper import ZooKeeperKafka
 
 Fault = Callable[[System, random.Random], None]
 

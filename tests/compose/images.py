@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bdlab.errors import BinaryMissing
-from bdlab.stack import binaries, java
+from bdlab.stack.servers import binaries, java
 from tests.compose.engine import NoEngine, run
 
 _HERE = Path(__file__).parent / "standins"

@@ -15,11 +15,11 @@ import pytest
 
 from bdlab.events import PredictionEvent, Record, decode
 from bdlab.kafka.admin import Admin
-from bdlab.kafka.async_producer import AsyncPublisher
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
-from bdlab.memory.credentials import StaticCredentials
 from bdlab.serving import Parts
+from bdlab.serving.publisher import AsyncPublisher
+from bdlab.static_credentials import StaticCredentials
 from tests.brokers import BROKERS
 from tests.fix_api import MemoryApi, serving
 from tests.fix_kafka import Bookmarks, read_until

@@ -15,11 +15,11 @@ from bdlab.kafka.admin import Admin
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.ledger import LogRange, log_of
-from bdlab.memory.consumer import MemoryConsumer
-from bdlab.memory.credentials import StaticCredentials
-from bdlab.memory.log import MemoryLog, MemoryProducer
 from bdlab.probes import BrokerState
+from bdlab.static_credentials import StaticCredentials
 from tests.fix_kafka import Acks, Bookmarks, place, read_until
+from tests.memory.consumer import MemoryConsumer
+from tests.memory.log import MemoryLog, MemoryProducer
 from tests.samples import event
 
 Positions = Callable[[Sequence[Position]], Sequence[Position]]

@@ -11,12 +11,12 @@ from bdlab.deadletters import DeadLetterFilter
 from bdlab.errors import FenceLost, RowRejected
 from bdlab.identity import Witness
 from bdlab.ledger import Account, Books, DeadLetter, Log, LogRange, Stored
-from bdlab.memory.store import MemoryStore
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.store import Store
 from bdlab.sink import BatchStore
 from tests.fix_database import Database
+from tests.memory.store import MemoryStore
 from tests.samples import CLUSTER, TOPIC, accepted, at, dead, event, rows
 
 ZERO = Log(CLUSTER, TOPIC, 0)

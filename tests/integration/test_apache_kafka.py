@@ -26,13 +26,13 @@ from bdlab.kafka.admin import Admin
 from bdlab.kafka.connection import client_config
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
-from bdlab.memory.credentials import StaticCredentials
-from bdlab.stack.kafka import ApacheKafka
-from bdlab.stack.kafka_cluster import KafkaCluster
+from bdlab.stack.servers.kafka import ApacheKafka
+from bdlab.static_credentials import StaticCredentials
 from tests.brokers import frozen, listing
 from tests.fix_apache import publish, running
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, place, read_until
 from tests.samples import event
+from tests.servers.kafka_cluster import KafkaCluster
 
 T = TypeVar("T")
 

@@ -27,21 +27,22 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 from bdlab.credentials import Certificate, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from bdlab.events import Position
-from bdlab.kafka.acls import Change, accepts, ensure_users_and_acls
 from bdlab.kafka.admin import Admin
+from bdlab.kafka.broker_admin import Change, accepts, ensure_users_and_acls
 from bdlab.kafka.connection import client_config
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
-from bdlab.memory.credentials import StaticCredentials
 from bdlab.settings import KafkaSettings, Secret
-from bdlab.stack import ApacheKafka, KafkaCluster, OpenBao
-from bdlab.stack.kafka_config import Certificates
+from bdlab.stack import ApacheKafka, OpenBao
+from bdlab.stack.servers.kafka_config import Certificates
+from bdlab.static_credentials import StaticCredentials
 from bdlab.vault import pki
 from tests.broker_operations import OPERATIONS, Target
 from tests.fix_apache import SERVICES, Authority, SecuredKafka, root_client, running, secured
 from tests.fix_kafka import Acks, Bookmarks, place, read_until
 from tests.fix_servers import start_or_skip
 from tests.samples import event
+from tests.servers.kafka_cluster import KafkaCluster
 
 ALLOWED = {
     "serve": {"describe topic", "write topic"},

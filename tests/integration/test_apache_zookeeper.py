@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from bdlab.events import Position
-from bdlab.kafka.acls import ensure_users_and_acls
+from bdlab.kafka.broker_admin import ensure_users_and_acls
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
-from bdlab.memory.credentials import StaticCredentials
-from bdlab.stack import ZooKeeperKafka
+from bdlab.static_credentials import StaticCredentials
 from tests.broker_operations import OPERATIONS, Target
 from tests.fix_apache import Authority, publish, running, secured
 from tests.fix_kafka import Bookmarks, credentials_for, place, read_until
+from tests.servers.zookeeper import ZooKeeperKafka
 
 pytestmark = pytest.mark.kafka
 

@@ -22,8 +22,9 @@ from bdlab.errors import DatabaseError, InvalidInput, VaultError, VaultUnavailab
 from bdlab.postgres import dumps
 from bdlab.postgres.roles import prepare
 from bdlab.settings import Secret, VaultSettings
-from bdlab.stack import DataFolder, OpenBao, binaries
+from bdlab.stack import DataFolder, OpenBao
 from bdlab.stack.backup import Backup, new_folder
+from bdlab.stack.servers import binaries
 from bdlab.vault import snapshots
 from bdlab.vault.client import VaultClient
 from bdlab.vault.waiting import wait_for

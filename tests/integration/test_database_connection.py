@@ -12,7 +12,8 @@ from bdlab.credentials import DatabaseLogin
 from bdlab.errors import SettingsInvalid
 from bdlab.postgres import dumps
 from bdlab.postgres.connection import ConnectionLimits, connect
-from bdlab.stack import Postgres, TlsFolder, binaries
+from bdlab.stack import Postgres, TlsFolder
+from bdlab.stack.servers import binaries
 from tests.fix_database import HOSTILE_LIBPQ, admin_login
 
 QUESTION = (

@@ -15,7 +15,7 @@ import pytest
 from bdlab import resources
 from bdlab.errors import SettingsInvalid, TokenRefused, VaultError
 from bdlab.settings import Secret
-from bdlab.vault.bootstrap import access
+from bdlab.vault.bootstrap import policies as access
 from bdlab.vault.bootstrap.rekey import rekey
 from tests.fix_vault import VaultWorld
 from tests.hashicorp import BINARY, KINDS, RealVault, Vault1, Vault2

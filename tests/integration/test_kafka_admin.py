@@ -17,8 +17,8 @@ from bdlab.events import Position
 from bdlab.kafka import topicid
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.producer import Producer
-from bdlab.memory.credentials import StaticCredentials
 from bdlab.stack import Tansu
+from bdlab.static_credentials import StaticCredentials
 from tests.brokers import BROKERS, LocalBroker
 from tests.fix_kafka import Acks, credentials_for, kafka_login
 from tests.samples import event

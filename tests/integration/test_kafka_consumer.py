@@ -18,10 +18,10 @@ from bdlab.events import Position, Record, decode
 from bdlab.kafka.admin import TOPIC_MAX_MESSAGE_BYTES, Admin
 from bdlab.kafka.assignment import UNREADABLE_HEADERS
 from bdlab.kafka.consumer import Consumer
-from bdlab.kafka.member import MAX_POLL_BYTES
-from bdlab.memory.credentials import StaticCredentials
+from bdlab.kafka.consumer_client import MAX_POLL_BYTES
 from bdlab.stack import Tansu
-from bdlab.stack.ports import PortBook
+from bdlab.stack.servers.ports import PortBook
+from bdlab.static_credentials import StaticCredentials
 from tests import raw_records
 from tests.brokers import LocalBroker, frozen
 from tests.fix_kafka import (

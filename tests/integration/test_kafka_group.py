@@ -11,7 +11,7 @@ import pytest
 
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.group import release
-from bdlab.memory.credentials import StaticCredentials
+from bdlab.static_credentials import StaticCredentials
 from tests.brokers import KIND, LocalBroker
 from tests.chaos.advertised import KINDS, Member
 from tests.chaos.proxy import Proxy, kafka_api_key

@@ -12,8 +12,8 @@ from bdlab.kafka.admin import TOPIC_MAX_MESSAGE_BYTES
 from bdlab.kafka.connection import client_config
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
-from bdlab.memory.credentials import StaticCredentials
-from bdlab.stack.kafka import ApacheKafka
+from bdlab.stack.servers.kafka import ApacheKafka
+from bdlab.static_credentials import StaticCredentials
 from tests.fix_apache import running
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, read_until
 from tests.samples import event

@@ -11,12 +11,12 @@ import pytest
 
 from bdlab.errors import BrokerError, BrokerRefused
 from bdlab.events import Position
-from bdlab.kafka.acls import ensure_users_and_acls
+from bdlab.kafka.broker_admin import ensure_users_and_acls
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
-from bdlab.memory.credentials import StaticCredentials
 from bdlab.settings import Secret
 from bdlab.stack import ApacheKafka
+from bdlab.static_credentials import StaticCredentials
 from tests.fix_apache import Authority, SecuredKafka, secured
 from tests.fix_kafka import Acks, Bookmarks, place, read_until
 from tests.samples import event

@@ -17,12 +17,12 @@ import structlog
 from bdlab.errors import BrokerError, BrokerUnavailable, NotAcknowledged, TopicMissing
 from bdlab.events import Position, PredictionEvent, decode
 from bdlab.kafka.admin import Admin
-from bdlab.kafka.async_producer import AsyncPublisher
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
-from bdlab.memory.credentials import StaticCredentials
+from bdlab.serving.publisher import AsyncPublisher
 from bdlab.stack import Tansu
-from bdlab.stack.ports import PortBook
+from bdlab.stack.servers.ports import PortBook
+from bdlab.static_credentials import StaticCredentials
 from tests.brokers import LocalBroker, frozen
 from tests.fix_apache import publish
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, make_topic, place, read_until

@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 from bdlab.deadletters import DeadLetterFilter
 from bdlab.events import PredictionEvent, Record, Term, encode, uuid7
 from bdlab.ledger import Accepted, DeadLetter, replay_count
-from bdlab.memory.consumer import MemoryConsumer
-from bdlab.memory.log import MemoryLog
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.store import Store
@@ -27,6 +25,8 @@ from bdlab.settings import SinkSettings
 from bdlab.sink import Sink
 from bdlab.verification import verify
 from tests.fix_database import Database
+from tests.memory.consumer import MemoryConsumer
+from tests.memory.log import MemoryLog
 from tests.samples import accepted, at, dead, event
 
 Message = tuple[bytes | None, bytes | None]

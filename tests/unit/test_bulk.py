@@ -9,10 +9,10 @@ import pytest
 
 from bdlab.errors import BrokerError, BrokerUnavailable, EventTooLarge, NotAcknowledged
 from bdlab.events import Position, PredictionEvent, Review, decode
-from bdlab.memory.log import MemoryLog, MemoryProducer
 from bdlab.model import load_scorer
 from bdlab.reviews.bulk import Outcome, publish_rows, score_rows
 from bdlab.reviews.files import Row
+from tests.memory.log import MemoryLog, MemoryProducer
 
 SCORER = load_scorer()
 

@@ -13,7 +13,7 @@ import pytest
 
 from bdlab.certificates import CertificateFiles
 from bdlab.health.tls import certificate_check
-from bdlab.stack.passing_authority import passing_certificates
+from bdlab.stack.temporary_ca import passing_certificates
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bdlab.serving import unsent
-from bdlab.stack.passing_authority import passing_certificates
-from bdlab_cli import protocol
+from bdlab.stack.temporary_ca import passing_certificates
+from bdlab_cli.wiring import uvicorn_protocol as protocol
 from tests.fix_api import MemoryApi, serving
 from tests.waiting import until
 
@@ -324,7 +324,7 @@ def test_connections_leave_files_to_the_process() -> None:
 
     def asked(files: int, wanted: int) -> str:
         code = (
-            "import resource\nfrom bdlab_cli.protocol import max_connections\n"
+            "import resource\nfrom bdlab_cli.wiring.uvicorn_protocol import max_connections\n"
             f"resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, {files}), {files}))\n"
             f"print(max_connections({wanted}), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
         )

@@ -19,8 +19,8 @@ import msgspec
 import pytest
 
 from bdlab.errors import BinaryMissing, StartInterrupted
-from bdlab.stack import jars, maven
-from bdlab.stack.jars import Assembly, Jar
+from bdlab.stack.servers import jars, maven
+from bdlab.stack.servers.jars import Assembly, Jar
 from tests.fix_servers import installed_or_skip
 from tests.waiting import until
 
@@ -294,7 +294,7 @@ def test_a_jar_of_the_local_repository_is_taken_if_it_is_the_pinned_one(
 @contextlib.contextmanager
 def another_process() -> Iterator[subprocess.Popen[bytes]]:
     program = (
-        "import sys, msgspec\nfrom bdlab.stack import jars\n"
+        "import sys, msgspec\nfrom bdlab.stack.servers import jars\n"
         "jars.fetch(msgspec.json.decode(sys.argv[1], type=jars.Assembly), lambda *_: None)"
     )
     command = [sys.executable, "-c", program, msgspec.json.encode(ASSEMBLY).decode()]
@@ -339,7 +339,7 @@ def test_two_at_once_fetch_it_once(repository: Repository) -> None:
 def test_a_disk_without_room_is_named_as_that(repository: Repository, home: Path) -> None:
     program = (
         "import resource, signal, sys, msgspec\nfrom bdlab.errors import BinaryMissing\n"
-        "from bdlab.stack import jars\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from bdlab.stack.servers import jars\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: jars.fetch(msgspec.json.decode(sys.argv[1], type=jars.Assembly), lambda *_: None)\n"
         "except BinaryMissing as error: print(error.message, error.hint)"

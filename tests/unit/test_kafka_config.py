@@ -11,9 +11,10 @@ import pytest
 
 from bdlab.errors import BinaryMissing, ServerNotStarted
 from bdlab.files import write_private
-from bdlab.stack import ApacheKafka, java
-from bdlab.stack.kafka import new_cluster_id
-from bdlab.stack.kafka_config import Listeners, listener_properties, render
+from bdlab.stack import ApacheKafka
+from bdlab.stack.servers import java
+from bdlab.stack.servers.kafka import new_cluster_id
+from bdlab.stack.servers.kafka_config import Listeners, listener_properties, render
 
 
 def test_without_security_there_is_one_listener_for_all() -> None:

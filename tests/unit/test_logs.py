@@ -11,7 +11,7 @@ import pytest
 _RUN = """
 import logging, structlog
 from bdlab.settings import LogSettings
-from bdlab_cli import logs
+from bdlab_cli.output import logs
 
 logs.configure(LogSettings(format={form!r}))
 

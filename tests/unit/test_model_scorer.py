@@ -20,7 +20,7 @@ from bdlab.model.compiled import CompiledScorer
 from bdlab.model.explanation import Labels, strongest
 from bdlab.model.termtable import FORMAT, Field, Intercepts, TermTable
 from bdlab.resources import models_dir
-from bdlab_cli.samples import FROM_FILE, OVER_HTTP
+from bdlab_cli.wiring.samples import FROM_FILE, OVER_HTTP
 from tests.fix_model import difference
 
 TOLERANCE = 1e-9

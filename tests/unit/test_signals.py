@@ -15,7 +15,7 @@ from bdlab.signals import ending, held_back
 PROGRAM = """
 import os, signal, sys
 from bdlab.signals import held_back
-from bdlab_cli import wiring
+from bdlab_cli.wiring import session as wiring
 numbers = [signal.Signals[name] for name in sys.argv[2].split(",") if name]
 def work():
     with held_back("this"):

@@ -25,11 +25,11 @@ from bdlab.errors import (
 )
 from bdlab.events import Position, Record, encode
 from bdlab.ledger import Entry, Log, Stored
-from bdlab.memory.consumer import MemoryConsumer
-from bdlab.memory.log import MemoryLog
-from bdlab.memory.store import MemoryStore
 from bdlab.settings import SinkSettings
 from bdlab.sink import LagWatch, Monitor, Sink, SinkMetrics
+from tests.memory.consumer import MemoryConsumer
+from tests.memory.log import MemoryLog
+from tests.memory.store import MemoryStore
 from tests.samples import at, event, record
 
 QUICK = SinkSettings(batch_size=50, batch_wait_s=0.01)

@@ -11,8 +11,8 @@ import pytest
 from bdlab.certificates import CertificateFiles
 from bdlab.errors import StackError
 from bdlab.stack import DataFolder, Event, TlsFolder
-from bdlab.stack.certificates import CertificateKeeper, Order
-from bdlab.stack.passing_authority import passing_certificates
+from bdlab.stack.certificate_renewal import CertificateKeeper, Order
+from bdlab.stack.temporary_ca import passing_certificates
 from bdlab.stack.tls import SERVERS
 
 

@@ -20,9 +20,10 @@ from rich.table import Table
 
 from bdlab.deadletters import StoredDeadLetter
 from bdlab.events import Position, Record
-from bdlab_cli import letters, terminal
-from bdlab_cli.console import Console
-from bdlab_cli.predicted import inert
+from bdlab_cli.output import dead_letters as letters
+from bdlab_cli.output import terminal
+from bdlab_cli.output.console import Console
+from bdlab_cli.output.predictions import inert
 from tests.terminal import BDLAB, Terminal
 
 SCORE = ("predict", "--no-publish", "Fine ☕, “really”")
@@ -99,7 +100,7 @@ def test_a_closed_standard_input_is_named(how: str) -> None:
 
 def test_a_descriptor_that_was_closed_is_never_a_servers() -> None:
     program = (
-        "import os, socket, sys; from bdlab_cli import terminal; terminal.prepare(); "
+        "import os, socket, sys; from bdlab_cli.output import terminal; terminal.prepare(); "
         "print(socket.socket().fileno(), [os.get_inheritable(each) for each in range(3)])"
     )
     done = shell(f"{sys.executable} -c '{program}' <&- 2>&-")
@@ -130,7 +131,7 @@ def test_what_an_encoding_lacks_is_shown_in_other_words(encoding: str, stars: st
 
 def test_json_is_utf_8_whatever_the_terminal_is() -> None:
     text = "ï ☕ 😀"
-    program = f"from bdlab_cli import terminal; terminal.prepare(); terminal.echo_json({text!r})"
+    program = f"from bdlab_cli.output import terminal; terminal.prepare(); terminal.echo_json({text!r})"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
@@ -252,7 +253,8 @@ def test_hostile_words_on_a_real_terminal(tmp_path: Path) -> None:
 
 def test_hostile_words_in_the_log() -> None:
     program = (
-        "import sys, structlog, logging; from bdlab.settings import LogSettings; from bdlab_cli import logs\n"
+        "import sys, structlog, logging; from bdlab.settings import LogSettings\n"
+        "from bdlab_cli.output import logs\n"
         f"logs.configure(LogSettings(format='console')); words = {HOSTILE!r}\n"
         "structlog.get_logger().error(words, problem=words, other=[words])\n"
         "logging.getLogger('x').error(words)\n"

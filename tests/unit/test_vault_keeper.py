@@ -11,8 +11,8 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from bdlab.errors import BdlabError, PolicyDenied, VaultUnavailable
-from bdlab.vault.keeper import Keeper, Task
 from bdlab.vault.leases import now
+from bdlab.vault.renewal import Keeper, Task
 
 BEGINS = "Vault does not give what is due; going on with what is held"
 ENDS = "Vault gives again what is due"

@@ -8,7 +8,7 @@ import msgspec
 from rich.console import Console
 
 from bdlab.verification import PartitionReport, Report
-from bdlab_cli.verify import _show
+from bdlab_cli.commands.verify import _show
 
 FROM_THE_START = PartitionReport(
     cluster_id="c",

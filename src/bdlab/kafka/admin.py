@@ -21,10 +21,10 @@ from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
 from bdlab.events import Record
 from bdlab.identity import Look
-from bdlab.kafka.answers import answers, seconds_left
+from bdlab.kafka.admin_futures import answers, seconds_left
 from bdlab.kafka.assignment import looker
 from bdlab.kafka.connection import client_config, fetch_metadata
-from bdlab.kafka.ends import Reader, committed_offsets, reader, reported_ranges, true_ends
+from bdlab.kafka.log_reader import Reader, committed_offsets, reader, reported_ranges, true_ends
 from bdlab.kafka.records import messages_at
 from bdlab.kafka.topicid import TopicIds
 from bdlab.ledger import Log, LogRange

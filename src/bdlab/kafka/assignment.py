@@ -13,7 +13,7 @@ from bdlab.credentials import KafkaLogin
 from bdlab.events import Headers, Position, Record
 from bdlab.identity import ADVICE, Look, Prove
 from bdlab.kafka.connection import fetch_metadata
-from bdlab.kafka.ends import reader, reported_ranges, true_ends
+from bdlab.kafka.log_reader import reader, reported_ranges, true_ends
 from bdlab.kafka.records import messages_at
 from bdlab.ledger import LogRange, log_of
 

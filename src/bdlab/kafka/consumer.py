@@ -13,8 +13,8 @@ from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMis
 from bdlab.events import Position, Record
 from bdlab.identity import Prove
 from bdlab.kafka.assignment import Assignment, StartPositions
+from bdlab.kafka.consumer_client import Member
 from bdlab.kafka.group import release
-from bdlab.kafka.member import Member
 
 log = structlog.get_logger()
 

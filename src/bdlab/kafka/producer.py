@@ -12,8 +12,8 @@ from bdlab.credentials import KafkaCredentials
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotAcknowledged, TopicMissing
 from bdlab.events import Headers, PredictionEvent, encode, headers, new_traceparent
 from bdlab.kafka.connection import same_error
-from bdlab.kafka.keeper import Keeper
-from bdlab.kafka.link import QUEUE_EVENTS, Delivery, Done
+from bdlab.kafka.producer_client import QUEUE_EVENTS, Delivery, Done
+from bdlab.kafka.producer_failover import Keeper
 
 _POLL_S = 0.05
 _HEALTHY_CHECK_S = 0.5

@@ -14,7 +14,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 )
 
 from bdlab.credentials import KafkaLogin
-from bdlab.kafka.answers import answers
+from bdlab.kafka.admin_futures import answers
 from bdlab.kafka.connection import client_config, fetch_metadata
 
 _TIMEOUT_S = 15.0

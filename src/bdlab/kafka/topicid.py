@@ -11,7 +11,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 )
 
 from bdlab.credentials import KafkaLogin
-from bdlab.kafka.answers import answers
+from bdlab.kafka.admin_futures import answers
 from bdlab.kafka.connection import client_config
 
 #: How long one of several brokers may take; another is asked then.

@@ -1,6 +1,6 @@
 """The HTTP API: predictions in, acknowledged predictions out, and what state the pipeline is in."""
 
 from bdlab.serving.app import make_app
-from bdlab.serving.ports import Parts
+from bdlab.serving.protocols import Parts
 
 __all__ = ["Parts", "make_app"]

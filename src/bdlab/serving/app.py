@@ -15,12 +15,15 @@ from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ASGIApp, Receive, Send
 
 from bdlab.hosts import AllowedHosts
-from bdlab.serving import documentation, hosts, predictions, problems, queries, states, stored
+from bdlab.serving import documentation, hosts, problems, queries
+from bdlab.serving import health_routes as states
+from bdlab.serving import predict_routes as predictions
+from bdlab.serving import stored_routes as stored
 from bdlab.serving.acknowledgements import Acknowledgements
-from bdlab.serving.answers import encode_json, json_response
-from bdlab.serving.ending import Ending
 from bdlab.serving.metrics import Metrics
-from bdlab.serving.ports import Parts
+from bdlab.serving.protocols import Parts
+from bdlab.serving.responses import encode_json, json_response
+from bdlab.serving.shutdown import Ending
 from bdlab.serving.unsent import Unsent
 from bdlab.settings import HttpSettings
 

@@ -13,7 +13,7 @@ from litestar.types import Receive, Send
 
 from bdlab.errors import BdlabError, BrokerError, DatabaseError, EventTooLarge, ModelError, VaultError
 from bdlab.reviews import ReviewInvalid
-from bdlab.serving.answers import json_response
+from bdlab.serving.responses import json_response
 
 log = structlog.get_logger()
 

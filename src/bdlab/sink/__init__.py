@@ -6,6 +6,6 @@ from bdlab.sink.lag import LagWatch
 from bdlab.sink.loop import Sink
 from bdlab.sink.metrics import SinkMetrics
 from bdlab.sink.monitor import Monitor
-from bdlab.sink.ports import BatchStore, EventSource
+from bdlab.sink.protocols import BatchStore, EventSource
 
 __all__ = ["BatchStore", "EventSource", "LagWatch", "Monitor", "Sink", "SinkMetrics"]

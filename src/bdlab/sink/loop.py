@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
-from bdlab.backoff import Backoff
 from bdlab.errors import (
     BrokerUnavailable,
     DatabaseUnavailable,
@@ -23,11 +22,12 @@ from bdlab.errors import (
 from bdlab.events import Position, Record
 from bdlab.identity import Look, refusals
 from bdlab.ledger import Accepted, DeadLetter, Entry, Log, LogRange, Stored, fences, log_of
+from bdlab.retry import Backoff
 from bdlab.settings import SinkSettings
 from bdlab.sink.batches import by_size, entry_of, narrowed
 from bdlab.sink.metrics import SinkMetrics
 from bdlab.sink.outage import Outage
-from bdlab.sink.ports import BatchStore, EventSource
+from bdlab.sink.protocols import BatchStore, EventSource
 
 #: Worth a retry with the same batch: a server is away, or the credentials have to be replaced.
 _PASSING = (DatabaseUnavailable, VaultUnavailable)

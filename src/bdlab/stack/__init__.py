@@ -5,17 +5,15 @@ commands that it runs.
 """
 
 from bdlab.stack.folder import EXPORTED, BrokerKind, DataFolder, Endpoints, exports
-from bdlab.stack.kafka import ApacheKafka
-from bdlab.stack.kafka_cluster import KafkaCluster
-from bdlab.stack.kafka_config import Certificates
 from bdlab.stack.local import LocalStack
-from bdlab.stack.openbao import OpenBao
-from bdlab.stack.postgres import Postgres
-from bdlab.stack.server import Broker, Server
+from bdlab.stack.servers.kafka import ApacheKafka
+from bdlab.stack.servers.kafka_config import Certificates
+from bdlab.stack.servers.openbao import OpenBao
+from bdlab.stack.servers.postgres import Postgres
+from bdlab.stack.servers.server import Broker, Server
+from bdlab.stack.servers.tansu import Tansu
 from bdlab.stack.supervisor import Event
-from bdlab.stack.tansu import Tansu
 from bdlab.stack.tls import TlsFolder
-from bdlab.stack.zookeeper import ZooKeeperKafka
 
 __all__ = [
     "EXPORTED",
@@ -26,13 +24,11 @@ __all__ = [
     "DataFolder",
     "Endpoints",
     "Event",
-    "KafkaCluster",
     "LocalStack",
     "OpenBao",
     "Postgres",
     "Server",
     "Tansu",
     "TlsFolder",
-    "ZooKeeperKafka",
     "exports",
 ]

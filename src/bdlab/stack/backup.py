@@ -29,7 +29,7 @@ import msgspec
 
 from bdlab.errors import InvalidInput, StackError
 from bdlab.stack.folder import DataFolder
-from bdlab.stack.openbao import OpenBao
+from bdlab.stack.servers.openbao import OpenBao
 
 _FORMAT = 1
 

@@ -9,14 +9,14 @@ from typing import Literal, Protocol
 from bdlab.credentials import SUPER_USERS
 from bdlab.errors import BinaryMissing, StackError
 from bdlab.probes import MEMORY_ONLY
-from bdlab.stack import java
 from bdlab.stack.folder import BrokerKind, DataFolder
-from bdlab.stack.jars import Progress
-from bdlab.stack.kafka import ApacheKafka
-from bdlab.stack.kafka_config import CertificateFolder
-from bdlab.stack.server import Broker
+from bdlab.stack.servers import java
+from bdlab.stack.servers.jars import Progress
+from bdlab.stack.servers.kafka import ApacheKafka
+from bdlab.stack.servers.kafka_config import CertificateFolder
+from bdlab.stack.servers.server import Broker
+from bdlab.stack.servers.tansu import Tansu
 from bdlab.stack.supervisor import Child
-from bdlab.stack.tansu import Tansu
 
 
 class BrokerServer(Child, Broker, Protocol):

@@ -16,7 +16,7 @@ import msgspec
 from bdlab.errors import StackError, StackInUse
 from bdlab.files import replace_file, write_private
 from bdlab.settings import SHIPPED_MODEL, PostgresSettings
-from bdlab.stack.process import start_mark
+from bdlab.stack.servers.process import start_mark
 
 BrokerKind = Literal["kafka", "tansu"]
 

@@ -14,13 +14,13 @@ from bdlab.certificates import SERVER_TTL_S, CertificateFiles
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.settings import SHIPPED_MODEL
 from bdlab.stack.brokers import make_broker
-from bdlab.stack.certificates import CertificateKeeper, broker_order, servers_order
+from bdlab.stack.certificate_renewal import CertificateKeeper, broker_order, servers_order
 from bdlab.stack.folder import BrokerKind, DataFolder, Endpoints
 from bdlab.stack.losses import MemoryLog
-from bdlab.stack.openbao import OpenBao
-from bdlab.stack.ports import PortBook
-from bdlab.stack.postgres import Postgres
-from bdlab.stack.process import start_mark
+from bdlab.stack.servers.openbao import OpenBao
+from bdlab.stack.servers.ports import PortBook
+from bdlab.stack.servers.postgres import Postgres
+from bdlab.stack.servers.process import start_mark
 from bdlab.stack.service import Outcome, Service, require, run_command, service_environment
 from bdlab.stack.side_by_side import SideBySide
 from bdlab.stack.supervisor import Child, Event, Report, Supervisor

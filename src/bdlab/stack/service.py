@@ -13,8 +13,8 @@ from pathlib import Path
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.settings import environment_layer
 from bdlab.stack.folder import DataFolder
-from bdlab.stack.process import OverProcess, Process
-from bdlab.stack.server import ending, wait_until_up
+from bdlab.stack.servers.process import OverProcess, Process
+from bdlab.stack.servers.server import ending, wait_until_up
 from bdlab.stack.tls import TlsFolder, connect
 
 _PROBE_TIMEOUT_S = 2.0

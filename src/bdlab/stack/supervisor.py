@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from bdlab.errors import StackError, StartInterrupted
-from bdlab.stack.server import ending
+from bdlab.stack.servers.server import ending
 
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 30.0

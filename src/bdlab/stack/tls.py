@@ -16,7 +16,7 @@ from pathlib import Path
 from bdlab.certificates import CertificateFiles
 from bdlab.errors import BinaryMissing
 from bdlab.files import replace_file
-from bdlab.stack.server import Server
+from bdlab.stack.servers.server import Server
 
 SERVERS = ("vault", "postgres", "api")
 #: They last for a set-up, however slow the machine, and not for a day's work.
@@ -57,7 +57,7 @@ class TlsFolder:
             return False
         try:
             # Not every installation has what it needs.
-            from bdlab.stack.passing_authority import passing_certificates  # noqa: PLC0415
+            from bdlab.stack.temporary_ca import passing_certificates  # noqa: PLC0415
         except ImportError as error:
             raise BinaryMissing(
                 "TLS for the local servers needs the package cryptography", hint="pip install 'bdlab[local]'"

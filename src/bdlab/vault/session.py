@@ -19,14 +19,14 @@ from bdlab.errors import IdentityRefused, TokenRefused, VaultError, VaultUnavail
 from bdlab.files import write_private
 from bdlab.probes import VaultState
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, Settings
-from bdlab.vault import state
+from bdlab.vault import probe as state
 from bdlab.vault.bootstrap.plan import DAEMONS
 from bdlab.vault.client import VaultClient
-from bdlab.vault.clients import Reporter
-from bdlab.vault.held import HeldDatabase, HeldKafka, HeldToken, kafka_layer, postgres_layer
+from bdlab.vault.client_reports import Reporter
 from bdlab.vault.identity import Identity
-from bdlab.vault.keeper import Keeper, Task
 from bdlab.vault.leases import now
+from bdlab.vault.logins import HeldDatabase, HeldKafka, HeldToken, kafka_layer, postgres_layer
+from bdlab.vault.renewal import Keeper, Task
 from bdlab.vault.waiting import wait_for
 
 _TOKEN, _DATABASE, _KAFKA = "token", "database login", "Kafka login"

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import structlog
 
-from bdlab.backoff import Backoff
 from bdlab.errors import VaultError, VaultUnavailable
+from bdlab.retry import Backoff
 from bdlab.vault.leases import now
 
 _Answer = TypeVar("_Answer")

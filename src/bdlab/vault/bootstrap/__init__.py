@@ -12,16 +12,16 @@ from collections.abc import Iterator
 
 from bdlab.errors import PolicyDenied, TokenRefused
 from bdlab.vault.audit import audit_missing
-from bdlab.vault.bootstrap.access import AppRoles, Policies
-from bdlab.vault.bootstrap.alone import alone
-from bdlab.vault.bootstrap.authority import Authority
-from bdlab.vault.bootstrap.certificates import certification
+from bdlab.vault.bootstrap.admin_access import Authority
+from bdlab.vault.bootstrap.certificate_authorities import certification
 from bdlab.vault.bootstrap.database import Connection, Roles
 from bdlab.vault.bootstrap.handover import HandOver
 from bdlab.vault.bootstrap.keysfile import KeysFile
+from bdlab.vault.bootstrap.lock import alone
 from bdlab.vault.bootstrap.mounts import Mounts
 from bdlab.vault.bootstrap.namespace import InRootNamespace, Namespace
 from bdlab.vault.bootstrap.plan import IDENTITIES, RECOVERY, Plan, Report, Step
+from bdlab.vault.bootstrap.policies import AppRoles, Policies
 from bdlab.vault.bootstrap.seal import initialise, unseal
 from bdlab.vault.bootstrap.seeds import KeyValues
 from bdlab.vault.bootstrap.units import Unit, side_by_side

@@ -8,7 +8,7 @@ from typing import Any
 
 from bdlab.errors import VaultError, VaultUnavailable
 from bdlab.signals import held_back
-from bdlab.vault.bootstrap import operator
+from bdlab.vault.bootstrap import admin_token as operator
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan
 from bdlab.vault.bootstrap.seal import (

@@ -15,7 +15,7 @@ import structlog
 
 from bdlab.errors import IdentityRefused, SecretMissing
 from bdlab.vault.client import VaultClient
-from bdlab.vault.clients import Client
+from bdlab.vault.client_reports import Client
 from bdlab.vault.identity import Delivery, Identity
 from bdlab.vault.leases import now
 from bdlab.vault.rotation.plan import (

@@ -23,7 +23,7 @@ import msgspec
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import VaultError
 from bdlab.settings import Secret
-from bdlab.vault.clients import Client
+from bdlab.vault.client_reports import Client
 from bdlab.vault.leases import now
 from bdlab.vault.rotation.plan import (
     STOPPED,

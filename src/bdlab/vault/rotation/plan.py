@@ -11,7 +11,7 @@ import msgspec
 
 from bdlab.settings import VaultSettings
 from bdlab.vault.bootstrap.plan import DAEMONS
-from bdlab.vault.clients import Client, living
+from bdlab.vault.client_reports import Client, living
 from bdlab.vault.leases import now
 from bdlab.vault.session import VaultSession
 

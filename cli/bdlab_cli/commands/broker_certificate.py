@@ -1,0 +1,71 @@
+"""`bdlab broker-certificate`: what a secured broker needs before its first start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bdlab_cli.options import AdminServers, StartupTimeout
+from bdlab_cli.output import terminal
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_SHORTEST_S = 5
+
+
+@app.command()
+def broker_certificate(
+    folder: Annotated[
+        Path,
+        typer.Option(
+            envvar="BDLAB_BROKER_TLS_DIR",
+            help="Where server.pem (key and certificate) and ca.pem go; the folder's group may read them.",
+        ),
+    ],
+    host: Annotated[
+        list[str],
+        typer.Option(
+            envvar="BDLAB_BROKER_HOSTS", help="A name that the broker is reached under; repeatable."
+        ),
+    ],
+    ttl: Annotated[
+        int | None,
+        typer.Option(
+            envvar="BDLAB_BROKER_TTL",
+            min=_SHORTEST_S,
+            metavar="SECONDS",
+            show_default="a year",
+            help="For how long a new certificate is good.",
+        ),
+    ] = None,
+    admin_servers: AdminServers = "",
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """Get a broker's certificate from Vault's authority, in the form in which Kafka reads it.
+
+    One that is good for a third of its time or longer stands. The broker reads a new one when it starts, or
+    when it is told to (--admin-servers).
+    """
+    from bdlab_cli.wiring import session as wiring
+
+    layers = wiring.layers({"startup_timeout_s": startup_timeout})
+    from bdlab.certificates import BROKER_TTL_S, GROUP_READS, CertificateFiles
+    from bdlab.vault import pki
+
+    ttl_s = ttl or BROKER_TTL_S
+    files = CertificateFiles(folder, mode=GROUP_READS)
+    with wiring.vault_session(layers, service="migrate", kafka=bool(admin_servers)) as session:
+        if files.good_for(host, authority=session.ask(pki.authority_pem)):
+            terminal.echo("broker certificate: unchanged")
+        else:
+            issued = session.ask(lambda client: pki.issue_broker(client, hosts=host, ttl_s=ttl_s))
+            files.write(issued, host, ttl_s=ttl_s)
+            terminal.echo(f"broker certificate: issued for {', '.join(host)}, good for {ttl_s} s")
+        if admin_servers:
+            from bdlab.kafka.reload import reload_certificates
+            from bdlab_cli.wiring.broker_admin import administrator
+
+            brokers = reload_certificates(administrator(session, session.kafka(), admin_servers))
+            terminal.echo(f"broker certificate: read by broker {', '.join(map(str, brokers))}")

@@ -1,0 +1,318 @@
+"""`bdlab dlq`: dead letters."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bdlab_cli.options import StartupTimeout
+from bdlab_cli.output import terminal
+
+if TYPE_CHECKING:
+    from bdlab.deadletters import DeadLetterFilter, Outcome, State, StoredDeadLetter
+    from bdlab.postgres.deadletters import DeadLetters
+    from bdlab.vault.session import VaultSession
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="List and show dead letters, send them back, and close them.",
+)
+
+_COULD_NOT = 1
+
+
+def _option(name: str, words: str, *also: str, **more: Any) -> Any:
+    """An option with its environment twin, and other names for it."""
+    envvar = f"BDLAB_DLQ_{name.upper().replace('-', '_')}"
+    return typer.Option(f"--{name}", *also, envvar=envvar, help=words, **more)
+
+
+_PLACE = "PARTITION/OFFSET"
+_Position = Annotated[str, typer.Argument(metavar=_PLACE, help="Where it is, such as 3/1207.")]
+_Positions = Annotated[
+    list[str] | None,
+    typer.Argument(metavar=_PLACE, help="Where they are; without any the options choose."),
+]
+_Offset = Annotated[
+    int | None, _option("offset", "At this offset, of each partition or of --partition.", min=0)
+]
+_Partition = Annotated[int | None, _option("partition", "Of this partition.", min=0)]
+_Cluster = Annotated[str | None, _option("cluster", "Of the log with this cluster id.", metavar="ID")]
+_Reason = Annotated[
+    str | None, _option("reason", "Whose reason holds this text, in any case.", metavar="TEXT")
+]
+_Sqlstate = Annotated[
+    str | None,
+    _option(
+        "sqlstate", "Refused with this SQLSTATE, or its first characters (23 is a class).", metavar="CODE"
+    ),
+]
+_Since = Annotated[
+    str | None, _option("since", "Recorded since: ISO 8601, or an age such as 2h.", metavar="WHEN")
+]
+_Until = Annotated[str | None, _option("until", "Recorded before.", metavar="WHEN")]
+_All = Annotated[bool, _option("all", "All; without a position and a filter this has to be said.")]
+_Limit = Annotated[int, _option("limit", "At most this many.", min=1)]
+_DryRun = Annotated[bool, _option("dry-run", "Only say what would be done.")]
+_Json = Annotated[bool, _option("json", "JSON, an object a line.")]
+
+
+@app.command("list")
+def list_(
+    partition: _Partition = None,
+    cluster: _Cluster = None,
+    reason: _Reason = None,
+    sqlstate: _Sqlstate = None,
+    since: _Since = None,
+    until: _Until = None,
+    only_open: Annotated[
+        bool, _option("open", "Only what somebody still has to see to.", "--pending")
+    ] = False,
+    limit: _Limit = 50,
+    as_json: _Json = False,
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """List dead letters: first those that are open, the oldest first.
+
+    One that was sent back and came back dead is open at its new position only.
+    """
+    from bdlab.deadletters import OPEN
+    from bdlab_cli.output.dead_letters import summary, table
+    from bdlab_cli.wiring import session as wiring
+
+    wanted = _filter(partition, cluster, reason, sqlstate, since, until, OPEN if only_open else ())
+    with _opened(startup_timeout) as (_, letters):
+        found, total = letters.find(wanted, limit=limit), letters.count(wanted)
+        pending = letters.count(_with_states(wanted, OPEN))
+    if as_json:
+        for letter in found:
+            terminal.echo_json(summary(letter))
+        return
+    wiring.out().print(table(found, f"{pending} open of {total} dead letters"))
+    _tell_of_more(total - len(found), limit)
+
+
+@app.command()
+def show(
+    position: _Position,
+    offset: Annotated[int | None, typer.Argument(metavar="OFFSET", hidden=True, min=0)] = None,
+    cluster: _Cluster = None,
+    as_json: _Json = False,
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """Show one dead letter, with all that its record held."""
+    from bdlab_cli.output import dead_letters as shown
+
+    with _opened(startup_timeout) as (_, letters):
+        written = position if offset is None else shown.place((position, offset))
+        letter = shown.at_place(letters, written, cluster)
+    if as_json:
+        terminal.echo_json(shown.summary(letter) | shown.content(letter))
+    else:
+        shown.show(letter)
+
+
+@app.command()
+def replay(
+    positions: _Positions = None,
+    partition: _Partition = None,
+    offset: _Offset = None,
+    cluster: _Cluster = None,
+    reason: _Reason = None,
+    sqlstate: _Sqlstate = None,
+    since: _Since = None,
+    until: _Until = None,
+    everything: _All = False,
+    again: Annotated[
+        bool, _option("again", "Also what came back dead from a replay, or was sent back and never recorded.")
+    ] = False,
+    max_replays: Annotated[
+        int, _option("max-replays", "Leave out what was replayed this often, in all its lives.", min=1)
+    ] = 3,
+    limit: _Limit = 1000,
+    wait: Annotated[
+        float,
+        _option("wait", "How long to wait for a consumer to record them; 0: not.", min=0, metavar="SECONDS"),
+    ] = 30.0,
+    dry_run: _DryRun = False,
+    as_json: _Json = False,
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """Send dead letters back to the topic, as they came, and say what became of each.
+
+    Each is a new event at a new position. Exit code 0: all that were chosen are stored (or, with --wait 0,
+    sent back); 1: some are not, and it is said why.
+    """
+    from bdlab import deadletters
+    from bdlab.errors import BdlabError
+    from bdlab.kafka.producer import Producer
+    from bdlab_cli.wiring import session as wiring
+
+    _require_choice(positions, everything, cluster, (partition, offset, reason, sqlstate, since, until))
+    states: tuple[State, ...] = ("open", "returned", "sent") if again else ("open",)
+    wanted = _filter(partition, cluster, reason, sqlstate, since, until, states, offset=offset)
+    with wiring.stop_on_signal() as stop, _opened(startup_timeout, stop) as (session, letters):
+        found, outcomes = _chosen(letters, positions, wanted, limit, again=again)
+        more = 0 if positions else letters.count(wanted) - len(found)
+        returned = 0 if again or positions else letters.count(_with_states(wanted, ("returned",)))
+        if stop.is_set():
+            raise BdlabError("interrupted; nothing was sent back")
+        try:
+            if dry_run:
+                for letter in found:
+                    problem = deadletters.refusal(letter, max_replays=max_replays)
+                    outcomes.append(deadletters.Outcome(letter=letter, problem=problem))
+            elif found:
+                with Producer(session, client_id="bdlab-dlq", source="/bdlab/dlq") as producer:
+                    outcomes.extend(deadletters.replay(found, producer, letters, max_replays=max_replays))
+                outcomes = deadletters.settle(outcomes, letters, wait_s=wait, stop=stop)
+        finally:  # what was sent is said in any case
+            done = f"sent back{f', not recorded within {wait:g} s' if wait else ''}"
+            _report(outcomes, "to be sent back" if dry_run else done, "not sent back", as_json=as_json)
+    if returned:
+        terminal.echo(f"{returned} came back dead from a replay before: --again sends them again", err=True)
+    _tell_of_more(more, limit)
+    unsettled = wait > 0 and not dry_run
+    if any(one.problem or (unsettled and not (one.fate and one.fate.became != "dead")) for one in outcomes):
+        raise typer.Exit(_COULD_NOT)
+
+
+@app.command()
+def discard(
+    positions: _Positions = None,
+    because: Annotated[
+        str, _option("because", "Why nothing more has to be done about them.", metavar="TEXT")
+    ] = "",
+    partition: _Partition = None,
+    cluster: _Cluster = None,
+    reason: _Reason = None,
+    sqlstate: _Sqlstate = None,
+    since: _Since = None,
+    until: _Until = None,
+    everything: _All = False,
+    limit: _Limit = 1000,
+    dry_run: _DryRun = False,
+    as_json: _Json = False,
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """Close dead letters that nobody has to see to any more, and keep why.
+
+    They stay dead letters to `verify`, and are no longer open to `list`, `replay` and `status`. Exit code 1:
+    some were closed already, and it is said how.
+    """
+    from bdlab.deadletters import OPEN, Outcome
+    from bdlab.errors import InvalidInput
+
+    if not because.strip():
+        raise InvalidInput("no reason is given", hint='Say why with --because, such as --because "a test".')
+    _require_choice(positions, everything, cluster, (partition, reason, sqlstate, since, until))
+    wanted = _filter(partition, cluster, reason, sqlstate, since, until, (*OPEN, "sent"))
+    with _opened(startup_timeout) as (_, letters):
+        found, outcomes = _chosen(letters, positions, wanted, limit, again=True)
+        more = 0 if positions else letters.count(wanted) - len(found)
+        if not dry_run:
+            letters.discard([letter.record.position for letter in found], because=because)
+    outcomes += [Outcome(letter=letter) for letter in found]
+    _report(outcomes, "to be discarded" if dry_run else "discarded", "not discarded", as_json=as_json)
+    _tell_of_more(more, limit)
+    if any(one.problem for one in outcomes):
+        raise typer.Exit(_COULD_NOT)
+
+
+def _chosen(
+    letters: DeadLetters, positions: list[str] | None, wanted: DeadLetterFilter, limit: int, *, again: bool
+) -> tuple[list[StoredDeadLetter], list[Outcome]]:
+    """The letters to deal with, and outcomes of those that were named and are closed. Raises InvalidInput."""
+    from bdlab.deadletters import Outcome
+    from bdlab_cli.output.dead_letters import at_place, closed
+
+    if not positions:
+        return letters.find(wanted, limit=limit), []
+    named = [at_place(letters, written, wanted.cluster_id) for written in dict.fromkeys(positions)]
+    refused = [Outcome(letter=one, problem=why) for one in named if (why := closed(one, again=again))]
+    return [one for one in named if not closed(one, again=again)], refused
+
+
+def _report(outcomes: list[Outcome], done: str, not_done: str, *, as_json: bool) -> None:
+    """Print what became of each, and how many of each kind; `done` is said of what went well."""
+    from collections import Counter
+
+    from bdlab_cli.output.dead_letters import report
+
+    kinds = Counter(report(outcome, done, not_done, as_json=as_json) for outcome in outcomes)
+    terminal.echo(", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing to do", err=True)
+
+
+def _tell_of_more(more: int, limit: int) -> None:
+    if more:
+        terminal.echo(f"{more} more were not looked at: --limit {limit} was reached", err=True)
+
+
+def _require_choice(
+    positions: list[str] | None, everything: bool, cluster: str | None, filters: tuple[object, ...]
+) -> None:
+    """Raises InvalidInput for no choice, and for two; a cluster is one, and goes with positions."""
+    from bdlab.errors import InvalidInput
+
+    chosen = everything or any(value is not None for value in filters)
+    if positions and chosen:
+        raise InvalidInput("positions are given, and so are options that choose", hint="Give one of the two.")
+    if not positions and not chosen and cluster is None:
+        raise InvalidInput(
+            "nothing says which dead letters",
+            hint="Name positions (3/1207), give a filter (--help lists them), or --all.",
+        )
+
+
+@contextmanager
+def _opened(
+    startup_timeout: float | None, stop: threading.Event | None = None
+) -> Iterator[tuple[VaultSession, DeadLetters]]:
+    from bdlab_cli.wiring import session as wiring
+
+    layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
+    from bdlab.postgres.deadletters import DeadLetters
+
+    with (
+        wiring.vault_session(layers, stop, service="dlq", database_role="bdlab-dlq") as session,
+        DeadLetters(session) as letters,
+    ):
+        yield session, letters
+
+
+def _filter(
+    partition: int | None,
+    cluster: str | None,
+    reason: str | None,
+    sqlstate: str | None,
+    since: str | None,
+    until: str | None,
+    states: tuple[State, ...],
+    *,
+    offset: int | None = None,
+) -> DeadLetterFilter:
+    from bdlab.deadletters import DeadLetterFilter
+    from bdlab_cli import moments
+
+    return DeadLetterFilter(
+        cluster_id=cluster,
+        partition=partition,
+        offset=offset,
+        reason=reason,
+        sqlstate=sqlstate,
+        since=moments.moment(since) if since else None,
+        until=moments.moment(until) if until else None,
+        states=states,
+    )
+
+
+def _with_states(wanted: DeadLetterFilter, states: tuple[State, ...]) -> DeadLetterFilter:
+    import msgspec
+
+    return msgspec.structs.replace(wanted, states=states)

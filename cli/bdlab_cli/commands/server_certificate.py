@@ -1,0 +1,79 @@
+"""`bdlab server-certificate`: certificates for Vault's listener, PostgreSQL and the API."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bdlab_cli.options import StartupTimeout
+from bdlab_cli.output import terminal
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class ServerName(StrEnum):
+    vault = "vault"
+    postgres = "postgres"
+    api = "api"
+
+
+@app.command()
+def server_certificate(
+    server: Annotated[list[ServerName], typer.Argument(help="Whose; several at once.")],
+    folder: Annotated[
+        Path,
+        typer.Option(
+            envvar="BDLAB_SERVER_TLS_DIR",
+            help="Where a folder a server with server.pem (key and certificate) and ca.pem goes.",
+        ),
+    ],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="BDLAB_SERVER_HOSTS",
+            show_default="localhost",
+            help="A name that the server is reached under; repeatable. 127.0.0.1 is one anyway.",
+        ),
+    ] = None,
+    ttl: Annotated[
+        int | None,
+        typer.Option(
+            envvar="BDLAB_SERVER_TTL",
+            min=5,
+            metavar="SECONDS",
+            show_default="30 days",
+            help="For how long a new certificate is good.",
+        ),
+    ] = None,
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """Get certificates for Vault's listener, PostgreSQL or the API from Vault's own authority.
+
+    One that is good for a third of its time or longer stands: run it as often as you like. Vault and
+    PostgreSQL read a new one on SIGHUP, `bdlab serve` by itself. Vault is made the authority by
+    `bdlab vault-init --authority servers`.
+    """
+    from bdlab_cli.wiring import session as wiring
+
+    layers = wiring.layers({"startup_timeout_s": startup_timeout})
+    from bdlab.certificates import SERVER_TTL_S, CertificateFiles
+    from bdlab.vault import pki
+
+    hosts = host or ["localhost"]
+    ttl_s = ttl or SERVER_TTL_S
+    with wiring.vault_session(layers, service="migrate", kafka=False) as session:
+        authority = session.ask(lambda client: pki.authority_pem(client, pki.SERVERS))
+        for name in dict.fromkeys(each.value for each in server):
+            files = CertificateFiles(folder / name)
+            if files.good_for(hosts, authority=authority):
+                terminal.echo(f"certificate of {name}: unchanged")
+                continue
+            issued = session.ask(
+                lambda client, name=name: pki.issue_server(client, name, hosts=hosts, ttl_s=ttl_s)  # type: ignore[misc]
+            )
+            files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            files.write(issued, hosts, ttl_s=ttl_s)
+            terminal.echo(f"certificate of {name}: issued for {', '.join(hosts)}, good for {ttl_s} s")

@@ -1,0 +1,129 @@
+"""`bdlab vault-token`: a short-lived token of Vault for an operator's task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout
+from bdlab_cli.output import terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bdlab.settings import VaultSettings
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def vault_token(
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(help="What to run; without it the token is printed", metavar="COMMAND"),
+    ] = None,
+    ttl: Annotated[
+        str,
+        typer.Option(
+            envvar="BDLAB_VAULT_TOKEN_TTL", metavar="AGE", help="How long it lives: a number and s, m or h"
+        ),
+    ] = "10m",
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="BDLAB_VAULT_TOKEN_POLICY",
+            metavar="NAME",
+            help="What it may do; several times for several policies",
+            show_default="root",
+        ),
+    ] = None,
+    keys_file: KeysFile = KEYS_FILE,
+    identity_dir: IdentityDir = None,
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """Run a command with a short-lived administrator's token of Vault, and revoke the token afterwards.
+
+    COMMAND finds it in VAULT_TOKEN, with VAULT_ADDR, VAULT_CACERT and VAULT_NAMESPACE beside it; its exit
+    code is this one's.
+    The token is made with the recovery key, and each use of it stands in Vault's audit log with your name.
+
+    Use it as: bdlab vault-token -- bao list auth/approle/role
+    """
+    import sys
+
+    from bdlab.errors import InvalidInput, TokenRefused, VaultError
+    from bdlab.vault.bootstrap import Plan
+    from bdlab.vault.bootstrap import admin_token as operator
+    from bdlab_cli import moments
+    from bdlab_cli.commands.vault_init import ask_key
+    from bdlab_cli.wiring import session as wiring
+
+    lifetime = moments.age(ttl)
+    if not 1 <= lifetime.total_seconds() <= 24 * 3600:
+        raise InvalidInput(f"--ttl {ttl}: a token for a task lives between 1 s and 24 h")
+    settings = wiring.layers(
+        {"vault": {"identity_dir": identity_dir}, "startup_timeout_s": startup_timeout}, quiet=True
+    ).settings()
+    plan = Plan(
+        vault=settings.vault,
+        keys_file=keys_file.expanduser(),
+        ask_key=ask_key if sys.stdin.isatty() else None,
+        timeout_s=settings.startup_timeout_s,
+    )
+    client = operator.make_token(plan, ttl=lifetime, policies=tuple(policy or (operator.ROOT,)))
+    if not command:
+        terminal.echo(client.token.reveal())
+        wiring.talk().print(f"It ends in {ttl}; sooner with: bao token revoke -self")
+        client.close()
+        return
+    try:
+        code = _run(command, _environment(settings.vault) | {"VAULT_TOKEN": client.token.reveal()})
+    finally:
+        try:
+            client.revoke_self()
+        except TokenRefused:
+            pass  # the command revoked it, took longer than it lived, or put another Vault in place
+        except VaultError as error:
+            # As after `bao operator seal`: what the command did counts.
+            wiring.talk().print(
+                f"warning: the token could not be revoked, and ends in {ttl}: {error.message}", soft_wrap=True
+            )
+        finally:
+            client.close()
+    raise typer.Exit(code)
+
+
+def _environment(vault: VaultSettings) -> dict[str, str]:
+    """This process's own, pointed at the same Vault; `bao` would take its BAO_ variables before these."""
+    import os
+
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BAO_")}
+    named = {"VAULT_CACERT": vault.ca_file, "VAULT_NAMESPACE": vault.namespace}
+    return kept | {"VAULT_ADDR": vault.address} | {name: value for name, value in named.items() if value}
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Its exit code; as a shell has it where it cannot be run or is killed by a signal."""
+    import signal
+    import subprocess
+
+    from bdlab import signals
+    from bdlab.errors import InvalidInput
+
+    # A terminal's Ctrl-C reaches the command itself; here it must only not keep the token from being revoked.
+    before = {number: signal.signal(number, lambda *_: None) for number in signals.ending()}
+    try:
+        child = subprocess.Popen(list(command), env=dict(environment))
+        for number in before.keys() - {signal.SIGINT}:
+            signal.signal(number, lambda number, _: child.send_signal(number))
+        code = child.wait()
+    except OSError as error:
+        raise InvalidInput(
+            f"{command[0]} cannot be run: {error.strerror}",
+            hint="`bao` comes with bdlab's extra `local`; put its folder on the PATH.",
+        ) from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,174 @@
+"""Dead letters as `bdlab dlq` names, chooses and shows them."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bdlab.deadletters import OPEN, DeadLetterFilter, Outcome, StoredDeadLetter
+from bdlab.errors import InvalidInput
+from bdlab.events import Position
+from bdlab_cli.output import terminal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bdlab.postgres.deadletters import DeadLetters
+
+_SHOWN_BYTES = 2000
+_FATES = {"stored": "stored", "duplicate": "a duplicate of what is stored", "dead": "dead again"}
+_PLACE = re.compile(r"(\d{1,9})/(\d{1,18})", re.ASCII)
+
+
+def place(at: Position | tuple[int | str, int]) -> str:
+    """A position as arguments and output have it: `3/1207` is partition 3, offset 1207."""
+    partition, offset = at if isinstance(at, tuple) else (at.partition, at.offset)
+    return f"{partition}/{offset}"
+
+
+def at_place(letters: DeadLetters, written: str, cluster: str | None) -> StoredDeadLetter:
+    """The dead letter at the position that is `written` so. Raises InvalidInput if it is not one."""
+    parts = _PLACE.fullmatch(written)
+    if not parts:
+        raise InvalidInput(
+            f"{written!r} is no position",
+            hint="Write it as PARTITION/OFFSET, such as 3/1207: `bdlab dlq list`.",
+        )
+    wanted = DeadLetterFilter(cluster_id=cluster, partition=int(parts[1]), offset=int(parts[2]))
+    found = letters.find(wanted, limit=2)
+    if not found:
+        raise InvalidInput(
+            f"there is no dead letter at {written}", hint="`bdlab dlq list` shows those there are."
+        )
+    if len(found) > 1:
+        ids = ", ".join(letter.record.position.cluster_id for letter in found)
+        raise InvalidInput(
+            f"several logs have a dead letter at {written}: {ids}", hint="Say which with --cluster."
+        )
+    return found[0]
+
+
+def closed(letter: StoredDeadLetter, *, again: bool = False) -> str:
+    """Why there is nothing more to do about it; empty where there is.
+
+    With `again` what was sent back and is not recorded yet is not closed.
+    """
+    if letter.state in OPEN or (letter.state == "sent" and again):
+        return ""
+    return {
+        "sent": f"it was sent back as {_replayed(letter)}, which no consumer has recorded yet (--again)",
+        "superseded": f"its replay came back dead: what is open is {_replayed(letter)}",
+        "discarded": f"it was discarded: {escaped(letter.discarded_because)}",
+        "stored": f"its replay, {_replayed(letter)}, is stored",
+    }[letter.state]
+
+
+def state(letter: StoredDeadLetter) -> str:
+    """Its state in some words."""
+    if letter.state == "returned":
+        return f"open; came back from {letter.replays} replay{'s' if letter.replays > 1 else ''}"
+    replayed = {"sent": "sent back as", "stored": "stored as", "superseded": "dead again as"}
+    return f"{replayed[letter.state]} {_replayed(letter)}" if letter.state in replayed else letter.state
+
+
+def _replayed(letter: StoredDeadLetter) -> str:
+    return place(letter.replayed_to or (0, 0))
+
+
+def table(found: Sequence[StoredDeadLetter], title: str) -> Table:
+    """A row a letter; on a narrow terminal the words fold, and nothing is cut."""
+    from rich.table import Table
+    from rich.text import Text
+
+    several = len({letter.record.position.cluster_id for letter in found}) > 1
+    shown = Table(title=title, title_justify="left")
+    for name in ("recorded", "position", *(["log"] if several else []), "state", "reason"):
+        shown.add_column(name, overflow="fold", no_wrap=name in {"recorded", "position"})
+    for letter in found:
+        at = letter.record.position
+        cells = [f"{letter.recorded_at:%Y-%m-%d %H:%M}", place(at), *([at.cluster_id] if several else [])]
+        code = f"{letter.sqlstate}: " if letter.sqlstate else ""
+        shown.add_row(*map(Text, (*cells, state(letter), code + escaped(letter.reason))))
+    return shown
+
+
+def show(letter: StoredDeadLetter) -> None:
+    """Print all that its record held, a line each."""
+    at = letter.record.position
+    lines = {
+        "position": place(at),
+        "log": f"{at.topic} of {at.cluster_id} {at.topic_id}".rstrip(),
+        "recorded": letter.recorded_at.isoformat(),
+        "state": state(letter),
+        "discarded": escaped(letter.discarded_because),
+        "reason": escaped(letter.reason),
+        "sqlstate": letter.sqlstate or "-",
+        "replays": str(letter.replays),
+        "key": _shown(letter.record.key),
+    }
+    if not letter.discarded_because:
+        del lines["discarded"]
+    for name, value in lines.items():
+        terminal.echo(f"{name:<9} {value}")
+    for name, raw in letter.record.headers:
+        terminal.echo(f"header    {escaped(name)}: {_shown(raw)}")
+    terminal.echo(f"value     {_shown(letter.record.value)}")
+
+
+def summary(letter: StoredDeadLetter) -> dict[str, Any]:
+    """A letter as JSON has it, without its content."""
+    return msgspec.to_builtins(letter.record.position) | {  # type: ignore[no-any-return]
+        "recorded_at": letter.recorded_at.isoformat(),
+        "state": letter.state,
+        "reason": letter.reason,
+        "sqlstate": letter.sqlstate,
+        "replays": letter.replays,
+        "replayed_to": letter.replayed_to and place(letter.replayed_to),
+        "discarded_because": letter.discarded_because,
+    }
+
+
+def content(letter: StoredDeadLetter) -> dict[str, Any]:
+    """What its record held, as JSON can."""
+
+    def packed(raw: bytes | None) -> str | None:
+        return None if raw is None else base64.b64encode(raw).decode()
+
+    record = letter.record
+    return {
+        "key_base64": packed(record.key),
+        "value_base64": packed(record.value),
+        "headers_base64": [[name, packed(value)] for name, value in record.headers],
+    }
+
+
+def report(outcome: Outcome, done: str, not_done: str, *, as_json: bool) -> str:
+    """Print what became of one, which is `done` if nothing else is known; the word for it."""
+    at, new, fate = outcome.letter.record.position, outcome.replay, outcome.fate
+    kind = not_done if outcome.problem else _FATES[fate.became] if fate else done
+    if as_json:
+        fields = {"position": at, "replay": new, "problem": outcome.problem}
+        fields |= {"became": fate and fate.became, "reason": fate.reason if fate else ""}
+        terminal.echo_json(msgspec.to_builtins(fields))
+    else:
+        why = outcome.problem or (escaped(fate.reason) if fate else "")
+        moved = f"now {place(new)}, " if new else ""
+        terminal.echo(f"{place(at)}: {moved}{kind}{f': {why}' if why else ''}")
+    return kind
+
+
+def _shown(raw: bytes | None) -> str:
+    """Bytes for a person: text where it is text, escapes where it is not, cut where it is long."""
+    if raw is None:
+        return "(none)"
+    text = escaped(raw[:_SHOWN_BYTES].decode("utf-8", "backslashreplace"))
+    return text if len(raw) <= _SHOWN_BYTES else f"{text}... ({len(raw):,} bytes; --json has them all)"
+
+
+def escaped(text: str) -> str:
+    """On one line, too: a line feed in it must not begin a line that looks like bdlab's own."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -1,0 +1,86 @@
+"""Showing health reports: once, until all is healthy, or on and on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bdlab.health import Report, State
+from bdlab_cli.output import terminal
+from bdlab_cli.wiring import session as wiring
+
+EXIT_CODES: dict[State, int] = {"healthy": 0, "degraded": 0, "unknown": 1, "unhealthy": 10}
+
+_STYLES: dict[State, str] = {
+    "healthy": "green",
+    "degraded": "yellow",
+    "unknown": "magenta",
+    "unhealthy": "bold red",
+}
+
+
+def follow(
+    look: Callable[[], Report],
+    stop: threading.Event,
+    *,
+    as_json: bool,
+    watch: bool,
+    interval_s: float,
+    wait_healthy_s: float | None,
+) -> Report:
+    """Look until there is no reason to look again, show what was found, and give the last report."""
+    if watch and not as_json and wiring.out().is_terminal:
+        return _live(look, stop, interval_s)
+    deadline = time.monotonic() + (wait_healthy_s or 0)
+    report = look()
+    while not (stop.is_set() or terminal.failed()):
+        left_s = deadline - time.monotonic()
+        waiting = wait_healthy_s is not None and not report.healthy and left_s > 0
+        if watch:
+            _show(report, as_json=as_json)
+        elif not waiting:
+            break
+        if stop.wait(interval_s if watch else min(interval_s, left_s)):
+            break
+        report = look()
+    if not watch:
+        _show(report, as_json=as_json)
+    return report
+
+
+def _live(look: Callable[[], Report], stop: threading.Event, interval_s: float) -> Report:
+    report = look()
+    with Live(_table(report), console=wiring.out(), auto_refresh=False) as live:
+        while not stop.wait(interval_s):
+            report = look()
+            live.update(_table(report), refresh=True)
+    return report
+
+
+def _show(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        terminal.echo_json({"state": report.state, "checks": report.checks})
+    else:
+        wiring.out().print(_table(report))
+
+
+def _table(report: Report) -> Group:
+    table = Table()
+    for title in ("check", "state", "what was found"):
+        table.add_column(title, overflow="fold")
+    for check in report.checks:
+        table.add_row(Text(check.name), Text(check.state, style=_STYLES[check.state]), Text(check.message))
+    hints = [
+        Text(f"{check.name}: {check.hint}")
+        for check in report.checks
+        if check.hint and check.state in ("unhealthy", "unknown")
+    ]
+    if not report.checks:
+        return Group("Nothing to check: no server that was found speaks TLS.")
+    return Group(table, *hints)

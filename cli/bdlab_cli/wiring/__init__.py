@@ -1,0 +1,1 @@
+"""What commands share: sessions, signals, the API, the checks and the drill."""

@@ -1,0 +1,136 @@
+"""The HTTP API over the real servers: what `bdlab serve` runs, in this process or in several workers."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import multiprocessing
+import signal
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from litestar.types import ASGIApp
+
+    from bdlab.serving import Parts
+    from bdlab.settings import Layers
+    from bdlab.vault.session import VaultSession
+
+log = structlog.get_logger()
+
+SERVICE = "serve"
+STARTUP_FAILED = 3
+"""The exit code by which a worker tells uvicorn's supervisor that another try would fail in the same way."""
+
+_PR_SET_PDEATHSIG = 1
+#: malloc.h: from which size on a block is mapped by itself, and how many arenas threads may have.
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+
+
+def vault_session(layers: Layers) -> VaultSession:
+    """The session of the API, not open yet."""
+    from bdlab.vault.session import VaultSession
+
+    return VaultSession(layers, service=SERVICE, database_role="bdlab-reader", kafka=True, daemon=True)
+
+
+class Api:
+    """Everything the API stands on. Open once, in the process that serves."""
+
+    def __init__(self, layers: Layers) -> None:
+        self._layers = layers
+        self._open = ExitStack()
+
+    def open(self) -> None:
+        """Load the model, log in to Vault (waiting for it) and start connecting; does not wait for a broker.
+
+        Raises ModelError, VaultError.
+        """
+        from bdlab.kafka.admin import Admin
+        from bdlab.kafka.producer import Producer
+        from bdlab.model import load_scorer
+        from bdlab.postgres.reader import Reader
+
+        _give_memory_back()
+        before = self._layers.settings()
+        self.scorer = load_scorer(before.model.path)
+        with ExitStack() as opening:
+            self.vault = vault_session(self._layers)
+            opening.callback(self.vault.close)
+            self.vault.open(before.startup_timeout_s)
+            self.settings = self.vault.settings()
+            # Below the time-out of /health, and nothing that a stop would have to wait for long.
+            self.admin = Admin(self.vault, client_id="bdlab-serve", timeout_s=2.0)
+            opening.callback(self.admin.close)
+            self.reader = Reader(self.vault)
+            opening.callback(self.reader.close)
+            self.producer = Producer(self.vault, client_id="bdlab-serve", source="/bdlab/serve")
+            opening.callback(self.producer.close)
+            self.producer.open()
+            self._open = opening.pop_all()
+
+    def close(self) -> None:
+        """Wait for what is in flight, then log out; in the reverse order of opening. Once."""
+        self._open.close()
+
+    def asgi(self) -> ASGIApp:
+        """The application; to be called on the event loop that serves it."""
+        from bdlab.serving import Parts, make_app
+        from bdlab.serving.publisher import AsyncPublisher
+
+        parts: Parts = Parts(
+            settings=self.settings,
+            scorer=self.scorer,
+            publisher=AsyncPublisher(self.producer),
+            stored=self.reader,
+            vault=self.vault,
+            broker=self.admin,
+        )
+        app = make_app(parts, on_shutdown=self.close)
+        # What is here now stays: to look at all of it would stop everything for a tenth of a second.
+        gc.freeze()
+        gc.set_threshold(700)  # as Python has it; a start has more, see `app.main`
+        return app
+
+
+def _give_memory_back() -> None:
+    """Have what large bodies and answers took given back to the system once it is free.
+
+    glibc raises its threshold with each large block that is freed, and keeps an arena for each thread: after
+    a few large requests a process would hold for ever what all of them needed together.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in every C library
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 128 << 10)
+        mallopt(_M_ARENA_MAX, 2)
+
+
+def make_worker() -> ASGIApp:
+    """The application of one worker process, with everything from the environment.
+
+    Called by uvicorn. A worker ends with its parent, also where that is killed.
+    """
+    from bdlab.errors import BdlabError, VaultUnavailable
+    from bdlab_cli.output import terminal
+    from bdlab_cli.wiring import session as wiring
+
+    terminal.prepare()
+    # A terminal that closes tells the parent, too, which ends its workers in order.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it may have ended before the mark was set
+        sys.exit(STARTUP_FAILED)
+    api = Api(wiring.layers(daemon=True))
+    try:
+        api.open()
+    except VaultUnavailable as error:
+        log.error("worker not started", problem=error.message, hint=error.hint)
+        sys.exit(1)
+    except BdlabError as error:
+        log.error("worker not started", problem=error.message, hint=error.hint)
+        sys.exit(STARTUP_FAILED)
+    return api.asgi()

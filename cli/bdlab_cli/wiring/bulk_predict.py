@@ -1,0 +1,309 @@
+"""What `bdlab predict` does with reviews: check them all, score, publish, print, and account for each."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bdlab.errors import BdlabError, InvalidInput
+from bdlab.events import Review, uuid7
+from bdlab.model import Scorer, load_scorer
+from bdlab.reviews import check
+from bdlab.reviews.bulk import Outcome, Publisher, publish_rows, score_rows
+from bdlab.reviews.files import STANDARD_INPUT, BadRow, Format, ReviewFile, Row
+from bdlab.settings import Layers
+from bdlab_cli.output import terminal
+from bdlab_cli.output.predictions import Results
+from bdlab_cli.wiring import session as wiring
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+SERVICE = "predict"
+SHOWN_PROBLEMS = 20
+MAX_RUN_ID = 200
+
+
+class Prediction:
+    """The options that hold for one review and for a file."""
+
+    def __init__(
+        self,
+        layers: Layers,
+        results: Results,
+        *,
+        publish: bool,
+        output: Path | None,
+        run_id: str | None,
+        source: str,
+    ) -> None:
+        if run_id is not None and not 1 <= len(run_id) <= MAX_RUN_ID:
+            raise InvalidInput(f"--run-id has to be of 1 to {MAX_RUN_ID} characters, and has {len(run_id)}")
+        self.layers = layers
+        self.publish = publish
+        self.results = results
+        self.output = output
+        self.source = source
+        self.run_id = run_id or str(uuid7())
+        self.run_id_given = run_id is not None
+        self.max_row_bytes = layers.settings().http.max_body_bytes
+
+    def scorer(self) -> Scorer:
+        return load_scorer(self.layers.settings().model.path)
+
+    @contextmanager
+    def publisher(self, stop: threading.Event) -> Iterator[Publisher]:
+        """A producer that is logged in as this command. Raises VaultError."""
+        from bdlab.kafka.producer import Producer
+
+        with ExitStack() as stack:
+            vault = stack.enter_context(wiring.vault_session(self.layers, stop, service=SERVICE))
+            producer = Producer(vault, client_id="bdlab-predict", source=f"/bdlab/{self.source}")
+            producer.open()
+            # Every review is accounted for by then: nothing is left to wait for.
+            stack.callback(producer.close, 1.0)
+            yield producer
+
+    def outcomes(self, rows: Iterable[Row], scorer: Scorer, stop: threading.Event) -> Iterator[Outcome]:
+        if not self.publish:
+            yield from score_rows(rows, scorer, run_id=self.run_id)
+            return
+        with self.publisher(stop) as publisher:
+            yield from publish_rows(rows, scorer, publisher, run_id=self.run_id, stop=stop)
+
+
+def from_argument(prediction: Prediction, text: str, summary: str) -> None:
+    """Raises ReviewInvalid, VaultError, and the BrokerError of a review that is not acknowledged."""
+    review = Review(text=text, summary=summary)
+    check(review)
+    scorer = prediction.scorer()
+    with wiring.stop_on_signal() as stop, prediction.results as shown:
+        for outcome in prediction.outcomes([Row(1, review)], scorer, stop):
+            if outcome.problem is not None:
+                raise type(outcome.problem)(
+                    outcome.problem.message,
+                    hint=f"Run it again with --run-id {prediction.run_id}: then it is stored once, whether "
+                    "or not the broker has it already.",
+                ) from outcome.problem
+            shown.add(outcome)
+            shown.complete()
+            break
+        else:
+            raise BdlabError("interrupted; the review was not published")
+    if prediction.publish:
+        at = outcome.position
+        place = f", partition {at.partition} offset {at.offset}" if at else ""
+        _tell_lost_results(f"The review is published: id {outcome.event.id}{place}.")
+
+
+def read_review(limit: int) -> str:
+    """The one review that standard input holds, in UTF-8 and at most `limit` bytes. Raises InvalidInput."""
+    if sys.stdin.isatty():
+        wiring.talk().print("Reading one review from the terminal; Ctrl-D on a line of its own ends it.")
+    try:
+        content = sys.stdin.buffer.read(limit + 1)
+        text = content.decode("utf-8-sig").rstrip("\r\n")
+    except OSError as error:
+        raise InvalidInput(
+            f"standard input cannot be read: {(error.strerror or str(error)).lower()}",
+            hint="Give the review as the argument.",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(
+            f"standard input is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}",
+            hint="Convert it first, for example: iconv -f WINDOWS-1252 -t UTF-8",
+        ) from error
+    if len(content) > limit:
+        raise InvalidInput(
+            f"standard input holds more than {limit} bytes, and - is one review",
+            hint="For many, in CSV or JSON lines: --file -",
+        )
+    if not text.strip():
+        raise InvalidInput("standard input is empty, and - is the review that it holds")
+    return text
+
+
+def from_file(
+    prediction: Prediction, source: str, *, kind: Format | None, delimiter: str, skip_invalid: bool
+) -> None:
+    """Raises InvalidInput for a bad row, before any is published, and BdlabError where one failed."""
+    _refuse_overwriting(source, prediction.output)
+    talk = wiring.talk()
+    if source == "-" and sys.stdin.isatty():
+        talk.print("Reading reviews from the terminal; Ctrl-D ends them.")
+    file = ReviewFile(
+        source,
+        sys.stdin.buffer,
+        kind=kind,
+        max_row_bytes=prediction.max_row_bytes,
+        delimiter=delimiter,
+    )
+    with wiring.stop_on_signal() as stop, file, _progress() as progress:
+        done = "published" if prediction.publish else "scored"
+        count = _check_all(file, progress, stop, done=done, skip_invalid=skip_invalid)
+        scorer = prediction.scorer()
+        if prediction.publish and not prediction.run_id_given:
+            talk.print(f"run id {prediction.run_id}")
+        tally = _Tally()
+        good = (row for row in file.rows() if isinstance(row, Row))
+        task = progress.add_task("publishing" if prediction.publish else "scoring", total=count)
+        with prediction.results as shown:
+            for outcome in prediction.outcomes(good, scorer, stop):
+                tally.count(outcome)
+                if tally.lost is None:
+                    tally.lost = _lost(lambda outcome=outcome: shown.add(outcome))  # type: ignore[misc]
+                progress.advance(task)
+                if tally.lost:
+                    stop.set()
+                if not prediction.publish and (stop.is_set() or terminal.failed()):
+                    break
+            progress.stop()  # its line is where the table begins
+            if tally.tried == count and not (tally.failed or tally.lost):
+                tally.lost = _lost(shown.complete)
+    if prediction.publish:
+        _tell_lost_results(f"To have the results: --run-id {prediction.run_id} --output FILE.")
+    elif terminal.failed():
+        return  # nothing else was to be done
+    _account(prediction, file, tally, count, interrupted=stop.is_set())
+
+
+def _lost(write: Callable[[], None]) -> BdlabError | None:
+    """What keeps a result from its file: then the reviews that are on their way are still accounted for."""
+    try:
+        write()
+    except BdlabError as error:
+        return error
+    return None
+
+
+def _tell_lost_results(published: str) -> None:
+    """Say that standard output took not all of them; the exit code remains that of the reviews."""
+    if why := terminal.take_failure():
+        terminal.echo(
+            f"error: standard output cannot be written: {why}; results are missing\n{published}", err=True
+        )
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on a terminal, nothing elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    talk = wiring.talk()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as progress:
+        yield progress
+
+
+def _check_all(
+    file: ReviewFile, progress: Progress, stop: threading.Event, *, done: str, skip_invalid: bool
+) -> int:
+    """How many rows are reviews. Raises InvalidInput where one is not and may not be left out.
+
+    `done` is the word for what is done with them.
+    """
+    task = progress.add_task("checking", total=None)
+    good, bad = 0, 0
+    shown: list[str] = []
+    for row in file.rows():
+        if stop.is_set():
+            raise BdlabError(f"interrupted; nothing was {done}")
+        if isinstance(row, BadRow):
+            bad += 1
+            if len(shown) < SHOWN_PROBLEMS:
+                shown.append(str(row))
+        else:
+            good += 1
+        progress.advance(task)
+    progress.remove_task(task)
+    if bad > len(shown):
+        shown.append(f"... and {bad - len(shown)} more")
+    if bad and not skip_invalid:
+        raise InvalidInput(
+            f"{file.name}: {bad} of {good + bad} rows are no reviews, so nothing was {done}\n"
+            + "\n".join(shown),
+            hint="Correct them, or leave them out with --skip-invalid.",
+        )
+    if bad:
+        wiring.talk().print(f"{file.name}: {bad} rows are left out\n" + "\n".join(shown))
+    if not good:
+        raise InvalidInput(f"{file.name} holds no reviews: 0 rows")
+    return good
+
+
+class _Tally:
+    """How many reviews were tried, and the lines of those that failed (no more than were in flight)."""
+
+    def __init__(self) -> None:
+        self.tried = 0
+        self.last_line = 0
+        self.failed: dict[str, list[int]] = {}
+        self.problem: BdlabError | None = None
+        self.lost: BdlabError | None = None
+        """Why the results are not in their file."""
+
+    def count(self, outcome: Outcome) -> None:
+        self.tried += 1
+        self.last_line = outcome.line
+        if outcome.problem is not None:
+            self.failed.setdefault(outcome.became, []).append(outcome.line)
+            self.problem = self.problem or outcome.problem
+
+
+def _account(
+    prediction: Prediction, file: ReviewFile, tally: _Tally, count: int, *, interrupted: bool
+) -> None:
+    """Say what became of all rows. Raises BdlabError where some are not acknowledged."""
+    unsent = count - tally.tried
+    failed = sum(map(len, tally.failed.values()))
+    verb = "acknowledged by the broker" if prediction.publish else "scored"
+    done = f"{tally.tried - failed} of {count} reviews {verb}"
+    if not (failed or unsent or tally.lost):
+        wiring.talk().print(done)
+        return
+    parts = [f"{file.name}: {done}"]
+    for became, lines in tally.failed.items():
+        note = " (the broker may have them)" if became == "not acknowledged" else ""
+        parts.append(f"{became}{note}: {'line' if len(lines) == 1 else 'lines'} {_ranges(lines)}")
+    if unsent:
+        after = f"all after line {tally.last_line}" if tally.last_line else "none was sent"
+        parts.append(f"not sent: {unsent} reviews, {after}")
+    if problem := tally.problem or tally.lost:
+        parts.append(f"the first problem: {problem.message}")
+    elif interrupted:
+        parts.append("the run was interrupted")
+    raise BdlabError(
+        "\n".join(parts),
+        hint=f"Run it again with --run-id {prediction.run_id}: that completes it without duplicates."
+        if prediction.publish
+        else "",
+    )
+
+
+def _ranges(lines: list[int]) -> str:
+    """Like 3, 7-9."""
+    spans: list[list[int]] = []
+    for line in lines:
+        if spans and line == spans[-1][1] + 1:
+            spans[-1][1] = line
+        else:
+            spans.append([line, line])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def _refuse_overwriting(source: str, output: Path | None) -> None:
+    """By whatever names: links, and standard input."""
+    if output is None:
+        return
+    try:
+        read = os.fstat(0) if source == STANDARD_INPUT else Path(source).stat()
+        same = os.path.samestat(read, output.stat())
+    except (OSError, RuntimeError):  # one of them is not there, which is said later
+        return
+    if same:
+        raise InvalidInput(f"--output {output} is the file that is read", hint="Name another file.")

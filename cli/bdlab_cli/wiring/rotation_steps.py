@@ -1,0 +1,97 @@
+"""Wiring the rotations: Vault's side of them with the broker's administrator."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from bdlab.credentials import KafkaLogin
+from bdlab.errors import InvalidInput
+from bdlab.settings import Layers
+from bdlab.vault.bootstrap.plan import KAFKA_SERVICES, RENEWED, SERVICES
+from bdlab.vault.logins import kafka_layer
+from bdlab.vault.rotation import (
+    Rotation,
+    Run,
+    drop_left_behind,
+    end_logins,
+    rotate_kafka_users,
+    rotate_manager,
+    rotate_secret_ids,
+)
+from bdlab_cli.wiring import session as wiring
+from bdlab_cli.wiring.broker_admin import Users, administrator
+
+_SERVICE = "rotate"
+
+
+def rotations(
+    layers: Layers,
+    stop: threading.Event,
+    *,
+    targets: Sequence[str],
+    services: Sequence[str],
+    leases: bool,
+    admin_servers: str,
+    grace_s: float,
+    force: bool,
+    dry_run: bool,
+    progress: Callable[[str], None],
+) -> Iterator[Rotation]:
+    """Do what `targets` (database, kafka, approle) name, and give each result as it is known.
+
+    Secret ids come last, and the one of `rotate` itself as the last of them. Raises InvalidInput, VaultError,
+    BrokerError.
+    """
+    if unknown := [name for name in services if name not in SERVICES]:
+        raise InvalidInput(
+            f"--service {unknown[0]!r}: there is no such service", hint=f"There are: {', '.join(SERVICES)}."
+        )
+    with wiring.vault_session(layers, stop, service=_SERVICE, kafka=False) as session:
+        run = Run(
+            session=session,
+            vault=layers.settings().vault,
+            progress=progress,
+            stop=stop,
+            grace_s=grace_s,
+            force=force,
+            dry_run=dry_run,
+        )
+        if "database" in targets:
+            yield rotate_manager(run)
+            if leases:
+                yield from end_logins(run)
+            yield drop_left_behind(run)
+        if "kafka" in targets:
+            chosen = [name for name in KAFKA_SERVICES if name in (services or KAFKA_SERVICES)]
+            for name in services:
+                if name not in KAFKA_SERVICES:
+                    detail = "it has no Kafka users"
+                    yield Rotation(what="kafka", service=name, outcome="unchanged", detail=detail)
+            if chosen:
+                yield from _kafka(layers, run, chosen, admin_servers)
+        if "approle" in targets:
+            chosen = [name for name in SERVICES if name in (services or SERVICES)]
+            for name in chosen:
+                if name in RENEWED:
+                    detail = f"`bdlab vault-init --renew {name}` renews it, with the recovery key"
+                    yield Rotation(what="approle", service=name, outcome="unchanged", detail=detail)
+            last = sorted(chosen, key=lambda name: name == _SERVICE)
+            yield from rotate_secret_ids(run, [name for name in last if name not in RENEWED])
+
+
+def _kafka(layers: Layers, run: Run, services: Sequence[str], admin_servers: str) -> Iterator[Rotation]:
+    values, _ = run.session.read_secret("kafka/credentials")
+    server = layers.settings({"kafka": kafka_layer(values)}).kafka
+    clients = KafkaLogin(server=server, ca_pem=values.get("ca_pem", ""))
+    if not server.security_protocol.startswith("SASL"):
+        detail = f"nothing to rotate: the broker asks for no user ({server.security_protocol})"
+        yield Rotation(what="kafka", outcome="unchanged", detail=detail)
+        return
+    if not admin_servers and not run.dry_run:
+        raise InvalidInput(
+            "where the broker takes its administrator is not known",
+            hint="Say it with --admin-servers or BDLAB_KAFKA_ADMIN_SERVERS, as for `bdlab migrate`.",
+        )
+    admin = clients if run.dry_run else administrator(run.session, clients, admin_servers)
+    yield from rotate_kafka_users(run, Users(admin), clients, services)

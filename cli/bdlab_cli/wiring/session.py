@@ -1,0 +1,196 @@
+"""What the commands share: settings, logs, consoles, the Vault session and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bdlab.errors import BdlabError
+    from bdlab.settings import Layers, Settings
+    from bdlab.vault.session import VaultSession
+
+INTERRUPTED_TWICE = 130
+_AT_A_TERMINAL_S = 5.0
+_LOOK_AGAIN_S = 0.5
+_SILENCE_S = 2.0
+
+T = TypeVar("T")
+
+
+def layers(
+    command_line: Mapping[str, Mapping[str, Any] | Any] | None = None,
+    *,
+    quiet: bool = False,
+    daemon: bool = False,
+) -> Layers:
+    """The settings' layers, and logs set up as they say.
+
+    `command_line` maps sections to fields; a None is an option that was not given. `quiet` is for a command
+    that prints its results itself: of the log it shows warnings and worse. A person at a terminal is kept
+    waiting for a shorter time than a script or a `daemon`.
+    """
+    from bdlab import settings
+    from bdlab_cli.output import logs
+
+    given: dict[str, Any] = {}
+    for section, values in (command_line or {}).items():
+        if not isinstance(values, Mapping):
+            given |= {section: values} if values is not None else {}
+            continue
+        given[section] = {field: value for field, value in values.items() if value is not None}
+    at_terminal = sys.stderr.isatty() and not daemon
+    defaults = {"startup_timeout_s": _AT_A_TERMINAL_S} if at_terminal else {}
+    loaded = settings.load(command_line=given, defaults=defaults)
+    logs.configure(loaded.settings().log, quiet=quiet)
+    return loaded
+
+
+def out() -> Console:
+    """The console for results."""
+    from bdlab_cli.output.console import Console
+
+    return Console(sys.stdout)
+
+
+def talk() -> Console:
+    """The console for everything that is no result: progress, advice, what is being waited for."""
+    from bdlab_cli.output.console import Console
+
+    return Console(sys.stderr)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM, SIGINT or SIGHUP sets; a second one leaves at once with code 130.
+
+    But no SIGHUP does: a terminal that closes sends several, and nobody is there to be impatient.
+
+    A thread of its own looks at them: the main one may be inside a client library that waits for its server,
+    where Python runs no handler. The handlers that stood before are put back at the end.
+    """
+    from bdlab import signals
+
+    stop = threading.Event()
+
+    def heard(_number: int, _frame: FrameType | None) -> None:
+        """Nothing: that Python handles a signal at all is what has its number written to `mouth`."""
+
+    def listen() -> None:
+        while numbers := ear.recv(16):
+            for number in numbers:
+                if signal.getsignal(number) is not heard:
+                    continue  # another handler stands in its place, as a server's own
+                if stop.is_set() and number != signal.SIGHUP:
+                    os._exit(INTERRUPTED_TWICE)
+                stop.set()
+
+    ear, mouth = socket.socketpair()
+    with ear, mouth:
+        mouth.setblocking(False)
+        listener = threading.Thread(target=listen, name="signals", daemon=True)
+        listener.start()
+        descriptor = signal.set_wakeup_fd(mouth.fileno())
+        handlers = {number: signal.signal(number, heard) for number in signals.ending()}
+        try:
+            yield stop
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(descriptor)
+            mouth.close()
+            listener.join()
+
+
+@contextmanager
+def vault_session(
+    layers: Layers,
+    stop: threading.Event | None = None,
+    *,
+    service: str,
+    database_role: str | None = None,
+    kafka: bool = True,
+    renewed: bool = False,
+) -> Iterator[VaultSession]:
+    """The open session of a short command; `renewed` for one that may take hours. Raises VaultError.
+
+    Setting `stop` ends its wait for Vault; without one a signal does. Whoever sits there is told of the wait.
+    """
+    from bdlab.vault.session import VaultSession
+
+    settings = layers.settings()
+    session = VaultSession(layers, service=service, database_role=database_role, kafka=kafka, daemon=renewed)
+    with closing(session):
+        with _told_of_wait(settings) as tell, nullcontext(stop) if stop else stop_on_signal() as ending:
+            session.open(settings.startup_timeout_s, stop=ending, waiting=tell)
+        yield session
+
+
+@contextmanager
+def _told_of_wait(settings: Settings) -> Iterator[Callable[[], None]]:
+    """What tells, once, that Vault is waited for; it does so by itself where Vault keeps silent."""
+    told = threading.Lock()
+
+    def tell() -> None:
+        if told.acquire(blocking=False):
+            talk().print(
+                f"Waiting for Vault at {settings.vault.address}, at most {settings.startup_timeout_s:g} s "
+                "(--startup-timeout); Ctrl-C ends the wait.",
+                soft_wrap=True,
+            )
+
+    silence = threading.Timer(_SILENCE_S, tell)
+    silence.daemon = True
+    silence.start()
+    try:
+        yield tell
+    finally:
+        silence.cancel()
+
+
+def wait_for(
+    what: str,
+    attempt: Callable[[], T],
+    *,
+    timeout_s: float,
+    stop: threading.Event,
+    also: tuple[type[BdlabError], ...] = (),
+) -> T:
+    """Try `attempt` until it succeeds, for at most `timeout_s` seconds or until `stop` is set; its result.
+
+    Waits only for what can come by itself: a server that is away, and `also`. Each new reason is logged once.
+    """
+    import time
+
+    import structlog
+
+    from bdlab.errors import BrokerUnavailable, DatabaseUnavailable, VaultUnavailable
+
+    passing: tuple[type[BdlabError], ...] = (VaultUnavailable, BrokerUnavailable, DatabaseUnavailable, *also)
+    log = structlog.get_logger()
+    deadline = time.monotonic() + timeout_s
+    told = ""
+    while True:
+        try:
+            found = attempt()
+        except passing as error:
+            if stop.is_set() or time.monotonic() >= deadline:
+                waited = f"{error.message} (waited {timeout_s:g} s)"
+                raise type(error)(waited, hint=error.hint) from error
+            if error.message != told:
+                told = error.message
+                log.warning("waiting", waits_for=what, problem=error.message, timeout_s=timeout_s)
+            stop.wait(_LOOK_AGAIN_S)
+            continue
+        if told:
+            log.info("the wait is over", waited_for=what)
+        return found

@@ -1,0 +1,226 @@
+"""uvicorn around the API: one process, or several workers under a supervisor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from math import ceil
+from pathlib import Path
+from types import FrameType
+
+import structlog
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from bdlab import signals
+from bdlab.errors import BdlabError, InvalidInput
+from bdlab.hosts import AllowedHosts, is_loopback
+from bdlab.settings import HttpSettings, Layers, Settings
+from bdlab_cli.output import terminal
+from bdlab_cli.wiring import session as wiring
+from bdlab_cli.wiring import uvicorn_tls as https
+from bdlab_cli.wiring.api import Api, vault_session
+from bdlab_cli.wiring.uvicorn_protocol import max_connections
+
+log = structlog.get_logger()
+
+_GRACE_S = 1
+_SEND_BYTES = 256 << 10
+_METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def run(layers: Layers) -> None:
+    """Serve until SIGTERM, SIGINT or SIGHUP: then take no new request, answer those in flight, and close.
+
+    Raises BdlabError where it cannot start.
+    """
+    settings = layers.settings()
+    settings.http.origins()
+    max_connections(settings.http.max_connections)  # before anything is waited for
+    with closing(_bind(settings.http)) as listener:
+        if settings.http.workers == 1:
+            _serve_here(layers, listener)
+        else:
+            _serve_in_workers(layers, listener)
+
+
+def _serve_here(layers: Layers, listener: socket.socket) -> None:
+    api = Api(layers)
+    with closing(api):
+        api.open()
+        server = _Server(_config(layers.settings(), app=api.asgi))
+        server.announced_url = _url(layers.settings().http, listener)
+        # uvicorn sends itself the signal again once it has stopped; with these handlers that ends nothing.
+        with wiring.stop_on_signal():
+            server.run([listener])
+
+
+def _serve_in_workers(layers: Layers, listener: socket.socket) -> None:
+    settings = layers.settings()
+    # Once before there are several: waits for Vault, and a wrapped secret id can be unwrapped only once.
+    session = vault_session(layers)
+    with closing(session):
+        session.open(settings.startup_timeout_s)
+    os.environ.update(_as_environment(settings))
+    with _metrics_folder():
+        supervisor = _Supervisor(_config(settings, app="bdlab_cli.wiring.api:make_worker"), [listener])
+        supervisor.announced_url = _url(settings.http, listener)
+        supervisor.run()
+    if any(process.exitcode not in (0, None, -15) for process in supervisor.processes):
+        raise BdlabError("a worker could not start", hint="The lines above this one say why.")
+
+
+class _Server(uvicorn.Server):
+    announced_url = ""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            _announce(self.announced_url)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            before = {number: signal.signal(number, self.handle_exit) for number in signals.ending()}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The second signal ends it at once, whichever it is; but for SIGHUP, see `wiring.stop_on_signal`."""
+        if self.should_exit and sig != signal.SIGHUP:
+            os._exit(wiring.INTERRUPTED_TWICE)
+        super().handle_exit(sig, frame)
+
+
+class _Supervisor(Multiprocess):
+    announced_url = ""
+
+    def __init__(self, config: https.Config, sockets: list[socket.socket]) -> None:
+        deaf = signal.SIGHUP not in signals.ending()
+        super().__init__(config, sockets)
+        if deaf:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def handle_hup(self) -> None:
+        """uvicorn would start its workers anew."""
+        self.handle_term()
+
+    def keep_subprocess_alive(self) -> None:
+        super().keep_subprocess_alive()
+        if self.announced_url and all(process.is_ready(timeout=1) for process in self.processes):
+            _announce(self.announced_url)
+            self.announced_url = ""
+
+
+def _announce(url: str) -> None:
+    log.info("serving", url=url)
+    terminal.echo(url)
+
+
+def _config(settings: Settings, *, app: object) -> https.Config:
+    http = settings.http
+    return https.Config(
+        app,
+        factory=True,
+        workers=http.workers,
+        lifespan="on",
+        access_log=False,
+        proxy_headers=False,
+        log_config=None,
+        max_connections=max_connections(http.max_connections),
+        timeout_keep_alive=http.keep_alive_s,
+        server_header=False,
+        ssl_certfile=http.tls_cert_file or None,
+        ssl_keyfile=http.tls_key_file or None,
+        # No prediction in flight takes longer; a client that reads slowly may not hold up the end.
+        timeout_graceful_shutdown=ceil(settings.kafka.delivery_timeout_s) + _GRACE_S,
+    )
+
+
+def _bind(http: HttpSettings) -> socket.socket:
+    """The listening address, taken before anything else. Raises InvalidInput, BdlabError."""
+    if bool(http.tls_cert_file) != bool(http.tls_key_file):
+        raise InvalidInput("TLS needs both, --tls-cert and --tls-key")
+    for file in (http.tls_cert_file, http.tls_key_file):
+        if file and not os.access(file, os.R_OK):
+            raise InvalidInput(f"the TLS file {file} cannot be read")
+    if http.tls_cert_file:
+        try:
+            https.check_pair(Path(http.tls_cert_file), Path(http.tls_key_file))
+        except OSError as error:
+            raise InvalidInput(
+                f"the certificate {http.tls_cert_file} and the key {http.tls_key_file} do not work: {error}",
+                hint="Both have to be PEM: the certificate chain, and its own key, not encrypted.",
+            ) from error
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        _check_hosts(http, str(address[0]))
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Each connection takes this over: what a client does not read is not for the system to hold either.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+        listener.bind(address)
+    except OSError as error:
+        raise BdlabError(
+            f"cannot listen on {http.host} port {http.port}: {error.strerror}",
+            hint="Choose another with --host and --port; --port 0 takes a free one.",
+        ) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def _check_hosts(http: HttpSettings, address: str) -> None:
+    """Raise InvalidInput where others can reach `address` and nobody said by which names."""
+    allowed = AllowedHosts(http.allowed_hosts, bound=http.host)
+    if not allowed.listed and not is_loopback(address):
+        raise InvalidInput(
+            f"http.allowed_hosts has to be set: the API is to listen on {http.host}, where other machines "
+            "reach it, and it may answer to its own names only",
+            hint="Name all by which it is called: --allowed-hosts app.example.org,10.0.0.5 (or "
+            "BDLAB_HTTP_ALLOWED_HOSTS); '*' takes any, also a name that a hostile web page points here.",
+        )
+
+
+def _url(http: HttpSettings, listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - shown, not bound
+        host = "localhost"
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{'https' if http.tls_cert_file else 'http'}://{host}:{port}"
+
+
+def _as_environment(settings: Settings) -> dict[str, str]:
+    """What the command line said, for the workers, which have only the environment."""
+    http = settings.http
+    return {
+        "BDLAB_STARTUP_TIMEOUT": str(settings.startup_timeout_s),
+        "BDLAB_HTTP_HOST": http.host,
+        "BDLAB_HTTP_PORT": str(http.port),
+        "BDLAB_HTTP_ALLOWED_HOSTS": http.allowed_hosts,
+        "BDLAB_HTTP_WORKERS": str(http.workers),
+    }
+
+
+@contextmanager
+def _metrics_folder() -> Iterator[None]:
+    """A folder in which the workers' metrics come together; one that the environment names stays."""
+    if os.environ.get(_METRICS_DIR):
+        yield
+        return
+    folder = tempfile.mkdtemp(prefix="bdlab-metrics-")
+    os.environ[_METRICS_DIR] = folder
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,304 @@
+"""The services' users at a secured broker, and what each of them may do there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, cast
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export all of them
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialAlteration,
+    UserScramCredentialUpsertion,
+)
+
+from bdlab.credentials import KafkaLogin
+from bdlab.errors import BrokerRefused
+from bdlab.kafka.admin_futures import answers, seconds_left
+from bdlab.kafka.connection import AUTHENTICATION, broker_error, client_config
+from bdlab.settings import KafkaSettings
+
+# librdkafka's own codes bear an underscore; private they are not.
+_SSL = KafkaError._SSL  # noqa: SLF001
+
+_CLIENT_ID = "bdlab-migrate"
+_TIMEOUT_S = 15.0
+_POLL_S = 0.05
+_RETRY_S = 0.1
+
+#: The least that Kafka takes. The passwords are long and random: guessing is hopeless at any count.
+_ITERATIONS = 4096
+_MECHANISMS = {
+    "SCRAM-SHA-256": ScramMechanism.SCRAM_SHA_256,
+    "SCRAM-SHA-512": ScramMechanism.SCRAM_SHA_512,
+}
+_CLUSTER = "kafka-cluster"
+
+
+class Change(NamedTuple):
+    """What was done to what: ("created", "user bdlab-serve-a")."""
+
+    action: str
+    subject: str
+
+
+class Grant(NamedTuple):
+    """One operation on one resource: (WRITE, TOPIC, "predictions")."""
+
+    operation: AclOperation
+    kind: ResourceType
+    resource: str
+
+
+def grants(service: str, server: KafkaSettings) -> frozenset[Grant]:
+    """All that a service may do; nothing for one that never talks to the broker.
+
+    The broker takes who may write or read as one who may describe; it is granted by itself all the same, so
+    that a list of ACLs shows it. An idempotent producer needs WRITE alone (Kafka 2.8 and later).
+    """
+    topic = Grant(AclOperation.DESCRIBE, ResourceType.TOPIC, server.topic)
+    group = Grant(AclOperation.DESCRIBE, ResourceType.GROUP, server.group)
+    write = {topic, topic._replace(operation=AclOperation.WRITE)}
+    read = {topic, topic._replace(operation=AclOperation.READ)}
+    by_service = {
+        "serve": write,
+        "predict": write,
+        "dlq": write,
+        "consume": read | {group, group._replace(operation=AclOperation.READ)},
+        # It reads no group; without this its client would be told at each start that it may not.
+        "verify": read | {group},
+        # librdkafka's name for the cluster as a resource is BROKER.
+        # A record, to compare it with what is recorded.
+        "status": read | {group, Grant(AclOperation.DESCRIBE, ResourceType.BROKER, _CLUSTER)},
+    }
+    return frozenset(by_service.get(service, ()))
+
+
+def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[KafkaLogin]]) -> list[Change]:
+    """Bring users, passwords and ACLs to the wanted state; what was changed, nothing where all stood.
+
+    `users` has for each service the logins that it may use, as it will use them. A user that exists is tried
+    with its password, and given it anew where it is refused. What one of these users is allowed beyond its
+    service's grants is taken away; a denial that somebody added is left. The broker knows all on return.
+
+    Raises BrokerRefused where `admin_login` may not do this, and BrokerUnavailable.
+    """
+    admin = _open_admin(admin_login)
+    logins = [login for of_service in users.values() for login in of_service]
+    changes = _ensure_users(admin, logins)
+    wanted = {
+        _binding(login.username, grant)
+        for service, of_service in users.items()
+        for login in of_service
+        for grant in grants(service, login.server)
+    }
+    return changes + _ensure_acls(admin, wanted, {login.username for login in logins})
+
+
+def accepts(login: KafkaLogin) -> bool:
+    """Whether the broker lets this user in with this password. Raises BrokerUnavailable, BrokerRefused."""
+    try:
+        _open(login)
+    except BrokerRefused as error:
+        cause = error.__cause__
+        if isinstance(cause, KafkaException) and cause.args[0].code() == AUTHENTICATION:
+            return False
+        raise
+    return True
+
+
+def _open_admin(login: KafkaLogin) -> AdminClient:
+    """A client that may do what is needed.
+
+    It has to be asked for beforehand: to one who may not, confluent_kafka's listing of ACLs is empty without
+    an error, and its listing of users ends the process with a broken heap (2.16).
+    """
+    client = _open(login)
+
+    def ask(left: float) -> dict[str, Future[Any]]:
+        answer = client.describe_cluster(include_authorized_operations=True, request_timeout=left)
+        return {"asking what the administrator may do": answer}
+
+    (found,) = answers(ask, _TIMEOUT_S)
+    if AclOperation.ALTER not in (found.authorized_operations or ()):
+        raise BrokerRefused(
+            f"the broker at {login.server.bootstrap_servers} lets {login.username or 'this certificate'} in, "
+            "and does not let it change users and ACLs",
+            hint="Log in with a certificate whose subject is one of the broker's super.users.",
+        )
+    return client
+
+
+def _open(login: KafkaLogin) -> AdminClient:
+    """A client that the broker has let in.
+
+    librdkafka repeats a refused login and answers only when its time is over, without the reason: that comes
+    before, as an event. The list of topics is answered over the first connection, where an administrative
+    question waits for a second one, and so for another login.
+
+    Raises BrokerRefused with a KafkaException as its cause, or BrokerUnavailable.
+    """
+    events: list[KafkaError] = []
+    # Short, as a broker that is just starting is waited for by this one client, and for no longer than here.
+    config = client_config(login, client_id=_CLIENT_ID) | {"reconnect.backoff.max.ms": 100}
+    client = AdminClient(config | {"error_cb": events.append})
+    doing = f"logging in at {login.server.bootstrap_servers} as {login.username or 'administrator'}"
+    deadline, patience_s = time.monotonic() + _TIMEOUT_S, _POLL_S
+    while True:
+        try:
+            client.list_topics(timeout=min(patience_s, seconds_left(deadline)))
+        except KafkaException as error:
+            client.poll(0)
+            for event in events:
+                _raise_refusal(event, doing)
+            if time.monotonic() >= deadline:
+                last = f" (last: {events[-1].str()})" if events else ""
+                found = broker_error(error, doing)
+                raise type(found)(f"{found.message}{last}", hint=found.hint) from error
+            patience_s *= 2
+        else:
+            return client
+
+
+def _raise_refusal(event: KafkaError, doing: str) -> None:
+    if event.code() == AUTHENTICATION:
+        raise broker_error(event, doing) from KafkaException(event)
+    if event.code() == _SSL:
+        raise BrokerRefused(
+            f"{doing}: {event.str()}",
+            hint="Check the certificates: the broker's, the authority's, the administrator's own.",
+        ) from KafkaException(event)
+
+
+def _ensure_users(admin: AdminClient, logins: Sequence[KafkaLogin]) -> list[Change]:
+    def ask(left: float) -> dict[str, Future[Any]]:
+        # Without names it answers with one future for all.
+        found = cast("Future[Any]", admin.describe_user_scram_credentials(request_timeout=left))
+        return {"listing the broker's users": found}
+
+    (known,) = answers(ask, _TIMEOUT_S)
+    refused = _refused([login for login in logins if login.username in known])
+    wrong = [login for login in logins if login.username not in known or login in refused]
+    _set_passwords(admin, wrong)
+    # One stands for all: a broker takes what one request has changed as a whole. To try a dozen takes half a
+    # second of the processor from a broker that has just started.
+    _await_accepted(wrong[-1:])
+    return [
+        Change("set the password of" if login.username in known else "created", f"user {login.username}")
+        for login in wrong
+    ]
+
+
+def _refused(logins: Sequence[KafkaLogin]) -> list[KafkaLogin]:
+    """Those whom the broker does not let in; all are tried at once."""
+    with ThreadPoolExecutor(max_workers=max(1, len(logins))) as threads:
+        return [login for login, good in zip(logins, threads.map(accepts, logins), strict=True) if not good]
+
+
+def _set_passwords(admin: AdminClient, logins: Sequence[KafkaLogin]) -> None:
+    upsertions: list[UserScramCredentialAlteration] = []
+    for login in logins:
+        name = login.server.sasl_mechanism
+        mechanism = _MECHANISMS.get(name)
+        if mechanism is None:
+            raise BrokerRefused(
+                f"users can be made at a broker for SCRAM, and the mechanism is {name}",
+                hint="Name a user that the broker has in .env of the first set-up: BDLAB_KAFKA_USERNAME and "
+                "BDLAB_KAFKA_PASSWORD.",
+            )
+        credential = ScramCredentialInfo(mechanism, _ITERATIONS)
+        password = login.password.reveal().encode()
+        upsertions.append(UserScramCredentialUpsertion(login.username, credential, password))
+
+    def ask(left: float) -> dict[str, Future[Any]]:
+        futures = admin.alter_user_scram_credentials(upsertions, request_timeout=left)
+        return {f"setting the password of user {name!r}": future for name, future in futures.items()}
+
+    if upsertions:
+        answers(ask, _TIMEOUT_S)
+
+
+def _await_accepted(logins: Sequence[KafkaLogin]) -> None:
+    """A broker learns of a password a moment after the controller has taken it."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    while logins := _refused(logins):
+        if time.monotonic() >= deadline:
+            login = logins[0]
+            raise BrokerRefused(
+                f"the broker at {login.server.bootstrap_servers} took a password for user "
+                f"{login.username!r}, and still refuses it after {_TIMEOUT_S:g} s",
+                hint="Look into the broker's log.",
+            )
+        time.sleep(_RETRY_S)
+
+
+def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], names: Iterable[str]) -> list[Change]:
+    held = _allowed(admin, names)
+    missing, excess = sorted(wanted - held), sorted(held - wanted)
+
+    def create(left: float) -> dict[str, Future[Any]]:
+        created = admin.create_acls(missing, request_timeout=left)
+        return {f"allowing {_in_words(acl)}": created[acl] for acl in missing}
+
+    def remove(left: float) -> dict[str, Future[Any]]:
+        filters = {acl: AclBindingFilter(*acl._to_tuple()) for acl in excess}  # noqa: SLF001
+        removed = admin.delete_acls(list(filters.values()), request_timeout=left)
+        return {f"taking away {_in_words(acl)}": removed[filters[acl]] for acl in excess}
+
+    if missing:
+        answers(create, _TIMEOUT_S)
+    if excess:
+        answers(remove, _TIMEOUT_S)
+    return [Change("allowed", _in_words(acl)) for acl in missing] + [
+        Change("took away", _in_words(acl)) for acl in excess
+    ]
+
+
+def _allowed(admin: AdminClient, names: Iterable[str]) -> set[AclBinding]:
+    """What these users may do; the broker is asked for everybody's ACLs at once."""
+    anything: Any = None
+    everything = AclBindingFilter(
+        ResourceType.ANY,
+        anything,
+        ResourcePatternType.ANY,
+        anything,
+        anything,
+        AclOperation.ANY,
+        AclPermissionType.ALLOW,
+    )
+
+    def ask(left: float) -> dict[str, Future[Any]]:
+        return {"listing what users may do": admin.describe_acls(everything, request_timeout=left)}
+
+    (found,) = answers(ask, _TIMEOUT_S)
+    principals = {f"User:{name}" for name in names}
+    return {acl for acl in found if acl.principal in principals}
+
+
+def _binding(name: str, grant: Grant) -> AclBinding:
+    return AclBinding(
+        grant.kind,
+        grant.resource,
+        ResourcePatternType.LITERAL,
+        f"User:{name}",
+        "*",
+        grant.operation,
+        AclPermissionType.ALLOW,
+    )
+
+
+def _in_words(acl: AclBinding) -> str:
+    """ "bdlab-serve-a: WRITE on topic predictions"."""
+    resource, operation = ResourceType(acl.restype), AclOperation(acl.operation)
+    kind = "cluster" if resource == ResourceType.BROKER else resource.name.lower()
+    return f"{acl.principal.removeprefix('User:')}: {operation.name} on {kind} {acl.name}"

@@ -1,0 +1,303 @@
+"""One librdkafka consumer, a member of the group, bound to one log for life."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+from confluent_kafka import Consumer as Client
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+
+from bdlab.credentials import KafkaLogin
+from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, OffsetOutOfRange, TopicMissing
+from bdlab.events import Record
+from bdlab.identity import Prove
+from bdlab.kafka.assignment import ASK_TIMEOUT_S, Assignment, StartPositions, ask_starts, out_of_range
+from bdlab.kafka.connection import (
+    ALL_BROKERS_DOWN,
+    MAX_MESSAGE_BYTES,
+    PARTITION_EOF,
+    TRANSPORT,
+    UNREADABLE,
+    broker_error,
+    client_config,
+    cluster_of,
+)
+from bdlab.kafka.log_reader import reported_ranges
+from bdlab.kafka.topicid import TopicIds
+
+log = structlog.get_logger()
+
+MAX_POLL_BYTES = 64 << 20
+"""`read()` stops collecting at about this many bytes of values, so that a batch of huge ones fits memory."""
+
+_CHUNK = 500
+#: How often the topic's id is asked for while nothing comes.
+_CHECK_EVERY_S = 1.0
+
+
+class Member:
+    """Reads what the group assigns to it, from the positions that `positions` gives.
+
+    `verified`: the broker was asked for its cluster id and the topic's id since the last time that all
+    connections were lost. Until it is verified again nothing is read, as another log may have taken over the
+    address; `replaced` says that this is what happened. Records are given out only once the broker has said,
+    after they came, that the topic still has its id: an id never comes back, so that they are of this topic
+    and of no later one of its name. `refusal` is the last word of a broker that does not accept the user.
+    """
+
+    def __init__(
+        self, login: KafkaLogin, positions: StartPositions, prove: Prove | None, *, client_id: str
+    ) -> None:
+        self.login = login
+        self.cluster_id = ""
+        self.topic_id = ""
+        self.verified = False
+        self.replaced = False
+        self.refusal: BrokerRefused | None = None
+        self.assignment = Assignment()
+        self._positions = positions
+        self._prove = prove
+        self._ids = TopicIds(login, client_id=f"{client_id}-topic")
+        self._next_check = 0.0
+        self._client_id = client_id
+        self._interrupted = False
+        self._unassigned_since: float | None = None
+        self._gaps: dict[int, int] = {}
+        self._last_problem = ""
+        session_ms = round(login.server.session_timeout_s * 1000)
+        config = client_config(login, client_id=client_id) | {
+            "group.id": login.server.group,
+            # Eager: all partitions are given back and started afresh, at the store's positions.
+            "partition.assignment.strategy": "range",
+            "session.timeout.ms": session_ms,
+            "heartbeat.interval.ms": max(100, session_ms // 4),
+            "max.poll.interval.ms": max(300_000, session_ms),
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "allow.auto.create.topics": False,
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 100,
+            "fetch.max.bytes": 16 << 20,
+            "max.partition.fetch.bytes": 4 << 20,
+            "receive.message.max.bytes": MAX_MESSAGE_BYTES + (1 << 20),
+            "queued.min.messages": 20_000,
+            "queued.max.messages.kbytes": 32 << 10,
+            "error_cb": self._on_error,
+        }
+        try:
+            self._client = Client(config)
+        except KafkaException as error:
+            raise broker_error(error, "the Kafka settings are not usable") from error
+
+    def close(self) -> None:
+        """Leave the group, where a broker is there to be told."""
+        self._client.close()
+        self._ids.close()
+
+    def change_user(self, login: KafkaLogin) -> None:
+        """Use another user of the same server for new connections; those that are open stay."""
+        self.login = login
+        self._client.set_sasl_credentials(login.username, login.password.reveal())
+        self._ids.change_user(login)
+
+    def verify(self, timeout_s: float) -> None:
+        """Find out which log the broker has; sets `verified`, or `replaced`. Raises BrokerError."""
+        server = self.login.server
+        try:
+            found = cluster_of(self._client, server.topic, server=server, timeout_s=timeout_s)
+        except BrokerUnavailable as error:
+            # The reason waits for a poll; a record that comes with it will be read again.
+            if self._client.poll(0) is not None:
+                self.assignment.restart()
+            if self.refusal is not None:
+                raise self.refusal from error
+            why = f": {self._last_problem}" if self._last_problem else ""
+            raise BrokerUnavailable(
+                f"no broker answers at {server.bootstrap_servers}{why}", hint=error.hint
+            ) from error
+        found_id = self._ids.ask(timeout_s)
+        self.refusal = None
+        self._last_problem = ""
+        if self.cluster_id and (found, found_id) != (self.cluster_id, self.topic_id):
+            self.replaced = True
+            return
+        if not self.cluster_id:
+            self.cluster_id, self.topic_id = found, found_id
+            self._client.subscribe(
+                [server.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
+            )
+            self._unassigned_since = time.monotonic()
+        self.verified = True
+        if self._unassigned_since is not None:
+            self._unassigned_since = time.monotonic()
+
+    @property
+    def group_answered(self) -> bool:
+        """Whether the group has said which partitions this member gets, which may be none."""
+        return self._unassigned_since is None
+
+    @property
+    def unassigned_s(self) -> float:
+        """For how many seconds the group has owed this member an answer, 0 where it has not."""
+        since = self._unassigned_since
+        return time.monotonic() - since if since is not None and self.verified else 0.0
+
+    def start(self) -> None:
+        """Begin to fetch, at the positions of the store. Raises BrokerError, and what `positions` raises."""
+        starts = ask_starts(
+            self._client,
+            self.login,
+            self.cluster_id,
+            self.topic_id,
+            self.assignment,
+            self._positions,
+            self._prove,
+            client_id=self._client_id,
+        )
+        topic = self.login.server.topic
+        try:
+            # This replaces whatever was fetched, and drops what was read ahead.
+            self._client.assign(
+                [TopicPartition(topic, partition, offset) for partition, offset in starts.items()]
+            )
+        except KafkaException as error:
+            raise broker_error(error, "starting at the store's positions") from error
+        self.assignment.start(starts)
+
+    def read(self, max_records: int, deadline: float) -> list[Record]:
+        """What comes until `deadline`; nothing where assignment or connection changed meanwhile, or if the
+        topic was made again (`replaced`). Raises BrokerError; a later call gives out what had come by then.
+        """
+        if not self.assignment.held:
+            self.assignment.held = self._collect(max_records, deadline)
+        if self.assignment.held or time.monotonic() >= self._next_check:
+            if self._ids.ask(ASK_TIMEOUT_S) != self.topic_id:
+                self.replaced = True
+                return []
+            self._next_check = time.monotonic() + _CHECK_EVERY_S
+        records, self.assignment.held = self.assignment.held, []
+        return records
+
+    def _collect(self, max_records: int, deadline: float) -> list[Record]:
+        records: list[Record] = []
+        size = 0
+        self._interrupted = False
+        try:
+            while len(records) < max_records and size < MAX_POLL_BYTES:
+                first = self._client.poll(max(0.0, deadline - time.monotonic()))
+                if first is None:
+                    break
+                room = min(max_records - len(records) - 1, _CHUNK)
+                for message in (first, *(self._client.consume(room, 0) if room else ())):
+                    error = message.error()
+                    if error is not None:
+                        self._on_message_error(error, message)
+                    elif self.assignment.gap(message):
+                        self._on_gap(message)
+                    elif record := self.assignment.take(message, self.cluster_id, self.topic_id):
+                        records.append(record)
+                        size += len(record.value or b"")
+                    if self._interrupted:  # the rest of the chunk says nothing more: all is read again
+                        break
+                if self._interrupted:
+                    break
+        except KafkaException as error:
+            self.assignment.restart()
+            raise broker_error(error, "reading from the broker") from error
+        if not self._interrupted:
+            return records
+        # Part of it may be of partitions that are others' now, or of another log: all can be read again.
+        self._interrupted = False
+        self.assignment.restart()
+        return []
+
+    def commit(self, offsets: dict[int, int]) -> None:
+        """Commit next offsets to the group, in the background; it is told to lag tools only."""
+        topic = self.login.server.topic
+        wanted = [
+            TopicPartition(topic, partition, offset)
+            for partition, offset in offsets.items()
+            if partition in self.assignment.partitions
+        ]
+        if not wanted:
+            return
+        try:
+            self._client.commit(offsets=wanted, asynchronous=True)
+        except KafkaException as error:
+            log.debug("group offsets not committed", problem=str(error))
+
+    def _on_message_error(self, error: KafkaError, message: Message) -> None:
+        partition = message.partition()
+        if error.code() == PARTITION_EOF and partition is not None:
+            self.assignment.end(partition)
+            return
+        found = broker_error(error, "reading from the broker")
+        if isinstance(found, BrokerRefused):
+            self.refusal = found
+        elif isinstance(found, TopicMissing):
+            self.verified = False
+            self._interrupted = True
+        elif isinstance(found, OffsetOutOfRange) and partition is not None:
+            self._stop(partition, self._why_out_of_range(partition))
+        elif error.code() in UNREADABLE and partition is not None:
+            self._stop(partition, f"what is at offset {message.offset()} cannot be unpacked: {error.str()}")
+        elif error.str() != self._last_problem:
+            self._last_problem = error.str()
+            log.warning("reading from Kafka goes on after an error", problem=error.str())
+
+    def _on_gap(self, message: Message) -> None:
+        """Read once more what should have come in between; where it does not come, do not skip it."""
+        partition, offset = message.partition(), message.offset()
+        if partition is None or offset is None or partition in self.assignment.stopped:
+            return
+        missing = self.assignment.next_offset(partition)
+        if self._gaps.get(partition) != missing:
+            self._gaps[partition] = missing
+            self._interrupted = True
+            return
+        self._stop(
+            partition,
+            f"offsets {missing} to {offset - 1} of {self.login.server.topic} "
+            f"partition {partition} are not in the log: the topic was compacted or written in transactions, "
+            "and cannot be accounted for",
+        )
+
+    def _why_out_of_range(self, partition: int) -> str:
+        topic = self.login.server.topic
+        offset = self.assignment.next_offset(partition)
+        try:
+            start, end = reported_ranges(self._client, topic, [partition], ASK_TIMEOUT_S)[partition]
+        except BrokerError as error:
+            return f"offset {offset} of {topic} partition {partition} is not in the log ({error.message})"
+        return out_of_range(topic, partition, offset, start, end)
+
+    def _stop(self, partition: int, reason: str) -> None:
+        self._client.pause([TopicPartition(self.login.server.topic, partition)])
+        self.assignment.stop(partition, reason)
+
+    # Callbacks of librdkafka, from within poll(). They take notes; the work is done outside of them.
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == TRANSPORT:
+            self._last_problem = error.str()
+        elif error.code() == ALL_BROKERS_DOWN:
+            self.verified = False
+            self._interrupted = True
+        elif isinstance(found := broker_error(error, "the broker refuses this consumer"), BrokerRefused):
+            self.refusal = found
+
+    def _on_assign(self, client: Client, partitions: list[TopicPartition]) -> None:
+        # Nothing is fetched before the store was asked: the group's offsets are not to be used.
+        client.assign([])
+        self.assignment = Assignment(frozenset(partition.partition for partition in partitions))
+        self._interrupted = True
+        self._unassigned_since = None
+        log.info("partitions assigned", partitions=sorted(self.assignment.partitions))
+
+    def _on_revoke(self, _client: Client, _partitions: list[TopicPartition]) -> None:
+        log.info("partitions revoked", partitions=sorted(self.assignment.partitions))
+        self.assignment = Assignment()
+        self._interrupted = True
+        self._unassigned_since = time.monotonic()

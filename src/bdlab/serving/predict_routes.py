@@ -1,0 +1,213 @@
+"""POST /predict and /predict/batch: scored, published, and answered once the broker has acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+from litestar import Request, Response, post
+from litestar.handlers import HTTPRouteHandler
+
+from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
+from bdlab.events import PredictionEvent, Review, Score, idempotent_id, make_event, uuid7
+from bdlab.reviews import ReviewInvalid, decode, decode_many
+from bdlab.serving.acknowledgements import Acknowledgements
+from bdlab.serving.batching import QUICK_CHARACTERS, Scoring
+from bdlab.serving.documentation import PREDICT_RESPONSES, REVIEW, describe, review_list
+from bdlab.serving.metrics import Metrics
+from bdlab.serving.problems import Problem, from_error, invalid, problem
+from bdlab.serving.protocols import Parts
+from bdlab.serving.requests import Head, read_body, read_head
+from bdlab.serving.responses import Answer, BatchItem, answer_to, json_response
+from bdlab.serving.unsent import Unsent
+
+log = structlog.get_logger()
+
+#: A publisher keeps to its own delivery time-out; should it not, the caller waits these seconds longer.
+_GRACE_S = 5.0
+#: Events of a batch that are published before the event loop looks at others' requests.
+AT_ONCE = 50
+
+T = TypeVar("T")
+
+
+class Predictions:
+    """Scores, publishes and waits; holds the bound on how many wait at once."""
+
+    def __init__(self, parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -> None:
+        self._publisher = parts.publisher
+        self._scorer = parts.scorer
+        self._model = parts.scorer.name
+        self._scoring = Scoring(parts.scorer)
+        self._max_in_flight = parts.settings.http.max_in_flight
+        self._limit_s = parts.settings.kafka.delivery_timeout_s + _GRACE_S
+        self._metrics = metrics
+        self._acknowledgements = acknowledgements
+        self._in_flight = 0
+
+    async def read(self, decode: Callable[..., T], body: bytes, **limits: int) -> T:
+        """What `decode` makes of a body, beside the event loop where that is large. Raises Problem."""
+        try:
+            if len(body) <= QUICK_CHARACTERS:
+                return decode(body, **limits)
+            return await self._scoring.aside(partial(decode, body, **limits))
+        except ReviewInvalid as error:
+            raise invalid(error) from None
+
+    async def predict(self, review: Review, head: Head) -> Answer:
+        """Raises Problem where the prediction was not acknowledged."""
+        key = head.idempotency_key
+        event_id = idempotent_id(key, review) if key else uuid7()
+        self._enter(1)
+        try:
+            score = await self._scoring.score(review)
+            event = make_event(event_id, review, score, model=self._model)
+            await self._publish(event, head)
+        except BrokerError as error:
+            raise from_error(error, prediction_id=str(event_id)) from error
+        finally:
+            self._leave(1)
+        return answer_to(event, score)
+
+    async def predict_many(self, reviews: Sequence[Review], head: Head) -> list[Answer]:
+        """All of them acknowledged, in their order. Raises Problem, which says of each what became of it."""
+        self._enter(len(reviews))
+        try:
+            events, scores = await self._scoring.aside(self._make_events, reviews, head.idempotency_key)
+            publishing: list[asyncio.Task[None]] = []
+            for event in events:
+                publishing.append(asyncio.create_task(self._publish(event, head)))
+                if len(publishing) % AT_ONCE == 0:
+                    await asyncio.sleep(0)  # for the others' requests
+            found = await asyncio.gather(*publishing, return_exceptions=True)
+        finally:
+            self._leave(len(reviews))
+        if any(found):
+            raise _partly(events, scores, found)
+        return list(map(answer_to, events, scores))
+
+    def _make_events(
+        self, reviews: Sequence[Review], key: str
+    ) -> tuple[list[PredictionEvent], Sequence[Score]]:
+        ids = [
+            idempotent_id(f"{key}#{index}", review) if key else uuid7()
+            for index, review in enumerate(reviews)
+        ]
+        scores = self._scorer.score_many(reviews)
+        events = [
+            make_event(event_id, review, score, model=self._model)
+            for event_id, review, score in zip(ids, reviews, scores, strict=True)
+        ]
+        return events, scores
+
+    async def _publish(self, event: PredictionEvent, head: Head) -> None:
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._limit_s):
+                position = await self._publisher.publish(
+                    event, traceparent=head.traceparent, source=head.source
+                )
+        except TimeoutError:
+            self._metrics.not_acknowledged.inc()
+            late = f"the broker did not acknowledge the event within {self._limit_s:g} s"
+            self._acknowledgements.failed(late)
+            raise NotAcknowledged(
+                late, hint="Retry with the same Idempotency-Key: the event may or may not be on the topic."
+            ) from None
+        except BrokerError as error:
+            self._metrics.not_acknowledged.inc()
+            if not isinstance(error, EventTooLarge):
+                self._acknowledgements.failed(error.message)
+            log.warning("not published", id=str(event.id), problem=error.message)
+            raise
+        self._metrics.acknowledged.inc()
+        self._acknowledgements.succeeded()
+        self._metrics.acknowledgement_seconds.observe(time.perf_counter() - started)
+        log.info("published", id=str(event.id), partition=position.partition, offset=position.offset)
+
+    def _enter(self, count: int) -> None:
+        if self._in_flight + count > self._max_in_flight:
+            self._metrics.busy.inc(count)
+            raise problem(
+                503,
+                "busy",
+                "Too many predictions are in flight",
+                f"{self._in_flight} predictions wait for the broker, and {self._max_in_flight} may. "
+                "Nothing was published: retry a little later.",
+            )
+        self._in_flight += count
+        self._metrics.in_flight.set(self._in_flight)
+
+    def _leave(self, count: int) -> None:
+        self._in_flight -= count
+        self._metrics.in_flight.set(self._in_flight)
+
+
+def _partly(
+    events: Sequence[PredictionEvent], scores: Sequence[Score], found: Sequence[BaseException | None]
+) -> Problem:
+    results = []
+    for index, (event, score, error) in enumerate(zip(events, scores, found, strict=True)):
+        if error is None:
+            item = BatchItem(index=index, id=event.id, status="acknowledged", result=answer_to(event, score))
+        elif isinstance(error, EventTooLarge):
+            item = BatchItem(index=index, id=event.id, status="invalid", why=error.message)
+        elif isinstance(error, BrokerError):
+            item = BatchItem(index=index, id=event.id, status="not acknowledged", why=error.message)
+        else:
+            raise error
+        results.append(item)
+    missing = sum(error is not None for error in found)
+    return problem(
+        503,
+        "partly-acknowledged",
+        "Not all predictions are acknowledged",
+        f"The broker has acknowledged {len(events) - missing} of {len(events)} predictions; `results` says "
+        "which. Send the others again (with the same Idempotency-Key, the whole list).",
+        results=tuple(results),
+    )
+
+
+def routes(
+    parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements, unsent: Unsent
+) -> list[HTTPRouteHandler]:
+    predictions = Predictions(parts, metrics, acknowledgements)
+    http = parts.settings.http
+    most = min(http.max_batch, http.max_in_flight)
+
+    @post(
+        "/predict",
+        status_code=200,
+        **describe(body=REVIEW),
+        responses=PREDICT_RESPONSES,
+        summary="Predict from one review",
+        tags=["predict"],
+    )
+    async def predict(request: Request[Any, Any, Any]) -> Response[Answer]:
+        """The answer comes after the broker has acknowledged the prediction, which is durable then."""
+        head = read_head(request)
+        body = await read_body(request, head, http.max_body_bytes)
+        review = await predictions.read(decode, body)
+        return json_response(await predictions.predict(review, head))
+
+    @post(
+        "/predict/batch",
+        status_code=200,
+        **describe(body=review_list(most)),
+        responses=PREDICT_RESPONSES,
+        summary="Predict from a list of reviews",
+        tags=["predict"],
+    )
+    async def predict_batch(request: Request[Any, Any, Any]) -> Response[list[Answer]]:
+        """The answers have the order of the reviews, and come once all of them are acknowledged."""
+        unsent.check()
+        head = read_head(request)
+        body = await read_body(request, head, http.max_body_bytes)
+        reviews = await predictions.read(decode_many, body, limit=most)
+        return json_response(await predictions.predict_many(reviews, head))
+
+    return [predict, predict_batch]

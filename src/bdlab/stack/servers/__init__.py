@@ -1,0 +1,1 @@
+"""The programs of the local stack, and how each is found, started and stopped."""

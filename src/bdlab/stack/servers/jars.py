@@ -1,0 +1,125 @@
+"""Apache Kafka's jars: fetched once from a Maven repository into the cache, as `kafka.lock` pins them."""
+
+from __future__ import annotations
+
+import configparser
+import hashlib
+import shutil
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from bdlab.errors import BinaryMissing
+from bdlab.stack.servers import binaries
+
+Progress = Callable[[int, int], None]
+"""Told the bytes that are in place, and the bytes in all."""
+
+
+class Jar(msgspec.Struct, frozen=True):
+    """A jar by its coordinate `group:artifact:version[:classifier]`; `size` is in bytes."""
+
+    coordinate: str
+    size: int
+    sha256: str
+
+    @property
+    def path(self) -> str:
+        """Where a Maven repository keeps it."""
+        group, artifact, version, *classifier = self.coordinate.split(":")
+        name = "-".join((artifact, version, *classifier))
+        return f"{group.replace('.', '/')}/{artifact}/{version}/{name}.jar"
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    def read(self, path: Path) -> bytes | None:
+        """What the file `path` holds if it is this jar, byte by byte; else None."""
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        return content if hashlib.sha256(content).hexdigest() == self.sha256 else None
+
+
+class Assembly(msgspec.Struct, frozen=True):
+    """A version of Apache Kafka with all that it needs when it runs."""
+
+    version: str
+    jars: Sequence[Jar]
+
+    @property
+    def home(self) -> Path:
+        """The folder that it is fetched into; its jars are in `libs`, as in a distribution."""
+        return binaries.cache_dir() / f"kafka-{self.version}"
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(jar.size for jar in self.jars)
+
+    def is_whole(self) -> bool:
+        """Whether it is in its place: by names and sizes, for it was compared before it was put there."""
+        try:
+            there = {file.name: file.stat().st_size for file in (self.home / "libs").iterdir()}
+        except OSError:
+            return False
+        return there == {jar.name: jar.size for jar in self.jars}
+
+
+def kafka() -> Assembly:
+    """Apache Kafka 4 as it is pinned."""
+    return _pinned("kafka")
+
+
+def kafka_with_zookeeper() -> Assembly:
+    """Apache Kafka 3.9 and ZooKeeper as they are pinned."""
+    return _pinned("kafka-with-zookeeper")
+
+
+def _pinned(section: str) -> Assembly:
+    content = tomllib.loads(Path(__file__).with_name("kafka.lock").read_text("utf-8"))
+    return msgspec.convert(content[section], Assembly)
+
+
+def fetch(assembly: Assembly, progress: Progress) -> None:
+    """Put `assembly` into its place in the cache, if it is not there yet.
+
+    It is put together beside its place. The next run goes on with what one that was killed has fetched, and
+    concurrent first uses wait for each other. What `progress` raises ends it. Raises BinaryMissing: nothing
+    came for 12 s, no repository has it, it is not what is pinned, or the cache cannot be written.
+    """
+    home = assembly.home
+    if assembly.is_whole():
+        return
+    try:
+        with binaries.locked(home):
+            if not assembly.is_whole():
+                _assemble(assembly, progress)
+    except ImportError as error:
+        raise BinaryMissing(f"the resolver of jars is not installed: {error}", hint=binaries.EXTRA) from error
+    except (OSError, configparser.Error) as error:
+        raise BinaryMissing(
+            f"Apache Kafka {assembly.version} could not be fetched into {home.parent}: {error}",
+            hint=f"It takes {assembly.size / 1e6:.0f} MB. Name a folder on another disk with XDG_CACHE_HOME."
+            if isinstance(error, OSError)
+            else "",
+        ) from error
+
+
+def _assemble(assembly: Assembly, progress: Progress) -> None:
+    from bdlab.stack.servers import maven  # noqa: PLC0415 - it takes half a second, and only who fetches needs it
+
+    home = assembly.home
+    new = home.with_name(f".{home.name}.new")
+    libs = new / "libs"
+    for folder in (new, libs):
+        folder.mkdir(mode=0o755, exist_ok=True)
+    maven.Fetching(assembly.jars, libs).run(progress)
+    for stray in set(libs.iterdir()) - {libs / jar.name for jar in assembly.jars}:
+        stray.unlink()
+    shutil.rmtree(home, ignore_errors=True)
+    new.rename(home)

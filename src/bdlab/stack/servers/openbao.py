@@ -1,0 +1,139 @@
+"""OpenBao as a local server: raft storage, a static seal key, a file audit log."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bdlab.errors import ServerNotStarted
+from bdlab.files import replace_file
+from bdlab.stack.servers import binaries
+from bdlab.stack.tls import TlsServer, connect
+
+_KEY_BYTES = 32
+_AUDIT_LIMIT_BYTES = 32 << 20
+_HTTP_TIMEOUT_S = 5.0
+
+#: Paths are relative to the data folder, where the server runs: its name may hold anything.
+_CONFIG = """\
+storage "raft" {{
+  path                   = "openbao/raft"
+  node_id                = "local"
+  performance_multiplier = 1
+}}
+seal "static" {{
+  current_key_id = "local-1"
+  current_key    = "file://openbao/seal.key"
+}}
+listener "tcp" {{
+  address = "127.0.0.1:{port}"
+  {tls}
+}}
+audit "file" "file" {{
+  options {{
+    file_path = "openbao/audit.log"
+  }}
+}}
+api_addr     = "{scheme}://127.0.0.1:{port}"
+cluster_addr = "https://127.0.0.1:{cluster_port}"
+ui           = false
+"""
+
+
+class OpenBao(TlsServer):
+    """The secrets server. After its first initialisation it unseals itself at each start.
+
+    `start` returns once it answers: initialised and active, or waiting to be initialised. With `tls` it
+    speaks nothing else, and verifies the database with the same authority.
+    """
+
+    name = "openbao"
+
+    @property
+    def address(self) -> str:
+        return f"{self._scheme}://127.0.0.1:{self.port}"
+
+    @property
+    def ca_file(self) -> str:
+        """What its clients verify it with; empty without TLS."""
+        return str(self.tls.ca_file) if self.tls else ""
+
+    @property
+    def _scheme(self) -> str:
+        return "https" if self.tls else "http"
+
+    @property
+    def seal_key(self) -> Path:
+        """The file with the key that all else is encrypted by."""
+        return self.folder / "seal.key"
+
+    def discard(self) -> None:
+        """Take away all that it holds; for one whose keys nobody has, and which is not running."""
+        self._process.end_leftover()
+        shutil.rmtree(self.folder / "raft", ignore_errors=True)
+
+    def rotate_audit_log(self, limit_bytes: int = _AUDIT_LIMIT_BYTES) -> bool:
+        """Move an audit log over `limit_bytes` aside, in place of the one before; whether it was.
+
+        Call it now and then: a full disk would make the server refuse every request.
+        """
+        file = self.folder / "audit.log"
+        if not file.is_file() or file.stat().st_size <= limit_bytes:
+            return False
+        file.replace(self.folder / "audit.log.1")
+        # The server opens a new file of the same name.
+        self.reload()
+        return True
+
+    def _prepare(self, port: int) -> Sequence[str]:
+        program = binaries.openbao()
+        (self.folder / "raft").mkdir(exist_ok=True, mode=0o700)
+        self._check_seal_key()
+        self.rotate_audit_log()
+        config = self.folder / "openbao.hcl"
+        cluster_port = self.ports.choose("openbao-cluster")
+        tls = "tls_disable = true"
+        if self.tls:
+            self.tls.prepare()
+            server_file = json.dumps(os.path.relpath(self.tls.files("vault").server_file, self.data_dir))
+            tls = f"tls_cert_file = {server_file}\n  tls_key_file = {server_file}"
+        text = _CONFIG.format(port=port, cluster_port=cluster_port, scheme=self._scheme, tls=tls)
+        config.write_text(text, "utf-8")
+        config.chmod(0o600)
+        return [str(program), "server", "-config", str(config)]
+
+    def _environment(self) -> Mapping[str, str]:
+        # The database engine takes no other word for whom to trust.
+        return {**super()._environment(), **({"PGSSLROOTCERT": self.ca_file} if self.tls else {})}
+
+    def _check_seal_key(self) -> None:
+        """Make the key at the first start. Raises ServerNotStarted where it is lost, or open to others."""
+        file = self.seal_key
+        if not file.exists():
+            if any((self.folder / "raft").iterdir()):
+                raise ServerNotStarted(
+                    f"the seal key {file} is missing, and without it the data beside it cannot be read",
+                    hint="Put the key back from a backup, or start with another --data-dir.",
+                )
+            replace_file(file, secrets.token_bytes(_KEY_BYTES), mode=0o600)
+        # The server itself takes a key file that anybody can read without a word.
+        if stat.S_IMODE(file.stat().st_mode) & 0o077:
+            raise ServerNotStarted(
+                f"the seal key {file} can be read by others (mode {stat.S_IMODE(file.stat().st_mode):04o})",
+                hint=f"Run: chmod 600 {file}",
+            )
+
+    def _answers(self) -> bool:
+        connection = connect("127.0.0.1", self.port, tls=self.tls, timeout_s=_HTTP_TIMEOUT_S)
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", "/v1/sys/health")
+            status = connection.getresponse().status
+            return status in (200, 501)  # active, or not initialised; 429 and 503 pass by themselves
+        return False

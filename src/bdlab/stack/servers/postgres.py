@@ -1,0 +1,243 @@
+"""Postgres as a local server: SCRAM for every connection, on loopback and a Unix socket."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bdlab.errors import ServerNotStarted
+from bdlab.files import write_private
+from bdlab.settings import PostgresSettings, Secret
+from bdlab.stack.folder import DataFolder
+from bdlab.stack.servers import binaries, unprivileged
+from bdlab.stack.servers.process import end, tethered
+from bdlab.stack.servers.server import base_environment
+from bdlab.stack.tls import TlsServer
+
+_INITDB_TIMEOUT_S = 120.0
+_KILL_WAIT_S = 5.0
+#: The users that Vault makes have no business in the databases that come with each server.
+_ELSEWHERE = "postgres,template1 +bdlab_owner,+bdlab_writer,+bdlab_reader,+bdlab_dlq"
+_ACCESS = f"""\
+local {_ELSEWHERE} reject
+host {_ELSEWHERE} all reject
+local all all scram-sha-256
+host{{tls}} all all 127.0.0.1/32 scram-sha-256
+"""
+#: What a socket's address may take, less the name of the socket in its folder.
+_SOCKET_DIR_LIMIT = 107 - len("/.s.PGSQL.65535")
+
+
+class Postgres(TlsServer):
+    """The database server. Its administrator's password is made at the first start and kept in a 0600 file
+    until `forget_admin_password`: only the set-up of Vault needs it.
+
+    With `tls` it takes no connection without, and has no Unix socket, which knows none.
+    """
+
+    name = "postgres"
+    stop_signal = signal.SIGINT  # "fast": ends sessions, writes a checkpoint
+    orphan_signal = signal.SIGINT
+    admin_user = "postgres"
+
+    _on_tcp = True
+
+    @property
+    def server(self) -> PostgresSettings:
+        """On TCP where it listens there."""
+        return self._at("127.0.0.1") if self._on_tcp else self.lasting_server
+
+    @property
+    def lasting_server(self) -> PostgresSettings:
+        """An address that no other program can take away: its Unix socket, where it has one."""
+        return self._at(str(self.socket_dir or "127.0.0.1"))
+
+    def _at(self, host: str) -> PostgresSettings:
+        if self.tls:
+            return PostgresSettings(
+                host=host, port=self.port, sslmode="verify-full", ca_file=str(self.tls.ca_file)
+            )
+        return PostgresSettings(host=host, port=self.port, sslmode="disable")
+
+    @property
+    def socket_dir(self) -> Path | None:
+        """The folder of its Unix socket; None where its path is too long for one, or has a comma, at which
+        clients would split it, and with TLS."""
+        if self.tls:
+            return None
+        folder = self.folder / "socket"
+        usable = len(os.fsencode(folder)) <= _SOCKET_DIR_LIMIT and "," not in str(folder)
+        return folder if usable else None
+
+    @property
+    def admin_password(self) -> Secret:
+        """Raises ServerNotStarted before the first start, and after it was forgotten."""
+        try:
+            return Secret(self._password_file.read_text("ascii"))
+        except FileNotFoundError:
+            raise ServerNotStarted("the password of Postgres' administrator is not kept any more") from None
+
+    def forget_admin_password(self) -> None:
+        self._password_file.unlink(missing_ok=True)
+
+    @property
+    def knows_admin_password(self) -> bool:
+        return self._password_file.exists()
+
+    @property
+    def untouched(self) -> bool:
+        """Whether no set-up of Vault has gone through with it: nobody has stored anything."""
+        return self.knows_admin_password or not self._data.exists()
+
+    @property
+    def _password_file(self) -> Path:
+        return self.folder / "admin_password"
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / "data"
+
+    def _choose_port(self) -> int:
+        """The port names the socket too, and whoever knows this server by it does so for good: where another
+        program has taken it, the server goes on at its socket alone."""
+        kept = self.ports.kept(self.name)
+        self._on_tcp = True
+        if kept is None or self._wanted_port is not None or not self._data.exists() or self.ports.take(kept):
+            return super()._choose_port()
+        if self.socket_dir is None:
+            raise ServerNotStarted(
+                f"another program has taken port {kept}, by which the data in {self.data_dir} is known",
+                hint=f"See which (ss -ltnp 'sport = :{kept}') and end it, then try again.",
+            )
+        self._on_tcp = False
+        return kept
+
+    def _prepare(self, port: int) -> Sequence[str]:
+        installation = binaries.postgres()
+        command = unprivileged.wrapper(self._data)
+        if not self._data.exists():
+            self._initialise(installation, command)
+        self._clear_stale_lock()
+        access = self.folder / "pg_hba.conf"
+        access.write_text(_ACCESS.format(tls="ssl" if self.tls else ""), "ascii")
+        options = {
+            "hba_file": str(access),
+            "listen_addresses": "127.0.0.1" if self._on_tcp else "",
+            "port": str(port),
+            "unix_socket_directories": "",
+            # A failing statement's text may hold a review or a new user's password: never in the log.
+            "log_min_error_statement": "panic",
+            # Where TLS is not asked for, the SCRAM handshake still never shows a password.
+            "password_encryption": "scram-sha-256",
+        }
+        if self.socket_dir:
+            self.socket_dir.mkdir(exist_ok=True, mode=0o700)
+            unprivileged.give(self.socket_dir, command)
+            options["unix_socket_directories"] = str(self.socket_dir)
+        if self.tls:
+            self.tls.prepare()
+            server_file = str(self.tls.files("postgres").server_file)
+            options |= {
+                "ssl": "on",
+                "ssl_cert_file": server_file,
+                "ssl_key_file": server_file,
+                "ssl_min_protocol_version": "TLSv1.2",
+            }
+        arguments = [*command, str(installation / "bin" / "postgres"), "-D", str(self._data)]
+        for name, value in options.items():
+            arguments += ["-c", f"{name}={value}"]
+        return arguments
+
+    def _environment(self) -> Mapping[str, str]:
+        return base_environment() | {"LD_LIBRARY_PATH": str(binaries.postgres() / "lib")}
+
+    def _answers(self) -> bool:
+        # The postmaster's own word, which needs no login; other servers may hold the port.
+        lines = self._lock_lines()
+        return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
+
+    def _initialise(self, installation: Path, command: Sequence[str]) -> None:
+        """Make the data folder next to its place, then move it there: a killed run leaves none by halves."""
+        new = self.folder / "data.new"
+        if new.exists():
+            shutil.rmtree(new)
+        new.mkdir(mode=0o700)
+        unprivileged.give(new, command)
+        password = secrets.token_urlsafe(24)
+        write_private(self._password_file, password)
+        reader, writer = os.pipe()
+        os.write(writer, password.encode() + b"\n")
+        os.close(writer)
+        program = installation / "bin" / "initdb"
+        try:
+            outcome = subprocess.run(
+                tethered(
+                    [
+                        *command,
+                        str(program),
+                        f"--pgdata={new}",
+                        f"--username={self.admin_user}",
+                        f"--pwfile=/dev/fd/{reader}",
+                        "--auth-host=scram-sha-256",
+                        "--auth-local=scram-sha-256",
+                        "--encoding=UTF8",
+                        "--locale=C.UTF-8",
+                        "--data-checksums",
+                        "--no-instructions",
+                    ]
+                ),
+                cwd=self.data_dir,
+                env=dict(self._environment()),
+                pass_fds=(reader,),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_INITDB_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ServerNotStarted(f"initdb did not end within {_INITDB_TIMEOUT_S:.0f} s") from error
+        finally:
+            os.close(reader)
+        if outcome.returncode != 0:
+            missing = binaries.library_missing(program.with_name("postgres"), installation / "lib")
+            raise ServerNotStarted(
+                f"initdb failed: {outcome.stderr.decode('utf-8', 'replace').strip()}",
+                hint=f"This machine lacks the shared libraries {missing}." if missing else "",
+            )
+        new.rename(self._data)
+
+    def _lock_lines(self) -> list[str]:
+        with contextlib.suppress(OSError):
+            return (self._data / "postmaster.pid").read_text("utf-8").splitlines()
+        return []
+
+    def _clear_stale_lock(self) -> None:
+        """Remove the lock files of a postmaster that was killed, which would keep a new one from starting
+        while its process id is another program's, or nobody has waited for its end.
+
+        Before that, end its children: one in a long statement would go on writing beside the new server.
+        """
+        lines = self._lock_lines()
+        left = [pid for pid in DataFolder(self._data).processes() if _is_postgres(pid)]
+        if lines and lines[0] in map(str, left):
+            raise ServerNotStarted(
+                f"another postgres (process {lines[0]}) runs on {self._data}",
+                hint="Stop it, or use another --data-dir.",
+            )
+        for pid in left:
+            end(self.name, pid, (signal.SIGKILL, _KILL_WAIT_S))
+        for lock in (self._data / "postmaster.pid", *(self.folder / "socket").glob("*.lock")):
+            lock.unlink(missing_ok=True)
+
+
+def _is_postgres(pid: int) -> bool:
+    """And no shell that a person has opened in its folder."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text("utf-8", "replace") == "postgres\n"
+    return False

@@ -1,0 +1,70 @@
+"""A token for a person at work on Vault itself: made for the task, with the person's name in it."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from bdlab.settings import Secret
+from bdlab.vault.bootstrap.admin_access import Authority, give_back
+from bdlab.vault.bootstrap.keysfile import KeysFile
+from bdlab.vault.bootstrap.lock import alone
+from bdlab.vault.bootstrap.plan import Plan
+from bdlab.vault.bootstrap.seal import require_open
+from bdlab.vault.client import VaultClient
+
+ROOT = "root"
+
+
+def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT,)) -> VaultClient:
+    """A client with a new token that cannot be renewed; the caller revokes it and closes the client.
+
+    It takes what a change by `vault-init` takes: the identity `recovery` and the recovery key, or the key
+    shares. Vault's audit log then shows this process's user with each of its requests. Raises VaultError
+    where there is no way in.
+    """
+    client = VaultClient(plan.vault)
+    try:
+        require_open(client, plan)
+        with alone(plan):
+            authority = Authority(client, plan, KeysFile(plan.keys_file))
+            try:
+                writer = authority.writer()
+                # A policy is known in its namespace, the root policy in the root namespace alone.
+                answer = (writer.in_namespace("") if policies == (ROOT,) else writer).request(
+                    "post",
+                    "auth/token/create-orphan",
+                    {
+                        "policies": list(policies),
+                        "no_default_policy": True,
+                        "ttl": f"{int(ttl.total_seconds())}s",
+                        "explicit_max_ttl": f"{int(ttl.total_seconds())}s",
+                        "renewable": False,
+                        "display_name": f"operator-{_user()}",
+                    },
+                )
+            finally:
+                authority.close()
+        return client.with_token(Secret(str(answer["auth"]["client_token"])))
+    finally:
+        client.close()
+
+
+@contextmanager
+def task(plan: Plan, *, ttl: timedelta) -> Iterator[VaultClient]:
+    """The same for a task of our own: its token is revoked at the end, whatever happens."""
+    client = make_token(plan, ttl=ttl)
+    try:
+        yield client
+    finally:
+        give_back(client)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in some containers
+        return f"user-{os.getuid()}"
