@@ -1,4 +1,4 @@
-"""Load on a running API: reviews posted at an even rate, and how each of them was answered."""
+"""A load generator for a running API: it posts reviews at an even rate and records each response."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     p99_ms: float
 
 
-class Load:
+class LoadGenerator:
     """Posts `bodies` in turn to `url`/predict, `requests_per_second` of them, each once.
 
     Whatever is not answered with 200 has failed. `ca_file` (PEM) is trusted beside the system's authorities.
@@ -89,7 +89,7 @@ class Load:
         for thread in self._threads:
             thread.start()
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> LoadGenerator:
         self.start()
         return self
 

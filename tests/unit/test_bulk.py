@@ -10,7 +10,7 @@ import pytest
 from bdlab.errors import BrokerError, BrokerUnavailable, EventTooLarge, NotAcknowledged
 from bdlab.events import Position, PredictionEvent, Review, decode
 from bdlab.model import load_scorer
-from bdlab.reviews.bulk import Outcome, publish_rows, score_rows
+from bdlab.reviews.bulk import RowResult, publish_rows, score_rows
 from bdlab.reviews.files import Row
 from tests.memory.log import MemoryLog, MemoryProducer
 
@@ -28,7 +28,7 @@ def log() -> MemoryLog:
 
 def publish(
     log: MemoryLog, count: int, *, run_id: str = "run", stop: threading.Event | None = None
-) -> list[Outcome]:
+) -> list[RowResult]:
     with MemoryProducer(log, source="/tests", delivery_timeout_s=1) as producer:
         found = publish_rows(rows(count), SCORER, producer, run_id=run_id, stop=stop or threading.Event())
         return list(found)
@@ -37,7 +37,7 @@ def publish(
 def test_outcomes_come_in_the_order_of_the_rows(log: MemoryLog) -> None:
     outcomes = publish(log, 1000)
     assert [outcome.line for outcome in outcomes] == list(range(2, 1002))
-    assert {outcome.became for outcome in outcomes} == {"acknowledged"}
+    assert {outcome.status for outcome in outcomes} == {"acknowledged"}
     for outcome in outcomes[::97]:
         assert outcome.position is not None
         [record] = log.read(outcome.position.partition, outcome.position.offset, 1)
@@ -74,7 +74,7 @@ def test_after_a_failure_nothing_more_is_sent() -> None:
     failing = Failing(lambda text: NotAcknowledged("gone") if text == "review 300" else None)
     outcomes = list(publish_rows(rows(1000), SCORER, failing, run_id="r", stop=threading.Event()))
     assert failing.sent == len(outcomes) < 400
-    assert [outcome.line for outcome in outcomes if outcome.became != "acknowledged"] == [300]
+    assert [outcome.line for outcome in outcomes if outcome.status != "acknowledged"] == [300]
     assert outcomes[-1].problem is not None
 
 
@@ -82,7 +82,7 @@ def test_an_event_that_is_too_large_holds_up_no_other() -> None:
     failing = Failing(lambda text: EventTooLarge("large") if text == "review 300" else None)
     outcomes = list(publish_rows(rows(1000), SCORER, failing, run_id="r", stop=threading.Event()))
     assert len(outcomes) == 1000
-    assert [outcome.line for outcome in outcomes if outcome.became == "invalid"] == [300]
+    assert [outcome.line for outcome in outcomes if outcome.status == "invalid"] == [300]
 
 
 class Refusing:
@@ -94,7 +94,7 @@ class Refusing:
 
 def test_a_refusal_at_once_is_an_outcome_too() -> None:
     outcomes = list(publish_rows(rows(5), SCORER, Refusing(), run_id="r", stop=threading.Event()))
-    assert [(outcome.line, outcome.became) for outcome in outcomes] == [(2, "not acknowledged")]
+    assert [(outcome.line, outcome.status) for outcome in outcomes] == [(2, "not acknowledged")]
 
 
 class Slow:
@@ -150,13 +150,13 @@ def test_a_broker_that_goes_away_half_way_and_a_second_run(log: MemoryLog) -> No
         log.online = False
         found += outcomes
     log.online = True
-    acknowledged = {str(outcome.event.id) for outcome in found if outcome.became == "acknowledged"}
+    acknowledged = {str(outcome.event.id) for outcome in found if outcome.status == "acknowledged"}
     ranges = log.log_ranges()
     on_topic = [record for at in ranges for record in log.read(at.partition, at.start, at.end)]
     assert acknowledged <= {(record.key or b"").decode() for record in on_topic}
     assert 200 <= len(acknowledged) < 2000
-    assert any(outcome.became == "not acknowledged" for outcome in found)
+    assert any(outcome.status == "not acknowledged" for outcome in found)
 
     again = publish(log, 2000, run_id="r")
-    assert {outcome.became for outcome in again} == {"acknowledged"}
+    assert {outcome.status for outcome in again} == {"acknowledged"}
     assert acknowledged < {str(outcome.event.id) for outcome in again}

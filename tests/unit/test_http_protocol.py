@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bdlab.serving import unsent
+from bdlab.serving import response_buffer
 from bdlab.stack.temporary_ca import passing_certificates
 from bdlab_cli.wiring import uvicorn_protocol as protocol
 from tests.fix_api import MemoryApi, serving
@@ -200,7 +200,7 @@ ROWS = b"GET /predictions?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 def test_answers_that_nobody_reads_are_bounded_together(
     rows: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unsent, "MAX_BYTES", 10_000_000)
+    monkeypatch.setattr(response_buffer, "MAX_BYTES", 10_000_000)
     with ExitStack() as stack:
         made = [stack.enter_context(connection(rows)) for _ in range(4)]
         for each in made:
@@ -217,7 +217,7 @@ def test_answers_that_nobody_reads_are_bounded_together(
 def test_a_client_that_does_not_read_is_cut_off(rows: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = len(rows.get("/predictions?limit=1000").content)
     monkeypatch.setattr(protocol, "STALLED_S", 0.3)
-    monkeypatch.setattr(unsent, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(response_buffer, "MAX_BYTES", 1_000_000)
     with connection(rows) as made:
         made.sendall(ROWS)
         made.recv(1)

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from bdlab.errors import BdlabError, InvalidInput
-from bdlab.load import Load
+from bdlab.load import LoadGenerator
 from tests.waiting import until
 
 Answer = Callable[[int], int]
@@ -71,7 +71,7 @@ def test_an_even_load_without_failures(serving: Callable[[Answer], str]) -> None
         asked.append(number)
         return 200
 
-    load = Load(serving(answer), [b"{}"], requests_per_second=100)
+    load = LoadGenerator(serving(answer), [b"{}"], requests_per_second=100)
     load.start()
     until(lambda: len(asked) > 100)
     report = load.stop()
@@ -92,7 +92,7 @@ def test_each_failure_is_counted_by_its_reason_and_none_is_sent_again(
         asked.append(number)
         return 503 if number in {5, 6} else 200
 
-    load = Load(serving(answer), [b"{}"], requests_per_second=50)
+    load = LoadGenerator(serving(answer), [b"{}"], requests_per_second=50)
     load.start()
     until(lambda: len(asked) > 20)
     report = load.stop()
@@ -111,7 +111,7 @@ def test_a_standstill_is_the_longest_pause_and_shows_in_the_times(serving: Calla
             go_on.wait(60)
         return 200
 
-    load = Load(serving(standing_still), [b"{}"], requests_per_second=50)
+    load = LoadGenerator(serving(standing_still), [b"{}"], requests_per_second=50)
     load.start()
     until(lambda: len(asked) > 20)
     time.sleep(0.6)
@@ -127,12 +127,12 @@ def test_a_standstill_is_the_longest_pause_and_shows_in_the_times(serving: Calla
 
 def test_an_api_that_does_not_predict_is_said_at_once(serving: Callable[[Answer], str]) -> None:
     with pytest.raises(BdlabError, match="does not predict: HTTP 503: because"):
-        Load(serving(lambda _: 503), [b"{}"], requests_per_second=1).start()
+        LoadGenerator(serving(lambda _: 503), [b"{}"], requests_per_second=1).start()
     with pytest.raises(InvalidInput):
-        Load("nonsense", [b"{}"], requests_per_second=1)
+        LoadGenerator("nonsense", [b"{}"], requests_per_second=1)
     with pytest.raises(InvalidInput, match=r"no http\(s\) URL: Port out of range"):
-        Load("http://127.0.0.1:99999", [b"{}"], requests_per_second=1)
+        LoadGenerator("http://127.0.0.1:99999", [b"{}"], requests_per_second=1)
     with pytest.raises(InvalidInput, match="no-such-file"):
-        Load("https://127.0.0.1", [b"{}"], requests_per_second=1, ca_file="no-such-file")
+        LoadGenerator("https://127.0.0.1", [b"{}"], requests_per_second=1, ca_file="no-such-file")
     with pytest.raises(InvalidInput):
-        Load("http://127.0.0.1", [b"{}"], requests_per_second=0)
+        LoadGenerator("http://127.0.0.1", [b"{}"], requests_per_second=0)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bdlab.settings import Layers
-    from bdlab.verification import Closed, PartitionReport, Report
+    from bdlab.verification import ClosedPartition, PartitionReport, Report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -135,7 +135,7 @@ def _never_seen(report: Report) -> Iterator[str]:
 
 def _closed_logs(report: Report) -> Iterator[str]:
     """A line for each log that the broker has no more."""
-    logs: dict[tuple[str, str, str], list[Closed]] = {}
+    logs: dict[tuple[str, str, str], list[ClosedPartition]] = {}
     for one in report.closed:
         logs.setdefault((one.cluster_id, one.topic, one.topic_id), []).append(one)
     for (cluster_id, topic, topic_id), partitions in logs.items():
@@ -147,7 +147,7 @@ def _closed_logs(report: Report) -> Iterator[str]:
         )
 
 
-def _counts(partitions: Sequence[PartitionReport | Closed], between: str = ", ") -> str:
+def _counts(partitions: Sequence[PartitionReport | ClosedPartition], between: str = ", ") -> str:
     stored = sum(one.stored for one in partitions)
     duplicates = sum(one.duplicates for one in partitions)
     letters = sum(one.dead_letters for one in partitions)

@@ -13,7 +13,7 @@ import msgspec
 
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.files import Replacement
-from bdlab.reviews.bulk import Outcome
+from bdlab.reviews.bulk import RowResult
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring import session as wiring
 
@@ -41,7 +41,7 @@ _FIELDS = (
 
 
 class Results(Protocol):
-    def add(self, outcome: Outcome) -> None: ...
+    def add(self, outcome: RowResult) -> None: ...
 
     def complete(self) -> None:
         """To be called after the last one, where none is missing."""
@@ -66,11 +66,11 @@ def results(*, as_json: bool, output: Path | None, published: bool, raw_cells: b
     )
 
 
-def as_fields(outcome: Outcome) -> dict[str, Any]:
+def as_fields(outcome: RowResult) -> dict[str, Any]:
     """An outcome as JSON has it. `id` and `created_at` are there for what is, or may be, on the topic."""
     event = outcome.event
-    fields: dict[str, Any] = {"line": outcome.line, "state": outcome.became}
-    if outcome.became != "scored":
+    fields: dict[str, Any] = {"line": outcome.line, "state": outcome.status}
+    if outcome.status != "scored":
         fields["id"] = str(event.id)
     fields |= {
         "prediction": event.prediction,
@@ -81,7 +81,7 @@ def as_fields(outcome: Outcome) -> dict[str, Any]:
         "explanation": msgspec.to_builtins(event.explanation),
         "model": event.model,
     }
-    if outcome.became != "scored":
+    if outcome.status != "scored":
         fields["created_at"] = event.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     if outcome.position is not None:
         fields |= {"partition": outcome.position.partition, "offset": outcome.position.offset}
@@ -97,7 +97,7 @@ class _JsonLines:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: RowResult) -> None:
         terminal.echo_json(as_fields(outcome))
 
     def complete(self) -> None:
@@ -138,7 +138,7 @@ class _File:
     def begin(self) -> None:
         """Write what comes before the first result."""
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: RowResult) -> None:
         event = outcome.event
         fields = as_fields(outcome) | {"summary": event.summary, "text": event.text}
         self._new.keep = True
@@ -185,7 +185,7 @@ class _Table:
 
     def __init__(self, *, published: bool) -> None:
         self._published = published
-        self._first: list[Outcome] = []
+        self._first: list[RowResult] = []
         self._count = 0
 
     def __enter__(self) -> _Table:
@@ -194,7 +194,7 @@ class _Table:
     def complete(self) -> None:
         """Nothing is left to do."""
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: RowResult) -> None:
         self._count += 1
         if len(self._first) < TABLE_ROWS:
             self._first.append(outcome)
@@ -208,7 +208,7 @@ class _Table:
             more = self._count - len(self._first)
             wiring.talk().print(f"... and {more} more; --json or --output has all of them")
 
-    def _alone(self, outcome: Outcome) -> Table:
+    def _alone(self, outcome: RowResult) -> Table:
         """One review, field by field."""
         from rich.table import Table
         from rich.text import Text
@@ -255,7 +255,7 @@ class _Table:
         return table
 
 
-def _sentiment(outcome: Outcome) -> Text:
+def _sentiment(outcome: RowResult) -> Text:
     from rich.text import Text
 
     event = outcome.event
@@ -264,8 +264,8 @@ def _sentiment(outcome: Outcome) -> Text:
     return Text(f"{event.sentiment} {event.confidence:.0%}{doubt}", style=style)
 
 
-def _id(outcome: Outcome) -> str:
-    return str(outcome.event.id) if outcome.position else outcome.became
+def _id(outcome: RowResult) -> str:
+    return str(outcome.event.id) if outcome.position else outcome.status
 
 
 def stars(prediction: float) -> str:
@@ -274,7 +274,7 @@ def stars(prediction: float) -> str:
     return f"{'★' * full}{'☆' * (5 - full)} {prediction:.1f}"
 
 
-def top_words(outcome: Outcome) -> str:
+def top_words(outcome: RowResult) -> str:
     """Like terrible -1.9, waste -0.8: the strongest terms, in stars, but those that show as 0.0."""
     strongest = [term for term in outcome.event.explanation[:_TOP_TERMS] if abs(term.weight) >= _SHOWN_WEIGHT]
     return ", ".join(f"{term.term} {term.weight:+.1f}" for term in strongest) or "(none)"

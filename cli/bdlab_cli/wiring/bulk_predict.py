@@ -14,7 +14,7 @@ from bdlab.errors import BdlabError, InvalidInput
 from bdlab.events import Review, uuid7
 from bdlab.model import Scorer, load_scorer
 from bdlab.reviews import check
-from bdlab.reviews.bulk import Outcome, Publisher, publish_rows, score_rows
+from bdlab.reviews.bulk import Publisher, RowResult, publish_rows, score_rows
 from bdlab.reviews.files import STANDARD_INPUT, BadRow, Format, ReviewFile, Row
 from bdlab.settings import Layers
 from bdlab_cli.output import terminal
@@ -69,7 +69,7 @@ class Prediction:
             stack.callback(producer.close, 1.0)
             yield producer
 
-    def outcomes(self, rows: Iterable[Row], scorer: Scorer, stop: threading.Event) -> Iterator[Outcome]:
+    def outcomes(self, rows: Iterable[Row], scorer: Scorer, stop: threading.Event) -> Iterator[RowResult]:
         if not self.publish:
             yield from score_rows(rows, scorer, run_id=self.run_id)
             return
@@ -247,11 +247,11 @@ class _Tally:
         self.lost: BdlabError | None = None
         """Why the results are not in their file."""
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, outcome: RowResult) -> None:
         self.tried += 1
         self.last_line = outcome.line
         if outcome.problem is not None:
-            self.failed.setdefault(outcome.became, []).append(outcome.line)
+            self.failed.setdefault(outcome.status, []).append(outcome.line)
             self.problem = self.problem or outcome.problem
 
 
@@ -267,9 +267,9 @@ def _account(
         wiring.talk().print(done)
         return
     parts = [f"{file.name}: {done}"]
-    for became, lines in tally.failed.items():
-        note = " (the broker may have them)" if became == "not acknowledged" else ""
-        parts.append(f"{became}{note}: {'line' if len(lines) == 1 else 'lines'} {_ranges(lines)}")
+    for status, lines in tally.failed.items():
+        note = " (the broker may have them)" if status == "not acknowledged" else ""
+        parts.append(f"{status}{note}: {'line' if len(lines) == 1 else 'lines'} {_ranges(lines)}")
     if unsent:
         after = f"all after line {tally.last_line}" if tally.last_line else "none was sent"
         parts.append(f"not sent: {unsent} reviews, {after}")

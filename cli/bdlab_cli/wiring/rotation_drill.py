@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from bdlab.load import Load, LoadReport
+from bdlab.load import LoadGenerator, LoadReport
 from bdlab.settings import Layers
 from bdlab.vault.rotation import Rotation
 from bdlab_cli.commands.verify import account
@@ -55,7 +55,7 @@ def drill(
     http = layers.settings().http
     url = url or own_url(http)
     bodies = [json.dumps(sample.as_request()).encode() for sample in OVER_HTTP]
-    load = Load(
+    load = LoadGenerator(
         url,
         bodies,
         requests_per_second=requests_per_second,

@@ -1,4 +1,4 @@
-"""Many reviews scored and published in order, with what became of each."""
+"""Many reviews scored and published in order, with the result of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHUNK = 200
 _WAIT_S = 0.5
 
 #: `not acknowledged`: it may be on the topic; `invalid`: the broker will never take it.
-Became = Literal["scored", "acknowledged", "not acknowledged", "invalid"]
+Status = Literal["scored", "acknowledged", "not acknowledged", "invalid"]
 
 
 class Scorer(Protocol):
@@ -37,13 +37,13 @@ class Publisher(Protocol):
     ) -> None: ...
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class RowResult(msgspec.Struct, frozen=True, kw_only=True):
     """A review that was tried. `position` is None, and `problem` says why, where it is not acknowledged."""
 
     line: int
     event: PredictionEvent
     score: Score
-    became: Became
+    status: Status
     position: Position | None = None
     problem: BrokerError | None = None
 
@@ -53,10 +53,10 @@ def row_id_key(run_id: str, line: int) -> str:
     return f"{run_id}:{line}"
 
 
-def score_rows(rows: Iterable[Row], scorer: Scorer, *, run_id: str) -> Iterator[Outcome]:
+def score_rows(rows: Iterable[Row], scorer: Scorer, *, run_id: str) -> Iterator[RowResult]:
     """Each row scored and not published."""
     for line, event, score in _events(rows, scorer, run_id):
-        yield Outcome(line=line, event=event, score=score, became="scored")
+        yield RowResult(line=line, event=event, score=score, status="scored")
 
 
 def publish_rows(
@@ -67,19 +67,19 @@ def publish_rows(
     run_id: str,
     stop: threading.Event,
     window: int = WINDOW,
-) -> Iterator[Outcome]:
+) -> Iterator[RowResult]:
     """Each row scored and published, in the order of the rows, with at most `window` in flight.
 
     After the first that is not acknowledged, and once `stop` is set, no further row is sent: what is in
-    flight is waited for (the publisher bounds that in time), and the outcomes end early.
+    flight is waited for (the publisher bounds that time), and the results end early.
     """
-    flight = _Flight()
+    in_flight = _InFlight()
     for line, event, score in _events(rows, scorer, run_id):
-        if stop.is_set() or flight.failed:
+        if stop.is_set() or in_flight.failed:
             break
-        flight.send(publisher, line, event, score)
-        yield from flight.landed(keep=window)
-    yield from flight.landed(keep=0)
+        in_flight.send(publisher, line, event, score)
+        yield from in_flight.completed(keep=window)
+    yield from in_flight.completed(keep=0)
 
 
 def _events(rows: Iterable[Row], scorer: Scorer, run_id: str) -> Iterator[tuple[int, PredictionEvent, Score]]:
@@ -101,7 +101,7 @@ class _Sent:
         self.result: Position | BrokerError | None = None
 
 
-class _Flight:
+class _InFlight:
     """What was sent and is not reported yet, in order. `failed`: one was not acknowledged."""
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class _Flight:
         except BrokerError as error:
             done(error)
 
-    def landed(self, *, keep: int) -> Iterator[Outcome]:
+    def completed(self, *, keep: int) -> Iterator[RowResult]:
         """What has a result, from the front on; waits until no more than `keep` are without."""
         while self._sent:
             head = self._sent[0]
@@ -135,12 +135,12 @@ class _Flight:
                 self._progress.clear()
                 continue
             self._sent.popleft()
-            yield _outcome(head, head.result)
+            yield _row_result(head, head.result)
 
 
-def _outcome(sent: _Sent, result: Position | BrokerError) -> Outcome:
-    tried = Outcome(line=sent.line, event=sent.event, score=sent.score, became="acknowledged")
+def _row_result(sent: _Sent, result: Position | BrokerError) -> RowResult:
+    tried = RowResult(line=sent.line, event=sent.event, score=sent.score, status="acknowledged")
     if isinstance(result, Position):
         return msgspec.structs.replace(tried, position=result)
-    became: Became = "invalid" if isinstance(result, EventTooLarge) else "not acknowledged"
-    return msgspec.structs.replace(tried, became=became, problem=result)
+    status: Status = "invalid" if isinstance(result, EventTooLarge) else "not acknowledged"
+    return msgspec.structs.replace(tried, status=status, problem=result)

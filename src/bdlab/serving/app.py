@@ -15,16 +15,21 @@ from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ASGIApp, Receive, Send
 
 from bdlab.hosts import AllowedHosts
-from bdlab.serving import documentation, hosts, problems, queries
-from bdlab.serving import health_routes as states
-from bdlab.serving import predict_routes as predictions
-from bdlab.serving import stored_routes as stored
-from bdlab.serving.acknowledgements import Acknowledgements
+from bdlab.serving import (
+    health_routes,
+    hosts,
+    openapi,
+    predict_routes,
+    problems,
+    query_parameters,
+    stored_routes,
+)
+from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.protocols import Parts
+from bdlab.serving.response_buffer import ResponseBuffer
 from bdlab.serving.responses import encode_json, json_response
-from bdlab.serving.shutdown import Ending
-from bdlab.serving.unsent import Unsent
+from bdlab.serving.shutdown import GracefulShutdown
 from bdlab.settings import HttpSettings
 
 _GRACE_S = 1.0
@@ -45,30 +50,31 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     """
     metrics = Metrics(parts.scorer.name)
     delivery_timeout_s = parts.settings.kafka.delivery_timeout_s
-    acknowledgements = Acknowledgements(delivery_timeout_s=delivery_timeout_s)
-    ending = Ending()
-    unsent = Unsent()
+    delivery_health = DeliveryHealth(delivery_timeout_s=delivery_timeout_s)
+    shutdown = GracefulShutdown()
+    response_buffer = ResponseBuffer()
 
     async def before_request(request: Request[Any, Any, Any]) -> None:
-        ending.turn_away()
-        queries.read(request)
+        shutdown.refuse_new()
+        query_parameters.read(request)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         yield
-        await ending.wait(delivery_timeout_s + _GRACE_S)
+        await shutdown.wait(delivery_timeout_s + _GRACE_S)
         if on_shutdown is not None:
             on_shutdown()
 
     spans: list[Callable[[Litestar], AbstractAsyncContextManager[None]]] = [lifespan]
     app = _App(
         route_handlers=[
-            *predictions.routes(parts, metrics, acknowledgements, unsent),
-            *stored.routes(parts),
-            *states.routes(parts, metrics, acknowledgements),
+            *predict_routes.routes(parts, metrics, delivery_health, response_buffer),
+            *stored_routes.routes(parts),
+            *health_routes.routes(parts, metrics, delivery_health),
             _document(),
+            openapi.assets,
         ],
-        openapi_config=documentation.config(),
+        openapi_config=openapi.config(),
         cors_config=_cors(parts.settings.http),
         before_request=before_request,
         exception_handlers=problems.HANDLERS,
@@ -77,8 +83,8 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
         debug=False,
     )
     http = parts.settings.http
-    guarded = hosts.guard(ending.count(app), AllowedHosts(http.allowed_hosts, bound=http.host))
-    return _head_as_get(metrics.observe(unsent.bound(guarded)))
+    guarded = hosts.guard(shutdown.count(app), AllowedHosts(http.allowed_hosts, bound=http.host))
+    return _head_as_get(metrics.observe(response_buffer.bound(guarded)))
 
 
 def _cors(http: HttpSettings) -> CORSConfig | None:

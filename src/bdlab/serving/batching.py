@@ -1,4 +1,4 @@
-"""Scoring beside the event loop: at once where it is quick, in micro-batches where it is not."""
+"""Scoring from the event loop: at once if that is fast, else in a thread and in micro-batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_MICRO_BATCH = 256
 T = TypeVar("T")
 
 
-class Scoring:
+class AsyncScorer:
     """Blocking scorers (scikit-learn pipelines) get, in a thread, what gathered while the last batch ran."""
 
     def __init__(self, scorer: Scorer) -> None:
@@ -31,41 +31,41 @@ class Scoring:
         self._worker: asyncio.Task[None] | None = None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="scoring")
 
-    async def aside(self, work: Callable[..., T], *arguments: Any) -> T:
+    async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
         """The result of `work`, which takes long, from a thread. Raises what it raises."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     async def score(self, review: Review) -> Score:
         """Raises ModelError."""
         if self._scorer.blocking:
-            return await self._gather(review)
+            return await self._score_queued(review)
         if len(review.text) + len(review.summary) > QUICK_CHARACTERS:
-            return await self.aside(self._scorer.score, review)
+            return await self.in_thread(self._scorer.score, review)
         return self._scorer.score(review)
 
     async def score_many(self, reviews: Sequence[Review]) -> list[Score]:
         """Raises ModelError."""
-        return await self.aside(self._scorer.score_many, reviews)
+        return await self.in_thread(self._scorer.score_many, reviews)
 
-    async def _gather(self, review: Review) -> Score:
+    async def _score_queued(self, review: Review) -> Score:
         future: asyncio.Future[Score] = asyncio.get_running_loop().create_future()
         self._waiting.append((review, future))
         if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
+            self._worker = asyncio.create_task(self._score_waiting())
         return await future
 
-    async def _work(self) -> None:
+    async def _score_waiting(self) -> None:
         while self._waiting:
             size = min(MAX_MICRO_BATCH, len(self._waiting))
-            await self._settle([self._waiting.popleft() for _ in range(size)])
+            await self._score_batch([self._waiting.popleft() for _ in range(size)])
 
-    async def _settle(self, batch: Sequence[tuple[Review, asyncio.Future[Score]]]) -> None:
+    async def _score_batch(self, batch: Sequence[tuple[Review, asyncio.Future[Score]]]) -> None:
         try:
             scores = await self.score_many([review for review, _ in batch])
         except Exception as error:  # noqa: BLE001 - goes to whoever waits for it
             if len(batch) > 1:  # one review may be to blame: the others are nobody else's to spoil
                 for one in batch:
-                    await self._settle([one])
+                    await self._score_batch([one])
             elif not batch[0][1].done():
                 batch[0][1].set_exception(error)
             return

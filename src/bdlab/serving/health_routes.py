@@ -11,9 +11,9 @@ from bdlab import __version__
 from bdlab.events import Review
 from bdlab.health import Watch
 from bdlab.probes import BrokerState, DatabaseState, VaultState
-from bdlab.serving.acknowledgements import Acknowledgements
-from bdlab.serving.documentation import describe, state_response
+from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.metrics import CONTENT_TYPE, Metrics
+from bdlab.serving.openapi import describe, state_response
 from bdlab.serving.protocols import Parts
 from bdlab.serving.responses import (
     HealthAnswer,
@@ -27,7 +27,7 @@ from bdlab.serving.responses import (
 _TRIAL = Review(text="A trial of the model: good, or bad?", summary="trial")
 
 
-class Surroundings:
+class Dependencies:
     """What the API stands on, looked at at most once a second however often it is asked for."""
 
     def __init__(self, parts: Parts) -> None:
@@ -61,11 +61,11 @@ def _health(
     vault: VaultState,
     broker: BrokerState,
     database: DatabaseState,
-    acknowledgements: Acknowledgements,
+    delivery_health: DeliveryHealth,
     *,
     model: str,
 ) -> HealthAnswer:
-    durable = not model_problem and not _unpublishable(broker, acknowledgements)
+    durable = not model_problem and not _publish_problem(broker, delivery_health)
     whole = vault.connected and not vault.sealed and vault.held_valid and database.connected
     return HealthAnswer(
         status="unhealthy" if not durable else "healthy" if whole else "degraded",
@@ -78,24 +78,24 @@ def _health(
     )
 
 
-def _unpublishable(broker: BrokerState, acknowledgements: Acknowledgements) -> str:
+def _publish_problem(broker: BrokerState, delivery_health: DeliveryHealth) -> str:
     """Why nothing can be published; empty where it can."""
     if not broker.connected:
         return f"the broker does not answer: {broker.problem}"
     if not broker.partitions:
         return f"the topic is not there: {broker.problem}"
-    if acknowledgements.problem:
-        return f"predictions are not acknowledged: {acknowledgements.problem}"
+    if delivery_health.problem:
+        return f"predictions are not acknowledged: {delivery_health.problem}"
     return ""
 
 
 def _readiness(
-    model_problem: str, vault: VaultState, broker: BrokerState, acknowledgements: Acknowledgements
+    model_problem: str, vault: VaultState, broker: BrokerState, delivery_health: DeliveryHealth
 ) -> ReadyAnswer:
     problems = []
     if model_problem:
         problems.append(f"the model does not predict: {model_problem}")
-    if unpublishable := _unpublishable(broker, acknowledgements):
+    if unpublishable := _publish_problem(broker, delivery_health):
         problems.append(unpublishable)
     # Predicting needs the token's secrets and no database: its lease may run out meanwhile. And a Vault that
     # is away has refused nothing: what was read from it is used on, and no replica is drained, however long.
@@ -104,8 +104,8 @@ def _readiness(
     return ReadyAnswer(ready=not problems, problems=tuple(problems))
 
 
-def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -> list[HTTPRouteHandler]:
-    around = Surroundings(parts)
+def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth) -> list[HTTPRouteHandler]:
+    dependencies = Dependencies(parts)
 
     @get(
         "/health",
@@ -118,9 +118,12 @@ def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -
         """503 where nothing can be predicted durably; degraded where Vault or the database is away."""
         found = _health(
             *await asyncio.gather(
-                around.model_problem.soon(), around.vault.soon(), around.broker.soon(), around.database.soon()
+                dependencies.model_problem.soon(),
+                dependencies.vault.soon(),
+                dependencies.broker.soon(),
+                dependencies.database.soon(),
             ),
-            acknowledgements,
+            delivery_health,
             model=parts.scorer.name,
         )
         return json_response(found, 503 if found.status == "unhealthy" else 200)
@@ -139,8 +142,10 @@ def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -
     async def ready() -> Response[ReadyAnswer]:
         """The model predicts, the broker answers and takes events, the credentials are valid; else 503."""
         found = _readiness(
-            *await asyncio.gather(around.model_problem.soon(), around.vault.soon(), around.broker.soon()),
-            acknowledgements,
+            *await asyncio.gather(
+                dependencies.model_problem.soon(), dependencies.vault.soon(), dependencies.broker.soon()
+            ),
+            delivery_health,
         )
         return json_response(found, 200 if found.ready else 503)
 
@@ -152,7 +157,7 @@ def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -
         responses=state_response(VaultAnswer, "Vault does not answer"),
     )
     async def vault_status() -> Response[VaultAnswer]:
-        state = await around.vault.soon()
+        state = await dependencies.vault.soon()
         found = VaultAnswer(
             connected=state.connected,
             authenticated=state.authenticated,
@@ -173,7 +178,7 @@ def routes(parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -
     )
     async def kafka_status() -> Response[KafkaAnswer]:
         """`consumer_lag` is null where this service's user may not see the group; `problem` says why then."""
-        state = await around.broker.soon()
+        state = await dependencies.broker.soon()
         found = KafkaAnswer(
             connected=state.connected,
             bootstrap_servers=state.bootstrap_servers,

@@ -15,15 +15,15 @@ from litestar.handlers import HTTPRouteHandler
 from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
 from bdlab.events import PredictionEvent, Review, Score, idempotent_id, make_event, uuid7
 from bdlab.reviews import ReviewInvalid, decode, decode_many
-from bdlab.serving.acknowledgements import Acknowledgements
-from bdlab.serving.batching import QUICK_CHARACTERS, Scoring
-from bdlab.serving.documentation import PREDICT_RESPONSES, REVIEW, describe, review_list
+from bdlab.serving.batching import QUICK_CHARACTERS, AsyncScorer
+from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.metrics import Metrics
+from bdlab.serving.openapi import PREDICT_RESPONSES, REVIEW, describe, review_list
 from bdlab.serving.problems import Problem, from_error, invalid, problem
 from bdlab.serving.protocols import Parts
-from bdlab.serving.requests import Head, read_body, read_head
-from bdlab.serving.responses import Answer, BatchItem, answer_to, json_response
-from bdlab.serving.unsent import Unsent
+from bdlab.serving.requests import RequestHeaders, read_body, read_headers
+from bdlab.serving.response_buffer import ResponseBuffer
+from bdlab.serving.responses import Answer, BatchItem, json_response, response_of
 
 log = structlog.get_logger()
 
@@ -35,18 +35,18 @@ AT_ONCE = 50
 T = TypeVar("T")
 
 
-class Predictions:
+class PredictionService:
     """Scores, publishes and waits; holds the bound on how many wait at once."""
 
-    def __init__(self, parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements) -> None:
+    def __init__(self, parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth) -> None:
         self._publisher = parts.publisher
         self._scorer = parts.scorer
         self._model = parts.scorer.name
-        self._scoring = Scoring(parts.scorer)
+        self._scoring = AsyncScorer(parts.scorer)
         self._max_in_flight = parts.settings.http.max_in_flight
         self._limit_s = parts.settings.kafka.delivery_timeout_s + _GRACE_S
         self._metrics = metrics
-        self._acknowledgements = acknowledgements
+        self._delivery_health = delivery_health
         self._in_flight = 0
 
     async def read(self, decode: Callable[..., T], body: bytes, **limits: int) -> T:
@@ -54,11 +54,11 @@ class Predictions:
         try:
             if len(body) <= QUICK_CHARACTERS:
                 return decode(body, **limits)
-            return await self._scoring.aside(partial(decode, body, **limits))
+            return await self._scoring.in_thread(partial(decode, body, **limits))
         except ReviewInvalid as error:
             raise invalid(error) from None
 
-    async def predict(self, review: Review, head: Head) -> Answer:
+    async def predict(self, review: Review, head: RequestHeaders) -> Answer:
         """Raises Problem where the prediction was not acknowledged."""
         key = head.idempotency_key
         event_id = idempotent_id(key, review) if key else uuid7()
@@ -71,13 +71,13 @@ class Predictions:
             raise from_error(error, prediction_id=str(event_id)) from error
         finally:
             self._leave(1)
-        return answer_to(event, score)
+        return response_of(event, score)
 
-    async def predict_many(self, reviews: Sequence[Review], head: Head) -> list[Answer]:
+    async def predict_many(self, reviews: Sequence[Review], head: RequestHeaders) -> list[Answer]:
         """All of them acknowledged, in their order. Raises Problem, which says of each what became of it."""
         self._enter(len(reviews))
         try:
-            events, scores = await self._scoring.aside(self._make_events, reviews, head.idempotency_key)
+            events, scores = await self._scoring.in_thread(self._make_events, reviews, head.idempotency_key)
             publishing: list[asyncio.Task[None]] = []
             for event in events:
                 publishing.append(asyncio.create_task(self._publish(event, head)))
@@ -87,8 +87,8 @@ class Predictions:
         finally:
             self._leave(len(reviews))
         if any(found):
-            raise _partly(events, scores, found)
-        return list(map(answer_to, events, scores))
+            raise _partial_failure(events, scores, found)
+        return list(map(response_of, events, scores))
 
     def _make_events(
         self, reviews: Sequence[Review], key: str
@@ -104,7 +104,7 @@ class Predictions:
         ]
         return events, scores
 
-    async def _publish(self, event: PredictionEvent, head: Head) -> None:
+    async def _publish(self, event: PredictionEvent, head: RequestHeaders) -> None:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._limit_s):
@@ -114,18 +114,18 @@ class Predictions:
         except TimeoutError:
             self._metrics.not_acknowledged.inc()
             late = f"the broker did not acknowledge the event within {self._limit_s:g} s"
-            self._acknowledgements.failed(late)
+            self._delivery_health.failed(late)
             raise NotAcknowledged(
                 late, hint="Retry with the same Idempotency-Key: the event may or may not be on the topic."
             ) from None
         except BrokerError as error:
             self._metrics.not_acknowledged.inc()
             if not isinstance(error, EventTooLarge):
-                self._acknowledgements.failed(error.message)
+                self._delivery_health.failed(error.message)
             log.warning("not published", id=str(event.id), problem=error.message)
             raise
         self._metrics.acknowledged.inc()
-        self._acknowledgements.succeeded()
+        self._delivery_health.succeeded()
         self._metrics.acknowledgement_seconds.observe(time.perf_counter() - started)
         log.info("published", id=str(event.id), partition=position.partition, offset=position.offset)
 
@@ -147,13 +147,15 @@ class Predictions:
         self._metrics.in_flight.set(self._in_flight)
 
 
-def _partly(
+def _partial_failure(
     events: Sequence[PredictionEvent], scores: Sequence[Score], found: Sequence[BaseException | None]
 ) -> Problem:
     results = []
     for index, (event, score, error) in enumerate(zip(events, scores, found, strict=True)):
         if error is None:
-            item = BatchItem(index=index, id=event.id, status="acknowledged", result=answer_to(event, score))
+            item = BatchItem(
+                index=index, id=event.id, status="acknowledged", result=response_of(event, score)
+            )
         elif isinstance(error, EventTooLarge):
             item = BatchItem(index=index, id=event.id, status="invalid", why=error.message)
         elif isinstance(error, BrokerError):
@@ -173,9 +175,9 @@ def _partly(
 
 
 def routes(
-    parts: Parts, metrics: Metrics, acknowledgements: Acknowledgements, unsent: Unsent
+    parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, response_buffer: ResponseBuffer
 ) -> list[HTTPRouteHandler]:
-    predictions = Predictions(parts, metrics, acknowledgements)
+    predictions = PredictionService(parts, metrics, delivery_health)
     http = parts.settings.http
     most = min(http.max_batch, http.max_in_flight)
 
@@ -189,7 +191,7 @@ def routes(
     )
     async def predict(request: Request[Any, Any, Any]) -> Response[Answer]:
         """The answer comes after the broker has acknowledged the prediction, which is durable then."""
-        head = read_head(request)
+        head = read_headers(request)
         body = await read_body(request, head, http.max_body_bytes)
         review = await predictions.read(decode, body)
         return json_response(await predictions.predict(review, head))
@@ -204,8 +206,8 @@ def routes(
     )
     async def predict_batch(request: Request[Any, Any, Any]) -> Response[list[Answer]]:
         """The answers have the order of the reviews, and come once all of them are acknowledged."""
-        unsent.check()
-        head = read_head(request)
+        response_buffer.check()
+        head = read_headers(request)
         body = await read_body(request, head, http.max_body_bytes)
         reviews = await predictions.read(decode_many, body, limit=most)
         return json_response(await predictions.predict_many(reviews, head))

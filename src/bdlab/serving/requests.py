@@ -25,7 +25,7 @@ SOURCES = ("drill", "demo")
 """What it may say: that a request is no user's."""
 
 
-class Head(msgspec.Struct, frozen=True):
+class RequestHeaders(msgspec.Struct, frozen=True):
     """The headers that matter to a prediction; an empty string is one that was not sent.
 
     `length` is the announced Content-Length in bytes, -1 where the body is chunked.
@@ -38,7 +38,7 @@ class Head(msgspec.Struct, frozen=True):
     """The CloudEvents source of its events; empty is the API's own."""
 
 
-def read_head(request: Request[Any, Any, Any]) -> Head:
+def read_headers(request: Request[Any, Any, Any]) -> RequestHeaders:
     """Raises Problem for a body that is compressed or not said to be JSON, and for headers of no use."""
     content_types: list[str] = []
     key = traceparent = source = ""
@@ -65,7 +65,7 @@ def read_head(request: Request[Any, Any, Any]) -> Head:
     if not _TRACEPARENT.fullmatch(traceparent) or traceparent.startswith("ff"):
         # The W3C's rule for a header that is not valid: as if there were none.
         traceparent = ""
-    return Head(length, key, traceparent, source)
+    return RequestHeaders(length, key, traceparent, source)
 
 
 def _checked_source(said: str) -> str:
@@ -107,7 +107,7 @@ def _check_content_encoding(encoding: str) -> None:
         )
 
 
-async def read_body(request: Request[Any, Any, Any], head: Head, limit: int) -> bytes:
+async def read_body(request: Request[Any, Any, Any], head: RequestHeaders, limit: int) -> bytes:
     """The body, of at most `limit` bytes; no more than that is kept. Raises Problem."""
     if head.length > limit:
         raise _over(limit)

@@ -112,7 +112,7 @@ def json_response(
     return Response(body, status_code=status, media_type=media_type, headers=headers)
 
 
-def answer_to(event: PredictionEvent, score: Score) -> Answer:
+def response_of(event: PredictionEvent, score: Score) -> Answer:
     return Answer(
         id=event.id,
         prediction=event.prediction,

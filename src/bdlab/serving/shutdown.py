@@ -11,7 +11,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from bdlab.serving import problems
 
 
-class Ending:
+class GracefulShutdown:
     """Knows how many requests are inside, and turns away who comes once the end has begun.
 
     The HTTP server ends the application when it sees no connection any more, and a client whose TLS handshake
@@ -40,7 +40,7 @@ class Ending:
 
         return counted
 
-    def turn_away(self) -> None:
+    def refuse_new(self) -> None:
         """Before each request. Raises Problem, 503, once the end has begun."""
         if self._begun:
             raise problems.problem(

@@ -16,7 +16,7 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from bdlab.errors import DatabaseUnavailable
-from bdlab.serving.documentation import PREDICTION_ID, describe, problem_response
+from bdlab.serving.openapi import PREDICTION_ID, describe, problem_response
 from bdlab.serving.problems import invalid_parameter, problem
 from bdlab.serving.protocols import Parts
 from bdlab.serving.responses import encode_json, json_response
@@ -47,7 +47,7 @@ class PredictionsQuery(msgspec.Struct, frozen=True, kw_only=True):
     ] = "real"
 
 
-class _Queries:
+class _DatabaseThreads:
     """Threads of their own: a database that hangs holds them for as long as it does, and predictions none."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class _Queries:
 
 
 def routes(parts: Parts) -> list[HTTPRouteHandler]:
-    queries = _Queries()
+    queries = _DatabaseThreads()
 
     @get(
         "/predictions",

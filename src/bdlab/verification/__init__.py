@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bdlab.verification.report import Closed, PartitionReport, Report
+from bdlab.verification.report import ClosedPartition, PartitionReport, Report
 from bdlab.verification.verify import verify
 
-__all__ = ["Closed", "PartitionReport", "Report", "verify"]
+__all__ = ["ClosedPartition", "PartitionReport", "Report", "verify"]

@@ -26,7 +26,7 @@ class PartitionReport(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()
 
 
-class Closed(msgspec.Struct, frozen=True, kw_only=True):
+class ClosedPartition(msgspec.Struct, frozen=True, kw_only=True):
     """A partition of a log that the broker has no more, as of a memory-only broker that was restarted.
 
     `lost` events are known to have been in it and were never recorded. There may have been more: those that
@@ -52,7 +52,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     verified: bool
     partitions: tuple[PartitionReport, ...]
-    closed: tuple[Closed, ...] = ()
+    closed: tuple[ClosedPartition, ...] = ()
     waited_s: float = 0.0
 
     @property

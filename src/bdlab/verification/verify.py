@@ -14,7 +14,7 @@ from typing import Protocol
 
 from bdlab.identity import ADVICE, Knowledge, Look, match, refusals
 from bdlab.ledger import Account, Books, Log, LogRange, Sighting, log_of
-from bdlab.verification.report import Closed, PartitionReport, Report
+from bdlab.verification.report import ClosedPartition, PartitionReport, Report
 
 _LOOK_EVERY_S = 0.2
 _IDS = 20
@@ -148,8 +148,8 @@ def _partition(
     )
 
 
-def _closed(account: Account) -> Closed:
-    return Closed(
+def _closed(account: Account) -> ClosedPartition:
+    return ClosedPartition(
         cluster_id=account.log.cluster_id,
         topic=account.log.topic,
         partition=account.log.partition,

@@ -16,7 +16,7 @@ SMALL_BYTES = 16 << 10
 next one when its client has read."""
 
 
-class Unsent:
+class ResponseBuffer:
     """Counts the bytes of larger answers until they are sent, and turns those away that would be too many."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import time
 LINGER_S = 10.0
 
 
-class Acknowledgements:
+class DeliveryHealth:
     """`problem` says why nothing is acknowledged; it is empty after a success, and when a failure is old.
 
     A broker that has lost its in-sync majority answers every question that a probe may ask and takes no

@@ -1,0 +1,225 @@
+"""The OpenAPI document, as far as the handlers' signatures do not give it, and the page that shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from litestar import Request, Response, get
+from litestar.openapi import OpenAPIConfig, ResponseSpec
+from litestar.openapi.plugins import OpenAPIRenderPlugin
+from litestar.openapi.spec import (
+    OpenAPIFormat,
+    OpenAPIHeader,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    Parameter,
+    Reference,
+    RequestBody,
+    Schema,
+)
+
+from bdlab import __version__
+from bdlab.events import MAX_COUNT
+from bdlab.reviews.schema import FIELDS, MISSPELT, NOT_EMPTY, STORABLE
+from bdlab.serving.problems import PROBLEM_JSON, ProblemDetails
+from bdlab.serving.query_parameters import NoQuery, option, schemas
+from bdlab.serving.requests import MAX_KEY_LENGTH, SOURCE_HEADER, SOURCES
+
+EXAMPLE = {"text": "This product is terrible!", "summary": "Product review"}
+
+_COUNT = Schema(type=OpenAPIType.INTEGER, minimum=0, maximum=MAX_COUNT, default=1)
+REVIEW = Schema(
+    title="Review",
+    type=OpenAPIType.OBJECT,
+    description="Other fields are ignored. A name that is nearly one of these is refused as misspelt.",
+    required=["text"],
+    properties={
+        "text": Schema(
+            type=OpenAPIType.STRING,
+            min_length=1,
+            pattern=NOT_EMPTY,
+            description="The review; not only white space, and without U+0000.",
+        ),
+        "summary": Schema(
+            type=OpenAPIType.STRING,
+            pattern=STORABLE,
+            default="",
+            description="The headline of the review; without U+0000.",
+        ),
+        "HelpfulnessNumerator": _COUNT,
+        "HelpfulnessDenominator": _COUNT,
+    },
+    additional_properties=True,
+    property_names=Schema(any_of=[Schema(enum=FIELDS), Schema(schema_not=Schema(pattern=MISSPELT))]),
+    examples=[EXAMPLE],
+)
+
+
+def review_list(limit: int) -> Schema:
+    """Return the schema of a list of 1 to `limit` reviews."""
+    return Schema(type=OpenAPIType.ARRAY, items=REVIEW, min_items=1, max_items=limit)
+
+
+_HEADERS = (
+    Parameter(
+        name="Idempotency-Key",
+        param_in="header",
+        schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=MAX_KEY_LENGTH),
+        description="The same key with the same review is the same prediction, with the same id.",
+    ),
+    Parameter(
+        name="traceparent",
+        param_in="header",
+        schema=Schema(type=OpenAPIType.STRING),
+        description="W3C trace context; it is passed on with the event. One that is not valid is ignored.",
+    ),
+    Parameter(
+        name=SOURCE_HEADER,
+        param_in="header",
+        schema=Schema(type=OpenAPIType.STRING, enum=SOURCES),
+        description="Marks a review that no user wrote: statistics about the model leave its row out.",
+    ),
+)
+PREDICTION_ID = Parameter(
+    name="prediction_id",
+    param_in="path",
+    required=True,
+    schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.UUID),
+    description="The id in the response of /predict.",
+)
+
+_PROBLEM = Reference(ref=f"#/components/schemas/{ProblemDetails.__name__}")
+_RETRY_AFTER = OpenAPIHeader(
+    schema=Schema(type=OpenAPIType.INTEGER, minimum=1), description="Seconds to wait; only with a problem."
+)
+#: The errors that any route may return before its handler runs.
+_ANYWHERE = {
+    "400": "Not exactly one valid Host header, or the client closed the connection before the end",
+    "408": "The request came too slowly",
+    "421": "The Host header names another server (setting http.allowed_hosts)",
+    "422": "A query parameter that the route does not know, or a value that is not allowed",
+    "431": "The head of the request is too large",
+    "500": "A defect; the server's log has the reason",
+    "503": "The server is stopping: retry after `Retry-After` seconds",
+}
+
+
+def describe(
+    *,
+    body: Schema | None = None,
+    query: type[msgspec.Struct] = NoQuery,
+    path: Parameter | None = None,
+) -> dict[str, Any]:
+    """Return the keyword arguments of a route with these query parameters, and their documentation.
+
+    A route with a `body` also takes the headers of a prediction.
+    """
+
+    @dataclass
+    class Described(Operation):
+        def __post_init__(self) -> None:
+            parameters: list[Parameter | Reference] = [path] if path else []
+            parameters += _HEADERS if body else ()
+            for name, schema in schemas(query).items():
+                # msgspec's JSON schema goes into the document as it is.
+                shape, text = cast("Any", schema), schema.get("description")
+                parameters.append(Parameter(name=name, param_in="query", schema=shape, description=text))
+            self.parameters = parameters or None
+            if body:
+                content = {"application/json": OpenAPIMediaType(schema=body)}
+                self.request_body = RequestBody(content=content, required=True)
+            self.responses = _with_problems(self.responses or {})
+
+    return {"operation_class": Described, "opt": option(query)}
+
+
+def _with_problems(responses: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `responses` and those of every route, without the 400 that the framework adds."""
+    found = {status: answer for status, answer in responses.items() if status != "400"}
+    for status, description in _ANYWHERE.items():
+        answer = found.setdefault(status, OpenAPIResponse(description=description, content={}))
+        answer.content.setdefault(PROBLEM_JSON, OpenAPIMediaType(schema=_PROBLEM))
+    found["503"].headers = {"Retry-After": _RETRY_AFTER}
+    return dict(sorted(found.items()))
+
+
+def state_response(answer: type[msgspec.Struct], description: str) -> dict[int, ResponseSpec]:
+    """Return the 503 of a status route, which has the same fields as its 200."""
+    return {503: ResponseSpec(data_container=answer, description=description, generate_examples=False)}
+
+
+def problem_response(description: str) -> ResponseSpec:
+    return ResponseSpec(
+        data_container=ProblemDetails,
+        media_type=PROBLEM_JSON,
+        description=description,
+        generate_examples=False,
+    )
+
+
+UNACKNOWLEDGED = problem_response(
+    "Not acknowledged, too many in flight, or the server is stopping: retry after `Retry-After` seconds"
+)
+PREDICT_RESPONSES = {
+    408: problem_response("The body came too slowly"),
+    413: problem_response("The body, or the event made of it, is too large"),
+    415: problem_response("The body is not JSON, or it is compressed"),
+    422: problem_response("The body is not a valid review: each wrong field and why"),
+    503: UNACKNOWLEDGED,
+}
+
+
+class SwaggerUi(OpenAPIRenderPlugin):
+    """The page at /docs: Swagger UI with `assets`, so that a browser loads nothing from another host."""
+
+    def __init__(self) -> None:
+        super().__init__(path=["/", "/swagger"])
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002
+        return _PAGE
+
+
+@get(["/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"], include_in_schema=False)
+async def assets(request: Request[Any, Any, Any]) -> Response[bytes]:
+    name = Path(request.url.path).name
+    body = await asyncio.to_thread((_ASSETS / f"{name}.gz").read_bytes)
+    headers = {"Cache-Control": "max-age=3600", "Vary": "Accept-Encoding"}
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        headers["Content-Encoding"] = "gzip"
+    else:
+        body = await asyncio.to_thread(gzip.decompress, body)
+    kind = "text/css" if name.endswith(".css") else "text/javascript"
+    return Response(body, media_type=kind, headers=headers)
+
+
+_ASSETS = Path(__file__).with_name("swagger_ui")
+_PAGE = b"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>bdlab API</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'self' 'unsafe-inline'; img-src 'self' data:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+<script src="/docs/swagger-ui-bundle.js"></script>
+</head><body><div id="api"></div><script>
+SwaggerUIBundle({url: "/openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null})
+</script></body></html>
+"""
+
+
+def config() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="bdlab",
+        version=__version__,
+        description="Predictions from product reviews; each is durable before its response is sent.",
+        path="/docs",
+        use_handler_docstrings=True,
+        render_plugins=[SwaggerUi()],
+    )
