@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -93,3 +95,32 @@ AdminServers = Annotated[
 def key_number(envvar: str, words: str, *, show_default: bool | str = True) -> Any:
     """An option for a number of key shares, as many as Vault takes; its name is its parameter's."""
     return typer.Option(envvar=envvar, min=1, max=255, help=words, show_default=show_default)
+
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_LONGEST = timedelta(days=36_525)
+_AGE = re.compile(r"(\d{1,7})\s*([smhdw])")
+
+
+def age(text: str) -> timedelta:
+    """A number and one of s, m, h, d, w; at most 100 years. Raises typer.BadParameter."""
+    found = _AGE.fullmatch(text.strip())
+    if not found:
+        raise typer.BadParameter(f"{text!r} is no age: give a number and one of s, m, h, d, w, such as 30d")
+    length = timedelta(**{_UNITS[found[2]]: int(found[1])})
+    if length > _LONGEST:
+        raise typer.BadParameter(f"{text!r} is more than 100 years")
+    return length
+
+
+def moment(text: str) -> datetime:
+    """An ISO 8601 moment (UTC where it names no zone), or how long ago. Raises typer.BadParameter."""
+    if _AGE.fullmatch(text.strip()):
+        return datetime.now(UTC) - age(text)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no moment: give an ISO 8601 date or time, or an age such as 2h"
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from bdlab.serving import response_buffer
 from bdlab.stack.temporary_ca import passing_certificates
-from bdlab_cli.wiring import uvicorn_protocol as protocol
+from bdlab_cli.wiring import uvicorn_protocol
 from tests.fix_api import MemoryApi, serving
 from tests.waiting import until
 
@@ -69,7 +69,8 @@ def live(client: httpx.Client) -> int:
 
 @given(
     size=st.one_of(
-        st.integers(protocol.MAX_HEAD_BYTES - 3, protocol.MAX_HEAD_BYTES + 3), st.integers(0, 200_000)
+        st.integers(uvicorn_protocol.MAX_HEAD_BYTES - 3, uvicorn_protocol.MAX_HEAD_BYTES + 3),
+        st.integers(0, 200_000),
     ),
     cut=st.integers(0, 200_000),
     second=st.booleans(),
@@ -88,7 +89,7 @@ def test_a_head_may_be_of_32_kib_and_no_larger(
             assert status(made) == 200
         made.sendall(head[:cut])
         made.sendall(head[cut:])
-        assert status(made) == (200 if max(size, counted) <= protocol.MAX_HEAD_BYTES else 431)
+        assert status(made) == (200 if max(size, counted) <= uvicorn_protocol.MAX_HEAD_BYTES else 431)
 
 
 def test_a_head_or_a_trailer_without_an_end_is_refused(api: httpx.Client) -> None:
@@ -110,7 +111,7 @@ def test_a_head_or_a_trailer_without_an_end_is_refused(api: httpx.Client) -> Non
 def test_a_head_that_does_not_end_is_408_and_silence_is_cut_off(
     api: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_S", 0.2)
+    monkeypatch.setattr(uvicorn_protocol, "HEAD_S", 0.2)
     with connection(api) as silent, connection(api) as half, connection(api) as second:
         half.sendall(LIVE[:20])
         second.sendall(LIVE + LIVE[:20])
@@ -132,7 +133,7 @@ def test_requests_in_a_row_are_answered_in_their_order(api: httpx.Client) -> Non
     with connection(api) as made:
         made.sendall(LIVE * 1000)
         found = answer(made)
-    assert 1 < found.count(b"HTTP/1.1 200 ") <= protocol.MAX_PIPELINED + 2
+    assert 1 < found.count(b"HTTP/1.1 200 ") <= uvicorn_protocol.MAX_PIPELINED + 2
     assert b"connection: close" in found
 
 
@@ -170,7 +171,7 @@ def test_above_the_limit_of_requests_in_progress_it_is_503(memory_api: MemoryApi
 def test_bodies_are_bounded_together_and_small_requests_go_on(
     api: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "REQUEST_BYTES", 310_000)
+    monkeypatch.setattr(uvicorn_protocol, "REQUEST_BYTES", 310_000)
     large = POST + b"Content-Length: 150000\r\n\r\n" + b" " * (150_000 - len(BODY) - 1)
     with ExitStack() as stack:
         made = [stack.enter_context(connection(api)) for _ in range(3)]
@@ -216,7 +217,7 @@ def test_answers_that_nobody_reads_are_bounded_together(
 
 def test_a_client_that_does_not_read_is_cut_off(rows: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = len(rows.get("/predictions?limit=1000").content)
-    monkeypatch.setattr(protocol, "STALLED_S", 0.3)
+    monkeypatch.setattr(uvicorn_protocol, "STALLED_S", 0.3)
     monkeypatch.setattr(response_buffer, "MAX_BYTES", 1_000_000)
     with connection(rows) as made:
         made.sendall(ROWS)
@@ -248,8 +249,8 @@ def test_a_body_over_the_limit_is_answered_to_who_still_sends(api: httpx.Client)
 def test_a_body_that_goes_on_after_its_answer_ends_in_time(
     api: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "DRAIN_S", 0.3)
-    monkeypatch.setattr(protocol, "DRAIN_BYTES", 1_000_000)
+    monkeypatch.setattr(uvicorn_protocol, "DRAIN_S", 0.3)
+    monkeypatch.setattr(uvicorn_protocol, "DRAIN_BYTES", 1_000_000)
     head = POST + b"Content-Length: 900000000\r\n"
     for close in (b"Connection: close\r\n", b""):
         with connection(api) as stalled:
@@ -293,7 +294,7 @@ def test_a_connection_is_kept_for_as_long_as_is_set(memory_api: MemoryApi) -> No
 
 
 def test_an_upgrade_leaves_nobody_without_bounds(api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEAD_S", 0.3)
+    monkeypatch.setattr(uvicorn_protocol, "HEAD_S", 0.3)
     upgrade = LIVE.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
     with connection(api) as made:
         made.sendall(upgrade)
@@ -305,7 +306,7 @@ def test_an_upgrade_leaves_nobody_without_bounds(api: httpx.Client, monkeypatch:
 def test_a_client_stalled_in_its_body_is_told_that_the_server_stops(
     memory_api: MemoryApi, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(protocol, "LAST_S", 0.3)
+    monkeypatch.setattr(uvicorn_protocol, "LAST_S", 0.3)
     with memory_api.producer, ExitStack() as stack:
         with serving(memory_api.parts) as client:
             stalled = stack.enter_context(connection(client))
@@ -345,7 +346,7 @@ def test_connections_leave_files_to_the_process() -> None:
 def test_over_tls_the_handshake_is_bounded_too(
     memory_api: MemoryApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(protocol, "HEAD_S", 3.0)
+    monkeypatch.setattr(uvicorn_protocol, "HEAD_S", 3.0)
     made = passing_certificates(["api"], ttl_s=600)["api"]
     files = {"ssl_certfile": tmp_path / "cert.pem", "ssl_keyfile": tmp_path / "key.pem"}
     files["ssl_certfile"].write_text(made.certificate.pem)

@@ -79,3 +79,26 @@ def test_a_room_that_is_new_has_to_be_given_its_place(tmp_path: Path) -> None:
     (tree / LIBRARY / "attic").mkdir()
     (tree / LIBRARY / "attic" / "__init__.py").write_text("", "utf-8")
     assert "bdlab.attic" in _broken(tree)
+
+
+def test_no_command_imports_another(tmp_path: Path) -> None:
+    tree = _copy(tmp_path)
+    planted = "from bdlab_cli.commands import status"
+    with (tree / "cli/bdlab_cli/commands/verify.py").open("a", encoding="utf-8") as file:
+        file.write(f"\n\ndef look() -> object:\n    {planted}\n\n    return status\n")
+    said = _broken(tree)
+    assert "no command imports another BROKEN" in said
+    assert re.search(r"bdlab_cli\.commands\.verify -> bdlab_cli\.commands\.status", said)
+
+
+def test_what_is_shown_knows_nothing_of_what_is_run(tmp_path: Path) -> None:
+    tree = _copy(tmp_path)
+    with (tree / "cli/bdlab_cli/output/health.py").open("a", encoding="utf-8") as file:
+        file.write("\nfrom bdlab_cli.wiring import checks\n")
+    assert re.search(r"bdlab_cli\.output\.health -> bdlab_cli\.wiring\.checks", _broken(tree))
+
+
+def test_a_module_of_the_command_line_that_is_new_has_to_be_given_its_place(tmp_path: Path) -> None:
+    tree = _copy(tmp_path)
+    (tree / "cli/bdlab_cli/attic.py").write_text("", "utf-8")
+    assert "bdlab_cli.attic" in _broken(tree)

@@ -15,7 +15,7 @@ from bdlab.signals import ending, held_back
 PROGRAM = """
 import os, signal, sys
 from bdlab.signals import held_back
-from bdlab_cli.wiring import session as wiring
+from bdlab_cli.wiring.signals import stop_on_signal
 numbers = [signal.Signals[name] for name in sys.argv[2].split(",") if name]
 def work():
     with held_back("this"):
@@ -24,7 +24,7 @@ def work():
         print("whole", flush=True)
     print("later", flush=True)
 if sys.argv[1] == "listening":
-    with wiring.stop_on_signal() as stop:
+    with stop_on_signal() as stop:
         work()
         stop.wait(30)
         print("asked to stop", stop.is_set(), flush=True)

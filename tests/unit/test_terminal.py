@@ -20,8 +20,7 @@ from rich.table import Table
 
 from bdlab.deadletters import StoredDeadLetter
 from bdlab.events import Position, Record
-from bdlab_cli.output import dead_letters as letters
-from bdlab_cli.output import terminal
+from bdlab_cli.output import dead_letters, terminal
 from bdlab_cli.output.console import Console
 from bdlab_cli.output.predictions import inert
 from tests.terminal import BDLAB, Terminal
@@ -214,9 +213,9 @@ def test_a_dead_letter_of_hostile_words_is_shown_as_words(capsys: pytest.Capture
         recorded_at=datetime.now(UTC),
         replays=0,
     )
-    letters.show(letter)
+    dead_letters.show(letter)
     screen = _Screen()
-    Console(screen).print(letters.table([letter], "1 dead letter"))
+    Console(screen).print(dead_letters.table([letter], "1 dead letter"))
     shown = capsys.readouterr().out
     assert not STEERING.search(shown + screen.getvalue())
     assert shown.count("\nreason ") == 1

@@ -8,7 +8,7 @@ import msgspec
 from rich.console import Console
 
 from bdlab.verification import PartitionReport, Report
-from bdlab_cli.commands.verify import _show
+from bdlab_cli.output.accounting import show
 
 FROM_THE_START = PartitionReport(
     cluster_id="c",
@@ -27,7 +27,7 @@ FROM_THE_START = PartitionReport(
 
 def shown(*partitions: PartitionReport) -> str:
     out = StringIO()
-    _show(Report(verified=True, partitions=partitions), Console(file=out, width=200))
+    show(Report(verified=True, partitions=partitions), Console(file=out, width=200))
     return out.getvalue()
 
 

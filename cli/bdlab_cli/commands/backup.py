@@ -9,6 +9,8 @@ import typer
 
 from bdlab_cli.options import DATA_DIR, DataDir, StartupTimeout
 from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings, open_session
+from bdlab_cli.wiring.signals import stop_on_signal
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -38,14 +40,13 @@ def backup(
     from bdlab import __version__
     from bdlab.postgres import dumps
     from bdlab.vault import snapshots
-    from bdlab_cli.wiring import session as wiring
 
-    layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
+    layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
     target = Backup(to)
     with (
         target.write(folder, version=__version__) as new,
-        wiring.stop_on_signal() as stop,
-        wiring.vault_session(
+        stop_on_signal() as stop,
+        open_session(
             layers, stop, service="backup", database_role="bdlab-reader", kafka=False, renewed=True
         ) as session,
     ):
@@ -53,7 +54,7 @@ def backup(
         new.snapshot.write_bytes(session.ask(snapshots.save))
         dumps.dump(session.database(), new.dump, programs=binaries.postgres() / "bin", stop=stop)
     terminal.echo(target.path)
-    wiring.talk().print(
+    terminal.stderr().print(
         f"Whoever has {target.path} has every secret of this stack. Keep {target.keys} apart from the rest.",
         soft_wrap=True,
     )

@@ -9,6 +9,7 @@ import typer
 
 from bdlab_cli.options import AdminServers, StartupTimeout
 from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings, open_session
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -48,15 +49,14 @@ def broker_certificate(
     One that is good for a third of its time or longer stands. The broker reads a new one when it starts, or
     when it is told to (--admin-servers).
     """
-    from bdlab_cli.wiring import session as wiring
 
-    layers = wiring.layers({"startup_timeout_s": startup_timeout})
+    layers = load_settings({"startup_timeout_s": startup_timeout})
     from bdlab.certificates import BROKER_TTL_S, GROUP_READS, CertificateFiles
     from bdlab.vault import pki
 
     ttl_s = ttl or BROKER_TTL_S
     files = CertificateFiles(folder, mode=GROUP_READS)
-    with wiring.vault_session(layers, service="migrate", kafka=bool(admin_servers)) as session:
+    with open_session(layers, service="migrate", kafka=bool(admin_servers)) as session:
         if files.good_for(host, authority=session.ask(pki.authority_pem)):
             terminal.echo("broker certificate: unchanged")
         else:

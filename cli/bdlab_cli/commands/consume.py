@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING
-
 import typer
 
 from bdlab_cli.options import StartupTimeout
-
-if TYPE_CHECKING:
-    from bdlab.vault.session import VaultSession
+from bdlab_cli.wiring.session import load_settings
+from bdlab_cli.wiring.signals import stop_on_signal
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -59,9 +55,8 @@ def consume(
 
     Runs until SIGTERM or Ctrl-C, and then finishes the batch in hand; a second one leaves at once.
     """
-    from bdlab_cli.wiring import session as wiring
 
-    layers = wiring.layers(
+    layers = load_settings(
         {
             "sink": {"metrics_port": metrics_port, "batch_size": batch_size, "batch_wait_s": batch_wait},
             "startup_timeout_s": startup_timeout,
@@ -79,12 +74,13 @@ def consume(
         VaultUnavailable,
     )
     from bdlab.vault.session import VaultSession
+    from bdlab_cli.wiring.sink import run_sink
 
-    with wiring.stop_on_signal() as stop:
+    with stop_on_signal() as stop:
         session = VaultSession(layers, service="consume", database_role="bdlab-writer", daemon=True)
         try:
             session.open(layers.settings().startup_timeout_s, stop=stop)
-            _run(session, stop, until_idle=until_idle, metrics_host=metrics_host)
+            run_sink(session, stop, until_idle=until_idle, metrics_host=metrics_host)
         except (
             VaultUnavailable,
             BrokerUnavailable,
@@ -99,51 +95,3 @@ def consume(
             structlog.get_logger().info("stopped while it waited", problem=error.message)
         finally:
             session.close()
-
-
-def _run(session: VaultSession, stop: threading.Event, *, until_idle: bool, metrics_host: str) -> None:
-    """Wire source, store and sink; closed in reverse: leave the group first, then let go of the database."""
-    from contextlib import ExitStack
-
-    import structlog
-
-    from bdlab.errors import SchemaOutdated, TopicMissing
-    from bdlab.kafka.admin import Admin
-    from bdlab.kafka.consumer import Consumer
-    from bdlab.ledger import Log, log_of
-    from bdlab.postgres.store import Store
-    from bdlab.sink import LagWatch, Monitor, Sink, SinkMetrics
-    from bdlab_cli.wiring import session as wiring
-
-    settings = session.settings()
-    patience = settings.startup_timeout_s
-    metrics = SinkMetrics()
-    with ExitStack() as opened:
-        # A frozen consumer's locks are freed before the group gives its partitions to another.
-        store = Store(session, idle_in_transaction_s=settings.kafka.session_timeout_s / 2)
-        opened.callback(store.close)
-        sink = Sink(store, settings.sink, metrics=metrics)
-        if settings.sink.metrics_port >= 0:
-            opened.enter_context(
-                Monitor(
-                    metrics.registry,
-                    lambda: sink.idle_s < _ALIVE_WITHIN_S,
-                    host=metrics_host,
-                    port=settings.sink.metrics_port,
-                )
-            )
-        admin = opened.enter_context(Admin(session, client_id="bdlab-consume-lag"))
-
-        def ends() -> dict[Log, int]:
-            return {log_of(found): found.end for found in admin.log_ranges()}
-
-        wiring.wait_for(
-            "PostgreSQL and its schema", store.open, timeout_s=patience, stop=stop, also=(SchemaOutdated,)
-        )
-        wiring.wait_for("the topic", ends, timeout_s=patience, stop=stop, also=(TopicMissing,))
-        source = opened.enter_context(Consumer(session, positions=sink.positions, prove=sink.prove))
-        opened.enter_context(LagWatch(sink, metrics, ends))
-        total = sink.run(source, stop, until_idle=until_idle, patience_s=patience)
-    structlog.get_logger().info(
-        "consumer stopped", rows=total.rows, duplicates=total.duplicates, dead_letters=total.dead_letters
-    )

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bdlab_cli.options import Broker
+from bdlab_cli.output import terminal
 from bdlab_cli.wiring.samples import FROM_FILE, OVER_HTTP, Sample
+from bdlab_cli.wiring.session import load_settings
+from bdlab_cli.wiring.signals import stop_on_signal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,13 +56,13 @@ def demo(
 
     from bdlab.stack import DataFolder, LocalStack
     from bdlab.stack.brokers import described
-    from bdlab_cli.commands.up import bdlab_command, choose_broker, show
-    from bdlab_cli.wiring import session as wiring
+    from bdlab_cli.output.stack_events import show
+    from bdlab_cli.wiring.local_stack import bdlab_command, choose_broker
 
-    wiring.layers()
-    talk, out = wiring.talk(), wiring.out()
+    load_settings()
+    talk, out = terminal.stderr(), terminal.stdout()
     began = time.monotonic()
-    with wiring.stop_on_signal() as stop, _throw_away_folder(talk, keep=keep) as folder:
+    with stop_on_signal() as stop, _throw_away_folder(talk, keep=keep) as folder:
         kind = choose_broker(talk, DataFolder(folder), broker, stop)
         stack = LocalStack(
             folder, command=bdlab_command(), report=lambda event: show(talk, event), broker=kind, tls=tls

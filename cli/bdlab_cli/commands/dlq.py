@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bdlab_cli import options
 from bdlab_cli.options import StartupTimeout
 from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings, open_session
+from bdlab_cli.wiring.signals import stop_on_signal
 
 if TYPE_CHECKING:
     from bdlab.deadletters import DeadLetterFilter, Outcome, State, StoredDeadLetter
@@ -84,7 +87,6 @@ def list_(
     """
     from bdlab.deadletters import OPEN
     from bdlab_cli.output.dead_letters import summary, table
-    from bdlab_cli.wiring import session as wiring
 
     wanted = _filter(partition, cluster, reason, sqlstate, since, until, OPEN if only_open else ())
     with _opened(startup_timeout) as (_, letters):
@@ -94,7 +96,7 @@ def list_(
         for letter in found:
             terminal.echo_json(summary(letter))
         return
-    wiring.out().print(table(found, f"{pending} open of {total} dead letters"))
+    terminal.stdout().print(table(found, f"{pending} open of {total} dead letters"))
     _tell_of_more(total - len(found), limit)
 
 
@@ -152,12 +154,11 @@ def replay(
     from bdlab import deadletters
     from bdlab.errors import BdlabError
     from bdlab.kafka.producer import Producer
-    from bdlab_cli.wiring import session as wiring
 
     _require_choice(positions, everything, cluster, (partition, offset, reason, sqlstate, since, until))
     states: tuple[State, ...] = ("open", "returned", "sent") if again else ("open",)
     wanted = _filter(partition, cluster, reason, sqlstate, since, until, states, offset=offset)
-    with wiring.stop_on_signal() as stop, _opened(startup_timeout, stop) as (session, letters):
+    with stop_on_signal() as stop, _opened(startup_timeout, stop) as (session, letters):
         found, outcomes = _chosen(letters, positions, wanted, limit, again=again)
         more = 0 if positions else letters.count(wanted) - len(found)
         returned = 0 if again or positions else letters.count(_with_states(wanted, ("returned",)))
@@ -274,13 +275,12 @@ def _require_choice(
 def _opened(
     startup_timeout: float | None, stop: threading.Event | None = None
 ) -> Iterator[tuple[VaultSession, DeadLetters]]:
-    from bdlab_cli.wiring import session as wiring
 
-    layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
+    layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
     from bdlab.postgres.deadletters import DeadLetters
 
     with (
-        wiring.vault_session(layers, stop, service="dlq", database_role="bdlab-dlq") as session,
+        open_session(layers, stop, service="dlq", database_role="bdlab-dlq") as session,
         DeadLetters(session) as letters,
     ):
         yield session, letters
@@ -298,7 +298,6 @@ def _filter(
     offset: int | None = None,
 ) -> DeadLetterFilter:
     from bdlab.deadletters import DeadLetterFilter
-    from bdlab_cli import moments
 
     return DeadLetterFilter(
         cluster_id=cluster,
@@ -306,8 +305,8 @@ def _filter(
         offset=offset,
         reason=reason,
         sqlstate=sqlstate,
-        since=moments.moment(since) if since else None,
-        until=moments.moment(until) if until else None,
+        since=options.moment(since) if since else None,
+        until=options.moment(until) if until else None,
         states=states,
     )
 

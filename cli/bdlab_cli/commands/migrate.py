@@ -8,6 +8,8 @@ import typer
 
 from bdlab_cli.options import AdminServers, StartupTimeout
 from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings, open_session, wait_for
+from bdlab_cli.wiring.signals import stop_on_signal
 
 if TYPE_CHECKING:
     from bdlab.credentials import KafkaCredentials
@@ -67,9 +69,8 @@ def migrate(
     A second run changes nothing.
     """
     from bdlab.errors import VaultError
-    from bdlab_cli.wiring import session as wiring
 
-    layers = wiring.layers(
+    layers = load_settings(
         {"kafka": {"bootstrap_servers": bootstrap_servers}, "startup_timeout_s": startup_timeout}
     )
     if adopt_log and new_log:
@@ -81,21 +82,19 @@ def migrate(
 
     patience = layers.settings().startup_timeout_s
     with (
-        wiring.stop_on_signal() as stop,
-        wiring.vault_session(layers, stop, service="migrate", database_role="bdlab-owner") as session,
+        stop_on_signal() as stop,
+        open_session(layers, stop, service="migrate", database_role="bdlab-owner") as session,
     ):
         if announce_broker:
             _tell("broker address in Vault", _announce(session, layers, ca_file))
-        applied = wiring.wait_for(
-            "PostgreSQL", lambda: migrations.migrate(session), timeout_s=patience, stop=stop
-        )
+        applied = wait_for("PostgreSQL", lambda: migrations.migrate(session), timeout_s=patience, stop=stop)
         _tell("schema", ", ".join(applied))
         credentials: KafkaCredentials = session
         if admin_servers:
             credentials, changes = secure(session, admin_servers, timeout_s=patience, stop=stop)
             _tell("users and ACLs", ", ".join(f"{action} {subject}" for action, subject in changes))
         with Admin(credentials, client_id="bdlab-migrate") as admin:
-            outcome = wiring.wait_for("the broker", admin.ensure_topic, timeout_s=patience, stop=stop)
+            outcome = wait_for("the broker", admin.ensure_topic, timeout_s=patience, stop=stop)
             if adopt_log or new_log:
                 _tell("log", _decide(session, admin, same=adopt_log))
         try:

@@ -10,6 +10,7 @@ import typer
 
 from bdlab_cli import options
 from bdlab_cli.options import StartupTimeout
+from bdlab_cli.wiring.session import load_settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -112,10 +113,9 @@ def predict(
         raise typer.BadParameter("--summary belongs to a review that is given as the argument")
 
     from bdlab_cli.output.predictions import results
-    from bdlab_cli.wiring import session as wiring
     from bdlab_cli.wiring.bulk_predict import Prediction, from_argument, from_file, read_review
 
-    layers = wiring.layers({"startup_timeout_s": startup_timeout, "model": {"path": model}}, quiet=True)
+    layers = load_settings({"startup_timeout_s": startup_timeout, "model": {"path": model}}, quiet=True)
     shown = results(as_json=as_json, output=output, published=publish, raw_cells=raw_cells)
     prediction = Prediction(
         layers, shown, publish=publish, output=output, run_id=run_id, source=source or "predict"

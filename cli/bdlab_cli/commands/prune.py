@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from bdlab_cli import options
 from bdlab_cli.options import StartupTimeout
 from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings, open_session
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -34,16 +36,13 @@ def prune(
     """
     from datetime import UTC, datetime
 
-    from bdlab_cli import moments
-    from bdlab_cli.wiring import session as wiring
-
-    before = datetime.now(UTC) - moments.age(older_than)
-    layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
+    before = datetime.now(UTC) - options.age(older_than)
+    layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
     import msgspec
 
     from bdlab.postgres import retention
 
-    with wiring.vault_session(
+    with open_session(
         layers, service="migrate", database_role="bdlab-owner", kafka=False, renewed=True
     ) as session:
         found = []

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from bdlab_cli.options import DATA_DIR
-
-if TYPE_CHECKING:
-    from bdlab.settings import PostgresSettings, VaultSettings
-    from bdlab.stack import DataFolder, Postgres
-    from bdlab.stack.backup import Backup
-    from bdlab.vault.bootstrap import Plan
+from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -67,10 +63,10 @@ def restore(
     from bdlab.stack.backup import Backup, new_folder
     from bdlab.stack.tls import TlsFolder
     from bdlab.vault import snapshots
-    from bdlab_cli.wiring import session as wiring
+    from bdlab_cli.wiring.database_restore import restore_database
 
-    wiring.layers(quiet=True)
-    talk = wiring.talk()
+    load_settings(quiet=True)
+    talk = terminal.stderr()
     backup = Backup(source)
     about = backup.about(rows_only=rows_only)
     backup.authenticate(rows_only=rows_only, trusted=trust_backup)
@@ -96,64 +92,12 @@ def restore(
             if not rows_only:
                 snapshots.restore(vault, backup.snapshot.read_bytes())
                 talk.print("[green]✓[/] Vault's secrets", markup=True)
-            _restore_database(backup, folder, vault, postgres)
+            restore_database(backup, folder, vault, postgres)
             talk.print("[green]✓[/] the database", markup=True)
         postgres.forget_admin_password()
         folder.settle()
-    wiring.out().print(
+    terminal.stdout().print(
         f"restored to {about.made_at:%Y-%m-%d %H:%M:%S} UTC. Start it with:\n\n"
         f"  bdlab up --data-dir {shlex.quote(str(folder.path))}",
         soft_wrap=True,
     )
-
-
-def _restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, postgres: Postgres) -> None:
-    """What Vault lacks, and its users in this new server, as at a first set-up; then what the dump has."""
-    import msgspec
-
-    from bdlab.credentials import DatabaseLogin
-    from bdlab.postgres import dumps
-    from bdlab.settings import KafkaSettings
-    from bdlab.stack.servers import binaries
-    from bdlab.vault.bootstrap import Plan, bootstrap
-    from bdlab.vault.bootstrap.plan import Seeds
-    from bdlab_cli.commands.vault_init import manager
-    from bdlab_cli.wiring import session as wiring
-
-    admin = DatabaseLogin(
-        server=postgres.lasting_server, user=postgres.admin_user, password=postgres.admin_password
-    )
-    seeds = Seeds(
-        postgres_user=admin.user,
-        postgres_password=admin.password,
-        postgres=admin.server,
-        postgres_authority=bool(admin.server.ca_file),
-        kafka=KafkaSettings(),  # in Vault already; `bdlab up` writes the new broker's address
-    )
-    plan = Plan(vault=vault, keys_file=folder.keys_file, seeds=seeds, manager=manager(seeds))
-    bootstrap(plan, lambda _step: None)
-    _move_database(plan, admin.server)
-    here = {"address": vault.address, "ca_file": vault.ca_file, "identity_dir": vault.identity_dir}
-    layers = wiring.layers({"vault": {**here, "namespace": ""}}, quiet=True)
-    with wiring.vault_session(
-        layers, service="migrate", database_role="bdlab-owner", kafka=False, renewed=True
-    ) as session:
-        # The new server shows a certificate of its own for now, by another authority than Vault names.
-        owner = msgspec.structs.replace(session.database(), server=admin.server)
-        dumps.restore(owner, backup.dump, programs=binaries.postgres() / "bin")
-
-
-def _move_database(plan: Plan, server: PostgresSettings) -> None:
-    """Tell the services where the database is now: `vault-init` never overwrites what they read."""
-    from datetime import timedelta
-
-    from bdlab.vault.bootstrap import admin_token as operator
-
-    mount, path = plan.vault.kv_mount, "database/credentials"
-    with operator.task(plan, ttl=timedelta(minutes=5)) as client:
-        values, version = client.read_kv(mount, path)
-        moved = values | {"host": server.host, "port": str(server.port), "sslmode": server.sslmode}
-        if moved != values:
-            client.write_kv(mount, path, moved, cas=version)
-        # Users of the old server: they do not exist here.
-        client.write(f"sys/leases/revoke-prefix/{plan.vault.database_mount}/creds")

@@ -9,12 +9,13 @@ import typer
 
 from bdlab_cli.options import AdminServers, StartupTimeout
 from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings
+from bdlab_cli.wiring.signals import stop_on_signal
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
 
-    from rich.console import Group
     from rich.table import Table
 
     from bdlab.settings import Layers
@@ -112,18 +113,17 @@ def rotate(
     run that was killed. With --drill the exit code is 10 where a request failed, or not all held.
     """
     from bdlab.errors import BdlabError, InvalidInput
-    from bdlab_cli.wiring import session as wiring
     from bdlab_cli.wiring.rotation_steps import rotations
 
     if drill and dry_run:
         raise InvalidInput("--drill rotates, and --dry-run does not: give one of them")
-    layers = wiring.layers({"startup_timeout_s": startup_timeout}, quiet=True)
-    talk = wiring.talk()
+    layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
+    talk = terminal.stderr()
 
     def progress(line: str) -> None:
         talk.print(line, style="dim", soft_wrap=True)
 
-    with wiring.stop_on_signal() as stop:
+    with stop_on_signal() as stop:
         steps = rotations(
             layers,
             stop,
@@ -144,7 +144,9 @@ def rotate(
             found.extend(steps)
         except BdlabError:
             if found and not as_json:
-                wiring.out().print(_table(found))
+                from bdlab_cli.output.rotations import rotation_table
+
+                terminal.stdout().print(rotation_table(found))
             raise
     if not _tell(found, found, as_json=as_json):
         raise typer.Exit(_COULD_NOT)
@@ -161,7 +163,8 @@ def _drill(
     *,
     as_json: bool,
 ) -> None:
-    from bdlab_cli.wiring.rotation_drill import drill, table
+    from bdlab_cli.output.rotations import drill_table
+    from bdlab_cli.wiring.rotation_drill import drill
 
     found = drill(
         layers,
@@ -172,37 +175,21 @@ def _drill(
         seconds=seconds,
         progress=progress,
     )
-    _tell(found, found.rotations, table(found), as_json=as_json)
+    _tell(found, found.rotations, drill_table(found.load, verified=found.verified), as_json=as_json)
     if not found.passed:
         raise typer.Exit(_NOT_PASSED)
 
 
 def _tell(result: object, rotations: list[Rotation], *more: Table, as_json: bool) -> bool:
     """Print `result` as JSON, or the rotations and `more` as tables; whether all is rotated."""
-    from bdlab_cli.wiring import session as wiring
 
     if as_json:
         terminal.echo_json(result)
     else:
-        wiring.out().print(_table(rotations), *more)
+        from bdlab_cli.output.rotations import rotation_table
+
+        terminal.stdout().print(rotation_table(rotations), *more)
     complete = all(one.outcome != "incomplete" for one in rotations)
     if not complete:
-        wiring.talk().print(_INCOMPLETE)
+        terminal.stderr().print(_INCOMPLETE)
     return complete
-
-
-def _table(found: list[Rotation]) -> Group:
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    for name in ("what", "service", "outcome", "old", "new"):
-        table.add_column(name, overflow="fold")
-    table.add_column("seconds", justify="right")
-    for one in found:
-        style = _STYLES.get(one.outcome, "green")
-        outcome = Text(one.outcome, style=style)
-        table.add_row(one.what, one.service, outcome, one.before, one.after, f"{one.seconds:.1f}")
-    details = [Text(f"{one.what} {one.service}".rstrip() + f": {one.detail}") for one in found if one.detail]
-    return Group(table, *details)

@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from bdlab_cli.options import StartupTimeout
+from bdlab_cli.wiring.session import load_settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -50,11 +51,10 @@ def serve(
     Prints its URL on standard output when it takes requests. Starts also where the broker is away, and
     answers 503 until it is there.
     """
-    from bdlab_cli.wiring import session as wiring
     from bdlab_cli.wiring.uvicorn_server import run
 
     run(
-        wiring.layers(
+        load_settings(
             {
                 "startup_timeout_s": startup_timeout,
                 "http": {

@@ -10,6 +10,7 @@ import typer
 
 from bdlab_cli.options import StartupTimeout
 from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings, open_session
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -56,15 +57,14 @@ def server_certificate(
     PostgreSQL read a new one on SIGHUP, `bdlab serve` by itself. Vault is made the authority by
     `bdlab vault-init --authority servers`.
     """
-    from bdlab_cli.wiring import session as wiring
 
-    layers = wiring.layers({"startup_timeout_s": startup_timeout})
+    layers = load_settings({"startup_timeout_s": startup_timeout})
     from bdlab.certificates import SERVER_TTL_S, CertificateFiles
     from bdlab.vault import pki
 
     hosts = host or ["localhost"]
     ttl_s = ttl or SERVER_TTL_S
-    with wiring.vault_session(layers, service="migrate", kafka=False) as session:
+    with open_session(layers, service="migrate", kafka=False) as session:
         authority = session.ask(lambda client: pki.authority_pem(client, pki.SERVERS))
         for name in dict.fromkeys(each.value for each in server):
             files = CertificateFiles(folder / name)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from bdlab_cli.wiring.session import load_settings
+from bdlab_cli.wiring.signals import stop_on_signal
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -40,12 +43,11 @@ def status(
     be checked, and nothing else is unhealthy.
     """
     from bdlab_cli.output.health import EXIT_CODES, follow
-    from bdlab_cli.wiring import session as wiring
     from bdlab_cli.wiring.checks import Checker, chosen
 
-    layers = wiring.layers(quiet=True)
+    layers = load_settings(quiet=True)
     wanted = chosen(check, layers.settings().sink)
-    with wiring.stop_on_signal() as stop, Checker(layers, wanted, api_url=api_url) as checker:
+    with stop_on_signal() as stop, Checker(layers, wanted, api_url=api_url) as checker:
         report = follow(
             checker.report,
             stop,

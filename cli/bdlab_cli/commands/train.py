@@ -11,6 +11,7 @@ import typer
 
 from bdlab_cli import options
 from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings
 
 if TYPE_CHECKING:
     from bdlab.model.card import Card, Metrics
@@ -62,9 +63,8 @@ def train(
     The figures come from cross-validation in which no product is on both sides; the model itself is then
     trained on all reviews.
     """
-    from bdlab_cli.wiring import session as wiring
 
-    wiring.layers(quiet=True)
+    load_settings(quiet=True)
     with _progress() as progress:
         from bdlab.model.training import train as run
 
@@ -90,9 +90,7 @@ def _progress() -> Iterator[Progress]:
     """A bar on a terminal; elsewhere nothing."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from bdlab_cli.wiring import session as wiring
-
-    console = wiring.talk()
+    console = terminal.stderr()
     columns = (
         TextColumn("{task.description:<26}"),
         BarColumn(),
@@ -112,9 +110,8 @@ def _show(card: Card, output: Path) -> None:
     from rich.table import Table
 
     from bdlab.model.card import SUFFIX
-    from bdlab_cli.wiring import session as wiring
 
-    out = wiring.out()
+    out = terminal.stdout()
     assert card.data is not None, "training writes it"  # noqa: S101
     assert card.validation is not None, "training writes it"  # noqa: S101
     validation = card.validation
@@ -140,7 +137,7 @@ def _show(card: Card, output: Path) -> None:
         )
     path = output / (card.name + SUFFIX)
     out.print(f"{path}  the card", soft_wrap=True)
-    wiring.talk().print(
+    terminal.stderr().print(
         f"Try it: bdlab predict --no-publish --model {path} 'Great taste.'\n"
         f"Switch a local stack to it: Ctrl-C, then bdlab up --model {path}\n"
         f"Elsewhere: BDLAB_MODEL_PATH={path.resolve()} for `serve` and `predict`, and restart `serve`. "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -12,11 +11,10 @@ import typer
 
 from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout, key_number
 from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings
 
 if TYPE_CHECKING:
-    from bdlab.credentials import DatabaseLogin
-    from bdlab.settings import Secret
-    from bdlab.vault.bootstrap.plan import DatabaseManager, Seeds, Step
+    from bdlab.vault.bootstrap.plan import Step
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -122,7 +120,7 @@ def vault_init(
     from bdlab.trust import require_own
     from bdlab.vault.bootstrap import Plan, bootstrap, envfile
     from bdlab.vault.bootstrap.plan import RENEWED
-    from bdlab_cli.wiring import session as wiring
+    from bdlab_cli.wiring import vault_admin
 
     for name in renew or ():
         if name not in RENEWED:
@@ -132,7 +130,7 @@ def vault_init(
             )
     if threshold > shares:
         raise InvalidInput(f"--threshold {threshold} is more than --shares {shares}")
-    settings = wiring.layers(
+    settings = load_settings(
         {"vault": {"identity_dir": identity_dir}, "startup_timeout_s": startup_timeout}
     ).settings()
     env_path = env_file
@@ -144,11 +142,11 @@ def vault_init(
         vault=settings.vault,
         keys_file=keys_file.expanduser(),
         seeds=seeds,
-        manager=manager(seeds, shared=shared_database) if seeds else None,
-        token=_token(token_file),
+        manager=vault_admin.database_manager(seeds, shared=shared_database) if seeds else None,
+        token=vault_admin.read_token(token_file),
         shares=shares,
         threshold=threshold,
-        ask_key=ask_key if sys.stdin.isatty() else None,
+        ask_key=vault_admin.ask_key if sys.stdin.isatty() else None,
         timeout_s=settings.startup_timeout_s,
         wrap_ttl_s=wrap_ttl,
         authorities=tuple(name.value for name in authority or ()),
@@ -159,7 +157,7 @@ def vault_init(
     )
     from rich.markup import escape
 
-    talk, out = wiring.talk(), wiring.out()
+    talk, out = terminal.stderr(), terminal.stdout()
     if env_path and env_path.stat().st_mode & 0o077:
         talk.print(f"warning: {env_path} is open to others; it holds passwords. Run: chmod 600 {env_path}")
 
@@ -182,7 +180,7 @@ def vault_init(
         talk.print(
             f"Keep a copy of {plan.keys_file} where nobody else reads it: without it Vault cannot be changed."
         )
-    if seeds and (open_to_all := _open_databases(seeds)):
+    if seeds and (open_to_all := vault_admin.open_databases(seeds)):
         talk.print(
             f"warning: whoever has a login at {seeds.postgres.host} may enter its databases "
             f"{', '.join(open_to_all)}, bdlab's readers too, and make large objects there. Where that is not "
@@ -192,67 +190,3 @@ def vault_init(
         )
     if env_path:
         talk.print(f"Vault is set up. {env_path} is not needed any more: delete it.")
-
-
-def _token(file: Path | None) -> Secret | None:
-    from bdlab.errors import InvalidInput
-    from bdlab.settings import Secret
-
-    if file is None:
-        given = os.environ.get("BDLAB_VAULT_TOKEN", "").strip()
-        return Secret(given) if given else None
-    try:
-        text = file.expanduser().read_text("utf-8").strip()
-    except OSError as error:
-        raise InvalidInput(f"the token file {file} cannot be read: {error.strerror}") from error
-    if not text:
-        raise InvalidInput(f"the token file {file} is empty")
-    return Secret(text)
-
-
-def ask_key(number: int) -> Secret | None:
-    from bdlab.settings import Secret
-
-    given = typer.prompt(
-        f"Key share {number} (empty: no more)", hide_input=True, default="", err=True, show_default=False
-    )
-    return Secret(given.strip()) if given.strip() else None
-
-
-def manager(seeds: Seeds, *, shared: bool = False) -> DatabaseManager:
-    """`shared`: the server is others' too, so who may enter its maintenance databases stays as it is."""
-    from bdlab.postgres import roles
-
-    admin = _administrator(seeds)
-
-    class Manager:
-        """The administrator's log-in, behind what the set-up of Vault needs of it."""
-
-        def exists(self) -> bool:
-            return roles.manager_exists(admin)
-
-        def missing(self) -> tuple[str, ...]:
-            return roles.prepare(admin, shared=shared, dry_run=True)
-
-        def prepare(self, password: Secret | None) -> str:
-            roles.prepare(admin, manager_password=password, shared=shared)
-            return roles.MANAGER
-
-    return Manager()
-
-
-def _administrator(seeds: Seeds) -> DatabaseLogin:
-    from bdlab.credentials import DatabaseLogin
-
-    return DatabaseLogin(server=seeds.postgres, user=seeds.postgres_user, password=seeds.postgres_password)
-
-
-def _open_databases(seeds: Seeds) -> tuple[str, ...]:
-    """Where the administrator of an old `.env` does not get in any more, they cannot be told."""
-    from bdlab.errors import DatabaseError
-    from bdlab.postgres import roles
-
-    try:
-        return roles.open_databases(_administrator(seeds))
-    except DatabaseError:
-        return ()

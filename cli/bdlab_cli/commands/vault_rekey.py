@@ -8,6 +8,7 @@ import typer
 
 from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout, key_number
 from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -38,10 +39,9 @@ def vault_rekey(
     from bdlab.errors import InvalidInput
     from bdlab.vault.bootstrap import Plan
     from bdlab.vault.bootstrap.rekey import key_numbers, rekey
-    from bdlab_cli.commands.vault_init import ask_key
-    from bdlab_cli.wiring import session as wiring
+    from bdlab_cli.wiring.vault_admin import ask_key
 
-    settings = wiring.layers(
+    settings = load_settings(
         {"vault": {"identity_dir": identity_dir}, "startup_timeout_s": startup_timeout}, quiet=True
     ).settings()
     plan = Plan(
@@ -58,6 +58,6 @@ def vault_rekey(
     plan = msgspec.structs.replace(plan, shares=shares, threshold=threshold)
     kind = "key shares" if rekey(plan).unseal_keys else "recovery keys"
     terminal.echo(f"{shares} new {kind} in {plan.keys_file}, {threshold} needed")
-    wiring.talk().print(
+    terminal.stderr().print(
         "The old ones are worth nothing any more: destroy their copies, and copy the new ones."
     )

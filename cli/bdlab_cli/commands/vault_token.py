@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bdlab_cli import options
 from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout
 from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,16 +55,13 @@ def vault_token(
     import sys
 
     from bdlab.errors import InvalidInput, TokenRefused, VaultError
-    from bdlab.vault.bootstrap import Plan
-    from bdlab.vault.bootstrap import admin_token as operator
-    from bdlab_cli import moments
-    from bdlab_cli.commands.vault_init import ask_key
-    from bdlab_cli.wiring import session as wiring
+    from bdlab.vault.bootstrap import Plan, admin_token
+    from bdlab_cli.wiring.vault_admin import ask_key
 
-    lifetime = moments.age(ttl)
+    lifetime = options.age(ttl)
     if not 1 <= lifetime.total_seconds() <= 24 * 3600:
         raise InvalidInput(f"--ttl {ttl}: a token for a task lives between 1 s and 24 h")
-    settings = wiring.layers(
+    settings = load_settings(
         {"vault": {"identity_dir": identity_dir}, "startup_timeout_s": startup_timeout}, quiet=True
     ).settings()
     plan = Plan(
@@ -71,10 +70,10 @@ def vault_token(
         ask_key=ask_key if sys.stdin.isatty() else None,
         timeout_s=settings.startup_timeout_s,
     )
-    client = operator.make_token(plan, ttl=lifetime, policies=tuple(policy or (operator.ROOT,)))
+    client = admin_token.make_token(plan, ttl=lifetime, policies=tuple(policy or (admin_token.ROOT,)))
     if not command:
         terminal.echo(client.token.reveal())
-        wiring.talk().print(f"It ends in {ttl}; sooner with: bao token revoke -self")
+        terminal.stderr().print(f"It ends in {ttl}; sooner with: bao token revoke -self")
         client.close()
         return
     try:
@@ -86,7 +85,7 @@ def vault_token(
             pass  # the command revoked it, took longer than it lived, or put another Vault in place
         except VaultError as error:
             # As after `bao operator seal`: what the command did counts.
-            wiring.talk().print(
+            terminal.stderr().print(
                 f"warning: the token could not be revoked, and ends in {ttl}: {error.message}", soft_wrap=True
             )
         finally:

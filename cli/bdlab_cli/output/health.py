@@ -13,7 +13,6 @@ from rich.text import Text
 
 from bdlab.health import Report, State
 from bdlab_cli.output import terminal
-from bdlab_cli.wiring import session as wiring
 
 EXIT_CODES: dict[State, int] = {"healthy": 0, "degraded": 0, "unknown": 1, "unhealthy": 10}
 
@@ -35,7 +34,7 @@ def follow(
     wait_healthy_s: float | None,
 ) -> Report:
     """Look until there is no reason to look again, show what was found, and give the last report."""
-    if watch and not as_json and wiring.out().is_terminal:
+    if watch and not as_json and terminal.stdout().is_terminal:
         return _live(look, stop, interval_s)
     deadline = time.monotonic() + (wait_healthy_s or 0)
     report = look()
@@ -56,7 +55,7 @@ def follow(
 
 def _live(look: Callable[[], Report], stop: threading.Event, interval_s: float) -> Report:
     report = look()
-    with Live(_table(report), console=wiring.out(), auto_refresh=False) as live:
+    with Live(_table(report), console=terminal.stdout(), auto_refresh=False) as live:
         while not stop.wait(interval_s):
             report = look()
             live.update(_table(report), refresh=True)
@@ -67,7 +66,7 @@ def _show(report: Report, *, as_json: bool) -> None:
     if as_json:
         terminal.echo_json({"state": report.state, "checks": report.checks})
     else:
-        wiring.out().print(_table(report))
+        terminal.stdout().print(_table(report))
 
 
 def _table(report: Report) -> Group:

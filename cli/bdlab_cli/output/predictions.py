@@ -15,7 +15,6 @@ from bdlab.errors import BdlabError, InvalidInput
 from bdlab.files import Replacement
 from bdlab.reviews.bulk import RowResult
 from bdlab_cli.output import terminal
-from bdlab_cli.wiring import session as wiring
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -123,7 +122,7 @@ class _File:
     def __exit__(self, *raised: object) -> None:
         self._new.__exit__(*raised)
         if self._new.partial is not None and self._new.keep:
-            wiring.talk().print(
+            terminal.stderr().print(
                 f"{self._path} is what it was; the results so far are in {self._new.partial}", soft_wrap=True
             )
 
@@ -202,11 +201,11 @@ class _Table:
     def __exit__(self, *_: object) -> None:
         if not self._first:
             return
-        out = wiring.out()
+        out = terminal.stdout()
         out.print(self._alone(self._first[0]) if self._count == 1 else self._rows(out.width))
         if self._count > len(self._first):
             more = self._count - len(self._first)
-            wiring.talk().print(f"... and {more} more; --json or --output has all of them")
+            terminal.stderr().print(f"... and {more} more; --json or --output has all of them")
 
     def _alone(self, outcome: RowResult) -> Table:
         """One review, field by field."""

@@ -9,7 +9,10 @@ import os
 import re
 import select
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from bdlab_cli.output.console import Console
 
 #: Control characters but the tab and the line feed, and what turns the direction of text or ends its line.
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -108,6 +111,20 @@ def echo(text: object = "", *, err: bool = False) -> None:
     stream = sys.stderr if err else sys.stdout
     stream.write(f"{visible(str(text))}\n")
     stream.flush()
+
+
+def stdout() -> Console:
+    """Return Rich's console for results."""
+    from bdlab_cli.output.console import Console
+
+    return Console(sys.stdout)
+
+
+def stderr() -> Console:
+    """Return Rich's console for everything that is not a result: progress, advice, waits."""
+    from bdlab_cli.output.console import Console
+
+    return Console(sys.stderr)
 
 
 def echo_json(value: object) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from bdlab_cli.wiring.session import load_settings
+
 if TYPE_CHECKING:
     from litestar.types import ASGIApp
 
@@ -115,7 +117,6 @@ def make_worker() -> ASGIApp:
     """
     from bdlab.errors import BdlabError, VaultUnavailable
     from bdlab_cli.output import terminal
-    from bdlab_cli.wiring import session as wiring
 
     terminal.prepare()
     # A terminal that closes tells the parent, too, which ends its workers in order.
@@ -124,7 +125,7 @@ def make_worker() -> ASGIApp:
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():  # it may have ended before the mark was set
         sys.exit(STARTUP_FAILED)
-    api = Api(wiring.layers(daemon=True))
+    api = Api(load_settings(daemon=True))
     try:
         api.open()
     except VaultUnavailable as error:

@@ -14,7 +14,7 @@ from bdlab.static_credentials import StaticCredentials
 from bdlab.vault import pki
 from bdlab.vault.bootstrap.plan import KAFKA_SERVICES
 from bdlab.vault.session import VaultSession
-from bdlab_cli.wiring import session as wiring
+from bdlab_cli.wiring.session import wait_for
 
 
 def secure(
@@ -27,7 +27,7 @@ def secure(
     clients = session.kafka()
     admin = administrator(session, clients, admin_servers)
     users = {service: _logins(session, service, clients) for service in KAFKA_SERVICES}
-    changes = wiring.wait_for(
+    changes = wait_for(
         "the broker", lambda: ensure_users_and_acls(admin, users), timeout_s=timeout_s, stop=stop
     )
     return StaticCredentials(kafka=admin), changes

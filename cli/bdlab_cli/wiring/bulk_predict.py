@@ -19,7 +19,8 @@ from bdlab.reviews.files import STANDARD_INPUT, BadRow, Format, ReviewFile, Row
 from bdlab.settings import Layers
 from bdlab_cli.output import terminal
 from bdlab_cli.output.predictions import Results
-from bdlab_cli.wiring import session as wiring
+from bdlab_cli.wiring.session import open_session
+from bdlab_cli.wiring.signals import stop_on_signal
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -62,7 +63,7 @@ class Prediction:
         from bdlab.kafka.producer import Producer
 
         with ExitStack() as stack:
-            vault = stack.enter_context(wiring.vault_session(self.layers, stop, service=SERVICE))
+            vault = stack.enter_context(open_session(self.layers, stop, service=SERVICE))
             producer = Producer(vault, client_id="bdlab-predict", source=f"/bdlab/{self.source}")
             producer.open()
             # Every review is accounted for by then: nothing is left to wait for.
@@ -82,7 +83,7 @@ def from_argument(prediction: Prediction, text: str, summary: str) -> None:
     review = Review(text=text, summary=summary)
     check(review)
     scorer = prediction.scorer()
-    with wiring.stop_on_signal() as stop, prediction.results as shown:
+    with stop_on_signal() as stop, prediction.results as shown:
         for outcome in prediction.outcomes([Row(1, review)], scorer, stop):
             if outcome.problem is not None:
                 raise type(outcome.problem)(
@@ -104,7 +105,7 @@ def from_argument(prediction: Prediction, text: str, summary: str) -> None:
 def read_review(limit: int) -> str:
     """The one review that standard input holds, in UTF-8 and at most `limit` bytes. Raises InvalidInput."""
     if sys.stdin.isatty():
-        wiring.talk().print("Reading one review from the terminal; Ctrl-D on a line of its own ends it.")
+        terminal.stderr().print("Reading one review from the terminal; Ctrl-D on a line of its own ends it.")
     try:
         content = sys.stdin.buffer.read(limit + 1)
         text = content.decode("utf-8-sig").rstrip("\r\n")
@@ -133,7 +134,7 @@ def from_file(
 ) -> None:
     """Raises InvalidInput for a bad row, before any is published, and BdlabError where one failed."""
     _refuse_overwriting(source, prediction.output)
-    talk = wiring.talk()
+    talk = terminal.stderr()
     if source == "-" and sys.stdin.isatty():
         talk.print("Reading reviews from the terminal; Ctrl-D ends them.")
     file = ReviewFile(
@@ -143,7 +144,7 @@ def from_file(
         max_row_bytes=prediction.max_row_bytes,
         delimiter=delimiter,
     )
-    with wiring.stop_on_signal() as stop, file, _progress() as progress:
+    with stop_on_signal() as stop, file, _progress() as progress:
         done = "published" if prediction.publish else "scored"
         count = _check_all(file, progress, stop, done=done, skip_invalid=skip_invalid)
         scorer = prediction.scorer()
@@ -194,7 +195,7 @@ def _progress() -> Iterator[Progress]:
     """A bar on a terminal, nothing elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    talk = wiring.talk()
+    talk = terminal.stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as progress:
         yield progress
@@ -230,7 +231,7 @@ def _check_all(
             hint="Correct them, or leave them out with --skip-invalid.",
         )
     if bad:
-        wiring.talk().print(f"{file.name}: {bad} rows are left out\n" + "\n".join(shown))
+        terminal.stderr().print(f"{file.name}: {bad} rows are left out\n" + "\n".join(shown))
     if not good:
         raise InvalidInput(f"{file.name} holds no reviews: 0 rows")
     return good
@@ -264,7 +265,7 @@ def _account(
     verb = "acknowledged by the broker" if prediction.publish else "scored"
     done = f"{tally.tried - failed} of {count} reviews {verb}"
     if not (failed or unsent or tally.lost):
-        wiring.talk().print(done)
+        terminal.stderr().print(done)
         return
     parts = [f"{file.name}: {done}"]
     for status, lines in tally.failed.items():

@@ -6,19 +6,15 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from bdlab.load import LoadGenerator, LoadReport
 from bdlab.settings import Layers
 from bdlab.vault.rotation import Rotation
-from bdlab_cli.commands.verify import account
+from bdlab_cli.wiring.accounting import account
 from bdlab_cli.wiring.checks import own_ca_file, own_url
 from bdlab_cli.wiring.samples import OVER_HTTP
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 _BEFORE_S = 1.0
 _AFTER_S = 2.0
@@ -71,28 +67,3 @@ def drill(
     progress(f"verifying every offset; the consumer may take {_VERIFY_WAIT_S:g} s to catch up")
     verified = account(layers, stop, wait_s=_VERIFY_WAIT_S).verified
     return Drill(rotations=done, load=report, verified=verified)
-
-
-def table(found: Drill) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    load = found.load
-    shown = Table(title="What the callers noticed", show_header=False)
-    shown.add_column()
-    shown.add_column(justify="right")
-    failed = Text(f"{load.failed:,}", style="red" if load.failed else "green")
-    verdict = Text("verified", style="green") if found.verified else Text("NOT verified", style="red")
-    rows: list[tuple[str, str | Text]] = [
-        ("requests sent", f"{load.sent:,}"),
-        ("requests failed", failed),
-        *((f"  {reason}", f"{count:,}") for reason, count in load.failures.items()),
-        ("longest pause between two acknowledgements", f"{load.longest_pause_ms:,.0f} ms"),
-        ("answered within, half of them", f"{load.p50_ms:,.1f} ms"),
-        ("answered within, 99 of 100", f"{load.p99_ms:,.1f} ms"),
-        ("under load for", f"{load.seconds:.1f} s"),
-        ("every offset stored exactly once", verdict),
-    ]
-    for row in rows:
-        shown.add_row(*row)
-    return shown

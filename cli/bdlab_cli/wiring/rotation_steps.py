@@ -19,8 +19,8 @@ from bdlab.vault.rotation import (
     rotate_manager,
     rotate_secret_ids,
 )
-from bdlab_cli.wiring import session as wiring
 from bdlab_cli.wiring.broker_admin import Users, administrator
+from bdlab_cli.wiring.session import open_session
 
 _SERVICE = "rotate"
 
@@ -47,7 +47,7 @@ def rotations(
         raise InvalidInput(
             f"--service {unknown[0]!r}: there is no such service", hint=f"There are: {', '.join(SERVICES)}."
         )
-    with wiring.vault_session(layers, stop, service=_SERVICE, kafka=False) as session:
+    with open_session(layers, stop, service=_SERVICE, kafka=False) as session:
         run = Run(
             session=session,
             vault=layers.settings().vault,

@@ -1,25 +1,21 @@
-"""What the commands share: settings, logs, consoles, the Vault session and signals."""
+"""Load the settings, and open the Vault session of a short command."""
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from bdlab_cli.output import terminal
+from bdlab_cli.wiring.signals import stop_on_signal
 
+if TYPE_CHECKING:
     from bdlab.errors import BdlabError
     from bdlab.settings import Layers, Settings
     from bdlab.vault.session import VaultSession
 
-INTERRUPTED_TWICE = 130
 _AT_A_TERMINAL_S = 5.0
 _LOOK_AGAIN_S = 0.5
 _SILENCE_S = 2.0
@@ -27,7 +23,7 @@ _SILENCE_S = 2.0
 T = TypeVar("T")
 
 
-def layers(
+def load_settings(
     command_line: Mapping[str, Mapping[str, Any] | Any] | None = None,
     *,
     quiet: bool = False,
@@ -55,64 +51,8 @@ def layers(
     return loaded
 
 
-def out() -> Console:
-    """The console for results."""
-    from bdlab_cli.output.console import Console
-
-    return Console(sys.stdout)
-
-
-def talk() -> Console:
-    """The console for everything that is no result: progress, advice, what is being waited for."""
-    from bdlab_cli.output.console import Console
-
-    return Console(sys.stderr)
-
-
 @contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM, SIGINT or SIGHUP sets; a second one leaves at once with code 130.
-
-    But no SIGHUP does: a terminal that closes sends several, and nobody is there to be impatient.
-
-    A thread of its own looks at them: the main one may be inside a client library that waits for its server,
-    where Python runs no handler. The handlers that stood before are put back at the end.
-    """
-    from bdlab import signals
-
-    stop = threading.Event()
-
-    def heard(_number: int, _frame: FrameType | None) -> None:
-        """Nothing: that Python handles a signal at all is what has its number written to `mouth`."""
-
-    def listen() -> None:
-        while numbers := ear.recv(16):
-            for number in numbers:
-                if signal.getsignal(number) is not heard:
-                    continue  # another handler stands in its place, as a server's own
-                if stop.is_set() and number != signal.SIGHUP:
-                    os._exit(INTERRUPTED_TWICE)
-                stop.set()
-
-    ear, mouth = socket.socketpair()
-    with ear, mouth:
-        mouth.setblocking(False)
-        listener = threading.Thread(target=listen, name="signals", daemon=True)
-        listener.start()
-        descriptor = signal.set_wakeup_fd(mouth.fileno())
-        handlers = {number: signal.signal(number, heard) for number in signals.ending()}
-        try:
-            yield stop
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            signal.set_wakeup_fd(descriptor)
-            mouth.close()
-            listener.join()
-
-
-@contextmanager
-def vault_session(
+def open_session(
     layers: Layers,
     stop: threading.Event | None = None,
     *,
@@ -142,7 +82,7 @@ def _told_of_wait(settings: Settings) -> Iterator[Callable[[], None]]:
 
     def tell() -> None:
         if told.acquire(blocking=False):
-            talk().print(
+            terminal.stderr().print(
                 f"Waiting for Vault at {settings.vault.address}, at most {settings.startup_timeout_s:g} s "
                 "(--startup-timeout); Ctrl-C ends the wait.",
                 soft_wrap=True,

@@ -22,9 +22,9 @@ from bdlab.errors import BdlabError, InvalidInput
 from bdlab.hosts import AllowedHosts, is_loopback
 from bdlab.settings import HttpSettings, Layers, Settings
 from bdlab_cli.output import terminal
-from bdlab_cli.wiring import session as wiring
-from bdlab_cli.wiring import uvicorn_tls as https
+from bdlab_cli.wiring import uvicorn_tls
 from bdlab_cli.wiring.api import Api, vault_session
+from bdlab_cli.wiring.signals import INTERRUPTED_TWICE, stop_on_signal
 from bdlab_cli.wiring.uvicorn_protocol import max_connections
 
 log = structlog.get_logger()
@@ -56,7 +56,7 @@ def _serve_here(layers: Layers, listener: socket.socket) -> None:
         server = _Server(_config(layers.settings(), app=api.asgi))
         server.announced_url = _url(layers.settings().http, listener)
         # uvicorn sends itself the signal again once it has stopped; with these handlers that ends nothing.
-        with wiring.stop_on_signal():
+        with stop_on_signal():
             server.run([listener])
 
 
@@ -96,14 +96,14 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The second signal ends it at once, whichever it is; but for SIGHUP, see `wiring.stop_on_signal`."""
         if self.should_exit and sig != signal.SIGHUP:
-            os._exit(wiring.INTERRUPTED_TWICE)
+            os._exit(INTERRUPTED_TWICE)
         super().handle_exit(sig, frame)
 
 
 class _Supervisor(Multiprocess):
     announced_url = ""
 
-    def __init__(self, config: https.Config, sockets: list[socket.socket]) -> None:
+    def __init__(self, config: uvicorn_tls.Config, sockets: list[socket.socket]) -> None:
         deaf = signal.SIGHUP not in signals.ending()
         super().__init__(config, sockets)
         if deaf:
@@ -125,9 +125,9 @@ def _announce(url: str) -> None:
     terminal.echo(url)
 
 
-def _config(settings: Settings, *, app: object) -> https.Config:
+def _config(settings: Settings, *, app: object) -> uvicorn_tls.Config:
     http = settings.http
-    return https.Config(
+    return uvicorn_tls.Config(
         app,
         factory=True,
         workers=http.workers,
@@ -154,7 +154,7 @@ def _bind(http: HttpSettings) -> socket.socket:
             raise InvalidInput(f"the TLS file {file} cannot be read")
     if http.tls_cert_file:
         try:
-            https.check_pair(Path(http.tls_cert_file), Path(http.tls_key_file))
+            uvicorn_tls.check_pair(Path(http.tls_cert_file), Path(http.tls_key_file))
         except OSError as error:
             raise InvalidInput(
                 f"the certificate {http.tls_cert_file} and the key {http.tls_key_file} do not work: {error}",

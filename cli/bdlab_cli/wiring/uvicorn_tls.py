@@ -14,14 +14,14 @@ from typing import Any
 import structlog
 from uvicorn.server import ServerState
 
-from bdlab_cli.wiring import uvicorn_protocol as protocol
+from bdlab_cli.wiring import uvicorn_protocol
 
 log = structlog.get_logger()
 
 _LOOK_EVERY_S = 1.0
 
 
-class Config(protocol.Config):
+class Config(uvicorn_protocol.Config):
     """The protocol's, whose TLS context takes a new certificate for new connections; open ones go on.
 
     Every worker loads its own, inside its event loop, so that each looks after itself.
@@ -50,7 +50,7 @@ class _Handshake(asyncio.Protocol):
     ) -> None:
         self._bounds, self._context = config.bounds, config.tls
         self._connections: set[Any] = server_state.connections
-        self._make = partial(protocol.BoundedProtocol, config, server_state, app_state, _loop)
+        self._make = partial(uvicorn_protocol.BoundedProtocol, config, server_state, app_state, _loop)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # The loop reads from a transport as soon as this is done; from its socket alone nothing gets lost.
@@ -71,8 +71,8 @@ class _Handshake(asyncio.Protocol):
                     self._make,
                     self._socket,
                     ssl=self._context,
-                    ssl_handshake_timeout=protocol.HEAD_S,
-                    ssl_shutdown_timeout=protocol.LAST_S,
+                    ssl_handshake_timeout=uvicorn_protocol.HEAD_S,
+                    ssl_shutdown_timeout=uvicorn_protocol.LAST_S,
                 )
         finally:
             self._leave()

@@ -1,0 +1,46 @@
+"""Rotations, and what callers noticed of them, as `bdlab rotate` prints them."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from bdlab.load import LoadReport
+from bdlab.vault.rotation import Rotation
+
+_STYLES = {"unchanged": "dim", "incomplete": "red", "would rotate": "yellow", "would finish": "yellow"}
+
+
+def rotation_table(found: list[Rotation]) -> Group:
+    table = Table()
+    for name in ("what", "service", "outcome", "old", "new"):
+        table.add_column(name, overflow="fold")
+    table.add_column("seconds", justify="right")
+    for one in found:
+        style = _STYLES.get(one.outcome, "green")
+        outcome = Text(one.outcome, style=style)
+        table.add_row(one.what, one.service, outcome, one.before, one.after, f"{one.seconds:.1f}")
+    details = [Text(f"{one.what} {one.service}".rstrip() + f": {one.detail}") for one in found if one.detail]
+    return Group(table, *details)
+
+
+def drill_table(load: LoadReport, *, verified: bool) -> Table:
+    shown = Table(title="What the callers noticed", show_header=False)
+    shown.add_column()
+    shown.add_column(justify="right")
+    failed = Text(f"{load.failed:,}", style="red" if load.failed else "green")
+    verdict = Text("verified", style="green") if verified else Text("NOT verified", style="red")
+    rows: list[tuple[str, str | Text]] = [
+        ("requests sent", f"{load.sent:,}"),
+        ("requests failed", failed),
+        *((f"  {reason}", f"{count:,}") for reason, count in load.failures.items()),
+        ("longest pause between two acknowledgements", f"{load.longest_pause_ms:,.0f} ms"),
+        ("answered within, half of them", f"{load.p50_ms:,.1f} ms"),
+        ("answered within, 99 of 100", f"{load.p99_ms:,.1f} ms"),
+        ("under load for", f"{load.seconds:.1f} s"),
+        ("every offset stored exactly once", verdict),
+    ]
+    for row in rows:
+        shown.add_row(*row)
+    return shown

@@ -1,0 +1,34 @@
+"""The accounting of the topic: for `bdlab verify`, and after a drill."""
+
+from __future__ import annotations
+
+import threading
+
+from bdlab import verification
+from bdlab.kafka.admin import Admin
+from bdlab.postgres.connection import ConnectionLimits
+from bdlab.postgres.reader import Reader
+from bdlab.settings import Layers
+from bdlab.verification import Report
+from bdlab_cli.wiring.session import open_session
+
+
+def account(layers: Layers, stop: threading.Event, *, wait_s: float, limit: int = 20) -> Report:
+    """The accounting of the topic, with the identity `verify`. Raises BdlabError."""
+
+    # Counting a large table takes its time.
+    limits = ConnectionLimits(statement_s=1800, silence_s=3600)
+    with (
+        open_session(layers, stop, service="verify", database_role="bdlab-reader") as session,
+        Admin(session, client_id="bdlab-verify") as admin,
+        Reader(session, application_name="bdlab verify", limits=limits) as reader,
+    ):
+        return verification.verify(
+            admin.log_ranges,
+            reader,
+            wait_s=wait_s,
+            limit=limit,
+            identify=admin.keys_at,
+            look=admin.look,
+            stop=stop,
+        )

@@ -1,0 +1,56 @@
+"""The database of a new local stack from a backup: what `bdlab restore` does with it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import msgspec
+
+from bdlab.credentials import DatabaseLogin
+from bdlab.postgres import dumps
+from bdlab.settings import KafkaSettings, PostgresSettings, VaultSettings
+from bdlab.stack import DataFolder, Postgres
+from bdlab.stack.backup import Backup
+from bdlab.stack.servers import binaries
+from bdlab.vault.bootstrap import Plan, admin_token, bootstrap
+from bdlab.vault.bootstrap.plan import Seeds
+from bdlab_cli.wiring.session import load_settings, open_session
+from bdlab_cli.wiring.vault_admin import database_manager
+
+
+def restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, postgres: Postgres) -> None:
+    """What Vault lacks, and its users in this new server, as at a first set-up; then what the dump has."""
+    admin = DatabaseLogin(
+        server=postgres.lasting_server, user=postgres.admin_user, password=postgres.admin_password
+    )
+    seeds = Seeds(
+        postgres_user=admin.user,
+        postgres_password=admin.password,
+        postgres=admin.server,
+        postgres_authority=bool(admin.server.ca_file),
+        kafka=KafkaSettings(),  # in Vault already; `bdlab up` writes the new broker's address
+    )
+    plan = Plan(vault=vault, keys_file=folder.keys_file, seeds=seeds, manager=database_manager(seeds))
+    bootstrap(plan, lambda _step: None)
+    _move_database(plan, admin.server)
+    here = {"address": vault.address, "ca_file": vault.ca_file, "identity_dir": vault.identity_dir}
+    layers = load_settings({"vault": {**here, "namespace": ""}}, quiet=True)
+    with open_session(
+        layers, service="migrate", database_role="bdlab-owner", kafka=False, renewed=True
+    ) as session:
+        # The new server shows a certificate of its own for now, by another authority than Vault names.
+        owner = msgspec.structs.replace(session.database(), server=admin.server)
+        dumps.restore(owner, backup.dump, programs=binaries.postgres() / "bin")
+
+
+def _move_database(plan: Plan, server: PostgresSettings) -> None:
+    """Tell the services where the database is now: `vault-init` never overwrites what they read."""
+
+    mount, path = plan.vault.kv_mount, "database/credentials"
+    with admin_token.task(plan, ttl=timedelta(minutes=5)) as client:
+        values, version = client.read_kv(mount, path)
+        moved = values | {"host": server.host, "port": str(server.port), "sslmode": server.sslmode}
+        if moved != values:
+            client.write_kv(mount, path, moved, cas=version)
+        # Users of the old server: they do not exist here.
+        client.write(f"sys/leases/revoke-prefix/{plan.vault.database_mount}/creds")

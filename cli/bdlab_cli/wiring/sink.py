@@ -1,0 +1,56 @@
+"""The sink over the real servers: what `bdlab consume` runs."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+
+import structlog
+
+from bdlab.errors import SchemaOutdated, TopicMissing
+from bdlab.kafka.admin import Admin
+from bdlab.kafka.consumer import Consumer
+from bdlab.ledger import Log, log_of
+from bdlab.postgres.store import Store
+from bdlab.sink import LagWatch, Monitor, Sink, SinkMetrics
+from bdlab.vault.session import VaultSession
+from bdlab_cli.wiring.session import wait_for
+
+_ALIVE_WITHIN_S = 120.0
+
+
+def run_sink(session: VaultSession, stop: threading.Event, *, until_idle: bool, metrics_host: str) -> None:
+    """Wire source, store and sink; closed in reverse: leave the group first, then let go of the database."""
+
+    settings = session.settings()
+    patience = settings.startup_timeout_s
+    metrics = SinkMetrics()
+    with ExitStack() as opened:
+        # A frozen consumer's locks are freed before the group gives its partitions to another.
+        store = Store(session, idle_in_transaction_s=settings.kafka.session_timeout_s / 2)
+        opened.callback(store.close)
+        sink = Sink(store, settings.sink, metrics=metrics)
+        if settings.sink.metrics_port >= 0:
+            opened.enter_context(
+                Monitor(
+                    metrics.registry,
+                    lambda: sink.idle_s < _ALIVE_WITHIN_S,
+                    host=metrics_host,
+                    port=settings.sink.metrics_port,
+                )
+            )
+        admin = opened.enter_context(Admin(session, client_id="bdlab-consume-lag"))
+
+        def ends() -> dict[Log, int]:
+            return {log_of(found): found.end for found in admin.log_ranges()}
+
+        wait_for(
+            "PostgreSQL and its schema", store.open, timeout_s=patience, stop=stop, also=(SchemaOutdated,)
+        )
+        wait_for("the topic", ends, timeout_s=patience, stop=stop, also=(TopicMissing,))
+        source = opened.enter_context(Consumer(session, positions=sink.positions, prove=sink.prove))
+        opened.enter_context(LagWatch(sink, metrics, ends))
+        total = sink.run(source, stop, until_idle=until_idle, patience_s=patience)
+    structlog.get_logger().info(
+        "consumer stopped", rows=total.rows, duplicates=total.duplicates, dead_letters=total.dead_letters
+    )
