@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from uuid_utils.compat import uuid7
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerUnavailable
-from bdlab.events import Position, Review, Score, Term, encode, make_event, uuid7
+from bdlab.events import Position, Review, Score, Term, encode, make_event
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import msgspec
 import structlog
+from uuid_utils.compat import uuid7
 
-from bdlab.events import Position, PredictionEvent, Record, encode, uuid7
+from bdlab.events import Position, PredictionEvent, Record, encode
 from bdlab.ledger import Accepted, Log
 from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from uuid import UUID
 
-from bdlab.events import Position, PredictionEvent, Record, Term, encode, uuid7
+from uuid_utils.compat import uuid7
+
+from bdlab.events import Position, PredictionEvent, Record, Term, encode
 from bdlab.ledger import Accepted, DeadLetter
 
 CLUSTER = "cluster-a"

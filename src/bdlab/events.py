@@ -1,4 +1,4 @@
-"""The prediction event: what is on the topic, and JSON both ways. Pure."""
+"""The prediction event: its fields, and its key, value and headers on the topic. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,23 +15,24 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Meta
+from uuid_utils.compat import uuid8
 
-from bdlab.errors import EventTooNew, InvalidEvent, InvalidInput
+from bdlab.errors import EventTooNew, InvalidEvent
 
 SCHEMA_VERSION = 1
 CONTRACT_VERSION = 1
-"""The number of the newest contract that this version reads; without CONTRACT_HEADER it is 1."""
+"""The newest contract number that this version reads; an event without CONTRACT_HEADER has 1."""
 CONTRACT_HEADER = "bdlab-contract"
-"""Header of an event whose contract is not the first one: the contract's number, in decimal ASCII."""
+"""The header with an event's contract number, in decimal ASCII; contract 1 needs no header."""
 EVENT_TYPE = "io.bdlab.prediction.v1"
 
 FEW_TERMS = 0.5
-"""A model that knows a smaller share of a review's words says little; reviews like its own are above."""
+"""If a model knows a smaller share of a review's words, its prediction comes with a warning."""
 
 _BAD_STARS, _GOOD_STARS = 2.5, 3.5
 
 MAX_COUNT = 2**31 - 1
-"""Postgres keeps the helpfulness counts as `integer`."""
+"""The largest helpfulness count: the column's type is `integer`."""
 
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Sentiment = Literal["negative", "positive"]
@@ -48,7 +48,7 @@ class Review(
         "helpfulness_denominator": "HelpfulnessDenominator",
     },
 ):
-    """What is predicted from. The helpfulness columns keep the names of the Amazon reviews' CSV."""
+    """The input of a prediction. The JSON names of the counts are those of the Amazon reviews' CSV."""
 
     text: Annotated[str, Meta(min_length=1)]
     summary: str = ""
@@ -57,18 +57,18 @@ class Review(
 
 
 class Term(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A term of the review and what it added to the rating, in stars."""
+    """A term of the review, and the stars that it added to the rating."""
 
     term: str
     weight: float
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """What a scorer makes of a review.
+    """The result of scoring a review.
 
     `prediction` is the expected rating in stars, 1 to 5; `confidence` is the probability, 0.5 to 1, of
     `sentiment`; `explanation` has the strongest terms first. `known_terms` is the share, 0 to 1, of the
-    review's different words that the model knows; None for a model that does not tell.
+    review's different words that the model knows, or None if the model does not report it.
     """
 
     prediction: float
@@ -79,7 +79,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def warning(self) -> str:
-        """Why the score says little; empty for one that can be taken at its word."""
+        """Why the score is not reliable; empty if there is no reason for doubt."""
         reasons = []
         if self.known_terms is not None and self.known_terms < FEW_TERMS:
             reasons.append(f"the model knows {self.known_terms:.0%} of the review's words")
@@ -91,7 +91,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A scored review. `created_at` is when it was scored, `timestamp` when it was handed to the broker."""
+    """A scored review. `created_at` is the time of scoring, `timestamp` of handing it to the producer."""
 
     id: UUID
     summary: str
@@ -109,8 +109,8 @@ class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Position(msgspec.Struct, frozen=True, order=True):
-    """Where an event is. A log that was lost and made again has another `cluster_id`, a topic that was
-    deleted and made again another `topic_id`; that is empty if the broker has none or nobody has asked.
+    """The position of a record. A log that was lost and created again has another `cluster_id`; a topic that
+    was deleted and created again has another `topic_id`, which is empty if it is not known.
     """
 
     cluster_id: str
@@ -124,7 +124,7 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One record of the topic as it came, not yet decoded."""
+    """A record of the topic, not decoded yet."""
 
     position: Position
     key: bytes | None
@@ -140,51 +140,19 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(PredictionEvent)
 
 
-def uuid7() -> UUID:
-    """A new UUIDv7 (RFC 9562, section 5.7): 48 bits of Unix time in milliseconds, then random bits."""
-    random = int.from_bytes(os.urandom(10))
-    value = (time.time_ns() // 1_000_000) << 80 | random
-    return _stamp(value, version=7)
-
-
 def idempotent_id(key: str, review: Review) -> UUID:
-    """The UUIDv8 (RFC 9562, section 5.8) of an Idempotency-Key and the canonical review.
+    """Return the UUIDv8 (RFC 9562, section 5.8) of an Idempotency-Key and the canonical review.
 
-    The same key with the same review is the same prediction; with another review it is another one.
+    The same key with the same review gives the same id; with another review it gives another id.
     """
     digest = hashlib.sha256(b"\x00".join((key.encode("utf-8", "surrogatepass"), _encoder.encode(review))))
-    return _stamp(int.from_bytes(digest.digest()[:16]), version=8)
-
-
-def _stamp(value: int, *, version: int) -> UUID:
-    value &= ~(0xF000 << 64) & ~(0xC000 << 48)
-    return UUID(int=value | version << 76 | 0x8000 << 48)
-
-
-def check_storable(review: Review) -> None:
-    """Raise InvalidInput, naming the field, for text that neither JSON nor Postgres can hold."""
-    for field in ("text", "summary"):
-        value: str = getattr(review, field)
-        if "\x00" in value:
-            raise InvalidInput(f"field {field!r} holds a NUL character (U+0000), which cannot be stored")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput(
-                f"field {field!r} holds half of a surrogate pair (U+{ord(value[error.start]):04X}) "
-                f"at character {error.start}, which is no valid Unicode text"
-            ) from None
-    if not review.text.strip():
-        raise InvalidInput("field 'text' is empty: there is nothing to predict from")
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
+    number = int.from_bytes(digest.digest()[:16])
+    return uuid8(number >> 80, number >> 64 & 0xFFF, number & (1 << 62) - 1)
 
 
 def make_event(event_id: UUID, review: Review, score: Score, *, model: str) -> PredictionEvent:
-    """The event of a scored review, stamped with the present time (UTC)."""
-    moment = now()
+    """Return the event of a scored review, with the present time (UTC)."""
+    moment = datetime.now(UTC)
     return PredictionEvent(
         id=event_id,
         summary=review.summary,
@@ -202,14 +170,14 @@ def make_event(event_id: UUID, review: Review, score: Score, *, model: str) -> P
 
 
 def encode(event: PredictionEvent) -> tuple[bytes, bytes]:
-    """Key and value of the event on the topic."""
+    """Return the record's key and value."""
     return str(event.id).encode(), _encoder.encode(event)
 
 
 def headers(event: PredictionEvent, *, source: str, traceparent: str) -> list[tuple[str, bytes | None]]:
-    """CloudEvents 1.0 headers in Kafka's binary mode, and the W3C trace context.
+    """Return the record's headers: CloudEvents 1.0 in Kafka's binary mode, and the W3C trace context.
 
-    `source` is a URI reference of the producer; a row keeps its last word.
+    `source` is a URI reference of the producer; the row keeps its last word.
     Source: CloudEvents' Kafka protocol binding, section 3.2.
     """
     return [
@@ -224,9 +192,7 @@ def headers(event: PredictionEvent, *, source: str, traceparent: str) -> list[tu
 
 
 def source_of(head: Headers) -> str | None:
-    """The last word of an event's source, which names the command or the purpose that it came from: `serve`
-    of `/bdlab/serve`. None where there is none.
-    """
+    """Return the last word of the `ce_source` header (`serve` of `/bdlab/serve`), None without one."""
     for name, value in head:
         if name == "ce_source" and value is not None and len(value) <= _MAX_SOURCE:
             return _last_word(value)
@@ -240,58 +206,65 @@ def _last_word(source: bytes) -> str | None:
 
 
 def new_traceparent() -> str:
-    """A new root of a trace, sampled (W3C Trace Context, section 3.2)."""
+    """Return the `traceparent` of a new, sampled trace (W3C Trace Context, section 3.2)."""
     return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
 
 
 def decode(record: Record) -> PredictionEvent:
-    """The event in `record`. Raises InvalidEvent with a reason that a person understands, and EventTooNew.
+    """Return the event in `record`. Raises InvalidEvent with the reason, and EventTooNew.
 
-    An event that a later version wrote is never called invalid: that version will read it.
+    An event of a later version is never reported as invalid, since that version can read it.
     """
-    _refuse_newer("the header " + CONTRACT_HEADER, _contract(record.headers), CONTRACT_VERSION)
+    _check_version("the header " + CONTRACT_HEADER, _contract(record.headers), CONTRACT_VERSION)
     if record.value is None:
-        raise InvalidEvent("the record has no value (a tombstone); the topic is never compacted")
+        raise InvalidEvent("the record has no value: it is a tombstone, and the topic is never compacted")
     if record.key is None:
-        raise InvalidEvent("the record has no key; it has to be the prediction's id")
+        raise InvalidEvent("the record has no key; the key has to be the prediction's id")
     try:
         event = _decoder.decode(record.value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidEvent(_reason(record.value, error)) from error
     if event.schema_version != SCHEMA_VERSION:
-        raise InvalidEvent(_foreign(event.schema_version))
-    if _encoder.encode(event) != record.value:
+        raise InvalidEvent(_other_version(event.schema_version))
+    if _encoder.encode(event) != record.value:  # bdlab's own events are canonical
         _refuse_repeated_fields(record.value)
     if record.key != str(event.id).encode():
         raise InvalidEvent(f"the record's key is not the event's id {event.id}")
-    for field in ("text", "summary", "model"):
-        if "\x00" in getattr(event, field):
+    terms = "".join(term.term for term in event.explanation)
+    texts = {"text": event.text, "summary": event.summary, "model": event.model, "explanation": terms}
+    for field, text in texts.items():
+        if "\x00" in text:
             raise InvalidEvent(f"field {field!r} holds a NUL character (U+0000), which Postgres cannot store")
     for field in ("created_at", "timestamp"):
-        _refuse_beyond_calendar(field, getattr(event, field))
-    if any("\x00" in term.term for term in event.explanation):
-        raise InvalidEvent("field 'explanation' holds a NUL character (U+0000), which Postgres cannot store")
+        moment: datetime = getattr(event, field)
+        try:
+            moment.astimezone(UTC)
+        except OverflowError:  # its local time is within the calendar
+            why = f"field {field!r}, {moment.isoformat()}, is not within the years 1 to 9999 in UTC"
+            raise InvalidEvent(why) from None
     return event
 
 
 def _reason(value: bytes, error: Exception) -> str:
     if isinstance(error, msgspec.ValidationError):
-        version = _foreign_schema_version(value)
-        return f"not a prediction event: {error}" if version is None else _foreign(version)
+        version = _schema_version(value)
+        if version != SCHEMA_VERSION:
+            return _other_version(version)
+        return f"not a prediction event: {error}"
     return f"not UTF-8 JSON: {error}"
 
 
-def _foreign(schema_version: int) -> str:
-    """Why another version than this one's is no event; raises EventTooNew for a later one."""
-    _refuse_newer("schema_version", schema_version, SCHEMA_VERSION)
-    return f"schema_version is {schema_version}, and this version reads {SCHEMA_VERSION} only"
+def _other_version(schema_version: int) -> str:
+    """Return why an event of an earlier version is invalid. Raises EventTooNew for a later version."""
+    _check_version("schema_version", schema_version, SCHEMA_VERSION)
+    return f"schema_version is {schema_version}, and this version reads only {SCHEMA_VERSION}"
 
 
-def _refuse_newer(name: str, found: int, known: int) -> None:
+def _check_version(name: str, found: int, known: int) -> None:
     if found > known:
         raise EventTooNew(
-            f"{name} is {found}, and this version of bdlab reads no later one than {known}",
-            hint="Put the version of bdlab that writes such events in its place.",
+            f"{name} is {found}, and this version of bdlab reads none later than {known}",
+            hint="Install the version of bdlab that writes such events.",
         )
 
 
@@ -299,33 +272,22 @@ def _contract(headers: Headers) -> int:
     for name, value in headers:
         if name == CONTRACT_HEADER:
             if value is None or not value.isdigit() or len(value) > _CONTRACT_DIGITS:
-                raise InvalidEvent(f"the header {CONTRACT_HEADER} is no contract's number")
+                raise InvalidEvent(f"the header {CONTRACT_HEADER} is not a contract's number")
             return int(value)
     return 1
 
 
-def _foreign_schema_version(value: bytes) -> int | None:
+def _schema_version(value: bytes) -> int:
     try:
         found = msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+        return SCHEMA_VERSION
     version = found.get("schema_version") if isinstance(found, Mapping) else None
-    return version if type(version) is int and version != SCHEMA_VERSION else None
-
-
-def _refuse_beyond_calendar(field: str, moment: datetime) -> None:
-    """A moment may be in the years 1 to 9999 where it was written, and in neither of them in UTC."""
-    try:
-        moment.astimezone(UTC)
-    except OverflowError:
-        raise InvalidEvent(f"field {field!r}, {moment.isoformat()}, is beyond the years 1 to 9999") from None
+    return version if type(version) is int else SCHEMA_VERSION
 
 
 def _refuse_repeated_fields(value: bytes) -> None:
-    """JSON lets a field stand twice, and which one counts is anybody's guess: refuse it.
-
-    Only for events that this version did not write itself, since those are canonical.
-    """
+    """Raise InvalidEvent if a JSON object repeats a field, since parsers differ in which value they take."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(items)

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uuid_utils.compat import uuid7
 
 from bdlab.deadletters import DeadLetterFilter
-from bdlab.events import PredictionEvent, Record, Term, encode, uuid7
+from bdlab.events import PredictionEvent, Record, Term, encode
 from bdlab.ledger import Accepted, DeadLetter, replay_count
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader

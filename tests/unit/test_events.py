@@ -8,10 +8,12 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from uuid_utils.compat import uuid7
 
 from bdlab import events
 from bdlab.errors import EventTooNew, InvalidEvent, InvalidInput
 from bdlab.events import Position, PredictionEvent, Record, Review, Score, Term
+from bdlab.reviews import check
 
 _POSITION = Position("cluster", "predictions", 0, 0)
 _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1)
@@ -19,7 +21,7 @@ _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x0
 
 def _event(text: str = "fine", summary: str = "") -> PredictionEvent:
     score = Score(prediction=4.5, sentiment="positive", confidence=0.9, explanation=(Term("fine", 0.5),))
-    return events.make_event(events.uuid7(), Review(text=text, summary=summary), score, model="reviews@1.0.0")
+    return events.make_event(uuid7(), Review(text=text, summary=summary), score, model="reviews@1.0.0")
 
 
 def _record(value: bytes | None, key: bytes | None, headers: events.Headers = ()) -> Record:
@@ -35,7 +37,7 @@ def test_an_event_survives_the_topic(text: str, summary: str) -> None:
 
 def test_a_uuid7_carries_the_time_and_sorts_by_it() -> None:
     before = time.time_ns() // 1_000_000
-    ids = [events.uuid7() for _ in range(100)]
+    ids = [uuid7() for _ in range(100)]
     after = time.time_ns() // 1_000_000
     assert {each.version for each in ids} == {7}
     assert {each.variant for each in ids} == {"specified in RFC 4122"}
@@ -194,4 +196,4 @@ def test_random_bytes_are_refused_and_never_crash(value: bytes) -> None:
 )
 def test_text_that_cannot_be_stored_is_refused_by_field(review: Review, reason: str) -> None:
     with pytest.raises(InvalidInput, match=reason):
-        events.check_storable(review)
+        check(review)

@@ -50,7 +50,7 @@ BAD_REVIEWS = [
     (b'{"text": "\xff"}', "body", "not UTF-8: byte 0xff at offset 10"),
     (b'\xef\xbb\xbf{"text": ""}', "text", "is empty"),
     (b'\xef\xbb\xbf\xef\xbb\xbf{"text": "a"}', "body", "not valid JSON"),
-    (b'{"text": "a", "HelpfulnessNumerator": NaN}', "body", "NaN is no JSON number"),
+    (b'{"text": "a", "HelpfulnessNumerator": NaN}', "body", "NaN is not a JSON number"),
     (b"null", "body", "has to be a JSON object with the field 'text', and is null"),
     (b"[]", "body", "and is an array"),
     (b'"text"', "body", "and is a string"),

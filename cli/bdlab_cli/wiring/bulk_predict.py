@@ -10,8 +10,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from uuid_utils.compat import uuid7
+
 from bdlab.errors import BdlabError, InvalidInput
-from bdlab.events import Review, uuid7
+from bdlab.events import Review
 from bdlab.model import Scorer, load_scorer
 from bdlab.reviews import check
 from bdlab.reviews.bulk import Publisher, RowResult, publish_rows, score_rows

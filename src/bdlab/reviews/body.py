@@ -1,4 +1,4 @@
-"""Reviews from JSON: fast where they are right, and exact about what is wrong where they are not."""
+"""Reviews from JSON: valid ones are decoded fast, and of others each problem is reported."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import codecs
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
 from bdlab.errors import InvalidInput
-from bdlab.events import MAX_COUNT, Review, check_storable
+from bdlab.events import MAX_COUNT, Review
 from bdlab.reviews.schema import COUNT_FIELDS, FIELDS, TEXT_FIELDS, misspelt
+
+T = TypeVar("T")
 
 BODY = "body"
 SHOWN_PROBLEMS = 100
 
 
 class Repeating(dict[str, Any]):
-    """A JSON object in which a name stands more than once; `names` has those."""
+    """A JSON object that repeats names; `names` has these."""
 
     names: frozenset[str] = frozenset()
 
@@ -36,7 +38,7 @@ _KINDS = {
 
 
 class FieldProblem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is wrong with one field. `index` is the review's place in a list of them, from 0."""
+    """What is wrong with one field. `index` is the review's place in a list, from 0."""
 
     field: str
     why: str
@@ -48,9 +50,7 @@ class FieldProblem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ReviewInvalid(InvalidInput):
-    """A review that cannot be predicted from; `problems` has one entry a field, and the first ones only
-    where there are very many.
-    """
+    """A review with invalid fields; `problems` has one entry a field, at most SHOWN_PROBLEMS."""
 
     def __init__(self, problems: Sequence[FieldProblem], *, hint: str = "") -> None:
         self.problems = tuple(problems[:SHOWN_PROBLEMS])
@@ -66,42 +66,59 @@ _many = msgspec.json.Decoder(list[Review])
 
 
 def decode(data: bytes) -> Review:
-    """The review in a JSON object; fields that are none of a review's, and a byte order mark, are left out.
+    """Return the review in a JSON object. Other fields, and a byte order mark, are ignored.
 
-    Raises ReviewInvalid with every field that is wrong, also one that is misspelt or stands twice.
+    Raises ReviewInvalid with every field that is wrong, misspelt or there twice.
     """
     data = data.removeprefix(codecs.BOM_UTF8)
+    error = None
     try:
         review = _one.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        review = _read_again(data, error)
-    else:
-        if _may_repeat(data, 1):
-            review = _read_again(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as found:
+        error = found
+    if error or _may_repeat(data, 1):
+        value = parse(data)
+        _raise_if_any(find_problems(value))
+        review = _convert(value, error)
     check(review)
     return review
 
 
 def decode_many(data: bytes, *, limit: int) -> list[Review]:
-    """The reviews in a JSON array of 1 to `limit` objects. Raises ReviewInvalid, naming index and field."""
+    """Return the reviews in a JSON array of 1 to `limit` objects.
+
+    Raises ReviewInvalid with the index of each invalid review and its fields.
+    """
     data = data.removeprefix(codecs.BOM_UTF8)
+    error = None
     try:
         reviews = _many.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        reviews = _read_many_again(data, limit, error)
-    else:
-        if _may_repeat(data, len(reviews)):
-            reviews = _read_many_again(data, limit)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as found:
+        error = found
+    if error or _may_repeat(data, len(reviews)):
+        values = parse(data)
+        if not isinstance(values, list):
+            why = f"has to be a JSON array of reviews, and is {_kind(values)}"
+            raise ReviewInvalid([FieldProblem(BODY, why)])
+        _check_number(values, limit)
+        _raise_if_any(_indexed(values, find_problems))
+        reviews = [_convert(value, error) for value in values]
     _check_number(reviews, limit)
-    problems: list[FieldProblem] = []
-    for index, review in enumerate(reviews):
-        try:
-            check(review)
-        except ReviewInvalid as error:
-            problems += [msgspec.structs.replace(problem, index=index) for problem in error.problems]
+    _raise_if_any(_indexed(reviews, _text_problems))
+    return reviews
+
+
+def _indexed(values: Sequence[T], find: Callable[[T], Iterable[FieldProblem]]) -> list[FieldProblem]:
+    return [
+        msgspec.structs.replace(problem, index=index)
+        for index, value in enumerate(values)
+        for problem in find(value)
+    ]
+
+
+def _raise_if_any(problems: Sequence[FieldProblem]) -> None:
     if problems:
         raise ReviewInvalid(problems)
-    return reviews
 
 
 def _check_number(reviews: Sequence[object], limit: int) -> None:
@@ -110,15 +127,17 @@ def _check_number(reviews: Sequence[object], limit: int) -> None:
 
 
 def check(review: Review) -> None:
-    """Raise ReviewInvalid for text that cannot be stored, or is empty."""
-    try:
-        check_storable(review)
-    except InvalidInput:
-        raise ReviewInvalid(find_problems(msgspec.to_builtins(review, str_keys=True))) from None
+    """Raise ReviewInvalid for a text that is empty, or that JSON or Postgres cannot hold."""
+    _raise_if_any(_text_problems(review))
+
+
+def _text_problems(review: Review) -> list[FieldProblem]:
+    texts = {"text": review.text, "summary": review.summary}
+    return [FieldProblem(field, why) for field in texts if (why := _text_problem(texts[field], field))]
 
 
 def find_problems(value: Any) -> list[FieldProblem]:
-    """What keeps the decoded JSON `value` from being a review; empty where nothing does."""
+    """Return why the decoded JSON `value` is not a review; an empty list if it is one."""
     if not isinstance(value, Mapping):
         return [FieldProblem(BODY, f"has to be a JSON object with the field 'text', and is {_kind(value)}")]
     problems = [
@@ -126,31 +145,24 @@ def find_problems(value: Any) -> list[FieldProblem]:
         for name in value
         if name not in FIELDS and (meant := misspelt(name))
     ]
-    for field in TEXT_FIELDS:
-        why = _text_problem(value[field], field) if field in value else _absent(field)
-        if why:
-            problems.append(FieldProblem(field, why))
-    for field in COUNT_FIELDS:
-        why = _count_problem(value[field]) if field in value else ""
-        if why:
-            problems.append(FieldProblem(field, why))
+    reasons = {field: _text_problem(value.get(field, ""), field) for field in TEXT_FIELDS}
+    reasons |= {field: _count_problem(value.get(field, 1)) for field in COUNT_FIELDS}
+    if "text" not in value:
+        reasons["text"] = "is missing"
+    problems += [FieldProblem(field, why) for field, why in reasons.items() if why]
     if isinstance(value, Repeating):
         problems += [FieldProblem(field, "stands more than once") for field in FIELDS if field in value.names]
     return problems
 
 
 def without_others(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Only the fields of a review."""
+    """Return only the fields of a review."""
     return {field: value[field] for field in FIELDS if field in value}
 
 
 def _may_repeat(data: bytes, reviews: int) -> bool:
-    """Whether a field's name stands more often than there are reviews; it may also be a field's value."""
+    """Return whether a field's name is there more often than reviews; a value may look like it too."""
     return any(data.count(name) > reviews for name in _QUOTED)
-
-
-def _absent(field: str) -> str:
-    return "is missing" if field == "text" else ""
 
 
 def _text_problem(value: Any, field: str) -> str:
@@ -185,32 +197,8 @@ def _kind(value: Any) -> str:
     return _KINDS.get(type(value), "a number")
 
 
-def _read_again(data: bytes, error: Exception | None = None) -> Review:
-    """The review that msgspec refused with `error`, or that may repeat a field. Raises ReviewInvalid."""
-    value = parse(data)
-    problems = find_problems(value)
-    if problems:
-        raise ReviewInvalid(problems)
-    return _convert(value, error)
-
-
-def _read_many_again(data: bytes, limit: int, error: Exception | None = None) -> list[Review]:
-    value = parse(data)
-    if not isinstance(value, list):
-        why = f"has to be a JSON array of reviews, and is {_kind(value)}"
-        raise ReviewInvalid([FieldProblem(BODY, why)])
-    _check_number(value, limit)
-    problems = [
-        msgspec.structs.replace(problem, index=index)
-        for index, item in enumerate(value)
-        for problem in find_problems(item)
-    ]
-    if problems:
-        raise ReviewInvalid(problems)
-    return [_convert(item, error) for item in value]
-
-
 def _convert(value: Mapping[str, Any], error: Exception | None) -> Review:
+    """Return the review in a checked `value`; `error` is why msgspec did not decode its JSON."""
     if isinstance(error, RecursionError):
         raise ReviewInvalid([FieldProblem(BODY, "is nested too deeply")])
     try:
@@ -220,7 +208,7 @@ def _convert(value: Mapping[str, Any], error: Exception | None) -> Review:
 
 
 def parse(data: bytes) -> Any:
-    """The JSON value, objects that repeat a name marked. Raises ReviewInvalid where it is none."""
+    """Return the JSON value, with Repeating for an object that repeats a name. Raises ReviewInvalid."""
     try:
         return json.loads(
             data.decode(), parse_float=_number, parse_constant=_no_constant, object_pairs_hook=_object
@@ -249,10 +237,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _number(text: str) -> float:
-    """An integer where there is no fraction, as JSON Schema has it: 5.0 is 5, before an id is made of it."""
+    """Return an integer if there is no fraction, as in JSON Schema: 5.0 and 5 give the same id."""
     number = float(text)
     return int(number) if number.is_integer() else number
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")

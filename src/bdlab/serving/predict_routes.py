@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 import structlog
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
+from uuid_utils.compat import uuid7
 
 from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
-from bdlab.events import PredictionEvent, Review, Score, idempotent_id, make_event, uuid7
+from bdlab.events import PredictionEvent, Review, Score, idempotent_id, make_event
 from bdlab.reviews import ReviewInvalid, decode, decode_many
 from bdlab.serving.batching import QUICK_CHARACTERS, AsyncScorer
 from bdlab.serving.delivery_health import DeliveryHealth
