@@ -17,6 +17,7 @@ from bdlab.events import Position
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.broker_admin import ensure_users_and_acls
 from bdlab.kafka.producer import Producer
+from bdlab.services import TABLE
 from bdlab.settings import KafkaSettings, Secret, VaultSettings
 from bdlab.stack import OpenBao
 from bdlab.stack.servers.kafka_config import Certificates
@@ -27,7 +28,7 @@ from tests.fix_kafka import Acks
 from tests.fix_servers import start_or_skip
 from tests.samples import event
 
-SERVICES = ("serve", "predict", "consume", "status", "verify", "dlq")
+SERVICES = tuple(service.name for service in TABLE if service.kafka)
 _DEADLINE_S = 30.0
 
 

@@ -20,8 +20,7 @@ from bdlab.credentials import DatabaseLogin
 from bdlab.postgres import roles
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, VaultSettings
 from bdlab.stack import OpenBao, Postgres
-from bdlab.vault.bootstrap import Plan, Step, bootstrap
-from bdlab.vault.bootstrap import policies as access
+from bdlab.vault.bootstrap import Plan, Step, bootstrap, policies
 from bdlab.vault.bootstrap.admin_access import Authority
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.plan import Seeds
@@ -321,5 +320,5 @@ def changed_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     with (folder / "serve.hcl").open("a") as file:
         file.write('\npath "kv/data/extra" {\n  capabilities = ["read"]\n}\n')
     with monkeypatch.context() as patch:
-        patch.setattr(access, "policies_dir", lambda: folder)
+        patch.setattr(policies, "policies_dir", lambda: folder)
         yield

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bdlab.vault.bootstrap.plan import KAFKA_SERVICES, RENEWED, SERVICES
+from bdlab.services import KAFKA_SERVICES, NOT_ROTATED, SERVICES
 from tests import brokers
 from tests.fix_pipeline import IMPATIENT, Daemon, Pipeline
 from tests.fix_up import Up, shell
@@ -56,7 +56,7 @@ def test_a_drill_rotates_everything_and_no_request_fails(pipeline: Pipeline, url
     renewed = {("approle", name): outcomes.pop(("approle", name)) for name in ("migrate", "backup")}
     assert set(renewed.values()) == {"unchanged"}
     assert {outcome for (what, _), outcome in outcomes.items() if what != "kafka"} == {"rotated"}
-    assert {service for what, service in outcomes if what == "approle"} == set(SERVICES) - set(RENEWED)
+    assert {service for what, service in outcomes if what == "approle"} == set(SERVICES) - set(NOT_ROTATED)
     assert {service for what, service in outcomes if what == "database"} > {"manager", "bdlab-writer"}
     assert pipeline.run("dlq", "list", "--json").stdout == letters
 
@@ -146,7 +146,7 @@ def test_a_drill_on_a_secured_kafka_rotates_all_three(tmp_path: Path, start_up: 
         assert (found["load"]["failed"], found["verified"]) == (0, True)
         assert found["load"]["longest_pause_ms"] < PAUSE_MS
         assert {one["service"] for one in found["rotations"] if one["outcome"] != "rotated"} == set(
-            RENEWED[:2]
+            NOT_ROTATED[:2]
         )
         users = {one["service"]: one["after"] for one in found["rotations"] if one["what"] == "kafka"}
         assert set(users) == set(KAFKA_SERVICES)

@@ -12,7 +12,7 @@ import pytest
 from psycopg2.extensions import connection as Connection  # noqa: N812 - named so by psycopg2
 
 from bdlab.postgres.migrations import migrate
-from bdlab.vault.bootstrap.logins import ROLES
+from bdlab.services import DATABASE_ROLES
 from tests.fix_vault import VaultWorld
 
 SERVICE_OF = {
@@ -132,7 +132,7 @@ def user(world: VaultWorld, role: str) -> Iterator[Connection]:
 
 
 def test_no_role_is_left_out(migrated: VaultWorld) -> None:
-    assert set(SERVICE_OF) == set(ROLES)
+    assert set(SERVICE_OF) == {role.name for role in DATABASE_ROLES}
     with user(migrated, READER) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT relname, relkind FROM pg_class WHERE relnamespace = 'public'::regnamespace")
         found = {name for name, kind in cursor.fetchall() if kind in "rvmpf"}

@@ -14,12 +14,11 @@ import pytest
 import structlog.testing
 
 from bdlab.errors import IdentityRefused, VaultError
+from bdlab.services import DATABASE_ROLES, NOT_ROTATED, SERVICES, SWEEP
 from bdlab.settings import Secret
-from bdlab.vault import client_reports as clients
 from bdlab.vault import session as session_module
-from bdlab.vault.bootstrap.logins import ROLES, SWEEP
-from bdlab.vault.bootstrap.plan import RENEWED, SERVICES
 from bdlab.vault.client import VaultClient
+from bdlab.vault.client_reports import Client, Reporter
 from bdlab.vault.rotation import Rotation, end_logins, rotate_manager, rotate_secret_ids
 from bdlab.vault.session import VaultSession
 from tests.fix_rotation import Deadly, rotation
@@ -27,7 +26,7 @@ from tests.fix_vault import VaultWorld
 from tests.vault_steps import works_as_writer
 from tests.waiting import until
 
-_ALL = [*(name for name in SERVICES if name not in {"rotate", *RENEWED}), "rotate"]
+_ALL = [*(name for name in SERVICES if name not in {"rotate", *NOT_ROTATED}), "rotate"]
 
 
 def outcomes(found: list[Rotation]) -> dict[str, str]:
@@ -62,7 +61,7 @@ def held_secret_id(world: VaultWorld, service: str) -> Secret:
         return world.identity(service).obtain(client)[1]
 
 
-def living(world: VaultWorld, service: str) -> list[clients.Client]:
+def living(world: VaultWorld, service: str) -> list[Client]:
     with rotation(world) as run:
         return run.clients(service)
 
@@ -89,7 +88,7 @@ def test_the_managers_former_password_is_dead_and_users_are_made_as_ever(
             {
                 "plugin_name": "postgresql-database-plugin",
                 "password": known.reveal(),
-                "allowed_roles": [*ROLES, SWEEP],
+                "allowed_roles": [*(role.name for role in DATABASE_ROLES), SWEEP],
             },
         )
     vault_world.connect(manager).close()
@@ -108,7 +107,9 @@ def test_every_login_ends_and_whoever_has_one_gets_another(
 ) -> None:
     before = consumer.database()
     with rotation(vault_world) as run:
-        assert outcomes(list(end_logins(run))) == dict.fromkeys(ROLES, "rotated")
+        assert outcomes(list(end_logins(run))) == dict.fromkeys(
+            (role.name for role in DATABASE_ROLES), "rotated"
+        )
     assert before.user not in vault_world.users()
     assert works_as_writer(consumer.replace_database(before), vault_world)
 
@@ -255,9 +256,9 @@ def test_a_service_without_an_identity_here_is_left(vault_world: VaultWorld) -> 
 def test_a_process_that_was_killed_is_not_waited_for_and_leaves_its_name_to_the_next(
     vault_world: VaultWorld,
 ) -> None:
-    def reporter(client: VaultClient) -> clients.Reporter:
+    def reporter(client: VaultClient) -> Reporter:
         folder = vault_world.identity("consume").folder
-        return clients.Reporter(client, kv_mount="kv", service="consume", folder=folder)
+        return Reporter(client, kv_mount="kv", service="consume", folder=folder)
 
     with vault_world.session("consume") as opened:
         term = opened._token.lease.term  # type: ignore[union-attr]

@@ -15,9 +15,9 @@ from bdlab.events import Position
 from bdlab.kafka.broker_admin import accepts
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
+from bdlab.services import KAFKA_SERVICES
 from bdlab.settings import Secret
 from bdlab.stack import ApacheKafka
-from bdlab.vault.bootstrap.plan import KAFKA_SERVICES
 from bdlab.vault.rotation import Rotation, rotate_kafka_users
 from bdlab_cli.wiring.broker_admin import Users
 from tests.fix_apache import Authority, SecuredKafka, secured

@@ -15,8 +15,8 @@ import pytest
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import PolicyDenied
 from bdlab.postgres.migrations import migrate
+from bdlab.services import NOT_ROTATED
 from bdlab.settings import Secret
-from bdlab.vault.bootstrap.plan import RENEWED
 from bdlab.vault.rotation import drop_left_behind, end_logins
 from tests.earlier import unpack
 from tests.fix_rotation import rotation
@@ -93,6 +93,6 @@ def test_vault_init_brings_everything_up_to_date(new_world: Callable[..., VaultW
     with world.logged_in("dlq") as dlq, pytest.raises(PolicyDenied):
         dlq.read("database/creds/bdlab-writer")
     with world.logged_in("rotate") as rotate:
-        for service in RENEWED:
+        for service in NOT_ROTATED:
             with pytest.raises(PolicyDenied):
                 rotate.request("post", f"auth/approle/role/{service}/secret-id", {}, wrap_ttl_s=30)

@@ -16,7 +16,7 @@ from bdlab.errors import (
     TokenRefused,
     VaultError,
 )
-from bdlab.vault.bootstrap.plan import IDENTITIES, RENEWED
+from bdlab.services import IDENTITIES, NOT_ROTATED
 from tests.fix_vault import VaultWorld
 from tests.vault_steps import STEPS, outcomes, root_tokens, unchanged_but
 
@@ -199,7 +199,7 @@ def test_nonsense_in_the_keys_file_is_named(vault_world: VaultWorld, tmp_path: P
         vault_world.init(vault_world.plan(keys_file=file))
 
 
-@pytest.mark.parametrize("service", RENEWED)
+@pytest.mark.parametrize("service", NOT_ROTATED)
 def test_what_rotate_may_not_deliver_is_renewed_here(vault_world: VaultWorld, service: str) -> None:
     nobody = vault_world.client()
     role_id, former = vault_world.identity(service).obtain(nobody)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from bdlab.vault.bootstrap.plan import IDENTITIES
+from bdlab.services import IDENTITIES
 from tests.fix_vault import VaultWorld
 from tests.vault_steps import STEPS, outcomes, root_tokens, unchanged_but
 

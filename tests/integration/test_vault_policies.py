@@ -8,8 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from bdlab.errors import PolicyDenied, SecretMissing, VaultError
-from bdlab.vault.bootstrap.logins import ROLES
-from bdlab.vault.bootstrap.plan import DAEMONS, IDENTITIES, KAFKA_SERVICES, RENEWED, SERVICES
+from bdlab.services import DAEMONS, DATABASE_ROLES, IDENTITIES, KAFKA_SERVICES, NOT_ROTATED, SERVICES, SWEEP
 from bdlab.vault.client import Method, VaultClient
 from tests.fix_vault import VaultWorld
 
@@ -83,8 +82,8 @@ CALLS = (
     Call("post", "sys/leases/renew", DATABASE, {"lease_id": "database/creds/bdlab-writer/none"}),
     Call("post", "sys/leases/revoke", NOBODY, {"lease_id": "database/creds/bdlab-writer/none"}),
     *(
-        Call("post", f"sys/leases/revoke-prefix/database/creds/{role}", only("rotate"), {"sync": True})
-        for role in ROLES
+        Call("post", f"sys/leases/revoke-prefix/database/creds/{role.name}", only("rotate"), {"sync": True})
+        for role in DATABASE_ROLES
     ),
     Call("post", "sys/leases/revoke-prefix/database", NOBODY, {}),
     Call("post", "sys/leases/revoke-prefix/auth", NOBODY, {}),
@@ -128,8 +127,8 @@ CAPABILITIES: dict[str, dict[str, set[str]]] = {
             "auth/token/revoke-accessor",
             "auth/token/roles/any",
             "auth/approle/role",
-            *(f"auth/approle/role/{name}/secret-id" for name in RENEWED),
-            *(f"auth/approle/role/{name}/secret-id-accessor/destroy" for name in RENEWED),
+            *(f"auth/approle/role/{name}/secret-id" for name in NOT_ROTATED),
+            *(f"auth/approle/role/{name}/secret-id-accessor/destroy" for name in NOT_ROTATED),
             "auth/approle/role/serve/policies",
             "auth/approle/role/serve/custom-secret-id",
             "auth/approle/role/serve/secret-id-num-uses",
@@ -205,7 +204,10 @@ CAPABILITIES: dict[str, dict[str, set[str]]] = {
         f"kv/metadata/clients/{name}/any": {name: {"delete"}, "rotate": {"delete"}, "inspect": {"read"}}
         for name in DAEMONS
     },
-    **{f"sys/leases/revoke-prefix/database/creds/{role}": {"rotate": {"update", "sudo"}} for role in ROLES},
+    **{
+        f"sys/leases/revoke-prefix/database/creds/{role.name}": {"rotate": {"update", "sudo"}}
+        for role in DATABASE_ROLES
+    },
     "auth/approle/role/serve/secret-id": {"rotate": {"update"}},
     "auth/approle/role/serve/secret-id-accessor/lookup": {"rotate": {"update"}},
     "auth/approle/role/serve/secret-id-accessor/destroy": {"rotate": {"update"}},
@@ -234,6 +236,20 @@ CAPABILITIES: dict[str, dict[str, set[str]]] = {
     "auth/approle/role/recovery": {"inspect": {"read"}},
     "auth/approle/role/consume/secret-id/lookup": {"inspect": {"update"}},
 }
+
+
+def test_vault_init_makes_what_the_table_of_services_lists(vault_world: VaultWorld) -> None:
+    def listed(path: str) -> set[str]:
+        return set(root.request("list", path)["data"]["keys"])
+
+    with vault_world.root() as root:
+        assert listed("auth/approle/role") == set(IDENTITIES)
+        assert listed("sys/policies/acl") - {"default", "root"} == set(IDENTITIES)
+        assert listed("database/roles") == {*(role.name for role in DATABASE_ROLES), SWEEP}
+        assert listed("kv/metadata/kafka") == {"credentials", *KAFKA_SERVICES}
+        for name in KAFKA_SERVICES:
+            values, _ = root.read_kv("kv", f"kafka/{name}")
+            assert {values["username"], values["idle_username"]} == {f"bdlab-{name}-a", f"bdlab-{name}-b"}
 
 
 @pytest.mark.parametrize("service", IDENTITIES)
@@ -275,13 +291,13 @@ def test_a_token_carries_its_own_policy_and_no_other(vault_world: VaultWorld, se
 
 def test_rotate_gets_secret_ids_wrapped_only_and_only_those_of_services(vault_world: VaultWorld) -> None:
     with vault_world.logged_in("rotate") as client:
-        for service in set(SERVICES).difference(RENEWED):
+        for service in set(SERVICES).difference(NOT_ROTATED):
             path = f"auth/approle/role/{service}/secret-id"
             with pytest.raises(VaultError):
                 client.write(path)
             wrapped = client.request("post", path, {}, wrap_ttl_s=30)["wrap_info"]
             client.write(f"{path}-accessor/destroy", {"secret_id_accessor": wrapped["wrapped_accessor"]})
-        for service in RENEWED:
+        for service in NOT_ROTATED:
             with pytest.raises(PolicyDenied):
                 client.request("post", f"auth/approle/role/{service}/secret-id", {}, wrap_ttl_s=30)
 

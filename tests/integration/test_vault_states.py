@@ -23,7 +23,7 @@ from bdlab.errors import (
 )
 from bdlab.settings import Secret, VaultSettings
 from bdlab.vault.bootstrap import Plan
-from bdlab.vault.bootstrap.lock import alone
+from bdlab.vault.bootstrap.lock import vault_init_lock
 from tests.fix_vault import AdminManager, ShamirOpenBao, VaultWorld
 from tests.terminal import Terminal
 from tests.vault_steps import STEPS, outcomes, unchanged_but
@@ -206,7 +206,10 @@ def test_two_at_once_wait_for_each_other(new_world: Callable[..., VaultWorld]) -
         ]
     assert sorted(steps["engines"] for steps in found) == ["done", "unchanged", "unchanged"]
     assert sum(steps == unchanged_but() for steps in found) == 2
-    with alone(world.plan()), pytest.raises(VaultUnavailable, match="another vault-init is at work"):
+    with (
+        vault_init_lock(world.plan()),
+        pytest.raises(VaultUnavailable, match="another vault-init is at work"),
+    ):
         world.init(world.plan(timeout_s=0.2))
 
 

@@ -46,9 +46,7 @@ def backup(
     with (
         target.write(folder, version=__version__) as new,
         stop_on_signal() as stop,
-        open_session(
-            layers, stop, service="backup", database_role="bdlab-reader", kafka=False, renewed=True
-        ) as session,
+        open_session(layers, stop, service="backup", database=True, kafka=False, renewed=True) as session,
     ):
         new.snapshot.touch(mode=0o600, exist_ok=False)
         new.snapshot.write_bytes(session.ask(snapshots.save))

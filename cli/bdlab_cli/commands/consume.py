@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from bdlab import services
 from bdlab_cli.options import StartupTimeout
 from bdlab_cli.wiring.session import load_settings
 from bdlab_cli.wiring.signals import stop_on_signal
@@ -77,7 +78,8 @@ def consume(
     from bdlab_cli.wiring.sink import run_sink
 
     with stop_on_signal() as stop:
-        session = VaultSession(layers, service="consume", database_role="bdlab-writer", daemon=True)
+        role = services.database_role("consume")
+        session = VaultSession(layers, service="consume", database_role=role, daemon=True)
         try:
             session.open(layers.settings().startup_timeout_s, stop=stop)
             run_sink(session, stop, until_idle=until_idle, metrics_host=metrics_host)

@@ -280,7 +280,7 @@ def _opened(
     from bdlab.postgres.deadletters import DeadLetters
 
     with (
-        open_session(layers, stop, service="dlq", database_role="bdlab-dlq") as session,
+        open_session(layers, stop, service="dlq", database=True) as session,
         DeadLetters(session) as letters,
     ):
         yield session, letters

@@ -83,7 +83,7 @@ def migrate(
     patience = layers.settings().startup_timeout_s
     with (
         stop_on_signal() as stop,
-        open_session(layers, stop, service="migrate", database_role="bdlab-owner") as session,
+        open_session(layers, stop, service="migrate", database=True) as session,
     ):
         if announce_broker:
             _tell("broker address in Vault", _announce(session, layers, ca_file))

@@ -42,9 +42,7 @@ def prune(
 
     from bdlab.postgres import retention
 
-    with open_session(
-        layers, service="migrate", database_role="bdlab-owner", kafka=False, renewed=True
-    ) as session:
+    with open_session(layers, service="migrate", database=True, kafka=False, renewed=True) as session:
         found = []
         for one in retention.prune(session, before=before, dry_run=dry_run):
             found.append(one)

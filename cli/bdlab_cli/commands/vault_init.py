@@ -117,15 +117,15 @@ def vault_init(
 ) -> None:
     """Take a Vault from any state to the finished set-up; run it as often as you like."""
     from bdlab.errors import InvalidInput
+    from bdlab.services import NOT_ROTATED
     from bdlab.trust import require_own
     from bdlab.vault.bootstrap import Plan, bootstrap, envfile
-    from bdlab.vault.bootstrap.plan import RENEWED
     from bdlab_cli.wiring import vault_admin
 
     for name in renew or ():
-        if name not in RENEWED:
+        if name not in NOT_ROTATED:
             raise InvalidInput(
-                f"--renew {name}: vault-init renews {', '.join(RENEWED)}",
+                f"--renew {name}: vault-init renews {', '.join(NOT_ROTATED)}",
                 hint="Of the services, `bdlab rotate approle --service NAME` hands over another secret id.",
             )
     if threshold > shares:

@@ -70,7 +70,7 @@ def vault_token(
         ask_key=ask_key if sys.stdin.isatty() else None,
         timeout_s=settings.startup_timeout_s,
     )
-    client = admin_token.make_token(plan, ttl=lifetime, policies=tuple(policy or (admin_token.ROOT,)))
+    client = admin_token.make_token(plan, ttl=lifetime, policies=tuple(policy or (admin_token.ROOT_POLICY,)))
     if not command:
         terminal.echo(client.token.reveal())
         terminal.stderr().print(f"It ends in {ttl}; sooner with: bao token revoke -self")

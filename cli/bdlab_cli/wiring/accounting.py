@@ -19,7 +19,7 @@ def account(layers: Layers, stop: threading.Event, *, wait_s: float, limit: int 
     # Counting a large table takes its time.
     limits = ConnectionLimits(statement_s=1800, silence_s=3600)
     with (
-        open_session(layers, stop, service="verify", database_role="bdlab-reader") as session,
+        open_session(layers, stop, service="verify", database=True) as session,
         Admin(session, client_id="bdlab-verify") as admin,
         Reader(session, application_name="bdlab verify", limits=limits) as reader,
     ):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from bdlab import services
 from bdlab_cli.wiring.session import load_settings
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def vault_session(layers: Layers) -> VaultSession:
     """The session of the API, not open yet."""
     from bdlab.vault.session import VaultSession
 
-    return VaultSession(layers, service=SERVICE, database_role="bdlab-reader", kafka=True, daemon=True)
+    role = services.database_role(SERVICE)
+    return VaultSession(layers, service=SERVICE, database_role=role, daemon=True)
 
 
 class Api:

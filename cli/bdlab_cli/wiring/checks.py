@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from bdlab import services
 from bdlab.errors import BdlabError, InvalidInput, VaultUnavailable
 from bdlab.health import CheckResult, Report
 from bdlab.health.checks import (
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from bdlab.vault.session import VaultSession
 
 SERVICE = "status"
-_DATABASE_ROLE = "bdlab-reader"
 
 _DEFAULT = ("vault", "kafka", "postgres", "log", "model", "api", "certificates")
 
@@ -61,7 +61,7 @@ class Checker:
         http_url(self._api_url)  # refused here, and not by each check that asks it
         self._kafka = _Login(layers, database_role=None, kafka=True)
         # Of its own, so that a database that is down keeps nobody from looking at the broker.
-        self._database = _Login(layers, database_role=_DATABASE_ROLE, kafka=False)
+        self._database = _Login(layers, database_role=services.database_role(SERVICE), kafka=False)
 
     def __enter__(self) -> Checker:
         return self

@@ -35,9 +35,7 @@ def restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, p
     _move_database(plan, admin.server)
     here = {"address": vault.address, "ca_file": vault.ca_file, "identity_dir": vault.identity_dir}
     layers = load_settings({"vault": {**here, "namespace": ""}}, quiet=True)
-    with open_session(
-        layers, service="migrate", database_role="bdlab-owner", kafka=False, renewed=True
-    ) as session:
+    with open_session(layers, service="migrate", database=True, kafka=False, renewed=True) as session:
         # The new server shows a certificate of its own for now, by another authority than Vault names.
         owner = msgspec.structs.replace(session.database(), server=admin.server)
         dumps.restore(owner, backup.dump, programs=binaries.postgres() / "bin")
@@ -47,7 +45,7 @@ def _move_database(plan: Plan, server: PostgresSettings) -> None:
     """Tell the services where the database is now: `vault-init` never overwrites what they read."""
 
     mount, path = plan.vault.kv_mount, "database/credentials"
-    with admin_token.task(plan, ttl=timedelta(minutes=5)) as client:
+    with admin_token.temporary_token(plan, ttl=timedelta(minutes=5)) as client:
         values, version = client.read_kv(mount, path)
         moved = values | {"host": server.host, "port": str(server.port), "sslmode": server.sslmode}
         if moved != values:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import InvalidInput
+from bdlab.services import KAFKA_SERVICES, NOT_ROTATED, SERVICES
 from bdlab.settings import Layers
-from bdlab.vault.bootstrap.plan import KAFKA_SERVICES, RENEWED, SERVICES
 from bdlab.vault.logins import kafka_layer
 from bdlab.vault.rotation import (
     Rotation,
@@ -73,11 +73,11 @@ def rotations(
         if "approle" in targets:
             chosen = [name for name in SERVICES if name in (services or SERVICES)]
             for name in chosen:
-                if name in RENEWED:
+                if name in NOT_ROTATED:
                     detail = f"`bdlab vault-init --renew {name}` renews it, with the recovery key"
                     yield Rotation(what="approle", service=name, outcome="unchanged", detail=detail)
             last = sorted(chosen, key=lambda name: name == _SERVICE)
-            yield from rotate_secret_ids(run, [name for name in last if name not in RENEWED])
+            yield from rotate_secret_ids(run, [name for name in last if name not in NOT_ROTATED])
 
 
 def _kafka(layers: Layers, run: Run, services: Sequence[str], admin_servers: str) -> Iterator[Rotation]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bdlab import services
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.signals import stop_on_signal
 
@@ -57,18 +58,20 @@ def open_session(
     stop: threading.Event | None = None,
     *,
     service: str,
-    database_role: str | None = None,
+    database: bool = False,
     kafka: bool = True,
     renewed: bool = False,
 ) -> Iterator[VaultSession]:
-    """The open session of a short command; `renewed` for one that may take hours. Raises VaultError.
+    """The open session of a short command, with its service's database login if `database`; `renewed` for one
+    that may take hours. Raises VaultError.
 
     Setting `stop` ends its wait for Vault; without one a signal does. Whoever sits there is told of the wait.
     """
     from bdlab.vault.session import VaultSession
 
     settings = layers.settings()
-    session = VaultSession(layers, service=service, database_role=database_role, kafka=kafka, daemon=renewed)
+    role = services.database_role(service) if database else None
+    session = VaultSession(layers, service=service, database_role=role, kafka=kafka, daemon=renewed)
     with closing(session):
         with _told_of_wait(settings) as tell, nullcontext(stop) if stop else stop_on_signal() as ending:
             session.open(settings.startup_timeout_s, stop=ending, waiting=tell)

@@ -22,6 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
     UserScramCredentialUpsertion,
 )
 
+from bdlab import services
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused
 from bdlab.kafka.admin_futures import answers, seconds_left
@@ -61,27 +62,19 @@ class Grant(NamedTuple):
 
 
 def grants(service: str, server: KafkaSettings) -> frozenset[Grant]:
-    """All that a service may do; nothing for one that never talks to the broker.
+    """Return all that a service may do at the broker, as `bdlab.services` lists it.
 
     The broker takes who may write or read as one who may describe; it is granted by itself all the same, so
     that a list of ACLs shows it. An idempotent producer needs WRITE alone (Kafka 2.8 and later).
     """
-    topic = Grant(AclOperation.DESCRIBE, ResourceType.TOPIC, server.topic)
-    group = Grant(AclOperation.DESCRIBE, ResourceType.GROUP, server.group)
-    write = {topic, topic._replace(operation=AclOperation.WRITE)}
-    read = {topic, topic._replace(operation=AclOperation.READ)}
-    by_service = {
-        "serve": write,
-        "predict": write,
-        "dlq": write,
-        "consume": read | {group, group._replace(operation=AclOperation.READ)},
-        # It reads no group; without this its client would be told at each start that it may not.
-        "verify": read | {group},
+    resources = {
+        "topic": (ResourceType.TOPIC, server.topic),
+        "group": (ResourceType.GROUP, server.group),
         # librdkafka's name for the cluster as a resource is BROKER.
-        # A record, to compare it with what is recorded.
-        "status": read | {group, Grant(AclOperation.DESCRIBE, ResourceType.BROKER, _CLUSTER)},
+        "cluster": (ResourceType.BROKER, _CLUSTER),
     }
-    return frozenset(by_service.get(service, ()))
+    allowed = [operation.split() for operation in services.find(service).kafka or ()]
+    return frozenset(Grant(AclOperation[verb.upper()], *resources[what]) for verb, what in allowed)
 
 
 def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[KafkaLogin]]) -> list[Change]:

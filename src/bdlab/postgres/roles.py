@@ -19,22 +19,18 @@ from bdlab.errors import InvalidInput
 from bdlab.postgres.connection import ConnectionLimits, connect, cut_after, describe
 from bdlab.postgres.faults import translate
 from bdlab.postgres.queries import queries
+from bdlab.services import DATABASE_ROLES, DLQ, OWNER, READER, WRITER
 from bdlab.settings import Secret
 
-OWNER = "bdlab_owner"
-WRITER = "bdlab_writer"
-READER = "bdlab_reader"
-#: Reads, and notes what becomes of dead letters.
-DLQ = "bdlab_dlq"
 MANAGER = "bdlab_manager"
-GROUPS = (OWNER, WRITER, READER, DLQ)
+_GROUPS = tuple(role.group for role in DATABASE_ROLES)
 
 _MAINTENANCE_DATABASE = "postgres"
 _SIGNAL = "pg_signal_backend"
 #: From this version on a role can be allowed to set a parameter that is a superuser's.
 _PARAMETERS = 150000
 _LIMITS = ConnectionLimits(statement_s=60, lock_s=30)
-_ROLES = {"owner": OWNER, "writer": WRITER, "reader": READER, "manager": MANAGER}
+_ROLES = {"owner": OWNER.group, "writer": WRITER.group, "reader": READER.group, "manager": MANAGER}
 
 
 def prepare(
@@ -86,11 +82,12 @@ def manager_exists(admin: DatabaseLogin) -> bool:
 
 
 def _prepare_roles(work: _Work, manager_password: Secret | None) -> None:
-    for group in GROUPS:
+    for group in _GROUPS:
         if not work.all("role", {"name": group}):
             work.run("create_group", f"role {group} created", role=group)
-    if not work.holds("is_member", {"group": READER, "member": DLQ}):
-        work.run("grant_membership", f"role {DLQ} may do what {READER} may", group=READER, role=DLQ)
+    if not work.holds("is_member", {"group": READER.group, "member": DLQ.group}):
+        line = f"role {DLQ.group} may do what {READER.group} may"
+        work.run("grant_membership", line, group=READER.group, role=DLQ.group)
     found = work.all("role", {"name": MANAGER})
     if not found:
         if manager_password is None:
@@ -103,7 +100,7 @@ def _prepare_roles(work: _Work, manager_password: Secret | None) -> None:
             )
         if found != [(True, False, True)]:
             work.run("restore_manager", f"role {MANAGER}: attributes restored", role=MANAGER)
-    for group in GROUPS:
+    for group in _GROUPS:
         if not work.holds("has_admin", {"group": group, "member": MANAGER}):
             work.run("grant_admin", f"role {MANAGER} may grant {group}", group=group, role=MANAGER)
     if not work.holds("is_member", {"group": _SIGNAL, "member": MANAGER}):

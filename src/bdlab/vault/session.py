@@ -18,9 +18,9 @@ from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.errors import IdentityRefused, TokenRefused, VaultError, VaultUnavailable
 from bdlab.files import write_private
 from bdlab.probes import VaultState
+from bdlab.services import DAEMONS
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, Settings
-from bdlab.vault import probe as state
-from bdlab.vault.bootstrap.plan import DAEMONS
+from bdlab.vault import probe
 from bdlab.vault.client import VaultClient
 from bdlab.vault.client_reports import Reporter
 from bdlab.vault.identity import Identity
@@ -219,7 +219,7 @@ class VaultSession:
             # Nobody else keeps the token of a command that looks again and again.
             with contextlib.suppress(VaultError), self._asking:
                 self._token.keep()
-        return state.look(
+        return probe.look(
             self._client,
             kv_mount=self._vault.kv_mount,
             kv_path="kafka/credentials" if self._kafka else "database/credentials",

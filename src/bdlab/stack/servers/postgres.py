@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bdlab.errors import ServerNotStarted
 from bdlab.files import write_private
+from bdlab.services import DATABASE_ROLES
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.stack.folder import DataFolder
 from bdlab.stack.servers import binaries, unprivileged
@@ -23,7 +24,7 @@ from bdlab.stack.tls import TlsServer
 _INITDB_TIMEOUT_S = 120.0
 _KILL_WAIT_S = 5.0
 #: The users that Vault makes have no business in the databases that come with each server.
-_ELSEWHERE = "postgres,template1 +bdlab_owner,+bdlab_writer,+bdlab_reader,+bdlab_dlq"
+_ELSEWHERE = "postgres,template1 " + ",".join(f"+{role.group}" for role in DATABASE_ROLES)
 _ACCESS = f"""\
 local {_ELSEWHERE} reject
 host {_ELSEWHERE} all reject

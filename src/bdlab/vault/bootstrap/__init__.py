@@ -11,16 +11,17 @@ import contextlib
 from collections.abc import Iterator
 
 from bdlab.errors import PolicyDenied, TokenRefused
+from bdlab.services import IDENTITIES, RECOVERY
 from bdlab.vault.audit import audit_missing
 from bdlab.vault.bootstrap.admin_access import Authority
 from bdlab.vault.bootstrap.certificate_authorities import certification
 from bdlab.vault.bootstrap.database import Connection, Roles
 from bdlab.vault.bootstrap.handover import HandOver
 from bdlab.vault.bootstrap.keysfile import KeysFile
-from bdlab.vault.bootstrap.lock import alone
+from bdlab.vault.bootstrap.lock import vault_init_lock
 from bdlab.vault.bootstrap.mounts import Mounts
 from bdlab.vault.bootstrap.namespace import InRootNamespace, Namespace
-from bdlab.vault.bootstrap.plan import IDENTITIES, RECOVERY, Plan, Report, Step
+from bdlab.vault.bootstrap.plan import Plan, Report, Step
 from bdlab.vault.bootstrap.policies import AppRoles, Policies
 from bdlab.vault.bootstrap.seal import initialise, unseal
 from bdlab.vault.bootstrap.seeds import KeyValues
@@ -36,7 +37,7 @@ def bootstrap(plan: Plan, report: Report) -> list[Step]:
     Raises VaultUnavailable where Vault does not answer or open in time, VaultError where there is no way in,
     InvalidInput where `.env` is needed and missing. Nothing that was done is lost: run it again.
     """
-    with contextlib.nullcontext() if plan.dry_run else alone(plan):
+    with contextlib.nullcontext() if plan.dry_run else vault_init_lock(plan):
         return _bootstrap(plan, report)
 
 

@@ -8,9 +8,10 @@ import msgspec
 import structlog
 
 from bdlab.errors import IdentityRefused, TokenRefused, VaultError, VaultUnavailable
+from bdlab.services import INSPECT, RECOVERY
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
-from bdlab.vault.bootstrap.plan import INSPECT, RECOVERY, Plan
+from bdlab.vault.bootstrap.plan import Plan
 from bdlab.vault.bootstrap.seal import answer_data, end_attempt, give_shares
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity

@@ -11,15 +11,15 @@ from datetime import timedelta
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap.admin_access import Authority, give_back
 from bdlab.vault.bootstrap.keysfile import KeysFile
-from bdlab.vault.bootstrap.lock import alone
+from bdlab.vault.bootstrap.lock import vault_init_lock
 from bdlab.vault.bootstrap.plan import Plan
 from bdlab.vault.bootstrap.seal import require_open
 from bdlab.vault.client import VaultClient
 
-ROOT = "root"
+ROOT_POLICY = "root"
 
 
-def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT,)) -> VaultClient:
+def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT_POLICY,)) -> VaultClient:
     """A client with a new token that cannot be renewed; the caller revokes it and closes the client.
 
     It takes what a change by `vault-init` takes: the identity `recovery` and the recovery key, or the key
@@ -29,12 +29,12 @@ def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT,
     client = VaultClient(plan.vault)
     try:
         require_open(client, plan)
-        with alone(plan):
+        with vault_init_lock(plan):
             authority = Authority(client, plan, KeysFile(plan.keys_file))
             try:
                 writer = authority.writer()
                 # A policy is known in its namespace, the root policy in the root namespace alone.
-                answer = (writer.in_namespace("") if policies == (ROOT,) else writer).request(
+                answer = (writer.in_namespace("") if policies == (ROOT_POLICY,) else writer).request(
                     "post",
                     "auth/token/create-orphan",
                     {
@@ -54,7 +54,7 @@ def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT,
 
 
 @contextmanager
-def task(plan: Plan, *, ttl: timedelta) -> Iterator[VaultClient]:
+def temporary_token(plan: Plan, *, ttl: timedelta) -> Iterator[VaultClient]:
     """The same for a task of our own: its token is revoked at the end, whatever happens."""
     client = make_token(plan, ttl=ttl)
     try:

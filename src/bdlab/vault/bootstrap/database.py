@@ -9,9 +9,10 @@ from urllib.parse import quote, urlencode
 import structlog
 
 from bdlab.errors import DatabaseError, InvalidInput
+from bdlab.services import CONNECTION, DATABASE_ROLES, SWEEP
 from bdlab.settings import PostgresSettings, Secret
-from bdlab.vault.bootstrap import logins
-from bdlab.vault.bootstrap.plan import DATABASE, Plan
+from bdlab.vault.bootstrap import database_users
+from bdlab.vault.bootstrap.plan import Plan
 from bdlab.vault.bootstrap.units import differs, side_by_side
 from bdlab.vault.client import VaultClient
 
@@ -23,7 +24,8 @@ _PASSWORD_BYTES = 32
 _log = structlog.get_logger()
 
 _PLUGIN = "postgresql-database-plugin"
-_ALLOWED = [*logins.ROLES, logins.SWEEP]
+_GROUPS = {role.name: role.group for role in DATABASE_ROLES}
+_ALLOWED = [*_GROUPS, SWEEP]
 
 
 class Connection:
@@ -33,12 +35,12 @@ class Connection:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._path = f"{plan.vault.database_mount}/config/{DATABASE}"
+        self._path = f"{plan.vault.database_mount}/config/{CONNECTION}"
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
         found = reader.read_if_present(self._path)
         if not found or not found.get("allowed_roles") or (missing := self._missing()) is None:
-            return (DATABASE,)
+            return (CONNECTION,)
         return (*(("allowed roles",) if differs(found, {"allowed_roles": _ALLOWED}) else ()), *missing)
 
     def _missing(self) -> tuple[str, ...] | None:
@@ -58,7 +60,7 @@ class Connection:
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
         seeds, manager = self._plan.seeds, self._plan.manager
         allowed = {"plugin_name": _PLUGIN, "allowed_roles": _ALLOWED}
-        if DATABASE not in pending:
+        if CONNECTION not in pending:
             if manager and pending != ("allowed roles",):
                 manager.prepare(None)
             writer.write(self._path, allowed)
@@ -83,7 +85,7 @@ class Connection:
         if seeds.postgres_ca_pem:
             config["tls_ca"] = seeds.postgres_ca_pem
         writer.write(self._path, config)
-        writer.write(f"{self._plan.vault.database_mount}/rotate-root/{DATABASE}")
+        writer.write(f"{self._plan.vault.database_mount}/rotate-root/{CONNECTION}")
         writer.write(self._path, allowed)
 
 
@@ -114,7 +116,7 @@ class Roles:
 
     def _chosen(self, role: str) -> dict[str, Any]:
         """What `.env` says, where it says something."""
-        seeds = self._plan.seeds if role in logins.ROLES else None
+        seeds = self._plan.seeds if role != SWEEP else None
         times = {
             "default_ttl": seeds.lease_ttl_s if seeds else None,
             "max_ttl": seeds.lease_max_ttl_s if seeds else None,
@@ -123,20 +125,20 @@ class Roles:
 
 
 def _fixed(role: str) -> dict[str, Any]:
-    if role == logins.SWEEP:
+    if role == SWEEP:
         # Nobody logs in by it: there is nothing to renew, and nothing to revoke.
         return {
-            "db_name": DATABASE,
-            "creation_statements": logins.sweep(),
+            "db_name": CONNECTION,
+            "creation_statements": database_users.sweep(),
             "revocation_statements": ["SELECT"],
             "default_ttl": _SWEEP_TTL_S,
             "max_ttl": _SWEEP_TTL_S,
         }
     return {
-        "db_name": DATABASE,
-        "creation_statements": logins.creation(role),
-        "renew_statements": list(logins.RENEWAL),
-        "revocation_statements": logins.revocation(role),
+        "db_name": CONNECTION,
+        "creation_statements": database_users.creation(_GROUPS[role]),
+        "renew_statements": list(database_users.RENEWAL),
+        "revocation_statements": database_users.revocation(_GROUPS[role]),
     }
 
 

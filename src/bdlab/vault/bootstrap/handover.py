@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bdlab.errors import SecretMissing
-from bdlab.vault.bootstrap.plan import IDENTITIES, INSPECT, RECOVERY, Plan
+from bdlab.services import IDENTITIES, INSPECT, RECOVERY
+from bdlab.vault.bootstrap.plan import Plan
 from bdlab.vault.bootstrap.units import side_by_side
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity

@@ -13,7 +13,7 @@ from bdlab.vault.waiting import wait_for
 
 
 @contextmanager
-def alone(plan: Plan) -> Iterator[None]:
+def vault_init_lock(plan: Plan) -> Iterator[None]:
     """Hold the folder; two at once would take each other's half-made things for broken ones.
 
     Waits up to the plan's `timeout_s` for another, then raises VaultUnavailable. The lock ends with its

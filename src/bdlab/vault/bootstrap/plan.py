@@ -10,22 +10,6 @@ import msgspec
 
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret, VaultSettings
 
-#: Each has a policy, an AppRole and an identity folder of its name.
-SERVICES = ("serve", "consume", "predict", "status", "verify", "dlq", "migrate", "rotate", "backup")
-#: The two identities of `vault-init` itself.
-INSPECT = "inspect"
-RECOVERY = "recovery"
-IDENTITIES = (*SERVICES, INSPECT, RECOVERY)
-#: Those whose secret ids `rotate` may not deliver, as it could become them: `vault-init` renews them.
-RENEWED = ("migrate", "backup", INSPECT, RECOVERY)
-#: The services that talk to the broker, each with Kafka users of its own.
-KAFKA_SERVICES = ("serve", "consume", "predict", "status", "verify", "dlq", "migrate")
-#: Those that run on and on, each of whose processes reports which credentials it uses.
-DAEMONS = ("serve", "consume")
-
-DATABASE = "bdlab"
-"""The name of the connection in Vault's database engine."""
-
 Outcome = Literal["done", "unchanged", "would do"]
 
 

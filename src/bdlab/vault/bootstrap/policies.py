@@ -9,8 +9,9 @@ from typing import Any
 
 from bdlab.errors import VaultError
 from bdlab.resources import policies_dir
+from bdlab.services import IDENTITIES, INSPECT, RECOVERY
 from bdlab.settings import VaultSettings
-from bdlab.vault.bootstrap.plan import IDENTITIES, INSPECT, RECOVERY, Plan
+from bdlab.vault.bootstrap.plan import Plan
 from bdlab.vault.bootstrap.units import differs, side_by_side
 from bdlab.vault.client import VaultClient
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from bdlab.errors import VaultError, VaultUnavailable
 from bdlab.signals import held_back
-from bdlab.vault.bootstrap import admin_token as operator
+from bdlab.vault.bootstrap.admin_token import temporary_token
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan
 from bdlab.vault.bootstrap.seal import (
@@ -52,7 +52,7 @@ def rekey(plan: Plan) -> Keys:
             f"accepted, and those in {file.path} are, remove it.",
         )
     old = file.read()
-    with operator.task(plan, ttl=_TTL) as client:
+    with temporary_token(plan, ttl=_TTL) as client:
         shamir = seal_type(client) == "shamir"
         path = _path(client, shamir=shamir)
         answer = _give_old(client, path, old, plan)

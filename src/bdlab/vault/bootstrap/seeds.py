@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 
 from bdlab.errors import InvalidInput, VaultError
+from bdlab.services import KAFKA_SERVICES
 from bdlab.vault import pki
-from bdlab.vault.bootstrap.plan import KAFKA_SERVICES, Plan, Seeds
+from bdlab.vault.bootstrap.plan import Plan, Seeds
 from bdlab.vault.bootstrap.units import side_by_side
 from bdlab.vault.client import VaultClient
 

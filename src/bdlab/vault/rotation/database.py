@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from bdlab.errors import VaultError
+from bdlab.services import CONNECTION, DATABASE_ROLES, SWEEP
 from bdlab.settings import VaultSettings
-from bdlab.vault.bootstrap import logins
-from bdlab.vault.bootstrap.plan import DATABASE
 from bdlab.vault.client import VaultClient
 from bdlab.vault.leases import now
 from bdlab.vault.rotation.plan import Outcome, Rotation, Run
@@ -23,7 +22,7 @@ def rotate_manager(run: Run) -> Rotation:
     """
     began = now()
     if not run.dry_run:
-        path = f"{run.vault.database_mount}/rotate-root/{DATABASE}"
+        path = f"{run.vault.database_mount}/rotate-root/{CONNECTION}"
         run.session.ask(lambda client: client.write(path))
     return Rotation(
         what="database",
@@ -39,9 +38,9 @@ def end_logins(run: Run) -> Iterator[Rotation]:
 
     A role whose logins cannot be ended keeps none of the others from it: its outcome is `incomplete`.
     """
-    for role in logins.ROLES:
-        path = f"sys/leases/revoke-prefix/{run.vault.database_mount}/creds/{role}"
-        yield _tried(run, role, _revoking(path), "every login", "fresh ones")
+    for role in DATABASE_ROLES:
+        path = f"sys/leases/revoke-prefix/{run.vault.database_mount}/creds/{role.name}"
+        yield _tried(run, role.name, _revoking(path), "every login", "fresh ones")
 
 
 def drop_left_behind(run: Run) -> Rotation:
@@ -54,7 +53,7 @@ def drop_left_behind(run: Run) -> Rotation:
 
 def sweep(client: VaultClient, vault: VaultSettings) -> None:
     """Let Vault drop them. Raises VaultError, which names those that it cannot drop."""
-    client.request("get", f"{vault.database_mount}/creds/{logins.SWEEP}", timeout_s=_REVOKE_S)
+    client.request("get", f"{vault.database_mount}/creds/{SWEEP}", timeout_s=_REVOKE_S)
 
 
 def _tried(run: Run, what: str, work: Callable[[VaultClient], object], before: str, after: str) -> Rotation:

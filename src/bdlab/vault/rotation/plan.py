@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from bdlab.services import DAEMONS
 from bdlab.settings import VaultSettings
-from bdlab.vault.bootstrap.plan import DAEMONS
 from bdlab.vault.client_reports import Client, living
 from bdlab.vault.leases import now
 from bdlab.vault.session import VaultSession

@@ -9,24 +9,16 @@ what is left behind is found by its name, and swept.
 
 from __future__ import annotations
 
-#: role of the engine -> group role in the database that its users work as; the mightiest first
-ROLES = {
-    "bdlab-owner": "bdlab_owner",
-    "bdlab-writer": "bdlab_writer",
-    "bdlab-dlq": "bdlab_dlq",
-    "bdlab-reader": "bdlab_reader",
-}
-#: The role whose "creation" makes no user, and drops those that were left behind.
-SWEEP = "bdlab-sweep"
+from bdlab.services import DLQ, OWNER, READER
 
 #: One leaked user cannot take all of the server's connections, nor its disk by sorting.
 _CONNECTIONS = 20
 _TEMPORARY_FILES = "4GB"
 
 #: In a database that an older version made: no administrator is needed for it.
-_DLQ_GROUP = """DO $$ BEGIN
-  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'bdlab_dlq') THEN
-    CREATE ROLE bdlab_dlq NOLOGIN IN ROLE bdlab_reader;
+_DLQ_GROUP = f"""DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{DLQ.group}') THEN
+    CREATE ROLE {DLQ.group} NOLOGIN IN ROLE {READER.group};
   END IF;
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
 END $$;"""
@@ -107,15 +99,14 @@ END $$;"""
 _THEN = ("COMMIT", "BEGIN")
 
 
-def creation(role: str) -> list[str]:
-    group = ROLES[role]
-    before = [_DLQ_GROUP] if role in ("bdlab-owner", "bdlab-dlq") else []
-    after = [] if role == "bdlab-owner" else [_BOUND]  # an owner's index over a large table sorts on disk
+def creation(group: str) -> list[str]:
+    before = [_DLQ_GROUP] if group in {OWNER.group, DLQ.group} else []
+    after = [] if group == OWNER.group else [_BOUND]  # an owner's index over a large table sorts on disk
     return [*before, *(statement % {"group": group} for statement in _CREATE), *after]
 
 
-def revocation(role: str) -> list[str]:
-    out, drop = _OUT % {"group": ROLES[role]}, _DROP % {"which": "rolname = '{{name}}'"}
+def revocation(group: str) -> list[str]:
+    out, drop = _OUT % {"group": group}, _DROP % {"which": "rolname = '{{name}}'"}
     return [out, *_THEN, _CLOSE, *_THEN, drop]
 
 

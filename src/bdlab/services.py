@@ -1,0 +1,86 @@
+"""The services, and what each of them may use: one table.
+
+Made from it: the policies' names, AppRoles and identity folders of Vault, the roles of its database engine,
+the group roles in PostgreSQL, and the users and ACLs at a secured broker. Tests hold `vault/policies/*.hcl`
+and the table in docs/operations.md against it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class DatabaseRole(msgspec.Struct, frozen=True):
+    """A role of Vault's database engine; the users that it makes work as `group`, a role in PostgreSQL."""
+
+    name: str
+    group: str
+
+
+OWNER = DatabaseRole("bdlab-owner", "bdlab_owner")
+WRITER = DatabaseRole("bdlab-writer", "bdlab_writer")
+DLQ = DatabaseRole("bdlab-dlq", "bdlab_dlq")
+READER = DatabaseRole("bdlab-reader", "bdlab_reader")
+#: The most powerful first.
+DATABASE_ROLES = (OWNER, WRITER, DLQ, READER)
+#: The role whose "creation" makes no user, and drops users that ended and could not be dropped then.
+SWEEP = "bdlab-sweep"
+#: The name of the connection in Vault's database engine.
+CONNECTION = "bdlab"
+
+_WRITE = ("describe topic", "write topic")
+_READ = ("describe topic", "read topic", "describe group")
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """One identity: a policy, an AppRole and an identity folder of its name.
+
+    `kafka` lists the operations that its Kafka users may do on the topic, the consumer group and the cluster;
+    None if it has no Kafka user. `daemon`: it runs until it is stopped, and each of its processes reports
+    which credentials it uses. `rotated`: the service `rotate` may deliver its secret ids; those of the other
+    services only `vault-init` renews, as whoever delivers a secret id could become that service.
+    """
+
+    name: str
+    database: DatabaseRole | None = None
+    kafka: tuple[str, ...] | None = None
+    daemon: bool = False
+    rotated: bool = True
+
+
+#: The two identities of `vault-init` itself: to see what is set up, and to begin making a root token.
+INSPECT, RECOVERY = "inspect", "recovery"
+
+TABLE = (
+    Service(name="serve", database=READER, kafka=_WRITE, daemon=True),
+    Service(name="consume", database=WRITER, kafka=(*_READ, "read group"), daemon=True),
+    Service(name="predict", kafka=_WRITE),
+    # It reads a record to compare it with what is stored.
+    Service(name="status", database=READER, kafka=(*_READ, "describe cluster")),
+    # It reads no group, but its client would log a refusal at each start without `describe group`.
+    Service(name="verify", database=READER, kafka=_READ),
+    Service(name="dlq", database=DLQ, kafka=_WRITE),
+    # At the broker it works with an administrator's certificate; its user has no rights of its own.
+    Service(name="migrate", database=OWNER, kafka=(), rotated=False),
+    Service(name="rotate"),
+    Service(name="backup", database=READER, rotated=False),
+    Service(name=INSPECT, rotated=False),
+    Service(name=RECOVERY, rotated=False),
+)
+
+IDENTITIES = tuple(service.name for service in TABLE)
+SERVICES = tuple(name for name in IDENTITIES if name not in {INSPECT, RECOVERY})
+KAFKA_SERVICES = tuple(service.name for service in TABLE if service.kafka is not None)
+DAEMONS = tuple(service.name for service in TABLE if service.daemon)
+NOT_ROTATED = tuple(service.name for service in TABLE if not service.rotated)
+
+
+def find(name: str) -> Service:
+    """Return the service `name`. Raises KeyError if there is none."""
+    return {service.name: service for service in TABLE}[name]
+
+
+def database_role(name: str) -> str | None:
+    """Return the role of Vault's database engine that the service `name` has; None if it has none."""
+    role = find(name).database
+    return role.name if role else None
