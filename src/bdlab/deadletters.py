@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -21,7 +20,7 @@ import msgspec
 from bdlab.errors import BdlabError, BrokerError, DatabaseUnavailable
 from bdlab.events import Headers, Position, Record
 from bdlab.ledger import REPLAY_HEADER
-from bdlab.retry import Backoff
+from bdlab.retry import tries, wait_for
 
 MAX_REPLAYS = 3
 """What failed this often will fail again: replaying it takes an explicit higher limit."""
@@ -29,9 +28,6 @@ MAX_REPLAYS = 3
 _AT_ONCE = 500
 _ANSWER_TIMEOUT_S = 120.0
 _NOTED_WITHIN_S = 30.0
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 2.0
-
 
 #: `open`: nobody has done anything about it; `returned`: it is a replay that came back dead. Of what was
 #: sent back: `sent`, no consumer has recorded it yet; `stored`, it is a row or a duplicate; `superseded`, it
@@ -154,15 +150,11 @@ def settle(
     and before `stop`. A database that is away meanwhile is asked again. Raises DatabaseError and VaultError.
     """
     found: dict[Position, Fate] = {}
-    backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-    deadline = time.monotonic() + wait_s
-    while left := [one.replay for one in outcomes if one.replay and one.replay not in found]:
+    sent = [one.replay for one in outcomes if one.replay]
+    for _ in tries(wait_s, stop=stop) if sent else ():
         with contextlib.suppress(DatabaseUnavailable):
-            found |= fates.fates(left)
-        left_s = deadline - time.monotonic()
-        if left_s <= 0 or len(found) == sum(bool(one.replay) for one in outcomes):
-            break
-        if stop.wait(min(left_s, backoff.next_s())):
+            found |= fates.fates([place for place in sent if place not in found])
+        if len(found) == len(sent):
             break
     return [
         msgspec.structs.replace(one, fate=found.get(one.replay)) if one.replay else one for one in outcomes
@@ -170,16 +162,8 @@ def settle(
 
 
 def _note(book: ReplayBook, replays: Sequence[tuple[Position, Position]]) -> None:
-    """Note them, also where the database is away for a moment: what is not noted would be sent once more."""
-    backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-    deadline = time.monotonic() + _NOTED_WITHIN_S
-    while True:
-        try:
-            return book.record_replays(replays)
-        except DatabaseUnavailable:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(backoff.next_s())
+    """Note them, also if the database is away for a moment: what is not noted would be sent once more."""
+    wait_for("PostgreSQL", lambda: book.record_replays(replays), timeout_s=_NOTED_WITHIN_S)
 
 
 def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replays: int) -> list[Outcome]:

@@ -244,8 +244,8 @@ def test_consumers_wait_for_postgres_at_their_start_and_through_an_outage(runnin
     try:
         running.publish(*(encode(event()) for _ in range(20)))
         with running.consumer("--startup-timeout", "60") as late:
-            waiting = json.loads(late.wait_for('"waits_for"'))
-            assert waiting["waits_for"] == "PostgreSQL and its schema"
+            waiting = json.loads(late.wait_for("waiting for P"))
+            assert waiting["event"] == "waiting for PostgreSQL with its schema"
             assert waiting["problem"]
             postgres.start()
             late.wait_for("partitions start")

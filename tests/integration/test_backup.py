@@ -21,13 +21,13 @@ from bdlab.credentials import DatabaseLogin
 from bdlab.errors import DatabaseError, InvalidInput, VaultError, VaultUnavailable
 from bdlab.postgres import dumps
 from bdlab.postgres.roles import prepare
+from bdlab.retry import wait_for
 from bdlab.settings import Secret, VaultSettings
 from bdlab.stack import DataFolder, OpenBao
 from bdlab.stack.backup import Backup, new_folder
 from bdlab.stack.servers import binaries
 from bdlab.vault import snapshots
 from bdlab.vault.client import VaultClient
-from bdlab.vault.waiting import wait_for
 from tests.fix_database import Database
 from tests.fix_pipeline import Pipeline
 from tests.fix_up import BDLAB, ENVIRONMENT
@@ -400,6 +400,7 @@ def test_a_snapshot_under_a_shamir_seal_opens_with_the_old_shares(
         keys = client.request("put", "sys/init", {"secret_shares": 1, "secret_threshold": 1}, timeout_s=60)
         client.request("put", "sys/unseal", {"key": keys["keys_base64"][0]})
         wait_for(
+            "Vault",
             lambda: client.with_token(Secret(keys["root_token"])).read("sys/storage/raft/configuration"),
             timeout_s=20,
         )
@@ -417,7 +418,7 @@ def test_a_snapshot_under_a_shamir_seal_opens_with_the_old_shares(
             if not client.health().sealed:
                 raise VaultUnavailable("not yet")
 
-        wait_for(sealed, timeout_s=30)
+        wait_for("Vault", sealed, timeout_s=30)
         # Until then it asks for as many shares as it was initialised with itself.
         new.stop()
         new.start()

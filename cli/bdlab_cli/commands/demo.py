@@ -161,24 +161,22 @@ def _predict(stack: LocalStack, samples: Sequence[Sample], folder: Path, stop: t
 
 def _wait_for_rows(endpoints: Endpoints, ids: Sequence[str], stop: threading.Event) -> list[dict[str, Any]]:
     """The stored rows of `ids`, in that order, once all are there. Raises Unhealthy after half a minute."""
-    import time
-
     from bdlab.errors import StartInterrupted, Unhealthy
+    from bdlab.retry import tries
 
-    deadline = time.monotonic() + _ROWS_TIMEOUT_S
-    while True:
+    status, missing = 0, len(ids)
+    for _ in tries(_ROWS_TIMEOUT_S, stop=stop, longest_s=_POLL_S):
         status, answer = _call(endpoints, "GET", f"/predictions?limit={10 * len(ids)}&source=all")
         stored = {row["id"]: row for row in answer} if status == 200 else {}
-        if all(wanted in stored for wanted in ids):
+        missing = sum(wanted not in stored for wanted in ids)
+        if not missing:
             return [stored[wanted] for wanted in ids]
-        if time.monotonic() >= deadline:
-            missing = len([wanted for wanted in ids if wanted not in stored])
-            raise Unhealthy(
-                f"{missing} of {len(ids)} predictions are not in Postgres after {_ROWS_TIMEOUT_S:.0f} s "
-                f"(GET /predictions answered {status})"
-            )
-        if stop.wait(_POLL_S):
-            raise StartInterrupted("asked to stop while waiting for the rows")
+    if stop.is_set():
+        raise StartInterrupted("asked to stop while waiting for the rows")
+    raise Unhealthy(
+        f"{missing} of {len(ids)} predictions are not in Postgres after {_ROWS_TIMEOUT_S:.0f} s "
+        f"(GET /predictions answered {status})"
+    )
 
 
 def _verify(stack: LocalStack, stop: threading.Event) -> str:

@@ -8,7 +8,7 @@ import typer
 
 from bdlab_cli.options import AdminServers, StartupTimeout
 from bdlab_cli.output import terminal
-from bdlab_cli.wiring.session import load_settings, open_session, wait_for
+from bdlab_cli.wiring.session import load_settings, open_session
 from bdlab_cli.wiring.signals import stop_on_signal
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def migrate(
         raise typer.BadParameter("--adopt-log and --new-log say the opposite: give one of them.")
     from bdlab.kafka.admin import Admin
     from bdlab.postgres import migrations
+    from bdlab.retry import wait_for
     from bdlab.vault.rotation import sweep
     from bdlab_cli.wiring.broker_admin import secure
 

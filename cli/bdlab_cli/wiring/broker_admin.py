@@ -9,12 +9,12 @@ import msgspec
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.kafka.broker_admin import Change, accepts, ensure_users_and_acls
+from bdlab.retry import wait_for
 from bdlab.services import KAFKA_SERVICES
 from bdlab.settings import Secret
 from bdlab.static_credentials import StaticCredentials
 from bdlab.vault import pki
 from bdlab.vault.session import VaultSession
-from bdlab_cli.wiring.session import wait_for
 
 
 def secure(

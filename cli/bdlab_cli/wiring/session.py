@@ -6,22 +6,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from bdlab import services
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.signals import stop_on_signal
 
 if TYPE_CHECKING:
-    from bdlab.errors import BdlabError
     from bdlab.settings import Layers, Settings
     from bdlab.vault.session import VaultSession
 
 _AT_A_TERMINAL_S = 5.0
-_LOOK_AGAIN_S = 0.5
 _SILENCE_S = 2.0
-
-T = TypeVar("T")
 
 
 def load_settings(
@@ -74,7 +70,7 @@ def open_session(
     session = VaultSession(layers, service=service, database_role=role, kafka=kafka, daemon=renewed)
     with closing(session):
         with _told_of_wait(settings) as tell, nullcontext(stop) if stop else stop_on_signal() as ending:
-            session.open(settings.startup_timeout_s, stop=ending, waiting=tell)
+            session.open(settings.startup_timeout_s, stop=ending, on_wait=tell)
         yield session
 
 
@@ -98,42 +94,3 @@ def _told_of_wait(settings: Settings) -> Iterator[Callable[[], None]]:
         yield tell
     finally:
         silence.cancel()
-
-
-def wait_for(
-    what: str,
-    attempt: Callable[[], T],
-    *,
-    timeout_s: float,
-    stop: threading.Event,
-    also: tuple[type[BdlabError], ...] = (),
-) -> T:
-    """Try `attempt` until it succeeds, for at most `timeout_s` seconds or until `stop` is set; its result.
-
-    Waits only for what can come by itself: a server that is away, and `also`. Each new reason is logged once.
-    """
-    import time
-
-    import structlog
-
-    from bdlab.errors import BrokerUnavailable, DatabaseUnavailable, VaultUnavailable
-
-    passing: tuple[type[BdlabError], ...] = (VaultUnavailable, BrokerUnavailable, DatabaseUnavailable, *also)
-    log = structlog.get_logger()
-    deadline = time.monotonic() + timeout_s
-    told = ""
-    while True:
-        try:
-            found = attempt()
-        except passing as error:
-            if stop.is_set() or time.monotonic() >= deadline:
-                waited = f"{error.message} (waited {timeout_s:g} s)"
-                raise type(error)(waited, hint=error.hint) from error
-            if error.message != told:
-                told = error.message
-                log.warning("waiting", waits_for=what, problem=error.message, timeout_s=timeout_s)
-            stop.wait(_LOOK_AGAIN_S)
-            continue
-        if told:
-            log.info("the wait is over", waited_for=what)
-        return found

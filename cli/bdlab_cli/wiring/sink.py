@@ -12,9 +12,9 @@ from bdlab.kafka.admin import Admin
 from bdlab.kafka.consumer import Consumer
 from bdlab.ledger import Log, log_of
 from bdlab.postgres.store import Store
+from bdlab.retry import AWAY, wait_for
 from bdlab.sink import LagWatch, Monitor, Sink, SinkMetrics
 from bdlab.vault.session import VaultSession
-from bdlab_cli.wiring.session import wait_for
 
 _ALIVE_WITHIN_S = 120.0
 
@@ -45,9 +45,13 @@ def run_sink(session: VaultSession, stop: threading.Event, *, until_idle: bool, 
             return {log_of(found): found.end for found in admin.log_ranges()}
 
         wait_for(
-            "PostgreSQL and its schema", store.open, timeout_s=patience, stop=stop, also=(SchemaOutdated,)
+            "PostgreSQL with its schema",
+            store.open,
+            timeout_s=patience,
+            errors=(*AWAY, SchemaOutdated),
+            stop=stop,
         )
-        wait_for("the topic", ends, timeout_s=patience, stop=stop, also=(TopicMissing,))
+        wait_for("the topic", ends, timeout_s=patience, errors=(*AWAY, TopicMissing), stop=stop)
         source = opened.enter_context(Consumer(session, positions=sink.positions, prove=sink.prove))
         opened.enter_context(LagWatch(sink, metrics, ends))
         total = sink.run(source, stop, until_idle=until_idle, patience_s=patience)

@@ -29,6 +29,7 @@ from bdlab.kafka.records import messages_at
 from bdlab.kafka.topicid import TopicIds
 from bdlab.ledger import Log, LogRange
 from bdlab.probes import BrokerState
+from bdlab.retry import tries
 
 log = structlog.get_logger()
 
@@ -281,17 +282,14 @@ class Admin:
         with ZooKeeper, after its own start.
         """
         topic = login.server.topic
-        while True:
+        for _ in tries(seconds_left(deadline), first_s=_LOOK_AGAIN_S):
             found = self._metadata(login, client, deadline).topics.get(topic)
             if found is not None and all(place.leader >= 0 for place in found.partitions.values()):
                 return found
-            if time.monotonic() >= deadline:
-                raise BrokerUnavailable(
-                    f"topic {topic!r} exists, and has no leader for each partition after "
-                    f"{self._timeout_s:g} s",
-                    hint="Check that all brokers run, and run this again.",
-                )
-            time.sleep(_LOOK_AGAIN_S)
+        raise BrokerUnavailable(
+            f"topic {topic!r} exists, and has no leader for each partition after {self._timeout_s:g} s",
+            hint="Check that all brokers run, and run this again.",
+        )
 
     def _refuse_compaction(self, admin: AdminClient, topic: str, deadline: float) -> None:
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic)

@@ -12,10 +12,15 @@ from confluent_kafka import KafkaError, KafkaException
 
 from bdlab.errors import BrokerError, BrokerUnavailable
 from bdlab.kafka.connection import BROKER_GONE, TIMED_OUT, TRANSPORT, broker_error
+from bdlab.retry import tries
 
 _T = TypeVar("_T")
 
 _PAUSE_S = 0.1
+
+LEAST_S = 0.1
+"""The shortest time-out to give librdkafka, which takes 0 or less for none at all in places."""
+
 #: One broker of several may be dead, frozen or starting: another, or itself in a moment, will answer.
 _GONE = {BROKER_GONE, TRANSPORT, TIMED_OUT, KafkaError.NOT_CONTROLLER, KafkaError.REQUEST_TIMED_OUT}
 
@@ -32,17 +37,17 @@ def answers(
     It is called again where the broker went away before it had answered, and at an error whose code is in
     `passing`; so its questions have to bear being put twice. Raises BrokerError.
     """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        left = seconds_left(deadline)
+    last: BrokerError  # there is at least one try
+    for left_s in tries(timeout_s, first_s=_PAUSE_S):
+        wait_s = max(LEAST_S, left_s)
         try:
-            return [_answer(future, left, doing) for doing, future in ask(left).items()]
+            return [_answer(future, wait_s, doing) for doing, future in ask(wait_s).items()]
         except BrokerError as error:
             cause = error.__cause__
-            again = isinstance(cause, KafkaException) and cause.args[0].code() in {*_GONE, *passing}
-            if not again or time.monotonic() + _PAUSE_S >= deadline:
+            if not (isinstance(cause, KafkaException) and cause.args[0].code() in {*_GONE, *passing}):
                 raise
-        time.sleep(_PAUSE_S)
+            last = error
+    raise last
 
 
 def _answer(future: Future[_T], timeout_s: float, doing: str) -> _T:
@@ -55,5 +60,5 @@ def _answer(future: Future[_T], timeout_s: float, doing: str) -> _T:
 
 
 def seconds_left(deadline: float) -> float:
-    """Seconds until `deadline`, never none at all: librdkafka takes 0 or less for no limit in places."""
-    return max(0.1, deadline - time.monotonic())
+    """Return the seconds until `deadline`, at least 0.1."""
+    return max(LEAST_S, deadline - time.monotonic())

@@ -27,6 +27,7 @@ from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused
 from bdlab.kafka.admin_futures import answers, seconds_left
 from bdlab.kafka.connection import AUTHENTICATION, broker_error, client_config
+from bdlab.retry import tries
 from bdlab.settings import KafkaSettings
 
 # librdkafka's own codes bear an underscore; private they are not.
@@ -35,7 +36,6 @@ _SSL = KafkaError._SSL  # noqa: SLF001
 _CLIENT_ID = "bdlab-migrate"
 _TIMEOUT_S = 15.0
 _POLL_S = 0.05
-_RETRY_S = 0.1
 
 #: The least that Kafka takes. The passwords are long and random: guessing is hopeless at any count.
 _ITERATIONS = 4096
@@ -223,16 +223,16 @@ def _set_passwords(admin: AdminClient, logins: Sequence[KafkaLogin]) -> None:
 
 def _await_accepted(logins: Sequence[KafkaLogin]) -> None:
     """A broker learns of a password a moment after the controller has taken it."""
-    deadline = time.monotonic() + _TIMEOUT_S
-    while logins := _refused(logins):
-        if time.monotonic() >= deadline:
-            login = logins[0]
-            raise BrokerRefused(
-                f"the broker at {login.server.bootstrap_servers} took a password for user "
-                f"{login.username!r}, and still refuses it after {_TIMEOUT_S:g} s",
-                hint="Look into the broker's log.",
-            )
-        time.sleep(_RETRY_S)
+    for _ in tries(_TIMEOUT_S):
+        logins = _refused(logins)
+        if not logins:
+            return
+    login = logins[0]
+    raise BrokerRefused(
+        f"the broker at {login.server.bootstrap_servers} took a password for user "
+        f"{login.username!r}, and still refuses it after {_TIMEOUT_S:g} s",
+        hint="Look into the broker's log.",
+    )
 
 
 def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], names: Iterable[str]) -> list[Change]:

@@ -15,6 +15,7 @@ from bdlab.identity import Prove
 from bdlab.kafka.assignment import Assignment, StartPositions
 from bdlab.kafka.consumer_client import Member
 from bdlab.kafka.group import release
+from bdlab.retry import Backoff, Outage
 
 log = structlog.get_logger()
 
@@ -55,6 +56,8 @@ class Consumer:
         self._member: Member | None = None
         self._problem: BrokerError | None = None
         self._refused_since: float | None = None
+        self._outage = Outage("Kafka is not usable", "Kafka is usable again")
+        self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         self._pause_s = _FIRST_PAUSE_S
         self._refresh_after = 0.0
         self._forming_sessions = _FORMING_SESSIONS
@@ -213,10 +216,9 @@ class Consumer:
     # What is wrong, said once.
 
     def _fail(self, error: BrokerError) -> None:
-        if type(self._problem) is not type(error):
-            log.warning("Kafka is not usable", problem=error.message)
+        self._outage.failed(error)
         self._problem = error
-        self._pause_s = min(_LONGEST_PAUSE_S, self._pause_s * 2)
+        self._pause_s = self._backoff.next_s()
 
     def _refuse(self, error: BrokerRefused) -> None:
         """A refusal can pass, as while a login is being replaced: it is final when it lasts."""
@@ -229,7 +231,6 @@ class Consumer:
             raise error
 
     def _solve(self) -> None:
-        if self._problem is not None:
-            log.info("Kafka is usable again")
+        self._outage.over()
+        self._backoff.reset()
         self._problem = self._refused_since = None
-        self._pause_s = _FIRST_PAUSE_S

@@ -10,7 +10,7 @@ from confluent_kafka import Consumer as Client
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
-from bdlab.kafka.admin_futures import seconds_left
+from bdlab.kafka.admin_futures import LEAST_S
 from bdlab.kafka.connection import (
     BROKER_GONE,
     PARTITION_EOF,
@@ -20,8 +20,8 @@ from bdlab.kafka.connection import (
     broker_error,
     client_config,
 )
+from bdlab.retry import tries
 
-_PAUSE_S = 0.05
 #: How long one question for committed offsets may take before a refusal is looked for.
 _GROUP_ANSWER_S = 0.25
 _FIRST_GROUP_ANSWER_S = 0.02
@@ -96,20 +96,19 @@ def _offsets(
     client: Client, topic: str, partitions: Sequence[int], timestamp: int, timeout_s: float
 ) -> dict[int, int]:
     """One question for all partitions, put again while the topic is new or its leaders are moving."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        left = seconds_left(deadline)
+    for left_s in tries(timeout_s):
         places = [TopicPartition(topic, partition, timestamp) for partition in partitions]
         try:
-            answer = client.offsets_for_times(places, timeout=left)
+            answer = client.offsets_for_times(places, timeout=max(LEAST_S, left_s))
             refusal = next((place.error for place in answer if place.error is not None), None)
         except KafkaException as error:
             refusal = error.args[0]
         if refusal is None:
             return {place.partition: place.offset for place in answer}
-        if refusal.code() not in _PASSING or time.monotonic() + _PAUSE_S >= deadline:
-            raise broker_error(refusal, f"asking for the offsets of topic {topic!r}")
-        time.sleep(_PAUSE_S)
+        problem = broker_error(refusal, f"asking for the offsets of topic {topic!r}")
+        if refusal.code() not in _PASSING:
+            break
+    raise problem
 
 
 def true_ends(client: Client, topic: str, reported: Mapping[int, int], timeout_s: float) -> dict[int, int]:

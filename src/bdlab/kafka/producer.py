@@ -14,6 +14,7 @@ from bdlab.events import Headers, PredictionEvent, encode, headers, new_tracepar
 from bdlab.kafka.connection import same_error
 from bdlab.kafka.producer_client import QUEUE_EVENTS, Delivery, Done
 from bdlab.kafka.producer_failover import Keeper
+from bdlab.retry import Backoff
 
 _POLL_S = 0.05
 _HEALTHY_CHECK_S = 0.5
@@ -217,7 +218,7 @@ class Producer:
     # The watching thread.
 
     def _watch(self) -> None:
-        pause = _FIRST_PAUSE_S
+        backoff, pause = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S), _FIRST_PAUSE_S
         while not self._stopped.is_set():
             self._attention.clear()
             in_line = self._keeper.look(timeout_s=min(4.0, max(0.5, 4 * pause)))
@@ -226,8 +227,8 @@ class Producer:
             self._changed.set()
             self._keeper.close_finished()
             if in_line:
+                backoff.reset()
                 pause = _FIRST_PAUSE_S
                 self._attention.wait(_HEALTHY_CHECK_S)
             else:
-                self._stopped.wait(pause)
-                pause = min(_LONGEST_PAUSE_S, pause * 1.5)
+                pause = backoff.wait(self._stopped)

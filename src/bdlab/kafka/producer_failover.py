@@ -12,6 +12,7 @@ import structlog
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerUnavailable, TopicMissing, VaultError
 from bdlab.kafka.producer_client import Link
+from bdlab.retry import Backoff, Outage
 
 log = structlog.get_logger()
 
@@ -42,8 +43,9 @@ class Keeper:
         self._lock = lock
         self._wake = wake
         self._candidate: Link | None = None
-        self._rest_s = _FIRST_REST_S
-        self._said = False
+        self._rests = Backoff(_FIRST_REST_S, _LONGEST_REST_S)
+        self._rest_s = self._rests.next_s()
+        self._outage = Outage("Kafka is not usable", "Kafka is usable again")
         self._distrusted: KafkaLogin | None = None
         self._topic_missing_since: float | None = None
 
@@ -133,7 +135,9 @@ class Keeper:
         if lived_s < self._rest_s:
             raise active.fatal_error()
         again = active.refused is not None and lived_s < 2 * _LONGEST_REST_S
-        self._rest_s = min(_LONGEST_REST_S, 2 * self._rest_s) if again else _FIRST_REST_S
+        if not again:
+            self._rests.reset()
+        self._rest_s = self._rests.next_s()
 
     def close_finished(self) -> None:
         """Here and not on the polling thread, which must not wait for librdkafka's threads to end."""
@@ -149,9 +153,7 @@ class Keeper:
 
     def _failed(self, error: BrokerError) -> None:
         error = self._believed(error)
-        if type(self.problem) is not type(error) or not self._said:
-            log.warning("Kafka is not usable", problem=error.message)
-            self._said = True
+        self._outage.failed(error)
         self.problem = error
 
     def _believed(self, error: BrokerError) -> BrokerError:
@@ -167,7 +169,5 @@ class Keeper:
 
     def _solved(self) -> None:
         self._topic_missing_since = None
-        if self._said:
-            log.info("Kafka is usable again")
-            self._said = False
+        self._outage.over()
         self.problem = None

@@ -167,7 +167,9 @@ class Session:
                 return found
             self._denied_before = True
             self._refused = login
-            return DatabaseUnavailable(f"{found.message}; trying once more under a fresh lease")
+            return DatabaseUnavailable(
+                f"{found.message}; trying once more under a fresh lease", hint=found.hint
+            )
         if (error.pgcode or "").startswith(_AUTHORIZATION_CLASS):
             self._refused = login
         return found

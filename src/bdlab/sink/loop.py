@@ -22,11 +22,10 @@ from bdlab.errors import (
 from bdlab.events import Position, Record
 from bdlab.identity import Look, refusals
 from bdlab.ledger import Accepted, DeadLetter, Entry, Log, LogRange, Stored, fences, log_of
-from bdlab.retry import Backoff
+from bdlab.retry import Backoff, Outage
 from bdlab.settings import SinkSettings
 from bdlab.sink.batches import by_size, entry_of, narrowed
 from bdlab.sink.metrics import SinkMetrics
-from bdlab.sink.outage import Outage
 from bdlab.sink.protocols import BatchStore, EventSource
 
 #: Worth a retry with the same batch: a server is away, or the credentials have to be replaced.
@@ -55,8 +54,8 @@ class Sink:
         self._stopped: dict[Log, str] = {}
         self._ends: Mapping[Log, int] = {}
         self._beat = time.monotonic()
-        self._reading = Outage("waiting for what the sink needs")
-        self._storing = Outage("batch not stored yet")
+        self._reading = Outage("waiting for what the sink needs", "going on")
+        self._storing = Outage("batch not stored yet", "going on")
 
     @property
     def idle_s(self) -> float:
@@ -231,7 +230,7 @@ class Sink:
         stop: threading.Event, outage: Outage,
     ) -> None:  # fmt: skip
         self._metrics.retried(error)
-        outage.met(error)
+        outage.failed(error)
         backoff.wait(stop)
 
     def _report(self, part: list[Entry], result: Stored, seconds: float) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from bdlab.certificates import LOCAL_HOSTS, CertificateFiles
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.health.tls import shown_certificate
+from bdlab.retry import tries
 from bdlab.stack.brokers import BrokerServer
 from bdlab.stack.servers.openbao import OpenBao
 from bdlab.stack.servers.postgres import Postgres
@@ -159,9 +160,8 @@ def servers_order(tls: TlsFolder, openbao: OpenBao, postgres: Postgres, ttl_s: i
 def _wait_until_shown(server: str, port: int, tls: TlsFolder) -> None:
     """Raises StackError where the server does not show what is in its file, within some seconds."""
     wanted = tls.files(server).server_file.read_text("ascii")
-    deadline = time.monotonic() + _SHOWN_WITHIN_S
     why: object = "it shows another one"
-    while time.monotonic() < deadline:
+    for _ in tries(_SHOWN_WITHIN_S, longest_s=_POLL_S):
         try:
             shown = shown_certificate(
                 "127.0.0.1", port, ca_file=str(tls.ca_file), postgres=server == "postgres"
@@ -171,7 +171,6 @@ def _wait_until_shown(server: str, port: int, tls: TlsFolder) -> None:
         else:
             if shown.pem.strip() in wanted:
                 return
-        time.sleep(_POLL_S)
     raise StackError(f"{server} does not show its new certificate after {_SHOWN_WITHIN_S:g} s: {why}")
 
 

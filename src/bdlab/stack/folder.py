@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -15,6 +14,7 @@ import msgspec
 
 from bdlab.errors import StackError, StackInUse
 from bdlab.files import replace_file, write_private
+from bdlab.retry import tries
 from bdlab.settings import SHIPPED_MODEL, PostgresSettings
 from bdlab.stack.servers.process import start_mark
 
@@ -119,20 +119,17 @@ class DataFolder:
 
     def _take(self, lock: int) -> None:
         # The one before may be on its last metres.
-        deadline = time.monotonic() + _LOCK_WAIT_S
-        while True:
-            try:
+        for _ in tries(_LOCK_WAIT_S, longest_s=_LOCK_POLL_S):
+            with contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "?"
-                    raise StackInUse(
-                        f"another bdlab (process {holder}) runs a stack on {self.path}",
-                        hint=f"Use it (bdlab env --data-dir {self.path}), stop it, or name another folder "
-                        "with --data-dir.",
-                    ) from None
-                time.sleep(_LOCK_POLL_S)
+        else:
+            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "?"
+            raise StackInUse(
+                f"another bdlab (process {holder}) runs a stack on {self.path}",
+                hint=f"Use it (bdlab env --data-dir {self.path}), stop it, or name another folder "
+                "with --data-dir.",
+            )
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 

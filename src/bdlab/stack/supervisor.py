@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from bdlab.errors import StackError, StartInterrupted
+from bdlab.retry import Backoff
 from bdlab.stack.servers.server import ending
 
 _FIRST_DELAY_S = 0.5
@@ -59,7 +60,7 @@ class _Watched:
         self.child = child
         self.after_restart = after_restart
         self.restart_timeout_s = restart_timeout_s
-        self.delay_s = _FIRST_DELAY_S
+        self.backoff = Backoff(_FIRST_DELAY_S, _LONGEST_DELAY_S)
         self.up_since = time.monotonic()
         self.restart_at: float | None = None
 
@@ -127,16 +128,16 @@ class Supervisor:
             if child.running:
                 return
             if now - watched.up_since >= _STEADY_AFTER_S:
-                watched.delay_s = _FIRST_DELAY_S
-            watched.restart_at = now + watched.delay_s
+                watched.backoff.reset()
+            delay_s = watched.backoff.next_s()
+            watched.restart_at = now + delay_s
             self._report(
                 Event(
                     "notice",
                     child.name,
-                    f"ended ({ending(child.exit_status)}); starting it again in {watched.delay_s:g} s",
+                    f"ended ({ending(child.exit_status)}); starting it again in {delay_s:.1f} s",
                 )
             )
-            watched.delay_s = min(2 * watched.delay_s, _LONGEST_DELAY_S)
         elif now >= watched.restart_at:
             self._restart(watched, stop)
 
@@ -151,11 +152,11 @@ class Supervisor:
         except StartInterrupted:
             return
         except (StackError, OSError) as error:  # OSError: as on a full disk, which will have room again
-            watched.restart_at = time.monotonic() + watched.delay_s
+            delay_s = watched.backoff.next_s()
+            watched.restart_at = time.monotonic() + delay_s
             reason = error.message if isinstance(error, StackError) else str(error)
-            detail = f"restart failed; again in {watched.delay_s:g} s: {reason}"
+            detail = f"restart failed; again in {delay_s:.1f} s: {reason}"
             self._report(Event("failed", child.name, detail, time.monotonic() - began))
-            watched.delay_s = min(2 * watched.delay_s, _LONGEST_DELAY_S)
             return
         watched.restart_at = None
         watched.up_since = time.monotonic()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from bdlab.errors import BdlabError, VaultError, VaultUnavailable
-from bdlab.retry import Backoff
+from bdlab.retry import Backoff, Outage
 from bdlab.vault.leases import now
 
 _FIRST_PAUSE_S = 0.2
@@ -56,8 +56,11 @@ class Keeper:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._failing: set[str] = set()
-        self._since = 0.0
-        self._told: set[type[BdlabError]] = set()
+        self._lines = Outage(
+            "Vault does not give what is due; going on with what is held",
+            "Vault gives again what is due",
+            quiet_s=_QUIET_S,
+        )
         self.outage: BdlabError | None = None
 
     def start(self) -> None:
@@ -114,33 +117,17 @@ class Keeper:
             task.due_at = due_at
 
     def _failed(self, task: Task, error: BdlabError) -> None:
+        # A refusal waits for somebody to do something; an outage may pass with the next try.
+        refused = not isinstance(error, VaultUnavailable)
         with self._condition:
-            if not self._failing:
-                self._since = now()
             self._failing.add(task.name)
             self.outage = error
-            # A refusal waits for somebody to do something; an outage may pass with the next try.
-            lasting = now() - self._since >= _QUIET_S or not isinstance(error, VaultUnavailable)
-            tells = lasting and type(error) not in self._told
-            if tells:
-                self._told.add(type(error))
-        if tells:
-            _log.warning(
-                "Vault does not give what is due; going on with what is held",
-                wanted=task.name,
-                problem=error.message,
-                advice=error.hint,
-            )
+            self._lines.failed(error, at_once=refused, wanted=task.name, advice=error.hint)
 
     def _succeeded(self, task: Task) -> None:
         with self._condition:
-            ends = self._failing == {task.name}
-            self._failing.discard(task.name)
             task.backoff.reset()
-            if ends:
+            if self._failing == {task.name}:
                 self.outage = None
-            told = ends and bool(self._told)
-            if told:
-                self._told.clear()
-        if told:
-            _log.info("Vault gives again what is due", seconds=round(now() - self._since, 1))
+                self._lines.over()
+            self._failing.discard(task.name)

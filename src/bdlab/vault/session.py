@@ -15,9 +15,10 @@ from typing import Self, TypeVar
 import structlog
 
 from bdlab.credentials import DatabaseLogin, KafkaLogin
-from bdlab.errors import IdentityRefused, TokenRefused, VaultError, VaultUnavailable
+from bdlab.errors import BdlabError, IdentityRefused, TokenRefused, VaultError, VaultUnavailable
 from bdlab.files import write_private
 from bdlab.probes import VaultState
+from bdlab.retry import wait_for
 from bdlab.services import DAEMONS
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, Settings
 from bdlab.vault import probe
@@ -27,7 +28,6 @@ from bdlab.vault.identity import Identity
 from bdlab.vault.leases import now
 from bdlab.vault.logins import HeldDatabase, HeldKafka, HeldToken, kafka_layer, postgres_layer
 from bdlab.vault.renewal import Keeper, Task
-from bdlab.vault.waiting import wait_for
 
 _TOKEN, _DATABASE, _KAFKA = "token", "database login", "Kafka login"
 _SECRET_ID, _FORMER = "secret id", "end of former token"
@@ -95,22 +95,23 @@ class VaultSession:
         timeout_s: float,
         *,
         stop: threading.Event | None = None,
-        waiting: Callable[[], None] | None = None,
+        on_wait: Callable[[], None] | None = None,
     ) -> None:
         """Log in and fetch what the service needs.
 
         Waits up to `timeout_s` seconds for a Vault that is unreachable, sealed or not initialised, and then
         raises VaultUnavailable. Raises IdentityRefused, PolicyDenied or SecretMissing at once, naming what is
         refused; only a daemon waits for an identity that was never handed over. Setting `stop` ends the wait;
-        `waiting` is called when it is known to be one.
+        `on_wait` is called when it is known to be one.
         """
         with self._asking:
             wait_for(
+                "Vault",
                 self._establish,
                 timeout_s=timeout_s,
-                retry=self._may_come,
+                errors=self._may_come,
                 stop=stop,
-                waiting=waiting,
+                on_wait=on_wait,
                 service=self._service,
             )
         if self._daemon:
@@ -253,7 +254,7 @@ class VaultSession:
                 raise
             _log.warning("no database login yet", service=self._service, problem=error.message)
 
-    def _may_come(self, error: VaultError) -> bool:
+    def _may_come(self, error: BdlabError) -> bool:
         """Whether waiting may help."""
         never_handed_over = isinstance(error, IdentityRefused) and not self._identity.exists
         return isinstance(error, VaultUnavailable) or (self._daemon and never_handed_over)

@@ -8,10 +8,10 @@ import zlib
 import structlog
 
 from bdlab.errors import InvalidInput, VaultError, VaultUnavailable
+from bdlab.retry import wait_for
 from bdlab.settings import Secret, VaultSettings
 from bdlab.vault.answers import Health
 from bdlab.vault.client import VaultClient
-from bdlab.vault.waiting import wait_for
 
 _PATH = "sys/storage/raft/snapshot"
 _TIMEOUT_S = 120.0
@@ -38,17 +38,17 @@ def restore(vault: VaultSettings, snapshot: bytes) -> None:
         raise InvalidInput("the snapshot of Vault is damaged", hint="Restore from another backup.")
     client = VaultClient(vault)
     try:
-        if wait_for(client.health, timeout_s=_TIMEOUT_S).initialized:
+        if wait_for("Vault", client.health, timeout_s=_TIMEOUT_S).initialized:
             raise VaultError(f"{client} is in use: a snapshot would take everything in it away")
         # Only an initialised Vault takes a snapshot; what this one gives away ends with it.
         answer = client.request(
             "put", "sys/init", {"recovery_shares": 1, "recovery_threshold": 1}, timeout_s=_TIMEOUT_S
         )
         client.token = Secret(str(answer["root_token"]))
-        empty = wait_for(lambda: _active(client), timeout_s=_TIMEOUT_S)
+        empty = wait_for("Vault", lambda: _active(client), timeout_s=_TIMEOUT_S)
         client.upload(_PATH, snapshot, timeout_s=_TIMEOUT_S)
         client.token = Secret("")
-        wait_for(lambda: _active(client, other_than=empty.cluster_id), timeout_s=_TIMEOUT_S)
+        wait_for("Vault", lambda: _active(client, other_than=empty.cluster_id), timeout_s=_TIMEOUT_S)
         _log.info("Vault is restored", address=client.address)
     finally:
         client.close()

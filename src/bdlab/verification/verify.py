@@ -14,9 +14,9 @@ from typing import Protocol
 
 from bdlab.identity import ADVICE, Knowledge, Look, match, refusals
 from bdlab.ledger import Account, Books, Log, LogRange, Sighting, log_of
+from bdlab.retry import tries
 from bdlab.verification.report import ClosedPartition, PartitionReport, Report
 
-_LOOK_EVERY_S = 0.2
 _IDS = 20
 
 
@@ -81,16 +81,16 @@ def _await_consumer(
 ) -> float:
     """Wait until each partition's end is recorded, at most `wait_s`; the seconds that it took."""
     began = time.monotonic()
-    while (waited := time.monotonic() - began) < wait_s:
+    for _ in tries(wait_s, stop=stop) if wait_s else ():
         following = books.next_offsets()
         behind = [
             log
             for log, found in current.items()
             if (following[held] if (held := match(log, following)) else found.start) < found.end
         ]
-        if not behind or stop.wait(_LOOK_EVERY_S):
+        if not behind:
             break
-    return waited
+    return time.monotonic() - began
 
 
 def _partition(

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bdlab.errors import VaultError, VaultUnavailable
+from bdlab.retry import wait_for
 from bdlab.vault.bootstrap.plan import Plan
-from bdlab.vault.waiting import wait_for
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def vault_init_lock(plan: Plan) -> Iterator[None]:
             raise VaultUnavailable(f"another vault-init is at work on {folder}") from error
 
     try:
-        wait_for(take, timeout_s=plan.timeout_s)
+        wait_for("the other vault-init", take, timeout_s=plan.timeout_s)
         yield
     finally:
         os.close(handle)

@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from bdlab.errors import SettingsInvalid, VaultError, VaultUnavailable
+from bdlab.errors import BdlabError, SettingsInvalid, VaultError, VaultUnavailable
+from bdlab.retry import wait_for
 from bdlab.vault.bootstrap.plan import Plan
 from bdlab.vault.client import VaultClient
-from bdlab.vault.waiting import wait_for
 
 _READY_TIMEOUT_S = 15.0
 
@@ -62,9 +62,12 @@ class Mounts:
         if self._kv_mount in pending:
             # A new KV v2 engine of HashiCorp Vault answers 400 for a moment.
             wait_for(
-                lambda: writer.read(f"{self._kv_mount}/config"), timeout_s=_READY_TIMEOUT_S, retry=_preparing
+                "Vault",
+                lambda: writer.read(f"{self._kv_mount}/config"),
+                timeout_s=_READY_TIMEOUT_S,
+                errors=_preparing,
             )
 
 
-def _preparing(error: VaultError) -> bool:
+def _preparing(error: BdlabError) -> bool:
     return isinstance(error, VaultUnavailable) or type(error) is VaultError

@@ -15,13 +15,13 @@ from bdlab.errors import (
     VaultError,
     VaultUnavailable,
 )
+from bdlab.retry import wait_for
 from bdlab.settings import Secret
 from bdlab.signals import held_back
 from bdlab.vault.answers import Health
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan, Step
 from bdlab.vault.client import Method, VaultClient
-from bdlab.vault.waiting import wait_for
 
 #: With a short one the call can fail although Vault was initialised, and its keys are lost for good.
 _INIT_TIMEOUT_S = 120.0
@@ -32,7 +32,7 @@ _HEALTH_TIMEOUT_S = 3.0
 def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
     """Initialise a Vault that never was, and write its keys down."""
     name = "initialise"
-    health = wait_for(lambda: client.health(timeout_s=_HEALTH_TIMEOUT_S), timeout_s=plan.timeout_s)
+    health = wait_for("Vault", lambda: client.health(timeout_s=_HEALTH_TIMEOUT_S), timeout_s=plan.timeout_s)
     if health.initialized:
         if file.read() is None and file.reserved and plan.token is None:
             raise VaultError(
@@ -86,7 +86,7 @@ def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
             return Step(name, "would do")
         _give_keys(client, plan, keys)
         opened = True
-    health = wait_for(lambda: _active(client), timeout_s=plan.timeout_s)
+    health = wait_for("Vault", lambda: _active(client), timeout_s=plan.timeout_s)
     if keys and not keys.cluster_id and not plan.dry_run:
         file.write(msgspec.structs.replace(keys, cluster_id=health.cluster_id))
     elif keys and keys.cluster_id and keys.cluster_id != health.cluster_id and plan.token is None:
@@ -100,7 +100,7 @@ def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
 
 def require_open(client: VaultClient, plan: Plan) -> None:
     """Wait until Vault is active. Raises VaultUnavailable where that takes longer than the plan has."""
-    wait_for(lambda: _active(client), timeout_s=plan.timeout_s)
+    wait_for("Vault", lambda: _active(client), timeout_s=plan.timeout_s)
 
 
 def seal_type(client: VaultClient) -> str:

@@ -14,7 +14,6 @@ What Vault holds is the truth, and the broker follows it; a run that was killed 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -22,6 +21,7 @@ import msgspec
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import VaultError
+from bdlab.retry import tries
 from bdlab.settings import Secret
 from bdlab.vault.client_reports import Client
 from bdlab.vault.leases import now
@@ -36,7 +36,6 @@ from bdlab.vault.rotation.plan import (
 _SWITCHED = "switched_at_version"
 _PASSWORD_BYTES = 24
 _PROOF_S = 15.0
-_LOOK_AGAIN_S = 0.1
 
 
 class BrokerUsers(Protocol):
@@ -168,14 +167,14 @@ class _Work:
         former = self._login(held, "idle_")
         self._write(held, idle_password=_new_password())
         self._broker.put(held.service, self._login(held, "idle_"))
-        deadline = now() + _PROOF_S
-        while self._broker.accepts(former):
-            if now() >= deadline:
-                raise VaultError(
-                    f"the broker still takes the former password of {former.username}",
-                    hint="Look into the broker's log, and run this again.",
-                )
-            time.sleep(_LOOK_AGAIN_S)
+        for _ in tries(_PROOF_S):
+            if not self._broker.accepts(former):
+                break
+        else:
+            raise VaultError(
+                f"the broker still takes the former password of {former.username}",
+                hint="Look into the broker's log, and run this again.",
+            )
         del held.values[_SWITCHED]
         self._write(held)
 

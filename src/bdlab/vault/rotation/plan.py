@@ -9,10 +9,10 @@ from typing import Literal
 
 import msgspec
 
+from bdlab.retry import tries
 from bdlab.services import DAEMONS
 from bdlab.settings import VaultSettings
 from bdlab.vault.client_reports import Client, living
-from bdlab.vault.leases import now
 from bdlab.vault.session import VaultSession
 
 What = Literal["database", "kafka", "approle"]
@@ -81,10 +81,9 @@ def wait_for_clients(
 
     `settled` is called once for each service that nobody is late for.
     """
-    deadline = now() + run.grace_s
     open_: dict[str, Sequence[Client]] = dict.fromkeys(services, ())
     told: set[str] = set()
-    while open_:
+    for _ in tries(run.grace_s, stop=run.stop, longest_s=_LOOK_AGAIN_S):
         for service in tuple(open_):
             open_[service] = late(service)
             if not open_[service]:
@@ -94,10 +93,8 @@ def wait_for_clients(
         for line in sorted(names - told):
             run.progress(line)
         told |= names
-        if now() >= deadline or run.stop.is_set():
+        if not open_:
             break
-        if open_:
-            run.stop.wait(_LOOK_AGAIN_S)
     return open_
 
 
