@@ -73,7 +73,8 @@ def not_shown(output: str, shown: Sequence[str]) -> str:
     """The first line of `shown` that does not come in `output` after those before it; empty if all do."""
     place = 0
     for line in shown:
-        wanted = ".*".join(re.escape(part.strip()).replace(r"\ ", r"\s+") for part in line.split("…"))
+        parts = (r"\s+".join(re.escape(word) for word in part.split()) for part in line.split("…"))
+        wanted = ".*".join(parts)
         found = re.compile(wanted).search(output, place)
         if found is None:
             return line

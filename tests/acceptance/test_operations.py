@@ -1,4 +1,4 @@
-"""`docs/operations.md` does what it says: its blocks are run on a real stack, in two terminals."""
+"""The runbook and the tutorial do what they say: their blocks are run on real stacks, in two terminals."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from tests.runbook import Block
 
 BOOK = Path(__file__).parents[2] / "docs" / "operations.md"
 BLOCKS = runbook.read(BOOK)
+TUTORIAL = runbook.read(BOOK.with_name("tutorial.md"))
 #: A stack of its own for these, since they wipe it; all others share one.
 DRILL = ("Start, look, stop", "Back up", "Restore", "Take it down for good")
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("block", BLOCKS + TUTORIAL, ids=str)
 def test_each_block_says_how_it_is_tried_and_is_valid_shell(block: Block) -> None:
     assert (
         block.where
@@ -120,8 +121,10 @@ def test_the_drill(person: Person) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("person", [{"BDLAB_BROKER": "tansu"}], indirect=True, ids=["in memory"])
-def test_the_rest_of_the_book(person: Person) -> None:
-    person.follow(next(block for block in BLOCKS if block.where == "up"))
+def test_the_tutorial_and_then_the_rest_of_the_book(person: Person) -> None:
+    for block in TUTORIAL:
+        if block.how == "run":
+            person.follow(block)
     before: dict[str, Callable[[Person], Callable[[], None]]] = {
         "A leaked credential": leak,
         "Dead letters": poison,
