@@ -24,7 +24,7 @@ from bdlab.settings import Secret, VaultSettings
 from bdlab.stack import Certificates, OpenBao
 from bdlab.vault import pki
 from bdlab.vault.bootstrap import Plan
-from bdlab.vault.bootstrap.admin_access import Authority
+from bdlab.vault.bootstrap.admin_access import AdminAccess
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.client import VaultClient
 from tests import tls
@@ -224,11 +224,11 @@ class Pipeline:
         )
         client = VaultClient(vault)
         file = KeysFile(self.keys_file)
-        authority = Authority(client, Plan(vault=vault, keys_file=file.path), file)
+        access = AdminAccess(client, Plan(vault=vault, keys_file=file.path), file)
         try:
-            yield authority.writer()
+            yield access.writer()
         finally:
-            authority.close()
+            access.close()
             client.close()
 
     def announce_broker(self) -> None:

@@ -20,8 +20,8 @@ from bdlab.credentials import DatabaseLogin
 from bdlab.postgres import roles
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, VaultSettings
 from bdlab.stack import OpenBao, Postgres
-from bdlab.vault.bootstrap import Plan, Step, bootstrap, policies
-from bdlab.vault.bootstrap.admin_access import Authority
+from bdlab.vault.bootstrap import Plan, StepResult, bootstrap, policies
+from bdlab.vault.bootstrap.admin_access import AdminAccess
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.plan import Seeds
 from bdlab.vault.client import VaultClient
@@ -91,7 +91,7 @@ class VaultWorld:
     folder: Path
     dbname: str = "bdlab"
     namespace: str = ""
-    first: list[Step] = field(default_factory=list)
+    first: list[StepResult] = field(default_factory=list)
     seen_root: Secret = field(default_factory=lambda: Secret(""))
 
     def __post_init__(self) -> None:
@@ -143,8 +143,8 @@ class VaultWorld:
         )
         return msgspec.structs.replace(plan, **changes)
 
-    def init(self, plan: Plan | None = None) -> list[Step]:
-        def report(step: Step) -> None:
+    def init(self, plan: Plan | None = None) -> list[StepResult]:
+        def report(step: StepResult) -> None:
             if step.name == "initialise" and step.outcome == "done":
                 self.seen_root = Secret(json.loads(self.keys_file.read_text())["root_token"])
 
@@ -157,11 +157,11 @@ class VaultWorld:
     def root(self) -> Iterator[VaultClient]:
         """A root token made as `vault-init` makes it for a change, revoked afterwards."""
         client = self.client()
-        authority = Authority(client, self.plan(), KeysFile(self.keys_file))
+        access = AdminAccess(client, self.plan(), KeysFile(self.keys_file))
         try:
-            yield authority.writer()
+            yield access.writer()
         finally:
-            authority.close()
+            access.close()
             client.close()
 
     def identity(self, service: str) -> Identity:

@@ -6,7 +6,7 @@ import contextlib
 
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import VaultError
-from bdlab.vault.bootstrap import Step
+from bdlab.vault.bootstrap import StepResult
 from tests.fix_vault import VaultWorld
 
 STEPS = [
@@ -23,7 +23,7 @@ STEPS = [
 ]
 
 
-def outcomes(steps: list[Step]) -> dict[str, str]:
+def outcomes(steps: list[StepResult]) -> dict[str, str]:
     return {step.name: step.outcome for step in steps}
 
 

@@ -19,7 +19,7 @@ import pytest
 from bdlab.settings import VaultSettings
 from bdlab.stack import DataFolder
 from bdlab.vault.bootstrap import Plan
-from bdlab.vault.bootstrap.admin_access import Authority
+from bdlab.vault.bootstrap.admin_access import AdminAccess
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.client import VaultClient
 from tests.chaos.vault_faults import VaultProxy
@@ -90,12 +90,12 @@ class Run:
         )
         client = VaultClient(vault)
         file = KeysFile(self.folder.keys_file)
-        authority = Authority(client, Plan(vault=vault, keys_file=file.path), file)
+        access = AdminAccess(client, Plan(vault=vault, keys_file=file.path), file)
         try:
-            yield authority.writer()
+            yield access.writer()
         finally:
             with contextlib.suppress(Exception):
-                authority.close()
+                access.close()
             client.close()
 
     def kill(self, name: str) -> None:

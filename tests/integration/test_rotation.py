@@ -18,7 +18,7 @@ from bdlab.services import DATABASE_ROLES, NOT_ROTATED, SERVICES, SWEEP
 from bdlab.settings import Secret
 from bdlab.vault import session as session_module
 from bdlab.vault.client import VaultClient
-from bdlab.vault.client_reports import Client, Reporter
+from bdlab.vault.client_reports import ClientReport, ClientReporter
 from bdlab.vault.rotation import Rotation, end_logins, rotate_manager, rotate_secret_ids
 from bdlab.vault.session import VaultSession
 from tests.fix_rotation import Deadly, rotation
@@ -61,7 +61,7 @@ def held_secret_id(world: VaultWorld, service: str) -> Secret:
         return world.identity(service).obtain(client)[1]
 
 
-def living(world: VaultWorld, service: str) -> list[Client]:
+def living(world: VaultWorld, service: str) -> list[ClientReport]:
     with rotation(world) as run:
         return run.clients(service)
 
@@ -124,7 +124,7 @@ def test_every_service_gets_another_secret_id_and_the_former_ones_are_dead(vault
     for name in _ALL:
         assert not lets_in(vault_world, name, former[name]), name
         assert lets_in(vault_world, name, held_secret_id(vault_world, name)), name
-        assert vault_world.identity(name).wrapped() is None
+        assert vault_world.identity(name).wrapping_token() is None
     assert {one.before for one in found}.isdisjoint({one.after for one in found})
 
 
@@ -193,7 +193,7 @@ def test_a_delivery_that_somebody_else_unwrapped_raises_the_alarm_and_the_next_r
     assert consumer._keeper is not None
     consumer._keeper.stop(5)
     rotate_ids(vault_world, "consume", grace_s=0)
-    wrapped = identity.wrapped()
+    wrapped = identity.wrapping_token()
     assert wrapped is not None
     stolen = Secret(vault_world.client().unwrap(wrapped)["secret_id"])
     assert lets_in(vault_world, "consume", stolen)
@@ -256,24 +256,24 @@ def test_a_service_without_an_identity_here_is_left(vault_world: VaultWorld) -> 
 def test_a_process_that_was_killed_is_not_waited_for_and_leaves_its_name_to_the_next(
     vault_world: VaultWorld,
 ) -> None:
-    def reporter(client: VaultClient) -> Reporter:
+    def reporter(client: VaultClient) -> ClientReporter:
         folder = vault_world.identity("consume").folder
-        return Reporter(client, kv_mount="kv", service="consume", folder=folder)
+        return ClientReporter(client, kv_mount="kv", service="consume", folder=folder)
 
     with vault_world.session("consume") as opened:
-        term = opened._token.lease.term  # type: ignore[union-attr]
+        ttl = opened._token.lease.ttl  # type: ignore[union-attr]
         until(lambda: [one.kafka_version for one in living(vault_world, "consume")] == [1])
         (living_one,) = living(vault_world, "consume")
         killed = reporter(opened._client)
-        killed.report(7, "", term)
+        killed.report(7, "", ttl)
         assert {one.kafka_version for one in living(vault_world, "consume")} == {1, 7}
         assert killed._lock is not None
         os.close(killed._lock)  # as the kernel does
         successor = reporter(opened._client)
-        successor.report(8, "", term)
+        successor.report(8, "", ttl)
         assert {one.kafka_version for one in living(vault_world, "consume")} == {1, 8}
         assert successor._name == killed._name
-        successor.report(9, "", term)
+        successor.report(9, "", ttl)
         assert successor._lock is not None
         os.close(successor._lock)
         # Nobody took its place: whoever sees the folder knows that it is gone.

@@ -22,7 +22,7 @@ def test_a_stolen_secret_id_is_an_alarm_and_the_next_run_destroys_it(vault_world
     identity = vault_world.identity("rotate")
     shutil.rmtree(identity.folder)
     vault_world.init()
-    wrapped = identity.wrapped()
+    wrapped = identity.wrapping_token()
     assert wrapped
     stolen = Secret(vault_world.client().unwrap(wrapped)["secret_id"])
     with pytest.raises(IdentityRefused, match=r"ALARM: .* already unwrapped by somebody else"):
@@ -44,7 +44,7 @@ def test_after_a_rotation_that_went_wrong_the_next_run_hands_over_another(
     _, former = identity.obtain(vault_world.client())
     with vault_world.root() as client:
         delivery = identity.hand_over(client, mount="approle", wrap_ttl_s=60, replaces=(identity.accessor,))
-        wrapped = identity.wrapped()
+        wrapped = identity.wrapping_token()
         assert wrapped
         taken = Secret(vault_world.client().unwrap(wrapped)["secret_id"])
         if not thief_first:  # killed between Vault's answer and the writing
@@ -59,7 +59,7 @@ def test_after_a_rotation_that_went_wrong_the_next_run_hands_over_another(
         vault_world.client().log_in("approle", identity.role_id(), taken)
     with vault_world.logged_in("predict"):
         pass
-    found = identity.delivery()
+    found = identity.wrapped_secret_id()
     assert found
     assert found.accessor != delivery.accessor
     assert found.replaces == delivery.replaces
@@ -94,7 +94,7 @@ def test_a_delivery_that_ran_out_is_no_alarm(vault_world: VaultWorld) -> None:
         "expires_at": "2026-01-01T00:00:00Z"
     }
     (identity.folder / "delivery.json").write_text(json.dumps(past))
-    wrapped = identity.wrapped()
+    wrapped = identity.wrapping_token()
     assert wrapped
     vault_world.client().unwrap(wrapped)
     with pytest.raises(IdentityRefused, match="not unwrapped in time"):

@@ -13,8 +13,8 @@ import pytest
 from bdlab.errors import VaultUnavailable
 from bdlab.settings import VaultSettings
 from bdlab.stack import OpenBao
-from bdlab.vault.answers import Health
 from bdlab.vault.client import VaultClient
+from bdlab.vault.responses import Health
 from tests.fix_servers import start_or_skip
 from tests.fix_vault import VaultWorld
 from tests.relay import Answer, Relay

@@ -14,7 +14,7 @@ from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
 
 if TYPE_CHECKING:
-    from bdlab.vault.bootstrap.plan import Step
+    from bdlab.vault.bootstrap.plan import StepResult
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -149,7 +149,7 @@ def vault_init(
         ask_key=vault_admin.ask_key if sys.stdin.isatty() else None,
         timeout_s=settings.startup_timeout_s,
         wrap_ttl_s=wrap_ttl,
-        authorities=tuple(name.value for name in authority or ()),
+        certificate_authorities=tuple(name.value for name in authority or ()),
         renew=tuple(renew or ()),
         broker_folder=broker_folder,
         broker_ttl_s=broker_ttl,
@@ -161,7 +161,7 @@ def vault_init(
     if env_path and env_path.stat().st_mode & 0o077:
         talk.print(f"warning: {env_path} is open to others; it holds passwords. Run: chmod 600 {env_path}")
 
-    def report(step: Step) -> None:
+    def report(step: StepResult) -> None:
         if not as_json:
             details = f"  {', '.join(step.details)}" if step.details else ""
             style = _STYLES[step.outcome]

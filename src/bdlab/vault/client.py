@@ -21,7 +21,7 @@ from bdlab.errors import (
 )
 from bdlab.reachability import wrong_scheme
 from bdlab.settings import ProxyUrl, Secret, VaultSettings
-from bdlab.vault.answers import BUSY, Health, Token, innermost, said
+from bdlab.vault.responses import UNAVAILABLE, Health, Token, error_text, root_cause
 
 Method = Literal["get", "post", "put", "delete", "list"]
 
@@ -170,7 +170,7 @@ class VaultClient:
         if not response.ok:
             if response.status_code in {400, 403, 404}:
                 raise IdentityRefused(
-                    f"{self} refuses the log-in at {path}: {said(response)}",
+                    f"{self} refuses the log-in at {path}: {error_text(response)}",
                     hint="Run `bdlab vault-init` to hand this service a new identity; "
                     "where secret ids are bound to networks, check that this machine is in one of them.",
                 )
@@ -201,7 +201,7 @@ class VaultClient:
         response = self._send("post", "sys/wrapping/unwrap", {}, token=wrapping_token)
         if not response.ok:
             if response.status_code in {400, 403, 404}:
-                raise VaultError(f"{self} does not unwrap: {said(response)}")
+                raise VaultError(f"{self} does not unwrap: {error_text(response)}")
             raise self._error(response, "post", "sys/wrapping/unwrap")
         data = self._json(response, "sys/wrapping/unwrap").get("data")
         return data if isinstance(data, dict) else {}
@@ -268,19 +268,19 @@ class VaultClient:
         except requests.exceptions.SSLError as error:
             self._refuse_scheme()
             raise VaultError(
-                f"the TLS certificate of {self} is not accepted: {innermost(error)}",
+                f"the TLS certificate of {self} is not accepted: {root_cause(error)}",
                 hint="Name the authority that signed it in vault.ca_file (VAULT_CACERT).",
             ) from error
         except requests.exceptions.ProxyError as error:
             raise VaultUnavailable(
-                f"{self} is unreachable: {innermost(error)}",
+                f"{self} is unreachable: {root_cause(error)}",
                 hint="Check the proxy: settings vault.proxy and vault.no_proxy (NO_PROXY).",
             ) from error
         except requests.exceptions.InvalidURL as error:
             raise SettingsInvalid(f"setting vault.address: {self.address!r} is no valid URL") from error
         except requests.exceptions.RequestException as error:
             raise VaultUnavailable(
-                f"{self} is unreachable: {innermost(error)}",
+                f"{self} is unreachable: {root_cause(error)}",
                 hint="Check that it runs, and the setting vault.address (VAULT_ADDR). "
                 'A stack that `bdlab up` runs is named with: eval "$(bdlab env)"',
             ) from error
@@ -305,7 +305,7 @@ class VaultClient:
         return found if isinstance(found, dict) else {}
 
     def _error(self, response: requests.Response, method: Method, path: str) -> VaultError:
-        status, reasons = response.status_code, said(response)
+        status, reasons = response.status_code, error_text(response)
         if status == 403:
             return self._denied(method, path, reasons)
         if status == 404:
@@ -313,8 +313,8 @@ class VaultClient:
                 f"{self} has nothing at {path} ({reasons})",
                 hint="Run `bdlab vault-init`, which sets Vault up as far as it is not.",
             )
-        if status in BUSY:
-            what, advice = BUSY[status]
+        if status in UNAVAILABLE:
+            what, advice = UNAVAILABLE[status]
             return VaultUnavailable(f"{self} {what}: {reasons} ({path})", hint=advice)
         if status >= 500:
             hint = "Its own log says why; with a full disk under its audit log it refuses every request."

@@ -24,7 +24,7 @@ import structlog
 
 from bdlab.errors import PolicyDenied, SecretMissing, VaultError
 from bdlab.vault.client import VaultClient
-from bdlab.vault.leases import Term
+from bdlab.vault.leases import Ttl
 
 _FOLDER = "clients"
 _MOST_NAMES = 10_000
@@ -33,7 +33,7 @@ _NAME_BYTES = 200
 _log = structlog.get_logger()
 
 
-class Client(msgspec.Struct, frozen=True):
+class ClientReport(msgspec.Struct, frozen=True):
     """A running client of `service`. `kafka_version` is that of the Kafka login with which it connects.
 
     `secret_id` is the accessor of the secret id that it logged in with, empty where that is not known;
@@ -51,7 +51,7 @@ class Client(msgspec.Struct, frozen=True):
         return f"{self.service} client {self.name}{until}"
 
 
-class Reporter:
+class ClientReporter:
     """Reports one client. `folder` is the identity's, which keeps the names. Construction does no I/O."""
 
     def __init__(self, client: VaultClient, *, kv_mount: str, service: str, folder: Path) -> None:
@@ -61,11 +61,11 @@ class Reporter:
         self._folder = folder / _FOLDER
         self._name = ""
         self._lock: int | None = None
-        self._reported: tuple[int, str, Term] | None = None
+        self._reported: tuple[int, str, Ttl] | None = None
         self._warned = False
 
-    def report(self, kafka_version: int, secret_id: str, token: Term) -> None:
-        """Say what is in use, where that is not what was said last. Raises VaultError.
+    def report(self, kafka_version: int, secret_id: str, token: Ttl) -> None:
+        """Say what is in use, where that is not what was error_text last. Raises VaultError.
 
         A policy of an older version that does not allow it is logged, and no reason to stop.
         """
@@ -74,7 +74,11 @@ class Reporter:
             return
         if not self._name:
             self._take_name()
-        until = "" if token.endless else (datetime.now(UTC) + timedelta(seconds=token.left_s)).isoformat()
+        until = (
+            ""
+            if token.never_expires
+            else (datetime.now(UTC) + timedelta(seconds=token.remaining_s)).isoformat()
+        )
         values = {"kafka_version": str(kafka_version), "secret_id": secret_id, "until": until}
         try:
             self._client.write_kv(self._kv_mount, f"{_path(self._service)}/{self._name}", values)
@@ -121,16 +125,16 @@ class Reporter:
         self._name = new
 
 
-def living(client: VaultClient, *, kv_mount: str, service: str, folder: Path) -> list[Client]:
+def prune_reports(client: VaultClient, *, kv_mount: str, service: str, folder: Path) -> list[ClientReport]:
     """Who reports for `service`, sorted by name.
 
     Removes the reports that have run out, and those of processes of the identity `folder` that were killed.
     Raises VaultError.
     """
-    return sorted(_living(client, kv_mount, service, folder), key=lambda found: found.name)
+    return sorted(_valid_reports(client, kv_mount, service, folder), key=lambda found: found.name)
 
 
-def _living(client: VaultClient, kv_mount: str, service: str, folder: Path) -> Iterator[Client]:
+def _valid_reports(client: VaultClient, kv_mount: str, service: str, folder: Path) -> Iterator[ClientReport]:
     path = _path(service)
     try:
         names = client.request("list", f"{kv_mount}/metadata/{path}")["data"]["keys"]
@@ -148,7 +152,7 @@ def _living(client: VaultClient, kv_mount: str, service: str, folder: Path) -> I
         if until and until <= datetime.now(UTC):
             client.request("delete", f"{kv_mount}/metadata/{path}/{name}")
             continue
-        yield Client(service, name, int(values["kafka_version"]), values["secret_id"], until)
+        yield ClientReport(service, name, int(values["kafka_version"]), values["secret_id"], until)
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ from bdlab.vault.files import read_private
 _AGAIN = "Run `bdlab vault-init` to hand over a new one; it destroys what was in the old one."
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class WrappedSecretId(msgspec.Struct, frozen=True):
     """`expires_at` is when the wrapping ends unused; `accessor` names the secret id that is in it.
 
     `replaces` names the secret ids that are to be destroyed once this one is in use.
@@ -86,7 +86,7 @@ class Identity:
         text = read_private(self._file("secret_id"))
         return Secret(text) if text else None
 
-    def wrapped(self) -> Secret | None:
+    def wrapping_token(self) -> Secret | None:
         """The wrapping token that was handed over, claimed or not."""
         for name in ("wrapped_secret_id", "claimed_secret_id"):
             text = read_private(self._file(name))
@@ -94,22 +94,22 @@ class Identity:
                 return Secret(text)
         return None
 
-    def delivery(self) -> Delivery | None:
+    def wrapped_secret_id(self) -> WrappedSecretId | None:
         text = read_private(self._file("delivery.json"))
         try:
-            return msgspec.json.decode(text, type=Delivery) if text else None
+            return msgspec.json.decode(text, type=WrappedSecretId) if text else None
         except msgspec.DecodeError:
             return None
 
     def hand_over(
         self, client: VaultClient, *, mount: str, wrap_ttl_s: int, replaces: tuple[str, ...]
-    ) -> Delivery:
+    ) -> WrappedSecretId:
         """Have Vault make another secret id, and put it here, wrapped. Raises VaultError."""
         role = f"auth/{mount}/role/{self.service}"
         role_id = str(client.read(f"{role}/role-id")["role_id"])
         wrapped = client.request("post", f"{role}/secret-id", {}, wrap_ttl_s=wrap_ttl_s)["wrap_info"]
         expires_at = datetime.now(UTC) + timedelta(seconds=int(wrapped["ttl"]))
-        delivery = Delivery(str(wrapped["wrapped_accessor"]), expires_at, replaces)
+        delivery = WrappedSecretId(str(wrapped["wrapped_accessor"]), expires_at, replaces)
         self.receive(role_id, Secret(str(wrapped["token"])), delivery)
         return delivery
 
@@ -124,7 +124,7 @@ class Identity:
         Raises VaultError.
         """
         with self._locked():
-            wrapped, delivery = self.wrapped(), self.delivery()
+            wrapped, delivery = self.wrapping_token(), self.wrapped_secret_id()
             if wrapped is None and delivery and self.accessor:
                 return self.accessor != delivery.accessor
             if wrapped is None or (
@@ -133,10 +133,10 @@ class Identity:
                 return False
             return client.wrapped_at(wrapped) is None
 
-    def settle(self) -> None:
+    def forget_replaced(self) -> None:
         """Note that what the last delivery replaces is destroyed."""
         with self._locked():
-            if found := self.delivery():
+            if found := self.wrapped_secret_id():
                 text = msgspec.json.encode(msgspec.structs.replace(found, replaces=())).decode()
                 write_private(self._file("delivery.json"), text)
 
@@ -158,7 +158,7 @@ class Identity:
             )
         return role_id, secret_id
 
-    def receive(self, role_id: str, wrapping_token: Secret, delivery: Delivery) -> None:
+    def receive(self, role_id: str, wrapping_token: Secret, delivery: WrappedSecretId) -> None:
         """Hand over: write the folder's files, last the one by which an identity `exists`."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
@@ -221,7 +221,7 @@ class Identity:
         write_private(self._file("secret_id"), found["secret_id"])
 
     def _spent(self, *, earlier: bool) -> IdentityRefused:
-        delivery = self.delivery()
+        delivery = self.wrapped_secret_id()
         if earlier:
             return IdentityRefused(
                 f"the service {self.service!r} was stopped in the middle of unwrapping its secret id in "

@@ -1,6 +1,6 @@
-"""How long what Vault gave is good for, and when to see to it.
+"""How long a token or a lease of Vault is valid, and when to renew it.
 
-Times are seconds on a clock that also runs while the machine sleeps, since Vault's does.
+Times are seconds on a clock that also runs while the machine sleeps, as Vault's does.
 """
 
 from __future__ import annotations
@@ -13,63 +13,67 @@ import msgspec
 from bdlab.credentials import DatabaseLogin
 from bdlab.settings import Secret
 
-#: A renewal that gives less than this part of the full time has met the lease's maximum: make a new one.
+#: A renewal that gives less than this part of the first TTL has reached the lease's maximum: get a new one.
 _ENOUGH = 0.7
 _RENEW_AT = 2 / 3
 
 
 def now() -> float:
+    """Return the seconds since the machine was started."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class Term(msgspec.Struct, frozen=True):
-    """A time-out that began at `since`: `ttl_s` now, of `full_s` at the beginning. A ttl of 0 never ends."""
+class Ttl(msgspec.Struct, frozen=True):
+    """A time to live of `ttl_s` seconds from `since` on; it was `initial_s` when first granted. 0 never ends.
+
+    `since` is when Vault was asked, as its own clock started later.
+    """
 
     since: float
     ttl_s: float
-    full_s: float
+    initial_s: float
     renewable: bool = True
 
     @classmethod
-    def begun(cls, since: float, ttl_s: float, *, renewable: bool = True) -> Term:
-        """`since` is when it was asked for: Vault began to count after that."""
+    def granted(cls, since: float, ttl_s: float, *, renewable: bool = True) -> Ttl:
         return cls(since, ttl_s, ttl_s, renewable)
 
-    def renewed(self, since: float, ttl_s: float) -> Term:
-        return Term(since, ttl_s, self.full_s, self.renewable)
+    def renewed(self, since: float, ttl_s: float) -> Ttl:
+        return Ttl(since, ttl_s, self.initial_s, self.renewable)
 
     @property
-    def endless(self) -> bool:
+    def never_expires(self) -> bool:
         return self.ttl_s <= 0
 
     @property
-    def left_s(self) -> float:
-        return float("inf") if self.endless else self.since + self.ttl_s - now()
+    def remaining_s(self) -> float:
+        return float("inf") if self.never_expires else self.since + self.ttl_s - now()
 
     @property
     def valid(self) -> bool:
-        return self.left_s > 0
+        return self.remaining_s > 0
 
     @property
     def due_at(self) -> float:
-        """When two thirds of it are over."""
-        return float("inf") if self.endless else self.since + self.ttl_s * _RENEW_AT
+        """When to renew: after two thirds of the time."""
+        return float("inf") if self.never_expires else self.since + self.ttl_s * _RENEW_AT
 
     @property
     def capped(self) -> bool:
-        """Whether the last renewal gave too little to go on with."""
-        return not self.endless and self.ttl_s < _ENOUGH * self.full_s
+        """Whether the last renewal was cut short by the lease's maximum."""
+        return not self.never_expires and self.ttl_s < _ENOUGH * self.initial_s
 
 
 class DatabaseLease(msgspec.Struct, frozen=True):
     login: DatabaseLogin
-    term: Term
+    ttl: Ttl
 
 
 class TokenLease(msgspec.Struct, frozen=True):
     token: Secret
-    term: Term
+    ttl: Ttl
 
 
 def lease_seconds(answer: dict[str, Any]) -> float:
+    """Return the lease duration of Vault's answer, in seconds; 0 if it has none."""
     return float(answer.get("lease_duration") or 0)

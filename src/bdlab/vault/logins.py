@@ -15,14 +15,14 @@ from bdlab.errors import PolicyDenied, SecretMissing, TokenRefused, VaultError, 
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret, VaultSettings
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
-from bdlab.vault.leases import DatabaseLease, Term, TokenLease, lease_seconds, now
+from bdlab.vault.leases import DatabaseLease, TokenLease, Ttl, lease_seconds, now
 
 _Answer = TypeVar("_Answer")
 
 _log = structlog.get_logger()
 
 
-class HeldToken:
+class LeasedToken:
     """The token of one identity. `replaced` is called after each log-in but the first."""
 
     def __init__(
@@ -38,7 +38,7 @@ class HeldToken:
 
     @property
     def valid(self) -> bool:
-        return self.lease is not None and self.lease.term.valid
+        return self.lease is not None and self.lease.ttl.valid
 
     @property
     def outdated(self) -> bool:
@@ -52,7 +52,7 @@ class HeldToken:
         token = self._client.log_in(self._mount, role_id, secret_id)
         another = self.lease is not None
         self._client.token = token.token
-        self.lease = TokenLease(token.token, Term.begun(asked, token.ttl_s))
+        self.lease = TokenLease(token.token, Ttl.granted(asked, token.ttl_s))
         self.secret_id = accessor
         _log.debug("logged in to Vault", service=self._identity.service, ttl_s=token.ttl_s)
         if another:
@@ -71,15 +71,15 @@ class HeldToken:
 
     def keep(self) -> float:
         """Renew it where two thirds of its time are over; when to do so next."""
-        if self.lease is None or not self.lease.term.valid:
+        if self.lease is None or not self.lease.ttl.valid:
             self.log_in()
-        elif now() >= self.lease.term.due_at:
+        elif now() >= self.lease.ttl.due_at:
             asked = now()
-            renewed = self.lease.term.renewed(asked, self.use(self._client.renew_self).ttl_s)
+            renewed = self.lease.ttl.renewed(asked, self.use(self._client.renew_self).ttl_s)
             self.lease = TokenLease(self._client.token, renewed)
             if renewed.capped:
                 self.log_in()
-        return self.lease.term.due_at if self.lease else now()
+        return self.lease.ttl.due_at if self.lease else now()
 
     def give_back(self, *, timeout_s: float) -> None:
         if self.lease is None:
@@ -91,7 +91,7 @@ class HeldToken:
             _log.debug("the token was not given back and will run out", problem=error.message)
 
 
-class HeldDatabase:
+class LeasedDatabaseLogin:
     """A login from one role of the database engine. `server` makes settings of what Vault says of it."""
 
     def __init__(
@@ -111,11 +111,11 @@ class HeldDatabase:
 
     @property
     def valid(self) -> bool:
-        return self.lease is not None and self.lease.term.valid
+        return self.lease is not None and self.lease.ttl.valid
 
     @property
     def due_at(self) -> float:
-        return self.lease.term.due_at if self.lease else now()
+        return self.lease.ttl.due_at if self.lease else now()
 
     def held(self) -> DatabaseLogin:
         """Raises VaultUnavailable where there is none."""
@@ -135,23 +135,23 @@ class HeldDatabase:
             password=Secret(str(answer["data"]["password"])),
             lease_id=str(answer["lease_id"]),
         )
-        term = Term.begun(asked, lease_seconds(answer), renewable=bool(answer.get("renewable")))
-        self.lease = DatabaseLease(login, term)
-        _log.debug("new database login", user=login.user, ttl_s=term.ttl_s)
+        ttl = Ttl.granted(asked, lease_seconds(answer), renewable=bool(answer.get("renewable")))
+        self.lease = DatabaseLease(login, ttl)
+        _log.debug("new database login", user=login.user, ttl_s=ttl.ttl_s)
 
     def keep(self) -> None:
         """Renew it where two thirds of its time are over; take a new one where it cannot go on."""
         lease = self.lease
-        if lease and lease.term.valid and now() < lease.term.due_at:
+        if lease and lease.ttl.valid and now() < lease.ttl.due_at:
             return
-        if lease is None or not lease.term.valid or not self._renewed(lease):
+        if lease is None or not lease.ttl.valid or not self._renewed(lease):
             self.fetch()
 
     def _renewed(self, lease: DatabaseLease) -> bool:
-        if not lease.term.renewable:
+        if not lease.ttl.renewable:
             return False
         asked = now()
-        body = {"lease_id": lease.login.lease_id, "increment": round(lease.term.full_s)}
+        body = {"lease_id": lease.login.lease_id, "increment": round(lease.ttl.initial_s)}
         try:
             answer = self._client.request("post", "sys/leases/renew", body)
         except (VaultUnavailable, TokenRefused, PolicyDenied):
@@ -159,14 +159,14 @@ class HeldDatabase:
         except VaultError as error:
             _log.info("the database lease is gone; taking a new one", problem=error.message)
             return False
-        renewed = lease.term.renewed(asked, lease_seconds(answer))
+        renewed = lease.ttl.renewed(asked, lease_seconds(answer))
         if renewed.capped:
             return False
         self.lease = DatabaseLease(lease.login, renewed)
         return True
 
 
-class HeldKafka:
+class StoredKafkaLogin:
     """The broker's address and the service's user, as their newest versions in the key-value engine say.
 
     `server` makes settings of what Vault says of the broker.

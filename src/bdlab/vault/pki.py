@@ -36,7 +36,7 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
     max_ttl_s: int
 
 
-class Authority(msgspec.Struct, frozen=True, kw_only=True):
+class CertificateAuthority(msgspec.Struct, frozen=True, kw_only=True):
     """One root certificate in one engine, and the roles under it. `title` is for people."""
 
     mount: str
@@ -53,7 +53,7 @@ class Authority(msgspec.Struct, frozen=True, kw_only=True):
         return f"certificate authority for {self.title}"
 
 
-KAFKA = Authority(
+KAFKA = CertificateAuthority(
     mount="pki-kafka",
     issuer="bdlab-kafka",
     title="Kafka",
@@ -65,7 +65,7 @@ KAFKA = Authority(
 )
 #: The servers that the second authority knows, each with a role of its name.
 SERVER_ROLES = ("vault", "postgres", "api")
-SERVERS = Authority(
+SERVERS = CertificateAuthority(
     mount="pki-servers",
     issuer="bdlab-servers",
     title="servers",
@@ -74,11 +74,11 @@ SERVERS = Authority(
         for name in SERVER_ROLES
     ),
 )
-AUTHORITIES = {"kafka": KAFKA, "servers": SERVERS}
+CERTIFICATE_AUTHORITIES = {"kafka": KAFKA, "servers": SERVERS}
 
 
 def prepare_authority(
-    client: VaultClient, *, hosts: Iterable[str] = (), authority: Authority = KAFKA
+    client: VaultClient, *, hosts: Iterable[str] = (), authority: CertificateAuthority = KAFKA
 ) -> list[str]:
     """Bring engine, root certificate and roles to the wanted state; what was done, nothing where all stood.
 
@@ -109,7 +109,9 @@ def prepare_authority(
     return done
 
 
-def missing(client: VaultClient, *, hosts: Iterable[str] = (), authority: Authority = KAFKA) -> list[str]:
+def missing(
+    client: VaultClient, *, hosts: Iterable[str] = (), authority: CertificateAuthority = KAFKA
+) -> list[str]:
     """What `prepare_authority` would do. Reads only. Raises VaultError."""
     if f"{authority.mount}/" not in client.read("sys/mounts"):
         steps = [_role_step(role.name) for role in authority.roles]
@@ -122,7 +124,7 @@ def missing(client: VaultClient, *, hosts: Iterable[str] = (), authority: Author
     return found
 
 
-def authority_pem(client: VaultClient, authority: Authority = KAFKA) -> str:
+def authority_pem(client: VaultClient, authority: CertificateAuthority = KAFKA) -> str:
     """The authority's certificate, with which everybody checks its servers'. Raises VaultError."""
     return str(client.read(f"{authority.mount}/issuer/{authority.issuer}/json")["certificate"])
 
@@ -131,7 +133,7 @@ def _role_step(name: str) -> str:
     return f"certificate role {name}"
 
 
-def _has_root(client: VaultClient, authority: Authority) -> bool:
+def _has_root(client: VaultClient, authority: CertificateAuthority) -> bool:
     try:
         listed = client.request("list", f"{authority.mount}/issuers").get("data", {})
     except SecretMissing:
@@ -140,7 +142,9 @@ def _has_root(client: VaultClient, authority: Authority) -> bool:
     return any(issuer.get("issuer_name") == authority.issuer for issuer in issuers)
 
 
-def _roles(client: VaultClient, hosts: Iterable[str], authority: Authority) -> dict[str, dict[str, Any]]:
+def _roles(
+    client: VaultClient, hosts: Iterable[str], authority: CertificateAuthority
+) -> dict[str, dict[str, Any]]:
     found = {}
     for role in authority.roles:
         names = {role.subject}
@@ -202,7 +206,7 @@ def issue_server(
 
 def _issue(
     client: VaultClient,
-    authority: Authority,
+    authority: CertificateAuthority,
     role: str,
     *,
     ttl_s: int,
@@ -232,14 +236,14 @@ def _issue(
 __all__ = [
     "ADMIN_NAME",
     "ADMIN_ROLE",
-    "AUTHORITIES",
     "BROKER_NAME",
     "BROKER_ROLE",
+    "CERTIFICATE_AUTHORITIES",
     "KAFKA",
     "SERVERS",
     "SERVER_ROLES",
     "SUPER_USERS",
-    "Authority",
+    "CertificateAuthority",
     "Issued",
     "authority_pem",
     "issue_admin",

@@ -26,9 +26,9 @@ def look(
     `connected` is whether it answers questions; `authenticated` whether it takes this session's token. With
     `audit` it is also asked whether it keeps an audit log.
     """
-    lease_ttl_s = max(0.0, lease.term.left_s) if lease else None
-    token_ttl_s = max(0.0, token.term.left_s) if token else None
-    held = bool(token and token.term.valid and (not wants_lease or (lease and lease.term.valid)))
+    lease_ttl_s = max(0.0, lease.ttl.remaining_s) if lease else None
+    token_ttl_s = max(0.0, token.ttl.remaining_s) if token else None
+    held = bool(token and token.ttl.valid and (not wants_lease or (lease and lease.ttl.valid)))
     try:
         health = client.health(timeout_s=_TIMEOUT_S)
     except VaultError as error:

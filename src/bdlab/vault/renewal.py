@@ -42,7 +42,7 @@ class Task:
         self.backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
 
 
-class Keeper:
+class RenewalThread:
     """Runs its tasks until it is stopped. An outage that outlasts the first tries is logged once, once more
     for each other kind of error that it turns into, and once when it ends.
 

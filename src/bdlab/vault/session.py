@@ -23,11 +23,11 @@ from bdlab.services import DAEMONS
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, Settings
 from bdlab.vault import probe
 from bdlab.vault.client import VaultClient
-from bdlab.vault.client_reports import Reporter
+from bdlab.vault.client_reports import ClientReporter
 from bdlab.vault.identity import Identity
 from bdlab.vault.leases import now
-from bdlab.vault.logins import HeldDatabase, HeldKafka, HeldToken, kafka_layer, postgres_layer
-from bdlab.vault.renewal import Keeper, Task
+from bdlab.vault.logins import LeasedDatabaseLogin, LeasedToken, StoredKafkaLogin, kafka_layer, postgres_layer
+from bdlab.vault.renewal import RenewalThread, Task
 
 _TOKEN, _DATABASE, _KAFKA = "token", "database login", "Kafka login"
 _SECRET_ID, _FORMER = "secret id", "end of former token"
@@ -59,21 +59,25 @@ class VaultSession:
         self._identity = Identity(Path(self._vault.identity_dir).expanduser() / service, service=service)
         # Held while Vault is asked for something; what is held already is read without it.
         self._asking = threading.RLock()
-        self._token = HeldToken(
+        self._token = LeasedToken(
             self._client, self._identity, mount=self._vault.approle_mount, replaced=self._token_replaced
         )
         self._database = (
-            HeldDatabase(self._client, vault=self._vault, role=database_role, server=self._database_server)
+            LeasedDatabaseLogin(
+                self._client, vault=self._vault, role=database_role, server=self._database_server
+            )
             if database_role
             else None
         )
         self._kafka = (
-            HeldKafka(self._client, kv_mount=self._vault.kv_mount, service=service, server=self._broker)
+            StoredKafkaLogin(
+                self._client, kv_mount=self._vault.kv_mount, service=service, server=self._broker
+            )
             if kafka
             else None
         )
         self._reporter = (
-            Reporter(
+            ClientReporter(
                 self._client,
                 kv_mount=self._vault.kv_mount,
                 service=service,
@@ -86,7 +90,7 @@ class VaultSession:
         self._kafka_due_at = 0.0
         self._moving = False
         self._former: list[tuple[Secret, DatabaseLogin | None]] = []
-        self._keeper: Keeper | None = None
+        self._keeper: RenewalThread | None = None
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -143,7 +147,7 @@ class VaultSession:
     def database(self) -> DatabaseLogin:
         held = self._held_database()
         lease = held.lease
-        if lease and lease.term.valid and (self._daemon or now() < lease.term.due_at):
+        if lease and lease.ttl.valid and (self._daemon or now() < lease.ttl.due_at):
             return lease.login
         with self._asking:
             self._fail_fast(held)
@@ -245,7 +249,7 @@ class VaultSession:
             self._token.use(self._report)
             self._token.use(self._kafka.fetch)
 
-    def _first_database(self, held: HeldDatabase) -> None:
+    def _first_database(self, held: LeasedDatabaseLogin) -> None:
         try:
             self._token.use(held.fetch)
         except VaultUnavailable as error:
@@ -281,7 +285,7 @@ class VaultSession:
 
     def _start_keeper(self) -> None:
         lease = self._token.lease
-        tasks = [Task(_TOKEN, self._keep_token, due_at=lease.term.due_at if lease else now())]
+        tasks = [Task(_TOKEN, self._keep_token, due_at=lease.ttl.due_at if lease else now())]
         if self._database:
             tasks.append(Task(_DATABASE, self._keep_database, due_at=self._database.due_at))
         if self._kafka:
@@ -292,7 +296,7 @@ class VaultSession:
             Task(_SECRET_ID, self._keep_secret_id, due_at=now() + poll_s, refused_pause_s=2 * poll_s)
         )
         tasks.append(Task(_FORMER, self._end_former, due_at=float("inf")))
-        self._keeper = Keeper(f"vault-{self._service}", tasks)
+        self._keeper = RenewalThread(f"vault-{self._service}", tasks)
         self._keeper.start()
 
     def _keep_token(self) -> float:
@@ -352,12 +356,12 @@ class VaultSession:
             login = self._held_kafka().login
             held = login.version if login else 0
             version = min(tuple(self._used.values()), default=held)
-            self._reporter.report(version, self._token.secret_id, self._token.lease.term)
+            self._reporter.report(version, self._token.secret_id, self._token.lease.ttl)
 
     def _token_replaced(self) -> None:
         """The leases of a dead token died with it, so a database login comes before anything else."""
         if self._keeper and self._token.lease:
-            self._keeper.done(_TOKEN, due_at=self._token.lease.term.due_at)
+            self._keeper.done(_TOKEN, due_at=self._token.lease.ttl.due_at)
         if self._database:
             if not self._moving:
                 self._database.lease = None
@@ -366,11 +370,11 @@ class VaultSession:
             self._database.fetch()
             self._reschedule_database(self._database)
 
-    def _reschedule_database(self, held: HeldDatabase) -> None:
+    def _reschedule_database(self, held: LeasedDatabaseLogin) -> None:
         if self._keeper:
             self._keeper.done(_DATABASE, due_at=held.due_at)
 
-    def _fail_fast(self, held: HeldDatabase) -> None:
+    def _fail_fast(self, held: LeasedDatabaseLogin) -> None:
         """While the keeper is knocking already, nobody else needs to wait for a time-out too."""
         outage = self._outage
         if outage and not held.valid:
@@ -384,12 +388,12 @@ class VaultSession:
         found = self._keeper.outage if self._keeper else None
         return found if isinstance(found, VaultUnavailable) else None
 
-    def _held_database(self) -> HeldDatabase:
+    def _held_database(self) -> LeasedDatabaseLogin:
         if not self._database:
             raise VaultError(f"the session of {self._service!r} was made without a database role")
         return self._database
 
-    def _held_kafka(self) -> HeldKafka:
+    def _held_kafka(self) -> StoredKafkaLogin:
         if not self._kafka:
             raise VaultError(f"the session of {self._service!r} was made without Kafka")
         return self._kafka

@@ -10,8 +10,8 @@ import structlog
 from bdlab.errors import InvalidInput, VaultError, VaultUnavailable
 from bdlab.retry import wait_for
 from bdlab.settings import Secret, VaultSettings
-from bdlab.vault.answers import Health
 from bdlab.vault.client import VaultClient
+from bdlab.vault.responses import Health
 
 _PATH = "sys/storage/raft/snapshot"
 _TIMEOUT_S = 120.0

@@ -24,7 +24,7 @@ _ROOT_PATHS = ("sys/generate-root-token", "sys/generate-root")
 _log = structlog.get_logger()
 
 
-class Authority:
+class AdminAccess:
     """Two clients: `reader` to see what is, `writer` to change it, which is only made when it is needed."""
 
     def __init__(self, client: VaultClient, plan: Plan, file: KeysFile) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from bdlab.settings import Secret
-from bdlab.vault.bootstrap.admin_access import Authority, give_back
+from bdlab.vault.bootstrap.admin_access import AdminAccess, give_back
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.lock import vault_init_lock
 from bdlab.vault.bootstrap.plan import Plan
@@ -30,9 +30,9 @@ def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT_
     try:
         require_open(client, plan)
         with vault_init_lock(plan):
-            authority = Authority(client, plan, KeysFile(plan.keys_file))
+            access = AdminAccess(client, plan, KeysFile(plan.keys_file))
             try:
-                writer = authority.writer()
+                writer = access.writer()
                 # A policy is known in its namespace, the root policy in the root namespace alone.
                 answer = (writer.in_namespace("") if policies == (ROOT_POLICY,) else writer).request(
                     "post",
@@ -47,7 +47,7 @@ def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT_
                     },
                 )
             finally:
-                authority.close()
+                access.close()
         return client.with_token(Secret(str(answer["auth"]["client_token"])))
     finally:
         client.close()

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from bdlab.certificates import BROKER_TTL_S, GROUP_READS, LOCAL_HOSTS, CertificateFiles
 from bdlab.errors import SecretMissing
 from bdlab.vault import pki
-from bdlab.vault.bootstrap.plan import Plan
-from bdlab.vault.bootstrap.units import Unit
+from bdlab.vault.bootstrap.plan import Plan, Step
 from bdlab.vault.client import VaultClient
 
 #: Before Kafka 4 a broker's metadata is in ZooKeeper, which shows a certificate of the same authority.
 _ZOOKEEPER = "zookeeper"
 
 
-class CertificateAuthority:
+class PkiEngine:
     """Made before any server that needs a certificate of it starts."""
 
-    def __init__(self, authority: pki.Authority, hosts: Sequence[str] = ()) -> None:
+    def __init__(self, authority: pki.CertificateAuthority, hosts: Sequence[str] = ()) -> None:
         self.name = f"{authority.title} authority"
         self._authority = authority
         self._hosts = hosts
@@ -52,18 +51,18 @@ class BrokerCertificate:
         self._files.write(issued, pending, ttl_s=self._ttl_s)
 
 
-def certification(plan: Plan) -> list[list[Unit]]:
+def certification(plan: Plan) -> list[list[Step]]:
     """A chain an authority that the plan or its `.env` asks for."""
-    wanted = set(plan.authorities)
+    wanted = set(plan.certificate_authorities)
     if plan.seeds and plan.seeds.kafka_authority:
         wanted.add("kafka")
     if plan.seeds and plan.seeds.postgres_authority:
         wanted.add("servers")
     brokers = plan.seeds.kafka.servers() if plan.seeds else ()
     hosts = {"kafka": (*(host for host, _ in brokers), _ZOOKEEPER)}
-    chains: list[list[Unit]] = [
-        [CertificateAuthority(authority, hosts.get(name, ()))]
-        for name, authority in pki.AUTHORITIES.items()
+    chains: list[list[Step]] = [
+        [PkiEngine(authority, hosts.get(name, ()))]
+        for name, authority in pki.CERTIFICATE_AUTHORITIES.items()
         if name in wanted
     ]
     if plan.broker_folder and "kafka" in wanted:

@@ -12,8 +12,7 @@ from bdlab.errors import DatabaseError, InvalidInput
 from bdlab.services import CONNECTION, DATABASE_ROLES, SWEEP
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.vault.bootstrap import database_users
-from bdlab.vault.bootstrap.plan import Plan
-from bdlab.vault.bootstrap.units import differs, side_by_side
+from bdlab.vault.bootstrap.plan import Plan, differs, in_parallel
 from bdlab.vault.client import VaultClient
 
 _TTL_S = 3600
@@ -109,7 +108,7 @@ class Roles:
                 times = {name: found[name] for name in times}
             writer.write(self._path(role), times | self._chosen(role) | _fixed(role))
 
-        side_by_side(write, pending)
+        in_parallel(write, pending)
 
     def _path(self, role: str) -> str:
         return f"{self._plan.vault.database_mount}/roles/{role}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bdlab.errors import PolicyDenied, SecretMissing, SettingsInvalid, VaultError, VaultUnavailable
-from bdlab.vault.bootstrap.units import Unit
+from bdlab.vault.bootstrap.plan import Step
 from bdlab.vault.client import VaultClient
 
 _LOOKUP_SELF = "auth/token/lookup-self"
@@ -57,22 +57,22 @@ class InRootNamespace:
 
     name = "root namespace"
 
-    def __init__(self, *units: Unit) -> None:
-        self._units = units
+    def __init__(self, *steps_to_do: Step) -> None:
+        self._units = steps_to_do
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
         if reader.own_token().get("namespace_path"):
             return ()  # who lives in a namespace, as `inspect`, sees nothing of those above
         root = reader.in_namespace("")
-        return tuple(f"{unit.name} of {what}" for unit in self._units for what in unit.pending(root))
+        return tuple(f"{step.name} of {what}" for step in self._units for what in step.pending(root))
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
         root = writer.in_namespace("")
-        for unit in self._units:
-            start = f"{unit.name} of "
+        for step in self._units:
+            start = f"{step.name} of "
             missing = tuple(what.removeprefix(start) for what in pending if what.startswith(start))
             if missing:
-                unit.apply(root, missing)
+                step.apply(root, missing)
 
 
 def _there(client: VaultClient) -> bool:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret, VaultSettings
+from bdlab.vault.client import VaultClient
 
-Outcome = Literal["done", "unchanged", "would do"]
+T = TypeVar("T")
+
+_AT_ONCE = 4
+
+StepOutcome = Literal["done", "unchanged", "would do"]
 
 
-class Step(msgspec.Struct, frozen=True):
+class StepResult(msgspec.Struct, frozen=True):
     """What became of one step; `details` names what was changed, or would be."""
 
     name: str
-    outcome: Outcome
+    outcome: StepOutcome
     details: tuple[str, ...] = ()
 
 
-Report = Callable[[Step], None]
+Report = Callable[[StepResult], None]
 
 
 class Seeds(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,15 +71,18 @@ class DatabaseManager(Protocol):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """`token` is an administrator's token of a Vault initialised elsewhere; it is used and left alone.
+    """What one run of `vault-init` is to reach, and what it may use for it.
 
-    `seeds` and `manager` are None where `.env` is gone; they are needed where the database or the key-value
-    engine is not set up yet. `ask_key` gets the number of the key that is needed and gives it, None where
-    nobody can be asked. `timeout_s` is how long an unreachable or sealed Vault is waited for, `wrap_ttl_s`
-    how long a wrapped secret id waits for its receiver. `authorities` names the certificate authorities that
-    Vault is to be (`pki.AUTHORITIES`), beside the one that `.env` asks for. `renew` names identities that get
-    another secret id though theirs is good; the former ones end. Into `broker_folder` goes the certificate of
-    a broker on this machine, good for `broker_ttl_s` seconds (None: a year), unless there is one.
+    - `token`: an administrator's token, for a Vault that was initialised elsewhere. It is not revoked.
+    - `seeds`, `manager`: from `.env`; None if that is gone. They are needed until the database engine and the
+      key-value engine are set up.
+    - `ask_key`: is given the number of a key share and returns it; None if nobody can be asked.
+    - `timeout_s`: how long to wait for a Vault that is unreachable or sealed.
+    - `wrap_ttl_s`: how long a wrapped secret id can be unwrapped.
+    - `certificate_authorities`: names of `pki.CERTIFICATE_AUTHORITIES` to set up, beside those of `.env`.
+    - `renew`: identities that get another secret id even if theirs is valid; the former ones are destroyed.
+    - `broker_folder`: where the certificate of a broker on this machine is written, if none is there; it is
+      valid for `broker_ttl_s` seconds (None: one year).
     """
 
     vault: VaultSettings
@@ -86,7 +95,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     ask_key: Callable[[int], Secret | None] | None = None
     timeout_s: float = 60.0
     wrap_ttl_s: int = 24 * 3600
-    authorities: tuple[str, ...] = ()
+    certificate_authorities: tuple[str, ...] = ()
     renew: tuple[str, ...] = ()
     broker_folder: Path | None = None
     broker_ttl_s: int | None = None
@@ -95,3 +104,39 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def identity_dir(self) -> Path:
         return Path(self.vault.identity_dir).expanduser()
+
+
+class Step(Protocol):
+    """Part of the set-up. Both methods may be repeated at any time: a run that was killed is run again."""
+
+    name: str
+
+    def pending(self, reader: VaultClient) -> tuple[str, ...]:
+        """Return the names of what is missing or differs; empty if nothing is. Reads only."""
+        ...
+
+    def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
+        """Set up what is pending."""
+        ...
+
+
+def in_parallel(work: Callable[[T], object], items: Iterable[T]) -> None:
+    """Do `work` for each item, a few at once: Vault makes what comes together last with one write to disk.
+
+    What was begun is finished; then the first error is raised.
+    """
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="vault-init") as pool:
+        list(pool.map(work, items))
+
+
+def differs(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
+    """Whether any wanted field has another value; lists are compared as sets, and None as an empty one."""
+    if found is None:
+        return True
+    return any(_plain(found.get(name)) != _plain(value) for name, value in wanted.items())
+
+
+def _plain(value: Any) -> Any:
+    if value is None:
+        return []
+    return sorted(value) if isinstance(value, list | tuple) else value

@@ -11,8 +11,7 @@ from bdlab.errors import VaultError
 from bdlab.resources import policies_dir
 from bdlab.services import IDENTITIES, INSPECT, RECOVERY
 from bdlab.settings import VaultSettings
-from bdlab.vault.bootstrap.plan import Plan
-from bdlab.vault.bootstrap.units import differs, side_by_side
+from bdlab.vault.bootstrap.plan import Plan, differs, in_parallel
 from bdlab.vault.client import VaultClient
 
 _PERIOD_S = 3600
@@ -53,7 +52,7 @@ class Policies:
         def write(service: str) -> None:
             writer.write(f"sys/policies/acl/{service}", {"policy": self._wanted[service]})
 
-        side_by_side(write, pending)
+        in_parallel(write, pending)
 
 
 class AppRoles:
@@ -76,7 +75,7 @@ class AppRoles:
             defaults = {} if service in self._there else self._defaults(service)
             writer.write(self._path(service), self._fixed(service) | defaults | self._chosen(service))
 
-        side_by_side(write, pending)
+        in_parallel(write, pending)
 
     def _differs(self, reader: VaultClient, service: str) -> bool:
         found = reader.read_if_present(self._path(service))

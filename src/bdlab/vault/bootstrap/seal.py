@@ -18,10 +18,10 @@ from bdlab.errors import (
 from bdlab.retry import wait_for
 from bdlab.settings import Secret
 from bdlab.signals import held_back
-from bdlab.vault.answers import Health
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
-from bdlab.vault.bootstrap.plan import Plan, Step
+from bdlab.vault.bootstrap.plan import Plan, StepResult
 from bdlab.vault.client import Method, VaultClient
+from bdlab.vault.responses import Health
 
 #: With a short one the call can fail although Vault was initialised, and its keys are lost for good.
 _INIT_TIMEOUT_S = 120.0
@@ -29,7 +29,7 @@ _INIT_TIMEOUT_S = 120.0
 _HEALTH_TIMEOUT_S = 3.0
 
 
-def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
+def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
     """Initialise a Vault that never was, and write its keys down."""
     name = "initialise"
     health = wait_for("Vault", lambda: client.health(timeout_s=_HEALTH_TIMEOUT_S), timeout_s=plan.timeout_s)
@@ -40,14 +40,14 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
                 "run that asked for them was cut off. Nobody can open this Vault, and nothing is in it yet",
                 hint=f"Stop Vault, empty its data folder, remove {file.path}, and start again.",
             )
-        return Step(name, "unchanged")
+        return StepResult(name, "unchanged")
     if plan.token is not None:
         raise InvalidInput(
             f"{client} is not initialised, so that no token of it can exist",
             hint="Leave the token out: vault-init then initialises it.",
         )
     if plan.dry_run:
-        return Step(name, "would do", (f"keys into {file.path}",))
+        return StepResult(name, "would do", (f"keys into {file.path}",))
     seal = seal_type(client)
     prefix = "secret" if seal == "shamir" else "recovery"
     with held_back("writing Vault's keys down"):
@@ -70,10 +70,12 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
             )
         )
     details = (f"{seal} seal, keys in {file.path}",)
-    return Step(name, "done", (*details, f"keys of an earlier Vault moved to {aside}") if aside else details)
+    return StepResult(
+        name, "done", (*details, f"keys of an earlier Vault moved to {aside}") if aside else details
+    )
 
 
-def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
+def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
     """Open the seal where that takes keys, and wait until Vault is active.
 
     Raises VaultUnavailable where it does not open in time, VaultError where keys are missing or wrong.
@@ -83,7 +85,7 @@ def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
     opened = False
     if client.health().sealed and seal_type(client) == "shamir":
         if plan.dry_run:
-            return Step(name, "would do")
+            return StepResult(name, "would do")
         _give_keys(client, plan, keys)
         opened = True
     health = wait_for("Vault", lambda: _active(client), timeout_s=plan.timeout_s)
@@ -95,7 +97,7 @@ def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> Step:
             f"{keys.cluster_id}) than the one at {client.address} (cluster {health.cluster_id})",
             hint="Name the right keys file with --keys-file, or the right Vault with VAULT_ADDR.",
         )
-    return Step(name, "done" if opened else "unchanged")
+    return StepResult(name, "done" if opened else "unchanged")
 
 
 def require_open(client: VaultClient, plan: Plan) -> None:

@@ -7,8 +7,7 @@ import secrets
 from bdlab.errors import InvalidInput, VaultError
 from bdlab.services import KAFKA_SERVICES
 from bdlab.vault import pki
-from bdlab.vault.bootstrap.plan import Plan, Seeds
-from bdlab.vault.bootstrap.units import side_by_side
+from bdlab.vault.bootstrap.plan import Plan, Seeds, in_parallel
 from bdlab.vault.client import VaultClient
 
 _DATABASE = "database/credentials"
@@ -41,9 +40,9 @@ class KeyValues:
                 if "check-and-set" not in error.message:
                     raise
 
-        side_by_side(write, pending)
+        in_parallel(write, pending)
 
-    def _authority(self, path: str) -> pki.Authority | None:
+    def _authority(self, path: str) -> pki.CertificateAuthority | None:
         """Vault's own that signs the certificates of the server at `path`, where it is one of its own."""
         seeds = self._plan.seeds
         if seeds and path == _BROKER and seeds.kafka_authority:

@@ -9,7 +9,7 @@ from bdlab.services import CONNECTION, DATABASE_ROLES, SWEEP
 from bdlab.settings import VaultSettings
 from bdlab.vault.client import VaultClient
 from bdlab.vault.leases import now
-from bdlab.vault.rotation.plan import Outcome, Rotation, Run
+from bdlab.vault.rotation.plan import Rotation, RotationOutcome, Run
 
 #: Vault answers when every session at the database has ended, each of which may take seconds.
 _REVOKE_S = 120.0
@@ -58,7 +58,7 @@ def sweep(client: VaultClient, vault: VaultSettings) -> None:
 
 def _tried(run: Run, what: str, work: Callable[[VaultClient], object], before: str, after: str) -> Rotation:
     began = now()
-    outcome: Outcome = "would rotate" if run.dry_run else "rotated"
+    outcome: RotationOutcome = "would rotate" if run.dry_run else "rotated"
     detail = ""
     if not run.dry_run:
         try:

@@ -15,13 +15,13 @@ import structlog
 
 from bdlab.errors import IdentityRefused, SecretMissing
 from bdlab.vault.client import VaultClient
-from bdlab.vault.client_reports import Client
-from bdlab.vault.identity import Delivery, Identity
+from bdlab.vault.client_reports import ClientReport
+from bdlab.vault.identity import Identity, WrappedSecretId
 from bdlab.vault.leases import now
 from bdlab.vault.rotation.plan import (
     STOPPED,
-    Outcome,
     Rotation,
+    RotationOutcome,
     Run,
     in_words,
     wait_for_clients,
@@ -39,7 +39,7 @@ class _Handed(msgspec.Struct):
     identity: Identity
     began: float
     resumed: bool
-    delivery: Delivery
+    delivery: WrappedSecretId
     refusal: str = ""
 
 
@@ -49,7 +49,7 @@ def rotate_secret_ids(run: Run, services: Sequence[str]) -> Iterator[Rotation]:
     Raises VaultError, and IdentityRefused with an ALARM where somebody else has unwrapped a delivery; run
     again, it goes on from there.
     """
-    work = _Work(run)
+    work = _SecretIdRotation(run)
     handed: dict[str, _Handed] = {}
     for service in services:
         if run.stop.is_set():
@@ -60,10 +60,10 @@ def rotate_secret_ids(run: Run, services: Sequence[str]) -> Iterator[Rotation]:
             detail = f"no identity of it is in {identity.folder.parent}"
             yield Rotation(what="approle", service=service, outcome="unchanged", detail=detail)
         elif run.dry_run:
-            before = identity.delivery()
+            before = identity.wrapped_secret_id()
             resumed = bool(before and before.replaces)
             name = _short(before.replaces[0] if before and resumed else identity.accessor)
-            outcome: Outcome = "would finish" if resumed else "would rotate"
+            outcome: RotationOutcome = "would finish" if resumed else "would rotate"
             yield Rotation(what="approle", service=service, outcome=outcome, before=name)
         else:
             handed[service] = work.hand_over(identity)
@@ -89,7 +89,7 @@ def rotate_secret_ids(run: Run, services: Sequence[str]) -> Iterator[Rotation]:
         yield _result(one, "finished" if one.resumed else "rotated")
 
 
-def _result(one: _Handed, outcome: Outcome, detail: str = "") -> Rotation:
+def _result(one: _Handed, outcome: RotationOutcome, detail: str = "") -> Rotation:
     return Rotation(
         what="approle",
         service=one.identity.service,
@@ -105,7 +105,7 @@ def _short(accessor: str) -> str:
     return accessor[:_SHOWN]
 
 
-class _Work:
+class _SecretIdRotation:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._nobody = VaultClient(run.vault)
@@ -113,7 +113,7 @@ class _Work:
     def hand_over(self, identity: Identity) -> _Handed:
         """Put another secret id, wrapped, into the folder; one that an earlier run put there stands."""
         began = now()
-        before = identity.delivery()
+        before = identity.wrapped_secret_id()
         resumed = bool(before and before.replaces)
         spent = identity.spent(self._nobody)
         if before and spent:
@@ -135,7 +135,7 @@ class _Work:
         )
         return _Handed(identity, began, resumed=resumed, delivery=delivery)
 
-    def users_of_the_former(self, one: _Handed) -> list[Client]:
+    def users_of_the_former(self, one: _Handed) -> list[ClientReport]:
         return [
             client
             for client in self._run.clients(one.identity.service)
@@ -159,7 +159,7 @@ class _Work:
 
     def end_former(self, one: _Handed) -> None:
         self._destroy(one.identity.service, one.delivery.replaces)
-        one.identity.settle()
+        one.identity.forget_replaced()
 
     def _destroy(self, service: str, accessors: tuple[str, ...]) -> None:
         def destroy(client: VaultClient) -> None:

@@ -23,7 +23,7 @@ from bdlab.credentials import KafkaLogin
 from bdlab.errors import VaultError
 from bdlab.retry import tries
 from bdlab.settings import Secret
-from bdlab.vault.client_reports import Client
+from bdlab.vault.client_reports import ClientReport
 from bdlab.vault.leases import now
 from bdlab.vault.rotation.plan import (
     STOPPED,
@@ -72,7 +72,7 @@ def rotate_kafka_users(
 
     Raises VaultError and BrokerError; run again, it goes on from there.
     """
-    work = _Work(run, broker, clients)
+    work = _KafkaUserRotation(run, broker, clients)
     begun: dict[str, _Secret] = {}
     for service in services:
         if run.stop.is_set():
@@ -125,7 +125,7 @@ def _result(held: _Secret, outcome: str, detail: str = "") -> Rotation:
     )
 
 
-class _Work:
+class _KafkaUserRotation:
     def __init__(self, run: Run, broker: BrokerUsers, clients: KafkaLogin) -> None:
         self._run = run
         self._broker = broker
@@ -156,8 +156,8 @@ class _Work:
         }
         self._write(held, **swapped)
 
-    def late(self, held: _Secret) -> list[Client]:
-        """The clients that have not said that they use the new user."""
+    def late(self, held: _Secret) -> list[ClientReport]:
+        """The clients that have not error_text that they use the new user."""
         return [
             client for client in self._run.clients(held.service) if client.kafka_version < held.switched_at
         ]

@@ -1,4 +1,4 @@
-"""What the rotations have in common: what is said of each, and how long clients are waited for."""
+"""What the rotations have in common: what is error_text of each, and how long clients are waited for."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import msgspec
 from bdlab.retry import tries
 from bdlab.services import DAEMONS
 from bdlab.settings import VaultSettings
-from bdlab.vault.client_reports import Client, living
+from bdlab.vault.client_reports import ClientReport, prune_reports
 from bdlab.vault.session import VaultSession
 
 What = Literal["database", "kafka", "approle"]
-Outcome = Literal["rotated", "finished", "unchanged", "incomplete", "would rotate", "would finish"]
+RotationOutcome = Literal["rotated", "finished", "unchanged", "incomplete", "would rotate", "would finish"]
 
 #: The detail of what was not begun any more.
 STOPPED = "asked to stop before it began"
@@ -33,7 +33,7 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True):
 
     what: What
     service: str = ""
-    outcome: Outcome
+    outcome: RotationOutcome
     before: str = ""
     after: str = ""
     seconds: float = 0.0
@@ -55,13 +55,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     force: bool = False
     dry_run: bool = False
 
-    def clients(self, service: str) -> list[Client]:
+    def clients(self, service: str) -> list[ClientReport]:
         """The running clients that report for `service`; none for a command that soon ends."""
         if service not in DAEMONS:
             return []
         folder = self.identities / service
         return self.session.ask(
-            lambda client: living(client, kv_mount=self.vault.kv_mount, service=service, folder=folder)
+            lambda client: prune_reports(client, kv_mount=self.vault.kv_mount, service=service, folder=folder)
         )
 
     @property
@@ -71,17 +71,17 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def wait_for_clients(
-    late: Callable[[str], Sequence[Client]],
+    late: Callable[[str], Sequence[ClientReport]],
     services: Sequence[str],
     run: Run,
     *,
     settled: Callable[[str], None] = lambda _service: None,
-) -> dict[str, Sequence[Client]]:
+) -> dict[str, Sequence[ClientReport]]:
     """Wait until `late` gives nobody for each service; who was still late when the time was over.
 
     `settled` is called once for each service that nobody is late for.
     """
-    open_: dict[str, Sequence[Client]] = dict.fromkeys(services, ())
+    open_: dict[str, Sequence[ClientReport]] = dict.fromkeys(services, ())
     told: set[str] = set()
     for _ in tries(run.grace_s, stop=run.stop, longest_s=_LOOK_AGAIN_S):
         for service in tuple(open_):
@@ -98,5 +98,5 @@ def wait_for_clients(
     return open_
 
 
-def in_words(late: Sequence[Client]) -> str:
+def in_words(late: Sequence[ClientReport]) -> str:
     return "; ".join(str(client) for client in late)

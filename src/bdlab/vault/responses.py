@@ -20,7 +20,7 @@ _ACTIVE_NODE = "Point vault.address (VAULT_ADDR) at the active node, or at a bal
 _QUOTA = "Wait, or raise the quota that it ran into (sys/quotas/rate-limit)."
 
 #: By status: what Vault is while it answers so, and what to do.
-BUSY = {
+UNAVAILABLE = {
     412: ("is behind its cluster", ""),
     429: ("answers too many requests, or is a standby", _QUOTA),
     472: ("is a disaster-recovery standby", _ACTIVE_NODE),
@@ -89,7 +89,7 @@ class Token(msgspec.Struct, frozen=True):
         return cls(Secret(auth["client_token"]), float(auth["lease_duration"]), policies)
 
 
-def said(response: Response) -> str:
+def error_text(response: Response) -> str:
     """Vault's own words, on one line. It puts no secret into them."""
     try:
         errors = msgspec.json.decode(response.content).get("errors")
@@ -99,7 +99,7 @@ def said(response: Response) -> str:
     return words or f"HTTP {response.status_code}"
 
 
-def innermost(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """The cause at the bottom: the layers above it only repeat it, with the addresses of objects."""
     seen: BaseException = error
     while True:

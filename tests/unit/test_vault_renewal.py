@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from bdlab.errors import BdlabError, PolicyDenied, VaultUnavailable
 from bdlab.vault.leases import now
-from bdlab.vault.renewal import Keeper, Task
+from bdlab.vault.renewal import RenewalThread, Task
 
 BEGINS = "Vault does not give what is due; going on with what is held"
 ENDS = "Vault gives again what is due"
@@ -37,9 +37,9 @@ class Script:
 
 
 @contextmanager
-def kept(script: Script) -> Iterator[tuple[Keeper, list[Any]]]:
+def kept(script: Script) -> Iterator[tuple[RenewalThread, list[Any]]]:
     with capture_logs() as logs:
-        keeper = Keeper("test", [Task("token", script, due_at=now())])
+        keeper = RenewalThread("test", [Task("token", script, due_at=now())])
         keeper.start()
         try:
             yield keeper, logs
@@ -86,7 +86,7 @@ def test_an_outage_that_turns_into_a_refusal_says_so() -> None:
 def test_a_full_disk_ends_no_keeping() -> None:
     script = Script([OSError(errno.ENOSPC, "No space left on device", "/identity/serve/accessor")])
     with capture_logs() as logs:
-        keeper = Keeper("test", [Task("secret id", script, due_at=now(), refused_pause_s=0.0)])
+        keeper = RenewalThread("test", [Task("secret id", script, due_at=now(), refused_pause_s=0.0)])
         keeper.start()
         try:
             assert script.over.wait(20)

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from bdlab.errors import SecretMissing
 from bdlab.services import IDENTITIES, INSPECT, RECOVERY
-from bdlab.vault.bootstrap.plan import Plan
-from bdlab.vault.bootstrap.units import side_by_side
+from bdlab.vault.bootstrap.plan import Plan, in_parallel
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 
 
-class HandOver:
+class SecretIds:
     name = "secret ids"
 
     def __init__(self, plan: Plan, anonymous: VaultClient, services: Sequence[str] = IDENTITIES) -> None:
@@ -29,7 +28,7 @@ class HandOver:
 
         def hand_over(service: str) -> None:
             identity = self._identity(service)
-            before = identity.delivery()
+            before = identity.wrapped_secret_id()
             replaces = before.replaces if before else ()
             # An earlier delivery ends: it was lost, or somebody else has it, or another one is asked for.
             ended = [before.accessor] if before else []
@@ -43,7 +42,7 @@ class HandOver:
                 replaces=replaces,
             )
 
-        side_by_side(hand_over, pending)
+        in_parallel(hand_over, pending)
         # Unwrapped here: vault-init is the receiver of its own, and a command may not be typed in time.
         for service in {INSPECT, RECOVERY, *renewed}.intersection(self._services):
             self._identity(service).obtain(self._anonymous)
@@ -58,7 +57,7 @@ class HandOver:
             return False
         if identity.role_id() != role_id:
             return False
-        wrapped = identity.wrapped()
+        wrapped = identity.wrapping_token()
         if wrapped and self._anonymous.wrapped_at(wrapped):
             return True
         secret_id = identity.secret_id()
