@@ -24,7 +24,7 @@ import structlog
 from uuid_utils.compat import uuid7
 
 from bdlab.events import Position, PredictionEvent, Record, encode
-from bdlab.ledger import Accepted, Log
+from bdlab.ledger import Accepted, LogPartition
 from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.rows import copy_lines
@@ -87,7 +87,7 @@ def straight_copy(database: Database, accepted: list[Accepted]) -> float:
     session = Session(database.credentials("writer"), application_name="benchmark")
     session.open()
     into_plain = queries("store")["copy"].replace("COPY incoming", "COPY plain")
-    numbers = {Log(CLUSTER, TOPIC, partition): 1 for partition in range(PARTITIONS)}
+    numbers = {LogPartition(CLUSTER, TOPIC, partition): 1 for partition in range(PARTITIONS)}
 
     def copy() -> None:
         for batch in batches:

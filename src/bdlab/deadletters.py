@@ -70,22 +70,22 @@ class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     states: tuple[State, ...] = ()
 
 
-class Fate(NamedTuple):
+class ReplayOutcome(NamedTuple):
     """How a replay was recorded, and the reason of one that is `dead` again."""
 
     became: Literal["stored", "duplicate", "dead"]
     reason: str = ""
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one dead letter: its `replay`, or why there is none; and the replay's fate, if it is
+class LetterResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one dead letter: its `replay`, or why there is none; and the replay's outcome, if it is
     known.
     """
 
     letter: StoredDeadLetter
     replay: Position | None = None
     problem: str = ""
-    fate: Fate | None = None
+    outcome: ReplayOutcome | None = None
 
 
 class RawProducer(Protocol):
@@ -100,14 +100,14 @@ class RawProducer(Protocol):
         ...
 
 
-class ReplayBook(Protocol):
+class ReplayRecorder(Protocol):
     def record_replays(self, replays: Sequence[tuple[Position, Position]]) -> None:
         """Note from which position each was sent back, and to which. Raises DatabaseError and VaultError."""
         ...
 
 
-class Fates(Protocol):
-    def fates(self, replays: Sequence[Position]) -> Mapping[Position, Fate]:
+class ReplayReader(Protocol):
+    def replay_outcomes(self, replays: Sequence[Position]) -> Mapping[Position, ReplayOutcome]:
         """Of those that are recorded. Raises DatabaseError and VaultError."""
         ...
 
@@ -124,56 +124,56 @@ def refusal(letter: StoredDeadLetter, *, max_replays: int) -> str:
 def replay(
     letters: Sequence[StoredDeadLetter],
     producer: RawProducer,
-    book: ReplayBook,
+    book: ReplayRecorder,
     *,
     max_replays: int = MAX_REPLAYS,
-) -> Iterator[Outcome]:
+) -> Iterator[LetterResult]:
     """Send each back to the topic, and say what became of it, in the order of `letters`.
 
     A replay is noted after its acknowledgement. Killed in between, it is on the topic and not in the book:
     sent once more, it ends as a duplicate. Raises DatabaseError and VaultError.
     """
     for first in range(0, len(letters), _AT_ONCE):
-        outcomes = _send(letters[first : first + _AT_ONCE], producer, max_replays)
+        results = _send(letters[first : first + _AT_ONCE], producer, max_replays)
         try:
-            _note(book, [(one.letter.record.position, one.replay) for one in outcomes if one.replay])
+            _note(book, [(one.letter.record.position, one.replay) for one in results if one.replay])
         except BdlabError:
-            yield from outcomes  # what was sent is said in any case
+            yield from results  # what was sent is said in any case
             raise
-        yield from outcomes
+        yield from results
 
 
-def settle(
-    outcomes: Sequence[Outcome], fates: Fates, *, wait_s: float, stop: threading.Event
-) -> list[Outcome]:
-    """The outcomes with the fates of their replays, as far as a consumer records them within `wait_s` seconds
+def await_replays(
+    results: Sequence[LetterResult], reader: ReplayReader, *, wait_s: float, stop: threading.Event
+) -> list[LetterResult]:
+    """The results with the fates of their replays, as far as a consumer records them within `wait_s` seconds
     and before `stop`. A database that is away meanwhile is asked again. Raises DatabaseError and VaultError.
     """
-    found: dict[Position, Fate] = {}
-    sent = [one.replay for one in outcomes if one.replay]
+    found: dict[Position, ReplayOutcome] = {}
+    sent = [one.replay for one in results if one.replay]
     for _ in tries(wait_s, stop=stop) if sent else ():
         with contextlib.suppress(DatabaseUnavailable):
-            found |= fates.fates([place for place in sent if place not in found])
+            found |= reader.replay_outcomes([place for place in sent if place not in found])
         if len(found) == len(sent):
             break
     return [
-        msgspec.structs.replace(one, fate=found.get(one.replay)) if one.replay else one for one in outcomes
+        msgspec.structs.replace(one, outcome=found.get(one.replay)) if one.replay else one for one in results
     ]
 
 
-def _note(book: ReplayBook, replays: Sequence[tuple[Position, Position]]) -> None:
+def _note(book: ReplayRecorder, replays: Sequence[tuple[Position, Position]]) -> None:
     """Note them, also if the database is away for a moment: what is not noted would be sent once more."""
     wait_for("PostgreSQL", lambda: book.record_replays(replays), timeout_s=_NOTED_WITHIN_S)
 
 
-def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replays: int) -> list[Outcome]:
+def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replays: int) -> list[LetterResult]:
     answers: queue.SimpleQueue[tuple[int, Position | BrokerError]] = queue.SimpleQueue()
-    outcomes: dict[int, Outcome] = {}
+    results: dict[int, LetterResult] = {}
     waiting = 0
     for number, letter in enumerate(letters):
         problem = refusal(letter, max_replays=max_replays)
         if problem:
-            outcomes[number] = Outcome(letter=letter, problem=problem)
+            results[number] = LetterResult(letter=letter, problem=problem)
             continue
         record = letter.record
         try:
@@ -182,17 +182,17 @@ def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replay
             )
             waiting += 1
         except BrokerError as error:
-            outcomes[number] = Outcome(letter=letter, problem=error.message)
+            results[number] = LetterResult(letter=letter, problem=error.message)
     with contextlib.suppress(queue.Empty):
         for _ in range(waiting):
             number, answer = answers.get(timeout=_ANSWER_TIMEOUT_S)
-            outcomes[number] = (
-                Outcome(letter=letters[number], problem=answer.message)
+            results[number] = (
+                LetterResult(letter=letters[number], problem=answer.message)
                 if isinstance(answer, BrokerError)
-                else Outcome(letter=letters[number], replay=answer)
+                else LetterResult(letter=letters[number], replay=answer)
             )
     return [
-        outcomes.get(number, Outcome(letter=letter, problem="the producer never answered"))
+        results.get(number, LetterResult(letter=letter, problem="the producer never answered"))
         for number, letter in enumerate(letters)
     ]
 

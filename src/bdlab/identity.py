@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from bdlab.events import Record
-from bdlab.ledger import Log, LogRange
+from bdlab.ledger import LogPartition, LogRange
 
 ADVICE = (
     "If it is the same log all the same, run `bdlab migrate --adopt-log`; if the broker was restored from an "
@@ -59,7 +59,7 @@ class Knowledge(Protocol):
         ...
 
 
-def match(log: Log, candidates: Iterable[Log]) -> Log | None:
+def match(log: LogPartition, candidates: Iterable[LogPartition]) -> LogPartition | None:
     """The one of `candidates` that `log` is, or may be where a topic id is not known."""
     same = [one for one in candidates if one[:3] == log[:3]]
     exact = next((one for one in same if one.topic_id == log.topic_id), None)

@@ -18,7 +18,7 @@ REPLAY_HEADER = "bdlab-replay-count"
 """Header of a replayed dead letter: how often it was sent back by then, in decimal ASCII."""
 
 
-class Log(NamedTuple):
+class LogPartition(NamedTuple):
     """One partition of one incarnation of a topic: what offsets count in."""
 
     cluster_id: str
@@ -41,8 +41,8 @@ class LogRange(msgspec.Struct, frozen=True, order=True):
     topic_id: str = ""
 
 
-def log_of(place: Position | LogRange) -> Log:
-    return Log(place.cluster_id, place.topic, place.partition, place.topic_id)
+def log_partition(place: Position | LogRange) -> LogPartition:
+    return LogPartition(place.cluster_id, place.topic, place.partition, place.topic_id)
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ class Fence(msgspec.Struct, frozen=True):
     batch.
     """
 
-    log: Log
+    log: LogPartition
     expected: int
     next: int
 
@@ -93,10 +93,10 @@ def fences(batch: Iterable[Entry]) -> list[Fence]:
 
     Offsets of a partition have to ascend without a gap; raises ValueError where they do not.
     """
-    first: dict[Log, int] = {}
-    after: dict[Log, int] = {}
+    first: dict[LogPartition, int] = {}
+    after: dict[LogPartition, int] = {}
     for entry in batch:
-        log = log_of(entry.record.position)
+        log = log_partition(entry.record.position)
         offset = entry.record.position.offset
         first.setdefault(log, offset)
         if after.setdefault(log, offset) != offset:
@@ -140,7 +140,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     `missing`, `twice` and `outside` are bounded; the counts beside them are not.
     """
 
-    log: Log
+    log: LogPartition
     first_offset: int | None
     next_offset: int | None
     closed: bool = False
@@ -174,7 +174,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 class Books(Protocol):
     """Where accounts are read: the database, or its twin."""
 
-    def next_offsets(self) -> Mapping[Log, int]:
+    def next_offsets(self) -> Mapping[LogPartition, int]:
         """How far each partition is recorded, now."""
         ...
 

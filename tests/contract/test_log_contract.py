@@ -14,7 +14,7 @@ from bdlab.events import Headers, Position, Record, decode
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
-from bdlab.ledger import LogRange, log_of
+from bdlab.ledger import LogRange, log_partition
 from bdlab.probes import BrokerState
 from bdlab.static_credentials import StaticCredentials
 from tests.fix_kafka import Acks, Bookmarks, place, read_until
@@ -151,7 +151,7 @@ def test_the_positions_say_where_to_start_and_the_committed_offsets_do_not(syste
     bookmarks = Bookmarks()
     with system.consumer(bookmarks) as consumer:
         records = read_until(consumer.poll, lambda found: len(found) == 300)
-        ends = [log_of(f).at(f.end) for f in system.log_ranges()]
+        ends = [log_partition(f).at(f.end) for f in system.log_ranges()]
         consumer.acknowledge(ends)
     half = [record for record in records if record.position.offset < 20]
     bookmarks.keep(half)
@@ -292,7 +292,7 @@ def test_acknowledged_positions_show_as_lag_only(system: LogSystem) -> None:
 
     with system.consumer(Bookmarks()) as consumer:
         read_until(consumer.poll, lambda found: len(found) == 120)
-        ends = [log_of(f).at(max(f.end - 1, 0)) for f in system.log_ranges()]
+        ends = [log_partition(f).at(max(f.end - 1, 0)) for f in system.log_ranges()]
         consumer.acknowledge(ends)
         consumer.acknowledge([Position("another-cluster", at.topic, at.partition, 0) for at in ends])
         read_until(consumer.poll, lambda _: sum(system.lag().values()) == 6)

@@ -10,7 +10,7 @@ import pytest
 from bdlab.deadletters import DeadLetterFilter
 from bdlab.errors import FenceLost, RowRejected
 from bdlab.identity import Witness
-from bdlab.ledger import Account, Books, DeadLetter, Log, LogRange, Stored
+from bdlab.ledger import Account, Books, DeadLetter, LogPartition, LogRange, Stored
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.store import Store
@@ -19,8 +19,8 @@ from tests.fix_database import Database
 from tests.memory.store import MemoryStore
 from tests.samples import CLUSTER, TOPIC, accepted, at, dead, event, rows
 
-ZERO = Log(CLUSTER, TOPIC, 0)
-ONE = Log(CLUSTER, TOPIC, 1)
+ZERO = LogPartition(CLUSTER, TOPIC, 0)
+ONE = LogPartition(CLUSTER, TOPIC, 1)
 
 
 class System(Protocol):
@@ -77,11 +77,11 @@ def system(request: pytest.FixtureRequest) -> Iterator[System]:
     store.close()
 
 
-def account(system: System, log: Log = ZERO) -> Account:
+def account(system: System, log: LogPartition = ZERO) -> Account:
     return next(found for found in system.books.accounts(limit=10) if found.log == log)
 
 
-def counts(system: System, log: Log = ZERO) -> tuple[int, int, int]:
+def counts(system: System, log: LogPartition = ZERO) -> tuple[int, int, int]:
     found = account(system, log)
     assert found.balanced, found
     return found.stored, found.duplicates, found.dead_letters
@@ -103,7 +103,7 @@ def test_a_batch_advances_each_of_its_partitions(system: System) -> None:
 
 
 def test_incarnations_of_a_log_are_apart(system: System) -> None:
-    again = Log("cluster-b", TOPIC, 0)
+    again = LogPartition("cluster-b", TOPIC, 0)
     system.store.start_offsets([at(0)])
     system.store.store(rows(range(3)))
     assert system.store.start_offsets([at(0, cluster_id="cluster-b")]) == [at(0, cluster_id="cluster-b")]
@@ -117,7 +117,7 @@ def found(topic_id: str, ends: Sequence[int] = (10, 10), start: int = 0) -> list
 
 
 def test_topics_that_were_made_again_are_apart(system: System) -> None:
-    first, second = Log(CLUSTER, TOPIC, 0, "one"), Log(CLUSTER, TOPIC, 0, "two")
+    first, second = LogPartition(CLUSTER, TOPIC, 0, "one"), LogPartition(CLUSTER, TOPIC, 0, "two")
     for log, count in ((first, 3), (second, 2)):
         assert system.store.known(found(log.topic_id)) is None
         assert system.store.start_offsets([log.at(0)]) == [log.at(0)]
@@ -154,7 +154,7 @@ def test_a_log_that_is_proved_gets_its_topic_id_and_keeps_its_rows(system: Syste
     system.store.start_offsets([at(0)])
     system.store.store(rows(range(3)))
     system.store.confirm(found("one"))
-    named = Log(CLUSTER, TOPIC, 0, "one")
+    named = LogPartition(CLUSTER, TOPIC, 0, "one")
     assert system.store.start_offsets([named.at(0)]) == [named.at(3)]
     system.store.store([accepted(named.at(3))])
     assert counts(system, named) == (4, 0, 0)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bdlab.kafka.consumer import Consumer
-from bdlab.kafka.group import release
+from bdlab.kafka.consumer import Consumer, delete_stuck_group
 from bdlab.static_credentials import StaticCredentials
 from tests.brokers import KIND, LocalBroker
 from tests.chaos.advertised import KINDS, Member
@@ -41,7 +40,9 @@ def test_a_group_is_forgotten_at_tansu_alone(cluster_id: str, asked: bool) -> No
     """At Apache Kafka the call can end the process: librdkafka pull request 5397."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(1)
-        release(kafka_login(f"127.0.0.1:{listener.getsockname()[1]}"), cluster_id, client_id="test")
+        delete_stuck_group(
+            kafka_login(f"127.0.0.1:{listener.getsockname()[1]}"), cluster_id, client_id="test"
+        )
         try:
             listener.accept()[0].close()
             connected = True

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bdlab import deadletters
-from bdlab.deadletters import OPEN, DeadLetterFilter, Fate, Outcome, replay, settle
+from bdlab.deadletters import OPEN, DeadLetterFilter, LetterResult, ReplayOutcome, await_replays, replay
 from bdlab.errors import DatabaseUnavailable, Unhealthy
 from bdlab.events import Headers, Position, encode
-from bdlab.ledger import REPLAY_HEADER, Log
+from bdlab.ledger import REPLAY_HEADER, LogPartition
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.retention import Pruned, prune
@@ -52,7 +52,7 @@ class Pipeline:
         assert self.letters.count(DeadLetterFilter(**wanted)) == len(found)  # type: ignore[arg-type]
         return [letter.record.position.offset for letter in found]
 
-    def replay(self, max_replays: int = 3, **wanted: object) -> list[Outcome]:
+    def replay(self, max_replays: int = 3, **wanted: object) -> list[LetterResult]:
         found = self.letters.find(DeadLetterFilter(**wanted), limit=100)  # type: ignore[arg-type]
         with MemoryProducer(self.log, source="/tests") as producer:
             return list(replay(found, producer, self.letters, max_replays=max_replays))
@@ -97,8 +97,8 @@ def test_a_replay_is_stored_once_its_cause_is_mended(pipeline: Pipeline) -> None
     assert pipeline.find() == pipeline.find(sqlstate="23") == pipeline.find(reason="ON_PURPOSE") == [1, 2]
 
     pipeline.database.execute("ALTER TABLE predictions DROP CONSTRAINT on_purpose")
-    outcomes = pipeline.replay()
-    assert [one.replay and one.replay.offset for one in outcomes] == [4, 5]
+    results = pipeline.replay()
+    assert [one.replay and one.replay.offset for one in results] == [4, 5]
     assert [tuple(header) for header in pipeline.log.read(0, 4, 1)[0].headers] == [
         ("traceparent", b"00-aa-bb-01"),
         (REPLAY_HEADER, b"1"),
@@ -119,13 +119,13 @@ def test_a_replay_that_fails_again_counts_on_and_is_guarded(pipeline: Pipeline) 
     pipeline.append("poison")
     for expected in (1, 2, 3):
         pipeline.drain()
-        outcomes = pipeline.replay(states=OPEN)
-        assert [one.problem for one in outcomes] == [""]
+        results = pipeline.replay(states=OPEN)
+        assert [one.problem for one in results] == [""]
         pipeline.drain()
         newest = pipeline.letters.find(DeadLetterFilter(states=OPEN), limit=9)
         assert [letter.replays for letter in newest] == [expected]
-    outcomes = pipeline.replay(states=OPEN)
-    assert [one.problem for one in outcomes] == ["it was replayed 3 times already, and the limit is 3"]
+    results = pipeline.replay(states=OPEN)
+    assert [one.problem for one in results] == ["it was replayed 3 times already, and the limit is 3"]
     assert pipeline.replay(max_replays=4, states=OPEN)[0].replay is not None
     pipeline.drain()
     assert pipeline.verify().verified
@@ -140,8 +140,8 @@ def test_a_replay_that_was_sent_twice_is_a_duplicate(pipeline: Pipeline) -> None
     pipeline.database.execute("ALTER TABLE predictions DROP CONSTRAINT on_purpose")
     first, again = pipeline.replay(), pipeline.replay()
     pipeline.drain()
-    settled = settle([*first, *again], pipeline.letters, wait_s=0, stop=threading.Event())
-    assert [one.fate and one.fate.became for one in settled] == ["stored", "duplicate"]
+    settled = await_replays([*first, *again], pipeline.letters, wait_s=0, stop=threading.Event())
+    assert [one.outcome and one.outcome.became for one in settled] == ["stored", "duplicate"]
     found = pipeline.verify()
     assert found.verified, found.problems
     assert (found.partitions[0].stored, found.partitions[0].duplicates) == (1, 1)
@@ -170,8 +170,8 @@ def test_a_replay_is_noted_once_the_database_is_back(
     pipeline.drain()
     found = pipeline.letters.find(DeadLetterFilter(), limit=9)
     with MemoryProducer(pipeline.log, source="/tests") as producer:
-        (outcome,) = replay(found, producer, ForgetfulBook(pipeline.letters, 2))
-        assert outcome.replay
+        (result,) = replay(found, producer, ForgetfulBook(pipeline.letters, 2))
+        assert result.replay
         assert pipeline.find(states=OPEN) == []
         monkeypatch.setattr(deadletters, "_NOTED_WITHIN_S", 0.0)
         told = replay(found, producer, ForgetfulBook(pipeline.letters, 9))
@@ -193,16 +193,16 @@ def test_a_letter_tells_what_was_done_about_it(pipeline: Pipeline) -> None:
     pipeline.drain()
     assert states() == {0: "open", 2: "open", 3: "open"}
 
-    outcomes = pipeline.replay(offset=0)
+    results = pipeline.replay(offset=0)
     assert states() == {2: "open", 3: "open", 0: "sent"}
     pipeline.drain()
     # One matter is open once, at its newest position, and comes before what is closed.
     assert list(states().items()) == [(2, "open"), (3, "open"), (4, "returned"), (0, "superseded")]
     stop = threading.Event()
-    [told] = settle(outcomes, pipeline.letters, wait_s=5, stop=stop)
-    assert told.fate is not None
-    assert told.fate.became == "dead"
-    assert "on_purpose" in told.fate.reason
+    [told] = await_replays(results, pipeline.letters, wait_s=5, stop=stop)
+    assert told.outcome is not None
+    assert told.outcome.became == "dead"
+    assert "on_purpose" in told.outcome.reason
     [old] = pipeline.letters.find(DeadLetterFilter(offset=0), limit=2)
     assert old.replayed_to == (0, 4)
 
@@ -216,12 +216,15 @@ def test_a_letter_tells_what_was_done_about_it(pipeline: Pipeline) -> None:
         assert reader.state().open_dead_letters == 2
 
     pipeline.database.execute("ALTER TABLE predictions DROP CONSTRAINT on_purpose")
-    outcomes = pipeline.replay(states=OPEN)
+    results = pipeline.replay(states=OPEN)
     stop.set()
-    assert [one.fate for one in settle(outcomes, pipeline.letters, wait_s=60, stop=stop)] == [None, None]
+    assert [one.outcome for one in await_replays(results, pipeline.letters, wait_s=60, stop=stop)] == [
+        None,
+        None,
+    ]
     pipeline.drain()
-    settled = settle(outcomes, pipeline.letters, wait_s=0, stop=stop)
-    assert [one.fate for one in settled] == [Fate("stored"), Fate("stored")]
+    settled = await_replays(results, pipeline.letters, wait_s=0, stop=stop)
+    assert [one.outcome for one in settled] == [ReplayOutcome("stored"), ReplayOutcome("stored")]
     assert states() == {0: "discarded", 2: "stored", 3: "discarded", 4: "stored"}
     assert pipeline.verify().verified
 
@@ -263,8 +266,8 @@ def test_what_the_broker_does_not_take_is_not_noted(pipeline: Pipeline) -> None:
     found = pipeline.letters.find(DeadLetterFilter(), limit=9)
     pipeline.log.online = False
     with MemoryProducer(pipeline.log, source="/tests", delivery_timeout_s=0.05) as producer:
-        outcomes = list(replay(found, producer, pipeline.letters))
-    assert "did not acknowledge" in outcomes[0].problem
+        results = list(replay(found, producer, pipeline.letters))
+    assert "did not acknowledge" in results[0].problem
     assert pipeline.find(states=OPEN) == [0]
 
 
@@ -299,7 +302,7 @@ def test_accounting_survives_pruning(pipeline: Pipeline) -> None:
         pipeline.append()
     pipeline.drain()
     pipeline.age(range(30))
-    log = Log(pipeline.log.cluster_id, pipeline.log.topic, 0)
+    log = LogPartition(pipeline.log.cluster_id, pipeline.log.topic, 0)
     wanted = Pruned(log=log, pruned_to=30, stored=28, duplicates=1, dead_letters=1)
     assert pipeline.prune(dry_run=True) == [wanted]
     assert pipeline.verify().partitions[0].pruned == 0

@@ -265,7 +265,7 @@ def test_a_short_command_that_runs_long_takes_the_newer_user(world: World) -> No
         assert time.monotonic() - began < 120  # nobody had to be waited for
         assert not accepts(former)
         newer = world.login("predict").username
-        until(lambda: (active := producer._keeper.active) is not None and active.login.username == newer)
+        until(lambda: (active := producer._failover.active) is not None and active.login.username == newer)
         producer.publish(event(), acks)
         acks.positions(1)
 

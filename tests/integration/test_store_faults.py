@@ -28,7 +28,7 @@ from bdlab.errors import (
     SchemaOutdated,
     SettingsInvalid,
 )
-from bdlab.ledger import Entry, Log, Stored
+from bdlab.ledger import Entry, LogPartition, Stored
 from bdlab.postgres.connection import ConnectionLimits
 from bdlab.postgres.session import Session
 from bdlab.postgres.store import Store
@@ -40,7 +40,7 @@ from tests.samples import CLUSTER, TOPIC, accepted, at, dead, event, rows
 from tests.waiting import until
 
 T = TypeVar("T")
-ZERO = Log(CLUSTER, TOPIC, 0)
+ZERO = LogPartition(CLUSTER, TOPIC, 0)
 
 TRIGGER = """
 CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS

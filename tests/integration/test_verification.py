@@ -11,7 +11,7 @@ from psycopg2 import sql
 
 from bdlab.errors import BrokerUnavailable
 from bdlab.events import encode
-from bdlab.ledger import Log
+from bdlab.ledger import LogPartition
 from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.store import Store
@@ -93,7 +93,7 @@ def test_deleted_rows_are_named(pipeline: Pipeline, offsets: Sequence[int], show
 
 
 def test_deleted_rows_are_named_by_id_where_the_broker_still_has_them(pipeline: Pipeline) -> None:
-    def identify(log: Log, offsets: Sequence[int]) -> dict[int, str]:
+    def identify(log: LogPartition, offsets: Sequence[int]) -> dict[int, str]:
         records = {one.position.offset: one for one in pipeline.log.read(log.partition, 0, 100)}
         return {offset: (records[offset].key or b"").decode() for offset in offsets}
 

@@ -14,7 +14,7 @@ import pytest
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerUnavailable, SettingsInvalid
 from bdlab.health.remote import api_check
-from bdlab.kafka.connection import client_config, why_not_reached
+from bdlab.kafka.connection import client_config, unreachable_hint
 from bdlab.reachability import wrong_scheme
 from bdlab.settings import KafkaSettings, Secret, SecurityProtocol, VaultSettings
 from bdlab.stack.tls import TlsFolder
@@ -93,7 +93,7 @@ def test_nobody_there_is_no_wrong_scheme() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert wrong_scheme(f"https://127.0.0.1:{port}") == ""
-    assert why_not_reached(KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}")) == ""
+    assert unreachable_hint(KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}")) == ""
 
 
 def test_a_wrong_security_protocol_is_named(secured: Callable[[socket.socket], None]) -> None:
@@ -106,14 +106,14 @@ def test_a_wrong_security_protocol_is_named(secured: Callable[[socket.socket], N
     ):
         with listening(answer) as port:
             servers = f"127.0.0.1:{port}"
-            why = why_not_reached(KafkaSettings(bootstrap_servers=servers, security_protocol=protocol))
+            why = unreachable_hint(KafkaSettings(bootstrap_servers=servers, security_protocol=protocol))
         assert why == (
             f"{servers} speaks {spoken}, and kafka.security_protocol is {protocol}." if spoken else ""
         )
 
 
 def test_a_name_that_cannot_be_resolved_is_named() -> None:
-    why = why_not_reached(KafkaSettings(bootstrap_servers="no-such-host.invalid:9092"))
+    why = unreachable_hint(KafkaSettings(bootstrap_servers="no-such-host.invalid:9092"))
     assert why == "The name no-such-host.invalid cannot be resolved: check kafka.bootstrap_servers."
 
 

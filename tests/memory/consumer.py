@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from bdlab.errors import BrokerError, BrokerUnavailable
 from bdlab.events import Position, Record
 from bdlab.identity import Prove
-from bdlab.ledger import log_of
+from bdlab.ledger import log_partition
 from tests.memory.log import MemoryLog
 
 
@@ -126,7 +126,8 @@ class MemoryConsumer:
         if self._prove is not None:
             refused = self._prove(list(ranges.values()), self._look)
         first = [
-            log_of(ranges[number]).at(ranges[number].start) for number in sorted(assigned - refused.keys())
+            log_partition(ranges[number]).at(ranges[number].start)
+            for number in sorted(assigned - refused.keys())
         ]
         starts = {position.partition: position.offset for position in self._positions(first)}
         with self._log.changed:

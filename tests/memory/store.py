@@ -14,12 +14,12 @@ from bdlab.ledger import (
     DeadLetter,
     Entry,
     Gap,
-    Log,
+    LogPartition,
     LogRange,
     Sighting,
     Stored,
     fences,
-    log_of,
+    log_partition,
 )
 
 _ROW = ["predictions"]
@@ -39,9 +39,9 @@ class MemoryStore:
         self.predictions: dict[UUID, tuple[Position, PredictionEvent]] = {}
         self.duplicates: dict[Position, UUID] = {}
         self.dead_letters: dict[Position, DeadLetter] = {}
-        self.first: dict[Log, int] = {}
-        self.next: dict[Log, int] = {}
-        self.end_seen: dict[Log, int] = {}
+        self.first: dict[LogPartition, int] = {}
+        self.next: dict[LogPartition, int] = {}
+        self.end_seen: dict[LogPartition, int] = {}
 
     def open(self) -> None:
         self._fail()
@@ -51,33 +51,35 @@ class MemoryStore:
 
     def known(self, ranges: Sequence[LogRange]) -> Known | None:
         self._fail()
-        held = match(log_of(ranges[0]), [log._replace(partition=ranges[0].partition) for log in self.first])
+        held = match(
+            log_partition(ranges[0]), [log._replace(partition=ranges[0].partition) for log in self.first]
+        )
         if held is None:
             return None
         witnesses: dict[int, Witness] = {}
         for at, tables in sorted(self._recorded().items(), key=lambda item: item[0].offset):
             found = next((one for one in ranges if one.partition == at.partition), None)
-            if found is None or log_of(at) != held._replace(partition=at.partition):
+            if found is None or log_partition(at) != held._replace(partition=at.partition):
                 continue
             if found.start <= at.offset < found.end:
                 letter = self.dead_letters[at].record if "dead_letters" in tables else None
                 witnesses[at.partition] = (
                     Witness(offset=at.offset, key=letter.key, value=letter.value)
                     if letter is not None
-                    else Witness(offset=at.offset, id=self._ids(log_of(at), at.offset)[0])
+                    else Witness(offset=at.offset, id=self._ids(log_partition(at), at.offset)[0])
                 )
         recorded = any(self.next[log] > first for log, first in self.first.items() if log[:2] == held[:2])
         return Known(topic_id=held.topic_id, recorded=recorded, witnesses=witnesses)
 
     def confirm(self, ranges: Sequence[LogRange]) -> None:
         self._fail()
-        cluster_id, topic, _, topic_id = log_of(ranges[0])
+        cluster_id, topic, _, topic_id = log_partition(ranges[0])
 
-        def named(log: Log) -> Log:
+        def named(log: LogPartition) -> LogPartition:
             return log._replace(topic_id=topic_id) if log == (cluster_id, topic, log.partition, "") else log
 
         def at(position: Position) -> Position:
-            return named(log_of(position)).at(position.offset)
+            return named(log_partition(position)).at(position.offset)
 
         for kept in (self.first, self.next, self.end_seen):
             renamed = {named(log): offset for log, offset in kept.items()}
@@ -90,13 +92,13 @@ class MemoryStore:
     def start_offsets(self, assigned: Sequence[Position]) -> list[Position]:
         self._fail()
         for position in assigned:
-            log = log_of(position)
+            log = log_partition(position)
             self.first.setdefault(log, position.offset)
             self.next.setdefault(log, position.offset)
             self.end_seen.setdefault(log, position.offset)
-        return [log_of(position).at(self.next[log_of(position)]) for position in assigned]
+        return [log_partition(position).at(self.next[log_partition(position)]) for position in assigned]
 
-    def store(self, batch: Sequence[Entry], *, ends: Mapping[Log, int] | None = None) -> Stored:
+    def store(self, batch: Sequence[Entry], *, ends: Mapping[LogPartition, int] | None = None) -> Stored:
         self._fail()
         advance = fences(batch)
         accepted = [entry for entry in batch if isinstance(entry, Accepted)]
@@ -128,22 +130,22 @@ class MemoryStore:
         self.commits += 1
         return Stored(rows=rows, duplicates=duplicates, dead_letters=letters)
 
-    def next_offsets(self) -> Mapping[Log, int]:
+    def next_offsets(self) -> Mapping[LogPartition, int]:
         self._fail()
         return dict(self.next)
 
     def accounts(self, *, limit: int) -> Sequence[Account]:
         self._fail()
         recorded = self._recorded()
-        logs = sorted(self.first.keys() | {log_of(position) for position in recorded})
+        logs = sorted(self.first.keys() | {log_partition(position) for position in recorded})
         return [
             self._account(
-                log, {at.offset: tables for at, tables in recorded.items() if log_of(at) == log}, limit
+                log, {at.offset: tables for at, tables in recorded.items() if log_partition(at) == log}, limit
             )
             for log in logs
         ]
 
-    def _account(self, log: Log, recorded: Mapping[int, list[str]], limit: int) -> Account:
+    def _account(self, log: LogPartition, recorded: Mapping[int, list[str]], limit: int) -> Account:
         first, following = self.first.get(log), self.next.get(log)
         inside = {offset for offset in recorded if (first or 0) <= offset < (following or 0)}
         outside = [
@@ -188,7 +190,7 @@ class MemoryStore:
             found.setdefault(position, []).append("dead_letters")
         return found
 
-    def _ids(self, log: Log, offset: int) -> tuple[str, ...]:
+    def _ids(self, log: LogPartition, offset: int) -> tuple[str, ...]:
         position = log.at(offset)
         ids = {str(key) for key, (at, _) in self.predictions.items() if at == position}
         if position in self.duplicates:

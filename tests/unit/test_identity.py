@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bdlab.events import Record
 from bdlab.identity import Known, Witness, match, refusals
-from bdlab.ledger import Log, LogRange
+from bdlab.ledger import LogPartition, LogRange
 from tests.samples import at
 
 IDS = st.sampled_from(["", "one", "two"])
@@ -90,12 +90,12 @@ def test_a_dead_letter_is_compared_with_key_and_value(
     assert Witness(offset=0, key=b"k", value=b"\xff").matches(Record(at(0), key, value)) is same
 
 
-LOGS = st.builds(Log, st.sampled_from("ab"), st.just("t"), st.integers(0, 1), IDS)
+LOGS = st.builds(LogPartition, st.sampled_from("ab"), st.just("t"), st.integers(0, 1), IDS)
 
 
 @given(LOGS, st.lists(LOGS))
 def test_a_log_is_matched_by_its_id_and_by_its_words_only_where_an_id_is_unknown(
-    log: Log, candidates: list[Log]
+    log: LogPartition, candidates: list[LogPartition]
 ) -> None:
     found = match(log, candidates)
     if log in candidates:

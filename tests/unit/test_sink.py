@@ -24,7 +24,7 @@ from bdlab.errors import (
     VaultUnavailable,
 )
 from bdlab.events import Position, Record, encode
-from bdlab.ledger import Entry, Log, Stored
+from bdlab.ledger import Entry, LogPartition, Stored
 from bdlab.settings import SinkSettings
 from bdlab.sink import LagWatch, Monitor, Sink, SinkMetrics
 from tests.memory.consumer import MemoryConsumer
@@ -92,7 +92,7 @@ class Watched(MemoryStore):
         self.tries: list[list[int]] = []
         self.changed = threading.Condition()
 
-    def store(self, batch: Sequence[Entry], *, ends: Mapping[Log, int] | None = None) -> Stored:
+    def store(self, batch: Sequence[Entry], *, ends: Mapping[LogPartition, int] | None = None) -> Stored:
         with self.changed:
             self.tries.append([entry.record.position.offset for entry in batch])
             self.changed.notify_all()
@@ -183,7 +183,7 @@ def test_a_lost_fence_reads_again_from_what_is_stored() -> None:
     class Forgetful(Watched):
         lost = False
 
-        def store(self, batch: Sequence[Entry], *, ends: Mapping[Log, int] | None = None) -> Stored:
+        def store(self, batch: Sequence[Entry], *, ends: Mapping[LogPartition, int] | None = None) -> Stored:
             stored = super().store(batch, ends=ends)
             if not self.lost:
                 self.lost = True
@@ -203,7 +203,7 @@ def test_a_rival_that_stored_the_batch_first_wins() -> None:
     ids = fill(log, 80)
 
     class Raced(Watched):
-        def store(self, batch: Sequence[Entry], *, ends: Mapping[Log, int] | None = None) -> Stored:
+        def store(self, batch: Sequence[Entry], *, ends: Mapping[LogPartition, int] | None = None) -> Stored:
             if not self.tries:
                 super().store(batch[:30], ends=ends)  # the rival
                 raise FenceLost("somebody was here")
@@ -300,7 +300,7 @@ def test_a_topic_that_is_made_again_is_stored_beside_the_old_one() -> None:
             store.wait(before + 60)
     assert balanced(store)
     assert len({where.topic_id for where in store.next}) == 3
-    log.topic_id, where = "", Log(log.cluster_id, log.topic, 0)
+    log.topic_id, where = "", LogPartition(log.cluster_id, log.topic, 0)
     store = Watched()
     store.first, store.next = {where: 0}, {where: 5}
     sink = Sink(store, QUICK)
@@ -412,8 +412,8 @@ def test_the_monitor_serves_metrics_and_liveness() -> None:
     with MemoryConsumer(log, positions=sink.positions) as consumer:
         sink.run(consumer, threading.Event(), until_idle=True)
 
-    def ends() -> dict[Log, int]:
-        return {Log(one.cluster_id, one.topic, one.partition): one.end for one in log.log_ranges()}
+    def ends() -> dict[LogPartition, int]:
+        return {LogPartition(one.cluster_id, one.topic, one.partition): one.end for one in log.log_ranges()}
 
     fill(log, 4)
     LagWatch(sink, metrics, ends).look()

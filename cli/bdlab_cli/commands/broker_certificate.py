@@ -64,7 +64,7 @@ def broker_certificate(
             files.write(issued, host, ttl_s=ttl_s)
             terminal.echo(f"broker certificate: issued for {', '.join(host)}, good for {ttl_s} s")
         if admin_servers:
-            from bdlab.kafka.reload import reload_certificates
+            from bdlab.kafka.broker_admin import reload_certificates
             from bdlab_cli.wiring.broker_admin import administrator
 
             brokers = reload_certificates(administrator(session, session.kafka(), admin_servers))

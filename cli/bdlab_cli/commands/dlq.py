@@ -16,7 +16,7 @@ from bdlab_cli.wiring.session import load_settings, open_session
 from bdlab_cli.wiring.signals import stop_on_signal
 
 if TYPE_CHECKING:
-    from bdlab.deadletters import DeadLetterFilter, Outcome, State, StoredDeadLetter
+    from bdlab.deadletters import DeadLetterFilter, LetterResult, State, StoredDeadLetter
     from bdlab.postgres.deadletters import DeadLetters
     from bdlab.vault.session import VaultSession
 
@@ -159,7 +159,7 @@ def replay(
     states: tuple[State, ...] = ("open", "returned", "sent") if again else ("open",)
     wanted = _filter(partition, cluster, reason, sqlstate, since, until, states, offset=offset)
     with stop_on_signal() as stop, _opened(startup_timeout, stop) as (session, letters):
-        found, outcomes = _chosen(letters, positions, wanted, limit, again=again)
+        found, results = _chosen(letters, positions, wanted, limit, again=again)
         more = 0 if positions else letters.count(wanted) - len(found)
         returned = 0 if again or positions else letters.count(_with_states(wanted, ("returned",)))
         if stop.is_set():
@@ -168,19 +168,21 @@ def replay(
             if dry_run:
                 for letter in found:
                     problem = deadletters.refusal(letter, max_replays=max_replays)
-                    outcomes.append(deadletters.Outcome(letter=letter, problem=problem))
+                    results.append(deadletters.LetterResult(letter=letter, problem=problem))
             elif found:
                 with Producer(session, client_id="bdlab-dlq", source="/bdlab/dlq") as producer:
-                    outcomes.extend(deadletters.replay(found, producer, letters, max_replays=max_replays))
-                outcomes = deadletters.settle(outcomes, letters, wait_s=wait, stop=stop)
+                    results.extend(deadletters.replay(found, producer, letters, max_replays=max_replays))
+                results = deadletters.await_replays(results, letters, wait_s=wait, stop=stop)
         finally:  # what was sent is said in any case
             done = f"sent back{f', not recorded within {wait:g} s' if wait else ''}"
-            _report(outcomes, "to be sent back" if dry_run else done, "not sent back", as_json=as_json)
+            _report(results, "to be sent back" if dry_run else done, "not sent back", as_json=as_json)
     if returned:
         terminal.echo(f"{returned} came back dead from a replay before: --again sends them again", err=True)
     _tell_of_more(more, limit)
     unsettled = wait > 0 and not dry_run
-    if any(one.problem or (unsettled and not (one.fate and one.fate.became != "dead")) for one in outcomes):
+    if any(
+        one.problem or (unsettled and not (one.outcome and one.outcome.became != "dead")) for one in results
+    ):
         raise typer.Exit(_COULD_NOT)
 
 
@@ -207,7 +209,7 @@ def discard(
     They stay dead letters to `verify`, and are no longer open to `list`, `replay` and `status`. Exit code 1:
     some were closed already, and it is said how.
     """
-    from bdlab.deadletters import OPEN, Outcome
+    from bdlab.deadletters import OPEN, LetterResult
     from bdlab.errors import InvalidInput
 
     if not because.strip():
@@ -215,38 +217,38 @@ def discard(
     _require_choice(positions, everything, cluster, (partition, reason, sqlstate, since, until))
     wanted = _filter(partition, cluster, reason, sqlstate, since, until, (*OPEN, "sent"))
     with _opened(startup_timeout) as (_, letters):
-        found, outcomes = _chosen(letters, positions, wanted, limit, again=True)
+        found, results = _chosen(letters, positions, wanted, limit, again=True)
         more = 0 if positions else letters.count(wanted) - len(found)
         if not dry_run:
             letters.discard([letter.record.position for letter in found], because=because)
-    outcomes += [Outcome(letter=letter) for letter in found]
-    _report(outcomes, "to be discarded" if dry_run else "discarded", "not discarded", as_json=as_json)
+    results += [LetterResult(letter=letter) for letter in found]
+    _report(results, "to be discarded" if dry_run else "discarded", "not discarded", as_json=as_json)
     _tell_of_more(more, limit)
-    if any(one.problem for one in outcomes):
+    if any(one.problem for one in results):
         raise typer.Exit(_COULD_NOT)
 
 
 def _chosen(
     letters: DeadLetters, positions: list[str] | None, wanted: DeadLetterFilter, limit: int, *, again: bool
-) -> tuple[list[StoredDeadLetter], list[Outcome]]:
-    """The letters to deal with, and outcomes of those that were named and are closed. Raises InvalidInput."""
-    from bdlab.deadletters import Outcome
+) -> tuple[list[StoredDeadLetter], list[LetterResult]]:
+    """The letters to deal with, and results of those that were named and are closed. Raises InvalidInput."""
+    from bdlab.deadletters import LetterResult
     from bdlab_cli.output.dead_letters import at_place, closed
 
     if not positions:
         return letters.find(wanted, limit=limit), []
     named = [at_place(letters, written, wanted.cluster_id) for written in dict.fromkeys(positions)]
-    refused = [Outcome(letter=one, problem=why) for one in named if (why := closed(one, again=again))]
+    refused = [LetterResult(letter=one, problem=why) for one in named if (why := closed(one, again=again))]
     return [one for one in named if not closed(one, again=again)], refused
 
 
-def _report(outcomes: list[Outcome], done: str, not_done: str, *, as_json: bool) -> None:
+def _report(results: list[LetterResult], done: str, not_done: str, *, as_json: bool) -> None:
     """Print what became of each, and how many of each kind; `done` is said of what went well."""
     from collections import Counter
 
     from bdlab_cli.output.dead_letters import report
 
-    kinds = Counter(report(outcome, done, not_done, as_json=as_json) for outcome in outcomes)
+    kinds = Counter(report(result, done, not_done, as_json=as_json) for result in results)
     terminal.echo(", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing to do", err=True)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bdlab.deadletters import OPEN, DeadLetterFilter, Outcome, StoredDeadLetter
+from bdlab.deadletters import OPEN, DeadLetterFilter, LetterResult, StoredDeadLetter
 from bdlab.errors import InvalidInput
 from bdlab.events import Position
 from bdlab_cli.output import terminal
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bdlab.postgres.deadletters import DeadLetters
 
 _SHOWN_BYTES = 2000
-_FATES = {"stored": "stored", "duplicate": "a duplicate of what is stored", "dead": "dead again"}
+_OUTCOMES = {"stored": "stored", "duplicate": "a duplicate of what is stored", "dead": "dead again"}
 _PLACE = re.compile(r"(\d{1,9})/(\d{1,18})", re.ASCII)
 
 
@@ -146,16 +146,16 @@ def content(letter: StoredDeadLetter) -> dict[str, Any]:
     }
 
 
-def report(outcome: Outcome, done: str, not_done: str, *, as_json: bool) -> str:
+def report(result: LetterResult, done: str, not_done: str, *, as_json: bool) -> str:
     """Print what became of one, which is `done` if nothing else is known; the word for it."""
-    at, new, fate = outcome.letter.record.position, outcome.replay, outcome.fate
-    kind = not_done if outcome.problem else _FATES[fate.became] if fate else done
+    at, new, outcome = result.letter.record.position, result.replay, result.outcome
+    kind = not_done if result.problem else _OUTCOMES[outcome.became] if outcome else done
     if as_json:
-        fields = {"position": at, "replay": new, "problem": outcome.problem}
-        fields |= {"became": fate and fate.became, "reason": fate.reason if fate else ""}
+        fields = {"position": at, "replay": new, "problem": result.problem}
+        fields |= {"became": outcome and outcome.became, "reason": outcome.reason if outcome else ""}
         terminal.echo_json(msgspec.to_builtins(fields))
     else:
-        why = outcome.problem or (escaped(fate.reason) if fate else "")
+        why = result.problem or (escaped(outcome.reason) if outcome else "")
         moved = f"now {place(new)}, " if new else ""
         terminal.echo(f"{place(at)}: {moved}{kind}{f': {why}' if why else ''}")
     return kind

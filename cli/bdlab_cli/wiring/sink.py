@@ -10,7 +10,7 @@ import structlog
 from bdlab.errors import SchemaOutdated, TopicMissing
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.consumer import Consumer
-from bdlab.ledger import Log, log_of
+from bdlab.ledger import LogPartition, log_partition
 from bdlab.postgres.store import Store
 from bdlab.retry import AWAY, wait_for
 from bdlab.sink import LagWatch, Monitor, Sink, SinkMetrics
@@ -41,8 +41,8 @@ def run_sink(session: VaultSession, stop: threading.Event, *, until_idle: bool, 
             )
         admin = opened.enter_context(Admin(session, client_id="bdlab-consume-lag"))
 
-        def ends() -> dict[Log, int]:
-            return {log_of(found): found.end for found in admin.log_ranges()}
+        def ends() -> dict[LogPartition, int]:
+            return {log_partition(found): found.end for found in admin.log_ranges()}
 
         wait_for(
             "PostgreSQL with its schema",

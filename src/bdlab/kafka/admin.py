@@ -21,13 +21,13 @@ from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
 from bdlab.events import Record
 from bdlab.identity import Look
-from bdlab.kafka.admin_futures import answers, seconds_left
-from bdlab.kafka.assignment import looker
+from bdlab.kafka.admin_futures import await_results, seconds_left
+from bdlab.kafka.assignment import record_lookup
 from bdlab.kafka.connection import client_config, fetch_metadata
-from bdlab.kafka.log_reader import Reader, committed_offsets, reader, reported_ranges, true_ends
+from bdlab.kafka.log_reader import LogReader, committed_offsets, reader, reported_ranges, true_ends
 from bdlab.kafka.records import messages_at
-from bdlab.kafka.topicid import TopicIds
-from bdlab.ledger import Log, LogRange
+from bdlab.kafka.topic_ids import TopicIds
+from bdlab.ledger import LogPartition, LogRange
 from bdlab.probes import BrokerState
 from bdlab.retry import tries
 
@@ -41,7 +41,7 @@ _LOOK_AGAIN_S = 0.02
 _T = TypeVar("_T")
 
 
-class TopicOutcome(msgspec.Struct, frozen=True):
+class EnsuredTopic(msgspec.Struct, frozen=True):
     """What `ensure_topic` found or made. `warning` says where it is not as the settings want it."""
 
     topic: str
@@ -64,7 +64,7 @@ class Admin:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._login: KafkaLogin | None = None
-        self._client: Reader | None = None
+        self._client: LogReader | None = None
         self._ids: TopicIds | None = None
 
     def __enter__(self) -> Admin:
@@ -82,7 +82,7 @@ class Admin:
         if client is not None:
             client.close()
 
-    def _reader(self, login: KafkaLogin) -> Reader:
+    def _reader(self, login: KafkaLogin) -> LogReader:
         """The reading client, made anew where the login is another one by now."""
         if login is not self._login or self._client is None:
             self._drop()
@@ -90,7 +90,7 @@ class Admin:
             self._login = login
         return self._client
 
-    def _asking(self, question: Callable[[KafkaLogin, Reader, float], _T]) -> _T:
+    def _asking(self, question: Callable[[KafkaLogin, LogReader, float], _T]) -> _T:
         """Put a question to the reading client."""
         return self._trying(lambda login, deadline: question(login, self._reader(login), deadline))
 
@@ -119,13 +119,13 @@ class Admin:
         """Start and true end of each partition. Raises BrokerUnavailable, BrokerRefused or TopicMissing."""
         return self._asking(self._ranges)
 
-    def keys_at(self, where: Log, offsets: Sequence[int]) -> dict[int, str]:
+    def keys_at(self, where: LogPartition, offsets: Sequence[int]) -> dict[int, str]:
         """The keys of these records as text, as far as the broker still has them; none of another log.
 
         Raises BrokerError.
         """
 
-        def ask(login: KafkaLogin, client: Reader, deadline: float) -> dict[int, str]:
+        def ask(login: KafkaLogin, client: LogReader, deadline: float) -> dict[int, str]:
             if str(self._metadata(login, client, deadline).cluster_id) != where.cluster_id:
                 return {}
             found = {}
@@ -143,7 +143,7 @@ class Admin:
 
         def look(places: Mapping[int, int]) -> Mapping[int, Record]:
             return self._asking(
-                lambda _, client, deadline: looker(client, found, seconds_left(deadline))(places)
+                lambda _, client, deadline: record_lookup(client, found, seconds_left(deadline))(places)
             )
 
         return look
@@ -165,7 +165,7 @@ class Admin:
                 problem=error.message,
             )
 
-    def _state(self, login: KafkaLogin, client: Reader, deadline: float) -> BrokerState:
+    def _state(self, login: KafkaLogin, client: LogReader, deadline: float) -> BrokerState:
         server = login.server
         metadata = self._metadata(login, client, deadline)
         found = metadata.topics.get(server.topic)
@@ -188,12 +188,12 @@ class Admin:
             problem=problem,
         )
 
-    def _metadata(self, login: KafkaLogin, client: Reader | AdminClient, deadline: float) -> Any:
+    def _metadata(self, login: KafkaLogin, client: LogReader | AdminClient, deadline: float) -> Any:
         left = seconds_left(deadline)
         return fetch_metadata(client, server=login.server, timeout_s=left)
 
     def _ranges(
-        self, login: KafkaLogin, client: Reader, deadline: float, metadata: Any = None
+        self, login: KafkaLogin, client: LogReader, deadline: float, metadata: Any = None
     ) -> list[LogRange]:
         topic = login.server.topic
         metadata = metadata or self._metadata(login, client, deadline)
@@ -213,7 +213,7 @@ class Admin:
             for partition, (low, _) in reported.items()
         ]
 
-    def _lag(self, login: KafkaLogin, client: Reader, deadline: float, metadata: Any) -> dict[int, int]:
+    def _lag(self, login: KafkaLogin, client: LogReader, deadline: float, metadata: Any) -> dict[int, int]:
         metadata = metadata or self._metadata(login, client, deadline)
         server, read = login.server, {}
         if topic := metadata.topics.get(server.topic):
@@ -227,7 +227,7 @@ class Admin:
             for found in ranges
         }
 
-    def ensure_topic(self) -> TopicOutcome:
+    def ensure_topic(self) -> EnsuredTopic:
         """Create the topic where it is missing, with the settings' partitions and replication factor.
 
         An existing topic is left as it is. Raises BrokerError where it is compacted, since its offsets would
@@ -235,7 +235,7 @@ class Admin:
         """
         return self._trying(self._ensure)
 
-    def _ensure(self, login: KafkaLogin, deadline: float) -> TopicOutcome:
+    def _ensure(self, login: KafkaLogin, deadline: float) -> EnsuredTopic:
         server = login.server
         admin = AdminClient(client_config(login, client_id=self._client_id))
         found = self._metadata(login, admin, deadline).topics.get(server.topic)
@@ -243,7 +243,7 @@ class Admin:
             created = self._create(admin, login, deadline)
             found = self._await_topic(login, admin, deadline)
             if created:
-                return TopicOutcome(server.topic, created=True, partitions=server.partitions)
+                return EnsuredTopic(server.topic, created=True, partitions=server.partitions)
         self._refuse_compaction(admin, server.topic, deadline)
         partitions = len(found.partitions)
         warning = ""
@@ -252,7 +252,7 @@ class Admin:
                 f"topic {server.topic!r} has {partitions} partitions, the settings say "
                 f"{server.partitions}: left as it is"
             )
-        return TopicOutcome(server.topic, created=False, partitions=partitions, warning=warning)
+        return EnsuredTopic(server.topic, created=False, partitions=partitions, warning=warning)
 
     def _create(self, admin: AdminClient, login: KafkaLogin, deadline: float) -> bool:
         """False where another one was faster."""
@@ -269,7 +269,7 @@ class Admin:
             return {f"creating topic {server.topic!r}": futures[server.topic]}
 
         try:
-            answers(ask, seconds_left(deadline))
+            await_results(ask, seconds_left(deadline))
         except BrokerError as error:
             cause = error.__cause__
             if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
@@ -301,7 +301,7 @@ class Admin:
         # The topic is there: one broker has listed it. The one that is asked may be a moment behind.
         behind = (KafkaError.UNKNOWN_TOPIC_OR_PART,)
         try:
-            (config,) = answers(ask, seconds_left(deadline), passing=behind)
+            (config,) = await_results(ask, seconds_left(deadline), retriable=behind)
         except BrokerRefused as error:
             log.warning("whether the topic is compacted cannot be told", problem=error.message)
             return

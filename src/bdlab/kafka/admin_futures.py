@@ -22,20 +22,20 @@ LEAST_S = 0.1
 """The shortest time-out to give librdkafka, which takes 0 or less for none at all in places."""
 
 #: One broker of several may be dead, frozen or starting: another, or itself in a moment, will answer.
-_GONE = {BROKER_GONE, TRANSPORT, TIMED_OUT, KafkaError.NOT_CONTROLLER, KafkaError.REQUEST_TIMED_OUT}
+_RETRIABLE = {BROKER_GONE, TRANSPORT, TIMED_OUT, KafkaError.NOT_CONTROLLER, KafkaError.REQUEST_TIMED_OUT}
 
 
-def answers(
+def await_results(
     ask: Callable[[float], Mapping[str, Future[_T]]],
     timeout_s: float,
     *,
-    passing: Collection[int] = (),
+    retriable: Collection[int] = (),
 ) -> list[_T]:
     """What the broker answers within `timeout_s` seconds to the questions that `ask` puts.
 
     `ask` gets the seconds that are left, and names each question for an error's text ("creating topic 'x'").
     It is called again where the broker went away before it had answered, and at an error whose code is in
-    `passing`; so its questions have to bear being put twice. Raises BrokerError.
+    `retriable`; so its questions have to bear being put twice. Raises BrokerError.
     """
     last: BrokerError  # there is at least one try
     for left_s in tries(timeout_s, first_s=_PAUSE_S):
@@ -44,7 +44,7 @@ def answers(
             return [_answer(future, wait_s, doing) for doing, future in ask(wait_s).items()]
         except BrokerError as error:
             cause = error.__cause__
-            if not (isinstance(cause, KafkaException) and cause.args[0].code() in {*_GONE, *passing}):
+            if not (isinstance(cause, KafkaException) and cause.args[0].code() in {*_RETRIABLE, *retriable}):
                 raise
             last = error
     raise last

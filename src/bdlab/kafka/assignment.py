@@ -15,7 +15,7 @@ from bdlab.identity import ADVICE, Look, Prove
 from bdlab.kafka.connection import fetch_metadata
 from bdlab.kafka.log_reader import reader, reported_ranges, true_ends
 from bdlab.kafka.records import messages_at
-from bdlab.ledger import LogRange, log_of
+from bdlab.ledger import LogRange, log_partition
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ class Assignment:
         self.partitions = partitions
         self.started = not partitions
         self.stopped: dict[int, str] = {}
-        self.held: list[Record] = []
+        self.unconfirmed: list[Record] = []
         """Read, and not yet known to be of the topic that this was started for."""
         self._next: dict[int, int] = {}
         self._ended: set[int] = set()
@@ -43,7 +43,7 @@ class Assignment:
     def restart(self) -> None:
         """Forget how far it was read: start positions have to be asked for again."""
         self.started = not self.partitions
-        self.held = []
+        self.unconfirmed = []
         self.stopped.clear()
         self._next.clear()
         self._ended.clear()
@@ -109,14 +109,14 @@ def _headers(message: Message) -> Headers:
         return ((UNREADABLE_HEADERS, None),)
 
 
-def looker(client: Client, found: LogRange, timeout_s: float) -> Look:
+def record_lookup(client: Client, found: LogRange, timeout_s: float) -> Look:
     """Look up records of the topic of `found` with `client`, one of `ends.reader()`."""
 
     def look(places: Mapping[int, int]) -> dict[int, Record]:
         if not places:
             return {}
         messages = messages_at(client, found.topic, places, timeout_s)
-        log = log_of(found)
+        log = log_partition(found)
         return {
             partition: record_of(message, log._replace(partition=partition).at(places[partition]))
             for partition, message in messages.items()
@@ -153,7 +153,7 @@ def ask_starts(  # noqa: PLR0917 - one caller, which has just these
                 LogRange(cluster_id, topic, partition, low, end, topic_id)
                 for partition, (low, end) in reported_ranges(client, topic, every, ASK_TIMEOUT_S).items()
             ]
-            refused = prove(ranges, looker(scout, ranges[0], ASK_TIMEOUT_S))
+            refused = prove(ranges, record_lookup(scout, ranges[0], ASK_TIMEOUT_S))
         log_range = reported_ranges(client, topic, assignment.partitions, ASK_TIMEOUT_S)
         answer = positions(
             [

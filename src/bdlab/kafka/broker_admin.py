@@ -14,6 +14,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
     AclOperation,
     AclPermissionType,
     AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
     ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
@@ -25,8 +28,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 from bdlab import services
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused
-from bdlab.kafka.admin_futures import answers, seconds_left
-from bdlab.kafka.connection import AUTHENTICATION, broker_error, client_config
+from bdlab.kafka.admin_futures import await_results, seconds_left
+from bdlab.kafka.connection import AUTHENTICATION, broker_error, client_config, fetch_metadata
 from bdlab.retry import tries
 from bdlab.settings import KafkaSettings
 
@@ -36,6 +39,10 @@ _SSL = KafkaError._SSL  # noqa: SLF001
 _CLIENT_ID = "bdlab-migrate"
 _TIMEOUT_S = 15.0
 _POLL_S = 0.05
+#: With any change of its own settings, even to the value that they have, a broker looks whether the files of
+#: its certificates are others than those that it read. This one says what is so anyway.
+_RELOAD_SETTING, _RELOAD_VALUE = "listener.name.internal.ssl.keystore.type", "PEM"
+
 
 #: The least that Kafka takes. The passwords are long and random: guessing is hopeless at any count.
 _ITERATIONS = 4096
@@ -110,6 +117,30 @@ def accepts(login: KafkaLogin) -> bool:
     return True
 
 
+def reload_certificates(admin_login: KafkaLogin) -> list[int]:
+    """Have every broker read its certificate files again, where they have changed; the brokers' node ids.
+
+    Open connections go on. A broker takes only a certificate of the same subject that names all the hosts of
+    the one before. Raises BrokerRefused where `admin_login` may not do this, and BrokerUnavailable.
+    """
+    client = AdminClient(client_config(admin_login, client_id="bdlab-certificates"))
+    brokers = sorted(fetch_metadata(client, server=admin_login.server, timeout_s=_TIMEOUT_S).brokers)
+    entry = ConfigEntry(_RELOAD_SETTING, _RELOAD_VALUE, incremental_operation=AlterConfigOpType.SET)
+    resources = [
+        ConfigResource(ResourceType.BROKER, str(broker), incremental_configs=[entry]) for broker in brokers
+    ]
+
+    def ask(left: float) -> dict[str, Future[Any]]:
+        futures = client.incremental_alter_configs(resources, request_timeout=left)
+        return {
+            f"reloading the certificates of broker {resource.name}": answer
+            for resource, answer in futures.items()
+        }
+
+    await_results(ask, _TIMEOUT_S)
+    return brokers
+
+
 def _open_admin(login: KafkaLogin) -> AdminClient:
     """A client that may do what is needed.
 
@@ -122,7 +153,7 @@ def _open_admin(login: KafkaLogin) -> AdminClient:
         answer = client.describe_cluster(include_authorized_operations=True, request_timeout=left)
         return {"asking what the administrator may do": answer}
 
-    (found,) = answers(ask, _TIMEOUT_S)
+    (found,) = await_results(ask, _TIMEOUT_S)
     if AclOperation.ALTER not in (found.authorized_operations or ()):
         raise BrokerRefused(
             f"the broker at {login.server.bootstrap_servers} lets {login.username or 'this certificate'} in, "
@@ -179,7 +210,7 @@ def _ensure_users(admin: AdminClient, logins: Sequence[KafkaLogin]) -> list[Chan
         found = cast("Future[Any]", admin.describe_user_scram_credentials(request_timeout=left))
         return {"listing the broker's users": found}
 
-    (known,) = answers(ask, _TIMEOUT_S)
+    (known,) = await_results(ask, _TIMEOUT_S)
     refused = _refused([login for login in logins if login.username in known])
     wrong = [login for login in logins if login.username not in known or login in refused]
     _set_passwords(admin, wrong)
@@ -218,7 +249,7 @@ def _set_passwords(admin: AdminClient, logins: Sequence[KafkaLogin]) -> None:
         return {f"setting the password of user {name!r}": future for name, future in futures.items()}
 
     if upsertions:
-        answers(ask, _TIMEOUT_S)
+        await_results(ask, _TIMEOUT_S)
 
 
 def _await_accepted(logins: Sequence[KafkaLogin]) -> None:
@@ -236,8 +267,8 @@ def _await_accepted(logins: Sequence[KafkaLogin]) -> None:
 
 
 def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], names: Iterable[str]) -> list[Change]:
-    held = _allowed(admin, names)
-    missing, excess = sorted(wanted - held), sorted(held - wanted)
+    present = _allowed(admin, names)
+    missing, excess = sorted(wanted - present), sorted(present - wanted)
 
     def create(left: float) -> dict[str, Future[Any]]:
         created = admin.create_acls(missing, request_timeout=left)
@@ -249,9 +280,9 @@ def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], names: Iterable[st
         return {f"taking away {_in_words(acl)}": removed[filters[acl]] for acl in excess}
 
     if missing:
-        answers(create, _TIMEOUT_S)
+        await_results(create, _TIMEOUT_S)
     if excess:
-        answers(remove, _TIMEOUT_S)
+        await_results(remove, _TIMEOUT_S)
     return [Change("allowed", _in_words(acl)) for acl in missing] + [
         Change("took away", _in_words(acl)) for acl in excess
     ]
@@ -273,7 +304,7 @@ def _allowed(admin: AdminClient, names: Iterable[str]) -> set[AclBinding]:
     def ask(left: float) -> dict[str, Future[Any]]:
         return {"listing what users may do": admin.describe_acls(everything, request_timeout=left)}
 
-    (found,) = answers(ask, _TIMEOUT_S)
+    (found,) = await_results(ask, _TIMEOUT_S)
     principals = {f"User:{name}" for name in names}
     return {acl for acl in found if acl.principal in principals}
 

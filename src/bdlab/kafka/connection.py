@@ -145,7 +145,7 @@ def broker_error(error: KafkaError | KafkaException, doing: str) -> BrokerError:
     return BrokerUnavailable(text, hint="Check that the broker runs and that its address is right.")
 
 
-def same_error(error: BrokerError) -> BrokerError:
+def copy_error(error: BrokerError) -> BrokerError:
     """A new instance to raise, so that no traceback is shared between callers."""
     return type(error)(error.message, hint=error.hint)
 
@@ -172,13 +172,13 @@ def fetch_metadata(client: Any, *, server: KafkaSettings, timeout_s: float) -> A
     except KafkaException as error:
         refusal = broker_error(error, f"no answer from the broker at {server.bootstrap_servers}")
         if isinstance(refusal, BrokerUnavailable) and server.bootstrap_servers not in _answered:
-            refusal.hint = why_not_reached(server) or refusal.hint
+            refusal.hint = unreachable_hint(server) or refusal.hint
         raise refusal from error
     _answered.add(server.bootstrap_servers)
     return found
 
 
-def why_not_reached(server: KafkaSettings) -> str:
+def unreachable_hint(server: KafkaSettings) -> str:
     """What a look at the servers' names and ports tells of it; empty where it tells nothing."""
     for host, port in server.servers():
         try:

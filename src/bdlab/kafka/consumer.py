@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import NoReturn
 
 import structlog
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
 from bdlab.events import Position, Record
 from bdlab.identity import Prove
 from bdlab.kafka.assignment import Assignment, StartPositions
-from bdlab.kafka.consumer_client import Member
-from bdlab.kafka.group import release
+from bdlab.kafka.connection import client_config
+from bdlab.kafka.consumer_client import ConsumerClient
+from bdlab.probes import MEMORY_ONLY_ID
 from bdlab.retry import Backoff, Outage
 
 log = structlog.get_logger()
@@ -25,6 +29,7 @@ _REFUSED_FOR_S = 10.0
 _FORMING_SESSIONS = 3.0
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 1.0
+_DELETE_TIMEOUT_S = 3.0
 
 
 class Consumer:
@@ -53,7 +58,7 @@ class Consumer:
         self._prove = prove
         self._client_id = client_id
         self._opened = False
-        self._member: Member | None = None
+        self._client: ConsumerClient | None = None
         self._problem: BrokerError | None = None
         self._refused_since: float | None = None
         self._outage = Outage("Kafka is not usable", "Kafka is usable again")
@@ -79,7 +84,7 @@ class Consumer:
 
     @property
     def _assignment(self) -> Assignment:
-        return self._member.assignment if self._member is not None else Assignment()
+        return self._client.assignment if self._client is not None else Assignment()
 
     @property
     def problem(self) -> BrokerError | None:
@@ -100,13 +105,13 @@ class Consumer:
 
     def close(self) -> None:
         """Leave the group and stop."""
-        self._drop_member()
+        self._drop_client()
         self._opened = False
 
-    def _drop_member(self) -> None:
-        member, self._member = self._member, None
-        if member is not None:
-            member.close()
+    def _drop_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
             self._credentials.using(self._client_id, None)
 
     def rewind(self) -> None:
@@ -115,9 +120,9 @@ class Consumer:
 
     def acknowledge(self, positions: Sequence[Position]) -> None:
         """Commit to the group, in the background, the next positions to be read: for lag tools only."""
-        if self._member is not None:
-            log = (self._member.cluster_id, self._member.topic_id)
-            self._member.commit(
+        if self._client is not None:
+            log = (self._client.cluster_id, self._client.topic_id)
+            self._client.commit(
                 {at.partition: at.offset for at in positions if (at.cluster_id, at.topic_id) == log}
             )
 
@@ -132,20 +137,20 @@ class Consumer:
         deadline = time.monotonic() + timeout_s
         records: list[Record] = []
         try:
-            member = self._ready_member(deadline)
-            if not member.assignment.started:
-                member.start()
-            records = member.read(max_records, deadline)
-            if member.replaced:
-                self._drop_replaced(member)
-            if member.refusal is not None and not records:
-                self._refuse(member.refusal)
-            elif member.verified:
+            client = self._ready_client(deadline)
+            if not client.assignment.started:
+                client.start()
+            records = client.read(max_records, deadline)
+            if client.replaced:
+                self._drop_replaced(client)
+            if client.refusal is not None and not records:
+                self._refuse(client.refusal)
+            elif client.verified:
                 self._solve()
-            if member.group_answered:
+            if client.group_answered:
                 self._forming_sessions = _FORMING_SESSIONS
-            elif member.unassigned_s > self._forming_sessions * member.login.server.session_timeout_s:
-                self._join_anew(member)
+            elif client.unassigned_s > self._forming_sessions * client.login.server.session_timeout_s:
+                self._join_anew(client)
         except BrokerRefused as error:
             self._refuse(error)
         except (BrokerUnavailable, TopicMissing) as error:
@@ -154,31 +159,33 @@ class Consumer:
             time.sleep(min(max(0.0, deadline - time.monotonic()), self._pause_s))
         return records
 
-    def _ready_member(self, deadline: float) -> Member:
+    def _ready_client(self, deadline: float) -> ConsumerClient:
         """A client that is known to reach the log that its positions belong to. Raises BrokerError."""
         login = self._current_login()
-        member = self._member
-        if member is not None and login is not member.login:
-            member = self._change_login(member, login)
-        if member is None:
-            member = self._member = Member(login, self._positions, self._prove, client_id=self._client_id)
-            self._credentials.using(self._client_id, login)
-        if not member.verified:
-            member.verify(max(0.5, deadline - time.monotonic()))
-            if member.replaced:
-                self._drop_replaced(member)
-            log.info(
-                "connected to Kafka", servers=login.server.bootstrap_servers, cluster_id=member.cluster_id
+        client = self._client
+        if client is not None and login is not client.login:
+            client = self._change_login(client, login)
+        if client is None:
+            client = self._client = ConsumerClient(
+                login, self._positions, self._prove, client_id=self._client_id
             )
-        return member
+            self._credentials.using(self._client_id, login)
+        if not client.verified:
+            client.verify(max(0.5, deadline - time.monotonic()))
+            if client.replaced:
+                self._drop_replaced(client)
+            log.info(
+                "connected to Kafka", servers=login.server.bootstrap_servers, cluster_id=client.cluster_id
+            )
+        return client
 
-    def _drop_replaced(self, member: Member) -> NoReturn:
-        log.warning("the broker has another log now", was=member.cluster_id, topic_id=member.topic_id)
-        self._drop_member()
-        raise BrokerUnavailable(f"the log at {member.login.server.bootstrap_servers} was replaced")
+    def _drop_replaced(self, client: ConsumerClient) -> NoReturn:
+        log.warning("the broker has another log now", was=client.cluster_id, topic_id=client.topic_id)
+        self._drop_client()
+        raise BrokerUnavailable(f"the log at {client.login.server.bootstrap_servers} was replaced")
 
     def _current_login(self) -> KafkaLogin:
-        if (self._member is None or not self._member.verified) and time.monotonic() >= self._refresh_after:
+        if (self._client is None or not self._client.verified) and time.monotonic() >= self._refresh_after:
             self._refresh_after = time.monotonic() + self._pause_s
             try:
                 return self._credentials.refresh_kafka()
@@ -186,32 +193,32 @@ class Consumer:
                 log.debug("Kafka login not refreshed", problem=error.message)
         return self._credentials.kafka()
 
-    def _change_login(self, member: Member, login: KafkaLogin) -> Member | None:
+    def _change_login(self, client: ConsumerClient, login: KafkaLogin) -> ConsumerClient | None:
         """Take on a newer login: new connections for another user, a new client for all else."""
-        held = member.login
-        if login.username and (login.server, login.ca_pem) == (held.server, held.ca_pem):
-            member.change_user(login)
+        current = client.login
+        if login.username and (login.server, login.ca_pem) == (current.server, current.ca_pem):
+            client.change_user(login)
             self._credentials.using(self._client_id, login)
             log.info("Kafka user changed", user=login.username)
-            return member
+            return client
         log.info("Kafka address changed", servers=login.server.bootstrap_servers)
-        self._drop_member()
+        self._drop_client()
         return None
 
-    def _join_anew(self, member: Member) -> None:
+    def _join_anew(self, client: ConsumerClient) -> None:
         """With a new client: a request to join may go unanswered, and librdkafka waits five minutes for it.
 
         Seen at Apache Kafka 4.4, whose log knew of no request, when its coordinator moved after a freeze.
         """
-        server = member.login.server
+        server = client.login.server
         log.warning(
             "the group gave no partitions: joining it anew",
             group=server.group,
-            seconds=round(member.unassigned_s, 1),
+            seconds=round(client.unassigned_s, 1),
         )
         self._forming_sessions *= 2
-        self._drop_member()
-        release(member.login, member.cluster_id, client_id=self._client_id)
+        self._drop_client()
+        delete_stuck_group(client.login, client.cluster_id, client_id=self._client_id)
 
     # What is wrong, said once.
 
@@ -224,8 +231,8 @@ class Consumer:
         """A refusal can pass, as while a login is being replaced: it is final when it lasts."""
         now = time.monotonic()
         self._refused_since = self._refused_since or now
-        if self._member is not None:
-            self._member.verified = False
+        if self._client is not None:
+            self._client.verified = False
         self._fail(error)
         if now - self._refused_since >= _REFUSED_FOR_S:
             raise error
@@ -234,3 +241,25 @@ class Consumer:
         self._outage.over()
         self._backoff.reset()
         self._problem = self._refused_since = None
+
+
+def delete_stuck_group(login: KafkaLogin, cluster_id: str, *, client_id: str) -> None:
+    """Ask a Tansu broker to forget the group, so that its members form it anew; nothing at any other.
+
+    Tansu keeps a leader that left while the group was forming, and the others then wait for it without end.
+    What is lost with the group are its committed offsets, which nothing but lag tools read. Apache Kafka
+    needs no such help. And this call must not be made where brokers may be away: librdkafka 2.16 ends the
+    whole process if the connection breaks in the middle of an administrative call about a group (its pull
+    request 5397).
+    """
+    if not cluster_id.startswith(MEMORY_ONLY_ID):
+        return
+    group = login.server.group
+    admin = AdminClient(client_config(login, client_id=client_id))
+    answer = admin.delete_consumer_groups([group], request_timeout=_DELETE_TIMEOUT_S)[group]
+    try:
+        answer.result(_DELETE_TIMEOUT_S + 1)
+    except (KafkaException, FutureTimeout) as error:
+        log.info("the group is still waiting for its members", group=group, broker_says=str(error))
+    else:
+        log.warning("the group waited for a member that is gone, and forms anew", group=group)

@@ -24,7 +24,7 @@ from bdlab.kafka.connection import (
     cluster_of,
 )
 from bdlab.kafka.log_reader import reported_ranges
-from bdlab.kafka.topicid import TopicIds
+from bdlab.kafka.topic_ids import TopicIds
 
 log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ _CHUNK = 500
 _CHECK_EVERY_S = 1.0
 
 
-class Member:
+class ConsumerClient:
     """Reads what the group assigns to it, from the positions that `positions` gives.
 
     `verified`: the broker was asked for its cluster id and the topic's id since the last time that all
@@ -170,14 +170,14 @@ class Member:
         """What comes until `deadline`; nothing where assignment or connection changed meanwhile, or if the
         topic was made again (`replaced`). Raises BrokerError; a later call gives out what had come by then.
         """
-        if not self.assignment.held:
-            self.assignment.held = self._collect(max_records, deadline)
-        if self.assignment.held or time.monotonic() >= self._next_check:
+        if not self.assignment.unconfirmed:
+            self.assignment.unconfirmed = self._collect(max_records, deadline)
+        if self.assignment.unconfirmed or time.monotonic() >= self._next_check:
             if self._ids.ask(ASK_TIMEOUT_S) != self.topic_id:
                 self.replaced = True
                 return []
             self._next_check = time.monotonic() + _CHECK_EVERY_S
-        records, self.assignment.held = self.assignment.held, []
+        records, self.assignment.unconfirmed = self.assignment.unconfirmed, []
         return records
 
     def _collect(self, max_records: int, deadline: float) -> list[Record]:

@@ -25,7 +25,7 @@ from bdlab.retry import tries
 #: How long one question for committed offsets may take before a refusal is looked for.
 _GROUP_ANSWER_S = 0.25
 _FIRST_GROUP_ANSWER_S = 0.02
-_PASSING = {
+_RETRIABLE = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -37,7 +37,7 @@ _PASSING = {
 }
 
 
-class Reader(Client):
+class LogReader(Client):
     """A consumer that takes partitions by itself and is no member of its group, which it has to name.
 
     `group_refused`: the broker has said that this user may not see the group. librdkafka tells so once, among
@@ -60,9 +60,9 @@ class Reader(Client):
         return refused
 
 
-def reader(login: KafkaLogin, *, client_id: str, group: str) -> Reader:
+def reader(login: KafkaLogin, *, client_id: str, group: str) -> LogReader:
     """A client for `reported_ranges`, `true_ends` and `committed_offsets`."""
-    return Reader(
+    return LogReader(
         client_config(login, client_id=client_id)
         | {
             "group.id": group,
@@ -106,7 +106,7 @@ def _offsets(
         if refusal is None:
             return {place.partition: place.offset for place in answer}
         problem = broker_error(refusal, f"asking for the offsets of topic {topic!r}")
-        if refusal.code() not in _PASSING:
+        if refusal.code() not in _RETRIABLE:
             break
     raise problem
 
@@ -154,7 +154,7 @@ def true_ends(client: Client, topic: str, reported: Mapping[int, int], timeout_s
 
 
 def committed_offsets(
-    client: Reader, group: str, topic: str, partitions: Iterable[int], timeout_s: float
+    client: LogReader, group: str, topic: str, partitions: Iterable[int], timeout_s: float
 ) -> dict[int, int]:
     """The group's committed offset of each partition; negative where there is none.
 

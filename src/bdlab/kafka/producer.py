@@ -11,9 +11,9 @@ import msgspec
 from bdlab.credentials import KafkaCredentials
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotAcknowledged, TopicMissing
 from bdlab.events import Headers, PredictionEvent, encode, headers, new_traceparent
-from bdlab.kafka.connection import same_error
-from bdlab.kafka.producer_client import QUEUE_EVENTS, Delivery, Done
-from bdlab.kafka.producer_failover import Keeper
+from bdlab.kafka.connection import copy_error
+from bdlab.kafka.producer_client import QUEUE_EVENTS, Done, PendingEvent
+from bdlab.kafka.producer_failover import ProducerFailover
 from bdlab.retry import Backoff
 
 _POLL_S = 0.05
@@ -22,10 +22,10 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 1.0
 
 
-class _Waiting(msgspec.Struct, frozen=True):
+class _Unsent(msgspec.Struct, frozen=True):
     """An event that came while no broker was there to take it."""
 
-    delivery: Delivery
+    delivery: PendingEvent
     key: bytes | None
     value: bytes | None
     headers: Headers
@@ -49,9 +49,11 @@ class Producer:
         self._stopped = threading.Event()
         self._attention = threading.Event()
         self._changed = threading.Event()
-        self._keeper = Keeper(credentials, client_id=client_id, lock=self._lock, wake=self._attention.set)
-        self._waiting: deque[_Waiting] = deque()
-        self._outstanding: deque[Delivery] = deque()
+        self._failover = ProducerFailover(
+            credentials, client_id=client_id, lock=self._lock, wake=self._attention.set
+        )
+        self._unsent: deque[_Unsent] = deque()
+        self._outstanding: deque[PendingEvent] = deque()
         self._delivery_timeout_s = 0.0
         self._polling = threading.Thread(target=self._poll, name="kafka-producer-poll", daemon=True)
         self._watching = threading.Thread(target=self._watch, name="kafka-producer-watch", daemon=True)
@@ -85,28 +87,28 @@ class Producer:
 
     def publish_raw(self, key: bytes | None, value: bytes | None, head: Headers, done: Done) -> None:
         """Hand over a record as it is, which may be no event at all; otherwise as `publish`."""
-        delivery = Delivery(done, time.monotonic() + self._delivery_timeout_s)
+        delivery = PendingEvent(done, time.monotonic() + self._delivery_timeout_s)
         with self._lock:
             if not self._opened or self._closing:
                 raise BrokerUnavailable("the producer is not open")
-            link = self._keeper.active
-            if link is None or not link.verified or not link.send(delivery, key, value, head):
-                self._queue(_Waiting(delivery, key, value, head))
+            client = self._failover.active
+            if client is None or not client.verified or not client.send(delivery, key, value, head):
+                self._queue(_Unsent(delivery, key, value, head))
             self._outstanding.append(delivery)
 
-    def _queue(self, event: _Waiting) -> None:
-        if isinstance(self._keeper.problem, BrokerRefused | TopicMissing):
-            raise same_error(self._keeper.problem)
-        if len(self._waiting) >= QUEUE_EVENTS:
+    def _queue(self, event: _Unsent) -> None:
+        if isinstance(self._failover.problem, BrokerRefused | TopicMissing):
+            raise copy_error(self._failover.problem)
+        if len(self._unsent) >= QUEUE_EVENTS:
             raise BrokerUnavailable(
-                f"too many events wait for the broker ({len(self._waiting)})", hint="Retry a little later."
+                f"too many events wait for the broker ({len(self._unsent)})", hint="Retry a little later."
             )
-        self._waiting.append(event)
+        self._unsent.append(event)
 
     @property
     def problem(self) -> BrokerError | None:
         """Why nothing can be published now; None where the broker takes events."""
-        return self._keeper.problem
+        return self._failover.problem
 
     @property
     def in_flight(self) -> int:
@@ -132,66 +134,66 @@ class Producer:
             thread.join(timeout=15)
             if thread.is_alive():
                 raise BrokerError(f"the thread {thread.name} did not stop within 15 s")
-        self._keeper.close()
+        self._failover.close()
         self._opened = False
 
     # The polling thread. It alone settles deliveries.
 
     def _poll(self) -> None:
         while not self._stopped.is_set():
-            link = self._keeper.active
-            if link is None:
+            client = self._failover.active
+            if client is None:
                 self._changed.wait(_POLL_S)
                 self._changed.clear()
             else:
-                link.poll(_POLL_S)
-            self._send_waiting()
+                client.poll(_POLL_S)
+            self._send_unsent()
             self._finish_retired()
             self._expire(time.monotonic())
         self._abandon()
 
-    def _send_waiting(self) -> None:
-        if not self._waiting:
+    def _send_unsent(self) -> None:
+        if not self._unsent:
             return
-        problem = self._keeper.problem
-        failed: list[tuple[Delivery, BrokerError]] = []
+        problem = self._failover.problem
+        failed: list[tuple[PendingEvent, BrokerError]] = []
         with self._lock:
-            link = self._keeper.active
-            while self._waiting:
-                event = self._waiting[0]
-                if event.delivery.settled:
+            client = self._failover.active
+            while self._unsent:
+                event = self._unsent[0]
+                if event.delivery.completed:
                     pass
-                elif link is not None and link.verified:
+                elif client is not None and client.verified:
                     try:
-                        if not link.send(event.delivery, event.key, event.value, event.headers):
+                        if not client.send(event.delivery, event.key, event.value, event.headers):
                             break
                     except BrokerError as error:
                         failed.append((event.delivery, error))
                 elif isinstance(problem, BrokerRefused | TopicMissing):
-                    failed.append((event.delivery, same_error(problem)))
+                    failed.append((event.delivery, copy_error(problem)))
                 else:
                     break
-                self._waiting.popleft()
+                self._unsent.popleft()
         for delivery, failure in failed:
-            delivery.settle(failure)
+            delivery.complete(failure)
 
     def _finish_retired(self) -> None:
-        for link in list(self._keeper.retired):
-            link.poll(0)
-            if link.idle:
-                self._keeper.retired.remove(link)
-                self._keeper.finished.append(link)
+        for client in list(self._failover.retired):
+            client.poll(0)
+            if client.idle:
+                self._failover.retired.remove(client)
+                self._failover.finished.append(client)
 
     def _expire(self, moment: float) -> None:
         """Keep the promise of the deadline also where librdkafka does not: its own timer is coarse."""
         outstanding = self._outstanding
-        while outstanding and (outstanding[0].settled or outstanding[0].deadline <= moment):
+        while outstanding and (outstanding[0].completed or outstanding[0].deadline <= moment):
             delivery = outstanding.popleft()
-            if not delivery.settled:
-                delivery.settle(self._late(delivery))
+            if not delivery.completed:
+                delivery.complete(self._late(delivery))
 
-    def _late(self, delivery: Delivery) -> BrokerError:
-        problem = self._keeper.problem
+    def _late(self, delivery: PendingEvent) -> BrokerError:
+        problem = self._failover.problem
         why = f": {problem.message}" if problem is not None else ""
         if not delivery.sent:
             return BrokerUnavailable(
@@ -205,15 +207,17 @@ class Producer:
 
     def _abandon(self) -> None:
         """Fail whatever is left when the producer closes."""
-        links = [link for link in (self._keeper.active, *self._keeper.retired) if link is not None]
-        for link in links:
-            link.give_up()
+        clients = [
+            client for client in (self._failover.active, *self._failover.retired) if client is not None
+        ]
+        for client in clients:
+            client.give_up()
         while self._outstanding:
-            self._outstanding.popleft().settle(
+            self._outstanding.popleft().complete(
                 NotAcknowledged("the producer was closed before the broker acknowledged the event")
             )
-        for link in links:
-            link.poll(0)
+        for client in clients:
+            client.poll(0)
 
     # The watching thread.
 
@@ -221,11 +225,11 @@ class Producer:
         backoff, pause = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S), _FIRST_PAUSE_S
         while not self._stopped.is_set():
             self._attention.clear()
-            in_line = self._keeper.look(timeout_s=min(4.0, max(0.5, 4 * pause)))
-            if (link := self._keeper.active) is not None:
-                self._delivery_timeout_s = link.login.server.delivery_timeout_s
+            in_line = self._failover.look(timeout_s=min(4.0, max(0.5, 4 * pause)))
+            if (client := self._failover.active) is not None:
+                self._delivery_timeout_s = client.login.server.delivery_timeout_s
             self._changed.set()
-            self._keeper.close_finished()
+            self._failover.close_finished()
             if in_line:
                 backoff.reset()
                 pause = _FIRST_PAUSE_S

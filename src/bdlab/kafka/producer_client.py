@@ -22,7 +22,7 @@ from bdlab.kafka.connection import (
     broker_error,
     client_config,
     cluster_of,
-    same_error,
+    copy_error,
 )
 
 log = structlog.get_logger()
@@ -34,27 +34,27 @@ QUEUE_EVENTS = 100_000
 QUEUE_KBYTES = 128 << 10
 
 
-class Delivery:
+class PendingEvent:
     """An event on its way. `settle()` reaches the caller once; what comes later is dropped.
 
     Only the producer's polling thread settles, so that no lock is needed.
     """
 
-    __slots__ = ("deadline", "done", "sent", "settled")
+    __slots__ = ("completed", "deadline", "done", "sent")
 
     def __init__(self, done: Done, deadline: float) -> None:
         self.done = done
         self.deadline = deadline
         self.sent = False
-        self.settled = False
+        self.completed = False
 
-    def settle(self, result: Position | BrokerError) -> None:
-        if not self.settled:
-            self.settled = True
+    def complete(self, result: Position | BrokerError) -> None:
+        if not self.completed:
+            self.completed = True
             self.done(result)
 
 
-class Link:
+class ProducerClient:
     """A connection to one incarnation of the log.
 
     `verified`: the broker behind the address was asked for its cluster id since the last time that all
@@ -74,7 +74,7 @@ class Link:
         self.last_problem = ""
         self._losses = 0
         self._wake = wake
-        self._held: list[tuple[Delivery, Position]] = []
+        self._unverified: list[tuple[PendingEvent, Position]] = []
         # An event may be handed over until the caller's own deadline, and not linger on long after it.
         timeout_ms = max(1000, round(login.server.delivery_timeout_s * 1000))
         config = client_config(login, client_id=client_id) | {
@@ -90,18 +90,18 @@ class Link:
             "error_cb": self._on_error,
         }
         try:
-            self.client = Client(config)
+            self._client = Client(config)
         except KafkaException as error:
             raise broker_error(error, "the Kafka settings are not usable") from error
 
     def poll(self, timeout_s: float) -> None:
-        """Serve what librdkafka has to tell: deliveries are settled from here."""
+        """Serve what librdkafka has to tell: deliveries are completed from here."""
         try:
-            self.client.poll(timeout_s)
+            self._client.poll(timeout_s)
         except KafkaException as error:
             # A fatal error comes as an exception instead of through the callback.
             self._on_error(error.args[0])
-        self._settle_held()
+        self._release_unverified()
 
     def _on_error(self, error: KafkaError) -> None:
         self.last_problem = error.str()
@@ -127,7 +127,7 @@ class Link:
         new = not self.cluster_id
         losses = self._losses
         try:
-            cluster_id = cluster_of(self.client, self.topic, server=self.login.server, timeout_s=timeout_s)
+            cluster_id = cluster_of(self._client, self.topic, server=self.login.server, timeout_s=timeout_s)
         except BrokerUnavailable as error:
             if new:
                 self.poll(0)  # nobody else polls it yet, and the reason waits in error_cb
@@ -151,7 +151,7 @@ class Link:
 
     def fatal_error(self) -> BrokerError:
         """Why the client has failed for good."""
-        return same_error(self.refused or BrokerUnavailable(f"the client failed: {self.last_problem}"))
+        return copy_error(self.refused or BrokerUnavailable(f"the client failed: {self.last_problem}"))
 
     def works(self, timeout_s: float) -> bool:
         """Whether events can be handed over; asks the broker where that is in doubt. Raises BrokerError."""
@@ -159,7 +159,7 @@ class Link:
             self.verify(timeout_s)
         return self.verified
 
-    def send(self, delivery: Delivery, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
+    def send(self, delivery: PendingEvent, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
         """Queue it; False where the client has failed for good, and the next poll will tell why.
 
         Raises BrokerUnavailable where the queue is full, EventTooLarge, BrokerError.
@@ -169,10 +169,10 @@ class Link:
             self._report(delivery, error, message)
 
         try:
-            self.client.produce(self.topic, value, key, on_delivery=report, headers=list(headers))
+            self._client.produce(self.topic, value, key, on_delivery=report, headers=list(headers))
         except BufferError as error:
             raise BrokerUnavailable(
-                f"too many events wait for the broker ({len(self.client)})", hint="Retry a little later."
+                f"too many events wait for the broker ({len(self._client)})", hint="Retry a little later."
             ) from error
         except KafkaException as error:
             if error.args[0].code() == FATAL:
@@ -181,23 +181,23 @@ class Link:
         delivery.sent = True
         return True
 
-    def _report(self, delivery: Delivery, error: KafkaError | None, message: Message) -> None:
-        if delivery.settled:
+    def _report(self, delivery: PendingEvent, error: KafkaError | None, message: Message) -> None:
+        if delivery.completed:
             return
         if error is not None:
-            delivery.settle(self._failure(error))
+            delivery.complete(self._failure(error))
         elif self.replaced or self.fatal:
-            delivery.settle(self._lost())
+            delivery.complete(self._lost())
         else:
             offset, partition = message.offset(), message.partition()
             if offset is None or partition is None or offset < 0:
-                delivery.settle(NotAcknowledged("the broker acknowledged the event without its offset"))
+                delivery.complete(NotAcknowledged("the broker acknowledged the event without its offset"))
                 return
             position = Position(self.cluster_id, self.topic, partition, offset)
             if self.verified:
-                delivery.settle(position)
+                delivery.complete(position)
             else:
-                self._held.append((delivery, position))
+                self._unverified.append((delivery, position))
 
     def _failure(self, error: KafkaError) -> BrokerError:
         found = broker_error(error, f"publishing to topic {self.topic!r}")
@@ -213,33 +213,33 @@ class Link:
 
     def _lost(self) -> BrokerError:
         if self.fatal and self.refused is not None:
-            return same_error(self.refused)
+            return copy_error(self.refused)
         return NotAcknowledged(
             "the connection to the broker was given up before it acknowledged the event",
             hint="Retry with the same id: the event may or may not be on the topic.",
         )
 
-    def _settle_held(self) -> None:
+    def _release_unverified(self) -> None:
         """Deliver what was held back, once it is known from which log it came."""
-        if not self._held or not (self.verified or self.replaced):
+        if not self._unverified or not (self.verified or self.replaced):
             return
-        held, self._held = self._held, []
-        for delivery, position in held:
-            delivery.settle(self._lost() if self.replaced else position)
+        unverified, self._unverified = self._unverified, []
+        for delivery, position in unverified:
+            delivery.complete(self._lost() if self.replaced else position)
 
     def give_up(self) -> None:
         """Fail everything that is queued or in flight; the next polls report it."""
         self.replaced = True
-        self.client.purge()
+        self._client.purge()
 
     @property
     def idle(self) -> bool:
-        return not len(self.client) and not self._held
+        return not len(self._client) and not self._unverified
 
     def close(self) -> None:
         """End the client; nothing else may use it any more."""
         try:
-            self.client.close()
+            self._client.close()
         except KafkaException as error:
             # A fatal error that came when nobody polled any more.
             log.debug("Kafka client closed", problem=str(error))

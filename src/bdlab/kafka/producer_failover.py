@@ -1,4 +1,4 @@
-"""Which link a producer uses: brought into line with the login and with the broker behind the address."""
+"""Which client a producer uses: brought into line with the login and with the broker behind the address."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import structlog
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerUnavailable, TopicMissing, VaultError
-from bdlab.kafka.producer_client import Link
+from bdlab.kafka.producer_client import ProducerClient
 from bdlab.retry import Backoff, Outage
 
 log = structlog.get_logger()
@@ -23,26 +23,26 @@ _LONGEST_REST_S = 30.0
 _TOPIC_MAY_BE_MISSING_S = 3.0
 
 
-class Keeper:
-    """`active` is the link in use, None before the first; `problem` says why it cannot be used just now.
+class ProducerFailover:
+    """`active` is the client in use, None before the first; `problem` says why it cannot be used just now.
 
-    A link that was replaced is put into `retired`, for the polling thread to serve it to its end, and comes
-    back in `finished`. Both change hands under `lock`, so that nothing is handed to a link that is retired.
+    A client that was replaced is put into `retired`, for the polling thread to serve it to its end, and comes
+    back in `finished`. Both change hands under `lock`, so that nothing is handed to a client that is retired.
     All but these is for one thread, the watching one.
     """
 
     def __init__(
         self, credentials: KafkaCredentials, *, client_id: str, lock: threading.Lock, wake: Callable[[], None]
     ) -> None:
-        self.active: Link | None = None
-        self.retired: deque[Link] = deque()
-        self.finished: deque[Link] = deque()
+        self.active: ProducerClient | None = None
+        self.retired: deque[ProducerClient] = deque()
+        self.finished: deque[ProducerClient] = deque()
         self.problem: BrokerError | None = BrokerUnavailable("no connection to the broker yet")
         self._credentials = credentials
         self._client_id = client_id
         self._lock = lock
         self._wake = wake
-        self._candidate: Link | None = None
+        self._candidate: ProducerClient | None = None
         self._rests = Backoff(_FIRST_REST_S, _LONGEST_REST_S)
         self._rest_s = self._rests.next_s()
         self._outage = Outage("Kafka is not usable", "Kafka is usable again")
@@ -50,14 +50,14 @@ class Keeper:
         self._topic_missing_since: float | None = None
 
     def look(self, timeout_s: float) -> bool:
-        """Bring the link into line; False where that has to be tried again."""
+        """Bring the client into line; False where that has to be tried again."""
         active = self.active
         login = self._login(refresh=active is None or not active.verified or active.refused is not None)
         try:
             if active is None or login is not active.login or not active.works(timeout_s):
                 self._replace(active, login, timeout_s)
         except BrokerError as error:
-            if active is None or active.login is login or not self._holds(active, timeout_s):
+            if active is None or active.login is login or not self._still_works(active, timeout_s):
                 self._failed(error)
             elif self._distrusted is not login:
                 self._distrusted = login
@@ -66,15 +66,15 @@ class Keeper:
         self._solved()
         return True
 
-    def _holds(self, active: Link, timeout_s: float) -> bool:
+    def _still_works(self, active: ProducerClient, timeout_s: float) -> bool:
         """Whether `active` can still be used while a newer login cannot."""
         try:
-            held = active.works(timeout_s)
+            works = active.works(timeout_s)
         except BrokerError:
             return False
-        if held:
+        if works:
             self._solved()
-        return held
+        return works
 
     def _login(self, *, refresh: bool) -> KafkaLogin:
         if refresh:
@@ -84,8 +84,8 @@ class Keeper:
                 log.debug("Kafka login not refreshed", problem=error.message)
         return self._credentials.kafka()
 
-    def _replace(self, active: Link | None, login: KafkaLogin, timeout_s: float) -> None:
-        """Put a link with `login` in the place of `active`, once it is proved to work. Raises BrokerError."""
+    def _replace(self, active: ProducerClient | None, login: KafkaLogin, timeout_s: float) -> None:
+        """Replace `active` by a client with `login`, once that is proved to work. Raises BrokerError."""
         if active is not None and active.fatal and active.login is login:
             self._let_rest(active)
         candidate = self._candidate_for(login)
@@ -116,17 +116,17 @@ class Keeper:
             same_log=same_log,
         )
 
-    def _candidate_for(self, login: KafkaLogin) -> Link:
-        held = self._candidate
-        if held is not None and held.login is login and not held.fatal and not held.replaced:
-            return held
-        if held is not None:
-            self.finished.append(held)
+    def _candidate_for(self, login: KafkaLogin) -> ProducerClient:
+        candidate = self._candidate
+        if candidate is not None:
+            if candidate.login is login and not candidate.fatal and not candidate.replaced:
+                return candidate
+            self.finished.append(candidate)
         self._candidate = None
-        self._candidate = Link(login, client_id=self._client_id, wake=self._wake)
+        self._candidate = ProducerClient(login, client_id=self._client_id, wake=self._wake)
         return self._candidate
 
-    def _let_rest(self, active: Link) -> None:
+    def _let_rest(self, active: ProducerClient) -> None:
         """Replace a client that failed for good at once, but not one after the other without a pause.
 
         A user who may not write at all gets through to the broker, and fails with the first event.
@@ -147,9 +147,9 @@ class Keeper:
     def close(self) -> None:
         """Let go of every client; nothing else may use them any more."""
         self._credentials.using(self._client_id, None)
-        for link in (self.active, self._candidate, *self.retired, *self.finished):
-            if link is not None:
-                link.close()
+        for client in (self.active, self._candidate, *self.retired, *self.finished):
+            if client is not None:
+                client.close()
 
     def _failed(self, error: BrokerError) -> None:
         error = self._believed(error)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 
-from bdlab.ledger import Account, Gap, Log, Sighting
+from bdlab.ledger import Account, Gap, LogPartition, Sighting
 from bdlab.postgres.queries import queries
 
 
@@ -32,13 +32,15 @@ def read_accounts(cursor: Cursor, *, limit: int) -> list[Account]:
     found = []
     for log_id, partition in places:
         cluster_id, topic, topic_id, closed = words.get(log_id, (f"log_id {log_id}", "", "", True))
-        log = Log(cluster_id, topic, partition, topic_id)
+        log = LogPartition(cluster_id, topic, partition, topic_id)
         account = _account(cursor, log_id, log, offsets.get((log_id, partition)), limit)
         found.append(msgspec.structs.replace(account, closed=closed))
     return sorted(found, key=lambda account: account.log)
 
 
-def _account(cursor: Cursor, log_id: int, log: Log, row: Sequence[Any] | None, limit: int) -> Account:
+def _account(
+    cursor: Cursor, log_id: int, log: LogPartition, row: Sequence[Any] | None, limit: int
+) -> Account:
     place = {"log_id": log_id, "partition": log.partition, "limit": limit}
     if row is None:
         # Rows of a partition that the sink never had: all of them stand outside of its empty range.

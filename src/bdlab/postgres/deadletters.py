@@ -9,7 +9,7 @@ import msgspec
 from psycopg2.extras import execute_batch
 
 from bdlab.credentials import DatabaseCredentials
-from bdlab.deadletters import DeadLetterFilter, Fate, StoredDeadLetter
+from bdlab.deadletters import DeadLetterFilter, ReplayOutcome, StoredDeadLetter
 from bdlab.events import Position, Record
 from bdlab.postgres.queries import queries
 from bdlab.postgres.rows import headers_from_json, printable
@@ -52,7 +52,7 @@ class DeadLetters:
             cursor.execute(queries("deadletters")["find"], values)
             return cursor.fetchall()
 
-    def fates(self, replays: Sequence[Position]) -> Mapping[Position, Fate]:
+    def replay_outcomes(self, replays: Sequence[Position]) -> Mapping[Position, ReplayOutcome]:
         """What became of those that a consumer has recorded; all of them are in one log."""
         if not replays:
             return {}
@@ -64,8 +64,8 @@ class DeadLetters:
         }
         places = {(position.partition, position.offset): position for position in replays}
         with self._session.transaction() as cursor:
-            cursor.execute(queries("deadletters")["fates"], values)
-            return {places[row[0], row[1]]: Fate(row[2], row[3]) for row in cursor.fetchall()}
+            cursor.execute(queries("deadletters")["replay_outcomes"], values)
+            return {places[row[0], row[1]]: ReplayOutcome(row[2], row[3]) for row in cursor.fetchall()}
 
     def record_replays(self, replays: Sequence[tuple[Position, Position]]) -> None:
         """Note from which position each was sent back, and to which."""

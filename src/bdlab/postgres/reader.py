@@ -16,7 +16,7 @@ from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import DatabaseError, DatabaseUnavailable, VaultError
 from bdlab.events import Position, Sentiment, Term
 from bdlab.identity import Known
-from bdlab.ledger import Account, Log, LogRange
+from bdlab.ledger import Account, LogPartition, LogRange
 from bdlab.postgres.accounts import read_accounts
 from bdlab.postgres.connection import ConnectionLimits
 from bdlab.postgres.logs import read_known
@@ -117,11 +117,11 @@ class Reader:
         with self._cursor() as cursor:
             return read_known(cursor, ranges)
 
-    def next_offsets(self) -> Mapping[Log, int]:
+    def next_offsets(self) -> Mapping[LogPartition, int]:
         """How far each partition is recorded, now."""
         with self._cursor() as cursor:
             cursor.execute(queries("accounts")["next_offsets"])
-            return {Log(*row[:4]): int(row[4]) for row in cursor.fetchall()}
+            return {LogPartition(*row[:4]): int(row[4]) for row in cursor.fetchall()}
 
     def accounts(self, *, limit: int) -> Sequence[Account]:
         """The account of each partition, in one snapshot, with at most `limit` of each kind of trouble."""

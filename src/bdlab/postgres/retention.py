@@ -15,7 +15,7 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psy
 
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import Unhealthy
-from bdlab.ledger import Log
+from bdlab.ledger import LogPartition
 from bdlab.postgres.connection import ConnectionLimits
 from bdlab.postgres.queries import queries
 from bdlab.postgres.session import Session
@@ -27,7 +27,7 @@ _LIMITS = ConnectionLimits(statement_s=600, silence_s=700)
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
     """What was deleted of one partition, or would be: all positions below `pruned_to`."""
 
-    log: Log
+    log: LogPartition
     pruned_to: int
     stored: int
     duplicates: int
@@ -36,7 +36,7 @@ class Pruned(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Range(msgspec.Struct, frozen=True):
     log_id: int
-    log: Log
+    log: LogPartition
     base: int
     upto: int
 
@@ -64,7 +64,7 @@ def prune(
     try:
         with session.transaction() as cursor:
             cursor.execute(queries("retention")["logs"])
-            logs = [(row[0], Log(*row[1:5]), int(row[5]), int(row[6])) for row in cursor.fetchall()]
+            logs = [(row[0], LogPartition(*row[1:5]), int(row[5]), int(row[6])) for row in cursor.fetchall()]
         for log_id, log, base, following in logs:
             total = Pruned(log=log, pruned_to=base, stored=0, duplicates=0, dead_letters=0)
             while total.pruned_to < following:

@@ -9,18 +9,18 @@ from typing import Any
 import msgspec
 
 from bdlab.events import Headers, source_of
-from bdlab.ledger import Accepted, Log, log_of
+from bdlab.ledger import Accepted, LogPartition, log_partition
 
 _NULL = "\\N"
 _json = msgspec.json.Encoder()
 
 
-def copy_lines(accepted: Iterable[Accepted], numbers: Mapping[Log, int]) -> str:
+def copy_lines(accepted: Iterable[Accepted], numbers: Mapping[LogPartition, int]) -> str:
     """The rows for COPY into `incoming`, a line each, in the order of its column list.
 
     `numbers` has the log_id of each log.
     """
-    return "".join([_line(entry, numbers[log_of(entry.record.position)]) for entry in accepted])
+    return "".join([_line(entry, numbers[log_partition(entry.record.position)]) for entry in accepted])
 
 
 def _line(entry: Accepted, log_id: int) -> str:

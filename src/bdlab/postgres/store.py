@@ -21,11 +21,11 @@ from bdlab.ledger import (
     DeadLetter,
     Entry,
     Fence,
-    Log,
+    LogPartition,
     LogRange,
     Stored,
     fences,
-    log_of,
+    log_partition,
     replay_count,
 )
 from bdlab.postgres.connection import ConnectionLimits
@@ -57,7 +57,7 @@ class Store:
         self._session = Session(
             credentials, application_name="bdlab consume", limits=limits, prepare=self._prepare
         )
-        self._numbers: dict[Log, int] = {}
+        self._numbers: dict[LogPartition, int] = {}
 
     def open(self) -> None:
         """Connect. Raises DatabaseUnavailable, DatabaseDenied, SchemaOutdated and VaultError."""
@@ -85,7 +85,7 @@ class Store:
 
         Raises DatabaseUnavailable, DatabaseDenied and VaultError.
         """
-        logs = [log_of(position) for position in assigned]
+        logs = [log_partition(position) for position in assigned]
         with self._session.transaction() as cursor:
             self._numbers.clear()
             self._number(cursor, logs, new=True)
@@ -102,10 +102,10 @@ class Store:
             following = {(log_id, partition): offset for log_id, partition, offset in cursor.fetchall()}
         return [log.at(following[self._numbers[log], log.partition]) for log in logs]
 
-    def _number(self, cursor: Cursor, logs: Iterable[Log], *, new: bool) -> None:
+    def _number(self, cursor: Cursor, logs: Iterable[LogPartition], *, new: bool) -> None:
         """Find the number of each log; with `new`, give one to those that have none."""
         sql = queries("logs")
-        found: dict[Log, int | None] = {}
+        found: dict[LogPartition, int | None] = {}
         for log in logs:
             topic = log._replace(partition=0)
             if topic not in found:
@@ -118,7 +118,7 @@ class Store:
             if number is not None:
                 self._numbers[log] = number
 
-    def store(self, batch: Sequence[Entry], *, ends: Mapping[Log, int] | None = None) -> Stored:
+    def store(self, batch: Sequence[Entry], *, ends: Mapping[LogPartition, int] | None = None) -> Stored:
         """Record `batch`, all of it or nothing. The offsets of each of its partitions ascend without a gap.
 
         `ends` has the logs' ends where they are known. Raises RowRejected where a row's content is refused,
@@ -153,7 +153,7 @@ class Store:
             written = self._insert_dead_letters(cursor, dead) if dead else 0
         return Stored(rows=rows, duplicates=duplicates, dead_letters=written)
 
-    def _bounds(self, advance: Sequence[Fence], ends: Mapping[Log, int]) -> dict[str, list[Any]]:
+    def _bounds(self, advance: Sequence[Fence], ends: Mapping[LogPartition, int]) -> dict[str, list[Any]]:
         return {
             "log_ids": [self._numbers[fence.log] for fence in advance],
             "partitions": [fence.log.partition for fence in advance],
@@ -170,7 +170,10 @@ class Store:
             execute_values(
                 cursor,
                 sql["insert_dead_letters"],
-                [_dead_letter(letter, self._numbers[log_of(letter.record.position)]) for letter in page],
+                [
+                    _dead_letter(letter, self._numbers[log_partition(letter.record.position)])
+                    for letter in page
+                ],
                 template=sql["dead_letter"],
                 page_size=len(page),
             )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from bdlab.errors import BrokerError, VaultError
-from bdlab.ledger import Log
+from bdlab.ledger import LogPartition
 from bdlab.sink.loop import Sink
 from bdlab.sink.metrics import SinkMetrics
 
@@ -25,7 +25,7 @@ class LagWatch:
         self,
         sink: Sink,
         metrics: SinkMetrics,
-        ends: Callable[[], Mapping[Log, int]],
+        ends: Callable[[], Mapping[LogPartition, int]],
         *,
         every_s: float = 5.0,
     ) -> None:

@@ -21,7 +21,7 @@ from bdlab.errors import (
 )
 from bdlab.events import Position, Record
 from bdlab.identity import Look, refusals
-from bdlab.ledger import Accepted, DeadLetter, Entry, Log, LogRange, Stored, fences, log_of
+from bdlab.ledger import Accepted, DeadLetter, Entry, LogPartition, LogRange, Stored, fences, log_partition
 from bdlab.retry import Backoff, Outage
 from bdlab.settings import SinkSettings
 from bdlab.sink.batches import by_size, entry_of, narrowed
@@ -49,10 +49,10 @@ class Sink:
         self._store = store
         self._settings = settings
         self._metrics = metrics or SinkMetrics()
-        self._expected: dict[Log, int] = {}
-        self._recorded: dict[Log, int] = {}
-        self._stopped: dict[Log, str] = {}
-        self._ends: Mapping[Log, int] = {}
+        self._expected: dict[LogPartition, int] = {}
+        self._recorded: dict[LogPartition, int] = {}
+        self._stopped: dict[LogPartition, str] = {}
+        self._ends: Mapping[LogPartition, int] = {}
         self._beat = time.monotonic()
         self._reading = Outage("waiting for what the sink needs", "going on")
         self._storing = Outage("batch not stored yet", "going on")
@@ -63,11 +63,11 @@ class Sink:
         return time.monotonic() - self._beat
 
     @property
-    def recorded(self) -> dict[Log, int]:
+    def recorded(self) -> dict[LogPartition, int]:
         """The next offset of each partition that is assigned now. For any thread."""
         return dict(self._recorded)
 
-    def saw_ends(self, ends: Mapping[Log, int]) -> None:
+    def saw_ends(self, ends: Mapping[LogPartition, int]) -> None:
         """Note the logs' ends, which are stored with the next batch. For any thread."""
         self._ends = dict(ends)
 
@@ -89,7 +89,7 @@ class Sink:
         Raises what `BatchStore.start_offsets` raises.
         """
         starts = self._store.start_offsets(assigned)
-        self._expected = {log_of(start): start.offset for start in starts}
+        self._expected = {log_partition(start): start.offset for start in starts}
         self._recorded = dict(self._expected)
         self._stopped.clear()
         log.info("partitions start", at={start.partition: start.offset for start in starts})
@@ -172,7 +172,7 @@ class Sink:
 
         A gap, and an event of a later version, stop the partition: nothing is ever skipped or misjudged.
         """
-        where = log_of(record.position)
+        where = log_partition(record.position)
         offset = record.position.offset
         expected = self._expected.setdefault(where, offset)
         if where in self._stopped or offset < expected:
@@ -188,7 +188,7 @@ class Sink:
         self._expected[where] = offset + 1
         return entry
 
-    def _stop(self, where: Log, reason: str) -> None:
+    def _stop(self, where: LogPartition, reason: str) -> None:
         self._stopped[where] = reason
         log.error("partition stopped", partition=where.partition, topic=where.topic, reason=reason)
 

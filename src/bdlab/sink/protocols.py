@@ -8,7 +8,7 @@ from typing import Protocol
 from bdlab.errors import BrokerError
 from bdlab.events import Position, Record
 from bdlab.identity import Knowledge
-from bdlab.ledger import Entry, Log, LogRange, Stored
+from bdlab.ledger import Entry, LogPartition, LogRange, Stored
 
 
 class EventSource(Protocol):
@@ -60,7 +60,7 @@ class BatchStore(Knowledge, Protocol):
         """
         ...
 
-    def store(self, batch: Sequence[Entry], *, ends: Mapping[Log, int] | None = None) -> Stored:
+    def store(self, batch: Sequence[Entry], *, ends: Mapping[LogPartition, int] | None = None) -> Stored:
         """Record `batch`, all of it or nothing; `ends` are the logs' ends where they are known.
 
         Raises RowRejected (the content of one or more of the rows is refused), FenceLost (the partitions do

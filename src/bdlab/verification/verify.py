@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from bdlab.identity import ADVICE, Knowledge, Look, match, refusals
-from bdlab.ledger import Account, Books, Log, LogRange, Sighting, log_of
+from bdlab.ledger import Account, Books, LogPartition, LogRange, Sighting, log_partition
 from bdlab.retry import tries
 from bdlab.verification.report import ClosedPartition, PartitionReport, Report
 
 _IDS = 20
 
 
-Identify = Callable[[Log, Sequence[int]], Mapping[int, str]]
+Identify = Callable[[LogPartition, Sequence[int]], Mapping[int, str]]
 """The ids of the events at these offsets of a log, as far as the broker still has them."""
 
 
@@ -44,7 +44,7 @@ def verify(
     list of offsets; `look` gives what reads records, to prove that the log is the recorded one.
     Raises BrokerError, DatabaseError and VaultError.
     """
-    current = {log_of(found): found for found in ranges()}
+    current = {log_partition(found): found for found in ranges()}
     waited = _await_consumer(current, books, wait_s, stop or threading.Event())
     found = [current[log] for log in sorted(current)]
     refused = refusals(found, books.known(found), look(found[0])) if look and found else {}
@@ -63,21 +63,21 @@ def verify(
 
 
 def _later_ends(
-    current: Mapping[Log, LogRange],
-    accounts: Mapping[Log, Account],
+    current: Mapping[LogPartition, LogRange],
+    accounts: Mapping[LogPartition, Account],
     ranges: Callable[[], Sequence[LogRange]],
-) -> Mapping[Log, int]:
+) -> Mapping[LogPartition, int]:
     """The ends by now, read only where more is recorded than there was: it has to have come since."""
     ahead = any(
         (accounts[log].next_offset or 0) > current[log].end for log in current.keys() & accounts.keys()
     )
     if not ahead:
         return {}
-    return {log_of(found): found.end for found in ranges()}
+    return {log_partition(found): found.end for found in ranges()}
 
 
 def _await_consumer(
-    current: Mapping[Log, LogRange], books: Books, wait_s: float, stop: threading.Event
+    current: Mapping[LogPartition, LogRange], books: Books, wait_s: float, stop: threading.Event
 ) -> float:
     """Wait until each partition's end is recorded, at most `wait_s`; the seconds that it took."""
     began = time.monotonic()
@@ -100,7 +100,7 @@ def _partition(
     identify: Identify | None,
     refused: str,
 ) -> PartitionReport:
-    log = log_of(found)
+    log = log_partition(found)
     problems = [refused] if refused else []
     if account is None or account.next_offset is None or account.first_offset is None:
         if found.end > found.start:
@@ -165,7 +165,7 @@ def _closed(account: Account) -> ClosedPartition:
     )
 
 
-def _imbalance(account: Account, log: Log, identify: Identify | None) -> list[str]:
+def _imbalance(account: Account, log: LogPartition, identify: Identify | None) -> list[str]:
     problems = []
     if account.missing_count:
         offsets = [offset for gap in account.missing for offset in range(gap.first, gap.last + 1)][:_IDS]

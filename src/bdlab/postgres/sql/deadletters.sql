@@ -44,7 +44,7 @@ WHERE %(states)s::text[] IS NULL OR state = ANY (%(states)s)
 ORDER BY state NOT IN ('open', 'returned'), recorded_at, log_id, partition, "offset"
 LIMIT %(limit)s
 
--- name: fates
+-- name: replay_outcomes
 -- Of positions in the newest log of a topic: those that a consumer has recorded.
 SELECT w.partition, w."offset", f.became, f.reason
 FROM unnest(%(partitions)s::int[], %(offsets)s::bigint[]) AS w (partition, "offset")

@@ -11,7 +11,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 )
 
 from bdlab.credentials import KafkaLogin
-from bdlab.kafka.admin_futures import answers
+from bdlab.kafka.admin_futures import await_results
 from bdlab.kafka.connection import client_config
 
 #: How long one of several brokers may take; another is asked then.
@@ -45,14 +45,14 @@ class TopicIds:
         def question(left: float) -> dict[str, Future[TopicDescription]]:
             # One that does not answer is given up: another may find a broker that does. Its length is that of
             # its queue; an idle one would be false.
-            held, self._admin = self._admin, None
+            admin, self._admin = self._admin, None
             config = client_config(self._login, client_id=self._client_id)
-            asked.append(AdminClient(config) if held is None else held)
+            asked.append(AdminClient(config) if admin is None else admin)
             futures = asked[-1].describe_topics(
                 TopicCollection([topic]), request_timeout=min(left, _ANSWER_S)
             )
             return {f"asking for the id of topic {topic!r}": futures[topic]}
 
-        (found,) = answers(question, timeout_s)
+        (found,) = await_results(question, timeout_s)
         self._admin = asked[-1]
         return "" if str(found.topic_id) == _NONE else str(found.topic_id)
