@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -25,13 +25,24 @@ from confluent_kafka.admin import AdminClient
 from bdlab.errors import BinaryMissing
 from bdlab.stack import ApacheKafka, Tansu
 from bdlab.stack.servers import binaries, java
-from bdlab.stack.servers.server import Broker, Server
+from bdlab.stack.servers.server import Server
 from tests.servers.kafka_cluster import KafkaCluster
 from tests.servers.zookeeper import ZooKeeperKafka
 
 
-class LocalBroker(Broker, Protocol):
+class LocalBroker(Protocol):
     """A broker, or a cluster of them, that a test starts, stops and freezes as a whole."""
+
+    keeps_log: ClassVar[bool]
+
+    @property
+    def bootstrap_servers(self) -> str: ...
+
+    @property
+    def cluster_id(self) -> str: ...
+
+    @property
+    def client_environment(self) -> Mapping[str, str]: ...
 
     @property
     def running(self) -> bool: ...

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 import msgspec
 import pytest
 
+from bdlab.certificates import BROKER_TTL_S, CertificateFiles
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError
 from bdlab.events import Position
@@ -20,7 +21,6 @@ from bdlab.kafka.producer import Producer
 from bdlab.services import TABLE
 from bdlab.settings import KafkaSettings, Secret, VaultSettings
 from bdlab.stack import OpenBao
-from bdlab.stack.servers.kafka_config import Certificates
 from bdlab.static_credentials import StaticCredentials
 from bdlab.vault import pki
 from bdlab.vault.client import VaultClient
@@ -66,12 +66,8 @@ class Authority(msgspec.Struct, frozen=True):
 
     broker: pki.Issued
     admin: pki.Issued
-
-    @property
-    def certificates(self) -> Certificates:
-        return Certificates(
-            server=self.broker.certificate, ca_pem=self.broker.ca_pem, super_users=pki.SUPER_USERS
-        )
+    certificates: CertificateFiles
+    """The broker's, as it reads them."""
 
     def admin_login(self, kafka: RealKafka) -> KafkaLogin:
         server = KafkaSettings(bootstrap_servers=kafka.admin_servers, security_protocol="SSL")
@@ -111,7 +107,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     try:
         client = root_client(server)
         pki.prepare_authority(client)
-        made = Authority(broker=pki.issue_broker(client), admin=pki.issue_admin(client))
+        broker, certificates = pki.issue_broker(client), CertificateFiles(tmp_path_factory.mktemp("tls"))
+        certificates.write(broker, (), ttl_s=BROKER_TTL_S)
+        made = Authority(broker=broker, admin=pki.issue_admin(client), certificates=certificates)
         client.close()
     finally:
         server.stop()

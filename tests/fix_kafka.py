@@ -18,9 +18,8 @@ from bdlab.kafka.admin import Admin
 from bdlab.kafka.connection import client_config
 from bdlab.kafka.producer import Producer
 from bdlab.settings import KafkaSettings
-from bdlab.stack.servers.server import Broker
 from bdlab.static_credentials import StaticCredentials
-from tests.brokers import listing
+from tests.brokers import LocalBroker, listing
 from tests.samples import event
 
 
@@ -57,7 +56,7 @@ def make_topic(credentials: StaticCredentials) -> StaticCredentials:
     return credentials
 
 
-def credentials_for(broker: Broker, **settings: float) -> StaticCredentials:
+def credentials_for(broker: LocalBroker, **settings: float) -> StaticCredentials:
     """Credentials for a topic of its own on `broker`, which is made."""
     login = kafka_login(broker.bootstrap_servers, topic=f"t-{uuid4().hex}", **settings)  # type: ignore[arg-type]
     return make_topic(StaticCredentials(kafka=login))
@@ -72,7 +71,7 @@ def leader_address(credentials: StaticCredentials, partition: int) -> str:
 
 
 @pytest.fixture
-def topic(broker: Broker) -> StaticCredentials:
+def topic(broker: LocalBroker) -> StaticCredentials:
     """Credentials for a topic of this test's own, with 6 partitions."""
     return credentials_for(broker)
 

@@ -19,10 +19,9 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection  # noqa: N812 - named so by psycopg2
 
-from bdlab.credentials import Certificate
-from bdlab.settings import Secret, VaultSettings
-from bdlab.stack import Certificates, OpenBao
-from bdlab.vault import pki
+from bdlab.certificates import CertificateFiles
+from bdlab.settings import VaultSettings
+from bdlab.stack import OpenBao
 from bdlab.vault.bootstrap import Plan
 from bdlab.vault.bootstrap.admin_access import AdminAccess
 from bdlab.vault.bootstrap.keysfile import KeysFile
@@ -308,13 +307,7 @@ def secured_pipeline(folder: Path) -> Iterator[tuple[Pipeline, KafkaCluster]]:
         tls = folder / "broker-tls"
         tls.mkdir()
         pipeline.certify(tls)
-        key, _, chain = (tls / "server.pem").read_text("ascii").partition("-----BEGIN CERTIFICATE")
-        certificates = Certificates(
-            server=Certificate(pem=f"-----BEGIN CERTIFICATE{chain}", key=Secret(key)),
-            ca_pem=(tls / "ca.pem").read_text("ascii"),
-            super_users=pki.SUPER_USERS,
-        )
-        cluster = KafkaCluster(folder, certificates=dict.fromkeys((1, 2, 3), certificates))
+        cluster = KafkaCluster(folder, certificates=CertificateFiles(tls))
         stack.callback(cluster.stop)
         pipeline.broker = start_or_skip(cluster)
         servers = ("--bootstrap-servers", cluster.bootstrap_servers, "--admin-servers", cluster.admin_servers)

@@ -34,15 +34,15 @@ from tests.tls import new_openbao, new_postgres
 class ShamirOpenBao(OpenBao):
     """Without an automatic seal: it stays sealed at each start until its key shares are given."""
 
-    def _prepare(self, port: int) -> Sequence[str]:
-        arguments = super()._prepare(port)
+    def _configure(self, port: int) -> Sequence[str]:
+        arguments = super()._configure(port)
         config = Path(arguments[-1])
         config.write_text(
             re.sub(r'seal "static" \{.*?\n\}\n', "", config.read_text("utf-8"), flags=re.DOTALL)
         )
         return arguments
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         with contextlib.suppress(Exception):
             VaultClient(VaultSettings(address=self.address, ca_file=self.ca_file, timeout_s=1)).health()
             return True
@@ -52,8 +52,8 @@ class ShamirOpenBao(OpenBao):
 class UnauthedOpenBao(OpenBao):
     """Lets anybody who has the keys make a root token or new keys, at the paths that HashiCorp Vault has."""
 
-    def _prepare(self, port: int) -> Sequence[str]:
-        arguments = super()._prepare(port)
+    def _configure(self, port: int) -> Sequence[str]:
+        arguments = super()._configure(port)
         config = Path(arguments[-1])
         opened = (
             'listener "tcp" {\n  disable_unauthed_generate_root_endpoints = false\n'

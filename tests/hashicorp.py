@@ -94,8 +94,8 @@ class Dialect(Relay):
 class _Unaudited(ShamirOpenBao):
     """No `audit` and no `seal "static"` stanza, neither of which HashiCorp Vault knows."""
 
-    def _prepare(self, port: int) -> Sequence[str]:
-        arguments = super()._prepare(port)
+    def _configure(self, port: int) -> Sequence[str]:
+        arguments = super()._configure(port)
         config = Path(arguments[-1])
         text = re.sub(r'audit "file".*?\n}\n', "", config.read_text("utf-8"), flags=re.DOTALL)
         config.write_text(text, "utf-8")
@@ -112,8 +112,8 @@ class Vault1(UnauthedOpenBao, _Unaudited):
     def address(self) -> str:
         return self.relay.url if self.relay else super().address
 
-    def _prepare(self, port: int) -> Sequence[str]:
-        arguments = super()._prepare(port)
+    def _configure(self, port: int) -> Sequence[str]:
+        arguments = super()._configure(port)
         if self.relay is None:
             self.relay = Dialect(f"127.0.0.1:{port}", self.version).__enter__()
         return arguments
@@ -132,8 +132,8 @@ class Vault2(Vault1):
 class RealVault(_Unaudited):
     """The program that BDLAB_VAULT_BINARY names."""
 
-    def _prepare(self, port: int) -> Sequence[str]:
-        _, *arguments = super()._prepare(port)
+    def _configure(self, port: int) -> Sequence[str]:
+        _, *arguments = super()._configure(port)
         config = Path(arguments[-1])
         config.write_text(f"disable_mlock = true\n{config.read_text('utf-8')}", "utf-8")
         return [BINARY, *arguments]

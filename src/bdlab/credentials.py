@@ -1,6 +1,6 @@
 """What a service logs in with, and the Protocol of the place it comes from.
 
-`bdlab.vault` is the source in a running pipeline; `bdlab.memory` has the twin that tests use. A source
+In a running pipeline `bdlab.vault` is the source. A source
 renews in the background: a holder compares what it holds with what the source says now, by identity, and
 connects anew with the newer one before it closes the older.
 """

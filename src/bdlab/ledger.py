@@ -172,7 +172,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Books(Protocol):
-    """Where accounts are read: the database, or its twin."""
+    """Where accounts are read: the database."""
 
     def next_offsets(self) -> Mapping[LogPartition, int]:
         """How far each partition is recorded, now."""

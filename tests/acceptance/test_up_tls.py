@@ -20,7 +20,7 @@ import pytest
 
 from bdlab.health.tls import shown_certificate
 from bdlab.stack import DataFolder
-from bdlab.stack.temporary_ca import passing_certificates
+from bdlab.stack.temporary_ca import temporary_certificates
 from bdlab.stack.tls import SERVERS, TlsFolder
 from tests.fix_database import HOSTILE_LIBPQ
 from tests.fix_up import Up, no_secret_is_shown, outlive, shell
@@ -98,7 +98,7 @@ def test_verified_renewed_and_nothing_else(tmp_path: Path, start_up: Callable[..
 
     # Another authority is not taken for theirs.
     other = tmp_path / "other.pem"
-    other.write_text(passing_certificates(("other",), ttl_s=60)["other"].ca_pem)
+    other.write_text(temporary_certificates(("other",), ttl_s=60)["other"].ca_pem)
     for name in ("http", "openbao", "postgres"):
         with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
             shown_certificate("127.0.0.1", port[name], ca_file=str(other), postgres=name == "postgres")
@@ -141,7 +141,7 @@ def test_a_second_run_after_all_certificates_ran_out(tmp_path: Path, start_up: C
     up.process.kill()
     up.process.wait()
     tls = TlsFolder(up.folder.tls)
-    for name, issued in passing_certificates(SERVERS, ttl_s=1).items():
+    for name, issued in temporary_certificates(SERVERS, ttl_s=1).items():
         tls.files(name).write(issued, (), ttl_s=1)
     outlive(tls.files(name).ends_at for name in SERVERS)
     # The folder keeps to TLS by itself, and refuses the other way.

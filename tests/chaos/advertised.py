@@ -22,8 +22,8 @@ class AdvertisedTansu(Tansu):
     def members(self) -> Sequence[AdvertisedTansu]:
         return [self]
 
-    def _prepare(self, port: int) -> Sequence[str]:
-        command = list(super()._prepare(port))
+    def _configure(self, port: int) -> Sequence[str]:
+        command = list(super()._configure(port))
         host, proxy_port = self.advertised
         command[command.index("--advertised-listener-url") + 1] = f"tcp://{host}:{proxy_port}"
         return command
@@ -38,21 +38,21 @@ class AdvertisedKafka(ApacheKafka):
     def members(self) -> Sequence[AdvertisedKafka]:
         return [self]
 
-    def _lay_out(self, distribution: Distribution, properties: Properties) -> None:
+    def _format_storage(self, distribution: Distribution, properties: Properties) -> None:
         host, proxy_port = self.advertised
         through_proxy = properties | {"advertised.listeners": f"CLIENT://{host}:{proxy_port}"}
         write_private(self._config_file, render(through_proxy))
-        super()._lay_out(distribution, through_proxy)
+        super()._format_storage(distribution, through_proxy)
 
 
 class AdvertisedZooKeeperBroker(ZooKeeperBroker):
     advertised: Address
 
-    def _lay_out(self, distribution: Distribution, properties: Properties) -> None:
+    def _format_storage(self, distribution: Distribution, properties: Properties) -> None:
         host, proxy_port = self.advertised
         through_proxy = properties | {"advertised.listeners": f"CLIENT://{host}:{proxy_port}"}
         write_private(self._config_file, render(through_proxy))
-        super()._lay_out(distribution, through_proxy)
+        super()._format_storage(distribution, through_proxy)
 
 
 class AdvertisedZooKeeperKafka(ZooKeeperKafka):
@@ -69,7 +69,7 @@ class AdvertisedMember(ClusterBroker):
 
     advertised: Address
 
-    def _lay_out(self, distribution: Distribution, properties: Properties) -> None:
+    def _format_storage(self, distribution: Distribution, properties: Properties) -> None:
         host, proxy_port = self.advertised
         own = f"BROKERS://127.0.0.1:{self.ports.choose('kafka-brokers')}"
         protocols = properties["listener.security.protocol.map"]
@@ -80,7 +80,7 @@ class AdvertisedMember(ClusterBroker):
             "inter.broker.listener.name": "BROKERS",
         }
         write_private(self._config_file, render(through_proxy))
-        super()._lay_out(distribution, through_proxy)
+        super()._format_storage(distribution, through_proxy)
 
 
 class AdvertisedCluster(KafkaCluster):

@@ -13,6 +13,7 @@ import pytest
 from bdlab.errors import BinaryMissing
 from bdlab.stack.servers import binaries, java
 from tests.compose.engine import NoEngine, run
+from tests.servers.zookeeper import LOGGING, kafka_with_zookeeper
 
 _HERE = Path(__file__).parent / "standins"
 _BASE = "bdlab-standin/debian:bookworm"
@@ -46,15 +47,16 @@ def provide(environment: Mapping[str, str]) -> str:
 
 def _build_all(environment: Mapping[str, str]) -> None:
     try:
-        kraft, zookeeper = java.kafka().home, java.kafka_with_zookeeper().home
+        kraft, zookeeper = java.kafka().home, kafka_with_zookeeper().home
+        logging = {"logging/log4j2.yaml": java.LOGGING, "logging/log4j.properties": LOGGING}
         contents: tuple[tuple[str, str, Mapping[str, Path]], ...] = (
             ("python", "python:3.13-slim-bookworm", {}),
             ("openbao", "openbao/openbao:2.7.2", {"bao": binaries.openbao()}),
             ("postgres", "postgres:17", {"pgsql": binaries.postgres()}),
             ("java", "bdlab-standin/java:17", {}),
-            ("kafka", "apache/kafka:4.4.0", {"libs": kraft / "libs", "logging": java.LOGGING}),
-            ("kafka", "apache/kafka:3.9.2", {"libs": zookeeper / "libs", "logging": java.LOGGING}),
-            ("zookeeper", "zookeeper:3.8.6", {"libs": zookeeper / "libs", "logging": java.LOGGING}),
+            ("kafka", "apache/kafka:4.4.0", {"libs": kraft / "libs", **logging}),
+            ("kafka", "apache/kafka:3.9.2", {"libs": zookeeper / "libs", **logging}),
+            ("zookeeper", "zookeeper:3.8.6", {"libs": zookeeper / "libs", **logging}),
         )
     except BinaryMissing as error:
         raise NoEngine(f"no image can be pulled, and for a stand-in {error}") from error
@@ -65,6 +67,7 @@ def _build_all(environment: Mapping[str, str]) -> None:
             shutil.copytree(_HERE / name, context)
             for target, source in parts.items():
                 copy: Callable[..., object] = shutil.copytree if source.is_dir() else shutil.copy2
+                (context / target).parent.mkdir(exist_ok=True)
                 copy(source, context / target)
             run("docker", "build", "--quiet", "--tag", tag, context, timeout_s=1200, environment=environment)
 

@@ -34,7 +34,6 @@ from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.settings import KafkaSettings, Secret
 from bdlab.stack import ApacheKafka, OpenBao
-from bdlab.stack.servers.kafka_config import Certificates
 from bdlab.static_credentials import StaticCredentials
 from bdlab.vault import pki
 from tests.broker_operations import OPERATIONS, Target
@@ -325,8 +324,14 @@ def test_no_secret_is_on_the_command_line_and_files_are_private(kafka: SecuredKa
     for secret in (*secrets, *key_lines):
         assert secret not in command + environment
     assert stat.S_IMODE(server.data_dir.stat().st_mode) == 0o700
-    for name in ("server.properties", "tls/server.pem", "tls/ca.pem"):
-        assert stat.S_IMODE((server.folder / name).stat().st_mode) == 0o600
+    assert server.certificates
+    private = (
+        server.folder / "server.properties",
+        server.certificates.server_file,
+        server.certificates.ca_file,
+    )
+    for file in private:
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
     # The broker keeps what passwords are checked with, never the passwords; nor does its log hold any.
     read = 0
     for folder, _, names in os.walk(server.data_dir):
@@ -352,8 +357,7 @@ def test_users_and_acls_outlive_a_restart(kafka: SecuredKafka) -> None:
 def test_a_secured_cluster_keeps_its_rules_when_a_broker_is_lost(
     tmp_path: Path, authority: Authority
 ) -> None:
-    one: Certificates = authority.certificates
-    cluster = KafkaCluster(tmp_path, certificates={1: one, 2: one, 3: one})
+    cluster = KafkaCluster(tmp_path, certificates=authority.certificates)
     with secured(cluster, authority) as ready:
         cluster.brokers[1].kill()
         acks = Acks()

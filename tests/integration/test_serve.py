@@ -20,7 +20,7 @@ from bdlab.events import Record, decode
 from bdlab.health.tls import shown_certificate
 from bdlab.kafka.consumer import Consumer
 from bdlab.model import load_scorer
-from bdlab.stack.temporary_ca import passing_certificates
+from bdlab.stack.temporary_ca import temporary_certificates
 from bdlab.static_credentials import StaticCredentials
 from tests import tls
 from tests.fix_kafka import Bookmarks, kafka_login, read_until
@@ -314,7 +314,7 @@ def test_https(pipeline: Pipeline, tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_another_certificates_is_named(pipeline: Pipeline, tmp_path: Path) -> None:
-    one, other = (passing_certificates(["api"], ttl_s=60)["api"] for _ in range(2))
+    one, other = (temporary_certificates(["api"], ttl_s=60)["api"] for _ in range(2))
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     cert.write_text(one.certificate.pem)
     key.write_text(other.certificate.key.reveal())

@@ -29,8 +29,8 @@ def _health(address: str) -> Health:
 class Node(OpenBao):
     """One that others reach: where it says that it takes them it listens, too."""
 
-    def _prepare(self, port: int) -> Sequence[str]:
-        arguments = super()._prepare(port)
+    def _configure(self, port: int) -> Sequence[str]:
+        arguments = super()._configure(port)
         self._change(Path(arguments[-1]))
         return arguments
 
@@ -51,7 +51,7 @@ class SecondNode(Node):
         joining = f'"second"\n  retry_join {{\n    leader_api_addr = "{self.active}"\n  }}\n'
         config.write_text(config.read_text("utf-8").replace('"local"\n', joining), "utf-8")
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             return _health(self.address).serves
         except VaultUnavailable:

@@ -10,13 +10,25 @@ from typing import ClassVar, Self
 
 import msgspec
 
+from bdlab.certificates import CertificateFiles
 from bdlab.stack.servers.java import Distribution
 from bdlab.stack.servers.kafka import ApacheKafka, new_cluster_id
-from bdlab.stack.servers.kafka_config import Certificates, Listeners, Properties, Replicas, kraft_properties
+from bdlab.stack.servers.kafka_config import Listeners, Properties, kraft_properties
 from bdlab.stack.servers.ports import PortBook
 
 _NODES = (1, 2, 3)
-_REPLICAS = Replicas(factor=3, in_sync=2)
+#: Three copies of each partition, two of them in sync for `acks=all`.
+_REPLICATION = dict.fromkeys(
+    (
+        "default.replication.factor",
+        "offsets.topic.replication.factor",
+        "transaction.state.log.replication.factor",
+        "share.coordinator.state.topic.replication.factor",
+    ),
+    "3",
+) | dict.fromkeys(
+    ("min.insync.replicas", "transaction.state.log.min.isr", "share.coordinator.state.topic.min.isr"), "2"
+)
 #: Three JVMs on two busy cores: a broker that had to wait for its turn is not dead yet.
 _SESSION_TIMEOUT_MS = 6000
 
@@ -37,16 +49,12 @@ class ClusterBroker(ApacheKafka):
         *,
         node_id: int,
         layout: Callable[[], Layout],
-        certificates: Certificates | None,
+        certificates: CertificateFiles | None,
         distribution: Distribution | None,
     ) -> None:
         super().__init__(data_dir, certificates=certificates, distribution=distribution)
         self.node_id = node_id
         self._layout = layout
-
-    @property
-    def _replicas(self) -> Replicas:
-        return _REPLICAS
 
     def _choose_port(self) -> int:
         return self._layout().listeners[self.node_id].client
@@ -55,12 +63,10 @@ class ClusterBroker(ApacheKafka):
         del port
         return self._layout().listeners[self.node_id]
 
-    def _metadata_properties(self, listeners: Listeners) -> Properties:
-        del listeners
-        controllers = {node: ports.controller or 0 for node, ports in self._layout().listeners.items()}
-        return kraft_properties(
-            self.node_id, controllers, session_timeout_ms=_SESSION_TIMEOUT_MS, replicas=_REPLICAS
-        )
+    def _properties(self, listeners: Listeners) -> Properties:
+        quorum = {node: ports.controller or 0 for node, ports in self._layout().listeners.items()}
+        kraft = kraft_properties(self.node_id, quorum, session_timeout_ms=_SESSION_TIMEOUT_MS)
+        return super()._properties(listeners) | kraft | _REPLICATION
 
     def _new_cluster_id(self) -> str:
         return self._layout().cluster_id
@@ -78,10 +84,10 @@ class KafkaCluster:
         self,
         data_dir: Path,
         *,
-        certificates: Mapping[int, Certificates] | None = None,
+        certificates: CertificateFiles | None = None,
         distribution: Distribution | None = None,
     ) -> None:
-        """`certificates`, by node id (1, 2, 3), make it a secured cluster."""
+        """`certificates`, which all brokers share, make it a secured cluster."""
         self.data_dir = data_dir.absolute()
         self._ports = PortBook(self.data_dir / "ports.json")
         self._secured = certificates is not None
@@ -91,7 +97,7 @@ class KafkaCluster:
                 self.data_dir / f"broker-{node}",
                 node_id=node,
                 layout=self._layout,
-                certificates=certificates[node] if certificates else None,
+                certificates=certificates,
                 distribution=distribution,
             )
             for node in _NODES

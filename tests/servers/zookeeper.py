@@ -8,17 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
-from bdlab.errors import ServerNotStarted
+from bdlab.certificates import CertificateFiles
+from bdlab.errors import BinaryMissing, ServerNotStarted
 from bdlab.files import write_private
-from bdlab.stack.servers import java
+from bdlab.stack.servers import jars, java
 from bdlab.stack.servers.java import Distribution
-from bdlab.stack.servers.kafka import KafkaBroker
+from bdlab.stack.servers.kafka import ApacheKafka
 from bdlab.stack.servers.kafka_config import (
-    Certificates,
     Listeners,
     Properties,
+    broker_properties,
+    listener_properties,
     render,
-    write_certificates,
 )
 from bdlab.stack.servers.ports import answers
 from bdlab.stack.servers.server import Server
@@ -28,6 +29,37 @@ _TICK_MS = 500
 #: A broker that was killed is not let in again before its session has ended.
 _SESSION_TIMEOUT_MS = 3000
 _CONNECTION_TIMEOUT_MS = 30_000
+
+
+KAFKA_HOME = "BDLAB_KAFKA_ZOOKEEPER_HOME"
+LOGGING = Path(__file__).with_name("log4j.properties")
+
+
+class ZooKeeperDistribution(Distribution, frozen=True):
+    """Kafka 3, which has another log4j and is started without an ahead-of-time cache."""
+
+    @property
+    def _logging(self) -> str:
+        return f"-Dlog4j.configuration={LOGGING.as_uri()}"
+
+    @property
+    def aot_cache(self) -> Path:
+        return self.home / "none.aot"
+
+
+def kafka_with_zookeeper() -> Distribution:
+    """Kafka 3 with ZooKeeper on this machine: `BDLAB_KAFKA_ZOOKEEPER_HOME`, else in the cache.
+
+    Raises BinaryMissing.
+    """
+    program, option = "Apache Kafka 3 with ZooKeeper", " --zookeeper"
+    found = java.find(KAFKA_HOME, jars.kafka_with_zookeeper(), program, option)
+    if not list(found.home.glob("libs/zookeeper-3*.jar")):
+        raise BinaryMissing(
+            f"{found.home} has no ZooKeeper beside Kafka",
+            hint=f"Run `bdlab fetch-kafka{option}`, or name a distribution with {KAFKA_HOME}.",
+        )
+    return ZooKeeperDistribution(found.home, found.version)
 
 
 class ZooKeeper(Server):
@@ -40,7 +72,7 @@ class ZooKeeper(Server):
         data_dir: Path,
         *,
         port: int | None = None,
-        certificates: Certificates | None = None,
+        certificates: CertificateFiles | None = None,
         distribution: Distribution | None = None,
     ) -> None:
         super().__init__(data_dir, port=port)
@@ -51,7 +83,7 @@ class ZooKeeper(Server):
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def _prepare(self, port: int) -> Sequence[str]:
+    def _configure(self, port: int) -> Sequence[str]:
         data = self.folder / "data"
         data.mkdir(exist_ok=True, mode=0o700)
         properties = {
@@ -64,15 +96,13 @@ class ZooKeeper(Server):
             "autopurge.purgeInterval": "24",
         }
         if self._certificates:
-            tls_dir = self.folder / "tls"
-            write_certificates(self._certificates, tls_dir)
             properties |= {
                 "secureClientPort": str(port),
                 "secureClientPortAddress": "127.0.0.1",
                 "serverCnxnFactory": "org.apache.zookeeper.server.NettyServerCnxnFactory",
-                "ssl.keyStore.location": str(tls_dir / "server.pem"),
+                "ssl.keyStore.location": str(self._certificates.server_file),
                 "ssl.keyStore.type": "PEM",
-                "ssl.trustStore.location": str(tls_dir / "ca.pem"),
+                "ssl.trustStore.location": str(self._certificates.ca_file),
                 "ssl.trustStore.type": "PEM",
                 "ssl.clientAuth": "need",
                 "authProvider.x509": "org.apache.zookeeper.server.auth.X509AuthenticationProvider",
@@ -81,17 +111,17 @@ class ZooKeeper(Server):
             properties |= {"clientPort": str(port), "clientPortAddress": "127.0.0.1"}
         config = self.folder / "zoo.cfg"
         write_private(config, render(properties))
-        return (self._distribution or java.kafka_with_zookeeper()).command(
+        return (self._distribution or kafka_with_zookeeper()).command(
             "org.apache.zookeeper.server.ZooKeeperServerMain",
             str(config),
             heap_mb=_HEAP_MB,
         )
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         return answers(self.port) and self.running
 
 
-class ZooKeeperBroker(KafkaBroker):
+class ZooKeeperBroker(ApacheKafka):
     """Apache Kafka 3.9 at a ZooKeeper that runs already."""
 
     name = "kafka"
@@ -104,7 +134,7 @@ class ZooKeeperBroker(KafkaBroker):
         *,
         zookeeper: ZooKeeper,
         port: int | None = None,
-        certificates: Certificates | None = None,
+        certificates: CertificateFiles | None = None,
         distribution: Distribution | None = None,
     ) -> None:
         super().__init__(data_dir, port=port, certificates=certificates, distribution=distribution)
@@ -113,19 +143,19 @@ class ZooKeeperBroker(KafkaBroker):
     @property
     def shut_out(self) -> bool:
         """Whether the last start ended because ZooKeeper still held the session of a killed broker."""
-        return not self.running and b"NodeExists" in self._said()
+        return not self.running and b"NodeExists" in self._log_since_start()
 
     def _find_distribution(self) -> Distribution:
-        return java.kafka_with_zookeeper()
+        return kafka_with_zookeeper()
 
     def _choose_listeners(self, port: int) -> Listeners:
         return Listeners(
-            client=port, internal=self.ports.choose("kafka-internal") if self._certificates else None
+            client=port, internal=self.ports.choose("kafka-internal") if self.certificates else None
         )
 
-    def _metadata_properties(self, listeners: Listeners) -> Properties:
-        del listeners
-        properties = {
+    def _properties(self, listeners: Listeners) -> Properties:
+        properties = broker_properties(self._data) | listener_properties(listeners)
+        properties |= {
             "broker.id": "1",
             "zookeeper.connect": self._zookeeper.address,
             "zookeeper.session.timeout.ms": str(_SESSION_TIMEOUT_MS),
@@ -134,21 +164,20 @@ class ZooKeeperBroker(KafkaBroker):
             # There is no other broker to hand its partitions to: it would only try for five seconds.
             "controlled.shutdown.enable": "false",
         }
-        if self._certificates:
-            tls_dir = self.folder / "tls"
+        if self.certificates:
             properties |= {
                 "zookeeper.ssl.client.enable": "true",
                 "zookeeper.clientCnxnSocket": "org.apache.zookeeper.ClientCnxnSocketNetty",
-                "zookeeper.ssl.keystore.location": str(tls_dir / "server.pem"),
+                "zookeeper.ssl.keystore.location": str(self.certificates.server_file),
                 "zookeeper.ssl.keystore.type": "PEM",
-                "zookeeper.ssl.truststore.location": str(tls_dir / "ca.pem"),
+                "zookeeper.ssl.truststore.location": str(self.certificates.ca_file),
                 "zookeeper.ssl.truststore.type": "PEM",
                 # What the broker writes there, password hashes among it, only its certificate reads.
                 "zookeeper.set.acl": "true",
             }
         return properties
 
-    def _lay_out(self, distribution: Distribution, properties: Properties) -> None:
+    def _format_storage(self, distribution: Distribution, properties: Properties) -> None:
         """The broker makes its folder by itself, with a cluster id that it keeps in ZooKeeper."""
 
 
@@ -163,7 +192,7 @@ class ZooKeeperKafka:
         data_dir: Path,
         *,
         port: int | None = None,
-        certificates: Certificates | None = None,
+        certificates: CertificateFiles | None = None,
         distribution: Distribution | None = None,
     ) -> None:
         self.data_dir = data_dir.absolute()

@@ -13,14 +13,14 @@ import pytest
 
 from bdlab.certificates import CertificateFiles
 from bdlab.health.tls import certificate_check
-from bdlab.stack.temporary_ca import passing_certificates
+from bdlab.stack.temporary_ca import temporary_certificates
 
 
 @contextmanager
 def server(folder: Path, *, ttl_s: float) -> Iterator[tuple[int, str]]:
     """One that shakes hands; its port, and its authority's certificate."""
     files = CertificateFiles(folder)
-    issued = passing_certificates(["one"], ttl_s=ttl_s)["one"]
+    issued = temporary_certificates(["one"], ttl_s=ttl_s)["one"]
     files.write(issued, (), ttl_s=ttl_s)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(files.server_file)
@@ -54,7 +54,7 @@ def test_the_end_of_a_certificate(tmp_path: Path, ttl_s: float, state: str) -> N
 
 
 def test_another_authority_is_not_accepted(tmp_path: Path) -> None:
-    other = passing_certificates(["other"], ttl_s=60)["other"].ca_pem
+    other = temporary_certificates(["other"], ttl_s=60)["other"].ca_pem
     with server(tmp_path, ttl_s=60) as (port, _):
         check = certificate_check("api.certificate", "127.0.0.1", port, ca_pem=other)
     assert (check.state, "not accepted" in check.message) == ("unhealthy", True)

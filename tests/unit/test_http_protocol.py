@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bdlab.serving import response_buffer
-from bdlab.stack.temporary_ca import passing_certificates
+from bdlab.stack.temporary_ca import temporary_certificates
 from bdlab_cli.wiring import uvicorn_protocol
 from tests.fix_api import MemoryApi, serving
 from tests.waiting import until
@@ -347,7 +347,7 @@ def test_over_tls_the_handshake_is_bounded_too(
     memory_api: MemoryApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(uvicorn_protocol, "HEAD_S", 3.0)
-    made = passing_certificates(["api"], ttl_s=600)["api"]
+    made = temporary_certificates(["api"], ttl_s=600)["api"]
     files = {"ssl_certfile": tmp_path / "cert.pem", "ssl_keyfile": tmp_path / "key.pem"}
     files["ssl_certfile"].write_text(made.certificate.pem)
     files["ssl_keyfile"].write_text(made.certificate.key.reveal())

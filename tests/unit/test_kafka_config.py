@@ -15,6 +15,7 @@ from bdlab.stack import ApacheKafka
 from bdlab.stack.servers import java
 from bdlab.stack.servers.kafka import new_cluster_id
 from bdlab.stack.servers.kafka_config import Listeners, listener_properties, render
+from tests.servers.zookeeper import kafka_with_zookeeper
 
 
 def test_without_security_there_is_one_listener_for_all() -> None:
@@ -106,15 +107,15 @@ def test_a_named_distribution_comes_first_and_has_to_be_of_the_right_kind(
     assert java.kafka().version == (4, 1, 0)
     monkeypatch.setenv("BDLAB_KAFKA_ZOOKEEPER_HOME", str(named))
     with pytest.raises(BinaryMissing, match="is no installation of Apache Kafka 3"):
-        java.kafka_with_zookeeper()
+        kafka_with_zookeeper()
 
 
 def test_kafka_3_needs_zookeeper_beside_it(cache: Path) -> None:
     without = distribution(cache / "kafka-3.9.0", "3.9.0")
     with pytest.raises(BinaryMissing, match="has no ZooKeeper"):
-        java.kafka_with_zookeeper()
+        kafka_with_zookeeper()
     (without / "libs" / "zookeeper-3.8.6.jar").touch()
-    assert java.kafka_with_zookeeper().home == without
+    assert kafka_with_zookeeper().home == without
 
 
 def test_no_java_at_all_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,15 @@ def test_the_wheel_has_what_runs_without_a_checkout(built: dict[str, dict[str, b
     assert {"bdlab_cli/app.py", "bdlab/postgres/migrations/0001_tables.sql"} <= files
 
 
+def test_the_wheel_has_no_code_for_tests(built: dict[str, dict[str, bytes]]) -> None:
+    wheel = built["wheel"]
+    assert {name.partition("/")[0] for name in wheel if ".dist-info/" not in name} == {"bdlab", "bdlab_cli"}
+    only_tests = (b"import pytest", b"class ZooKeeper", b"class KafkaCluster", b"class MemoryStore")
+    own = [name for name in wheel if name.endswith(".py")]
+    assert own
+    assert [(name, what) for name in own for what in only_tests if what in wheel[name]] == []
+
+
 def test_the_lock_pins_what_the_project_asks_for_and_names_no_index() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     asked = [

@@ -12,7 +12,7 @@ from bdlab.certificates import CertificateFiles
 from bdlab.errors import StackError
 from bdlab.stack import DataFolder, Event, TlsFolder
 from bdlab.stack.certificate_renewal import CertificateKeeper, Order
-from bdlab.stack.temporary_ca import passing_certificates
+from bdlab.stack.temporary_ca import temporary_certificates
 from bdlab.stack.tls import SERVERS
 
 
@@ -37,7 +37,7 @@ class Stack:
         self.runs += 1
         if self.fails == "before":
             raise StackError("Vault is away")
-        self.files.write(passing_certificates(["one"], ttl_s=60)["one"], (), ttl_s=self.ttl_s)
+        self.files.write(temporary_certificates(["one"], ttl_s=60)["one"], (), ttl_s=self.ttl_s)
         if self.fails == "after":
             raise StackError("the server does not read it")
 
@@ -79,7 +79,7 @@ def test_a_server_that_does_not_read_the_new_one_is_given_up(stack: Stack) -> No
     assert "not read by the running server" in stack.events[0].detail
 
 
-def test_passing_certificates_are_made_once_and_again_where_they_ran_out(tmp_path: Path) -> None:
+def test_temporary_certificates_are_made_once_and_again_where_they_ran_out(tmp_path: Path) -> None:
     tls = TlsFolder(tmp_path)
     assert tls.prepare()
     first = tls.ca_file.read_text()
@@ -87,7 +87,7 @@ def test_passing_certificates_are_made_once_and_again_where_they_ran_out(tmp_pat
     assert not any(tls.files(server).good_for((), authority="another") for server in SERVERS)
     for server in SERVERS:
         assert tls.files(server).server_file.stat().st_mode & 0o077 == 0
-    tls.files("postgres").write(passing_certificates(["p"], ttl_s=60)["p"], (), ttl_s=0)
+    tls.files("postgres").write(temporary_certificates(["p"], ttl_s=60)["p"], (), ttl_s=0)
     assert tls.prepare()
     # Who knows the authority of before goes on knowing it, until there is one that lasts.
     assert tls.ca_file.read_text().startswith(first)
@@ -102,7 +102,7 @@ def test_a_start_that_was_killed_between_certificates_and_trust_leaves_a_folder_
 ) -> None:
     tls = TlsFolder(tmp_path / "tls")
     tls.prepare()
-    issued = passing_certificates(SERVERS, ttl_s=3600)  # Vault's
+    issued = temporary_certificates(SERVERS, ttl_s=3600)  # Vault's
     for server in SERVERS[:written]:
         tls.files(server).write(issued[server], ["localhost"], ttl_s=3600)
     assert not tls.prepare()
@@ -113,7 +113,7 @@ def test_a_start_that_was_killed_between_certificates_and_trust_leaves_a_folder_
 
 def test_a_certificate_that_is_half_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = CertificateFiles(tmp_path)
-    first, second = (passing_certificates(["one"], ttl_s=3600)["one"] for _ in range(2))
+    first, second = (temporary_certificates(["one"], ttl_s=3600)["one"] for _ in range(2))
     files.write(first, ["one"], ttl_s=3600)
     assert files.good_for(["one"], authority=first.ca_pem)
     replace = Path.replace

@@ -11,7 +11,7 @@ from rich.markup import escape
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.probes import MEMORY_ONLY
 from bdlab.stack import BrokerKind, DataFolder, Event, brokers
-from bdlab.stack.servers import jars, java, quick_start
+from bdlab.stack.servers import aot_cache, jars, java
 from bdlab_cli.options import BrokerName
 from bdlab_cli.output import terminal
 from bdlab_cli.output.stack_events import fetch_progress, show
@@ -52,11 +52,11 @@ def prepare_quick_starts(stop: threading.Event | None = None) -> None:
     Raises StartInterrupted if `stop` was set.
     """
     talk, kafka = terminal.stderr(), java.kafka()
-    if not quick_start.is_due(kafka):
+    if kafka.aot_cache.exists():
         return
     talk.print("preparing Apache Kafka for quick starts, once; some 15 s", soft_wrap=True)
     try:
-        quick_start.prepare(kafka, stop)
+        aot_cache.prepare(kafka, stop)
     except StartInterrupted:
         raise
     except StackError as error:

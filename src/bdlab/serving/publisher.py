@@ -18,7 +18,7 @@ _Result = Position | BrokerError
 
 
 class EventProducer(Protocol):
-    """`bdlab.kafka.producer.Producer`, or its twin in memory."""
+    """The part of `bdlab.kafka.producer.Producer` that publishes."""
 
     def publish(
         self,

@@ -7,7 +7,6 @@ commands that it runs.
 from bdlab.stack.folder import EXPORTED, BrokerKind, DataFolder, Endpoints, exports
 from bdlab.stack.local import LocalStack
 from bdlab.stack.servers.kafka import ApacheKafka
-from bdlab.stack.servers.kafka_config import Certificates
 from bdlab.stack.servers.openbao import OpenBao
 from bdlab.stack.servers.postgres import Postgres
 from bdlab.stack.servers.server import Broker, Server
@@ -20,7 +19,6 @@ __all__ = [
     "ApacheKafka",
     "Broker",
     "BrokerKind",
-    "Certificates",
     "DataFolder",
     "Endpoints",
     "Event",

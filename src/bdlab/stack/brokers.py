@@ -4,48 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-from bdlab.credentials import SUPER_USERS
+from bdlab.certificates import CertificateFiles
 from bdlab.errors import BinaryMissing, StackError
 from bdlab.probes import MEMORY_ONLY
 from bdlab.stack.folder import BrokerKind, DataFolder
 from bdlab.stack.servers import java
 from bdlab.stack.servers.jars import Progress
 from bdlab.stack.servers.kafka import ApacheKafka
-from bdlab.stack.servers.kafka_config import CertificateFolder
 from bdlab.stack.servers.server import Broker
 from bdlab.stack.servers.tansu import Tansu
-from bdlab.stack.supervisor import Child
 
 
-class BrokerServer(Child, Broker, Protocol):
-    """A broker that can be started and stopped."""
-
-    @property
-    def needs_certificate(self) -> bool:
-        """Whether it cannot start before Vault has made it a certificate."""
-        ...
-
-    @property
-    def admin_servers(self) -> str:
-        """Where it takes its administrator; empty for one that knows none."""
-        ...
-
-    def lay_out(self) -> None:
-        """Do ahead of its start what takes time and needs no other server."""
-        ...
-
-
-def make_broker(kind: BrokerKind, data_dir: Path, certificates: Path) -> BrokerServer:
-    """The broker of that kind, not started. What it needs and lacks shows at its start.
-
-    Apache Kafka is secured, with what is in the folder `certificates` by then.
-    """
-    if kind == "kafka":
-        secured = CertificateFolder(folder=certificates, super_users=SUPER_USERS)
-        return ApacheKafka(data_dir, certificates=secured)
-    return Tansu(data_dir)
+def make_broker(kind: BrokerKind, data_dir: Path, certificates: CertificateFiles) -> Broker:
+    """Return the broker of that kind, not started. Apache Kafka is secured with `certificates`."""
+    return ApacheKafka(data_dir, certificates=certificates) if kind == "kafka" else Tansu(data_dir)
 
 
 def choose_broker(

@@ -13,9 +13,9 @@ from bdlab.certificates import LOCAL_HOSTS, CertificateFiles
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.health.tls import shown_certificate
 from bdlab.retry import tries
-from bdlab.stack.brokers import BrokerServer
 from bdlab.stack.servers.openbao import OpenBao
 from bdlab.stack.servers.postgres import Postgres
+from bdlab.stack.servers.server import Broker
 from bdlab.stack.supervisor import Event, Report
 from bdlab.stack.tls import SERVERS, TlsFolder
 
@@ -112,9 +112,7 @@ class CertificateKeeper:
         order.installed()
 
 
-def broker_order(
-    broker: BrokerServer, files: CertificateFiles, ttl_s: int, *, is_up: Callable[[], bool]
-) -> Order:
+def broker_order(broker: Broker, files: CertificateFiles, ttl_s: int, *, is_up: Callable[[], bool]) -> Order:
     """The broker's own. It is told to read a new one if the stack `is_up`; it reads what is there when it
     starts."""
 

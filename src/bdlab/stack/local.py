@@ -70,7 +70,7 @@ class LocalStack:
         self._openbao = OpenBao(self.folder.path)
         self._postgres = Postgres(self.folder.path)
         self._broker_files = CertificateFiles(self.folder.tls / "kafka")
-        self._broker = make_broker(broker, self.folder.path, self._broker_files.folder)
+        self._broker = make_broker(broker, self.folder.path, self._broker_files)
         self._supervisor = Supervisor(report)
         self._certificates = CertificateKeeper(self.run, report)
         self._services: list[Service] = []
@@ -196,7 +196,7 @@ class LocalStack:
     def _bring_up(self, http_port: int, consumers: Mapping[str, int], stop: threading.Event) -> None:
         """Start the servers and set them up, each thing as soon as what it needs is there."""
         order = None
-        if self._broker.needs_certificate:
+        if self._broker.certificates:
             order = broker_order(
                 self._broker,
                 self._broker_files,
@@ -207,7 +207,7 @@ class LocalStack:
         with SideBySide(stop) as steps:
             vault_up = steps.begin(lambda end: self._start(self._openbao, end))
             database_up = steps.begin(lambda end: self._start(self._postgres, end))
-            laid_out = steps.begin(lambda _end: self._broker.lay_out())
+            laid_out = steps.begin(lambda _end: self._broker.prepare())
 
             def set_up(end: threading.Event) -> None:
                 vault_up.result()
@@ -315,7 +315,7 @@ class LocalStack:
     def _set_up_vault(self, stop: threading.Event) -> None:
         """Bring Vault to the finished state. The `.env` exists for as long as that takes, the first time."""
         arguments = ["vault-init", "--keys-file", str(self.folder.keys_file)]
-        if self._broker.needs_certificate:
+        if self._broker.certificates:
             self._broker_files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             arguments += ["--authority", "kafka", "--broker-folder", str(self._broker_files.folder)]
             arguments += ["--broker-ttl", str(self._certificate_ttl_s)]
@@ -347,7 +347,7 @@ class LocalStack:
     @property
     def _broker_environment(self) -> dict[str, str]:
         """How clients reach the broker, and by whose certificate they know it."""
-        by_vault = {"BDLAB_KAFKA_CA_FILE": "vault"} if self._broker.needs_certificate else {}
+        by_vault = {"BDLAB_KAFKA_CA_FILE": "vault"} if self._broker.certificates else {}
         return {**self._broker.client_environment, **by_vault}
 
     def _announce_broker(self, stop: threading.Event) -> None:

@@ -1,4 +1,4 @@
-"""An authority that signs a few certificates and is forgotten; needs the package `cryptography`."""
+"""A CA that signs a few certificates and is forgotten; needs the package `cryptography`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ _ADDRESSES = ("127.0.0.1",)
 _SKEW = timedelta(minutes=1)
 
 
-def passing_certificates(
-    names: Sequence[str], *, ttl_s: float, as_clients: bool = False
-) -> dict[str, Issued]:
-    """A certificate for each name, valid for this machine's loopback, by one authority without a future.
+def subject(name: str) -> str:
+    """Return the subject of the certificate for `name`, as RFC 4514 writes it."""
+    return f"CN=bdlab-{name}"
 
-    With `as_clients` they also prove who a client is.
+
+def temporary_certificates(names: Sequence[str], *, ttl_s: float) -> dict[str, Issued]:
+    """Return a certificate for each name, all by one new CA whose key is kept nowhere.
+
+    They are valid for localhost and 127.0.0.1, for servers and for clients.
     """
-    usages = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if as_clients else [])]
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     authority_key = ec.generate_private_key(ec.SECP256R1())
-    authority = _signed("bdlab passing authority", authority_key.public_key(), authority_key, ttl_s=ttl_s)
+    authority = _signed("bdlab temporary CA", authority_key.public_key(), authority_key, ttl_s=ttl_s)
     ca_pem = authority.public_bytes(serialization.Encoding.PEM).decode("ascii")
     found = {}
     for name in names:
@@ -61,7 +64,7 @@ def _signed(
     issuer: x509.Certificate | None = None,
     usages: Sequence[x509.ObjectIdentifier] = (),
 ) -> x509.Certificate:
-    """A server's certificate; an authority's where it has no issuer but itself."""
+    """Return a certificate for `name`: without `issuer` that of a CA, which signs itself."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     is_authority = issuer is None

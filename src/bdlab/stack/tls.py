@@ -57,12 +57,12 @@ class TlsFolder:
             return False
         try:
             # Not every installation has what it needs.
-            from bdlab.stack.temporary_ca import passing_certificates  # noqa: PLC0415
+            from bdlab.stack.temporary_ca import temporary_certificates  # noqa: PLC0415
         except ImportError as error:
             raise BinaryMissing(
                 "TLS for the local servers needs the package cryptography", hint="pip install 'bdlab[local]'"
             ) from error
-        issued = passing_certificates(SERVERS, ttl_s=ttl_s)
+        issued = temporary_certificates(SERVERS, ttl_s=ttl_s)
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.trust(issued[SERVERS[0]].ca_pem, keep=True)
         # No host of record, so that a renewal replaces them at once.

@@ -12,21 +12,21 @@ import msgspec
 from bdlab.errors import BinaryMissing
 from bdlab.stack.servers import binaries, jars
 
-_FETCH = "Run `bdlab fetch-kafka{option}`, or name a distribution with {variable}."
-_ZOOKEEPER_HOME = "BDLAB_KAFKA_ZOOKEEPER_HOME"
+#: Names the folder of another distribution than the one in the cache.
+KAFKA_HOME = "BDLAB_KAFKA_HOME"
 
-LOGGING = Path(__file__).with_name("log4j")
-"""What each log4j is told, whatever a distribution's own files say: everything to standard output."""
+#: What log4j is told, whatever the distribution's own file says: everything to standard output.
+LOGGING = Path(__file__).with_name("log4j2.yaml")
 
-#: For a small server: one collector thread, no file for jstat. The heap can be small because the system's
-#: page cache, not the heap, is what holds Kafka's log.
+#: For a small server: one garbage collector thread, no file for jstat. A small heap is enough, because the
+#: system's page cache holds Kafka's log.
 _JVM = (
     "-XX:+UseSerialGC",
     "-XX:-UsePerfData",
     "-XX:+ExitOnOutOfMemoryError",
     "-Xms32m",
     "-Djava.awt.headless=true",
-    # Kafka puts its PEM files into key stores in memory, where 10,000 rounds of a key derivation protect
+    # Kafka puts its PEM files into key stores in memory, where 10,000 rounds of key derivation protect
     # nothing and take half a second. Source: java.security, keystore.pkcs12.*.
     *(f"-Dkeystore.pkcs12.{what}IterationCount=1" for what in ("keyPbe", "certPbe", "mac")),
 )
@@ -39,21 +39,16 @@ class Distribution(msgspec.Struct, frozen=True):
     version: tuple[int, ...]
 
     def command(self, main: str, *arguments: str, heap_mb: int) -> list[str]:
-        """The command line of the Java class `main` with a heap of at most `heap_mb` MiB.
+        """Return the command line of the Java class `main` with a heap of at most `heap_mb` MiB.
 
-        It logs to standard output. Raises BinaryMissing where there is no Java.
+        It logs to standard output. Raises BinaryMissing if there is no Java.
         """
-        logging = (
-            f"-Dlog4j2.configurationFile={LOGGING / 'log4j2.yaml'}"
-            if self.version >= (4,)
-            else f"-Dlog4j.configuration={(LOGGING / 'log4j.properties').as_uri()}"
-        )
         return [
             str(binaries.java()),
             *_JVM,
-            *self._quick_start(),
+            *self._aot_options(),
             f"-Xmx{heap_mb}m",
-            logging,
+            self._logging,
             "-cp",
             ":".join(map(str, self._jars)),
             main,
@@ -61,12 +56,12 @@ class Distribution(msgspec.Struct, frozen=True):
         ]
 
     @property
-    def archive(self) -> Path | None:
-        """Where what spares Java work at the start is kept, for these jars in this place; None for a Kafka
-        that is not started with one.
-        """
-        if self.version < (4,):
-            return None
+    def _logging(self) -> str:
+        return f"-Dlog4j2.configurationFile={LOGGING}"
+
+    @property
+    def aot_cache(self) -> Path:
+        """The file of Java's ahead-of-time cache for these jars in this folder; not always there."""
         seen = [(str(jar), jar.stat().st_size, jar.stat().st_mtime_ns) for jar in self._jars]
         mark = hashlib.sha256(repr((binaries.java_version(), _JVM, seen)).encode()).hexdigest()[:12]
         return binaries.cache_dir() / f"kafka-{'.'.join(map(str, self.version))}-{mark}.aot"
@@ -75,27 +70,26 @@ class Distribution(msgspec.Struct, frozen=True):
     def _jars(self) -> list[Path]:
         return sorted(self.home.glob("libs/*.jar"))
 
-    def _quick_start(self) -> list[str]:
-        # Kafka uses what a later Java will not have, and Java would tell of that and of each misfit.
+    def _aot_options(self) -> list[str]:
+        # Java warns of what Kafka uses and a later Java will not have, and of a cache that does not fit.
         quiet = ["--sun-misc-unsafe-memory-access=allow", "-Xlog:disable"]
-        archive = self.archive
-        return [*quiet, *([f"-XX:AOTCache={archive}"] if archive and archive.exists() else [])]
+        return [*quiet, *([f"-XX:AOTCache={self.aot_cache}"] if self.aot_cache.exists() else [])]
 
 
 def kafka() -> Distribution:
-    """Kafka 4 on this machine: `BDLAB_KAFKA_HOME`, else in the cache. Raises BinaryMissing."""
-    return _find("BDLAB_KAFKA_HOME", jars.kafka(), "Apache Kafka 4")
+    """Return Kafka 4 on this machine: `BDLAB_KAFKA_HOME`, else in the cache. Raises BinaryMissing."""
+    return find(KAFKA_HOME, jars.kafka(), "Apache Kafka 4")
 
 
 def fetch_kafka(progress: jars.Progress) -> Distribution:
-    """Kafka 4, fetched into the cache (45 MB) unless it is there, or `BDLAB_KAFKA_HOME` names another.
+    """Return Kafka 4, fetched into the cache (45 MB) unless it is there or `BDLAB_KAFKA_HOME` names another.
 
-    Where it cannot be fetched, one of another version in the cache will do. Raises BinaryMissing; also where
-    there is no Java.
+    If it cannot be fetched, another version in the cache is taken. Raises BinaryMissing, also if there is no
+    Java.
     """
     binaries.java()
     try:
-        if not os.environ.get("BDLAB_KAFKA_HOME"):
+        if not os.environ.get(KAFKA_HOME):
             jars.fetch(jars.kafka(), progress)
     except BinaryMissing:
         if not _cached(jars.kafka()):
@@ -103,23 +97,13 @@ def fetch_kafka(progress: jars.Progress) -> Distribution:
     return kafka()
 
 
-def kafka_with_zookeeper() -> Distribution:
-    """Kafka 3 with ZooKeeper on this machine: `BDLAB_KAFKA_ZOOKEEPER_HOME`, else in the cache.
+def find(variable: str, pinned: jars.Assembly, program: str, option: str = "") -> Distribution:
+    """Return the distribution that the environment `variable` names, else `pinned` or another version of it
+    in the cache.
 
-    Raises BinaryMissing.
+    Raises BinaryMissing; `program` and the `option` of `bdlab fetch-kafka` are for its message.
     """
-    pinned = jars.kafka_with_zookeeper()
-    found = _find(_ZOOKEEPER_HOME, pinned, "Apache Kafka 3 with ZooKeeper", " --zookeeper")
-    if not list(found.home.glob("libs/zookeeper-3*.jar")):
-        raise BinaryMissing(
-            f"{found.home} has no ZooKeeper beside Kafka",
-            hint=_FETCH.format(option=" --zookeeper", variable=_ZOOKEEPER_HOME),
-        )
-    return found
-
-
-def _find(variable: str, pinned: jars.Assembly, program: str, option: str = "") -> Distribution:
-    hint = _FETCH.format(option=option, variable=variable)
+    hint = f"Run `bdlab fetch-kafka{option}`, or name a distribution with {variable}."
     named = os.environ.get(variable)
     if named:
         chosen = _distribution(Path(named).expanduser().absolute())
@@ -133,14 +117,14 @@ def _find(variable: str, pinned: jars.Assembly, program: str, option: str = "") 
 
 
 def _cached(pinned: jars.Assembly) -> list[Distribution]:
-    """The pinned one if it is whole, else those of the same line that another version of bdlab has left."""
+    """Return the pinned one if it is complete, else those of its major version that another bdlab fetched."""
     others = binaries.cache_dir().glob(f"kafka-{pinned.version[0]}.*")
     homes = [pinned.home] if pinned.is_whole() else [home for home in others if home != pinned.home]
     return [found for home in homes if (found := _distribution(home))]
 
 
 def _distribution(home: Path) -> Distribution | None:
-    """What is at `home`; None where it is no Kafka."""
+    """Return the distribution in `home`; None if there is no Kafka."""
     for jar in home.glob("libs/kafka_2.1*.jar"):
         match = re.fullmatch(r"kafka_2\.1\d-(\d+(?:\.\d+)*)\.jar", jar.name)
         if match:

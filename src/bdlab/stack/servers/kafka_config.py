@@ -1,4 +1,4 @@
-"""The configuration of Apache Kafka's servers, as they read it. Pure, but for the certificates' files."""
+"""The configuration of Apache Kafka's servers, as they read it."""
 
 from __future__ import annotations
 
@@ -7,39 +7,16 @@ from pathlib import Path
 
 import msgspec
 
-from bdlab.credentials import Certificate
-from bdlab.files import write_private
+from bdlab.certificates import CertificateFiles
 
 CLIENT, INTERNAL, CONTROLLER = "CLIENT", "INTERNAL", "CONTROLLER"
 
 Properties = dict[str, str]
 
 
-class Certificates(msgspec.Struct, frozen=True, kw_only=True):
-    """What a secured server needs before its first start.
-
-    `server` proves to clients and to the other brokers who it is; it has to be valid for 127.0.0.1.
-    `ca_pem` signed it and the certificates of all who may connect to the listener for administration.
-    `super_users` are the subjects that may do everything, as "CN=...": the administrator's and each broker's.
-    """
-
-    server: Certificate
-    ca_pem: str
-    super_users: tuple[str, ...]
-
-
-class CertificateFolder(msgspec.Struct, frozen=True, kw_only=True):
-    """The same, as the files `server.pem` and `ca.pem`, which somebody else writes before each start and may
-    replace while the server runs.
-    """
-
-    folder: Path
-    super_users: tuple[str, ...]
-
-
 class Listeners(msgspec.Struct, frozen=True, kw_only=True):
-    """Ports on loopback. `internal` is the brokers' and the administrator's, who show a certificate; without
-    security it is not there, and they use the clients' one. `controller` is KRaft's.
+    """Ports on 127.0.0.1. `internal` is for brokers and administrators, who show a certificate; an unsecured
+    broker has none, and they use `client`. `controller` is KRaft's.
     """
 
     client: int
@@ -47,15 +24,8 @@ class Listeners(msgspec.Struct, frozen=True, kw_only=True):
     internal: int | None = None
 
 
-class Replicas(msgspec.Struct, frozen=True):
-    """Copies of each partition, and how many of them have to be in sync for `acks=all`."""
-
-    factor: int = 1
-    in_sync: int = 1
-
-
 def listener_properties(listeners: Listeners) -> Properties:
-    """Which ports there are. The clients' one asks for SCRAM over TLS where the broker is secured."""
+    """Return the listeners. The clients' one requires SCRAM over TLS if the broker is secured."""
     secured = listeners.internal is not None
     ports = {CLIENT: listeners.client, INTERNAL: listeners.internal, CONTROLLER: listeners.controller}
     urls = {name: f"{name}://127.0.0.1:{port}" for name, port in ports.items() if port is not None}
@@ -75,54 +45,52 @@ def listener_properties(listeners: Listeners) -> Properties:
         values |= {
             "listener.name.client.sasl.enabled.mechanisms": "SCRAM-SHA-512",
             "listener.name.client.scram-sha-512.sasl.jaas.config": scram,
-            # Whoever has a password shows no certificate; on every other listener it is the only way in.
+            # Clients with a password show no certificate; every other listener requires one.
             "listener.name.client.ssl.client.auth": "none",
             "ssl.client.auth": "required",
         }
     return values
 
 
-def security_properties(super_users: Iterable[str], tls_dir: Path, authorizer: str) -> Properties:
-    """Certificates, which are in `tls_dir`, and who may do what without one ACL."""
+def security_properties(
+    certificates: CertificateFiles, super_users: Iterable[str], authorizer: str
+) -> Properties:
+    """Return which certificates the broker shows and trusts, and who needs no ACL.
+
+    `super_users` are the subjects of certificates, as "CN=...".
+    """
     return {
         "ssl.keystore.type": "PEM",
-        "ssl.keystore.location": str(tls_dir / "server.pem"),
+        "ssl.keystore.location": str(certificates.server_file),
         "ssl.truststore.type": "PEM",
-        "ssl.truststore.location": str(tls_dir / "ca.pem"),
+        "ssl.truststore.location": str(certificates.ca_file),
         "authorizer.class.name": authorizer,
         "super.users": ";".join(f"User:{subject}" for subject in super_users),
         "allow.everyone.if.no.acl.found": "false",
     }
 
 
-def write_certificates(certificates: Certificates, tls_dir: Path) -> None:
-    tls_dir.mkdir(exist_ok=True, mode=0o700)
-    server = certificates.server
-    write_private(tls_dir / "server.pem", f"{server.key.reveal().strip()}\n{server.pem.strip()}\n")
-    write_private(tls_dir / "ca.pem", f"{certificates.ca_pem.strip()}\n")
-
-
-def broker_properties(replicas: Replicas, data: Path) -> Properties:
-    """What every broker is told, whoever keeps its metadata."""
-    few = "6"
+def broker_properties(data: Path) -> Properties:
+    """Return what every broker is told, with its log in `data`."""
+    few, one = "6", "1"
     return {
         "log.dirs": str(data),
-        # A topic is made by `bdlab migrate`, never by a client that asks for it.
+        # `bdlab migrate` makes the topic, never a client that asks for it.
         "auto.create.topics.enable": "false",
-        "default.replication.factor": str(replicas.factor),
-        "min.insync.replicas": str(replicas.in_sync),
-        "offsets.topic.replication.factor": str(replicas.factor),
+        "default.replication.factor": one,
+        "min.insync.replicas": one,
+        "offsets.topic.replication.factor": one,
         "offsets.topic.num.partitions": few,
-        "transaction.state.log.replication.factor": str(replicas.factor),
-        "transaction.state.log.min.isr": str(replicas.in_sync),
+        "transaction.state.log.replication.factor": one,
+        "transaction.state.log.min.isr": one,
         "transaction.state.log.num.partitions": few,
         "unclean.leader.election.enable": "false",
-        # The group of one machine is complete at once: no waiting for more members.
+        # No waiting for more members: the group of one machine is complete at once.
         "group.initial.rebalance.delay.ms": "0",
-        # Kafka's own least is 6 s; here a consumer that died is to be missed sooner, if it asks for that.
+        # Kafka's default minimum is 6 s; a consumer may ask here to be missed sooner after it died.
         "group.min.session.timeout.ms": "1000",
-        # A machine that runs all of it has few clients and few cores. The cleaner's buffer alone is 128 MiB
-        # otherwise, all of it taken at the start; only the consumers' offsets are compacted.
+        # One machine that runs everything has few clients and few cores. By default the log cleaner takes
+        # 128 MiB at the start; only the consumers' offsets are compacted.
         "log.cleaner.dedupe.buffer.size": str(4 << 20),
         "num.network.threads": "2",
         "num.io.threads": "4",
@@ -130,13 +98,11 @@ def broker_properties(replicas: Replicas, data: Path) -> Properties:
     }
 
 
-def kraft_properties(
-    node_id: int, controllers: Mapping[int, int], *, session_timeout_ms: int, replicas: Replicas
-) -> Properties:
-    """A broker that is its own controller. `controllers` has each node's controller port.
+def kraft_properties(node_id: int, controllers: Mapping[int, int], *, session_timeout_ms: int) -> Properties:
+    """Return what makes a broker its own controller. `controllers` has each node's controller port.
 
-    `session_timeout_ms`: how long the controller takes a silent broker for alive. After a kill -9 a broker is
-    not let in again before that.
+    `session_timeout_ms` is how long the controller believes that a silent broker lives. A broker that was
+    killed cannot register again before that.
     """
     return {
         "process.roles": "broker,controller",
@@ -147,15 +113,15 @@ def kraft_properties(
         "controller.listener.names": CONTROLLER,
         "broker.session.timeout.ms": str(session_timeout_ms),
         "broker.heartbeat.interval.ms": str(min(1000, session_timeout_ms // 6)),
-        "share.coordinator.state.topic.replication.factor": str(replicas.factor),
-        "share.coordinator.state.topic.min.isr": str(replicas.in_sync),
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
         "group.coordinator.threads": "1",
         "share.coordinator.threads": "1",
     }
 
 
 def render(properties: Mapping[str, str]) -> str:
-    """Java's properties format, which is ASCII. Source: java.util.Properties.load."""
+    """Return `properties` in Java's properties format, which is ASCII. Source: java.util.Properties.load."""
     return "".join(f"{name}={_escape(value)}\n" for name, value in properties.items())
 
 

@@ -92,7 +92,7 @@ class OpenBao(TlsServer):
         self.reload()
         return True
 
-    def _prepare(self, port: int) -> Sequence[str]:
+    def _configure(self, port: int) -> Sequence[str]:
         program = binaries.openbao()
         (self.folder / "raft").mkdir(exist_ok=True, mode=0o700)
         self._check_seal_key()
@@ -130,7 +130,7 @@ class OpenBao(TlsServer):
                 hint=f"Run: chmod 600 {file}",
             )
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         connection = connect("127.0.0.1", self.port, tls=self.tls, timeout_s=_HTTP_TIMEOUT_S)
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("GET", "/v1/sys/health")

@@ -119,7 +119,7 @@ class Postgres(TlsServer):
         self._on_tcp = False
         return kept
 
-    def _prepare(self, port: int) -> Sequence[str]:
+    def _configure(self, port: int) -> Sequence[str]:
         installation = binaries.postgres()
         command = unprivileged.wrapper(self._data)
         if not self._data.exists():
@@ -158,7 +158,7 @@ class Postgres(TlsServer):
     def _environment(self) -> Mapping[str, str]:
         return base_environment() | {"LD_LIBRARY_PATH": str(binaries.postgres() / "lib")}
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         # The postmaster's own word, which needs no login; other servers may hold the port.
         lines = self._lock_lines()
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"

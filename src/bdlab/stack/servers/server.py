@@ -10,8 +10,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
+from bdlab.certificates import CertificateFiles
 from bdlab.errors import ServerNotStarted, StackError, StartInterrupted
 from bdlab.stack.servers.ports import PortBook
 from bdlab.stack.servers.process import OverProcess, Process
@@ -64,12 +65,12 @@ class Server(OverProcess, ABC):
         try:
             self._make_folders()
             self._port = self._choose_port()
-            arguments = self._prepare(self._port)
+            arguments = self._configure(self._port)
         except OSError as error:
             raise ServerNotStarted(f"{self.name} could not be started: {error}") from error
         self._process.start(arguments, environment=self._environment(), folder=self.data_dir)
         try:
-            wait_until_up(self._process, self._answers, deadline=deadline, stop=stop)
+            wait_until_up(self._process, self._is_ready, deadline=deadline, stop=stop)
         except StackError:
             self.stop()
             raise
@@ -96,36 +97,57 @@ class Server(OverProcess, ABC):
         return self.ports.choose(self.name, self._wanted_port or self._port)
 
     @abstractmethod
-    def _prepare(self, port: int) -> Sequence[str]:
-        """Lay out what the server needs on disk, and give its command line."""
+    def _configure(self, port: int) -> Sequence[str]:
+        """Write what the server reads from disk, and return its command line."""
 
     @abstractmethod
-    def _answers(self) -> bool:
-        """Whether the server is ready for clients."""
+    def _is_ready(self) -> bool:
+        """Return whether the server is ready for clients."""
 
     def _environment(self) -> Mapping[str, str]:
         """The child's whole environment: nothing that configures a server by accident, and no secret."""
         return base_environment()
 
 
-class Broker(Protocol):
-    """The Kafka-protocol broker of a stack. `keeps_log`: whether what is on it outlives its process.
+class Broker(Server):
+    """The Kafka-protocol broker of a stack."""
 
-    Without it each start is a new incarnation: another `cluster_id` at another address.
-    """
-
+    #: Whether the log outlives the process. Otherwise each start is a new incarnation of the log, with
+    #: another `cluster_id` at another address.
     keeps_log: ClassVar[bool]
 
-    @property
-    def bootstrap_servers(self) -> str: ...
+    certificates: CertificateFiles | None = None
+    """The files that must be there before it starts; None for an unsecured broker."""
 
     @property
-    def cluster_id(self) -> str: ...
+    def bootstrap_servers(self) -> str:
+        """The address for clients."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def admin_servers(self) -> str:
+        """The address for administrators; empty for a broker that knows none."""
+        return ""
+
+    @property
+    @abstractmethod
+    def cluster_id(self) -> str:
+        """The id of the log; empty before the first start."""
+
+    @property
+    def security_protocol(self) -> str:
+        return "PLAINTEXT"
 
     @property
     def client_environment(self) -> Mapping[str, str]:
-        """How a client reaches it, as `BDLAB_KAFKA_...` variables for the first set-up."""
-        ...
+        """How clients reach it, as `BDLAB_KAFKA_...` variables for the first set-up."""
+        return {
+            "BDLAB_KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers,
+            "BDLAB_KAFKA_SECURITY_PROTOCOL": self.security_protocol,
+        }
+
+    def prepare(self) -> None:
+        """Do before the start what takes time and needs no other server."""
 
 
 def wait_until_up(

@@ -1,49 +1,32 @@
-"""Tansu as a local broker: Kafka's protocol, the log in memory only."""
+"""Tansu as a local broker: it speaks Kafka's protocol and keeps the log in memory only."""
 
 from __future__ import annotations
 
 import secrets
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from bdlab.probes import MEMORY_ONLY_ID
 from bdlab.stack.servers import binaries
 from bdlab.stack.servers.ports import answers
-from bdlab.stack.servers.server import Server
+from bdlab.stack.servers.server import Broker
 
 
-class Tansu(Server):
-    """Each start is a new incarnation with a new cluster id on a new port, unless `port` fixed one:
-    a client of the old one, whose log is lost, must not take the new one for it.
+class Tansu(Broker):
+    """Each start is a new incarnation of the log, with a new cluster id on a new port unless `port` is given:
+    a client of the old log, which is lost, must not mistake the new one for it.
     """
 
     name = "tansu"
-    stop_signal = signal.SIGKILL  # there is nothing for it to save, and it takes two seconds for it
+    stop_signal = signal.SIGKILL  # it has nothing to save, and an orderly stop takes it two seconds
     keeps_log: ClassVar[bool] = False
-    needs_certificate: ClassVar[bool] = False
-    admin_servers: ClassVar[str] = ""
 
     _cluster_id = ""
 
     @property
-    def bootstrap_servers(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @property
     def cluster_id(self) -> str:
-        """That of the last start; empty before the first."""
         return self._cluster_id
-
-    @property
-    def client_environment(self) -> Mapping[str, str]:
-        return {
-            "BDLAB_KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers,
-            "BDLAB_KAFKA_SECURITY_PROTOCOL": "PLAINTEXT",
-        }
-
-    def lay_out(self) -> None:
-        """Nothing: its log is in memory."""
 
     def _choose_port(self) -> int:
         before = self._port
@@ -51,7 +34,7 @@ class Tansu(Server):
             return super()._choose_port()
         return self.ports.choose_new(before)
 
-    def _prepare(self, port: int) -> Sequence[str]:
+    def _configure(self, port: int) -> Sequence[str]:
         self._cluster_id = f"{MEMORY_ONLY_ID}{secrets.token_hex(8)}"
         url = f"tcp://127.0.0.1:{port}"
         return [
@@ -67,5 +50,5 @@ class Tansu(Server):
             "memory://tansu/",
         ]
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         return answers(self.port) and self.running

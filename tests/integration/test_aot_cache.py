@@ -1,4 +1,4 @@
-"""The archive that spares Apache Kafka work at its start: made once, and never in the way."""
+"""Java's ahead-of-time cache for Apache Kafka: made once, and no harm if it does not fit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from bdlab.errors import StartInterrupted
 from bdlab.stack import ApacheKafka
-from bdlab.stack.servers import binaries, java, quick_start
+from bdlab.stack.servers import aot_cache, binaries, java
 from bdlab.stack.servers.java import Distribution
 from tests.fix_servers import installed_or_skip
 
@@ -30,36 +30,35 @@ def kafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Distribution:
     return java.kafka()
 
 
-def uses_archive(broker: ApacheKafka, archive: Path) -> bool:
-    """Whether its process has the archive in its memory."""
+def maps(broker: ApacheKafka, cache_file: Path) -> bool:
+    """Whether its process has the cache_file in its memory."""
     assert broker.pid
-    return str(archive) in Path(f"/proc/{broker.pid}/maps").read_text()
+    return str(cache_file) in Path(f"/proc/{broker.pid}/maps").read_text()
 
 
 def test_it_is_made_once_and_one_that_does_not_fit_is_not_in_the_way(
     kafka: Distribution, tmp_path: Path
 ) -> None:
-    archive = kafka.archive
-    assert archive is not None
-    assert quick_start.is_due(kafka)
+    cache_file = kafka.aot_cache
+    assert not cache_file.exists()
     stop = threading.Event()
     stop.set()
     with pytest.raises(StartInterrupted):
-        quick_start.prepare(kafka, stop)
-    assert quick_start.is_due(kafka)
-    (archive.parent / ".quick-start-killed").mkdir()
+        aot_cache.prepare(kafka, stop)
+    assert not cache_file.exists()
+    (cache_file.parent / ".aot-cache-killed").mkdir()
 
-    quick_start.prepare(kafka)
-    made = archive.stat()
-    quick_start.prepare(kafka)
-    assert (archive.stat().st_ino, archive.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
-    assert not quick_start.is_due(kafka)
-    assert [file.name for file in archive.parent.glob(".quick-start-*")] == []
+    aot_cache.prepare(kafka)
+    made = cache_file.stat()
+    aot_cache.prepare(kafka)
+    assert (cache_file.stat().st_ino, cache_file.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
+    assert cache_file.exists()
+    assert [file.name for file in cache_file.parent.glob(".aot-cache-*")] == []
     with ApacheKafka(tmp_path / "quick", distribution=kafka) as broker:
-        assert uses_archive(broker, archive)
+        assert maps(broker, cache_file)
     assert b"[aot" not in broker.log_file.read_bytes()
 
-    content = archive.read_bytes()
-    archive.write_bytes(content[: len(content) // 2])
+    content = cache_file.read_bytes()
+    cache_file.write_bytes(content[: len(content) // 2])
     with ApacheKafka(tmp_path / "slow", distribution=kafka) as broker:
         assert broker.running
