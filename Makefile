@@ -81,6 +81,6 @@ test-compose: kafka  ## the compose files, booted for real in a Docker engine of
 	$(PYTEST) -m compose -s
 
 clean:  ## remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) build/site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .PHONY: help demo dev lock check docs test test-all chaos kafka test-kafka test-tls test-compose clean
