@@ -46,7 +46,7 @@ class TlsFolder:
     def prepare(self, *, ttl_s: float = _PASSING_S) -> bool:
         """Make passing certificates for all servers where any has none that is valid; whether it did.
 
-        Their authority is then trusted beside those before. Raises BinaryMissing without `cryptography`.
+        Their authority is then trusted beside those before. Raises BinaryMissing without `trustme`.
         """
         for server in SERVERS:
             # Of a run that was killed after Vault's certificates came, and before anybody trusted them.
@@ -60,7 +60,7 @@ class TlsFolder:
             from bdlab.stack.temporary_ca import temporary_certificates  # noqa: PLC0415
         except ImportError as error:
             raise BinaryMissing(
-                "TLS for the local servers needs the package cryptography", hint="pip install 'bdlab[local]'"
+                "TLS for the local servers needs the package trustme", hint="pip install 'bdlab[local]'"
             ) from error
         issued = temporary_certificates(SERVERS, ttl_s=ttl_s)
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
