@@ -30,7 +30,7 @@ from bdlab.postgres.reader import Reader
 from bdlab.postgres.rows import copy_lines
 from bdlab.postgres.session import Session
 from bdlab.postgres.store import Store
-from bdlab.sink.batches import entry_of
+from bdlab.sink.batches import decode_entry
 from bdlab.stack import Postgres
 from tests.fix_database import Database, make_database
 from tests.samples import CLUSTER, TOPIC, event
@@ -119,8 +119,8 @@ def stored(database: Database, accepted: list[Accepted]) -> float:
 
 def measure_store(database: Database, count: int) -> None:
     raw = records(count)
-    decode_s = timed(lambda: [entry_of(record) for record in raw])
-    accepted = [entry for entry in map(entry_of, raw) if isinstance(entry, Accepted)]
+    decode_s = timed(lambda: [decode_entry(record) for record in raw])
+    accepted = [entry for entry in map(decode_entry, raw) if isinstance(entry, Accepted)]
     assert len(accepted) == count
     ceiling = min(straight_copy(database, accepted) for _ in range(ROUNDS))
     seconds = min(stored(database, accepted) for _ in range(ROUNDS))

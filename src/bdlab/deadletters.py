@@ -1,8 +1,8 @@
-"""Dead letters: finding them, sending them back to the topic, and what became of those.
+"""Dead letters: find them, send them back to the topic (replay), and tell what became of the replays.
 
-A dead letter stays at its position. Its replay is a new event at a new one, which carries how often it was
-sent back in a header, so that one that fails again and again is noticed. A replay that comes back dead takes
-the matter over: it is one open matter, however often it was tried.
+A dead letter stays at its position. Its replay is a new event at a new position, with a header that counts
+how often it was sent back, so that an event that fails again and again is noticed. If a replay becomes a
+dead letter again, that one is open in place of the first.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from bdlab.ledger import REPLAY_HEADER
 from bdlab.retry import tries, wait_for
 
 MAX_REPLAYS = 3
-"""What failed this often will fail again: replaying it takes an explicit higher limit."""
+"""How often an event is replayed unless a higher limit is given: it would fail again."""
 
 _AT_ONCE = 500
 _ANSWER_TIMEOUT_S = 120.0
 _NOTED_WITHIN_S = 30.0
 
-#: `open`: nobody has done anything about it; `returned`: it is a replay that came back dead. Of what was
+#: `open`: nothing was done about it; `returned`: it is a replay that became a dead letter again. If it was
 #: sent back: `sent`, no consumer has recorded it yet; `stored`, it is a row or a duplicate; `superseded`, it
-#: is dead again at its new position. `discarded`: somebody has finished with it.
+#: is a dead letter again at its new position. `discarded`: somebody decided to drop it.
 State = Literal["open", "returned", "sent", "stored", "superseded", "discarded"]
 
 OPEN: tuple[State, ...] = ("open", "returned")
-"""What somebody still has to see to."""
+"""The states in which somebody has to act."""
 
 
 class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `dead_letters`. `replays` counts how often the event was sent back, in all its lives.
+    """A row of `dead_letters`. `replays` counts how often the event was sent back, at all its positions.
 
-    `replayed_to` is partition and offset of its newest replay.
+    `replayed_to` is the partition and offset of its newest replay.
     """
 
     record: Record
@@ -55,8 +55,9 @@ class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which dead letters; None, and no `states`, match all. `reason` is a part of the text, `sqlstate` its
-    beginning. `since` is included and `until` is not.
+    """Which dead letters to find; None, and empty `states`, match all.
+
+    `reason` is a part of the reason, `sqlstate` the code's beginning. `since` is included, `until` is not.
     """
 
     cluster_id: str | None = None
@@ -71,16 +72,14 @@ class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplayOutcome(NamedTuple):
-    """How a replay was recorded, and the reason of one that is `dead` again."""
+    """How a replay was recorded, and the reason if it is `dead` again."""
 
     became: Literal["stored", "duplicate", "dead"]
     reason: str = ""
 
 
 class LetterResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one dead letter: its `replay`, or why there is none; and the replay's outcome, if it is
-    known.
-    """
+    """What became of one dead letter: its `replay` and the outcome of that, if known; or the `problem`."""
 
     letter: StoredDeadLetter
     replay: Position | None = None
@@ -96,24 +95,24 @@ class RawProducer(Protocol):
         head: Headers,
         done: Callable[[Position | BrokerError], None],
     ) -> None:
-        """Hand over a record; `done` is called once, in bounded time. Raises BrokerError."""
+        """Publish a record; `done` is called once, within a bounded time. Raises BrokerError."""
         ...
 
 
 class ReplayRecorder(Protocol):
     def record_replays(self, replays: Sequence[tuple[Position, Position]]) -> None:
-        """Note from which position each was sent back, and to which. Raises DatabaseError and VaultError."""
+        """Record for each replay the old and the new position. Raises DatabaseError and VaultError."""
         ...
 
 
 class ReplayReader(Protocol):
     def replay_outcomes(self, replays: Sequence[Position]) -> Mapping[Position, ReplayOutcome]:
-        """Of those that are recorded. Raises DatabaseError and VaultError."""
+        """Return the outcome of each replay that is recorded. Raises DatabaseError and VaultError."""
         ...
 
 
 def refusal(letter: StoredDeadLetter, *, max_replays: int) -> str:
-    """Why it should not be replayed; empty where it may."""
+    """Return why the letter should not be replayed; empty if it may be."""
     if letter.record.value is None:
         return "it has no value, which can never be an event"
     if letter.replays >= max_replays:
@@ -124,21 +123,21 @@ def refusal(letter: StoredDeadLetter, *, max_replays: int) -> str:
 def replay(
     letters: Sequence[StoredDeadLetter],
     producer: RawProducer,
-    book: ReplayRecorder,
+    recorder: ReplayRecorder,
     *,
     max_replays: int = MAX_REPLAYS,
 ) -> Iterator[LetterResult]:
-    """Send each back to the topic, and say what became of it, in the order of `letters`.
+    """Send each letter back to the topic, and yield its result, in the order of `letters`.
 
-    A replay is noted after its acknowledgement. Killed in between, it is on the topic and not in the book:
+    A replay is recorded after its acknowledgement. If the process is killed in between and the letter is
     sent once more, it ends as a duplicate. Raises DatabaseError and VaultError.
     """
     for first in range(0, len(letters), _AT_ONCE):
         results = _send(letters[first : first + _AT_ONCE], producer, max_replays)
         try:
-            _note(book, [(one.letter.record.position, one.replay) for one in results if one.replay])
+            _record(recorder, [(one.letter.record.position, one.replay) for one in results if one.replay])
         except BdlabError:
-            yield from results  # what was sent is said in any case
+            yield from results  # report what was sent in any case
             raise
         yield from results
 
@@ -146,8 +145,10 @@ def replay(
 def await_replays(
     results: Sequence[LetterResult], reader: ReplayReader, *, wait_s: float, stop: threading.Event
 ) -> list[LetterResult]:
-    """The results with the fates of their replays, as far as a consumer records them within `wait_s` seconds
-    and before `stop`. A database that is away meanwhile is asked again. Raises DatabaseError and VaultError.
+    """Return the results with the outcomes of their replays, once a consumer has recorded them all.
+
+    Outcomes that are not known after `wait_s` seconds, or when `stop` is set, stay None. If the database is
+    away meanwhile, it is asked again. Raises DatabaseError and VaultError.
     """
     found: dict[Position, ReplayOutcome] = {}
     sent = [one.replay for one in results if one.replay]
@@ -161,30 +162,33 @@ def await_replays(
     ]
 
 
-def _note(book: ReplayRecorder, replays: Sequence[tuple[Position, Position]]) -> None:
-    """Note them, also if the database is away for a moment: what is not noted would be sent once more."""
-    wait_for("PostgreSQL", lambda: book.record_replays(replays), timeout_s=_NOTED_WITHIN_S)
+def _record(recorder: ReplayRecorder, replays: Sequence[tuple[Position, Position]]) -> None:
+    """Record the replays, retrying: a replay that is not recorded would be sent once more."""
+    wait_for("PostgreSQL", lambda: recorder.record_replays(replays), timeout_s=_NOTED_WITHIN_S)
 
 
 def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replays: int) -> list[LetterResult]:
+    """Publish the letters, wait for the acknowledgements, and return a result for each."""
     answers: queue.SimpleQueue[tuple[int, Position | BrokerError]] = queue.SimpleQueue()
     results: dict[int, LetterResult] = {}
-    waiting = 0
+    published = 0
+
+    def answered(number: int, answer: Position | BrokerError) -> None:
+        answers.put((number, answer))
+
     for number, letter in enumerate(letters):
         problem = refusal(letter, max_replays=max_replays)
+        if not problem:
+            record, head = letter.record, replay_headers(letter)
+            try:
+                producer.publish_raw(record.key, record.value, head, partial(answered, number))
+                published += 1
+            except BrokerError as error:
+                problem = error.message
         if problem:
             results[number] = LetterResult(letter=letter, problem=problem)
-            continue
-        record = letter.record
-        try:
-            producer.publish_raw(
-                record.key, record.value, replay_headers(letter), partial(_answer, answers, number)
-            )
-            waiting += 1
-        except BrokerError as error:
-            results[number] = LetterResult(letter=letter, problem=error.message)
     with contextlib.suppress(queue.Empty):
-        for _ in range(waiting):
+        for _ in range(published):
             number, answer = answers.get(timeout=_ANSWER_TIMEOUT_S)
             results[number] = (
                 LetterResult(letter=letters[number], problem=answer.message)
@@ -197,15 +201,7 @@ def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replay
     ]
 
 
-def _answer(
-    answers: queue.SimpleQueue[tuple[int, Position | BrokerError]],
-    number: int,
-    answer: Position | BrokerError,
-) -> None:
-    answers.put((number, answer))
-
-
 def replay_headers(letter: StoredDeadLetter) -> list[tuple[str, bytes | None]]:
-    """The headers as they came, with the count of this replay."""
+    """Return the headers of the letter, with the count of this replay."""
     kept = [(name, value) for name, value in letter.record.headers if name != REPLAY_HEADER]
     return [*kept, (REPLAY_HEADER, str(letter.replays + 1).encode())]

@@ -1,8 +1,7 @@
-"""What the sink hands to a store, and what a store says of each partition. Pure.
+"""What the sink gives to a store, and the account that a store gives of each partition. Pure.
 
-A position of the topic is *recorded* once it ended as a row, as a duplicate or as a dead letter. Offsets are
-dense, so a partition balances where the recorded positions are exactly those from its first to its next
-offset.
+A position of the topic is *recorded* once it is a row, a duplicate or a dead letter. Offsets are dense, so
+a partition balances if the recorded positions are exactly those from its first to its next offset.
 """
 
 from __future__ import annotations
@@ -15,11 +14,14 @@ import msgspec
 from bdlab.events import Position, PredictionEvent, Record
 
 REPLAY_HEADER = "bdlab-replay-count"
-"""Header of a replayed dead letter: how often it was sent back by then, in decimal ASCII."""
+"""Header of a replayed dead letter: how often it has been sent back, in decimal ASCII."""
 
 
 class LogPartition(NamedTuple):
-    """One partition of one incarnation of a topic: what offsets count in."""
+    """One partition of a log, which is one topic of one cluster between its creation and its deletion.
+
+    Offsets are unique in it. A topic that is deleted and made again is another log.
+    """
 
     cluster_id: str
     topic: str
@@ -27,11 +29,12 @@ class LogPartition(NamedTuple):
     topic_id: str = ""
 
     def at(self, offset: int) -> Position:
+        """Return the position at `offset`."""
         return Position(self.cluster_id, self.topic, self.partition, offset, self.topic_id)
 
 
 class LogRange(msgspec.Struct, frozen=True, order=True):
-    """The offsets of a partition: `start` is the first there is, `end` the next to be written."""
+    """The offsets of a partition: `start` is the first one there, `end` the next one to be written."""
 
     cluster_id: str
     topic: str
@@ -42,18 +45,19 @@ class LogRange(msgspec.Struct, frozen=True, order=True):
 
 
 def log_partition(place: Position | LogRange) -> LogPartition:
+    """Return the partition of a position or range."""
     return LogPartition(place.cluster_id, place.topic, place.partition, place.topic_id)
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """A record that decoded. The record stays with it: the database may yet refuse the row."""
+    """A record that was decoded. It keeps the record, as the database may still refuse the row."""
 
     record: Record
     event: PredictionEvent
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A record that is no row and never will be. `sqlstate` is empty where it did not even decode."""
+    """A record that cannot become a row. `sqlstate` is empty if it could not even be decoded."""
 
     record: Record
     reason: str
@@ -64,9 +68,7 @@ Entry = Accepted | DeadLetter
 
 
 class Fence(msgspec.Struct, frozen=True):
-    """The advance of one partition: from the offset that has to be the next one to the one after the
-    batch.
-    """
+    """The advance of one partition by a batch: `expected` has to be its next offset, `next` will be."""
 
     log: LogPartition
     expected: int
@@ -74,7 +76,7 @@ class Fence(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """What a batch wrote. Positions that were recorded before count nowhere."""
+    """How much a batch wrote. Positions that were recorded before are not counted."""
 
     rows: int = 0
     duplicates: int = 0
@@ -89,9 +91,9 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fences(batch: Iterable[Entry]) -> list[Fence]:
-    """The advance of each partition in `batch`, in the order in which their rows are to be locked.
+    """Return the advance of each partition in `batch`, in the order in which their rows are to be locked.
 
-    Offsets of a partition have to ascend without a gap; raises ValueError where they do not.
+    Raises ValueError if the offsets of a partition do not ascend without a gap.
     """
     first: dict[LogPartition, int] = {}
     after: dict[LogPartition, int] = {}
@@ -106,9 +108,7 @@ def fences(batch: Iterable[Entry]) -> list[Fence]:
 
 
 def replay_count(record: Record) -> int:
-    """How often this event was sent back as a dead letter already; 0 where the header is absent or
-    unreadable.
-    """
+    """Return how often this event was sent back as a dead letter; 0 without a readable header."""
     for name, value in record.headers:
         if name == REPLAY_HEADER and value is not None and value.isdigit() and len(value) < 6:
             return int(value)
@@ -123,7 +123,7 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class Sighting(msgspec.Struct, frozen=True, kw_only=True):
-    """A position that stands where it must not: in two tables, or outside its partition's range."""
+    """A position that is recorded twice, or outside its partition's range."""
 
     offset: int
     tables: tuple[str, ...]
@@ -132,12 +132,12 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """The books of one partition, taken in one snapshot.
+    """What is recorded of one partition, read in one snapshot.
 
-    `first_offset` and `next_offset` are None where rows exist and the partition is not in `sink_offsets`.
-    The counts contain what retention has pruned; offsets below `pruned_to` are proved by its checkpoint
-    instead of rows. `end_seen` is the highest end of the log that the sink ever saw.
-    `missing`, `twice` and `outside` are bounded; the counts beside them are not.
+    `first_offset` and `next_offset` are None if rows exist and the partition is not in `sink_offsets`.
+    The counts include rows that retention has deleted; for offsets below `pruned_to` its checkpoint stands
+    in for them. `end_seen` is the highest end of the log that the sink saw.
+    `missing`, `twice` and `outside` are cut to a limit; the counts beside them are complete.
     """
 
     log: LogPartition
@@ -163,7 +163,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def balanced(self) -> bool:
-        """Each offset from the first to the next is recorded once, and no other."""
+        """Whether each offset from the first to the next is recorded once, and no other."""
         if self.first_offset is None or self.next_offset is None:
             return False
         return self.recorded == self.next_offset - self.first_offset and not (
@@ -172,12 +172,12 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Books(Protocol):
-    """Where accounts are read: the database."""
+    """What the accounts are read from: the database."""
 
     def next_offsets(self) -> Mapping[LogPartition, int]:
-        """How far each partition is recorded, now."""
+        """Return how far each partition is recorded now."""
         ...
 
     def accounts(self, *, limit: int) -> Sequence[Account]:
-        """The account of each partition, in one snapshot, with at most `limit` of each kind of trouble."""
+        """Return the account of each partition, in one snapshot, with at most `limit` faults of a kind."""
         ...

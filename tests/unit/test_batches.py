@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bdlab.errors import RowRejected
 from bdlab.events import Record, encode
 from bdlab.ledger import Accepted, DeadLetter, Entry
-from bdlab.sink.batches import by_size, entry_of, narrowed
+from bdlab.sink.batches import decode_entry, split_by_size, split_refused
 from tests.samples import accepted, at, dead, event
 
 GOOD = json.loads(encode(event())[1])
@@ -46,7 +46,7 @@ def spoilt_events(draw: st.DrawFn) -> bytes:
 def test_any_record_is_an_event_or_a_dead_letter_with_a_short_reason(
     value: bytes | None, key: bytes | None
 ) -> None:
-    found = entry_of(Record(at(0), key, value))
+    found = decode_entry(Record(at(0), key, value))
     if isinstance(found, DeadLetter):
         assert found.reason
         assert len(found.reason) < 600
@@ -56,7 +56,7 @@ def test_any_record_is_an_event_or_a_dead_letter_with_a_short_reason(
         assert value is not None
         # What was accepted is an event again after another way through the topic.
         again_key, again = encode(found.event)
-        assert entry_of(Record(at(0), again_key, again)) == Accepted(
+        assert decode_entry(Record(at(0), again_key, again)) == Accepted(
             Record(at(0), again_key, again), found.event
         )
 
@@ -64,7 +64,7 @@ def test_any_record_is_an_event_or_a_dead_letter_with_a_short_reason(
 @given(fields=st.dictionaries(st.sampled_from(sorted(GOOD)), json_values, max_size=2))
 def test_a_good_key_does_not_make_a_spoilt_event_good(fields: dict[str, Any]) -> None:
     value = json.dumps(GOOD | fields).encode("utf-8", "surrogatepass")
-    found = entry_of(Record(at(0), GOOD["id"].encode(), value))
+    found = decode_entry(Record(at(0), GOOD["id"].encode(), value))
     if isinstance(found, Accepted):
         assert encode(found.event)[0].decode() == GOOD["id"]
         for name, given_value in fields.items():
@@ -76,7 +76,7 @@ def test_a_good_key_does_not_make_a_spoilt_event_good(fields: dict[str, Any]) ->
 
 def test_a_reason_that_quotes_the_record_is_cut() -> None:
     value = json.dumps(GOOD | {"x" * 100_000: 1}).encode()
-    found = entry_of(Record(at(0), b"k", value))
+    found = decode_entry(Record(at(0), b"k", value))
     assert isinstance(found, DeadLetter)
     assert len(found.reason) < 600
 
@@ -91,7 +91,7 @@ def settle(batch: list[Entry], poison: set[int]) -> tuple[list[Entry], int]:
         tries += 1
         if any(isinstance(entry, Accepted) and entry.record.position.offset in poison for entry in part):
             refusal = RowRejected("no", sqlstate="22001")
-            pending.extendleft(reversed(narrowed(part, refusal)))
+            pending.extendleft(reversed(split_refused(part, refusal)))
         else:
             stored += part
     return stored, tries
@@ -121,13 +121,13 @@ def test_bisecting_finds_exactly_the_poison(size: int, poison: set[int], undecod
 
 def test_a_refusal_without_a_suspect_is_raised() -> None:
     with pytest.raises(RowRejected):
-        narrowed([dead(at(0))], RowRejected("no", sqlstate="23514"))
+        split_refused([dead(at(0))], RowRejected("no", sqlstate="23514"))
 
 
 @given(sizes=st.lists(st.integers(0, 50)), max_bytes=st.integers(1, 60))
 def test_cutting_by_size_keeps_everything_in_order_and_bounded(sizes: Sequence[int], max_bytes: int) -> None:
     entries = [dead(at(offset), value=b"x" * size) for offset, size in enumerate(sizes)]
-    runs = list(by_size(entries, max_bytes))
+    runs = list(split_by_size(entries, max_bytes))
     assert [entry for run in runs for entry in run] == entries
     for run in runs:
         assert len(run) == 1 or sum(len(entry.record.value or b"") for entry in run) <= max_bytes

@@ -416,7 +416,7 @@ def test_the_monitor_serves_metrics_and_liveness() -> None:
         return {LogPartition(one.cluster_id, one.topic, one.partition): one.end for one in log.log_ranges()}
 
     fill(log, 4)
-    LagWatch(sink, metrics, ends).look()
+    LagWatch(sink, metrics, ends).measure()
     alive = [True]
     with Monitor(metrics.registry, lambda: alive[0], host="127.0.0.1", port=0) as monitor:
         status, text = get(monitor.port, "/metrics")

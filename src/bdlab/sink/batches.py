@@ -1,4 +1,4 @@
-"""Batches: decoding, cutting by size, and bisecting down to the row that the database refuses. Pure."""
+"""Batches of the sink: decode records, split by size, and split around a row that is refused. Pure."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from bdlab.events import Record, decode
 from bdlab.ledger import Accepted, DeadLetter, Entry
 
 MAX_TRANSACTION_BYTES = 8 << 20
-"""Values of a batch beyond this go into another transaction, so that memory stays flat beside huge values."""
+"""The most bytes of values in one transaction, so that huge values do not fill the memory."""
 
 _REASON_CHARACTERS = 500
 
 
-def entry_of(record: Record) -> Entry:
-    """The record decoded, or the dead letter that it is. Raises EventTooNew."""
+def decode_entry(record: Record) -> Entry:
+    """Return the decoded record, or a dead letter if it is no event. Raises EventTooNew."""
     try:
         return Accepted(record, decode(record))
     except InvalidEvent as error:
-        return DeadLetter(record=record, reason=_bounded(error.message))
+        return DeadLetter(record=record, reason=_shortened(error.message))
 
 
-def by_size(entries: Iterable[Entry], max_bytes: int = MAX_TRANSACTION_BYTES) -> Iterator[list[Entry]]:
-    """Cut into runs of at most `max_bytes` of values, or of a single entry where that alone is larger."""
+def split_by_size(entries: Iterable[Entry], max_bytes: int = MAX_TRANSACTION_BYTES) -> Iterator[list[Entry]]:
+    """Yield runs of at most `max_bytes` of values, or of a single entry if that alone is larger."""
     run: list[Entry] = []
     size = 0
     for entry in entries:
@@ -37,27 +37,27 @@ def by_size(entries: Iterable[Entry], max_bytes: int = MAX_TRANSACTION_BYTES) ->
         yield run
 
 
-def narrowed(batch: Sequence[Entry], refusal: RowRejected) -> list[list[Entry]]:
-    """What to store instead of `batch`, in this order, after the database refused the content of a row in it.
+def split_refused(batch: Sequence[Entry], refusal: RowRejected) -> list[list[Entry]]:
+    """Return the batches to store, in this order, instead of `batch`, in which the database refused a row.
 
-    Two halves; or, where only one row is left to blame, the batch with that row as a dead letter. A batch of
-    dead letters alone has no such row: raises `refusal`.
+    These are its two halves; or, if only one row can be the cause, the batch with that row as a dead letter.
+    If the batch has no row but dead letters only, raises `refusal`.
     """
     suspects = [index for index, entry in enumerate(batch) if isinstance(entry, Accepted)]
     if not suspects:
         raise refusal
     if len(suspects) == 1:
-        guilty = batch[suspects[0]]
+        culprit = batch[suspects[0]]
         letter = DeadLetter(
-            record=guilty.record,
-            reason=_bounded(f"the database refuses the row: {refusal.message}"),
+            record=culprit.record,
+            reason=_shortened(f"the database refuses the row: {refusal.message}"),
             sqlstate=refusal.sqlstate,
         )
-        return [[letter if entry is guilty else entry for entry in batch]]
+        return [[letter if entry is culprit else entry for entry in batch]]
     middle = suspects[len(suspects) // 2]
     return [list(batch[:middle]), list(batch[middle:])]
 
 
-def _bounded(reason: str) -> str:
+def _shortened(reason: str) -> str:
     """A reason may quote the record, and a record may be of any length."""
     return reason if len(reason) <= _REASON_CHARACTERS else reason[:_REASON_CHARACTERS] + "..."

@@ -1,4 +1,4 @@
-"""How far the sink is behind the log, looked up now and then beside the loop."""
+"""Measures how far the sink is behind the log, beside the loop."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ log = structlog.get_logger()
 
 
 class LagWatch:
-    """Every `every_s` seconds tells the sink the logs' ends, and the metrics the lag. In a thread of its own.
+    """A thread that tells the sink the logs' ends, and the metrics the lag, every `every_s` seconds.
 
-    A broker that does not answer costs a look, no more: the loop notices it by itself.
+    If the broker does not answer, one measurement is missing: the loop notices the outage by itself.
     """
 
     def __init__(
@@ -41,25 +41,20 @@ class LagWatch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits for a look that is under way at most 10 s; a daemon thread cannot keep the process longer."""
+        """Stop; wait at most 10 s for a measurement that is under way."""
         self._stop.set()
         self._thread.join(10)
 
     def _watch(self) -> None:
         while not self._stop.wait(self._every_s):
             try:
-                self.look()
+                self.measure()
             except (BrokerError, VaultError) as error:
                 log.debug("lag unknown", problem=error.message)
 
-    def look(self) -> None:
-        """One look. Raises BrokerError and VaultError."""
+    def measure(self) -> None:
+        """Measure once. Raises BrokerError and VaultError."""
         ends = self._ends()
-        self._sink.saw_ends(ends)
-        self._metrics.lag(
-            {
-                where.partition: max(0, ends[where] - recorded)
-                for where, recorded in self._sink.recorded.items()
-                if where in ends
-            }
-        )
+        self._sink.note_ends(ends)
+        recorded = self._sink.recorded.items()
+        self._metrics.lag({at.partition: max(0, ends[at] - next_) for at, next_ in recorded if at in ends})

@@ -1,4 +1,4 @@
-"""The loop."""
+"""The sink's loop: poll, decode, store, acknowledge."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from bdlab.identity import Look, refusals
 from bdlab.ledger import Accepted, DeadLetter, Entry, LogPartition, LogRange, Stored, fences, log_partition
 from bdlab.retry import Backoff, Outage
 from bdlab.settings import SinkSettings
-from bdlab.sink.batches import by_size, entry_of, narrowed
+from bdlab.sink.batches import decode_entry, split_by_size, split_refused
 from bdlab.sink.metrics import SinkMetrics
 from bdlab.sink.protocols import BatchStore, EventSource
 
 #: Worth a retry with the same batch: a server is away, or the credentials have to be replaced.
-_PASSING = (DatabaseUnavailable, VaultUnavailable)
+_RETRIABLE = (DatabaseUnavailable, VaultUnavailable)
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
@@ -41,12 +41,12 @@ log = structlog.get_logger()
 
 
 class Sink:
-    """Stores what its source gives, each position once. `run()` is for one thread."""
+    """Stores the records of its source, each position once. `run()` is for one thread."""
 
     def __init__(
         self, store: BatchStore, settings: SinkSettings, *, metrics: SinkMetrics | None = None
     ) -> None:
-        self._store = store
+        self._batches = store
         self._settings = settings
         self._metrics = metrics or SinkMetrics()
         self._expected: dict[LogPartition, int] = {}
@@ -59,36 +59,36 @@ class Sink:
 
     @property
     def idle_s(self) -> float:
-        """Seconds since the loop last showed that it is alive; it does so several times a second."""
+        """Return the seconds since the last turn of the loop, which makes several a second."""
         return time.monotonic() - self._beat
 
     @property
     def recorded(self) -> dict[LogPartition, int]:
-        """The next offset of each partition that is assigned now. For any thread."""
+        """Return the next offset of each partition that is assigned now. For any thread."""
         return dict(self._recorded)
 
-    def saw_ends(self, ends: Mapping[LogPartition, int]) -> None:
+    def note_ends(self, ends: Mapping[LogPartition, int]) -> None:
         """Note the logs' ends, which are stored with the next batch. For any thread."""
         self._ends = dict(ends)
 
     def prove(self, ranges: Sequence[LogRange], look: Look) -> Mapping[int, str]:
-        """Why partitions of a topic are not proved to be those that the store knows; none is stored then.
+        """Return which partitions are not proved to be those that the store knows, each with the reason.
 
-        Raises what `BatchStore.known` and `look` raise.
+        These are not stored. Raises what `BatchStore.known` and `look` raise.
         """
-        known = self._store.known(ranges)
+        known = self._batches.known(ranges)
         refused = refusals(ranges, known, look)
         if known is not None and not refused and ranges[0].topic_id and not known.topic_id:
-            self._store.confirm(ranges)
+            self._batches.confirm(ranges)
             log.info("the log is the known one", topic=ranges[0].topic, topic_id=ranges[0].topic_id)
         return refused
 
     def positions(self, assigned: Sequence[Position]) -> list[Position]:
-        """Where the source has to start each of the partitions that are assigned to it, all of them.
+        """Return where the source has to start each of its assigned partitions.
 
-        Raises what `BatchStore.start_offsets` raises.
+        `assigned` has all of them. Raises what `BatchStore.start_offsets` raises.
         """
-        starts = self._store.start_offsets(assigned)
+        starts = self._batches.start_offsets(assigned)
         self._expected = {log_partition(start): start.offset for start in starts}
         self._recorded = dict(self._expected)
         self._stopped.clear()
@@ -103,12 +103,12 @@ class Sink:
         until_idle: bool = False,
         patience_s: float = 60.0,
     ) -> Stored:
-        """Run until `stop` is set, finishing the batch in hand; what was recorded in all.
+        """Run until `stop` is set, and return how much was recorded. A batch that was begun is finished.
 
-        With `until_idle`, return once the assigned partitions are read to their ends; raises
-        BrokerUnavailable where for `patience_s` seconds no broker answers or the group gives no partition,
-        and OffsetOutOfRange where a partition had to be stopped. Raises DatabaseDenied, SchemaOutdated,
-        BrokerRefused and VaultErrors that do not pass.
+        With `until_idle`, return once the assigned partitions are read to their ends; then raises
+        BrokerUnavailable if for `patience_s` seconds no broker answers or the group gives no partition, and
+        OffsetOutOfRange if a partition had to be stopped. Raises DatabaseDenied, SchemaOutdated,
+        BrokerRefused, and VaultErrors that no retry will cure.
         """
         total = Stored()
         backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
@@ -117,8 +117,8 @@ class Sink:
             self._beat = time.monotonic()
             try:
                 records = source.poll(self._settings.batch_size, self._settings.batch_wait_s)
-            except (*_PASSING, BrokerUnavailable) as error:
-                self._wait(error, backoff, stop, self._reading)
+            except (*_RETRIABLE, BrokerUnavailable) as error:
+                self._pause(error, backoff, stop, self._reading)
                 given = time.monotonic()
                 continue
             backoff.reset()
@@ -130,9 +130,9 @@ class Sink:
             if source.assigned or source.problem is not None:
                 given = time.monotonic()
             if records:
-                total += self._take(source, records, stop)
+                total += self._store_new(source, records, stop)
             elif until_idle and source.at_end:
-                self._refuse_stopped(source)
+                self._raise_if_stopped(source)
                 break
             elif until_idle and source.problem is not None and time.monotonic() - answered > patience_s:
                 raise source.problem
@@ -144,56 +144,56 @@ class Sink:
         return total
 
     def _forget_others(self, assigned: frozenset[int]) -> None:
-        """Partitions that another consumer has now: what is behind there, or stopped, is told by that one."""
-        for held in (self._recorded, self._stopped):
-            for where in [where for where in held if where.partition not in assigned]:
-                del held[where]
+        """Drop the partitions that another consumer has now, which reports on them itself."""
+        for known in (self._recorded, self._stopped):
+            for at in [at for at in known if at.partition not in assigned]:
+                del known[at]
 
-    def _take(self, source: EventSource, records: Sequence[Record], stop: threading.Event) -> Stored:
+    def _store_new(self, source: EventSource, records: Sequence[Record], stop: threading.Event) -> Stored:
         """Store what is new in `records`, and acknowledge it."""
-        entries = [entry for record in records if (entry := self._next(record)) is not None]
+        entries = [entry for record in records if (entry := self._new_entry(record)) is not None]
         total = Stored()
-        for run in by_size(entries):
+        for run in split_by_size(entries):
             try:
-                total += self._settle(source, run, stop)
+                total += self._store(source, run, stop)
             except FenceLost as lost:
                 log.warning("fence lost: reading again from what is stored", problem=lost.message)
                 self._metrics.fence_lost()
                 source.rewind()
                 break
-            except _PASSING as error:
-                # Only once `stop` is set. Nothing of it was committed: whoever comes next reads it again.
+            except _RETRIABLE as error:
+                # Only if `stop` is set. Nothing of it was committed: the next consumer reads it again.
                 log.warning("stopping with a batch that could not be stored", problem=error.message)
                 break
         return total
 
-    def _next(self, record: Record) -> Entry | None:
-        """What `record` is, if it is the next one of its partition.
+    def _new_entry(self, record: Record) -> Entry | None:
+        """Return the entry of `record` if it is the next one of its partition, else None.
 
-        A gap, and an event of a later version, stop the partition: nothing is ever skipped or misjudged.
+        A gap or an event of a later version stops the partition, so that nothing is skipped or misjudged.
         """
-        where = log_partition(record.position)
+        at = log_partition(record.position)
         offset = record.position.offset
-        expected = self._expected.setdefault(where, offset)
-        if where in self._stopped or offset < expected:
+        expected = self._expected.setdefault(at, offset)
+        if at in self._stopped or offset < expected:
             return None
         if offset > expected:
-            self._stop(where, f"offsets {expected} to {offset - 1} are missing in the log")
+            self._stop(at, f"offsets {expected} to {offset - 1} are missing in the log")
             return None
         try:
-            entry = entry_of(record)
+            entry = decode_entry(record)
         except EventTooNew as newer:
-            self._stop(where, f"offset {offset}: {newer.message}")
+            self._stop(at, f"offset {offset}: {newer.message}")
             return None
-        self._expected[where] = offset + 1
+        self._expected[at] = offset + 1
         return entry
 
-    def _stop(self, where: LogPartition, reason: str) -> None:
-        self._stopped[where] = reason
-        log.error("partition stopped", partition=where.partition, topic=where.topic, reason=reason)
+    def _stop(self, at: LogPartition, reason: str) -> None:
+        self._stopped[at] = reason
+        log.error("partition stopped", partition=at.partition, topic=at.topic, reason=reason)
 
-    def _settle(self, source: EventSource, batch: list[Entry], stop: threading.Event) -> Stored:
-        """Store `batch`, in smaller and smaller parts where rows in it are refused."""
+    def _store(self, source: EventSource, batch: list[Entry], stop: threading.Event) -> Stored:
+        """Store `batch`, in smaller and smaller parts if rows in it are refused."""
         pending = deque([batch])
         total = Stored()
         while pending:
@@ -201,22 +201,22 @@ class Sink:
             try:
                 total += self._commit(source, part, stop)
             except RowRejected as refusal:
-                pending.extendleft(reversed(narrowed(part, refusal)))
+                pending.extendleft(reversed(split_refused(part, refusal)))
         return total
 
     def _commit(self, source: EventSource, part: list[Entry], stop: threading.Event) -> Stored:
-        """One transaction, tried until it holds or `stop` is set."""
+        """Store `part` in one transaction; retry until that succeeds or `stop` is set."""
         backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         began = time.monotonic()
         while True:
             self._beat = time.monotonic()
             try:
-                result = self._store.store(part, ends=self._ends)
+                result = self._batches.store(part, ends=self._ends)
                 break
-            except _PASSING as error:
+            except _RETRIABLE as error:
                 if stop.is_set():
                     raise
-                self._wait(error, backoff, stop, self._storing)
+                self._pause(error, backoff, stop, self._storing)
         self._storing.over()
         seconds = time.monotonic() - began
         advance = fences(part)
@@ -225,7 +225,7 @@ class Sink:
         self._report(part, result, seconds)
         return result
 
-    def _wait(
+    def _pause(
         self, error: DatabaseUnavailable | VaultUnavailable | BrokerUnavailable, backoff: Backoff,
         stop: threading.Event, outage: Outage,
     ) -> None:  # fmt: skip
@@ -260,10 +260,10 @@ class Sink:
             log.debug("events stored", ids=[str(event.id) for event in events])
 
     def _reasons(self, source: EventSource) -> dict[int, str]:
-        """Why each partition that is stopped is so."""
-        return dict(source.stopped) | {where.partition: reason for where, reason in self._stopped.items()}
+        """Return why each stopped partition is stopped."""
+        return dict(source.stopped) | {at.partition: reason for at, reason in self._stopped.items()}
 
-    def _refuse_stopped(self, source: EventSource) -> None:
+    def _raise_if_stopped(self, source: EventSource) -> None:
         reasons = self._reasons(source)
         if reasons:
             told = "; ".join(f"partition {number}: {reason}" for number, reason in sorted(reasons.items()))

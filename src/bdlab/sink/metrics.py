@@ -1,4 +1,4 @@
-"""What a sink counts, for Prometheus."""
+"""The sink's Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bdlab.ledger import DeadLetter, Stored
 
 
 class SinkMetrics:
-    """One sink's metrics, in a registry of their own."""
+    """The metrics of one sink, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -21,7 +21,7 @@ class SinkMetrics:
         )
         self._dead_letters = Counter(
             "bdlab_sink_dead_letters",
-            "Records put aside: `undecodable`, or `sqlstate_<class>` where the database refused the row.",
+            "Records put aside: `undecodable`, or `sqlstate_<class>` if the database refused the row.",
             ["reason"],
             registry=self.registry,
         )
@@ -57,7 +57,7 @@ class SinkMetrics:
         )  # fmt: skip
 
     def stored(self, result: Stored, letters: list[DeadLetter], seconds: float) -> None:
-        """A batch was committed; `letters` are its dead letters."""
+        """Count a batch that was committed; `letters` are its dead letters."""
         self._rows.inc(result.rows)
         self._duplicates.inc(result.duplicates)
         for letter in letters:
@@ -73,14 +73,14 @@ class SinkMetrics:
         self._fences.inc()
 
     def stopped(self, reasons: Mapping[int, str]) -> None:
-        """The assigned partitions that are stopped now, each with why."""
+        """Set the assigned partitions that are stopped now, each with the reason."""
         self._stopped.set(len(reasons))
         self._reasons.clear()
         for partition, reason in reasons.items():
             self._reasons.labels(str(partition), reason).set(1)
 
     def lag(self, by_partition: dict[int, int]) -> None:
-        """The lag of the partitions that are assigned now, in events."""
+        """Set the lag, in events, of the partitions that are assigned now."""
         self._lag.clear()
         for partition, events in by_partition.items():
             self._lag.labels(str(partition)).set(events)

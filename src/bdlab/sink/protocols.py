@@ -1,4 +1,4 @@
-"""What the sink needs of its two ends."""
+"""What the sink needs of its source and of its store."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from bdlab.ledger import Entry, LogPartition, LogRange, Stored
 
 
 class EventSource(Protocol):
-    """Records of the partitions assigned to this consumer, from the positions that `Sink.positions` gives."""
+    """Gives the records of its assigned partitions, from the positions that `Sink.positions` returns."""
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """At most `max_records`, as many as come within `timeout_s`; ascending within a partition.
+        """Return at most `max_records` that come within `timeout_s`, ascending within a partition.
 
-        Raises what `Sink.positions` raises, and BrokerError where waiting is of no use.
+        Raises what `Sink.positions` raises, and a BrokerError that no retry will cure.
         """
         ...
 
     def rewind(self) -> None:
-        """Drop what was read ahead and start all assigned partitions at what `Sink.positions` says again."""
+        """Drop what was read ahead, and ask `Sink.positions` again where each partition starts."""
         ...
 
     def acknowledge(self, positions: Sequence[Position]) -> None:
-        """Tell the broker the next positions to be read, for lag tools only."""
+        """Commit to the broker the next positions to read; only lag tools use them."""
         ...
 
     @property
@@ -34,37 +34,39 @@ class EventSource(Protocol):
 
     @property
     def at_end(self) -> bool:
-        """Whether each assigned partition was read to its end or is stopped; false without any."""
+        """Whether each assigned partition was read to its end or is stopped; false if none is assigned."""
         ...
 
     @property
     def stopped(self) -> Mapping[int, str]:
-        """Partitions that cannot be read on, and why."""
+        """The assigned partitions that cannot be read on, each with the reason."""
         ...
 
     @property
     def problem(self) -> BrokerError | None:
-        """Why there are no records just now; None where the broker answers."""
+        """Why no records come now; None if the broker answers."""
         ...
 
 
 class BatchStore(Knowledge, Protocol):
+    """Records batches, each position once."""
+
     def confirm(self, ranges: Sequence[LogRange]) -> None:
         """Note the topic id of a log that is proved to be the known one. Raises as `start_offsets`."""
         ...
 
     def start_offsets(self, assigned: Sequence[Position]) -> list[Position]:
-        """Where each partition goes on; one that is new begins at its log's start, as `assigned` has it.
+        """Return where each partition goes on; a new one begins at its log's start, which `assigned` gives.
 
         Raises DatabaseUnavailable, DatabaseDenied and VaultError.
         """
         ...
 
     def store(self, batch: Sequence[Entry], *, ends: Mapping[LogPartition, int] | None = None) -> Stored:
-        """Record `batch`, all of it or nothing; `ends` are the logs' ends where they are known.
+        """Record all of `batch` or nothing; `ends` has the logs' ends, if they are known.
 
-        Raises RowRejected (the content of one or more of the rows is refused), FenceLost (the partitions do
-        not stand where the batch begins), DatabaseUnavailable and VaultUnavailable (worth a retry), and
-        DatabaseDenied, SchemaOutdated and other VaultErrors (not worth one).
+        Retry after DatabaseUnavailable and VaultUnavailable. Raises RowRejected if the content of a row is
+        refused, and FenceLost if a partition does not stand where the batch begins. DatabaseDenied,
+        SchemaOutdated and other VaultErrors need somebody to act.
         """
         ...
