@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from bdlab.errors import BdlabError, BrokerUnavailable, IdentityRefused
-from bdlab.health import CheckResult, Report, State, Watch
+from bdlab.health import CachedProbe, CheckResult, Report, State
 from bdlab.health.checks import (
     CHECKS,
     broker_checks,
@@ -220,7 +220,7 @@ def test_a_group_that_is_not_checked_says_why_once() -> None:
     assert [result.message for result in found] == ["no login", *["not checked"] * 3]
 
 
-# Watching.
+# Cached probes.
 
 
 class Probe:
@@ -238,24 +238,26 @@ class Probe:
         return f"state {self.asked}"
 
 
-def watch(probe: Callable[[], str], *, max_age_s: float = 0.2, timeout_s: float = 0.2) -> Watch[str]:
-    return Watch(probe, lambda why: f"absent: {why}", name="test", max_age_s=max_age_s, timeout_s=timeout_s)
+def watch(probe: Callable[[], str], *, max_age_s: float = 0.2, timeout_s: float = 0.2) -> CachedProbe[str]:
+    return CachedProbe(
+        probe, lambda why: f"absent: {why}", name="test", max_age_s=max_age_s, timeout_s=timeout_s
+    )
 
 
 def test_many_askers_are_one_question() -> None:
     probe = Probe()
     looked = watch(probe, max_age_s=60, timeout_s=5)
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(lambda _: looked.now(), range(100))) == {"state 1"}
+        assert set(pool.map(lambda _: looked.get(), range(100))) == {"state 1"}
     assert probe.asked == 1
 
 
 def test_an_old_state_is_asked_for_again() -> None:
     probe = Probe()
     looked = watch(probe, max_age_s=0.01, timeout_s=5)
-    assert looked.now() == "state 1"
+    assert looked.get() == "state 1"
     threading.Event().wait(0.05)
-    assert looked.now() == "state 2"
+    assert looked.get() == "state 2"
 
 
 def test_a_probe_that_hangs_is_absent_and_is_not_asked_again() -> None:
@@ -263,7 +265,7 @@ def test_a_probe_that_hangs_is_absent_and_is_not_asked_again() -> None:
     probe.go.clear()
     looked = watch(probe)
     started = time.monotonic()
-    assert {looked.now() for _ in range(5)} == {"absent: no answer within 0.2 s"}
+    assert {looked.get() for _ in range(5)} == {"absent: no answer within 0.2 s"}
     assert time.monotonic() - started < 10
     assert probe.asked == 1
     probe.go.set()
@@ -272,7 +274,7 @@ def test_a_probe_that_hangs_is_absent_and_is_not_asked_again() -> None:
 def test_a_problem_that_is_raised_is_a_state_too() -> None:
     probe = Probe()
     probe.error = BrokerUnavailable("no broker")
-    assert watch(probe, timeout_s=20).now() == "absent: no broker"
+    assert watch(probe, timeout_s=20).get() == "absent: no broker"
 
 
 def test_a_consumer_with_stopped_partitions_is_unhealthy() -> None:

@@ -159,7 +159,7 @@ class Checker:
             return (failed("model", error),)
         detail = {"name": scorer.name, "sha256": scorer.sha256}
         message = f"{scorer.name}, sha256 {scorer.sha256[:12]}"
-        return (CheckResult(name="model", state="healthy", message=message, detail=detail),)
+        return (CheckResult("model", "healthy", message, detail=detail),)
 
     def _check_api(self) -> tuple[CheckResult, ...]:
         return (api_check(self._api_url, ca_file=own_ca_file(self._settings.http)),)
@@ -179,7 +179,7 @@ class Checker:
         else:
             why = f"no login from Vault: {self._kafka.problem.message}"
             names = ("kafka.certificate", "postgres.certificate")
-            found += [CheckResult(name=name, state="unknown", message=why) for name in names]
+            found += [CheckResult(name, "unknown", why) for name in names]
         return tuple(sorted(found, key=lambda check: CHECKS["certificates"].index(check.name)))
 
     def _certificates_by_vault(self) -> Iterator[CheckResult]:

@@ -1,4 +1,4 @@
-"""From what the probes found to named checks: what is well, what is not, and what to do about it."""
+"""Makes named checks of what the probes found: what is well, what is not, and what to do about it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHECKS = {
     "certificates": ("vault.certificate", "kafka.certificate", "postgres.certificate", "api.certificate"),
 }
 
-#: Where the check's detail has the model's name.
+#: In which field of its detail a check has the model's name.
 _MODEL_FIELD = {"model": "name", "api": "model"}
 
 _VAULT_AWAY = "Start Vault, or point BDLAB_VAULT_ADDRESS (VAULT_ADDR) at it."
@@ -39,91 +39,69 @@ _IDENTITY = "Run `bdlab vault-init`: it hands each service its identity."
 
 
 def unknown(group: str, why: str, hint: str = "") -> tuple[CheckResult, ...]:
-    """All checks of a group that cannot be made; the first says why."""
+    """Return all checks of a group as not made; the first has the reason."""
     first, *others = CHECKS[group]
-    return (
-        CheckResult(name=first, state="unknown", message=why, hint=hint),
-        *(CheckResult(name=name, state="unknown", message="not checked") for name in others),
-    )
+    not_checked = [CheckResult(name, "unknown", "not checked") for name in others]
+    return (CheckResult(first, "unknown", why, hint), *not_checked)
 
 
 def vault_checks(state: VaultState, *, service: str, refusal: BdlabError | None) -> tuple[CheckResult, ...]:
-    """`service` names the policy that its token has to have; `refusal` is why there is no token."""
+    """Return the checks of Vault. `service` is the policy that its token must have; `refusal` says why there
+    is no token.
+    """
     if not state.connected and not state.sealed:
-        # Not there, or there and of no use: a standby, overloaded, failing.
-        away = CheckResult(
-            name="vault.reachable",
-            state="unhealthy",
-            message=state.problem,
-            hint=state.hint or _VAULT_AWAY,
-        )
+        # Not there, or not usable: a standby, overloaded, failing.
+        away = CheckResult("vault.reachable", "unhealthy", state.problem, state.hint or _VAULT_AWAY)
         return (away, *unknown("vault", "Vault does not answer")[1:])
-    reachable = CheckResult(name="vault.reachable", state="healthy", message="answers")
+    reachable = CheckResult("vault.reachable", "healthy", "answers")
     if state.sealed:
-        closed = CheckResult(name="vault.unsealed", state="unhealthy", message=state.problem, hint=state.hint)
-        return (reachable, closed, *unknown("vault", "Vault is not open")[2:])
-    return (
-        reachable,
-        CheckResult(
-            name="vault.unsealed",
-            state="healthy",
-            message="; ".join(filter(None, ("open", state.secrets_engine, state.unaudited))),
-        ),
-        *_token_checks(state, service, refusal),
-    )
+        sealed = CheckResult("vault.unsealed", "unhealthy", state.problem, state.hint)
+        return (reachable, sealed, *unknown("vault", "Vault is not open")[2:])
+    found = "; ".join(filter(None, ("open", state.secrets_engine, state.unaudited)))
+    opened = CheckResult("vault.unsealed", "healthy", found)
+    return (reachable, opened, *_token_checks(state, service, refusal))
 
 
 def _token_checks(state: VaultState, service: str, refusal: BdlabError | None) -> tuple[CheckResult, ...]:
     if not state.authenticated:
         why = refusal.message if refusal else state.problem
         hint = (refusal.hint if refusal else "") or _IDENTITY
-        # Whether the services' own identities are good cannot be told from this one.
+        # This identity does not show whether those of the services are good.
         return (
-            CheckResult(name="vault.token", state="unknown", message=why, hint=hint),
-            CheckResult(name="vault.policies", state="unknown", message="no token"),
+            CheckResult("vault.token", "unknown", why, hint),
+            CheckResult("vault.policies", "unknown", "no token"),
         )
     ttl_s = round(state.token_ttl_s or 0)
-    token = CheckResult(
-        name="vault.token",
-        state="healthy",
-        message=f"that of this command, as service {service!r}, is valid for {ttl_s} s",
-        detail={"ttl_s": ttl_s},
-    )
-    has = service in state.policies
+    valid = f"that of this command, as service {service!r}, is valid for {ttl_s} s"
+    token = CheckResult("vault.token", "healthy", valid, detail={"ttl_s": ttl_s})
     problem = refusal or (BdlabError(state.problem, hint=state.hint) if state.problem else None)
-    message = ", ".join(state.policies)
-    if not has:
-        message = f"policy {service!r} is not among {message or 'none'}"
-    elif problem is not None:
+    names = ", ".join(state.policies)
+    detail = {"policies": list(state.policies)}
+    if service in state.policies and problem is None:
+        return token, CheckResult("vault.policies", "healthy", names, detail=detail)
+    message = f"policy {service!r} is not among {names or 'none'}"
+    if service in state.policies and problem is not None:
         message = problem.message
-    good = has and problem is None
-    policies = CheckResult(
-        name="vault.policies",
-        state="healthy" if good else "unhealthy",
-        message=message,
-        hint=""
-        if good
-        else (problem and problem.hint) or "Run `bdlab vault-init`: it writes the policies and the secrets.",
-        detail={"policies": list(state.policies)},
-    )
-    return token, policies
+    hint = (problem and problem.hint) or "Run `bdlab vault-init`: it writes the policies and the secrets."
+    return token, CheckResult("vault.policies", "unhealthy", message, hint, detail)
 
 
 def broker_checks(state: BrokerState) -> tuple[CheckResult, ...]:
+    """Return the checks of the broker, its topic and the lag of the consumer group."""
     if not state.connected:
         away = CheckResult(
-            name="kafka.brokers",
-            state="unhealthy",
-            message=state.problem or f"no broker answers at {state.bootstrap_servers}",
-            hint="Start the broker, or correct kafka/credentials in Vault.",
-            detail={"bootstrap_servers": state.bootstrap_servers},
+            "kafka.brokers",
+            "unhealthy",
+            state.problem or f"no broker answers at {state.bootstrap_servers}",
+            "Start the broker, or correct kafka/credentials in Vault.",
+            {"bootstrap_servers": state.bootstrap_servers},
         )
         return (away, *unknown("kafka", "no broker answers")[1:])
     remark = f", {MEMORY_ONLY}" if state.cluster_id.startswith(MEMORY_ONLY_ID) else ""
     brokers = CheckResult(
-        name="kafka.brokers",
-        state="healthy",
-        message=f"{state.brokers} at {state.bootstrap_servers}, cluster {state.cluster_id}{remark}",
+        "kafka.brokers",
+        "healthy",
+        f"{state.brokers} at {state.bootstrap_servers}, cluster {state.cluster_id}{remark}",
         detail={
             "brokers": state.brokers,
             "bootstrap_servers": state.bootstrap_servers,
@@ -131,101 +109,78 @@ def broker_checks(state: BrokerState) -> tuple[CheckResult, ...]:
         },
     )
     if not state.partitions:
-        missing = CheckResult(
-            name="kafka.topic",
-            state="unhealthy",
-            message=state.problem or f"topic {state.topic!r} is missing",
-            hint="Create it with `bdlab migrate`.",
-        )
-        return (brokers, missing, CheckResult(name="kafka.lag", state="unknown", message="no topic"))
+        why = state.problem or f"topic {state.topic!r} is missing"
+        missing = CheckResult("kafka.topic", "unhealthy", why, "Create it with `bdlab migrate`.")
+        return (brokers, missing, CheckResult("kafka.lag", "unknown", "no topic"))
     topic = CheckResult(
-        name="kafka.topic",
-        state="healthy",
-        message=f"{state.topic}, {state.partitions} partitions",
+        "kafka.topic",
+        "healthy",
+        f"{state.topic}, {state.partitions} partitions",
         detail={"topic": state.topic, "partitions": state.partitions},
     )
-    if state.consumer_lag is None:
-        lag = CheckResult(name="kafka.lag", state="unknown", message=state.problem or "cannot be told")
-    else:
-        lag = CheckResult(
-            name="kafka.lag",
-            state="healthy",
-            message=f"{state.consumer_lag} events behind",
-            detail={"lag_events": state.consumer_lag},
-        )
+    behind = state.consumer_lag
+    if behind is None:
+        return brokers, topic, CheckResult("kafka.lag", "unknown", state.problem or "cannot be told")
+    lag = CheckResult("kafka.lag", "healthy", f"{behind} events behind", detail={"lag_events": behind})
     return brokers, topic, lag
 
 
 def database_checks(state: DatabaseState, *, lease_ttl_s: float | None) -> tuple[CheckResult, ...]:
-    """`lease_ttl_s`: for how many seconds the login of this check is good."""
+    """Return the checks of PostgreSQL; the login of this command is valid for `lease_ttl_s` seconds."""
     if not state.connected:
-        away = CheckResult(
-            name="postgres.reachable",
-            state="unhealthy",
-            message=state.problem,
-            hint="See that PostgreSQL runs and takes connections, or correct database/credentials in Vault.",
-        )
+        hint = "See that PostgreSQL runs and takes connections, or correct database/credentials in Vault."
+        away = CheckResult("postgres.reachable", "unhealthy", state.problem, hint)
         return (away, *unknown("postgres", "the database does not answer")[1:])
-    current = state.schema_fits
     found = "none" if state.schema_version is None else str(state.schema_version)
-    return (
-        CheckResult(name="postgres.reachable", state="healthy", message=f"PostgreSQL {state.server_version}"),
-        CheckResult(
-            name="postgres.schema",
-            state="healthy" if current else "unhealthy",
-            message=f"version {found}" + ("" if current else f", and {state.schema_expected} is wanted"),
-            hint="" if current else "Run `bdlab migrate`.",
-            detail={"version": state.schema_version, "expected": state.schema_expected},
-        ),
-        CheckResult(name="postgres.rows", state="unknown", message=state.problem or "no table")
-        if state.rows is None
-        else CheckResult(
-            name="postgres.rows",
-            state="healthy",
-            message=f"{state.rows} predictions",
-            detail={"rows": state.rows},
-        ),
-        CheckResult(name="postgres.dead_letters", state="unknown", message=state.problem or "no table")
-        if state.open_dead_letters is None
-        else CheckResult(
-            # Open ones are work for somebody, and no fault of the system.
-            name="postgres.dead_letters",
-            state="healthy",
-            message=f"{state.open_dead_letters} open",
-            hint="See them with `bdlab dlq list --open`." if state.open_dead_letters else "",
-            detail={"open": state.open_dead_letters},
-        ),
-        CheckResult(name="postgres.lease", state="unknown", message="no lease is held")
-        if lease_ttl_s is None
-        else CheckResult(
-            name="postgres.lease",
-            state="healthy" if lease_ttl_s > 0 else "unhealthy",
-            message=f"that of this command's own login is valid for {round(lease_ttl_s)} s",
-            detail={"ttl_s": round(lease_ttl_s)},
-        ),
-        _logins_check(state.ended_logins),
+    schema = CheckResult(
+        "postgres.schema",
+        "healthy" if state.schema_fits else "unhealthy",
+        f"version {found}" + ("" if state.schema_fits else f", and {state.schema_expected} is wanted"),
+        "" if state.schema_fits else "Run `bdlab migrate`.",
+        {"version": state.schema_version, "expected": state.schema_expected},
     )
+    no_table = state.problem or "no table"
+    rows = CheckResult("postgres.rows", "unknown", no_table)
+    if state.rows is not None:
+        rows = CheckResult(
+            "postgres.rows", "healthy", f"{state.rows} predictions", detail={"rows": state.rows}
+        )
+    letters = CheckResult("postgres.dead_letters", "unknown", no_table)
+    if (count := state.open_dead_letters) is not None:
+        # Open ones are work for somebody, and no fault of the system.
+        hint = "See them with `bdlab dlq list --open`." if count else ""
+        letters = CheckResult("postgres.dead_letters", "healthy", f"{count} open", hint, {"open": count})
+    lease = CheckResult("postgres.lease", "unknown", "no lease is held")
+    if lease_ttl_s is not None:
+        lease = CheckResult(
+            "postgres.lease",
+            "healthy" if lease_ttl_s > 0 else "unhealthy",
+            f"that of this command's own login is valid for {round(lease_ttl_s)} s",
+            detail={"ttl_s": round(lease_ttl_s)},
+        )
+    reachable = CheckResult("postgres.reachable", "healthy", f"PostgreSQL {state.server_version}")
+    return reachable, schema, rows, letters, lease, _logins_check(state.ended_logins)
 
 
 def _logins_check(ended: Mapping[str, int] | None) -> CheckResult:
-    """One that ended and still has a session is in, and ought not to be; one without is only in the way."""
+    """Check for users whose lease has ended; one with a session still has access to the database."""
     name = "postgres.logins"
     if ended is None:
-        return CheckResult(name=name, state="unknown", message="cannot be told")
+        return CheckResult(name, "unknown", "cannot be told")
     if not ended:
-        return CheckResult(name=name, state="healthy", message="none outlived its lease")
+        return CheckResult(name, "healthy", "none outlived its lease")
     sessions = sum(ended.values())
     return CheckResult(
-        name=name,
-        state="unhealthy" if sessions else "degraded",
-        message=f"ended and not dropped, with {sessions} sessions: {', '.join(ended)}",
-        hint="Run `bdlab rotate database`: it ends their sessions and drops them, or says why it cannot.",
-        detail={"logins": list(ended), "sessions": sessions},
+        name,
+        "unhealthy" if sessions else "degraded",
+        f"ended and not dropped, with {sessions} sessions: {', '.join(ended)}",
+        "Run `bdlab rotate database`: it ends their sessions and drops them, or says why it cannot.",
+        {"logins": list(ended), "sessions": sessions},
     )
 
 
 def compared_models(results: Sequence[CheckResult]) -> list[CheckResult]:
-    """The same checks; that of this terminal's model is unhealthy where the API predicts with another."""
+    """Return the checks; that of this terminal's model is unhealthy if the API predicts with another."""
     named = {
         check.name: str(check.detail.get(_MODEL_FIELD[check.name], ""))
         for check in results
@@ -246,16 +201,18 @@ def compared_models(results: Sequence[CheckResult]) -> list[CheckResult]:
 
 
 def log_check(ranges: Sequence[LogRange], known: Known | None, refused: Mapping[int, str]) -> CheckResult:
-    """Whether the broker's log is the recorded one; `refused` says of which partitions that is not proved."""
+    """Check that the broker's log is the recorded one; `refused` has the partitions that are not proved."""
     if refused:
         first, *others = (f"partition {number}: {why}" for number, why in sorted(refused.items()))
         more = f" (and {len(others)} more partitions)" if others else ""
-        return CheckResult(name="log", state="unhealthy", message=f"{first}{more}", hint="`bdlab verify`")
+        return CheckResult("log", "unhealthy", f"{first}{more}", "`bdlab verify`")
     state = "none of it is recorded yet" if known is None or not known.recorded else "the recorded one"
-    number = ranges[0].topic_id if ranges else ""
-    message = f"topic id {number or 'none'}: {state}"
-    return CheckResult(name="log", state="healthy", message=message, detail={"topic_id": number})
+    topic_id = ranges[0].topic_id if ranges else ""
+    return CheckResult(
+        "log", "healthy", f"topic id {topic_id or 'none'}: {state}", detail={"topic_id": topic_id}
+    )
 
 
 def failed(name: str, error: BdlabError) -> CheckResult:
-    return CheckResult(name=name, state="unhealthy", message=error.message, hint=error.hint)
+    """Return an unhealthy check with the error's message and hint."""
+    return CheckResult(name, "unhealthy", error.message, error.hint)

@@ -1,4 +1,4 @@
-"""What a check found, and what many of them come to."""
+"""The results of checks, and the state that they add up to."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import msgspec
 
 State = Literal["healthy", "degraded", "unhealthy", "unknown"]
 
-#: From the best to the worst; `unknown` is a check that could not be made.
+#: From the best to the worst; `unknown`: the check could not be made.
 ORDER: tuple[State, ...] = ("healthy", "degraded", "unknown", "unhealthy")
 
 
-class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One named check: `message` says in a line what was found, `hint` what to do where it is not healthy.
+class CheckResult(msgspec.Struct, frozen=True):
+    """One named check: `message` says in a line what was found, `hint` what to do if it is not healthy.
 
     `detail` holds the figures behind the message, each with its unit in its name.
     """
@@ -27,14 +27,16 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True):
+    """The results of several checks."""
+
     checks: tuple[CheckResult, ...]
 
     @property
     def state(self) -> State:
-        """The worst of the checks' states; unknown where there is none."""
+        """Return the worst of the checks' states; unknown without any check."""
         return max((check.state for check in self.checks), key=ORDER.index, default="unknown")
 
     @property
     def healthy(self) -> bool:
-        """Nothing is unhealthy, and everything could be checked."""
+        """Whether nothing is unhealthy, and everything could be checked."""
         return self.state in ("healthy", "degraded")

@@ -1,4 +1,4 @@
-"""The certificate that a server shows, as a client that verifies it sees it."""
+"""Checks the certificate that a server shows to a client that verifies it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import msgspec
 from bdlab.health.results import CheckResult
 
 TIMEOUT_S = 5.0
-#: Renewed when a third of its life is left; later than this, somebody should look why it was not.
+#: It is renewed when a third of its life is left; later than this the renewal is overdue.
 _WARN_BELOW = 0.25
 #: What a PostgreSQL client sends before its handshake. Source: PostgreSQL's protocol, SSLRequest.
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 
 
 class ShownCertificate(msgspec.Struct, frozen=True):
-    """`der` is the certificate itself; moments are seconds since 1970."""
+    """A server's certificate; `begins_at` and `ends_at` are seconds since 1970."""
 
     der: bytes
     begins_at: float
@@ -40,10 +40,10 @@ def shown_certificate(
     postgres: bool = False,
     timeout_s: float = TIMEOUT_S,
 ) -> ShownCertificate:
-    """Connect, verify, and give the server's certificate; it has to be valid for `host`.
+    """Connect to a server and return its certificate, which has to be valid for `host`.
 
-    `ca_file` and `ca_pem` are the authorities to trust; without either it is the system's. `postgres` asks
-    for TLS as PostgreSQL's clients do. Raises OSError: ssl.SSLError where the certificate is not accepted.
+    `ca_file` and `ca_pem` are the authorities to trust, by default those of the system. `postgres` asks for
+    TLS as PostgreSQL's clients do. Raises OSError; ssl.SSLError if the certificate is not accepted.
     """
     context = ssl.create_default_context(cafile=ca_file or None, cadata=ca_pem or None)
     with socket.create_connection((host, port), timeout_s) as connection:
@@ -63,28 +63,26 @@ def shown_certificate(
 def certificate_check(
     name: str, host: str, port: int, *, ca_file: str = "", ca_pem: str = "", postgres: bool = False
 ) -> CheckResult:
-    """Until when the certificate of that server is good; degraded where its renewal is overdue."""
+    """Check until when a server's certificate is good; degraded if its renewal is overdue."""
     try:
         shown = shown_certificate(host, port, ca_file=ca_file, ca_pem=ca_pem, postgres=postgres)
     except ssl.SSLError as error:
         reason = getattr(error, "verify_message", "") or error.reason or str(error)
         return CheckResult(
-            name=name,
-            state="unhealthy",
-            message=f"not accepted at {host}:{port}: {reason}",
+            name,
+            "unhealthy",
+            f"not accepted at {host}:{port}: {reason}",
             hint="Renew it (`bdlab server-certificate`, `bdlab broker-certificate`), or trust its authority.",
         )
     except OSError as error:
-        return CheckResult(
-            name=name, state="unknown", message=f"no answer at {host}:{port}: {error.strerror or error}"
-        )
+        return CheckResult(name, "unknown", f"no answer at {host}:{port}: {error.strerror or error}")
     left_s = shown.ends_at - time.time()
     late = left_s < (shown.ends_at - shown.begins_at) * _WARN_BELOW
     end = datetime.fromtimestamp(shown.ends_at, UTC)
     return CheckResult(
-        name=name,
-        state="degraded" if late else "healthy",
-        message=f"good until {end:%Y-%m-%d %H:%M:%S} UTC, {_span(left_s)} left",
+        name,
+        "degraded" if late else "healthy",
+        f"good until {end:%Y-%m-%d %H:%M:%S} UTC, {_span(left_s)} left",
         hint="Its renewal is overdue: look why (`bdlab server-certificate`, `bdlab broker-certificate`)."
         if late
         else "",

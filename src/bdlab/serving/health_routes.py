@@ -9,7 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from bdlab import __version__
 from bdlab.events import Review
-from bdlab.health import Watch
+from bdlab.health import CachedProbe
 from bdlab.probes import BrokerState, DatabaseState, VaultState
 from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.metrics import CONTENT_TYPE, Metrics
@@ -50,10 +50,10 @@ class Dependencies:
             parts.scorer.score(_TRIAL)
             return ""
 
-        self.vault = Watch(parts.vault.state, vault_away, name="vault")
-        self.broker = Watch(parts.broker.state, broker_away, name="broker")
-        self.database = Watch(look_at_database, database_away, name="database")
-        self.model_problem = Watch(try_model, str, name="model")
+        self.vault = CachedProbe(parts.vault.state, vault_away, name="vault")
+        self.broker = CachedProbe(parts.broker.state, broker_away, name="broker")
+        self.database = CachedProbe(look_at_database, database_away, name="database")
+        self.model_problem = CachedProbe(try_model, str, name="model")
 
 
 def _health(
@@ -118,10 +118,10 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth) -> l
         """503 where nothing can be predicted durably; degraded where Vault or the database is away."""
         found = _health(
             *await asyncio.gather(
-                dependencies.model_problem.soon(),
-                dependencies.vault.soon(),
-                dependencies.broker.soon(),
-                dependencies.database.soon(),
+                dependencies.model_problem.get_async(),
+                dependencies.vault.get_async(),
+                dependencies.broker.get_async(),
+                dependencies.database.get_async(),
             ),
             delivery_health,
             model=parts.scorer.name,
@@ -143,7 +143,9 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth) -> l
         """The model predicts, the broker answers and takes events, the credentials are valid; else 503."""
         found = _readiness(
             *await asyncio.gather(
-                dependencies.model_problem.soon(), dependencies.vault.soon(), dependencies.broker.soon()
+                dependencies.model_problem.get_async(),
+                dependencies.vault.get_async(),
+                dependencies.broker.get_async(),
             ),
             delivery_health,
         )
@@ -157,7 +159,7 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth) -> l
         responses=state_response(VaultAnswer, "Vault does not answer"),
     )
     async def vault_status() -> Response[VaultAnswer]:
-        state = await dependencies.vault.soon()
+        state = await dependencies.vault.get_async()
         found = VaultAnswer(
             connected=state.connected,
             authenticated=state.authenticated,
@@ -178,7 +180,7 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth) -> l
     )
     async def kafka_status() -> Response[KafkaAnswer]:
         """`consumer_lag` is null where this service's user may not see the group; `problem` says why then."""
-        state = await dependencies.broker.soon()
+        state = await dependencies.broker.get_async()
         found = KafkaAnswer(
             connected=state.connected,
             bootstrap_servers=state.bootstrap_servers,

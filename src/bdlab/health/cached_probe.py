@@ -1,4 +1,4 @@
-"""A probe that is looked at often, and asks its server seldom."""
+"""A probe whose result many may ask for, and that asks its server seldom."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bdlab.errors import BdlabError
 T = TypeVar("T")
 
 
-class Watch(Generic[T]):
-    """The latest state that `probe` found: at most `max_age_s` seconds old, and had within `timeout_s`.
+class CachedProbe(Generic[T]):
+    """Gives the latest result of `probe`: at most `max_age_s` seconds old, and within `timeout_s` seconds.
 
-    However many ask at once, one probe runs, in a thread of its own that keeps nobody from exiting. Where
-    it does not answer in time, the state is what `absent` makes of that reason.
+    However many ask at once, one probe runs, in a daemon thread. If it fails or does not answer in time, the
+    result is what `absent` makes of the reason.
     """
 
     def __init__(
@@ -40,16 +40,16 @@ class Watch(Generic[T]):
         self._started = 0.0
         self._finished = 0.0
 
-    def now(self) -> T:
-        """The state, for threads; waits at most the time-out."""
+    def get(self) -> T:
+        """Return the result, from a thread; wait at most for the time-out."""
         future, left_s = self._current()
         try:
             return future.result(left_s)
         except TimeoutError:
             return self._late()
 
-    async def soon(self) -> T:
-        """The state, for coroutines; waits at most the time-out."""
+    async def get_async(self) -> T:
+        """Return the result, from a coroutine; wait at most for the time-out."""
         future, left_s = self._current()
         if future.done():
             return future.result()
