@@ -7,15 +7,20 @@ issued.json   for whom and until when; no secret
 
 from __future__ import annotations
 
+import os
+import ssl
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from bdlab.credentials import Issued
 from bdlab.errors import InvalidInput
 from bdlab.files import replace_file
+
+log = structlog.get_logger()
 
 #: How long a certificate is good for where nobody says otherwise.
 BROKER_TTL_S = 365 * 86400
@@ -104,3 +109,69 @@ class CertificateFiles:
 
     def _write(self, name: str, text: str) -> None:
         replace_file(self.folder / name, text.encode("ascii"), mode=self._mode)
+
+
+def check_pair(cert_file: str, key_file: str, *, options: str) -> None:
+    """Raise InvalidInput unless both are empty, or PEM files with a certificate and its key.
+
+    `options` names the two command-line options.
+    """
+    if bool(cert_file) != bool(key_file):
+        raise InvalidInput(f"TLS needs both, {options}")
+    for file in (cert_file, key_file):
+        if file and not os.access(file, os.R_OK):
+            raise InvalidInput(f"the TLS file {file} cannot be read")
+    if cert_file:
+        try:
+            _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Path(cert_file), Path(key_file))
+        except OSError as error:
+            raise InvalidInput(
+                f"the certificate {cert_file} and the key {key_file} do not work: {error}",
+                hint="Both have to be PEM: the certificate chain, and its own key, not encrypted.",
+            ) from error
+
+
+def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    # With a password OpenSSL does not ask at the terminal for one, and refuses a key that is encrypted.
+    context.load_cert_chain(certificate, key, password="")
+
+
+class ServedCertificate:
+    """The certificate and key that `context` serves, from PEM files that may be replaced."""
+
+    def __init__(self, context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+        self._context = context
+        self._files = (certificate, key)
+        self._read = self._versions()
+        self._problem = ""
+
+    def reload(self) -> None:
+        """Serve a new certificate to new connections if the files have changed.
+
+        To be called by the thread that accepts connections, since OpenSSL must not load a certificate while
+        another thread makes a connection of the same context.
+        """
+        found = self._versions()
+        if not found or found == self._read:
+            return
+        try:
+            # A pair that does not match, as in the middle of a replacement, must not spoil the one in use.
+            _load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), *self._files)
+            _load(self._context, *self._files)
+        except OSError as error:
+            if str(error) != self._problem:
+                self._problem = str(error)
+                log.warning(
+                    "the new certificate cannot be used", file=str(self._files[0]), problem=str(error)
+                )
+            return
+        self._read, self._problem = found, ""
+        log.info("serving with a new certificate", file=str(self._files[0]))
+
+    def _versions(self) -> tuple[tuple[int, int, int], ...]:
+        """Return what differs between two versions of the files; empty if one of the files is missing."""
+        try:
+            stats = [file.stat() for file in self._files]
+        except OSError:
+            return ()
+        return tuple((each.st_ino, each.st_mtime_ns, each.st_size) for each in stats)

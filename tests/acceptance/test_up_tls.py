@@ -85,8 +85,8 @@ def test_verified_renewed_and_nothing_else(tmp_path: Path, start_up: Callable[..
     done = shell(curl.replace("curl ", "curl -sS --fail ", 1))
     assert done.returncode == 0, done.stderr
 
-    # Plaintext is refused by all three.
-    for name in ("http", "openbao"):
+    # Plaintext is refused by all of them.
+    for name in ("http", "openbao", "consume-1"):
         with socket.create_connection(("127.0.0.1", port[name]), 10) as plain:
             plain.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = b""
@@ -99,7 +99,7 @@ def test_verified_renewed_and_nothing_else(tmp_path: Path, start_up: Callable[..
     # Another authority is not taken for theirs.
     other = tmp_path / "other.pem"
     other.write_text(temporary_certificates(("other",), ttl_s=60)["other"].ca_pem)
-    for name in ("http", "openbao", "postgres"):
+    for name in ("http", "openbao", "postgres", "consume-1"):
         with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
             shown_certificate("127.0.0.1", port[name], ca_file=str(other), postgres=name == "postgres")
     for variable, command in (("VAULT_CACERT", "predict Good."), ("BDLAB_VAULT_CA_FILE", "verify")):
@@ -111,7 +111,7 @@ def test_verified_renewed_and_nothing_else(tmp_path: Path, start_up: Callable[..
     # A renewal under load: nothing fails, and no process is another one.
     before = pids(up.folder)
     with load(up, ca_file) as results:
-        first = {name: shown(up, name) for name in ("http", "openbao", "postgres")}
+        first = {name: shown(up, name) for name in ("http", "openbao", "postgres", "consume-1")}
         until(lambda: all(shown(up, name).der != first[name].der for name in first), 3 * TTL_S)
         # The first ones are over.
         outlive(each.ends_at for each in first.values())
@@ -123,6 +123,7 @@ def test_verified_renewed_and_nothing_else(tmp_path: Path, start_up: Callable[..
     done = shell(f"{evaluate}\nbdlab predict Good.\nbdlab verify --wait 60\nbdlab status --json")
     assert done.returncode == 0, done.stdout + done.stderr
     found = {check["name"]: check for check in json.loads(done.stdout.splitlines()[-1])["checks"]}
+    assert found["consumer"]["message"].startswith("alive at https://")
     for name in ("vault.certificate", "postgres.certificate", "api.certificate"):
         assert found[name]["state"] in ("healthy", "degraded"), found[name]
         assert 0 < found[name]["detail"]["left_s"] <= TTL_S

@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from bdlab.certificates import CertificateFiles
 from bdlab.errors import BdlabError, BrokerUnavailable, IdentityRefused
 from bdlab.health import CachedProbe, CheckResult, Report, State
 from bdlab.health.checks import (
@@ -26,7 +28,8 @@ from bdlab.identity import Known
 from bdlab.ledger import LogRange
 from bdlab.probes import BrokerState, DatabaseState, VaultState
 from bdlab.sink.metrics import SinkMetrics
-from bdlab.sink.monitor import Monitor
+from bdlab.sink.metrics_server import MetricsServer
+from bdlab.stack.temporary_ca import temporary_certificates
 
 VAULT = VaultState(
     connected=True,
@@ -277,13 +280,18 @@ def test_a_problem_that_is_raised_is_a_state_too() -> None:
     assert watch(probe, timeout_s=20).get() == "absent: no broker"
 
 
-def test_a_consumer_with_stopped_partitions_is_unhealthy() -> None:
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_consumer_with_stopped_partitions_is_unhealthy(tmp_path: Path, tls: bool) -> None:
+    files = CertificateFiles(tmp_path)
+    files.write(temporary_certificates(["sink"], ttl_s=600)["sink"], [], ttl_s=600)
+    pair = dict.fromkeys(("cert_file", "key_file"), str(files.server_file) if tls else "")
     metrics = SinkMetrics()
-    with Monitor(metrics.registry, lambda: True, host="127.0.0.1", port=0) as monitor:
-        url = f"http://127.0.0.1:{monitor.port}"
-        assert consumer_check([url]).state == "healthy"
+    with MetricsServer(metrics.registry, lambda: True, host="127.0.0.1", port=0, **pair) as server:
+        url = server.url
+        assert url.startswith("https:") is tls
+        assert consumer_check([url], ca_file=str(files.ca_file)).state == "healthy"
         metrics.stopped({3: 'the "end" is 7'})
-        found = consumer_check([url])
+        found = consumer_check([url], ca_file=str(files.ca_file))
     assert found.state == "unhealthy"
     assert found.message == f'partition 3 is stopped at {url}: the "end" is 7'
     assert found.detail["stopped_partitions"] == {url: {"3": 'the "end" is 7'}}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import ssl
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+import httpx
 import pytest
 import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from bdlab.certificates import CertificateFiles
 from bdlab.errors import (
     BrokerUnavailable,
     DatabaseDenied,
@@ -26,11 +30,13 @@ from bdlab.errors import (
 from bdlab.events import Position, Record, encode
 from bdlab.ledger import Entry, LogPartition, Stored
 from bdlab.settings import SinkSettings
-from bdlab.sink import LagWatch, Monitor, Sink, SinkMetrics
+from bdlab.sink import LagWatch, MetricsServer, Sink, SinkMetrics
+from bdlab.stack.temporary_ca import temporary_certificates
 from tests.memory.consumer import MemoryConsumer
 from tests.memory.log import MemoryLog
 from tests.memory.store import MemoryStore
 from tests.samples import at, event, record
+from tests.waiting import until
 
 QUICK = SinkSettings(batch_size=50, batch_wait_s=0.01)
 
@@ -395,16 +401,13 @@ def test_whatever_is_on_the_topic_each_position_ends_once(
     assert len(refused) == kinds.count("refused")
 
 
-def get(port: int, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
+def get(server: MetricsServer, path: str, ca_pem: str = "") -> tuple[int, str]:
+    verify = ssl.create_default_context(cadata=ca_pem) if ca_pem else True
+    answer = httpx.get(server.url + path, verify=verify, timeout=5, trust_env=False)
+    return answer.status_code, answer.text
 
 
-def test_the_monitor_serves_metrics_and_liveness() -> None:
+def test_the_metrics_server_serves_metrics_and_liveness() -> None:
     log, store, metrics = MemoryLog(partitions=1), MemoryStore(), SinkMetrics()
     fill(log, 7)
     log.append(b"k", b"garbage")
@@ -418,17 +421,44 @@ def test_the_monitor_serves_metrics_and_liveness() -> None:
     fill(log, 4)
     LagWatch(sink, metrics, ends).measure()
     alive = [True]
-    with Monitor(metrics.registry, lambda: alive[0], host="127.0.0.1", port=0) as monitor:
-        status, text = get(monitor.port, "/metrics")
+    with MetricsServer(metrics.registry, lambda: alive[0], host="127.0.0.1", port=0) as server:
+        status, text = get(server, "/metrics")
         assert status == 200
         assert "bdlab_sink_rows_total 7.0" in text
         assert 'bdlab_sink_dead_letters_total{reason="undecodable"} 1.0' in text
         assert 'bdlab_sink_lag_events{partition="0"} 4.0' in text
-        assert get(monitor.port, "/health/live") == (200, "alive\n")
+        assert get(server, "/health/live") == (200, "alive\n")
         alive[0] = False
-        assert get(monitor.port, "/health/live")[0] == 503
-        assert get(monitor.port, "/elsewhere")[0] == 404
+        assert get(server, "/health/live")[0] == 503
+        assert get(server, "/elsewhere")[0] == 404
     # The ends that were seen are stored with the next batch.
     with MemoryConsumer(log, positions=sink.positions) as consumer:
         sink.run(consumer, threading.Event(), until_idle=True)
     assert list(store.end_seen.values()) == [12]
+
+
+def test_the_metrics_server_speaks_tls_alone_and_takes_a_renewed_certificate(tmp_path: Path) -> None:
+    first, second = (temporary_certificates(["sink"], ttl_s=600)["sink"] for _ in range(2))
+    files = CertificateFiles(tmp_path)
+    files.write(first, [], ttl_s=600)
+    pair = {"cert_file": str(files.server_file), "key_file": str(files.server_file)}
+    registry = SinkMetrics().registry
+    with MetricsServer(registry, lambda: True, host="127.0.0.1", port=0, **pair) as server:
+        assert server.url.startswith("https://")
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as silent:
+            # A client that says nothing, and one that speaks no TLS, stop no other.
+            assert get(server, "/health/live", first.ca_pem) == (200, "alive\n")
+            silent.sendall(b"GET /health/live HTTP/1.1\r\n\r\n")
+            assert b"200" not in silent.recv(1000)
+        files.server_file.write_text("half of a")
+        assert get(server, "/health/live", first.ca_pem)[0] == 200
+        files.write(second, [], ttl_s=600)
+
+        def renewed() -> bool:
+            with contextlib.suppress(httpx.ConnectError):
+                return "bdlab_sink_rows_total" in get(server, "/metrics", second.ca_pem)[1]
+            return False
+
+        until(renewed)
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            get(server, "/metrics", first.ca_pem)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from bdlab import services
@@ -34,6 +36,18 @@ def consume(
     metrics_host: str = typer.Option(
         "127.0.0.1", "--metrics-host", envvar="BDLAB_METRICS_HOST", help="The address for --metrics-port."
     ),
+    metrics_tls_cert: Path | None = typer.Option(
+        None,
+        "--metrics-tls-cert",
+        envvar="BDLAB_SINK_METRICS_TLS_CERT_FILE",
+        help="PEM file: certificate chain; serves HTTPS. A new one in its place is served without a restart",
+    ),
+    metrics_tls_key: Path | None = typer.Option(
+        None,
+        "--metrics-tls-key",
+        envvar="BDLAB_SINK_METRICS_TLS_KEY_FILE",
+        help="PEM file: the certificate's private key",
+    ),
     startup_timeout: StartupTimeout = None,
     batch_size: int | None = typer.Option(
         None,
@@ -59,7 +73,13 @@ def consume(
 
     layers = load_settings(
         {
-            "sink": {"metrics_port": metrics_port, "batch_size": batch_size, "batch_wait_s": batch_wait},
+            "sink": {
+                "metrics_port": metrics_port,
+                "metrics_tls_cert_file": str(metrics_tls_cert) if metrics_tls_cert else None,
+                "metrics_tls_key_file": str(metrics_tls_key) if metrics_tls_key else None,
+                "batch_size": batch_size,
+                "batch_wait_s": batch_wait,
+            },
             "startup_timeout_s": startup_timeout,
         },
         daemon=True,

@@ -42,7 +42,7 @@ def up(
             "--tls/--no-tls",
             envvar="BDLAB_TLS",
             show_default="as the folder began; a new one without",
-            help="Vault, PostgreSQL and the API speak TLS only, with certificates from Vault's PKI engine.",
+            help="Vault, PostgreSQL, the API and the metrics speak TLS only, by Vault's PKI engine.",
         ),
     ] = None,
     model: Annotated[

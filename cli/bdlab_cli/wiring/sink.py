@@ -7,13 +7,14 @@ from contextlib import ExitStack
 
 import structlog
 
+from bdlab.certificates import check_pair
 from bdlab.errors import SchemaOutdated, TopicMissing
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.consumer import Consumer
 from bdlab.ledger import LogPartition, log_partition
 from bdlab.postgres.store import Store
 from bdlab.retry import AWAY, wait_for
-from bdlab.sink import LagWatch, Monitor, Sink, SinkMetrics
+from bdlab.sink import LagWatch, MetricsServer, Sink, SinkMetrics
 from bdlab.vault.session import VaultSession
 
 _ALIVE_WITHIN_S = 120.0
@@ -21,8 +22,9 @@ _ALIVE_WITHIN_S = 120.0
 
 def run_sink(session: VaultSession, stop: threading.Event, *, until_idle: bool, metrics_host: str) -> None:
     """Wire source, store and sink; closed in reverse: leave the group first, then let go of the database."""
-
     settings = session.settings()
+    cert_file, key_file = settings.sink.metrics_tls_cert_file, settings.sink.metrics_tls_key_file
+    check_pair(cert_file, key_file, options="--metrics-tls-cert and --metrics-tls-key")
     patience = settings.startup_timeout_s
     metrics = SinkMetrics()
     with ExitStack() as opened:
@@ -32,11 +34,13 @@ def run_sink(session: VaultSession, stop: threading.Event, *, until_idle: bool, 
         sink = Sink(store, settings.sink, metrics=metrics)
         if settings.sink.metrics_port >= 0:
             opened.enter_context(
-                Monitor(
+                MetricsServer(
                     metrics.registry,
                     lambda: sink.idle_s < _ALIVE_WITHIN_S,
                     host=metrics_host,
                     port=settings.sink.metrics_port,
+                    cert_file=cert_file,
+                    key_file=key_file,
                 )
             )
         admin = opened.enter_context(Admin(session, client_id="bdlab-consume-lag"))

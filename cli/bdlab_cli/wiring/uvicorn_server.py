@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from math import ceil
-from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -18,6 +17,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from bdlab import signals
+from bdlab.certificates import check_pair
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.hosts import AllowedHosts, is_loopback
 from bdlab.settings import HttpSettings, Layers, Settings
@@ -147,19 +147,7 @@ def _config(settings: Settings, *, app: object) -> uvicorn_tls.Config:
 
 def _bind(http: HttpSettings) -> socket.socket:
     """The listening address, taken before anything else. Raises InvalidInput, BdlabError."""
-    if bool(http.tls_cert_file) != bool(http.tls_key_file):
-        raise InvalidInput("TLS needs both, --tls-cert and --tls-key")
-    for file in (http.tls_cert_file, http.tls_key_file):
-        if file and not os.access(file, os.R_OK):
-            raise InvalidInput(f"the TLS file {file} cannot be read")
-    if http.tls_cert_file:
-        try:
-            uvicorn_tls.check_pair(Path(http.tls_cert_file), Path(http.tls_key_file))
-        except OSError as error:
-            raise InvalidInput(
-                f"the certificate {http.tls_cert_file} and the key {http.tls_key_file} do not work: {error}",
-                hint="Both have to be PEM: the certificate chain, and its own key, not encrypted.",
-            ) from error
+    check_pair(http.tls_cert_file, http.tls_key_file, options="--tls-cert and --tls-key")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

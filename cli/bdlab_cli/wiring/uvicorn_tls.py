@@ -11,12 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
 from uvicorn.server import ServerState
 
+from bdlab.certificates import ServedCertificate
 from bdlab_cli.wiring import uvicorn_protocol
-
-log = structlog.get_logger()
 
 _LOOK_EVERY_S = 1.0
 
@@ -32,10 +30,14 @@ class Config(uvicorn_protocol.Config):
     def load(self) -> None:
         super().load()
         if self.ssl is not None and self.ssl_certfile and self.ssl_keyfile:
-            certificate = _Certificate(self.ssl, Path(self.ssl_certfile), Path(self.ssl_keyfile))
-            asyncio.get_running_loop().call_later(_LOOK_EVERY_S, certificate.look)
+            _renew(ServedCertificate(self.ssl, Path(self.ssl_certfile), Path(self.ssl_keyfile)))
             # uvicorn's own listener shows nobody a connection before its handshake is done.
             self.tls, self.ssl, self.http_protocol_class = self.ssl, None, _Handshake
+
+
+def _renew(certificate: ServedCertificate) -> None:
+    certificate.reload()
+    asyncio.get_running_loop().call_later(_LOOK_EVERY_S, _renew, certificate)
 
 
 class _Handshake(asyncio.Protocol):
@@ -87,49 +89,3 @@ class _Handshake(asyncio.Protocol):
     def _leave(self) -> None:
         self._connections.discard(self)
         self._bounds.waiting.pop(self, None)
-
-
-def check_pair(certificate: Path, key: Path) -> None:
-    """Raise OSError where the certificate and the key in these PEM files cannot be served together."""
-    # With a password OpenSSL asks nobody for one, and refuses a key that is encrypted.
-    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
-
-
-class _Certificate:
-    """Looks at its files from the event loop: OpenSSL takes no new certificate while another thread of the
-    process begins a handshake.
-    """
-
-    def __init__(self, context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-        self._context = context
-        self._files = (certificate, key)
-        self._read = self._state()
-        self._told = ""
-
-    def look(self) -> None:
-        """Take what is new, and look again later."""
-        asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self.look)
-        found = self._state()
-        if not found or found == self._read:
-            return
-        try:
-            # A pair that does not fit, as in the middle of its replacement, must not spoil the one in use.
-            check_pair(*self._files)
-            self._context.load_cert_chain(*self._files)
-        except OSError as error:
-            if str(error) != self._told:
-                self._told = str(error)
-                log.warning(
-                    "the new certificate cannot be used", file=str(self._files[0]), problem=str(error)
-                )
-            return
-        self._read, self._told = found, ""
-        log.info("serving with a new certificate", file=str(self._files[0]))
-
-    def _state(self) -> tuple[tuple[int, int, int], ...]:
-        """What tells one version of the files from another; empty where one is not there."""
-        try:
-            stats = [file.stat() for file in self._files]
-        except OSError:
-            return ()
-        return tuple((each.st_ino, each.st_mtime_ns, each.st_size) for each in stats)

@@ -49,9 +49,9 @@ def api_check(url: str, *, ca_file: str = "") -> CheckResult:
     )
 
 
-def consumer_check(urls: Sequence[str]) -> CheckResult:
+def consumer_check(urls: Sequence[str], *, ca_file: str = "") -> CheckResult:
     """Whether the consumers at `urls` live, and store from each of their partitions."""
-    found = {url: _get(f"{url}/health/live", "") for url in urls}
+    found = {url: _get(f"{url}/health/live", ca_file) for url in urls}
     dead = {url: problem or status for url, (status, _, problem) in found.items() if problem or status != 200}
     if dead:
         return CheckResult(
@@ -61,7 +61,7 @@ def consumer_check(urls: Sequence[str]) -> CheckResult:
             detail={"urls": list(urls), "dead": list(dead)},
             hint="Start it with `bdlab consume --metrics-port PORT`.",
         )
-    stopped = {url: reasons for url in urls if (reasons := _stopped_partitions(url))}
+    stopped = {url: reasons for url in urls if (reasons := _stopped_partitions(url, ca_file))}
     if stopped:
         return CheckResult(
             name="consumer",
@@ -78,9 +78,9 @@ def consumer_check(urls: Sequence[str]) -> CheckResult:
     return CheckResult(name="consumer", state="healthy", message=message, detail={"urls": list(urls)})
 
 
-def _stopped_partitions(url: str) -> dict[str, str]:
+def _stopped_partitions(url: str, ca_file: str) -> dict[str, str]:
     """Why each of its partitions that is stopped is so; empty, too, if it does not say."""
-    _, body, _ = _get(f"{url}/metrics", "")
+    _, body, _ = _get(f"{url}/metrics", ca_file)
     found = _STOPPED.findall(body)
     return {number.decode(): reason.decode().replace('\\"', '"') for number, reason in found}
 

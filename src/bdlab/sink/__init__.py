@@ -5,7 +5,7 @@ from __future__ import annotations
 from bdlab.sink.lag import LagWatch
 from bdlab.sink.loop import Sink
 from bdlab.sink.metrics import SinkMetrics
-from bdlab.sink.monitor import Monitor
+from bdlab.sink.metrics_server import MetricsServer
 from bdlab.sink.protocols import BatchStore, EventSource
 
-__all__ = ["BatchStore", "EventSource", "LagWatch", "Monitor", "Sink", "SinkMetrics"]
+__all__ = ["BatchStore", "EventSource", "LagWatch", "MetricsServer", "Sink", "SinkMetrics"]

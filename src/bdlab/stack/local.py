@@ -247,6 +247,7 @@ class LocalStack:
         self._environment = service_environment(self.folder, self._openbao.address)
         if self._model_path is not None:
             self._environment["BDLAB_MODEL_PATH"] = self._model_path or SHIPPED_MODEL
+        scheme, tls = "https" if self._tls else "http", self._api_tls
         self.folder.write_config(
             {
                 "vault": {
@@ -254,10 +255,13 @@ class LocalStack:
                     "ca_file": self._openbao.ca_file,
                     "identity_dir": str(self.folder.identity_dir),
                 },
-                "http": {"host": "127.0.0.1", "port": http_port, **self._api_tls},
+                "http": {"host": "127.0.0.1", "port": http_port, **tls},
                 # Also how long a consumer waits for its first partitions: half of it.
                 "kafka": {"session_timeout_s": _SESSION_TIMEOUT_S},
-                "sink": {"urls": ",".join(f"http://127.0.0.1:{port}" for port in consumers.values())},
+                "sink": {
+                    "urls": ",".join(f"{scheme}://127.0.0.1:{port}" for port in consumers.values()),
+                    **{f"metrics_{name}": file for name, file in tls.items() if name != "ca_file"},
+                },
             }
         )
 
@@ -265,15 +269,13 @@ class LocalStack:
         """Start the consumers and the API, side by side; the API."""
         for name, port in consumers.items():
             self._add_service(name, ["consume", "--metrics-port", str(port)], port, "/health/live")
-        api = self._add_service("serve", ["serve"], http_port, "/health/ready", tls=self._tls)
+        api = self._add_service("serve", ["serve"], http_port, "/health/ready")
         with SideBySide(stop) as steps:
             for service in self._services:
                 steps.begin(lambda end, service=service: self._start(service, end))  # type: ignore[misc]
         return api
 
-    def _add_service(
-        self, name: str, arguments: Sequence[str], port: int, ready_path: str, tls: TlsFolder | None = None
-    ) -> Service:
+    def _add_service(self, name: str, arguments: Sequence[str], port: int, ready_path: str) -> Service:
         service = Service(
             name,
             [*self._command, *arguments],
@@ -281,7 +283,7 @@ class LocalStack:
             environment=self._environment,
             port=port,
             ready_path=ready_path,
-            tls=tls,
+            tls=self._tls,
         )
         self._services.append(service)
         self._supervisor.add(service, restart_timeout_s=30.0)
@@ -289,7 +291,7 @@ class LocalStack:
 
     @property
     def _api_tls(self) -> dict[str, str]:
-        """The settings of the API, and of those who ask it."""
+        """The settings of the API and its clients; the consumers serve the same certificate."""
         if self._tls is None:
             return {}
         server_file = str(self._tls.files("api").server_file)
