@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from bdlab.settings import duration
 
 StartupTimeout = Annotated[
     float | None,
@@ -97,17 +99,17 @@ def key_number(envvar: str, words: str, *, show_default: bool | str = True) -> A
     return typer.Option(envvar=envvar, min=1, max=255, help=words, show_default=show_default)
 
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _LONGEST = timedelta(days=36_525)
-_AGE = re.compile(r"(\d{1,7})\s*([smhdw])")
 
 
 def age(text: str) -> timedelta:
     """A number and one of s, m, h, d, w; at most 100 years. Raises typer.BadParameter."""
-    found = _AGE.fullmatch(text.strip())
-    if not found:
-        raise typer.BadParameter(f"{text!r} is no age: give a number and one of s, m, h, d, w, such as 30d")
-    length = timedelta(**{_UNITS[found[2]]: int(found[1])})
+    try:
+        length = duration(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no age: give a number and one of s, m, h, d, w, such as 30d"
+        ) from None
     if length > _LONGEST:
         raise typer.BadParameter(f"{text!r} is more than 100 years")
     return length
@@ -115,7 +117,8 @@ def age(text: str) -> timedelta:
 
 def moment(text: str) -> datetime:
     """An ISO 8601 moment (UTC where it names no zone), or how long ago. Raises typer.BadParameter."""
-    if _AGE.fullmatch(text.strip()):
+    with suppress(ValueError):
+        duration(text)
         return datetime.now(UTC) - age(text)
     try:
         found = datetime.fromisoformat(text)

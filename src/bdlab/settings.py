@@ -8,8 +8,10 @@ There is no field for a password: those come from Vault alone (see `bdlab.creden
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import SplitResult, urlsplit
@@ -33,6 +35,9 @@ SHIPPED_MODEL = "shipped"
 #: What librdkafka takes where none is named.
 _KAFKA_PORT = 9092
 
+_DURATION = re.compile(r"(\d+)\s*([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
 #: Names from the servers' own world that users already have in their environment.
 _ALIASES = {
     "VAULT_ADDR": "BDLAB_VAULT_ADDRESS",
@@ -53,6 +58,17 @@ def http_url(text: str) -> SplitResult:
     if not usable:
         raise InvalidInput(f"{text!r} is no http(s) URL")
     return parts
+
+
+def duration(text: str) -> timedelta:
+    """Return the duration of a number and one of s, m, h, d, w, such as ``30m``. Raises ValueError."""
+    found = _DURATION.fullmatch(text.strip())
+    if not found:
+        raise ValueError(f"{text!r} is no number and one of s, m, h, d, w")
+    try:
+        return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is too long") from error
 
 
 class Secret:
@@ -121,6 +137,11 @@ class VaultSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     timeout_s: Seconds = 10.0
     poll_s: Seconds = 2.0
     """How often a running service looks whether a new version of its Kafka login is in Vault."""
+
+    @property
+    def identities(self) -> Path:
+        """The folder `identity_dir`, which has a folder for each service."""
+        return Path(self.identity_dir).expanduser()
 
 
 class KafkaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -105,7 +105,7 @@ def test_where_recovery_may_not_begin_the_root_token_stays(
     (folder / "recovery.hcl").write_text(text.replace('"sys/generate-root/*"', '"sys/elsewhere/*"'))
     with monkeypatch.context() as patch:
         patch.setattr(policies, "policies_dir", lambda: folder)
-        with pytest.raises(VaultError, match="nobody would get in again") as refused:
+        with pytest.raises(VaultError, match="nobody could change this Vault again") as refused:
             world.init()
     assert "sys/generate-root" in refused.value.message
     assert str(world.keys_file) in refused.value.hint

@@ -15,7 +15,7 @@ from bdlab.postgres import roles
 from bdlab.postgres.migrations import migrate
 from bdlab.postgres.reader import Reader
 from bdlab.settings import Secret
-from bdlab.vault.rotation import drop_left_behind, end_logins
+from bdlab.vault.rotation.database import drop_left_behind, end_logins
 from tests.fix_rotation import rotation
 from tests.fix_vault import VaultWorld
 from tests.waiting import until

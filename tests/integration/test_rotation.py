@@ -19,7 +19,10 @@ from bdlab.settings import Secret
 from bdlab.vault import session as session_module
 from bdlab.vault.client import VaultClient
 from bdlab.vault.client_reports import ClientReport, ClientReporter
-from bdlab.vault.rotation import Rotation, end_logins, rotate_manager, rotate_secret_ids
+from bdlab.vault.identity import Identity
+from bdlab.vault.rotation.database import end_logins, rotate_manager
+from bdlab.vault.rotation.run import Rotation
+from bdlab.vault.rotation.secret_ids import rotate_secret_ids
 from bdlab.vault.session import VaultSession
 from tests.fix_rotation import Deadly, rotation
 from tests.fix_vault import VaultWorld
@@ -131,7 +134,7 @@ def test_every_service_gets_another_secret_id_and_the_former_ones_are_dead(vault
 def test_running_services_take_it_without_a_restart_and_their_former_tokens_end(
     vault_world: VaultWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "_FORMER_S", 1.0)
+    monkeypatch.setattr(session_module, "_MOVE_S", 1.0)
     former = held_secret_id(vault_world, "consume")
     with (
         vault_world.session("consume", "bdlab-writer") as one,
@@ -161,14 +164,14 @@ def test_a_client_that_does_not_report_keeps_its_secret_id_and_a_later_run_finis
     vault_world: VaultWorld, consumer: VaultSession
 ) -> None:
     former = held_secret_id(vault_world, "consume")
-    assert consumer._keeper is not None
-    consumer._keeper.stop(5)
+    assert consumer._renewal is not None
+    consumer._renewal.stop(5)
     (found,) = rotate_ids(vault_world, "consume", grace_s=0.5)
     assert found.outcome == "incomplete"
     (client,) = living(vault_world, "consume")
     assert client.name in found.detail
     assert lets_in(vault_world, "consume", former)
-    consumer._start_keeper()
+    consumer._start_renewal()
     (found,) = rotate_ids(vault_world, "consume")
     assert found.outcome == "finished"
     assert not lets_in(vault_world, "consume", former)
@@ -178,8 +181,8 @@ def test_force_ends_it_although_a_client_has_not_reported(
     vault_world: VaultWorld, consumer: VaultSession
 ) -> None:
     former = held_secret_id(vault_world, "consume")
-    assert consumer._keeper is not None
-    consumer._keeper.stop(5)
+    assert consumer._renewal is not None
+    consumer._renewal.stop(5)
     (found,) = rotate_ids(vault_world, "consume", grace_s=0.2, force=True)
     assert found.outcome == "rotated"
     assert not lets_in(vault_world, "consume", former)
@@ -190,8 +193,8 @@ def test_a_delivery_that_somebody_else_unwrapped_raises_the_alarm_and_the_next_r
 ) -> None:
     former = held_secret_id(vault_world, "consume")
     identity = vault_world.identity("consume")
-    assert consumer._keeper is not None
-    consumer._keeper.stop(5)
+    assert consumer._renewal is not None
+    consumer._renewal.stop(5)
     rotate_ids(vault_world, "consume", grace_s=0)
     wrapped = identity.wrapping_token()
     assert wrapped is not None
@@ -199,7 +202,7 @@ def test_a_delivery_that_somebody_else_unwrapped_raises_the_alarm_and_the_next_r
     assert lets_in(vault_world, "consume", stolen)
 
     with structlog.testing.capture_logs() as logs:
-        consumer._start_keeper()
+        consumer._start_renewal()
         until(lambda: any("ALARM" in str(entry.get("problem")) for entry in logs))
     assert consumer.state().authenticated
     assert lets_in(vault_world, "consume", former)
@@ -258,7 +261,7 @@ def test_a_process_that_was_killed_is_not_waited_for_and_leaves_its_name_to_the_
 ) -> None:
     def reporter(client: VaultClient) -> ClientReporter:
         folder = vault_world.identity("consume").folder
-        return ClientReporter(client, kv_mount="kv", service="consume", folder=folder)
+        return ClientReporter(client, kv_mount="kv", identity=Identity(folder, service="consume"))
 
     with vault_world.session("consume") as opened:
         ttl = opened._token.lease.ttl  # type: ignore[union-attr]

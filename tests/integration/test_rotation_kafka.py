@@ -18,7 +18,8 @@ from bdlab.kafka.producer import Producer
 from bdlab.services import KAFKA_SERVICES
 from bdlab.settings import Secret
 from bdlab.stack import ApacheKafka
-from bdlab.vault.rotation import Rotation, rotate_kafka_users
+from bdlab.vault.rotation.kafka import rotate_kafka_users
+from bdlab.vault.rotation.run import Rotation
 from bdlab_cli.wiring.broker_admin import Users
 from tests.fix_apache import Authority, SecuredKafka, secured
 from tests.fix_kafka import Acks, Bookmarks
@@ -164,15 +165,15 @@ def test_every_user_is_rotated_under_load_and_no_event_fails(
 def test_a_client_that_does_not_report_keeps_its_user_and_a_later_run_finishes(world: World) -> None:
     former = world.login("serve")
     with world.vault.session("serve") as serve:
-        assert serve._keeper is not None
-        serve._keeper.stop(5)
+        assert serve._renewal is not None
+        serve._renewal.stop(5)
         (found,) = world.rotate("serve", grace_s=0.5)
         assert found.outcome == "incomplete"
         assert "serve client" in found.detail
         assert f"{former.username} still works" in found.detail
         assert accepts(former)
         assert accepts(world.login("serve"))
-        serve._start_keeper()
+        serve._start_renewal()
         (found,) = world.rotate("serve")
         assert found.outcome == "finished"
         assert not accepts(former)
@@ -182,8 +183,8 @@ def test_a_client_that_does_not_report_keeps_its_user_and_a_later_run_finishes(w
 def test_force_ends_it_although_a_client_has_not_reported(world: World) -> None:
     former = world.login("serve")
     with world.vault.session("serve") as serve:
-        assert serve._keeper is not None
-        serve._keeper.stop(5)
+        assert serve._renewal is not None
+        serve._renewal.stop(5)
         (found,) = world.rotate("serve", grace_s=0.2, force=True)
         assert found.outcome == "rotated"
         assert "without the report" in found.detail

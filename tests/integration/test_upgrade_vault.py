@@ -17,7 +17,7 @@ from bdlab.errors import PolicyDenied
 from bdlab.postgres.migrations import migrate
 from bdlab.services import NOT_ROTATED
 from bdlab.settings import Secret
-from bdlab.vault.rotation import drop_left_behind, end_logins
+from bdlab.vault.rotation.database import drop_left_behind, end_logins
 from tests.earlier import unpack
 from tests.fix_rotation import rotation
 from tests.fix_vault import VaultWorld

@@ -12,7 +12,7 @@ from bdlab.errors import (
     IdentityRefused,
 )
 from bdlab.settings import Secret
-from bdlab.vault.rotation import rotate_secret_ids
+from bdlab.vault.rotation.secret_ids import rotate_secret_ids
 from tests.fix_rotation import rotation
 from tests.fix_vault import VaultWorld
 from tests.vault_steps import outcomes, unchanged_but

@@ -78,7 +78,7 @@ def migrate(
     from bdlab.kafka.admin import Admin
     from bdlab.postgres import migrations
     from bdlab.retry import wait_for
-    from bdlab.vault.rotation import sweep
+    from bdlab.vault.rotation.database import sweep
     from bdlab_cli.wiring.broker_admin import secure
 
     patience = layers.settings().startup_timeout_s

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bdlab.settings import Layers
-    from bdlab.vault.rotation import Rotation
+    from bdlab.vault.rotation.run import Rotation
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bdlab.load import LoadReport
-from bdlab.vault.rotation import Rotation
+from bdlab.vault.rotation.run import Rotation
 
 _STYLES = {"unchanged": "dim", "incomplete": "red", "would rotate": "yellow", "would finish": "yellow"}
 

@@ -11,7 +11,7 @@ import msgspec
 
 from bdlab.load import LoadGenerator, LoadReport
 from bdlab.settings import Layers
-from bdlab.vault.rotation import Rotation
+from bdlab.vault.rotation.run import Rotation
 from bdlab_cli.wiring.accounting import account
 from bdlab_cli.wiring.checks import own_ca_file, own_url
 from bdlab_cli.wiring.samples import OVER_HTTP

@@ -10,15 +10,10 @@ from bdlab.errors import InvalidInput
 from bdlab.services import KAFKA_SERVICES, NOT_ROTATED, SERVICES
 from bdlab.settings import Layers
 from bdlab.vault.logins import kafka_layer
-from bdlab.vault.rotation import (
-    Rotation,
-    Run,
-    drop_left_behind,
-    end_logins,
-    rotate_kafka_users,
-    rotate_manager,
-    rotate_secret_ids,
-)
+from bdlab.vault.rotation.database import drop_left_behind, end_logins, rotate_manager
+from bdlab.vault.rotation.kafka import rotate_kafka_users
+from bdlab.vault.rotation.run import Rotation, Run
+from bdlab.vault.rotation.secret_ids import rotate_secret_ids
 from bdlab_cli.wiring.broker_admin import Users, administrator
 from bdlab_cli.wiring.session import open_session
 

@@ -1,11 +1,12 @@
-"""The running clients of a service, as each says of itself in Vault which credentials it uses.
+"""Reports of the running processes of a service, stored in Vault: which credentials each of them uses.
 
-Whoever replaces a credential reads here who still uses the older one: `clients/<service>/<client>` in the
-key-value engine. A client reports before it reads its credentials for the first time, so that none is missed;
-then whenever they change, and with each renewal of its token. A report counts until the token of its client
-has run out, as nothing that the client holds is good after that. One that ends takes its report away; one
-that was killed leaves it. Each holds a lock in its identity folder, under which its name is kept: so whoever
-sees that folder knows who was killed, and the next process there takes the place and the name.
+Whoever replaces a credential reads here which processes still use the former one:
+`clients/<service>/<process>` in the key-value engine. A process reports before it first reads its
+credentials, so that none is missed; then whenever they change, and with each renewal of its token. A report
+is valid until the token of its process has run out, as nothing that the process has is accepted after that. A
+process that ends deletes its report; one that was killed leaves it. Each process locks a file in its identity
+folder, which holds its name. So whoever sees that folder knows which processes were killed, and the next one
+takes over a free name.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import structlog
 
 from bdlab.errors import PolicyDenied, SecretMissing, VaultError
 from bdlab.vault.client import VaultClient
+from bdlab.vault.identity import Identity
 from bdlab.vault.leases import Ttl
 
 _FOLDER = "clients"
@@ -34,10 +36,10 @@ _log = structlog.get_logger()
 
 
 class ClientReport(msgspec.Struct, frozen=True):
-    """A running client of `service`. `kafka_version` is that of the Kafka login with which it connects.
+    """What one process of `service` reports. `kafka_version` is the version of the Kafka login that it uses.
 
-    `secret_id` is the accessor of the secret id that it logged in with, empty where that is not known;
-    `until` is when its token ends, None for one that never does.
+    `secret_id` is the accessor of the secret id that it logged in with, empty if that is not known; `until`
+    is when its token ends, None if never.
     """
 
     service: str
@@ -52,22 +54,25 @@ class ClientReport(msgspec.Struct, frozen=True):
 
 
 class ClientReporter:
-    """Reports one client. `folder` is the identity's, which keeps the names. Construction does no I/O."""
+    """Reports for this process, under a name that is kept in its identity folder.
 
-    def __init__(self, client: VaultClient, *, kv_mount: str, service: str, folder: Path) -> None:
+    Construction does no I/O.
+    """
+
+    def __init__(self, client: VaultClient, *, kv_mount: str, identity: Identity) -> None:
         self._client = client
         self._kv_mount = kv_mount
-        self._service = service
-        self._folder = folder / _FOLDER
+        self._service = identity.service
+        self._folder = identity.folder / _FOLDER
         self._name = ""
         self._lock: int | None = None
         self._reported: tuple[int, str, Ttl] | None = None
         self._warned = False
 
     def report(self, kafka_version: int, secret_id: str, token: Ttl) -> None:
-        """Say what is in use, where that is not what was error_text last. Raises VaultError.
+        """Write the report if it differs from the last one. Raises VaultError.
 
-        A policy of an older version that does not allow it is logged, and no reason to stop.
+        If the policy, of an older version, does not allow it, that is logged once.
         """
         state = kafka_version, secret_id, token
         if state == self._reported:
@@ -91,7 +96,7 @@ class ClientReporter:
         self._reported = state
 
     def withdraw(self, *, timeout_s: float) -> None:
-        """Take the report away. One that cannot be taken away counts until the token has run out."""
+        """Delete the report. If that fails, it is valid until the token has run out."""
         if self._reported is not None:
             path = f"{self._kv_mount}/metadata/{_path(self._service)}/{self._name}"
             with contextlib.suppress(VaultError):
@@ -103,7 +108,7 @@ class ClientReporter:
             self._lock = None
 
     def _take_name(self) -> None:
-        """The first name of the folder that no living process has; where none can be kept, one for once."""
+        """Take the first name in the folder that no process has locked; a new one if none can be stored."""
         new = f"{socket.gethostname()}-{uuid4().hex[:8]}"
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -120,44 +125,41 @@ class ClientReporter:
                     os.pwrite(handle, new.encode(), 0)
                 return
         except OSError as error:
-            # A folder that is mounted read-only.
+            # The folder is mounted read-only.
             _log.debug("the name of this client is not kept", problem=str(error))
         self._name = new
 
 
-def prune_reports(client: VaultClient, *, kv_mount: str, service: str, folder: Path) -> list[ClientReport]:
-    """Who reports for `service`, sorted by name.
+def prune_reports(client: VaultClient, *, kv_mount: str, identity: Identity) -> list[ClientReport]:
+    """Delete the reports that have run out, and those of killed processes of this identity folder.
 
-    Removes the reports that have run out, and those of processes of the identity `folder` that were killed.
-    Raises VaultError.
+    Return the others, sorted by name. Raises VaultError.
     """
-    return sorted(_valid_reports(client, kv_mount, service, folder), key=lambda found: found.name)
-
-
-def _valid_reports(client: VaultClient, kv_mount: str, service: str, folder: Path) -> Iterator[ClientReport]:
-    path = _path(service)
+    path, found = _path(identity.service), []
     try:
         names = client.request("list", f"{kv_mount}/metadata/{path}")["data"]["keys"]
     except SecretMissing:
-        return
-    with _killed(folder / _FOLDER) as killed:
+        return []
+    with _killed(identity.folder / _FOLDER) as killed:
         for name in killed & set(names):
             client.request("delete", f"{kv_mount}/metadata/{path}/{name}")
     for name in sorted(set(names) - killed):
         try:
             values, _ = client.read_kv(kv_mount, f"{path}/{name}")
         except SecretMissing:
-            continue  # it ended meanwhile
+            continue  # its process ended meanwhile
         until = datetime.fromisoformat(values["until"]) if values.get("until") else None
         if until and until <= datetime.now(UTC):
             client.request("delete", f"{kv_mount}/metadata/{path}/{name}")
             continue
-        yield ClientReport(service, name, int(values["kafka_version"]), values["secret_id"], until)
+        version = int(values["kafka_version"])
+        found.append(ClientReport(identity.service, name, version, values["secret_id"], until))
+    return found
 
 
 @contextlib.contextmanager
 def _killed(folder: Path) -> Iterator[set[str]]:
-    """The names of this folder that no process has; none takes one of them meanwhile."""
+    """Lock the names in this folder that no process has locked, so that none takes one, and yield them."""
     names = set()
     with contextlib.ExitStack() as held:
         for file in folder.iterdir() if folder.is_dir() else ():

@@ -1,6 +1,6 @@
-"""What a session holds: its token, its database login, its Kafka login; and how each is had anew.
+"""What a session logs in with: its token and database login, which are leased, and its stored Kafka login.
 
-Nothing here knows of threads: the session sees to it that one of them asks at a time.
+Nothing here knows of threads: the session makes sure that one of them asks Vault at a time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class LeasedToken:
         self._replaced = replaced
         self.lease: TokenLease | None = None
         self.secret_id = ""
-        """The accessor of the secret id that it comes from, where that is known."""
+        """The accessor of the secret id that it was made with; empty if it is not known."""
 
     @property
     def valid(self) -> bool:
@@ -46,20 +46,21 @@ class LeasedToken:
         return self._identity.delivered or self._identity.accessor != self.secret_id
 
     def log_in(self) -> None:
+        """Log in with the newest secret id. Raises VaultError."""
         role_id, secret_id = self._identity.obtain(self._client)
         accessor = self._identity.accessor
         asked = now()
         token = self._client.log_in(self._mount, role_id, secret_id)
-        another = self.lease is not None
+        first = self.lease is None
         self._client.token = token.token
         self.lease = TokenLease(token.token, Ttl.granted(asked, token.ttl_s))
         self.secret_id = accessor
         _log.debug("logged in to Vault", service=self._identity.service, ttl_s=token.ttl_s)
-        if another:
+        if not first:
             self._replaced()
 
     def use(self, ask: Callable[[], _Answer]) -> _Answer:
-        """What `ask` gives; where the token turns out to be dead, log in and ask again."""
+        """Return what `ask` returns; if the token is no longer accepted, log in and ask again."""
         try:
             return ask()
         except TokenRefused as error:
@@ -70,7 +71,7 @@ class LeasedToken:
         return ask()
 
     def keep(self) -> float:
-        """Renew it where two thirds of its time are over; when to do so next."""
+        """Renew it if two thirds of its time are over; return when that is due next."""
         if self.lease is None or not self.lease.ttl.valid:
             self.log_in()
         elif now() >= self.lease.ttl.due_at:
@@ -81,7 +82,8 @@ class LeasedToken:
                 self.log_in()
         return self.lease.ttl.due_at if self.lease else now()
 
-    def give_back(self, *, timeout_s: float) -> None:
+    def revoke(self, *, timeout_s: float) -> None:
+        """Revoke it. If that fails, it runs out by itself."""
         if self.lease is None:
             return
         self.lease = None
@@ -92,7 +94,10 @@ class LeasedToken:
 
 
 class LeasedDatabaseLogin:
-    """A login from one role of the database engine. `server` makes settings of what Vault says of it."""
+    """A login from one role of the database engine.
+
+    `server` makes settings of what Vault says of the server.
+    """
 
     def __init__(
         self,
@@ -117,14 +122,15 @@ class LeasedDatabaseLogin:
     def due_at(self) -> float:
         return self.lease.ttl.due_at if self.lease else now()
 
-    def held(self) -> DatabaseLogin:
-        """Raises VaultUnavailable where there is none."""
+    @property
+    def login(self) -> DatabaseLogin:
+        """The login of the lease. Raises VaultUnavailable if there was never one."""
         if self.lease is None:
             raise VaultUnavailable(f"{self._client} has given no database login yet")
         return self.lease.login
 
     def fetch(self) -> None:
-        """Take a new login; where the server is may have changed since the last."""
+        """Get a new login, and the server's address, which may have changed. Raises VaultError."""
         self.values, _ = self._client.read_kv(self._vault.kv_mount, "database/credentials")
         server = self._server(self.values)
         asked = now()
@@ -140,7 +146,7 @@ class LeasedDatabaseLogin:
         _log.debug("new database login", user=login.user, ttl_s=ttl.ttl_s)
 
     def keep(self) -> None:
-        """Renew it where two thirds of its time are over; take a new one where it cannot go on."""
+        """Renew the lease if two thirds of its time are over; get a new login if it cannot be renewed."""
         lease = self.lease
         if lease and lease.ttl.valid and now() < lease.ttl.due_at:
             return
@@ -160,14 +166,13 @@ class LeasedDatabaseLogin:
             _log.info("the database lease is gone; taking a new one", problem=error.message)
             return False
         renewed = lease.ttl.renewed(asked, lease_seconds(answer))
-        if renewed.capped:
-            return False
-        self.lease = DatabaseLease(lease.login, renewed)
-        return True
+        if not renewed.capped:
+            self.lease = DatabaseLease(lease.login, renewed)
+        return not renewed.capped
 
 
 class StoredKafkaLogin:
-    """The broker's address and the service's user, as their newest versions in the key-value engine say.
+    """The broker's address and the service's user, from the newest versions in the key-value engine.
 
     `server` makes settings of what Vault says of the broker.
     """
@@ -192,10 +197,10 @@ class StoredKafkaLogin:
         return self._read[0] if self._read else {}
 
     def fetch(self) -> KafkaLogin:
-        """The login; the same object as before where nothing changed."""
+        """Read the login; return the same object as before if nothing changed. Raises VaultError."""
         broker, _ = self._client.read_kv(self._kv_mount, "kafka/credentials")
         values, version = self._client.read_kv(self._kv_mount, f"kafka/{self._service}")
-        # What else is there is of the idle user, and nothing to connect anew for.
+        # The rest of the secret is about the idle user, and no reason to connect anew.
         user = {name: values.get(name, "") for name in ("username", "password")}
         if self.login and self._read == (broker, user):
             return self.login
@@ -220,12 +225,12 @@ class StoredKafkaLogin:
 
 
 def postgres_layer(values: Mapping[str, str], *, ca_file: str) -> dict[str, Any]:
-    """What Vault says of the database, in the shape of a settings layer; empty values say nothing."""
+    """Return a settings layer of what Vault says of the database, without the values that are empty."""
     layer = {name: values[name] for name in ("host", "port", "dbname", "sslmode") if values.get(name)}
     return layer | ({"ca_file": ca_file} if values.get("ca_pem") else {})
 
 
 def kafka_layer(values: Mapping[str, str]) -> dict[str, Any]:
-    """What Vault says of the broker, in the shape of a settings layer; empty values say nothing."""
+    """Return a settings layer of what Vault says of the broker, without the values that are empty."""
     names = ("bootstrap_servers", "security_protocol", "sasl_mechanism")
     return {name: values[name] for name in names if values.get(name)}

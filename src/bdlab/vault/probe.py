@@ -1,4 +1,4 @@
-"""Vault as a service sees it now, for /health, /vault-status and `bdlab status`."""
+"""The state of Vault as a service sees it, for /health, /vault-status and `bdlab status`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bdlab.vault.leases import DatabaseLease, TokenLease
 _TIMEOUT_S = 2.0
 
 
-def look(
+def probe_vault(
     client: VaultClient,
     *,
     kv_mount: str,

@@ -1,4 +1,4 @@
-"""The thread of a running service that renews what it holds, each thing in its own time."""
+"""The thread of a running service that renews its token and logins, each when it is due."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bdlab.vault.leases import now
 
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
-#: What passes sooner is not spoken of: a Vault that refuses now and then would fill the log.
+#: A shorter outage is not logged: a Vault that refuses now and then would fill the log.
 _QUIET_S = 1.0
 #: After a refusal (a policy, an identity) asking again helps only once somebody has changed something.
 _REFUSED_PAUSE_S = 60.0
@@ -22,9 +22,9 @@ _log = structlog.get_logger()
 
 
 class Task:
-    """Something to see to again and again. `run` does it and says when it is due next (see `leases.now`).
+    """Something to do again and again: `run` does it and returns when it is due next (see `leases.now`).
 
-    After a refusal it is left for `refused_pause_s` seconds.
+    After a refusal it is tried again after `refused_pause_s` seconds.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Task:
 
 
 class RenewalThread:
-    """Runs its tasks until it is stopped. An outage that outlasts the first tries is logged once, once more
-    for each other kind of error that it turns into, and once when it ends.
+    """Runs its tasks until it is stopped, and logs an outage (see `retry.Outage`) that outlasts the first
+    tries.
 
-    `outage` is the error that was met last, None while all is well.
+    `outage` is the last error of a task that still fails, or None.
     """
 
     def __init__(self, name: str, tasks: list[Task]) -> None:
@@ -56,7 +56,7 @@ class RenewalThread:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._failing: set[str] = set()
-        self._lines = Outage(
+        self._log_lines = Outage(
             "Vault does not give what is due; going on with what is held",
             "Vault gives again what is due",
             quiet_s=_QUIET_S,
@@ -68,7 +68,7 @@ class RenewalThread:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Stop it; a request to Vault that is under way may outlast `timeout_s` seconds."""
+        """Stop it and wait for up to `timeout_s` seconds; a request that is under way may take longer."""
         with self._condition:
             self._stopping = True
             self._condition.notify()
@@ -77,16 +77,16 @@ class RenewalThread:
             if self._thread.is_alive():
                 _log.warning("a request to Vault did not end in time", thread=self._name, timeout_s=timeout_s)
 
-    def due(self, name: str, at: float) -> None:
-        """Move a task to the moment `at`."""
+    def schedule(self, name: str, at: float) -> None:
+        """Run a task at `at`, instead of when it was due."""
         with self._condition:
             self._tasks[name].due_at = at
             self._condition.notify()
 
-    def done(self, name: str, *, due_at: float) -> None:
-        """What a task is for was done by somebody else; it is due again at `due_at`."""
+    def completed(self, name: str, *, due_at: float) -> None:
+        """Note that another thread did the task; it is due again at `due_at`."""
         self._succeeded(self._tasks[name])
-        self.due(name, due_at)
+        self.schedule(name, due_at)
 
     def _run(self) -> None:
         while True:
@@ -108,7 +108,7 @@ class RenewalThread:
         except BdlabError as error:
             due_at = now() + task.refused_pause_s
             self._failed(task, error)
-        except OSError as error:  # a full disk, a folder taken away: what is held has to be kept all the same
+        except OSError as error:  # a full disk or a missing folder: the other tasks go on
             due_at = now() + task.refused_pause_s
             self._failed(task, VaultError(f"a file of the identity cannot be used: {error}"))
         else:
@@ -117,17 +117,17 @@ class RenewalThread:
             task.due_at = due_at
 
     def _failed(self, task: Task, error: BdlabError) -> None:
-        # A refusal waits for somebody to do something; an outage may pass with the next try.
+        # A refusal needs somebody to act; an outage may end with the next try.
         refused = not isinstance(error, VaultUnavailable)
         with self._condition:
             self._failing.add(task.name)
             self.outage = error
-            self._lines.failed(error, at_once=refused, wanted=task.name, advice=error.hint)
+            self._log_lines.failed(error, at_once=refused, wanted=task.name, advice=error.hint)
 
     def _succeeded(self, task: Task) -> None:
         with self._condition:
             task.backoff.reset()
             if self._failing == {task.name}:
                 self.outage = None
-                self._lines.over()
+                self._log_lines.over()
             self._failing.discard(task.name)

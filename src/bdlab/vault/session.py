@@ -1,7 +1,7 @@
 """A service's session with Vault: its token, its database login, its Kafka login.
 
-A daemon's session has a thread that keeps all three good; a short command's renews on use. What is held stays
-in use until it runs out, whatever happens to Vault.
+The session of a daemon has a thread that renews all three; that of a short command renews them when they are
+used. A login stays in use until it runs out, even if Vault is sealed or unreachable.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from bdlab.vault.renewal import RenewalThread, Task
 
 _TOKEN, _DATABASE, _KAFKA = "token", "database login", "Kafka login"
 _SECRET_ID, _FORMER = "secret id", "end of former token"
-_GOODBYE_S = 2.0
+_REVOKE_S = 2.0
 _HEALTH_S = 3.0
-#: How long what was made with a token stays good after another has taken its place, for its users to move on.
-_FORMER_S = 30.0
+#: How long a former token is kept after it was replaced, so that its database login can be replaced too.
+_MOVE_S = 30.0
 
 _T = TypeVar("_T")
 
@@ -45,7 +45,7 @@ class VaultSession:
     """Implements `credentials.DatabaseCredentials`, `credentials.KafkaCredentials` and `probes.VaultProbe`.
 
     `service` names the identity and the Kafka user; `database_role` is a role of the database engine such as
-    ``bdlab-writer``, None for a service without a database. Safe to use from several threads.
+    ``bdlab-writer``, or None for a service without a database login. Safe to use from several threads.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class VaultSession:
         self._daemon = daemon
         self._vault = layers.settings().vault
         self._client = VaultClient(self._vault)
-        self._identity = Identity(Path(self._vault.identity_dir).expanduser() / service, service=service)
-        # Held while Vault is asked for something; what is held already is read without it.
-        self._asking = threading.RLock()
+        self._identity = Identity(self._vault.identities / service, service=service)
+        # For requests to Vault; a login that is there already is read without it.
+        self._lock = threading.RLock()
         self._token = LeasedToken(
             self._client, self._identity, mount=self._vault.approle_mount, replaced=self._token_replaced
         )
@@ -77,22 +77,17 @@ class VaultSession:
             else None
         )
         self._reporter = (
-            ClientReporter(
-                self._client,
-                kv_mount=self._vault.kv_mount,
-                service=service,
-                folder=self._identity.folder,
-            )
+            ClientReporter(self._client, kv_mount=self._vault.kv_mount, identity=self._identity)
             if kafka and daemon and service in DAEMONS
             else None
         )
-        self._used: dict[str, int] = {}
-        self._kafka_due_at = 0.0
-        self._moving = False
-        self._former: list[tuple[Secret, DatabaseLogin | None]] = []
-        self._keeper: RenewalThread | None = None
+        self._versions_in_use: dict[str, int] = {}
+        self._read_kafka_at = 0.0
+        self._switching_secret_id = False
+        self._former_tokens: list[tuple[Secret, DatabaseLogin | None]] = []
+        self._renewal: RenewalThread | None = None
 
-    # -- life ------------------------------------------------------------------------------------------------
+    # -- open and close --------------------------------------------------------------------------------------
 
     def open(
         self,
@@ -106,33 +101,33 @@ class VaultSession:
         Waits up to `timeout_s` seconds for a Vault that is unreachable, sealed or not initialised, and then
         raises VaultUnavailable. Raises IdentityRefused, PolicyDenied or SecretMissing at once, naming what is
         refused; only a daemon waits for an identity that was never handed over. Setting `stop` ends the wait;
-        `on_wait` is called when it is known to be one.
+        `on_wait` is called if there is one.
         """
-        with self._asking:
+        with self._lock:
             wait_for(
                 "Vault",
-                self._establish,
+                self._log_in,
                 timeout_s=timeout_s,
-                errors=self._may_come,
+                errors=self._waits_for,
                 stop=stop,
                 on_wait=on_wait,
                 service=self._service,
             )
         if self._daemon:
-            self._start_keeper()
+            self._start_renewal()
 
     def close(self) -> None:
-        """Give the token back, and with it every lease: close first what is connected with them."""
-        if self._keeper:
-            self._keeper.stop(_GOODBYE_S)
-            self._keeper = None
+        """Revoke the token and so all its leases; close the connections that were made with them first."""
+        if self._renewal:
+            self._renewal.stop(_REVOKE_S)
+            self._renewal = None
         if self._reporter:
-            self._reporter.withdraw(timeout_s=_GOODBYE_S)
-        for token, _ in self._former:
+            self._reporter.withdraw(timeout_s=_REVOKE_S)
+        for token, _ in self._former_tokens:
             with contextlib.suppress(VaultError):
                 self._revoke(token)
-        self._former.clear()
-        self._token.give_back(timeout_s=_GOODBYE_S)
+        self._former_tokens.clear()
+        self._token.revoke(timeout_s=_REVOKE_S)
         self._client.close()
 
     def __enter__(self) -> Self:
@@ -145,58 +140,58 @@ class VaultSession:
     # -- credentials -----------------------------------------------------------------------------------------
 
     def database(self) -> DatabaseLogin:
-        held = self._held_database()
-        lease = held.lease
+        leased = self._database_login()
+        lease = leased.lease
         if lease and lease.ttl.valid and (self._daemon or now() < lease.ttl.due_at):
             return lease.login
-        with self._asking:
-            self._fail_fast(held)
+        with self._lock:
+            self._refuse_during_outage(leased)
             try:
-                self._token.use(held.keep)
+                self._token.use(leased.keep)
             except VaultUnavailable:
-                if not held.valid:
+                if not leased.valid:
                     raise
-            self._reschedule_database(held)
-            return held.held()
+            self._reschedule_database(leased)
+            return leased.login
 
     def replace_database(self, refused: DatabaseLogin) -> DatabaseLogin:
-        held = self._held_database()
-        with self._asking:
-            if held.lease is None or held.lease.login.user == refused.user:
-                self._token.use(held.fetch)
-                self._reschedule_database(held)
-            return held.held()
+        leased = self._database_login()
+        with self._lock:
+            if leased.lease is None or leased.lease.login.user == refused.user:
+                self._token.use(leased.fetch)
+                self._reschedule_database(leased)
+            return leased.login
 
     def kafka(self) -> KafkaLogin:
-        held = self._held_kafka().login
-        if held is None:
+        login = self._kafka_login().login
+        if login is None:
             return self.refresh_kafka()
-        if not self._daemon and now() >= self._kafka_due_at:
-            # Nobody else looks for a short command that runs long.
-            self._kafka_due_at = now() + self._vault.poll_s
+        if not self._daemon and now() >= self._read_kafka_at:
+            # A short command that runs long has no thread that looks for a new version.
+            self._read_kafka_at = now() + self._vault.poll_s
             with contextlib.suppress(VaultUnavailable):
                 return self.refresh_kafka()
-        return held
+        return login
 
     def refresh_kafka(self) -> KafkaLogin:
-        held = self._held_kafka()
-        if held.login and self._outage:
-            # The keeper asks until Vault answers; to wait for that too would keep a broker away that is back.
-            return held.login
-        with self._asking:
-            self._kafka_due_at = now() + self._vault.poll_s
-            return self._token.use(held.fetch)
+        stored = self._kafka_login()
+        if stored.login and self._outage:
+            # The renewal thread asks until Vault answers; waiting here too would delay a broker that is back.
+            return stored.login
+        with self._lock:
+            self._read_kafka_at = now() + self._vault.poll_s
+            return self._token.use(stored.fetch)
 
     def using(self, client: str, login: KafkaLogin | None) -> None:
         if login is None:
-            self._used.pop(client, None)
+            self._versions_in_use.pop(client, None)
         else:
-            self._used[client] = login.version
-        if self._keeper:
-            self._keeper.due(_KAFKA, now())
+            self._versions_in_use[client] = login.version
+        if self._renewal:
+            self._renewal.schedule(_KAFKA, now())
 
     def settings(self) -> Settings:
-        """The settings with Vault's values in their place, as they were read last."""
+        """Return the settings, with Vault's values as they were read last."""
         return self._layers.settings(
             {
                 "postgres": postgres_layer(self._database.values, ca_file=str(self._ca_file))
@@ -207,24 +202,24 @@ class VaultSession:
         )
 
     def read_secret(self, path: str) -> tuple[dict[str, str], int]:
-        """The newest version of the secret `path` of the key-value engine, and its number."""
+        """Return the newest version of the secret `path` of the key-value engine, and its number."""
         return self.ask(lambda client: client.read_kv(self._vault.kv_mount, path))
 
     def write_secret(self, path: str, values: dict[str, str], *, cas: int | None = None) -> int:
-        """Write a new version and give its number; with `cas`, only where that version is there now."""
+        """Write a new version and return its number; with `cas`, only if that is the version there now."""
         return self.ask(lambda client: client.write_kv(self._vault.kv_mount, path, values, cas=cas))
 
-    def ask(self, question: Callable[[VaultClient], _T]) -> _T:
-        """Ask Vault with this session's token, which is replaced where it has ended. Raises VaultError."""
-        with self._asking:
-            return self._token.use(lambda: question(self._client))
+    def ask(self, request: Callable[[VaultClient], _T]) -> _T:
+        """Make a request with this session's token, or a new one if it has ended. Raises VaultError."""
+        with self._lock:
+            return self._token.use(lambda: request(self._client))
 
     def state(self) -> VaultState:
         if not self._daemon and self._token.lease:
-            # Nobody else keeps the token of a command that looks again and again.
-            with contextlib.suppress(VaultError), self._asking:
+            # No thread renews the token of a command that looks again and again.
+            with contextlib.suppress(VaultError), self._lock:
                 self._token.keep()
-        return probe.look(
+        return probe.probe_vault(
             self._client,
             kv_mount=self._vault.kv_mount,
             kv_path="kafka/credentials" if self._kafka else "database/credentials",
@@ -236,34 +231,34 @@ class VaultSession:
 
     # -- at the start ----------------------------------------------------------------------------------------
 
-    def _establish(self) -> None:
+    def _log_in(self) -> None:
         if not self._token.valid:
-            # Short, so that a wait for a Vault that swallows everything ends when it is told to.
+            # Short, so that the wait for a Vault that never answers ends when `stop` is set.
             health = self._client.health(timeout_s=min(_HEALTH_S, self._vault.timeout_s))
             if not health.serves:
                 raise VaultUnavailable(f"{self._client} is {health.in_words}", hint=health.advice)
             self._token.log_in()
         if self._database and not self._database.valid:
-            self._first_database(self._database)
+            self._fetch_first_login(self._database)
         if self._kafka:
             self._token.use(self._report)
             self._token.use(self._kafka.fetch)
 
-    def _first_database(self, held: LeasedDatabaseLogin) -> None:
+    def _fetch_first_login(self, leased: LeasedDatabaseLogin) -> None:
         try:
-            self._token.use(held.fetch)
+            self._token.use(leased.fetch)
         except VaultUnavailable as error:
-            # A daemon starts without its database, and gets on with what needs none.
+            # A daemon starts without its database login, and does what it can without it.
             if not (self._daemon and self._client.health().serves):
                 raise
             _log.warning("no database login yet", service=self._service, problem=error.message)
 
-    def _may_come(self, error: BdlabError) -> bool:
-        """Whether waiting may help."""
+    def _waits_for(self, error: BdlabError) -> bool:
+        """Whether `open` waits after this error."""
         never_handed_over = isinstance(error, IdentityRefused) and not self._identity.exists
         return isinstance(error, VaultUnavailable) or (self._daemon and never_handed_over)
 
-    # -- what Vault says, between the other layers -----------------------------------------------------------
+    # -- settings from Vault ---------------------------------------------------------------------------------
 
     @property
     def _ca_file(self) -> Path:
@@ -271,7 +266,7 @@ class VaultSession:
 
     def _database_server(self, values: Mapping[str, str]) -> PostgresSettings:
         pem = values.get("ca_pem", "")
-        # libpq takes the authority's certificate from a file only.
+        # libpq reads the authority's certificate from a file only.
         if pem and not (self._ca_file.exists() and self._ca_file.read_text("utf-8") == pem):
             write_private(self._ca_file, pem)
         return self._layers.settings(
@@ -281,119 +276,118 @@ class VaultSession:
     def _broker(self, values: Mapping[str, str]) -> KafkaSettings:
         return self._layers.settings({"kafka": kafka_layer(values)}).kafka
 
-    # -- the keeper ------------------------------------------------------------------------------------------
+    # -- the renewal thread ----------------------------------------------------------------------------------
 
-    def _start_keeper(self) -> None:
-        lease = self._token.lease
+    def _start_renewal(self) -> None:
+        lease, poll_s = self._token.lease, self._vault.poll_s
         tasks = [Task(_TOKEN, self._keep_token, due_at=lease.ttl.due_at if lease else now())]
         if self._database:
             tasks.append(Task(_DATABASE, self._keep_database, due_at=self._database.due_at))
         if self._kafka:
-            tasks.append(Task(_KAFKA, self._keep_kafka, due_at=now() + self._vault.poll_s))
-        poll_s = self._vault.poll_s
-        # A delivery that was spoiled is soon followed by another, which a rotation waits for.
+            tasks.append(Task(_KAFKA, self._keep_kafka, due_at=now() + poll_s))
+        # If a wrapped secret id is refused, another follows soon, and a rotation waits for this process.
         tasks.append(
             Task(_SECRET_ID, self._keep_secret_id, due_at=now() + poll_s, refused_pause_s=2 * poll_s)
         )
-        tasks.append(Task(_FORMER, self._end_former, due_at=float("inf")))
-        self._keeper = RenewalThread(f"vault-{self._service}", tasks)
-        self._keeper.start()
+        tasks.append(Task(_FORMER, self._revoke_former_tokens, due_at=float("inf")))
+        self._renewal = RenewalThread(f"vault-{self._service}", tasks)
+        self._renewal.start()
 
     def _keep_token(self) -> float:
-        with self._asking:
+        with self._lock:
             return self._token.keep()
 
     def _keep_database(self) -> float:
-        with self._asking:
-            held = self._held_database()
-            self._token.use(held.keep)
-            return held.due_at
+        with self._lock:
+            leased = self._database_login()
+            self._token.use(leased.keep)
+            return leased.due_at
 
     def _keep_kafka(self) -> float:
-        with self._asking:
-            self._token.use(self._held_kafka().fetch)
+        with self._lock:
+            self._token.use(self._kafka_login().fetch)
             self._token.use(self._report)
             return now() + self._vault.poll_s
 
     def _keep_secret_id(self) -> float:
-        """Take up another secret id that was handed over: log in with it, and let the former token end."""
-        with self._asking:
+        """Log in with another secret id, if one was handed over, and revoke the former token later."""
+        with self._lock:
             if self._token.outdated:
                 lease = self._database.lease if self._database else None
                 former = self._client.token
-                self._moving = True
+                self._switching_secret_id = True
                 try:
                     self._token.log_in()
                 finally:
-                    self._moving = False
+                    self._switching_secret_id = False
                     if self._client.token is not former:
-                        self._former.append((former, lease.login if lease else None))
-                        if self._keeper:
-                            self._keeper.due(_FORMER, now() + _FORMER_S)
+                        self._former_tokens.append((former, lease.login if lease else None))
+                        if self._renewal:
+                            self._renewal.schedule(_FORMER, now() + _MOVE_S)
                 _log.info("logged in with another secret id", service=self._service)
             return now() + self._vault.poll_s
 
-    def _end_former(self) -> float:
-        """Give back the tokens from before, once nothing in use was made with them."""
-        with self._asking:
-            while self._former:
-                token, login = self._former[0]
-                held = self._database
-                if held and held.lease and held.lease.login is login:
-                    self._token.use(held.fetch)
+    def _revoke_former_tokens(self) -> float:
+        """Revoke the former tokens, after replacing a database login that was made with one of them."""
+        with self._lock:
+            while self._former_tokens:
+                token, login = self._former_tokens[0]
+                leased = self._database
+                if leased and leased.lease and leased.lease.login is login:
+                    self._token.use(leased.fetch)
                 self._revoke(token)
-                self._former.pop(0)
+                self._former_tokens.pop(0)
             return float("inf")
 
     def _revoke(self, token: Secret) -> None:
         client = self._client.with_token(token)
         with contextlib.closing(client), contextlib.suppress(TokenRefused):
-            client.revoke_self(timeout_s=_GOODBYE_S)
+            client.revoke_self(timeout_s=_REVOKE_S)
 
     def _report(self) -> None:
-        """Say in Vault what this client uses; before its first login is read that is version 0."""
+        """Report in Vault which Kafka login is in use; version 0 if none was read yet."""
         if self._reporter and self._token.lease:
-            login = self._held_kafka().login
-            held = login.version if login else 0
-            version = min(tuple(self._used.values()), default=held)
+            login = self._kafka_login().login
+            newest = login.version if login else 0
+            version = min(tuple(self._versions_in_use.values()), default=newest)
             self._reporter.report(version, self._token.secret_id, self._token.lease.ttl)
 
     def _token_replaced(self) -> None:
-        """The leases of a dead token died with it, so a database login comes before anything else."""
-        if self._keeper and self._token.lease:
-            self._keeper.done(_TOKEN, due_at=self._token.lease.ttl.due_at)
+        """Get another database login at once: the leases of a dead token died with it."""
+        if self._renewal and self._token.lease:
+            self._renewal.completed(_TOKEN, due_at=self._token.lease.ttl.due_at)
         if self._database:
-            if not self._moving:
+            if not self._switching_secret_id:
                 self._database.lease = None
-            if self._keeper:
-                self._keeper.due(_DATABASE, now())
+            if self._renewal:
+                self._renewal.schedule(_DATABASE, now())
             self._database.fetch()
             self._reschedule_database(self._database)
 
-    def _reschedule_database(self, held: LeasedDatabaseLogin) -> None:
-        if self._keeper:
-            self._keeper.done(_DATABASE, due_at=held.due_at)
+    def _reschedule_database(self, leased: LeasedDatabaseLogin) -> None:
+        if self._renewal:
+            self._renewal.completed(_DATABASE, due_at=leased.due_at)
 
-    def _fail_fast(self, held: LeasedDatabaseLogin) -> None:
-        """While the keeper is knocking already, nobody else needs to wait for a time-out too."""
+    def _refuse_during_outage(self, leased: LeasedDatabaseLogin) -> None:
+        """Raise what the renewal thread gets from Vault now, instead of waiting for a time-out."""
         outage = self._outage
-        if outage and not held.valid:
+        if outage and not leased.valid:
             raise VaultUnavailable(
                 f"there is no database login: {outage.message}", hint=outage.hint
             ) from outage
 
     @property
     def _outage(self) -> VaultUnavailable | None:
-        """Why the keeper gets no answer from Vault just now."""
-        found = self._keeper.outage if self._keeper else None
+        """The error that the renewal thread gets from Vault now; None if it gets answers."""
+        found = self._renewal.outage if self._renewal else None
         return found if isinstance(found, VaultUnavailable) else None
 
-    def _held_database(self) -> LeasedDatabaseLogin:
+    def _database_login(self) -> LeasedDatabaseLogin:
         if not self._database:
             raise VaultError(f"the session of {self._service!r} was made without a database role")
         return self._database
 
-    def _held_kafka(self) -> StoredKafkaLogin:
+    def _kafka_login(self) -> StoredKafkaLogin:
         if not self._kafka:
             raise VaultError(f"the session of {self._service!r} was made without Kafka")
         return self._kafka

@@ -1,14 +1,14 @@
-"""`vault-init`: take Vault from any state to the finished set-up, one small repeatable step after the other.
+"""`vault-init`: take Vault from any state to the finished set-up, in small steps that can be repeated.
 
-A run that was killed is run again. A run that finds nothing to do writes nothing: it looks through the
-`inspect` identity. One that finds something makes itself a root token that lasts minutes, with the `recovery`
-identity and the recovery key, and revokes it at the end.
+A run that was killed is run again. A run that finds nothing to do writes nothing: it looks with the identity
+`inspect`. A run that finds something makes a root token that is valid for minutes, with the identity
+`recovery` and the recovery key, and revokes it at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from bdlab.errors import PolicyDenied, TokenRefused
 from bdlab.services import IDENTITIES, RECOVERY
@@ -31,57 +31,49 @@ _ROOT_TOKEN = "root token"  # noqa: S105 - the name of a step
 
 
 def bootstrap(plan: Plan, report: Report) -> list[StepResult]:
-    """Do what is missing; `report` gets each step as it ends.
+    """Do the steps that are missing, and return the result of each; `report` gets each when it is known.
 
-    Raises VaultUnavailable where Vault does not answer or open in time, VaultError where there is no way in,
-    InvalidInput where `.env` is needed and missing. Nothing that was done is lost: run it again.
+    Raises VaultUnavailable if Vault does not answer or does not open in time, VaultError if no token can be
+    had, InvalidInput if `.env` is needed and missing. What was done stays: run it again.
     """
-    with contextlib.nullcontext() if plan.dry_run else vault_init_lock(plan):
-        return _bootstrap(plan, report)
+    results: list[StepResult] = []
+    with (
+        contextlib.nullcontext() if plan.dry_run else vault_init_lock(plan),
+        contextlib.closing(_bootstrap(plan)) as steps,
+    ):
+        for result in steps:
+            results.append(result)
+            report(result)
+    return results
 
 
-def _bootstrap(plan: Plan, report: Report) -> list[StepResult]:
-    steps: list[StepResult] = []
-
-    def ended(step: StepResult) -> None:
-        steps.append(step)
-        report(step)
-
-    client = VaultClient(plan.vault)
+def _bootstrap(plan: Plan) -> Generator[StepResult]:
     file = KeysFile(plan.keys_file)
-    rounds = _rounds(plan, client)
-    steps_to_do = [step for chains in rounds for chain in chains for step in chain]
-    try:
+    with contextlib.closing(VaultClient(plan.vault)) as client:
+        rounds = _rounds(plan, client)
+        names = [step.name for chains in rounds for chain in chains for step in chain] + [_ROOT_TOKEN]
         for open_up in (initialise, unseal):
-            step = open_up(client, plan, file)
-            ended(step)
-            if step.outcome == "would do":
+            result = open_up(client, plan, file)
+            yield result
+            if result.outcome == "would do":
                 # Nothing more can be seen of a Vault that is not open.
-                for name in (*(step.name for step in steps_to_do), _ROOT_TOKEN):
-                    ended(StepResult(name, "would do"))
-                return steps
-        access = AdminAccess(client, plan, file)
-        try:
+                yield from (StepResult(name, "would do") for name in names)
+                return
+        with contextlib.closing(AdminAccess(client, plan, file)) as access:
             for chains in rounds:
-                for step in _run(chains, access, plan):
-                    ended(step)
-                if isinstance(chains[0][0], Namespace) and steps[-1].outcome == "would do":
+                for result in _run(chains, access, plan):
+                    yield result
+                if isinstance(chains[0][0], Namespace) and result.outcome == "would do":
                     # Nothing can be in it yet.
-                    for name in (*(step.name for step in steps_to_do[1:]), _ROOT_TOKEN):
-                        ended(StepResult(name, "would do"))
-                    return steps
+                    yield from (StepResult(name, "would do") for name in names[1:])
+                    return
             if missing := audit_missing(access.reader()):
-                ended(StepResult("audit log", "unchanged", (missing,)))
-            ended(_end_root(access, plan))
-        finally:
-            access.close()
-    finally:
-        client.close()
-    return steps
+                yield StepResult("audit log", "unchanged", (missing,))
+            yield _end_root(access, plan)
 
 
 def _rounds(plan: Plan, client: VaultClient) -> list[list[list[Step]]]:
-    """One round after the other; in it are chains that need nothing of each other."""
+    """Return the rounds, in order; the chains of steps in one round are independent of each other."""
     services: tuple[str, ...] = IDENTITIES
     before: list[list[list[Step]]] = []
     after: list[list[list[Step]]] = []
@@ -91,15 +83,8 @@ def _rounds(plan: Plan, client: VaultClient) -> list[list[list[Step]]]:
     if client.namespace and plan.token is None:  # without keys nobody could use it
         only, root = (RECOVERY,), client.in_namespace("")
         log_in = Mounts(plan, log_in_only=True)
-        after.append(
-            [
-                [
-                    InRootNamespace(
-                        log_in, Policies(plan, only), AppRoles(plan, only), SecretIds(plan, root, only)
-                    )
-                ]
-            ]
-        )
+        in_root = (log_in, Policies(plan, only), AppRoles(plan, only), SecretIds(plan, root, only))
+        after.append([[InRootNamespace(*in_root)]])
     return [
         *before,
         [[Mounts(plan)], *certification(plan)],
@@ -114,7 +99,7 @@ def _rounds(plan: Plan, client: VaultClient) -> list[list[list[Step]]]:
 
 
 def _run(chains: list[list[Step]], access: AdminAccess, plan: Plan) -> Iterator[StepResult]:
-    """The steps of a round, in order. It is looked at first; its chains are then done side by side."""
+    """Do a round, and yield the result of each step; all are looked at before the first is done."""
     pending = {step: _pending(step, access, plan) for chain in chains for step in chain}
 
     def apply(chain: list[Step]) -> None:
@@ -138,7 +123,7 @@ def _pending(step: Step, access: AdminAccess, plan: Plan) -> tuple[str, ...]:
     except (PolicyDenied, TokenRefused):
         if plan.dry_run:
             raise
-        # The policy that `inspect` has in Vault may be older than this version.
+        # The policy of `inspect` in Vault may be of an older version.
         return step.pending(access.writer())
 
 

@@ -1,4 +1,4 @@
-"""What lets `vault-init` look and change: the first root token, a given token, or its own two identities."""
+"""An administrator's access: the first root token, a given token, or the identities of `vault-init`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from bdlab.services import INSPECT, RECOVERY
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan
-from bdlab.vault.bootstrap.seal import answer_data, end_attempt, give_shares
+from bdlab.vault.bootstrap.seal import answer_data, end_attempt, give_shares, usable_path
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 
-#: A root token that a re-run makes for itself ends by itself, should the run be killed.
+#: The root token of a run ends by itself if the run is killed.
 _ROOT_TTL_S = 900
-#: OpenBao's path, then that of HashiCorp Vault, which asks for a token from 2.0 on.
+#: The path of OpenBao, then that of HashiCorp Vault, which asks for a token there from 2.0 on.
 _ROOT_PATHS = ("sys/generate-root-token", "sys/generate-root")
 
 _log = structlog.get_logger()
 
 
 class AdminAccess:
-    """Two clients: `reader` to see what is, `writer` to change it, which is only made when it is needed."""
+    """Two clients: `reader` to see the set-up, and `writer` to change it, made only when it is needed."""
 
     def __init__(self, client: VaultClient, plan: Plan, file: KeysFile) -> None:
         self._anonymous = client
@@ -35,23 +35,24 @@ class AdminAccess:
         self._writer: VaultClient | None = None
         self._temporary: list[VaultClient] = []
         self.is_first_root = False
-        """Whether this is the root token of the initialisation, which has to be revoked when all is done."""
+        """Whether `writer` has the root token of the initialisation, which has to be revoked in the end."""
         self.made_root = False
 
     def reader(self) -> VaultClient:
-        """Raises VaultError where there is no way in."""
+        """Return the client that reads. Raises VaultError if no token can be had."""
         if self._reader is None:
             self._reader = self._given() or self._first_root() or self._log_in(INSPECT) or self.writer()
         return self._reader
 
     def writer(self) -> VaultClient:
+        """Return the client that changes. Raises VaultError if no token can be had."""
         if self._writer is None:
             self._writer = self._recovered_root()
             self._reader = self._writer
         return self._writer
 
     def prove_identities(self) -> None:
-        """Log in as `inspect`, and begin to make a root token as `recovery`: a later run gets in by these.
+        """Log in as `inspect`, and begin to make a root token as `recovery`: a later run depends on both.
 
         Raises VaultError.
         """
@@ -65,13 +66,13 @@ class AdminAccess:
             raise
         except VaultError as error:
             raise VaultError(
-                "without the root token nobody would get in again, so that it is not revoked: "
+                "the root token is not revoked, as without it nobody could change this Vault again: "
                 f"{error.message}",
-                hint=f"It stays in {self._file.path}. Mend that, and run `bdlab vault-init` again.",
+                hint=f"It stays in {self._file.path}. Correct that, and run `bdlab vault-init` again.",
             ) from error
 
     def revoke_first_root(self) -> None:
-        """Revoke the root token, then take it out of the keys file."""
+        """Revoke the root token, then remove it from the keys file."""
         if self._writer and self.is_first_root:
             self._writer.revoke_self()
             self._reader = self._writer = None
@@ -81,9 +82,9 @@ class AdminAccess:
         self.is_first_root = False
 
     def close(self) -> None:
-        """Give back what was made for this run."""
+        """Revoke the tokens that were made for this run."""
         for client in self._temporary:
-            give_back(client)
+            revoke_and_close(client)
         self._temporary.clear()
 
     def _given(self) -> VaultClient | None:
@@ -95,7 +96,7 @@ class AdminAccess:
         except TokenRefused as error:
             raise IdentityRefused(
                 f"{client} does not accept the token that was given",
-                hint="Give a living administrator's token in BDLAB_VAULT_TOKEN or with --token-file.",
+                hint="Give a valid administrator's token in BDLAB_VAULT_TOKEN or with --token-file.",
             ) from error
         self._writer = client
         return client
@@ -108,7 +109,7 @@ class AdminAccess:
         try:
             client.own_token()
         except TokenRefused:
-            # Killed between the revoking and the writing of the keys file.
+            # An earlier run was killed between the revoking and the writing of the keys file.
             self.revoke_first_root()
             return None
         self._writer = client
@@ -116,10 +117,10 @@ class AdminAccess:
         return client
 
     def _log_in(self, service: str, *, required: bool = False) -> VaultClient | None:
-        identity = Identity(self._plan.identity_dir / service, service=service)
+        identity = Identity(self._plan.vault.identities / service, service=service)
         if not identity.exists and not required:
             return None
-        # What makes a root token is in the root namespace, and so is who may.
+        # A root token is made in the root namespace, so `recovery` is there too.
         anonymous = self._anonymous.in_namespace("") if service == RECOVERY else self._anonymous
         try:
             role_id, secret_id = identity.obtain(anonymous)
@@ -127,7 +128,7 @@ class AdminAccess:
         except IdentityRefused as error:
             if required:
                 raise
-            _log.info("this identity is of no use any more", service=service, problem=error.message)
+            _log.info("this identity is not accepted any more", service=service, problem=error.message)
             return None
         client = anonymous.with_token(token.token)
         self._temporary.append(client)
@@ -168,18 +169,13 @@ class AdminAccess:
         return Secret(_decode(encoded, str(begun["otp"])))
 
     def _root_path(self, client: VaultClient) -> str:
-        """The path that this Vault has, where no attempt is open now."""
-        reasons = []
-        for path in _ROOT_PATHS:
-            try:
-                end_attempt(client, f"{path}/attempt")
-            except VaultUnavailable:
-                raise
-            except VaultError as error:
-                reasons.append(error.message)
-            else:
-                return path
-        raise self._no_way_in("; ".join(reasons))
+        """Return the path at which this Vault makes root tokens, with no attempt open there."""
+        try:
+            return usable_path(client, _ROOT_PATHS, "attempt")
+        except VaultUnavailable:
+            raise
+        except VaultError as error:
+            raise self._no_way_in(error.message) from error
 
     def _too_few(self, required: int, there: int) -> VaultError:
         return self._no_way_in(f"a root token takes {required} key shares, and {there} are there")
@@ -192,8 +188,8 @@ class AdminAccess:
         )
 
 
-def give_back(client: VaultClient) -> None:
-    """Revoke the client's token and close it. What it was for is done: where that fails, it is only said."""
+def revoke_and_close(client: VaultClient) -> None:
+    """Revoke the client's token and close it; a failure is only logged, as the token will run out."""
     try:
         client.revoke_self()
     except VaultError as error:
@@ -203,6 +199,6 @@ def give_back(client: VaultClient) -> None:
 
 
 def _decode(encoded: str, otp: str) -> str:
-    """The token, which Vault hides by XOR with the one-time password of the attempt."""
+    """Return the token, which Vault hides by XOR with the one-time password of the attempt."""
     hidden = base64.b64decode(encoded + "=" * (-len(encoded) % 4))
     return bytes(left ^ right for left, right in zip(hidden, otp.encode(), strict=True)).decode()

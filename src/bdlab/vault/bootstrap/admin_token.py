@@ -1,4 +1,4 @@
-"""A token for a person at work on Vault itself: made for the task, with the person's name in it."""
+"""`vault-token`: a short-lived administrator's token for one task, with the name of the person in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from bdlab.settings import Secret
-from bdlab.vault.bootstrap.admin_access import AdminAccess, give_back
+from bdlab.vault.bootstrap.admin_access import AdminAccess, revoke_and_close
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.lock import vault_init_lock
 from bdlab.vault.bootstrap.plan import Plan
@@ -20,11 +20,11 @@ ROOT_POLICY = "root"
 
 
 def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT_POLICY,)) -> VaultClient:
-    """A client with a new token that cannot be renewed; the caller revokes it and closes the client.
+    """Return a client with a new token that cannot be renewed; the caller revokes it and closes the client.
 
     It takes what a change by `vault-init` takes: the identity `recovery` and the recovery key, or the key
-    shares. Vault's audit log then shows this process's user with each of its requests. Raises VaultError
-    where there is no way in.
+    shares. Vault's audit log then shows the user of this process with each request. Raises VaultError if no
+    token can be had.
     """
     client = VaultClient(plan.vault)
     try:
@@ -33,7 +33,7 @@ def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT_
             access = AdminAccess(client, plan, KeysFile(plan.keys_file))
             try:
                 writer = access.writer()
-                # A policy is known in its namespace, the root policy in the root namespace alone.
+                # A policy is known in its own namespace, the root policy only in the root namespace.
                 answer = (writer.in_namespace("") if policies == (ROOT_POLICY,) else writer).request(
                     "post",
                     "auth/token/create-orphan",
@@ -55,16 +55,16 @@ def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT_
 
 @contextmanager
 def temporary_token(plan: Plan, *, ttl: timedelta) -> Iterator[VaultClient]:
-    """The same for a task of our own: its token is revoked at the end, whatever happens."""
+    """Yield such a client, and revoke its token at the end, whatever happens."""
     client = make_token(plan, ttl=ttl)
     try:
         yield client
     finally:
-        give_back(client)
+        revoke_and_close(client)
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a number without a name, as in some containers
+    except (KeyError, OSError):  # a user id without a name, as in some containers
         return f"user-{os.getuid()}"

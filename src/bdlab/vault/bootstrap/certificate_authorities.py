@@ -1,4 +1,4 @@
-"""The authorities for the servers' certificates, where Vault is to be that, and a broker's first one."""
+"""The steps that make Vault the authority of the servers' certificates, and issue a broker's first one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from bdlab.vault import pki
 from bdlab.vault.bootstrap.plan import Plan, Step
 from bdlab.vault.client import VaultClient
 
-#: Before Kafka 4 a broker's metadata is in ZooKeeper, which shows a certificate of the same authority.
+#: Before Kafka 4 the metadata is in ZooKeeper, which needs a certificate of the same authority.
 _ZOOKEEPER = "zookeeper"
 
 
 class PkiEngine:
-    """Made before any server that needs a certificate of it starts."""
+    """Sets up one PKI engine, before a server starts that needs a certificate from it."""
 
     def __init__(self, authority: pki.CertificateAuthority, hosts: Sequence[str] = ()) -> None:
         self.name = f"{authority.title} authority"
@@ -31,7 +31,7 @@ class PkiEngine:
 
 
 class BrokerCertificate:
-    """For one on this machine, which can start while the rest of Vault is set up."""
+    """Issues the certificate of a broker on this machine, which can start while the rest is set up."""
 
     name = "broker certificate"
 
@@ -52,7 +52,7 @@ class BrokerCertificate:
 
 
 def certification(plan: Plan) -> list[list[Step]]:
-    """A chain an authority that the plan or its `.env` asks for."""
+    """Return one chain of steps for each authority that the plan or its `.env` asks for."""
     wanted = set(plan.certificate_authorities)
     if plan.seeds and plan.seeds.kafka_authority:
         wanted.add("kafka")

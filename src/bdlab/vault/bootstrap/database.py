@@ -1,4 +1,4 @@
-"""The database engine: the connection that makes users, and the roles that they are made from."""
+"""The steps that set up the database engine: the connection that makes users, and their roles."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ALLOWED = [*_GROUPS, SWEEP]
 
 
 class Connection:
-    """Finished once its list of roles is there: that is written last, when the password is Vault's own."""
+    """Sets up the connection. Its list of roles is written last, when only Vault knows the password."""
 
     name = "database connection"
 
@@ -43,9 +43,9 @@ class Connection:
         return (*(("allowed roles",) if differs(found, {"allowed_roles": _ALLOWED}) else ()), *missing)
 
     def _missing(self) -> tuple[str, ...] | None:
-        """What the database lacks; None where that is Vault's own user in it.
+        """Return what the database lacks; None if that is Vault's own user in it.
 
-        Looked for only where `.env` is there; an old one may have an administrator's password of old.
+        This needs `.env`, and an administrator's password that may be outdated there.
         """
         try:
             manager = self._plan.manager
@@ -69,7 +69,7 @@ class Connection:
                 "Vault's database engine is not set up, and that takes the database administrator's log-in",
                 hint="Fill in .env (see .env.example) and name it with --env-file.",
             )
-        # From here to the end the manager's password may be another one than Vault's: no half of it may stay.
+        # From here to the end the manager's password may differ from Vault's: nothing half-done may stay.
         writer.request("delete", self._path)
         password = Secret(secrets.token_urlsafe(_PASSWORD_BYTES))
         username = manager.prepare(password)
@@ -114,7 +114,7 @@ class Roles:
         return f"{self._plan.vault.database_mount}/roles/{role}"
 
     def _chosen(self, role: str) -> dict[str, Any]:
-        """What `.env` says, where it says something."""
+        """Return the values that `.env` sets."""
         seeds = self._plan.seeds if role != SWEEP else None
         times = {
             "default_ttl": seeds.lease_ttl_s if seeds else None,
@@ -125,7 +125,7 @@ class Roles:
 
 def _fixed(role: str) -> dict[str, Any]:
     if role == SWEEP:
-        # Nobody logs in by it: there is nothing to renew, and nothing to revoke.
+        # It makes no user: there is nothing to renew or to revoke.
         return {
             "db_name": CONNECTION,
             "creation_statements": database_users.sweep(),
@@ -142,7 +142,7 @@ def _fixed(role: str) -> dict[str, Any]:
 
 
 def connection_url(server: PostgresSettings) -> str:
-    """With Vault's place-holders for user and password, which it fills in and escapes."""
+    """Return the URL with Vault's placeholders for user and password, which Vault fills in and escapes."""
     options: dict[str, str] = {"sslmode": server.sslmode}
     if server.host.startswith("/"):
         address, options = "", {"host": server.host, "port": str(server.port), **options}

@@ -1,9 +1,8 @@
-"""`.env`: what the first set-up is told. See `.env.example`, where every line is explained."""
+"""Reading `.env`, the input of the first set-up. `.env.example` explains every line."""
 
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +11,7 @@ import dotenv.parser
 import msgspec
 
 from bdlab.errors import InvalidInput, SettingsInvalid
-from bdlab.settings import KafkaSettings, PostgresSettings, Secret
+from bdlab.settings import KafkaSettings, PostgresSettings, Secret, duration
 from bdlab.vault.bootstrap.plan import Seeds
 
 #: name -> field of the settings' section
@@ -41,18 +40,16 @@ _OTHERS = (
 )
 NAMES = frozenset((*_REQUIRED, *_POSTGRES, *_KAFKA, *_OTHERS))
 
-#: In place of a file's name: Vault signs the servers' certificates itself.
+#: Instead of a file's name: Vault signs the servers' certificates itself.
 _BY_VAULT = "vault"
 
-_DURATION = re.compile(r"(\d+)([smhd]?)")
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SEE = "See .env.example, where every name is explained."
 
 _Section = TypeVar("_Section", PostgresSettings, KafkaSettings)
 
 
 class _Lines:
-    """The values of one file with the line that each is on, for messages."""
+    """The values of one file, each with its line number for messages."""
 
     def __init__(self, path: Path, values: Mapping[str, tuple[int, str]]) -> None:
         self._path = path
@@ -67,7 +64,7 @@ class _Lines:
 
 
 def read(path: Path) -> Seeds:
-    """Raises InvalidInput, naming the line, for a name unknown, missing or twice, and for a wrong value."""
+    """Read a file. Raises InvalidInput, naming the line, for a wrong value or an unknown or missing name."""
     lines = _Lines(path, _parse(path))
     for name in _REQUIRED:
         if not lines.get(name):
@@ -147,7 +144,7 @@ def _section(lines: _Lines, names: Mapping[str, str], kind: type[_Section]) -> _
 
 
 def _postgres(lines: _Lines) -> PostgresSettings:
-    """The server as its administrator reaches it."""
+    """Return the server's address as its administrator uses it."""
     section = _section(lines, _POSTGRES, PostgresSettings)
     name = "POSTGRES_CA_FILE" if lines.get("POSTGRES_CA_FILE") else "BDLAB_POSTGRES_CA_FILE"
     ca_file = lines.get(name)
@@ -195,8 +192,10 @@ def _seconds(lines: _Lines, name: str) -> int | None:
     text = lines.get(name)
     if not text:
         return None
-    match = _DURATION.fullmatch(text)
-    seconds = int(match[1]) * _SECONDS[match[2]] if match else 0
+    try:
+        seconds = int(duration(f"{text}s" if text.isdigit() else text).total_seconds())
+    except ValueError:
+        seconds = 0
     if seconds < 1:
         raise lines.wrong(name, f"is no duration: {text!r}; write 90s, 30m, 1h or 1d")
     return seconds

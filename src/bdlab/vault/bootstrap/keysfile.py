@@ -1,4 +1,4 @@
-"""The file with the keys that Vault gives out once, at its initialisation. It is 0600 from its first byte."""
+"""The file with the keys that Vault gives out only once, when it is initialised. It is always 0600."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shares(self) -> tuple[str, ...]:
-        """The key shares that unseal, or that allow a root token to be made."""
+        """The key shares that unseal Vault, or that allow a root token to be made."""
         return self.unseal_keys or self.recovery_keys
 
 
@@ -36,18 +36,21 @@ class KeysFile:
 
     @property
     def reserved(self) -> bool:
-        """Whether it was made for an initialisation whose answer was never written into it."""
+        """Whether it was created for an initialisation whose answer was never written into it."""
         return self.path.exists() and self.path.stat().st_size == 0
 
     def read(self) -> Keys | None:
-        """None where there is no file, or one that is only reserved. VaultError for an unusable one."""
+        """Return the keys; None if there is no file or an empty one.
+
+        Raises VaultError if it cannot be used.
+        """
         try:
             mode = stat.S_IMODE(self.path.stat().st_mode)
             if mode & 0o077:
                 raise VaultError(
                     f"the keys file {self.path} is open to others (mode {mode:04o}): who read it can "
                     "take over this Vault",
-                    hint=f"Run: chmod 600 {self.path}; where others use this machine, rekey Vault too.",
+                    hint=f"Run: chmod 600 {self.path}; if others use this machine, rekey Vault too.",
                 )
             text = self.path.read_bytes()
         except FileNotFoundError:
@@ -65,9 +68,9 @@ class KeysFile:
             ) from None
 
     def reserve(self) -> Path | None:
-        """Make the empty file, before Vault is asked for keys that it gives only once.
+        """Create the empty file, before Vault is asked for keys that it gives only once.
 
-        A file with the keys of an earlier Vault is moved aside; its new name is returned. Raises VaultError.
+        Move a file with the keys of an earlier Vault aside, and return its new name. Raises VaultError.
         """
         aside = None
         try:
@@ -88,11 +91,11 @@ class KeysFile:
 
     @property
     def candidate(self) -> Path:
-        """Where new keys wait until Vault has them in force."""
+        """The file for new keys, until Vault has put them into force."""
         return self.path.with_name(f"{self.path.name}.new")
 
     def promote(self) -> None:
-        """Put the candidate in the place of the file."""
+        """Replace the file by the candidate."""
         self.candidate.replace(self.path)
         sync_folder(self.path.parent)
 

@@ -1,4 +1,4 @@
-"""One `vault-init` at a time over one folder of identities."""
+"""The lock by which one `vault-init` at a time works on a folder of identities."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bdlab.vault.bootstrap.plan import Plan
 
 @contextmanager
 def vault_init_lock(plan: Plan) -> Iterator[None]:
-    """Hold the folder; two at once would take each other's half-made things for broken ones.
+    """Lock the folder; two runs at once would each take the half-done work of the other for broken.
 
-    Waits up to the plan's `timeout_s` for another, then raises VaultUnavailable. The lock ends with its
+    Waits up to the plan's `timeout_s` for another run, then raises VaultUnavailable. The lock ends with the
     process.
     """
-    folder = plan.identity_dir
+    folder = plan.vault.identities
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(folder / ".vault-init.lock", os.O_RDWR | os.O_CREAT, 0o600)

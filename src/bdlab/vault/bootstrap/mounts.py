@@ -1,4 +1,4 @@
-"""The engines: key-value store, database engine, AppRole log-in."""
+"""The step that mounts the engines: key-value store, database engine, AppRole log-in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _READY_TIMEOUT_S = 15.0
 
 
 class _Mount(msgspec.Struct, frozen=True):
-    """`listing` is where mounts of its sort are listed, and under which one is made."""
+    """`listing` is the path where such mounts are listed, and under which one is made."""
 
     path: str
     listing: str
@@ -23,7 +23,7 @@ class _Mount(msgspec.Struct, frozen=True):
     options: dict[str, str] = {}
 
     def is_in(self, listed: dict[str, Any]) -> bool:
-        """Raises SettingsInvalid where something else is there."""
+        """Return whether it is mounted. Raises SettingsInvalid if something else is there."""
         found = listed.get(f"{self.path}/")
         if not isinstance(found, dict):
             return False
@@ -60,7 +60,7 @@ class Mounts:
                 options = {"options": mount.options} if mount.options else {}
                 writer.write(f"{mount.listing}/{mount.path}", {"type": mount.kind, **options})
         if self._kv_mount in pending:
-            # A new KV v2 engine of HashiCorp Vault answers 400 for a moment.
+            # HashiCorp Vault answers 400 for a moment at a new KV v2 engine.
             wait_for(
                 "Vault",
                 lambda: writer.read(f"{self._kv_mount}/config"),

@@ -1,4 +1,4 @@
-"""The namespace that all of it is in, and what has to be in the root namespace all the same."""
+"""The steps that make the namespace of the set-up, and what has to be in the root namespace nevertheless."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ABSENT = "bdlab-asks-whether-this-is-refused"
 
 
 class Namespace:
-    """Is made where it is missing, with those above it."""
+    """Makes the namespace, and those above it, if they are missing."""
 
     name = "namespace"
 
@@ -19,7 +19,7 @@ class Namespace:
         self._path = path
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
-        """Raises SettingsInvalid if Vault has no namespaces: it would put all into the root one, unasked."""
+        """Raises SettingsInvalid if Vault has no namespaces: it would set up its root one instead."""
         if not _there(reader):
             return (self._path,)
         try:
@@ -53,22 +53,22 @@ class Namespace:
 
 
 class InRootNamespace:
-    """The identity `recovery`: only the root namespace has the paths by which a root token is made."""
+    """Sets up the identity `recovery` in the root namespace, the only one that can make a root token."""
 
     name = "root namespace"
 
-    def __init__(self, *steps_to_do: Step) -> None:
-        self._units = steps_to_do
+    def __init__(self, *steps: Step) -> None:
+        self._steps = steps
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
         if reader.own_token().get("namespace_path"):
-            return ()  # who lives in a namespace, as `inspect`, sees nothing of those above
+            return ()  # a token of a namespace, as that of `inspect`, sees nothing of those above
         root = reader.in_namespace("")
-        return tuple(f"{step.name} of {what}" for step in self._units for what in step.pending(root))
+        return tuple(f"{step.name} of {what}" for step in self._steps for what in step.pending(root))
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
         root = writer.in_namespace("")
-        for step in self._units:
+        for step in self._steps:
             start = f"{step.name} of "
             missing = tuple(what.removeprefix(start) for what in pending if what.startswith(start))
             if missing:
@@ -76,7 +76,7 @@ class InRootNamespace:
 
 
 def _there(client: VaultClient) -> bool:
-    """Whether the client's namespace is there."""
+    """Return whether the client's namespace exists."""
     try:
         client.read(_LOOKUP_SELF)
     except SecretMissing:

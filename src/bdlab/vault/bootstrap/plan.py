@@ -1,4 +1,4 @@
-"""What the first set-up is given, and what it reports."""
+"""What `vault-init` is given, what its steps are, and what they report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ StepOutcome = Literal["done", "unchanged", "would do"]
 
 
 class StepResult(msgspec.Struct, frozen=True):
-    """What became of one step; `details` names what was changed, or would be."""
+    """The result of one step; `details` names what was changed, or would be."""
 
     name: str
     outcome: StepOutcome
@@ -31,11 +31,10 @@ Report = Callable[[StepResult], None]
 
 
 class Seeds(msgspec.Struct, frozen=True, kw_only=True):
-    """What `.env` says. `kafka_username` is empty where each service gets generated users of its own.
+    """The values of `.env`. Times are in seconds, and None if they are not set.
 
-    `kafka_authority` and `postgres_authority`: Vault itself is the authority that signs their certificates.
-
-    Times are in seconds, None where `.env` does not say.
+    `kafka_username` is empty if each service gets generated users of its own. `kafka_authority` and
+    `postgres_authority` are set if Vault itself is to sign the certificates of that server.
     """
 
     postgres_user: str
@@ -55,18 +54,18 @@ class Seeds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DatabaseManager(Protocol):
-    """The database role through which Vault makes users; bootstrap itself does not reach the database."""
+    """Sets up the database role through which Vault makes users; the set-up itself never connects there."""
 
     def exists(self) -> bool:
-        """Whether the manager is there. Reads only."""
+        """Return whether the role exists. Reads only."""
         ...
 
     def missing(self) -> tuple[str, ...]:
-        """What `prepare` would make or change but the manager's password, a line each. Reads only."""
+        """Return a line for each change that `prepare` would make, except the password. Reads only."""
         ...
 
     def prepare(self, password: Secret | None) -> str:
-        """Make what is missing, give the manager this password if there is one, and return its name."""
+        """Make what is missing, set the role's password if one is given, and return the role's name."""
         ...
 
 
@@ -101,13 +100,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     broker_ttl_s: int | None = None
     dry_run: bool = False
 
-    @property
-    def identity_dir(self) -> Path:
-        return Path(self.vault.identity_dir).expanduser()
-
 
 class Step(Protocol):
-    """Part of the set-up. Both methods may be repeated at any time: a run that was killed is run again."""
+    """One step of the set-up. Both methods can be repeated at any time, as after a run that was killed."""
 
     name: str
 
@@ -121,16 +116,16 @@ class Step(Protocol):
 
 
 def in_parallel(work: Callable[[T], object], items: Iterable[T]) -> None:
-    """Do `work` for each item, a few at once: Vault makes what comes together last with one write to disk.
+    """Do `work` for each item, a few at once, as Vault puts concurrent requests into one write to its disk.
 
-    What was begun is finished; then the first error is raised.
+    All are finished before the first error is raised.
     """
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="vault-init") as pool:
         list(pool.map(work, items))
 
 
 def differs(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
-    """Whether any wanted field has another value; lists are compared as sets, and None as an empty one."""
+    """Return whether any wanted field has another value; lists are compared as sets, None is empty."""
     if found is None:
         return True
     return any(_plain(found.get(name)) != _plain(value) for name, value in wanted.items())

@@ -1,4 +1,4 @@
-"""Who may do what: a policy and an AppRole for each service."""
+"""The steps that set up a policy and an AppRole for each identity."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PATH = re.compile(r'^(path\s+"(?:sys/leases/revoke-prefix/)?)(kv|database|auth/
 
 
 def policy_text(service: str, vault: VaultSettings) -> str:
-    """The policy of a service, with the engines' paths as the settings have them."""
+    """Return the policy of a service, with the engines' paths as they are set. Raises VaultError."""
     file = policies_dir() / f"{service}.hcl"
     try:
         text = file.read_text("utf-8")
@@ -56,8 +56,9 @@ class Policies:
 
 
 class AppRoles:
-    """Secret ids are reusable on the service's own volume, and replaced by `rotate`: single-use ones would
-    break each restart. Where `.env` names networks, neither they nor the tokens work from anywhere else.
+    """Sets up the AppRoles. If `.env` names networks, secret ids and tokens work only from there.
+
+    A secret id can be used again, as a restart needs it; `rotate` replaces it.
     """
 
     name = "identities"
@@ -107,7 +108,7 @@ class AppRoles:
         return {} if service in {INSPECT, RECOVERY} else {"token_period": _PERIOD_S}
 
     def _chosen(self, service: str) -> dict[str, Any]:
-        """What `.env` says, where it says something."""
+        """Return the values that `.env` sets."""
         seeds = self._plan.seeds
         chosen: dict[str, Any] = {}
         if seeds and seeds.cidrs is not None:

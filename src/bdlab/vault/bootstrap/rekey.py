@@ -1,4 +1,4 @@
-"""New key shares for the old: the unseal keys of a shamir seal, the recovery keys of any other."""
+"""`vault-rekey`: replace the unseal keys of a shamir seal, or the recovery keys of any other."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import contextlib
 from datetime import timedelta
 from typing import Any
 
-from bdlab.errors import VaultError, VaultUnavailable
+from bdlab.errors import VaultError
 from bdlab.signals import held_back
 from bdlab.vault.bootstrap.admin_token import temporary_token
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan
 from bdlab.vault.bootstrap.seal import (
     answer_data,
-    end_attempt,
     give_shares,
     require_open,
     seal_type,
+    usable_path,
 )
 from bdlab.vault.client import VaultClient
 
@@ -26,7 +26,7 @@ _PATHS = {True: ("sys/rotate/root", "sys/rekey"), False: ("sys/rotate/recovery",
 
 
 def key_numbers(plan: Plan) -> tuple[int, int]:
-    """How many key shares Vault has given out, and how many of them are needed. Raises VaultError."""
+    """Return how many key shares Vault has given out, and how many are needed. Raises VaultError."""
     with contextlib.closing(VaultClient(plan.vault)) as client:
         require_open(client, plan)
         status = client.request("get", "sys/seal-status")
@@ -34,11 +34,11 @@ def key_numbers(plan: Plan) -> tuple[int, int]:
 
 
 def rekey(plan: Plan) -> Keys:
-    """Replace the keys by `plan.shares` new ones, of which `plan.threshold` are needed; what is in force now.
+    """Replace the keys by `plan.shares` new ones, of which `plan.threshold` are needed, and return them.
 
-    It takes enough of the old ones. Vault puts the new ones into force when it has been shown that they
-    arrived, and by then they are in a file beside the keys file: killed at any moment, one of the two holds.
-    Raises VaultError where there is no way in, or where an earlier run was cut off.
+    It takes enough of the old ones. Vault puts the new ones into force only when it is given them once, and
+    by then they are in a file beside the keys file: after a kill at any moment, one of the two files is
+    right. Raises VaultError if no token can be had, or if an earlier run was cut off.
     """
     file = KeysFile(plan.keys_file)
     if file.candidate.exists():
@@ -54,7 +54,7 @@ def rekey(plan: Plan) -> Keys:
     old = file.read()
     with temporary_token(plan, ttl=_TTL) as client:
         shamir = seal_type(client) == "shamir"
-        path = _path(client, shamir=shamir)
+        path = usable_path(client, _PATHS[shamir], "init")
         answer = _give_old(client, path, old, plan)
         shares = tuple(str(key) for key in answer["keys_base64"])
         new = Keys(
@@ -90,17 +90,3 @@ def _too_few(required: int, there: int) -> VaultError:
         f"new keys take {required} of the old key shares, and {there} are there",
         hint="Run it at a terminal, which asks for them, or name the keys file with --keys-file.",
     )
-
-
-def _path(client: VaultClient, *, shamir: bool) -> str:
-    reasons = []
-    for path in _PATHS[shamir]:
-        try:
-            end_attempt(client, f"{path}/init")
-        except VaultUnavailable:
-            raise
-        except VaultError as error:
-            reasons.append(error.message)
-        else:
-            return path
-    raise VaultError("; ".join(reasons))

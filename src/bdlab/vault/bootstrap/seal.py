@@ -1,8 +1,8 @@
-"""The first two steps: initialise Vault, and open its seal."""
+"""The first two steps, initialise and unseal, and the giving of key shares that other tasks need too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -23,14 +23,14 @@ from bdlab.vault.bootstrap.plan import Plan, StepResult
 from bdlab.vault.client import Method, VaultClient
 from bdlab.vault.responses import Health
 
-#: With a short one the call can fail although Vault was initialised, and its keys are lost for good.
+#: If the call ended before Vault's answer, Vault would be initialised and its keys lost for good.
 _INIT_TIMEOUT_S = 120.0
-#: So that somebody who waits for a Vault that swallows everything hears of it.
+#: Short, so that somebody who waits for a Vault that never answers is told so.
 _HEALTH_TIMEOUT_S = 3.0
 
 
 def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
-    """Initialise a Vault that never was, and write its keys down."""
+    """Initialise Vault if it is not, and write its keys into `file`."""
     name = "initialise"
     health = wait_for("Vault", lambda: client.health(timeout_s=_HEALTH_TIMEOUT_S), timeout_s=plan.timeout_s)
     if health.initialized:
@@ -76,9 +76,9 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
 
 
 def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
-    """Open the seal where that takes keys, and wait until Vault is active.
+    """Unseal Vault if that takes keys, and wait until it is active.
 
-    Raises VaultUnavailable where it does not open in time, VaultError where keys are missing or wrong.
+    Raises VaultUnavailable if it does not open in time, VaultError if keys are missing or wrong.
     """
     name = "unseal"
     keys = file.read()
@@ -101,7 +101,7 @@ def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
 
 
 def require_open(client: VaultClient, plan: Plan) -> None:
-    """Wait until Vault is active. Raises VaultUnavailable where that takes longer than the plan has."""
+    """Wait until Vault is active. Raises VaultUnavailable after the plan's `timeout_s`."""
     wait_for("Vault", lambda: _active(client), timeout_s=plan.timeout_s)
 
 
@@ -112,10 +112,7 @@ def seal_type(client: VaultClient) -> str:
 def _active(client: VaultClient) -> Health:
     health = client.health()
     if not health.active:
-        raise VaultUnavailable(
-            f"{client} is {health.in_words}",
-            hint=health.advice,
-        )
+        raise VaultUnavailable(f"{client} is {health.in_words}", hint=health.advice)
     return health
 
 
@@ -134,13 +131,16 @@ def _give_keys(client: VaultClient, plan: Plan, keys: Keys | None) -> None:
 
 
 def give_share(client: VaultClient, method: Method, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Vault's answer to a key share. Raises VaultError where those that it has by now do not fit."""
+    """Give Vault one key share, and return its answer.
+
+    Raises VaultError if the shares given so far do not fit.
+    """
     try:
         return client.request(method, path, body)
     except (IdentityRefused, PolicyDenied, SecretMissing):
         raise
     except VaultError as error:
-        # To a wrong recovery key the answer is 500, as to a fault of the server.
+        # To a wrong recovery key Vault answers 500, as to a fault of its own.
         if isinstance(error, VaultUnavailable) and "recovery key" not in error.message:
             raise
         raise VaultError(
@@ -158,8 +158,10 @@ def give_shares(
     *,
     too_few: Callable[[int, int], VaultError],
 ) -> dict[str, Any]:
-    """Give the attempt at `path`, which was answered with `begun`, the key shares that it takes; Vault's last
-    answer. `too_few` makes the error, of how many it takes and how many are there. Raises VaultError.
+    """Give the attempt at `path`, begun with the answer `begun`, its key shares; return Vault's last answer.
+
+    `too_few` makes the error from the numbers of shares that are required and that are there. Raises
+    VaultError.
     """
     answer: dict[str, Any] = {}
     required = int(begun["required"])
@@ -173,21 +175,39 @@ def give_shares(
 
 
 def end_attempt(client: VaultClient, path: str) -> None:
-    """Cancel what somebody left open at `path`: a new attempt would be refused. Raises VaultError."""
+    """Cancel the attempt that is open at `path`, as a new one would be refused. Raises VaultError."""
     found = answer_data(client.request("get", path))
     if found.get("started"):
-        # HashiCorp Vault takes no other than who knows the nonce, for ten minutes, and no empty body at all.
+        # HashiCorp Vault wants the attempt's nonce for ten minutes, and never takes an empty body.
         client.request("delete", path, {"nonce": found["nonce"]})
 
 
+def usable_path(client: VaultClient, paths: Sequence[str], attempt: str) -> str:
+    """Return the first of `paths` that this Vault has, and cancel what is open at its `attempt`.
+
+    Raises VaultError, with the reasons, if it has none of them.
+    """
+    reasons = []
+    for path in paths:
+        try:
+            end_attempt(client, f"{path}/{attempt}")
+        except VaultUnavailable:
+            raise
+        except VaultError as error:
+            reasons.append(error.message)
+        else:
+            return path
+    raise VaultError("; ".join(reasons))
+
+
 def answer_data(answer: dict[str, Any]) -> dict[str, Any]:
-    """OpenBao puts the answer under `data`, HashiCorp Vault at the top."""
+    """Return what OpenBao puts under `data` of its answer, and HashiCorp Vault at the top."""
     data = answer.get("data")
     return data if isinstance(data, dict) else answer
 
 
 def key_share(keys: Keys | None, plan: Plan, number: int) -> Secret | None:
-    """The key share of that number, counted from 1: from the keys file, else from whoever can be asked."""
+    """Return key share `number`, from 1, from the keys file or by asking; None if nobody can be asked."""
     shares = keys.shares if keys else ()
     if number <= len(shares):
         return Secret(shares[number - 1])

@@ -1,4 +1,4 @@
-"""Each identity's folder: its role id, and a response-wrapped secret id where it has no good one."""
+"""The step that gives each identity's folder its role id, and a wrapped secret id if it has no valid one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SecretIds:
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
         renew = self._plan.renew
-        return tuple(name for name in self._services if name in renew or not self._is_good(reader, name))
+        return tuple(name for name in self._services if name in renew or not self._is_valid(reader, name))
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
         renewed = [name for name in pending if name in self._plan.renew]
@@ -30,7 +30,8 @@ class SecretIds:
             identity = self._identity(service)
             before = identity.wrapped_secret_id()
             replaces = before.replaces if before else ()
-            # An earlier delivery ends: it was lost, or somebody else has it, or another one is asked for.
+            # A secret id handed over earlier ends: it was lost, or somebody else has it, or another is asked
+            # for.
             ended = [before.accessor] if before else []
             if service in renewed:
                 ended, replaces = [*ended, identity.accessor, *replaces], ()
@@ -43,11 +44,11 @@ class SecretIds:
             )
 
         in_parallel(hand_over, pending)
-        # Unwrapped here: vault-init is the receiver of its own, and a command may not be typed in time.
+        # Unwrapped here: vault-init itself is the receiver, and a command may not be run in time.
         for service in {INSPECT, RECOVERY, *renewed}.intersection(self._services):
             self._identity(service).obtain(self._anonymous)
 
-    def _is_good(self, reader: VaultClient, service: str) -> bool:
+    def _is_valid(self, reader: VaultClient, service: str) -> bool:
         identity = self._identity(service)
         if not identity.exists:
             return False
@@ -61,10 +62,11 @@ class SecretIds:
         if wrapped and self._anonymous.wrapped_at(wrapped):
             return True
         secret_id = identity.secret_id()
-        # While a spent delivery lies there its service uses none before it, and somebody else may have that.
+        # If a spent one lies there, the service refuses the older one, and somebody else may have the new
+        # one.
         if secret_id is None or identity.spent(self._anonymous):
             return False
-        # 204, and so nothing, where it does not know the id.
+        # Vault answers 204 without a body if it does not know the id.
         found = reader.write(self._role(service, "secret-id/lookup"), {"secret_id": secret_id.reveal()})
         return bool(found)
 
@@ -80,7 +82,7 @@ class SecretIds:
             writer.write(path, {"secret_id_accessor": accessor})
 
     def _identity(self, service: str) -> Identity:
-        return Identity(self._plan.identity_dir / service, service=service)
+        return Identity(self._plan.vault.identities / service, service=service)
 
     def _role(self, service: str, what: str) -> str:
         return f"auth/{self._plan.vault.approle_mount}/role/{service}/{what}"

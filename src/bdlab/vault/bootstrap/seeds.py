@@ -1,4 +1,4 @@
-"""The first version of every secret in the key-value engine. What is there already is never written again."""
+"""The step that writes the first version of every secret in the key-value engine, and never another one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PASSWORD_BYTES = 24
 
 
 class KeyValues:
-    """Strings only: Vault's audit log masks strings, and no numbers."""
+    """Writes strings only: Vault's audit log masks strings, but no numbers."""
 
     name = "key-value seed"
 
@@ -36,14 +36,14 @@ class KeyValues:
                     values |= {"ca_pem": pki.authority_pem(writer, authority)}
                 writer.write_kv(self._plan.vault.kv_mount, path, values, cas=0)
             except VaultError as error:
-                # cas=0 refuses where somebody else wrote it since we looked: theirs stands.
+                # With cas=0 Vault refuses if somebody else wrote it meanwhile: theirs stays.
                 if "check-and-set" not in error.message:
                     raise
 
         in_parallel(write, pending)
 
     def _authority(self, path: str) -> pki.CertificateAuthority | None:
-        """Vault's own that signs the certificates of the server at `path`, where it is one of its own."""
+        """Return Vault's authority for the server at `path`, if `.env` asks for one."""
         seeds = self._plan.seeds
         if seeds and path == _BROKER and seeds.kafka_authority:
             return pki.KAFKA
@@ -78,7 +78,7 @@ class KeyValues:
 
 
 def kafka_users(service: str, seeds: Seeds) -> dict[str, str]:
-    """The active user and the idle one, which the next rotation makes the active one."""
+    """Return the active user, and the idle one, which the next rotation makes the active one."""
     if seeds.kafka_username:
         return {"username": seeds.kafka_username, "password": seeds.kafka_password.reveal()}
     return {

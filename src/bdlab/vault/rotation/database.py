@@ -1,4 +1,4 @@
-"""The database engine's own password, and the logins that it has given out."""
+"""The password of the database engine's own user, and the logins that the engine has given out."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from bdlab.services import CONNECTION, DATABASE_ROLES, SWEEP
 from bdlab.settings import VaultSettings
 from bdlab.vault.client import VaultClient
 from bdlab.vault.leases import now
-from bdlab.vault.rotation.plan import Rotation, RotationOutcome, Run
+from bdlab.vault.rotation.run import Rotation, RotationOutcome, Run
 
-#: Vault answers when every session at the database has ended, each of which may take seconds.
+#: Vault answers when every session in the database has ended; each may take seconds.
 _REVOKE_S = 120.0
 
 
 def rotate_manager(run: Run) -> Rotation:
-    """Let Vault give the role through which it makes users another password, which it tells nobody.
+    """Let Vault set a new password, which only Vault knows, for the role through which it makes users.
 
-    The logins that were given out stay as they are. Raises VaultError.
+    The logins that were given out stay valid. Raises VaultError.
     """
     began = now()
     if not run.dry_run:
@@ -34,29 +34,36 @@ def rotate_manager(run: Run) -> Rotation:
 
 
 def end_logins(run: Run) -> Iterator[Rotation]:
-    """End every login of each role at once, the owner's first; who has one takes a fresh one.
+    """Revoke all logins of each role, the owner's first, and yield each result; services get new logins.
 
-    A role whose logins cannot be ended keeps none of the others from it: its outcome is `incomplete`.
+    If the logins of one role cannot be revoked, its outcome is `incomplete`, and the next role follows.
     """
     for role in DATABASE_ROLES:
         path = f"sys/leases/revoke-prefix/{run.vault.database_mount}/creds/{role.name}"
-        yield _tried(run, role.name, _revoking(path), "every login", "fresh ones")
+
+        def revoke(client: VaultClient, path: str = path) -> None:
+            client.request("post", path, {"sync": True}, timeout_s=_REVOKE_S)
+
+        yield _attempt(run, role.name, revoke, "every login", "fresh ones")
 
 
 def drop_left_behind(run: Run) -> Rotation:
-    """Drop the logins that were ended and could not be dropped, and end what sessions they have.
+    """Drop the users whose logins ended and that could not be dropped then, and end their sessions.
 
-    `incomplete`, with their names and the reasons, where some cannot be dropped now either.
+    The outcome is `incomplete`, with names and reasons, if some cannot be dropped now either.
     """
-    return _tried(run, "left behind", lambda client: sweep(client, run.vault), "ended logins", "dropped")
+    return _attempt(run, "left behind", lambda client: sweep(client, run.vault), "ended logins", "dropped")
 
 
 def sweep(client: VaultClient, vault: VaultSettings) -> None:
-    """Let Vault drop them. Raises VaultError, which names those that it cannot drop."""
+    """Let Vault drop the users that are left behind.
+
+    Raises VaultError, which names those that it cannot drop.
+    """
     client.request("get", f"{vault.database_mount}/creds/{SWEEP}", timeout_s=_REVOKE_S)
 
 
-def _tried(run: Run, what: str, work: Callable[[VaultClient], object], before: str, after: str) -> Rotation:
+def _attempt(run: Run, what: str, work: Callable[[VaultClient], object], before: str, after: str) -> Rotation:
     began = now()
     outcome: RotationOutcome = "would rotate" if run.dry_run else "rotated"
     detail = ""
@@ -65,17 +72,12 @@ def _tried(run: Run, what: str, work: Callable[[VaultClient], object], before: s
             run.session.ask(work)
         except VaultError as error:
             outcome, after, detail = "incomplete", "", error.message
-    seconds = now() - began
     return Rotation(
         what="database",
         service=what,
         outcome=outcome,
         before=before,
         after=after,
-        seconds=seconds,
+        seconds=now() - began,
         detail=detail,
     )
-
-
-def _revoking(path: str) -> Callable[[VaultClient], object]:
-    return lambda client: client.request("post", path, {"sync": True}, timeout_s=_REVOKE_S)

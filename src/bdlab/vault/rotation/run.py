@@ -1,0 +1,99 @@
+"""What all rotations share: their settings, their results, and the wait for running processes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+
+from bdlab.retry import tries
+from bdlab.services import DAEMONS
+from bdlab.settings import VaultSettings
+from bdlab.vault.client_reports import ClientReport, prune_reports
+from bdlab.vault.identity import Identity
+from bdlab.vault.session import VaultSession
+
+What = Literal["database", "kafka", "approle"]
+RotationOutcome = Literal["rotated", "finished", "unchanged", "incomplete", "would rotate", "would finish"]
+
+#: The detail of a rotation that was not begun any more.
+STOPPED = "asked to stop before it began"
+
+_LOOK_AGAIN_S = 0.2
+
+
+class Rotation(msgspec.Struct, frozen=True, kw_only=True):
+    """The result for one credential; `finished` is a rotation that an earlier run had begun.
+
+    `before` and `after` name the versions, and hold no secret. `detail` says why nothing was to be done, or
+    what is missing: then the former credential still works.
+    """
+
+    what: What
+    service: str = ""
+    outcome: RotationOutcome
+    before: str = ""
+    after: str = ""
+    seconds: float = 0.0
+    detail: str = ""
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of `rotate`. `session` is of the identity `rotate`; `progress` gets a line for each thing done.
+
+    Running processes have `grace_s` seconds to report the new credential; then the former one stays valid, or
+    ends all the same if `force` is set. Setting `stop` ends the wait, and the former one stays valid. With
+    `dry_run` nothing is changed.
+    """
+
+    session: VaultSession
+    vault: VaultSettings
+    progress: Callable[[str], None]
+    stop: threading.Event
+    grace_s: float
+    force: bool = False
+    dry_run: bool = False
+
+    def clients(self, service: str) -> list[ClientReport]:
+        """Return the reports of the processes of `service`; none if it is no daemon. Raises VaultError."""
+        if service not in DAEMONS:
+            return []
+        identity, mount = self.identity(service), self.vault.kv_mount
+        return self.session.ask(lambda client: prune_reports(client, kv_mount=mount, identity=identity))
+
+    def identity(self, service: str) -> Identity:
+        return Identity(self.vault.identities / service, service=service)
+
+
+def wait_for_clients(
+    late: Callable[[str], Sequence[ClientReport]],
+    services: Sequence[str],
+    run: Run,
+    *,
+    ready: Callable[[str], None] = lambda _service: None,
+) -> dict[str, Sequence[ClientReport]]:
+    """Wait until `late` returns no process for any of `services`; return those that are late in the end.
+
+    `ready` is called once for each service without a late process.
+    """
+    waiting: dict[str, Sequence[ClientReport]] = dict.fromkeys(services, ())
+    told: set[str] = set()
+    for _ in tries(run.grace_s, stop=run.stop, longest_s=_LOOK_AGAIN_S):
+        for service in tuple(waiting):
+            waiting[service] = late(service)
+            if not waiting[service]:
+                del waiting[service]
+                ready(service)
+        lines = {f"waiting for {client}" for clients in waiting.values() for client in clients}
+        for line in sorted(lines - told):
+            run.progress(line)
+        told |= lines
+        if not waiting:
+            break
+    return waiting
+
+
+def listed(late: Sequence[ClientReport]) -> str:
+    return "; ".join(str(client) for client in late)

@@ -1,0 +1,164 @@
+"""The services' secret ids: another is handed over, wrapped; the former one is destroyed once nobody uses it.
+
+The receiver is the running service, which unwraps what lies in its folder and logs in with it. If no process
+runs from that folder, as with a command that somebody types now and then, `rotate` unwraps it in its place,
+as its next run would. What is to be destroyed is noted beside the wrapped secret id (see `vault.identity`),
+so that a run that was killed can be run again. Only the secret ids of these folders are touched: another
+machine has others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import structlog
+
+from bdlab.errors import IdentityRefused, SecretMissing
+from bdlab.vault.client import VaultClient
+from bdlab.vault.client_reports import ClientReport
+from bdlab.vault.identity import WrappedSecretId
+from bdlab.vault.leases import now
+from bdlab.vault.rotation.run import (
+    STOPPED,
+    Rotation,
+    RotationOutcome,
+    Run,
+    listed,
+    wait_for_clients,
+)
+
+_WRAP_TTL_S = 24 * 3600
+_SHOWN = 8
+
+_log = structlog.get_logger()
+
+
+class _SecretIdRotation:
+    """The rotation of one service's secret id. `refusal` is why the new one could not be tried."""
+
+    def __init__(self, run: Run, anonymous: VaultClient, service: str) -> None:
+        self._run = run
+        self._anonymous = anonymous
+        self._began = now()
+        self.identity = run.identity(service)
+        self._handed_over = self.identity.wrapped_secret_id()
+        self.resumed = bool(self._handed_over and self._handed_over.replaces)
+        self.refusal = ""
+
+    @property
+    def _new(self) -> WrappedSecretId:
+        assert self._handed_over is not None  # noqa: S101 - `hand_over` comes first
+        return self._handed_over
+
+    def hand_over(self) -> None:
+        """Put another secret id, wrapped, into the folder, unless one of an earlier run is unused."""
+        before = self._handed_over
+        spent = self.identity.spent(self._anonymous)
+        if before and spent:
+            # It was lost, or somebody else has it.
+            _log.warning("a secret id that was handed over is spent; it ends", service=self.identity.service)
+            self._destroy((before.accessor,))
+        if before and self.resumed and not spent:
+            return
+        replaces = before.replaces if before else ()
+        if before and not spent:
+            replaces = (before.accessor, *replaces)
+        mount = self._run.vault.approle_mount
+        self._handed_over = self._run.session.ask(
+            lambda client: self.identity.hand_over(
+                client, mount=mount, wrap_ttl_s=_WRAP_TTL_S, replaces=replaces
+            )
+        )
+
+    def users_of_the_former(self) -> list[ClientReport]:
+        clients = self._run.clients(self.identity.service)
+        return [client for client in clients if client.secret_id in self._new.replaces]
+
+    def prove(self) -> None:
+        """Unwrap it if nobody has, and log in with it once."""
+        role_id, secret_id = self.identity.obtain(self._anonymous)
+        try:
+            token = self._anonymous.log_in(self._run.vault.approle_mount, role_id, secret_id)
+        except IdentityRefused as error:
+            clients = self._run.clients(self.identity.service)
+            # If it is bound to networks, it may work for the service and not from here.
+            if not any(client.secret_id == self._new.accessor for client in clients):
+                self.refusal = error.message
+            return
+        proof = self._anonymous.with_token(token.token)
+        proof.revoke_self()
+        proof.close()
+
+    def destroy_former(self) -> None:
+        self._destroy(self._new.replaces)
+        self.identity.forget_replaced()
+
+    def result(self, outcome: RotationOutcome, detail: str = "") -> Rotation:
+        handed_over, planned = self._handed_over, outcome.startswith("would")
+        replaced = handed_over.replaces if handed_over else ()
+        before = replaced[0] if replaced else self.identity.accessor if planned else ""
+        after = "" if planned or not handed_over else handed_over.accessor
+        return Rotation(
+            what="approle",
+            service=self.identity.service,
+            outcome=outcome,
+            before=before[:_SHOWN],
+            after=after[:_SHOWN],
+            seconds=0.0 if planned else now() - self._began,
+            detail=detail,
+        )
+
+    def _destroy(self, accessors: tuple[str, ...]) -> None:
+        role = f"auth/{self._run.vault.approle_mount}/role/{self.identity.service}"
+
+        def destroy(client: VaultClient) -> None:
+            for accessor in accessors:
+                body = {"secret_id_accessor": accessor}
+                try:
+                    client.write(f"{role}/secret-id-accessor/lookup", body)
+                except SecretMissing:
+                    continue  # destroyed by an earlier run
+                client.write(f"{role}/secret-id-accessor/destroy", body)
+
+        self._run.session.ask(destroy)
+
+
+def rotate_secret_ids(run: Run, services: Sequence[str]) -> Iterator[Rotation]:
+    """Rotate the secret ids of `services`, and yield each result.
+
+    Raises VaultError, and IdentityRefused with an ALARM if somebody else has unwrapped one that was handed
+    over; run again, it continues.
+    """
+    anonymous = VaultClient(run.vault)
+    begun: dict[str, _SecretIdRotation] = {}
+    for service in services:
+        if run.stop.is_set():
+            yield Rotation(what="approle", service=service, outcome="incomplete", detail=STOPPED)
+            continue
+        one = _SecretIdRotation(run, anonymous, service)
+        if not one.identity.exists:
+            detail = f"no identity of it is in {one.identity.folder.parent}"
+            yield Rotation(what="approle", service=service, outcome="unchanged", detail=detail)
+        elif run.dry_run:
+            yield one.result("would finish" if one.resumed else "would rotate")
+        else:
+            one.hand_over()
+            begun[service] = one
+            run.progress(f"approle {service}: a secret id lies wrapped in {one.identity.folder}")
+    late = wait_for_clients(
+        lambda service: begun[service].users_of_the_former(),
+        tuple(begun),
+        run,
+        ready=lambda service: begun[service].prove(),
+    )
+    for service, one in begun.items():
+        waiting = late.get(service, ())
+        if waiting and run.force and not run.stop.is_set():
+            one.prove()
+        elif waiting:
+            one.refusal = f"not reported: {listed(waiting)}"
+        if one.refusal:
+            yield one.result("incomplete", f"{one.refusal}; the former secret id still works")
+            continue
+        one.destroy_former()
+        yield one.result("finished" if one.resumed else "rotated")
