@@ -26,7 +26,7 @@ from bdlab.vault.bootstrap import Plan
 from bdlab.vault.bootstrap.admin_access import AdminAccess
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.client import VaultClient
-from tests import tls
+from tests import forked, tls
 from tests.brokers import KIND, LocalBroker, new_broker
 from tests.fix_servers import start_or_skip
 from tests.servers.kafka_cluster import KafkaCluster
@@ -48,14 +48,18 @@ class Daemon:
         self, arguments: Sequence[str], environment: dict[str, str], command: Sequence[str] = BDLAB
     ) -> None:
         self._name = " ".join(("bdlab", *arguments))
-        self.process = subprocess.Popen(
-            [*command, *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.process: subprocess.Popen[str] | forked.Process
+        if command == BDLAB and forked.can(arguments, environment):
+            self.process = forked.started(arguments, environment)
+        else:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         self.output: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.lines: list[str] = []
         self._seen = threading.Condition()
@@ -167,6 +171,8 @@ class Pipeline:
     def run(self, *arguments: str, stdin: bytes | str = "", **more: str) -> subprocess.CompletedProcess[str]:
         """Run one command to its end; `more` goes into its environment."""
         data = stdin.encode() if isinstance(stdin, str) else stdin
+        if self.command == BDLAB and forked.can(arguments, self.environment(**more)):
+            return forked.run(arguments, self.environment(**more), stdin=data)
         ended = subprocess.run(
             [*self.command, *arguments],
             env=self.environment(**more),
@@ -182,7 +188,7 @@ class Pipeline:
     @contextmanager
     def daemon(self, *arguments: str, within: Sequence[str] = (), **more: str) -> Iterator[Daemon]:
         """A running daemon; `within` is a command that runs another one in its place."""
-        daemon = Daemon(arguments, self.environment(**more), [*within, *self.command])
+        daemon = Daemon(arguments, self.environment(**more), (*within, *self.command))
         try:
             yield daemon
         finally:
