@@ -12,10 +12,10 @@ import importlib
 import json
 import os
 import pkgutil
-import signal
 import socket
 import struct
 import sys
+from contextlib import suppress
 
 import bdlab
 import bdlab_cli
@@ -43,7 +43,6 @@ def import_everything() -> None:
 
 def forked_for_a_request(requests: socket.socket) -> list[str]:
     """Fork for each request, and return its arguments in the process that is its own; elsewhere never."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, MOST_BYTES, 4)
         if not message:  # the tests have ended
@@ -52,8 +51,10 @@ def forked_for_a_request(requests: socket.socket) -> list[str]:
             break
         for descriptor in descriptors:
             os.close(descriptor)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
     requests.close()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     waiting, *streams = descriptors
     if pid := os.fork():
         for descriptor in streams:

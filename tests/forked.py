@@ -7,6 +7,7 @@ by `subprocess`, as `real` does.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -116,10 +117,15 @@ def _server() -> socket.socket:
     """To the server of this process of the suite; it ends when this one does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            env=os.environ | {"COLUMNS": "200"},
             stdin=subprocess.DEVNULL,
         )
+
+    @atexit.register
+    def end() -> None:
+        ours.close()
+        process.wait()
+
     return ours
