@@ -39,7 +39,11 @@ class Process:
     """A command that runs. Its names are those of `subprocess.Popen`."""
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], streams: Sequence[int | IO[bytes]]
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        streams: Sequence[int | IO[bytes]],
+        folder: Path | None = None,
     ) -> None:
         """`streams` are its standard input, output and error, as descriptors or open files."""
         self.args = ("bdlab", *arguments)
@@ -47,7 +51,11 @@ class Process:
         self.stdout: IO[str] | None = None
         self.stderr: IO[str] | None = None
         self._told, theirs = socket.socketpair()
-        request = {"arguments": arguments, "environment": dict(environment), "folder": str(Path.cwd())}
+        request = {
+            "arguments": arguments,
+            "environment": dict(environment),
+            "folder": str(folder or Path.cwd()),
+        }
         descriptors = [each if isinstance(each, int) else each.fileno() for each in streams]
         with theirs:
             socket.send_fds(_server(), [json.dumps(request).encode()], [theirs.fileno(), *descriptors])
@@ -94,14 +102,19 @@ def started(arguments: Sequence[str], environment: Mapping[str, str]) -> Process
 
 
 def run(
-    arguments: Sequence[str], environment: Mapping[str, str], *, stdin: bytes = b"", timeout_s: float = 240
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    stdin: bytes = b"",
+    folder: Path | None = None,
+    timeout_s: float = 240,
 ) -> subprocess.CompletedProcess[str]:
     """Run one to its end. Raises subprocess.TimeoutExpired, when it is killed."""
     with ExitStack() as opened:
         streams = [opened.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
         streams[0].write(stdin)
         streams[0].seek(0)
-        process = Process(arguments, environment, streams)
+        process = Process(arguments, environment, streams, folder)
         try:
             code = process.wait(timeout_s)
         finally:
@@ -121,6 +134,7 @@ def _server() -> socket.socket:
             [sys.executable, "-P", str(Path(__file__).with_name("fork_server.py")), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
 
     @atexit.register

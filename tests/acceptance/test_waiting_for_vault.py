@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.fix_pipeline import Pipeline
 from tests.terminal import Terminal
 
-BDLAB = (sys.executable, "-m", "bdlab_cli")
 #: Nobody listens there.
 NOWHERE = "http://127.0.0.1:1"
 COMMANDS = (
@@ -51,19 +49,11 @@ def environment(folder: Path, vault: str) -> dict[str, str]:
 def test_every_command_waits_as_long_as_it_is_told_and_says_what_to_do(tmp_path: Path) -> None:
     def run(command: str) -> tuple[int, str, float]:
         began = time.monotonic()
-        done = subprocess.run(
-            [*BDLAB, *command.split(), "--startup-timeout", "1"],
-            env=environment(tmp_path, NOWHERE),
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        arguments = [*command.split(), "--startup-timeout", "1"]
+        done = forked.run(arguments, environment(tmp_path, NOWHERE), folder=tmp_path, timeout_s=120)
         return done.returncode, done.stderr, time.monotonic() - began
 
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(len(COMMANDS)) as pool:
         for command, (code, said, seconds) in zip(COMMANDS, pool.map(run, COMMANDS), strict=True):
             assert code == 1, (command, said)
             error = said.partition("error: ")[2]
@@ -118,14 +108,7 @@ def test_status_does_not_wait_for_a_vault_that_never_answers(tmp_path: Path) -> 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         vault = f"http://127.0.0.1:{listener.getsockname()[1]}"
         began = time.monotonic()
-        done = subprocess.run(
-            [*BDLAB, "status"],
-            env=environment(tmp_path, vault) | {"BDLAB_VAULT_TIMEOUT_S": "90"},
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
+        done = forked.run(["status"], environment(tmp_path, vault) | {"BDLAB_VAULT_TIMEOUT_S": "90"})
         assert time.monotonic() - began < 60
     assert done.returncode == 10
     assert f"Vault at {vault} is unreachable: timed out" in done.stdout

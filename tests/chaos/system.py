@@ -7,7 +7,6 @@ import http.client
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,10 +17,10 @@ import psycopg2
 from confluent_kafka.admin import AdminClient
 
 from bdlab.stack import OpenBao, Postgres, Server
+from tests import forked
 from tests.chaos.advertised import KINDS, AdvertisedCluster, Member
 from tests.chaos.proxy import Address, Link, Proxy, kafka_client_id
 
-_BDLAB = [sys.executable, "-m", "bdlab_cli"]
 _PAIRS = (
     "client-serve",
     "serve-vault",
@@ -34,50 +33,43 @@ _PAIRS = (
 
 
 class Service:
-    """One `bdlab` daemon as a child process, its log in `log_file`."""
+    """One `bdlab` daemon as a process, its log in `log_file`."""
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log_file: Path) -> None:
-        self._arguments = [*_BDLAB, *arguments]
+        self._arguments = arguments
         self._environment = dict(environment)
         self.log_file = log_file
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._process: forked.Process | None = None
 
     @property
     def running(self) -> bool:
-        return self._popen is not None and self._popen.poll() is None
+        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         if self.running:
             return
-        with self.log_file.open("ab") as log:
-            self._popen = subprocess.Popen(
-                self._arguments,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        with Path(os.devnull).open("rb") as nothing, self.log_file.open("ab") as log:
+            self._process = forked.Process(self._arguments, self._environment, [nothing, log, log])
 
     def kill(self) -> None:
-        if self._popen is not None:
-            self._popen.kill()
-            self._popen.wait(10)
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
 
     def stop(self, timeout_s: float) -> int:
         """Its exit code after SIGTERM; TimeoutExpired where it does not end."""
-        assert self._popen is not None
-        self._popen.terminate()
-        return self._popen.wait(timeout_s)
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(timeout_s)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        assert self._popen is not None
-        self._popen.send_signal(signal.SIGSTOP)
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
         try:
             yield
         finally:
-            self._popen.send_signal(signal.SIGCONT)
+            self._process.send_signal(signal.SIGCONT)
 
 
 class System:
@@ -160,15 +152,7 @@ class System:
 
     def bdlab(self, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
         """Run one command to its end, without a proxy on its way."""
-        return subprocess.run(
-            [*_BDLAB, *arguments],
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        return forked.run(arguments, self._environment(), timeout_s=timeout_s)
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         """Run one statement as the server's administrator, outside a transaction."""

@@ -28,6 +28,7 @@ from bdlab.stack.backup import Backup, new_folder
 from bdlab.stack.servers import binaries
 from bdlab.vault import snapshots
 from bdlab.vault.client import VaultClient
+from tests import forked
 from tests.fix_database import Database
 from tests.fix_pipeline import Pipeline
 from tests.fix_up import BDLAB, ENVIRONMENT
@@ -269,14 +270,7 @@ def test_what_fails_half_way_leaves_an_empty_folder(tmp_path: Path) -> None:
 
 def test_the_commands_name_what_is_in_the_way(tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "bdlab_cli", *arguments],
-            env=os.environ | {"BDLAB_DATA_DIR": str(tmp_path / "stack")},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = forked.run(arguments, os.environ | {"BDLAB_DATA_DIR": str(tmp_path / "stack")})
         assert done.returncode in {1, 2}
         return done.stderr
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from bdlab.errors import SettingsInvalid, TokenRefused, VaultError
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap import policies
 from bdlab.vault.bootstrap.rekey import rekey
+from tests import forked
 from tests.fix_vault import VaultWorld
 from tests.hashicorp import BINARY, KINDS, RealVault, Vault1, Vault2
 from tests.vault_steps import outcomes, unchanged_but
@@ -31,15 +31,7 @@ def hashicorp(request: pytest.FixtureRequest, new_world: Callable[..., VaultWorl
 
 
 def _bdlab(world: VaultWorld, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bdlab_cli", *arguments],
-        env=os.environ | world.environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return forked.run([*arguments], os.environ | world.environment(), timeout_s=120)
 
 
 def test_from_the_first_set_up_to_new_keys(hashicorp: VaultWorld, request: pytest.FixtureRequest) -> None:

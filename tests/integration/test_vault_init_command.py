@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from bdlab.services import IDENTITIES
+from tests import forked
 from tests.fix_vault import VaultWorld
 from tests.vault_steps import STEPS, outcomes, root_tokens, unchanged_but
 
@@ -20,14 +21,11 @@ BDLAB = (sys.executable, "-m", "bdlab_cli")
 
 
 def run(world: VaultWorld, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*BDLAB, "--debug", "vault-init", *arguments],
-        env=os.environ | world.environment(**environment),
-        cwd=world.folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    return forked.run(
+        ["--debug", "vault-init", *arguments],
+        os.environ | world.environment(**environment),
+        folder=world.folder,
+        timeout_s=60,
     )
 
 

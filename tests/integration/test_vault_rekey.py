@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -15,21 +14,14 @@ from bdlab.errors import VaultError
 from bdlab.stack import OpenBao
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.rekey import rekey
+from tests import forked
 from tests.fix_vault import ShamirOpenBao, UnauthedOpenBao, VaultWorld
 
 KINDS = pytest.mark.parametrize("kind", [OpenBao, ShamirOpenBao])
 
 
 def bdlab(world: VaultWorld, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bdlab_cli", *arguments],
-        env=os.environ | world.environment(**changes),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return forked.run([*arguments], os.environ | world.environment(**changes), timeout_s=60)
 
 
 @KINDS

@@ -15,21 +15,14 @@ import pytest
 
 from bdlab.errors import TokenRefused
 from bdlab.settings import Secret
+from tests import forked
 from tests.fix_vault import ShamirOpenBao, VaultWorld
 
 BAO = str(Path(sys.executable).with_name("bao"))
 
 
 def vault_token(world: VaultWorld, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bdlab_cli", "vault-token", *arguments],
-        env=os.environ | world.environment(**changes),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return forked.run(["vault-token", *arguments], os.environ | world.environment(**changes), timeout_s=60)
 
 
 def test_a_command_has_a_root_token_that_is_gone_afterwards(vault_world: VaultWorld) -> None:
