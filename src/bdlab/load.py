@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
 
+import httpx
 import msgspec
 
 from bdlab.errors import BdlabError, InvalidInput
@@ -17,19 +16,19 @@ from bdlab.reachability import wrong_scheme
 from bdlab.settings import http_url
 
 _ANSWER_TIMEOUT_S = 30.0
-#: A server closes a connection that was idle for some seconds, perhaps just when it is used again.
-_IDLE_S = 1.0
+#: Shorter than any server's, which could close an idle connection just when it is used again.
+_KEEP_ALIVE_S = 1.0
 _THREADS = 64
-#: Its reviews are nobody's: the rows say so.
+#: Marks the rows of its reviews, which no user wrote.
 _HEADERS = {"Content-Type": "application/json", "Bdlab-Source": "drill"}
 _SAMPLE = 300
 
 
 class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Times are in milliseconds, each from the moment at which the request was due.
+    """The result of a load. Times are in milliseconds, each from the moment at which its request was due.
 
-    `longest_pause_ms` is the longest time without any acknowledgement; `failures` says what the failed
-    requests got, and how often.
+    `longest_pause_ms` is the longest time without an acknowledgement; `failures` counts the failed requests
+    by what they got.
     """
 
     sent: int
@@ -44,27 +43,31 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
 class LoadGenerator:
     """Posts `bodies` in turn to `url`/predict, `requests_per_second` of them, each once.
 
-    Whatever is not answered with 200 has failed. `ca_file` (PEM) is trusted beside the system's authorities.
-    Used with `with`, it is stopped at the end.
+    Any response but a 200 counts as failed. `ca_file` (PEM) is trusted beside the system's authorities.
+    A context manager, which stops the load at its end.
     """
 
     def __init__(
         self, url: str, bodies: Sequence[bytes], *, requests_per_second: float, ca_file: str = ""
     ) -> None:
-        """Raises InvalidInput for no http(s) URL, and for a rate that is not above 0."""
-        parts = http_url(url)
+        """Raises InvalidInput if `url` is not an http(s) URL, or the rate is not above 0."""
+        http_url(url)
         if requests_per_second <= 0:
-            raise InvalidInput(f"a rate of {requests_per_second:g} requests a second is none")
+            raise InvalidInput(f"{requests_per_second:g} requests a second are not above 0")
         self._url = url
-        self._host = parts.hostname or ""
-        self._port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._path = f"{parts.path.rstrip('/')}/predict"
-        self._context = ssl.create_default_context() if parts.scheme == "https" else None
-        if self._context and ca_file:
+        context = ssl.create_default_context()
+        if ca_file:
             try:
-                self._context.load_verify_locations(ca_file)
+                context.load_verify_locations(ca_file)
             except OSError as error:
                 raise InvalidInput(f"the authorities in {ca_file} cannot be used: {error}") from error
+        self._client = httpx.Client(
+            headers=_HEADERS,
+            verify=context,
+            timeout=_ANSWER_TIMEOUT_S,
+            limits=httpx.Limits(max_connections=_THREADS, keepalive_expiry=_KEEP_ALIVE_S),
+            trust_env=False,
+        )
         self._bodies = bodies
         self._interval_s = 1 / requests_per_second
         self._lock = threading.Lock()
@@ -77,10 +80,9 @@ class LoadGenerator:
         self._longest_pause_s = 0.0
 
     def start(self) -> None:
-        """Begin, once one request is answered with 200. Raises BdlabError with the reason where it is not."""
-        with closing(self._connect()) as connection:
-            problem = self._post(connection, self._bodies[0])
-        if problem:
+        """Begin after one request with response 200. Raises BdlabError with the reason if it fails."""
+        if problem := self._post(self._bodies[0]):
+            self._client.close()
             raise BdlabError(
                 f"the API at {self._url} does not predict: {wrong_scheme(self._url) or problem}",
                 hint="Start it with `bdlab serve` or `bdlab up`, or name its address with --url.",
@@ -95,12 +97,14 @@ class LoadGenerator:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        self._client.close()
 
     def stop(self) -> LoadReport:
-        """Let each request that is under way be answered; what became of all."""
+        """Wait for the requests in flight and return the report."""
         self._stop.set()
         for thread in self._threads:
             thread.join(_ANSWER_TIMEOUT_S + 1)
+        self._client.close()
         ended = time.monotonic()
         with self._lock:
             latencies = sorted(self._latencies_s)
@@ -116,22 +120,14 @@ class LoadGenerator:
             )
 
     def _run(self) -> None:
-        with closing(self._connect()) as connection:
-            self._post_when_due(connection)
-
-    def _post_when_due(self, connection: http.client.HTTPConnection) -> None:
-        used_at = 0.0
         while True:
             with self._lock:
                 number, self._due = self._due, self._due + 1
             due_at = self._began + number * self._interval_s
             if self._stop.wait(max(0.0, due_at - time.monotonic())):
                 return
-            if time.monotonic() - used_at > _IDLE_S:
-                connection.close()
-            problem = self._post(connection, self._bodies[number % len(self._bodies)])
-            used_at = time.monotonic()
-            self._note(problem, due_at, used_at)
+            problem = self._post(self._bodies[number % len(self._bodies)])
+            self._note(problem, due_at, time.monotonic())
 
     def _note(self, problem: str, due_at: float, answered_at: float) -> None:
         with self._lock:
@@ -142,26 +138,15 @@ class LoadGenerator:
             self._longest_pause_s = max(self._longest_pause_s, answered_at - self._last_answer)
             self._last_answer = max(self._last_answer, answered_at)
 
-    def _connect(self) -> http.client.HTTPConnection:
-        """It connects with its first request, and again after it was closed."""
-        if self._context:
-            return http.client.HTTPSConnection(
-                self._host, self._port, timeout=_ANSWER_TIMEOUT_S, context=self._context
-            )
-        return http.client.HTTPConnection(self._host, self._port, timeout=_ANSWER_TIMEOUT_S)
-
-    def _post(self, connection: http.client.HTTPConnection, body: bytes) -> str:
-        """Why it failed; empty for a 200."""
+    def _post(self, body: bytes) -> str:
+        """Return why the request failed; empty for a 200."""
         try:
-            connection.request("POST", self._path, body, _HEADERS)
-            answer = connection.getresponse()
-            text = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
+            response = self._client.post(f"{self._url.rstrip('/')}/predict", content=body)
+        except httpx.HTTPError as error:
             return f"{type(error).__name__}: {error}"
-        if answer.status == 200:
-            return ""
-        return f"HTTP {answer.status}: {text[:_SAMPLE].decode('utf-8', 'replace')}"
+        return (
+            "" if response.status_code == 200 else f"HTTP {response.status_code}: {response.text[:_SAMPLE]}"
+        )
 
 
 def _quantile(ordered: Sequence[float], part: float) -> float:
