@@ -238,9 +238,9 @@ class SinkSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """How long a batch that is not full waits for more events."""
     metrics_port: Annotated[int, Meta(ge=-1, le=65535)] = -1
     """-1 serves no metrics; 0 lets the system choose a free port."""
-    metrics_tls_cert_file: str = ""
+    tls_cert_file: str = ""
     """A PEM file, as of the API; `http.ca_file` is the authority for those who ask."""
-    metrics_tls_key_file: str = ""
+    tls_key_file: str = ""
     urls: str = ""
     """Where `status` finds the consumers, with commas; empty is this machine and `metrics_port`."""
 

@@ -36,16 +36,16 @@ def consume(
     metrics_host: str = typer.Option(
         "127.0.0.1", "--metrics-host", envvar="BDLAB_METRICS_HOST", help="The address for --metrics-port."
     ),
-    metrics_tls_cert: Path | None = typer.Option(
+    tls_cert: Path | None = typer.Option(
         None,
-        "--metrics-tls-cert",
-        envvar="BDLAB_SINK_METRICS_TLS_CERT_FILE",
+        "--tls-cert",
+        envvar="BDLAB_SINK_TLS_CERT_FILE",
         help="PEM file: certificate chain; serves HTTPS. A new one in its place is served without a restart",
     ),
-    metrics_tls_key: Path | None = typer.Option(
+    tls_key: Path | None = typer.Option(
         None,
-        "--metrics-tls-key",
-        envvar="BDLAB_SINK_METRICS_TLS_KEY_FILE",
+        "--tls-key",
+        envvar="BDLAB_SINK_TLS_KEY_FILE",
         help="PEM file: the certificate's private key",
     ),
     startup_timeout: StartupTimeout = None,
@@ -75,8 +75,8 @@ def consume(
         {
             "sink": {
                 "metrics_port": metrics_port,
-                "metrics_tls_cert_file": str(metrics_tls_cert) if metrics_tls_cert else None,
-                "metrics_tls_key_file": str(metrics_tls_key) if metrics_tls_key else None,
+                "tls_cert_file": str(tls_cert) if tls_cert else None,
+                "tls_key_file": str(tls_key) if tls_key else None,
                 "batch_size": batch_size,
                 "batch_wait_s": batch_wait,
             },

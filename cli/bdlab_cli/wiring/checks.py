@@ -207,7 +207,7 @@ class Checker:
         if not urls:
             hint = "Set BDLAB_SINK_METRICS_PORT to the port that `bdlab consume` has, or BDLAB_SINK_URLS."
             return unknown("consumer", "no address is known for it", hint)
-        ca_file = self._settings.http.ca_file or self._settings.sink.metrics_tls_cert_file
+        ca_file = self._settings.http.ca_file or self._settings.sink.tls_cert_file
         return (consumer_check(urls, ca_file=ca_file),)
 
 
@@ -266,5 +266,5 @@ def _consumers(sink: SinkSettings) -> list[str]:
     """Where the consumers' metrics are, as far as the settings say."""
     if sink.urls:
         return [url.strip().rstrip("/") for url in sink.urls.split(",") if url.strip()]
-    scheme = "https" if sink.metrics_tls_cert_file else "http"
+    scheme = "https" if sink.tls_cert_file else "http"
     return [f"{scheme}://127.0.0.1:{sink.metrics_port}"] if sink.metrics_port > 0 else []

@@ -23,8 +23,8 @@ _ALIVE_WITHIN_S = 120.0
 def run_sink(session: VaultSession, stop: threading.Event, *, until_idle: bool, metrics_host: str) -> None:
     """Wire source, store and sink; closed in reverse: leave the group first, then let go of the database."""
     settings = session.settings()
-    cert_file, key_file = settings.sink.metrics_tls_cert_file, settings.sink.metrics_tls_key_file
-    check_pair(cert_file, key_file, options="--metrics-tls-cert and --metrics-tls-key")
+    cert_file, key_file = settings.sink.tls_cert_file, settings.sink.tls_key_file
+    check_pair(cert_file, key_file, options="--tls-cert and --tls-key")
     patience = settings.startup_timeout_s
     metrics = SinkMetrics()
     with ExitStack() as opened:

@@ -260,7 +260,7 @@ class LocalStack:
                 "kafka": {"session_timeout_s": _SESSION_TIMEOUT_S},
                 "sink": {
                     "urls": ",".join(f"{scheme}://127.0.0.1:{port}" for port in consumers.values()),
-                    **{f"metrics_{name}": file for name, file in tls.items() if name != "ca_file"},
+                    **{name: file for name, file in tls.items() if name != "ca_file"},
                 },
             }
         )

@@ -30,7 +30,7 @@ _DECIDED: dict[str, set[str] | None] = {
     "postgres": None,
     "kafka": {"bootstrap_servers", "security_protocol", "sasl_mechanism"},
     "http": {"host", "port", "tls_cert_file", "tls_key_file", "ca_file"},
-    "sink": {"metrics_port", "metrics_tls_cert_file", "metrics_tls_key_file"},
+    "sink": {"metrics_port", "tls_cert_file", "tls_key_file"},
 }
 
 
