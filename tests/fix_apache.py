@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from bdlab.certificates import BROKER_TTL_S, CertificateFiles
-from bdlab.credentials import KafkaLogin
+from bdlab.credentials import Issued, KafkaLogin
 from bdlab.errors import BrokerError
 from bdlab.events import Position
 from bdlab.kafka.admin import Admin
@@ -64,8 +64,8 @@ def running(kafka: K) -> Iterator[K]:
 class Authority(msgspec.Struct, frozen=True):
     """What Vault's PKI engine gave out before any broker started."""
 
-    broker: pki.Issued
-    admin: pki.Issued
+    broker: Issued
+    admin: Issued
     certificates: CertificateFiles
     """The broker's, as it reads them."""
 

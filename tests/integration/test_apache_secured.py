@@ -24,7 +24,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
     ResourceType,
 )
 
-from bdlab.credentials import Certificate, KafkaLogin
+from bdlab.credentials import ADMIN_NAME, Certificate, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from bdlab.events import Position
 from bdlab.kafka.admin import Admin
@@ -210,8 +210,8 @@ def test_a_wrong_password_an_unknown_user_and_another_mechanism_are_refused(kafk
         msgspec.structs.replace(serve, password=Secret("wrong")),
         msgspec.structs.replace(serve, username="bdlab-unknown"),
         # Named as the administrator's certificate, but let in by password: there is no such user.
-        msgspec.structs.replace(serve, username=pki.ADMIN_NAME),
-        msgspec.structs.replace(serve, username=f"CN={pki.ADMIN_NAME}"),
+        msgspec.structs.replace(serve, username=ADMIN_NAME),
+        msgspec.structs.replace(serve, username=f"CN={ADMIN_NAME}"),
         changed(serve, sasl_mechanism="PLAIN"),
         changed(serve, sasl_mechanism="SCRAM-SHA-256"),
     ):

@@ -12,7 +12,7 @@ import pytest
 
 from bdlab import settings
 from bdlab.certificates import BROKER_TTL_S, GROUP_READS, CertificateFiles
-from bdlab.credentials import Certificate
+from bdlab.credentials import Certificate, Issued
 from bdlab.errors import InvalidInput, PolicyDenied
 from bdlab.settings import KafkaSettings
 from bdlab.vault import pki
@@ -70,7 +70,7 @@ def test_vault_init_makes_the_authority_and_migrate_uses_it(
 
 
 def test_a_certificate_in_its_last_third_is_replaced(tmp_path: Path) -> None:
-    issued = pki.Issued(
+    issued = Issued(
         certificate=Certificate(pem="certificate", key=settings.Secret("key")), ca_pem="authority"
     )
     files = CertificateFiles(tmp_path, mode=GROUP_READS)
@@ -84,7 +84,7 @@ def test_a_certificate_in_its_last_third_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    issued = pki.Issued(
+    issued = Issued(
         certificate=Certificate(pem="certificate", key=settings.Secret("key")), ca_pem="authority"
     )
     with pytest.raises(InvalidInput, match="absent"):

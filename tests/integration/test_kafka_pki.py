@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bdlab.credentials import ADMIN_NAME, BROKER_NAME
 from bdlab.errors import VaultError
 from bdlab.stack import OpenBao
 from bdlab.vault import pki
@@ -56,7 +57,7 @@ def test_a_second_run_changes_nothing_and_hosts_are_added(client: VaultClient) -
 def test_a_brokers_certificate_names_its_hosts_and_fits_its_key(client: VaultClient, tmp_path: Path) -> None:
     issued = pki.issue_broker(client, ttl_s=3600)
     found = decoded(issued.certificate.pem, tmp_path)
-    assert found["subject"] == ((("commonName", pki.BROKER_NAME),),)
+    assert found["subject"] == ((("commonName", BROKER_NAME),),)
     assert set(found["subjectAltName"]) == {("DNS", "localhost"), ("IP Address", "127.0.0.1")}
     assert expires_within(found, timedelta(hours=1, minutes=5))
     chain = tmp_path / "chain.pem"
@@ -71,7 +72,7 @@ def test_an_administrators_certificate_is_short_lived_and_names_no_host(
     client: VaultClient, tmp_path: Path
 ) -> None:
     found = decoded(pki.issue_admin(client).certificate.pem, tmp_path)
-    assert found["subject"] == ((("commonName", pki.ADMIN_NAME),),)
+    assert found["subject"] == ((("commonName", ADMIN_NAME),),)
     assert "subjectAltName" not in found
     assert expires_within(found, timedelta(hours=1, minutes=5))
     too_long = pki.issue_admin(client, ttl_s=30 * 86400)
@@ -80,7 +81,7 @@ def test_an_administrators_certificate_is_short_lived_and_names_no_host(
 
 @pytest.mark.parametrize(
     ("role", "name"),
-    [(pki.BROKER_ROLE, pki.ADMIN_NAME), (pki.ADMIN_ROLE, pki.BROKER_NAME), (pki.ADMIN_ROLE, "localhost")],
+    [(pki.BROKER_ROLE, ADMIN_NAME), (pki.ADMIN_ROLE, BROKER_NAME), (pki.ADMIN_ROLE, "localhost")],
 )
 def test_no_role_gives_out_the_other_ones_name(client: VaultClient, role: str, name: str) -> None:
     with pytest.raises(VaultError, match="not allowed by this role"):

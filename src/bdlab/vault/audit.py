@@ -13,7 +13,7 @@ _ENABLE = (
 
 
 def audit_missing(client: VaultClient) -> str:
-    """What is missing, and how to enable it; empty where there is an audit log, or this token may not see."""
+    """Return how to enable an audit log; empty if there is one, or if this token may not see it."""
     try:
         return "" if client.read("sys/audit") else _ENABLE
     except VaultError:

@@ -1,4 +1,4 @@
-"""A thin client of Vault's HTTP API: every answer that is no success becomes one of `bdlab.errors`."""
+"""A thin client of Vault's HTTP API: every response that is no success becomes one of `bdlab.errors`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Method = Literal["get", "post", "put", "delete", "list"]
 
 _LOOKUP_SELF = "auth/token/lookup-self"
 _NOBODY = Secret("")
-#: What belongs to the server as a whole: in a namespace it is refused.
+#: Paths of the server as a whole, which are refused in a namespace.
 _WHOLE_SERVER = (
     "sys/audit",
     "sys/generate-root",
@@ -45,9 +45,9 @@ _WHOLE_SERVER = (
 class VaultClient:
     """One server, one token. Construction does no I/O; safe to use from several threads.
 
-    Raises, from every call: VaultUnavailable (unreachable, sealed, not initialised, overloaded, failing),
-    TokenRefused (the token is dead), PolicyDenied (the token lives and may not), SecretMissing (nothing is
-    there), VaultError (anything else that Vault refuses, with its reason), SettingsInvalid (no usable
+    Every call raises VaultUnavailable (unreachable, sealed, not initialised, overloaded, failing),
+    TokenRefused (the token is not valid), PolicyDenied (the token is valid and may not), SecretMissing
+    (nothing is there), VaultError (another refusal, with Vault's reason) or SettingsInvalid (no usable
     address).
     """
 
@@ -68,11 +68,11 @@ class VaultClient:
             proxies={"http": proxy_url, "https": proxy_url} if proxy_url else {},
             adapter=hvac.adapters.RawAdapter,
         )
-        # Neither a proxy nor an authority, nor a password from ~/.netrc, comes from the environment.
+        # Take no proxy, authority or ~/.netrc password from the environment.
         self._hvac.adapter.session.trust_env = False
 
     def __str__(self) -> str:
-        """What it is called in messages."""
+        """Return its name in messages."""
         more = {"namespace": self.namespace, "through the proxy": self._proxy.shown}
         told = ", ".join(f"{what} {value}" for what, value in more.items() if value)
         return f"Vault at {self.address}" + (f" ({told})" if told else "")
@@ -82,13 +82,13 @@ class VaultClient:
         return self._settings.address
 
     def with_token(self, token: Secret) -> VaultClient:
-        """Another client of the same namespace."""
+        """Return another client of the same namespace, with this token."""
         client = VaultClient(self._settings, token=token)
         client.namespace = self.namespace
         return client
 
     def in_namespace(self, namespace: str) -> Self:
-        """This client, with its token and connections, in another namespace; empty is the root namespace."""
+        """Return this client, with its token and connections, in another namespace; empty is the root one."""
         client = copy.copy(self)
         client.namespace = namespace
         return client
@@ -107,48 +107,43 @@ class VaultClient:
         timeout_s: float | None = None,
         wrap_ttl_s: int | None = None,
     ) -> dict[str, Any]:
-        """The JSON object that Vault answers; empty where it answers with nothing.
+        """Make a request, and return the JSON object of the response, or an empty one.
 
-        `wrap_ttl_s` asks for the answer to be wrapped in a token that can be unwrapped once, for so long.
+        With `wrap_ttl_s` Vault wraps the response in a token that can be unwrapped once within that time.
         """
         response = self._send(method, path, body, timeout_s=timeout_s, wrap_ttl_s=wrap_ttl_s)
-        if response.ok:
-            return self._json(response, path) if response.content else {}
-        raise self._error(response, method, path)
+        self._checked(method, path, response)
+        return self._json(response, path) if response.content else {}
 
     def read(self, path: str) -> dict[str, Any]:
-        """The `data` of the answer to a GET. Raises SecretMissing where there is nothing."""
+        """Return the `data` of the response to a GET. Raises SecretMissing if nothing is there."""
         data = self.request("get", path).get("data")
         return data if isinstance(data, dict) else {}
 
     def read_if_present(self, path: str) -> dict[str, Any] | None:
+        """Return what `read` returns, or None if nothing is there."""
         try:
             return self.read(path)
         except SecretMissing:
             return None
 
     def write(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The `data` of the answer to a POST, empty where there is none."""
+        """Return the `data` of the response to a POST; empty if there is none."""
         data = self.request("post", path, body or {}).get("data")
         return data if isinstance(data, dict) else {}
 
     def download(self, path: str) -> bytes:
-        """What a GET answers where that is no JSON."""
-        response = self._send("get", path)
-        if response.ok:
-            return response.content
-        raise self._error(response, "get", path)
+        """Return the body of the response to a GET."""
+        return self._checked("get", path, self._send("get", path)).content
 
     def upload(self, path: str, content: bytes, *, timeout_s: float) -> None:
         """POST `content` as it is."""
-        response = self._send("post", path, content=content, timeout_s=timeout_s)
-        if not response.ok:
-            raise self._error(response, "post", path)
+        self._checked("post", path, self._send("post", path, content=content, timeout_s=timeout_s))
 
-    # -- the calls that have a meaning of their own ----------------------------------------------------------
+    # -- particular paths ------------------------------------------------------------------------------------
 
     def health(self, *, timeout_s: float | None = None) -> Health:
-        """Raises VaultUnavailable where nothing answers, or something that is no Vault."""
+        """Return the answer of `sys/health`. Raises VaultUnavailable if nothing answers, or no Vault."""
         response = self._send("get", "sys/health", timeout_s=timeout_s, token=_NOBODY)
         try:
             return msgspec.json.decode(response.content, type=Health)
@@ -159,7 +154,7 @@ class VaultClient:
             ) from error
 
     def log_in(self, mount: str, role_id: str, secret_id: Secret) -> Token:
-        """Log in by AppRole. Raises IdentityRefused, with Vault's reason, where it is not accepted."""
+        """Log in by AppRole. Raises IdentityRefused, with Vault's reason, if it refuses that."""
         path = f"auth/{mount}/login"
         response = self._send(
             "post",
@@ -167,57 +162,60 @@ class VaultClient:
             {"role_id": role_id, "secret_id": secret_id.reveal()},
             token=_NOBODY,
         )
-        if not response.ok:
-            if response.status_code in {400, 403, 404}:
-                raise IdentityRefused(
-                    f"{self} refuses the log-in at {path}: {error_text(response)}",
-                    hint="Run `bdlab vault-init` to hand this service a new identity; "
-                    "where secret ids are bound to networks, check that this machine is in one of them.",
-                )
-            raise self._error(response, "post", path)
-        return Token.of(self._json(response, path))
+        if response.status_code in {400, 403, 404}:
+            raise IdentityRefused(
+                f"{self} refuses the log-in at {path}: {error_text(response)}",
+                hint="Run `bdlab vault-init` to hand this service a new identity; "
+                "if secret ids are bound to networks, check that this machine is in one of them.",
+            )
+        return Token.of(self._json(self._checked("post", path, response), path))
 
     def own_token(self) -> dict[str, Any]:
-        """What Vault knows of this client's token. Raises TokenRefused."""
+        """Return what Vault knows of this client's token. Raises TokenRefused."""
         try:
             return self.read(_LOOKUP_SELF)
         except SecretMissing:
             if not self.namespace:
                 raise
-            # The namespace is not there yet.
+            # The namespace does not exist yet.
             return self.in_namespace("").read(_LOOKUP_SELF)
 
     def renew_self(self) -> Token:
-        """The same token, with the time that it now has."""
+        """Renew this client's token, and return it with its new TTL."""
         return Token.of(self.request("post", "auth/token/renew-self", {}))
 
     def revoke_self(self, *, timeout_s: float | None = None) -> None:
-        """Give the token back; every lease made with it ends."""
+        """Revoke this client's token, and with it every lease made with it."""
         self.request("post", "auth/token/revoke-self", {}, timeout_s=timeout_s)
         self.token = _NOBODY
 
     def unwrap(self, wrapping_token: Secret) -> dict[str, Any]:
-        """What is wrapped; this works once. Raises VaultError where it was unwrapped before or is too old."""
-        response = self._send("post", "sys/wrapping/unwrap", {}, token=wrapping_token)
-        if not response.ok:
-            if response.status_code in {400, 403, 404}:
-                raise VaultError(f"{self} does not unwrap: {error_text(response)}")
-            raise self._error(response, "post", "sys/wrapping/unwrap")
-        data = self._json(response, "sys/wrapping/unwrap").get("data")
+        """Return what is wrapped; this works once.
+
+        Raises VaultError if it was unwrapped before, or is too old.
+        """
+        path = "sys/wrapping/unwrap"
+        response = self._send("post", path, {}, token=wrapping_token)
+        if response.status_code in {400, 403, 404}:
+            raise VaultError(f"{self} does not unwrap: {error_text(response)}")
+        data = self._json(self._checked("post", path, response), path).get("data")
         return data if isinstance(data, dict) else {}
 
     def wrapped_at(self, wrapping_token: Secret) -> str | None:
-        """The path whose answer is wrapped; None for a token that was unwrapped already or is too old."""
+        """Return the path whose response is wrapped; None if it was unwrapped already, or is too old."""
         path = "sys/wrapping/lookup"
         response = self._send("post", path, {"token": wrapping_token.reveal()}, token=_NOBODY)
         if response.status_code in {400, 403, 404}:
             return None
-        if not response.ok:
-            raise self._error(response, "post", path)
-        return str(self._json(response, path).get("data", {}).get("creation_path", ""))
+        return str(
+            self._json(self._checked("post", path, response), path).get("data", {}).get("creation_path", "")
+        )
 
     def read_kv(self, mount: str, path: str) -> tuple[dict[str, str], int]:
-        """The newest version of a secret, and its number. Raises SecretMissing, also for a deleted one."""
+        """Return the newest version of a secret, and its number.
+
+        Raises SecretMissing, also if it was deleted.
+        """
         data = self.read(f"{mount}/data/{path}")
         values = data.get("data")
         if not isinstance(values, dict):
@@ -225,9 +223,9 @@ class VaultClient:
         return {str(name): str(value) for name, value in values.items()}, int(data["metadata"]["version"])
 
     def write_kv(self, mount: str, path: str, values: dict[str, str], *, cas: int | None = None) -> int:
-        """Write a new version and give its number.
+        """Write a new version and return its number.
 
-        `cas` is the version that has to be there now, 0 for none; VaultError where another one is.
+        `cas` is the version that has to be there now, 0 for none. Raises VaultError if it is another.
         """
         body: dict[str, Any] = {"data": values}
         if cas is not None:
@@ -247,7 +245,7 @@ class VaultClient:
         token: Secret | None = None,
         content: bytes | None = None,
     ) -> requests.Response:
-        # hvac would put an address of its own in the place of an empty one.
+        # hvac would replace an empty address by its own default.
         if not self.address.startswith(("http://", "https://")):
             raise SettingsInvalid(f"setting vault.address: {self.address!r} is no http(s) URL")
         used = (self.token if token is None else token).reveal()
@@ -291,7 +289,7 @@ class VaultClient:
         return response
 
     def _refuse_scheme(self) -> None:
-        """Raise SettingsInvalid where http is spoken at an address of https, or the reverse."""
+        """Raise SettingsInvalid if the address is http and the server speaks https, or the reverse."""
         if not self._proxy.reveal() and (why := wrong_scheme(self.address)):
             raise SettingsInvalid(
                 f"setting vault.address: {self} was asked, and {why}", hint="VAULT_ADDR names it, too."
@@ -304,6 +302,11 @@ class VaultClient:
             raise VaultUnavailable(f"what answers at {self.address}/v1/{path} is no Vault") from error
         return found if isinstance(found, dict) else {}
 
+    def _checked(self, method: Method, path: str, response: requests.Response) -> requests.Response:
+        if response.ok:
+            return response
+        raise self._error(response, method, path)
+
     def _error(self, response: requests.Response, method: Method, path: str) -> VaultError:
         status, reasons = response.status_code, error_text(response)
         if status == 403:
@@ -311,21 +314,21 @@ class VaultClient:
         if status == 404:
             return SecretMissing(
                 f"{self} has nothing at {path} ({reasons})",
-                hint="Run `bdlab vault-init`, which sets Vault up as far as it is not.",
+                hint="Run `bdlab vault-init`, which sets up what is missing in Vault.",
             )
         if status in UNAVAILABLE:
             what, advice = UNAVAILABLE[status]
             return VaultUnavailable(f"{self} {what}: {reasons} ({path})", hint=advice)
         if status >= 500:
             hint = "Its own log says why; with a full disk under its audit log it refuses every request."
-            # Of its own faults Vault tells no more than that; the engine passes on what the database said.
+            # Vault does not explain its own faults; the engine passes on what the database said.
             if path.startswith(f"{self._settings.database_mount}/") and "internal error" not in reasons:
                 hint = "PostgreSQL answered so to Vault: see that PostgreSQL runs and takes connections."
             return VaultUnavailable(f"{self} failed at {path}: {reasons}", hint=hint)
         return VaultError(f"{self} refuses to {_verb(method)} {path}: {reasons}")
 
     def _denied(self, method: Method, path: str, reasons: str) -> VaultError:
-        """A 403 has two meanings, and Vault's answer is the same: ask whether the token still lives."""
+        """Return TokenRefused or PolicyDenied for a 403, by asking Vault whether the token is valid."""
         if path != _LOOKUP_SELF:
             alive = self._send("get", _LOOKUP_SELF)
             if alive.ok:
@@ -345,10 +348,10 @@ class VaultClient:
 
 
 def _proxy(settings: VaultSettings) -> ProxyUrl:
-    """The proxy for the requests to Vault's address; an empty one for none."""
+    """Return the proxy for requests to Vault's address; an empty URL for none."""
     if not settings.proxy.reveal() or not settings.no_proxy:
         return settings.proxy
-    # With an empty list this would ask the environment.
+    # An empty `no_proxy` would make this read the environment.
     direct = requests.utils.should_bypass_proxies(settings.address, no_proxy=settings.no_proxy)
     return ProxyUrl("") if direct else settings.proxy
 

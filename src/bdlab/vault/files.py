@@ -1,4 +1,4 @@
-"""Small files that hold a secret, readable by their owner alone."""
+"""Reading small files that hold a secret, which only their owner may read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OTHERS = 0o077
 
 
 def refuse_too_open(path: Path) -> None:
-    """Raise IdentityRefused for a file that somebody else than its owner can read or write."""
+    """Raise IdentityRefused if anybody but its owner can read or write the file."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & _OTHERS:
         raise IdentityRefused(
@@ -21,9 +21,9 @@ def refuse_too_open(path: Path) -> None:
 
 
 def read_private(path: Path) -> str | None:
-    """The text without white space around it; None where there is no such file.
+    """Return the text, stripped; None if there is no such file.
 
-    Raises IdentityRefused for a file that is open to others, or that cannot be read.
+    Raises IdentityRefused if the file is open to others or cannot be read.
     """
     try:
         refuse_too_open(path)

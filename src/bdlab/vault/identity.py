@@ -1,19 +1,20 @@
-"""A service's own folder with what it logs in with.
+"""The folder of one service, with its role id and secret id.
 
-    role_id              which AppRole it is; no secret
+    role_id              names the AppRole; no secret
     wrapped_secret_id    handed over by `vault-init` or `rotate`: a token that can be unwrapped once
-    secret_id            what was unwrapped, 0600; stays valid until it is rotated
-    accessor             the name under which Vault knows it; no secret
-    delivery.json        when the wrapped one runs out, and the accessors of what is in it and of what that
+    claimed_secret_id    the same, while a process unwraps it
+    secret_id            the unwrapped one, 0600; valid until it is rotated
+    accessor             Vault's name for it; no secret
+    delivery.json        when the wrapped one runs out, its accessor, and those of the secret ids that it
                          replaces; no secret
-    clients/             the names of the running clients (see `clients`); no secret
+    clients/             the names of the running processes (see `client_reports`); no secret
 
-A secret id travels wrapped, so that whoever reads it on its way takes it away from its receiver, who then
-raises the alarm. The receiver claims a delivery by renaming it, unwraps it, and writes the secret id in one
-step. Killed before the unwrapping, it tries the claimed one again; killed after the writing, it sees the
-newer secret id. Only a kill in the few milliseconds between Vault's answer and the rename on disk loses the
-secret id, as no unwrapping can be repeated: the claim tells that apart from tampering, and `vault-init` hands
-over another.
+A secret id is handed over wrapped, so that whoever unwraps it first takes it from its receiver, who then
+raises the alarm. The receiver claims it by renaming the file, unwraps it, and writes the secret id in one
+step. If it is killed before the unwrapping, it tries the claimed one again; if it is killed after the
+writing, it sees the newer secret id. Only a kill in the few milliseconds between Vault's response and the
+writing loses the secret id, as an unwrapping cannot be repeated: by the claim this is told from tampering,
+and `vault-init` hands over another.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ _AGAIN = "Run `bdlab vault-init` to hand over a new one; it destroys what was in
 
 
 class WrappedSecretId(msgspec.Struct, frozen=True):
-    """`expires_at` is when the wrapping ends unused; `accessor` names the secret id that is in it.
+    """A secret id that was handed over: its accessor, and until when it can be unwrapped.
 
-    `replaces` names the secret ids that are to be destroyed once this one is in use.
+    `replaces` are the accessors of secret ids that are to be destroyed once this one is in use.
     """
 
     accessor: str
@@ -66,7 +67,7 @@ class Identity:
         return self._file("wrapped_secret_id").exists()
 
     def role_id(self) -> str:
-        """Raises IdentityRefused where there is none."""
+        """Return the role id. Raises IdentityRefused if there is none."""
         try:
             found = self._file("role_id").read_text("utf-8").strip()
         except FileNotFoundError:
@@ -82,12 +83,12 @@ class Identity:
         return found
 
     def secret_id(self) -> Secret | None:
-        """The unwrapped secret id. Raises IdentityRefused where its file is open to others."""
+        """Return the unwrapped secret id, or None. Raises IdentityRefused if its file is open to others."""
         text = read_private(self._file("secret_id"))
         return Secret(text) if text else None
 
     def wrapping_token(self) -> Secret | None:
-        """The wrapping token that was handed over, claimed or not."""
+        """Return the wrapping token that was handed over, claimed or not, or None."""
         for name in ("wrapped_secret_id", "claimed_secret_id"):
             text = read_private(self._file(name))
             if text:
@@ -95,6 +96,7 @@ class Identity:
         return None
 
     def wrapped_secret_id(self) -> WrappedSecretId | None:
+        """Return what is known of the secret id that was handed over last, also after its unwrapping."""
         text = read_private(self._file("delivery.json"))
         try:
             return msgspec.json.decode(text, type=WrappedSecretId) if text else None
@@ -104,29 +106,30 @@ class Identity:
     def hand_over(
         self, client: VaultClient, *, mount: str, wrap_ttl_s: int, replaces: tuple[str, ...]
     ) -> WrappedSecretId:
-        """Have Vault make another secret id, and put it here, wrapped. Raises VaultError."""
+        """Let Vault make another secret id, and write it here, wrapped. Raises VaultError."""
         role = f"auth/{mount}/role/{self.service}"
         role_id = str(client.read(f"{role}/role-id")["role_id"])
         wrapped = client.request("post", f"{role}/secret-id", {}, wrap_ttl_s=wrap_ttl_s)["wrap_info"]
         expires_at = datetime.now(UTC) + timedelta(seconds=int(wrapped["ttl"]))
-        delivery = WrappedSecretId(str(wrapped["wrapped_accessor"]), expires_at, replaces)
-        self.receive(role_id, Secret(str(wrapped["token"])), delivery)
-        return delivery
+        wrapped_id = WrappedSecretId(str(wrapped["wrapped_accessor"]), expires_at, replaces)
+        self.receive(role_id, Secret(str(wrapped["token"])), wrapped_id)
+        return wrapped_id
 
     @property
     def accessor(self) -> str:
-        """Of the secret id that is unwrapped here; empty where that is not known."""
+        """The accessor of the unwrapped secret id; empty if it is not known."""
         return read_private(self._file("accessor")) or ""
 
     def spent(self, client: VaultClient) -> bool:
-        """Whether the last delivery can never be unwrapped: lost on its way, or by somebody else.
+        """Return whether the wrapped secret id can no longer be unwrapped: it is lost, or somebody else has
+        it.
 
         Raises VaultError.
         """
         with self._locked():
-            wrapped, delivery = self.wrapping_token(), self.wrapped_secret_id()
-            if wrapped is None and delivery and self.accessor:
-                return self.accessor != delivery.accessor
+            wrapped, wrapped_id = self.wrapping_token(), self.wrapped_secret_id()
+            if wrapped is None and wrapped_id and self.accessor:
+                return self.accessor != wrapped_id.accessor
             if wrapped is None or (
                 not self.delivered and self._newer_secret_id(self._file("claimed_secret_id"))
             ):
@@ -134,22 +137,22 @@ class Identity:
             return client.wrapped_at(wrapped) is None
 
     def forget_replaced(self) -> None:
-        """Note that what the last delivery replaces is destroyed."""
+        """Note that the secret ids which the last one replaces are destroyed."""
         with self._locked():
             if found := self.wrapped_secret_id():
                 text = msgspec.json.encode(msgspec.structs.replace(found, replaces=())).decode()
                 write_private(self._file("delivery.json"), text)
 
     def obtain(self, client: VaultClient) -> tuple[str, Secret]:
-        """Role id and secret id to log in with, unwrapping a delivery where there is one.
+        """Return role id and secret id, after unwrapping a secret id if one was handed over.
 
-        Raises IdentityRefused where there is none, where a file is open to others, or where somebody else has
-        unwrapped the delivery; VaultUnavailable where Vault does not answer, and then nothing is lost.
+        Raises IdentityRefused if there is none, if a file is open to others, or if somebody else has
+        unwrapped it; VaultUnavailable if Vault does not answer, and then nothing is lost.
         """
         role_id = self.role_id()
         if self.delivered or self._file("claimed_secret_id").exists():
             with self._locked():
-                self._take_delivery(client)
+                self._unwrap_handed_over(client)
         secret_id = self.secret_id()
         if secret_id is None:
             raise IdentityRefused(
@@ -158,12 +161,12 @@ class Identity:
             )
         return role_id, secret_id
 
-    def receive(self, role_id: str, wrapping_token: Secret, delivery: WrappedSecretId) -> None:
-        """Hand over: write the folder's files, last the one by which an identity `exists`."""
+    def receive(self, role_id: str, wrapping_token: Secret, wrapped_id: WrappedSecretId) -> None:
+        """Write the files that are handed over, last the one by which an identity `exists`."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
         with self._locked():
-            write_private(self._file("delivery.json"), msgspec.json.encode(delivery).decode())
+            write_private(self._file("delivery.json"), msgspec.json.encode(wrapped_id).decode())
             self._file("claimed_secret_id").unlink(missing_ok=True)
             write_private(self._file("wrapped_secret_id"), wrapping_token.reveal())
             write_private(self._file("role_id"), role_id)
@@ -173,7 +176,7 @@ class Identity:
     def _file(self, name: str) -> Path:
         return self.folder / name
 
-    def _take_delivery(self, client: VaultClient) -> None:
+    def _unwrap_handed_over(self, client: VaultClient) -> None:
         delivered, claimed = self._file("wrapped_secret_id"), self._file("claimed_secret_id")
         earlier = claimed.exists()
         text = read_private(delivered)
@@ -185,7 +188,7 @@ class Identity:
             text = read_private(claimed)
         if not text:
             claimed.unlink(missing_ok=True)
-            return  # another process of this service was first
+            return  # another process of this service has unwrapped it
         if earlier and self._newer_secret_id(claimed):
             claimed.unlink()
             return
@@ -216,22 +219,22 @@ class Identity:
             raise
         except VaultError as error:
             raise self._spent(earlier=earlier) from error
-        # In this order: killed in between, the claim says that the secret id is lost.
+        # In this order: after a kill in between, the claim shows that the secret id is lost.
         write_private(self._file("accessor"), found.get("secret_id_accessor", ""))
         write_private(self._file("secret_id"), found["secret_id"])
 
     def _spent(self, *, earlier: bool) -> IdentityRefused:
-        delivery = self.wrapped_secret_id()
+        wrapped_id = self.wrapped_secret_id()
         if earlier:
             return IdentityRefused(
                 f"the service {self.service!r} was stopped in the middle of unwrapping its secret id in "
                 f"{self.folder}, and an unwrapping cannot be repeated",
                 hint=_AGAIN,
             )
-        if delivery and delivery.expires_at <= datetime.now(UTC):
+        if wrapped_id and wrapped_id.expires_at <= datetime.now(UTC):
             return IdentityRefused(
                 f"the secret id that was handed over to {self.service!r} in {self.folder} was not unwrapped "
-                f"in time: its wrapping ended at {delivery.expires_at:%Y-%m-%d %H:%M} UTC",
+                f"in time: its wrapping ended at {wrapped_id.expires_at:%Y-%m-%d %H:%M} UTC",
                 hint="Run `bdlab vault-init` to hand over a new one.",
             )
         return IdentityRefused(
@@ -242,7 +245,7 @@ class Identity:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process of this service at a time: the others wait for at most two requests to Vault."""
+        """Let one process of this service at a time work here; the others wait for at most two requests."""
         handle = os.open(self._file(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)

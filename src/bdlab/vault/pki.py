@@ -1,9 +1,8 @@
-"""Vault's PKI engine as the authority for the pipeline's certificates. Its private keys never leave Vault.
+"""Vault's PKI engine as the certificate authority of the pipeline. Its private keys never leave Vault.
 
-There are two authorities, each in an engine of its own: who trusts Kafka's for a log-in at the brokers must
-not have to trust a certificate of the API. A role is for one subject only, so that a policy on the path of a
-role decides who may become what. Every certificate comes with its own private key, which Vault makes and does
-not keep.
+There are two authorities, each in an engine of its own, so that the brokers, which take Kafka's for a log-in,
+do not trust a certificate of the API. A role is for one subject only: a policy on the path of a role decides
+who may get which certificate. Vault makes the private key of each certificate, and does not keep it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 
 from bdlab.certificates import BROKER_TTL_S, LOCAL_HOSTS, SERVER_TTL_S
-from bdlab.credentials import ADMIN_NAME, BROKER_NAME, SUPER_USERS, Certificate, Issued
+from bdlab.credentials import ADMIN_NAME, BROKER_NAME, Certificate, Issued
 from bdlab.errors import SecretMissing, VaultError
 from bdlab.settings import Secret
 from bdlab.vault.client import VaultClient
@@ -23,11 +22,11 @@ BROKER_ROLE, ADMIN_ROLE = "broker", "admin"
 
 _AUTHORITY_TTL_S = 10 * 365 * 86400
 ADMIN_TTL_S = 3600
-_LOCAL_ADDRESSES = ("127.0.0.1",)
+_LOCAL_ADDRESS = "127.0.0.1"
 
 
-class Role(msgspec.Struct, frozen=True, kw_only=True):
-    """Who gets certificates from it: `name` is the role's, `subject` the certificates'; times in seconds."""
+class PkiRole(msgspec.Struct, frozen=True, kw_only=True):
+    """A role of the engine, and the `subject` of its certificates. `max_ttl_s` is in seconds."""
 
     name: str
     subject: str
@@ -37,12 +36,12 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CertificateAuthority(msgspec.Struct, frozen=True, kw_only=True):
-    """One root certificate in one engine, and the roles under it. `title` is for people."""
+    """One root certificate in one engine, and its roles. `title` is its name in messages."""
 
     mount: str
     issuer: str
     title: str
-    roles: tuple[Role, ...]
+    roles: tuple[PkiRole, ...]
 
     @property
     def engine_step(self) -> str:
@@ -59,18 +58,18 @@ KAFKA = CertificateAuthority(
     title="Kafka",
     roles=(
         # A broker is a client of the other brokers.
-        Role(name=BROKER_ROLE, subject=BROKER_NAME, server=True, client=True, max_ttl_s=BROKER_TTL_S),
-        Role(name=ADMIN_ROLE, subject=ADMIN_NAME, server=False, client=True, max_ttl_s=ADMIN_TTL_S),
+        PkiRole(name=BROKER_ROLE, subject=BROKER_NAME, server=True, client=True, max_ttl_s=BROKER_TTL_S),
+        PkiRole(name=ADMIN_ROLE, subject=ADMIN_NAME, server=False, client=True, max_ttl_s=ADMIN_TTL_S),
     ),
 )
-#: The servers that the second authority knows, each with a role of its name.
+#: The servers that have certificates of the second authority, each with a role of its name.
 SERVER_ROLES = ("vault", "postgres", "api")
 SERVERS = CertificateAuthority(
     mount="pki-servers",
     issuer="bdlab-servers",
     title="servers",
     roles=tuple(
-        Role(name=name, subject=f"bdlab-{name}", server=True, client=False, max_ttl_s=365 * 86400)
+        PkiRole(name=name, subject=f"bdlab-{name}", server=True, client=False, max_ttl_s=365 * 86400)
         for name in SERVER_ROLES
     ),
 )
@@ -80,10 +79,10 @@ CERTIFICATE_AUTHORITIES = {"kafka": KAFKA, "servers": SERVERS}
 def prepare_authority(
     client: VaultClient, *, hosts: Iterable[str] = (), authority: CertificateAuthority = KAFKA
 ) -> list[str]:
-    """Bring engine, root certificate and roles to the wanted state; what was done, nothing where all stood.
+    """Set up what is missing of engine, root certificate and roles, and return what was done.
 
-    `hosts` are the names that servers are reached under; localhost and addresses are allowed anyway. Names
-    that an earlier call allowed stay allowed. Raises VaultError.
+    `hosts` are the servers' host names; localhost and IP addresses are always allowed. Names that an earlier
+    call allowed stay allowed. Raises VaultError.
     """
     done = missing(client, hosts=hosts, authority=authority)
     if authority.engine_step in done:
@@ -92,7 +91,7 @@ def prepare_authority(
             {"type": "pki", "config": {"max_lease_ttl": f"{_AUTHORITY_TTL_S}s"}},
         )
     if authority.root_step in done:
-        # The issuer's name makes a second root of a run beside this one fail, instead of adding one.
+        # If another run made a root meanwhile, the issuer's name makes this call fail.
         client.write(
             f"{authority.mount}/root/generate/internal",
             {
@@ -112,7 +111,7 @@ def prepare_authority(
 def missing(
     client: VaultClient, *, hosts: Iterable[str] = (), authority: CertificateAuthority = KAFKA
 ) -> list[str]:
-    """What `prepare_authority` would do. Reads only. Raises VaultError."""
+    """Return what `prepare_authority` would do. Reads only. Raises VaultError."""
     if f"{authority.mount}/" not in client.read("sys/mounts"):
         steps = [_role_step(role.name) for role in authority.roles]
         return [authority.engine_step, authority.root_step, *steps]
@@ -125,7 +124,7 @@ def missing(
 
 
 def authority_pem(client: VaultClient, authority: CertificateAuthority = KAFKA) -> str:
-    """The authority's certificate, with which everybody checks its servers'. Raises VaultError."""
+    """Return the authority's certificate, by which its servers are verified. Raises VaultError."""
     return str(client.read(f"{authority.mount}/issuer/{authority.issuer}/json")["certificate"])
 
 
@@ -171,37 +170,25 @@ def _roles(
 
 
 def issue_broker(
-    client: VaultClient,
-    *,
-    hosts: Sequence[str] = LOCAL_HOSTS,
-    addresses: Sequence[str] = _LOCAL_ADDRESSES,
-    ttl_s: int = BROKER_TTL_S,
+    client: VaultClient, *, hosts: Sequence[str] = LOCAL_HOSTS, ttl_s: int = BROKER_TTL_S
 ) -> Issued:
-    """A broker's certificate, valid for those names and IP addresses for `ttl_s` seconds.
+    """Issue a broker's certificate for `hosts` and this machine's address, for `ttl_s` seconds.
 
     Raises VaultError.
     """
-    return _issue(client, KAFKA, BROKER_ROLE, ttl_s=ttl_s, hosts=hosts, addresses=addresses)
+    return _issue(client, KAFKA, BROKER_ROLE, ttl_s=ttl_s, hosts=hosts)
 
 
 def issue_admin(client: VaultClient, *, ttl_s: int = ADMIN_TTL_S) -> Issued:
-    """An administrator's certificate: short-lived, made when needed, stored nowhere. Raises VaultError."""
+    """Issue an administrator's certificate, which is stored nowhere. Raises VaultError."""
     return _issue(client, KAFKA, ADMIN_ROLE, ttl_s=ttl_s)
 
 
 def issue_server(
-    client: VaultClient,
-    server: str,
-    *,
-    hosts: Sequence[str] = LOCAL_HOSTS,
-    addresses: Sequence[str] = _LOCAL_ADDRESSES,
-    ttl_s: int = SERVER_TTL_S,
+    client: VaultClient, server: str, *, hosts: Sequence[str] = LOCAL_HOSTS, ttl_s: int = SERVER_TTL_S
 ) -> Issued:
-    """The certificate of one of `SERVER_ROLES`, valid for those names and addresses for `ttl_s` seconds.
-
-    Raises VaultError.
-    """
-    return _issue(client, SERVERS, server, ttl_s=ttl_s, hosts=hosts, addresses=addresses)
+    """Issue the certificate of one of `SERVER_ROLES`, as `issue_broker` does. Raises VaultError."""
+    return _issue(client, SERVERS, server, ttl_s=ttl_s, hosts=hosts)
 
 
 def _issue(
@@ -211,18 +198,17 @@ def _issue(
     *,
     ttl_s: int,
     hosts: Sequence[str] = (),
-    addresses: Sequence[str] = (),
 ) -> Issued:
     path = f"{authority.mount}/issue/{role}"
     body: dict[str, Any] = {
         "common_name": next(known.subject for known in authority.roles if known.name == role),
         "ttl": f"{ttl_s}s",
         "private_key_format": "pkcs8",
-        # The name is a person's label for the certificate, and no host's.
+        # The common name is a label, not a host.
         "exclude_cn_from_sans": True,
     }
-    if hosts or addresses:
-        body |= {"alt_names": ",".join(hosts), "ip_sans": ",".join(addresses)}
+    if hosts:
+        body |= {"alt_names": ",".join(hosts), "ip_sans": _LOCAL_ADDRESS}
     answer = client.write(path, body)
     try:
         return Issued(
@@ -231,24 +217,3 @@ def _issue(
         )
     except KeyError as error:
         raise VaultError(f"{client} answers {path} without {error}") from error
-
-
-__all__ = [
-    "ADMIN_NAME",
-    "ADMIN_ROLE",
-    "BROKER_NAME",
-    "BROKER_ROLE",
-    "CERTIFICATE_AUTHORITIES",
-    "KAFKA",
-    "SERVERS",
-    "SERVER_ROLES",
-    "SUPER_USERS",
-    "CertificateAuthority",
-    "Issued",
-    "authority_pem",
-    "issue_admin",
-    "issue_broker",
-    "issue_server",
-    "missing",
-    "prepare_authority",
-]

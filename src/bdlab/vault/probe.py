@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
 from bdlab.errors import VaultError, VaultUnavailable
 from bdlab.probes import VaultState
 from bdlab.vault.audit import audit_missing
@@ -21,52 +25,38 @@ def probe_vault(
     wants_lease: bool,
     audit: bool = False,
 ) -> VaultState:
-    """Ask, and read a real secret: a Vault with a full audit disk calls itself well, and answers nothing.
+    """Ask Vault, and read a real secret: with a full audit disk Vault calls itself healthy and serves
+    nothing.
 
-    `connected` is whether it answers questions; `authenticated` whether it takes this session's token. With
-    `audit` it is also asked whether it keeps an audit log.
+    `connected` is whether it answers requests; `authenticated` whether it accepts this session's token. With
+    `audit` it is also asked whether it has an audit log.
     """
-    lease_ttl_s = max(0.0, lease.ttl.remaining_s) if lease else None
-    token_ttl_s = max(0.0, token.ttl.remaining_s) if token else None
-    held = bool(token and token.ttl.valid and (not wants_lease or (lease and lease.ttl.valid)))
+    state = VaultState(
+        connected=False,
+        token_ttl_s=max(0.0, token.ttl.remaining_s) if token else None,
+        lease_ttl_s=max(0.0, lease.ttl.remaining_s) if lease else None,
+        held_valid=bool(token and token.ttl.valid and (not wants_lease or (lease and lease.ttl.valid))),
+    )
+
+    def changed(**fields: Any) -> None:
+        nonlocal state
+        state = msgspec.structs.replace(state, **fields)
+
     try:
         health = client.health(timeout_s=_TIMEOUT_S)
     except VaultError as error:
-        return VaultState(
-            connected=False,
-            token_ttl_s=token_ttl_s,
-            lease_ttl_s=lease_ttl_s,
-            held_valid=held,
-            problem=error.message,
-            hint=error.hint,
-        )
-    connected, authenticated, problem, hint, engine = health.serves, False, "", "", ""
-    policies: tuple[str, ...] = ()
-    unaudited = ""
+        changed(problem=error.message, hint=error.hint)
+        return state
+    changed(connected=health.serves, sealed=health.sealed)
     if not health.serves:
-        problem, hint = f"{client} is {health.in_words}", health.advice
-    else:
-        try:
-            own = client.request("get", "auth/token/lookup-self", timeout_s=_TIMEOUT_S)["data"]
-            authenticated = True
-            policies = tuple(own.get("policies") or ())
-            token_ttl_s = float(own["ttl"])
-            client.request("get", f"{kv_mount}/data/{kv_path}", timeout_s=_TIMEOUT_S)
-            engine = f"kv v2 at {kv_mount}/"
-            unaudited = audit_missing(client) if audit else ""
-        except VaultError as error:
-            problem, hint = error.message, error.hint
-            connected = not isinstance(error, VaultUnavailable)
-    return VaultState(
-        connected=connected,
-        authenticated=authenticated,
-        sealed=health.sealed,
-        secrets_engine=engine,
-        unaudited=unaudited,
-        token_ttl_s=token_ttl_s,
-        policies=policies,
-        lease_ttl_s=lease_ttl_s,
-        held_valid=held,
-        problem=problem,
-        hint=hint,
-    )
+        changed(problem=f"{client} is {health.in_words}", hint=health.advice)
+        return state
+    try:
+        own = client.request("get", "auth/token/lookup-self", timeout_s=_TIMEOUT_S)["data"]
+        changed(authenticated=True, policies=tuple(own.get("policies") or ()), token_ttl_s=float(own["ttl"]))
+        client.request("get", f"{kv_mount}/data/{kv_path}", timeout_s=_TIMEOUT_S)
+        changed(secrets_engine=f"kv v2 at {kv_mount}/", unaudited=audit_missing(client) if audit else "")
+    except VaultError as error:
+        connected = not isinstance(error, VaultUnavailable)
+        changed(connected=connected, problem=error.message, hint=error.hint)
+    return state

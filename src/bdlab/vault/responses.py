@@ -1,4 +1,4 @@
-"""What Vault's answers mean, and why there is none."""
+"""What Vault's responses mean, and why a request got none."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from requests import Response
 
 _UNSEAL = (
-    "Unseal it: `bao operator unseal`, or `bdlab vault-init` where it holds the keys; one with an automatic "
+    "Unseal it: `bao operator unseal`, or `bdlab vault-init` if that has the keys; one with an automatic "
     "seal opens when it is restarted."
 )
 _INITIALISE = "Run `bdlab vault-init`."
 _ACTIVE_NODE = "Point vault.address (VAULT_ADDR) at the active node, or at a balancer that finds it."
 _QUOTA = "Wait, or raise the quota that it ran into (sys/quotas/rate-limit)."
 
-#: By status: what Vault is while it answers so, and what to do.
+#: HTTP status: the state of Vault that it stands for, and what to do.
 UNAVAILABLE = {
     412: ("is behind its cluster", ""),
     429: ("answers too many requests, or is a standby", _QUOTA),
@@ -35,9 +35,9 @@ UNAVAILABLE = {
 
 
 class Health(msgspec.Struct, frozen=True):
-    """What Vault says of itself to anybody. A `standby` is about to become active, or another node is.
+    """The answer of `sys/health`. A `standby` will become active, or another node is active.
 
-    `replication_dr_mode` is "secondary" in a cluster for disaster recovery, whose nodes answer nobody.
+    `replication_dr_mode` is "secondary" in a cluster for disaster recovery, whose nodes serve no requests.
     """
 
     initialized: bool
@@ -53,7 +53,7 @@ class Health(msgspec.Struct, frozen=True):
 
     @property
     def serves(self) -> bool:
-        """Whether it takes requests: a standby forwards to the active node what it cannot do itself."""
+        """Whether it takes requests; a standby forwards those that it cannot serve to the active node."""
         return self.initialized and not self.sealed and self.replication_dr_mode != "secondary"
 
     @property
@@ -68,14 +68,14 @@ class Health(msgspec.Struct, frozen=True):
 
     @property
     def advice(self) -> str:
-        """What to do where it is not active."""
+        """What to do if it is not active."""
         if not self.initialized:
             return _INITIALISE
         return _UNSEAL if self.sealed else _ACTIVE_NODE
 
 
 class Token(msgspec.Struct, frozen=True):
-    """What a log-in gives; `ttl_s` is in seconds, 0 for one that never ends."""
+    """A token from a log-in or a renewal; `ttl_s` is in seconds, 0 if it never ends."""
 
     token: Secret
     ttl_s: float
@@ -83,14 +83,13 @@ class Token(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, answer: dict[str, Any]) -> Self:
-        """What is in the answer to a log-in or a renewal."""
         auth = answer["auth"]
         policies = tuple(auth.get("policies") or ())
         return cls(Secret(auth["client_token"]), float(auth["lease_duration"]), policies)
 
 
 def error_text(response: Response) -> str:
-    """Vault's own words, on one line. It puts no secret into them."""
+    """Return Vault's error messages on one line; they hold no secret."""
     try:
         errors = msgspec.json.decode(response.content).get("errors")
     except (msgspec.DecodeError, AttributeError):
@@ -100,7 +99,7 @@ def error_text(response: Response) -> str:
 
 
 def root_cause(error: BaseException) -> str:
-    """The cause at the bottom: the layers above it only repeat it, with the addresses of objects."""
+    """Return the text of the first cause; the errors that wrap it only repeat it."""
     seen: BaseException = error
     while True:
         reason = getattr(seen, "reason", None)

@@ -1,4 +1,4 @@
-"""Snapshots of a Vault with integrated (raft) storage: all that it holds, encrypted by its seal."""
+"""Snapshots of a Vault with integrated (raft) storage: all of its data, encrypted by its seal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 
 
 def save(client: VaultClient) -> bytes:
-    """A snapshot of now. Raises VaultError where Vault stores otherwise, or what comes is not whole."""
+    """Take a snapshot. Raises VaultError if Vault has another storage, or if the snapshot is not whole."""
     snapshot = client.download(_PATH)
     if not _whole(snapshot):
         raise VaultUnavailable(f"the snapshot that came from {client} is not whole")
@@ -29,10 +29,10 @@ def save(client: VaultClient) -> bytes:
 
 
 def restore(vault: VaultSettings, snapshot: bytes) -> None:
-    """Put `snapshot` into a new Vault that nobody has initialised and that has the seal key of the old one.
+    """Restore `snapshot` into a new Vault that is not initialised and has the seal key of the old one.
 
-    Afterwards it is open and is the old one: its keys, tokens and secrets are those of the snapshot's time.
-    Raises InvalidInput for a damaged snapshot and VaultError where Vault does not take it.
+    Afterwards it is unsealed, with the keys, tokens and secrets of the snapshot. Raises InvalidInput if the
+    snapshot is damaged, and VaultError if Vault refuses it.
     """
     if not _whole(snapshot):
         raise InvalidInput("the snapshot of Vault is damaged", hint="Restore from another backup.")
@@ -40,7 +40,7 @@ def restore(vault: VaultSettings, snapshot: bytes) -> None:
     try:
         if wait_for("Vault", client.health, timeout_s=_TIMEOUT_S).initialized:
             raise VaultError(f"{client} is in use: a snapshot would take everything in it away")
-        # Only an initialised Vault takes a snapshot; what this one gives away ends with it.
+        # Only an initialised Vault takes a snapshot, which then replaces these keys.
         answer = client.request(
             "put", "sys/init", {"recovery_shares": 1, "recovery_threshold": 1}, timeout_s=_TIMEOUT_S
         )
@@ -60,7 +60,7 @@ def _active(client: VaultClient, *, other_than: str = "") -> Health:
     except VaultUnavailable as error:
         if not other_than:
             raise
-        # For some seconds it reads what is new with the key of what was.
+        # For some seconds it reads the new data with the former key.
         raise VaultUnavailable(f"{client} is taking in the snapshot") from error
     if not health.active:
         raise VaultUnavailable(f"{client} is {health.in_words}")
@@ -70,7 +70,7 @@ def _active(client: VaultClient, *, other_than: str = "") -> Health:
 
 
 def _whole(snapshot: bytes) -> bool:
-    """A snapshot is compressed, with a check sum at its end."""
+    """Return whether the snapshot is complete: it is compressed, and ends with a checksum."""
     try:
         return snapshot.startswith(_BEGINNING) and bool(gzip.decompress(snapshot))
     except (OSError, EOFError, zlib.error):

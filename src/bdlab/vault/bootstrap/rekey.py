@@ -48,7 +48,7 @@ def rekey(plan: Plan) -> Keys:
             hint="Keep both until one is proved, with Vault open (one with a shamir seal is opened by `bdlab "
             "vault-init --keys-file FILE`, with whichever fits):\n"
             f"  bdlab vault-token --keys-file {file.candidate} -- true\n"
-            f"Where that succeeds, move it to {file.path}. Where it says that the key shares are not "
+            f"If that succeeds, move it to {file.path}. If it says that the key shares are not "
             f"accepted, and those in {file.path} are, remove it.",
         )
     old = file.read()
