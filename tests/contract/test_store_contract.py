@@ -9,8 +9,8 @@ import pytest
 
 from bdlab.deadletters import DeadLetterFilter
 from bdlab.errors import FenceLost, RowRejected
-from bdlab.identity import Witness
 from bdlab.ledger import Account, Books, DeadLetter, LogPartition, LogRange, Stored
+from bdlab.log_identity import KnownRecord
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.store import Store
@@ -133,21 +133,21 @@ def test_what_is_known_of_a_log(system: System) -> None:
     system.store.start_offsets([at(0), at(0, 1)])
     known = system.store.known(found(""))
     assert known is not None
-    assert (known.topic_id, known.recorded, known.witnesses) == ("", False, {})
+    assert (known.topic_id, known.recorded, known.records) == ("", False, {})
     system.store.store([accepted(at(number), one) for number, one in enumerate(ids)])
     system.store.store([accepted(at(0, 1), ids[0]), dead(at(1, 1), value=b"\xff")])
-    letter = Witness(offset=1, key=b"k", value=b"\xff")
-    for ends, witnesses in (
-        ((10, 10), {0: Witness(offset=2, id=str(ids[2].id)), 1: letter}),
-        ((2, 1), {0: Witness(offset=1, id=str(ids[1].id)), 1: Witness(offset=0, id=str(ids[0].id))}),
+    letter = KnownRecord(offset=1, key=b"k", value=b"\xff")
+    for ends, records in (
+        ((10, 10), {0: KnownRecord(offset=2, id=str(ids[2].id)), 1: letter}),
+        ((2, 1), {0: KnownRecord(offset=1, id=str(ids[1].id)), 1: KnownRecord(offset=0, id=str(ids[0].id))}),
         ((0, 0), {}),
     ):
         known = system.store.known(found("one", ends))
         assert known is not None
-        assert (known.recorded, known.witnesses) == (True, witnesses)
+        assert (known.recorded, known.records) == (True, records)
     known = system.store.known(found("one", start=2))
     assert known is not None
-    assert set(known.witnesses) == {0}
+    assert set(known.records) == {0}
 
 
 def test_a_log_that_is_proved_gets_its_topic_id_and_keeps_its_rows(system: System) -> None:

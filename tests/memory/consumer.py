@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bdlab.errors import BrokerError, BrokerUnavailable
 from bdlab.events import Position, Record
-from bdlab.identity import Prove
 from bdlab.ledger import log_partition
+from bdlab.log_identity import CheckLog
 from tests.memory.log import MemoryLog
 
 
@@ -20,7 +20,7 @@ class MemoryConsumer:
         log: MemoryLog,
         *,
         positions: Callable[[Sequence[Position]], Sequence[Position]],
-        prove: Prove | None = None,
+        prove: CheckLog | None = None,
     ) -> None:
         self._log = log
         self._prove = prove

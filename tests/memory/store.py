@@ -7,7 +7,6 @@ from uuid import UUID
 
 from bdlab.errors import DatabaseError, FenceLost, RowRejected
 from bdlab.events import Position, PredictionEvent
-from bdlab.identity import Known, Witness, match
 from bdlab.ledger import (
     Accepted,
     Account,
@@ -21,6 +20,7 @@ from bdlab.ledger import (
     fences,
     log_partition,
 )
+from bdlab.log_identity import KnownLog, KnownRecord, match_log
 
 _ROW = ["predictions"]
 
@@ -49,27 +49,27 @@ class MemoryStore:
     def close(self) -> None:
         pass
 
-    def known(self, ranges: Sequence[LogRange]) -> Known | None:
+    def known(self, ranges: Sequence[LogRange]) -> KnownLog | None:
         self._fail()
-        held = match(
+        held = match_log(
             log_partition(ranges[0]), [log._replace(partition=ranges[0].partition) for log in self.first]
         )
         if held is None:
             return None
-        witnesses: dict[int, Witness] = {}
+        records: dict[int, KnownRecord] = {}
         for at, tables in sorted(self._recorded().items(), key=lambda item: item[0].offset):
             found = next((one for one in ranges if one.partition == at.partition), None)
             if found is None or log_partition(at) != held._replace(partition=at.partition):
                 continue
             if found.start <= at.offset < found.end:
                 letter = self.dead_letters[at].record if "dead_letters" in tables else None
-                witnesses[at.partition] = (
-                    Witness(offset=at.offset, key=letter.key, value=letter.value)
+                records[at.partition] = (
+                    KnownRecord(offset=at.offset, key=letter.key, value=letter.value)
                     if letter is not None
-                    else Witness(offset=at.offset, id=self._ids(log_partition(at), at.offset)[0])
+                    else KnownRecord(offset=at.offset, id=self._ids(log_partition(at), at.offset)[0])
                 )
         recorded = any(self.next[log] > first for log, first in self.first.items() if log[:2] == held[:2])
-        return Known(topic_id=held.topic_id, recorded=recorded, witnesses=witnesses)
+        return KnownLog(topic_id=held.topic_id, recorded=recorded, records=records)
 
     def confirm(self, ranges: Sequence[LogRange]) -> None:
         self._fail()

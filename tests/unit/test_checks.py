@@ -24,8 +24,8 @@ from bdlab.health.checks import (
     vault_checks,
 )
 from bdlab.health.remote import consumer_check
-from bdlab.identity import Known
 from bdlab.ledger import LogRange
+from bdlab.log_identity import KnownLog
 from bdlab.probes import BrokerState, DatabaseState, VaultState
 from bdlab.sink.metrics import SinkMetrics
 from bdlab.sink.metrics_server import MetricsServer
@@ -100,9 +100,9 @@ def test_all_is_well() -> None:
 def test_a_log_that_is_not_the_recorded_one() -> None:
     ranges = [LogRange("c", "t", number, 0, 5, "one") for number in range(3)]
     assert log_check(ranges, None, {}).message == "topic id one: none of it is recorded yet"
-    check = log_check(ranges, Known(topic_id="one", recorded=True), {})
+    check = log_check(ranges, KnownLog(topic_id="one", recorded=True), {})
     assert (check.state, check.message) == ("healthy", "topic id one: the recorded one")
-    check = log_check(ranges, Known(topic_id="", recorded=True), {1: "not proved", 2: "nor this"})
+    check = log_check(ranges, KnownLog(topic_id="", recorded=True), {1: "not proved", 2: "nor this"})
     assert (check.state, check.message) == ("unhealthy", "partition 1: not proved (and 1 more partitions)")
 
 

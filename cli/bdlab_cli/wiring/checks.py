@@ -103,8 +103,8 @@ class Checker:
             return broker_checks(admin.state())
 
     def _check_log(self) -> tuple[CheckResult, ...]:
-        from bdlab.identity import refusals
         from bdlab.kafka.admin import Admin
+        from bdlab.log_identity import refusals
         from bdlab.postgres.reader import Reader
 
         if (problem := self._kafka.problem or self._database.problem) is not None:

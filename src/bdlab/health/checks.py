@@ -8,8 +8,8 @@ import msgspec
 
 from bdlab.errors import BdlabError
 from bdlab.health.results import CheckResult
-from bdlab.identity import Known
 from bdlab.ledger import LogRange
+from bdlab.log_identity import KnownLog
 from bdlab.probes import MEMORY_ONLY, MEMORY_ONLY_ID, BrokerState, DatabaseState, VaultState
 
 #: Group -> its checks, in the order in which they are shown.
@@ -200,7 +200,7 @@ def compared_models(results: Sequence[CheckResult]) -> list[CheckResult]:
     ]
 
 
-def log_check(ranges: Sequence[LogRange], known: Known | None, refused: Mapping[int, str]) -> CheckResult:
+def log_check(ranges: Sequence[LogRange], known: KnownLog | None, refused: Mapping[int, str]) -> CheckResult:
     """Check that the broker's log is the recorded one; `refused` has the partitions that are not proved."""
     if refused:
         first, *others = (f"partition {number}: {why}" for number, why in sorted(refused.items()))

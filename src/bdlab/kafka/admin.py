@@ -20,7 +20,6 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
 from bdlab.events import Record
-from bdlab.identity import Look
 from bdlab.kafka.admin_futures import await_results, seconds_left
 from bdlab.kafka.assignment import record_lookup
 from bdlab.kafka.connection import client_config, fetch_metadata
@@ -28,6 +27,7 @@ from bdlab.kafka.log_reader import LogReader, committed_offsets, reader, reporte
 from bdlab.kafka.records import messages_at
 from bdlab.kafka.topic_ids import TopicIds
 from bdlab.ledger import LogPartition, LogRange
+from bdlab.log_identity import ReadRecords
 from bdlab.probes import BrokerState
 from bdlab.retry import tries
 
@@ -138,7 +138,7 @@ class Admin:
 
         return self._asking(ask)
 
-    def look(self, found: LogRange) -> Look:
+    def look(self, found: LogRange) -> ReadRecords:
         """What looks records of that topic up. What it raises is BrokerError."""
 
         def look(places: Mapping[int, int]) -> Mapping[int, Record]:

@@ -11,11 +11,11 @@ from confluent_kafka import Message
 
 from bdlab.credentials import KafkaLogin
 from bdlab.events import Headers, Position, Record
-from bdlab.identity import ADVICE, Look, Prove
 from bdlab.kafka.connection import fetch_metadata
 from bdlab.kafka.log_reader import reader, reported_ranges, true_ends
 from bdlab.kafka.records import messages_at
 from bdlab.ledger import LogRange, log_partition
+from bdlab.log_identity import ADVICE, CheckLog, ReadRecords
 
 log = structlog.get_logger()
 
@@ -109,7 +109,7 @@ def _headers(message: Message) -> Headers:
         return ((UNREADABLE_HEADERS, None),)
 
 
-def record_lookup(client: Client, found: LogRange, timeout_s: float) -> Look:
+def record_lookup(client: Client, found: LogRange, timeout_s: float) -> ReadRecords:
     """Look up records of the topic of `found` with `client`, one of `ends.reader()`."""
 
     def look(places: Mapping[int, int]) -> dict[int, Record]:
@@ -132,7 +132,7 @@ def ask_starts(  # noqa: PLR0917 - one caller, which has just these
     topic_id: str,
     assignment: Assignment,
     positions: StartPositions,
-    prove: Prove | None,
+    prove: CheckLog | None,
     *,
     client_id: str,
 ) -> dict[int, int]:

@@ -14,10 +14,10 @@ from confluent_kafka.admin import AdminClient
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
 from bdlab.events import Position, Record
-from bdlab.identity import Prove
 from bdlab.kafka.assignment import Assignment, StartPositions
 from bdlab.kafka.connection import client_config
 from bdlab.kafka.consumer_client import ConsumerClient
+from bdlab.log_identity import CheckLog
 from bdlab.probes import MEMORY_ONLY_ID
 from bdlab.retry import Backoff, Outage
 
@@ -50,7 +50,7 @@ class Consumer:
         credentials: KafkaCredentials,
         *,
         positions: StartPositions,
-        prove: Prove | None = None,
+        prove: CheckLog | None = None,
         client_id: str = "bdlab-consume",
     ) -> None:
         self._credentials = credentials

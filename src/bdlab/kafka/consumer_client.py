@@ -11,7 +11,6 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, OffsetOutOfRange, TopicMissing
 from bdlab.events import Record
-from bdlab.identity import Prove
 from bdlab.kafka.assignment import ASK_TIMEOUT_S, Assignment, StartPositions, ask_starts, out_of_range
 from bdlab.kafka.connection import (
     ALL_BROKERS_DOWN,
@@ -25,6 +24,7 @@ from bdlab.kafka.connection import (
 )
 from bdlab.kafka.log_reader import reported_ranges
 from bdlab.kafka.topic_ids import TopicIds
+from bdlab.log_identity import CheckLog
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ class ConsumerClient:
     """
 
     def __init__(
-        self, login: KafkaLogin, positions: StartPositions, prove: Prove | None, *, client_id: str
+        self, login: KafkaLogin, positions: StartPositions, prove: CheckLog | None, *, client_id: str
     ) -> None:
         self.login = login
         self.cluster_id = ""

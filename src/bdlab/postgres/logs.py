@@ -8,13 +8,13 @@ import msgspec
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 
 from bdlab.credentials import DatabaseCredentials
-from bdlab.identity import Known, Witness
 from bdlab.ledger import LogRange
+from bdlab.log_identity import KnownLog, KnownRecord
 from bdlab.postgres.queries import queries
 from bdlab.postgres.session import Session
 
 
-def read_known(cursor: Cursor, ranges: Sequence[LogRange]) -> Known | None:
+def read_known(cursor: Cursor, ranges: Sequence[LogRange]) -> KnownLog | None:
     """What is known of the log with these ranges, all partitions of a topic; None for a new one."""
     sql = queries("logs")
     cursor.execute(sql["find"], msgspec.structs.asdict(ranges[0]))
@@ -28,13 +28,13 @@ def read_known(cursor: Cursor, ranges: Sequence[LogRange]) -> Known | None:
         "starts": [one.start for one in ranges],
         "ends": [one.end for one in ranges],
     }
-    cursor.execute(sql["witnesses"], places)
-    return Known(
+    cursor.execute(sql["known_records"], places)
+    return KnownLog(
         topic_id=topic_id,
         recorded=recorded,
         adopted=adopted,
-        witnesses={
-            partition: Witness(
+        records={
+            partition: KnownRecord(
                 offset=offset,
                 id=found,
                 key=None if key is None else bytes(key),

@@ -15,8 +15,8 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psy
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import DatabaseError, DatabaseUnavailable, VaultError
 from bdlab.events import Position, Sentiment, Term
-from bdlab.identity import Known
 from bdlab.ledger import Account, LogPartition, LogRange
+from bdlab.log_identity import KnownLog
 from bdlab.postgres.accounts import read_accounts
 from bdlab.postgres.connection import ConnectionLimits
 from bdlab.postgres.logs import read_known
@@ -112,7 +112,7 @@ class Reader:
             row = cursor.fetchone()
             return _prediction(row) if row else None
 
-    def known(self, ranges: Sequence[LogRange]) -> Known | None:
+    def known(self, ranges: Sequence[LogRange]) -> KnownLog | None:
         """What is known of the log with these ranges, all partitions of a topic; None for a new one."""
         with self._cursor() as cursor:
             return read_known(cursor, ranges)

@@ -15,7 +15,6 @@ from psycopg2.extras import execute_values
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import FenceLost, RowRejected
 from bdlab.events import Position
-from bdlab.identity import Known
 from bdlab.ledger import (
     Accepted,
     DeadLetter,
@@ -28,6 +27,7 @@ from bdlab.ledger import (
     log_partition,
     replay_count,
 )
+from bdlab.log_identity import KnownLog
 from bdlab.postgres.connection import ConnectionLimits
 from bdlab.postgres.faults import translate
 from bdlab.postgres.logs import read_known
@@ -70,7 +70,7 @@ class Store:
         check_schema(cursor, self._session.server)
         cursor.execute(queries("store")["temporary_table"])
 
-    def known(self, ranges: Sequence[LogRange]) -> Known | None:
+    def known(self, ranges: Sequence[LogRange]) -> KnownLog | None:
         """What is known of the log with these ranges. Raises as `start_offsets`."""
         with self._session.transaction() as cursor:
             return read_known(cursor, ranges)

@@ -20,8 +20,8 @@ from bdlab.errors import (
     VaultUnavailable,
 )
 from bdlab.events import Position, Record
-from bdlab.identity import Look, refusals
 from bdlab.ledger import Accepted, DeadLetter, Entry, LogPartition, LogRange, Stored, fences, log_partition
+from bdlab.log_identity import ReadRecords, refusals
 from bdlab.retry import Backoff, Outage
 from bdlab.settings import SinkSettings
 from bdlab.sink.batches import decode_entry, split_by_size, split_refused
@@ -71,7 +71,7 @@ class Sink:
         """Note the logs' ends, which are stored with the next batch. For any thread."""
         self._ends = dict(ends)
 
-    def prove(self, ranges: Sequence[LogRange], look: Look) -> Mapping[int, str]:
+    def prove(self, ranges: Sequence[LogRange], look: ReadRecords) -> Mapping[int, str]:
         """Return which partitions are not proved to be those that the store knows, each with the reason.
 
         These are not stored. Raises what `BatchStore.known` and `look` raise.

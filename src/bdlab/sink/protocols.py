@@ -7,8 +7,8 @@ from typing import Protocol
 
 from bdlab.errors import BrokerError
 from bdlab.events import Position, Record
-from bdlab.identity import Knowledge
 from bdlab.ledger import Entry, LogPartition, LogRange, Stored
+from bdlab.log_identity import LogCatalog
 
 
 class EventSource(Protocol):
@@ -48,7 +48,7 @@ class EventSource(Protocol):
         ...
 
 
-class BatchStore(Knowledge, Protocol):
+class BatchStore(LogCatalog, Protocol):
     """Records batches, each position once."""
 
     def confirm(self, ranges: Sequence[LogRange]) -> None:

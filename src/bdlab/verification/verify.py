@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from bdlab.identity import ADVICE, Knowledge, Look, match, refusals
 from bdlab.ledger import Account, Books, LogPartition, LogRange, Sighting, log_partition
+from bdlab.log_identity import ADVICE, LogCatalog, ReadRecords, match_log, refusals
 from bdlab.retry import tries
 from bdlab.verification.report import ClosedPartition, PartitionReport, Report
 
@@ -24,7 +24,7 @@ Identify = Callable[[LogPartition, Sequence[int]], Mapping[int, str]]
 """The ids of the events at these offsets of a log, as far as the broker still has them."""
 
 
-class Tables(Books, Knowledge, Protocol):
+class Tables(Books, LogCatalog, Protocol):
     """The accounts, and what is known of the broker's log."""
 
 
@@ -35,7 +35,7 @@ def verify(
     wait_s: float = 0.0,
     limit: int = 20,
     identify: Identify | None = None,
-    look: Callable[[LogRange], Look] | None = None,
+    look: Callable[[LogRange], ReadRecords] | None = None,
     stop: threading.Event | None = None,
 ) -> Report:
     """Compare the broker's log with the database; what was found.
@@ -50,7 +50,7 @@ def verify(
     refused = refusals(found, books.known(found), look(found[0])) if look and found else {}
     every = books.accounts(limit=limit)
     usable = {account.log: account for account in every if not account.closed}
-    accounts = {log: usable[held] for log in current if (held := match(log, usable)) is not None}
+    accounts = {log: usable[held] for log in current if (held := match_log(log, usable)) is not None}
     later = _later_ends(current, accounts, ranges)
     partitions = tuple(
         _partition(current[log], later.get(log), accounts.get(log), identify, refused.get(log.partition, ""))
@@ -86,7 +86,7 @@ def _await_consumer(
         behind = [
             log
             for log, found in current.items()
-            if (following[held] if (held := match(log, following)) else found.start) < found.end
+            if (following[held] if (held := match_log(log, following)) else found.start) < found.end
         ]
         if not behind:
             break

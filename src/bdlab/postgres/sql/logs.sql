@@ -21,9 +21,9 @@ ON CONFLICT DO NOTHING
 UPDATE logs SET topic_id = %(topic_id)s
 WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s AND closed_at IS NULL AND topic_id = ''
 
--- name: witnesses
--- The newest position of each partition that is recorded and that the broker has; what was recorded before an
--- administrator adopted the log is not asked.
+-- name: known_records
+-- For each partition the newest recorded position that the broker has, if it was recorded after an administrator
+-- adopted the log.
 SELECT r.partition, w."offset", w.id, w.key, w.value
 FROM unnest(%(partitions)s::int[], %(starts)s::bigint[], %(ends)s::bigint[]) AS r (partition, first, after)
 CROSS JOIN LATERAL (

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdlab.events import Record
-from bdlab.identity import Known, Witness, match, refusals
 from bdlab.ledger import LogPartition, LogRange
+from bdlab.log_identity import KnownLog, KnownRecord, match_log, refusals
 from tests.samples import at
 
 IDS = st.sampled_from(["", "one", "two"])
@@ -24,14 +24,14 @@ def reads(records: Mapping[int, Record], places: Mapping[int, int]) -> Mapping[i
     return {partition: records[partition] for partition in places if partition in records}
 
 
-def refused(topic_id: str, known: Known | None, keys: Mapping[int, bytes]) -> dict[int, str]:
+def refused(topic_id: str, known: KnownLog | None, keys: Mapping[int, bytes]) -> dict[int, str]:
     records = {partition: Record(at(9, partition), key, b"v") for partition, key in keys.items()}
     return refusals(ranges(topic_id), known, lambda places: reads(records, places))
 
 
-def known(topic_id: str, *, adopted: bool = False, recorded: bool = True, witnesses: int = 2) -> Known:
-    asked = {number: Witness(offset=9, id=f"id-{number}") for number in range(witnesses)}
-    return Known(topic_id=topic_id, recorded=recorded, adopted=adopted, witnesses=asked)
+def known(topic_id: str, *, adopted: bool = False, recorded: bool = True, records: int = 2) -> KnownLog:
+    asked = {number: KnownRecord(offset=9, id=f"id-{number}") for number in range(records)}
+    return KnownLog(topic_id=topic_id, recorded=recorded, adopted=adopted, records=asked)
 
 
 SAME = {0: b"id-0", 1: b"id-1"}
@@ -41,25 +41,25 @@ SAME = {0: b"id-0", 1: b"id-1"}
     ("topic_id", "held", "keys", "partitions"),
     [
         ("one", None, {}, set()),
-        ("one", known("", recorded=False, witnesses=0), {}, set()),
-        ("one", known("one", witnesses=0), {}, set()),
+        ("one", known("", recorded=False, records=0), {}, set()),
+        ("one", known("one", records=0), {}, set()),
         ("one", known("one"), SAME, set()),
         ("one", known("one"), {0: b"id-0", 1: b"other"}, {1}),
         ("one", known(""), SAME, set()),
         ("one", known(""), {1: b"id-1"}, set()),  # one partition proves the topic
         ("one", known(""), {}, {0, 1}),
         ("one", known(""), {0: b"id-0", 1: b"other"}, {0, 1}),
-        ("one", known("", witnesses=0), {}, {0, 1}),
-        ("one", known("", adopted=True, witnesses=0), {}, set()),
+        ("one", known("", records=0), {}, {0, 1}),
+        ("one", known("", adopted=True, records=0), {}, set()),
         ("one", known("", adopted=True), {0: b"other"}, {0}),  # recorded after it was adopted
         ("", known(""), SAME, set()),
         ("", known(""), {}, {0, 1}),
         ("", known("one"), SAME, set()),
-        ("", known("one", witnesses=0), {}, {0, 1}),
+        ("", known("one", records=0), {}, {0, 1}),
     ],
 )
 def test_what_is_refused(
-    topic_id: str, held: Known | None, keys: dict[int, bytes], partitions: set[int]
+    topic_id: str, held: KnownLog | None, keys: dict[int, bytes], partitions: set[int]
 ) -> None:
     found = refused(topic_id, held, keys)
     assert set(found) == partitions
@@ -87,7 +87,7 @@ def test_a_record_that_differs_is_never_taken(
 def test_a_dead_letter_is_compared_with_key_and_value(
     key: bytes | None, value: bytes | None, same: bool
 ) -> None:
-    assert Witness(offset=0, key=b"k", value=b"\xff").matches(Record(at(0), key, value)) is same
+    assert KnownRecord(offset=0, key=b"k", value=b"\xff").matches(Record(at(0), key, value)) is same
 
 
 LOGS = st.builds(LogPartition, st.sampled_from("ab"), st.just("t"), st.integers(0, 1), IDS)
@@ -97,7 +97,7 @@ LOGS = st.builds(LogPartition, st.sampled_from("ab"), st.just("t"), st.integers(
 def test_a_log_is_matched_by_its_id_and_by_its_words_only_where_an_id_is_unknown(
     log: LogPartition, candidates: list[LogPartition]
 ) -> None:
-    found = match(log, candidates)
+    found = match_log(log, candidates)
     if log in candidates:
         assert found == log
     elif found is not None:
