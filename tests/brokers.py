@@ -118,7 +118,7 @@ KIND = CHOICE.kind
 BROKERS = 3 if KIND == "cluster" else 1
 
 
-_TOUCHING = {"broker", "own_broker", "_shared_pipeline"}
+_TOUCHING = {"broker", "breakable_broker", "_shared_pipeline"}
 
 
 def belongs(item: pytest.Item) -> bool:

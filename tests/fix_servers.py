@@ -13,7 +13,7 @@ import pytest
 
 from bdlab.errors import BinaryMissing
 from bdlab.stack import OpenBao, Postgres, Tansu
-from tests.brokers import LocalBroker, new_broker
+from tests.brokers import KIND, LocalBroker, new_broker
 from tests.tls import new_openbao, new_postgres
 
 
@@ -93,9 +93,19 @@ def own_postgres(tmp_path: Path) -> Iterator[Callable[[], Postgres]]:
 
 
 @pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Callable[[], LocalBroker]]:
-    """Makes and starts a broker of this run's kind for this test alone."""
-    yield from _factory(new_broker, tmp_path)
+def breakable_broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalBroker]:
+    """A broker of this run's kind that the test may stop; use topics of your own on it.
+
+    It is the session's, and runs again afterwards; one in memory, which would lose its log, is the test's.
+    """
+    if KIND == "tansu":
+        with _session_server(new_broker(tmp_path)) as own:
+            yield own
+        return
+    broker: LocalBroker = request.getfixturevalue("broker")
+    yield broker
+    if not broker.running:
+        broker.start()
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_with_only_pypi_in_reach_it_runs_in_memory_and_says_so(
 
 
 def test_a_step_that_fails_is_named_and_nothing_is_left(tmp_path: Path, environment: dict[str, str]) -> None:
-    environment |= {"BDLAB_MODEL_PATH": str(tmp_path / "missing.json")}
+    environment |= {"BDLAB_MODEL_PATH": str(tmp_path / "missing.json"), "BDLAB_BROKER": "tansu"}
     done = demo(environment)
     assert done.returncode == 1
     assert "missing.json" in done.stderr

@@ -42,17 +42,13 @@ ENDS = (
     ("everything", "postgres"),
     ("everything", None),
     ("up", BROKER),
-    ("up", None),
     ("everything", BROKER),
-    ("everything", None),
     ("up", "consume-1"),
 )
 #: What dies while `up` is there to start it again, in rounds between its ends.
 ROUNDS = (
-    (BROKER, "postgres", BROKER),
-    ("serve", BROKER, "openbao"),
-    ("consume-1", BROKER, "postgres"),
-    (BROKER, "openbao", "serve"),
+    (BROKER, "postgres", "serve"),
+    ("consume-1", BROKER, "openbao"),
 )
 
 
@@ -167,7 +163,7 @@ class Stack:
                     yield UUID(text)
 
 
-def test_twenty_kills_lose_nothing(tmp_path: Path, start_up: Callable[..., Up]) -> None:
+def test_a_dozen_kills_lose_nothing(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     """Under load; also while `up`, or the broker, is starting after the kill before."""
     stack = Stack(tmp_path / "stack", start_up)
     up = stack.start()
@@ -190,7 +186,7 @@ def test_twenty_kills_lose_nothing(tmp_path: Path, start_up: Callable[..., Up]) 
         stack.goes_on()
     finally:
         stack.load.stop()
-    assert stack.kills == 20
+    assert stack.kills == 12
     assert stack.load.wrong == []
     stack.nothing_is_lost()
     assert set(stack.stored()) <= stack.load.sent | stack.from_file

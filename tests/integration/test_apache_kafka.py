@@ -63,7 +63,15 @@ def test_construction_does_nothing(tmp_path: Path) -> None:
 
 
 def test_a_broker_keeps_its_log_its_id_and_its_port(tmp_path: Path) -> None:
-    with running(ApacheKafka(tmp_path)) as kafka:
+    """One that was killed while it was set up; and a start that fails says why."""
+    folder = tmp_path / "daten für ünïcode =: #1"
+    half = folder / "kafka" / "data.new"
+    half.mkdir(parents=True)
+    (half / "meta.properties").write_text("cluster.id=half\n")
+    with running(ApacheKafka(folder)) as kafka:
+        assert kafka.cluster_id != "half"
+        assert not half.exists()
+
         identity = (kafka.cluster_id, kafka.bootstrap_servers)
         credentials = credentials_for(kafka, delivery_timeout_s=20.0)
         with Producer(credentials, client_id="test", source="/tests") as producer:
@@ -79,22 +87,10 @@ def test_a_broker_keeps_its_log_its_id_and_its_port(tmp_path: Path) -> None:
             positions += publish(producer, 200)
         assert {place(record) for record in read_all(credentials)} >= set(positions)
         assert len(set(positions)) == 600
-        another = ApacheKafka(tmp_path)
+        another = ApacheKafka(folder)
         assert another.cluster_id == identity[0]
+        no_topic_is_made_by_asking_for_it(credentials)
 
-
-def test_a_broker_that_was_killed_while_it_was_set_up_starts_anew(tmp_path: Path) -> None:
-    half = tmp_path / "kafka" / "data.new"
-    half.mkdir(parents=True)
-    (half / "meta.properties").write_text("cluster.id=half\n")
-    with running(ApacheKafka(tmp_path)) as kafka:
-        assert kafka.cluster_id != "half"
-        assert not half.exists()
-
-
-def test_a_start_that_fails_says_why(tmp_path: Path) -> None:
-    kafka = ApacheKafka(tmp_path / "daten für ünïcode =: #1")
-    with running(kafka):
         kafka.stop()
         meta = kafka.folder / "data" / "meta.properties"
         meta.write_text(meta.read_text().replace("node.id=1", "node.id=2"))
@@ -103,18 +99,16 @@ def test_a_start_that_fails_says_why(tmp_path: Path) -> None:
         assert str(kafka.log_file) in caught.value.hint
 
 
-def test_topics_are_never_made_by_asking_for_them(tmp_path: Path) -> None:
+def no_topic_is_made_by_asking_for_it(credentials: StaticCredentials) -> None:
     from confluent_kafka import Producer as Client
 
-    with running(ApacheKafka(tmp_path)) as kafka:
-        login = credentials_for(kafka).kafka()
-        client = Client(client_config(login, client_id="test") | {"message.timeout.ms": 3000})
-        errors: list[object] = []
-        client.produce("never-made", b"x", on_delivery=lambda error, _: errors.append(error))
-        client.flush(10)
-        assert len(errors) == 1
-        assert errors[0] is not None
-        assert "never-made" not in client.list_topics(timeout=10).topics
+    client = Client(client_config(credentials.kafka(), client_id="test") | {"message.timeout.ms": 3000})
+    errors: list[object] = []
+    client.produce("never-made", b"x", on_delivery=lambda error, _: errors.append(error))
+    client.flush(10)
+    assert len(errors) == 1
+    assert errors[0] is not None
+    assert "never-made" not in client.list_topics(timeout=10).topics
 
 
 @pytest.mark.kafka

@@ -60,6 +60,7 @@ def test_it_takes_messages_and_keeps_them_over_restarts_and_kills(tmp_path: Path
 
 
 def test_secured_it_holds_the_same_rules(tmp_path: Path, authority: Authority) -> None:
+    """And ZooKeeper talks to nobody without a certificate."""
     kafka = ZooKeeperKafka(tmp_path, certificates=authority.certificates)
     with secured(kafka, authority) as ready:
         positions = write(StaticCredentials(kafka=ready.login("serve")), 50)
@@ -77,11 +78,6 @@ def test_secured_it_holds_the_same_rules(tmp_path: Path, authority: Authority) -
             assert not OPERATIONS[operation](target), (service, operation)
         assert ensure_users_and_acls(ready.admin, ready.users) == []
 
-
-def test_secured_zookeeper_talks_to_nobody_without_a_certificate(
-    tmp_path: Path, authority: Authority
-) -> None:
-    with running(ZooKeeperKafka(tmp_path, certificates=authority.certificates)) as kafka:
         port = kafka.zookeeper.port
         assert four_letter_word(port, None) == b""
         context = ssl.create_default_context(cadata=authority.broker.ca_pem)

@@ -40,7 +40,7 @@ def run_tester(url: str, folder: Path, *, examples: int) -> subprocess.Completed
 @pytest.mark.once
 @pytest.mark.parametrize(
     "examples",
-    [50, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.plaintext("the same with TLS")])],
+    [20, pytest.param(400, marks=[pytest.mark.long, pytest.mark.plaintext("the same with TLS")])],
 )
 def test_a_tester_that_reads_the_document_finds_nothing(
     pipeline: Pipeline, tmp_path: Path, examples: int

@@ -99,9 +99,9 @@ def test_another_log_behind_the_same_address_is_read_under_its_own_cluster_id(tm
 
 @pytest.mark.keeps_log
 def test_a_restart_is_read_on_after_without_a_gap_and_without_a_repetition(
-    own_broker: Callable[[], LocalBroker],
+    breakable_broker: LocalBroker,
 ) -> None:
-    broker = own_broker()
+    broker = breakable_broker
     credentials = credentials_for(broker)
     bookmarks = Bookmarks()
     identity = broker.cluster_id
@@ -121,10 +121,11 @@ def test_a_restart_is_read_on_after_without_a_gap_and_without_a_repetition(
     assert sorted(places(found)) == sorted(before | after)
 
 
-def test_an_absent_broker_is_waited_for(own_broker: Callable[[], LocalBroker]) -> None:
-    broker = own_broker()
+def test_an_absent_broker_is_waited_for(breakable_broker: LocalBroker) -> None:
+    broker = breakable_broker
     broker.stop()
-    credentials = StaticCredentials(kafka=kafka_login(broker.bootstrap_servers))
+    login = kafka_login(broker.bootstrap_servers, topic=f"t-{uuid4().hex}")
+    credentials = StaticCredentials(kafka=login)
     with Consumer(credentials, positions=Bookmarks()) as consumer:
         began = time.monotonic()
         assert consumer.poll(10, 0.6) == []
@@ -139,8 +140,8 @@ def test_an_absent_broker_is_waited_for(own_broker: Callable[[], LocalBroker]) -
         assert set(places(read_until(consumer.poll, lambda found: len(found) == 10))) == sent
 
 
-def test_a_frozen_broker_delays_and_loses_nothing(own_broker: Callable[[], LocalBroker]) -> None:
-    broker = own_broker()
+def test_a_frozen_broker_delays_and_loses_nothing(breakable_broker: LocalBroker) -> None:
+    broker = breakable_broker
     credentials = credentials_for(broker, session_timeout_s=1.0)
     bookmarks = Bookmarks()
     sent = published(credentials, 100)

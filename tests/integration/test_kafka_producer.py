@@ -161,9 +161,9 @@ def test_another_log_behind_the_same_address_is_not_taken_for_the_old_one(tmp_pa
 
 @pytest.mark.keeps_log
 def test_a_restart_under_load_loses_nothing_that_was_acknowledged(
-    own_broker: Callable[[], LocalBroker],
+    breakable_broker: LocalBroker,
 ) -> None:
-    broker = own_broker()
+    broker = breakable_broker
     credentials = credentials_for(broker, delivery_timeout_s=3.0)
     identity = (broker.cluster_id, broker.bootstrap_servers)
     producer = producer_of(credentials)
@@ -184,9 +184,9 @@ def test_a_restart_under_load_loses_nothing_that_was_acknowledged(
 
 
 def test_a_stopped_broker_gives_errors_within_the_delivery_time_out(
-    own_broker: Callable[[], LocalBroker],
+    breakable_broker: LocalBroker,
 ) -> None:
-    broker = own_broker()
+    broker = breakable_broker
     credentials, acks = credentials_for(broker, delivery_timeout_s=1.5), Acks()
     with producer_of(credentials) as producer:
         publish(producer, 1)
@@ -204,9 +204,9 @@ def test_a_stopped_broker_gives_errors_within_the_delivery_time_out(
 
 
 def test_a_frozen_broker_gives_not_acknowledged_in_time_and_the_pipeline_goes_on_after_it(
-    own_broker: Callable[[], LocalBroker],
+    breakable_broker: LocalBroker,
 ) -> None:
-    broker = own_broker()
+    broker = breakable_broker
     credentials, acks = credentials_for(broker, delivery_timeout_s=1.5), Acks()
     with producer_of(credentials) as producer:
         publish(producer, 1)
@@ -232,9 +232,9 @@ def test_a_frozen_broker_gives_not_acknowledged_in_time_and_the_pipeline_goes_on
 
 
 def test_closing_while_the_broker_is_frozen_is_bounded_and_settles_everything(
-    own_broker: Callable[[], LocalBroker],
+    breakable_broker: LocalBroker,
 ) -> None:
-    broker = own_broker()
+    broker = breakable_broker
     credentials, acks = credentials_for(broker, delivery_timeout_s=30.0), Acks()
     producer = producer_of(credentials)
     producer.open()
@@ -252,12 +252,13 @@ def test_closing_while_the_broker_is_frozen_is_bounded_and_settles_everything(
 
 
 def test_a_broker_that_is_absent_at_the_start_is_found_when_it_comes(
-    own_broker: Callable[[], LocalBroker],
+    breakable_broker: LocalBroker,
 ) -> None:
-    broker = own_broker()
+    broker = breakable_broker
     broker.stop()
-    credentials = StaticCredentials(kafka=kafka_login(broker.bootstrap_servers, delivery_timeout_s=1.0))
-    acks = Acks()
+    topic = f"t-{uuid4().hex}"
+    login = kafka_login(broker.bootstrap_servers, topic=topic, delivery_timeout_s=1.0)
+    credentials, acks = StaticCredentials(kafka=login), Acks()
     began = time.monotonic()
     with producer_of(credentials) as producer:
         assert time.monotonic() - began < 5
@@ -267,7 +268,7 @@ def test_a_broker_that_is_absent_at_the_start_is_found_when_it_comes(
         assert "is not on the topic" in result.hint
 
         broker.start()
-        credentials.kafka_login = kafka_login(broker.bootstrap_servers, delivery_timeout_s=20.0)
+        credentials.kafka_login = kafka_login(broker.bootstrap_servers, topic=topic, delivery_timeout_s=20.0)
         make_topic(credentials)
         sent = event()
         deadline = time.monotonic() + 60

@@ -58,7 +58,7 @@ def _terminate_under_load(
         return [found for future in running for found in future.result()]
 
 
-@pytest.mark.parametrize("rounds", [2, pytest.param(50, marks=pytest.mark.storm)])
+@pytest.mark.parametrize("rounds", [2, pytest.param(12, marks=pytest.mark.storm)])
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_a_random_moment_loses_nothing(
     pipeline: Pipeline, rounds: int, signal_number: signal.Signals
