@@ -1,4 +1,4 @@
-"""Answers to administrative questions, which confluent_kafka gives as futures."""
+"""Results of administrative requests, which confluent_kafka gives as futures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAUSE_S = 0.1
 LEAST_S = 0.1
 """The shortest time-out to give librdkafka, which takes 0 or less for none at all in places."""
 
-#: One broker of several may be dead, frozen or starting: another, or itself in a moment, will answer.
+#: One broker of several may be dead, frozen or starting: another one, or the same a little later, answers.
 _RETRIABLE = {BROKER_GONE, TRANSPORT, TIMED_OUT, KafkaError.NOT_CONTROLLER, KafkaError.REQUEST_TIMED_OUT}
 
 
@@ -31,17 +31,17 @@ def await_results(
     *,
     retriable: Collection[int] = (),
 ) -> list[_T]:
-    """What the broker answers within `timeout_s` seconds to the questions that `ask` puts.
+    """Return the results, within `timeout_s` seconds, of the requests that `ask` sends.
 
-    `ask` gets the seconds that are left, and names each question for an error's text ("creating topic 'x'").
-    It is called again where the broker went away before it had answered, and at an error whose code is in
-    `retriable`; so its questions have to bear being put twice. Raises BrokerError.
+    `ask` gets the seconds that are left, and names each request for an error's text ("creating topic 'x'").
+    It is called again if the broker went away before it answered, and after an error whose code is in
+    `retriable`; so the requests have to be idempotent. Raises BrokerError.
     """
     last: BrokerError  # there is at least one try
     for left_s in tries(timeout_s, first_s=_PAUSE_S):
         wait_s = max(LEAST_S, left_s)
         try:
-            return [_answer(future, wait_s, doing) for doing, future in ask(wait_s).items()]
+            return [_result(future, wait_s, doing) for doing, future in ask(wait_s).items()]
         except BrokerError as error:
             cause = error.__cause__
             if not (isinstance(cause, KafkaException) and cause.args[0].code() in {*_RETRIABLE, *retriable}):
@@ -50,7 +50,7 @@ def await_results(
     raise last
 
 
-def _answer(future: Future[_T], timeout_s: float, doing: str) -> _T:
+def _result(future: Future[_T], timeout_s: float, doing: str) -> _T:
     try:
         return future.result(timeout_s + 1)
     except KafkaException as error:

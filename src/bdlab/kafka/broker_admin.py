@@ -1,4 +1,4 @@
-"""The services' users at a secured broker, and what each of them may do there."""
+"""Administers a secured broker: the services' users, their ACLs, and the brokers' certificates."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from bdlab.kafka.connection import AUTHENTICATION, broker_error, client_config, 
 from bdlab.retry import tries
 from bdlab.settings import KafkaSettings
 
-# librdkafka's own codes bear an underscore; private they are not.
+# librdkafka's own codes begin with an underscore; they are not private.
 _SSL = KafkaError._SSL  # noqa: SLF001
 
 _CLIENT_ID = "bdlab-migrate"
 _TIMEOUT_S = 15.0
 _POLL_S = 0.05
-#: With any change of its own settings, even to the value that they have, a broker looks whether the files of
-#: its certificates are others than those that it read. This one says what is so anyway.
+#: With any change of its settings, even to the value that they have, a broker looks whether the files of its
+#: certificates have changed. This setting is given the value that it has anyway.
 _RELOAD_SETTING, _RELOAD_VALUE = "listener.name.internal.ssl.keystore.type", "PEM"
 
 
-#: The least that Kafka takes. The passwords are long and random: guessing is hopeless at any count.
+#: The least that Kafka takes. The passwords are long and random, so that more would not help.
 _ITERATIONS = 4096
 _MECHANISMS = {
     "SCRAM-SHA-256": ScramMechanism.SCRAM_SHA_256,
@@ -85,13 +85,13 @@ def grants(service: str, server: KafkaSettings) -> frozenset[Grant]:
 
 
 def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[KafkaLogin]]) -> list[Change]:
-    """Bring users, passwords and ACLs to the wanted state; what was changed, nothing where all stood.
+    """Bring users, passwords and ACLs to the wanted state, and return what was changed.
 
-    `users` has for each service the logins that it may use, as it will use them. A user that exists is tried
-    with its password, and given it anew where it is refused. What one of these users is allowed beyond its
-    service's grants is taken away; a denial that somebody added is left. The broker knows all on return.
+    `users` has for each service the logins that it may use. A user that exists is tried with its password,
+    and the password is set again if it is refused. What one of these users is allowed beyond its service's
+    grants is taken away; a denial that somebody added is left. On return the broker knows all of it.
 
-    Raises BrokerRefused where `admin_login` may not do this, and BrokerUnavailable.
+    Raises BrokerRefused if `admin_login` may not do this, and BrokerUnavailable.
     """
     admin = _open_admin(admin_login)
     logins = [login for of_service in users.values() for login in of_service]
@@ -106,7 +106,7 @@ def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[
 
 
 def accepts(login: KafkaLogin) -> bool:
-    """Whether the broker lets this user in with this password. Raises BrokerUnavailable, BrokerRefused."""
+    """Whether the broker accepts this user with this password. Raises BrokerUnavailable, BrokerRefused."""
     try:
         _open(login)
     except BrokerRefused as error:
@@ -118,10 +118,10 @@ def accepts(login: KafkaLogin) -> bool:
 
 
 def reload_certificates(admin_login: KafkaLogin) -> list[int]:
-    """Have every broker read its certificate files again, where they have changed; the brokers' node ids.
+    """Have every broker read its certificate files again if they have changed; return the brokers' node ids.
 
-    Open connections go on. A broker takes only a certificate of the same subject that names all the hosts of
-    the one before. Raises BrokerRefused where `admin_login` may not do this, and BrokerUnavailable.
+    Open connections stay. A broker takes only a certificate of the same subject that names all hosts of the
+    one before. Raises BrokerRefused if `admin_login` may not do this, and BrokerUnavailable.
     """
     client = AdminClient(client_config(admin_login, client_id="bdlab-certificates"))
     brokers = sorted(fetch_metadata(client, server=admin_login.server, timeout_s=_TIMEOUT_S).brokers)
@@ -142,10 +142,10 @@ def reload_certificates(admin_login: KafkaLogin) -> list[int]:
 
 
 def _open_admin(login: KafkaLogin) -> AdminClient:
-    """A client that may do what is needed.
+    """Return a client, after a check that it may change users and ACLs.
 
-    It has to be asked for beforehand: to one who may not, confluent_kafka's listing of ACLs is empty without
-    an error, and its listing of users ends the process with a broken heap (2.16).
+    Without that right confluent_kafka's list of ACLs is empty without an error, and its list of users ends
+    the process with a broken heap (2.16).
     """
     client = _open(login)
 
@@ -164,23 +164,23 @@ def _open_admin(login: KafkaLogin) -> AdminClient:
 
 
 def _open(login: KafkaLogin) -> AdminClient:
-    """A client that the broker has let in.
+    """Return a client that the broker has logged in.
 
-    librdkafka repeats a refused login and answers only when its time is over, without the reason: that comes
-    before, as an event. The list of topics is answered over the first connection, where an administrative
-    question waits for a second one, and so for another login.
+    librdkafka repeats a refused login, and answers only when its time is over, without the reason, which
+    comes earlier, as an event. So this asks with short time-outs, and looks for the event in between. It asks
+    for the list of topics, which needs one connection; an administrative request needs a second log-in.
 
     Raises BrokerRefused with a KafkaException as its cause, or BrokerUnavailable.
     """
     events: list[KafkaError] = []
-    # Short, as a broker that is just starting is waited for by this one client, and for no longer than here.
+    # Short, so that a broker that is just starting is found at once.
     config = client_config(login, client_id=_CLIENT_ID) | {"reconnect.backoff.max.ms": 100}
     client = AdminClient(config | {"error_cb": events.append})
     doing = f"logging in at {login.server.bootstrap_servers} as {login.username or 'administrator'}"
-    deadline, patience_s = time.monotonic() + _TIMEOUT_S, _POLL_S
+    deadline, answer_s = time.monotonic() + _TIMEOUT_S, _POLL_S
     while True:
         try:
-            client.list_topics(timeout=min(patience_s, seconds_left(deadline)))
+            client.list_topics(timeout=min(answer_s, seconds_left(deadline)))
         except KafkaException as error:
             client.poll(0)
             for event in events:
@@ -189,7 +189,7 @@ def _open(login: KafkaLogin) -> AdminClient:
                 last = f" (last: {events[-1].str()})" if events else ""
                 found = broker_error(error, doing)
                 raise type(found)(f"{found.message}{last}", hint=found.hint) from error
-            patience_s *= 2
+            answer_s *= 2
         else:
             return client
 
@@ -206,7 +206,7 @@ def _raise_refusal(event: KafkaError, doing: str) -> None:
 
 def _ensure_users(admin: AdminClient, logins: Sequence[KafkaLogin]) -> list[Change]:
     def ask(left: float) -> dict[str, Future[Any]]:
-        # Without names it answers with one future for all.
+        # Without names there is one future for all users.
         found = cast("Future[Any]", admin.describe_user_scram_credentials(request_timeout=left))
         return {"listing the broker's users": found}
 
@@ -214,8 +214,8 @@ def _ensure_users(admin: AdminClient, logins: Sequence[KafkaLogin]) -> list[Chan
     refused = _refused([login for login in logins if login.username in known])
     wrong = [login for login in logins if login.username not in known or login in refused]
     _set_passwords(admin, wrong)
-    # One stands for all: a broker takes what one request has changed as a whole. To try a dozen takes half a
-    # second of the processor from a broker that has just started.
+    # One is enough: a broker takes over all changes of one request at once. To try a dozen costs a broker
+    # that has just started half a second of processor time.
     _await_accepted(wrong[-1:])
     return [
         Change("set the password of" if login.username in known else "created", f"user {login.username}")
@@ -224,7 +224,7 @@ def _ensure_users(admin: AdminClient, logins: Sequence[KafkaLogin]) -> list[Chan
 
 
 def _refused(logins: Sequence[KafkaLogin]) -> list[KafkaLogin]:
-    """Those whom the broker does not let in; all are tried at once."""
+    """Return the logins that the broker does not accept; all are tried at once."""
     with ThreadPoolExecutor(max_workers=max(1, len(logins))) as threads:
         return [login for login, good in zip(logins, threads.map(accepts, logins), strict=True) if not good]
 
@@ -253,7 +253,7 @@ def _set_passwords(admin: AdminClient, logins: Sequence[KafkaLogin]) -> None:
 
 
 def _await_accepted(logins: Sequence[KafkaLogin]) -> None:
-    """A broker learns of a password a moment after the controller has taken it."""
+    """Wait until the broker accepts them: it learns of a password a moment after the controller."""
     for _ in tries(_TIMEOUT_S):
         logins = _refused(logins)
         if not logins:
@@ -262,7 +262,7 @@ def _await_accepted(logins: Sequence[KafkaLogin]) -> None:
     raise BrokerRefused(
         f"the broker at {login.server.bootstrap_servers} took a password for user "
         f"{login.username!r}, and still refuses it after {_TIMEOUT_S:g} s",
-        hint="Look into the broker's log.",
+        hint="ReadRecords into the broker's log.",
     )
 
 
@@ -289,7 +289,7 @@ def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], names: Iterable[st
 
 
 def _allowed(admin: AdminClient, names: Iterable[str]) -> set[AclBinding]:
-    """What these users may do; the broker is asked for everybody's ACLs at once."""
+    """Return the ACLs that allow these users something; the broker is asked for all ACLs at once."""
     anything: Any = None
     everything = AclBindingFilter(
         ResourceType.ANY,

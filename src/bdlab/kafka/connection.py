@@ -1,9 +1,10 @@
-"""What the clients have in common: librdkafka's configuration, its errors, and which log they talk to."""
+"""What all clients share: librdkafka's configuration, its errors, and the question for the cluster id."""
 
 from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
@@ -24,9 +25,9 @@ from bdlab.settings import KafkaSettings
 _librdkafka_log = logging.getLogger("bdlab.librdkafka")
 
 MAX_MESSAGE_BYTES = 128 << 20
-"""What a client would send or read at most; the topic's own limit is the one that counts."""
+"""The most bytes that a client sends or reads at once; the topic's own limit is lower."""
 
-# librdkafka's own codes, beside those of the protocol, bear an underscore; private they are not.
+# librdkafka's own codes, beside those of the protocol, begin with an underscore; they are not private.
 AUTHENTICATION = KafkaError._AUTHENTICATION  # noqa: SLF001
 UNKNOWN_TOPIC = KafkaError._UNKNOWN_TOPIC  # noqa: SLF001
 UNKNOWN_PARTITION = KafkaError._UNKNOWN_PARTITION  # noqa: SLF001
@@ -34,14 +35,14 @@ AUTO_OFFSET_RESET = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001
 ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
 TRANSPORT = KafkaError._TRANSPORT  # noqa: SLF001
 TIMED_OUT = KafkaError._TIMED_OUT  # noqa: SLF001
-#: The list of brokers came without the one that was asked, as it does for a moment where a cluster starts or
-#: a broker is slow to report itself: librdkafka lets go of it, and of what it was asked.
+#: The list of brokers came without the one that was asked, as happens for a moment while a cluster starts or
+#: a broker is slow to report itself: librdkafka drops it, and what it was asked.
 BROKER_GONE = KafkaError._DESTROY_BROKER  # noqa: SLF001
 FATAL = KafkaError._FATAL  # noqa: SLF001
 PURGE_QUEUE = KafkaError._PURGE_QUEUE  # noqa: SLF001
 PURGE_INFLIGHT = KafkaError._PURGE_INFLIGHT  # noqa: SLF001
 PARTITION_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001
-#: A batch of records that cannot be unpacked; librdkafka comes back to it without end.
+#: A batch of records that cannot be unpacked; librdkafka reads it again without end.
 UNREADABLE = {
     KafkaError._BAD_COMPRESSION,  # noqa: SLF001
     KafkaError._BAD_MSG,  # noqa: SLF001
@@ -49,7 +50,7 @@ UNREADABLE = {
     KafkaError._NOT_IMPLEMENTED,  # noqa: SLF001
 }
 
-#: Servers that have answered: where they no longer do, it is not for how they are named.
+#: Servers that have answered once: if they no longer do, their address is not the reason.
 _answered: set[str] = set()
 
 _REFUSED = {
@@ -77,9 +78,9 @@ _OUT_OF_RANGE = {KafkaError.OFFSET_OUT_OF_RANGE, AUTO_OFFSET_RESET}
 
 
 def client_config(login: KafkaLogin, *, client_id: str) -> dict[str, Any]:
-    """librdkafka's settings to reach the broker as `login` says.
+    """Return librdkafka's settings for reaching the broker as `login` says.
 
-    Raises BrokerUnavailable where the login names no broker.
+    Raises BrokerUnavailable if the login names no broker.
     """
     server = login.server
     if not server.bootstrap_servers:
@@ -95,17 +96,17 @@ def client_config(login: KafkaLogin, *, client_id: str) -> dict[str, Any]:
         "bootstrap.servers": server.bootstrap_servers,
         "client.id": client_id,
         "security.protocol": server.security_protocol,
-        # Whatever is wrong arrives in error_cb, and is logged from there once instead of at every attempt.
+        # Errors arrive in error_cb, and are logged from there once instead of at every attempt.
         "log_level": 2,
         "logger": _librdkafka_log,
         "socket.keepalive.enable": True,
         "socket.nagle.disable": True,
         "socket.timeout.ms": 10_000,
         "socket.connection.setup.timeout.ms": 5_000,
-        # A broker that comes back is to be found within a second.
+        # A broker that comes back should be found within a second.
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 500,
-        # New partitions are to be found within half a minute.
+        # New partitions should be found within half a minute.
         "topic.metadata.refresh.interval.ms": 10_000,
     }
     if server.security_protocol.startswith("SASL"):
@@ -125,7 +126,7 @@ def client_config(login: KafkaLogin, *, client_id: str) -> dict[str, Any]:
 
 
 def broker_error(error: KafkaError | KafkaException, doing: str) -> BrokerError:
-    """The bdlab error for librdkafka's, with `doing` ("reading topic 'x'") as its subject."""
+    """Return the bdlab error for librdkafka's; its text begins with `doing` ("reading topic 'x'")."""
     cause = error.args[0] if isinstance(error, KafkaException) else error
     code = cause.code()
     text = f"{doing}: {cause.str()}"
@@ -146,27 +147,42 @@ def broker_error(error: KafkaError | KafkaException, doing: str) -> BrokerError:
 
 
 def copy_error(error: BrokerError) -> BrokerError:
-    """A new instance to raise, so that no traceback is shared between callers."""
+    """Return a new instance to raise, so that callers share no traceback."""
     return type(error)(error.message, hint=error.hint)
 
 
 def cluster_of(client: Any, topic: str, *, server: KafkaSettings, timeout_s: float) -> str:
-    """Ask the broker for its cluster id, and that `topic` is there. `client` is any librdkafka handle.
+    """Return the broker's cluster id, after a check that `topic` is there. `client` is any librdkafka handle.
 
-    Asks for all topics, never for one by name: a broker may create a topic that is asked for by name.
     Raises BrokerUnavailable, BrokerRefused or TopicMissing.
     """
     metadata = fetch_metadata(client, server=server, timeout_s=timeout_s)
+    partitions_of(metadata, topic, server)
+    return str(metadata.cluster_id)
+
+
+def partitions_of(metadata: Any, topic: str, server: KafkaSettings) -> Mapping[int, Any]:
+    """Return the partitions of `topic` in the broker's `metadata`. Raises TopicMissing."""
     if topic not in metadata.topics:
         raise TopicMissing(
             f"topic {topic!r} is not at {server.bootstrap_servers}, or this user may not see it",
             hint="Create it with `bdlab migrate`.",
         )
-    return str(metadata.cluster_id)
+    found: Mapping[int, Any] = metadata.topics[topic].partitions
+    return found
+
+
+def no_answer(server: KafkaSettings, last_problem: str, error: BrokerUnavailable) -> BrokerUnavailable:
+    """Return the error of a client that reaches no broker, with the last problem that librdkafka told."""
+    why = f": {last_problem}" if last_problem else ""
+    return BrokerUnavailable(f"no broker answers at {server.bootstrap_servers}{why}", hint=error.hint)
 
 
 def fetch_metadata(client: Any, *, server: KafkaSettings, timeout_s: float) -> Any:
-    """confluent_kafka's ClusterMetadata with all topics. Raises BrokerError."""
+    """Return confluent_kafka's ClusterMetadata with all topics. Raises BrokerError.
+
+    It asks for all topics, never for one by name: a broker may create a topic that is asked for by name.
+    """
     try:
         found = client.list_topics(timeout=timeout_s)
     except KafkaException as error:
@@ -179,7 +195,7 @@ def fetch_metadata(client: Any, *, server: KafkaSettings, timeout_s: float) -> A
 
 
 def unreachable_hint(server: KafkaSettings) -> str:
-    """What a look at the servers' names and ports tells of it; empty where it tells nothing."""
+    """Return why no server is reached, as far as names and ports tell; empty if they do not."""
     for host, port in server.servers():
         try:
             tls = speaks_tls(host, port)

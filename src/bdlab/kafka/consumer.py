@@ -1,4 +1,4 @@
-"""The consumer: records of the partitions that the group gave it, from the positions that the store says."""
+"""The consumer: reads the partitions that the group assigns to it, from the positions of the store."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from bdlab.retry import Backoff, Outage
 log = structlog.get_logger()
 
 _REFUSED_FOR_S = 10.0
-#: A group that takes longer than so many session time-outs to give out its partitions is joined anew; then
-#: twice as many each time, as the other members may still be busy with what they have to store.
+#: If the group has not assigned partitions after this many session time-outs, it is joined anew; then after
+#: twice as many each time, as the other members may still be storing what they have read.
 _FORMING_SESSIONS = 3.0
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 1.0
@@ -35,14 +35,13 @@ _DELETE_TIMEOUT_S = 3.0
 class Consumer:
     """A member of the group `kafka.group`, for one thread.
 
-    Whenever the assignment changes, `positions` is called from within `poll()` with the log's first position
-    of each assigned partition, and gives back the position to start each at. What it raises `poll()` raises,
-    and the next `poll()` asks again. The group's committed offsets are never read. A partition whose position
-    is not in the log is stopped, with the reason in `stopped`, until the next assignment or `rewind()`.
+    Whenever the assignment changes, `poll()` calls `positions` with the log's first position of each assigned
+    partition; it returns the position at which each starts. If it raises, `poll()` raises the same, and the
+    next `poll()` calls it again. The group's committed offsets are never read. A partition whose position is
+    not in the log, or that `prove` refuses, is stopped, with the reason in `stopped`, until the next
+    assignment or `rewind()`.
 
-    Before that `prove` may refuse partitions, which are stopped, too.
-
-    A change of the broker's address, or of the log behind it, leads to a new client by itself.
+    If the broker's address or the log behind it changes, the client is replaced by a new one.
     """
 
     def __init__(
@@ -69,17 +68,17 @@ class Consumer:
 
     @property
     def assigned(self) -> frozenset[int]:
-        """The partitions that the group gave this member, stopped ones included."""
+        """Return the partitions that the group assigned to this consumer, stopped ones included."""
         return self._assignment.partitions
 
     @property
     def stopped(self) -> Mapping[int, str]:
-        """Assigned partitions that cannot be read on, and why."""
+        """Return the assigned partitions that cannot be read on, each with the reason."""
         return dict(self._assignment.stopped)
 
     @property
     def at_end(self) -> bool:
-        """Whether each assigned partition that is not stopped was read to its end; false without any."""
+        """Whether each assigned partition was read to its end or is stopped; false without partitions."""
         return self._assignment.at_end
 
     @property
@@ -88,11 +87,11 @@ class Consumer:
 
     @property
     def problem(self) -> BrokerError | None:
-        """Why there are no records just now; None where the broker answers."""
+        """Return why no records come now; None if the broker answers."""
         return self._problem
 
     def open(self) -> None:
-        """Connecting is left to `poll()`. Raises VaultError where there is no login."""
+        """Make it ready; `poll()` connects. Raises VaultError if there is no login."""
         self._credentials.kafka()
         self._opened = True
 
@@ -115,22 +114,22 @@ class Consumer:
             self._credentials.using(self._client_id, None)
 
     def rewind(self) -> None:
-        """Drop what was read ahead, and start all assigned partitions from what `positions` says again."""
+        """Drop what was read ahead, and ask `positions` again where each partition starts."""
         self._assignment.restart()
 
     def acknowledge(self, positions: Sequence[Position]) -> None:
-        """Commit to the group, in the background, the next positions to be read: for lag tools only."""
+        """Commit to the group, in the background, the next positions to read; only lag tools use them."""
         if self._client is not None:
-            log = (self._client.cluster_id, self._client.topic_id)
+            ids = (self._client.cluster_id, self._client.topic_id)
             self._client.commit(
-                {at.partition: at.offset for at in positions if (at.cluster_id, at.topic_id) == log}
+                {at.partition: at.offset for at in positions if (at.cluster_id, at.topic_id) == ids}
             )
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """The next records: at most `max_records`, and as many as come within `timeout_s` seconds.
+        """Return the next records: at most `max_records`, and as many as come within `timeout_s` seconds.
 
-        Empty where there are none, or no broker answers (said once in the log, and in `problem`).
-        Raises BrokerRefused where the broker has refused this user for 10 s, and whatever `positions` raises.
+        Returns none if no broker answers, which is logged once and stands in `problem`.
+        Raises BrokerRefused if the broker has refused this user for 10 s, and what `positions` raises.
         """
         if not self._opened:
             raise BrokerUnavailable("the consumer is not open")
@@ -160,7 +159,7 @@ class Consumer:
         return records
 
     def _ready_client(self, deadline: float) -> ConsumerClient:
-        """A client that is known to reach the log that its positions belong to. Raises BrokerError."""
+        """Return a client that is known to reach the log of its positions. Raises BrokerError."""
         login = self._current_login()
         client = self._client
         if client is not None and login is not client.login:
@@ -194,7 +193,7 @@ class Consumer:
         return self._credentials.kafka()
 
     def _change_login(self, client: ConsumerClient, login: KafkaLogin) -> ConsumerClient | None:
-        """Take on a newer login: new connections for another user, a new client for all else."""
+        """Change the user, or if anything else has changed, drop the client and return None."""
         current = client.login
         if login.username and (login.server, login.ca_pem) == (current.server, current.ca_pem):
             client.change_user(login)
@@ -206,9 +205,9 @@ class Consumer:
         return None
 
     def _join_anew(self, client: ConsumerClient) -> None:
-        """With a new client: a request to join may go unanswered, and librdkafka waits five minutes for it.
+        """Join the group with a new client, as librdkafka waits five minutes for a lost request to join.
 
-        Seen at Apache Kafka 4.4, whose log knew of no request, when its coordinator moved after a freeze.
+        Seen at Apache Kafka 4.4 when its coordinator moved after a freeze: its log had no such request.
         """
         server = client.login.server
         log.warning(
@@ -220,15 +219,13 @@ class Consumer:
         self._drop_client()
         delete_stuck_group(client.login, client.cluster_id, client_id=self._client_id)
 
-    # What is wrong, said once.
-
     def _fail(self, error: BrokerError) -> None:
         self._outage.failed(error)
         self._problem = error
         self._pause_s = self._backoff.next_s()
 
     def _refuse(self, error: BrokerRefused) -> None:
-        """A refusal can pass, as while a login is being replaced: it is final when it lasts."""
+        """Raise the refusal only if it lasts: it may pass, as while a login is being replaced."""
         now = time.monotonic()
         self._refused_since = self._refused_since or now
         if self._client is not None:
@@ -244,13 +241,12 @@ class Consumer:
 
 
 def delete_stuck_group(login: KafkaLogin, cluster_id: str, *, client_id: str) -> None:
-    """Ask a Tansu broker to forget the group, so that its members form it anew; nothing at any other.
+    """Delete the group at a Tansu broker, so that its members form it anew; at others do nothing.
 
     Tansu keeps a leader that left while the group was forming, and the others then wait for it without end.
-    What is lost with the group are its committed offsets, which nothing but lag tools read. Apache Kafka
-    needs no such help. And this call must not be made where brokers may be away: librdkafka 2.16 ends the
-    whole process if the connection breaks in the middle of an administrative call about a group (its pull
-    request 5397).
+    Only the committed offsets are lost, which only lag tools read. Apache Kafka does not need this, and it
+    must not be done if brokers may be away: librdkafka 2.16 ends the whole process if the connection breaks
+    in the middle of an administrative call about a group (its pull request 5397).
     """
     if not cluster_id.startswith(MEMORY_ONLY_ID):
         return

@@ -1,8 +1,10 @@
-"""One librdkafka consumer, a member of the group, bound to one log for life."""
+"""One librdkafka consumer of the group, which reads one log only."""
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterable, Mapping
 
 import structlog
 from confluent_kafka import Consumer as Client
@@ -10,8 +12,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, OffsetOutOfRange, TopicMissing
-from bdlab.events import Record
-from bdlab.kafka.assignment import ASK_TIMEOUT_S, Assignment, StartPositions, ask_starts, out_of_range
+from bdlab.events import Position, Record
+from bdlab.kafka.assignment import Assignment, StartPositions, out_of_range, record_lookup
 from bdlab.kafka.connection import (
     ALL_BROKERS_DOWN,
     MAX_MESSAGE_BYTES,
@@ -21,29 +23,35 @@ from bdlab.kafka.connection import (
     broker_error,
     client_config,
     cluster_of,
+    fetch_metadata,
+    no_answer,
 )
-from bdlab.kafka.log_reader import reported_ranges
+from bdlab.kafka.log_reader import LogReader, reported_ranges
 from bdlab.kafka.topic_ids import TopicIds
+from bdlab.ledger import LogRange
 from bdlab.log_identity import CheckLog
 
 log = structlog.get_logger()
 
 MAX_POLL_BYTES = 64 << 20
-"""`read()` stops collecting at about this many bytes of values, so that a batch of huge ones fits memory."""
+"""`read()` stops at about this many bytes of values, so that a batch of huge ones fits into memory."""
+
+ASK_TIMEOUT_S = 5.0
+"""How long one question to the broker may take while a consumer is at work."""
 
 _CHUNK = 500
-#: How often the topic's id is asked for while nothing comes.
+#: How often the topic's id is asked for while no records come.
 _CHECK_EVERY_S = 1.0
 
 
 class ConsumerClient:
-    """Reads what the group assigns to it, from the positions that `positions` gives.
+    """Reads the partitions that the group assigns to it, from the positions that `positions` returns.
 
-    `verified`: the broker was asked for its cluster id and the topic's id since the last time that all
-    connections were lost. Until it is verified again nothing is read, as another log may have taken over the
-    address; `replaced` says that this is what happened. Records are given out only once the broker has said,
-    after they came, that the topic still has its id: an id never comes back, so that they are of this topic
-    and of no later one of its name. `refusal` is the last word of a broker that does not accept the user.
+    `verified`: since all connections were lost the last time, the broker has told its cluster id and the
+    topic's id. Until then nothing is read, as another log may be at the address now; if that is so,
+    `replaced` is set. Records are returned only after the broker has said, once more, that the topic still
+    has its id: ids are never used again, so that the records are of this topic and of no later one of its
+    name. `refusal` is set if the broker does not accept the user.
     """
 
     def __init__(
@@ -92,31 +100,28 @@ class ConsumerClient:
             raise broker_error(error, "the Kafka settings are not usable") from error
 
     def close(self) -> None:
-        """Leave the group, where a broker is there to be told."""
+        """Leave the group, if a broker is there, and end the client."""
         self._client.close()
         self._ids.close()
 
     def change_user(self, login: KafkaLogin) -> None:
-        """Use another user of the same server for new connections; those that are open stay."""
+        """Use another user of the same server for new connections; open ones stay."""
         self.login = login
         self._client.set_sasl_credentials(login.username, login.password.reveal())
         self._ids.change_user(login)
 
     def verify(self, timeout_s: float) -> None:
-        """Find out which log the broker has; sets `verified`, or `replaced`. Raises BrokerError."""
+        """Ask the broker which log it has, and set `verified` or `replaced`. Raises BrokerError."""
         server = self.login.server
         try:
             found = cluster_of(self._client, server.topic, server=server, timeout_s=timeout_s)
         except BrokerUnavailable as error:
-            # The reason waits for a poll; a record that comes with it will be read again.
+            # The reason is reported by a poll; a record that comes with it will be read again.
             if self._client.poll(0) is not None:
                 self.assignment.restart()
             if self.refusal is not None:
                 raise self.refusal from error
-            why = f": {self._last_problem}" if self._last_problem else ""
-            raise BrokerUnavailable(
-                f"no broker answers at {server.bootstrap_servers}{why}", hint=error.hint
-            ) from error
+            raise no_answer(server, self._last_problem, error) from error
         found_id = self._ids.ask(timeout_s)
         self.refusal = None
         self._last_problem = ""
@@ -135,30 +140,57 @@ class ConsumerClient:
 
     @property
     def group_answered(self) -> bool:
-        """Whether the group has said which partitions this member gets, which may be none."""
+        """Whether the group has said which partitions this consumer gets, which may be none."""
         return self._unassigned_since is None
 
     @property
     def unassigned_s(self) -> float:
-        """For how many seconds the group has owed this member an answer, 0 where it has not."""
+        """Return for how many seconds the group has not answered; 0 if it has."""
         since = self._unassigned_since
         return time.monotonic() - since if since is not None and self.verified else 0.0
 
     def start(self) -> None:
-        """Begin to fetch, at the positions of the store. Raises BrokerError, and what `positions` raises."""
-        starts = ask_starts(
-            self._client,
-            self.login,
-            self.cluster_id,
-            self.topic_id,
-            self.assignment,
-            self._positions,
-            self._prove,
-            client_id=self._client_id,
-        )
-        topic = self.login.server.topic
+        """Ask `positions` where to start, and begin to fetch there.
+
+        Stops each partition whose log has no such offset, or that `prove` does not accept as the recorded
+        one. Raises BrokerError, and what `positions` and `prove` raise.
+        """
+        topic, partitions = self.login.server.topic, self.assignment.partitions
+        refused: Mapping[int, str] = {}
+        with contextlib.closing(LogReader(self.login, client_id=f"{self._client_id}-ends")) as reader:
+            if self._prove is not None:
+                # Of all partitions: one that can no longer be compared is proved by another one.
+                metadata = fetch_metadata(self._client, server=self.login.server, timeout_s=ASK_TIMEOUT_S)
+                every = metadata.topics[topic].partitions if topic in metadata.topics else partitions
+                ranges = [
+                    LogRange(self.cluster_id, topic, partition, low, end, self.topic_id)
+                    for partition, (low, end) in self._ranges(every).items()
+                ]
+                refused = self._prove(ranges, record_lookup(reader, ranges[0], ASK_TIMEOUT_S))
+            found = self._ranges(partitions)
+            answer = self._positions(
+                [
+                    Position(self.cluster_id, topic, partition, low, self.topic_id)
+                    for partition, (low, _) in found.items()
+                    if partition not in refused
+                ]
+            )
+            starts = {position.partition: position.offset for position in answer}
+            # The end that a broker reports may be too low, never too high: read on if that matters.
+            ends = {partition: end for partition, (_, end) in found.items()}
+            unsure = {partition: end for partition, end in ends.items() if starts.get(partition, end) > end}
+            if unsure:
+                ends |= reader.true_ends(topic, unsure, ASK_TIMEOUT_S)
+        for partition, (low, _) in found.items():
+            if partition in refused:
+                self.assignment.stop(partition, refused[partition])
+            elif partition not in starts:
+                self.assignment.stop(partition, "the store gave no position to start at")
+            elif not low <= starts[partition] <= ends[partition]:
+                reason = out_of_range(topic, partition, starts.pop(partition), low, ends[partition])
+                self.assignment.stop(partition, reason)
         try:
-            # This replaces whatever was fetched, and drops what was read ahead.
+            # This drops what was fetched before.
             self._client.assign(
                 [TopicPartition(topic, partition, offset) for partition, offset in starts.items()]
             )
@@ -166,9 +198,14 @@ class ConsumerClient:
             raise broker_error(error, "starting at the store's positions") from error
         self.assignment.start(starts)
 
+    def _ranges(self, partitions: Iterable[int]) -> dict[int, tuple[int, int]]:
+        return reported_ranges(self._client, self.login.server.topic, partitions, ASK_TIMEOUT_S)
+
     def read(self, max_records: int, deadline: float) -> list[Record]:
-        """What comes until `deadline`; nothing where assignment or connection changed meanwhile, or if the
-        topic was made again (`replaced`). Raises BrokerError; a later call gives out what had come by then.
+        """Return the records that come until `deadline`, on the monotonic clock.
+
+        Returns none if the assignment or the connection changed meanwhile, or if the topic was made again
+        (`replaced`). Raises BrokerError; a later call then returns what had come.
         """
         if not self.assignment.unconfirmed:
             self.assignment.unconfirmed = self._collect(max_records, deadline)
@@ -199,7 +236,7 @@ class ConsumerClient:
                     elif record := self.assignment.take(message, self.cluster_id, self.topic_id):
                         records.append(record)
                         size += len(record.value or b"")
-                    if self._interrupted:  # the rest of the chunk says nothing more: all is read again
+                    if self._interrupted:  # skip the rest of the chunk: all is read again
                         break
                 if self._interrupted:
                     break
@@ -208,13 +245,13 @@ class ConsumerClient:
             raise broker_error(error, "reading from the broker") from error
         if not self._interrupted:
             return records
-        # Part of it may be of partitions that are others' now, or of another log: all can be read again.
+        # Some of it may be of partitions that others have now, or of another log: read all again.
         self._interrupted = False
         self.assignment.restart()
         return []
 
     def commit(self, offsets: dict[int, int]) -> None:
-        """Commit next offsets to the group, in the background; it is told to lag tools only."""
+        """Commit next offsets to the group, in the background; only lag tools read them."""
         topic = self.login.server.topic
         wanted = [
             TopicPartition(topic, partition, offset)
@@ -248,7 +285,7 @@ class ConsumerClient:
             log.warning("reading from Kafka goes on after an error", problem=error.str())
 
     def _on_gap(self, message: Message) -> None:
-        """Read once more what should have come in between; where it does not come, do not skip it."""
+        """Read once more what is missing in between; if it does not come, stop the partition."""
         partition, offset = message.partition(), message.offset()
         if partition is None or offset is None or partition in self.assignment.stopped:
             return
@@ -268,7 +305,7 @@ class ConsumerClient:
         topic = self.login.server.topic
         offset = self.assignment.next_offset(partition)
         try:
-            start, end = reported_ranges(self._client, topic, [partition], ASK_TIMEOUT_S)[partition]
+            start, end = self._ranges([partition])[partition]
         except BrokerError as error:
             return f"offset {offset} of {topic} partition {partition} is not in the log ({error.message})"
         return out_of_range(topic, partition, offset, start, end)
@@ -277,7 +314,7 @@ class ConsumerClient:
         self._client.pause([TopicPartition(self.login.server.topic, partition)])
         self.assignment.stop(partition, reason)
 
-    # Callbacks of librdkafka, from within poll(). They take notes; the work is done outside of them.
+    # Callbacks of librdkafka, from within poll(). They only set fields; the work is done outside of them.
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == TRANSPORT:
@@ -289,7 +326,7 @@ class ConsumerClient:
             self.refusal = found
 
     def _on_assign(self, client: Client, partitions: list[TopicPartition]) -> None:
-        # Nothing is fetched before the store was asked: the group's offsets are not to be used.
+        # Nothing is fetched before the store was asked: the group's offsets are not used.
         client.assign([])
         self.assignment = Assignment(frozenset(partition.partition for partition in partitions))
         self._interrupted = True

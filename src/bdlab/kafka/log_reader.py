@@ -1,4 +1,4 @@
-"""Where the log ends, by reading up to it, and how far the group has come."""
+"""Reads logs: where they begin and end, single records, and how far a group has come."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
 from bdlab.kafka.admin_futures import LEAST_S
 from bdlab.kafka.connection import (
+    AUTO_OFFSET_RESET,
     BROKER_GONE,
     PARTITION_EOF,
     TIMED_OUT,
@@ -38,13 +39,29 @@ _RETRIABLE = {
 
 
 class LogReader(Client):
-    """A consumer that takes partitions by itself and is no member of its group, which it has to name.
+    """A consumer that assigns partitions to itself. librdkafka wants it to name a group; it never joins it.
 
-    `group_refused`: the broker has said that this user may not see the group. librdkafka tells so once, among
-    the messages, and then repeats each question about the group until its time is over.
+    `group_refused`: the broker has said that this user may not see the group. librdkafka reports this once,
+    among the messages, and then repeats each question about the group until its time is over.
     """
 
     group_refused = False
+
+    def __init__(self, login: KafkaLogin, *, client_id: str) -> None:
+        super().__init__(
+            client_config(login, client_id=client_id)
+            | {
+                "group.id": login.server.group,
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+                "allow.auto.create.topics": False,
+                "fetch.wait.max.ms": 50,
+                "queued.max.messages.kbytes": 16 << 10,
+                "fetch.max.bytes": 16 << 20,
+            }
+        )
 
     def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
         return [message for message in super().consume(num_messages, timeout) if not self._refusal(message)]
@@ -59,29 +76,104 @@ class LogReader(Client):
         self.group_refused |= refused
         return refused
 
+    def true_ends(self, topic: str, reported: Mapping[int, int], timeout_s: float) -> dict[int, int]:
+        """Return each partition's end (next offset to be written), by reading on from its `reported` end.
 
-def reader(login: KafkaLogin, *, client_id: str, group: str) -> LogReader:
-    """A client for `reported_ranges`, `true_ends` and `committed_offsets`."""
-    return LogReader(
-        client_config(login, client_id=client_id)
-        | {
-            "group.id": group,
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "error",
-            "enable.partition.eof": True,
-            "allow.auto.create.topics": False,
-            "fetch.wait.max.ms": 50,
-            "queued.max.messages.kbytes": 16 << 10,
-            "fetch.max.bytes": 16 << 20,
-        }
-    )
+        A broker may report an end that is too low: Tansu gives the first offset of its last batch. If the
+        user may not read the topic, the reported ends are returned.
+        Raises BrokerUnavailable if the ends are not reached within `timeout_s` seconds.
+        """
+        ends, unread = dict(reported), set(reported)
+        deadline = time.monotonic() + timeout_s
+        self.assign([TopicPartition(topic, partition, offset) for partition, offset in reported.items()])
+        try:
+            while unread:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise BrokerUnavailable(
+                        f"the end of topic {topic!r} was not reached within {timeout_s:g} s "
+                        f"(partitions {sorted(unread)})",
+                        hint="Check that the broker runs, and try again.",
+                    )
+                # Wait for one message only: `consume` with a time-out waits for all of them.
+                for message in self.consume(1, min(left_s, 0.05)) + self.consume(10_000, 0):
+                    partition, offset, error = message.partition(), message.offset(), message.error()
+                    if error is not None and error.code() != PARTITION_EOF:
+                        found = broker_error(error, f"reading the end of topic {topic!r}")
+                        if isinstance(found, BrokerRefused):
+                            return dict(reported)
+                        raise found
+                    if partition is None or offset is None:
+                        continue
+                    ends[partition] = max(ends[partition], offset if error is not None else offset + 1)
+                    if error is not None:
+                        unread.discard(partition)
+        except KafkaException as error:
+            raise broker_error(error, f"reading the end of topic {topic!r}") from error
+        finally:
+            self.unassign()
+        return ends
+
+    def messages_at(self, topic: str, offsets: Mapping[int, int], timeout_s: float) -> dict[int, Message]:
+        """Return the message at one offset of each partition, if the log has it.
+
+        Raises BrokerUnavailable if not all partitions answer within `timeout_s` seconds, and BrokerError.
+        """
+        deadline = time.monotonic() + timeout_s
+        found: dict[int, Message] = {}
+        waiting = set(offsets)
+        try:
+            self.assign([TopicPartition(topic, partition, offset) for partition, offset in offsets.items()])
+            while waiting:
+                if time.monotonic() >= deadline:
+                    raise BrokerUnavailable(
+                        f"topic {topic!r}: no answer within {timeout_s:g} s of partitions {sorted(waiting)}"
+                    )
+                for message in self.consume(100, 0.05):
+                    # The first message of each is the record, or says that there is none.
+                    partition, error = message.partition(), message.error()
+                    if error is not None and error.code() not in (PARTITION_EOF, AUTO_OFFSET_RESET):
+                        raise broker_error(error, f"looking up records of topic {topic!r}")
+                    if partition in waiting:
+                        waiting.discard(partition)
+                        if error is None and message.offset() == offsets[partition]:
+                            found[partition] = message
+        except KafkaException as error:
+            raise broker_error(error, f"looking up records of topic {topic!r}") from error
+        finally:
+            self.unassign()
+        return found
+
+    def committed_offsets(
+        self, login: KafkaLogin, partitions: Iterable[int], timeout_s: float
+    ) -> dict[int, int]:
+        """Return the group's committed offset of each partition; negative if there is none.
+
+        The administrative call would be refused at once, but librdkafka 2.16 ends the whole process if the
+        connection breaks in the middle of one that concerns a group (librdkafka pull request 5397).
+        Raises BrokerRefused if this user may not see the group, and BrokerUnavailable.
+        """
+        group = login.server.group
+        places = [TopicPartition(login.server.topic, partition) for partition in partitions]
+        deadline, answer_s = time.monotonic() + timeout_s, _FIRST_GROUP_ANSWER_S
+        while not self.group_refused:
+            left_s = deadline - time.monotonic()
+            try:
+                answer = self.committed(places, timeout=answer_s)
+            except KafkaException as error:
+                if error.args[0].code() not in {TIMED_OUT, BROKER_GONE} or left_s <= answer_s:
+                    raise broker_error(error, f"reading the offsets of group {group!r}") from error
+                self.consume(1, 0)
+                answer_s = min(2 * answer_s, _GROUP_ANSWER_S)
+            else:
+                return {place.partition: place.offset for place in answer}
+        raise BrokerRefused(f"this user may not see group {group!r}")
 
 
 def reported_ranges(
     client: Client, topic: str, partitions: Iterable[int], timeout_s: float
 ) -> dict[int, tuple[int, int]]:
-    """For each partition the first offset of its log, and the log's end as the broker reports it.
+    """Return for each partition the first offset of its log, and its end as the broker reports it.
 
     `client` is any consumer. Raises BrokerError.
     """
@@ -95,7 +187,7 @@ def reported_ranges(
 def _offsets(
     client: Client, topic: str, partitions: Sequence[int], timestamp: int, timeout_s: float
 ) -> dict[int, int]:
-    """One question for all partitions, put again while the topic is new or its leaders are moving."""
+    """Ask for all partitions at once, and again while the topic is new or its leaders are moving."""
     for left_s in tries(timeout_s):
         places = [TopicPartition(topic, partition, timestamp) for partition in partitions]
         try:
@@ -109,70 +201,3 @@ def _offsets(
         if refusal.code() not in _RETRIABLE:
             break
     raise problem
-
-
-def true_ends(client: Client, topic: str, reported: Mapping[int, int], timeout_s: float) -> dict[int, int]:
-    """The end (next offset to be written) of each partition, read from its `reported` end onwards.
-
-    A broker may report an end that is too low (Tansu gives the first offset of its last batch). Where the
-    user may not read the topic, the reported ends have to do. `client` is one of `reader()`.
-    Raises BrokerUnavailable where the ends are not reached within `timeout_s` seconds.
-    """
-    ends = dict(reported)
-    open_ends = set(reported)
-    deadline = time.monotonic() + timeout_s
-    client.assign([TopicPartition(topic, partition, offset) for partition, offset in reported.items()])
-    try:
-        while open_ends:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise BrokerUnavailable(
-                    f"the end of topic {topic!r} was not reached within {timeout_s:g} s "
-                    f"(partitions {sorted(open_ends)})",
-                    hint="Check that the broker runs, and try again.",
-                )
-            # Not as many as come within a time: that would take all of it.
-            for message in client.consume(1, timeout=min(left, 0.05)) + client.consume(10_000, timeout=0):
-                partition, offset, error = message.partition(), message.offset(), message.error()
-                if error is not None and error.code() != PARTITION_EOF:
-                    found = broker_error(error, f"reading the end of topic {topic!r}")
-                    if isinstance(found, BrokerRefused):
-                        return dict(reported)
-                    raise found
-                if partition is None or offset is None:
-                    continue
-                if error is not None:
-                    ends[partition] = max(ends[partition], offset)
-                    open_ends.discard(partition)
-                else:
-                    ends[partition] = max(ends[partition], offset + 1)
-    except KafkaException as error:
-        raise broker_error(error, f"reading the end of topic {topic!r}") from error
-    finally:
-        client.unassign()
-    return ends
-
-
-def committed_offsets(
-    client: LogReader, group: str, topic: str, partitions: Iterable[int], timeout_s: float
-) -> dict[int, int]:
-    """The group's committed offset of each partition; negative where there is none.
-
-    Not by the administrative call, which would be refused at once: librdkafka 2.16 ends the whole process
-    where the connection breaks in the middle of one that concerns a group (librdkafka pull request 5397).
-    Raises BrokerRefused where this user may not see the group, and BrokerUnavailable.
-    """
-    places = [TopicPartition(topic, partition) for partition in partitions]
-    deadline, patience_s = time.monotonic() + timeout_s, _FIRST_GROUP_ANSWER_S
-    while not client.group_refused:
-        left = deadline - time.monotonic()
-        try:
-            answer = client.committed(places, timeout=patience_s)
-        except KafkaException as error:
-            if error.args[0].code() not in {TIMED_OUT, BROKER_GONE} or left <= patience_s:
-                raise broker_error(error, f"reading the offsets of group {group!r}") from error
-            client.consume(1, 0)
-            patience_s = min(2 * patience_s, _GROUP_ANSWER_S)
-        else:
-            return {place.partition: place.offset for place in answer}
-    raise BrokerRefused(f"this user may not see group {group!r}")

@@ -23,7 +23,7 @@ _LONGEST_PAUSE_S = 1.0
 
 
 class _Unsent(msgspec.Struct, frozen=True):
-    """An event that came while no broker was there to take it."""
+    """An event that came while no broker answered."""
 
     delivery: PendingEvent
     key: bytes | None
@@ -35,9 +35,9 @@ class Producer:
     """Publishes prediction events with `acks=all` and an idempotent client.
 
     Each event's `done` is called once, within `kafka.delivery_timeout_s`, on the polling thread: with the
-    event's position, or with what went wrong. `source` is the CloudEvents source of all events, a URI
-    reference. Two threads: one polls and settles, the other watches the login and the broker, and replaces
-    the client when either has changed.
+    event's position or with the error. `source` is the CloudEvents source of all events, a URI reference.
+    Of the two threads one polls and calls `done`; the other watches the login and the broker, and replaces
+    the client if one of them changes.
     """
 
     def __init__(self, credentials: KafkaCredentials, *, client_id: str, source: str) -> None:
@@ -59,7 +59,7 @@ class Producer:
         self._watching = threading.Thread(target=self._watch, name="kafka-producer-watch", daemon=True)
 
     def open(self) -> None:
-        """Start connecting; does not wait for a broker. Raises VaultError where there is no login."""
+        """Start to connect, without waiting for a broker. Raises VaultError if there is no login."""
         self._delivery_timeout_s = self._credentials.kafka().server.delivery_timeout_s
         self._opened = True
         self._watching.start()
@@ -73,20 +73,19 @@ class Producer:
         self.close()
 
     def publish(self, event: PredictionEvent, done: Done, *, traceparent: str = "", source: str = "") -> None:
-        """Hand over one event, whose CloudEvents source may be another than the producer's; returns at once,
-        from any thread.
+        """Publish one event in the background. For any thread. `source` replaces the producer's own.
 
         `done` gets the position, or NotAcknowledged, BrokerUnavailable (never sent), BrokerRefused,
         TopicMissing or EventTooLarge. It runs on the polling thread: it has to be quick and must not raise.
-        Raises BrokerUnavailable where too many events wait already, and BrokerRefused, TopicMissing or
-        EventTooLarge where that is known beforehand; `done` is then never called.
+        Raises BrokerUnavailable if too many events wait already, and BrokerRefused, TopicMissing or
+        EventTooLarge if that is known at once; `done` is then never called.
         """
         key, value = encode(event)
         head = headers(event, source=source or self._source, traceparent=traceparent or new_traceparent())
         self.publish_raw(key, value, head, done)
 
     def publish_raw(self, key: bytes | None, value: bytes | None, head: Headers, done: Done) -> None:
-        """Hand over a record as it is, which may be no event at all; otherwise as `publish`."""
+        """Publish a record as it is, which may be no event; otherwise as `publish`."""
         delivery = PendingEvent(done, time.monotonic() + self._delivery_timeout_s)
         with self._lock:
             if not self._opened or self._closing:
@@ -107,18 +106,18 @@ class Producer:
 
     @property
     def problem(self) -> BrokerError | None:
-        """Why nothing can be published now; None where the broker takes events."""
+        """Return why nothing can be published now; None if the broker takes events."""
         return self._failover.problem
 
     @property
     def in_flight(self) -> int:
-        """Events that were handed over and whose `done` was not called yet (some may just have been)."""
+        """Return how many events wait for their `done`; for some it may just have been called."""
         return len(self._outstanding)
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Wait up to `timeout_s` seconds for the acknowledgements, fail the rest, and stop.
 
-        Raises BrokerError where a thread does not stop.
+        Raises BrokerError if a thread does not stop.
         """
         if not self._opened:
             return
@@ -137,7 +136,7 @@ class Producer:
         self._failover.close()
         self._opened = False
 
-    # The polling thread. It alone settles deliveries.
+    # The polling thread, the only one that completes events.
 
     def _poll(self) -> None:
         while not self._stopped.is_set():
@@ -185,7 +184,7 @@ class Producer:
                 self._failover.finished.append(client)
 
     def _expire(self, moment: float) -> None:
-        """Keep the promise of the deadline also where librdkafka does not: its own timer is coarse."""
+        """Fail events at their deadline; librdkafka's own timer is too coarse."""
         outstanding = self._outstanding
         while outstanding and (outstanding[0].completed or outstanding[0].deadline <= moment):
             delivery = outstanding.popleft()
@@ -225,12 +224,12 @@ class Producer:
         backoff, pause = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S), _FIRST_PAUSE_S
         while not self._stopped.is_set():
             self._attention.clear()
-            in_line = self._failover.look(timeout_s=min(4.0, max(0.5, 4 * pause)))
+            usable = self._failover.check(timeout_s=min(4.0, max(0.5, 4 * pause)))
             if (client := self._failover.active) is not None:
                 self._delivery_timeout_s = client.login.server.delivery_timeout_s
             self._changed.set()
             self._failover.close_finished()
-            if in_line:
+            if usable:
                 backoff.reset()
                 pause = _FIRST_PAUSE_S
                 self._attention.wait(_HEALTHY_CHECK_S)

@@ -1,4 +1,4 @@
-"""One librdkafka producer, bound to one log for life, and what it says about the deliveries it was given."""
+"""One librdkafka producer, which writes to one log only, and the events that it has to deliver."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from bdlab.kafka.connection import (
     client_config,
     cluster_of,
     copy_error,
+    no_answer,
 )
 
 log = structlog.get_logger()
 
 Done = Callable[[Position | BrokerError], None]
 
-#: Bounds of what one client holds for the broker: events, and KiB of their keys, values and headers.
+#: The most that one client queues for the broker: events, and KiB of their keys, values and headers.
 QUEUE_EVENTS = 100_000
 QUEUE_KBYTES = 128 << 10
 
 
 class PendingEvent:
-    """An event on its way. `settle()` reaches the caller once; what comes later is dropped.
+    """An event that waits for its acknowledgement. Only the first `complete()` reaches the caller.
 
-    Only the producer's polling thread settles, so that no lock is needed.
+    Only the producer's polling thread calls it, so that no lock is needed.
     """
 
     __slots__ = ("completed", "deadline", "done", "sent")
@@ -55,11 +56,12 @@ class PendingEvent:
 
 
 class ProducerClient:
-    """A connection to one incarnation of the log.
+    """Publishes to one log.
 
-    `verified`: the broker behind the address was asked for its cluster id since the last time that all
-    connections were lost. Until it is verified again an acknowledgement is held back, as it may come from
-    another log that has taken over the address; `replaced` says that this is what happened.
+    `verified`: since all connections were lost the last time, the broker has told its cluster id. Until then
+    acknowledgements are held back, as they may come from another log that is at the address now; if that is
+    so, `replaced` is set. `fatal`: the client has failed for good. `refused` is set if the broker does not
+    accept the user.
     """
 
     def __init__(self, login: KafkaLogin, *, client_id: str, wake: Callable[[], None]) -> None:
@@ -75,7 +77,7 @@ class ProducerClient:
         self._losses = 0
         self._wake = wake
         self._unverified: list[tuple[PendingEvent, Position]] = []
-        # An event may be handed over until the caller's own deadline, and not linger on long after it.
+        # An event may be sent until the caller's own deadline, and not long after it.
         timeout_ms = max(1000, round(login.server.delivery_timeout_s * 1000))
         config = client_config(login, client_id=client_id) | {
             "acks": "all",
@@ -95,7 +97,7 @@ class ProducerClient:
             raise broker_error(error, "the Kafka settings are not usable") from error
 
     def poll(self, timeout_s: float) -> None:
-        """Serve what librdkafka has to tell: deliveries are completed from here."""
+        """Run librdkafka's callbacks, which complete events."""
         try:
             self._client.poll(timeout_s)
         except KafkaException as error:
@@ -119,27 +121,25 @@ class ProducerClient:
         self._wake()
 
     def verify(self, timeout_s: float) -> None:
-        """Ask the broker which log it has; sets `verified`, or `replaced` where it is another one.
+        """Ask the broker which log it has, and set `verified`, or `replaced` if it is another one.
 
-        Raises BrokerError where there is no answer, or the client has failed for good.
+        Raises BrokerError if there is no answer, or the client has failed for good.
         """
-        servers = self.login.server.bootstrap_servers
         new = not self.cluster_id
         losses = self._losses
         try:
             cluster_id = cluster_of(self._client, self.topic, server=self.login.server, timeout_s=timeout_s)
         except BrokerUnavailable as error:
             if new:
-                self.poll(0)  # nobody else polls it yet, and the reason waits in error_cb
+                self.poll(0)  # nobody else polls it yet, and error_cb has the reason
             if self.refused is not None:
                 raise self.refused from error
-            why = f": {self.last_problem}" if self.last_problem else ""
-            raise BrokerUnavailable(f"no broker answers at {servers}{why}", hint=error.hint) from error
+            raise no_answer(self.login.server, self.last_problem, error) from error
         if new:
             self.poll(0)
             losses = self._losses
         if self.fatal:
-            # A user who may not write gets through to the broker, and is refused a moment later.
+            # A user who may not write is connected first, and refused a moment later.
             raise self.fatal_error()
         self.refused = None
         self.last_problem = ""
@@ -150,19 +150,19 @@ class ProducerClient:
         self.verified = losses == self._losses
 
     def fatal_error(self) -> BrokerError:
-        """Why the client has failed for good."""
+        """Return why the client has failed for good."""
         return copy_error(self.refused or BrokerUnavailable(f"the client failed: {self.last_problem}"))
 
     def works(self, timeout_s: float) -> bool:
-        """Whether events can be handed over; asks the broker where that is in doubt. Raises BrokerError."""
+        """Whether events can be sent; asks the broker if that is in doubt. Raises BrokerError."""
         if not self.verified and not self.fatal and not self.replaced:
             self.verify(timeout_s)
         return self.verified
 
     def send(self, delivery: PendingEvent, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
-        """Queue it; False where the client has failed for good, and the next poll will tell why.
+        """Queue an event; return false if the client has failed for good, and the next poll will tell why.
 
-        Raises BrokerUnavailable where the queue is full, EventTooLarge, BrokerError.
+        Raises BrokerUnavailable if the queue is full, EventTooLarge, BrokerError.
         """
 
         def report(error: KafkaError | None, message: Message) -> None:
@@ -220,7 +220,7 @@ class ProducerClient:
         )
 
     def _release_unverified(self) -> None:
-        """Deliver what was held back, once it is known from which log it came."""
+        """Complete the events that were held back, once it is known which log has them."""
         if not self._unverified or not (self.verified or self.replaced):
             return
         unverified, self._unverified = self._unverified, []
@@ -228,7 +228,7 @@ class ProducerClient:
             delivery.complete(self._lost() if self.replaced else position)
 
     def give_up(self) -> None:
-        """Fail everything that is queued or in flight; the next polls report it."""
+        """Fail everything that is queued or in flight; the next polls complete it."""
         self.replaced = True
         self._client.purge()
 
@@ -237,9 +237,9 @@ class ProducerClient:
         return not len(self._client) and not self._unverified
 
     def close(self) -> None:
-        """End the client; nothing else may use it any more."""
+        """End the client, which cannot be used any more."""
         try:
             self._client.close()
         except KafkaException as error:
-            # A fatal error that came when nobody polled any more.
+            # A fatal error that came after the last poll.
             log.debug("Kafka client closed", problem=str(error))

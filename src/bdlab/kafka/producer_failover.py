@@ -1,4 +1,4 @@
-"""Which client a producer uses: brought into line with the login and with the broker behind the address."""
+"""Which client a producer uses: replaces it if the login or the log behind the address changes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ log = structlog.get_logger()
 
 _FIRST_REST_S = 0.5
 _LONGEST_REST_S = 30.0
-#: For how long a topic that was there may be missing. A broker with ZooKeeper knows of none when it has just
-#: started: whoever has published to it before need not be told to make it.
+#: For how long a topic that was there may be missing: a broker with ZooKeeper knows of no topic when it has
+#: just started, and nobody has to create it.
 _TOPIC_MAY_BE_MISSING_S = 3.0
 
 
 class ProducerFailover:
-    """`active` is the client in use, None before the first; `problem` says why it cannot be used just now.
+    """Keeps a producer's client in line with the login and with the log behind the broker's address.
 
-    A client that was replaced is put into `retired`, for the polling thread to serve it to its end, and comes
-    back in `finished`. Both change hands under `lock`, so that nothing is handed to a client that is retired.
-    All but these is for one thread, the watching one.
+    `active` is the client in use, None before the first; `problem` says why it cannot be used now.
+    A client that was replaced is put into `retired`; the polling thread serves it to its end and puts it into
+    `finished`. Both change under `lock`, so that no event goes to a retired client.
+    All else is for one thread, the watching one.
     """
 
     def __init__(
@@ -49,8 +50,8 @@ class ProducerFailover:
         self._distrusted: KafkaLogin | None = None
         self._topic_missing_since: float | None = None
 
-    def look(self, timeout_s: float) -> bool:
-        """Bring the client into line; False where that has to be tried again."""
+    def check(self, timeout_s: float) -> bool:
+        """Replace the client if that is needed; return false if it has to be tried again."""
         active = self.active
         login = self._login(refresh=active is None or not active.verified or active.refused is not None)
         try:
@@ -67,7 +68,7 @@ class ProducerFailover:
         return True
 
     def _still_works(self, active: ProducerClient, timeout_s: float) -> bool:
-        """Whether `active` can still be used while a newer login cannot."""
+        """Whether `active` can still be used although a newer login cannot."""
         try:
             works = active.works(timeout_s)
         except BrokerError:
@@ -87,7 +88,7 @@ class ProducerFailover:
     def _replace(self, active: ProducerClient | None, login: KafkaLogin, timeout_s: float) -> None:
         """Replace `active` by a client with `login`, once that is proved to work. Raises BrokerError."""
         if active is not None and active.fatal and active.login is login:
-            self._let_rest(active)
+            self._pause_after_failure(active)
         candidate = self._candidate_for(login)
         if not candidate.works(timeout_s):
             raise BrokerUnavailable("the connection to the broker was lost again at once")
@@ -126,10 +127,10 @@ class ProducerFailover:
         self._candidate = ProducerClient(login, client_id=self._client_id, wake=self._wake)
         return self._candidate
 
-    def _let_rest(self, active: ProducerClient) -> None:
-        """Replace a client that failed for good at once, but not one after the other without a pause.
+    def _pause_after_failure(self, active: ProducerClient) -> None:
+        """Raise the error of a client that failed for good too soon after its start to be replaced at once.
 
-        A user who may not write at all gets through to the broker, and fails with the first event.
+        A user who may not write at all is connected, and fails with the first event.
         """
         lived_s = time.monotonic() - active.born
         if lived_s < self._rest_s:
@@ -140,24 +141,24 @@ class ProducerFailover:
         self._rest_s = self._rests.next_s()
 
     def close_finished(self) -> None:
-        """Here and not on the polling thread, which must not wait for librdkafka's threads to end."""
+        """Close finished clients; the polling thread must not wait for librdkafka's threads to end."""
         while self.finished:
             self.finished.popleft().close()
 
     def close(self) -> None:
-        """Let go of every client; nothing else may use them any more."""
+        """Close every client."""
         self._credentials.using(self._client_id, None)
         for client in (self.active, self._candidate, *self.retired, *self.finished):
             if client is not None:
                 client.close()
 
     def _failed(self, error: BrokerError) -> None:
-        error = self._believed(error)
+        error = self._unless_starting(error)
         self._outage.failed(error)
         self.problem = error
 
-    def _believed(self, error: BrokerError) -> BrokerError:
-        """`error`, or that the broker is away where it will soon know of its topic again."""
+    def _unless_starting(self, error: BrokerError) -> BrokerError:
+        """Return `error`, or BrokerUnavailable if the broker will soon know of its topic again."""
         if not isinstance(error, TopicMissing):
             self._topic_missing_since = None
             return error

@@ -1,4 +1,4 @@
-"""The id of a topic, which another one of the same name does not have (KIP-516)."""
+"""The id of a topic, which no other topic of the same name has (KIP-516)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from bdlab.kafka.connection import client_config
 
 #: How long one of several brokers may take; another is asked then.
 _ANSWER_S = 1.0
-#: What a broker without topic ids gives.
+#: What a broker without topic ids answers.
 _NONE = "A" * 22
 
 
 class TopicIds:
-    """Asks for the id of the topic that a login's settings name, by a client that is made when needed."""
+    """Asks for the id of the topic that a login's settings name, with a client that is made when needed."""
 
     def __init__(self, login: KafkaLogin, *, client_id: str) -> None:
         self._login = login
@@ -35,21 +35,22 @@ class TopicIds:
             self._admin.set_sasl_credentials(login.username, login.password.reveal())
 
     def close(self) -> None:
+        """End the client."""
         self._admin = None
 
     def ask(self, timeout_s: float) -> str:
-        """The id in base64, empty if the broker has none. Raises BrokerError."""
+        """Return the id in base64, empty if the broker has none. Raises BrokerError."""
         topic = self._login.server.topic
         asked: list[AdminClient] = []
 
-        def question(left: float) -> dict[str, Future[TopicDescription]]:
-            # One that does not answer is given up: another may find a broker that does. Its length is that of
-            # its queue; an idle one would be false.
+        def question(left_s: float) -> dict[str, Future[TopicDescription]]:
+            # A client without an answer is dropped: a new one may find a broker that answers. (Compare with
+            # None: the length of a client is that of its queue, so that an idle one is false.)
             admin, self._admin = self._admin, None
             config = client_config(self._login, client_id=self._client_id)
             asked.append(AdminClient(config) if admin is None else admin)
             futures = asked[-1].describe_topics(
-                TopicCollection([topic]), request_timeout=min(left, _ANSWER_S)
+                TopicCollection([topic]), request_timeout=min(left_s, _ANSWER_S)
             )
             return {f"asking for the id of topic {topic!r}": futures[topic]}
 
