@@ -287,7 +287,7 @@ def test_with_credentials_that_vault_does_not_renew_it_is_not_ready(
     _run_out(memory_api)
     answer = api.get("/health/ready")
     assert answer.status_code == 503
-    assert "no longer takes this service's credentials" in answer.json()["problems"][0]
+    assert "no longer accepts this service's credentials" in answer.json()["problems"][0]
 
 
 @pytest.mark.parametrize("lose", [_seal, _lose_vault])

@@ -1,9 +1,10 @@
-"""The ASGI application, put together from its parts."""
+"""The ASGI application: its routes and its middleware."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
 from typing import Any
 
 from litestar import Litestar, Request, Response, get
@@ -38,15 +39,15 @@ _GRACE_S = 1.0
 class _App(Litestar):
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
-        """Those for pydantic and attrs would take a tenth of the start for what nothing here uses."""
+        """Leave out the plugins for pydantic and attrs, which would take a tenth of the start."""
         return [*plugins, MsgspecDIPlugin()]
 
 
 def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> ASGIApp:
-    """The API over open `parts`. `on_shutdown` runs after the last request was answered.
+    """Return the API over open `parts`. `on_shutdown` is called after the last response.
 
-    Import this package after the environment names Prometheus' folder, where several workers share one.
-    Raises SettingsInvalid for unusable http.allowed_hosts.
+    If several workers share a Prometheus folder, the environment has to name it before this package is
+    imported. Raises SettingsInvalid for http.allowed_hosts that are not valid.
     """
     metrics = Metrics(parts.scorer.name)
     delivery_timeout_s = parts.settings.kafka.delivery_timeout_s
@@ -84,7 +85,17 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     )
     http = parts.settings.http
     guarded = hosts.guard(shutdown.count(app), AllowedHosts(http.allowed_hosts, bound=http.host))
-    return _head_as_get(metrics.observe(response_buffer.bound(guarded)))
+    observed = metrics.observe(response_buffer.bound(guarded))
+
+    async def entry(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:  # the lifespan
+            await app(scope, receive, send)
+            return
+        if scope["method"] == HttpMethod.HEAD:  # as GET (RFC 9110, 9.3.2); the server leaves out the body
+            scope = {**scope, "method": HttpMethod.GET}
+        await observed(scope, receive, send)
+
+    return entry
 
 
 def _cors(http: HttpSettings) -> CORSConfig | None:
@@ -99,24 +110,13 @@ def _cors(http: HttpSettings) -> CORSConfig | None:
     )
 
 
-def _head_as_get(app: ASGIApp) -> ASGIApp:
-    """`app`, with HEAD answered as GET is (RFC 9110, 9.3.2); the server leaves the body out."""
-
-    async def answering(scope: Any, receive: Receive, send: Send) -> None:
-        if scope["type"] == ScopeType.HTTP and scope["method"] == HttpMethod.HEAD:
-            scope = {**scope, "method": HttpMethod.GET}
-        await app(scope, receive, send)
-
-    return answering
-
-
 def _document() -> HTTPRouteHandler:
-    made: list[bytes] = []
+    @cache
+    def document(app: Litestar) -> bytes:
+        return encode_json(app.openapi_schema.to_schema())
 
     @get("/openapi.json", include_in_schema=False, sync_to_thread=False)
     def openapi_json(request: Request[Any, Any, Any]) -> Response[bytes]:
-        if not made:
-            made.append(encode_json(request.app.openapi_schema.to_schema()))
-        return json_response(made[0])
+        return json_response(document(request.app))
 
     return openapi_json

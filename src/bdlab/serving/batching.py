@@ -12,10 +12,10 @@ from bdlab.events import Review, Score
 from bdlab.model import Scorer
 
 QUICK_CHARACTERS = 16_000
-"""Up to this length a text is scored, and a body read, in a few milliseconds: a thread would cost more."""
+"""Scoring a text or decoding a body of up to this length takes a few milliseconds: no thread is worth it."""
 
 THREADS = 2
-"""More would only wait for each other, and the event loop for all of them, as Python runs one at a time."""
+"""Python runs one thread at a time: with more of them the event loop would only wait longer."""
 
 MAX_MICRO_BATCH = 256
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class AsyncScorer:
-    """Blocking scorers (scikit-learn pipelines) get, in a thread, what gathered while the last batch ran."""
+    """Scores from the event loop. A blocking scorer gets the reviews that came in during its last batch."""
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
@@ -32,11 +32,11 @@ class AsyncScorer:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="scoring")
 
     async def in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
-        """The result of `work`, which takes long, from a thread. Raises what it raises."""
+        """Return the result of `work`, called in a thread. Raises what `work` raises."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     async def score(self, review: Review) -> Score:
-        """Raises ModelError."""
+        """Return the score. Raises ModelError."""
         if self._scorer.blocking:
             return await self._score_queued(review)
         if len(review.text) + len(review.summary) > QUICK_CHARACTERS:
@@ -44,7 +44,7 @@ class AsyncScorer:
         return self._scorer.score(review)
 
     async def score_many(self, reviews: Sequence[Review]) -> list[Score]:
-        """Raises ModelError."""
+        """Return the scores in order. Raises ModelError."""
         return await self.in_thread(self._scorer.score_many, reviews)
 
     async def _score_queued(self, review: Review) -> Score:
@@ -62,8 +62,8 @@ class AsyncScorer:
     async def _score_batch(self, batch: Sequence[tuple[Review, asyncio.Future[Score]]]) -> None:
         try:
             scores = await self.score_many([review for review, _ in batch])
-        except Exception as error:  # noqa: BLE001 - goes to whoever waits for it
-            if len(batch) > 1:  # one review may be to blame: the others are nobody else's to spoil
+        except Exception as error:  # noqa: BLE001 - raised in the task that waits for it
+            if len(batch) > 1:  # one review may be the cause: the others are scored without it
                 for one in batch:
                     await self._score_batch([one])
             elif not batch[0][1].done():

@@ -1,19 +1,18 @@
-"""What became of the last predictions at the broker: only that shows that too few replicas are in sync."""
+"""Whether the broker acknowledges: only deliveries show that too few replicas are in sync."""
 
 from __future__ import annotations
 
 import time
 
-#: For how many seconds beyond a delivery's own time the last failure counts. A replica that gets no requests
-#: because it is not ready has to become ready again by itself.
+#: Seconds beyond the delivery time-out for which a failure counts. A server that gets no requests because
+#: it is not ready has to become ready again by itself.
 LINGER_S = 10.0
 
 
 class DeliveryHealth:
-    """`problem` says why nothing is acknowledged; it is empty after a success, and when a failure is old.
+    """Remembers the last delivery. A broker without its in-sync majority answers probes and takes no event.
 
-    A broker that has lost its in-sync majority answers every question that a probe may ask and takes no
-    event. For the event loop only.
+    For the event loop only.
     """
 
     def __init__(self, *, delivery_timeout_s: float) -> None:
@@ -29,5 +28,5 @@ class DeliveryHealth:
 
     @property
     def problem(self) -> str:
-        fresh = self._why and time.monotonic() - self._failed_at < self._fresh_s
-        return self._why if fresh else ""
+        """Why events are not acknowledged; empty after a success, or if the failure is old."""
+        return self._why if time.monotonic() - self._failed_at < self._fresh_s else ""

@@ -1,10 +1,9 @@
-"""Requests that name another host are turned away before anything is done for them."""
+"""Refuse requests whose Host header names another server, before anything else is done."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from bdlab.hosts import DEFAULT_PORTS, AllowedHosts, parse
@@ -14,10 +13,10 @@ _OPEN = ("/health", "/health/live", "/health/ready", "/metrics")
 
 
 def guard(app: ASGIApp, allowed: AllowedHosts) -> ASGIApp:
-    """`app`, for requests to an allowed host. Probes and scrapes come by address: theirs may name any."""
+    """Return `app` for requests to an allowed host; health checks and /metrics may name any host."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = _refusal(scope, allowed) if scope["type"] == ScopeType.HTTP else None
+        refusal = _refusal(scope, allowed)
         if refusal is None:
             await app(scope, receive, send)
         else:
@@ -33,7 +32,7 @@ def _refusal(scope: Any, allowed: AllowedHosts) -> Problem | None:
     text = named[0] if named else ""
     host = parse(text)
     if text and host is None:
-        return _bad(f"The Host header {text[:100]!r} is no host name or address.")
+        return _bad(f"The Host header {text[:100]!r} is not a host name or an address.")
     if scope["path"].rstrip("/") in _OPEN:
         return None
     if host is None:
@@ -45,11 +44,11 @@ def _refusal(scope: Any, allowed: AllowedHosts) -> Problem | None:
     return problem(
         421,
         "wrong-host",
-        "This server is not called by that name",
-        f"The Host header is {text[:100]!r}, which the setting http.allowed_hosts does not have. If that is "
-        "a name of this server, whoever runs it has to add it there.",
+        "This server does not have that name",
+        f"The Host header is {text[:100]!r}, which is not in the setting http.allowed_hosts. If it is a name "
+        "of this server, its operator has to add it there.",
     )
 
 
 def _bad(detail: str) -> Problem:
-    return problem(400, "bad-host", "The request does not say for which host it is", detail)
+    return problem(400, "bad-host", "The request has no valid Host header", detail)

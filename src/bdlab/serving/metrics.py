@@ -1,15 +1,13 @@
-"""Prometheus metrics of the API; right also where several worker processes serve one address."""
+"""Prometheus metrics of the API, of one process or of several workers together."""
 
 from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -17,10 +15,10 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from bdlab import __version__
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
-"""Without the charset, which the framework adds to every text."""
+"""Without the charset, which Litestar adds to every text."""
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
-"""The variable that names the folder which the workers share; to be set before this module is imported."""
+"""The variable with the folder that the workers share; it is read when this module is imported."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -37,14 +35,14 @@ class Metrics:
         )
         self.seconds = Histogram(
             "bdlab_http_request_seconds",
-            "Time from the request's head to the end of its answer.",
+            "Time from the request's head to the end of its response.",
             ["route"],
             buckets=_SECONDS,
             registry=self._registry,
         )
         self.predictions = Counter(
             "bdlab_predictions_total",
-            "Predictions by outcome: acknowledged by the broker, not acknowledged, or turned away as busy.",
+            "Predictions by outcome: acknowledged by the broker, not acknowledged, or refused as busy.",
             ["outcome"],
             registry=self._registry,
         )
@@ -73,7 +71,7 @@ class Metrics:
         self.busy = self.predictions.labels("busy")
 
     def render(self) -> bytes:
-        """Prometheus text of this process, or of all workers together."""
+        """Return the metrics of this process, or of all workers together, in the Prometheus text format."""
         if not self._folder:
             return generate_latest(self._registry)
         _forget_dead_workers(Path(self._folder))
@@ -82,12 +80,9 @@ class Metrics:
         return generate_latest(together)
 
     def observe(self, app: ASGIApp) -> ASGIApp:
-        """`app` with every request counted and timed, also those that no route takes."""
+        """Return `app` with every request counted and timed, also those that match no route."""
 
-        async def observed(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != ScopeType.HTTP:
-                await app(scope, receive, send)
-                return
+        async def observed(scope: Any, receive: Receive, send: Send) -> None:
             status = 0
             started = time.perf_counter()
 
@@ -101,29 +96,17 @@ class Metrics:
                 await app(scope, receive, noting_send)
             finally:
                 route = scope.get("path_template") or "unmatched"
-                counter = self._requests_of(scope["method"], route, status)
-                counter.inc()
-                self._seconds_of(route).observe(time.perf_counter() - started)
+                self.requests.labels(scope["method"], route, str(status)).inc()
+                self.seconds.labels(route).observe(time.perf_counter() - started)
 
         return observed
 
-    def _requests_of(self, method: str, route: str, status: int) -> Counter:
-        return self.requests.labels(method, route, str(status))
-
-    def _seconds_of(self, route: str) -> Histogram:
-        return self.seconds.labels(route)
-
 
 def _forget_dead_workers(folder: Path) -> None:
-    """Drop the live gauges of workers that were killed and could not do it themselves."""
+    """Remove the live gauges of workers that were killed and could not do it themselves."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
-        if not _lives(pid):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
             mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
-
-
-def _lives(pid: int) -> bool:
-    with suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
-    return False

@@ -1,4 +1,4 @@
-"""POST /predict and /predict/batch: scored, published, and answered once the broker has acknowledged."""
+"""POST /predict and /predict/batch: score, publish, and respond once the broker has acknowledged."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from bdlab.serving.responses import Answer, BatchItem, json_response, response_o
 
 log = structlog.get_logger()
 
-#: A publisher keeps to its own delivery time-out; should it not, the caller waits these seconds longer.
+#: Seconds beyond the delivery time-out, which the publisher keeps by itself, until a client gets an error.
 _GRACE_S = 5.0
-#: Events of a batch that are published before the event loop looks at others' requests.
-AT_ONCE = 50
+#: Events of a batch that are published before the event loop serves other requests.
+PUBLISH_CHUNK = 50
 
 T = TypeVar("T")
 
 
 class PredictionService:
-    """Scores, publishes and waits; holds the bound on how many wait at once."""
+    """Scores and publishes reviews, with a bound on the predictions in flight."""
 
     def __init__(self, parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth) -> None:
         self._publisher = parts.publisher
@@ -51,7 +51,7 @@ class PredictionService:
         self._in_flight = 0
 
     async def read(self, decode: Callable[..., T], body: bytes, **limits: int) -> T:
-        """What `decode` makes of a body, beside the event loop where that is large. Raises Problem."""
+        """Return what `decode` makes of a body, in a thread if the body is large. Raises Problem."""
         try:
             if len(body) <= QUICK_CHARACTERS:
                 return decode(body, **limits)
@@ -60,10 +60,10 @@ class PredictionService:
             raise invalid(error) from None
 
     async def predict(self, review: Review, head: RequestHeaders) -> Answer:
-        """Raises Problem where the prediction was not acknowledged."""
+        """Return the acknowledged prediction. Raises Problem if it was not acknowledged."""
         key = head.idempotency_key
         event_id = idempotent_id(key, review) if key else uuid7()
-        self._enter(1)
+        self._acquire(1)
         try:
             score = await self._scoring.score(review)
             event = make_event(event_id, review, score, model=self._model)
@@ -71,22 +71,22 @@ class PredictionService:
         except BrokerError as error:
             raise from_error(error, prediction_id=str(event_id)) from error
         finally:
-            self._leave(1)
+            self._release(1)
         return response_of(event, score)
 
     async def predict_many(self, reviews: Sequence[Review], head: RequestHeaders) -> list[Answer]:
-        """All of them acknowledged, in their order. Raises Problem, which says of each what became of it."""
-        self._enter(len(reviews))
+        """Return the acknowledged predictions in order. Raises Problem with the result of each."""
+        self._acquire(len(reviews))
         try:
             events, scores = await self._scoring.in_thread(self._make_events, reviews, head.idempotency_key)
             publishing: list[asyncio.Task[None]] = []
             for event in events:
                 publishing.append(asyncio.create_task(self._publish(event, head)))
-                if len(publishing) % AT_ONCE == 0:
-                    await asyncio.sleep(0)  # for the others' requests
+                if len(publishing) % PUBLISH_CHUNK == 0:
+                    await asyncio.sleep(0)
             found = await asyncio.gather(*publishing, return_exceptions=True)
         finally:
-            self._leave(len(reviews))
+            self._release(len(reviews))
         if any(found):
             raise _partial_failure(events, scores, found)
         return list(map(response_of, events, scores))
@@ -114,10 +114,10 @@ class PredictionService:
                 )
         except TimeoutError:
             self._metrics.not_acknowledged.inc()
-            late = f"the broker did not acknowledge the event within {self._limit_s:g} s"
-            self._delivery_health.failed(late)
+            why = f"the broker did not acknowledge the event within {self._limit_s:g} s"
+            self._delivery_health.failed(why)
             raise NotAcknowledged(
-                late, hint="Retry with the same Idempotency-Key: the event may or may not be on the topic."
+                why, hint="Retry with the same Idempotency-Key: the event may or may not be on the topic."
             ) from None
         except BrokerError as error:
             self._metrics.not_acknowledged.inc()
@@ -130,20 +130,20 @@ class PredictionService:
         self._metrics.acknowledgement_seconds.observe(time.perf_counter() - started)
         log.info("published", id=str(event.id), partition=position.partition, offset=position.offset)
 
-    def _enter(self, count: int) -> None:
+    def _acquire(self, count: int) -> None:
         if self._in_flight + count > self._max_in_flight:
             self._metrics.busy.inc(count)
             raise problem(
                 503,
                 "busy",
                 "Too many predictions are in flight",
-                f"{self._in_flight} predictions wait for the broker, and {self._max_in_flight} may. "
+                f"{self._in_flight} predictions wait for the broker; the limit is {self._max_in_flight}. "
                 "Nothing was published: retry a little later.",
             )
         self._in_flight += count
         self._metrics.in_flight.set(self._in_flight)
 
-    def _leave(self, count: int) -> None:
+    def _release(self, count: int) -> None:
         self._in_flight -= count
         self._metrics.in_flight.set(self._in_flight)
 
@@ -154,23 +154,20 @@ def _partial_failure(
     results = []
     for index, (event, score, error) in enumerate(zip(events, scores, found, strict=True)):
         if error is None:
-            item = BatchItem(
-                index=index, id=event.id, status="acknowledged", result=response_of(event, score)
-            )
-        elif isinstance(error, EventTooLarge):
-            item = BatchItem(index=index, id=event.id, status="invalid", why=error.message)
+            fields: dict[str, Any] = {"status": "acknowledged", "result": response_of(event, score)}
         elif isinstance(error, BrokerError):
-            item = BatchItem(index=index, id=event.id, status="not acknowledged", why=error.message)
+            status = "invalid" if isinstance(error, EventTooLarge) else "not acknowledged"
+            fields = {"status": status, "why": error.message}
         else:
             raise error
-        results.append(item)
+        results.append(BatchItem(index=index, id=event.id, **fields))
     missing = sum(error is not None for error in found)
     return problem(
         503,
         "partly-acknowledged",
         "Not all predictions are acknowledged",
-        f"The broker has acknowledged {len(events) - missing} of {len(events)} predictions; `results` says "
-        "which. Send the others again (with the same Idempotency-Key, the whole list).",
+        f"The broker has acknowledged {len(events) - missing} of {len(events)} predictions; `results` has "
+        "each. Send the others again, or the whole list with the same Idempotency-Key.",
         results=tuple(results),
     )
 
@@ -191,7 +188,7 @@ def routes(
         tags=["predict"],
     )
     async def predict(request: Request[Any, Any, Any]) -> Response[Answer]:
-        """The answer comes after the broker has acknowledged the prediction, which is durable then."""
+        """The response comes after the broker has acknowledged the prediction, which is durable then."""
         head = read_headers(request)
         body = await read_body(request, head, http.max_body_bytes)
         review = await predictions.read(decode, body)
@@ -206,7 +203,7 @@ def routes(
         tags=["predict"],
     )
     async def predict_batch(request: Request[Any, Any, Any]) -> Response[list[Answer]]:
-        """The answers have the order of the reviews, and come once all of them are acknowledged."""
+        """The predictions are in the order of the reviews; the response comes once all are acknowledged."""
         response_buffer.check()
         head = read_headers(request)
         body = await read_body(request, head, http.max_body_bytes)

@@ -20,18 +20,17 @@ log = structlog.get_logger()
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_S = 2
 
-
-_AWAY = (
+_UNAVAILABLE = (
     (BrokerError, "not-acknowledged", "The broker has not acknowledged the prediction"),
-    (DatabaseError, "database-away", "The database cannot be asked now"),
-    (VaultError, "vault-away", "The credentials cannot be had from Vault now"),
+    (DatabaseError, "database-away", "The database cannot be queried now"),
+    (VaultError, "vault-away", "The credentials cannot be read from Vault now"),
     (ModelError, "model-failed", "The model does not answer"),
 )
 
 
 class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """RFC 9457's members, and three of ours: `errors` names each field that is wrong, `id` is that of a
-    prediction which the broker may yet hold, `results` says of each review in a batch what became of it.
+    """The members of RFC 9457, and three more: `errors` has each invalid field, `id` is that of a prediction
+    that may still be on the topic, `results` has the result of each review in a batch.
     """
 
     type: str
@@ -44,7 +43,7 @@ class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class Problem(Exception):
-    """Raised in a handler to answer with these details."""
+    """Raised in a handler to respond with these details."""
 
     def __init__(self, details: ProblemDetails, *, retry_after_s: int = 0) -> None:
         super().__init__(details.title)
@@ -53,7 +52,7 @@ class Problem(Exception):
 
 
 def problem(status: int, kind: str, title: str, detail: str, **more: Any) -> Problem:
-    """`kind` is the last part of the problem's type, which stays the same for a client to look at."""
+    """Return a Problem. `kind` is the last part of its type, which clients may rely on."""
     details = ProblemDetails(
         type=f"urn:bdlab:problem:{kind}", title=title, status=status, detail=detail, **more
     )
@@ -81,59 +80,50 @@ def invalid_parameter(field: str, why: str) -> Problem:
 
 
 def from_error(error: BdlabError, *, prediction_id: str = "") -> Problem:
-    """What a caller is told about one of bdlab's own errors."""
+    """Return what a client is told about one of bdlab's own errors."""
     detail = " ".join(part for part in (error.message + ".", error.hint) if part)
     if isinstance(error, ReviewInvalid):
         return invalid(error)
     if isinstance(error, EventTooLarge):
         return too_large(detail)
-    for kind, name, title in _AWAY:
+    for kind, name, title in _UNAVAILABLE:
         if isinstance(error, kind):
             return problem(503, name, title, detail, id=prediction_id)
     log.error("request failed", error=type(error).__name__, problem=error.message)
     return problem(500, "failed", "The request failed", "The server's log has the reason.")
 
 
-def _answer(found: Problem) -> Response[bytes]:
+def _response(found: Problem) -> Response[bytes]:
     headers = {"Retry-After": str(found.retry_after_s)} if found.retry_after_s else {}
     return json_response(found.details, found.details.status, media_type=PROBLEM_JSON, headers=headers)
 
 
 async def send_problem(found: Problem, scope: Any, receive: Receive, send: Send) -> None:
-    """Answer a request that does not reach the framework."""
-    answer = _answer(found).to_asgi_response(None, Request(scope))
-    await answer(scope, receive, send)
-
-
-def on_problem(_: Request[Any, Any, Any], found: Problem) -> Response[bytes]:
-    return _answer(found)
-
-
-def on_bdlab_error(_: Request[Any, Any, Any], error: BdlabError) -> Response[bytes]:
-    return _answer(from_error(error))
+    """Respond to a request that does not reach Litestar."""
+    response = _response(found).to_asgi_response(None, Request(scope))
+    await response(scope, receive, send)
 
 
 def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """What the framework refuses by itself: no such route, method not allowed, an unusable parameter."""
+    """Respond to what Litestar refuses by itself: no such route, or a method that is not allowed."""
     status = HTTPStatus(error.status_code)
     detail = str(error.detail or "")
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
         detail = f"There is no {request.method} {request.url.path[:200]}; /docs lists what there is."
     details = ProblemDetails(type="about:blank", title=status.phrase, status=status.value, detail=detail)
-    answer = _answer(Problem(details))
-    for name, value in (error.headers or {}).items():
-        answer.headers[name] = value
-    return answer
+    response = _response(Problem(details))
+    response.headers.update(error.headers or {})
+    return response
 
 
 def on_any_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
-    return _answer(problem(500, "failed", "The request failed", "The server's log has the reason."))
+    return _response(problem(500, "failed", "The request failed", "The server's log has the reason."))
 
 
 HANDLERS: dict[int | type[Exception], Any] = {
-    Problem: on_problem,
-    BdlabError: on_bdlab_error,
+    Problem: lambda _, found: _response(found),
+    BdlabError: lambda _, error: _response(from_error(error)),
     HTTPException: on_http_error,
     Exception: on_any_error,
 }

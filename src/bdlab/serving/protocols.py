@@ -1,4 +1,4 @@
-"""What the API needs from outside, by Protocol; the `serve` command brings the real ones."""
+"""What the API depends on, as Protocols; the `serve` command passes the real objects."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from bdlab.settings import Settings
 
 class Publisher(Protocol):
     async def publish(self, event: PredictionEvent, *, traceparent: str = "", source: str = "") -> Position:
-        """Where the broker put the event, once it acknowledged it.
+        """Publish the event and return its position once the broker has acknowledged it.
 
-        Raises EventTooLarge, NotAcknowledged (it may be on the topic), or another BrokerError.
+        Raises EventTooLarge, NotAcknowledged (the event may be on the topic), or another BrokerError.
         """
         ...
 
 
 class StoredPredictions(Protocol):
-    """Rows of the `predictions` table, as structs that can be encoded. The queries raise DatabaseError."""
+    """The rows of the table `predictions`, as structs. The queries raise DatabaseError."""
 
     def state(self, *, count_rows: bool = True) -> DatabaseState:
-        """As a DatabaseProbe; `rows` is left out where they are not to be counted."""
+        """Return the state, as a DatabaseProbe does; without `rows` if they are not to be counted."""
         ...
 
     def newest(self, limit: int, *, source: str) -> Sequence[Any]:
-        """Of this source; `all` is any, and `real` any but drills and demonstrations."""
+        """Return the newest rows of `source`; `all` is any, `real` any but drills and demonstrations."""
         ...
 
     def get(self, prediction_id: UUID) -> Any | None: ...
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts are open when the API gets them, and whoever opened them closes them."""
+    """The open parts that the API works with; the caller closes them."""
 
     settings: Settings
     scorer: Scorer

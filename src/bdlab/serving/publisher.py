@@ -1,4 +1,4 @@
-"""The producer for asyncio: acknowledgements reach the event loop in batches."""
+"""The producer for asyncio. Acknowledgements reach the event loop in batches."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Protocol
 from bdlab.errors import BrokerError
 from bdlab.events import Position, PredictionEvent
 
-#: Each wakes somebody who has work to do: more at a time would keep the loop from everybody else.
-AT_ONCE = 50
+#: Acknowledgements that are handed over before the loop runs other tasks.
+MAX_BATCH = 50
 
 _Result = Position | BrokerError
 
@@ -31,9 +31,9 @@ class EventProducer(Protocol):
 
 
 class AsyncPublisher:
-    """Publishes through an open `producer` from the event loop that is running when it is made.
+    """Publishes through an open `producer`, from the event loop in which it is constructed.
 
-    However many acknowledgements the polling thread has, the loop is woken once for all of them.
+    The polling thread wakes the loop once for all acknowledgements that are waiting.
     """
 
     def __init__(self, producer: EventProducer) -> None:
@@ -43,7 +43,7 @@ class AsyncPublisher:
         self._woken = False
 
     async def publish(self, event: PredictionEvent, *, traceparent: str = "", source: str = "") -> Position:
-        """Publish one event and wait for its acknowledgement.
+        """Publish one event and return its position once it is acknowledged.
 
         Raises NotAcknowledged, BrokerUnavailable, BrokerRefused, TopicMissing or EventTooLarge, at the
         latest after `kafka.delivery_timeout_s`.
@@ -54,18 +54,17 @@ class AsyncPublisher:
         return await future
 
     def _acknowledged(self, future: asyncio.Future[Position], result: _Result) -> None:
-        """On the polling thread."""
+        """Keep a result for the loop; called by the polling thread."""
         self._results.append((future, result))
         if not self._woken:
             self._woken = True
-            # A closed loop has nobody left who waits.
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._hand_over)
 
     def _hand_over(self) -> None:
-        """On the loop. `_woken` falls first: what is appended from here on wakes the loop once more."""
-        self._woken = False
-        for _ in range(min(AT_ONCE, len(self._results))):
+        """Set the results of the futures; called by the loop."""
+        self._woken = False  # first, so that a result which comes now wakes the loop again
+        for _ in range(min(MAX_BATCH, len(self._results))):
             future, result = self._results.popleft()
             if future.done():
                 continue

@@ -1,6 +1,6 @@
-"""Query parameters: each route has a struct, whose fields are all that it takes.
+"""Query parameters: each route has a struct with its parameters, and any other parameter is refused.
 
-Another one is refused: whoever misspelt a filter would take the answer for a filtered one.
+If a misspelt filter were ignored, the client would take the response for a filtered one.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ _OPTION = "query"
 
 
 class NoQuery(msgspec.Struct, frozen=True):
-    """Of a route that takes no parameters."""
+    """The parameters of a route that takes none."""
 
 
 def option(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """What a route with these parameters has as its `opt`; it finds them as `request.state.query`."""
+    """Return the `opt` of a route with these parameters, which it gets as `request.state.query`."""
     return {_OPTION: kind}
 
 
 @cache
 def schemas(kind: type[msgspec.Struct]) -> dict[str, dict[str, Any]]:
-    """The JSON schema of each parameter."""
+    """Return the JSON schema of each parameter."""
     found: dict[str, dict[str, Any]] = msgspec.json.schema(kind)["$defs"][kind.__name__]["properties"]
     return found
 
 
 def read(request: Request[Any, Any, Any]) -> None:
-    """Read and check a request's parameters, before its route does anything. Raises Problem, 422."""
+    """Decode the parameters of a request before its route is called. Raises Problem, 422."""
     kind = request.route_handler.opt.get(_OPTION, NoQuery)
     text = request.scope["query_string"].decode("latin-1")
-    # The framework answers OPTIONS by itself, without the route's `opt`.
+    # Litestar answers OPTIONS by itself, without the route's `opt`.
     if (not text and kind is NoQuery) or request.method == HttpMethod.OPTIONS:
         return
     known = kind.__struct_fields__
@@ -62,7 +62,7 @@ def read(request: Request[Any, Any, Any]) -> None:
 
 
 def _wanted(schema: dict[str, Any]) -> str:
-    """What a value has to be, for a person; empty for what has no short name."""
+    """Return in words what a value has to be; empty if there are no short ones."""
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
     if schema.get("type") == "integer":

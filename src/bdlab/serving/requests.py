@@ -1,4 +1,4 @@
-"""Reading what a request brings: its headers and its body, both within bounds."""
+"""The headers and the body of a request, read within bounds."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from litestar import Request
 from bdlab.serving.problems import Problem, invalid_parameter, problem, too_large
 
 MAX_KEY_LENGTH = 255
-"""Characters of an Idempotency-Key."""
+"""The most characters of an Idempotency-Key."""
 
 BODY_TIMEOUT_S = 30.0
-"""How long a client may take to send its body."""
+"""The longest that a client may take to send its body."""
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 SOURCE_HEADER = "Bdlab-Source"
 SOURCES = ("drill", "demo")
-"""What it may say: that a request is no user's."""
+"""The values of SOURCE_HEADER, for requests that no user made."""
 
 
 class RequestHeaders(msgspec.Struct, frozen=True):
-    """The headers that matter to a prediction; an empty string is one that was not sent.
+    """The headers that a prediction depends on; empty if they were not sent.
 
-    `length` is the announced Content-Length in bytes, -1 where the body is chunked.
+    `length` is the Content-Length in bytes, -1 for a chunked body. `source` is the CloudEvents source of the
+    events; empty is the API's own.
     """
 
     length: int
     idempotency_key: str
     traceparent: str
     source: str = ""
-    """The CloudEvents source of its events; empty is the API's own."""
 
 
 def read_headers(request: Request[Any, Any, Any]) -> RequestHeaders:
-    """Raises Problem for a body that is compressed or not said to be JSON, and for headers of no use."""
+    """Return the headers. Raises Problem if one is not valid, or if the body is not plain JSON by them."""
     content_types: list[str] = []
     key = traceparent = source = ""
     length = -1
@@ -63,15 +63,14 @@ def read_headers(request: Request[Any, Any, Any]) -> RequestHeaders:
             source = f"/bdlab/{_checked_source(value.decode('latin-1'))}"
     _check_content_type(content_types)
     if not _TRACEPARENT.fullmatch(traceparent) or traceparent.startswith("ff"):
-        # The W3C's rule for a header that is not valid: as if there were none.
-        traceparent = ""
+        traceparent = ""  # W3C Trace Context: one that is not valid is ignored
     return RequestHeaders(length, key, traceparent, source)
 
 
 def _checked_source(said: str) -> str:
     if said not in SOURCES:
         raise invalid_parameter(
-            SOURCE_HEADER, f"has to be {' or '.join(SOURCES)}, or not to be there, and is {said[:40]!r}"
+            SOURCE_HEADER, f"has to be {' or '.join(SOURCES)} if it is sent, and is {said[:40]!r}"
         )
     return said
 
@@ -79,12 +78,12 @@ def _checked_source(said: str) -> str:
 def _check_key(key: str) -> None:
     if not key or len(key) > MAX_KEY_LENGTH:
         raise invalid_parameter(
-            "Idempotency-Key", f"has to be of 1 to {MAX_KEY_LENGTH} characters, and has {len(key)}"
+            "Idempotency-Key", f"has to have 1 to {MAX_KEY_LENGTH} characters, and has {len(key)}"
         )
 
 
 def _check_content_type(content_types: list[str]) -> None:
-    """A web page may post anything but JSON to another origin without asking it first."""
+    """Require JSON: a web page may post any other simple type to another origin without a preflight."""
     kinds = [found.partition(";")[0].strip().lower() for found in content_types]
     if kinds == ["application/json"]:
         return
@@ -102,13 +101,13 @@ def _check_content_encoding(encoding: str) -> None:
         raise problem(
             415,
             "encoded",
-            "The body has to be sent as it is",
+            "The body has to be sent uncompressed",
             f"The Content-Encoding is {encoding[:100]!r}. Send the JSON without it.",
         )
 
 
 async def read_body(request: Request[Any, Any, Any], head: RequestHeaders, limit: int) -> bytes:
-    """The body, of at most `limit` bytes; no more than that is kept. Raises Problem."""
+    """Return the body, of at most `limit` bytes; no more is kept in memory. Raises Problem."""
     if head.length > limit:
         raise _over(limit)
     try:
@@ -131,7 +130,7 @@ async def _receive(request: Request[Any, Any, Any], limit: int) -> bytes:
         message: Any = await request.receive()
         if message["type"] == "http.disconnect":
             raise problem(
-                400, "incomplete", "The request is incomplete", "The client left before its body was here."
+                400, "incomplete", "The request is incomplete", "The client left before the end of its body."
             )
         chunks.append(message["body"])
         size += len(message["body"])

@@ -1,45 +1,41 @@
-"""A bound on the answers that are held because their clients do not read them."""
+"""A bound on the responses that are kept in memory because their clients do not read them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Send
 
 from bdlab.serving.problems import Problem, problem, send_problem
 
 MAX_BYTES = 32 << 20
-"""Of all larger answers together, in this process."""
+"""The most that all larger responses of this process may hold together."""
 SMALL_BYTES = 16 << 10
-"""An answer of up to this size is not counted. A larger one goes in pieces of it: the HTTP server takes the
-next one when its client has read."""
+"""A response of up to this size is not counted. A larger one is sent in pieces of this size: the HTTP server
+takes the next piece when the client has read."""
 
 
 class ResponseBuffer:
-    """Counts the bytes of larger answers until they are sent, and turns those away that would be too many."""
+    """Counts the bytes of larger responses until they are sent, and refuses those beyond the bound."""
 
     def __init__(self) -> None:
         self._held = 0
 
     def check(self) -> None:
-        """Before something is done of which a large answer has to tell. Raises Problem, 503."""
+        """Raise Problem, 503, if the bound is reached. To be called before work with a large response."""
         if self._held >= MAX_BYTES:
             raise self._full()
 
     def bound(self, app: ASGIApp) -> ASGIApp:
-        """`app`, whose larger answers to what only reads are 503 while others hold too much."""
+        """Return `app` with 503 in place of a larger response beyond the bound, if the request only reads."""
 
-        async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != ScopeType.HTTP:
-                await app(scope, receive, send)
-                return
+        async def bounded(scope: Any, receive: Receive, send: Send) -> None:
             start: Any = None
 
             async def sending(message: Any) -> None:
                 nonlocal start
                 if message["type"] == "http.response.start":
-                    start = message  # goes with the body, whose size decides about it
+                    start = message  # kept until the size of the body is known
                     return
                 head, start = start, None
                 size = len(message.get("body", b""))
@@ -72,7 +68,7 @@ class ResponseBuffer:
         return problem(
             503,
             "busy",
-            "Too many large answers are on their way",
-            f"{self._held} bytes wait for clients that have not read them, and {MAX_BYTES} may. Nothing was "
-            "done: retry a little later, or ask for less at once.",
+            "Too many large responses are in progress",
+            f"{self._held} bytes wait for clients that have not read them; the limit is {MAX_BYTES}. "
+            "Nothing was done: retry a little later, or ask for less at once.",
         )

@@ -1,8 +1,7 @@
-"""What the API answers with, field by field as documented."""
+"""The bodies of the API's responses."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -17,8 +16,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     `prediction` is the expected rating in stars, 1 to 5; `confidence` is the probability of `sentiment`;
     `explanation` has the terms that moved the rating most, in stars; `created_at` is UTC. `known_terms` is
-    the share of the review's different words that the model knows, null for a model that does not tell;
-    `warning` says in words why the prediction says little, and is null for one that can be taken at its word.
+    the share of the review's different words that the model knows, null if the model does not report it;
+    `warning` is the reason why the prediction is not reliable, null if there is none.
     """
 
     id: UUID
@@ -33,10 +32,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of one review of a batch that did not go through as a whole.
+    """The result of one review of a batch that was not acknowledged as a whole.
 
-    `not acknowledged`: it may be on the topic; `invalid`: it will never be. `why` is empty and `result` is
-    there where it is acknowledged.
+    `not acknowledged`: it may be on the topic; `invalid`: it is not on the topic. An acknowledged one has a
+    `result`, the others have `why`.
     """
 
     index: int
@@ -54,7 +53,7 @@ class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
     database_connected: bool
     version: str
     model: str
-    """Its name@version, which every prediction has, too."""
+    """The name@version that every prediction has too."""
 
 
 class LiveAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,14 +61,14 @@ class LiveAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReadyAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """`problems` says what is missing where `ready` is false."""
+    """`problems` has the reasons if `ready` is false."""
 
     ready: bool
     problems: tuple[str, ...] = ()
 
 
 class VaultAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`problem` says why Vault does not answer."""
+    """`problem` is the reason why Vault does not answer."""
 
     connected: bool
     authenticated: bool
@@ -81,7 +80,7 @@ class VaultAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class KafkaAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`problem` says why there is no answer, or no lag."""
+    """`problem` is the reason why there is no answer, or no lag."""
 
     connected: bool
     bootstrap_servers: str
@@ -96,7 +95,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def encode_json(content: Any) -> bytes:
-    """`content` as JSON, ended by a new line, for the sake of a terminal's next prompt."""
+    """Return `content` as JSON with a line break at its end, for the prompt of a terminal."""
     return _encode(content) + b"\n"
 
 
@@ -107,7 +106,7 @@ def json_response(
     media_type: str = MediaType.JSON,
     headers: dict[str, str] | None = None,
 ) -> Response[Any]:
-    """`content` as JSON; bytes are JSON already."""
+    """Return a response with `content` as JSON; bytes are JSON already."""
     body = content if isinstance(content, bytes) else encode_json(content)
     return Response(body, status_code=status, media_type=media_type, headers=headers)
 
@@ -120,12 +119,7 @@ def response_of(event: PredictionEvent, score: Score) -> Answer:
         confidence=event.confidence,
         explanation=event.explanation,
         model=event.model,
-        created_at=timestamp(event.created_at),
+        created_at=event.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         known_terms=score.known_terms,
         warning=score.warning or None,
     )
-
-
-def timestamp(moment: datetime) -> str:
-    """ISO 8601 with six digits of a second and a Z; `moment` is in UTC."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,4 +1,4 @@
-"""GET /predictions and /predictions/{id}: rows from Postgres, through a role that may only read."""
+"""GET /predictions and /predictions/{id}: rows from Postgres, read with a read-only role."""
 
 from __future__ import annotations
 
@@ -23,53 +23,57 @@ from bdlab.serving.responses import encode_json, json_response
 
 MAX_LIMIT = 1000
 QUERY_TIMEOUT_S = 15.0
-#: More would only wait for each other at the one connection.
+#: The queries share one connection, so that more of them would only wait.
 CONCURRENT_QUERIES = 4
 
-#: RFC 9562, section 4. Python's own reader takes other notations too.
+#: RFC 9562, section 4. `UUID()` also takes other notations.
 _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 T = TypeVar("T")
 
-_away = {503: problem_response("The database cannot be asked now")}
+_UNAVAILABLE = {503: problem_response("The database cannot be queried now")}
 
 
 class PredictionsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters of GET /predictions: a field is one of them, in the document too."""
+    """The parameters of GET /predictions."""
 
     limit: Annotated[
         int,
-        Meta(ge=1, le=MAX_LIMIT, description="How many; fewer come where their texts are more than 4 MiB."),
+        Meta(
+            ge=1,
+            le=MAX_LIMIT,
+            description="How many; fewer if their texts have more than 4 MiB in all.",
+        ),
     ] = 10
     source: Annotated[
         Literal["real", "all", "serve", "predict", "drill", "demo"],
-        Meta(description="Where they came from: `real` is any but drills and demonstrations, `all` any."),
+        Meta(description="Where they came from: `real` is any but drills and demonstrations, `all` is any."),
     ] = "real"
 
 
 class _DatabaseThreads:
-    """Threads of their own: a database that hangs holds them for as long as it does, and predictions none."""
+    """Threads for queries alone, so that a database that hangs stops no predictions."""
 
     def __init__(self) -> None:
         self._slots = asyncio.Semaphore(CONCURRENT_QUERIES)
         self._threads = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix="stored")
 
     async def run(self, query: Callable[..., T], *arguments: Any) -> T:
-        """The result of a blocking `query`. Raises DatabaseError."""
+        """Return the result of a blocking `query`. Raises DatabaseError."""
         try:
             async with asyncio.timeout(QUERY_TIMEOUT_S):
                 await self._slots.acquire()
                 running = asyncio.get_running_loop().run_in_executor(self._threads, query, *arguments)
-                running.add_done_callback(self._leave)
-                # Given up, it still runs: its slot is free when its thread is.
+                running.add_done_callback(self._release)
+                # After a time-out the query still runs: its slot is released with its thread.
                 return await asyncio.shield(running)
         except TimeoutError:
             raise DatabaseUnavailable(f"the database did not answer within {QUERY_TIMEOUT_S:g} s") from None
 
-    def _leave(self, running: asyncio.Future[Any]) -> None:
+    def _release(self, running: asyncio.Future[Any]) -> None:
         self._slots.release()
         if not running.cancelled():
-            running.exception()  # nobody may be left who asks for it
+            running.exception()  # so that asyncio does not report it as never retrieved
 
 
 def routes(parts: Parts) -> list[HTTPRouteHandler]:
@@ -80,7 +84,7 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
         **describe(query=PredictionsQuery),
         summary="The newest stored predictions",
         tags=["stored"],
-        responses=_away,
+        responses=_UNAVAILABLE,
     )
     async def newest(request: Request[Any, Any, Any]) -> Response[list[dict[str, Any]]]:
         query: PredictionsQuery = request.state.query
@@ -88,7 +92,7 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
         def encoded() -> bytes:
             return encode_json(parts.stored.newest(query.limit, source=query.source))
 
-        # Encoding a thousand rows takes time, too, that the event loop has not got.
+        # Encoding a thousand rows would block the event loop too long.
         return json_response(await queries.run(encoded))
 
     @get(
@@ -98,8 +102,8 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
         tags=["stored"],
         responses={
             404: problem_response("There is no such prediction in the database"),
-            422: problem_response("The id is no UUID"),
-            **_away,
+            422: problem_response("The id is not a UUID"),
+            **_UNAVAILABLE,
         },
     )
     async def one(prediction_id: Annotated[str, Parameter()]) -> Response[dict[str, Any]]:
@@ -113,7 +117,7 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
                 404,
                 "no-such-prediction",
                 "There is no such prediction in the database",
-                f"{wanted} is not stored. The consumer may still be about to store it.",
+                f"{wanted} is not stored. If it is new, the consumer may store it in a moment.",
             )
         return json_response(row)
 
