@@ -1,8 +1,8 @@
-"""The books of each partition: what is recorded, what is missing, what stands where it must not.
+"""The account of each partition: which offsets are recorded, missing, recorded twice, or out of range.
 
-Cost: one walk of the three position indexes, some 2 s for 10 million rows once they are vacuumed, and a look
-into the indexes for each duplicate and dead letter, some 5 s a million of them; for a partition that does not
-balance one ordered walk more. benchmarks/sink.py measures it.
+Cost: one scan of the three position indexes, some 2 s for 10 million rows once they are vacuumed, and an
+index lookup for each duplicate and dead letter, some 5 s for a million of them; one ordered scan more for a
+partition that does not balance. benchmarks/sink.py measures it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,18 @@ from bdlab.postgres.queries import queries
 
 
 def read_accounts(cursor: Cursor, *, limit: int) -> list[Account]:
-    """All accounts, in the snapshot of `cursor`'s transaction, by log; `limit` bounds each list of
-    trouble.
-    """
+    """Return all accounts, sorted by log, in the snapshot of `cursor`; `limit` bounds each of their lists."""
     sql = queries("accounts")
     cursor.execute(sql["index_scans_only"])
     cursor.execute(sql["offsets"])
     offsets = {(row[0], row[1]): row[2:] for row in cursor.fetchall()}
     cursor.execute(sql["partitions"])
     places = sorted(offsets.keys() | {(row[0], row[1]) for row in cursor.fetchall()})
-    cursor.execute(sql["words"])
-    words = {row[0]: row[1:] for row in cursor.fetchall()}
+    cursor.execute(sql["logs"])
+    logs = {row[0]: row[1:] for row in cursor.fetchall()}
     found = []
     for log_id, partition in places:
-        cluster_id, topic, topic_id, closed = words.get(log_id, (f"log_id {log_id}", "", "", True))
+        cluster_id, topic, topic_id, closed = logs.get(log_id, (f"log_id {log_id}", "", "", True))
         log = LogPartition(cluster_id, topic, partition, topic_id)
         account = _account(cursor, log_id, log, offsets.get((log_id, partition)), limit)
         found.append(msgspec.structs.replace(account, closed=closed))
@@ -43,8 +41,8 @@ def _account(
 ) -> Account:
     place = {"log_id": log_id, "partition": log.partition, "limit": limit}
     if row is None:
-        # Rows of a partition that the sink never had: all of them stand outside of its empty range.
-        outside_count, outside = _outside(cursor, {**place, "base": 0, "next": 0})
+        # The sink never had this partition: all its rows are outside of an empty range.
+        outside_count, outside = _sightings(cursor, "outside", {**place, "base": 0, "next": 0})
         return Account(
             log=log, first_offset=None, next_offset=None, outside_count=outside_count, outside=outside
         )
@@ -53,8 +51,8 @@ def _account(
     values = {**place, "base": base, "next": following}
     cursor.execute(queries("accounts")["counts"], values)
     counts = cursor.fetchone() or (0, 0, 0)
-    twice_count, twice = _twice(cursor, values)
-    outside_count, outside = _outside(cursor, values)
+    twice_count, twice = _sightings(cursor, "twice", values)
+    outside_count, outside = _sightings(cursor, "outside", values)
     missing_count = following - base - (sum(counts) - twice_count)
     before = [count or 0 for count in pruned]
     return Account(
@@ -76,20 +74,13 @@ def _account(
     )
 
 
-def _twice(cursor: Cursor, values: Mapping[str, Any]) -> tuple[int, tuple[Sighting, ...]]:
-    cursor.execute(queries("accounts")["twice"], values)
+def _sightings(cursor: Cursor, query: str, values: Mapping[str, Any]) -> tuple[int, tuple[Sighting, ...]]:
+    """Return how many positions `query` finds in all, and the first of them."""
+    cursor.execute(queries("accounts")[query], values)
     rows = cursor.fetchall()
     ids = _ids(cursor, values, [row[0] for row in rows])
-    found = [Sighting(offset=row[0], tables=(row[1], row[2]), ids=ids.get(row[0], ())) for row in rows]
-    return (rows[0][3] if rows else 0), tuple(found)
-
-
-def _outside(cursor: Cursor, values: Mapping[str, Any]) -> tuple[int, tuple[Sighting, ...]]:
-    cursor.execute(queries("accounts")["outside"], values)
-    rows = cursor.fetchall()
-    ids = _ids(cursor, values, [row[0] for row in rows])
-    found = [Sighting(offset=row[0], tables=(row[1],), ids=ids.get(row[0], ())) for row in rows]
-    return (rows[0][2] if rows else 0), tuple(found)
+    found = [Sighting(offset=row[0], tables=row[1:-1], ids=ids.get(row[0], ())) for row in rows]
+    return (rows[0][-1] if rows else 0), tuple(found)
 
 
 def _gaps(cursor: Cursor, values: Mapping[str, Any]) -> tuple[Gap, ...]:

@@ -1,4 +1,4 @@
-"""One connection to PostgreSQL: made with bounded waits, and cut where the server stays silent."""
+"""One connection to PostgreSQL, with bounded waits, that is cut if the server does not answer."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _KEEPALIVE_IDLE_S = 10
 _KEEPALIVE_INTERVAL_S = 5
 _KEEPALIVE_COUNT = 3
 _UNACKNOWLEDGED_S = 30.0
-#: A name that no file can have: libpq then does not look into ~/.postgresql.
+#: A path that cannot exist: with it libpq does not look into ~/.postgresql.
 NO_FILE = "/dev/null/none"
-#: What libpq would otherwise find for itself: a client's certificate, a revocation list, a Kerberos ticket.
+#: Against what libpq looks for by default: a client's certificate, a revocation list, a Kerberos ticket.
 PINNED: dict[str, Any] = {"gssencmode": "disable", "sslcertmode": "disable", "sslcrl": NO_FILE}
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds of one connection, in seconds.
 
-    The first three are the server's to keep; `silence_s` is how long the client waits for any one transaction
-    before it cuts the socket, which also frees it from a peer that is alive and says nothing.
-    `idle_in_transaction_s` frees the locks of a client that froze between two statements.
+    The server enforces the first three. After `silence_s` in one transaction the client cuts the socket, also
+    if the peer is alive and does not answer. `idle_in_transaction_s` frees the locks of a client that froze
+    between two statements.
     """
 
     statement_s: float = 60.0
@@ -42,17 +42,16 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe(login: DatabaseLogin) -> str:
-    """Host, port and database, for messages."""
+    """Return host, port and database, for messages."""
     return f"{login.server.host}:{login.server.port}/{login.server.dbname}"
 
 
 def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLimits) -> Connection:
-    """Connect as `login`, and as nothing but its settings say: libpq's own variables (`PG...`) are taken out
-    of this process's environment.
+    """Connect with `login`, and remove libpq's variables (`PG...`) from the environment of this process.
 
-    Raises SettingsInvalid without a host, or without an authority to verify it by, and psycopg2.Error.
+    Raises SettingsInvalid if there is no host, or no authority to verify it by, and psycopg2.Error.
     """
-    # Some of them (PGSERVICE, PGTZ) cannot be outvoted by a parameter, and the next libpq will know others.
+    # No parameter overrides some of them (PGSERVICE, PGTZ), and a later libpq may know others.
     for name in [name for name in os.environ if name.startswith("PG")]:
         os.environ.pop(name, None)
     server = login.server
@@ -86,7 +85,7 @@ def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLi
         keepalives_idle=_KEEPALIVE_IDLE_S,
         keepalives_interval=_KEEPALIVE_INTERVAL_S,
         keepalives_count=_KEEPALIVE_COUNT,
-        # On Linux this one, where it is set, ends a connection that keepalives find dead, too.
+        # On Linux this also bounds how long keepalives go unanswered.
         tcp_user_timeout=math.ceil(min(limits.silence_s, _UNACKNOWLEDGED_S) * 1000),
         options=" ".join(
             [f"-c {name}={math.ceil(seconds * 1000)}" for name, seconds in options.items()]
@@ -99,11 +98,10 @@ def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLi
 
 @contextlib.contextmanager
 def cut_after(seconds: float, connection: Connection) -> Iterator[None]:
-    """Shut the connection's socket down when the block takes longer, so that its call fails instead of
-    hanging.
+    """Shut the connection's socket down if the block takes longer, so that a call fails instead of hanging.
 
-    psycopg2 waits inside libpq without a bound, and TCP's keepalives are answered by a peer's kernel even
-    where the server behind it hangs.
+    psycopg2 waits inside libpq without a bound, and the peer's kernel answers TCP's keepalives even if the
+    server hangs.
     """
     timer = threading.Timer(seconds, cut, args=[connection])
     timer.daemon = True
@@ -115,8 +113,8 @@ def cut_after(seconds: float, connection: Connection) -> Iterator[None]:
 
 
 def cut(connection: Connection) -> None:
-    """Shut its socket down, from any thread: a call that waits for the server fails at once."""
-    # A connection that was closed in between has nothing left to cut: both failures mean just that.
+    """Shut the socket down, from any thread, so that a call that waits for the server fails at once."""
+    # Both errors mean that the connection was closed meanwhile.
     with (
         contextlib.suppress(psycopg2.Error, OSError),
         socket.socket(fileno=os.dup(connection.fileno())) as handle,

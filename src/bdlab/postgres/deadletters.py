@@ -1,4 +1,4 @@
-"""Dead letters in Postgres: finding them, and noting what was done with them."""
+"""Dead letters in PostgreSQL: finding them, and noting what was done with them."""
 
 from __future__ import annotations
 
@@ -17,33 +17,27 @@ from bdlab.postgres.session import Session
 
 
 class DeadLetters:
-    """Logs in as a member of bdlab_dlq, or of bdlab_reader where nothing is to be noted. For one
-    thread.
+    """For one thread, with a login of bdlab_dlq, or of bdlab_reader if nothing is to be noted.
+
+    Opening it and each call raise DatabaseError and VaultError.
     """
 
     def __init__(self, credentials: DatabaseCredentials) -> None:
         self._session = Session(credentials, application_name="bdlab dlq")
 
-    def open(self) -> None:
-        """Connect. Raises DatabaseError and VaultError, as does each call."""
-        self._session.open()
-
-    def close(self) -> None:
-        self._session.close()
-
     def __enter__(self) -> DeadLetters:
-        self.open()
+        self._session.open()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._session.close()
 
     def find(self, wanted: DeadLetterFilter, *, limit: int) -> list[StoredDeadLetter]:
-        """At most `limit` of them: those that are open first, then the oldest first."""
+        """Return at most `limit` of them, the open ones first, and of those the oldest first."""
         return [_dead_letter(row[:-1]) for row in self._find(wanted, limit)]
 
     def count(self, wanted: DeadLetterFilter) -> int:
-        """How many there are."""
+        """Return how many there are."""
         return sum(int(row[-1]) for row in self._find(wanted, 1))
 
     def _find(self, wanted: DeadLetterFilter, limit: int) -> list[tuple[Any, ...]]:
@@ -53,7 +47,7 @@ class DeadLetters:
             return cursor.fetchall()
 
     def replay_outcomes(self, replays: Sequence[Position]) -> Mapping[Position, ReplayOutcome]:
-        """What became of those that a consumer has recorded; all of them are in one log."""
+        """Return what became of the replayed events that a consumer has recorded; all are in one log."""
         if not replays:
             return {}
         values = {
@@ -68,7 +62,7 @@ class DeadLetters:
             return {places[row[0], row[1]]: ReplayOutcome(row[2], row[3]) for row in cursor.fetchall()}
 
     def record_replays(self, replays: Sequence[tuple[Position, Position]]) -> None:
-        """Note from which position each was sent back, and to which."""
+        """Note the former and the new position of each letter that was sent back."""
         if not replays:
             return
         values = [
@@ -80,7 +74,7 @@ class DeadLetters:
             execute_batch(cursor, queries("deadletters")["record_replay"], values)
 
     def discard(self, letters: Sequence[Position], *, because: str) -> None:
-        """Note that somebody has finished with them, and why. They stay dead letters."""
+        """Note why they need no more attention. They stay dead letters."""
         values = [msgspec.structs.asdict(position) | {"because": printable(because)} for position in letters]
         with self._session.transaction() as cursor:
             execute_batch(cursor, queries("deadletters")["discard"], values)

@@ -17,7 +17,7 @@ _LOOK_AGAIN_S = 0.2
 
 
 def dump(login: DatabaseLogin, file: Path, *, programs: Path, stop: threading.Event | None = None) -> None:
-    """Write all of the database's tables, as of one moment, into `file` (0600, PostgreSQL's custom format).
+    """Write a snapshot of all tables into the new `file` (0600, PostgreSQL's custom format).
 
     `programs` is the folder of `pg_dump`, which must not be older than the server. Setting `stop` ends it.
     Raises DatabaseError.
@@ -29,10 +29,10 @@ def dump(login: DatabaseLogin, file: Path, *, programs: Path, stop: threading.Ev
 
 
 def restore(login: DatabaseLogin, file: Path, *, programs: Path) -> None:
-    """Put a dump into a database that has the group roles and no tables; all of it, or nothing.
+    """Restore a dump into a database that has the group roles and no tables; all of it, or nothing.
 
-    `login` is a member of bdlab_owner, never an administrator: a dump is a program, and this is all that it
-    may do. Of a dump, only what is in the tables' schema is taken. Raises DatabaseError.
+    `login` is of a member of bdlab_owner, never an administrator, as a dump can hold any statement. Only what
+    is in the tables' schema is restored. Raises DatabaseError.
     """
     options = (
         "--single-transaction",
@@ -67,7 +67,7 @@ def _run(login: DatabaseLogin, program: Path, *options: str, stop: threading.Eve
             **{f"PG{name.upper()}": value for name, value in PINNED.items()},
         }
         try:
-            # No bound: a large database takes its time, and the server has the say over a client that hangs.
+            # Without a time-out, as a large database takes long; the server ends a client that hangs.
             with subprocess.Popen(
                 [str(program), "--no-password", *options],
                 env=environment,
@@ -89,7 +89,7 @@ def _run(login: DatabaseLogin, program: Path, *options: str, stop: threading.Eve
 
 
 def _end_of(child: subprocess.Popen[str], stop: threading.Event | None) -> str:
-    """What it said on standard error, once it has ended; setting `stop` ends it."""
+    """Wait for its end, and return its standard error; setting `stop` ends it."""
     while True:
         try:
             return child.communicate(timeout=_LOOK_AGAIN_S)[1]

@@ -1,4 +1,4 @@
-"""What a psycopg2 error means: the one place where SQLSTATEs are told apart.
+"""What a psycopg2 error means: the one place that tells SQLSTATEs apart.
 
 | SQLSTATE | raised by the insert of rows | raised elsewhere |
 |---|---|---|
@@ -18,7 +18,8 @@ from bdlab.errors import DatabaseDenied, DatabaseError, DatabaseUnavailable, Row
 INSUFFICIENT_PRIVILEGE = "42501"
 _CONTENT_CLASSES = ("22", "23", "54")
 
-#: libpq's own words for a server that did not answer; it never translates them (its wheel has no catalogues).
+#: libpq's messages for a server that did not answer; they are always English, as the wheel has no
+#: translations.
 _NO_ANSWER = (
     "Connection refused",
     "No such file or directory",
@@ -35,7 +36,7 @@ _NO_ANSWER = (
     "certificate",
     "GSSAPI",
 )
-#: The words of a server that is there and takes nobody now: 57P03 and 53300.
+#: The messages of a server that answers and accepts no connection now: 57P03 and 53300.
 _NOT_NOW = (
     "starting up",
     "shutting down",
@@ -47,14 +48,12 @@ _NOT_NOW = (
 
 
 def sqlstate_of(error: psycopg2.Error) -> str:
-    """The five-character code, empty where the error did not come from the server."""
+    """Return the five-character code; empty if the error did not come from the server."""
     return error.pgcode or ""
 
 
 def translate(error: psycopg2.Error, *, server: str, rows: bool = False) -> DatabaseError:
-    """The bdlab error for `error`; `rows` where it was raised by the insert of rows, whose content is
-    theirs.
-    """
+    """Return the bdlab error for `error`; with `rows` it was raised by the insert of rows."""
     code = sqlstate_of(error)
     text = _first_line(error)
     if code == INSUFFICIENT_PRIVILEGE:
@@ -66,15 +65,15 @@ def translate(error: psycopg2.Error, *, server: str, rows: bool = False) -> Data
         return RowRejected(text, sqlstate=code)
     return DatabaseUnavailable(
         f"PostgreSQL at {server} failed: {text}" + (f" (SQLSTATE {code})" if code else ""),
-        hint="It is retried where that can help; `bdlab status` shows the state of the server.",
+        hint="It is retried if that can help; `bdlab status` shows the state of the server.",
     )
 
 
 def is_refused_login(error: psycopg2.Error) -> bool:
-    """Whether a failed connect means that the server does not take this user (class 28).
+    """Return whether a failed connect means that the server refuses this user (class 28).
 
-    A failed connect carries no SQLSTATE, and the server's words may be in any language. So: an answer from
-    the server that is none of those that only ask to wait.
+    A failed connect has no SQLSTATE, and the server's messages may be in any language. So every error counts
+    but those of a server that did not answer, or that accepts nobody now.
     """
     text = str(error)
     return not any(words in text for words in (*_NO_ANSWER, *_NOT_NOW))

@@ -1,4 +1,4 @@
-"""What the tables know of a broker's log, and an administrator's word on it."""
+"""What the tables know of a broker's log, and an administrator's decision about it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bdlab.postgres.session import Session
 
 
 def read_known(cursor: Cursor, ranges: Sequence[LogRange]) -> KnownLog | None:
-    """What is known of the log with these ranges, all partitions of a topic; None for a new one."""
+    """Return what is known of the log with these ranges, of all partitions; None if it is new."""
     sql = queries("logs")
     cursor.execute(sql["find"], msgspec.structs.asdict(ranges[0]))
     row = cursor.fetchone()
@@ -46,15 +46,14 @@ def read_known(cursor: Cursor, ranges: Sequence[LogRange]) -> KnownLog | None:
 
 
 def decide(credentials: DatabaseCredentials, found: LogRange, *, same: bool) -> bool:
-    """Note that the log of `found` is the one that is known (`same`), or that the known one is closed.
+    """Note that the log of `found` is the known one (`same`), or that the known one is closed.
 
-    Whether any is known. `credentials` log in as a member of bdlab_owner. Raises DatabaseError, VaultError.
+    Return whether any is known. `credentials` are of a member of bdlab_owner. Raises DatabaseError,
+    VaultError.
     """
-    session = Session(credentials, application_name="bdlab migrate")
-    session.open()
-    try:
-        with session.transaction() as cursor:
-            cursor.execute(queries("logs")["adopt" if same else "close"], msgspec.structs.asdict(found))
-            return cursor.fetchone() is not None
-    finally:
-        session.close()
+    with (
+        Session(credentials, application_name="bdlab migrate") as session,
+        session.transaction() as cursor,
+    ):
+        cursor.execute(queries("logs")["adopt" if same else "close"], msgspec.structs.asdict(found))
+        return cursor.fetchone() is not None

@@ -1,4 +1,4 @@
-"""The schema's versions: SQL files, applied in order under an advisory lock by the owner."""
+"""The versions of the schema: SQL files that the owner applies in order, under an advisory lock."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _LIMITS = ConnectionLimits(statement_s=3600, lock_s=600, idle_in_transaction_s=6
 
 _COMPATIBLE = "-- compatible_from: "
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
     """One SQL file, ``<version>_<name>.sql``; `checksum` is its sha256 in hex.
 
-    `compatible_from` is the lowest schema version whose release may run on what the migration leaves, by the
-    file's first line (``-- compatible_from: <version>``); without one it is this version alone.
+    `compatible_from` is the lowest version whose release may run on the migrated schema, from the file's
+    first line (``-- compatible_from: <version>``); without one it is the migration's own version.
     """
 
     version: int
@@ -41,7 +41,7 @@ class Migration(msgspec.Struct, frozen=True, kw_only=True):
 
 @cache
 def migrations() -> tuple[Migration, ...]:
-    """All migrations that this version of bdlab ships, in order."""
+    """Return all migrations of this version of bdlab, in order."""
     found = []
     for file in files(__package__).joinpath("migrations").iterdir():
         stem, dot, suffix = file.name.rpartition(".")
@@ -61,41 +61,39 @@ def migrations() -> tuple[Migration, ...]:
 
 
 def expected_version() -> int:
-    """The schema version that this version of bdlab works with."""
+    """Return the schema version that this version of bdlab works with."""
     return migrations()[-1].version
 
 
 def migrate(credentials: DatabaseCredentials) -> tuple[str, ...]:
-    """Apply what is missing, all of it or nothing; the names of what was applied, empty where nothing was.
+    """Apply what is missing, all of it or nothing, and return the names of what was applied.
 
-    `credentials` log in as a member of bdlab_owner. Raises SchemaOutdated where the database is newer than
-    this version or holds another text of a migration, DatabaseError and VaultError.
+    `credentials` are of a member of bdlab_owner. Raises SchemaOutdated if the database is newer than this
+    version or has another text of a migration, DatabaseError and VaultError.
     """
-    session = Session(credentials, application_name="bdlab migrate", limits=_LIMITS)
     sql = queries("migrations")
-    session.open()
-    try:
-        with session.transaction() as cursor:
-            cursor.execute(sql["become_owner"])
-            cursor.execute(sql["lock"])
-            cursor.execute(sql["create_table"])
-            cursor.execute(sql["applied"])
-            applied = {row[0]: row[1:] for row in cursor.fetchall()}
-            _compare(applied, session.server)
-            cursor.execute(sql["has_roles"])
-            if cursor.fetchone() == (False,):
-                raise DatabaseError(
-                    f"the role bdlab_dlq, which this version needs, is missing from {session.server}",
-                    hint="Run `bdlab vault-init` first: it brings Vault's database roles up to date.",
-                )
-            missing = [one for one in migrations() if one.version not in applied]
-            for one in missing:
-                cursor.execute(one.sql)
-                cursor.execute(sql["record"], msgspec.structs.asdict(one))
-    finally:
-        session.close()
+    with (
+        Session(credentials, application_name="bdlab migrate", limits=_LIMITS) as session,
+        session.transaction() as cursor,
+    ):
+        cursor.execute(sql["become_owner"])
+        cursor.execute(sql["lock"])
+        cursor.execute(sql["create_table"])
+        cursor.execute(sql["applied"])
+        applied = {row[0]: row[1:] for row in cursor.fetchall()}
+        _compare(applied, session.server)
+        cursor.execute(sql["has_roles"])
+        if cursor.fetchone() == (False,):
+            raise DatabaseError(
+                f"the role bdlab_dlq, which this version needs, is missing from {session.server}",
+                hint="Run `bdlab vault-init` first: it brings Vault's database roles up to date.",
+            )
+        missing = [one for one in migrations() if one.version not in applied]
+        for one in missing:
+            cursor.execute(one.sql)
+            cursor.execute(sql["record"], msgspec.structs.asdict(one))
     for one in missing:
-        log.info("migration applied", version=one.version, name=one.name)
+        _log.info("migration applied", version=one.version, name=one.name)
     return tuple(f"{one.version:04d}_{one.name}" for one in missing)
 
 
@@ -113,7 +111,7 @@ def _compare(applied: dict[int, tuple[str, str, int | None]], server: str) -> No
 
 
 def check_schema(cursor: Cursor, server: str) -> None:
-    """Raise SchemaOutdated unless the database has this version's schema, or a later one that lets it run."""
+    """Raise SchemaOutdated unless this version of bdlab may run on the schema."""
     found, compatible_from = schema_version(cursor) or (0, 0)
     if found < expected_version():
         raise SchemaOutdated(
@@ -125,8 +123,10 @@ def check_schema(cursor: Cursor, server: str) -> None:
 
 
 def schema_version(cursor: Cursor) -> tuple[int, int] | None:
-    """The version that the database has, and the lowest whose release may run on it; None where it was never
-    migrated. Ends no transaction.
+    """Return the database's version, and the lowest whose release may run on it; None if it was never
+    migrated.
+
+    Ends no transaction.
     """
     cursor.execute("SAVEPOINT schema_version")
     try:

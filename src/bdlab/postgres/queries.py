@@ -1,4 +1,4 @@
-"""The SQL that ships in `sql/*.sql`: files of sections that begin with ``-- name: <name>``."""
+"""Reading `sql/*.sql`, files of queries that each begin with ``-- name: <name>``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MARK = "-- name: "
 
 @cache
 def queries(file: str) -> dict[str, str]:
-    """The sections of ``sql/<file>.sql`` by their names."""
+    """Return the queries of ``sql/<file>.sql`` by their names."""
     text = files(__package__).joinpath("sql", f"{file}.sql").read_text("utf-8")
     sections = {}
     for section in text.split(_MARK)[1:]:

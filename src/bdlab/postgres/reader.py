@@ -1,4 +1,4 @@
-"""Reading what is stored: predictions, accounts, and the state of the database."""
+"""Reading from PostgreSQL: predictions, accounts, and the state of the database."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from bdlab.postgres.queries import queries
 from bdlab.postgres.session import Session
 from bdlab.probes import DatabaseState
 
-#: A thousand reviews of a mebibyte each would take the API's memory; escaped as JSON one can grow sixfold.
+#: A thousand reviews of 1 MiB each would take the API's memory; as JSON one can be six times as long.
 NEWEST_BYTES = 4 << 20
 
-#: How long closing waits for the question that is being asked.
+#: How long closing waits for a query that is running.
 _ANSWER_S = 2.0
 
 
 class StoredPrediction(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `predictions`, with the position of its event; `source` is None where it is not known."""
+    """A row of `predictions`, with the position of its event; `source` is None if it is not known."""
 
     id: UUID
     summary: str
@@ -52,7 +52,7 @@ class StoredPrediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reader:
-    """Logs in as a member of bdlab_reader; each question is answered from one snapshot. For any thread."""
+    """Queries with a login of bdlab_reader, each in one snapshot. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -66,12 +66,12 @@ class Reader:
         self._closed = False
 
     def open(self) -> None:
-        """Connect. Raises DatabaseError and VaultError, as does each question."""
+        """Connect. Raises DatabaseError and VaultError, as does each query."""
         with self._lock:
             self._session.open()
 
     def close(self) -> None:
-        """For good. A question that takes long is not waited for: it fails with DatabaseUnavailable."""
+        """Close for good. A query that takes longer than 2 s fails with DatabaseUnavailable."""
         self._closed = True
         while not self._lock.acquire(timeout=_ANSWER_S):
             self._session.cut()
@@ -91,15 +91,15 @@ class Reader:
     def _cursor(self) -> Iterator[Cursor]:
         with self._lock:
             if self._closed:
-                raise DatabaseUnavailable("the connection was closed before the question was asked")
+                raise DatabaseUnavailable("the connection was closed before the query was sent")
             with self._session.transaction() as cursor:
                 yield cursor
 
     def newest(self, limit: int, *, source: str = "real") -> list[StoredPrediction]:
-        """The predictions that were stored last, the newest first.
+        """Return the predictions of `source` that were stored last, the newest first.
 
-        Of one source; `all` is any, and `real` any but drills and demonstrations. At most `limit`, and no
-        more once their texts come to NEWEST_BYTES.
+        The source `all` is any, and `real` any but drills and demonstrations. They are at most `limit`, and
+        fewer if their texts have more than NEWEST_BYTES.
         """
         with self._cursor() as cursor:
             values = {"limit": limit, "bytes": NEWEST_BYTES, "source": source}
@@ -113,25 +113,25 @@ class Reader:
             return _prediction(row) if row else None
 
     def known(self, ranges: Sequence[LogRange]) -> KnownLog | None:
-        """What is known of the log with these ranges, all partitions of a topic; None for a new one."""
+        """Return what is known of the log with these ranges, of all partitions; None if it is new."""
         with self._cursor() as cursor:
             return read_known(cursor, ranges)
 
     def next_offsets(self) -> Mapping[LogPartition, int]:
-        """How far each partition is recorded, now."""
+        """Return up to which offset each partition is recorded."""
         with self._cursor() as cursor:
             cursor.execute(queries("accounts")["next_offsets"])
             return {LogPartition(*row[:4]): int(row[4]) for row in cursor.fetchall()}
 
     def accounts(self, *, limit: int) -> Sequence[Account]:
-        """The account of each partition, in one snapshot, with at most `limit` of each kind of trouble."""
+        """Return each partition's account, in one snapshot, with at most `limit` entries in each list."""
         with self._cursor() as cursor:
             return read_accounts(cursor, limit=limit)
 
     def state(self, *, count_rows: bool = True) -> DatabaseState:
-        """What the server says of itself; never raises for one that is away.
+        """Return the state of the database; never raises if it is away.
 
-        Counting reads the whole table: a probe that runs every second leaves it out.
+        Counting rows reads the whole table, so a probe that runs every second leaves it out.
         """
         expected = expected_version()
         try:
@@ -165,7 +165,7 @@ class Reader:
 
 
 def _prediction(row: Sequence[Any]) -> StoredPrediction:
-    """From a row of the queries `newest` and `get`: the fields, then the position."""
+    """Return the prediction of a row of the queries `newest` and `get`: its fields, then its position."""
     *names, _ = StoredPrediction.__struct_fields__
     fields = dict(zip(names, row, strict=False)) | {"position": Position(*row[len(names) :])}
     return msgspec.convert(fields, StoredPrediction)

@@ -1,8 +1,8 @@
-"""Row retention: old rows go, and a checkpoint keeps how each of their positions had ended.
+"""Row retention: old rows are deleted, and a checkpoint keeps the numbers of what they were.
 
-It works by offset and not by row: all positions of a partition below some offset, so that what is left is
-dense and accounting goes on from the checkpoint. Only what balances is deleted. In small transactions, each
-with its checkpoint: killed at any moment, it has pruned a little less.
+It works by offset, not by row: all positions of a partition below some offset are deleted, so that the rest
+has no gap, and accounting goes on from the checkpoint. Only a range that balances is deleted, in small
+transactions, each with its checkpoint: after a kill at any moment a little less is pruned.
 """
 
 from __future__ import annotations
@@ -25,24 +25,13 @@ _LIMITS = ConnectionLimits(statement_s=600, silence_s=700)
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
-    """What was deleted of one partition, or would be: all positions below `pruned_to`."""
+    """What was deleted of one partition, or would be: all positions below `pruned_to`, by table."""
 
     log: LogPartition
     pruned_to: int
     stored: int
     duplicates: int
     dead_letters: int
-
-
-class _Range(msgspec.Struct, frozen=True):
-    log_id: int
-    log: LogPartition
-    base: int
-    upto: int
-
-    def values(self) -> dict[str, object]:
-        place = {"log_id": self.log_id, "partition": self.log.partition}
-        return {**place, "base": self.base, "upto": self.upto}
 
 
 def prune(
@@ -52,76 +41,61 @@ def prune(
     dry_run: bool = False,
     offsets_a_transaction: int = _OFFSETS_A_TRANSACTION,
 ) -> Iterator[Pruned]:
-    """Delete the positions that were recorded before the moment `before`; one report a partition that has
-    any.
+    """Delete the positions that were recorded before `before`, and yield what was deleted of each partition.
 
-    `credentials` log in as a member of bdlab_owner: the writer may not delete. An id that was pruned is
-    unknown afterwards: an event that carries it again is stored as a new row. Raises Unhealthy for a
+    `credentials` log in as a member of bdlab_owner: the writer may not delete. The id of a
+    deleted row is forgotten: an event with it is then stored as a new row. Raises Unhealthy for a
     partition that does not balance (what came before it stays pruned), DatabaseError and VaultError.
     """
-    session = Session(credentials, application_name="bdlab prune", limits=_LIMITS)
-    session.open()
-    try:
+    with Session(credentials, application_name="bdlab prune", limits=_LIMITS) as session:
         with session.transaction() as cursor:
             cursor.execute(queries("retention")["logs"])
             logs = [(row[0], LogPartition(*row[1:5]), int(row[5]), int(row[6])) for row in cursor.fetchall()]
         for log_id, log, base, following in logs:
-            total = Pruned(log=log, pruned_to=base, stored=0, duplicates=0, dead_letters=0)
-            while total.pruned_to < following:
-                upto = min(following, total.pruned_to + offsets_a_transaction)
-                wanted = _Range(log_id, log, total.pruned_to, upto)
+            pruned = Pruned(log=log, pruned_to=base, stored=0, duplicates=0, dead_letters=0)
+            while pruned.pruned_to < following:
+                upto = min(following, pruned.pruned_to + offsets_a_transaction)
                 with session.transaction() as cursor:
-                    done = _prune_range(cursor, wanted, before, dry_run=dry_run)
-                total = Pruned(
-                    log=log,
-                    pruned_to=done.pruned_to,
-                    stored=total.stored + done.stored,
-                    duplicates=total.duplicates + done.duplicates,
-                    dead_letters=total.dead_letters + done.dead_letters,
-                )
-                if done.pruned_to < wanted.upto:
+                    pruned = _prune_range(cursor, log_id, pruned, upto, before, dry_run=dry_run)
+                if pruned.pruned_to < upto:
                     break
-            if total.pruned_to > base:
-                yield total
-    finally:
-        session.close()
+            if pruned.pruned_to > base:
+                yield pruned
 
 
-def _prune_range(cursor: Cursor, wanted: _Range, before: datetime, *, dry_run: bool) -> Pruned:
-    sql = queries("retention")
-    cursor.execute(sql["first_young"], wanted.values() | {"cutoff": before})
-    row = cursor.fetchone()
-    young = row[0] if row else None
-    old = wanted if young is None else msgspec.structs.replace(wanted, upto=young)
-    if old.upto == old.base:
-        return Pruned(log=old.log, pruned_to=old.base, stored=0, duplicates=0, dead_letters=0)
-    if dry_run:
-        cursor.execute(sql["count"], old.values())
-        counts = list(cursor.fetchone() or (0, 0, 0))
-    else:
-        counts = []
-        for name in ("delete_predictions", "delete_duplicates", "delete_dead_letters"):
-            cursor.execute(sql[name], old.values())
-            counts.append(cursor.rowcount)
-    if sum(counts) != old.upto - old.base:
+def _prune_range(
+    cursor: Cursor, log_id: int, pruned: Pruned, upto: int, before: datetime, *, dry_run: bool
+) -> Pruned:
+    """Delete from `pruned.pruned_to` on what is old, up to `upto`; return the sum of that and `pruned`."""
+    sql, log, base = queries("retention"), pruned.log, pruned.pruned_to
+    values = {"log_id": log_id, "partition": log.partition, "base": base, "upto": upto}
+    cursor.execute(sql["first_young"], {**values, "cutoff": before})
+    (young,) = cursor.fetchone() or (None,)
+    if young is not None:
+        values["upto"] = upto = young
+    if upto == base:
+        return pruned
+    cursor.execute(sql["count" if dry_run else "delete"], values)
+    stored, duplicates, dead_letters = cursor.fetchone() or (0, 0, 0)
+    recorded = stored + duplicates + dead_letters
+    if recorded != upto - base:
         raise Unhealthy(
-            f"partition {old.log.partition} of {old.log.topic} ({old.log.cluster_id}) does not balance: "
-            f"offsets {old.base} to {old.upto - 1} have {sum(counts)} positions recorded; they all stay",
+            f"partition {log.partition} of {log.topic} ({log.cluster_id}) does not balance: "
+            f"offsets {base} to {upto - 1} have {recorded} positions recorded; they all stay",
             hint="`bdlab verify` names what is missing or recorded twice.",
         )
-    found = Pruned(
-        log=old.log, pruned_to=old.upto, stored=counts[0], duplicates=counts[1], dead_letters=counts[2]
-    )
     if not dry_run:
-        cursor.execute(sql["delete_replays"], old.values())
-        cursor.execute(
-            sql["checkpoint"],
-            old.values()
-            | {"stored": found.stored, "duplicates": found.duplicates, "dead_letters": found.dead_letters},
-        )
+        counts = {"stored": stored, "duplicates": duplicates, "dead_letters": dead_letters}
+        cursor.execute(sql["checkpoint"], values | counts)
         if cursor.rowcount != 1:
             raise Unhealthy(
-                f"partition {old.log.partition} is being pruned by somebody else",
+                f"partition {log.partition} is being pruned by somebody else",
                 hint="Run one `bdlab prune` at a time.",
             )
-    return found
+    return Pruned(
+        log=log,
+        pruned_to=upto,
+        stored=pruned.stored + stored,
+        duplicates=pruned.duplicates + duplicates,
+        dead_letters=pruned.dead_letters + dead_letters,
+    )

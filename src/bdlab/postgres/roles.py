@@ -1,6 +1,6 @@
-"""The first set-up of a server: database, group roles, and the manager through which Vault makes users.
+"""The first set-up of a server: database, group roles, and the manager role through which Vault makes users.
 
-Done by `vault-init` with the server's administrator; nothing else ever logs in as that.
+`vault-init` does it with the administrator's login, which nothing else uses.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _GROUPS = tuple(role.group for role in DATABASE_ROLES)
 
 _MAINTENANCE_DATABASE = "postgres"
 _SIGNAL = "pg_signal_backend"
-#: From this version on a role can be allowed to set a parameter that is a superuser's.
+#: From this version on a role can be granted a parameter that only a superuser may set.
 _PARAMETERS = 150000
 _LIMITS = ConnectionLimits(statement_s=60, lock_s=30)
 _ROLES = {"owner": OWNER.group, "writer": WRITER.group, "reader": READER.group, "manager": MANAGER}
@@ -40,21 +40,21 @@ def prepare(
     shared: bool = False,
     dry_run: bool = False,
 ) -> tuple[str, ...]:
-    """Make what is missing; what was made or changed, a line each, empty where nothing was.
+    """Make what is missing, and return a line for each change.
 
-    `admin` is a superuser; its `server.dbname` is the database to make. `manager_password` is set where it is
-    given, and has to be where the manager does not exist yet (InvalidInput otherwise); it goes to the server
-    as a SCRAM verifier, so that no log of the server can hold it. On a server that others use too (`shared`),
-    who may enter its maintenance databases is left as it is. A `dry_run` only looks, as far as it can see
-    without what is missing. Raises DatabaseError.
+    `admin` is a superuser; its `server.dbname` is the database to make. `manager_password` is set if it is
+    given, and has to be given if the manager does not exist yet (else InvalidInput). The server gets it as a
+    SCRAM verifier, so that it cannot be in a log of the server. On a server that others use too (`shared`),
+    the access to its maintenance databases stays as it is. With `dry_run` nothing is changed, and only
+    changes are found that do not depend on another. Raises DatabaseError.
     """
     with _cursor(admin, _MAINTENANCE_DATABASE) as cursor:
-        work = _Work(cursor, dry_run=dry_run)
+        work = _RoleSetup(cursor, dry_run=dry_run)
         _prepare_roles(work, manager_password)
         if not shared:
             for name in work.enterable(admin.server.dbname, maintenance=True):
                 work.run("close_database", f"database {name} closed to PUBLIC", database=name)
-        if not work.holds("database_exists", {"name": admin.server.dbname}):
+        if not work.is_true("database_exists", {"name": admin.server.dbname}):
             work.run(
                 "create_database", f"database {admin.server.dbname} created", database=admin.server.dbname
             )
@@ -62,30 +62,30 @@ def prepare(
     if dry_run and changed:
         return tuple(changed)
     with _cursor(admin, admin.server.dbname) as cursor:
-        work = _Work(cursor, dry_run=dry_run)
-        if not work.holds("privileges", _ROLES):
+        work = _RoleSetup(cursor, dry_run=dry_run)
+        if not work.is_true("privileges", _ROLES):
             line = f"privileges on database {admin.server.dbname} granted"
             work.run("grant_privileges", line, database=admin.server.dbname, **_ROLES)
     return (*changed, *work.changed)
 
 
 def open_databases(admin: DatabaseLogin) -> tuple[str, ...]:
-    """The server's other databases that anybody who has a login may enter. Raises DatabaseError."""
+    """Return the server's other databases that every login may enter. Raises DatabaseError."""
     with _cursor(admin, _MAINTENANCE_DATABASE) as cursor:
-        return _Work(cursor, dry_run=True).enterable(admin.server.dbname, maintenance=False)
+        return _RoleSetup(cursor, dry_run=True).enterable(admin.server.dbname, maintenance=False)
 
 
 def manager_exists(admin: DatabaseLogin) -> bool:
-    """Whether the manager role is there. Raises DatabaseError."""
+    """Return whether the manager role exists. Raises DatabaseError."""
     with _cursor(admin, _MAINTENANCE_DATABASE) as cursor:
-        return bool(_Work(cursor, dry_run=True).all("role", {"name": MANAGER}))
+        return bool(_RoleSetup(cursor, dry_run=True).all("role", {"name": MANAGER}))
 
 
-def _prepare_roles(work: _Work, manager_password: Secret | None) -> None:
+def _prepare_roles(work: _RoleSetup, manager_password: Secret | None) -> None:
     for group in _GROUPS:
         if not work.all("role", {"name": group}):
             work.run("create_group", f"role {group} created", role=group)
-    if not work.holds("is_member", {"group": READER.group, "member": DLQ.group}):
+    if not work.is_true("is_member", {"group": READER.group, "member": DLQ.group}):
         line = f"role {DLQ.group} may do what {READER.group} may"
         work.run("grant_membership", line, group=READER.group, role=DLQ.group)
     found = work.all("role", {"name": MANAGER})
@@ -101,18 +101,18 @@ def _prepare_roles(work: _Work, manager_password: Secret | None) -> None:
         if found != [(True, False, True)]:
             work.run("restore_manager", f"role {MANAGER}: attributes restored", role=MANAGER)
     for group in _GROUPS:
-        if not work.holds("has_admin", {"group": group, "member": MANAGER}):
+        if not work.is_true("has_admin", {"group": group, "member": MANAGER}):
             work.run("grant_admin", f"role {MANAGER} may grant {group}", group=group, role=MANAGER)
-    if not work.holds("is_member", {"group": _SIGNAL, "member": MANAGER}):
+    if not work.is_true("is_member", {"group": _SIGNAL, "member": MANAGER}):
         line = f"role {MANAGER} may end the sessions of revoked users"
         work.run("grant_membership", line, group=_SIGNAL, role=MANAGER)
-    if work.version >= _PARAMETERS and not work.holds("may_bound", {"role": MANAGER}):
+    if work.version >= _PARAMETERS and not work.is_true("may_bound", {"role": MANAGER}):
         work.run("grant_bound", f"role {MANAGER} may bound temporary files", role=MANAGER)
 
 
 @contextlib.contextmanager
 def _cursor(admin: DatabaseLogin, dbname: str) -> Iterator[Cursor]:
-    """A cursor in database `dbname` of the administrator's server that commits each statement."""
+    """Yield a cursor in the database `dbname` of the administrator's server that commits each statement."""
     login = msgspec.structs.replace(admin, server=msgspec.structs.replace(admin.server, dbname=dbname))
     try:
         connection = connect(login, application_name="bdlab vault-init", limits=_LIMITS)
@@ -126,8 +126,8 @@ def _cursor(admin: DatabaseLogin, dbname: str) -> Iterator[Cursor]:
         raise translate(error, server=describe(login)) from error
 
 
-class _Work:
-    """Looks, and changes what differs, but on a `dry_run`; `changed` has a line for each."""
+class _RoleSetup:
+    """Checks, and changes what differs, except in a `dry_run`; `changed` has a line for each change."""
 
     def __init__(self, cursor: Cursor, *, dry_run: bool) -> None:
         self._cursor = cursor
@@ -142,7 +142,7 @@ class _Work:
         self._cursor.execute(queries("roles")[name], values)
         return self._cursor.fetchall()
 
-    def holds(self, name: str, values: Mapping[str, str]) -> bool:
+    def is_true(self, name: str, values: Mapping[str, str]) -> bool:
         return self.all(name, values) == [(True,)]
 
     def enterable(self, but: str, *, maintenance: bool) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ _json = msgspec.json.Encoder()
 
 
 def copy_lines(accepted: Iterable[Accepted], numbers: Mapping[LogPartition, int]) -> str:
-    """The rows for COPY into `incoming`, a line each, in the order of its column list.
+    """Return the rows for COPY into `incoming`, one line each, in the order of its columns.
 
     `numbers` has the log_id of each log.
     """
@@ -37,9 +37,9 @@ def _line(entry: Accepted, log_id: int) -> str:
 
 
 def _escaped(text: str) -> str:
-    """`text` in COPY's text format (PostgreSQL documentation, COPY, "Text Format").
+    """Return `text` in COPY's text format (PostgreSQL documentation, COPY, "Text Format").
 
-    Most texts hold none of these, and looking is many times cheaper than translating.
+    Most texts have none of these characters, and looking for one is many times cheaper than replacing.
     """
     if "\\" in text:
         text = text.replace("\\", "\\\\")
@@ -53,14 +53,15 @@ def _escaped(text: str) -> str:
 
 
 def explanation_json(entry: Accepted) -> str:
-    """The terms as a JSON array of {"term", "weight"}."""
+    """Return the terms as a JSON array of {"term", "weight"}."""
     return _json.encode(entry.event.explanation).decode()
 
 
 def headers_json(headers: Headers) -> str:
-    """Headers as a JSON array of objects: `name` and `value`, or `value_base64` where it is no plain text.
+    """Return headers as a JSON array of objects: `name` and `value`, or `value_base64` if it is no plain
+    text.
 
-    Kafka allows any bytes; JSON in PostgreSQL holds neither NUL nor invalid UTF-8.
+    Kafka allows any bytes; JSON in PostgreSQL can hold neither NUL nor invalid UTF-8.
     """
     return _json.encode([_header(name, value) for name, value in headers]).decode()
 
@@ -83,7 +84,7 @@ def _text(field: str, raw: bytes) -> dict[str, str | None]:
 
 
 def headers_from_json(stored: Iterable[Mapping[str, Any]]) -> list[tuple[str, bytes | None]]:
-    """The headers as they came, from what `headers_json` made of them."""
+    """Return the headers from which `headers_json` made `stored`."""
     headers: list[tuple[str, bytes | None]] = []
     for header in stored:
         name = _raw("name", header)
@@ -99,5 +100,5 @@ def _raw(field: str, header: Mapping[str, Any]) -> bytes | None:
 
 
 def printable(reason: str) -> str:
-    """`reason` as PostgreSQL can store it: without NUL and lone surrogates."""
+    """Return `reason` without NUL and lone surrogates, which PostgreSQL cannot store."""
     return reason.replace("\x00", "\\0").encode("utf-8", "backslashreplace").decode()

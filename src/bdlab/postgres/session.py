@@ -1,10 +1,11 @@
-"""A connection that keeps up with its credentials."""
+"""A connection to PostgreSQL that follows its credentials when they change."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import psycopg2
 import structlog
@@ -17,16 +18,16 @@ from bdlab.postgres.connection import ConnectionLimits, connect, cut, cut_after,
 from bdlab.postgres.faults import is_refused_login, translate
 
 _AUTHORIZATION_CLASS = "28"
-#: Between two logins that were refused from the first: each is another user at the server, for an hour.
+#: Between two new logins after logins that never worked: each is another user at the server, for an hour.
 _NEXT_LOGIN_S = 10.0
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 
 class Session:
-    """Transactions over one connection, which is made anew where it broke or its credentials changed.
+    """Transactions on one connection, which is made again if it broke or its credentials changed.
 
-    Not for two threads at once. `prepare` runs on each new connection, before its first transaction.
+    Not for two threads at once. `prepare` is called on each new connection, before its first transaction.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Session:
         prepare: Callable[[Cursor], None] | None = None,
         snapshot: bool = False,
     ) -> None:
-        """`snapshot` makes each transaction a read-only one in which nothing changes (REPEATABLE READ)."""
+        """With `snapshot` each transaction is read-only, and sees one state of the data (REPEATABLE READ)."""
         self._credentials = credentials
         self._application_name = application_name
         self._limits = limits or ConnectionLimits()
@@ -60,23 +61,29 @@ class Session:
         self._current()
 
     def close(self) -> None:
-        """Close the connection; what it had not committed is gone."""
+        """Close the connection; what it had not committed is rolled back."""
         connection, self._connection = self._connection, None
         _close(connection)
 
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def cut(self) -> None:
-        """For another thread: have the transaction that is under way fail now, as if its server were gone."""
+        """Let the transaction that is under way fail now, from another thread, as if the server were gone."""
         connection = self._connection
         if connection is not None:
             cut(connection)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Cursor]:
-        """A cursor in a transaction that commits at the end of the block, or rolls back and raises
-        DatabaseError.
+        """Yield a cursor in a transaction that commits at the end, or rolls back and raises DatabaseError.
 
-        42501 is DatabaseUnavailable the first time, since the lease may have been revoked under this
-        connection; the next transaction then has a fresh lease, and DatabaseDenied is meant as it says.
+        The first 42501 is DatabaseUnavailable, as the lease of this connection may have been revoked; the
+        next transaction has a new lease, and if that is denied too, it raises DatabaseDenied.
         """
         connection = self._current()
         with self._translated(), cut_after(self._limits.silence_s, connection):
@@ -85,8 +92,7 @@ class Session:
                     yield cursor
                 connection.commit()
             except BaseException:
-                # The first error is the one to tell; a rollback that fails too leaves a connection that
-                # says `closed`, or that is closed here.
+                # The first error is raised, also if the rollback fails.
                 try:
                     connection.rollback()
                 except psycopg2.Error:
@@ -105,12 +111,12 @@ class Session:
         except DatabaseUnavailable:
             if not self._is_refused(wanted):
                 raise
-            # Its lease was ended behind our back: no caller has to hear of that.
+            # Its lease was revoked: get another login at once.
             wanted = self._replace(wanted)
             connection = self._connect(wanted)
         before, self._connection = self._connection, connection
         if self._login is not None and wanted is not self._login:
-            log.info(
+            _log.info(
                 "connected to PostgreSQL with new credentials", user=wanted.user, lease_id=wanted.lease_id
             )
         self._login = wanted
@@ -118,7 +124,7 @@ class Session:
         return connection
 
     def _replace(self, refused: DatabaseLogin) -> DatabaseLogin:
-        """Another login at once for one that has worked; else the same once more where the last is young."""
+        """Return another login in place of `refused`, at once if that has worked, else at most every 10 s."""
         self._refused = None
         if refused is not self._login and time.monotonic() < self._next_login_at:
             return self._credentials.database()
@@ -177,6 +183,6 @@ class Session:
 
 def _close(connection: Connection | None) -> None:
     if connection is not None:
-        # Closing a connection whose server is gone has nothing to say.
+        # It fails if the server is gone, and then the connection is closed anyway.
         with contextlib.suppress(psycopg2.Error):
             connection.close()

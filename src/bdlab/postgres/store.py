@@ -1,4 +1,4 @@
-"""The sink's store: a batch is one transaction, and each position ends once."""
+"""The sink's store: a batch is one transaction, and each position is recorded once."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _DEAD_LETTERS_A_STATEMENT = 200
 
 
 class Store:
-    """Logs in as a member of bdlab_writer. For one thread."""
+    """For one thread, with a login of bdlab_writer."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Store:
     ) -> None:
         """`idle_in_transaction_s` has to be below the consumer group's session time-out.
 
-        The server then frees the fence of a consumer that froze before its successor has its partitions.
+        So the server frees the locks of a consumer that froze before another gets its partitions.
         """
         limits = limits or ConnectionLimits(idle_in_transaction_s=idle_in_transaction_s)
         self._session = Session(
@@ -71,17 +71,17 @@ class Store:
         cursor.execute(queries("store")["temporary_table"])
 
     def known(self, ranges: Sequence[LogRange]) -> KnownLog | None:
-        """What is known of the log with these ranges. Raises as `start_offsets`."""
+        """Return what is known of the log with these ranges. Raises as `start_offsets`."""
         with self._session.transaction() as cursor:
             return read_known(cursor, ranges)
 
     def confirm(self, ranges: Sequence[LogRange]) -> None:
-        """Note the topic id of a log whose id was not known. Raises as `start_offsets`."""
+        """Note the topic id of a log without one. Raises as `start_offsets`."""
         with self._session.transaction() as cursor:
             cursor.execute(queries("logs")["confirm"], msgspec.structs.asdict(ranges[0]))
 
     def start_offsets(self, assigned: Sequence[Position]) -> list[Position]:
-        """Where to go on in each partition; `assigned` holds the log's start for those that are new.
+        """Return where to go on in each partition; `assigned` has the log's start for those that are new.
 
         Raises DatabaseUnavailable, DatabaseDenied and VaultError.
         """
@@ -103,7 +103,7 @@ class Store:
         return [log.at(following[self._numbers[log], log.partition]) for log in logs]
 
     def _number(self, cursor: Cursor, logs: Iterable[LogPartition], *, new: bool) -> None:
-        """Find the number of each log; with `new`, give one to those that have none."""
+        """Find the log_id of each log; with `new`, insert those that have none."""
         sql = queries("logs")
         found: dict[LogPartition, int | None] = {}
         for log in logs:
@@ -119,10 +119,10 @@ class Store:
                 self._numbers[log] = number
 
     def store(self, batch: Sequence[Entry], *, ends: Mapping[LogPartition, int] | None = None) -> Stored:
-        """Record `batch`, all of it or nothing. The offsets of each of its partitions ascend without a gap.
+        """Record `batch`, all of it or nothing. The offsets of each partition ascend without a gap.
 
-        `ends` has the logs' ends where they are known. Raises RowRejected where a row's content is refused,
-        FenceLost where another consumer was here, DatabaseUnavailable, DatabaseDenied and VaultError.
+        `ends` has the logs' ends, if they are known. Raises RowRejected if a row's content is refused,
+        FenceLost if another consumer was here, DatabaseUnavailable, DatabaseDenied and VaultError.
         """
         advance = fences(batch)
         accepted = [entry for entry in batch if isinstance(entry, Accepted)]
@@ -139,7 +139,7 @@ class Store:
             if accepted:
                 with _content(self._session.server):
                     cursor.copy_expert(sql["copy"], lines)
-            # The first row lock of the transaction, and nothing slow after it.
+            # The first row lock of the transaction; nothing slow comes after it.
             cursor.execute(sql["fence"], bounds)
             if cursor.rowcount != len(advance):
                 raise _fence_lost(advance)
@@ -183,7 +183,7 @@ class Store:
 
 @contextlib.contextmanager
 def _content(server: str) -> Iterator[None]:
-    """Within it a refusal of the content is the row's own fault: RowRejected."""
+    """Raise RowRejected if the block fails because of a row's content."""
     try:
         yield
     except psycopg2.Error as error:
@@ -196,7 +196,7 @@ def _content(server: str) -> Iterator[None]:
 def _fence_lost(advance: Sequence[Fence]) -> FenceLost:
     expected = ", ".join(f"{fence.log.partition} at {fence.expected}" for fence in advance)
     return FenceLost(
-        f"a batch begins where its partitions no longer stand (partition {expected}): "
+        f"a batch does not begin at the next offset of its partitions (partition {expected}): "
         "another consumer has advanced them, or this batch was committed before its answer was lost"
     )
 

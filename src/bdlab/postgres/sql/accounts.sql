@@ -1,5 +1,5 @@
 -- name: index_scans_only
--- The tables are wide and their indexes narrow: never walk a table to count its positions.
+-- The tables are wide and their indexes narrow: never scan a table to count its positions.
 SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off
 
 -- name: offsets
@@ -13,7 +13,7 @@ FROM sink_offsets s JOIN logs l USING (log_id)
 WHERE l.closed_at IS NULL
 
 -- name: partitions
--- The distinct partitions in the three tables by hopping through their indexes: a probe each, not a walk.
+-- The distinct partitions of the three tables, by one index lookup for each instead of a scan.
 WITH RECURSIVE p AS (
     (SELECT log_id, partition FROM predictions ORDER BY log_id, partition LIMIT 1)
     UNION ALL
@@ -35,11 +35,11 @@ WITH RECURSIVE p AS (
 )
 SELECT * FROM p UNION SELECT * FROM u UNION SELECT * FROM d
 
--- name: words
+-- name: logs
 SELECT log_id, cluster_id, topic, topic_id, closed_at IS NOT NULL FROM logs
 
 -- name: counts
--- Of [base, next): one walk of each position index.
+-- Of [base, next): one scan of each position index.
 SELECT
     (SELECT count(*) FROM predictions t WHERE t.log_id = %(log_id)s
         AND t.partition = %(partition)s AND t."offset" >= %(base)s AND t."offset" < %(next)s),
@@ -49,7 +49,7 @@ SELECT
         AND t.partition = %(partition)s AND t."offset" >= %(base)s AND t."offset" < %(next)s)
 
 -- name: twice
--- A look into the index for each dead letter and duplicate (OFFSET 0 keeps the planner from other ideas).
+-- An index lookup for each dead letter and duplicate; OFFSET 0 keeps the planner from joining the tables.
 WITH pairs AS (
     SELECT "offset", 'predictions' AS one, 'dead_letters' AS other FROM dead_letters a
     WHERE log_id = %(log_id)s AND partition = %(partition)s
@@ -91,7 +91,7 @@ WITH found AS (
 SELECT "offset", recorded_in, count(*) OVER () FROM found ORDER BY "offset" LIMIT %(limit)s
 
 -- name: gaps
--- The walk that costs: only for a partition whose counts do not add up.
+-- An ordered scan, which is slow: only for a partition whose counts do not add up.
 WITH walked AS (
     SELECT "offset", lag("offset", 1, %(base)s::bigint - 1) OVER (ORDER BY "offset") AS previous
     FROM (

@@ -1,6 +1,6 @@
 -- name: find
--- Those that somebody still has to see to come first. What became of a letter is told by its newest replay. LIMIT 1
--- and OFFSET 0 keep each look into an index a look, however large the tables are.
+-- Open letters come first. The state of a replayed letter is that of its newest replay. LIMIT 1 and OFFSET 0 keep
+-- each of these an index lookup, however large the tables are.
 WITH letters AS (
     SELECT d.*, l.cluster_id, l.topic, l.topic_id, x.reason AS discarded_because, r.new_partition, r.new_offset,
            d.replay_count + coalesce(r.times, 0) AS replays,
@@ -45,7 +45,7 @@ ORDER BY state NOT IN ('open', 'returned'), recorded_at, log_id, partition, "off
 LIMIT %(limit)s
 
 -- name: replay_outcomes
--- Of positions in the newest log of a topic: those that a consumer has recorded.
+-- Of these positions in the newest log of a topic, those that a consumer has recorded.
 SELECT w.partition, w."offset", f.became, f.reason
 FROM unnest(%(partitions)s::int[], %(offsets)s::bigint[]) AS w (partition, "offset")
 CROSS JOIN (SELECT max(log_id) AS log_id FROM logs WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s) l
@@ -62,7 +62,7 @@ CROSS JOIN LATERAL (
 ) f
 
 -- name: record_replay
--- A producer does not say its topic id: the new position is in the topic's newest log, if a consumer has met any yet.
+-- A producer does not know the topic id: the new position is in the topic's newest log, if a consumer has seen one.
 INSERT INTO replays (log_id, partition, "offset", new_log_id, new_partition, new_offset)
 SELECT max(d.log_id), %(partition)s, %(offset)s, (
     SELECT max(n.log_id) FROM logs n WHERE n.cluster_id = %(new_cluster_id)s AND n.topic = %(new_topic)s

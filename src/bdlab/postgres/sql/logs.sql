@@ -1,5 +1,5 @@
 -- name: find
--- The log that the broker's is, or may be: one without a topic id is from before, or of a broker that has none.
+-- The log that is, or may be, the broker's: one without a topic id is old, or of a broker that has no ids.
 SELECT log_id, topic_id, adopted_at IS NOT NULL,
        EXISTS (SELECT FROM sink_offsets s WHERE s.log_id = l.log_id AND s.next_offset > s.first_offset)
 FROM logs l

@@ -25,6 +25,6 @@ INSERT INTO schema_migrations (version, name, checksum, compatible_from)
 VALUES (%(version)s, %(name)s, %(checksum)s, %(compatible_from)s)
 
 -- name: version
--- Also where the column does not exist yet.
+-- Also if the column does not exist yet.
 SELECT version, coalesce((to_jsonb(m) ->> 'compatible_from')::integer, version)
 FROM schema_migrations m ORDER BY version DESC LIMIT 1

@@ -8,7 +8,7 @@ FROM (
         FROM predictions
         WHERE %(source)s IN ('all', source)
            OR (%(source)s = 'real' AND source IS DISTINCT FROM 'drill' AND source IS DISTINCT FROM 'demo')
-        -- A batch shares its stored_at; the index gives the batches, and a sort within one the newest of it.
+        -- The rows of a batch have the same stored_at: the index finds the batches, and a sort orders each.
         ORDER BY stored_at DESC, created_at DESC, id DESC
         LIMIT %(limit)s
     ) AS newest
@@ -32,7 +32,7 @@ WHERE (log_id, partition, "offset") NOT IN (
 )
 
 -- name: ended_logins
--- By Vault's naming, and as Vault's sweep finds them.
+-- By Vault's naming, as in the role bdlab-sweep.
 SELECT r.rolname, count(a.pid)
 FROM pg_roles r LEFT JOIN pg_stat_activity a ON a.usesysid = r.oid
 WHERE r.rolname ~ '^v-.+-bdlab-..-[0-9A-Za-z]{20}-[0-9]+$'

@@ -1,5 +1,5 @@
 -- name: logs
--- The base of each log: everything below it is pruned already.
+-- With the base of each log: everything below it is pruned.
 SELECT log_id, l.cluster_id, l.topic, s.partition, l.topic_id, coalesce(c.pruned_to, s.first_offset), s.next_offset
 FROM sink_offsets s JOIN logs l USING (log_id) LEFT JOIN checkpoints c USING (log_id, partition)
 ORDER BY log_id, s.partition
@@ -29,24 +29,24 @@ SELECT
     (SELECT count(*) FROM dead_letters WHERE log_id = %(log_id)s AND partition = %(partition)s
         AND "offset" >= %(base)s AND "offset" < %(upto)s)
 
--- name: delete_predictions
-DELETE FROM predictions WHERE log_id = %(log_id)s AND partition = %(partition)s
-    AND "offset" >= %(base)s AND "offset" < %(upto)s
-
--- name: delete_duplicates
-DELETE FROM duplicates WHERE log_id = %(log_id)s AND partition = %(partition)s
-    AND "offset" >= %(base)s AND "offset" < %(upto)s
-
--- name: delete_dead_letters
-DELETE FROM dead_letters WHERE log_id = %(log_id)s AND partition = %(partition)s
-    AND "offset" >= %(base)s AND "offset" < %(upto)s
-
--- name: delete_replays
-DELETE FROM replays WHERE log_id = %(log_id)s AND partition = %(partition)s
-    AND "offset" >= %(base)s AND "offset" < %(upto)s
+-- name: delete
+WITH p AS (
+    DELETE FROM predictions WHERE log_id = %(log_id)s AND partition = %(partition)s
+        AND "offset" >= %(base)s AND "offset" < %(upto)s RETURNING 1
+), u AS (
+    DELETE FROM duplicates WHERE log_id = %(log_id)s AND partition = %(partition)s
+        AND "offset" >= %(base)s AND "offset" < %(upto)s RETURNING 1
+), d AS (
+    DELETE FROM dead_letters WHERE log_id = %(log_id)s AND partition = %(partition)s
+        AND "offset" >= %(base)s AND "offset" < %(upto)s RETURNING 1
+), r AS (
+    DELETE FROM replays WHERE log_id = %(log_id)s AND partition = %(partition)s
+        AND "offset" >= %(base)s AND "offset" < %(upto)s
+)
+SELECT (SELECT count(*) FROM p), (SELECT count(*) FROM u), (SELECT count(*) FROM d)
 
 -- name: checkpoint
--- Only on from where the last one ended: two prunes at once cannot count the same rows.
+-- Only from the end of the last one on: two prunes at once cannot count the same rows.
 INSERT INTO checkpoints AS c (log_id, partition, pruned_to, stored, duplicates, dead_letters)
 VALUES (%(log_id)s, %(partition)s, %(upto)s, %(stored)s, %(duplicates)s, %(dead_letters)s)
 ON CONFLICT (log_id, partition) DO UPDATE

@@ -2,15 +2,15 @@
 SELECT EXISTS (SELECT FROM pg_database WHERE datname = %(name)s)
 
 -- name: create_database
--- template0, so that text is UTF-8 and sorts the same whatever the server's locale is.
+-- From template0, so that text is UTF-8 and sorts the same with any locale of the server.
 CREATE DATABASE {database} ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0
 
 -- name: role
 SELECT rolcanlogin, rolsuper, rolcreaterole FROM pg_roles WHERE rolname = %(name)s
 
 -- name: enterable
--- Databases that PUBLIC may enter: those that come with each server, where the administrator has the say over them,
--- or all others.
+-- Databases that PUBLIC may enter: those that come with each server, if the administrator may change them, or all
+-- others.
 SELECT datname FROM pg_database
 WHERE datallowconn AND datname <> %(database)s AND has_database_privilege('public', oid, 'CONNECT')
   AND (NOT %(maintenance)s OR datname IN ('postgres', 'template1') AND pg_has_role(datdba, 'USAGE'))
@@ -71,8 +71,8 @@ SELECT has_schema_privilege(%(owner)s, 'public', 'CREATE')
    AND NOT has_function_privilege('public', 'lo_from_bytea(oid, bytea)', 'EXECUTE')
 
 -- name: grant_privileges
--- Anybody may make large objects by default, a reader too; and one made outside the group would keep its maker
--- from being dropped.
+-- By default everybody may create large objects, a reader too; and a user who owns one outside of the group could
+-- not be dropped.
 REVOKE ALL ON DATABASE {database} FROM PUBLIC;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC;

@@ -1,5 +1,5 @@
 -- name: temporary_table
--- Made once a connection. No constraints: what the row has to satisfy is checked where it is stored.
+-- Created once for each connection, without constraints: those of the table check the rows.
 CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
     id                      uuid,
     summary                 text,
@@ -34,8 +34,8 @@ ON CONFLICT (log_id, partition) DO NOTHING
 SELECT log_id, partition, next_offset FROM sink_offsets WHERE log_id = ANY (%(log_ids)s)
 
 -- name: fence
--- Locks the partitions in one order everywhere, so that two consumers cannot deadlock, and advances those that stand
--- where the batch begins. Fewer rows than partitions: somebody else was here.
+-- Locks the partitions, always in the same order, so that two consumers cannot deadlock, and advances those whose
+-- offset is where the batch begins. If these are fewer than the batch's partitions, another consumer was here.
 WITH batch AS (
     SELECT *
     FROM unnest(%(log_ids)s::int[], %(partitions)s::int[], %(expected)s::bigint[], %(next)s::bigint[],
@@ -54,9 +54,9 @@ FROM locked l
 WHERE s.log_id = l.log_id AND s.partition = l.partition
 
 -- name: insert_rows
--- `known` is empty but for a delivery of positions that are recorded already, as after sink_offsets was set back.
--- OFFSET 0 keeps it a range scan a partition, however large the tables are.
--- In the order of the ids: two consumers that hold the same ids cannot deadlock.
+-- `known` is empty unless positions come that are recorded already, as after sink_offsets was set back. OFFSET 0
+-- keeps it one range scan for each partition, however large the tables are.
+-- The rows are inserted in the order of their ids, so that two consumers with the same ids cannot deadlock.
 WITH batch AS (
     SELECT *
     FROM unnest(%(log_ids)s::int[], %(partitions)s::int[], %(expected)s::bigint[], %(next)s::bigint[])
@@ -88,7 +88,7 @@ ON CONFLICT (id) DO NOTHING
 
 -- name: insert_duplicates
 -- A known id at another position. The same position again is a redelivery and writes nothing.
--- Each OFFSET 0 keeps a look into the index a row, where a join would be planned as a walk of the whole table.
+-- Each OFFSET 0 keeps one index lookup for each row; a join would be planned as a scan of the whole table.
 INSERT INTO duplicates (log_id, partition, "offset", id)
 SELECT i.log_id, i.partition, i."offset", i.id
 FROM incoming i CROSS JOIN LATERAL (
@@ -108,7 +108,7 @@ ON CONFLICT (log_id, partition, "offset") DO NOTHING
  %(headers)s::jsonb, %(reason)s, %(sqlstate)s, %(replay_count)s::int)
 
 -- name: insert_dead_letters
--- A position that is recorded already writes nothing, also where it was a row before.
+-- A position that is recorded already writes nothing, also if it was a row.
 INSERT INTO dead_letters (log_id, partition, "offset", key, value, headers, reason, sqlstate, replay_count)
 SELECT d.*
 FROM (VALUES %s)
