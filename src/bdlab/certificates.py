@@ -1,8 +1,8 @@
-"""A server's certificate in the files that the server reads, and what is known of its life.
+"""A server's certificate: the files that the server reads, and how it serves a new one.
 
-server.pem    private key and certificate: one file, so that no reader ever sees halves of two
+server.pem    private key and certificate, in one file, so that no reader sees two that do not match
 ca.pem        the authority's certificate
-issued.json   for whom and until when; no secret
+issued.json   host names and validity; no secret
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from bdlab.credentials import Issued
 from bdlab.errors import InvalidInput
 from bdlab.files import replace_file
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
-#: How long a certificate is good for where nobody says otherwise.
+#: The default validity of certificates.
 BROKER_TTL_S = 365 * 86400
 SERVER_TTL_S = 30 * 86400
 
-#: What a server's certificate names that only its own machine reaches; addresses are allowed beside it.
+#: The host names of a server that is used on its own machine only; IP addresses are always allowed.
 LOCAL_HOSTS = ("localhost",)
 
 OWNER_ONLY = 0o600
-#: For a server that runs as another user, and reads them through the folder's group.
+#: For a server that runs as another user, and reads the files through the folder's group.
 GROUP_READS = 0o640
 
 
 class _Record(msgspec.Struct, frozen=True):
-    """Moments are seconds since 1970."""
+    """The content of `issued.json`; times are seconds since 1970."""
 
     hosts: list[str]
     issued_at: float
@@ -43,7 +43,7 @@ class _Record(msgspec.Struct, frozen=True):
 
 
 class CertificateFiles:
-    """Construction does no I/O. `mode` is that of the files."""
+    """The files in one folder, with the permissions `mode`. Construction does no I/O."""
 
     def __init__(self, folder: Path, *, mode: int = OWNER_ONLY) -> None:
         self.folder = folder
@@ -58,7 +58,7 @@ class CertificateFiles:
         return self.folder / "ca.pem"
 
     def good_for(self, hosts: Sequence[str], *, authority: str) -> bool:
-        """Whether what is there names those hosts, is that authority's, and has a third of its time left."""
+        """Return whether the certificate is for `hosts`, of `authority`, and has a third of its time left."""
         record = self._record()
         if record is None or time.time() >= self.due_at:
             return False
@@ -74,23 +74,23 @@ class CertificateFiles:
 
     @property
     def due_at(self) -> float:
-        """When two thirds of its life are over, in seconds since 1970; 0 where there is none."""
+        """When to renew it: after two thirds of its time, in seconds since 1970; 0 if there is none."""
         record = self._record()
         return record.ends_at - (record.ends_at - record.issued_at) / 3 if record else 0.0
 
     @property
     def ends_at(self) -> float:
-        """When it runs out, in seconds since 1970; 0 where there is none."""
+        """When it runs out, in seconds since 1970; 0 if there is none."""
         record = self._record()
         return record.ends_at if record and self.server_file.exists() else 0.0
 
     def write(self, issued: Issued, hosts: Sequence[str], *, ttl_s: float) -> None:
-        """Put all three in place, the record last. Raises InvalidInput where the folder cannot be written."""
+        """Write the files, `issued.json` last. Raises InvalidInput if the folder cannot be written."""
         now = time.time()
         server = issued.certificate
         record = _Record(list(hosts), now, now + ttl_s)
         try:
-            # Killed between two of them, there is none, and not one that another authority has signed.
+            # After a kill in between there is no certificate, instead of one with another authority's ca.pem.
             (self.folder / "issued.json").unlink(missing_ok=True)
             self._write("server.pem", f"{server.key.reveal().strip()}\n{server.pem.strip()}\n")
             self._write("ca.pem", f"{issued.ca_pem.strip()}\n")
@@ -161,12 +161,12 @@ class ServedCertificate:
         except OSError as error:
             if str(error) != self._problem:
                 self._problem = str(error)
-                log.warning(
+                _log.warning(
                     "the new certificate cannot be used", file=str(self._files[0]), problem=str(error)
                 )
             return
         self._read, self._problem = found, ""
-        log.info("serving with a new certificate", file=str(self._files[0]))
+        _log.info("serving with a new certificate", file=str(self._files[0]))
 
     def _versions(self) -> tuple[tuple[int, int, int], ...]:
         """Return what differs between two versions of the files; empty if one of the files is missing."""

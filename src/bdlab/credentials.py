@@ -1,8 +1,8 @@
-"""What a service logs in with, and the Protocol of the place it comes from.
+"""The logins of a service, and the Protocols of their source.
 
-In a running pipeline `bdlab.vault` is the source. A source
-renews in the background: a holder compares what it holds with what the source says now, by identity, and
-connects anew with the newer one before it closes the older.
+In a running pipeline `bdlab.vault` is the source, and renews logins in the background. Whoever uses one
+compares it, by identity, with what the source returns now, and connects with the new one before closing the
+connection of the old one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bdlab.settings import KafkaSettings, PostgresSettings, Secret
 
 
 class DatabaseLogin(msgspec.Struct, frozen=True, kw_only=True):
-    """A Postgres user of one lease. `lease_id` is for messages; it is no secret."""
+    """A PostgreSQL user of one lease. `lease_id` is for messages, and no secret."""
 
     server: PostgresSettings
     user: str
@@ -24,9 +24,9 @@ class DatabaseLogin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """What one side of a TLS connection shows: its certificate, then its issuers', and its private key.
+    """A certificate with its issuers' and its private key, both as PEM texts.
 
-    Both are PEM texts; the key is PKCS#8 without a passphrase.
+    The key is PKCS#8 without a passphrase.
     """
 
     pem: str
@@ -34,23 +34,23 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Issued(msgspec.Struct, frozen=True, kw_only=True):
-    """A new certificate with its key, and the authority's own that others check it with."""
+    """A new certificate with its key, and the authority's certificate by which it is verified."""
 
     certificate: Certificate
     ca_pem: str
 
 
-#: The subjects that are all-powerful at a secured broker (`super.users`), as Kafka writes them.
+#: The subjects of a secured broker's `super.users`, as Kafka writes them.
 BROKER_NAME, ADMIN_NAME = "bdlab-broker", "bdlab-admin"
 SUPER_USERS = (f"CN={BROKER_NAME}", f"CN={ADMIN_NAME}")
 
 
 class KafkaLogin(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach the broker, and as whom. `username` is empty where the broker asks for none.
+    """The broker's address and a user. `username` is empty if the broker asks for none.
 
-    `version` is the version of the secret in which the source first saw this user; 0 where it has none.
-    `ca_pem` is the PEM text of the authority that signed the brokers' certificates; `certificate` is the
-    client's own, for an administrator who logs in with one.
+    `version` is the version of the secret in which the source first saw this user; 0 if it has none. `ca_pem`
+    is the PEM text of the authority that signed the brokers' certificates; `certificate` is the client's own,
+    for an administrator who logs in with one.
     """
 
     server: KafkaSettings
@@ -63,32 +63,32 @@ class KafkaLogin(msgspec.Struct, frozen=True, kw_only=True):
 
 class DatabaseCredentials(Protocol):
     def database(self) -> DatabaseLogin:
-        """The login to use now: the one that is held, or a fresh one where its lease is about to end.
+        """Return the login to use now; a new one if the lease of the former is about to end.
 
-        Raises VaultError where there is none to be had.
+        Raises VaultError if none can be had.
         """
         ...
 
     def replace_database(self, refused: DatabaseLogin) -> DatabaseLogin:
-        """A fresh login in place of `refused`, which the server no longer takes.
+        """Return a new login in place of `refused`, which the server no longer accepts.
 
-        Where the source has moved on from `refused` already, that newer one. Raises VaultError.
+        If the source has replaced `refused` already, that is the newer one. Raises VaultError.
         """
         ...
 
 
 class KafkaCredentials(Protocol):
     def kafka(self) -> KafkaLogin:
-        """The login to use now. Raises VaultError where none was ever read."""
+        """Return the login to use now. Raises VaultError if none was ever read."""
         ...
 
     def refresh_kafka(self) -> KafkaLogin:
-        """Read it from the source again; the same object where nothing changed. Raises VaultError."""
+        """Read the login again; return the same object if nothing changed. Raises VaultError."""
         ...
 
     def using(self, client: str, login: KafkaLogin | None) -> None:
-        """Be told that `client` makes its connections with `login` from now on; None: it makes none any more.
+        """Note that `client` makes its connections with `login` from now on, or none any more if it is None.
 
-        Whoever replaces a user waits for that before the older one ends.
+        A rotation waits for that before the former user ends.
         """
         ...

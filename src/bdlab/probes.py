@@ -1,6 +1,6 @@
-"""What an adapter finds when it looks at its server, for /health, the status routes and `bdlab status`.
+"""The state of a server as its adapter sees it, for /health, the status routes and `bdlab status`.
 
-A probe reads only. It never raises for a server that is away: it says so in `connected` and `problem`.
+A probe reads only. It does not raise if the server is away, but sets `connected` and `problem`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import msgspec
 
 
 class VaultState(msgspec.Struct, frozen=True, kw_only=True):
-    """`token_ttl_s` is in seconds. `held_valid`: what the service holds (token, leases) is still valid.
+    """The state of Vault. `held_valid`: the token and the lease of the service are still valid.
 
-    `hint` says what to do about `problem`. `unaudited` says how to get an audit log where it is known that
-    there is none.
+    `hint` says what to do about `problem`; `unaudited` how to get an audit log, if there is none.
     """
 
     connected: bool
@@ -31,14 +30,13 @@ class VaultState(msgspec.Struct, frozen=True, kw_only=True):
     hint: str = ""
 
 
-#: How the cluster ids begin that `bdlab.stack` gives to a broker that keeps its log in memory,
-#: and what to know of it.
+#: The prefix of the cluster id that `bdlab.stack` gives to a broker whose log is in memory, and its warning.
 MEMORY_ONLY_ID = "tansu-"
 MEMORY_ONLY = "in memory only: what is not stored yet is lost when it ends"
 
 
 class BrokerState(msgspec.Struct, frozen=True, kw_only=True):
-    """`consumer_lag` is in events over all partitions; None where it cannot be told."""
+    """The state of the broker. `consumer_lag` is in events, over all partitions; None if it is not known."""
 
     connected: bool
     bootstrap_servers: str = ""
@@ -51,11 +49,11 @@ class BrokerState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
-    """`rows` of the predictions table, exact; `schema_version` applied, and the one this version wants.
+    """The state of the database. `schema_expected` is the schema version of this bdlab; `rows` is exact.
 
     `open_dead_letters` are those that nobody has replayed or discarded. `compatible_from` is the lowest
-    version whose release may run on it; None: only its own.
-    `ended_logins`: users of Vault's that ended and are still there, each with its number of sessions.
+    version whose release may run on the schema; None: only its own. `ended_logins` are users of ended leases
+    that still exist, each with its number of sessions.
     """
 
     connected: bool

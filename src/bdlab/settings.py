@@ -1,4 +1,4 @@
-"""One typed, frozen settings object, built from layers and passed down.
+"""The settings: one typed, frozen object, built from layers and passed down.
 
 The last layer that names a field wins: defaults < ``bdlab.toml`` < Vault < environment < command line.
 A field ``http.port`` is ``port`` under ``[http]`` in the file, and ``BDLAB_HTTP_PORT`` in the environment.
@@ -29,16 +29,16 @@ SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
 
 CONFIG_FILE = "bdlab.toml"
 
-#: The model path that outvotes another layer's with the model that comes with bdlab.
+#: The model path by which a layer overrides another's with the model that comes with bdlab.
 SHIPPED_MODEL = "shipped"
 
-#: What librdkafka takes where none is named.
+#: librdkafka's default port.
 _KAFKA_PORT = 9092
 
 _DURATION = re.compile(r"(\d+)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
-#: Names from the servers' own world that users already have in their environment.
+#: Names of the servers' own tools, which users may have in their environment.
 _ALIASES = {
     "VAULT_ADDR": "BDLAB_VAULT_ADDRESS",
     "VAULT_CACERT": "BDLAB_VAULT_CA_FILE",
@@ -49,7 +49,7 @@ _ALIASES = {
 
 
 def http_url(text: str) -> SplitResult:
-    """The parts of an http or https URL. Raises InvalidInput."""
+    """Return the parts of an http or https URL. Raises InvalidInput."""
     try:
         parts = urlsplit(text)
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
@@ -80,7 +80,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The value itself; call it at the last moment, where a server needs it."""
+        """Return the value itself; to be called only when a server needs it."""
         return self._value
 
     def __repr__(self) -> str:
@@ -94,12 +94,12 @@ class Secret:
 
 
 class ProxyUrl(Secret):
-    """The http(s) URL of a proxy, which may hold a password; empty is none."""
+    """The http(s) URL of a proxy, which may have a password; empty is none."""
 
     __slots__ = ()
 
     def __init__(self, value: str) -> None:
-        """Raises ValueError, which repeats nothing of `value`."""
+        """Raise ValueError, without any part of `value` in it, if it is no URL."""
         super().__init__(value)
         try:
             usable = not value or bool(http_url(value))
@@ -120,12 +120,12 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class VaultSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`identity_dir` holds a folder a service with its `role_id` and `secret_id` (or `wrapped_secret_id`)."""
+    """`identity_dir` has a folder for each service, with its `role_id` and its secret id."""
 
     address: str = "http://127.0.0.1:8200"
     ca_file: str = ""
     namespace: str = ""
-    """The path of the namespace that holds all of it; empty, as `root`, is the root namespace."""
+    """The path of the namespace to use; empty, or `root`, is the root namespace."""
     proxy: ProxyUrl = ProxyUrl("")
     """The only proxy that requests to Vault go through."""
     no_proxy: str = ""
@@ -159,7 +159,7 @@ class KafkaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     """How long the group waits for a silent consumer before its partitions move."""
 
     def servers(self) -> tuple[tuple[str, int], ...]:
-        """Host and port of each bootstrap server, read as librdkafka reads them. Raises SettingsInvalid."""
+        """Return host and port of each bootstrap server, as librdkafka reads them. Raises SettingsInvalid."""
         listed = [each.strip() for each in self.bootstrap_servers.split(",") if each.strip()]
         for each in listed:
             scheme, named, _ = each.rpartition("://")
@@ -167,7 +167,7 @@ class KafkaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
                 listed_as = f"kafka.bootstrap_servers {self.bootstrap_servers!r}"
                 raise SettingsInvalid(
                     f"{listed_as}: brokers have no {scheme}:// address",
-                    hint="Write host:port alone: how it is secured is said by kafka.security_protocol.",
+                    hint="Write host:port alone: kafka.security_protocol says how it is secured.",
                 )
         try:
             places = [urlsplit(f"//{each.rpartition('//')[2]}") for each in listed]
@@ -201,18 +201,18 @@ class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_in_flight: Annotated[int, Meta(ge=1)] = 2000
     """Predictions that may wait for the broker at once before new ones get a 503."""
     max_connections: Annotated[int, Meta(ge=0)] = 0
-    """Of one process; 0 is 2,048, or what the limit of open files allows where that is less."""
+    """Connections of one process; 0 is 2,048, or fewer if the limit of open files is lower."""
     keep_alive_s: Seconds = 75.0
     """How long a connection without a request stays open; longer than a proxy in front keeps it."""
     cors_origins: str = ""
-    """Origins, with commas, whose pages may ask the API from a browser; `*` is any. Empty is none."""
+    """Origins, with commas, whose pages may call the API from a browser; `*` is any. Empty is none."""
     tls_cert_file: str = ""
     tls_key_file: str = ""
     ca_file: str = ""
     """The authority that signed the certificates of the API and the consumers, for those who ask them."""
 
     def origins(self) -> tuple[str, ...]:
-        """The origins of `cors_origins`. Raises SettingsInvalid."""
+        """Return the origins of `cors_origins`. Raises SettingsInvalid."""
         listed = tuple(each.strip() for each in self.cors_origins.split(",") if each.strip())
         for each in listed:
             try:
@@ -242,7 +242,7 @@ class SinkSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """A PEM file, as of the API; `http.ca_file` is the authority for those who ask."""
     tls_key_file: str = ""
     urls: str = ""
-    """Where `status` finds the consumers, with commas; empty is this machine and `metrics_port`."""
+    """URLs of the consumers for `status`, with commas; empty is this machine and `metrics_port`."""
 
 
 class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -253,7 +253,7 @@ class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
 class LogSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
-    """auto is JSON where stderr is no terminal."""
+    """auto is JSON if stderr is no terminal."""
 
 
 class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -278,9 +278,9 @@ Values = Mapping[str, Mapping[str, Any] | float | str]
 
 
 class Layers:
-    """The layers around Vault's, so that what Vault says can be laid between them at any time.
+    """The layers below and above Vault's, whose values can be put between them at any time.
 
-    `source` names where the file layer came from, for messages.
+    `source` names the file of the file layer, for messages.
     """
 
     def __init__(self, file: Values, environment: Values, command_line: Values, *, source: str) -> None:
@@ -290,7 +290,7 @@ class Layers:
         self._source = source
 
     def settings(self, vault: Values | None = None) -> Settings:
-        """The settings with `vault`'s values in their place. Raises SettingsInvalid."""
+        """Return the settings, with the values `vault` in their place. Raises SettingsInvalid."""
         merged: dict[str, Any] = {}
         origin: dict[str, str] = {}
         for name, layer in (
@@ -314,7 +314,7 @@ class Layers:
 
 
 def _decode(kind: type, value: Any) -> Any:
-    """What msgspec does not know: a value that hides itself. Its ValueError is told with the field's name."""
+    """Make a type that msgspec does not know; msgspec adds the field's name to a ValueError."""
     return kind(str(value))
 
 
@@ -335,9 +335,9 @@ def _explain(error: msgspec.ValidationError, origin: Mapping[str, str]) -> Setti
 
 
 def environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The values that `environ` names: ``BDLAB_HTTP_PORT=80`` is ``{"http": {"port": "80"}}``.
+    """Return the values in `environ`: ``BDLAB_HTTP_PORT=80`` is ``{"http": {"port": "80"}}``.
 
-    Other variables that start with ``BDLAB_`` belong to command line options and are left to them.
+    Other variables that start with ``BDLAB_`` belong to command-line options.
     """
     values: dict[str, Any] = {}
     by_name = {alias: environ[alias] for alias in _ALIASES if environ.get(alias)}
@@ -362,9 +362,9 @@ def load(
 ) -> Layers:
     """Read the layers below and above Vault's. `defaults` are the caller's own, below the file's values.
 
-    `config` is the TOML file to read (an error where it is missing); without it, ``BDLAB_CONFIG`` or
-    ``./bdlab.toml``, where there is one. Raises SettingsInvalid, also for values that no layer may hold, and
-    BdlabError for a ``./bdlab.toml`` that somebody else may have written.
+    `config` is the TOML file to read, which has to exist; without it ``BDLAB_CONFIG``, or ``./bdlab.toml`` if
+    there is one. Raises SettingsInvalid for an unknown setting or a wrong value, and BdlabError for a
+    ``./bdlab.toml`` that somebody else may have written.
     """
     chosen = config or (Path(environ["BDLAB_CONFIG"]) if environ.get("BDLAB_CONFIG") else None)
     path = chosen or Path(CONFIG_FILE)

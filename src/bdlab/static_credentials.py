@@ -1,4 +1,4 @@
-"""Fixed logins in place of Vault's."""
+"""Logins that come from the caller instead of Vault."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from bdlab.errors import SecretMissing
 
 
 class StaticCredentials:
-    """Gives out the logins that it was made with, or the last ones that were put in their place.
+    """Returns the logins that were set last. Implements the Protocols of `bdlab.credentials`.
 
-    `kafka_login` and `database_login` may be set from any thread, as a rotation does; `next_database` is
-    given once the present one is refused.
+    `kafka_login` and `database_login` may be set from any thread; `next_database` takes the place of a
+    refused database login.
     """
 
     def __init__(self, database: DatabaseLogin | None = None, kafka: KafkaLogin | None = None) -> None:
@@ -18,9 +18,9 @@ class StaticCredentials:
         self.kafka_login = kafka
         self.next_database: DatabaseLogin | None = None
         self.refreshed = 0
-        """How often the Kafka login was asked to be read again."""
+        """How often `refresh_kafka` was called."""
         self.in_use: dict[str, KafkaLogin] = {}
-        """What each client said that it connects with."""
+        """The login that each client uses."""
 
     def database(self) -> DatabaseLogin:
         if self.database_login is None:

@@ -1,4 +1,4 @@
-"""Whether a file that nobody named, and that was only found, is somebody else's word."""
+"""Whether a file that was found, and that no option named, may have been written by somebody else."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ _MOST_LINKS = 40
 
 
 def require_own(path: Path, *, option: str) -> None:
-    """Raise BdlabError unless `path` and its folder, and all that it leads to if it is a link, belong to the
-    caller or to root and nobody else may write there. `option` names such a file all the same.
+    """Raise BdlabError unless only the caller and root may write `path` and its folder, and where links lead.
+
+    `option` is the command-line option by which such a file can be named nevertheless.
     """
     place = path.absolute()
     for _ in range(_MOST_LINKS):
@@ -33,7 +34,7 @@ def require_own(path: Path, *, option: str) -> None:
 
 
 def _foreign(place: Path, found: os.stat_result) -> str:
-    """Why it is not the caller's alone; empty where it is. The mode of a link means nothing."""
+    """Return who else may write it; empty if nobody. The mode of a link means nothing."""
     if found.st_uid not in (0, os.geteuid()):
         return f"{place} belongs to user {found.st_uid}"
     if not stat.S_ISLNK(found.st_mode) and found.st_mode & _OTHERS_MAY_WRITE:

@@ -1,11 +1,11 @@
-# backup: takes snapshots of Vault and dumps of the database, and can put neither back.
+# backup: takes snapshots of Vault and dumps of the database, and can restore neither.
 
-# Everything that Vault holds, as its seal has encrypted it.
+# All data of Vault, encrypted by its seal.
 path "sys/storage/raft/snapshot" {
   capabilities = ["read"]
 }
 
-# Where the database is, and a login of its own that may only read.
+# The database's address, and a login of its own that may only read.
 path "kv/data/database/credentials" {
   capabilities = ["read"]
 }
@@ -13,12 +13,12 @@ path "database/creds/bdlab-reader" {
   capabilities = ["read"]
 }
 
-# Keeps the lease of its database login alive; a lease id cannot be guessed.
+# Renews the lease of its database login; a lease id cannot be guessed.
 path "sys/leases/renew" {
   capabilities = ["update"]
 }
 
-# Its own token: look at it, keep it alive, give it back.
+# Its own token: look it up, renew it, revoke it.
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

@@ -1,6 +1,6 @@
 # consume: reads the topic and stores it.
 
-# Where the broker is, and its own Kafka users.
+# The broker's address, and its own Kafka users.
 path "kv/data/kafka/credentials" {
   capabilities = ["read"]
 }
@@ -8,7 +8,7 @@ path "kv/data/kafka/consume" {
   capabilities = ["read"]
 }
 
-# Where the database is, and a login of its own that may insert.
+# The database's address, and a login of its own that may insert.
 path "kv/data/database/credentials" {
   capabilities = ["read"]
 }
@@ -16,12 +16,12 @@ path "database/creds/bdlab-writer" {
   capabilities = ["read"]
 }
 
-# Keeps the lease of its database login alive; a lease id cannot be guessed.
+# Renews the lease of its database login; a lease id cannot be guessed.
 path "sys/leases/renew" {
   capabilities = ["update"]
 }
 
-# Says which credentials each of its processes uses, and takes that back at the end: `rotate` waits for it.
+# Reports which credentials each of its processes uses, and deletes the report at the end: `rotate` waits for these.
 path "kv/data/clients/consume/+" {
   capabilities = ["create", "update"]
 }
@@ -29,7 +29,7 @@ path "kv/metadata/clients/consume/+" {
   capabilities = ["delete"]
 }
 
-# Its own token: look at it, keep it alive, give it back.
+# Its own token: look it up, renew it, revoke it.
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

@@ -1,6 +1,6 @@
 # dlq: lists dead letters, and sends them back to the topic.
 
-# Where the broker is, and its own Kafka users.
+# The broker's address, and its own Kafka users.
 path "kv/data/kafka/credentials" {
   capabilities = ["read"]
 }
@@ -8,7 +8,7 @@ path "kv/data/kafka/dlq" {
   capabilities = ["read"]
 }
 
-# Where the database is, and a login of its own that reads, and notes a replay or a discard.
+# The database's address, and a login of its own that reads, and notes a replay or a discard.
 path "kv/data/database/credentials" {
   capabilities = ["read"]
 }
@@ -16,12 +16,12 @@ path "database/creds/bdlab-dlq" {
   capabilities = ["read"]
 }
 
-# Keeps the lease of its database login alive; a lease id cannot be guessed.
+# Renews the lease of its database login; a lease id cannot be guessed.
 path "sys/leases/renew" {
   capabilities = ["update"]
 }
 
-# Its own token: look at it, keep it alive, give it back.
+# Its own token: look it up, renew it, revoke it.
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

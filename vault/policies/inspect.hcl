@@ -1,5 +1,5 @@
-# inspect: lets a later `bdlab vault-init` see that nothing is to be done. It reads how Vault is set up, and no
-# secret: of the key-value store only which versions there are, of the database engine everything but its password.
+# inspect: lets a later `bdlab vault-init` see whether there is anything to do. It reads how Vault is set up, and no
+# secret: of the key-value store only the versions, of the database engine everything but its password.
 
 path "sys/mounts" {
   capabilities = ["read"]
@@ -17,7 +17,7 @@ path "auth/approle/role/+/role-id" {
   capabilities = ["read"]
 }
 
-# Whether a secret id that it was shown is still good; it cannot make one.
+# Whether a secret id that it knows is still valid; it cannot make one.
 path "auth/approle/role/+/secret-id/lookup" {
   capabilities = ["update"]
 }
@@ -43,12 +43,12 @@ path "kv/metadata/*" {
   capabilities = ["read"]
 }
 
-# Whether there is an audit log, which is told where there is none; Vault wants `sudo` for it.
+# Whether there is an audit log; Vault wants `sudo` for this.
 path "sys/audit" {
   capabilities = ["read", "sudo"]
 }
 
-# Its own token: look at it, keep it alive, give it back.
+# Its own token: look it up, renew it, revoke it.
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

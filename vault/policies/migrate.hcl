@@ -1,11 +1,11 @@
-# migrate: owns the schema, makes the topic and the broker's users, and keeps where the broker is.
+# migrate: owns the schema, makes the topic and the broker's users, and stores the broker's address.
 
-# Every Kafka user, since it creates them at the broker; `create` and `update` since it writes down what it made.
+# Every Kafka user, as it creates them at the broker; `create` and `update`, as it stores the broker's address.
 path "kv/data/kafka/*" {
   capabilities = ["create", "read", "update"]
 }
 
-# Where the database is, and a login of its own that owns the tables.
+# The database's address, and a login of its own that owns the tables.
 path "kv/data/database/credentials" {
   capabilities = ["read"]
 }
@@ -13,7 +13,7 @@ path "database/creds/bdlab-owner" {
   capabilities = ["read"]
 }
 
-# Drops the logins that ended and could not be dropped; it gets none by it.
+# Lets Vault drop the users that ended and could not be dropped then; this makes no user.
 path "database/creds/bdlab-sweep" {
   capabilities = ["read"]
 }
@@ -26,7 +26,7 @@ path "pki-kafka/issue/admin" {
   capabilities = ["update"]
 }
 
-# The certificates of the other servers. The API itself may not: who breaks into it gets none that lasts.
+# The certificates of the other servers. The API may not, so that somebody who breaks into it gets none that lasts.
 path "pki-servers/issue/vault" {
   capabilities = ["update"]
 }
@@ -37,12 +37,12 @@ path "pki-servers/issue/api" {
   capabilities = ["update"]
 }
 
-# Keeps the lease of its database login alive; a lease id cannot be guessed.
+# Renews the lease of its database login; a lease id cannot be guessed.
 path "sys/leases/renew" {
   capabilities = ["update"]
 }
 
-# Its own token: look at it, keep it alive, give it back.
+# Its own token: look it up, renew it, revoke it.
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

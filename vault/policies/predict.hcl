@@ -1,6 +1,6 @@
 # predict: publishes predictions from a terminal; it never sees the database.
 
-# Where the broker is, and its own Kafka users.
+# The broker's address, and its own Kafka users.
 path "kv/data/kafka/credentials" {
   capabilities = ["read"]
 }
@@ -8,7 +8,7 @@ path "kv/data/kafka/predict" {
   capabilities = ["read"]
 }
 
-# Its own token: look at it, keep it alive, give it back.
+# Its own token: look it up, renew it, revoke it.
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

@@ -1,5 +1,5 @@
 # recovery: may begin and end the making of a root token, for a `bdlab vault-init` that has something to change.
-# That takes the recovery key as well, which Vault does not hold.
+# That also takes the recovery key, which Vault does not hold.
 
 path "sys/generate-root-token/*" {
   capabilities = ["create", "read", "update", "delete"]
@@ -10,7 +10,7 @@ path "sys/generate-root/*" {
   capabilities = ["create", "read", "update", "delete"]
 }
 
-# Its own token: look at it, keep it alive, give it back.
+# Its own token: look it up, renew it, revoke it.
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

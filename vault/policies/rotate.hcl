@@ -5,7 +5,7 @@ path "database/rotate-root/bdlab" {
   capabilities = ["update"]
 }
 
-# Ends every login of one sort, where a person asks for that; Vault wants `sudo` for it.
+# Revokes all logins of one role, if a person asks for that; Vault wants `sudo` for this.
 path "sys/leases/revoke-prefix/database/creds/bdlab-writer" {
   capabilities = ["update", "sudo"]
 }
@@ -19,12 +19,12 @@ path "sys/leases/revoke-prefix/database/creds/bdlab-dlq" {
   capabilities = ["update", "sudo"]
 }
 
-# Drops the logins that ended and could not be dropped; it gets none by it.
+# Lets Vault drop the users that ended and could not be dropped then; this makes no user.
 path "database/creds/bdlab-sweep" {
   capabilities = ["read"]
 }
 
-# Where the broker is, and a certificate of its administrator, for changing the users there.
+# The broker's address, and a certificate of its administrator, for changing the users there.
 path "kv/data/kafka/credentials" {
   capabilities = ["read"]
 }
@@ -55,7 +55,7 @@ path "kv/data/kafka/migrate" {
   capabilities = ["read", "update"]
 }
 
-# Which credentials the running clients of the services use; removes what a client left that was killed.
+# Which credentials the running processes of the services use; deletes the reports of those that were killed.
 path "kv/metadata/clients/serve" {
   capabilities = ["list"]
 }
@@ -169,7 +169,7 @@ path "auth/approle/role/rotate/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
 
-# Its own token: look at it, keep it alive, give it back.
+# Its own token: look it up, renew it, revoke it.
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

@@ -1,6 +1,6 @@
 # serve: publishes predictions, and shows stored ones through a reading login.
 
-# Where the broker is, and its own Kafka users.
+# The broker's address, and its own Kafka users.
 path "kv/data/kafka/credentials" {
   capabilities = ["read"]
 }
@@ -8,7 +8,7 @@ path "kv/data/kafka/serve" {
   capabilities = ["read"]
 }
 
-# Where the database is, and a login of its own that may only read.
+# The database's address, and a login of its own that may only read.
 path "kv/data/database/credentials" {
   capabilities = ["read"]
 }
@@ -16,12 +16,12 @@ path "database/creds/bdlab-reader" {
   capabilities = ["read"]
 }
 
-# Keeps the lease of its database login alive; a lease id cannot be guessed.
+# Renews the lease of its database login; a lease id cannot be guessed.
 path "sys/leases/renew" {
   capabilities = ["update"]
 }
 
-# Says which credentials each of its processes uses, and takes that back at the end: `rotate` waits for it.
+# Reports which credentials each of its processes uses, and deletes the report at the end: `rotate` waits for these.
 path "kv/data/clients/serve/+" {
   capabilities = ["create", "update"]
 }
@@ -29,7 +29,7 @@ path "kv/metadata/clients/serve/+" {
   capabilities = ["delete"]
 }
 
-# Its own token: look at it, keep it alive, give it back.
+# Its own token: look it up, renew it, revoke it.
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }

@@ -1,6 +1,6 @@
 # status: looks at everything, changes nothing.
 
-# Where the broker is, and its own Kafka users.
+# The broker's address, and its own Kafka users.
 path "kv/data/kafka/credentials" {
   capabilities = ["read"]
 }
@@ -8,7 +8,7 @@ path "kv/data/kafka/status" {
   capabilities = ["read"]
 }
 
-# Where the database is, and a login of its own that may only read.
+# The database's address, and a login of its own that may only read.
 path "kv/data/database/credentials" {
   capabilities = ["read"]
 }
@@ -16,17 +16,17 @@ path "database/creds/bdlab-reader" {
   capabilities = ["read"]
 }
 
-# Keeps the lease of its database login alive; a lease id cannot be guessed.
+# Renews the lease of its database login; a lease id cannot be guessed.
 path "sys/leases/renew" {
   capabilities = ["update"]
 }
 
-# Whether there is an audit log, which is told where there is none; Vault wants `sudo` for it.
+# Whether there is an audit log; Vault wants `sudo` for this.
 path "sys/audit" {
   capabilities = ["read", "sudo"]
 }
 
-# Its own token: look at it, keep it alive, give it back.
+# Its own token: look it up, renew it, revoke it.
 path "auth/token/lookup-self" {
   capabilities = ["read"]
 }
