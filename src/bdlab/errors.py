@@ -1,10 +1,10 @@
-"""Everything bdlab raises on purpose.
+"""The errors that bdlab raises.
 
     BdlabError                       exit code 1
     ├── InvalidInput                 a review, a file or an option that cannot be used      (exit code 2)
     │   └── SettingsInvalid          a setting of the wrong type or range; names its source
-    ├── InvalidEvent                 bytes on the topic that are no prediction event
-    ├── EventTooNew                  an event of a later version of bdlab: not to be judged by this one
+    ├── InvalidEvent                 bytes on the topic that are not a prediction event
+    ├── EventTooNew                  an event of a later version of bdlab, which can read it
     ├── ModelError
     │   ├── ModelNotFound
     │   ├── ModelTampered            a model file differs from the sha256 in its card
@@ -17,23 +17,23 @@
     │   └── SecretMissing            the path is allowed and holds nothing
     ├── BrokerError
     │   ├── BrokerUnavailable        no broker answered in time: retry
-    │   ├── NotAcknowledged          a message was handed over and no acknowledgement came in time: it may
-    │   │                            or may not be on the topic; retry with the same id
+    │   ├── NotAcknowledged          no acknowledgement came in time: the message may or may not be on the
+    │   │                            topic; retry with the same id
     │   ├── BrokerRefused            authentication or authorisation failed at the broker
     │   ├── TopicMissing
-    │   ├── EventTooLarge            the broker takes no message of this size: do not retry
+    │   ├── EventTooLarge            the broker accepts no message of this size: do not retry
     │   └── OffsetOutOfRange         the position to read from is not in the log
     ├── DatabaseError
-    │   ├── DatabaseUnavailable      no connection, or one that broke: retry with fresh credentials
+    │   ├── DatabaseUnavailable      no connection, or a broken one: retry with fresh credentials
     │   ├── DatabaseDenied           the role lacks a privilege (SQLSTATE 42501)
-    │   ├── RowRejected              the database refuses this row for its content (SQLSTATE 22, 23, 54)
+    │   ├── RowRejected              the database refuses the content of this row (SQLSTATE 22, 23, 54)
     │   ├── FenceLost                another consumer has advanced the partition: drop the batch, seek again
     │   └── SchemaOutdated           migrations are missing, or newer than this version
     ├── StackError
-    │   ├── ServerNotStarted         a server of the local stack did not come up; names its log file
-    │   ├── StartInterrupted         asked to stop before everything was up
+    │   ├── ServerNotStarted         a server of the local stack did not start; names its log file
+    │   ├── StartInterrupted         a stop was requested before everything had started
     │   ├── StackInUse               another `bdlab up` holds the data folder
-    │   └── BinaryMissing            the package or program that brings a server is not installed
+    │   └── BinaryMissing            the package or program with a server is not installed
     └── Unhealthy                    checked, and not healthy or not verified               (exit code 10)
 
 Adapters wrap a foreign exception into one of these and keep it as ``__cause__``.
@@ -45,10 +45,7 @@ from typing import ClassVar
 
 
 class BdlabError(Exception):
-    """What went wrong and why, in one sentence, and in `hint` what to do next.
-
-    `hint` is an imperative sentence or two, empty where there is nothing to add.
-    """
+    """`message` says what went wrong and why, in one sentence; `hint` says what to do next, or is empty."""
 
     exit_code: ClassVar[int] = 1
 
@@ -62,132 +59,102 @@ class InvalidInput(BdlabError):
     exit_code = 2
 
 
-class SettingsInvalid(InvalidInput):
-    pass
+class SettingsInvalid(InvalidInput): ...
 
 
-class InvalidEvent(BdlabError):
-    pass
+class InvalidEvent(BdlabError): ...
 
 
-class EventTooNew(BdlabError):
-    pass
+class EventTooNew(BdlabError): ...
 
 
-class ModelError(BdlabError):
-    pass
+class ModelError(BdlabError): ...
 
 
-class ModelNotFound(ModelError):
-    pass
+class ModelNotFound(ModelError): ...
 
 
-class ModelTampered(ModelError):
-    pass
+class ModelTampered(ModelError): ...
 
 
-class TrainingFailed(ModelError):
-    pass
+class TrainingFailed(ModelError): ...
 
 
-class VaultError(BdlabError):
-    pass
+class VaultError(BdlabError): ...
 
 
-class VaultUnavailable(VaultError):
-    pass
+class VaultUnavailable(VaultError): ...
 
 
-class IdentityRefused(VaultError):
-    pass
+class IdentityRefused(VaultError): ...
 
 
-class TokenRefused(IdentityRefused):
-    pass
+class TokenRefused(IdentityRefused): ...
 
 
-class PolicyDenied(VaultError):
-    pass
+class PolicyDenied(VaultError): ...
 
 
-class SecretMissing(VaultError):
-    pass
+class SecretMissing(VaultError): ...
 
 
-class BrokerError(BdlabError):
-    pass
+class BrokerError(BdlabError): ...
 
 
-class BrokerUnavailable(BrokerError):
-    pass
+class BrokerUnavailable(BrokerError): ...
 
 
-class NotAcknowledged(BrokerError):
-    pass
+class NotAcknowledged(BrokerError): ...
 
 
-class BrokerRefused(BrokerError):
-    pass
+class BrokerRefused(BrokerError): ...
 
 
-class TopicMissing(BrokerError):
-    pass
+class TopicMissing(BrokerError): ...
 
 
-class EventTooLarge(BrokerError):
-    pass
+class EventTooLarge(BrokerError): ...
 
 
-class OffsetOutOfRange(BrokerError):
-    pass
+class OffsetOutOfRange(BrokerError): ...
 
 
-class DatabaseError(BdlabError):
-    pass
+class DatabaseError(BdlabError): ...
 
 
-class DatabaseUnavailable(DatabaseError):
-    pass
+class DatabaseUnavailable(DatabaseError): ...
 
 
-class DatabaseDenied(DatabaseError):
-    pass
+class DatabaseDenied(DatabaseError): ...
 
 
 class RowRejected(DatabaseError):
-    """`sqlstate` is the five-character code that Postgres gave."""
+    """`sqlstate` is the five-character code from Postgres."""
 
     def __init__(self, message: str, *, sqlstate: str, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.sqlstate = sqlstate
 
 
-class FenceLost(DatabaseError):
-    pass
+class FenceLost(DatabaseError): ...
 
 
-class SchemaOutdated(DatabaseError):
-    pass
+class SchemaOutdated(DatabaseError): ...
 
 
-class StackError(BdlabError):
-    pass
+class StackError(BdlabError): ...
 
 
-class ServerNotStarted(StackError):
-    pass
+class ServerNotStarted(StackError): ...
 
 
-class StartInterrupted(StackError):
-    pass
+class StartInterrupted(StackError): ...
 
 
-class StackInUse(StackError):
-    pass
+class StackInUse(StackError): ...
 
 
-class BinaryMissing(StackError):
-    pass
+class BinaryMissing(StackError): ...
 
 
 class Unhealthy(BdlabError):

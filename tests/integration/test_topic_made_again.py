@@ -208,7 +208,7 @@ def test_a_consumer_that_starts_when_the_topic_has_grown(world: World) -> None:
     world.make_again()
     world.publish(200)
     assert [one.split(":")[1].strip() for one in world.verify().problems] == [
-        "no consumer was ever given it"
+        "it was never assigned to a consumer"
     ] * 3
     assert world.drain() == 200
     check_two_logs(world, 60, 200)

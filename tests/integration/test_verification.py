@@ -148,7 +148,7 @@ FROM predictions WHERE partition = %(partition)s LIMIT 1
             2,
             7,
             "other",
-            "partition 2 of the closed log other: 1 rows, and sink_offsets does not know it: offset 7",
+            "partition 2 of the closed log other: 1 rows without a line in sink_offsets: offset 7",
         ),
     ],
 )
@@ -192,8 +192,10 @@ def test_an_altered_offset_is_found(pipeline: Pipeline, change: str, problem: st
 def test_a_partition_that_the_sink_forgot_is_found(pipeline: Pipeline) -> None:
     pipeline.tamper("DELETE FROM sink_offsets WHERE partition = 1")
     problems = pipeline.verify().problems
-    assert problems[0].startswith("partition 1: no consumer was ever given it: offsets 0 to 11 (12 events)")
-    assert problems[1].startswith("partition 1: 12 rows, and sink_offsets does not know it: offset 0 (")
+    assert problems[0].startswith(
+        "partition 1: it was never assigned to a consumer: offsets 0 to 11 (12 events)"
+    )
+    assert problems[1].startswith("partition 1: 12 rows without a line in sink_offsets: offset 0 (")
 
 
 def test_rows_that_claim_positions_of_no_event_are_found_though_they_balance(pipeline: Pipeline) -> None:

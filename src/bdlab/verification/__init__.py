@@ -1,4 +1,4 @@
-"""Offset accounting: each position of the topic is recorded once, shown by numbers."""
+"""Offset accounting: proves with numbers that each position of the topic is recorded once."""
 
 from __future__ import annotations
 

@@ -1,54 +1,50 @@
-"""What `verify` found."""
+"""The result of `verify`."""
 
 from __future__ import annotations
 
 import msgspec
 
 
-class PartitionReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One partition of the log that the broker has now. Offsets; `end` was read before the counts.
+class _Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """Offsets, and how many records each table has of a partition.
 
-    `first_offset` and `next_offset` are None for a partition that no consumer was ever given.
+    `first_offset` and `next_offset` are None for a partition that was never assigned to a consumer.
     """
 
     cluster_id: str
     topic: str
     partition: int
+    first_offset: int | None = None
+    next_offset: int | None = None
+    stored: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    pruned: int = 0
+    topic_id: str = ""
+    problems: tuple[str, ...] = ()
+
+
+class PartitionReport(_Counts, frozen=True, kw_only=True):
+    """A partition of the log that the broker has now, which begins at `log_start` and had this `end` before
+    the tables were counted.
+    """
+
     log_start: int
     end: int
-    first_offset: int | None
-    next_offset: int | None
-    stored: int
-    duplicates: int
-    dead_letters: int
-    pruned: int
-    topic_id: str = ""
-    problems: tuple[str, ...] = ()
 
 
-class ClosedPartition(msgspec.Struct, frozen=True, kw_only=True):
-    """A partition of a log that the broker has no more, as of a memory-only broker that was restarted.
+class ClosedPartition(_Counts, frozen=True, kw_only=True):
+    """A partition of a log that the broker has no longer, as after the restart of a broker without a disk.
 
-    `lost` events are known to have been in it and were never recorded. There may have been more: those that
-    came after the sink last saw the log's end.
+    `lost` events are known to have been in it and were never recorded. There may have been more, after the
+    consumer last saw the end of the log.
     """
 
-    cluster_id: str
-    topic: str
-    partition: int
-    first_offset: int | None
-    next_offset: int | None
-    stored: int
-    duplicates: int
-    dead_letters: int
-    pruned: int
     lost: int
-    topic_id: str = ""
-    problems: tuple[str, ...] = ()
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """`verified` where there is no problem anywhere. `waited_s` for a consumer to catch up."""
+    """`verified` if there is no problem. `waited_s` is how long a consumer was waited for."""
 
     verified: bool
     partitions: tuple[PartitionReport, ...]
@@ -57,7 +53,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def problems(self) -> list[str]:
-        """All of them, each naming its partition."""
+        """All problems, each with its partition."""
         current = [f"partition {one.partition}: {text}" for one in self.partitions for text in one.problems]
         former = [
             f"partition {one.partition} of the closed log {one.cluster_id}"

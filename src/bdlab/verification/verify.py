@@ -1,8 +1,8 @@
-"""The accounting itself.
+"""The accounting.
 
-The broker's ends are read first. What lies below them has to be recorded once the consumer has passed them,
-so the count is right beside a running pipeline: it is taken in one snapshot, and what came later only adds to
-it.
+The ends of the broker's log are read first. All offsets below them have to be recorded once the consumer has
+passed them, so that the count is right beside a running pipeline: it is one snapshot, and later records only
+add to it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from bdlab.ledger import Account, Books, LogPartition, LogRange, Sighting, log_partition
 from bdlab.log_identity import ADVICE, LogCatalog, ReadRecords, match_log, refusals
@@ -21,11 +21,11 @@ _IDS = 20
 
 
 Identify = Callable[[LogPartition, Sequence[int]], Mapping[int, str]]
-"""The ids of the events at these offsets of a log, as far as the broker still has them."""
+"""Returns the ids of the events at these offsets of a log, as far as the broker still has them."""
 
 
 class Tables(Books, LogCatalog, Protocol):
-    """The accounts, and what is known of the broker's log."""
+    """The accounts, and what is recorded of the broker's log."""
 
 
 def verify(
@@ -38,10 +38,10 @@ def verify(
     look: Callable[[LogRange], ReadRecords] | None = None,
     stop: threading.Event | None = None,
 ) -> Report:
-    """Compare the broker's log with the database; what was found.
+    """Compare the broker's log with the database and return the result.
 
-    `wait_s` is how many seconds a running consumer has to pass the ends that were read; `limit` bounds each
-    list of offsets; `look` gives what reads records, to prove that the log is the recorded one.
+    `wait_s` is how many seconds to wait for a running consumer to pass the ends; `limit` bounds each list of
+    offsets; `look` gives what reads records, to prove that the log is the recorded one.
     Raises BrokerError, DatabaseError and VaultError.
     """
     current = {log_partition(found): found for found in ranges()}
@@ -67,7 +67,7 @@ def _later_ends(
     accounts: Mapping[LogPartition, Account],
     ranges: Callable[[], Sequence[LogRange]],
 ) -> Mapping[LogPartition, int]:
-    """The ends by now, read only where more is recorded than there was: it has to have come since."""
+    """Return the present ends, if more is recorded than the first ends allow; else nothing is read."""
     ahead = any(
         (accounts[log].next_offset or 0) > current[log].end for log in current.keys() & accounts.keys()
     )
@@ -79,7 +79,7 @@ def _later_ends(
 def _await_consumer(
     current: Mapping[LogPartition, LogRange], books: Books, wait_s: float, stop: threading.Event
 ) -> float:
-    """Wait until each partition's end is recorded, at most `wait_s`; the seconds that it took."""
+    """Wait until each partition's end is recorded, at most `wait_s`. Return the seconds that it took."""
     began = time.monotonic()
     for _ in tries(wait_s, stop=stop) if wait_s else ():
         following = books.next_offsets()
@@ -105,7 +105,7 @@ def _partition(
     if account is None or account.next_offset is None or account.first_offset is None:
         if found.end > found.start:
             problems.append(
-                f"no consumer was ever given it: offsets {found.start} to {found.end - 1} "
+                f"it was never assigned to a consumer: offsets {found.start} to {found.end - 1} "
                 f"({found.end - found.start} events) are not recorded"
             )
     else:
@@ -127,42 +127,27 @@ def _partition(
         if account.first_offset > found.start:
             problems.append(
                 f"first_offset is {account.first_offset} and the log starts at {found.start}: "
-                f"{account.first_offset - found.start} events before it were never looked at"
+                f"{account.first_offset - found.start} events before it were never read"
             )
     if account is not None:
         problems += _imbalance(account, log, identify)
     return PartitionReport(
-        cluster_id=found.cluster_id,
-        topic=found.topic,
-        partition=found.partition,
-        log_start=found.start,
-        end=found.end,
-        first_offset=account.first_offset if account else None,
-        next_offset=account.next_offset if account else None,
-        stored=account.stored if account else 0,
-        duplicates=account.duplicates if account else 0,
-        dead_letters=account.dead_letters if account else 0,
-        pruned=account.pruned if account else 0,
-        topic_id=found.topic_id,
-        problems=tuple(problems),
+        **log._asdict(), **_counts(account), log_start=found.start, end=found.end, problems=tuple(problems)
     )
 
 
 def _closed(account: Account) -> ClosedPartition:
     return ClosedPartition(
-        cluster_id=account.log.cluster_id,
-        topic=account.log.topic,
-        partition=account.log.partition,
-        first_offset=account.first_offset,
-        next_offset=account.next_offset,
-        stored=account.stored,
-        duplicates=account.duplicates,
-        dead_letters=account.dead_letters,
-        pruned=account.pruned,
-        topic_id=account.log.topic_id,
+        **account.log._asdict(),
+        **_counts(account),
         lost=max(0, account.end_seen - (account.next_offset or 0)),
         problems=tuple(_imbalance(account, account.log, None)),
     )
+
+
+def _counts(account: Account | None) -> dict[str, Any]:
+    names = ("first_offset", "next_offset", "stored", "duplicates", "dead_letters", "pruned")
+    return {name: getattr(account, name) for name in names} if account else {}
 
 
 def _imbalance(account: Account, log: LogPartition, identify: Identify | None) -> list[str]:
@@ -185,7 +170,7 @@ def _imbalance(account: Account, log: LogPartition, identify: Identify | None) -
     if account.outside_count:
         shown = "; ".join(_sighting(one) for one in account.outside)
         if account.first_offset is None:
-            problems.append(f"{account.outside_count} rows, and sink_offsets does not know it: {shown}")
+            problems.append(f"{account.outside_count} rows without a line in sink_offsets: {shown}")
         else:
             base = account.first_offset if account.pruned_to is None else account.pruned_to
             problems.append(
