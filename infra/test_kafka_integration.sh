@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The integration test: one prediction on its way through every part, a line for each step.
+# The integration test: sends one prediction through every part, and prints a line for each step.
 #
 #   infra/test_kafka_integration.sh                      the stack of infra/docker-compose.yml
 #   infra/test_kafka_integration.sh --local [FOLDER]     the stack of `bdlab up` (its --data-dir)
@@ -44,7 +44,7 @@ check() {
   fi
 }
 
-# until_true COMMAND...: again and again, for as long as $wait_s in all.
+# until_true COMMAND...: tries it again and again, for $wait_s in all.
 until_true() {
   local deadline=$((SECONDS + wait_s))
   until "$@"; do

@@ -1,7 +1,7 @@
-"""What has to be there before the servers' first start. Runs at each `up`, as root and without a network.
+"""Make what the servers need before their first start. Runs at each `up`, as root and without a network.
 
     first_setup.py prepare   seal key and TLS certificates, once; hands `.env` over to vault-init and Postgres
-    first_setup.py forget    takes both copies of `.env` away again, once vault-init is done
+    first_setup.py forget    removes both copies of `.env` again, once vault-init is done
 
 The folders under /volumes are the volumes of docker-compose.yml; each server mounts only its own.
 """
@@ -24,7 +24,7 @@ BDLAB, VAULT, POSTGRES = 10001, 10002, 999
 
 #: The first that exists.
 ENV_FILES = (Path("/checkout/infra/.env"), Path("/checkout/.env"))
-#: The servers of the compose file are where it says, whatever .env has.
+#: The addresses of the compose file's servers, whatever .env says.
 FIXED = {
     "BDLAB_POSTGRES_HOST": "postgres",
     "BDLAB_POSTGRES_PORT": "5432",
@@ -72,7 +72,7 @@ def make_seal_key() -> None:
 
 
 def make_certificates() -> None:
-    """Certificates of Vault and Postgres, by an authority whose key is gone as soon as it has signed them."""
+    """Make the certificates of Vault and Postgres, by an authority whose key is deleted after the signing."""
     trust, holders = VOLUMES / "trust", {"vault": VAULT, "postgres": POSTGRES}
     own(trust, BDLAB, 0o755)
     files = [trust / "ca.pem", *(VOLUMES / f"{name}-tls" / "server.pem" for name in holders)]
@@ -100,15 +100,15 @@ def make_certificates() -> None:
             openssl("x509", "-req", "-in", request, *signer, *span, "-out", signed)
             write(folder / "server.key", key.read_bytes(), user)
             write(folder / "server.pem", signed.read_bytes(), user)
-        # Last: where a run is cut off before, the next one makes all of them anew. The authority before stays
-        # trusted: until they are restarted, the servers show what it has signed.
+        # Last: if a run is cut off before this, the next one makes all anew. The former authority stays
+        # trusted: until they are restarted, the servers show certificates that it has signed.
         former = (trust / "ca.pem").read_bytes() if (trust / "ca.pem").exists() else b""
         write(trust / "ca.pem", (work / "ca.pem").read_bytes() + former, BDLAB, 0o644)
     say("certificates of Vault and Postgres made")
 
 
 def lasts(certificate: Path) -> bool:
-    """Whether it is there and will be valid for some weeks."""
+    """Return whether the certificate is there and stays valid for some weeks."""
     if not certificate.exists():
         return False
     span = str(_RENEW_DAYS * 86400)
@@ -118,9 +118,9 @@ def lasts(certificate: Path) -> bool:
 
 
 def hand_over() -> None:
-    """Give vault-init its `.env` and Postgres its administrator: once, or again with an `.env` again.
+    """Give vault-init its `.env` and Postgres its administrator: once, and again if there is an `.env` again.
 
-    Without a password in it one is invented, which nobody has to know: from then on Vault makes the users.
+    If it has no password, make one up, which nobody has to know: from then on Vault makes the users.
     """
     setup, database = VOLUMES / "vault-setup", VOLUMES / "postgres-setup"
     own(setup, BDLAB)
@@ -131,7 +131,7 @@ def hand_over() -> None:
     if not password and (database / "done").exists():
         return
     if not password:
-        # What an interrupted first set-up invented stands: Postgres may have it already.
+        # Keep what an interrupted first set-up made up: Postgres may have it already.
         password = values_of(setup / ".env").get("POSTGRES_PASSWORD") or secrets.token_urlsafe(
             _PASSWORD_BYTES
         )
@@ -144,11 +144,11 @@ def hand_over() -> None:
     write(database / "password", password.encode(), POSTGRES)
     text = "".join(f"{name}={quoted(value)}\n" for name, value in values.items())
     write(setup / ".env", text.encode(), BDLAB)
-    say(f"first set-up from {source}" if source else "first set-up without an .env: the password is invented")
+    say(f"first set-up from {source}" if source else "first set-up without an .env: the password is made up")
 
 
 def values_of(file: Path) -> dict[str, str]:
-    """What an `.env` says; nothing where there is none."""
+    """Return the values of an `.env`; none if the file is missing."""
     return {name: value or "" for name, value in dotenv_values(file, interpolate=False).items()}
 
 
@@ -156,7 +156,7 @@ def forget() -> None:
     setup, database = VOLUMES / "vault-setup", VOLUMES / "postgres-setup"
     (setup / ".env").unlink(missing_ok=True)
     for name in ("user", "password"):
-        # The files stay: Postgres looks for them at each start, and needs what was in them at the first only.
+        # The files stay, empty: Postgres looks for them at each start, and needs the content only once.
         write(database / name, b"", POSTGRES)
     write(database / "done", b"", POSTGRES)
     say("Vault holds every credential; the copies of .env are gone, and .env itself can be deleted")
@@ -180,7 +180,7 @@ def own(folder: Path, user: int, mode: int = 0o700) -> None:
 
 
 def write(file: Path, content: bytes, user: int, mode: int = 0o600) -> None:
-    """Whole or not at all, and never readable by others for a moment."""
+    """Write the file completely or not at all, and never readable by others."""
     new = file.with_name(f".{file.name}.new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:

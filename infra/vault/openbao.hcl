@@ -1,4 +1,4 @@
-# The Vault of docker-compose.yml. Its seal key is on a volume of its own, so that it opens by itself at each start.
+# The Vault of docker-compose.yml. Its seal key is on a volume of its own; with it Vault unseals itself at each start.
 storage "raft" {
   path                   = "/vault/data"
   node_id                = "vault"

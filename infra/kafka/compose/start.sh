@@ -1,6 +1,6 @@
 #!/bin/bash
-# Starts the broker of the official image with the cluster id of its log, or a new one where there is no log yet.
-# The image's own default is one and the same id for every log in the world.
+# Starts the broker of the official image with the cluster id of its log, or with a new one if there is no log yet.
+# The image's own default is the same id for every log everywhere.
 set -euo pipefail
 meta=/var/lib/kafka/data/log/meta.properties
 id=
