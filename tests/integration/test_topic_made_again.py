@@ -61,7 +61,7 @@ credentials = StaticCredentials(
 store = Store(credentials)
 store.open()
 sink = Sink(store, SinkSettings(batch_wait_s=0.05))
-with Consumer(credentials, positions=sink.positions, prove=sink.prove) as source:
+with Consumer(credentials, positions=sink.positions, check_log=sink.check_log) as source:
     sink.run(source, threading.Event())
 """
 
@@ -119,7 +119,7 @@ class World(msgspec.Struct):
         store.open()
         sink = Sink(store, SinkSettings(batch_wait_s=0.05))
         try:
-            with Consumer(self.credentials, positions=sink.positions, prove=sink.prove) as source:
+            with Consumer(self.credentials, positions=sink.positions, check_log=sink.check_log) as source:
                 return sink.run(source, threading.Event(), until_idle=True).rows
         finally:
             store.close()
@@ -132,7 +132,13 @@ class World(msgspec.Struct):
             Admin(self.credentials, timeout_s=20) as admin,
             Reader(self.database.credentials("reader")) as reader,
         ):
-            return verify(admin.log_ranges, reader, wait_s=wait_s, identify=admin.keys_at, look=admin.look)
+            return verify(
+                admin.log_ranges,
+                reader,
+                wait_s=wait_s,
+                identify=admin.keys_at,
+                read_records=admin.record_reader,
+            )
 
     def topic_ids(self) -> list[str]:
         return [row[0] for row in self.database.execute("SELECT topic_id FROM logs ORDER BY log_id")]

@@ -20,10 +20,10 @@ class MemoryConsumer:
         log: MemoryLog,
         *,
         positions: Callable[[Sequence[Position]], Sequence[Position]],
-        prove: CheckLog | None = None,
+        check_log: CheckLog | None = None,
     ) -> None:
         self._log = log
-        self._prove = prove
+        self._check_log = check_log
         self._positions = positions
         self._assigned: frozenset[int] = frozenset()
         self._generation = 0
@@ -123,8 +123,8 @@ class MemoryConsumer:
             assigned = self._assigned
             ranges = {found.partition: found for found in self._log.log_ranges()}
         refused: Mapping[int, str] = {}
-        if self._prove is not None:
-            refused = self._prove(list(ranges.values()), self._look)
+        if self._check_log is not None:
+            refused = self._check_log(list(ranges.values()), self._look)
         first = [
             log_partition(ranges[number]).at(ranges[number].start)
             for number in sorted(assigned - refused.keys())

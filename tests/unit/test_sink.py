@@ -298,7 +298,7 @@ def test_a_topic_that_is_made_again_is_stored_beside_the_old_one() -> None:
     sink = Sink(store, QUICK)
     log.make_again()
     for before in (0, 60):
-        with running(sink, MemoryConsumer(log, positions=sink.positions, prove=sink.prove)):
+        with running(sink, MemoryConsumer(log, positions=sink.positions, check_log=sink.check_log)):
             fill(log, 20)
             store.wait(before + 20)
             log.make_again()
@@ -310,7 +310,7 @@ def test_a_topic_that_is_made_again_is_stored_beside_the_old_one() -> None:
     store = Watched()
     store.first, store.next = {where: 0}, {where: 5}
     sink = Sink(store, QUICK)
-    source = MemoryConsumer(log, positions=sink.positions, prove=sink.prove)
+    source = MemoryConsumer(log, positions=sink.positions, check_log=sink.check_log)
     with source, pytest.raises(OffsetOutOfRange, match="is not proved to be the log that is recorded"):
         sink.run(source, threading.Event(), until_idle=True)
 

@@ -29,6 +29,6 @@ def account(layers: Layers, stop: threading.Event, *, wait_s: float, limit: int 
             wait_s=wait_s,
             limit=limit,
             identify=admin.keys_at,
-            look=admin.look,
+            read_records=admin.record_reader,
             stop=stop,
         )

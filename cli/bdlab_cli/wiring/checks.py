@@ -116,7 +116,7 @@ class Checker:
             ):
                 ranges = admin.log_ranges()
                 known = reader.known(ranges)
-                return (log_check(ranges, known, refusals(ranges, known, admin.look(ranges[0]))),)
+                return (log_check(ranges, known, refusals(ranges, known, admin.record_reader(ranges[0]))),)
         except BdlabError as error:
             return unknown("log", f"it cannot be compared: {error.message}", error.hint)
 

@@ -56,7 +56,7 @@ def run_sink(session: VaultSession, stop: threading.Event, *, until_idle: bool, 
             stop=stop,
         )
         wait_for("the topic", ends, timeout_s=patience, errors=(*AWAY, TopicMissing), stop=stop)
-        source = opened.enter_context(Consumer(session, positions=sink.positions, prove=sink.prove))
+        source = opened.enter_context(Consumer(session, positions=sink.positions, check_log=sink.check_log))
         opened.enter_context(LagWatch(sink, metrics, ends))
         total = sink.run(source, stop, until_idle=until_idle, patience_s=patience)
     structlog.get_logger().info(

@@ -1,92 +1,77 @@
-"""Asking a service how it is, over HTTP or by a connection."""
+"""Asks a service for its health, over HTTP, or only whether it takes connections."""
 
 from __future__ import annotations
 
 import re
 import socket
 import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from http.client import HTTPException
 
+import httpx
 import msgspec
 
 from bdlab.health.results import CheckResult, State
 from bdlab.reachability import wrong_scheme
 
 TIMEOUT_S = 5.0
-_MAX_BYTES = 1 << 16
 _STOPPED = re.compile(rb'^bdlab_sink_stopped{partition="(\d+)",reason="((?:[^"\\]|\\.)*)"} 1', re.MULTILINE)
 
 
 def api_check(url: str, *, ca_file: str = "") -> CheckResult:
-    """The API's own verdict at `url`/health. `ca_file` (PEM) is trusted beside the system's authorities."""
+    """Check the API by what `url`/health says. The CAs of `ca_file` (PEM) are trusted beside the system's."""
     status, body, problem = _get(f"{url}/health", ca_file)
     if problem:
-        return CheckResult(
-            name="api",
-            state="unhealthy",
-            message=f"no answer from {url}: {problem}",
-            hint="Start it with `bdlab serve`, or name its address with --api-url.",
-        )
+        hint = "Start it with `bdlab serve`, or name its address with --api-url."
+        return CheckResult("api", "unhealthy", f"no answer from {url}: {problem}", hint)
     try:
         found = msgspec.json.decode(body, type=dict[str, str | bool])
         said = str(found["status"])
     except (msgspec.DecodeError, KeyError):
-        return CheckResult(
-            name="api", state="unhealthy", message=f"{url}/health answers {status}, and not as bdlab does"
-        )
+        return CheckResult("api", "unhealthy", f"{url}/health answers {status}, and not as bdlab does")
     away = [name for name, value in found.items() if value is False]
     model = f", model {found['model']}" if "model" in found else ""
     message = f"{said} at {url}{model}" + (f"; not so: {', '.join(away)}" if away else "")
     states: dict[str, State] = {"healthy": "healthy", "degraded": "degraded"}
-    return CheckResult(
-        name="api",
-        state=states.get(said, "unhealthy"),
-        message=message,
-        detail={"url": url, **found},
-    )
+    return CheckResult("api", states.get(said, "unhealthy"), message, detail={"url": url, **found})
 
 
 def consumer_check(urls: Sequence[str], *, ca_file: str = "") -> CheckResult:
-    """Whether the consumers at `urls` live, and store from each of their partitions."""
+    """Check that the consumers at `urls` are alive, and have stopped none of their partitions."""
     found = {url: _get(f"{url}/health/live", ca_file) for url in urls}
     dead = {url: problem or status for url, (status, _, problem) in found.items() if problem or status != 200}
     if dead:
         return CheckResult(
-            name="consumer",
-            state="degraded" if len(dead) < len(urls) else "unhealthy",
-            message="; ".join(f"no answer from {url}: {why}" for url, why in dead.items()),
-            detail={"urls": list(urls), "dead": list(dead)},
-            hint="Start it with `bdlab consume --metrics-port PORT`.",
+            "consumer",
+            "degraded" if len(dead) < len(urls) else "unhealthy",
+            "; ".join(f"no answer from {url}: {why}" for url, why in dead.items()),
+            "Start it with `bdlab consume --metrics-port PORT`.",
+            {"urls": list(urls), "dead": list(dead)},
         )
     stopped = {url: reasons for url in urls if (reasons := _stopped_partitions(url, ca_file))}
     if stopped:
         return CheckResult(
-            name="consumer",
-            state="unhealthy",
-            message="; ".join(
+            "consumer",
+            "unhealthy",
+            "; ".join(
                 f"partition {partition} is stopped at {url}: {reason}"
                 for url, reasons in stopped.items()
                 for partition, reason in reasons.items()
             ),
-            detail={"urls": list(urls), "stopped_partitions": stopped},
-            hint="Nothing of it is stored. `bdlab verify` shows how the log and the database differ.",
+            "Nothing of it is stored. `bdlab verify` shows how the log and the database differ.",
+            {"urls": list(urls), "stopped_partitions": stopped},
         )
-    message = f"alive at {', '.join(urls)}"
-    return CheckResult(name="consumer", state="healthy", message=message, detail={"urls": list(urls)})
+    return CheckResult("consumer", "healthy", f"alive at {', '.join(urls)}", detail={"urls": list(urls)})
 
 
 def _stopped_partitions(url: str, ca_file: str) -> dict[str, str]:
-    """Why each of its partitions that is stopped is so; empty, too, if it does not say."""
+    """Return the consumer's stopped partitions, each with the reason; empty if it does not answer."""
     _, body, _ = _get(f"{url}/metrics", ca_file)
     found = _STOPPED.findall(body)
     return {number.decode(): reason.decode().replace('\\"', '"') for number, reason in found}
 
 
 def why_closed(host: str, port: int) -> str:
-    """Why nobody takes connections there; empty where somebody does. `host` may be a Unix socket's folder."""
+    """Return why nobody takes connections there; empty if somebody does. `host` may be a socket's folder."""
     try:
         if host.startswith("/"):
             with socket.socket(socket.AF_UNIX) as connection:
@@ -100,22 +85,12 @@ def why_closed(host: str, port: int) -> str:
 
 
 def _get(url: str, ca_file: str) -> tuple[int, bytes, str]:
-    """Status, body and problem; a problem leaves the others empty."""
-    context = None
+    """Return status, body and problem; with a problem the others are empty."""
     try:
-        if url.startswith("https:"):
-            context = ssl.create_default_context()
-            if ca_file:
-                context.load_verify_locations(ca_file)
-        opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-        )
-        with opener.open(url, timeout=TIMEOUT_S) as answer:
-            return answer.status, answer.read(_MAX_BYTES), ""
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read(_MAX_BYTES), ""
-    except urllib.error.URLError as error:
-        return 0, b"", wrong_scheme(url) or str(error.reason)
-    except (OSError, HTTPException, ValueError) as error:
+        context = ssl.create_default_context()
+        if ca_file:
+            context.load_verify_locations(ca_file)
+        answer = httpx.get(url, verify=context, trust_env=False, timeout=TIMEOUT_S)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         return 0, b"", wrong_scheme(url) or str(error) or type(error).__name__
+    return answer.status_code, answer.content, ""

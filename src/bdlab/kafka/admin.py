@@ -182,7 +182,7 @@ class Admin:
 
         return self._ask(ask)
 
-    def look(self, found: LogRange) -> ReadRecords:
+    def record_reader(self, found: LogRange) -> ReadRecords:
         """Return a function that looks up records of that topic. It raises BrokerError."""
 
         def look(offsets: Mapping[int, int]) -> Mapping[int, Record]:

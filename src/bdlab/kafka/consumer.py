@@ -38,7 +38,7 @@ class Consumer:
     Whenever the assignment changes, `poll()` calls `positions` with the log's first position of each assigned
     partition; it returns the position at which each starts. If it raises, `poll()` raises the same, and the
     next `poll()` calls it again. The group's committed offsets are never read. A partition whose position is
-    not in the log, or that `prove` refuses, is stopped, with the reason in `stopped`, until the next
+    not in the log, or that `check_log` refuses, is stopped, with the reason in `stopped`, until the next
     assignment or `rewind()`.
 
     If the broker's address or the log behind it changes, the client is replaced by a new one.
@@ -49,12 +49,12 @@ class Consumer:
         credentials: KafkaCredentials,
         *,
         positions: StartPositions,
-        prove: CheckLog | None = None,
+        check_log: CheckLog | None = None,
         client_id: str = "bdlab-consume",
     ) -> None:
         self._credentials = credentials
         self._positions = positions
-        self._prove = prove
+        self._check_log = check_log
         self._client_id = client_id
         self._opened = False
         self._client: ConsumerClient | None = None
@@ -166,7 +166,7 @@ class Consumer:
             client = self._change_login(client, login)
         if client is None:
             client = self._client = ConsumerClient(
-                login, self._positions, self._prove, client_id=self._client_id
+                login, self._positions, self._check_log, client_id=self._client_id
             )
             self._credentials.using(self._client_id, login)
         if not client.verified:

@@ -55,7 +55,7 @@ class ConsumerClient:
     """
 
     def __init__(
-        self, login: KafkaLogin, positions: StartPositions, prove: CheckLog | None, *, client_id: str
+        self, login: KafkaLogin, positions: StartPositions, check_log: CheckLog | None, *, client_id: str
     ) -> None:
         self.login = login
         self.cluster_id = ""
@@ -65,7 +65,7 @@ class ConsumerClient:
         self.refusal: BrokerRefused | None = None
         self.assignment = Assignment()
         self._positions = positions
-        self._prove = prove
+        self._check_log = check_log
         self._ids = TopicIds(login, client_id=f"{client_id}-topic")
         self._next_check = 0.0
         self._client_id = client_id
@@ -152,13 +152,13 @@ class ConsumerClient:
     def start(self) -> None:
         """Ask `positions` where to start, and begin to fetch there.
 
-        Stops each partition whose log has no such offset, or that `prove` does not accept as the recorded
-        one. Raises BrokerError, and what `positions` and `prove` raise.
+        Stops each partition whose log has no such offset, or that `check_log` does not accept as the recorded
+        one. Raises BrokerError, and what `positions` and `check_log` raise.
         """
         topic, partitions = self.login.server.topic, self.assignment.partitions
         refused: Mapping[int, str] = {}
         with contextlib.closing(LogReader(self.login, client_id=f"{self._client_id}-ends")) as reader:
-            if self._prove is not None:
+            if self._check_log is not None:
                 # Of all partitions: one that can no longer be compared is proved by another one.
                 metadata = fetch_metadata(self._client, server=self.login.server, timeout_s=ASK_TIMEOUT_S)
                 every = metadata.topics[topic].partitions if topic in metadata.topics else partitions
@@ -166,7 +166,7 @@ class ConsumerClient:
                     LogRange(self.cluster_id, topic, partition, low, end, self.topic_id)
                     for partition, (low, end) in self._ranges(every).items()
                 ]
-                refused = self._prove(ranges, record_lookup(reader, ranges[0], ASK_TIMEOUT_S))
+                refused = self._check_log(ranges, record_lookup(reader, ranges[0], ASK_TIMEOUT_S))
             found = self._ranges(partitions)
             answer = self._positions(
                 [

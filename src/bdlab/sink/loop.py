@@ -71,13 +71,13 @@ class Sink:
         """Note the logs' ends, which are stored with the next batch. For any thread."""
         self._ends = dict(ends)
 
-    def prove(self, ranges: Sequence[LogRange], look: ReadRecords) -> Mapping[int, str]:
+    def check_log(self, ranges: Sequence[LogRange], read_records: ReadRecords) -> Mapping[int, str]:
         """Return which partitions are not proved to be those that the store knows, each with the reason.
 
-        These are not stored. Raises what `BatchStore.known` and `look` raise.
+        These are not stored. Raises what `BatchStore.known` and `read_records` raise.
         """
         known = self._batches.known(ranges)
-        refused = refusals(ranges, known, look)
+        refused = refusals(ranges, known, read_records)
         if known is not None and not refused and ranges[0].topic_id and not known.topic_id:
             self._batches.confirm(ranges)
             log.info("the log is the known one", topic=ranges[0].topic, topic_id=ranges[0].topic_id)

@@ -35,19 +35,19 @@ def verify(
     wait_s: float = 0.0,
     limit: int = 20,
     identify: Identify | None = None,
-    look: Callable[[LogRange], ReadRecords] | None = None,
+    read_records: Callable[[LogRange], ReadRecords] | None = None,
     stop: threading.Event | None = None,
 ) -> Report:
     """Compare the broker's log with the database and return the result.
 
     `wait_s` is how many seconds to wait for a running consumer to pass the ends; `limit` bounds each list of
-    offsets; `look` gives what reads records, to prove that the log is the recorded one.
+    offsets; `read_records` returns a function that reads records, to prove that the log is the recorded one.
     Raises BrokerError, DatabaseError and VaultError.
     """
     current = {log_partition(found): found for found in ranges()}
     waited = _await_consumer(current, books, wait_s, stop or threading.Event())
     found = [current[log] for log in sorted(current)]
-    refused = refusals(found, books.known(found), look(found[0])) if look and found else {}
+    refused = refusals(found, books.known(found), read_records(found[0])) if read_records and found else {}
     every = books.accounts(limit=limit)
     usable = {account.log: account for account in every if not account.closed}
     accounts = {log: usable[held] for log in current if (held := match_log(log, usable)) is not None}
