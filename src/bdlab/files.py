@@ -1,4 +1,4 @@
-"""Files that somebody has already, written anew: whole or not at all."""
+"""Replaces files in one step: wholly or not at all."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Replacement:
     def __init__(self, path: Path, *, mode: int | None = None, hidden: bool = True) -> None:
         self.path = path
         self.partial: Path | None = None
-        """Where what is written waits to be committed."""
+        """The file that is written, until `commit` renames it."""
         self.keep = False
-        """Whether that stays at the end where it was not committed."""
+        """Whether it is kept if it was not committed."""
         self._mode = mode
         self._hidden = hidden
 
@@ -68,7 +68,7 @@ class Replacement:
                 os.fchmod(handle, mode)
 
     def commit(self) -> None:
-        """Put what was written in the place of `path`; it is on disk then."""
+        """Replace `path` by what was written, which is then on disk."""
         self.file.flush()
         if self.partial is None:
             return
@@ -107,7 +107,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make what was renamed, made or removed in `folder` last through a power cut."""
+    """Sync `folder`, so that what was renamed, made or removed in it outlasts a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -20,14 +20,14 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z_-]+(?:\.[0-9a-z_-]+)*)\.?(?::([0-9
 
 
 class Host(NamedTuple):
-    """A name or address in lower case, IPv6 in brackets; `port` is None where none was named."""
+    """A name or address in lower case, IPv6 in brackets; `port` is None if none was named."""
 
     name: str
     port: int | None
 
 
 def parse(text: str) -> Host | None:
-    """What a Host header says (RFC 9110, 7.2): a name or address, maybe a port; None where it is neither."""
+    """Parse a Host header (RFC 9110, 7.2): a name or address, maybe with a port; else return None."""
     found = _HOST.fullmatch(text.lower())
     if not found:
         return None
@@ -46,12 +46,13 @@ def is_loopback(address: str) -> bool:
 
 
 class AllowedHosts:
-    """The names of the setting `http.allowed_hosts`; without it, those of this machine and `bound`, which is
-    the address that the API listens on.
+    """The names of the setting `http.allowed_hosts`; by default those of this machine and the API's address.
+
+    `bound` is the address that the API listens on.
     """
 
     def __init__(self, listed: str, *, bound: str) -> None:
-        """`listed` has commas. Raises SettingsInvalid for an entry that is no host."""
+        """Parse the entries of `listed`, separated by commas. Raises SettingsInvalid if one is no host."""
         entries = [entry.strip() for entry in listed.split(",") if entry.strip()]
         self.listed = bool(entries)
         self._any = ANY in entries

@@ -1,4 +1,4 @@
-"""Whether TLS is spoken at an address, for the message of a client that did not get through."""
+"""Finds out if a server speaks TLS, for the message of a client that could not connect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def speaks_tls(host: str, port: int) -> bool | None:
-    """None where nothing is answered within a second. Raises OSError where nothing takes connections."""
+    """Whether the server speaks TLS; None without an answer within a second. Raises OSError."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # nothing is sent
@@ -28,7 +28,7 @@ def speaks_tls(host: str, port: int) -> bool | None:
 
 
 def wrong_scheme(url: str) -> str:
-    """That http is spoken where `url` says https, or the reverse, for a message; empty where it is not so."""
+    """Return that the server of `url` speaks http instead of https, or the reverse; empty if it does not."""
     parts = urlsplit(url)
     try:
         tls = speaks_tls(parts.hostname or "", parts.port or _PORTS[parts.scheme])

@@ -1,4 +1,4 @@
-"""Whether a file that was found, and that no option named, may have been written by somebody else."""
+"""Refuses a file that was found, not named by an option, and that somebody else may have written."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _MOST_LINKS = 40
 
 
 def require_own(path: Path, *, option: str) -> None:
-    """Raise BdlabError unless only the caller and root may write `path` and its folder, and where links lead.
+    """Raise BdlabError if anybody but the caller and root may write `path`, its folder or a link's target.
 
-    `option` is the command-line option by which such a file can be named nevertheless.
+    `option` is the command-line option that names such a file nevertheless.
     """
     place = path.absolute()
     for _ in range(_MOST_LINKS):
