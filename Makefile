@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest $(if $(CI),--reruns 1 --max-suite-reruns 2 --rerun-show-tracebacks)
+# Python may keep what it compiles of the tests: each of the processes that share them would do it again.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest \
+          $(if $(CI),--reruns 1 --max-suite-reruns 2 --rerun-show-tracebacks --durations=20)
 
 .DEFAULT_GOAL := help
 
@@ -49,11 +51,28 @@ $(VENV)/.docs: $(VENV)/.installed infra/docs/requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement infra/docs/requirements.lock
 	@touch $@
 
-test: $(VENV)/.installed  ## the whole suite on real servers; on Apache Kafka if it is there
+test: $(VENV)/.installed  ## what each commit has to pass, on real servers; on Apache Kafka if it is there
 	$(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not long and not kafka and not compose'
 
-test-all: $(VENV)/.installed  ## the long storms of faults, and all else that takes long
-	$(PYTEST) --numprocesses 3 --dist worksteal -m '(storm or long) and not kafka and not compose'
+# One test at a time to whoever is free, the longest first: none of them is left to the end.
+test-all: $(VENV)/.installed  ## all that takes long: storms of faults, drills, and Kafka servers secured, restarted, killed
+	@$(BIN)/bdlab fetch-kafka --zookeeper >&2 || echo "going on without Apache Kafka: what needs it is skipped" >&2
+	$(PYTEST) --numprocesses 3 --dist loadgroup --no-loadscope-reorder -m '(storm or long or kafka) and not compose'
+
+# On a cluster two processes, not three: each of them has three JVMs.
+REPEAT := $(PYTEST) --dist worksteal --numprocesses
+
+test-particular: kafka  ## of test-matrix, what may come to something else on a cluster, with ZooKeeper or with TLS
+	BDLAB_TEST_BROKER=cluster $(REPEAT) 2 -m on_cluster
+	BDLAB_TEST_BROKER=zookeeper $(REPEAT) 2 -m on_zookeeper
+	BDLAB_TEST_TLS=1 $(REPEAT) 2 -m with_tls
+
+REPEATED := -m 'not storm and not kafka and not compose'
+
+test-matrix: kafka  ## all that touches a broker again on three and with ZooKeeper; all that touches a server, with TLS
+	BDLAB_TEST_BROKER=cluster $(REPEAT) 2 $(REPEATED)
+	BDLAB_TEST_BROKER=zookeeper $(REPEAT) 2 $(REPEATED)
+	BDLAB_TEST_TLS=1 $(REPEAT) 3 $(REPEATED)
 
 STORM := --predictions 1000000 --faults 200 --broker kafka
 
@@ -63,24 +82,10 @@ chaos: kafka  ## a million predictions under 200 faults on Apache Kafka, with a 
 kafka: $(VENV)/.installed  ## fetch Apache Kafka 4, and 3.9 with ZooKeeper, into the user's cache
 	$(BIN)/bdlab fetch-kafka --zookeeper
 
-# Two processes, not three: with a cluster each of them has three JVMs, and three more for a test of its own.
-ON_KAFKA := $(PYTEST) --numprocesses 2 --dist worksteal -m 'not storm and not kafka and not compose'
-
-test-kafka: kafka  ## what touches a broker, again on three and with ZooKeeper; secured and killed clusters
-	@echo "test-kafka 1 of 3: all that touches a broker, and a short storm, on a cluster of three brokers" >&2
-	BDLAB_TEST_BROKER=cluster $(ON_KAFKA)
-	@echo "test-kafka 2 of 3: the same on Apache Kafka 3.9 with ZooKeeper" >&2
-	BDLAB_TEST_BROKER=zookeeper $(ON_KAFKA)
-	@echo "test-kafka 3 of 3: what brings more Kafka servers of its own: secured, restarted, killed" >&2
-	$(PYTEST) --numprocesses 2 --dist loadfile -m kafka
-
-test-tls: $(VENV)/.installed  ## all that touches Vault, PostgreSQL or the API, with TLS
-	BDLAB_TEST_TLS=1 $(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not kafka and not compose'
-
 test-compose: kafka  ## the compose files, booted for real in a Docker engine of the tests' own (root, Debian)
 	$(PYTEST) -m compose -s
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) build/site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help demo dev lock check docs test test-all chaos kafka test-kafka test-tls test-compose clean
+.PHONY: help demo dev lock check docs test test-all test-particular test-matrix chaos kafka test-compose clean

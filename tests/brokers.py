@@ -5,7 +5,7 @@ cluster    Apache Kafka 4, three brokers: three copies, two of them in sync for 
 zookeeper  Apache Kafka 3.9 with ZooKeeper
 tansu      in memory, each start a new incarnation
 
-On `cluster` and `zookeeper`, `make test-kafka` repeats what touches a broker.
+On `cluster` and `zookeeper`, `make test-matrix` repeats what touches a broker.
 """
 
 from __future__ import annotations
@@ -125,13 +125,13 @@ def belongs(item: pytest.Item) -> bool:
     """Whether a run on this kind of broker has this test.
 
     On the last kinds of Kafka only those that touch the session's or their own broker are repeated: the
-    others would show the same again. Tests marked `kafka` bring servers of their own, and run apart.
+    others would show the same again. Tests marked `kafka` bring servers of their own, whatever the kind.
     """
     marks = {mark.name for mark in item.iter_markers()}
     if KIND == "kafka":
-        return True
+        return "elsewhere" not in marks
     if KIND == "tansu":
-        return not marks & {"keeps_log", "kafka"}
+        return not marks & {"keeps_log", "kafka", "elsewhere"}
     touches = _TOUCHING & set(getattr(item, "fixturenames", ())) or "broker" in marks
     return bool(touches) and not marks & {"kafka", "once"}
 

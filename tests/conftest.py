@@ -39,6 +39,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in set(others)]
+    # The longest first, so that none of them is waited for at the end.
+    items.sort(key=lambda item: item.get_closest_marker("storm") is None)
     for item in items:
         if reason := tls.reason_to_skip(item):
             item.add_marker(pytest.mark.skip(reason=reason))

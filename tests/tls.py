@@ -1,7 +1,7 @@
 """The suite with TLS: `BDLAB_TEST_TLS=1` has Vault, Postgres and the API of the fixtures speak nothing else.
 
 Their certificates are by an authority of this run, which the run trusts as a machine trusts those in its
-store, through the variables of OpenSSL, requests, curl and libpq. `make test-tls` runs it.
+store, through the variables of OpenSSL, requests, curl and libpq. `make test-matrix` runs all of it.
 """
 
 from __future__ import annotations

@@ -15,6 +15,15 @@ from tests.chaos.system import System
 # What a storm loses once it has lost: never tried again, not by CI either.
 pytestmark = pytest.mark.flaky(reruns=0)
 
+#: Faults of the broker, of the ways to it, and of who is in the consumers' group.
+OF_THE_BROKER = frozenset(
+    {
+        "kill broker", "kill zookeeper", "kill partition leader", "lose the in-sync majority",
+        "zombie broker", "freeze broker", "kill consume", "zombie consumer", "add consumer",
+        "reset serve-broker", "stall serve-broker", "reset consume-broker", "stall consume-broker",
+    }
+)  # fmt: skip
+
 
 def _assert_held(report: Report, *, predictions: int, faults: int) -> None:
     assert report.lost == []
@@ -28,17 +37,21 @@ def _assert_held(report: Report, *, predictions: int, faults: int) -> None:
     assert report.dead_letters == 0
 
 
-@pytest.mark.long
+@pytest.mark.elsewhere
 @pytest.mark.broker
-def test_a_short_storm_loses_nothing(tmp_path: Path) -> None:
-    """A broker that keeps its log is killed, too; of a cluster its leaders, and two of three at once."""
-    faults = {"tansu": 20, "kafka": 30, "cluster": 34, "zookeeper": 30}[KIND]
+@pytest.mark.parametrize(
+    "only", [pytest.param(OF_THE_BROKER, marks=[pytest.mark.on_cluster, pytest.mark.on_zookeeper]), None]
+)
+def test_a_short_storm_loses_nothing(tmp_path: Path, only: frozenset[str] | None) -> None:
+    """Of a cluster the leaders are killed, and two of three brokers at once; with ZooKeeper that, too."""
     with System(tmp_path, broker=KIND) as system:
-        wanted = set(catalogue(system))
-        report = storm.run(system, seed=20260131, predictions=20_000, faults=faults, limit_s=1200)
-    _assert_held(report, predictions=20_000, faults=faults)
-    if system.broker.keeps_log:
-        assert set(report.faults) == wanted, "not every kind of fault has hit"
+        wanted = {name for name in catalogue(system) if only is None or name in only}
+        predictions = 500 * len(wanted)
+        report = storm.run(
+            system, seed=20260131, predictions=predictions, faults=len(wanted), only=wanted, limit_s=1200
+        )
+    _assert_held(report, predictions=predictions, faults=len(wanted))
+    assert set(report.faults) == wanted, "not every kind of fault has hit"
 
 
 @pytest.mark.storm

@@ -40,6 +40,8 @@ def drill(pipeline: Pipeline, url: str, *more: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.on_cluster
+@pytest.mark.with_tls
 def test_a_drill_rotates_everything_and_no_request_fails(pipeline: Pipeline, url: str) -> None:
     letters = pipeline.run("dlq", "list", "--json").stdout
     found = drill(pipeline, url, "--leases", "--seconds", "6", "--requests-per-second", "40")

@@ -25,7 +25,8 @@ from tests.samples import event
 from tests.servers.kafka_cluster import KafkaCluster
 from tests.waiting import until
 
-pytestmark = pytest.mark.kafka
+# One process has the servers that they share.
+pytestmark = [pytest.mark.kafka, pytest.mark.xdist_group("secured_cluster")]
 
 REVIEW = {"text": "This product is terrible!", "summary": "Product review"}
 

@@ -30,7 +30,7 @@ from tests.fix_up import BDLAB, ENVIRONMENT, Up, all_gone, connection_to, shell
 from tests.waiting import until
 
 # What is lost once is lost: never tried again, not by CI either.
-pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.flaky(reruns=0)]
+pytestmark = [pytest.mark.storm, pytest.mark.kafka, pytest.mark.flaky(reruns=0)]
 
 BROKER = "kafka"
 SEED = 20260215

@@ -68,7 +68,10 @@ class MemorySystem:
         return MemoryConsumer(self._log, positions=positions)
 
 
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.broker)])
+ON_EACH_KIND = [pytest.mark.broker, pytest.mark.on_cluster, pytest.mark.on_zookeeper]
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=ON_EACH_KIND)])
 def system(request: pytest.FixtureRequest) -> Iterator[LogSystem]:
     if request.param == "memory":
         yield MemorySystem()

@@ -112,6 +112,7 @@ def no_topic_is_made_by_asking_for_it(credentials: StaticCredentials) -> None:
 
 
 @pytest.mark.kafka
+@pytest.mark.xdist_group("cluster")
 def test_a_topic_of_the_cluster_has_three_copies_and_needs_two(cluster: KafkaCluster) -> None:
     credentials = credentials_for(cluster)
     client = AdminClient(client_config(credentials.kafka(), client_id="test"))
@@ -134,6 +135,7 @@ def test_a_topic_of_the_cluster_has_three_copies_and_needs_two(cluster: KafkaClu
 
 
 @pytest.mark.kafka
+@pytest.mark.xdist_group("cluster")
 def test_the_cluster_loses_a_partition_leader_and_recovers(cluster: KafkaCluster) -> None:
     credentials = credentials_for(cluster, delivery_timeout_s=20.0)
     with Producer(credentials, client_id="test", source="/tests") as producer:
@@ -154,6 +156,7 @@ def test_the_cluster_loses_a_partition_leader_and_recovers(cluster: KafkaCluster
 
 
 @pytest.mark.kafka
+@pytest.mark.xdist_group("cluster")
 def test_without_the_in_sync_majority_nothing_is_acknowledged_and_nothing_lost(
     cluster: KafkaCluster,
 ) -> None:
@@ -171,6 +174,7 @@ def test_without_the_in_sync_majority_nothing_is_acknowledged_and_nothing_lost(
 
 
 @pytest.mark.kafka
+@pytest.mark.xdist_group("cluster")
 def test_topics_are_made_while_the_list_of_brokers_changes(cluster: KafkaCluster) -> None:
     """librdkafka lets go of a broker that is off the list for a moment, and of what that one was asked."""
     over = threading.Event()
@@ -201,6 +205,7 @@ def test_topics_are_made_while_the_list_of_brokers_changes(cluster: KafkaCluster
 
 
 @pytest.mark.kafka
+@pytest.mark.xdist_group("cluster")
 def test_the_cluster_restarts_as_a_whole(cluster: KafkaCluster) -> None:
     credentials = credentials_for(cluster)
     with Producer(credentials, client_id="test", source="/tests") as producer:

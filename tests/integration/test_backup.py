@@ -193,6 +193,7 @@ def test_rows_alone_are_authentic_without_the_rest(backup: Backup) -> None:
         backup.authenticate(rows_only=True)
 
 
+@pytest.mark.with_tls
 def test_a_reader_dumps_all_and_an_owner_restores_it(
     new_database: Callable[[], Database], tmp_path: Path
 ) -> None:
@@ -279,6 +280,7 @@ def test_the_commands_name_what_is_in_the_way(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.with_tls
 def test_a_snapshot_is_taken_by_backup_alone_and_never_put_over_a_vault_in_use(
     vault_world: VaultWorld,
 ) -> None:

@@ -64,6 +64,7 @@ def test_nor_have_all_of_them_in_a_dump(
     assert os.environ["PGSERVICE"] == "absent"  # a child's environment is its own
 
 
+@pytest.mark.with_tls
 @pytest.mark.parametrize("sslmode", ["prefer", "require", "verify-ca", "verify-full"])
 def test_nor_has_a_file_in_the_home_folder(
     secured_postgres: Postgres, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sslmode: str
@@ -86,6 +87,7 @@ def test_nor_has_a_file_in_the_home_folder(
         dumps.dump(login, tmp_path / "dump", programs=binaries.postgres() / "bin")
 
 
+@pytest.mark.with_tls
 @pytest.mark.parametrize("sslmode", ["verify-ca", "verify-full"])
 def test_whom_to_trust_is_said_and_not_found(postgres_server: Postgres, sslmode: str) -> None:
     admin = admin_login(postgres_server, "postgres")

@@ -29,6 +29,8 @@ def missing_topic(broker: LocalBroker, partitions: int = 6) -> StaticCredentials
     return StaticCredentials(kafka=login)
 
 
+@pytest.mark.on_cluster
+@pytest.mark.on_zookeeper
 def test_the_topic_is_made_once_with_the_partitions_of_the_settings(broker: LocalBroker) -> None:
     credentials = missing_topic(broker, partitions=3)
     with Admin(credentials) as admin:
@@ -50,6 +52,8 @@ def test_a_topic_with_other_partitions_is_left_as_it_is_and_said(broker: LocalBr
         assert admin.state().partitions == 3
 
 
+@pytest.mark.on_cluster
+@pytest.mark.on_zookeeper
 def test_a_compacted_topic_is_refused(broker: LocalBroker) -> None:
     credentials = missing_topic(broker)
     name = credentials.kafka().server.topic
@@ -61,6 +65,8 @@ def test_a_compacted_topic_is_refused(broker: LocalBroker) -> None:
         admin.ensure_topic()
 
 
+@pytest.mark.on_cluster
+@pytest.mark.on_zookeeper
 def test_ranges_have_the_true_end_where_one_batch_holds_many_records(topic: StaticCredentials) -> None:
     acks = Acks()
     with Producer(topic, client_id="test", source="/tests") as producer, Admin(topic) as admin:
@@ -79,6 +85,8 @@ def test_ranges_have_the_true_end_where_one_batch_holds_many_records(topic: Stat
     assert {found.cluster_id for found in ranges} == {positions[0].cluster_id}
 
 
+@pytest.mark.on_cluster
+@pytest.mark.on_zookeeper
 def test_the_topics_id_is_asked_for_by_one_client_for_all_times(
     topic: StaticCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +112,8 @@ def test_a_missing_topic_is_an_error_for_its_ranges_and_a_problem_of_its_state(b
         assert "is missing" in state.problem
 
 
+@pytest.mark.on_cluster
+@pytest.mark.on_zookeeper
 def test_state_names_the_broker_and_the_cluster(broker: LocalBroker, topic: StaticCredentials) -> None:
     with Admin(topic, timeout_s=30) as admin:
         state = admin.state()

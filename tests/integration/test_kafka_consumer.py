@@ -97,6 +97,8 @@ def test_another_log_behind_the_same_address_is_read_under_its_own_cluster_id(tm
     assert {at.cluster_id for at in after} == {broker.cluster_id}
 
 
+@pytest.mark.on_cluster
+@pytest.mark.on_zookeeper
 @pytest.mark.keeps_log
 def test_a_restart_is_read_on_after_without_a_gap_and_without_a_repetition(
     breakable_broker: LocalBroker,
@@ -140,6 +142,7 @@ def test_an_absent_broker_is_waited_for(breakable_broker: LocalBroker) -> None:
         assert set(places(read_until(consumer.poll, lambda found: len(found) == 10))) == sent
 
 
+@pytest.mark.on_cluster
 def test_a_frozen_broker_delays_and_loses_nothing(breakable_broker: LocalBroker) -> None:
     broker = breakable_broker
     credentials = credentials_for(broker, session_timeout_s=1.0)
@@ -158,6 +161,8 @@ def test_a_frozen_broker_delays_and_loses_nothing(breakable_broker: LocalBroker)
     assert sorted(places(read)) == sorted(sent)
 
 
+@pytest.mark.on_cluster
+@pytest.mark.on_zookeeper
 def test_partitions_are_handed_over_at_the_positions_that_were_kept(topic: StaticCredentials) -> None:
     """What a member read ahead of what was kept is dropped with the hand-over, and read by the other."""
     bookmarks = Bookmarks()
@@ -182,6 +187,8 @@ def test_partitions_are_handed_over_at_the_positions_that_were_kept(topic: Stati
     assert sorted(places(both)) == sorted(sent)
 
 
+@pytest.mark.on_cluster
+@pytest.mark.on_zookeeper
 def test_members_that_come_and_go_under_load_lose_nothing(broker: LocalBroker) -> None:
     topic = credentials_for(broker, session_timeout_s=1.0)
     bookmarks, lock = Bookmarks(), threading.Lock()
@@ -224,6 +231,7 @@ def test_members_that_come_and_go_under_load_lose_nothing(broker: LocalBroker) -
     assert bookmarks.next == ends
 
 
+@pytest.mark.on_zookeeper
 def test_a_missing_topic_is_waited_for_and_not_created(broker: LocalBroker) -> None:
     credentials = StaticCredentials(kafka=kafka_login(broker.bootstrap_servers, topic=f"t-{uuid4().hex}"))
     with Consumer(credentials, positions=Bookmarks()) as consumer:

@@ -20,6 +20,8 @@ from tests.fix_servers import start_or_skip
 _JOIN_GROUP = 11
 
 
+@pytest.mark.on_cluster
+@pytest.mark.on_zookeeper
 def test_a_group_whose_leader_left_while_it_was_forming_forms_anew(broker: LocalBroker) -> None:
     """Tansu would wait for the leader that is gone without end."""
     topic = credentials_for(broker, session_timeout_s=1.0)
@@ -51,6 +53,7 @@ def test_a_group_is_forgotten_at_tansu_alone(cluster_id: str, asked: bool) -> No
     assert connected is asked
 
 
+@pytest.mark.on_cluster
 @pytest.mark.broker
 def test_a_request_to_join_that_is_never_answered_is_made_again(tmp_path: Path) -> None:
     """librdkafka alone would wait `max.poll.interval.ms` for the answer, five minutes."""

@@ -159,6 +159,8 @@ def test_another_log_behind_the_same_address_is_not_taken_for_the_old_one(tmp_pa
     assert load.settled_twice == 0
 
 
+@pytest.mark.on_cluster
+@pytest.mark.on_zookeeper
 @pytest.mark.keeps_log
 def test_a_restart_under_load_loses_nothing_that_was_acknowledged(
     breakable_broker: LocalBroker,
@@ -203,6 +205,7 @@ def test_a_stopped_broker_gives_errors_within_the_delivery_time_out(
     assert 1.4 < took_s < 20
 
 
+@pytest.mark.on_cluster
 def test_a_frozen_broker_gives_not_acknowledged_in_time_and_the_pipeline_goes_on_after_it(
     breakable_broker: LocalBroker,
 ) -> None:
@@ -284,6 +287,8 @@ def test_a_broker_that_is_absent_at_the_start_is_found_when_it_comes(
     assert read_all(credentials)[position] == sent
 
 
+@pytest.mark.on_cluster
+@pytest.mark.on_zookeeper
 def test_a_missing_topic_is_said_at_once_and_is_not_created(broker: LocalBroker) -> None:
     name = f"t-{uuid4().hex}"
     credentials = StaticCredentials(kafka=kafka_login(broker.bootstrap_servers, topic=name))
@@ -305,6 +310,7 @@ def test_a_missing_topic_is_said_at_once_and_is_not_created(broker: LocalBroker)
         acks.positions(1)
 
 
+@pytest.mark.on_cluster
 def test_a_newer_login_takes_over_without_one_event_lost(topic: StaticCredentials) -> None:
     producer = producer_of(topic)
     load = Load(producer)

@@ -60,6 +60,7 @@ def unread(
             running.wait(30)
 
 
+@pytest.mark.with_tls
 def test_one_review_is_published_and_shown(pipeline: Pipeline) -> None:
     done = pipeline.run("predict", "Great taste, will buy again.", "--summary", "Yummy")
     assert done.returncode == 0, done.stderr
@@ -312,6 +313,7 @@ def test_without_a_broker_it_says_so_in_time(pipeline: Pipeline, tmp_path: Path)
     assert "not sent: " in done.stderr
 
 
+@pytest.mark.on_cluster
 def test_a_broker_that_dies_half_way_and_the_same_run_again(pipeline: Pipeline, tmp_path: Path) -> None:
     path, count = amazon(tmp_path, 10_000), 10_000
     with unread(pipeline, tmp_path, "--file", str(path), "--run-id", "again", **IMPATIENT) as (

@@ -28,7 +28,8 @@ from tests.fix_vault import VaultWorld
 from tests.samples import event
 from tests.waiting import until
 
-pytestmark = pytest.mark.kafka
+# One process has the servers that they share.
+pytestmark = [pytest.mark.kafka, pytest.mark.xdist_group("rotation_kafka")]
 
 
 class World(msgspec.Struct):

@@ -55,6 +55,9 @@ def test_without_vault_nobody_knows_of_certificates(pipeline: Pipeline) -> None:
     assert (found["kafka.certificate"], found["postgres.certificate"]) == ("unknown", "unknown")
 
 
+@pytest.mark.on_cluster
+@pytest.mark.on_zookeeper
+@pytest.mark.with_tls
 def test_all_checks_of_a_running_pipeline(pipeline: Pipeline) -> None:
     with pipeline.serve() as (_, client):
         url = str(client.base_url)
@@ -170,6 +173,7 @@ def test_with_a_bad_model(pipeline: Pipeline, tmp_path: Path, damage: str) -> No
     assert ("reviews.terms.json.gz" if damage == "tampered" else "reviews.card.json") in found["message"]
 
 
+@pytest.mark.with_tls
 def test_the_api_away_unhealthy_and_well(pipeline: Pipeline) -> None:
     with pipeline.serve() as (daemon, client):
         url = str(client.base_url)

@@ -28,6 +28,7 @@ def mode(path: Path) -> int:
 # -- the first run -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.with_tls
 def test_the_first_run_does_every_step(vault_world: VaultWorld) -> None:
     assert outcomes(vault_world.first) == dict.fromkeys(STEPS, "done") | {"unseal": "unchanged"}
 
@@ -84,6 +85,7 @@ def test_what_the_services_read_are_strings(vault_world: VaultWorld) -> None:
 # -- a second run ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.with_tls
 @pytest.mark.parametrize("with_env", [True, False])
 def test_a_second_run_changes_and_writes_nothing(vault_world: VaultWorld, *, with_env: bool) -> None:
     plan = vault_world.plan() if with_env else vault_world.plan(seeds=None, manager=None)

@@ -47,6 +47,7 @@ def session(vault_world: VaultWorld) -> Iterator[VaultSession]:
 # -- what it gives -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.with_tls
 def test_a_database_login_works_as_the_group(session: VaultSession, vault_world: VaultWorld) -> None:
     login = session.database()
     assert works_as_writer(login, vault_world)
@@ -158,6 +159,7 @@ def test_a_short_command_renews_on_use(vault_world: VaultWorld, short_lived: Non
         assert works_as_writer(login, vault_world)
 
 
+@pytest.mark.with_tls
 def test_a_revoked_lease_is_replaced_once_for_all_who_ask(
     session: VaultSession, vault_world: VaultWorld
 ) -> None:
@@ -179,6 +181,7 @@ def test_a_revoked_lease_is_replaced_once_for_all_who_ask(
     assert session.database() is next(iter(fresh.values()))
 
 
+@pytest.mark.with_tls
 def test_a_dead_token_is_replaced_and_the_database_login_with_it(
     session: VaultSession, vault_world: VaultWorld
 ) -> None:
@@ -192,6 +195,7 @@ def test_a_dead_token_is_replaced_and_the_database_login_with_it(
     assert about(logs, "the token is dead; logging in again") == 1
 
 
+@pytest.mark.with_tls
 def test_a_short_command_logs_in_again(vault_world: VaultWorld) -> None:
     with vault_world.session("consume", "bdlab-writer", daemon=False) as opened:
         before = opened.database()
@@ -201,6 +205,7 @@ def test_a_short_command_logs_in_again(vault_world: VaultWorld) -> None:
         assert works_as_writer(opened.database(), vault_world)
 
 
+@pytest.mark.with_tls
 def test_closing_gives_token_and_login_back(vault_world: VaultWorld) -> None:
     opened = vault_world.session("verify", "bdlab-reader", daemon=False)
     opened.open(10)
@@ -213,6 +218,7 @@ def test_closing_gives_token_and_login_back(vault_world: VaultWorld) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("vault-")]
 
 
+@pytest.mark.with_tls
 def test_a_secret_id_that_is_rotated_is_taken_in_while_running(
     session: VaultSession, vault_world: VaultWorld
 ) -> None:

@@ -25,6 +25,7 @@ def vault_token(world: VaultWorld, *arguments: str, **changes: str) -> subproces
     return forked.run(["vault-token", *arguments], os.environ | world.environment(**changes), timeout_s=60)
 
 
+@pytest.mark.with_tls
 def test_a_command_has_a_root_token_that_is_gone_afterwards(vault_world: VaultWorld) -> None:
     done = vault_token(
         vault_world, "--ttl", "2m", "--", BAO, "token", "lookup", "-format=json", BAO_TOKEN="another"
