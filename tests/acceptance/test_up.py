@@ -17,7 +17,7 @@ import pytest
 
 from bdlab.settings import VaultSettings
 from bdlab.stack import DataFolder, OpenBao
-from bdlab.stack.servers.ports import PortBook
+from bdlab.stack.servers.ports import PortRegistry
 from bdlab.vault.client import VaultClient
 from tests.fix_database import HOSTILE_LIBPQ
 from tests.fix_up import (
@@ -111,7 +111,7 @@ def test_everything_dies_once_and_the_pipeline_goes_on(tmp_path: Path, start_up:
     """On the broker in memory. And another program has taken its port meanwhile."""
     folder = tmp_path / "one"
     folder.mkdir(mode=0o700)
-    port = PortBook(folder / "ports.json").choose("http")
+    port = PortRegistry(folder / "ports.json").choose("http")
     with socket.create_server(("127.0.0.1", port)):
         up = start_up(folder, "--broker", "tansu")
         up.wait_for("broker: in memory only: .* `--broker kafka` runs Apache Kafka")

@@ -20,7 +20,7 @@ from bdlab.kafka.assignment import UNREADABLE_HEADERS
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.consumer_client import MAX_POLL_BYTES
 from bdlab.stack import Tansu
-from bdlab.stack.servers.ports import PortBook
+from bdlab.stack.servers.ports import PortRegistry
 from bdlab.static_credentials import StaticCredentials
 from tests import raw_records
 from tests.brokers import LocalBroker, frozen
@@ -79,7 +79,7 @@ def test_a_new_incarnation_is_read_from_its_start(own_tansu: Callable[[], Tansu]
 
 
 def test_another_log_behind_the_same_address_is_read_under_its_own_cluster_id(tmp_path: Path) -> None:
-    port = PortBook(tmp_path / "ports.json").choose("tansu")
+    port = PortRegistry(tmp_path / "ports.json").choose("tansu")
     credentials = StaticCredentials(kafka=kafka_login(f"127.0.0.1:{port}"))
     bookmarks = Bookmarks()
     with Tansu(tmp_path, port=port) as broker:

@@ -21,7 +21,7 @@ from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.serving.publisher import AsyncPublisher
 from bdlab.stack import Tansu
-from bdlab.stack.servers.ports import PortBook
+from bdlab.stack.servers.ports import PortRegistry
 from bdlab.static_credentials import StaticCredentials
 from tests.brokers import LocalBroker, frozen
 from tests.fix_apache import publish
@@ -136,7 +136,7 @@ def test_a_new_incarnation_under_load_gets_the_new_events_and_has_all_that_it_ac
 
 
 def test_another_log_behind_the_same_address_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
-    port = PortBook(tmp_path / "ports.json").choose("tansu")
+    port = PortRegistry(tmp_path / "ports.json").choose("tansu")
     credentials = StaticCredentials(kafka=kafka_login(f"127.0.0.1:{port}", delivery_timeout_s=3.0))
     with Tansu(tmp_path, port=port) as broker:
         make_topic(credentials)

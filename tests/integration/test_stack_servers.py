@@ -21,7 +21,7 @@ import pytest
 from bdlab.errors import ServerNotStarted
 from bdlab.settings import PostgresSettings
 from bdlab.stack import OpenBao, Postgres, Server, Tansu
-from bdlab.stack.servers.ports import PortBook
+from bdlab.stack.servers.ports import PortRegistry
 from bdlab.stack.servers.process import start_mark
 from bdlab.stack.tls import connect
 from tests.brokers import LocalBroker
@@ -271,8 +271,8 @@ def test_a_port_taken_by_another_program_is_replaced(tmp_path: Path) -> None:
 def test_a_port_chosen_is_nobody_elses_before_a_server_listens_on_it(tmp_path: Path) -> None:
     """Services and JVMs bind their ports seconds after those were chosen."""
     script = (
-        "import sys; from pathlib import Path; from bdlab.stack.servers.ports import PortBook\n"
-        "book = PortBook(Path(sys.argv[1]))\n"
+        "import sys; from pathlib import Path; from bdlab.stack.servers.ports import PortRegistry\n"
+        "book = PortRegistry(Path(sys.argv[1]))\n"
         "print(book.choose('http', preferred=28_000), flush=True); input()"
     )
     with subprocess.Popen(
@@ -282,15 +282,15 @@ def test_a_port_chosen_is_nobody_elses_before_a_server_listens_on_it(tmp_path: P
     ) as other:
         assert other.stdout
         theirs = int(other.stdout.readline())
-        mine = PortBook(tmp_path / "mine.json")
+        mine = PortRegistry(tmp_path / "mine.json")
         assert mine.choose("http", preferred=theirs) != theirs
         with pytest.raises(ServerNotStarted, match=f"port {theirs} for http is in use"):
             mine.choose("http", theirs)
         other.communicate(b"\n")
     assert mine.choose("http", theirs) == theirs
-    here_too = PortBook(tmp_path / "here_too.json")
+    here_too = PortRegistry(tmp_path / "here_too.json")
     assert here_too.choose("http", preferred=theirs) != theirs
-    assert PortBook(tmp_path / "mine.json").choose("http") == theirs
+    assert PortRegistry(tmp_path / "mine.json").choose("http") == theirs
     del mine
     assert here_too.choose("http", theirs) == theirs
 
@@ -379,10 +379,10 @@ def test_a_leftover_is_ended_and_a_stranger_with_its_pid_is_not(tmp_path: Path) 
 def test_postgres_runs_as_nobody_where_namespaces_are_forbidden(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bdlab.stack.servers import unprivileged
+    from bdlab.stack.servers import privileges
 
-    real = unprivileged._works
-    monkeypatch.setattr(unprivileged, "_works", lambda command: command[0] != "unshare" and real(command))
+    real = privileges._works
+    monkeypatch.setattr(privileges, "_works", lambda command: command[0] != "unshare" and real(command))
     assert _mode(tmp_path) == 0o700
     with Postgres(tmp_path) as server:
         assert (tmp_path / "postgres" / "data").stat().st_uid == 65534
@@ -398,9 +398,9 @@ _START_AS_NOBODY = """
 import sys, time
 from pathlib import Path
 from bdlab.stack import Postgres
-from bdlab.stack.servers import unprivileged
-works = unprivileged._works
-unprivileged._works = lambda command: command[0] != "unshare" and works(command)
+from bdlab.stack.servers import privileges
+works = privileges._works
+privileges._works = lambda command: command[0] != "unshare" and works(command)
 server = Postgres(Path(sys.argv[1]))
 server.start()
 print(server.pid, flush=True)

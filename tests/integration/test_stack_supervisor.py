@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import re
 import signal
 import stat
 import subprocess
@@ -115,10 +116,16 @@ def test_restarts_back_off_and_go_on_after_failures(tmp_path: Path) -> None:
     supervisor.add(child, announce)
     with _watching(supervisor):
         child.kill()
-        assert "in 0.5 s" in _next(events, "notice").detail
-        first, second = _next(events, "failed"), _next(events, "failed")
-        assert "again in 1 s: not this time" in first.detail
-        assert "again in 2 s: [Errno 28] the disk is full" in second.detail
+        kinds = ("notice", "failed", "failed")
+        details = [_next(events, kind).detail for kind in kinds]
+        assert "again in" in details[1]
+        assert details[1].endswith(": not this time")
+        assert details[2].endswith(": [Errno 28] the disk is full")
+        # Each pause is up to twice the one before, shortened at random by up to a half.
+        for longest_s, detail in zip((0.5, 1.0, 2.0), details, strict=True):
+            found = re.search(r"in ([0-9.]+) s", detail)
+            assert found, detail
+            assert longest_s / 2 - 0.05 <= float(found[1]) <= longest_s
         assert _next(events, "done").step == "restarted sleeper"
     # The announcement was repeated, the child not started twice.
     assert announced == [child.process.pid] * 2
@@ -300,16 +307,16 @@ def test_endpoints_are_only_those_of_a_living_stack(tmp_path: Path) -> None:
 
 def test_a_folder_that_was_moved_is_not_used(tmp_path: Path) -> None:
     with DataFolder(tmp_path / "old") as folder:
-        folder.check_place()
-        folder.settle()
-        folder.check_place()
+        folder.check_location()
+        folder.record_location()
+        folder.check_location()
     (tmp_path / "old").rename(tmp_path / "new")
     moved = DataFolder(tmp_path / "new")
     with moved, pytest.raises(StackError, match=r"was moved from .*old to .*new"):
-        moved.check_place()
+        moved.check_location()
     (tmp_path / "old").symlink_to(tmp_path / "new")
     with moved:
-        moved.check_place()
+        moved.check_location()
 
 
 def test_files_of_the_folder(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from bdlab.certificates import CertificateFiles
 from bdlab.stack.servers.java import Distribution
 from bdlab.stack.servers.kafka import ApacheKafka, new_cluster_id
 from bdlab.stack.servers.kafka_config import Listeners, Properties, kraft_properties
-from bdlab.stack.servers.ports import PortBook
+from bdlab.stack.servers.ports import PortRegistry
 
 _NODES = (1, 2, 3)
 #: Three copies of each partition, two of them in sync for `acks=all`.
@@ -89,7 +89,7 @@ class KafkaCluster:
     ) -> None:
         """`certificates`, which all brokers share, make it a secured cluster."""
         self.data_dir = data_dir.absolute()
-        self._ports = PortBook(self.data_dir / "ports.json")
+        self._ports = PortRegistry(self.data_dir / "ports.json")
         self._secured = certificates is not None
         self._chosen: Layout | None = None
         self.brokers = {

@@ -21,7 +21,7 @@ from bdlab.stack.servers.kafka_config import (
     listener_properties,
     render,
 )
-from bdlab.stack.servers.ports import answers
+from bdlab.stack.servers.ports import is_listening
 from bdlab.stack.servers.server import Server
 
 _HEAP_MB = 128
@@ -118,7 +118,7 @@ class ZooKeeper(Server):
         )
 
     def _is_ready(self) -> bool:
-        return answers(self.port) and self.running
+        return is_listening(self.port) and self.running
 
 
 class ZooKeeperBroker(ApacheKafka):

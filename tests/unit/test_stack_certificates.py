@@ -1,4 +1,4 @@
-"""The certificates of a local stack: passing ones at first, renewed in time, and what happens where not."""
+"""The certificates of a local stack: temporary ones at first, renewed in time, and what happens if not."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from bdlab.certificates import CertificateFiles
 from bdlab.errors import StackError
 from bdlab.stack import DataFolder, Event, TlsFolder
-from bdlab.stack.certificate_renewal import CertificateKeeper, Order
+from bdlab.stack.certificate_renewal import CertificateRenewer, Renewal
 from bdlab.stack.temporary_ca import temporary_certificates
 from bdlab.stack.tls import SERVERS
 
 
 class Stack:
-    """What a keeper works with: `run` writes certificates that live for `ttl_s`, or fails before or after."""
+    """What a renewer works with: `run` writes certificates for `ttl_s` seconds, or fails before or after."""
 
     def __init__(self, folder: Path) -> None:
         self.files = CertificateFiles(folder)
@@ -26,14 +26,14 @@ class Stack:
         self.runs = 0
         self.given_up = 0
         self.events: list[Event] = []
-        self.keeper = CertificateKeeper(self.run, self.events.append)
-        self.order = Order(
-            name="order", files=(self.files,), command=lambda: ["command"], give_up=self.give_up
+        self.renewer = CertificateRenewer(self.run, self.events.append)
+        self.renewal = Renewal(
+            name="renewal", files=(self.files,), command=lambda: ["command"], give_up=self.give_up
         )
 
     def run(self, name: str, arguments: Sequence[str], stop: threading.Event | None) -> None:
         del stop
-        assert (name, list(arguments)) == ("order", ["command"])
+        assert (name, list(arguments)) == ("renewal", ["command"])
         self.runs += 1
         if self.fails == "before":
             raise StackError("Vault is away")
@@ -48,23 +48,23 @@ class Stack:
 @pytest.fixture
 def stack(tmp_path: Path) -> Stack:
     made = Stack(tmp_path / "files")
-    made.keeper.obtain(made.order, threading.Event())
+    made.renewer.issue(made.renewal, threading.Event())
     return made
 
 
 def test_what_is_due_is_renewed_and_what_is_not_stands(stack: Stack) -> None:
     stack.ttl_s = 3600
-    stack.keeper.look_after(threading.Event())
+    stack.renewer.renew_due(threading.Event())
     assert [event.kind for event in stack.events] == ["notice"]
     assert "renewed, good until" in stack.events[0].detail
-    stack.keeper.look_after(threading.Event())
+    stack.renewer.renew_due(threading.Event())
     assert stack.runs == 2
 
 
 def test_a_renewal_that_fails_is_told_once(stack: Stack) -> None:
     stack.fails = "before"
     for _ in range(2):
-        stack.keeper.look_after(threading.Event())
+        stack.renewer.renew_due(threading.Event())
     assert [event.kind for event in stack.events] == ["failed"]
     assert "not renewed" in stack.events[0].detail
     assert "Vault is away" in stack.events[0].detail
@@ -74,7 +74,7 @@ def test_a_renewal_that_fails_is_told_once(stack: Stack) -> None:
 
 def test_a_server_that_does_not_read_the_new_one_is_given_up(stack: Stack) -> None:
     stack.fails, stack.ttl_s = "after", 3600
-    stack.keeper.look_after(threading.Event())
+    stack.renewer.renew_due(threading.Event())
     assert stack.given_up == 1
     assert "not read by the running server" in stack.events[0].detail
 

@@ -95,7 +95,7 @@ def restore(
             restore_database(backup, folder, vault, postgres)
             talk.print("[green]✓[/] the database", markup=True)
         postgres.forget_admin_password()
-        folder.settle()
+        folder.record_location()
     terminal.stdout().print(
         f"restored to {about.made_at:%Y-%m-%d %H:%M:%S} UTC. Start it with:\n\n"
         f"  bdlab up --data-dir {shlex.quote(str(folder.path))}",

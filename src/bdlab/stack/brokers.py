@@ -1,4 +1,4 @@
-"""The brokers that a local stack can have, and which of them it gets."""
+"""The brokers that a local stack can have, and the choice of one."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def make_broker(kind: BrokerKind, data_dir: Path, certificates: CertificateFiles
 def choose_broker(
     folder: DataFolder, wanted: BrokerKind | Literal["auto"], progress: Progress
 ) -> tuple[BrokerKind, BinaryMissing | None]:
-    """Which broker the stack of `folder` gets, and why that is not Apache Kafka if it could not be had.
+    """Choose the broker for the stack of `folder`; return it, and why Apache Kafka is missing if it is.
 
-    "auto" is as the folder began; a new one gets Kafka, fetched into the cache unless it is there, and the
-    broker in memory only if that fails. Raises StackError for a folder whose log would be left behind, and
-    BinaryMissing if it must be Kafka.
+    "auto" keeps the broker of the folder; a new folder gets Kafka, fetched into the cache unless it is there,
+    and the broker in memory only if that fails. Raises StackError for a folder whose log would be left
+    behind, and BinaryMissing if it must be Kafka.
     """
-    folder.check_place()
+    folder.check_location()
     kept = folder.broker
     if (kept, wanted) == ("kafka", "tansu"):
         raise StackError(
@@ -48,14 +48,14 @@ def choose_broker(
         if kept == "kafka":
             what = f"the data folder {folder.path} has its log on Apache Kafka: {missing.message}"
             raise BinaryMissing(what, hint=missing.hint) from missing
-        if kind or os.environ.get("BDLAB_KAFKA_HOME"):  # what somebody asked for
+        if kind or os.environ.get("BDLAB_KAFKA_HOME"):  # somebody asked for it
             raise
         return "tansu", missing
     return "kafka", None
 
 
 def described(kind: BrokerKind) -> str:
-    """What a person has to know of it. Raises BinaryMissing for Kafka if there is none."""
+    """Return a description of the broker for a person. Raises BinaryMissing for Kafka if there is none."""
     if kind == "tansu":
         return MEMORY_ONLY
     version = ".".join(map(str, java.kafka().version))

@@ -1,4 +1,4 @@
-"""The certificates of a stack's servers: had from Vault, and renewed in time while everything runs."""
+"""The certificates of a stack's servers: issued by Vault, and renewed in time while everything runs."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _SHOWN_WITHIN_S = 10.0
 _POLL_S = 0.05
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """Certificates that one `bdlab` command gets into `files`, where they are not good for long enough.
+class Renewal(msgspec.Struct, frozen=True, kw_only=True):
+    """How a `bdlab` command renews the certificates in `files`.
 
-    `command` gives its arguments; `installed` has the servers read the files, and may do so once too often.
-    `give_up` is for files that are new and a server that does not read them.
+    `command` returns its arguments. `reload` has the servers read the files, and may be called once too
+    often. `give_up` is called if the files are new and a server does not read them.
     """
 
     name: str
     files: tuple[CertificateFiles, ...]
     command: Callable[[], Sequence[str]]
-    installed: Callable[[], None] = lambda: None
+    reload: Callable[[], None] = lambda: None
     give_up: Callable[[], None] = lambda: None
 
     @property
@@ -46,8 +46,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         return min(files.ends_at for files in self.files)
 
 
-class CertificateKeeper:
-    """Gets what is ordered, and again where two thirds of its life are over.
+class CertificateRenewer:
+    """Renews certificates when two thirds of their life are over.
 
     `run` runs a `bdlab` command: its name, its arguments, and what may interrupt it.
     """
@@ -57,106 +57,102 @@ class CertificateKeeper:
     ) -> None:
         self._run = run
         self._report = report
-        self._orders: list[Order] = []
+        self._renewals: list[Renewal] = []
         self._retry_at: dict[str, float] = {}
 
-    def obtain(self, order: Order, stop: threading.Event) -> None:
-        """Raises StackError. From then on `look_after` renews it."""
-        self._fill(order, stop)
-        self.keep(order)
+    def add(self, renewal: Renewal) -> None:
+        """Have `renew_due` renew these certificates, which are there already."""
+        self._renewals.append(renewal)
 
-    def keep(self, order: Order) -> None:
-        """Renew in time what is there from elsewhere."""
-        self._orders.append(order)
+    def issue(self, renewal: Renewal, stop: threading.Event) -> None:
+        """Get these certificates for the first time, and have `renew_due` renew them. Raises StackError."""
+        self._renew(renewal, stop)
+        self.add(renewal)
 
-    def look_after(self, stop: threading.Event) -> None:
-        """Renew what is due. A renewal that fails is tried again soon, and said so."""
-        for order in self._orders:
-            retry_at = self._retry_at.get(order.name)
-            due = time.time() >= order.due_at if retry_at is None else time.monotonic() >= retry_at
+    def renew_due(self, stop: threading.Event) -> None:
+        """Renew what is due. A renewal that fails is reported, and tried again after some seconds."""
+        for renewal in self._renewals:
+            retry_at = self._retry_at.get(renewal.name)
+            due = time.time() >= renewal.due_at if retry_at is None else time.monotonic() >= retry_at
             if not due:
                 continue
             began = time.monotonic()
             try:
-                self._fill(order, stop)
+                self._renew(renewal, stop)
             except StartInterrupted:
                 return
             except StackError as error:
-                self._failed(order, error, time.monotonic() - began)
+                self._failed(renewal, error, time.monotonic() - began)
                 continue
-            self._retry_at.pop(order.name, None)
-            detail = f"renewed, good until {_moment(order.ends_at)}"
-            self._report(Event("notice", order.name, detail, time.monotonic() - began))
+            self._retry_at.pop(renewal.name, None)
+            detail = f"renewed, good until {_moment(renewal.ends_at)}"
+            self._report(Event("notice", renewal.name, detail, time.monotonic() - began))
 
-    def _failed(self, order: Order, error: StackError, seconds: float) -> None:
-        if time.time() < order.due_at:
-            self._retry_at.pop(order.name, None)
+    def _failed(self, renewal: Renewal, error: StackError, seconds: float) -> None:
+        if time.time() < renewal.due_at:
+            self._retry_at.pop(renewal.name, None)
             detail = f"renewed, and not read by the running server: {error.message}"
-            order.give_up()
+            renewal.give_up()
         else:
-            told = order.name in self._retry_at
-            self._retry_at[order.name] = time.monotonic() + _RETRY_S
+            told = renewal.name in self._retry_at
+            self._retry_at[renewal.name] = time.monotonic() + _RETRY_S
             if told:
                 return
-            detail = f"not renewed, good until {_moment(order.ends_at)}: {error.message}"
-        self._report(Event("failed", order.name, detail, seconds))
+            detail = f"not renewed, good until {_moment(renewal.ends_at)}: {error.message}"
+        self._report(Event("failed", renewal.name, detail, seconds))
 
-    def close(self) -> None:
-        self._orders.clear()
-        self._retry_at.clear()
-
-    def _fill(self, order: Order, stop: threading.Event) -> None:
-        for files in order.files:
+    def _renew(self, renewal: Renewal, stop: threading.Event) -> None:
+        for files in renewal.files:
             files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._run(order.name, order.command(), stop)
-        order.installed()
+        self._run(renewal.name, renewal.command(), stop)
+        renewal.reload()
 
 
-def broker_order(broker: Broker, files: CertificateFiles, ttl_s: int, *, is_up: Callable[[], bool]) -> Order:
-    """The broker's own. It is told to read a new one if the stack `is_up`; it reads what is there when it
-    starts."""
+def broker_renewal(
+    broker: Broker, files: CertificateFiles, ttl_s: int, *, is_up: Callable[[], bool]
+) -> Renewal:
+    """Return the renewal of the broker's certificate.
+
+    The broker reads its files when it starts; if the stack `is_up`, the command has it read them again.
+    """
 
     def command() -> list[str]:
         arguments = ["broker-certificate", "--folder", str(files.folder), "--ttl", str(ttl_s)]
-        # As `vault-init` made the first one, which would not be good for other hosts.
+        # The hosts of the certificate that `vault-init` made: one for other hosts would be replaced.
         arguments += [word for host in LOCAL_HOSTS for word in ("--host", host)]
         return [*arguments, "--admin-servers", broker.admin_servers] if is_up() else arguments
 
-    # Started again by the supervisor, it reads what is there.
-    return Order(name="broker-certificate", files=(files,), command=command, give_up=broker.stop)
+    # The supervisor starts it again, and then it reads what is there.
+    return Renewal(name="broker-certificate", files=(files,), command=command, give_up=broker.stop)
 
 
-def servers_order(tls: TlsFolder, openbao: OpenBao, postgres: Postgres, ttl_s: int) -> Order:
-    """Those of OpenBao, Postgres and the API, which all began with passing ones. The API reads its own."""
+def servers_renewal(tls: TlsFolder, openbao: OpenBao, postgres: Postgres, ttl_s: int) -> Renewal:
+    """Return the renewal of the certificates of OpenBao, Postgres and the API, which rereads its own."""
 
-    def reload() -> None:
+    def reload_servers() -> None:
         openbao.reload()
         postgres.reload()
 
     def command() -> list[str]:
         if tls.prepare():
-            # They had run out, as where the machine slept: nobody would take Vault's new ones from it.
-            reload()
+            # They had expired, for example while the machine slept: no client would trust Vault any more.
+            reload_servers()
         return ["server-certificate", *SERVERS, "--folder", str(tls.path), "--ttl", str(ttl_s)]
 
-    def installed() -> None:
-        authority = tls.files(SERVERS[0]).ca_file.read_text("ascii")
-        tls.trust(authority, keep=True)
-        reload()
+    def reload() -> None:
+        ca_pem = tls.files(SERVERS[0]).ca_file.read_text("ascii")
+        tls.trust(ca_pem, keep=True)
+        reload_servers()
         for server, port in (("vault", openbao.port), ("postgres", postgres.port)):
             _wait_until_shown(server, port, tls)
-        tls.trust(authority)
+        tls.trust(ca_pem)
 
-    return Order(
-        name="server-certificate",
-        files=tuple(tls.files(server) for server in SERVERS),
-        command=command,
-        installed=installed,
-    )
+    files = tuple(tls.files(server) for server in SERVERS)
+    return Renewal(name="server-certificate", files=files, command=command, reload=reload)
 
 
 def _wait_until_shown(server: str, port: int, tls: TlsFolder) -> None:
-    """Raises StackError where the server does not show what is in its file, within some seconds."""
+    """Wait until the server shows the certificate in its file. Raises StackError after some seconds."""
     wanted = tls.files(server).server_file.read_text("ascii")
     why: object = "it shows another one"
     for _ in tries(_SHOWN_WITHIN_S, longest_s=_POLL_S):

@@ -1,4 +1,4 @@
-"""The data folder of a local stack: who holds it, what is running there, and the files the services read."""
+"""The data folder of a local stack: its lock, what runs there, and the files that the services read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -25,11 +25,11 @@ _LOCK_POLL_S = 0.05
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a running stack answers. `pid` and `start_mark` are those of its `bdlab up`.
+    """The addresses of a running stack. `pid` and `start_mark` are those of its `bdlab up`.
 
-    `ca_file` is what Vault, Postgres and the API are verified with; empty where they speak no TLS.
-    `admin_servers` is where a secured broker takes its administrator. `model` is the name of what it predicts
-    with, and `model_path` where that is; empty for the shipped one.
+    `ca_file` verifies Vault, Postgres and the API; "" if they speak no TLS. `admin_servers` is a secured
+    broker's address for administrators. `model` is the name of the model, `model_path` its file; "" is the
+    shipped one.
     """
 
     pid: int
@@ -46,7 +46,7 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DataFolder:
-    """`path` and the places in it. Used with `with`, it is held: a second holder gets StackInUse."""
+    """`path` and the files in it. With `with` it is locked: a second process gets StackInUse."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
@@ -54,7 +54,7 @@ class DataFolder:
 
     @property
     def config_file(self) -> Path:
-        """The services' settings; no secret is in it."""
+        """The services' settings, without any secret."""
         return self.path / "bdlab.toml"
 
     @property
@@ -68,7 +68,7 @@ class DataFolder:
 
     @property
     def unfinished(self) -> Path:
-        """There while a restore fills the folder."""
+        """Exists while a restore fills the folder."""
         return self.path / "unfinished"
 
     @property
@@ -77,7 +77,7 @@ class DataFolder:
 
     @property
     def tls(self) -> Path:
-        """The servers' certificates, a folder each."""
+        """The servers' certificates, a subfolder for each."""
         return self.path / "tls"
 
     @property
@@ -118,7 +118,7 @@ class DataFolder:
             self._lock = None
 
     def _take(self, lock: int) -> None:
-        # The one before may be on its last metres.
+        # The process before may be about to end.
         for _ in tries(_LOCK_WAIT_S, longest_s=_LOCK_POLL_S):
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,42 +134,42 @@ class DataFolder:
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
     @property
-    def _place_file(self) -> Path:
+    def _location_file(self) -> Path:
         return self.path / "place"
 
-    def settle(self) -> None:
-        """Note where the folder is: from now on its Vault knows its database by that path."""
-        if not self._place_file.exists():
-            replace_file(self._place_file, os.fsencode(self.path))
+    def record_location(self) -> None:
+        """Write down the folder's path: from now on its Vault knows its database by it."""
+        if not self._location_file.exists():
+            replace_file(self._location_file, os.fsencode(self.path))
 
     @property
     def keys_lost(self) -> bool:
-        """Whether the first set-up was cut off between Vault's initialisation and the writing of its keys."""
+        """Whether the first set-up was killed between Vault's initialisation and writing its keys."""
         cut_off = self.keys_file.exists() and self.keys_file.stat().st_size == 0
-        return cut_off and not self._place_file.exists() and not any(self.identity_dir.glob("*/role_id"))
+        return cut_off and not self._location_file.exists() and not any(self.identity_dir.glob("*/role_id"))
 
-    def check_place(self) -> None:
-        """Raise StackError for a folder that is no longer where it settled, or was never whole."""
+    def check_location(self) -> None:
+        """Raise StackError if the folder was moved, or a restore into it did not end."""
         if self.unfinished.exists():
             raise StackError(
                 f"a `bdlab restore` into {self.path} was cut off, and what is there is not whole",
                 hint=f"Remove it (rm -r {self.path}), and restore again.",
             )
         try:
-            settled = Path(os.fsdecode(self._place_file.read_bytes()))
+            recorded = Path(os.fsdecode(self._location_file.read_bytes()))
         except FileNotFoundError:
             return
-        if not (settled.exists() and settled.samefile(self.path)):
+        if not (recorded.exists() and recorded.samefile(self.path)):
             raise StackError(
-                f"the data folder was moved from {settled} to {self.path}, and its Vault knows its database "
+                f"the data folder was moved from {recorded} to {self.path}, and its Vault knows its database "
                 "by the old path",
-                hint=f"Move it back, or link to it: ln -s {self.path} {settled}",
+                hint=f"Move it back, or link to it: ln -s {self.path} {recorded}",
             )
 
     def has_tls(self, wanted: bool | None) -> bool:
-        """Whether the servers of this folder speak TLS: as they always did, else as `wanted`.
+        """Return whether the servers of this folder speak TLS: as at their first start, or as `wanted`.
 
-        Raises StackError where they have begun the other way: their Vault knows its database by it.
+        Raises StackError if that differs, since their Vault knows its database by it.
         """
         if not (self.path / "openbao").exists():
             return bool(wanted)
@@ -184,7 +184,7 @@ class DataFolder:
 
     @property
     def model_path(self) -> str:
-        """The model that was last chosen for this folder; empty is the shipped one."""
+        """The model that was last chosen for this folder; "" is the shipped one."""
         try:
             return os.fsdecode((self.path / "model").read_bytes())
         except FileNotFoundError:
@@ -195,9 +195,9 @@ class DataFolder:
 
     @property
     def broker(self) -> BrokerKind | None:
-        """The kind of broker that its log is on; None for a folder that has begun with none.
+        """The kind of broker that has its log; None for a new folder.
 
-        One of an earlier version does not say it: there it is the one that was started last.
+        A folder of an earlier version does not say it: then it is the one that was started last.
         """
 
         def last_used(kind: str) -> float:
@@ -223,11 +223,11 @@ class DataFolder:
         replace_file(self.config_file, "\n".join(lines).encode())
 
     def write_env(self, values: Mapping[str, str]) -> None:
-        """Write the set-up file, which only its owner may read."""
+        """Write the file for the first set-up, readable by its owner only."""
         write_private(self.env_file, "".join(f"{name}={_quoted(value)}\n" for name, value in values.items()))
 
     def processes(self) -> list[int]:
-        """The processes that work in this folder: everything that a stack starts does."""
+        """Return the ids of the processes that work in this folder, as a stack's all do."""
         prefix = str(self.path.resolve())
         found = []
         for place in Path("/proc").glob("[0-9]*/cwd"):
@@ -238,11 +238,11 @@ class DataFolder:
         return sorted(found)
 
     def publish(self, endpoints: Endpoints) -> None:
-        """Say that the stack is up; `running` finds it."""
+        """Record that the stack is up, for `running`."""
         replace_file(self._endpoints_file, msgspec.json.encode(endpoints))
 
     def running(self) -> Endpoints:
-        """Where the stack of this folder answers. Raises StackError where none runs."""
+        """Return the addresses of the stack of this folder. Raises StackError if none runs."""
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             endpoints = msgspec.json.decode(self._endpoints_file.read_bytes(), type=Endpoints)
             if start_mark(endpoints.pid) == endpoints.start_mark:
@@ -254,52 +254,41 @@ class DataFolder:
 
 
 def _quoted(value: str) -> str:
-    """As `.env` has it: unquoted, what follows a space and # would be a comment."""
+    """Return `value` quoted for `.env`; unquoted, " #" would begin a comment."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-#: The variables of `exports`, for taking them back.
-EXPORTED = (
-    "BDLAB_DATA_DIR",
-    "BDLAB_CONFIG",
-    "VAULT_ADDR",
-    "VAULT_CACERT",
-    "BDLAB_VAULT_IDENTITY_DIR",
-    "BDLAB_KEYS_FILE",
-    "BDLAB_HTTP_CA_FILE",
-    "BDLAB_KAFKA_ADMIN_SERVERS",
-    "BDLAB_MODEL_PATH",
-    # For other programs: bdlab itself asks Vault, and heeds none of them.
-    "KAFKA_BOOTSTRAP_SERVERS",
-    "PGHOST",
-    "PGPORT",
-    "PGDATABASE",
-    "PGSSLMODE",
-    "PGSSLROOTCERT",
-)
+_EXPORTS: Mapping[str, Callable[[DataFolder, Endpoints], str]] = {
+    "BDLAB_DATA_DIR": lambda folder, _: str(folder.path),
+    "BDLAB_CONFIG": lambda folder, _: str(folder.config_file),
+    "VAULT_ADDR": lambda _, endpoints: endpoints.vault_address,
+    "VAULT_CACERT": lambda _, endpoints: endpoints.ca_file,
+    "BDLAB_VAULT_IDENTITY_DIR": lambda folder, _: str(folder.identity_dir),
+    "BDLAB_KEYS_FILE": lambda folder, _: str(folder.keys_file),
+    "BDLAB_HTTP_CA_FILE": lambda _, endpoints: endpoints.ca_file,
+    "BDLAB_KAFKA_ADMIN_SERVERS": lambda _, endpoints: endpoints.admin_servers,
+    "BDLAB_MODEL_PATH": lambda _, endpoints: endpoints.model_path or SHIPPED_MODEL,
+    # For other programs: bdlab itself asks Vault, and reads none of them.
+    "KAFKA_BOOTSTRAP_SERVERS": lambda _, endpoints: endpoints.bootstrap_servers,
+    "PGHOST": lambda _, endpoints: endpoints.postgres_host,
+    "PGPORT": lambda _, endpoints: str(endpoints.postgres_port),
+    "PGDATABASE": lambda *_: PostgresSettings().dbname,
+    "PGSSLMODE": lambda _, endpoints: "verify-full" if endpoints.ca_file else "disable",
+    "PGSSLROOTCERT": lambda _, endpoints: endpoints.ca_file,
+}
+
+EXPORTED = tuple(_EXPORTS)
+"""The names of the variables that `exports` may set."""
 
 _OF_ANOTHER_VAULT = ("VAULT_NAMESPACE", "BDLAB_VAULT_NAMESPACE", "BDLAB_VAULT_PROXY")
 
 
 def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
-    """The environment variables that point a terminal at the stack of `folder`: those that say something."""
-    values = (
-        str(folder.path),
-        str(folder.config_file),
-        endpoints.vault_address,
-        endpoints.ca_file,
-        str(folder.identity_dir),
-        str(folder.keys_file),
-        endpoints.ca_file,
-        endpoints.admin_servers,
-        endpoints.model_path or SHIPPED_MODEL,
-        endpoints.bootstrap_servers,
-        endpoints.postgres_host,
-        str(endpoints.postgres_port),
-        PostgresSettings().dbname,
-        "verify-full" if endpoints.ca_file else "disable",
-        endpoints.ca_file,
-    )
-    # What another Vault needs of this terminal must not be asked of the stack's own.
+    """Return the environment variables, without empty ones, that point a terminal at the stack of `folder`.
+
+    Variables of this terminal that are about another Vault are emptied.
+    """
     foreign = {name: "" for name in _OF_ANOTHER_VAULT if os.environ.get(name)}
-    return foreign | {name: value for name, value in zip(EXPORTED, values, strict=True) if value}
+    return foreign | {
+        name: value for name, value_of in _EXPORTS.items() if (value := value_of(folder, endpoints))
+    }

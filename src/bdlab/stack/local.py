@@ -1,4 +1,4 @@
-"""The whole pipeline on one machine: servers, set-up, services, in order; watched; stopped in reverse."""
+"""The whole pipeline on one machine: servers, set-up and services, started, watched and stopped in order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,33 +16,32 @@ from bdlab.certificates import SERVER_TTL_S, CertificateFiles
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.settings import SHIPPED_MODEL
 from bdlab.stack.brokers import make_broker
-from bdlab.stack.certificate_renewal import CertificateKeeper, broker_order, servers_order
+from bdlab.stack.certificate_renewal import CertificateRenewer, broker_renewal, servers_renewal
 from bdlab.stack.folder import BrokerKind, DataFolder, Endpoints
-from bdlab.stack.losses import MemoryLog
 from bdlab.stack.servers.openbao import OpenBao
-from bdlab.stack.servers.ports import PortBook
+from bdlab.stack.servers.ports import PortRegistry
 from bdlab.stack.servers.postgres import Postgres
 from bdlab.stack.servers.process import start_mark
-from bdlab.stack.service import Outcome, Service, require, run_command, service_environment
-from bdlab.stack.side_by_side import SideBySide
+from bdlab.stack.service import CommandResult, Service, require, run_command, service_environment
 from bdlab.stack.supervisor import Child, Event, Report, Supervisor
+from bdlab.stack.task_group import TaskGroup
 from bdlab.stack.tls import TlsFolder
+from bdlab.stack.volatile_log import VolatileLog
 
 _HTTP_PORT = 8000
 _START_TIMEOUT_S = 90.0
 _COMMAND_TIMEOUT_S = 120.0
 _SESSION_TIMEOUT_S = 6.0
-_TRIM_EVERY_S, _RENEW_EVERY_S, _LOOK_AGAIN_S = 30.0, 1.0, 0.02
+_TRIM_EVERY_S, _RENEW_EVERY_S, _POLL_S = 30.0, 1.0, 0.02
 
 
 class LocalStack:
     """OpenBao, Postgres, a broker, and the `bdlab` services over them, with all of their data in one folder.
 
-    `command` is the command line that runs `bdlab`, without arguments. `http_port` None takes 8000 or, where
-    that is taken, a free one. `report` is told of each step. Certificates are good for `certificate_ttl_s`
-    seconds, and renewed when two thirds of that are over. `tls` secures OpenBao, Postgres and the API, too;
-    None is as the folder was before, and without in a new one. `model_path` is kept with the folder, where
-    empty is the shipped model; None is as the environment says.
+    `command` is the command line that runs `bdlab`, without arguments. `report` gets each step. `http_port`
+    None is 8000 or, if that is taken, a free port. Certificates are valid for `certificate_ttl_s` seconds.
+    `tls` secures OpenBao, Postgres and the API, too; None keeps what the folder has, which is off in a new
+    one. `model_path` is kept with the folder, "" is the shipped model; None takes the environment's.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class LocalStack:
         model_path: str | None = None,
     ) -> None:
         self.folder = DataFolder(data_dir)
-        self._ports = PortBook(self.folder.path / "ports.json")
+        self._ports = PortRegistry(self.folder.path / "ports.json")
         self._command = tuple(command)
         self._report = report
         self._http_port = http_port
@@ -72,50 +73,45 @@ class LocalStack:
         self._broker_files = CertificateFiles(self.folder.tls / "kafka")
         self._broker = make_broker(broker, self.folder.path, self._broker_files)
         self._supervisor = Supervisor(report)
-        self._certificates = CertificateKeeper(self.run, report)
+        self._certificates = CertificateRenewer(self.run, report)
         self._services: list[Service] = []
         self._environment: dict[str, str] = {}
         self._endpoints: Endpoints | None = None
-        self._memory_log = MemoryLog(
+        self._volatile_log = VolatileLog(
             self.folder.records / "open-log", self._broker.name, self._verify, report
         )
+        self._opened = ExitStack()
+        self._drains = False
 
     def open(self, stop: threading.Event) -> Endpoints:
         """Bring everything up.
 
-        Raises StackError, and StartInterrupted where `stop` was set; what was started is then stopped again.
+        Raises StackError, and StartInterrupted if `stop` was set; what was started is then stopped again.
         """
-        self.folder.__enter__()
-        try:
-            return self._open(stop)
-        except BaseException:
-            self.close(drain=False)
-            raise
+        with ExitStack() as opened:
+            opened.enter_context(self.folder)
+            opened.callback(self._supervisor.stop_all)
+            endpoints = self._open(stop)
+            self._opened = opened.pop_all()
+        return endpoints
 
     def watch(self, stop: threading.Event) -> None:
         """Restart what dies, until `stop` is set."""
         self._supervisor.watch(
             stop,
-            {_TRIM_EVERY_S: self._trim_logs, _RENEW_EVERY_S: lambda: self._certificates.look_after(stop)},
+            {_TRIM_EVERY_S: self._trim_logs, _RENEW_EVERY_S: lambda: self._certificates.renew_due(stop)},
         )
 
     def close(self, *, drain: bool = True) -> None:
         """Stop everything in reverse order.
 
-        With `drain` and a broker that forgets, the consumers first get some seconds to store what is on it.
+        With `drain`, the consumers get some seconds to store what is on a broker that does not keep its log.
         """
-        try:
-            if drain and self._services and not self._broker.keeps_log:
-                self._supervisor.stop_last()  # serve: nothing new comes in
-                self._memory_log.drain()
-        finally:
-            self._supervisor.stop_all()
-        self._services.clear()
-        self._certificates.close()
-        self.folder.__exit__()
+        self._drains = drain
+        self._opened.close()
 
     def log_file(self, name: str) -> Path:
-        """The log of a server, a service or a command."""
+        """Return the log of a server, a service or a command."""
         return self.folder.logs / f"{name}.log"
 
     def attempt(
@@ -126,10 +122,10 @@ class LocalStack:
         *,
         environment: Mapping[str, str] | None = None,
         timeout_s: float = _COMMAND_TIMEOUT_S,
-    ) -> Outcome:
+    ) -> CommandResult:
         """Run a `bdlab` command in the stack's environment, with `environment` on top.
 
-        Raises StackError where it does not end in time, StartInterrupted where `stop` was set.
+        Raises StackError if it does not end in time, StartInterrupted if `stop` was set.
         """
         return run_command(
             name,
@@ -147,14 +143,14 @@ class LocalStack:
         stop: threading.Event | None = None,
         *,
         environment: Mapping[str, str] | None = None,
-    ) -> Outcome:
-        """The same; a command that fails raises StackError, with the end of its log."""
-        outcome = self.attempt(name, arguments, stop, environment=environment)
-        require(name, outcome, self.log_file(name))
-        return outcome
+    ) -> CommandResult:
+        """Run a `bdlab` command as `attempt` does; raise StackError, with the end of its log, if it fails."""
+        result = self.attempt(name, arguments, stop, environment=environment)
+        require(name, result, self.log_file(name))
+        return result
 
     def _open(self, stop: threading.Event) -> Endpoints:
-        self.folder.check_place()
+        self.folder.check_location()
         if self.folder.has_tls(self._wants_tls):
             self._tls = self._openbao.tls = self._postgres.tls = TlsFolder(self.folder.tls)
             self._tls.prepare()
@@ -169,11 +165,11 @@ class LocalStack:
         self._supervisor.add(self._openbao)
         self._supervisor.add(self._postgres)
         self._supervisor.add(self._broker, self._after_broker_restart)
-        self._bring_up(http_port, consumers, stop)
-        former = self._memory_log.begin(self._broker.cluster_id)
+        self._start_servers(http_port, consumers, stop)
+        former = self._volatile_log.opened(self._broker.cluster_id)
         api = self._serve(http_port, consumers, stop)
         if former:
-            self._memory_log.tell_losses(former, stop)
+            self._volatile_log.report_loss(former, stop)
         chosen = self._environment.get("BDLAB_MODEL_PATH", "")
         self._endpoints = Endpoints(
             pid=os.getpid(),
@@ -193,44 +189,46 @@ class LocalStack:
         self.folder.publish(self._endpoints)
         return self._endpoints
 
-    def _bring_up(self, http_port: int, consumers: Mapping[str, int], stop: threading.Event) -> None:
-        """Start the servers and set them up, each thing as soon as what it needs is there."""
-        order = None
+    def _start_servers(self, http_port: int, consumers: Mapping[str, int], stop: threading.Event) -> None:
+        """Start the servers and set them up, each as soon as what it needs is there."""
+        renewal = None
         if self._broker.certificates:
-            order = broker_order(
+            renewal = broker_renewal(
                 self._broker,
-                self._broker_files,
+                self._broker.certificates,
                 self._certificate_ttl_s,
                 is_up=lambda: self._endpoints is not None,
             )
-            self._certificates.keep(order)
-        with SideBySide(stop) as steps:
-            vault_up = steps.begin(lambda end: self._start(self._openbao, end))
-            database_up = steps.begin(lambda end: self._start(self._postgres, end))
-            laid_out = steps.begin(lambda _end: self._broker.prepare())
+            self._certificates.add(renewal)
+        with TaskGroup(stop) as group:
+            vault_up = group.create_task(lambda end: self._start(self._openbao, end))
+            database_up = group.create_task(lambda end: self._start(self._postgres, end))
+            broker_prepared = group.create_task(lambda _end: self._broker.prepare())
 
             def set_up(end: threading.Event) -> None:
                 vault_up.result()
-                self._tell_services(http_port, consumers)
+                self._configure_services(http_port, consumers)
                 database_up.result()
-                laid_out.result()
+                broker_prepared.result()
                 self._step("vault-init", lambda: self._set_up_vault(end))
                 if self._tls:
-                    servers = servers_order(self._tls, self._openbao, self._postgres, self._certificate_ttl_s)
-                    self._step(servers.name, lambda: self._certificates.obtain(servers, end))
+                    servers = servers_renewal(
+                        self._tls, self._openbao, self._postgres, self._certificate_ttl_s
+                    )
+                    self._step(servers.name, lambda: self._certificates.issue(servers, end))
 
             def start_broker(end: threading.Event) -> None:
-                laid_out.result()
-                # One that an earlier run has left is enough to begin with; vault-init makes it early.
-                while order and order.due_at <= time.time() and not set_up_done.done():
-                    if end.wait(_LOOK_AGAIN_S):
+                broker_prepared.result()
+                # `vault-init` writes the first certificate early; one of an earlier run is there at once.
+                while renewal and renewal.due_at <= time.time() and not set_up_done.done():
+                    if end.wait(_POLL_S):
                         break
                 if end.is_set() or set_up_done.done():
                     set_up_done.result()
-                shown = self._broker_files.ends_at
+                ends_at = self._broker_files.ends_at
                 self._start(self._broker, end)
                 set_up_done.result()
-                if shown != self._broker_files.ends_at:  # Vault is another authority than it was
+                if ends_at != self._broker_files.ends_at:  # replaced meanwhile: by a Vault with another CA
                     self._broker.stop()
                     self._start(self._broker, end)
 
@@ -238,12 +236,12 @@ class LocalStack:
                 set_up_done.result()
                 self._step("migrate", lambda: self._announce_broker(end))
 
-            set_up_done = steps.begin(set_up)
-            steps.begin(start_broker)
-            steps.begin(migrate)
+            set_up_done = group.create_task(set_up)
+            group.create_task(start_broker)
+            group.create_task(migrate)
 
-    def _tell_services(self, http_port: int, consumers: Mapping[str, int]) -> None:
-        """Write down what the services and the commands read: where Vault is, and the rest by its word."""
+    def _configure_services(self, http_port: int, consumers: Mapping[str, int]) -> None:
+        """Write what the services and the commands read: where Vault is, which tells them the rest."""
         self._environment = service_environment(self.folder, self._openbao.address)
         if self._model_path is not None:
             self._environment["BDLAB_MODEL_PATH"] = self._model_path or SHIPPED_MODEL
@@ -256,7 +254,7 @@ class LocalStack:
                     "identity_dir": str(self.folder.identity_dir),
                 },
                 "http": {"host": "127.0.0.1", "port": http_port, **tls},
-                # Also how long a consumer waits for its first partitions: half of it.
+                # A consumer waits half of it for its first partitions.
                 "kafka": {"session_timeout_s": _SESSION_TIMEOUT_S},
                 "sink": {
                     "urls": ",".join(f"{scheme}://127.0.0.1:{port}" for port in consumers.values()),
@@ -266,14 +264,19 @@ class LocalStack:
         )
 
     def _serve(self, http_port: int, consumers: Mapping[str, int], stop: threading.Event) -> Service:
-        """Start the consumers and the API, side by side; the API."""
+        """Start the consumers and the API at the same time; return the API."""
         for name, port in consumers.items():
             self._add_service(name, ["consume", "--metrics-port", str(port)], port, "/health/live")
+        self._supervisor.before_stop(self._drain)  # when the API takes nothing new, and consumers still run
         api = self._add_service("serve", ["serve"], http_port, "/health/ready")
-        with SideBySide(stop) as steps:
+        with TaskGroup(stop) as group:
             for service in self._services:
-                steps.begin(lambda end, service=service: self._start(service, end))  # type: ignore[misc]
+                group.create_task(partial(self._start, service))
         return api
+
+    def _drain(self) -> None:
+        if self._drains and not self._broker.keeps_log:
+            self._volatile_log.drain()
 
     def _add_service(self, name: str, arguments: Sequence[str], port: int, ready_path: str) -> Service:
         service = Service(
@@ -291,7 +294,7 @@ class LocalStack:
 
     @property
     def _api_tls(self) -> dict[str, str]:
-        """The settings of the API and its clients; the consumers serve the same certificate."""
+        """The TLS settings of the API and its clients; the consumers serve the same certificate."""
         if self._tls is None:
             return {}
         server_file = str(self._tls.files("api").server_file)
@@ -315,7 +318,7 @@ class LocalStack:
         self._step(f"started {child.name}", lambda: child.start(_START_TIMEOUT_S, stop))
 
     def _set_up_vault(self, stop: threading.Event) -> None:
-        """Bring Vault to the finished state. The `.env` exists for as long as that takes, the first time."""
+        """Run `vault-init`. The `.env` is there for as long as that takes, the first time."""
         arguments = ["vault-init", "--keys-file", str(self.folder.keys_file)]
         if self._broker.certificates:
             self._broker_files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -344,11 +347,11 @@ class LocalStack:
         finally:
             self.folder.env_file.unlink(missing_ok=True)
         self._postgres.forget_admin_password()
-        self.folder.settle()
+        self.folder.record_location()
 
     @property
     def _broker_environment(self) -> dict[str, str]:
-        """How clients reach the broker, and by whose certificate they know it."""
+        """How clients reach the broker, and who signs its certificate."""
         by_vault = {"BDLAB_KAFKA_CA_FILE": "vault"} if self._broker.certificates else {}
         return {**self._broker.client_environment, **by_vault}
 
@@ -368,10 +371,10 @@ class LocalStack:
                 admin_servers=self._broker.admin_servers,
             )
             self.folder.publish(self._endpoints)
-        if former := self._memory_log.begin(self._broker.cluster_id):
-            self._memory_log.tell_losses(former, stop)
+        if former := self._volatile_log.opened(self._broker.cluster_id):
+            self._volatile_log.report_loss(former, stop)
 
-    def _verify(self, wait_s: int, stop: threading.Event | None) -> Outcome:
+    def _verify(self, wait_s: int, stop: threading.Event | None) -> CommandResult:
         arguments = ["verify", "--wait", str(wait_s), "--json"]
         return self.attempt("verify", arguments, stop, timeout_s=wait_s + _COMMAND_TIMEOUT_S)
 
@@ -386,15 +389,15 @@ class LocalStack:
         try:
             work()
         except StackError as error:
-            if not isinstance(error, StartInterrupted):  # its reason is told by whoever asked for it
+            if not isinstance(error, StartInterrupted):  # whoever asked for that reports it
                 self._report(Event("failed", name, error.message, time.monotonic() - began))
             raise
         self._report(Event("done", name, seconds=time.monotonic() - began))
 
 
 def _model_of(api: Service) -> str:
-    """The name of the model that it predicts with; empty where it does not say."""
+    """Return the name of the model that it predicts with; "" if it does not say."""
     try:
-        return str(msgspec.json.decode(api.ask("/health")[1])["model"])
+        return str(msgspec.json.decode(api.get("/health")[1])["model"])
     except (msgspec.DecodeError, KeyError, TypeError):
         return ""

@@ -1,27 +1,25 @@
-"""A `bdlab` command as a child process: a daemon of the pipeline, or one that ends by itself."""
+"""A `bdlab` command as a child process: a daemon of the pipeline, or a command that ends by itself."""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.settings import environment_layer
 from bdlab.stack.folder import DataFolder
-from bdlab.stack.servers.process import OverProcess, Process
-from bdlab.stack.servers.server import ending, wait_until_up
-from bdlab.stack.tls import TlsFolder, connect
+from bdlab.stack.servers.process import ManagedProcess, Process, describe_exit
+from bdlab.stack.tls import TlsFolder, get
 
 _PROBE_TIMEOUT_S = 2.0
 _POLL_S = 0.05
 _STOP_TIMEOUT_S = 15.0
 
-#: A shell that points at other servers must not point the stack's services there, nor give one of them the
+#: Variables of the shell that would point the stack's services at other servers, or give one service the
 #: options of another.
 _FOREIGN_PREFIXES = ("BDLAB_", "VAULT_", "BAO_", "POSTGRES_", "PG")
 #: Settings that the stack decides itself, by section; None is the whole section.
@@ -35,7 +33,7 @@ _DECIDED: dict[str, set[str] | None] = {
 
 
 def service_environment(folder: DataFolder, vault_address: str) -> dict[str, str]:
-    """The environment of the stack's `bdlab` commands: this process's own, pointed at the stack.
+    """Return the environment of the stack's `bdlab` commands: this process's own, pointed at the stack.
 
     Settings in it reach the services, except those that the stack decides.
     """
@@ -60,10 +58,8 @@ def service_environment(folder: DataFolder, vault_address: str) -> dict[str, str
     }
 
 
-class Service(OverProcess):
-    """A daemon of the pipeline, known by `name`; ready when `ready_path` answers 200 on `port`, over HTTPS
-    where it has `tls`.
-    """
+class Service(ManagedProcess):
+    """A daemon of the pipeline, ready when `ready_path` answers 200 on `port`; over HTTPS if it has `tls`."""
 
     def __init__(
         self,
@@ -90,37 +86,28 @@ class Service(OverProcess):
 
     def start(self, timeout_s: float = 60.0, stop: threading.Event | None = None) -> None:
         """Start it and wait until it is ready. Raises ServerNotStarted and StartInterrupted."""
-        deadline = time.monotonic() + timeout_s
-        self._process.start(self._arguments, environment=self._environment, folder=self._folder.path)
-        try:
-            wait_until_up(self._process, self._ready, deadline=deadline, stop=stop)
-        except StackError:
-            self.stop()
-            raise
+        self._launch(
+            self._arguments,
+            environment=self._environment,
+            folder=self._folder.path,
+            timeout_s=timeout_s,
+            stop=stop,
+        )
 
-    def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> None:
-        self._process.stop(timeout_s)
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Return status and body of its response; 0 and nothing if there is none."""
+        return get(self._port, path, tls=self._tls, timeout_s=_PROBE_TIMEOUT_S)
 
-    def ask(self, path: str) -> tuple[int, bytes]:
-        """Status and body of its answer; 0 and nothing where there is none."""
-        connection = connect("127.0.0.1", self._port, tls=self._tls, timeout_s=_PROBE_TIMEOUT_S)
-        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        return 0, b""
-
-    def _ready(self) -> bool:
-        return self.ask(self._ready_path)[0] == 200
+    def _is_ready(self) -> bool:
+        return self.get(self._ready_path)[0] == 200
 
 
-class Outcome:
-    """How a command ended: `code`, its standard `output` and the `tail` of its log."""
+class CommandResult(NamedTuple):
+    """How a command ended: its exit status, its standard output and the end of its log."""
 
-    def __init__(self, code: int, output: str, tail: str) -> None:
-        self.code = code
-        self.output = output
-        self.tail = tail
+    code: int
+    output: str
+    tail: str
 
 
 def run_command(
@@ -131,10 +118,10 @@ def run_command(
     environment: Mapping[str, str],
     timeout_s: float,
     stop: threading.Event | None = None,
-) -> Outcome:
-    """Run a command that ends by itself, in the stack's folder, its talk in `logs/<name>.log`.
+) -> CommandResult:
+    """Run a command in the stack's folder until it ends, with its standard error in `logs/<name>.log`.
 
-    Raises StackError where it takes more than `timeout_s` seconds, StartInterrupted where `stop` was set.
+    Raises StackError if it takes more than `timeout_s` seconds, StartInterrupted if `stop` was set.
     """
     stop = stop or threading.Event()
     output_file = folder.records / f"{name}.out"
@@ -150,17 +137,18 @@ def run_command(
                     f"{name} did not end within {timeout_s:g} s:\n{process.tail()}",
                     hint=f"Its whole log is {process.log_file}.",
                 )
-        return Outcome(code, output_file.read_text("utf-8", "replace"), process.tail(lines=10))
+        return CommandResult(code, output_file.read_text("utf-8", "replace"), process.tail(lines=10))
     finally:
         process.stop(_STOP_TIMEOUT_S)
         output_file.unlink(missing_ok=True)
 
 
-def require(name: str, outcome: Outcome, log_file: Path) -> None:
+def require(name: str, result: CommandResult, log_file: Path) -> None:
     """Raise StackError, with the end of its log, for a command that failed."""
-    if outcome.code != 0:
+    if result.code != 0:
         raise StackError(
-            f"{name} failed ({ending(outcome.code)}):\n{outcome.tail}", hint=f"Its whole log is {log_file}."
+            f"{name} failed ({describe_exit(result.code)}):\n{result.tail}",
+            hint=f"Its whole log is {log_file}.",
         )
 
 

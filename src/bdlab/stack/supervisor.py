@@ -1,17 +1,18 @@
-"""Keeps children running: one that dies is started again, later each time, and said so."""
+"""Keeps children running: one that dies is started again, after a longer pause each time, and reported."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Literal, Protocol
 
 import msgspec
 
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.retry import Backoff
-from bdlab.stack.servers.server import ending
+from bdlab.stack.servers.process import describe_exit
 
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 30.0
@@ -20,7 +21,7 @@ _POLL_S = 0.2
 
 
 class Event(msgspec.Struct, frozen=True):
-    """Something to tell the person who watches. `seconds` is how long a finished step took."""
+    """What happened, for the person at the terminal. `seconds` is how long a finished step took."""
 
     kind: Literal["began", "done", "failed", "notice"]
     step: str
@@ -29,6 +30,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 Report = Callable[[Event], None]
+AfterRestart = Callable[[threading.Event], None]
 
 
 class Child(Protocol):
@@ -51,12 +53,7 @@ class Child(Protocol):
 class _Watched:
     """A child and how its restarts went."""
 
-    def __init__(
-        self,
-        child: Child,
-        after_restart: Callable[[threading.Event], None] | None,
-        restart_timeout_s: float,
-    ) -> None:
+    def __init__(self, child: Child, after_restart: AfterRestart | None, restart_timeout_s: float) -> None:
         self.child = child
         self.after_restart = after_restart
         self.restart_timeout_s = restart_timeout_s
@@ -66,30 +63,32 @@ class _Watched:
 
 
 class Supervisor:
-    """Watches children from the thread that calls `watch`."""
+    """Watches children from the thread that calls `watch`, and stops them in reverse order."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._watched: list[_Watched] = []
+        self._children = ExitStack()
         self._told = ""
 
     def add(
-        self,
-        child: Child,
-        after_restart: Callable[[threading.Event], None] | None = None,
-        *,
-        restart_timeout_s: float = 90.0,
+        self, child: Child, after_restart: AfterRestart | None = None, *, restart_timeout_s: float = 90.0
     ) -> None:
-        """Watch a child from the next `watch` on, and stop it in its turn.
+        """Watch a child from the next `watch` on; `stop_all` stops it.
 
-        `after_restart` makes the others find it again; while it raises StackError, the restart counts as
-        failed and is tried again. One that may itself be waiting for another child, which is not looked after
-        meanwhile, should be given up sooner than a server that recovers on a busy machine.
+        `after_restart` lets the others find it again; if it raises StackError, the restart has failed and is
+        tried again. Give less time to a child whose start may wait for another one: that is not watched
+        meanwhile.
         """
         self._watched.append(_Watched(child, after_restart, restart_timeout_s))
+        self._children.callback(self._stop, child)
+
+    def before_stop(self, action: Callable[[], None]) -> None:
+        """Have `stop_all` call `action` before it stops the children that were added until now."""
+        self._children.callback(action)
 
     def watch(self, stop: threading.Event, every: Mapping[float, Callable[[], None]] | None = None) -> None:
-        """Restart what dies until `stop` is set. `every` has housekeeping to do, by its period in seconds."""
+        """Restart what dies until `stop` is set. `every` has housekeeping by its period in seconds."""
         due = {period_s: time.monotonic() + period_s for period_s in every or {}}
         while not stop.wait(_POLL_S):
             now = time.monotonic()
@@ -103,19 +102,17 @@ class Supervisor:
     def _do(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except OSError as error:  # a full disk is no reason to end what runs
+        except OSError as error:  # such as a full disk, which must not end what runs
             if str(error) != self._told:
                 self._told = str(error)
                 self._report(Event("notice", "housekeeping", f"is put off: {error}"))
 
     def stop_all(self) -> None:
         """Stop the children, the one that was added last first."""
-        while self._watched:
-            self.stop_last()
+        self._watched.clear()
+        self._children.close()
 
-    def stop_last(self) -> None:
-        """Stop the child that was added last."""
-        child = self._watched.pop().child
+    def _stop(self, child: Child) -> None:
         began = time.monotonic()
         was_started = child.running or child.exit_status is not None
         child.stop()
@@ -135,7 +132,7 @@ class Supervisor:
                 Event(
                     "notice",
                     child.name,
-                    f"ended ({ending(child.exit_status)}); starting it again in {delay_s:.1f} s",
+                    f"ended ({describe_exit(child.exit_status)}); starting it again in {delay_s:.1f} s",
                 )
             )
         elif now >= watched.restart_at:
@@ -151,7 +148,7 @@ class Supervisor:
                 watched.after_restart(stop)
         except StartInterrupted:
             return
-        except (StackError, OSError) as error:  # OSError: as on a full disk, which will have room again
+        except (StackError, OSError) as error:  # OSError: such as a full disk
             delay_s = watched.backoff.next_s()
             watched.restart_at = time.monotonic() + delay_s
             reason = error.message if isinstance(error, StackError) else str(error)

@@ -29,7 +29,7 @@ from bdlab.stack.servers.kafka_config import (
     render,
     security_properties,
 )
-from bdlab.stack.servers.process import tethered
+from bdlab.stack.servers.process import with_pdeathsig
 from bdlab.stack.servers.server import Broker, base_environment
 
 _KILL_WAIT_S = 5.0
@@ -183,7 +183,7 @@ class ApacheKafka(Broker):
         command = self._java(distribution, "kafka.tools.StorageTool", *arguments)
         try:
             outcome = subprocess.run(
-                tethered(command),
+                with_pdeathsig(command),
                 cwd=self.data_dir,
                 env=base_environment(),
                 stdin=subprocess.DEVNULL,

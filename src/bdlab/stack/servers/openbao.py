@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import os
 import secrets
@@ -15,13 +13,13 @@ from pathlib import Path
 from bdlab.errors import ServerNotStarted
 from bdlab.files import replace_file
 from bdlab.stack.servers import binaries
-from bdlab.stack.tls import TlsServer, connect
+from bdlab.stack.tls import TlsServer, get
 
 _KEY_BYTES = 32
 _AUDIT_LIMIT_BYTES = 32 << 20
 _HTTP_TIMEOUT_S = 5.0
 
-#: Paths are relative to the data folder, where the server runs: its name may hold anything.
+#: Paths are relative to the data folder, in which the server runs: its name may contain anything.
 _CONFIG = """\
 storage "raft" {{
   path                   = "openbao/raft"
@@ -50,8 +48,8 @@ ui           = false
 class OpenBao(TlsServer):
     """The secrets server. After its first initialisation it unseals itself at each start.
 
-    `start` returns once it answers: initialised and active, or waiting to be initialised. With `tls` it
-    speaks nothing else, and verifies the database with the same authority.
+    It is ready if it is active, or waits to be initialised. With `tls` it speaks nothing else, and verifies
+    the database with the same CA.
     """
 
     name = "openbao"
@@ -62,7 +60,7 @@ class OpenBao(TlsServer):
 
     @property
     def ca_file(self) -> str:
-        """What its clients verify it with; empty without TLS."""
+        """The file of CAs that its clients trust; "" without TLS."""
         return str(self.tls.ca_file) if self.tls else ""
 
     @property
@@ -71,24 +69,24 @@ class OpenBao(TlsServer):
 
     @property
     def seal_key(self) -> Path:
-        """The file with the key that all else is encrypted by."""
+        """The file with the key that encrypts everything else."""
         return self.folder / "seal.key"
 
     def discard(self) -> None:
-        """Take away all that it holds; for one whose keys nobody has, and which is not running."""
+        """Delete its data. Only for a server that is stopped and whose keys nobody has."""
         self._process.end_leftover()
         shutil.rmtree(self.folder / "raft", ignore_errors=True)
 
     def rotate_audit_log(self, limit_bytes: int = _AUDIT_LIMIT_BYTES) -> bool:
-        """Move an audit log over `limit_bytes` aside, in place of the one before; whether it was.
+        """Move an audit log over `limit_bytes` aside, and return whether it was moved.
 
-        Call it now and then: a full disk would make the server refuse every request.
+        The server refuses every request when it cannot write its audit log, as on a full disk.
         """
         file = self.folder / "audit.log"
         if not file.is_file() or file.stat().st_size <= limit_bytes:
             return False
         file.replace(self.folder / "audit.log.1")
-        # The server opens a new file of the same name.
+        # On SIGHUP the server opens a new file of the same name.
         self.reload()
         return True
 
@@ -110,11 +108,11 @@ class OpenBao(TlsServer):
         return [str(program), "server", "-config", str(config)]
 
     def _environment(self) -> Mapping[str, str]:
-        # The database engine takes no other word for whom to trust.
+        # The only way to tell the database engine which CA to trust.
         return {**super()._environment(), **({"PGSSLROOTCERT": self.ca_file} if self.tls else {})}
 
     def _check_seal_key(self) -> None:
-        """Make the key at the first start. Raises ServerNotStarted where it is lost, or open to others."""
+        """Make the key at the first start. Raises ServerNotStarted if it is lost or readable by others."""
         file = self.seal_key
         if not file.exists():
             if any((self.folder / "raft").iterdir()):
@@ -123,7 +121,7 @@ class OpenBao(TlsServer):
                     hint="Put the key back from a backup, or start with another --data-dir.",
                 )
             replace_file(file, secrets.token_bytes(_KEY_BYTES), mode=0o600)
-        # The server itself takes a key file that anybody can read without a word.
+        # The server itself accepts a key file that anybody can read.
         if stat.S_IMODE(file.stat().st_mode) & 0o077:
             raise ServerNotStarted(
                 f"the seal key {file} can be read by others (mode {stat.S_IMODE(file.stat().st_mode):04o})",
@@ -131,9 +129,5 @@ class OpenBao(TlsServer):
             )
 
     def _is_ready(self) -> bool:
-        connection = connect("127.0.0.1", self.port, tls=self.tls, timeout_s=_HTTP_TIMEOUT_S)
-        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
-            connection.request("GET", "/v1/sys/health")
-            status = connection.getresponse().status
-            return status in (200, 501)  # active, or not initialised; 429 and 503 pass by themselves
-        return False
+        status, _ = get(self.port, "/v1/sys/health", tls=self.tls, timeout_s=_HTTP_TIMEOUT_S)
+        return status in (200, 501)  # active, or not initialised; 429 and 503 become one of them

@@ -1,4 +1,4 @@
-"""Ports on loopback: chosen once, kept with the data folder, chosen again where one is taken."""
+"""Ports on 127.0.0.1: chosen once, kept with the data folder, chosen again if one is taken."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pathlib import Path
 from bdlab.errors import ServerNotStarted
 from bdlab.files import replace_file
 
-# Below what Linux gives to outgoing connections (from 32768 on), so that none of those takes a port
-# between its choice and its use.
+# Below the ports of outgoing connections (Linux: from 32768 on), so that none of those takes a port between
+# its choice and its use.
 _FIRST, _LAST = 20_000, 32_000
 _ATTEMPTS = 200
 
 
 def _is_free(port: int) -> bool:
-    """Whether a server could listen there now."""
+    """Return whether a server could listen there now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -30,93 +30,89 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def answers(port: int, *, timeout_s: float = 1.0) -> bool:
-    """Whether something on loopback accepts a connection."""
+def is_listening(port: int, *, timeout_s: float = 1.0) -> bool:
+    """Return whether something on 127.0.0.1 accepts a connection."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=timeout_s):
         return True
     return False
 
 
-class _Claim:
-    """A port that no other stack of this machine chooses while this object lives.
+class _Reservation:
+    """A port that no other stack of this machine chooses while this object exists.
 
-    The mark is a Unix socket with an abstract name, which, like ports, belongs to a network namespace and
-    goes with its process. Binding the port itself would not do: the server has to, seconds later, and
-    connections of one that has just ended there refuse it.
+    It is a Unix socket with an abstract name, which, like a port, belongs to a network namespace and ends
+    with its process. The port itself cannot be bound here: the server binds it seconds later, and would be
+    refused by connections that have just ended.
     """
 
     def __init__(self, port: int, owner: Path) -> None:
-        """Raises OSError where another process has it."""
+        """Raises OSError if another process has it."""
         self.owner = owner
-        mark = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        weakref.finalize(self, mark.close)
-        mark.bind(f"\0bdlab-port-{port}")
+        named = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        weakref.finalize(self, named.close)
+        named.bind(f"\0bdlab-port-{port}")
 
 
-#: This process's, by port; the books hold them.
-_claims: weakref.WeakValueDictionary[int, _Claim] = weakref.WeakValueDictionary()
-_claiming = threading.Lock()
-#: Servers that are started side by side write into one book.
+#: This process's, by port; the registries keep them alive.
+_reservations: weakref.WeakValueDictionary[int, _Reservation] = weakref.WeakValueDictionary()
+_reserving = threading.Lock()
+#: Servers that are started at the same time write the same file.
 _writing = threading.Lock()
 
 
-class PortBook:
-    """The ports of one data folder, by name, in a small JSON file. What it gives is no other folder's for as
-    long as the book lives.
-    """
+class PortRegistry:
+    """The ports of one data folder, by name, in a small JSON file; reserved while this object exists."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._held: dict[int, _Claim] = {}
+        self._reserved: dict[int, _Reservation] = {}
 
     def choose(self, name: str, wanted: int | None = None, *, preferred: int | None = None) -> int:
-        """`wanted` if given, else the port that `name` had, else `preferred`, else a free one; kept for the
-        next time.
+        """Return `wanted` if given, else the port that `name` had, else `preferred`, else a free one.
 
-        Raises ServerNotStarted where `wanted` is taken, or none of many is free.
+        It is kept for the next time.
+
+        Raises ServerNotStarted if `wanted` is taken, or no port is free.
         """
-        if wanted is not None and not self.take(wanted):
+        if wanted is not None and not self.reserve(wanted):
             raise ServerNotStarted(
                 f"port {wanted} for {name} is in use by another program",
                 hint="Leave the port out to have a free one chosen.",
             )
         with _writing:
-            book = self._read()
-            port = wanted or book.get(name) or preferred
-            if port is None or not (port == wanted or self.take(port)):
-                port = self.choose_new(*book.values())
-            if book.get(name) != port:
+            kept = self._read()
+            port = wanted or kept.get(name) or preferred
+            if port is None or not (port == wanted or self.reserve(port)):
+                port = self.choose_new(*kept.values())
+            if kept.get(name) != port:
                 self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                replace_file(self._file, json.dumps(book | {name: port}, indent=1).encode())
+                replace_file(self._file, json.dumps(kept | {name: port}, indent=1).encode())
         return port
 
-    def choose_new(self, *besides: int | None) -> int:
-        """A free port that is none of `besides`.
-
-        Raises ServerNotStarted where none of many is free.
-        """
+    def choose_new(self, *excluded: int | None) -> int:
+        """Return a free port that is none of `excluded`. Raises ServerNotStarted if there is none."""
         for _ in range(_ATTEMPTS):
-            port = random.randint(_FIRST, _LAST)  # noqa: S311 - to stay out of each other's way, no secret
-            if port not in besides and self.take(port):
+            port = random.randint(_FIRST, _LAST)  # noqa: S311 - no secret
+            if port not in excluded and self.reserve(port):
                 return port
         raise ServerNotStarted(f"no free port found between {_FIRST} and {_LAST} on 127.0.0.1")
 
-    def take(self, port: int) -> bool:
-        """Whether a server could listen there now; if so, the port is this folder's from here on."""
-        with _claiming:
-            claim = _claims.get(port)
-            if claim is None:
+    def reserve(self, port: int) -> bool:
+        """Reserve the port for this folder; return False if another one has it or a program listens there."""
+        with _reserving:
+            found = _reservations.get(port)
+            if found is None:
                 try:
-                    claim = _Claim(port, self._file)
+                    found = _Reservation(port, self._file)
                 except OSError:
                     return False
-            if claim.owner != self._file or not _is_free(port):
+            if found.owner != self._file or not _is_free(port):
                 return False
-            self._held[port] = _claims[port] = claim
+            self._reserved[port] = _reservations[port] = found
             return True
 
     def kept(self, name: str) -> int | None:
-        """The port that `name` was given before."""
+        """Return the port that `name` was given before."""
         return self._read().get(name)
 
     def _read(self) -> dict[str, int]:

@@ -16,14 +16,14 @@ from bdlab.files import write_private
 from bdlab.services import DATABASE_ROLES
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.stack.folder import DataFolder
-from bdlab.stack.servers import binaries, unprivileged
-from bdlab.stack.servers.process import end, tethered
+from bdlab.stack.servers import binaries, privileges
+from bdlab.stack.servers.process import end, with_pdeathsig
 from bdlab.stack.servers.server import base_environment
 from bdlab.stack.tls import TlsServer
 
 _INITDB_TIMEOUT_S = 120.0
 _KILL_WAIT_S = 5.0
-#: The users that Vault makes have no business in the databases that come with each server.
+#: The users that Vault makes get no access to the databases that come with each server.
 _ELSEWHERE = "postgres,template1 " + ",".join(f"+{role.group}" for role in DATABASE_ROLES)
 _ACCESS = f"""\
 local {_ELSEWHERE} reject
@@ -31,7 +31,7 @@ host {_ELSEWHERE} all reject
 local all all scram-sha-256
 host{{tls}} all all 127.0.0.1/32 scram-sha-256
 """
-#: What a socket's address may take, less the name of the socket in its folder.
+#: The longest path of a Unix socket, without the name of the socket in its folder.
 _SOCKET_DIR_LIMIT = 107 - len("/.s.PGSQL.65535")
 
 
@@ -39,24 +39,24 @@ class Postgres(TlsServer):
     """The database server. Its administrator's password is made at the first start and kept in a 0600 file
     until `forget_admin_password`: only the set-up of Vault needs it.
 
-    With `tls` it takes no connection without, and has no Unix socket, which knows none.
+    With `tls` it accepts no connection without, and has no Unix socket, since those have no TLS.
     """
 
     name = "postgres"
     stop_signal = signal.SIGINT  # "fast": ends sessions, writes a checkpoint
-    orphan_signal = signal.SIGINT
+    death_signal = signal.SIGINT
     admin_user = "postgres"
 
     _on_tcp = True
 
     @property
     def server(self) -> PostgresSettings:
-        """On TCP where it listens there."""
+        """Its TCP address if it listens there, else its Unix socket."""
         return self._at("127.0.0.1") if self._on_tcp else self.lasting_server
 
     @property
     def lasting_server(self) -> PostgresSettings:
-        """An address that no other program can take away: its Unix socket, where it has one."""
+        """An address that no other program can take: its Unix socket if it has one."""
         return self._at(str(self.socket_dir or "127.0.0.1"))
 
     def _at(self, host: str) -> PostgresSettings:
@@ -68,8 +68,8 @@ class Postgres(TlsServer):
 
     @property
     def socket_dir(self) -> Path | None:
-        """The folder of its Unix socket; None where its path is too long for one, or has a comma, at which
-        clients would split it, and with TLS."""
+        """The folder of its Unix socket; None with TLS, and if the path is too long or has a comma, at which
+        clients would split it."""
         if self.tls:
             return None
         folder = self.folder / "socket"
@@ -78,7 +78,7 @@ class Postgres(TlsServer):
 
     @property
     def admin_password(self) -> Secret:
-        """Raises ServerNotStarted before the first start, and after it was forgotten."""
+        """Raises ServerNotStarted before the first start, and after `forget_admin_password`."""
         try:
             return Secret(self._password_file.read_text("ascii"))
         except FileNotFoundError:
@@ -93,7 +93,7 @@ class Postgres(TlsServer):
 
     @property
     def untouched(self) -> bool:
-        """Whether no set-up of Vault has gone through with it: nobody has stored anything."""
+        """Whether no set-up of Vault has ended with it, so that nothing is stored yet."""
         return self.knows_admin_password or not self._data.exists()
 
     @property
@@ -105,11 +105,18 @@ class Postgres(TlsServer):
         return self.folder / "data"
 
     def _choose_port(self) -> int:
-        """The port names the socket too, and whoever knows this server by it does so for good: where another
-        program has taken it, the server goes on at its socket alone."""
+        """Return the port of the first start, by which Vault knows it; the socket's name has it too.
+
+        If another program has taken it, the server listens on its socket only.
+        """
         kept = self.ports.kept(self.name)
         self._on_tcp = True
-        if kept is None or self._wanted_port is not None or not self._data.exists() or self.ports.take(kept):
+        if (
+            kept is None
+            or self._wanted_port is not None
+            or not self._data.exists()
+            or self.ports.reserve(kept)
+        ):
             return super()._choose_port()
         if self.socket_dir is None:
             raise ServerNotStarted(
@@ -121,9 +128,9 @@ class Postgres(TlsServer):
 
     def _configure(self, port: int) -> Sequence[str]:
         installation = binaries.postgres()
-        command = unprivileged.wrapper(self._data)
+        prefix = privileges.drop_prefix(self._data)
         if not self._data.exists():
-            self._initialise(installation, command)
+            self._initialise(installation, prefix)
         self._clear_stale_lock()
         access = self.folder / "pg_hba.conf"
         access.write_text(_ACCESS.format(tls="ssl" if self.tls else ""), "ascii")
@@ -134,12 +141,12 @@ class Postgres(TlsServer):
             "unix_socket_directories": "",
             # A failing statement's text may hold a review or a new user's password: never in the log.
             "log_min_error_statement": "panic",
-            # Where TLS is not asked for, the SCRAM handshake still never shows a password.
+            # Without TLS, too, SCRAM never sends the password itself.
             "password_encryption": "scram-sha-256",
         }
         if self.socket_dir:
             self.socket_dir.mkdir(exist_ok=True, mode=0o700)
-            unprivileged.give(self.socket_dir, command)
+            privileges.hand_over(self.socket_dir, prefix)
             options["unix_socket_directories"] = str(self.socket_dir)
         if self.tls:
             self.tls.prepare()
@@ -150,7 +157,7 @@ class Postgres(TlsServer):
                 "ssl_key_file": server_file,
                 "ssl_min_protocol_version": "TLSv1.2",
             }
-        arguments = [*command, str(installation / "bin" / "postgres"), "-D", str(self._data)]
+        arguments = [*prefix, str(installation / "bin" / "postgres"), "-D", str(self._data)]
         for name, value in options.items():
             arguments += ["-c", f"{name}={value}"]
         return arguments
@@ -159,17 +166,17 @@ class Postgres(TlsServer):
         return base_environment() | {"LD_LIBRARY_PATH": str(binaries.postgres() / "lib")}
 
     def _is_ready(self) -> bool:
-        # The postmaster's own word, which needs no login; other servers may hold the port.
+        # The postmaster says so in its lock file. A probe of the port could reach another server.
         lines = self._lock_lines()
         return len(lines) >= 8 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
 
-    def _initialise(self, installation: Path, command: Sequence[str]) -> None:
-        """Make the data folder next to its place, then move it there: a killed run leaves none by halves."""
+    def _initialise(self, installation: Path, prefix: Sequence[str]) -> None:
+        """Make the data folder under another name and rename it: a killed run leaves nothing incomplete."""
         new = self.folder / "data.new"
         if new.exists():
             shutil.rmtree(new)
         new.mkdir(mode=0o700)
-        unprivileged.give(new, command)
+        privileges.hand_over(new, prefix)
         password = secrets.token_urlsafe(24)
         write_private(self._password_file, password)
         reader, writer = os.pipe()
@@ -178,9 +185,9 @@ class Postgres(TlsServer):
         program = installation / "bin" / "initdb"
         try:
             outcome = subprocess.run(
-                tethered(
+                with_pdeathsig(
                     [
-                        *command,
+                        *prefix,
                         str(program),
                         f"--pgdata={new}",
                         f"--username={self.admin_user}",
@@ -219,10 +226,10 @@ class Postgres(TlsServer):
         return []
 
     def _clear_stale_lock(self) -> None:
-        """Remove the lock files of a postmaster that was killed, which would keep a new one from starting
-        while its process id is another program's, or nobody has waited for its end.
+        """Remove the lock files of a postmaster that was killed, after ending its children.
 
-        Before that, end its children: one in a long statement would go on writing beside the new server.
+        The lock would stop a new server if the process id is now another program's. A child in a long
+        statement would go on writing beside the new server.
         """
         lines = self._lock_lines()
         left = [pid for pid in DataFolder(self._data).processes() if _is_postgres(pid)]
@@ -238,7 +245,7 @@ class Postgres(TlsServer):
 
 
 def _is_postgres(pid: int) -> bool:
-    """And no shell that a person has opened in its folder."""
+    """Return whether the process is a postgres, and not, for example, a shell in its folder."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text("utf-8", "replace") == "postgres\n"
     return False

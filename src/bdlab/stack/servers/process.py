@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,10 +20,11 @@ from typing import IO, cast
 
 import structlog
 
-from bdlab.errors import ServerNotStarted
+from bdlab.errors import ServerNotStarted, StackError, StartInterrupted
 from bdlab.files import replace_file
+from bdlab.retry import tries
 
-_TETHER = Path(__file__).with_name("tether.py")
+_PDEATHSIG = Path(__file__).with_name("pdeathsig.py")
 _LOG_LIMIT_BYTES = 10 << 20
 _KILL_WAIT_S = 5.0
 _POLL_S = 0.02
@@ -31,13 +34,17 @@ log = structlog.get_logger()
 
 @functools.cache
 def _spawner() -> ThreadPoolExecutor:
-    """The one thread that starts children: they are tied to the thread that started them, and this one
-    lives as long as the process does."""
+    """Return the one thread that starts children.
+
+    Linux sends the parent-death signal when the *thread* ends; this one lives as long as the process.
+    """
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="stack-spawner")
 
 
 def start_mark(pid: int) -> str:
-    """What tells a process from a later one with the same id: boot and start time; "" where it is gone."""
+    """Return what tells a process from a later one with the same id, its boot id and start time; "" if it has
+    ended.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
@@ -48,17 +55,17 @@ def start_mark(pid: int) -> str:
     return "" if fields[0] in "ZX" else f"{boot}:{fields[19]}"
 
 
-def tethered(arguments: Sequence[str], orphan_signal: signal.Signals = signal.SIGKILL) -> list[str]:
-    """The command line of a program that gets `orphan_signal` when the thread that starts it ends."""
-    tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), str(int(orphan_signal))]
-    return [*tether, *arguments]
+def with_pdeathsig(arguments: Sequence[str], death_signal: signal.Signals = signal.SIGKILL) -> list[str]:
+    """Return a command line whose program gets `death_signal` when the thread that starts it ends."""
+    launcher = [sys.executable, "-I", "-S", str(_PDEATHSIG), str(os.getpid()), str(int(death_signal))]
+    return [*launcher, *arguments]
 
 
 class Process:
     """A program under `name`: output appended to `log_file`, pid and start mark in `record_file`.
 
-    `stop_signal` asks it to end; `orphan_signal` is what it gets when this process dies. With an
-    `output_file`, made anew at each start, its standard output goes there and only the rest to the log.
+    `stop_signal` asks it to end; `death_signal` is what it gets when this process dies. With an
+    `output_file`, truncated at each start, its standard output goes there and only the rest to the log.
     """
 
     def __init__(
@@ -68,7 +75,7 @@ class Process:
         log_file: Path,
         record_file: Path,
         stop_signal: signal.Signals = signal.SIGTERM,
-        orphan_signal: signal.Signals = signal.SIGKILL,
+        death_signal: signal.Signals = signal.SIGKILL,
         output_file: Path | None = None,
     ) -> None:
         self.name = name
@@ -76,7 +83,7 @@ class Process:
         self.output_file = output_file
         self._record_file = record_file
         self._stop_signal = stop_signal
-        self._orphan_signal = orphan_signal
+        self._death_signal = death_signal
         self._popen: subprocess.Popen[bytes] | None = None
 
     @property
@@ -99,7 +106,7 @@ class Process:
         `environment` is all that the child sees. Raises ServerNotStarted.
         """
         self.end_leftover()
-        command = tethered(arguments, self._orphan_signal)
+        command = with_pdeathsig(arguments, self._death_signal)
 
         def spawn(output: IO[bytes], errors: IO[bytes]) -> subprocess.Popen[bytes]:
             return subprocess.Popen(
@@ -109,7 +116,7 @@ class Process:
                 stderr=errors,
                 cwd=folder,
                 env=dict(environment),
-                # A Ctrl-C in the terminal is the parent's to act on: it stops its children in order.
+                # A Ctrl-C in the terminal is for the parent, which stops its children in order.
                 start_new_session=True,
             )
 
@@ -128,7 +135,7 @@ class Process:
             raise ServerNotStarted(f"{self.name} could not be started: {error}") from error
 
     def stop(self, timeout_s: float) -> None:
-        """Ask it to end, and kill it where it has not after `timeout_s` seconds."""
+        """Ask it to end, and kill it if it has not after `timeout_s` seconds."""
         if self._popen is None:
             return
         if self._popen.poll() is None:
@@ -142,7 +149,7 @@ class Process:
         self._record_file.unlink(missing_ok=True)
 
     def wait(self, timeout_s: float) -> int | None:
-        """The exit status, None where it still runs after `timeout_s` seconds."""
+        """Return the exit status, None if it still runs after `timeout_s` seconds."""
         if self._popen is None:
             return None
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -150,13 +157,13 @@ class Process:
         return None
 
     def tail(self, lines: int = 5) -> str:
-        """The last lines of the log."""
+        """Return the last lines of the log."""
         return tail(self.log_file, lines)
 
     def end_leftover(self, timeout_s: float = 10.0) -> bool:
-        """End the process that a killed run left behind; whether there was one.
+        """End the process that a killed run left behind, and return whether there was one.
 
-        A process is only touched where id, boot and start time are those of the record.
+        A process is only touched if id, boot and start time are those of the record.
         """
         try:
             record = json.loads(self._record_file.read_text("utf-8"))
@@ -171,7 +178,7 @@ class Process:
         return found
 
     def trim_log(self, limit_bytes: int = _LOG_LIMIT_BYTES) -> None:
-        """Copy a log over `limit_bytes` aside and empty it; the child, which appends, just goes on."""
+        """Copy a log over `limit_bytes` aside and empty it; the child, which appends, goes on."""
         with contextlib.suppress(FileNotFoundError):
             if self.log_file.stat().st_size > limit_bytes:
                 shutil.copyfile(self.log_file, self.log_file.with_suffix(".log.1"))
@@ -179,16 +186,24 @@ class Process:
 
 
 def tail(file: Path, lines: int) -> str:
-    """The last lines of a text file that tell something; empty where there is no file."""
+    """Return the last lines of a text file without a stack trace's frames; "" if there is no file."""
     try:
         with file.open("rb") as handle:
             handle.seek(max(0, handle.seek(0, os.SEEK_END) - 16_384))
             text = handle.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    # The frames of a Java stack trace would push out what went wrong, which stands before them.
+    # The frames of a Java stack trace would push out what went wrong, which is above them.
     telling = [line for line in text.rstrip().splitlines() if not line.startswith("\tat ")]
     return "\n".join(telling[-lines:])
+
+
+def describe_exit(status: int | None) -> str:
+    """Return an exit status in words: "exit code 1", "killed by SIGKILL"."""
+    if status is not None and status < 0:
+        with contextlib.suppress(ValueError):
+            return f"killed by {signal.Signals(-status).name}"
+    return f"exit code {status}"
 
 
 def _private(file: Path, mode: str) -> IO[bytes]:
@@ -197,9 +212,9 @@ def _private(file: Path, mode: str) -> IO[bytes]:
 
 
 def end(name: str, pid: int, *steps: tuple[signal.Signals, float]) -> None:
-    """End what is left of `name` by an earlier run: each signal in turn, and the seconds to wait after it.
+    """End a process that an earlier run of `name` left: send each signal in turn, and wait so many seconds.
 
-    Raises ServerNotStarted where it goes on all the same.
+    Raises ServerNotStarted if it does not end.
     """
     mark = start_mark(pid)
     for number, wait_s in steps:
@@ -215,8 +230,8 @@ def end(name: str, pid: int, *steps: tuple[signal.Signals, float]) -> None:
         )
 
 
-class OverProcess:
-    """What is one process, and answers for it; `_process` is set by the subclass."""
+class ManagedProcess(ABC):
+    """A server or a service: one child process, started until it is ready. A subclass sets `_process`."""
 
     _process: Process
 
@@ -235,3 +250,46 @@ class OverProcess:
     @property
     def log_file(self) -> Path:
         return self._process.log_file
+
+    def stop(self, timeout_s: float = 15.0) -> None:
+        """Ask it to stop and wait; kill it if it has not after `timeout_s` seconds."""
+        self._process.stop(timeout_s)
+
+    @abstractmethod
+    def _is_ready(self) -> bool:
+        """Return whether it is ready for clients."""
+
+    def _launch(
+        self,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        folder: Path,
+        timeout_s: float,
+        stop: threading.Event | None,
+    ) -> None:
+        """Start the process in `folder` and wait until it is ready; stop it again if it is not in time.
+
+        Raises ServerNotStarted, with the end of the log, and StartInterrupted if `stop` was set.
+        """
+        name, began = self._process.name, time.monotonic()
+        hint = f"Its whole log is {self.log_file}."
+        self._process.start(arguments, environment=environment, folder=folder)
+        try:
+            for _ in tries(timeout_s, stop=stop, first_s=_POLL_S, longest_s=_POLL_S):
+                if self._is_ready():
+                    return
+                if not self.running:
+                    how = describe_exit(self.exit_status)
+                    raise ServerNotStarted(
+                        f"{name} ended at once ({how}):\n{self._process.tail()}", hint=hint
+                    )
+            if stop and stop.is_set():
+                raise StartInterrupted(f"asked to stop while {name} was starting")
+            waited_s = time.monotonic() - began
+            raise ServerNotStarted(
+                f"{name} does not answer after {waited_s:.0f} s:\n{self._process.tail()}", hint=hint
+            )
+        except StackError:
+            self.stop()
+            raise

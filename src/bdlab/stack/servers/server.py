@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
 from bdlab.certificates import CertificateFiles
-from bdlab.errors import ServerNotStarted, StackError, StartInterrupted
-from bdlab.stack.servers.ports import PortBook
-from bdlab.stack.servers.process import OverProcess, Process
-
-_POLL_S = 0.02
+from bdlab.errors import ServerNotStarted
+from bdlab.stack.servers.ports import PortRegistry
+from bdlab.stack.servers.process import ManagedProcess, Process
 
 
-class Server(OverProcess, ABC):
+class Server(ManagedProcess):
     """A server with its data in `<data_dir>/<name>`, its log in `<data_dir>/logs`, its port in
-    `<data_dir>/ports.json`. Construction does nothing; `start` or `with` does.
+    `<data_dir>/ports.json`. Construction does no I/O; `start` or `with` does.
     """
 
     name: ClassVar[str]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     #: What it gets when this process dies; for a server that recovers by itself, the quickest end.
-    orphan_signal: ClassVar[signal.Signals] = signal.SIGKILL
+    death_signal: ClassVar[signal.Signals] = signal.SIGKILL
 
     def __init__(self, data_dir: Path, *, port: int | None = None) -> None:
         self.data_dir = data_dir.absolute()
-        self.ports = PortBook(self.data_dir / "ports.json")
+        self.ports = PortRegistry(self.data_dir / "ports.json")
         self._wanted_port = port
         self._port: int | None = None
         self._process = Process(
@@ -40,7 +37,7 @@ class Server(OverProcess, ABC):
             log_file=self.data_dir / "logs" / f"{self.name}.log",
             record_file=self.data_dir / "run" / f"{self.name}.json",
             stop_signal=self.stop_signal,
-            orphan_signal=self.orphan_signal,
+            death_signal=self.death_signal,
         )
 
     @property
@@ -55,9 +52,9 @@ class Server(OverProcess, ABC):
         return self._port
 
     def start(self, timeout_s: float = 60.0, stop: threading.Event | None = None) -> None:
-        """Start it and wait until it answers, at most `timeout_s` seconds.
+        """Start it and wait until it is ready, at most `timeout_s` seconds.
 
-        Raises ServerNotStarted, with the end of its log, and StartInterrupted where `stop` was set.
+        Raises ServerNotStarted, with the end of its log, and StartInterrupted if `stop` was set.
         """
         if self.running:
             return
@@ -68,16 +65,13 @@ class Server(OverProcess, ABC):
             arguments = self._configure(self._port)
         except OSError as error:
             raise ServerNotStarted(f"{self.name} could not be started: {error}") from error
-        self._process.start(arguments, environment=self._environment(), folder=self.data_dir)
-        try:
-            wait_until_up(self._process, self._is_ready, deadline=deadline, stop=stop)
-        except StackError:
-            self.stop()
-            raise
-
-    def stop(self, timeout_s: float = 15.0) -> None:
-        """Ask it to stop and wait; kill it where it has not after `timeout_s` seconds."""
-        self._process.stop(timeout_s)
+        self._launch(
+            arguments,
+            environment=self._environment(),
+            folder=self.data_dir,
+            timeout_s=deadline - time.monotonic(),
+            stop=stop,
+        )
 
     def __enter__(self) -> Self:
         self.start()
@@ -93,19 +87,15 @@ class Server(OverProcess, ABC):
         self._process.end_leftover()
 
     def _choose_port(self) -> int:
-        # Restarted, it has to be found where it was.
+        # After a restart its clients must find it at the same port.
         return self.ports.choose(self.name, self._wanted_port or self._port)
 
     @abstractmethod
     def _configure(self, port: int) -> Sequence[str]:
         """Write what the server reads from disk, and return its command line."""
 
-    @abstractmethod
-    def _is_ready(self) -> bool:
-        """Return whether the server is ready for clients."""
-
     def _environment(self) -> Mapping[str, str]:
-        """The child's whole environment: nothing that configures a server by accident, and no secret."""
+        """Return the child's whole environment: nothing configures a server by accident, and no secret."""
         return base_environment()
 
 
@@ -150,39 +140,7 @@ class Broker(Server):
         """Do before the start what takes time and needs no other server."""
 
 
-def wait_until_up(
-    process: Process, answers: Callable[[], bool], *, deadline: float, stop: threading.Event | None = None
-) -> None:
-    """Wait until `answers`, up to `deadline` on the monotonic clock.
-
-    Raises ServerNotStarted, with the end of the log, and StartInterrupted where `stop` was set.
-    """
-    stop = stop or threading.Event()
-    began = time.monotonic()
-    hint = f"Its whole log is {process.log_file}."
-    while not answers():
-        if not process.running:
-            raise ServerNotStarted(
-                f"{process.name} ended at once ({ending(process.exit_status)}):\n{process.tail()}", hint=hint
-            )
-        waited_s = time.monotonic() - began
-        if time.monotonic() >= deadline:
-            raise ServerNotStarted(
-                f"{process.name} does not answer after {waited_s:.0f} s:\n{process.tail()}", hint=hint
-            )
-        if stop.wait(_POLL_S):
-            raise StartInterrupted(f"asked to stop while {process.name} was starting")
-
-
-def ending(status: int | None) -> str:
-    """An exit status in words: "exit code 1", "killed by SIGKILL"."""
-    if status is not None and status < 0:
-        with contextlib.suppress(ValueError):
-            return f"killed by {signal.Signals(-status).name}"
-    return f"exit code {status}"
-
-
 def base_environment() -> dict[str, str]:
-    """The few variables that any program needs."""
+    """Return the few variables that any program needs."""
     kept = {name: os.environ[name] for name in ("HOME", "PATH", "TZ", "TMPDIR") if name in os.environ}
     return {"PATH": os.defpath, "LC_ALL": "C.UTF-8", **kept}

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from bdlab.probes import MEMORY_ONLY_ID
 from bdlab.stack.servers import binaries
-from bdlab.stack.servers.ports import answers
+from bdlab.stack.servers.ports import is_listening
 from bdlab.stack.servers.server import Broker
 
 
@@ -51,4 +51,4 @@ class Tansu(Broker):
         ]
 
     def _is_ready(self) -> bool:
-        return answers(self.port) and self.running
+        return is_listening(self.port) and self.running

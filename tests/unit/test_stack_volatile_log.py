@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bdlab.stack import Event
-from bdlab.stack.losses import MemoryLog, lost_events
-from bdlab.stack.service import Outcome
+from bdlab.stack.service import CommandResult
+from bdlab.stack.volatile_log import VolatileLog, lost_events
 
 
 @pytest.mark.parametrize(
@@ -27,15 +27,15 @@ def test_lost_events_are_those_of_one_incarnation(output: str, lost: int | None)
 
 
 def test_an_open_log_is_remembered_until_it_is_stored(tmp_path: Path) -> None:
-    def memory_log() -> MemoryLog:
-        return MemoryLog(
-            tmp_path / "open-log", "broker", verify=lambda *_: Outcome(0, "", ""), report=told.append
+    def volatile_log() -> VolatileLog:
+        return VolatileLog(
+            tmp_path / "open-log", "broker", verify=lambda *_: CommandResult(0, "", ""), report=told.append
         )
 
     told: list[Event] = []
-    assert memory_log().begin("a") == ""
-    assert memory_log().begin("a") == ""
-    assert memory_log().begin("b") == "a"
-    memory_log().drain()
+    assert volatile_log().opened("a") == ""
+    assert volatile_log().opened("a") == ""
+    assert volatile_log().opened("b") == "a"
+    volatile_log().drain()
     assert [(event.kind, event.step) for event in told] == [("done", "stored what was on the broker")]
-    assert memory_log().begin("c") == ""
+    assert volatile_log().opened("c") == ""

@@ -1,4 +1,4 @@
-"""What is lost when a broker that keeps its log in memory ends: noted, counted, and told once."""
+"""The log of a broker that keeps it in memory: what is lost when the broker ends, reported once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 from bdlab.errors import StackError
 from bdlab.files import replace_file
-from bdlab.stack.service import Outcome
+from bdlab.stack.service import CommandResult
 from bdlab.stack.supervisor import Event, Report
 
 _DRAIN_S = 10
@@ -27,9 +27,9 @@ class _Report(msgspec.Struct):
 
 
 def lost_events(verify_output: str, cluster_id: str) -> int | None:
-    """How many events of that incarnation are known to be lost, by what `bdlab verify --json` printed.
+    """Return how many events of that log are known to be lost, from the output of `bdlab verify --json`.
 
-    None where no consumer ever saw that incarnation, or the report cannot be read.
+    None if no consumer ever saw that log, or the output cannot be read.
     """
     try:
         report = msgspec.json.decode(verify_output, type=_Report)
@@ -39,10 +39,10 @@ def lost_events(verify_output: str, cluster_id: str) -> int | None:
     return sum(found) if found else None
 
 
-class MemoryLog:
-    """The log of a broker that may forget it, and what is lost then.
+class VolatileLog:
+    """The log of a broker whose start may be a new, empty one.
 
-    `file` outlives a kill: it has the cluster id of the incarnation whose events may not all be stored yet.
+    `file` survives a kill: it has the cluster id of the log whose events may not all be stored yet.
     `broker` is its name for a person. `verify` runs `bdlab verify --json`, which waits for so many seconds.
     """
 
@@ -50,7 +50,7 @@ class MemoryLog:
         self,
         file: Path,
         broker: str,
-        verify: Callable[[int, threading.Event | None], Outcome],
+        verify: Callable[[int, threading.Event | None], CommandResult],
         report: Report,
     ) -> None:
         self._file = file
@@ -58,8 +58,8 @@ class MemoryLog:
         self._verify = verify
         self._report = report
 
-    def begin(self, cluster_id: str) -> str:
-        """Note a new incarnation; the one before, empty if that one was stored to its end."""
+    def opened(self, cluster_id: str) -> str:
+        """Note the log that is in use, and return the one before; "" if all of that was stored."""
         try:
             former = self._file.read_text("ascii").strip()
         except FileNotFoundError:
@@ -67,12 +67,8 @@ class MemoryLog:
         replace_file(self._file, cluster_id.encode("ascii"))
         return former if former != cluster_id else ""
 
-    def close(self) -> None:
-        """All of it is stored."""
-        self._file.unlink(missing_ok=True)
-
-    def tell_losses(self, former: str, stop: threading.Event) -> None:
-        """Say what the incarnation `former` took with it."""
+    def report_loss(self, former: str, stop: threading.Event) -> None:
+        """Report what was lost with the log `former`."""
         lost = lost_events(self._verify(_DRAIN_S, stop).output, former)
         if lost is None:
             count = "whatever was on it is lost, for no consumer had seen it"
@@ -80,20 +76,19 @@ class MemoryLog:
             count = f"at least {lost:,} events that were not stored yet are lost (`bdlab verify` lists them)"
         else:
             count = "no event is known to be lost; those that no consumer had seen yet are not known"
-        detail = f"the log {former} is gone; {count}"
-        self._report(Event("notice", self._broker, detail))
+        self._report(Event("notice", self._broker, f"the log {former} is gone; {count}"))
 
     def drain(self) -> None:
-        """Wait until what is on it is stored, for some seconds; say how that went."""
+        """Wait some seconds until all of it is stored, and report how that went."""
         began = time.monotonic()
         try:
-            outcome = self._verify(_DRAIN_S, None)
+            result = self._verify(_DRAIN_S, None)
         except StackError as error:
             self._report(Event("failed", "drain", error.message, time.monotonic() - began))
             return
         seconds = time.monotonic() - began
-        if outcome.code == 0:
-            self.close()
+        if result.code == 0:
+            self._file.unlink(missing_ok=True)
             self._report(Event("done", "stored what was on the broker", seconds=seconds))
         else:
-            self._report(Event("failed", "drain", f"not everything was stored:\n{outcome.tail}", seconds))
+            self._report(Event("failed", "drain", f"not everything was stored:\n{result.tail}", seconds))

@@ -1,4 +1,4 @@
-"""How to run Postgres, which refuses to be root, for a user who is root."""
+"""Dropping root's privileges for Postgres, which refuses to run as root."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from bdlab.errors import ServerNotStarted
 _NOBODY = 65534
 _TRIAL_TIMEOUT_S = 10.0
 
-#: The files stay root's; inside a user namespace of its own the server sees itself as user 1000.
+#: In a user namespace of its own the server sees itself as user 1000; outside, the files stay root's.
 _NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
 
-#: Containers may forbid new namespaces. The user nobody, with the one privilege to pass through folders that
-#: are closed to it, needs no folder opened for others. The death signal is lost with the change of user.
+#: Containers may forbid new namespaces. Then it runs as the user nobody, with one capability: to reach files
+#: in folders that are closed to it. A change of user clears the parent-death signal, so it is set again.
 _NOBODY_COMMAND = (
     "setpriv",
     f"--reuid={_NOBODY}",
@@ -26,7 +26,7 @@ _NOBODY_COMMAND = (
     "--inh-caps=-all,+dac_override",
     "--ambient-caps=-all,+dac_override",
     "--bounding-set=-all,+dac_override",
-    # Otherwise access(2) would answer without the privilege.
+    # Otherwise access(2) would ignore the capability.
     "--securebits=+no_setuid_fixup",
     "--no-new-privs",
     "--pdeathsig=INT",
@@ -34,11 +34,11 @@ _NOBODY_COMMAND = (
 )
 
 
-def wrapper(data: Path) -> Sequence[str]:
-    """The command to put before Postgres' own; empty for an ordinary user.
+def drop_prefix(data: Path) -> Sequence[str]:
+    """Return the command to put before Postgres' own; empty for an ordinary user.
 
-    `data` is the server's data folder: where it is there already, it keeps the way it was made.
-    Raises ServerNotStarted where this machine offers no way.
+    A data folder `data` that exists keeps the owner that it was made for. Raises ServerNotStarted if this
+    machine allows neither way.
     """
     if os.geteuid() != 0:
         return ()
@@ -54,9 +54,9 @@ def wrapper(data: Path) -> Sequence[str]:
     )
 
 
-def give(folder: Path, command: Sequence[str]) -> None:
-    """Make `folder` belong to the user that `command` runs as."""
-    if command and command[0] == _NOBODY_COMMAND[0]:
+def hand_over(folder: Path, prefix: Sequence[str]) -> None:
+    """Give `folder` to the user that `prefix` changes to."""
+    if prefix and prefix[0] == _NOBODY_COMMAND[0]:
         os.chown(folder, _NOBODY, _NOBODY)
 
 
