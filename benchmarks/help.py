@@ -38,7 +38,7 @@ def bare_program() -> str:
     """A Typer program with bdlab's commands and their help lines, and nothing behind them."""
     commands = [
         _COMMAND.format(name=name, function=name.replace("-", "_"), help_line=help_line)
-        for name, (_, help_line, _) in COMMANDS.items()
+        for name, (help_line, _) in COMMANDS.items()
     ]
     return _BARE.format(commands="".join(commands))
 

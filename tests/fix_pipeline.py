@@ -159,7 +159,7 @@ class Pipeline:
             "VAULT_CACERT": self.vault.ca_file,
             **tls.API,
             "BDLAB_VAULT_IDENTITY_DIR": str(self.folder / "identity"),
-            "BDLAB_KEYS_FILE": str(self.keys_file),
+            "BDLAB_VAULT_KEYS_FILE": str(self.keys_file),
             "BDLAB_KAFKA_DELIVERY_TIMEOUT_S": "20",
             "BDLAB_KAFKA_SESSION_TIMEOUT_S": "4",
             "BDLAB_VAULT_POLL_S": "0.5",

@@ -32,11 +32,11 @@ ENVIRONMENT = {
     name: value for name, value in os.environ.items() if not name.startswith(("BDLAB_", "VAULT_"))
 } | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 if suite.ON:
-    ENVIRONMENT["BDLAB_TLS"] = "1"
+    ENVIRONMENT["BDLAB_STACK_TLS"] = "1"
 #: The broker that `up` and `demo` start by default. Apache Kafka if it is in the cache: no test fetches it.
 DEFAULT_BROKER = "tansu" if KIND == "tansu" else "kafka"
 if KIND == "tansu":
-    ENVIRONMENT["BDLAB_BROKER"] = KIND
+    ENVIRONMENT["BDLAB_STACK_BROKER"] = KIND
 UP_WITHIN_S = 180
 STOP_WITHIN_S = 180
 

@@ -187,7 +187,7 @@ class VaultWorld:
             "BDLAB_VAULT_IDENTITY_DIR": self.vault.identity_dir,
             "BDLAB_VAULT_POLL_S": "0.2",
             "BDLAB_VAULT_TIMEOUT_S": "5",
-            "BDLAB_KEYS_FILE": str(self.keys_file),
+            "BDLAB_VAULT_KEYS_FILE": str(self.keys_file),
             **changes,
         }
 

@@ -1,7 +1,7 @@
-"""The command tree and the one error boundary.
+"""The command tree, and the one place where an error becomes a message and an exit code.
 
-Commands are declared here by name only; the module of a command is imported when it is invoked or when its
-own help is asked for, so that ``bdlab --help`` stays instant.
+Commands are declared here by name only. The module of a command is imported when the command is run or its
+own help is asked for, so that ``bdlab --help`` stays fast.
 """
 
 from __future__ import annotations
@@ -11,49 +11,40 @@ import importlib
 import inspect
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
+from bdlab_cli import former_names
 from bdlab_cli.output import terminal
 
-#: name -> (module, one line of help, panel). The module has a Typer application `app` of one command or more.
+_STACK, _PIPELINE, _DIAGNOSTICS, _SET_UP = "Local stack", "Pipeline", "Diagnostics", "Set-up"
+
+#: name -> (one line of help, panel). The command is a function of its name in the module of its name.
 COMMANDS = {
-    "up": ("up", "Run the whole pipeline on this machine, in the foreground.", "Local stack"),
-    "demo": ("demo", "Run the whole pipeline once in a throw-away folder and prove it.", "Local stack"),
-    "env": ("env", "Print the exports that point this terminal at a running local stack.", "Local stack"),
-    "backup": ("backup", "Back up a running local stack: Vault, the database, the keys.", "Local stack"),
-    "restore": ("restore", "Make a new local stack from a backup.", "Local stack"),
-    "fetch-kafka": ("fetch_kafka", "Fetch Apache Kafka into the user's cache.", "Local stack"),
-    "serve": ("serve", "Serve predictions over HTTP.", "Pipeline"),
-    "predict": ("predict", "Predict from one review or a file of them, and publish.", "Pipeline"),
-    "consume": ("consume", "Store the topic's events in PostgreSQL, each exactly once.", "Pipeline"),
-    "status": ("status", "Check Vault, Kafka, PostgreSQL, the model and the API.", "Diagnostics"),
-    "verify": ("verify", "Prove with numbers that each offset is stored exactly once.", "Diagnostics"),
-    "dlq": ("dlq", "List, show and replay dead letters.", "Diagnostics"),
-    "vault-init": ("vault_init", "Take a Vault from any state to the finished set-up.", "Set-up"),
-    "vault-token": (
-        "vault_token",
-        "Run a command with a short-lived administrator's token of Vault.",
-        "Set-up",
-    ),
-    "vault-rekey": ("vault_rekey", "Replace the key shares or the recovery key of Vault.", "Set-up"),
-    "broker-certificate": (
-        "broker_certificate",
-        "Get a secured broker's certificate from Vault, before its first start.",
-        "Set-up",
-    ),
-    "server-certificate": (
-        "server_certificate",
-        "Get certificates for Vault, PostgreSQL and the API from Vault.",
-        "Set-up",
-    ),
-    "migrate": ("migrate", "Bring the database schema and the topic up to date.", "Set-up"),
-    "rotate": ("rotate", "Rotate database, Kafka and AppRole credentials while everything runs.", "Set-up"),
-    "prune": ("prune", "Delete old rows, and keep the accounting right.", "Set-up"),
-    "train": ("train", "Train the model from a CSV of reviews and write it with its card.", "Model"),
+    "up": ("Run the whole pipeline on this machine, in the foreground.", _STACK),
+    "demo": ("Run the whole pipeline once in a throw-away folder and prove it.", _STACK),
+    "env": ("Print the exports that point this terminal at a running local stack.", _STACK),
+    "backup": ("Back up a running local stack: Vault, the database, the keys.", _STACK),
+    "restore": ("Make a new local stack from a backup.", _STACK),
+    "fetch-kafka": ("Fetch Apache Kafka into the user's cache.", _STACK),
+    "serve": ("Serve predictions over HTTP.", _PIPELINE),
+    "predict": ("Predict from one review or a file of them, and publish.", _PIPELINE),
+    "consume": ("Store the topic's events in PostgreSQL, each exactly once.", _PIPELINE),
+    "status": ("Check Vault, Kafka, PostgreSQL, the model and the API.", _DIAGNOSTICS),
+    "verify": ("Prove with numbers that each offset is stored exactly once.", _DIAGNOSTICS),
+    "dlq": ("List, show and replay dead letters.", _DIAGNOSTICS),
+    "vault-init": ("Take a Vault from any state to the finished set-up.", _SET_UP),
+    "vault-token": ("Run a command with a short-lived administrator's token of Vault.", _SET_UP),
+    "vault-rekey": ("Replace the key shares or the recovery key of Vault.", _SET_UP),
+    "broker-certificate": ("Get a secured broker's certificate from Vault, before its first start.", _SET_UP),
+    "server-certificate": ("Get certificates for Vault, PostgreSQL and the API from Vault.", _SET_UP),
+    "migrate": ("Bring the database schema and the topic up to date.", _SET_UP),
+    "rotate": ("Rotate database, Kafka and AppRole credentials while everything runs.", _SET_UP),
+    "prune": ("Delete old rows, and keep the accounting right.", _SET_UP),
+    "train": ("Train the model from a CSV of reviews and write it with its card.", "Model"),
 }
 
 
@@ -64,14 +55,14 @@ class LazyGroup(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | None:  # type: ignore[override] # noqa: ARG002
-        """The command's name and line of help, which is enough for a listing."""
+        """Return the command's name and line of help, which is enough for a listing."""
         if cmd_name not in COMMANDS:
             return None
-        _, help_line, panel = COMMANDS[cmd_name]
+        help_line, panel = COMMANDS[cmd_name]
         return TyperCommand(cmd_name, help=help_line, rich_help_panel=panel)
 
     def invoke(self, ctx: Any) -> Any:
-        """Wrong usage is told by Typer, with the words that were typed; those may be names of files."""
+        """Run the command; wrong usage is told by Typer, with the words that were typed made visible."""
         try:
             return super().invoke(ctx)
         except TyperException as error:
@@ -79,37 +70,58 @@ class LazyGroup(TyperGroup):
             raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        # Where a name is mistyped, Typer suggests the nearest of these.
+        # If a name is mistyped, Typer suggests the nearest of these.
         self.commands = self.commands or {name: self.get_command(ctx, name) for name in COMMANDS}  # type: ignore[misc]
         name, listed, rest = super().resolve_command(ctx, args)
         if name is None or listed is None:
             return name, listed, rest
-        module, help_line, _ = COMMANDS[name]
         if "--help" not in rest:
             _import_structlog_alone()
-        command = typer.main.get_command(importlib.import_module(f"bdlab_cli.commands.{module}").app)
-        command.name = name
-        command.help = command.help or help_line
-        _unwrap_help(command)
-        return name, command, rest
+            former_names.take_over(name)
+        return name, load_command(name), rest
+
+
+def load_command(name: str) -> Any:
+    """Import the command `name`, and return it as Typer runs it."""
+    module = name.replace("-", "_")
+    found = importlib.import_module(f"bdlab_cli.commands.{module}")
+    command_app = getattr(found, "app", None) or typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False
+    )
+    if not command_app.registered_commands:
+        command_app.command()(getattr(found, module))
+    command = typer.main.get_command(command_app)
+    command.name = name
+    command.help = command.help or COMMANDS[name][0]
+    _finish(command, f"BDLAB_{module.upper()}")
+    return command
+
+
+def _finish(command: Any, prefix: str) -> None:
+    """Let the terminal break the lines of help texts, and give each option its environment twin.
+
+    The commands of a group share its prefix: BDLAB_DLQ_LIMIT is of `dlq list` and of `dlq replay`.
+    """
+    command.help = "\n\n".join(
+        paragraph.replace("\n", " ") for paragraph in inspect.cleandoc(command.help or "").split("\n\n")
+    )
+    for option in command.params:
+        if isinstance(option, TyperOption) and option.envvar is None:
+            option.envvar = f"{prefix}_{option.opts[0].lstrip('-').replace('-', '_').upper()}"
+    for child in getattr(command, "commands", {}).values():
+        _finish(child, prefix)
 
 
 def _import_structlog_alone() -> None:
-    """It imports all of Rich for tracebacks that bdlab never shows: a quarter of each command's start."""
+    """Import structlog without Rich, which it loads for tracebacks that bdlab never shows.
+
+    That takes a quarter of each command's start.
+    """
     if "rich" not in sys.modules:
         sys.modules["rich"] = None  # type: ignore[assignment]
         import structlog  # noqa: F401
 
         del sys.modules["rich"]
-
-
-def _unwrap_help(command: Any) -> None:
-    """Let the terminal break the lines of help texts, not the source; of a group's commands too."""
-    command.help = "\n\n".join(
-        paragraph.replace("\n", " ") for paragraph in inspect.cleandoc(command.help or "").split("\n\n")
-    )
-    for child in getattr(command, "commands", {}).values():
-        _unwrap_help(child)
 
 
 app = typer.Typer(cls=LazyGroup, name="bdlab", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -125,23 +137,26 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    debug: bool = typer.Option(
-        False, "--debug", envvar="BDLAB_DEBUG", help="Show the traceback of an error."
-    ),
-    config: str = typer.Option(
-        "",
-        "--config",
-        envvar="BDLAB_CONFIG",
-        metavar="FILE",
-        help="Settings file (default: ./bdlab.toml, if nobody else may write it)",
-    ),
-    version: bool = typer.Option(
-        False, "--version", is_eager=True, callback=_print_version, help="Show the version."
-    ),
+    *,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="BDLAB_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+    config: Annotated[
+        str,
+        typer.Option(
+            envvar="BDLAB_CONFIG",
+            metavar="FILE",
+            help="Settings file (default: ./bdlab.toml, if nobody else may write it)",
+        ),
+    ] = "",
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version."),
+    ] = False,
 ) -> None:
     """A scikit-learn review model as a durable prediction pipeline: HTTP, Kafka, PostgreSQL, Vault."""
     del version
-    # Commands and the processes that they start read these two where they need them.
+    # Commands, and the processes that they start, read these two from the environment.
     if debug:
         os.environ["BDLAB_DEBUG"] = "1"
     if config:
@@ -149,9 +164,9 @@ def root(
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line and exit with its code: 0 done, 1 could not, 2 wrong usage, 10 not healthy."""
+    """Run the command line, and exit with its code: 0 done, 1 could not, 2 wrong usage, 10 not healthy."""
     terminal.prepare()
-    # Imports make many objects and next to no garbage: to look for it every 700 takes a tenth of a start.
+    # Imports make many objects and hardly any garbage: looking for it every 700 takes a tenth of a start.
     gc.set_threshold(50_000)
     try:
         app(args=arguments, prog_name="bdlab", standalone_mode=True)

@@ -1,23 +1,24 @@
-"""Options that several commands have, each declared once: the same name, environment twin and words."""
+"""Options that several commands have, each declared once, and the values that they take.
+
+An option without an `envvar` has the environment twin BDLAB_<COMMAND>_<OPTION> (see `app.load_command`).
+Those with one share it with a setting, or with the same option of other commands.
+"""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-
-from bdlab.settings import duration
 
 StartupTimeout = Annotated[
     float | None,
     typer.Option(
-        "--startup-timeout",
         envvar="BDLAB_STARTUP_TIMEOUT",
         metavar="SECONDS",
-        show_default="60; 5 at a terminal, but for daemons",
+        show_default="60; 5 at a terminal, except for daemons",
         help="How long to wait at the start for servers that are away, and for a sealed Vault.",
     ),
 ]
@@ -25,11 +26,10 @@ StartupTimeout = Annotated[
 KeysFile = Annotated[
     Path,
     typer.Option(
-        "--keys-file",
-        envvar="BDLAB_KEYS_FILE",
+        envvar="BDLAB_VAULT_KEYS_FILE",
         metavar="FILE",
         show_default="vault-keys.json in ~/.local/state/bdlab",
-        help="The keys of this Vault (0600); where it is missing for one set up before, a terminal asks.",
+        help="The keys of this Vault (0600); if it is missing for one set up before, a terminal asks.",
     ),
 ]
 KEYS_FILE = Path("~/.local/state/bdlab/vault-keys.json")
@@ -37,7 +37,6 @@ KEYS_FILE = Path("~/.local/state/bdlab/vault-keys.json")
 IdentityDir = Annotated[
     str | None,
     typer.Option(
-        "--identity-dir",
         envvar="BDLAB_VAULT_IDENTITY_DIR",
         metavar="FOLDER",
         show_default="identity in ~/.local/state/bdlab",
@@ -45,47 +44,24 @@ IdentityDir = Annotated[
     ),
 ]
 
-DataDir = Annotated[
-    Path,
-    typer.Option("--data-dir", envvar="BDLAB_DATA_DIR", help="The data folder of the stack."),
-]
+DataDir = Annotated[Path, typer.Option(envvar="BDLAB_STACK_DATA_DIR", help="The data folder of the stack.")]
 DATA_DIR = Path("~/.local/share/bdlab")
 
 BrokerName = Literal["auto", "kafka", "tansu"]
 Broker = Annotated[
     BrokerName,
     typer.Option(
-        "--broker",
-        envvar="BDLAB_BROKER",
+        envvar="BDLAB_STACK_BROKER",
+        metavar="NAME",
         help="kafka is Apache Kafka, secured, fetched once into the user's cache; tansu keeps its log in "
         "memory only; auto is what the folder began with, and for a new one kafka, or tansu if that "
         "cannot be had.",
     ),
 ]
 
-
-def _delimiter(text: str) -> str:
-    found = {"tab": "\t", "\\t": "\t"}.get(text, text)
-    if len(found) != 1 or found in '"\r\n':
-        raise typer.BadParameter("give one character, or the word tab")
-    return found
-
-
-def delimiter(envvar: str) -> Any:
-    """What is between the columns of a CSV file."""
-    return typer.Option(
-        "--delimiter",
-        envvar=envvar,
-        metavar="CHAR",
-        parser=_delimiter,
-        help="What is between the columns of a CSV file: a character such as ; or the word tab.",
-    )
-
-
 AdminServers = Annotated[
     str,
     typer.Option(
-        "--admin-servers",
         envvar="BDLAB_KAFKA_ADMIN_SERVERS",
         metavar="SERVERS",
         show_default="none",
@@ -93,17 +69,44 @@ AdminServers = Annotated[
     ),
 ]
 
+ModelPath = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        envvar="BDLAB_MODEL_PATH",
+        metavar="CARD",
+        show_default="the shipped one",
+        help="Model card or joblib file; `shipped` is bdlab's own.",
+    ),
+]
 
-def key_number(envvar: str, words: str, *, show_default: bool | str = True) -> Any:
-    """An option for a number of key shares, as many as Vault takes; its name is its parameter's."""
-    return typer.Option(envvar=envvar, min=1, max=255, help=words, show_default=show_default)
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
 
+
+def delimiter(text: str) -> str:
+    """Return the character that `text` stands for. Raises typer.BadParameter."""
+    found = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(found) != 1 or found in '"\r\n':
+        raise typer.BadParameter("give one character, or the word tab")
+    return found
+
+
+Delimiter = Annotated[
+    str,
+    typer.Option(
+        metavar="CHAR",
+        parser=delimiter,
+        help="What is between the columns of a CSV file: a character such as ; or the word tab.",
+    ),
+]
 
 _LONGEST = timedelta(days=36_525)
 
 
 def age(text: str) -> timedelta:
-    """A number and one of s, m, h, d, w; at most 100 years. Raises typer.BadParameter."""
+    """Read a number and one of s, m, h, d, w; at most 100 years. Raises typer.BadParameter."""
+    from bdlab.settings import duration
+
     try:
         length = duration(text)
     except ValueError:
@@ -116,14 +119,10 @@ def age(text: str) -> timedelta:
 
 
 def moment(text: str) -> datetime:
-    """An ISO 8601 moment (UTC where it names no zone), or how long ago. Raises typer.BadParameter."""
+    """Read an ISO 8601 moment (UTC if it names no zone), or an age. Raises typer.BadParameter."""
     with suppress(ValueError):
-        duration(text)
-        return datetime.now(UTC) - age(text)
-    try:
         found = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is no moment: give an ISO 8601 date or time, or an age such as 2h"
-        ) from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+        return found if found.tzinfo else found.replace(tzinfo=UTC)
+    with suppress(typer.BadParameter):
+        return datetime.now(UTC) - age(text)
+    raise typer.BadParameter(f"{text!r} is no moment: give an ISO 8601 date or time, or an age such as 2h")

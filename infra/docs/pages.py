@@ -87,8 +87,8 @@ def _commands() -> Iterator[str]:
     yield from ["\n## Before the command", *_options(root, context)]
     panel = ""
     for name in root.list_commands(context):
-        if COMMANDS[name][2] != panel:
-            panel = COMMANDS[name][2]
+        if COMMANDS[name][1] != panel:
+            panel = COMMANDS[name][1]
             yield f"\n## {panel}"
         yield from _command(root.resolve_command(context, [name, "--help"])[1], f"bdlab {name}")
 

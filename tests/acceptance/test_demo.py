@@ -72,7 +72,7 @@ def test_with_only_pypi_in_reach_it_runs_in_memory_and_says_so(
     (elsewhere / "bdlab" / postgres.name).symlink_to(postgres)
     settings = elsewhere / "jgo.conf"
     settings.write_text("[repositories]\ncentral = http://127.0.0.1:1/maven\n")
-    environment |= {"XDG_CACHE_HOME": str(elsewhere), "M2_REPO": str(elsewhere), "BDLAB_BROKER": "auto"}
+    environment |= {"XDG_CACHE_HOME": str(elsewhere), "M2_REPO": str(elsewhere), "BDLAB_STACK_BROKER": "auto"}
     done = demo(environment | {"JGO_CONFIG_FILE": str(settings)})
     assert done.returncode == 0, done.stdout + done.stderr
     first = " ".join(done.stderr.splitlines()[:2])
@@ -85,7 +85,7 @@ def test_with_only_pypi_in_reach_it_runs_in_memory_and_says_so(
 
 
 def test_a_step_that_fails_is_named_and_nothing_is_left(tmp_path: Path, environment: dict[str, str]) -> None:
-    environment |= {"BDLAB_MODEL_PATH": str(tmp_path / "missing.json"), "BDLAB_BROKER": "tansu"}
+    environment |= {"BDLAB_MODEL_PATH": str(tmp_path / "missing.json"), "BDLAB_STACK_BROKER": "tansu"}
     done = demo(environment)
     assert done.returncode == 1
     assert "missing.json" in done.stderr

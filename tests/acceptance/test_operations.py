@@ -106,8 +106,8 @@ def person(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Person]:
 @pytest.mark.parametrize(
     "person",
     [
-        pytest.param({"BDLAB_BROKER": "tansu"}, id="in memory"),
-        pytest.param({"BDLAB_TLS": "true"}, id="secured", marks=pytest.mark.kafka),
+        pytest.param({"BDLAB_STACK_BROKER": "tansu"}, id="in memory"),
+        pytest.param({"BDLAB_STACK_TLS": "true"}, id="secured", marks=pytest.mark.kafka),
     ],
     indirect=True,
 )
@@ -120,7 +120,7 @@ def test_the_drill(person: Person) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("person", [{"BDLAB_BROKER": "tansu"}], indirect=True, ids=["in memory"])
+@pytest.mark.parametrize("person", [{"BDLAB_STACK_BROKER": "tansu"}], indirect=True, ids=["in memory"])
 def test_the_tutorial_and_then_the_rest_of_the_book(person: Person) -> None:
     for block in TUTORIAL:
         if block.how == "run":

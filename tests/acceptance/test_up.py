@@ -63,7 +63,7 @@ def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[...,
     # What programs of others take: libpq's own variables, and where the broker is.
     bare = shell(
         f"{evaluate}\nexec 3<>/dev/tcp/${{KAFKA_BOOTSTRAP_SERVERS/:/\\/}}\n"
-        'echo "$BDLAB_DATA_DIR|$PGHOST|$PGPORT|$PGDATABASE"'
+        'echo "$BDLAB_STACK_DATA_DIR|$PGHOST|$PGPORT|$PGDATABASE"'
     )
     assert bare.returncode == 0, bare.stderr
     place = [str(data_dir), up.endpoint.postgres_host, str(up.endpoint.postgres_port), "bdlab"]

@@ -77,6 +77,9 @@ def pipeline(tmp_path: Path, old_command: tuple[str, ...]) -> Iterator[Pipeline]
     class Old(Pipeline):
         command = old_command
 
+        def environment(self, **more: str) -> dict[str, str]:
+            return super().environment(BDLAB_KEYS_FILE=str(self.keys_file), **more)
+
     with running_pipeline(tmp_path, kind=Old) as started:
         yield started
 

@@ -41,7 +41,7 @@ def environment(folder: Path, vault: str) -> dict[str, str]:
     return kept | {
         "VAULT_ADDR": vault,
         "BDLAB_VAULT_IDENTITY_DIR": str(folder),
-        "BDLAB_KEYS_FILE": str(folder / "keys.json"),
+        "BDLAB_VAULT_KEYS_FILE": str(folder / "keys.json"),
         "COLUMNS": "200",
     }
 

@@ -271,7 +271,7 @@ def test_what_fails_half_way_leaves_an_empty_folder(tmp_path: Path) -> None:
 
 def test_the_commands_name_what_is_in_the_way(tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
-        done = forked.run(arguments, os.environ | {"BDLAB_DATA_DIR": str(tmp_path / "stack")})
+        done = forked.run(arguments, os.environ | {"BDLAB_STACK_DATA_DIR": str(tmp_path / "stack")})
         assert done.returncode in {1, 2}
         return done.stderr
 

@@ -347,7 +347,7 @@ def test_services_see_the_settings_of_the_shell_but_not_its_servers(
         "BDLAB_POSTGRES_HOST": "elsewhere",
         "BDLAB_KAFKA_BOOTSTRAP_SERVERS": "elsewhere:9092",
         "BDLAB_HTTP_PORT": "1",
-        "BDLAB_JSON": "1",
+        "BDLAB_VAULT_INIT_JSON": "1",
         "BDLAB_KAFKA_PARTITIONS": "3",
         "BDLAB_HTTP_MAX_BATCH": "7",
         "BDLAB_STARTUP_TIMEOUT": "5",

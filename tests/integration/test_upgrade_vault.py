@@ -42,7 +42,7 @@ def run(earlier: Path, world: VaultWorld, *arguments: str) -> None:
     path = os.pathsep.join(str(earlier / name) for name in ("src", "cli"))
     done = subprocess.run(
         [sys.executable, *arguments],
-        env=os.environ | world.environment(PYTHONPATH=path),
+        env=os.environ | world.environment(PYTHONPATH=path, BDLAB_KEYS_FILE=str(world.keys_file)),
         cwd=world.folder,
         capture_output=True,
         text=True,

@@ -51,7 +51,7 @@ def test_signals_wait_until_the_keys_are_written_down(new_world: Callable[..., V
     env_file = world.env_file()
     cut_off = subprocess.run(
         [sys.executable, "-c", INTERRUPTED],
-        env=os.environ | world.environment(BDLAB_ENV_FILE=str(env_file)),
+        env=os.environ | world.environment(BDLAB_VAULT_INIT_ENV_FILE=str(env_file)),
         capture_output=True,
         text=True,
         timeout=60,

@@ -50,7 +50,7 @@ def test_the_new_keys_open_and_the_old_ones_do_not(
     kept = {name: keys[1:] for name in ("unseal_keys", "recovery_keys") if (keys := after[name])}
     world.keys_file.write_text(json.dumps(after | kept))
     assert bdlab(world, "vault-token", "--", "true").returncode == 0
-    assert bdlab(world, "vault-token", "--", "true", BDLAB_KEYS_FILE=str(old)).returncode == 1
+    assert bdlab(world, "vault-token", "--", "true", BDLAB_VAULT_KEYS_FILE=str(old)).returncode == 1
     world.openbao.stop()
     world.openbao.start()
     done = bdlab(world, "vault-init")

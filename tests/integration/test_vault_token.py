@@ -103,7 +103,7 @@ def test_the_shares_of_a_shamir_seal_make_it(new_world: Callable[..., VaultWorld
 
 
 def test_what_is_in_the_way_is_named(vault_world: VaultWorld, tmp_path: Path) -> None:
-    done = vault_token(vault_world, BDLAB_KEYS_FILE=str(tmp_path / "none.json"))
+    done = vault_token(vault_world, BDLAB_VAULT_KEYS_FILE=str(tmp_path / "none.json"))
     assert done.returncode == 1
     assert f"there is no keys file at {tmp_path / 'none.json'}" in done.stderr
     assert vault_token(vault_world, "--ttl", "30h").returncode == 2

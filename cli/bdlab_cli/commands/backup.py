@@ -1,46 +1,40 @@
-"""`bdlab backup`: what a running local stack holds, in a folder."""
+"""`bdlab backup`: write what a running local stack holds into a folder."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bdlab import __version__
 from bdlab_cli.options import DATA_DIR, DataDir, StartupTimeout
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings, open_session
 from bdlab_cli.wiring.signals import stop_on_signal
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-@app.command()
 def backup(
-    to: Annotated[
-        Path, typer.Option("--to", envvar="BDLAB_BACKUP_TO", metavar="FOLDER", help="A new folder.")
-    ],
+    *,
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.")],
     data_dir: DataDir = DATA_DIR,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Back up a running local stack: a snapshot of Vault, a dump of the database, and the keys.
 
     Nothing stops meanwhile. The folder is for its owner only, and holds every secret: keep its `keys` apart
-    from the rest. What is on the broker and not stored yet is not in it.
+    from the rest. What is on the broker and not stored yet is not in the backup.
     """
-    import os
-
+    from bdlab.postgres import dumps
     from bdlab.stack import DataFolder, exports
     from bdlab.stack.backup import Backup
     from bdlab.stack.servers import binaries
+    from bdlab.vault import snapshots
 
     folder = DataFolder(data_dir)
     # From here on this command has the settings that `bdlab env` gives to a terminal.
     os.environ.update(exports(folder, folder.running()))
-    from bdlab import __version__
-    from bdlab.postgres import dumps
-    from bdlab.vault import snapshots
-
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
     target = Backup(to)
     with (
@@ -52,7 +46,7 @@ def backup(
         new.snapshot.write_bytes(session.ask(snapshots.save))
         dumps.dump(session.database(), new.dump, programs=binaries.postgres() / "bin", stop=stop)
     terminal.echo(target.path)
-    terminal.stderr().print(
+    terminal.echo(
         f"Whoever has {target.path} has every secret of this stack. Keep {target.keys} apart from the rest.",
-        soft_wrap=True,
+        err=True,
     )

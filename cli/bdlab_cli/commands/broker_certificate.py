@@ -11,34 +11,20 @@ from bdlab_cli.options import AdminServers, StartupTimeout
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings, open_session
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_SHORTEST_S = 5
-
-
-@app.command()
 def broker_certificate(
+    *,
     folder: Annotated[
         Path,
         typer.Option(
-            envvar="BDLAB_BROKER_TLS_DIR",
-            help="Where server.pem (key and certificate) and ca.pem go; the folder's group may read them.",
+            help="Where server.pem (key and certificate) and ca.pem go; the folder's group may read them."
         ),
     ],
-    host: Annotated[
-        list[str],
-        typer.Option(
-            envvar="BDLAB_BROKER_HOSTS", help="A name that the broker is reached under; repeatable."
-        ),
-    ],
+    host: Annotated[list[str], typer.Option(help="A name that the broker is reached under; repeatable.")],
     ttl: Annotated[
         int | None,
         typer.Option(
-            envvar="BDLAB_BROKER_TTL",
-            min=_SHORTEST_S,
-            metavar="SECONDS",
-            show_default="a year",
-            help="For how long a new certificate is good.",
+            min=5, metavar="SECONDS", show_default="a year", help="For how long a new certificate is good."
         ),
     ] = None,
     admin_servers: AdminServers = "",
@@ -49,11 +35,10 @@ def broker_certificate(
     One that is good for a third of its time or longer stands. The broker reads a new one when it starts, or
     when it is told to (--admin-servers).
     """
-
-    layers = load_settings({"startup_timeout_s": startup_timeout})
     from bdlab.certificates import BROKER_TTL_S, GROUP_READS, CertificateFiles
     from bdlab.vault import pki
 
+    layers = load_settings({"startup_timeout_s": startup_timeout})
     ttl_s = ttl or BROKER_TTL_S
     files = CertificateFiles(folder, mode=GROUP_READS)
     with open_session(layers, service="migrate", kafka=bool(admin_servers)) as session:

@@ -1,48 +1,24 @@
-"""`bdlab demo`: the whole pipeline once, in a throw-away folder, with each step checked."""
+"""`bdlab demo`: run the whole pipeline once, in a throw-away folder, with each step checked."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bdlab_cli.options import Broker
-from bdlab_cli.output import terminal
-from bdlab_cli.wiring.samples import FROM_FILE, OVER_HTTP, Sample
 from bdlab_cli.wiring.session import load_settings
-from bdlab_cli.wiring.signals import stop_on_signal
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from bdlab.stack import Endpoints, LocalStack
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-_HTTP_TIMEOUT_S = 20.0
-_ROWS_TIMEOUT_S = 30.0
-_VERIFY_WAIT_S = 30
-_POLL_S = 0.2
-_TOP_WORDS = 3
-_LOG_LINES = 15
 
 
-@app.command()
 def demo(
-    keep: Annotated[
-        bool, typer.Option("--keep", envvar="BDLAB_DEMO_KEEP", help="Keep the folder, and say where it is.")
-    ] = False,
+    *,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the folder, and say where it is.")] = False,
     broker: Broker = "auto",
     tls: Annotated[
         bool,
         typer.Option(
             "--tls",
-            envvar="BDLAB_TLS",
+            envvar="BDLAB_STACK_TLS",
             help="With TLS for Vault, PostgreSQL and the API, as `bdlab up --tls`.",
         ),
     ] = False,
@@ -52,187 +28,7 @@ def demo(
     Real servers come up, sample reviews go in over HTTP and from a file, the rows are read back from Postgres
     and every offset is accounted for. Exits with 0 only if all of it held.
     """
-    import time
-
-    from bdlab.stack import DataFolder, LocalStack
-    from bdlab.stack.brokers import described
-    from bdlab_cli.output.stack_events import show
-    from bdlab_cli.wiring.local_stack import bdlab_command, choose_broker
+    from bdlab_cli.wiring.demo_steps import run_demo
 
     load_settings()
-    talk, out = terminal.stderr(), terminal.stdout()
-    began = time.monotonic()
-    with stop_on_signal() as stop, _throw_away_folder(talk, keep=keep) as folder:
-        kind = choose_broker(talk, DataFolder(folder), broker, stop)
-        stack = LocalStack(
-            folder, command=bdlab_command(), report=lambda event: show(talk, event), broker=kind, tls=tls
-        )
-        endpoints = stack.open(stop)
-        try:
-            serve_log, consume_log = stack.log_file("serve"), stack.log_file("consume-1")
-            with _step(talk, f"predicted {len(OVER_HTTP)} reviews over HTTP", log_file=serve_log):
-                ids = _post(endpoints, OVER_HTTP)
-            with _step(talk, f"predicted {len(FROM_FILE)} reviews with `bdlab predict --file`"):
-                ids += _predict(stack, FROM_FILE, folder, stop)
-            with _step(talk, f"read {len(ids)} rows back from Postgres", log_file=consume_log):
-                rows = _wait_for_rows(endpoints, ids, stop)
-            out.print(_table(rows), markup=True)
-            with _step(talk, "verified that every offset is stored exactly once"):
-                accounts = _verify(stack, stop)
-            out.print(accounts, end="")
-        finally:
-            stack.close(drain=False)
-    held = f"all of it held, in {time.monotonic() - began:.1f} s; the broker: {described(kind)}"
-    talk.print(f"[green]ok[/] {held}", markup=True, soft_wrap=True)
-
-
-@contextmanager
-def _step(console: Console, name: str, *, log_file: Path | None = None) -> Iterator[None]:
-    """Show how a step ended and its seconds; where it failed, also the end of the log of the part in it."""
-    import time
-
-    from rich.markup import escape
-
-    from bdlab.stack.servers.process import tail
-
-    began = time.monotonic()
-
-    def tell(how: str) -> None:
-        seconds = f"[dim]{time.monotonic() - began:.1f} s[/]"
-        console.print(f"{how} {escape(name)}  {seconds}", markup=True)
-
-    try:
-        yield
-    except Exception:
-        tell("[red]✗ FAILED[/]")
-        if log_file:
-            console.print(f"The end of {log_file.name}:\n{tail(log_file, _LOG_LINES)}")
-        raise
-    tell("[green]✓[/]")
-
-
-@contextmanager
-def _throw_away_folder(console: Console, *, keep: bool) -> Iterator[Path]:
-    """A folder that is removed at the end, after a look that no process works in it any more."""
-    import shutil
-    import tempfile
-
-    from bdlab.errors import StackError
-    from bdlab.stack import DataFolder
-
-    folder = Path(tempfile.mkdtemp(prefix="bdlab-demo-"))
-    try:
-        yield folder
-    finally:
-        with _step(console, "left nothing behind" if not keep else f"left nothing behind but {folder}"):
-            left = DataFolder(folder).processes()
-            if not keep:
-                shutil.rmtree(folder)
-            if left:
-                raise StackError(f"processes of the demo still run: {', '.join(map(str, left))}")
-
-
-def _post(endpoints: Endpoints, samples: Sequence[Sample]) -> list[str]:
-    """Predict over HTTP; the ids of the answers. Raises Unhealthy for any answer but 200."""
-    from bdlab.errors import Unhealthy
-
-    ids = []
-    for sample in samples:
-        status, answer = _call(endpoints, "POST", "/predict", sample.as_request())
-        if status != 200:
-            raise Unhealthy(f"POST /predict answered {status} instead of 200: {answer}")
-        ids.append(str(answer["id"]))
-    return ids
-
-
-def _predict(stack: LocalStack, samples: Sequence[Sample], folder: Path, stop: threading.Event) -> list[str]:
-    """Predict from a CSV with `bdlab predict`; the ids that it printed. Raises StackError."""
-    import csv
-    import json
-
-    file = folder / "reviews.csv"
-    with file.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(("Summary", "Text", "HelpfulnessNumerator", "HelpfulnessDenominator"))
-        writer.writerows(samples)
-    outcome = stack.run("predict", ["predict", "--file", str(file), "--json", "--source", "demo"], stop)
-    return [str(json.loads(line)["id"]) for line in outcome.output.splitlines()]
-
-
-def _wait_for_rows(endpoints: Endpoints, ids: Sequence[str], stop: threading.Event) -> list[dict[str, Any]]:
-    """The stored rows of `ids`, in that order, once all are there. Raises Unhealthy after half a minute."""
-    from bdlab.errors import StartInterrupted, Unhealthy
-    from bdlab.retry import tries
-
-    status, missing = 0, len(ids)
-    for _ in tries(_ROWS_TIMEOUT_S, stop=stop, longest_s=_POLL_S):
-        status, answer = _call(endpoints, "GET", f"/predictions?limit={10 * len(ids)}&source=all")
-        stored = {row["id"]: row for row in answer} if status == 200 else {}
-        missing = sum(wanted not in stored for wanted in ids)
-        if not missing:
-            return [stored[wanted] for wanted in ids]
-    if stop.is_set():
-        raise StartInterrupted("asked to stop while waiting for the rows")
-    raise Unhealthy(
-        f"{missing} of {len(ids)} predictions are not in Postgres after {_ROWS_TIMEOUT_S:.0f} s "
-        f"(GET /predictions answered {status})"
-    )
-
-
-def _verify(stack: LocalStack, stop: threading.Event) -> str:
-    """What `bdlab verify` printed. Raises Unhealthy where it does not add up."""
-    from bdlab.errors import Unhealthy
-
-    outcome = stack.attempt("verify", ["verify", "--wait", str(_VERIFY_WAIT_S)], stop)
-    if outcome.code != 0:
-        raise Unhealthy(f"bdlab verify ended with exit code {outcome.code}:\n{outcome.output}{outcome.tail}")
-    return outcome.output
-
-
-def _call(endpoints: Endpoints, method: str, path: str, body: object = None) -> tuple[int, Any]:
-    """Status and decoded JSON. Raises StackError where the API does not answer."""
-    import http.client
-    import json
-    from contextlib import closing
-    from urllib.parse import urlsplit
-
-    from bdlab.errors import StackError
-    from bdlab.stack.tls import TlsFolder, connect
-
-    host, _, port = urlsplit(endpoints.http_url).netloc.partition(":")
-    tls = TlsFolder(Path(endpoints.ca_file).parent) if endpoints.ca_file else None
-    connection = connect(host, int(port), tls=tls, timeout_s=_HTTP_TIMEOUT_S)
-    with closing(connection):
-        try:
-            content = json.dumps(body) if body is not None else None
-            headers = {"Content-Type": "application/json", "Bdlab-Source": "demo"}
-            connection.request(method, path, content, headers)
-            response = connection.getresponse()
-            return response.status, json.loads(response.read())
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise StackError(f"{method} {endpoints.http_url}{path} was not answered: {error}") from error
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title="Stored in Postgres", title_justify="left")
-    for column in ("review", "stars", "sentiment", "top words", "partition/offset"):
-        table.add_column(
-            column,
-            justify="right" if column == "stars" else "left",
-            no_wrap=column in ("stars", "sentiment", "partition/offset"),
-        )
-    for row in rows:
-        colour = "green" if row["sentiment"] == "positive" else "red"
-        words = ", ".join(term["term"] for term in row["explanation"][:_TOP_WORDS])
-        position = row["position"]
-        table.add_row(
-            escape(row["summary"]),
-            f"{row['prediction']:.2f}",
-            f"[{colour}]{row['sentiment']}[/] {row['confidence']:.0%}",
-            escape(words),
-            f"{position['partition']}/{position['offset']}",
-        )
-    return table
+    run_demo(broker, keep=keep, tls=tls)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdlab_cli import options
-from bdlab_cli.options import StartupTimeout
+from bdlab.errors import BdlabError, InvalidInput
+from bdlab_cli.options import StartupTimeout, moment
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings, open_session
 from bdlab_cli.wiring.signals import stop_on_signal
@@ -29,13 +31,6 @@ app = typer.Typer(
 
 _COULD_NOT = 1
 
-
-def _option(name: str, words: str, *also: str, **more: Any) -> Any:
-    """An option with its environment twin, and other names for it."""
-    envvar = f"BDLAB_DLQ_{name.upper().replace('-', '_')}"
-    return typer.Option(f"--{name}", *also, envvar=envvar, help=words, **more)
-
-
 _PLACE = "PARTITION/OFFSET"
 _Position = Annotated[str, typer.Argument(metavar=_PLACE, help="Where it is, such as 3/1207.")]
 _Positions = Annotated[
@@ -43,31 +38,37 @@ _Positions = Annotated[
     typer.Argument(metavar=_PLACE, help="Where they are; without any the options choose."),
 ]
 _Offset = Annotated[
-    int | None, _option("offset", "At this offset, of each partition or of --partition.", min=0)
+    int | None, typer.Option(min=0, help="At this offset, of each partition or of --partition.")
 ]
-_Partition = Annotated[int | None, _option("partition", "Of this partition.", min=0)]
-_Cluster = Annotated[str | None, _option("cluster", "Of the log with this cluster id.", metavar="ID")]
+_Partition = Annotated[int | None, typer.Option(min=0, help="Of this partition.")]
+_Cluster = Annotated[str | None, typer.Option(metavar="ID", help="Of the log with this cluster id.")]
 _Reason = Annotated[
-    str | None, _option("reason", "Whose reason holds this text, in any case.", metavar="TEXT")
+    str | None, typer.Option(metavar="TEXT", help="Whose reason holds this text, in any case.")
 ]
 _Sqlstate = Annotated[
     str | None,
-    _option(
-        "sqlstate", "Refused with this SQLSTATE, or its first characters (23 is a class).", metavar="CODE"
-    ),
+    typer.Option(metavar="CODE", help="Refused with this SQLSTATE, or its first characters (23 is a class)."),
 ]
 _Since = Annotated[
-    str | None, _option("since", "Recorded since: ISO 8601, or an age such as 2h.", metavar="WHEN")
+    datetime | None,
+    typer.Option(parser=moment, metavar="WHEN", help="Recorded since: ISO 8601, or an age such as 2h."),
 ]
-_Until = Annotated[str | None, _option("until", "Recorded before.", metavar="WHEN")]
-_All = Annotated[bool, _option("all", "All; without a position and a filter this has to be said.")]
-_Limit = Annotated[int, _option("limit", "At most this many.", min=1)]
-_DryRun = Annotated[bool, _option("dry-run", "Only say what would be done.")]
-_Json = Annotated[bool, _option("json", "JSON, an object a line.")]
+_Until = Annotated[datetime | None, typer.Option(parser=moment, metavar="WHEN", help="Recorded before.")]
+_All = Annotated[
+    bool,
+    typer.Option(
+        "--all",
+        help="All; without a position and a filter this has to be said.",
+    ),
+]
+_Limit = Annotated[int, typer.Option(min=1, help="At most this many.")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+_Json = Annotated[bool, typer.Option("--json", help="JSON, an object a line.")]
 
 
 @app.command("list")
 def list_(
+    *,
     partition: _Partition = None,
     cluster: _Cluster = None,
     reason: _Reason = None,
@@ -75,24 +76,37 @@ def list_(
     since: _Since = None,
     until: _Until = None,
     only_open: Annotated[
-        bool, _option("open", "Only what somebody still has to see to.", "--pending")
+        bool,
+        typer.Option(
+            "--open",
+            "--pending",
+            help="Only what somebody still has to see to.",
+        ),
     ] = False,
     limit: _Limit = 50,
-    as_json: _Json = False,
+    json: _Json = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """List dead letters: first those that are open, the oldest first.
 
     One that was sent back and came back dead is open at its new position only.
     """
-    from bdlab.deadletters import OPEN
+    from bdlab.deadletters import OPEN, DeadLetterFilter
     from bdlab_cli.output.dead_letters import summary, table
 
-    wanted = _filter(partition, cluster, reason, sqlstate, since, until, OPEN if only_open else ())
+    wanted = DeadLetterFilter(
+        cluster_id=cluster,
+        partition=partition,
+        reason=reason,
+        sqlstate=sqlstate,
+        since=since,
+        until=until,
+        states=OPEN if only_open else (),
+    )
     with _opened(startup_timeout) as (_, letters):
         found, total = letters.find(wanted, limit=limit), letters.count(wanted)
         pending = letters.count(_with_states(wanted, OPEN))
-    if as_json:
+    if json:
         for letter in found:
             terminal.echo_json(summary(letter))
         return
@@ -104,25 +118,27 @@ def list_(
 def show(
     position: _Position,
     offset: Annotated[int | None, typer.Argument(metavar="OFFSET", hidden=True, min=0)] = None,
+    *,
     cluster: _Cluster = None,
-    as_json: _Json = False,
+    json: _Json = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Show one dead letter, with all that its record held."""
-    from bdlab_cli.output import dead_letters as shown
+    from bdlab_cli.output import dead_letters
 
     with _opened(startup_timeout) as (_, letters):
-        written = position if offset is None else shown.place((position, offset))
-        letter = shown.at_place(letters, written, cluster)
-    if as_json:
-        terminal.echo_json(shown.summary(letter) | shown.content(letter))
+        written = position if offset is None else dead_letters.place((position, offset))
+        letter = dead_letters.at_place(letters, written, cluster)
+    if json:
+        terminal.echo_json(dead_letters.summary(letter) | dead_letters.content(letter))
     else:
-        shown.show(letter)
+        dead_letters.show(letter)
 
 
 @app.command()
 def replay(
     positions: _Positions = None,
+    *,
     partition: _Partition = None,
     offset: _Offset = None,
     cluster: _Cluster = None,
@@ -132,18 +148,26 @@ def replay(
     until: _Until = None,
     everything: _All = False,
     again: Annotated[
-        bool, _option("again", "Also what came back dead from a replay, or was sent back and never recorded.")
+        bool,
+        typer.Option(
+            "--again",
+            help="Also what came back dead from a replay, or was sent back and never recorded.",
+        ),
     ] = False,
     max_replays: Annotated[
-        int, _option("max-replays", "Leave out what was replayed this often, in all its lives.", min=1)
+        int, typer.Option(min=1, help="Leave out what was replayed this often, in all its lives.")
     ] = 3,
     limit: _Limit = 1000,
     wait: Annotated[
         float,
-        _option("wait", "How long to wait for a consumer to record them; 0: not.", min=0, metavar="SECONDS"),
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="How long to wait for a consumer to record them; 0: not.",
+        ),
     ] = 30.0,
     dry_run: _DryRun = False,
-    as_json: _Json = False,
+    json: _Json = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Send dead letters back to the topic, as they came, and say what became of each.
@@ -152,12 +176,19 @@ def replay(
     sent back); 1: some are not, and it is said why.
     """
     from bdlab import deadletters
-    from bdlab.errors import BdlabError
     from bdlab.kafka.producer import Producer
 
-    _require_choice(positions, everything, cluster, (partition, offset, reason, sqlstate, since, until))
-    states: tuple[State, ...] = ("open", "returned", "sent") if again else ("open",)
-    wanted = _filter(partition, cluster, reason, sqlstate, since, until, states, offset=offset)
+    wanted = deadletters.DeadLetterFilter(
+        cluster_id=cluster,
+        partition=partition,
+        offset=offset,
+        reason=reason,
+        sqlstate=sqlstate,
+        since=since,
+        until=until,
+        states=("open", "returned", "sent") if again else ("open",),
+    )
+    _require_choice(positions, wanted, everything=everything)
     with stop_on_signal() as stop, _opened(startup_timeout, stop) as (session, letters):
         found, results = _chosen(letters, positions, wanted, limit, again=again)
         more = 0 if positions else letters.count(wanted) - len(found)
@@ -175,7 +206,7 @@ def replay(
                 results = deadletters.await_replays(results, letters, wait_s=wait, stop=stop)
         finally:  # what was sent is said in any case
             done = f"sent back{f', not recorded within {wait:g} s' if wait else ''}"
-            _report(results, "to be sent back" if dry_run else done, "not sent back", as_json=as_json)
+            _report(results, "to be sent back" if dry_run else done, "not sent back", as_json=json)
     if returned:
         terminal.echo(f"{returned} came back dead from a replay before: --again sends them again", err=True)
     _tell_of_more(more, limit)
@@ -189,8 +220,9 @@ def replay(
 @app.command()
 def discard(
     positions: _Positions = None,
+    *,
     because: Annotated[
-        str, _option("because", "Why nothing more has to be done about them.", metavar="TEXT")
+        str, typer.Option(metavar="TEXT", help="Why nothing more has to be done about them.")
     ] = "",
     partition: _Partition = None,
     cluster: _Cluster = None,
@@ -201,7 +233,7 @@ def discard(
     everything: _All = False,
     limit: _Limit = 1000,
     dry_run: _DryRun = False,
-    as_json: _Json = False,
+    json: _Json = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Close dead letters that nobody has to see to any more, and keep why.
@@ -209,20 +241,27 @@ def discard(
     They stay dead letters to `verify`, and are no longer open to `list`, `replay` and `status`. Exit code 1:
     some were closed already, and it is said how.
     """
-    from bdlab.deadletters import OPEN, LetterResult
-    from bdlab.errors import InvalidInput
+    from bdlab.deadletters import OPEN, DeadLetterFilter, LetterResult
 
     if not because.strip():
         raise InvalidInput("no reason is given", hint='Say why with --because, such as --because "a test".')
-    _require_choice(positions, everything, cluster, (partition, reason, sqlstate, since, until))
-    wanted = _filter(partition, cluster, reason, sqlstate, since, until, (*OPEN, "sent"))
+    wanted = DeadLetterFilter(
+        cluster_id=cluster,
+        partition=partition,
+        reason=reason,
+        sqlstate=sqlstate,
+        since=since,
+        until=until,
+        states=(*OPEN, "sent"),
+    )
+    _require_choice(positions, wanted, everything=everything)
     with _opened(startup_timeout) as (_, letters):
         found, results = _chosen(letters, positions, wanted, limit, again=True)
         more = 0 if positions else letters.count(wanted) - len(found)
         if not dry_run:
             letters.discard([letter.record.position for letter in found], because=because)
     results += [LetterResult(letter=letter) for letter in found]
-    _report(results, "to be discarded" if dry_run else "discarded", "not discarded", as_json=as_json)
+    _report(results, "to be discarded" if dry_run else "discarded", "not discarded", as_json=json)
     _tell_of_more(more, limit)
     if any(one.problem for one in results):
         raise typer.Exit(_COULD_NOT)
@@ -231,7 +270,10 @@ def discard(
 def _chosen(
     letters: DeadLetters, positions: list[str] | None, wanted: DeadLetterFilter, limit: int, *, again: bool
 ) -> tuple[list[StoredDeadLetter], list[LetterResult]]:
-    """The letters to deal with, and results of those that were named and are closed. Raises InvalidInput."""
+    """Return the letters to deal with, and results for those that were named and are closed.
+
+    Raises InvalidInput.
+    """
     from bdlab.deadletters import LetterResult
     from bdlab_cli.output.dead_letters import at_place, closed
 
@@ -244,8 +286,6 @@ def _chosen(
 
 def _report(results: list[LetterResult], done: str, not_done: str, *, as_json: bool) -> None:
     """Print what became of each, and how many of each kind; `done` is said of what went well."""
-    from collections import Counter
-
     from bdlab_cli.output.dead_letters import report
 
     kinds = Counter(report(result, done, not_done, as_json=as_json) for result in results)
@@ -257,16 +297,13 @@ def _tell_of_more(more: int, limit: int) -> None:
         terminal.echo(f"{more} more were not looked at: --limit {limit} was reached", err=True)
 
 
-def _require_choice(
-    positions: list[str] | None, everything: bool, cluster: str | None, filters: tuple[object, ...]
-) -> None:
-    """Raises InvalidInput for no choice, and for two; a cluster is one, and goes with positions."""
-    from bdlab.errors import InvalidInput
-
+def _require_choice(positions: list[str] | None, wanted: DeadLetterFilter, *, everything: bool) -> None:
+    """Raise InvalidInput if nothing chooses, or both positions and filters do; a cluster goes with either."""
+    filters = (wanted.partition, wanted.offset, wanted.reason, wanted.sqlstate, wanted.since, wanted.until)
     chosen = everything or any(value is not None for value in filters)
     if positions and chosen:
         raise InvalidInput("positions are given, and so are options that choose", hint="Give one of the two.")
-    if not positions and not chosen and cluster is None:
+    if not positions and not chosen and wanted.cluster_id is None:
         raise InvalidInput(
             "nothing says which dead letters",
             hint="Name positions (3/1207), give a filter (--help lists them), or --all.",
@@ -277,40 +314,14 @@ def _require_choice(
 def _opened(
     startup_timeout: float | None, stop: threading.Event | None = None
 ) -> Iterator[tuple[VaultSession, DeadLetters]]:
-
-    layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
     from bdlab.postgres.deadletters import DeadLetters
 
+    layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
     with (
         open_session(layers, stop, service="dlq", database=True) as session,
         DeadLetters(session) as letters,
     ):
         yield session, letters
-
-
-def _filter(
-    partition: int | None,
-    cluster: str | None,
-    reason: str | None,
-    sqlstate: str | None,
-    since: str | None,
-    until: str | None,
-    states: tuple[State, ...],
-    *,
-    offset: int | None = None,
-) -> DeadLetterFilter:
-    from bdlab.deadletters import DeadLetterFilter
-
-    return DeadLetterFilter(
-        cluster_id=cluster,
-        partition=partition,
-        offset=offset,
-        reason=reason,
-        sqlstate=sqlstate,
-        since=options.moment(since) if since else None,
-        until=options.moment(until) if until else None,
-        states=states,
-    )
 
 
 def _with_states(wanted: DeadLetterFilter, states: tuple[State, ...]) -> DeadLetterFilter:

@@ -1,7 +1,8 @@
-"""`bdlab env`: the exports that point a terminal at a running local stack."""
+"""`bdlab env`: print the exports that point a terminal at a running local stack."""
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -9,22 +10,19 @@ import typer
 from bdlab_cli.options import DATA_DIR, DataDir
 from bdlab_cli.output import terminal
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-@app.command()
 def env(
+    *,
     data_dir: DataDir = DATA_DIR,
     unset: Annotated[
-        bool, typer.Option("--unset", help="Print what takes the exports back; no stack needs to run.")
+        bool,
+        typer.Option("--unset", help="Print what takes the exports back; no stack needs to run."),
     ] = False,
 ) -> None:
     """Print the exports that point this terminal at a running local stack.
 
     Use it as: eval "$(bdlab env)"
     """
-    import shlex
-
     from bdlab.stack import EXPORTED, DataFolder, exports
 
     if unset:

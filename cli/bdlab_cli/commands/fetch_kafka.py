@@ -1,22 +1,22 @@
-"""`bdlab fetch-kafka`: Apache Kafka, fetched once into the user's cache."""
+"""`bdlab fetch-kafka`: fetch Apache Kafka once into the user's cache."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import typer
 
 from bdlab_cli.output import terminal
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-@app.command()
-def fetch(
-    zookeeper: bool = typer.Option(
-        False,
-        "--zookeeper",
-        envvar="BDLAB_FETCH_ZOOKEEPER",
-        help="Fetch Apache Kafka 3.9 with ZooKeeper, too; bdlab's own tests run on it.",
-    ),
+def fetch_kafka(
+    *,
+    zookeeper: Annotated[
+        bool,
+        typer.Option(
+            "--zookeeper", help="Fetch Apache Kafka 3.9 with ZooKeeper, too; bdlab's own tests run on it."
+        ),
+    ] = False,
 ) -> None:
     """Fetch Apache Kafka into the user's cache, from where `bdlab up` runs it without a network.
 

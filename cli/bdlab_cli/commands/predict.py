@@ -1,105 +1,89 @@
-"""`bdlab predict`: one review, or a file of them, from the terminal."""
+"""`bdlab predict`: predict from one review, or from a file of them, in the terminal."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from bdlab_cli import options
-from bdlab_cli.options import StartupTimeout
+from bdlab_cli.options import Delimiter, ModelPath, StartupTimeout
 from bdlab_cli.wiring.session import load_settings
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-class Kind(StrEnum):
-    csv = "csv"
-    jsonl = "jsonl"
-
-
-class Source(StrEnum):
-    drill = "drill"
-    demo = "demo"
-
-
-@app.command()
 def predict(
-    text: str | None = typer.Argument(
-        None,
-        help="The review; - is the one that standard input holds. Put -- before one that begins with a dash.",
-    ),
-    summary: str = typer.Option("", "--summary", envvar="BDLAB_PREDICT_SUMMARY", help="Its headline."),
-    file: str | None = typer.Option(
-        None,
-        "--file",
-        envvar="BDLAB_PREDICT_FILE",
-        metavar="FILE",
-        help="CSV with the columns Text, Summary, HelpfulnessNumerator, HelpfulnessDenominator (only Text "
-        "has to be there), or JSON lines; - is standard input.",
-    ),
-    kind: Kind | None = typer.Option(
-        None,
-        "--format",
-        envvar="BDLAB_PREDICT_FORMAT",
-        metavar="KIND",
-        help="Of the file: csv or jsonl",
-        show_default="by suffix or content",
-    ),
-    delimiter: Annotated[str, options.delimiter("BDLAB_PREDICT_DELIMITER")] = ",",
-    publish: bool = typer.Option(
-        True,
-        "--publish/--no-publish",
-        envvar="BDLAB_PREDICT_PUBLISH",
-        help="Publish and wait for the acknowledgement, or score here and touch no server.",
-    ),
-    as_json: bool = typer.Option(
-        False, "--json", envvar="BDLAB_PREDICT_JSON", help="One JSON object a review on standard output."
-    ),
-    output: Path | None = typer.Option(
-        None,
-        "--output",
-        envvar="BDLAB_PREDICT_OUTPUT",
-        metavar="FILE",
-        help="Write the results to this .csv or .jsonl file once all are there; until then, and after a "
-        "failure, it stays what it was, and what is known is beside it in NAME.partial-*.",
-    ),
-    raw_cells: bool = typer.Option(
-        False,
-        "--raw-cells",
-        envvar="BDLAB_PREDICT_RAW_CELLS",
-        help="Write cells that a spreadsheet takes for a formula (= + - @) without an apostrophe in front.",
-    ),
-    source: Source | None = typer.Option(
-        None,
-        "--source",
-        envvar="BDLAB_PREDICT_SOURCE",
-        metavar="KIND",
-        help="drill or demo: the reviews are no user's, and the lists of stored predictions leave their "
-        "rows out.",
-    ),
-    run_id: str | None = typer.Option(
-        None,
-        "--run-id",
-        envvar="BDLAB_PREDICT_RUN_ID",
-        help="Name of the run. The same file under the same name has the same ids, so that running it again "
-        "completes it without duplicates.",
-    ),
-    skip_invalid: bool = typer.Option(
-        False,
-        "--skip-invalid",
-        envvar="BDLAB_PREDICT_SKIP_INVALID",
-        help="Leave out rows that are no reviews; without it nothing is published if there is one.",
-    ),
-    model: str | None = typer.Option(
-        None,
-        "--model",
-        envvar="BDLAB_MODEL_PATH",
-        help="Model card or joblib file; `shipped` is bdlab's own",
-        show_default="the shipped one",
-    ),
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            help="The review; - is the one that standard input holds. Put -- before one that begins with a "
+            "dash."
+        ),
+    ] = None,
+    *,
+    summary: Annotated[str, typer.Option(help="Its headline.")] = "",
+    file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="CSV with the columns Text, Summary, HelpfulnessNumerator, HelpfulnessDenominator (only "
+            "Text has to be there), or JSON lines; - is standard input.",
+        ),
+    ] = None,
+    kind: Annotated[
+        Literal["csv", "jsonl"] | None,
+        typer.Option(
+            "--format",
+            metavar="KIND",
+            help="Of the file: csv or jsonl",
+            show_default="by suffix or content",
+        ),
+    ] = None,
+    delimiter: Delimiter = ",",
+    publish: Annotated[
+        bool,
+        typer.Option(help="Publish and wait for the acknowledgement, or score here and touch no server."),
+    ] = True,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a review on standard output.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the results to this .csv or .jsonl file once all are there; until then, and after a "
+            "failure, it stays what it was, and what is known is beside it in NAME.partial-*.",
+        ),
+    ] = None,
+    raw_cells: Annotated[
+        bool,
+        typer.Option(
+            "--raw-cells",
+            help="Write cells that a spreadsheet takes for a formula (= + - @) without an apostrophe before.",
+        ),
+    ] = False,
+    source: Annotated[
+        Literal["drill", "demo"] | None,
+        typer.Option(
+            metavar="KIND",
+            help="drill or demo: the reviews are no user's, and the lists of stored predictions leave their "
+            "rows out.",
+        ),
+    ] = None,
+    run_id: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the run. The same file under the same name has the same ids, so that running it "
+            "again completes it without duplicates."
+        ),
+    ] = None,
+    skip_invalid: Annotated[
+        bool,
+        typer.Option(
+            "--skip-invalid",
+            help="Leave out rows that are no reviews; without it nothing is published if there is one.",
+        ),
+    ] = False,
+    model: ModelPath = None,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Predict from one review, or from a file of them; publish, and wait until the broker has acknowledged.
@@ -116,18 +100,12 @@ def predict(
     from bdlab_cli.wiring.bulk_predict import Prediction, from_argument, from_file, read_review
 
     layers = load_settings({"startup_timeout_s": startup_timeout, "model": {"path": model}}, quiet=True)
-    shown = results(as_json=as_json, output=output, published=publish, raw_cells=raw_cells)
+    shown = results(as_json=json, output=output, published=publish, raw_cells=raw_cells)
     prediction = Prediction(
         layers, shown, publish=publish, output=output, run_id=run_id, source=source or "predict"
     )
     if file is not None:
-        from_file(
-            prediction,
-            file,
-            kind=kind.value if kind else None,
-            delimiter=delimiter,
-            skip_invalid=skip_invalid,
-        )
+        from_file(prediction, file, kind=kind, delimiter=delimiter, skip_invalid=skip_invalid)
     elif text is not None:
         review = read_review(prediction.max_row_bytes) if text == "-" else text
         from_argument(prediction, review, summary)

@@ -1,7 +1,9 @@
-"""`bdlab restore`: a new local stack from a backup."""
+"""`bdlab restore`: make a new local stack from a backup."""
 
 from __future__ import annotations
 
+import shlex
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -11,28 +13,21 @@ from bdlab_cli.options import DATA_DIR
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-@app.command()
 def restore(
+    *,
     source: Annotated[
         Path,
-        typer.Option(
-            "--from", envvar="BDLAB_RESTORE_FROM", metavar="FOLDER", help="What `bdlab backup` wrote."
-        ),
+        typer.Option("--from", metavar="FOLDER", help="What `bdlab backup` wrote."),
     ],
     data_dir: Annotated[
         Path,
-        typer.Option(
-            "--data-dir", envvar="BDLAB_DATA_DIR", help="The new stack's folder; empty or not there."
-        ),
+        typer.Option(envvar="BDLAB_STACK_DATA_DIR", help="The new stack's folder; empty or not there."),
     ] = DATA_DIR,
     rows_only: Annotated[
         bool,
         typer.Option(
             "--rows-only",
-            envvar="BDLAB_RESTORE_ROWS_ONLY",
             help="Take the tables alone; Vault is a new one, and so is every secret and every key.",
         ),
     ] = False,
@@ -40,7 +35,6 @@ def restore(
         bool,
         typer.Option(
             "--trust-backup",
-            envvar="BDLAB_TRUST_BACKUP",
             help="Take a backup without a manifest (made by an earlier version) or whose key is lost: nobody "
             "else could write to where it was kept.",
         ),
@@ -54,9 +48,6 @@ def restore(
     was revoked or rotated since the backup is as it was before, so rotate again. With --rows-only nothing of
     Vault's comes back: for keys that are lost or known to others.
     """
-    import shlex
-    import signal
-
     from bdlab import signals
     from bdlab.settings import VaultSettings
     from bdlab.stack import OpenBao, Postgres
@@ -66,13 +57,13 @@ def restore(
     from bdlab_cli.wiring.database_restore import restore_database
 
     load_settings(quiet=True)
-    talk = terminal.stderr()
+    console = terminal.stderr()
     backup = Backup(source)
     about = backup.about(rows_only=rows_only)
     backup.authenticate(rows_only=rows_only, trusted=trust_backup)
 
     def interrupt(_number: int, _frame: object) -> None:
-        """As Ctrl-C does: what is half restored is taken away again, however often somebody asks."""
+        """Raise as Ctrl-C does, once: what is half restored is taken away however often somebody asks."""
         for number in signals.ending():
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
@@ -91,13 +82,12 @@ def restore(
             )
             if not rows_only:
                 snapshots.restore(vault, backup.snapshot.read_bytes())
-                talk.print("[green]✓[/] Vault's secrets", markup=True)
+                console.print("[green]✓[/] Vault's secrets", markup=True)
             restore_database(backup, folder, vault, postgres)
-            talk.print("[green]✓[/] the database", markup=True)
+            console.print("[green]✓[/] the database", markup=True)
         postgres.forget_admin_password()
         folder.record_location()
-    terminal.stdout().print(
+    terminal.echo(
         f"restored to {about.made_at:%Y-%m-%d %H:%M:%S} UTC. Start it with:\n\n"
-        f"  bdlab up --data-dir {shlex.quote(str(folder.path))}",
-        soft_wrap=True,
+        f"  bdlab up --data-dir {shlex.quote(str(folder.path))}"
     )

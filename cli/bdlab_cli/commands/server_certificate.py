@@ -12,8 +12,6 @@ from bdlab_cli.options import StartupTimeout
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings, open_session
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
 
 class ServerName(StrEnum):
     vault = "vault"
@@ -21,20 +19,18 @@ class ServerName(StrEnum):
     api = "api"
 
 
-@app.command()
 def server_certificate(
     server: Annotated[list[ServerName], typer.Argument(help="Whose; several at once.")],
+    *,
     folder: Annotated[
         Path,
         typer.Option(
-            envvar="BDLAB_SERVER_TLS_DIR",
-            help="Where a folder a server with server.pem (key and certificate) and ca.pem goes.",
+            help="Where each server gets a folder with server.pem (key and certificate) and ca.pem."
         ),
     ],
     host: Annotated[
         list[str] | None,
         typer.Option(
-            envvar="BDLAB_SERVER_HOSTS",
             show_default="localhost",
             help="A name that the server is reached under; repeatable. 127.0.0.1 is one anyway.",
         ),
@@ -42,11 +38,7 @@ def server_certificate(
     ttl: Annotated[
         int | None,
         typer.Option(
-            envvar="BDLAB_SERVER_TTL",
-            min=5,
-            metavar="SECONDS",
-            show_default="30 days",
-            help="For how long a new certificate is good.",
+            min=5, metavar="SECONDS", show_default="30 days", help="For how long a new certificate is good."
         ),
     ] = None,
     startup_timeout: StartupTimeout = None,
@@ -57,16 +49,15 @@ def server_certificate(
     PostgreSQL read a new one on SIGHUP, `bdlab serve` by itself. Vault is made the authority by
     `bdlab vault-init --authority servers`.
     """
-
-    layers = load_settings({"startup_timeout_s": startup_timeout})
     from bdlab.certificates import SERVER_TTL_S, CertificateFiles
     from bdlab.vault import pki
 
+    layers = load_settings({"startup_timeout_s": startup_timeout})
     hosts = host or ["localhost"]
     ttl_s = ttl or SERVER_TTL_S
     with open_session(layers, service="migrate", kafka=False) as session:
         authority = session.ask(lambda client: pki.authority_pem(client, pki.SERVERS))
-        for name in dict.fromkeys(each.value for each in server):
+        for name in dict.fromkeys(server):
             files = CertificateFiles(folder / name)
             if files.good_for(hosts, authority=authority):
                 terminal.echo(f"certificate of {name}: unchanged")

@@ -1,43 +1,36 @@
-"""`bdlab status`: named checks of everything the pipeline stands on."""
+"""`bdlab status`: check everything that the pipeline stands on, by name."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import typer
 
 from bdlab_cli.wiring.session import load_settings
 from bdlab_cli.wiring.signals import stop_on_signal
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-@app.command()
 def status(
-    check: list[str] = typer.Option(
-        [],
-        "--check",
-        envvar="BDLAB_STATUS_CHECK",
-        metavar="NAME",
-        help="Only this check, or group (vault, kafka, postgres, log, model, api, consumer, certificates); "
-        "repeatable. What is not asked for is not contacted.",
-    ),
-    as_json: bool = typer.Option(False, "--json", envvar="BDLAB_STATUS_JSON", help="JSON, a line a report."),
-    watch: bool = typer.Option(
-        False, "--watch", envvar="BDLAB_STATUS_WATCH", help="Go on until interrupted."
-    ),
-    interval: float = typer.Option(
-        2.0, "--interval", envvar="BDLAB_STATUS_INTERVAL", min=0.1, help="Seconds between two looks."
-    ),
-    wait_healthy: bool = typer.Option(
-        False, "--wait-healthy", envvar="BDLAB_STATUS_WAIT_HEALTHY", help="Go on until all is healthy."
-    ),
-    timeout: float = typer.Option(
-        60.0, "--timeout", envvar="BDLAB_STATUS_TIMEOUT", min=0, help="Seconds that --wait-healthy waits."
-    ),
-    api_url: str | None = typer.Option(
-        None, "--api-url", envvar="BDLAB_API_URL", help="Address of the API", show_default="from the settings"
-    ),
+    *,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            show_default="all",
+            help="Only this check, or group (vault, kafka, postgres, log, model, api, consumer, "
+            "certificates); repeatable. What is not asked for is not contacted.",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, a line a report.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until interrupted.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    wait_healthy: Annotated[bool, typer.Option("--wait-healthy", help="Go on until all is healthy.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds that --wait-healthy waits.")] = 60.0,
+    api_url: Annotated[
+        str | None, typer.Option(help="Address of the API", show_default="from the settings")
+    ] = None,
 ) -> None:
-    """Check Vault, Kafka, PostgreSQL, the model, the API, and the consumers where their address is known.
+    """Check Vault, Kafka, PostgreSQL, the model, the API, and the consumers if their address is known.
 
     Exit code 0: all is healthy, or degraded and working; 10: something is unhealthy; 1: something could not
     be checked, and nothing else is unhealthy.
@@ -46,12 +39,12 @@ def status(
     from bdlab_cli.wiring.checks import Checker, chosen
 
     layers = load_settings(quiet=True)
-    wanted = chosen(check, layers.settings().sink)
+    wanted = chosen(check or (), layers.settings().sink)
     with stop_on_signal() as stop, Checker(layers, wanted, api_url=api_url) as checker:
         report = follow(
             checker.report,
             stop,
-            as_json=as_json,
+            as_json=json,
             watch=watch,
             interval_s=interval,
             wait_healthy_s=timeout if wait_healthy else None,

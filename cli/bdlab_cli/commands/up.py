@@ -1,4 +1,4 @@
-"""`bdlab up`: the whole pipeline on this machine, in the foreground."""
+"""`bdlab up`: run the whole pipeline on this machine, in the foreground."""
 
 from __future__ import annotations
 
@@ -12,35 +12,30 @@ from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
 from bdlab_cli.wiring.signals import stop_on_signal
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-
-@app.command()
 def up(
+    *,
     data_dir: DataDir = DATA_DIR,
     http_port: Annotated[
         int | None,
         typer.Option(
-            "--http-port",
             envvar="BDLAB_HTTP_PORT",
+            metavar="N",
             min=1,
             max=65535,
             show_default="8000, or a free one",
-            help="The API's port; an error where it is in use.",
+            help="The API's port; an error if it is in use.",
         ),
     ] = None,
     broker: Broker = "auto",
     consumers: Annotated[
-        int,
-        typer.Option(
-            "--consumers", envvar="BDLAB_CONSUMERS", min=1, max=64, help="How many `bdlab consume` run."
-        ),
+        int, typer.Option(metavar="N", min=1, max=64, help="How many `bdlab consume` run.")
     ] = 1,
     tls: Annotated[
         bool | None,
         typer.Option(
             "--tls/--no-tls",
-            envvar="BDLAB_TLS",
+            envvar="BDLAB_STACK_TLS",
             show_default="as the folder began; a new one without",
             help="Vault, PostgreSQL, the API and the metrics speak TLS only, by Vault's PKI engine.",
         ),
@@ -48,7 +43,6 @@ def up(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model",
             envvar="BDLAB_MODEL_PATH",
             metavar="CARD",
             show_default="as last time; the shipped one in a new folder",
@@ -58,8 +52,6 @@ def up(
     certificate_ttl: Annotated[
         int | None,
         typer.Option(
-            "--certificate-ttl",
-            envvar="BDLAB_CERT_TTL",
             min=5,
             metavar="SECONDS",
             show_default="30 days",
@@ -70,11 +62,9 @@ def up(
     """Run the whole pipeline on this machine, in the foreground; Ctrl-C stops it.
 
     Starts OpenBao, Postgres and Apache Kafka, sets them up, and runs `bdlab serve` and `bdlab consume` over
-    them. If Kafka cannot be had, a broker that keeps its log in memory takes its place, which it says.
+    them. If Kafka cannot be had, a broker that keeps its log in memory takes its place, and a line says so.
     The same folder finds its data again.
     """
-    import shlex
-
     from bdlab.certificates import SERVER_TTL_S
     from bdlab.settings import SHIPPED_MODEL
     from bdlab.stack import DataFolder, Event, LocalStack
@@ -82,22 +72,23 @@ def up(
     from bdlab_cli.wiring.local_stack import bdlab_command, choose_broker
 
     load_settings()
-    talk, out = terminal.stderr(), terminal.stdout()
     folder = DataFolder(data_dir)
     kept = folder.model_path
-    chosen = kept if model is None else "" if model == SHIPPED_MODEL else _absolute(model)
+    # The services run in another folder than this process.
+    given = "" if model in (None, SHIPPED_MODEL) else str(Path(model or "").expanduser().absolute())
+    chosen = kept if model is None else given
     if chosen != kept:
         what = f"the model is {chosen or 'the shipped one'} from now on, which the folder keeps"
-        show(talk, Event("notice", "model", what))
+        show(Event("notice", "model", what))
     elif kept:
         what = f"the model is {kept}, as this folder keeps it; --model {SHIPPED_MODEL} goes back"
-        show(talk, Event("notice", "model", what))
+        show(Event("notice", "model", what))
     with stop_on_signal() as stop:
-        kind = choose_broker(talk, folder, broker, stop)
+        kind = choose_broker(folder, broker, stop)
         stack = LocalStack(
             data_dir,
             command=bdlab_command(),
-            report=lambda event: show(talk, event),
+            report=show,
             broker=kind,
             http_port=http_port,
             consumers=consumers,
@@ -107,13 +98,8 @@ def up(
         )
         endpoints = stack.open(stop)
         try:
-            out.print(welcome(endpoints, kind, shlex.quote(str(folder.path))), soft_wrap=True)
+            terminal.echo(welcome(endpoints, kind, folder.path))
             stack.watch(stop)
-            talk.print("stopping; once more Ctrl-C ends everything at once")
+            terminal.echo("stopping; once more Ctrl-C ends everything at once", err=True)
         finally:
             stack.close()
-
-
-def _absolute(model: str) -> str:
-    """The services run in another folder than this process."""
-    return str(Path(model).expanduser().absolute())

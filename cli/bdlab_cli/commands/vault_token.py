@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdlab_cli import options
-from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout
+from bdlab.errors import InvalidInput, TokenRefused, VaultError
+from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout, age
 from bdlab_cli.output import terminal
-from bdlab_cli.wiring.session import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from bdlab.settings import VaultSettings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -25,16 +26,13 @@ def vault_token(
         list[str] | None,
         typer.Argument(help="What to run; without it the token is printed", metavar="COMMAND"),
     ] = None,
+    *,
     ttl: Annotated[
-        str,
-        typer.Option(
-            envvar="BDLAB_VAULT_TOKEN_TTL", metavar="AGE", help="How long it lives: a number and s, m or h"
-        ),
+        str, typer.Option(metavar="AGE", help="How long it lives: a number and s, m or h")
     ] = "10m",
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            envvar="BDLAB_VAULT_TOKEN_POLICY",
             metavar="NAME",
             help="What it may do; several times for several policies",
             show_default="root",
@@ -52,32 +50,21 @@ def vault_token(
 
     Use it as: bdlab vault-token -- bao list auth/approle/role
     """
-    import sys
+    from bdlab.vault.bootstrap import admin_token
+    from bdlab_cli.wiring.vault_admin import admin_plan
 
-    from bdlab.errors import InvalidInput, TokenRefused, VaultError
-    from bdlab.vault.bootstrap import Plan, admin_token
-    from bdlab_cli.wiring.vault_admin import ask_key
-
-    lifetime = options.age(ttl)
+    lifetime = age(ttl)
     if not 1 <= lifetime.total_seconds() <= 24 * 3600:
         raise InvalidInput(f"--ttl {ttl}: a token for a task lives between 1 s and 24 h")
-    settings = load_settings(
-        {"vault": {"identity_dir": identity_dir}, "startup_timeout_s": startup_timeout}, quiet=True
-    ).settings()
-    plan = Plan(
-        vault=settings.vault,
-        keys_file=keys_file.expanduser(),
-        ask_key=ask_key if sys.stdin.isatty() else None,
-        timeout_s=settings.startup_timeout_s,
-    )
+    plan = admin_plan(keys_file, identity_dir, startup_timeout)
     client = admin_token.make_token(plan, ttl=lifetime, policies=tuple(policy or (admin_token.ROOT_POLICY,)))
     if not command:
         terminal.echo(client.token.reveal())
-        terminal.stderr().print(f"It ends in {ttl}; sooner with: bao token revoke -self")
+        terminal.echo(f"It ends in {ttl}; sooner with: bao token revoke -self", err=True)
         client.close()
         return
     try:
-        code = _run(command, _environment(settings.vault) | {"VAULT_TOKEN": client.token.reveal()})
+        code = _run(command, _environment(plan.vault) | {"VAULT_TOKEN": client.token.reveal()})
     finally:
         try:
             client.revoke_self()
@@ -85,8 +72,8 @@ def vault_token(
             pass  # the command revoked it, took longer than it lived, or put another Vault in place
         except VaultError as error:
             # As after `bao operator seal`: what the command did counts.
-            terminal.stderr().print(
-                f"warning: the token could not be revoked, and ends in {ttl}: {error.message}", soft_wrap=True
+            terminal.echo(
+                f"warning: the token could not be revoked, and ends in {ttl}: {error.message}", err=True
             )
         finally:
             client.close()
@@ -94,21 +81,15 @@ def vault_token(
 
 
 def _environment(vault: VaultSettings) -> dict[str, str]:
-    """This process's own, pointed at the same Vault; `bao` would take its BAO_ variables before these."""
-    import os
-
+    """Return this process's variables, with the same Vault; without BAO_ ones, which `bao` would prefer."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BAO_")}
     named = {"VAULT_CACERT": vault.ca_file, "VAULT_NAMESPACE": vault.namespace}
     return kept | {"VAULT_ADDR": vault.address} | {name: value for name, value in named.items() if value}
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Its exit code; as a shell has it where it cannot be run or is killed by a signal."""
-    import signal
-    import subprocess
-
+    """Run it, and return its exit code; 128 and more if a signal killed it, as a shell does."""
     from bdlab import signals
-    from bdlab.errors import InvalidInput
 
     # A terminal's Ctrl-C reaches the command itself; here it must only not keep the token from being revoked.
     before = {number: signal.signal(number, lambda *_: None) for number in signals.ending()}

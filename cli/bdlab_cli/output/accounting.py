@@ -12,6 +12,7 @@ from bdlab.verification import ClosedPartition, PartitionReport, Report
 
 
 def show(report: Report, out: Console) -> None:
+    """Print a row a partition, what is to be known of it, and the verdict."""
     topic = report.partitions[0].topic if report.partitions else ""
     pruned = any(one.pruned for one in report.partitions)
     columns = ["log", "recorded", "stored", "duplicates", "dead letters", *(["pruned"] if pruned else [])]

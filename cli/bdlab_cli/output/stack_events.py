@@ -5,54 +5,52 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
-from rich.progress import Progress as ProgressBar
+from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from bdlab.stack import BrokerKind, Endpoints, Event
 from bdlab.stack.brokers import described
-from bdlab.stack.servers.jars import Assembly, Progress
+from bdlab.stack.servers.jars import Assembly
 from bdlab_cli.output import terminal
+from bdlab_cli.output.progress import progress_bar
 
 
-def show(console: Console, event: Event) -> None:
-    """A line for the person who watches; what has only begun is shown where it takes time to end."""
+def show(event: Event) -> None:
+    """Print a line for an event, unless it only tells that a step has begun."""
     if event.kind == "began":
         return
     sign = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "notice": "[yellow]![/]"}[event.kind]
     # The rest of a failure is in the error that follows.
     detail = f": {event.detail.splitlines()[0]}" if event.detail else ""
     seconds = f"  [dim]{event.seconds:.1f} s[/]" if event.kind != "notice" else ""
-    console.print(f"{sign} {escape(event.step + detail)}{seconds}", markup=True, soft_wrap=True)
+    terminal.stderr().print(f"{sign} {escape(event.step + detail)}{seconds}", markup=True, soft_wrap=True)
 
 
 @contextmanager
-def fetch_progress(assembly: Assembly) -> Iterator[Progress]:
-    """Show on standard error what is being fetched: a bar, or elsewhere than at a terminal a line.
+def fetch_progress(assembly: Assembly) -> Iterator[Callable[[int, int], None]]:
+    """Show what is being fetched: a bar, or a line if standard error is not a terminal.
 
     Nothing is shown if there is nothing to fetch.
     """
-
-    what, talk = f"fetching Apache Kafka {assembly.version}", terminal.stderr()
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with ProgressBar(*columns, console=talk, transient=True, disable=not talk.is_terminal) as bar:
+    what = f"fetching Apache Kafka {assembly.version}"
+    with progress_bar(DownloadColumn(), TransferSpeedColumn()) as bar:
         task = bar.add_task(what, total=assembly.size, visible=False)
 
-        def show(done: int, total: int) -> None:
-            if not (bar.tasks[0].visible or talk.is_terminal):
-                talk.print(f"{what}: {total / 1e6:.1f} MB", soft_wrap=True)
+        def progress(done: int, total: int) -> None:
+            if bar.disable and not bar.tasks[0].visible:
+                terminal.echo(f"{what}: {total / 1e6:.1f} MB", err=True)
             bar.update(task, completed=done, visible=True)
 
-        yield show
+        yield progress
 
 
-def welcome(endpoints: Endpoints, kind: BrokerKind, quoted_folder: str) -> str:
-    url, bdlab = endpoints.http_url, _typed()
+def welcome(endpoints: Endpoints, kind: BrokerKind, folder: Path) -> str:
+    """Return what `bdlab up` prints once the stack answers: where, and what to try."""
+    url, bdlab, quoted_folder = endpoints.http_url, _bdlab_as_typed(), shlex.quote(str(folder))
     trust = f"--cacert {shlex.quote(endpoints.ca_file)} " if endpoints.ca_file else ""
     return f"""
 The pipeline is up. Ctrl-C stops it; its data stays in {quoted_folder}
@@ -75,8 +73,8 @@ Or from another terminal:
 """
 
 
-def _typed() -> str:
-    """What a person types for this very `bdlab`: its path where the name finds none or another."""
+def _bdlab_as_typed() -> str:
+    """Return what a person types for this `bdlab`: its path if the name finds none, or another one."""
     own = Path(sys.executable).with_name("bdlab")
     found = shutil.which("bdlab")
     if found and Path(found).exists() and own.exists() and Path(found).samefile(own):

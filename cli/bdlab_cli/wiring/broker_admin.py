@@ -1,4 +1,4 @@
-"""What an administrator does at a secured broker: for `bdlab migrate`, and for `bdlab rotate`."""
+"""What an administrator does for the broker: its address in Vault, its users and ACLs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from collections.abc import Sequence
 import msgspec
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
+from bdlab.errors import InvalidInput, SettingsInvalid
 from bdlab.kafka.broker_admin import Change, accepts, ensure_users_and_acls
 from bdlab.retry import wait_for
 from bdlab.services import KAFKA_SERVICES
-from bdlab.settings import Secret
+from bdlab.settings import Layers, Secret
 from bdlab.static_credentials import StaticCredentials
 from bdlab.vault import pki
 from bdlab.vault.session import VaultSession
+
+_BROKER_PATH = "kafka/credentials"
+_BY_VAULT = "vault"
 
 
 def secure(
     session: VaultSession, admin_servers: str, *, timeout_s: float, stop: threading.Event
 ) -> tuple[KafkaCredentials, list[Change]]:
-    """Make the users that Vault holds, and their ACLs; the administrator's login, and what was changed.
+    """Make the users that Vault holds, and their ACLs; return the administrator's login and what was changed.
 
     Raises VaultError, BrokerError.
     """
@@ -34,7 +38,7 @@ def secure(
 
 
 def administrator(session: VaultSession, clients: KafkaLogin, admin_servers: str) -> KafkaLogin:
-    """An administrator of the broker of `clients`. Its certificate is made for this run, and lives in memory.
+    """Return an administrator of the broker of `clients`, with a certificate made in memory for this run.
 
     Raises VaultError.
     """
@@ -43,8 +47,42 @@ def administrator(session: VaultSession, clients: KafkaLogin, admin_servers: str
     return KafkaLogin(server=server, ca_pem=issued.ca_pem, certificate=issued.certificate)
 
 
+def announce(session: VaultSession, layers: Layers, ca_file: str) -> str:
+    """Write into Vault where the broker is, and how it is secured; return what changed, empty for nothing.
+
+    Only the version that was read is overwritten. Raises InvalidInput, SettingsInvalid, VaultError.
+    """
+    address = layers.settings().kafka.bootstrap_servers
+    if not address:
+        raise SettingsInvalid(
+            "there is no broker address to announce",
+            hint="Give it with --bootstrap-servers or BDLAB_KAFKA_BOOTSTRAP_SERVERS.",
+        )
+    layers.settings().kafka.servers()
+    if ca_file not in ("", _BY_VAULT):
+        raise InvalidInput(
+            f"--ca-file {ca_file}: only the word {_BY_VAULT} can be announced",
+            hint="A file of another authority goes into .env, for `bdlab vault-init`.",
+        )
+    values, version = session.read_secret(_BROKER_PATH)
+    wanted = {
+        **values,
+        "bootstrap_servers": address,
+        # What Vault says already, unless the environment or an option says otherwise.
+        "security_protocol": session.settings().kafka.security_protocol,
+    }
+    if ca_file:
+        wanted["ca_pem"] = session.ask(pki.authority_pem)
+    if wanted == values:
+        return ""
+    session.write_secret(_BROKER_PATH, wanted, cas=version)
+    session.refresh_kafka()
+    before = values.get("bootstrap_servers") or "none"
+    return f"{before} is now {address}, {wanted['security_protocol']}"
+
+
 class Users:
-    """The broker's users, in the hands of an administrator; implements `rotation.BrokerUsers`."""
+    """The broker's users, as an administrator changes them; implements `rotation.BrokerUsers`."""
 
     def __init__(self, admin: KafkaLogin) -> None:
         self._admin = admin
@@ -57,7 +95,7 @@ class Users:
 
 
 def _logins(session: VaultSession, service: str, clients: KafkaLogin) -> Sequence[KafkaLogin]:
-    """The active user of a service, and the idle one that its next rotation makes the active one."""
+    """Return a service's active user, and the idle one that its next rotation makes the active one."""
     values, _ = session.read_secret(f"kafka/{service}")
     return [
         msgspec.structs.replace(

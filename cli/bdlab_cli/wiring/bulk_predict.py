@@ -135,10 +135,13 @@ def from_file(
     prediction: Prediction, source: str, *, kind: Format | None, delimiter: str, skip_invalid: bool
 ) -> None:
     """Raises InvalidInput for a bad row, before any is published, and BdlabError where one failed."""
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+
+    from bdlab_cli.output.progress import progress_bar
+
     _refuse_overwriting(source, prediction.output)
-    talk = terminal.stderr()
     if source == "-" and sys.stdin.isatty():
-        talk.print("Reading reviews from the terminal; Ctrl-D ends them.")
+        terminal.echo("Reading reviews from the terminal; Ctrl-D ends them.", err=True)
     file = ReviewFile(
         source,
         sys.stdin.buffer,
@@ -146,12 +149,16 @@ def from_file(
         max_row_bytes=prediction.max_row_bytes,
         delimiter=delimiter,
     )
-    with stop_on_signal() as stop, file, _progress() as progress:
+    with (
+        stop_on_signal() as stop,
+        file,
+        progress_bar(MofNCompleteColumn(), TimeRemainingColumn()) as progress,
+    ):
         done = "published" if prediction.publish else "scored"
         count = _check_all(file, progress, stop, done=done, skip_invalid=skip_invalid)
         scorer = prediction.scorer()
         if prediction.publish and not prediction.run_id_given:
-            talk.print(f"run id {prediction.run_id}")
+            terminal.echo(f"run id {prediction.run_id}", err=True)
         tally = _Tally()
         good = (row for row in file.rows() if isinstance(row, Row))
         task = progress.add_task("publishing" if prediction.publish else "scoring", total=count)
@@ -190,17 +197,6 @@ def _tell_lost_results(published: str) -> None:
         terminal.echo(
             f"error: standard output cannot be written: {why}; results are missing\n{published}", err=True
         )
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal, nothing elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    talk = terminal.stderr()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as progress:
-        yield progress
 
 
 def _check_all(

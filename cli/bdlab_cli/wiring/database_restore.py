@@ -15,11 +15,11 @@ from bdlab.stack.servers import binaries
 from bdlab.vault.bootstrap import Plan, admin_token, bootstrap
 from bdlab.vault.bootstrap.plan import Seeds
 from bdlab_cli.wiring.session import load_settings, open_session
-from bdlab_cli.wiring.vault_admin import database_manager
+from bdlab_cli.wiring.vault_admin import DatabaseAdmin
 
 
 def restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, postgres: Postgres) -> None:
-    """What Vault lacks, and its users in this new server, as at a first set-up; then what the dump has."""
+    """Complete Vault and its users in this new server as at a first set-up, then restore the dump."""
     admin = DatabaseLogin(
         server=postgres.lasting_server, user=postgres.admin_user, password=postgres.admin_password
     )
@@ -30,7 +30,7 @@ def restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, p
         postgres_authority=bool(admin.server.ca_file),
         kafka=KafkaSettings(),  # in Vault already; `bdlab up` writes the new broker's address
     )
-    plan = Plan(vault=vault, keys_file=folder.keys_file, seeds=seeds, manager=database_manager(seeds))
+    plan = Plan(vault=vault, keys_file=folder.keys_file, seeds=seeds, manager=DatabaseAdmin(seeds))
     bootstrap(plan, lambda _step: None)
     _move_database(plan, admin.server)
     here = {"address": vault.address, "ca_file": vault.ca_file, "identity_dir": vault.identity_dir}
@@ -43,7 +43,6 @@ def restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, p
 
 def _move_database(plan: Plan, server: PostgresSettings) -> None:
     """Tell the services where the database is now: `vault-init` never overwrites what they read."""
-
     mount, path = plan.vault.kv_mount, "database/credentials"
     with admin_token.temporary_token(plan, ttl=timedelta(minutes=5)) as client:
         values, version = client.read_kv(mount, path)

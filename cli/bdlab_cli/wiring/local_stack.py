@@ -1,12 +1,9 @@
-"""The command line and the broker of a local stack: for `bdlab up`, `demo` and `fetch-kafka`."""
+"""The broker of a local stack, and the command line of its services."""
 
 from __future__ import annotations
 
 import sys
 import threading
-
-from rich.console import Console
-from rich.markup import escape
 
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.probes import MEMORY_ONLY
@@ -17,10 +14,11 @@ from bdlab_cli.output import terminal
 from bdlab_cli.output.stack_events import fetch_progress, show
 
 
-def choose_broker(
-    console: Console, folder: DataFolder, name: BrokerName, stop: threading.Event
-) -> BrokerKind:
-    """Choose the broker of the stack in `folder`, and fetch it if need be; the person is told of both."""
+def choose_broker(folder: DataFolder, name: BrokerName, stop: threading.Event) -> BrokerKind:
+    """Return the broker that the stack of `folder` gets, and fetch it if need be; the person is told of both.
+
+    Raises StackError, and StartInterrupted if `stop` is set.
+    """
     with fetch_progress(jars.kafka()) as progress:
 
         def fetching(done: int, total: int) -> None:
@@ -33,32 +31,31 @@ def choose_broker(
     if kind == "tansu":
         why = f" {missing.message}. {missing.hint}" if missing else ""
         what = f"{MEMORY_ONLY}.{why} `--broker kafka` runs Apache Kafka, which keeps its log on disk."
-        show(console, Event("notice", "broker", what))
+        show(Event("notice", "broker", what))
         return kind
     if former == "tansu":
-        show(console, Event("notice", "broker", "Apache Kafka from now on, which the folder keeps"))
+        show(Event("notice", "broker", "Apache Kafka from now on, which the folder keeps"))
     prepare_quick_starts(stop)
     return kind
 
 
-def bdlab_command() -> list[str]:
-    """The command line of this very installation of `bdlab`."""
-    return [sys.executable, "-m", "bdlab_cli"]
-
-
 def prepare_quick_starts(stop: threading.Event | None = None) -> None:
-    """Have the Apache Kafka that is here start quickly from now on; told of if it takes time, or fails.
+    """Have the Apache Kafka that is here start quickly from now on; the person is told if it is to be done.
 
-    Raises StartInterrupted if `stop` was set.
+    Raises StartInterrupted if `stop` is set. A failure is told only: Kafka then starts more slowly.
     """
-    talk, kafka = terminal.stderr(), java.kafka()
+    kafka = java.kafka()
     if kafka.aot_cache.exists():
         return
-    talk.print("preparing Apache Kafka for quick starts, once; some 15 s", soft_wrap=True)
+    terminal.echo("preparing Apache Kafka for quick starts, once; some 15 s", err=True)
     try:
         aot_cache.prepare(kafka, stop)
     except StartInterrupted:
         raise
     except StackError as error:
-        what = f"not prepared, so that it starts more slowly: {error.message}"
-        talk.print(f"[yellow]![/] {escape(what)}", markup=True, soft_wrap=True)
+        show(Event("notice", f"not prepared, so that it starts more slowly: {error.message}"))
+
+
+def bdlab_command() -> list[str]:
+    """Return the command line of this installation of `bdlab`."""
+    return [sys.executable, "-m", "bdlab_cli"]

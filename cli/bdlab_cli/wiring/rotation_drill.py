@@ -1,4 +1,4 @@
-"""`bdlab rotate --drill`: the rotations under load, and what the callers of the API noticed of them."""
+"""The rotations under load: what `bdlab rotate --drill` runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VERIFY_WAIT_S = 60.0
 
 
 class Drill(msgspec.Struct, frozen=True, kw_only=True):
-    """`verified`: every offset of the topic is stored exactly once."""
+    """The rotations, what callers noticed, and whether every offset of the topic is stored exactly once."""
 
     rotations: list[Rotation]
     load: LoadReport
@@ -34,7 +34,7 @@ class Drill(msgspec.Struct, frozen=True, kw_only=True):
         return complete and not self.load.failed and self.verified
 
 
-def drill(
+def run_drill(
     layers: Layers,
     stop: threading.Event,
     rotations: Iterable[Rotation],
@@ -46,18 +46,14 @@ def drill(
 ) -> Drill:
     """Post reviews for at least `seconds`, rotate meanwhile, and account for all offsets afterwards.
 
-    `progress` gets a line for what begins. Raises BdlabError.
+    `progress` gets a line for each part that begins. Raises BdlabError.
     """
     http = layers.settings().http
     url = url or own_url(http)
     bodies = [json.dumps(sample.as_request()).encode() for sample in OVER_HTTP]
-    load = LoadGenerator(
-        url,
-        bodies,
-        requests_per_second=requests_per_second,
-        ca_file=own_ca_file(http),
-    )
-    with load:
+    with LoadGenerator(
+        url, bodies, requests_per_second=requests_per_second, ca_file=own_ca_file(http)
+    ) as load:
         progress(f"posting {requests_per_second:g} reviews a second to {url}")
         began = time.monotonic()
         stop.wait(_BEFORE_S)

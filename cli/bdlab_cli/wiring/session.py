@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from bdlab import services
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.signals import stop_on_signal
 
@@ -63,6 +62,7 @@ def open_session(
 
     Setting `stop` ends its wait for Vault; without one a signal does. Whoever sits there is told of the wait.
     """
+    from bdlab import services
     from bdlab.vault.session import VaultSession
 
     settings = layers.settings()

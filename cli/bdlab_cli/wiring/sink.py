@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import structlog
 
+from bdlab import services
 from bdlab.certificates import check_pair
-from bdlab.errors import SchemaOutdated, TopicMissing
+from bdlab.errors import BdlabError, IdentityRefused, SchemaOutdated, TopicMissing
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.consumer import Consumer
 from bdlab.ledger import LogPartition, log_partition
 from bdlab.postgres.store import Store
 from bdlab.retry import AWAY, wait_for
+from bdlab.settings import Layers
 from bdlab.sink import LagWatch, MetricsServer, Sink, SinkMetrics
 from bdlab.vault.session import VaultSession
+from bdlab_cli.wiring.signals import stop_on_signal
+
+log = structlog.get_logger()
 
 _ALIVE_WITHIN_S = 120.0
+_WAITED_FOR: tuple[type[BdlabError], ...] = (*AWAY, IdentityRefused, SchemaOutdated, TopicMissing)
 
 
-def run_sink(session: VaultSession, stop: threading.Event, *, until_idle: bool, metrics_host: str) -> None:
-    """Wire source, store and sink; closed in reverse: leave the group first, then let go of the database."""
+def run_sink(layers: Layers, *, until_idle: bool, metrics_host: str) -> None:
+    """Store the topic until a signal asks to stop, or until nothing is left. Raises BdlabError."""
+    role = services.database_role("consume")
+    session = VaultSession(layers, service="consume", database_role=role, daemon=True)
+    with stop_on_signal() as stop, closing(session):
+        try:
+            session.open(layers.settings().startup_timeout_s, stop=stop)
+            _run(session, stop, until_idle=until_idle, metrics_host=metrics_host)
+        except _WAITED_FOR as error:
+            # It was asked to stop while it waited for something, which is no failure.
+            if not stop.is_set():
+                raise
+            log.info("stopped while it waited", problem=error.message)
+
+
+def _run(session: VaultSession, stop: threading.Event, *, until_idle: bool, metrics_host: str) -> None:
+    """Wire source, store and sink, and close them in reverse: leave the group before the database."""
     settings = session.settings()
     cert_file, key_file = settings.sink.tls_cert_file, settings.sink.tls_key_file
     check_pair(cert_file, key_file, options="--tls-cert and --tls-key")
@@ -59,6 +80,6 @@ def run_sink(session: VaultSession, stop: threading.Event, *, until_idle: bool, 
         source = opened.enter_context(Consumer(session, positions=sink.positions, check_log=sink.check_log))
         opened.enter_context(LagWatch(sink, metrics, ends))
         total = sink.run(source, stop, until_idle=until_idle, patience_s=patience)
-    structlog.get_logger().info(
+    log.info(
         "consumer stopped", rows=total.rows, duplicates=total.duplicates, dead_letters=total.dead_letters
     )

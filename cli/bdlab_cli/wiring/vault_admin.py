@@ -1,8 +1,10 @@
-"""What the set-up of Vault needs of its administrator: key shares, a token, and log-ins to the database."""
+"""What the set-up of Vault needs of its administrator: key shares, a token, and a login to the database."""
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from pathlib import Path
 
 import typer
@@ -11,10 +13,35 @@ from bdlab.credentials import DatabaseLogin
 from bdlab.errors import DatabaseError, InvalidInput
 from bdlab.postgres import roles
 from bdlab.settings import Secret
-from bdlab.vault.bootstrap.plan import DatabaseManager, Seeds
+from bdlab.vault.bootstrap import Plan
+from bdlab.vault.bootstrap.plan import Seeds
+from bdlab_cli.wiring.session import load_settings
+
+
+def admin_plan(keys_file: Path, identity_dir: str | None, startup_timeout: float | None) -> Plan:
+    """Return the plan of a task that needs Vault's keys; a person at the terminal is asked for them."""
+    settings = load_settings(
+        {"vault": {"identity_dir": identity_dir}, "startup_timeout_s": startup_timeout}, quiet=True
+    ).settings()
+    return Plan(
+        vault=settings.vault,
+        keys_file=keys_file.expanduser(),
+        # A key may be needed twice, and is typed once.
+        ask_key=functools.cache(ask_key) if sys.stdin.isatty() else None,
+        timeout_s=settings.startup_timeout_s,
+    )
+
+
+def ask_key(number: int) -> Secret | None:
+    """Ask at the terminal for a key share; None if there is no more."""
+    given = typer.prompt(
+        f"Key share {number} (empty: no more)", hide_input=True, default="", err=True, show_default=False
+    )
+    return Secret(given.strip()) if given.strip() else None
 
 
 def read_token(file: Path | None) -> Secret | None:
+    """Return the token in `file`, or in BDLAB_VAULT_TOKEN, if there is one. Raises InvalidInput."""
     if file is None:
         given = os.environ.get("BDLAB_VAULT_TOKEN", "").strip()
         return Secret(given) if given else None
@@ -27,40 +54,31 @@ def read_token(file: Path | None) -> Secret | None:
     return Secret(text)
 
 
-def ask_key(number: int) -> Secret | None:
-    given = typer.prompt(
-        f"Key share {number} (empty: no more)", hide_input=True, default="", err=True, show_default=False
-    )
-    return Secret(given.strip()) if given.strip() else None
+class DatabaseAdmin:
+    """The database's administrator, as `.env` names it; implements `bootstrap.plan.DatabaseManager`.
 
+    `shared`: others use the server too, so who may enter its maintenance databases stays as it is.
+    """
 
-def database_manager(seeds: Seeds, *, shared: bool = False) -> DatabaseManager:
-    """`shared`: the server is others' too, so who may enter its maintenance databases stays as it is."""
-    admin = _administrator(seeds)
+    def __init__(self, seeds: Seeds, *, shared: bool = False) -> None:
+        self._login = DatabaseLogin(
+            server=seeds.postgres, user=seeds.postgres_user, password=seeds.postgres_password
+        )
+        self._shared = shared
 
-    class Manager:
-        """The administrator's log-in, behind what the set-up of Vault needs of it."""
+    def exists(self) -> bool:
+        return roles.manager_exists(self._login)
 
-        def exists(self) -> bool:
-            return roles.manager_exists(admin)
+    def missing(self) -> tuple[str, ...]:
+        return roles.prepare(self._login, shared=self._shared, dry_run=True)
 
-        def missing(self) -> tuple[str, ...]:
-            return roles.prepare(admin, shared=shared, dry_run=True)
+    def prepare(self, password: Secret | None) -> str:
+        roles.prepare(self._login, manager_password=password, shared=self._shared)
+        return roles.MANAGER
 
-        def prepare(self, password: Secret | None) -> str:
-            roles.prepare(admin, manager_password=password, shared=shared)
-            return roles.MANAGER
-
-    return Manager()
-
-
-def _administrator(seeds: Seeds) -> DatabaseLogin:
-    return DatabaseLogin(server=seeds.postgres, user=seeds.postgres_user, password=seeds.postgres_password)
-
-
-def open_databases(seeds: Seeds) -> tuple[str, ...]:
-    """Where the administrator of an old `.env` does not get in any more, they cannot be told."""
-    try:
-        return roles.open_databases(_administrator(seeds))
-    except DatabaseError:
-        return ()
+    def open_databases(self) -> tuple[str, ...]:
+        """Return the databases that every login may enter; none if the login of an old `.env` is refused."""
+        try:
+            return roles.open_databases(self._login)
+        except DatabaseError:
+            return ()

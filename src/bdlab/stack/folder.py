@@ -259,12 +259,12 @@ def _quoted(value: str) -> str:
 
 
 _EXPORTS: Mapping[str, Callable[[DataFolder, Endpoints], str]] = {
-    "BDLAB_DATA_DIR": lambda folder, _: str(folder.path),
+    "BDLAB_STACK_DATA_DIR": lambda folder, _: str(folder.path),
     "BDLAB_CONFIG": lambda folder, _: str(folder.config_file),
     "VAULT_ADDR": lambda _, endpoints: endpoints.vault_address,
     "VAULT_CACERT": lambda _, endpoints: endpoints.ca_file,
     "BDLAB_VAULT_IDENTITY_DIR": lambda folder, _: str(folder.identity_dir),
-    "BDLAB_KEYS_FILE": lambda folder, _: str(folder.keys_file),
+    "BDLAB_VAULT_KEYS_FILE": lambda folder, _: str(folder.keys_file),
     "BDLAB_HTTP_CA_FILE": lambda _, endpoints: endpoints.ca_file,
     "BDLAB_KAFKA_ADMIN_SERVERS": lambda _, endpoints: endpoints.admin_servers,
     "BDLAB_MODEL_PATH": lambda _, endpoints: endpoints.model_path or SHIPPED_MODEL,

@@ -1,0 +1,87 @@
+"""The training of a model, as `bdlab train` shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.progress import MofNCompleteColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bdlab.model.card import SUFFIX, Card, Metrics
+from bdlab_cli.output import terminal
+from bdlab_cli.output.progress import progress_bar
+
+#: field of Metrics -> how it is shown
+_SHOWN = {
+    "star_mse": "stars: MSE",
+    "star_mae": "stars: MAE",
+    "sentiment_auc": "sentiment: AUC",
+    "sentiment_accuracy": "sentiment: accuracy",
+    "negative_f1": "negative: F1",
+    "negative_precision": "negative: precision",
+    "negative_recall": "negative: recall",
+}
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar at a terminal for what is done; it gets a name, how much is done, and of how much."""
+    with progress_bar(MofNCompleteColumn(), TimeElapsedColumn()) as bar:
+        task = bar.add_task("loading scikit-learn", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield report
+
+
+def show(card: Card, output: Path) -> None:
+    """Print the figures and the files of a model that was trained into `output`."""
+    out = terminal.stdout()
+    assert card.data is not None, "training writes it"  # noqa: S101
+    assert card.validation is not None, "training writes it"  # noqa: S101
+    validation = card.validation
+    table = Table(
+        title=f"{card.title}: {card.data.rows} reviews, {card.data.products} products, "
+        f"{validation.folds} folds grouped by product"
+    )
+    table.add_column("figure")
+    table.add_column("model", justify="right")
+    table.add_column("worst fold … best fold", justify="right")
+    table.add_column("constant guess", justify="right")
+    for field, label in _SHOWN.items():
+        table.add_row(
+            label,
+            _number(validation.metrics, field),
+            _range(validation.per_fold, field),
+            _number(validation.constant, field),
+        )
+    out.print(table)
+    for file, entry in card.files.items():
+        out.print(
+            f"{output / file}  {entry.bytes / 1000:.0f} kB  sha256 {entry.sha256[:12]}...", soft_wrap=True
+        )
+    path = output / (card.name + SUFFIX)
+    out.print(f"{path}  the card", soft_wrap=True)
+    terminal.echo(
+        f"Try it: bdlab predict --no-publish --model {path} 'Great taste.'\n"
+        f"Switch a local stack to it: Ctrl-C, then bdlab up --model {path}\n"
+        f"Elsewhere: BDLAB_MODEL_PATH={path.resolve()} for `serve` and `predict`, and restart `serve`. "
+        "`bdlab status` tells where the two differ.",
+        err=True,
+    )
+
+
+def _number(metrics: Metrics, field: str) -> str:
+    value = getattr(metrics, field)
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _range(folds: tuple[Metrics, ...], field: str) -> str:
+    values = sorted(value for fold in folds if (value := getattr(fold, field)) is not None)
+    if not values:
+        return "-"
+    worst, best = (values[-1], values[0]) if field.startswith("star_") else (values[0], values[-1])
+    return f"{worst:.4f} … {best:.4f}"
