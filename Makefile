@@ -59,8 +59,8 @@ test-all: $(VENV)/.installed  ## all that takes long: storms of faults, drills, 
 	@$(BIN)/bdlab fetch-kafka --zookeeper >&2 || echo "going on without Apache Kafka: what needs it is skipped" >&2
 	$(PYTEST) --numprocesses 3 --dist loadgroup --no-loadscope-reorder -m '(storm or long or kafka) and not compose'
 
-# On a cluster two processes, not three: each of them has three JVMs.
-REPEAT := $(PYTEST) --dist worksteal --numprocesses
+# Unit tests touch no server. On a cluster two processes, not three: each of them has three JVMs.
+REPEAT := $(PYTEST) tests/acceptance tests/contract tests/integration --dist worksteal --numprocesses
 
 test-particular: kafka  ## of test-matrix, what may come to something else on a cluster, with ZooKeeper or with TLS
 	BDLAB_TEST_BROKER=cluster $(REPEAT) 2 -m on_cluster

@@ -20,10 +20,11 @@ from bdlab.kafka.broker_admin import ensure_users_and_acls
 from bdlab.kafka.producer import Producer
 from bdlab.services import TABLE
 from bdlab.settings import KafkaSettings, Secret, VaultSettings
-from bdlab.stack import OpenBao
+from bdlab.stack import ApacheKafka, OpenBao
 from bdlab.static_credentials import StaticCredentials
 from bdlab.vault import pki
 from bdlab.vault.client import VaultClient
+from tests.brokers import KIND
 from tests.fix_kafka import Acks
 from tests.fix_servers import start_or_skip
 from tests.samples import event
@@ -164,3 +165,23 @@ def secured(kafka: RealKafka, authority: Authority) -> Iterator[SecuredKafka]:
         }
         ensure_users_and_acls(admin, users)
         yield SecuredKafka(kafka, authority, admin, users)
+
+
+@pytest.fixture(scope="session")
+def secured_kafka(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[SecuredKafka]:
+    """One secured broker, which a test may stop and start again; its users may get other passwords."""
+    server = ApacheKafka(tmp_path_factory.mktemp("secured"), certificates=authority.certificates)
+    with secured(server, authority) as ready:
+        yield ready
+
+
+@pytest.fixture(scope="session")
+def single_kafka(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApacheKafka]:
+    """One broker of Apache Kafka, whatever the kind of the run; use topics of your own on it."""
+    if KIND == "kafka":
+        yield request.getfixturevalue("broker")
+        return
+    with running(ApacheKafka(tmp_path_factory.mktemp("kafka"))) as started:
+        yield started

@@ -59,8 +59,8 @@ def test_a_storm_loses_nothing(tmp_path: Path) -> None:
     """Every kind of fault hits twice."""
     with System(tmp_path, broker=KIND, consumers=3) as system:
         faults = 2 * len(catalogue(system))
-        report = storm.run(system, seed=7, predictions=60_000, faults=faults, limit_s=1800)
-    _assert_held(report, predictions=60_000, faults=faults)
+        report = storm.run(system, seed=7, predictions=40_000, faults=faults, limit_s=1800)
+    _assert_held(report, predictions=40_000, faults=faults)
     assert set(report.faults.values()) == {2}
 
 

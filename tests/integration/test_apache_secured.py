@@ -7,7 +7,6 @@ import socket
 import ssl
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -55,12 +54,10 @@ API_VERSIONS_REQUEST = bytes.fromhex("0012 0000 00000001 0004 74657374".replace(
 
 
 @pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[SecuredKafka]:
-    server = ApacheKafka(tmp_path_factory.mktemp("secured"), certificates=authority.certificates)
-    with secured(server, authority) as ready:
-        # The group is there, so that to describe or delete it can only be refused for want of an ACL.
-        assert OPERATIONS["commit offsets"](target(ready.login("consume")))
-        yield ready
+def kafka(secured_kafka: SecuredKafka) -> SecuredKafka:
+    # The group is there, so that to describe or delete it can only be refused for want of an ACL.
+    assert OPERATIONS["commit offsets"](target(secured_kafka.login("consume")))
+    return secured_kafka
 
 
 def target(login: KafkaLogin) -> Target:

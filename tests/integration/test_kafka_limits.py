@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,13 @@ from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.stack.servers.kafka import ApacheKafka
 from bdlab.static_credentials import StaticCredentials
-from tests.fix_apache import running
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, read_until
 from tests.samples import event
 
 
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
-    with running(ApacheKafka(tmp_path_factory.mktemp("limits"))) as started:
-        yield started
+@pytest.fixture
+def kafka(single_kafka: ApacheKafka) -> ApacheKafka:
+    return single_kafka
 
 
 def noise(size: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -15,18 +14,15 @@ from bdlab.kafka.broker_admin import ensure_users_and_acls
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.settings import Secret
-from bdlab.stack import ApacheKafka
 from bdlab.static_credentials import StaticCredentials
-from tests.fix_apache import Authority, SecuredKafka, secured
+from tests.fix_apache import SecuredKafka
 from tests.fix_kafka import Acks, Bookmarks, place, read_until
 from tests.samples import event
 
 
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[SecuredKafka]:
-    server = ApacheKafka(tmp_path_factory.mktemp("logins"), certificates=authority.certificates)
-    with secured(server, authority) as ready:
-        yield ready
+@pytest.fixture
+def kafka(secured_kafka: SecuredKafka) -> SecuredKafka:
+    return secured_kafka
 
 
 def with_new_password(kafka: SecuredKafka, service: str, which: int) -> None:

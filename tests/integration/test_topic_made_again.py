@@ -148,10 +148,9 @@ class World(msgspec.Struct):
             assert decide(self.database.credentials("owner"), admin.log_ranges()[0], same=same)
 
 
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
-    with running(ApacheKafka(tmp_path_factory.mktemp("kafka"))) as started:
-        yield started
+@pytest.fixture
+def kafka(single_kafka: ApacheKafka) -> ApacheKafka:
+    return single_kafka
 
 
 def make_world(kafka: ApacheKafka, database: Database) -> World:
