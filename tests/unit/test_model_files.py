@@ -124,7 +124,7 @@ def test_a_folder_with_two_cards_is_not_guessed_at(model: Path) -> None:
 )
 def test_a_file_that_is_no_card_says_why(tmp_path: Path, content: bytes, why: str) -> None:
     (tmp_path / "a.card.json").write_bytes(content)
-    with pytest.raises(ModelError, match=r"a\.card\.json is no model card") as refused:
+    with pytest.raises(ModelError, match=r"a\.card\.json is not a model card") as refused:
         load_scorer(str(tmp_path / "a.card.json"))
     assert why in refused.value.message
 
@@ -151,7 +151,7 @@ def test_a_data_file_of_another_kind_says_why(model: Path, content: bytes, why: 
     (model / "small.terms.json.gz").write_bytes(content)
     change_card(model, lambda card: card["files"]["small.terms.json.gz"].update(sha256=sha256_of(content)))
     with pytest.raises(
-        ModelError, match=r"small\.terms\.json\.gz is no term table that this version reads"
+        ModelError, match=r"small\.terms\.json\.gz is not a term table that this version reads"
     ) as refused:
         load_scorer(str(model))
     assert why in refused.value.message

@@ -223,7 +223,7 @@ def test_a_sha256_file_with_something_else_in_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda: {"other": 1}, "without a 'rating' and without a 'sentiment'"),
+        (lambda: {"other": 1}, "without 'rating' and 'sentiment'"),
         (lambda: 17, "is a int, which does not predict"),
         (TfidfVectorizer, "which does not predict"),
         (lambda: fitted(LinearSVC(), lambda stars: stars), "classifier without predict_proba"),

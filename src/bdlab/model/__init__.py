@@ -1,4 +1,4 @@
-"""The review model: training, its files and card, and the scorers that serve it.
+"""The review model: training, its files and card, and its scorers.
 
 Importing this package, and loading the shipped model, imports neither scikit-learn nor numpy.
 """

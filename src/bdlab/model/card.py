@@ -1,4 +1,4 @@
-"""The model card: what a model is, what it was made from, how good it is, and the sha256 of its files."""
+"""The model card: a model's name, training data, quality, and the sha256 of its files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Data(msgspec.Struct, frozen=True, kw_only=True):
-    """What the model was trained on. `sha256` is of the CSV file as it was read."""
+    """The training data. `sha256` is of the CSV file."""
 
     file: str
     sha256: Sha256
@@ -35,9 +35,9 @@ class Data(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Metrics(msgspec.Struct, frozen=True, kw_only=True):
-    """Errors are in stars; the sentiment figures leave 3-star reviews out.
+    """Errors are in stars; the figures of the sentiment leave out 3-star reviews.
 
-    None is a figure that these reviews do not have: there is no AUC where all are positive.
+    A figure that is not defined for the reviews is None, such as the AUC if all of them are positive.
     """
 
     reviews: int
@@ -51,9 +51,9 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):
-    """`metrics` are over all reviews, each predicted by the fold that had not seen its product.
+    """`metrics` are over all reviews, each predicted by a model that was not trained on its product.
 
-    `constant` predicts every review with the mean rating and the commoner sentiment of its training folds.
+    `constant` are those of predicting the mean rating and the more frequent sentiment of the training folds.
     """
 
     method: str
@@ -64,14 +64,14 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Title(msgspec.Struct, frozen=True, kw_only=True):
-    """What a model is called; its files' names begin with `name`."""
+    """The name and version of a model; the names of its files begin with `name`."""
 
     name: Annotated[str, Meta(pattern=r"^\w[\w.-]{0,99}\Z")]
     version: Annotated[str, Meta(pattern=r"^\w[\w.+-]{0,49}\Z")]
 
 
 class Card(Title, frozen=True, kw_only=True, omit_defaults=True):
-    """Of a card that describes a pipeline from elsewhere, `name`, `version` and `files` are enough."""
+    """A model card. For a pipeline that bdlab did not train, `name`, `version` and `files` are enough."""
 
     files: Annotated[dict[str, File], Meta(min_length=1)]
     created_at: str = ""
@@ -83,17 +83,17 @@ class Card(Title, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def title(self) -> str:
-        """Name and version, as they stand in every event: `reviews@1.1.0`."""
+        """The name and version that every event has: `reviews@1.1.0`."""
         return f"{self.name}@{self.version}"
 
 
 def read_card(path: Path) -> Card:
-    """Raises ModelNotFound for a missing file, ModelError for one that is no card."""
+    """Return the card. Raises ModelNotFound if the file is missing, ModelError if it is not a card."""
     try:
         card = msgspec.json.decode(read_file(path), type=Card)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelError(
-            f"{path} is no model card: {error}",
+            f"{path} is not a model card: {error}",
             hint="`bdlab train` writes a card beside the model; docs/model.md shows one to write.",
         ) from error
     for name in card.files:
@@ -107,7 +107,7 @@ def encode_card(card: Card) -> bytes:
 
 
 def read_file(path: Path) -> bytes:
-    """Raises ModelNotFound with the reason."""
+    """Return the content of a model file. Raises ModelNotFound with the reason."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -123,9 +123,9 @@ def sha256_of(content: bytes) -> str:
 
 
 def read_verified(path: Path, sha256: str, *, source: str) -> bytes:
-    """The content of `path`, which has to have this `sha256`; `source` says where that is written.
+    """Return the content of `path` if it has this `sha256`, which `source` has.
 
-    The very bytes that were checked are returned, so that nobody can change the file in between.
+    These are the bytes that were checked, so that nobody can change the file in between.
     Raises ModelTampered, ModelNotFound.
     """
     content = read_file(path)

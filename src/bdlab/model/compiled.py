@@ -1,7 +1,7 @@
-"""The run-time scorer: dictionary look-ups over a review's terms, equal to the scikit-learn pipeline.
+"""The run-time scorer: look-ups in dictionaries, with the same results as the scikit-learn pipeline.
 
-TF-IDF and a linear head are a weighted sum over the terms, divided by the length of the TF-IDF vector. Which
-terms are there is looked up once; both heads and the explanation are sums over what was found.
+TF-IDF with a linear head is a weighted sum over the terms, divided by the length of the TF-IDF vector. The
+terms of a review are looked up once; both heads and the explanation are sums over the terms found.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SPAN = HIGHEST - LOWEST
 
 
 def logistic(value: float) -> float:
-    """1 / (1 + e^-value), for any finite value."""
+    """Return 1 / (1 + e^-value), for any finite value, without overflow."""
     if value >= 0:
         return 1.0 / (1.0 + exp(-value))
     power = exp(value)
@@ -28,7 +28,7 @@ def logistic(value: float) -> float:
 
 
 class _Weights:
-    """One field's terms by number, and by number what they weigh."""
+    """The numbers of a field's terms, and the weights of each number."""
 
     def __init__(self, field: Field) -> None:
         singles: dict[str, int] = {}
@@ -51,15 +51,15 @@ class _Weights:
         ].__getitem__
 
     def look_up(self, found: list[str]) -> tuple[Iterable[int], int, float, float, float]:
-        """The known terms' numbers, how many of them are words, one over their vector's length, and what they
-        add to the two heads.
+        """Return the numbers of the known terms, how many of these are words, the reciprocal of the length of
+        their vector, and what they add to the two heads.
         """
         known = set(map(self._single, found))
         known.discard(None)
         words = len(known) - len(known & self._stops)
         known.update(map(self._pair, pairwise(found)))
         known.discard(None)
-        numbers: set[int] = known  # type: ignore[assignment] # None has just been taken out
+        numbers: set[int] = known  # type: ignore[assignment] # None was removed
         if not numbers:
             return (), 0, 0.0, 0.0, 0.0
         scale = 1.0 / sqrt(sum(map(self._square, numbers)))
@@ -73,7 +73,7 @@ class _Weights:
 
 
 class CompiledScorer:
-    """Scores one review in some microseconds, in the caller's thread."""
+    """Scores a review in some microseconds, in the caller's thread."""
 
     blocking = False
 
@@ -87,10 +87,10 @@ class CompiledScorer:
         self._baseline = logistic(table.intercepts.rating)
 
     def score(self, review: Review) -> Score:
-        """The expected rating, the sentiment and the terms behind the rating.
+        """Return the expected rating, the sentiment and the terms that explain the rating.
 
         The contributions of all terms and the baseline (the rating of a review without known terms) add up to
-        the rating: the difference is shared out in proportion to the terms' parts in the linear sum.
+        the rating: the difference is divided in proportion to the terms' parts of the linear sum.
         """
         summary = self._tokens(review.summary)
         whole = join(summary, self._tokens(review.text))

@@ -1,4 +1,4 @@
-"""Reviews to train from: a CSV with the columns of the Amazon reviews on Kaggle, read whole."""
+"""Training data: a CSV file with the columns of the Amazon reviews on Kaggle, read as a whole."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from bdlab.reviews.tables import Lines, csv_rows, refuse_delimiter
 COLUMNS = ("ProductId", "Score", "Summary", "Text")
 STARS = (1, 2, 3, 4, 5)
 
-_HINT = f"The first line has to name the columns {', '.join(COLUMNS)}; others are left out."
+_HINT = f"The first line has to name the columns {', '.join(COLUMNS)}; others are ignored."
 
 
 class Example(NamedTuple):
-    """A review whose stars are known; `line` is where it begins in its file, from 1."""
+    """A review with its stars; `line` is the line of the file on which it begins, from 1."""
 
     line: int
     product: str
@@ -29,7 +29,7 @@ class Example(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """The reviews of a file, whose bytes have the sha256, in its order."""
+    """The reviews of a file, in its order; `sha256` is of its bytes."""
 
     file: str
     sha256: str
@@ -37,18 +37,18 @@ class Dataset(NamedTuple):
 
     @property
     def products(self) -> int:
-        """How many products the reviews are of."""
+        """The number of products that are reviewed."""
         return len({example.product for example in self.examples})
 
     @property
     def stars(self) -> dict[str, int]:
-        """How many reviews gave each number of stars."""
+        """The number of reviews for each number of stars."""
         counts = Counter(example.stars for example in self.examples)
         return {str(stars): counts[stars] for stars in STARS}
 
 
 def read_dataset(path: Path, *, delimiter: str = ",") -> Dataset:
-    """Raises InvalidInput, naming the column, the line or the byte that is wrong."""
+    """Return the reviews. Raises InvalidInput with the column, the line or the byte that is wrong."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -72,7 +72,7 @@ def _examples(lines: Lines, path: Path, delimiter: str) -> Iterator[Example]:
     for line, row in rows:
         if len(row) != len(header):
             raise InvalidInput(
-                f"{path}, line {line}: {len(row)} columns, and the first line names {len(header)}"
+                f"{path}, line {line}: {len(row)} columns, and the first line has {len(header)}"
             )
         yield _example(line, [row[place] for place in places], path)
 

@@ -1,6 +1,6 @@
 """The shipped model as scikit-learn has it: TF-IDF of summary and whole review, and two linear heads.
 
-A pickled model names these by their place: moving or renaming one breaks the joblib files that are out.
+Joblib files name these classes and functions by module: if one is moved or renamed, existing files break.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from bdlab.model import termtable
 from bdlab.model.terms import normalised_review_terms, normalised_summary_terms
 
 Pair = tuple[str, str]
-"""What the pipelines take: (summary, text)."""
+"""The input of the pipelines: (summary, text)."""
 
 Floats = NDArray[np.float64]
 
 SENTIMENTS = ("negative", "positive")
 NEUTRAL = 3
-"""Stars of the reviews that the sentiment head leaves out: more is positive, less is negative."""
+"""Reviews with these stars have no sentiment: more is positive, less is negative."""
 
 _LOWEST, _SPAN = 1.0, 4.0
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
-    """What training can be tuned by; the defaults are those of the shipped model.
+    """The parameters of training; the defaults are those of the shipped model.
 
-    A term is kept if reviews of at least so many products use it: one product's own words say nothing about
-    the next. `rating_c` and `sentiment_c` are inverse strengths of regularisation.
+    A term is kept if reviews of at least `..._min_products` products use it, since the words of one product
+    say nothing about another. `rating_c` and `sentiment_c` are inverse strengths of regularisation.
     """
 
     summary_min_products: int = 2
@@ -51,9 +51,9 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
 class ExpectedStars(RegressorMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """A logistic curve from 1 to 5 stars over a linear sum, fitted by cross-entropy.
 
-    A review of `y` stars counts as (y - 1) / 4 of a full and as the rest of an empty rating. The curve's
-    value is then the expected rating, always within 1 to 5; ridge regression clipped to that range has a
-    larger error in each measure.
+    A review of `y` stars counts as (y - 1) / 4 of the highest and as the rest of the lowest rating. The value
+    of the curve is then the expected rating, always within 1 to 5. Ridge regression clipped to that range has
+    a larger error in each measure.
     """
 
     def __init__(self, C: float = 1.0) -> None:  # noqa: N803 - scikit-learn's name for it
@@ -76,20 +76,20 @@ class ExpectedStars(RegressorMixin, BaseEstimator):  # type: ignore[misc] # scik
 
 
 def _logistic_regression(c: float, class_weight: str | None = None) -> LogisticRegression:
-    # The scaling frees the intercept of liblinear's regularisation, near enough.
+    # The scaling nearly exempts the intercept from liblinear's regularisation.
     return LogisticRegression(
         C=c, solver="liblinear", intercept_scaling=10.0, tol=1e-6, max_iter=1000, class_weight=class_weight
     )
 
 
 class Fitted(NamedTuple):
-    """Two pipelines over (summary, text) pairs that share their fitted terms."""
+    """Two pipelines over (summary, text) pairs with the same fitted terms."""
 
     rating: Pipeline
     sentiment: Pipeline
 
     def predict(self, pairs: Sequence[Pair]) -> tuple[Floats, Floats]:
-        """Expected stars, and the probability of a positive sentiment."""
+        """Return the expected stars, and the probabilities of a positive sentiment."""
         features = self.rating.named_steps["terms"].transform(pairs)
         stars: Floats = self.rating.named_steps["head"].predict(features)
         positive: Floats = self.sentiment.named_steps["head"].predict_proba(features)[:, 1]
@@ -101,8 +101,8 @@ def fit(
 ) -> Fitted:
     """Fit both heads. `products` has each review's product. Raises TrainingFailed.
 
-    Each summary is learnt from once more as a review of its own: otherwise a text of five words would be
-    judged by what words weigh among a hundred.
+    Each summary is also learnt from as a review of its own: otherwise a text of five words would be scored
+    with weights that words have in texts of a hundred.
     """
     summarised = [index for index, (summary, _) in enumerate(pairs) if summary.strip()]
     pairs = [*pairs, *(("", pairs[index][0]) for index in summarised)]
@@ -127,7 +127,7 @@ def fit(
         transformer_weights={"summary": parameters.summary_weight, "review": 1.0},
     )
     features = terms.fit_transform(pairs)
-    # Balanced, since five of six reviews are positive: a half is then where the negative ones' F1 is best.
+    # Balanced, since five of six reviews are positive: the F1 of the negative ones is then best at 0.5.
     heads = (
         ExpectedStars(parameters.rating_c).fit(features, rated),
         _logistic_regression(parameters.sentiment_c, "balanced").fit(features[decided], sentiment),
@@ -143,12 +143,12 @@ def _vectorizer(
         for term in analyzer(pair):
             using.setdefault(term, set()).add(product)
     vocabulary = sorted(term for term, those in using.items() if len(those) >= least)
-    # TfidfVectorizer refuses an empty vocabulary, which a file without summaries would lead to.
+    # TfidfVectorizer refuses an empty vocabulary, as of a file without summaries.
     return TfidfVectorizer(analyzer=analyzer, token_pattern=None, vocabulary=vocabulary or ["."], binary=True)
 
 
 def compile_terms(model: Fitted) -> termtable.TermTable:
-    """The run-time scorer's table of the same model."""
+    """Return the term table of the run-time scorer for the same model."""
     rating, sentiment = model.rating.named_steps["head"], model.sentiment.named_steps["head"]
     union = model.rating.named_steps["terms"]
     fields: dict[str, termtable.Field] = {}

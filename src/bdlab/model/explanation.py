@@ -1,8 +1,9 @@
-"""Which terms moved the rating, as a person reads them."""
+"""The terms that moved the rating, as they are shown to people."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from bdlab.events import Term
 from bdlab.model.terms import CONTRACTIONS, NEGATED, NEGATIONS, STOPS
@@ -20,9 +21,9 @@ _TELL_NOTHING = frozenset(_FUNCTION_WORDS.split())
 
 
 class Labels(dict[int, str]):
-    """A term's number -> what is shown for it, made when it is first asked for; empty if it tells nothing.
+    """Maps the number of a term to its label; empty if the term says nothing, as function words alone.
 
-    Punctuation is left out; a marked token is shown with its `not`; function words alone tell nothing.
+    A label has no punctuation, and `not` before a marked token. Labels are made when they are first read.
     """
 
     def __init__(self, terms: Sequence[str]) -> None:
@@ -43,30 +44,25 @@ class Labels(dict[int, str]):
         return label
 
 
-class _Words(dict[str, frozenset[str]]):
-    """A label -> what it speaks of, words under a negation apart; as many as there are labels."""
-
-    def __missing__(self, label: str) -> frozenset[str]:
-        words = label.split()
-        first = next((place for place, word in enumerate(words) if word in _NEGATIONS), len(words))
-        spoken = frozenset((*words[:first], *(f"not {word}" for word in words[first + 1 :])))
-        self[label] = spoken or frozenset(words)
-        return self[label]
-
-
-_words = _Words()
+@cache
+def _words(label: str) -> frozenset[str]:
+    """Return the words of a label, those after a negation marked; there are as many labels as terms."""
+    words = label.split()
+    first = next((place for place, word in enumerate(words) if word in _NEGATIONS), len(words))
+    marked = frozenset((*words[:first], *(f"not {word}" for word in words[first + 1 :])))
+    return marked or frozenset(words)
 
 
 def strongest(contributions: Mapping[str, float]) -> tuple[Term, ...]:
-    """The labels with the largest contributions, up or down, strongest first.
+    """Return the labels with the largest absolute contributions, strongest first.
 
-    `contributions` maps labels to stars. A label that says more or less of what a stronger one says
-    (`recommend`, after `highly recommend`) is left out; `good` and `not good` may both be there.
+    `contributions` maps labels to stars. A label whose words are among those of a stronger label, or the
+    reverse, is left out (`recommend` after `highly recommend`); `good` and `not good` may both be there.
     """
     chosen: list[Term] = []
     said: list[frozenset[str]] = []
     for label in sorted(contributions, key=lambda label: -abs(contributions[label])):
-        words = _words[label]
+        words = _words(label)
         for other in said:
             if words <= other or words >= other:
                 break

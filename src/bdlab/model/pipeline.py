@@ -1,15 +1,15 @@
-"""Any fitted scikit-learn text pipeline from a joblib file as a scorer.
+"""A scorer of any fitted scikit-learn text pipeline in a joblib file.
 
-The file holds one estimator, or a dict of two under ``rating`` and ``sentiment``. It is given strings
-(summary and text, with a line break between), or (summary, text) pairs where the dict says
-``"input": "pairs"``. What an estimator is for shows in what it is:
+The file holds one estimator, or a dict with two, ``rating`` and ``sentiment``. Their input is strings
+(summary and text, with a line break between), or (summary, text) pairs if the dict has
+``"input": "pairs"``. What an estimator predicts follows from its kind:
 
 - a regressor predicts stars, clipped to 1 to 5;
 - a classifier whose classes are among 1 to 5 predicts stars: the expectation over its probabilities;
 - a classifier of two classes, 0 and 1, -1 and 1 or negative and positive, predicts the sentiment.
 
-Where only one of the two is there, the other follows from it: the sentiment of `s` stars is positive with
-probability (s - 1) / 4, and the reverse; a star classifier's is that of more than 3 stars against less.
+If there is only one of the two, the other follows from it: the sentiment of `s` stars is positive with
+probability (s - 1) / 4, and the reverse; with a star classifier, that of more than 3 stars against less.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _TRIAL = Review(text="This product is terrible!", summary="Product review")
 _PAGE = "docs/model.md, under 'Serve your own pipeline', says which estimators can be served."
 
 Head = Callable[[list[Any]], tuple[Floats | None, Floats | None]]
-"""From reviews to stars and to probabilities of a positive sentiment; None for what it does not predict."""
+"""Predicts stars and probabilities of a positive sentiment; None for what it does not predict."""
 
 
 class PipelineScorer:
-    """Scores through scikit-learn: slow for one review, quick a review for many. It explains nothing."""
+    """Scores with scikit-learn: slow for one review, and much faster a review for many. Explains nothing."""
 
     blocking = True
 
@@ -53,7 +53,7 @@ class PipelineScorer:
 
     @classmethod
     def from_bytes(cls, content: bytes, *, source: str, name: str, sha256: str) -> PipelineScorer:
-        """Unpickles `content`, which runs the code in it: check it first. Raises ModelError."""
+        """Unpickle `content`, which runs its code, so it has to be checked first. Raises ModelError."""
         found = _unpickle(content, source)
         parts = found if isinstance(found, dict) else {"model": found}
         heads = [
@@ -62,19 +62,17 @@ class PipelineScorer:
             if part in parts
         ]
         if not heads:
-            raise ModelError(
-                f"{source} holds a dict without a 'rating' and without a 'sentiment'", hint=_PAGE
-            )
+            raise ModelError(f"{source} holds a dict without 'rating' and 'sentiment'", hint=_PAGE)
         scorer = cls(heads, pairs=parts.get("input") == PAIRS, name=name, sha256=sha256)
         scorer.score(_TRIAL)
         return scorer
 
     def score(self, review: Review) -> Score:
-        """Raises ModelError where the pipeline fails."""
+        """Return the score. Raises ModelError if the pipeline fails."""
         return self.score_many([review])[0]
 
     def score_many(self, reviews: Sequence[Review]) -> list[Score]:
-        """Raises ModelError where the pipeline fails."""
+        """Return the scores in order. Raises ModelError if the pipeline fails."""
         if not reviews:
             return []
         inputs: list[Any] = [
@@ -89,7 +87,7 @@ class PipelineScorer:
             for head in self._heads:
                 its_stars, its_positive = head(inputs)
                 stars = its_stars if stars is None else stars
-                # The head for it comes last, and knows better than the stars do.
+                # The sentiment's own head comes last, and is better than what follows from the stars.
                 positive = its_positive if its_positive is not None else positive
         except ModelError:
             raise

@@ -1,4 +1,4 @@
-"""What every scorer can do, and which one serves which file."""
+"""The Protocol of all scorers, and the scorer of a model file."""
 
 from __future__ import annotations
 
@@ -23,21 +23,16 @@ _SHA256 = re.compile(r"^[0-9a-f]{64}\b")
 
 
 class Scorer(Protocol):
-    """Scores reviews; safe to call from several threads at once.
+    """Scores reviews; may be called from several threads at once.
 
-    `name` stands in every event (`reviews@1.1.0`); `sha256` is of the file that it scores with. Where
-    `blocking` is true a call takes milliseconds, and many reviews in one call cost little more than one: an
-    event loop should leave it to a thread and score what gathers meanwhile together.
+    `name` is in every event (`reviews@1.1.0`); `sha256` is of the file that it scores with. If `blocking` is
+    true, a call takes milliseconds, and many reviews in a call take little more than one: an event loop
+    should make calls in a thread, with the reviews that came in during the last call.
     """
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def sha256(self) -> str: ...
-
-    @property
-    def blocking(self) -> bool: ...
+    name: str
+    sha256: str
+    blocking: bool
 
     def score(self, review: Review) -> Score: ...
 
@@ -45,11 +40,11 @@ class Scorer(Protocol):
 
 
 def load_scorer(path: str = "") -> Scorer:
-    """The scorer of `path`: a model card or its folder, or a joblib file; empty or `shipped` is bdlab's.
+    """Return the scorer of `path`: a model card, its folder, or a joblib file; empty or `shipped` is bdlab's.
 
-    Every file is checked against its sha256 first. A joblib file is unpickled, which runs code: it needs a
+    Every file is first checked against its sha256. A joblib file is unpickled, which runs code: it needs a
     card or a ``.sha256`` beside it, or its hash in the path (``model.joblib#sha256=<64 hex digits>``).
-    Raises ModelNotFound, ModelTampered, or ModelError for a file that holds no such model.
+    Raises ModelNotFound, ModelTampered, or ModelError if the file does not hold a model.
     """
     if path in ("", SHIPPED_MODEL):
         return _from_card(models_dir() / SHIPPED)
@@ -76,7 +71,7 @@ def load_scorer(path: str = "") -> Scorer:
 
 
 def _from_card(path: Path, only: str = "") -> Scorer:
-    """The scorer of a card's term table, else of its pipeline; with `only`, of that one of its files."""
+    """Return the scorer of a card's term table, else of its pipeline; with `only`, of that file."""
     card = read_card(path)
     if only and only not in card.files:
         raise ModelError(
@@ -92,9 +87,7 @@ def _from_card(path: Path, only: str = "") -> Scorer:
         for name, content in contents.items():
             if card.files[name].role == role:
                 return _build(card, name, content)
-    raise ModelNotFound(
-        f"none of the files that the model card {path} names is there: {', '.join(card.files)}"
-    )
+    raise ModelNotFound(f"none of the files that the model card {path} names exists: {', '.join(card.files)}")
 
 
 def _build(card: Card, name: str, content: bytes) -> Scorer:
@@ -115,7 +108,7 @@ def _from_pipeline(file: Path, sha256: str, *, source: str) -> Scorer:
 
 
 def _sha256_beside(file: Path) -> str:
-    """The hash in `file`.sha256, as sha256sum writes it. Raises ModelNotFound, ModelError."""
+    """Return the hash in `file`.sha256, as sha256sum writes it. Raises ModelNotFound, ModelError."""
     if not file.is_file():
         read_file(file)
     beside = file.with_name(file.name + ".sha256")

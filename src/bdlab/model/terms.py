@@ -1,8 +1,8 @@
-"""From a review to its terms: the one tokeniser, shared by training and by the run-time scorer.
+"""The terms of a review: one tokeniser for training and for the run-time scorer.
 
-The text is normalised first, so that each spelling of it that reads the same has the same tokens. A token is
+A text is normalised first, so that all spellings that look the same have the same tokens. A token is
 a run of letters and digits in lower case, or one of ``. ! ?``. Apostrophes are dropped (``don't`` is
-``dont``), HTML tags end a sentence, everything else separates. A token that follows a negation within its
+``dont``), HTML tags end a sentence, all else separates tokens. A token that follows a negation within its
 sentence is marked: in ``not very good .`` they are ``not ~very ~good .``. A term is a token or a pair of
 neighbours.
 """
@@ -17,11 +17,11 @@ from typing import Literal
 from unicodedata import normalize
 
 NEGATED = "~"
-"""Marks a token that stands under a negation. It cannot be part of a token."""
+"""The mark of a negated token. It cannot be part of a token."""
 
 STOPS = ".!?"
 NEGATION_REACH = 3
-"""How many tokens a negation marks, at most."""
+"""The most tokens that a negation marks."""
 
 _CONTRACTIONS = """
     ain't aren't can't couldn't didn't doesn't don't hadn't hasn't haven't isn't mustn't needn't shouldn't
@@ -30,7 +30,7 @@ _CONTRACTIONS = """
 _OTHER_NEGATIONS = "barely cannot hardly neither never no none nor not nothing without"
 
 CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTIONS.split()}
-"""Tokens that lost their apostrophe, and how they are written."""
+"""Maps tokens without their apostrophe to their spelling."""
 
 NEGATIONS = frozenset(CONTRACTIONS).union(_OTHER_NEGATIONS.split())
 
@@ -41,11 +41,11 @@ _ASCII = "".join(
 )
 
 _ROUNDS = 3
-"""How often a text may have been escaped or decoded wrongly, once after the other."""
+"""How many times in a row a text may have been escaped or decoded wrongly."""
 
 _ENTITY = re.compile(r"&(?:#\w{1,9};?|\w{2,31};)")
-# By their numbers: in an editor most of these cannot be told apart, or seen. U+FFFD stands for a character
-# that was lost; within a word it was an apostrophe or an accent.
+# By their numbers, since most of these look the same or are invisible in an editor. U+FFFD stands for a lost
+# character; within a word it was an apostrophe or an accent.
 _APOSTROPHE = re.compile(
     r"[\x91\x92\xb4\u02b9\u02bb-\u02bd\u02c8\u02ca\u02cb\u055a\u05f3\u2018\u2019\u201b\u2032\u2035\ua78c\uff07"
     r"\uff40\ufffd]"
@@ -63,9 +63,9 @@ _PIECE = re.compile(r"(?s).{1,250}(?!\S)|.{1,250}")
 
 
 def normalise(text: str) -> str:
-    """`text` without HTML escapes, wrong decoding and invisible characters, in Unicode's NFKC.
+    """Return `text` in Unicode's NFKC, without HTML escapes, wrong decoding and invisible characters.
 
-    Whatever stands for an apostrophe becomes one. Time is linear in the length.
+    All characters that are used as an apostrophe become one. Takes time linear in the length.
     """
     if text.isascii() and "&" not in text and "\\" not in text and "`" not in text:
         return text
@@ -74,7 +74,7 @@ def normalise(text: str) -> str:
         before = text
         if "&" in text:
             text = _ENTITY.sub(_unescaped, text)
-        # Looking for a character is many times cheaper than for the pattern, here and below.
+        # A search for a character is many times faster than for the pattern, here and below.
         if "â" in text or "Â" in text or "Ã" in text:
             text = _MANGLED.sub(_decoded, text)
         if text == before:
@@ -101,16 +101,16 @@ def _decoded(mangled: re.Match[str]) -> str:
 
 
 def tokens(text: str) -> list[str]:
-    """The tokens of the normalised `text` in order, those under a negation marked. Time is linear."""
+    """Return the tokens of the normalised `text` in order, negated ones marked. Takes linear time."""
     return literal_tokens(normalise(text))
 
 
 def literal_tokens(text: str) -> list[str]:
-    """The tokens of `text` as it stands: what models of the format bdlab-terms/1 were trained with."""
+    """Return the tokens of `text` without normalising it, for models of the format bdlab-terms/1."""
     if "<" in text:
         text = _TAG.sub(" . ", text)
     if text.isascii():
-        # Three times faster than the pattern, and the same tokens: a test holds the two together.
+        # Three times faster than the pattern, with the same tokens, as a test proves.
         text = text.replace("'", "").translate(_ASCII)
         found = text.replace(".", " . ").replace("!", " ! ").replace("?", " ? ").split()
     else:
@@ -133,27 +133,27 @@ def _mark_negated(found: list[str]) -> None:
 
 
 def join(summary: Sequence[str], text: Sequence[str]) -> list[str]:
-    """The tokens of the whole review: its summary as a first sentence, and its text."""
+    """Return the tokens of the whole review: its summary as a first sentence, and its text."""
     return [*summary, ".", *text] if summary else list(text)
 
 
 def normalised_summary_terms(review: tuple[str, str]) -> list[str]:
-    """The terms of the summary. `review` is (summary, text): an analyzer for TfidfVectorizer."""
+    """Return the terms of the summary of (summary, text): an analyzer for TfidfVectorizer."""
     return _terms(tokens(review[0]))
 
 
 def normalised_review_terms(review: tuple[str, str]) -> list[str]:
-    """The terms of summary and text. `review` is (summary, text): an analyzer for TfidfVectorizer."""
+    """Return the terms of summary and text of (summary, text): an analyzer for TfidfVectorizer."""
     return _terms(join(tokens(review[0]), tokens(review[1])))
 
 
 def summary_terms(review: tuple[str, str]) -> list[str]:
-    """As `normalised_summary_terms`, of the text as it stands: older joblib files name this function."""
+    """As `normalised_summary_terms` without normalising: older joblib files name this function."""
     return _terms(literal_tokens(review[0]))
 
 
 def review_terms(review: tuple[str, str]) -> list[str]:
-    """As `normalised_review_terms`, of the text as it stands: older joblib files name this function."""
+    """As `normalised_review_terms` without normalising: older joblib files name this function."""
     return _terms(join(literal_tokens(review[0]), literal_tokens(review[1])))
 
 

@@ -1,4 +1,4 @@
-"""The run-time scorer's data file: gzip of one JSON object, numbers and terms only, nothing to execute."""
+"""The data file of the run-time scorer: one JSON object of numbers and terms, with gzip. It runs no code."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import msgspec
 from bdlab.errors import ModelError
 
 Format = Literal["bdlab-terms/1", "bdlab-terms/2"]
-"""Changes with the layout, and with what `bdlab.model.terms` makes of a text: 2 normalises it, 1 does not."""
+"""A format has its layout and its tokens: for 2 `bdlab.model.terms` normalises a text, for 1 it does not."""
 
 FORMAT: Format = "bdlab-terms/2"
-"""What is written; both are read."""
+"""The format that is written; both are read."""
 
 _COMPRESSION = 9
 
 
 class Intercepts(msgspec.Struct, frozen=True):
-    """What the two heads answer, before their logistic function, where no term is known."""
+    """The linear sums of the two heads for a review without known terms."""
 
     rating: float
     sentiment: float
@@ -29,7 +29,7 @@ class Intercepts(msgspec.Struct, frozen=True):
 class Field(msgspec.Struct, frozen=True):
     """Parallel lists, one entry a term.
 
-    A term is a token, or two with a space between. `rating` and `sentiment` are weights on the unit-length
+    A term is a token, or two with a space between. `rating` and `sentiment` are weights of the unit-length
     vector of the inverse document frequencies `idf` of the field's terms; a term counts once.
     """
 
@@ -47,17 +47,17 @@ class TermTable(msgspec.Struct, frozen=True):
 
 
 def encode(table: TermTable) -> bytes:
-    """The same bytes for the same table, whenever and wherever it is written."""
+    """Return the file's content: always the same bytes for the same table."""
     return gzip.compress(msgspec.json.encode(table), _COMPRESSION, mtime=0)
 
 
 def decode(content: bytes, *, source: str) -> TermTable:
-    """Raises ModelError naming `source`."""
+    """Return the table. Raises ModelError with `source`."""
     try:
         table = msgspec.json.decode(gzip.decompress(content), type=TermTable)
     except (OSError, EOFError, zlib.error, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelError(
-            f"{source} is no term table that this version reads ({', '.join(get_args(Format))}): {error}",
+            f"{source} is not a term table that this version reads ({', '.join(get_args(Format))}): {error}",
             hint="Train again with `bdlab train`.",
         ) from error
     for field in (table.summary, table.review):

@@ -1,4 +1,4 @@
-"""Training: grouped cross-validation, the model on all reviews, and its files with their card."""
+"""Training: grouped cross-validation, a model from all reviews, and its files and card."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bdlab.model.estimators import NEUTRAL, Fitted, Floats, Parameters, compile_
 from bdlab.model.pipeline import PAIRS
 
 Progress = Callable[[str, int, int], None]
-"""Called with what comes next, and how many of how many steps are done."""
+"""Called with the next step, the number of steps done, and the number of all steps."""
 
 FOLDS = 5
 NAME = "reviews"
@@ -51,10 +51,10 @@ def train(
     version: str = VERSION,
     parameters: Parameters | None = None,
 ) -> Card:
-    """Train on the reviews of `csv`; write the model and its card to the folder `out`, which may be new.
+    """Train on the reviews of `csv`, write the model to the folder `out`, old or new, and return its card.
 
-    The same file gives the same term table, byte by byte. Raises InvalidInput for a file or an option that
-    cannot be used, TrainingFailed for reviews that hold too little to learn from.
+    The same file gives the same term table, byte by byte. Raises InvalidInput if the file or an option is
+    not valid, TrainingFailed if there is too little to learn from.
     """
     chosen = parameters or Parameters()
     _check_title(name, version)
@@ -104,16 +104,16 @@ def _check_title(name: str, version: str) -> None:
     try:
         msgspec.convert({"name": name, "version": version}, Title)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"the model cannot be called {name!r}, version {version!r}: {error}") from error
+        raise InvalidInput(f"the name {name!r} or the version {version!r} is not valid: {error}") from error
 
 
 def _check_folds(dataset: Dataset, folds: int) -> None:
     if folds < 2:
-        raise InvalidInput(f"cross-validation takes 2 folds or more, and {folds} are asked for")
+        raise InvalidInput(f"cross-validation needs 2 folds or more, and not {folds}")
     if dataset.products < folds:
         raise InvalidInput(
-            f"{dataset.file} has reviews of {dataset.products} product(s), which do not fill {folds} folds: "
-            "a product's reviews stay together",
+            f"{dataset.file} has reviews of {dataset.products} product(s), too few for {folds} folds: "
+            "the reviews of a product are in one fold",
             hint="Ask for fewer folds, or train on more products.",
         )
 
@@ -149,7 +149,7 @@ def _validate(
     products = [example.product for example in dataset.examples]
     for number, (others, unseen) in enumerate(splitter.split(pairs, groups=products)):
         progress(f"fold {number + 1} of {folds}", number)
-        # One product may be listed under several ids, and its reviews with it.
+        # A product may have several ids, each with the same reviews.
         texts = {dataset.examples[index].text for index in unseen}
         seen = [index for index in others if dataset.examples[index].text not in texts]
         model = _fit_on(dataset, seen, parameters)
@@ -173,7 +173,7 @@ def _metrics(truth: Floats, stars: Floats, positive: Floats) -> Metrics:
     both = 0 < negative.sum() < len(negative)
 
     def of_negative(metric: Callable[..., float]) -> float:
-        """0 where no review is decided, of which scikit-learn makes an error."""
+        """Return 0 if all reviews are neutral, for which scikit-learn raises an error."""
         return round(float(metric(negative, called_negative, zero_division=0.0)), 4) if len(negative) else 0.0
 
     return Metrics(
@@ -195,7 +195,7 @@ def _dump(model: Fitted) -> bytes:
 
 
 def _write_all(out: Path, contents: Mapping[str, bytes]) -> None:
-    """Only once all of them are on the disk does the first take its place: a card names what is beside it."""
+    """Replace all files once all are on the disk, since the card names the others."""
     with ExitStack() as stack:
         files = [stack.enter_context(Replacement(out / name)) for name in contents]
         for file, content in zip(files, contents.values(), strict=True):

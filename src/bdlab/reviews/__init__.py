@@ -1,4 +1,4 @@
-"""Reviews from outside: JSON bodies and files, checked field by field; and files of them, published."""
+"""Reviews as input: JSON bodies and files, checked field by field, and the publishing of whole files."""
 
 from bdlab.reviews.body import FieldProblem, ReviewInvalid, check, decode, decode_many
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Literal, Protocol
 
@@ -15,12 +16,12 @@ from bdlab.events import Position, PredictionEvent, Review, Score, idempotent_id
 from bdlab.reviews.files import Row
 
 WINDOW = 2000
-"""Reviews that may wait for their acknowledgement at once."""
+"""The most reviews that wait for their acknowledgement at once."""
 
 _CHUNK = 200
 _WAIT_S = 0.5
 
-#: `not acknowledged`: it may be on the topic; `invalid`: the broker will never take it.
+#: `not acknowledged`: it may be on the topic; `invalid`: the broker will never accept it.
 Status = Literal["scored", "acknowledged", "not acknowledged", "invalid"]
 
 
@@ -38,7 +39,7 @@ class Publisher(Protocol):
 
 
 class RowResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A review that was tried. `position` is None, and `problem` says why, where it is not acknowledged."""
+    """The result of one row. It has a `position` if it is acknowledged, and a `problem` if that failed."""
 
     line: int
     event: PredictionEvent
@@ -49,12 +50,12 @@ class RowResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def row_id_key(run_id: str, line: int) -> str:
-    """What makes a row's id, together with its review: the same file under the same run has the same ids."""
+    """Return the idempotency key of a row: the same file under the same run id gives the same ids."""
     return f"{run_id}:{line}"
 
 
 def score_rows(rows: Iterable[Row], scorer: Scorer, *, run_id: str) -> Iterator[RowResult]:
-    """Each row scored and not published."""
+    """Score each row without publishing it."""
     for line, event, score in _events(rows, scorer, run_id):
         yield RowResult(line=line, event=event, score=score, status="scored")
 
@@ -68,10 +69,10 @@ def publish_rows(
     stop: threading.Event,
     window: int = WINDOW,
 ) -> Iterator[RowResult]:
-    """Each row scored and published, in the order of the rows, with at most `window` in flight.
+    """Score and publish each row, in order, with at most `window` in flight.
 
-    After the first that is not acknowledged, and once `stop` is set, no further row is sent: what is in
-    flight is waited for (the publisher bounds that time), and the results end early.
+    After the first that is not acknowledged, and once `stop` is set, no more rows are sent: those in flight
+    are waited for, at most the delivery time-out, and the results end early.
     """
     in_flight = _InFlight()
     for line, event, score in _events(rows, scorer, run_id):
@@ -91,18 +92,15 @@ def _events(rows: Iterable[Row], scorer: Scorer, run_id: str) -> Iterator[tuple[
             yield row.line, make_event(event_id, row.review, score, model=scorer.name), score
 
 
-class _Sent:
-    __slots__ = ("event", "line", "result", "score")
-
-    def __init__(self, line: int, event: PredictionEvent, score: Score) -> None:
-        self.line = line
-        self.event = event
-        self.score = score
-        self.result: Position | BrokerError | None = None
+class _Sent(msgspec.Struct):
+    line: int
+    event: PredictionEvent
+    score: Score
+    result: Position | BrokerError | None = None
 
 
 class _InFlight:
-    """What was sent and is not reported yet, in order. `failed`: one was not acknowledged."""
+    """The rows that were sent and have no result yet, in order. `failed`: one was not acknowledged."""
 
     def __init__(self) -> None:
         self._sent: deque[_Sent] = deque()
@@ -125,22 +123,20 @@ class _InFlight:
             done(error)
 
     def completed(self, *, keep: int) -> Iterator[RowResult]:
-        """What has a result, from the front on; waits until no more than `keep` are without."""
+        """Return the results of the rows that have one, in order; wait until at most `keep` are without."""
         while self._sent:
-            head = self._sent[0]
-            if head.result is None:
+            sent = self._sent[0]
+            if sent.result is None:
                 if len(self._sent) <= keep:
                     return
                 self._progress.wait(_WAIT_S)
                 self._progress.clear()
                 continue
             self._sent.popleft()
-            yield _row_result(head, head.result)
-
-
-def _row_result(sent: _Sent, result: Position | BrokerError) -> RowResult:
-    tried = RowResult(line=sent.line, event=sent.event, score=sent.score, status="acknowledged")
-    if isinstance(result, Position):
-        return msgspec.structs.replace(tried, position=result)
-    status: Status = "invalid" if isinstance(result, EventTooLarge) else "not acknowledged"
-    return msgspec.structs.replace(tried, status=status, problem=result)
+            row = partial(RowResult, line=sent.line, event=sent.event, score=sent.score)
+            if isinstance(sent.result, Position):
+                yield row(status="acknowledged", position=sent.result)
+            elif isinstance(sent.result, EventTooLarge):
+                yield row(status="invalid", problem=sent.result)
+            else:
+                yield row(status="not acknowledged", problem=sent.result)

@@ -1,8 +1,8 @@
-"""Files of reviews, CSV or JSON lines, read row by row: one row is in memory at a time.
+"""Files of reviews, CSV or JSON lines, read row by row, with one row in memory at a time.
 
 CSV columns are those of the Amazon reviews (`Text`, `Summary`, `HelpfulnessNumerator`,
-`HelpfulnessDenominator`), in any case and order; only `Text` has to be there. JSON lines hold an object each,
-with the fields of the HTTP API or the columns' names.
+`HelpfulnessDenominator`), in any case and order; only `Text` is required. Each JSON line is an object with
+the fields of the HTTP API or the names of the columns.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from bdlab.reviews.body import (
     parse,
     without_others,
 )
+from bdlab.reviews.schema import COUNT_FIELDS
 from bdlab.reviews.tables import Lines, csv_rows, refuse_delimiter
 
 Format = Literal["csv", "jsonl"]
@@ -36,7 +37,7 @@ Format = Literal["csv", "jsonl"]
 STANDARD_INPUT = "-"
 _SUFFIXES: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
-#: The spellings of each field, folded to lower case.
+#: The names of each field, in lower case.
 _FIELDS = {
     "text": "text",
     "summary": "summary",
@@ -45,6 +46,8 @@ _FIELDS = {
     "helpfulnessdenominator": "HelpfulnessDenominator",
     "helpfulness_denominator": "HelpfulnessDenominator",
 }
+
+_ATTRIBUTES = dict(zip(Review.__struct_encode_fields__, Review.__struct_fields__, strict=True))
 
 
 class Row(NamedTuple):
@@ -55,7 +58,7 @@ class Row(NamedTuple):
 
 
 class BadRow(NamedTuple):
-    """A row that is no review: the line it begins on, and why."""
+    """A row that is not a valid review: the line on which it begins, and why."""
 
     line: int
     problems: tuple[FieldProblem, ...]
@@ -67,9 +70,9 @@ class BadRow(NamedTuple):
 class ReviewFile:
     """The rows of `source`, a path or ``-`` for `standard_input`; can be read more than once.
 
-    What cannot be read twice (a pipe) is kept in a temporary file. `kind` None goes by the suffix, else by
-    the first character. A field, and a line, may have `max_row_bytes`. Raises InvalidInput for what makes
-    the file as a whole unreadable; a context manager.
+    A pipe is copied into a temporary file. If `kind` is None, the suffix of the name decides, else the first
+    character. A field, or a JSON line, may have `max_row_bytes`. A context manager, which raises InvalidInput
+    if the file cannot be read.
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class ReviewFile:
         return _kept(self._standard_input)
 
     def rows(self) -> Iterator[Row | BadRow]:
-        """All rows from the first on. Raises InvalidInput for a file that cannot be read any further."""
+        """Return all rows from the first on. Raises InvalidInput if the rest of the file cannot be read."""
         assert self._file is not None, "the file is not open"  # noqa: S101
         lines = Lines(self._file, self.name, self._max_row_bytes)
         kind = self._kind or _SUFFIXES.get(Path(self._source).suffix.lower()) or self._sniff()
@@ -127,8 +130,8 @@ class ReviewFile:
         start = self._file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
         if start.startswith(b"["):
             raise InvalidInput(
-                f"{self.name} holds a JSON array, and one object a line is wanted",
-                hint="Take it apart first: jq -c '.[]' FILE | bdlab predict --file -",
+                f"{self.name} is a JSON array, and JSON lines have one object on each line",
+                hint="Convert it first: jq -c '.[]' FILE | bdlab predict --file -",
             )
         return "jsonl" if start.startswith(b"{") else "csv"
 
@@ -159,7 +162,7 @@ def _columns(header: list[str], name: str, delimiter: str) -> dict[str, int]:
         field = _FIELDS.get(title.strip().lower())
         if field in columns:
             both = f"{header[columns[field]]!r} and {title!r}"
-            raise InvalidInput(f"{name}: two columns are for {field!r}: {both}")
+            raise InvalidInput(f"{name}: two columns are named {field!r}: {both}")
         if field:
             columns[field] = index
     if "text" not in columns:
@@ -167,7 +170,7 @@ def _columns(header: list[str], name: str, delimiter: str) -> dict[str, int]:
         shown = ", ".join(repr(title[:40]) for title in header[:20])
         raise InvalidInput(
             f"{name}: the column 'Text' is missing; the first line has {shown}",
-            hint="Columns: Text, and if there are any Summary, HelpfulnessNumerator, HelpfulnessDenominator.",
+            hint="Columns: Text, and optionally Summary, HelpfulnessNumerator, HelpfulnessDenominator.",
         )
     return columns
 
@@ -177,7 +180,7 @@ def _csv_row(
 ) -> Row | BadRow:
     fields: dict[str, Any] = {"text": values["text"], "summary": values.get("summary", "")}
     problems = []
-    for name in ("HelpfulnessNumerator", "HelpfulnessDenominator"):
+    for name in COUNT_FIELDS:
         value = values.get(name, "").strip()
         if not value:
             continue
@@ -185,14 +188,9 @@ def _csv_row(
             why = f"has to be an integer from 0 to {MAX_COUNT}, and is {value[:40]!r}"
             problems.append(FieldProblem(header[columns[name]], why))
         else:
-            fields[name] = int(value)
+            fields[_ATTRIBUTES[name]] = int(value)
     try:
-        review = Review(
-            text=fields["text"],
-            summary=fields["summary"],
-            helpfulness_numerator=fields.get("HelpfulnessNumerator", 1),
-            helpfulness_denominator=fields.get("HelpfulnessDenominator", 1),
-        )
+        review = Review(**fields)
         check(review)
     except ReviewInvalid as error:
         found = [FieldProblem(header[columns.get(p.field, 0)], p.why) for p in error.problems]

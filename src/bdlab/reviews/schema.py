@@ -1,6 +1,6 @@
-"""What a review has to look like, as patterns that the API's document shows too.
+"""The patterns of a valid review, which the OpenAPI document shows too.
 
-They keep to what means the same in Python's regular expressions and in those of JSON Schema (ECMA-262).
+They use only what means the same in Python's regular expressions and in those of JSON Schema (ECMA-262).
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ TEXT_FIELDS = ("text", "summary")
 COUNT_FIELDS = ("HelpfulnessNumerator", "HelpfulnessDenominator")
 FIELDS = (*TEXT_FIELDS, *COUNT_FIELDS)
 
-#: What `str.strip` takes away.
+#: The characters that `str.strip` removes.
 _WHITE = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 STORABLE = r"^[^\u0000]*$"
-"""Postgres stores any text but this character."""
+"""Postgres stores any character but U+0000."""
 NOT_EMPTY = rf"^[^\u0000]*[^\u0000{_WHITE}][^\u0000]*$"
 
 _SHORT = 5
 
 
 def _near(word: str) -> str:
-    """A pattern of `word` in any case, or with one letter more, less or other, or two neighbours exchanged.
+    """Return a pattern of `word` in any case, with at most one letter inserted, removed or replaced, or two
+    neighbouring letters exchanged.
 
-    A short word has too many neighbours that are words themselves ("test"): of it, one letter more or less.
+    A short word resembles too many other words ("test"): for it only one letter more or less counts.
     """
     letters = [f"[{letter.upper()}{letter}]" for letter in word]
     ways = ["".join(letters) + "[^ ]?"]
     for index, letter in enumerate(word):
-        # Never the letter itself: each way to match is another one, or a near miss of two words takes long.
+        # Never the letter itself: if two alternatives matched the same text, backtracking would take long.
         other = f"[^{letter.upper()}{letter}]"
         before, same, after = "".join(letters[:index]), letters[index], "".join(letters[index + 1 :])
         if len(word) < _SHORT:
@@ -44,12 +45,12 @@ MISSPELT = (
     f"^(?:({_near('text')})|({_near('summary')})"
     f"|{_near('helpfulness')}_?(?:({_near('numerator')})|({_near('denominator')})))$"
 )
-"""Names that are nearly a field's, or its own. Each group is for one of `FIELDS`, in their order."""
+"""Matches the name of a field or one that is nearly it. The groups are in the order of `FIELDS`."""
 
 _misspelt = re.compile(MISSPELT)
 
 
 def misspelt(name: str) -> str:
-    """The field that `name`, which is none, was probably meant to be; empty where it resembles none."""
+    """Return the field that was probably meant by `name`; empty if it resembles none."""
     found = _misspelt.fullmatch(name)
     return FIELDS[found.lastindex - 1] if found and found.lastindex else ""

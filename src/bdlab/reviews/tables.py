@@ -1,4 +1,4 @@
-"""Text files read line by line, and the CSV in them; what is no such text is named for what it is."""
+"""Text files read line by line, and CSV in them. A file in another format is reported with its format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNPACK = "Unpack it first, for example: {program} {path} > FILE"
 _EXPORT = "Save it as CSV in UTF-8 first; LibreOffice does: soffice --convert-to csv {path}"
 _START_BYTES = 1 << 16
 
-#: How a file begins that is no text -> what it is, and what makes text of it.
+#: The first bytes of other formats -> the format, and how to convert it.
 _OTHERS = {
     b"\x1f\x8b": ("compressed with gzip", _UNPACK.replace("{program}", "zcat")),
     b"BZh": ("compressed with bzip2", _UNPACK.replace("{program}", "bzcat")),
@@ -36,10 +36,10 @@ _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
 class Lines:
-    """Lines of UTF-8 with their number, so that a byte that is none can be named by its place.
+    """Numbered lines of a UTF-8 file.
 
-    `number` is that of the last line read, `begin` the offset of the first, after a byte order mark. Raises
-    InvalidInput for what is no such text.
+    `number` is that of the last line read, `begin` the offset of the first, after a byte order mark.
+    Construction reads the start of the file, and raises InvalidInput if it is not UTF-8 text.
     """
 
     def __init__(self, file: IO[bytes], name: str, limit: int) -> None:
@@ -54,7 +54,7 @@ class Lines:
         file.seek(self.begin)
 
     def raw(self) -> Iterator[bytes | None]:
-        """Each line as bytes; None for one that is too long."""
+        """Return each line as bytes, None for one that is too long."""
         while line := self._file.readline(self.limit + 1):
             self.number += 1
             if len(line) <= self.limit:
@@ -65,7 +65,7 @@ class Lines:
             yield None
 
     def text(self) -> Iterator[str]:
-        """Each line as text. Raises InvalidInput for one that is too long or no UTF-8."""
+        """Return each line as text. Raises InvalidInput for one that is too long or not UTF-8."""
         for line in self.raw():
             if line is None:
                 raise InvalidInput(f"{self.name}, line {self.number}: longer than {self.limit} bytes")
@@ -91,12 +91,12 @@ def _refuse_others(start: bytes, name: str) -> None:
         what, hint = "text whose lines end in CR alone", "Convert it first: tr '\\r' '\\n' < {path} > FILE"
     if what:
         wanted = "UTF-8" if what.startswith("UTF") else "plain text"
-        raise InvalidInput(f"{name} is {what}, and {wanted} is wanted", hint=hint.replace("{path}", name))
+        raise InvalidInput(f"{name} is {what}, and not {wanted}", hint=hint.replace("{path}", name))
 
 
 def csv_rows(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Each row that is not empty, the header first, with the line that it begins on. Raises InvalidInput."""
-    # Strict, or a quote that is never closed would make one review of the rest of the file.
+    """Return each row that is not empty, with the line on which it begins. Raises InvalidInput."""
+    # Strict: otherwise a quote that is not closed would make one review of the rest of the file.
     reader = csv.reader(lines.text(), strict=True, delimiter=delimiter)
     while True:
         line = lines.number + 1
@@ -116,7 +116,7 @@ def csv_rows(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 @contextmanager
 def _field_limit(limit: int) -> Iterator[None]:
-    """The csv module's limit for a field is global: put it back as it was."""
+    """Set the csv module's field limit, which is global, and restore it afterwards."""
     before = csv.field_size_limit(limit)
     try:
         yield
@@ -125,12 +125,12 @@ def _field_limit(limit: int) -> Iterator[None]:
 
 
 def refuse_delimiter(header: list[str], columns: Collection[str], name: str, delimiter: str) -> None:
-    """Raise InvalidInput where `header` lacks `columns`, in lower case, for its delimiter alone."""
+    """Raise InvalidInput if `header` would have `columns` (in lower case) with another delimiter."""
     for other, called in _DELIMITERS.items():
         titles = {title.strip(' "').lower() for title in delimiter.join(header).split(other)}
         if other != delimiter and titles.issuperset(columns):
             option, used = ("tab" if other == "\t" else f"'{other}'"), _DELIMITERS.get(delimiter, delimiter)
             raise InvalidInput(
-                f"{name}: {called} is between the columns, and {used} is wanted",
+                f"{name}: the columns are separated by {called}, and not by {used}",
                 hint=f"Give --delimiter {option}.",
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,43 +28,38 @@ class Metrics:
     def __init__(self, model: str) -> None:
         self._registry = CollectorRegistry()
         self._folder = os.environ.get(MULTIPROCESS_DIR, "")
-        self.requests = Counter(
+        counter = partial(Counter, registry=self._registry)
+        gauge = partial(Gauge, registry=self._registry)
+        histogram = partial(Histogram, buckets=_SECONDS, registry=self._registry)
+        self.requests = counter(
             "bdlab_http_requests_total",
             "Requests answered, by method, route and status.",
             ["method", "route", "status"],
-            registry=self._registry,
         )
-        self.seconds = Histogram(
+        self.seconds = histogram(
             "bdlab_http_request_seconds",
             "Time from the request's head to the end of its response.",
             ["route"],
-            buckets=_SECONDS,
-            registry=self._registry,
         )
-        self.predictions = Counter(
+        self.predictions = counter(
             "bdlab_predictions_total",
             "Predictions by outcome: acknowledged by the broker, not acknowledged, or refused as busy.",
             ["outcome"],
-            registry=self._registry,
         )
-        self.acknowledgement_seconds = Histogram(
+        self.acknowledgement_seconds = histogram(
             "bdlab_acknowledgement_seconds",
             "Time from handing an event to the producer to the broker's acknowledgement.",
-            buckets=_SECONDS,
-            registry=self._registry,
         )
-        self.in_flight = Gauge(
+        self.in_flight = gauge(
             "bdlab_predictions_in_flight",
             "Predictions that wait for the broker now.",
             multiprocess_mode="livesum",
-            registry=self._registry,
         )
-        info = Gauge(
+        info = gauge(
             "bdlab_build_info",
             "Always 1; the labels say which version and model run.",
             ["version", "model"],
             multiprocess_mode="livemax",
-            registry=self._registry,
         )
         info.labels(__version__, model).set(1)
         self.acknowledged = self.predictions.labels("acknowledged")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -15,15 +16,14 @@ class SinkMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._rows = Counter("bdlab_sink_rows", "Predictions stored.", registry=self.registry)
-        self._duplicates = Counter(
-            "bdlab_sink_duplicates", "Positions recorded as duplicates.", registry=self.registry
-        )
-        self._dead_letters = Counter(
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        self._rows = counter("bdlab_sink_rows", "Predictions stored.")
+        self._duplicates = counter("bdlab_sink_duplicates", "Positions recorded as duplicates.")
+        self._dead_letters = counter(
             "bdlab_sink_dead_letters",
-            "Records put aside: `undecodable`, or `sqlstate_<class>` if the database refused the row.",
+            "Dead letters: `undecodable`, or `sqlstate_<class>` if the database refused the row.",
             ["reason"],
-            registry=self.registry,
         )
         self._batch_seconds = Histogram(
             "bdlab_sink_batch_seconds",
@@ -31,30 +31,20 @@ class SinkMetrics:
             buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
             registry=self.registry,
         )
-        self._retries = Counter(
-            "bdlab_sink_retries", "Tries that failed and were repeated.", ["error"], registry=self.registry
+        self._retries = counter("bdlab_sink_retries", "Tries that failed and were repeated.", ["error"])
+        self._fences = counter("bdlab_sink_fences_lost", "Batches dropped at the fence.")
+        self._stored_at = gauge(
+            "bdlab_sink_last_stored_timestamp_seconds", "Unix time of the last batch that was committed."
         )
-        self._fences = Counter(
-            "bdlab_sink_fences_lost", "Batches dropped at the fence.", registry=self.registry
-        )
-        self._stored_at = Gauge(
-            "bdlab_sink_last_stored_timestamp_seconds",
-            "Unix time of the last batch that was committed.",
-            registry=self.registry,
-        )
-        self._lag = Gauge(
+        self._lag = gauge(
             "bdlab_sink_lag_events",
             "Events of an assigned partition that are not recorded yet.",
             ["partition"],
-            registry=self.registry,
         )
-        self._stopped = Gauge(
-            "bdlab_sink_stopped_partitions", "Assigned partitions that are stopped.", registry=self.registry
+        self._stopped = gauge("bdlab_sink_stopped_partitions", "Assigned partitions that are stopped.")
+        self._reasons = gauge(
+            "bdlab_sink_stopped", "1 for a partition that is stopped.", ["partition", "reason"]
         )
-        self._reasons = Gauge(
-            "bdlab_sink_stopped", "1 for a partition that is stopped.", ["partition", "reason"],
-            registry=self.registry,
-        )  # fmt: skip
 
     def stored(self, result: Stored, letters: list[DeadLetter], seconds: float) -> None:
         """Count a batch that was committed; `letters` are its dead letters."""
