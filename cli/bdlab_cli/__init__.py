@@ -1,8 +1,8 @@
-"""The `bdlab` command: each module parses, calls one library function and prints."""
+"""The `bdlab` command: thin `commands` over `wiring` (parts put together) and `output` (what is shown)."""
 
 import os
 import signal
 
 if "_BDLAB_COMPLETE" in os.environ:
-    # Ctrl-C while the shell asks for completions: end without a word, from the first import on.
+    # Ctrl-C while the shell asks for completions ends silently, from the first import on.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -49,7 +49,7 @@ def show(report: Report, out: Console) -> None:
 
 
 def _never_seen(report: Report) -> Iterator[str]:
-    """A line for each partition that had been cut off at its start before a consumer read it."""
+    """Yield a line for each partition whose start was deleted before a consumer read it."""
     for one in report.partitions:
         if one.first_offset and one.log_start >= one.first_offset:
             yield (
@@ -59,7 +59,7 @@ def _never_seen(report: Report) -> Iterator[str]:
 
 
 def _closed_logs(report: Report) -> Iterator[str]:
-    """A line for each log that the broker has no more."""
+    """Yield a line for each log that the broker no longer has."""
     logs: dict[tuple[str, str, str], list[ClosedPartition]] = {}
     for one in report.closed:
         logs.setdefault((one.cluster_id, one.topic, one.topic_id), []).append(one)

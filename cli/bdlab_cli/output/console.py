@@ -1,4 +1,4 @@
-"""Rich's console as bdlab has it."""
+"""Rich's console, with foreign text made safe."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from bdlab_cli.output.terminal import visible
 
 
 class Console(rich.console.Console):
-    """Shows foreign text as text: no control character, markup or emoji code in it has an effect.
+    """A console that shows foreign text as text: no control character, markup or emoji code has an effect.
 
-    `print(..., markup=True)` is for what is bdlab's own.
+    `print(..., markup=True)` is for bdlab's own text.
     """
 
     def __init__(self, file: TextIO) -> None:
         super().__init__(file=file, highlight=False, markup=False, emoji=False)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        # Tables ask for the lines of their cells here, too: what is escaped is counted in their widths.
+        # Tables measure their cells by this as well, so escaped text counts in the widths.
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else visible(text), style, control)

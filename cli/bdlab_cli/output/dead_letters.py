@@ -1,4 +1,4 @@
-"""Dead letters as `bdlab dlq` names, chooses and shows them."""
+"""Dead letters as `bdlab dlq` names and shows them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _PLACE = re.compile(r"(\d{1,9})/(\d{1,18})", re.ASCII)
 
 
 def place(at: Position | tuple[int | str, int]) -> str:
-    """A position as arguments and output have it: `3/1207` is partition 3, offset 1207."""
+    """Return a position as arguments and output have it: `3/1207` is partition 3, offset 1207."""
     partition, offset = at if isinstance(at, tuple) else (at.partition, at.offset)
     return f"{partition}/{offset}"
 
 
 def at_place(letters: DeadLetters, written: str, cluster: str | None) -> StoredDeadLetter:
-    """The dead letter at the position that is `written` so. Raises InvalidInput if it is not one."""
+    """Return the dead letter at the position that `written` names. Raises InvalidInput if there is none."""
     parts = _PLACE.fullmatch(written)
     if not parts:
         raise InvalidInput(
@@ -53,9 +53,9 @@ def at_place(letters: DeadLetters, written: str, cluster: str | None) -> StoredD
 
 
 def closed(letter: StoredDeadLetter, *, again: bool = False) -> str:
-    """Why there is nothing more to do about it; empty where there is.
+    """Return why nothing more is to be done about it; empty if something is.
 
-    With `again` what was sent back and is not recorded yet is not closed.
+    With `again` a letter that was sent back and is not recorded yet is not closed.
     """
     if letter.state in OPEN or (letter.state == "sent" and again):
         return ""
@@ -68,7 +68,7 @@ def closed(letter: StoredDeadLetter, *, again: bool = False) -> str:
 
 
 def state(letter: StoredDeadLetter) -> str:
-    """Its state in some words."""
+    """Return its state in a few words."""
     if letter.state == "returned":
         return f"open; came back from {letter.replays} replay{'s' if letter.replays > 1 else ''}"
     replayed = {"sent": "sent back as", "stored": "stored as", "superseded": "dead again as"}
@@ -80,7 +80,7 @@ def _replayed(letter: StoredDeadLetter) -> str:
 
 
 def table(found: Sequence[StoredDeadLetter], title: str) -> Table:
-    """A row a letter; on a narrow terminal the words fold, and nothing is cut."""
+    """Return a table with a row for each letter; on a narrow terminal words fold, and nothing is cut."""
     from rich.table import Table
     from rich.text import Text
 
@@ -120,7 +120,7 @@ def show(letter: StoredDeadLetter) -> None:
 
 
 def summary(letter: StoredDeadLetter) -> dict[str, Any]:
-    """A letter as JSON has it, without its content."""
+    """Return a letter as JSON has it, without its content."""
     return msgspec.to_builtins(letter.record.position) | {  # type: ignore[no-any-return]
         "recorded_at": letter.recorded_at.isoformat(),
         "state": letter.state,
@@ -133,7 +133,7 @@ def summary(letter: StoredDeadLetter) -> dict[str, Any]:
 
 
 def content(letter: StoredDeadLetter) -> dict[str, Any]:
-    """What its record held, as JSON can."""
+    """Return what its record held, in base64 for JSON."""
 
     def packed(raw: bytes | None) -> str | None:
         return None if raw is None else base64.b64encode(raw).decode()
@@ -147,7 +147,7 @@ def content(letter: StoredDeadLetter) -> dict[str, Any]:
 
 
 def report(result: LetterResult, done: str, not_done: str, *, as_json: bool) -> str:
-    """Print what became of one, which is `done` if nothing else is known; the word for it."""
+    """Print what became of one letter, and return the word for it: `done` if nothing else is known."""
     at, new, outcome = result.letter.record.position, result.replay, result.outcome
     kind = not_done if result.problem else _OUTCOMES[outcome.became] if outcome else done
     if as_json:
@@ -162,7 +162,7 @@ def report(result: LetterResult, done: str, not_done: str, *, as_json: bool) -> 
 
 
 def _shown(raw: bytes | None) -> str:
-    """Bytes for a person: text where it is text, escapes where it is not, cut where it is long."""
+    """Return bytes for a person: what is no text is escaped, and what is long is cut."""
     if raw is None:
         return "(none)"
     text = escaped(raw[:_SHOWN_BYTES].decode("utf-8", "backslashreplace"))
@@ -170,5 +170,5 @@ def _shown(raw: bytes | None) -> str:
 
 
 def escaped(text: str) -> str:
-    """On one line, too: a line feed in it must not begin a line that looks like bdlab's own."""
+    """Return text on one line: a line feed in it must not begin a line that looks like bdlab's own."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

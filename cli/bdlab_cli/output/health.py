@@ -1,4 +1,4 @@
-"""Showing health reports: once, until all is healthy, or on and on."""
+"""Health reports as `bdlab status` shows them: once, until all is healthy, or until interrupted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def follow(
     interval_s: float,
     wait_healthy_s: float | None,
 ) -> Report:
-    """Look until there is no reason to look again, show what was found, and give the last report."""
+    """Make and show reports for as long as the options say, and return the last one."""
     if watch and not as_json and terminal.stdout().is_terminal:
         return _live(look, stop, interval_s)
     deadline = time.monotonic() + (wait_healthy_s or 0)

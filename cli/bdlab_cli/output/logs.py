@@ -1,4 +1,4 @@
-"""Structured logs on stderr: JSON where it is no terminal, lines for a person where it is."""
+"""Structured logs on standard error: lines for a person if it is a terminal, and JSON if not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def _show_steering(
     _logger: object, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """So that what a server or a file named in a line does not steer the terminal; JSON escapes by itself."""
+    """Escape text of servers and files, so that it does not steer the terminal; JSON escapes it anyway."""
     return {
         visible(key): visible(value if key == "exception" else value.replace("\n", "\\n"))
         if isinstance(value, str)
@@ -28,7 +28,7 @@ def _show_steering(
 
 
 def configure(settings: LogSettings, *, quiet: bool = False) -> None:
-    """Send bdlab's log, and the warnings of the libraries under it, to stderr in one form."""
+    """Send bdlab's log, and the warnings of its libraries, to standard error in one form."""
     level = logging.DEBUG if os.environ.get("BDLAB_DEBUG") else getattr(logging, settings.level.upper())
     if quiet and level == logging.INFO:
         level = logging.WARNING
@@ -46,7 +46,7 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
             _show_steering,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(),
-                # The default shows each frame's variables, and with them whatever secret is in one.
+                # The default shows each frame's variables, which may hold secrets.
                 exception_formatter=structlog.dev.plain_traceback,
             ),
         ]
@@ -66,5 +66,5 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    # The libraries' own debug lines may hold request headers, and with them tokens.
+    # The libraries' debug lines may hold request headers, and so tokens.
     root.setLevel(max(level, logging.WARNING))

@@ -1,4 +1,4 @@
-"""Predictions on their way out: a table, JSON lines, or a file."""
+"""The results of `bdlab predict`: a table, JSON lines, or a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 TABLE_ROWS = 50
-"""A table shows so many; a larger file is for --json and --output."""
+"""How many results a table shows; --json and --output give all."""
 
 _TOP_TERMS = 4
 _SHOWN_WEIGHT = 0.05
@@ -29,7 +29,7 @@ _DOUBTED = "? few words are known, or stars and sentiment contradict each other:
 _WIDE = 80
 _ID_WIDTH = 39
 
-#: What a cell begins with that a spreadsheet calculates or splits; of the wide forms, too.
+#: With what a cell begins that a spreadsheet calculates or splits; the wide forms too.
 _FORMULAS = frozenset("=+-@＝＋－＠")
 _BREAKS = frozenset("\t\r\n")
 
@@ -39,19 +39,24 @@ _FIELDS = (
 )  # fmt: skip
 
 
-class Results(Protocol):
-    def add(self, outcome: RowResult) -> None: ...
+class Results:
+    """Where results go: a context; `complete` is called after the last one, if none is missing."""
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """End, whether or not all results were added."""
+
+    def add(self, result: RowResult) -> None:
+        raise NotImplementedError
 
     def complete(self) -> None:
-        """To be called after the last one, where none is missing."""
-
-    def __enter__(self) -> Results: ...
-
-    def __exit__(self, *raised: Any) -> None: ...
+        """Make the results final."""
 
 
 def results(*, as_json: bool, output: Path | None, published: bool, raw_cells: bool) -> Results:
-    """Where results go. Raises InvalidInput for an --output of another kind."""
+    """Return where results go. Raises InvalidInput if --output ends in neither .csv nor .jsonl."""
     if output is None:
         return _JsonLines() if as_json else _Table(published=published)
     kind = output.suffix.lower()
@@ -65,48 +70,39 @@ def results(*, as_json: bool, output: Path | None, published: bool, raw_cells: b
     )
 
 
-def as_fields(outcome: RowResult) -> dict[str, Any]:
-    """An outcome as JSON has it. `id` and `created_at` are there for what is, or may be, on the topic."""
-    event = outcome.event
-    fields: dict[str, Any] = {"line": outcome.line, "state": outcome.status}
-    if outcome.status != "scored":
+def _as_fields(result: RowResult) -> dict[str, Any]:
+    """Return a result as JSON has it; with `id` and `created_at` if it is, or may be, on the topic."""
+    event = result.event
+    fields: dict[str, Any] = {"line": result.line, "state": result.status}
+    if result.status != "scored":
         fields["id"] = str(event.id)
     fields |= {
         "prediction": event.prediction,
         "sentiment": event.sentiment,
         "confidence": event.confidence,
-        "known_terms": outcome.score.known_terms,
-        "warning": outcome.score.warning or None,
+        "known_terms": result.score.known_terms,
+        "warning": result.score.warning or None,
         "explanation": msgspec.to_builtins(event.explanation),
         "model": event.model,
     }
-    if outcome.status != "scored":
+    if result.status != "scored":
         fields["created_at"] = event.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    if outcome.position is not None:
-        fields |= {"partition": outcome.position.partition, "offset": outcome.position.offset}
+    if result.position is not None:
+        fields |= {"partition": result.position.partition, "offset": result.position.offset}
     return fields
 
 
-class _JsonLines:
+class _JsonLines(Results):
     """One object a line on standard output, as soon as it is known."""
 
-    def __enter__(self) -> _JsonLines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def add(self, outcome: RowResult) -> None:
-        terminal.echo_json(as_fields(outcome))
-
-    def complete(self) -> None:
-        """Nothing is left to do."""
+    def add(self, result: RowResult) -> None:
+        terminal.echo_json(_as_fields(result))
 
 
-class _File:
-    """A file that holds all results in the end; until then, and where some are missing, it stays what it was.
+class _File(Results):
+    """A file that is replaced once all results are there; until then they are in a file beside it.
 
-    What is known so far is beside it. Lines are in the order of the reviews.
+    Lines are in the order of the reviews.
     """
 
     def __init__(self, path: Path) -> None:
@@ -122,8 +118,8 @@ class _File:
     def __exit__(self, *raised: object) -> None:
         self._new.__exit__(*raised)
         if self._new.partial is not None and self._new.keep:
-            terminal.stderr().print(
-                f"{self._path} is what it was; the results so far are in {self._new.partial}", soft_wrap=True
+            terminal.echo(
+                f"{self._path} is what it was; the results so far are in {self._new.partial}", err=True
             )
 
     @contextmanager
@@ -137,9 +133,9 @@ class _File:
     def begin(self) -> None:
         """Write what comes before the first result."""
 
-    def add(self, outcome: RowResult) -> None:
-        event = outcome.event
-        fields = as_fields(outcome) | {"summary": event.summary, "text": event.text}
+    def add(self, result: RowResult) -> None:
+        event = result.event
+        fields = _as_fields(result) | {"summary": event.summary, "text": event.text}
         self._new.keep = True
         with self._named():
             self.write(fields)
@@ -173,30 +169,24 @@ class _CsvFile(_File):
 
 
 def inert(value: Any) -> Any:
-    """A cell that no spreadsheet calculates: text that looks like a formula gets an apostrophe in front."""
+    """Return a cell that no spreadsheet calculates: text like a formula gets an apostrophe in front."""
     if isinstance(value, str) and (value[:1] in _BREAKS or value.lstrip()[:1] in _FORMULAS):
         return f"'{value}"
     return value
 
 
-class _Table:
-    """A table on standard output, of the first reviews."""
+class _Table(Results):
+    """A table of the first reviews on standard output."""
 
     def __init__(self, *, published: bool) -> None:
         self._published = published
         self._first: list[RowResult] = []
         self._count = 0
 
-    def __enter__(self) -> _Table:
-        return self
-
-    def complete(self) -> None:
-        """Nothing is left to do."""
-
-    def add(self, outcome: RowResult) -> None:
+    def add(self, result: RowResult) -> None:
         self._count += 1
         if len(self._first) < TABLE_ROWS:
-            self._first.append(outcome)
+            self._first.append(result)
 
     def __exit__(self, *_: object) -> None:
         if not self._first:
@@ -205,77 +195,77 @@ class _Table:
         out.print(self._alone(self._first[0]) if self._count == 1 else self._rows(out.width))
         if self._count > len(self._first):
             more = self._count - len(self._first)
-            terminal.stderr().print(f"... and {more} more; --json or --output has all of them")
+            terminal.echo(f"... and {more} more; --json or --output has all of them", err=True)
 
-    def _alone(self, outcome: RowResult) -> Table:
-        """One review, field by field."""
+    def _alone(self, result: RowResult) -> Table:
+        """Return a table of one review, a row for each field."""
         from rich.table import Table
         from rich.text import Text
 
         table = Table(show_header=False)
         table.add_column(style="bold")
         table.add_column(overflow="fold")
-        event = outcome.event
+        event = result.event
         table.add_row("review", Text(_short(event.summary or event.text)))
         table.add_row("stars", Text(stars(event.prediction)))
-        table.add_row("sentiment", _sentiment(outcome))
-        table.add_row("top words", Text(top_words(outcome)))
-        if outcome.score.warning:
-            table.add_row("warning", Text(outcome.score.warning, style="yellow"))
+        table.add_row("sentiment", _sentiment(result))
+        table.add_row("top words", Text(top_words(result)))
+        if result.score.warning:
+            table.add_row("warning", Text(result.score.warning, style="yellow"))
         if self._published:
-            table.add_row("id", Text(_id(outcome)))
+            table.add_row("id", Text(_id(result)))
         return table
 
     def _rows(self, width: int) -> Table:
-        """A row a review; on a terminal too narrow for all, an id stays whole and the words make room."""
+        """Return a table with a row for each review; on a narrow terminal an id stays whole."""
         from rich.table import Table
         from rich.text import Text
 
         wide = width >= _WIDE + (_ID_WIDTH if self._published else 0)
-        doubted = any(outcome.score.warning for outcome in self._first)
+        doubted = any(result.score.warning for result in self._first)
         table = Table(caption=_DOUBTED if doubted else None, caption_justify="left")
         table.add_column("review", ratio=3)
         for title in ("stars", "sentiment", *(["top words"] if wide else [])):
             table.add_column(title, overflow="fold")
         if self._published:
             table.add_column("id", no_wrap=True)
-        for outcome in self._first:
-            event = outcome.event
+        for result in self._first:
+            event = result.event
             cells = [
                 Text(_short(event.summary or event.text)),
                 Text(stars(event.prediction) if wide else f"{event.prediction:.1f}"),
-                _sentiment(outcome),
+                _sentiment(result),
             ]
             if wide:
-                cells.append(Text(top_words(outcome)))
+                cells.append(Text(top_words(result)))
             if self._published:
-                cells.append(Text(_id(outcome)))
+                cells.append(Text(_id(result)))
             table.add_row(*cells)
         return table
 
 
-def _sentiment(outcome: RowResult) -> Text:
+def _sentiment(result: RowResult) -> Text:
     from rich.text import Text
 
-    event = outcome.event
+    event = result.event
     style = "green" if event.sentiment == "positive" else "red"
-    doubt = " ?" if outcome.score.warning else ""
+    doubt = " ?" if result.score.warning else ""
     return Text(f"{event.sentiment} {event.confidence:.0%}{doubt}", style=style)
 
 
-def _id(outcome: RowResult) -> str:
-    return str(outcome.event.id) if outcome.position else outcome.status
+def _id(result: RowResult) -> str:
+    return str(result.event.id) if result.position else result.status
 
 
 def stars(prediction: float) -> str:
-    """Like ★★★★☆ 3.9."""
+    """Return stars like ★★★★☆ 3.9."""
     full = round(prediction)
     return f"{'★' * full}{'☆' * (5 - full)} {prediction:.1f}"
 
 
-def top_words(outcome: RowResult) -> str:
-    """Like terrible -1.9, waste -0.8: the strongest terms, in stars, but those that show as 0.0."""
-    strongest = [term for term in outcome.event.explanation[:_TOP_TERMS] if abs(term.weight) >= _SHOWN_WEIGHT]
+def top_words(result: RowResult) -> str:
+    """Return the strongest terms with their weight in stars, like terrible -1.9, waste -0.8."""
+    strongest = [term for term in result.event.explanation[:_TOP_TERMS] if abs(term.weight) >= _SHOWN_WEIGHT]
     return ", ".join(f"{term.term} {term.weight:+.1f}" for term in strongest) or "(none)"
 
 

@@ -1,4 +1,4 @@
-"""Rotations, and what callers noticed of them, as `bdlab rotate` prints them."""
+"""Rotations as `bdlab rotate` prints them, and what callers of the API noticed of a drill."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _STYLES = {"unchanged": "dim", "incomplete": "red", "would rotate": "yellow", "w
 
 
 def rotation_table(found: list[Rotation]) -> Group:
+    """Return a row for each credential, and their details below."""
     table = Table()
     for name in ("what", "service", "outcome", "old", "new"):
         table.add_column(name, overflow="fold")
@@ -26,6 +27,7 @@ def rotation_table(found: list[Rotation]) -> Group:
 
 
 def drill_table(load: LoadReport, *, verified: bool) -> Table:
+    """Return what the callers of the API noticed, and whether every offset is stored once."""
     shown = Table(title="What the callers noticed", show_header=False)
     shown.add_column()
     shown.add_column(justify="right")

@@ -1,4 +1,4 @@
-"""The standard streams: what cannot be written fails no work, and no foreign text steers a terminal."""
+"""The standard streams: a failed write fails no work, and foreign text cannot steer a terminal."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from bdlab_cli.output.console import Console
 
-#: Control characters but the tab and the line feed, and what turns the direction of text or ends its line.
+#: Control characters except tab and line feed, and characters that turn the direction of text or end a line.
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
-#: How a terminal without these characters shows them; any other is shown by its number.
+#: What is written instead if the encoding lacks one of these; any other character is written as its number.
 _PLAIN = {"★": "*", "☆": ".", "…": "...", "✓": "+", "✗": "x", "–": "-", "’": "'"}
 _ERRORS = "bdlab"
 
 
 class _Output(io.RawIOBase):
-    """A descriptor whose writer never hears that it cannot be written.
+    """A file descriptor that reports no error to those who write to it.
 
-    `lasting`: after the first failure nothing more is written, so that what is there has no gap. A log
-    goes on instead once its disk has room again.
+    If `lasting`, nothing more is written after the first failure, so that the output has no gap. Otherwise,
+    as for a log, writing goes on once the disk has room again.
     """
 
     mode = "wb"
@@ -60,14 +60,14 @@ class _Output(io.RawIOBase):
 
 
 _results = _Output(1, "<stdout>", lasting=True)
-_talk = _Output(2, "<stderr>", lasting=False)
+_messages = _Output(2, "<stderr>", lasting=False)
 
 
 def prepare() -> None:
-    """Put streams in the place of Python's that can show and lose anything; those that a test put there stay.
+    """Replace Python's standard streams by ones that can write any text; those of a test stay.
 
-    A descriptor that the caller closed is held by one that can do as little: else the next socket would be
-    the standard output.
+    A descriptor that the caller closed is opened on /dev/null, in the wrong mode so that using it still
+    fails. Otherwise the next socket would become the standard output.
     """
     for descriptor, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
@@ -80,7 +80,7 @@ def prepare() -> None:
     if sys.stdout is sys.__stdout__:
         sys.stdout = _stream(_results, sys.stdout)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _stream(_talk, sys.stderr)
+        sys.stderr = _stream(_messages, sys.stderr)
 
 
 def _stream(output: _Output, before: TextIO | None) -> TextIO:
@@ -88,12 +88,12 @@ def _stream(output: _Output, before: TextIO | None) -> TextIO:
         io.BufferedWriter(output),
         encoding=before.encoding if before else "utf-8",
         errors=_ERRORS,
-        line_buffering=output is _talk or output.isatty(),
+        line_buffering=output is _messages or output.isatty(),
     )
 
 
 def _in_plain(error: UnicodeError) -> tuple[str, int]:
-    """What an encoding lacks, in characters that each has."""
+    """Return what an encoding lacks in characters that every encoding has."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
@@ -102,7 +102,7 @@ def _in_plain(error: UnicodeError) -> tuple[str, int]:
 
 
 def visible(text: str) -> str:
-    r"""The text with what would steer a terminal shown as ``\u001b``; JSON remains the same JSON."""
+    r"""Return the text with characters that would steer a terminal as ``\u001b``; JSON keeps its meaning."""
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -128,25 +128,26 @@ def stderr() -> Console:
 
 
 def echo_json(value: object) -> None:
-    """Write a line of JSON, in UTF-8 whatever the terminal is, to standard output."""
+    """Write a line of JSON to standard output, in UTF-8 whatever the terminal's encoding is."""
     import msgspec
 
     echo_encoded(msgspec.json.encode(value))
 
 
 def echo_encoded(content: bytes) -> None:
+    """Write a line of UTF-8 to standard output."""
     sys.stdout.flush()
     sys.stdout.buffer.write(visible(content.decode()).encode() + b"\n")
     sys.stdout.buffer.flush()
 
 
 def failed() -> bool:
-    """Whether standard output takes nothing more."""
+    """Return whether standard output takes nothing more."""
     return _results.failure is not None
 
 
 def take_failure() -> str:
-    """Why standard output could not be written, for who tells it in the place of `finish`; else empty."""
+    """Return why standard output could not be written, or nothing. `finish` does not tell it again."""
     sys.stdout.flush()
     _results.told = True
     return _why(_results.failure) if _results.failure else ""
@@ -159,9 +160,9 @@ def _why(failure: OSError) -> str:
 
 
 def finish(code: int) -> int:
-    """Tell of results that were lost; the exit code, which was to be `code`.
+    """Tell of results that were lost, and return the exit code: `code`, or 1 if it was 0 and some are lost.
 
-    A reader that has seen enough (``| head``) is no failure.
+    A reader that has seen enough (``| head``) is not a failure.
     """
     sys.stdout.flush()
     failure = _results.failure

@@ -1,4 +1,4 @@
-"""The accounting of the topic: for `bdlab verify`, and after a drill."""
+"""The accounting of the topic over the real servers: for `bdlab verify`, and after a drill."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bdlab_cli.wiring.session import open_session
 
 
 def account(layers: Layers, stop: threading.Event, *, wait_s: float, limit: int = 20) -> Report:
-    """The accounting of the topic, with the identity `verify`. Raises BdlabError."""
+    """Account for every offset of the topic, as the service `verify`. Raises BdlabError."""
 
-    # Counting a large table takes its time.
+    # Counting a large table takes long.
     limits = ConnectionLimits(statement_s=1800, silence_s=3600)
     with (
         open_session(layers, stop, service="verify", database=True) as session,

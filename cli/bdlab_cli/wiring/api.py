@@ -1,4 +1,4 @@
-"""The HTTP API over the real servers: what `bdlab serve` runs, in this process or in several workers."""
+"""The HTTP API over the real servers, in this process or in several workers: what `bdlab serve` runs."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ log = structlog.get_logger()
 
 SERVICE = "serve"
 STARTUP_FAILED = 3
-"""The exit code by which a worker tells uvicorn's supervisor that another try would fail in the same way."""
+"""The exit code that tells uvicorn's supervisor that another try would fail in the same way."""
 
 _PR_SET_PDEATHSIG = 1
-#: malloc.h: from which size on a block is mapped by itself, and how many arenas threads may have.
+#: malloc.h: the size from which a block is mapped by itself, and the number of arenas for threads.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 
 
 def vault_session(layers: Layers) -> VaultSession:
-    """The session of the API, not open yet."""
+    """Return the API's session, not open yet."""
     from bdlab.vault.session import VaultSession
 
     role = services.database_role(SERVICE)
@@ -42,7 +42,7 @@ def vault_session(layers: Layers) -> VaultSession:
 
 
 class Api:
-    """Everything the API stands on. Open once, in the process that serves."""
+    """Everything that the API uses. It is opened once, in the process that serves."""
 
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
@@ -66,7 +66,7 @@ class Api:
             opening.callback(self.vault.close)
             self.vault.open(before.startup_timeout_s)
             self.settings = self.vault.settings()
-            # Below the time-out of /health, and nothing that a stop would have to wait for long.
+            # Shorter than the time-out of /health, and short enough for a stop to wait for.
             self.admin = Admin(self.vault, client_id="bdlab-serve", timeout_s=2.0)
             opening.callback(self.admin.close)
             self.reader = Reader(self.vault)
@@ -77,11 +77,11 @@ class Api:
             self._open = opening.pop_all()
 
     def close(self) -> None:
-        """Wait for what is in flight, then log out; in the reverse order of opening. Once."""
+        """Wait for what is in flight, then log out, in the reverse order of opening."""
         self._open.close()
 
     def asgi(self) -> ASGIApp:
-        """The application; to be called on the event loop that serves it."""
+        """Return the application; called on the event loop that serves it."""
         from bdlab.serving import Parts, make_app
         from bdlab.serving.publisher import AsyncPublisher
 
@@ -94,17 +94,17 @@ class Api:
             broker=self.admin,
         )
         app = make_app(parts, on_shutdown=self.close)
-        # What is here now stays: to look at all of it would stop everything for a tenth of a second.
+        # What exists now stays for good: scanning it would stop everything for a tenth of a second.
         gc.freeze()
-        gc.set_threshold(700)  # as Python has it; a start has more, see `app.main`
+        gc.set_threshold(700)  # Python's default, which `app.main` raised for the start
         return app
 
 
 def _give_memory_back() -> None:
-    """Have what large bodies and answers took given back to the system once it is free.
+    """Have the memory of large bodies and answers given back to the system once it is free.
 
     glibc raises its threshold with each large block that is freed, and keeps an arena for each thread: after
-    a few large requests a process would hold for ever what all of them needed together.
+    a few large requests a process would keep for ever what all of them needed together.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in every C library
     if mallopt is not None:
@@ -113,27 +113,24 @@ def _give_memory_back() -> None:
 
 
 def make_worker() -> ASGIApp:
-    """The application of one worker process, with everything from the environment.
+    """Return the application of one worker process, with its settings from the environment.
 
-    Called by uvicorn. A worker ends with its parent, also where that is killed.
+    uvicorn calls it. A worker ends with its parent, even if that is killed.
     """
     from bdlab.errors import BdlabError, VaultUnavailable
     from bdlab_cli.output import terminal
 
     terminal.prepare()
-    # A terminal that closes tells the parent, too, which ends its workers in order.
+    # A terminal that closes also tells the parent, which ends its workers in order.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():  # it may have ended before the mark was set
+    if parent is not None and not parent.is_alive():  # it may have ended before prctl was called
         sys.exit(STARTUP_FAILED)
     api = Api(load_settings(daemon=True))
     try:
         api.open()
-    except VaultUnavailable as error:
-        log.error("worker not started", problem=error.message, hint=error.hint)
-        sys.exit(1)
     except BdlabError as error:
         log.error("worker not started", problem=error.message, hint=error.hint)
-        sys.exit(STARTUP_FAILED)
+        sys.exit(1 if isinstance(error, VaultUnavailable) else STARTUP_FAILED)
     return api.asgi()

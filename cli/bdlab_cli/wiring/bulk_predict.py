@@ -1,4 +1,4 @@
-"""What `bdlab predict` does with reviews: check them all, score, publish, print, and account for each."""
+"""The steps of `bdlab predict`: check all reviews, score, publish, print, and account for each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from bdlab.errors import BdlabError, InvalidInput
 from bdlab.events import Review
 from bdlab.model import Scorer, load_scorer
 from bdlab.reviews import check
-from bdlab.reviews.bulk import Publisher, RowResult, publish_rows, score_rows
+from bdlab.reviews.bulk import RowResult, publish_rows, score_rows
 from bdlab.reviews.files import STANDARD_INPUT, BadRow, Format, ReviewFile, Row
 from bdlab.settings import Layers
 from bdlab_cli.output import terminal
@@ -27,13 +27,12 @@ from bdlab_cli.wiring.signals import stop_on_signal
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-SERVICE = "predict"
 SHOWN_PROBLEMS = 20
 MAX_RUN_ID = 200
 
 
 class Prediction:
-    """The options that hold for one review and for a file."""
+    """One run of the command, with the options that one review and a file have in common."""
 
     def __init__(
         self,
@@ -59,29 +58,24 @@ class Prediction:
     def scorer(self) -> Scorer:
         return load_scorer(self.layers.settings().model.path)
 
-    @contextmanager
-    def publisher(self, stop: threading.Event) -> Iterator[Publisher]:
-        """A producer that is logged in as this command. Raises VaultError."""
-        from bdlab.kafka.producer import Producer
-
-        with ExitStack() as stack:
-            vault = stack.enter_context(open_session(self.layers, stop, service=SERVICE))
-            producer = Producer(vault, client_id="bdlab-predict", source=f"/bdlab/{self.source}")
-            producer.open()
-            # Every review is accounted for by then: nothing is left to wait for.
-            stack.callback(producer.close, 1.0)
-            yield producer
-
     def outcomes(self, rows: Iterable[Row], scorer: Scorer, stop: threading.Event) -> Iterator[RowResult]:
+        """Score the rows, and publish them unless the options say otherwise. Raises VaultError."""
         if not self.publish:
             yield from score_rows(rows, scorer, run_id=self.run_id)
             return
-        with self.publisher(stop) as publisher:
-            yield from publish_rows(rows, scorer, publisher, run_id=self.run_id, stop=stop)
+        from bdlab.kafka.producer import Producer
+
+        with ExitStack() as stack:
+            vault = stack.enter_context(open_session(self.layers, stop, service="predict"))
+            producer = Producer(vault, client_id="bdlab-predict", source=f"/bdlab/{self.source}")
+            producer.open()
+            # Every review is accounted for by then, so nothing is left to wait for.
+            stack.callback(producer.close, 1.0)
+            yield from publish_rows(rows, scorer, producer, run_id=self.run_id, stop=stop)
 
 
 def from_argument(prediction: Prediction, text: str, summary: str) -> None:
-    """Raises ReviewInvalid, VaultError, and the BrokerError of a review that is not acknowledged."""
+    """Predict from one review. Raises ReviewInvalid, VaultError, BrokerError (it is not acknowledged)."""
     review = Review(text=text, summary=summary)
     check(review)
     scorer = prediction.scorer()
@@ -105,9 +99,9 @@ def from_argument(prediction: Prediction, text: str, summary: str) -> None:
 
 
 def read_review(limit: int) -> str:
-    """The one review that standard input holds, in UTF-8 and at most `limit` bytes. Raises InvalidInput."""
+    """Return the review in standard input: UTF-8, at most `limit` bytes. Raises InvalidInput."""
     if sys.stdin.isatty():
-        terminal.stderr().print("Reading one review from the terminal; Ctrl-D on a line of its own ends it.")
+        terminal.echo("Reading one review from the terminal; Ctrl-D on a line of its own ends it.", err=True)
     try:
         content = sys.stdin.buffer.read(limit + 1)
         text = content.decode("utf-8-sig").rstrip("\r\n")
@@ -134,7 +128,7 @@ def read_review(limit: int) -> str:
 def from_file(
     prediction: Prediction, source: str, *, kind: Format | None, delimiter: str, skip_invalid: bool
 ) -> None:
-    """Raises InvalidInput for a bad row, before any is published, and BdlabError where one failed."""
+    """Predict from a file. Raises InvalidInput for a bad row before any is published, and BdlabError."""
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
     from bdlab_cli.output.progress import progress_bar
@@ -183,7 +177,7 @@ def from_file(
 
 
 def _lost(write: Callable[[], None]) -> BdlabError | None:
-    """What keeps a result from its file: then the reviews that are on their way are still accounted for."""
+    """Return what keeps a result from its file; the reviews in flight are still accounted for."""
     try:
         write()
     except BdlabError as error:
@@ -192,7 +186,7 @@ def _lost(write: Callable[[], None]) -> BdlabError | None:
 
 
 def _tell_lost_results(published: str) -> None:
-    """Say that standard output took not all of them; the exit code remains that of the reviews."""
+    """Tell of results that standard output did not take; the exit code remains that of the reviews."""
     if why := terminal.take_failure():
         terminal.echo(
             f"error: standard output cannot be written: {why}; results are missing\n{published}", err=True
@@ -202,7 +196,7 @@ def _tell_lost_results(published: str) -> None:
 def _check_all(
     file: ReviewFile, progress: Progress, stop: threading.Event, *, done: str, skip_invalid: bool
 ) -> int:
-    """How many rows are reviews. Raises InvalidInput where one is not and may not be left out.
+    """Return how many rows are reviews. Raises InvalidInput if one is not, unless `skip_invalid`.
 
     `done` is the word for what is done with them.
     """
@@ -229,14 +223,14 @@ def _check_all(
             hint="Correct them, or leave them out with --skip-invalid.",
         )
     if bad:
-        terminal.stderr().print(f"{file.name}: {bad} rows are left out\n" + "\n".join(shown))
+        terminal.echo(f"{file.name}: {bad} rows are left out\n" + "\n".join(shown), err=True)
     if not good:
         raise InvalidInput(f"{file.name} holds no reviews: 0 rows")
     return good
 
 
 class _Tally:
-    """How many reviews were tried, and the lines of those that failed (no more than were in flight)."""
+    """How many reviews were tried, and the lines of those that failed (at most those in flight)."""
 
     def __init__(self) -> None:
         self.tried = 0
@@ -257,13 +251,13 @@ class _Tally:
 def _account(
     prediction: Prediction, file: ReviewFile, tally: _Tally, count: int, *, interrupted: bool
 ) -> None:
-    """Say what became of all rows. Raises BdlabError where some are not acknowledged."""
+    """Say what became of all rows. Raises BdlabError if some are not acknowledged."""
     unsent = count - tally.tried
     failed = sum(map(len, tally.failed.values()))
     verb = "acknowledged by the broker" if prediction.publish else "scored"
     done = f"{tally.tried - failed} of {count} reviews {verb}"
     if not (failed or unsent or tally.lost):
-        terminal.stderr().print(done)
+        terminal.echo(done, err=True)
         return
     parts = [f"{file.name}: {done}"]
     for status, lines in tally.failed.items():
@@ -285,7 +279,7 @@ def _account(
 
 
 def _ranges(lines: list[int]) -> str:
-    """Like 3, 7-9."""
+    """Return line numbers like 3, 7-9."""
     spans: list[list[int]] = []
     for line in lines:
         if spans and line == spans[-1][1] + 1:
@@ -296,13 +290,13 @@ def _ranges(lines: list[int]) -> str:
 
 
 def _refuse_overwriting(source: str, output: Path | None) -> None:
-    """By whatever names: links, and standard input."""
+    """Raise InvalidInput if the output is the file that is read, also through links or standard input."""
     if output is None:
         return
     try:
         read = os.fstat(0) if source == STANDARD_INPUT else Path(source).stat()
         same = os.path.samestat(read, output.stat())
-    except (OSError, RuntimeError):  # one of them is not there, which is said later
+    except (OSError, RuntimeError):  # one of them is missing, which is said later
         return
     if same:
         raise InvalidInput(f"--output {output} is the file that is read", hint="Name another file.")

@@ -35,9 +35,9 @@ _DEFAULT = ("vault", "kafka", "postgres", "log", "model", "api", "certificates")
 
 
 def chosen(names: Sequence[str], sink: SinkSettings) -> tuple[str, ...]:
-    """The names of all checks that `names` (checks and groups) stand for. Raises InvalidInput.
+    """Return the names of all checks that `names` (checks and groups) stand for. Raises InvalidInput.
 
-    Without names it is all of them; the consumers only where it is known where they answer.
+    Without names it is all of them; the consumers only if the settings say where they answer.
     """
     found: list[str] = []
     for name in names or (*_DEFAULT, *(["consumer"] if _consumers(sink) else [])):
@@ -50,7 +50,7 @@ def chosen(names: Sequence[str], sink: SinkSettings) -> tuple[str, ...]:
 
 
 class Checker:
-    """Makes the checks named in `wanted`, again and again; logs in where they need it, and out at the end."""
+    """Makes the checks named in `wanted`, as often as asked; logs in if they need it, and out at the end."""
 
     def __init__(self, layers: Layers, wanted: Sequence[str], *, api_url: str | None) -> None:
         self._layers = layers
@@ -58,9 +58,9 @@ class Checker:
         self._wanted = wanted
         self._groups = [group for group, checks in CHECKS.items() if any(name in wanted for name in checks)]
         self._api_url = (api_url or own_url(self._settings.http)).rstrip("/")
-        http_url(self._api_url)  # refused here, and not by each check that asks it
+        http_url(self._api_url)  # refused here once, not by each check
         self._kafka = _Login(layers, database_role=None, kafka=True)
-        # Of its own, so that a database that is down keeps nobody from looking at the broker.
+        # A login of its own, so that the broker is checked even if the database is down.
         self._database = _Login(layers, database_role=services.database_role(SERVICE), kafka=False)
 
     def __enter__(self) -> Checker:
@@ -71,7 +71,7 @@ class Checker:
         self._database.close()
 
     def report(self) -> Report:
-        """All checks at once; takes as long as the slowest server's time-out."""
+        """Make all checks at once; it takes at most as long as the slowest server's time-out."""
         if {"vault", "kafka", "log", "certificates"} & set(self._groups):
             self._kafka.open()
         if {"postgres", "log"} & set(self._groups):
@@ -125,29 +125,26 @@ class Checker:
 
         problem = self._database.problem
         if problem is not None:
-            # Vault cannot make a user in a database that is down: tell that from a Vault that will not.
+            # Vault cannot make a user in a database that is down, which is no fault of Vault.
             state = DatabaseState(connected=False, problem=self._why_no_database(problem))
             if state.problem:
                 return database_checks(state, lease_ttl_s=None)
             return unknown("postgres", "no login from Vault: " + problem.message, problem.hint)
-        reader = Reader(self._database.session, application_name="bdlab-status")
-        try:
+        with Reader(self._database.session, application_name="bdlab-status") as reader:
             state = reader.state()
-        finally:
-            reader.close()
         return database_checks(state, lease_ttl_s=self._database.session.state().lease_ttl_s)
 
     def _why_no_database(self, problem: BdlabError) -> str:
-        """Why the database takes no connections where it has to be; empty where that is not what is wrong."""
+        """Return why the database accepts no connections; empty if something else is wrong."""
         if not self._database.session.state().connected:
-            return ""  # it cannot say where that is; asking would only cost the time-out
+            return ""  # Vault cannot say where the database is; asking would only cost the time-out
         try:
             found, _ = self._database.session.read_secret("database/credentials")
         except BdlabError:
             return ""
         host, port = found.get("host", ""), found.get("port", "")
         closed = why_closed(host, int(port)) if host and port.isdigit() else ""
-        # Vault reads its secrets, and makes no user: as while the database starts or recovers.
+        # Vault answers, but makes no user: the database may be starting or recovering.
         return closed or (problem.message if isinstance(problem, VaultUnavailable) else "")
 
     def _check_model(self) -> tuple[CheckResult, ...]:
@@ -165,7 +162,7 @@ class Checker:
         return (api_check(self._api_url, ca_file=own_ca_file(self._settings.http)),)
 
     def _check_certificates(self) -> tuple[CheckResult, ...]:
-        """Of each server that speaks TLS, as far as Vault says where it is."""
+        """Check each server that speaks TLS, as far as Vault says where it is."""
         vault, found = self._settings.vault, []
         for name, url, ca_file in (
             ("vault.certificate", vault.address, vault.ca_file),
@@ -212,7 +209,7 @@ class Checker:
 
 
 class _Login:
-    """A Vault session that is opened when it is needed, without waiting, and again where that failed.
+    """A Vault session that is opened when it is needed, without waiting, and again if that failed.
 
     `problem` is why it is not open.
     """
@@ -228,13 +225,8 @@ class _Login:
     def session(self) -> VaultSession:
         from bdlab.vault.session import VaultSession
 
-        return VaultSession(
-            self._layers,
-            service=SERVICE,
-            database_role=self._database_role,
-            kafka=self._with_kafka,
-            daemon=False,
-        )
+        role, kafka = self._database_role, self._with_kafka
+        return VaultSession(self._layers, service=SERVICE, database_role=role, kafka=kafka, daemon=False)
 
     def open(self) -> None:
         if self._opened and self.problem is None:
@@ -252,18 +244,18 @@ class _Login:
 
 
 def own_ca_file(http: HttpSettings) -> str:
-    """What the API is verified with; a certificate that signed itself is its own authority."""
+    """Return the CA file that verifies the API; a self-signed certificate is its own authority."""
     return http.ca_file or http.tls_cert_file
 
 
 def own_url(http: HttpSettings) -> str:
-    """Where the API is, as its own settings say."""
+    """Return the API's URL as its own settings say."""
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(http.host, http.host)  # noqa: S104 - replaced
     return f"{'https' if http.tls_cert_file else 'http'}://{host}:{http.port}"
 
 
 def _consumers(sink: SinkSettings) -> list[str]:
-    """Where the consumers' metrics are, as far as the settings say."""
+    """Return the URLs of the consumers' metrics, as far as the settings say."""
     if sink.urls:
         return [url.strip().rstrip("/") for url in sink.urls.split(",") if url.strip()]
     scheme = "https" if sink.tls_cert_file else "http"

@@ -1,4 +1,4 @@
-"""Wiring the rotations: Vault's side of them with the broker's administrator."""
+"""The rotations of `bdlab rotate`: Vault's side of them with the broker's administrator."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def rotations(
     dry_run: bool,
     progress: Callable[[str], None],
 ) -> Iterator[Rotation]:
-    """Do what `targets` (database, kafka, approle) name, and give each result as it is known.
+    """Rotate what `targets` name (database, kafka, approle), and yield each result as it is known.
 
-    Secret ids come last, and the one of `rotate` itself as the last of them. Raises InvalidInput, VaultError,
+    Secret ids come last, and that of `rotate` itself at the very end. Raises InvalidInput, VaultError,
     BrokerError.
     """
     if unknown := [name for name in services if name not in SERVICES]:
@@ -85,7 +85,7 @@ def _kafka(layers: Layers, run: Run, services: Sequence[str], admin_servers: str
         return
     if not admin_servers and not run.dry_run:
         raise InvalidInput(
-            "where the broker takes its administrator is not known",
+            "it is not known where the broker takes its administrator",
             hint="Say it with --admin-servers or BDLAB_KAFKA_ADMIN_SERVERS, as for `bdlab migrate`.",
         )
     admin = clients if run.dry_run else administrator(run.session, clients, admin_servers)

@@ -25,11 +25,11 @@ def load_settings(
     quiet: bool = False,
     daemon: bool = False,
 ) -> Layers:
-    """The settings' layers, and logs set up as they say.
+    """Return the settings' layers, and set up the log as they say. Raises SettingsInvalid.
 
     `command_line` maps sections to fields; a None is an option that was not given. `quiet` is for a command
-    that prints its results itself: of the log it shows warnings and worse. A person at a terminal is kept
-    waiting for a shorter time than a script or a `daemon`.
+    that prints its results itself: its log has warnings and worse only. A person at a terminal waits for a
+    shorter time than a script or a `daemon`.
     """
     from bdlab import settings
     from bdlab_cli.output import logs
@@ -57,10 +57,10 @@ def open_session(
     kafka: bool = True,
     renewed: bool = False,
 ) -> Iterator[VaultSession]:
-    """The open session of a short command, with its service's database login if `database`; `renewed` for one
-    that may take hours. Raises VaultError.
+    """Open the session of a short command, with its service's database login if `database`.
 
-    Setting `stop` ends its wait for Vault; without one a signal does. Whoever sits there is told of the wait.
+    `renewed` is for a command that may take hours. Setting `stop` ends the wait for Vault; without one a
+    signal does. The person at the terminal is told of the wait. Raises VaultError.
     """
     from bdlab import services
     from bdlab.vault.session import VaultSession
@@ -76,15 +76,15 @@ def open_session(
 
 @contextmanager
 def _told_of_wait(settings: Settings) -> Iterator[Callable[[], None]]:
-    """What tells, once, that Vault is waited for; it does so by itself where Vault keeps silent."""
+    """Give a function that tells of the wait for Vault, once; it is called here if Vault does not answer."""
     told = threading.Lock()
 
     def tell() -> None:
         if told.acquire(blocking=False):
-            terminal.stderr().print(
+            terminal.echo(
                 f"Waiting for Vault at {settings.vault.address}, at most {settings.startup_timeout_s:g} s "
                 "(--startup-timeout); Ctrl-C ends the wait.",
-                soft_wrap=True,
+                err=True,
             )
 
     silence = threading.Timer(_SILENCE_S, tell)

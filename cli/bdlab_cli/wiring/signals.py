@@ -15,22 +15,21 @@ INTERRUPTED_TWICE = 130
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM, SIGINT or SIGHUP sets; a second one leaves at once with code 130.
+    """Give an event that SIGTERM, SIGINT or SIGHUP sets; a second signal ends the process with code 130.
 
-    But no SIGHUP does: a terminal that closes sends several, and nobody is there to be impatient.
-
-    A thread of its own looks at them: the main one may be inside a client library that waits for its server,
-    where Python runs no handler. The handlers that stood before are put back at the end.
+    A second SIGHUP does not: a terminal that closes sends several. A thread of its own receives the signals,
+    because the main one may be inside a client library that waits for its server, where Python runs no
+    handler. The former handlers are put back at the end.
     """
     from bdlab import signals
 
     stop = threading.Event()
 
     def heard(_number: int, _frame: FrameType | None) -> None:
-        """Nothing: that Python handles a signal at all is what has its number written to `mouth`."""
+        """Do nothing: Python writes the number of a signal that it handles to the wakeup descriptor."""
 
     def listen() -> None:
-        while numbers := ear.recv(16):
+        while numbers := receiver.recv(16):
             for number in numbers:
                 if signal.getsignal(number) is not heard:
                     continue  # another handler stands in its place, as a server's own
@@ -38,12 +37,12 @@ def stop_on_signal() -> Iterator[threading.Event]:
                     os._exit(INTERRUPTED_TWICE)
                 stop.set()
 
-    ear, mouth = socket.socketpair()
-    with ear, mouth:
-        mouth.setblocking(False)
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        sender.setblocking(False)
         listener = threading.Thread(target=listen, name="signals", daemon=True)
         listener.start()
-        descriptor = signal.set_wakeup_fd(mouth.fileno())
+        descriptor = signal.set_wakeup_fd(sender.fileno())
         handlers = {number: signal.signal(number, heard) for number in signals.ending()}
         try:
             yield stop
@@ -51,5 +50,5 @@ def stop_on_signal() -> Iterator[threading.Event]:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(descriptor)
-            mouth.close()
+            sender.close()
             listener.join()

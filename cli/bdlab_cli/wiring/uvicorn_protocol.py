@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 with bounds on what one client, and all of them together, can make a process hold.
+"""uvicorn's HTTP/1.1, with bounds on what one client, and all of them together, make a process hold.
 
-uvicorn bounds neither the size of a request's head nor the time that it takes, lets any number of connections
-use up the process' files, and keeps what a client does not read for ever.
+uvicorn bounds neither the size of a request's head nor the time that it takes. It accepts connections until
+the process has no files left, and keeps an answer that a client does not read for ever.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from bdlab.errors import BdlabError, InvalidInput
 log = structlog.get_logger()
 
 MAX_HEAD_BYTES = 32 << 10
-"""Bytes of a request's head; of what stands between two pieces of its body, and after the last, too."""
+"""Bytes of a request's head, and of chunk headers and trailers of its body."""
 HEAD_S = 10.0
 """How long a client may take for a request's head, and for a TLS handshake."""
 MAX_PIPELINED = 8
-"""Requests of one connection that may wait for the answer to the one before them."""
+"""Requests of one connection that may wait for an earlier answer."""
 FREE_BYTES = 16 << 10
-"""A request of up to this size is taken however much the others hold."""
+"""A request of up to this size is accepted, however much the others hold."""
 REQUEST_BYTES = 32 << 20
-"""What all requests hold that are larger, before their answers are complete."""
+"""What all larger requests together may hold until their answers are complete."""
 DRAIN_S = 10.0
 DRAIN_BYTES = 64 << 20
-"""For how long, and how many bytes, a client may go on sending a body that was answered already."""
+"""How long, and how many bytes, a client may go on sending a body that was answered already."""
 STALLED_S = 30.0
 """How long a client may leave its answer unread."""
 LAST_S = 3.0
@@ -45,24 +45,24 @@ LAST_S = 3.0
 
 MAX_CONNECTIONS = 2048
 RESERVED_FILES = 128
-"""Files that connections leave to the process itself: to Vault, the broker, PostgreSQL, and its logs."""
+"""Files that are kept for the process itself: for Vault, the broker, PostgreSQL, and its logs."""
 
 _FULL_TOLD_EVERY_S = 60.0
 _WRITE_LIMIT = 16 << 10
 
 
 class Waiting(Protocol):
-    """A connection for which the server waits, in its turn."""
+    """A connection that waits for its client."""
 
     def make_room(self) -> None:
-        """End at once."""
+        """End at once, to make room for another connection."""
         ...
 
 
 class Bounds:
-    """What the connections of this process hold together. For its event loop only.
+    """What the connections of this process hold together; used on its event loop only.
 
-    `waiting` has those that wait for their client and not for an answer, the longest first.
+    `waiting` has the connections that wait for their client, not for an answer, the longest wait first.
     """
 
     def __init__(self, max_connections: int) -> None:
@@ -72,13 +72,13 @@ class Bounds:
         self.waiting: dict[Waiting, None] = {}
 
     def admit(self, connections: int) -> bool:
-        """Whether one of so many connections may stay, if need be in the place of one that only waits."""
+        """Return whether a new one of `connections` may stay; one that only waits may make room for it."""
         if connections <= self._max_connections:
             return True
         if time.monotonic() - self._told_at > _FULL_TOLD_EVERY_S:
             self._told_at = time.monotonic()
             log.warning(
-                "as many connections as may be: the one that waits longest for its client makes room",
+                "too many connections: the one that waits longest for its client is closed for a new one",
                 connections=self._max_connections,
                 setting="http.max_connections",
             )
@@ -90,7 +90,7 @@ class Bounds:
 
 
 class Config(uvicorn.Config):
-    """uvicorn's, for connections within bounds; of those each worker process has its own."""
+    """uvicorn's settings, with bounded connections; each worker process has its own bounds."""
 
     def __init__(self, app: Any, *, max_connections: int = MAX_CONNECTIONS, **options: Any) -> None:
         super().__init__(app, http=BoundedProtocol, ws="none", **options)
@@ -98,10 +98,7 @@ class Config(uvicorn.Config):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection.
-
-    Bytes are counted until the parser has made something of them: a head, a piece of a body, an end.
-    """
+    """One connection. Bytes are counted until the parser reports a head, a piece of a body, or an end."""
 
     def __init__(
         self,
@@ -128,7 +125,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=_WRITE_LIMIT)
-        # What a cycle calls of its transport, which this protocol is for it: see close().
+        # A request's cycle gets this protocol as its transport (see close()), and calls these.
         self.write, self.is_closing = transport.write, transport.is_closing
         self._until(HEAD_S, self._late)
         if self._bounds.admit(len(self.connections)):
@@ -148,7 +145,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             self.transport.close()
             return
-        # Before the server gives it up, which would leave a traceback.
+        # Before uvicorn cancels it, which would log a traceback.
         self.loop.call_later(max(self._stop_s - 0.5, 0.0), self.transport.abort)
         if self.flow.write_paused:
             self._until(LAST_S, self.transport.abort)
@@ -190,7 +187,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._unparsed > MAX_HEAD_BYTES:
             self._refuse_head()
         elif self._in_head or (self._unparsed and not self._in_body):
-            # Of a read that ended one request and began the next, the parser does not say where.
+            # The parser does not say where one request ended and the next began within this read.
             self._left_over = 0 if self._unparsed else size
             if self._deadline is None:
                 self._until(HEAD_S, self._late)
@@ -210,23 +207,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._until(0, None)
         if not self.url.startswith(b"/"):
-            # Of a target that is a whole URL, the host counts instead of the header's (RFC 9112, 3.2.2).
+            # If the target is a whole URL, its host counts, not the Host header (RFC 9112, 3.2.2).
             meant = urlsplit(self.url).netloc
             self.headers[:] = [(name, meant if name == b"host" else value) for name, value in self.headers]
         super().on_headers_complete()
         self._in_body = True
-        self.cycle.transport = self  # type: ignore[assignment] # as much of one as it calls
+        self.cycle.transport = self  # type: ignore[assignment] # it has what the cycle calls
 
     def on_body(self, body: bytes) -> None:
         self._unparsed = 0
-        if self.scope["method"] == "POST":  # nobody reads another one's
+        if self.scope["method"] == "POST":  # no other route reads its body
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._unparsed = 0
         self._in_body = False
         super().on_message_complete()
-        if self.cycle.response_complete:  # the rest of a body that was answered before
+        if self.cycle.response_complete:  # this was the rest of a body that was answered already
             self._until(0, None)
             self._rest()
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -239,7 +236,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _hold(self) -> bool:
-        """Whether there is room for what this connection holds; else it is refused."""
+        """Return whether there is room for what this connection holds; if not, refuse it."""
         if self._in_body and self.cycle.response_complete:
             if self._held > DRAIN_BYTES:
                 self.transport.abort()
@@ -262,8 +259,10 @@ class BoundedProtocol(HttpToolsProtocol):
     # What goes to the client
 
     def close(self) -> None:
-        """For a cycle, after its connection's last answer. A client that still sends would not see it if the
-        connection were closed at once: the reset that answers its next bytes takes what it has not read.
+        """Close after the connection's last answer, which is when a request's cycle calls this.
+
+        If the client still sends, the connection stays open for a while: a reset would destroy the answer
+        that it has not read yet.
         """
         if self._in_body or self._refused:
             self._linger()
@@ -279,7 +278,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._until(DRAIN_S, self.transport.abort)
 
     def _rest(self) -> None:
-        """Everything is answered: the next move is the client's."""
+        """Wait for the client: everything is answered."""
         self._release()
         self._bounds.waiting[self] = None
 
@@ -300,7 +299,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Refusing
 
     def _late(self) -> None:
-        if self._answering():  # reading may be paused for as long
+        if self._answering():  # reading may have been paused meanwhile
             self._until(HEAD_S, self._late)
         elif self._in_head or self._unparsed:
             why = f"The head was not complete after {HEAD_S:g} s."
@@ -309,15 +308,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _stop_reading(self) -> None:
-        self._refuse(503, "ending", "The server is stopping", "Ask again: another may be there.")
+        self._refuse(503, "ending", "The server is stopping", "Ask again: another server may answer.")
         self._until(LAST_S, self.transport.abort)
 
     def _refuse_head(self) -> None:
-        why = f"What goes with the body is larger than {MAX_HEAD_BYTES} bytes, and may not be."
+        why = f"The head, or what is sent with the body, may have at most {MAX_HEAD_BYTES} bytes."
         self._refuse(431, "head-too-large", "The request's head is too large", why)
 
     def _refuse(self, status: int, kind: str, title: str, detail: str) -> None:
-        """Answer what is being received, as the last thing on this connection, and take no more from it."""
+        """Answer the request that is being received, and accept no more on this connection."""
         self._unset_keepalive_if_required()
         cycle = self.cycle
         if self._in_body and not self.pipeline:
@@ -329,7 +328,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._in_body:
             self.transport.abort()
             return
-        elif self._answering():  # its answer, and those before it, come first
+        elif self._answering():  # send its answer, and those before it, first
             self._refused = True
             cycle.keep_alive = False
             return
@@ -337,7 +336,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Take what the client still sends, a bounded while, so that it comes to read its answer."""
+        """Read what the client still sends for a bounded time, so that it can read its answer."""
         self._refused = True
         self._release()
         self._bounds.waiting[self] = None
@@ -371,7 +370,7 @@ def _answer(status: int, kind: str, title: str, detail: str) -> bytes:
 
 
 def max_connections(wanted: int) -> int:
-    """How many connections a process may have: `wanted`, or if that is 0 what its files allow.
+    """Return how many connections a process may have: `wanted`, or as many as its files allow if that is 0.
 
     Sets the limit of open files as high as it may be. Raises InvalidInput and BdlabError if it is too low.
     """

@@ -35,9 +35,9 @@ _METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def run(layers: Layers) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP: then take no new request, answer those in flight, and close.
+    """Serve until SIGTERM, SIGINT or SIGHUP: then accept no new request, answer those in flight, and close.
 
-    Raises BdlabError where it cannot start.
+    Raises BdlabError if it cannot start.
     """
     settings = layers.settings()
     settings.http.origins()
@@ -55,14 +55,14 @@ def _serve_here(layers: Layers, listener: socket.socket) -> None:
         api.open()
         server = _Server(_config(layers.settings(), app=api.asgi))
         server.announced_url = _url(layers.settings().http, listener)
-        # uvicorn sends itself the signal again once it has stopped; with these handlers that ends nothing.
+        # uvicorn raises the signal again once it has stopped; these handlers then only set an event.
         with stop_on_signal():
             server.run([listener])
 
 
 def _serve_in_workers(layers: Layers, listener: socket.socket) -> None:
     settings = layers.settings()
-    # Once before there are several: waits for Vault, and a wrapped secret id can be unwrapped only once.
+    # Log in once before the workers do: it waits for Vault, and unwraps a secret id, which works only once.
     session = vault_session(layers)
     with closing(session):
         session.open(settings.startup_timeout_s)
@@ -94,7 +94,7 @@ class _Server(uvicorn.Server):
                     signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The second signal ends it at once, whichever it is; but for SIGHUP, see `wiring.stop_on_signal`."""
+        """Stop; a second signal ends the process at once, unless it is SIGHUP (see `stop_on_signal`)."""
         if self.should_exit and sig != signal.SIGHUP:
             os._exit(INTERRUPTED_TWICE)
         super().handle_exit(sig, frame)
@@ -104,13 +104,13 @@ class _Supervisor(Multiprocess):
     announced_url = ""
 
     def __init__(self, config: uvicorn_tls.Config, sockets: list[socket.socket]) -> None:
-        deaf = signal.SIGHUP not in signals.ending()
+        ignored = signal.SIGHUP not in signals.ending()
         super().__init__(config, sockets)
-        if deaf:
+        if ignored:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def handle_hup(self) -> None:
-        """uvicorn would start its workers anew."""
+        """Stop as on SIGTERM; uvicorn would restart its workers."""
         self.handle_term()
 
     def keep_subprocess_alive(self) -> None:
@@ -140,13 +140,13 @@ def _config(settings: Settings, *, app: object) -> uvicorn_tls.Config:
         server_header=False,
         ssl_certfile=http.tls_cert_file or None,
         ssl_keyfile=http.tls_key_file or None,
-        # No prediction in flight takes longer; a client that reads slowly may not hold up the end.
+        # No prediction in flight takes longer, and a client that reads slowly does not delay the stop.
         timeout_graceful_shutdown=ceil(settings.kafka.delivery_timeout_s) + _GRACE_S,
     )
 
 
 def _bind(http: HttpSettings) -> socket.socket:
-    """The listening address, taken before anything else. Raises InvalidInput, BdlabError."""
+    """Return a listening socket, bound before anything else. Raises InvalidInput, BdlabError."""
     check_pair(http.tls_cert_file, http.tls_key_file, options="--tls-cert and --tls-key")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -155,7 +155,7 @@ def _bind(http: HttpSettings) -> socket.socket:
         _check_hosts(http, str(address[0]))
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Each connection takes this over: what a client does not read is not for the system to hold either.
+        # Connections inherit this: the system holds little of what a client does not read.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         listener.bind(address)
     except OSError as error:
@@ -168,7 +168,7 @@ def _bind(http: HttpSettings) -> socket.socket:
 
 
 def _check_hosts(http: HttpSettings, address: str) -> None:
-    """Raise InvalidInput where others can reach `address` and nobody said by which names."""
+    """Raise InvalidInput if other machines reach `address` and no names are allowed."""
     allowed = AllowedHosts(http.allowed_hosts, bound=http.host)
     if not allowed.listed and not is_loopback(address):
         raise InvalidInput(
@@ -189,7 +189,7 @@ def _url(http: HttpSettings, listener: socket.socket) -> str:
 
 
 def _as_environment(settings: Settings) -> dict[str, str]:
-    """What the command line said, for the workers, which have only the environment."""
+    """Return what the command line said as environment variables, which is what workers read."""
     http = settings.http
     return {
         "BDLAB_STARTUP_TIMEOUT": str(settings.startup_timeout_s),
@@ -202,7 +202,7 @@ def _as_environment(settings: Settings) -> dict[str, str]:
 
 @contextmanager
 def _metrics_folder() -> Iterator[None]:
-    """A folder in which the workers' metrics come together; one that the environment names stays."""
+    """Give the workers a folder for their metrics, unless the environment names one."""
     if os.environ.get(_METRICS_DIR):
         yield
         return

@@ -1,4 +1,4 @@
-"""HTTPS for uvicorn, with a certificate that may be replaced in its files while it serves."""
+"""HTTPS for uvicorn, with a certificate whose files may be replaced while it serves."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _LOOK_EVERY_S = 1.0
 
 
 class Config(uvicorn_protocol.Config):
-    """The protocol's, whose TLS context takes a new certificate for new connections; open ones go on.
+    """uvicorn's settings, whose TLS context takes a new certificate for new connections; open ones go on.
 
-    Every worker loads its own, inside its event loop, so that each looks after itself.
+    Every worker loads its own, inside its event loop.
     """
 
     tls: ssl.SSLContext
@@ -31,7 +31,7 @@ class Config(uvicorn_protocol.Config):
         super().load()
         if self.ssl is not None and self.ssl_certfile and self.ssl_keyfile:
             _renew(ServedCertificate(self.ssl, Path(self.ssl_certfile), Path(self.ssl_keyfile)))
-            # uvicorn's own listener shows nobody a connection before its handshake is done.
+            # uvicorn's own listener shows a connection only once its handshake is done.
             self.tls, self.ssl, self.http_protocol_class = self.ssl, None, _Handshake
 
 
@@ -41,7 +41,7 @@ def _renew(certificate: ServedCertificate) -> None:
 
 
 class _Handshake(asyncio.Protocol):
-    """A connection until its TLS handshake is done: counted as any other, and for a bounded time."""
+    """A connection until its TLS handshake is done: it counts as one, and has a bounded time."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class _Handshake(asyncio.Protocol):
         self._make = partial(uvicorn_protocol.BoundedProtocol, config, server_state, app_state, _loop)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        # The loop reads from a transport as soon as this is done; from its socket alone nothing gets lost.
+        # The loop reads from a transport as soon as this returns; a duplicate of its socket loses nothing.
         self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
         self._socket.setblocking(False)
         transport.abort()
@@ -67,7 +67,7 @@ class _Handshake(asyncio.Protocol):
 
     async def _shake(self) -> None:
         try:
-            # It closes the socket where it fails.
+            # It closes the socket if it fails.
             with contextlib.suppress(OSError):
                 await asyncio.get_running_loop().connect_accepted_socket(
                     self._make,
