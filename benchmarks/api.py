@@ -1,11 +1,11 @@
-"""Acknowledged predictions a second over HTTP, as a share of what an echo endpoint does in the same run.
+"""Measure acknowledged predictions a second over HTTP, relative to an echo endpoint in the same run.
 
     python benchmarks/api.py [SECONDS]
 
-One process serves (Litestar and uvicorn, as `bdlab serve` does, with its log going to a file), one is the
-broker, and this one makes the load: closed-loop connections that each wait for their answer. Every 200 was
-acknowledged by the broker. The echo endpoint decodes the same body and answers with one of the same size,
-under the same server: what the framework leaves for the work.
+One process serves (Litestar and uvicorn, as in `bdlab serve`, with a log file), one is the broker, and this
+one makes the load: connections that send the next request after each response. The broker has acknowledged
+every 200. The echo endpoint decodes the same body and responds with a body of the same size on the same
+server, and so shows what the framework itself takes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ REVIEW = (
 BODY = json.dumps({"text": REVIEW, "summary": "Good quality"}).encode()
 
 
-# What serves.
+# The servers.
 
 
 class _NoVault:
@@ -61,7 +61,7 @@ class _NoVault:
 
 
 def predicting(bootstrap_servers: str) -> ASGIApp:
-    """bdlab's API over a real broker; called on the event loop."""
+    """Return bdlab's API over a real broker; called in the event loop."""
     credentials = StaticCredentials(
         kafka=KafkaLogin(server=KafkaSettings(bootstrap_servers=bootstrap_servers))
     )
@@ -100,11 +100,11 @@ def serve(what: str, port: int, bootstrap_servers: str) -> None:
     uvicorn.Server(config).run()
 
 
-# What makes the load.
+# The load.
 
 
 class Connection(asyncio.Protocol):
-    """Sends the same request again as soon as it is answered; counts answers by status."""
+    """Sends the same request again after each response until the time is over. Fails on any but a 200."""
 
     def __init__(self, request: bytes, until: float, latencies: list[float]) -> None:
         self._request = request
@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         self.done = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's own is none by name
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclasses
         self._send()
 
     def _send(self) -> None:
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
 
 
 async def load(port: int, seconds: float) -> tuple[float, list[float]]:
-    """Answers a second, and the time that each took in seconds."""
+    """Return the responses a second, and the seconds that each took."""
     lines = (
         "POST /predict HTTP/1.1",
         "Host: localhost",
@@ -166,8 +166,8 @@ async def load(port: int, seconds: float) -> tuple[float, list[float]]:
     return len(latencies) / (time.perf_counter() - started), latencies
 
 
-async def answers(port: int) -> None:
-    """Wait until the server answers 200."""
+async def wait_until_ready(port: int) -> None:
+    """Wait until the server responds with 200."""
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -196,7 +196,7 @@ def main(seconds: float) -> None:
                 servers[what] = port, subprocess.Popen(command, stdout=log, stderr=log)
         try:
             for port, _ in servers.values():
-                uvloop.run(answers(port))
+                uvloop.run(wait_until_ready(port))
             for _ in range(ROUNDS):
                 for what, (port, _) in servers.items():
                     rate, times = uvloop.run(load(port, seconds))

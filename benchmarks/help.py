@@ -1,8 +1,8 @@
-"""How long `bdlab --help` takes, as a ratio to a bare Typer program with as many commands.
+"""Measure the time of `bdlab --help`, relative to a bare Typer program with as many commands.
 
     python benchmarks/help.py [RUNS]
 
-Both run as processes of their own, in turn, so that a busy machine slows both. The target is 1.2.
+Each run is a process of its own, in turn, so that a busy machine slows both. The target is 1.2.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def {function}() -> None:
 
 
 def bare_program() -> str:
-    """A Typer program with bdlab's commands and their help lines, and nothing behind them."""
+    """Return a Typer program with bdlab's commands and help lines, and empty functions."""
     commands = [
         _COMMAND.format(name=name, function=name.replace("-", "_"), help_line=help_line)
         for name, (help_line, _) in COMMANDS.items()
@@ -55,7 +55,7 @@ def main(runs: int) -> int:
         program = Path(folder) / "bare.py"
         program.write_text(bare_program())
         bare = [sys.executable, str(program), "--help"]
-        for command in (bdlab, bare):  # compiles what is not compiled yet
+        for command in (bdlab, bare):  # compiles the modules on the first run
             seconds(command)
         pairs = [(seconds(bdlab), seconds(bare)) for _ in range(runs)]
     ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))

@@ -1,4 +1,4 @@
-"""Events a second through the producer and the consumer, against a Tansu of its own.
+"""Measure events a second through the producer and the consumer, with a Tansu broker of its own.
 
 Run: python benchmarks/produce.py
 """
@@ -43,7 +43,7 @@ EVENT = make_event(
 
 
 def publish_all(producer: Producer) -> float:
-    """Seconds until all events are acknowledged."""
+    """Return the seconds until all events are acknowledged."""
     done, left = threading.Event(), EVENTS
 
     def acknowledged(result: Position | BrokerError) -> None:
@@ -67,7 +67,7 @@ def publish_all(producer: Producer) -> float:
 
 
 async def publish_from_asyncio(producer: Producer) -> tuple[float, list[float]]:
-    """Seconds for all events with `IN_FLIGHT` tasks, and the seconds that each acknowledgement took."""
+    """Return the seconds for all events with `IN_FLIGHT` tasks, and those of each acknowledgement."""
     publisher, waits = AsyncPublisher(producer), list[float]()
 
     async def client(count: int) -> None:
@@ -91,7 +91,7 @@ async def publish_one_by_one(producer: Producer, count: int = 300) -> list[float
 
 
 def consume_all(credentials: StaticCredentials, count: int) -> float:
-    """Seconds from the first record to the last."""
+    """Return the seconds from the first record to the last."""
 
     def from_the_start(starts: Sequence[Position]) -> Sequence[Position]:
         return starts

@@ -1,10 +1,10 @@
-"""What scoring a review costs: the run-time scorer beside scikit-learn's pipeline of the same model.
+"""Measure the scoring of a review: the run-time scorer, and scikit-learn's pipeline of the same model.
 
     python benchmarks/scorer.py [ROUNDS]
 
-Both score the same reviews in turn, so that a busy machine slows both; figures are CPU time, medians of the
-rounds. Loading is measured in a fresh process each. The target is 40 µs for a review of 26 tokens,
-explanation included; scikit-learn predicts the two figures and explains nothing.
+Both score the same reviews in turn, so that a busy machine slows both. The figures are CPU time, medians of
+the rounds; loading is measured in a new process each time. The target is 40 µs for a review of 26 tokens,
+including the explanation; scikit-learn predicts the two figures without one.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _NOTHING = _LOADING.format(load="", score="")
 
 
 def reviews(length: int, seed: int = 1) -> Iterator[Review]:
-    """Reviews of exactly `length` tokens, without a summary."""
+    """Return reviews of exactly `length` tokens, without a summary."""
     draw = random.Random(seed)
     sentences = [sentence.split() for sentence in _SENTENCES.splitlines() if sentence]
     for _ in range(REVIEWS):
@@ -87,7 +87,7 @@ def microseconds(score: Callable[[], object], count: int) -> float:
 
 
 def loading(program: str, runs: int) -> list[float]:
-    """Medians of what `program` prints, each run in a process of its own."""
+    """Return the medians of the figures that `program` prints, each run in a process of its own."""
     shown = [
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
         for _ in range(runs)

@@ -1,11 +1,10 @@
-"""How fast the store is, and what accounting costs.
+"""Measure the speed of the store, and of accounting.
 
     python -m benchmarks.sink [--rows 100000] [--verify 1000000,10000000]
 
-Rows a second of `Store.store` in batches of 2000 events with 300 characters of text, as a ratio against a
-straight COPY of the same rows, in batches of the same size, into a table of the same columns without indexes.
-With `--verify`, the seconds that `bdlab verify` takes for its counts over so many rows, sound ones and with
-one row missing.
+Rows a second of `Store.store` in batches of 2000 events with 300 characters of text, relative to a straight
+COPY of the same rows, in batches of the same size, into a table with the same columns and without indexes.
+With `--verify`, the seconds that `bdlab verify` takes to count so many rows, with none and with one missing.
 """
 
 from __future__ import annotations
@@ -78,8 +77,8 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def straight_copy(database: Database, accepted: list[Accepted]) -> float:
-    """Seconds to COPY the rows into a table without indexes, a commit a batch."""
-    # What the store pays beyond this: a temporary table, the fence, three indexes and the constraints.
+    """Return the seconds to COPY the rows into a table without indexes, with a commit for each batch."""
+    # The store has more to do: a temporary table, the fence, three indexes and the constraints.
     database.execute("DROP TABLE IF EXISTS plain")
     database.execute("CREATE TABLE plain (LIKE predictions)")
     database.execute("ALTER TABLE plain ALTER stored_at DROP NOT NULL; GRANT ALL ON plain TO bdlab_writer")
@@ -101,7 +100,7 @@ def straight_copy(database: Database, accepted: list[Accepted]) -> float:
 
 
 def stored(database: Database, accepted: list[Accepted]) -> float:
-    """Seconds of `Store.store` for all of them."""
+    """Return the seconds of `Store.store` for all of them."""
     database.execute("TRUNCATE predictions, duplicates, dead_letters, sink_offsets")
     store = Store(database.credentials("writer"))
     store.open()

@@ -1,7 +1,7 @@
-"""How long `bdlab up` takes to its first acknowledged prediction, on Kafka and on the memory-only broker.
+"""Measure the time from `bdlab up` to the first acknowledged prediction, on Kafka and on Tansu.
 
 For each broker and round: a new folder, then the same folder again. Seconds are from the command to the
-answer 200; processor seconds are those of all processes up to then. Kafka's jars have to be in the cache.
+response 200; processor seconds are those of all processes until then. Kafka's jars have to be in the cache.
 
 Run: python benchmarks/start.py [rounds]
 """
@@ -31,7 +31,7 @@ POLL_S = 0.01
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Wall and processor seconds to the first acknowledged prediction, and the broker's resident MB then."""
+    """Wall and processor seconds until the first acknowledged prediction, and then the broker's resident MB."""
 
     seconds: float
     cpu_s: float
@@ -39,7 +39,7 @@ class Start(msgspec.Struct, frozen=True):
 
 
 def cpu_of(pid: int, *, children: bool = False) -> float:
-    """A process's processor seconds; with `children` also those of the children that have ended."""
+    """Return the processor seconds of a process; with `children` also of its children that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11 : 15 if children else 13])) / TICKS
 

@@ -55,8 +55,8 @@ class ReviewInvalid(InvalidInput):
     def __init__(self, problems: Sequence[FieldProblem], *, hint: str = "") -> None:
         self.problems = tuple(problems[:SHOWN_PROBLEMS])
         more = len(problems) - len(self.problems)
-        told = [*map(str, self.problems), *([f"and {more} more"] if more else [])]
-        super().__init__("; ".join(told), hint=hint)
+        shown = [*map(str, self.problems), *([f"and {more} more"] if more else [])]
+        super().__init__("; ".join(shown), hint=hint)
 
 
 _QUOTED = tuple(f'"{field}"'.encode() for field in FIELDS)
@@ -175,7 +175,7 @@ def _text_problem(value: Any, field: str) -> str:
     except UnicodeEncodeError as error:
         return (
             f"holds half of a surrogate pair (U+{ord(value[error.start]):04X}) at character {error.start}, "
-            "which is no valid Unicode text"
+            "which is not valid Unicode text"
         )
     if field == "text" and not value.strip():
         return "is empty: there is nothing to predict from"
@@ -204,7 +204,7 @@ def _convert(value: Mapping[str, Any], error: Exception | None) -> Review:
     try:
         return msgspec.convert(without_others(value), Review)
     except msgspec.ValidationError as found:
-        raise ReviewInvalid([FieldProblem(BODY, f"is no review: {found}")]) from None
+        raise ReviewInvalid([FieldProblem(BODY, f"is not a review: {found}")]) from None
 
 
 def parse(data: bytes) -> Any:

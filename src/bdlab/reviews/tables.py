@@ -81,7 +81,7 @@ class Lines:
 
 
 def _refuse_others(start: bytes, name: str) -> None:
-    what, hint = next((told for mark, told in _OTHERS.items() if start.startswith(mark)), ("", ""))
+    what, hint = next((found for mark, found in _OTHERS.items() if start.startswith(mark)), ("", ""))
     if what == "a ZIP archive" and any(part in start[:4096] for part in _WORKBOOK):
         what, hint = "a workbook (.xlsx, .ods)", _EXPORT
     elif not what and start.count(0) > len(start) // 4:

@@ -44,7 +44,7 @@ class ClosedPartition(_Counts, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """`verified` if there is no problem. `waited_s` is how long a consumer was waited for."""
+    """`verified` if there is no problem. `waited_s` is the time spent waiting for a consumer."""
 
     verified: bool
     partitions: tuple[PartitionReport, ...]
