@@ -31,7 +31,7 @@ POLL_S = 0.01
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Wall and processor seconds until the first acknowledged prediction, and then the broker's resident MB."""
+    """Wall and processor seconds to the first acknowledged prediction, and the broker's resident MB then."""
 
     seconds: float
     cpu_s: float
