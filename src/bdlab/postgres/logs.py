@@ -51,9 +51,6 @@ def decide(credentials: DatabaseCredentials, found: LogRange, *, same: bool) -> 
     Return whether any is known. `credentials` are of a member of bdlab_owner. Raises DatabaseError,
     VaultError.
     """
-    with (
-        Session(credentials, application_name="bdlab migrate") as session,
-        session.transaction() as cursor,
-    ):
+    with Session(credentials, application_name="bdlab migrate") as session, session.transaction() as cursor:
         cursor.execute(queries("logs")["adopt" if same else "close"], msgspec.structs.asdict(found))
         return cursor.fetchone() is not None

@@ -68,14 +68,14 @@ def _prune_range(
 ) -> Pruned:
     """Delete from `pruned.pruned_to` on what is old, up to `upto`; return the sum of that and `pruned`."""
     sql, log, base = queries("retention"), pruned.log, pruned.pruned_to
-    values = {"log_id": log_id, "partition": log.partition, "base": base, "upto": upto}
+    values = {"log_id": log_id, "partition": log.partition, "base": base, "next": upto}
     cursor.execute(sql["first_young"], {**values, "cutoff": before})
     (young,) = cursor.fetchone() or (None,)
     if young is not None:
-        values["upto"] = upto = young
+        values["next"] = upto = young
     if upto == base:
         return pruned
-    cursor.execute(sql["count" if dry_run else "delete"], values)
+    cursor.execute(queries("accounts")["counts"] if dry_run else sql["delete"], values)
     stored, duplicates, dead_letters = cursor.fetchone() or (0, 0, 0)
     recorded = stored + duplicates + dead_letters
     if recorded != upto - base:

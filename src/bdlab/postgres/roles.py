@@ -85,7 +85,7 @@ def _prepare_roles(work: _RoleSetup, manager_password: Secret | None) -> None:
     for group in _GROUPS:
         if not work.all("role", {"name": group}):
             work.run("create_group", f"role {group} created", role=group)
-    if not work.is_true("is_member", {"group": READER.group, "member": DLQ.group}):
+    if not work.is_member(DLQ.group, READER.group):
         line = f"role {DLQ.group} may do what {READER.group} may"
         work.run("grant_membership", line, group=READER.group, role=DLQ.group)
     found = work.all("role", {"name": MANAGER})
@@ -101,9 +101,9 @@ def _prepare_roles(work: _RoleSetup, manager_password: Secret | None) -> None:
         if found != [(True, False, True)]:
             work.run("restore_manager", f"role {MANAGER}: attributes restored", role=MANAGER)
     for group in _GROUPS:
-        if not work.is_true("has_admin", {"group": group, "member": MANAGER}):
+        if not work.is_member(MANAGER, group, admin=True):
             work.run("grant_admin", f"role {MANAGER} may grant {group}", group=group, role=MANAGER)
-    if not work.is_true("is_member", {"group": _SIGNAL, "member": MANAGER}):
+    if not work.is_member(MANAGER, _SIGNAL):
         line = f"role {MANAGER} may end the sessions of revoked users"
         work.run("grant_membership", line, group=_SIGNAL, role=MANAGER)
     if work.version >= _PARAMETERS and not work.is_true("may_bound", {"role": MANAGER}):
@@ -142,8 +142,11 @@ class _RoleSetup:
         self._cursor.execute(queries("roles")[name], values)
         return self._cursor.fetchall()
 
-    def is_true(self, name: str, values: Mapping[str, str]) -> bool:
+    def is_true(self, name: str, values: Mapping[str, str | bool]) -> bool:
         return self.all(name, values) == [(True,)]
+
+    def is_member(self, member: str, group: str, *, admin: bool = False) -> bool:
+        return self.is_true("is_member", {"group": group, "member": member, "admin": admin})
 
     def enterable(self, but: str, *, maintenance: bool) -> tuple[str, ...]:
         found = self.all("enterable", {"maintenance": maintenance, "database": but})

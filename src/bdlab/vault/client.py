@@ -157,10 +157,7 @@ class VaultClient:
         """Log in by AppRole. Raises IdentityRefused, with Vault's reason, if it refuses that."""
         path = f"auth/{mount}/login"
         response = self._send(
-            "post",
-            path,
-            {"role_id": role_id, "secret_id": secret_id.reveal()},
-            token=_NOBODY,
+            "post", path, {"role_id": role_id, "secret_id": secret_id.reveal()}, token=_NOBODY
         )
         if response.status_code in {400, 403, 404}:
             raise IdentityRefused(

@@ -19,16 +19,16 @@ and `vault-init` hands over another.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 
-from bdlab.errors import IdentityRefused, VaultError, VaultUnavailable
+from bdlab.errors import IdentityRefused, SecretMissing, VaultError, VaultUnavailable
 from bdlab.files import sync_folder, write_private
 from bdlab.settings import Secret
 from bdlab.signals import held_back
@@ -114,6 +114,14 @@ class Identity:
         wrapped_id = WrappedSecretId(str(wrapped["wrapped_accessor"]), expires_at, replaces)
         self.receive(role_id, Secret(str(wrapped["token"])), wrapped_id)
         return wrapped_id
+
+    def destroy(self, client: VaultClient, accessors: Iterable[str], *, mount: str) -> None:
+        """Destroy those of the service's secret ids that still exist. Raises VaultError."""
+        path = f"auth/{mount}/role/{self.service}/secret-id-accessor"
+        for accessor in accessors:
+            with contextlib.suppress(SecretMissing):
+                client.write(f"{path}/lookup", {"secret_id_accessor": accessor})
+                client.write(f"{path}/destroy", {"secret_id_accessor": accessor})
 
     @property
     def accessor(self) -> str:
@@ -243,7 +251,7 @@ class Identity:
             hint=f"Find out who could read {self.folder}. {_AGAIN}",
         )
 
-    @contextmanager
+    @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Let one process of this service at a time work here; the others wait for at most two requests."""
         handle = os.open(self._file(".lock"), os.O_RDWR | os.O_CREAT, 0o600)

@@ -192,12 +192,7 @@ def issue_server(
 
 
 def _issue(
-    client: VaultClient,
-    authority: CertificateAuthority,
-    role: str,
-    *,
-    ttl_s: int,
-    hosts: Sequence[str] = (),
+    client: VaultClient, authority: CertificateAuthority, role: str, *, ttl_s: int, hosts: Sequence[str] = ()
 ) -> Issued:
     path = f"{authority.mount}/issue/{role}"
     body: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import msgspec
 import structlog
 
 from bdlab.errors import BdlabError, VaultError, VaultUnavailable
@@ -21,25 +22,17 @@ _REFUSED_PAUSE_S = 60.0
 _log = structlog.get_logger()
 
 
-class Task:
+class Task(msgspec.Struct):
     """Something to do again and again: `run` does it and returns when it is due next (see `leases.now`).
 
     After a refusal it is tried again after `refused_pause_s` seconds.
     """
 
-    def __init__(
-        self,
-        name: str,
-        run: Callable[[], float],
-        *,
-        due_at: float,
-        refused_pause_s: float = _REFUSED_PAUSE_S,
-    ) -> None:
-        self.name = name
-        self.refused_pause_s = refused_pause_s
-        self.run = run
-        self.due_at = due_at
-        self.backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+    name: str
+    run: Callable[[], float]
+    due_at: float
+    refused_pause_s: float = _REFUSED_PAUSE_S
+    backoff: Backoff = msgspec.field(default_factory=lambda: Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S))
 
 
 class RenewalThread:

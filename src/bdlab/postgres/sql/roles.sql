@@ -37,19 +37,13 @@ ALTER ROLE {role} LOGIN CREATEROLE NOSUPERUSER NOCREATEDB
 -- name: set_password
 ALTER ROLE {role} PASSWORD {verifier}
 
--- name: has_admin
-SELECT EXISTS (
-    SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
-    WHERE g.rolname = %(group)s AND r.rolname = %(member)s AND m.admin_option
-)
-
 -- name: grant_admin
 GRANT {group} TO {role} WITH ADMIN OPTION
 
 -- name: is_member
 SELECT EXISTS (
     SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
-    WHERE g.rolname = %(group)s AND r.rolname = %(member)s
+    WHERE g.rolname = %(group)s AND r.rolname = %(member)s AND (m.admin_option OR NOT %(admin)s)
 )
 
 -- name: grant_membership

@@ -88,10 +88,7 @@ def _rounds(plan: Plan, client: VaultClient) -> list[list[list[Step]]]:
     return [
         *before,
         [[Mounts(plan)], *certification(plan)],
-        [
-            [Policies(plan, services), AppRoles(plan, services)],
-            [Connection(plan), Roles(plan)],
-        ],
+        [[Policies(plan, services), AppRoles(plan, services)], [Connection(plan), Roles(plan)]],
         [[KeyValues(plan)]],
         [[SecretIds(plan, client, services)]],
         *after,

@@ -14,17 +14,14 @@ from bdlab.errors import InvalidInput, SettingsInvalid
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret, duration
 from bdlab.vault.bootstrap.plan import Seeds
 
-#: name -> field of the settings' section
-_POSTGRES = {
-    "BDLAB_POSTGRES_HOST": "host",
-    "BDLAB_POSTGRES_PORT": "port",
-    "BDLAB_POSTGRES_DBNAME": "dbname",
-    "BDLAB_POSTGRES_SSLMODE": "sslmode",
+_FIELDS = {
+    "postgres": ("host", "port", "dbname", "sslmode"),
+    "kafka": ("bootstrap_servers", "security_protocol", "sasl_mechanism"),
 }
-_KAFKA = {
-    "BDLAB_KAFKA_BOOTSTRAP_SERVERS": "bootstrap_servers",
-    "BDLAB_KAFKA_SECURITY_PROTOCOL": "security_protocol",
-    "BDLAB_KAFKA_SASL_MECHANISM": "sasl_mechanism",
+#: section of the settings -> name in `.env` -> field of the section
+_SECTIONS = {
+    section: {f"BDLAB_{section}_{field}".upper(): field for field in fields}
+    for section, fields in _FIELDS.items()
 }
 _REQUIRED = ("POSTGRES_USER", "POSTGRES_PASSWORD", "BDLAB_POSTGRES_HOST", "BDLAB_KAFKA_BOOTSTRAP_SERVERS")
 _OTHERS = (
@@ -38,7 +35,7 @@ _OTHERS = (
     "BDLAB_LEASE_TTL",
     "BDLAB_LEASE_MAX_TTL",
 )
-NAMES = frozenset((*_REQUIRED, *_POSTGRES, *_KAFKA, *_OTHERS))
+NAMES = frozenset((*_REQUIRED, *_SECTIONS["postgres"], *_SECTIONS["kafka"], *_OTHERS))
 
 #: Instead of a file's name: Vault signs the servers' certificates itself.
 _BY_VAULT = "vault"
@@ -145,7 +142,7 @@ def _section(lines: _Lines, names: Mapping[str, str], kind: type[_Section]) -> _
 
 def _postgres(lines: _Lines) -> PostgresSettings:
     """Return the server's address as its administrator uses it."""
-    section = _section(lines, _POSTGRES, PostgresSettings)
+    section = _section(lines, _SECTIONS["postgres"], PostgresSettings)
     name = "POSTGRES_CA_FILE" if lines.get("POSTGRES_CA_FILE") else "BDLAB_POSTGRES_CA_FILE"
     ca_file = lines.get(name)
     if ca_file not in ("", _BY_VAULT):
@@ -158,7 +155,7 @@ def _postgres(lines: _Lines) -> PostgresSettings:
 
 
 def _kafka(lines: _Lines) -> KafkaSettings:
-    section = _section(lines, _KAFKA, KafkaSettings)
+    section = _section(lines, _SECTIONS["kafka"], KafkaSettings)
     try:
         section.servers()
     except SettingsInvalid as error:

@@ -11,13 +11,7 @@ from bdlab.signals import held_back
 from bdlab.vault.bootstrap.admin_token import temporary_token
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan
-from bdlab.vault.bootstrap.seal import (
-    answer_data,
-    give_shares,
-    require_open,
-    seal_type,
-    usable_path,
-)
+from bdlab.vault.bootstrap.seal import answer_data, give_shares, require_open, seal_type, usable_path
 from bdlab.vault.client import VaultClient
 
 _TTL = timedelta(minutes=10)
@@ -76,11 +70,7 @@ def rekey(plan: Plan) -> Keys:
 
 
 def _give_old(client: VaultClient, path: str, old: Keys | None, plan: Plan) -> dict[str, Any]:
-    wanted = {
-        "secret_shares": plan.shares,
-        "secret_threshold": plan.threshold,
-        "require_verification": True,
-    }
+    wanted = {"secret_shares": plan.shares, "secret_threshold": plan.threshold, "require_verification": True}
     begun = answer_data(client.request("post", f"{path}/init", wanted))
     return give_shares(client, path, begun, old, plan, too_few=_too_few)
 

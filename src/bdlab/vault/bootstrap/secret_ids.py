@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from bdlab.errors import SecretMissing
 from bdlab.services import IDENTITIES, INSPECT, RECOVERY
@@ -35,13 +35,9 @@ class SecretIds:
             ended = [before.accessor] if before else []
             if service in renewed:
                 ended, replaces = [*ended, identity.accessor, *replaces], ()
-            self._destroy(writer, service, ended)
-            identity.hand_over(
-                writer,
-                mount=self._plan.vault.approle_mount,
-                wrap_ttl_s=self._plan.wrap_ttl_s,
-                replaces=replaces,
-            )
+            mount = self._plan.vault.approle_mount
+            identity.destroy(writer, filter(None, ended), mount=mount)
+            identity.hand_over(writer, mount=mount, wrap_ttl_s=self._plan.wrap_ttl_s, replaces=replaces)
 
         in_parallel(hand_over, pending)
         # Unwrapped here: vault-init itself is the receiver, and a command may not be run in time.
@@ -69,17 +65,6 @@ class SecretIds:
         # Vault answers 204 without a body if it does not know the id.
         found = reader.write(self._role(service, "secret-id/lookup"), {"secret_id": secret_id.reveal()})
         return bool(found)
-
-    def _destroy(self, writer: VaultClient, service: str, accessors: Iterable[str]) -> None:
-        if not (ended := {accessor for accessor in accessors if accessor}):
-            return
-        try:
-            known = writer.request("list", self._role(service, "secret-id"))["data"]["keys"]
-        except SecretMissing:
-            return
-        for accessor in ended.intersection(known):
-            path = self._role(service, "secret-id-accessor/destroy")
-            writer.write(path, {"secret_id_accessor": accessor})
 
     def _identity(self, service: str) -> Identity:
         return Identity(self._plan.vault.identities / service, service=service)

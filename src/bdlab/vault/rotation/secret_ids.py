@@ -13,19 +13,12 @@ from collections.abc import Iterator, Sequence
 
 import structlog
 
-from bdlab.errors import IdentityRefused, SecretMissing
+from bdlab.errors import IdentityRefused
 from bdlab.vault.client import VaultClient
 from bdlab.vault.client_reports import ClientReport
 from bdlab.vault.identity import WrappedSecretId
 from bdlab.vault.leases import now
-from bdlab.vault.rotation.run import (
-    STOPPED,
-    Rotation,
-    RotationOutcome,
-    Run,
-    listed,
-    wait_for_clients,
-)
+from bdlab.vault.rotation.run import STOPPED, Rotation, RotationOutcome, Run, listed, wait_for_clients
 
 _WRAP_TTL_S = 24 * 3600
 _SHOWN = 8
@@ -109,18 +102,8 @@ class _SecretIdRotation:
         )
 
     def _destroy(self, accessors: tuple[str, ...]) -> None:
-        role = f"auth/{self._run.vault.approle_mount}/role/{self.identity.service}"
-
-        def destroy(client: VaultClient) -> None:
-            for accessor in accessors:
-                body = {"secret_id_accessor": accessor}
-                try:
-                    client.write(f"{role}/secret-id-accessor/lookup", body)
-                except SecretMissing:
-                    continue  # destroyed by an earlier run
-                client.write(f"{role}/secret-id-accessor/destroy", body)
-
-        self._run.session.ask(destroy)
+        mount = self._run.vault.approle_mount
+        self._run.session.ask(lambda client: self.identity.destroy(client, accessors, mount=mount))
 
 
 def rotate_secret_ids(run: Run, services: Sequence[str]) -> Iterator[Rotation]:
