@@ -264,7 +264,8 @@ def test_a_process_that_was_killed_is_not_waited_for_and_leaves_its_name_to_the_
         return ClientReporter(client, kv_mount="kv", identity=Identity(folder, service="consume"))
 
     with vault_world.session("consume") as opened:
-        ttl = opened._token.lease.ttl  # type: ignore[union-attr]
+        ttl = opened._token.ttl
+        assert ttl
         until(lambda: [one.kafka_version for one in living(vault_world, "consume")] == [1])
         (living_one,) = living(vault_world, "consume")
         killed = reporter(opened._client)

@@ -109,7 +109,7 @@ class Session:
         try:
             connection = self._connect(wanted)
         except DatabaseUnavailable:
-            if not self._is_refused(wanted):
+            if self._refused is not wanted:
                 raise
             # Its lease was revoked: get another login at once.
             wanted = self._replace(wanted)
@@ -130,9 +130,6 @@ class Session:
             return self._credentials.database()
         self._next_login_at = time.monotonic() + _NEXT_LOGIN_S
         return self._credentials.replace_database(refused)
-
-    def _is_refused(self, login: DatabaseLogin) -> bool:
-        return self._refused is login
 
     def _connect(self, login: DatabaseLogin) -> Connection:
         try:

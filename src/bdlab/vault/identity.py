@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,9 +34,28 @@ from bdlab.files import sync_folder, write_private
 from bdlab.settings import Secret
 from bdlab.signals import held_back
 from bdlab.vault.client import VaultClient
-from bdlab.vault.files import read_private
 
 _AGAIN = "Run `bdlab vault-init` to hand over a new one; it destroys what was in the old one."
+
+
+def _read_private(path: Path) -> str | None:
+    """Return the text, stripped; None if there is no such file.
+
+    Raises IdentityRefused if anybody but its owner can read or write it, or if it cannot be read.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            raise IdentityRefused(
+                f"the file {path} is open to others (mode {mode:04o}): its secret may be known",
+                hint=f"Run: chmod 600 {path}; and replace what is in it if anybody else uses this machine.",
+            )
+        return path.read_text("utf-8").strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise IdentityRefused(f"the file {path} cannot be read: {reason}") from error
 
 
 class WrappedSecretId(msgspec.Struct, frozen=True):
@@ -84,20 +104,20 @@ class Identity:
 
     def secret_id(self) -> Secret | None:
         """Return the unwrapped secret id, or None. Raises IdentityRefused if its file is open to others."""
-        text = read_private(self._file("secret_id"))
+        text = _read_private(self._file("secret_id"))
         return Secret(text) if text else None
 
     def wrapping_token(self) -> Secret | None:
         """Return the wrapping token that was handed over, claimed or not, or None."""
         for name in ("wrapped_secret_id", "claimed_secret_id"):
-            text = read_private(self._file(name))
+            text = _read_private(self._file(name))
             if text:
                 return Secret(text)
         return None
 
     def wrapped_secret_id(self) -> WrappedSecretId | None:
         """Return what is known of the secret id that was handed over last, also after its unwrapping."""
-        text = read_private(self._file("delivery.json"))
+        text = _read_private(self._file("delivery.json"))
         try:
             return msgspec.json.decode(text, type=WrappedSecretId) if text else None
         except msgspec.DecodeError:
@@ -126,7 +146,7 @@ class Identity:
     @property
     def accessor(self) -> str:
         """The accessor of the unwrapped secret id; empty if it is not known."""
-        return read_private(self._file("accessor")) or ""
+        return _read_private(self._file("accessor")) or ""
 
     def spent(self, client: VaultClient) -> bool:
         """Return whether the wrapped secret id can no longer be unwrapped: it is lost, or somebody else has
@@ -187,13 +207,13 @@ class Identity:
     def _unwrap_handed_over(self, client: VaultClient) -> None:
         delivered, claimed = self._file("wrapped_secret_id"), self._file("claimed_secret_id")
         earlier = claimed.exists()
-        text = read_private(delivered)
+        text = _read_private(delivered)
         if text is not None:
             delivered.replace(claimed)
             sync_folder(self.folder)
             earlier = False
         else:
-            text = read_private(claimed)
+            text = _read_private(claimed)
         if not text:
             claimed.unlink(missing_ok=True)
             return  # another process of this service has unwrapped it

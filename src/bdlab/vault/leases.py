@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from bdlab.credentials import DatabaseLogin
-from bdlab.settings import Secret
 
 #: A renewal that gives less than this part of the first TTL has reached the lease's maximum: get a new one.
 _ENOUGH = 0.7
@@ -66,11 +65,6 @@ class Ttl(msgspec.Struct, frozen=True):
 
 class DatabaseLease(msgspec.Struct, frozen=True):
     login: DatabaseLogin
-    ttl: Ttl
-
-
-class TokenLease(msgspec.Struct, frozen=True):
-    token: Secret
     ttl: Ttl
 
 

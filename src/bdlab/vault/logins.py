@@ -15,7 +15,7 @@ from bdlab.errors import PolicyDenied, SecretMissing, TokenRefused, VaultError, 
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret, VaultSettings
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
-from bdlab.vault.leases import DatabaseLease, TokenLease, Ttl, lease_seconds, now
+from bdlab.vault.leases import DatabaseLease, Ttl, lease_seconds, now
 
 _Answer = TypeVar("_Answer")
 
@@ -32,13 +32,13 @@ class LeasedToken:
         self._identity = identity
         self._mount = mount
         self._replaced = replaced
-        self.lease: TokenLease | None = None
+        self.ttl: Ttl | None = None
         self.secret_id = ""
         """The accessor of the secret id that it was made with; empty if it is not known."""
 
     @property
     def valid(self) -> bool:
-        return self.lease is not None and self.lease.ttl.valid
+        return self.ttl is not None and self.ttl.valid
 
     @property
     def outdated(self) -> bool:
@@ -51,9 +51,9 @@ class LeasedToken:
         accessor = self._identity.accessor
         asked = now()
         token = self._client.log_in(self._mount, role_id, secret_id)
-        first = self.lease is None
+        first = self.ttl is None
         self._client.token = token.token
-        self.lease = TokenLease(token.token, Ttl.granted(asked, token.ttl_s))
+        self.ttl = Ttl.granted(asked, token.ttl_s)
         self.secret_id = accessor
         _log.debug("logged in to Vault", service=self._identity.service, ttl_s=token.ttl_s)
         if not first:
@@ -72,21 +72,24 @@ class LeasedToken:
 
     def keep(self) -> float:
         """Renew it if two thirds of its time are over; return when that is due next."""
-        if self.lease is None or not self.lease.ttl.valid:
+        if self.ttl is None or not self.ttl.valid:
             self.log_in()
-        elif now() >= self.lease.ttl.due_at:
+        elif now() >= self.ttl.due_at:
             asked = now()
-            renewed = self.lease.ttl.renewed(asked, self.use(self._client.renew_self).ttl_s)
-            self.lease = TokenLease(self._client.token, renewed)
-            if renewed.capped:
+            self.ttl = self.ttl.renewed(asked, self.use(self._client.renew_self).ttl_s)
+            if self.ttl.capped:
                 self.log_in()
-        return self.lease.ttl.due_at if self.lease else now()
+        return self.due_at
+
+    @property
+    def due_at(self) -> float:
+        return self.ttl.due_at if self.ttl else now()
 
     def revoke(self, *, timeout_s: float) -> None:
         """Revoke it. If that fails, it runs out by itself."""
-        if self.lease is None:
+        if self.ttl is None:
             return
-        self.lease = None
+        self.ttl = None
         try:
             self._client.revoke_self(timeout_s=timeout_s)
         except VaultError as error:

@@ -10,7 +10,7 @@ from bdlab.errors import VaultError, VaultUnavailable
 from bdlab.probes import VaultState
 from bdlab.vault.audit import audit_missing
 from bdlab.vault.client import VaultClient
-from bdlab.vault.leases import DatabaseLease, TokenLease
+from bdlab.vault.leases import DatabaseLease, Ttl
 
 _TIMEOUT_S = 2.0
 
@@ -20,7 +20,7 @@ def probe_vault(
     *,
     kv_mount: str,
     kv_path: str,
-    token: TokenLease | None,
+    token: Ttl | None,
     lease: DatabaseLease | None,
     wants_lease: bool,
     audit: bool = False,
@@ -33,9 +33,9 @@ def probe_vault(
     """
     state = VaultState(
         connected=False,
-        token_ttl_s=max(0.0, token.ttl.remaining_s) if token else None,
+        token_ttl_s=max(0.0, token.remaining_s) if token else None,
         lease_ttl_s=max(0.0, lease.ttl.remaining_s) if lease else None,
-        held_valid=bool(token and token.ttl.valid and (not wants_lease or (lease and lease.ttl.valid))),
+        held_valid=bool(token and token.valid and (not wants_lease or (lease and lease.ttl.valid))),
     )
 
     def changed(**fields: Any) -> None:

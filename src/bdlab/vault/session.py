@@ -215,7 +215,7 @@ class VaultSession:
             return self._token.use(lambda: request(self._client))
 
     def state(self) -> VaultState:
-        if not self._daemon and self._token.lease:
+        if not self._daemon and self._token.ttl:
             # No thread renews the token of a command that looks again and again.
             with contextlib.suppress(VaultError), self._lock:
                 self._token.keep()
@@ -223,7 +223,7 @@ class VaultSession:
             self._client,
             kv_mount=self._vault.kv_mount,
             kv_path="kafka/credentials" if self._kafka else "database/credentials",
-            token=self._token.lease,
+            token=self._token.ttl,
             lease=self._database.lease if self._database else None,
             wants_lease=bool(self._database),
             audit=self._service == "status",
@@ -279,8 +279,8 @@ class VaultSession:
     # -- the renewal thread ----------------------------------------------------------------------------------
 
     def _start_renewal(self) -> None:
-        lease, poll_s = self._token.lease, self._vault.poll_s
-        tasks = [Task(_TOKEN, self._keep_token, due_at=lease.ttl.due_at if lease else now())]
+        poll_s = self._vault.poll_s
+        tasks = [Task(_TOKEN, self._keep_token, due_at=self._token.due_at)]
         if self._database:
             tasks.append(Task(_DATABASE, self._keep_database, due_at=self._database.due_at))
         if self._kafka:
@@ -346,16 +346,16 @@ class VaultSession:
 
     def _report(self) -> None:
         """Report in Vault which Kafka login is in use; version 0 if none was read yet."""
-        if self._reporter and self._token.lease:
+        if self._reporter and self._token.ttl:
             login = self._kafka_login().login
             newest = login.version if login else 0
             version = min(tuple(self._versions_in_use.values()), default=newest)
-            self._reporter.report(version, self._token.secret_id, self._token.lease.ttl)
+            self._reporter.report(version, self._token.secret_id, self._token.ttl)
 
     def _token_replaced(self) -> None:
         """Get another database login at once: the leases of a dead token died with it."""
-        if self._renewal and self._token.lease:
-            self._renewal.completed(_TOKEN, due_at=self._token.lease.ttl.due_at)
+        if self._renewal:
+            self._renewal.completed(_TOKEN, due_at=self._token.due_at)
         if self._database:
             if not self._switching_secret_id:
                 self._database.lease = None

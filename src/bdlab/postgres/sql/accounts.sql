@@ -13,27 +13,23 @@ FROM sink_offsets s JOIN logs l USING (log_id)
 WHERE l.closed_at IS NULL
 
 -- name: partitions
--- The distinct partitions of the three tables, by one index lookup for each instead of a scan.
+-- The distinct partitions of the three tables, by index lookups instead of a scan; the first row only begins it.
 WITH RECURSIVE p AS (
-    (SELECT log_id, partition FROM predictions ORDER BY log_id, partition LIMIT 1)
+    SELECT '-2147483648'::integer AS log_id, 0 AS partition
     UNION ALL
     SELECT n.* FROM p CROSS JOIN LATERAL (
-        SELECT t.log_id, t.partition FROM predictions t WHERE (t.log_id, t.partition) > (p.log_id, p.partition)
-        ORDER BY t.log_id, t.partition LIMIT 1) n
-), u AS (
-    (SELECT log_id, partition FROM duplicates ORDER BY log_id, partition LIMIT 1)
-    UNION ALL
-    SELECT n.* FROM u CROSS JOIN LATERAL (
-        SELECT t.log_id, t.partition FROM duplicates t WHERE (t.log_id, t.partition) > (u.log_id, u.partition)
-        ORDER BY t.log_id, t.partition LIMIT 1) n
-), d AS (
-    (SELECT log_id, partition FROM dead_letters ORDER BY log_id, partition LIMIT 1)
-    UNION ALL
-    SELECT n.* FROM d CROSS JOIN LATERAL (
-        SELECT t.log_id, t.partition FROM dead_letters t WHERE (t.log_id, t.partition) > (d.log_id, d.partition)
-        ORDER BY t.log_id, t.partition LIMIT 1) n
+        SELECT * FROM (
+            (SELECT t.log_id, t.partition FROM predictions t WHERE (t.log_id, t.partition) > (p.log_id, p.partition)
+             ORDER BY t.log_id, t.partition LIMIT 1)
+            UNION ALL
+            (SELECT t.log_id, t.partition FROM duplicates t WHERE (t.log_id, t.partition) > (p.log_id, p.partition)
+             ORDER BY t.log_id, t.partition LIMIT 1)
+            UNION ALL
+            (SELECT t.log_id, t.partition FROM dead_letters t WHERE (t.log_id, t.partition) > (p.log_id, p.partition)
+             ORDER BY t.log_id, t.partition LIMIT 1)
+        ) t ORDER BY log_id, partition LIMIT 1) n
 )
-SELECT * FROM p UNION SELECT * FROM u UNION SELECT * FROM d
+SELECT * FROM p OFFSET 1
 
 -- name: logs
 SELECT log_id, cluster_id, topic, topic_id, closed_at IS NOT NULL FROM logs

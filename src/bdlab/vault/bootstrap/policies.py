@@ -73,7 +73,8 @@ class AppRoles:
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
         def write(service: str) -> None:
-            defaults = {} if service in self._there else self._defaults(service)
+            new = service not in self._there and service not in {INSPECT, RECOVERY}
+            defaults = {"token_period": _PERIOD_S} if new else {}
             writer.write(self._path(service), self._fixed(service) | defaults | self._chosen(service))
 
         in_parallel(write, pending)
@@ -103,9 +104,6 @@ class AppRoles:
         if service in {INSPECT, RECOVERY}:
             return common | {"token_ttl": _SHORT_TTL_S, "token_max_ttl": _SHORT_MAX_TTL_S}
         return common
-
-    def _defaults(self, service: str) -> dict[str, Any]:
-        return {} if service in {INSPECT, RECOVERY} else {"token_period": _PERIOD_S}
 
     def _chosen(self, service: str) -> dict[str, Any]:
         """Return the values that `.env` sets."""
