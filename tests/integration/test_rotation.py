@@ -64,7 +64,7 @@ def held_secret_id(world: VaultWorld, service: str) -> Secret:
         return world.identity(service).obtain(client)[1]
 
 
-def living(world: VaultWorld, service: str) -> list[ClientReport]:
+def reports(world: VaultWorld, service: str) -> list[ClientReport]:
     with rotation(world) as run:
         return run.clients(service)
 
@@ -143,10 +143,10 @@ def test_running_services_take_it_without_a_restart_and_their_former_tokens_end(
         sessions = (one, other)
         logins = [opened.database() for opened in sessions]
         tokens = [opened._client.token for opened in sessions]
-        assert len(living(vault_world, "consume")) == 2
+        assert len(reports(vault_world, "consume")) == 2
         assert outcomes(rotate_ids(vault_world, "consume")) == {"consume": "rotated"}
         accessor = vault_world.identity("consume").accessor
-        assert {client.secret_id for client in living(vault_world, "consume")} == {accessor}
+        assert {client.secret_id for client in reports(vault_world, "consume")} == {accessor}
         assert not lets_in(vault_world, "consume", former)
         for opened, login, token in zip(sessions, logins, tokens, strict=True):
             assert opened._client.token != token
@@ -157,7 +157,7 @@ def test_running_services_take_it_without_a_restart_and_their_former_tokens_end(
             with pytest.raises(VaultError):
                 vault_world.client(token).read("auth/token/lookup-self")
         assert all(opened.state().authenticated for opened in sessions)
-    assert living(vault_world, "consume") == []
+    assert reports(vault_world, "consume") == []
 
 
 def test_a_client_that_does_not_report_keeps_its_secret_id_and_a_later_run_finishes(
@@ -168,7 +168,7 @@ def test_a_client_that_does_not_report_keeps_its_secret_id_and_a_later_run_finis
     consumer._renewal.stop(5)
     (found,) = rotate_ids(vault_world, "consume", grace_s=0.5)
     assert found.outcome == "incomplete"
-    (client,) = living(vault_world, "consume")
+    (client,) = reports(vault_world, "consume")
     assert client.name in found.detail
     assert lets_in(vault_world, "consume", former)
     consumer._start_renewal()
@@ -266,22 +266,22 @@ def test_a_process_that_was_killed_is_not_waited_for_and_leaves_its_name_to_the_
     with vault_world.session("consume") as opened:
         ttl = opened._token.ttl
         assert ttl
-        until(lambda: [one.kafka_version for one in living(vault_world, "consume")] == [1])
-        (living_one,) = living(vault_world, "consume")
+        until(lambda: [one.kafka_version for one in reports(vault_world, "consume")] == [1])
+        (running,) = reports(vault_world, "consume")
         killed = reporter(opened._client)
         killed.report(7, "", ttl)
-        assert {one.kafka_version for one in living(vault_world, "consume")} == {1, 7}
+        assert {one.kafka_version for one in reports(vault_world, "consume")} == {1, 7}
         assert killed._lock is not None
         os.close(killed._lock)  # as the kernel does
         successor = reporter(opened._client)
         successor.report(8, "", ttl)
-        assert {one.kafka_version for one in living(vault_world, "consume")} == {1, 8}
+        assert {one.kafka_version for one in reports(vault_world, "consume")} == {1, 8}
         assert successor._name == killed._name
         successor.report(9, "", ttl)
         assert successor._lock is not None
         os.close(successor._lock)
         # Nobody took its place: whoever sees the folder knows that it is gone.
-        assert [one.name for one in living(vault_world, "consume")] == [living_one.name]
+        assert [one.name for one in reports(vault_world, "consume")] == [running.name]
 
 
 def test_a_report_counts_until_its_token_has_run_out(vault_world: VaultWorld) -> None:
@@ -290,7 +290,7 @@ def test_a_report_counts_until_its_token_has_run_out(vault_world: VaultWorld) ->
         values = {"kafka_version": "1", "secret_id": "", "until": long_ago}
         client.write_kv("kv", "clients/consume/gone", values)
     before = len(vault_world.audit())
-    assert living(vault_world, "consume") == []
+    assert reports(vault_world, "consume") == []
     removed = [entry["request"]["path"] for entry in vault_world.audit()[before:]]
     assert "kv/metadata/clients/consume/gone" in removed
 
@@ -303,7 +303,7 @@ def test_a_client_reports_anew_when_its_token_is_renewed(vault_world: VaultWorld
         with vault_world.session("consume") as opened:
             began = time.monotonic()
             while time.monotonic() - began < 18:
-                assert len(living(vault_world, "consume")) == 1
+                assert len(reports(vault_world, "consume")) == 1
                 time.sleep(0.3)
             assert opened.state().authenticated
     finally:

@@ -29,7 +29,7 @@ WITH RECURSIVE p AS (
              ORDER BY t.log_id, t.partition LIMIT 1)
         ) t ORDER BY log_id, partition LIMIT 1) n
 )
-SELECT * FROM p OFFSET 1
+SELECT * FROM p WHERE log_id > '-2147483648'::integer
 
 -- name: logs
 SELECT log_id, cluster_id, topic, topic_id, closed_at IS NOT NULL FROM logs
