@@ -82,7 +82,7 @@ class FixedVault:
             secrets_engine="kv v2 at kv/",
             token_ttl_s=3600.0,
             policies=("serve",),
-            held_valid=True,
+            credentials_valid=True,
         )
 
     def state(self) -> VaultState:

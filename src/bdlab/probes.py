@@ -12,7 +12,7 @@ import msgspec
 
 
 class VaultState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of Vault. `held_valid`: the token and the lease of the service are still valid.
+    """The state of Vault. `credentials_valid`: the token and the lease of the service are still valid.
 
     `hint` says what to do about `problem`; `unaudited` how to get an audit log, if there is none.
     """
@@ -25,7 +25,7 @@ class VaultState(msgspec.Struct, frozen=True, kw_only=True):
     token_ttl_s: float | None = None
     policies: tuple[str, ...] = ()
     lease_ttl_s: float | None = None
-    held_valid: bool = False
+    credentials_valid: bool = False
     problem: str = ""
     hint: str = ""
 

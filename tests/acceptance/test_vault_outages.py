@@ -29,8 +29,8 @@ from tests.fix_pipeline import Daemon, Pipeline, running_pipeline
 from tests.fix_vault import ShamirOpenBao
 from tests.waiting import until
 
-BEGINS = "Vault does not give what is due; going on with what is held"
-ENDS = "Vault gives again what is due"
+BEGINS = "credentials cannot be renewed from Vault; the present ones stay in use"
+ENDS = "credentials are renewed from Vault again"
 REVIEW = {"text": "This product is terrible!", "summary": "Product review"}
 
 

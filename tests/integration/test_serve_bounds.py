@@ -138,7 +138,7 @@ def test_more_idle_and_half_sent_requests_than_files(pipeline: Pipeline) -> None
             assert ends.keys() == {b"", b"HTTP/1.1 408", b"HTTP/1.1 503"}
         daemon.wait_for("too many connections")
         # No renewal of a token or a lease that was due meanwhile failed for want of a file.
-        assert not daemon.events("Vault does not give what is due; going on with what is held")
+        assert not daemon.events("credentials cannot be renewed from Vault; the present ones stay in use")
         assert daemon.stop() == 0
 
 

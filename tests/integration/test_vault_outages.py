@@ -138,7 +138,11 @@ def test_an_outage_is_outlived_and_told_once(new_world: Callable[..., VaultWorld
         connection = world.connect(login)
         with world.root() as root:
             root.request("put", "sys/seal", {})
-            until(lambda: about(logs, "Vault does not give what is due; going on with what is held") == 1)
+            until(
+                lambda: (
+                    about(logs, "credentials cannot be renewed from Vault; the present ones stay in use") == 1
+                )
+            )
             state = opened.state()
             assert (state.connected, state.sealed) == (False, True)
             assert "is sealed" in state.problem
@@ -148,7 +152,7 @@ def test_an_outage_is_outlived_and_told_once(new_world: Callable[..., VaultWorld
 
             world.openbao._process._popen.kill()  # type: ignore[union-attr]
             until(lambda: opened.state().lease_ttl_s == 0)
-            assert not opened.state().held_valid
+            assert not opened.state().credentials_valid
             assert "unreachable" in opened.state().problem
             began = time.monotonic()
             with pytest.raises(VaultUnavailable, match="there is no database login: Vault at"):
@@ -160,13 +164,13 @@ def test_an_outage_is_outlived_and_told_once(new_world: Callable[..., VaultWorld
             world.openbao.start()
             assert world.init()[1].outcome == "done"
             root.token = root.with_token(root.token).token
-        until(lambda: about(logs, "Vault gives again what is due") == 1)
+        until(lambda: about(logs, "credentials are renewed from Vault again") == 1)
         fresh = opened.database()
         assert fresh is not login
         assert works_as_writer(fresh, world)
-        assert opened.state().held_valid
+        assert opened.state().credentials_valid
         connection.close()
-    assert about(logs, "Vault does not give what is due; going on with what is held") == 1
+    assert about(logs, "credentials cannot be renewed from Vault; the present ones stay in use") == 1
 
 
 def test_a_daemon_starts_without_its_database(vault_world: VaultWorld) -> None:
@@ -177,10 +181,10 @@ def test_a_daemon_starts_without_its_database(vault_world: VaultWorld) -> None:
         assert opened.kafka()
         with pytest.raises(VaultUnavailable):
             opened.database()
-        assert not opened.state().held_valid
+        assert not opened.state().credentials_valid
         assert opened.state().authenticated
     finally:
         vault_world.postgres.start()
-    until(lambda: opened.state().held_valid)
+    until(lambda: opened.state().credentials_valid)
     vault_world.connect(opened.database()).close()
     opened.close()

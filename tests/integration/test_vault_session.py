@@ -141,7 +141,7 @@ def test_a_daemon_renews_past_every_ttl(vault_world: VaultWorld, short_lived: No
                 assert works_as_writer(logins[-1], vault_world)
                 logins.append(login)
             state = opened.state()
-            assert state.held_valid, state
+            assert state.credentials_valid, state
             time.sleep(0.05)
     assert [entry for entry in logs if entry["log_level"] in ("warning", "error")] == []
 

@@ -38,7 +38,7 @@ VAULT = VaultState(
     secrets_engine="kv v2 at kv/",
     token_ttl_s=60.4,
     policies=("default", "status"),
-    held_valid=True,
+    credentials_valid=True,
 )
 BROKER = BrokerState(
     connected=True,

@@ -247,7 +247,7 @@ def test_a_replica_without_requests_becomes_ready_again_by_itself(
 
 
 def _run_out(memory: MemoryApi) -> None:
-    memory.vault.found = msgspec.structs.replace(memory.vault.found, held_valid=False, token_ttl_s=0.0)
+    memory.vault.found = msgspec.structs.replace(memory.vault.found, credentials_valid=False, token_ttl_s=0.0)
 
 
 def _seal(memory: MemoryApi) -> None:

@@ -14,8 +14,8 @@ from bdlab.errors import BdlabError, PolicyDenied, VaultUnavailable
 from bdlab.vault.leases import now
 from bdlab.vault.renewal import RenewalThread, Task
 
-BEGINS = "Vault does not give what is due; going on with what is held"
-ENDS = "Vault gives again what is due"
+BEGINS = "credentials cannot be renewed from Vault; the present ones stay in use"
+ENDS = "credentials are renewed from Vault again"
 AWAY = VaultUnavailable("answers too many requests")
 
 

@@ -75,7 +75,7 @@ def _readiness(
         problems.append(problem)
     # Predictions need what the token reads, and no database lease. A Vault that does not answer has refused
     # nothing: the API goes on with what it has read, so that an outage of Vault takes out no replica.
-    if vault.connected and not (vault.held_valid or (vault.token_ttl_s or 0) > 0):
+    if vault.connected and not (vault.credentials_valid or (vault.token_ttl_s or 0) > 0):
         problems.append(f"Vault no longer accepts this service's credentials: {vault.problem or 'expired'}")
     return ReadyAnswer(ready=not problems, problems=tuple(problems))
 
@@ -100,7 +100,7 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth) -> l
         )
         durable = not model_problem and not _publish_problem(broker, delivery_health)
         unsealed = vault.connected and not vault.sealed
-        whole = unsealed and vault.held_valid and database.connected
+        whole = unsealed and vault.credentials_valid and database.connected
         found = HealthAnswer(
             status="unhealthy" if not durable else "healthy" if whole else "degraded",
             model_loaded=not model_problem,

@@ -35,7 +35,7 @@ def probe_vault(
         connected=False,
         token_ttl_s=max(0.0, token.remaining_s) if token else None,
         lease_ttl_s=max(0.0, lease.ttl.remaining_s) if lease else None,
-        held_valid=bool(token and token.valid and (not wants_lease or (lease and lease.ttl.valid))),
+        credentials_valid=bool(token and token.valid and (not wants_lease or (lease and lease.ttl.valid))),
     )
 
     def changed(**fields: Any) -> None:

@@ -50,8 +50,8 @@ class RenewalThread:
         self._thread: threading.Thread | None = None
         self._failing: set[str] = set()
         self._log_lines = Outage(
-            "Vault does not give what is due; going on with what is held",
-            "Vault gives again what is due",
+            "credentials cannot be renewed from Vault; the present ones stay in use",
+            "credentials are renewed from Vault again",
             quiet_s=_QUIET_S,
         )
         self.outage: BdlabError | None = None
