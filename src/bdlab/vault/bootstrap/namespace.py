@@ -19,7 +19,7 @@ class Namespace:
         self._path = path
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
-        """Raises SettingsInvalid if Vault has no namespaces: it would set up its root one instead."""
+        """Return what is missing. Raises SettingsInvalid if Vault has no namespaces."""
         if not _there(reader):
             return (self._path,)
         try:
