@@ -155,10 +155,7 @@ def make_event(event_id: UUID, review: Review, score: Score, *, model: str) -> P
     moment = datetime.now(UTC)
     return PredictionEvent(
         id=event_id,
-        summary=review.summary,
-        text=review.text,
-        helpfulness_numerator=review.helpfulness_numerator,
-        helpfulness_denominator=review.helpfulness_denominator,
+        **msgspec.structs.asdict(review),
         prediction=score.prediction,
         sentiment=score.sentiment,
         confidence=score.confidence,

@@ -77,9 +77,7 @@ def decode(data: bytes) -> Review:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as found:
         error = found
     if error or _may_repeat(data, 1):
-        value = parse(data)
-        _raise_if_any(find_problems(value))
-        review = _convert(value, error)
+        review = review_of(parse(data), error)
     check(review)
     return review
 
@@ -102,7 +100,7 @@ def decode_many(data: bytes, *, limit: int) -> list[Review]:
             raise ReviewInvalid([FieldProblem(BODY, why)])
         _check_number(values, limit)
         _raise_if_any(_indexed(values, find_problems))
-        reviews = [_convert(value, error) for value in values]
+        reviews = [review_of(value, error) for value in values]
     _check_number(reviews, limit)
     _raise_if_any(_indexed(reviews, _text_problems))
     return reviews
@@ -155,11 +153,6 @@ def find_problems(value: Any) -> list[FieldProblem]:
     return problems
 
 
-def without_others(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return only the fields of a review."""
-    return {field: value[field] for field in FIELDS if field in value}
-
-
 def _may_repeat(data: bytes, reviews: int) -> bool:
     """Return whether a field's name is there more often than reviews; a value may look like it too."""
     return any(data.count(name) > reviews for name in _QUOTED)
@@ -197,12 +190,16 @@ def _kind(value: Any) -> str:
     return _KINDS.get(type(value), "a number")
 
 
-def _convert(value: Mapping[str, Any], error: Exception | None) -> Review:
-    """Return the review in a checked `value`; `error` is why msgspec did not decode its JSON."""
+def review_of(value: Any, error: Exception | None = None) -> Review:
+    """Return the review in a decoded JSON `value`; `error` is why msgspec did not decode it.
+
+    Raises ReviewInvalid with every field that is wrong. Other fields are ignored.
+    """
+    _raise_if_any(find_problems(value))
     if isinstance(error, RecursionError):
         raise ReviewInvalid([FieldProblem(BODY, "is nested too deeply")])
     try:
-        return msgspec.convert(without_others(value), Review)
+        return msgspec.convert({field: value[field] for field in FIELDS if field in value}, Review)
     except msgspec.ValidationError as found:
         raise ReviewInvalid([FieldProblem(BODY, f"is not a review: {found}")]) from None
 

@@ -12,24 +12,15 @@ import os
 import shutil
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
-import msgspec
-
 from bdlab.errors import InvalidInput
 from bdlab.events import MAX_COUNT, Review
-from bdlab.reviews.body import (
-    FieldProblem,
-    Repeating,
-    ReviewInvalid,
-    check,
-    find_problems,
-    parse,
-    without_others,
-)
-from bdlab.reviews.schema import COUNT_FIELDS
+from bdlab.reviews.body import FieldProblem, Repeating, ReviewInvalid, check, parse, review_of
+from bdlab.reviews.schema import COUNT_FIELDS, FIELDS
 from bdlab.reviews.tables import Lines, csv_rows, refuse_delimiter
 
 Format = Literal["csv", "jsonl"]
@@ -213,18 +204,10 @@ def _json_rows(lines: Lines) -> Iterator[Row | BadRow]:
 def _from_json(data: bytes) -> Review:
     value = parse(data)
     if isinstance(value, dict):
-        repeated = value.names if isinstance(value, Repeating) else ()
-        known: dict[str, Any] = {}
-        twice: set[str] = set()
-        for name, content in value.items():
-            field = _FIELDS.get(name.lower())
-            if field and (field in known or name in repeated):
-                twice.add(field)
-            known[field or name] = content
-        if twice:
-            raise ReviewInvalid([FieldProblem(name, "stands twice") for name in sorted(twice)])
-        value = known
-    problems = find_problems(value)
-    if problems:
-        raise ReviewInvalid(problems)
-    return msgspec.convert(without_others(value), Review)
+        repeated = value.names if isinstance(value, Repeating) else frozenset()
+        names = [_FIELDS.get(name.lower(), name) for name in value]
+        counts = Counter(names) + Counter(_FIELDS.get(name.lower()) for name in repeated)
+        if twice := [field for field in sorted(FIELDS) if counts[field] > 1]:
+            raise ReviewInvalid([FieldProblem(field, "stands twice") for field in twice])
+        value = dict(zip(names, value.values(), strict=True))
+    return review_of(value)
