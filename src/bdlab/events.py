@@ -155,7 +155,10 @@ def make_event(event_id: UUID, review: Review, score: Score, *, model: str) -> P
     moment = datetime.now(UTC)
     return PredictionEvent(
         id=event_id,
-        **msgspec.structs.asdict(review),
+        summary=review.summary,
+        text=review.text,
+        helpfulness_numerator=review.helpfulness_numerator,
+        helpfulness_denominator=review.helpfulness_denominator,
         prediction=score.prediction,
         sentiment=score.sentiment,
         confidence=score.confidence,
