@@ -1,4 +1,4 @@
-# Python 3.11 or newer and make are all that a machine needs; the rest comes from PyPI.
+# A machine needs Python 3.11 or newer and make; the rest comes from PyPI.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -11,9 +11,9 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest \
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
-# The lock is for all extras: one environment serves demo, tests and development. The second call runs the pip that the
-# first one installed. It compiles what it copies, which bdlab's own files are not: each start would do it again where
-# PYTHONDONTWRITEBYTECODE is set.
+# The lock is for all extras: demo, tests and development share one environment. The second call runs the pip that the first
+# one installed. pip compiles the files that it copies, but not bdlab's own, which stay where they are; without compileall
+# each start would compile them again if PYTHONDONTWRITEBYTECODE is set.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bdlab needs Python 3.11 or newer; this is %s. Name another with: make PYTHON=python3.12 ..." % sys.version.split()[0])'
 	@echo "installing into $(VENV) from PyPI; the first time takes a minute or two" >&2
@@ -44,8 +44,9 @@ check: $(VENV)/.installed  ## lint, types, import rules, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
+# Not --quiet: it would count no warnings.
 docs: $(VENV)/.docs  ## build the pages of docs/ into build/site; a broken link or anchor fails
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict  # --quiet would count no warnings
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(VENV)/.docs: $(VENV)/.installed infra/docs/requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement infra/docs/requirements.lock
@@ -54,22 +55,22 @@ $(VENV)/.docs: $(VENV)/.installed infra/docs/requirements.lock
 test: $(VENV)/.installed  ## what each commit has to pass, on real servers; on Apache Kafka if it is there
 	$(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not long and not kafka and not compose'
 
-# One test at a time to whoever is free, the longest first: none of them is left to the end.
+# Each free process gets one test at a time, the longest first, so that no long one is left to the end.
 test-all: $(VENV)/.installed  ## all that takes long: storms of faults, drills, and Kafka servers secured, restarted, killed
 	@$(BIN)/bdlab fetch-kafka --zookeeper >&2 || echo "going on without Apache Kafka: what needs it is skipped" >&2
 	$(PYTEST) --numprocesses 3 --dist loadgroup --no-loadscope-reorder -m '(storm or long or kafka) and not compose'
 
-# Unit tests touch no server. On a cluster two processes, not three: each of them has three JVMs.
+# Without the unit tests, which touch no server. Two processes on a cluster, not three: each of them has three JVMs.
 REPEAT := $(PYTEST) tests/acceptance tests/contract tests/integration --dist worksteal --numprocesses
 
-test-particular: kafka  ## of test-matrix, what may come to something else on a cluster, with ZooKeeper or with TLS
+test-particular: kafka  ## the tests of test-matrix that may behave differently on a cluster, with ZooKeeper or with TLS
 	BDLAB_TEST_BROKER=cluster $(REPEAT) 2 -m on_cluster
 	BDLAB_TEST_BROKER=zookeeper $(REPEAT) 2 -m on_zookeeper
 	BDLAB_TEST_TLS=1 $(REPEAT) 2 -m with_tls
 
 REPEATED := -m 'not storm and not kafka and not compose'
 
-test-matrix: kafka  ## all that touches a broker again on three and with ZooKeeper; all that touches a server, with TLS
+test-matrix: kafka  ## what touches a broker again on three brokers and with ZooKeeper, what touches a server again with TLS
 	BDLAB_TEST_BROKER=cluster $(REPEAT) 2 $(REPEATED)
 	BDLAB_TEST_BROKER=zookeeper $(REPEAT) 2 $(REPEATED)
 	BDLAB_TEST_TLS=1 $(REPEAT) 3 $(REPEATED)
