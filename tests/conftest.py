@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in set(others)]
     # The longest first, so that none of them is waited for at the end.
-    items.sort(key=lambda item: item.get_closest_marker("storm") is None)
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, ("storm", "elsewhere"))))
     for item in items:
         if reason := tls.reason_to_skip(item):
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -27,6 +27,7 @@ from bdlab.vault.bootstrap.plan import Seeds
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 from bdlab.vault.session import VaultSession
+from tests import tls
 from tests.fix_servers import start_or_skip
 from tests.tls import new_openbao, new_postgres
 
@@ -255,7 +256,8 @@ def connect(login: DatabaseLogin) -> psycopg2.extensions.connection:
         user=login.user,
         password=login.password.reveal(),
         sslmode=login.server.sslmode,
-        sslrootcert=login.server.ca_file or None,
+        # By this and not by a variable of libpq, which bdlab takes out of the environment when it connects.
+        sslrootcert=login.server.ca_file or (tls.FOLDER.ca_file if tls.FOLDER else None),
         connect_timeout=5,
     )
 
