@@ -49,7 +49,7 @@ def probe_vault(
         return state
     changed(connected=health.serves, sealed=health.sealed)
     if not health.serves:
-        changed(problem=f"{client} is {health.in_words}", hint=health.advice)
+        changed(problem=f"{client} is {health.state}", hint=health.advice)
         return state
     try:
         own = client.request("get", "auth/token/lookup-self", timeout_s=_TIMEOUT_S)["data"]

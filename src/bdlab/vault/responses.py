@@ -57,7 +57,7 @@ class Health(msgspec.Struct, frozen=True):
         return self.initialized and not self.sealed and self.replication_dr_mode != "secondary"
 
     @property
-    def in_words(self) -> str:
+    def state(self) -> str:
         if not self.initialized:
             return "not initialised"
         if self.sealed:

@@ -236,7 +236,7 @@ class VaultSession:
             # Short, so that the wait for a Vault that never answers ends when `stop` is set.
             health = self._client.health(timeout_s=min(_HEALTH_S, self._vault.timeout_s))
             if not health.serves:
-                raise VaultUnavailable(f"{self._client} is {health.in_words}", hint=health.advice)
+                raise VaultUnavailable(f"{self._client} is {health.state}", hint=health.advice)
             self._token.log_in()
         if self._database and not self._database.valid:
             self._fetch_first_login(self._database)

@@ -63,7 +63,7 @@ def _active(client: VaultClient, *, other_than: str = "") -> Health:
         # For some seconds it reads the new data with the former key.
         raise VaultUnavailable(f"{client} is taking in the snapshot") from error
     if not health.active:
-        raise VaultUnavailable(f"{client} is {health.in_words}")
+        raise VaultUnavailable(f"{client} is {health.state}")
     if health.cluster_id == other_than:
         raise VaultUnavailable(f"{client} is taking in the snapshot")
     return health

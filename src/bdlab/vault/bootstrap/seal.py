@@ -112,7 +112,7 @@ def seal_type(client: VaultClient) -> str:
 def _active(client: VaultClient) -> Health:
     health = client.health()
     if not health.active:
-        raise VaultUnavailable(f"{client} is {health.in_words}", hint=health.advice)
+        raise VaultUnavailable(f"{client} is {health.state}", hint=health.advice)
     return health
 
 
