@@ -23,7 +23,7 @@ from bdlab.ledger import REPLAY_HEADER
 from bdlab.retry import tries, wait_for
 
 MAX_REPLAYS = 3
-"""How often an event is replayed unless a higher limit is given: it would fail again."""
+"""How often an event may be replayed unless a higher limit is given; it would only fail again."""
 
 _AT_ONCE = 500
 _ANSWER_TIMEOUT_S = 120.0

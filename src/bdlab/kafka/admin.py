@@ -18,11 +18,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 )
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
-from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, VaultError
+from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from bdlab.events import Record
 from bdlab.kafka.admin_futures import await_results, seconds_left
 from bdlab.kafka.assignment import record_lookup
-from bdlab.kafka.connection import client_config, fetch_metadata, partitions_of
+from bdlab.kafka.connection import client_config, current_login, fetch_metadata, partitions_of
 from bdlab.kafka.log_reader import LogReader, reported_ranges
 from bdlab.kafka.topic_ids import TopicIds
 from bdlab.ledger import LogPartition, LogRange
@@ -140,7 +140,7 @@ class Admin:
                 return question(self._connected(login))
             except BrokerError:
                 self._drop()
-                newer = self._refreshed()
+                newer = current_login(self._credentials)
                 if newer is login:
                     raise
             return question(self._connected(newer))
@@ -151,13 +151,6 @@ class Admin:
             self._connection = _Connection(login, self._client_id)
         self._connection.deadline = time.monotonic() + self._timeout_s
         return self._connection
-
-    def _refreshed(self) -> KafkaLogin:
-        try:
-            return self._credentials.refresh_kafka()
-        except VaultError as error:
-            log.debug("Kafka login not refreshed", problem=error.message)
-            return self._credentials.kafka()
 
     def log_ranges(self) -> list[LogRange]:
         """Return start and true end of each partition. Raises BrokerError."""

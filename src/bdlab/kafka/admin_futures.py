@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 _PAUSE_S = 0.1
 
 LEAST_S = 0.1
-"""The shortest time-out to give librdkafka, which takes 0 or less for none at all in places."""
+"""The shortest time-out to give librdkafka: some of its calls take 0 or less as no limit."""
 
 #: One broker of several may be dead, frozen or starting: another one, or the same a little later, answers.
 _RETRIABLE = {BROKER_GONE, TRANSPORT, TIMED_OUT, KafkaError.NOT_CONTROLLER, KafkaError.REQUEST_TIMED_OUT}

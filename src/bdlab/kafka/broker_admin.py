@@ -43,7 +43,6 @@ _POLL_S = 0.05
 #: certificates have changed. This setting is given the value that it has anyway.
 _RELOAD_SETTING, _RELOAD_VALUE = "listener.name.internal.ssl.keystore.type", "PEM"
 
-
 #: The least that Kafka takes. The passwords are long and random, so that more would not help.
 _ITERATIONS = 4096
 _MECHANISMS = {
@@ -71,8 +70,8 @@ class Grant(NamedTuple):
 def grants(service: str, server: KafkaSettings) -> frozenset[Grant]:
     """Return all that a service may do at the broker, as `bdlab.services` lists it.
 
-    The broker takes who may write or read as one who may describe; it is granted by itself all the same, so
-    that a list of ACLs shows it. An idempotent producer needs WRITE alone (Kafka 2.8 and later).
+    The rights to write and to read include the right to describe, which is granted as well, so that a list of
+    ACLs shows it. An idempotent producer needs WRITE alone (Kafka 2.8 and later).
     """
     resources = {
         "topic": (ResourceType.TOPIC, server.topic),

@@ -7,9 +7,10 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException
 
-from bdlab.credentials import KafkaLogin
+from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import (
     BrokerError,
     BrokerRefused,
@@ -18,10 +19,12 @@ from bdlab.errors import (
     OffsetOutOfRange,
     SettingsInvalid,
     TopicMissing,
+    VaultError,
 )
 from bdlab.reachability import speaks_tls
 from bdlab.settings import KafkaSettings
 
+log = structlog.get_logger()
 _librdkafka_log = logging.getLogger("bdlab.librdkafka")
 
 MAX_MESSAGE_BYTES = 128 << 20
@@ -123,6 +126,16 @@ def client_config(login: KafkaLogin, *, client_id: str) -> dict[str, Any]:
             "ssl.key.pem": login.certificate.key.reveal(),
         }
     return config
+
+
+def current_login(credentials: KafkaCredentials, *, refresh: bool = True) -> KafkaLogin:
+    """Return the login to use now; with `refresh` it is read from Vault again, if Vault answers."""
+    if refresh:
+        try:
+            return credentials.refresh_kafka()
+        except VaultError as error:
+            log.debug("Kafka login not refreshed", problem=error.message)
+    return credentials.kafka()
 
 
 def broker_error(error: KafkaError | KafkaException, doing: str) -> BrokerError:

@@ -12,10 +12,10 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
-from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing, VaultError
+from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing
 from bdlab.events import Position, Record
 from bdlab.kafka.assignment import Assignment, StartPositions
-from bdlab.kafka.connection import client_config
+from bdlab.kafka.connection import client_config, current_login
 from bdlab.kafka.consumer_client import ConsumerClient
 from bdlab.log_identity import CheckLog
 from bdlab.probes import MEMORY_ONLY_ID
@@ -184,13 +184,11 @@ class Consumer:
         raise BrokerUnavailable(f"the log at {client.login.server.bootstrap_servers} was replaced")
 
     def _current_login(self) -> KafkaLogin:
-        if (self._client is None or not self._client.verified) and time.monotonic() >= self._refresh_after:
+        verified = self._client is not None and self._client.verified
+        refresh = not verified and time.monotonic() >= self._refresh_after
+        if refresh:
             self._refresh_after = time.monotonic() + self._pause_s
-            try:
-                return self._credentials.refresh_kafka()
-            except VaultError as error:
-                log.debug("Kafka login not refreshed", problem=error.message)
-        return self._credentials.kafka()
+        return current_login(self._credentials, refresh=refresh)
 
     def _change_login(self, client: ConsumerClient, login: KafkaLogin) -> ConsumerClient | None:
         """Change the user, or if anything else has changed, drop the client and return None."""

@@ -67,7 +67,7 @@ class ProducerClient:
     def __init__(self, login: KafkaLogin, *, client_id: str, wake: Callable[[], None]) -> None:
         self.login = login
         self.topic = login.server.topic
-        self.born = time.monotonic()
+        self.created_at = time.monotonic()
         self.cluster_id = ""
         self.verified = False
         self.replaced = False

@@ -10,14 +10,15 @@ from collections.abc import Callable
 import structlog
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
-from bdlab.errors import BrokerError, BrokerUnavailable, TopicMissing, VaultError
+from bdlab.errors import BrokerError, BrokerUnavailable, TopicMissing
+from bdlab.kafka.connection import current_login
 from bdlab.kafka.producer_client import ProducerClient
 from bdlab.retry import Backoff, Outage
 
 log = structlog.get_logger()
 
-_FIRST_REST_S = 0.5
-_LONGEST_REST_S = 30.0
+_LEAST_AGE_S = 0.5
+_LONGEST_AGE_S = 30.0
 #: For how long a topic that was there may be missing: a broker with ZooKeeper knows of no topic when it has
 #: just started, and nobody has to create it.
 _TOPIC_MAY_BE_MISSING_S = 3.0
@@ -44,8 +45,8 @@ class ProducerFailover:
         self._lock = lock
         self._wake = wake
         self._candidate: ProducerClient | None = None
-        self._rests = Backoff(_FIRST_REST_S, _LONGEST_REST_S)
-        self._rest_s = self._rests.next_s()
+        self._failures = Backoff(_LEAST_AGE_S, _LONGEST_AGE_S)
+        self._least_age_s = self._failures.next_s()
         self._outage = Outage("Kafka is not usable", "Kafka is usable again")
         self._distrusted: KafkaLogin | None = None
         self._topic_missing_since: float | None = None
@@ -53,7 +54,8 @@ class ProducerFailover:
     def check(self, timeout_s: float) -> bool:
         """Replace the client if that is needed; return false if it has to be tried again."""
         active = self.active
-        login = self._login(refresh=active is None or not active.verified or active.refused is not None)
+        doubtful = active is None or not active.verified or active.refused is not None
+        login = current_login(self._credentials, refresh=doubtful)
         try:
             if active is None or login is not active.login or not active.works(timeout_s):
                 self._replace(active, login, timeout_s)
@@ -77,18 +79,10 @@ class ProducerFailover:
             self._solved()
         return works
 
-    def _login(self, *, refresh: bool) -> KafkaLogin:
-        if refresh:
-            try:
-                return self._credentials.refresh_kafka()
-            except VaultError as error:
-                log.debug("Kafka login not refreshed", problem=error.message)
-        return self._credentials.kafka()
-
     def _replace(self, active: ProducerClient | None, login: KafkaLogin, timeout_s: float) -> None:
         """Replace `active` by a client with `login`, once that is proved to work. Raises BrokerError."""
         if active is not None and active.fatal and active.login is login:
-            self._pause_after_failure(active)
+            self._raise_if_too_young(active)
         candidate = self._candidate_for(login)
         if not candidate.works(timeout_s):
             raise BrokerUnavailable("the connection to the broker was lost again at once")
@@ -127,18 +121,18 @@ class ProducerFailover:
         self._candidate = ProducerClient(login, client_id=self._client_id, wake=self._wake)
         return self._candidate
 
-    def _pause_after_failure(self, active: ProducerClient) -> None:
+    def _raise_if_too_young(self, active: ProducerClient) -> None:
         """Raise the error of a client that failed for good too soon after its start to be replaced at once.
 
         A user who may not write at all is connected, and fails with the first event.
         """
-        lived_s = time.monotonic() - active.born
-        if lived_s < self._rest_s:
+        age_s = time.monotonic() - active.created_at
+        if age_s < self._least_age_s:
             raise active.fatal_error()
-        again = active.refused is not None and lived_s < 2 * _LONGEST_REST_S
+        again = active.refused is not None and age_s < 2 * _LONGEST_AGE_S
         if not again:
-            self._rests.reset()
-        self._rest_s = self._rests.next_s()
+            self._failures.reset()
+        self._least_age_s = self._failures.next_s()
 
     def close_finished(self) -> None:
         """Close finished clients; the polling thread must not wait for librdkafka's threads to end."""
