@@ -11,7 +11,6 @@ from typing import Literal, Protocol
 import msgspec
 
 from bdlab.errors import StackError, StartInterrupted
-from bdlab.retry import Backoff
 from bdlab.stack.servers.process import describe_exit
 
 _FIRST_DELAY_S = 0.5
@@ -57,7 +56,7 @@ class _Watched:
         self.child = child
         self.after_restart = after_restart
         self.restart_timeout_s = restart_timeout_s
-        self.backoff = Backoff(_FIRST_DELAY_S, _LONGEST_DELAY_S)
+        self.delay_s = _FIRST_DELAY_S
         self.up_since = time.monotonic()
         self.restart_at: float | None = None
 
@@ -125,16 +124,16 @@ class Supervisor:
             if child.running:
                 return
             if now - watched.up_since >= _STEADY_AFTER_S:
-                watched.backoff.reset()
-            delay_s = watched.backoff.next_s()
-            watched.restart_at = now + delay_s
+                watched.delay_s = _FIRST_DELAY_S
+            watched.restart_at = now + watched.delay_s
             self._report(
                 Event(
                     "notice",
                     child.name,
-                    f"ended ({describe_exit(child.exit_status)}); starting it again in {delay_s:.1f} s",
+                    f"ended ({describe_exit(child.exit_status)}); starting it again in {watched.delay_s:g} s",
                 )
             )
+            watched.delay_s = min(2 * watched.delay_s, _LONGEST_DELAY_S)
         elif now >= watched.restart_at:
             self._restart(watched, stop)
 
@@ -149,11 +148,11 @@ class Supervisor:
         except StartInterrupted:
             return
         except (StackError, OSError) as error:  # OSError: such as a full disk
-            delay_s = watched.backoff.next_s()
-            watched.restart_at = time.monotonic() + delay_s
+            watched.restart_at = time.monotonic() + watched.delay_s
             reason = error.message if isinstance(error, StackError) else str(error)
-            detail = f"restart failed; again in {delay_s:.1f} s: {reason}"
+            detail = f"restart failed; again in {watched.delay_s:g} s: {reason}"
             self._report(Event("failed", child.name, detail, time.monotonic() - began))
+            watched.delay_s = min(2 * watched.delay_s, _LONGEST_DELAY_S)
             return
         watched.restart_at = None
         watched.up_since = time.monotonic()
