@@ -72,7 +72,7 @@ def make_seal_key() -> None:
 
 
 def make_certificates() -> None:
-    """Make the certificates of Vault and Postgres, by an authority whose key is deleted after the signing."""
+    """Make the certificates of Vault and Postgres, by a CA whose key is deleted after the signing."""
     trust, holders = VOLUMES / "trust", {"vault": VAULT, "postgres": POSTGRES}
     own(trust, BDLAB, 0o755)
     files = [trust / "ca.pem", *(VOLUMES / f"{name}-tls" / "server.pem" for name in holders)]
@@ -100,7 +100,7 @@ def make_certificates() -> None:
             openssl("x509", "-req", "-in", request, *signer, *span, "-out", signed)
             write(folder / "server.key", key.read_bytes(), user)
             write(folder / "server.pem", signed.read_bytes(), user)
-        # Last: if a run is cut off before this, the next one makes all anew. The former authority stays
+        # Last: if a run is cut off before this, the next one makes all anew. The former CA stays
         # trusted: until they are restarted, the servers show certificates that it has signed.
         former = (trust / "ca.pem").read_bytes() if (trust / "ca.pem").exists() else b""
         write(trust / "ca.pem", (work / "ca.pem").read_bytes() + former, BDLAB, 0o644)

@@ -23,7 +23,7 @@ WANTED = {
         "org.apache.kafka:kafka_2.13:3.9.2",
         # 3.8.7 was published without its parent, so that it cannot be resolved.
         "org.apache.zookeeper:zookeeper:3.8.6",
-        # Kafka and ZooKeeper log through slf4j and leave the bridge to whoever runs them.
+        # Kafka and ZooKeeper log through slf4j, and bring no bridge to log4j.
         "org.slf4j:slf4j-reload4j:1.7.36",
     ],
 }
@@ -32,8 +32,8 @@ LOCK = Path(__file__).parents[2] / "src" / "bdlab" / "stack" / "servers" / "kafk
 
 
 def resolve(context: MavenContext, wanted: list[str]) -> list[Dependency]:
-    """The jars of `wanted` and of what they need when they run, as Maven would choose them."""
-    # Raw (`!`): what one of them says about its own dependencies' versions is not imposed on the others'.
+    """Return the jars of `wanted` and of what they need at run time, as Maven would choose them."""
+    # Raw (`!`): the versions that one of them manages are not imposed on the others.
     roots = [context.create_dependency(f"{name}!", [context.project(*UNWANTED)]) for name in wanted]
     inputs, needed = context.resolver.resolve(roots)
     return sorted({*inputs, *(each for each in needed if each.scope in {"compile", "runtime"})}, key=str)

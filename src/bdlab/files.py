@@ -14,11 +14,11 @@ _OWN_OUTPUTS = (1, 2)
 
 
 class Replacement:
-    """A file that is written beside `path` and takes its place by `commit`, in one step; a context manager.
+    """A context manager for a file that is written beside `path` and renamed to it by `commit`.
 
-    Behind a link it is the link's target that is replaced. The mode is `mode`, else that of the file before
-    it, else what the umask leaves of 0666. A device, a pipe, or what is this process's own output already, is
-    written to as it is. Raises OSError.
+    If `path` is a link, its target is replaced. The mode is `mode`, else that of the file before, else 0666
+    less the umask. A device, a pipe, and this process's own standard output are written to directly.
+    Raises OSError.
     """
 
     def __init__(self, path: Path, *, mode: int | None = None, hidden: bool = True) -> None:
@@ -55,11 +55,11 @@ class Replacement:
         partial = target.with_name(name)
         try:
             handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
-        except OSError as error:  # nobody knows the partial's name
+        except OSError as error:  # the partial's name would tell the user nothing
             raise OSError(error.errno, error.strerror, str(self.path)) from error
         self.partial, self._target = partial, target
         self.file = os.fdopen(handle, "wb")
-        # Neither is worth failing for: a file system may know of no modes, and only root gives files away.
+        # No reason to fail: a file system may have no modes, and only root can give files away.
         with contextlib.suppress(OSError):
             if self._mode is None and before and before.st_uid != os.geteuid():
                 os.fchown(handle, before.st_uid, before.st_gid)
@@ -75,12 +75,12 @@ class Replacement:
         os.fsync(self.file.fileno())
         self.partial.replace(self._target)
         self.partial = None
-        with contextlib.suppress(OSError):  # it is in its place already
+        with contextlib.suppress(OSError):  # the file has its name already
             sync_folder(self._target.parent)
 
     def __exit__(self, *_: object) -> None:
         try:
-            with contextlib.suppress(OSError):  # what could not be written was reported by then
+            with contextlib.suppress(OSError):  # `commit` has reported what could not be written
                 self.file.close()
         finally:
             if self.partial is not None and not self.keep:
@@ -95,14 +95,14 @@ def _is(descriptor: int, file: os.stat_result) -> bool:
 
 
 def replace_file(path: Path, content: bytes, *, mode: int | None = None) -> None:
-    """Write `content` into a file that takes the place of `path` in one step. Raises OSError."""
+    """Write `content` to `path` atomically. Raises OSError."""
     with Replacement(path, mode=mode) as new:
         new.file.write(content)
         new.commit()
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write `text` into a 0600 file that takes the place of `path` in one step. Raises OSError."""
+    """Write `text` to `path` atomically, with the mode 0600. Raises OSError."""
     replace_file(path, text.encode(), mode=0o600)
 
 

@@ -1,7 +1,7 @@
-"""The names by which the API may be called.
+"""The Host headers that the API accepts.
 
-A web page of somebody else's can have its own name point at this machine (DNS rebinding); its requests then
-come to the API as of the same origin, and name that host.
+A foreign web page can have its own name resolve to this machine (DNS rebinding). To the browser its requests
+to the API are then of the same origin; they carry that name as their Host.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def parse(text: str) -> Host | None:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether a socket that is bound to this numeric `address` can be reached from this machine only."""
+    """Return whether a socket bound to this numeric `address` can be reached from this machine only."""
     return ipaddress.ip_address(address).is_loopback
 
 

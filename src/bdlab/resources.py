@@ -1,4 +1,4 @@
-"""Where the shipped files are: the policies and the model.
+"""The folders of the shipped files: the policies and the model.
 
 A wheel carries them inside the package; an editable install reads them from the checkout.
 """
@@ -24,10 +24,10 @@ def _folder(packaged: str, in_checkout: str) -> Path:
 
 
 def policies_dir() -> Path:
-    """The folder of Vault policy files, one `<service>.hcl` each."""
+    """Return the folder of Vault's policy files, `<service>.hcl`."""
     return _folder("policies", "vault/policies")
 
 
 def models_dir() -> Path:
-    """The folder of the shipped model: its data files and its card."""
+    """Return the folder of the shipped model, its data files and its card."""
     return _folder("models", "models")

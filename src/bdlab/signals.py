@@ -1,4 +1,4 @@
-"""The signals that ask a process to end, and how to put them off for a moment."""
+"""The signals that ask a process to end, and how to defer them for a moment."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ import structlog
 log = structlog.get_logger()
 
 
-def ending() -> tuple[signal.Signals, ...]:
-    """SIGINT and SIGTERM; and SIGHUP, which a terminal that closes sends, unless it is ignored (nohup)."""
+def termination_signals() -> tuple[signal.Signals, ...]:
+    """Return SIGINT, SIGTERM, and SIGHUP (the terminal was closed) unless that is ignored (nohup)."""
     hung_up = (signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else ()
     return (signal.SIGINT, signal.SIGTERM, *hung_up)
 
 
 @contextmanager
-def held_back(doing: str) -> Iterator[None]:
-    """Act on a signal that asks to end after the block only, and then on the first of them.
+def deferred(doing: str) -> Iterator[None]:
+    """Defer signals that ask to end until the block has ended; then the first of them is raised again.
 
-    For the few calls between which something is neither here nor there; each needs a bound of its own.
-    `doing` says in the log what is finished first. In another thread than the main one it does nothing.
+    For steps that must not be separated, each with a time limit of its own. `doing` says in the log what is
+    finished first. In another thread than the main one it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[int] = []
+    received: list[int] = []
 
-    def hold(number: int, _frame: FrameType | None) -> None:
-        if not held:
+    def defer(number: int, _frame: FrameType | None) -> None:
+        if not received:
             log.warning("finishing this first", doing=doing, signal=signal.Signals(number).name)
-        held.append(number)
+        received.append(number)
 
-    numbers = [number for number in ending() if signal.getsignal(number) is not None]
-    before = {number: signal.signal(number, hold) for number in numbers}
-    # Whoever listens there would hear each of them a second time.
+    numbers = [number for number in termination_signals() if signal.getsignal(number) is not None]
+    before = {number: signal.signal(number, defer) for number in numbers}
+    # A listener there (asyncio) would get each of them a second time.
     descriptor = signal.set_wakeup_fd(-1)
     try:
         yield
@@ -46,5 +46,5 @@ def held_back(doing: str) -> Iterator[None]:
         signal.set_wakeup_fd(descriptor)
         for number, handler in before.items():
             signal.signal(number, handler)
-        if held:
-            signal.raise_signal(held[0])
+        if received:
+            signal.raise_signal(received[0])

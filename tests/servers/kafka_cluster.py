@@ -68,8 +68,9 @@ class ClusterBroker(ApacheKafka):
         kraft = kraft_properties(self.node_id, quorum, session_timeout_ms=_SESSION_TIMEOUT_MS)
         return super()._properties(listeners) | kraft | _REPLICATION
 
-    def _new_cluster_id(self) -> str:
-        return self._layout().cluster_id
+    def _format_storage(self, distribution: Distribution, properties: Properties) -> None:
+        self.first_cluster_id = self._layout().cluster_id
+        super()._format_storage(distribution, properties)
 
 
 class KafkaCluster:

@@ -127,6 +127,7 @@ class ZooKeeperBroker(ApacheKafka):
     name = "kafka"
     authorizer = "kafka.security.authorizer.AclAuthorizer"
     ready_line = b"started (KafkaServer)"
+    _find_distribution = staticmethod(kafka_with_zookeeper)
 
     def __init__(
         self,
@@ -144,9 +145,6 @@ class ZooKeeperBroker(ApacheKafka):
     def shut_out(self) -> bool:
         """Whether the last start ended because ZooKeeper still held the session of a killed broker."""
         return not self.running and b"NodeExists" in self._log_since_start()
-
-    def _find_distribution(self) -> Distribution:
-        return kafka_with_zookeeper()
 
     def _choose_listeners(self, port: int) -> Listeners:
         return Listeners(

@@ -9,16 +9,16 @@ import threading
 
 import pytest
 
-from bdlab.signals import ending, held_back
+from bdlab.signals import deferred, termination_signals
 
 #: Sends itself each signal that it is given while it holds them back.
 PROGRAM = """
 import os, signal, sys
-from bdlab.signals import held_back
+from bdlab.signals import deferred
 from bdlab_cli.wiring.signals import stop_on_signal
 numbers = [signal.Signals[name] for name in sys.argv[2].split(",") if name]
 def work():
-    with held_back("this"):
+    with deferred("this"):
         for number in numbers:
             os.kill(os.getpid(), number)
         print("whole", flush=True)
@@ -67,15 +67,15 @@ def test_nohup_stays_in_force() -> None:
 
 
 def test_it_leaves_handlers_and_other_threads_alone() -> None:
-    before = [signal.getsignal(number) for number in ending()]
-    with held_back("this"):
-        assert [signal.getsignal(number) for number in ending()] != before
-    assert [signal.getsignal(number) for number in ending()] == before
+    before = [signal.getsignal(number) for number in termination_signals()]
+    with deferred("this"):
+        assert [signal.getsignal(number) for number in termination_signals()] != before
+    assert [signal.getsignal(number) for number in termination_signals()] == before
     found: list[object] = []
 
     def elsewhere() -> None:
-        with held_back("this"):
-            found.extend(signal.getsignal(number) for number in ending())
+        with deferred("this"):
+            found.extend(signal.getsignal(number) for number in termination_signals())
 
     thread = threading.Thread(target=elsewhere)
     thread.start()

@@ -64,15 +64,15 @@ def restore(
 
     def interrupt(_number: int, _frame: object) -> None:
         """Raise as Ctrl-C does, once: what is half restored is taken away however often somebody asks."""
-        for number in signals.ending():
+        for number in signals.termination_signals():
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for number in signals.ending():
+    for number in signals.termination_signals():
         signal.signal(number, interrupt)
     with new_folder(data_dir) as folder:
         if not rows_only:
-            backup.hand_out_keys(folder)
+            backup.restore_keys(folder)
         tls = TlsFolder(folder.tls) if about.tls else None
         if tls:
             tls.prepare()

@@ -92,7 +92,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     from bdlab import signals
 
     # A terminal's Ctrl-C reaches the command itself; here it must only not keep the token from being revoked.
-    before = {number: signal.signal(number, lambda *_: None) for number in signals.ending()}
+    before = {number: signal.signal(number, lambda *_: None) for number in signals.termination_signals()}
     try:
         child = subprocess.Popen(list(command), env=dict(environment))
         for number in before.keys() - {signal.SIGINT}:

@@ -43,7 +43,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
         listener = threading.Thread(target=listen, name="signals", daemon=True)
         listener.start()
         descriptor = signal.set_wakeup_fd(sender.fileno())
-        handlers = {number: signal.signal(number, heard) for number in signals.ending()}
+        handlers = {number: signal.signal(number, heard) for number in signals.termination_signals()}
         try:
             yield stop
         finally:

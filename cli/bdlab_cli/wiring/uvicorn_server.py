@@ -86,7 +86,9 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         with super().capture_signals():
-            before = {number: signal.signal(number, self.handle_exit) for number in signals.ending()}
+            before = {
+                number: signal.signal(number, self.handle_exit) for number in signals.termination_signals()
+            }
             try:
                 yield
             finally:
@@ -104,7 +106,7 @@ class _Supervisor(Multiprocess):
     announced_url = ""
 
     def __init__(self, config: uvicorn_tls.Config, sockets: list[socket.socket]) -> None:
-        ignored = signal.SIGHUP not in signals.ending()
+        ignored = signal.SIGHUP not in signals.termination_signals()
         super().__init__(config, sockets)
         if ignored:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -7,10 +7,10 @@
                       and the key that authenticates the backup
     manifest.json     the SHA-256 of each file, and an HMAC-SHA256 of all of them by that key
 
-A restore takes no file but as it is in the manifest: whoever can write to where the backup is kept, and not
-to where its keys are, can neither change nor add what a restore would run.
+A restore uses only files that are as in the manifest: somebody who can write to the backup, but has not its
+keys, can neither change nor add what a restore would run.
 
-What is on the broker is in no backup: of what was acknowledged and stored, the database has it.
+The broker's log is in no backup: the database has what was acknowledged and stored.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _FORMAT = 1
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
-    """`made_at` is when its making began; `data_dir` is the folder that it is a backup of, and `tls` whether
-    its servers speak TLS.
+    """`made_at` is when the backup began; `data_dir` the folder that was backed up; `tls` whether its servers
+    speak TLS.
     """
 
     made_at: datetime
@@ -52,41 +52,23 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backup:
-    """The places in a backup's folder. Construction does no I/O."""
+    """The files in a backup's folder. Construction does no I/O."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
-
-    @property
-    def snapshot(self) -> Path:
-        return self.path / "vault.snapshot"
-
-    @property
-    def dump(self) -> Path:
-        return self.path / "database.dump"
-
-    @property
-    def keys(self) -> Path:
-        return self.path / "keys"
-
-    @property
-    def _key(self) -> Path:
-        return self.keys / "backup.key"
-
-    @property
-    def _manifest(self) -> Path:
-        return self.path / "manifest.json"
-
-    @property
-    def keys_file(self) -> Path:
-        """Not there in a backup of a stack that had lost it."""
-        return self.keys / DataFolder(self.path).keys_file.name
+        self.snapshot = self.path / "vault.snapshot"
+        self.dump = self.path / "database.dump"
+        self.keys = self.path / "keys"
+        #: Missing in a backup of a stack that had lost it.
+        self.keys_file = self.keys / DataFolder(self.path).keys_file.name
+        self._key = self.keys / "backup.key"
+        self._manifest = self.path / "manifest.json"
 
     @contextmanager
     def write(self, folder: DataFolder, *, version: str) -> Iterator[Backup]:
-        """The backup under another name, with the keys of `folder` in it; it gets its own name at the end.
+        """Make the backup, with the keys of `folder`, under another name, and rename it at the end.
 
-        Raises InvalidInput where something is there already, StackError where it cannot be written.
+        Raises InvalidInput if its path exists already, StackError if it cannot be written.
         """
         if self.path.exists():
             raise InvalidInput(f"{self.path} exists already", hint="Name a new folder for each backup.")
@@ -110,15 +92,17 @@ class Backup:
                 manifest = _Manifest(files=files, hmac=_hmac(new._key.read_bytes(), files))
                 _write(new._manifest, msgspec.json.format(msgspec.json.encode(manifest)))
                 new.path.rename(self.path)
-            except BaseException:  # an interrupt, too: half a backup would look like one
+            except BaseException:  # also an interrupt: half a backup would look like a whole one
                 shutil.rmtree(new.path, ignore_errors=True)
                 raise
         except OSError as error:
             raise StackError(f"the backup {self.path} cannot be written: {error}") from error
 
     def about(self, *, rows_only: bool = False) -> About:
-        """Raises InvalidInput where this is no backup that this version can read, or parts of it are missing:
-        of one whose rows alone are wanted, the dump.
+        """Return what the backup says of itself.
+
+        Raises InvalidInput if this version cannot read it, or a part is missing; for `rows_only` that is the
+        dump alone.
         """
         try:
             about = msgspec.json.decode((self.path / "backup.json").read_bytes(), type=About)
@@ -134,16 +118,16 @@ class Backup:
         if missing:
             raise InvalidInput(
                 f"the backup {self.path} is not whole: {' and '.join(missing)} is missing from it",
-                hint="Where you keep the keys apart, put them back beside the rest; where they are lost, "
+                hint="If you keep the keys apart, put them back beside the rest; if they are lost, "
                 "--rows-only.",
             )
         return about
 
     def authenticate(self, *, rows_only: bool = False, trusted: bool = False) -> None:
-        """Raises InvalidInput, naming the file, unless all is as `bdlab backup` wrote it.
+        """Raise InvalidInput, naming the file, unless everything is as `bdlab backup` wrote it.
 
-        One whose rows alone are wanted may have lost its snapshot, and its keys but the manifest's. `trusted`
-        takes one without manifest or without that key, and still none that they disprove.
+        For `rows_only` the snapshot and all keys but the manifest's may be missing. `trusted` accepts a
+        backup without a manifest or without its key, but none that does not match them.
         """
         missing = [file for file in (self._manifest, self._key) if not file.exists()]
         if missing:
@@ -152,7 +136,7 @@ class Backup:
             name = self._name(missing[0])
             raise InvalidInput(
                 f"the backup {self.path} cannot be authenticated: {name} is missing from it",
-                hint="Where you keep the keys apart, put them back beside the rest. Where the key is lost, "
+                hint="If you keep the keys apart, put them back beside the rest. If the key is lost, "
                 "or the version that made it wrote no manifest: --trust-backup, if nobody else could write "
                 "to where it was kept.",
             )
@@ -182,7 +166,7 @@ class Backup:
         return file.relative_to(self.path).as_posix()
 
     def _digests(self) -> dict[str, str]:
-        """The SHA-256, in hex, of each file that the manifest is about; of what is none, what it is."""
+        """Return the SHA-256, in hex, of each file that the manifest covers; "no file" for anything else."""
         found = {}
         for file in sorted(self.path.rglob("*")):
             if file in (self._manifest, self._key) or (file.is_dir() and not file.is_symlink()):
@@ -194,8 +178,8 @@ class Backup:
                 found[self._name(file)] = hashlib.file_digest(content, "sha256").hexdigest()
         return found
 
-    def hand_out_keys(self, folder: DataFolder) -> None:
-        """Put the keys into a new data folder. Raises StackError."""
+    def restore_keys(self, folder: DataFolder) -> None:
+        """Copy the keys into a new data folder. Raises StackError."""
         seal_key = OpenBao(folder.path).seal_key
         try:
             seal_key.parent.mkdir(mode=0o700)
@@ -208,9 +192,9 @@ class Backup:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[DataFolder]:
-    """A data folder that was not there or was empty, held; emptied again where something fails.
+    """Lock a data folder that did not exist or was empty; empty it again if the block fails.
 
-    Raises InvalidInput where there is something in it.
+    Raises InvalidInput if there is something in it.
     """
     folder = DataFolder(path)
     if folder.path.exists() and any(folder.path.iterdir()):
@@ -223,7 +207,7 @@ def new_folder(path: Path) -> Iterator[DataFolder]:
             folder.unfinished.touch(mode=0o600)
             yield folder
             folder.unfinished.unlink()
-        except BaseException:  # an interrupt, too: `bdlab up` would take half a folder for a whole one
+        except BaseException:  # also an interrupt: `bdlab up` would take half a folder for a whole one
             for entry in folder.path.iterdir():
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)
@@ -239,7 +223,7 @@ def _hmac(key: bytes, files: dict[str, str]) -> str:
 def _copy_keys(folder: DataFolder, keys: Path) -> None:
     keys.mkdir(mode=0o700)
     _write(keys / "seal.key", OpenBao(folder.path).seal_key.read_bytes())
-    if folder.keys_file.exists():  # lost, it is all the more time for a backup
+    if folder.keys_file.exists():  # a backup is still worth having without it
         _write(keys / folder.keys_file.name, folder.keys_file.read_bytes())
     _copy_identities(folder.identity_dir, keys / "identity")
 
@@ -249,7 +233,7 @@ def _copy_identities(source: Path, target: Path) -> None:
     for service in sorted(entry for entry in source.iterdir() if entry.is_dir()):
         (target / service.name).mkdir(mode=0o700)
         for file in sorted(service.iterdir()):
-            # Locks and half-written files begin with a dot.
+            # The names of locks and of files that are being written begin with a dot.
             if file.is_file() and not file.name.startswith("."):
                 _write(target / service.name / file.name, file.read_bytes())
 

@@ -50,47 +50,21 @@ class DataFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
+        #: The services' settings, without any secret.
+        self.config_file = self.path / "bdlab.toml"
+        #: What the first set-up of Vault needs, the database administrator's password included.
+        self.env_file = self.path / ".env"
+        self.keys_file = self.path / "vault-keys.json"
+        #: Exists while a restore fills the folder.
+        self.unfinished = self.path / "unfinished"
+        self.identity_dir = self.path / "identity"
+        #: The servers' certificates, a subfolder for each.
+        self.tls = self.path / "tls"
+        self.logs = self.path / "logs"
+        self.records = self.path / "run"
+        self._endpoints_file = self.records / "stack.json"
+        self._location_file = self.path / "place"
         self._lock: int | None = None
-
-    @property
-    def config_file(self) -> Path:
-        """The services' settings, without any secret."""
-        return self.path / "bdlab.toml"
-
-    @property
-    def env_file(self) -> Path:
-        """What the first set-up of Vault needs, the database administrator's password included."""
-        return self.path / ".env"
-
-    @property
-    def keys_file(self) -> Path:
-        return self.path / "vault-keys.json"
-
-    @property
-    def unfinished(self) -> Path:
-        """Exists while a restore fills the folder."""
-        return self.path / "unfinished"
-
-    @property
-    def identity_dir(self) -> Path:
-        return self.path / "identity"
-
-    @property
-    def tls(self) -> Path:
-        """The servers' certificates, a subfolder for each."""
-        return self.path / "tls"
-
-    @property
-    def logs(self) -> Path:
-        return self.path / "logs"
-
-    @property
-    def records(self) -> Path:
-        return self.path / "run"
-
-    @property
-    def _endpoints_file(self) -> Path:
-        return self.records / "stack.json"
 
     def __enter__(self) -> Self:
         try:
@@ -132,10 +106,6 @@ class DataFolder:
             )
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-
-    @property
-    def _location_file(self) -> Path:
-        return self.path / "place"
 
     def record_location(self) -> None:
         """Write down the folder's path: from now on its Vault knows its database by it."""

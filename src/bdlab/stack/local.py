@@ -21,9 +21,9 @@ from bdlab.stack.folder import BrokerKind, DataFolder, Endpoints
 from bdlab.stack.servers.openbao import OpenBao
 from bdlab.stack.servers.ports import PortRegistry
 from bdlab.stack.servers.postgres import Postgres
-from bdlab.stack.servers.process import start_mark
-from bdlab.stack.service import CommandResult, Service, require, run_command, service_environment
-from bdlab.stack.supervisor import Child, Event, Report, Supervisor
+from bdlab.stack.servers.process import ManagedProcess, start_mark
+from bdlab.stack.service import CommandResult, Service, run_command, service_environment
+from bdlab.stack.supervisor import Event, Report, Supervisor
 from bdlab.stack.task_group import TaskGroup
 from bdlab.stack.tls import TlsFolder
 from bdlab.stack.volatile_log import VolatileLog
@@ -114,7 +114,7 @@ class LocalStack:
         """Return the log of a server, a service or a command."""
         return self.folder.logs / f"{name}.log"
 
-    def attempt(
+    def run(
         self,
         name: str,
         arguments: Sequence[str],
@@ -122,10 +122,12 @@ class LocalStack:
         *,
         environment: Mapping[str, str] | None = None,
         timeout_s: float = _COMMAND_TIMEOUT_S,
+        check: bool = True,
     ) -> CommandResult:
         """Run a `bdlab` command in the stack's environment, with `environment` on top.
 
-        Raises StackError if it does not end in time, StartInterrupted if `stop` was set.
+        Raises StackError if it does not end in time, and with `check`, with the end of its log, if it fails;
+        StartInterrupted if `stop` was set.
         """
         return run_command(
             name,
@@ -134,20 +136,8 @@ class LocalStack:
             environment={**self._environment, **(environment or {})},
             timeout_s=timeout_s,
             stop=stop,
+            check=check,
         )
-
-    def run(
-        self,
-        name: str,
-        arguments: Sequence[str],
-        stop: threading.Event | None = None,
-        *,
-        environment: Mapping[str, str] | None = None,
-    ) -> CommandResult:
-        """Run a `bdlab` command as `attempt` does; raise StackError, with the end of its log, if it fails."""
-        result = self.attempt(name, arguments, stop, environment=environment)
-        require(name, result, self.log_file(name))
-        return result
 
     def _open(self, stop: threading.Event) -> Endpoints:
         self.folder.check_location()
@@ -314,7 +304,7 @@ class LocalStack:
         names = (f"consume-{number + 1}" for number in range(self._consumers))
         return {name: self._ports.choose(name) for name in names}
 
-    def _start(self, child: Child, stop: threading.Event) -> None:
+    def _start(self, child: ManagedProcess, stop: threading.Event) -> None:
         self._step(f"started {child.name}", lambda: child.start(_START_TIMEOUT_S, stop))
 
     def _set_up_vault(self, stop: threading.Event) -> None:
@@ -376,7 +366,7 @@ class LocalStack:
 
     def _verify(self, wait_s: int, stop: threading.Event | None) -> CommandResult:
         arguments = ["verify", "--wait", str(wait_s), "--json"]
-        return self.attempt("verify", arguments, stop, timeout_s=wait_s + _COMMAND_TIMEOUT_S)
+        return self.run("verify", arguments, stop, timeout_s=wait_s + _COMMAND_TIMEOUT_S, check=False)
 
     def _trim_logs(self) -> None:
         self._openbao.rotate_audit_log()

@@ -85,7 +85,6 @@ class Service(ManagedProcess):
         self._process.trim_log()
 
     def start(self, timeout_s: float = 60.0, stop: threading.Event | None = None) -> None:
-        """Start it and wait until it is ready. Raises ServerNotStarted and StartInterrupted."""
         self._launch(
             self._arguments,
             environment=self._environment,
@@ -118,14 +117,17 @@ def run_command(
     environment: Mapping[str, str],
     timeout_s: float,
     stop: threading.Event | None = None,
+    check: bool = False,
 ) -> CommandResult:
     """Run a command in the stack's folder until it ends, with its standard error in `logs/<name>.log`.
 
-    Raises StackError if it takes more than `timeout_s` seconds, StartInterrupted if `stop` was set.
+    Raises StackError if it takes more than `timeout_s` seconds, and with `check` if it fails;
+    StartInterrupted if `stop` was set.
     """
     stop = stop or threading.Event()
     output_file = folder.records / f"{name}.out"
     process = _process(name, folder, output_file=output_file)
+    hint = f"Its whole log is {process.log_file}."
     deadline = time.monotonic() + timeout_s
     process.start(arguments, environment=environment, folder=folder.path)
     try:
@@ -133,23 +135,14 @@ def run_command(
             if stop.is_set():
                 raise StartInterrupted(f"asked to stop while {name} was running")
             if time.monotonic() >= deadline:
-                raise StackError(
-                    f"{name} did not end within {timeout_s:g} s:\n{process.tail()}",
-                    hint=f"Its whole log is {process.log_file}.",
-                )
-        return CommandResult(code, output_file.read_text("utf-8", "replace"), process.tail(lines=10))
+                raise StackError(f"{name} did not end within {timeout_s:g} s:\n{process.tail()}", hint=hint)
+        result = CommandResult(code, output_file.read_text("utf-8", "replace"), process.tail(lines=10))
+        if check and code != 0:
+            raise StackError(f"{name} failed ({describe_exit(code)}):\n{result.tail}", hint=hint)
+        return result
     finally:
         process.stop(_STOP_TIMEOUT_S)
         output_file.unlink(missing_ok=True)
-
-
-def require(name: str, result: CommandResult, log_file: Path) -> None:
-    """Raise StackError, with the end of its log, for a command that failed."""
-    if result.code != 0:
-        raise StackError(
-            f"{name} failed ({describe_exit(result.code)}):\n{result.tail}",
-            hint=f"Its whole log is {log_file}.",
-        )
 
 
 def _process(name: str, folder: DataFolder, *, output_file: Path | None = None) -> Process:

@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 
 from bdlab.errors import StackError, StartInterrupted
-from bdlab.stack.servers.process import describe_exit
+from bdlab.stack.servers.process import ManagedProcess, describe_exit
 
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 30.0
@@ -32,33 +33,16 @@ Report = Callable[[Event], None]
 AfterRestart = Callable[[threading.Event], None]
 
 
-class Child(Protocol):
-    """A server or a service."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def running(self) -> bool: ...
-
-    @property
-    def exit_status(self) -> int | None: ...
-
-    def start(self, timeout_s: float = ..., stop: threading.Event | None = ..., /) -> None: ...
-
-    def stop(self) -> None: ...
-
-
+@dataclass
 class _Watched:
     """A child and how its restarts went."""
 
-    def __init__(self, child: Child, after_restart: AfterRestart | None, restart_timeout_s: float) -> None:
-        self.child = child
-        self.after_restart = after_restart
-        self.restart_timeout_s = restart_timeout_s
-        self.delay_s = _FIRST_DELAY_S
-        self.up_since = time.monotonic()
-        self.restart_at: float | None = None
+    child: ManagedProcess
+    after_restart: AfterRestart | None
+    restart_timeout_s: float
+    delay_s: float = _FIRST_DELAY_S
+    up_since: float = field(default_factory=time.monotonic)
+    restart_at: float | None = None
 
 
 class Supervisor:
@@ -71,7 +55,11 @@ class Supervisor:
         self._told = ""
 
     def add(
-        self, child: Child, after_restart: AfterRestart | None = None, *, restart_timeout_s: float = 90.0
+        self,
+        child: ManagedProcess,
+        after_restart: AfterRestart | None = None,
+        *,
+        restart_timeout_s: float = 90.0,
     ) -> None:
         """Watch a child from the next `watch` on; `stop_all` stops it.
 
@@ -111,7 +99,7 @@ class Supervisor:
         self._watched.clear()
         self._children.close()
 
-    def _stop(self, child: Child) -> None:
+    def _stop(self, child: ManagedProcess) -> None:
         began = time.monotonic()
         was_started = child.running or child.exit_status is not None
         child.stop()

@@ -32,10 +32,7 @@ class TlsFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def ca_file(self) -> Path:
-        return self.path / "ca.pem"
+        self.ca_file = path / "ca.pem"
 
     def files(self, server: str) -> CertificateFiles:
         return CertificateFiles(self.path / server)

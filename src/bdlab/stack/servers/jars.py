@@ -15,7 +15,7 @@ from bdlab.errors import BinaryMissing
 from bdlab.stack.servers import binaries
 
 Progress = Callable[[int, int], None]
-"""Told the bytes that are in place, and the bytes in all."""
+"""Called with the bytes that are in place, and the bytes in all."""
 
 
 class Jar(msgspec.Struct, frozen=True):
@@ -27,7 +27,7 @@ class Jar(msgspec.Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """Where a Maven repository keeps it."""
+        """Its path in a Maven repository."""
         group, artifact, version, *classifier = self.coordinate.split(":")
         name = "-".join((artifact, version, *classifier))
         return f"{group.replace('.', '/')}/{artifact}/{version}/{name}.jar"
@@ -37,7 +37,7 @@ class Jar(msgspec.Struct, frozen=True):
         return self.path.rpartition("/")[2]
 
     def read(self, path: Path) -> bytes | None:
-        """What the file `path` holds if it is this jar, byte by byte; else None."""
+        """Return the content of the file `path` if its SHA-256 is this jar's; else None."""
         try:
             content = path.read_bytes()
         except OSError:
@@ -46,14 +46,14 @@ class Jar(msgspec.Struct, frozen=True):
 
 
 class Assembly(msgspec.Struct, frozen=True):
-    """A version of Apache Kafka with all that it needs when it runs."""
+    """A version of Apache Kafka with all jars that it needs."""
 
     version: str
     jars: Sequence[Jar]
 
     @property
     def home(self) -> Path:
-        """The folder that it is fetched into; its jars are in `libs`, as in a distribution."""
+        """The folder that it is fetched into, with the jars in `libs` as in a distribution."""
         return binaries.cache_dir() / f"kafka-{self.version}"
 
     @property
@@ -62,21 +62,21 @@ class Assembly(msgspec.Struct, frozen=True):
         return sum(jar.size for jar in self.jars)
 
     def is_whole(self) -> bool:
-        """Whether it is in its place: by names and sizes, for it was compared before it was put there."""
+        """Return whether it is in its folder, by names and sizes: hashes were compared before."""
         try:
-            there = {file.name: file.stat().st_size for file in (self.home / "libs").iterdir()}
+            found = {file.name: file.stat().st_size for file in (self.home / "libs").iterdir()}
         except OSError:
             return False
-        return there == {jar.name: jar.size for jar in self.jars}
+        return found == {jar.name: jar.size for jar in self.jars}
 
 
 def kafka() -> Assembly:
-    """Apache Kafka 4 as it is pinned."""
+    """Return the pinned Apache Kafka 4."""
     return _pinned("kafka")
 
 
 def kafka_with_zookeeper() -> Assembly:
-    """Apache Kafka 3.9 and ZooKeeper as they are pinned."""
+    """Return the pinned Apache Kafka 3.9 with ZooKeeper, for `bdlab fetch-kafka --zookeeper`."""
     return _pinned("kafka-with-zookeeper")
 
 
@@ -86,9 +86,9 @@ def _pinned(section: str) -> Assembly:
 
 
 def fetch(assembly: Assembly, progress: Progress) -> None:
-    """Put `assembly` into its place in the cache, if it is not there yet.
+    """Fetch `assembly` into the cache, if it is not there yet.
 
-    It is put together beside its place. The next run goes on with what one that was killed has fetched, and
+    It is made under another name and renamed. The next run continues what a killed one has fetched, and
     concurrent first uses wait for each other. What `progress` raises ends it. Raises BinaryMissing: nothing
     came for 12 s, no repository has it, it is not what is pinned, or the cache cannot be written.
     """
@@ -111,7 +111,7 @@ def fetch(assembly: Assembly, progress: Progress) -> None:
 
 
 def _assemble(assembly: Assembly, progress: Progress) -> None:
-    from bdlab.stack.servers import maven  # noqa: PLC0415 - it takes half a second, and only who fetches needs it
+    from bdlab.stack.servers import maven  # noqa: PLC0415 - takes half a second, and is only for fetching
 
     home = assembly.home
     new = home.with_name(f".{home.name}.new")
@@ -119,7 +119,7 @@ def _assemble(assembly: Assembly, progress: Progress) -> None:
     for folder in (new, libs):
         folder.mkdir(mode=0o755, exist_ok=True)
     maven.Fetching(assembly.jars, libs).run(progress)
-    for stray in set(libs.iterdir()) - {libs / jar.name for jar in assembly.jars}:
-        stray.unlink()
+    for other in set(libs.iterdir()) - {libs / jar.name for jar in assembly.jars}:
+        other.unlink()
     shutil.rmtree(home, ignore_errors=True)
     new.rename(home)

@@ -8,7 +8,6 @@ import fcntl
 import os
 import shutil
 import signal
-import subprocess
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +28,8 @@ from bdlab.stack.servers.kafka_config import (
     render,
     security_properties,
 )
-from bdlab.stack.servers.process import with_pdeathsig
-from bdlab.stack.servers.server import Broker, base_environment
+from bdlab.stack.servers.process import run_to_end
+from bdlab.stack.servers.server import Broker
 
 _KILL_WAIT_S = 5.0
 _FORMAT_TIMEOUT_S = 60.0
@@ -52,6 +51,7 @@ class ApacheKafka(Broker):
     ready_line: ClassVar[bytes] = b"Kafka Server started"
     super_users: Sequence[str] = SUPER_USERS
     node_id = 1
+    _find_distribution = staticmethod(java.kafka)
 
     def __init__(
         self,
@@ -63,9 +63,13 @@ class ApacheKafka(Broker):
     ) -> None:
         super().__init__(data_dir, port=port)
         self.certificates = certificates
+        self._data = self.folder / "data"
+        self._config_file = self.folder / "server.properties"
         self._distribution = distribution
         self._listeners: Listeners | None = None
         self._log_start = 0
+        #: The id of a new log; empty for a random one.
+        self.first_cluster_id = ""
 
     @property
     def admin_servers(self) -> str:
@@ -85,14 +89,6 @@ class ApacheKafka(Broker):
         except OSError:
             return ""
         return next((line.partition("=")[2] for line in lines if line.startswith("cluster.id=")), "")
-
-    @property
-    def _data(self) -> Path:
-        return self.folder / "data"
-
-    @property
-    def _config_file(self) -> Path:
-        return self.folder / "server.properties"
 
     def prepare(self) -> None:
         """Choose the ports and format the storage before the first start, which takes a JVM of its own."""
@@ -148,9 +144,6 @@ class ApacheKafka(Broker):
         except FileNotFoundError:
             return b""
 
-    def _find_distribution(self) -> Distribution:
-        return java.kafka()
-
     def _choose_listeners(self, port: int) -> Listeners:
         return Listeners(
             client=port,
@@ -167,9 +160,6 @@ class ApacheKafka(Broker):
             | kraft_properties(self.node_id, quorum, session_timeout_ms=_SESSION_TIMEOUT_MS)
         )
 
-    def _new_cluster_id(self) -> str:
-        return new_cluster_id()
-
     def _format_storage(self, distribution: Distribution, properties: Properties) -> None:
         """Format the storage under another name and rename it: a killed run leaves nothing incomplete."""
         if self._data.exists():
@@ -179,27 +169,19 @@ class ApacheKafka(Broker):
             shutil.rmtree(new)
         config = self.folder / "format.properties"
         write_private(config, render(properties | {"log.dirs": str(new)}))
-        arguments = ("format", "--cluster-id", self._new_cluster_id(), "--config", str(config))
+        cluster_id = self.first_cluster_id or new_cluster_id()
+        arguments = ("format", "--cluster-id", cluster_id, "--config", str(config))
         command = self._java(distribution, "kafka.tools.StorageTool", *arguments)
+        what = f"formatting the storage of {self.name}"
         try:
-            outcome = subprocess.run(
-                with_pdeathsig(command),
-                cwd=self.data_dir,
-                env=base_environment(),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_FORMAT_TIMEOUT_S,
-                check=False,
+            outcome = run_to_end(
+                what, command, self._environment(), self.data_dir, timeout_s=_FORMAT_TIMEOUT_S
             )
-        except subprocess.TimeoutExpired as error:
-            raise ServerNotStarted(
-                f"{self.name}: its storage was not formatted within {_FORMAT_TIMEOUT_S:.0f} s"
-            ) from error
         finally:
             config.unlink()
         if outcome.returncode != 0:
             said = (outcome.stderr + outcome.stdout).decode("utf-8", "replace").strip()
-            raise ServerNotStarted(f"{self.name}: its storage could not be formatted: {said[-2000:]}")
+            raise ServerNotStarted(f"{what} failed: {said[-2000:]}")
         new.rename(self._data)
 
 

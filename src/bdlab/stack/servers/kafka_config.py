@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -127,13 +128,6 @@ def render(properties: Mapping[str, str]) -> str:
 
 def _escape(value: str) -> str:
     special = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-    escaped = "".join(
-        special.get(char, char if char.isascii() else "".join(f"\\u{unit:04x}" for unit in _utf16(char)))
-        for char in value
-    )
+    units = (chr(unit) for (unit,) in struct.iter_unpack(">H", value.encode("utf-16-be")))
+    escaped = "".join(special.get(char, char if char.isascii() else f"\\u{ord(char):04x}") for char in units)
     return f"\\{escaped}" if escaped.startswith(" ") else escaped
-
-
-def _utf16(char: str) -> list[int]:
-    raw = char.encode("utf-16-be")
-    return [int.from_bytes(raw[start : start + 2], "big") for start in range(0, len(raw), 2)]

@@ -1,7 +1,7 @@
-"""Fetching jars from Maven repositories, some side by side, each compared with what is pinned.
+"""Fetching jars from Maven repositories, some at the same time, each compared with the pinned SHA-256.
 
-The resolver jgo says where they are: at Maven Central or what its settings file names, and in which local
-repository. Proxies and authorities are named as for any program on the HTTP client `requests`.
+The settings of the resolver jgo name the repositories, else Maven Central, and the local repository. Proxies
+and CAs are configured as for any program that uses the HTTP client `requests`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CONNECT_TIMEOUT_S = 4.0
 _READ_TIMEOUT_S = 7.0
 _STALLED_S = 12.0
 _TRIES = 5
-_PASSING = (408, 425, 429, 500, 502, 503, 504)
+_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _HINT = (
     "HTTPS_PROXY names a proxy, REQUESTS_CA_BUNDLE a file of authorities, and ~/.config/jgo.conf a mirror "
     "([repositories], then central = https://...). Or run `bdlab fetch-kafka` on a machine with network and "
@@ -38,23 +38,23 @@ _HINT = (
 )
 
 
-class _Refusal(Exception):
-    """Why a repository has not given a jar; `passing` if another try may be worth it."""
+class _DownloadError(Exception):
+    """Why a repository did not give a jar; `transient` if another try may succeed."""
 
-    def __init__(self, url: str, why: str, *, passing: bool) -> None:
+    def __init__(self, url: str, why: str, *, transient: bool) -> None:
         parts = urlsplit(url)
         shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
         super().__init__(f"{shown}: {why}".replace(url, shown))
-        self.passing = passing
+        self.transient = transient
 
 
 class Fetching:
-    """`jars` on their way into the folder `libs`. Raises configparser.Error for jgo's settings."""
+    """Fetches `jars` into the folder `libs`. Raises configparser.Error for jgo's settings."""
 
     def __init__(self, jars: Sequence[Jar], libs: Path) -> None:
         settings = GlobalSettings.load()
         named = {"central": MAVEN_CENTRAL_URL} | settings.repositories
-        # What somebody named comes before Maven Central, which may be out of reach.
+        # Configured repositories come before Maven Central, which may be unreachable.
         self._repositories = sorted(named.values(), key=lambda url: url == MAVEN_CENTRAL_URL)
         self._local = settings.repo_cache
         self._libs = libs
@@ -62,14 +62,14 @@ class Fetching:
         self._done = dict.fromkeys(jars, 0)
         self._stop = threading.Event()
         self._failed: list[Exception] = []
-        self._why = "no answer"
-        self._heard = False
+        self._why = "no response"
+        self._answered = False
         self._heard_at = time.monotonic()
 
     def run(self, progress: Progress) -> None:
         """Fetch them all. Raises BinaryMissing, or OSError for what cannot be written."""
         size = sum(jar.size for jar in self._done)
-        # Daemons: what waits for a server that never answers must not hold up the end of the process.
+        # Daemon threads: a download that hangs must not delay the end of the process.
         workers = [threading.Thread(target=self._work, daemon=True) for _ in range(_WORKERS)]
         try:
             for worker in workers:
@@ -88,13 +88,13 @@ class Fetching:
     def _work(self) -> None:
         try:
             while self._waiting and not self._stop.is_set():
-                self._bring(self._waiting.popleft())
+                self._fetch(self._waiting.popleft())
         except IndexError:
-            pass  # another one took the last
-        except Exception as error:  # noqa: BLE001 - whoever waits for it raises it
+            pass  # another thread took the last one
+        except Exception as error:  # noqa: BLE001 - `run` raises it
             self._failed.append(error)
 
-    def _bring(self, jar: Jar) -> None:
+    def _fetch(self, jar: Jar) -> None:
         target = self._libs / jar.name
         if jar.read(target) is None:
             with Replacement(target, mode=0o644) as new:
@@ -110,29 +110,29 @@ class Fetching:
         tries = 0
         while True:
             tries += 1
-            refusals = []
+            errors = []
             for repository in self._repositories:
                 try:
                     return self._get(jar, f"{repository.rstrip('/')}/{jar.path}", file)
-                except _Refusal as refusal:
-                    refusals.append(refusal)
-            self._why = "; ".join(map(str, refusals))
-            # Where nobody has ever answered there is no network: that is not worth waiting for.
-            if tries >= (_TRIES if self._heard else 2) or not any(one.passing for one in refusals):
+                except _DownloadError as error:
+                    errors.append(error)
+            self._why = "; ".join(map(str, errors))
+            # Without any response so far there is no network: do not wait for it.
+            if tries >= (_TRIES if self._answered else 2) or not any(one.transient for one in errors):
                 raise _missing(self._why)
             backoff.wait(self._stop)
 
     def _get(self, jar: Jar, url: str, file: IO[bytes]) -> None:
-        """Write what `url` holds into `file`. Raises _Refusal, and BinaryMissing if it is not `jar`."""
+        """Download `url` into `file`. Raises _DownloadError, and BinaryMissing if it is not `jar`."""
         file.seek(0)
         file.truncate()
         digest, size = hashlib.sha256(), 0
         try:
-            with requests.get(url, stream=True, timeout=(_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S)) as answer:
-                self._heard = True
-                if (code := answer.status_code) != HTTPStatus.OK:
-                    raise _Refusal(url, f"{code} {answer.reason}", passing=code in _PASSING)
-                for chunk in answer.iter_content(1 << 13):  # small, so that a slow line is heard
+            with requests.get(url, stream=True, timeout=(_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S)) as response:
+                self._answered = True
+                if (code := response.status_code) != HTTPStatus.OK:
+                    raise _DownloadError(url, f"{code} {response.reason}", transient=code in _TRANSIENT)
+                for chunk in response.iter_content(1 << 13):  # small: slow is not stalled
                     file.write(chunk)
                     digest.update(chunk)
                     size += len(chunk)
@@ -141,16 +141,16 @@ class Fetching:
                         break
         except OSError as error:
             if error.errno is not None and not isinstance(error, requests.RequestException):
-                raise  # about the file, not about the network
+                raise  # about the file, not the network
             why = f"{type(error).__name__}: {_innermost(error)}"
             final = isinstance(error, (requests.exceptions.SSLError, ValueError))
-            raise _Refusal(url, why, passing=not final) from error
+            raise _DownloadError(url, why, transient=not final) from error
         if size < jar.size:
-            raise _Refusal(url, f"ended after {size:,} of {jar.size:,} bytes", passing=True)
+            raise _DownloadError(url, f"ended after {size:,} of {jar.size:,} bytes", transient=True)
         if digest.hexdigest() != jar.sha256:
             raise _missing(
-                f"{_Refusal(url, 'not what bdlab pins', passing=False)}: expected {jar.size:,} bytes with "
-                f"SHA-256 {jar.sha256}, got {size:,} or more with {digest.hexdigest()}"
+                f"{_DownloadError(url, 'not what bdlab pins', transient=False)}: expected {jar.size:,} bytes "
+                f"with SHA-256 {jar.sha256}, got {size:,} or more with {digest.hexdigest()}"
             )
 
     def _count(self, jar: Jar, size: int) -> None:
@@ -163,7 +163,7 @@ def _missing(why: str) -> BinaryMissing:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The reason of an HTTP client's error, which wraps it several times."""
+    """Return the reason of an HTTP client's error, which is wrapped several times."""
     while further := error.__cause__ or error.__context__:
         error = further
     return error

@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from bdlab.services import DATABASE_ROLES
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.stack.folder import DataFolder
 from bdlab.stack.servers import binaries, privileges
-from bdlab.stack.servers.process import end, with_pdeathsig
+from bdlab.stack.servers.process import end, run_to_end
 from bdlab.stack.servers.server import base_environment
-from bdlab.stack.tls import TlsServer
+from bdlab.stack.tls import TlsFolder, TlsServer
 
 _INITDB_TIMEOUT_S = 120.0
 _KILL_WAIT_S = 5.0
@@ -47,7 +46,11 @@ class Postgres(TlsServer):
     death_signal = signal.SIGINT
     admin_user = "postgres"
 
-    _on_tcp = True
+    def __init__(self, data_dir: Path, *, port: int | None = None, tls: TlsFolder | None = None) -> None:
+        super().__init__(data_dir, port=port, tls=tls)
+        self._password_file = self.folder / "admin_password"
+        self._data = self.folder / "data"
+        self._on_tcp = True
 
     @property
     def server(self) -> PostgresSettings:
@@ -95,14 +98,6 @@ class Postgres(TlsServer):
     def untouched(self) -> bool:
         """Whether no set-up of Vault has ended with it, so that nothing is stored yet."""
         return self.knows_admin_password or not self._data.exists()
-
-    @property
-    def _password_file(self) -> Path:
-        return self.folder / "admin_password"
-
-    @property
-    def _data(self) -> Path:
-        return self.folder / "data"
 
     def _choose_port(self) -> int:
         """Return the port of the first start, by which Vault knows it; the socket's name has it too.
@@ -183,33 +178,24 @@ class Postgres(TlsServer):
         os.write(writer, password.encode() + b"\n")
         os.close(writer)
         program = installation / "bin" / "initdb"
+        command = [
+            *prefix,
+            str(program),
+            f"--pgdata={new}",
+            f"--username={self.admin_user}",
+            f"--pwfile=/dev/fd/{reader}",
+            "--auth-host=scram-sha-256",
+            "--auth-local=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            "--data-checksums",
+            "--no-instructions",
+        ]
+        environment, limit_s = self._environment(), _INITDB_TIMEOUT_S
         try:
-            outcome = subprocess.run(
-                with_pdeathsig(
-                    [
-                        *prefix,
-                        str(program),
-                        f"--pgdata={new}",
-                        f"--username={self.admin_user}",
-                        f"--pwfile=/dev/fd/{reader}",
-                        "--auth-host=scram-sha-256",
-                        "--auth-local=scram-sha-256",
-                        "--encoding=UTF8",
-                        "--locale=C.UTF-8",
-                        "--data-checksums",
-                        "--no-instructions",
-                    ]
-                ),
-                cwd=self.data_dir,
-                env=dict(self._environment()),
-                pass_fds=(reader,),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_INITDB_TIMEOUT_S,
-                check=False,
+            outcome = run_to_end(
+                "initdb", command, environment, self.data_dir, timeout_s=limit_s, pass_fds=(reader,)
             )
-        except subprocess.TimeoutExpired as error:
-            raise ServerNotStarted(f"initdb did not end within {_INITDB_TIMEOUT_S:.0f} s") from error
         finally:
             os.close(reader)
         if outcome.returncode != 0:

@@ -61,6 +61,31 @@ def with_pdeathsig(arguments: Sequence[str], death_signal: signal.Signals = sign
     return [*launcher, *arguments]
 
 
+def run_to_end(
+    what: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    *,
+    timeout_s: float,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program in `folder` until it ends. Raises ServerNotStarted after `timeout_s` seconds."""
+    try:
+        return subprocess.run(
+            with_pdeathsig(command),
+            cwd=folder,
+            env=dict(environment),
+            pass_fds=pass_fds,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ServerNotStarted(f"{what} did not end within {timeout_s:.0f} s") from error
+
+
 class Process:
     """A program under `name`: output appended to `log_file`, pid and start mark in `record_file`.
 
@@ -231,8 +256,9 @@ def end(name: str, pid: int, *steps: tuple[signal.Signals, float]) -> None:
 
 
 class ManagedProcess(ABC):
-    """A server or a service: one child process, started until it is ready. A subclass sets `_process`."""
+    """A server or a service: one child process, started until it is ready. A subclass sets the attributes."""
 
+    name: str
     _process: Process
 
     @property
@@ -251,6 +277,13 @@ class ManagedProcess(ABC):
     def log_file(self) -> Path:
         return self._process.log_file
 
+    @abstractmethod
+    def start(self, timeout_s: float = 60.0, stop: threading.Event | None = None) -> None:
+        """Start it and wait until it is ready, at most `timeout_s` seconds.
+
+        Raises ServerNotStarted, with the end of its log, and StartInterrupted if `stop` was set.
+        """
+
     def stop(self, timeout_s: float = 15.0) -> None:
         """Ask it to stop and wait; kill it if it has not after `timeout_s` seconds."""
         self._process.stop(timeout_s)
@@ -268,10 +301,7 @@ class ManagedProcess(ABC):
         timeout_s: float,
         stop: threading.Event | None,
     ) -> None:
-        """Start the process in `folder` and wait until it is ready; stop it again if it is not in time.
-
-        Raises ServerNotStarted, with the end of the log, and StartInterrupted if `stop` was set.
-        """
+        """Start the process in `folder` and wait until it is ready; stop it again if it is not in time."""
         name, began = self._process.name, time.monotonic()
         hint = f"Its whole log is {self.log_file}."
         self._process.start(arguments, environment=environment, folder=folder)

@@ -22,13 +22,13 @@ class Server(ManagedProcess):
     `<data_dir>/ports.json`. Construction does no I/O; `start` or `with` does.
     """
 
-    name: ClassVar[str]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     #: What it gets when this process dies; for a server that recovers by itself, the quickest end.
     death_signal: ClassVar[signal.Signals] = signal.SIGKILL
 
     def __init__(self, data_dir: Path, *, port: int | None = None) -> None:
         self.data_dir = data_dir.absolute()
+        self.folder = self.data_dir / self.name
         self.ports = PortRegistry(self.data_dir / "ports.json")
         self._wanted_port = port
         self._port: int | None = None
@@ -41,10 +41,6 @@ class Server(ManagedProcess):
         )
 
     @property
-    def folder(self) -> Path:
-        return self.data_dir / self.name
-
-    @property
     def port(self) -> int:
         """The port of the last start. Raises ServerNotStarted before the first."""
         if self._port is None:
@@ -52,10 +48,6 @@ class Server(ManagedProcess):
         return self._port
 
     def start(self, timeout_s: float = 60.0, stop: threading.Event | None = None) -> None:
-        """Start it and wait until it is ready, at most `timeout_s` seconds.
-
-        Raises ServerNotStarted, with the end of its log, and StartInterrupted if `stop` was set.
-        """
         if self.running:
             return
         deadline = time.monotonic() + timeout_s

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from bdlab.errors import VaultError
-from bdlab.signals import held_back
+from bdlab.signals import deferred
 from bdlab.vault.bootstrap.admin_token import temporary_token
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan
@@ -60,7 +60,7 @@ def rekey(plan: Plan) -> Keys:
             recovery_keys=() if shamir else shares,
             root_token=old.root_token if old else "",
         )
-        with held_back("putting the new keys into force"):
+        with deferred("putting the new keys into force"):
             KeysFile(file.candidate).write(new)
             for share in shares[: plan.threshold]:
                 given = {"key": share, "nonce": answer["verification_nonce"]}

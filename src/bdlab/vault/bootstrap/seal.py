@@ -17,7 +17,7 @@ from bdlab.errors import (
 )
 from bdlab.retry import wait_for
 from bdlab.settings import Secret
-from bdlab.signals import held_back
+from bdlab.signals import deferred
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan, StepResult
 from bdlab.vault.client import Method, VaultClient
@@ -50,7 +50,7 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
         return StepResult(name, "would do", (f"keys into {file.path}",))
     seal = seal_type(client)
     prefix = "secret" if seal == "shamir" else "recovery"
-    with held_back("writing Vault's keys down"):
+    with deferred("writing Vault's keys down"):
         aside = file.reserve()
         answer = client.request(
             "put",
