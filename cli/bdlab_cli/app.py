@@ -150,8 +150,7 @@ def root(
         ),
     ] = "",
     version: Annotated[
-        bool,
-        typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version."),
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
     ] = False,
 ) -> None:
     """A scikit-learn review model as a durable prediction pipeline: HTTP, Kafka, PostgreSQL, Vault."""

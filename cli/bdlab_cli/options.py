@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import BadParameter, Option
 
 StartupTimeout = Annotated[
     float | None,
-    typer.Option(
+    Option(
         envvar="BDLAB_STARTUP_TIMEOUT",
         metavar="SECONDS",
         show_default="60; 5 at a terminal, except for daemons",
@@ -25,7 +25,7 @@ StartupTimeout = Annotated[
 
 KeysFile = Annotated[
     Path,
-    typer.Option(
+    Option(
         envvar="BDLAB_VAULT_KEYS_FILE",
         metavar="FILE",
         show_default="vault-keys.json in ~/.local/state/bdlab",
@@ -36,7 +36,7 @@ KEYS_FILE = Path("~/.local/state/bdlab/vault-keys.json")
 
 IdentityDir = Annotated[
     str | None,
-    typer.Option(
+    Option(
         envvar="BDLAB_VAULT_IDENTITY_DIR",
         metavar="FOLDER",
         show_default="identity in ~/.local/state/bdlab",
@@ -44,13 +44,13 @@ IdentityDir = Annotated[
     ),
 ]
 
-DataDir = Annotated[Path, typer.Option(envvar="BDLAB_STACK_DATA_DIR", help="The data folder of the stack.")]
+DataDir = Annotated[Path, Option(envvar="BDLAB_STACK_DATA_DIR", help="The data folder of the stack.")]
 DATA_DIR = Path("~/.local/share/bdlab")
 
 BrokerName = Literal["auto", "kafka", "tansu"]
 Broker = Annotated[
     BrokerName,
-    typer.Option(
+    Option(
         envvar="BDLAB_STACK_BROKER",
         metavar="NAME",
         help="kafka is Apache Kafka, secured, fetched once into the user's cache; tansu keeps its log in "
@@ -61,7 +61,7 @@ Broker = Annotated[
 
 AdminServers = Annotated[
     str,
-    typer.Option(
+    Option(
         envvar="BDLAB_KAFKA_ADMIN_SERVERS",
         metavar="SERVERS",
         show_default="none",
@@ -71,7 +71,7 @@ AdminServers = Annotated[
 
 ModelPath = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--model",
         envvar="BDLAB_MODEL_PATH",
         metavar="CARD",
@@ -80,20 +80,20 @@ ModelPath = Annotated[
     ),
 ]
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Say what would be done, and change nothing.")]
 
 
 def delimiter(text: str) -> str:
-    """Return the character that `text` stands for. Raises typer.BadParameter."""
+    """Return the character that `text` stands for. Raises BadParameter."""
     found = {"tab": "\t", "\\t": "\t"}.get(text, text)
     if len(found) != 1 or found in '"\r\n':
-        raise typer.BadParameter("give one character, or the word tab")
+        raise BadParameter("give one character, or the word tab")
     return found
 
 
 Delimiter = Annotated[
     str,
-    typer.Option(
+    Option(
         metavar="CHAR",
         parser=delimiter,
         help="What is between the columns of a CSV file: a character such as ; or the word tab.",
@@ -104,25 +104,25 @@ _LONGEST = timedelta(days=36_525)
 
 
 def age(text: str) -> timedelta:
-    """Read a number and one of s, m, h, d, w; at most 100 years. Raises typer.BadParameter."""
+    """Read a number and one of s, m, h, d, w; at most 100 years. Raises BadParameter."""
     from bdlab.settings import duration
 
     try:
         length = duration(text)
     except ValueError:
-        raise typer.BadParameter(
+        raise BadParameter(
             f"{text!r} is no age: give a number and one of s, m, h, d, w, such as 30d"
         ) from None
     if length > _LONGEST:
-        raise typer.BadParameter(f"{text!r} is more than 100 years")
+        raise BadParameter(f"{text!r} is more than 100 years")
     return length
 
 
 def moment(text: str) -> datetime:
-    """Read an ISO 8601 moment (UTC if it names no zone), or an age. Raises typer.BadParameter."""
+    """Read an ISO 8601 moment (UTC if it names no zone), or an age. Raises BadParameter."""
     with suppress(ValueError):
         found = datetime.fromisoformat(text)
         return found if found.tzinfo else found.replace(tzinfo=UTC)
-    with suppress(typer.BadParameter):
+    with suppress(BadParameter):
         return datetime.now(UTC) - age(text)
-    raise typer.BadParameter(f"{text!r} is no moment: give an ISO 8601 date or time, or an age such as 2h")
+    raise BadParameter(f"{text!r} is no moment: give an ISO 8601 date or time, or an age such as 2h")

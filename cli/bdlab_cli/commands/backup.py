@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from bdlab import __version__
 from bdlab_cli.options import DATA_DIR, DataDir, StartupTimeout
@@ -17,7 +17,7 @@ from bdlab_cli.wiring.signals import stop_on_signal
 
 def backup(
     *,
-    to: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.")],
+    to: Annotated[Path, Option(metavar="FOLDER", help="A new folder.")],
     data_dir: DataDir = DATA_DIR,
     startup_timeout: StartupTimeout = None,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from bdlab_cli.options import AdminServers, StartupTimeout
 from bdlab_cli.output import terminal
@@ -16,14 +16,14 @@ def broker_certificate(
     *,
     folder: Annotated[
         Path,
-        typer.Option(
+        Option(
             help="Where server.pem (key and certificate) and ca.pem go; the folder's group may read them."
         ),
     ],
-    host: Annotated[list[str], typer.Option(help="A name that the broker is reached under; repeatable.")],
+    host: Annotated[list[str], Option(help="A name that the broker is reached under; repeatable.")],
     ttl: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=5, metavar="SECONDS", show_default="a year", help="For how long a new certificate is good."
         ),
     ] = None,

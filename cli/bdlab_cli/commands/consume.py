@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from bdlab_cli.options import StartupTimeout
 from bdlab_cli.wiring.session import load_settings
@@ -14,34 +13,37 @@ from bdlab_cli.wiring.session import load_settings
 def consume(
     *,
     until_idle: Annotated[
-        bool, typer.Option("--until-idle", help="Store what the topic holds now, then exit.")
+        bool, Option("--until-idle", help="Store what the topic holds now, then exit.")
     ] = False,
     metrics_port: Annotated[
         int | None,
-        typer.Option(
+        Option(
             envvar="BDLAB_SINK_METRICS_PORT",
             metavar="PORT",
             show_default="none",
             help="Serve /metrics and /health/live on this port; 0 is any free one.",
         ),
     ] = None,
-    metrics_host: Annotated[str, typer.Option(help="The address for --metrics-port.")] = "127.0.0.1",
+    metrics_host: Annotated[str, Option(help="The address for --metrics-port.")] = "127.0.0.1",
     tls_cert: Annotated[
-        Path | None,
-        typer.Option(
+        str | None,
+        Option(
+            metavar="FILE",
             envvar="BDLAB_SINK_TLS_CERT_FILE",
             help="PEM file: certificate chain; serves HTTPS. A new one in its place is served without a "
             "restart",
         ),
     ] = None,
     tls_key: Annotated[
-        Path | None,
-        typer.Option(envvar="BDLAB_SINK_TLS_KEY_FILE", help="PEM file: the certificate's private key"),
+        str | None,
+        Option(
+            metavar="FILE", envvar="BDLAB_SINK_TLS_KEY_FILE", help="PEM file: the certificate's private key"
+        ),
     ] = None,
     startup_timeout: StartupTimeout = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(
+        Option(
             envvar="BDLAB_SINK_BATCH_SIZE",
             metavar="N",
             show_default="2000",
@@ -50,7 +52,7 @@ def consume(
     ] = None,
     batch_wait: Annotated[
         float | None,
-        typer.Option(
+        Option(
             envvar="BDLAB_SINK_BATCH_WAIT_S",
             metavar="SECONDS",
             show_default="0.25",
@@ -66,8 +68,8 @@ def consume(
 
     sink = {
         "metrics_port": metrics_port,
-        "tls_cert_file": str(tls_cert) if tls_cert else None,
-        "tls_key_file": str(tls_key) if tls_key else None,
+        "tls_cert_file": tls_cert,
+        "tls_key_file": tls_key,
         "batch_size": batch_size,
         "batch_wait_s": batch_wait,
     }

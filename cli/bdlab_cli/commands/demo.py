@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from bdlab_cli.options import Broker
 from bdlab_cli.wiring.session import load_settings
@@ -12,11 +12,11 @@ from bdlab_cli.wiring.session import load_settings
 
 def demo(
     *,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the folder, and say where it is.")] = False,
+    keep: Annotated[bool, Option("--keep", help="Keep the folder, and say where it is.")] = False,
     broker: Broker = "auto",
     tls: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--tls",
             envvar="BDLAB_STACK_TLS",
             help="With TLS for Vault, PostgreSQL and the API, as `bdlab up --tls`.",

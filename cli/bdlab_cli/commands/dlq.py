@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab_cli.options import StartupTimeout, moment
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bdlab.postgres.deadletters import DeadLetters
     from bdlab.vault.session import VaultSession
 
-app = typer.Typer(
+app = Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
@@ -32,38 +32,27 @@ app = typer.Typer(
 _COULD_NOT = 1
 
 _PLACE = "PARTITION/OFFSET"
-_Position = Annotated[str, typer.Argument(metavar=_PLACE, help="Where it is, such as 3/1207.")]
+_Position = Annotated[str, Argument(metavar=_PLACE, help="Where it is, such as 3/1207.")]
 _Positions = Annotated[
-    list[str] | None,
-    typer.Argument(metavar=_PLACE, help="Where they are; without any the options choose."),
+    list[str] | None, Argument(metavar=_PLACE, help="Where they are; without any the options choose.")
 ]
-_Offset = Annotated[
-    int | None, typer.Option(min=0, help="At this offset, of each partition or of --partition.")
-]
-_Partition = Annotated[int | None, typer.Option(min=0, help="Of this partition.")]
-_Cluster = Annotated[str | None, typer.Option(metavar="ID", help="Of the log with this cluster id.")]
-_Reason = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="Whose reason holds this text, in any case.")
-]
+_Offset = Annotated[int | None, Option(min=0, help="At this offset, of each partition or of --partition.")]
+_Partition = Annotated[int | None, Option(min=0, help="Of this partition.")]
+_Cluster = Annotated[str | None, Option(metavar="ID", help="Of the log with this cluster id.")]
+_Reason = Annotated[str | None, Option(metavar="TEXT", help="Whose reason holds this text, in any case.")]
 _Sqlstate = Annotated[
     str | None,
-    typer.Option(metavar="CODE", help="Refused with this SQLSTATE, or its first characters (23 is a class)."),
+    Option(metavar="CODE", help="Refused with this SQLSTATE, or its first characters (23 is a class)."),
 ]
 _Since = Annotated[
     datetime | None,
-    typer.Option(parser=moment, metavar="WHEN", help="Recorded since: ISO 8601, or an age such as 2h."),
+    Option(parser=moment, metavar="WHEN", help="Recorded since: ISO 8601, or an age such as 2h."),
 ]
-_Until = Annotated[datetime | None, typer.Option(parser=moment, metavar="WHEN", help="Recorded before.")]
-_All = Annotated[
-    bool,
-    typer.Option(
-        "--all",
-        help="All; without a position and a filter this has to be said.",
-    ),
-]
-_Limit = Annotated[int, typer.Option(min=1, help="At most this many.")]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
-_Json = Annotated[bool, typer.Option("--json", help="JSON, an object a line.")]
+_Until = Annotated[datetime | None, Option(parser=moment, metavar="WHEN", help="Recorded before.")]
+_All = Annotated[bool, Option("--all", help="All; without a position and a filter this has to be said.")]
+_Limit = Annotated[int, Option(min=1, help="At most this many.")]
+_DryRun = Annotated[bool, Option("--dry-run", help="Only say what would be done.")]
+_Json = Annotated[bool, Option("--json", help="JSON, an object a line.")]
 
 
 @app.command("list")
@@ -76,12 +65,7 @@ def list_(
     since: _Since = None,
     until: _Until = None,
     only_open: Annotated[
-        bool,
-        typer.Option(
-            "--open",
-            "--pending",
-            help="Only what somebody still has to see to.",
-        ),
+        bool, Option("--open", "--pending", help="Only what somebody still has to see to.")
     ] = False,
     limit: _Limit = 50,
     json: _Json = False,
@@ -91,18 +75,10 @@ def list_(
 
     One that was sent back and came back dead is open at its new position only.
     """
-    from bdlab.deadletters import OPEN, DeadLetterFilter
+    from bdlab.deadletters import OPEN
     from bdlab_cli.output.dead_letters import summary, table
 
-    wanted = DeadLetterFilter(
-        cluster_id=cluster,
-        partition=partition,
-        reason=reason,
-        sqlstate=sqlstate,
-        since=since,
-        until=until,
-        states=OPEN if only_open else (),
-    )
+    wanted = _filter(OPEN if only_open else (), cluster, partition, reason, sqlstate, since, until)
     with _opened(startup_timeout) as (_, letters):
         found, total = letters.find(wanted, limit=limit), letters.count(wanted)
         pending = letters.count(_with_states(wanted, OPEN))
@@ -117,7 +93,7 @@ def list_(
 @app.command()
 def show(
     position: _Position,
-    offset: Annotated[int | None, typer.Argument(metavar="OFFSET", hidden=True, min=0)] = None,
+    offset: Annotated[int | None, Argument(metavar="OFFSET", hidden=True, min=0)] = None,
     *,
     cluster: _Cluster = None,
     json: _Json = False,
@@ -149,22 +125,17 @@ def replay(
     everything: _All = False,
     again: Annotated[
         bool,
-        typer.Option(
-            "--again",
-            help="Also what came back dead from a replay, or was sent back and never recorded.",
+        Option(
+            "--again", help="Also what came back dead from a replay, or was sent back and never recorded."
         ),
     ] = False,
     max_replays: Annotated[
-        int, typer.Option(min=1, help="Leave out what was replayed this often, in all its lives.")
+        int, Option(min=1, help="Leave out what was replayed this often, in all its lives.")
     ] = 3,
     limit: _Limit = 1000,
     wait: Annotated[
         float,
-        typer.Option(
-            min=0,
-            metavar="SECONDS",
-            help="How long to wait for a consumer to record them; 0: not.",
-        ),
+        Option(min=0, metavar="SECONDS", help="How long to wait for a consumer to record them; 0: not."),
     ] = 30.0,
     dry_run: _DryRun = False,
     json: _Json = False,
@@ -178,16 +149,8 @@ def replay(
     from bdlab import deadletters
     from bdlab.kafka.producer import Producer
 
-    wanted = deadletters.DeadLetterFilter(
-        cluster_id=cluster,
-        partition=partition,
-        offset=offset,
-        reason=reason,
-        sqlstate=sqlstate,
-        since=since,
-        until=until,
-        states=("open", "returned", "sent") if again else ("open",),
-    )
+    states: tuple[State, ...] = ("open", "returned", "sent") if again else ("open",)
+    wanted = _filter(states, cluster, partition, reason, sqlstate, since, until, offset)
     _require_choice(positions, wanted, everything=everything)
     with stop_on_signal() as stop, _opened(startup_timeout, stop) as (session, letters):
         found, results = _chosen(letters, positions, wanted, limit, again=again)
@@ -214,16 +177,14 @@ def replay(
     if any(
         one.problem or (unsettled and not (one.outcome and one.outcome.became != "dead")) for one in results
     ):
-        raise typer.Exit(_COULD_NOT)
+        raise Exit(_COULD_NOT)
 
 
 @app.command()
 def discard(
     positions: _Positions = None,
     *,
-    because: Annotated[
-        str, typer.Option(metavar="TEXT", help="Why nothing more has to be done about them.")
-    ] = "",
+    because: Annotated[str, Option(metavar="TEXT", help="Why nothing more has to be done about them.")] = "",
     partition: _Partition = None,
     cluster: _Cluster = None,
     reason: _Reason = None,
@@ -241,19 +202,11 @@ def discard(
     They stay dead letters to `verify`, and are no longer open to `list`, `replay` and `status`. Exit code 1:
     some were closed already, and it is said how.
     """
-    from bdlab.deadletters import OPEN, DeadLetterFilter, LetterResult
+    from bdlab.deadletters import OPEN, LetterResult
 
     if not because.strip():
         raise InvalidInput("no reason is given", hint='Say why with --because, such as --because "a test".')
-    wanted = DeadLetterFilter(
-        cluster_id=cluster,
-        partition=partition,
-        reason=reason,
-        sqlstate=sqlstate,
-        since=since,
-        until=until,
-        states=(*OPEN, "sent"),
-    )
+    wanted = _filter((*OPEN, "sent"), cluster, partition, reason, sqlstate, since, until)
     _require_choice(positions, wanted, everything=everything)
     with _opened(startup_timeout) as (_, letters):
         found, results = _chosen(letters, positions, wanted, limit, again=True)
@@ -264,7 +217,7 @@ def discard(
     _report(results, "to be discarded" if dry_run else "discarded", "not discarded", as_json=json)
     _tell_of_more(more, limit)
     if any(one.problem for one in results):
-        raise typer.Exit(_COULD_NOT)
+        raise Exit(_COULD_NOT)
 
 
 def _chosen(
@@ -317,11 +270,32 @@ def _opened(
     from bdlab.postgres.deadletters import DeadLetters
 
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
-    with (
-        open_session(layers, stop, service="dlq", database=True) as session,
-        DeadLetters(session) as letters,
-    ):
+    with open_session(layers, stop, service="dlq", database=True) as session, DeadLetters(session) as letters:
         yield session, letters
+
+
+def _filter(
+    states: tuple[State, ...],
+    cluster: str | None,
+    partition: int | None,
+    reason: str | None,
+    sqlstate: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    offset: int | None = None,
+) -> DeadLetterFilter:
+    from bdlab.deadletters import DeadLetterFilter
+
+    return DeadLetterFilter(
+        cluster_id=cluster,
+        partition=partition,
+        offset=offset,
+        reason=reason,
+        sqlstate=sqlstate,
+        since=since,
+        until=until,
+        states=states,
+    )
 
 
 def _with_states(wanted: DeadLetterFilter, states: tuple[State, ...]) -> DeadLetterFilter:

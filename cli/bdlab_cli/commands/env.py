@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from bdlab_cli.options import DATA_DIR, DataDir
 from bdlab_cli.output import terminal
@@ -15,8 +15,7 @@ def env(
     *,
     data_dir: DataDir = DATA_DIR,
     unset: Annotated[
-        bool,
-        typer.Option("--unset", help="Print what takes the exports back; no stack needs to run."),
+        bool, Option("--unset", help="Print what takes the exports back; no stack needs to run.")
     ] = False,
 ) -> None:
     """Print the exports that point this terminal at a running local stack.

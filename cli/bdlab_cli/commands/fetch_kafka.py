@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from bdlab_cli.output import terminal
 
@@ -13,7 +13,7 @@ def fetch_kafka(
     *,
     zookeeper: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--zookeeper", help="Fetch Apache Kafka 3.9 with ZooKeeper, too; bdlab's own tests run on it."
         ),
     ] = False,

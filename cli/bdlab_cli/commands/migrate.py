@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import BadParameter, Option
 
 from bdlab.errors import InvalidInput, VaultError
 from bdlab_cli.options import AdminServers, StartupTimeout
@@ -22,7 +22,7 @@ def migrate(
     *,
     announce_broker: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--announce-broker",
             help="Write the broker's address and security protocol from the environment or the options into "
             "Vault first.",
@@ -30,7 +30,7 @@ def migrate(
     ] = False,
     bootstrap_servers: Annotated[
         str | None,
-        typer.Option(
+        Option(
             envvar="BDLAB_KAFKA_BOOTSTRAP_SERVERS",
             metavar="SERVERS",
             show_default="what Vault says",
@@ -39,7 +39,7 @@ def migrate(
     ] = None,
     ca_file: Annotated[
         str,
-        typer.Option(
+        Option(
             envvar="BDLAB_KAFKA_CA_FILE",
             metavar="vault",
             show_default="what Vault says",
@@ -48,7 +48,7 @@ def migrate(
     ] = "",
     adopt_log: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--adopt-log",
             help="Say that the broker's log is the recorded one, though it cannot be proved or a record "
             "differs.",
@@ -56,7 +56,7 @@ def migrate(
     ] = False,
     new_log: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--new-log",
             help="Close the recorded log: what the broker holds is accounted for as another one. Stop the "
             "consumers first.",
@@ -70,7 +70,7 @@ def migrate(
     A second run changes nothing.
     """
     if adopt_log and new_log:
-        raise typer.BadParameter("--adopt-log and --new-log say the opposite: give one of them.")
+        raise BadParameter("--adopt-log and --new-log say the opposite: give one of them.")
     from bdlab.kafka.admin import Admin
     from bdlab.postgres import migrations
     from bdlab.retry import wait_for
@@ -81,10 +81,7 @@ def migrate(
         {"kafka": {"bootstrap_servers": bootstrap_servers}, "startup_timeout_s": startup_timeout}
     )
     patience = layers.settings().startup_timeout_s
-    with (
-        stop_on_signal() as stop,
-        open_session(layers, stop, service="migrate", database=True) as session,
-    ):
+    with stop_on_signal() as stop, open_session(layers, stop, service="migrate", database=True) as session:
         if announce_broker:
             _tell("broker address in Vault", announce(session, layers, ca_file))
         applied = wait_for("PostgreSQL", lambda: migrations.migrate(session), timeout_s=patience, stop=stop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from bdlab_cli.options import Delimiter, ModelPath, StartupTimeout
 from bdlab_cli.wiring.session import load_settings
@@ -14,16 +14,16 @@ from bdlab_cli.wiring.session import load_settings
 def predict(
     text: Annotated[
         str | None,
-        typer.Argument(
+        Argument(
             help="The review; - is the one that standard input holds. Put -- before one that begins with a "
             "dash."
         ),
     ] = None,
     *,
-    summary: Annotated[str, typer.Option(help="Its headline.")] = "",
+    summary: Annotated[str, Option(help="Its headline.")] = "",
     file: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="FILE",
             help="CSV with the columns Text, Summary, HelpfulnessNumerator, HelpfulnessDenominator (only "
             "Text has to be there), or JSON lines; - is standard input.",
@@ -31,24 +31,18 @@ def predict(
     ] = None,
     kind: Annotated[
         Literal["csv", "jsonl"] | None,
-        typer.Option(
-            "--format",
-            metavar="KIND",
-            help="Of the file: csv or jsonl",
-            show_default="by suffix or content",
+        Option(
+            "--format", metavar="KIND", help="Of the file: csv or jsonl", show_default="by suffix or content"
         ),
     ] = None,
     delimiter: Delimiter = ",",
     publish: Annotated[
-        bool,
-        typer.Option(help="Publish and wait for the acknowledgement, or score here and touch no server."),
+        bool, Option(help="Publish and wait for the acknowledgement, or score here and touch no server.")
     ] = True,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a review on standard output.")
-    ] = False,
+    json: Annotated[bool, Option("--json", help="One JSON object a review on standard output.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE",
             help="Write the results to this .csv or .jsonl file once all are there; until then, and after a "
             "failure, it stays what it was, and what is known is beside it in NAME.partial-*.",
@@ -56,14 +50,14 @@ def predict(
     ] = None,
     raw_cells: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--raw-cells",
             help="Write cells that a spreadsheet takes for a formula (= + - @) without an apostrophe before.",
         ),
     ] = False,
     source: Annotated[
         Literal["drill", "demo"] | None,
-        typer.Option(
+        Option(
             metavar="KIND",
             help="drill or demo: the reviews are no user's, and the lists of stored predictions leave their "
             "rows out.",
@@ -71,14 +65,14 @@ def predict(
     ] = None,
     run_id: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Name of the run. The same file under the same name has the same ids, so that running it "
             "again completes it without duplicates."
         ),
     ] = None,
     skip_invalid: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--skip-invalid",
             help="Leave out rows that are no reviews; without it nothing is published if there is one.",
         ),
@@ -92,9 +86,9 @@ def predict(
     acknowledged; which ones is said by line. A standard output that cannot be written does not change that.
     """
     if (text is None) == (file is None):
-        raise typer.BadParameter("give either a review as the argument, or --file")
+        raise BadParameter("give either a review as the argument, or --file")
     if summary and file is not None:
-        raise typer.BadParameter("--summary belongs to a review that is given as the argument")
+        raise BadParameter("--summary belongs to a review that is given as the argument")
 
     from bdlab_cli.output.predictions import results
     from bdlab_cli.wiring.bulk_predict import Prediction, from_argument, from_file, read_review

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from bdlab_cli.options import DryRun, StartupTimeout, age
 from bdlab_cli.output import terminal
@@ -16,14 +16,14 @@ def prune(
     *,
     older_than: Annotated[
         timedelta,
-        typer.Option(
+        Option(
             parser=age,
             metavar="AGE",
             help="Delete what was recorded longer ago than this: a number and s, m, h, d or w, such as 30d.",
         ),
     ],
     dry_run: DryRun = False,
-    json: Annotated[bool, typer.Option("--json", help="Print a JSON array, an object a partition.")] = False,
+    json: Annotated[bool, Option("--json", help="Print a JSON array, an object a partition.")] = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Delete old rows, duplicates and dead letters, and keep the accounting right.

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from bdlab_cli.options import DATA_DIR
 from bdlab_cli.output import terminal
@@ -16,24 +16,20 @@ from bdlab_cli.wiring.session import load_settings
 
 def restore(
     *,
-    source: Annotated[
-        Path,
-        typer.Option("--from", metavar="FOLDER", help="What `bdlab backup` wrote."),
-    ],
+    source: Annotated[Path, Option("--from", metavar="FOLDER", help="What `bdlab backup` wrote.")],
     data_dir: Annotated[
-        Path,
-        typer.Option(envvar="BDLAB_STACK_DATA_DIR", help="The new stack's folder; empty or not there."),
+        Path, Option(envvar="BDLAB_STACK_DATA_DIR", help="The new stack's folder; empty or not there.")
     ] = DATA_DIR,
     rows_only: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--rows-only",
             help="Take the tables alone; Vault is a new one, and so is every secret and every key.",
         ),
     ] = False,
     trust_backup: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--trust-backup",
             help="Take a backup without a manifest (made by an earlier version) or whose key is lost: nobody "
             "else could write to where it was kept.",

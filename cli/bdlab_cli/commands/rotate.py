@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Exit, Option
 
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab_cli.options import AdminServers, DryRun, StartupTimeout
@@ -26,12 +26,12 @@ _TARGETS = ("database", "kafka", "approle")
 def rotate(
     target: Annotated[
         Literal["database", "kafka", "approle", "all"],
-        typer.Argument(envvar="BDLAB_ROTATE_TARGET", help="What to rotate."),
+        Argument(envvar="BDLAB_ROTATE_TARGET", help="What to rotate."),
     ] = "all",
     *,
     service: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="NAME",
             show_default="all",
             help="Only this service's Kafka users and secret id; repeatable.",
@@ -39,7 +39,7 @@ def rotate(
     ] = None,
     leases: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--leases",
             help="With the database: end every database login too; the services take fresh ones at once.",
         ),
@@ -47,22 +47,19 @@ def rotate(
     admin_servers: AdminServers = "",
     grace: Annotated[
         float,
-        typer.Option(
-            metavar="SECONDS", help="How long running clients may take to report that they switched."
-        ),
+        Option(metavar="SECONDS", help="How long running clients may take to report that they switched."),
     ] = 60.0,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force",
-            help="End the former credentials after the grace even if a client has not reported.",
+        Option(
+            "--force", help="End the former credentials after the grace even if a client has not reported."
         ),
     ] = False,
     dry_run: DryRun = False,
-    json: Annotated[bool, typer.Option("--json", help="Print a JSON array, an object a credential.")] = False,
+    json: Annotated[bool, Option("--json", help="Print a JSON array, an object a credential.")] = False,
     drill: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--drill",
             help="Post reviews (their rows' source is `drill`) to the API meanwhile, say what its callers "
             "noticed, and verify.",
@@ -70,14 +67,12 @@ def rotate(
     ] = False,
     url: Annotated[
         str | None,
-        typer.Option(metavar="URL", show_default="from the settings", help="The API that --drill posts to."),
+        Option(metavar="URL", show_default="from the settings", help="The API that --drill posts to."),
     ] = None,
-    requests_per_second: Annotated[
-        float, typer.Option(metavar="N", help="How many reviews --drill posts.")
-    ] = 50.0,
+    requests_per_second: Annotated[float, Option(metavar="N", help="How many reviews --drill posts.")] = 50.0,
     seconds: Annotated[
         float,
-        typer.Option(
+        Option(
             metavar="SECONDS",
             help="How long --drill posts at least; always until 2 s after the last rotation.",
         ),
@@ -91,7 +86,6 @@ def rotate(
     that was killed is finished in the same way. With --drill the exit code is 10 if a request failed, or if
     an offset is not stored exactly once.
     """
-    from bdlab_cli.wiring.rotation_drill import run_drill
     from bdlab_cli.wiring.rotation_steps import rotations
 
     if drill and dry_run:
@@ -115,6 +109,8 @@ def rotate(
             progress=progress,
         )
         if drill:
+            from bdlab_cli.wiring.rotation_drill import run_drill
+
             done = run_drill(
                 layers,
                 stop,
@@ -132,7 +128,7 @@ def rotate(
                 _show(done.rotations)
                 terminal.stdout().print(drill_table(done.load, verified=done.verified))
             _complete(done.rotations)
-            raise typer.Exit(0 if done.passed else _NOT_PASSED)
+            raise Exit(0 if done.passed else _NOT_PASSED)
         found: list[Rotation] = []
         try:
             found.extend(steps)
@@ -145,7 +141,7 @@ def rotate(
     else:
         _show(found)
     if not _complete(found):
-        raise typer.Exit(_COULD_NOT)
+        raise Exit(_COULD_NOT)
 
 
 def _show(found: list[Rotation]) -> None:

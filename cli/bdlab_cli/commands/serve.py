@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from bdlab_cli.options import StartupTimeout
 from bdlab_cli.wiring.session import load_settings
@@ -14,18 +13,15 @@ from bdlab_cli.wiring.session import load_settings
 def serve(
     *,
     host: Annotated[
-        str | None,
-        typer.Option(envvar="BDLAB_HTTP_HOST", help="Address to listen on", show_default="127.0.0.1"),
+        str | None, Option(envvar="BDLAB_HTTP_HOST", help="Address to listen on", show_default="127.0.0.1")
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(
-            envvar="BDLAB_HTTP_PORT", help="Port; 0 takes a free one and says which", show_default="8000"
-        ),
+        Option(envvar="BDLAB_HTTP_PORT", help="Port; 0 takes a free one and says which", show_default="8000"),
     ] = None,
     allowed_hosts: Annotated[
         str | None,
-        typer.Option(
+        Option(
             envvar="BDLAB_HTTP_ALLOWED_HOSTS",
             help="Names by which it may be called, with commas, with or without port; '*' is any. "
             "Needed for an address that other machines reach",
@@ -33,21 +29,23 @@ def serve(
         ),
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(envvar="BDLAB_HTTP_WORKERS", help="Processes that serve", show_default="1"),
+        int | None, Option(envvar="BDLAB_HTTP_WORKERS", help="Processes that serve", show_default="1")
     ] = None,
     startup_timeout: StartupTimeout = None,
     tls_cert: Annotated[
-        Path | None,
-        typer.Option(
+        str | None,
+        Option(
+            metavar="FILE",
             envvar="BDLAB_HTTP_TLS_CERT_FILE",
             help="PEM file: certificate chain; serves HTTPS. A new one in its place is served without a "
             "restart",
         ),
     ] = None,
     tls_key: Annotated[
-        Path | None,
-        typer.Option(envvar="BDLAB_HTTP_TLS_KEY_FILE", help="PEM file: the certificate's private key"),
+        str | None,
+        Option(
+            metavar="FILE", envvar="BDLAB_HTTP_TLS_KEY_FILE", help="PEM file: the certificate's private key"
+        ),
     ] = None,
 ) -> None:
     """Serve predictions over HTTP; each is answered once the broker has acknowledged it.
@@ -62,7 +60,7 @@ def serve(
         "port": port,
         "allowed_hosts": allowed_hosts,
         "workers": workers,
-        "tls_cert_file": str(tls_cert) if tls_cert else None,
-        "tls_key_file": str(tls_key) if tls_key else None,
+        "tls_cert_file": tls_cert,
+        "tls_key_file": tls_key,
     }
     run(load_settings({"startup_timeout_s": startup_timeout, "http": http}, daemon=True))

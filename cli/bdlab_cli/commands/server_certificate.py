@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from bdlab_cli.options import StartupTimeout
 from bdlab_cli.output import terminal
@@ -20,24 +20,21 @@ class ServerName(StrEnum):
 
 
 def server_certificate(
-    server: Annotated[list[ServerName], typer.Argument(help="Whose; several at once.")],
+    server: Annotated[list[ServerName], Argument(help="Whose; several at once.")],
     *,
     folder: Annotated[
-        Path,
-        typer.Option(
-            help="Where each server gets a folder with server.pem (key and certificate) and ca.pem."
-        ),
+        Path, Option(help="Where each server gets a folder with server.pem (key and certificate) and ca.pem.")
     ],
     host: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             show_default="localhost",
             help="A name that the server is reached under; repeatable. 127.0.0.1 is one anyway.",
         ),
     ] = None,
     ttl: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=5, metavar="SECONDS", show_default="30 days", help="For how long a new certificate is good."
         ),
     ] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Exit, Option
 
 from bdlab_cli.wiring.session import load_settings
 from bdlab_cli.wiring.signals import stop_on_signal
@@ -14,20 +14,20 @@ def status(
     *,
     check: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="NAME",
             show_default="all",
             help="Only this check, or group (vault, kafka, postgres, log, model, api, consumer, "
             "certificates); repeatable. What is not asked for is not contacted.",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, a line a report.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until interrupted.")] = False,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
-    wait_healthy: Annotated[bool, typer.Option("--wait-healthy", help="Go on until all is healthy.")] = False,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds that --wait-healthy waits.")] = 60.0,
+    json: Annotated[bool, Option("--json", help="Print JSON, a line a report.")] = False,
+    watch: Annotated[bool, Option("--watch", help="Go on until interrupted.")] = False,
+    interval: Annotated[float, Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    wait_healthy: Annotated[bool, Option("--wait-healthy", help="Go on until all is healthy.")] = False,
+    timeout: Annotated[float, Option(min=0, help="Seconds that --wait-healthy waits.")] = 60.0,
     api_url: Annotated[
-        str | None, typer.Option(help="Address of the API", show_default="from the settings")
+        str | None, Option(help="Address of the API", show_default="from the settings")
     ] = None,
 ) -> None:
     """Check Vault, Kafka, PostgreSQL, the model, the API, and the consumers if their address is known.
@@ -49,4 +49,4 @@ def status(
             interval_s=interval,
             wait_healthy_s=timeout if wait_healthy else None,
         )
-    raise typer.Exit(EXIT_CODES[report.state])
+    raise Exit(EXIT_CODES[report.state])

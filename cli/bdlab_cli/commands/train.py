@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from bdlab_cli.options import Delimiter
 from bdlab_cli.output import terminal
@@ -14,22 +14,19 @@ from bdlab_cli.wiring.session import load_settings
 
 def train(
     csv: Annotated[
-        Path,
-        typer.Argument(metavar="CSV", help="Reviews with the columns ProductId, Score, Summary and Text."),
+        Path, Argument(metavar="CSV", help="Reviews with the columns ProductId, Score, Summary and Text.")
     ],
     *,
     output: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="Folder for the model and its card, new or existing."),
+        Path, Option(metavar="DIR", help="Folder for the model and its card, new or existing.")
     ],
     delimiter: Delimiter = ",",
-    folds: Annotated[int, typer.Option(help="Folds of the cross-validation, grouped by product.")] = 5,
-    name: Annotated[str, typer.Option(help="The model's name; its files begin with it.")] = "reviews",
+    folds: Annotated[int, Option(help="Folds of the cross-validation, grouped by product.")] = 5,
+    name: Annotated[str, Option(help="The model's name; its files begin with it.")] = "reviews",
     model_version: Annotated[
-        str,
-        typer.Option(help="The model's version. NAME@VERSION stands in every prediction."),
+        str, Option(help="The model's version. NAME@VERSION stands in every prediction.")
     ] = "1.1.0",
-    json: Annotated[bool, typer.Option("--json", help="Print the card as JSON.")] = False,
+    json: Annotated[bool, Option("--json", help="Print the card as JSON.")] = False,
 ) -> None:
     """Train the model from a CSV of reviews, and write it with its card.
 
@@ -43,13 +40,7 @@ def train(
         from bdlab.model import training
 
         card = training.train(
-            csv,
-            output,
-            progress=progress,
-            folds=folds,
-            delimiter=delimiter,
-            name=name,
-            version=model_version,
+            csv, output, progress=progress, folds=folds, delimiter=delimiter, name=name, version=model_version
         )
     if json:
         import msgspec

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from bdlab_cli.options import DATA_DIR, Broker, DataDir
 from bdlab_cli.output import terminal
@@ -18,7 +18,7 @@ def up(
     data_dir: DataDir = DATA_DIR,
     http_port: Annotated[
         int | None,
-        typer.Option(
+        Option(
             envvar="BDLAB_HTTP_PORT",
             metavar="N",
             min=1,
@@ -28,12 +28,10 @@ def up(
         ),
     ] = None,
     broker: Broker = "auto",
-    consumers: Annotated[
-        int, typer.Option(metavar="N", min=1, max=64, help="How many `bdlab consume` run.")
-    ] = 1,
+    consumers: Annotated[int, Option(metavar="N", min=1, max=64, help="How many `bdlab consume` run.")] = 1,
     tls: Annotated[
         bool | None,
-        typer.Option(
+        Option(
             "--tls/--no-tls",
             envvar="BDLAB_STACK_TLS",
             show_default="as the folder began; a new one without",
@@ -42,7 +40,7 @@ def up(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
+        Option(
             envvar="BDLAB_MODEL_PATH",
             metavar="CARD",
             show_default="as last time; the shipped one in a new folder",
@@ -51,7 +49,7 @@ def up(
     ] = None,
     certificate_ttl: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=5,
             metavar="SECONDS",
             show_default="30 days",

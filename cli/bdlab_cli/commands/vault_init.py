@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Option
 
 from bdlab.errors import InvalidInput
 from bdlab.trust import require_own
 from bdlab_cli.options import KEYS_FILE, DryRun, IdentityDir, KeysFile, StartupTimeout
 from bdlab_cli.output import terminal
-from bdlab_cli.wiring.session import load_settings
 
 if TYPE_CHECKING:
     from bdlab.vault.bootstrap.plan import StepResult
@@ -30,30 +28,29 @@ def vault_init(
     *,
     env_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", show_default=".env, if there is one", help="What to put into Vault"),
+        Option(metavar="FILE", show_default=".env, if there is one", help="What to put into Vault"),
     ] = None,
     keys_file: KeysFile = KEYS_FILE,
     identity_dir: IdentityDir = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FILE",
             help="An administrator's token, for a Vault initialised elsewhere (or set BDLAB_VAULT_TOKEN)",
         ),
     ] = None,
     shares: Annotated[
-        int, typer.Option(metavar="N", min=1, max=255, help="Key shares to make at initialisation")
+        int, Option(metavar="N", min=1, max=255, help="Key shares to make at initialisation")
     ] = 1,
     threshold: Annotated[
-        int, typer.Option(metavar="N", min=1, max=255, help="How many of the shares are needed")
+        int, Option(metavar="N", min=1, max=255, help="How many of the shares are needed")
     ] = 1,
     wrap_ttl: Annotated[
-        int,
-        typer.Option(min=10, metavar="SECONDS", help="How long a handed-over secret id may wait"),
+        int, Option(min=10, metavar="SECONDS", help="How long a handed-over secret id may wait")
     ] = 24 * 3600,
     authority: Annotated[
         list[AuthorityName] | None,
-        typer.Option(
+        Option(
             metavar="NAME",
             show_default="what .env says",
             help="kafka or servers: make Vault the authority for the certificates of Kafka's brokers, or "
@@ -62,7 +59,7 @@ def vault_init(
     ] = None,
     broker_folder: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="FOLDER",
             show_default="none is made",
             help="Put the first certificate of a broker on this machine there, so early that it can "
@@ -71,13 +68,11 @@ def vault_init(
     ] = None,
     broker_ttl: Annotated[
         int | None,
-        typer.Option(
-            min=5, metavar="SECONDS", show_default="a year", help="For how long that certificate is good"
-        ),
+        Option(min=5, metavar="SECONDS", show_default="a year", help="For how long that certificate is good"),
     ] = None,
     renew: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="NAME",
             show_default=False,
             help="Give this identity another secret id and end its former one: migrate, backup, inspect or "
@@ -86,7 +81,7 @@ def vault_init(
     ] = None,
     shared_database: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--shared-database",
             help="Others use the database server too: let everybody enter its databases postgres and "
             "template1 as before",
@@ -94,12 +89,14 @@ def vault_init(
     ] = False,
     startup_timeout: StartupTimeout = None,
     dry_run: DryRun = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the steps as JSON")] = False,
+    json: Annotated[bool, Option("--json", help="Print the steps as JSON")] = False,
 ) -> None:
     """Take a Vault from any state to the finished set-up; run it as often as you like."""
+    import msgspec
+
     from bdlab.services import NOT_ROTATED
-    from bdlab.vault.bootstrap import Plan, bootstrap, envfile
-    from bdlab_cli.wiring.vault_admin import DatabaseAdmin, ask_key, read_token
+    from bdlab.vault.bootstrap import bootstrap, envfile
+    from bdlab_cli.wiring.vault_admin import DatabaseAdmin, admin_plan, read_token
 
     for name in renew or ():
         if name not in NOT_ROTATED:
@@ -109,25 +106,20 @@ def vault_init(
             )
     if threshold > shares:
         raise InvalidInput(f"--threshold {threshold} is more than --shares {shares}")
-    settings = load_settings(
-        {"vault": {"identity_dir": identity_dir}, "startup_timeout_s": startup_timeout}
-    ).settings()
+    plan = admin_plan(keys_file, identity_dir, startup_timeout, quiet=False)
     env_path = env_file
     if env_path is None and Path(".env").is_file():
         env_path = Path(".env")
         require_own(env_path, option="--env-file")
     seeds = envfile.read(env_path) if env_path else None
     database = DatabaseAdmin(seeds, shared=shared_database) if seeds else None
-    plan = Plan(
-        vault=settings.vault,
-        keys_file=keys_file.expanduser(),
+    plan = msgspec.structs.replace(
+        plan,
         seeds=seeds,
         manager=database,
         token=read_token(token_file),
         shares=shares,
         threshold=threshold,
-        ask_key=ask_key if sys.stdin.isatty() else None,
-        timeout_s=settings.startup_timeout_s,
         wrap_ttl_s=wrap_ttl,
         certificate_authorities=tuple(authority or ()),
         renew=tuple(renew or ()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from bdlab.errors import InvalidInput
 from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout
@@ -15,13 +15,13 @@ def vault_rekey(
     *,
     shares: Annotated[
         int | None,
-        typer.Option(
+        Option(
             metavar="N", min=1, max=255, show_default="as many as before", help="How many key shares to make"
         ),
     ] = None,
     threshold: Annotated[
         int | None,
-        typer.Option(
+        Option(
             metavar="N", min=1, max=255, show_default="as many as before", help="How many of them are needed"
         ),
     ] = None,

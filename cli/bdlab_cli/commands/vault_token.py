@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Exit, Option, Typer
 
 from bdlab.errors import InvalidInput, TokenRefused, VaultError
 from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout, age
@@ -17,25 +17,20 @@ from bdlab_cli.output import terminal
 if TYPE_CHECKING:
     from bdlab.settings import VaultSettings
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command(context_settings={"allow_interspersed_args": False})
 def vault_token(
     command: Annotated[
-        list[str] | None,
-        typer.Argument(help="What to run; without it the token is printed", metavar="COMMAND"),
+        list[str] | None, Argument(help="What to run; without it the token is printed", metavar="COMMAND")
     ] = None,
     *,
-    ttl: Annotated[
-        str, typer.Option(metavar="AGE", help="How long it lives: a number and s, m or h")
-    ] = "10m",
+    ttl: Annotated[str, Option(metavar="AGE", help="How long it lives: a number and s, m or h")] = "10m",
     policy: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="What it may do; several times for several policies",
-            show_default="root",
+        Option(
+            metavar="NAME", help="What it may do; several times for several policies", show_default="root"
         ),
     ] = None,
     keys_file: KeysFile = KEYS_FILE,
@@ -77,7 +72,7 @@ def vault_token(
             )
         finally:
             client.close()
-    raise typer.Exit(code)
+    raise Exit(code)
 
 
 def _environment(vault: VaultSettings) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
+from typer import Exit, Option
 
 from bdlab_cli.options import StartupTimeout
 from bdlab_cli.output import terminal
@@ -17,11 +17,10 @@ _NOT_VERIFIED = 10
 def verify(
     *,
     wait: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=0, help="How long a running consumer may take to catch up."),
+        float, Option(metavar="SECONDS", min=0, help="How long a running consumer may take to catch up.")
     ] = 0.0,
-    limit: Annotated[int, typer.Option(min=1, help="How many offsets of each problem are listed.")] = 20,
-    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    limit: Annotated[int, Option(min=1, help="How many offsets of each problem are listed.")] = 20,
+    json: Annotated[bool, Option("--json", help="Print the report as JSON.")] = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Prove with numbers that each offset of the topic is stored exactly once.
@@ -40,4 +39,4 @@ def verify(
 
         show(report, terminal.stdout())
     if not report.verified:
-        raise typer.Exit(_NOT_VERIFIED)
+        raise Exit(_NOT_VERIFIED)

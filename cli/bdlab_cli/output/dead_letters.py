@@ -104,14 +104,12 @@ def show(letter: StoredDeadLetter) -> None:
         "log": f"{at.topic} of {at.cluster_id} {at.topic_id}".rstrip(),
         "recorded": letter.recorded_at.isoformat(),
         "state": state(letter),
-        "discarded": escaped(letter.discarded_because),
+        **({"discarded": escaped(letter.discarded_because)} if letter.discarded_because else {}),
         "reason": escaped(letter.reason),
         "sqlstate": letter.sqlstate or "-",
         "replays": str(letter.replays),
         "key": _shown(letter.record.key),
     }
-    if not letter.discarded_because:
-        del lines["discarded"]
     for name, value in lines.items():
         terminal.echo(f"{name:<9} {value}")
     for name, raw in letter.record.headers:

@@ -137,11 +137,7 @@ def from_file(
     if source == "-" and sys.stdin.isatty():
         terminal.echo("Reading reviews from the terminal; Ctrl-D ends them.", err=True)
     file = ReviewFile(
-        source,
-        sys.stdin.buffer,
-        kind=kind,
-        max_row_bytes=prediction.max_row_bytes,
-        delimiter=delimiter,
+        source, sys.stdin.buffer, kind=kind, max_row_bytes=prediction.max_row_bytes, delimiter=delimiter
     )
     with (
         stop_on_signal() as stop,

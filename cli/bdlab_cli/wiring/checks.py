@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -76,18 +76,8 @@ class Checker:
             self._kafka.open()
         if {"postgres", "log"} & set(self._groups):
             self._database.open()
-        makers: dict[str, Callable[[], tuple[CheckResult, ...]]] = {
-            "vault": self._check_vault,
-            "kafka": self._check_kafka,
-            "postgres": self._check_postgres,
-            "log": self._check_log,
-            "model": self._check_model,
-            "api": self._check_api,
-            "consumer": self._check_consumer,
-            "certificates": self._check_certificates,
-        }
         with ThreadPoolExecutor(len(self._groups), thread_name_prefix="check") as pool:
-            running = [pool.submit(makers[group]) for group in self._groups]
+            running = [pool.submit(getattr(self, f"_check_{group}")) for group in self._groups]
             found = compared_models([result for future in running for result in future.result()])
         return Report(tuple(result for result in found if result.name in self._wanted))
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
-import http.client
 import json
 import shutil
+import ssl
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+import httpx
 from rich.markup import escape
 from rich.table import Table
 
@@ -23,7 +23,6 @@ from bdlab.retry import tries
 from bdlab.stack import DataFolder, Endpoints, LocalStack
 from bdlab.stack.brokers import described
 from bdlab.stack.servers.process import tail
-from bdlab.stack.tls import TlsFolder, connect
 from bdlab_cli.options import BrokerName
 from bdlab_cli.output import terminal
 from bdlab_cli.output.stack_events import show
@@ -153,18 +152,14 @@ def _verify(stack: LocalStack, stop: threading.Event) -> str:
 
 def _call(endpoints: Endpoints, method: str, path: str, body: object = None) -> tuple[int, Any]:
     """Return status and decoded JSON. Raises StackError if the API does not answer."""
-    host, _, port = urlsplit(endpoints.http_url).netloc.partition(":")
-    tls = TlsFolder(Path(endpoints.ca_file).parent) if endpoints.ca_file else None
-    connection = connect(host, int(port), tls=tls, timeout_s=_HTTP_TIMEOUT_S)
-    with closing(connection):
-        try:
-            content = json.dumps(body) if body is not None else None
-            headers = {"Content-Type": "application/json", "Bdlab-Source": "demo"}
-            connection.request(method, path, content, headers)
-            response = connection.getresponse()
-            return response.status, json.loads(response.read())
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise StackError(f"{method} {endpoints.http_url}{path} was not answered: {error}") from error
+    context = ssl.create_default_context(cafile=endpoints.ca_file) if endpoints.ca_file else False
+    try:
+        with httpx.Client(verify=context, trust_env=False, timeout=_HTTP_TIMEOUT_S) as client:
+            headers = {"Bdlab-Source": "demo"}
+            response = client.request(method, endpoints.http_url + path, json=body, headers=headers)
+            return response.status_code, response.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise StackError(f"{method} {endpoints.http_url}{path} was not answered: {error}") from error
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -131,7 +131,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._bounds.admit(len(self.connections)):
             self._bounds.waiting[self] = None
         else:
-            self._refuse(503, "busy", "Too many connections are open", "Try again a little later.")
+            self._refuse_busy("Too many connections are open")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._until(0, None)
@@ -158,7 +158,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         if not self._refused and (self.cycle is None or self._in_body):
-            self._refuse(503, "busy", "Too many connections are open", "Try again a little later.")
+            self._refuse_busy("Too many connections are open")
             self._bounds.waiting.pop(self, None)
         self.transport.close()
 
@@ -244,9 +244,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return True
         more = self._held - self._counted
         if self._bounds.held + more > REQUEST_BYTES:
-            self._refuse(
-                503, "busy", "The requests in progress are too large together", "Try again a little later."
-            )
+            self._refuse_busy("The requests in progress are too large together")
             return False
         self._bounds.held += more
         self._counted = self._held
@@ -310,6 +308,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def _stop_reading(self) -> None:
         self._refuse(503, "ending", "The server is stopping", "Ask again: another server may answer.")
         self._until(LAST_S, self.transport.abort)
+
+    def _refuse_busy(self, title: str) -> None:
+        self._refuse(503, "busy", title, "Try again a little later.")
 
     def _refuse_head(self) -> None:
         why = f"The head, or what is sent with the body, may have at most {MAX_HEAD_BYTES} bytes."
