@@ -6,6 +6,11 @@ import os
 
 from bdlab_cli.output import terminal
 
+
+def _now_under(command: str, *names: str) -> dict[str, str]:
+    return {name: f"{command}_{name}" for name in names}
+
+
 _KEYS_FILE = {"KEYS_FILE": "VAULT_KEYS_FILE"}
 _DATA_DIR = {"DATA_DIR": "STACK_DATA_DIR"}
 _STACK = {"BROKER": "STACK_BROKER", "TLS": "STACK_TLS"}
@@ -23,20 +28,8 @@ FORMER = {
     "vault-init": _KEYS_FILE
     | {"KEY_SHARES": "VAULT_INIT_SHARES", "KEY_THRESHOLD": "VAULT_INIT_THRESHOLD"}
     | {"VAULT_TOKEN_FILE": "VAULT_INIT_TOKEN_FILE"}
-    | {
-        name: f"VAULT_INIT_{name}"
-        for name in (
-            "ENV_FILE",
-            "WRAP_TTL",
-            "AUTHORITY",
-            "BROKER_FOLDER",
-            "BROKER_TTL",
-            "RENEW",
-            "SHARED_DATABASE",
-            "DRY_RUN",
-            "JSON",
-        )
-    },
+    | _now_under("VAULT_INIT", "ENV_FILE", "WRAP_TTL", "AUTHORITY", "BROKER_FOLDER", "BROKER_TTL")
+    | _now_under("VAULT_INIT", "RENEW", "SHARED_DATABASE", "DRY_RUN", "JSON"),
     "vault-token": _KEYS_FILE,
     "vault-rekey": _KEYS_FILE
     | {"KEY_SHARES": "VAULT_REKEY_SHARES", "KEY_THRESHOLD": "VAULT_REKEY_THRESHOLD"},
@@ -50,7 +43,7 @@ FORMER = {
         "SERVER_HOSTS": "SERVER_CERTIFICATE_HOST",
         "SERVER_TTL": "SERVER_CERTIFICATE_TTL",
     },
-    "migrate": {name: f"MIGRATE_{name}" for name in ("ANNOUNCE_BROKER", "ADOPT_LOG", "NEW_LOG")},
+    "migrate": _now_under("MIGRATE", "ANNOUNCE_BROKER", "ADOPT_LOG", "NEW_LOG"),
     "rotate": {"API_URL": "ROTATE_URL", "REQUESTS_PER_SECOND": "ROTATE_REQUESTS_PER_SECOND"},
 }
 

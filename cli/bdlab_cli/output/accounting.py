@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from bdlab.verification import ClosedPartition, PartitionReport, Report
 
@@ -16,11 +16,8 @@ def show(report: Report, out: Console) -> None:
     topic = report.partitions[0].topic if report.partitions else ""
     pruned = any(one.pruned for one in report.partitions)
     columns = ["log", "recorded", "stored", "duplicates", "dead letters", *(["pruned"] if pruned else [])]
-    table = Table(title=f"Offsets of topic {topic}, and where each of them ended")
-    table.add_column("partition", justify="right")
-    for name in columns:
-        table.add_column(name, justify="right")
-    table.add_column("")
+    right = [Column(name, justify="right") for name in ("partition", *columns)]
+    table = Table(*right, "", title=f"Offsets of topic {topic}, and where each of them ended")
     for one in report.partitions:
         recorded = "-" if one.next_offset is None else f"[{one.first_offset}, {one.next_offset})"
         counts = (one.stored, one.duplicates, one.dead_letters, *((one.pruned,) if pruned else ()))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from bdlab.health import Report, State
@@ -70,9 +70,7 @@ def _show(report: Report, *, as_json: bool) -> None:
 
 
 def _table(report: Report) -> Group:
-    table = Table()
-    for title in ("check", "state", "what was found"):
-        table.add_column(title, overflow="fold")
+    table = Table(*(Column(title, overflow="fold") for title in ("check", "state", "what was found")))
     for check in report.checks:
         table.add_row(Text(check.name), Text(check.state, style=_STYLES[check.state]), Text(check.message))
     hints = [

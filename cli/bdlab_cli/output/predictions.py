@@ -199,12 +199,10 @@ class _Table(Results):
 
     def _alone(self, result: RowResult) -> Table:
         """Return a table of one review, a row for each field."""
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
-        table = Table(show_header=False)
-        table.add_column(style="bold")
-        table.add_column(overflow="fold")
+        table = Table(Column(style="bold"), Column(overflow="fold"), show_header=False)
         event = result.event
         table.add_row("review", Text(_short(event.summary or event.text)))
         table.add_row("stars", Text(stars(event.prediction)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from bdlab.load import LoadReport
@@ -14,13 +14,10 @@ _STYLES = {"unchanged": "dim", "incomplete": "red", "would rotate": "yellow", "w
 
 def rotation_table(found: list[Rotation]) -> Group:
     """Return a row for each credential, and their details below."""
-    table = Table()
-    for name in ("what", "service", "outcome", "old", "new"):
-        table.add_column(name, overflow="fold")
-    table.add_column("seconds", justify="right")
+    folding = (Column(name, overflow="fold") for name in ("what", "service", "outcome", "old", "new"))
+    table = Table(*folding, Column("seconds", justify="right"))
     for one in found:
-        style = _STYLES.get(one.outcome, "green")
-        outcome = Text(one.outcome, style=style)
+        outcome = Text(one.outcome, style=_STYLES.get(one.outcome, "green"))
         table.add_row(one.what, one.service, outcome, one.before, one.after, f"{one.seconds:.1f}")
     details = [Text(f"{one.what} {one.service}".rstrip() + f": {one.detail}") for one in found if one.detail]
     return Group(table, *details)
@@ -28,9 +25,7 @@ def rotation_table(found: list[Rotation]) -> Group:
 
 def drill_table(load: LoadReport, *, verified: bool) -> Table:
     """Return what the callers of the API noticed, and whether every offset is stored once."""
-    shown = Table(title="What the callers noticed", show_header=False)
-    shown.add_column()
-    shown.add_column(justify="right")
+    shown = Table("", Column(justify="right"), title="What the callers noticed", show_header=False)
     failed = Text(f"{load.failed:,}", style="red" if load.failed else "green")
     verdict = Text("verified", style="green") if verified else Text("NOT verified", style="red")
     rows: list[tuple[str, str | Text]] = [

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.progress import MofNCompleteColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from bdlab.model.card import SUFFIX, Card, Metrics
 from bdlab_cli.output import terminal
@@ -43,14 +43,11 @@ def show(card: Card, output: Path) -> None:
     assert card.data is not None, "training writes it"  # noqa: S101
     assert card.validation is not None, "training writes it"  # noqa: S101
     validation = card.validation
-    table = Table(
-        title=f"{card.title}: {card.data.rows} reviews, {card.data.products} products, "
-        f"{validation.folds} folds grouped by product"
+    figures = (
+        Column(name, justify="right") for name in ("model", "worst fold … best fold", "constant guess")
     )
-    table.add_column("figure")
-    table.add_column("model", justify="right")
-    table.add_column("worst fold … best fold", justify="right")
-    table.add_column("constant guess", justify="right")
+    title = f"{card.title}: {card.data.rows} reviews, {card.data.products} products"
+    table = Table("figure", *figures, title=f"{title}, {validation.folds} folds grouped by product")
     for field, label in _SHOWN.items():
         table.add_row(
             label,

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from bdlab.errors import StackError, StartInterrupted, Unhealthy
 from bdlab.retry import tries
@@ -164,13 +164,11 @@ def _call(endpoints: Endpoints, method: str, path: str, body: object = None) -> 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
     """Return a table of the stored rows."""
-    table = Table(title="Stored in Postgres", title_justify="left")
-    for column in ("review", "stars", "sentiment", "top words", "partition/offset"):
-        table.add_column(
-            column,
-            justify="right" if column == "stars" else "left",
-            no_wrap=column in ("stars", "sentiment", "partition/offset"),
-        )
+    stars = Column("stars", justify="right", no_wrap=True)
+    sentiment, place = (Column(name, no_wrap=True) for name in ("sentiment", "partition/offset"))
+    table = Table(
+        "review", stars, sentiment, "top words", place, title="Stored in Postgres", title_justify="left"
+    )
     for row in rows:
         colour = "green" if row["sentiment"] == "positive" else "red"
         words = ", ".join(term["term"] for term in row["explanation"][:_TOP_WORDS])
