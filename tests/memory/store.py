@@ -29,7 +29,7 @@ class MemoryStore:
     """Twin of the Postgres store, and the `Books` of its accounts.
 
     `refuses` stands for a constraint: rows for which it is true raise RowRejected (SQLSTATE 23514). Set
-    `failure` to have every call raise it, as where the server is away. `commits` counts the transactions.
+    `failure` to have every call raise it, as if the server were away. `commits` counts the transactions.
     """
 
     def __init__(self, *, refuses: Callable[[PredictionEvent], bool] = lambda _event: False) -> None:

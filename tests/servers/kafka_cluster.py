@@ -146,7 +146,7 @@ class KafkaCluster:
     def start(self, timeout_s: float = 120.0, stop: threading.Event | None = None) -> None:
         """Start those that do not run, together, as none is ready before two are there.
 
-        Raises ServerNotStarted, and StartInterrupted where `stop` was set; all are stopped then.
+        Raises ServerNotStarted, and StartInterrupted if `stop` was set; all are stopped then.
         """
         self._layout()
         try:
