@@ -191,9 +191,9 @@ def headers(event: PredictionEvent, *, source: str, traceparent: str) -> list[tu
     ]
 
 
-def source_of(head: Headers) -> str | None:
+def source_of(headers: Headers) -> str | None:
     """Return the last word of the `ce_source` header (`serve` of `/bdlab/serve`), None without one."""
-    for name, value in head:
+    for name, value in headers:
         if name == "ce_source" and value is not None and len(value) <= _MAX_SOURCE:
             return _last_word(value)
     return None

@@ -59,29 +59,31 @@ class PredictionService:
         except ReviewInvalid as error:
             raise invalid(error) from None
 
-    async def predict(self, review: Review, head: RequestHeaders) -> Answer:
+    async def predict(self, review: Review, headers: RequestHeaders) -> Answer:
         """Return the acknowledged prediction. Raises Problem if it was not acknowledged."""
-        key = head.idempotency_key
+        key = headers.idempotency_key
         event_id = idempotent_id(key, review) if key else uuid7()
         self._acquire(1)
         try:
             score = await self._scoring.score(review)
             event = make_event(event_id, review, score, model=self._model)
-            await self._publish(event, head)
+            await self._publish(event, headers)
         except BrokerError as error:
             raise from_error(error, prediction_id=str(event_id)) from error
         finally:
             self._release(1)
         return response_of(event, score)
 
-    async def predict_many(self, reviews: Sequence[Review], head: RequestHeaders) -> list[Answer]:
+    async def predict_many(self, reviews: Sequence[Review], headers: RequestHeaders) -> list[Answer]:
         """Return the acknowledged predictions in order. Raises Problem with the result of each."""
         self._acquire(len(reviews))
         try:
-            events, scores = await self._scoring.in_thread(self._make_events, reviews, head.idempotency_key)
+            events, scores = await self._scoring.in_thread(
+                self._make_events, reviews, headers.idempotency_key
+            )
             publishing: list[asyncio.Task[None]] = []
             for event in events:
-                publishing.append(asyncio.create_task(self._publish(event, head)))
+                publishing.append(asyncio.create_task(self._publish(event, headers)))
                 if len(publishing) % PUBLISH_CHUNK == 0:
                     await asyncio.sleep(0)
             found = await asyncio.gather(*publishing, return_exceptions=True)
@@ -105,12 +107,12 @@ class PredictionService:
         ]
         return events, scores
 
-    async def _publish(self, event: PredictionEvent, head: RequestHeaders) -> None:
+    async def _publish(self, event: PredictionEvent, headers: RequestHeaders) -> None:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._limit_s):
                 position = await self._publisher.publish(
-                    event, traceparent=head.traceparent, source=head.source
+                    event, traceparent=headers.traceparent, source=headers.source
                 )
         except TimeoutError:
             self._metrics.not_acknowledged.inc()
@@ -189,10 +191,10 @@ def routes(
     )
     async def predict(request: Request[Any, Any, Any]) -> Response[Answer]:
         """The response comes after the broker has acknowledged the prediction, which is durable then."""
-        head = read_headers(request)
-        body = await read_body(request, head, http.max_body_bytes)
+        headers = read_headers(request)
+        body = await read_body(request, headers, http.max_body_bytes)
         review = await predictions.read(decode, body)
-        return json_response(await predictions.predict(review, head))
+        return json_response(await predictions.predict(review, headers))
 
     @post(
         "/predict/batch",
@@ -205,9 +207,9 @@ def routes(
     async def predict_batch(request: Request[Any, Any, Any]) -> Response[list[Answer]]:
         """The predictions are in the order of the reviews; the response comes once all are acknowledged."""
         response_buffer.check()
-        head = read_headers(request)
-        body = await read_body(request, head, http.max_body_bytes)
+        headers = read_headers(request)
+        body = await read_body(request, headers, http.max_body_bytes)
         reviews = await predictions.read(decode_many, body, limit=most)
-        return json_response(await predictions.predict_many(reviews, head))
+        return json_response(await predictions.predict_many(reviews, headers))
 
     return [predict, predict_batch]

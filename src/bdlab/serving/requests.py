@@ -106,9 +106,9 @@ def _check_content_encoding(encoding: str) -> None:
         )
 
 
-async def read_body(request: Request[Any, Any, Any], head: RequestHeaders, limit: int) -> bytes:
+async def read_body(request: Request[Any, Any, Any], headers: RequestHeaders, limit: int) -> bytes:
     """Return the body, of at most `limit` bytes; no more is kept in memory. Raises Problem."""
-    if head.length > limit:
+    if headers.length > limit:
         raise _over(limit)
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
