@@ -63,9 +63,11 @@ test-all: $(VENV)/.installed  ## all that takes long: storms of faults, drills, 
 # Without the unit tests, which touch no server. Two processes on a cluster, not three: each of them has three JVMs.
 REPEAT := $(PYTEST) tests/acceptance tests/contract tests/integration --dist worksteal --numprocesses
 
-test-particular: kafka  ## the tests of test-matrix that may behave differently on a cluster, with ZooKeeper or with TLS
+test-kafka: kafka  ## the tests that may behave differently on three brokers or with ZooKeeper, there
 	BDLAB_TEST_BROKER=cluster $(REPEAT) 2 -m on_cluster
 	BDLAB_TEST_BROKER=zookeeper $(REPEAT) 2 -m on_zookeeper
+
+test-tls: $(VENV)/.installed  ## the tests that may behave differently with TLS, with it
 	BDLAB_TEST_TLS=1 $(REPEAT) 2 -m with_tls
 
 REPEATED := -m 'not storm and not kafka and not compose'
@@ -89,4 +91,4 @@ test-compose: kafka  ## the compose files, booted for real in a Docker engine of
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) build/site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help demo dev lock check docs test test-all test-particular test-matrix chaos kafka test-compose clean
+.PHONY: help demo dev lock check docs test test-all test-kafka test-tls test-matrix chaos kafka test-compose clean
