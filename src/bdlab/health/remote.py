@@ -7,13 +7,13 @@ import socket
 import ssl
 from collections.abc import Sequence
 
-import httpx
 import msgspec
 
 from bdlab.health.results import CheckResult, State
 from bdlab.reachability import wrong_scheme
 
 TIMEOUT_S = 5.0
+_MAX_BYTES = 1 << 16
 _STOPPED = re.compile(rb'^bdlab_sink_stopped{partition="(\d+)",reason="((?:[^"\\]|\\.)*)"} 1', re.MULTILINE)
 
 
@@ -86,11 +86,13 @@ def why_closed(host: str, port: int) -> str:
 
 def _get(url: str, ca_file: str) -> tuple[int, bytes, str]:
     """Return status, body and problem; with a problem the others are empty."""
+    import httpx  # noqa: PLC0415 - it takes as long as the rest of a check, and most checks do without it
+
     try:
         context = ssl.create_default_context()
         if ca_file:
             context.load_verify_locations(ca_file)
-        answer = httpx.get(url, verify=context, trust_env=False, timeout=TIMEOUT_S)
+        with httpx.stream("GET", url, verify=context, trust_env=False, timeout=TIMEOUT_S) as answer:
+            return answer.status_code, next(answer.iter_bytes(_MAX_BYTES), b""), ""
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         return 0, b"", wrong_scheme(url) or str(error) or type(error).__name__
-    return answer.status_code, answer.content, ""
