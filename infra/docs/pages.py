@@ -7,6 +7,7 @@ import logging
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,46 +23,33 @@ from bdlab_cli.app import COMMANDS, app
 from tests.fix_api import MemoryApi
 
 ROOT = Path(__file__).parents[2]
-OUTSIDE = {
-    "README.md": "index.md",
-    "CONTRIBUTING.md": "contributing.md",
-    "CHANGELOG.md": "changelog.md",
-    "SECURITY.md": "security.md",
-    "infra/README.md": "containers.md",
-    "infra/k8s/README.md": "kubernetes.md",
-}
-SOURCES = {page: source for source, page in OUTSIDE.items()} | dict.fromkeys(
-    ["settings.md", "api.md"], "README.md"
-)
-_ESCAPED = {ord(mark): f"&#{ord(mark)};" for mark in "|*<"}
 _FENCED = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
-_FOREIGN = re.compile(
-    r'<(?:script|img|iframe)[^>]* src="(?:https?:)?//|<link[^>]*stylesheet[^>]*"(?:https?:)?//'
-)
+_FOREIGN = re.compile(r'<(?:(?:script|img|iframe)[^>]* src|link rel="stylesheet" href)="(?:https?:)?//')
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add the files of OUTSIDE, and two sections of README.md as reference pages."""
-    for source, page in OUTSIDE.items():
-        files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
-    readme = (ROOT / "README.md").read_text("utf-8")
-    for page, title, more in (("settings.md", "Settings", []), ("api.md", "The API", _routes())):
-        section = readme.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-        files.append(File.generated(config, page, content="\n".join([f"# {title}", section, *more])))
+    """Add the pages that mkdocs.yml lists with their sources: a file, or FILE#SECTION."""
+    for page, source in config.extra["sources"].items():
+        file, _, title = source.partition("#")
+        text = (ROOT / file).read_text("utf-8")
+        if title:
+            text = f"# {title}\n" + text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+        files.append(File.generated(config, page, content=text))
 
 
-def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point links within the repository at the pages of the site; a link to another file becomes text."""
-    here = page.file.src_uri
-    source = SOURCES.get(here, f"docs/{here}")
+    here, sources = page.file.src_uri, config.extra["sources"]
+    source = sources.get(here, f"docs/{here}").partition("#")[0]
+    pages = {file: name for name, file in sources.items()}
 
     def link(found: re.Match[str]) -> str:
         path, hash_, anchor = found[2].partition("#")
         if not path or ":" in path or files.get_file_from_path(path):
             return found[0]
         named = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
-        to = OUTSIDE.get(named) or named.removeprefix("docs/")
+        to = pages.get(named) or named.removeprefix("docs/")
         if to != named:
             return f"[{found[1]}]({posixpath.relpath(to, posixpath.dirname(here))}{hash_}{anchor})"
         if not (ROOT / named).exists():
@@ -70,7 +58,7 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
 
     parts = _FENCED.split(markdown)
     parts[::2] = (_LINK.sub(link, part) for part in parts[::2])
-    return "".join(parts) + ("\n".join(_commands()) if here == "commands.md" else "")
+    return "\n".join(["".join(parts), *_MADE.get(here, list)()])
 
 
 def on_post_page(output: str, page: Page, **_: Any) -> str:
@@ -85,12 +73,10 @@ def _commands() -> Iterator[str]:
     root: Any = typer.main.get_command(app)
     context = typer.Context(root, info_name="bdlab")
     yield from ["\n## Before the command", *_options(root, context)]
-    panel = ""
-    for name in root.list_commands(context):
-        if COMMANDS[name][1] != panel:
-            panel = COMMANDS[name][1]
-            yield f"\n## {panel}"
-        yield from _command(root.resolve_command(context, [name, "--help"])[1], f"bdlab {name}")
+    for panel, names in groupby(root.list_commands(context), key=lambda name: COMMANDS[name][-1]):
+        yield f"\n## {panel}"
+        for name in names:
+            yield from _command(root.resolve_command(context, [name, "--help"])[1], f"bdlab {name}")
 
 
 def _command(command: Any, name: str) -> Iterator[str]:
@@ -98,9 +84,10 @@ def _command(command: Any, name: str) -> Iterator[str]:
     usage = command.get_usage(context).removeprefix("Usage: ")
     yield f"\n### {name}\n\n{command.help}\n\n```text\n{usage}\n```"
     children = getattr(command, "commands", {})
-    yield from () if children else _options(command, context)
     for child in children.values():
         yield from _command(child, f"{name} {child.name}")
+    if not children:
+        yield from _options(command, context)
 
 
 def _options(command: Any, context: typer.Context) -> Iterator[str]:
@@ -118,23 +105,27 @@ def _options(command: Any, context: typer.Context) -> Iterator[str]:
 def _routes() -> Iterator[str]:
     """Yield the routes of the API's own document."""
 
-    async def asked() -> Any:
+    async def document() -> Any:
         transport = httpx.ASGITransport(make_app(MemoryApi().parts()))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return (await client.get("/openapi.json")).json()
 
-    for path, methods in asyncio.run(asked())["paths"].items():
+    for path, methods in asyncio.run(document())["paths"].items():
         for method, route in methods.items():
             yield f"\n## {method.upper()} {path}\n\n{route['summary']}. {route.get('description') or ''}\n"
-            rows = [
-                [f"`{p['name']}`", p["in"], p.get("description", "")] for p in route.get("parameters", [])
-            ]
-            rows += [[f"`{code}`", "answer", it["description"]] for code, it in route["responses"].items()]
+            given = ((it["name"], it["in"], it.get("description", "")) for it in route.get("parameters", []))
+            gives = ((code, "answer", it["description"]) for code, it in route["responses"].items())
+            rows = ([f"`{name}`", kind, meaning] for name, kind, meaning in (*given, *gives))
             yield from _table(["parameter or status", "", "meaning"], rows)
 
 
 def _table(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
     yield f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}"
     for row in rows:
-        cells = (cell if "`" in cell else cell.translate(_ESCAPED) for cell in row)
+        cells = (
+            cell if "`" in cell else re.sub(r"[|*<]", lambda it: f"&#{ord(it[0])};", cell) for cell in row
+        )
         yield f"| {' | '.join(cells)} |"
+
+
+_MADE = {"commands.md": _commands, "api.md": _routes}
