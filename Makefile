@@ -63,11 +63,11 @@ test-all: $(VENV)/.installed  ## all that takes long: storms of faults, drills, 
 # Without the unit tests, which touch no server. Two processes on a cluster, not three: each of them has three JVMs.
 REPEAT := $(PYTEST) tests/acceptance tests/contract tests/integration --dist worksteal --numprocesses
 
-test-kafka: kafka  ## the tests that may behave differently on three brokers or with ZooKeeper, there
+test-kafka: kafka  ## on three brokers and with ZooKeeper, the tests that may behave differently there
 	BDLAB_TEST_BROKER=cluster $(REPEAT) 2 -m on_cluster
 	BDLAB_TEST_BROKER=zookeeper $(REPEAT) 2 -m on_zookeeper
 
-test-tls: $(VENV)/.installed  ## the tests that may behave differently with TLS, with it
+test-tls: $(VENV)/.installed  ## with TLS, the tests that may behave differently with it
 	BDLAB_TEST_TLS=1 $(REPEAT) 2 -m with_tls
 
 REPEATED := -m 'not storm and not kafka and not compose'
