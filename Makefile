@@ -55,10 +55,12 @@ $(VENV)/.docs: $(VENV)/.installed infra/docs/requirements.lock
 test: $(VENV)/.installed  ## what each commit has to pass, on real servers; on Apache Kafka if it is there
 	$(PYTEST) --numprocesses 3 --dist worksteal -m 'not storm and not long and not kafka and not compose'
 
+LONG = $(PYTEST) --numprocesses 3 --dist loadgroup --no-loadscope-reorder -m '(storm or long or kafka) and not compose'
+
 # Each free process gets one test at a time, the longest first, so that no long one is left to the end.
 test-all: $(VENV)/.installed  ## all that takes long: storms of faults, drills, and Kafka servers secured, restarted, killed
 	@$(BIN)/bdlab fetch-kafka --zookeeper >&2 || echo "going on without Apache Kafka: what needs it is skipped" >&2
-	$(PYTEST) --numprocesses 3 --dist loadgroup --no-loadscope-reorder -m '(storm or long or kafka) and not compose'
+	$(LONG)
 
 # Without the unit tests, which touch no server. Two processes on a cluster, not three: each of them has three JVMs.
 REPEAT := $(PYTEST) tests/acceptance tests/contract tests/integration --dist worksteal --numprocesses
@@ -72,10 +74,11 @@ test-tls: $(VENV)/.installed  ## with TLS, the tests that may behave differently
 
 REPEATED := -m 'not storm and not kafka and not compose'
 
-test-matrix: kafka  ## what touches a broker again on three brokers and with ZooKeeper, what touches a server again with TLS
+test-matrix: kafka  ## all that touches a server again on three brokers, with ZooKeeper, with TLS; test-all with more rounds
 	BDLAB_TEST_BROKER=cluster $(REPEAT) 2 $(REPEATED)
 	BDLAB_TEST_BROKER=zookeeper $(REPEAT) 2 $(REPEATED)
 	BDLAB_TEST_TLS=1 $(REPEAT) 3 $(REPEATED)
+	BDLAB_TEST_ROUNDS=all $(LONG)
 
 STORM := --predictions 1000000 --faults 200 --broker kafka
 

@@ -27,6 +27,7 @@ from bdlab.vault.session import VaultSession
 from tests.chaos.load import Load
 from tests.fix_servers import installed_or_skip
 from tests.fix_up import BDLAB, ENVIRONMENT, Up, all_gone, connection_to, shell
+from tests.rounds import ALL, rounds
 from tests.waiting import until
 
 # What is lost once is lost: never tried again, not by CI either.
@@ -42,6 +43,7 @@ ENDS = (
     ("everything", "postgres"),
     ("everything", None),
     ("up", BROKER),
+    *((("up", None), ("everything", None)) if ALL else ()),
     ("everything", BROKER),
     ("up", "consume-1"),
 )
@@ -49,6 +51,7 @@ ENDS = (
 ROUNDS = (
     (BROKER, "postgres", "serve"),
     ("consume-1", BROKER, "openbao"),
+    *(((BROKER, "postgres", BROKER), (BROKER, "openbao", "serve")) if ALL else ()),
 )
 
 
@@ -163,12 +166,12 @@ class Stack:
                     yield UUID(text)
 
 
-def test_a_dozen_kills_lose_nothing(tmp_path: Path, start_up: Callable[..., Up]) -> None:
+def test_kills_lose_nothing(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     """Under load; also while `up`, or the broker, is starting after the kill before."""
     stack = Stack(tmp_path / "stack", start_up)
     up = stack.start()
     stack.load.start()
-    rounds = iter(ROUNDS)
+    kills = iter(ROUNDS)
     try:
         for what, reached in ENDS:
             if reached:
@@ -176,7 +179,7 @@ def test_a_dozen_kills_lose_nothing(tmp_path: Path, start_up: Callable[..., Up])
             else:
                 up.wait_for("eval", WITHIN_S)
                 stack.nothing_is_lost()
-                for name in next(rounds):
+                for name in next(kills):
                     stack.kill(name)
                 stack.goes_on()
                 stack.nothing_is_lost()
@@ -186,7 +189,7 @@ def test_a_dozen_kills_lose_nothing(tmp_path: Path, start_up: Callable[..., Up])
         stack.goes_on()
     finally:
         stack.load.stop()
-    assert stack.kills == 12
+    assert stack.kills == rounds(12, 20)
     assert stack.load.wrong == []
     stack.nothing_is_lost()
     assert set(stack.stored()) <= stack.load.sent | stack.from_file

@@ -12,6 +12,7 @@ import pytest
 
 from tests import tls
 from tests.fix_pipeline import Pipeline
+from tests.rounds import rounds
 from tests.waiting import until
 
 SEED = 20261126
@@ -40,7 +41,10 @@ def run_tester(url: str, folder: Path, *, examples: int) -> subprocess.Completed
 @pytest.mark.once
 @pytest.mark.parametrize(
     "examples",
-    [20, pytest.param(400, marks=[pytest.mark.long, pytest.mark.plaintext("the same with TLS")])],
+    [
+        20,
+        pytest.param(rounds(400, 1000), marks=[pytest.mark.long, pytest.mark.plaintext("the same with TLS")]),
+    ],
 )
 def test_a_tester_that_reads_the_document_finds_nothing(
     pipeline: Pipeline, tmp_path: Path, examples: int

@@ -28,6 +28,7 @@ from bdlab.verification import verify
 from tests.fix_database import Database
 from tests.memory.consumer import MemoryConsumer
 from tests.memory.log import MemoryLog
+from tests.rounds import rounds
 from tests.samples import accepted, at, dead, event
 
 Message = tuple[bytes | None, bytes | None]
@@ -134,7 +135,7 @@ def test_each_hostile_message_is_a_dead_letter_and_each_good_one_a_row(database:
 
 @pytest.mark.storm
 def test_a_flood_of_poison(database: Database) -> None:
-    run(database, 40_000, seed=2)
+    run(database, rounds(40_000, 134_000), seed=2)
 
 
 def test_huge_values_pass_through_in_flat_memory(database: Database) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests import tls
 from tests.fix_pipeline import Pipeline
 from tests.integration.test_serve import on_topic
+from tests.rounds import rounds
 
 CLIENTS = 8
 SEED = 20260131
@@ -58,14 +59,14 @@ def _terminate_under_load(
         return [found for future in running for found in future.result()]
 
 
-@pytest.mark.parametrize("rounds", [2, pytest.param(12, marks=pytest.mark.storm)])
+@pytest.mark.parametrize("times", [2, pytest.param(rounds(12, 50), marks=pytest.mark.storm)])
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_a_random_moment_loses_nothing(
-    pipeline: Pipeline, rounds: int, signal_number: signal.Signals
+    pipeline: Pipeline, times: int, signal_number: signal.Signals
 ) -> None:
     chance = random.Random(SEED)
     acknowledged: list[str] = []
-    for number in range(rounds):
+    for number in range(times):
         workers = 1 + number % 2
         acknowledged += _terminate_under_load(pipeline, chance.uniform(0, 1.5), workers, signal_number)
     assert acknowledged

@@ -15,6 +15,7 @@ import pytest
 from bdlab.services import IDENTITIES
 from tests import forked
 from tests.fix_vault import VaultWorld
+from tests.rounds import rounds
 from tests.vault_steps import STEPS, outcomes, root_tokens, unchanged_but
 
 BDLAB = (sys.executable, "-m", "bdlab_cli")
@@ -90,7 +91,7 @@ def test_kill_after_each_step_then_run_again(new_world: Callable[..., VaultWorld
 
 
 @pytest.mark.storm
-@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("seed", range(1, rounds(5, 12)))
 def test_kill_after_any_change_then_run_again(new_world: Callable[..., VaultWorld], seed: int) -> None:
     """On the server or on disk: whatever the run had just done when it died, a later one finishes."""
     world = new_world()
