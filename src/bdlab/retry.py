@@ -153,4 +153,8 @@ def wait_for(
         else:
             outage.over()
             return result
-    raise type(last)(f"{last.message} (waited {time.monotonic() - began:.0f} s)", hint=last.hint) from last
+    try:
+        waited_s = time.monotonic() - began
+        raise type(last)(f"{last.message} (waited {waited_s:.0f} s)", hint=last.hint) from last
+    finally:
+        del last  # else it and this frame hold each other, and with them what `attempt` holds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import socket
 import ssl
 import threading
@@ -15,6 +17,7 @@ from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerUnavailable, SettingsInvalid
 from bdlab.health.remote import api_check
 from bdlab.kafka.connection import client_config, unreachable_hint
+from bdlab.kafka.topic_ids import TopicIds
 from bdlab.reachability import wrong_scheme
 from bdlab.settings import KafkaSettings, Secret, SecurityProtocol, VaultSettings
 from bdlab.stack.tls import TlsFolder
@@ -124,3 +127,25 @@ def test_a_broker_address_with_a_scheme_is_named() -> None:
     with pytest.raises(BrokerUnavailable, match="brokers have no kafka:// address") as caught:
         client_config(login, client_id="x")
     assert "Write host:port alone" in caught.value.hint
+
+
+def test_clients_of_a_broker_that_is_away_end_with_their_requests() -> None:
+    """Each has some threads. A running command seldom looks for garbage, so that none may be left to that."""
+
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))  # noqa: PTH208
+
+    login = KafkaLogin(
+        server=KafkaSettings(bootstrap_servers="127.0.0.1:9"), username="", password=Secret("")
+    )
+    ids = TopicIds(login, client_id="test")
+    gc.disable()
+    try:
+        counts = []
+        for _ in range(4):
+            with pytest.raises(BrokerUnavailable):
+                ids.ask(0.5)
+            counts.append(threads())
+    finally:
+        gc.enable()
+    assert counts[-1] <= counts[0]

@@ -47,14 +47,18 @@ def await_results(
             if not (isinstance(cause, KafkaException) and cause.args[0].code() in {*_RETRIABLE, *retriable}):
                 raise
             last = error
-    raise last
+    try:
+        raise last
+    finally:
+        del last  # else it and this frame hold each other, and with them the clients that `ask` made
 
 
 def _result(future: Future[_T], timeout_s: float, doing: str) -> _T:
     try:
         return future.result(timeout_s + 1)
     except KafkaException as error:
-        raise broker_error(error, doing) from error
+        # Without its traceback: the future keeps the error, and with it would keep its callers' clients.
+        raise broker_error(error, doing) from error.with_traceback(None)
     except FutureTimeout as error:
         raise BrokerUnavailable(f"{doing}: no answer within {timeout_s:g} s") from error
 

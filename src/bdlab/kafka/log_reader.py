@@ -200,4 +200,7 @@ def _offsets(
         problem = broker_error(refusal, f"asking for the offsets of topic {topic!r}")
         if refusal.code() not in _RETRIABLE:
             break
-    raise problem
+    try:
+        raise problem
+    finally:
+        del problem  # else it and this frame hold each other, and with them the client
