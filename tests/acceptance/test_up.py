@@ -42,6 +42,7 @@ SEED = 20251126
 INTEGRATION_TEST = Path(__file__).parents[2] / "infra" / "test_kafka_integration.sh"
 
 
+@pytest.mark.long
 def test_two_terminals_kill_and_recovery(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     data_dir = tmp_path / "a stack"
     up = start_up(data_dir, **HOSTILE_LIBPQ)
@@ -148,6 +149,7 @@ def test_everything_dies_once_and_the_pipeline_goes_on(tmp_path: Path, start_up:
     assert up.folder.processes() == []
 
 
+@pytest.mark.long
 def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     up = start_up(tmp_path / "stack", "--broker", "tansu")
     up.wait_for("started tansu")
@@ -168,6 +170,7 @@ def test_a_start_is_interrupted(tmp_path: Path, start_up: Callable[..., Up]) -> 
     assert up.folder.processes() == []
 
 
+@pytest.mark.long
 def test_a_vault_whose_keys_never_reached_the_disk_begins_anew(
     short_path: Path, start_up: Callable[..., Up]
 ) -> None:
@@ -215,6 +218,7 @@ def test_a_first_start_may_be_cut_off_at_any_moment(tmp_path: Path, start_up: Ca
             assert last.signal_and_wait(signal.SIGTERM) == 0
 
 
+@pytest.mark.long
 def test_a_terminal_that_closes_is_a_ctrl_c(tmp_path: Path) -> None:
     """What is on the broker in memory is stored first, though nobody can be told. The folder keeps to it."""
     folder = DataFolder(tmp_path / "stack")
@@ -237,6 +241,7 @@ def test_a_terminal_that_closes_is_a_ctrl_c(tmp_path: Path) -> None:
         assert not any("is gone" in line for line in again.lines)
 
 
+@pytest.mark.long
 def test_a_folder_keeps_its_model(tmp_path: Path, start_up: Callable[..., Up], small_model: Path) -> None:
     card = small_model / "small.card.json"
     up = start_up(tmp_path / "stack", "--model", str(card), "--broker", "tansu")

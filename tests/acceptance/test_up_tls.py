@@ -134,6 +134,7 @@ def shown(up: Up, name: str) -> Any:
     return shown_certificate("127.0.0.1", ports(up)[name], ca_file=ca_file, postgres=name == "postgres")
 
 
+@pytest.mark.long
 def test_a_second_run_after_all_certificates_ran_out(tmp_path: Path, start_up: Callable[..., Up]) -> None:
     data_dir = tmp_path / "stack"
     up = start_up(data_dir, "--tls")

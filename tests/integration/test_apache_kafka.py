@@ -62,6 +62,7 @@ def test_construction_does_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_broker_keeps_its_log_its_id_and_its_port(tmp_path: Path) -> None:
     """One that was killed while it was set up; and a start that fails says why."""
     folder = tmp_path / "daten für ünïcode =: #1"

@@ -268,6 +268,7 @@ def test_a_client_without_both_tls_and_a_password_gets_nowhere(kafka: SecuredKaf
         assert isinstance(acks.take(1)[0], BrokerError)
 
 
+@pytest.mark.long
 def test_administration_asks_for_a_certificate_of_the_authority(
     kafka: SecuredKafka, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

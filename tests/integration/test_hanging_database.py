@@ -63,6 +63,7 @@ def test_the_second_signal_ends_serve_at_once(locked: Pipeline) -> None:
         assert isinstance(asked.exception(), httpx.TransportError)
 
 
+@pytest.mark.long
 def test_serve_ends_though_nothing_was_answered(locked: Pipeline) -> None:
     """Each question alone would wait longer for the lock than it may take to end."""
     with locked.serve() as (daemon, client), ThreadPoolExecutor(3) as pool:

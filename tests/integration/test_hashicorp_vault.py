@@ -34,6 +34,7 @@ def _bdlab(world: VaultWorld, *arguments: str) -> subprocess.CompletedProcess[st
     return forked.run([*arguments], os.environ | world.environment(), timeout_s=120)
 
 
+@pytest.mark.long
 def test_from_the_first_set_up_to_new_keys(hashicorp: VaultWorld, request: pytest.FixtureRequest) -> None:
     world = hashicorp
     first = world.init(world.plan(shares=3, threshold=2))

@@ -145,6 +145,7 @@ def test_no_address_at_all_is_said_with_the_setting_to_set() -> None:
         assert "kafka.bootstrap_servers is empty" in admin.state().problem
 
 
+@pytest.mark.long
 def test_the_admin_follows_the_broker_to_its_new_address(own_tansu: Callable[[], Tansu]) -> None:
     broker = own_tansu()
     credentials = credentials_for(broker)

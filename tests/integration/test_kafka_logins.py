@@ -62,6 +62,7 @@ def test_a_producer_changes_its_user_under_load_and_no_event_fails(kafka: Secure
     assert credentials.in_use == {}
 
 
+@pytest.mark.long
 def test_a_consumer_changes_its_user_and_uses_it_after_a_restart_of_the_broker(kafka: SecuredKafka) -> None:
     first, second = kafka.users["consume"]
     credentials, acks, bookmarks = StaticCredentials(kafka=first), Acks(), Bookmarks()
@@ -140,6 +141,7 @@ def test_a_consumer_that_is_refused_for_a_moment_goes_on_with_the_newer_login(ka
         assert consumer.problem is None
 
 
+@pytest.mark.long
 def test_a_user_without_the_acl_is_refused_by_name(kafka: SecuredKafka) -> None:
     credentials, acks = StaticCredentials(kafka=kafka.login("status")), Acks()
     for _ in range(20):  # the refusal comes before the first event, with it, after it or at the end

@@ -34,6 +34,7 @@ class InNamespace(Pipeline):
         return super().environment(**{"VAULT_NAMESPACE": TEAM, **more})
 
 
+@pytest.mark.long
 def test_the_whole_pipeline_from_the_first_set_up_to_new_keys(tmp_path: Path) -> None:
     with running_pipeline(tmp_path, kind=InNamespace) as pipeline:
         again = pipeline.run("vault-init")
