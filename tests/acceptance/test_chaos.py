@@ -70,7 +70,7 @@ def test_a_storm_loses_nothing(tmp_path: Path) -> None:
 @pytest.mark.storm
 def test_sigterm_at_random_moments_loses_nothing(tmp_path: Path) -> None:
     """Many times a daemon is told to stop in the middle of its work; each time it ends in order."""
-    faults = rounds(30, 50)
+    faults = rounds(20, 50)
     # At Tansu, which waits without end for a member that is gone: a consumer has to see to that, too.
     with System(tmp_path, broker="tansu") as system:
         report = storm.run(

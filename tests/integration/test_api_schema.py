@@ -43,7 +43,7 @@ def run_tester(url: str, folder: Path, *, examples: int) -> subprocess.Completed
     "examples",
     [
         20,
-        pytest.param(rounds(400, 1000), marks=[pytest.mark.long, pytest.mark.plaintext("the same with TLS")]),
+        pytest.param(rounds(200, 1000), marks=[pytest.mark.long, pytest.mark.plaintext("the same with TLS")]),
     ],
 )
 def test_a_tester_that_reads_the_document_finds_nothing(
