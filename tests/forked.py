@@ -11,6 +11,7 @@ import atexit
 import functools
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -77,9 +78,10 @@ class Process:
     def wait(self, timeout: float) -> int:
         deadline = time.monotonic() + timeout
         while (code := self.poll()) is None:
-            if time.monotonic() > deadline:
+            told = select.poll()  # which takes any descriptor, as select does not
+            told.register(self._told, select.POLLIN)
+            if not told.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise subprocess.TimeoutExpired(self.args, timeout)
-            time.sleep(0.005)
         return code
 
     def send_signal(self, number: signal.Signals) -> None:
