@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ from bdlab.probes import DatabaseState
 from bdlab.settings import HttpSettings, Layers, SinkSettings, http_url
 
 if TYPE_CHECKING:
+    from bdlab.kafka.admin import Admin
     from bdlab.vault.session import VaultSession
 
 SERVICE = "status"
@@ -62,51 +64,62 @@ class Checker:
         self._kafka = _Login(layers, database_role=None, kafka=True)
         # A login of its own, so that the broker is checked even if the database is down.
         self._database = _Login(layers, database_role=services.database_role(SERVICE), kafka=False)
+        self._lock = threading.Lock()
+        self._broker: Admin | None = None
 
     def __enter__(self) -> Checker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._broker is not None:
+            self._broker.close()
         self._kafka.close()
         self._database.close()
 
+    @property
+    def _admin(self) -> Admin:
+        """Return the one client for the checks of the broker: a second takes as long as all its questions."""
+        from bdlab.kafka.admin import Admin
+
+        with self._lock:
+            if self._broker is None:
+                self._broker = Admin(self._kafka.session, client_id="bdlab-status")
+            return self._broker
+
     def report(self) -> Report:
         """Make all checks at once; it takes at most as long as the slowest server's time-out."""
-        if {"vault", "kafka", "log", "certificates"} & set(self._groups):
-            self._kafka.open()
-        if {"postgres", "log"} & set(self._groups):
-            self._database.open()
-        with ThreadPoolExecutor(len(self._groups), thread_name_prefix="check") as pool:
+        with ThreadPoolExecutor(len(self._groups) + 2, thread_name_prefix="check") as pool:
+            for login, groups in (
+                (self._kafka, {"vault", "kafka", "log", "certificates"}),
+                (self._database, {"postgres", "log"}),
+            ):
+                if groups & set(self._groups):
+                    login.opening = pool.submit(login.open)
             running = [pool.submit(getattr(self, f"_check_{group}")) for group in self._groups]
             found = compared_models([result for future in running for result in future.result()])
         return Report(tuple(result for result in found if result.name in self._wanted))
 
     def _check_vault(self) -> tuple[CheckResult, ...]:
-        return vault_checks(self._kafka.session.state(), service=SERVICE, refusal=self._kafka.problem)
+        refusal = self._kafka.problem  # waits for the login, which the state tells of
+        return vault_checks(self._kafka.session.state(), service=SERVICE, refusal=refusal)
 
     def _check_kafka(self) -> tuple[CheckResult, ...]:
-        from bdlab.kafka.admin import Admin
-
         if self._kafka.problem is not None:
             return unknown("kafka", "no login from Vault: " + self._kafka.problem.message)
-        with Admin(self._kafka.session, client_id="bdlab-status") as admin:
-            return broker_checks(admin.state())
+        return broker_checks(self._admin.state())
 
     def _check_log(self) -> tuple[CheckResult, ...]:
-        from bdlab.kafka.admin import Admin
         from bdlab.log_identity import refusals
         from bdlab.postgres.reader import Reader
 
         if (problem := self._kafka.problem or self._database.problem) is not None:
             return unknown("log", "no login from Vault: " + problem.message)
         try:
-            with (
-                Admin(self._kafka.session, client_id="bdlab-status-log") as admin,
-                Reader(self._database.session, application_name="bdlab-status") as reader,
-            ):
-                ranges = admin.log_ranges()
+            with Reader(self._database.session, application_name="bdlab-status") as reader:
+                ranges = self._admin.log_ranges()
                 known = reader.known(ranges)
-                return (log_check(ranges, known, refusals(ranges, known, admin.record_reader(ranges[0]))),)
+                read_records = self._admin.record_reader(ranges[0])
+                return (log_check(ranges, known, refusals(ranges, known, read_records)),)
         except BdlabError as error:
             return unknown("log", f"it cannot be compared: {error.message}", error.hint)
 
@@ -201,15 +214,16 @@ class Checker:
 class _Login:
     """A Vault session that is opened when it is needed, without waiting, and again if that failed.
 
-    `problem` is why it is not open.
+    `opening` is its last opening, which may be going on.
     """
 
     def __init__(self, layers: Layers, *, database_role: str | None, kafka: bool) -> None:
         self._layers = layers
         self._database_role = database_role
         self._with_kafka = kafka
-        self.problem: BdlabError | None = None
+        self._problem: BdlabError | None = None
         self._opened = False
+        self.opening: Future[None] | None = None
 
     @cached_property
     def session(self) -> VaultSession:
@@ -218,18 +232,25 @@ class _Login:
         role, kafka = self._database_role, self._with_kafka
         return VaultSession(self._layers, service=SERVICE, database_role=role, kafka=kafka, daemon=False)
 
+    @property
+    def problem(self) -> BdlabError | None:
+        """Return why it is not open, once the opening is over."""
+        if self.opening is not None:
+            self.opening.result()
+        return self._problem
+
     def open(self) -> None:
-        if self._opened and self.problem is None:
+        if self._opened and self._problem is None:
             return
         self._opened = True
         try:
             self.session.open(0)
-            self.problem = None
+            self._problem = None
         except BdlabError as error:
-            self.problem = error
+            self._problem = error
 
     def close(self) -> None:
-        if self._opened:
+        if self.opening is not None:
             self.session.close()
 
 

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Sequence
 
 import msgspec
+import urllib3
 
 from bdlab.health.results import CheckResult, State
 from bdlab.reachability import wrong_scheme
@@ -86,15 +87,16 @@ def why_closed(host: str, port: int) -> str:
 
 def _get(url: str, ca_file: str) -> tuple[int, bytes, str]:
     """Return status, body and problem; with a problem the others are empty."""
-    import httpx  # noqa: PLC0415 - it takes as long as the rest of a check, and most checks do without it
-
     try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = None
         if url.startswith("https:"):  # reading the system's CAs takes 30 ms
             context = ssl.create_default_context()
             if ca_file:
                 context.load_verify_locations(ca_file)
-        with httpx.stream("GET", url, verify=context, trust_env=False, timeout=TIMEOUT_S) as answer:
-            return answer.status_code, next(answer.iter_bytes(_MAX_BYTES), b""), ""
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        with (
+            urllib3.PoolManager(ssl_context=context, retries=False, timeout=TIMEOUT_S) as client,
+            client.request("GET", url, preload_content=False) as answer,
+        ):
+            return answer.status, answer.read(_MAX_BYTES), ""
+    except (urllib3.exceptions.HTTPError, OSError) as error:
         return 0, b"", wrong_scheme(url) or str(error) or type(error).__name__

@@ -27,7 +27,7 @@ from bdlab.kafka.log_reader import LogReader, reported_ranges
 from bdlab.kafka.topic_ids import TopicIds
 from bdlab.ledger import LogPartition, LogRange
 from bdlab.log_identity import ReadRecords
-from bdlab.probes import BrokerState
+from bdlab.probes import MEMORY_ONLY_ID, BrokerState
 from bdlab.retry import tries
 
 log = structlog.get_logger()
@@ -81,8 +81,9 @@ class _Connection:
         topic = self.server.topic
         partitions = partitions_of(metadata, topic, self.server)
         reported = reported_ranges(self.reader, topic, partitions, self.left_s)
-        highs = {partition: high for partition, (_, high) in reported.items()}
-        ends = self.reader.true_ends(topic, highs, self.left_s)
+        ends = {partition: high for partition, (_, high) in reported.items()}
+        if str(metadata.cluster_id).startswith(MEMORY_ONLY_ID):  # the others report the true ends
+            ends = self.reader.true_ends(topic, ends, self.left_s)
         topic_id = self._ids.ask(self.left_s)
         return [
             LogRange(str(metadata.cluster_id), topic, partition, low, ends[partition], topic_id)
