@@ -59,7 +59,7 @@ def _terminate_under_load(
         return [found for future in running for found in future.result()]
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(rounds(12, 50), marks=pytest.mark.storm)])
+@pytest.mark.parametrize("times", [2, pytest.param(rounds(8, 50), marks=pytest.mark.storm)])
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_a_random_moment_loses_nothing(
     pipeline: Pipeline, times: int, signal_number: signal.Signals

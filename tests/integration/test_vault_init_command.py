@@ -91,7 +91,7 @@ def test_kill_after_each_step_then_run_again(new_world: Callable[..., VaultWorld
 
 
 @pytest.mark.storm
-@pytest.mark.parametrize("seed", range(1, rounds(5, 12)))
+@pytest.mark.parametrize("seed", range(1, rounds(4, 12)))
 def test_kill_after_any_change_then_run_again(new_world: Callable[..., VaultWorld], seed: int) -> None:
     """On the server or on disk: whatever the run had just done when it died, a later one finishes."""
     world = new_world()
