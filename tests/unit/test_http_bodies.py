@@ -110,6 +110,12 @@ def test_a_body_that_is_no_review_is_422_and_says_why(
     assert why in found["detail"]
     assert len(memory.records()) == before
 
+    through_the_framework = client.post("/predict/", content=body, headers=JSON)
+    assert through_the_framework.content == answer.content
+    for each in (answer, through_the_framework):
+        del each.headers["date"]
+    assert through_the_framework.headers == answer.headers
+
 
 def test_fields_that_resemble_none_of_a_review_are_left_out(client: httpx.Client) -> None:
     plain = client.post("/predict", json={"text": "good", "summary": "text"}).json()

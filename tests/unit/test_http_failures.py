@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -61,6 +62,20 @@ def test_a_publisher_that_never_answers_is_given_up(
     assert answer.status_code == 503
     assert "id" in answer.json()
     assert 1.5 <= took_s < 5
+
+
+def test_a_body_that_does_not_end_is_408_and_no_other_waits_for_it(
+    memory_api: MemoryApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bdlab.serving.requests.BODY_TIMEOUT_S", 0.5)
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with memory_api.producer, serving(memory_api.parts) as client:
+        address = (client.base_url.host, client.base_url.port or 0)
+        with socket.create_connection(address, timeout=20) as connection:
+            connection.sendall(head + b'Content-Length: 100\r\n\r\n{"text": ')
+            assert client.post("/predict", json=REVIEW).status_code == 200
+            assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
+    assert len(memory_api.records()) == 1
 
 
 def test_too_many_in_flight_are_turned_away_at_once() -> None:

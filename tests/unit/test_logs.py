@@ -1,12 +1,16 @@
-"""What a traceback in the log shows: where it happened, and no variable."""
+"""The log: what a traceback shows, and the lines of predictions, which are written together."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+
+from bdlab.events import Position
+from bdlab_cli.output.logs import PublishedLines
 
 _RUN = """
 import logging, structlog
@@ -41,3 +45,43 @@ def test_a_traceback_shows_no_variable(form: str, debug: str) -> None:
     assert done.stderr.count("RuntimeError: refused") == 2
     assert done.stderr.count("in connect") == 2
     assert "password-4711" not in done.stderr
+
+
+_PREDICTIONS = """
+import structlog
+from bdlab.events import Position
+from bdlab.settings import LogSettings
+from bdlab_cli.output import logs
+
+logs.configure(LogSettings(format={form!r}, level={level!r}))
+lines, log = logs.published_lines(), structlog.get_logger()
+for number, key in enumerate(("0193-a", "0193-b")):
+    lines.published(key, Position("cluster", "topic", number, 10**number))
+    log.info("published", id=key, partition=number, offset=10**number)
+log.warning("other")
+lines.published("last", Position("cluster", "topic", 1, 2))
+"""
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_a_predictions_line_is_as_any_other_in_its_place_and_written_at_the_end(form: str) -> None:
+    def logged(level: str) -> list[str]:
+        command = [sys.executable, "-c", _PREDICTIONS.format(form=form, level=level)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        return re.sub(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z", "TIME", done.stderr).splitlines()
+
+    first, second, third, fourth, other, last = logged("info")
+    assert "TIME" in first
+    assert (first, third) == (second, fourth)
+    assert ("0193-a" in first, "0193-b" in third, "other" in other, "last" in last) == (True,) * 4
+    assert logged("warning") == [other]
+
+
+def test_lines_that_cannot_be_written_are_counted() -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        lines = PublishedLines(full, shown=True)
+        lines.render([lambda _, __, event: str(event)])
+        for offset in range(3):
+            lines.published("id", Position("cluster", "topic", 0, offset))
+        assert lines.flush() == 3
+        assert lines.flush() == 0

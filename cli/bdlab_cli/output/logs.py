@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 
 from bdlab_cli.output.terminal import visible
 
 if TYPE_CHECKING:
+    from bdlab.events import Position
     from bdlab.settings import LogSettings
 
 
@@ -27,13 +33,87 @@ def _show_steering(
     }
 
 
+class PublishedLines:
+    """The lines of acknowledged predictions, which are written together: one by one they cost too much.
+
+    A line is the one that structlog makes of the same event. As a processor of all other events it sees to
+    it that none of them is written before an earlier prediction. Lines may be added on one thread only.
+    """
+
+    def __init__(self, stream: TextIO, *, shown: bool) -> None:
+        self._stream = stream
+        self._shown = shown
+        self._form = ""
+        self._lines: deque[str] = deque()
+        self._lost = 0
+        self._lock = threading.RLock()  # a signal's handler may flush within a flush
+        atexit.register(self.flush)
+
+    def render(self, processors: Sequence[structlog.typing.Processor]) -> None:
+        """Learn from `processors`, which make an event a line, how a line looks."""
+        # Marks that are the same in every format, instead of what differs from line to line.
+        numbers = {"partition": 1_000_000_007, "offset": 1_000_000_009}
+        texts = {"id": "xxidxx", "timestamp": "xxtimestampxx"}
+        line: Any = {"id": texts["id"], **numbers, "event": "published", "level": "info"}
+        line["timestamp"] = texts["timestamp"]
+        for processor in processors:
+            line = processor(None, "info", line)
+        form = f"{line}\n".replace("%", "%%")
+        for name, mark in (numbers | texts).items():
+            form = form.replace(str(mark), f"%({name})s")
+        self._form = form
+
+    def __call__(
+        self, _logger: object, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        if self._lines:
+            self._write()
+        return event
+
+    def published(self, prediction_id: str, position: Position) -> None:
+        """Keep the line of a prediction for the next `flush`, or for the next other line."""
+        if self._shown:
+            values = {
+                "id": prediction_id,
+                "partition": position.partition,
+                "offset": position.offset,
+                "timestamp": datetime.now(UTC).isoformat()[:-6] + "Z",
+            }
+            self._lines.append(self._form % values)
+
+    def flush(self) -> int:
+        """Write what is kept, and return how many lines could not be written since the last call."""
+        if self._lines:
+            self._write()
+        lost, self._lost = self._lost, 0
+        return lost
+
+    def _write(self) -> None:
+        with self._lock:
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            data = "".join(lines).encode()
+            try:
+                while data:  # past the stream's buffer, which would keep what fails
+                    data = data[os.write(self._stream.fileno(), data) :]
+            except OSError:
+                self._lost += max(1, data.count(b"\n"))
+
+
+def published_lines() -> PublishedLines:
+    """Return those of the present configuration."""
+    found: Iterable[object] = structlog.get_config()["processors"]
+    return next(one for one in found if isinstance(one, PublishedLines))
+
+
 def configure(settings: LogSettings, *, quiet: bool = False) -> None:
     """Send bdlab's log, and the warnings of its libraries, to standard error in one form."""
     level = logging.DEBUG if os.environ.get("BDLAB_DEBUG") else getattr(logging, settings.level.upper())
     if quiet and level == logging.INFO:
         level = logging.WARNING
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
+    published = PublishedLines(sys.stderr, shown=level <= logging.INFO)
     before: list[structlog.typing.Processor] = [
+        published,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -51,6 +131,7 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
             ),
         ]
     )
+    published.render(last)
     structlog.configure(
         processors=[*before, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),

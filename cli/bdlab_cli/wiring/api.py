@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from bdlab import services
+from bdlab_cli.output.logs import published_lines
 from bdlab_cli.wiring.session import load_settings
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Api:
             stored=self.reader,
             vault=self.vault,
             broker=self.admin,
+            prediction_log=published_lines(),
         )
         app = make_app(parts, on_shutdown=self.close)
         # What exists now stays for good: scanning it would stop everything for a tenth of a second.

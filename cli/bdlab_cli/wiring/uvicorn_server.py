@@ -22,6 +22,7 @@ from bdlab.errors import BdlabError, InvalidInput
 from bdlab.hosts import AllowedHosts, is_loopback
 from bdlab.settings import HttpSettings, Layers, Settings
 from bdlab_cli.output import terminal
+from bdlab_cli.output.logs import published_lines
 from bdlab_cli.wiring import uvicorn_tls
 from bdlab_cli.wiring.api import Api, vault_session
 from bdlab_cli.wiring.signals import INTERRUPTED_TWICE, stop_on_signal
@@ -98,6 +99,7 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop; a second signal ends the process at once, unless it is SIGHUP (see `stop_on_signal`)."""
         if self.should_exit and sig != signal.SIGHUP:
+            published_lines().flush()
             os._exit(INTERRUPTED_TWICE)
         super().handle_exit(sig, frame)
 

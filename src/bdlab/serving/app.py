@@ -9,16 +9,14 @@ from typing import Any
 
 from litestar import Litestar, Request, Response, get
 from litestar.config.cors import CORSConfig
-from litestar.enums import HttpMethod, ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
-from litestar.types import ASGIApp, Receive, Send
+from litestar.types import ASGIApp
 
 from bdlab.hosts import AllowedHosts
 from bdlab.serving import (
     health_routes,
-    hosts,
     openapi,
     predict_routes,
     problems,
@@ -26,11 +24,16 @@ from bdlab.serving import (
     stored_routes,
 )
 from bdlab.serving.delivery_health import DeliveryHealth
+from bdlab.serving.direct_routes import DirectRoutes
+from bdlab.serving.entry import Entry
+from bdlab.serving.hosts import HostGuard
+from bdlab.serving.in_progress import InProgress
 from bdlab.serving.metrics import Metrics
+from bdlab.serving.predict_routes import PredictionService
 from bdlab.serving.protocols import Parts
+from bdlab.serving.requests import BodyReader
 from bdlab.serving.response_buffer import ResponseBuffer
 from bdlab.serving.responses import encode_json, json_response
-from bdlab.serving.shutdown import GracefulShutdown
 from bdlab.settings import HttpSettings
 
 _GRACE_S = 1.0
@@ -49,53 +52,56 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     If several workers share a Prometheus folder, the environment has to name it before this package is
     imported. Raises SettingsInvalid for http.allowed_hosts that are not valid.
     """
+    http, delivery_timeout_s = parts.settings.http, parts.settings.kafka.delivery_timeout_s
     metrics = Metrics(parts.scorer.name)
-    delivery_timeout_s = parts.settings.kafka.delivery_timeout_s
     delivery_health = DeliveryHealth(delivery_timeout_s=delivery_timeout_s)
-    shutdown = GracefulShutdown()
+    predictions = PredictionService(parts, metrics, delivery_health)
+    bodies = BodyReader(http.max_body_bytes)
     response_buffer = ResponseBuffer()
 
+    def write_log() -> None:
+        metrics.lost_lines(parts.prediction_log.flush())
+
+    in_progress = InProgress(write_log, metrics.flush, bodies.deadlines.expire, predictions.deadlines.expire)
+
     async def before_request(request: Request[Any, Any, Any]) -> None:
-        shutdown.refuse_new()
+        in_progress.refuse_new()
         query_parameters.read(request)
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         yield
-        await shutdown.wait(delivery_timeout_s + _GRACE_S)
+        await in_progress.wait(delivery_timeout_s + _GRACE_S)
         if on_shutdown is not None:
             on_shutdown()
 
     spans: list[Callable[[Litestar], AbstractAsyncContextManager[None]]] = [lifespan]
+    cors = _cors(http)
+    handlers = [
+        *predict_routes.routes(parts, predictions, bodies, response_buffer),
+        *stored_routes.routes(parts),
+        *health_routes.routes(parts, metrics, delivery_health),
+        _document(),
+        openapi.assets,
+    ]
     app = _App(
-        route_handlers=[
-            *predict_routes.routes(parts, metrics, delivery_health, response_buffer),
-            *stored_routes.routes(parts),
-            *health_routes.routes(parts, metrics, delivery_health),
-            _document(),
-            openapi.assets,
-        ],
+        route_handlers=handlers,
         openapi_config=openapi.config(),
-        cors_config=_cors(parts.settings.http),
+        cors_config=cors,
         before_request=before_request,
         exception_handlers=problems.HANDLERS,
         lifespan=spans,
         logging_config=None,
         debug=False,
     )
-    http = parts.settings.http
-    guarded = hosts.guard(shutdown.count(app), AllowedHosts(http.allowed_hosts, bound=http.host))
-    observed = metrics.observe(response_buffer.bound(guarded))
-
-    async def entry(scope: Any, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP:  # the lifespan
-            await app(scope, receive, send)
-            return
-        if scope["method"] == HttpMethod.HEAD:  # as GET (RFC 9110, 9.3.2); the server leaves out the body
-            scope = {**scope, "method": HttpMethod.GET}
-        await observed(scope, receive, send)
-
-    return entry
+    return Entry(
+        app,
+        DirectRoutes(handlers, cors=cors is not None),
+        HostGuard(AllowedHosts(http.allowed_hosts, bound=http.host)),
+        in_progress=in_progress,
+        metrics=metrics,
+        response_buffer=response_buffer,
+    )
 
 
 def _cors(http: HttpSettings) -> CORSConfig | None:

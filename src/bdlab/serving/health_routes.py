@@ -164,9 +164,9 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth) -> l
         summary="Prometheus metrics",
         tags=["state"],
         media_type="text/plain",
-        sync_to_thread=True,
     )
-    def show_metrics() -> Response[bytes]:
-        return Response(metrics.render(), media_type=CONTENT_TYPE)
+    async def show_metrics() -> Response[bytes]:
+        metrics.flush()
+        return Response(await asyncio.to_thread(metrics.render), media_type=CONTENT_TYPE)
 
     return [health, live, ready, vault_status, kafka_status, show_metrics]

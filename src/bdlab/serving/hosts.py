@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
 from typing import Any
 
-from litestar.types import ASGIApp, Receive, Scope, Send
-
 from bdlab.hosts import DEFAULT_PORTS, AllowedHosts, parse
-from bdlab.serving.problems import Problem, problem, send_problem
+from bdlab.serving.problems import Problem, problem
 
 _OPEN = ("/health", "/health/live", "/health/ready", "/metrics")
 
 
-def guard(app: ASGIApp, allowed: AllowedHosts) -> ASGIApp:
-    """Return `app` for requests to an allowed host; health checks and /metrics may name any host."""
-
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = _refusal(scope, allowed)
-        if refusal is None:
-            await app(scope, receive, send)
-        else:
-            await send_problem(refusal, scope, receive, send)
-
-    return guarded
+_REMEMBERED = 64
+"""Host headers of which the verdict is remembered; nearly all requests have the same few."""
 
 
-def _refusal(scope: Any, allowed: AllowedHosts) -> Problem | None:
-    named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+class HostGuard:
+    """Refuses requests to a host that is not allowed; health checks and /metrics may name any host."""
+
+    def __init__(self, allowed: AllowedHosts) -> None:
+        self._refusal = lru_cache(_REMEMBERED)(partial(_refusal, allowed))
+
+    def refusal(self, scope: Any) -> Problem | None:
+        """Return why the request is refused; None if it is not."""
+        named = [value for name, value in scope["headers"] if name == b"host"]
+        return self._refusal(tuple(named), scope["scheme"], scope["path"].rstrip("/") in _OPEN)
+
+
+def _refusal(allowed: AllowedHosts, named: tuple[bytes, ...], scheme: str, any_host: bool) -> Problem | None:
     if len(named) > 1:
         return _bad("The request has more than one Host header.")
-    text = named[0] if named else ""
+    text = named[0].decode("latin-1") if named else ""
     host = parse(text)
     if text and host is None:
         return _bad(f"The Host header {text[:100]!r} is not a host name or an address.")
-    if scope["path"].rstrip("/") in _OPEN:
+    if any_host:
         return None
     if host is None:
         return _bad("The request has no Host header.")
     if host.port is None:
-        host = host._replace(port=DEFAULT_PORTS.get(scope["scheme"]))
+        host = host._replace(port=DEFAULT_PORTS.get(scheme))
     if host in allowed:
         return None
     return problem(

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
+from bisect import bisect_left
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from litestar.types import ASGIApp, Receive, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
@@ -24,13 +22,44 @@ MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
+class _Observations:
+    """Durations in seconds, counted by bucket."""
+
+    __slots__ = ("counts", "total_s")
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.counts = [0] * (len(_SECONDS) + 1)
+        self.total_s = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(_SECONDS, seconds)] += 1
+        self.total_s += seconds
+
+
+class _BatchHistogram(Histogram):
+    """A histogram that takes many observations at once."""
+
+    def add(self, observations: _Observations) -> None:
+        """Add the observations, and empty them."""
+        if not observations.total_s:
+            return
+        for bucket, count in zip(self._buckets, observations.counts, strict=True):
+            if count:
+                bucket.inc(count)
+        self._sum.inc(observations.total_s)
+        observations.clear()
+
+
 class Metrics:
     def __init__(self, model: str) -> None:
         self._registry = CollectorRegistry()
         self._folder = os.environ.get(MULTIPROCESS_DIR, "")
         counter = partial(Counter, registry=self._registry)
         gauge = partial(Gauge, registry=self._registry)
-        histogram = partial(Histogram, buckets=_SECONDS, registry=self._registry)
+        histogram = partial(_BatchHistogram, buckets=_SECONDS, registry=self._registry)
         self.requests = counter(
             "bdlab_http_requests_total",
             "Requests answered, by method, route and status.",
@@ -55,6 +84,10 @@ class Metrics:
             "Predictions that wait for the broker now.",
             multiprocess_mode="livesum",
         )
+        self._lost_lines = counter(
+            "bdlab_log_lines_lost_total",
+            "Log lines of predictions that could not be written.",
+        )
         info = gauge(
             "bdlab_build_info",
             "Always 1; the labels say which version and model run.",
@@ -62,9 +95,56 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         info.labels(__version__, model).set(1)
-        self.acknowledged = self.predictions.labels("acknowledged")
-        self.not_acknowledged = self.predictions.labels("not_acknowledged")
-        self.busy = self.predictions.labels("busy")
+        self._answered: dict[tuple[str, str, int], int] = {}
+        self._request_seconds: dict[str, _Observations] = {}
+        self._outcomes: dict[str, int] = dict.fromkeys(("acknowledged", "not_acknowledged", "busy"), 0)
+        for outcome in self._outcomes:
+            self.predictions.labels(outcome)  # so that it is shown as 0
+        self._acknowledged_seconds = _Observations()
+        self.waiting = 0
+        """Predictions that wait for the broker now."""
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request, also one that matches no route."""
+        key = method, route, status
+        self._answered[key] = self._answered.get(key, 0) + 1
+        observations = self._request_seconds.get(route)
+        if observations is None:
+            observations = self._request_seconds[route] = _Observations()
+        observations.add(seconds)
+
+    def acknowledged(self, seconds: float) -> None:
+        """Count a prediction that was acknowledged so many `seconds` after it was published."""
+        self._outcomes["acknowledged"] += 1
+        self._acknowledged_seconds.add(seconds)
+
+    def not_acknowledged(self) -> None:
+        self._outcomes["not_acknowledged"] += 1
+
+    def busy(self, count: int) -> None:
+        """Count predictions that were refused because too many wait."""
+        self._outcomes["busy"] += count
+
+    def lost_lines(self, count: int) -> None:
+        """Count log lines that could not be written."""
+        self._lost_lines.inc(count)
+
+    def flush(self) -> None:
+        """Add what was counted to the metrics, which takes longer than counting: workers share them in files.
+
+        To be called once the requests in progress have ended, and now and then while there are some.
+        """
+        answered, self._answered = self._answered, {}
+        for (method, route, status), count in answered.items():
+            self.requests.labels(method, route, str(status)).inc(count)
+        for route, observations in self._request_seconds.items():
+            self.seconds.labels(route).add(observations)
+        for outcome, count in self._outcomes.items():
+            if count:
+                self.predictions.labels(outcome).inc(count)
+                self._outcomes[outcome] = 0
+        self.acknowledgement_seconds.add(self._acknowledged_seconds)
+        self.in_flight.set(self.waiting)
 
     def render(self) -> bytes:
         """Return the metrics of this process, or of all workers together, in the Prometheus text format."""
@@ -74,28 +154,6 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together, path=self._folder)  # type: ignore[no-untyped-call]
         return generate_latest(together)
-
-    def observe(self, app: ASGIApp) -> ASGIApp:
-        """Return `app` with every request counted and timed, also those that match no route."""
-
-        async def observed(scope: Any, receive: Receive, send: Send) -> None:
-            status = 0
-            started = time.perf_counter()
-
-            async def noting_send(message: Any) -> None:
-                nonlocal status
-                if message["type"] == "http.response.start":
-                    status = message["status"]
-                await send(message)
-
-            try:
-                await app(scope, receive, noting_send)
-            finally:
-                route = scope.get("path_template") or "unmatched"
-                self.requests.labels(scope["method"], route, str(status)).inc()
-                self.seconds.labels(route).observe(time.perf_counter() - started)
-
-        return observed
 
 
 def _forget_dead_workers(folder: Path) -> None:

@@ -29,6 +29,7 @@ from litestar.openapi.spec import (
 from bdlab import __version__
 from bdlab.events import MAX_COUNT
 from bdlab.reviews.schema import FIELDS, MISSPELT, NOT_EMPTY, STORABLE
+from bdlab.serving import direct_routes
 from bdlab.serving.problems import PROBLEM_JSON, ProblemDetails
 from bdlab.serving.query_parameters import NoQuery, option, schemas
 from bdlab.serving.requests import MAX_KEY_LENGTH, SOURCE_HEADER, SOURCES
@@ -117,10 +118,11 @@ def describe(
     body: Schema | None = None,
     query: type[msgspec.Struct] = NoQuery,
     path: Parameter | None = None,
+    direct: direct_routes.Endpoint | None = None,
 ) -> dict[str, Any]:
     """Return the keyword arguments of a route with these query parameters, and their documentation.
 
-    A route with a `body` also takes the headers of a prediction.
+    A route with a `body` also takes the headers of a prediction. `direct` answers without the framework.
     """
 
     @dataclass
@@ -138,7 +140,7 @@ def describe(
                 self.request_body = RequestBody(content=content, required=True)
             self.responses = _with_problems(self.responses or {})
 
-    return {"operation_class": Described, "opt": option(query)}
+    return {"operation_class": Described, "opt": option(query) | direct_routes.option(direct)}
 
 
 def _with_problems(responses: Mapping[str, Any]) -> dict[str, Any]:

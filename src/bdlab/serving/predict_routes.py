@@ -11,20 +11,22 @@ from typing import Any, TypeVar
 import structlog
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.types import Receive
 from uuid_utils.compat import uuid7
 
 from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
 from bdlab.events import PredictionEvent, Review, Score, idempotent_id, make_event
 from bdlab.reviews import ReviewInvalid, decode, decode_many
 from bdlab.serving.batching import QUICK_CHARACTERS, AsyncScorer
+from bdlab.serving.deadlines import Deadlines
 from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.openapi import PREDICT_RESPONSES, REVIEW, describe, review_list
 from bdlab.serving.problems import Problem, from_error, invalid, problem
 from bdlab.serving.protocols import Parts
-from bdlab.serving.requests import RequestHeaders, read_body, read_headers
+from bdlab.serving.requests import BodyReader, RequestHeaders, read_headers
 from bdlab.serving.response_buffer import ResponseBuffer
-from bdlab.serving.responses import Answer, BatchItem, json_response, response_of
+from bdlab.serving.responses import Answer, BatchItem, encode_json, json_response, response_of
 
 log = structlog.get_logger()
 
@@ -45,7 +47,8 @@ class PredictionService:
         self._model = parts.scorer.name
         self._scoring = AsyncScorer(parts.scorer)
         self._max_in_flight = parts.settings.http.max_in_flight
-        self._limit_s = parts.settings.kafka.delivery_timeout_s + _GRACE_S
+        self._log = parts.prediction_log
+        self.deadlines = Deadlines(parts.settings.kafka.delivery_timeout_s + _GRACE_S)
         self._metrics = metrics
         self._delivery_health = delivery_health
         self._in_flight = 0
@@ -110,31 +113,30 @@ class PredictionService:
     async def _publish(self, event: PredictionEvent, headers: RequestHeaders) -> None:
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(self._limit_s):
+            with self.deadlines:
                 position = await self._publisher.publish(
                     event, traceparent=headers.traceparent, source=headers.source
                 )
         except TimeoutError:
-            self._metrics.not_acknowledged.inc()
-            why = f"the broker did not acknowledge the event within {self._limit_s:g} s"
+            self._metrics.not_acknowledged()
+            why = f"the broker did not acknowledge the event within {self.deadlines.limit_s:g} s"
             self._delivery_health.failed(why)
             raise NotAcknowledged(
                 why, hint="Retry with the same Idempotency-Key: the event may or may not be on the topic."
             ) from None
         except BrokerError as error:
-            self._metrics.not_acknowledged.inc()
+            self._metrics.not_acknowledged()
             if not isinstance(error, EventTooLarge):
                 self._delivery_health.failed(error.message)
             log.warning("not published", id=str(event.id), problem=error.message)
             raise
-        self._metrics.acknowledged.inc()
+        self._metrics.acknowledged(time.perf_counter() - started)
         self._delivery_health.succeeded()
-        self._metrics.acknowledgement_seconds.observe(time.perf_counter() - started)
-        log.info("published", id=str(event.id), partition=position.partition, offset=position.offset)
+        self._log.published(str(event.id), position)
 
     def _acquire(self, count: int) -> None:
         if self._in_flight + count > self._max_in_flight:
-            self._metrics.busy.inc(count)
+            self._metrics.busy(count)
             raise problem(
                 503,
                 "busy",
@@ -143,11 +145,11 @@ class PredictionService:
                 "Nothing was published: retry a little later.",
             )
         self._in_flight += count
-        self._metrics.in_flight.set(self._in_flight)
+        self._metrics.waiting = self._in_flight
 
     def _release(self, count: int) -> None:
         self._in_flight -= count
-        self._metrics.in_flight.set(self._in_flight)
+        self._metrics.waiting = self._in_flight
 
 
 def _partial_failure(
@@ -175,41 +177,46 @@ def _partial_failure(
 
 
 def routes(
-    parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, response_buffer: ResponseBuffer
+    parts: Parts, predictions: PredictionService, bodies: BodyReader, response_buffer: ResponseBuffer
 ) -> list[HTTPRouteHandler]:
-    predictions = PredictionService(parts, metrics, delivery_health)
     http = parts.settings.http
     most = min(http.max_batch, http.max_in_flight)
+
+    async def one(scope: Any, receive: Receive) -> bytes:
+        headers = read_headers(scope)
+        body = await bodies.read(receive, headers)
+        review = await predictions.read(decode, body)
+        return encode_json(await predictions.predict(review, headers))
+
+    async def many(scope: Any, receive: Receive) -> bytes:
+        response_buffer.check()
+        headers = read_headers(scope)
+        body = await bodies.read(receive, headers)
+        reviews = await predictions.read(decode_many, body, limit=most)
+        return encode_json(await predictions.predict_many(reviews, headers))
 
     @post(
         "/predict",
         status_code=200,
-        **describe(body=REVIEW),
+        **describe(body=REVIEW, direct=one),
         responses=PREDICT_RESPONSES,
         summary="Predict from one review",
         tags=["predict"],
     )
     async def predict(request: Request[Any, Any, Any]) -> Response[Answer]:
         """The response comes after the broker has acknowledged the prediction, which is durable then."""
-        headers = read_headers(request)
-        body = await read_body(request, headers, http.max_body_bytes)
-        review = await predictions.read(decode, body)
-        return json_response(await predictions.predict(review, headers))
+        return json_response(await one(request.scope, request.receive))
 
     @post(
         "/predict/batch",
         status_code=200,
-        **describe(body=review_list(most)),
+        **describe(body=review_list(most), direct=many),
         responses=PREDICT_RESPONSES,
         summary="Predict from a list of reviews",
         tags=["predict"],
     )
     async def predict_batch(request: Request[Any, Any, Any]) -> Response[list[Answer]]:
         """The predictions are in the order of the reviews; the response comes once all are acknowledged."""
-        response_buffer.check()
-        headers = read_headers(request)
-        body = await read_body(request, headers, http.max_body_bytes)
-        reviews = await predictions.read(decode_many, body, limit=most)
-        return json_response(await predictions.predict_many(reviews, headers))
+        return json_response(await many(request.scope, request.receive))
 
     return [predict, predict_batch]

@@ -9,11 +9,11 @@ import msgspec
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
-from litestar.types import Receive, Send
+from litestar.types import Send
 
 from bdlab.errors import BdlabError, BrokerError, DatabaseError, EventTooLarge, ModelError, VaultError
 from bdlab.reviews import ReviewInvalid
-from bdlab.serving.responses import json_response
+from bdlab.serving.responses import encode_json, json_messages, json_response
 
 log = structlog.get_logger()
 
@@ -49,6 +49,9 @@ class Problem(Exception):
         super().__init__(details.title)
         self.details = details
         self.retry_after_s = retry_after_s
+
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_s)} if self.retry_after_s else {}
 
 
 def problem(status: int, kind: str, title: str, detail: str, **more: Any) -> Problem:
@@ -93,15 +96,29 @@ def from_error(error: BdlabError, *, prediction_id: str = "") -> Problem:
     return problem(500, "failed", "The request failed", "The server's log has the reason.")
 
 
+def problem_of(error: Exception, scope: Any) -> Problem:
+    """Return what a client is told about an error in the handler of a request."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, BdlabError):
+        return from_error(error)
+    log.error("request failed", method=scope["method"], path=scope["path"], exc_info=error)
+    return problem(500, "failed", "The request failed", "The server's log has the reason.")
+
+
 def _response(found: Problem) -> Response[bytes]:
-    headers = {"Retry-After": str(found.retry_after_s)} if found.retry_after_s else {}
-    return json_response(found.details, found.details.status, media_type=PROBLEM_JSON, headers=headers)
+    return json_response(
+        found.details, found.details.status, media_type=PROBLEM_JSON, headers=found.headers()
+    )
 
 
-async def send_problem(found: Problem, scope: Any, receive: Receive, send: Send) -> None:
+async def send_problem(found: Problem, send: Send) -> None:
     """Respond to a request that does not reach Litestar."""
-    response = _response(found).to_asgi_response(None, Request(scope))
-    await response(scope, receive, send)
+    body = encode_json(found.details)
+    for message in json_messages(
+        body, found.details.status, media_type=PROBLEM_JSON, headers=found.headers()
+    ):
+        await send(message)
 
 
 def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
@@ -116,14 +133,7 @@ def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Resp
     return response
 
 
-def on_any_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
-    return _response(problem(500, "failed", "The request failed", "The server's log has the reason."))
-
-
 HANDLERS: dict[int | type[Exception], Any] = {
-    Problem: lambda _, found: _response(found),
-    BdlabError: lambda _, error: _response(from_error(error)),
     HTTPException: on_http_error,
-    Exception: on_any_error,
+    Exception: lambda request, error: _response(problem_of(error, request.scope)),
 }

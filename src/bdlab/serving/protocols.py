@@ -7,11 +7,14 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
+import structlog
 
 from bdlab.events import Position, PredictionEvent
 from bdlab.model import Scorer
 from bdlab.probes import BrokerProbe, DatabaseState, VaultProbe
 from bdlab.settings import Settings
+
+log = structlog.get_logger()
 
 
 class Publisher(Protocol):
@@ -21,6 +24,28 @@ class Publisher(Protocol):
         Raises EventTooLarge, NotAcknowledged (the event may be on the topic), or another BrokerError.
         """
         ...
+
+
+class PredictionLog(Protocol):
+    """Where each acknowledged prediction gets a line."""
+
+    def published(self, prediction_id: str, position: Position) -> None:
+        """Log a prediction; its line may be written later, with those of others."""
+        ...
+
+    def flush(self) -> int:
+        """Write the lines that are not written yet, and return how many could not be written."""
+        ...
+
+
+class StructuredLog:
+    """Logs each prediction at once, as every other event."""
+
+    def published(self, prediction_id: str, position: Position) -> None:
+        log.info("published", id=prediction_id, partition=position.partition, offset=position.offset)
+
+    def flush(self) -> int:
+        return 0
 
 
 class StoredPredictions(Protocol):
@@ -46,3 +71,4 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     stored: StoredPredictions
     vault: VaultProbe
     broker: BrokerProbe
+    prediction_log: PredictionLog = StructuredLog()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
 import msgspec
-from litestar import Request
+from litestar.types import Receive
 
+from bdlab.serving.deadlines import Deadlines
 from bdlab.serving.problems import Problem, invalid_parameter, problem, too_large
 
 MAX_KEY_LENGTH = 255
@@ -17,6 +17,7 @@ MAX_KEY_LENGTH = 255
 BODY_TIMEOUT_S = 30.0
 """The longest that a client may take to send its body."""
 
+_RARE = frozenset((b"content-encoding", b"idempotency-key", b"traceparent", b"bdlab-source"))
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -38,16 +39,18 @@ class RequestHeaders(msgspec.Struct, frozen=True):
     source: str = ""
 
 
-def read_headers(request: Request[Any, Any, Any]) -> RequestHeaders:
+def read_headers(scope: Any) -> RequestHeaders:
     """Return the headers. Raises Problem if one is not valid, or if the body is not plain JSON by them."""
-    content_types: list[str] = []
+    content_types: list[bytes] = []
     key = traceparent = source = ""
     length = -1
-    for name, value in request.scope["headers"]:
+    for name, value in scope["headers"]:
         if name == b"content-type":
-            content_types.append(value.decode("latin-1"))
+            content_types.append(value)
         elif name == b"content-length":
             length = int(value) if value.isdigit() else -1
+        elif name not in _RARE:
+            continue
         elif name == b"content-encoding":
             _check_content_encoding(value.decode("latin-1").strip().lower())
         elif name == b"idempotency-key":
@@ -56,15 +59,19 @@ def read_headers(request: Request[Any, Any, Any]) -> RequestHeaders:
             key = value.decode("latin-1")
             _check_key(key)
         elif name == b"traceparent":
-            traceparent = value.decode("latin-1").strip()
-        elif name == b"bdlab-source":
+            traceparent = _valid_traceparent(value.decode("latin-1").strip())
+        else:
             if source:
                 raise invalid_parameter(SOURCE_HEADER, "stands more than once")
             source = f"/bdlab/{_checked_source(value.decode('latin-1'))}"
-    _check_content_type(content_types)
-    if not _TRACEPARENT.fullmatch(traceparent) or traceparent.startswith("ff"):
-        traceparent = ""  # W3C Trace Context: one that is not valid is ignored
+    if content_types != [b"application/json"]:
+        _check_content_type([value.decode("latin-1") for value in content_types])
     return RequestHeaders(length, key, traceparent, source)
+
+
+def _valid_traceparent(said: str) -> str:
+    """Return a `traceparent`, empty for one that is not valid (W3C Trace Context: it is ignored)."""
+    return said if _TRACEPARENT.fullmatch(said) and not said.startswith("ff") else ""
 
 
 def _checked_source(said: str) -> str:
@@ -106,39 +113,44 @@ def _check_content_encoding(encoding: str) -> None:
         )
 
 
-async def read_body(request: Request[Any, Any, Any], headers: RequestHeaders, limit: int) -> bytes:
-    """Return the body, of at most `limit` bytes; no more is kept in memory. Raises Problem."""
-    if headers.length > limit:
-        raise _over(limit)
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await _receive(request, limit)
-    except TimeoutError:
-        raise problem(
-            408,
-            "too-slow",
-            "The request came too slowly",
-            f"The body was not complete after {BODY_TIMEOUT_S:g} s.",
-        ) from None
+class BodyReader:
+    """Reads bodies of at most `limit` bytes; no more is kept in memory."""
 
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.deadlines = Deadlines(BODY_TIMEOUT_S)
 
-async def _receive(request: Request[Any, Any, Any], limit: int) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    more = True
-    while more:
-        message: Any = await request.receive()
-        if message["type"] == "http.disconnect":
+    async def read(self, receive: Receive, headers: RequestHeaders) -> bytes:
+        """Return the body. Raises Problem."""
+        if headers.length > self._limit:
+            raise self._over()
+        chunks: list[bytes] = []
+        size = 0
+        more = True
+        try:
+            with self.deadlines:
+                while more:
+                    message: Any = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise problem(
+                            400,
+                            "incomplete",
+                            "The request is incomplete",
+                            "The client left before the end of its body.",
+                        )
+                    chunks.append(message["body"])
+                    size += len(message["body"])
+                    if size > self._limit:
+                        raise self._over()
+                    more = message.get("more_body", False)
+        except TimeoutError:
             raise problem(
-                400, "incomplete", "The request is incomplete", "The client left before the end of its body."
-            )
-        chunks.append(message["body"])
-        size += len(message["body"])
-        if size > limit:
-            raise _over(limit)
-        more = message.get("more_body", False)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                408,
+                "too-slow",
+                "The request came too slowly",
+                f"The body was not complete after {self.deadlines.limit_s:g} s.",
+            ) from None
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-
-def _over(limit: int) -> Problem:
-    return too_large(f"The body is larger than {limit} bytes (setting http.max_body_bytes).")
+    def _over(self) -> Problem:
+        return too_large(f"The body is larger than {self._limit} bytes (setting http.max_body_bytes).")

@@ -7,6 +7,7 @@ from typing import Any
 from litestar.types import ASGIApp, Receive, Send
 
 from bdlab.serving.problems import Problem, problem, send_problem
+from bdlab.serving.responses import json_messages
 
 MAX_BYTES = 32 << 20
 """The most that all larger responses of this process may hold together."""
@@ -44,13 +45,22 @@ class ResponseBuffer:
                         await send(head)
                     await send(message)
                 elif head and self._held and self._held + size > MAX_BYTES and scope["method"] != "POST":
-                    await send_problem(self._full(), scope, receive, send)
+                    await send_problem(self._full(), send)
                 else:
                     await self._send(head, message, send)
 
             await app(scope, receive, sending)
 
         return bounded
+
+    async def send_json(self, body: bytes, send: Send) -> None:
+        """Send a 200 with encoded JSON, in pieces if it is larger. It is not refused."""
+        head, message = json_messages(body)
+        if len(body) > SMALL_BYTES:
+            await self._send(head, message, send)
+            return
+        await send(head)
+        await send(message)
 
     async def _send(self, head: Any, message: Any, send: Send) -> None:
         body = message["body"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -111,6 +112,23 @@ def json_response(
     return Response(body, status_code=status, media_type=media_type, headers=headers)
 
 
+def json_messages(
+    body: bytes,
+    status: int = 200,
+    *,
+    media_type: str = MediaType.JSON,
+    headers: Mapping[str, str] | None = None,
+) -> tuple[Any, Any]:
+    """Return the two ASGI messages of a response with encoded JSON, as the framework would send them."""
+    head = [(b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body))]
+    if headers:
+        head += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    return (
+        {"type": "http.response.start", "status": status, "headers": head},
+        {"type": "http.response.body", "body": body, "more_body": False},
+    )
+
+
 def response_of(event: PredictionEvent, score: Score) -> Answer:
     return Answer(
         id=event.id,
@@ -119,7 +137,7 @@ def response_of(event: PredictionEvent, score: Score) -> Answer:
         confidence=event.confidence,
         explanation=event.explanation,
         model=event.model,
-        created_at=event.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        created_at=f"{event.created_at.isoformat(timespec='microseconds')[:26]}Z",
         known_terms=score.known_terms,
         warning=score.warning or None,
     )

@@ -1,0 +1,46 @@
+"""Time limits of many tasks, kept by one timer: a timer for each would take more time than the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, cast
+
+
+class Deadlines:
+    """A context manager that ends its body with TimeoutError after `limit_s` seconds.
+
+    `expire` has to be called now and then. A task may be in the context once at a time.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._ends: dict[asyncio.Task[Any], float] = {}  # all have the same limit: the first ends first
+        self._expired: set[asyncio.Task[Any]] = set()
+
+    def __enter__(self) -> None:
+        self._ends[_current()] = time.monotonic() + self.limit_s
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        task = _current()
+        if self._ends.pop(task, None) is None:
+            self._expired.remove(task)
+            if task.uncancel() == 0 and kind is asyncio.CancelledError:
+                raise TimeoutError from None
+
+    def expire(self) -> None:
+        """Cancel the bodies that are over their limit."""
+        now = time.monotonic()
+        late = []
+        for task, end in self._ends.items():
+            if end > now:
+                break
+            late.append(task)
+        for task in late:
+            del self._ends[task]
+            self._expired.add(task)
+            task.cancel()
+
+
+def _current() -> asyncio.Task[Any]:
+    return cast("asyncio.Task[Any]", asyncio.current_task())

@@ -1,0 +1,77 @@
+"""Where every request comes in: it is counted, its host is checked, and it goes its way."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from litestar.enums import HttpMethod, ScopeType
+from litestar.types import ASGIApp, Receive, Send
+
+from bdlab.serving.direct_routes import DirectRoutes, Endpoint
+from bdlab.serving.hosts import HostGuard
+from bdlab.serving.in_progress import InProgress
+from bdlab.serving.metrics import Metrics
+from bdlab.serving.problems import problem_of, send_problem
+from bdlab.serving.response_buffer import ResponseBuffer
+
+
+class Entry:
+    """The ASGI application around `framework`, which answers what no direct route does."""
+
+    def __init__(
+        self,
+        framework: ASGIApp,
+        direct: DirectRoutes,
+        guard: HostGuard,
+        *,
+        in_progress: InProgress,
+        metrics: Metrics,
+        response_buffer: ResponseBuffer,
+    ) -> None:
+        self._framework = framework
+        self._bounded = response_buffer.bound(framework)
+        self._direct = direct
+        self._guard = guard
+        self._in_progress = in_progress
+        self._metrics = metrics
+        self._response_buffer = response_buffer
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:  # the lifespan
+            await self._framework(scope, receive, send)
+            return
+        if scope["method"] == HttpMethod.HEAD:  # as GET (RFC 9110, 9.3.2); the server leaves out the body
+            scope = {**scope, "method": HttpMethod.GET}
+        status = 0
+
+        async def noting_send(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        started = time.perf_counter()
+        self._in_progress.begin()
+        try:
+            refusal = self._guard.refusal(scope)
+            if refusal is not None:
+                await send_problem(refusal, noting_send)
+            elif (endpoint := self._direct.find(scope)) is not None:
+                scope["path_template"] = scope["path"]
+                await self._answer(endpoint, scope, receive, noting_send)
+            else:
+                await self._bounded(scope, receive, noting_send)
+        finally:
+            route = scope.get("path_template") or "unmatched"
+            self._metrics.answered(scope["method"], route, status, time.perf_counter() - started)
+            self._in_progress.end()
+
+    async def _answer(self, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:
+        try:
+            self._in_progress.refuse_new()
+            body = await endpoint(scope, receive)
+        except Exception as error:  # noqa: BLE001 - logged if it is a defect
+            await send_problem(problem_of(error, scope), send)
+        else:
+            await self._response_buffer.send_json(body, send)
