@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
 from bdlab.events import Term
@@ -56,12 +56,20 @@ def _words(label: str) -> frozenset[str]:
 def strongest(contributions: Mapping[str, float]) -> tuple[Term, ...]:
     """Return the labels with the largest absolute contributions, strongest first.
 
-    `contributions` maps labels to stars. A label whose words are among those of a stronger label, or the
-    reverse, is left out (`recommend` after `highly recommend`); `good` and `not good` may both be there.
+    `contributions` maps labels to stars.
+    """
+    return select(sorted(contributions.items(), key=lambda each: -abs(each[1])))
+
+
+def select(contributions: Iterable[tuple[str, float]]) -> tuple[Term, ...]:
+    """Return the first of the labels and their stars, which are in order.
+
+    A label whose words are among those of an earlier label, or the reverse, is left out (`recommend` after
+    `highly recommend`); `good` and `not good` may both be there.
     """
     chosen: list[Term] = []
     said: list[frozenset[str]] = []
-    for label in sorted(contributions, key=lambda label: -abs(contributions[label])):
+    for label, stars in contributions:
         words = _words(label)
         for other in said:
             if words <= other or words >= other:
@@ -69,7 +77,7 @@ def strongest(contributions: Mapping[str, float]) -> tuple[Term, ...]:
         else:
             if label:
                 said.append(words)
-                chosen.append(Term(label, round(contributions[label], 4)))
+                chosen.append(Term(label, round(stars, 4)))
                 if len(chosen) == MOST_TERMS:
                     break
     return tuple(chosen)

@@ -107,8 +107,7 @@ def tokens(text: str) -> list[str]:
 
 def literal_tokens(text: str) -> list[str]:
     """Return the tokens of `text` without normalising it, for models of the format bdlab-terms/1."""
-    if "<" in text:
-        text = _TAG.sub(" . ", text)
+    text = untagged(text)
     if text.isascii():
         # Three times faster than the pattern, with the same tokens, as a test proves.
         text = text.replace("'", "").translate(_ASCII)
@@ -118,6 +117,11 @@ def literal_tokens(text: str) -> list[str]:
     if not NEGATIONS.isdisjoint(found):
         _mark_negated(found)
     return found
+
+
+def untagged(text: str) -> str:
+    """Return `text` with the end of a sentence for each HTML tag."""
+    return _TAG.sub(" . ", text) if "<" in text else text
 
 
 def _mark_negated(found: list[str]) -> None:
