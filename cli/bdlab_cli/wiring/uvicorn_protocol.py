@@ -7,23 +7,18 @@ the process has no files left, and keeps an answer that a client does not read f
 from __future__ import annotations
 
 import asyncio
-import resource
-import time
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
 import msgspec
-import structlog
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from bdlab.errors import BdlabError, InvalidInput
-
-log = structlog.get_logger()
+from bdlab_cli.wiring.connections import MAX_CONNECTIONS, Bounds
 
 MAX_HEAD_BYTES = 32 << 10
 """Bytes of a request's head, and of chunk headers and trailers of its body."""
@@ -43,50 +38,8 @@ STALLED_S = 30.0
 LAST_S = 3.0
 """How long a client may go on sending its request, or leave its answer unread, once the server stops."""
 
-MAX_CONNECTIONS = 2048
-RESERVED_FILES = 128
-"""Files that are kept for the process itself: for Vault, the broker, PostgreSQL, and its logs."""
-
-_FULL_TOLD_EVERY_S = 60.0
+_CONTINUE = b"HTTP/1.1 100"
 _WRITE_LIMIT = 16 << 10
-
-
-class Waiting(Protocol):
-    """A connection that waits for its client."""
-
-    def make_room(self) -> None:
-        """End at once, to make room for another connection."""
-        ...
-
-
-class Bounds:
-    """What the connections of this process hold together; used on its event loop only.
-
-    `waiting` has the connections that wait for their client, not for an answer, the longest wait first.
-    """
-
-    def __init__(self, max_connections: int) -> None:
-        self._max_connections = max_connections
-        self._told_at = -_FULL_TOLD_EVERY_S
-        self.held = 0
-        self.waiting: dict[Waiting, None] = {}
-
-    def admit(self, connections: int) -> bool:
-        """Return whether a new one of `connections` may stay; one that only waits may make room for it."""
-        if connections <= self._max_connections:
-            return True
-        if time.monotonic() - self._told_at > _FULL_TOLD_EVERY_S:
-            self._told_at = time.monotonic()
-            log.warning(
-                "too many connections: the one that waits longest for its client is closed for a new one",
-                connections=self._max_connections,
-                setting="http.max_connections",
-            )
-        for longest in self.waiting:
-            del self.waiting[longest]
-            longest.make_room()
-            return True
-        return False
 
 
 class Config(uvicorn.Config):
@@ -117,6 +70,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._in_body = False
         self._refused = False
+        self._head_written = False
+        self._head = b""
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
 
@@ -126,7 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=_WRITE_LIMIT)
         # A request's cycle gets this protocol as its transport (see close()), and calls these.
-        self.write, self.is_closing = transport.write, transport.is_closing
+        self.is_closing = transport.is_closing
         self._until(HEAD_S, self._late)
         if self._bounds.admit(len(self.connections)):
             self._bounds.waiting[self] = None
@@ -256,18 +211,37 @@ class BoundedProtocol(HttpToolsProtocol):
 
     # What goes to the client
 
+    def write(self, data: bytes) -> None:
+        """Write after what is held back: a head, which goes out with the first part of its body.
+
+        The client would else be woken twice, which takes longer than all else that this server does.
+        """
+        if not self._head_written and not data.startswith(_CONTINUE):
+            self._head_written = True
+            self._head = data
+            return
+        self._write_head(data)
+
+    def _write_head(self, data: bytes = b"") -> None:
+        head, self._head = self._head, b""
+        if head or data:
+            self.transport.write(head + data)
+
     def close(self) -> None:
         """Close after the connection's last answer, which is when a request's cycle calls this.
 
         If the client still sends, the connection stays open for a while: a reset would destroy the answer
         that it has not read yet.
         """
+        self._write_head()
         if self._in_body or self._refused:
             self._linger()
         else:
             self.transport.close()
 
     def on_response_complete(self) -> None:
+        self._write_head()  # of an answer without a body
+        self._head_written = False
         super().on_response_complete()
         if not self.cycle.response_complete or self._refused:
             return
@@ -368,28 +342,3 @@ def _answer(status: int, kind: str, title: str, detail: str) -> bytes:
         *(["retry-after: 2"] if status == 503 else []),
     ]
     return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-def max_connections(wanted: int) -> int:
-    """Return how many connections a process may have: `wanted`, or as many as its files allow if that is 0.
-
-    Sets the limit of open files as high as it may be. Raises InvalidInput and BdlabError if it is too low.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    room = (1 << 20 if hard == resource.RLIM_INFINITY else hard) - RESERVED_FILES
-    hint = "Raise it (`ulimit -n`, systemd's LimitNOFILE, Docker's --ulimit nofile)"
-    if room < 1:
-        raise BdlabError(
-            f"this process may open {hard} files: {RESERVED_FILES} are kept for itself, none is left for "
-            "connections",
-            hint=f"{hint}.",
-        )
-    if wanted > room:
-        raise InvalidInput(
-            f"http.max_connections {wanted} is more than the limit of open files allows: {hard}, of which "
-            f"{RESERVED_FILES} are kept for the process itself",
-            hint=f"{hint}, or set http.max_connections to at most {room}.",
-        )
-    return wanted or min(room, MAX_CONNECTIONS)

@@ -25,8 +25,8 @@ from bdlab_cli.output import terminal
 from bdlab_cli.output.logs import published_lines
 from bdlab_cli.wiring import uvicorn_tls
 from bdlab_cli.wiring.api import Api, vault_session
+from bdlab_cli.wiring.connections import max_connections
 from bdlab_cli.wiring.signals import INTERRUPTED_TWICE, stop_on_signal
-from bdlab_cli.wiring.uvicorn_protocol import max_connections
 
 log = structlog.get_logger()
 
