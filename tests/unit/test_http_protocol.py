@@ -325,7 +325,7 @@ def test_connections_leave_files_to_the_process() -> None:
 
     def asked(files: int, wanted: int) -> str:
         code = (
-            "import resource\nfrom bdlab_cli.wiring.uvicorn_protocol import max_connections\n"
+            "import resource\nfrom bdlab_cli.wiring.connections import max_connections\n"
             f"resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, {files}), {files}))\n"
             f"print(max_connections({wanted}), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
         )

@@ -6,9 +6,10 @@ terms of a review are looked up once; both heads and the explanation are sums ov
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from math import exp, sqrt
+from typing import NamedTuple
 
 from bdlab.events import Review, Score, Sentiment
 from bdlab.model.explanation import Labels, strongest
@@ -27,49 +28,53 @@ def logistic(value: float) -> float:
     return power / (1.0 + power)
 
 
+class _Found(NamedTuple):
+    """What a field's terms say: how many are `words`, the reciprocal of the length of their vector, what they
+    add to the two heads, and the number of each with its part of the rating, which is not scaled.
+    """
+
+    words: int
+    scale: float
+    rating: float
+    sentiment: float
+    numbers: tuple[int, ...]
+    parts: tuple[float, ...]
+
+
+_NOTHING = _Found(0, 0.0, 0.0, 0.0, (), ())
+#: What is known of a term is in one place: most of a look-up's time is waiting for memory.
+_Record = tuple[int, float, float, float]
+
+
 class _Weights:
-    """The numbers of a field's terms, and the weights of each number."""
+    """A field's terms, each with its number, its square in the length of a vector, and its two weights."""
 
     def __init__(self, field: Field) -> None:
-        singles: dict[str, int] = {}
-        pairs: dict[tuple[str, str], int] = {}
-        for number, term in enumerate(field.terms):
+        singles: dict[str, _Record] = {}
+        pairs: dict[tuple[str, str], _Record] = {}
+        columns = zip(field.terms, field.idf, field.rating, field.sentiment, strict=True)
+        for number, (term, idf, rating, sentiment) in enumerate(columns):
+            record = number, idf * idf, idf * rating, idf * sentiment
             first, gap, second = term.partition(" ")
             if gap:
-                pairs[first, second] = number
+                pairs[first, second] = record
             else:
-                singles[first] = number
+                singles[first] = record
         self.labels = Labels(field.terms)
         self._single = singles.get
         self._pair = pairs.get
-        self._stops = {singles[stop] for stop in STOPS if stop in singles}
-        self._square = [idf * idf for idf in field.idf].__getitem__
-        self.rating = [idf * weight for idf, weight in zip(field.idf, field.rating, strict=True)]
-        self._rating = self.rating.__getitem__
-        self._sentiment = [
-            idf * weight for idf, weight in zip(field.idf, field.sentiment, strict=True)
-        ].__getitem__
+        self._stops = frozenset(stop for stop in STOPS if stop in singles)
 
-    def look_up(self, found: list[str]) -> tuple[Iterable[int], int, float, float, float]:
-        """Return the numbers of the known terms, how many of these are words, the reciprocal of the length of
-        their vector, and what they add to the two heads.
-        """
-        known = set(map(self._single, found))
-        known.discard(None)
-        words = len(known) - len(known & self._stops)
-        known.update(map(self._pair, pairwise(found)))
-        known.discard(None)
-        numbers: set[int] = known  # type: ignore[assignment] # None was removed
-        if not numbers:
-            return (), 0, 0.0, 0.0, 0.0
-        scale = 1.0 / sqrt(sum(map(self._square, numbers)))
-        return (
-            numbers,
-            words,
-            scale,
-            scale * sum(map(self._rating, numbers)),
-            scale * sum(map(self._sentiment, numbers)),
-        )
+    def look_up(self, found: list[str]) -> _Found:
+        different = dict.fromkeys(found)  # in their order, which decides between terms of the same weight
+        records = [*filter(None, map(self._single, different))]
+        words = len(records) - len(self._stops & different.keys())
+        records += filter(None, map(self._pair, dict.fromkeys(pairwise(found))))
+        if not records:
+            return _NOTHING
+        numbers, squares, parts, sentiments = zip(*records, strict=True)
+        scale = 1.0 / sqrt(sum(squares))
+        return _Found(words, scale, scale * sum(parts), scale * sum(sentiments), numbers, parts)
 
 
 class CompiledScorer:
@@ -94,33 +99,31 @@ class CompiledScorer:
         """
         summary = self._tokens(review.summary)
         whole = join(summary, self._tokens(review.text))
-        in_summary, _, summary_scale, summary_rating, summary_sentiment = self._summary.look_up(summary)
-        in_review, known, review_scale, review_rating, review_sentiment = self._review.look_up(whole)
+        in_summary, in_review = self._summary.look_up(summary), self._review.look_up(whole)
         words = set(whole)
         words.difference_update(STOPS)
-        moved = summary_rating + review_rating
+        moved = in_summary.rating + in_review.rating
         rating = logistic(self._intercepts.rating + moved)
-        positive = logistic(self._intercepts.sentiment + summary_sentiment + review_sentiment)
+        positive = logistic(self._intercepts.sentiment + in_summary.sentiment + in_review.sentiment)
         slope = (
             (rating - self._baseline) / moved if abs(moved) > 1e-6 else self._baseline * (1 - self._baseline)
         )
         contributions: dict[str, float] = {}
-        for weights, numbers, scale in (
-            (self._summary, in_summary, summary_scale),
-            (self._review, in_review, review_scale),
-        ):
-            stars = scale * slope * _SPAN
-            labels, rated = weights.labels, weights.rating
-            for number in numbers:
+        for labels, found in ((self._summary.labels, in_summary), (self._review.labels, in_review)):
+            stars = found.scale * slope * _SPAN
+            for number, part in zip(found.numbers, found.parts, strict=True):
                 label = labels[number]
-                contributions[label] = contributions.get(label, 0.0) + stars * rated[number]
+                if label in contributions:
+                    contributions[label] += stars * part
+                elif label:
+                    contributions[label] = stars * part
         sentiment: Sentiment = "positive" if positive >= 0.5 else "negative"
         return Score(
             prediction=LOWEST + _SPAN * rating,
             sentiment=sentiment,
             confidence=positive if positive >= 0.5 else 1.0 - positive,
             explanation=strongest(contributions),
-            known_terms=round(known / len(words), 3) if words else 0.0,
+            known_terms=round(in_review.words / len(words), 3) if words else 0.0,
         )
 
     def score_many(self, reviews: Sequence[Review]) -> list[Score]:
