@@ -7,10 +7,10 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -36,6 +36,9 @@ MAX_COUNT = 2**31 - 1
 
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Sentiment = Literal["negative", "positive"]
+
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Review(
@@ -150,23 +153,34 @@ def idempotent_id(key: str, review: Review) -> UUID:
     return uuid8(number >> 80, number >> 64 & 0xFFF, number & (1 << 62) - 1)
 
 
+class Copier(Generic[S]):
+    """Makes structs of the type `into` from others with fields of the same names, which it finds once.
+
+    A field that several of the types `sources` have is taken from the first; those in `but` are given.
+    """
+
+    def __init__(self, into: type[S], *sources: type[msgspec.Struct], but: Collection[str] = ()) -> None:
+        self._into = into
+        left = [name for name in into.__struct_fields__ if name not in but]
+        self._names: list[list[str]] = []
+        for source in sources:
+            self._names.append([name for name in left if name in source.__struct_fields__])
+            left = [name for name in left if name not in source.__struct_fields__]
+
+    def __call__(self, *sources: msgspec.Struct, **fields: Any) -> S:
+        for names, source in zip(self._names, sources, strict=True):
+            for name in names:
+                fields[name] = getattr(source, name)
+        return self._into(**fields)
+
+
+_event_of = Copier(PredictionEvent, Review, Score)
+
+
 def make_event(event_id: UUID, review: Review, score: Score, *, model: str) -> PredictionEvent:
     """Return the event of a scored review, with the present time (UTC)."""
     moment = datetime.now(UTC)
-    return PredictionEvent(
-        id=event_id,
-        summary=review.summary,
-        text=review.text,
-        helpfulness_numerator=review.helpfulness_numerator,
-        helpfulness_denominator=review.helpfulness_denominator,
-        prediction=score.prediction,
-        sentiment=score.sentiment,
-        confidence=score.confidence,
-        explanation=score.explanation,
-        model=model,
-        created_at=moment,
-        timestamp=moment,
-    )
+    return _event_of(review, score, id=event_id, model=model, created_at=moment, timestamp=moment)
 
 
 def encode(event: PredictionEvent) -> tuple[bytes, bytes]:

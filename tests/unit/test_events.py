@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from bdlab import events
 from bdlab.errors import EventTooNew, InvalidEvent, InvalidInput
 from bdlab.events import Position, PredictionEvent, Record, Review, Score, Term
 from bdlab.reviews import check
+from bdlab.serving.responses import encode_json, response_of
 
 _POSITION = Position("cluster", "predictions", 0, 0)
 _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1)
@@ -33,6 +35,33 @@ def test_an_event_survives_the_topic(text: str, summary: str) -> None:
     event = _event(text, summary)
     key, value = events.encode(event)
     assert events.decode(_record(value, key)) == event
+
+
+@given(_text, _text, st.integers(0, events.MAX_COUNT), st.integers(0, events.MAX_COUNT), st.floats(1, 5))
+def test_an_event_and_its_response_have_the_fields_that_the_review_and_its_score_have(
+    text: str, summary: str, helpful: int, votes: int, stars: float
+) -> None:
+    review = Review(text=text, summary=summary, helpfulness_numerator=helpful, helpfulness_denominator=votes)
+    score = Score(
+        prediction=stars,
+        sentiment="positive",
+        confidence=0.9,
+        explanation=(Term(text, 0.5),),
+        known_terms=0.2,
+    )
+    event = events.make_event(uuid7(), review, score, model="reviews@1.0.0")
+    for part in (review, score):
+        common = set(part.__struct_fields__) & set(event.__struct_fields__)
+        assert {name: getattr(event, name) for name in common} == {
+            name: getattr(part, name) for name in common
+        }
+    sent = msgspec.json.decode(encode_json(response_of(event, score)))
+    on_topic = msgspec.json.decode(events.encode(event)[1])
+    common = (sent.keys() & on_topic.keys()) - {"created_at"}
+    assert {name: sent[name] for name in common} == {name: on_topic[name] for name in common}
+    assert sent.keys() - common == {"created_at", "known_terms", "warning"}
+    assert sent["created_at"] == event.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    assert (sent["known_terms"], sent["warning"]) == (score.known_terms, score.warning)
 
 
 def test_a_uuid7_carries_the_time_and_sorts_by_it() -> None:

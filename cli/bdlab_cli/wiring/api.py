@@ -29,6 +29,9 @@ SERVICE = "serve"
 STARTUP_FAILED = 3
 """The exit code that tells uvicorn's supervisor that another try would fail in the same way."""
 
+_GC_THRESHOLD = 10_000
+"""New objects until the next collection. Each looks at all requests in progress, which are no garbage."""
+
 _PR_SET_PDEATHSIG = 1
 #: malloc.h: the size from which a block is mapped by itself, and the number of arenas for threads.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
@@ -98,7 +101,7 @@ class Api:
         app = make_app(parts, on_shutdown=self.close)
         # What exists now stays for good: scanning it would stop everything for a tenth of a second.
         gc.freeze()
-        gc.set_threshold(700)  # Python's default, which `app.main` raised for the start
+        gc.set_threshold(_GC_THRESHOLD)
         return app
 
 

@@ -43,6 +43,35 @@ class Entry:
             return
         if scope["method"] == HttpMethod.HEAD:  # as GET (RFC 9110, 9.3.2); the server leaves out the body
             scope = {**scope, "method": HttpMethod.GET}
+        started = time.perf_counter()
+        self._in_progress.begin()
+        status = 0
+        try:
+            refusal = self._guard.refusal(scope)
+            if refusal is not None:
+                status = await send_problem(refusal, send)
+            elif (endpoint := self._direct.find(scope)) is not None:
+                scope["path_template"] = scope["path"]
+                status = await self._answer(endpoint, scope, receive, send)
+            else:
+                status = await self._pass_on(scope, receive, send)
+        finally:
+            route = scope.get("path_template") or "unmatched"
+            self._metrics.answered(scope["method"], route, status, time.perf_counter() - started)
+            self._in_progress.end()
+
+    async def _answer(self, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> int:
+        """Respond without the framework, and return the status."""
+        try:
+            self._in_progress.refuse_new()
+            body = await endpoint(scope, receive)
+        except Exception as error:  # noqa: BLE001 - logged if it is a defect
+            return await send_problem(problem_of(error, scope), send)
+        await self._response_buffer.send_json(body, send)
+        return 200
+
+    async def _pass_on(self, scope: Any, receive: Receive, send: Send) -> int:
+        """Have the framework respond, and return the status."""
         status = 0
 
         async def noting_send(message: Any) -> None:
@@ -51,27 +80,5 @@ class Entry:
                 status = message["status"]
             await send(message)
 
-        started = time.perf_counter()
-        self._in_progress.begin()
-        try:
-            refusal = self._guard.refusal(scope)
-            if refusal is not None:
-                await send_problem(refusal, noting_send)
-            elif (endpoint := self._direct.find(scope)) is not None:
-                scope["path_template"] = scope["path"]
-                await self._answer(endpoint, scope, receive, noting_send)
-            else:
-                await self._bounded(scope, receive, noting_send)
-        finally:
-            route = scope.get("path_template") or "unmatched"
-            self._metrics.answered(scope["method"], route, status, time.perf_counter() - started)
-            self._in_progress.end()
-
-    async def _answer(self, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> None:
-        try:
-            self._in_progress.refuse_new()
-            body = await endpoint(scope, receive)
-        except Exception as error:  # noqa: BLE001 - logged if it is a defect
-            await send_problem(problem_of(error, scope), send)
-        else:
-            await self._response_buffer.send_json(body, send)
+        await self._bounded(scope, receive, noting_send)
+        return status

@@ -112,13 +112,14 @@ def _response(found: Problem) -> Response[bytes]:
     )
 
 
-async def send_problem(found: Problem, send: Send) -> None:
-    """Respond to a request that does not reach Litestar."""
+async def send_problem(found: Problem, send: Send) -> int:
+    """Respond to a request that does not reach Litestar, and return the status."""
     body = encode_json(found.details)
     for message in json_messages(
         body, found.details.status, media_type=PROBLEM_JSON, headers=found.headers()
     ):
         await send(message)
+    return found.details.status
 
 
 def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

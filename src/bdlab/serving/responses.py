@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from litestar import MediaType, Response
 
-from bdlab.events import PredictionEvent, Score, Sentiment, Term
+from bdlab.events import Copier, PredictionEvent, Score, Sentiment, Term
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,15 +129,9 @@ def json_messages(
     )
 
 
+_answer_of = Copier(Answer, PredictionEvent, Score, but=("created_at", "warning"))
+
+
 def response_of(event: PredictionEvent, score: Score) -> Answer:
-    return Answer(
-        id=event.id,
-        prediction=event.prediction,
-        sentiment=event.sentiment,
-        confidence=event.confidence,
-        explanation=event.explanation,
-        model=event.model,
-        created_at=f"{event.created_at.isoformat(timespec='microseconds')[:26]}Z",
-        known_terms=score.known_terms,
-        warning=score.warning or None,
-    )
+    moment = event.created_at.isoformat(timespec="microseconds")
+    return _answer_of(event, score, created_at=f"{moment[:26]}Z", warning=score.warning or None)
