@@ -238,8 +238,24 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
+def _post_until(stop: threading.Event, url: str, acknowledged: list[str]) -> int:
+    """Post reviews, add the ids of those that were acknowledged, and return how many got no answer."""
+    failed = 0
+    while not stop.is_set():
+        try:
+            answer = httpx.post(url, json=REVIEW, timeout=10)
+        except httpx.TransportError:  # its worker was killed
+            failed += 1
+            continue
+        assert answer.status_code == 200
+        acknowledged.append(answer.json()["id"])
+    return failed
+
+
 @pytest.mark.with_tls
-def test_several_workers_share_the_port_and_the_metrics(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_several_workers_share_the_port_and_the_metrics_and_one_may_be_killed(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
     anywhere = ("--host", "0.0.0.0", "--allowed-hosts", "localhost,bdlab.test")  # noqa: S104 - its names tell
     with pipeline.serve("--workers", "2", *anywhere, TMPDIR=str(tmp_path)) as (daemon, client):
         for _ in range(40):
@@ -256,6 +272,24 @@ def test_several_workers_share_the_port_and_the_metrics(pipeline: Pipeline, tmp_
         until(lambda: len(set(_children(daemon.process.pid)) - {first, second}) == 1)
         assert predict(client) == 200
         assert counted.replace("40.0", "41.0") in client.get("/metrics").text
+
+        acknowledged: list[str] = []
+        with ThreadPoolExecutor(4) as pool:
+            stop = threading.Event()
+            running = [
+                pool.submit(_post_until, stop, f"{client.base_url}/predict", acknowledged) for _ in range(4)
+            ]
+            try:
+                until(lambda: len(acknowledged) > 40)
+                os.kill(second, signal.SIGKILL)
+                until(lambda: len(set(_children(daemon.process.pid)) - {first, second}) == 2)
+                before = len(acknowledged)
+                until(lambda: len(acknowledged) > before + 40)
+            finally:
+                stop.set()
+            assert sum(future.result() for future in running) < 20
+        keys = [(record.key or b"").decode() for record in on_topic(pipeline, set(acknowledged))]
+        assert all(keys.count(prediction_id) == 1 for prediction_id in acknowledged)
         assert daemon.stop() == 0
     assert not list(tmp_path.iterdir()), "the workers' metrics are left behind"
 
