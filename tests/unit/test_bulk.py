@@ -10,15 +10,15 @@ import pytest
 from bdlab.errors import BrokerError, BrokerUnavailable, EventTooLarge, NotAcknowledged
 from bdlab.events import Position, PredictionEvent, Review, decode
 from bdlab.model import load_scorer
-from bdlab.reviews.bulk import RowResult, publish_rows, score_rows
+from bdlab.reviews.bulk import RowResult, ScoredRow, publish_rows, score_each, unpublished
 from bdlab.reviews.files import Row
 from tests.memory.log import MemoryLog, MemoryProducer
 
 SCORER = load_scorer()
 
 
-def rows(count: int) -> Iterator[Row]:
-    return (Row(line, Review(text=f"review {line}")) for line in range(2, count + 2))
+def rows(count: int) -> Iterator[ScoredRow]:
+    return score_each((Row(line, Review(text=f"review {line}")) for line in range(2, count + 2)), SCORER)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def publish(
     log: MemoryLog, count: int, *, run_id: str = "run", stop: threading.Event | None = None
 ) -> list[RowResult]:
     with MemoryProducer(log, source="/tests", delivery_timeout_s=1) as producer:
-        found = publish_rows(rows(count), SCORER, producer, run_id=run_id, stop=stop or threading.Event())
+        found = publish_rows(rows(count), producer, model="m", run_id=run_id, stop=stop or threading.Event())
         return list(found)
 
 
@@ -42,18 +42,18 @@ def test_outcomes_come_in_the_order_of_the_rows(log: MemoryLog) -> None:
         assert outcome.position is not None
         [record] = log.read(outcome.position.partition, outcome.position.offset, 1)
         assert decode(record) == outcome.event
-        assert outcome.event.text == f"review {outcome.line}"
+        assert outcome.review.text == outcome.event.text == f"review {outcome.line}"
 
 
 def test_the_same_run_has_the_same_ids_and_another_has_others(log: MemoryLog) -> None:
     def ids(run_id: str) -> list[str]:
-        return [str(outcome.event.id) for outcome in publish(log, 20, run_id=run_id)]
+        return [str(outcome.event and outcome.event.id) for outcome in publish(log, 20, run_id=run_id)]
 
     first = ids("a")
     assert len(set(first)) == 20
     assert ids("a") == first
     assert not set(ids("b")) & set(first)
-    assert [str(found.event.id) for found in score_rows(rows(20), SCORER, run_id="a")] == first
+    assert {(found.status, found.event) for found in unpublished(rows(20), model="m")} == {("scored", None)}
 
 
 class Failing:
@@ -72,7 +72,7 @@ class Failing:
 
 def test_after_a_failure_nothing_more_is_sent() -> None:
     failing = Failing(lambda text: NotAcknowledged("gone") if text == "review 300" else None)
-    outcomes = list(publish_rows(rows(1000), SCORER, failing, run_id="r", stop=threading.Event()))
+    outcomes = list(publish_rows(rows(1000), failing, model="m", run_id="r", stop=threading.Event()))
     assert failing.sent == len(outcomes) < 400
     assert [outcome.line for outcome in outcomes if outcome.status != "acknowledged"] == [300]
     assert outcomes[-1].problem is not None
@@ -80,7 +80,7 @@ def test_after_a_failure_nothing_more_is_sent() -> None:
 
 def test_an_event_that_is_too_large_holds_up_no_other() -> None:
     failing = Failing(lambda text: EventTooLarge("large") if text == "review 300" else None)
-    outcomes = list(publish_rows(rows(1000), SCORER, failing, run_id="r", stop=threading.Event()))
+    outcomes = list(publish_rows(rows(1000), failing, model="m", run_id="r", stop=threading.Event()))
     assert len(outcomes) == 1000
     assert [outcome.line for outcome in outcomes if outcome.status == "invalid"] == [300]
 
@@ -93,7 +93,7 @@ class Refusing:
 
 
 def test_a_refusal_at_once_is_an_outcome_too() -> None:
-    outcomes = list(publish_rows(rows(5), SCORER, Refusing(), run_id="r", stop=threading.Event()))
+    outcomes = list(publish_rows(rows(5), Refusing(), model="m", run_id="r", stop=threading.Event()))
     assert [(outcome.line, outcome.status) for outcome in outcomes] == [(2, "not acknowledged")]
 
 
@@ -124,7 +124,7 @@ def test_no_more_than_the_window_is_in_flight() -> None:
     slow, finished = Slow(), threading.Event()
     thread = threading.Thread(target=slow.acknowledge, args=(finished,))
     thread.start()
-    outcomes = list(publish_rows(rows(500), SCORER, slow, run_id="r", stop=threading.Event(), window=30))
+    outcomes = list(publish_rows(rows(500), slow, model="m", run_id="r", stop=threading.Event(), window=30))
     finished.set()
     thread.join()
     assert len(outcomes) == 500
@@ -134,7 +134,7 @@ def test_no_more_than_the_window_is_in_flight() -> None:
 def test_a_stop_ends_it_with_everything_sent_accounted_for(log: MemoryLog) -> None:
     stop = threading.Event()
     with MemoryProducer(log, source="/tests", delivery_timeout_s=5) as producer:
-        outcomes = publish_rows(rows(100_000), SCORER, producer, run_id="r", stop=stop, window=100)
+        outcomes = publish_rows(rows(100_000), producer, model="m", run_id="r", stop=stop, window=100)
         found = [next(outcomes)]
         stop.set()
         found += outcomes
@@ -145,12 +145,14 @@ def test_a_stop_ends_it_with_everything_sent_accounted_for(log: MemoryLog) -> No
 def test_a_broker_that_goes_away_half_way_and_a_second_run(log: MemoryLog) -> None:
     stop = threading.Event()
     with MemoryProducer(log, source="/tests", delivery_timeout_s=0.5) as producer:
-        outcomes = publish_rows(rows(2000), SCORER, producer, run_id="r", stop=stop, window=50)
+        outcomes = publish_rows(rows(2000), producer, model="m", run_id="r", stop=stop, window=50)
         found = [next(outcomes) for _ in range(200)]
         log.online = False
         found += outcomes
     log.online = True
-    acknowledged = {str(outcome.event.id) for outcome in found if outcome.status == "acknowledged"}
+    acknowledged = {
+        str(outcome.event and outcome.event.id) for outcome in found if outcome.status == "acknowledged"
+    }
     ranges = log.log_ranges()
     on_topic = [record for at in ranges for record in log.read(at.partition, at.start, at.end)]
     assert acknowledged <= {(record.key or b"").decode() for record in on_topic}
@@ -159,4 +161,4 @@ def test_a_broker_that_goes_away_half_way_and_a_second_run(log: MemoryLog) -> No
 
     again = publish(log, 2000, run_id="r")
     assert {outcome.status for outcome in again} == {"acknowledged"}
-    assert acknowledged < {str(outcome.event.id) for outcome in again}
+    assert acknowledged < {str(outcome.event and outcome.event.id) for outcome in again}

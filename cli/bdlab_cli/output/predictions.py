@@ -72,20 +72,20 @@ def results(*, as_json: bool, output: Path | None, published: bool, raw_cells: b
 
 def _as_fields(result: RowResult) -> dict[str, Any]:
     """Return a result as JSON has it; with `id` and `created_at` if it is, or may be, on the topic."""
-    event = result.event
+    event, score = result.event, result.score
     fields: dict[str, Any] = {"line": result.line, "state": result.status}
-    if result.status != "scored":
+    if event is not None:
         fields["id"] = str(event.id)
     fields |= {
-        "prediction": event.prediction,
-        "sentiment": event.sentiment,
-        "confidence": event.confidence,
-        "known_terms": result.score.known_terms,
-        "warning": result.score.warning or None,
-        "explanation": msgspec.to_builtins(event.explanation),
-        "model": event.model,
+        "prediction": score.prediction,
+        "sentiment": score.sentiment,
+        "confidence": score.confidence,
+        "known_terms": score.known_terms,
+        "warning": score.warning or None,
+        "explanation": score.explanation,
+        "model": result.model,
     }
-    if result.status != "scored":
+    if event is not None:
         fields["created_at"] = event.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     if result.position is not None:
         fields |= {"partition": result.position.partition, "offset": result.position.offset}
@@ -127,18 +127,22 @@ class _File(Results):
         try:
             yield
         except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
-            why = (getattr(error, "strerror", None) or str(error)).lower()
-            raise BdlabError(f"--output {self._path} cannot be written: {why}") from error
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> BdlabError:
+        why = (getattr(error, "strerror", None) or str(error)).lower()
+        return BdlabError(f"--output {self._path} cannot be written: {why}")
 
     def begin(self) -> None:
         """Write what comes before the first result."""
 
     def add(self, result: RowResult) -> None:
-        event = result.event
-        fields = _as_fields(result) | {"summary": event.summary, "text": event.text}
+        fields = _as_fields(result) | {"summary": result.review.summary, "text": result.review.text}
         self._new.keep = True
-        with self._named():
+        try:  # a context manager would take as long as the writing
             self.write(fields)
+        except (OSError, RuntimeError) as error:
+            raise self._failure(error) from error
 
     def complete(self) -> None:
         with self._named():
@@ -203,9 +207,8 @@ class _Table(Results):
         from rich.text import Text
 
         table = Table(Column(style="bold"), Column(overflow="fold"), show_header=False)
-        event = result.event
-        table.add_row("review", Text(_short(event.summary or event.text)))
-        table.add_row("stars", Text(stars(event.prediction)))
+        table.add_row("review", Text(_short(result.review.summary or result.review.text)))
+        table.add_row("stars", Text(stars(result.score.prediction)))
         table.add_row("sentiment", _sentiment(result))
         table.add_row("top words", Text(top_words(result)))
         if result.score.warning:
@@ -228,10 +231,10 @@ class _Table(Results):
         if self._published:
             table.add_column("id", no_wrap=True)
         for result in self._first:
-            event = result.event
+            rating = result.score.prediction
             cells = [
-                Text(_short(event.summary or event.text)),
-                Text(stars(event.prediction) if wide else f"{event.prediction:.1f}"),
+                Text(_short(result.review.summary or result.review.text)),
+                Text(stars(rating) if wide else f"{rating:.1f}"),
                 _sentiment(result),
             ]
             if wide:
@@ -245,14 +248,14 @@ class _Table(Results):
 def _sentiment(result: RowResult) -> Text:
     from rich.text import Text
 
-    event = result.event
-    style = "green" if event.sentiment == "positive" else "red"
-    doubt = " ?" if result.score.warning else ""
-    return Text(f"{event.sentiment} {event.confidence:.0%}{doubt}", style=style)
+    score = result.score
+    style = "green" if score.sentiment == "positive" else "red"
+    doubt = " ?" if score.warning else ""
+    return Text(f"{score.sentiment} {score.confidence:.0%}{doubt}", style=style)
 
 
 def _id(result: RowResult) -> str:
-    return str(result.event.id) if result.position else result.status
+    return str(result.event.id) if result.event and result.position else result.status
 
 
 def stars(prediction: float) -> str:
@@ -263,7 +266,7 @@ def stars(prediction: float) -> str:
 
 def top_words(result: RowResult) -> str:
     """Return the strongest terms with their weight in stars, like terrible -1.9, waste -0.8."""
-    strongest = [term for term in result.event.explanation[:_TOP_TERMS] if abs(term.weight) >= _SHOWN_WEIGHT]
+    strongest = [term for term in result.score.explanation[:_TOP_TERMS] if abs(term.weight) >= _SHOWN_WEIGHT]
     return ", ".join(f"{term.term} {term.weight:+.1f}" for term in strongest) or "(none)"
 
 

@@ -16,8 +16,9 @@ from bdlab.errors import BdlabError, InvalidInput
 from bdlab.events import Review
 from bdlab.model import Scorer, load_scorer
 from bdlab.reviews import check
-from bdlab.reviews.bulk import RowResult, publish_rows, score_rows
-from bdlab.reviews.files import STANDARD_INPUT, BadRow, Format, ReviewFile, Row
+from bdlab.reviews.bulk import RowResult, ScoredRow, publish_rows, score_each, unpublished
+from bdlab.reviews.files import STANDARD_INPUT, BadRow, Format, Place, ReviewFile, Row
+from bdlab.reviews.workers import PART_ROWS, ScoringProcesses
 from bdlab.settings import Layers
 from bdlab_cli.output import terminal
 from bdlab_cli.output.predictions import Results
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 SHOWN_PROBLEMS = 20
 MAX_RUN_ID = 200
+MANY_BYTES = 1 << 20
+"""From this size of a file on, processes that score many reviews at once repay their start."""
+
+_STEP = 100
 
 
 class Prediction:
@@ -55,13 +60,13 @@ class Prediction:
         self.run_id_given = run_id is not None
         self.max_row_bytes = layers.settings().http.max_body_bytes
 
-    def scorer(self) -> Scorer:
-        return load_scorer(self.layers.settings().model.path)
+    def scorer(self, *, many: bool = False) -> Scorer:
+        return load_scorer(self.layers.settings().model.path, many=many)
 
-    def outcomes(self, rows: Iterable[Row], scorer: Scorer, stop: threading.Event) -> Iterator[RowResult]:
-        """Score the rows, and publish them unless the options say otherwise. Raises VaultError."""
+    def outcomes(self, scored: Iterable[ScoredRow], model: str, stop: threading.Event) -> Iterator[RowResult]:
+        """Publish the scored rows unless the options say otherwise. Raises VaultError."""
         if not self.publish:
-            yield from score_rows(rows, scorer, run_id=self.run_id)
+            yield from unpublished(scored, model=model)
             return
         from bdlab.kafka.producer import Producer
 
@@ -71,7 +76,7 @@ class Prediction:
             producer.open()
             # Every review is accounted for by then, so nothing is left to wait for.
             stack.callback(producer.close, 1.0)
-            yield from publish_rows(rows, scorer, producer, run_id=self.run_id, stop=stop)
+            yield from publish_rows(scored, producer, model=model, run_id=self.run_id, stop=stop)
 
 
 def from_argument(prediction: Prediction, text: str, summary: str) -> None:
@@ -80,7 +85,7 @@ def from_argument(prediction: Prediction, text: str, summary: str) -> None:
     check(review)
     scorer = prediction.scorer()
     with stop_on_signal() as stop, prediction.results as shown:
-        for outcome in prediction.outcomes([Row(1, review)], scorer, stop):
+        for outcome in prediction.outcomes(score_each([Row(1, review)], scorer), scorer.name, stop):
             if outcome.problem is not None:
                 raise type(outcome.problem)(
                     outcome.problem.message,
@@ -92,7 +97,7 @@ def from_argument(prediction: Prediction, text: str, summary: str) -> None:
             break
         else:
             raise BdlabError("interrupted; the review was not published")
-    if prediction.publish:
+    if outcome.event is not None:
         at = outcome.position
         place = f", partition {at.partition} offset {at.offset}" if at else ""
         _tell_lost_results(f"The review is published: id {outcome.event.id}{place}.")
@@ -139,25 +144,29 @@ def from_file(
     file = ReviewFile(
         source, sys.stdin.buffer, kind=kind, max_row_bytes=prediction.max_row_bytes, delimiter=delimiter
     )
-    with (
-        stop_on_signal() as stop,
-        file,
-        progress_bar(MofNCompleteColumn(), TimeRemainingColumn()) as progress,
-    ):
+    with stop_on_signal() as stop, file, ExitStack() as stack:
+        scorer = prediction.scorer(many=file.size >= MANY_BYTES)
+        # Before the thread of the progress bar begins, since they are forked.
+        processes = stack.enter_context(ScoringProcesses(file, scorer)) if file.size >= MANY_BYTES else None
+        progress = stack.enter_context(progress_bar(MofNCompleteColumn(), TimeRemainingColumn()))
         done = "published" if prediction.publish else "scored"
-        count = _check_all(file, progress, stop, done=done, skip_invalid=skip_invalid)
-        scorer = prediction.scorer()
+        count, places = _check_all(file, progress, stop, done=done, skip_invalid=skip_invalid)
         if prediction.publish and not prediction.run_id_given:
             terminal.echo(f"run id {prediction.run_id}", err=True)
         tally = _Tally()
-        good = (row for row in file.rows() if isinstance(row, Row))
+        scored = (
+            processes.scored(places, stop)
+            if processes
+            else score_each((row for row in file.rows() if isinstance(row, Row)), scorer)
+        )
         task = progress.add_task("publishing" if prediction.publish else "scoring", total=count)
         with prediction.results as shown:
-            for outcome in prediction.outcomes(good, scorer, stop):
+            for outcome in prediction.outcomes(scored, scorer.name, stop):
                 tally.count(outcome)
                 if tally.lost is None:
                     tally.lost = _lost(lambda outcome=outcome: shown.add(outcome))  # type: ignore[misc]
-                progress.advance(task)
+                if tally.tried % _STEP == 0:
+                    progress.update(task, completed=tally.tried)
                 if tally.lost:
                     stop.set()
                 if not prediction.publish and (stop.is_set() or terminal.failed()):
@@ -191,15 +200,17 @@ def _tell_lost_results(published: str) -> None:
 
 def _check_all(
     file: ReviewFile, progress: Progress, stop: threading.Event, *, done: str, skip_invalid: bool
-) -> int:
-    """Return how many rows are reviews. Raises InvalidInput if one is not, unless `skip_invalid`.
+) -> tuple[int, list[Place | None]]:
+    """Return how many rows are reviews, and the places after each PART_ROWS rows, from None for the first.
 
-    `done` is the word for what is done with them.
+    Raises InvalidInput if a row is no review, unless `skip_invalid`. `done` is the word for what is done
+    with them.
     """
     task = progress.add_task("checking", total=None)
     good, bad = 0, 0
     shown: list[str] = []
-    for row in file.rows():
+    places: list[Place | None] = [None]
+    for number, row in enumerate(file.rows()):
         if stop.is_set():
             raise BdlabError(f"interrupted; nothing was {done}")
         if isinstance(row, BadRow):
@@ -208,7 +219,9 @@ def _check_all(
                 shown.append(str(row))
         else:
             good += 1
-        progress.advance(task)
+        if number % PART_ROWS == PART_ROWS - 1:
+            places.append(file.place)
+            progress.update(task, completed=number + 1, total=(number + 1) * file.size // file.place.offset)
     progress.remove_task(task)
     if bad > len(shown):
         shown.append(f"... and {bad - len(shown)} more")
@@ -222,7 +235,7 @@ def _check_all(
         terminal.echo(f"{file.name}: {bad} rows are left out\n" + "\n".join(shown), err=True)
     if not good:
         raise InvalidInput(f"{file.name} holds no reviews: 0 rows")
-    return good
+    return good, places
 
 
 class _Tally:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -38,13 +38,25 @@ class Publisher(Protocol):
     ) -> None: ...
 
 
-class RowResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one row. It has a `position` if it is acknowledged, and a `problem` if that failed."""
+class ScoredRow(NamedTuple):
+    """A review of a file, the line on which it begins, and its score."""
 
     line: int
-    event: PredictionEvent
+    review: Review
     score: Score
+
+
+class RowResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of one row. It has an `event` if it was to be published, a `position` if it is acknowledged,
+    and a `problem` if that failed.
+    """
+
+    line: int
+    review: Review
+    score: Score
+    model: str
     status: Status
+    event: PredictionEvent | None = None
     position: Position | None = None
     problem: BrokerError | None = None
 
@@ -54,48 +66,48 @@ def row_id_key(run_id: str, line: int) -> str:
     return f"{run_id}:{line}"
 
 
-def score_rows(rows: Iterable[Row], scorer: Scorer, *, run_id: str) -> Iterator[RowResult]:
-    """Score each row without publishing it."""
-    for line, event, score in _events(rows, scorer, run_id):
-        yield RowResult(line=line, event=event, score=score, status="scored")
+def score_each(rows: Iterable[Row], scorer: Scorer, *, chunk: int = _CHUNK) -> Iterator[ScoredRow]:
+    """Return each row with its score."""
+    remaining = iter(rows)
+    while part := list(islice(remaining, chunk)):
+        scores = scorer.score_many([row.review for row in part])
+        for row, score in zip(part, scores, strict=True):
+            yield ScoredRow(row.line, row.review, score)
+
+
+def unpublished(scored: Iterable[ScoredRow], *, model: str) -> Iterator[RowResult]:
+    """Return the result of each row without publishing it."""
+    for line, review, score in scored:
+        yield RowResult(line=line, review=review, score=score, model=model, status="scored")
 
 
 def publish_rows(
-    rows: Iterable[Row],
-    scorer: Scorer,
+    scored: Iterable[ScoredRow],
     publisher: Publisher,
     *,
+    model: str,
     run_id: str,
     stop: threading.Event,
     window: int = WINDOW,
 ) -> Iterator[RowResult]:
-    """Score and publish each row, in order, with at most `window` in flight.
+    """Publish each row, in order, with at most `window` in flight.
 
     After the first that is not acknowledged, and once `stop` is set, no more rows are sent: those in flight
     are waited for, at most the delivery time-out, and the results end early.
     """
     in_flight = _InFlight()
-    for line, event, score in _events(rows, scorer, run_id):
+    for row in scored:
         if stop.is_set() or in_flight.failed:
             break
-        in_flight.send(publisher, line, event, score)
+        event_id = idempotent_id(row_id_key(run_id, row.line), row.review)
+        in_flight.send(publisher, row, make_event(event_id, row.review, row.score, model=model))
         yield from in_flight.completed(keep=window)
     yield from in_flight.completed(keep=0)
 
 
-def _events(rows: Iterable[Row], scorer: Scorer, run_id: str) -> Iterator[tuple[int, PredictionEvent, Score]]:
-    remaining = iter(rows)
-    while chunk := list(islice(remaining, _CHUNK)):
-        scores = scorer.score_many([row.review for row in chunk])
-        for row, score in zip(chunk, scores, strict=True):
-            event_id = idempotent_id(row_id_key(run_id, row.line), row.review)
-            yield row.line, make_event(event_id, row.review, score, model=scorer.name), score
-
-
 class _Sent(msgspec.Struct):
-    line: int
+    row: ScoredRow
     event: PredictionEvent
-    score: Score
     result: Position | BrokerError | None = None
 
 
@@ -107,8 +119,8 @@ class _InFlight:
         self._progress = threading.Event()
         self.failed = False
 
-    def send(self, publisher: Publisher, line: int, event: PredictionEvent, score: Score) -> None:
-        sent = _Sent(line, event, score)
+    def send(self, publisher: Publisher, scored: ScoredRow, event: PredictionEvent) -> None:
+        sent = _Sent(scored, event)
         self._sent.append(sent)
 
         def done(result: Position | BrokerError) -> None:
@@ -133,7 +145,10 @@ class _InFlight:
                 self._progress.clear()
                 continue
             self._sent.popleft()
-            row = partial(RowResult, line=sent.line, event=sent.event, score=sent.score)
+            line, review, score = sent.row
+            row = partial(
+                RowResult, line=line, review=review, score=score, model=sent.event.model, event=sent.event
+            )
             if isinstance(sent.result, Position):
                 yield row(status="acknowledged", position=sent.result)
             elif isinstance(sent.result, EventTooLarge):

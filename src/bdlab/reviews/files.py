@@ -14,6 +14,7 @@ import stat
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -46,6 +47,13 @@ class Row(NamedTuple):
 
     line: int
     review: Review
+
+
+class Place(NamedTuple):
+    """A place between two rows: the offset in bytes of what follows, and the number of lines before it."""
+
+    offset: int
+    lines: int
 
 
 class BadRow(NamedTuple):
@@ -82,6 +90,7 @@ class ReviewFile:
         self._max_row_bytes = max_row_bytes
         self._delimiter = delimiter
         self._file: IO[bytes] | None = None
+        self._lines: Lines | None = None
 
     def __enter__(self) -> ReviewFile:
         try:
@@ -107,13 +116,39 @@ class ReviewFile:
                 return _kept(found)
         return _kept(self._standard_input)
 
-    def rows(self) -> Iterator[Row | BadRow]:
-        """Return all rows from the first on. Raises InvalidInput if the rest of the file cannot be read."""
+    @property
+    def size(self) -> int:
+        """Return the size of the open file in bytes."""
         assert self._file is not None, "the file is not open"  # noqa: S101
-        lines = Lines(self._file, self.name, self._max_row_bytes)
+        return os.fstat(self._file.fileno()).st_size
+
+    @property
+    def place(self) -> Place:
+        """Return the place after the last row that `rows` has returned."""
+        assert self._file is not None  # noqa: S101
+        assert self._lines is not None, "no row was read"  # noqa: S101
+        return Place(self._file.tell(), self._lines.number)
+
+    @contextmanager
+    def reopened(self) -> Iterator[None]:
+        """Read with a position of its own, in a process that was forked."""
+        assert self._file is not None, "the file is not open"  # noqa: S101
+        before = self._file
+        with Path(f"/proc/self/fd/{before.fileno()}").open("rb") as own:
+            self._file = own
+            yield
+        self._file = before
+
+    def rows(self, start: Place | None = None) -> Iterator[Row | BadRow]:
+        """Return all rows from the first, or from `start`, on.
+
+        Raises InvalidInput if the rest of the file cannot be read.
+        """
+        assert self._file is not None, "the file is not open"  # noqa: S101
+        lines = self._lines = Lines(self._file, self.name, self._max_row_bytes)
         kind = self._kind or _SUFFIXES.get(Path(self._source).suffix.lower()) or self._sniff()
         self._file.seek(lines.begin)
-        yield from _csv_rows(lines, self._delimiter) if kind == "csv" else _json_rows(lines)
+        yield from _csv_rows(lines, self._delimiter, start) if kind == "csv" else _json_rows(lines, start)
 
     def _sniff(self) -> Format:
         assert self._file is not None  # noqa: S101
@@ -133,12 +168,14 @@ def _kept(stream: IO[bytes]) -> IO[bytes]:
     return kept
 
 
-def _csv_rows(lines: Lines, delimiter: str) -> Iterator[Row | BadRow]:
+def _csv_rows(lines: Lines, delimiter: str, start: Place | None) -> Iterator[Row | BadRow]:
     rows = csv_rows(lines, delimiter)
     _, header = next(rows, (1, None))
     if header is None:
         raise InvalidInput(f"{lines.name} is empty", hint="The first line has to name the columns.")
     columns = _columns(header, lines.name, delimiter)
+    if start:
+        lines.go_on(*start)
     for line, row in rows:
         if len(row) != len(header):
             why = f"the row has {len(row)} columns, and the header has {len(header)}"
@@ -189,7 +226,9 @@ def _csv_row(
     return BadRow(line, tuple(problems)) if problems else Row(line, review)
 
 
-def _json_rows(lines: Lines) -> Iterator[Row | BadRow]:
+def _json_rows(lines: Lines, start: Place | None) -> Iterator[Row | BadRow]:
+    if start:
+        lines.go_on(*start)
     for data in lines.raw():
         if data is None:
             why = f"the line is longer than {lines.limit} bytes"

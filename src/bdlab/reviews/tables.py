@@ -6,7 +6,6 @@ import codecs
 import csv
 import re
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from typing import IO
 
 from bdlab.errors import InvalidInput
@@ -52,6 +51,11 @@ class Lines:
         _refuse_others(start, name)
         self.begin = len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0
         file.seek(self.begin)
+
+    def go_on(self, offset: int, number: int) -> None:
+        """Continue at `offset`, after line `number`."""
+        self._file.seek(offset)
+        self.number = number
 
     def raw(self) -> Iterator[bytes | None]:
         """Return each line as bytes, None for one that is too long."""
@@ -100,28 +104,20 @@ def csv_rows(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     reader = csv.reader(lines.text(), strict=True, delimiter=delimiter)
     while True:
         line = lines.number + 1
-        with _field_limit(lines.limit):
-            try:
-                row = next(reader, None)
-            except csv.Error as error:
-                raise InvalidInput(
-                    f"{lines.name}, the row that begins on line {line}: not valid CSV: {error}",
-                    hint='A quote inside a quoted field has to be doubled (""), and each has to be closed.',
-                ) from error
+        before = csv.field_size_limit(lines.limit)  # it is global
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise InvalidInput(
+                f"{lines.name}, the row that begins on line {line}: not valid CSV: {error}",
+                hint='A quote inside a quoted field has to be doubled (""), and each has to be closed.',
+            ) from error
+        finally:
+            csv.field_size_limit(before)
         if row is None:
             return
         if row:
             yield line, row
-
-
-@contextmanager
-def _field_limit(limit: int) -> Iterator[None]:
-    """Set the csv module's field limit, which is global, and restore it afterwards."""
-    before = csv.field_size_limit(limit)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 def refuse_delimiter(header: list[str], columns: Collection[str], name: str, delimiter: str) -> None:
