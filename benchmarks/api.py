@@ -150,9 +150,9 @@ def _quiet() -> dict[str, str]:
     }
 
 
-def make_topic(bootstrap_servers: str) -> None:
+def make_topic(bootstrap_servers: str, topic: str = "predictions") -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap_servers})
-    admin.create_topics([NewTopic("predictions", PARTITIONS, 1)])["predictions"].result(30)
+    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(30)
 
 
 @contextlib.contextmanager

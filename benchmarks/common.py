@@ -21,6 +21,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -172,6 +173,28 @@ def finish(
         if process.returncode:
             raise CannotRun(f"{shlex.join(command)} ended with {process.returncode}: {err.read()[-2000:]}")
         return Finished(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, out.read())
+
+
+class MostMemory:
+    """The most resident MB, pages shared counted once, that this process's children had at the same time."""
+
+    def __init__(self) -> None:
+        self.mb = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.25):
+            children = [pid for pid in family(os.getpid()) if pid != os.getpid()]
+            self.mb = max(self.mb, memory_mb(*children))
 
 
 def free_port() -> int:
@@ -363,6 +386,16 @@ def peer_python(group: str) -> str:
                     raise CannotRun(f"{group} cannot be installed: {ended.stderr.strip()[-600:]}")
         done.write_text(state)
     return str(python)
+
+
+@contextlib.contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """A new folder that gets this name once it is complete."""
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    yield new
+    new.rename(folder)
 
 
 # Load.

@@ -2,7 +2,7 @@
 
 Cost: one scan of the three position indexes, some 2 s for 10 million rows once they are vacuumed, and an
 index lookup for each duplicate and dead letter, some 5 s for a million of them; one ordered scan more for a
-partition that does not balance. benchmarks/sink.py measures it.
+partition that does not balance. benchmarks/accounts.py measures it.
 """
 
 from __future__ import annotations
