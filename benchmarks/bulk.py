@@ -15,15 +15,15 @@ import csv
 import os
 import random
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from bdlab.stack import ApacheKafka
 from benchmarks import common
 from benchmarks.api import make_topic
 from benchmarks.common import ROOT, CannotRun, Finished, Measured, Stack
+
+from bdlab.stack import ApacheKafka
 
 TOLERANCE = 1e-6
 COLUMNS = ["Summary", "Text", "HelpfulnessNumerator", "HelpfulnessDenominator"]
@@ -58,14 +58,14 @@ def write_reviews(place: Path, count: int) -> str:
 def predicted(bdlab: list[str], file: Path, output: Path, env: dict[str, str] | None = None) -> Finished:
     """Run `bdlab predict --file`; publishing if `env` says where to."""
     how = ["--publish"] if env else ["--no-publish"]
-    return common.finish(
+    return common.watch(
         [*bdlab, "predict", "--file", str(file), *how, "--output", str(output)], env=env or dict(os.environ)
     )
 
 
 def by_sklearn(file: Path, output: Path) -> Finished:
     command = [sys.executable, "-m", "benchmarks.peers.sklearn_file", str(file), str(output)]
-    return common.finish(command, cwd=ROOT)
+    return common.watch(command, cwd=ROOT)
 
 
 def difference(ours: Path, theirs: Path) -> float:

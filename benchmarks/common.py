@@ -175,6 +175,16 @@ def finish(
         return Finished(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, out.read())
 
 
+def watch(
+    command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Finished:
+    """Like `finish`; the peak is that of all its processes together."""
+    with MostMemory() as memory:
+        ended = finish(command, env=env, cwd=cwd)
+    ended.peak_mb = max(ended.peak_mb, memory.mb)
+    return ended
+
+
 class MostMemory:
     """The most resident MB, pages shared counted once, that this process's children had at the same time."""
 

@@ -8,10 +8,8 @@ The file is made by benchmarks/reviews_file.py, whose words grow as in real revi
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from benchmarks import common
@@ -55,27 +53,21 @@ def main() -> None:
         for number, (what, bdlab) in enumerate(bdlabs.items()):
             output = Path(name) / str(number)
             common.say(what)
-            began, before = time.perf_counter(), os.times()
-            with common.MostMemory() as memory:
-                common.finish([*bdlab, "train", str(file), "--output", str(output)])
-            seconds, after = time.perf_counter() - began, os.times()
-            used = after.children_user + after.children_system - before.children_user - before.children_system
+            ended = common.watch([*bdlab, "train", str(file), "--output", str(output)])
             card = next(output.glob("*.json"))
             terms = max((each for each in output.iterdir() if each.suffix != ".joblib"), key=_size)
-            loads = [
-                float(common.finish([bdlab[0], "-c", _LOADING, str(card)]).output) for _ in range(3)
-            ]
+            loads = [float(common.finish([bdlab[0], "-c", _LOADING, str(card)]).output) for _ in range(3)]
             rows.append(
                 [
                     what,
-                    f"{seconds:.0f}",
-                    f"{used:.0f}",
-                    f"{memory.mb:.0f}",
+                    f"{ended.seconds:.0f}",
+                    f"{ended.cpu_s:.0f}",
+                    f"{ended.peak_mb:.0f}",
                     f"{_size(terms) / 1e6:.1f}",
                     f"{min(loads):.2f}",
                 ]
             )
-            ours = ours or (seconds, memory.mb, _size(terms) / 1e6, min(loads))
+            ours = ours or (ended.seconds, ended.peak_mb, _size(terms) / 1e6, min(loads))
     assert ours is not None
     print(f"{count:,} reviews, {_size(file) / 1e6:.0f} MB\n")
     common.table(["", "seconds", "CPU s", "peak MB", "terms MB", "loads in s"], rows)
