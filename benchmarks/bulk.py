@@ -58,14 +58,14 @@ def write_reviews(place: Path, count: int) -> str:
 def predicted(bdlab: list[str], file: Path, output: Path, env: dict[str, str] | None = None) -> Finished:
     """Run `bdlab predict --file`; publishing if `env` says where to."""
     how = ["--publish"] if env else ["--no-publish"]
-    return common.watch(
+    return common.finish(
         [*bdlab, "predict", "--file", str(file), *how, "--output", str(output)], env=env or dict(os.environ)
     )
 
 
 def by_sklearn(file: Path, output: Path) -> Finished:
     command = [sys.executable, "-m", "benchmarks.peers.sklearn_file", str(file), str(output)]
-    return common.watch(command, cwd=ROOT)
+    return common.finish(command, cwd=ROOT)
 
 
 def difference(ours: Path, theirs: Path) -> float:

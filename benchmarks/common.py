@@ -143,7 +143,7 @@ def settle(*roots: int, share: float = 0.08, timeout_s: float = 60.0) -> None:
 
 @dataclass
 class Finished:
-    """A command that has ended: wall and processor seconds, the most resident MB of any of its processes."""
+    """A command that has ended: wall and processor seconds, the most resident MB of all its processes."""
 
     seconds: float
     cpu_s: float
@@ -161,7 +161,8 @@ def finish(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env, cwd=cwd
         )
         try:
-            _, status, usage = os.wait4(process.pid, 0)
+            with MostMemory(process.pid) as memory:
+                _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
             process.kill()
             process.wait()
@@ -172,24 +173,16 @@ def finish(
         err.seek(0)
         if process.returncode:
             raise CannotRun(f"{shlex.join(command)} ended with {process.returncode}: {err.read()[-2000:]}")
-        return Finished(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, out.read())
-
-
-def watch(
-    command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> Finished:
-    """Like `finish`; the peak is that of all its processes together."""
-    with MostMemory() as memory:
-        ended = finish(command, env=env, cwd=cwd)
-    ended.peak_mb = max(ended.peak_mb, memory.mb)
-    return ended
+        used = usage.ru_utime + usage.ru_stime
+        return Finished(seconds, used, max(memory.mb, usage.ru_maxrss / 1024), out.read())
 
 
 class MostMemory:
-    """The most resident MB, pages shared counted once, that this process's children had at the same time."""
+    """The most resident MB that a process and its children had at a time; shared pages count once."""
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int) -> None:
         self.mb = 0.0
+        self._pid = pid
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -203,8 +196,7 @@ class MostMemory:
 
     def _watch(self) -> None:
         while not self._over.wait(0.25):
-            children = [pid for pid in family(os.getpid()) if pid != os.getpid()]
-            self.mb = max(self.mb, memory_mb(*children))
+            self.mb = max(self.mb, memory_mb(self._pid))
 
 
 def free_port() -> int:
@@ -263,7 +255,7 @@ class Daemon:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 tail = self.log.read_text("utf-8", "replace")[-1500:]
                 raise CannotRun(f"{self.name} did not start: {tail}")
-            time.sleep(0.1)
+            time.sleep(0.02)
 
 
 # bdlab, of this checkout and of another.
@@ -322,6 +314,7 @@ class Stack(Daemon):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.exports: dict[str, str] = {}
+        self.ready_at = self.ready_cpu_s = 0.0
         arguments = ["--data-dir", str(self.folder), "--broker", broker, "--http-port", str(port)]
         super().__init__(
             name,
@@ -335,7 +328,10 @@ class Stack(Daemon):
         say(f"starting {self.name}: bdlab up --broker {self.broker}")
         super().__enter__()
         try:
-            self.wait_until(lambda: answers(self.url + "/health"))
+            self.wait_until(self.ready)
+            self.ready_at, self.ready_cpu_s = time.perf_counter(), cpu_s(self.pid)
+            # `up` says where it is a moment after it serves.
+            self.wait_until((self.folder / "run" / "stack.json").exists)
             shown = finish([*self.bdlab, "env", "--data-dir", str(self.folder)], env=self.env).output
             words = (shlex.split(line)[1].partition("=") for line in shown.splitlines())
             self.exports = _clean_environment() | {name: value for name, _, value in words}
@@ -343,6 +339,9 @@ class Stack(Daemon):
             self.__exit__()
             raise
         return self
+
+    def ready(self) -> bool:
+        return answers(self.url + "/health")
 
     def pid_of(self, service: str) -> int:
         """Return the process id of a part: serve, consume-1, kafka, tansu, postgres."""

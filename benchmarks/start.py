@@ -1,52 +1,26 @@
-"""Measure the time from `bdlab up` to the first acknowledged prediction, on Kafka and on Tansu.
+"""Measure starts: `bdlab up` to its first acknowledged prediction, and short commands on a running stack.
 
-For each broker and round: a new folder, then the same folder again. Seconds are from the command to the
-response 200; processor seconds are those of all processes until then. Kafka's jars have to be in the cache.
+    python -m benchmarks.start [--rounds 3] [--baseline REF]
 
-Run: python benchmarks/start.py [rounds]
+For Apache Kafka and the memory-only broker, in each round: a new folder, then the same folder again. Seconds
+are from the command to the response 200; processor seconds are those of all processes until then. On the
+second stack `bdlab predict "x"` and `bdlab status` run some times. Kafka's jars have to be in the cache.
 """
 
 from __future__ import annotations
 
 import http.client
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from contextlib import closing, suppress
 from pathlib import Path
-from statistics import median
 from urllib.parse import urlsplit
 
-import msgspec
+from benchmarks import common
+from benchmarks.common import BODY, Measured, Stack
 
-from bdlab.errors import StackError
-from bdlab.stack import DataFolder
-
-BODY = '{"text": "Great taste, will buy again."}'
-TICKS = os.sysconf("SC_CLK_TCK")
-POLL_S = 0.01
-
-
-class Start(msgspec.Struct, frozen=True):
-    """Wall and processor seconds to the first acknowledged prediction, and the broker's resident MB then."""
-
-    seconds: float
-    cpu_s: float
-    broker_mb: float
-
-
-def cpu_of(pid: int, *, children: bool = False) -> float:
-    """Return the processor seconds of a process; with `children` also of its children that have ended."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11 : 15 if children else 13])) / TICKS
-
-
-def resident_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+TARGET_S = 0.5
+COMMANDS = {"predict": ["predict", "x"], "status": ["status"]}
 
 
 def acknowledged(url: str) -> bool:
@@ -58,53 +32,71 @@ def acknowledged(url: str) -> bool:
     return False
 
 
-def start(path: Path, broker: str) -> Start:
-    folder = DataFolder(path)
-    arguments = ["up", "--data-dir", str(path), "--broker", broker]
+class Starting(Stack):
+    """A stack whose start is over with its first acknowledged prediction."""
+
+    def ready(self) -> bool:
+        return acknowledged(self.url)
+
+
+def start(bdlab: list[str], folder: Path, broker: str, found: Measured, *, runs: int) -> None:
     began = time.perf_counter()
-    up = subprocess.Popen(
-        [sys.executable, "-m", "bdlab_cli", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while True:
-            assert up.poll() is None, f"bdlab {' '.join(arguments)} ended with {up.returncode}"
-            with suppress(StackError):
-                if acknowledged(folder.running().http_url):
-                    break
-            time.sleep(POLL_S)
-        seconds = time.perf_counter() - began
-        cpu_s = cpu_of(up.pid, children=True)
-        for pid in folder.processes():
-            with suppress(OSError):
-                cpu_s += cpu_of(pid)
-        record = msgspec.json.decode((folder.records / f"{broker}.json").read_bytes())
-        return Start(seconds, cpu_s, resident_mb(record["pid"]))
-    finally:
-        up.send_signal(signal.SIGINT)
-        up.wait()
+    with Starting("stack", folder, bdlab=bdlab, broker=broker) as stack:
+        found.add(
+            seconds=stack.ready_at - began,
+            cpu_s=stack.ready_cpu_s,
+            broker_mb=common.memory_mb(stack.pid_of(broker)),
+        )
+        common.settle(stack.pid)
+        for _ in range(runs):
+            for name, arguments in COMMANDS.items():
+                ended = common.finish([*bdlab, *arguments], env=stack.exports)
+                found.add(**{name: ended.seconds, f"{name}_cpu": ended.cpu_s})
 
 
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    found: dict[tuple[str, str], list[Start]] = {}
-    for _ in range(rounds):
+    given = common.options(__doc__, baseline=True).parse_args()
+    print(f"{common.machine()}\n")
+    bdlabs = {"": common.BDLAB}
+    if given.baseline:
+        bdlabs[f" of {given.baseline}"] = common.bdlab_of(given.baseline)
+    found: dict[tuple[str, str, str], Measured] = {}
+    for _ in common.rounds(given, 3):
         for broker in ("kafka", "tansu"):
-            with tempfile.TemporaryDirectory(prefix="bdlab-start-") as name:
-                for what in ("new folder", "again"):
-                    found.setdefault((broker, what), []).append(start(Path(name) / "stack", broker))
-    for (broker, what), runs in found.items():
-        seconds = median(run.seconds for run in runs)
-        cpu_s = median(run.cpu_s for run in runs)
-        beside = median(run.cpu_s for run in found["tansu", what])
-        print(
-            f"{broker:5} {what:10}  {seconds:5.1f} s (least {min(run.seconds for run in runs):.1f} s), "
-            f"{cpu_s:4.1f} s of processor = {cpu_s / beside:.2f} x the memory-only broker's, "
-            f"broker {median(run.broker_mb for run in runs):.0f} MB"
-        )
+            for name, bdlab in bdlabs.items():
+                with tempfile.TemporaryDirectory(prefix="bdlab-bench-") as folder:
+                    for what in ("new folder", "again"):
+                        one = found.setdefault((broker, name, what), Measured())
+                        runs = 0 if what == "new folder" else 3 if given.quick else 5
+                        start(bdlab, Path(folder), broker, one, runs=runs)
+    common.table(
+        ["bdlab up, to the first acknowledged prediction", "seconds", "CPU s", "broker MB"],
+        [
+            [
+                f"{broker}, {what}{name}",
+                f"{one['seconds']:.1f}",
+                f"{one['cpu_s']:.1f}",
+                f"{one['broker_mb']:.0f}",
+            ]
+            for (broker, name, what), one in found.items()
+        ],
+    )
+    print()
+    again = {key: one for key, one in found.items() if key[2] == "again"}
+    common.table(
+        ["on a running stack", "predict s", "CPU s", "status s", "CPU s"],
+        [
+            [
+                f"{broker}{name}",
+                *(f"{one[each]:.2f}" for each in ("predict", "predict_cpu", "status", "status_cpu")),
+            ]
+            for (broker, name, _), one in again.items()
+        ],
+    )
+    print()
+    for name in COMMANDS:
+        common.target(f"bdlab {name}, on Kafka", again["kafka", "", "again"][name], "<=", TARGET_S, " s")
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

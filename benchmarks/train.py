@@ -53,7 +53,7 @@ def main() -> None:
         for number, (what, bdlab) in enumerate(bdlabs.items()):
             output = Path(name) / str(number)
             common.say(what)
-            ended = common.watch([*bdlab, "train", str(file), "--output", str(output)])
+            ended = common.finish([*bdlab, "train", str(file), "--output", str(output)])
             card = next(output.glob("*.json"))
             terms = max((each for each in output.iterdir() if each.suffix != ".joblib"), key=_size)
             loads = [float(common.finish([bdlab[0], "-c", _LOADING, str(card)]).output) for _ in range(3)]
