@@ -41,7 +41,9 @@ BATCH = 2000
 EMPTY = "predictions-empty"
 ROW_BY_ROW = 4_000
 TEXT_LENGTH = 300
-_WORDS = ["coffee", "taste", "great", "terrible", "never", "buy", "again", "price", "love", "box", "dogs"]
+_DRAW = random.Random(1)
+#: Made up, so that texts compress as little as real ones.
+_WORDS = ["".join(_DRAW.choices("abcdefghijklmnoprstuvwy", k=_DRAW.randint(2, 8))) for _ in range(3000)]
 
 
 class World:
@@ -135,7 +137,7 @@ def fill(world: World, topic: str, count: int) -> None:
     )
     for number in range(count):
         identity = str(uuid7())
-        text = " ".join(draw.choices(_WORDS, k=70))[:TEXT_LENGTH]
+        text = " ".join(draw.choices(_WORDS, k=110))[:TEXT_LENGTH]
         body = json.dumps(value | {"id": identity, "text": text}, separators=(",", ":"))
         own: Headers = [(name, identity if name == "ce_id" else found) for name, found in headers]
         producer.produce(topic, body, identity, partition=number % PARTITIONS, headers=own)
