@@ -20,6 +20,8 @@ from benchmarks import common
 from benchmarks.api import served
 from benchmarks.common import CannotRun, Daemon
 
+#: What runs the event loop; if nothing of bdlab runs in it, the loop itself does.
+_LOOP = ("wiring/signals", "wiring/uvicorn_server", "commands/serve")
 _FRAME = re.compile(r"(?P<function>.+) \((?P<file>.+?)(?::\d+)?\)$")
 
 
@@ -42,6 +44,8 @@ def step(stack: str) -> str:
     frames = [found for frame in stack.split(";") if (found := _FRAME.match(frame))]
     for frame in reversed(frames):
         name = re.search(r"(bdlab(?:_cli)?/.+)\.py$", frame["file"])
+        if name and name[1].endswith(_LOOP):
+            return "the event loop: sockets, timers, uvicorn's protocol"
         if name:
             return f"{name[1].removeprefix('bdlab/')}: {frame['function']}"
     if not frames:
@@ -50,9 +54,9 @@ def step(stack: str) -> str:
 
 
 def sample(pid: int, seconds: int) -> Counter[str]:
-    program = Path(common.peer_python("bench-profile")).with_name("py-spy")
+    program = str(Path(common.peer_python("bench-profile")).with_name("py-spy"))
     with tempfile.NamedTemporaryFile(suffix=".txt") as file:
-        command = [program, "record", "-p", str(pid), "-d", str(seconds), "-r", "250", "-f", "raw"]
+        command = [program, "record", "-p", str(pid), "-d", str(seconds), "-r", "250", "-t", "-f", "raw"]
         ended = subprocess.run(
             [*command, "-o", file.name], capture_output=True, text=True, check=False, timeout=seconds + 60
         )
@@ -61,7 +65,8 @@ def sample(pid: int, seconds: int) -> Counter[str]:
         found: Counter[str] = Counter()
         for line in Path(file.name).read_text().splitlines():
             stack, _, count = line.rpartition(" ")
-            found[step(stack)] += int(count)
+            if "MainThread" in stack.partition(";")[0]:
+                found[step(stack)] += int(count)
         return found
 
 
