@@ -95,7 +95,7 @@ class PublishedLines:
             try:
                 while data:  # past the stream's buffer, which would keep what fails
                     data = data[os.write(self._stream.fileno(), data) :]
-            except OSError:
+            except (OSError, ValueError):  # the latter if the stream is closed
                 self._lost += max(1, data.count(b"\n"))
 
 

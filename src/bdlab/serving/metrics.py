@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -44,8 +44,6 @@ class _BatchHistogram(Histogram):
 
     def add(self, observations: _Observations) -> None:
         """Add the observations, and empty them."""
-        if not observations.total_s:
-            return
         for bucket, count in zip(self._buckets, observations.counts, strict=True):
             if count:
                 bucket.inc(count)
@@ -101,8 +99,10 @@ class Metrics:
         for outcome in self._outcomes:
             self.predictions.labels(outcome)  # so that it is shown as 0
         self._acknowledged_seconds = _Observations()
+        self._shown_waiting = 0
         self.waiting = 0
         """Predictions that wait for the broker now."""
+        self._child = cache(lambda metric, labels: metric.labels(*labels))  # which is slow to find them
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request, also one that matches no route."""
@@ -135,16 +135,20 @@ class Metrics:
         To be called once the requests in progress have ended, and now and then while there are some.
         """
         answered, self._answered = self._answered, {}
-        for (method, route, status), count in answered.items():
-            self.requests.labels(method, route, str(status)).inc(count)
+        for labels, count in answered.items():
+            self._child(self.requests, labels).inc(count)
         for route, observations in self._request_seconds.items():
-            self.seconds.labels(route).add(observations)
+            if observations.total_s:
+                self._child(self.seconds, (route,)).add(observations)
         for outcome, count in self._outcomes.items():
             if count:
-                self.predictions.labels(outcome).inc(count)
+                self._child(self.predictions, (outcome,)).inc(count)
                 self._outcomes[outcome] = 0
-        self.acknowledgement_seconds.add(self._acknowledged_seconds)
-        self.in_flight.set(self.waiting)
+        if self._acknowledged_seconds.total_s:
+            self.acknowledgement_seconds.add(self._acknowledged_seconds)
+        if self.waiting != self._shown_waiting:
+            self._shown_waiting = self.waiting
+            self.in_flight.set(self.waiting)
 
     def render(self) -> bytes:
         """Return the metrics of this process, or of all workers together, in the Prometheus text format."""
