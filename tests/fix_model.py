@@ -11,7 +11,7 @@ import pytest
 from bdlab.events import Review
 from bdlab.model import Scorer
 from bdlab.model.card import Card
-from bdlab.model.dataset import Dataset, read_dataset
+from bdlab.model.dataset import read_examples
 
 SMALL_REVIEWS = Path(__file__).parent / "data" / "reviews_small.csv"
 
@@ -39,13 +39,13 @@ def large_reviews() -> Path:
     return Path(path)
 
 
-def reviews_of(dataset: Dataset) -> list[Review]:
-    return [Review(text=example.text, summary=example.summary) for example in dataset.examples]
+def reviews_of(path: Path) -> list[Review]:
+    return [Review(text=example.text, summary=example.summary) for example in read_examples(path)]
 
 
 @pytest.fixture(scope="session")
 def small_reviews() -> list[Review]:
-    return reviews_of(read_dataset(SMALL_REVIEWS))
+    return reviews_of(SMALL_REVIEWS)
 
 
 def difference(scorer: Scorer, pipelines: dict[str, Any], reviews: list[Review]) -> float:

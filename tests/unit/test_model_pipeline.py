@@ -24,7 +24,7 @@ from bdlab.errors import ModelError, ModelTampered
 from bdlab.events import Review
 from bdlab.model import Scorer, load_scorer
 from bdlab.model.card import sha256_of
-from bdlab.model.dataset import read_dataset
+from bdlab.model.dataset import read_examples
 from tests.fix_model import SMALL_REVIEWS
 
 GOOD = Review(text="I love it, excellent quality. Highly recommend!", summary="Great")
@@ -47,7 +47,7 @@ def _touch(path: str) -> None:
 
 def fitted(head: Any, target: Callable[[int], Any], *, leave_out: int | None = None) -> Any:
     """A pipeline over single strings, as most people have it."""
-    examples = [e for e in read_dataset(SMALL_REVIEWS).examples if e.stars != leave_out]
+    examples = [e for e in read_examples(SMALL_REVIEWS) if e.stars != leave_out]
     texts = [f"{e.summary}\n{e.text}" for e in examples]
     return make_pipeline(TfidfVectorizer(), head).fit(texts, [target(e.stars) for e in examples])
 

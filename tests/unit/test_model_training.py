@@ -12,7 +12,7 @@ from bdlab.errors import InvalidInput, TrainingFailed
 from bdlab.events import Review
 from bdlab.model import load_scorer
 from bdlab.model.card import Card, read_card, sha256_of
-from bdlab.model.dataset import read_dataset
+from bdlab.model.dataset import read_examples
 from bdlab.model.training import train
 from tests.fix_model import SMALL_REVIEWS
 
@@ -71,11 +71,18 @@ def test_training_into_the_same_folder_replaces_the_model(tmp_path: Path) -> Non
 
 
 def test_progress_counts_up_to_its_end(tmp_path: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
+    seen: list[tuple[str, float]] = []
     train(SMALL_REVIEWS, tmp_path, folds=3, progress=lambda *step: seen.append(step))
-    assert [done for _, done, _ in seen] == list(range(7))
-    assert {total for _, _, total in seen} == {6}
-    assert [what for what, _, _ in seen][1:4] == ["fold 1 of 3", "fold 2 of 3", "fold 3 of 3"]
+    shares = [share for _, share in seen]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0.0, 1.0)
+    assert list(dict.fromkeys(what for what, _ in seen)) == [
+        "reading the reviews",
+        "counting the terms",
+        "cross-validating and fitting",
+        "writing the model",
+        "done",
+    ]
 
 
 def test_a_text_listed_under_another_product_is_not_learnt_by_heart(tmp_path: Path) -> None:
@@ -107,8 +114,7 @@ def test_columns_are_found_in_any_order_and_case_after_a_byte_order_mark(tmp_pat
     path = csv_file(
         tmp_path, "\ufeffTEXT,extra,score,Summary,productid", '"two\nlines",x,4,s,p', "", "one,y,2,t,q"
     )
-    examples = read_dataset(path).examples
-    assert [(e.line, e.product, e.stars, e.summary, e.text) for e in examples] == [
+    assert [(e.line, e.product, e.stars, e.summary, e.text) for e in read_examples(path)] == [
         (2, "p", 4, "s", "two\nlines"),
         (5, "q", 2, "t", "one"),
     ]
@@ -140,7 +146,7 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
 )
 def test_a_file_that_cannot_be_used_says_where(tmp_path: Path, lines: list[str], why: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        read_dataset(csv_file(tmp_path, *lines))
+        list(read_examples(csv_file(tmp_path, *lines)))
     assert why in refused.value.message
     assert "reviews.csv" in refused.value.message
 
@@ -148,15 +154,15 @@ def test_a_file_that_cannot_be_used_says_where(tmp_path: Path, lines: list[str],
 def test_another_encoding_is_named_by_line_and_byte(tmp_path: Path) -> None:
     path = csv_file(tmp_path, HEADER, "p,5,ok,ok", "q,5,café,ok", encoding="cp1252")
     with pytest.raises(InvalidInput, match=r"line 3: not UTF-8: byte 0xe9 at offset 46") as refused:
-        read_dataset(path)
+        list(read_examples(path))
     assert "iconv" in refused.value.hint
 
 
 def test_a_folder_or_nothing_in_place_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be read: is a directory"):
-        read_dataset(tmp_path)
+        list(read_examples(tmp_path))
     with pytest.raises(InvalidInput, match="cannot be read: no such file or directory"):
-        read_dataset(tmp_path / "absent.csv")
+        list(read_examples(tmp_path / "absent.csv"))
 
 
 def test_a_file_in_place_of_the_output_folder(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from bdlab.errors import InvalidInput
 from bdlab.events import Review
-from bdlab.model.dataset import read_dataset
+from bdlab.model.dataset import read_examples
 from bdlab.reviews.files import BadRow, Format, ReviewFile, Row
 
 MAX = 100_000
@@ -235,7 +235,7 @@ OTHERS = {
 def test_what_is_no_text_is_named_with_what_makes_text_of_it(tmp_path: Path, what: str) -> None:
     content, way = OTHERS[what]
     path = written(tmp_path, content)
-    for look in (lambda: read(path), lambda: read_dataset(path)):
+    for look in (lambda: read(path), lambda: list(read_examples(path))):
         with pytest.raises(InvalidInput) as caught:
             look()
         assert f"{path} is {what}, and " in caught.value.message
@@ -248,13 +248,13 @@ def test_what_is_no_text_is_named_with_what_makes_text_of_it(tmp_path: Path, wha
 def test_another_delimiter_is_named_and_taken(tmp_path: Path, other: str, option: str) -> None:
     content = "ProductId,Score,Summary,Text\nB1,5,Good,Fine\n".replace(",", other)
     path = written(tmp_path, content)
-    for look in (lambda: read(path), lambda: read_dataset(path)):
+    for look in (lambda: read(path), lambda: list(read_examples(path))):
         with pytest.raises(InvalidInput, match=r"separated by .*, and not by a comma") as caught:
             look()
         assert option in caught.value.hint
     with ReviewFile(str(path), io.BytesIO(), kind=None, max_row_bytes=MAX, delimiter=other) as file:
         assert list(file.rows()) == [Row(2, Review(text="Fine", summary="Good"))]
-    [example] = read_dataset(path, delimiter=other).examples
+    [example] = read_examples(path, delimiter=other)
     assert (example.summary, example.text) == ("Good", "Fine")
 
 
@@ -264,7 +264,7 @@ def test_a_long_field_is_taken_by_both_readers(tmp_path: Path) -> None:
     path = written(tmp_path, f'ProductId,Score,Summary,Text\nB1,5,Good,"{text}"\n')
     with ReviewFile(str(path), io.BytesIO(), kind=None, max_row_bytes=1 << 20) as file:
         assert list(file.rows()) == [Row(2, Review(text=text, summary="Good"))]
-    [example] = read_dataset(path).examples
+    [example] = read_examples(path)
     assert example.text == text
     assert csv.field_size_limit() == 131_072
 

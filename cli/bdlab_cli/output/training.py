@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 
-from rich.progress import MofNCompleteColumn, TimeElapsedColumn
+from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from bdlab.model.card import SUFFIX, Card, Metrics
@@ -26,15 +27,23 @@ _SHOWN = {
 
 
 @contextmanager
-def training_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar at a terminal for what is done; it gets a name, how much is done, and of how much."""
-    with progress_bar(MofNCompleteColumn(), TimeElapsedColumn()) as bar:
-        task = bar.add_task("loading scikit-learn", total=None)
+def training_progress() -> Iterator[Callable[[str, float], None]]:
+    """Show a bar at a terminal, with the time left; it gets what is being done, and the share done."""
+    with progress_bar(TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}")) as bar:
+        task = bar.add_task("loading scikit-learn", total=None, left="")
+        begin = monotonic()
 
-        def report(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
+        def report(what: str, share: float) -> None:
+            spent = monotonic() - begin
+            # From all that was done: the speed of the last seconds differs between the steps.
+            left = f"about {_time(spent / share - spent)} left" if 0.02 < share < 1 and spent > 2 else ""
+            bar.update(task, description=what, completed=share, total=1, left=left)
 
         yield report
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > 100 else f"{seconds:.0f} s"
 
 
 def show(card: Card, output: Path) -> None:

@@ -1,19 +1,29 @@
-"""Training data: a CSV file with the columns of the Amazon reviews on Kaggle, read as a whole."""
+"""Training data: a CSV file with the columns of the Amazon reviews on Kaggle, read row by row."""
 
 from __future__ import annotations
 
-import io
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import hashlib
+import os
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bdlab.errors import InvalidInput
-from bdlab.model.card import sha256_of
+from bdlab.model.terms import join, tokens
 from bdlab.reviews.tables import Lines, csv_rows, refuse_delimiter
+
+Integers = NDArray[np.integer[Any]]
+Progress = Callable[[float], None]
+"""Called with the share, from 0 to 1, of what is done."""
 
 COLUMNS = ("ProductId", "Score", "Summary", "Text")
 STARS = (1, 2, 3, 4, 5)
+_REPORTED = 1000
 
 _HINT = f"The first line has to name the columns {', '.join(COLUMNS)}; others are ignored."
 
@@ -28,39 +38,100 @@ class Example(NamedTuple):
     text: str
 
 
-class Dataset(NamedTuple):
-    """The reviews of a file, in its order; `sha256` is of its bytes."""
+class Corpus(NamedTuple):
+    """The reviews of a file as numbers, in its order; `sha256` is of its bytes.
+
+    `tokens` has the numbers of the tokens in `words`, review by review: the summary, a stop, and the text.
+    Those of review `i` are at `starts[i]:starts[i + 1]`; the first `summaries[i]` of them are the summary's.
+    `summarised[i]` is true if the summary is not blank. `products` has each review's place among the sorted
+    names of products; reviews with one number in `texts` have the same text.
+    """
 
     file: str
     sha256: str
-    examples: tuple[Example, ...]
+    words: Sequence[str]
+    tokens: Integers
+    starts: Integers
+    summaries: Integers
+    summarised: NDArray[np.bool_]
+    products: Integers
+    stars: Integers
+    texts: Integers
 
-    @property
-    def products(self) -> int:
-        """The number of products that are reviewed."""
-        return len({example.product for example in self.examples})
+    def count_products(self) -> int:
+        """Return the number of products that are reviewed."""
+        return int(self.products.max()) + 1
 
-    @property
-    def stars(self) -> dict[str, int]:
-        """The number of reviews for each number of stars."""
-        counts = Counter(example.stars for example in self.examples)
-        return {str(stars): counts[stars] for stars in STARS}
+    def count_stars(self) -> dict[str, int]:
+        """Return the number of reviews for each number of stars."""
+        return {str(stars): int((self.stars == stars).sum()) for stars in STARS}
 
 
-def read_dataset(path: Path, *, delimiter: str = ",") -> Dataset:
-    """Return the reviews. Raises InvalidInput with the column, the line or the byte that is wrong."""
+class _Numbers(dict[Any, int]):
+    """Numbers what it is asked for, from 0, in the order of the first time."""
+
+    def __missing__(self, key: Any) -> int:
+        number = self[key] = len(self)
+        return number
+
+
+def read_corpus(path: Path, *, delimiter: str = ",", progress: Progress = lambda _: None) -> Corpus:
+    """Return the reviews as numbers, without their texts. Raises InvalidInput as `read_examples` does."""
+    with _opened(path) as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    words, names, texts = _Numbers(), _Numbers(), _Numbers()
+    number = words.__getitem__
+    flat, starts, summaries, rows = array("i"), array("q", [0]), array("i"), array("i")
+    for example in read_examples(path, delimiter=delimiter, progress=progress):
+        summary = tokens(example.summary)
+        flat.extend(map(number, join(summary, tokens(example.text))))
+        starts.append(len(flat))
+        summaries.append(len(summary))
+        text = hashlib.blake2b(example.text.encode(), digest_size=16).digest()
+        rows.extend((names[example.product], example.stars, texts[text], bool(example.summary.strip())))
+    columns = np.array(rows, dtype=np.int32).reshape(-1, 4).T
+    places = np.empty(len(names), dtype=np.int32)
+    places[[names[name] for name in sorted(names)]] = np.arange(len(names))
+    return Corpus(
+        file=path.name,
+        sha256=sha256,
+        words=list(words),
+        tokens=np.frombuffer(flat, dtype=np.int32),
+        starts=np.frombuffer(starts, dtype=np.int64),
+        summaries=np.frombuffer(summaries, dtype=np.int32),
+        summarised=columns[3] > 0,
+        products=places[columns[0]],
+        stars=columns[1],
+        texts=columns[2],
+    )
+
+
+def _opened(path: Path) -> BufferedReader:
     try:
-        content = path.read_bytes()
+        return path.open("rb")
     except OSError as error:
         raise InvalidInput(
             f"{path} cannot be read: {(error.strerror or str(error)).lower()}", hint="Name a CSV file."
         ) from error
-    # A field may be as long as the file.
-    lines = Lines(io.BytesIO(content), str(path), len(content))
-    examples = tuple(_examples(lines, path, delimiter))
-    if not examples:
+
+
+def read_examples(
+    path: Path, *, delimiter: str = ",", progress: Progress = lambda _: None
+) -> Iterator[Example]:
+    """Return the reviews one by one. Raises InvalidInput with the column, the line or the byte that is wrong.
+
+    `progress` is called with the share of the file that was read.
+    """
+    with _opened(path) as file:
+        # A field may be as long as the file.
+        size = os.fstat(file.fileno()).st_size
+        count = 0
+        for count, example in enumerate(_examples(Lines(file, str(path), size), path, delimiter), 1):
+            if count % _REPORTED == 0:
+                progress(file.tell() / size)
+            yield example
+    if not count:
         raise InvalidInput(f"{path} holds no reviews: 0 rows", hint=_HINT)
-    return Dataset(path.name, sha256_of(content), examples)
 
 
 def _examples(lines: Lines, path: Path, delimiter: str) -> Iterator[Example]:

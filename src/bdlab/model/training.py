@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
 
@@ -16,16 +17,19 @@ import numpy as np
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 from sklearn.model_selection import GroupKFold
 
-from bdlab.errors import InvalidInput
+from bdlab.errors import InvalidInput, TrainingFailed
 from bdlab.files import Replacement
 from bdlab.model import termtable
 from bdlab.model.card import SUFFIX, Card, Data, File, Metrics, Title, Validation, encode_card, sha256_of
-from bdlab.model.dataset import Dataset, read_dataset
-from bdlab.model.estimators import NEUTRAL, Fitted, Floats, Parameters, compile_terms, fit
+from bdlab.model.dataset import Corpus, Integers, read_corpus
+from bdlab.model.dataset import Progress as Share
+from bdlab.model.estimators import SENTIMENTS, Fitted, build_pipelines, build_table
+from bdlab.model.features import Features, Floats, count_terms
+from bdlab.model.fitting import HEADS, NEUTRAL, Fits, Job, Parameters, run_all
 from bdlab.model.pipeline import PAIRS
 
-Progress = Callable[[str, int, int], None]
-"""Called with the next step, the number of steps done, and the number of all steps."""
+Progress = Callable[[str, float], None]
+"""Called with what is being done, and the share, from 0 to 1, of the whole work that is done."""
 
 FOLDS = 5
 NAME = "reviews"
@@ -33,6 +37,8 @@ VERSION = "1.1.0"
 
 _LIBRARIES = ("bdlab", "scikit-learn", "numpy", "scipy", "joblib")
 _SEED = 0
+_READ, _COUNTED, _FITTED = 0.1, 0.25, 0.95
+"""The shares of the whole work that are done after these steps."""
 _UNUSED = {
     "HelpfulnessNumerator": "votes that come after a review is written: docs/model.md has what they change",
     "HelpfulnessDenominator": "votes that come after a review is written: docs/model.md has what they change",
@@ -44,7 +50,7 @@ def train(
     csv: Path,
     out: Path,
     *,
-    progress: Progress = lambda *_: None,
+    progress: Progress = lambda _what, _share: None,
     folds: int = FOLDS,
     delimiter: str = ",",
     name: str = NAME,
@@ -58,18 +64,33 @@ def train(
     """
     chosen = parameters or Parameters()
     _check_title(name, version)
-    steps = folds + 3
-    progress("reading the reviews", 0, steps)
-    dataset = read_dataset(csv, delimiter=delimiter)
-    _check_folds(dataset, folds)
+    step = partial(_part, progress)
+    progress("reading the reviews", 0.0)
+    corpus = read_corpus(csv, delimiter=delimiter, progress=step("reading the reviews", 0.0, _READ))
+    _check_folds(corpus, folds)
     _prepare(out)
-    validation = _validate(dataset, folds, chosen, lambda what, done: progress(what, done + 1, steps))
-    progress("training on all reviews", folds + 1, steps)
-    model = _fit_on(dataset, range(len(dataset.examples)), chosen)
-    progress("writing the model", folds + 2, steps)
+    fold_of = np.zeros(len(corpus.stars), dtype=np.int32)
+    splitter = GroupKFold(folds, shuffle=True, random_state=_SEED)
+    for number, (_, unseen) in enumerate(splitter.split(fold_of, groups=corpus.products)):
+        fold_of[unseen] = number
+    features = prepare(corpus, fold_of, folds, chosen, step("counting the terms", _READ, _COUNTED))
+    fits = Fits(corpus, features, fold_of, chosen)
+    for fold in range(folds + 1):
+        _check_sentiments(corpus.stars[fits.seen(fold)])
+    # The largest come first, so that all cores have work until the end.
+    jobs = [Job(head, fold) for fold in range(folds, -1, -1) for head in HEADS]
+    results = run_all(fits, jobs, step("cross-validating and fitting", _COUNTED, _FITTED))
+    progress("writing the model", _FITTED)
+    heads = [result.head for result in results[: len(HEADS)]]
+    table = build_table(features, heads[0], heads[1], chosen)
+    predicted = {head: np.zeros(len(fold_of)) for head in HEADS}
+    for job, result in zip(jobs, results, strict=True):
+        for reviews, values in result.predicted:
+            predicted[job.head][reviews] = values
+    validation = _validate(fits, folds, 1 + 4 * predicted["rating"], predicted["sentiment"])
     contents = {
-        f"{name}.terms.json.gz": ("terms", termtable.encode(compile_terms(model))),
-        f"{name}.joblib": ("pipeline", _dump(model)),
+        f"{name}.terms.json.gz": ("terms", termtable.encode(table)),
+        f"{name}.joblib": ("pipeline", _dump(build_pipelines(table, chosen))),
     }
     card = Card(
         name=name,
@@ -80,11 +101,11 @@ def train(
             for file, (role, content) in contents.items()
         },
         data=Data(
-            file=dataset.file,
-            sha256=dataset.sha256,
-            rows=len(dataset.examples),
-            products=dataset.products,
-            stars=dataset.stars,
+            file=corpus.file,
+            sha256=corpus.sha256,
+            rows=len(corpus.stars),
+            products=corpus.count_products(),
+            stars=corpus.count_stars(),
         ),
         validation=validation,
         training={"seed": _SEED, **msgspec.to_builtins(chosen)},
@@ -96,8 +117,29 @@ def train(
         _write_all(out, {**written, name + SUFFIX: encode_card(card)})
     except OSError as error:
         raise InvalidInput(f"the folder {out} cannot be written to: {error.strerror}") from error
-    progress("done", steps, steps)
+    progress("done", 1.0)
     return card
+
+
+def prepare(
+    corpus: Corpus, fold_of: Integers, folds: int, parameters: Parameters, progress: Share = lambda _: None
+) -> Features:
+    """Return the features of a corpus for fits with these parameters."""
+    return count_terms(
+        corpus,
+        fold_of,
+        folds,
+        {
+            "summary": (parameters.summary_min_products, parameters.summary_most_terms),
+            "review": (parameters.review_min_products, parameters.review_most_terms),
+        },
+        progress,
+    )
+
+
+def _part(progress: Progress, what: str, begin: float, end: float) -> Share:
+    """Return a function that reports the share of one step as that of the whole."""
+    return lambda share: progress(what, begin + share * (end - begin))
 
 
 def _check_title(name: str, version: str) -> None:
@@ -107,12 +149,13 @@ def _check_title(name: str, version: str) -> None:
         raise InvalidInput(f"the name {name!r} or the version {version!r} is not valid: {error}") from error
 
 
-def _check_folds(dataset: Dataset, folds: int) -> None:
+def _check_folds(corpus: Corpus, folds: int) -> None:
     if folds < 2:
         raise InvalidInput(f"cross-validation needs 2 folds or more, and not {folds}")
-    if dataset.products < folds:
+    products = corpus.count_products()
+    if products < folds:
         raise InvalidInput(
-            f"{dataset.file} has reviews of {dataset.products} product(s), too few for {folds} folds: "
+            f"{corpus.file} has reviews of {products} product(s), too few for {folds} folds: "
             "the reviews of a product are in one fold",
             hint="Ask for fewer folds, or train on more products.",
         )
@@ -128,34 +171,25 @@ def _prepare(out: Path) -> None:
         ) from error
 
 
-def _fit_on(dataset: Dataset, chosen: Sequence[int], parameters: Parameters) -> Fitted:
-    examples = [dataset.examples[index] for index in chosen]
-    return fit(
-        [(example.summary, example.text) for example in examples],
-        [example.stars for example in examples],
-        [example.product for example in examples],
-        parameters,
-    )
+def _check_sentiments(stars: Integers) -> None:
+    for name, stars_of, some in zip(
+        SENTIMENTS, ("1 or 2", "4 or 5"), ((stars < NEUTRAL).any(), (stars > NEUTRAL).any()), strict=True
+    ):
+        if not some:
+            raise TrainingFailed(
+                f"no review with {stars_of} stars to learn the {name} sentiment from",
+                hint="Train on more reviews, or with another number of folds.",
+            )
 
 
-def _validate(
-    dataset: Dataset, folds: int, parameters: Parameters, progress: Callable[[str, int], None]
-) -> Validation:
-    pairs = [(example.summary, example.text) for example in dataset.examples]
-    truth = np.array([example.stars for example in dataset.examples])
-    stars, positive, mean, mostly = (np.zeros(len(truth)) for _ in range(4))
+def _validate(fits: Fits, folds: int, stars: Floats, positive: Floats) -> Validation:
+    truth = fits.corpus.stars
+    mean, mostly = np.zeros(len(truth)), np.zeros(len(truth))
     per_fold = []
-    splitter = GroupKFold(folds, shuffle=True, random_state=_SEED)
-    products = [example.product for example in dataset.examples]
-    for number, (others, unseen) in enumerate(splitter.split(pairs, groups=products)):
-        progress(f"fold {number + 1} of {folds}", number)
-        # A product may have several ids, each with the same reviews.
-        texts = {dataset.examples[index].text for index in unseen}
-        seen = [index for index in others if dataset.examples[index].text not in texts]
-        model = _fit_on(dataset, seen, parameters)
-        stars[unseen], positive[unseen] = model.predict([pairs[index] for index in unseen])
-        mean[unseen] = truth[seen].mean()
-        mostly[unseen] = float((truth[seen] > NEUTRAL).sum() >= (truth[seen] < NEUTRAL).sum())
+    for fold in range(folds):
+        unseen, seen = fits.fold_of == fold, truth[fits.seen(fold)]
+        mean[unseen] = seen.mean()
+        mostly[unseen] = float((seen > NEUTRAL).sum() >= (seen < NEUTRAL).sum())
         per_fold.append(_metrics(truth[unseen], stars[unseen], positive[unseen]))
     return Validation(
         method="cross-validation grouped by ProductId; reviews whose text is in the fold are not trained on",
@@ -166,7 +200,7 @@ def _validate(
     )
 
 
-def _metrics(truth: Floats, stars: Floats, positive: Floats) -> Metrics:
+def _metrics(truth: Integers, stars: Floats, positive: Floats) -> Metrics:
     decided = truth != NEUTRAL
     negative = truth[decided] < NEUTRAL
     called_negative = positive[decided] < 0.5

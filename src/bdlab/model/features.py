@@ -1,0 +1,190 @@
+"""The terms of a corpus as sparse matrices of zeros and ones, in blocks of reviews of one fold.
+
+The matrices are the same for each fit: what differs are the terms that it uses, their weights and the
+lengths of the reviews' vectors. So they are made once, and all processes share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from bdlab.model.dataset import Corpus, Integers, Progress
+
+Booleans = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+FIELDS = ("summary", "review")
+
+_BLOCK = 20_000
+"""The most reviews of a block, unless one product has more."""
+
+
+class Block(NamedTuple):
+    """Reviews of one fold: `reviews` are their numbers in the corpus, `fold` is -1 if there are no folds.
+
+    `summary` has a row for each review; `review` has these too, and then one for each review of `summarised`,
+    whose summary is also learnt from as a review of its own: otherwise a text of five words would be scored
+    with weights that words have in texts of a hundred.
+    """
+
+    fold: int
+    reviews: Integers
+    summarised: Integers
+    summary: Any
+    review: Any
+
+    def rows(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the values of all rows of `review`, from one value for each review of the corpus."""
+        return np.concatenate([values[self.reviews], values[self.summarised]])
+
+
+class Features(NamedTuple):
+    """The matrices, and by field the terms of their columns.
+
+    Row `i` of `used` tells which of them the fit without fold `i` uses; its last row is of the fit to all.
+    """
+
+    blocks: tuple[Block, ...]
+    terms: dict[str, list[str]]
+    used: dict[str, Booleans]
+
+
+def count_terms(
+    corpus: Corpus,
+    fold_of: Integers,
+    folds: int,
+    bounds: Mapping[str, tuple[int, int]],
+    progress: Progress = lambda _: None,
+) -> Features:
+    """Return the features. `fold_of` has each review's fold, the same for all reviews of a product.
+
+    `bounds` has by field the least number of products that use a term, and the most terms. If more terms than
+    these are left, the fit takes those that most of its products use.
+    """
+    order = np.lexsort((np.arange(len(fold_of)), corpus.products, fold_of))
+    chunks = list(_chunks(order, corpus.products, fold_of))
+    keys: dict[str, Integers] = {}
+    used: dict[str, Booleans] = {}
+    for number, field in enumerate(FIELDS):
+        found: list[list[Integers]] = [[] for _ in range(max(folds, 1))]
+        for done, chunk in enumerate(chunks):
+            product = np.cumsum(np.diff(corpus.products[chunk], prepend=-1) != 0)
+            _, each = _distinct(corpus, field, chunk, product)
+            found[max(int(fold_of[chunk[0]]), 0)].append(each)
+            progress((number + done / len(chunks)) / 4)
+        keys[field], used[field] = _used(found, folds, *bounds[field])
+    blocks = []
+    most_tokens = max(int((corpus.starts[chunk + 1] - corpus.starts[chunk]).sum()) for chunk in chunks)
+    # Of one array of ones, all matrices have a part: it would take two thirds of their memory.
+    ones = np.ones(4 * most_tokens)
+    for done, chunk in enumerate(chunks):
+        summarised = chunk[corpus.summarised[chunk]]
+        summary = _matrix(*_distinct(corpus, "summary", chunk), len(chunk), keys["summary"], ones)
+        rows, found_keys = _distinct(corpus, "review", chunk)
+        more_rows, more_keys = _distinct(corpus, "summary", summarised)
+        review = _matrix(
+            np.concatenate([rows, more_rows + len(chunk)]),
+            np.concatenate([found_keys, more_keys]),
+            len(chunk) + len(summarised),
+            keys["review"],
+            ones,
+        )
+        blocks.append(Block(int(fold_of[chunk[0]]), chunk, summarised, summary, review))
+        progress(0.5 + (done + 1) / len(chunks) / 2)
+    return Features(tuple(blocks), {field: _terms(keys[field], corpus.words) for field in FIELDS}, used)
+
+
+def _chunks(order: Integers, products: Integers, fold_of: Integers) -> Iterator[Integers]:
+    """Return the reviews in `order`, cut only between products and always between folds."""
+    ends = (np.flatnonzero(np.diff(products[order], append=-1)) + 1).tolist()
+    start = 0
+    for end, after in zip(ends, [*ends[1:], 0], strict=True):
+        if not after or fold_of[order[end]] != fold_of[order[start]] or after - start > _BLOCK:
+            yield order[start:end]
+            start = end
+
+
+def _distinct(
+    corpus: Corpus, field: str, reviews: Integers, group: Integers | None = None
+) -> tuple[Integers, Integers]:
+    """Return the terms as pairs of a group and a key, each once, in order; a review is a group by itself.
+
+    The key of a word is its number, that of two words n and m is (n + 1) * len(words) + m.
+    """
+    lengths = (
+        corpus.summaries[reviews].astype(np.int64)
+        if field == "summary"
+        else corpus.starts[reviews + 1] - corpus.starts[reviews]
+    )
+    group = np.arange(len(reviews)) if group is None else group
+    before = np.cumsum(lengths) - lengths
+    places = np.repeat(corpus.starts[reviews] - before, lengths) + np.arange(lengths.sum())
+    tokens = corpus.tokens[places].astype(np.int64)
+    row = np.repeat(np.arange(len(reviews)), lengths)
+    neighbours = np.flatnonzero(row[1:] == row[:-1])
+    words = len(corpus.words)
+    # Both in one number, which sorts much faster.
+    room = (words + 1) * words
+    groups = group[row].astype(np.int64) * room
+    both = np.concatenate(
+        [groups + tokens, groups[neighbours] + (tokens[neighbours] + 1) * words + tokens[neighbours + 1]]
+    )
+    both.sort()
+    both = both[np.flatnonzero(np.diff(both, prepend=-1))]
+    return np.divmod(both, room)
+
+
+def _used(found: list[list[Integers]], folds: int, least: int, most: int) -> tuple[Integers, Booleans]:
+    """Return the sorted keys that any fit uses, and which each of them does.
+
+    `found` has by fold the keys of each product.
+    """
+    counted = []
+    for parts in found:
+        keys, counts = np.unique(np.concatenate(parts), return_counts=True)
+        counted.append((keys, counts.astype(np.int32)))
+        parts.clear()
+    keys = np.unique(np.concatenate([keys for keys, _ in counted]))
+    products = np.zeros((len(counted), len(keys)), dtype=np.int32)
+    for row, (own, counts) in zip(products, counted, strict=True):
+        row[np.searchsorted(keys, own)] = counts
+    total = products.sum(axis=0)
+    kept = total >= least
+    keys, products, total = keys[kept], products[:, kept], total[kept]
+    used = np.stack(
+        [_frequent(total - own, least, most) for own in products[:folds]] + [_frequent(total, least, most)]
+    )
+    kept = used.any(axis=0)
+    return keys[kept], used[:, kept]
+
+
+def _frequent(counts: Integers, least: int, most: int) -> Booleans:
+    if (counts >= least).sum() > most:
+        least = int(np.partition(counts, -most - 1)[-most - 1]) + 1
+    return counts >= least
+
+
+def _matrix(rows: Integers, keys: Integers, height: int, known: Integers, ones: Floats) -> Any:
+    """Return a matrix of ones; its columns are those of the sorted keys `known`."""
+    if not len(known):
+        return sparse.csr_array((height, 0))
+    columns = np.searchsorted(known, keys)
+    columns[columns == len(known)] = 0
+    right = known[columns] == keys
+    starts = np.zeros(height + 1, dtype=np.int32)
+    np.cumsum(np.bincount(rows[right], minlength=height), out=starts[1:])
+    indices = columns[right].astype(np.int32)
+    return sparse.csr_array((ones[: len(indices)], indices, starts), shape=(height, len(known)))
+
+
+def _terms(keys: Integers, words: Sequence[str]) -> list[str]:
+    pairs = np.divmod(keys, len(words))
+    return [
+        words[second] if not first else f"{words[first - 1]} {words[second]}"
+        for first, second in zip(*(part.tolist() for part in pairs), strict=True)
+    ]
