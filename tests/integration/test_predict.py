@@ -173,7 +173,7 @@ def test_a_bad_row_keeps_everything_from_being_published(pipeline: Pipeline, tmp
         (["--file", "-"], b"Score\n5\n", "the column 'Text' is missing"),
         (["--file", "-"], b"Text\n\xff\n", "line 2: not UTF-8: byte 0xff at offset 5"),
         (["--file", "-", "--format", "jsonl"], b"{", "line 1: is not valid JSON"),
-        (["--file", "-", "--output", "x.pdf"], b"Text\na\n", "ends in neither .csv nor .jsonl"),
+        (["--file", "-", "--output", "x.pdf"], b"Text\na\n", "ends in none of .csv, .jsonl and .parquet"),
         ([" "], b"", "field 'text' is empty"),
         (["a\udcffb"], b"", "half of a surrogate pair"),
         ([], b"", "give either a review as the argument, or --file"),

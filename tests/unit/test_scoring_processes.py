@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -102,3 +105,48 @@ def test_a_stop_ends_it_between_two_parts(tmp_path: Path) -> None:
         first = next(scored)
         stop.set()
         assert 1 <= len([first, *scored]) <= PART_ROWS < len(rows)
+
+
+def run(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bdlab_cli", "predict", "--no-publish", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+
+
+def test_a_large_file_gives_the_same_results_as_a_small_one_and_ctrl_c_leaves_whole_rows(
+    tmp_path: Path,
+) -> None:
+    texts = (f"Number {place} is not <b>good</b> & ½ bad, never mind." for place in range(30_000))
+    lines = [json.dumps({"text": text, "summary": "fine"}) + "\n" for text in texts]
+    (tmp_path / "large.jsonl").write_text("".join(lines))
+    (tmp_path / "small.jsonl").write_text("".join(lines[:300]))
+    found = {}
+    for name in ("small", "large"):
+        ended = run(
+            "--file", str(tmp_path / f"{name}.jsonl"), "--output", str(tmp_path / f"{name}.out.jsonl")
+        )
+        assert "reviews scored" in ended.communicate(timeout=120)[1]
+        assert ended.returncode == 0
+        found[name] = (tmp_path / f"{name}.out.jsonl").read_text().splitlines()
+    assert len(found["large"]) == len(lines)
+    for small, large in zip(found["small"], found["large"], strict=False):
+        one, other = json.loads(small), json.loads(large)
+        assert one.pop("explanation") == other.pop("explanation")
+        assert one == pytest.approx(other, abs=1e-9)
+
+    with run("--file", str(tmp_path / "large.jsonl"), "--json") as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        first = running.stdout.readline()
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+        known = [json.loads(line)["line"] for line in (first, *running.stdout)]
+        assert running.wait(60) == 1
+        assert "the run was interrupted" in running.stderr.read()
+    assert known == list(range(1, len(known) + 1))
+    assert len(known) < len(lines)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(running.pid, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from typer import Argument, BadParameter, Option
@@ -26,13 +25,16 @@ def predict(
         Option(
             metavar="FILE",
             help="CSV with the columns Text, Summary, HelpfulnessNumerator, HelpfulnessDenominator (only "
-            "Text has to be there), or JSON lines; - is standard input.",
+            "Text has to be there), JSON lines or Parquet; - is standard input; or an address such as s3://.",
         ),
     ] = None,
     kind: Annotated[
-        Literal["csv", "jsonl"] | None,
+        Literal["csv", "jsonl", "parquet"] | None,
         Option(
-            "--format", metavar="KIND", help="Of the file: csv or jsonl", show_default="by suffix or content"
+            "--format",
+            metavar="KIND",
+            help="Of the file: csv, jsonl or parquet",
+            show_default="by suffix or content",
         ),
     ] = None,
     delimiter: Delimiter = ",",
@@ -41,11 +43,12 @@ def predict(
     ] = True,
     json: Annotated[bool, Option("--json", help="One JSON object a review on standard output.")] = False,
     output: Annotated[
-        Path | None,
+        str | None,
         Option(
             metavar="FILE",
-            help="Write the results to this .csv or .jsonl file once all are there; until then, and after a "
-            "failure, it stays what it was, and what is known is beside it in NAME.partial-*.",
+            help="Write the results to this .csv, .jsonl or .parquet file, or to such an address, once all "
+            "are there; until then, and after a failure, it stays what it was, and what is known is beside "
+            "it in NAME.partial-*.",
         ),
     ] = None,
     raw_cells: Annotated[

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from bdlab.errors import BdlabError, InvalidInput
+from bdlab.events import Term
 from bdlab.files import Replacement
 from bdlab.reviews.bulk import RowResult
+from bdlab.reviews.parquet import from_json_lines
+from bdlab.reviews.remote import Upload, is_address
 from bdlab_cli.output import terminal
 
 if TYPE_CHECKING:
@@ -33,10 +38,12 @@ _ID_WIDTH = 39
 _FORMULAS = frozenset("=+-@＝＋－＠")
 _BREAKS = frozenset("\t\r\n")
 
-_FIELDS = (
-    "line", "state", "id", "prediction", "sentiment", "confidence", "explanation", "known_terms", "warning",
-    "model", "created_at", "partition", "offset", "summary", "text",
-)  # fmt: skip
+_FIELDS = {
+    "line": int, "state": str, "id": str, "prediction": float, "sentiment": str, "confidence": float,
+    "explanation": Term, "known_terms": float, "warning": str, "model": str, "created_at": str,
+    "partition": int, "offset": int, "summary": str, "text": str,
+}  # fmt: skip
+"""The columns of a file, with their types in Parquet."""
 
 
 class Results:
@@ -55,17 +62,19 @@ class Results:
         """Make the results final."""
 
 
-def results(*, as_json: bool, output: Path | None, published: bool, raw_cells: bool) -> Results:
-    """Return where results go. Raises InvalidInput if --output ends in neither .csv nor .jsonl."""
+def results(*, as_json: bool, output: str | None, published: bool, raw_cells: bool) -> Results:
+    """Return where results go. Raises InvalidInput if --output has no known suffix or address."""
     if output is None:
         return _JsonLines() if as_json else _Table(published=published)
-    kind = output.suffix.lower()
+    kind = PurePosixPath(output).suffix.lower()
     if kind == ".csv":
         return _CsvFile(output, raw_cells=raw_cells)
     if kind in (".jsonl", ".ndjson"):
         return _JsonFile(output)
+    if kind == ".parquet":
+        return _ParquetFile(output)
     raise InvalidInput(
-        f"--output {output} ends in neither .csv nor .jsonl",
+        f"--output {output} ends in none of .csv, .jsonl and .parquet",
         hint="For standard output leave it out, and give --json.",
     )
 
@@ -105,9 +114,9 @@ class _File(Results):
     Lines are in the order of the reviews.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         self._path = path
-        self._new = Replacement(path, hidden=False)
+        self._new = Upload(path) if is_address(path) else Replacement(Path(path), hidden=False)
 
     def __enter__(self) -> _File:
         with self._named():
@@ -157,14 +166,40 @@ class _JsonFile(_File):
         self._new.file.write(msgspec.json.encode(fields) + b"\n")
 
 
+class _ParquetFile(_File):
+    """Written at the end, since Parquet is not written row by row; until then JSON in a temporary file."""
+
+    def begin(self) -> None:
+        self._rows = tempfile.TemporaryFile(prefix="bdlab-results-")  # noqa: SIM115 - closed by __exit__
+        self._written = False
+
+    def write(self, fields: dict[str, Any]) -> None:
+        self._rows.write(msgspec.json.encode(fields) + b"\n")
+
+    def complete(self) -> None:
+        with self._named():
+            self._write_all()
+        super().complete()
+
+    def _write_all(self) -> None:
+        from_json_lines(self._rows, self._new.file, _FIELDS)
+        self._written = True
+
+    def __exit__(self, *raised: object) -> None:
+        with self._rows, contextlib.suppress(OSError):  # which `complete` has told
+            if self._new.keep and not self._written:
+                self._write_all()
+        super().__exit__(*raised)
+
+
 class _CsvFile(_File):
-    def __init__(self, path: Path, *, raw_cells: bool) -> None:
+    def __init__(self, path: str, *, raw_cells: bool) -> None:
         super().__init__(path)
         self._cell: Callable[[Any], Any] = (lambda value: value) if raw_cells else inert
 
     def begin(self) -> None:
         self._text = io.TextIOWrapper(self._new.file, "utf-8", newline="", write_through=True)
-        self._writer = csv.DictWriter(self._text, _FIELDS, restval="")
+        self._writer = csv.DictWriter(self._text, list(_FIELDS), restval="")
         self._writer.writeheader()
 
     def write(self, fields: dict[str, Any]) -> None:

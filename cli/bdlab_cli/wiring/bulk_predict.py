@@ -45,7 +45,7 @@ class Prediction:
         results: Results,
         *,
         publish: bool,
-        output: Path | None,
+        output: str | None,
         run_id: str | None,
         source: str,
     ) -> None:
@@ -298,14 +298,15 @@ def _ranges(lines: list[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
 
 
-def _refuse_overwriting(source: str, output: Path | None) -> None:
+def _refuse_overwriting(source: str, output: str | None) -> None:
     """Raise InvalidInput if the output is the file that is read, also through links or standard input."""
     if output is None:
         return
+    same = source == output
     try:
         read = os.fstat(0) if source == STANDARD_INPUT else Path(source).stat()
-        same = os.path.samestat(read, output.stat())
-    except (OSError, RuntimeError):  # one of them is missing, which is said later
-        return
+        same = os.path.samestat(read, Path(output).stat())
+    except (OSError, RuntimeError):  # one of them is missing, which is said later, or an address
+        pass
     if same:
         raise InvalidInput(f"--output {output} is the file that is read", hint="Name another file.")

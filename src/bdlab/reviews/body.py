@@ -109,6 +109,18 @@ def decode(data: bytes) -> Review:
     return review
 
 
+def decode_plain(data: bytes) -> Review | None:
+    """Return the review in a JSON object with the fields of the API alone; None if it takes a closer look."""
+    try:
+        review = _reviews.one.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if _reviews.may_repeat(data, 1):
+        return None
+    check(review)
+    return review
+
+
 def decode_many(data: bytes, *, limit: int) -> list[Review]:
     """Return the reviews in a JSON array of 1 to `limit` objects.
 

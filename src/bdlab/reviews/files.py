@@ -1,4 +1,4 @@
-"""Files of reviews, CSV or JSON lines, read row by row, with one row in memory at a time.
+"""Files of reviews, CSV, JSON lines or Parquet, read row by row, with one row in memory at a time.
 
 CSV columns are those of the Amazon reviews (`Text`, `Summary`, `HelpfulnessNumerator`,
 `HelpfulnessDenominator`), in any case and order; only `Text` is required. Each JSON line is an object with
@@ -20,14 +20,17 @@ from typing import IO, Any, Literal, NamedTuple
 
 from bdlab.errors import InvalidInput
 from bdlab.events import MAX_COUNT, Review
-from bdlab.reviews.body import FieldProblem, Repeating, ReviewInvalid, check, parse, review_of
+from bdlab.reviews import parquet
+from bdlab.reviews.body import FieldProblem, Repeating, ReviewInvalid, check, decode_plain, parse, review_of
+from bdlab.reviews.remote import fetch, is_address
 from bdlab.reviews.schema import COUNT_FIELDS, FIELDS
 from bdlab.reviews.tables import Lines, csv_rows, refuse_delimiter
 
-Format = Literal["csv", "jsonl"]
+Format = Literal["csv", "jsonl", "parquet"]
 
 STANDARD_INPUT = "-"
 _SUFFIXES: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+"""Of Parquet the first bytes tell."""
 
 #: The names of each field, in lower case.
 _FIELDS = {
@@ -67,11 +70,11 @@ class BadRow(NamedTuple):
 
 
 class ReviewFile:
-    """The rows of `source`, a path or ``-`` for `standard_input`; can be read more than once.
+    """The rows of `source`, a path, an address or ``-`` for `standard_input`; can be read more than once.
 
-    A pipe is copied into a temporary file. If `kind` is None, the suffix of the name decides, else the first
-    character. A field, or a JSON line, may have `max_row_bytes`. A context manager, which raises InvalidInput
-    if the file cannot be read.
+    What is no file here is copied into a temporary file, and Parquet is converted: its rows are its lines. If
+    `kind` is None, the suffix of the name decides, else the first characters. A field, or a JSON line, may
+    have `max_row_bytes`. A context manager, which raises InvalidInput if the file cannot be read.
     """
 
     def __init__(
@@ -94,11 +97,11 @@ class ReviewFile:
 
     def __enter__(self) -> ReviewFile:
         try:
-            self._file = self._open()
+            self._file = self._converted(self._open())
         except OSError as error:
             raise InvalidInput(
                 f"{self.name} cannot be read: {(error.strerror or str(error)).lower()}",
-                hint="Name a CSV or JSON lines file, or - for standard input.",
+                hint="Name a CSV, JSON lines or Parquet file, or - for standard input.",
             ) from error
         return self
 
@@ -107,7 +110,19 @@ class ReviewFile:
             self._file.close()
             self._file = None
 
+    def _converted(self, file: IO[bytes]) -> IO[bytes]:
+        file.seek(0)
+        start = file.read(len(parquet.MAGIC))
+        file.seek(0)
+        if self._kind == "parquet" or (self._kind is None and start == parquet.MAGIC):
+            self._kind = "jsonl"
+            with file:
+                return parquet.to_json_lines(file, self.name, lambda titles: _columns(titles, self.name, ","))
+        return file
+
     def _open(self) -> IO[bytes]:
+        if is_address(self._source):
+            return fetch(self._source)
         if self._source != STANDARD_INPUT:
             found = Path(self._source).open("rb")  # noqa: SIM115 - closed by __exit__
             if stat.S_ISREG(os.fstat(found.fileno()).st_mode):
@@ -241,6 +256,9 @@ def _json_rows(lines: Lines, start: Place | None) -> Iterator[Row | BadRow]:
 
 
 def _from_json(data: bytes) -> Review:
+    review = decode_plain(data)
+    if review is not None:
+        return review
     value = parse(data)
     if isinstance(value, dict):
         repeated = value.names if isinstance(value, Repeating) else frozenset()
