@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from operator import attrgetter
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -59,7 +60,7 @@ class Review(
     helpfulness_denominator: Count = 1
 
 
-class Term(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Term(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A term of the review, and the stars that it added to the rating."""
 
     term: str
@@ -93,7 +94,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
         return "; ".join(reasons)
 
 
-class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """A scored review. `created_at` is the time of scoring, `timestamp` of handing it to the producer."""
 
     id: UUID
@@ -111,7 +112,7 @@ class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     schema_version: int = SCHEMA_VERSION
 
 
-class Position(msgspec.Struct, frozen=True, order=True):
+class Position(msgspec.Struct, frozen=True, order=True, gc=False):
     """The position of a record. A log that was lost and created again has another `cluster_id`; a topic that
     was deleted and created again has another `topic_id`, which is empty if it is not known.
     """
@@ -126,7 +127,7 @@ class Position(msgspec.Struct, frozen=True, order=True):
 Headers = Sequence[tuple[str, bytes | None]]
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """A record of the topic, not decoded yet."""
 
     position: Position
@@ -141,6 +142,9 @@ _LAST_WORD = re.compile(rb"(?:^|/)([a-z][a-z0-9_-]{0,39})\Z")
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(PredictionEvent)
+_NUL = b"\\u0000"
+_MOMENTS = [name for name, kind in get_type_hints(PredictionEvent).items() if kind is datetime]
+_moments = attrgetter(*_MOMENTS)
 
 
 def idempotent_id(key: str, review: Review) -> UUID:
@@ -229,7 +233,9 @@ def decode(record: Record) -> PredictionEvent:
 
     An event of a later version is never reported as invalid, since that version can read it.
     """
-    _check_version("the header " + CONTRACT_HEADER, _contract(record.headers), CONTRACT_VERSION)
+    contract = _contract(record.headers)
+    if contract != CONTRACT_VERSION:
+        _check_version("the header " + CONTRACT_HEADER, contract, CONTRACT_VERSION)
     if record.value is None:
         raise InvalidEvent("the record has no value: it is a tombstone, and the topic is never compacted")
     if record.key is None:
@@ -244,19 +250,35 @@ def decode(record: Record) -> PredictionEvent:
         _refuse_repeated_fields(record.value)
     if record.key != str(event.id).encode():
         raise InvalidEvent(f"the record's key is not the event's id {event.id}")
-    terms = "".join(term.term for term in event.explanation)
-    texts = {"text": event.text, "summary": event.summary, "model": event.model, "explanation": terms}
-    for field, text in texts.items():
-        if "\x00" in text:
-            raise InvalidEvent(f"field {field!r} holds a NUL character (U+0000), which Postgres cannot store")
-    for field in ("created_at", "timestamp"):
-        moment: datetime = getattr(event, field)
-        try:
-            moment.astimezone(UTC)
-        except OverflowError:  # its local time is within the calendar
-            why = f"field {field!r}, {moment.isoformat()}, is not within the years 1 to 9999 in UTC"
-            raise InvalidEvent(why) from None
+    if _NUL in record.value:  # JSON has no other way to write it
+        _refuse_nul(event)
+    for field, moment in zip(_MOMENTS, _moments(event), strict=True):
+        if moment.tzinfo is not UTC:
+            _refuse_other_years(field, moment)
     return event
+
+
+def _refuse_nul(event: msgspec.Struct) -> None:
+    """Raise InvalidEvent if a text holds U+0000."""
+    for field, found in msgspec.structs.asdict(event).items():
+        if _holds_nul(msgspec.to_builtins(found)):
+            raise InvalidEvent(f"field {field!r} holds a NUL character (U+0000), which Postgres cannot store")
+
+
+def _holds_nul(found: Any) -> bool:
+    if isinstance(found, str):
+        return "\x00" in found
+    parts = found.values() if isinstance(found, dict) else found if isinstance(found, Sequence) else ()
+    return any(map(_holds_nul, parts))
+
+
+def _refuse_other_years(field: str, moment: datetime) -> None:
+    """Raise InvalidEvent if the moment is within the calendar in its local time only."""
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        why = f"field {field!r}, {moment.isoformat()}, is not within the years 1 to 9999 in UTC"
+        raise InvalidEvent(why) from None
 
 
 def _reason(value: bytes, error: Exception) -> str:

@@ -6,7 +6,8 @@ a partition balances if the recorded positions are exactly those from its first 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -49,7 +50,24 @@ def log_partition(place: Position | LogRange) -> LogPartition:
     return LogPartition(place.cluster_id, place.topic, place.partition, place.topic_id)
 
 
-class Accepted(msgspec.Struct, frozen=True):
+def runs(positions: Sequence[Position]) -> Iterator[tuple[LogPartition, int, int]]:
+    """Yield each run of consecutive offsets of one partition: the partition, and the run's slice."""
+    begin = 0
+    for index, (one, other) in enumerate(pairwise(positions), 1):
+        if (
+            other.offset - one.offset != 1
+            or other.partition != one.partition
+            or other.cluster_id != one.cluster_id
+            or other.topic != one.topic
+            or other.topic_id != one.topic_id
+        ):
+            yield log_partition(one), begin, index
+            begin = index
+    if positions:
+        yield log_partition(positions[begin]), begin, len(positions)
+
+
+class Accepted(msgspec.Struct, frozen=True, gc=False):
     """A record that was decoded. It keeps the record, as the database may still refuse the row."""
 
     record: Record
@@ -97,13 +115,13 @@ def fences(batch: Iterable[Entry]) -> list[Fence]:
     """
     first: dict[LogPartition, int] = {}
     after: dict[LogPartition, int] = {}
-    for entry in batch:
-        log = log_partition(entry.record.position)
-        offset = entry.record.position.offset
+    positions = [entry.record.position for entry in batch]
+    for log, begin, end in runs(positions):
+        offset = positions[begin].offset
         first.setdefault(log, offset)
         if after.setdefault(log, offset) != offset:
             raise ValueError(f"offset {offset} of {log} does not follow {after[log] - 1}")
-        after[log] = offset + 1
+        after[log] = offset + end - begin
     return [Fence(log, first[log], after[log]) for log in sorted(first)]
 
 

@@ -10,7 +10,7 @@ from confluent_kafka import Message
 
 from bdlab.events import Headers, Position, Record
 from bdlab.kafka.log_reader import LogReader
-from bdlab.ledger import LogRange, log_partition
+from bdlab.ledger import LogPartition, LogRange, log_partition
 from bdlab.log_identity import ADVICE, ReadRecords
 
 log = structlog.get_logger()
@@ -75,16 +75,16 @@ class Assignment:
             return 0
         return max(0, offset - self._next[partition])
 
-    def take(self, message: Message, cluster_id: str, topic_id: str) -> Record | None:
-        """Return the record if it was not read yet, else None, as for what an earlier assignment left."""
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        if topic is None or partition is None or offset is None:
+    def take(self, message: Message, log: LogPartition) -> Record | None:
+        """Return the record, of the topic of `log`, if it is the next one of its partition, else None."""
+        partition, offset = message.partition(), message.offset()
+        if partition is None or offset is None or partition in self.stopped:
             return None
-        if partition in self.stopped or not 0 <= self.next_offset(partition) <= offset:
+        if offset != self._next.get(partition):
             return None
         self._next[partition] = offset + 1
         self._ended.discard(partition)
-        return _record(message, Position(cluster_id, topic, partition, offset, topic_id))
+        return _record(message, Position(log.cluster_id, log.topic, partition, offset, log.topic_id))
 
 
 def _record(message: Message, position: Position) -> Record:

@@ -28,7 +28,7 @@ from bdlab.kafka.connection import (
 )
 from bdlab.kafka.log_reader import LogReader, reported_ranges
 from bdlab.kafka.topic_ids import TopicIds
-from bdlab.ledger import LogRange
+from bdlab.ledger import LogPartition, LogRange
 from bdlab.log_identity import CheckLog
 
 log = structlog.get_logger()
@@ -220,6 +220,7 @@ class ConsumerClient:
     def _collect(self, max_records: int, deadline: float) -> list[Record]:
         records: list[Record] = []
         size = 0
+        log = LogPartition(self.cluster_id, self.login.server.topic, 0, self.topic_id)
         self._interrupted = False
         try:
             while len(records) < max_records and size < MAX_POLL_BYTES:
@@ -231,11 +232,11 @@ class ConsumerClient:
                     error = message.error()
                     if error is not None:
                         self._on_message_error(error, message)
-                    elif self.assignment.gap(message):
-                        self._on_gap(message)
-                    elif record := self.assignment.take(message, self.cluster_id, self.topic_id):
+                    elif record := self.assignment.take(message, log):
                         records.append(record)
                         size += len(record.value or b"")
+                    elif self.assignment.gap(message):
+                        self._on_gap(message)
                     if self._interrupted:  # skip the rest of the chunk: all is read again
                         break
                 if self._interrupted:

@@ -14,7 +14,7 @@ from psycopg2.extras import execute_values
 
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import FenceLost, RowRejected
-from bdlab.events import Position
+from bdlab.events import Position, PredictionEvent
 from bdlab.ledger import (
     Accepted,
     DeadLetter,
@@ -33,10 +33,11 @@ from bdlab.postgres.faults import translate
 from bdlab.postgres.logs import read_known
 from bdlab.postgres.migrations import check_schema
 from bdlab.postgres.queries import queries
-from bdlab.postgres.rows import copy_lines, headers_json, printable
+from bdlab.postgres.rows import CopyLines, headers_json, printable
 from bdlab.postgres.session import Session
 
 _DEAD_LETTERS_A_STATEMENT = 200
+_COPY_BYTES = 128 << 10
 
 
 class Store:
@@ -58,6 +59,7 @@ class Store:
             credentials, application_name="bdlab consume", limits=limits, prepare=self._prepare
         )
         self._numbers: dict[LogPartition, int] = {}
+        self._lines = CopyLines(PredictionEvent, without=("timestamp", "schema_version"))
 
     def open(self) -> None:
         """Connect. Raises DatabaseUnavailable, DatabaseDenied, SchemaOutdated and VaultError."""
@@ -134,11 +136,11 @@ class Store:
                 self._number(cursor, [fence.log for fence in advance], new=False)
                 if not all(fence.log in self._numbers for fence in advance):
                     raise _fence_lost(advance)
-            lines = io.StringIO(copy_lines(accepted, self._numbers))
+            lines = io.BytesIO(self._lines(accepted, self._numbers))
             bounds = self._bounds(advance, ends or {})
             if accepted:
                 with _content(self._session.server):
-                    cursor.copy_expert(sql["copy"], lines)
+                    cursor.copy_expert(sql["copy"], lines, _COPY_BYTES)
             # The first row lock of the transaction; nothing slow comes after it.
             cursor.execute(sql["fence"], bounds)
             if cursor.rowcount != len(advance):

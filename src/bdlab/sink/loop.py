@@ -20,7 +20,18 @@ from bdlab.errors import (
     VaultUnavailable,
 )
 from bdlab.events import Position, Record
-from bdlab.ledger import Accepted, DeadLetter, Entry, LogPartition, LogRange, Stored, fences, log_partition
+from bdlab.ledger import (
+    Accepted,
+    DeadLetter,
+    Entry,
+    Fence,
+    LogPartition,
+    LogRange,
+    Stored,
+    fences,
+    log_partition,
+    runs,
+)
 from bdlab.log_identity import ReadRecords, refusals
 from bdlab.retry import Backoff, Outage
 from bdlab.settings import SinkSettings
@@ -151,9 +162,8 @@ class Sink:
 
     def _store_new(self, source: EventSource, records: Sequence[Record], stop: threading.Event) -> Stored:
         """Store what is new in `records`, and acknowledge it."""
-        entries = [entry for record in records if (entry := self._new_entry(record)) is not None]
         total = Stored()
-        for run in split_by_size(entries):
+        for run in split_by_size(self._new_entries(records)):
             try:
                 total += self._store(source, run, stop)
             except FenceLost as lost:
@@ -167,26 +177,28 @@ class Sink:
                 break
         return total
 
-    def _new_entry(self, record: Record) -> Entry | None:
-        """Return the entry of `record` if it is the next one of its partition, else None.
+    def _new_entries(self, records: Sequence[Record]) -> list[Entry]:
+        """Return the entries of those `records` that come next in their partitions.
 
         A gap or an event of a later version stops the partition, so that nothing is skipped or misjudged.
         """
-        at = log_partition(record.position)
-        offset = record.position.offset
-        expected = self._expected.setdefault(at, offset)
-        if at in self._stopped or offset < expected:
-            return None
-        if offset > expected:
-            self._stop(at, f"offsets {expected} to {offset - 1} are missing in the log")
-            return None
-        try:
-            entry = decode_entry(record)
-        except EventTooNew as newer:
-            self._stop(at, f"offset {offset}: {newer.message}")
-            return None
-        self._expected[at] = offset + 1
-        return entry
+        entries: list[Entry] = []
+        for at, begin, end in runs([record.position for record in records]):
+            offset = records[begin].position.offset
+            expected = self._expected.setdefault(at, offset)
+            if at in self._stopped:
+                continue
+            if offset > expected:
+                self._stop(at, f"offsets {expected} to {offset - 1} are missing in the log")
+                continue
+            known = len(entries)
+            try:
+                for record in records[begin + expected - offset : end]:
+                    entries.append(decode_entry(record))
+            except EventTooNew as newer:
+                self._stop(at, f"offset {record.position.offset}: {newer.message}")
+            self._expected[at] = expected + len(entries) - known
+        return entries
 
     def _stop(self, at: LogPartition, reason: str) -> None:
         self._stopped[at] = reason
@@ -222,7 +234,7 @@ class Sink:
         advance = fences(part)
         self._recorded |= {fence.log: fence.next for fence in advance}
         source.acknowledge([fence.log.at(fence.next) for fence in advance])
-        self._report(part, result, seconds)
+        self._report(part, advance, result, seconds)
         return result
 
     def _pause(
@@ -233,7 +245,7 @@ class Sink:
         outage.failed(error)
         backoff.wait(stop)
 
-    def _report(self, part: list[Entry], result: Stored, seconds: float) -> None:
+    def _report(self, part: list[Entry], advance: Sequence[Fence], result: Stored, seconds: float) -> None:
         letters = [entry for entry in part if isinstance(entry, DeadLetter)]
         self._metrics.stored(result, letters, seconds)
         for letter in letters[:_LETTERS_IN_LOG]:
@@ -253,7 +265,7 @@ class Sink:
             duplicates=result.duplicates,
             dead_letters=result.dead_letters,
             seconds=round(seconds, 4),
-            offsets={fence.log.partition: f"{fence.expected}-{fence.next - 1}" for fence in fences(part)},
+            offsets={fence.log.partition: f"{fence.expected}-{fence.next - 1}" for fence in advance},
             **named,
         )
         if not named and log.is_enabled_for(logging.DEBUG):
