@@ -23,13 +23,13 @@ _PLAIN = (str, int, float, UUID, datetime)
 
 
 class CopyLines:
-    """Makes the rows for COPY, whose columns are the fields of the struct `event` without those in
-    `without`, then the source and the position.
+    """Makes the rows for COPY, whose columns are the id, which is the record's key, then the other fields of
+    the struct `event` without those in `without`, the source and the position.
     """
 
     def __init__(self, event: type[msgspec.Struct], *, without: Collection[str] = ()) -> None:
         kinds = get_type_hints(event)
-        names = [name for name in event.__struct_fields__ if name not in without]
+        names = [name for name in event.__struct_fields__ if name not in ("id", *without)]
         self._fields: Callable[[object], tuple[Any, ...]] = attrgetter(*names)
         self._json = [
             at
@@ -55,7 +55,8 @@ class CopyLines:
                     line = template % tuple([_escaped(str(value)) for value in values])
                 record = entry.record
                 source = source_of(record.headers) or _NULL
-                lines.append(f"{line}\t{source}\t{place}\t{record.position.offset}\n")
+                key = (record.key or b"").decode()
+                lines.append(f"{key}\t{line}\t{source}\t{place}\t{record.position.offset}\n")
         lines.sort()
         return "".join(lines).encode()
 
