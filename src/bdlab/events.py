@@ -192,21 +192,30 @@ def encode(event: PredictionEvent) -> tuple[bytes, bytes]:
     return str(event.id).encode(), _encoder.encode(event)
 
 
-def headers(event: PredictionEvent, *, source: str, traceparent: str) -> list[tuple[str, bytes | None]]:
+def headers(
+    event: PredictionEvent, *, source: str, traceparent: str, key: bytes = b""
+) -> list[tuple[str, bytes | None]]:
     """Return the record's headers: CloudEvents 1.0 in Kafka's binary mode, and the W3C trace context.
 
-    `source` is a URI reference of the producer; the row keeps its last word.
+    `source` is a URI reference of the producer; the row keeps its last word. `key` is that of `encode`.
     Source: CloudEvents' Kafka protocol binding, section 3.2.
     """
     return [
-        ("ce_id", str(event.id).encode()),
+        ("ce_id", key or str(event.id).encode()),
+        *_constant_headers(source),
+        ("ce_time", event.timestamp.isoformat().encode()),
+        ("traceparent", traceparent.encode()),
+    ]
+
+
+@lru_cache(maxsize=16)
+def _constant_headers(source: str) -> tuple[tuple[str, bytes], ...]:
+    return (
         ("ce_type", EVENT_TYPE.encode()),
         ("ce_source", source.encode()),
         ("ce_specversion", b"1.0"),
-        ("ce_time", event.timestamp.isoformat().encode()),
         ("content-type", b"application/json"),
-        ("traceparent", traceparent.encode()),
-    ]
+    )
 
 
 def source_of(headers: Headers) -> str | None:
@@ -225,7 +234,8 @@ def _last_word(source: bytes) -> str | None:
 
 def new_traceparent() -> str:
     """Return the `traceparent` of a new, sampled trace (W3C Trace Context, section 3.2)."""
-    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-01"
+    number = os.urandom(24).hex()
+    return f"00-{number[:32]}-{number[32:]}-01"
 
 
 def decode(record: Record) -> PredictionEvent:

@@ -295,13 +295,14 @@ def test_acknowledged_positions_show_as_lag_only(system: LogSystem) -> None:
 
     with system.consumer(Bookmarks()) as consumer:
         read_until(consumer.poll, lambda found: len(found) == 120)
-        ends = [log_partition(f).at(max(f.end - 1, 0)) for f in system.log_ranges()]
+        written = [found for found in system.log_ranges() if found.end > found.start]
+        ends = [log_partition(found).at(found.end - 1) for found in written]
         consumer.acknowledge(ends)
         consumer.acknowledge([Position("another-cluster", at.topic, at.partition, 0) for at in ends])
-        read_until(consumer.poll, lambda _: sum(system.lag().values()) == 6)
+        read_until(consumer.poll, lambda _: sum(system.lag().values()) == len(ends))
 
     state = system.state()
-    assert (state.connected, state.partitions, state.consumer_lag) == (True, 6, 6)
+    assert (state.connected, state.partitions, state.consumer_lag) == (True, 6, len(ends))
 
 
 def test_a_producer_that_is_closed_takes_nothing(system: LogSystem) -> None:

@@ -353,7 +353,7 @@ def test_too_many_events_in_flight_are_refused_at_once(monkeypatch: pytest.Monke
 def test_asyncio_gets_positions_and_errors(topic: StaticCredentials) -> None:
     async def publish_many(producer: Producer) -> list[Position]:
         publisher = AsyncPublisher(producer)
-        abandoned = asyncio.create_task(publisher.publish(event()))
+        abandoned = publisher.publish(event())
         await asyncio.sleep(0)
         abandoned.cancel()
         return await asyncio.gather(*(publisher.publish(event()) for _ in range(2000)))

@@ -180,7 +180,7 @@ class _Sent(NamedTuple):
 
 
 class MemoryProducer:
-    """Twin of `bdlab.kafka.producer.Producer`: `done` is called once, on a thread of its own."""
+    """Twin of `bdlab.kafka.producer.Producer`: `done` is called once, on its own thread or by `poll`."""
 
     def __init__(self, log: MemoryLog, *, source: str, delivery_timeout_s: float = 10.0) -> None:
         self._log = log
@@ -188,6 +188,9 @@ class MemoryProducer:
         self._delivery_timeout_s = delivery_timeout_s
         self._sent: queue.SimpleQueue[_Sent | None] = queue.SimpleQueue()
         self._opened = False
+        self._polled_by_caller = False
+        self._results: queue.SimpleQueue[tuple[Done, Position | BrokerError]] = queue.SimpleQueue()
+        self.in_flight = 0
         self._thread = threading.Thread(target=self._deliver, name="memory-producer", daemon=True)
 
     def open(self) -> None:
@@ -214,6 +217,7 @@ class MemoryProducer:
     def publish_raw(self, key: bytes | None, value: bytes | None, head: Headers, done: Done) -> None:
         if not self._opened:
             raise BrokerUnavailable("the producer is not open")
+        self.in_flight += self._polled_by_caller
         self._sent.put(_Sent(key, value, head, done, time.monotonic() + self._delivery_timeout_s))
 
     @property
@@ -222,7 +226,21 @@ class MemoryProducer:
 
     def _deliver(self) -> None:
         while (sent := self._sent.get()) is not None:
-            sent.done(self._append(sent))
+            result = self._append(sent)
+            if self._polled_by_caller:
+                self._results.put((sent.done, result))
+            else:
+                sent.done(result)
+
+    def take_polling(self) -> None:
+        """From now on `poll` calls `done`, on the thread of its caller."""
+        self._polled_by_caller = True
+
+    def poll(self) -> None:
+        while not self._results.empty():
+            done, result = self._results.get()
+            self.in_flight -= 1
+            done(result)
 
     def _append(self, sent: _Sent) -> Position | BrokerError:
         while True:

@@ -34,10 +34,10 @@ class _Unsent(msgspec.Struct, frozen=True):
 class Producer:
     """Publishes prediction events with `acks=all` and an idempotent client.
 
-    Each event's `done` is called once, within `kafka.delivery_timeout_s`, on the polling thread: with the
-    event's position or with the error. `source` is the CloudEvents source of all events, a URI reference.
-    Of the two threads one polls and calls `done`; the other watches the login and the broker, and replaces
-    the client if one of them changes.
+    Each event's `done` is called once, within `kafka.delivery_timeout_s`, by whoever polls: with the event's
+    position or with the error. That is a thread, until `take_polling` hands it to the caller. `source` is the
+    CloudEvents source of all events, a URI reference. Another thread watches the login and the broker, and
+    replaces the client if one of them changes.
     """
 
     def __init__(self, credentials: KafkaCredentials, *, client_id: str, source: str) -> None:
@@ -47,6 +47,7 @@ class Producer:
         self._opened = False
         self._closing = False
         self._stopped = threading.Event()
+        self._polled_by_caller = False
         self._attention = threading.Event()
         self._changed = threading.Event()
         self._failover = ProducerFailover(
@@ -55,7 +56,9 @@ class Producer:
         self._unsent: deque[_Unsent] = deque()
         self._outstanding: deque[PendingEvent] = deque()
         self._delivery_timeout_s = 0.0
-        self._polling = threading.Thread(target=self._poll, name="kafka-producer-poll", daemon=True)
+        self._polling = threading.Thread(
+            target=self._poll_until_stopped, name="kafka-producer-poll", daemon=True
+        )
         self._watching = threading.Thread(target=self._watch, name="kafka-producer-watch", daemon=True)
 
     def open(self) -> None:
@@ -76,12 +79,13 @@ class Producer:
         """Publish one event in the background. For any thread. `source` replaces the producer's own.
 
         `done` gets the position, or NotAcknowledged, BrokerUnavailable (never sent), BrokerRefused,
-        TopicMissing or EventTooLarge. It runs on the polling thread: it has to be quick and must not raise.
+        TopicMissing or EventTooLarge. Whoever polls runs it: it has to be quick and must not raise.
         Raises BrokerUnavailable if too many events wait already, and BrokerRefused, TopicMissing or
         EventTooLarge if that is known at once; `done` is then never called.
         """
         key, value = encode(event)
-        head = headers(event, source=source or self._source, traceparent=traceparent or new_traceparent())
+        trace = traceparent or new_traceparent()
+        head = headers(event, source=source or self._source, traceparent=trace, key=key)
         self.publish_raw(key, value, head, done)
 
     def publish_raw(self, key: bytes | None, value: bytes | None, head: Headers, done: Done) -> None:
@@ -124,8 +128,11 @@ class Producer:
         deadline = time.monotonic() + timeout_s
         with self._lock:
             self._closing = True
-        while self.in_flight and time.monotonic() < deadline and self._polling.is_alive():
-            time.sleep(_POLL_S)
+        while self.in_flight and time.monotonic() < deadline:
+            if self._polled_by_caller:
+                self.poll(_POLL_S)
+            else:
+                time.sleep(_POLL_S)
         self._stopped.set()
         self._attention.set()
         self._changed.set()
@@ -133,27 +140,41 @@ class Producer:
             thread.join(timeout=15)
             if thread.is_alive():
                 raise BrokerError(f"the thread {thread.name} did not stop within 15 s")
+        self._abandon()
         self._failover.close()
         self._opened = False
 
-    # The polling thread, the only one that completes events.
+    # Polling: only one thread at a time does it, and nothing else completes events.
 
-    def _poll(self) -> None:
-        while not self._stopped.is_set():
-            client = self._failover.active
-            if client is None:
-                self._changed.wait(_POLL_S)
-                self._changed.clear()
-            else:
-                client.poll(_POLL_S)
+    def take_polling(self) -> None:
+        """End the polling thread: from now on the caller calls `poll`, at least each 50 ms.
+
+        While events wait for their acknowledgement, how often it is called is what they wait longer.
+        """
+        self._polled_by_caller = True
+        self._changed.set()
+        if self._polling.is_alive():
+            self._polling.join()
+
+    def poll(self, timeout_s: float = 0.0) -> None:
+        """Complete the events that are done or late; wait for the first up to `timeout_s` seconds."""
+        client = self._failover.active
+        if client is not None:
+            client.poll(timeout_s)
+        elif timeout_s:
+            self._changed.wait(timeout_s)
+            self._changed.clear()
+        if self._unsent:
             self._send_unsent()
+        if self._failover.retired:
             self._finish_retired()
-            self._expire(time.monotonic())
-        self._abandon()
+        self._expire(time.monotonic())
+
+    def _poll_until_stopped(self) -> None:
+        while not (self._stopped.is_set() or self._polled_by_caller):
+            self.poll(_POLL_S)
 
     def _send_unsent(self) -> None:
-        if not self._unsent:
-            return
         problem = self._failover.problem
         failed: list[tuple[PendingEvent, BrokerError]] = []
         with self._lock:
@@ -194,7 +215,7 @@ class Producer:
     def _late(self, delivery: PendingEvent) -> BrokerError:
         problem = self._failover.problem
         why = f": {problem.message}" if problem is not None else ""
-        if not delivery.sent:
+        if delivery.client is None:
             return BrokerUnavailable(
                 f"no broker took the event within {self._delivery_timeout_s:g} s{why}",
                 hint="Retry when the broker is back; the event is not on the topic.",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import cycle
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -19,11 +22,13 @@ from bdlab.kafka.connection import (
     PURGE_INFLIGHT,
     PURGE_QUEUE,
     TRANSPORT,
+    UNKNOWN_PARTITION,
     broker_error,
     client_config,
-    cluster_of,
     copy_error,
+    fetch_metadata,
     no_answer,
+    partitions_of,
 )
 
 log = structlog.get_logger()
@@ -33,21 +38,34 @@ Done = Callable[[Position | BrokerError], None]
 #: The most that one client queues for the broker: events, and KiB of their keys, values and headers.
 QUEUE_EVENTS = 100_000
 QUEUE_KBYTES = 128 << 10
+#: librdkafka's word for a partition that it finds by the key.
+PARTITION_UA = -1
+#: Seconds for which all events go to one partition.
+SLOT_S = 0.002
+#: Seconds between two questions for the partitions if nothing happens, and until one is given up.
+_METADATA_S = 10.0
+_METADATA_TIMEOUT_S = 1.0
 
 
 class PendingEvent:
     """An event that waits for its acknowledgement. Only the first `complete()` reaches the caller.
 
-    Only the producer's polling thread calls it, so that no lock is needed.
+    Whoever polls the producer calls it, and nobody else, so that no lock is needed. It is itself what
+    librdkafka calls with the report of the delivery: nothing else is made for an event. `client` has it, if
+    it was sent.
     """
 
-    __slots__ = ("completed", "deadline", "done", "sent")
+    __slots__ = ("client", "completed", "deadline", "done")
 
     def __init__(self, done: Done, deadline: float) -> None:
+        self.client: ProducerClient | None = None
         self.done = done
         self.deadline = deadline
-        self.sent = False
         self.completed = False
+
+    def __call__(self, error: KafkaError | None, message: Message) -> None:
+        if self.client is not None and not self.completed:
+            self.client.report(self, error, message)
 
     def complete(self, result: Position | BrokerError) -> None:
         if not self.completed:
@@ -75,6 +93,11 @@ class ProducerClient:
         self.refused: BrokerRefused | None = None
         self.last_problem = ""
         self._losses = 0
+        self._partitions: tuple[int, ...] = ()
+        self._turns: Iterator[int] = cycle((PARTITION_UA,))
+        self._slot = PARTITION_UA
+        self._slot_end = 0.0
+        self._metadata_due = 0.0
         self._wake = wake
         self._unverified: list[tuple[PendingEvent, Position]] = []
         # An event may be sent until the caller's own deadline, and not long after it.
@@ -83,7 +106,9 @@ class ProducerClient:
             "acks": "all",
             "enable.idempotence": True,
             "compression.type": "lz4",
-            "linger.ms": 2,
+            # An event goes at once if nothing is on its way; what comes until the answer is the next batch.
+            "linger.ms": 0,
+            "max.in.flight.requests.per.connection": 1,
             "message.timeout.ms": timeout_ms,
             "request.timeout.ms": timeout_ms,
             "message.max.bytes": MAX_MESSAGE_BYTES,
@@ -117,7 +142,7 @@ class ProducerClient:
             self.verified = False
         elif error.code() == TRANSPORT and not self.fatal:
             self.refused = None
-            return
+            self._metadata_due = 0.0  # its partitions have other leaders soon, or none
         self._wake()
 
     def verify(self, timeout_s: float) -> None:
@@ -128,7 +153,7 @@ class ProducerClient:
         new = not self.cluster_id
         losses = self._losses
         try:
-            cluster_id = cluster_of(self._client, self.topic, server=self.login.server, timeout_s=timeout_s)
+            cluster_id = self._read_metadata(timeout_s)
         except BrokerUnavailable as error:
             if new:
                 self.poll(0)  # nobody else polls it yet, and error_cb has the reason
@@ -149,6 +174,36 @@ class ProducerClient:
         self.cluster_id = cluster_id
         self.verified = losses == self._losses
 
+    def _read_metadata(self, timeout_s: float) -> str:
+        """Return the cluster id, and take the topic's partitions from the same answer. Raises BrokerError."""
+        metadata = fetch_metadata(self._client, server=self.login.server, timeout_s=timeout_s)
+        self._metadata_due = time.monotonic() + _METADATA_S
+        found = partitions_of(metadata, self.topic, self.login.server)
+        led = tuple(sorted(number for number, partition in found.items() if partition.leader >= 0))
+        if len(led) < len(found):
+            self._metadata_due = 0.0  # a leader is being elected
+        if led != self._partitions:
+            self._partitions = led
+            # In another order in each process, so that several do not go from one to the next together.
+            self._turns = cycle(random.sample(led, len(led)) or (PARTITION_UA,))
+        return str(metadata.cluster_id)
+
+    def _forget_partitions(self) -> None:
+        self._partitions, self._turns, self._slot_end = (), cycle((PARTITION_UA,)), 0.0
+        self._metadata_due = 0.0
+        self._wake()
+
+    def _partition(self) -> int:
+        """Return where the events of this moment go: all of the same slot to one partition.
+
+        So they travel, and are written, as one batch instead of one a partition.
+        """
+        now = time.monotonic()
+        if now >= self._slot_end:
+            self._slot_end = now + SLOT_S
+            self._slot = next(self._turns)
+        return self._slot
+
     def fatal_error(self) -> BrokerError:
         """Return why the client has failed for good."""
         return copy_error(self.refused or BrokerUnavailable(f"the client failed: {self.last_problem}"))
@@ -157,6 +212,9 @@ class ProducerClient:
         """Whether events can be sent; asks the broker if that is in doubt. Raises BrokerError."""
         if not self.verified and not self.fatal and not self.replaced:
             self.verify(timeout_s)
+        elif time.monotonic() >= self._metadata_due:
+            with suppress(BrokerError):  # events tell what is wrong, if anything is
+                self._read_metadata(min(timeout_s, _METADATA_TIMEOUT_S))
         return self.verified
 
     def send(self, delivery: PendingEvent, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
@@ -165,25 +223,30 @@ class ProducerClient:
         Raises BrokerUnavailable if the queue is full, EventTooLarge, BrokerError.
         """
 
-        def report(error: KafkaError | None, message: Message) -> None:
-            self._report(delivery, error, message)
-
+        client, topic = self._client, self.topic
         try:
-            self._client.produce(self.topic, value, key, on_delivery=report, headers=list(headers))
+            delivery.client = self
+            try:
+                client.produce(topic, value, key, self._partition(), delivery, headers=list(headers))
+            except KafkaException as error:
+                if error.args[0].code() != UNKNOWN_PARTITION:
+                    raise
+                # The topic was made again with fewer partitions.
+                self._forget_partitions()
+                client.produce(topic, value, key, PARTITION_UA, delivery, headers=list(headers))
         except BufferError as error:
             raise BrokerUnavailable(
-                f"too many events wait for the broker ({len(self._client)})", hint="Retry a little later."
+                f"too many events wait for the broker ({len(client)})", hint="Retry a little later."
             ) from error
         except KafkaException as error:
+            delivery.client = None
             if error.args[0].code() == FATAL:
                 return False
-            raise broker_error(error, f"publishing to topic {self.topic!r}") from error
-        delivery.sent = True
+            raise broker_error(error, f"publishing to topic {topic!r}") from error
         return True
 
-    def _report(self, delivery: PendingEvent, error: KafkaError | None, message: Message) -> None:
-        if delivery.completed:
-            return
+    def report(self, delivery: PendingEvent, error: KafkaError | None, message: Message) -> None:
+        """Complete an event as librdkafka reports it, or hold it back until its log is known."""
         if error is not None:
             delivery.complete(self._failure(error))
         elif self.replaced or self.fatal:

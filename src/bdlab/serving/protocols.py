@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -18,10 +18,13 @@ log = structlog.get_logger()
 
 
 class Publisher(Protocol):
-    async def publish(self, event: PredictionEvent, *, traceparent: str = "", source: str = "") -> Position:
-        """Publish the event and return its position once the broker has acknowledged it.
+    def publish(
+        self, event: PredictionEvent, *, traceparent: str = "", source: str = ""
+    ) -> Awaitable[Position]:
+        """Publish the event; what is awaited is its position once the broker has acknowledged it.
 
-        Raises EventTooLarge, NotAcknowledged (the event may be on the topic), or another BrokerError.
+        The call or the wait raises EventTooLarge, NotAcknowledged (the event may be on the topic), or another
+        BrokerError.
         """
         ...
 

@@ -1,9 +1,8 @@
-"""The producer for asyncio. Acknowledgements reach the event loop in batches."""
+"""The producer for asyncio, polled by the event loop itself."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -11,8 +10,8 @@ from typing import Protocol
 from bdlab.errors import BrokerError
 from bdlab.events import Position, PredictionEvent
 
-#: Acknowledgements that are handed over before the loop runs other tasks.
-MAX_BATCH = 50
+#: Seconds between two looks for acknowledgements while some are awaited, and while none is.
+_BUSY_S, _IDLE_S = 0.001, 0.05
 
 _Result = Position | BrokerError
 
@@ -29,48 +28,60 @@ class EventProducer(Protocol):
         source: str = "",
     ) -> None: ...
 
+    def take_polling(self) -> None: ...
+
+    def poll(self) -> None: ...
+
+    @property
+    def in_flight(self) -> int: ...
+
 
 class AsyncPublisher:
-    """Publishes through an open `producer`, from the event loop in which it is constructed.
+    """Publishes through an open `producer`, from the event loop in which it is constructed, and polls it.
 
-    The polling thread wakes the loop once for all acknowledgements that are waiting.
+    A timer polls: a thread would have to wake the loop for each acknowledgement, and they would take the
+    interpreter's lock from each other.
     """
 
     def __init__(self, producer: EventProducer) -> None:
         self._producer = producer
         self._loop = asyncio.get_running_loop()
-        self._results: deque[tuple[asyncio.Future[Position], _Result]] = deque()
-        self._woken = False
+        self._busy = False
+        producer.take_polling()
+        self._poll_idle()
 
-    async def publish(self, event: PredictionEvent, *, traceparent: str = "", source: str = "") -> Position:
-        """Publish one event and return its position once it is acknowledged.
+    def publish(
+        self, event: PredictionEvent, *, traceparent: str = "", source: str = ""
+    ) -> asyncio.Future[Position]:
+        """Publish one event; the future has its position once it is acknowledged.
 
-        Raises NotAcknowledged, BrokerUnavailable, BrokerRefused, TopicMissing or EventTooLarge, at the
-        latest after `kafka.delivery_timeout_s`.
+        Raises BrokerUnavailable, BrokerRefused, TopicMissing or EventTooLarge if that is known at once. The
+        future raises these or NotAcknowledged, at the latest after `kafka.delivery_timeout_s`.
         """
         future: asyncio.Future[Position] = self._loop.create_future()
-        done = partial(self._acknowledged, future)
-        self._producer.publish(event, done, traceparent=traceparent, source=source)
-        return await future
+        self._producer.publish(event, partial(_settle, future), traceparent=traceparent, source=source)
+        if not self._busy:
+            self._busy = True
+            self._loop.call_later(_BUSY_S, self._poll_busy)
+        return future
 
-    def _acknowledged(self, future: asyncio.Future[Position], result: _Result) -> None:
-        """Keep a result for the loop; called by the polling thread."""
-        self._results.append((future, result))
-        if not self._woken:
-            self._woken = True
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._hand_over)
+    def _poll_busy(self) -> None:
+        self._producer.poll()
+        self._busy = self._producer.in_flight > 0
+        if self._busy:
+            self._loop.call_later(_BUSY_S, self._poll_busy)
 
-    def _hand_over(self) -> None:
-        """Set the results of the futures; called by the loop."""
-        self._woken = False  # first, so that a result which comes now wakes the loop again
-        for _ in range(min(MAX_BATCH, len(self._results))):
-            future, result = self._results.popleft()
-            if future.done():
-                continue
-            if isinstance(result, Position):
-                future.set_result(result)
-            else:
-                future.set_exception(result)
-        if self._results:
-            self._loop.call_soon(self._hand_over)
+    def _poll_idle(self) -> None:
+        """Keep up with what befalls the connection while nothing is published."""
+        if not self._busy:
+            self._producer.poll()
+        self._loop.call_later(_IDLE_S, self._poll_idle)
+
+
+def _settle(future: asyncio.Future[Position], result: _Result) -> None:
+    if future.done():  # its task was cancelled
+        return
+    if isinstance(result, Position):
+        future.set_result(result)
+    else:
+        future.set_exception(result)
