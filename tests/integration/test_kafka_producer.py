@@ -13,10 +13,12 @@ from uuid import uuid4
 import msgspec
 import pytest
 import structlog
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
 from bdlab.errors import BrokerError, BrokerUnavailable, NotAcknowledged, TopicMissing
 from bdlab.events import Position, PredictionEvent, decode
 from bdlab.kafka.admin import Admin
+from bdlab.kafka.connection import client_config
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.serving.publisher import AsyncPublisher
@@ -28,6 +30,7 @@ from tests.fix_apache import publish
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, make_topic, place, read_until
 from tests.fix_servers import start_or_skip
 from tests.samples import event
+from tests.waiting import until
 
 
 def producer_of(credentials: StaticCredentials) -> Producer:
@@ -348,6 +351,26 @@ def test_too_many_events_in_flight_are_refused_at_once(monkeypatch: pytest.Monke
             producer.publish(event(), acks)
         assert {type(result) for result in acks.take(10)} == {BrokerUnavailable}
     assert acks.count == 10
+
+
+@pytest.mark.parametrize("made_again", [False, True])
+def test_partitions_are_taken_in_turn_and_follow_the_topic(broker: LocalBroker, made_again: bool) -> None:
+    """More partitions are used once they are there, and fewer ones of a topic that is made again too."""
+    credentials, acks = credentials_for(broker), Acks()
+    server = credentials.kafka().server
+    admin = AdminClient(client_config(credentials.kafka(), client_id="test"))
+    with producer_of(credentials) as producer:
+        for _ in range(200):
+            producer.publish(event(), acks)
+        assert {at.partition for at in acks.positions(200)} == set(range(6))
+        if made_again:
+            admin.delete_topics([server.topic])[server.topic].result(timeout=30)
+            until(lambda: server.topic not in admin.list_topics(timeout=10).topics)
+            admin.create_topics([NewTopic(server.topic, 2, 1)])[server.topic].result(timeout=30)
+        else:
+            admin.create_partitions([NewPartitions(server.topic, 9)])[server.topic].result(timeout=30)
+        wanted = 2 if made_again else 9
+        until(lambda: {at.partition for at in publish(producer, 200)} == set(range(wanted)), timeout_s=60)
 
 
 def test_asyncio_gets_positions_and_errors(topic: StaticCredentials) -> None:

@@ -148,6 +148,11 @@ class World(msgspec.Struct):
             assert decide(self.database.credentials("owner"), admin.log_ranges()[0], same=same)
 
 
+@pytest.fixture(autouse=True)
+def _few_events_reach_all_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bdlab.kafka.producer_client.SLOT_EVENTS", 1)
+
+
 @pytest.fixture
 def kafka(single_kafka: ApacheKafka) -> ApacheKafka:
     return single_kafka

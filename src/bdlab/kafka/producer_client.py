@@ -40,8 +40,8 @@ QUEUE_EVENTS = 100_000
 QUEUE_KBYTES = 128 << 10
 #: librdkafka's word for a partition that it finds by the key.
 PARTITION_UA = -1
-#: Seconds for which all events go to one partition.
-SLOT_S = 0.002
+#: Seconds for which all events go to one partition, and the most of them: a burst is for all consumers.
+SLOT_S, SLOT_EVENTS = 0.002, 16
 #: Seconds between two questions for the partitions if nothing happens, and until one is given up.
 _METADATA_S = 10.0
 _METADATA_TIMEOUT_S = 1.0
@@ -96,7 +96,7 @@ class ProducerClient:
         self._partitions: tuple[int, ...] = ()
         self._turns: Iterator[int] = cycle((PARTITION_UA,))
         self._slot = PARTITION_UA
-        self._slot_end = 0.0
+        self._slot_end, self._slot_left = 0.0, 0
         self._metadata_due = 0.0
         self._wake = wake
         self._unverified: list[tuple[PendingEvent, Position]] = []
@@ -194,14 +194,15 @@ class ProducerClient:
         self._wake()
 
     def _partition(self) -> int:
-        """Return where the events of this moment go: all of the same slot to one partition.
+        """Return the partition of all events of this moment, at most SLOT_EVENTS.
 
         So they travel, and are written, as one batch instead of one a partition.
         """
         now = time.monotonic()
-        if now >= self._slot_end:
-            self._slot_end = now + SLOT_S
+        if now >= self._slot_end or not self._slot_left:
+            self._slot_end, self._slot_left = now + SLOT_S, SLOT_EVENTS
             self._slot = next(self._turns)
+        self._slot_left -= 1
         return self._slot
 
     def fatal_error(self) -> BrokerError:
