@@ -87,11 +87,11 @@ class ConsumerClient:
             "allow.auto.create.topics": False,
             "enable.partition.eof": True,
             "fetch.wait.max.ms": 100,
-            "fetch.max.bytes": 16 << 20,
-            "max.partition.fetch.bytes": 4 << 20,
+            "fetch.max.bytes": 4 << 20,
+            "max.partition.fetch.bytes": 1 << 20,
             "receive.message.max.bytes": MAX_MESSAGE_BYTES + (1 << 20),
             "queued.min.messages": 20_000,
-            "queued.max.messages.kbytes": 32 << 10,
+            "queued.max.messages.kbytes": 8 << 10,
             "error_cb": self._on_error,
         }
         try:
