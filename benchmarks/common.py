@@ -442,6 +442,8 @@ def wrk(url: str, body: str, seconds: float, *, connections: int = 64) -> Load:
         command = [
             program,
             "-t1",
+            "--timeout",
+            "10s",
             f"-c{connections}",
             f"-d{max(1, round(seconds))}s",
             "-s",
