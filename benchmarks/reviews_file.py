@@ -15,7 +15,8 @@ Food Reviews* in random order, and how the file meets it (`--check` prints both 
   make more; so most words are one of those that their predecessor prefers. It makes 45,000 and 162,000.
 - **Lengths** of texts in words and stops: log-normal, median 59, 5 % over 215; of summaries: mean 4.6.
 - **Reviews of a product**: log-normal, median 2, 10 % over 13; a product has words of its own.
-- **Stars**: 64 % have five; they decide which of two words of like frequency is taken if it is an opinion.
+- **Stars**: 64 % have five; every sixth pair of words of like frequency are opinions, of which they
+  decide.
 - 0.3 % of the texts stand under two products.
 """
 
@@ -38,7 +39,7 @@ K, BETA = 31.6, 0.472
 BEND = 1500
 HABIT, HABITS, LIKELY = 0.6, 30, 0.25
 TOPIC, TOPICS = 0.06, 12
-OPINION = 0.15
+OPINIONS = 6
 STARS = np.array([519, 324, 441, 785, 3745]) / 5814
 PRAISE = np.array([0.1, 0.22, 0.45, 0.72, 0.9])
 _COMMON = """
@@ -108,7 +109,7 @@ class Words:
         for step in range(1, int(depth.max(initial=0)) + 1):
             at = places[depth == step]
             words[at] = self._common(hashed(words[at - 1], which[at]))
-        opinion = (words > len(HEAD)) & (words < 4000) & (rng.random(count) < OPINION)
+        opinion = (words > len(HEAD)) & (words < 4000) & (words // 2 % OPINIONS == 0)
         words[opinion] = words[opinion] // 2 * 2 + (rng.random(count) < praised)[opinion]
         return words
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from bdlab.errors import InvalidInput, TrainingFailed
 from bdlab.events import Review
-from bdlab.model import load_scorer
+from bdlab.model import fitting, load_scorer, termtable
 from bdlab.model.card import Card, read_card, sha256_of
-from bdlab.model.dataset import read_examples
-from bdlab.model.training import train
+from bdlab.model.dataset import read_corpus, read_examples
+from bdlab.model.estimators import ExpectedStars
+from bdlab.model.fitting import Parameters
+from bdlab.model.terms import normalised_review_terms, normalised_summary_terms
+from bdlab.model.training import prepare, train
 from tests.fix_model import SMALL_REVIEWS
 
 HEADER = "ProductId,Score,Summary,Text"
@@ -83,6 +90,65 @@ def test_progress_counts_up_to_its_end(tmp_path: Path) -> None:
         "writing the model",
         "done",
     ]
+
+
+@pytest.fixture
+def by_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spread the fits over processes, however few reviews there are."""
+    monkeypatch.setattr(fitting, "_FEW", 0)
+
+
+@pytest.mark.usefixtures("by_processes")
+def test_processes_fit_the_same_model(small_training: tuple[Path, Card], tmp_path: Path) -> None:
+    card = train(SMALL_REVIEWS, tmp_path, name="small", version="0.0.1")
+    assert card.validation == small_training[1].validation
+    terms = (tmp_path / "small.terms.json.gz").read_bytes()
+    assert terms == (small_training[0] / "small.terms.json.gz").read_bytes()
+
+
+@pytest.mark.usefixtures("by_processes")
+def test_an_interrupt_ends_the_processes_and_writes_nothing(tmp_path: Path) -> None:
+    def interrupt(what: str, _share: float) -> None:
+        if what.startswith("cross-validating"):
+            assert multiprocessing.active_children()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(SMALL_REVIEWS, tmp_path, progress=interrupt)
+    assert not multiprocessing.active_children()
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_too_many_terms_those_of_most_products_are_kept(small_model: Path, tmp_path: Path) -> None:
+    bounded = Parameters(summary_most_terms=5, review_most_terms=40)
+    card = train(SMALL_REVIEWS, tmp_path, folds=2, parameters=bounded)
+    assert card.training["review_most_terms"] == 40
+    every, few = (
+        termtable.decode((folder / name).read_bytes(), source=name)
+        for folder, name in ((small_model, "small.terms.json.gz"), (tmp_path, "reviews.terms.json.gz"))
+    )
+    assert 0 < len(few.summary.terms) <= 5
+    assert 20 < len(few.review.terms) <= 40 < len(every.review.terms)
+    assert {".", "the"} < set(few.review.terms) < set(every.review.terms)
+
+
+def test_a_head_is_what_scikit_learn_fits_to_the_same_reviews() -> None:
+    corpus = read_corpus(SMALL_REVIEWS)
+    fold_of = np.full(len(corpus.stars), -1)
+    features = prepare(corpus, fold_of, 0, Parameters())
+    head = fitting.Fits(corpus, features, fold_of, Parameters()).run(fitting.Job("rating", 0), lambda _: None)
+    examples = list(read_examples(SMALL_REVIEWS))
+    rows = [(e.summary, e.text, e.stars) for e in examples]
+    rows += [("", e.summary, e.stars) for e in examples if e.summary.strip()]
+    vectorizers = [
+        TfidfVectorizer(analyzer=analyzer, vocabulary=features.terms[field], binary=True)
+        for field, analyzer in (("summary", normalised_summary_terms), ("review", normalised_review_terms))
+    ]
+    parts = [vectorizer.fit_transform([row[:2] for row in rows]) for vectorizer in vectorizers]
+    stars = np.array([row[2] for row in rows], dtype=float)
+    expected = ExpectedStars(8.0).fit(sparse.hstack([0.6 * parts[0], parts[1]]).tocsr(), stars)
+    assert np.concatenate(head.weights) == pytest.approx(expected.coef_, abs=2e-3)
+    assert head.intercept == pytest.approx(expected.intercept_, abs=2e-3)
 
 
 def test_a_text_listed_under_another_product_is_not_learnt_by_heart(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ VERSION = "1.1.0"
 
 _LIBRARIES = ("bdlab", "scikit-learn", "numpy", "scipy", "joblib")
 _SEED = 0
-_READ, _COUNTED, _FITTED = 0.1, 0.25, 0.95
+_READ, _COUNTED, _FITTED = 0.08, 0.2, 0.95
 """The shares of the whole work that are done after these steps."""
 _UNUSED = {
     "HelpfulnessNumerator": "votes that come after a review is written: docs/model.md has what they change",
