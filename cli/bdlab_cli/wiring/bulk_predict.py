@@ -63,7 +63,9 @@ class Prediction:
     def scorer(self, *, many: bool = False) -> Scorer:
         return load_scorer(self.layers.settings().model.path, many=many)
 
-    def outcomes(self, scored: Iterable[ScoredRow], model: str, stop: threading.Event) -> Iterator[RowResult]:
+    def outcomes(
+        self, scored: Iterable[ScoredRow], model: str, stop: threading.Event, *, many: bool = True
+    ) -> Iterator[RowResult]:
         """Publish the scored rows unless the options say otherwise. Raises VaultError."""
         if not self.publish:
             yield from unpublished(scored, model=model)
@@ -72,7 +74,8 @@ class Prediction:
 
         with ExitStack() as stack:
             vault = stack.enter_context(open_session(self.layers, stop, service="predict"))
-            producer = Producer(vault, client_id="bdlab-predict", source=f"/bdlab/{self.source}")
+            source = f"/bdlab/{self.source}"
+            producer = Producer(vault, client_id="bdlab-predict", source=source, idempotent=many)
             producer.open()
             # Every review is accounted for by then, so nothing is left to wait for.
             stack.callback(producer.close, 1.0)
@@ -85,7 +88,9 @@ def from_argument(prediction: Prediction, text: str, summary: str) -> None:
     check(review)
     scorer = prediction.scorer()
     with stop_on_signal() as stop, prediction.results as shown:
-        for outcome in prediction.outcomes(score_each([Row(1, review)], scorer), scorer.name, stop):
+        for outcome in prediction.outcomes(
+            score_each([Row(1, review)], scorer), scorer.name, stop, many=False
+        ):
             if outcome.problem is not None:
                 raise type(outcome.problem)(
                     outcome.problem.message,

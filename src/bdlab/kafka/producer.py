@@ -16,7 +16,7 @@ from bdlab.kafka.producer_client import QUEUE_EVENTS, Done, PendingEvent
 from bdlab.kafka.producer_failover import ProducerFailover
 from bdlab.retry import Backoff
 
-_POLL_S = 0.05
+_POLL_S = 0.01
 _HEALTHY_CHECK_S = 0.5
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 1.0
@@ -32,7 +32,10 @@ class _Unsent(msgspec.Struct, frozen=True):
 
 
 class Producer:
-    """Publishes prediction events with `acks=all` and an idempotent client.
+    """Publishes prediction events with `acks=all`, and an idempotent client if `idempotent`.
+
+    Without it a request that is repeated may put an event on the topic twice, of which one is stored, and the
+    first event does not wait for a producer id, for which librdkafka asks each half second only.
 
     Each event's `done` is called once, within `kafka.delivery_timeout_s`, by whoever polls: with the event's
     position or with the error. That is a thread, until `take_polling` hands it to the caller. `source` is the
@@ -40,7 +43,9 @@ class Producer:
     replaces the client if one of them changes.
     """
 
-    def __init__(self, credentials: KafkaCredentials, *, client_id: str, source: str) -> None:
+    def __init__(
+        self, credentials: KafkaCredentials, *, client_id: str, source: str, idempotent: bool = True
+    ) -> None:
         self._credentials = credentials
         self._source = source
         self._lock = threading.Lock()
@@ -51,7 +56,11 @@ class Producer:
         self._attention = threading.Event()
         self._changed = threading.Event()
         self._failover = ProducerFailover(
-            credentials, client_id=client_id, lock=self._lock, wake=self._attention.set
+            credentials,
+            client_id=client_id,
+            lock=self._lock,
+            wake=self._attention.set,
+            idempotent=idempotent,
         )
         self._unsent: deque[_Unsent] = deque()
         self._outstanding: deque[PendingEvent] = deque()

@@ -82,7 +82,9 @@ class ProducerClient:
     accept the user.
     """
 
-    def __init__(self, login: KafkaLogin, *, client_id: str, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, login: KafkaLogin, *, client_id: str, wake: Callable[[], None], idempotent: bool = True
+    ) -> None:
         self.login = login
         self.topic = login.server.topic
         self.created_at = time.monotonic()
@@ -104,7 +106,7 @@ class ProducerClient:
         timeout_ms = max(1000, round(login.server.delivery_timeout_s * 1000))
         config = client_config(login, client_id=client_id) | {
             "acks": "all",
-            "enable.idempotence": True,
+            "enable.idempotence": idempotent,
             "compression.type": "lz4",
             # An event goes at once if nothing is on its way; what comes until the answer is the next batch.
             "linger.ms": 0,

@@ -34,7 +34,13 @@ class ProducerFailover:
     """
 
     def __init__(
-        self, credentials: KafkaCredentials, *, client_id: str, lock: threading.Lock, wake: Callable[[], None]
+        self,
+        credentials: KafkaCredentials,
+        *,
+        client_id: str,
+        lock: threading.Lock,
+        wake: Callable[[], None],
+        idempotent: bool,
     ) -> None:
         self.active: ProducerClient | None = None
         self.retired: deque[ProducerClient] = deque()
@@ -44,6 +50,7 @@ class ProducerFailover:
         self._client_id = client_id
         self._lock = lock
         self._wake = wake
+        self._idempotent = idempotent
         self._candidate: ProducerClient | None = None
         self._failures = Backoff(_LEAST_AGE_S, _LONGEST_AGE_S)
         self._least_age_s = self._failures.next_s()
@@ -118,7 +125,9 @@ class ProducerFailover:
                 return candidate
             self.finished.append(candidate)
         self._candidate = None
-        self._candidate = ProducerClient(login, client_id=self._client_id, wake=self._wake)
+        self._candidate = ProducerClient(
+            login, client_id=self._client_id, wake=self._wake, idempotent=self._idempotent
+        )
         return self._candidate
 
     def _raise_if_too_young(self, active: ProducerClient) -> None:

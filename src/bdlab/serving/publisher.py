@@ -66,16 +66,18 @@ class AsyncPublisher:
         return future
 
     def _poll_busy(self) -> None:
-        self._producer.poll()
-        self._busy = self._producer.in_flight > 0
-        if self._busy:
-            self._loop.call_later(_BUSY_S, self._poll_busy)
+        try:
+            self._producer.poll()
+        finally:
+            self._busy = self._producer.in_flight > 0
+            if self._busy:
+                self._loop.call_later(_BUSY_S, self._poll_busy)
 
     def _poll_idle(self) -> None:
         """Keep up with what befalls the connection while nothing is published."""
+        self._loop.call_later(_IDLE_S, self._poll_idle)
         if not self._busy:
             self._producer.poll()
-        self._loop.call_later(_IDLE_S, self._poll_idle)
 
 
 def _settle(future: asyncio.Future[Position], result: _Result) -> None:
