@@ -41,6 +41,7 @@ Adapters wrap a foreign exception into one of these and keep it as ``__cause__``
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import ClassVar
 
 
@@ -57,6 +58,14 @@ class BdlabError(Exception):
 
 class InvalidInput(BdlabError):
     exit_code = 2
+
+
+def require(package: str, *, extra: str, what: str) -> None:
+    """Raise InvalidInput if a package of one of bdlab's extras is missing, which `what` needs."""
+    if find_spec(package) is None:
+        raise InvalidInput(
+            f"{what}, and the package {package} is not installed", hint=f"pip install 'bdlab[{extra}]'"
+        )
 
 
 class SettingsInvalid(InvalidInput): ...

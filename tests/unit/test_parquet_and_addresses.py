@@ -95,11 +95,19 @@ def test_an_address_that_cannot_be_read_is_told(address: str, told: str) -> None
     assert raised.value.message.startswith(f"{address} {told}")
 
 
-def test_without_fsspec_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(InvalidInput) as raised:
-        read("memory://in/a.csv")
-    assert raised.value.hint == "pip install 'bdlab[remote]'"
+@pytest.mark.parametrize(("package", "extra"), [("fsspec", "remote"), ("polars", "parquet")])
+def test_without_its_package_an_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, package: str, extra: str
+) -> None:
+    given = parquet({"Text": ["good"]}) if package == "polars" else b""
+    monkeypatch.setitem(sys.modules, package, None)
+    for use in (
+        lambda: read("-" if given else "memory://a", given=given),
+        lambda: shown("memory://x.parquet"),
+    ):
+        with pytest.raises(InvalidInput, match=f", and the package {package} is not installed$") as raised:
+            use()
+        assert raised.value.hint == f"pip install 'bdlab[{extra}]'"
 
 
 SCORED = RowResult(

@@ -16,8 +16,8 @@ import msgspec
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.events import Term
 from bdlab.files import Replacement
+from bdlab.reviews import parquet
 from bdlab.reviews.bulk import RowResult
-from bdlab.reviews.parquet import from_json_lines
 from bdlab.reviews.remote import Upload, is_address
 from bdlab_cli.output import terminal
 
@@ -72,6 +72,7 @@ def results(*, as_json: bool, output: str | None, published: bool, raw_cells: bo
     if kind in (".jsonl", ".ndjson"):
         return _JsonFile(output)
     if kind == ".parquet":
+        parquet.check_installed(output)
         return _ParquetFile(output)
     raise InvalidInput(
         f"--output {output} ends in none of .csv, .jsonl and .parquet",
@@ -182,7 +183,7 @@ class _ParquetFile(_File):
         super().complete()
 
     def _write_all(self) -> None:
-        from_json_lines(self._rows, self._new.file, _FIELDS)
+        parquet.from_json_lines(self._rows, self._new.file, _FIELDS)
         self._written = True
 
     def __exit__(self, *raised: object) -> None:

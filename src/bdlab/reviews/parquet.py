@@ -1,4 +1,4 @@
-"""Parquet files, converted from and to JSON lines in a stream. Polars is imported when it is needed."""
+"""Parquet files, converted from and to JSON lines in a stream, by Polars of the extra `parquet`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from typing import IO, Any
 
 import msgspec
 
-from bdlab.errors import InvalidInput
+from bdlab.errors import InvalidInput, require
 from bdlab.events import Review, Term
 
 MAGIC = b"PAR1"
+
+
+def check_installed(name: str) -> None:
+    """Raise InvalidInput if the Parquet file `name` cannot be read or written here."""
+    require("polars", extra="parquet", what=f"{name} is a Parquet file")
+
 
 _DEFAULTS = {
     field.encode_name: "" if field.default is msgspec.NODEFAULT else field.default
@@ -26,7 +32,8 @@ def to_json_lines(file: IO[bytes], name: str, columns: Callable[[list[str]], Map
     `columns` returns the place of each field's column. Null is a field's default, and as a text an empty one.
     Raises InvalidInput.
     """
-    import polars as pl  # noqa: PLC0415 - takes longer than most files
+    check_installed(name)
+    import polars as pl  # noqa: PLC0415
 
     try:
         schema = pl.read_parquet_schema(file)

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from bdlab.errors import InvalidInput
+from bdlab.errors import InvalidInput, require
 
 
 def is_address(source: str) -> bool:
@@ -64,13 +64,9 @@ class Upload:
 
 
 def _system(address: str) -> tuple[Any, str]:
-    try:
-        import fsspec  # noqa: PLC0415 - of the extra `remote`
-    except ImportError as error:
-        raise InvalidInput(
-            f"{address} is an address, and the package fsspec is not installed",
-            hint="pip install 'bdlab[remote]'",
-        ) from error
+    require("fsspec", extra="remote", what=f"{address} is an address")
+    import fsspec  # noqa: PLC0415
+
     try:
         system, path = fsspec.core.url_to_fs(address)
     except ImportError as error:
