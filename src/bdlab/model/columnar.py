@@ -6,9 +6,11 @@ then finds the different terms of each review, and puts the terms of one label s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +30,12 @@ _PIECE_REVIEWS = 1 << 11
 """The most that is scored at once: little enough for the processor's cache."""
 
 _SPAN = HIGHEST - LOWEST
-_CANDIDATES = 0.15
+_CANDIDATES = 0.06
 """The terms of an explanation are looked for among those with this share of the largest contribution."""
 _TIE = 1e-9
 
 # The codes of characters; all of words are larger. Bytes that UTF-8 does not have end a summary and a text.
 _GAP, _TEXT_END, _STOP, _SUMMARY_END = 0, 1, 2, 5
-_ENDS = ("\xfe", "\xff")
 _CODES = bytearray(range(256))
 for _byte in range(128):
     _CODES[_byte] = ord(chr(_byte).lower()) if chr(_byte).isalnum() else _GAP
@@ -46,6 +47,9 @@ _SHIFT = 52
 _RANK = (1 << _SHIFT) - 1
 _UNKNOWN = 1 << _SHIFT - 1
 """A key has the review above these bits, and below them the rank of a term, or this and a word's hash."""
+
+
+_TERM = re.compile(r"(?:[.!?]|~?[^\W_]+)(?: (?:[.!?]|~?[^\W_]+))?")
 
 
 class _Hash:
@@ -61,6 +65,8 @@ class _Hash:
         self._coefficients[_SUMMARY_END] = self._coefficients[_STOP]  # it is a full stop
         self._base = int(random.integers(0, 1 << 61)) * 8 + 5
         self._powers = self._inverses = np.ones(1, np.uint64)
+        self._second, self.summary = random.integers(0, 1 << 64, 2, dtype=np.uint64)
+        """What is multiplied for the second word of a pair, and added for a term of a summary."""
 
     def __call__(self, codes: NDArray[np.uint8]) -> tuple[Numbers, Hashes]:
         """Return where each token begins, and its number."""
@@ -78,6 +84,11 @@ class _Hash:
         parts = self._coefficients[codes]
         parts *= self._powers[: len(codes)]
         return starts, np.add.reduceat(parts, starts) * self._inverses[starts]
+
+    def pairs(self, first: Hashes, second: Hashes) -> Hashes:
+        """Return the numbers of pairs of tokens."""
+        numbers: Hashes = first + second * self._second
+        return numbers
 
 
 class _Lookup:
@@ -117,74 +128,54 @@ class _Lookup:
         return found
 
 
-class _Vocabulary:
-    """The terms of both fields: the numbers of words and pairs, and the rank of each term.
+def _coded(terms: Iterable[str]) -> NDArray[np.uint8]:
+    """Return the codes of terms, with gaps between; the mark of a negation is a gap of another kind."""
+    text = "\n".join(terms).encode().replace(NEGATED.encode(), b"\xff")
+    return np.frombuffer(text.translate(bytes(_CODES)), np.uint8)
 
-    Terms with the same label have neighbouring ranks, from 1. Index 0 stands for what is not known.
+
+class _Vocabulary:
+    """The terms of both fields, each with a rank from 1; terms with the same label have neighbouring ranks.
+
+    Rank 0 stands for what is not known.
     """
 
-    def __init__(self, table: TermTable, hashed: _Hash) -> None:
-        fields = (table.summary, table.review)
-        terms = [term for field in fields for term in field.terms]
-        words = {word: None for term in terms for word in term.split(" ")} | dict.fromkeys([*NEGATIONS, "."])
-        plain = list(dict.fromkeys(bare for word in words if _is_token(bare := word.removeprefix(NEGATED))))
-        numbers = {word: number for number, word in enumerate(plain, 1)}
-        marked = [word for word in words if word.startswith(NEGATED) and word[1:] in numbers]
-        numbers |= {word: number for number, word in enumerate(marked, len(plain) + 1)}
-        coded = "\0".join(plain).encode().translate(bytes(_CODES))
-        self.word = _Lookup(hashed(np.frombuffer(coded, np.uint8))[1])
-        self.size = len(numbers) + 1
-        self.negation = np.zeros(self.size, bool)
-        self.negation[[numbers[word] for word in NEGATIONS]] = True
-        self.marked = np.zeros(self.size, np.int32)
-        for word in marked:
-            self.marked[numbers[word[1:]]] = numbers[word]
+    def __init__(self, table: TermTable) -> None:
+        self.hash = _Hash()
+        self.negation = _Lookup(self.hash(_coded(NEGATIONS))[1])
+        every = [*table.summary.terms, *table.review.terms]
+        # No text has the others.
+        known = [place for place, term in enumerate(every) if term == term.lower() and _TERM.fullmatch(term)]
+        terms = [every[place] for place in known]
+        in_review = np.array(known, np.int64) >= len(table.summary.terms)
 
-        labels = [
-            label
-            for field in fields
-            for label in map(Labels(field.terms).__getitem__, range(len(field.terms)))
-        ]
-        order = sorted(range(len(terms)), key=labels.__getitem__)
-        ranks = np.zeros(len(terms), np.int64)
-        ranks[order] = np.arange(1, len(terms) + 1)
-        in_order = [labels[place] for place in order]
-        self.labels = np.array(list(dict.fromkeys(["", *in_order])), object)
-        number_of = {label: number for number, label in enumerate(self.labels.tolist())}
-        self.label = np.array([0, *map(number_of.__getitem__, in_order)])
-        idf = np.array([*table.summary.idf, *table.review.idf])[order]
-        self.square = np.r_[0.0, idf * idf]
-        self.rating = np.r_[0.0, idf * np.array([*table.summary.rating, *table.review.rating])[order]]
-        self.sentiment = np.r_[
-            0.0, idf * np.array([*table.summary.sentiment, *table.review.sentiment])[order]
-        ]
-        in_review = np.arange(len(terms)) >= len(table.summary.terms)
-        self.field = np.r_[0, in_review[order].astype(np.int64)]
-        counts = np.array([" " not in term and term not in STOPS for term in terms], bool) & in_review
-        self.counts = np.r_[False, counts[order]]
+        codes = _coded(terms)
+        starts, hashes = self.hash(codes)
+        hashes = np.where(codes[starts - 1] == _TEXT_END, ~hashes, hashes)
+        gaps = np.array([" " in term for term in terms], bool)
+        firsts = np.arange(len(terms)) + np.cumsum(gaps) - gaps
+        keys = hashes[firsts]
+        keys[gaps] = self.hash.pairs(keys[gaps], hashes[firsts[gaps] + 1])
+        keys[~in_review] += self.hash.summary
 
-        self.single_rank = [np.zeros(self.size, np.int64) for _ in fields]
-        pairs: dict[int, int] = {}
-        pair_ranks: list[list[int]] = [[0], [0]]
-        for place, term in enumerate(terms):
-            found = [numbers.get(word, 0) for word in term.split(" ")]
-            field = int(in_review[place])
-            if not all(found) or len(found) > 2:
-                continue  # no text has this term
-            if len(found) == 1:
-                self.single_rank[field][found[0]] = ranks[place]
-                continue
-            number = pairs.setdefault(found[0] * self.size + found[1], len(pairs) + 1)
-            if number == len(pair_ranks[0]):
-                for each in pair_ranks:
-                    each.append(0)
-            pair_ranks[field][number] = int(ranks[place])
-        self.pair = _Lookup(np.array(list(pairs), np.uint64))
-        self.pair_rank = [np.array(each) for each in pair_ranks]
+        number_of = {"": 0}
+        labels = map(Labels(terms).__getitem__, range(len(terms)))
+        numbers = np.array([number_of.setdefault(label, len(number_of)) for label in labels], np.int64)
+        self.labels = np.array([*number_of], object)
+        order = np.argsort(numbers, kind="stable")
+        self.rank = _Lookup(keys[order])
 
+        def column(values: NDArray[Any]) -> NDArray[Any]:
+            """Return what is known of each term, by its rank."""
+            return np.concatenate([np.zeros(1, values.dtype), values[order]])
 
-def _is_token(word: str) -> bool:
-    return word in STOPS or (word.isalnum() and word == word.lower())
+        idf, rating, sentiment = (
+            np.array(getattr(table.summary, name) + getattr(table.review, name), float)[known]
+            for name in ("idf", "rating", "sentiment")
+        )
+        self.square, self.rating, self.sentiment = map(column, (idf * idf, idf * rating, idf * sentiment))
+        self.label, self.field = column(numbers), column(in_review.astype(np.int64))
+        self.counts = column(in_review & ~gaps & (codes[starts[firsts]] > _SUMMARY_END))
 
 
 class ColumnarScorer:
@@ -200,8 +191,7 @@ class ColumnarScorer:
         self._exact = CompiledScorer(table, name=name, sha256=sha256)
         self._fields = attrgetter(*fields)
         self._normalises = table.format == FORMAT
-        self._hash = _Hash()
-        self._vocabulary = _Vocabulary(table, self._hash)
+        self._vocabulary = _Vocabulary(table)
         self._intercepts = table.intercepts
         self._baseline = float(_logistic(np.array([table.intercepts.rating]))[0])
 
@@ -274,7 +264,7 @@ class ColumnarScorer:
         known, count = self._vocabulary, len(piece)
         text = "".join([f"{summary}\xfe{text}\xff" for summary, text in piece])
         codes = np.frombuffer(text.encode("latin-1").translate(bytes(_CODES), b"'"), np.uint8)
-        starts, hashes = self._hash(codes)
+        starts, hashes = known.hash(codes)
         kinds = codes[starts]
         ends = np.searchsorted(starts, np.flatnonzero(codes == _TEXT_END))
         begins = np.r_[0, ends[:-1]]
@@ -288,91 +278,74 @@ class ColumnarScorer:
         review = np.repeat(np.arange(count), lengths.sum(axis=1))
         in_summary = np.repeat(np.tile([True, False], count), lengths.ravel())
         stop = kinds <= _SUMMARY_END
-        numbers = known.word(hashes)
-        self._mark_negated(numbers, hashes, stop, review)
+        self._mark_negated(hashes, stop, review)
 
-        first, second = numbers[:-1], numbers[1:]
-        place = np.flatnonzero((first > 0) & (second > 0) & (review[:-1] == review[1:]))
-        pairs = known.pair(
-            first[place].astype(np.uint64) * np.uint64(known.size) + second[place].astype(np.uint64)
-        )
-        place, pairs = place[pairs > 0], pairs[pairs > 0]
-
-        rank = known.single_rank[1][numbers]
-        hashed = (hashes >> np.uint64(65 - _SHIFT)).astype(np.int64) | _UNKNOWN
-        keys = [review << _SHIFT | np.where(rank > 0, rank, hashed)]
-        keys[0] = keys[0][(rank > 0) | ~stop]
-        for rank, at in (
-            (known.pair_rank[1][pairs], review[place]),
-            (known.single_rank[0][numbers[in_summary]], review[in_summary]),
-            (known.pair_rank[0][pairs[in_summary[place + 1]]], review[place[in_summary[place + 1]]]),
-        ):
-            keys.append((at << _SHIFT | rank)[rank > 0])
-        found = np.concatenate(keys)
+        first = np.flatnonzero(review[:-1] == review[1:])
+        keys = np.concatenate([hashes, known.hash.pairs(hashes[first], hashes[first + 1])])
+        at = np.concatenate([review, review[first]])
+        also = np.concatenate([in_summary, in_summary[first + 1]])
+        rank = known.rank(np.concatenate([keys, keys[also] + known.hash.summary])).astype(np.int64)
+        unknown = np.flatnonzero((rank[: len(stop)] == 0) & ~stop)
+        rank[unknown] = (hashes[unknown] >> np.uint64(65 - _SHIFT)).astype(np.int64) | _UNKNOWN
+        found = (np.concatenate([at, at[also]]) << _SHIFT | rank)[rank > 0]
         found.sort()
-        return found[np.r_[True, found[1:] != found[:-1]]] if len(found) else found
+        return found[_firsts(found)]
 
-    def _mark_negated(
-        self, numbers: NDArray[np.int32], hashes: Hashes, stop: NDArray[np.bool_], review: Numbers
-    ) -> None:
-        negation = self._vocabulary.negation[numbers]
+    def _mark_negated(self, hashes: Hashes, stop: NDArray[np.bool_], review: Numbers) -> None:
+        negation = self._vocabulary.negation(hashes) > 0
         place = origin = np.flatnonzero(negation)
-        marked = np.zeros(len(numbers), bool)
+        marked = np.zeros(len(hashes), bool)
         for _ in range(NEGATION_REACH):
-            inside = place < len(numbers) - 1
+            inside = place < len(hashes) - 1
             place, origin = place[inside] + 1, origin[inside]
             reached = (review[place] == review[origin]) & ~stop[place] & ~negation[place]
             place, origin = place[reached], origin[reached]
             marked[place] = True
-        numbers[marked] = self._vocabulary.marked[numbers[marked]]
         hashes[marked] = ~hashes[marked]
 
     def _explanations(
         self, review: Numbers, label: Numbers, stars: Floats, count: int
     ) -> list[tuple[Term, ...] | None]:
-        """Return the strongest terms of each review; None if their order depends on rounding."""
+        """Return the strongest terms of each review; None if their order hangs on rounding, or not all of
+        them are among the candidates.
+        """
         said = label > 0
         review, label, stars = review[said], label[said], stars[said]
         explanations: list[tuple[Term, ...] | None] = [()] * count
         if not len(review):
             return explanations
-        starts = np.flatnonzero(np.r_[True, (label[1:] != label[:-1]) | (review[1:] != review[:-1])])
+        starts = _firsts(label, review)
         stars, review, label = np.add.reduceat(stars, starts), review[starts], label[starts]
         size = np.abs(stars)
-        firsts = np.flatnonzero(np.r_[True, review[1:] != review[:-1]])
+        firsts = _firsts(review)
         least = np.zeros(count)
         least[review[firsts]] = np.maximum.reduceat(size, firsts) * _CANDIDATES
         total = np.bincount(review, minlength=count)
-        left = np.ones(count, bool)
-        for _ in range(2):
-            chosen = np.flatnonzero(left[review] & (size >= least[review]))
-            chosen = chosen[np.lexsort((-size[chosen], review[chosen]))]
-            at, how = review[chosen], size[chosen]
-            bounds = np.searchsorted(at, np.arange(count + 1))
-            tied = (at[1:] == at[:-1]) & (how[:-1] - how[1:] <= _TIE * how[:-1])
-            ties = np.full(count, len(at))
-            ties[at[1:][tied][::-1]] = np.flatnonzero(tied)[::-1]  # the first of each review
-            labels = self._vocabulary.labels[label[chosen]].tolist()
-            weights = stars[chosen].tolist()
-            again = np.zeros(count, bool)
-            complete = (np.diff(bounds) == total).tolist()
-            spans = zip(left.tolist(), pairwise(bounds.tolist()), ties.tolist(), strict=True)
-            for number, (asked, (begin, end), tie) in enumerate(spans):
-                if not asked:
-                    continue
-                terms = zip(labels[begin:end], weights[begin:end], strict=True)
-                found = select(terms)
-                if len(found) < MOST_TERMS and not complete[number]:
-                    again[number] = True
-                elif tie < end and end - sum(1 for _ in terms) > tie:
-                    explanations[number] = None
-                else:
-                    explanations[number] = found
-            left = again
-            if not again.any():
-                break
-            least[:] = 0
+        chosen = np.flatnonzero(size >= least[review])
+        chosen = chosen[np.lexsort((-size[chosen], review[chosen]))]
+        at, how = review[chosen], size[chosen]
+        bounds = np.searchsorted(at, np.arange(count + 1))
+        tied = np.flatnonzero((at[1:] == at[:-1]) & (how[:-1] - how[1:] <= _TIE * how[:-1]))
+        ties = np.full(count, len(at))
+        ties[at[tied][::-1]] = tied[::-1]  # the first of each review
+        labels, weights = self._vocabulary.labels[label[chosen]].tolist(), stars[chosen].tolist()
+        complete = (np.diff(bounds) == total).tolist()
+        spans = zip(complete, pairwise(bounds.tolist()), ties.tolist(), strict=True)
+        for number, (whole, (begin, end), tie) in enumerate(spans):
+            terms = zip(labels[begin:end], weights[begin:end], strict=True)
+            found = select(terms)
+            seen = end - sum(1 for _ in terms) if tie < end else tie
+            explanations[number] = found if seen <= tie and (whole or len(found) == MOST_TERMS) else None
         return explanations
+
+
+def _firsts(*columns: Numbers) -> Numbers:
+    """Return where runs of rows with the same values begin."""
+    changed = np.zeros(len(columns[0]), bool)
+    changed[:1] = True
+    for column in columns:
+        changed[1:] |= column[1:] != column[:-1]
+    return np.flatnonzero(changed)
 
 
 def _logistic(values: Floats) -> Floats:
