@@ -17,6 +17,7 @@ import pytest
 
 from bdlab.errors import BdlabError, ModelError
 from bdlab.events import Review, Score
+from bdlab.forked import Forked
 from bdlab.model import Scorer, load_scorer
 from bdlab.reviews.bulk import ScoredRow, score_each
 from bdlab.reviews.files import BadRow, Format, Place, ReviewFile, Row
@@ -93,6 +94,20 @@ def test_what_fails_in_a_process_is_told_and_leaves_none(
             list(processes.scored(places, threading.Event()))
         assert raised.value.hint
     assert not multiprocessing.active_children()
+
+
+def test_a_result_waits_for_earlier_ones_while_other_processes_go_on() -> None:
+    others = multiprocessing.get_context("fork").Semaphore(0)
+
+    def work(number: int) -> int:
+        if number:
+            others.release()
+        else:
+            assert all(others.acquire(timeout=30) for _ in range(3))
+        return number
+
+    with Forked(work, "counted", 2) as processes:
+        assert list(processes.results(range(20), lambda: False)) == list(range(20))
 
 
 def test_a_stop_ends_it_between_two_parts(tmp_path: Path) -> None:

@@ -6,16 +6,9 @@ for the rating 2 stars are 0.25. The results do not depend on the number of proc
 
 from __future__ import annotations
 
-import ctypes
 import mmap
-import multiprocessing
 import os
-import signal
-import warnings
-from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import msgspec
@@ -24,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
-from bdlab.errors import TrainingFailed
+from bdlab.forked import Forked
 from bdlab.model.dataset import Corpus, Integers, Progress
 from bdlab.model.features import Block, Booleans, Features, Floats
 
@@ -245,72 +238,29 @@ class _Problem:
         return (weights[: self._split], weights[self._split : -1]), float(INTERCEPT * weights[-1])
 
 
-_PR_SET_PDEATHSIG = 1
-
-_forked: tuple[Fits, Floats] | None = None
-"""What a process has from the one that forked it: the fits, and the share of each job that is done."""
-
-
-def run_all(fits: Fits, jobs: Sequence[Job], progress: Progress) -> list[Result]:
+def run_all(fits: Fits, jobs: Sequence[Job], progress: Progress) -> Iterator[Result]:
     """Return the result of each job, in their order.
 
-    The jobs are spread over as many processes as there are cores to use, if there is enough to do. These end
-    with this one, and soon after an error or an interrupt in it. Raises TrainingFailed.
+    The jobs are spread over as many processes as there are cores to use, if there is enough to do. Raises
+    BdlabError if one of them ended.
     """
-    global _forked  # noqa: PLW0603 - the features are shared by forking, and cannot be sent
-    # Its last number asks the processes to end.
-    done = np.frombuffer(mmap.mmap(-1, 8 * (len(jobs) + 1)), dtype=np.float64)
+    done = np.frombuffer(mmap.mmap(-1, 8 * len(jobs)), dtype=np.float64)  # shared with the processes
+
+    def work(place: int, told: Callable[[], None] = lambda: None) -> Result:
+        def share(value: float) -> None:
+            done[place] = value
+            told()
+
+        head = fits.run(jobs[place], share)
+        return Result(head, fits.predict(jobs[place], head))
+
+    def tell() -> None:
+        progress(float(done.mean()))
+
     workers = min(len(os.sched_getaffinity(0)), len(jobs))
     if workers == 1 or len(fits.corpus.tokens) < _FEW:
-        return [
-            _result(fits, job, partial(_part, progress, place, len(jobs))) for place, job in enumerate(jobs)
-        ]
-    _forked = fits, done
-    context = multiprocessing.get_context("fork")
-    try:
-        with warnings.catch_warnings(), ProcessPoolExecutor(workers, context, _begin) as executor:
-            # Python would warn of the numeric libraries' threads, which stand still at a fork.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            futures = [executor.submit(_work, job, place) for place, job in enumerate(jobs)]
-            try:
-                while not all(future.done() for future in futures):
-                    ended, _ = wait(futures, 0.2, FIRST_EXCEPTION)
-                    progress(float(done[:-1].mean()))
-                    if any(future.exception() for future in ended):
-                        break
-                return [future.result() for future in futures]
-            finally:
-                done[-1] = 1
-    except BrokenProcessPool as error:
-        raise TrainingFailed(
-            "a process that was fitting the model was ended from outside",
-            hint="The system does so if memory runs out: docs/model.md says how much training takes.",
-        ) from error
-    finally:
-        _forked = None
-
-
-def _part(progress: Progress, place: int, jobs: int, share: float) -> None:
-    progress((place + share) / jobs)
-
-
-def _result(fits: Fits, job: Job, progress: Progress) -> Result:
-    head = fits.run(job, progress)
-    return Result(head, fits.predict(job, head))
-
-
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it tells it
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def _work(job: Job, place: int) -> Result:
-    assert _forked is not None, "it was set before the fork"  # noqa: S101
-    fits, done = _forked
-
-    def progress(share: float) -> None:
-        if done[-1]:
-            raise InterruptedError
-        done[place] = share
-
-    return _result(fits, job, progress)
+        yield from (work(place, tell) for place in range(len(jobs)))
+        return
+    hint = "The system ends it if memory runs out: docs/model.md says how much training takes."
+    with Forked(work, "fitted the model", workers, hint) as processes:
+        yield from processes.results(range(len(jobs)), tell)

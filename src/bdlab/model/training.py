@@ -79,7 +79,7 @@ def train(
         _check_sentiments(corpus.stars[fits.seen(fold)])
     # The largest come first, so that all cores have work until the end.
     jobs = [Job(head, fold) for fold in range(folds, -1, -1) for head in HEADS]
-    results = run_all(fits, jobs, step("cross-validating and fitting", _COUNTED, _FITTED))
+    results = list(run_all(fits, jobs, step("cross-validating and fitting", _COUNTED, _FITTED)))
     progress("writing the model", _FITTED)
     heads = [result.head for result in results[: len(HEADS)]]
     table = build_table(features, heads[0], heads[1], chosen)
