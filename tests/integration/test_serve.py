@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import UUID
 
@@ -252,6 +253,22 @@ def _post_until(stop: threading.Event, url: str, acknowledged: list[str]) -> int
     return failed
 
 
+def _check_even_spread(client: httpx.Client, *workers: int) -> None:
+    """Open connections that send nothing: each of two workers gets a quarter of them at least."""
+
+    def taken() -> list[int]:
+        return [len(list(Path(f"/proc/{pid}/fd").iterdir())) - before[pid] for pid in workers]
+
+    before = dict.fromkeys(workers, 0)
+    before = dict(zip(workers, taken(), strict=True))
+    address = client.base_url.host, client.base_url.port or 0
+    with ExitStack() as connections:
+        for _ in range(80):
+            connections.enter_context(socket.create_connection(address))
+        until(lambda: sum(taken()) >= 75)  # others may have ended meanwhile
+        assert min(taken()) >= 20
+
+
 @pytest.mark.with_tls
 def test_several_workers_share_the_port_and_the_metrics_and_one_may_be_killed(
     pipeline: Pipeline, tmp_path: Path
@@ -268,6 +285,9 @@ def test_several_workers_share_the_port_and_the_metrics_and_one_may_be_killed(
         assert counted in client.get("/metrics").text
 
         first, second = _children(daemon.process.pid)
+        _check_even_spread(client, first, second)
+        taken = pipeline.run("serve", "--port", str(client.base_url.port), "--workers", "2", *anywhere)
+        assert "cannot listen" in taken.stderr, "two servers share a port"
         os.kill(first, signal.SIGKILL)
         until(lambda: len(set(_children(daemon.process.pid)) - {first, second}) == 1)
         assert predict(client) == 200
@@ -291,6 +311,7 @@ def test_several_workers_share_the_port_and_the_metrics_and_one_may_be_killed(
         keys = [(record.key or b"").decode() for record in on_topic(pipeline, set(acknowledged))]
         assert all(keys.count(prediction_id) == 1 for prediction_id in acknowledged)
         assert daemon.stop() == 0
+        assert not any("Exception in callback" in line for line in daemon.lines)
     assert not list(tmp_path.iterdir()), "the workers' metrics are left behind"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from math import ceil
 from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
@@ -32,6 +33,8 @@ log = structlog.get_logger()
 
 _GRACE_S = 1
 _SEND_BYTES = 256 << 10
+_OWN_LISTENERS = 8
+"""Sockets on which a worker listens beside the one that all share, which so gets few of the connections."""
 _METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -69,11 +72,34 @@ def _serve_in_workers(layers: Layers, listener: socket.socket) -> None:
         session.open(settings.startup_timeout_s)
     os.environ.update(_as_environment(settings))
     with _metrics_folder():
-        supervisor = _Supervisor(_config(settings, app="bdlab_cli.wiring.api:make_worker"), [listener])
+        # The connections to the shared one wait for the next worker if all have died.
+        listeners = [listener, *(_OwnListener(listener) for _ in range(_OWN_LISTENERS))]
+        supervisor = _Supervisor(_config(settings, app="bdlab_cli.wiring.api:make_worker"), listeners)
         supervisor.announced_url = _url(settings.http, listener)
         supervisor.run()
     if any(process.exitcode not in (0, None, -15) for process in supervisor.processes):
         raise BdlabError("a worker could not start", hint="The lines above this one say why.")
+
+
+class _OwnListener:
+    """Becomes, in the worker to which it is sent, a socket of the worker's own at the address of `shared`.
+
+    The system chooses one of all sockets for each connection. Of the connections to a socket that the workers
+    share, the first that wakes up would take nearly all.
+    """
+
+    def __init__(self, shared: socket.socket) -> None:
+        self._place = shared.family, shared.getsockname()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _bind_beside, self._place
+
+
+def _bind_beside(family: int, address: Any) -> socket.socket:
+    listener = _socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind(address)
+    return listener
 
 
 class _Server(uvicorn.Server):
@@ -107,7 +133,7 @@ class _Server(uvicorn.Server):
 class _Supervisor(Multiprocess):
     announced_url = ""
 
-    def __init__(self, config: uvicorn_tls.Config, sockets: list[socket.socket]) -> None:
+    def __init__(self, config: uvicorn_tls.Config, sockets: list[Any]) -> None:
         ignored = signal.SIGHUP not in signals.termination_signals()
         super().__init__(config, sockets)
         if ignored:
@@ -153,22 +179,28 @@ def _bind(http: HttpSettings) -> socket.socket:
     """Return a listening socket, bound before anything else. Raises InvalidInput, BdlabError."""
     check_pair(http.tls_cert_file, http.tls_key_file, options="--tls-cert and --tls-key")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
+        family, *_, address = socket.getaddrinfo(
             http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         _check_hosts(http, str(address[0]))
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Connections inherit this: the system holds little of what a client does not read.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+        listener = _socket(family)
         listener.bind(address)
+        if http.workers > 1:  # not before it is bound: a server that is there already would share its port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError as error:
         raise BdlabError(
             f"cannot listen on {http.host} port {http.port}: {error.strerror}",
             hint="Choose another with --host and --port; --port 0 takes a free one.",
         ) from error
-    listener.set_inheritable(True)
     return listener
+
+
+def _socket(family: int) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Connections inherit this: the system holds little of what a client does not read.
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+    return made
 
 
 def _check_hosts(http: HttpSettings, address: str) -> None:

@@ -166,7 +166,12 @@ class Producer:
             self._polling.join()
 
     def poll(self, timeout_s: float = 0.0) -> None:
-        """Complete the events that are done or late; wait for the first up to `timeout_s` seconds."""
+        """Complete the events that are done or late; wait for the first up to `timeout_s` seconds.
+
+        Does nothing once the producer is closed.
+        """
+        if not self._opened:
+            return
         client = self._failover.active
         if client is not None:
             client.poll(timeout_s)
