@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -163,33 +162,28 @@ class _File(Results):
 
 
 class _JsonFile(_File):
+    def begin(self) -> None:
+        self._lines = self._new.file
+
     def write(self, fields: dict[str, Any]) -> None:
-        self._new.file.write(msgspec.json.encode(fields) + b"\n")
+        self._lines.write(msgspec.json.encode(fields) + b"\n")
 
 
-class _ParquetFile(_File):
+class _ParquetFile(_JsonFile):
     """Written at the end, since Parquet is not written row by row; until then JSON in a temporary file."""
 
     def begin(self) -> None:
-        self._rows = tempfile.TemporaryFile(prefix="bdlab-results-")  # noqa: SIM115 - closed by __exit__
-        self._written = False
-
-    def write(self, fields: dict[str, Any]) -> None:
-        self._rows.write(msgspec.json.encode(fields) + b"\n")
+        self._lines = tempfile.TemporaryFile(prefix="bdlab-results-")  # noqa: SIM115 - closed by __exit__
 
     def complete(self) -> None:
-        with self._named():
-            self._write_all()
+        with self._named(), closing(self._lines):
+            parquet.from_json_lines(self._lines, self._new.file, _FIELDS)
         super().complete()
 
-    def _write_all(self) -> None:
-        parquet.from_json_lines(self._rows, self._new.file, _FIELDS)
-        self._written = True
-
     def __exit__(self, *raised: object) -> None:
-        with self._rows, contextlib.suppress(OSError):  # which `complete` has told
-            if self._new.keep and not self._written:
-                self._write_all()
+        with closing(self._lines), suppress(OSError):
+            if self._new.keep and not self._lines.closed:
+                parquet.from_json_lines(self._lines, self._new.file, _FIELDS)
         super().__exit__(*raised)
 
 

@@ -261,24 +261,26 @@ class ColumnarScorer:
 
     def _keys(self, piece: list[tuple[str, ...]]) -> Numbers:
         """Return the sorted keys of the different terms and unknown words of each review."""
-        known, count = self._vocabulary, len(piece)
+        known = self._vocabulary
         text = "".join([f"{summary}\xfe{text}\xff" for summary, text in piece])
         codes = np.frombuffer(text.encode("latin-1").translate(bytes(_CODES), b"'"), np.uint8)
         starts, hashes = known.hash(codes)
-        kinds = codes[starts]
-        ends = np.searchsorted(starts, np.flatnonzero(codes == _TEXT_END))
-        begins = np.r_[0, ends[:-1]]
-        summary_ends = np.flatnonzero(kinds == _SUMMARY_END)
-        empty = summary_ends == begins
-        lengths = np.stack([summary_ends - begins, ends - summary_ends - empty], axis=1)
-        if empty.any():  # no full stop ends it
-            kept = np.ones(len(kinds), bool)
-            kept[summary_ends[empty]] = False
-            kinds, hashes = kinds[kept], hashes[kept]
-        review = np.repeat(np.arange(count), lengths.sum(axis=1))
-        in_summary = np.repeat(np.tile([True, False], count), lengths.ravel())
-        stop = kinds <= _SUMMARY_END
-        self._mark_negated(hashes, stop, review)
+        review = np.cumsum(codes == _TEXT_END)[starts]
+        kept = codes[starts] != _SUMMARY_END  # except after a summary, which is then a sentence
+        kept[1:] |= review[1:] == review[:-1]
+        starts, hashes, review = starts[kept], hashes[kept], review[kept]
+        in_summary = starts < np.flatnonzero(codes == _SUMMARY_END)[review]
+        stop = codes[starts] <= _SUMMARY_END
+
+        negated = known.negation(hashes) > 0
+        ends = stop | negated
+        ends[_firsts(review)] = True
+        marked = np.zeros(len(stop), bool)
+        for _ in range(NEGATION_REACH):
+            negated[1:] = negated[:-1] & ~ends[1:]
+            negated[:1] = False
+            marked |= negated
+        hashes[marked] = ~hashes[marked]
 
         first = np.flatnonzero(review[:-1] == review[1:])
         keys = np.concatenate([hashes, known.hash.pairs(hashes[first], hashes[first + 1])])
@@ -290,18 +292,6 @@ class ColumnarScorer:
         found = (np.concatenate([at, at[also]]) << _SHIFT | rank)[rank > 0]
         found.sort()
         return found[_firsts(found)]
-
-    def _mark_negated(self, hashes: Hashes, stop: NDArray[np.bool_], review: Numbers) -> None:
-        negation = self._vocabulary.negation(hashes) > 0
-        place = origin = np.flatnonzero(negation)
-        marked = np.zeros(len(hashes), bool)
-        for _ in range(NEGATION_REACH):
-            inside = place < len(hashes) - 1
-            place, origin = place[inside] + 1, origin[inside]
-            reached = (review[place] == review[origin]) & ~stop[place] & ~negation[place]
-            place, origin = place[reached], origin[reached]
-            marked[place] = True
-        hashes[marked] = ~hashes[marked]
 
     def _explanations(
         self, review: Numbers, label: Numbers, stars: Floats, count: int

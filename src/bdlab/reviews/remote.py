@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from bdlab.errors import InvalidInput, require
+from bdlab.files import Replacement
 
 
 def is_address(source: str) -> bool:
@@ -27,40 +29,22 @@ def fetch(address: str) -> IO[bytes]:
     return kept
 
 
-class Upload:
-    """A `Replacement` for an address: a local file that `commit` copies there. `commit` raises OSError.
-
-    Raises InvalidInput at once if nothing can write to such an address.
-    """
+class Upload(Replacement):
+    """A local file that `commit` copies to an address. Raises InvalidInput at once if nothing can."""
 
     def __init__(self, address: str) -> None:
-        self.partial: Path | None = None
-        self.keep = False
-        self._address = address
-        self._system, self._path = _system(address)
-
-    def __enter__(self) -> Upload:
-        suffix = PurePosixPath(self._address).suffix
-        self.file: IO[bytes] = tempfile.NamedTemporaryFile(
-            prefix="bdlab-results-", suffix=suffix, delete=False
-        )
-        self.partial = Path(self.file.name)
-        return self
+        self._system, self._address = _system(address)
+        name = f"bdlab-results-{secrets.token_hex(8)}{PurePosixPath(address).suffix}"
+        super().__init__(Path(tempfile.gettempdir(), name), mode=0o600, hidden=False)
 
     def commit(self) -> None:
-        assert self.partial is not None, "not entered"  # noqa: S101
+        """Copy what was written. Raises OSError."""
         self.file.flush()
         try:
-            self._system.put_file(str(self.partial), self._path)
+            self._system.put_file(str(self.partial), self._address)
         except Exception as error:  # each kind of storage has its own
             raise OSError(_why(error)) from error
-        self.partial.unlink()
-        self.partial = None
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-        if self.partial is not None and not self.keep:
-            self.partial.unlink(missing_ok=True)
+        self.keep = False
 
 
 def _system(address: str) -> tuple[Any, str]:
