@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bdlab.events import Review, Score, Term
 from bdlab.model.compiled import HIGHEST, LOWEST, CompiledScorer
-from bdlab.model.explanation import MOST_TERMS, Labels, select
+from bdlab.model.explanation import MOST_TERMS, TELL_NOTHING, Labels, select
 from bdlab.model.terms import NEGATED, NEGATION_REACH, NEGATIONS, STOPS, literal_tokens, normalise, untagged
 from bdlab.model.termtable import FORMAT, TermTable
 
@@ -150,19 +150,28 @@ class _Vocabulary:
         in_review = np.array(known, np.int64) >= len(table.summary.terms)
 
         codes = _coded(terms)
-        starts, hashes = self.hash(codes)
-        hashes = np.where(codes[starts - 1] == _TEXT_END, ~hashes, hashes)
+        starts, plain = self.hash(codes)
+        marked = codes[starts - 1] == _TEXT_END
+        hashes = np.where(marked, ~plain, plain)
         gaps = np.array([" " in term for term in terms], bool)
         firsts = np.arange(len(terms)) + np.cumsum(gaps) - gaps
+        seconds = firsts + gaps
         keys = hashes[firsts]
-        keys[gaps] = self.hash.pairs(keys[gaps], hashes[firsts[gaps] + 1])
+        keys[gaps] = self.hash.pairs(keys[gaps], hashes[seconds[gaps]])
         keys[~in_review] += self.hash.summary
 
-        number_of = {"": 0}
-        labels = map(Labels(terms).__getitem__, range(len(terms)))
-        numbers = np.array([number_of.setdefault(label, len(number_of)) for label in labels], np.int64)
-        self.labels = np.array([*number_of], object)
-        order = np.argsort(numbers, kind="stable")
+        # The same labels have the same numbers, so that few have to be made.
+        stop = codes[starts] <= _SUMMARY_END
+        silent = stop | (_Lookup(self.hash(_coded(TELL_NOTHING))[1])(plain) > 0)
+        heads = np.where(stop[firsts], seconds, firsts)
+        said = plain[heads]
+        both = gaps & ~stop[firsts] & ~stop[seconds]
+        said[both] = self.hash.pairs(said[both], plain[seconds[both]])
+        said[marked[heads]] = self.hash.pairs(self.hash(_coded(["not"]))[1], said[marked[heads]])
+        _, places, same = np.unique(said, return_index=True, return_inverse=True)
+        label = np.where(silent[firsts] & silent[seconds], 0, places[same] + 1)
+        self.labels = Labels(["", *terms])
+        order = np.argsort(label, kind="stable")
         self.rank = _Lookup(keys[order])
 
         def column(values: NDArray[Any]) -> NDArray[Any]:
@@ -174,8 +183,8 @@ class _Vocabulary:
             for name in ("idf", "rating", "sentiment")
         )
         self.square, self.rating, self.sentiment = map(column, (idf * idf, idf * rating, idf * sentiment))
-        self.label, self.field = column(numbers), column(in_review.astype(np.int64))
-        self.counts = column(in_review & ~gaps & (codes[starts[firsts]] > _SUMMARY_END))
+        self.label, self.field = column(label), column(in_review.astype(np.int64))
+        self.counts = column(in_review & ~gaps & ~stop[firsts])
 
 
 class ColumnarScorer:
@@ -318,7 +327,10 @@ class ColumnarScorer:
         tied = np.flatnonzero((at[1:] == at[:-1]) & (how[:-1] - how[1:] <= _TIE * how[:-1]))
         ties = np.full(count, len(at))
         ties[at[tied][::-1]] = tied[::-1]  # the first of each review
-        labels, weights = self._vocabulary.labels[label[chosen]].tolist(), stars[chosen].tolist()
+        labels, weights = (
+            [*map(self._vocabulary.labels.__getitem__, label[chosen].tolist())],
+            stars[chosen].tolist(),
+        )
         complete = (np.diff(bounds) == total).tolist()
         spans = zip(complete, pairwise(bounds.tolist()), ties.tolist(), strict=True)
         for number, (whole, (begin, end), tie) in enumerate(spans):

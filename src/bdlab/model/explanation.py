@@ -17,7 +17,7 @@ _FUNCTION_WORDS = """
     we were what when which while who will with would you your
 """
 _NEGATIONS = NEGATIONS.union(CONTRACTIONS.values())
-_TELL_NOTHING = frozenset(_FUNCTION_WORDS.split())
+TELL_NOTHING = frozenset(_FUNCTION_WORDS.split())
 
 
 class Labels(dict[int, str]):
@@ -33,7 +33,7 @@ class Labels(dict[int, str]):
     def __missing__(self, number: int) -> str:
         words = [word for word in self._terms[number].split() if word not in STOPS]
         plain = [word.removeprefix(NEGATED) for word in words]
-        if all(word in _TELL_NOTHING for word in plain):
+        if all(word in TELL_NOTHING for word in plain):
             label = ""
         else:
             shown = [CONTRACTIONS.get(word, word) for word in plain]
