@@ -89,6 +89,7 @@ class Api:
         from bdlab.serving import Parts, make_app
         from bdlab.serving.publisher import AsyncPublisher
 
+        lines = published_lines()
         parts: Parts = Parts(
             settings=self.settings,
             scorer=self.scorer,
@@ -96,7 +97,8 @@ class Api:
             stored=self.reader,
             vault=self.vault,
             broker=self.admin,
-            prediction_log=published_lines(),
+            log_published=lines.published,
+            flush_log=lines.flush,
         )
         app = make_app(parts, on_shutdown=self.close)
         # What exists now stays for good: scanning it would stop everything for a tenth of a second.

@@ -24,9 +24,8 @@ from bdlab.serving import (
     stored_routes,
 )
 from bdlab.serving.delivery_health import DeliveryHealth
-from bdlab.serving.direct_routes import DirectRoutes
 from bdlab.serving.entry import Entry
-from bdlab.serving.hosts import HostGuard
+from bdlab.serving.hosts import host_guard
 from bdlab.serving.in_progress import InProgress
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.predict_routes import PredictionService
@@ -60,7 +59,7 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     response_buffer = ResponseBuffer()
 
     def write_log() -> None:
-        metrics.lost_lines(parts.prediction_log.flush())
+        metrics.lost_lines(parts.flush_log())
 
     in_progress = InProgress(write_log, metrics.flush, bodies.deadlines.expire, predictions.deadlines.expire)
 
@@ -96,8 +95,9 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     )
     return Entry(
         app,
-        DirectRoutes(handlers, cors=cors is not None),
-        HostGuard(AllowedHosts(http.allowed_hosts, bound=http.host)),
+        handlers,
+        host_guard(AllowedHosts(http.allowed_hosts, bound=http.host)),
+        cors=cors is not None,
         in_progress=in_progress,
         metrics=metrics,
         response_buffer=response_buffer,

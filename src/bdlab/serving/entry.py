@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from litestar.enums import HttpMethod, ScopeType
+from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Send
 
-from bdlab.serving.direct_routes import DirectRoutes, Endpoint
-from bdlab.serving.hosts import HostGuard
 from bdlab.serving.in_progress import InProgress
 from bdlab.serving.metrics import Metrics
-from bdlab.serving.problems import problem_of, send_problem
+from bdlab.serving.openapi import DIRECT, Endpoint
+from bdlab.serving.problems import Problem, problem_of, send_problem
 from bdlab.serving.response_buffer import ResponseBuffer
 
 
 class Entry:
-    """The ASGI application around `framework`, which answers what no direct route does."""
+    """The ASGI application around `framework`, which takes longer to call a route than most requests need.
+
+    Routes among `handlers` with a direct endpoint are answered by it, without the framework. What is special
+    about a request (a query, another spelling of its path, with `cors` a web page of another origin) takes
+    the way through the framework, to the same endpoint. `refusal` returns why a request is refused by its
+    host.
+    """
 
     def __init__(
         self,
         framework: ASGIApp,
-        direct: DirectRoutes,
-        guard: HostGuard,
+        handlers: Sequence[HTTPRouteHandler],
+        refusal: Callable[[Any], Problem | None],
         *,
+        cors: bool,
         in_progress: InProgress,
         metrics: Metrics,
         response_buffer: ResponseBuffer,
     ) -> None:
         self._framework = framework
         self._bounded = response_buffer.bound(framework)
-        self._direct = direct
-        self._guard = guard
+        self._direct: dict[tuple[str, str], Endpoint] = {
+            (method, path): handler.opt[DIRECT]
+            for handler in handlers
+            if handler.opt.get(DIRECT)
+            for method in handler.http_methods
+            for path in handler.paths
+            if method != HttpMethod.OPTIONS
+        }
+        self._cors = cors
+        self._refusal = refusal
         self._in_progress = in_progress
         self._metrics = metrics
         self._response_buffer = response_buffer
@@ -47,10 +63,10 @@ class Entry:
         self._in_progress.begin()
         status = 0
         try:
-            refusal = self._guard.refusal(scope)
+            refusal = self._refusal(scope)
             if refusal is not None:
                 status = await send_problem(refusal, send)
-            elif (endpoint := self._direct.find(scope)) is not None:
+            elif (endpoint := self._find(scope)) is not None:
                 scope["path_template"] = scope["path"]
                 status = await self._answer(endpoint, scope, receive, send)
             else:
@@ -59,6 +75,15 @@ class Entry:
             route = scope.get("path_template") or "unmatched"
             self._metrics.answered(scope["method"], route, status, time.perf_counter() - started)
             self._in_progress.end()
+
+    def _find(self, scope: Any) -> Endpoint | None:
+        """Return what answers a request; None if the framework does."""
+        endpoint = self._direct.get((scope["method"], scope["path"]))
+        if endpoint is None or scope["query_string"]:
+            return None
+        if self._cors and any(name == b"origin" for name, _ in scope["headers"]):
+            return None
+        return endpoint
 
     async def _answer(self, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> int:
         """Respond without the framework, and return the status."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -9,22 +10,22 @@ from bdlab.hosts import DEFAULT_PORTS, AllowedHosts, parse
 from bdlab.serving.problems import Problem, problem
 
 _OPEN = ("/health", "/health/live", "/health/ready", "/metrics")
-
-
 _REMEMBERED = 64
 """Host headers of which the verdict is remembered; nearly all requests have the same few."""
 
 
-class HostGuard:
-    """Refuses requests to a host that is not allowed; health checks and /metrics may name any host."""
+def host_guard(allowed: AllowedHosts) -> Callable[[Any], Problem | None]:
+    """Return a function of a request's scope: why it is refused, None if it is not.
 
-    def __init__(self, allowed: AllowedHosts) -> None:
-        self._refusal = lru_cache(_REMEMBERED)(partial(_refusal, allowed))
+    Requests to a host that is not allowed are; health checks and /metrics may name any host.
+    """
+    remembered = lru_cache(_REMEMBERED)(partial(_refusal, allowed))
 
-    def refusal(self, scope: Any) -> Problem | None:
-        """Return why the request is refused; None if it is not."""
-        named = [value for name, value in scope["headers"] if name == b"host"]
-        return self._refusal(tuple(named), scope["scheme"], scope["path"].rstrip("/") in _OPEN)
+    def refusal(scope: Any) -> Problem | None:
+        named = tuple(value for name, value in scope["headers"] if name == b"host")
+        return remembered(named, scope["scheme"], scope["path"].rstrip("/") in _OPEN)
+
+    return refusal
 
 
 def _refusal(allowed: AllowedHosts, named: tuple[bytes, ...], scheme: str, any_host: bool) -> Problem | None:

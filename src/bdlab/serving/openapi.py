@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,14 +25,20 @@ from litestar.openapi.spec import (
     RequestBody,
     Schema,
 )
+from litestar.types import Receive
 
 from bdlab import __version__
 from bdlab.events import MAX_COUNT
 from bdlab.reviews.schema import FIELDS, MISSPELT, NOT_EMPTY, STORABLE
-from bdlab.serving import direct_routes
 from bdlab.serving.problems import PROBLEM_JSON, ProblemDetails
 from bdlab.serving.query_parameters import NoQuery, option, schemas
 from bdlab.serving.requests import MAX_KEY_LENGTH, SOURCE_HEADER, SOURCES
+
+DIRECT = "direct"
+"""The key of a route's `opt` with its direct endpoint."""
+
+Endpoint = Callable[[Any, Receive], Awaitable[bytes]]
+"""Takes the scope and `receive` of a request; returns the JSON of its 200. Raises Problem or BdlabError."""
 
 EXAMPLE = {"text": "This product is terrible!", "summary": "Product review"}
 
@@ -118,7 +124,7 @@ def describe(
     body: Schema | None = None,
     query: type[msgspec.Struct] = NoQuery,
     path: Parameter | None = None,
-    direct: direct_routes.Endpoint | None = None,
+    direct: Endpoint | None = None,
 ) -> dict[str, Any]:
     """Return the keyword arguments of a route with these query parameters, and their documentation.
 
@@ -140,7 +146,7 @@ def describe(
                 self.request_body = RequestBody(content=content, required=True)
             self.responses = _with_problems(self.responses or {})
 
-    return {"operation_class": Described, "opt": option(query) | direct_routes.option(direct)}
+    return {"operation_class": Described, "opt": option(query) | {DIRECT: direct}}
 
 
 def _with_problems(responses: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from bdlab.serving.deadlines import Deadlines
 from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.openapi import PREDICT_RESPONSES, REVIEW, describe, review_list
-from bdlab.serving.problems import Problem, from_error, invalid, problem
+from bdlab.serving.problems import Problem, from_error, problem
 from bdlab.serving.protocols import Parts
 from bdlab.serving.requests import BodyReader, RequestHeaders, read_headers
 from bdlab.serving.response_buffer import ResponseBuffer
@@ -47,11 +47,10 @@ class PredictionService:
         self._model = parts.scorer.name
         self._scoring = AsyncScorer(parts.scorer)
         self._max_in_flight = parts.settings.http.max_in_flight
-        self._log = parts.prediction_log
+        self._log_published = parts.log_published
         self.deadlines = Deadlines(parts.settings.kafka.delivery_timeout_s + _GRACE_S)
         self._metrics = metrics
         self._delivery_health = delivery_health
-        self._in_flight = 0
 
     async def read(self, decode: Callable[..., T], body: bytes, **limits: int) -> T:
         """Return what `decode` makes of a body, in a thread if the body is large. Raises Problem."""
@@ -60,7 +59,7 @@ class PredictionService:
                 return decode(body, **limits)
             return await self._scoring.in_thread(partial(decode, body, **limits))
         except ReviewInvalid as error:
-            raise invalid(error) from None
+            raise from_error(error) from None
 
     async def predict(self, review: Review, headers: RequestHeaders) -> Answer:
         """Return the acknowledged prediction. Raises Problem if it was not acknowledged."""
@@ -74,7 +73,7 @@ class PredictionService:
         except BrokerError as error:
             raise from_error(error, prediction_id=str(event_id)) from error
         finally:
-            self._release(1)
+            self._metrics.waiting -= 1
         return response_of(event, score)
 
     async def predict_many(self, reviews: Sequence[Review], headers: RequestHeaders) -> list[Answer]:
@@ -91,7 +90,7 @@ class PredictionService:
                     await asyncio.sleep(0)
             found = await asyncio.gather(*publishing, return_exceptions=True)
         finally:
-            self._release(len(reviews))
+            self._metrics.waiting -= len(reviews)
         if any(found):
             raise _partial_failure(events, scores, found)
         return list(map(response_of, events, scores))
@@ -132,24 +131,20 @@ class PredictionService:
             raise
         self._metrics.acknowledged(time.perf_counter() - started)
         self._delivery_health.succeeded()
-        self._log.published(str(event.id), position)
+        self._log_published(str(event.id), position)
 
     def _acquire(self, count: int) -> None:
-        if self._in_flight + count > self._max_in_flight:
+        waiting = self._metrics.waiting
+        if waiting + count > self._max_in_flight:
             self._metrics.busy(count)
             raise problem(
                 503,
                 "busy",
                 "Too many predictions are in flight",
-                f"{self._in_flight} predictions wait for the broker; the limit is {self._max_in_flight}. "
+                f"{waiting} predictions wait for the broker; the limit is {self._max_in_flight}. "
                 "Nothing was published: retry a little later.",
             )
-        self._in_flight += count
-        self._metrics.waiting = self._in_flight
-
-    def _release(self, count: int) -> None:
-        self._in_flight -= count
-        self._metrics.waiting = self._in_flight
+        self._metrics.waiting += count
 
 
 def _partial_failure(

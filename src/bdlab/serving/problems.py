@@ -66,12 +66,6 @@ def too_large(detail: str) -> Problem:
     return problem(413, "too-large", "The request is too large", detail)
 
 
-def invalid(error: ReviewInvalid) -> Problem:
-    return problem(
-        422, "invalid-review", "The review cannot be predicted from", error.message, errors=error.problems
-    )
-
-
 def invalid_parameter(field: str, why: str) -> Problem:
     return problem(
         422,
@@ -86,13 +80,18 @@ def from_error(error: BdlabError, *, prediction_id: str = "") -> Problem:
     """Return what a client is told about one of bdlab's own errors."""
     detail = " ".join(part for part in (error.message + ".", error.hint) if part)
     if isinstance(error, ReviewInvalid):
-        return invalid(error)
+        title = "The review cannot be predicted from"
+        return problem(422, "invalid-review", title, error.message, errors=error.problems)
     if isinstance(error, EventTooLarge):
         return too_large(detail)
     for kind, name, title in _UNAVAILABLE:
         if isinstance(error, kind):
             return problem(503, name, title, detail, id=prediction_id)
     log.error("request failed", error=type(error).__name__, problem=error.message)
+    return _failed()
+
+
+def _failed() -> Problem:
     return problem(500, "failed", "The request failed", "The server's log has the reason.")
 
 
@@ -103,7 +102,7 @@ def problem_of(error: Exception, scope: Any) -> Problem:
     if isinstance(error, BdlabError):
         return from_error(error)
     log.error("request failed", method=scope["method"], path=scope["path"], exc_info=error)
-    return problem(500, "failed", "The request failed", "The server's log has the reason.")
+    return _failed()
 
 
 def _response(found: Problem) -> Response[bytes]:

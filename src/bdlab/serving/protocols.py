@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -29,26 +29,8 @@ class Publisher(Protocol):
         ...
 
 
-class PredictionLog(Protocol):
-    """Where each acknowledged prediction gets a line."""
-
-    def published(self, prediction_id: str, position: Position) -> None:
-        """Log a prediction; its line may be written later, with those of others."""
-        ...
-
-    def flush(self) -> int:
-        """Write the lines that are not written yet, and return how many could not be written."""
-        ...
-
-
-class StructuredLog:
-    """Logs each prediction at once, as every other event."""
-
-    def published(self, prediction_id: str, position: Position) -> None:
-        log.info("published", id=prediction_id, partition=position.partition, offset=position.offset)
-
-    def flush(self) -> int:
-        return 0
+def _log_at_once(prediction_id: str, position: Position) -> None:
+    log.info("published", id=prediction_id, partition=position.partition, offset=position.offset)
 
 
 class StoredPredictions(Protocol):
@@ -66,7 +48,11 @@ class StoredPredictions(Protocol):
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """The open parts that the API works with; the caller closes them."""
+    """The open parts that the API works with; the caller closes them.
+
+    `log_published` logs an acknowledged prediction by its id. Its line may be written later, by `flush_log`,
+    which returns how many could not be written.
+    """
 
     settings: Settings
     scorer: Scorer
@@ -74,4 +60,5 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     stored: StoredPredictions
     vault: VaultProbe
     broker: BrokerProbe
-    prediction_log: PredictionLog = StructuredLog()
+    log_published: Callable[[str, Position], None] = _log_at_once
+    flush_log: Callable[[], int] = lambda: 0

@@ -18,8 +18,7 @@ BODY_TIMEOUT_S = 30.0
 """The longest that a client may take to send its body."""
 
 _RARE = frozenset((b"content-encoding", b"idempotency-key", b"traceparent", b"bdlab-source"))
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 SOURCE_HEADER = "Bdlab-Source"
 SOURCES = ("drill", "demo")
@@ -57,36 +56,27 @@ def read_headers(scope: Any) -> RequestHeaders:
             if key:
                 raise invalid_parameter("Idempotency-Key", "stands more than once")
             key = value.decode("latin-1")
-            _check_key(key)
+            if not 1 <= len(key) <= MAX_KEY_LENGTH:
+                why = f"has to have 1 to {MAX_KEY_LENGTH} characters, and has {len(key)}"
+                raise invalid_parameter("Idempotency-Key", why)
         elif name == b"traceparent":
-            traceparent = _valid_traceparent(value.decode("latin-1").strip())
+            said = value.decode("latin-1").strip()
+            # One that is not valid is ignored (W3C Trace Context).
+            traceparent = said if _TRACEPARENT.fullmatch(said) else ""
         else:
             if source:
                 raise invalid_parameter(SOURCE_HEADER, "stands more than once")
-            source = f"/bdlab/{_checked_source(value.decode('latin-1'))}"
+            source = _source(value.decode("latin-1"))
     if content_types != [b"application/json"]:
         _check_content_type([value.decode("latin-1") for value in content_types])
     return RequestHeaders(length, key, traceparent, source)
 
 
-def _valid_traceparent(said: str) -> str:
-    """Return a `traceparent`, empty for one that is not valid (W3C Trace Context: it is ignored)."""
-    return said if _TRACEPARENT.fullmatch(said) and not said.startswith("ff") else ""
-
-
-def _checked_source(said: str) -> str:
+def _source(said: str) -> str:
     if said not in SOURCES:
-        raise invalid_parameter(
-            SOURCE_HEADER, f"has to be {' or '.join(SOURCES)} if it is sent, and is {said[:40]!r}"
-        )
-    return said
-
-
-def _check_key(key: str) -> None:
-    if not key or len(key) > MAX_KEY_LENGTH:
-        raise invalid_parameter(
-            "Idempotency-Key", f"has to have 1 to {MAX_KEY_LENGTH} characters, and has {len(key)}"
-        )
+        why = f"has to be {' or '.join(SOURCES)} if it is sent, and is {said[:40]!r}"
+        raise invalid_parameter(SOURCE_HEADER, why)
+    return f"/bdlab/{said}"
 
 
 def _check_content_type(content_types: list[str]) -> None:
