@@ -8,7 +8,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from bdlab.events import Position, PredictionEvent, Record, Term, encode
+from bdlab.events import Position, PredictionEvent, Record, Term, decode_fields, encode
 from bdlab.ledger import Accepted, DeadLetter
 
 CLUSTER = "cluster-a"
@@ -43,8 +43,8 @@ def record(position: Position, of: PredictionEvent | None = None) -> Record:
 
 
 def accepted(position: Position, of: PredictionEvent | None = None) -> Accepted:
-    chosen = of or event()
-    return Accepted(record(position, chosen), chosen)
+    found = record(position, of)
+    return Accepted(found, *decode_fields(found))
 
 
 def dead(position: Position, *, key: bytes | None = b"k", value: bytes | None = b"\xff") -> DeadLetter:

@@ -19,6 +19,7 @@ from msgspec import Meta
 from uuid_utils.compat import uuid8
 
 from bdlab.errors import EventTooNew, InvalidEvent
+from bdlab.plain_json import PlainJson
 
 SCHEMA_VERSION = 1
 CONTRACT_VERSION = 1
@@ -142,6 +143,7 @@ _LAST_WORD = re.compile(rb"(?:^|/)([a-z][a-z0-9_-]{0,39})\Z")
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(PredictionEvent)
+_plain = PlainJson(PredictionEvent)
 _NUL = b"\\u0000"
 _MOMENTS = [name for name, kind in get_type_hints(PredictionEvent).items() if kind is datetime]
 _moments = attrgetter(*_MOMENTS)
@@ -239,9 +241,15 @@ def new_traceparent() -> str:
 
 
 def decode(record: Record) -> PredictionEvent:
-    """Return the event in `record`. Raises InvalidEvent with the reason, and EventTooNew.
+    """Return the event in `record`. Raises as `decode_fields`."""
+    return decode_fields(record)[0]
 
-    An event of a later version is never reported as invalid, since that version can read it.
+
+def decode_fields(record: Record) -> tuple[PredictionEvent, re.Match[bytes] | None]:
+    """Return the event in `record`, and its fields as PlainJson finds them.
+
+    Raises InvalidEvent with the reason, and EventTooNew: an event of a later version is never reported as
+    invalid, since that version can read it.
     """
     contract = _contract(record.headers)
     if contract != CONTRACT_VERSION:
@@ -256,16 +264,17 @@ def decode(record: Record) -> PredictionEvent:
         raise InvalidEvent(_reason(record.value, error)) from error
     if event.schema_version != SCHEMA_VERSION:
         raise InvalidEvent(_other_version(event.schema_version))
-    if _encoder.encode(event) != record.value:  # bdlab's own events are canonical
-        _refuse_repeated_fields(record.value)
+    fields = _plain(record.value, event)
+    if fields is None:
+        if _encoder.encode(event) != record.value:
+            _refuse_repeated_fields(record.value)
+        if _NUL in record.value:  # JSON has no other way to write it
+            _refuse_nul(event)
+        if any(moment.tzinfo is not UTC for moment in _moments(event)):
+            _refuse_other_years(event)
     if _encoder.encode(event.id)[1:-1] != record.key:  # a fifth of the cost of str(UUID)
         raise InvalidEvent(f"the record's key is not the event's id {event.id}")
-    if _NUL in record.value:  # JSON has no other way to write it
-        _refuse_nul(event)
-    for moment in _moments(event):
-        if moment.tzinfo is not UTC:
-            _refuse_other_years(event)
-    return event
+    return event, fields
 
 
 def _refuse_nul(event: msgspec.Struct) -> None:

@@ -6,6 +6,7 @@ a partition balances if the recorded positions are exactly those from its first 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -68,10 +69,14 @@ def runs(positions: Sequence[Position]) -> Iterator[tuple[LogPartition, int, int
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
-    """A record that was decoded. It keeps the record, as the database may still refuse the row."""
+    """A record that was decoded. It keeps the record, as the database may still refuse the row.
+
+    `fields` is what PlainJson found in the record's value.
+    """
 
     record: Record
     event: PredictionEvent
+    fields: re.Match[bytes] | None = None
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

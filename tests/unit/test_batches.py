@@ -56,9 +56,9 @@ def test_any_record_is_an_event_or_a_dead_letter_with_a_short_reason(
         assert value is not None
         # What was accepted is an event again after another way through the topic.
         again_key, again = encode(found.event)
-        assert decode_entry(Record(at(0), again_key, again)) == Accepted(
-            Record(at(0), again_key, again), found.event
-        )
+        again_found = decode_entry(Record(at(0), again_key, again))
+        assert isinstance(again_found, Accepted)
+        assert again_found.event == found.event
 
 
 @given(fields=st.dictionaries(st.sampled_from(sorted(GOOD)), json_values, max_size=2))
