@@ -86,12 +86,16 @@ class ConsumerClient:
             "auto.offset.reset": "error",
             "allow.auto.create.topics": False,
             "enable.partition.eof": True,
+            # An answer for each event would cost the broker, and this process, more than all else.
             "fetch.wait.max.ms": 100,
+            "fetch.min.bytes": 64 << 10,
             "fetch.max.bytes": 4 << 20,
             "max.partition.fetch.bytes": 1 << 20,
             "receive.message.max.bytes": MAX_MESSAGE_BYTES + (1 << 20),
             "queued.min.messages": 20_000,
             "queued.max.messages.kbytes": 8 << 10,
+            # Once it has read that far ahead, librdkafka would look for room again after a whole second.
+            "fetch.queue.backoff.ms": 5,
             "error_cb": self._on_error,
         }
         try:
