@@ -100,10 +100,21 @@ class Forked:
                 yield result
 
 
+def end_with_parent(signal_number: int) -> bool:
+    """Have the system send the signal to this process when its parent ends, even if that is killed.
+
+    Returns false if the parent has ended before that. For a process that multiprocessing started.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+    parent = multiprocessing.parent_process()
+    return parent is None or parent.is_alive()
+
+
 def _serve(work: Callable[[Any], Any], connection: Connection) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if not end_with_parent(signal.SIGKILL):
+        return
     while True:
         argument = connection.recv()
         answer, failure = None, None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import multiprocessing
 import signal
 import sys
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from bdlab import services
+from bdlab.forked import end_with_parent
 from bdlab_cli.output.logs import published_lines
 from bdlab_cli.wiring.session import load_settings
 
@@ -32,7 +32,6 @@ STARTUP_FAILED = 3
 _GC_THRESHOLD = 10_000
 """New objects until the next collection. Each looks at all requests in progress, which are no garbage."""
 
-_PR_SET_PDEATHSIG = 1
 #: malloc.h: the size from which a block is mapped by itself, and the number of arenas for threads.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 
@@ -130,9 +129,7 @@ def make_worker() -> ASGIApp:
     terminal.prepare()
     # A terminal that closes also tells the parent, which ends its workers in order.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():  # it may have ended before prctl was called
+    if not end_with_parent(signal.SIGTERM):
         sys.exit(STARTUP_FAILED)
     api = Api(load_settings(daemon=True))
     try:
