@@ -128,6 +128,9 @@ def _convert_seldom() -> None:
     TyperOption.process_value = TyperArgument.process_value = process  # type: ignore[assignment]
 
 
+_convert_seldom()  # once for each process, and not at each call of main()
+
+
 def _import_structlog_alone() -> None:
     """Import structlog without Rich, which it loads for tracebacks that bdlab never shows.
 
@@ -181,7 +184,6 @@ def root(
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line, and exit with its code: 0 done, 1 could not, 2 wrong usage, 10 not healthy."""
     terminal.prepare()
-    _convert_seldom()
     # Imports make many objects and hardly any garbage: looking for it every 700 takes a tenth of a start.
     gc.set_threshold(50_000)
     try:

@@ -225,7 +225,6 @@ class ProducerClient:
 
         Raises BrokerUnavailable if the queue is full, EventTooLarge, BrokerError.
         """
-
         client, topic = self._client, self.topic
         try:
             delivery.client = self
