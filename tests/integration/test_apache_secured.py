@@ -7,7 +7,9 @@ import socket
 import ssl
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from signal import SIGCONT, SIGSTOP
 from uuid import uuid4
 
 import msgspec
@@ -349,6 +351,42 @@ def test_users_and_acls_outlive_a_restart(kafka: SecuredKafka) -> None:
     assert ensure_users_and_acls(kafka.admin, kafka.users) == []
     assert OPERATIONS["write topic"](target(kafka.login("serve")))
     assert not OPERATIONS["read topic"](target(kafka.login("serve")))
+
+
+@pytest.mark.kafka
+def test_users_are_known_at_each_broker_of_a_cluster_before_anybody_uses_them(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """A frozen broker learns nothing; the others, who know it all, do not count as the cluster.
+
+    Four at once, as librdkafka asks any broker: one that asks the frozen one has to wait in any case.
+    """
+    cluster = KafkaCluster(tmp_path, certificates=authority.certificates)
+    with secured(cluster, authority) as ready, ThreadPoolExecutor(4) as background:
+        frozen = next(each for each in cluster.brokers.values() if not leads_the_quorum(each))
+        running = [each for each in cluster.brokers.values() if each is not frozen]
+        admin = changed(ready.admin, bootstrap_servers=",".join(each.admin_servers for each in running))
+        addresses = ",".join(each.bootstrap_servers for each in running)
+        newcomers = [
+            changed(authority.login(cluster, f"bdlab-serve-{letter}"), bootstrap_servers=addresses)
+            for letter in "cdef"
+        ]
+        assert frozen.pid is not None
+        os.kill(frozen.pid, SIGSTOP)
+        try:
+            made = [background.submit(ensure_users_and_acls, admin, {"serve": [user]}) for user in newcomers]
+            assert not wait(made, timeout=2).done
+        finally:
+            os.kill(frozen.pid, SIGCONT)
+        for user, changes in zip(newcomers, made, strict=True):
+            assert Change("created", f"user {user.username}") in changes.result(timeout=60)
+            for broker in cluster.brokers.values():
+                alone = changed(user, bootstrap_servers=broker.bootstrap_servers)
+                assert OPERATIONS["describe topic"](target(alone)), broker.node_id
+
+
+def leads_the_quorum(broker: ApacheKafka) -> bool:
+    return "indexOfHw" in broker.log_file.read_text()  # the leader alone works out the high watermark
 
 
 @pytest.mark.kafka

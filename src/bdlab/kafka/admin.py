@@ -22,7 +22,13 @@ from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from bdlab.events import Record
 from bdlab.kafka.admin_futures import await_results, seconds_left
 from bdlab.kafka.assignment import record_lookup
-from bdlab.kafka.connection import client_config, current_login, fetch_metadata, partitions_of
+from bdlab.kafka.connection import (
+    at_each_broker,
+    client_config,
+    current_login,
+    fetch_metadata,
+    partitions_of,
+)
 from bdlab.kafka.log_reader import LogReader, reported_ranges
 from bdlab.kafka.topic_ids import TopicIds
 from bdlab.ledger import LogPartition, LogRange
@@ -36,6 +42,7 @@ TOPIC_MAX_MESSAGE_BYTES = 8 << 20
 """The topic's limit for a batch of messages, in bytes; well above the largest body that the API takes."""
 
 _LOOK_AGAIN_S = 0.02
+_ONE_BROKER_S = 2.0
 
 _T = TypeVar("_T")
 
@@ -254,18 +261,34 @@ class Admin:
         return EnsuredTopic(server.topic, created=False, partitions=partitions, warning=warning)
 
     def _await_topic(self, admin: AdminClient, connection: _Connection) -> Any:
-        """Wait until the topic can be used: a broker learns of it a moment after the controller made it, or,
-        with ZooKeeper, after its own start.
+        """Wait until the topic can be used at every broker that answers: each learns of it a moment after the
+        controller made it, or, with ZooKeeper, after its own start.
         """
         topic = connection.server.topic
         for _ in tries(connection.left_s, first_s=_LOOK_AGAIN_S):
-            found = connection.metadata(admin).topics.get(topic)
-            if found is not None and all(place.leader >= 0 for place in found.partitions.values()):
-                return found
+            metadata = connection.metadata(admin)
+            if _leads_all(metadata, topic) and all(
+                self._known_at(alone, topic) for alone in at_each_broker(connection.login, metadata)
+            ):
+                return metadata.topics[topic]
         raise BrokerUnavailable(
             f"topic {topic!r} exists, and has no leader for each partition after {self._timeout_s:g} s",
             hint="Check that all brokers run, and run this again.",
         )
+
+    def _known_at(self, login: KafkaLogin, topic: str) -> bool:
+        """Whether the one broker of `login` knows the topic; also true if it does not answer."""
+        client = AdminClient(client_config(login, client_id=self._client_id))
+        try:
+            return _leads_all(fetch_metadata(client, server=login.server, timeout_s=_ONE_BROKER_S), topic)
+        except BrokerUnavailable:
+            return True
+
+
+def _leads_all(metadata: Any, topic: str) -> bool:
+    """Whether each partition of the topic has a leader."""
+    found = metadata.topics.get(topic)
+    return found is not None and all(partition.leader >= 0 for partition in found.partitions.values())
 
 
 def _create(admin: AdminClient, connection: _Connection) -> bool:

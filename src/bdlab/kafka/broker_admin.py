@@ -27,9 +27,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 
 from bdlab import services
 from bdlab.credentials import KafkaLogin
-from bdlab.errors import BrokerRefused
+from bdlab.errors import BrokerRefused, BrokerUnavailable
 from bdlab.kafka.admin_futures import await_results, seconds_left
-from bdlab.kafka.connection import AUTHENTICATION, broker_error, client_config, fetch_metadata
+from bdlab.kafka.connection import AUTHENTICATION, at_each_broker, broker_error, client_config, fetch_metadata
 from bdlab.retry import tries
 from bdlab.settings import KafkaSettings
 
@@ -39,6 +39,7 @@ _SSL = KafkaError._SSL  # noqa: SLF001
 _CLIENT_ID = "bdlab-migrate"
 _TIMEOUT_S = 15.0
 _POLL_S = 0.05
+_ONE_BROKER_S = 2.0
 #: With any change of its settings, even to the value that they have, a broker looks whether the files of its
 #: certificates have changed. This setting is given the value that it has anyway.
 _RELOAD_SETTING, _RELOAD_VALUE = "listener.name.internal.ssl.keystore.type", "PEM"
@@ -88,7 +89,7 @@ def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[
 
     `users` has for each service the logins that it may use. A user that exists is tried with its password,
     and the password is set again if it is refused. What one of these users is allowed beyond its service's
-    grants is taken away; a denial that somebody added is left. On return the broker knows all of it.
+    grants is taken away; a denial that somebody added is left. On return every broker knows all of it.
 
     Raises BrokerRefused if `admin_login` may not do this, and BrokerUnavailable.
     """
@@ -101,19 +102,23 @@ def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[
         for login in of_service
         for grant in grants(service, login.server)
     }
-    return changes + _ensure_acls(admin, wanted, {login.username for login in logins})
+    return changes + _ensure_acls(admin, wanted, logins)
 
 
 def accepts(login: KafkaLogin) -> bool:
     """Whether the broker accepts this user with this password. Raises BrokerUnavailable, BrokerRefused."""
+    return _metadata_for(login) is not None
+
+
+def _metadata_for(login: KafkaLogin, timeout_s: float = _TIMEOUT_S) -> Any:
+    """Return the broker's metadata as this user sees it, None if the broker does not accept the user."""
     try:
-        _open(login)
+        return _open(login, timeout_s)[1]
     except BrokerRefused as error:
         cause = error.__cause__
         if isinstance(cause, KafkaException) and cause.args[0].code() == AUTHENTICATION:
-            return False
+            return None
         raise
-    return True
 
 
 def reload_certificates(admin_login: KafkaLogin) -> list[int]:
@@ -146,7 +151,7 @@ def _open_admin(login: KafkaLogin) -> AdminClient:
     Without that right confluent_kafka's list of ACLs is empty without an error, and its list of users ends
     the process with a broken heap (2.16).
     """
-    client = _open(login)
+    client, _ = _open(login, _TIMEOUT_S)
 
     def ask(left: float) -> dict[str, Future[Any]]:
         answer = client.describe_cluster(include_authorized_operations=True, request_timeout=left)
@@ -162,8 +167,8 @@ def _open_admin(login: KafkaLogin) -> AdminClient:
     return client
 
 
-def _open(login: KafkaLogin) -> AdminClient:
-    """Return a client that the broker has logged in.
+def _open(login: KafkaLogin, timeout_s: float) -> tuple[AdminClient, Any]:
+    """Return a client that the broker has logged in, and the broker's metadata.
 
     librdkafka repeats a refused login, and answers only when its time is over, without the reason, which
     comes earlier, as an event. So this asks with short time-outs, and looks for the event in between. It asks
@@ -176,10 +181,10 @@ def _open(login: KafkaLogin) -> AdminClient:
     config = client_config(login, client_id=_CLIENT_ID) | {"reconnect.backoff.max.ms": 100}
     client = AdminClient(config | {"error_cb": events.append})
     doing = f"logging in at {login.server.bootstrap_servers} as {login.username or 'administrator'}"
-    deadline, answer_s = time.monotonic() + _TIMEOUT_S, _POLL_S
+    deadline, answer_s = time.monotonic() + timeout_s, _POLL_S
     while True:
         try:
-            client.list_topics(timeout=min(answer_s, seconds_left(deadline)))
+            return client, client.list_topics(timeout=min(answer_s, seconds_left(deadline)))
         except KafkaException as error:
             client.poll(0)
             for event in events:
@@ -189,8 +194,6 @@ def _open(login: KafkaLogin) -> AdminClient:
                 found = broker_error(error, doing)
                 raise type(found)(f"{found.message}{last}", hint=found.hint) from error
             answer_s *= 2
-        else:
-            return client
 
 
 def _raise_refusal(event: KafkaError, doing: str) -> None:
@@ -215,7 +218,8 @@ def _ensure_users(admin: AdminClient, logins: Sequence[KafkaLogin]) -> list[Chan
     _set_passwords(admin, wrong)
     # One is enough: a broker takes over all changes of one request at once. To try a dozen costs a broker
     # that has just started half a second of processor time.
-    _await_accepted(wrong[-1:])
+    if wrong:
+        _await_known(wrong[-1])
     return [
         Change("set the password of" if login.username in known else "created", f"user {login.username}")
         for login in wrong
@@ -251,22 +255,51 @@ def _set_passwords(admin: AdminClient, logins: Sequence[KafkaLogin]) -> None:
         await_results(ask, _TIMEOUT_S)
 
 
-def _await_accepted(logins: Sequence[KafkaLogin]) -> None:
-    """Wait until the broker accepts them: it learns of a password a moment after the controller."""
+def _await_known(login: KafkaLogin, topic: str = "") -> None:
+    """Wait until every broker accepts the user, and shows it `topic` if one is named.
+
+    A broker learns of a password or an ACL a moment after the controller, and if that is lost, seconds later.
+    One that does not answer is waited for as long as the others count on it: it may be back, and behind.
+    """
+    behind: list[str] = []
     for _ in tries(_TIMEOUT_S):
-        logins = _refused(logins)
-        if not logins:
+        behind, silent = _brokers_behind(login, topic)
+        if not behind and not silent:
             return
-    login = logins[0]
-    raise BrokerRefused(
-        f"the broker at {login.server.bootstrap_servers} took a password for user "
-        f"{login.username!r}, and still refuses it after {_TIMEOUT_S:g} s",
-        hint="ReadRecords into the broker's log.",
-    )
+    if behind:
+        raise BrokerRefused(
+            f"the controller took a change of user {login.username!r}, and after {_TIMEOUT_S:g} s the broker "
+            f"at {', '.join(behind)} does not know of it",
+            hint="Read that broker's log.",
+        )
 
 
-def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], names: Iterable[str]) -> list[Change]:
-    present = _allowed(admin, names)
+def _brokers_behind(login: KafkaLogin, topic: str) -> tuple[list[str], list[str]]:
+    """Return the addresses of the brokers that do not know the user yet, and of those that do not answer."""
+    found = _metadata_for(login)
+    if found is None:
+        return [login.server.bootstrap_servers], []
+    behind, silent = [], []
+
+    def look(alone: KafkaLogin) -> None:
+        address = alone.server.bootstrap_servers
+        try:
+            seen = _metadata_for(alone, _ONE_BROKER_S)
+        except BrokerUnavailable:
+            silent.append(address)
+        else:
+            if seen is None or (topic and topic not in seen.topics):
+                behind.append(address)
+
+    singly = at_each_broker(login, found)
+    with ThreadPoolExecutor(max_workers=len(singly)) as threads:
+        list(threads.map(look, singly))
+    return behind, silent
+
+
+def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], logins: Sequence[KafkaLogin]) -> list[Change]:
+    by_name = {login.username: login for login in logins}
+    present = _allowed(admin, by_name)
     missing, excess = sorted(wanted - present), sorted(present - wanted)
 
     def create(left: float) -> dict[str, Future[Any]]:
@@ -282,6 +315,10 @@ def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], names: Iterable[st
         await_results(create, _TIMEOUT_S)
     if excess:
         await_results(remove, _TIMEOUT_S)
+    if missing:
+        login = by_name[_user(missing[-1])]
+        there = fetch_metadata(admin, server=login.server, timeout_s=_TIMEOUT_S).topics
+        _await_known(login, login.server.topic if login.server.topic in there else "")
     return [Change("allowed", _in_words(acl)) for acl in missing] + [
         Change("took away", _in_words(acl)) for acl in excess
     ]
@@ -324,4 +361,8 @@ def _in_words(acl: AclBinding) -> str:
     """ "bdlab-serve-a: WRITE on topic predictions"."""
     resource, operation = ResourceType(acl.restype), AclOperation(acl.operation)
     kind = "cluster" if resource == ResourceType.BROKER else resource.name.lower()
-    return f"{acl.principal.removeprefix('User:')}: {operation.name} on {kind} {acl.name}"
+    return f"{_user(acl)}: {operation.name} on {kind} {acl.name}"
+
+
+def _user(acl: AclBinding) -> str:
+    return str(acl.principal).removeprefix("User:")

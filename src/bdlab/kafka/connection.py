@@ -7,6 +7,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import structlog
 from confluent_kafka import KafkaError, KafkaException
 
@@ -205,6 +206,20 @@ def fetch_metadata(client: Any, *, server: KafkaSettings, timeout_s: float) -> A
         raise refusal from error
     _answered.add(server.bootstrap_servers)
     return found
+
+
+def at_each_broker(login: KafkaLogin, metadata: Any) -> list[KafkaLogin]:
+    """Return the login once for each broker in `metadata`, with the address of that broker alone.
+
+    Metadata that a new client is given with it is that broker's: it has opened no other connection yet.
+    """
+    hosts = [(f"[{at.host}]" if ":" in at.host else at.host, at.port) for at in metadata.brokers.values()]
+    return [
+        msgspec.structs.replace(
+            login, server=msgspec.structs.replace(login.server, bootstrap_servers=f"{host}:{port}")
+        )
+        for host, port in hosts
+    ]
 
 
 def unreachable_hint(server: KafkaSettings) -> str:
