@@ -267,12 +267,14 @@ class Admin:
         topic = connection.server.topic
         for _ in tries(connection.left_s, first_s=_LOOK_AGAIN_S):
             metadata = connection.metadata(admin)
-            if _leads_all(metadata, topic) and all(
-                self._known_at(alone, topic) for alone in at_each_broker(connection.login, metadata)
+            if _leads_all(metadata, topic) and (
+                len(metadata.brokers) == 1
+                or all(self._known_at(alone, topic) for alone in at_each_broker(connection.login, metadata))
             ):
                 return metadata.topics[topic]
         raise BrokerUnavailable(
-            f"topic {topic!r} exists, and has no leader for each partition after {self._timeout_s:g} s",
+            f"topic {topic!r} exists, and after {self._timeout_s:g} s some broker does not know a leader for "
+            "each partition",
             hint="Check that all brokers run, and run this again.",
         )
 

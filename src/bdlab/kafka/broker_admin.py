@@ -279,6 +279,9 @@ def _brokers_behind(login: KafkaLogin, topic: str) -> tuple[list[str], list[str]
     found = _metadata_for(login)
     if found is None:
         return [login.server.bootstrap_servers], []
+    if len(found.brokers) == 1:  # that one has just answered: no further log-in is needed
+        known = not topic or topic in found.topics
+        return [] if known else [login.server.bootstrap_servers], []
     behind, silent = [], []
 
     def look(alone: KafkaLogin) -> None:
