@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerUnavailable, TopicMissing
 from bdlab.events import Position
-from bdlab.kafka import topic_ids
+from bdlab.kafka import log_reader
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.producer import Producer
 from bdlab.stack import Tansu
@@ -97,7 +97,7 @@ def test_the_topics_id_is_asked_for_by_one_client_for_all_times(
             super().__init__(*arguments, **named)
             made.append(self)
 
-    monkeypatch.setattr(topic_ids, "AdminClient", Counted)
+    monkeypatch.setattr(log_reader, "AdminClient", Counted)
     with Admin(topic) as admin:
         found = {admin.log_ranges()[0].topic_id for _ in range(3)}
     assert (len(found), len(made)) == (1, 1)

@@ -29,20 +29,16 @@ class Sleeper(ManagedProcess):
     """A child that sleeps; `fail_first` restarts of it fail before one works."""
 
     def __init__(self, name: str, folder: Path, fail_first: int = 0) -> None:
-        self.name = name
-        self._folder = folder
+        super().__init__(name, folder)
         self._fail = fail_first
         self.stopped_at = 0.0
-        self.process = self._process = Process(
-            name, log_file=folder / "logs" / f"{name}.log", record_file=folder / "run" / f"{name}.json"
-        )
 
     def start(self, timeout_s: float = 5.0, stop: threading.Event | None = None) -> None:
         del timeout_s, stop
-        if self.process.pid is not None and self._fail:
+        if self.pid is not None and self._fail:
             self._fail -= 1
             raise ServerNotStarted("not this time")
-        self.process.start(["sleep", "600"], environment=dict(os.environ), folder=self._folder)
+        self.spawn(["sleep", "600"], os.environ)
 
     def stop(self, timeout_s: float = 5.0) -> None:
         super().stop(timeout_s)
@@ -52,7 +48,7 @@ class Sleeper(ManagedProcess):
         return self.running
 
     def kill(self) -> None:
-        os.kill(self.process.pid or 0, signal.SIGKILL)
+        os.kill(self.pid or 0, signal.SIGKILL)
 
 
 Events = queue.Queue[Event]
@@ -85,14 +81,14 @@ def test_a_child_that_dies_is_started_again_and_said_so(tmp_path: Path) -> None:
     child.start()
     supervisor.add(child)
     with _watching(supervisor):
-        first = child.process.pid
+        first = child.pid
         child.kill()
         notice = _next(events, "notice")
         assert notice.step == "sleeper"
         assert "killed by SIGKILL" in notice.detail
         assert _next(events, "done").step == "restarted sleeper"
         assert child.running
-        assert child.process.pid != first
+        assert child.pid != first
     assert not child.running
 
 
@@ -104,7 +100,7 @@ def test_restarts_back_off_and_go_on_after_failures(tmp_path: Path) -> None:
     child.start()
 
     def announce(_stop: threading.Event) -> None:
-        announced.append(child.process.pid)
+        announced.append(child.pid)
         if len(announced) == 1:
             raise OSError(errno.ENOSPC, "the disk is full")
 
@@ -117,7 +113,7 @@ def test_restarts_back_off_and_go_on_after_failures(tmp_path: Path) -> None:
         assert "again in 2 s: [Errno 28] the disk is full" in second.detail
         assert _next(events, "done").step == "restarted sleeper"
     # The announcement was repeated, the child not started twice.
-    assert announced == [child.process.pid] * 2
+    assert announced == [child.pid] * 2
 
 
 def test_children_stop_in_reverse_order(tmp_path: Path) -> None:
@@ -132,9 +128,9 @@ def test_children_stop_in_reverse_order(tmp_path: Path) -> None:
 
 
 def test_a_child_that_ignores_its_signal_is_killed(tmp_path: Path) -> None:
-    process = Process("deaf", log_file=tmp_path / "deaf.log", record_file=tmp_path / "deaf.json")
+    process = Process("deaf", tmp_path)
     deaf = "import signal, sys; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
-    process.start([sys.executable, "-c", deaf], environment=dict(os.environ), folder=tmp_path)
+    process.spawn([sys.executable, "-c", deaf], os.environ)
     _until(lambda: process.tail() == "deaf")
     process.stop(0.2)
     assert process.exit_status == -signal.SIGKILL
@@ -142,10 +138,11 @@ def test_a_child_that_ignores_its_signal_is_killed(tmp_path: Path) -> None:
 
 def test_a_child_that_could_not_be_found_again_is_not_left_running(tmp_path: Path) -> None:
     """Where its record cannot be written, as on a full disk."""
-    process = Process("lost", log_file=tmp_path / "lost.log", record_file=tmp_path / "lost.json")
-    (tmp_path / "lost.json").symlink_to(tmp_path / "not_there" / "lost.json")
+    process = Process("lost", tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lost.json").symlink_to(tmp_path / "not_there" / "lost.json")
     with pytest.raises(ServerNotStarted, match=r"lost could not be started: .*lost\.json"):
-        process.start(["sleep", "600"], environment=dict(os.environ), folder=tmp_path)
+        process.spawn(["sleep", "600"], os.environ)
     assert process.exit_status == -signal.SIGTERM
 
 
@@ -181,16 +178,13 @@ def _until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
 
 
 def test_a_long_log_is_copied_aside_while_the_child_goes_on(tmp_path: Path) -> None:
-    process = Process("chatty", log_file=tmp_path / "chatty.log", record_file=tmp_path / "chatty.json")
-    process.start(
-        ["sh", "-c", "echo one; while [ ! -e go ]; do sleep 0.01; done; echo two; sleep 600"],
-        environment=dict(os.environ),
-        folder=tmp_path,
-    )
+    process = Process("chatty", tmp_path)
+    script = "echo one; while [ ! -e go ]; do sleep 0.01; done; echo two; sleep 600"
+    process.spawn(["sh", "-c", script], os.environ)
     try:
         _until(lambda: process.tail() == "one")
         process.trim_log(limit_bytes=2)
-        assert (tmp_path / "chatty.log.1").read_text() == "one\n"
+        assert (tmp_path / "logs" / "chatty.log.1").read_text() == "one\n"
         (tmp_path / "go").touch()
         _until(lambda: process.tail() == "two")
         assert process.log_file.read_bytes() == b"two\n"

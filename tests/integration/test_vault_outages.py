@@ -150,7 +150,7 @@ def test_an_outage_is_outlived_and_told_once(new_world: Callable[..., VaultWorld
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1")
 
-            world.openbao._process._popen.kill()  # type: ignore[union-attr]
+            world.openbao._popen.kill()  # type: ignore[union-attr]
             until(lambda: opened.state().lease_ttl_s == 0)
             assert not opened.state().credentials_valid
             assert "unreachable" in opened.state().problem

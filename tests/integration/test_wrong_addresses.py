@@ -17,7 +17,7 @@ from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerUnavailable, SettingsInvalid
 from bdlab.health.remote import api_check
 from bdlab.kafka.connection import client_config, unreachable_hint
-from bdlab.kafka.topic_ids import TopicIds
+from bdlab.kafka.log_reader import TopicIds
 from bdlab.reachability import wrong_scheme
 from bdlab.settings import KafkaSettings, Secret, SecurityProtocol, VaultSettings
 from bdlab.stack.tls import TlsFolder

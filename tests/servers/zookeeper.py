@@ -134,11 +134,10 @@ class ZooKeeperBroker(ApacheKafka):
         data_dir: Path,
         *,
         zookeeper: ZooKeeper,
-        port: int | None = None,
         certificates: CertificateFiles | None = None,
         distribution: Distribution | None = None,
     ) -> None:
-        super().__init__(data_dir, port=port, certificates=certificates, distribution=distribution)
+        super().__init__(data_dir, certificates=certificates, distribution=distribution)
         self._zookeeper = zookeeper
 
     @property
@@ -189,7 +188,6 @@ class ZooKeeperKafka:
         self,
         data_dir: Path,
         *,
-        port: int | None = None,
         certificates: CertificateFiles | None = None,
         distribution: Distribution | None = None,
     ) -> None:
@@ -198,7 +196,6 @@ class ZooKeeperKafka:
         self.broker = ZooKeeperBroker(
             self.data_dir,
             zookeeper=self.zookeeper,
-            port=port,
             certificates=certificates,
             distribution=distribution,
         )

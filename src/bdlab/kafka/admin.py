@@ -20,17 +20,17 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from bdlab.events import Record
-from bdlab.kafka.admin_futures import await_results, seconds_left
 from bdlab.kafka.assignment import record_lookup
 from bdlab.kafka.connection import (
     at_each_broker,
+    await_results,
     client_config,
     current_login,
     fetch_metadata,
     partitions_of,
+    seconds_left,
 )
-from bdlab.kafka.log_reader import LogReader, reported_ranges
-from bdlab.kafka.topic_ids import TopicIds
+from bdlab.kafka.log_reader import LogReader, TopicIds, reported_ranges
 from bdlab.ledger import LogPartition, LogRange
 from bdlab.log_identity import ReadRecords
 from bdlab.probes import MEMORY_ONLY_ID, BrokerState

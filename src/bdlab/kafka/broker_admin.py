@@ -28,13 +28,16 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 from bdlab import services
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
-from bdlab.kafka.admin_futures import await_results, seconds_left
-from bdlab.kafka.connection import AUTHENTICATION, at_each_broker, broker_error, client_config, fetch_metadata
+from bdlab.kafka.connection import (
+    at_each_broker,
+    await_results,
+    broker_error,
+    client_config,
+    fetch_metadata,
+    seconds_left,
+)
 from bdlab.retry import tries
 from bdlab.settings import KafkaSettings
-
-# librdkafka's own codes begin with an underscore; they are not private.
-_SSL = KafkaError._SSL  # noqa: SLF001
 
 _CLIENT_ID = "bdlab-migrate"
 _TIMEOUT_S = 15.0
@@ -116,7 +119,7 @@ def _metadata_for(login: KafkaLogin, timeout_s: float = _TIMEOUT_S) -> Any:
         return _open(login, timeout_s)[1]
     except BrokerRefused as error:
         cause = error.__cause__
-        if isinstance(cause, KafkaException) and cause.args[0].code() == AUTHENTICATION:
+        if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError._AUTHENTICATION:
             return None
         raise
 
@@ -197,9 +200,9 @@ def _open(login: KafkaLogin, timeout_s: float) -> tuple[AdminClient, Any]:
 
 
 def _raise_refusal(event: KafkaError, doing: str) -> None:
-    if event.code() == AUTHENTICATION:
+    if event.code() == KafkaError._AUTHENTICATION:
         raise broker_error(event, doing) from KafkaException(event)
-    if event.code() == _SSL:
+    if event.code() == KafkaError._SSL:
         raise BrokerRefused(
             f"{doing}: {event.str()}",
             hint="Check the certificates: the broker's, the authority's, the administrator's own.",
@@ -310,7 +313,7 @@ def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], logins: Sequence[K
         return {f"allowing {_in_words(acl)}": created[acl] for acl in missing}
 
     def remove(left: float) -> dict[str, Future[Any]]:
-        filters = {acl: AclBindingFilter(*acl._to_tuple()) for acl in excess}  # noqa: SLF001
+        filters = {acl: AclBindingFilter(*acl._to_tuple()) for acl in excess}
         removed = admin.delete_acls(list(filters.values()), request_timeout=left)
         return {f"taking away {_in_words(acl)}": removed[filters[acl]] for acl in excess}
 

@@ -1,11 +1,14 @@
-"""What all clients share: librdkafka's configuration, its errors, and the question for the cluster id."""
+"""What all clients share: librdkafka's configuration, its errors, and a broker's answers to questions."""
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -23,7 +26,10 @@ from bdlab.errors import (
     VaultError,
 )
 from bdlab.reachability import speaks_tls
+from bdlab.retry import tries
 from bdlab.settings import KafkaSettings
+
+_T = TypeVar("_T")
 
 log = structlog.get_logger()
 _librdkafka_log = logging.getLogger("bdlab.librdkafka")
@@ -31,34 +37,27 @@ _librdkafka_log = logging.getLogger("bdlab.librdkafka")
 MAX_MESSAGE_BYTES = 128 << 20
 """The most bytes that a client sends or reads at once; the topic's own limit is lower."""
 
-# librdkafka's own codes, beside those of the protocol, begin with an underscore; they are not private.
-AUTHENTICATION = KafkaError._AUTHENTICATION  # noqa: SLF001
-UNKNOWN_TOPIC = KafkaError._UNKNOWN_TOPIC  # noqa: SLF001
-UNKNOWN_PARTITION = KafkaError._UNKNOWN_PARTITION  # noqa: SLF001
-AUTO_OFFSET_RESET = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001
-ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
-TRANSPORT = KafkaError._TRANSPORT  # noqa: SLF001
-TIMED_OUT = KafkaError._TIMED_OUT  # noqa: SLF001
-#: The list of brokers came without the one that was asked, as happens for a moment while a cluster starts or
-#: a broker is slow to report itself: librdkafka drops it, and what it was asked.
-BROKER_GONE = KafkaError._DESTROY_BROKER  # noqa: SLF001
-FATAL = KafkaError._FATAL  # noqa: SLF001
-PURGE_QUEUE = KafkaError._PURGE_QUEUE  # noqa: SLF001
-PURGE_INFLIGHT = KafkaError._PURGE_INFLIGHT  # noqa: SLF001
-PARTITION_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001
-#: A batch of records that cannot be unpacked; librdkafka reads it again without end.
-UNREADABLE = {
-    KafkaError._BAD_COMPRESSION,  # noqa: SLF001
-    KafkaError._BAD_MSG,  # noqa: SLF001
-    KafkaError._UNDERFLOW,  # noqa: SLF001
-    KafkaError._NOT_IMPLEMENTED,  # noqa: SLF001
+_PAUSE_S = 0.1
+
+LEAST_S = 0.1
+"""The shortest time-out to give librdkafka: some of its calls take 0 or less as no limit."""
+
+#: One broker of several may be dead, frozen or starting: another one, or the same a little later, answers.
+#: _DESTROY_BROKER: the list of brokers came without the one that was asked, as happens for a moment while a
+#: cluster starts or a broker is slow to report itself; librdkafka drops it, and what it was asked.
+_RETRIABLE = {
+    KafkaError._DESTROY_BROKER,
+    KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
+    KafkaError.NOT_CONTROLLER,
+    KafkaError.REQUEST_TIMED_OUT,
 }
 
 #: Servers that have answered once: if they no longer do, their address is not the reason.
 _answered: set[str] = set()
 
 _REFUSED = {
-    AUTHENTICATION,
+    KafkaError._AUTHENTICATION,
     KafkaError.SASL_AUTHENTICATION_FAILED,
     KafkaError.UNSUPPORTED_SASL_MECHANISM,
     KafkaError.ILLEGAL_SASL_STATE,
@@ -70,15 +69,15 @@ _REFUSED = {
 }
 _NO_TOPIC = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
-    UNKNOWN_TOPIC,
-    UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._UNKNOWN_PARTITION,
 }
 _TOO_LARGE = {
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
     KafkaError.INVALID_MSG_SIZE,
 }
-_OUT_OF_RANGE = {KafkaError.OFFSET_OUT_OF_RANGE, AUTO_OFFSET_RESET}
+_OUT_OF_RANGE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
 
 
 def client_config(login: KafkaLogin, *, client_id: str) -> dict[str, Any]:
@@ -237,3 +236,46 @@ def unreachable_hint(server: KafkaSettings) -> str:
                 f"{host}:{port} speaks {spoken}, and kafka.security_protocol is {server.security_protocol}."
             )
     return ""
+
+
+def await_results(
+    ask: Callable[[float], Mapping[str, Future[_T]]],
+    timeout_s: float,
+    *,
+    retriable: Collection[int] = (),
+) -> list[_T]:
+    """Return the results, within `timeout_s` seconds, of the requests that `ask` sends.
+
+    `ask` gets the seconds that are left, and names each request for an error's text ("creating topic 'x'").
+    It is called again if the broker went away before it answered, and after an error whose code is in
+    `retriable`; so the requests have to be idempotent. Raises BrokerError.
+    """
+    last: BrokerError  # there is at least one try
+    for left_s in tries(timeout_s, first_s=_PAUSE_S):
+        wait_s = max(LEAST_S, left_s)
+        try:
+            return [_result(future, wait_s, doing) for doing, future in ask(wait_s).items()]
+        except BrokerError as error:
+            cause = error.__cause__
+            if not (isinstance(cause, KafkaException) and cause.args[0].code() in {*_RETRIABLE, *retriable}):
+                raise
+            last = error
+    try:
+        raise last
+    finally:
+        del last  # else it and this frame hold each other, and with them the clients that `ask` made
+
+
+def _result(future: Future[_T], timeout_s: float, doing: str) -> _T:
+    try:
+        return future.result(timeout_s + 1)
+    except KafkaException as error:
+        # Without its traceback: the future keeps the error, and with it would keep its callers' clients.
+        raise broker_error(error, doing) from error.with_traceback(None)
+    except FutureTimeout as error:
+        raise BrokerUnavailable(f"{doing}: no answer within {timeout_s:g} s") from error
+
+
+def seconds_left(deadline: float) -> float:
+    """Return the seconds until `deadline`, at least 0.1."""
+    return max(LEAST_S, deadline - time.monotonic())

@@ -15,19 +15,14 @@ from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, OffsetOu
 from bdlab.events import Position, Record
 from bdlab.kafka.assignment import Assignment, StartPositions, out_of_range, record_lookup
 from bdlab.kafka.connection import (
-    ALL_BROKERS_DOWN,
     MAX_MESSAGE_BYTES,
-    PARTITION_EOF,
-    TRANSPORT,
-    UNREADABLE,
     broker_error,
     client_config,
     cluster_of,
     fetch_metadata,
     no_answer,
 )
-from bdlab.kafka.log_reader import LogReader, reported_ranges
-from bdlab.kafka.topic_ids import TopicIds
+from bdlab.kafka.log_reader import LogReader, TopicIds, reported_ranges
 from bdlab.ledger import LogPartition, LogRange
 from bdlab.log_identity import CheckLog
 
@@ -42,6 +37,15 @@ ASK_TIMEOUT_S = 5.0
 _CHUNK = 500
 #: How often the topic's id is asked for while no records come.
 _CHECK_EVERY_S = 1.0
+
+
+#: A batch of records that cannot be unpacked; librdkafka reads it again without end.
+_UNREADABLE = {
+    KafkaError._BAD_COMPRESSION,
+    KafkaError._BAD_MSG,
+    KafkaError._UNDERFLOW,
+    KafkaError._NOT_IMPLEMENTED,
+}
 
 
 class ConsumerClient:
@@ -272,7 +276,7 @@ class ConsumerClient:
 
     def _on_message_error(self, error: KafkaError, message: Message) -> None:
         partition = message.partition()
-        if error.code() == PARTITION_EOF and partition is not None:
+        if error.code() == KafkaError._PARTITION_EOF and partition is not None:
             self.assignment.end(partition)
             return
         found = broker_error(error, "reading from the broker")
@@ -283,7 +287,7 @@ class ConsumerClient:
             self._interrupted = True
         elif isinstance(found, OffsetOutOfRange) and partition is not None:
             self._stop(partition, self._why_out_of_range(partition))
-        elif error.code() in UNREADABLE and partition is not None:
+        elif error.code() in _UNREADABLE and partition is not None:
             self._stop(partition, f"what is at offset {message.offset()} cannot be unpacked: {error.str()}")
         elif error.str() != self._last_problem:
             self._last_problem = error.str()
@@ -322,9 +326,9 @@ class ConsumerClient:
     # Callbacks of librdkafka, from within poll(). They only set fields; the work is done outside of them.
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.code() == TRANSPORT:
+        if error.code() == KafkaError._TRANSPORT:
             self._last_problem = error.str()
-        elif error.code() == ALL_BROKERS_DOWN:
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.verified = False
             self._interrupted = True
         elif isinstance(found := broker_error(error, "the broker refuses this consumer"), BrokerRefused):

@@ -1,40 +1,47 @@
-"""Reads logs: where they begin and end, single records, and how far a group has come."""
+"""Reads logs: which they are, where they begin and end, single records, and how far a group has come."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka import Consumer as Client
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export one of them
+    AdminClient,
+    TopicDescription,
+)
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
-from bdlab.kafka.admin_futures import LEAST_S
-from bdlab.kafka.connection import (
-    AUTO_OFFSET_RESET,
-    BROKER_GONE,
-    PARTITION_EOF,
-    TIMED_OUT,
-    TRANSPORT,
-    UNKNOWN_PARTITION,
-    broker_error,
-    client_config,
-)
+from bdlab.kafka.connection import LEAST_S, await_results, broker_error, client_config
 from bdlab.retry import tries
 
 #: How long one question for committed offsets may take before a refusal is looked for.
 _GROUP_ANSWER_S = 0.25
 _FIRST_GROUP_ANSWER_S = 0.02
+#: How long one of several brokers may take to tell a topic's id; another is asked then.
+_ID_ANSWER_S = 1.0
+#: What a broker without topic ids answers.
+_NO_ID = "A" * 22
 _RETRIABLE = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError.OFFSET_NOT_AVAILABLE,
-    UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_PARTITION,
     # The leader of a partition has just died, or is not listed for a moment; another will take over.
-    TRANSPORT,
-    BROKER_GONE,
+    KafkaError._TRANSPORT,
+    KafkaError._DESTROY_BROKER,
 }
 
 
@@ -98,7 +105,7 @@ class LogReader(Client):
                 # Wait for one message only: `consume` with a time-out waits for all of them.
                 for message in self.consume(1, min(left_s, 0.05)) + self.consume(10_000, 0):
                     partition, offset, error = message.partition(), message.offset(), message.error()
-                    if error is not None and error.code() != PARTITION_EOF:
+                    if error is not None and error.code() != KafkaError._PARTITION_EOF:
                         found = broker_error(error, f"reading the end of topic {topic!r}")
                         if isinstance(found, BrokerRefused):
                             return dict(reported)
@@ -132,7 +139,10 @@ class LogReader(Client):
                 for message in self.consume(100, 0.05):
                     # The first message of each is the record, or says that there is none.
                     partition, error = message.partition(), message.error()
-                    if error is not None and error.code() not in (PARTITION_EOF, AUTO_OFFSET_RESET):
+                    if error is not None and error.code() not in (
+                        KafkaError._PARTITION_EOF,
+                        KafkaError._AUTO_OFFSET_RESET,
+                    ):
                         raise broker_error(error, f"looking up records of topic {topic!r}")
                     if partition in waiting:
                         waiting.discard(partition)
@@ -161,7 +171,10 @@ class LogReader(Client):
             try:
                 answer = self.committed(places, timeout=answer_s)
             except KafkaException as error:
-                if error.args[0].code() not in {TIMED_OUT, BROKER_GONE} or left_s <= answer_s:
+                if (
+                    error.args[0].code() not in {KafkaError._TIMED_OUT, KafkaError._DESTROY_BROKER}
+                    or left_s <= answer_s
+                ):
                     raise broker_error(error, f"reading the offsets of group {group!r}") from error
                 self.consume(1, 0)
                 answer_s = min(2 * answer_s, _GROUP_ANSWER_S)
@@ -204,3 +217,45 @@ def _offsets(
         raise problem
     finally:
         del problem  # else it and this frame hold each other, and with them the client
+
+
+class TopicIds:
+    """Asks for the id of the topic that a login names, which no other topic of that name has (KIP-516).
+
+    Its client is made when needed.
+    """
+
+    def __init__(self, login: KafkaLogin, *, client_id: str) -> None:
+        self._login = login
+        self._client_id = client_id
+        self._admin: AdminClient | None = None
+
+    def change_user(self, login: KafkaLogin) -> None:
+        """Use another user of the same server for new connections."""
+        self._login = login
+        if self._admin is not None:
+            self._admin.set_sasl_credentials(login.username, login.password.reveal())
+
+    def close(self) -> None:
+        """End the client."""
+        self._admin = None
+
+    def ask(self, timeout_s: float) -> str:
+        """Return the id in base64, empty if the broker has none. Raises BrokerError."""
+        topic = self._login.server.topic
+        asked: list[AdminClient] = []
+
+        def question(left_s: float) -> dict[str, Future[TopicDescription]]:
+            # A client without an answer is dropped: a new one may find a broker that answers. (Compare with
+            # None: the length of a client is that of its queue, so that an idle one is false.)
+            admin, self._admin = self._admin, None
+            config = client_config(self._login, client_id=self._client_id)
+            asked.append(AdminClient(config) if admin is None else admin)
+            futures = asked[-1].describe_topics(
+                TopicCollection([topic]), request_timeout=min(left_s, _ID_ANSWER_S)
+            )
+            return {f"asking for the id of topic {topic!r}": futures[topic]}
+
+        (found,) = await_results(question, timeout_s)
+        self._admin = asked[-1]
+        return "" if str(found.topic_id) == _NO_ID else str(found.topic_id)

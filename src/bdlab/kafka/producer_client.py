@@ -16,13 +16,7 @@ from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotAcknowledged
 from bdlab.events import Headers, Position
 from bdlab.kafka.connection import (
-    ALL_BROKERS_DOWN,
-    FATAL,
     MAX_MESSAGE_BYTES,
-    PURGE_INFLIGHT,
-    PURGE_QUEUE,
-    TRANSPORT,
-    UNKNOWN_PARTITION,
     broker_error,
     client_config,
     copy_error,
@@ -139,10 +133,10 @@ class ProducerClient:
             self.refused = found
         if error.fatal():
             self.fatal = True
-        if error.fatal() or error.code() == ALL_BROKERS_DOWN:
+        if error.fatal() or error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._losses += 1
             self.verified = False
-        elif error.code() == TRANSPORT and not self.fatal:
+        elif error.code() == KafkaError._TRANSPORT and not self.fatal:
             self.refused = None
             self._metadata_due = 0.0  # its partitions have other leaders soon, or none
         self._wake()
@@ -231,7 +225,7 @@ class ProducerClient:
             try:
                 client.produce(topic, value, key, self._partition(), delivery, headers=list(headers))
             except KafkaException as error:
-                if error.args[0].code() != UNKNOWN_PARTITION:
+                if error.args[0].code() != KafkaError._UNKNOWN_PARTITION:
                     raise
                 # The topic was made again with fewer partitions.
                 self._forget_partitions()
@@ -242,7 +236,7 @@ class ProducerClient:
             ) from error
         except KafkaException as error:
             delivery.client = None
-            if error.args[0].code() == FATAL:
+            if error.args[0].code() == KafkaError._FATAL:
                 return False
             raise broker_error(error, f"publishing to topic {topic!r}") from error
         return True
@@ -268,7 +262,11 @@ class ProducerClient:
         found = broker_error(error, f"publishing to topic {self.topic!r}")
         if not isinstance(found, BrokerUnavailable):
             return found
-        if self.replaced or self.fatal or error.code() in (PURGE_QUEUE, PURGE_INFLIGHT):
+        if (
+            self.replaced
+            or self.fatal
+            or error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
+        ):
             return self._lost()
         why = f"; last: {self.last_problem}" if self.last_problem else ""
         return NotAcknowledged(

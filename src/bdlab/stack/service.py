@@ -17,7 +17,6 @@ from bdlab.stack.tls import TlsFolder, get
 
 _PROBE_TIMEOUT_S = 2.0
 _POLL_S = 0.05
-_STOP_TIMEOUT_S = 15.0
 
 #: Variables of the shell that would point the stack's services at other servers, or give one service the
 #: options of another.
@@ -72,26 +71,15 @@ class Service(ManagedProcess):
         ready_path: str,
         tls: TlsFolder | None = None,
     ) -> None:
-        self.name = name
+        super().__init__(name, folder.path)
         self._arguments = arguments
-        self._folder = folder
         self._environment = environment
         self._port = port
         self._ready_path = ready_path
         self._tls = tls
-        self._process = _process(name, folder)
-
-    def trim_log(self) -> None:
-        self._process.trim_log()
 
     def start(self, timeout_s: float = 60.0, stop: threading.Event | None = None) -> None:
-        self._launch(
-            self._arguments,
-            environment=self._environment,
-            folder=self._folder.path,
-            timeout_s=timeout_s,
-            stop=stop,
-        )
+        self._launch(self._arguments, self._environment, timeout_s=timeout_s, stop=stop)
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Return status and body of its response; 0 and nothing if there is none."""
@@ -126,10 +114,10 @@ def run_command(
     """
     stop = stop or threading.Event()
     output_file = folder.records / f"{name}.out"
-    process = _process(name, folder, output_file=output_file)
+    process = Process(name, folder.path, output_file=output_file)
     hint = f"Its whole log is {process.log_file}."
     deadline = time.monotonic() + timeout_s
-    process.start(arguments, environment=environment, folder=folder.path)
+    process.spawn(arguments, environment)
     try:
         while (code := process.wait(_POLL_S)) is None:
             if stop.is_set():
@@ -141,14 +129,5 @@ def run_command(
             raise StackError(f"{name} failed ({describe_exit(code)}):\n{result.tail}", hint=hint)
         return result
     finally:
-        process.stop(_STOP_TIMEOUT_S)
+        process.stop()
         output_file.unlink(missing_ok=True)
-
-
-def _process(name: str, folder: DataFolder, *, output_file: Path | None = None) -> Process:
-    return Process(
-        name,
-        log_file=folder.logs / f"{name}.log",
-        record_file=folder.records / f"{name}.json",
-        output_file=output_file,
-    )

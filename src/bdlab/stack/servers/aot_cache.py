@@ -46,11 +46,11 @@ class _RecordedKafka(ApacheKafka):
         if self.pid:
             os.kill(self.pid, signal.SIGTERM)
         deadline = time.monotonic() + _TIMEOUT_S
-        while self._process.wait(_POLL_S) is None and time.monotonic() < deadline:
+        while self.wait(_POLL_S) is None and time.monotonic() < deadline:
             if stop.is_set():
                 raise StartInterrupted("asked to stop while Apache Kafka was prepared for quick starts")
         if not self.output.exists():
-            raise ServerNotStarted(f"Java wrote no ahead-of-time cache:\n{self._process.tail()}")
+            raise ServerNotStarted(f"Java wrote no ahead-of-time cache:\n{self.tail()}")
 
     def _java(self, distribution: Distribution, main: str, *arguments: str) -> list[str]:
         program, *others = super()._java(distribution, main, *arguments)

@@ -57,11 +57,10 @@ class ApacheKafka(Broker):
         self,
         data_dir: Path,
         *,
-        port: int | None = None,
         certificates: CertificateFiles | None = None,
         distribution: Distribution | None = None,
     ) -> None:
-        super().__init__(data_dir, port=port)
+        super().__init__(data_dir)
         self.certificates = certificates
         self._data = self.folder / "data"
         self._config_file = self.folder / "server.properties"
@@ -100,7 +99,7 @@ class ApacheKafka(Broker):
         """End it as a power cut would (SIGKILL)."""
         if self.running and self.pid:
             os.kill(self.pid, signal.SIGKILL)
-            self._process.wait(_KILL_WAIT_S)
+            self.wait(_KILL_WAIT_S)
 
     def _check_log_unused(self) -> None:
         """Raise ServerNotStarted if another broker uses this log.

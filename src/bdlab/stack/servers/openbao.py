@@ -74,7 +74,7 @@ class OpenBao(TlsServer):
 
     def discard(self) -> None:
         """Delete its data. Only for a server that is stopped and whose keys nobody has."""
-        self._process.end_leftover()
+        self.end_leftover()
         shutil.rmtree(self.folder / "raft", ignore_errors=True)
 
     def rotate_audit_log(self, limit_bytes: int = _AUDIT_LIMIT_BYTES) -> bool:

@@ -46,8 +46,8 @@ class Postgres(TlsServer):
     death_signal = signal.SIGINT
     admin_user = "postgres"
 
-    def __init__(self, data_dir: Path, *, port: int | None = None, tls: TlsFolder | None = None) -> None:
-        super().__init__(data_dir, port=port, tls=tls)
+    def __init__(self, data_dir: Path, *, tls: TlsFolder | None = None) -> None:
+        super().__init__(data_dir, tls=tls)
         self._password_file = self.folder / "admin_password"
         self._data = self.folder / "data"
         self._on_tcp = True
@@ -106,12 +106,7 @@ class Postgres(TlsServer):
         """
         kept = self.ports.kept(self.name)
         self._on_tcp = True
-        if (
-            kept is None
-            or self._wanted_port is not None
-            or not self._data.exists()
-            or self.ports.reserve(kept)
-        ):
+        if kept is None or not self._data.exists() or self.ports.reserve(kept):
             return super()._choose_port()
         if self.socket_dir is None:
             raise ServerNotStarted(

@@ -27,6 +27,7 @@ from bdlab.retry import tries
 _PDEATHSIG = Path(__file__).with_name("pdeathsig.py")
 _LOG_LIMIT_BYTES = 10 << 20
 _KILL_WAIT_S = 5.0
+_LEFTOVER_WAIT_S = 10.0
 _POLL_S = 0.02
 
 log = structlog.get_logger()
@@ -87,28 +88,22 @@ def run_to_end(
 
 
 class Process:
-    """A program under `name`: output appended to `log_file`, pid and start mark in `record_file`.
+    """A program that works in `data_dir`: its log is `logs/<name>.log` there, and `run/<name>.json` has its pid
+    and start mark.
 
     `stop_signal` asks it to end; `death_signal` is what it gets when this process dies. With an
     `output_file`, truncated at each start, its standard output goes there and only the rest to the log.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        log_file: Path,
-        record_file: Path,
-        stop_signal: signal.Signals = signal.SIGTERM,
-        death_signal: signal.Signals = signal.SIGKILL,
-        output_file: Path | None = None,
-    ) -> None:
+    stop_signal: signal.Signals = signal.SIGTERM
+    death_signal: signal.Signals = signal.SIGKILL
+
+    def __init__(self, name: str, data_dir: Path, *, output_file: Path | None = None) -> None:
         self.name = name
-        self.log_file = log_file
-        self.output_file = output_file
-        self._record_file = record_file
-        self._stop_signal = stop_signal
-        self._death_signal = death_signal
+        self.data_dir = data_dir.absolute()
+        self.log_file = self.data_dir / "logs" / f"{name}.log"
+        self._record_file = self.data_dir / "run" / f"{name}.json"
+        self._output_file = output_file
         self._popen: subprocess.Popen[bytes] | None = None
 
     @property
@@ -125,21 +120,21 @@ class Process:
         """The exit code, or minus the signal's number; None while it runs or was never started."""
         return self._popen.poll() if self._popen else None
 
-    def start(self, arguments: Sequence[str], *, environment: Mapping[str, str], folder: Path) -> None:
-        """Start it in `folder`, after ending what a killed run has left under this name.
+    def spawn(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start it, after ending what a killed run has left under this name.
 
         `environment` is all that the child sees. Raises ServerNotStarted.
         """
         self.end_leftover()
-        command = with_pdeathsig(arguments, self._death_signal)
+        command = with_pdeathsig(arguments, self.death_signal)
 
-        def spawn(output: IO[bytes], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+        def start(output: IO[bytes], errors: IO[bytes]) -> subprocess.Popen[bytes]:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,
-                cwd=folder,
+                cwd=self.data_dir,
                 env=dict(environment),
                 # A Ctrl-C in the terminal is for the parent, which stops its children in order.
                 start_new_session=True,
@@ -151,20 +146,22 @@ class Process:
             self.trim_log()
             with contextlib.ExitStack() as files:
                 errors = files.enter_context(_private(self.log_file, "ab"))
-                output = files.enter_context(_private(self.output_file, "wb")) if self.output_file else errors
-                self._popen = _spawner().submit(spawn, output, errors).result()
+                output = (
+                    files.enter_context(_private(self._output_file, "wb")) if self._output_file else errors
+                )
+                self._popen = _spawner().submit(start, output, errors).result()
             record = {"pid": self._popen.pid, "start_mark": start_mark(self._popen.pid)}
             replace_file(self._record_file, json.dumps(record).encode())
         except OSError as error:
             self.stop(_KILL_WAIT_S)
             raise ServerNotStarted(f"{self.name} could not be started: {error}") from error
 
-    def stop(self, timeout_s: float) -> None:
+    def stop(self, timeout_s: float = 15.0) -> None:
         """Ask it to end, and kill it if it has not after `timeout_s` seconds."""
         if self._popen is None:
             return
         if self._popen.poll() is None:
-            self._popen.send_signal(self._stop_signal)
+            self._popen.send_signal(self.stop_signal)
             try:
                 self._popen.wait(timeout_s)
             except subprocess.TimeoutExpired:
@@ -182,10 +179,18 @@ class Process:
         return None
 
     def tail(self, lines: int = 5) -> str:
-        """Return the last lines of the log."""
-        return tail(self.log_file, lines)
+        """Return the last lines of the log without a stack trace's frames; "" if there is none."""
+        try:
+            with self.log_file.open("rb") as handle:
+                handle.seek(max(0, handle.seek(0, os.SEEK_END) - 16_384))
+                text = handle.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+        # The frames of a Java stack trace would push out what went wrong, which is above them.
+        telling = [line for line in text.rstrip().splitlines() if not line.startswith("\tat ")]
+        return "\n".join(telling[-lines:])
 
-    def end_leftover(self, timeout_s: float = 10.0) -> bool:
+    def end_leftover(self) -> bool:
         """End the process that a killed run left behind, and return whether there was one.
 
         A process is only touched if id, boot and start time are those of the record.
@@ -198,7 +203,7 @@ class Process:
         found = bool(mark) and start_mark(pid) == mark and not self.running
         if found:
             log.warning("ending a leftover of a killed run", child=self.name, pid=pid)
-            end(self.name, pid, (self._stop_signal, timeout_s), (signal.SIGKILL, _KILL_WAIT_S))
+            end(self.name, pid, (self.stop_signal, _LEFTOVER_WAIT_S), (signal.SIGKILL, _KILL_WAIT_S))
         self._record_file.unlink(missing_ok=True)
         return found
 
@@ -208,19 +213,6 @@ class Process:
             if self.log_file.stat().st_size > limit_bytes:
                 shutil.copyfile(self.log_file, self.log_file.with_suffix(".log.1"))
                 os.truncate(self.log_file, 0)
-
-
-def tail(file: Path, lines: int) -> str:
-    """Return the last lines of a text file without a stack trace's frames; "" if there is no file."""
-    try:
-        with file.open("rb") as handle:
-            handle.seek(max(0, handle.seek(0, os.SEEK_END) - 16_384))
-            text = handle.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
-    # The frames of a Java stack trace would push out what went wrong, which is above them.
-    telling = [line for line in text.rstrip().splitlines() if not line.startswith("\tat ")]
-    return "\n".join(telling[-lines:])
 
 
 def describe_exit(status: int | None) -> str:
@@ -255,27 +247,8 @@ def end(name: str, pid: int, *steps: tuple[signal.Signals, float]) -> None:
         )
 
 
-class ManagedProcess(ABC):
-    """A server or a service: one child process, started until it is ready. A subclass sets the attributes."""
-
-    name: str
-    _process: Process
-
-    @property
-    def running(self) -> bool:
-        return self._process.running
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
-    @property
-    def exit_status(self) -> int | None:
-        return self._process.exit_status
-
-    @property
-    def log_file(self) -> Path:
-        return self._process.log_file
+class ManagedProcess(Process, ABC):
+    """A server or a service: one child process, started until it is ready."""
 
     @abstractmethod
     def start(self, timeout_s: float = 60.0, stop: threading.Event | None = None) -> None:
@@ -284,10 +257,6 @@ class ManagedProcess(ABC):
         Raises ServerNotStarted, with the end of its log, and StartInterrupted if `stop` was set.
         """
 
-    def stop(self, timeout_s: float = 15.0) -> None:
-        """Ask it to stop and wait; kill it if it has not after `timeout_s` seconds."""
-        self._process.stop(timeout_s)
-
     @abstractmethod
     def _is_ready(self) -> bool:
         """Return whether it is ready for clients."""
@@ -295,31 +264,26 @@ class ManagedProcess(ABC):
     def _launch(
         self,
         arguments: Sequence[str],
-        *,
         environment: Mapping[str, str],
-        folder: Path,
+        *,
         timeout_s: float,
         stop: threading.Event | None,
     ) -> None:
-        """Start the process in `folder` and wait until it is ready; stop it again if it is not in time."""
-        name, began = self._process.name, time.monotonic()
+        """Start the process and wait until it is ready; stop it again if it is not in time."""
+        began = time.monotonic()
         hint = f"Its whole log is {self.log_file}."
-        self._process.start(arguments, environment=environment, folder=folder)
+        self.spawn(arguments, environment)
         try:
             for _ in tries(timeout_s, stop=stop, first_s=_POLL_S, longest_s=_POLL_S):
                 if self._is_ready():
                     return
                 if not self.running:
-                    how = describe_exit(self.exit_status)
-                    raise ServerNotStarted(
-                        f"{name} ended at once ({how}):\n{self._process.tail()}", hint=hint
-                    )
+                    how = f"ended at once ({describe_exit(self.exit_status)})"
+                    raise ServerNotStarted(f"{self.name} {how}:\n{self.tail()}", hint=hint)
             if stop and stop.is_set():
-                raise StartInterrupted(f"asked to stop while {name} was starting")
-            waited_s = time.monotonic() - began
-            raise ServerNotStarted(
-                f"{name} does not answer after {waited_s:.0f} s:\n{self._process.tail()}", hint=hint
-            )
+                raise StartInterrupted(f"asked to stop while {self.name} was starting")
+            how = f"does not answer after {time.monotonic() - began:.0f} s"
+            raise ServerNotStarted(f"{self.name} {how}:\n{self.tail()}", hint=hint)
         except StackError:
             self.stop()
             raise

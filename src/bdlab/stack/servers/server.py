@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from abc import abstractmethod
@@ -14,7 +13,7 @@ from typing import ClassVar, Self
 from bdlab.certificates import CertificateFiles
 from bdlab.errors import ServerNotStarted
 from bdlab.stack.servers.ports import PortRegistry
-from bdlab.stack.servers.process import ManagedProcess, Process
+from bdlab.stack.servers.process import ManagedProcess
 
 
 class Server(ManagedProcess):
@@ -22,23 +21,14 @@ class Server(ManagedProcess):
     `<data_dir>/ports.json`. Construction does no I/O; `start` or `with` does.
     """
 
-    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
-    #: What it gets when this process dies; for a server that recovers by itself, the quickest end.
-    death_signal: ClassVar[signal.Signals] = signal.SIGKILL
+    name: str
 
     def __init__(self, data_dir: Path, *, port: int | None = None) -> None:
-        self.data_dir = data_dir.absolute()
+        super().__init__(self.name, data_dir)
         self.folder = self.data_dir / self.name
         self.ports = PortRegistry(self.data_dir / "ports.json")
         self._wanted_port = port
         self._port: int | None = None
-        self._process = Process(
-            self.name,
-            log_file=self.data_dir / "logs" / f"{self.name}.log",
-            record_file=self.data_dir / "run" / f"{self.name}.json",
-            stop_signal=self.stop_signal,
-            death_signal=self.death_signal,
-        )
 
     @property
     def port(self) -> int:
@@ -57,13 +47,8 @@ class Server(ManagedProcess):
             arguments = self._configure(self._port)
         except OSError as error:
             raise ServerNotStarted(f"{self.name} could not be started: {error}") from error
-        self._launch(
-            arguments,
-            environment=self._environment(),
-            folder=self.data_dir,
-            timeout_s=deadline - time.monotonic(),
-            stop=stop,
-        )
+        left_s = deadline - time.monotonic()
+        self._launch(arguments, self._environment(), timeout_s=left_s, stop=stop)
 
     def __enter__(self) -> Self:
         self.start()
@@ -76,7 +61,7 @@ class Server(ManagedProcess):
         for folder in (self.data_dir, self.folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.data_dir.chmod(0o700)
-        self._process.end_leftover()
+        self.end_leftover()
 
     def _choose_port(self) -> int:
         # After a restart its clients must find it at the same port.
