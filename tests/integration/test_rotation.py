@@ -261,7 +261,7 @@ def test_a_process_that_was_killed_is_not_waited_for_and_leaves_its_name_to_the_
 ) -> None:
     def reporter(client: VaultClient) -> ClientReporter:
         folder = vault_world.identity("consume").folder
-        return ClientReporter(client, kv_mount="kv", identity=Identity(folder, service="consume"))
+        return ClientReporter(client, Identity(folder, service="consume"))
 
     with vault_world.session("consume") as opened:
         ttl = opened._token.ttl

@@ -52,7 +52,7 @@ class VaultClient:
     """
 
     def __init__(self, settings: VaultSettings, *, token: Secret | None = None) -> None:
-        self._settings = settings
+        self.settings = settings
         self.token = token or _NOBODY
         namespace = settings.namespace.strip("/")
         self.namespace = "" if namespace == "root" else namespace
@@ -79,11 +79,11 @@ class VaultClient:
 
     @property
     def address(self) -> str:
-        return self._settings.address
+        return self.settings.address
 
     def with_token(self, token: Secret) -> VaultClient:
         """Return another client of the same namespace, with this token."""
-        client = VaultClient(self._settings, token=token)
+        client = VaultClient(self.settings, token=token)
         client.namespace = self.namespace
         return client
 
@@ -258,7 +258,7 @@ class VaultClient:
                 data=content,
                 raise_exception=False,
                 wrap_ttl=wrap_ttl_s,
-                timeout=timeout_s or self._settings.timeout_s,
+                timeout=timeout_s or self.settings.timeout_s,
             )
         except requests.exceptions.SSLError as error:
             self._refuse_scheme()
@@ -319,7 +319,7 @@ class VaultClient:
         if status >= 500:
             hint = "Its own log says why; with a full disk under its audit log it refuses every request."
             # Vault does not explain its own faults; the engine passes on what the database said.
-            if path.startswith(f"{self._settings.database_mount}/") and "internal error" not in reasons:
+            if path.startswith(f"{self.settings.database_mount}/") and "internal error" not in reasons:
                 hint = "PostgreSQL answered so to Vault: see that PostgreSQL runs and takes connections."
             return VaultUnavailable(f"{self} failed at {path}: {reasons}", hint=hint)
         return VaultError(f"{self} refuses to {_verb(method)} {path}: {reasons}")

@@ -59,9 +59,9 @@ class ClientReporter:
     Construction does no I/O.
     """
 
-    def __init__(self, client: VaultClient, *, kv_mount: str, identity: Identity) -> None:
+    def __init__(self, client: VaultClient, identity: Identity) -> None:
         self._client = client
-        self._kv_mount = kv_mount
+        self._kv_mount = client.settings.kv_mount
         self._service = identity.service
         self._folder = identity.folder / _FOLDER
         self._name = ""
@@ -130,12 +130,12 @@ class ClientReporter:
         self._name = new
 
 
-def prune_reports(client: VaultClient, *, kv_mount: str, identity: Identity) -> list[ClientReport]:
+def prune_reports(client: VaultClient, identity: Identity) -> list[ClientReport]:
     """Delete the reports that have run out, and those of killed processes of this identity folder.
 
     Return the others, sorted by name. Raises VaultError.
     """
-    path, found = _path(identity.service), []
+    kv_mount, path, found = client.settings.kv_mount, _path(identity.service), []
     try:
         names = client.request("list", f"{kv_mount}/metadata/{path}")["data"]["keys"]
     except SecretMissing:

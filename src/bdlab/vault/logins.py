@@ -6,13 +6,14 @@ Nothing here knows of threads: the session makes sure that one of them asks Vaul
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import structlog
 
 from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.errors import PolicyDenied, SecretMissing, TokenRefused, VaultError, VaultUnavailable
-from bdlab.settings import KafkaSettings, PostgresSettings, Secret, VaultSettings
+from bdlab.settings import KafkaSettings, PostgresSettings, Secret
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 from bdlab.vault.leases import DatabaseLease, Ttl, lease_seconds, now
@@ -22,19 +23,18 @@ _Answer = TypeVar("_Answer")
 _log = structlog.get_logger()
 
 
+@dataclass
 class LeasedToken:
-    """The token of one identity. `replaced` is called after each log-in but the first."""
+    """The token of one identity. `replaced` is called after each log-in but the first.
 
-    def __init__(
-        self, client: VaultClient, identity: Identity, *, mount: str, replaced: Callable[[], None]
-    ) -> None:
-        self._client = client
-        self._identity = identity
-        self._mount = mount
-        self._replaced = replaced
-        self.ttl: Ttl | None = None
-        self.secret_id = ""
-        """The accessor of the secret id that it was made with; empty if it is not known."""
+    `secret_id` is the accessor of the secret id that it was made with; empty if it is not known.
+    """
+
+    client: VaultClient
+    identity: Identity
+    replaced: Callable[[], None]
+    ttl: Ttl | None = None
+    secret_id: str = ""
 
     @property
     def valid(self) -> bool:
@@ -43,21 +43,21 @@ class LeasedToken:
     @property
     def outdated(self) -> bool:
         """Whether another secret id was handed over since."""
-        return self._identity.delivered or self._identity.accessor != self.secret_id
+        return self.identity.delivered or self.identity.accessor != self.secret_id
 
     def log_in(self) -> None:
         """Log in with the newest secret id. Raises VaultError."""
-        role_id, secret_id = self._identity.obtain(self._client)
-        accessor = self._identity.accessor
+        role_id, secret_id = self.identity.obtain(self.client)
+        accessor = self.identity.accessor
         asked = now()
-        token = self._client.log_in(self._mount, role_id, secret_id)
+        token = self.client.log_in(self.client.settings.approle_mount, role_id, secret_id)
         first = self.ttl is None
-        self._client.token = token.token
+        self.client.token = token.token
         self.ttl = Ttl.granted(asked, token.ttl_s)
         self.secret_id = accessor
-        _log.debug("logged in to Vault", service=self._identity.service, ttl_s=token.ttl_s)
+        _log.debug("logged in to Vault", service=self.identity.service, ttl_s=token.ttl_s)
         if not first:
-            self._replaced()
+            self.replaced()
 
     def use(self, ask: Callable[[], _Answer]) -> _Answer:
         """Return what `ask` returns; if the token is no longer accepted, log in and ask again."""
@@ -65,7 +65,7 @@ class LeasedToken:
             return ask()
         except TokenRefused as error:
             _log.warning(
-                "the token is dead; logging in again", service=self._identity.service, problem=error.message
+                "the token is dead; logging in again", service=self.identity.service, problem=error.message
             )
         self.log_in()
         return ask()
@@ -76,7 +76,7 @@ class LeasedToken:
             self.log_in()
         elif now() >= self.ttl.due_at:
             asked = now()
-            self.ttl = self.ttl.renewed(asked, self.use(self._client.renew_self).ttl_s)
+            self.ttl = self.ttl.renewed(asked, self.use(self.client.renew_self).ttl_s)
             if self.ttl.capped:
                 self.log_in()
         return self.due_at
@@ -91,31 +91,23 @@ class LeasedToken:
             return
         self.ttl = None
         try:
-            self._client.revoke_self(timeout_s=timeout_s)
+            self.client.revoke_self(timeout_s=timeout_s)
         except VaultError as error:
             _log.debug("the token was not given back and will run out", problem=error.message)
 
 
+@dataclass
 class LeasedDatabaseLogin:
     """A login from one role of the database engine.
 
-    `server` makes settings of what Vault says of the server.
+    `server` makes settings of `values`, which is what Vault says of the server.
     """
 
-    def __init__(
-        self,
-        client: VaultClient,
-        *,
-        vault: VaultSettings,
-        role: str,
-        server: Callable[[Mapping[str, str]], PostgresSettings],
-    ) -> None:
-        self._client = client
-        self._vault = vault
-        self._role = role
-        self._server = server
-        self.lease: DatabaseLease | None = None
-        self.values: Mapping[str, str] = {}
+    client: VaultClient
+    role: str
+    server: Callable[[Mapping[str, str]], PostgresSettings]
+    lease: DatabaseLease | None = None
+    values: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def valid(self) -> bool:
@@ -129,15 +121,15 @@ class LeasedDatabaseLogin:
     def login(self) -> DatabaseLogin:
         """The login of the lease. Raises VaultUnavailable if there was never one."""
         if self.lease is None:
-            raise VaultUnavailable(f"{self._client} has given no database login yet")
+            raise VaultUnavailable(f"{self.client} has given no database login yet")
         return self.lease.login
 
     def fetch(self) -> None:
         """Get a new login, and the server's address, which may have changed. Raises VaultError."""
-        self.values, _ = self._client.read_kv(self._vault.kv_mount, "database/credentials")
-        server = self._server(self.values)
+        self.values, _ = self.client.read_kv(self.client.settings.kv_mount, "database/credentials")
+        server = self.server(self.values)
         asked = now()
-        answer = self._client.request("get", f"{self._vault.database_mount}/creds/{self._role}")
+        answer = self.client.request("get", f"{self.client.settings.database_mount}/creds/{self.role}")
         login = DatabaseLogin(
             server=server,
             user=str(answer["data"]["username"]),
@@ -162,7 +154,7 @@ class LeasedDatabaseLogin:
         asked = now()
         body = {"lease_id": lease.login.lease_id, "increment": round(lease.ttl.initial_s)}
         try:
-            answer = self._client.request("post", "sys/leases/renew", body)
+            answer = self.client.request("post", "sys/leases/renew", body)
         except (VaultUnavailable, TokenRefused, PolicyDenied):
             raise
         except VaultError as error:
@@ -174,49 +166,39 @@ class LeasedDatabaseLogin:
         return not renewed.capped
 
 
+@dataclass
 class StoredKafkaLogin:
     """The broker's address and the service's user, from the newest versions in the key-value engine.
 
-    `server` makes settings of what Vault says of the broker.
+    `server` makes settings of `values`, which is what Vault says of the broker.
     """
 
-    def __init__(
-        self,
-        client: VaultClient,
-        *,
-        kv_mount: str,
-        service: str,
-        server: Callable[[Mapping[str, str]], KafkaSettings],
-    ) -> None:
-        self._client = client
-        self._kv_mount = kv_mount
-        self._service = service
-        self._server = server
-        self._read: tuple[dict[str, str], dict[str, str]] | None = None
-        self.login: KafkaLogin | None = None
-
-    @property
-    def values(self) -> Mapping[str, str]:
-        return self._read[0] if self._read else {}
+    client: VaultClient
+    service: str
+    server: Callable[[Mapping[str, str]], KafkaSettings]
+    login: KafkaLogin | None = None
+    values: Mapping[str, str] = field(default_factory=dict)
+    _user: Mapping[str, str] = field(default_factory=dict)
 
     def fetch(self) -> KafkaLogin:
         """Read the login; return the same object as before if nothing changed. Raises VaultError."""
-        broker, _ = self._client.read_kv(self._kv_mount, "kafka/credentials")
-        values, version = self._client.read_kv(self._kv_mount, f"kafka/{self._service}")
+        kv_mount = self.client.settings.kv_mount
+        broker, _ = self.client.read_kv(kv_mount, "kafka/credentials")
+        secret, version = self.client.read_kv(kv_mount, f"kafka/{self.service}")
         # The rest of the secret is about the idle user, and no reason to connect anew.
-        user = {name: values.get(name, "") for name in ("username", "password")}
-        if self.login and self._read == (broker, user):
+        user = {name: secret.get(name, "") for name in ("username", "password")}
+        if self.login and (self.values, self._user) == (broker, user):
             return self.login
-        server = self._server(broker)
+        server = self.server(broker)
         sasl = server.security_protocol.startswith("SASL")
         if sasl and not all(user.values()):
             raise SecretMissing(
-                f"{self._kv_mount}/kafka/{self._service} in Vault has no username and password, and the "
+                f"{kv_mount}/kafka/{self.service} in Vault has no username and password, and the "
                 f"broker asks for them ({server.security_protocol})"
             )
         if self.login:
             _log.info("another Kafka login", bootstrap_servers=server.bootstrap_servers)
-        self._read = broker, user
+        self.values, self._user = broker, user
         self.login = KafkaLogin(
             server=server,
             username=user["username"] if sasl else "",

@@ -18,7 +18,6 @@ _TIMEOUT_S = 2.0
 def probe_vault(
     client: VaultClient,
     *,
-    kv_mount: str,
     kv_path: str,
     token: Ttl | None,
     lease: DatabaseLease | None,
@@ -51,6 +50,7 @@ def probe_vault(
     if not health.serves:
         changed(problem=f"{client} is {health.state}", hint=health.advice)
         return state
+    kv_mount = client.settings.kv_mount
     try:
         own = client.request("get", "auth/token/lookup-self", timeout_s=_TIMEOUT_S)["data"]
         changed(authenticated=True, policies=tuple(own.get("policies") or ()), token_ttl_s=float(own["ttl"]))

@@ -59,27 +59,13 @@ class VaultSession:
         self._identity = Identity(self._vault.identities / service, service=service)
         # For requests to Vault; a login that is there already is read without it.
         self._lock = threading.RLock()
-        self._token = LeasedToken(
-            self._client, self._identity, mount=self._vault.approle_mount, replaced=self._token_replaced
-        )
+        self._token = LeasedToken(self._client, self._identity, self._token_replaced)
         self._database = (
-            LeasedDatabaseLogin(
-                self._client, vault=self._vault, role=database_role, server=self._database_server
-            )
-            if database_role
-            else None
+            LeasedDatabaseLogin(self._client, database_role, self._database_server) if database_role else None
         )
-        self._kafka = (
-            StoredKafkaLogin(
-                self._client, kv_mount=self._vault.kv_mount, service=service, server=self._broker
-            )
-            if kafka
-            else None
-        )
+        self._kafka = StoredKafkaLogin(self._client, service, self._broker) if kafka else None
         self._reporter = (
-            ClientReporter(self._client, kv_mount=self._vault.kv_mount, identity=self._identity)
-            if kafka and daemon and service in DAEMONS
-            else None
+            ClientReporter(self._client, self._identity) if kafka and daemon and service in DAEMONS else None
         )
         self._versions_in_use: dict[str, int] = {}
         self._read_kafka_at = 0.0
@@ -221,7 +207,6 @@ class VaultSession:
                 self._token.keep()
         return probe.probe_vault(
             self._client,
-            kv_mount=self._vault.kv_mount,
             kv_path="kafka/credentials" if self._kafka else "database/credentials",
             token=self._token.ttl,
             lease=self._database.lease if self._database else None,

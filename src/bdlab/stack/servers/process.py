@@ -88,8 +88,9 @@ def run_to_end(
 
 
 class Process:
-    """A program that works in `data_dir`: its log is `logs/<name>.log` there, and `run/<name>.json` has its pid
-    and start mark.
+    """A program that works in `data_dir`, with its log in `logs/<name>.log` there.
+
+    `run/<name>.json` has its pid and start mark, for a later run to find it.
 
     `stop_signal` asks it to end; `death_signal` is what it gets when this process dies. With an
     `output_file`, truncated at each start, its standard output goes there and only the rest to the log.

@@ -60,8 +60,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         """Return the reports of the processes of `service`; none if it is no daemon. Raises VaultError."""
         if service not in DAEMONS:
             return []
-        identity, mount = self.identity(service), self.vault.kv_mount
-        return self.session.ask(lambda client: prune_reports(client, kv_mount=mount, identity=identity))
+        return self.session.ask(lambda client: prune_reports(client, self.identity(service)))
 
     def identity(self, service: str) -> Identity:
         return Identity(self.vault.identities / service, service=service)
