@@ -5,8 +5,6 @@ ca.pem        the authority's certificate
 issued.json   host names and validity; no secret
 """
 
-from __future__ import annotations
-
 import os
 import ssl
 import time

@@ -1,14 +1,12 @@
 """Replaces files in one step: wholly or not at all."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os
 import secrets
 import stat
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 _OWN_OUTPUTS = (1, 2)
 
@@ -30,7 +28,7 @@ class Replacement:
         self._mode = mode
         self._hidden = hidden
 
-    def __enter__(self) -> Replacement:
+    def __enter__(self) -> Self:
         target = self.path.resolve()
         try:
             before = target.stat()

@@ -1,7 +1,5 @@
 """Processes that are forked from this one, for work on all cores over what is in its memory."""
 
-from __future__ import annotations
-
 import ctypes
 import multiprocessing
 import os

@@ -4,8 +4,6 @@ A foreign web page can have its own name resolve to this machine (DNS rebinding)
 to the API are then of the same origin; they carry that name as their Host.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from typing import NamedTuple

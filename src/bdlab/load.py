@@ -1,12 +1,11 @@
 """A load generator for a running API: it posts reviews at an even rate and records each response."""
 
-from __future__ import annotations
-
 import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Self
 
 import httpx
 import msgspec
@@ -91,7 +90,7 @@ class LoadGenerator:
         for thread in self._threads:
             thread.start()
 
-    def __enter__(self) -> LoadGenerator:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -1,7 +1,5 @@
 """The JSON of each field, found without decoding, in structs that are written as bdlab writes them. Pure."""
 
-from __future__ import annotations
-
 import re
 from datetime import datetime
 from operator import attrgetter

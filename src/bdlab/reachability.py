@@ -1,7 +1,5 @@
 """Finds out if a server speaks TLS, for the message of a client that could not connect."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 from urllib.parse import urlsplit

@@ -3,8 +3,6 @@
 A wheel carries them inside the package; an editable install reads them from the checkout.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from bdlab.errors import BdlabError

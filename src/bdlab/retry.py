@@ -1,7 +1,5 @@
 """Waiting and trying again: the one back-off, the one loop, and the few lines of log of an outage."""
 
-from __future__ import annotations
-
 import random
 import threading
 import time

@@ -1,7 +1,5 @@
 """The signals that ask a process to end, and how to defer them for a moment."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Logins that come from the caller instead of Vault."""
 
-from __future__ import annotations
-
 from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.errors import SecretMissing
 

@@ -1,7 +1,5 @@
 """Refuses a file that was found, not named by an option, and that somebody else may have written."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

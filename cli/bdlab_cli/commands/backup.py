@@ -1,7 +1,5 @@
 """`bdlab backup`: write what a running local stack holds into a folder."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated

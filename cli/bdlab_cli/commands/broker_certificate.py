@@ -1,7 +1,5 @@
 """`bdlab broker-certificate`: what a secured broker needs before its first start."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`bdlab consume`: the daemon that stores the topic."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from typer import Option

@@ -1,7 +1,5 @@
 """`bdlab demo`: run the whole pipeline once, in a throw-away folder, with each step checked."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from typer import Option

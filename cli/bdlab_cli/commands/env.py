@@ -1,7 +1,5 @@
 """`bdlab env`: print the exports that point a terminal at a running local stack."""
 
-from __future__ import annotations
-
 import shlex
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`bdlab fetch-kafka`: fetch Apache Kafka once into the user's cache."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from typer import Option

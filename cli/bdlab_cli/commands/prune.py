@@ -1,7 +1,5 @@
 """`bdlab prune`: delete old rows."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 

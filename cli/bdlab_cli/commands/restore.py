@@ -1,7 +1,5 @@
 """`bdlab restore`: make a new local stack from a backup."""
 
-from __future__ import annotations
-
 import shlex
 import signal
 from pathlib import Path

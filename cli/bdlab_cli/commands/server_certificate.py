@@ -1,7 +1,5 @@
 """`bdlab server-certificate`: certificates for Vault's listener, PostgreSQL and the API."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated

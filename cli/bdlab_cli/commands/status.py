@@ -1,7 +1,5 @@
 """`bdlab status`: check everything that the pipeline stands on, by name."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from typer import Exit, Option

@@ -1,7 +1,5 @@
 """`bdlab vault-rekey`: new key shares for Vault."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from typer import Option

@@ -1,7 +1,5 @@
 """`bdlab verify`: prove with numbers that each offset is stored exactly once."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from typer import Exit, Option

@@ -1,7 +1,5 @@
 """The accounting of the topic as `bdlab verify` prints it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """Rich's console, with foreign text made safe."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import TextIO
 

@@ -1,7 +1,5 @@
 """Health reports as `bdlab status` shows them: once, until all is healthy, or until interrupted."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

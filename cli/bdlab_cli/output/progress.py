@@ -1,7 +1,5 @@
 """Progress bars on standard error, for a person at a terminal."""
 
-from __future__ import annotations
-
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 
 from bdlab_cli.output import terminal

@@ -1,7 +1,5 @@
 """Rotations as `bdlab rotate` prints them, and what callers of the API noticed of a drill."""
 
-from __future__ import annotations
-
 from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text

@@ -1,7 +1,5 @@
 """What happens to a local stack, for the person who watches it."""
 
-from __future__ import annotations
-
 import shlex
 import shutil
 import sys

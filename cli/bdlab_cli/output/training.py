@@ -1,7 +1,5 @@
 """The training of a model, as `bdlab train` shows it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -4,8 +4,6 @@ uvicorn bounds neither the size of a request's head nor the time that it takes. 
 the process has no files left, and keeps an answer that a client does not read for ever.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from http import HTTPStatus

@@ -1,7 +1,5 @@
 """uvicorn around the API: one process, or several workers under a supervisor."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

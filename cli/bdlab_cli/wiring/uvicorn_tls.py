@@ -1,7 +1,5 @@
 """HTTPS for uvicorn, with a certificate whose files may be replaced while it serves."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

@@ -1,7 +1,5 @@
 """A probe whose result many may ask for, and that asks its server seldom."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

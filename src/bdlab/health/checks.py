@@ -1,7 +1,5 @@
 """Makes named checks of what the probes found: what is well, what is not, and what to do about it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import msgspec

@@ -1,7 +1,5 @@
 """Asks a service for its health, over HTTP, or only whether it takes connections."""
 
-from __future__ import annotations
-
 import re
 import socket
 import ssl

@@ -1,7 +1,5 @@
 """The results of checks, and the state that they add up to."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

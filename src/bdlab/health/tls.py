@@ -1,7 +1,5 @@
 """Checks the certificate that a server shows to a client that verifies it."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 import struct

@@ -1,12 +1,10 @@
 """Questions to the broker, and the preparation of the topic."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 import structlog
@@ -124,7 +122,7 @@ class Admin:
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
 
-    def __enter__(self) -> Admin:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,7 +1,5 @@
 """The partitions that the group assigned to a consumer: how far each was read, and why it stopped."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from operator import methodcaller
 

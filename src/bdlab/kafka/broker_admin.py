@@ -1,7 +1,5 @@
 """Administers a secured broker: the services' users, their ACLs, and the brokers' certificates."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """What all clients share: librdkafka's configuration, its errors, and a broker's answers to questions."""
 
-from __future__ import annotations
-
 import logging
 import socket
 import time

@@ -1,11 +1,9 @@
 """The consumer: reads the partitions that the group assigns to it, from the positions of the store."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import NoReturn
+from typing import NoReturn, Self
 
 import structlog
 from confluent_kafka import KafkaException
@@ -95,7 +93,7 @@ class Consumer:
         self._credentials.kafka()
         self._opened = True
 
-    def __enter__(self) -> Consumer:
+    def __enter__(self) -> Self:
         self.open()
         return self
 

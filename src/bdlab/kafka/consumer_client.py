@@ -1,7 +1,5 @@
 """One librdkafka consumer of the group, which reads one log only."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Reads logs: which they are, where they begin and end, single records, and how far a group has come."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future

@@ -1,10 +1,9 @@
 """The producer: events in, acknowledgements out, through broker restarts and changes of the login."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque
+from typing import Self
 
 import msgspec
 
@@ -77,7 +76,7 @@ class Producer:
         self._watching.start()
         self._polling.start()
 
-    def __enter__(self) -> Producer:
+    def __enter__(self) -> Self:
         self.open()
         return self
 

@@ -1,7 +1,5 @@
 """One librdkafka producer, which writes to one log only, and the events that it has to deliver."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Which client a producer uses: replaces it if the login or the log behind the address changes."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque

@@ -1,9 +1,8 @@
 """Measures how far the sink is behind the log, beside the loop."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Mapping
+from typing import Self
 
 import structlog
 
@@ -36,7 +35,7 @@ class LagWatch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="lag", daemon=True)
 
-    def __enter__(self) -> LagWatch:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

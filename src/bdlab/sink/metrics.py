@@ -1,7 +1,5 @@
 """The sink's Prometheus metrics."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from functools import partial

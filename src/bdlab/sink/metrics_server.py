@@ -1,11 +1,9 @@
 """The HTTP server of a consumer: /metrics and /health/live, with TLS if it has a certificate."""
 
-from __future__ import annotations
-
 import ssl
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from wsgiref.simple_server import WSGIRequestHandler
 
 import structlog
@@ -46,7 +44,7 @@ class MetricsServer:
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"{'https' if self._pair[0] else 'http'}://{host}:{self._server.server_port}"
 
-    def __enter__(self) -> MetricsServer:
+    def __enter__(self) -> Self:
         try:
             cert_file, key_file = (file or None for file in self._pair)
             self._server, self._thread = start_http_server(

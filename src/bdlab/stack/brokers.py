@@ -1,7 +1,5 @@
 """The brokers that a local stack can have, and the choice of one."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """The certificates of a stack's servers: issued by Vault, and renewed in time while everything runs."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Sequence

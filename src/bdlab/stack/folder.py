@@ -1,7 +1,5 @@
 """The data folder of a local stack: its lock, what runs there, and the files that the services read."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

@@ -1,7 +1,5 @@
 """The whole pipeline on one machine: servers, set-up and services, started, watched and stopped in order."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time

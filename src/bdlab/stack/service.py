@@ -1,7 +1,5 @@
 """A `bdlab` command as a child process: a daemon of the pipeline, or a command that ends by itself."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time

@@ -1,7 +1,5 @@
 """Keeps children running: one that dies is started again, after a longer pause each time, and reported."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Mapping

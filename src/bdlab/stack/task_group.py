@@ -1,7 +1,5 @@
 """Steps that run at the same time, each in a thread; the first that fails interrupts the others."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait

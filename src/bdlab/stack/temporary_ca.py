@@ -1,7 +1,5 @@
 """A CA that signs a few certificates and is forgotten; needs the package `trustme`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 

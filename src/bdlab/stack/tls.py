@@ -4,8 +4,6 @@ Vault issues them all, and needs a certificate itself before it can. So the firs
 temporary CA in memory; its key is never on disk.
 """
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import os

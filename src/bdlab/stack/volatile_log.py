@@ -1,7 +1,5 @@
 """The log of a broker that keeps it in memory: what is lost when the broker ends, reported once."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Whether Vault keeps an audit log: HashiCorp Vault has none until somebody enables it."""
 
-from __future__ import annotations
-
 from bdlab.errors import VaultError
 from bdlab.vault.client import VaultClient
 

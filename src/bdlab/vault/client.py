@@ -1,7 +1,5 @@
 """A thin client of Vault's HTTP API: every response that is no success becomes one of `bdlab.errors`."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any, Literal, Self
 
@@ -81,7 +79,7 @@ class VaultClient:
     def address(self) -> str:
         return self.settings.address
 
-    def with_token(self, token: Secret) -> VaultClient:
+    def with_token(self, token: Secret) -> "VaultClient":
         """Return another client of the same namespace, with this token."""
         client = VaultClient(self.settings, token=token)
         client.namespace = self.namespace

@@ -9,8 +9,6 @@ folder, which holds its name. So whoever sees that folder knows which processes 
 takes over a free name.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

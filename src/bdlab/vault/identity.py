@@ -17,8 +17,6 @@ writing loses the secret id, as an unwrapping cannot be repeated: by the claim t
 and `vault-init` hands over another.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -3,10 +3,8 @@
 Times are seconds on a clock that also runs while the machine sleeps, as Vault's does.
 """
 
-from __future__ import annotations
-
 import time
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -34,11 +32,11 @@ class Ttl(msgspec.Struct, frozen=True):
     renewable: bool = True
 
     @classmethod
-    def granted(cls, since: float, ttl_s: float, *, renewable: bool = True) -> Ttl:
+    def granted(cls, since: float, ttl_s: float, *, renewable: bool = True) -> Self:
         return cls(since, ttl_s, ttl_s, renewable)
 
-    def renewed(self, since: float, ttl_s: float) -> Ttl:
-        return Ttl(since, ttl_s, self.initial_s, self.renewable)
+    def renewed(self, since: float, ttl_s: float) -> Self:
+        return type(self)(since, ttl_s, self.initial_s, self.renewable)
 
     @property
     def never_expires(self) -> bool:

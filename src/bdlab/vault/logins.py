@@ -3,8 +3,6 @@
 Nothing here knows of threads: the session makes sure that one of them asks Vault at a time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar

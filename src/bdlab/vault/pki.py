@@ -5,8 +5,6 @@ do not trust a certificate of the API. A role is for one subject only: a policy 
 who may get which certificate. Vault makes the private key of each certificate, and does not keep it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

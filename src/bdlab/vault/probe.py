@@ -1,7 +1,5 @@
 """The state of Vault as a service sees it, for /health, /vault-status and `bdlab status`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

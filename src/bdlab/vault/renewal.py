@@ -1,7 +1,5 @@
 """The thread of a running service that renews its token and logins, each when it is due."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 

@@ -1,15 +1,11 @@
 """What Vault's responses mean, and why a request got none."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import msgspec
+from requests import Response
 
 from bdlab.settings import Secret
-
-if TYPE_CHECKING:
-    from requests import Response
 
 _UNSEAL = (
     "Unseal it: `bao operator unseal`, or `bdlab vault-init` if that has the keys; one with an automatic "

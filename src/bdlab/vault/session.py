@@ -4,8 +4,6 @@ The session of a daemon has a thread that renews all three; that of a short comm
 used. A login stays in use until it runs out, even if Vault is sealed or unreachable.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable, Mapping

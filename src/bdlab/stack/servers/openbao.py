@@ -1,7 +1,5 @@
 """OpenBao as a local server: raft storage, a static seal key, a file audit log."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

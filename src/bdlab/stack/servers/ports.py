@@ -1,7 +1,5 @@
 """Ports on 127.0.0.1: chosen once, kept with the data folder, chosen again if one is taken."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import random

@@ -1,7 +1,5 @@
 """Postgres as a local server: SCRAM for every connection, on loopback and a Unix socket."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

@@ -1,7 +1,5 @@
 """Dropping root's privileges for Postgres, which refuses to run as root."""
 
-from __future__ import annotations
-
 import functools
 import os
 import subprocess

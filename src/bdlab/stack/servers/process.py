@@ -1,7 +1,5 @@
 """A child process that dies with this one, logs to a file, and leaves a record for a later run to find."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import json
@@ -180,16 +178,8 @@ class Process:
         return None
 
     def tail(self, lines: int = 5) -> str:
-        """Return the last lines of the log without a stack trace's frames; "" if there is none."""
-        try:
-            with self.log_file.open("rb") as handle:
-                handle.seek(max(0, handle.seek(0, os.SEEK_END) - 16_384))
-                text = handle.read().decode("utf-8", "replace")
-        except OSError:
-            return ""
-        # The frames of a Java stack trace would push out what went wrong, which is above them.
-        telling = [line for line in text.rstrip().splitlines() if not line.startswith("\tat ")]
-        return "\n".join(telling[-lines:])
+        """Return the last lines of the log."""
+        return tail(self.log_file, lines)
 
     def end_leftover(self) -> bool:
         """End the process that a killed run left behind, and return whether there was one.
@@ -214,6 +204,19 @@ class Process:
             if self.log_file.stat().st_size > limit_bytes:
                 shutil.copyfile(self.log_file, self.log_file.with_suffix(".log.1"))
                 os.truncate(self.log_file, 0)
+
+
+def tail(file: Path, lines: int) -> str:
+    """Return the last lines of a text file without a stack trace's frames; "" if there is no file."""
+    try:
+        with file.open("rb") as handle:
+            handle.seek(max(0, handle.seek(0, os.SEEK_END) - 16_384))
+            text = handle.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    # The frames of a Java stack trace would push out what went wrong, which is above them.
+    telling = [line for line in text.rstrip().splitlines() if not line.startswith("\tat ")]
+    return "\n".join(telling[-lines:])
 
 
 def describe_exit(status: int | None) -> str:

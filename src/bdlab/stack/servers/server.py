@@ -1,7 +1,5 @@
 """What OpenBao, Postgres and the broker have in common as servers of one data folder."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time

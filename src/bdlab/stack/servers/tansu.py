@@ -1,7 +1,5 @@
 """Tansu as a local broker: it speaks Kafka's protocol and keeps the log in memory only."""
 
-from __future__ import annotations
-
 import secrets
 import signal
 from collections.abc import Sequence
