@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 
 from bdlab.errors import BrokerError, DatabaseUnavailable
-from bdlab.events import Position, PredictionEvent, Record, decode, source_of
+from bdlab.events import Position, PredictionEvent, Record, source_of
 from bdlab.kafka.producer import Producer
 from bdlab.model import Scorer, load_scorer
 from bdlab.postgres.reader import StoredPrediction
@@ -27,6 +27,7 @@ from bdlab.serving.publisher import AsyncPublisher
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
 from bdlab_cli.wiring import uvicorn_tls
 from tests.memory.log import MemoryLog, MemoryProducer
+from tests.samples import event_of
 
 STARTED_WITHIN_S = 20
 
@@ -118,7 +119,7 @@ class StoredInMemory:
 
 
 def _stored(record: Record) -> StoredPrediction:
-    event = msgspec.structs.asdict(decode(record))
+    event = msgspec.structs.asdict(event_of(record))
     fields = {name: event[name] for name in StoredPrediction.__struct_fields__ if name in event}
     return StoredPrediction(
         **fields, stored_at=datetime.now(UTC), source=source_of(record.headers), position=record.position

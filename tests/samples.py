@@ -8,7 +8,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from bdlab.events import Position, PredictionEvent, Record, Term, decode_fields, encode
+from bdlab.events import REVIEWS, Position, PredictionEvent, Record, ReviewEvent, Term, encode
 from bdlab.ledger import Accepted, DeadLetter
 
 CLUSTER = "cluster-a"
@@ -21,7 +21,7 @@ def at(offset: int, partition: int = 0, cluster_id: str = CLUSTER, topic: str = 
 
 
 def event(event_id: UUID | None = None, *, text: str = "This product is terrible!") -> PredictionEvent:
-    return PredictionEvent(
+    return ReviewEvent(
         id=event_id or uuid7(),
         summary="Product review",
         text=text,
@@ -37,6 +37,10 @@ def event(event_id: UUID | None = None, *, text: str = "This product is terrible
     )
 
 
+def event_of(found: Record) -> PredictionEvent:
+    return REVIEWS.decode(found)[0]
+
+
 def record(position: Position, of: PredictionEvent | None = None) -> Record:
     key, value = encode(of or event())
     return Record(position, key, value, [("ce_specversion", b"1.0")])
@@ -44,7 +48,7 @@ def record(position: Position, of: PredictionEvent | None = None) -> Record:
 
 def accepted(position: Position, of: PredictionEvent | None = None) -> Accepted:
     found = record(position, of)
-    return Accepted(found, *decode_fields(found))
+    return Accepted(found, *REVIEWS.decode(found))
 
 
 def dead(position: Position, *, key: bytes | None = b"k", value: bytes | None = b"\xff") -> DeadLetter:

@@ -6,6 +6,8 @@
     ├── InvalidEvent                 bytes on the topic that are not a prediction event
     ├── EventTooNew                  an event of a later version of bdlab, which can read it
     ├── ModelError
+    │   ├── ContractInvalid          a contract that cannot be used; names the field
+    │   ├── ContractMismatch         two contracts that do not fit together; names the field
     │   ├── ModelNotFound
     │   ├── ModelTampered            a model file differs from the sha256 in its card
     │   └── TrainingFailed
@@ -78,6 +80,12 @@ class EventTooNew(BdlabError): ...
 
 
 class ModelError(BdlabError): ...
+
+
+class ContractInvalid(ModelError): ...
+
+
+class ContractMismatch(ModelError): ...
 
 
 class ModelNotFound(ModelError): ...

@@ -1,4 +1,4 @@
-"""The prediction event: its fields, and its key, value and headers on the topic. Pure functions."""
+"""The prediction event of a contract: its key, value and headers on the topic. Pure."""
 
 from __future__ import annotations
 
@@ -9,56 +9,33 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
-from operator import attrgetter
-from typing import Annotated, Any, Generic, Literal, TypeVar, get_type_hints
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_type_hints
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
 from uuid_utils.compat import uuid8
 
+from bdlab.contract import Contract, review_contract
+from bdlab.contract.types import event_type, input_type, score_type
 from bdlab.errors import EventTooNew, InvalidEvent
-from bdlab.plain_json import PlainJson
+from bdlab.plain_json import PlainJson, is_moment
 
 SCHEMA_VERSION = 1
-CONTRACT_VERSION = 1
-"""The newest contract number that this version reads; an event without CONTRACT_HEADER has 1."""
 CONTRACT_HEADER = "bdlab-contract"
 """The header with an event's contract number, in decimal ASCII; contract 1 needs no header."""
 EVENT_TYPE = "io.bdlab.prediction.v1"
 
-FEW_TERMS = 0.5
-"""If a model knows a smaller share of a review's words, its prediction comes with a warning."""
-
-_BAD_STARS, _GOOD_STARS = 2.5, 3.5
-
-MAX_COUNT = 2**31 - 1
-"""The largest helpfulness count: the column's type is `integer`."""
-
-Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
-Sentiment = Literal["negative", "positive"]
-
-
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-class Review(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    rename={
-        "helpfulness_numerator": "HelpfulnessNumerator",
-        "helpfulness_denominator": "HelpfulnessDenominator",
-    },
-):
-    """The input of a prediction. The JSON names of the counts are those of the Amazon reviews' CSV."""
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """The input of a prediction: the base of a contract's inputs, which have its fields."""
 
-    text: Annotated[str, Meta(min_length=1)]
-    summary: str = ""
-    helpfulness_numerator: Count = 1
-    helpfulness_denominator: Count = 1
+    if TYPE_CHECKING:  # its fields are known when the contract is
+
+        def __init__(self, **fields: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class Term(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
@@ -69,48 +46,42 @@ class Term(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of scoring a review.
+    """The result of scoring an input: the base of a contract's scores, which have its outputs.
 
-    `prediction` is the expected rating in stars, 1 to 5; `confidence` is the probability, 0.5 to 1, of
-    `sentiment`; `explanation` has the strongest terms first. `known_terms` is the share, 0 to 1, of the
-    review's different words that the model knows, or None if the model does not report it.
+    `explanation` has the strongest terms first. `known_terms` is the share, 0 to 1, of the different words of
+    the input that the model knows, or None if the model does not report it; `warning` is why the score is not
+    reliable, None if there is no reason for doubt.
     """
 
-    prediction: float
-    sentiment: Sentiment
-    confidence: float
     explanation: tuple[Term, ...] = ()
     known_terms: float | None = None
+    warning: str | None = None
 
-    @property
-    def warning(self) -> str:
-        """Why the score is not reliable; empty if there is no reason for doubt."""
-        reasons = []
-        if self.known_terms is not None and self.known_terms < FEW_TERMS:
-            reasons.append(f"the model knows {self.known_terms:.0%} of the review's words")
-        if self.prediction > _GOOD_STARS and self.sentiment == "negative":
-            reasons.append(f"{self.prediction:.1f} stars and a negative sentiment contradict each other")
-        if self.prediction < _BAD_STARS and self.sentiment == "positive":
-            reasons.append(f"{self.prediction:.1f} stars and a positive sentiment contradict each other")
-        return "; ".join(reasons)
+    if TYPE_CHECKING:  # its fields are known when the contract is
+
+        def __init__(self, **fields: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
 
 
-class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """A scored review. `created_at` is the time of scoring, `timestamp` of handing it to the producer."""
+class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A scored input: the base of a contract's events, which have its fields between these.
 
-    id: UUID
-    summary: str
-    text: Annotated[str, Meta(min_length=1)]
-    helpfulness_numerator: Count
-    helpfulness_denominator: Count
-    prediction: Annotated[float, Meta(ge=1, le=5)]
-    sentiment: Sentiment
-    confidence: Annotated[float, Meta(ge=0, le=1)]
-    explanation: tuple[Term, ...]
-    model: Annotated[str, Meta(min_length=1, max_length=200)]
-    created_at: Annotated[datetime, Meta(tz=True)]
-    timestamp: Annotated[datetime, Meta(tz=True)]
-    schema_version: int = SCHEMA_VERSION
+    `created_at` is the time of scoring, `timestamp` of handing it to the producer.
+    """
+
+    contract: ClassVar[int] = 1
+    """The contract's number."""
+
+    if TYPE_CHECKING:  # a contract's own event has these between its fields
+        id: UUID
+        explanation: tuple[Term, ...]
+        model: str
+        created_at: datetime
+        timestamp: datetime
+        schema_version: int
+
+        def __init__(self, **fields: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class Position(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -142,21 +113,7 @@ _MAX_SOURCE = 200
 _LAST_WORD = re.compile(rb"(?:^|/)([a-z][a-z0-9_-]{0,39})\Z")
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(PredictionEvent)
-_plain = PlainJson(PredictionEvent)
 _NUL = b"\\u0000"
-_MOMENTS = [name for name, kind in get_type_hints(PredictionEvent).items() if kind is datetime]
-_moments = attrgetter(*_MOMENTS)
-
-
-def idempotent_id(key: str, review: Review) -> UUID:
-    """Return the UUIDv8 (RFC 9562, section 5.8) of an Idempotency-Key and the canonical review.
-
-    The same key with the same review gives the same id; with another review it gives another id.
-    """
-    digest = hashlib.sha256(b"\x00".join((key.encode("utf-8", "surrogatepass"), _encoder.encode(review))))
-    number = int.from_bytes(digest.digest()[:16])
-    return uuid8(number >> 80, number >> 64 & 0xFFF, number & (1 << 62) - 1)
 
 
 class Copier(Generic[S]):
@@ -180,13 +137,93 @@ class Copier(Generic[S]):
         return self._into(**fields)
 
 
-_event_of = Copier(PredictionEvent, Review, Score)
+class EventCodec:
+    """Makes, encodes and decodes the events of a contract, whose types it has.
 
+    `input`, `score` and `event` are subclasses of Input, Score and PredictionEvent.
+    """
 
-def make_event(event_id: UUID, review: Review, score: Score, *, model: str) -> PredictionEvent:
-    """Return the event of a scored review, with the present time (UTC)."""
-    moment = datetime.now(UTC)
-    return _event_of(review, score, id=event_id, model=model, created_at=moment, timestamp=moment)
+    def __init__(self, contract: Contract) -> None:
+        self.contract = contract
+        self.input = input_type(contract, Input)
+        self.score = score_type(contract, Score)
+        self.event = event_type(
+            contract, PredictionEvent, explanation=tuple[Term, ...], schema_version=SCHEMA_VERSION
+        )
+        self._decoder = msgspec.json.Decoder(self.event)
+        self._make = Copier(self.event, self.input, self.score)
+        self._moments = [name for name, kind in get_type_hints(self.event).items() if is_moment(kind)]
+        # Later fields would change the id of what was asked before they were there.
+        self._later = [
+            (field.name, field.column, field.default) for field in contract.inputs if field.since > 1
+        ]
+        self._first = input_type(contract.at(1), Input)
+        self._first_of = Copier(self._first, self.input)
+
+    @cached_property
+    def plain(self) -> PlainJson:
+        """Return what finds an event's fields without decoding."""
+        return PlainJson(self.event)
+
+    def idempotent_id(self, key: str, given: Input) -> UUID:
+        """Return the UUIDv8 (RFC 9562, section 5.8) of an Idempotency-Key and the canonical input.
+
+        The same key with the same input gives the same id; with another input it gives another id. The
+        canonical form has the fields of the first contract, then later ones that differ from their default.
+        """
+        canonical = _encoder.encode(self._first_of(given) if self._later else given)
+        later = {
+            name: value
+            for name, column, default in self._later
+            if (value := getattr(given, column)) != default
+        }
+        if later:
+            canonical = canonical[:-1] + b"," + _encoder.encode(later)[1:]
+        digest = hashlib.sha256(b"\x00".join((key.encode("utf-8", "surrogatepass"), canonical))).digest()
+        number = int.from_bytes(digest[:16])
+        return uuid8(number >> 80, number >> 64 & 0xFFF, number & (1 << 62) - 1)
+
+    def make(self, event_id: UUID, given: Input, score: Score, *, model: str) -> PredictionEvent:
+        """Return the event of a scored input, with the present time (UTC)."""
+        moment = datetime.now(UTC)
+        return self._make(given, score, id=event_id, model=model, created_at=moment, timestamp=moment)
+
+    def decode(self, record: Record) -> tuple[PredictionEvent, re.Match[bytes] | None]:
+        """Return the event in `record`, and its fields as PlainJson finds them.
+
+        Raises InvalidEvent with the reason, and EventTooNew: an event of a later version or contract is never
+        reported as invalid, since those who know that can read it.
+        """
+        number = _contract(record.headers)
+        if number > self.contract.number:
+            _check_version("the header " + CONTRACT_HEADER, number, self.contract.number)
+        if record.value is None:
+            raise InvalidEvent("the record has no value: it is a tombstone, and the topic is never compacted")
+        if record.key is None:
+            raise InvalidEvent("the record has no key; the key has to be the prediction's id")
+        try:
+            event = self._decoder.decode(record.value)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidEvent(_reason(record.value, error)) from error
+        if event.schema_version != SCHEMA_VERSION:
+            raise InvalidEvent(_other_version(event.schema_version))
+        fields = self.plain(record.value, event)
+        if fields is None:
+            self._check_unusual(record.value, event)
+        if _encoder.encode(event.id)[1:-1] != record.key:  # a fifth of the cost of str(UUID)
+            raise InvalidEvent(f"the record's key is not the event's id {event.id}")
+        return event, fields
+
+    def _check_unusual(self, value: bytes, event: PredictionEvent) -> None:
+        """Raise InvalidEvent if JSON that PlainJson does not read has something that cannot be stored."""
+        if _encoder.encode(event) != value:
+            _refuse_repeated_fields(value)
+        if _NUL in value:  # JSON has no other way to write it
+            _refuse_nul(event)
+        for name in self._moments:
+            moment = getattr(event, name)
+            if moment is not None and moment.tzinfo is not UTC:
+                _refuse_other_years(name, moment)
 
 
 def encode(event: PredictionEvent) -> tuple[bytes, bytes]:
@@ -207,6 +244,7 @@ def headers(
         *_constant_headers(source),
         ("ce_time", event.timestamp.isoformat().encode()),
         ("traceparent", traceparent.encode()),
+        *([(CONTRACT_HEADER, str(event.contract).encode())] if event.contract > 1 else ()),
     ]
 
 
@@ -240,43 +278,6 @@ def new_traceparent() -> str:
     return f"00-{number[:32]}-{number[32:]}-01"
 
 
-def decode(record: Record) -> PredictionEvent:
-    """Return the event in `record`. Raises as `decode_fields`."""
-    return decode_fields(record)[0]
-
-
-def decode_fields(record: Record) -> tuple[PredictionEvent, re.Match[bytes] | None]:
-    """Return the event in `record`, and its fields as PlainJson finds them.
-
-    Raises InvalidEvent with the reason, and EventTooNew: an event of a later version is never reported as
-    invalid, since that version can read it.
-    """
-    contract = _contract(record.headers)
-    if contract != CONTRACT_VERSION:
-        _check_version("the header " + CONTRACT_HEADER, contract, CONTRACT_VERSION)
-    if record.value is None:
-        raise InvalidEvent("the record has no value: it is a tombstone, and the topic is never compacted")
-    if record.key is None:
-        raise InvalidEvent("the record has no key; the key has to be the prediction's id")
-    try:
-        event = _decoder.decode(record.value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidEvent(_reason(record.value, error)) from error
-    if event.schema_version != SCHEMA_VERSION:
-        raise InvalidEvent(_other_version(event.schema_version))
-    fields = _plain(record.value, event)
-    if fields is None:
-        if _encoder.encode(event) != record.value:
-            _refuse_repeated_fields(record.value)
-        if _NUL in record.value:  # JSON has no other way to write it
-            _refuse_nul(event)
-        if any(moment.tzinfo is not UTC for moment in _moments(event)):
-            _refuse_other_years(event)
-    if _encoder.encode(event.id)[1:-1] != record.key:  # a fifth of the cost of str(UUID)
-        raise InvalidEvent(f"the record's key is not the event's id {event.id}")
-    return event, fields
-
-
 def _refuse_nul(event: msgspec.Struct) -> None:
     """Raise InvalidEvent if a text holds U+0000."""
     for field, found in msgspec.structs.asdict(event).items():
@@ -291,14 +292,13 @@ def _holds_nul(found: Any) -> bool:
     return any(map(_holds_nul, parts))
 
 
-def _refuse_other_years(event: msgspec.Struct) -> None:
+def _refuse_other_years(field: str, moment: datetime) -> None:
     """Raise InvalidEvent if a moment is within the calendar in its local time only."""
-    for field, moment in zip(_MOMENTS, _moments(event), strict=True):
-        try:
-            moment.astimezone(UTC)
-        except OverflowError:
-            why = f"field {field!r}, {moment.isoformat()}, is not within the years 1 to 9999 in UTC"
-            raise InvalidEvent(why) from None
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        why = f"field {field!r}, {moment.isoformat()}, is not within the years 1 to 9999 in UTC"
+        raise InvalidEvent(why) from None
 
 
 def _reason(value: bytes, error: Exception) -> str:
@@ -353,3 +353,22 @@ def _refuse_repeated_fields(value: bytes) -> None:
         return fields
 
     json.loads(value, object_pairs_hook=pairs)
+
+
+REVIEWS = EventCodec(review_contract())
+MAX_COUNT = 2**31 - 1
+Sentiment = Literal["negative", "positive"]
+
+if TYPE_CHECKING:
+
+    class Review(Input, frozen=True, kw_only=True):
+        def __init__(self, **fields: Any) -> None: ...
+
+    class ReviewScore(Score, frozen=True, kw_only=True):
+        def __init__(self, **fields: Any) -> None: ...
+
+    class ReviewEvent(PredictionEvent, frozen=True, kw_only=True):
+        def __init__(self, **fields: Any) -> None: ...
+
+else:
+    Review, ReviewScore, ReviewEvent = REVIEWS.input, REVIEWS.score, REVIEWS.event

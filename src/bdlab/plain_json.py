@@ -3,7 +3,8 @@
 import re
 from datetime import datetime
 from operator import attrgetter
-from typing import Literal, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -13,8 +14,9 @@ _encoder = msgspec.json.Encoder()
 # A class of one character is four times as fast as one of two, and most values have no escape.
 _PLAIN = rb'"([^"]*+)"'
 _ESCAPED = rb'"([^"\\]*+(?:\\[^u][^"\\]*+)*+)"'
-_OTHER = rb"(\[[^]]*+\])"
+_OTHERS = {list: rb"(\[[^]]*+\])", dict: rb"(\{[^}]*+\})"}
 _FORMS = {
+    bool: rb"(true|false)",
     int: rb"(-?\d{1,18}+)",
     float: rb"(-?\d{1,15}+(?:\.\d{1,17}+)?+)",
     datetime: rb'"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6}+)?+Z)"',
@@ -22,15 +24,34 @@ _FORMS = {
 
 
 def is_text(kind: object) -> bool:
-    """Whether a field of this type is one text, number or moment, and not an array or object."""
+    """Whether a field of this type is one text, number, truth or moment or null, no array and no object."""
+    kind, _ = _bare(kind)
     return kind in (str, UUID) or kind in _FORMS or get_origin(kind) is Literal
+
+
+def is_moment(kind: object) -> bool:
+    """Whether a field of this type is a moment, or null."""
+    return _bare(kind)[0] is datetime
+
+
+def may_be_null(kind: object) -> bool:
+    """Whether a field of this type may be null."""
+    return _bare(kind)[1]
+
+
+def _bare(kind: object) -> tuple[Any, bool]:
+    """Return a type without null, and whether it has that."""
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    (bare,) = (part for part in parts if part is not NoneType)
+    return (get_args(bare)[0] if get_origin(bare) is Annotated else bare), len(parts) > 1
 
 
 class PlainJson:
     """Finds the JSON of each field of the struct type `kind`, if they stand in its order, once each, without
     spaces, and in forms that COPY's text format reads as JSON does.
 
-    So texts have no \\u escape, numbers no exponent, moments are in UTC, and arrays have no backslash.
+    So texts have no \\u escape, numbers no exponent, moments are in UTC, and arrays and objects have no
+    backslash. The group of a field that is null is None.
     """
 
     def __init__(self, kind: type[msgspec.Struct]) -> None:
@@ -43,11 +64,7 @@ class PlainJson:
             re.compile(
                 rb"\{%b\}"
                 % b",".join(
-                    b'"%b":%b'
-                    % (
-                        re.escape(key.encode()),
-                        _FORMS.get(kinds[name], text if is_text(kinds[name]) else _OTHER),
-                    )
+                    b'"%b":%b' % (re.escape(key.encode()), _form(kinds[name], text))
                     for name, key in zip(fields, kind.__struct_encode_fields__, strict=True)
                 )
             ).fullmatch
@@ -62,3 +79,12 @@ class PlainJson:
                 if b"\\" in found[at] or _encoder.encode(field(decoded)) != found[at]:
                     return None
         return found
+
+
+def _form(kind: object, text: bytes) -> bytes:
+    """Return the pattern of a field of this type; `text` is that of a text."""
+    bare, nullable = _bare(kind)
+    form = _FORMS.get(bare) or (
+        text if is_text(bare) else _OTHERS[dict if get_origin(bare) is dict else list]
+    )
+    return b"(?:null|%b)" % form if nullable else form

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
-from bdlab.events import Review, idempotent_id
+from bdlab.events import REVIEWS, Review
 
 _TEXT = """
     great taste fresh coffee terrible stale tea loved hated box arrived late early perfect bland
@@ -79,7 +79,7 @@ class Load:
             review = Review(
                 text=" ".join(rng.choices(_WORDS, k=rng.randint(3, 40))), summary=rng.choice(_WORDS)
             )
-            expected = idempotent_id(key, review)
+            expected = REVIEWS.idempotent_id(key, review)
             body = json.dumps({"text": review.text, "summary": review.summary})
             with self._lock:
                 self.sent.add(expected)

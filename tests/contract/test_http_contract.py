@@ -13,7 +13,7 @@ import httpx
 import msgspec
 import pytest
 
-from bdlab.events import PredictionEvent, Record, decode
+from bdlab.events import PredictionEvent, Record
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
@@ -23,6 +23,7 @@ from bdlab.static_credentials import StaticCredentials
 from tests.brokers import BROKERS
 from tests.fix_api import MemoryApi, serving
 from tests.fix_kafka import Bookmarks, read_until
+from tests.samples import event_of
 from tests.waiting import until
 
 REFERENCE = {"text": "This product is terrible!", "summary": "Product review"}
@@ -135,7 +136,7 @@ def test_an_answered_prediction_is_on_the_topic(served: ServedTopic) -> None:
     answer = served.client.post("/predict", json=body, headers={"traceparent": TRACEPARENT}).json()
 
     [record] = served.records(1)
-    event = decode(record)
+    event = event_of(record)
     assert str(event.id) == answer["id"]
     assert (event.text, event.summary) == (REFERENCE["text"], REFERENCE["summary"])
     assert (event.helpfulness_numerator, event.helpfulness_denominator) == (3, 4)
@@ -178,7 +179,7 @@ def test_a_batch_is_answered_in_its_order(served: ServedTopic) -> None:
     assert answer.status_code == 200
     found = answer.json()
     assert all(set(item) == ANSWER_FIELDS for item in found)
-    events: dict[str, PredictionEvent] = {str(event.id): event for event in map(decode, served.records(50))}
+    events: dict[str, PredictionEvent] = {str(event.id): event for event in map(event_of, served.records(50))}
     assert [events[item["id"]].text for item in found] == texts
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 
 from bdlab.errors import BrokerUnavailable, DatabaseUnavailable
-from bdlab.events import Headers, Position, Record, decode
+from bdlab.events import Headers, Position, Record
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
@@ -20,7 +20,7 @@ from bdlab.static_credentials import StaticCredentials
 from tests.fix_kafka import Acks, Bookmarks, place, read_until
 from tests.memory.consumer import MemoryConsumer
 from tests.memory.log import MemoryLog, MemoryProducer
-from tests.samples import event
+from tests.samples import event, event_of
 
 Positions = Callable[[Sequence[Position]], Sequence[Position]]
 
@@ -118,7 +118,7 @@ def test_what_was_published_is_read_as_it_was(system: LogSystem) -> None:
 
     headers: Headers = record.headers
     assert place(record) == position
-    assert decode(record) == sent
+    assert event_of(record) == sent
     assert dict(headers)["ce_id"] == str(sent.id).encode()
     assert dict(headers)["traceparent"] == b"00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01"
 

@@ -21,7 +21,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 )
 
 from bdlab.errors import BrokerError, ServerNotStarted
-from bdlab.events import Position, Record, decode
+from bdlab.events import Position, Record
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.connection import client_config
 from bdlab.kafka.consumer import Consumer
@@ -31,7 +31,7 @@ from bdlab.static_credentials import StaticCredentials
 from tests.brokers import frozen, listing
 from tests.fix_apache import publish, running
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, place, read_until
-from tests.samples import event
+from tests.samples import event, event_of
 from tests.servers.kafka_cluster import KafkaCluster
 
 T = TypeVar("T")
@@ -249,7 +249,7 @@ def check_all_there(credentials: StaticCredentials, positions: list[Position]) -
     found = [place(record) for record in records]
     assert len(set(positions)) == len(positions)
     assert set(positions) <= set(found)
-    ids = [decode(record).id for record in records]
+    ids = [event_of(record).id for record in records]
     assert len(set(ids)) == len(ids)
     with Admin(credentials, timeout_s=20) as admin:
         for log_range in admin.log_ranges():

@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Producer as RawProducer
 
 from bdlab.errors import BrokerError, TopicMissing
-from bdlab.events import Position, Record, decode
+from bdlab.events import Position, Record
 from bdlab.kafka.admin import TOPIC_MAX_MESSAGE_BYTES, Admin
 from bdlab.kafka.assignment import UNREADABLE_HEADERS
 from bdlab.kafka.consumer import Consumer
@@ -35,6 +35,7 @@ from tests.fix_kafka import (
     read_until,
 )
 from tests.fix_servers import start_or_skip
+from tests.samples import event_of
 
 
 def places(records: list[Record]) -> list[Position]:
@@ -368,7 +369,7 @@ def test_huge_values_come_in_bounded_portions(topic: StaticCredentials) -> None:
     assert sorted(record.value or b"" for record in huge) == [bytes([n]) * 4 for n in range(count)]
     good = [record for record in records if record.key not in (b"huge", b"try")]
     assert {place(record) for record in good} == after
-    assert all(decode(record).model for record in good)
+    assert all(event_of(record).model for record in good)
     assert max(portions) <= MAX_POLL_BYTES + (64 << 20)
     assert grown < 400 << 10, f"the process grew by {grown >> 10} MiB"
 

@@ -16,7 +16,7 @@ import structlog
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
 from bdlab.errors import BrokerError, BrokerUnavailable, NotAcknowledged, TopicMissing
-from bdlab.events import Position, PredictionEvent, decode
+from bdlab.events import Position, PredictionEvent
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.connection import client_config
 from bdlab.kafka.consumer import Consumer
@@ -29,7 +29,7 @@ from tests.brokers import LocalBroker, frozen
 from tests.fix_apache import publish
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, make_topic, place, read_until
 from tests.fix_servers import start_or_skip
-from tests.samples import event
+from tests.samples import event, event_of
 from tests.waiting import until
 
 
@@ -41,7 +41,7 @@ def read_all(credentials: StaticCredentials) -> dict[Position, PredictionEvent]:
     """Everything on the topic."""
     with Consumer(credentials, positions=Bookmarks()) as consumer:
         records = read_until(consumer.poll, lambda _: consumer.at_end)
-    return {place(record): decode(record) for record in records}
+    return {place(record): event_of(record) for record in records}
 
 
 class Load:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
 from bdlab.deadletters import DeadLetterFilter
-from bdlab.events import PredictionEvent, Record, Term, encode
+from bdlab.events import REVIEWS, PredictionEvent, Record, Term, encode
 from bdlab.ledger import Accepted, DeadLetter, replay_count
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
@@ -170,7 +170,7 @@ floats = st.floats(allow_nan=False, allow_infinity=False)
 moments = st.datetimes(timezones=st.just(UTC))
 counts = st.integers(0, 2**31 - 1)
 events = st.builds(
-    PredictionEvent,
+    REVIEWS.event,
     id=st.uuids(),
     summary=texts | st.just(""),
     text=texts,

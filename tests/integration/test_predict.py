@@ -16,9 +16,10 @@ from uuid import UUID
 
 import pytest
 
-from bdlab.events import decode, source_of
+from bdlab.events import source_of
 from tests.fix_pipeline import BDLAB, IMPATIENT, IMPATIENT_S, Pipeline
 from tests.integration.test_serve import on_topic
+from tests.samples import event_of
 
 HEADER = "Id,HelpfulnessNumerator,HelpfulnessDenominator,Score,Summary,Text\n"
 
@@ -72,9 +73,9 @@ def test_one_review_is_published_and_shown(pipeline: Pipeline) -> None:
     [found] = json_lines(pipeline.run("predict", *arguments))
     [demo] = json_lines(pipeline.run("predict", *arguments, "--source", "demo"))
     assert found["state"] == demo["state"] == "acknowledged"
-    records = {str(decode(record).id): record for record in on_topic(pipeline, {found["id"], demo["id"]})}
+    records = {str(event_of(record).id): record for record in on_topic(pipeline, {found["id"], demo["id"]})}
     assert [source_of(records[one["id"]].headers) for one in (found, demo)] == ["predict", "demo"]
-    event = decode(records[found["id"]])
+    event = event_of(records[found["id"]])
     assert (event.text, event.summary) == ("Great taste, will buy again.", "Yummy")
     assert event.prediction == found["prediction"]
 
@@ -89,7 +90,7 @@ def test_a_csv_file_is_published_in_order(pipeline: Pipeline, tmp_path: Path) ->
     assert "500 of 500 reviews acknowledged by the broker" in done.stderr
     assert "run id " in done.stderr
     events = {
-        str(decode(record).id): decode(record) for record in on_topic(pipeline, {r["id"] for r in found})
+        str(event_of(record).id): event_of(record) for record in on_topic(pipeline, {r["id"] for r in found})
     }
     assert events[found[7]["id"]].text == "Review 7, which is good"
     assert events[found[7]["id"]].helpfulness_numerator == 1
@@ -283,7 +284,7 @@ def test_one_review_comes_from_standard_input(pipeline: Pipeline) -> None:
     done = pipeline.run("predict", "-", "--json", "--run-id", "x", stdin="Fine, käse,\nand\tmore\n")
     assert done.returncode == 0, done.stderr
     [found] = json_lines(done)
-    events = {str(decode(record).id): decode(record) for record in on_topic(pipeline, {found["id"]})}
+    events = {str(event_of(record).id): event_of(record) for record in on_topic(pipeline, {found["id"]})}
     assert events[found["id"]].text == "Fine, käse,\nand\tmore"
 
 

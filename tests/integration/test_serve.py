@@ -17,7 +17,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from bdlab.events import Record, decode
+from bdlab.events import Record
 from bdlab.health.tls import shown_certificate
 from bdlab.kafka.consumer import Consumer
 from bdlab.model import load_scorer
@@ -26,6 +26,7 @@ from bdlab.static_credentials import StaticCredentials
 from tests import tls
 from tests.fix_kafka import Bookmarks, kafka_login, place, read_until
 from tests.fix_pipeline import IMPATIENT, IMPATIENT_S, Pipeline
+from tests.samples import event_of
 from tests.waiting import until
 
 REVIEW = {"text": "This product is terrible!", "summary": "Product review"}
@@ -64,7 +65,9 @@ def test_the_reference_request_by_curl(pipeline: Pipeline) -> None:
         body, status = done.stdout.rsplit("\n", 1)
         assert status == "200", body
         prediction_id = httpx.Response(200, text=body).json()["id"]
-        assert [str(decode(record).id) for record in on_topic(pipeline, {prediction_id})].count(prediction_id)
+        assert [str(event_of(record).id) for record in on_topic(pipeline, {prediction_id})].count(
+            prediction_id
+        )
         published = daemon.wait_for(prediction_id)
         assert '"event": "published"' in published
         assert daemon.stop() == 0

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from bdlab.errors import BrokerError, BrokerUnavailable, EventTooLarge, NotAcknowledged
-from bdlab.events import Position, PredictionEvent, Review, decode
+from bdlab.events import Position, PredictionEvent, Review
 from bdlab.model import load_scorer
 from bdlab.reviews.bulk import RowResult, ScoredRow, publish_rows, score_each, unpublished
 from bdlab.reviews.files import Row
 from tests.memory.log import MemoryLog, MemoryProducer
+from tests.samples import event_of
 
 SCORER = load_scorer()
 
@@ -41,7 +42,7 @@ def test_outcomes_come_in_the_order_of_the_rows(log: MemoryLog) -> None:
     for outcome in outcomes[::97]:
         assert outcome.position is not None
         [record] = log.read(outcome.position.partition, outcome.position.offset, 1)
-        assert decode(record) == outcome.event
+        assert event_of(record) == outcome.event
         assert outcome.review.text == outcome.event.text == f"review {outcome.line}"
 
 

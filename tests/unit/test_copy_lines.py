@@ -10,13 +10,13 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdlab.events import PredictionEvent, Record, Term, decode_fields, encode
+from bdlab.events import REVIEWS, PredictionEvent, Record, Term, encode
 from bdlab.ledger import Accepted, log_partition, runs
 from bdlab.postgres.rows import CopyLines
 from tests.samples import accepted, at, event
 
 _LOGS = {log_partition(at(0, partition)): partition + 7 for partition in range(3)}
-_lines = CopyLines(PredictionEvent, without=("timestamp", "schema_version"))
+_lines = CopyLines(REVIEWS.event, without=("timestamp", "schema_version"))
 _texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1) | st.text(
     'a"\\\n\t\r\b\f/\x1f\x7f[]{},:é', min_size=1
 )
@@ -57,7 +57,7 @@ def test_a_row_is_the_same_from_json_and_from_decoded_fields(
 ) -> None:
     key, value = encode(sent)
     record = Record(at(3), key, value.replace(*other_form))
-    decoded, fields = decode_fields(record)
+    decoded, fields = REVIEWS.decode(record)
     assert decoded == sent
     (row,) = _rows([Accepted(record, decoded, fields)])
     assert [row] == _rows([Accepted(record, decoded)])
@@ -83,7 +83,7 @@ def test_fields_are_taken_as_they_stand_from_what_bdlab_writes_and_from_nothing_
         (b"12:00:00.123456Z", b"12:00:00.123456000Z"),
     ):
         assert old in value
-        decoded, fields = decode_fields(Record(at(0), key, value.replace(old, new)))
+        decoded, fields = REVIEWS.decode(Record(at(0), key, value.replace(old, new)))
         assert fields is None
         assert decoded == one.event
 

@@ -13,17 +13,20 @@ from uuid_utils.compat import uuid7
 
 from bdlab import events
 from bdlab.errors import EventTooNew, InvalidEvent, InvalidInput
-from bdlab.events import Position, PredictionEvent, Record, Review, Score, Term
+from bdlab.events import REVIEWS, Position, PredictionEvent, Record, Review, ReviewScore, Term
 from bdlab.reviews import check
 from bdlab.serving.responses import encode_json, response_of
+from tests.samples import event_of
 
 _POSITION = Position("cluster", "predictions", 0, 0)
 _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1)
 
 
 def _event(text: str = "fine", summary: str = "") -> PredictionEvent:
-    score = Score(prediction=4.5, sentiment="positive", confidence=0.9, explanation=(Term("fine", 0.5),))
-    return events.make_event(uuid7(), Review(text=text, summary=summary), score, model="reviews@1.0.0")
+    score = ReviewScore(
+        prediction=4.5, sentiment="positive", confidence=0.9, explanation=(Term("fine", 0.5),)
+    )
+    return REVIEWS.make(uuid7(), Review(text=text, summary=summary), score, model="reviews@1.0.0")
 
 
 def _record(value: bytes | None, key: bytes | None, headers: events.Headers = ()) -> Record:
@@ -34,7 +37,7 @@ def _record(value: bytes | None, key: bytes | None, headers: events.Headers = ()
 def test_an_event_survives_the_topic(text: str, summary: str) -> None:
     event = _event(text, summary)
     key, value = events.encode(event)
-    assert events.decode(_record(value, key)) == event
+    assert event_of(_record(value, key)) == event
 
 
 @given(_text, _text, st.integers(0, events.MAX_COUNT), st.integers(0, events.MAX_COUNT), st.floats(1, 5))
@@ -42,14 +45,14 @@ def test_an_event_and_its_response_have_the_fields_that_the_review_and_its_score
     text: str, summary: str, helpful: int, votes: int, stars: float
 ) -> None:
     review = Review(text=text, summary=summary, helpfulness_numerator=helpful, helpfulness_denominator=votes)
-    score = Score(
+    score = ReviewScore(
         prediction=stars,
         sentiment="positive",
         confidence=0.9,
         explanation=(Term(text, 0.5),),
         known_terms=0.2,
     )
-    event = events.make_event(uuid7(), review, score, model="reviews@1.0.0")
+    event = REVIEWS.make(uuid7(), review, score, model="reviews@1.0.0")
     for part in (review, score):
         common = set(part.__struct_fields__) & set(event.__struct_fields__)
         assert {name: getattr(event, name) for name in common} == {
@@ -76,12 +79,12 @@ def test_a_uuid7_carries_the_time_and_sorts_by_it() -> None:
 
 def test_the_same_key_and_review_are_the_same_prediction() -> None:
     review = Review(text="fine")
-    first = events.idempotent_id("order-7", review)
+    first = REVIEWS.idempotent_id("order-7", review)
     assert first.version == 8
-    assert first == events.idempotent_id("order-7", Review(text="fine", summary=""))
-    assert first != events.idempotent_id("order-8", review)
-    assert first != events.idempotent_id("order-7", Review(text="fine!"))
-    assert first != events.idempotent_id("order-7", Review(text="fine", helpfulness_numerator=2))
+    assert first == REVIEWS.idempotent_id("order-7", Review(text="fine", summary=""))
+    assert first != REVIEWS.idempotent_id("order-8", review)
+    assert first != REVIEWS.idempotent_id("order-7", Review(text="fine!"))
+    assert first != REVIEWS.idempotent_id("order-7", Review(text="fine", helpfulness_numerator=2))
 
 
 def test_headers_are_cloudevents_in_binary_mode_with_a_trace() -> None:
@@ -165,12 +168,12 @@ def test_what_is_no_event_is_refused_with_a_reason(
     value: bytes | None, key: bytes | None, reason: str
 ) -> None:
     with pytest.raises(InvalidEvent) as caught:
-        events.decode(_record(value, key))
+        event_of(_record(value, key))
     assert reason in caught.value.message
 
 
 def test_an_event_with_other_white_space_is_still_an_event() -> None:
-    assert events.decode(_record(_VALUE.replace(b":", b": ", 1), _KEY)).id == UUID(_KEY.decode())
+    assert event_of(_record(_VALUE.replace(b":", b": ", 1), _KEY)).id == UUID(_KEY.decode())
 
 
 @pytest.mark.parametrize(
@@ -187,14 +190,14 @@ def test_an_event_of_a_later_version_is_not_judged(
     value: bytes, headers: events.Headers, reason: str
 ) -> None:
     with pytest.raises(EventTooNew, match=reason):
-        events.decode(_record(value, _KEY, headers))
+        event_of(_record(value, _KEY, headers))
 
 
 def test_the_first_contract_s_number_may_be_said_and_any_other_word_is_refused() -> None:
-    assert events.decode(_record(_VALUE, _KEY, (("bdlab-contract", b"1"),)))
+    assert event_of(_record(_VALUE, _KEY, (("bdlab-contract", b"1"),)))
     for word in (None, b"", b"two", b"-1", b"1" * 5000, "²".encode()):
         with pytest.raises(InvalidEvent, match="contract's number"):
-            events.decode(_record(_VALUE, _KEY, (("bdlab-contract", word),)))
+            event_of(_record(_VALUE, _KEY, (("bdlab-contract", word),)))
 
 
 def test_a_huge_event_is_checked_in_linear_work() -> None:
@@ -204,7 +207,7 @@ def test_a_huge_event_is_checked_in_linear_work() -> None:
         value = _VALUE.replace(b'"explanation":[', b'"explanation":[{%s},' % terms, 1)
         began = time.process_time()
         with pytest.raises(InvalidEvent, match=reason):
-            events.decode(_record(value, _KEY))
+            event_of(_record(value, _KEY))
         # Quadratic work is a minute and more here.
         assert time.process_time() - began < 5
 
@@ -212,7 +215,7 @@ def test_a_huge_event_is_checked_in_linear_work() -> None:
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused_and_never_crash(value: bytes) -> None:
     with pytest.raises(InvalidEvent):
-        events.decode(_record(value, _KEY))
+        event_of(_record(value, _KEY))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from bdlab.errors import ModelError
-from bdlab.events import Review, Score
+from bdlab.events import Review, ReviewScore, Score
 from bdlab.model import load_scorer
 from bdlab.resources import models_dir
 from tests.fix_api import MemoryApi, serving
@@ -38,7 +38,7 @@ class Slow:
         if any(review.text == "fails" for review in reviews):
             raise ModelError("no answer")
         return [
-            Score(prediction=1 + int(review.text) / 100, sentiment="positive", confidence=0.9)
+            ReviewScore(prediction=1 + int(review.text) / 100, sentiment="positive", confidence=0.9)
             for review in reviews
         ]
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdlab.events import Review, Score, Sentiment
+from bdlab.events import Review, Sentiment
 from bdlab.model import Scorer, load_scorer
 from bdlab.model.compiled import CompiledScorer
-from bdlab.model.explanation import Labels, strongest
+from bdlab.model.explanation import Labels, review_score, strongest
 from bdlab.model.termtable import FORMAT, Field, Intercepts, TermTable
 from bdlab.resources import models_dir
 from bdlab_cli.wiring.samples import FROM_FILE, OVER_HTTP
@@ -130,7 +130,7 @@ def test_a_review_in_another_language_is_not_taken_at_its_word(text: str) -> Non
     score = load_scorer().score(Review(text=text))
     assert score.known_terms is not None
     assert score.known_terms < 0.3
-    assert f"the model knows {score.known_terms:.0%} of the review's words" in score.warning
+    assert f"the model knows {score.known_terms:.0%} of the review's words" in str(score.warning)
 
 
 def test_known_terms_are_the_share_of_different_words() -> None:
@@ -149,7 +149,7 @@ def test_known_terms_are_the_share_of_different_words() -> None:
 
 def test_ordinary_reviews_are_without_a_warning() -> None:
     reviews = [Review(text=sample.text, summary=sample.summary) for sample in (*OVER_HTTP, *FROM_FILE)]
-    assert {score.warning for score in load_scorer().score_many(reviews)} == {""}
+    assert {score.warning for score in load_scorer().score_many(reviews)} == {None}
 
 
 CONTRADICTION = "4.1 stars and a negative sentiment contradict each other"
@@ -167,14 +167,15 @@ CONTRADICTION = "4.1 stars and a negative sentiment contradict each other"
             0.1,
             f"the model knows 10% of the review's words; {CONTRADICTION}",
         ),
-        (3.4, "negative", 0.5, ""),
-        (2.6, "positive", None, ""),
-        (4.9, "positive", 1.0, ""),
+        (3.4, "negative", 0.5, None),
+        (2.6, "positive", None, None),
+        (4.9, "positive", 1.0, None),
     ],
 )
-def test_a_warning_says_why(stars: float, sentiment: Sentiment, known: float | None, warning: str) -> None:
-    score = Score(prediction=stars, sentiment=sentiment, confidence=0.6, known_terms=known)
-    assert score.warning == warning
+def test_a_warning_says_why(
+    stars: float, sentiment: Sentiment, known: float | None, warning: str | None
+) -> None:
+    assert review_score(stars, float(sentiment == "positive"), known_terms=known).warning == warning
 
 
 def test_the_weight_of_an_only_term_is_its_part_of_the_rating_in_stars() -> None:
@@ -258,7 +259,7 @@ def test_the_strongest_terms_do_not_say_the_same_twice() -> None:
 def test_loading_and_scoring_import_no_numeric_library() -> None:
     program = """
 import json, sys
-from bdlab.events import Review
+from bdlab.events import Review, ReviewScore
 from bdlab.model import load_scorer
 load_scorer().score(Review(text="This product is terrible!"))
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
@@ -272,7 +273,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 def test_the_same_text_has_the_same_score_in_another_process(small_reviews: list[Review]) -> None:
     program = """
 import sys
-from bdlab.events import Review
+from bdlab.events import Review, ReviewScore
 from bdlab.model import load_scorer
 print(repr(load_scorer().score(Review(text=sys.argv[1], summary=sys.argv[2]))))
 """

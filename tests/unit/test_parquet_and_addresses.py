@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from bdlab.errors import BdlabError, InvalidInput
-from bdlab.events import Review, Score, Term
+from bdlab.events import Review, ReviewScore, Term
 from bdlab.reviews.bulk import RowResult
 from bdlab.reviews.files import BadRow, Format, ReviewFile, Row
 from bdlab_cli.output.predictions import Results, results
@@ -113,7 +113,7 @@ def test_without_its_package_an_extra_is_named(
 SCORED = RowResult(
     line=7,
     review=Review(text="good é", summary="s"),
-    score=Score(prediction=4.5, sentiment="positive", confidence=0.9, explanation=(Term("good", 1.5),)),
+    score=ReviewScore(prediction=4.5, sentiment="positive", confidence=0.9, explanation=(Term("good", 1.5),)),
     model="m@1",
     status="scored",
 )

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdlab.events import idempotent_id
+from bdlab.events import REVIEWS
 from bdlab.reviews import ReviewInvalid, decode, decode_many
 from bdlab.reviews.files import ReviewFile, Row
 from bdlab.reviews.schema import FIELDS, MISSPELT, NOT_EMPTY, STORABLE, misspelt
@@ -40,13 +40,13 @@ GOLDEN = {
 
 @pytest.mark.parametrize(("known", "body"), GOLDEN.items())
 def test_a_body_keeps_its_id(known: str, body: bytes) -> None:
-    assert idempotent_id("order-17", decode(body)) == UUID(known)
-    assert idempotent_id("order-17", decode_many(b"[" + body + b"]", limit=1)[0]) == UUID(known)
+    assert REVIEWS.idempotent_id("order-17", decode(body)) == UUID(known)
+    assert REVIEWS.idempotent_id("order-17", decode_many(b"[" + body + b"]", limit=1)[0]) == UUID(known)
 
 
 def test_a_review_of_a_batch_keeps_its_id() -> None:
     _, second = decode_many(b'[{"text":"a"},{"text":"b","summary":"c"}]', limit=5)
-    assert idempotent_id("batch-1#1", second) == UUID("faeac582-af57-8091-b34d-c051fae139f6")
+    assert REVIEWS.idempotent_id("batch-1#1", second) == UUID("faeac582-af57-8091-b34d-c051fae139f6")
 
 
 # An integer is an integer however it is written.
@@ -56,14 +56,14 @@ def test_a_review_of_a_batch_keeps_its_id() -> None:
 def test_five_point_nothing_is_five_before_an_id_is_made_of_it(tmp_path: Any, five: str) -> None:
     body = f'{{"text":"a","HelpfulnessNumerator":{five}}}'.encode()
     known = UUID("cf9764d9-83c4-88e5-b974-122d107d3720")
-    assert idempotent_id("order-17", decode(body)) == known
-    assert idempotent_id("order-17", decode_many(b"[" + body + b"]", limit=1)[0]) == known
+    assert REVIEWS.idempotent_id("order-17", decode(body)) == known
+    assert REVIEWS.idempotent_id("order-17", decode_many(b"[" + body + b"]", limit=1)[0]) == known
     file = tmp_path / "reviews.jsonl"
     file.write_bytes(body)
     with file.open("rb") as stream, ReviewFile(str(file), stream, kind=None, max_row_bytes=1000) as reviews:
         (row,) = reviews.rows()
         assert isinstance(row, Row)
-        assert idempotent_id("order-17", row.review) == known
+        assert REVIEWS.idempotent_id("order-17", row.review) == known
 
 
 @given(st.integers(0, 2**31 - 1))

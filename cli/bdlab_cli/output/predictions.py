@@ -90,7 +90,7 @@ def _as_fields(result: RowResult) -> dict[str, Any]:
         "sentiment": score.sentiment,
         "confidence": score.confidence,
         "known_terms": score.known_terms,
-        "warning": score.warning or None,
+        "warning": score.warning,
         "explanation": score.explanation,
         "model": result.model,
     }

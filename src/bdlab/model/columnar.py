@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bdlab.events import Review, Score, Term
 from bdlab.model.compiled import HIGHEST, LOWEST, CompiledScorer
-from bdlab.model.explanation import MOST_TERMS, TELL_NOTHING, Labels, select
+from bdlab.model.explanation import MOST_TERMS, TELL_NOTHING, Labels, review_score, select
 from bdlab.model.terms import NEGATED, NEGATION_REACH, NEGATIONS, STOPS, literal_tokens, normalise, untagged
 from bdlab.model.termtable import FORMAT, TermTable
 
@@ -250,12 +250,13 @@ class ColumnarScorer:
         stars = (scale * (np.repeat(slope, 2) * _SPAN))[place] * known.rating[rank]
         explanations = self._explanations(review, known.label[rank], stars, count)
         return [
-            Score(
-                prediction=prediction,
-                sentiment="positive" if positive >= 0.5 else "negative",
-                confidence=positive if positive >= 0.5 else 1.0 - positive,
-                explanation=self._exact.score(each).explanation if explanation is None else explanation,
-                known_terms=round(known_count / word_count, 3) if word_count else 0.0,
+            self._exact.score(each)
+            if explanation is None
+            else review_score(
+                prediction,
+                positive,
+                explanation,
+                round(known_count / word_count, 3) if word_count else 0.0,
             )
             for each, prediction, positive, explanation, known_count, word_count in zip(
                 reviews,

@@ -11,8 +11,8 @@ from itertools import pairwise
 from math import exp, sqrt
 from typing import NamedTuple
 
-from bdlab.events import Review, Score, Sentiment
-from bdlab.model.explanation import Labels, strongest
+from bdlab.events import Review, Score
+from bdlab.model.explanation import Labels, review_score, strongest
 from bdlab.model.terms import STOPS, join, literal_tokens, tokens
 from bdlab.model.termtable import FORMAT, Field, TermTable
 
@@ -117,14 +117,8 @@ class CompiledScorer:
                     contributions[label] += stars * part
                 elif label:
                     contributions[label] = stars * part
-        sentiment: Sentiment = "positive" if positive >= 0.5 else "negative"
-        return Score(
-            prediction=LOWEST + _SPAN * rating,
-            sentiment=sentiment,
-            confidence=positive if positive >= 0.5 else 1.0 - positive,
-            explanation=strongest(contributions),
-            known_terms=round(in_review.words / len(words), 3) if words else 0.0,
-        )
+        known = round(in_review.words / len(words), 3) if words else 0.0
+        return review_score(LOWEST + _SPAN * rating, positive, strongest(contributions), known)
 
     def score_many(self, reviews: Sequence[Review]) -> list[Score]:
         return [self.score(review) for review in reviews]

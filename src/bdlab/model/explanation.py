@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
-from bdlab.events import Term
+from bdlab.events import ReviewScore, Score, Sentiment, Term
 from bdlab.model.terms import CONTRACTIONS, NEGATED, NEGATIONS, STOPS
 
 MOST_TERMS = 5
+
+FEW_TERMS = 0.5
+"""If a model knows a smaller share of a review's words, its prediction comes with a warning."""
+
+_BAD_STARS, _GOOD_STARS = 2.5, 3.5
 
 _FUNCTION_WORDS = """
     a about after all also am an and any are as at be because been before but by can could did do does for
@@ -18,6 +23,26 @@ _FUNCTION_WORDS = """
 """
 _NEGATIONS = NEGATIONS.union(CONTRACTIONS.values())
 TELL_NOTHING = frozenset(_FUNCTION_WORDS.split())
+
+
+def review_score(
+    stars: float, positive: float, explanation: tuple[Term, ...] = (), known_terms: float | None = None
+) -> Score:
+    """Return the score of a review whose sentiment is positive with the probability `positive`."""
+    sentiment: Sentiment = "positive" if positive >= 0.5 else "negative"
+    reasons = []
+    if known_terms is not None and known_terms < FEW_TERMS:
+        reasons.append(f"the model knows {known_terms:.0%} of the review's words")
+    if (stars > _GOOD_STARS and sentiment == "negative") or (stars < _BAD_STARS and sentiment == "positive"):
+        reasons.append(f"{stars:.1f} stars and a {sentiment} sentiment contradict each other")
+    return ReviewScore(
+        prediction=stars,
+        sentiment=sentiment,
+        confidence=positive if positive >= 0.5 else 1.0 - positive,
+        explanation=explanation,
+        known_terms=known_terms,
+        warning="; ".join(reasons) or None,
+    )
 
 
 class Labels(dict[int, str]):

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from bdlab.errors import ModelError
 from bdlab.events import Review, Score
+from bdlab.model.explanation import review_score
 
 Floats = NDArray[np.float64]
 
@@ -102,15 +103,7 @@ class PipelineScorer:
             positive = (stars - 1) / 4
         if not (stars.shape == positive.shape == (len(reviews),) and np.isfinite(stars + positive).all()):
             raise ModelError(f"the model {self.name} did not predict one number a review", hint=_PAGE)
-        return [_score(*pair) for pair in zip(stars.tolist(), positive.tolist(), strict=True)]
-
-
-def _score(stars: float, positive: float) -> Score:
-    return Score(
-        prediction=stars,
-        sentiment="positive" if positive >= 0.5 else "negative",
-        confidence=max(positive, 1 - positive),
-    )
+        return [review_score(*pair) for pair in zip(stars.tolist(), positive.tolist(), strict=True)]
 
 
 def _unpickle(content: bytes, source: str) -> Any:

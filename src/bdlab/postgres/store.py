@@ -14,7 +14,7 @@ from psycopg2.extras import execute_values
 
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import FenceLost, RowRejected
-from bdlab.events import Position, PredictionEvent
+from bdlab.events import REVIEWS, Position
 from bdlab.ledger import (
     Accepted,
     DeadLetter,
@@ -59,7 +59,7 @@ class Store:
             credentials, application_name="bdlab consume", limits=limits, prepare=self._prepare
         )
         self._numbers: dict[LogPartition, int] = {}
-        self._lines = CopyLines(PredictionEvent, without=("timestamp", "schema_version"))
+        self._lines = CopyLines(REVIEWS.event, without=("timestamp", "schema_version"))
 
     def open(self) -> None:
         """Connect. Raises DatabaseUnavailable, DatabaseDenied, SchemaOutdated and VaultError."""

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 from bdlab.errors import BrokerError, EventTooLarge
-from bdlab.events import Position, PredictionEvent, Review, Score, idempotent_id, make_event
+from bdlab.events import REVIEWS, Position, PredictionEvent, Review, Score
 from bdlab.reviews.files import Row
 
 WINDOW = 2000
@@ -99,8 +99,8 @@ def publish_rows(
     for row in scored:
         if stop.is_set() or in_flight.failed:
             break
-        event_id = idempotent_id(row_id_key(run_id, row.line), row.review)
-        in_flight.send(publisher, row, make_event(event_id, row.review, row.score, model=model))
+        event_id = REVIEWS.idempotent_id(row_id_key(run_id, row.line), row.review)
+        in_flight.send(publisher, row, REVIEWS.make(event_id, row.review, row.score, model=model))
         yield from in_flight.completed(keep=window)
     yield from in_flight.completed(keep=0)
 

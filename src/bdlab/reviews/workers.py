@@ -9,6 +9,7 @@ from itertools import islice
 
 import msgspec
 
+from bdlab.events import REVIEWS
 from bdlab.forked import Forked
 from bdlab.reviews.bulk import ScoredRow, Scorer, score_each
 from bdlab.reviews.files import Place, ReviewFile, Row
@@ -17,7 +18,7 @@ PART_ROWS = 1000
 """The rows of a part, which are in memory at once in a process."""
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(list[ScoredRow])
+_decoder = msgspec.msgpack.Decoder(list[tuple[int, REVIEWS.input, REVIEWS.score]])  # type: ignore[name-defined]
 
 
 class ScoringProcesses(Forked):
@@ -33,7 +34,7 @@ class ScoringProcesses(Forked):
         process ended.
         """
         for rows in self.results(places, stop.is_set, ahead=2):
-            yield from _decoder.decode(rows)
+            yield from map(ScoredRow._make, _decoder.decode(rows))
 
 
 def _score_part(file: ReviewFile, scorer: Scorer, place: Place | None) -> bytes:

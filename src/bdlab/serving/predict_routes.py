@@ -15,7 +15,7 @@ from litestar.types import Receive
 from uuid_utils.compat import uuid7
 
 from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
-from bdlab.events import PredictionEvent, Review, Score, idempotent_id, make_event
+from bdlab.events import REVIEWS, PredictionEvent, Review, Score
 from bdlab.reviews import ReviewInvalid, decode, decode_many
 from bdlab.serving.batching import QUICK_CHARACTERS, AsyncScorer
 from bdlab.serving.deadlines import Deadlines
@@ -64,11 +64,11 @@ class PredictionService:
     async def predict(self, review: Review, headers: RequestHeaders) -> Answer:
         """Return the acknowledged prediction. Raises Problem if it was not acknowledged."""
         key = headers.idempotency_key
-        event_id = idempotent_id(key, review) if key else uuid7()
+        event_id = REVIEWS.idempotent_id(key, review) if key else uuid7()
         self._acquire(1)
         try:
             score = await self._scoring.score(review)
-            event = make_event(event_id, review, score, model=self._model)
+            event = REVIEWS.make(event_id, review, score, model=self._model)
             await self._publish(event, headers)
         except BrokerError as error:
             raise from_error(error, prediction_id=str(event_id)) from error
@@ -99,12 +99,12 @@ class PredictionService:
         self, reviews: Sequence[Review], key: str
     ) -> tuple[list[PredictionEvent], Sequence[Score]]:
         ids = [
-            idempotent_id(f"{key}#{index}", review) if key else uuid7()
+            REVIEWS.idempotent_id(f"{key}#{index}", review) if key else uuid7()
             for index, review in enumerate(reviews)
         ]
         scores = self._scorer.score_many(reviews)
         events = [
-            make_event(event_id, review, score, model=self._model)
+            REVIEWS.make(event_id, review, score, model=self._model)
             for event_id, review, score in zip(ids, reviews, scores, strict=True)
         ]
         return events, scores

@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from litestar import MediaType, Response
 
-from bdlab.events import Copier, PredictionEvent, Score, Sentiment, Term
+from bdlab.events import REVIEWS, Copier, PredictionEvent, Score, Sentiment, Term
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,9 +129,9 @@ def json_messages(
     )
 
 
-_answer_of = Copier(Answer, PredictionEvent, Score, but=("created_at", "warning"))
+_answer_of = Copier(Answer, REVIEWS.event, REVIEWS.score, but=("created_at",))
 
 
 def response_of(event: PredictionEvent, score: Score) -> Answer:
     moment = event.created_at.isoformat(timespec="microseconds")
-    return _answer_of(event, score, created_at=f"{moment[:26]}Z", warning=score.warning or None)
+    return _answer_of(event, score, created_at=f"{moment[:26]}Z")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from bdlab.errors import InvalidEvent, RowRejected
-from bdlab.events import Record, decode_fields
+from bdlab.events import REVIEWS, Record
 from bdlab.ledger import Accepted, DeadLetter, Entry
 
 MAX_TRANSACTION_BYTES = 8 << 20
@@ -17,7 +17,7 @@ _REASON_CHARACTERS = 500
 def decode_entry(record: Record) -> Entry:
     """Return the decoded record, or a dead letter if it is no event. Raises EventTooNew."""
     try:
-        return Accepted(record, *decode_fields(record))
+        return Accepted(record, *REVIEWS.decode(record))
     except InvalidEvent as error:
         return DeadLetter(record=record, reason=_shortened(error.message))
 

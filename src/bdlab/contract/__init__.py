@@ -1,0 +1,19 @@
+"""A model's contract: the fields of its input and output, and what is made from them. Pure.
+
+A contract is a JSON document with a flat JSON Schema (2020-12) for the input and one for the output. The body
+of a request, the event, the table's columns and the columns of files follow from it.
+"""
+
+from bdlab.contract.evolution import check_evolution, check_fits
+from bdlab.contract.fields import Contract, Field, column_name
+from bdlab.contract.schema import parse_contract, review_contract
+
+__all__ = [
+    "Contract",
+    "Field",
+    "check_evolution",
+    "check_fits",
+    "column_name",
+    "parse_contract",
+    "review_contract",
+]

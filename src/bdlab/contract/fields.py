@@ -1,0 +1,114 @@
+"""The fields of a contract, their names as columns, and the names that are taken."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+Kind = Literal["string", "integer", "number", "boolean", "date-time", "object"]
+
+INT64 = (-(2**63), 2**63 - 1)
+INT32 = (-(2**31), 2**31 - 1)
+
+PREDICTION, CONFIDENCE, PROBABILITIES = "prediction", "confidence", "probabilities"
+ANSWERS = frozenset((PREDICTION, CONFIDENCE, PROBABILITIES))
+"""Columns of outputs alone."""
+
+RESERVED = frozenset(
+    (
+        *("id", "explanation", "model", "source", "created_at", "stored_at", "received_at", "timestamp"),
+        *("schema_version", "trace_id", "key_name", "appended_at", "read_at", "known_terms", "warning"),
+        *("cluster_id", "topic", "topic_id", "partition", "offset", "log_id", "position", "line", "status"),
+        # Columns that every table of PostgreSQL has.
+        *("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"),
+    )
+)
+"""Columns that are bdlab's or PostgreSQL's own, in the event, the table, the answers or the files."""
+
+MAX_COLUMN_BYTES = 63
+"""PostgreSQL cuts longer identifiers off without an error."""
+
+_WORD_ENDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_NO_WORD = re.compile(r"[^A-Za-z0-9]+")
+
+
+class Field(msgspec.Struct, frozen=True, kw_only=True):
+    """One field. `name` is on the wire, `column` in events, tables and files.
+
+    `choices` are the values of an enum; `default` is UNSET for a field that has to be given. `since` is the
+    number of the contract that added the field. Lengths are in characters.
+    """
+
+    name: str
+    column: str
+    kind: Kind
+    nullable: bool = False
+    choices: tuple[str, ...] = ()
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    min_length: int = 0
+    max_length: int | None = None
+    default: Any = msgspec.UNSET
+    since: int = 1
+    description: str = ""
+    examples: tuple[Any, ...] = ()
+
+    @property
+    def required(self) -> bool:
+        """Whether a request has to give it."""
+        return self.default is msgspec.UNSET
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its values are free text."""
+        return self.kind == "string" and not self.choices
+
+
+class Contract(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a model. `noun` is what messages call an input ("review").
+
+    `columns` has those of the inputs in the order of the event and the table; `document` is the JSON that it
+    was parsed from.
+    """
+
+    noun: str
+    inputs: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+    columns: tuple[str, ...]
+    document: dict[str, Any]
+
+    def __iter__(self) -> Iterator[Field]:
+        """Iterate over the fields in the order of the event and the table."""
+        by_column = {field.column: field for field in self.inputs}
+        yield from (by_column[column] for column in self.columns)
+        yield from self.outputs
+
+    @property
+    def number(self) -> int:
+        """The contract's number: it goes up with each addition of fields."""
+        return max(field.since for field in (*self.inputs, *self.outputs))
+
+    def at(self, number: int) -> Contract:
+        """Return the contract without the fields that were added after `number`."""
+        inputs = tuple(field for field in self.inputs if field.since <= number)
+        kept = {field.column for field in inputs}
+        return msgspec.structs.replace(
+            self,
+            inputs=inputs,
+            outputs=tuple(field for field in self.outputs if field.since <= number),
+            columns=tuple(column for column in self.columns if column in kept),
+        )
+
+
+def column_name(name: str) -> str:
+    """Return the column of the field `name`, in snake_case: ``HelpfulnessNumerator`` is
+    ``helpfulness_numerator``, ``petal width (cm)`` is ``petal_width_cm``, ``Größe`` is ``grosse``.
+
+    It is empty, or begins with a digit, for a name without a usable one.
+    """
+    ascii_only = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode()
+    return "_".join(filter(None, _NO_WORD.split(_WORD_ENDS.sub("_", ascii_only)))).lower()

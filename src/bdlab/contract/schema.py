@@ -1,0 +1,268 @@
+"""Parsing a contract: what is not understood is refused by its name, and nothing is ignored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any, Literal, NoReturn, get_args
+
+import msgspec
+from msgspec import UNSET, Meta
+
+from bdlab.contract.fields import (
+    ANSWERS,
+    CONFIDENCE,
+    INT64,
+    MAX_COLUMN_BYTES,
+    PREDICTION,
+    PROBABILITIES,
+    RESERVED,
+    Contract,
+    Field,
+    Kind,
+    column_name,
+)
+from bdlab.contract.types import type_of
+from bdlab.errors import ContractInvalid
+
+MAX_FIELDS = 200
+_MAX_NAME = 200
+_MAX_SINCE = 999_999_999
+_REFERENCE = "docs/contract.md lists what a contract may have."
+#: Trouble on a command line (NAME=VALUE), in JSON or in a header line of CSV.
+_NOT_IN_A_NAME = frozenset('="\\')
+
+_Length = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+
+class _Property(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True
+):
+    type: str | tuple[str, ...] = ()
+    enum: tuple[str | None, ...] = ()
+    format: Literal["date-time"] | None = None
+    min_length: _Length = 0
+    max_length: _Length | None = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    default: Any = UNSET
+    description: str = ""
+    examples: tuple[Any, ...] = ()
+    since: Annotated[int, Meta(ge=1, le=_MAX_SINCE)] = 1
+    additional_properties: Any = UNSET
+
+
+class _Object(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["object"]
+    properties: dict[str, Any]
+    required: tuple[str, ...] = ()
+    title: Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z ]{0,39}\Z")] = "Input"
+
+
+class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    input: dict[str, Any]
+    output: dict[str, Any]
+    columns: tuple[str, ...] = ()
+
+
+def parse_contract(document: Mapping[str, Any]) -> Contract:
+    """Return the contract of a JSON document with `input`, `output` and, if need be, the order of `columns`.
+
+    Raises ContractInvalid, which names the field.
+    """
+    whole = _convert(document, _Document, "the contract")
+    given, answers = (
+        _convert(schema, _Object, f"the contract's {part}")
+        for part, schema in (("input", whole.input), ("output", whole.output))
+    )
+    inputs, outputs = _fields(given, "input"), _fields(answers, "output")
+    _check_columns(inputs, outputs)
+    _check_outputs(outputs)
+    return Contract(
+        noun=given.title.lower(),
+        inputs=inputs,
+        outputs=outputs,
+        columns=_order(whole.columns, inputs),
+        document=msgspec.to_builtins(document),
+    )
+
+
+@cache
+def review_contract() -> Contract:
+    """Return the contract of the shipped model, and of every card that has none."""
+    return parse_contract(msgspec.json.decode(files(__package__).joinpath("reviews.json").read_bytes()))
+
+
+def _convert(found: Any, kind: Any, where: str) -> Any:
+    try:
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        _refuse(where, str(error))
+
+
+def _refuse(where: str, why: str) -> NoReturn:
+    raise ContractInvalid(f"{where}: {why}", hint=_REFERENCE)
+
+
+def _fields(schema: _Object, part: str) -> tuple[Field, ...]:
+    where = f"the contract's {part}"
+    if not 1 <= len(schema.properties) <= MAX_FIELDS:
+        _refuse(where, f"it has {len(schema.properties)} fields, and may have 1 to {MAX_FIELDS}")
+    for name in schema.required:
+        if name not in schema.properties:
+            _refuse(where, f"'required' names {name!r}, which is none of its properties")
+    return tuple(
+        _field(name, found, part, required=name in schema.required)
+        for name, found in schema.properties.items()
+    )
+
+
+def _field(name: str, found: Any, part: str, *, required: bool) -> Field:
+    where = f"the contract's {part} field {name[:_MAX_NAME]!r}"
+    column = _column(name, where)
+    if column in ANSWERS and part == "input":
+        _refuse(where, f"the name {column!r} is an output's")
+    schema = _convert(found, _Property, where)
+    kind, nullable = _kind(schema, where)
+    field = Field(
+        name=name,
+        column=column,
+        kind=kind,
+        nullable=nullable,
+        choices=tuple(choice for choice in schema.enum if choice is not None),
+        minimum=schema.minimum,
+        maximum=schema.maximum,
+        min_length=schema.min_length,
+        max_length=schema.max_length,
+        since=schema.since,
+        description=schema.description,
+        examples=schema.examples,
+    )
+    _check_bounds(field, schema, where)
+    for example in schema.examples:
+        _value(example, field, where, "an example")
+    return msgspec.structs.replace(field, default=_default(schema, field, where, part, required=required))
+
+
+def _column(name: str, where: str) -> str:
+    if not (name.isprintable() and name == name.strip() and 0 < len(name) <= _MAX_NAME):
+        _refuse(where, f"a name has 1 to {_MAX_NAME} printable characters, and no space at its ends")
+    if bad := _NOT_IN_A_NAME.intersection(name):
+        _refuse(where, f"a name has none of {' '.join(sorted(_NOT_IN_A_NAME))}, and this has {min(bad)}")
+    column = column_name(name)
+    if not column or column[0].isdigit():
+        _refuse(where, "its column's name needs a letter from A to Z first")
+    if len(column) > MAX_COLUMN_BYTES:
+        _refuse(where, f"its column {column!r} has {len(column)} bytes, and may have {MAX_COLUMN_BYTES}")
+    if column in RESERVED:
+        _refuse(where, f"its column {column!r} is one of bdlab's own")
+    return column
+
+
+def _kind(schema: _Property, where: str) -> tuple[Kind, bool]:
+    """Return the kind of value, and whether it may be null."""
+    named = [schema.type] if isinstance(schema.type, str) else list(schema.type)
+    nullable = "null" in named or None in schema.enum
+    kinds = [each for each in named if each != "null"]
+    if schema.enum:
+        kinds = kinds or ["string"]
+        if kinds != ["string"] or len(set(schema.enum)) != len(schema.enum) or schema.enum == (None,):
+            _refuse(where, "an enum has different strings, and its type is string")
+    if len(kinds) != 1 or kinds[0] not in get_args(Kind) or kinds[0] == "date-time":
+        allowed = "string, integer, number or boolean"
+        _refuse(where, f"its type has to be one of {allowed}, alone or in a list with null")
+    kind: Any = kinds[0]
+    if schema.format:
+        if kind != "string" or schema.enum:
+            _refuse(where, "the format date-time belongs to a string")
+        kind = schema.format
+    return kind, nullable
+
+
+def _check_bounds(field: Field, schema: _Property, where: str) -> None:
+    if field.kind not in ("integer", "number") and (field.minimum, field.maximum) != (None, None):
+        _refuse(where, f"'minimum' and 'maximum' belong to numbers, and its type is {field.kind}")
+    if not field.is_text and (field.min_length, field.max_length) != (0, None):
+        _refuse(where, "'minLength' and 'maxLength' belong to a string without enum and format")
+    for bound in filter(None, (field.minimum, field.maximum)):
+        whole = isinstance(bound, int) and INT64[0] <= bound <= INT64[1]
+        if not (whole or (field.kind == "number" and math.isfinite(bound))):
+            _refuse(where, f"the bound {bound} is no {field.kind} of 64 bits")
+    low, high = field.minimum, field.maximum
+    if low is not None and high is not None and low > high:
+        _refuse(where, f"'minimum' {low} is above 'maximum' {high}")
+    if field.max_length is not None and field.min_length > field.max_length:
+        _refuse(where, f"'minLength' {field.min_length} is above 'maxLength' {field.max_length}")
+    for choice in field.choices:
+        if not choice or "\x00" in choice or not choice.isprintable() or len(choice) > _MAX_NAME:
+            _refuse(where, f"a value of an enum has 1 to {_MAX_NAME} printable characters")
+    if (schema.additional_properties is not UNSET) != (field.kind == "object"):
+        _refuse(where, f"'additionalProperties' belongs to the output {PROBABILITIES!r} alone")
+
+
+def _default(schema: _Property, field: Field, where: str, part: str, *, required: bool) -> Any:
+    if part == "output" and schema.default is not UNSET and field.since == 1:
+        _refuse(where, "an output has no default, as the model gives each")
+    if schema.default is not UNSET:
+        if required:
+            _refuse(where, "it is required, and has a default")
+        return _value(schema.default, field, where, "the default")
+    if part == "output" and field.since == 1:
+        return UNSET
+    if not required and field.nullable:
+        return None
+    if field.since > 1:
+        _refuse(where, "a field that is added is not required, and is nullable or has a default")
+    if not required:
+        _refuse(where, "it is not required, and has neither a default nor the type null")
+    return UNSET
+
+
+def _value(found: Any, field: Field, where: str, what: str) -> Any:
+    try:
+        value = msgspec.convert(found, type_of(field))
+    except msgspec.ValidationError as error:
+        _refuse(where, f"{what}, {str(found)[:40]!r}, does not fit it: {error}")
+    if isinstance(value, str) and ("\x00" in value or (field.min_length and not value.strip())):
+        _refuse(where, f"{what} is empty, or holds a NUL character")
+    if isinstance(value, float) and not math.isfinite(value):
+        _refuse(where, f"{what} is no finite number")
+    return value
+
+
+def _check_columns(inputs: tuple[Field, ...], outputs: tuple[Field, ...]) -> None:
+    known: dict[str, Field] = {}
+    for field in (*inputs, *outputs):
+        other = known.setdefault(field.column, field)
+        if other is not field:
+            both = f"{other.name!r} and {field.name!r}"
+            _refuse("the contract", f"the fields {both} have the same column {field.column!r}")
+
+
+def _check_outputs(outputs: tuple[Field, ...]) -> None:
+    named = {field.name: field for field in outputs}
+    prediction, confidence = named.get(PREDICTION), named.get(CONFIDENCE)
+    if prediction is None or prediction.nullable or not (prediction.kind == "number" or prediction.choices):
+        _refuse("the contract's output", f"it needs {PREDICTION!r}: a number, or an enum of the classes")
+    if prediction.choices and confidence is None:
+        _refuse("the contract's output", f"a classification needs {CONFIDENCE!r}, a number from 0 to 1")
+    if confidence and (confidence.kind, confidence.minimum, confidence.maximum) != ("number", 0, 1):
+        _refuse(f"the contract's output field {CONFIDENCE!r}", "it is a number from 0 to 1")
+    for field in outputs:
+        where = f"the contract's output field {field.name!r}"
+        if field.name != field.column:
+            _refuse(where, f"an output's name is its column's: write {field.column!r}")
+        if (field.kind == "object") != (field.name == PROBABILITIES) or (
+            field.kind == "object" and field.nullable
+        ):
+            _refuse(where, f"{PROBABILITIES!r}, and it alone, is an object of numbers")
+
+
+def _order(columns: tuple[str, ...], inputs: tuple[Field, ...]) -> tuple[str, ...]:
+    natural = tuple(field.column for field in inputs)
+    if columns and sorted(columns) != sorted(natural):
+        odd = sorted(set(columns) ^ set(natural)) or ["one twice"]
+        _refuse("the contract's columns", f"they have to be those of the input fields, once each: {odd[0]!r}")
+    return columns or natural
