@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from bdlab.errors import ModelError
-from bdlab.events import Review, ReviewScore, Score
+from bdlab.events import REVIEWS, Review, ReviewScore, Score
 from bdlab.model import load_scorer
 from bdlab.resources import models_dir
 from tests.fix_api import MemoryApi, serving
@@ -22,6 +22,7 @@ class Slow:
     name = "slow@1.0.0"
     sha256 = "0" * 64
     blocking = True
+    codec = REVIEWS
 
     def __init__(self) -> None:
         self.sizes: list[int] = []

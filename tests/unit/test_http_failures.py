@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from bdlab.errors import BrokerError, EventTooLarge, ModelError, NotAcknowledged
-from bdlab.events import PredictionEvent, Review, Score
+from bdlab.events import REVIEWS, PredictionEvent, Review, Score
 from bdlab.model import load_scorer
 from bdlab.probes import BrokerState
 from bdlab.serving import Parts, make_app
@@ -156,6 +156,7 @@ class OneModelError:
     name = "broken@1"
     sha256 = "0" * 64
     blocking = False
+    codec = REVIEWS
 
     def score(self, review: Review) -> Score:
         if review.text == "defect":

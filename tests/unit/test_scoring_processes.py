@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bdlab.errors import BdlabError, ModelError
-from bdlab.events import Review, Score
+from bdlab.events import REVIEWS, Review, Score
 from bdlab.forked import Forked
 from bdlab.model import Scorer, load_scorer
 from bdlab.reviews.bulk import ScoredRow, score_each
@@ -65,6 +65,7 @@ class Failing:
     name = "failing"
     sha256 = ""
     blocking = False
+    codec = REVIEWS
 
     def __init__(self, error: BdlabError | None) -> None:
         self._error = error

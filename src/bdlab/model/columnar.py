@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bdlab.events import Review, Score, Term
+from bdlab.events import REVIEWS, Review, Score, Term
 from bdlab.model.compiled import HIGHEST, LOWEST, CompiledScorer
 from bdlab.model.explanation import MOST_TERMS, TELL_NOTHING, Labels, review_score, select
 from bdlab.model.terms import NEGATED, NEGATION_REACH, NEGATIONS, STOPS, literal_tokens, normalise, untagged
@@ -196,6 +196,7 @@ class ColumnarScorer:
         self, table: TermTable, *, name: str, sha256: str, fields: tuple[str, str] = ("summary", "text")
     ) -> None:
         self.name = name
+        self.codec = REVIEWS
         self.sha256 = sha256
         self._exact = CompiledScorer(table, name=name, sha256=sha256)
         self._fields = attrgetter(*fields)

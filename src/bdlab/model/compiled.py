@@ -11,7 +11,7 @@ from itertools import pairwise
 from math import exp, sqrt
 from typing import NamedTuple
 
-from bdlab.events import Review, Score
+from bdlab.events import REVIEWS, Review, Score
 from bdlab.model.explanation import Labels, review_score, strongest
 from bdlab.model.terms import STOPS, join, literal_tokens, tokens
 from bdlab.model.termtable import FORMAT, Field, TermTable
@@ -84,6 +84,7 @@ class CompiledScorer:
 
     def __init__(self, table: TermTable, *, name: str, sha256: str) -> None:
         self.name = name
+        self.codec = REVIEWS
         self.sha256 = sha256
         self._tokens = tokens if table.format == FORMAT else literal_tokens
         self._summary = _Weights(table.summary)

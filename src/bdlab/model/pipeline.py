@@ -25,7 +25,7 @@ import structlog
 from numpy.typing import NDArray
 
 from bdlab.errors import ModelError
-from bdlab.events import Review, Score
+from bdlab.events import REVIEWS, Review, Score
 from bdlab.model.explanation import review_score
 
 Floats = NDArray[np.float64]
@@ -48,6 +48,7 @@ class PipelineScorer:
 
     def __init__(self, heads: Sequence[Head], *, pairs: bool, name: str, sha256: str) -> None:
         self.name = name
+        self.codec = REVIEWS
         self.sha256 = sha256
         self._heads = heads
         self._pairs = pairs

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bdlab.errors import ModelError, ModelNotFound
-from bdlab.events import Review, Score
+from bdlab.events import EventCodec, Review, Score
 from bdlab.model import termtable
 from bdlab.model.card import SUFFIX, Card, read_card, read_file, read_verified
 from bdlab.model.compiled import CompiledScorer
@@ -25,7 +25,8 @@ _SHA256 = re.compile(r"^[0-9a-f]{64}\b")
 class Scorer(Protocol):
     """Scores reviews; may be called from several threads at once.
 
-    `name` is in every event (`reviews@1.1.0`); `sha256` is of the file that it scores with. If `blocking` is
+    `name` is in every event (`reviews@1.1.0`); `sha256` is of the file that it scores with; `codec` has the
+    types of its inputs and scores. If `blocking` is
     true, a call takes milliseconds, and many reviews in a call take little more than one: an event loop
     should make calls in a thread, with the reviews that came in during the last call.
     """
@@ -33,6 +34,7 @@ class Scorer(Protocol):
     name: str
     sha256: str
     blocking: bool
+    codec: EventCodec
 
     def score(self, review: Review) -> Score: ...
 
