@@ -9,9 +9,9 @@ import pytest
 
 from bdlab.errors import BrokerError, BrokerUnavailable, EventTooLarge, NotAcknowledged
 from bdlab.events import Position, PredictionEvent, Review
+from bdlab.inputs.bulk import RowResult, ScoredRow, publish_rows, score_each, unpublished
+from bdlab.inputs.files import Row
 from bdlab.model import load_scorer
-from bdlab.reviews.bulk import RowResult, ScoredRow, publish_rows, score_each, unpublished
-from bdlab.reviews.files import Row
 from tests.memory.log import MemoryLog, MemoryProducer
 from tests.samples import event_of
 

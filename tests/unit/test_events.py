@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 from bdlab import events
 from bdlab.errors import EventTooNew, InvalidEvent, InvalidInput
 from bdlab.events import REVIEWS, Position, PredictionEvent, Record, Review, ReviewScore, Term
-from bdlab.reviews import check
+from bdlab.inputs import check
 from bdlab.serving.responses import encode_json, response_of
 from tests.samples import event_of
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bdlab.reviews import ReviewInvalid, decode_many
+from bdlab.inputs import InputInvalid, decode_many
 from bdlab.serving.problems import PROBLEM_JSON
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
 from tests.fix_api import MemoryApi, serving
@@ -194,7 +194,7 @@ def test_the_time_that_names_take_is_bounded() -> None:
     assert len(decode_many(body, limit=1000)) == 1000
     assert time.thread_time() - before < 3.0, "by comparing letter by letter they took more than that"
     same = json.dumps([{"text": "a", "sumary": ""} for _ in range(1000)]).encode()
-    with pytest.raises(ReviewInvalid, match="and 900 more"):
+    with pytest.raises(InputInvalid, match="and 900 more"):
         decode_many(same, limit=1000)
 
 

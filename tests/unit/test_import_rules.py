@@ -56,7 +56,7 @@ def test_an_adapter_s_library_is_refused_in_every_other_room(tmp_path: Path) -> 
             rooms[path.stem] = path
         elif (path / "__init__.py").exists():
             rooms[path.name] = path / "__init__.py"
-    assert {"reviews", "load", "deadletters", "errors", "kafka", "sink"} <= set(rooms)
+    assert {"inputs", "load", "deadletters", "errors", "kafka", "sink"} <= set(rooms)
     for room, path in rooms.items():
         with path.open("a", encoding="utf-8") as file:
             file.writelines(f"\nimport {library}\n" for library, home in ROOMS.items() if home != room)

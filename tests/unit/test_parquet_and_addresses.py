@@ -13,8 +13,8 @@ import pytest
 
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.events import Review, ReviewScore, Term
-from bdlab.reviews.bulk import RowResult
-from bdlab.reviews.files import BadRow, Format, ReviewFile, Row
+from bdlab.inputs.bulk import RowResult
+from bdlab.inputs.files import BadRow, Format, InputFile, Row
 from bdlab_cli.output.predictions import Results, results
 
 PAGE: dict[str, Any] = {
@@ -33,7 +33,7 @@ WANTED = [
 
 
 def read(source: str, kind: Format | None = None, given: bytes = b"") -> list[Row | str]:
-    with ReviewFile(source, io.BytesIO(given), kind=kind, max_row_bytes=9999) as file:
+    with InputFile(source, io.BytesIO(given), kind=kind, max_row_bytes=9999) as file:
         return [str(row) if isinstance(row, BadRow) else row for row in file.rows()]
 
 

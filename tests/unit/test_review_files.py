@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 
 from bdlab.errors import InvalidInput
 from bdlab.events import Review
+from bdlab.inputs.files import BadRow, Format, InputFile, Row
 from bdlab.model.dataset import read_examples
-from bdlab.reviews.files import BadRow, Format, ReviewFile, Row
 
 MAX = 100_000
 AMAZON = "Id,ProductId,HelpfulnessNumerator,HelpfulnessDenominator,Score,Time,Summary,Text\n"
 
 
 def read(path: Path | str, kind: Format | None = None, standard_input: bytes = b"") -> list[Row | BadRow]:
-    with ReviewFile(str(path), io.BytesIO(standard_input), kind=kind, max_row_bytes=MAX) as file:
+    with InputFile(str(path), io.BytesIO(standard_input), kind=kind, max_row_bytes=MAX) as file:
         first = list(file.rows())
         assert list(file.rows()) == first, "a second reading differs from the first"
         return first
@@ -252,7 +252,7 @@ def test_another_delimiter_is_named_and_taken(tmp_path: Path, other: str, option
         with pytest.raises(InvalidInput, match=r"separated by .*, and not by a comma") as caught:
             look()
         assert option in caught.value.hint
-    with ReviewFile(str(path), io.BytesIO(), kind=None, max_row_bytes=MAX, delimiter=other) as file:
+    with InputFile(str(path), io.BytesIO(), kind=None, max_row_bytes=MAX, delimiter=other) as file:
         assert list(file.rows()) == [Row(2, Review(text="Fine", summary="Good"))]
     [example] = read_examples(path, delimiter=other)
     assert (example.summary, example.text) == ("Good", "Fine")
@@ -262,7 +262,7 @@ def test_a_long_field_is_taken_by_both_readers(tmp_path: Path) -> None:
     """The csv module's own limit is 131,072 characters."""
     text = "word " * 40_000
     path = written(tmp_path, f'ProductId,Score,Summary,Text\nB1,5,Good,"{text}"\n')
-    with ReviewFile(str(path), io.BytesIO(), kind=None, max_row_bytes=1 << 20) as file:
+    with InputFile(str(path), io.BytesIO(), kind=None, max_row_bytes=1 << 20) as file:
         assert list(file.rows()) == [Row(2, Review(text=text, summary="Good"))]
     [example] = read_examples(path)
     assert example.text == text

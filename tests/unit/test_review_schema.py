@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdlab.events import REVIEWS
-from bdlab.reviews import ReviewInvalid, decode, decode_many
-from bdlab.reviews.files import ReviewFile, Row
-from bdlab.reviews.schema import FIELDS, MISSPELT, NOT_EMPTY, STORABLE, misspelt
+from bdlab.inputs import InputInvalid, decode, decode_many
+from bdlab.inputs.files import InputFile, Row
+from bdlab.inputs.schema import FIELDS, MISSPELT, NOT_EMPTY, STORABLE, misspelt
 
 #: Ids that were given out; a body that was taken once has the same one for ever.
 GOLDEN = {
@@ -60,7 +60,7 @@ def test_five_point_nothing_is_five_before_an_id_is_made_of_it(tmp_path: Any, fi
     assert REVIEWS.idempotent_id("order-17", decode_many(b"[" + body + b"]", limit=1)[0]) == known
     file = tmp_path / "reviews.jsonl"
     file.write_bytes(body)
-    with file.open("rb") as stream, ReviewFile(str(file), stream, kind=None, max_row_bytes=1000) as reviews:
+    with file.open("rb") as stream, InputFile(str(file), stream, kind=None, max_row_bytes=1000) as reviews:
         (row,) = reviews.rows()
         assert isinstance(row, Row)
         assert REVIEWS.idempotent_id("order-17", row.review) == known
@@ -86,7 +86,7 @@ def test_a_count_that_is_written_with_a_fraction_of_nothing_is_the_same_review(c
     ],
 )
 def test_another_number_is_none_of_them(count: str, why: str) -> None:
-    with pytest.raises(ReviewInvalid, match=re.escape(why)):
+    with pytest.raises(InputInvalid, match=re.escape(why)):
         decode(f'{{"text":"a","HelpfulnessNumerator":{count}}}'.encode())
 
 
@@ -98,7 +98,7 @@ WHITE = "".join(chr(code) for code in range(0x110000) if chr(code).isspace())
 def refused(body: dict[str, Any]) -> bool:
     try:
         decode(json.dumps(body).encode())
-    except ReviewInvalid:
+    except InputInvalid:
         return True
     return False
 
@@ -128,7 +128,7 @@ def test_the_patterns_say_which_texts_are_taken(text: str) -> None:
 )  # fmt: skip
 def test_a_misspelt_name_is_told_what_it_means(name: str, meant: str) -> None:
     assert misspelt(name) == meant
-    with pytest.raises(ReviewInvalid, match=f"is no field of a review; is '{meant}' meant"):
+    with pytest.raises(InputInvalid, match=f"is no field of a review; is '{meant}' meant"):
         decode(json.dumps({"text": "a", name: 1}).encode())
 
 

@@ -18,10 +18,10 @@ import pytest
 from bdlab.errors import BdlabError, ModelError
 from bdlab.events import REVIEWS, Review, Score
 from bdlab.forked import Forked
+from bdlab.inputs.bulk import ScoredRow, score_each
+from bdlab.inputs.files import BadRow, Format, InputFile, Place, Row
+from bdlab.inputs.workers import PART_ROWS, ScoringProcesses
 from bdlab.model import Scorer, load_scorer
-from bdlab.reviews.bulk import ScoredRow, score_each
-from bdlab.reviews.files import BadRow, Format, Place, ReviewFile, Row
-from bdlab.reviews.workers import PART_ROWS, ScoringProcesses
 
 CSV = "Text,Summary\n" + '"good, not\nbad",\n,\n\n"""great"" é",fine\n' * (PART_ROWS + 7)
 JSON = '{"text": "good, not\\nbad"}\n\n{"Text": 5}\n{"summary": "fine", "TEXT": "great é"}\n' * (
@@ -30,16 +30,16 @@ JSON = '{"text": "good, not\\nbad"}\n\n{"Text": 5}\n{"summary": "fine", "TEXT": 
 FILES = [(CSV, "csv"), (CSV.replace("\n", "\r\n"), "csv"), ("\ufeff" + CSV, "csv"), (JSON, "jsonl")]
 
 
-Opened = tuple[ReviewFile, list[Row], list[Place | None]]
+Opened = tuple[InputFile, list[Row], list[Place | None]]
 
 
 @contextmanager
 def opened(
     folder: Path, content: str, kind: Format
-) -> Iterator[tuple[ReviewFile, list[Row], list[Place | None]]]:
+) -> Iterator[tuple[InputFile, list[Row], list[Place | None]]]:
     path = folder / "reviews"
     path.write_bytes(content.encode())
-    with path.open("rb") as pipe, ReviewFile(str(path), pipe, kind=kind, max_row_bytes=9999) as file:
+    with path.open("rb") as pipe, InputFile(str(path), pipe, kind=kind, max_row_bytes=9999) as file:
         rows: list[Row] = []
         places: list[Place | None] = [None]
         for number, row in enumerate(file.rows(), 1):

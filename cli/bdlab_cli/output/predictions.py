@@ -15,9 +15,9 @@ import msgspec
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.events import Term
 from bdlab.files import Replacement
-from bdlab.reviews import parquet
-from bdlab.reviews.bulk import RowResult
-from bdlab.reviews.remote import Upload, is_address
+from bdlab.inputs import parquet
+from bdlab.inputs.bulk import RowResult
+from bdlab.inputs.remote import Upload, is_address
 from bdlab_cli.output import terminal
 
 if TYPE_CHECKING:

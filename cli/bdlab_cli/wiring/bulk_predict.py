@@ -14,11 +14,11 @@ from uuid_utils.compat import uuid7
 
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.events import Review
+from bdlab.inputs import check
+from bdlab.inputs.bulk import RowResult, ScoredRow, publish_rows, score_each, unpublished
+from bdlab.inputs.files import STANDARD_INPUT, BadRow, Format, InputFile, Place, Row
+from bdlab.inputs.workers import PART_ROWS, ScoringProcesses
 from bdlab.model import Scorer, load_scorer
-from bdlab.reviews import check
-from bdlab.reviews.bulk import RowResult, ScoredRow, publish_rows, score_each, unpublished
-from bdlab.reviews.files import STANDARD_INPUT, BadRow, Format, Place, ReviewFile, Row
-from bdlab.reviews.workers import PART_ROWS, ScoringProcesses
 from bdlab.settings import Layers
 from bdlab_cli.output import terminal
 from bdlab_cli.output.predictions import Results
@@ -83,7 +83,7 @@ class Prediction:
 
 
 def from_argument(prediction: Prediction, text: str, summary: str) -> None:
-    """Predict from one review. Raises ReviewInvalid, VaultError, BrokerError (it is not acknowledged)."""
+    """Predict from one review. Raises InputInvalid, VaultError, BrokerError (it is not acknowledged)."""
     review = Review(text=text, summary=summary)
     check(review)
     scorer = prediction.scorer()
@@ -146,7 +146,7 @@ def from_file(
     _refuse_overwriting(source, prediction.output)
     if source == "-" and sys.stdin.isatty():
         terminal.echo("Reading reviews from the terminal; Ctrl-D ends them.", err=True)
-    file = ReviewFile(
+    file = InputFile(
         source, sys.stdin.buffer, kind=kind, max_row_bytes=prediction.max_row_bytes, delimiter=delimiter
     )
     with stop_on_signal() as stop, file, ExitStack() as stack:
@@ -204,7 +204,7 @@ def _tell_lost_results(published: str) -> None:
 
 
 def _check_all(
-    file: ReviewFile, progress: Progress, stop: threading.Event, *, done: str, skip_invalid: bool
+    file: InputFile, progress: Progress, stop: threading.Event, *, done: str, skip_invalid: bool
 ) -> tuple[int, list[Place | None]]:
     """Return how many rows are reviews, and the places after each PART_ROWS rows, from None for the first.
 
@@ -263,7 +263,7 @@ class _Tally:
 
 
 def _account(
-    prediction: Prediction, file: ReviewFile, tally: _Tally, count: int, *, interrupted: bool
+    prediction: Prediction, file: InputFile, tally: _Tally, count: int, *, interrupted: bool
 ) -> None:
     """Say what became of all rows. Raises BdlabError if some are not acknowledged."""
     unsent = count - tally.tried

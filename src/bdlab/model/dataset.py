@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bdlab.errors import InvalidInput
+from bdlab.inputs.tables import Lines, csv_rows, refuse_delimiter
 from bdlab.model.terms import join, tokens
-from bdlab.reviews.tables import Lines, csv_rows, refuse_delimiter
 
 Integers = NDArray[np.integer[Any]]
 Progress = Callable[[float], None]

@@ -29,7 +29,7 @@ from litestar.types import Receive
 
 from bdlab import __version__
 from bdlab.events import MAX_COUNT
-from bdlab.reviews.schema import FIELDS, MISSPELT, NOT_EMPTY, STORABLE
+from bdlab.inputs.schema import FIELDS, MISSPELT, NOT_EMPTY, STORABLE
 from bdlab.serving.problems import PROBLEM_JSON, ProblemDetails
 from bdlab.serving.query_parameters import NoQuery, option, schemas
 from bdlab.serving.requests import MAX_KEY_LENGTH, SOURCE_HEADER, SOURCES

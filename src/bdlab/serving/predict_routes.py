@@ -16,7 +16,7 @@ from uuid_utils.compat import uuid7
 
 from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
 from bdlab.events import REVIEWS, PredictionEvent, Review, Score
-from bdlab.reviews import ReviewInvalid, decode, decode_many
+from bdlab.inputs import InputInvalid, decode, decode_many
 from bdlab.serving.batching import QUICK_CHARACTERS, AsyncScorer
 from bdlab.serving.deadlines import Deadlines
 from bdlab.serving.delivery_health import DeliveryHealth
@@ -58,7 +58,7 @@ class PredictionService:
             if len(body) <= QUICK_CHARACTERS:
                 return decode(body, **limits)
             return await self._scoring.in_thread(partial(decode, body, **limits))
-        except ReviewInvalid as error:
+        except InputInvalid as error:
             raise from_error(error) from None
 
     async def predict(self, review: Review, headers: RequestHeaders) -> Answer:

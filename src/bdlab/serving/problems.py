@@ -12,7 +12,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import Send
 
 from bdlab.errors import BdlabError, BrokerError, DatabaseError, EventTooLarge, ModelError, VaultError
-from bdlab.reviews import ReviewInvalid
+from bdlab.inputs import InputInvalid
 from bdlab.serving.responses import encode_json, json_messages, json_response
 
 log = structlog.get_logger()
@@ -79,7 +79,7 @@ def invalid_parameter(field: str, why: str) -> Problem:
 def from_error(error: BdlabError, *, prediction_id: str = "") -> Problem:
     """Return what a client is told about one of bdlab's own errors."""
     detail = " ".join(part for part in (error.message + ".", error.hint) if part)
-    if isinstance(error, ReviewInvalid):
+    if isinstance(error, InputInvalid):
         title = "The review cannot be predicted from"
         return problem(422, "invalid-review", title, error.message, errors=error.problems)
     if isinstance(error, EventTooLarge):

@@ -13,7 +13,7 @@ import msgspec
 
 from bdlab.errors import BrokerError, EventTooLarge
 from bdlab.events import REVIEWS, Position, PredictionEvent, Review, Score
-from bdlab.reviews.files import Row
+from bdlab.inputs.files import Row
 
 WINDOW = 2000
 """The most reviews that wait for their acknowledgement at once."""

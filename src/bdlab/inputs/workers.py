@@ -11,8 +11,8 @@ import msgspec
 
 from bdlab.events import REVIEWS
 from bdlab.forked import Forked
-from bdlab.reviews.bulk import ScoredRow, Scorer, score_each
-from bdlab.reviews.files import Place, ReviewFile, Row
+from bdlab.inputs.bulk import ScoredRow, Scorer, score_each
+from bdlab.inputs.files import InputFile, Place, Row
 
 PART_ROWS = 1000
 """The rows of a part, which are in memory at once in a process."""
@@ -24,7 +24,7 @@ _decoder = msgspec.msgpack.Decoder(list[tuple[int, REVIEWS.input, REVIEWS.score]
 class ScoringProcesses(Forked):
     """Forked processes, which have the open `file` and the `scorer` from this one."""
 
-    def __init__(self, file: ReviewFile, scorer: Scorer, count: int | None = None) -> None:
+    def __init__(self, file: InputFile, scorer: Scorer, count: int | None = None) -> None:
         super().__init__(partial(_score_part, file, scorer), "scored reviews", count)
 
     def scored(self, places: Iterable[Place | None], stop: threading.Event) -> Iterator[ScoredRow]:
@@ -37,7 +37,7 @@ class ScoringProcesses(Forked):
             yield from map(ScoredRow._make, _decoder.decode(rows))
 
 
-def _score_part(file: ReviewFile, scorer: Scorer, place: Place | None) -> bytes:
+def _score_part(file: InputFile, scorer: Scorer, place: Place | None) -> bytes:
     with file.reopened():
         part = islice(file.rows(place), PART_ROWS)
         rows = (row for row in part if isinstance(row, Row))

@@ -14,7 +14,7 @@ import msgspec
 
 from bdlab.errors import InvalidInput
 from bdlab.events import MAX_COUNT, Review
-from bdlab.reviews.schema import COUNT_FIELDS, FIELDS, TEXT_FIELDS, misspelt
+from bdlab.inputs.schema import COUNT_FIELDS, FIELDS, TEXT_FIELDS, misspelt
 
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
@@ -51,7 +51,7 @@ class FieldProblem(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{where}field {self.field!r} {self.why}" if self.field != BODY else f"{where}{self.why}"
 
 
-class ReviewInvalid(InvalidInput):
+class InputInvalid(InvalidInput):
     """A review with invalid fields; `problems` has one entry a field, at most SHOWN_PROBLEMS."""
 
     def __init__(self, problems: Sequence[FieldProblem], *, hint: str = "") -> None:
@@ -95,7 +95,7 @@ _reviews = _Decoders(Review)
 def decode(data: bytes) -> Review:
     """Return the review in a JSON object. Other fields, and a byte order mark, are ignored.
 
-    Raises ReviewInvalid with every field that is wrong, misspelt or there twice.
+    Raises InputInvalid with every field that is wrong, misspelt or there twice.
     """
     data = data.removeprefix(codecs.BOM_UTF8)
     error = None
@@ -124,7 +124,7 @@ def decode_plain(data: bytes) -> Review | None:
 def decode_many(data: bytes, *, limit: int) -> list[Review]:
     """Return the reviews in a JSON array of 1 to `limit` objects.
 
-    Raises ReviewInvalid with the index of each invalid review and its fields.
+    Raises InputInvalid with the index of each invalid review and its fields.
     """
     data = data.removeprefix(codecs.BOM_UTF8)
     error = None
@@ -136,7 +136,7 @@ def decode_many(data: bytes, *, limit: int) -> list[Review]:
         values = parse(data)
         if not isinstance(values, list):
             why = f"has to be a JSON array of reviews, and is {_kind(values)}"
-            raise ReviewInvalid([FieldProblem(BODY, why)])
+            raise InputInvalid([FieldProblem(BODY, why)])
         _check_number(values, limit)
         _raise_if_any(_indexed(values, find_problems))
         reviews = [review_of(value, error) for value in values]
@@ -155,16 +155,16 @@ def _indexed(values: Sequence[T], find: Callable[[T], Iterable[FieldProblem]]) -
 
 def _raise_if_any(problems: Sequence[FieldProblem]) -> None:
     if problems:
-        raise ReviewInvalid(problems)
+        raise InputInvalid(problems)
 
 
 def _check_number(reviews: Sequence[object], limit: int) -> None:
     if not 1 <= len(reviews) <= limit:
-        raise ReviewInvalid([FieldProblem(BODY, f"holds {len(reviews)} reviews; it takes 1 to {limit}")])
+        raise InputInvalid([FieldProblem(BODY, f"holds {len(reviews)} reviews; it takes 1 to {limit}")])
 
 
 def check(review: Review) -> None:
-    """Raise ReviewInvalid for a text that is empty, or that JSON or Postgres cannot hold."""
+    """Raise InputInvalid for a text that is empty, or that JSON or Postgres cannot hold."""
     _raise_if_any(_reviews.text_problems(review))
 
 
@@ -222,19 +222,19 @@ def _kind(value: Any) -> str:
 def review_of(value: Any, error: Exception | None = None) -> Review:
     """Return the review in a decoded JSON `value`; `error` is why msgspec did not decode it.
 
-    Raises ReviewInvalid with every field that is wrong. Other fields are ignored.
+    Raises InputInvalid with every field that is wrong. Other fields are ignored.
     """
     _raise_if_any(find_problems(value))
     if isinstance(error, RecursionError):
-        raise ReviewInvalid([FieldProblem(BODY, "is nested too deeply")])
+        raise InputInvalid([FieldProblem(BODY, "is nested too deeply")])
     try:
         return msgspec.convert({field: value[field] for field in FIELDS if field in value}, Review)
     except msgspec.ValidationError as found:
-        raise ReviewInvalid([FieldProblem(BODY, f"is not a review: {found}")]) from None
+        raise InputInvalid([FieldProblem(BODY, f"is not a review: {found}")]) from None
 
 
 def parse(data: bytes) -> Any:
-    """Return the JSON value, with Repeating for an object that repeats a name. Raises ReviewInvalid."""
+    """Return the JSON value, with Repeating for an object that repeats a name. Raises InputInvalid."""
     try:
         return json.loads(
             data.decode(), parse_float=_number, parse_constant=_no_constant, object_pairs_hook=_object
@@ -250,7 +250,7 @@ def parse(data: bytes) -> Any:
         why = f"is not valid JSON: {found}"
     if not data.strip():
         why = "is empty; send a JSON object with the field 'text'"
-    raise ReviewInvalid([FieldProblem(BODY, why)])
+    raise InputInvalid([FieldProblem(BODY, why)])
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

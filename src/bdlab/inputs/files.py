@@ -20,11 +20,11 @@ from typing import IO, Any, Literal, NamedTuple
 
 from bdlab.errors import InvalidInput
 from bdlab.events import MAX_COUNT, Review
-from bdlab.reviews import parquet
-from bdlab.reviews.body import FieldProblem, Repeating, ReviewInvalid, check, decode_plain, parse, review_of
-from bdlab.reviews.remote import fetch, is_address
-from bdlab.reviews.schema import COUNT_FIELDS, FIELDS
-from bdlab.reviews.tables import Lines, csv_rows, refuse_delimiter
+from bdlab.inputs import parquet
+from bdlab.inputs.body import FieldProblem, InputInvalid, Repeating, check, decode_plain, parse, review_of
+from bdlab.inputs.remote import fetch, is_address
+from bdlab.inputs.schema import COUNT_FIELDS, FIELDS
+from bdlab.inputs.tables import Lines, csv_rows, refuse_delimiter
 
 Format = Literal["csv", "jsonl", "parquet"]
 
@@ -69,7 +69,7 @@ class BadRow(NamedTuple):
         return f"line {self.line}: {'; '.join(map(str, self.problems))}"
 
 
-class ReviewFile:
+class InputFile:
     """The rows of `source`, a path, an address or ``-`` for `standard_input`; can be read more than once.
 
     What is no file here is copied into a temporary file, and Parquet is converted: its rows are its lines. If
@@ -95,7 +95,7 @@ class ReviewFile:
         self._file: IO[bytes] | None = None
         self._lines: Lines | None = None
 
-    def __enter__(self) -> ReviewFile:
+    def __enter__(self) -> InputFile:
         try:
             self._file = self._converted(self._open())
         except OSError as error:
@@ -178,7 +178,7 @@ class ReviewFile:
 
 
 def _kept(stream: IO[bytes]) -> IO[bytes]:
-    kept = tempfile.TemporaryFile(prefix="bdlab-reviews-")  # noqa: SIM115 - closed by the ReviewFile
+    kept = tempfile.TemporaryFile(prefix="bdlab-reviews-")  # noqa: SIM115 - closed by the InputFile
     shutil.copyfileobj(stream, kept)
     return kept
 
@@ -235,7 +235,7 @@ def _csv_row(
     try:
         review = Review(**fields)
         check(review)
-    except ReviewInvalid as error:
+    except InputInvalid as error:
         found = [FieldProblem(header[columns.get(p.field, 0)], p.why) for p in error.problems]
         return BadRow(line, (*found, *problems))
     return BadRow(line, tuple(problems)) if problems else Row(line, review)
@@ -251,7 +251,7 @@ def _json_rows(lines: Lines, start: Place | None) -> Iterator[Row | BadRow]:
         elif data.strip():
             try:
                 yield Row(lines.number, _from_json(data))
-            except ReviewInvalid as error:
+            except InputInvalid as error:
                 yield BadRow(lines.number, error.problems)
 
 
@@ -265,6 +265,6 @@ def _from_json(data: bytes) -> Review:
         names = [_FIELDS.get(name.lower(), name) for name in value]
         counts = Counter(names) + Counter(_FIELDS.get(name.lower()) for name in repeated)
         if twice := [field for field in sorted(FIELDS) if counts[field] > 1]:
-            raise ReviewInvalid([FieldProblem(field, "stands twice") for field in twice])
+            raise InputInvalid([FieldProblem(field, "stands twice") for field in twice])
         value = dict(zip(names, value.values(), strict=True))
     return review_of(value)
