@@ -125,7 +125,7 @@ def _field(name: str, found: Any, part: str, *, required: bool) -> Field:
     if column in ANSWERS and part == "input":
         _refuse(where, f"the name {column!r} is an output's")
     schema = _convert(found, _Property, where)
-    kind, nullable = _kind(schema, where)
+    kind, nullable = _kind(schema, where, "object" if part == "input" else "")
     field = Field(
         name=name,
         column=column,
@@ -161,7 +161,7 @@ def _column(name: str, where: str) -> str:
     return column
 
 
-def _kind(schema: _Property, where: str) -> tuple[Kind, bool]:
+def _kind(schema: _Property, where: str, not_here: str) -> tuple[Kind, bool]:
     """Return the kind of value, and whether it may be null."""
     named = [schema.type] if isinstance(schema.type, str) else list(schema.type)
     nullable = "null" in named or None in schema.enum
@@ -170,7 +170,7 @@ def _kind(schema: _Property, where: str) -> tuple[Kind, bool]:
         kinds = kinds or ["string"]
         if kinds != ["string"] or len(set(schema.enum)) != len(schema.enum) or schema.enum == (None,):
             _refuse(where, "an enum has different strings, and its type is string")
-    if len(kinds) != 1 or kinds[0] not in get_args(Kind) or kinds[0] == "date-time":
+    if len(kinds) != 1 or kinds[0] not in get_args(Kind) or kinds[0] in ("date-time", not_here):
         allowed = "string, integer, number or boolean"
         _refuse(where, f"its type has to be one of {allowed}, alone or in a list with null")
     kind: Any = kinds[0]

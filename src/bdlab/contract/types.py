@@ -54,7 +54,8 @@ def score_type(contract: Contract, base: type[B]) -> type[B]:
 def event_type(contract: Contract, base: type[B], *, explanation: Any, schema_version: int) -> type[B]:
     """Return the struct of an event: what it is about first, the times last.
 
-    A field that was added later has its default in events from before.
+    A field that was added later has its default in events from before. The class has the contract's number
+    as `contract`.
     """
     moment = Annotated[datetime, Meta(tz=True)]
     fields = [
@@ -66,7 +67,7 @@ def event_type(contract: Contract, base: type[B], *, explanation: Any, schema_ve
         ("timestamp", moment),
         ("schema_version", int, schema_version),
     ]
-    return _struct("PredictionEvent", fields, base)
+    return _struct("PredictionEvent", fields, base, namespace={"contract": contract.number})
 
 
 def _given(field: Field, *, optional: bool = False) -> Any:

@@ -1,0 +1,232 @@
+"""A contract is accepted and means one thing, or it is refused with the field's name."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from uuid_utils.compat import uuid7
+
+from bdlab.contract import (
+    Contract,
+    check_evolution,
+    check_fits,
+    column_name,
+    parse_contract,
+    review_contract,
+)
+from bdlab.errors import ContractInvalid, ContractMismatch, EventTooNew
+from bdlab.events import CONTRACT_HEADER, EventCodec, Position, Record, Term, encode, headers
+from tests.random_contracts import contracts, fields_of
+
+AT = Position("cluster", "predictions", 0, 0)
+
+
+def document(change: Callable[[dict[str, Any]], object] = lambda _: None, **more: Any) -> dict[str, Any]:
+    """The document of the reviews with a change of its input's properties."""
+    found = copy.deepcopy(review_contract().document)
+    found.pop("columns")
+    change(found["input"]["properties"])
+    return found | more
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("HelpfulnessNumerator", "helpfulness_numerator"),
+        ("petal width (cm)", "petal_width_cm"),
+        ("HTTPStatus", "http_status"),
+        ("Größe", "grosse"),
+        ("a-b.c", "a_b_c"),
+        ("température", "temperature"),
+        ("x2", "x2"),
+        ("年齢", ""),
+    ],
+)
+def test_a_column_is_the_name_in_snake_case(name: str, column: str) -> None:
+    assert column_name(name) == column
+
+
+def test_the_shipped_contract_is_that_of_the_reviews() -> None:
+    contract = review_contract()
+    assert (contract.number, contract.noun) == (1, "review")
+    assert [field.column for field in contract] == [
+        *("summary", "text", "helpfulness_numerator", "helpfulness_denominator"),
+        *("prediction", "sentiment", "confidence"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "schema", "why"),
+    [
+        ("text", {"type": "string", "pattern": "x"}, "unknown field `pattern`"),
+        ("text", {"type": "array"}, "its type has to be one of"),
+        ("text", {"type": "object", "additionalProperties": True}, "its type has to be one of"),
+        ("text", {"type": ["string", "integer"]}, "its type has to be one of"),
+        ("text", {"enum": [1, 2]}, "Expected `str | null`"),
+        ("text", {"enum": ["a", "a"]}, "different strings"),
+        ("text", {"type": "string", "minimum": 1}, "belong to numbers"),
+        ("text", {"type": "integer", "minLength": 1}, "belong to a string"),
+        ("text", {"type": "integer", "minimum": 2, "maximum": 1}, "above 'maximum'"),
+        ("text", {"type": "integer", "minimum": 0.5}, "no integer of 64 bits"),
+        ("text", {"type": "integer", "maximum": 2**63}, "no integer of 64 bits"),
+        ("text", {"type": "string", "minLength": 3, "maxLength": 2}, "above 'maxLength'"),
+        ("text", {"type": "string", "default": "x"}, "it is required, and has a default"),
+        ("text", {"type": "string", "examples": [1]}, "an example, '1', does not fit"),
+        ("more", {"type": "string"}, "neither a default nor the type null"),
+        ("more", {"type": "integer", "default": 1.5}, "the default, '1.5', does not fit"),
+        ("more", {"type": "string", "minLength": 1, "default": " "}, "the default is empty"),
+        ("more", {"type": "integer", "since": 0, "default": 1}, ">= 1"),
+        ("id", {"type": "string"}, "one of bdlab's own"),
+        ("CreatedAt", {"type": "string"}, "one of bdlab's own"),
+        ("prediction", {"type": "string"}, "is an output's"),
+        ("a=b", {"type": "string"}, "a name has none of"),
+        ('a"b', {"type": "string"}, "a name has none of"),
+        ("a\nb", {"type": "string"}, "printable characters"),
+        ("", {"type": "string"}, "printable characters"),
+        ("年齢", {"type": "string"}, "needs a letter from A to Z"),
+        ("2nd", {"type": "string"}, "needs a letter from A to Z"),
+        ("x" * 64, {"type": "string"}, "64 bytes, and may have 63"),
+        ("TEXT", {"type": "string", "default": ""}, "the same column 'text'"),
+    ],
+)
+def test_what_a_contract_cannot_have_is_refused_by_name(name: str, schema: Any, why: str) -> None:
+    with pytest.raises(ContractInvalid, match=why) as refused:
+        parse_contract(document(lambda fields: fields.update({name: schema})))
+    assert repr(name) in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        ({"score": {"type": "number"}}, "it needs 'prediction'"),
+        ({"prediction": {"type": "string"}}, "a number, or an enum"),
+        ({"prediction": {"type": ["number", "null"]}}, "it needs 'prediction'"),
+        ({"prediction": {"enum": ["a", "b"]}}, "needs 'confidence'"),
+        ({"prediction": {"type": "number"}, "confidence": {"type": "number"}}, "from 0 to 1"),
+        ({"prediction": {"type": "number"}, "probabilities": {"type": "number"}}, "an object of numbers"),
+        ({"prediction": {"type": "number"}, "Other": {"type": "number"}}, "write 'other'"),
+        ({"prediction": {"type": "number", "default": 1}}, "an output has no default"),
+        ({}, "0 fields"),
+    ],
+)
+def test_an_output_is_a_regression_or_a_classification(output: Any, why: str) -> None:
+    with pytest.raises(ContractInvalid, match=why):
+        parse_contract(document(output={"type": "object", "properties": output}))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"columns": ["text"]}, "once each"),
+        ({"more": 1}, "unknown field `more`"),
+        ({"input": {"type": "array"}}, "input"),
+        ({"output": None}, "output"),
+    ],
+)
+def test_the_document_itself_is_checked(change: dict[str, Any], why: str) -> None:
+    with pytest.raises(ContractInvalid, match=why):
+        parse_contract(document() | change)
+
+
+def with_more(**fields: Any) -> Contract:
+    return parse_contract(document(lambda properties: properties.update(fields)))
+
+
+def test_a_newer_contract_adds_fields_and_changes_nothing_else() -> None:
+    first = parse_contract(document())
+    second = with_more(stars={"type": ["integer", "null"], "since": 2})
+    assert (second.number, second.at(1).inputs) == (2, first.inputs)
+    assert check_evolution(first, second)
+    assert not check_evolution(second, second)
+    check_fits(first, second)
+    with pytest.raises(ContractMismatch, match=r"'stars'.*number 1"):
+        check_fits(second, first)
+    with pytest.raises(ContractMismatch, match="'stars'"):
+        check_evolution(first, with_more(stars={"type": ["integer", "null"]}))
+    with pytest.raises(ContractMismatch, match="'summary'"):
+        check_evolution(first, parse_contract(document(lambda properties: properties.pop("summary"))))
+    changed = parse_contract(document(lambda properties: properties["summary"].update(maxLength=9)))
+    with pytest.raises(ContractMismatch, match=r"'summary': max_length is 9 in .*, and not given in"):
+        check_evolution(first, changed)
+    described = parse_contract(document(lambda properties: properties["summary"].update(description="!")))
+    assert not check_evolution(first, described)
+
+
+def test_an_id_is_the_same_across_an_upgrade_until_a_later_field_says_something() -> None:
+    old, new = (
+        EventCodec(contract)
+        for contract in (
+            parse_contract(document()),
+            with_more(stars={"type": ["integer", "null"], "since": 2}),
+        )
+    )
+    before = old.idempotent_id("order-7", old.input(text="fine"))
+    assert new.idempotent_id("order-7", new.input(text="fine")) == before
+    assert new.idempotent_id("order-7", new.input(text="fine", stars=None)) == before
+    assert new.idempotent_id("order-7", new.input(text="fine", stars=3)) != before
+
+
+def test_an_event_says_its_contract_and_is_read_by_those_who_know_it() -> None:
+    old, new = (
+        EventCodec(contract)
+        for contract in (
+            parse_contract(document()),
+            with_more(stars={"type": "integer", "default": 5, "since": 2}),
+        )
+    )
+
+    def sent(codec: EventCodec, **fields: Any) -> Record:
+        score = codec.score(prediction=4.0, sentiment="positive", confidence=0.9)
+        event = codec.make(uuid7(), codec.input(text="fine", **fields), score, model="m@1")
+        key, value = encode(event)
+        return Record(AT, key, value, headers(event, source="/s", traceparent=""))
+
+    assert dict(sent(old).headers).get(CONTRACT_HEADER) is None
+    assert dict(sent(new).headers)[CONTRACT_HEADER] == b"2"
+    assert new.decode(sent(old))[0].stars == 5
+    assert new.decode(sent(new, stars=3))[0].stars == 3
+    with pytest.raises(EventTooNew, match="bdlab-contract is 2"):
+        old.decode(sent(new))
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.data())
+def test_a_random_contract_and_an_object_of_it_come_back_from_an_event(data: st.DataObject) -> None:
+    contract = data.draw(contracts())
+    assert parse_contract(json.loads(json.dumps(contract.document))) == contract
+    codec = EventCodec(contract)
+    inputs, outputs = data.draw(fields_of(contract.inputs)), data.draw(fields_of(contract.outputs))
+    given_input, score = codec.input(**inputs), codec.score(**outputs, explanation=(Term("t", 1.0),))
+    assert msgspec.json.decode(msgspec.json.encode(given_input), type=codec.input) == given_input
+    event = codec.make(uuid7(), given_input, score, model="m@1")
+    key, value = encode(event)
+    found, fields = codec.decode(Record(AT, key, value))
+    assert found == event
+    for column, wanted in (inputs | outputs).items():
+        assert getattr(found, column) == wanted
+        if fields is not None:
+            at = list(codec.event.__struct_fields__).index(column) + 1
+            assert (fields[at] is None) == (wanted is None)
+
+
+_WORDS = st.text() | st.sampled_from(["input", "output", "properties", "type", "text", "enum", "default"])
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | _WORDS,
+    lambda inner: st.lists(inner) | st.dictionaries(_WORDS, inner),
+    max_leaves=20,
+)
+
+
+@given(_JSON)
+def test_any_json_is_a_contract_or_is_refused(found: Any) -> None:
+    for tried in (found, document(lambda fields: fields.update(x=found)), {"input": found, "output": found}):
+        with contextlib.suppress(ContractInvalid):  # any other error is a defect
+            assert parse_contract(tried).number >= 1
