@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from bdlab.errors import BdlabError
@@ -12,6 +13,7 @@ from bdlab.errors import BdlabError
 T = TypeVar("T")
 
 
+@dataclass
 class CachedProbe(Generic[T]):
     """Gives the latest result of `probe`: at most `max_age_s` seconds old, and within `timeout_s` seconds.
 
@@ -19,24 +21,15 @@ class CachedProbe(Generic[T]):
     result is what `absent` makes of the reason.
     """
 
-    def __init__(
-        self,
-        probe: Callable[[], T],
-        absent: Callable[[str], T],
-        *,
-        name: str,
-        max_age_s: float = 1.0,
-        timeout_s: float = 3.0,
-    ) -> None:
-        self._probe = probe
-        self._absent = absent
-        self._name = name
-        self._max_age_s = max_age_s
-        self._timeout_s = timeout_s
-        self._lock = threading.Lock()
-        self._future: Future[T] | None = None
-        self._started = 0.0
-        self._finished = 0.0
+    probe: Callable[[], T]
+    absent: Callable[[str], T]
+    name: str
+    max_age_s: float = 1.0
+    timeout_s: float = 3.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _future: Future[T] | None = None
+    _started: float = 0.0
+    _finished: float = 0.0
 
     def get(self) -> T:
         """Return the result, from a thread; wait at most for the time-out."""
@@ -57,24 +50,24 @@ class CachedProbe(Generic[T]):
             return self._late()
 
     def _late(self) -> T:
-        return self._absent(f"no answer within {self._timeout_s:g} s")
+        return self.absent(f"no answer within {self.timeout_s:g} s")
 
     def _current(self) -> tuple[Future[T], float]:
         with self._lock:
             moment = time.monotonic()
-            if self._future is None or (self._future.done() and moment - self._finished > self._max_age_s):
+            if self._future is None or (self._future.done() and moment - self._finished > self.max_age_s):
                 self._future = Future()
                 self._started = moment
                 threading.Thread(
-                    target=self._run, args=(self._future,), name=f"probe-{self._name}", daemon=True
+                    target=self._run, args=(self._future,), name=f"probe-{self.name}", daemon=True
                 ).start()
-            return self._future, max(0.0, self._started + self._timeout_s - moment)
+            return self._future, max(0.0, self._started + self.timeout_s - moment)
 
     def _run(self, future: Future[T]) -> None:
         try:
-            state = self._probe()
+            state = self.probe()
         except BdlabError as error:
-            state = self._absent(error.message)
+            state = self.absent(error.message)
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the result
             self._finished = time.monotonic()
             future.set_exception(error)

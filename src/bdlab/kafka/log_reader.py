@@ -1,7 +1,7 @@
 """Reads logs: which they are, where they begin and end, single records, and how far a group has come."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 
 from confluent_kafka import (
@@ -31,6 +31,7 @@ _FIRST_GROUP_ANSWER_S = 0.02
 _ID_ANSWER_S = 1.0
 #: What a broker without topic ids answers.
 _NO_ID = "A" * 22
+_NO_RECORD = {KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET}
 _RETRIABLE = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -89,34 +90,19 @@ class LogReader(Client):
         Raises BrokerUnavailable if the ends are not reached within `timeout_s` seconds.
         """
         ends, unread = dict(reported), set(reported)
-        deadline = time.monotonic() + timeout_s
-        self.assign([TopicPartition(topic, partition, offset) for partition, offset in reported.items()])
-        try:
-            while unread:
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    raise BrokerUnavailable(
-                        f"the end of topic {topic!r} was not reached within {timeout_s:g} s "
-                        f"(partitions {sorted(unread)})",
-                        hint="Check that the broker runs, and try again.",
-                    )
-                # Wait for one message only: `consume` with a time-out waits for all of them.
-                for message in self.consume(1, min(left_s, 0.05)) + self.consume(10_000, 0):
-                    partition, offset, error = message.partition(), message.offset(), message.error()
-                    if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                        found = broker_error(error, f"reading the end of topic {topic!r}")
-                        if isinstance(found, BrokerRefused):
-                            return dict(reported)
-                        raise found
-                    if partition is None or offset is None:
-                        continue
-                    ends[partition] = max(ends[partition], offset if error is not None else offset + 1)
-                    if error is not None:
-                        unread.discard(partition)
-        except KafkaException as error:
-            raise broker_error(error, f"reading the end of topic {topic!r}") from error
-        finally:
-            self.unassign()
+        doing = f"reading the end of topic {topic!r}"
+        for message in self._read_on(topic, reported, unread, timeout_s, doing):
+            partition, offset, error = message.partition(), message.offset(), message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                found = broker_error(error, doing)
+                if isinstance(found, BrokerRefused):
+                    return dict(reported)
+                raise found
+            if partition is None or offset is None:
+                continue
+            ends[partition] = max(ends[partition], offset if error is not None else offset + 1)
+            if error is not None:
+                unread.discard(partition)
         return ends
 
     def messages_at(self, topic: str, offsets: Mapping[int, int], timeout_s: float) -> dict[int, Message]:
@@ -124,33 +110,44 @@ class LogReader(Client):
 
         Raises BrokerUnavailable if not all partitions answer within `timeout_s` seconds, and BrokerError.
         """
-        deadline = time.monotonic() + timeout_s
         found: dict[int, Message] = {}
         waiting = set(offsets)
+        doing = f"looking up records of topic {topic!r}"
+        for message in self._read_on(topic, offsets, waiting, timeout_s, doing):
+            # The first message of each is the record, or says that there is none.
+            partition, error = message.partition(), message.error()
+            if error is not None and error.code() not in _NO_RECORD:
+                raise broker_error(error, doing)
+            if partition in waiting:
+                waiting.discard(partition)
+                if error is None and message.offset() == offsets[partition]:
+                    found[partition] = message
+        return found
+
+    def _read_on(
+        self, topic: str, offsets: Mapping[int, int], waiting: set[int], timeout_s: float, doing: str
+    ) -> Iterator[Message]:
+        """Yield what comes of the partitions from `offsets` on, errors too, until none is left in `waiting`.
+
+        Raises BrokerUnavailable if some are left after `timeout_s` seconds, and BrokerError.
+        """
+        deadline = time.monotonic() + timeout_s
         try:
             self.assign([TopicPartition(topic, partition, offset) for partition, offset in offsets.items()])
             while waiting:
-                if time.monotonic() >= deadline:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
                     raise BrokerUnavailable(
-                        f"topic {topic!r}: no answer within {timeout_s:g} s of partitions {sorted(waiting)}"
+                        f"{doing}: no answer within {timeout_s:g} s of partitions {sorted(waiting)}",
+                        hint="Check that the broker runs, and try again.",
                     )
-                for message in self.consume(100, 0.05):
-                    # The first message of each is the record, or says that there is none.
-                    partition, error = message.partition(), message.error()
-                    if error is not None and error.code() not in (
-                        KafkaError._PARTITION_EOF,
-                        KafkaError._AUTO_OFFSET_RESET,
-                    ):
-                        raise broker_error(error, f"looking up records of topic {topic!r}")
-                    if partition in waiting:
-                        waiting.discard(partition)
-                        if error is None and message.offset() == offsets[partition]:
-                            found[partition] = message
+                # Wait for one message only: `consume` with a time-out waits for all of them.
+                yield from self.consume(1, min(left_s, 0.05))
+                yield from self.consume(10_000, 0)
         except KafkaException as error:
-            raise broker_error(error, f"looking up records of topic {topic!r}") from error
+            raise broker_error(error, doing) from error
         finally:
             self.unassign()
-        return found
 
     def committed_offsets(
         self, login: KafkaLogin, partitions: Iterable[int], timeout_s: float

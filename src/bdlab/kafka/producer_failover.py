@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
@@ -22,6 +23,7 @@ _LONGEST_AGE_S = 30.0
 _TOPIC_MAY_BE_MISSING_S = 3.0
 
 
+@dataclass(eq=False)
 class ProducerFailover:
     """Keeps a producer's client in line with the login and with the log behind the broker's address.
 
@@ -31,24 +33,17 @@ class ProducerFailover:
     All else is for one thread, the watching one.
     """
 
-    def __init__(
-        self,
-        credentials: KafkaCredentials,
-        *,
-        client_id: str,
-        lock: threading.Lock,
-        wake: Callable[[], None],
-        idempotent: bool,
-    ) -> None:
+    credentials: KafkaCredentials
+    client_id: str
+    lock: threading.Lock
+    wake: Callable[[], None]
+    idempotent: bool
+
+    def __post_init__(self) -> None:
         self.active: ProducerClient | None = None
         self.retired: deque[ProducerClient] = deque()
         self.finished: deque[ProducerClient] = deque()
         self.problem: BrokerError | None = BrokerUnavailable("no connection to the broker yet")
-        self._credentials = credentials
-        self._client_id = client_id
-        self._lock = lock
-        self._wake = wake
-        self._idempotent = idempotent
         self._candidate: ProducerClient | None = None
         self._failures = Backoff(_LEAST_AGE_S, _LONGEST_AGE_S)
         self._least_age_s = self._failures.next_s()
@@ -60,7 +55,7 @@ class ProducerFailover:
         """Replace the client if that is needed; return false if it has to be tried again."""
         active = self.active
         doubtful = active is None or not active.verified or active.refused is not None
-        login = current_login(self._credentials, refresh=doubtful)
+        login = current_login(self.credentials, refresh=doubtful)
         try:
             if active is None or login is not active.login or not active.works(timeout_s):
                 self._replace(active, login, timeout_s)
@@ -92,11 +87,11 @@ class ProducerFailover:
         if not candidate.works(timeout_s):
             raise BrokerUnavailable("the connection to the broker was lost again at once")
         self._candidate = None
-        with self._lock:
+        with self.lock:
             self.active = candidate
             if active is not None:
                 self.retired.append(active)
-        self._credentials.using(self._client_id, login)
+        self.credentials.using(self.client_id, login)
         if active is None:
             log.info(
                 "connected to Kafka",
@@ -124,7 +119,7 @@ class ProducerFailover:
             self.finished.append(candidate)
         self._candidate = None
         self._candidate = ProducerClient(
-            login, client_id=self._client_id, wake=self._wake, idempotent=self._idempotent
+            login, client_id=self.client_id, wake=self.wake, idempotent=self.idempotent
         )
         return self._candidate
 
@@ -148,7 +143,7 @@ class ProducerFailover:
 
     def close(self) -> None:
         """Close every client."""
-        self._credentials.using(self._client_id, None)
+        self.credentials.using(self.client_id, None)
         for client in (self.active, self._candidate, *self.retired, *self.finished):
             if client is not None:
                 client.close()

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Self
 
 import structlog
@@ -13,29 +14,23 @@ from bdlab.sink.metrics import SinkMetrics
 
 log = structlog.get_logger()
 
+_EVERY_S = 5.0
 
+
+@dataclass
 class LagWatch:
-    """A thread that tells the sink the logs' ends, and the metrics the lag, every `every_s` seconds.
+    """A thread that tells the sink the logs' ends, and the metrics the lag, each 5 s.
 
     If the broker does not answer, one measurement is missing: the loop notices the outage by itself.
     """
 
-    def __init__(
-        self,
-        sink: Sink,
-        metrics: SinkMetrics,
-        ends: Callable[[], Mapping[LogPartition, int]],
-        *,
-        every_s: float = 5.0,
-    ) -> None:
-        self._sink = sink
-        self._metrics = metrics
-        self._ends = ends
-        self._every_s = every_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="lag", daemon=True)
+    sink: Sink
+    metrics: SinkMetrics
+    ends: Callable[[], Mapping[LogPartition, int]]
 
     def __enter__(self) -> Self:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="lag", daemon=True)
         self._thread.start()
         return self
 
@@ -45,7 +40,7 @@ class LagWatch:
         self._thread.join(10)
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._every_s):
+        while not self._stop.wait(_EVERY_S):
             try:
                 self.measure()
             except (BrokerError, VaultError) as error:
@@ -53,7 +48,7 @@ class LagWatch:
 
     def measure(self) -> None:
         """Measure once. Raises BrokerError and VaultError."""
-        ends = self._ends()
-        self._sink.note_ends(ends)
-        recorded = self._sink.recorded.items()
-        self._metrics.lag({at.partition: max(0, ends[at] - next_) for at, next_ in recorded if at in ends})
+        ends = self.ends()
+        self.sink.note_ends(ends)
+        recorded = self.sink.recorded.items()
+        self.metrics.lag({at.partition: max(0, ends[at] - next_) for at, next_ in recorded if at in ends})

@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 from wsgiref.simple_server import WSGIRequestHandler
@@ -15,6 +16,7 @@ from bdlab.errors import BdlabError
 log = structlog.get_logger()
 
 
+@dataclass
 class MetricsServer:
     """Serves the metrics of `registry`, and 200 or 503 at /health/live, as `alive` returns, in threads.
 
@@ -22,45 +24,38 @@ class MetricsServer:
     without them the server speaks plain HTTP. A context manager, which raises BdlabError if it cannot listen.
     """
 
-    def __init__(
-        self,
-        registry: CollectorRegistry,
-        alive: Callable[[], bool],
-        *,
-        host: str,
-        port: int,
-        cert_file: str = "",
-        key_file: str = "",
-    ) -> None:
-        self._registry = registry
-        self._alive = alive
-        self._metrics = make_wsgi_app(registry)
-        self._host, self._port = host, port
-        self._pair = (cert_file, key_file)
+    registry: CollectorRegistry
+    alive: Callable[[], bool]
+    host: str
+    port: int
+    cert_file: str = ""
+    key_file: str = ""
 
     @property
     def url(self) -> str:
         """The address of the open server."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{'https' if self._pair[0] else 'http'}://{host}:{self._server.server_port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.cert_file else 'http'}://{host}:{self._server.server_port}"
 
     def __enter__(self) -> Self:
         try:
-            cert_file, key_file = (file or None for file in self._pair)
             self._server, self._thread = start_http_server(
-                self._port, self._host, self._registry, cert_file, key_file
+                self.port, self.host, self.registry, self.cert_file or None, self.key_file or None
             )
         except OSError as error:
             raise BdlabError(
-                f"the metrics port {self._host}:{self._port} cannot be opened: {error.strerror or error}",
+                f"the metrics port {self.host}:{self.port} cannot be opened: {error.strerror or error}",
                 hint="Choose another one with --metrics-port, or 0 for any free one.",
             ) from error
+        self._metrics = make_wsgi_app(self.registry)
         self._server.RequestHandlerClass = _Handler
         self._server.set_app(self._respond)
         if isinstance(self._server.socket, ssl.SSLSocket):
             # Done in the thread of the connection, so that a client that sends nothing stops no other.
             self._server.socket.do_handshake_on_connect = False  # type: ignore[attr-defined]
-            certificate = ServedCertificate(self._server.socket.context, *map(Path, self._pair))
+            certificate = ServedCertificate(
+                self._server.socket.context, Path(self.cert_file), Path(self.key_file)
+            )
             # Called by the thread that accepts connections, twice a second.
             self._server.service_actions = certificate.reload  # type: ignore[method-assign]
         log.info("metrics are served", url=f"{self.url}/metrics")
@@ -75,7 +70,7 @@ class MetricsServer:
         match environ["PATH_INFO"]:
             case "/metrics":
                 return self._metrics(environ, start_response)  # type: ignore[no-any-return]
-            case "/health/live" if self._alive():
+            case "/health/live" if self.alive():
                 status, body = "200 OK", b"alive\n"
             case "/health/live":
                 status, body = "503 Service Unavailable", b"the loop makes no progress\n"

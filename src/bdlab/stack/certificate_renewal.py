@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import msgspec
@@ -44,19 +45,17 @@ class Renewal(msgspec.Struct, frozen=True, kw_only=True):
         return min(files.ends_at for files in self.files)
 
 
+@dataclass
 class CertificateRenewer:
     """Renews certificates when two thirds of their life are over.
 
     `run` runs a `bdlab` command: its name, its arguments, and what may interrupt it.
     """
 
-    def __init__(
-        self, run: Callable[[str, Sequence[str], threading.Event | None], object], report: Report
-    ) -> None:
-        self._run = run
-        self._report = report
-        self._renewals: list[Renewal] = []
-        self._retry_at: dict[str, float] = {}
+    run: Callable[[str, Sequence[str], threading.Event | None], object]
+    report: Report
+    _renewals: list[Renewal] = field(default_factory=list)
+    _retry_at: dict[str, float] = field(default_factory=dict)
 
     def add(self, renewal: Renewal) -> None:
         """Have `renew_due` renew these certificates, which are there already."""
@@ -84,7 +83,7 @@ class CertificateRenewer:
                 continue
             self._retry_at.pop(renewal.name, None)
             detail = f"renewed, good until {_moment(renewal.ends_at)}"
-            self._report(Event("notice", renewal.name, detail, time.monotonic() - began))
+            self.report(Event("notice", renewal.name, detail, time.monotonic() - began))
 
     def _failed(self, renewal: Renewal, error: StackError, seconds: float) -> None:
         if time.time() < renewal.due_at:
@@ -97,12 +96,12 @@ class CertificateRenewer:
             if told:
                 return
             detail = f"not renewed, good until {_moment(renewal.ends_at)}: {error.message}"
-        self._report(Event("failed", renewal.name, detail, seconds))
+        self.report(Event("failed", renewal.name, detail, seconds))
 
     def _renew(self, renewal: Renewal, stop: threading.Event) -> None:
         for files in renewal.files:
             files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._run(renewal.name, renewal.command(), stop)
+        self.run(renewal.name, renewal.command(), stop)
         renewal.reload()
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -37,6 +38,7 @@ def lost_events(verify_output: str, cluster_id: str) -> int | None:
     return sum(found) if found else None
 
 
+@dataclass
 class VolatileLog:
     """The log of a broker whose start may be a new, empty one.
 
@@ -44,49 +46,42 @@ class VolatileLog:
     `broker` is its name for a person. `verify` runs `bdlab verify --json`, which waits for so many seconds.
     """
 
-    def __init__(
-        self,
-        file: Path,
-        broker: str,
-        verify: Callable[[int, threading.Event | None], CommandResult],
-        report: Report,
-    ) -> None:
-        self._file = file
-        self._broker = broker
-        self._verify = verify
-        self._report = report
+    file: Path
+    broker: str
+    verify: Callable[[int, threading.Event | None], CommandResult]
+    report: Report
 
     def opened(self, cluster_id: str) -> str:
         """Note the log that is in use, and return the one before; "" if all of that was stored."""
         try:
-            former = self._file.read_text("ascii").strip()
+            former = self.file.read_text("ascii").strip()
         except FileNotFoundError:
             former = ""
-        replace_file(self._file, cluster_id.encode("ascii"))
+        replace_file(self.file, cluster_id.encode("ascii"))
         return former if former != cluster_id else ""
 
     def report_loss(self, former: str, stop: threading.Event) -> None:
         """Report what was lost with the log `former`."""
-        lost = lost_events(self._verify(_DRAIN_S, stop).output, former)
+        lost = lost_events(self.verify(_DRAIN_S, stop).output, former)
         if lost is None:
             count = "whatever was on it is lost, for no consumer had seen it"
         elif lost:
             count = f"at least {lost:,} events that were not stored yet are lost (`bdlab verify` lists them)"
         else:
             count = "no event is known to be lost; those that no consumer had seen yet are not known"
-        self._report(Event("notice", self._broker, f"the log {former} is gone; {count}"))
+        self.report(Event("notice", self.broker, f"the log {former} is gone; {count}"))
 
     def drain(self) -> None:
         """Wait some seconds until all of it is stored, and report how that went."""
         began = time.monotonic()
         try:
-            result = self._verify(_DRAIN_S, None)
+            result = self.verify(_DRAIN_S, None)
         except StackError as error:
-            self._report(Event("failed", "drain", error.message, time.monotonic() - began))
+            self.report(Event("failed", "drain", error.message, time.monotonic() - began))
             return
         seconds = time.monotonic() - began
         if result.code == 0:
-            self._file.unlink(missing_ok=True)
-            self._report(Event("done", "stored what was on the broker", seconds=seconds))
+            self.file.unlink(missing_ok=True)
+            self.report(Event("done", "stored what was on the broker", seconds=seconds))
         else:
-            self._report(Event("failed", "drain", f"not everything was stored:\n{result.tail}", seconds))
+            self.report(Event("failed", "drain", f"not everything was stored:\n{result.tail}", seconds))
