@@ -21,13 +21,13 @@ from bdlab.kafka.producer import Producer
 from bdlab.services import TABLE
 from bdlab.settings import KafkaSettings, Secret, VaultSettings
 from bdlab.stack import ApacheKafka, OpenBao
-from bdlab.static_credentials import StaticCredentials
 from bdlab.vault import pki
 from bdlab.vault.client import VaultClient
 from tests.brokers import KIND
 from tests.fix_kafka import Acks
 from tests.fix_servers import start_or_skip
 from tests.samples import event
+from tests.static_credentials import StaticCredentials
 
 SERVICES = tuple(service.name for service in TABLE if service.kafka)
 _DEADLINE_S = 30.0

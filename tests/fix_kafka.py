@@ -18,9 +18,9 @@ from bdlab.kafka.admin import Admin
 from bdlab.kafka.connection import client_config
 from bdlab.kafka.producer import Producer
 from bdlab.settings import KafkaSettings
-from bdlab.static_credentials import StaticCredentials
 from tests.brokers import LocalBroker, listing
 from tests.samples import event
+from tests.static_credentials import StaticCredentials
 
 
 def kafka_login(

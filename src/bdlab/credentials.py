@@ -92,3 +92,18 @@ class KafkaCredentials(Protocol):
         A rotation waits for that before the former user ends.
         """
         ...
+
+
+class GivenKafkaLogin:
+    """Implements `KafkaCredentials` with a login that does not change, such as an administrator's."""
+
+    def __init__(self, login: KafkaLogin) -> None:
+        self._login = login
+
+    def kafka(self) -> KafkaLogin:
+        return self._login
+
+    refresh_kafka = kafka
+
+    def using(self, client: str, login: KafkaLogin | None) -> None:
+        """Do nothing: no rotation waits for this login."""

@@ -79,7 +79,3 @@ class VaultProbe(Protocol):
 
 class BrokerProbe(Protocol):
     def state(self) -> BrokerState: ...
-
-
-class DatabaseProbe(Protocol):
-    def state(self) -> DatabaseState: ...

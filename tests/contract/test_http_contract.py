@@ -19,11 +19,11 @@ from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.serving import Parts
 from bdlab.serving.publisher import AsyncPublisher
-from bdlab.static_credentials import StaticCredentials
 from tests.brokers import BROKERS
 from tests.fix_api import MemoryApi, serving
 from tests.fix_kafka import Bookmarks, read_until
 from tests.samples import event_of
+from tests.static_credentials import StaticCredentials
 from tests.waiting import until
 
 REFERENCE = {"text": "This product is terrible!", "summary": "Product review"}

@@ -16,11 +16,11 @@ from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.ledger import LogRange, log_partition
 from bdlab.probes import BrokerState
-from bdlab.static_credentials import StaticCredentials
 from tests.fix_kafka import Acks, Bookmarks, place, read_until
 from tests.memory.consumer import MemoryConsumer
 from tests.memory.log import MemoryLog, MemoryProducer
 from tests.samples import event, event_of
+from tests.static_credentials import StaticCredentials
 
 Positions = Callable[[Sequence[Position]], Sequence[Position]]
 

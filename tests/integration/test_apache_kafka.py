@@ -27,12 +27,12 @@ from bdlab.kafka.connection import client_config
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.stack.servers.kafka import ApacheKafka
-from bdlab.static_credentials import StaticCredentials
 from tests.brokers import frozen, listing
 from tests.fix_apache import publish, running
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, place, read_until
 from tests.samples import event, event_of
 from tests.servers.kafka_cluster import KafkaCluster
+from tests.static_credentials import StaticCredentials
 
 T = TypeVar("T")
 

@@ -35,7 +35,6 @@ from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.settings import KafkaSettings, Secret
 from bdlab.stack import ApacheKafka, OpenBao
-from bdlab.static_credentials import StaticCredentials
 from bdlab.vault import pki
 from tests.broker_operations import OPERATIONS, Target
 from tests.fix_apache import SERVICES, Authority, SecuredKafka, root_client, running, secured
@@ -43,6 +42,7 @@ from tests.fix_kafka import Acks, Bookmarks, place, read_until
 from tests.fix_servers import start_or_skip
 from tests.samples import event
 from tests.servers.kafka_cluster import KafkaCluster
+from tests.static_credentials import StaticCredentials
 
 ALLOWED = {
     "serve": {"describe topic", "write topic"},

@@ -14,11 +14,11 @@ from bdlab.events import Position
 from bdlab.kafka.broker_admin import ensure_users_and_acls
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
-from bdlab.static_credentials import StaticCredentials
 from tests.broker_operations import OPERATIONS, Target
 from tests.fix_apache import Authority, publish, running, secured
 from tests.fix_kafka import Bookmarks, credentials_for, place, read_until
 from tests.servers.zookeeper import ZooKeeperKafka
+from tests.static_credentials import StaticCredentials
 
 pytestmark = pytest.mark.kafka
 

@@ -18,10 +18,10 @@ from bdlab.kafka import log_reader
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.producer import Producer
 from bdlab.stack import Tansu
-from bdlab.static_credentials import StaticCredentials
 from tests.brokers import BROKERS, LocalBroker
 from tests.fix_kafka import Acks, credentials_for, kafka_login
 from tests.samples import event
+from tests.static_credentials import StaticCredentials
 
 
 def missing_topic(broker: LocalBroker, partitions: int = 6) -> StaticCredentials:

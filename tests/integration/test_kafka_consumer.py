@@ -21,7 +21,6 @@ from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.consumer_client import MAX_POLL_BYTES
 from bdlab.stack import Tansu
 from bdlab.stack.servers.ports import PortRegistry
-from bdlab.static_credentials import StaticCredentials
 from tests import raw_records
 from tests.brokers import LocalBroker, frozen
 from tests.fix_kafka import (
@@ -36,6 +35,7 @@ from tests.fix_kafka import (
 )
 from tests.fix_servers import start_or_skip
 from tests.samples import event_of
+from tests.static_credentials import StaticCredentials
 
 
 def places(records: list[Record]) -> list[Position]:

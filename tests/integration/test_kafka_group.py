@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from bdlab.kafka.consumer import Consumer, delete_stuck_group
-from bdlab.static_credentials import StaticCredentials
 from tests.brokers import KIND, LocalBroker
 from tests.chaos.advertised import KINDS, Member
 from tests.chaos.proxy import Proxy, kafka_api_key
 from tests.fix_kafka import Bookmarks, credentials_for, kafka_login, make_topic, place, published, read_until
 from tests.fix_servers import start_or_skip
+from tests.static_credentials import StaticCredentials
 
 _JOIN_GROUP = 11
 

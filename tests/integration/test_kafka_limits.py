@@ -12,9 +12,9 @@ from bdlab.kafka.connection import client_config
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.stack.servers.kafka import ApacheKafka
-from bdlab.static_credentials import StaticCredentials
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, read_until
 from tests.samples import event
+from tests.static_credentials import StaticCredentials
 
 
 @pytest.fixture

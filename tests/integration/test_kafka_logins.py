@@ -14,10 +14,10 @@ from bdlab.kafka.broker_admin import ensure_users_and_acls
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.settings import Secret
-from bdlab.static_credentials import StaticCredentials
 from tests.fix_apache import SecuredKafka
 from tests.fix_kafka import Acks, Bookmarks, place, read_until
 from tests.samples import event
+from tests.static_credentials import StaticCredentials
 
 
 @pytest.fixture

@@ -24,12 +24,12 @@ from bdlab.kafka.producer import Producer
 from bdlab.serving.publisher import AsyncPublisher
 from bdlab.stack import Tansu
 from bdlab.stack.servers.ports import PortRegistry
-from bdlab.static_credentials import StaticCredentials
 from tests.brokers import LocalBroker, frozen
 from tests.fix_apache import publish
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, make_topic, place, read_until
 from tests.fix_servers import start_or_skip
 from tests.samples import event, event_of
+from tests.static_credentials import StaticCredentials
 from tests.waiting import until
 
 

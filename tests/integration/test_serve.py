@@ -22,11 +22,11 @@ from bdlab.health.tls import shown_certificate
 from bdlab.kafka.consumer import Consumer
 from bdlab.model import load_scorer
 from bdlab.stack.temporary_ca import temporary_certificates
-from bdlab.static_credentials import StaticCredentials
 from tests import tls
 from tests.fix_kafka import Bookmarks, kafka_login, place, read_until
 from tests.fix_pipeline import IMPATIENT, IMPATIENT_S, Pipeline
 from tests.samples import event_of
+from tests.static_credentials import StaticCredentials
 from tests.waiting import until
 
 REVIEW = {"text": "This product is terrible!", "summary": "Product review"}

@@ -433,7 +433,7 @@ from pathlib import Path
 import msgspec
 sys.path.insert(0, {root!r})
 from bdlab.credentials import DatabaseLogin
-from bdlab.static_credentials import StaticCredentials
+from tests.static_credentials import StaticCredentials
 from bdlab.postgres import store
 from bdlab.settings import PostgresSettings, Secret
 from tests.samples import accepted, at, dead, event

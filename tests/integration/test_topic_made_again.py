@@ -33,11 +33,11 @@ from bdlab.postgres.store import Store
 from bdlab.settings import SinkSettings
 from bdlab.sink import Sink
 from bdlab.stack.servers.kafka import ApacheKafka
-from bdlab.static_credentials import StaticCredentials
 from bdlab.verification import Report, verify
 from tests.fix_apache import publish, running
 from tests.fix_database import Database
 from tests.fix_kafka import kafka_login, make_topic
+from tests.static_credentials import StaticCredentials
 from tests.waiting import until
 
 CHILD = """
@@ -46,7 +46,7 @@ import msgspec
 sys.path.insert(0, {root!r})
 from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.kafka.consumer import Consumer
-from bdlab.static_credentials import StaticCredentials
+from tests.static_credentials import StaticCredentials
 from bdlab.postgres.store import Store
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret, SinkSettings
 from bdlab.sink import Sink

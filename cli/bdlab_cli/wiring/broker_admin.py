@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bdlab.credentials import KafkaCredentials, KafkaLogin
+from bdlab.credentials import GivenKafkaLogin, KafkaCredentials, KafkaLogin
 from bdlab.errors import InvalidInput, SettingsInvalid
 from bdlab.kafka.broker_admin import Change, accepts, ensure_users_and_acls
 from bdlab.retry import wait_for
 from bdlab.services import KAFKA_SERVICES
 from bdlab.settings import Layers, Secret
-from bdlab.static_credentials import StaticCredentials
 from bdlab.vault import pki
 from bdlab.vault.session import VaultSession
 
@@ -34,7 +33,7 @@ def secure(
     changes = wait_for(
         "the broker", lambda: ensure_users_and_acls(admin, users), timeout_s=timeout_s, stop=stop
     )
-    return StaticCredentials(kafka=admin), changes
+    return GivenKafkaLogin(admin), changes
 
 
 def administrator(session: VaultSession, clients: KafkaLogin, admin_servers: str) -> KafkaLogin:

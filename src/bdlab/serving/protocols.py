@@ -37,7 +37,7 @@ class StoredPredictions(Protocol):
     """The rows of the table `predictions`, as structs. The queries raise DatabaseError."""
 
     def state(self, *, count_rows: bool = True) -> DatabaseState:
-        """Return the state, as a DatabaseProbe does; without `rows` if they are not to be counted."""
+        """Return the state; without `rows` if they are not to be counted."""
         ...
 
     def newest(self, limit: int, *, source: str) -> Sequence[Any]:

@@ -1,4 +1,6 @@
-"""Logins that come from the caller instead of Vault."""
+"""Logins that come from the test instead of Vault."""
+
+from __future__ import annotations
 
 from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.errors import SecretMissing
