@@ -9,8 +9,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 from typer import Argument, Exit, Option, Typer
 
+from bdlab import deadletters
+from bdlab.deadletters import OPEN, DeadLetterFilter, LetterResult, State, StoredDeadLetter
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab_cli.options import StartupTimeout, moment
 from bdlab_cli.output import terminal
@@ -18,7 +21,6 @@ from bdlab_cli.wiring.session import load_settings, open_session
 from bdlab_cli.wiring.signals import stop_on_signal
 
 if TYPE_CHECKING:
-    from bdlab.deadletters import DeadLetterFilter, LetterResult, State, StoredDeadLetter
     from bdlab.postgres.deadletters import DeadLetters
     from bdlab.vault.session import VaultSession
 
@@ -75,13 +77,12 @@ def list_(
 
     One that was sent back and came back dead is open at its new position only.
     """
-    from bdlab.deadletters import OPEN
     from bdlab_cli.output.dead_letters import summary, table
 
     wanted = _filter(OPEN if only_open else (), cluster, partition, reason, sqlstate, since, until)
     with _opened(startup_timeout) as (_, letters):
         found, total = letters.find(wanted, limit=limit), letters.count(wanted)
-        pending = letters.count(_with_states(wanted, OPEN))
+        pending = letters.count(msgspec.structs.replace(wanted, states=OPEN))
     if json:
         for letter in found:
             terminal.echo_json(summary(letter))
@@ -146,7 +147,6 @@ def replay(
     Each is a new event at a new position. Exit code 0: all that were chosen are stored (or, with --wait 0,
     sent back); 1: some are not, and it is said why.
     """
-    from bdlab import deadletters
     from bdlab.kafka.producer import Producer
 
     states: tuple[State, ...] = ("open", "returned", "sent") if again else ("open",)
@@ -155,14 +155,16 @@ def replay(
     with stop_on_signal() as stop, _opened(startup_timeout, stop) as (session, letters):
         found, results = _chosen(letters, positions, wanted, limit, again=again)
         more = 0 if positions else letters.count(wanted) - len(found)
-        returned = 0 if again or positions else letters.count(_with_states(wanted, ("returned",)))
+        returned = (
+            0 if again or positions else letters.count(msgspec.structs.replace(wanted, states=("returned",)))
+        )
         if stop.is_set():
             raise BdlabError("interrupted; nothing was sent back")
         try:
             if dry_run:
                 for letter in found:
                     problem = deadletters.refusal(letter, max_replays=max_replays)
-                    results.append(deadletters.LetterResult(letter=letter, problem=problem))
+                    results.append(LetterResult(letter=letter, problem=problem))
             elif found:
                 with Producer(session, client_id="bdlab-dlq", source="/bdlab/dlq") as producer:
                     results.extend(deadletters.replay(found, producer, letters, max_replays=max_replays))
@@ -202,8 +204,6 @@ def discard(
     They stay dead letters to `verify`, and are no longer open to `list`, `replay` and `status`. Exit code 1:
     some were closed already, and it is said how.
     """
-    from bdlab.deadletters import OPEN, LetterResult
-
     if not because.strip():
         raise InvalidInput("no reason is given", hint='Say why with --because, such as --because "a test".')
     wanted = _filter((*OPEN, "sent"), cluster, partition, reason, sqlstate, since, until)
@@ -227,7 +227,6 @@ def _chosen(
 
     Raises InvalidInput.
     """
-    from bdlab.deadletters import LetterResult
     from bdlab_cli.output.dead_letters import at_place, closed
 
     if not positions:
@@ -284,8 +283,6 @@ def _filter(
     until: datetime | None,
     offset: int | None = None,
 ) -> DeadLetterFilter:
-    from bdlab.deadletters import DeadLetterFilter
-
     return DeadLetterFilter(
         cluster_id=cluster,
         partition=partition,
@@ -296,9 +293,3 @@ def _filter(
         until=until,
         states=states,
     )
-
-
-def _with_states(wanted: DeadLetterFilter, states: tuple[State, ...]) -> DeadLetterFilter:
-    import msgspec
-
-    return msgspec.structs.replace(wanted, states=states)
