@@ -8,8 +8,7 @@ from pathlib import Path
 from bdlab.files import write_private
 from bdlab.stack import Tansu
 from bdlab.stack.servers.java import Distribution
-from bdlab.stack.servers.kafka import ApacheKafka
-from bdlab.stack.servers.kafka_config import Properties, render
+from bdlab.stack.servers.kafka import ApacheKafka, Properties, render
 from tests.chaos.proxy import Address
 from tests.servers.kafka_cluster import ClusterBroker, KafkaCluster
 from tests.servers.zookeeper import ZooKeeperBroker, ZooKeeperKafka

@@ -12,8 +12,7 @@ import msgspec
 
 from bdlab.certificates import CertificateFiles
 from bdlab.stack.servers.java import Distribution
-from bdlab.stack.servers.kafka import ApacheKafka, new_cluster_id
-from bdlab.stack.servers.kafka_config import Listeners, Properties, kraft_properties
+from bdlab.stack.servers.kafka import ApacheKafka, Listeners, Properties, kraft_properties, new_cluster_id
 from bdlab.stack.servers.ports import PortRegistry
 
 _NODES = (1, 2, 3)

@@ -13,8 +13,8 @@ from bdlab.errors import BinaryMissing, ServerNotStarted
 from bdlab.files import write_private
 from bdlab.stack.servers import jars, java
 from bdlab.stack.servers.java import Distribution
-from bdlab.stack.servers.kafka import ApacheKafka
-from bdlab.stack.servers.kafka_config import (
+from bdlab.stack.servers.kafka import (
+    ApacheKafka,
     Listeners,
     Properties,
     broker_properties,

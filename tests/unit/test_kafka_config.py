@@ -13,8 +13,7 @@ from bdlab.errors import BinaryMissing, ServerNotStarted
 from bdlab.files import write_private
 from bdlab.stack import ApacheKafka
 from bdlab.stack.servers import java
-from bdlab.stack.servers.kafka import new_cluster_id
-from bdlab.stack.servers.kafka_config import Listeners, listener_properties, render
+from bdlab.stack.servers.kafka import Listeners, listener_properties, new_cluster_id, render
 from tests.servers.zookeeper import kafka_with_zookeeper
 
 

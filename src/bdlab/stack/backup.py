@@ -17,21 +17,24 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from bdlab.errors import InvalidInput, StackError
+from bdlab.files import replace_file
 from bdlab.stack.folder import DataFolder
 from bdlab.stack.servers.openbao import OpenBao
 
 _FORMAT = 1
+
+_write = partial(replace_file, mode=0o600)
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,10 +239,3 @@ def _copy_identities(source: Path, target: Path) -> None:
             # The names of locks and of files that are being written begin with a dot.
             if file.is_file() and not file.name.startswith("."):
                 _write(target / service.name / file.name, file.read_bytes())
-
-
-def _write(file: Path, content: bytes) -> None:
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())

