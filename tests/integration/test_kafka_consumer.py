@@ -16,9 +16,9 @@ from confluent_kafka import Producer as RawProducer
 from bdlab.errors import BrokerError, TopicMissing
 from bdlab.events import Position, Record
 from bdlab.kafka.admin import TOPIC_MAX_MESSAGE_BYTES, Admin
-from bdlab.kafka.assignment import UNREADABLE_HEADERS
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.consumer_client import MAX_POLL_BYTES
+from bdlab.kafka.log_reader import UNREADABLE_HEADERS
 from bdlab.stack import Tansu
 from bdlab.stack.servers.ports import PortRegistry
 from tests import raw_records

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
@@ -17,8 +17,6 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable
-from bdlab.events import Record
-from bdlab.kafka.assignment import record_lookup
 from bdlab.kafka.connection import (
     at_each_broker,
     await_results,
@@ -29,7 +27,7 @@ from bdlab.kafka.connection import (
     seconds_left,
 )
 from bdlab.kafka.log_reader import LogReader, TopicIds, reported_ranges
-from bdlab.ledger import LogPartition, LogRange
+from bdlab.ledger import LogPartition, LogRange, log_partition
 from bdlab.log_identity import ReadRecords
 from bdlab.probes import MEMORY_ONLY_ID, BrokerState
 from bdlab.retry import tries
@@ -173,10 +171,10 @@ class Admin:
                 return {}
             found = {}
             for offset in offsets:
-                messages = connection.reader.messages_at(at.topic, {at.partition: offset}, connection.left_s)
-                for message in messages.values():
-                    if (key := message.key()) is not None:
-                        found[offset] = bytes(key).decode("utf-8", "backslashreplace")
+                look = connection.reader.records_at(at, {at.partition: offset}, connection.left_s)
+                for record in look.values():
+                    if record.key is not None:
+                        found[offset] = record.key.decode("utf-8", "backslashreplace")
             return found
 
         return self._ask(ask)
@@ -184,12 +182,9 @@ class Admin:
     def record_reader(self, found: LogRange) -> ReadRecords:
         """Return a function that looks up records of that topic. It raises BrokerError."""
 
-        def look(offsets: Mapping[int, int]) -> Mapping[int, Record]:
-            return self._ask(
-                lambda connection: record_lookup(connection.reader, found, connection.left_s)(offsets)
-            )
-
-        return look
+        return lambda offsets: self._ask(
+            lambda connection: connection.reader.records_at(log_partition(found), offsets, connection.left_s)
+        )
 
     def lag(self) -> dict[int, int]:
         """Return for each partition how many events the group has not committed yet. Raises BrokerError."""

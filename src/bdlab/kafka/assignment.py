@@ -1,20 +1,16 @@
 """The partitions that the group assigned to a consumer: how far each was read, and why it stopped."""
 
-from collections.abc import Callable, Mapping, Sequence
-from operator import methodcaller
+from collections.abc import Callable, Sequence
 
 import structlog
 from confluent_kafka import Message
 
-from bdlab.events import Headers, Position, Record
-from bdlab.kafka.log_reader import LogReader
-from bdlab.ledger import LogPartition, LogRange, log_partition
-from bdlab.log_identity import ADVICE, ReadRecords
+from bdlab.events import Position, Record
+from bdlab.kafka.log_reader import to_record
+from bdlab.ledger import LogPartition
+from bdlab.log_identity import ADVICE
 
 log = structlog.get_logger()
-
-UNREADABLE_HEADERS = "bdlab-unreadable-headers"
-"""Replaces the headers of a record if one of their names is not UTF-8."""
 
 StartPositions = Callable[[Sequence[Position]], Sequence[Position]]
 
@@ -82,43 +78,7 @@ class Assignment:
             return None
         self._next[partition] = offset + 1
         self._ended.discard(partition)
-        return _record(message, Position(log.cluster_id, log.topic, partition, offset, log.topic_id))
-
-
-def _record(message: Message, position: Position) -> Record:
-    key, value = message.key(), message.value()
-    return Record(
-        position,
-        key.encode() if isinstance(key, str) else key,
-        value.encode() if isinstance(value, str) else value,
-        _headers(message),
-    )
-
-
-#: Called from C, where CPython checks that a result comes without an error. A direct call is specialised and
-#: skips the check, and what confluent_kafka returns for such a name then crashes the interpreter.
-_read_headers = methodcaller("headers")
-
-
-def _headers(message: Message) -> Headers:
-    try:
-        return tuple(_read_headers(message) or ())
-    except (SystemError, UnicodeDecodeError):
-        return ((UNREADABLE_HEADERS, None),)
-
-
-def record_lookup(client: LogReader, found: LogRange, timeout_s: float) -> ReadRecords:
-    """Return a function that looks up records of the topic of `found`."""
-
-    def look(offsets: Mapping[int, int]) -> dict[int, Record]:
-        messages = client.messages_at(found.topic, offsets, timeout_s) if offsets else {}
-        of_topic = log_partition(found)
-        return {
-            partition: _record(message, of_topic._replace(partition=partition).at(offsets[partition]))
-            for partition, message in messages.items()
-        }
-
-    return look
+        return to_record(message, Position(log.cluster_id, log.topic, partition, offset, log.topic_id))
 
 
 def out_of_range(topic: str, partition: int, offset: int, start: int, end: int) -> str:

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, OffsetOutOfRange, TopicMissing
 from bdlab.events import Position, Record
-from bdlab.kafka.assignment import Assignment, StartPositions, out_of_range, record_lookup
+from bdlab.kafka.assignment import Assignment, StartPositions, out_of_range
 from bdlab.kafka.connection import (
     MAX_MESSAGE_BYTES,
     broker_error,
@@ -21,7 +21,7 @@ from bdlab.kafka.connection import (
     no_answer,
 )
 from bdlab.kafka.log_reader import LogReader, TopicIds, reported_ranges
-from bdlab.ledger import LogPartition, LogRange
+from bdlab.ledger import LogPartition, LogRange, log_partition
 from bdlab.log_identity import CheckLog
 
 log = structlog.get_logger()
@@ -172,7 +172,10 @@ class ConsumerClient:
                     LogRange(self.cluster_id, topic, partition, low, end, self.topic_id)
                     for partition, (low, end) in self._ranges(every).items()
                 ]
-                refused = self._check_log(ranges, record_lookup(reader, ranges[0], ASK_TIMEOUT_S))
+                of_topic = log_partition(ranges[0])
+                refused = self._check_log(
+                    ranges, lambda offsets: reader.records_at(of_topic, offsets, ASK_TIMEOUT_S)
+                )
             found = self._ranges(partitions)
             answer = self._positions(
                 [

