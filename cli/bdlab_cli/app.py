@@ -4,8 +4,6 @@ Commands are declared here by name only. The module of a command is imported whe
 own help is asked for, so that ``bdlab --help`` stays fast.
 """
 
-from __future__ import annotations
-
 import gc
 import importlib
 import inspect

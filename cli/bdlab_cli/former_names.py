@@ -1,7 +1,5 @@
 """Former names of environment variables, which are understood for one more release."""
 
-from __future__ import annotations
-
 import os
 
 from bdlab_cli.output import terminal

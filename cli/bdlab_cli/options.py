@@ -4,8 +4,6 @@ An option without an `envvar` has the environment twin BDLAB_<COMMAND>_<OPTION> 
 Those with one share it with a setting, or with the same option of other commands.
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -5,8 +5,6 @@ compares it, by identity, with what the source returns now, and connects with th
 connection of the old one.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import msgspec

@@ -41,8 +41,6 @@
 Adapters wrap a foreign exception into one of these and keep it as ``__cause__``.
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from typing import ClassVar
 

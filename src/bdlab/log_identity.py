@@ -3,8 +3,6 @@
 Pure: a `KnownLog` comes from the tables, and `ReadRecords` reads at the broker.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 

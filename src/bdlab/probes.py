@@ -3,8 +3,6 @@
 A probe reads only. It does not raise if the server is away, but sets `connected` and `problem`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Protocol
 

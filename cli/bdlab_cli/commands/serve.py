@@ -1,7 +1,5 @@
 """`bdlab serve`: the HTTP API."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from typer import Option

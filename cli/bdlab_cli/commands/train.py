@@ -1,7 +1,5 @@
 """`bdlab train`: train a model from a CSV of reviews, and write it with its card."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

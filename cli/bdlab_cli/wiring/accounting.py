@@ -1,7 +1,5 @@
 """The accounting of the topic over the real servers: for `bdlab verify`, and after a drill."""
 
-from __future__ import annotations
-
 import threading
 
 from bdlab import verification

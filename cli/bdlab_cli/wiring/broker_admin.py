@@ -1,7 +1,5 @@
 """What an administrator does for the broker: its address in Vault, its users and ACLs."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Sequence
 

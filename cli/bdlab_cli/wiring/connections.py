@@ -1,7 +1,5 @@
 """How many connections a process may have, and what they hold together."""
 
-from __future__ import annotations
-
 import resource
 import time
 from typing import Protocol

@@ -1,7 +1,5 @@
 """The broker of a local stack, and the command line of its services."""
 
-from __future__ import annotations
-
 import sys
 import threading
 

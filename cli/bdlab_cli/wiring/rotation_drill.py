@@ -1,7 +1,5 @@
 """The rotations under load: what `bdlab rotate --drill` runs."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time

@@ -1,7 +1,5 @@
 """Reviews that `bdlab demo` and `bdlab rotate --drill` send: `samples.csv`, which was written for them."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 from typing import NamedTuple

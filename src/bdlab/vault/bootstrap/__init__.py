@@ -5,8 +5,6 @@ A run that was killed is run again. A run that finds nothing to do writes nothin
 `recovery` and the recovery key, and revokes it at the end.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Generator, Iterator
 

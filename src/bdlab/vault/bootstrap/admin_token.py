@@ -1,7 +1,5 @@
 """`vault-token`: a short-lived administrator's token for one task, with the name of the person in it."""
 
-from __future__ import annotations
-
 import getpass
 import os
 from collections.abc import Iterator

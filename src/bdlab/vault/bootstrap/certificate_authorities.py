@@ -1,7 +1,5 @@
 """The steps that make Vault the authority of the servers' certificates, and issue a broker's first one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from bdlab.certificates import BROKER_TTL_S, GROUP_READS, LOCAL_HOSTS, CertificateFiles

@@ -7,8 +7,6 @@ ended, NOLOGIN is committed, sessions that connected meanwhile are ended too, an
 nothing: a user that is left behind is found by its name and dropped later.
 """
 
-from __future__ import annotations
-
 from bdlab.services import DLQ, OWNER, READER
 
 #: So that one leaked user cannot take all connections of the server, or fill its disk by sorting.

@@ -1,7 +1,5 @@
 """The file with the keys that Vault gives out only once, when it is initialised. It is always 0600."""
 
-from __future__ import annotations
-
 import os
 import stat
 from datetime import UTC, datetime

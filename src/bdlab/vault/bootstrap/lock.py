@@ -1,7 +1,5 @@
 """The lock by which one `vault-init` at a time works on a folder of identities."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The step that mounts the engines: key-value store, database engine, AppRole log-in."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

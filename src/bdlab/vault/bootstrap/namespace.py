@@ -1,7 +1,5 @@
 """The steps that make the namespace of the set-up, and what has to be in the root namespace nevertheless."""
 
-from __future__ import annotations
-
 from bdlab.errors import PolicyDenied, SecretMissing, SettingsInvalid, VaultError, VaultUnavailable
 from bdlab.vault.bootstrap.plan import Step
 from bdlab.vault.client import VaultClient

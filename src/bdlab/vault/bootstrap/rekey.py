@@ -1,7 +1,5 @@
 """`vault-rekey`: replace the unseal keys of a shamir seal, or the recovery keys of any other."""
 
-from __future__ import annotations
-
 import contextlib
 from datetime import timedelta
 from typing import Any

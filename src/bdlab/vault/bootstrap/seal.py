@@ -1,7 +1,5 @@
 """The first two steps, initialise and unseal, and the giving of key shares that other tasks need too."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -11,8 +11,6 @@ The broker follows what Vault holds. A run that was killed is run again; `bdlab 
 broker to the same state.
 """
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Iterator, Sequence
 from typing import Protocol

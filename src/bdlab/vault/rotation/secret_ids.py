@@ -7,8 +7,6 @@ so that a run that was killed can be run again. Only the secret ids of these fol
 machine has others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import structlog
