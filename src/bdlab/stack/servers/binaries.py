@@ -5,13 +5,11 @@ import fcntl
 import importlib.metadata
 import importlib.util
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from bdlab.errors import BinaryMissing
-from bdlab.files import replace_file
 from bdlab.stack.servers.process import run_to_end
 
 _UNPACK_TIMEOUT_S = 120.0
@@ -111,31 +109,12 @@ def _in_package(package: str, file: str, program: str, distribution: str) -> Pat
             f"{program} is not in the package {distribution} on this kind of machine: no {path}",
             hint="Its wheel is made for Linux on x86_64; elsewhere run the servers in containers.",
         )
-    return path if os.access(path, os.X_OK) else _executable_copy(path, distribution)
-
-
-def _executable_copy(path: Path, distribution: str) -> Path:
-    """Return an executable copy: some installers drop the mode, and the folder may be read-only.
-
-    A Java runtime looks for its libraries beside its own `bin`, so the copy gets a link to them.
-    """
-    home = cache_dir() / f"{distribution}-{importlib.metadata.version(distribution)}"
-    copy = home / "bin" / path.name
-    libraries = home / "lib"
-    _refuse_noexec(copy)
-    if not copy.is_file() or (libraries.is_symlink() and not libraries.exists()):
-        try:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            if (packaged := path.parents[1] / "lib").is_dir():
-                libraries.unlink(missing_ok=True)
-                libraries.symlink_to(packaged)
-            replace_file(copy, path.read_bytes(), mode=0o755)
-        except OSError as error:
-            raise BinaryMissing(
-                f"{path} is not executable and could not be copied: {error}",
-                hint="Name a folder that can be written with XDG_CACHE_HOME.",
-            ) from error
-    return copy
+    if not os.access(path, os.X_OK):
+        raise BinaryMissing(
+            f"{program} cannot be started: {path} is not executable",
+            hint=f"Run: chmod +x {path}; or install {distribution} with pip or uv, which keep the mode.",
+        )
+    return path
 
 
 def _refuse_noexec(path: Path) -> None:
@@ -146,15 +125,3 @@ def _refuse_noexec(path: Path) -> None:
             f"the file system of {there} is mounted noexec, so that no server can be started from it",
             hint="Name a folder on another one with XDG_CACHE_HOME.",
         )
-
-
-def library_missing(program: Path, library_dir: Path | None = None) -> str:
-    """Return the shared libraries that `program` needs and this machine lacks, for a message."""
-    ldd = shutil.which("ldd")
-    if ldd is None:
-        return ""
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-    if library_dir:
-        environment["LD_LIBRARY_PATH"] = str(library_dir)
-    told = run_to_end("ldd", [ldd, str(program)], environment, Path("/"), timeout_s=10).stdout.decode()
-    return ", ".join(line.split()[0] for line in told.splitlines() if "not found" in line)

@@ -192,10 +192,10 @@ class Postgres(TlsServer):
         finally:
             os.close(reader)
         if outcome.returncode != 0:
-            missing = binaries.library_missing(program.with_name("postgres"), installation / "lib")
             raise ServerNotStarted(
                 f"initdb failed: {outcome.stderr.decode('utf-8', 'replace').strip()}",
-                hint=f"This machine lacks the shared libraries {missing}." if missing else "",
+                hint=f"If it finds no postgres, this machine lacks a shared library, which is named by: "
+                f"LD_LIBRARY_PATH={installation / 'lib'} ldd {program.with_name('postgres')}",
             )
         new.rename(self._data)
 
