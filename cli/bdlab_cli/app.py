@@ -15,7 +15,6 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
-from bdlab_cli import former_names
 from bdlab_cli.output import terminal
 
 _STACK, _PIPELINE, _DIAGNOSTICS, _SET_UP = "Local stack", "Pipeline", "Diagnostics", "Set-up"
@@ -75,7 +74,6 @@ class LazyGroup(TyperGroup):
             return name, listed, rest
         if "--help" not in rest:
             _import_structlog_alone()
-            former_names.take_over(name)
         return name, load_command(name), rest
 
 
