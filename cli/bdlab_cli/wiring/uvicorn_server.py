@@ -1,7 +1,6 @@
 """uvicorn around the API: one process, or several workers under a supervisor."""
 
 import os
-import shutil
 import signal
 import socket
 import tempfile
@@ -240,9 +239,6 @@ def _metrics_folder() -> Iterator[None]:
     if os.environ.get(_METRICS_DIR):
         yield
         return
-    folder = tempfile.mkdtemp(prefix="bdlab-metrics-")
-    os.environ[_METRICS_DIR] = folder
-    try:
+    with tempfile.TemporaryDirectory(prefix="bdlab-metrics-", ignore_cleanup_errors=True) as folder:
+        os.environ[_METRICS_DIR] = folder
         yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
