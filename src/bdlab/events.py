@@ -226,6 +226,15 @@ class EventCodec:
                 _refuse_other_years(name, moment)
 
 
+_codecs: dict[bytes, EventCodec] = {}
+
+
+def codec_of(contract: Contract) -> EventCodec:
+    """Return the codec of a contract: the same for the same, so that its values can be compared."""
+    document = _encoder.encode(contract.document)
+    return _codecs.get(document) or _codecs.setdefault(document, EventCodec(contract))
+
+
 def encode(event: PredictionEvent) -> tuple[bytes, bytes]:
     """Return the record's key and value."""
     return str(event.id).encode(), _encoder.encode(event)
@@ -355,7 +364,7 @@ def _refuse_repeated_fields(value: bytes) -> None:
     json.loads(value, object_pairs_hook=pairs)
 
 
-REVIEWS = EventCodec(review_contract())
+REVIEWS = codec_of(review_contract())
 MAX_COUNT = 2**31 - 1
 Sentiment = Literal["negative", "positive"]
 

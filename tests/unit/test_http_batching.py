@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from bdlab.errors import ModelError
-from bdlab.events import REVIEWS, Review, ReviewScore, Score
+from bdlab.events import REVIEWS, Input, ReviewScore, Score
 from bdlab.model import load_scorer
 from bdlab.resources import models_dir
 from tests.fix_api import MemoryApi, serving
@@ -29,10 +29,10 @@ class Slow:
         self.go = threading.Event()
         self.entered = threading.Event()
 
-    def score(self, review: Review) -> Score:
+    def score(self, review: Input) -> Score:
         return self.score_many([review])[0]
 
-    def score_many(self, reviews: Sequence[Review]) -> list[Score]:
+    def score_many(self, reviews: Sequence[Input]) -> list[Score]:
         self.sizes.append(len(reviews))
         self.entered.set()
         assert self.go.wait(20)

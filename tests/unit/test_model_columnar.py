@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdlab.events import Review, Score
+from bdlab.events import REVIEWS, Review, Score
 from bdlab.model import Scorer, load_scorer
 from bdlab.model.columnar import ColumnarScorer
 from bdlab.model.compiled import CompiledScorer
@@ -19,7 +19,7 @@ from tests.unit.test_model_scorer import PIECES, TEXTS, TOLERANCE
 NEGATED = st.lists(
     st.sampled_from(["not", "never", "good", "bad", "dont", ".", "!", "a"]) | PIECES, max_size=12
 ).map(" ".join)
-REVIEWS = st.builds(Review, text=(TEXTS | NEGATED).filter(bool), summary=TEXTS | NEGATED)
+ANY_REVIEW = st.builds(Review, text=(TEXTS | NEGATED).filter(bool), summary=TEXTS | NEGATED)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_equals_the_single_scorer_on_every_review(
     assert scorers[1].score_many([]) == []
 
 
-@given(reviews=st.lists(REVIEWS, min_size=1, max_size=6))
+@given(reviews=st.lists(ANY_REVIEW, min_size=1, max_size=6))
 def test_equals_the_single_scorer_on_any_texts(scorers: tuple[Scorer, Scorer], reviews: list[Review]) -> None:
     assert_equal(*scorers, reviews)
 
@@ -86,5 +86,7 @@ def test_any_table_gives_the_same(format_: Format) -> None:
     ]
     for summary, review in ((full, full), (empty, full), (full, empty), (empty, empty)):
         table = TermTable(format_, Intercepts(0.3, -0.2), summary, review)
-        single, many = (each(table, name="t", sha256="") for each in (CompiledScorer, ColumnarScorer))
+        single, many = (
+            each(table, REVIEWS, name="t", sha256="") for each in (CompiledScorer, ColumnarScorer)
+        )
         assert_equal(single, many, reviews)

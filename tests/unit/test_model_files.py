@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from bdlab.errors import ModelError, ModelNotFound, ModelTampered
+from bdlab.contract import review_contract
+from bdlab.errors import ContractInvalid, ModelError, ModelNotFound, ModelTampered
 from bdlab.events import Review
-from bdlab.model import load_scorer
+from bdlab.model import load_contract, load_scorer
 from bdlab.model.card import sha256_of
 
 BEFORE_FOLDER = Path(__file__).parents[1] / "data" / "before"
@@ -165,3 +166,59 @@ def test_lists_of_different_lengths_are_refused(model: Path) -> None:
     change_card(model, lambda card: card["files"]["small.terms.json.gz"].update(sha256=sha256_of(content)))
     with pytest.raises(ModelError, match="lists differ in length"):
         load_scorer(str(model))
+
+
+# The contract of a card says what the model takes and gives.
+
+
+def contract_with(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> dict[str, Any]:
+    """The review contract with its input's and its output's properties changed."""
+    document = json.loads(json.dumps(review_contract().document))
+    change(document["input"]["properties"], document["output"]["properties"])
+    document.pop("columns")
+    return dict(document)
+
+
+def test_a_card_says_the_contract_and_one_without_is_of_reviews(model: Path) -> None:
+    assert load_contract() == load_contract(str(model)) == review_contract()
+    change_card(model, lambda card: card.pop("contract"))
+    assert load_contract(str(model)) == load_scorer(str(model)).codec.contract == review_contract()
+
+
+def test_a_scorer_has_the_types_of_its_cards_contract(model: Path) -> None:
+    contract = contract_with(lambda given, _: given.update(lang={"enum": ["de", "en"], "default": "en"}))
+    change_card(model, lambda card: card.update(contract=contract))
+    for many in (False, True):
+        scorer = load_scorer(str(model), many=many)
+        review = scorer.codec.input(text="Great, I love it!", summary="Great", lang="de")
+        assert scorer.score_many([review]) == [scorer.score(review)]
+        assert isinstance(scorer.score(review), scorer.codec.score)
+    assert load_scorer(str(model / "small.joblib")).codec.contract == load_contract(str(model))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda given, _: given.pop("summary"), "no field 'summary'"),
+        (lambda given, _: given["summary"].update(type=["string", "null"]), "'summary' is another"),
+        (lambda _, gives: gives.pop("sentiment"), "no field 'sentiment'"),
+        (lambda _, gives: gives["sentiment"]["enum"].append("neutral"), "'sentiment' is another"),
+        (lambda _, gives: gives["prediction"].update(maximum=10), "'prediction' is another"),
+        (lambda _, gives: gives.update(price={"type": "number"}), "output 'price' is none"),
+    ],
+)
+def test_a_term_table_gives_no_other_contract(
+    model: Path, change: Callable[[dict[str, Any], dict[str, Any]], object], why: str
+) -> None:
+    change_card(model, lambda card: card.update(contract=contract_with(change)))
+    with pytest.raises(ModelError, match=why) as refused:
+        load_scorer(str(model))
+    assert "small.terms.json.gz" in refused.value.message
+
+
+def test_a_contract_that_cannot_be_used_is_refused_with_the_card_and_the_field(model: Path) -> None:
+    contract = contract_with(lambda given, _: given.update(Model={"type": "string"}))
+    change_card(model, lambda card: card.update(contract=contract))
+    for load in (load_contract, load_scorer):
+        with pytest.raises(ContractInvalid, match=r"small\.card\.json: .* field 'Model'"):
+            load(str(model))

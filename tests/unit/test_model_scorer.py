@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdlab.events import Review, Sentiment
+from bdlab.events import REVIEWS, Review, Sentiment
 from bdlab.model import Scorer, load_scorer
 from bdlab.model.compiled import CompiledScorer
 from bdlab.model.explanation import Labels, review_score, strongest
@@ -175,7 +175,10 @@ CONTRADICTION = "4.1 stars and a negative sentiment contradict each other"
 def test_a_warning_says_why(
     stars: float, sentiment: Sentiment, known: float | None, warning: str | None
 ) -> None:
-    assert review_score(stars, float(sentiment == "positive"), known_terms=known).warning == warning
+    assert (
+        review_score(REVIEWS.score, stars, float(sentiment == "positive"), known_terms=known).warning
+        == warning
+    )
 
 
 def test_the_weight_of_an_only_term_is_its_part_of_the_rating_in_stars() -> None:
@@ -197,7 +200,7 @@ def test_the_sums_are_those_of_the_formula() -> None:
     )
     empty = Field(terms=["."], idf=[1.0], rating=[0.0], sentiment=[0.0])
     table = TermTable(format=FORMAT, intercepts=Intercepts(0.5, -1.0), summary=empty, review=field)
-    score = CompiledScorer(table, name="hand@1", sha256="").score(
+    score = CompiledScorer(table, REVIEWS, name="hand@1", sha256="").score(
         Review(text="Good, not stale; good tea. Stale?")
     )
 

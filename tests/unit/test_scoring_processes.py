@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bdlab.errors import BdlabError, ModelError
-from bdlab.events import REVIEWS, Review, Score
+from bdlab.events import REVIEWS, Input, Score
 from bdlab.forked import Forked
 from bdlab.inputs.bulk import ScoredRow, score_each
 from bdlab.inputs.files import BadRow, Format, InputFile, Place, Row
@@ -70,10 +70,10 @@ class Failing:
     def __init__(self, error: BdlabError | None) -> None:
         self._error = error
 
-    def score(self, review: Review) -> Score:
+    def score(self, review: Input) -> Score:
         raise NotImplementedError
 
-    def score_many(self, reviews: Sequence[Review]) -> list[Score]:
+    def score_many(self, reviews: Sequence[Input]) -> list[Score]:
         if self._error is None:
             os.kill(os.getpid(), signal.SIGKILL)
         raise self._error or AssertionError

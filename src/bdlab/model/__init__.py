@@ -3,6 +3,6 @@
 Importing this package, and loading the shipped model, imports neither scikit-learn nor numpy.
 """
 
-from bdlab.model.scorer import Scorer, load_scorer
+from bdlab.model.scorer import Scorer, load_contract, load_scorer
 
-__all__ = ["Scorer", "load_scorer"]
+__all__ = ["Scorer", "load_contract", "load_scorer"]

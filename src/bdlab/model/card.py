@@ -9,14 +9,15 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from bdlab.errors import ModelError, ModelNotFound, ModelTampered
+from bdlab.contract import Contract, parse_contract, review_contract
+from bdlab.errors import ContractInvalid, ModelError, ModelNotFound, ModelTampered
 
 SUFFIX = ".card.json"
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-class File(msgspec.Struct, frozen=True, kw_only=True):
+class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`role` is `terms` (the run-time scorer's data) or `pipeline` (scikit-learn's, written by joblib)."""
 
     role: str
@@ -71,9 +72,10 @@ class Title(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Card(Title, frozen=True, kw_only=True, omit_defaults=True):
-    """A model card. For a pipeline that bdlab did not train, `name`, `version` and `files` are enough."""
+    """A model card. `contract` is the model's, as docs/contract.md has it; without one it is of reviews."""
 
     files: Annotated[dict[str, File], Meta(min_length=1)]
+    contract: dict[str, Any] | None = None
     created_at: str = ""
     data: Data | None = None
     validation: Validation | None = None
@@ -100,6 +102,16 @@ def read_card(path: Path) -> Card:
         if name in {"", ".", ".."} or Path(name).name != name or "\\" in name:
             raise ModelError(f"the model card {path} names the file {name!r}, which is not beside it")
     return card
+
+
+def contract_of(card: Card, path: Path) -> Contract:
+    """Return the contract of the card at `path`. Raises ContractInvalid, which names the field."""
+    if card.contract is None:
+        return review_contract()
+    try:
+        return parse_contract(card.contract)
+    except ContractInvalid as error:
+        raise ContractInvalid(f"the model card {path}: {error.message}", hint=error.hint) from error
 
 
 def encode_card(card: Card) -> bytes:

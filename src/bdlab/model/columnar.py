@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bdlab.events import REVIEWS, Review, Score, Term
+from bdlab.events import EventCodec, Input, Score, Term
 from bdlab.model.compiled import HIGHEST, LOWEST, CompiledScorer
 from bdlab.model.explanation import MOST_TERMS, TELL_NOTHING, Labels, review_score, select
 from bdlab.model.terms import NEGATED, NEGATION_REACH, NEGATIONS, STOPS, literal_tokens, normalise, untagged
@@ -30,6 +30,7 @@ _PIECE_REVIEWS = 1 << 11
 """The most that is scored at once: little enough for the processor's cache."""
 
 _SPAN = HIGHEST - LOWEST
+_fields = attrgetter("summary", "text")
 _CANDIDATES = 0.06
 """The terms of an explanation are looked for among those with this share of the largest contribution."""
 _TIE = 1e-9
@@ -188,30 +189,27 @@ class _Vocabulary:
 
 
 class ColumnarScorer:
-    """Scores many reviews many times faster than one by one. `fields` has the names of summary and text."""
+    """Scores many reviews many times faster than one by one."""
 
     blocking = True
 
-    def __init__(
-        self, table: TermTable, *, name: str, sha256: str, fields: tuple[str, str] = ("summary", "text")
-    ) -> None:
+    def __init__(self, table: TermTable, codec: EventCodec, *, name: str, sha256: str) -> None:
         self.name = name
-        self.codec = REVIEWS
+        self.codec = codec
         self.sha256 = sha256
-        self._exact = CompiledScorer(table, name=name, sha256=sha256)
-        self._fields = attrgetter(*fields)
+        self._exact = CompiledScorer(table, codec, name=name, sha256=sha256)
         self._normalises = table.format == FORMAT
         self._vocabulary = _Vocabulary(table)
         self._intercepts = table.intercepts
         self._baseline = float(_logistic(np.array([table.intercepts.rating]))[0])
 
-    def score(self, review: Review) -> Score:
+    def score(self, review: Input) -> Score:
         return self._exact.score(review)
 
-    def score_many(self, reviews: Sequence[Review]) -> list[Score]:
+    def score_many(self, reviews: Sequence[Input]) -> list[Score]:
         """Return the scores in order, equal to those of `CompiledScorer` within 1e-9."""
         scores: list[Score] = []
-        for piece in _pieces([tuple(map(self._plain, self._fields(review))) for review in reviews]):
+        for piece in _pieces([tuple(map(self._plain, _fields(review))) for review in reviews]):
             scores += self._score(reviews[len(scores) : len(scores) + len(piece)], piece)
         return scores
 
@@ -223,7 +221,7 @@ class ColumnarScorer:
             return " ".join(literal_tokens(text)).replace(NEGATED, "").encode().decode("latin-1")
         return untagged(text)
 
-    def _score(self, reviews: Sequence[Review], piece: list[tuple[str, ...]]) -> list[Score]:
+    def _score(self, reviews: Sequence[Input], piece: list[tuple[str, ...]]) -> list[Score]:
         known, count = self._vocabulary, len(piece)
         keys = self._keys(piece)
         review = keys >> _SHIFT
@@ -254,6 +252,7 @@ class ColumnarScorer:
             self._exact.score(each)
             if explanation is None
             else review_score(
+                self.codec.score,
                 prediction,
                 positive,
                 explanation,

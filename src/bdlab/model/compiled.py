@@ -11,7 +11,7 @@ from itertools import pairwise
 from math import exp, sqrt
 from typing import NamedTuple
 
-from bdlab.events import REVIEWS, Review, Score
+from bdlab.events import EventCodec, Input, Score
 from bdlab.model.explanation import Labels, review_score, strongest
 from bdlab.model.terms import STOPS, join, literal_tokens, tokens
 from bdlab.model.termtable import FORMAT, Field, TermTable
@@ -82,9 +82,9 @@ class CompiledScorer:
 
     blocking = False
 
-    def __init__(self, table: TermTable, *, name: str, sha256: str) -> None:
+    def __init__(self, table: TermTable, codec: EventCodec, *, name: str, sha256: str) -> None:
         self.name = name
-        self.codec = REVIEWS
+        self.codec = codec
         self.sha256 = sha256
         self._tokens = tokens if table.format == FORMAT else literal_tokens
         self._summary = _Weights(table.summary)
@@ -92,7 +92,7 @@ class CompiledScorer:
         self._intercepts = table.intercepts
         self._baseline = logistic(table.intercepts.rating)
 
-    def score(self, review: Review) -> Score:
+    def score(self, review: Input) -> Score:
         """Return the expected rating, the sentiment and the terms that explain the rating.
 
         The contributions of all terms and the baseline (the rating of a review without known terms) add up to
@@ -119,7 +119,8 @@ class CompiledScorer:
                 elif label:
                     contributions[label] = stars * part
         known = round(in_review.words / len(words), 3) if words else 0.0
-        return review_score(LOWEST + _SPAN * rating, positive, strongest(contributions), known)
+        stars = LOWEST + _SPAN * rating
+        return review_score(self.codec.score, stars, positive, strongest(contributions), known)
 
-    def score_many(self, reviews: Sequence[Review]) -> list[Score]:
+    def score_many(self, reviews: Sequence[Input]) -> list[Score]:
         return [self.score(review) for review in reviews]

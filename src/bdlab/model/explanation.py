@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from operator import attrgetter
 
-from bdlab.events import ReviewScore, Score, Sentiment, Term
+from bdlab.contract import Contract, review_contract
+from bdlab.events import Score, Term
 from bdlab.model.terms import CONTRACTIONS, NEGATED, NEGATIONS, STOPS
 
 MOST_TERMS = 5
@@ -25,17 +27,43 @@ _NEGATIONS = NEGATIONS.union(CONTRACTIONS.values())
 TELL_NOTHING = frozenset(_FUNCTION_WORDS.split())
 
 
+_READ = ("summary", "text")
+_what_it_is = attrgetter("kind", "choices", "nullable", "minimum", "maximum")
+
+
+def no_review(contract: Contract) -> str:
+    """Return why the score of a review does not fit `contract`; empty if it does.
+
+    The input needs the summary and the text, and the output is the review contract's.
+    """
+    found = {field.name: field for field in contract}
+    wanted = {field.name: field for field in review_contract()}
+    names = [*_READ, *(field.name for field in review_contract().outputs)]
+    for name in (*names, *(field.name for field in contract.outputs)):
+        if name not in found:
+            return f"it has no field {name!r}"
+        if name not in names:
+            return f"its output {name!r} is none of a review's"
+        if _what_it_is(found[name]) != _what_it_is(wanted[name]):
+            return f"its field {name!r} is another than a review's"
+    return ""
+
+
 def review_score(
-    stars: float, positive: float, explanation: tuple[Term, ...] = (), known_terms: float | None = None
+    make: type[Score],
+    stars: float,
+    positive: float,
+    explanation: tuple[Term, ...] = (),
+    known_terms: float | None = None,
 ) -> Score:
     """Return the score of a review whose sentiment is positive with the probability `positive`."""
-    sentiment: Sentiment = "positive" if positive >= 0.5 else "negative"
+    sentiment = "positive" if positive >= 0.5 else "negative"
     reasons = []
     if known_terms is not None and known_terms < FEW_TERMS:
         reasons.append(f"the model knows {known_terms:.0%} of the review's words")
     if (stars > _GOOD_STARS and sentiment == "negative") or (stars < _BAD_STARS and sentiment == "positive"):
         reasons.append(f"{stars:.1f} stars and a {sentiment} sentiment contradict each other")
-    return ReviewScore(
+    return make(
         prediction=stars,
         sentiment=sentiment,
         confidence=positive if positive >= 0.5 else 1.0 - positive,

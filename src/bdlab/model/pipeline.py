@@ -25,7 +25,7 @@ import structlog
 from numpy.typing import NDArray
 
 from bdlab.errors import ModelError
-from bdlab.events import REVIEWS, Review, Score
+from bdlab.events import EventCodec, Input, Score
 from bdlab.model.explanation import review_score
 
 Floats = NDArray[np.float64]
@@ -34,7 +34,6 @@ PAIRS = "pairs"
 
 _STARS = ("1", "2", "3", "4", "5")
 _SENTIMENTS = ({"0", "1"}, {"-1", "1"}, {"False", "True"}, {"negative", "positive"})
-_TRIAL = Review(text="This product is terrible!", summary="Product review")
 _PAGE = "docs/model.md, under 'Serve your own pipeline', says which estimators can be served."
 
 Head = Callable[[list[Any]], tuple[Floats | None, Floats | None]]
@@ -46,15 +45,19 @@ class PipelineScorer:
 
     blocking = True
 
-    def __init__(self, heads: Sequence[Head], *, pairs: bool, name: str, sha256: str) -> None:
+    def __init__(
+        self, heads: Sequence[Head], codec: EventCodec, *, pairs: bool, name: str, sha256: str
+    ) -> None:
         self.name = name
-        self.codec = REVIEWS
+        self.codec = codec
         self.sha256 = sha256
         self._heads = heads
         self._pairs = pairs
 
     @classmethod
-    def from_bytes(cls, content: bytes, *, source: str, name: str, sha256: str) -> PipelineScorer:
+    def from_bytes(
+        cls, content: bytes, codec: EventCodec, *, source: str, name: str, sha256: str
+    ) -> PipelineScorer:
         """Unpickle `content`, which runs its code, so it has to be checked first. Raises ModelError."""
         found = _unpickle(content, source)
         parts = found if isinstance(found, dict) else {"model": found}
@@ -65,15 +68,15 @@ class PipelineScorer:
         ]
         if not heads:
             raise ModelError(f"{source} holds a dict without 'rating' and 'sentiment'", hint=_PAGE)
-        scorer = cls(heads, pairs=parts.get("input") == PAIRS, name=name, sha256=sha256)
-        scorer.score(_TRIAL)
+        scorer = cls(heads, codec, pairs=parts.get("input") == PAIRS, name=name, sha256=sha256)
+        scorer.score(codec.input(text="This product is terrible!", summary="Product review"))
         return scorer
 
-    def score(self, review: Review) -> Score:
+    def score(self, review: Input) -> Score:
         """Return the score. Raises ModelError if the pipeline fails."""
         return self.score_many([review])[0]
 
-    def score_many(self, reviews: Sequence[Review]) -> list[Score]:
+    def score_many(self, reviews: Sequence[Input]) -> list[Score]:
         """Return the scores in order. Raises ModelError if the pipeline fails."""
         if not reviews:
             return []
@@ -104,7 +107,10 @@ class PipelineScorer:
             positive = (stars - 1) / 4
         if not (stars.shape == positive.shape == (len(reviews),) and np.isfinite(stars + positive).all()):
             raise ModelError(f"the model {self.name} did not predict one number a review", hint=_PAGE)
-        return [review_score(*pair) for pair in zip(stars.tolist(), positive.tolist(), strict=True)]
+        return [
+            review_score(self.codec.score, *pair)
+            for pair in zip(stars.tolist(), positive.tolist(), strict=True)
+        ]
 
 
 def _unpickle(content: bytes, source: str) -> Any:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from bdlab.contract import Contract, review_contract
 from bdlab.errors import ModelError, ModelNotFound
-from bdlab.events import EventCodec, Review, Score
+from bdlab.events import EventCodec, Input, Score, codec_of
 from bdlab.model import termtable
-from bdlab.model.card import SUFFIX, Card, read_card, read_file, read_verified
+from bdlab.model.card import SUFFIX, Card, contract_of, read_card, read_file, read_verified
 from bdlab.model.compiled import CompiledScorer
+from bdlab.model.explanation import no_review
 from bdlab.resources import models_dir
 from bdlab.settings import SHIPPED_MODEL
 
@@ -23,12 +25,12 @@ _SHA256 = re.compile(r"^[0-9a-f]{64}\b")
 
 
 class Scorer(Protocol):
-    """Scores reviews; may be called from several threads at once.
+    """Scores inputs; may be called from several threads at once.
 
     `name` is in every event (`reviews@1.1.0`); `sha256` is of the file that it scores with; `codec` has the
-    types of its inputs and scores. If `blocking` is
-    true, a call takes milliseconds, and many reviews in a call take little more than one: an event loop
-    should make calls in a thread, with the reviews that came in during the last call.
+    types of its inputs and scores, and their contract. If `blocking` is
+    true, a call takes milliseconds, and many inputs in a call take little more than one: an event loop
+    should make calls in a thread, with the inputs that came in during the last call.
     """
 
     name: str
@@ -36,9 +38,9 @@ class Scorer(Protocol):
     blocking: bool
     codec: EventCodec
 
-    def score(self, review: Review) -> Score: ...
+    def score(self, given: Input, /) -> Score: ...
 
-    def score_many(self, reviews: Sequence[Review]) -> list[Score]: ...
+    def score_many(self, inputs: Sequence[Input], /) -> list[Score]: ...
 
 
 def load_scorer(path: str = "", *, many: bool = False) -> Scorer:
@@ -47,15 +49,46 @@ def load_scorer(path: str = "", *, many: bool = False) -> Scorer:
     With `many`, a term table's is the one that takes least time a review for thousands of reviews in a call.
     Every file is first checked against its sha256. A joblib file is unpickled, which runs code: it needs a
     card or a ``.sha256`` beside it, or its hash in the path (``model.joblib#sha256=<64 hex digits>``).
-    Raises ModelNotFound, ModelTampered, or ModelError if the file does not hold a model.
+    Raises ModelNotFound, ModelTampered, ContractInvalid, or ModelError if the file does not hold a model.
     """
+    named = _find(path)
+    codec = codec_of(named.contract)
+    if named.card is None:
+        return _from_pipeline(named.file, codec, named.sha256, source=named.source)
+    return _from_card(named.card, named.file, codec, named.only, many=many)
+
+
+def load_contract(path: str = "") -> Contract:
+    """Return the contract of what `path` names, as for `load_scorer`, without reading the model itself.
+
+    Raises ModelNotFound, ContractInvalid, or ModelError.
+    """
+    return _find(path).contract
+
+
+class _Named(NamedTuple):
+    """What a path names: the card in `file`, or one file of it, `only`; or without a card a joblib file, and
+    its hash, which `source` has.
+    """
+
+    file: Path
+    card: Card | None = None
+    only: str = ""
+    sha256: str = ""
+    source: str = ""
+
+    @property
+    def contract(self) -> Contract:
+        return contract_of(self.card, self.file) if self.card else review_contract()
+
+
+def _find(path: str) -> _Named:
     if path in ("", SHIPPED_MODEL):
-        return _from_card(models_dir() / SHIPPED, many=many)
+        return _card(models_dir() / SHIPPED)
     pinned = _PINNED.match(path)
     if pinned:
-        return _from_pipeline(
-            Path(pinned["path"]).expanduser(), pinned["sha256"].lower(), source="the path's #sha256="
-        )
+        file = Path(pinned["path"]).expanduser()
+        return _Named(file, sha256=pinned["sha256"].lower(), source="the path's #sha256=")
     file = Path(path).expanduser()
     if file.is_dir():
         cards = sorted(file.glob("*" + SUFFIX))
@@ -66,21 +99,25 @@ def load_scorer(path: str = "", *, many: bool = False) -> Scorer:
             )
         file = cards[0]
     if file.suffix == ".json":
-        return _from_card(file, many=many)
+        return _card(file)
     beside = file.with_name(file.stem + SUFFIX)
     if file.is_file() and beside.is_file():
-        return _from_card(beside, only=file.name, many=many)
-    return _from_pipeline(file, _sha256_beside(file), source=f"{file.name}.sha256")
+        return _card(beside, file.name)
+    return _Named(file, sha256=_sha256_beside(file), source=f"{file.name}.sha256")
 
 
-def _from_card(path: Path, only: str = "", *, many: bool = False) -> Scorer:
-    """Return the scorer of a card's term table, else of its pipeline; with `only`, of that file."""
+def _card(path: Path, only: str = "") -> _Named:
     card = read_card(path)
     if only and only not in card.files:
         raise ModelError(
             f"the model card {path} does not name the file {only}",
             hint="Add the file with its sha256 to the card: docs/model.md shows how.",
         )
+    return _Named(path, card, only)
+
+
+def _from_card(card: Card, path: Path, codec: EventCodec, only: str, *, many: bool) -> Scorer:
+    """Return the scorer of a card's term table, else of its pipeline; with `only`, of that file."""
     contents = {
         name: read_verified(path.with_name(name), file.sha256, source=f"the model card {path.name}")
         for name, file in card.files.items()
@@ -89,30 +126,35 @@ def _from_card(path: Path, only: str = "", *, many: bool = False) -> Scorer:
     for role in ("terms", "pipeline"):
         for name, content in contents.items():
             if card.files[name].role == role:
-                return _build(card, name, content, many=many)
+                return _build(card, codec, name, content, many=many)
     raise ModelNotFound(f"none of the files that the model card {path} names exists: {', '.join(card.files)}")
 
 
-def _build(card: Card, name: str, content: bytes, *, many: bool) -> Scorer:
+def _build(card: Card, codec: EventCodec, name: str, content: bytes, *, many: bool) -> Scorer:
     sha256 = card.files[name].sha256
+    if why := no_review(codec.contract):
+        raise ModelError(
+            f"{name} scores reviews, and the contract of the model card is another's: {why}",
+            hint="Leave the contract out of the card, or name another file in it.",
+        )
     if card.files[name].role == "terms":
         table = termtable.decode(content, source=name)
         if many:
             from bdlab.model.columnar import ColumnarScorer  # noqa: PLC0415 - imports numpy
 
-            return ColumnarScorer(table, name=card.title, sha256=sha256)
-        return CompiledScorer(table, name=card.title, sha256=sha256)
+            return ColumnarScorer(table, codec, name=card.title, sha256=sha256)
+        return CompiledScorer(table, codec, name=card.title, sha256=sha256)
     from bdlab.model.pipeline import PipelineScorer  # noqa: PLC0415 - imports scikit-learn
 
-    return PipelineScorer.from_bytes(content, source=name, name=card.title, sha256=sha256)
+    return PipelineScorer.from_bytes(content, codec, source=name, name=card.title, sha256=sha256)
 
 
-def _from_pipeline(file: Path, sha256: str, *, source: str) -> Scorer:
+def _from_pipeline(file: Path, codec: EventCodec, sha256: str, *, source: str) -> Scorer:
     content = read_verified(file, sha256, source=source)
     from bdlab.model.pipeline import PipelineScorer  # noqa: PLC0415 - imports scikit-learn
 
-    name = _NOT_IN_A_NAME.sub("_", file.stem)[:100]
-    return PipelineScorer.from_bytes(content, source=str(file), name=f"{name}@{sha256[:12]}", sha256=sha256)
+    name = f"{_NOT_IN_A_NAME.sub('_', file.stem)[:100]}@{sha256[:12]}"
+    return PipelineScorer.from_bytes(content, codec, source=str(file), name=name, sha256=sha256)
 
 
 def _sha256_beside(file: Path) -> str:

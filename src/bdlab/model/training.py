@@ -17,6 +17,7 @@ import numpy as np
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 from sklearn.model_selection import GroupKFold
 
+from bdlab.contract import review_contract
 from bdlab.errors import InvalidInput, TrainingFailed
 from bdlab.files import Replacement
 from bdlab.model import termtable
@@ -96,6 +97,7 @@ def train(
         name=name,
         version=version,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        contract=review_contract().document,
         files={
             file: File(role=role, sha256=sha256_of(content), bytes=len(content))
             for file, (role, content) in contents.items()
