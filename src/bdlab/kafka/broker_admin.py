@@ -35,7 +35,6 @@ from bdlab.kafka.connection import (
     seconds_left,
 )
 from bdlab.retry import tries
-from bdlab.settings import KafkaSettings
 
 _CLIENT_ID = "bdlab-migrate"
 _TIMEOUT_S = 15.0
@@ -61,28 +60,24 @@ class Change(NamedTuple):
     subject: str
 
 
-class Grant(NamedTuple):
-    """One operation on one resource: (WRITE, TOPIC, "predictions")."""
-
-    operation: AclOperation
-    kind: ResourceType
-    resource: str
-
-
-def grants(service: str, server: KafkaSettings) -> frozenset[Grant]:
-    """Return all that a service may do at the broker, as `bdlab.services` lists it.
+def grants(service: str, login: KafkaLogin) -> set[AclBinding]:
+    """Return the ACLs of a service's user: all that it may do at the broker, as `bdlab.services` lists it.
 
     The rights to write and to read include the right to describe, which is granted as well, so that a list of
     ACLs shows it. An idempotent producer needs WRITE alone (Kafka 2.8 and later).
     """
     resources = {
-        "topic": (ResourceType.TOPIC, server.topic),
-        "group": (ResourceType.GROUP, server.group),
+        "topic": (ResourceType.TOPIC, login.server.topic),
+        "group": (ResourceType.GROUP, login.server.group),
         # librdkafka's name for the cluster as a resource is BROKER.
         "cluster": (ResourceType.BROKER, _CLUSTER),
     }
+    literal, user, allow = ResourcePatternType.LITERAL, f"User:{login.username}", AclPermissionType.ALLOW
     allowed = [operation.split() for operation in services.find(service).kafka or ()]
-    return frozenset(Grant(AclOperation[verb.upper()], *resources[what]) for verb, what in allowed)
+    return {
+        AclBinding(*resources[what], literal, user, "*", AclOperation[verb.upper()], allow)
+        for verb, what in allowed
+    }
 
 
 def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[KafkaLogin]]) -> list[Change]:
@@ -97,12 +92,7 @@ def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[
     admin = _open_admin(admin_login)
     logins = [login for of_service in users.values() for login in of_service]
     changes = _ensure_users(admin, logins)
-    wanted = {
-        _binding(login.username, grant)
-        for service, of_service in users.items()
-        for login in of_service
-        for grant in grants(service, login.server)
-    }
+    wanted = {acl for service in users for login in users[service] for acl in grants(service, login)}
     return changes + _ensure_acls(admin, wanted, logins)
 
 
@@ -347,18 +337,6 @@ def _allowed(admin: AdminClient, names: Iterable[str]) -> set[AclBinding]:
     (found,) = await_results(ask, _TIMEOUT_S)
     principals = {f"User:{name}" for name in names}
     return {acl for acl in found if acl.principal in principals}
-
-
-def _binding(name: str, grant: Grant) -> AclBinding:
-    return AclBinding(
-        grant.kind,
-        grant.resource,
-        ResourcePatternType.LITERAL,
-        f"User:{name}",
-        "*",
-        grant.operation,
-        AclPermissionType.ALLOW,
-    )
 
 
 def _in_words(acl: AclBinding) -> str:

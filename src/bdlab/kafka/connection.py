@@ -162,16 +162,6 @@ def copy_error(error: BrokerError) -> BrokerError:
     return type(error)(error.message, hint=error.hint)
 
 
-def cluster_of(client: Any, topic: str, *, server: KafkaSettings, timeout_s: float) -> str:
-    """Return the broker's cluster id, after a check that `topic` is there. `client` is any librdkafka handle.
-
-    Raises BrokerUnavailable, BrokerRefused or TopicMissing.
-    """
-    metadata = fetch_metadata(client, server=server, timeout_s=timeout_s)
-    partitions_of(metadata, topic, server)
-    return str(metadata.cluster_id)
-
-
 def partitions_of(metadata: Any, topic: str, server: KafkaSettings) -> Mapping[int, Any]:
     """Return the partitions of `topic` in the broker's `metadata`. Raises TopicMissing."""
     if topic not in metadata.topics:

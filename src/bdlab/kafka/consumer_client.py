@@ -16,9 +16,9 @@ from bdlab.kafka.connection import (
     MAX_MESSAGE_BYTES,
     broker_error,
     client_config,
-    cluster_of,
     fetch_metadata,
     no_answer,
+    partitions_of,
 )
 from bdlab.kafka.log_reader import LogReader, TopicIds, reported_ranges
 from bdlab.ledger import LogPartition, LogRange, log_partition
@@ -120,7 +120,8 @@ class ConsumerClient:
         """Ask the broker which log it has, and set `verified` or `replaced`. Raises BrokerError."""
         server = self.login.server
         try:
-            found = cluster_of(self._client, server.topic, server=server, timeout_s=timeout_s)
+            metadata = fetch_metadata(self._client, server=server, timeout_s=timeout_s)
+            partitions_of(metadata, server.topic, server)  # the topic is there
         except BrokerUnavailable as error:
             # The reason is reported by a poll; a record that comes with it will be read again.
             if self._client.poll(0) is not None:
@@ -128,7 +129,7 @@ class ConsumerClient:
             if self.refusal is not None:
                 raise self.refusal from error
             raise no_answer(server, self._last_problem, error) from error
-        found_id = self._ids.ask(timeout_s)
+        found, found_id = str(metadata.cluster_id), self._ids.ask(timeout_s)
         self.refusal = None
         self._last_problem = ""
         if self.cluster_id and (found, found_id) != (self.cluster_id, self.topic_id):
