@@ -57,9 +57,11 @@ test: $(VENV)/.installed  ## what each commit has to pass, on real servers; on A
 
 LONG = $(PYTEST) --numprocesses 3 --dist loadgroup --no-loadscope-reorder -m '(storm or long or kafka) and not compose'
 
+FETCH = $(BIN)/bdlab fetch-kafka && $(BIN)/python -m tests.servers.zookeeper
+
 # Each free process gets one test at a time, the longest first, so that no long one is left to the end.
 test-all: $(VENV)/.installed  ## all that takes long: storms of faults, drills, and Kafka servers secured, restarted, killed
-	@$(BIN)/bdlab fetch-kafka --zookeeper >&2 || echo "going on without Apache Kafka: what needs it is skipped" >&2
+	@($(FETCH)) >&2 || echo "going on without Apache Kafka: what needs it is skipped" >&2
 	$(LONG)
 
 # Without the unit tests, which touch no server. Two processes on a cluster, not three: each of them has three JVMs.
@@ -86,7 +88,7 @@ chaos: kafka  ## a million predictions under 200 faults on Apache Kafka, with a 
 	$(BIN)/python -m tests.chaos $(STORM)
 
 kafka: $(VENV)/.installed  ## fetch Apache Kafka 4, and 3.9 with ZooKeeper, into the user's cache
-	$(BIN)/bdlab fetch-kafka --zookeeper
+	$(FETCH)
 
 test-compose: kafka  ## the compose files, booted for real in a Docker engine of the tests' own (root, Debian)
 	$(PYTEST) -m compose -s

@@ -1,4 +1,4 @@
-"""Renew kafka.lock: each jar of the versions of Apache Kafka below, with its size in bytes and SHA-256.
+"""Renew the `LOCKS`: each jar of the versions of Apache Kafka below, with its size in bytes and SHA-256.
 
 `make lock` runs it. The resolver takes them from Maven Central, or from the mirror that its settings name.
 """
@@ -28,7 +28,11 @@ WANTED = {
     ],
 }
 UNWANTED = ("ch.qos.logback", "*")
-LOCK = Path(__file__).parents[2] / "src" / "bdlab" / "stack" / "servers" / "kafka.lock"
+_ROOT = Path(__file__).parents[2]
+LOCKS = {
+    "kafka": _ROOT / "src" / "bdlab" / "stack" / "servers" / "kafka.lock",
+    "kafka-with-zookeeper": _ROOT / "tests" / "servers" / "kafka-with-zookeeper.lock",
+}
 
 
 def resolve(context: MavenContext, wanted: list[str]) -> list[Dependency]:
@@ -60,8 +64,9 @@ def main() -> None:
     named = GlobalSettings.load().repositories
     with tempfile.TemporaryDirectory(prefix="bdlab-lock-") as folder:
         context = MavenContext(repo_cache=Path(folder), remote_repos=named or None)
-        sections = [section(context, name, wanted) for name, wanted in WANTED.items()]
-    LOCK.write_text("# Made by `make lock` from infra/kafka/lock.py.\n\n" + "\n".join(sections), "utf-8")
+        for name, wanted in WANTED.items():
+            head = "# Made by `make lock` from infra/kafka/lock.py.\n\n"
+            LOCKS[name].write_text(head + section(context, name, wanted), "utf-8")
 
 
 if __name__ == "__main__":

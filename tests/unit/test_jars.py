@@ -22,6 +22,7 @@ from bdlab.errors import BinaryMissing, StartInterrupted
 from bdlab.stack.servers import jars, maven
 from bdlab.stack.servers.jars import Assembly, Jar
 from tests.fix_servers import installed_or_skip
+from tests.servers.zookeeper import pinned
 from tests.waiting import until
 
 CONTENTS = {f"org.example:part-{number}:1.{number}": os.urandom(200_000 + number) for number in range(6)}
@@ -116,7 +117,7 @@ WHOLE = {jar.name: CONTENTS[jar.coordinate] for jar in ASSEMBLY.jars}
 
 
 def test_the_lock_pins_each_jar_once() -> None:
-    for assembly in (jars.kafka(), jars.kafka_with_zookeeper()):
+    for assembly in (jars.kafka(), pinned()):
         names = [jar.name for jar in assembly.jars]
         assert len(set(names)) == len(names)
         assert f"kafka_2.13-{assembly.version}.jar" in names
@@ -124,9 +125,7 @@ def test_the_lock_pins_each_jar_once() -> None:
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize(
-    "assembly", [jars.kafka(), jars.kafka_with_zookeeper()], ids=["4", "3 with ZooKeeper"]
-)
+@pytest.mark.parametrize("assembly", [jars.kafka(), pinned()], ids=["4", "3 with ZooKeeper"])
 def test_the_cache_of_this_machine_holds_what_is_pinned(assembly: Assembly) -> None:
     with installed_or_skip():
         jars.fetch(assembly, lambda *_: None)

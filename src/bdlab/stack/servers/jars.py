@@ -70,17 +70,13 @@ class Assembly(msgspec.Struct, frozen=True):
 
 def kafka() -> Assembly:
     """Return the pinned Apache Kafka 4."""
-    return _pinned("kafka")
+    return pinned(Path(__file__).with_name("kafka.lock"))
 
 
-def kafka_with_zookeeper() -> Assembly:
-    """Return the pinned Apache Kafka 3.9 with ZooKeeper, for `bdlab fetch-kafka --zookeeper`."""
-    return _pinned("kafka-with-zookeeper")
-
-
-def _pinned(section: str) -> Assembly:
-    content = tomllib.loads(Path(__file__).with_name("kafka.lock").read_text("utf-8"))
-    return msgspec.convert(content[section], Assembly)
+def pinned(lock: Path) -> Assembly:
+    """Return what `make lock` has written into the file `lock`."""
+    (found,) = tomllib.loads(lock.read_text("utf-8")).values()
+    return msgspec.convert(found, Assembly)
 
 
 def fetch(assembly: Assembly, progress: Progress) -> None:

@@ -95,13 +95,15 @@ def fetch_kafka(progress: jars.Progress) -> Distribution:
     return kafka()
 
 
-def find(variable: str, pinned: jars.Assembly, program: str, option: str = "") -> Distribution:
+def find(
+    variable: str, pinned: jars.Assembly, program: str, fetch: str = "bdlab fetch-kafka"
+) -> Distribution:
     """Return the distribution that the environment `variable` names, else `pinned` or another version of it
     in the cache.
 
-    Raises BinaryMissing; `program` and the `option` of `bdlab fetch-kafka` are for its message.
+    Raises BinaryMissing; `program` and the command that does `fetch` it are for its message.
     """
-    hint = f"Run `bdlab fetch-kafka{option}`, or name a distribution with {variable}."
+    hint = f"Run `{fetch}`, or name a distribution with {variable}."
     named = os.environ.get(variable)
     if named:
         chosen = _distribution(Path(named).expanduser().absolute())
