@@ -24,6 +24,7 @@ pytest_plugins: list[str] = [
     "tests.fix_database",
     "tests.fix_vault",
     "tests.fix_apache",
+    "tests.fix_golden",
     "tests.fix_up",
     "tests.fix_rotation",
 ]
