@@ -71,11 +71,12 @@ BODIES: tuple[bytes, ...] = (
     b'{"text":"\xed\xa0\xbd"}',
     b'{"text":"a\xc3"}', b'{"text":"\xc3\xa4"}', b"[" * 90_000, b"[" * 90_000 + b"]" * 90_000,
     b'{"a":' * 30_000, b'{"text":"a","HelpfulnessNumerator":' + b"1" * 5000 + b"}",
+    b'{"text":"' + b"good coffee " * 9000 + b'"}', b'{"text":5,"summary":"' + b"a" * 90_000 + b'\\u0000"}',
     b'{"text":"a","HelpfulnessNumerator":01}', b'{"text":"a","HelpfulnessNumerator":+1}', b"\x00",
 )  # fmt: skip
 
 LISTS: tuple[bytes, ...] = (
-    *BODIES, b"{}", GOOD, b"[5]", b"[null,true]", b"[[]]", b"[[" + GOOD + b"]]", b"[" + GOOD + b",]",
+    *BODIES, b"{}", GOOD, b"[5]", b"[null,true]", b"[[]]", b"[[" + GOOD + b"]]",
     b"[" + b",".join([GOOD] * (MOST + 1)) + b"]", b"[" + b",".join([b"{}"] * (MOST + 1)) + b"]",
     b"[" + b",".join([b"{}"] * MOST) + b"]",
     b"[" + b",".join([b"{}", GOOD, b'{"text":5,"summary":6}', b"7", b'{"text":"a","txet":1}']) + b"]",

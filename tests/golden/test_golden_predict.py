@@ -114,8 +114,10 @@ def predict(tmp_path: Path) -> Predict:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("BDLAB_", "VAULT_"))}
     fixed = {"NO_COLOR": "1", "COLUMNS": "100", "BDLAB_HTTP_MAX_BODY_BYTES": "2000"}
 
-    def run(*arguments: str, **more: str) -> str:
-        done = forked.run(("predict", "--no-publish", *arguments), kept | fixed | more, folder=tmp_path)
+    def run(*arguments: str, stdin: bytes = b"", **more: str) -> str:
+        done = forked.run(
+            ("predict", "--no-publish", *arguments), kept | fixed | more, stdin=stdin, folder=tmp_path
+        )
         written = {}
         if "--output" in arguments:
             name = arguments[arguments.index("--output") + 1]
@@ -129,6 +131,12 @@ def predict(tmp_path: Path) -> Predict:
 def test_predict(predict: Predict, golden: Golden) -> None:
     blocks = [predict(*arguments) for arguments in RUNS]
     blocks.append(predict("--file", "amazon.csv", COLUMNS="60"))
+    blocks += [
+        f"-- standard input {content[:20]!r}\n{predict('-', '--json', stdin=content)}"
+        for content in ("Great\n\ncaf\xe9 \r\n".encode(), b"", b" \n", b"caf\xe9", b"a" * 2001)
+    ]
+    blocks.append(predict("--file", "-", "--json", stdin=FILES["good.jsonl"]))
+    blocks.append(predict("--file", "-", stdin=FILES["counts.csv"]))
     golden.holds("predict.txt", "".join(blocks))
 
 

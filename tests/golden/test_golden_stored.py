@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,8 @@ def read_back(client: httpx.Client, place: Place) -> Iterator[str]:
     yield answered("one of them", f"GET /predictions/{first}", answer)
 
 
-def produce(place: Place, records: Sequence[Record], partition: int) -> None:
-    place.produce([(partition, key, value, headers) for _, key, value, headers in records])
+def produce(place: Place, records: Iterable[tuple[int, Record]]) -> None:
+    place.produce([(partition, *record[1:]) for partition, record in records])
 
 
 def consumed(place: Place) -> str:
@@ -217,8 +217,7 @@ def test_stored(pipeline: Pipeline, golden: Golden, before: list[tuple[int, Reco
     golden.holds("views.txt", catalogue(place, {"views": VIEWS}))
     place.database.execute("ALTER TABLE predictions ADD CONSTRAINT house_rule CHECK (text <> 'refused')")
     partitions = [judged(), *([one] for one in held()), [record for _, record in before]]
-    for partition, records in enumerate(partitions):
-        produce(place, records, partition)
+    produce(place, ((at, record) for at, records in enumerate(partitions) for record in records))
     blocks = [consumed(place)]
     for partition, records in enumerate(partitions):
         blocks += [f"== partition {partition}\n", *becomes(place, records, partition), "\n"]
@@ -238,8 +237,7 @@ def test_stored(pipeline: Pipeline, golden: Golden, before: list[tuple[int, Reco
 
 def test_before(pipeline: Pipeline, golden: Golden, before: list[tuple[int, Record]]) -> None:
     place = Place(pipeline)
-    for partition, record in before:
-        produce(place, [record], partition)
+    produce(place, before)
     dump = (BEFORE / "database.sql").read_text()
     for shown, there in place.names.items():
         dump = dump.replace(f"'<{shown}>'", f"'{there}'")
@@ -250,7 +248,7 @@ def test_before(pipeline: Pipeline, golden: Golden, before: list[tuple[int, Reco
     with place.serve() as (_, client):
         blocks = ["== as it is restored\n", *read_back(client, place), *commands(place, partition)]
         # A new row, a duplicate of an old one, and a dead letter.
-        produce(place, [judged()[0], before[0][1], judged()[1]], partition)
+        produce(place, [(partition, one) for one in (judged()[0], before[0][1], judged()[1])])
         blocks += ["== with three more records\n", consumed(place), *read_back(client, place)]
     blocks += commands(place, partition)
     for table in TABLES:
