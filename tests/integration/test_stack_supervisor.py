@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,12 +33,14 @@ class Sleeper(ManagedProcess):
         self._fail = fail_first
         self.stopped_at = 0.0
 
-    def start(self, timeout_s: float = 5.0, stop: threading.Event | None = None) -> None:
-        del timeout_s, stop
+    def _prepare(self) -> list[str]:
         if self.pid is not None and self._fail:
             self._fail -= 1
             raise ServerNotStarted("not this time")
-        self.spawn(["sleep", "600"], os.environ)
+        return ["sleep", "600"]
+
+    def _environment(self) -> Mapping[str, str]:
+        return os.environ
 
     def stop(self, timeout_s: float = 5.0) -> None:
         super().stop(timeout_s)

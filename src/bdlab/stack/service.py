@@ -71,13 +71,16 @@ class Service(ManagedProcess):
     ) -> None:
         super().__init__(name, folder.path)
         self._arguments = arguments
-        self._environment = environment
+        self._variables = environment
         self._port = port
         self._ready_path = ready_path
         self._tls = tls
 
-    def start(self, timeout_s: float = 60.0, stop: threading.Event | None = None) -> None:
-        self._launch(self._arguments, self._environment, timeout_s=timeout_s, stop=stop)
+    def _prepare(self) -> Sequence[str]:
+        return self._arguments
+
+    def _environment(self) -> Mapping[str, str]:
+        return self._variables
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Return status and body of its response; 0 and nothing if there is none."""

@@ -132,8 +132,7 @@ class Supervisor:
         child = watched.child
         began = time.monotonic()
         try:
-            if not child.running:
-                child.start(watched.restart_timeout_s, stop)
+            child.start(watched.restart_timeout_s, stop)
             if watched.after_restart:
                 watched.after_restart(stop)
         except StartInterrupted:

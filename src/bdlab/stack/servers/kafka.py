@@ -98,9 +98,7 @@ class ApacheKafka(Broker):
 
     def prepare(self) -> None:
         """Choose the ports and format the storage before the first start, which takes a JVM of its own."""
-        self._make_folders()
-        self._port = self._choose_port()
-        self._configure(self._port)
+        self._prepare()
 
     def kill(self) -> None:
         """End it as a power cut would (SIGKILL)."""

@@ -254,31 +254,24 @@ def end(name: str, pid: int, *steps: tuple[signal.Signals, float]) -> None:
 class ManagedProcess(Process, ABC):
     """A server or a service: one child process, started until it is ready."""
 
-    @abstractmethod
     def start(self, timeout_s: float = 60.0, stop: threading.Event | None = None) -> None:
-        """Start it and wait until it is ready, at most `timeout_s` seconds.
+        """Start it, unless it runs, and wait until it is ready, at most `timeout_s` seconds.
 
-        Raises ServerNotStarted, with the end of its log, and StartInterrupted if `stop` was set.
+        If it is not ready in time, it is stopped again. Raises ServerNotStarted, with the end of its log, and
+        StartInterrupted if `stop` was set.
         """
-
-    @abstractmethod
-    def _is_ready(self) -> bool:
-        """Return whether it is ready for clients."""
-
-    def _launch(
-        self,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        *,
-        timeout_s: float,
-        stop: threading.Event | None,
-    ) -> None:
-        """Start the process and wait until it is ready; stop it again if it is not in time."""
+        if self.running:
+            return
         began = time.monotonic()
-        hint = f"Its whole log is {self.log_file}."
-        self.spawn(arguments, environment)
         try:
-            for _ in tries(timeout_s, stop=stop, first_s=_POLL_S, longest_s=_POLL_S):
+            arguments = self._prepare()
+        except OSError as error:
+            raise ServerNotStarted(f"{self.name} could not be started: {error}") from error
+        hint = f"Its whole log is {self.log_file}."
+        self.spawn(arguments, self._environment())
+        try:
+            left_s = timeout_s - (time.monotonic() - began)
+            for _ in tries(left_s, stop=stop, first_s=_POLL_S, longest_s=_POLL_S):
                 if self._is_ready():
                     return
                 if not self.running:
@@ -291,3 +284,15 @@ class ManagedProcess(Process, ABC):
         except StackError:
             self.stop()
             raise
+
+    @abstractmethod
+    def _prepare(self) -> Sequence[str]:
+        """Write what it reads from disk, and return its command line."""
+
+    @abstractmethod
+    def _environment(self) -> Mapping[str, str]:
+        """Return the child's whole environment."""
+
+    @abstractmethod
+    def _is_ready(self) -> bool:
+        """Return whether it is ready for clients."""

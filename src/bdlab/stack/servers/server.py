@@ -1,8 +1,6 @@
 """What OpenBao, Postgres and the broker have in common as servers of one data folder."""
 
 import os
-import threading
-import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,19 +33,6 @@ class Server(ManagedProcess):
             raise ServerNotStarted(f"{self.name} has no port before it was started")
         return self._port
 
-    def start(self, timeout_s: float = 60.0, stop: threading.Event | None = None) -> None:
-        if self.running:
-            return
-        deadline = time.monotonic() + timeout_s
-        try:
-            self._make_folders()
-            self._port = self._choose_port()
-            arguments = self._configure(self._port)
-        except OSError as error:
-            raise ServerNotStarted(f"{self.name} could not be started: {error}") from error
-        left_s = deadline - time.monotonic()
-        self._launch(arguments, self._environment(), timeout_s=left_s, stop=stop)
-
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -55,11 +40,13 @@ class Server(ManagedProcess):
     def __exit__(self, *_exception: object) -> None:
         self.stop()
 
-    def _make_folders(self) -> None:
+    def _prepare(self) -> Sequence[str]:
         for folder in (self.data_dir, self.folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.data_dir.chmod(0o700)
         self.end_leftover()
+        self._port = self._choose_port()
+        return self._configure(self._port)
 
     def _choose_port(self) -> int:
         # After a restart its clients must find it at the same port.
