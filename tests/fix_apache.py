@@ -108,9 +108,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     try:
         client = root_client(server)
         pki.prepare_authority(client)
-        broker, certificates = pki.issue_broker(client), CertificateFiles(tmp_path_factory.mktemp("tls"))
+        broker, certificates = (
+            pki.issue(client, pki.BROKER_ROLE),
+            CertificateFiles(tmp_path_factory.mktemp("tls")),
+        )
         certificates.write(broker, (), ttl_s=BROKER_TTL_S)
-        made = Authority(broker=broker, admin=pki.issue_admin(client), certificates=certificates)
+        made = Authority(broker=broker, admin=pki.issue(client, pki.ADMIN_ROLE), certificates=certificates)
         client.close()
     finally:
         server.stop()

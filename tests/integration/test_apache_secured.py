@@ -280,7 +280,7 @@ def test_administration_asks_for_a_certificate_of_the_authority(
         client = root_client(other)
         pki.prepare_authority(client)
         # The right name, by another authority.
-        forged = pki.issue_admin(client).certificate
+        forged = pki.issue(client, pki.ADMIN_ROLE).certificate
         client.close()
     finally:
         other.stop()

@@ -50,8 +50,8 @@ def test_vault_init_makes_the_authority_and_migrate_uses_it(
         assert "BEGIN CERTIFICATE" in authority
         assert not files.good_for(HOSTS, authority=authority)
         assert early.good_for(["localhost"], authority=authority)
-        issued = migrate.ask(lambda client: pki.issue_broker(client, hosts=HOSTS))
-        admin = migrate.ask(pki.issue_admin)
+        issued = migrate.ask(lambda client: pki.issue(client, pki.BROKER_ROLE, hosts=HOSTS))
+        admin = migrate.ask(lambda client: pki.issue(client, pki.ADMIN_ROLE))
     files.write(issued, HOSTS, ttl_s=BROKER_TTL_S)
 
     assert admin.ca_pem.strip() == issued.ca_pem.strip() == authority.strip()
@@ -66,7 +66,7 @@ def test_vault_init_makes_the_authority_and_migrate_uses_it(
     context.load_verify_locations(tmp_path / "ca.pem")
 
     with session(world, "serve") as serve, pytest.raises(PolicyDenied):
-        serve.ask(pki.issue_admin)
+        serve.ask(lambda client: pki.issue(client, pki.ADMIN_ROLE))
 
 
 def test_a_certificate_in_its_last_third_is_replaced(tmp_path: Path) -> None:

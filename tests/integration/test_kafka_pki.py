@@ -46,16 +46,16 @@ def decoded(pem: str, folder: Path) -> dict[str, Any]:
 def test_a_second_run_changes_nothing_and_hosts_are_added(client: VaultClient) -> None:
     assert pki.prepare_authority(client) == []
     with pytest.raises(VaultError, match="kafka-7"):
-        pki.issue_broker(client, hosts=["kafka-7"])
+        pki.issue(client, pki.BROKER_ROLE, hosts=["kafka-7"])
     assert pki.prepare_authority(client, hosts=["kafka-7"]) == ["certificate role broker"]
     assert pki.prepare_authority(client, hosts=["kafka-8"]) == ["certificate role broker"]
     assert pki.prepare_authority(client) == []
-    pki.issue_broker(client, hosts=["kafka-7", "kafka-8"])
+    pki.issue(client, pki.BROKER_ROLE, hosts=["kafka-7", "kafka-8"])
     assert len(client.request("list", f"{pki.KAFKA.mount}/issuers")["data"]["keys"]) == 1
 
 
 def test_a_brokers_certificate_names_its_hosts_and_fits_its_key(client: VaultClient, tmp_path: Path) -> None:
-    issued = pki.issue_broker(client, ttl_s=3600)
+    issued = pki.issue(client, pki.BROKER_ROLE, ttl_s=3600)
     found = decoded(issued.certificate.pem, tmp_path)
     assert found["subject"] == ((("commonName", BROKER_NAME),),)
     assert set(found["subjectAltName"]) == {("DNS", "localhost"), ("IP Address", "127.0.0.1")}
@@ -71,11 +71,11 @@ def test_a_brokers_certificate_names_its_hosts_and_fits_its_key(client: VaultCli
 def test_an_administrators_certificate_is_short_lived_and_names_no_host(
     client: VaultClient, tmp_path: Path
 ) -> None:
-    found = decoded(pki.issue_admin(client).certificate.pem, tmp_path)
+    found = decoded(pki.issue(client, pki.ADMIN_ROLE).certificate.pem, tmp_path)
     assert found["subject"] == ((("commonName", ADMIN_NAME),),)
     assert "subjectAltName" not in found
     assert expires_within(found, timedelta(hours=1, minutes=5))
-    too_long = pki.issue_admin(client, ttl_s=30 * 86400)
+    too_long = pki.issue(client, pki.ADMIN_ROLE, ttl_s=30 * 86400)
     assert expires_within(decoded(too_long.certificate.pem, tmp_path), timedelta(hours=1, minutes=5))
 
 

@@ -43,7 +43,7 @@ def broker_certificate(
         if files.good_for(host, authority=session.ask(pki.authority_pem)):
             terminal.echo("broker certificate: unchanged")
         else:
-            issued = session.ask(lambda client: pki.issue_broker(client, hosts=host, ttl_s=ttl_s))
+            issued = session.ask(lambda client: pki.issue(client, pki.BROKER_ROLE, hosts=host, ttl_s=ttl_s))
             files.write(issued, host, ttl_s=ttl_s)
             terminal.echo(f"broker certificate: issued for {', '.join(host)}, good for {ttl_s} s")
         if admin_servers:

@@ -58,7 +58,7 @@ def server_certificate(
                 terminal.echo(f"certificate of {name}: unchanged")
                 continue
             issued = session.ask(
-                lambda client, name=name: pki.issue_server(client, name, hosts=hosts, ttl_s=ttl_s)  # type: ignore[misc]
+                lambda client, name=name: pki.issue(client, name, hosts=hosts, ttl_s=ttl_s)  # type: ignore[misc]
             )
             files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             files.write(issued, hosts, ttl_s=ttl_s)

@@ -39,7 +39,7 @@ def administrator(session: VaultSession, clients: KafkaLogin, admin_servers: str
 
     Raises VaultError.
     """
-    issued = session.ask(pki.issue_admin)
+    issued = session.ask(lambda client: pki.issue(client, pki.ADMIN_ROLE))
     server = msgspec.structs.replace(clients.server, bootstrap_servers=admin_servers, security_protocol="SSL")
     return KafkaLogin(server=server, ca_pem=issued.ca_pem, certificate=issued.certificate)
 

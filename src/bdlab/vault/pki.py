@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from bdlab.certificates import BROKER_TTL_S, LOCAL_HOSTS, SERVER_TTL_S
+from bdlab.certificates import BROKER_TTL_S, LOCAL_HOSTS
 from bdlab.credentials import ADMIN_NAME, BROKER_NAME, Certificate, Issued
 from bdlab.errors import SecretMissing, VaultError
 from bdlab.settings import Secret
@@ -167,40 +167,26 @@ def _roles(
     return found
 
 
-def issue_broker(
-    client: VaultClient, *, hosts: Sequence[str] = LOCAL_HOSTS, ttl_s: int = BROKER_TTL_S
+def issue(
+    client: VaultClient, name: str, *, hosts: Sequence[str] = LOCAL_HOSTS, ttl_s: int | None = None
 ) -> Issued:
-    """Issue a broker's certificate for `hosts` and this machine's address, for `ttl_s` seconds.
+    """Issue a certificate of the role `name`, for `ttl_s` seconds, or for as long as the role allows.
 
-    Raises VaultError.
+    A server's is for `hosts` and this machine's address; an administrator's is stored nowhere. Raises
+    VaultError.
     """
-    return _issue(client, KAFKA, BROKER_ROLE, ttl_s=ttl_s, hosts=hosts)
-
-
-def issue_admin(client: VaultClient, *, ttl_s: int = ADMIN_TTL_S) -> Issued:
-    """Issue an administrator's certificate, which is stored nowhere. Raises VaultError."""
-    return _issue(client, KAFKA, ADMIN_ROLE, ttl_s=ttl_s)
-
-
-def issue_server(
-    client: VaultClient, server: str, *, hosts: Sequence[str] = LOCAL_HOSTS, ttl_s: int = SERVER_TTL_S
-) -> Issued:
-    """Issue the certificate of one of `SERVER_ROLES`, as `issue_broker` does. Raises VaultError."""
-    return _issue(client, SERVERS, server, ttl_s=ttl_s, hosts=hosts)
-
-
-def _issue(
-    client: VaultClient, authority: CertificateAuthority, role: str, *, ttl_s: int, hosts: Sequence[str] = ()
-) -> Issued:
-    path = f"{authority.mount}/issue/{role}"
+    authority, role = next(
+        (each, role) for each in CERTIFICATE_AUTHORITIES.values() for role in each.roles if role.name == name
+    )
+    path = f"{authority.mount}/issue/{name}"
     body: dict[str, Any] = {
-        "common_name": next(known.subject for known in authority.roles if known.name == role),
-        "ttl": f"{ttl_s}s",
+        "common_name": role.subject,
+        "ttl": f"{ttl_s or role.max_ttl_s}s",
         "private_key_format": "pkcs8",
         # The common name is a label, not a host.
         "exclude_cn_from_sans": True,
     }
-    if hosts:
+    if role.server:
         body |= {"alt_names": ",".join(hosts), "ip_sans": _LOCAL_ADDRESS}
     answer = client.write(path, body)
     try:

@@ -45,7 +45,7 @@ class BrokerCertificate:
         return () if good else LOCAL_HOSTS
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
-        issued = pki.issue_broker(writer, hosts=pending, ttl_s=self._ttl_s)
+        issued = pki.issue(writer, pki.BROKER_ROLE, hosts=pending, ttl_s=self._ttl_s)
         self._files.write(issued, pending, ttl_s=self._ttl_s)
 
 
