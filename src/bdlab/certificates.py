@@ -45,15 +45,9 @@ class CertificateFiles:
 
     def __init__(self, folder: Path, *, mode: int = OWNER_ONLY) -> None:
         self.folder = folder
+        self.server_file = folder / "server.pem"
+        self.ca_file = folder / "ca.pem"
         self._mode = mode
-
-    @property
-    def server_file(self) -> Path:
-        return self.folder / "server.pem"
-
-    @property
-    def ca_file(self) -> Path:
-        return self.folder / "ca.pem"
 
     def good_for(self, hosts: Sequence[str], *, authority: str) -> bool:
         """Return whether the certificate is for `hosts`, of `authority`, and has a third of its time left."""

@@ -56,7 +56,8 @@ class Consumer:
         self._client_id = client_id
         self._opened = False
         self._client: ConsumerClient | None = None
-        self._problem: BrokerError | None = None
+        self.problem: BrokerError | None = None
+        """Why no records come now; None if the broker answers."""
         self._refused_since: float | None = None
         self._outage = Outage("Kafka is not usable", "Kafka is usable again")
         self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
@@ -82,11 +83,6 @@ class Consumer:
     @property
     def _assignment(self) -> Assignment:
         return self._client.assignment if self._client is not None else Assignment()
-
-    @property
-    def problem(self) -> BrokerError | None:
-        """Return why no records come now; None if the broker answers."""
-        return self._problem
 
     def open(self) -> None:
         """Make it ready; `poll()` connects. Raises VaultError if there is no login."""
@@ -152,7 +148,7 @@ class Consumer:
             self._refuse(error)
         except (BrokerUnavailable, TopicMissing) as error:
             self._fail(error)
-        if self._problem is not None:
+        if self.problem is not None:
             time.sleep(min(max(0.0, deadline - time.monotonic()), self._pause_s))
         return records
 
@@ -217,7 +213,7 @@ class Consumer:
 
     def _fail(self, error: BrokerError) -> None:
         self._outage.failed(error)
-        self._problem = error
+        self.problem = error
         self._pause_s = self._backoff.next_s()
 
     def _refuse(self, error: BrokerRefused) -> None:
@@ -233,7 +229,7 @@ class Consumer:
     def _solve(self) -> None:
         self._outage.over()
         self._backoff.reset()
-        self._problem = self._refused_since = None
+        self.problem = self._refused_since = None
 
 
 def delete_stuck_group(login: KafkaLogin, cluster_id: str, *, client_id: str) -> None:

@@ -51,6 +51,7 @@ class VaultClient:
 
     def __init__(self, settings: VaultSettings, *, token: Secret | None = None) -> None:
         self.settings = settings
+        self.address = settings.address
         self.token = token or _NOBODY
         namespace = settings.namespace.strip("/")
         self.namespace = "" if namespace == "root" else namespace
@@ -74,10 +75,6 @@ class VaultClient:
         more = {"namespace": self.namespace, "through the proxy": self._proxy.shown}
         told = ", ".join(f"{what} {value}" for what, value in more.items() if value)
         return f"Vault at {self.address}" + (f" ({told})" if told else "")
-
-    @property
-    def address(self) -> str:
-        return self.settings.address
 
     def with_token(self, token: Secret) -> "VaultClient":
         """Return another client of the same namespace, with this token."""

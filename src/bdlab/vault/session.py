@@ -7,7 +7,6 @@ used. A login stays in use until it runs out, even if Vault is sealed or unreach
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Self, TypeVar
 
 import structlog
@@ -55,6 +54,7 @@ class VaultSession:
         self._vault = layers.settings().vault
         self._client = VaultClient(self._vault)
         self._identity = Identity(self._vault.identities / service, service=service)
+        self._ca_file = self._identity.folder / "database-ca.pem"
         # For requests to Vault; a login that is there already is read without it.
         self._lock = threading.RLock()
         self._token = LeasedToken(self._client, self._identity, self._token_replaced)
@@ -242,10 +242,6 @@ class VaultSession:
         return isinstance(error, VaultUnavailable) or (self._daemon and never_handed_over)
 
     # -- settings from Vault ---------------------------------------------------------------------------------
-
-    @property
-    def _ca_file(self) -> Path:
-        return self._identity.folder / "database-ca.pem"
 
     def _database_server(self, values: Mapping[str, str]) -> PostgresSettings:
         pem = values.get("ca_pem", "")

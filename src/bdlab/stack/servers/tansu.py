@@ -19,12 +19,7 @@ class Tansu(Broker):
     name = "tansu"
     stop_signal = signal.SIGKILL  # it has nothing to save, and an orderly stop takes it two seconds
     keeps_log: ClassVar[bool] = False
-
-    _cluster_id = ""
-
-    @property
-    def cluster_id(self) -> str:
-        return self._cluster_id
+    cluster_id = ""
 
     def _choose_port(self) -> int:
         before = self._port
@@ -33,13 +28,13 @@ class Tansu(Broker):
         return self.ports.choose_new(before)
 
     def _configure(self, port: int) -> Sequence[str]:
-        self._cluster_id = f"{MEMORY_ONLY_ID}{secrets.token_hex(8)}"
+        self.cluster_id = f"{MEMORY_ONLY_ID}{secrets.token_hex(8)}"
         url = f"tcp://127.0.0.1:{port}"
         return [
             str(binaries.tansu()),
             "broker",
             "--cluster-id",
-            self._cluster_id,
+            self.cluster_id,
             "--listener-url",
             url,
             "--advertised-listener-url",
