@@ -5,8 +5,6 @@ how often it was sent back, so that an event that fails again and again is notic
 dead letter again, that one is open in place of the first.
 """
 
-from __future__ import annotations
-
 import contextlib
 import queue
 import threading

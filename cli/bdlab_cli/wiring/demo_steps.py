@@ -1,7 +1,5 @@
 """The steps of `bdlab demo`, each shown and checked."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Files at addresses that fsspec knows, such as s3://, gs:// and https://. They are copied as a whole."""
 
-from __future__ import annotations
-
 import secrets
 import shutil
 import tempfile

@@ -4,8 +4,6 @@ A word becomes a number by a hash of its bytes, a pair by the numbers of its wor
 then finds the different terms of each review, and puts the terms of one label side by side.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise

@@ -4,8 +4,6 @@ TF-IDF with a linear head is a weighted sum over the terms, divided by the lengt
 terms of a review are looked up once; both heads and the explanation are sums over the terms found.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 from math import exp, sqrt

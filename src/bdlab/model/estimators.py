@@ -3,8 +3,6 @@
 Joblib files name these classes and functions by module: if one is moved or renamed, existing files break.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple, Self
 
 import numpy as np

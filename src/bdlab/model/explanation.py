@@ -1,7 +1,5 @@
 """The terms that moved the rating, as they are shown to people."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from operator import attrgetter

@@ -4,8 +4,6 @@ The matrices are the same for each fit: what differs are the terms that it uses,
 lengths of the reviews' vectors. So they are made once, and all processes share them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ A head is a logistic curve over a linear sum, fitted with L-BFGS to labels from 
 for the rating 2 stars are 0.25. The results do not depend on the number of processes.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -7,8 +7,6 @@ sentence is marked: in ``not very good .`` they are ``not ~very ~good .``. A ter
 neighbours.
 """
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The data file of the run-time scorer: one JSON object of numbers and terms, with gzip. It runs no code."""
 
-from __future__ import annotations
-
 import gzip
 import zlib
 from typing import Literal, get_args

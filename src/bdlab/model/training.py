@@ -1,7 +1,5 @@
 """Training: grouped cross-validation, a model from all reviews, and its files and card."""
 
-from __future__ import annotations
-
 import io
 import platform
 from collections.abc import Callable, Mapping

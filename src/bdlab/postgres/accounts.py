@@ -5,8 +5,6 @@ index lookup for each duplicate and dead letter, some 5 s for a million of them;
 partition that does not balance. benchmarks/accounts.py measures it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One connection to PostgreSQL, with bounded waits, that is cut if the server does not answer."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

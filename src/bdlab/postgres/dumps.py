@@ -1,7 +1,5 @@
 """Dumps of the database with PostgreSQL's own programs, `pg_dump` and `pg_restore`."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import tempfile

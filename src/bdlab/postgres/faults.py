@@ -9,8 +9,6 @@
 Source: PostgreSQL documentation, appendix A (error codes).
 """
 
-from __future__ import annotations
-
 import psycopg2
 
 from bdlab.errors import DatabaseDenied, DatabaseError, DatabaseUnavailable, RowRejected

@@ -1,7 +1,5 @@
 """What the tables know of a broker's log, and an administrator's decision about it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import msgspec

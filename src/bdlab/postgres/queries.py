@@ -1,7 +1,5 @@
 """Reading `sql/*.sql`, files of queries that each begin with ``-- name: <name>``."""
 
-from __future__ import annotations
-
 from functools import cache
 from importlib.resources import files
 

@@ -5,8 +5,6 @@ has no gap, and accounting goes on from the checkpoint. Only a range that balanc
 transactions, each with its checkpoint: after a kill at any moment a little less is pruned.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from datetime import datetime
 

@@ -1,7 +1,5 @@
 """A connection to PostgreSQL that follows its credentials when they change."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Scoring from the event loop: at once if that is fast, else in a thread and in micro-batches."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence

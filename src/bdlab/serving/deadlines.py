@@ -1,7 +1,5 @@
 """Time limits of many tasks, kept by one timer: a timer for each would take more time than the rest."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Whether the broker acknowledges: only deliveries show that too few replicas are in sync."""
 
-from __future__ import annotations
-
 import time
 
 #: Seconds beyond the delivery time-out for which a failure counts. A server that gets no requests because

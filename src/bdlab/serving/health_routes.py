@@ -1,7 +1,5 @@
 """GET /health, /health/live, /health/ready, /vault-status, /kafka-status and /metrics: they only read."""
 
-from __future__ import annotations
-
 import asyncio
 from functools import partial
 

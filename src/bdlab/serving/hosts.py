@@ -1,7 +1,5 @@
 """Refuse requests whose Host header names another server, before anything else is done."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any

@@ -1,7 +1,5 @@
 """The requests in progress: what is done for all of them together, and the graceful shutdown."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import Callable

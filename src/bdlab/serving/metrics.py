@@ -1,7 +1,5 @@
 """Prometheus metrics of the API, of one process or of several workers together."""
 
-from __future__ import annotations
-
 import os
 from bisect import bisect_left
 from functools import cache, partial

@@ -1,7 +1,5 @@
 """What the API depends on, as Protocols; the `serve` command passes the real objects."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 from uuid import UUID

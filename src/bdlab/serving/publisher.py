@@ -1,7 +1,5 @@
 """The producer for asyncio, polled by the event loop itself."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from functools import partial

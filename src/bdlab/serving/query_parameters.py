@@ -3,8 +3,6 @@
 If a misspelt filter were ignored, the client would take the response for a filtered one.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl

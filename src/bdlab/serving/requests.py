@@ -1,7 +1,5 @@
 """The headers and the body of a request, read within bounds."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The consume loop: poll, decode, store, acknowledge. Knows its source and its store by Protocol."""
 
-from __future__ import annotations
-
 from bdlab.sink.lag import LagWatch
 from bdlab.sink.loop import Sink
 from bdlab.sink.metrics import SinkMetrics

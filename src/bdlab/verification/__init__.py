@@ -1,7 +1,5 @@
 """Offset accounting: proves with numbers that each position of the topic is recorded once."""
 
-from __future__ import annotations
-
 from bdlab.verification.report import ClosedPartition, PartitionReport, Report
 from bdlab.verification.verify import verify
 

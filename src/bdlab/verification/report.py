@@ -1,7 +1,5 @@
 """The result of `verify`."""
 
-from __future__ import annotations
-
 import msgspec
 
 

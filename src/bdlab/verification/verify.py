@@ -5,8 +5,6 @@ passed them, so that the count is right beside a running pipeline: it is one sna
 add to it.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
