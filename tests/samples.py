@@ -8,8 +8,13 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from bdlab.contract import review_contract
 from bdlab.events import REVIEWS, Position, PredictionEvent, Record, ReviewEvent, Term, encode
+from bdlab.inputs import Validator
 from bdlab.ledger import Accepted, DeadLetter
+
+REVIEW = Validator(review_contract())
+"""What reviews are checked with."""
 
 CLUSTER = "cluster-a"
 TOPIC = "predictions"

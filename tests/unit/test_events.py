@@ -14,9 +14,8 @@ from uuid_utils.compat import uuid7
 from bdlab import events
 from bdlab.errors import EventTooNew, InvalidEvent, InvalidInput
 from bdlab.events import REVIEWS, Position, PredictionEvent, Record, Review, ReviewScore, Term
-from bdlab.inputs import check
-from bdlab.serving.responses import encode_json, response_of
-from tests.samples import event_of
+from bdlab.serving.responses import Answers, encode_json
+from tests.samples import REVIEW, event_of
 
 _POSITION = Position("cluster", "predictions", 0, 0)
 _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1)
@@ -58,7 +57,7 @@ def test_an_event_and_its_response_have_the_fields_that_the_review_and_its_score
         assert {name: getattr(event, name) for name in common} == {
             name: getattr(part, name) for name in common
         }
-    sent = msgspec.json.decode(encode_json(response_of(event, score)))
+    sent = msgspec.json.decode(encode_json(Answers(REVIEWS)(event, score)))
     on_topic = msgspec.json.decode(events.encode(event)[1])
     common = (sent.keys() & on_topic.keys()) - {"created_at"}
     assert {name: sent[name] for name in common} == {name: on_topic[name] for name in common}
@@ -228,4 +227,4 @@ def test_random_bytes_are_refused_and_never_crash(value: bytes) -> None:
 )
 def test_text_that_cannot_be_stored_is_refused_by_field(review: Review, reason: str) -> None:
     with pytest.raises(InvalidInput, match=reason):
-        check(review)
+        REVIEW.check(review)

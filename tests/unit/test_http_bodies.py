@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bdlab.inputs import InputInvalid, decode_many
+from bdlab.inputs import InputInvalid
 from bdlab.serving.problems import PROBLEM_JSON
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
 from tests.fix_api import MemoryApi, serving
+from tests.samples import REVIEW
 
 JSON = {"Content-Type": "application/json"}
 LIMIT = 64 * 1024
@@ -191,11 +192,11 @@ def test_the_time_that_names_take_is_bounded() -> None:
     near = (f"helpfulnessnumerato_{next(names)}" for _ in range(1_000_000))
     body = json.dumps([{"text": "a", **{next(near): 1 for _ in range(25)}} for _ in range(1000)]).encode()
     before = time.thread_time()
-    assert len(decode_many(body, limit=1000)) == 1000
+    assert len(REVIEW.decode_many(body, limit=1000)) == 1000
     assert time.thread_time() - before < 3.0, "by comparing letter by letter they took more than that"
     same = json.dumps([{"text": "a", "sumary": ""} for _ in range(1000)]).encode()
     with pytest.raises(InputInvalid, match="and 900 more"):
-        decode_many(same, limit=1000)
+        REVIEW.decode_many(same, limit=1000)
 
 
 def test_the_largest_body_goes_and_one_byte_more_is_413(client: httpx.Client) -> None:

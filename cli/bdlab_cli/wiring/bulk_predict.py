@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.events import Review
-from bdlab.inputs import check
+from bdlab.inputs import Validator
 from bdlab.inputs.bulk import RowResult, ScoredRow, publish_rows, score_each, unpublished
 from bdlab.inputs.files import STANDARD_INPUT, BadRow, Format, InputFile, Place, Row
 from bdlab.inputs.workers import PART_ROWS, ScoringProcesses
@@ -85,8 +85,8 @@ class Prediction:
 def from_argument(prediction: Prediction, text: str, summary: str) -> None:
     """Predict from one review. Raises InputInvalid, VaultError, BrokerError (it is not acknowledged)."""
     review = Review(text=text, summary=summary)
-    check(review)
     scorer = prediction.scorer()
+    Validator(scorer.codec.contract).check(review)
     with stop_on_signal() as stop, prediction.results as shown:
         for outcome in prediction.outcomes(
             score_each([Row(1, review)], scorer), scorer.name, stop, many=False

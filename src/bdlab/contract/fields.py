@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import msgspec
 Kind = Literal["string", "integer", "number", "boolean", "date-time", "object"]
 
 INT64 = (-(2**63), 2**63 - 1)
+FLOAT64 = (-sys.float_info.max, sys.float_info.max)
 INT32 = (-(2**31), 2**31 - 1)
 
 PREDICTION, CONFIDENCE, PROBABILITIES = "prediction", "confidence", "probabilities"
@@ -33,7 +35,7 @@ MAX_COLUMN_BYTES = 63
 """PostgreSQL cuts longer identifiers off without an error."""
 
 _WORD_ENDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_NO_WORD = re.compile(r"[^A-Za-z0-9]+")
+_NO_WORD = re.compile(r"[\W_]+")
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +65,12 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
         return self.default is msgspec.UNSET
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest number: its own, or those of 64 bits."""
+        low, high = INT64 if self.kind == "integer" else FLOAT64
+        return low if self.minimum is None else self.minimum, high if self.maximum is None else self.maximum
+
+    @property
     def is_text(self) -> bool:
         """Whether its values are free text."""
         return self.kind == "string" and not self.choices
@@ -71,11 +79,13 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of a model. `noun` is what messages call an input ("review").
 
+    `description` says what its inputs are, in the plural ("product reviews"), if that is not the noun's.
     `columns` has those of the inputs in the order of the event and the table; `document` is the JSON that it
     was parsed from.
     """
 
     noun: str
+    description: str = ""
     inputs: tuple[Field, ...]
     outputs: tuple[Field, ...]
     columns: tuple[str, ...]
@@ -91,6 +101,17 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
     def number(self) -> int:
         """The contract's number: it goes up with each addition of fields."""
         return max(field.since for field in (*self.inputs, *self.outputs))
+
+    @property
+    def one(self) -> str:
+        """The noun with its article: "a review"."""
+        return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
+
+    @property
+    def plural(self) -> str:
+        """The noun of several inputs: "reviews"."""
+        stem = re.sub(r"(?<![aeiou])y$", "ie", self.noun)
+        return re.sub(r"([sxz]|[cs]h)$", r"\1e", stem) + "s"
 
     def at(self, number: int) -> Contract:
         """Return the contract without the fields that were added after `number`."""
@@ -111,4 +132,9 @@ def column_name(name: str) -> str:
     It is empty, or begins with a digit, for a name without a usable one.
     """
     ascii_only = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode()
-    return "_".join(filter(None, _NO_WORD.split(_WORD_ENDS.sub("_", ascii_only)))).lower()
+    return "_".join(words_of(ascii_only))
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words of a name, in lower case."""
+    return [word.lower() for word in _NO_WORD.split(_WORD_ENDS.sub("_", name)) if word]

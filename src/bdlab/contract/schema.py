@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, Literal, NoReturn, get_args
@@ -35,6 +36,8 @@ _REFERENCE = "docs/contract.md lists what a contract may have."
 _NOT_IN_A_NAME = frozenset('="\\')
 
 _Length = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_Least = Annotated[int, Meta(ge=0, le=10_000)]
+"""An example, which a health check predicts from, has to have as many characters."""
 
 
 class _Property(
@@ -43,7 +46,7 @@ class _Property(
     type: str | tuple[str, ...] = ()
     enum: tuple[str | None, ...] = ()
     format: Literal["date-time"] | None = None
-    min_length: _Length = 0
+    min_length: _Least = 0
     max_length: _Length | None = None
     minimum: int | float | None = None
     maximum: int | float | None = None
@@ -58,7 +61,8 @@ class _Object(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     type: Literal["object"]
     properties: dict[str, Any]
     required: tuple[str, ...] = ()
-    title: Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z ]{0,39}\Z")] = "Input"
+    title: Annotated[str, Meta(pattern=r"^[A-Za-z]([A-Za-z ]{0,38}[A-Za-z])?\Z")] = "Input"
+    description: str = ""
 
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,6 +86,7 @@ def parse_contract(document: Mapping[str, Any]) -> Contract:
     _check_outputs(outputs)
     return Contract(
         noun=given.title.lower(),
+        description=given.description,
         inputs=inputs,
         outputs=outputs,
         columns=_order(whole.columns, inputs),
@@ -229,6 +234,11 @@ def _value(found: Any, field: Field, where: str, what: str) -> Any:
         _refuse(where, f"{what} is empty, or holds a NUL character")
     if isinstance(value, float) and not math.isfinite(value):
         _refuse(where, f"{what} is no finite number")
+    if isinstance(value, datetime):
+        try:
+            return value.astimezone(UTC)
+        except OverflowError:
+            _refuse(where, f"{what} is not within the years 1 to 9999 in UTC")
     return value
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from bdlab.contract.fields import INT64, Contract, Field
+from bdlab.contract.fields import Contract, Field
 
 B = TypeVar("B", bound=msgspec.Struct)
 
@@ -22,10 +22,7 @@ def type_of(field: Field) -> Any:
     elif field.kind == "string":
         kind = Annotated[str, Meta(min_length=field.min_length or None, max_length=field.max_length)]
     elif field.kind == "integer":
-        low, high = (
-            INT64[0] if field.minimum is None else field.minimum,
-            INT64[1] if field.maximum is None else field.maximum,
-        )
+        low, high = field.bounds
         kind = Annotated[int, Meta(ge=low, le=high)]
     elif field.kind == "number":
         kind = Annotated[float, Meta(ge=field.minimum, le=field.maximum)]

@@ -1,5 +1,5 @@
 """Inputs of a model: JSON bodies and files, checked field by field, and the publishing of whole files."""
 
-from bdlab.inputs.body import FieldProblem, InputInvalid, check, decode, decode_many
+from bdlab.inputs.body import FieldProblem, InputInvalid, Validator
 
-__all__ = ["FieldProblem", "InputInvalid", "check", "decode", "decode_many"]
+__all__ = ["FieldProblem", "InputInvalid", "Validator"]

@@ -1,26 +1,36 @@
-"""Reviews from JSON: valid ones are decoded fast, and of others each problem is reported."""
+"""Inputs from JSON: valid ones are decoded fast, and of others each problem is reported."""
 
 from __future__ import annotations
 
 import codecs
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cached_property
 from operator import attrgetter
-from typing import Any, Generic, NoReturn, TypeVar, cast
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 
+from bdlab.contract import Contract, Field
 from bdlab.errors import InvalidInput
-from bdlab.events import MAX_COUNT, Review
-from bdlab.inputs.schema import COUNT_FIELDS, FIELDS, TEXT_FIELDS, misspelt
+from bdlab.events import Input, codec_of
+from bdlab.inputs.schema import Misspellings
 
 T = TypeVar("T")
-S = TypeVar("S", bound=msgspec.Struct)
 
 BODY = "body"
 SHOWN_PROBLEMS = 100
+_SHOWN_NAMES, _SHOWN_LENGTH = 10, 40
+
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_NAMES = re.compile(rb'[{,]\s*+"([^"\\]*+)"\s*+:').findall
+_FEW = 8
+"""Counting a name takes a tenth of finding all: for more fields than these they are found."""
 
 
 class Repeating(dict[str, Any]):
@@ -40,109 +50,182 @@ _KINDS = {
 
 
 class FieldProblem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is wrong with one field. `index` is the review's place in a list, from 0."""
+    """What is wrong with one field. `index` is the input's place in a list, from 0."""
 
     field: str
     why: str
     index: int | None = None
 
     def __str__(self) -> str:
-        where = "" if self.index is None else f"review {self.index}: "
-        return f"{where}field {self.field!r} {self.why}" if self.field != BODY else f"{where}{self.why}"
+        return f"field {self.field!r} {self.why}" if self.field != BODY else self.why
 
 
 class InputInvalid(InvalidInput):
-    """A review with invalid fields; `problems` has one entry a field, at most SHOWN_PROBLEMS."""
+    """An input with invalid fields; `problems` has one entry a field, at most SHOWN_PROBLEMS.
 
-    def __init__(self, problems: Sequence[FieldProblem], *, hint: str = "") -> None:
+    `noun` is what the contract calls an input.
+    """
+
+    def __init__(self, problems: Sequence[FieldProblem], noun: str = "input", *, hint: str = "") -> None:
         self.problems = tuple(problems[:SHOWN_PROBLEMS])
+        self.noun = noun
         more = len(problems) - len(self.problems)
-        shown = [*map(str, self.problems), *([f"and {more} more"] if more else [])]
-        super().__init__("; ".join(shown), hint=hint)
+        shown = [f"{'' if each.index is None else f'{noun} {each.index}: '}{each}" for each in self.problems]
+        super().__init__("; ".join([*shown, *([f"and {more} more"] if more else [])]), hint=hint)
 
 
-class _Decoders(Generic[S]):
-    """What it takes to decode valid JSON objects of a struct type fast, made from its fields once."""
+class Validator:
+    """Decodes and checks the inputs of a contract."""
 
-    def __init__(self, kind: type[S]) -> None:
-        fields = cast("msgspec.inspect.StructType", msgspec.inspect.type_info(kind)).fields
-        self.one = msgspec.json.Decoder(kind)
-        self.many = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
-        self._quoted = tuple(f'"{field.encode_name}"'.encode() for field in fields)
-        self._texts = tuple(
-            (field.encode_name, attrgetter(field.name))
-            for field in fields
-            if isinstance(field.type, msgspec.inspect.StrType)
-        )
+    def __init__(self, contract: Contract) -> None:
+        self.contract = contract
+        self._kind: Any = codec_of(contract).input
+        self._one: msgspec.json.Decoder[Input] = msgspec.json.Decoder(self._kind)
+        self._many: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[self._kind])  # type: ignore[name-defined]
+        self._fields = {field.name: field for field in contract.inputs}
+        self._quoted = tuple(f'"{name}"'.encode() for name in self._fields)
+        self._texts = self._of(lambda field: field.is_text)
+        self._moments = self._of(lambda field: field.kind == "date-time")
+        needed = [repr(name) for name, field in self._fields.items() if field.required]
+        shown = ", ".join(needed[:_SHOWN_NAMES]) + (", ..." if len(needed) > _SHOWN_NAMES else "")
+        with_fields = f" with the field{'s' if len(needed) > 1 else ''} {shown}" if needed else ""
+        self._wanted = f"a JSON object{with_fields}"
 
-    def may_repeat(self, data: bytes, objects: int) -> bool:
+    def _of(self, wanted: Callable[[Field], bool]) -> list[tuple[Field, Callable[[Input], Any]]]:
+        return [(field, attrgetter(field.column)) for field in self.contract.inputs if wanted(field)]
+
+    @cached_property
+    def _misspelt(self) -> Misspellings:
+        return Misspellings(list(self._fields))
+
+    def decode(self, data: bytes) -> Input:
+        """Return the input in a JSON object. Other fields, and a byte order mark, are ignored.
+
+        Raises InputInvalid with every field that is wrong, misspelt or there twice.
+        """
+        return self.decode_plain(data) or self.given_of(self.parse(data.removeprefix(codecs.BOM_UTF8)))
+
+    def decode_plain(self, data: bytes) -> Input | None:
+        """Return the input in a JSON object with its fields alone; None if it takes a closer look."""
+        try:
+            given = self._one.decode(data)
+        except _UNDECODABLE:
+            return None
+        if self._may_repeat(data, 1):
+            return None
+        if problems := self._unstorable(given):
+            self._refuse(problems)
+        return given
+
+    def decode_many(self, data: bytes, *, limit: int) -> list[Input]:
+        """Return the inputs in a JSON array of 1 to `limit` objects.
+
+        Raises InputInvalid with the index of each invalid input and its fields.
+        """
+        data = data.removeprefix(codecs.BOM_UTF8)
+        many: list[Input] | None = None
+        with suppress(*_UNDECODABLE):
+            many = self._many.decode(data)
+        if many is None or self._may_repeat(data, len(many)):
+            values = self.parse(data)
+            if not isinstance(values, list):
+                why = f"has to be a JSON array of {self.contract.plural}, and is {_kind(values)}"
+                self._refuse([FieldProblem(BODY, why)])
+            self._check_number(values, limit)
+            self._refuse(_indexed(values, self.find_problems))
+            many = [self.given_of(value) for value in values]
+        self._check_number(many, limit)
+        self._refuse(_indexed(many, self._unstorable))
+        return many
+
+    def check(self, given: Input) -> None:
+        """Raise InputInvalid for a text that is empty, or that JSON or Postgres cannot hold, and for a moment
+        outside the years 1 to 9999 in UTC, to which the others are changed.
+
+        The kinds and the bounds of its values have been checked.
+        """
+        self._refuse(self._unstorable(given))
+
+    def _unstorable(self, given: Input) -> list[FieldProblem]:
+        problems = [
+            FieldProblem(field.name, why)
+            for field, value in self._texts
+            if (text := value(given)) is not None and (why := _text_problem(field, text))
+        ]
+        for field, value in self._moments:
+            moment: datetime | None = value(given)
+            if moment is not None and moment.tzinfo is not UTC:
+                try:
+                    # So that the same moment has the same idempotent id, however it was written.
+                    msgspec.structs.force_setattr(given, field.column, moment.astimezone(UTC))
+                except OverflowError:
+                    problems.append(FieldProblem(field.name, _problem(field, moment.isoformat())))
+        return problems
+
+    def _refuse(self, problems: Sequence[FieldProblem]) -> None:
+        if problems:
+            raise InputInvalid(problems, self.contract.noun)
+
+    def _check_number(self, many: Sequence[object], limit: int) -> None:
+        if not 1 <= len(many) <= limit:
+            why = f"holds {len(many)} {self.contract.plural}; it takes 1 to {limit}"
+            self._refuse([FieldProblem(BODY, why)])
+
+    def _may_repeat(self, data: bytes, objects: int) -> bool:
         """Return whether a field's name is there more often than objects; a value may look like it too."""
+        if len(self._quoted) > _FEW:
+            return max(Counter(_NAMES(data)).values(), default=0) > objects
         count = data.count
         for name in self._quoted:  # noqa: SIM110 - any() takes twice as long
             if count(name) > objects:
                 return True
         return False
 
-    def text_problems(self, value: S) -> list[FieldProblem]:
-        return [
-            FieldProblem(name, why) for name, text in self._texts if (why := _text_problem(text(value), name))
+    def find_problems(self, value: Any) -> list[FieldProblem]:
+        """Return why the decoded JSON `value` is no input; an empty list if it is one."""
+        if not isinstance(value, Mapping):
+            return [FieldProblem(BODY, f"has to be {self._wanted}, and is {_kind(value)}")]
+        problems = [
+            FieldProblem(name, f"is no field of {self.contract.one}; is {meant!r} meant?")
+            for name in value
+            if name not in self._fields and (meant := self._misspelt(name))
         ]
+        for name, field in self._fields.items():
+            if why := _problem(field, value[name]) if name in value else "is missing" * field.required:
+                problems.append(FieldProblem(name, why))
+        repeated = value.names if isinstance(value, Repeating) else ()
+        problems += [FieldProblem(name, "stands more than once") for name in self._fields if name in repeated]
+        return problems
 
+    def given_of(self, value: Any) -> Input:
+        """Return the input in a decoded JSON `value`. Other fields are ignored.
 
-_reviews = _Decoders(Review)
+        Raises InputInvalid with every field that is wrong.
+        """
+        self._refuse(self.find_problems(value))
+        known = {name: value[name] for name in self._fields if name in value}
+        given: Input = msgspec.convert(known, self._kind)
+        self.check(given)
+        return given
 
-
-def decode(data: bytes) -> Review:
-    """Return the review in a JSON object. Other fields, and a byte order mark, are ignored.
-
-    Raises InputInvalid with every field that is wrong, misspelt or there twice.
-    """
-    data = data.removeprefix(codecs.BOM_UTF8)
-    error = None
-    try:
-        review = _reviews.one.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as found:
-        error = found
-    if error or _reviews.may_repeat(data, 1):
-        review = review_of(parse(data), error)
-    check(review)
-    return review
-
-
-def decode_plain(data: bytes) -> Review | None:
-    """Return the review in a JSON object with the fields of the API alone; None if it takes a closer look."""
-    try:
-        review = _reviews.one.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    if _reviews.may_repeat(data, 1):
-        return None
-    check(review)
-    return review
-
-
-def decode_many(data: bytes, *, limit: int) -> list[Review]:
-    """Return the reviews in a JSON array of 1 to `limit` objects.
-
-    Raises InputInvalid with the index of each invalid review and its fields.
-    """
-    data = data.removeprefix(codecs.BOM_UTF8)
-    error = None
-    try:
-        reviews = _reviews.many.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as found:
-        error = found
-    if error or _reviews.may_repeat(data, len(reviews)):
-        values = parse(data)
-        if not isinstance(values, list):
-            why = f"has to be a JSON array of reviews, and is {_kind(values)}"
-            raise InputInvalid([FieldProblem(BODY, why)])
-        _check_number(values, limit)
-        _raise_if_any(_indexed(values, find_problems))
-        reviews = [review_of(value, error) for value in values]
-    _check_number(reviews, limit)
-    _raise_if_any(_indexed(reviews, _reviews.text_problems))
-    return reviews
+    def parse(self, data: bytes) -> Any:
+        """Return the JSON value, with Repeating for an object that repeats a name. Raises InputInvalid."""
+        try:
+            return json.loads(
+                data.decode(), parse_float=_number, parse_constant=_no_constant, object_pairs_hook=_object
+            )
+        except UnicodeDecodeError as found:
+            why = f"is not UTF-8: byte 0x{data[found.start]:02x} at offset {found.start}"
+        except json.JSONDecodeError as found:
+            line = f"line {found.lineno} " if b"\n" in data.strip() else ""
+            why = f"is not valid JSON: {found.msg} at {line}column {found.colno}"
+        except RecursionError:
+            why = "is nested too deeply"
+        except ValueError as found:
+            why = f"is not valid JSON: {found}"
+        if not data.strip():
+            why = f"is empty; send {self._wanted}"
+        raise InputInvalid([FieldProblem(BODY, why)], self.contract.noun)
 
 
 def _indexed(values: Sequence[T], find: Callable[[T], Iterable[FieldProblem]]) -> list[FieldProblem]:
@@ -153,104 +236,81 @@ def _indexed(values: Sequence[T], find: Callable[[T], Iterable[FieldProblem]]) -
     ]
 
 
-def _raise_if_any(problems: Sequence[FieldProblem]) -> None:
-    if problems:
-        raise InputInvalid(problems)
+def _problem(field: Field, value: Any) -> str:
+    """Return why the decoded JSON `value` is none of the field's; empty if it is one."""
+    wanted, *types = _WANTED[field.kind]
+    if field.choices:
+        more = ", ..." if len(field.choices) > _SHOWN_NAMES else ""
+        wanted = f"one of {', '.join(map(repr, field.choices[:_SHOWN_NAMES]))}{more}"
+    if value is None and field.nullable:
+        return ""
+    if type(value) not in types:
+        found = _kind(value)
+    elif field.kind == "string" and not field.choices:
+        return _text_problem(field, value) or _length_problem(field, len(value))
+    elif field.choices or field.kind == "date-time":
+        found = "" if value in field.choices or _is_moment(value) else repr(value[:_SHOWN_LENGTH])
+    elif field.kind == "boolean":
+        found = ""
+    else:
+        low, high = field.bounds
+        wanted, found = f"between {low} and {high}", "" if low <= value <= high else _shown(value)
+    return f"has to be {wanted}{' or null' if field.nullable else ''}, and is {found}" if found else ""
 
 
-def _check_number(reviews: Sequence[object], limit: int) -> None:
-    if not 1 <= len(reviews) <= limit:
-        raise InputInvalid([FieldProblem(BODY, f"holds {len(reviews)} reviews; it takes 1 to {limit}")])
+_WANTED: dict[str, tuple[Any, ...]] = {
+    "string": ("a string", str),
+    "integer": ("an integer", int),
+    "number": ("a number", int, float),
+    "boolean": ("true or false", bool),
+    "date-time": ("a date and time with its offset from UTC, as 2026-01-31T12:00:00Z", str),
+}
 
 
-def check(review: Review) -> None:
-    """Raise InputInvalid for a text that is empty, or that JSON or Postgres cannot hold."""
-    _raise_if_any(_reviews.text_problems(review))
-
-
-def find_problems(value: Any) -> list[FieldProblem]:
-    """Return why the decoded JSON `value` is not a review; an empty list if it is one."""
-    if not isinstance(value, Mapping):
-        return [FieldProblem(BODY, f"has to be a JSON object with the field 'text', and is {_kind(value)}")]
-    problems = [
-        FieldProblem(name, f"is no field of a review; is {meant!r} meant?")
-        for name in value
-        if name not in FIELDS and (meant := misspelt(name))
-    ]
-    reasons = {field: _text_problem(value.get(field, ""), field) for field in TEXT_FIELDS}
-    reasons |= {field: _count_problem(value.get(field, 1)) for field in COUNT_FIELDS}
-    if "text" not in value:
-        reasons["text"] = "is missing"
-    problems += [FieldProblem(field, why) for field, why in reasons.items() if why]
-    if isinstance(value, Repeating):
-        problems += [FieldProblem(field, "stands more than once") for field in FIELDS if field in value.names]
-    return problems
-
-
-def _text_problem(value: Any, field: str) -> str:
-    if not isinstance(value, str):
-        return f"has to be a string, and is {_kind(value)}"
-    if "\x00" in value:
-        return f"holds a NUL character (U+0000) at character {value.index(chr(0))}, which cannot be stored"
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        return (
-            f"holds half of a surrogate pair (U+{ord(value[error.start]):04X}) at character {error.start}, "
-            "which is not valid Unicode text"
-        )
-    if field == "text" and not value.strip():
+def _text_problem(field: Field, text: str) -> str:
+    if "\x00" in text:
+        return f"holds a NUL character (U+0000) at character {text.index(chr(0))}, which cannot be stored"
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"U+{ord(text[error.start]):04X}"
+            return (
+                f"holds half of a surrogate pair ({half}) at character {error.start}, "
+                "which is not valid Unicode text"
+            )
+    if field.min_length and not text.strip():
         return "is empty: there is nothing to predict from"
     return ""
 
 
-def _count_problem(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return f"has to be an integer, and is {_kind(value)}"
-    if not 0 <= value <= MAX_COUNT:
-        shown = str(value) if abs(value) < 10**20 else f"a number of {int(math.log10(abs(value))) + 1} digits"
-        return f"has to be between 0 and {MAX_COUNT}, and is {shown}"
-    return ""
+def _length_problem(field: Field, length: int) -> str:
+    least, most = field.min_length, length if field.max_length is None else field.max_length
+    if least <= length <= most:
+        return ""
+    wanted = f"at least {least}" if field.max_length is None else f"{least} to {most}"
+    return f"has to have {wanted} characters, and has {length}"
+
+
+def _is_moment(text: str) -> bool:
+    """Return whether a text is a date and time with an offset, within the years 1 to 9999 in UTC."""
+    try:
+        msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)]).astimezone(UTC)
+    except (msgspec.ValidationError, OverflowError):
+        return False
+    return True
+
+
+def _shown(value: float) -> str:
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return f"a number of {int(math.log10(abs(value))) + 1} digits"
+    return str(value)
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, float):
         return "a number with a fraction"
     return _KINDS.get(type(value), "a number")
-
-
-def review_of(value: Any, error: Exception | None = None) -> Review:
-    """Return the review in a decoded JSON `value`; `error` is why msgspec did not decode it.
-
-    Raises InputInvalid with every field that is wrong. Other fields are ignored.
-    """
-    _raise_if_any(find_problems(value))
-    if isinstance(error, RecursionError):
-        raise InputInvalid([FieldProblem(BODY, "is nested too deeply")])
-    try:
-        return msgspec.convert({field: value[field] for field in FIELDS if field in value}, Review)
-    except msgspec.ValidationError as found:
-        raise InputInvalid([FieldProblem(BODY, f"is not a review: {found}")]) from None
-
-
-def parse(data: bytes) -> Any:
-    """Return the JSON value, with Repeating for an object that repeats a name. Raises InputInvalid."""
-    try:
-        return json.loads(
-            data.decode(), parse_float=_number, parse_constant=_no_constant, object_pairs_hook=_object
-        )
-    except UnicodeDecodeError as found:
-        why = f"is not UTF-8: byte 0x{data[found.start]:02x} at offset {found.start}"
-    except json.JSONDecodeError as found:
-        line = f"line {found.lineno} " if b"\n" in data.strip() else ""
-        why = f"is not valid JSON: {found.msg} at {line}column {found.colno}"
-    except RecursionError:
-        why = "is nested too deeply"
-    except ValueError as found:
-        why = f"is not valid JSON: {found}"
-    if not data.strip():
-        why = "is empty; send a JSON object with the field 'text'"
-    raise InputInvalid([FieldProblem(BODY, why)])
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

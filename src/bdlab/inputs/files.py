@@ -18,12 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
+from bdlab.contract import review_contract
 from bdlab.errors import InvalidInput
 from bdlab.events import MAX_COUNT, Review
 from bdlab.inputs import parquet
-from bdlab.inputs.body import FieldProblem, InputInvalid, Repeating, check, decode_plain, parse, review_of
+from bdlab.inputs.body import FieldProblem, InputInvalid, Repeating, Validator
 from bdlab.inputs.remote import fetch, is_address
-from bdlab.inputs.schema import COUNT_FIELDS, FIELDS
 from bdlab.inputs.tables import Lines, csv_rows, refuse_delimiter
 
 Format = Literal["csv", "jsonl", "parquet"]
@@ -31,6 +31,10 @@ Format = Literal["csv", "jsonl", "parquet"]
 STANDARD_INPUT = "-"
 _SUFFIXES: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 """Of Parquet the first bytes tell."""
+
+_reviews = Validator(review_contract())
+FIELDS = [field.name for field in _reviews.contract.inputs]
+COUNT_FIELDS = FIELDS[2:]
 
 #: The names of each field, in lower case.
 _FIELDS = {
@@ -234,7 +238,7 @@ def _csv_row(
             fields[_ATTRIBUTES[name]] = int(value)
     try:
         review = Review(**fields)
-        check(review)
+        _reviews.check(review)
     except InputInvalid as error:
         found = [FieldProblem(header[columns.get(p.field, 0)], p.why) for p in error.problems]
         return BadRow(line, (*found, *problems))
@@ -255,11 +259,11 @@ def _json_rows(lines: Lines, start: Place | None) -> Iterator[Row | BadRow]:
                 yield BadRow(lines.number, error.problems)
 
 
-def _from_json(data: bytes) -> Review:
-    review = decode_plain(data)
+def _from_json(data: bytes) -> Any:
+    review = _reviews.decode_plain(data)
     if review is not None:
         return review
-    value = parse(data)
+    value = _reviews.parse(data)
     if isinstance(value, dict):
         repeated = value.names if isinstance(value, Repeating) else frozenset()
         names = [_FIELDS.get(name.lower(), name) for name in value]
@@ -267,4 +271,4 @@ def _from_json(data: bytes) -> Review:
         if twice := [field for field in sorted(FIELDS) if counts[field] > 1]:
             raise InputInvalid([FieldProblem(field, "stands twice") for field in twice])
         value = dict(zip(names, value.values(), strict=True))
-    return review_of(value)
+    return _reviews.given_of(value)

@@ -1,15 +1,20 @@
-"""The patterns of a valid review, which the OpenAPI document shows too.
+"""The JSON Schema of a contract's input, which the OpenAPI document shows, and the names that it refuses.
 
-They use only what means the same in Python's regular expressions and in those of JSON Schema (ECMA-262).
+Its patterns use only what means the same in Python's regular expressions and in those of JSON Schema
+(ECMA-262).
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-TEXT_FIELDS = ("text", "summary")
-COUNT_FIELDS = ("HelpfulnessNumerator", "HelpfulnessDenominator")
-FIELDS = (*TEXT_FIELDS, *COUNT_FIELDS)
+import msgspec
+
+from bdlab.contract import Contract, Field, example_of
+from bdlab.contract.fields import words_of
 
 #: The characters that `str.strip` removes.
 _WHITE = r"\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -18,19 +23,126 @@ STORABLE = r"^[^\u0000]*$"
 NOT_EMPTY = rf"^[^\u0000]*[^\u0000{_WHITE}][^\u0000]*$"
 
 _SHORT = 5
+_LETTERS = range(4, 17)
+"""How many a word has of which a misspelling is found; shorter ones resemble too many others."""
+_NEAR_WORDS, _NEAR_NAMES = 2, 8
+"""How many of a name's words may be misspelt, and how many names may begin with one that may: the time to
+match a name grows by a factor with each."""
+_NEAR_LENGTH, _MOST_LENGTH = 20_000, 60_000
+"""Characters of a pattern. The names after the first take names in another case alone, the rest nothing."""
 
 
-def _near(word: str) -> str:
+def input_schema(contract: Contract) -> dict[str, Any]:
+    """Return the JSON Schema of a contract's input: what is enforced."""
+    names = [field.name for field in contract.inputs]
+    required = [field.name for field in contract.inputs if field.required]
+    return {
+        "properties": {field.name: _property(field) for field in contract.inputs},
+        "additionalProperties": True,
+        "propertyNames": {"anyOf": [{"enum": names}, {"not": {"pattern": Misspellings(names).pattern}}]},
+        "type": "object",
+        **({"required": required} if required else {}),
+        "title": contract.noun.capitalize(),
+        "description": "Other fields are ignored. A name that is nearly one of these is refused as misspelt.",
+        "examples": [example_of(contract)],
+    }
+
+
+def _property(field: Field) -> dict[str, Any]:
+    kind = "string" if field.kind == "date-time" else field.kind
+    low, high = field.bounds if field.kind == "integer" else (field.minimum, field.maximum)
+    found = {
+        "type": [kind, "null"] if field.nullable else kind,
+        "enum": [*field.choices, *([None] if field.nullable else [])] if field.choices else None,
+        "format": field.kind if field.kind == "date-time" else None,
+        "maximum": high,
+        "minimum": low,
+        "maxLength": field.max_length,
+        "minLength": field.min_length or None,
+        "pattern": (NOT_EMPTY if field.min_length else STORABLE) if field.is_text else None,
+        "description": field.description or None,
+        "default": None if field.required else msgspec.to_builtins(field.default),
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+class Misspellings:
+    """Finds which of the `names` was probably meant by one that is nearly it.
+
+    `pattern` matches these, and those in another case. It is short enough for 200 names of 200 characters.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._meant: list[str] = []
+        # Digits tell apart names that are alike otherwise, as those of `feature1` to `feature20`.
+        but = "0-9" if any(map(re.compile("[0-9]").search, names)) else ""
+        self._between = "_?" if all(map(re.compile(r"\w+").fullmatch, names)) else "[^A-Za-z0-9]{0,2}"
+        words = [_words(name) for name in names]
+        begin = Counter(found[: place + 1] for found in words for place in range(len(found)))
+        top = _Word("")
+        length = 0
+        for name, found in zip(names, words, strict=True):
+            if length > _MOST_LENGTH:
+                break
+            last, misspelt = top, 0
+            for place, word in enumerate(found):
+                near = len(word) in _LETTERS and misspelt < _NEAR_WORDS and length < _NEAR_LENGTH
+                near = near and begin[found[: place + 1]] <= _NEAR_NAMES
+                misspelt += near
+                if word not in last.next:
+                    last.next[word] = _Word(_near(word, but) if near else "".join(_any_case(word)))
+                    length += len(last.next[word].pattern) + len(self._between)
+                last = last.next[word]
+            last.name = last.name or name
+        self.pattern = f"^{self._any_of(top.next)}$"
+        self._found = re.compile(self.pattern).fullmatch
+
+    def __call__(self, name: str) -> str:
+        """Return the name that was probably meant by `name`; empty if it resembles none."""
+        found = self._found(name)
+        return self._meant[found.lastindex - 1] if found and found.lastindex else ""
+
+    def _any_of(self, words: Mapping[str, _Word]) -> str:
+        ways = []
+        for word in words.values():
+            way = word.pattern
+            if word.name:
+                self._meant.append(word.name)
+                way = f"({way})"
+            if word.next:
+                rest = self._between + self._any_of(word.next)
+                way += f"(?:{rest})?" if word.name else rest
+            ways.append(way)
+        return f"(?:{'|'.join(ways)})"
+
+
+class _Word(msgspec.Struct):
+    """A word of names: that of which it is the last, and the words that may follow."""
+
+    pattern: str
+    name: str = ""
+    next: dict[str, _Word] = {}
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(part for word in words_of(name) for part in re.findall(r"\d+|\D+", word))
+
+
+def _any_case(word: str) -> list[str]:
+    return [f"[{letter.upper()}{letter}]" if letter.isalpha() else letter for letter in word]
+
+
+def _near(word: str, but: str) -> str:
     """Return a pattern of `word` in any case, with at most one letter inserted, removed or replaced, or two
-    neighbouring letters exchanged.
+    neighbouring letters exchanged. None of the characters `but` is inserted.
 
     A short word resembles too many other words ("test"): for it only one letter more or less counts.
     """
-    letters = [f"[{letter.upper()}{letter}]" for letter in word]
-    ways = ["".join(letters) + "[^ ]?"]
+    letters = _any_case(word)
+    ways = ["".join(letters) + f"[^ {but}]?"]
     for index, letter in enumerate(word):
         # Never the letter itself: if two alternatives matched the same text, backtracking would take long.
-        other = f"[^{letter.upper()}{letter}]"
+        other = f"[^{letter.upper()}{letter}{but}]"
         before, same, after = "".join(letters[:index]), letters[index], "".join(letters[index + 1 :])
         if len(word) < _SHORT:
             ways += [before + other + same + after, before + after]
@@ -39,18 +151,3 @@ def _near(word: str) -> str:
         if word[index + 1 : index + 2] not in ("", letter):
             ways.append(before + letters[index + 1] + same + "".join(letters[index + 2 :]))
     return f"(?:{'|'.join(ways)})"
-
-
-MISSPELT = (
-    f"^(?:({_near('text')})|({_near('summary')})"
-    f"|{_near('helpfulness')}_?(?:({_near('numerator')})|({_near('denominator')})))$"
-)
-"""Matches the name of a field or one that is nearly it. The groups are in the order of `FIELDS`."""
-
-_misspelt = re.compile(MISSPELT)
-
-
-def misspelt(name: str) -> str:
-    """Return the field that was probably meant by `name`; empty if it resembles none."""
-    found = _misspelt.fullmatch(name)
-    return FIELDS[found.lastindex - 1] if found and found.lastindex else ""

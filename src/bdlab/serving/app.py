@@ -85,7 +85,7 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     ]
     app = _App(
         route_handlers=handlers,
-        openapi_config=openapi.config(),
+        openapi_config=openapi.config(parts.scorer.codec.contract),
         cors_config=cors,
         before_request=before_request,
         exception_handlers=problems.HANDLERS,

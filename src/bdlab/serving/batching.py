@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from bdlab.events import Review, Score
+from bdlab.events import Input, Score
 from bdlab.model import Scorer
 
 QUICK_CHARACTERS = 16_000
@@ -21,11 +21,12 @@ T = TypeVar("T")
 
 
 class AsyncScorer:
-    """Scores from the event loop. A blocking scorer gets the reviews that came in during its last batch."""
+    """Scores from the event loop. A blocking scorer gets the inputs that came in during its last batch."""
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        self._waiting: deque[tuple[Review, asyncio.Future[Score]]] = deque()
+        self._texts = [field.column for field in scorer.codec.contract.inputs if field.is_text]
+        self._waiting: deque[tuple[Input, asyncio.Future[Score]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="scoring")
 
@@ -33,21 +34,24 @@ class AsyncScorer:
         """Return the result of `work`, called in a thread. Raises what `work` raises."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
-    async def score(self, review: Review) -> Score:
+    async def score(self, given: Input) -> Score:
         """Return the score. Raises ModelError."""
         if self._scorer.blocking:
-            return await self._score_queued(review)
-        if len(review.text) + len(review.summary) > QUICK_CHARACTERS:
-            return await self.in_thread(self._scorer.score, review)
-        return self._scorer.score(review)
+            return await self._score_queued(given)
+        characters = 0
+        for column in self._texts:
+            characters += len(getattr(given, column) or "")
+        if characters > QUICK_CHARACTERS:
+            return await self.in_thread(self._scorer.score, given)
+        return self._scorer.score(given)
 
-    async def score_many(self, reviews: Sequence[Review]) -> list[Score]:
+    async def score_many(self, many: Sequence[Input]) -> list[Score]:
         """Return the scores in order. Raises ModelError."""
-        return await self.in_thread(self._scorer.score_many, reviews)
+        return await self.in_thread(self._scorer.score_many, many)
 
-    async def _score_queued(self, review: Review) -> Score:
+    async def _score_queued(self, given: Input) -> Score:
         future: asyncio.Future[Score] = asyncio.get_running_loop().create_future()
-        self._waiting.append((review, future))
+        self._waiting.append((given, future))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._score_waiting())
         return await future
@@ -57,11 +61,11 @@ class AsyncScorer:
             size = min(MAX_MICRO_BATCH, len(self._waiting))
             await self._score_batch([self._waiting.popleft() for _ in range(size)])
 
-    async def _score_batch(self, batch: Sequence[tuple[Review, asyncio.Future[Score]]]) -> None:
+    async def _score_batch(self, batch: Sequence[tuple[Input, asyncio.Future[Score]]]) -> None:
         try:
-            scores = await self.score_many([review for review, _ in batch])
+            scores = await self.score_many([given for given, _ in batch])
         except Exception as error:  # noqa: BLE001 - raised in the task that waits for it
-            if len(batch) > 1:  # one review may be the cause: the others are scored without it
+            if len(batch) > 1:  # one input may be the cause: the others are scored without it
                 for one in batch:
                     await self._score_batch([one])
             elif not batch[0][1].done():

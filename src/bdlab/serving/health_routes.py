@@ -8,7 +8,7 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from bdlab import __version__
-from bdlab.events import Review
+from bdlab.contract import example_of
 from bdlab.health import CachedProbe
 from bdlab.probes import BrokerState, DatabaseState, VaultState
 from bdlab.serving.delivery_health import DeliveryHealth
@@ -24,8 +24,6 @@ from bdlab.serving.responses import (
     json_response,
 )
 
-_TRIAL = Review(text="A trial of the model: good, or bad?", summary="trial")
-
 
 class DependencyChecks:
     """The states of what the API depends on; each is asked for at most once a second."""
@@ -38,8 +36,11 @@ class DependencyChecks:
         )
         no_database = partial(DatabaseState, connected=False)
 
+        codec = parts.scorer.codec
+        trial = msgspec.convert(example_of(codec.contract), codec.input)
+
         def try_model() -> str:
-            parts.scorer.score(_TRIAL)
+            parts.scorer.score(trial)
             return ""
 
         self.vault = CachedProbe(parts.vault.state, lambda why: no_vault(problem=why), name="vault")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,8 +28,8 @@ from litestar.openapi.spec import (
 from litestar.types import Receive
 
 from bdlab import __version__
-from bdlab.events import MAX_COUNT
-from bdlab.inputs.schema import FIELDS, MISSPELT, NOT_EMPTY, STORABLE
+from bdlab.contract import Contract
+from bdlab.inputs.schema import input_schema
 from bdlab.serving.problems import PROBLEM_JSON, ProblemDetails
 from bdlab.serving.query_parameters import NoQuery, option, schemas
 from bdlab.serving.requests import MAX_KEY_LENGTH, SOURCE_HEADER, SOURCES
@@ -40,61 +40,40 @@ DIRECT = "direct"
 Endpoint = Callable[[Any, Receive], Awaitable[bytes]]
 """Takes the scope and `receive` of a request; returns the JSON of its 200. Raises Problem or BdlabError."""
 
-EXAMPLE = {"text": "This product is terrible!", "summary": "Product review"}
 
-_COUNT = Schema(type=OpenAPIType.INTEGER, minimum=0, maximum=MAX_COUNT, default=1)
-REVIEW = Schema(
-    title="Review",
-    type=OpenAPIType.OBJECT,
-    description="Other fields are ignored. A name that is nearly one of these is refused as misspelt.",
-    required=["text"],
-    properties={
-        "text": Schema(
-            type=OpenAPIType.STRING,
-            min_length=1,
-            pattern=NOT_EMPTY,
-            description="The review; not only white space, and without U+0000.",
+def prediction_body(contract: Contract, limit: int | None = None) -> dict[str, Any]:
+    """Return the documentation of a route that takes an input, or with a `limit` 1 to so many in a list."""
+    one: Any = input_schema(contract)
+    # A JSON schema goes into the document as it is.
+    many: Any = {"items": one, "type": "array", "maxItems": limit, "minItems": 1}
+    return {
+        "body": many if limit else one,
+        "headers": (
+            Parameter(
+                name="Idempotency-Key",
+                param_in="header",
+                schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=MAX_KEY_LENGTH),
+                description=f"The same key with the same {contract.noun} is the same prediction, "
+                "with the same id.",
+            ),
+            Parameter(
+                name="traceparent",
+                param_in="header",
+                schema=Schema(type=OpenAPIType.STRING),
+                description="W3C trace context; it is passed on with the event. "
+                "One that is not valid is ignored.",
+            ),
+            Parameter(
+                name=SOURCE_HEADER,
+                param_in="header",
+                schema=Schema(type=OpenAPIType.STRING, enum=SOURCES),
+                description=f"Marks {contract.one} that no user wrote: "
+                "statistics about the model leave its row out.",
+            ),
         ),
-        "summary": Schema(
-            type=OpenAPIType.STRING,
-            pattern=STORABLE,
-            default="",
-            description="The headline of the review; without U+0000.",
-        ),
-        "HelpfulnessNumerator": _COUNT,
-        "HelpfulnessDenominator": _COUNT,
-    },
-    additional_properties=True,
-    property_names=Schema(any_of=[Schema(enum=FIELDS), Schema(schema_not=Schema(pattern=MISSPELT))]),
-    examples=[EXAMPLE],
-)
+    }
 
 
-def review_list(limit: int) -> Schema:
-    """Return the schema of a list of 1 to `limit` reviews."""
-    return Schema(type=OpenAPIType.ARRAY, items=REVIEW, min_items=1, max_items=limit)
-
-
-_HEADERS = (
-    Parameter(
-        name="Idempotency-Key",
-        param_in="header",
-        schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=MAX_KEY_LENGTH),
-        description="The same key with the same review is the same prediction, with the same id.",
-    ),
-    Parameter(
-        name="traceparent",
-        param_in="header",
-        schema=Schema(type=OpenAPIType.STRING),
-        description="W3C trace context; it is passed on with the event. One that is not valid is ignored.",
-    ),
-    Parameter(
-        name=SOURCE_HEADER,
-        param_in="header",
-        schema=Schema(type=OpenAPIType.STRING, enum=SOURCES),
-        description="Marks a review that no user wrote: statistics about the model leave its row out.",
-    ),
-)
 PREDICTION_ID = Parameter(
     name="prediction_id",
     param_in="path",
@@ -122,20 +101,21 @@ _ANYWHERE = {
 def describe(
     *,
     body: Schema | None = None,
+    headers: Sequence[Parameter] = (),
     query: type[msgspec.Struct] = NoQuery,
     path: Parameter | None = None,
     direct: Endpoint | None = None,
 ) -> dict[str, Any]:
     """Return the keyword arguments of a route with these query parameters, and their documentation.
 
-    A route with a `body` also takes the headers of a prediction. `direct` answers without the framework.
+    `direct` answers without the framework.
     """
 
     @dataclass
     class Described(Operation):
         def __post_init__(self) -> None:
             parameters: list[Parameter | Reference] = [path] if path else []
-            parameters += _HEADERS if body else ()
+            parameters += headers
             for name, schema in schemas(query).items():
                 # msgspec's JSON schema goes into the document as it is.
                 shape, text = cast("Any", schema), schema.get("description")
@@ -176,13 +156,16 @@ def problem_response(description: str) -> ResponseSpec:
 UNACKNOWLEDGED = problem_response(
     "Not acknowledged, too many in flight, or the server is stopping: retry after `Retry-After` seconds"
 )
-PREDICT_RESPONSES = {
-    408: problem_response("The body came too slowly"),
-    413: problem_response("The body, or the event made of it, is too large"),
-    415: problem_response("The body is not JSON, or it is compressed"),
-    422: problem_response("The body is not a valid review: each wrong field and why"),
-    503: UNACKNOWLEDGED,
-}
+
+
+def prediction_responses(contract: Contract) -> dict[int, ResponseSpec]:
+    return {
+        408: problem_response("The body came too slowly"),
+        413: problem_response("The body, or the event made of it, is too large"),
+        415: problem_response("The body is not JSON, or it is compressed"),
+        422: problem_response(f"The body is not a valid {contract.noun}: each wrong field and why"),
+        503: UNACKNOWLEDGED,
+    }
 
 
 class SwaggerUi(OpenAPIRenderPlugin):
@@ -222,11 +205,12 @@ SwaggerUIBundle({url: "/openapi.json", dom_id: "#api", deepLinking: true, valida
 """
 
 
-def config() -> OpenAPIConfig:
+def config(contract: Contract) -> OpenAPIConfig:
     return OpenAPIConfig(
         title="bdlab",
         version=__version__,
-        description="Predictions from product reviews; each is durable before its response is sent.",
+        description=f"Predictions from {contract.description or contract.plural}; "
+        "each is durable before its response is sent.",
         path="/docs",
         use_handler_docstrings=True,
         render_plugins=[SwaggerUi()],

@@ -1,13 +1,12 @@
 """POST /predict and /predict/batch: score, publish, and respond once the broker has acknowledged."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
 import structlog
 from litestar import Request, Response, post
 from litestar.handlers import HTTPRouteHandler
@@ -15,18 +14,18 @@ from litestar.types import Receive
 from uuid_utils.compat import uuid7
 
 from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
-from bdlab.events import REVIEWS, PredictionEvent, Review, Score
-from bdlab.inputs import InputInvalid, decode, decode_many
+from bdlab.events import Input, PredictionEvent, Score
+from bdlab.inputs import InputInvalid, Validator
 from bdlab.serving.batching import QUICK_CHARACTERS, AsyncScorer
 from bdlab.serving.deadlines import Deadlines
 from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.metrics import Metrics
-from bdlab.serving.openapi import PREDICT_RESPONSES, REVIEW, describe, review_list
+from bdlab.serving.openapi import describe, prediction_body, prediction_responses
 from bdlab.serving.problems import Problem, from_error, problem
 from bdlab.serving.protocols import Parts
 from bdlab.serving.requests import BodyReader, RequestHeaders, read_headers
 from bdlab.serving.response_buffer import ResponseBuffer
-from bdlab.serving.responses import Answer, BatchItem, encode_json, json_response, response_of
+from bdlab.serving.responses import Answers, BatchItem, encode_json, json_response
 
 log = structlog.get_logger()
 
@@ -39,12 +38,15 @@ T = TypeVar("T")
 
 
 class PredictionService:
-    """Scores and publishes reviews, with a bound on the predictions in flight."""
+    """Decodes, scores and publishes inputs, with a bound on the predictions in flight."""
 
     def __init__(self, parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth) -> None:
         self._publisher = parts.publisher
         self._scorer = parts.scorer
         self._model = parts.scorer.name
+        self._codec = parts.scorer.codec
+        self.validator = Validator(self._codec.contract)
+        self.answers = Answers(self._codec)
         self._scoring = AsyncScorer(parts.scorer)
         self._max_in_flight = parts.settings.http.max_in_flight
         self._log_published = parts.log_published
@@ -61,28 +63,26 @@ class PredictionService:
         except InputInvalid as error:
             raise from_error(error) from None
 
-    async def predict(self, review: Review, headers: RequestHeaders) -> Answer:
+    async def predict(self, given: Input, headers: RequestHeaders) -> msgspec.Struct:
         """Return the acknowledged prediction. Raises Problem if it was not acknowledged."""
         key = headers.idempotency_key
-        event_id = REVIEWS.idempotent_id(key, review) if key else uuid7()
+        event_id = self._codec.idempotent_id(key, given) if key else uuid7()
         self._acquire(1)
         try:
-            score = await self._scoring.score(review)
-            event = REVIEWS.make(event_id, review, score, model=self._model)
+            score = await self._scoring.score(given)
+            event = self._codec.make(event_id, given, score, model=self._model)
             await self._publish(event, headers)
         except BrokerError as error:
             raise from_error(error, prediction_id=str(event_id)) from error
         finally:
             self._metrics.waiting -= 1
-        return response_of(event, score)
+        return self.answers(event, score)
 
-    async def predict_many(self, reviews: Sequence[Review], headers: RequestHeaders) -> list[Answer]:
+    async def predict_many(self, many: Sequence[Input], headers: RequestHeaders) -> list[msgspec.Struct]:
         """Return the acknowledged predictions in order. Raises Problem with the result of each."""
-        self._acquire(len(reviews))
+        self._acquire(len(many))
         try:
-            events, scores = await self._scoring.in_thread(
-                self._make_events, reviews, headers.idempotency_key
-            )
+            events, scores = await self._scoring.in_thread(self._make_events, many, headers.idempotency_key)
             publishing: list[asyncio.Task[None]] = []
             for event in events:
                 publishing.append(asyncio.create_task(self._publish(event, headers)))
@@ -90,22 +90,20 @@ class PredictionService:
                     await asyncio.sleep(0)
             found = await asyncio.gather(*publishing, return_exceptions=True)
         finally:
-            self._metrics.waiting -= len(reviews)
+            self._metrics.waiting -= len(many)
         if any(found):
-            raise _partial_failure(events, scores, found)
-        return list(map(response_of, events, scores))
+            raise self._partial_failure(events, scores, found)
+        return list(map(self.answers, events, scores))
 
-    def _make_events(
-        self, reviews: Sequence[Review], key: str
-    ) -> tuple[list[PredictionEvent], Sequence[Score]]:
+    def _make_events(self, many: Sequence[Input], key: str) -> tuple[list[PredictionEvent], Sequence[Score]]:
         ids = [
-            REVIEWS.idempotent_id(f"{key}#{index}", review) if key else uuid7()
-            for index, review in enumerate(reviews)
+            self._codec.idempotent_id(f"{key}#{index}", given) if key else uuid7()
+            for index, given in enumerate(many)
         ]
-        scores = self._scorer.score_many(reviews)
+        scores = self._scorer.score_many(many)
         events = [
-            REVIEWS.make(event_id, review, score, model=self._model)
-            for event_id, review, score in zip(ids, reviews, scores, strict=True)
+            self._codec.make(event_id, given, score, model=self._model)
+            for event_id, given, score in zip(ids, many, scores, strict=True)
         ]
         return events, scores
 
@@ -146,29 +144,31 @@ class PredictionService:
             )
         self._metrics.waiting += count
 
-
-def _partial_failure(
-    events: Sequence[PredictionEvent], scores: Sequence[Score], found: Sequence[BaseException | None]
-) -> Problem:
-    results = []
-    for index, (event, score, error) in enumerate(zip(events, scores, found, strict=True)):
-        if error is None:
-            fields: dict[str, Any] = {"status": "acknowledged", "result": response_of(event, score)}
-        elif isinstance(error, BrokerError):
-            status = "invalid" if isinstance(error, EventTooLarge) else "not acknowledged"
-            fields = {"status": status, "why": error.message}
-        else:
-            raise error
-        results.append(BatchItem(index=index, id=event.id, **fields))
-    missing = sum(error is not None for error in found)
-    return problem(
-        503,
-        "partly-acknowledged",
-        "Not all predictions are acknowledged",
-        f"The broker has acknowledged {len(events) - missing} of {len(events)} predictions; `results` has "
-        "each. Send the others again, or the whole list with the same Idempotency-Key.",
-        results=tuple(results),
-    )
+    def _partial_failure(
+        self,
+        events: Sequence[PredictionEvent],
+        scores: Sequence[Score],
+        found: Sequence[BaseException | None],
+    ) -> Problem:
+        results = []
+        for index, (event, score, error) in enumerate(zip(events, scores, found, strict=True)):
+            if error is None:
+                fields: dict[str, Any] = {"status": "acknowledged", "result": self.answers(event, score)}
+            elif isinstance(error, BrokerError):
+                status = "invalid" if isinstance(error, EventTooLarge) else "not acknowledged"
+                fields = {"status": status, "why": error.message}
+            else:
+                raise error
+            results.append(BatchItem(index=index, id=event.id, **fields))
+        missing = sum(error is not None for error in found)
+        return problem(
+            503,
+            "partly-acknowledged",
+            "Not all predictions are acknowledged",
+            f"The broker has acknowledged {len(events) - missing} of {len(events)} predictions; `results` "
+            "has each. Send the others again, or the whole list with the same Idempotency-Key.",
+            results=tuple(results),
+        )
 
 
 def routes(
@@ -176,42 +176,46 @@ def routes(
 ) -> list[HTTPRouteHandler]:
     http = parts.settings.http
     most = min(http.max_batch, http.max_in_flight)
+    validator, answer = predictions.validator, predictions.answers.kind
+    contract = validator.contract
+    responses = prediction_responses(contract)
 
     async def one(scope: Any, receive: Receive) -> bytes:
         headers = read_headers(scope)
         body = await bodies.read(receive, headers)
-        review = await predictions.read(decode, body)
-        return encode_json(await predictions.predict(review, headers))
+        given = await predictions.read(validator.decode, body)
+        return encode_json(await predictions.predict(given, headers))
 
     async def many(scope: Any, receive: Receive) -> bytes:
         response_buffer.check()
         headers = read_headers(scope)
         body = await bodies.read(receive, headers)
-        reviews = await predictions.read(decode_many, body, limit=most)
-        return encode_json(await predictions.predict_many(reviews, headers))
+        inputs = await predictions.read(validator.decode_many, body, limit=most)
+        return encode_json(await predictions.predict_many(inputs, headers))
 
     @post(
         "/predict",
         status_code=200,
-        **describe(body=REVIEW, direct=one),
-        responses=PREDICT_RESPONSES,
-        summary="Predict from one review",
+        **describe(**prediction_body(contract), direct=one),
+        responses=responses,
+        summary=f"Predict from one {contract.noun}",
         tags=["predict"],
     )
-    async def predict(request: Request[Any, Any, Any]) -> Response[Answer]:
+    async def predict(request: Request[Any, Any, Any]) -> Response[answer]:  # type: ignore[valid-type]
         """The response comes after the broker has acknowledged the prediction, which is durable then."""
         return json_response(await one(request.scope, request.receive))
 
     @post(
         "/predict/batch",
         status_code=200,
-        **describe(body=review_list(most), direct=many),
-        responses=PREDICT_RESPONSES,
-        summary="Predict from a list of reviews",
+        **describe(**prediction_body(contract, most), direct=many),
+        responses=responses,
+        summary=f"Predict from a list of {contract.plural}",
+        description=f"The predictions are in the order of the {contract.plural}; the response comes once all "
+        "are acknowledged.",
         tags=["predict"],
     )
-    async def predict_batch(request: Request[Any, Any, Any]) -> Response[list[Answer]]:
-        """The predictions are in the order of the reviews; the response comes once all are acknowledged."""
+    async def predict_batch(request: Request[Any, Any, Any]) -> Response[list[answer]]:  # type: ignore[valid-type]
         return json_response(await many(request.scope, request.receive))
 
     return [predict, predict_batch]

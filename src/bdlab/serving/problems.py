@@ -30,7 +30,7 @@ _UNAVAILABLE = (
 
 class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The members of RFC 9457, and three more: `errors` has each invalid field, `id` is that of a prediction
-    that may still be on the topic, `results` has the result of each review in a batch.
+    that may still be on the topic, `results` has the result of each input in a batch.
     """
 
     type: str
@@ -80,8 +80,9 @@ def from_error(error: BdlabError, *, prediction_id: str = "") -> Problem:
     """Return what a client is told about one of bdlab's own errors."""
     detail = " ".join(part for part in (error.message + ".", error.hint) if part)
     if isinstance(error, InputInvalid):
-        title = "The review cannot be predicted from"
-        return problem(422, "invalid-review", title, error.message, errors=error.problems)
+        title = f"The {error.noun} cannot be predicted from"
+        invalid = f"invalid-{error.noun.replace(' ', '-')}"
+        return problem(422, invalid, title, error.message, errors=error.problems)
     if isinstance(error, EventTooLarge):
         return too_large(detail)
     for kind, name, title in _UNAVAILABLE:

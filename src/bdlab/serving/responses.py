@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 from uuid import UUID
 
 import msgspec
 from litestar import MediaType, Response
 
-from bdlab.events import REVIEWS, Copier, PredictionEvent, Score, Sentiment, Term
+from bdlab.events import Copier, EventCodec, PredictionEvent, Score, Term
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """A prediction that the broker has acknowledged.
+class Answers:
+    """Makes the answers, structs of `kind`, with the acknowledged predictions of a contract.
 
-    `prediction` is the expected rating in stars, 1 to 5; `confidence` is the probability of `sentiment`;
-    `explanation` has the terms that moved the rating most, in stars; `created_at` is UTC. `known_terms` is
-    the share of the review's different words that the model knows, null if the model does not report it;
-    `warning` is the reason why the prediction is not reliable, null if there is none.
+    They have its outputs, and what has moved the prediction most (`explanation`); `created_at` is UTC.
+    `known_terms` is the share of the input's different words that the model knows, null if the model does not
+    report it; `warning` is the reason why the prediction is not reliable, null if there is none.
     """
 
-    id: UUID
-    prediction: float
-    sentiment: Sentiment
-    confidence: float
-    explanation: tuple[Term, ...]
-    model: str
-    created_at: str
-    known_terms: Annotated[float, msgspec.Meta(ge=0, le=1)] | None
-    warning: str | None
+    def __init__(self, codec: EventCodec) -> None:
+        outputs = get_type_hints(codec.score)
+        self.kind = msgspec.defstruct(
+            "Answer",
+            [
+                ("id", UUID),
+                *((field.column, outputs[field.column]) for field in codec.contract.outputs),
+                ("explanation", tuple[Term, ...]),
+                ("model", str),
+                ("created_at", str),
+                ("known_terms", Annotated[float, msgspec.Meta(ge=0, le=1)] | None),
+                ("warning", str | None),
+            ],
+            module=__name__,
+            frozen=True,
+            kw_only=True,
+        )
+        self._copy = Copier(self.kind, codec.event, codec.score, but=("created_at",))
+
+    def __call__(self, event: PredictionEvent, score: Score) -> msgspec.Struct:
+        moment = event.created_at.isoformat(timespec="microseconds")
+        return self._copy(event, score, created_at=f"{moment[:26]}Z")
 
 
 class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The result of one review of a batch that was not acknowledged as a whole.
+    """The result of one input of a batch that was not acknowledged as a whole.
 
     `not acknowledged`: it may be on the topic; `invalid`: it is not on the topic. An acknowledged one has a
     `result`, the others have `why`.
@@ -43,7 +55,7 @@ class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: UUID
     status: Literal["acknowledged", "not acknowledged", "invalid"]
     why: str = ""
-    result: Answer | None = None
+    result: msgspec.Struct | None = None
 
 
 class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,11 +139,3 @@ def json_messages(
         {"type": "http.response.start", "status": status, "headers": head},
         {"type": "http.response.body", "body": body, "more_body": False},
     )
-
-
-_answer_of = Copier(Answer, REVIEWS.event, REVIEWS.score, but=("created_at",))
-
-
-def response_of(event: PredictionEvent, score: Score) -> Answer:
-    moment = event.created_at.isoformat(timespec="microseconds")
-    return _answer_of(event, score, created_at=f"{moment[:26]}Z")
