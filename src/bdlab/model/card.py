@@ -18,11 +18,14 @@ Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`role` is `terms` (the run-time scorer's data) or `pipeline` (scikit-learn's, written by joblib)."""
+    """`role` is `terms` (the run-time scorer's data), `pipeline` (scikit-learn's, written by joblib), `skops`
+    or `onnx`. `trusted` are the types that a skops file may hold beside those that skops itself trusts.
+    """
 
     role: str
     sha256: Sha256
     bytes: int
+    trusted: tuple[str, ...] = ()
 
 
 class Data(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,153 +1,207 @@
-"""A scorer of any fitted scikit-learn text pipeline in a joblib file.
+"""Scorers of fitted scikit-learn estimators, and of those with its interface, in joblib and skops files.
 
-The file holds one estimator, or a dict with two, ``rating`` and ``sentiment``. Their input is strings
-(summary and text, with a line break between), or (summary, text) pairs if the dict has
+With the review contract the file holds one estimator, or a dict with two, ``rating`` and ``sentiment``. Their
+input is strings (summary and text, with a line break between), or (summary, text) pairs if the dict has
 ``"input": "pairs"``. What an estimator predicts follows from its kind:
 
 - a regressor predicts stars, clipped to 1 to 5;
-- a classifier whose classes are among 1 to 5 predicts stars: the expectation over its probabilities;
+- a classifier whose classes are among 1 to 5, 5 among them, predicts stars: the expectation over its
+  probabilities;
 - a classifier of two classes, 0 and 1, -1 and 1 or negative and positive, predicts the sentiment.
 
 If there is only one of the two, the other follows from it: the sentiment of `s` stars is positive with
 probability (s - 1) / 4, and the reverse; with a star classifier, that of more than 3 stars against less.
+
+With any other contract it holds one estimator: `bdlab.model.rows` has what it takes, `bdlab.model.answers`
+what it gives.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import joblib
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
-from bdlab.errors import ModelError
+from bdlab.errors import ModelError, require
 from bdlab.events import EventCodec, Input, Score
-from bdlab.model.explanation import review_score
-
-Floats = NDArray[np.float64]
+from bdlab.model.answers import PAGE, Answers, Floats, LibraryScorer, class_name
+from bdlab.model.explanation import no_review, review_score
+from bdlab.model.rows import taken_by
 
 PAIRS = "pairs"
 
-_STARS = ("1", "2", "3", "4", "5")
+_STARS = frozenset("12345")
 _SENTIMENTS = ({"0", "1"}, {"-1", "1"}, {"False", "True"}, {"negative", "positive"})
-_PAGE = "docs/model.md, under 'Serve your own pipeline', says which estimators can be served."
+_INIT = (
+    "`bdlab model init FILE --sample rows.csv` writes a card for it, with a contract that has its classes."
+)
+#: Where the name of a package is another than that of its module.
+_PACKAGES = {"sklearn": "scikit-learn"}
 
+Predict = Callable[[Sequence[Input]], list[Score]]
 Head = Callable[[list[Any]], tuple[Floats | None, Floats | None]]
 """Predicts stars and probabilities of a positive sentiment; None for what it does not predict."""
 
 
-class PipelineScorer:
-    """Scores with scikit-learn: slow for one review, and much faster a review for many. Explains nothing."""
-
-    blocking = True
-
-    def __init__(
-        self, heads: Sequence[Head], codec: EventCodec, *, pairs: bool, name: str, sha256: str
-    ) -> None:
-        self.name = name
-        self.codec = codec
-        self.sha256 = sha256
-        self._heads = heads
-        self._pairs = pairs
-
-    @classmethod
-    def from_bytes(
-        cls, content: bytes, codec: EventCodec, *, source: str, name: str, sha256: str
-    ) -> PipelineScorer:
-        """Unpickle `content`, which runs its code, so it has to be checked first. Raises ModelError."""
-        found = _unpickle(content, source)
-        parts = found if isinstance(found, dict) else {"model": found}
-        heads = [
-            _head(parts[part], f"{source}, {part}")
-            for part in ("model", "rating", "sentiment")
-            if part in parts
-        ]
-        if not heads:
-            raise ModelError(f"{source} holds a dict without 'rating' and 'sentiment'", hint=_PAGE)
-        scorer = cls(heads, codec, pairs=parts.get("input") == PAIRS, name=name, sha256=sha256)
-        scorer.score(codec.input(text="This product is terrible!", summary="Product review"))
-        return scorer
-
-    def score(self, review: Input) -> Score:
-        """Return the score. Raises ModelError if the pipeline fails."""
-        return self.score_many([review])[0]
-
-    def score_many(self, reviews: Sequence[Input]) -> list[Score]:
-        """Return the scores in order. Raises ModelError if the pipeline fails."""
-        if not reviews:
-            return []
-        inputs: list[Any] = [
-            (review.summary, review.text)
-            if self._pairs
-            else "\n".join(filter(None, (review.summary, review.text)))
-            for review in reviews
-        ]
-        stars: Floats | None = None
-        positive: Floats | None = None
-        try:
-            for head in self._heads:
-                its_stars, its_positive = head(inputs)
-                stars = its_stars if stars is None else stars
-                # The sentiment's own head comes last, and is better than what follows from the stars.
-                positive = its_positive if its_positive is not None else positive
-        except ModelError:
-            raise
-        except Exception as error:  # a foreign pipeline may raise anything
-            raise ModelError(
-                f"the model {self.name} failed: {type(error).__name__}: {error}", hint=_PAGE
-            ) from error
-        if stars is None:
-            assert positive is not None, "each head predicts one of the two"  # noqa: S101
-            stars = 1 + 4 * positive
-        if positive is None:
-            positive = (stars - 1) / 4
-        if not (stars.shape == positive.shape == (len(reviews),) and np.isfinite(stars + positive).all()):
-            raise ModelError(f"the model {self.name} did not predict one number a review", hint=_PAGE)
-        return [
-            review_score(self.codec.score, *pair)
-            for pair in zip(stars.tolist(), positive.tolist(), strict=True)
-        ]
+def pipeline_scorer(found: Any, codec: EventCodec, *, source: str, name: str, sha256: str) -> LibraryScorer:
+    """Return the scorer of what a file of `source` held. Raises ModelError if it cannot be served."""
+    reviews = not no_review(codec.contract)
+    predict = _reviews(found, codec, source) if reviews else _any(found, codec, source)
+    return LibraryScorer(codec, predict, name=name, sha256=sha256)
 
 
-def _unpickle(content: bytes, source: str) -> Any:
+def unpickle(content: bytes, *, source: str, libraries: Mapping[str, str] | None = None) -> Any:
+    """Return what a joblib file holds. This runs its code, so it has to be checked first.
+
+    `libraries` has the versions that it was made with. Raises ModelError.
+    """
+    return _loaded(lambda: joblib.load(io.BytesIO(content)), source, libraries or {})
+
+
+def untrusted_types(content: bytes, *, source: str) -> list[str]:
+    """Return the types in a skops file that skops does not trust by itself; nothing of it is loaded.
+
+    Raises ModelError, or InvalidInput if skops is not installed.
+    """
+    require("skops", extra="skops", what=f"{source} is a skops file")
+    from skops.io import get_untrusted_types  # noqa: PLC0415 - an extra, which few models need
+
+    return sorted(_loaded(lambda: get_untrusted_types(data=content), source, {}))
+
+
+def load_skops(
+    content: bytes, *, source: str, trusted: Sequence[str] = (), libraries: Mapping[str, str] | None = None
+) -> Any:
+    """Return what a skops file holds. Raises ModelError if a type is neither skops' nor `trusted`."""
+    found = untrusted_types(content, source=source)
+    if refused := [kind for kind in found if kind not in trusted]:
+        raise ModelError(
+            f"{source} holds types that its card does not trust: {', '.join(refused)}",
+            hint='If you know them and trust the file, name them in the card: "trusted" of the file. '
+            "`bdlab model init --trust` writes them.",
+        )
+    from skops.io import loads  # noqa: PLC0415 - an extra, which few models need
+
+    return _loaded(lambda: loads(content, trusted=found), source, libraries or {})
+
+
+def _loaded(load: Callable[[], Any], source: str, libraries: Mapping[str, str]) -> Any:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            found = joblib.load(io.BytesIO(content))
-        except Exception as error:  # an unpickled file may raise anything
+            found = load()
+        except Exception as error:  # a file that is loaded may raise anything
+            hint = "Load it with the versions of Python and scikit-learn, and the modules, that wrote it."
+            if isinstance(error, ModuleNotFoundError) and error.name:
+                module = error.name.partition(".")[0]
+                package = _PACKAGES.get(module, module)
+                version = libraries.get(package, "")
+                hint = f"pip install {package}{version and f'=={version}'}"
             raise ModelError(
-                f"{source} cannot be loaded: {type(error).__name__}: {error}",
-                hint="Load it with the versions of Python and scikit-learn, and the modules, that wrote it.",
+                f"{source} cannot be loaded: {type(error).__name__}: {error}", hint=hint
             ) from error
     for warning in caught:
         structlog.get_logger().warning("model file warns", file=source, warning=str(warning.message))
     return found
 
 
-def _head(estimator: Any, source: str) -> Head:
+def classes_of(estimator: Any, source: str) -> list[str] | None:
+    """Return the names of a classifier's classes, None of another estimator.
+
+    Raises ModelError if it does not predict, or gives no probabilities.
+    """
+    if not hasattr(estimator, "predict"):
+        raise ModelError(f"{source} is a {type(estimator).__name__}, which does not predict", hint=PAGE)
     classes = getattr(estimator, "classes_", None)
     if classes is None:
-        if not hasattr(estimator, "predict"):
-            raise ModelError(f"{source} is a {type(estimator).__name__}, which does not predict", hint=_PAGE)
-        return lambda inputs: (np.clip(_column(estimator.predict(inputs)), 1, 5), None)
+        return None
     if not hasattr(estimator, "predict_proba"):
         raise ModelError(
             f"{source}, a {type(estimator).__name__}, is a classifier without predict_proba",
             hint="Wrap it in sklearn.calibration.CalibratedClassifierCV, or train one with probabilities.",
         )
-    names = [_class_name(value) for value in np.asarray(classes).tolist()]
-    if set(names) <= set(_STARS):
+    if isinstance(classes, list):
+        raise ModelError(f"{source} predicts several outputs at once, and a model has one", hint=PAGE)
+    return [class_name(value) for value in np.asarray(classes).tolist()]
+
+
+def _any(estimator: Any, codec: EventCodec, source: str) -> Predict:
+    names = classes_of(estimator, source)
+    answers = Answers(codec, names, source=source)
+    take = taken_by(estimator, codec.contract, source=source)
+    if names is None:
+        return lambda inputs: answers.numbers(estimator.predict(take(inputs)), len(inputs))
+    prepare, last = _steps(estimator)
+
+    def predict(inputs: Sequence[Input]) -> list[Score]:
+        rows = prepare(take(inputs))
+        # The class is what `predict` says, which is not with each classifier the most probable one.
+        return answers.classes(last.predict(rows), last.predict_proba(rows), names, len(inputs))
+
+    return predict
+
+
+def _steps(estimator: Any) -> tuple[Callable[[Any], Any], Any]:
+    """Return what comes before the classifier of a pipeline, which has to be done once, and that one."""
+    from sklearn.pipeline import Pipeline  # noqa: PLC0415 - loading the file has imported it
+
+    if type(estimator) is Pipeline and len(estimator) > 1 and hasattr(estimator[:-1], "transform"):
+        return estimator[:-1].transform, estimator[-1]
+    return lambda rows: rows, estimator
+
+
+def _reviews(found: Any, codec: EventCodec, source: str) -> Predict:
+    parts = found if isinstance(found, dict) else {"model": found}
+    heads = [
+        _head(parts[part], f"{source}, {part}") for part in ("model", "rating", "sentiment") if part in parts
+    ]
+    if not heads:
+        raise ModelError(f"{source} holds a dict without 'rating' and 'sentiment'", hint=PAGE)
+    pairs = parts.get("input") == PAIRS
+
+    def predict(reviews: Sequence[Input]) -> list[Score]:
+        inputs: list[Any] = [
+            (review.summary, review.text) if pairs else "\n".join(filter(None, (review.summary, review.text)))
+            for review in reviews
+        ]
+        stars: Floats | None = None
+        positive: Floats | None = None
+        for head in heads:
+            its_stars, its_positive = head(inputs)
+            stars = its_stars if stars is None else stars
+            # The sentiment's own head comes last, and is better than what follows from the stars.
+            positive = its_positive if its_positive is not None else positive
+        if stars is None:
+            assert positive is not None, "each head predicts one of the two"  # noqa: S101
+            stars = 1 + 4 * positive
+        if positive is None:
+            positive = (stars - 1) / 4
+        if not (stars.shape == positive.shape == (len(reviews),) and np.isfinite(stars + positive).all()):
+            raise ModelError("did not predict one number a review", hint=PAGE)
+        scores = zip(stars.tolist(), positive.tolist(), strict=True)
+        return [review_score(codec.score, *pair) for pair in scores]
+
+    return predict
+
+
+def _head(estimator: Any, source: str) -> Head:
+    names = classes_of(estimator, source)
+    if names is None:
+        return lambda inputs: (np.clip(_column(estimator.predict(inputs)), 1, 5), None)
+    if "5" in names and _STARS.issuperset(names):
         return _star_classifier(estimator, np.array([float(name) for name in names]))
     for known in _SENTIMENTS:
         if set(names) == known:
             place = names.index(max(known))
             return lambda inputs: (None, np.asarray(estimator.predict_proba(inputs), dtype=float)[:, place])
     raise ModelError(
-        f"{source} predicts the classes {', '.join(names[:10])}: neither stars nor a sentiment", hint=_PAGE
+        f"{source} predicts the classes {', '.join(names[:10])}: neither stars (1 to 5) nor a sentiment",
+        hint=_INIT,
     )
 
 
@@ -165,7 +219,3 @@ def _star_classifier(estimator: Any, stars: Floats) -> Head:
 def _column(predicted: Any) -> Floats:
     column: Floats = np.asarray(predicted, dtype=float)
     return column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column
-
-
-def _class_name(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

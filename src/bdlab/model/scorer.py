@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from bdlab.contract import Contract, review_contract
+import msgspec
+
+from bdlab.contract import Contract, example_of, review_contract
 from bdlab.errors import ModelError, ModelNotFound
 from bdlab.events import EventCodec, Input, Score, codec_of
 from bdlab.model import termtable
-from bdlab.model.card import SUFFIX, Card, contract_of, read_card, read_file, read_verified
+from bdlab.model.card import SUFFIX, Card, File, contract_of, read_card, read_file, read_verified
 from bdlab.model.compiled import CompiledScorer
 from bdlab.model.explanation import no_review
 from bdlab.resources import models_dir
 from bdlab.settings import SHIPPED_MODEL
 
 SHIPPED = "reviews" + SUFFIX
+
+_ROLES = ("terms", "onnx", "skops", "pipeline")
+"""Of several files the first of these is taken: the last runs code."""
 
 _PINNED = re.compile(r"^(?P<path>.+)#sha256=(?P<sha256>[0-9a-fA-F]{64})$")
 _NOT_IN_A_NAME = re.compile(r"[^\w.-]")
@@ -103,6 +108,11 @@ def _find(path: str) -> _Named:
     beside = file.with_name(file.stem + SUFFIX)
     if file.is_file() and beside.is_file():
         return _card(beside, file.name)
+    if file.is_file() and file.suffix in (".skops", ".onnx"):
+        raise ModelError(
+            f"the model file {file} has no card beside it, which says what it takes and gives",
+            hint=f"`bdlab model init {file} --sample rows.csv` writes one.",
+        )
     return _Named(file, sha256=_sha256_beside(file), source=f"{file.name}.sha256")
 
 
@@ -123,38 +133,70 @@ def _from_card(card: Card, path: Path, codec: EventCodec, only: str, *, many: bo
         for name, file in card.files.items()
         if name == only or (not only and (file.role == "terms" or path.with_name(name).is_file()))
     }
-    for role in ("terms", "pipeline"):
+    for role in _ROLES:
         for name, content in contents.items():
             if card.files[name].role == role:
                 return _build(card, codec, name, content, many=many)
-    raise ModelNotFound(f"none of the files that the model card {path} names exists: {', '.join(card.files)}")
+    known = any(file.role in _ROLES for file in card.files.values())
+    raise ModelNotFound(
+        f"none of the files that the model card {path} names exists: {', '.join(card.files)}"
+        if known
+        else f"no file that the model card {path} names has a role that is known: {', '.join(_ROLES)}"
+    )
 
 
 def _build(card: Card, codec: EventCodec, name: str, content: bytes, *, many: bool) -> Scorer:
-    sha256 = card.files[name].sha256
+    file = card.files[name]
+    if file.role != "terms":
+        return library_scorer(content, file, codec, source=name, name=card.title, libraries=card.libraries)
     if why := no_review(codec.contract):
         raise ModelError(
             f"{name} scores reviews, and the contract of the model card is another's: {why}",
             hint="Leave the contract out of the card, or name another file in it.",
         )
-    if card.files[name].role == "terms":
-        table = termtable.decode(content, source=name)
-        if many:
-            from bdlab.model.columnar import ColumnarScorer  # noqa: PLC0415 - imports numpy
+    table = termtable.decode(content, source=name)
+    if many:
+        from bdlab.model.columnar import ColumnarScorer  # noqa: PLC0415 - imports numpy
 
-            return ColumnarScorer(table, codec, name=card.title, sha256=sha256)
-        return CompiledScorer(table, codec, name=card.title, sha256=sha256)
-    from bdlab.model.pipeline import PipelineScorer  # noqa: PLC0415 - imports scikit-learn
-
-    return PipelineScorer.from_bytes(content, codec, source=name, name=card.title, sha256=sha256)
+        return ColumnarScorer(table, codec, name=card.title, sha256=file.sha256)
+    return CompiledScorer(table, codec, name=card.title, sha256=file.sha256)
 
 
-def _from_pipeline(file: Path, codec: EventCodec, sha256: str, *, source: str) -> Scorer:
-    content = read_verified(file, sha256, source=source)
-    from bdlab.model.pipeline import PipelineScorer  # noqa: PLC0415 - imports scikit-learn
+def library_scorer(
+    content: bytes,
+    file: File,
+    codec: EventCodec,
+    *,
+    source: str,
+    name: str,
+    libraries: Mapping[str, str] | None = None,
+) -> Scorer:
+    """Return the scorer of the checked content of a file that is no term table, after a trial.
 
-    name = f"{_NOT_IN_A_NAME.sub('_', file.stem)[:100]}@{sha256[:12]}"
-    return PipelineScorer.from_bytes(content, codec, source=str(file), name=name, sha256=sha256)
+    Raises ModelError if the file does not hold a model, or one that does not fit the contract.
+    """
+    scorer: Scorer
+    if file.role == "onnx":
+        from bdlab.model.onnx import onnx_scorer  # noqa: PLC0415 - imports numpy
+
+        scorer = onnx_scorer(content, codec, source=source, name=name, sha256=file.sha256)
+    else:
+        from bdlab.model import pipeline  # noqa: PLC0415 - imports scikit-learn
+
+        if file.role == "skops":
+            found = pipeline.load_skops(content, source=source, trusted=file.trusted, libraries=libraries)
+        else:
+            found = pipeline.unpickle(content, source=source, libraries=libraries)
+        scorer = pipeline.pipeline_scorer(found, codec, source=source, name=name, sha256=file.sha256)
+    scorer.score(msgspec.convert(example_of(codec.contract), codec.input))
+    return scorer
+
+
+def _from_pipeline(path: Path, codec: EventCodec, sha256: str, *, source: str) -> Scorer:
+    content = read_verified(path, sha256, source=source)
+    file = File(role="pipeline", sha256=sha256, bytes=len(content))
+    name = f"{_NOT_IN_A_NAME.sub('_', path.stem)[:100]}@{sha256[:12]}"
+    return library_scorer(content, file, codec, source=str(path), name=name)
 
 
 def _sha256_beside(file: Path) -> str:

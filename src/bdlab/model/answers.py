@@ -1,0 +1,137 @@
+"""What a library's model predicted, as scores: anything that the contract has not is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bdlab.contract.fields import CONFIDENCE, PREDICTION, PROBABILITIES
+from bdlab.errors import ModelError
+from bdlab.events import EventCodec, Input, Score
+
+Floats = NDArray[np.float64]
+
+PAGE = "docs/model.md says which models can be served."
+_INIT = "`bdlab model init` writes a card with a contract that fits the model."
+_ROUNDING = 1e-5
+"""A probability may be this much outside 0 to 1, as 32-bit numbers that add up to 1 are."""
+
+
+class LibraryScorer:
+    """Scores with a library: slow for one input, much faster an input for many. Explains nothing.
+
+    `predict` returns the scores in order; what it raises becomes a ModelError.
+    """
+
+    blocking = True
+
+    def __init__(
+        self, codec: EventCodec, predict: Callable[[Sequence[Input]], list[Score]], *, name: str, sha256: str
+    ) -> None:
+        self.name = name
+        self.codec = codec
+        self.sha256 = sha256
+        self._predict = predict
+
+    def score(self, given: Input) -> Score:
+        """Return the score. Raises ModelError if the model fails."""
+        return self.score_many([given])[0]
+
+    def score_many(self, inputs: Sequence[Input]) -> list[Score]:
+        """Return the scores in order. Raises ModelError if the model fails."""
+        try:
+            return self._predict(inputs) if inputs else []
+        except ModelError as error:
+            raise ModelError(f"the model {self.name} {error.message}", hint=error.hint or PAGE) from error
+        except Exception as error:  # a foreign model may raise anything
+            raise ModelError(
+                f"the model {self.name} failed: {type(error).__name__}: {error}", hint=PAGE
+            ) from error
+
+
+class Answers:
+    """Makes the scores of a contract. Raises ModelError if the model of `source` cannot give its outputs.
+
+    `classes` are those of a classifier, None if it predicts numbers.
+    """
+
+    def __init__(self, codec: EventCodec, classes: Iterable[Any] | None, *, source: str) -> None:
+        outputs = {field.name: field for field in codec.contract.outputs}
+        self._prediction = outputs[PREDICTION]
+        self._make = codec.score
+        self._all = PROBABILITIES in outputs
+        self._choices = self._prediction.choices
+        if (classes is None) == bool(self._choices):
+            has, wants = ("no classes", "an enum") if classes is None else ("classes", "a number")
+            raise ModelError(
+                f"{source} predicts {has}, and the contract's output {PREDICTION!r} is {wants}", hint=_INIT
+            )
+        gives = {PREDICTION} if classes is None else {PREDICTION, CONFIDENCE, PROBABILITIES}
+        for name in outputs:
+            if name not in gives:
+                raise ModelError(f"{source} does not give the contract's output {name!r}", hint=_INIT)
+        self._known(map(class_name, classes or ()), f"{source} predicts")
+
+    def _known(self, names: Iterable[str], who: str) -> None:
+        for name in names:
+            if name not in self._choices:
+                raise ModelError(
+                    f"{who} the class {name[:100]!r}, which the contract's enum of {PREDICTION!r} has not",
+                    hint=f"Add it to the enum, for predictions that are new. {_INIT}",
+                )
+
+    def numbers(self, predicted: Any, count: int) -> list[Score]:
+        """Return the scores of a regression."""
+        values: Floats = np.asarray(predicted, dtype=float)
+        if values.shape not in ((count,), (count, 1)):
+            raise _wrong_count(values.shape, count)
+        low, high = self._prediction.minimum, self._prediction.maximum
+        found = values.reshape(count).tolist()
+        if not np.isfinite(values).all():
+            odd = next(value for value in found if not np.isfinite(value))
+            raise ModelError(
+                f"predicted {odd}, which is no number", hint="Mend the model, or what it is given."
+            )
+        for value in found:
+            if (low is not None and value < low) or (high is not None and value > high):
+                raise ModelError(
+                    f"predicted {value:g}, which is not within the contract's {low} to {high}",
+                    hint=f"Take the bounds of {PREDICTION!r} out of the contract, or mend the model.",
+                )
+        return [self._make(prediction=value) for value in found]
+
+    def classes(self, labels: Any, chances: Any, names: Sequence[str], count: int) -> list[Score]:
+        """Return the scores of a classification: the label of each, and its probability among `names`."""
+        table: Floats = np.asarray(chances, dtype=float)
+        if table.shape != (count, len(names)):
+            raise _wrong_count(table.shape, count)
+        if not ((table >= -_ROUNDING) & (table <= 1 + _ROUNDING)).all():
+            raise ModelError("gave a probability that is not between 0 and 1", hint=PAGE)
+        places = {name: place for place, name in enumerate(names)}
+        found = [class_name(label) for label in np.asarray(labels).reshape(-1).tolist()]
+        if len(found) != count:
+            raise _wrong_count((len(found),), count)
+        self._known({*found, *names}, "predicted")
+        scores = []
+        for name, row in zip(found, table.clip(0, 1).tolist(), strict=True):
+            if name not in places:
+                raise ModelError(f"predicted the class {name!r}, and gave no probability for it", hint=PAGE)
+            more = {PROBABILITIES: dict(zip(names, row, strict=True))} if self._all else {}
+            scores.append(self._make(prediction=name, confidence=row[places[name]], **more))
+        return scores
+
+
+def class_name(value: Any) -> str:
+    """Return a class as the contract's enum has it."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _wrong_count(shape: Sequence[int], count: int) -> ModelError:
+    shown = " x ".join(map(str, shape)) or "1"
+    return ModelError(
+        f"did not predict one result an input: {shown} results for {count}",
+        hint=f"A model has one output, and each prediction is of one row alone. {PAGE}",
+    )

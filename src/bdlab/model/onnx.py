@@ -1,0 +1,153 @@
+"""A scorer of a model in ONNX, by onnxruntime, which runs no code of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bdlab.contract import Field
+from bdlab.contract.fields import PREDICTION
+from bdlab.errors import ModelError, require
+from bdlab.events import EventCodec, Input, Score
+from bdlab.model.answers import Answers, LibraryScorer
+from bdlab.model.rows import NUMERIC, column
+
+_TYPES: dict[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+    "tensor(string)": np.object_,
+}
+_FLOATS = ("tensor(float)", "tensor(double)", "tensor(float16)")
+_LABELS = ("tensor(string)", "tensor(int64)", "tensor(int32)", "tensor(bool)")
+
+Feed = Callable[[Sequence[Input]], dict[str, Any]]
+
+
+def session_of(content: bytes, *, source: str) -> Any:
+    """Return onnxruntime's session. Raises ModelError, or InvalidInput if onnxruntime is not installed."""
+    require("onnxruntime", extra="onnx", what=f"{source} is an ONNX model")
+    import onnxruntime  # noqa: PLC0415 - an extra, which few models need
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it says is in the error
+    # Threads that wait for work by turning round would take the cores of those that answer.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # it has a class of its own for each status
+        raise ModelError(
+            f"{source} cannot be loaded by onnxruntime {onnxruntime.__version__}: {error}",
+            hint="Export it for this version (its opset and IR version), or install a newer onnxruntime.",
+        ) from error
+
+
+def onnx_scorer(content: bytes, codec: EventCodec, *, source: str, name: str, sha256: str) -> LibraryScorer:
+    """Return the scorer of a checked file. Raises ModelError if its inputs or outputs do not fit."""
+    session = session_of(content, source=source)
+    inputs = session.get_inputs()
+    feed = _feed(inputs, codec.contract.inputs, source)
+    read, outputs = _reader(codec, session.get_outputs(), source)
+    one_by_one = any(each.shape and each.shape[0] == 1 for each in inputs)
+
+    def predict(rows: Sequence[Input]) -> list[Score]:
+        if one_by_one and len(rows) > 1:
+            return [predict([row])[0] for row in rows]
+        return read(session.run(outputs, feed(rows)), len(rows))
+
+    return LibraryScorer(codec, predict, name=name, sha256=sha256)
+
+
+def _feed(inputs: Sequence[Any], fields: Sequence[Field], source: str) -> Feed:
+    """Return what makes the arguments of a session: a matrix of all fields, or an array by name."""
+    by_name = {name: field for field in fields for name in (field.column, field.name)}
+    if len(inputs) == 1 and (len(fields) > 1 or inputs[0].name not in by_name):
+        return _matrix(inputs[0], fields, source)
+    made = []
+    for given in inputs:
+        if given.name not in by_name:
+            raise ModelError(
+                f"{source} takes the input {given.name[:100]!r}, and the contract has none of this name",
+                hint="Name the contract's inputs as the model's.",
+            )
+        made.append((given.name, _matrix(given, [by_name[given.name]], source)))
+    return lambda rows: {name: array for name, one in made for array in one(rows).values()}
+
+
+def _matrix(given: Any, fields: Sequence[Field], source: str) -> Feed:
+    shape, dtype = given.shape, _TYPES.get(given.type)
+    where = f"{source}: its input {given.name[:100]!r} is a {given.type} of {_shown(shape)}"
+    width = len(fields)
+    if dtype is None or not (len(shape) == 2 or (len(shape) == 1 and width == 1)):
+        raise ModelError(f"{where}, and bdlab gives texts, numbers or booleans, a row each", hint=_SHAPES)
+    if len(shape) == 2 and isinstance(shape[1], int) and shape[1] != width:
+        raise ModelError(f"{where}, and the contract has {width} inputs for it", hint=_SHAPES)
+    if isinstance(shape[0], int) and shape[0] != 1:
+        raise ModelError(f"{where}, and takes no other number of rows than {shape[0]}", hint=_SHAPES)
+    for field in fields:
+        if why := _unfit(field, given.type):
+            raise ModelError(f"{where}, and the contract's input {field.name!r} {why}", hint=_SHAPES)
+    columns = [column(field, missing="" if field.kind == "string" else np.nan) for field in fields]
+
+    def feed(rows: Sequence[Input]) -> dict[str, Any]:
+        array = np.array([[value(row) for value in columns] for row in rows], dtype=dtype)
+        return {given.name: array if len(shape) == 2 else array[:, 0]}
+
+    return feed
+
+
+_SHAPES = "docs/model.md says which inputs and outputs of ONNX models can be served; export the model so."
+
+
+def _unfit(field: Field, tensor: str) -> str:
+    """Return why a field cannot be given as this type; empty if it can."""
+    if (field.kind == "string") != (tensor == "tensor(string)") or field.kind not in (*NUMERIC, "string"):
+        return f"is a {field.kind}"
+    if tensor not in (*_FLOATS, "tensor(string)"):
+        if field.nullable:
+            return "may be null, which it cannot be there"
+        if field.kind == "number" or (tensor == "tensor(bool)" and field.kind == "integer"):
+            return f"is a {field.kind}"
+    return ""
+
+
+def _reader(
+    codec: EventCodec, outputs: Sequence[Any], source: str
+) -> tuple[Callable[[list[Any], int], list[Score]], list[str]]:
+    """Return what reads the results of a session, and the names of those that it reads."""
+    choices = next(field.choices for field in codec.contract.outputs if field.name == PREDICTION)
+    numbers = [each.name for each in outputs if each.type in _FLOATS]
+    maps = [each.name for each in outputs if each.type.startswith("seq(map(")]
+    labels = [each.name for each in outputs if each.type in _LABELS]
+    gives = ", ".join(f"{each.name} ({each.type})" for each in outputs)
+    if not choices:
+        answers = Answers(codec, None, source=source)
+        if not numbers or maps:
+            raise ModelError(f"{source} gives {gives}, and the contract wants one number", hint=_SHAPES)
+        return lambda results, count: answers.numbers(results[0], count), numbers[:1]
+    answers = Answers(codec, (), source=source)
+    if not (maps or numbers):
+        raise ModelError(f"{source} gives {gives}, and no probabilities of classes", hint=_SHAPES)
+
+    def read(results: list[Any], count: int) -> list[Score]:
+        chances, names = results[0], list(choices)
+        if maps:
+            keys = list(chances[0])
+            chances, names = [[row[key] for key in keys] for row in chances], [str(key) for key in keys]
+        table = np.asarray(chances)
+        if labels:
+            return answers.classes(results[1], table, names, count)
+        if table.ndim != 2 or table.shape[1] != len(names) or abs(table.sum(axis=1) - 1).max() > 1e-3:
+            raise ModelError("gave no probabilities that add up to 1, one for each class", hint=_SHAPES)
+        return answers.classes([names[place] for place in table.argmax(axis=1)], table, names, count)
+
+    return read, [*(maps or numbers)[:1], *labels[:1]]
+
+
+def _shown(shape: Sequence[Any]) -> str:
+    return " x ".join("n" if not isinstance(each, int) else str(each) for each in shape) or "one value"
