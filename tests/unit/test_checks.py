@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -251,16 +252,16 @@ def test_many_askers_are_one_question() -> None:
     probe = Probe()
     looked = watch(probe, max_age_s=60, timeout_s=5)
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(lambda _: looked.get(), range(100))) == {"state 1"}
+        assert set(pool.map(lambda _: asyncio.run(looked.get_async()), range(100))) == {"state 1"}
     assert probe.asked == 1
 
 
 def test_an_old_state_is_asked_for_again() -> None:
     probe = Probe()
     looked = watch(probe, max_age_s=0.01, timeout_s=5)
-    assert looked.get() == "state 1"
+    assert asyncio.run(looked.get_async()) == "state 1"
     threading.Event().wait(0.05)
-    assert looked.get() == "state 2"
+    assert asyncio.run(looked.get_async()) == "state 2"
 
 
 def test_a_probe_that_hangs_is_absent_and_is_not_asked_again() -> None:
@@ -268,7 +269,7 @@ def test_a_probe_that_hangs_is_absent_and_is_not_asked_again() -> None:
     probe.go.clear()
     looked = watch(probe)
     started = time.monotonic()
-    assert {looked.get() for _ in range(5)} == {"absent: no answer within 0.2 s"}
+    assert {asyncio.run(looked.get_async()) for _ in range(5)} == {"absent: no answer within 0.2 s"}
     assert time.monotonic() - started < 10
     assert probe.asked == 1
     probe.go.set()
@@ -277,7 +278,7 @@ def test_a_probe_that_hangs_is_absent_and_is_not_asked_again() -> None:
 def test_a_problem_that_is_raised_is_a_state_too() -> None:
     probe = Probe()
     probe.error = BrokerUnavailable("no broker")
-    assert watch(probe, timeout_s=20).get() == "absent: no broker"
+    assert asyncio.run(watch(probe, timeout_s=20).get_async()) == "absent: no broker"
 
 
 @pytest.mark.parametrize("tls", [False, True])

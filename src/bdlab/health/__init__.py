@@ -1,6 +1,44 @@
-"""Named checks and their results, shared by the HTTP API and `bdlab status`."""
+"""Named checks and their results, shared by the HTTP API and `bdlab status`, and what they add up to."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
 
 from bdlab.health.cached_probe import CachedProbe
-from bdlab.health.results import CheckResult, Report, State
 
 __all__ = ["CachedProbe", "CheckResult", "Report", "State"]
+
+State = Literal["healthy", "degraded", "unhealthy", "unknown"]
+
+#: From the best to the worst; `unknown`: the check could not be made.
+ORDER: tuple[State, ...] = ("healthy", "degraded", "unknown", "unhealthy")
+
+
+class CheckResult(msgspec.Struct, frozen=True):
+    """One named check: `message` says in a line what was found, `hint` what to do if it is not healthy.
+
+    `detail` holds the figures behind the message, each with its unit in its name.
+    """
+
+    name: str
+    state: State
+    message: str = ""
+    hint: str = ""
+    detail: Mapping[str, Any] = {}
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The results of several checks."""
+
+    checks: tuple[CheckResult, ...]
+
+    @property
+    def state(self) -> State:
+        """Return the worst of the checks' states; unknown without any check."""
+        return max((check.state for check in self.checks), key=ORDER.index, default="unknown")
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is unhealthy, and everything could be checked."""
+        return self.state in ("healthy", "degraded")

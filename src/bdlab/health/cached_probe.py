@@ -31,26 +31,15 @@ class CachedProbe(Generic[T]):
     _started: float = 0.0
     _finished: float = 0.0
 
-    def get(self) -> T:
-        """Return the result, from a thread; wait at most for the time-out."""
-        future, left_s = self._current()
-        try:
-            return future.result(left_s)
-        except TimeoutError:
-            return self._late()
-
     async def get_async(self) -> T:
-        """Return the result, from a coroutine; wait at most for the time-out."""
+        """Return the result; wait at most for the time-out."""
         future, left_s = self._current()
         if future.done():
             return future.result()
         try:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), left_s)
         except TimeoutError:
-            return self._late()
-
-    def _late(self) -> T:
-        return self.absent(f"no answer within {self.timeout_s:g} s")
+            return self.absent(f"no answer within {self.timeout_s:g} s")
 
     def _current(self) -> tuple[Future[T], float]:
         with self._lock:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from bdlab.errors import BdlabError
-from bdlab.health.results import CheckResult
+from bdlab.health import CheckResult
 from bdlab.ledger import LogRange
 from bdlab.log_identity import KnownLog
 from bdlab.probes import MEMORY_ONLY, MEMORY_ONLY_ID, BrokerState, DatabaseState, VaultState

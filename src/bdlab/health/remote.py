@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import urllib3
 
-from bdlab.health.results import CheckResult, State
+from bdlab.health import CheckResult, State
 from bdlab.reachability import wrong_scheme
 
 TIMEOUT_S = 5.0

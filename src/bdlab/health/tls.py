@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from bdlab.health.results import CheckResult
+from bdlab.health import CheckResult
 
 TIMEOUT_S = 5.0
 #: It is renewed when a third of its life is left; later than this the renewal is overdue.
