@@ -101,10 +101,6 @@ class LogReader(Client):
     def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
         return [message for message in super().consume(num_messages, timeout) if not self._refusal(message)]
 
-    def poll(self, timeout: float = -1) -> Message | None:
-        message = super().poll(timeout)
-        return super().poll(timeout) if message is not None and self._refusal(message) else message
-
     def _refusal(self, message: Message) -> bool:
         error = message.error()
         refused = error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
