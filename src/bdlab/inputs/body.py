@@ -249,7 +249,8 @@ def _problem(field: Field, value: Any) -> str:
     elif field.kind == "string" and not field.choices:
         return _text_problem(field, value) or _length_problem(field, len(value))
     elif field.choices or field.kind == "date-time":
-        found = "" if value in field.choices or _is_moment(value) else repr(value[:_SHOWN_LENGTH])
+        fits = value in field.choices if field.choices else _is_moment(value)
+        found = "" if fits else repr(value[:_SHOWN_LENGTH])
     elif field.kind == "boolean":
         found = ""
     else:
@@ -296,7 +297,7 @@ def _is_moment(text: str) -> bool:
     """Return whether a text is a date and time with an offset, within the years 1 to 9999 in UTC."""
     try:
         msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)]).astimezone(UTC)
-    except (msgspec.ValidationError, OverflowError):
+    except (msgspec.ValidationError, OverflowError, UnicodeEncodeError):
         return False
     return True
 
