@@ -11,23 +11,25 @@ from pathlib import Path
 import pytest
 
 from tests import tls
+from tests.fix_api import MemoryApi, serving
 from tests.fix_pipeline import Pipeline
+from tests.plants import PlantScorer
 from tests.rounds import rounds
 from tests.waiting import until
 
 SEED = 20261126
 
 
-def run_tester(url: str, folder: Path, *, examples: int) -> subprocess.CompletedProcess[str]:
-    """What schemathesis says after all of its checks, with so many examples for each operation."""
+def run_tester(url: str, folder: Path, *, examples: int, paths: str = "") -> None:
+    """Have schemathesis make all of its checks, with so many examples for each operation of `paths`."""
     command = [
         str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json",
         "--checks=all", f"--seed={SEED}", f"--max-examples={examples}", "--generation-database=none",
-        "--request-timeout=60", "--suppress-health-check=all", "--no-color",
+        "--request-timeout=60", "--suppress-health-check=all", "--no-color", f"--include-path-regex={paths}",
     ]  # fmt: skip
     if tls.FOLDER:
         command.append(f"--tls-verify={tls.FOLDER.ca_file}")
-    return subprocess.run(
+    done = subprocess.run(
         command,
         cwd=folder,
         env={**os.environ, "NO_PROXY": "*"},
@@ -36,6 +38,14 @@ def run_tester(url: str, folder: Path, *, examples: int) -> subprocess.Completed
         check=False,
         timeout=1800,
     )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
+    operations = re.search(r"Operations: +(\d+) selected / (\d+) total", done.stdout)
+    assert operations
+    assert (operations[1] == operations[2]) is not bool(paths)
+    ran = re.search(r"(\d+) generated, (\d+) passed\n", done.stdout)
+    assert ran, done.stdout
+    assert ran[1] == ran[2]
+    assert int(ran[1]) > examples
 
 
 @pytest.mark.once
@@ -51,12 +61,16 @@ def test_a_tester_that_reads_the_document_finds_nothing(
 ) -> None:
     with pipeline.serve() as (_, client), pipeline.daemon("consume"):
         until(lambda: client.get("/health").json()["status"] == "healthy")
-        done = run_tester(str(client.base_url).rstrip("/"), tmp_path, examples=examples)
-    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
-    operations = re.search(r"Operations: +(\d+) selected / (\d+) total", done.stdout)
-    assert operations
-    assert operations[1] == operations[2]
-    ran = re.search(r"(\d+) generated, (\d+) passed\n", done.stdout)
-    assert ran, done.stdout
-    assert ran[1] == ran[2]
-    assert int(ran[1]) > examples
+        run_tester(str(client.base_url).rstrip("/"), tmp_path, examples=examples)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("examples", [10, pytest.param(rounds(200, 1000), marks=pytest.mark.long)])
+def test_a_tester_that_reads_the_document_of_another_contract_finds_nothing(
+    tmp_path: Path, examples: int
+) -> None:
+    api = MemoryApi(scorer=PlantScorer())
+    with api.producer, serving(api.parts) as client:
+        url = str(client.base_url).rstrip("/")
+        run_tester(url, tmp_path, examples=examples, paths="^/predict(/batch)?$")
+    assert len(api.records()) > examples

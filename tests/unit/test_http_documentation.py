@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import httpx
 import pytest
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from bdlab import serving as package
 from bdlab.serving.problems import PROBLEM_JSON
 from bdlab.settings import HttpSettings, Settings
 from tests.fix_api import MemoryApi, serving
+from tests.plants import CONTRACT, PLANT, PlantScorer
 
 NOTICE = Path(str(package.__file__)).with_name("swagger_ui") / "NOTICE"
 ANYWHERE = {"400", "408", "421", "422", "431", "500", "503"}
@@ -105,6 +109,74 @@ def test_the_document_says_what_is_enforced(api: httpx.Client) -> None:
     (found,) = paths["/predictions/{prediction_id}"]["get"]["parameters"]
     assert found["schema"] == {"type": "string", "format": "uuid"}
     assert paths["/predict"]["post"]["responses"]["503"]["headers"]["Retry-After"]
+
+
+@pytest.fixture
+def plants() -> Iterator[httpx.Client]:
+    api = MemoryApi(scorer=PlantScorer())
+    with api.producer, serving(api.parts) as client:
+        yield client
+
+
+def test_the_document_of_another_contract_is_valid_and_says_its_fields(plants: httpx.Client) -> None:
+    document = plants.get("/openapi.json").json()
+    OPENAPI_31_VALIDATOR.validate(document)
+    assert document["info"]["description"].startswith("Predictions from garden plants; each is durable")
+    one, many = (document["paths"][path]["post"] for path in ("/predict", "/predict/batch"))
+    assert one["summary"] == "Predict from one garden plant"
+    assert many["summary"] == "Predict from a list of garden plants"
+    assert "not a valid garden plant" in one["responses"]["422"]["description"]
+    assert "review" not in json.dumps(document)
+    schema = one["requestBody"]["content"]["application/json"]["schema"]
+    found = schema["properties"]
+    assert list(found) == [field.name for field in CONTRACT.inputs]
+    assert (schema["title"], schema["required"]) == ("Garden plant", list(PLANT))
+    assert found["Name"]["description"] == "As on its label"
+    assert (found["Name"]["minLength"], found["Name"]["maxLength"]) == (2, 20)
+    assert found["Fruit colour"] == {"type": ["string", "null"], "enum": ["red", "blue", None]}
+    assert found["seeds"] == {"type": ["integer", "null"], "maximum": 1000, "minimum": -(2**63)}
+    assert found["height (cm)"] == {"type": "number", "maximum": 300.5, "minimum": 0}
+    assert found["planted_at"] == {"type": "string", "format": "date-time"}
+    assert found["isWild"] == {"type": "boolean", "default": False}
+    answer = document["components"]["schemas"]["Answer"]
+    assert list(answer["properties"]) == [
+        "id", "prediction", "confidence", "probabilities", "rank", "rare", "blooms_at",
+        "explanation", "model", "created_at", "known_terms", "warning",
+    ]  # fmt: skip
+    assert answer["properties"]["prediction"] == {"type": "string", "enum": ["rose", "tulip"]}
+    assert set(answer["required"]) == set(answer["properties"])
+
+    (example,) = schema["examples"]
+    assert plants.post("/predict", json=example).status_code == 200
+
+
+def test_another_contract_is_answered_by_its_fields(plants: httpx.Client) -> None:
+    found = plants.post(
+        "/predict", json=PLANT | {"seeds": 7, "edible": True, "moved_at": PLANT["planted_at"]}
+    )
+    assert found.status_code == 200
+    answer = found.json()
+    assert {name: answer[name] for name in ("prediction", "probabilities", "rank", "rare", "blooms_at")} == {
+        "prediction": "rose",
+        "probabilities": {"rose": 0.75, "tulip": 0.25},
+        "rank": 7,
+        "rare": False,
+        "blooms_at": "2026-05-01T00:00:00Z",
+    }
+    assert (answer["explanation"], answer["known_terms"], answer["warning"]) == ([], None, None)
+    (same, wild) = plants.post("/predict/batch", json=[PLANT, PLANT | {"isWild": True, "petals": 4}]).json()
+    assert (same["prediction"], wild["prediction"], wild["rare"]) == ("rose", "tulip", True)
+
+    refused = plants.post("/predict/batch", json=[PLANT, PLANT | {"petals": "4", "Leaf colour": None}]).json()
+    assert refused["type"] == "urn:bdlab:problem:invalid-garden-plant"
+    assert refused["title"] == "The garden plant cannot be predicted from"
+    assert [(error["index"], error["field"]) for error in refused["errors"]] == [
+        (1, "Leaf colour"),
+        (1, "petals"),
+    ]
+    assert plants.get("/health").json()["model_loaded"] is True
+    metrics = plants.get("/metrics").text
+    assert not [field.name for field in CONTRACT if field.name in metrics and field.name != "prediction"]
 
 
 def test_head_is_answered_as_get_is_without_its_body(api: httpx.Client) -> None:
