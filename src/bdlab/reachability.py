@@ -1,4 +1,4 @@
-"""Finds out if a server speaks TLS, for the message of a client that could not connect."""
+"""Why a client could not connect, for its message."""
 
 import socket
 import ssl
@@ -35,3 +35,17 @@ def wrong_scheme(url: str) -> str:
     if tls is None or tls == (parts.scheme == "https"):
         return ""
     return f"it speaks {'TLS' if tls else 'no TLS'}; write {'https' if tls else 'http'}:// in its address"
+
+
+def root_cause(error: BaseException) -> str:
+    """Return the text of the first cause; the errors that wrap it only repeat it."""
+    seen: BaseException = error
+    while True:
+        reason = getattr(seen, "reason", None)
+        below = reason if isinstance(reason, BaseException) else (seen.__cause__ or seen.__context__)
+        if below is None and seen.args and isinstance(seen.args[0], BaseException):
+            below = seen.args[0]
+        if below is None:
+            break
+        seen = below
+    return getattr(seen, "strerror", None) or str(seen) or type(seen).__name__

@@ -17,9 +17,9 @@ from bdlab.errors import (
     VaultError,
     VaultUnavailable,
 )
-from bdlab.reachability import wrong_scheme
+from bdlab.reachability import root_cause, wrong_scheme
 from bdlab.settings import ProxyUrl, Secret, VaultSettings
-from bdlab.vault.responses import UNAVAILABLE, Health, Token, error_text, root_cause
+from bdlab.vault.responses import UNAVAILABLE, Health, Token, error_text
 
 Method = Literal["get", "post", "put", "delete", "list"]
 

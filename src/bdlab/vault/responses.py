@@ -92,17 +92,3 @@ def error_text(response: Response) -> str:
         errors = None
     words = "; ".join(" ".join(str(error).split()) for error in errors or ())
     return words or f"HTTP {response.status_code}"
-
-
-def root_cause(error: BaseException) -> str:
-    """Return the text of the first cause; the errors that wrap it only repeat it."""
-    seen: BaseException = error
-    while True:
-        reason = getattr(seen, "reason", None)
-        below = reason if isinstance(reason, BaseException) else (seen.__cause__ or seen.__context__)
-        if below is None and seen.args and isinstance(seen.args[0], BaseException):
-            below = seen.args[0]
-        if below is None:
-            break
-        seen = below
-    return getattr(seen, "strerror", None) or str(seen) or type(seen).__name__

@@ -20,6 +20,7 @@ from jgo.constants import MAVEN_CENTRAL_URL
 
 from bdlab.errors import BinaryMissing
 from bdlab.files import Replacement
+from bdlab.reachability import root_cause
 from bdlab.retry import Backoff
 from bdlab.stack.servers.jars import Jar, Progress
 
@@ -140,7 +141,7 @@ class Fetching:
         except OSError as error:
             if error.errno is not None and not isinstance(error, requests.RequestException):
                 raise  # about the file, not the network
-            why = f"{type(error).__name__}: {_innermost(error)}"
+            why = f"{type(error).__name__}: {root_cause(error)}"
             final = isinstance(error, (requests.exceptions.SSLError, ValueError))
             raise _DownloadError(url, why, transient=not final) from error
         if size < jar.size:
@@ -158,10 +159,3 @@ class Fetching:
 
 def _missing(why: str) -> BinaryMissing:
     return BinaryMissing(f"Apache Kafka could not be fetched: {why}", hint=_HINT)
-
-
-def _innermost(error: BaseException) -> BaseException:
-    """Return the reason of an HTTP client's error, which is wrapped several times."""
-    while further := error.__cause__ or error.__context__:
-        error = further
-    return error
