@@ -1,7 +1,5 @@
 """How contracts may differ: a newer one adds fields, and changes nothing else."""
 
-from __future__ import annotations
-
 import msgspec
 
 from bdlab.contract.fields import Contract, Field

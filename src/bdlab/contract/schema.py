@@ -1,7 +1,5 @@
 """Parsing a contract: what is not understood is refused by its name, and nothing is ignored."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime

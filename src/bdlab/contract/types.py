@@ -1,7 +1,5 @@
 """msgspec's types for the fields of a contract, and the structs of its inputs, scores and events."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID

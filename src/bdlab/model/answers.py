@@ -1,7 +1,5 @@
 """What a library's model predicted, as scores: anything that the contract has not is refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The model card: a model's name, training data, quality, and the sha256 of its files."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Annotated, Any

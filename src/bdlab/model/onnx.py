@@ -1,7 +1,5 @@
 """A scorer of a model in ONNX, by onnxruntime, which runs no code of the file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

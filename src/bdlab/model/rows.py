@@ -1,7 +1,5 @@
 """The inputs of a contract as scikit-learn and its kin take them: a data frame, a list of texts, an array."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from operator import attrgetter

@@ -1,7 +1,5 @@
 """The Protocol of all scorers, and the scorer of a model file."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

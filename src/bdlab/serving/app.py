@@ -1,7 +1,5 @@
 """The ASGI application: its routes and its middleware."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache

@@ -1,7 +1,5 @@
 """The OpenAPI document, as far as the handlers' signatures do not give it, and the page that shows it."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Every error as `application/problem+json` (RFC 9457)."""
 
-from __future__ import annotations
-
 from http import HTTPStatus
 from typing import Any
 

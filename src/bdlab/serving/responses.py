@@ -1,7 +1,5 @@
 """The bodies of the API's responses."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_type_hints
 from uuid import UUID
