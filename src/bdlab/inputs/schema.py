@@ -7,7 +7,6 @@ Its patterns use only what means the same in Python's regular expressions and in
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,28 +72,16 @@ class Misspellings:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._meant: list[str] = []
         # Digits tell apart names that are alike otherwise, as those of `feature1` to `feature20`.
-        but = "0-9" if any(map(re.compile("[0-9]").search, names)) else ""
+        self._but = "0-9" if any(map(re.compile("[0-9]").search, names)) else ""
         self._between = "_?" if all(map(re.compile(r"\w+").fullmatch, names)) else "[^A-Za-z0-9]{0,2}"
-        words = [_words(name) for name in names]
-        begin = Counter(found[: place + 1] for found in words for place in range(len(found)))
-        top = _Word("")
-        length = 0
-        for name, found in zip(names, words, strict=True):
-            if length > _MOST_LENGTH:
-                break
-            last, misspelt = top, 0
-            for place, word in enumerate(found):
-                near = len(word) in _LETTERS and misspelt < _NEAR_WORDS and length < _NEAR_LENGTH
-                near = near and begin[found[: place + 1]] <= _NEAR_NAMES
-                misspelt += near
-                if word not in last.next:
-                    last.next[word] = _Word(_near(word, but) if near else "".join(_any_case(word)))
-                    length += len(last.next[word].pattern) + len(self._between)
-                last = last.next[word]
-            last.name = last.name or name
-        self.pattern = f"^{self._any_of(top.next)}$"
+        self._meant: list[str] = []
+        self._length = 0
+        by_words: dict[tuple[str, ...], str] = {}
+        for name in names:
+            words = (part for word in words_of(name) for part in re.findall(r"\d+|\D+", word))
+            by_words.setdefault(tuple(words), name)
+        self.pattern = f"^{self._any_of(by_words, _NEAR_WORDS)}$"
         self._found = re.compile(self.pattern).fullmatch
 
     def __call__(self, name: str) -> str:
@@ -102,30 +89,26 @@ class Misspellings:
         found = self._found(name)
         return self._meant[found.lastindex - 1] if found and found.lastindex else ""
 
-    def _any_of(self, words: Mapping[str, _Word]) -> str:
+    def _any_of(self, names: Mapping[tuple[str, ...], str], misspelt: int) -> str:
+        """Return the pattern of names by their words, of which as many may be `misspelt`."""
         ways = []
-        for word in words.values():
-            way = word.pattern
-            if word.name:
-                self._meant.append(word.name)
+        for word in dict.fromkeys(words[0] for words in names):
+            if self._length > _MOST_LENGTH:
+                break
+            rest = {words[1:]: name for words, name in names.items() if words[0] == word}
+            near = len(rest) <= _NEAR_NAMES and len(word) in _LETTERS and self._length < _NEAR_LENGTH
+            near = near and misspelt > 0
+            way = _near(word, self._but) if near else "".join(_any_case(word))
+            self._length += len(way) + len(self._between)
+            name = rest.pop((), "")
+            if name:
+                self._meant.append(name)
                 way = f"({way})"
-            if word.next:
-                rest = self._between + self._any_of(word.next)
-                way += f"(?:{rest})?" if word.name else rest
+            if rest:
+                after = self._between + self._any_of(rest, misspelt - near)
+                way += f"(?:{after})?" if name else after
             ways.append(way)
-        return f"(?:{'|'.join(ways)})"
-
-
-class _Word(msgspec.Struct):
-    """A word of names: that of which it is the last, and the words that may follow."""
-
-    pattern: str
-    name: str = ""
-    next: dict[str, _Word] = {}
-
-
-def _words(name: str) -> tuple[str, ...]:
-    return tuple(part for word in words_of(name) for part in re.findall(r"\d+|\D+", word))
+        return f"(?:{'|'.join(ways) or '(?!)'})"
 
 
 def _any_case(word: str) -> list[str]:

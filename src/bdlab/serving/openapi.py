@@ -39,45 +39,13 @@ Endpoint = Callable[[Any, Receive], Awaitable[bytes]]
 """Takes the scope and `receive` of a request; returns the JSON of its 200. Raises Problem or BdlabError."""
 
 
-def prediction_body(contract: Contract, limit: int | None = None) -> dict[str, Any]:
-    """Return the documentation of a route that takes an input, or with a `limit` 1 to so many in a list."""
-    one: Any = input_schema(contract)
-    # A JSON schema goes into the document as it is.
-    many: Any = {"items": one, "type": "array", "maxItems": limit, "minItems": 1}
-    return {
-        "body": many if limit else one,
-        "headers": (
-            Parameter(
-                name="Idempotency-Key",
-                param_in="header",
-                schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=MAX_KEY_LENGTH),
-                description=f"The same key with the same {contract.noun} is the same prediction, "
-                "with the same id.",
-            ),
-            Parameter(
-                name="traceparent",
-                param_in="header",
-                schema=Schema(type=OpenAPIType.STRING),
-                description="W3C trace context; it is passed on with the event. "
-                "One that is not valid is ignored.",
-            ),
-            Parameter(
-                name=SOURCE_HEADER,
-                param_in="header",
-                schema=Schema(type=OpenAPIType.STRING, enum=SOURCES),
-                description=f"Marks {contract.one} that no user wrote: "
-                "statistics about the model leave its row out.",
-            ),
-        ),
-    }
+def _parameter(name: str, place: str, about: str, *, required: bool = False, **schema: Any) -> Parameter:
+    kind = Schema(type=OpenAPIType.STRING, **schema)
+    return Parameter(name=name, param_in=place, schema=kind, description=about, required=required)
 
 
-PREDICTION_ID = Parameter(
-    name="prediction_id",
-    param_in="path",
-    required=True,
-    schema=Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.UUID),
-    description="The id in the response of /predict.",
+PREDICTION_ID = _parameter(
+    "prediction_id", "path", "The id in the response of /predict.", required=True, format=OpenAPIFormat.UUID
 )
 
 _PROBLEM = Reference(ref=f"#/components/schemas/{ProblemDetails.__name__}")
@@ -98,7 +66,7 @@ _ANYWHERE = {
 
 def describe(
     *,
-    body: Schema | None = None,
+    body: Any = None,
     headers: Sequence[Parameter] = (),
     query: type[msgspec.Struct] = NoQuery,
     path: Parameter | None = None,
@@ -115,7 +83,7 @@ def describe(
             parameters: list[Parameter | Reference] = [path] if path else []
             parameters += headers
             for name, schema in schemas(query).items():
-                # msgspec's JSON schema goes into the document as it is.
+                # A JSON schema goes into the document as it is.
                 shape, text = cast("Any", schema), schema.get("description")
                 parameters.append(Parameter(name=name, param_in="query", schema=shape, description=text))
             self.parameters = parameters or None
@@ -151,18 +119,32 @@ def problem_response(description: str) -> ResponseSpec:
     )
 
 
-UNACKNOWLEDGED = problem_response(
-    "Not acknowledged, too many in flight, or the server is stopping: retry after `Retry-After` seconds"
-)
-
-
-def prediction_responses(contract: Contract) -> dict[int, ResponseSpec]:
+def describe_prediction(contract: Contract, direct: Endpoint, *, most: int = 0) -> dict[str, Any]:
+    """Return the keyword arguments of a route that takes an input; with `most` a list of 1 to so many."""
+    body: Any = input_schema(contract)
+    if most:
+        body = {"items": body, "type": "array", "maxItems": most, "minItems": 1}
+    key = f"The same key with the same {contract.noun} is the same prediction, with the same id."
+    trace = "W3C trace context; it is passed on with the event. One that is not valid is ignored."
+    source = f"Marks {contract.one} that no user wrote: statistics about the model leave its row out."
+    headers = (
+        _parameter("Idempotency-Key", "header", key, min_length=1, max_length=MAX_KEY_LENGTH),
+        _parameter("traceparent", "header", trace),
+        _parameter(SOURCE_HEADER, "header", source, enum=SOURCES),
+    )
+    responses = {
+        408: "The body came too slowly",
+        413: "The body, or the event made of it, is too large",
+        415: "The body is not JSON, or it is compressed",
+        422: f"The body is not a valid {contract.noun}: each wrong field and why",
+        503: "Not acknowledged, too many in flight, or the server is stopping: "
+        "retry after `Retry-After` seconds",
+    }
     return {
-        408: problem_response("The body came too slowly"),
-        413: problem_response("The body, or the event made of it, is too large"),
-        415: problem_response("The body is not JSON, or it is compressed"),
-        422: problem_response(f"The body is not a valid {contract.noun}: each wrong field and why"),
-        503: UNACKNOWLEDGED,
+        "status_code": 200,
+        "tags": ["predict"],
+        "responses": {status: problem_response(about) for status, about in responses.items()},
+        **describe(body=body, headers=headers, direct=direct),
     }
 
 

@@ -20,7 +20,7 @@ from bdlab.serving.batching import QUICK_CHARACTERS, AsyncScorer
 from bdlab.serving.deadlines import Deadlines
 from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.metrics import Metrics
-from bdlab.serving.openapi import describe, prediction_body, prediction_responses
+from bdlab.serving.openapi import describe_prediction
 from bdlab.serving.problems import Problem, from_error, problem
 from bdlab.serving.protocols import Parts
 from bdlab.serving.requests import BodyReader, RequestHeaders, read_headers
@@ -178,7 +178,6 @@ def routes(
     most = min(http.max_batch, http.max_in_flight)
     validator, answer = predictions.validator, predictions.answers.kind
     contract = validator.contract
-    responses = prediction_responses(contract)
 
     async def one(scope: Any, receive: Receive) -> bytes:
         headers = read_headers(scope)
@@ -195,11 +194,8 @@ def routes(
 
     @post(
         "/predict",
-        status_code=200,
-        **describe(**prediction_body(contract), direct=one),
-        responses=responses,
+        **describe_prediction(contract, one),
         summary=f"Predict from one {contract.noun}",
-        tags=["predict"],
     )
     async def predict(request: Request[Any, Any, Any]) -> Response[answer]:  # type: ignore[valid-type]
         """The response comes after the broker has acknowledged the prediction, which is durable then."""
@@ -207,13 +203,10 @@ def routes(
 
     @post(
         "/predict/batch",
-        status_code=200,
-        **describe(**prediction_body(contract, most), direct=many),
-        responses=responses,
+        **describe_prediction(contract, many, most=most),
         summary=f"Predict from a list of {contract.plural}",
         description=f"The predictions are in the order of the {contract.plural}; the response comes once all "
         "are acknowledged.",
-        tags=["predict"],
     )
     async def predict_batch(request: Request[Any, Any, Any]) -> Response[list[answer]]:  # type: ignore[valid-type]
         return json_response(await many(request.scope, request.receive))
