@@ -25,7 +25,7 @@ from bdlab.probes import BrokerState, DatabaseState, VaultState
 from bdlab.serving import Parts, make_app
 from bdlab.serving.publisher import AsyncPublisher
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
-from bdlab_cli.wiring import uvicorn_tls
+from bdlab_cli.wiring import uvicorn_server
 from tests.memory.log import MemoryLog, MemoryProducer
 from tests.samples import event_of
 
@@ -49,7 +49,7 @@ def serving(make_parts: Callable[[], Parts], **options: Any) -> Iterator[httpx.C
     `options` are of the server's configuration.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn_tls.Config(
+        config = uvicorn_server.Config(
             lambda: make_app(make_parts()),  # a factory, as `factory` says
             factory=True,
             lifespan="on",

@@ -12,11 +12,10 @@ from urllib.parse import urlsplit
 
 import httptools
 import msgspec
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from bdlab_cli.wiring.connections import MAX_CONNECTIONS, Bounds
+from bdlab_cli.wiring.connections import Bounds
 
 MAX_HEAD_BYTES = 32 << 10
 """Bytes of a request's head, and of chunk headers and trailers of its body."""
@@ -40,26 +39,18 @@ _CONTINUE = b"HTTP/1.1 100"
 _WRITE_LIMIT = 16 << 10
 
 
-class Config(uvicorn.Config):
-    """uvicorn's settings, with bounded connections; each worker process has its own bounds."""
-
-    def __init__(self, app: Any, *, max_connections: int = MAX_CONNECTIONS, **options: Any) -> None:
-        super().__init__(app, http=BoundedProtocol, ws="none", **options)
-        self.bounds = Bounds(max_connections)
-
-
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. Bytes are counted until the parser reports a head, a piece of a body, or an end."""
 
     def __init__(
         self,
-        config: Config,
+        config: Any,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._bounds = config.bounds
+        self._bounds: Bounds = config.bounds
         self._stop_s = config.timeout_graceful_shutdown or 0
         self._unparsed = 0
         self._left_over = 0

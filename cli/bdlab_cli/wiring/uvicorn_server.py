@@ -1,34 +1,41 @@
-"""uvicorn around the API: one process, or several workers under a supervisor."""
+"""uvicorn around the API: one process, or several workers under a supervisor; over HTTPS if it is to be."""
 
+import asyncio
+import contextlib
 import os
 import signal
 import socket
+import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from math import ceil
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import structlog
 import uvicorn
+from uvicorn.server import ServerState
 from uvicorn.supervisors import Multiprocess
 
 from bdlab import signals
-from bdlab.certificates import check_pair
+from bdlab.certificates import ServedCertificate, check_pair
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.hosts import AllowedHosts, is_loopback
 from bdlab.settings import HttpSettings, Layers, Settings
 from bdlab_cli.output import terminal
 from bdlab_cli.output.logs import published_lines
-from bdlab_cli.wiring import uvicorn_tls
+from bdlab_cli.wiring import uvicorn_protocol
 from bdlab_cli.wiring.api import Api, vault_session
-from bdlab_cli.wiring.connections import max_connections
+from bdlab_cli.wiring.connections import MAX_CONNECTIONS, Bounds, max_connections
 from bdlab_cli.wiring.signals import INTERRUPTED_TWICE, stop_on_signal
 
 log = structlog.get_logger()
 
 _GRACE_S = 1
+_LOOK_EVERY_S = 1.0
 _SEND_BYTES = 256 << 10
 _OWN_LISTENERS = 8
 """Sockets on which a worker listens beside the one that all share, which so gets few of the connections."""
@@ -130,7 +137,7 @@ class _Server(uvicorn.Server):
 class _Supervisor(Multiprocess):
     announced_url = ""
 
-    def __init__(self, config: uvicorn_tls.Config, sockets: list[Any]) -> None:
+    def __init__(self, config: uvicorn.Config, sockets: list[Any]) -> None:
         ignored = signal.SIGHUP not in signals.termination_signals()
         super().__init__(config, sockets)
         if ignored:
@@ -152,9 +159,9 @@ def _announce(url: str) -> None:
     terminal.echo(url)
 
 
-def _config(settings: Settings, *, app: object) -> uvicorn_tls.Config:
+def _config(settings: Settings, *, app: object) -> "Config":
     http = settings.http
-    return uvicorn_tls.Config(
+    return Config(
         app,
         factory=True,
         workers=http.workers,
@@ -242,3 +249,80 @@ def _metrics_folder() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="bdlab-metrics-", ignore_cleanup_errors=True) as folder:
         os.environ[_METRICS_DIR] = folder
         yield
+
+
+class Config(uvicorn.Config):
+    """uvicorn's settings, with bounded connections; each worker process has its own bounds.
+
+    Its TLS context takes a new certificate for new connections; open ones go on. Every worker loads its own,
+    inside its event loop.
+    """
+
+    tls: ssl.SSLContext
+
+    def __init__(self, app: Any, *, max_connections: int = MAX_CONNECTIONS, **options: Any) -> None:
+        super().__init__(app, http=uvicorn_protocol.BoundedProtocol, ws="none", **options)
+        self.bounds = Bounds(max_connections)
+
+    def load(self) -> None:
+        super().load()
+        if self.ssl is not None and self.ssl_certfile and self.ssl_keyfile:
+            _renew(ServedCertificate(self.ssl, Path(self.ssl_certfile), Path(self.ssl_keyfile)))
+            # uvicorn's own listener shows a connection only once its handshake is done.
+            self.tls, self.ssl, self.http_protocol_class = self.ssl, None, _Handshake
+
+
+def _renew(certificate: ServedCertificate) -> None:
+    certificate.reload()
+    asyncio.get_running_loop().call_later(_LOOK_EVERY_S, _renew, certificate)
+
+
+class _Handshake(asyncio.Protocol):
+    """A connection until its TLS handshake is done: it counts as one, and has a bounded time."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._bounds, self._context = config.bounds, config.tls
+        self._connections: set[Any] = server_state.connections
+        self._make = partial(uvicorn_protocol.BoundedProtocol, config, server_state, app_state, _loop)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        # The loop reads from a transport as soon as this returns; a duplicate of its socket loses nothing.
+        self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        self._socket.setblocking(False)
+        transport.abort()
+        self._connections.add(self)
+        self._task = asyncio.get_running_loop().create_task(self._shake())
+        self._bounds.waiting[self] = None
+        if not self._bounds.admit(len(self._connections)):
+            self.make_room()
+
+    async def _shake(self) -> None:
+        try:
+            # It closes the socket if it fails.
+            with contextlib.suppress(OSError):
+                await asyncio.get_running_loop().connect_accepted_socket(
+                    self._make,
+                    self._socket,
+                    ssl=self._context,
+                    ssl_handshake_timeout=uvicorn_protocol.HEAD_S,
+                    ssl_shutdown_timeout=uvicorn_protocol.LAST_S,
+                )
+        finally:
+            self._leave()
+
+    def make_room(self) -> None:
+        self._leave()
+        self._task.cancel()
+        self._socket.close()
+
+    shutdown = make_room
+
+    def _leave(self) -> None:
+        self._connections.discard(self)
+        self._bounds.waiting.pop(self, None)
