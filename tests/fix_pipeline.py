@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import httpx
 import psycopg2
@@ -29,7 +29,6 @@ from bdlab.vault.client import VaultClient
 from tests import forked, tls
 from tests.brokers import KIND, LocalBroker, new_broker
 from tests.fix_servers import start_or_skip
-from tests.servers.kafka_cluster import KafkaCluster
 from tests.tls import new_openbao, new_postgres
 
 BDLAB = (sys.executable, "-m", "bdlab_cli")
@@ -39,6 +38,8 @@ ENDED_WITHIN_S = 60
 IMPATIENT_S = 4
 IMPATIENT = {"BDLAB_KAFKA_DELIVERY_TIMEOUT_S": str(IMPATIENT_S)}
 _LINES_SHOWN = 200
+#: What `.env` says of a broker whose certificate Vault signs.
+SECURED = {"BDLAB_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "BDLAB_KAFKA_CA_FILE": "vault"}
 
 
 class Daemon:
@@ -244,8 +245,8 @@ class Pipeline:
         self.vault_init(self.broker.client_environment)
         self.migrate()
 
-    def vault_init(self, kafka: Mapping[str, str]) -> None:
-        """The first set-up, from a `.env` that says this of Kafka."""
+    def vault_init(self, kafka: Mapping[str, str], *options: str, **more: str) -> str:
+        """The first set-up, from a `.env` that says this of Kafka; what it prints."""
         env_file = self.folder / ".env"
         env_file.touch(0o600)
         values = {
@@ -258,19 +259,21 @@ class Pipeline:
             **kafka,
         }
         env_file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
-        self._done("vault-init", "--env-file", str(env_file))
+        output = self._done("vault-init", "--env-file", str(env_file), *options, **more)
         env_file.unlink()
+        return output
 
-    def migrate(self, *options: str) -> None:
-        self._done("migrate", *options)
+    def migrate(self, *options: str, **more: str) -> str:
+        return self._done("migrate", *options, **more)
 
     def certify(self, folder: Path) -> None:
         """Have Vault's authority sign a certificate for brokers on this machine."""
         self._done("broker-certificate", "--folder", str(folder), "--host", "127.0.0.1")
 
-    def _done(self, *arguments: str) -> None:
-        done = self.run(*arguments)
+    def _done(self, *arguments: str, **more: str) -> str:
+        done = self.run(*arguments, **more)
         assert done.returncode == 0, f"{arguments[0]}: {done.stdout}{done.stderr}"
+        return done.stdout
 
 
 @contextmanager
@@ -291,9 +294,19 @@ def running_pipeline(
         yield pipeline
 
 
+class Secured(LocalBroker, Protocol):
+    def __init__(self, data_dir: Path, *, certificates: CertificateFiles) -> None: ...
+
+    @property
+    def admin_servers(self) -> str: ...
+
+
+S = TypeVar("S", bound=Secured)
+
+
 @contextmanager
-def secured_pipeline(folder: Path) -> Iterator[tuple[Pipeline, KafkaCluster]]:
-    """A pipeline on a cluster that asks for TLS and a login, set up as a person does.
+def secured_pipeline(folder: Path, kind: type[S]) -> Iterator[tuple[Pipeline, S]]:
+    """A pipeline on brokers of this kind that ask for TLS and a login, set up as a person does.
 
     Vault signs the brokers' certificate before they start; `migrate` makes users and ACLs.
     """
@@ -302,18 +315,12 @@ def secured_pipeline(folder: Path) -> Iterator[tuple[Pipeline, KafkaCluster]]:
         for server in (pipeline.vault, pipeline.postgres):
             stack.callback(server.stop)
             start_or_skip(server)
-        pipeline.vault_init(
-            {
-                # No broker has an address yet: `migrate` writes theirs into Vault.
-                "BDLAB_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
-                "BDLAB_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
-                "BDLAB_KAFKA_CA_FILE": "vault",
-            }
-        )
+        # No broker has an address yet: `migrate` writes theirs into Vault.
+        pipeline.vault_init(SECURED | {"BDLAB_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"})
         tls = folder / "broker-tls"
         tls.mkdir()
         pipeline.certify(tls)
-        cluster = KafkaCluster(folder, certificates=CertificateFiles(tls))
+        cluster = kind(folder, certificates=CertificateFiles(tls))
         stack.callback(cluster.stop)
         pipeline.broker = start_or_skip(cluster)
         servers = ("--bootstrap-servers", cluster.bootstrap_servers, "--admin-servers", cluster.admin_servers)

@@ -15,7 +15,7 @@ import msgspec
 import psycopg2
 import pytest
 
-from bdlab import resources, settings
+from bdlab import resources, services, settings
 from bdlab.credentials import DatabaseLogin
 from bdlab.postgres import roles
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, VaultSettings
@@ -80,7 +80,7 @@ class AdminManager:
     def prepare(self, password: Secret | None) -> str:
         self.password = password or self.password
         roles.prepare(self.admin, manager_password=password)
-        return roles.MANAGER
+        return services.MANAGER
 
 
 @dataclass

@@ -1,11 +1,13 @@
-"""The services, and what each of them may use: one table.
+"""The services, what each of them may use, and what that is called: one table.
 
 Made from it: the policies' names, AppRoles and identity folders of Vault, the roles of its database engine,
 the group roles in PostgreSQL, and the users and ACLs at a secured broker. Tests hold `vault/policies/*.hcl`
-and the table in docs/operations.md against it.
+and the table in docs/operations.md against it. All names are those of `bdlab`, also in policies and SQL.
 """
 
 from __future__ import annotations
+
+import re
 
 import msgspec
 
@@ -27,6 +29,8 @@ DATABASE_ROLES = (OWNER, WRITER, DLQ, READER)
 SWEEP = "bdlab-sweep"
 #: The name of the connection in Vault's database engine.
 CONNECTION = "bdlab"
+#: The role in PostgreSQL through which Vault makes users.
+MANAGER = "bdlab_manager"
 
 _WRITE = ("describe topic", "write topic")
 _READ = ("describe topic", "read topic", "describe group")
@@ -80,7 +84,42 @@ def find(name: str) -> Service:
     return {service.name: service for service in TABLE}[name]
 
 
-def database_role(name: str) -> str | None:
-    """Return the role of Vault's database engine that the service `name` has; None if it has none."""
-    role = find(name).database
-    return role.name if role else None
+class Deployment(str):
+    """The name of one pipeline among several on the same servers; all that could collide there follows.
+
+    D puts `D-` in the place of `bdlab-`, or in front of a name without that; `D_` in PostgreSQL. D itself has
+    neither `-` nor `_`, so no two deployments have a name in common. `bdlab` has the names as they stand.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, name: str = "bdlab") -> Deployment:
+        """Raise ValueError, which says what is allowed, for a name that no deployment may have."""
+        if not re.fullmatch("[a-z][a-z0-9]{0,20}", name):
+            raise ValueError(f"{name!r} is not a letter a-z and then at most 20 of a-z and 0-9")
+        if name == "pg":
+            raise ValueError("'pg' is taken: PostgreSQL keeps names of roles that begin with pg_ to itself")
+        return super().__new__(cls, name)
+
+    def own(self, name: str, mark: str = "-") -> str:
+        """Return what this deployment has in the place of bdlab's `name` at the broker and in Vault."""
+        return name if self == "bdlab" else f"{self}{mark}{name.removeprefix(f'bdlab{mark}')}"
+
+    def in_sql(self, text: str) -> str:
+        """Return a role's name, or SQL, of bdlab with the names that this deployment has in PostgreSQL."""
+        if self != "bdlab":  # whose users have the names that Vault gives, with 8 letters of their role's
+            text = text.replace("^v-.+-bdlab-..-[0-9A-Za-z]{20}-", f"^{self}_[a-z]+_[0-9A-Za-z]{{20}}_")
+            text = text.replace("-bdlab-ow-", f"^{self}_owner_")
+        return re.sub(r"\bbdlab_(?=owner|writer|dlq|reader|manager)", f"{self}_", text)
+
+    @property
+    def database(self) -> str:
+        return self.own("bdlab", "_")
+
+    def database_role(self, service: str) -> str | None:
+        """Return the role of Vault's database engine that `service` has; None if it has none."""
+        role = find(service).database
+        return self.own(role.name) if role else None
+
+
+BDLAB = Deployment()

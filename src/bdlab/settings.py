@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from bdlab.errors import InvalidInput, SettingsInvalid
+from bdlab.services import BDLAB, Deployment
 from bdlab.trust import require_own
 
 Seconds = Annotated[float, Meta(gt=0)]
@@ -257,6 +258,8 @@ class LogSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    deployment: Deployment = BDLAB
+    """Another one than `bdlab` has other defaults of `_NAMES`."""
     vault: VaultSettings = VaultSettings()
     kafka: KafkaSettings = KafkaSettings()
     postgres: PostgresSettings = PostgresSettings()
@@ -273,6 +276,9 @@ _SECTIONS: dict[str, type[_Section]] = {
     for field in msgspec.structs.fields(Settings)
     if isinstance(field.type, type) and issubclass(field.type, _Section)
 }
+
+#: The settings whose defaults are names of the deployment, each with its section.
+_NAMES = {"kv_mount": "vault", "topic": "kafka", "group": "kafka", "dbname": "postgres"}
 
 Values = Mapping[str, Mapping[str, Any] | float | str]
 
@@ -308,6 +314,11 @@ class Layers:
                 origin[section] = name
                 origin.update({f"{section}.{field}": name for field in values})
         try:
+            found = msgspec.convert(merged, Settings, strict=False, dec_hook=_decode)
+            for field, section in _NAMES.items():
+                bdlab = getattr(getattr(Settings(), section), field)
+                own = found.deployment.own(bdlab, "_" if section == "postgres" else "-")
+                merged.setdefault(section, {}).setdefault(field, own)
             return msgspec.convert(merged, Settings, strict=False, dec_hook=_decode)
         except msgspec.ValidationError as error:
             raise _explain(error, origin) from None
@@ -348,8 +359,9 @@ def environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
             value = named.get(f"BDLAB_{section}_{field}".upper())
             if value is not None:
                 values.setdefault(section, {})[field] = value
-    if "BDLAB_STARTUP_TIMEOUT" in named:
-        values["startup_timeout_s"] = named["BDLAB_STARTUP_TIMEOUT"]
+    for name, field in (("BDLAB_STARTUP_TIMEOUT", "startup_timeout_s"), ("BDLAB_DEPLOYMENT", "deployment")):
+        if name in named:
+            values[field] = named[name]
     return values
 
 

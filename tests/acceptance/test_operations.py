@@ -107,7 +107,9 @@ def person(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Person]:
     "person",
     [
         pytest.param({"BDLAB_STACK_BROKER": "tansu"}, id="in memory"),
-        pytest.param({"BDLAB_STACK_TLS": "true"}, id="secured", marks=pytest.mark.kafka),
+        pytest.param(
+            {"BDLAB_STACK_TLS": "true", "BDLAB_DEPLOYMENT": "sales"}, id="secured", marks=pytest.mark.kafka
+        ),
     ],
     indirect=True,
 )

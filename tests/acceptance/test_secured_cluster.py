@@ -33,7 +33,7 @@ REVIEW = {"text": "This product is terrible!", "summary": "Product review"}
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pipeline, KafkaCluster]]:
-    with secured_pipeline(tmp_path_factory.mktemp("secured")) as ready:
+    with secured_pipeline(tmp_path_factory.mktemp("secured"), KafkaCluster) as ready:
         yield ready
 
 

@@ -242,24 +242,34 @@ def test_a_terminal_that_closes_is_a_ctrl_c(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_folder_keeps_its_model(tmp_path: Path, start_up: Callable[..., Up], small_model: Path) -> None:
-    card = small_model / "small.card.json"
-    up = start_up(tmp_path / "stack", "--model", str(card), "--broker", "tansu")
+def test_a_folder_keeps_its_model_and_its_deployment(
+    tmp_path: Path, start_up: Callable[..., Up], small_model: Path
+) -> None:
+    card, sales = small_model / "small.card.json", {"BDLAB_DEPLOYMENT": "sales"}
+    up = start_up(tmp_path / "stack", "--model", str(card), "--broker", "tansu", **sales)
     up.wait_for("from now on")
     up.wait_for(r"Model +small@0\.0\.1")
     up.wait_for("eval")
     assert get(up.endpoint, "/health")["model"] == "small@0.0.1"
     terminal = f'eval "$(bdlab env --data-dir {shlex.quote(str(up.folder.path))})"\n'
-    done = shell(f"export BDLAB_MODEL_PATH=elsewhere\n{terminal}bdlab predict Good --json\nbdlab status")
+    elsewhere = "export BDLAB_MODEL_PATH=elsewhere BDLAB_DEPLOYMENT=another\n"
+    done = shell(f"{elsewhere}{terminal}bdlab predict Good --json\nbdlab status\nenv\nbdlab verify --wait 60")
     assert done.returncode == 0, done.stdout + done.stderr
+    for said in ("sales-predictions, 6 partitions", "BDLAB_DEPLOYMENT=sales", "PGDATABASE=sales_bdlab"):
+        assert said in done.stdout
     assert json.loads(done.stdout.splitlines()[0])["model"] == "small@0.0.1"
     differs = shell(f"{terminal}BDLAB_MODEL_PATH=shipped bdlab status --check model --check api --json")
     assert differs.returncode == 10, differs.stdout
     assert "and the API predicts with small@0.0.1" in differs.stdout
     assert up.signal_and_wait(signal.SIGTERM) == 0
+    another = start_up(up.folder.path, BDLAB_DEPLOYMENT="another")
+    another.wait_for("keeps to the deployment sales")
+    assert another.process.wait(STOP_WITHIN_S) == 1
     again = start_up(up.folder.path)
     again.wait_for("as this folder keeps it; --model shipped goes back")
     again.wait_for(r"Model +small@0\.0\.1")
+    again.wait_for("eval")
+    assert "sales-predictions" in shell(f"{terminal}bdlab status --check kafka").stdout
     assert again.signal_and_wait(signal.SIGTERM) == 0
 
 

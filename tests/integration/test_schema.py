@@ -15,8 +15,9 @@ from bdlab.errors import DatabaseUnavailable, InvalidInput, SchemaOutdated
 from bdlab.postgres.migrations import expected_version, migrate, migrations
 from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
-from bdlab.postgres.roles import MANAGER, manager_exists, open_databases, prepare
+from bdlab.postgres.roles import manager_exists, open_databases, prepare
 from bdlab.postgres.store import Store
+from bdlab.services import MANAGER, Deployment
 from bdlab.settings import Secret
 from bdlab.stack import Postgres
 from tests.fix_database import Database, Logins, admin_login, make_bare_database
@@ -75,13 +76,10 @@ def test_the_manager_is_no_superuser_and_makes_users_as_vault_does(
         as_manager.execute("CREATE DATABASE mine")
 
 
-def test_a_manager_needs_a_password_when_it_is_made(
-    postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_manager_needs_a_password_when_it_is_made(postgres_server: Postgres) -> None:
     admin = admin_login(postgres_server, f"test_{uuid4().hex[:12]}")
-    monkeypatch.setattr("bdlab.postgres.roles.MANAGER", f"manager_{uuid4().hex[:8]}")
     with pytest.raises(InvalidInput, match="no password is given"):
-        prepare(admin)
+        prepare(admin, Deployment(f"t{uuid4().hex[:8]}"))
 
 
 def test_an_administrator_that_is_refused(postgres_server: Postgres) -> None:

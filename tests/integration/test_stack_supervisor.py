@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from bdlab.errors import ServerNotStarted, StackError, StackInUse, StartInterrupted
+from bdlab.services import BDLAB, Deployment
 from bdlab.stack import DataFolder, Endpoints, Event, Postgres, Tansu
 from bdlab.stack.servers.process import ManagedProcess, Process, start_mark
 from bdlab.stack.service import Service, run_command, service_environment
@@ -309,9 +310,19 @@ def test_files_of_the_folder(tmp_path: Path) -> None:
     with DataFolder(odd) as folder:
         folder.write_env({"POSTGRES_PASSWORD": "x"})
         assert stat.S_IMODE(folder.env_file.stat().st_mode) == 0o600
-        folder.write_config({"vault": {"identity_dir": str(folder.identity_dir)}, "http": {"port": 1}})
+        chosen: dict[str, dict[str, str | int | float]]
+        chosen = {"vault": {"identity_dir": str(folder.identity_dir)}, "http": {"port": 1}}
+        folder.write_config(chosen)
         read = tomllib.loads(folder.config_file.read_text("utf-8"))
-        assert read == {"vault": {"identity_dir": str(folder.identity_dir)}, "http": {"port": 1}}
+        assert read == {"deployment": "bdlab", **chosen}
+        folder.keep_deployment(Deployment("sales"))
+        assert folder.deployment == "sales"
+        (folder.path / "openbao").mkdir()
+        folder.keep_deployment(BDLAB)
+        with pytest.raises(StackError, match="keeps to the deployment sales"):
+            folder.keep_deployment(Deployment("another"))
+        folder.write_config(chosen)
+        assert "sales" in folder.config_file.read_text("utf-8")
 
 
 def test_servers_live_in_a_folder_with_an_odd_name(tmp_path: Path) -> None:

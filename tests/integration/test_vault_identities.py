@@ -43,7 +43,7 @@ def test_after_a_rotation_that_went_wrong_the_next_run_hands_over_another(
     identity = vault_world.identity("predict")
     _, former = identity.obtain(vault_world.client())
     with vault_world.root() as client:
-        delivery = identity.hand_over(client, mount="approle", wrap_ttl_s=60, replaces=(identity.accessor,))
+        delivery = identity.hand_over(client, wrap_ttl_s=60, replaces=(identity.accessor,))
         wrapped = identity.wrapping_token()
         assert wrapped
         taken = Secret(vault_world.client().unwrap(wrapped)["secret_id"])

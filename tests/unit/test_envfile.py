@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bdlab import resources
 from bdlab.errors import InvalidInput
+from bdlab.services import Deployment
 from bdlab.stack import DataFolder
 from bdlab.vault.bootstrap import envfile
 
@@ -35,6 +36,9 @@ def test_the_least_that_has_to_be_there(tmp_path: Path) -> None:
     assert (seeds.postgres.host, seeds.postgres.port, seeds.postgres.dbname) == ("db.example", 5432, "bdlab")
     assert seeds.kafka.bootstrap_servers == "one:9092,two:9092"
     assert (seeds.cidrs, seeds.token_period_s, seeds.lease_ttl_s) == (None, None, None)
+    assert envfile.read(tmp_path / ".env", Deployment("sales")).postgres.dbname == "sales_bdlab"
+    named = write(tmp_path, BDLAB_POSTGRES_DBNAME="mine")
+    assert envfile.read(named, Deployment("sales")).postgres.dbname == "mine"
 
 
 def test_everything_that_can_be_said(tmp_path: Path) -> None:

@@ -7,21 +7,29 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined] # its stub does not re-export it
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bdlab.credentials import KafkaLogin
 from bdlab.kafka.broker_admin import grants
 from bdlab.resources import policies_dir
 from bdlab.services import (
+    BDLAB,
     CONNECTION,
     DAEMONS,
     DATABASE_ROLES,
     IDENTITIES,
+    INSPECT,
     KAFKA_SERVICES,
+    MANAGER,
     SWEEP,
     TABLE,
+    Deployment,
     Service,
 )
-from bdlab.settings import KafkaSettings
+from bdlab.settings import KafkaSettings, VaultSettings
+from bdlab.vault.bootstrap import database_users
+from bdlab.vault.bootstrap.policies import policy_text
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = pytest.mark.parametrize("service", TABLE, ids=lambda service: service.name)
@@ -106,3 +114,89 @@ def test_the_table_in_the_documentation_is_this_one() -> None:
     (page,) = (text for file in ROOT.glob("docs/**/*.md") if head in (text := file.read_text("utf-8")))
     written = page.partition(head)[2].partition("\n\n")[0].splitlines()[2:]
     assert written == [row(service) for service in TABLE]
+
+
+#: Names that mean something at one of the servers, or are near to another one.
+ODD = ("a", "ab", "kv", "pki", "root", "default", "postgres", "template1", "bdlab2", "api", "v", "public")
+DEPLOYMENTS = st.one_of(
+    st.sampled_from(("bdlab", *ODD)), st.from_regex("[a-z][a-z0-9]{0,20}", fullmatch=True)
+)
+DEPLOYMENTS = DEPLOYMENTS.filter(lambda name: name != "pg").map(Deployment)
+
+
+def names(deployment: Deployment) -> set[tuple[str, str]]:
+    """Every name of a deployment, with where it has to be the only one."""
+    roles = (MANAGER, *(role.group for role in DATABASE_ROLES))
+    users = [f"bdlab-{service}-{which}" for service in KAFKA_SERVICES for which in "ab"]
+    made = {
+        "policy, AppRole, folder": map(deployment.own, IDENTITIES),
+        "role of Vault": map(deployment.own, (SWEEP, *(role.name for role in DATABASE_ROLES))),
+        "connection of Vault": [deployment.own(CONNECTION)],
+        "mount": map(deployment.own, ("kv",)),
+        "user of Kafka": map(deployment.own, users),
+        "role of PostgreSQL": map(deployment.in_sql, roles),
+        "database": [deployment.database],
+        "topic": [deployment.own(KafkaSettings().topic)],
+        "group": [deployment.own(KafkaSettings().group)],
+    }
+    taken = {("mount", name) for name in ("database", "pki-kafka", "pki-servers")}
+    taken |= {("database", name) for name in ("postgres", "template0", "template1")}
+    found = {(where, name) for where, names in made.items() for name in names}
+    assert not found & taken
+    assert not [name for where, name in found if where == "role of PostgreSQL" and len(name) > 63]
+    return found
+
+
+def policy_paths(service: str, deployment: Deployment) -> list[str]:
+    vault = VaultSettings(kv_mount=deployment.own("kv"))
+    return re.findall(r'^path "([^"]+)"', policy_text(service, vault, deployment), re.MULTILINE)
+
+
+def reaches(pattern: str, path: str) -> bool:
+    """Whether Vault's `pattern` covers `path`, which may be one itself."""
+    parts = (re.escape(part) if part != "+" else "[^/]+" for part in pattern.removesuffix("*").split("/"))
+    return bool(re.fullmatch("/".join(parts) + (".*" if pattern.endswith("*") else ""), path))
+
+
+@given(DEPLOYMENTS, DEPLOYMENTS)
+def test_no_two_deployments_have_a_name_in_common(one: Deployment, other: Deployment) -> None:
+    assert one == other or not names(one) & names(other)
+
+
+@pytest.mark.parametrize(("mine", "their"), [("bdlab", "a"), ("a", "bdlab"), ("a", "ab"), ("ab", "a")])
+def test_no_policy_reaches_what_is_of_another_deployment(mine: str, their: str) -> None:
+    one, other = Deployment(mine), Deployment(their)
+    shared = re.compile("auth/token/|sys/(?!policies|leases/revoke)|pki-")
+    theirs = {path for name in IDENTITIES for path in policy_paths(name, other) if not shared.match(path)}
+    assert len(theirs) > len(IDENTITIES)
+    for name in IDENTITIES:
+        allowed = policy_paths(name, one)
+        reached = [path for path in theirs if any(reaches(pattern, path) for pattern in allowed)]
+        # Before there were other deployments, `inspect` looked at all of the set-up, where no secret is.
+        looks = [
+            path
+            for path in reached
+            if re.match("auth/approle/role/|sys/policies/|database/(config|roles)/", path)
+        ]
+        assert reached == (looks if one == BDLAB and name == INSPECT else [])
+
+
+def test_the_policies_of_bdlab_are_the_files(tmp_path: Path) -> None:
+    for name in IDENTITIES:
+        assert policy_text(name, VaultSettings(), BDLAB) == (policies_dir() / f"{name}.hcl").read_text(
+            "utf-8"
+        )
+
+
+@given(DEPLOYMENTS, st.sampled_from([role.name for role in DATABASE_ROLES]))
+def test_the_users_of_a_deployment_are_known_by_their_names(one: Deployment, role: str) -> None:
+    def left_behind(deployment: Deployment) -> str:
+        (pattern,) = re.findall("rolname ~ '(.+)'\n", deployment.in_sql(database_users.sweep()[0]))
+        return str(pattern)
+
+    cut = f"v-approle-{role[:8]}-AbCdEfGhIjKlMnOpQrSt-1790000000"
+    whole = f"{one.own(role).replace('-', '_')}_AbCdEfGhIjKlMnOpQrSt_1790000000"
+    user = cut if one == BDLAB else whole
+    assert len(user) <= 63
+    for other in (one, BDLAB, *map(Deployment, ODD)):
+        assert bool(re.search(left_behind(other), user)) is (one == other)

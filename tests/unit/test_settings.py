@@ -40,6 +40,23 @@ def test_the_last_layer_that_names_a_field_wins(tmp_path: Path) -> None:
     assert found.http.port == 8000
 
 
+def test_a_deployment_has_names_of_its_own_unless_they_are_set(tmp_path: Path) -> None:
+    def names(layers: settings.Layers, vault: settings.Values | None = None) -> tuple[str, ...]:
+        found = layers.settings(vault)
+        return found.kafka.topic, found.kafka.group, found.postgres.dbname, found.vault.kv_mount
+
+    bdlab = ("predictions", "bdlab-db-consumer", "bdlab", "kv")
+    assert names(_load(tmp_path)) == names(_load(tmp_path, BDLAB_DEPLOYMENT="bdlab")) == bdlab
+    sales = ("sales-predictions", "sales-db-consumer", "sales_bdlab", "sales-kv")
+    assert names(_load(tmp_path, 'deployment = "sales"\n')) == sales
+    assert names(_load(tmp_path, 'deployment = "bdlab"\n', BDLAB_DEPLOYMENT="sales")) == sales
+    toml = (
+        'deployment = "sales"\n[kafka]\ntopic = "mine"\n[postgres]\nport = 1\n[vault]\nkv_mount = "secret"\n'
+    )
+    layers = _load(tmp_path, toml, BDLAB_KAFKA_GROUP="ours")
+    assert names(layers, {"postgres": {"dbname": "from_vault"}}) == ("mine", "ours", "from_vault", "secret")
+
+
 def test_vault_can_be_laid_between_the_other_layers_again(tmp_path: Path) -> None:
     layers = _load(tmp_path)
     assert layers.settings({"kafka": {"bootstrap_servers": "one:1"}}).kafka.bootstrap_servers == "one:1"
@@ -65,6 +82,10 @@ def test_the_servers_own_environment_names_are_understood_and_bdlabs_win(tmp_pat
         ("[http\n", {}, ["bdlab.toml", "not valid TOML"]),
         ("", {"BDLAB_VAULT_PROXY": "proxy:3128"}, ["vault.proxy from the environment", "no http(s) URL"]),
         ("[vault]\nproxy = 3128\n", {}, ["vault.proxy", "bdlab.toml", "no http(s) URL"]),
+        ("", {"BDLAB_DEPLOYMENT": "Sales"}, ["deployment from the environment", "'Sales'", "a-z", "20 of"]),
+        ('deployment = "a-b"\n', {}, ["deployment from", "bdlab.toml", "'a-b'", "a-z"]),
+        ("", {"BDLAB_DEPLOYMENT": "a" * 22}, ["deployment", "20 of"]),
+        ("", {"BDLAB_DEPLOYMENT": "pg"}, ["deployment", "PostgreSQL", "pg_"]),
     ],
 )
 def test_a_wrong_value_names_the_setting_and_its_layer(

@@ -80,11 +80,13 @@ def migrate(
     layers = load_settings(
         {"kafka": {"bootstrap_servers": bootstrap_servers}, "startup_timeout_s": startup_timeout}
     )
-    patience = layers.settings().startup_timeout_s
+    patience, deployment = layers.settings().startup_timeout_s, layers.settings().deployment
     with stop_on_signal() as stop, open_session(layers, stop, service="migrate", database=True) as session:
         if announce_broker:
             _tell("broker address in Vault", announce(session, layers, ca_file))
-        applied = wait_for("PostgreSQL", lambda: migrations.migrate(session), timeout_s=patience, stop=stop)
+        applied = wait_for(
+            "PostgreSQL", lambda: migrations.migrate(session, deployment), timeout_s=patience, stop=stop
+        )
         _tell("schema", ", ".join(applied))
         credentials: KafkaCredentials = session
         if admin_servers:
@@ -95,7 +97,7 @@ def migrate(
             if adopt_log or new_log:
                 _tell("log", _decide(session, admin, same=adopt_log))
         try:
-            session.ask(lambda client: sweep(client, layers.settings().vault))
+            session.ask(lambda client: sweep(client, deployment))
         except VaultError as error:
             terminal.echo(f"warning: database logins that ended cannot be dropped: {error.message}", err=True)
     _tell(f"topic {outcome.topic}", f"created, {outcome.partitions} partitions" if outcome.created else "")

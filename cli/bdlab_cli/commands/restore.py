@@ -43,6 +43,7 @@ def restore(
     Vault's comes back: for keys that are lost or known to others.
     """
     from bdlab import signals
+    from bdlab.services import Deployment
     from bdlab.settings import VaultSettings
     from bdlab.stack import OpenBao, Postgres
     from bdlab.stack.backup import Backup, new_folder
@@ -65,14 +66,16 @@ def restore(
     for number in signals.termination_signals():
         signal.signal(number, interrupt)
     with new_folder(data_dir) as folder:
+        folder.keep_deployment(Deployment(about.deployment))
         if not rows_only:
             backup.restore_keys(folder)
         tls = TlsFolder(folder.tls) if about.tls else None
         if tls:
             tls.prepare()
         with OpenBao(folder.path, tls=tls) as openbao, Postgres(folder.path, tls=tls) as postgres:
+            identities, kv = str(folder.identity_dir), folder.deployment.own("kv")
             vault = VaultSettings(
-                address=openbao.address, ca_file=openbao.ca_file, identity_dir=str(folder.identity_dir)
+                address=openbao.address, ca_file=openbao.ca_file, identity_dir=identities, kv_mount=kv
             )
             if not rows_only:
                 snapshots.restore(vault, backup.snapshot.read_bytes())

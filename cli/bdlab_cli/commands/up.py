@@ -69,7 +69,7 @@ def up(
     from bdlab_cli.output.stack_events import show, welcome
     from bdlab_cli.wiring.local_stack import bdlab_command, choose_broker
 
-    load_settings()
+    deployment = load_settings().settings().deployment
     folder = DataFolder(data_dir)
     kept = folder.model_path
     # The services run in another folder than this process.
@@ -93,6 +93,7 @@ def up(
             tls=tls,
             certificate_ttl_s=certificate_ttl or SERVER_TTL_S,
             model_path=chosen,
+            deployment=deployment,
         )
         endpoints = stack.open(stop)
         try:

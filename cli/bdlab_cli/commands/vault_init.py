@@ -111,8 +111,8 @@ def vault_init(
     if env_path is None and Path(".env").is_file():
         env_path = Path(".env")
         require_own(env_path, option="--env-file")
-    seeds = envfile.read(env_path) if env_path else None
-    database = DatabaseAdmin(seeds, shared=shared_database) if seeds else None
+    seeds = envfile.read(env_path, plan.deployment) if env_path else None
+    database = DatabaseAdmin(seeds, plan.deployment, shared=shared_database) if seeds else None
     plan = msgspec.structs.replace(
         plan,
         seeds=seeds,

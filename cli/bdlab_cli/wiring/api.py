@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from bdlab import services
 from bdlab.forked import end_with_parent
 from bdlab_cli.output.logs import published_lines
 from bdlab_cli.wiring.session import load_settings
@@ -40,7 +39,7 @@ def vault_session(layers: Layers) -> VaultSession:
     """Return the API's session, not open yet."""
     from bdlab.vault.session import VaultSession
 
-    role = services.database_role(SERVICE)
+    role = layers.settings().deployment.database_role(SERVICE)
     return VaultSession(layers, service=SERVICE, database_role=role, daemon=True)
 
 

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from bdlab import services
 from bdlab.errors import BdlabError, InvalidInput, VaultUnavailable
 from bdlab.health import CheckResult, Report
 from bdlab.health.checks import (
@@ -63,7 +62,8 @@ class Checker:
         http_url(self._api_url)  # refused here once, not by each check
         self._kafka = _Login(layers, database_role=None, kafka=True)
         # A login of its own, so that the broker is checked even if the database is down.
-        self._database = _Login(layers, database_role=services.database_role(SERVICE), kafka=False)
+        role = self._settings.deployment.database_role(SERVICE)
+        self._database = _Login(layers, database_role=role, kafka=False)
         self._lock = threading.Lock()
         self._broker: Admin | None = None
 
@@ -101,7 +101,8 @@ class Checker:
 
     def _check_vault(self) -> tuple[CheckResult, ...]:
         refusal = self._kafka.problem  # waits for the login, which the state tells of
-        return vault_checks(self._kafka.session.state(), service=SERVICE, refusal=refusal)
+        policy = self._settings.deployment.own(SERVICE)
+        return vault_checks(self._kafka.session.state(), service=policy, refusal=refusal)
 
     def _check_kafka(self) -> tuple[CheckResult, ...]:
         if self._kafka.problem is not None:
@@ -134,7 +135,7 @@ class Checker:
                 return database_checks(state, lease_ttl_s=None)
             return unknown("postgres", "no login from Vault: " + problem.message, problem.hint)
         with Reader(self._database.session, application_name="bdlab-status") as reader:
-            state = reader.state()
+            state = reader.state(deployment=self._settings.deployment)
         return database_checks(state, lease_ttl_s=self._database.session.state().lease_ttl_s)
 
     def _why_no_database(self, problem: BdlabError) -> str:

@@ -30,11 +30,13 @@ def restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, p
         postgres_authority=bool(admin.server.ca_file),
         kafka=KafkaSettings(),  # in Vault already; `bdlab up` writes the new broker's address
     )
-    plan = Plan(vault=vault, keys_file=folder.keys_file, seeds=seeds, manager=DatabaseAdmin(seeds))
+    deployment, keys = folder.deployment, folder.keys_file
+    manager = DatabaseAdmin(seeds, deployment)
+    plan = Plan(vault=vault, deployment=deployment, keys_file=keys, seeds=seeds, manager=manager)
     bootstrap(plan, lambda _step: None)
     _move_database(plan, admin.server)
     here = {"address": vault.address, "ca_file": vault.ca_file, "identity_dir": vault.identity_dir}
-    layers = load_settings({"vault": {**here, "namespace": ""}}, quiet=True)
+    layers = load_settings({"deployment": deployment, "vault": {**here, "namespace": ""}}, quiet=True)
     with open_session(layers, service="migrate", database=True, kafka=False, renewed=True) as session:
         # The new server shows a certificate of its own for now, by another authority than Vault names.
         owner = msgspec.structs.replace(session.database(), server=admin.server)

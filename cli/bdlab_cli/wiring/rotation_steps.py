@@ -43,9 +43,11 @@ def rotations(
             f"--service {unknown[0]!r}: there is no such service", hint=f"There are: {', '.join(SERVICES)}."
         )
     with open_session(layers, stop, service=_SERVICE, kafka=False) as session:
+        settings = layers.settings()
         run = Run(
             session=session,
-            vault=layers.settings().vault,
+            vault=settings.vault,
+            deployment=settings.deployment,
             progress=progress,
             stop=stop,
             grace_s=grace_s,

@@ -62,11 +62,10 @@ def open_session(
     `renewed` is for a command that may take hours. Setting `stop` ends the wait for Vault; without one a
     signal does. The person at the terminal is told of the wait. Raises VaultError.
     """
-    from bdlab import services
     from bdlab.vault.session import VaultSession
 
     settings = layers.settings()
-    role = services.database_role(service) if database else None
+    role = settings.deployment.database_role(service) if database else None
     session = VaultSession(layers, service=service, database_role=role, kafka=kafka, daemon=renewed)
     with closing(session):
         with _told_of_wait(settings) as tell, nullcontext(stop) if stop else stop_on_signal() as ending:

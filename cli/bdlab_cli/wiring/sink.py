@@ -7,7 +7,6 @@ from contextlib import ExitStack, closing
 
 import structlog
 
-from bdlab import services
 from bdlab.certificates import check_pair
 from bdlab.errors import BdlabError, IdentityRefused, SchemaOutdated, TopicMissing
 from bdlab.kafka.admin import Admin
@@ -28,7 +27,7 @@ _WAITED_FOR: tuple[type[BdlabError], ...] = (*AWAY, IdentityRefused, SchemaOutda
 
 def run_sink(layers: Layers, *, until_idle: bool, metrics_host: str) -> None:
     """Store the topic until a signal asks to stop, or until nothing is left. Raises BdlabError."""
-    role = services.database_role("consume")
+    role = layers.settings().deployment.database_role("consume")
     session = VaultSession(layers, service="consume", database_role=role, daemon=True)
     with stop_on_signal() as stop, closing(session):
         try:

@@ -12,6 +12,7 @@ import typer
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import DatabaseError, InvalidInput
 from bdlab.postgres import roles
+from bdlab.services import MANAGER, Deployment
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap import Plan
 from bdlab.vault.bootstrap.plan import Seeds
@@ -26,6 +27,7 @@ def admin_plan(
     settings = load_settings(given, quiet=quiet).settings()
     return Plan(
         vault=settings.vault,
+        deployment=settings.deployment,
         keys_file=keys_file.expanduser(),
         # A key may be needed twice, and is typed once.
         ask_key=functools.cache(ask_key) if sys.stdin.isatty() else None,
@@ -61,21 +63,22 @@ class DatabaseAdmin:
     `shared`: others use the server too, so who may enter its maintenance databases stays as it is.
     """
 
-    def __init__(self, seeds: Seeds, *, shared: bool = False) -> None:
+    def __init__(self, seeds: Seeds, deployment: Deployment, *, shared: bool = False) -> None:
         self._login = DatabaseLogin(
             server=seeds.postgres, user=seeds.postgres_user, password=seeds.postgres_password
         )
+        self._deployment = deployment
         self._shared = shared
 
     def exists(self) -> bool:
-        return roles.manager_exists(self._login)
+        return roles.manager_exists(self._login, self._deployment)
 
     def missing(self) -> tuple[str, ...]:
-        return roles.prepare(self._login, shared=self._shared, dry_run=True)
+        return roles.prepare(self._login, self._deployment, shared=self._shared, dry_run=True)
 
     def prepare(self, password: Secret | None) -> str:
-        roles.prepare(self._login, manager_password=password, shared=self._shared)
-        return roles.MANAGER
+        roles.prepare(self._login, self._deployment, manager_password=password, shared=self._shared)
+        return self._deployment.in_sql(MANAGER)
 
     def open_databases(self) -> tuple[str, ...]:
         """Return the databases that every login may enter; none if the login of an old `.env` is refused."""

@@ -16,6 +16,7 @@ from bdlab.errors import DatabaseError, SchemaOutdated
 from bdlab.postgres.connection import ConnectionLimits
 from bdlab.postgres.queries import queries
 from bdlab.postgres.session import Session
+from bdlab.services import BDLAB, DLQ, Deployment
 
 # A migration may rewrite a large table; another `migrate` may hold the lock for as long.
 _LIMITS = ConnectionLimits(statement_s=3600, lock_s=600, idle_in_transaction_s=60, silence_s=3700)
@@ -65,13 +66,13 @@ def expected_version() -> int:
     return migrations()[-1].version
 
 
-def migrate(credentials: DatabaseCredentials) -> tuple[str, ...]:
+def migrate(credentials: DatabaseCredentials, deployment: Deployment = BDLAB) -> tuple[str, ...]:
     """Apply what is missing, all of it or nothing, and return the names of what was applied.
 
-    `credentials` are of a member of bdlab_owner. Raises SchemaOutdated if the database is newer than this
-    version or has another text of a migration, DatabaseError and VaultError.
+    `credentials` are of a member of the owner of `deployment`. Raises SchemaOutdated if the database is newer
+    than this version or has another text of a migration, DatabaseError and VaultError.
     """
-    sql = queries("migrations")
+    sql = {name: deployment.in_sql(text) for name, text in queries("migrations").items()}
     with (
         Session(credentials, application_name="bdlab migrate", limits=_LIMITS) as session,
         session.transaction() as cursor,
@@ -84,13 +85,14 @@ def migrate(credentials: DatabaseCredentials) -> tuple[str, ...]:
         _compare(applied, session.server)
         cursor.execute(sql["has_roles"])
         if cursor.fetchone() == (False,):
+            role = deployment.in_sql(DLQ.group)
             raise DatabaseError(
-                f"the role bdlab_dlq, which this version needs, is missing from {session.server}",
+                f"the role {role}, which this version needs, is missing from {session.server}",
                 hint="Run `bdlab vault-init` first: it brings Vault's database roles up to date.",
             )
         missing = [one for one in migrations() if one.version not in applied]
         for one in missing:
-            cursor.execute(one.sql)
+            cursor.execute(deployment.in_sql(one.sql))
             cursor.execute(sql["record"], msgspec.structs.asdict(one))
     for one in missing:
         _log.info("migration applied", version=one.version, name=one.name)

@@ -24,6 +24,7 @@ from bdlab.postgres.migrations import expected_version, schema_version
 from bdlab.postgres.queries import queries
 from bdlab.postgres.session import Session
 from bdlab.probes import DatabaseState
+from bdlab.services import BDLAB, Deployment
 
 #: A thousand reviews of 1 MiB each would take the API's memory; as JSON one can be six times as long.
 NEWEST_BYTES = 4 << 20
@@ -128,10 +129,11 @@ class Reader:
         with self._cursor() as cursor:
             return read_accounts(cursor, limit=limit)
 
-    def state(self, *, count_rows: bool = True) -> DatabaseState:
+    def state(self, *, count_rows: bool = True, deployment: Deployment = BDLAB) -> DatabaseState:
         """Return the state of the database; never raises if it is away.
 
-        Counting rows reads the whole table, so a probe that runs every second leaves it out.
+        Counting rows reads the whole table, so a probe that runs every second leaves it out. Vault makes
+        users for `deployment`.
         """
         expected = expected_version()
         try:
@@ -140,7 +142,7 @@ class Reader:
                 schema, compatible_from = schema_version(cursor) or (None, None)
                 rows = letters = ended = None
                 if count_rows:
-                    cursor.execute(queries("reader")["ended_logins"])
+                    cursor.execute(deployment.in_sql(queries("reader")["ended_logins"]))
                     ended = dict(cursor.fetchall())
                 if schema is not None and count_rows:
                     cursor.execute(queries("reader")["count"])

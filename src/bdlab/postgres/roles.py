@@ -19,11 +19,8 @@ from bdlab.errors import InvalidInput
 from bdlab.postgres.connection import ConnectionLimits, connect, cut_after, describe
 from bdlab.postgres.faults import translate
 from bdlab.postgres.queries import queries
-from bdlab.services import DATABASE_ROLES, DLQ, OWNER, READER, WRITER
+from bdlab.services import BDLAB, DATABASE_ROLES, DLQ, MANAGER, OWNER, READER, WRITER, Deployment
 from bdlab.settings import Secret
-
-MANAGER = "bdlab_manager"
-_GROUPS = tuple(role.group for role in DATABASE_ROLES)
 
 _MAINTENANCE_DATABASE = "postgres"
 _SIGNAL = "pg_signal_backend"
@@ -35,6 +32,7 @@ _ROLES = {"owner": OWNER.group, "writer": WRITER.group, "reader": READER.group, 
 
 def prepare(
     admin: DatabaseLogin,
+    deployment: Deployment = BDLAB,
     *,
     manager_password: Secret | None = None,
     shared: bool = False,
@@ -50,7 +48,7 @@ def prepare(
     """
     with _cursor(admin, _MAINTENANCE_DATABASE) as cursor:
         work = _RoleSetup(cursor, dry_run=dry_run)
-        _prepare_roles(work, manager_password)
+        _prepare_roles(work, deployment, manager_password)
         if not shared:
             for name in work.enterable(admin.server.dbname, maintenance=True):
                 work.run("close_database", f"database {name} closed to PUBLIC", database=name)
@@ -63,9 +61,10 @@ def prepare(
         return tuple(changed)
     with _cursor(admin, admin.server.dbname) as cursor:
         work = _RoleSetup(cursor, dry_run=dry_run)
-        if not work.is_true("privileges", _ROLES):
+        roles = {name: deployment.in_sql(role) for name, role in _ROLES.items()}
+        if not work.is_true("privileges", roles):
             line = f"privileges on database {admin.server.dbname} granted"
-            work.run("grant_privileges", line, database=admin.server.dbname, **_ROLES)
+            work.run("grant_privileges", line, database=admin.server.dbname, **roles)
     return (*changed, *work.changed)
 
 
@@ -75,39 +74,39 @@ def open_databases(admin: DatabaseLogin) -> tuple[str, ...]:
         return _RoleSetup(cursor, dry_run=True).enterable(admin.server.dbname, maintenance=False)
 
 
-def manager_exists(admin: DatabaseLogin) -> bool:
-    """Return whether the manager role exists. Raises DatabaseError."""
+def manager_exists(admin: DatabaseLogin, deployment: Deployment = BDLAB) -> bool:
+    """Return whether the deployment's manager role exists. Raises DatabaseError."""
     with _cursor(admin, _MAINTENANCE_DATABASE) as cursor:
-        return bool(_RoleSetup(cursor, dry_run=True).all("role", {"name": MANAGER}))
+        return bool(_RoleSetup(cursor, dry_run=True).all("role", {"name": deployment.in_sql(MANAGER)}))
 
 
-def _prepare_roles(work: _RoleSetup, manager_password: Secret | None) -> None:
-    for group in _GROUPS:
+def _prepare_roles(work: _RoleSetup, deployment: Deployment, manager_password: Secret | None) -> None:
+    manager, dlq, reader = (deployment.in_sql(name) for name in (MANAGER, DLQ.group, READER.group))
+    groups = [deployment.in_sql(role.group) for role in DATABASE_ROLES]
+    for group in groups:
         if not work.all("role", {"name": group}):
             work.run("create_group", f"role {group} created", role=group)
-    if not work.is_member(DLQ.group, READER.group):
-        line = f"role {DLQ.group} may do what {READER.group} may"
-        work.run("grant_membership", line, group=READER.group, role=DLQ.group)
-    found = work.all("role", {"name": MANAGER})
+    if not work.is_member(dlq, reader):
+        work.run("grant_membership", f"role {dlq} may do what {reader} may", group=reader, role=dlq)
+    verifier = work.verifier(manager, manager_password) if manager_password else ""
+    found = work.all("role", {"name": manager})
     if not found:
-        if manager_password is None:
-            raise InvalidInput(f"role {MANAGER} does not exist, and no password is given for it")
-        work.run("create_manager", f"role {MANAGER} created", work.verifier(manager_password), role=MANAGER)
+        if not verifier:
+            raise InvalidInput(f"role {manager} does not exist, and no password is given for it")
+        work.run("create_manager", f"role {manager} created", verifier, role=manager)
     else:
-        if manager_password is not None:
-            work.run(
-                "set_password", f"role {MANAGER}: password set", work.verifier(manager_password), role=MANAGER
-            )
+        if verifier:
+            work.run("set_password", f"role {manager}: password set", verifier, role=manager)
         if found != [(True, False, True)]:
-            work.run("restore_manager", f"role {MANAGER}: attributes restored", role=MANAGER)
-    for group in _GROUPS:
-        if not work.is_member(MANAGER, group, admin=True):
-            work.run("grant_admin", f"role {MANAGER} may grant {group}", group=group, role=MANAGER)
-    if not work.is_member(MANAGER, _SIGNAL):
-        line = f"role {MANAGER} may end the sessions of revoked users"
-        work.run("grant_membership", line, group=_SIGNAL, role=MANAGER)
-    if work.version >= _PARAMETERS and not work.is_true("may_bound", {"role": MANAGER}):
-        work.run("grant_bound", f"role {MANAGER} may bound temporary files", role=MANAGER)
+            work.run("restore_manager", f"role {manager}: attributes restored", role=manager)
+    for group in groups:
+        if not work.is_member(manager, group, admin=True):
+            work.run("grant_admin", f"role {manager} may grant {group}", group=group, role=manager)
+    if not work.is_member(manager, _SIGNAL):
+        line = f"role {manager} may end the sessions of revoked users"
+        work.run("grant_membership", line, group=_SIGNAL, role=manager)
+    if work.version >= _PARAMETERS and not work.is_true("may_bound", {"role": manager}):
+        work.run("grant_bound", f"role {manager} may bound temporary files", role=manager)
 
 
 @contextlib.contextmanager
@@ -160,6 +159,6 @@ class _RoleSetup:
         parts["verifier"] = sql.Literal(verifier)
         self._cursor.execute(sql.SQL(queries("roles")[name]).format(**parts))
 
-    def verifier(self, password: Secret) -> str:
+    def verifier(self, user: str, password: Secret) -> str:
         scope = self._cursor.connection
-        return encrypt_password(password.reveal(), MANAGER, scope=scope, algorithm="scram-sha-256")
+        return encrypt_password(password.reveal(), user, scope=scope, algorithm="scram-sha-256")

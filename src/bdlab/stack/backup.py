@@ -29,6 +29,7 @@ import msgspec
 
 from bdlab.errors import InvalidInput, StackError
 from bdlab.files import replace_file
+from bdlab.services import BDLAB
 from bdlab.stack.folder import DataFolder
 from bdlab.stack.servers.openbao import OpenBao
 
@@ -39,13 +40,14 @@ _write = partial(replace_file, mode=0o600)
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
     """`made_at` is when the backup began; `data_dir` the folder that was backed up; `tls` whether its servers
-    speak TLS.
+    speak TLS; `deployment` whose names they have.
     """
 
     made_at: datetime
     data_dir: str
     bdlab: str
     tls: bool = False
+    deployment: str = str(BDLAB)
     format: int = _FORMAT
 
 
@@ -86,6 +88,7 @@ class Backup:
                     data_dir=str(folder.path),
                     bdlab=version,
                     tls=folder.has_tls(None),
+                    deployment=str(folder.deployment),
                 )
                 _write(new.path / "backup.json", msgspec.json.format(msgspec.json.encode(about)))
                 _copy_keys(folder, new.keys)

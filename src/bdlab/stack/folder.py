@@ -13,7 +13,8 @@ import msgspec
 from bdlab.errors import StackError, StackInUse
 from bdlab.files import replace_file, write_private
 from bdlab.retry import tries
-from bdlab.settings import SHIPPED_MODEL, PostgresSettings
+from bdlab.services import BDLAB, Deployment
+from bdlab.settings import SHIPPED_MODEL
 from bdlab.stack.servers.process import start_mark
 
 BrokerKind = Literal["kafka", "tansu"]
@@ -151,6 +152,22 @@ class DataFolder:
         return secured
 
     @property
+    def deployment(self) -> Deployment:
+        """Whose names the servers of this folder have."""
+        file = self.path / "deployment"
+        return Deployment(file.read_text("utf-8")) if file.exists() else BDLAB
+
+    def keep_deployment(self, wanted: Deployment) -> None:
+        """Keep it in a new folder. In one of another, raise StackError, unless it is `bdlab`, the default."""
+        if not (self.path / "openbao").exists():
+            replace_file(self.path / "deployment", wanted.encode())
+        if wanted not in (BDLAB, self.deployment):
+            raise StackError(
+                f"the data folder {self.path} keeps to the deployment {self.deployment}",
+                hint=f"Name another folder for {wanted} with --data-dir, or leave BDLAB_DEPLOYMENT out.",
+            )
+
+    @property
     def model_path(self) -> str:
         """The model that was last chosen for this folder; "" is the shipped one."""
         try:
@@ -182,6 +199,7 @@ class DataFolder:
 
     def write_config(self, sections: Mapping[str, Mapping[str, str | int | float]]) -> None:
         lines = ["# Written by `bdlab up` at each start; set what you want to change in the environment.", ""]
+        lines += [f'deployment = "{self.deployment}"', ""]
         for section, values in sections.items():
             lines += [
                 f"[{section}]",
@@ -229,6 +247,7 @@ def _quoted(value: str) -> str:
 _EXPORTS: Mapping[str, Callable[[DataFolder, Endpoints], str]] = {
     "BDLAB_STACK_DATA_DIR": lambda folder, _: str(folder.path),
     "BDLAB_CONFIG": lambda folder, _: str(folder.config_file),
+    "BDLAB_DEPLOYMENT": lambda folder, _: folder.deployment,
     "VAULT_ADDR": lambda _, endpoints: endpoints.vault_address,
     "VAULT_CACERT": lambda _, endpoints: endpoints.ca_file,
     "BDLAB_VAULT_IDENTITY_DIR": lambda folder, _: str(folder.identity_dir),
@@ -240,7 +259,7 @@ _EXPORTS: Mapping[str, Callable[[DataFolder, Endpoints], str]] = {
     "KAFKA_BOOTSTRAP_SERVERS": lambda _, endpoints: endpoints.bootstrap_servers,
     "PGHOST": lambda _, endpoints: endpoints.postgres_host,
     "PGPORT": lambda _, endpoints: str(endpoints.postgres_port),
-    "PGDATABASE": lambda *_: PostgresSettings().dbname,
+    "PGDATABASE": lambda folder, _: folder.deployment.database,
     "PGSSLMODE": lambda _, endpoints: "verify-full" if endpoints.ca_file else "disable",
     "PGSSLROOTCERT": lambda _, endpoints: endpoints.ca_file,
 }

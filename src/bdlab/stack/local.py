@@ -12,6 +12,7 @@ import msgspec
 
 from bdlab.certificates import SERVER_TTL_S, CertificateFiles
 from bdlab.errors import StackError, StartInterrupted
+from bdlab.services import BDLAB, Deployment
 from bdlab.settings import SHIPPED_MODEL
 from bdlab.stack.brokers import make_broker
 from bdlab.stack.certificate_renewal import CertificateRenewer, broker_renewal, servers_renewal
@@ -39,6 +40,7 @@ class LocalStack:
     None is 8000 or, if that is taken, a free port. Certificates are valid for `certificate_ttl_s` seconds.
     `tls` secures OpenBao, Postgres and the API, too; None keeps what the folder has, which is off in a new
     one. `model_path` is kept with the folder, "" is the shipped model; None takes the environment's.
+    A new folder keeps `deployment`.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class LocalStack:
         tls: bool | None = None,
         certificate_ttl_s: int = SERVER_TTL_S,
         model_path: str | None = None,
+        deployment: Deployment = BDLAB,
     ) -> None:
         self.folder = DataFolder(data_dir)
         self._ports = PortRegistry(self.folder.path / "ports.json")
@@ -65,6 +68,7 @@ class LocalStack:
         self._tls: TlsFolder | None = None
         self._certificate_ttl_s = certificate_ttl_s
         self._model_path = model_path
+        self._deployment = deployment
         self._openbao = OpenBao(self.folder.path)
         self._postgres = Postgres(self.folder.path)
         self._broker_files = CertificateFiles(self.folder.tls / "kafka")
@@ -138,6 +142,7 @@ class LocalStack:
 
     def _open(self, stop: threading.Event) -> Endpoints:
         self.folder.check_location()
+        self.folder.keep_deployment(self._deployment)
         if self.folder.has_tls(self._wants_tls):
             self._tls = self._openbao.tls = self._postgres.tls = TlsFolder(self.folder.tls)
             self._tls.prepare()

@@ -1,4 +1,4 @@
-"""The folder of one service, with its role id and secret id.
+"""The folder of one service, with its role id and secret id; its name is that of the AppRole.
 
     role_id              names the AppRole; no secret
     wrapped_secret_id    handed over by `vault-init` or `rotate`: a token that can be unwrapped once
@@ -68,7 +68,7 @@ class WrappedSecretId(msgspec.Struct, frozen=True):
 
 
 class Identity:
-    """The folder of one service. Construction does no I/O."""
+    """The folder of one service, with the name of its AppRole. Construction does no I/O."""
 
     def __init__(self, folder: Path, *, service: str) -> None:
         self.folder = folder
@@ -122,10 +122,10 @@ class Identity:
             return None
 
     def hand_over(
-        self, client: VaultClient, *, mount: str, wrap_ttl_s: int, replaces: tuple[str, ...]
+        self, client: VaultClient, *, wrap_ttl_s: int, replaces: tuple[str, ...]
     ) -> WrappedSecretId:
         """Let Vault make another secret id, and write it here, wrapped. Raises VaultError."""
-        role = f"auth/{mount}/role/{self.service}"
+        role = f"auth/{client.settings.approle_mount}/role/{self.folder.name}"
         role_id = str(client.read(f"{role}/role-id")["role_id"])
         wrapped = client.request("post", f"{role}/secret-id", {}, wrap_ttl_s=wrap_ttl_s)["wrap_info"]
         expires_at = datetime.now(UTC) + timedelta(seconds=int(wrapped["ttl"]))
@@ -133,9 +133,9 @@ class Identity:
         self.receive(role_id, Secret(str(wrapped["token"])), wrapped_id)
         return wrapped_id
 
-    def destroy(self, client: VaultClient, accessors: Iterable[str], *, mount: str) -> None:
+    def destroy(self, client: VaultClient, accessors: Iterable[str]) -> None:
         """Destroy those of the service's secret ids that still exist. Raises VaultError."""
-        path = f"auth/{mount}/role/{self.service}/secret-id-accessor"
+        path = f"auth/{client.settings.approle_mount}/role/{self.folder.name}/secret-id-accessor"
         for accessor in accessors:
             with contextlib.suppress(SecretMissing):
                 client.write(f"{path}/lookup", {"secret_id_accessor": accessor})
@@ -233,7 +233,7 @@ class Identity:
         origin = client.wrapped_at(wrapping_token)
         if origin is None:
             raise self._spent(earlier=earlier)
-        if not origin.endswith(f"/role/{self.service}/secret-id"):
+        if not origin.endswith(f"/role/{self.folder.name}/secret-id"):
             raise IdentityRefused(
                 f"ALARM: what was handed over to {self.service!r} in {self.folder} is no secret id of it: it "
                 f"was made at {origin}. Somebody may have put it in place of the real one",

@@ -51,9 +51,10 @@ class VaultSession:
         self._layers = layers
         self._service = service
         self._daemon = daemon
-        self._vault = layers.settings().vault
+        settings = layers.settings()
+        self._vault = settings.vault
         self._client = VaultClient(self._vault)
-        self._identity = Identity(self._vault.identities / service, service=service)
+        self._identity = Identity(self._vault.identities / settings.deployment.own(service), service=service)
         self._ca_file = self._identity.folder / "database-ca.pem"
         # For requests to Vault; a login that is there already is read without it.
         self._lock = threading.RLock()

@@ -11,7 +11,7 @@ from pathlib import Path
 from bdlab.errors import ServerNotStarted
 from bdlab.files import write_private
 from bdlab.services import DATABASE_ROLES
-from bdlab.settings import PostgresSettings, Secret
+from bdlab.settings import PostgresSettings, Secret, SslMode
 from bdlab.stack.folder import DataFolder
 from bdlab.stack.servers import binaries, privileges
 from bdlab.stack.servers.process import end, run_to_end
@@ -21,12 +21,11 @@ from bdlab.stack.tls import TlsFolder, TlsServer
 _INITDB_TIMEOUT_S = 120.0
 _KILL_WAIT_S = 5.0
 #: The users that Vault makes get no access to the databases that come with each server.
-_ELSEWHERE = "postgres,template1 " + ",".join(f"+{role.group}" for role in DATABASE_ROLES)
-_ACCESS = f"""\
-local {_ELSEWHERE} reject
-host {_ELSEWHERE} all reject
+_ACCESS = """\
+local postgres,template1 {groups} reject
+host postgres,template1 {groups} all reject
 local all all scram-sha-256
-host{{tls}} all all 127.0.0.1/32 scram-sha-256
+host{tls} all all 127.0.0.1/32 scram-sha-256
 """
 #: The longest path of a Unix socket, without the name of the socket in its folder.
 _SOCKET_DIR_LIMIT = 107 - len("/.s.PGSQL.65535")
@@ -61,11 +60,10 @@ class Postgres(TlsServer):
         return self._at(str(self.socket_dir or "127.0.0.1"))
 
     def _at(self, host: str) -> PostgresSettings:
-        if self.tls:
-            return PostgresSettings(
-                host=host, port=self.port, sslmode="verify-full", ca_file=str(self.tls.ca_file)
-            )
-        return PostgresSettings(host=host, port=self.port, sslmode="disable")
+        ca_file = str(self.tls.ca_file) if self.tls else ""
+        sslmode: SslMode = "verify-full" if self.tls else "disable"
+        name = DataFolder(self.data_dir).deployment.database
+        return PostgresSettings(host=host, port=self.port, dbname=name, sslmode=sslmode, ca_file=ca_file)
 
     @property
     def socket_dir(self) -> Path | None:
@@ -121,7 +119,9 @@ class Postgres(TlsServer):
             self._initialise(installation, prefix)
         self._clear_stale_lock()
         access = self.folder / "pg_hba.conf"
-        access.write_text(_ACCESS.format(tls="ssl" if self.tls else ""), "ascii")
+        deployment = DataFolder(self.data_dir).deployment
+        groups = ",".join(f"+{deployment.in_sql(role.group)}" for role in DATABASE_ROLES)
+        access.write_text(_ACCESS.format(groups=groups, tls="ssl" if self.tls else ""), "ascii")
         options = {
             "hba_file": str(access),
             "listen_addresses": "127.0.0.1" if self._on_tcp else "",

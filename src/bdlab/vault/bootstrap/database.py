@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 import structlog
 
 from bdlab.errors import DatabaseError, InvalidInput
-from bdlab.services import CONNECTION, DATABASE_ROLES, SWEEP
+from bdlab.services import BDLAB, CONNECTION, DATABASE_ROLES, SWEEP
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.vault.bootstrap import database_users
 from bdlab.vault.bootstrap.plan import Plan, differs, in_parallel
@@ -24,7 +24,8 @@ _log = structlog.get_logger()
 
 _PLUGIN = "postgresql-database-plugin"
 _GROUPS = {role.name: role.group for role in DATABASE_ROLES}
-_ALLOWED = [*_GROUPS, SWEEP]
+#: With the whole name of the role, which Vault's own way cuts short.
+_USERNAMES = '{{.RoleName | replace "-" "_"}}_{{random 20}}_{{unix_time}}'
 
 
 class Connection:
@@ -34,13 +35,15 @@ class Connection:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._path = f"{plan.vault.database_mount}/config/{CONNECTION}"
+        self._connection = plan.deployment.own(CONNECTION)
+        self._path = f"{plan.vault.database_mount}/config/{self._connection}"
+        self._allowed = [plan.deployment.own(role) for role in (*_GROUPS, SWEEP)]
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
         found = reader.read_if_present(self._path)
         if not found or not found.get("allowed_roles") or (missing := self._missing()) is None:
-            return (CONNECTION,)
-        return (*(("allowed roles",) if differs(found, {"allowed_roles": _ALLOWED}) else ()), *missing)
+            return (self._connection,)
+        return (*(("allowed roles",) if differs(found, {"allowed_roles": self._allowed}) else ()), *missing)
 
     def _missing(self) -> tuple[str, ...] | None:
         """Return what the database lacks; None if that is Vault's own user in it.
@@ -58,8 +61,8 @@ class Connection:
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
         seeds, manager = self._plan.seeds, self._plan.manager
-        allowed = {"plugin_name": _PLUGIN, "allowed_roles": _ALLOWED}
-        if CONNECTION not in pending:
+        allowed = {"plugin_name": _PLUGIN, "allowed_roles": self._allowed}
+        if self._connection not in pending:
             if manager and pending != ("allowed roles",):
                 manager.prepare(None)
             writer.write(self._path, allowed)
@@ -81,10 +84,12 @@ class Connection:
             "password_authentication": "scram-sha-256",
             "allowed_roles": [],
         }
+        if self._plan.deployment != BDLAB:
+            config["username_template"] = _USERNAMES
         if seeds.postgres_ca_pem:
             config["tls_ca"] = seeds.postgres_ca_pem
         writer.write(self._path, config)
-        writer.write(f"{self._plan.vault.database_mount}/rotate-root/{CONNECTION}")
+        writer.write(f"{self._plan.vault.database_mount}/rotate-root/{self._connection}")
         writer.write(self._path, allowed)
 
 
@@ -93,12 +98,15 @@ class Roles:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._roles = {plan.deployment.own(role): role for role in (*_GROUPS, SWEEP)}
         self._found: dict[str, dict[str, Any] | None] = {}
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
-        self._found = {role: reader.read_if_present(self._path(role)) for role in _ALLOWED}
+        self._found = {role: reader.read_if_present(self._path(role)) for role in self._roles}
         return tuple(
-            role for role, found in self._found.items() if differs(found, _fixed(role) | self._chosen(role))
+            role
+            for role, found in self._found.items()
+            if differs(found, self._fixed(role) | self._chosen(role))
         )
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
@@ -106,7 +114,7 @@ class Roles:
             times = {"default_ttl": _TTL_S, "max_ttl": _MAX_TTL_S}
             if found := self._found[role]:
                 times = {name: found[name] for name in times}
-            writer.write(self._path(role), times | self._chosen(role) | _fixed(role))
+            writer.write(self._path(role), times | self._chosen(role) | self._fixed(role))
 
         in_parallel(write, pending)
 
@@ -115,30 +123,30 @@ class Roles:
 
     def _chosen(self, role: str) -> dict[str, Any]:
         """Return the values that `.env` sets."""
-        seeds = self._plan.seeds if role != SWEEP else None
+        seeds = self._plan.seeds if self._roles[role] != SWEEP else None
         times = {
             "default_ttl": seeds.lease_ttl_s if seeds else None,
             "max_ttl": seeds.lease_max_ttl_s if seeds else None,
         }
         return {name: value for name, value in times.items() if value is not None}
 
-
-def _fixed(role: str) -> dict[str, Any]:
-    if role == SWEEP:
-        # It makes no user: there is nothing to renew or to revoke.
+    def _fixed(self, role: str) -> dict[str, Any]:
+        group, deployment = _GROUPS.get(self._roles[role]), self._plan.deployment
+        if group is None:
+            # It makes no user: there is nothing to renew or to revoke.
+            return {
+                "db_name": deployment.own(CONNECTION),
+                "creation_statements": [*map(deployment.in_sql, database_users.sweep())],
+                "revocation_statements": ["SELECT"],
+                "default_ttl": _SWEEP_TTL_S,
+                "max_ttl": _SWEEP_TTL_S,
+            }
         return {
-            "db_name": CONNECTION,
-            "creation_statements": database_users.sweep(),
-            "revocation_statements": ["SELECT"],
-            "default_ttl": _SWEEP_TTL_S,
-            "max_ttl": _SWEEP_TTL_S,
+            "db_name": deployment.own(CONNECTION),
+            "creation_statements": [*map(deployment.in_sql, database_users.creation(group))],
+            "renew_statements": list(database_users.RENEWAL),
+            "revocation_statements": [*map(deployment.in_sql, database_users.revocation(group))],
         }
-    return {
-        "db_name": CONNECTION,
-        "creation_statements": database_users.creation(_GROUPS[role]),
-        "renew_statements": list(database_users.RENEWAL),
-        "revocation_statements": database_users.revocation(_GROUPS[role]),
-    }
 
 
 def connection_url(server: PostgresSettings) -> str:

@@ -11,6 +11,7 @@ import dotenv.parser
 import msgspec
 
 from bdlab.errors import InvalidInput, SettingsInvalid
+from bdlab.services import BDLAB, Deployment
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret, duration
 from bdlab.vault.bootstrap.plan import Seeds
 
@@ -60,7 +61,7 @@ class _Lines:
         return InvalidInput(f"{self._path}{f', line {line}' if line else ''}: {name} {reason}", hint=_SEE)
 
 
-def read(path: Path) -> Seeds:
+def read(path: Path, deployment: Deployment = BDLAB) -> Seeds:
     """Read a file. Raises InvalidInput, naming the line, for a wrong value or an unknown or missing name."""
     lines = _Lines(path, _parse(path))
     for name in _REQUIRED:
@@ -78,7 +79,7 @@ def read(path: Path) -> Seeds:
     return Seeds(
         postgres_user=lines.get("POSTGRES_USER"),
         postgres_password=Secret(lines.get("POSTGRES_PASSWORD")),
-        postgres=_postgres(lines),
+        postgres=_postgres(lines, deployment.database),
         postgres_ca_pem=""
         if lines.get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT
         else _pem(lines, "BDLAB_POSTGRES_CA_FILE"),
@@ -129,8 +130,8 @@ def _checked(path: Path, file: Any) -> Iterator[tuple[str, tuple[int, str]]]:
         yield binding.key, (line, binding.value or "")
 
 
-def _section(lines: _Lines, names: Mapping[str, str], kind: type[_Section]) -> _Section:
-    values = {field: lines.get(name) for name, field in names.items() if lines.get(name)}
+def _section(lines: _Lines, names: Mapping[str, str], kind: type[_Section], **defaults: str) -> _Section:
+    values = defaults | {field: lines.get(name) for name, field in names.items() if lines.get(name)}
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
@@ -140,9 +141,9 @@ def _section(lines: _Lines, names: Mapping[str, str], kind: type[_Section]) -> _
         raise lines.wrong(name, f"is not valid: {reason[:1].lower()}{reason[1:]}") from None
 
 
-def _postgres(lines: _Lines) -> PostgresSettings:
+def _postgres(lines: _Lines, dbname: str) -> PostgresSettings:
     """Return the server's address as its administrator uses it."""
-    section = _section(lines, _SECTIONS["postgres"], PostgresSettings)
+    section = _section(lines, _SECTIONS["postgres"], PostgresSettings, dbname=dbname)
     name = "POSTGRES_CA_FILE" if lines.get("POSTGRES_CA_FILE") else "BDLAB_POSTGRES_CA_FILE"
     ca_file = lines.get(name)
     if ca_file not in ("", _BY_VAULT):

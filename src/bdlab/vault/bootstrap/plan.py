@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
+from bdlab.services import BDLAB, Deployment
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret, VaultSettings
 from bdlab.vault.client import VaultClient
 
@@ -85,6 +86,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     vault: VaultSettings
+    deployment: Deployment = BDLAB
     keys_file: Path
     seeds: Seeds | None = None
     manager: DatabaseManager | None = None

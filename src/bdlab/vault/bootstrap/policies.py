@@ -9,7 +9,7 @@ from typing import Any
 
 from bdlab.errors import VaultError
 from bdlab.resources import policies_dir
-from bdlab.services import IDENTITIES, INSPECT, RECOVERY
+from bdlab.services import BDLAB, IDENTITIES, INSPECT, RECOVERY, Deployment
 from bdlab.settings import VaultSettings
 from bdlab.vault.bootstrap.plan import Plan, differs, in_parallel
 from bdlab.vault.client import VaultClient
@@ -17,11 +17,14 @@ from bdlab.vault.client import VaultClient
 _PERIOD_S = 3600
 _SHORT_TTL_S = 300
 _SHORT_MAX_TTL_S = 900
-_PATH = re.compile(r'^(path\s+"(?:sys/leases/revoke-prefix/)?)(kv|database|auth/approle)/', re.MULTILINE)
+_PATH = re.compile(
+    r'(?m)^(path "(?:sys/leases/revoke-prefix/)?)(kv|database|auth/approle|sys/policies)/([^/]+/)([^/"]+)'
+)
+_EACH_ROLE = re.compile(r'^path "auth/approle/role/\+.+?^}\n', re.MULTILINE | re.DOTALL)
 
 
-def policy_text(service: str, vault: VaultSettings) -> str:
-    """Return the policy of a service, with the engines' paths as they are set. Raises VaultError."""
+def policy_text(service: str, vault: VaultSettings, deployment: Deployment) -> str:
+    """Return a service's policy, with the engines' paths and the deployment's names. Raises VaultError."""
     file = policies_dir() / f"{service}.hcl"
     try:
         text = file.read_text("utf-8")
@@ -32,25 +35,34 @@ def policy_text(service: str, vault: VaultSettings) -> str:
         "database": vault.database_mount,
         "auth/approle": f"auth/{vault.approle_mount}",
     }
-    return _PATH.sub(lambda match: f"{match[1]}{mounts[match[2]]}/", text)
+
+    def renamed(match: re.Match[str]) -> str:
+        before, engine, kind, name = match.groups()
+        name = name if engine == "kv" else deployment.own(name)
+        return f"{before}{mounts.get(engine, engine)}/{kind}{name}"
+
+    if deployment != BDLAB:  # `+` would be the AppRoles of all deployments
+        text = _EACH_ROLE.sub(lambda block: "".join(block[0].replace("+", one) for one in IDENTITIES), text)
+    return _PATH.sub(renamed, text)
 
 
 class Policies:
     name = "policies"
 
     def __init__(self, plan: Plan, services: Sequence[str] = IDENTITIES) -> None:
-        self._wanted = {service: policy_text(service, plan.vault) for service in services}
+        own = plan.deployment.own
+        self._wanted = {own(name): policy_text(name, plan.vault, plan.deployment) for name in services}
 
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
         return tuple(
-            service
-            for service, text in self._wanted.items()
-            if differs(reader.read_if_present(f"sys/policies/acl/{service}"), {"policy": text})
+            policy
+            for policy, text in self._wanted.items()
+            if differs(reader.read_if_present(f"sys/policies/acl/{policy}"), {"policy": text})
         )
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
-        def write(service: str) -> None:
-            writer.write(f"sys/policies/acl/{service}", {"policy": self._wanted[service]})
+        def write(policy: str) -> None:
+            writer.write(f"sys/policies/acl/{policy}", {"policy": self._wanted[policy]})
 
         in_parallel(write, pending)
 
@@ -90,11 +102,11 @@ class AppRoles:
         return differs(found, self._fixed(service) | self._chosen(service))
 
     def _path(self, service: str) -> str:
-        return f"auth/{self._plan.vault.approle_mount}/role/{service}"
+        return f"auth/{self._plan.vault.approle_mount}/role/{self._plan.deployment.own(service)}"
 
     def _fixed(self, service: str) -> dict[str, Any]:
         common = {
-            "token_policies": [service],
+            "token_policies": [self._plan.deployment.own(service)],
             "token_no_default_policy": True,
             "token_type": "service",
             "bind_secret_id": True,

@@ -35,9 +35,8 @@ class SecretIds:
             ended = [before.accessor] if before else []
             if service in renewed:
                 ended, replaces = [*ended, identity.accessor, *replaces], ()
-            mount = self._plan.vault.approle_mount
-            identity.destroy(writer, filter(None, ended), mount=mount)
-            identity.hand_over(writer, mount=mount, wrap_ttl_s=self._plan.wrap_ttl_s, replaces=replaces)
+            identity.destroy(writer, filter(None, ended))
+            identity.hand_over(writer, wrap_ttl_s=self._plan.wrap_ttl_s, replaces=replaces)
 
         in_parallel(hand_over, pending)
         # Unwrapped here: vault-init itself is the receiver, and a command may not be run in time.
@@ -67,7 +66,7 @@ class SecretIds:
         return bool(found)
 
     def _identity(self, service: str) -> Identity:
-        return Identity(self._plan.vault.identities / service, service=service)
+        return Identity(self._plan.vault.identities / self._plan.deployment.own(service), service=service)
 
     def _role(self, service: str, what: str) -> str:
-        return f"auth/{self._plan.vault.approle_mount}/role/{service}/{what}"
+        return f"auth/{self._plan.vault.approle_mount}/role/{self._plan.deployment.own(service)}/{what}"

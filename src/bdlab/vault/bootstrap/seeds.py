@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from bdlab.errors import InvalidInput, VaultError
-from bdlab.services import KAFKA_SERVICES
+from bdlab.services import KAFKA_SERVICES, Deployment
 from bdlab.vault import pki
 from bdlab.vault.bootstrap.plan import Plan, Seeds, in_parallel
 from bdlab.vault.client import VaultClient
@@ -74,17 +74,17 @@ class KeyValues:
                 "sasl_mechanism": seeds.kafka.sasl_mechanism,
                 "ca_pem": seeds.kafka_ca_pem,
             }
-        return kafka_users(path.rpartition("/")[2], seeds)
+        return kafka_users(path.rpartition("/")[2], seeds, self._plan.deployment)
 
 
-def kafka_users(service: str, seeds: Seeds) -> dict[str, str]:
+def kafka_users(service: str, seeds: Seeds, deployment: Deployment) -> dict[str, str]:
     """Return the active user, and the idle one, which the next rotation makes the active one."""
     if seeds.kafka_username:
         return {"username": seeds.kafka_username, "password": seeds.kafka_password.reveal()}
     return {
-        "username": f"bdlab-{service}-a",
+        "username": deployment.own(f"bdlab-{service}-a"),
         "password": secrets.token_urlsafe(_PASSWORD_BYTES),
-        "idle_username": f"bdlab-{service}-b",
+        "idle_username": deployment.own(f"bdlab-{service}-b"),
         "idle_password": secrets.token_urlsafe(_PASSWORD_BYTES),
     }
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from bdlab.errors import VaultError
-from bdlab.services import CONNECTION, DATABASE_ROLES, SWEEP
-from bdlab.settings import VaultSettings
+from bdlab.services import CONNECTION, DATABASE_ROLES, SWEEP, Deployment
 from bdlab.vault.client import VaultClient
 from bdlab.vault.leases import now
 from bdlab.vault.rotation.run import Rotation, RotationOutcome, Run
@@ -22,7 +21,7 @@ def rotate_manager(run: Run) -> Rotation:
     """
     began = now()
     if not run.dry_run:
-        path = f"{run.vault.database_mount}/rotate-root/{CONNECTION}"
+        path = f"{run.vault.database_mount}/rotate-root/{run.deployment.own(CONNECTION)}"
         run.session.ask(lambda client: client.write(path))
     return Rotation(
         what="database",
@@ -38,13 +37,13 @@ def end_logins(run: Run) -> Iterator[Rotation]:
 
     If the logins of one role cannot be revoked, its outcome is `incomplete`, and the next role follows.
     """
-    for role in DATABASE_ROLES:
-        path = f"sys/leases/revoke-prefix/{run.vault.database_mount}/creds/{role.name}"
+    for name in (run.deployment.own(role.name) for role in DATABASE_ROLES):
+        path = f"sys/leases/revoke-prefix/{run.vault.database_mount}/creds/{name}"
 
         def revoke(client: VaultClient, path: str = path) -> None:
             client.request("post", path, {"sync": True}, timeout_s=_REVOKE_S)
 
-        yield _attempt(run, role.name, revoke, "every login", "fresh ones")
+        yield _attempt(run, name, revoke, "every login", "fresh ones")
 
 
 def drop_left_behind(run: Run) -> Rotation:
@@ -52,15 +51,18 @@ def drop_left_behind(run: Run) -> Rotation:
 
     The outcome is `incomplete`, with names and reasons, if some cannot be dropped now either.
     """
-    return _attempt(run, "left behind", lambda client: sweep(client, run.vault), "ended logins", "dropped")
+    return _attempt(
+        run, "left behind", lambda client: sweep(client, run.deployment), "ended logins", "dropped"
+    )
 
 
-def sweep(client: VaultClient, vault: VaultSettings) -> None:
+def sweep(client: VaultClient, deployment: Deployment) -> None:
     """Let Vault drop the users that are left behind.
 
     Raises VaultError, which names those that it cannot drop.
     """
-    client.request("get", f"{vault.database_mount}/creds/{SWEEP}", timeout_s=_REVOKE_S)
+    path = f"{client.settings.database_mount}/creds/{deployment.own(SWEEP)}"
+    client.request("get", path, timeout_s=_REVOKE_S)
 
 
 def _attempt(run: Run, what: str, work: Callable[[VaultClient], object], before: str, after: str) -> Rotation:

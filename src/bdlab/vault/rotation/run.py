@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from bdlab.retry import tries
-from bdlab.services import DAEMONS
+from bdlab.services import BDLAB, DAEMONS, Deployment
 from bdlab.settings import VaultSettings
 from bdlab.vault.client_reports import ClientReport, prune_reports
 from bdlab.vault.identity import Identity
@@ -50,6 +50,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     session: VaultSession
     vault: VaultSettings
+    deployment: Deployment = BDLAB
     progress: Callable[[str], None]
     stop: threading.Event
     grace_s: float
@@ -63,7 +64,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return self.session.ask(lambda client: prune_reports(client, self.identity(service)))
 
     def identity(self, service: str) -> Identity:
-        return Identity(self.vault.identities / service, service=service)
+        return Identity(self.vault.identities / self.deployment.own(service), service=service)
 
 
 def wait_for_clients(

@@ -54,11 +54,8 @@ class _SecretIdRotation:
         replaces = before.replaces if before else ()
         if before and not spent:
             replaces = (before.accessor, *replaces)
-        mount = self._run.vault.approle_mount
         self._handed_over = self._run.session.ask(
-            lambda client: self.identity.hand_over(
-                client, mount=mount, wrap_ttl_s=_WRAP_TTL_S, replaces=replaces
-            )
+            lambda client: self.identity.hand_over(client, wrap_ttl_s=_WRAP_TTL_S, replaces=replaces)
         )
 
     def users_of_the_former(self) -> list[ClientReport]:
@@ -100,8 +97,7 @@ class _SecretIdRotation:
         )
 
     def _destroy(self, accessors: tuple[str, ...]) -> None:
-        mount = self._run.vault.approle_mount
-        self._run.session.ask(lambda client: self.identity.destroy(client, accessors, mount=mount))
+        self._run.session.ask(lambda client: self.identity.destroy(client, accessors))
 
 
 def rotate_secret_ids(run: Run, services: Sequence[str]) -> Iterator[Rotation]:
