@@ -1,4 +1,4 @@
-"""A load generator for a running API: it posts reviews at an even rate and records each response."""
+"""A load generator for a running API: it posts inputs at an even rate and records each response."""
 
 import ssl
 import threading
@@ -18,7 +18,7 @@ _ANSWER_TIMEOUT_S = 30.0
 #: Shorter than any server's, which could close an idle connection just when it is used again.
 _KEEP_ALIVE_S = 1.0
 _THREADS = 64
-#: Marks the rows of its reviews, which no user wrote.
+#: Marks the rows of its inputs, which no user wrote.
 _HEADERS = {"Content-Type": "application/json", "Bdlab-Source": "drill"}
 _SAMPLE = 300
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
 from bdlab.errors import BrokerError, BrokerUnavailable, EventTooLarge, NotAcknowledged
-from bdlab.events import Position, PredictionEvent, Review
+from bdlab.events import REVIEWS, Position, PredictionEvent, Review
 from bdlab.inputs.bulk import RowResult, ScoredRow, publish_rows, score_each, unpublished
 from bdlab.inputs.files import Row
 from bdlab.model import load_scorer
@@ -16,6 +17,7 @@ from tests.memory.log import MemoryLog, MemoryProducer
 from tests.samples import event_of
 
 SCORER = load_scorer()
+publish_all = partial(publish_rows, codec=REVIEWS, model="m")
 
 
 def rows(count: int) -> Iterator[ScoredRow]:
@@ -31,7 +33,7 @@ def publish(
     log: MemoryLog, count: int, *, run_id: str = "run", stop: threading.Event | None = None
 ) -> list[RowResult]:
     with MemoryProducer(log, source="/tests", delivery_timeout_s=1) as producer:
-        found = publish_rows(rows(count), producer, model="m", run_id=run_id, stop=stop or threading.Event())
+        found = publish_all(rows(count), producer, run_id=run_id, stop=stop or threading.Event())
         return list(found)
 
 
@@ -43,7 +45,7 @@ def test_outcomes_come_in_the_order_of_the_rows(log: MemoryLog) -> None:
         assert outcome.position is not None
         [record] = log.read(outcome.position.partition, outcome.position.offset, 1)
         assert event_of(record) == outcome.event
-        assert outcome.review.text == outcome.event.text == f"review {outcome.line}"
+        assert outcome.given.text == outcome.event.text == f"review {outcome.line}"
 
 
 def test_the_same_run_has_the_same_ids_and_another_has_others(log: MemoryLog) -> None:
@@ -73,7 +75,7 @@ class Failing:
 
 def test_after_a_failure_nothing_more_is_sent() -> None:
     failing = Failing(lambda text: NotAcknowledged("gone") if text == "review 300" else None)
-    outcomes = list(publish_rows(rows(1000), failing, model="m", run_id="r", stop=threading.Event()))
+    outcomes = list(publish_all(rows(1000), failing, run_id="r", stop=threading.Event()))
     assert failing.sent == len(outcomes) < 400
     assert [outcome.line for outcome in outcomes if outcome.status != "acknowledged"] == [300]
     assert outcomes[-1].problem is not None
@@ -81,7 +83,7 @@ def test_after_a_failure_nothing_more_is_sent() -> None:
 
 def test_an_event_that_is_too_large_holds_up_no_other() -> None:
     failing = Failing(lambda text: EventTooLarge("large") if text == "review 300" else None)
-    outcomes = list(publish_rows(rows(1000), failing, model="m", run_id="r", stop=threading.Event()))
+    outcomes = list(publish_all(rows(1000), failing, run_id="r", stop=threading.Event()))
     assert len(outcomes) == 1000
     assert [outcome.line for outcome in outcomes if outcome.status == "invalid"] == [300]
 
@@ -94,7 +96,7 @@ class Refusing:
 
 
 def test_a_refusal_at_once_is_an_outcome_too() -> None:
-    outcomes = list(publish_rows(rows(5), Refusing(), model="m", run_id="r", stop=threading.Event()))
+    outcomes = list(publish_all(rows(5), Refusing(), run_id="r", stop=threading.Event()))
     assert [(outcome.line, outcome.status) for outcome in outcomes] == [(2, "not acknowledged")]
 
 
@@ -125,7 +127,7 @@ def test_no_more_than_the_window_is_in_flight() -> None:
     slow, finished = Slow(), threading.Event()
     thread = threading.Thread(target=slow.acknowledge, args=(finished,))
     thread.start()
-    outcomes = list(publish_rows(rows(500), slow, model="m", run_id="r", stop=threading.Event(), window=30))
+    outcomes = list(publish_all(rows(500), slow, run_id="r", stop=threading.Event(), window=30))
     finished.set()
     thread.join()
     assert len(outcomes) == 500
@@ -135,7 +137,7 @@ def test_no_more_than_the_window_is_in_flight() -> None:
 def test_a_stop_ends_it_with_everything_sent_accounted_for(log: MemoryLog) -> None:
     stop = threading.Event()
     with MemoryProducer(log, source="/tests", delivery_timeout_s=5) as producer:
-        outcomes = publish_rows(rows(100_000), producer, model="m", run_id="r", stop=stop, window=100)
+        outcomes = publish_all(rows(100_000), producer, run_id="r", stop=stop, window=100)
         found = [next(outcomes)]
         stop.set()
         found += outcomes
@@ -146,7 +148,7 @@ def test_a_stop_ends_it_with_everything_sent_accounted_for(log: MemoryLog) -> No
 def test_a_broker_that_goes_away_half_way_and_a_second_run(log: MemoryLog) -> None:
     stop = threading.Event()
     with MemoryProducer(log, source="/tests", delivery_timeout_s=0.5) as producer:
-        outcomes = publish_rows(rows(2000), producer, model="m", run_id="r", stop=stop, window=50)
+        outcomes = publish_all(rows(2000), producer, run_id="r", stop=stop, window=50)
         found = [next(outcomes) for _ in range(200)]
         log.online = False
         found += outcomes

@@ -20,7 +20,7 @@ from bdlab.model.compiled import CompiledScorer
 from bdlab.model.explanation import Labels, review_score, strongest
 from bdlab.model.termtable import FORMAT, Field, Intercepts, TermTable
 from bdlab.resources import models_dir
-from bdlab_cli.wiring.samples import FROM_FILE, OVER_HTTP
+from bdlab_cli.wiring.samples import samples_of
 from tests.fix_model import difference
 
 TOLERANCE = 1e-9
@@ -148,7 +148,9 @@ def test_known_terms_are_the_share_of_different_words() -> None:
 
 
 def test_ordinary_reviews_are_without_a_warning() -> None:
-    reviews = [Review(text=sample.text, summary=sample.summary) for sample in (*OVER_HTTP, *FROM_FILE)]
+    reviews = [
+        Review(text=sample["text"], summary=sample["summary"]) for sample in samples_of(REVIEWS.contract)
+    ]
     assert {score.warning for score in load_scorer().score_many(reviews)} == {None}
 
 

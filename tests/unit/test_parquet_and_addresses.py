@@ -16,6 +16,7 @@ from bdlab.events import Review, ReviewScore, Term
 from bdlab.inputs.bulk import RowResult
 from bdlab.inputs.files import BadRow, Format, InputFile, Row
 from bdlab_cli.output.predictions import Results, results
+from tests.samples import REVIEW
 
 PAGE: dict[str, Any] = {
     "Id": [1, 2, 3, 4],
@@ -33,7 +34,7 @@ WANTED = [
 
 
 def read(source: str, kind: Format | None = None, given: bytes = b"") -> list[Row | str]:
-    with InputFile(source, io.BytesIO(given), kind=kind, max_row_bytes=9999) as file:
+    with InputFile(source, io.BytesIO(given), REVIEW, kind=kind, max_row_bytes=9999) as file:
         return [str(row) if isinstance(row, BadRow) else row for row in file.rows()]
 
 
@@ -112,7 +113,7 @@ def test_without_its_package_an_extra_is_named(
 
 SCORED = RowResult(
     line=7,
-    review=Review(text="good é", summary="s"),
+    given=Review(text="good é", summary="s"),
     score=ReviewScore(prediction=4.5, sentiment="positive", confidence=0.9, explanation=(Term("good", 1.5),)),
     model="m@1",
     status="scored",
@@ -120,7 +121,7 @@ SCORED = RowResult(
 
 
 def shown(output: str) -> Results:
-    return results(as_json=False, output=output, published=False, raw_cells=False)
+    return results(REVIEW.contract, as_json=False, output=output, published=False, raw_cells=False)
 
 
 def test_results_are_written_as_parquet_with_what_is_known_after_a_failure(tmp_path: Path) -> None:

@@ -22,13 +22,14 @@ from bdlab.errors import InvalidInput
 from bdlab.events import Review
 from bdlab.inputs.files import BadRow, Format, InputFile, Row
 from bdlab.model.dataset import read_examples
+from tests.samples import REVIEW
 
 MAX = 100_000
 AMAZON = "Id,ProductId,HelpfulnessNumerator,HelpfulnessDenominator,Score,Time,Summary,Text\n"
 
 
 def read(path: Path | str, kind: Format | None = None, standard_input: bytes = b"") -> list[Row | BadRow]:
-    with InputFile(str(path), io.BytesIO(standard_input), kind=kind, max_row_bytes=MAX) as file:
+    with InputFile(str(path), io.BytesIO(standard_input), REVIEW, kind=kind, max_row_bytes=MAX) as file:
         first = list(file.rows())
         assert list(file.rows()) == first, "a second reading differs from the first"
         return first
@@ -74,14 +75,14 @@ def test_only_the_text_has_to_be_there(tmp_path: Path, header: str) -> None:
     width = header.count(",")
     [row] = read(written(tmp_path, f"{header}\n{'5,' * width}good\n"))
     assert isinstance(row, Row)
-    assert row.review.text == "good"
-    assert (row.review.helpfulness_numerator, row.review.helpfulness_denominator) == (1, 1)
+    assert row.given.text == "good"
+    assert (row.given.helpfulness_numerator, row.given.helpfulness_denominator) == (1, 1)
 
 
 @pytest.mark.parametrize("name", ["helpfulness_numerator", "HELPFULNESSNUMERATOR", "HelpfulnessNumerator"])
 def test_the_counts_go_by_several_names_and_may_be_empty(tmp_path: Path, name: str) -> None:
     rows = read(written(tmp_path, f"text,{name}\na,7\nb,\nc, 8 \n"))
-    assert [row.review.helpfulness_numerator for row in rows if isinstance(row, Row)] == [7, 1, 8]
+    assert [row.given.helpfulness_numerator for row in rows if isinstance(row, Row)] == [7, 1, 8]
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
@@ -97,7 +98,7 @@ def test_whatever_csv_writes_is_read_back(texts: list[str]) -> None:
     writer.writerow(["Text", "Summary"])
     writer.writerows([[text, "s"] for text in texts])
     rows = read("-", kind="csv", standard_input=made.getvalue().encode())
-    assert [row.review.text for row in rows if isinstance(row, Row)] == [
+    assert [row.given.text for row in rows if isinstance(row, Row)] == [
         text for text in texts if text.strip()
     ]
     assert len(rows) == len(texts)
@@ -252,7 +253,7 @@ def test_another_delimiter_is_named_and_taken(tmp_path: Path, other: str, option
         with pytest.raises(InvalidInput, match=r"separated by .*, and not by a comma") as caught:
             look()
         assert option in caught.value.hint
-    with InputFile(str(path), io.BytesIO(), kind=None, max_row_bytes=MAX, delimiter=other) as file:
+    with InputFile(str(path), io.BytesIO(), REVIEW, kind=None, max_row_bytes=MAX, delimiter=other) as file:
         assert list(file.rows()) == [Row(2, Review(text="Fine", summary="Good"))]
     [example] = read_examples(path, delimiter=other)
     assert (example.summary, example.text) == ("Good", "Fine")
@@ -262,7 +263,7 @@ def test_a_long_field_is_taken_by_both_readers(tmp_path: Path) -> None:
     """The csv module's own limit is 131,072 characters."""
     text = "word " * 40_000
     path = written(tmp_path, f'ProductId,Score,Summary,Text\nB1,5,Good,"{text}"\n')
-    with InputFile(str(path), io.BytesIO(), kind=None, max_row_bytes=1 << 20) as file:
+    with InputFile(str(path), io.BytesIO(), REVIEW, kind=None, max_row_bytes=1 << 20) as file:
         assert list(file.rows()) == [Row(2, Review(text=text, summary="Good"))]
     [example] = read_examples(path)
     assert example.text == text

@@ -66,10 +66,13 @@ def test_five_point_nothing_is_five_before_an_id_is_made_of_it(tmp_path: Any, fi
     assert REVIEWS.idempotent_id("order-17", REVIEW.decode_many(b"[" + body + b"]", limit=1)[0]) == known
     file = tmp_path / "reviews.jsonl"
     file.write_bytes(body)
-    with file.open("rb") as stream, InputFile(str(file), stream, kind=None, max_row_bytes=1000) as reviews:
+    with (
+        file.open("rb") as stream,
+        InputFile(str(file), stream, REVIEW, kind=None, max_row_bytes=1000) as reviews,
+    ):
         (row,) = reviews.rows()
         assert isinstance(row, Row)
-        assert REVIEWS.idempotent_id("order-17", row.review) == known
+        assert REVIEWS.idempotent_id("order-17", row.given) == known
 
 
 @given(st.integers(0, 2**31 - 1))

@@ -22,6 +22,7 @@ from bdlab.inputs.bulk import ScoredRow, score_each
 from bdlab.inputs.files import BadRow, Format, InputFile, Place, Row
 from bdlab.inputs.workers import PART_ROWS, ScoringProcesses
 from bdlab.model import Scorer, load_scorer
+from tests.samples import REVIEW
 
 CSV = "Text,Summary\n" + '"good, not\nbad",\n,\n\n"""great"" é",fine\n' * (PART_ROWS + 7)
 JSON = '{"text": "good, not\\nbad"}\n\n{"Text": 5}\n{"summary": "fine", "TEXT": "great é"}\n' * (
@@ -39,7 +40,7 @@ def opened(
 ) -> Iterator[tuple[InputFile, list[Row], list[Place | None]]]:
     path = folder / "reviews"
     path.write_bytes(content.encode())
-    with path.open("rb") as pipe, InputFile(str(path), pipe, kind=kind, max_row_bytes=9999) as file:
+    with path.open("rb") as pipe, InputFile(str(path), pipe, REVIEW, kind=kind, max_row_bytes=9999) as file:
         rows: list[Row] = []
         places: list[Place | None] = [None]
         for number, row in enumerate(file.rows(), 1):

@@ -1,4 +1,4 @@
-"""`bdlab predict`: predict from one review, or from a file of them, in the terminal."""
+"""`bdlab predict`: predict from one input, or from a file of them, in the terminal."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from bdlab_cli.wiring.session import load_settings
 
 
 def predict(
-    text: Annotated[
-        str | None,
+    given: Annotated[
+        list[str] | None,
         Argument(
-            help="The review; - is the one that standard input holds. Put -- before one that begins with a "
-            "dash."
+            metavar="INPUT",
+            help="The text of a model that needs just one, such as a review; or the model's fields, a "
+            "NAME=VALUE each, null for none; or one JSON object. - is what standard input holds. An argument "
+            "is NAME=VALUE only if it begins with a field's name: write text=... before a text that does. "
+            "Put -- before one that begins with a dash.",
         ),
     ] = None,
     *,
-    summary: Annotated[str, Option(help="Its headline.")] = "",
+    summary: Annotated[str | None, Option(help="A review's headline.")] = None,
     file: Annotated[
         str | None,
         Option(
             metavar="FILE",
-            help="CSV with the columns Text, Summary, HelpfulnessNumerator, HelpfulnessDenominator (only "
-            "Text has to be there), JSON lines or Parquet; - is standard input; or an address such as s3://.",
+            help="CSV with a column for each field of the model's contract (of reviews Text, and optionally "
+            "Summary, HelpfulnessNumerator, HelpfulnessDenominator), JSON lines or Parquet; - is standard "
+            "input; or an address such as s3://.",
         ),
     ] = None,
     kind: Annotated[
@@ -41,7 +45,7 @@ def predict(
     publish: Annotated[
         bool, Option(help="Publish and wait for the acknowledgement, or score here and touch no server.")
     ] = True,
-    json: Annotated[bool, Option("--json", help="One JSON object a review on standard output.")] = False,
+    json: Annotated[bool, Option("--json", help="One JSON object a result on standard output.")] = False,
     output: Annotated[
         str | None,
         Option(
@@ -62,7 +66,7 @@ def predict(
         Literal["drill", "demo"] | None,
         Option(
             metavar="KIND",
-            help="drill or demo: the reviews are no user's, and the lists of stored predictions leave their "
+            help="drill or demo: the inputs are no user's, and the lists of stored predictions leave their "
             "rows out.",
         ),
     ] = None,
@@ -77,32 +81,41 @@ def predict(
         bool,
         Option(
             "--skip-invalid",
-            help="Leave out rows that are no reviews; without it nothing is published if there is one.",
+            help="Leave out rows that are not valid; without it nothing is published if there is one.",
         ),
     ] = False,
     model: ModelPath = None,
     startup_timeout: StartupTimeout = None,
 ) -> None:
-    """Predict from one review, or from a file of them; publish, and wait until the broker has acknowledged.
+    """Predict from one input, or from a file of them; publish, and wait until the broker has acknowledged.
 
-    A file is checked as a whole before its first row is published. Exit code 1 if a review was not
+    A file is checked as a whole before its first row is published. Exit code 1 if one was not
     acknowledged; which ones is said by line. A standard output that cannot be written does not change that.
     """
-    if (text is None) == (file is None):
-        raise BadParameter("give either a review as the argument, or --file")
-    if summary and file is not None:
-        raise BadParameter("--summary belongs to a review that is given as the argument")
-
+    from bdlab.inputs.body import Validator
+    from bdlab.model import load_contract
     from bdlab_cli.output.predictions import results
-    from bdlab_cli.wiring.bulk_predict import Prediction, from_argument, from_file, read_review
+    from bdlab_cli.wiring.arguments import from_arguments
+    from bdlab_cli.wiring.bulk_predict import Prediction, predict_file, predict_one
 
     layers = load_settings({"startup_timeout_s": startup_timeout, "model": {"path": model}}, quiet=True)
-    shown = results(as_json=json, output=output, published=publish, raw_cells=raw_cells)
+    contract = load_contract(layers.settings().model.path)
+    if bool(given) == (file is not None):
+        raise BadParameter(f"give either {contract.one} as the argument, or --file")
+    if summary and file is not None:
+        raise BadParameter(f"--summary belongs to {contract.one} that is given as the argument")
+    shown = results(contract, as_json=json, output=output, published=publish, raw_cells=raw_cells)
     prediction = Prediction(
-        layers, shown, publish=publish, output=output, run_id=run_id, source=source or "predict"
+        layers,
+        Validator(contract),
+        shown,
+        publish=publish,
+        output=output,
+        run_id=run_id,
+        source=source or "predict",
     )
     if file is not None:
-        from_file(prediction, file, kind=kind, delimiter=delimiter, skip_invalid=skip_invalid)
-    elif text is not None:
-        review = read_review(prediction.max_row_bytes) if text == "-" else text
-        from_argument(prediction, review, summary)
+        predict_file(prediction, file, kind=kind, delimiter=delimiter, skip_invalid=skip_invalid)
+    else:
+        found = from_arguments(prediction.validator, given or [], summary, prediction.max_row_bytes)
+        predict_one(prediction, found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from typer import Option
@@ -64,17 +63,16 @@ def up(
     The same folder finds its data again.
     """
     from bdlab.certificates import SERVER_TTL_S
+    from bdlab.model import load_contract
     from bdlab.settings import SHIPPED_MODEL
     from bdlab.stack import DataFolder, Event, LocalStack
     from bdlab_cli.output.stack_events import show, welcome
-    from bdlab_cli.wiring.local_stack import bdlab_command, choose_broker
+    from bdlab_cli.wiring.local_stack import bdlab_command, choose_broker, model_file
 
     deployment = load_settings().settings().deployment
     folder = DataFolder(data_dir)
     kept = folder.model_path
-    # The services run in another folder than this process.
-    given = "" if model in (None, SHIPPED_MODEL) else str(Path(model or "").expanduser().absolute())
-    chosen = kept if model is None else given
+    chosen = kept if model is None else model_file(model)
     if chosen != kept:
         what = f"the model is {chosen or 'the shipped one'} from now on, which the folder keeps"
         show(Event("notice", "model", what))
@@ -97,7 +95,7 @@ def up(
         )
         endpoints = stack.open(stop)
         try:
-            terminal.echo(welcome(endpoints, kind, folder.path))
+            terminal.echo(welcome(endpoints, kind, folder.path, load_contract(endpoints.model_path)))
             stack.watch(stop)
             terminal.echo("stopping; once more Ctrl-C ends everything at once", err=True)
         finally:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from datetime import datetime
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET
 
+from bdlab.contract import Contract, Field
+from bdlab.contract.fields import PREDICTION
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.events import Term
 from bdlab.files import Replacement
@@ -19,17 +24,16 @@ from bdlab.inputs import parquet
 from bdlab.inputs.bulk import RowResult
 from bdlab.inputs.remote import Upload, is_address
 from bdlab_cli.output import terminal
+from bdlab_cli.output.columns import Column, Row, input_column, is_rating, output_columns, top_words
 
 if TYPE_CHECKING:
     from rich.table import Table
-    from rich.text import Text
 
 TABLE_ROWS = 50
 """How many results a table shows; --json and --output give all."""
 
-_TOP_TERMS = 4
-_SHOWN_WEIGHT = 0.05
 _DOUBTED = "? few words are known, or stars and sentiment contradict each other: --json tells which"
+_UNSURE = "? the model doubts it: --json tells why"
 _WIDE = 80
 _ID_WIDTH = 39
 
@@ -37,12 +41,16 @@ _ID_WIDTH = 39
 _FORMULAS = frozenset("=+-@＝＋－＠")
 _BREAKS = frozenset("\t\r\n")
 
-_FIELDS = {
-    "line": int, "state": str, "id": str, "prediction": float, "sentiment": str, "confidence": float,
+_BEFORE = {"line": int, "state": str, "id": str}
+_AFTER = {
     "explanation": Term, "known_terms": float, "warning": str, "model": str, "created_at": str,
-    "partition": int, "offset": int, "summary": str, "text": str,
+    "partition": int, "offset": int,
 }  # fmt: skip
-"""The columns of a file, with their types in Parquet."""
+"""The columns of a file that any model has, before and after its outputs, with their types in Parquet."""
+
+#: The types that CSV has as Python writes them; of others it has their JSON.
+_AS_THEY_ARE = (int, str, float)
+_TYPES = {"string": str, "integer": int, "number": float, "boolean": bool, "date-time": datetime}
 
 
 class Results:
@@ -61,60 +69,97 @@ class Results:
         """Make the results final."""
 
 
-def results(*, as_json: bool, output: str | None, published: bool, raw_cells: bool) -> Results:
+def results(
+    contract: Contract, *, as_json: bool, output: str | None, published: bool, raw_cells: bool
+) -> Results:
     """Return where results go. Raises InvalidInput if --output has no known suffix or address."""
     if output is None:
-        return _JsonLines() if as_json else _Table(published=published)
+        return _JsonLines(contract) if as_json else _Table(contract, published=published)
     kind = PurePosixPath(output).suffix.lower()
     if kind == ".csv":
-        return _CsvFile(output, raw_cells=raw_cells)
+        return _CsvFile(contract, output, raw_cells=raw_cells)
     if kind in (".jsonl", ".ndjson"):
-        return _JsonFile(output)
+        return _JsonFile(contract, output)
     if kind == ".parquet":
         parquet.check_installed(output)
-        return _ParquetFile(output)
+        return _ParquetFile(contract, output)
     raise InvalidInput(
         f"--output {output} ends in none of .csv, .jsonl and .parquet",
         hint="For standard output leave it out, and give --json.",
     )
 
 
-def _as_fields(result: RowResult) -> dict[str, Any]:
-    """Return a result as JSON has it; with `id` and `created_at` if it is, or may be, on the topic."""
-    event, score = result.event, result.score
-    fields: dict[str, Any] = {"line": result.line, "state": result.status}
-    if event is not None:
-        fields["id"] = str(event.id)
-    fields |= {
-        "prediction": score.prediction,
-        "sentiment": score.sentiment,
-        "confidence": score.confidence,
-        "known_terms": score.known_terms,
-        "warning": score.warning,
-        "explanation": score.explanation,
-        "model": result.model,
-    }
-    if event is not None:
-        fields["created_at"] = event.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    if result.position is not None:
-        fields |= {"partition": result.position.partition, "offset": result.position.offset}
-    return fields
+class _Fields:
+    """The fields of results as JSON has them, and their types.
+
+    What is given is in files, but for numbers with a default other than null.
+    """
+
+    def __init__(self, contract: Contract) -> None:
+        echoed = [
+            field
+            for field in contract
+            if field in contract.inputs
+            and (field.kind not in ("integer", "number") or field.default in (UNSET, None))
+        ]
+        self._outputs = [(_name(field), attrgetter(field.column)) for field in contract.outputs]
+        self._inputs = [(_name(field), attrgetter(field.column)) for field in echoed]
+        choices = next(field.choices for field in contract.outputs if field.name == PREDICTION)
+        outputs, inputs = (
+            {_name(field): _TYPES.get(field.kind, choices) for field in fields}
+            for fields in (contract.outputs, echoed)
+        )
+        self.types: dict[str, Any] = _BEFORE | outputs | _AFTER | inputs
+
+    def __call__(self, result: RowResult) -> dict[str, Any]:
+        """Return a result; with `id` and `created_at` if it is, or may be, on the topic."""
+        event, score = result.event, result.score
+        fields: dict[str, Any] = {"line": result.line, "state": result.status}
+        if event is not None:
+            fields["id"] = str(event.id)
+        for name, get in self._outputs:
+            fields[name] = get(score)
+        fields["known_terms"] = score.known_terms
+        fields["warning"] = score.warning
+        fields["explanation"] = score.explanation
+        fields["model"] = result.model
+        if event is not None:
+            fields["created_at"] = event.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        if result.position is not None:
+            fields["partition"], fields["offset"] = result.position.partition, result.position.offset
+        return fields
+
+    def with_inputs(self, result: RowResult) -> dict[str, Any]:
+        """Return a result, and what it was made from."""
+        fields, given = self(result), result.given
+        for name, get in self._inputs:
+            fields[name] = get(given)
+        return fields
+
+
+def _name(field: Field) -> str:
+    """Return the name of a field in files, which is its column unless all results have another field so."""
+    return f"{field.column}_" if field.column in _BEFORE else field.column
 
 
 class _JsonLines(Results):
     """One object a line on standard output, as soon as it is known."""
 
+    def __init__(self, contract: Contract) -> None:
+        self._fields = _Fields(contract)
+
     def add(self, result: RowResult) -> None:
-        terminal.echo_json(_as_fields(result))
+        terminal.echo_json(self._fields(result))
 
 
 class _File(Results):
     """A file that is replaced once all results are there; until then they are in a file beside it.
 
-    Lines are in the order of the reviews.
+    Lines are in the order of the inputs.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, contract: Contract, path: str) -> None:
+        self._fields = _Fields(contract)
         self._path = path
         self._new = Upload(path) if is_address(path) else Replacement(Path(path), hidden=False)
 
@@ -146,7 +191,7 @@ class _File(Results):
         """Write what comes before the first result."""
 
     def add(self, result: RowResult) -> None:
-        fields = _as_fields(result) | {"summary": result.review.summary, "text": result.review.text}
+        fields = self._fields.with_inputs(result)
         self._new.keep = True
         try:  # a context manager would take as long as the writing
             self.write(fields)
@@ -177,29 +222,32 @@ class _ParquetFile(_JsonFile):
 
     def complete(self) -> None:
         with self._named(), closing(self._lines):
-            parquet.from_json_lines(self._lines, self._new.file, _FIELDS)
+            parquet.from_json_lines(self._lines, self._new.file, self._fields.types)
         super().complete()
 
     def __exit__(self, *raised: object) -> None:
         with closing(self._lines), suppress(OSError):
             if self._new.keep and not self._lines.closed:
-                parquet.from_json_lines(self._lines, self._new.file, _FIELDS)
+                parquet.from_json_lines(self._lines, self._new.file, self._fields.types)
         super().__exit__(*raised)
 
 
 class _CsvFile(_File):
-    def __init__(self, path: str, *, raw_cells: bool) -> None:
-        super().__init__(path)
+    def __init__(self, contract: Contract, path: str, *, raw_cells: bool) -> None:
+        super().__init__(contract, path)
         self._cell: Callable[[Any], Any] = (lambda value: value) if raw_cells else inert
+        self._as_json = [name for name, kind in self._fields.types.items() if kind not in _AS_THEY_ARE]
 
     def begin(self) -> None:
         self._text = io.TextIOWrapper(self._new.file, "utf-8", newline="", write_through=True)
-        self._writer = csv.DictWriter(self._text, list(_FIELDS), restval="")
-        self._writer.writeheader()
+        self._write = csv.writer(self._text).writerow
+        self._write(self._fields.types)
 
     def write(self, fields: dict[str, Any]) -> None:
-        fields["explanation"] = msgspec.json.encode(fields["explanation"]).decode()
-        self._writer.writerow({name: self._cell(value) for name, value in fields.items()})
+        for name in self._as_json:
+            if (value := fields[name]) is not None:
+                fields[name] = msgspec.json.encode(value).decode().strip('"')
+        self._write([self._cell(fields.get(name)) for name in self._fields.types])
 
 
 def inert(value: Any) -> Any:
@@ -210,9 +258,10 @@ def inert(value: Any) -> Any:
 
 
 class _Table(Results):
-    """A table of the first reviews on standard output."""
+    """A table of the first results on standard output."""
 
-    def __init__(self, *, published: bool) -> None:
+    def __init__(self, contract: Contract, *, published: bool) -> None:
+        self._contract = contract
         self._published = published
         self._first: list[RowResult] = []
         self._count = 0
@@ -226,80 +275,50 @@ class _Table(Results):
         if not self._first:
             return
         out = terminal.stdout()
-        out.print(self._alone(self._first[0]) if self._count == 1 else self._rows(out.width))
+        rows = [
+            msgspec.structs.asdict(result.given) | msgspec.to_builtins(result.score) for result in self._first
+        ]
+        wide = out.width >= _WIDE + (_ID_WIDTH if self._published else 0) or self._count == 1
+        columns = [input_column(self._contract), *output_columns(self._contract, wide=wide)]
+        if wide and (is_rating(self._contract) or any(row["explanation"] for row in rows)):
+            columns.append(top_words())
+        out.print(self._alone(rows[0], columns) if self._count == 1 else self._all(rows, columns))
         if self._count > len(self._first):
             more = self._count - len(self._first)
             terminal.echo(f"... and {more} more; --json or --output has all of them", err=True)
 
-    def _alone(self, result: RowResult) -> Table:
-        """Return a table of one review, a row for each field."""
-        from rich.table import Column, Table
+    def _alone(self, row: Row, columns: Sequence[Column]) -> Table:
+        """Return a table of one result, a row for each field."""
+        from rich import table
         from rich.text import Text
 
-        table = Table(Column(style="bold"), Column(overflow="fold"), show_header=False)
-        table.add_row("review", Text(_short(result.review.summary or result.review.text)))
-        table.add_row("stars", Text(stars(result.score.prediction)))
-        table.add_row("sentiment", _sentiment(result))
-        table.add_row("top words", Text(top_words(result)))
-        if result.score.warning:
-            table.add_row("warning", Text(result.score.warning, style="yellow"))
+        alone = table.Table(table.Column(style="bold"), table.Column(overflow="fold"), show_header=False)
+        for title, cell in columns:
+            alone.add_row(title, cell(row))
+        if row["warning"]:
+            alone.add_row("warning", Text(row["warning"], style="yellow"))
         if self._published:
-            table.add_row("id", Text(_id(result)))
-        return table
+            alone.add_row("id", Text(_id(self._first[0])))
+        return alone
 
-    def _rows(self, width: int) -> Table:
-        """Return a table with a row for each review; on a narrow terminal an id stays whole."""
+    def _all(self, rows: Sequence[Row], columns: Sequence[Column]) -> Table:
+        """Return a table with a row for each result; on a narrow terminal an id stays whole."""
         from rich.table import Table
         from rich.text import Text
 
-        wide = width >= _WIDE + (_ID_WIDTH if self._published else 0)
-        doubted = any(result.score.warning for result in self._first)
-        table = Table(caption=_DOUBTED if doubted else None, caption_justify="left")
-        table.add_column("review", ratio=3)
-        for title in ("stars", "sentiment", *(["top words"] if wide else [])):
-            table.add_column(title, overflow="fold")
+        doubt = _DOUBTED if is_rating(self._contract) else _UNSURE
+        doubted = any(row["warning"] for row in rows)
+        table = Table(caption=doubt if doubted else None, caption_justify="left")
+        table.add_column(columns[0].title, ratio=3)
+        for column in columns[1:]:
+            table.add_column(column.title, overflow="fold")
         if self._published:
             table.add_column("id", no_wrap=True)
-        for result in self._first:
-            rating = result.score.prediction
-            cells = [
-                Text(_short(result.review.summary or result.review.text)),
-                Text(stars(rating) if wide else f"{rating:.1f}"),
-                _sentiment(result),
-            ]
-            if wide:
-                cells.append(Text(top_words(result)))
-            if self._published:
-                cells.append(Text(_id(result)))
-            table.add_row(*cells)
+        for row, result in zip(rows, self._first, strict=True):
+            ids = [Text(_id(result))] if self._published else []
+            table.add_row(*(column.cell(row) for column in columns), *ids)
         return table
-
-
-def _sentiment(result: RowResult) -> Text:
-    from rich.text import Text
-
-    score = result.score
-    style = "green" if score.sentiment == "positive" else "red"
-    doubt = " ?" if score.warning else ""
-    return Text(f"{score.sentiment} {score.confidence:.0%}{doubt}", style=style)
 
 
 def _id(result: RowResult) -> str:
     return str(result.event.id) if result.event and result.position else result.status
-
-
-def stars(prediction: float) -> str:
-    """Return stars like ★★★★☆ 3.9."""
-    full = round(prediction)
-    return f"{'★' * full}{'☆' * (5 - full)} {prediction:.1f}"
-
-
-def top_words(result: RowResult) -> str:
-    """Return the strongest terms with their weight in stars, like terrible -1.9, waste -0.8."""
-    strongest = [term for term in result.score.explanation[:_TOP_TERMS] if abs(term.weight) >= _SHOWN_WEIGHT]
-    return ", ".join(f"{term.term} {term.weight:+.1f}" for term in strongest) or "(none)"
-
-
-def _short(text: str, length: int = 60) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"

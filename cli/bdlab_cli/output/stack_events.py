@@ -1,5 +1,6 @@
 """What happens to a local stack, for the person who watches it."""
 
+import json
 import shlex
 import shutil
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.progress import DownloadColumn, TransferSpeedColumn
 
+from bdlab.contract import Contract, example_of
 from bdlab.stack import BrokerKind, Endpoints, Event
 from bdlab.stack.brokers import described
 from bdlab.stack.servers.jars import Assembly
@@ -46,9 +48,10 @@ def fetch_progress(assembly: Assembly) -> Iterator[Callable[[int, int], None]]:
         yield progress
 
 
-def welcome(endpoints: Endpoints, kind: BrokerKind, folder: Path) -> str:
+def welcome(endpoints: Endpoints, kind: BrokerKind, folder: Path, contract: Contract) -> str:
     """Return what `bdlab up` prints once the stack answers: where, and what to try."""
     url, bdlab, quoted_folder = endpoints.http_url, _bdlab_as_typed(), shlex.quote(str(folder))
+    example = shlex.quote(json.dumps(example_of(contract)))
     trust = f"--cacert {shlex.quote(endpoints.ca_file)} " if endpoints.ca_file else ""
     return f"""
 The pipeline is up. Ctrl-C stops it; its data stays in {quoted_folder}
@@ -62,12 +65,12 @@ The pipeline is up. Ctrl-C stops it; its data stays in {quoted_folder}
 Try:
 
   curl {trust}-X POST "{url.replace("127.0.0.1", "localhost")}/predict" -H "Content-Type: application/json" \
--d '{{"text": "This product is terrible!", "summary": "Product review"}}'
+-d {example}
 
 Or from another terminal:
 
   eval "$({bdlab} env --data-dir {quoted_folder})"
-  {bdlab} predict "Great taste, will buy again." && {bdlab} status && {bdlab} verify
+  {bdlab} predict {example} && {bdlab} status && {bdlab} verify
 """
 
 

@@ -1,4 +1,4 @@
-"""The steps of `bdlab predict`: check all reviews, score, publish, print, and account for each."""
+"""The steps of `bdlab predict`: check all inputs, score, publish, print, and account for each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from uuid_utils.compat import uuid7
 
 from bdlab.errors import BdlabError, InvalidInput
-from bdlab.events import Review
-from bdlab.inputs import Validator
+from bdlab.events import Input, codec_of
+from bdlab.inputs.body import Validator
 from bdlab.inputs.bulk import RowResult, ScoredRow, publish_rows, score_each, unpublished
 from bdlab.inputs.files import STANDARD_INPUT, BadRow, Format, InputFile, Place, Row
 from bdlab.inputs.workers import PART_ROWS, ScoringProcesses
@@ -31,17 +31,18 @@ if TYPE_CHECKING:
 SHOWN_PROBLEMS = 20
 MAX_RUN_ID = 200
 MANY_BYTES = 1 << 20
-"""From this size of a file on, processes that score many reviews at once repay their start."""
+"""From this size of a file on, processes that score many inputs at once repay their start."""
 
 _STEP = 100
 
 
 class Prediction:
-    """One run of the command, with the options that one review and a file have in common."""
+    """One run of the command, with the options that one input and a file have in common."""
 
     def __init__(
         self,
         layers: Layers,
+        validator: Validator,
         results: Results,
         *,
         publish: bool,
@@ -52,6 +53,8 @@ class Prediction:
         if run_id is not None and not 1 <= len(run_id) <= MAX_RUN_ID:
             raise InvalidInput(f"--run-id has to be of 1 to {MAX_RUN_ID} characters, and has {len(run_id)}")
         self.layers = layers
+        self.validator = validator
+        self.contract = validator.contract
         self.publish = publish
         self.results = results
         self.output = output
@@ -77,19 +80,25 @@ class Prediction:
             source = f"/bdlab/{self.source}"
             producer = Producer(vault, client_id="bdlab-predict", source=source, idempotent=many)
             producer.open()
-            # Every review is accounted for by then, so nothing is left to wait for.
+            # Every input is accounted for by then, so nothing is left to wait for.
             stack.callback(producer.close, 1.0)
-            yield from publish_rows(scored, producer, model=model, run_id=self.run_id, stop=stop)
+            yield from publish_rows(
+                scored,
+                producer,
+                codec=codec_of(self.contract),
+                model=model,
+                run_id=self.run_id,
+                stop=stop,
+            )
 
 
-def from_argument(prediction: Prediction, text: str, summary: str) -> None:
-    """Predict from one review. Raises InputInvalid, VaultError, BrokerError (it is not acknowledged)."""
-    review = Review(text=text, summary=summary)
+def predict_one(prediction: Prediction, given: Input) -> None:
+    """Predict from one input. Raises VaultError, BrokerError (it is not acknowledged)."""
+    noun = prediction.contract.noun
     scorer = prediction.scorer()
-    Validator(scorer.codec.contract).check(review)
     with stop_on_signal() as stop, prediction.results as shown:
         for outcome in prediction.outcomes(
-            score_each([Row(1, review)], scorer), scorer.name, stop, many=False
+            score_each([Row(1, given)], scorer), scorer.name, stop, many=False
         ):
             if outcome.problem is not None:
                 raise type(outcome.problem)(
@@ -101,41 +110,14 @@ def from_argument(prediction: Prediction, text: str, summary: str) -> None:
             shown.complete()
             break
         else:
-            raise BdlabError("interrupted; the review was not published")
+            raise BdlabError(f"interrupted; the {noun} was not published")
     if outcome.event is not None:
         at = outcome.position
         place = f", partition {at.partition} offset {at.offset}" if at else ""
-        _tell_lost_results(f"The review is published: id {outcome.event.id}{place}.")
+        _tell_lost_results(f"The {noun} is published: id {outcome.event.id}{place}.")
 
 
-def read_review(limit: int) -> str:
-    """Return the review in standard input: UTF-8, at most `limit` bytes. Raises InvalidInput."""
-    if sys.stdin.isatty():
-        terminal.echo("Reading one review from the terminal; Ctrl-D on a line of its own ends it.", err=True)
-    try:
-        content = sys.stdin.buffer.read(limit + 1)
-        text = content.decode("utf-8-sig").rstrip("\r\n")
-    except OSError as error:
-        raise InvalidInput(
-            f"standard input cannot be read: {(error.strerror or str(error)).lower()}",
-            hint="Give the review as the argument.",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InvalidInput(
-            f"standard input is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}",
-            hint="Convert it first, for example: iconv -f WINDOWS-1252 -t UTF-8",
-        ) from error
-    if len(content) > limit:
-        raise InvalidInput(
-            f"standard input holds more than {limit} bytes, and - is one review",
-            hint="For many, in CSV or JSON lines: --file -",
-        )
-    if not text.strip():
-        raise InvalidInput("standard input is empty, and - is the review that it holds")
-    return text
-
-
-def from_file(
+def predict_file(
     prediction: Prediction, source: str, *, kind: Format | None, delimiter: str, skip_invalid: bool
 ) -> None:
     """Predict from a file. Raises InvalidInput for a bad row before any is published, and BdlabError."""
@@ -145,9 +127,15 @@ def from_file(
 
     _refuse_overwriting(source, prediction.output)
     if source == "-" and sys.stdin.isatty():
-        terminal.echo("Reading reviews from the terminal; Ctrl-D ends them.", err=True)
+        plural = prediction.contract.plural
+        terminal.echo(f"Reading {plural} from the terminal; Ctrl-D ends them.", err=True)
     file = InputFile(
-        source, sys.stdin.buffer, kind=kind, max_row_bytes=prediction.max_row_bytes, delimiter=delimiter
+        source,
+        sys.stdin.buffer,
+        prediction.validator,
+        kind=kind,
+        max_row_bytes=prediction.max_row_bytes,
+        delimiter=delimiter,
     )
     with stop_on_signal() as stop, file, ExitStack() as stack:
         scorer = prediction.scorer(many=file.size >= MANY_BYTES)
@@ -155,7 +143,9 @@ def from_file(
         processes = stack.enter_context(ScoringProcesses(file, scorer)) if file.size >= MANY_BYTES else None
         progress = stack.enter_context(progress_bar(MofNCompleteColumn(), TimeRemainingColumn()))
         done = "published" if prediction.publish else "scored"
-        count, places = _check_all(file, progress, stop, done=done, skip_invalid=skip_invalid)
+        count, places = _check_all(
+            file, progress, stop, plural=prediction.contract.plural, done=done, skip_invalid=skip_invalid
+        )
         if prediction.publish and not prediction.run_id_given:
             terminal.echo(f"run id {prediction.run_id}", err=True)
         tally = _Tally()
@@ -187,7 +177,7 @@ def from_file(
 
 
 def _lost(write: Callable[[], None]) -> BdlabError | None:
-    """Return what keeps a result from its file; the reviews in flight are still accounted for."""
+    """Return what keeps a result from its file; the inputs in flight are still accounted for."""
     try:
         write()
     except BdlabError as error:
@@ -196,7 +186,7 @@ def _lost(write: Callable[[], None]) -> BdlabError | None:
 
 
 def _tell_lost_results(published: str) -> None:
-    """Tell of results that standard output did not take; the exit code remains that of the reviews."""
+    """Tell of results that standard output did not take; the exit code remains that of the inputs."""
     if why := terminal.take_failure():
         terminal.echo(
             f"error: standard output cannot be written: {why}; results are missing\n{published}", err=True
@@ -204,12 +194,18 @@ def _tell_lost_results(published: str) -> None:
 
 
 def _check_all(
-    file: InputFile, progress: Progress, stop: threading.Event, *, done: str, skip_invalid: bool
+    file: InputFile,
+    progress: Progress,
+    stop: threading.Event,
+    *,
+    plural: str,
+    done: str,
+    skip_invalid: bool,
 ) -> tuple[int, list[Place | None]]:
-    """Return how many rows are reviews, and the places after each PART_ROWS rows, from None for the first.
+    """Return how many rows are inputs, and the places after each PART_ROWS rows, from None for the first.
 
-    Raises InvalidInput if a row is no review, unless `skip_invalid`. `done` is the word for what is done
-    with them.
+    Raises InvalidInput if a row is none, unless `skip_invalid`. `plural` is the word for inputs, `done` for
+    what is done with them.
     """
     task = progress.add_task("checking", total=None)
     good, bad = 0, 0
@@ -232,19 +228,19 @@ def _check_all(
         shown.append(f"... and {bad - len(shown)} more")
     if bad and not skip_invalid:
         raise InvalidInput(
-            f"{file.name}: {bad} of {good + bad} rows are no reviews, so nothing was {done}\n"
+            f"{file.name}: {bad} of {good + bad} rows are no {plural}, so nothing was {done}\n"
             + "\n".join(shown),
             hint="Correct them, or leave them out with --skip-invalid.",
         )
     if bad:
         terminal.echo(f"{file.name}: {bad} rows are left out\n" + "\n".join(shown), err=True)
     if not good:
-        raise InvalidInput(f"{file.name} holds no reviews: 0 rows")
+        raise InvalidInput(f"{file.name} holds no {plural}: 0 rows")
     return good, places
 
 
 class _Tally:
-    """How many reviews were tried, and the lines of those that failed (at most those in flight)."""
+    """How many inputs were tried, and the lines of those that failed (at most those in flight)."""
 
     def __init__(self) -> None:
         self.tried = 0
@@ -267,9 +263,10 @@ def _account(
 ) -> None:
     """Say what became of all rows. Raises BdlabError if some are not acknowledged."""
     unsent = count - tally.tried
+    plural = prediction.contract.plural
     failed = sum(map(len, tally.failed.values()))
     verb = "acknowledged by the broker" if prediction.publish else "scored"
-    done = f"{tally.tried - failed} of {count} reviews {verb}"
+    done = f"{tally.tried - failed} of {count} {plural} {verb}"
     if not (failed or unsent or tally.lost):
         terminal.echo(done, err=True)
         return
@@ -279,7 +276,7 @@ def _account(
         parts.append(f"{status}{note}: {'line' if len(lines) == 1 else 'lines'} {_ranges(lines)}")
     if unsent:
         after = f"all after line {tally.last_line}" if tally.last_line else "none was sent"
-        parts.append(f"not sent: {unsent} reviews, {after}")
+        parts.append(f"not sent: {unsent} {plural}, {after}")
     if problem := tally.problem or tally.lost:
         parts.append(f"the first problem: {problem.message}")
     elif interrupted:

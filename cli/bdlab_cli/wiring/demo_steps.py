@@ -1,6 +1,5 @@
 """The steps of `bdlab demo`, each shown and checked."""
 
-import csv
 import json
 import shutil
 import ssl
@@ -14,45 +13,56 @@ from typing import Any
 
 import httpx
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
+from rich.text import Text
 
+from bdlab.contract import Contract
 from bdlab.errors import StackError, StartInterrupted, Unhealthy
+from bdlab.model import load_contract
 from bdlab.retry import tries
 from bdlab.stack import DataFolder, Endpoints, LocalStack
 from bdlab.stack.brokers import described
 from bdlab.stack.servers.process import tail
 from bdlab_cli.options import BrokerName
 from bdlab_cli.output import terminal
+from bdlab_cli.output.columns import input_column, output_columns, top_words
 from bdlab_cli.output.stack_events import show
 from bdlab_cli.wiring.local_stack import bdlab_command, choose_broker
-from bdlab_cli.wiring.samples import FROM_FILE, OVER_HTTP, Sample
+from bdlab_cli.wiring.samples import samples_of
 from bdlab_cli.wiring.signals import stop_on_signal
 
 _HTTP_TIMEOUT_S = 20.0
 _ROWS_TIMEOUT_S = 30.0
 _VERIFY_WAIT_S = 30
 _POLL_S = 0.2
-_TOP_WORDS = 3
 _LOG_LINES = 15
 
 
-def run_demo(broker: BrokerName, *, keep: bool, tls: bool) -> None:
-    """Run the pipeline once and check each step. Raises BdlabError for the first that does not hold."""
+def run_demo(broker: BrokerName, *, keep: bool, tls: bool, model: str | None) -> None:
+    """Run the pipeline of `model`, a path as the stack takes it, once and check each step.
+
+    Raises BdlabError for the first that does not hold.
+    """
     talk, out = terminal.stderr(), terminal.stdout()
     began = time.monotonic()
     with stop_on_signal() as stop, _throw_away_folder(keep=keep) as folder:
         kind = choose_broker(DataFolder(folder), broker, stop)
-        stack = LocalStack(folder, command=bdlab_command(), report=show, broker=kind, tls=tls)
+        stack = LocalStack(
+            folder, command=bdlab_command(), report=show, broker=kind, tls=tls, model_path=model
+        )
         endpoints = stack.open(stop)
         try:
             serve_log, consume_log = stack.log_file("serve"), stack.log_file("consume-1")
-            with _step(f"predicted {len(OVER_HTTP)} reviews over HTTP", log_file=serve_log):
-                ids = _post(endpoints, OVER_HTTP)
-            with _step(f"predicted {len(FROM_FILE)} reviews with `bdlab predict --file`"):
-                ids += _predict(stack, FROM_FILE, folder, stop)
+            contract = load_contract(endpoints.model_path)
+            samples = samples_of(contract)
+            over_http, from_file = samples[: len(samples) // 2], samples[len(samples) // 2 :]
+            with _step(f"predicted {len(over_http)} {contract.plural} over HTTP", log_file=serve_log):
+                ids = _post(endpoints, over_http)
+            with _step(f"predicted {len(from_file)} {contract.plural} with `bdlab predict --file`"):
+                ids += _predict(stack, from_file, folder, stop)
             with _step(f"read {len(ids)} rows back from Postgres", log_file=consume_log):
                 rows = _wait_for_rows(endpoints, ids, stop)
-            out.print(_table(rows), markup=True)
+            out.print(_table(contract, rows), markup=True)
             with _step("verified that every offset is stored exactly once"):
                 accounts = _verify(stack, stop)
             out.print(accounts, end="")
@@ -97,24 +107,23 @@ def _throw_away_folder(*, keep: bool) -> Iterator[Path]:
                 raise StackError(f"processes of the demo still run: {', '.join(map(str, left))}")
 
 
-def _post(endpoints: Endpoints, samples: Sequence[Sample]) -> list[str]:
+def _post(endpoints: Endpoints, samples: Sequence[dict[str, Any]]) -> list[str]:
     """Predict over HTTP, and return the ids of the answers. Raises Unhealthy for any answer but 200."""
     ids = []
     for sample in samples:
-        status, answer = _call(endpoints, "POST", "/predict", sample.as_request())
+        status, answer = _call(endpoints, "POST", "/predict", sample)
         if status != 200:
             raise Unhealthy(f"POST /predict answered {status} instead of 200: {answer}")
         ids.append(str(answer["id"]))
     return ids
 
 
-def _predict(stack: LocalStack, samples: Sequence[Sample], folder: Path, stop: threading.Event) -> list[str]:
-    """Predict from a CSV with `bdlab predict`, and return the ids that it printed. Raises StackError."""
-    file = folder / "reviews.csv"
-    with file.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(("Summary", "Text", "HelpfulnessNumerator", "HelpfulnessDenominator"))
-        writer.writerows(samples)
+def _predict(
+    stack: LocalStack, samples: Sequence[dict[str, Any]], folder: Path, stop: threading.Event
+) -> list[str]:
+    """Predict from a file with `bdlab predict`, and return the ids that it printed. Raises StackError."""
+    file = folder / "samples.jsonl"
+    file.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
     outcome = stack.run("predict", ["predict", "--file", str(file), "--json", "--source", "demo"], stop)
     return [str(json.loads(line)["id"]) for line in outcome.output.splitlines()]
 
@@ -160,22 +169,16 @@ def _call(endpoints: Endpoints, method: str, path: str, body: object = None) -> 
         raise StackError(f"{method} {endpoints.http_url}{path} was not answered: {error}") from error
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> Table:
+def _table(contract: Contract, rows: Sequence[dict[str, Any]]) -> Table:
     """Return a table of the stored rows."""
-    stars = Column("stars", justify="right", no_wrap=True)
-    sentiment, place = (Column(name, no_wrap=True) for name in ("sentiment", "partition/offset"))
-    table = Table(
-        "review", stars, sentiment, "top words", place, title="Stored in Postgres", title_justify="left"
-    )
+    columns = [input_column(contract), *output_columns(contract)]
+    if any(row["explanation"] for row in rows):
+        columns.append(top_words())
+    table = Table(title="Stored in Postgres", title_justify="left")
+    for title, _ in columns:
+        table.add_column(title)
+    table.add_column("partition/offset", no_wrap=True)
     for row in rows:
-        colour = "green" if row["sentiment"] == "positive" else "red"
-        words = ", ".join(term["term"] for term in row["explanation"][:_TOP_WORDS])
-        position = row["position"]
-        table.add_row(
-            escape(row["summary"]),
-            f"{row['prediction']:.2f}",
-            f"[{colour}]{row['sentiment']}[/] {row['confidence']:.0%}",
-            escape(words),
-            f"{position['partition']}/{position['offset']}",
-        )
+        place = f"{row['position']['partition']}/{row['position']['offset']}"
+        table.add_row(*(cell(row) for _, cell in columns), Text(place))
     return table

@@ -2,9 +2,11 @@
 
 import sys
 import threading
+from pathlib import Path
 
 from bdlab.errors import StackError, StartInterrupted
 from bdlab.probes import MEMORY_ONLY
+from bdlab.settings import SHIPPED_MODEL
 from bdlab.stack import BrokerKind, DataFolder, Event, brokers
 from bdlab.stack.servers import aot_cache, jars, java
 from bdlab_cli.options import BrokerName
@@ -52,6 +54,11 @@ def prepare_quick_starts(stop: threading.Event | None = None) -> None:
         raise
     except StackError as error:
         show(Event("notice", f"not prepared, so that it starts more slowly: {error.message}"))
+
+
+def model_file(model: str) -> str:
+    """Return the path of a model for a stack, whose services run in another folder; "" is the shipped one."""
+    return "" if model in ("", SHIPPED_MODEL) else str(Path(model).expanduser().absolute())
 
 
 def bdlab_command() -> list[str]:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from bdlab.load import LoadGenerator, LoadReport
+from bdlab.model import load_contract
 from bdlab.settings import Layers
 from bdlab.vault.rotation.run import Rotation
 from bdlab_cli.wiring.accounting import account
 from bdlab_cli.wiring.checks import own_ca_file, own_url
-from bdlab_cli.wiring.samples import OVER_HTTP
+from bdlab_cli.wiring.samples import samples_of
 
 _BEFORE_S = 1.0
 _AFTER_S = 2.0
@@ -42,17 +43,18 @@ def run_drill(
     seconds: float,
     progress: Callable[[str], None],
 ) -> Drill:
-    """Post reviews for at least `seconds`, rotate meanwhile, and account for all offsets afterwards.
+    """Post inputs for at least `seconds`, rotate meanwhile, and account for all offsets afterwards.
 
     `progress` gets a line for each part that begins. Raises BdlabError.
     """
     http = layers.settings().http
     url = url or own_url(http)
-    bodies = [json.dumps(sample.as_request()).encode() for sample in OVER_HTTP]
+    contract = load_contract(layers.settings().model.path)
+    bodies = [json.dumps(sample).encode() for sample in samples_of(contract)]
     with LoadGenerator(
         url, bodies, requests_per_second=requests_per_second, ca_file=own_ca_file(http)
     ) as load:
-        progress(f"posting {requests_per_second:g} reviews a second to {url}")
+        progress(f"posting {requests_per_second:g} {contract.plural} a second to {url}")
         began = time.monotonic()
         stop.wait(_BEFORE_S)
         done = list(rotations)

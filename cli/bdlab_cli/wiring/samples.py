@@ -1,28 +1,70 @@
-"""Reviews that `bdlab demo` and `bdlab rotate --drill` send: `samples.csv`, which was written for them."""
+"""Inputs that `bdlab demo` and `bdlab rotate --drill` send: of reviews those of `samples.csv`, which were
+written for them, of other contracts values that are made.
+"""
+
+from __future__ import annotations
 
 import csv
+import random
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
+
+from bdlab.contract import Contract, Field, example_of, review_contract
+from bdlab.inputs.cells import Titles, cell_of
+
+COUNT = 12
+_WORDS = (
+    "fine",
+    "green",
+    "tea",
+    "small",
+    "old",
+    "blue",
+    "river",
+    "market",
+    "north",
+    "light",
+    "stone",
+    "warm",
+)
+_FIRST_MOMENT = datetime.fromisoformat("2026-01-31T12:00:00+00:00")
+_SPAN = 100
 
 
-class Sample(NamedTuple):
-    summary: str
-    text: str
-    helpful: int
-    votes: int
-
-    def as_request(self) -> dict[str, str | int]:
-        """Return the body of POST /predict."""
-        return {
-            "text": self.text,
-            "summary": self.summary,
-            "HelpfulnessNumerator": self.helpful,
-            "HelpfulnessDenominator": self.votes,
-        }
+def samples_of(contract: Contract) -> list[dict[str, Any]]:
+    """Return COUNT inputs as JSON, the same each time. The first is the contract's example."""
+    names = [field.name for field in contract.inputs]
+    if names == [field.name for field in review_contract().inputs]:
+        return _reviews(contract)
+    seeded = random.Random(0)  # noqa: S311 - they only have to differ
+    made = ({field.name: _value(field, seeded) for field in contract.inputs} for _ in range(COUNT - 1))
+    return [example_of(contract), *made]
 
 
-with Path(__file__).with_name("samples.csv").open(encoding="utf-8", newline="") as _file:
-    _HEAD, *_ROWS = csv.reader(_file)
-_SAMPLES = [Sample(summary, text, int(helpful), int(votes)) for summary, text, helpful, votes in _ROWS]
-#: The first is the reference request of the documentation.
-OVER_HTTP, FROM_FILE = _SAMPLES[:6], _SAMPLES[6:]
+def _reviews(contract: Contract) -> list[dict[str, Any]]:
+    with Path(__file__).with_name("samples.csv").open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    fields = [field for field in map(Titles(contract), header) if field]
+    return [
+        {field.name: cell_of(field)(cell) for field, cell in zip(fields, row, strict=True)} for row in rows
+    ]
+
+
+def _value(field: Field, seeded: random.Random) -> Any:
+    if field.nullable and not seeded.randrange(8):
+        return None
+    values = field.choices or field.examples or ((False, True) if field.kind == "boolean" else ())
+    if values:
+        return seeded.choice(values)
+    if field.kind == "date-time":
+        return (_FIRST_MOMENT + timedelta(hours=seeded.randrange(1000))).isoformat()
+    if field.kind == "string":
+        words = " ".join(seeded.choices(_WORDS, k=5 + field.min_length))
+        return words[: field.max_length].rstrip().ljust(field.min_length, "a")
+    low = float("-inf") if field.minimum is None else field.minimum
+    high = min(float("inf") if field.maximum is None else field.maximum, max(low, 0) + _SPAN)
+    low = max(low, high - _SPAN)
+    if field.kind == "integer":
+        return seeded.randint(int(low), int(high))
+    return min(max(round(seeded.uniform(low, high), 2), low), high)

@@ -208,6 +208,15 @@ class Validator:
         self.check(given)
         return given
 
+    def given_of_known(self, values: Mapping[str, Any]) -> Input:
+        """Return the input of JSON values by the names of fields, in less time. Raises InputInvalid."""
+        try:
+            given: Input = msgspec.convert(values, self._kind)
+        except msgspec.ValidationError:
+            return self.given_of(values)
+        self.check(given)
+        return given
+
     def parse(self, data: bytes) -> Any:
         """Return the JSON value, with Repeating for an object that repeats a name. Raises InputInvalid."""
         try:

@@ -1,4 +1,4 @@
-"""Many reviews scored and published in order, with the result of each."""
+"""Many inputs scored and published in order, with the result of each."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from bdlab.errors import BrokerError, EventTooLarge
-from bdlab.events import REVIEWS, Position, PredictionEvent, Review, Score
+from bdlab.events import EventCodec, Input, Position, PredictionEvent, Score
 from bdlab.inputs.files import Row
 
 WINDOW = 2000
-"""The most reviews that wait for their acknowledgement at once."""
+"""The most inputs that wait for their acknowledgement at once."""
 
 _CHUNK = 200
 _WAIT_S = 0.5
@@ -29,7 +29,10 @@ class Scorer(Protocol):
     @property
     def name(self) -> str: ...
 
-    def score_many(self, reviews: list[Review]) -> list[Score]: ...
+    @property
+    def codec(self) -> EventCodec: ...
+
+    def score_many(self, given: list[Any], /) -> list[Score]: ...
 
 
 class Publisher(Protocol):
@@ -39,10 +42,10 @@ class Publisher(Protocol):
 
 
 class ScoredRow(NamedTuple):
-    """A review of a file, the line on which it begins, and its score."""
+    """An input of a file, the line on which it begins, and its score."""
 
     line: int
-    review: Review
+    given: Input
     score: Score
 
 
@@ -52,7 +55,7 @@ class RowResult(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     line: int
-    review: Review
+    given: Input
     score: Score
     model: str
     status: Status
@@ -70,21 +73,22 @@ def score_each(rows: Iterable[Row], scorer: Scorer, *, chunk: int = _CHUNK) -> I
     """Return each row with its score."""
     remaining = iter(rows)
     while part := list(islice(remaining, chunk)):
-        scores = scorer.score_many([row.review for row in part])
+        scores = scorer.score_many([row.given for row in part])
         for row, score in zip(part, scores, strict=True):
-            yield ScoredRow(row.line, row.review, score)
+            yield ScoredRow(row.line, row.given, score)
 
 
 def unpublished(scored: Iterable[ScoredRow], *, model: str) -> Iterator[RowResult]:
     """Return the result of each row without publishing it."""
-    for line, review, score in scored:
-        yield RowResult(line=line, review=review, score=score, model=model, status="scored")
+    for line, given, score in scored:
+        yield RowResult(line=line, given=given, score=score, model=model, status="scored")
 
 
 def publish_rows(
     scored: Iterable[ScoredRow],
     publisher: Publisher,
     *,
+    codec: EventCodec,
     model: str,
     run_id: str,
     stop: threading.Event,
@@ -99,8 +103,8 @@ def publish_rows(
     for row in scored:
         if stop.is_set() or in_flight.failed:
             break
-        event_id = REVIEWS.idempotent_id(row_id_key(run_id, row.line), row.review)
-        in_flight.send(publisher, row, REVIEWS.make(event_id, row.review, row.score, model=model))
+        event_id = codec.idempotent_id(row_id_key(run_id, row.line), row.given)
+        in_flight.send(publisher, row, codec.make(event_id, row.given, row.score, model=model))
         yield from in_flight.completed(keep=window)
     yield from in_flight.completed(keep=0)
 
@@ -145,9 +149,9 @@ class _InFlight:
                 self._progress.clear()
                 continue
             self._sent.popleft()
-            line, review, score = sent.row
+            line, given, score = sent.row
             row = partial(
-                RowResult, line=line, review=review, score=score, model=sent.event.model, event=sent.event
+                RowResult, line=line, given=given, score=score, model=sent.event.model, event=sent.event
             )
             if isinstance(sent.result, Position):
                 yield row(status="acknowledged", position=sent.result)

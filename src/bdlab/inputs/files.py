@@ -1,8 +1,8 @@
-"""Files of reviews, CSV, JSON lines or Parquet, read row by row, with one row in memory at a time.
+"""Files of inputs, CSV, JSON lines or Parquet, read row by row, with one row in memory at a time.
 
-CSV columns are those of the Amazon reviews (`Text`, `Summary`, `HelpfulnessNumerator`,
-`HelpfulnessDenominator`), in any case and order; only `Text` is required. Each JSON line is an object with
-the fields of the HTTP API or the names of the columns.
+A CSV or Parquet file has a column for each field of a contract, named as `Titles` finds it and in any order;
+those with a default may be missing, and others are ignored. Each JSON line is an object with the fields of
+the HTTP API, which may be named as columns are.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ import shutil
 import stat
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Literal, NamedTuple
 
-from bdlab.contract import review_contract
+from msgspec.structs import replace
+
 from bdlab.errors import InvalidInput
-from bdlab.events import MAX_COUNT, Review
+from bdlab.events import Input
 from bdlab.inputs import parquet
-from bdlab.inputs.body import FieldProblem, InputInvalid, Repeating, Validator
+from bdlab.inputs.body import FieldProblem, InputInvalid, Validator
+from bdlab.inputs.cells import Titles, cell_of, input_of, title_of
 from bdlab.inputs.remote import fetch, is_address
 from bdlab.inputs.tables import Lines, csv_rows, refuse_delimiter
 
@@ -31,29 +33,14 @@ Format = Literal["csv", "jsonl", "parquet"]
 STANDARD_INPUT = "-"
 _SUFFIXES: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 """Of Parquet the first bytes tell."""
-
-_reviews = Validator(review_contract())
-FIELDS = [field.name for field in _reviews.contract.inputs]
-COUNT_FIELDS = FIELDS[2:]
-
-#: The names of each field, in lower case.
-_FIELDS = {
-    "text": "text",
-    "summary": "summary",
-    "helpfulnessnumerator": "HelpfulnessNumerator",
-    "helpfulness_numerator": "HelpfulnessNumerator",
-    "helpfulnessdenominator": "HelpfulnessDenominator",
-    "helpfulness_denominator": "HelpfulnessDenominator",
-}
-
-_ATTRIBUTES = dict(zip(Review.__struct_encode_fields__, Review.__struct_fields__, strict=True))
+_SHOWN_COLUMNS, _SHOWN_CHARS = 20, 40
 
 
 class Row(NamedTuple):
-    """A review and the line of the file that it begins on, from 1."""
+    """An input and the line of the file that it begins on, from 1."""
 
     line: int
-    review: Review
+    given: Input
 
 
 class Place(NamedTuple):
@@ -64,7 +51,7 @@ class Place(NamedTuple):
 
 
 class BadRow(NamedTuple):
-    """A row that is not a valid review: the line on which it begins, and why."""
+    """A row that is no valid input: the line on which it begins, and why."""
 
     line: int
     problems: tuple[FieldProblem, ...]
@@ -85,6 +72,7 @@ class InputFile:
         self,
         source: str,
         standard_input: IO[bytes],
+        validator: Validator,
         *,
         kind: Format | None,
         max_row_bytes: int,
@@ -93,6 +81,8 @@ class InputFile:
         self.name = "standard input" if source == STANDARD_INPUT else source
         self._source = source
         self._standard_input = standard_input
+        self._validator = validator
+        self._titles = Titles(validator.contract)
         self._kind = kind
         self._max_row_bytes = max_row_bytes
         self._delimiter = delimiter
@@ -120,8 +110,9 @@ class InputFile:
         file.seek(0)
         if self._kind == "parquet" or (self._kind is None and start == parquet.MAGIC):
             self._kind = "jsonl"
+            inputs = self._validator.contract.inputs
             with file:
-                return parquet.to_json_lines(file, self.name, lambda titles: _columns(titles, self.name, ","))
+                return parquet.to_json_lines(file, self.name, inputs, lambda found: self._columns(found, ","))
         return file
 
     def _open(self) -> IO[bytes]:
@@ -167,7 +158,7 @@ class InputFile:
         lines = self._lines = Lines(self._file, self.name, self._max_row_bytes)
         kind = self._kind or _SUFFIXES.get(Path(self._source).suffix.lower()) or self._sniff()
         self._file.seek(lines.begin)
-        yield from _csv_rows(lines, self._delimiter, start) if kind == "csv" else _json_rows(lines, start)
+        yield from (self._csv_rows if kind == "csv" else self._json_rows)(lines, start)
 
     def _sniff(self) -> Format:
         assert self._file is not None  # noqa: S101
@@ -180,95 +171,93 @@ class InputFile:
             )
         return "jsonl" if start.startswith(b"{") else "csv"
 
+    def _csv_rows(self, lines: Lines, start: Place | None) -> Iterator[Row | BadRow]:
+        rows = csv_rows(lines, self._delimiter)
+        _, header = next(rows, (1, None))
+        if header is None:
+            raise InvalidInput(f"{lines.name} is empty", hint="The first line has to name the columns.")
+        columns = self._columns(header, self._delimiter)
+        titles = {name: header[index] for name, index in columns.items()}
+        places = [
+            (field.name, columns[field.name], cell_of(field))
+            for field in self._validator.contract.inputs
+            if field.name in columns
+        ]
+        if start:
+            lines.go_on(*start)
+        for line, row in rows:
+            if len(row) != len(header):
+                why = f"the row has {len(row)} columns, and the header has {len(header)}"
+                yield BadRow(line, (FieldProblem("body", why),))
+                continue
+            try:
+                yield Row(line, input_of(self._validator, row, places))
+            except InputInvalid as error:
+                problems = (
+                    replace(each, field=titles.get(each.field, each.field)) for each in error.problems
+                )
+                yield BadRow(line, tuple(problems))
+
+    def _columns(self, header: Sequence[str], delimiter: str) -> dict[str, int]:
+        """Return the place of each field's column, in the order of the contract."""
+        places: dict[str, int] = {}
+        for index, title in enumerate(header):
+            field = self._titles(title)
+            if field and field.name in places:
+                both = f"{header[places[field.name]]!r} and {title!r}"
+                raise InvalidInput(f"{self.name}: two columns are named {field.name!r}: {both}")
+            if field:
+                places[field.name] = index
+        inputs = self._validator.contract.inputs
+        required = {field.name for field in inputs if field.required}
+        if missing := [field for field in inputs if field.name in required - places.keys()]:
+            refuse_delimiter(
+                header,
+                lambda titles: required <= {field.name for field in map(self._titles, titles) if field},
+                self.name,
+                delimiter,
+            )
+            names = " and ".join(repr(title_of(field)) for field in missing)
+            verb = "column {} is" if len(missing) == 1 else "columns {} are"
+            shown = ", ".join(repr(title[:_SHOWN_CHARS]) for title in header[:_SHOWN_COLUMNS])
+            needed, others = (
+                ", ".join(title_of(field) for field in inputs if field.required is wanted)
+                for wanted in (True, False)
+            )
+            raise InvalidInput(
+                f"{self.name}: the {verb.format(names)} missing; the first line has {shown}",
+                hint=f"Columns: {needed}{f', and optionally {others}' if others else ''}.",
+            )
+        return {field.name: places[field.name] for field in inputs if field.name in places}
+
+    def _json_rows(self, lines: Lines, start: Place | None) -> Iterator[Row | BadRow]:
+        if start:
+            lines.go_on(*start)
+        for data in lines.raw():
+            if data is None:
+                why = f"the line is longer than {lines.limit} bytes"
+                yield BadRow(lines.number, (FieldProblem("body", why),))
+            elif data.strip():
+                try:
+                    yield Row(lines.number, self._validator.decode_plain(data) or self._from_json(data))
+                except InputInvalid as error:
+                    yield BadRow(lines.number, error.problems)
+
+    def _from_json(self, data: bytes) -> Input:
+        """Return the input in a JSON object whose names may be those of columns."""
+        value = self._validator.parse(data)
+        if isinstance(value, dict):
+            names = {name: field.name if (field := self._titles(name)) else name for name in value}
+            counts = Counter(names.values())
+            counts.update(names[name] for name in getattr(value, "names", ()))
+            known = (field.name for field in self._validator.contract.inputs)
+            if twice := [name for name in sorted(known) if counts[name] > 1]:
+                raise InputInvalid([FieldProblem(name, "stands twice") for name in twice])
+            value = {names[name]: found for name, found in value.items()}
+        return self._validator.given_of(value)
+
 
 def _kept(stream: IO[bytes]) -> IO[bytes]:
-    kept = tempfile.TemporaryFile(prefix="bdlab-reviews-")  # noqa: SIM115 - closed by the InputFile
+    kept = tempfile.TemporaryFile(prefix="bdlab-inputs-")  # noqa: SIM115 - closed by the InputFile
     shutil.copyfileobj(stream, kept)
     return kept
-
-
-def _csv_rows(lines: Lines, delimiter: str, start: Place | None) -> Iterator[Row | BadRow]:
-    rows = csv_rows(lines, delimiter)
-    _, header = next(rows, (1, None))
-    if header is None:
-        raise InvalidInput(f"{lines.name} is empty", hint="The first line has to name the columns.")
-    columns = _columns(header, lines.name, delimiter)
-    if start:
-        lines.go_on(*start)
-    for line, row in rows:
-        if len(row) != len(header):
-            why = f"the row has {len(row)} columns, and the header has {len(header)}"
-            yield BadRow(line, (FieldProblem("body", why),))
-            continue
-        yield _csv_row(line, {field: row[index] for field, index in columns.items()}, header, columns)
-
-
-def _columns(header: list[str], name: str, delimiter: str) -> dict[str, int]:
-    columns: dict[str, int] = {}
-    for index, title in enumerate(header):
-        field = _FIELDS.get(title.strip().lower())
-        if field in columns:
-            both = f"{header[columns[field]]!r} and {title!r}"
-            raise InvalidInput(f"{name}: two columns are named {field!r}: {both}")
-        if field:
-            columns[field] = index
-    if "text" not in columns:
-        refuse_delimiter(header, ("text",), name, delimiter)
-        shown = ", ".join(repr(title[:40]) for title in header[:20])
-        raise InvalidInput(
-            f"{name}: the column 'Text' is missing; the first line has {shown}",
-            hint="Columns: Text, and optionally Summary, HelpfulnessNumerator, HelpfulnessDenominator.",
-        )
-    return columns
-
-
-def _csv_row(
-    line: int, values: Mapping[str, str], header: list[str], columns: Mapping[str, int]
-) -> Row | BadRow:
-    fields: dict[str, Any] = {"text": values["text"], "summary": values.get("summary", "")}
-    problems = []
-    for name in COUNT_FIELDS:
-        value = values.get(name, "").strip()
-        if not value:
-            continue
-        if not (value.isascii() and value.isdigit()) or len(value) > 10 or int(value) > MAX_COUNT:
-            why = f"has to be an integer from 0 to {MAX_COUNT}, and is {value[:40]!r}"
-            problems.append(FieldProblem(header[columns[name]], why))
-        else:
-            fields[_ATTRIBUTES[name]] = int(value)
-    try:
-        review = Review(**fields)
-        _reviews.check(review)
-    except InputInvalid as error:
-        found = [FieldProblem(header[columns.get(p.field, 0)], p.why) for p in error.problems]
-        return BadRow(line, (*found, *problems))
-    return BadRow(line, tuple(problems)) if problems else Row(line, review)
-
-
-def _json_rows(lines: Lines, start: Place | None) -> Iterator[Row | BadRow]:
-    if start:
-        lines.go_on(*start)
-    for data in lines.raw():
-        if data is None:
-            why = f"the line is longer than {lines.limit} bytes"
-            yield BadRow(lines.number, (FieldProblem("body", why),))
-        elif data.strip():
-            try:
-                yield Row(lines.number, _from_json(data))
-            except InputInvalid as error:
-                yield BadRow(lines.number, error.problems)
-
-
-def _from_json(data: bytes) -> Any:
-    review = _reviews.decode_plain(data)
-    if review is not None:
-        return review
-    value = _reviews.parse(data)
-    if isinstance(value, dict):
-        repeated = value.names if isinstance(value, Repeating) else frozenset()
-        names = [_FIELDS.get(name.lower(), name) for name in value]
-        counts = Counter(names) + Counter(_FIELDS.get(name.lower()) for name in repeated)
-        if twice := [field for field in sorted(FIELDS) if counts[field] > 1]:
-            raise InputInvalid([FieldProblem(field, "stands twice") for field in twice])
-        value = dict(zip(names, value.values(), strict=True))
-    return _reviews.given_of(value)

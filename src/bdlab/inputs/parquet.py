@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import IO, Any
 
 import msgspec
+from msgspec import UNSET
 
+from bdlab.contract import Field
 from bdlab.errors import InvalidInput, require
-from bdlab.events import Review, Term
+from bdlab.events import Term
 
 MAGIC = b"PAR1"
 
@@ -20,17 +23,13 @@ def check_installed(name: str) -> None:
     require("polars", extra="parquet", what=f"{name} is a Parquet file")
 
 
-_DEFAULTS = {
-    field.encode_name: "" if field.default is msgspec.NODEFAULT else field.default
-    for field in msgspec.structs.fields(Review)
-}
+def to_json_lines(
+    file: IO[bytes], name: str, fields: Sequence[Field], columns: Callable[[list[str]], Mapping[str, int]]
+) -> IO[bytes]:
+    """Return a temporary file with a line of JSON for each row of `file`, with `fields` alone.
 
-
-def to_json_lines(file: IO[bytes], name: str, columns: Callable[[list[str]], Mapping[str, int]]) -> IO[bytes]:
-    """Return a temporary file with a line of JSON for each row of `file`, with the fields of a review alone.
-
-    `columns` returns the place of each field's column. Null is a field's default, and as a text an empty one.
-    Raises InvalidInput.
+    `columns` returns the place of each field's column. Null, and a number that is none, is the default of a
+    field that may not be null, and as a text without one an empty text. Raises InvalidInput.
     """
     check_installed(name)
     import polars as pl  # noqa: PLC0415
@@ -38,37 +37,74 @@ def to_json_lines(file: IO[bytes], name: str, columns: Callable[[list[str]], Map
     try:
         schema = pl.read_parquet_schema(file)
         titles, types = list(schema), list(schema.values())
-        chosen = []
-        for field, place in columns(titles).items():
-            column, default = pl.col(titles[place]), _DEFAULTS[field]
-            if isinstance(default, str) and types[place] in (pl.Categorical, pl.Enum):
-                column = column.cast(pl.String)
-            elif types[place].is_float():
-                column = column.fill_nan(None)
-            if isinstance(default, str) != types[place].is_numeric() and not types[place].is_nested():
-                column = column.fill_null(default)
-            chosen.append(column.alias(field))
-        lines = tempfile.TemporaryFile(prefix="bdlab-reviews-")  # noqa: SIM115 - the caller closes it
+        places = columns(titles)
+        chosen = [
+            _values(pl.col(titles[place]), types[place], field).alias(field.name)
+            for field in fields
+            if (place := places.get(field.name)) is not None
+        ]
         # By its path, since Polars reads a file object as a whole.
-        pl.scan_parquet(f"/proc/self/fd/{file.fileno()}", glob=False).select(chosen).sink_ndjson(lines)
+        rows = pl.scan_parquet(f"/proc/self/fd/{file.fileno()}", glob=False)
+        infinite = [
+            pl.col(titles[place]).is_infinite().arg_true().first()
+            for place in places.values()
+            if types[place].is_float()
+        ]
+        for title, row in rows.select(infinite).collect().row(0, named=True).items() if infinite else ():
+            if row is not None:  # JSON has no such number
+                raise InvalidInput(f"{name}, line {row + 1}: the column {title!r} holds an infinite number")
+        lines = tempfile.TemporaryFile(prefix="bdlab-inputs-")  # noqa: SIM115 - the caller closes it
+        rows.select(chosen).sink_ndjson(lines)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InvalidInput(f"{name} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
     return lines
 
 
+def _values(column: Any, kind: Any, field: Field) -> Any:
+    """Return the expression of a field's values in a column of the Polars type `kind`."""
+    import polars as pl  # noqa: PLC0415
+
+    if kind in (pl.Categorical, pl.Enum):
+        column, kind = column.cast(pl.String), pl.String()
+    elif kind.is_float() or kind.is_decimal():
+        column = column.cast(pl.Float64).fill_nan(None)
+    default = "" if field.required and field.is_text else field.default
+    fitting: dict[type, bool] = {
+        str: kind == pl.String,
+        bool: kind == pl.Boolean,
+        int: kind.is_numeric(),
+        float: kind.is_numeric(),
+        datetime: getattr(kind, "time_zone", None) is not None,
+    }
+    if not field.nullable and (fitting.get(type(default)) or (kind == pl.Null and default is not UNSET)):
+        column = column.fill_null(default)
+    return column
+
+
 def from_json_lines(lines: IO[bytes], target: IO[bytes], types: Mapping[str, Any]) -> None:
     """Write the objects in `lines` as Parquet to `target`. Raises OSError.
 
-    `types` has the type of each field, Term for a list of terms.
+    `types` has the type of each field: Term for a list of terms, and a tuple of names for an object of
+    numbers.
     """
     import polars as pl  # noqa: PLC0415
 
-    terms = pl.List(pl.Struct({field.name: field.type for field in msgspec.structs.fields(Term)}))
-    schema = pl.Schema({name: terms if kind is Term else kind for name, kind in types.items()})
+    def of(kind: Any) -> Any:
+        if kind is Term:
+            return pl.List(pl.Struct({field.name: field.type for field in msgspec.structs.fields(Term)}))
+        if isinstance(kind, tuple):
+            return pl.Struct(dict.fromkeys(kind, pl.Float64))
+        return pl.String if kind is datetime else kind
+
+    schema = pl.Schema({name: of(kind) for name, kind in types.items()})
+    moments = [name for name, kind in types.items() if kind is datetime]
     lines.flush()
     with tempfile.TemporaryFile(prefix="bdlab-results-") as written:
         try:
-            pl.scan_ndjson(f"/proc/self/fd/{lines.fileno()}", schema=schema).sink_parquet(written)
+            rows = pl.scan_ndjson(f"/proc/self/fd/{lines.fileno()}", schema=schema)
+            rows.with_columns(pl.col(moments).str.to_datetime(time_unit="us", time_zone="UTC")).sink_parquet(
+                written
+            )
         except pl.exceptions.PolarsError as error:
             raise OSError(str(error).splitlines()[0]) from error
         written.seek(0)

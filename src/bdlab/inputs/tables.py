@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
 from bdlab.errors import InvalidInput
@@ -120,11 +120,13 @@ def csv_rows(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             yield line, row
 
 
-def refuse_delimiter(header: list[str], columns: Collection[str], name: str, delimiter: str) -> None:
-    """Raise InvalidInput if `header` would have `columns` (in lower case) with another delimiter."""
+def refuse_delimiter(
+    header: Sequence[str], suffices: Callable[[list[str]], bool], name: str, delimiter: str
+) -> None:
+    """Raise InvalidInput if `header` would have titles that suffice with another delimiter."""
     for other, called in _DELIMITERS.items():
-        titles = {title.strip(' "').lower() for title in delimiter.join(header).split(other)}
-        if other != delimiter and titles.issuperset(columns):
+        titles = [title.strip(' "') for title in delimiter.join(header).split(other)]
+        if other != delimiter and suffices(titles):
             option, used = ("tab" if other == "\t" else f"'{other}'"), _DELIMITERS.get(delimiter, delimiter)
             raise InvalidInput(
                 f"{name}: the columns are separated by {called}, and not by {used}",

@@ -153,11 +153,15 @@ def _places(header: list[str], path: Path, delimiter: str) -> list[int]:
     for column in COLUMNS:
         found = names.count(column.lower())
         if found != 1:
-            refuse_delimiter(header, [each.lower() for each in COLUMNS], str(path), delimiter)
+            refuse_delimiter(header, _suffice, str(path), delimiter)
             why = "is missing" if not found else f"is there {found} times"
             shown = ", ".join(name[:40] for name in header[:20])
             raise InvalidInput(f"{path}: the column {column} {why}; the first line has: {shown}", hint=_HINT)
     return [names.index(column.lower()) for column in COLUMNS]
+
+
+def _suffice(titles: list[str]) -> bool:
+    return {column.lower() for column in COLUMNS} <= {title.lower() for title in titles}
 
 
 def _example(line: int, values: Sequence[str], path: Path) -> Example:
