@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import json
@@ -9,16 +10,23 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from bdlab import serving as package
+from bdlab.contract import Contract
+from bdlab.events import codec_of
+from bdlab.serving import make_app
 from bdlab.serving.problems import PROBLEM_JSON
+from bdlab.serving.responses import encode_json
 from bdlab.settings import HttpSettings, Settings
 from tests.fix_api import MemoryApi, serving
 from tests.plants import CONTRACT, PLANT, PlantScorer
+from tests.random_contracts import contracts
 
 NOTICE = Path(str(package.__file__)).with_name("swagger_ui") / "NOTICE"
 ANYWHERE = {"400", "408", "421", "422", "431", "500", "503"}
@@ -148,6 +156,19 @@ def test_the_document_of_another_contract_is_valid_and_says_its_fields(plants: h
 
     (example,) = schema["examples"]
     assert plants.post("/predict", json=example).status_code == 200
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(contracts())
+def test_the_document_of_any_contract_is_valid(contract: Contract) -> None:
+    scorer = PlantScorer()
+    scorer.codec = codec_of(contract)
+
+    async def document() -> bytes:
+        app: Any = make_app(MemoryApi(scorer=scorer).parts())
+        return encode_json(app._framework.openapi_schema.to_schema())
+
+    OPENAPI_31_VALIDATOR.validate(json.loads(asyncio.run(document())))
 
 
 def test_another_contract_is_answered_by_its_fields(plants: httpx.Client) -> None:

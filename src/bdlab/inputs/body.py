@@ -28,7 +28,8 @@ SHOWN_PROBLEMS = 100
 _SHOWN_NAMES, _SHOWN_LENGTH = 10, 40
 
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_NAMES = re.compile(rb'[{,]\s*+"([^"\\]*+)"\s*+:').findall
+# It looks back after the quote, since a pattern that begins with a character is found twice as fast.
+_NAMES = re.compile(rb'"(?<=[{,\s]")([^"\\]*+)"\s*+:').findall
 _FEW = 8
 """Counting a name takes a tenth of finding all: for more fields than these they are found."""
 
@@ -174,7 +175,11 @@ class Validator:
     def _may_repeat(self, data: bytes, objects: int) -> bool:
         """Return whether a field's name is there more often than objects; a value may look like it too."""
         if len(self._quoted) > _FEW:
-            return max(Counter(_NAMES(data)).values(), default=0) > objects
+            names = _NAMES(data)
+            most = (
+                max(Counter(names).values(), default=0) if objects != 1 else len(names) - len(set(names)) + 1
+            )
+            return most > objects
         count = data.count
         for name in self._quoted:  # noqa: SIM110 - any() takes twice as long
             if count(name) > objects:
