@@ -65,11 +65,9 @@ def test_a_tester_that_reads_the_document_finds_nothing(
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("examples", [10, pytest.param(rounds(200, 1000), marks=pytest.mark.long)])
-def test_a_tester_that_reads_the_document_of_another_contract_finds_nothing(
-    tmp_path: Path, examples: int
-) -> None:
-    api = MemoryApi(scorer=PlantScorer())
+@pytest.mark.plaintext("the same with TLS")
+def test_a_tester_that_reads_the_document_of_another_contract_finds_nothing(tmp_path: Path) -> None:
+    api, examples = MemoryApi(scorer=PlantScorer()), rounds(15, 1000)
     with api.producer, serving(api.parts) as client:
         url = str(client.base_url).rstrip("/")
         run_tester(url, tmp_path, examples=examples, paths="^/predict(/batch)?$")
