@@ -16,11 +16,12 @@ import msgspec
 import pytest
 import uvicorn
 
+from bdlab.contract import review_contract
 from bdlab.errors import BrokerError, DatabaseUnavailable
 from bdlab.events import Position, PredictionEvent, Record, source_of
 from bdlab.kafka.producer import Producer
 from bdlab.model import Scorer, load_scorer
-from bdlab.postgres.reader import StoredPrediction
+from bdlab.postgres.reader import row_type
 from bdlab.probes import BrokerState, DatabaseState, VaultState
 from bdlab.serving import Parts, make_app
 from bdlab.serving.publisher import AsyncPublisher
@@ -30,6 +31,7 @@ from tests.memory.log import MemoryLog, MemoryProducer
 from tests.samples import event_of
 
 STARTED_WITHIN_S = 20
+_ROW = row_type(review_contract())
 
 
 class _Server(uvicorn.Server):
@@ -97,7 +99,7 @@ class StoredInMemory:
         self._log = log
         self.online = True
 
-    def _rows(self) -> list[StoredPrediction]:
+    def _rows(self) -> list[Any]:
         if not self.online:
             raise DatabaseUnavailable("the database in memory is switched off")
         ranges = self._log.log_ranges()
@@ -105,7 +107,7 @@ class StoredInMemory:
         return [_stored(record) for record in records]
 
     def newest(self, limit: int, *, source: str = "real") -> Sequence[Any]:
-        def wanted(row: StoredPrediction) -> bool:
+        def wanted(row: Any) -> bool:
             return source in {"all", row.source} or (source == "real" and row.source not in {"drill", "demo"})
 
         rows = filter(wanted, self._rows())
@@ -118,10 +120,10 @@ class StoredInMemory:
         return DatabaseState(connected=self.online, rows=len(self._rows()) if count_rows else None)
 
 
-def _stored(record: Record) -> StoredPrediction:
+def _stored(record: Record) -> Any:
     event = msgspec.structs.asdict(event_of(record))
-    fields = {name: event[name] for name in StoredPrediction.__struct_fields__ if name in event}
-    return StoredPrediction(
+    fields = {name: event[name] for name in _ROW.__struct_fields__ if name in event}
+    return _ROW(
         **fields, stored_at=datetime.now(UTC), source=source_of(record.headers), position=record.position
     )
 

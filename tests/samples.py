@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
+import msgspec
 from uuid_utils.compat import uuid7
 
-from bdlab.contract import review_contract
-from bdlab.events import REVIEWS, Position, PredictionEvent, Record, ReviewEvent, Term, encode
+from bdlab.contract import Contract, parse_contract, review_contract
+from bdlab.events import REVIEWS, EventCodec, Position, PredictionEvent, Record, ReviewEvent, Term, encode
 from bdlab.inputs import Validator
 from bdlab.ledger import Accepted, DeadLetter
 
@@ -42,13 +45,26 @@ def event(event_id: UUID | None = None, *, text: str = "This product is terrible
     )
 
 
+def later_reviews(default: int = 3) -> Contract:
+    """The contract of the reviews, number 2: with the field `stars`."""
+    found = copy.deepcopy(review_contract().document)
+    found["input"]["properties"]["stars"] = {"type": "integer", "default": default, "since": 2, "minimum": 0}
+    return parse_contract(found | {"columns": [*found["columns"], "stars"]})
+
+
+def later_event(codec: EventCodec, **fields: Any) -> PredictionEvent:
+    """A review's event with the fields of another contract too."""
+    return msgspec.convert(msgspec.structs.asdict(event()) | fields, codec.event)
+
+
 def event_of(found: Record) -> PredictionEvent:
     return REVIEWS.decode(found)[0]
 
 
 def record(position: Position, of: PredictionEvent | None = None) -> Record:
     key, value = encode(of or event())
-    return Record(position, key, value, [("ce_specversion", b"1.0")])
+    later = [("bdlab-contract", b"%d" % of.contract)] if of and of.contract > 1 else []
+    return Record(position, key, value, [("ce_specversion", b"1.0"), *later])
 
 
 def accepted(position: Position, of: PredictionEvent | None = None) -> Accepted:

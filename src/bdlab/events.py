@@ -196,7 +196,10 @@ class EventCodec:
         """
         number = _contract(record.headers)
         if number > self.contract.number:
-            _check_version("the header " + CONTRACT_HEADER, number, self.contract.number)
+            raise EventTooNew(
+                f"the header {CONTRACT_HEADER} is {number}, and the contract here is {self.contract.number}",
+                hint="Run `bdlab migrate` with the newer model's card; consumers then go on by themselves.",
+            )
         if record.value is None:
             raise InvalidEvent("the record has no value: it is a tombstone, and the topic is never compacted")
         if record.key is None:
@@ -321,16 +324,13 @@ def _reason(value: bytes, error: Exception) -> str:
 
 def _other_version(schema_version: int) -> str:
     """Return why an event of an earlier version is invalid. Raises EventTooNew for a later version."""
-    _check_version("schema_version", schema_version, SCHEMA_VERSION)
-    return f"schema_version is {schema_version}, and this version reads only {SCHEMA_VERSION}"
-
-
-def _check_version(name: str, found: int, known: int) -> None:
-    if found > known:
+    if schema_version > SCHEMA_VERSION:
         raise EventTooNew(
-            f"{name} is {found}, and this version of bdlab reads none later than {known}",
+            f"schema_version is {schema_version}, and this version of bdlab reads none later than "
+            f"{SCHEMA_VERSION}",
             hint="Install the version of bdlab that writes such events.",
         )
+    return f"schema_version is {schema_version}, and this version reads only {SCHEMA_VERSION}"
 
 
 def _contract(headers: Headers) -> int:

@@ -38,6 +38,7 @@ TABLES = {
     "logs": ("topic", WRITERS),
     "checkpoints": ("pruned_to", OWNERS),
     "schema_migrations": ("checksum", OWNERS),
+    "contracts": ("number", OWNERS),
 }
 VIEWS = ("recorded_positions", "missing_offsets", "located_predictions")
 

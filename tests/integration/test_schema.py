@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 import msgspec
 import psycopg2
 import pytest
 
+from bdlab.contract import Contract, parse_contract, review_contract
 from bdlab.credentials import DatabaseLogin
-from bdlab.errors import DatabaseUnavailable, InvalidInput, SchemaOutdated
+from bdlab.errors import ContractMismatch, DatabaseUnavailable, InvalidInput, RowRejected, SchemaOutdated
+from bdlab.events import EventCodec, PredictionEvent
+from bdlab.ledger import Accepted, Stored
+from bdlab.postgres.contracts import adopt
 from bdlab.postgres.migrations import expected_version, migrate, migrations
 from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
@@ -21,7 +29,7 @@ from bdlab.services import MANAGER, Deployment
 from bdlab.settings import Secret
 from bdlab.stack import Postgres
 from tests.fix_database import Database, Logins, admin_login, make_bare_database
-from tests.samples import accepted, at
+from tests.samples import TOPIC, accepted, at, event, later_event, later_reviews, record
 
 NAMES = tuple(f"{one.version:04d}_{one.name}" for one in migrations())
 
@@ -220,3 +228,168 @@ def test_a_state_of_a_database_that_is_away_or_bare(bare: Database) -> None:
     state = Reader(Logins(nowhere)).state()
     assert not state.connected
     assert "Connection refused" in state.problem
+
+
+OTHER: dict[str, Any] = {
+    "order": {"type": ["integer", "null"], "minimum": -5},
+    "bytes": {"type": "integer", "minimum": 1, "maximum": 10},
+    "first seen": {"type": ["string", "null"], "format": "date-time"},
+    "i": {"type": "boolean"},
+    "Größe (cm)": {"type": "number", "minimum": 0.1},
+    "code": {"type": "string", "minLength": 2, "maxLength": 9},
+    "select": {"enum": ["{%}", "it's", "a\\b", "%(id)s"]},
+}
+VALUES = {
+    "order": None,
+    "bytes": 10,
+    "first_seen": datetime(1, 2, 3, tzinfo=UTC),
+    "i": True,
+    "grosse_cm": 0.1,
+    "code": "\\N",
+    "select": "a\\b",
+    "probabilities": {"it's \\ {x}": 1e-300},
+}
+
+
+def contract_with(more: Mapping[str, Any], **outputs: Any) -> Contract:
+    """The reviews' contract with more fields."""
+    found = copy.deepcopy(review_contract().document)
+    del found["columns"]
+    found["input"]["properties"] |= more
+    found["input"]["required"] += [
+        name for name, one in more.items() if "default" not in one and "null" not in one.get("type", "")
+    ]
+    found["output"]["properties"] |= outputs
+    return parse_contract(found)
+
+
+def columns(database: Database) -> dict[str, tuple[str, bool, str | None, str | None]]:
+    """Of `predictions`, by name: type, NOT NULL, default, check."""
+    rows = database.execute(
+        "SELECT attname, format_type(atttypid, atttypmod), attnotnull, pg_get_expr(adbin, adrelid),"
+        " pg_get_constraintdef(c.oid), c.conname FROM pg_attribute a"
+        " LEFT JOIN pg_attrdef d ON (adrelid, adnum) = (attrelid, attnum)"
+        " LEFT JOIN pg_constraint c ON conrelid = attrelid AND contype = 'c' AND conkey = ARRAY[attnum]"
+        " WHERE attrelid = 'predictions'::regclass AND attnum > 0 AND NOT attisdropped"
+    )
+    assert {row[5] for row in rows} <= {None, *(f"predictions_{row[0]}_check" for row in rows)}
+    return {row[0]: row[1:5] for row in rows}
+
+
+def test_a_database_has_the_review_contract_until_another_is_decided(bare: Database) -> None:
+    owner, reader = bare.credentials("owner"), Reader(bare.credentials("reader"))
+    migrate(owner)
+    before = columns(bare)
+    assert reader.contract() == review_contract()
+    assert adopt(owner, review_contract()) == "number 1"
+    assert adopt(owner, review_contract()) == ""
+    assert columns(bare) == before
+    ((number, document),) = bare.execute("SELECT number, document::text FROM contracts")
+    assert (number, list(json.loads(document)["input"]["properties"])) == (
+        1,
+        [field.name for field in review_contract().inputs],
+    )
+    reader.close()
+
+
+def test_the_columns_of_a_contract_have_types_and_checks_as_those_of_the_reviews(database: Database) -> None:
+    """Names that are SQL words, or other columns of a query, are quoted or told apart."""
+    owner, reviews = database.credentials("owner"), columns(database)
+    contract = contract_with(
+        OTHER, probabilities={"type": "object", "additionalProperties": {"type": "number"}}
+    )
+    assert adopt(owner, review_contract()) == "number 1"
+    assert adopt(owner, contract).startswith("number 1, added text, summary, ")
+    assert adopt(owner, contract) == ""
+    found = columns(database)
+    assert {name: found[name] for name in reviews} == reviews
+    assert {name: found[name] for name in found.keys() - reviews.keys()} == {
+        "order": ("bigint", False, None, "CHECK ((\"order\" >= '-5'::integer))"),
+        "bytes": ("integer", True, None, "CHECK (((bytes >= 1) AND (bytes <= 10)))"),
+        "first_seen": ("timestamp with time zone", False, None, None),
+        "i": ("boolean", True, None, None),
+        "grosse_cm": ("double precision", True, None, "CHECK ((grosse_cm >= (0.1)::double precision))"),
+        "code": ("text", True, None, "CHECK (((char_length(code) >= 2) AND (char_length(code) <= 9)))"),
+        "select": (
+            *("text", True, None),
+            """CHECK (("select" = ANY (ARRAY['{%}'::text, 'it''s'::text, 'a\\b'::text, '%(id)s'::text])))""",
+        ),
+        "probabilities": ("jsonb", True, None, "CHECK ((jsonb_typeof(probabilities) = 'object'::text))"),
+    }
+    store = Store(database.credentials("writer"))
+    store.open()
+    store.start_offsets([at(0)])
+    sent = later_event(store.codec, **VALUES)
+    assert store.store([as_accepted(store.codec, 0, sent)]) == Stored(rows=1)
+    with pytest.raises(RowRejected, match="predictions_code_check"):
+        store.store([Accepted(record(at(1)), msgspec.structs.replace(sent, id=uuid4(), code="x"))])
+    store.close()
+    with Reader(database.credentials("reader")) as reader:
+        (row,) = reader.newest(5)
+        assert row == reader.get(sent.id)
+    names = [field.column for field in contract]
+    assert row.__struct_fields__[1 : len(names) + 1] == tuple(names)
+    assert {name: getattr(row, name) for name in names} == {name: getattr(sent, name) for name in names}
+    newest = "SELECT compatible_from FROM schema_migrations ORDER BY version DESC LIMIT 1"
+    assert database.execute(newest) == [(3,)]  # as older releases would read only reviews
+
+
+def as_accepted(codec: EventCodec, offset: int, sent: PredictionEvent) -> Accepted:
+    found = record(at(offset), sent)
+    return Accepted(found, *codec.decode(found))
+
+
+def test_a_newer_contract_adds_columns_while_the_old_one_is_stored_on(database: Database) -> None:
+    owner, reader = database.credentials("owner"), Reader(database.credentials("reader"))
+    database.execute("CREATE VIEW of_a_user AS SELECT id, topic FROM located_predictions")
+    store = Store(database.credentials("writer"))
+    store.open()
+    store.start_offsets([at(0)])
+    old, sent = store.codec, [event() for _ in range(2)]
+    store.store([as_accepted(old, 0, sent[0])])
+    assert adopt(owner, later_reviews()) == "number 2, added stars"
+    assert adopt(owner, later_reviews()) == adopt(owner, review_contract()) == ""
+    assert columns(database)["stars"] == ("bigint", True, "3", "CHECK ((stars >= 0))")
+    store.store([as_accepted(old, 1, sent[1])])
+    assert store.read_contract()
+    assert not store.read_contract()
+    sent.append(later_event(store.codec, stars=7))
+    store.store([as_accepted(store.codec, 2, sent[2])])
+    store.close()
+    assert reader.contract() == later_reviews()
+    assert {row.id: row.stars for row in reader.newest(5)} == {
+        one.id: stars for one, stars in zip(sent, (3, 3, 7), strict=True)
+    }
+    assert database.execute("SELECT stars, topic FROM located_predictions ORDER BY 1 DESC")[0] == (7, TOPIC)
+    reader.close()
+
+
+def test_a_contract_that_is_no_addition_is_refused_by_its_field(database: Database) -> None:
+    """And nothing but an addition may change a contract of which a consumer was given a partition."""
+    owner = database.credentials("owner")
+    store = Store(database.credentials("writer"))
+    store.open()
+    store.start_offsets([at(0)])
+    store.close()
+    before = columns(database)
+    for contract, why in (
+        (
+            contract_with({"n": {"type": "integer"}}),
+            "'n' .integer. of the card's contract is not in the database's",
+        ),
+        (
+            contract_with({"text": {"type": "string"}}),
+            "'text': min_length is 0 in the card's contract, and 1 in",
+        ),
+    ):
+        with pytest.raises(ContractMismatch, match=why):
+            adopt(owner, contract)
+    assert adopt(owner, later_reviews()) == "number 2, added stars"
+    with pytest.raises(
+        ContractMismatch, match="'stars': default is 4 in the card's contract, and 3 in the database's"
+    ):
+        adopt(owner, later_reviews(4))
+    with pytest.raises(ContractMismatch, match="'text': min_length is 0 in the model's contract, and 1 in"):
+        adopt(owner, contract_with({"text": {"type": "string"}}))
+    assert {name: found for name, found in columns(database).items() if name != "stars"} == before
+    assert database.execute("SELECT number FROM contracts") == [(2,)]

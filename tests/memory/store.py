@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from bdlab.errors import DatabaseError, FenceLost, RowRejected
-from bdlab.events import Position, PredictionEvent
+from bdlab.events import REVIEWS, Position, PredictionEvent
 from bdlab.ledger import (
     Accepted,
     Account,
@@ -29,12 +29,14 @@ class MemoryStore:
     """Twin of the Postgres store, and the `Books` of its accounts.
 
     `refuses` stands for a constraint: rows for which it is true raise RowRejected (SQLSTATE 23514). Set
-    `failure` to have every call raise it, as if the server were away. `commits` counts the transactions.
+    `failure` to have every call raise it, as if the server were away, and `migrated` to another contract's
+    codec as if the database had it. `commits` counts the transactions.
     """
 
     def __init__(self, *, refuses: Callable[[PredictionEvent], bool] = lambda _event: False) -> None:
         self._refuses = refuses
         self.failure: DatabaseError | None = None
+        self.codec = self.migrated = REVIEWS
         self.commits = 0
         self.predictions: dict[UUID, tuple[Position, PredictionEvent]] = {}
         self.duplicates: dict[Position, UUID] = {}
@@ -48,6 +50,11 @@ class MemoryStore:
 
     def close(self) -> None:
         pass
+
+    def read_contract(self) -> bool:
+        self._fail()
+        before, self.codec = self.codec, self.migrated
+        return before is not self.codec
 
     def known(self, ranges: Sequence[LogRange]) -> KnownLog | None:
         self._fail()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdlab.errors import RowRejected
-from bdlab.events import Record, encode
+from bdlab.events import REVIEWS, Record, encode
 from bdlab.ledger import Accepted, DeadLetter, Entry
 from bdlab.sink.batches import decode_entry, split_by_size, split_refused
 from tests.samples import accepted, at, dead, event
@@ -46,7 +46,7 @@ def spoilt_events(draw: st.DrawFn) -> bytes:
 def test_any_record_is_an_event_or_a_dead_letter_with_a_short_reason(
     value: bytes | None, key: bytes | None
 ) -> None:
-    found = decode_entry(Record(at(0), key, value))
+    found = decode_entry(REVIEWS, Record(at(0), key, value))
     if isinstance(found, DeadLetter):
         assert found.reason
         assert len(found.reason) < 600
@@ -56,7 +56,7 @@ def test_any_record_is_an_event_or_a_dead_letter_with_a_short_reason(
         assert value is not None
         # What was accepted is an event again after another way through the topic.
         again_key, again = encode(found.event)
-        again_found = decode_entry(Record(at(0), again_key, again))
+        again_found = decode_entry(REVIEWS, Record(at(0), again_key, again))
         assert isinstance(again_found, Accepted)
         assert again_found.event == found.event
 
@@ -64,7 +64,7 @@ def test_any_record_is_an_event_or_a_dead_letter_with_a_short_reason(
 @given(fields=st.dictionaries(st.sampled_from(sorted(GOOD)), json_values, max_size=2))
 def test_a_good_key_does_not_make_a_spoilt_event_good(fields: dict[str, Any]) -> None:
     value = json.dumps(GOOD | fields).encode("utf-8", "surrogatepass")
-    found = decode_entry(Record(at(0), GOOD["id"].encode(), value))
+    found = decode_entry(REVIEWS, Record(at(0), GOOD["id"].encode(), value))
     if isinstance(found, Accepted):
         assert encode(found.event)[0].decode() == GOOD["id"]
         for name, given_value in fields.items():
@@ -76,7 +76,7 @@ def test_a_good_key_does_not_make_a_spoilt_event_good(fields: dict[str, Any]) ->
 
 def test_a_reason_that_quotes_the_record_is_cut() -> None:
     value = json.dumps(GOOD | {"x" * 100_000: 1}).encode()
-    found = decode_entry(Record(at(0), b"k", value))
+    found = decode_entry(REVIEWS, Record(at(0), b"k", value))
     assert isinstance(found, DeadLetter)
     assert len(found.reason) < 600
 

@@ -27,7 +27,7 @@ from bdlab.errors import (
     OffsetOutOfRange,
     VaultUnavailable,
 )
-from bdlab.events import Position, Record, encode
+from bdlab.events import EventCodec, Position, Record, encode, headers
 from bdlab.ledger import Entry, LogPartition, Stored
 from bdlab.settings import SinkSettings
 from bdlab.sink import LagWatch, MetricsServer, Sink, SinkMetrics
@@ -35,7 +35,7 @@ from bdlab.stack.temporary_ca import temporary_certificates
 from tests.memory.consumer import MemoryConsumer
 from tests.memory.log import MemoryLog
 from tests.memory.store import MemoryStore
-from tests.samples import at, event, record
+from tests.samples import at, event, later_event, later_reviews, record
 from tests.waiting import until
 
 QUICK = SinkSettings(batch_size=50, batch_wait_s=0.01)
@@ -267,6 +267,24 @@ def test_an_event_of_a_later_version_holds_its_partition_and_is_no_dead_letter()
     assert {(log.partition, offset) for log, offset in store.next.items()} == {(0, 2), (1, 3)}
     assert not any(account.dead_letters for account in store.accounts(limit=1))
     assert metrics.registry.get_sample_value("bdlab_sink_stopped_partitions") == 1
+
+
+def test_a_held_partition_goes_on_by_itself_once_the_database_has_the_contract() -> None:
+    """Nothing is skipped, nothing is a dead letter, and events of both numbers are stored."""
+    log, store, codec = MemoryLog(partitions=1), Watched(), EventCodec(later_reviews())
+    sink = Sink(store, QUICK)
+    kept = [event(), later_event(codec, stars=7), event(), later_event(codec, stars=8)]
+    with capture_logs() as lines, running(sink, MemoryConsumer(log, positions=sink.positions)):
+        for one in kept:
+            log.append(*encode(one), headers(one, source="/tests", traceparent="t"))
+        until(lambda: any("contract here is 1" in line.get("reason", "") for line in lines))
+        store.migrated = codec
+        store.wait(4)
+    assert [getattr(found, "stars", None) for _, found in store.predictions.values()] == [None, 7, 3, 8]
+    assert balanced(store)
+    assert not store.dead_letters
+    told = [line["event"] for line in lines]
+    assert (told.count("partition stopped"), told.count("the database has another contract")) == (1, 1)
 
 
 def test_a_broker_that_stays_away_ends_a_drain_with_its_reason() -> None:

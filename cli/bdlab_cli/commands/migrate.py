@@ -72,7 +72,8 @@ def migrate(
     if adopt_log and new_log:
         raise BadParameter("--adopt-log and --new-log say the opposite: give one of them.")
     from bdlab.kafka.admin import Admin
-    from bdlab.postgres import migrations
+    from bdlab.model import load_contract
+    from bdlab.postgres import contracts, migrations
     from bdlab.retry import wait_for
     from bdlab.vault.rotation.database import sweep
     from bdlab_cli.wiring.broker_admin import announce, secure
@@ -81,6 +82,7 @@ def migrate(
         {"kafka": {"bootstrap_servers": bootstrap_servers}, "startup_timeout_s": startup_timeout}
     )
     patience, deployment = layers.settings().startup_timeout_s, layers.settings().deployment
+    contract = load_contract(layers.settings().model.path)
     with stop_on_signal() as stop, open_session(layers, stop, service="migrate", database=True) as session:
         if announce_broker:
             _tell("broker address in Vault", announce(session, layers, ca_file))
@@ -88,6 +90,7 @@ def migrate(
             "PostgreSQL", lambda: migrations.migrate(session, deployment), timeout_s=patience, stop=stop
         )
         _tell("schema", ", ".join(applied))
+        _tell("contract", contracts.adopt(session, contract, deployment))
         credentials: KafkaCredentials = session
         if admin_servers:
             credentials, changes = secure(session, admin_servers, timeout_s=patience, stop=stop)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 
@@ -73,21 +75,16 @@ def migrate(credentials: DatabaseCredentials, deployment: Deployment = BDLAB) ->
     than this version or has another text of a migration, DatabaseError and VaultError.
     """
     sql = {name: deployment.in_sql(text) for name, text in queries("migrations").items()}
-    with (
-        Session(credentials, application_name="bdlab migrate", limits=_LIMITS) as session,
-        session.transaction() as cursor,
-    ):
-        cursor.execute(sql["become_owner"])
-        cursor.execute(sql["lock"])
+    with as_owner(credentials, deployment) as (cursor, server):
         cursor.execute(sql["create_table"])
         cursor.execute(sql["applied"])
         applied = {row[0]: row[1:] for row in cursor.fetchall()}
-        _compare(applied, session.server)
+        _compare(applied, server)
         cursor.execute(sql["has_roles"])
         if cursor.fetchone() == (False,):
             role = deployment.in_sql(DLQ.group)
             raise DatabaseError(
-                f"the role {role}, which this version needs, is missing from {session.server}",
+                f"the role {role}, which this version needs, is missing from {server}",
                 hint="Run `bdlab vault-init` first: it brings Vault's database roles up to date.",
             )
         missing = [one for one in migrations() if one.version not in applied]
@@ -97,6 +94,18 @@ def migrate(credentials: DatabaseCredentials, deployment: Deployment = BDLAB) ->
     for one in missing:
         _log.info("migration applied", version=one.version, name=one.name)
     return tuple(f"{one.version:04d}_{one.name}" for one in missing)
+
+
+@contextmanager
+def as_owner(credentials: DatabaseCredentials, deployment: Deployment) -> Iterator[tuple[Cursor, str]]:
+    """Yield a cursor in the owner's transaction, the only one that changes the schema now, and the server."""
+    with (
+        Session(credentials, application_name="bdlab migrate", limits=_LIMITS) as session,
+        session.transaction() as cursor,
+    ):
+        cursor.execute(deployment.in_sql(queries("migrations")["become_owner"]))
+        cursor.execute(queries("migrations")["lock"])
+        yield cursor, session.server
 
 
 def _compare(applied: dict[int, tuple[str, str, int | None]], server: str) -> None:

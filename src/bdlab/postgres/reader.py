@@ -10,15 +10,18 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 
+from bdlab.contract import Contract
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import DatabaseError, DatabaseUnavailable, VaultError
-from bdlab.events import Position, Sentiment, Term
+from bdlab.events import Position, Term
 from bdlab.ledger import Account, LogPartition, LogRange
 from bdlab.log_identity import KnownLog
 from bdlab.postgres.accounts import read_accounts
 from bdlab.postgres.connection import ConnectionLimits
+from bdlab.postgres.contracts import read_contract
 from bdlab.postgres.logs import read_known
 from bdlab.postgres.migrations import expected_version, schema_version
 from bdlab.postgres.queries import queries
@@ -33,23 +36,34 @@ NEWEST_BYTES = 4 << 20
 _ANSWER_S = 2.0
 
 
-class StoredPrediction(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `predictions`, with the position of its event; `source` is None if it is not known."""
+def row_type(contract: Contract) -> type[msgspec.Struct]:
+    """Return the struct of a row of `predictions`, with the position of its event; `source` is None if it is
+    not known.
+    """
+    kinds = {"object": dict[str, float]}  # all else is as the database gives it
+    fields: list[Any] = [("id", UUID), *((each.column, kinds.get(each.kind, Any)) for each in contract)]
+    fields += [("explanation", tuple[Term, ...]), ("model", str), ("created_at", datetime)]
+    fields += [("stored_at", datetime), ("source", str | None), ("position", Position)]
+    return msgspec.defstruct("StoredPrediction", fields, module=__name__, frozen=True, kw_only=True)
 
-    id: UUID
-    summary: str
-    text: str
-    helpfulness_numerator: int
-    helpfulness_denominator: int
-    prediction: float
-    sentiment: Sentiment
-    confidence: float
-    explanation: tuple[Term, ...]
-    model: str
-    created_at: datetime
-    stored_at: datetime
-    source: str | None
-    position: Position
+
+class _Rows:
+    """The rows of a contract: how they are asked for, and made of what the database answers."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._type = row_type(contract)
+        *self._names, _ = self._type.__struct_fields__
+        texts = [sql.Identifier(field.column) for field in contract if field.is_text]
+        sizes = [sql.SQL("coalesce(octet_length({}), 0)").format(text) for text in texts]
+        columns = sql.SQL(", ").join(sql.Identifier("p", name) for name in self._names)
+        size = sql.SQL(" + ").join([sql.Literal(0), *sizes])
+        self.newest = sql.SQL(queries("reader")["newest"]).format(columns=columns, bytes=size)
+        self.get = sql.SQL(queries("reader")["get"]).format(columns=columns)
+
+    def made_of(self, row: Sequence[Any]) -> Any:
+        """Return the prediction of a row: its columns, then the position."""
+        fields = dict(zip(self._names, row, strict=False))
+        return msgspec.convert(fields | {"position": Position(*row[len(self._names) :])}, self._type)
 
 
 class Reader:
@@ -65,6 +79,7 @@ class Reader:
         self._session = Session(credentials, application_name=application_name, limits=limits, snapshot=True)
         self._lock = threading.Lock()
         self._closed = False
+        self._rows: _Rows | None = None
 
     def open(self) -> None:
         """Connect. Raises DatabaseError and VaultError, as does each query."""
@@ -96,22 +111,34 @@ class Reader:
             with self._session.transaction() as cursor:
                 yield cursor
 
-    def newest(self, limit: int, *, source: str = "real") -> list[StoredPrediction]:
+    def newest(self, limit: int, *, source: str = "real") -> list[Any]:
         """Return the predictions of `source` that were stored last, the newest first.
 
         The source `all` is any, and `real` any but drills and demonstrations. They are at most `limit`, and
         fewer if their texts have more than NEWEST_BYTES.
         """
         with self._cursor() as cursor:
-            values = {"limit": limit, "bytes": NEWEST_BYTES, "source": source}
-            cursor.execute(queries("reader")["newest"], values)
-            return [_prediction(row) for row in cursor.fetchall()]
+            rows = self._rows_of(cursor)
+            cursor.execute(rows.newest, {"limit": limit, "bytes": NEWEST_BYTES, "source": source})
+            return [rows.made_of(row) for row in cursor.fetchall()]
 
-    def get(self, prediction_id: UUID) -> StoredPrediction | None:
+    def get(self, prediction_id: UUID) -> Any | None:
         with self._cursor() as cursor:
-            cursor.execute(queries("reader")["get"], {"id": str(prediction_id)})
+            rows = self._rows_of(cursor)
+            cursor.execute(rows.get, {"id": str(prediction_id)})
             row = cursor.fetchone()
-            return _prediction(row) if row else None
+            return rows.made_of(row) if row else None
+
+    def _rows_of(self, cursor: Cursor) -> _Rows:
+        """Return the rows of the contract, which is read once: a later one adds columns only."""
+        if self._rows is None:
+            self._rows = _Rows(read_contract(cursor))
+        return self._rows
+
+    def contract(self) -> Contract:
+        """Return the contract that the database has now."""
+        with self._cursor() as cursor:
+            return read_contract(cursor)
 
     def known(self, ranges: Sequence[LogRange]) -> KnownLog | None:
         """Return what is known of the log with these ranges, of all partitions; None if it is new."""
@@ -164,10 +191,3 @@ class Reader:
         )
         problem = "" if state.schema_fits else "the schema is not at this version: run `bdlab migrate`"
         return msgspec.structs.replace(state, problem=problem)
-
-
-def _prediction(row: Sequence[Any]) -> StoredPrediction:
-    """Return the prediction of a row of the queries `newest` and `get`: its fields, then its position."""
-    *names, _ = StoredPrediction.__struct_fields__
-    fields = dict(zip(names, row, strict=False)) | {"position": Position(*row[len(names) :])}
-    return msgspec.convert(fields, StoredPrediction)

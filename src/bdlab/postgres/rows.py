@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from operator import attrgetter, methodcaller
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, get_type_hints
 
 import msgspec
@@ -13,31 +13,35 @@ from bdlab.events import Headers, source_of
 from bdlab.ledger import Accepted, LogPartition, runs
 from bdlab.plain_json import is_text
 
-_NULL = "\\N"
+_NULL = b"\\N"
+_NO_SOURCE = _NULL.decode()
 _json = msgspec.json.Encoder()
 
 
 class CopyLines:
-    """Makes the rows for COPY, whose columns are the id, which is the record's key, then the other fields of
-    the struct `event` without those in `without`, the source and the position.
+    """Makes the rows for COPY from events of the struct `event`.
+
+    Its `columns` are the id, which is the record's key, then the other fields but the last two (`timestamp`
+    and `schema_version`), the source and the position.
     """
 
-    def __init__(self, event: type[msgspec.Struct], *, without: Collection[str] = ()) -> None:
+    def __init__(self, event: type[msgspec.Struct]) -> None:
         kinds = get_type_hints(event)
-        every = event.__struct_fields__
-        names = [name for name in every if name not in ("id", *without)]
+        _, *names, _, _ = event.__struct_fields__
+        self.columns = ("id", *names, "source", "log_id", "partition", "offset")
         self._text = [(attrgetter(name), is_text(kinds[name])) for name in names]
-        self._plain = methodcaller("group", *(every.index(name) + 1 for name in names))
 
     def __call__(self, accepted: Sequence[Accepted], numbers: Mapping[LogPartition, int]) -> bytes:
         """Return one line for each of `accepted`, sorted; `numbers` has the log_id of each log."""
-        plain, lines = self._plain, []
+        lines = []
         for log, begin, end in runs([entry.record.position for entry in accepted]):
             place = f"{numbers[log]}\t{log.partition}\t"
             for entry in accepted[begin:end]:
                 record = entry.record
-                columns = plain(entry.fields) if entry.fields else self._columns(entry.event)
-                last = f"{source_of(record.headers) or _NULL}\t{place}{record.position.offset}\n".encode()
+                columns = entry.fields.groups(_NULL)[1:-2] if entry.fields else self._columns(entry.event)
+                last = (
+                    f"{source_of(record.headers) or _NO_SOURCE}\t{place}{record.position.offset}\n".encode()
+                )
                 lines.append(b"\t".join((record.key or b"", *columns, last)))
         lines.sort()
         return b"".join(lines)
@@ -45,7 +49,10 @@ class CopyLines:
     def _columns(self, event: msgspec.Struct) -> list[bytes]:
         values = [(get(event), text) for get, text in self._text]
         return [
-            _escaped(str(value) if text else _json.encode(value).decode()).encode() for value, text in values
+            _NULL
+            if value is None
+            else _escaped(str(value) if text else _json.encode(value).decode()).encode()
+            for value, text in values
         ]
 
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 import psycopg2
+from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 from psycopg2.extras import execute_values
 
+from bdlab.contract import Contract
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import FenceLost, RowRejected
-from bdlab.events import REVIEWS, Position
+from bdlab.events import EventCodec, Position, codec_of
 from bdlab.ledger import (
     Accepted,
     DeadLetter,
@@ -29,6 +31,7 @@ from bdlab.ledger import (
 )
 from bdlab.log_identity import KnownLog
 from bdlab.postgres.connection import ConnectionLimits
+from bdlab.postgres.contracts import read_contract
 from bdlab.postgres.faults import translate
 from bdlab.postgres.logs import read_known
 from bdlab.postgres.migrations import check_schema
@@ -38,6 +41,19 @@ from bdlab.postgres.session import Session
 
 _DEAD_LETTERS_A_STATEMENT = 200
 _COPY_BYTES = 128 << 10
+
+
+class _Table:
+    """The table `predictions` of a contract, as batches are written into it."""
+
+    def __init__(self, contract: Contract) -> None:
+        self.codec = codec_of(contract)
+        self.lines = CopyLines(self.codec.event)
+        columns = sql.SQL(", ").join(map(sql.Identifier, self.lines.columns))
+        self.temporary, self.insert_rows = (
+            sql.SQL(queries("store")[name]).format(columns=columns)
+            for name in ("temporary_table", "insert_rows")
+        )
 
 
 class Store:
@@ -59,7 +75,7 @@ class Store:
             credentials, application_name="bdlab consume", limits=limits, prepare=self._prepare
         )
         self._numbers: dict[LogPartition, int] = {}
-        self._lines = CopyLines(REVIEWS.event, without=("timestamp", "schema_version"))
+        self._table: _Table
 
     def open(self) -> None:
         """Connect. Raises DatabaseUnavailable, DatabaseDenied, SchemaOutdated and VaultError."""
@@ -70,7 +86,24 @@ class Store:
 
     def _prepare(self, cursor: Cursor) -> None:
         check_schema(cursor, self._session.server)
-        cursor.execute(queries("store")["temporary_table"])
+        if not hasattr(self, "_table"):
+            self._table = _Table(read_contract(cursor))
+        cursor.execute(self._table.temporary)
+
+    @property
+    def codec(self) -> EventCodec:
+        """Return what decodes the events that are stored; only `read_contract` changes it."""
+        return self._table.codec
+
+    def read_contract(self) -> bool:
+        """Read the database's contract again, and return whether it is another. Raises as `start_offsets`."""
+        with self._session.transaction() as cursor:
+            found = read_contract(cursor)
+        changed = found != self.codec.contract
+        if changed:
+            self._table = _Table(found)
+            self._session.close()  # the next connection is prepared for it
+        return changed
 
     def known(self, ranges: Sequence[LogRange]) -> KnownLog | None:
         """Return what is known of the log with these ranges. Raises as `start_offsets`."""
@@ -106,14 +139,14 @@ class Store:
 
     def _number(self, cursor: Cursor, logs: Iterable[LogPartition], *, new: bool) -> None:
         """Find the log_id of each log; with `new`, insert those that have none."""
-        sql = queries("logs")
+        statements = queries("logs")
         found: dict[LogPartition, int | None] = {}
         for log in logs:
             topic = log._replace(partition=0)
             if topic not in found:
                 if new:
-                    cursor.execute(sql["new"], log._asdict())
-                cursor.execute(sql["find"], log._asdict())
+                    cursor.execute(statements["new"], log._asdict())
+                cursor.execute(statements["find"], log._asdict())
                 row = cursor.fetchone()
                 found[topic] = int(row[0]) if row else None
             number = found[topic]
@@ -129,28 +162,28 @@ class Store:
         advance = fences(batch)
         accepted = [entry for entry in batch if isinstance(entry, Accepted)]
         dead = [entry for entry in batch if isinstance(entry, DeadLetter)]
-        sql = queries("store")
+        statements = queries("store")
         rows = duplicates = 0
         with self._session.transaction() as cursor:
             if not all(fence.log in self._numbers for fence in advance):
                 self._number(cursor, [fence.log for fence in advance], new=False)
                 if not all(fence.log in self._numbers for fence in advance):
                     raise _fence_lost(advance)
-            lines = io.BytesIO(self._lines(accepted, self._numbers))
+            lines = io.BytesIO(self._table.lines(accepted, self._numbers))
             bounds = self._bounds(advance, ends or {})
             if accepted:
                 with _content(self._session.server):
-                    cursor.copy_expert(sql["copy"], lines, _COPY_BYTES)
+                    cursor.copy_expert(statements["copy"], lines, _COPY_BYTES)
             # The first row lock of the transaction; nothing slow comes after it.
-            cursor.execute(sql["fence"], bounds)
+            cursor.execute(statements["fence"], bounds)
             if cursor.rowcount != len(advance):
                 raise _fence_lost(advance)
             if accepted:
                 with _content(self._session.server):
-                    cursor.execute(sql["insert_rows"], bounds)
+                    cursor.execute(self._table.insert_rows, bounds)
                 rows = cursor.rowcount
                 if rows < len(accepted):
-                    cursor.execute(sql["insert_duplicates"])
+                    cursor.execute(statements["insert_duplicates"])
                     duplicates = cursor.rowcount
             written = self._insert_dead_letters(cursor, dead) if dead else 0
         return Stored(rows=rows, duplicates=duplicates, dead_letters=written)
@@ -165,18 +198,18 @@ class Store:
         }
 
     def _insert_dead_letters(self, cursor: Cursor, dead: Sequence[DeadLetter]) -> int:
-        sql = queries("store")
+        statements = queries("store")
         written = 0
         for first in range(0, len(dead), _DEAD_LETTERS_A_STATEMENT):
             page = dead[first : first + _DEAD_LETTERS_A_STATEMENT]
             execute_values(
                 cursor,
-                sql["insert_dead_letters"],
+                statements["insert_dead_letters"],
                 [
                     _dead_letter(letter, self._numbers[log_partition(letter.record.position)])
                     for letter in page
                 ],
-                template=sql["dead_letter"],
+                template=statements["dead_letter"],
                 page_size=len(page),
             )
             written += cursor.rowcount

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from bdlab.errors import InvalidEvent, RowRejected
-from bdlab.events import REVIEWS, Record
+from bdlab.events import EventCodec, Record
 from bdlab.ledger import Accepted, DeadLetter, Entry
 
 MAX_TRANSACTION_BYTES = 8 << 20
@@ -14,10 +14,10 @@ MAX_TRANSACTION_BYTES = 8 << 20
 _REASON_CHARACTERS = 500
 
 
-def decode_entry(record: Record) -> Entry:
+def decode_entry(codec: EventCodec, record: Record) -> Entry:
     """Return the decoded record, or a dead letter if it is no event. Raises EventTooNew."""
     try:
-        return Accepted(record, *REVIEWS.decode(record))
+        return Accepted(record, *codec.decode(record))
     except InvalidEvent as error:
         return DeadLetter(record=record, reason=_shortened(error.message))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -45,6 +46,8 @@ _RETRIABLE = (DatabaseUnavailable, VaultUnavailable)
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 
+_READ_CONTRACT_EVERY_S = 1.0
+
 _IDS_IN_LOG = 10
 _LETTERS_IN_LOG = 5
 
@@ -63,6 +66,7 @@ class Sink:
         self._expected: dict[LogPartition, int] = {}
         self._recorded: dict[LogPartition, int] = {}
         self._stopped: dict[LogPartition, str] = {}
+        self._read_contract_at = math.inf
         self._ends: Mapping[LogPartition, int] = {}
         self._beat = time.monotonic()
         self._reading = Outage("waiting for what the sink needs", "going on")
@@ -100,9 +104,11 @@ class Sink:
         `assigned` has all of them. Raises what `BatchStore.start_offsets` raises.
         """
         starts = self._batches.start_offsets(assigned)
+        self._batches.read_contract()  # from now on nothing but additions can change it
         self._expected = {log_partition(start): start.offset for start in starts}
         self._recorded = dict(self._expected)
         self._stopped.clear()
+        self._read_contract_at = math.inf
         log.info("partitions start", at={start.partition: start.offset for start in starts})
         return starts
 
@@ -127,6 +133,7 @@ class Sink:
         while not stop.is_set():
             self._beat = time.monotonic()
             try:
+                self._read_contract(source)
                 records = source.poll(self._settings.batch_size, self._settings.batch_wait_s)
             except (*_RETRIABLE, BrokerUnavailable) as error:
                 self._pause(error, backoff, stop, self._reading)
@@ -153,6 +160,15 @@ class Sink:
                     hint="`bdlab verify --wait 60` says when they have stored everything.",
                 )
         return total
+
+    def _read_contract(self, source: EventSource) -> None:
+        """If an event is held, read the contract again, and if that changed, all from what is stored on."""
+        if time.monotonic() < self._read_contract_at:
+            return
+        self._read_contract_at = time.monotonic() + _READ_CONTRACT_EVERY_S
+        if self._batches.read_contract():
+            log.info("the database has another contract", number=self._batches.codec.contract.number)
+            source.rewind()
 
     def _forget_others(self, assigned: frozenset[int]) -> None:
         """Drop the partitions that another consumer has now, which reports on them itself."""
@@ -183,6 +199,7 @@ class Sink:
         A gap or an event of a later version stops the partition, so that nothing is skipped or misjudged.
         """
         entries: list[Entry] = []
+        codec = self._batches.codec
         for at, begin, end in runs([record.position for record in records]):
             offset = records[begin].position.offset
             expected = self._expected.setdefault(at, offset)
@@ -194,9 +211,10 @@ class Sink:
             known = len(entries)
             try:
                 for record in records[begin + expected - offset : end]:
-                    entries.append(decode_entry(record))
+                    entries.append(decode_entry(codec, record))
             except EventTooNew as newer:
                 self._stop(at, f"offset {record.position.offset}: {newer.message}")
+                self._read_contract_at = min(self._read_contract_at, time.monotonic())
             self._expected[at] = expected + len(entries) - known
         return entries
 

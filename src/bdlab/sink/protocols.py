@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from bdlab.errors import BrokerError
-from bdlab.events import Position, Record
+from bdlab.events import EventCodec, Position, Record
 from bdlab.ledger import Entry, LogPartition, LogRange, Stored
 from bdlab.log_identity import LogCatalog
 
@@ -51,6 +51,15 @@ class EventSource(Protocol):
 class BatchStore(LogCatalog, Protocol):
     """Records batches, each position once."""
 
+    @property
+    def codec(self) -> EventCodec:
+        """Return what decodes the events that are stored; only `read_contract` changes it."""
+        ...
+
+    def read_contract(self) -> bool:
+        """Read the database's contract again, and return whether it is another. Raises as `start_offsets`."""
+        ...
+
     def confirm(self, ranges: Sequence[LogRange]) -> None:
         """Note the topic id of a log that is proved to be the known one. Raises as `start_offsets`."""
         ...
@@ -58,6 +67,7 @@ class BatchStore(LogCatalog, Protocol):
     def start_offsets(self, assigned: Sequence[Position]) -> list[Position]:
         """Return where each partition goes on; a new one begins at its log's start, which `assigned` gives.
 
+        Reads the contract again too.
         Raises DatabaseUnavailable, DatabaseDenied and VaultError.
         """
         ...

@@ -1,10 +1,10 @@
 -- name: newest
-SELECT id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment, confidence,
-       explanation, model, created_at, stored_at, source, cluster_id, topic, partition, "offset", topic_id
+-- No column of a contract begins with "_".
+SELECT {columns}, l.cluster_id, l.topic, p.partition, p."offset", l.topic_id
 FROM (
-    SELECT *, sum(bytes) OVER (ORDER BY stored_at DESC, created_at DESC, id DESC) - bytes AS bytes_before
+    SELECT *, sum(_bytes) OVER (ORDER BY stored_at DESC, created_at DESC, id DESC) - _bytes AS _before
     FROM (
-        SELECT *, octet_length(summary) + octet_length(text) AS bytes
+        SELECT *, {bytes} AS _bytes
         FROM predictions
         WHERE %(source)s IN ('all', source)
            OR (%(source)s = 'real' AND source IS DISTINCT FROM 'drill' AND source IS DISTINCT FROM 'demo')
@@ -12,15 +12,14 @@ FROM (
         ORDER BY stored_at DESC, created_at DESC, id DESC
         LIMIT %(limit)s
     ) AS newest
-) AS measured LEFT JOIN logs USING (log_id)
-WHERE bytes_before < %(bytes)s
-ORDER BY stored_at DESC, created_at DESC, id DESC
+) AS p LEFT JOIN logs l USING (log_id)
+WHERE _before < %(bytes)s
+ORDER BY p.stored_at DESC, p.created_at DESC, p.id DESC
 
 -- name: get
-SELECT id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment, confidence,
-       explanation, model, created_at, stored_at, source, cluster_id, topic, partition, "offset", topic_id
-FROM located_predictions
-WHERE id = %(id)s::uuid
+SELECT {columns}, p.cluster_id, p.topic, p.partition, p."offset", p.topic_id
+FROM located_predictions p
+WHERE p.id = %(id)s::uuid
 
 -- name: count
 SELECT count(*) FROM predictions

@@ -1,26 +1,9 @@
 -- name: temporary_table
--- Created once for each connection, without constraints: those of the table check the rows.
-CREATE TEMPORARY TABLE IF NOT EXISTS incoming (
-    id                      uuid,
-    summary                 text,
-    text                    text,
-    helpfulness_numerator   integer,
-    helpfulness_denominator integer,
-    prediction              double precision,
-    sentiment               text,
-    confidence              double precision,
-    explanation             jsonb,
-    model                   text,
-    created_at              timestamptz,
-    source                  text,
-    log_id                  integer,
-    partition               integer,
-    "offset"                bigint
-) ON COMMIT DELETE ROWS
+-- Created once for each connection, with the columns' types and without constraints: the table's check the rows.
+CREATE TEMPORARY TABLE IF NOT EXISTS incoming ON COMMIT DELETE ROWS AS SELECT {columns} FROM predictions WITH NO DATA
 
 -- name: copy
-COPY incoming (id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment, confidence,
-               explanation, model, created_at, source, log_id, partition, "offset") FROM STDIN
+COPY incoming FROM STDIN
 
 -- name: start
 INSERT INTO sink_offsets (log_id, partition, first_offset, next_offset, end_seen)
@@ -74,16 +57,14 @@ WITH batch AS (
           AND d."offset" >= b.expected AND d."offset" < b.next
         OFFSET 0) k
 )
-INSERT INTO predictions (id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment,
-                         confidence, explanation, model, created_at, source, log_id, partition, "offset")
-SELECT id, summary, text, helpfulness_numerator, helpfulness_denominator, prediction, sentiment,
-       confidence, explanation, model, created_at, source, log_id, partition, "offset"
+INSERT INTO predictions ({columns})
+SELECT i.*
 FROM incoming i
 WHERE NOT EXISTS (
     SELECT FROM known k
     WHERE k.log_id = i.log_id AND k.partition = i.partition AND k."offset" = i."offset"
 )
-ORDER BY id, log_id, partition, "offset"
+ORDER BY i.id, i.log_id, i.partition, i."offset"
 ON CONFLICT (id) DO NOTHING
 
 -- name: insert_duplicates
