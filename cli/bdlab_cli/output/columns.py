@@ -17,7 +17,7 @@ _SENTIMENT = "sentiment"
 _COLOURS = {"positive": "green", "negative": "red"}
 
 Row = Mapping[str, Any]
-"""The fields of a prediction by their columns, as JSON has them."""
+"""The fields of a prediction by their columns, as JSON has them; stored ones have no `warning`."""
 
 
 class Column(NamedTuple):
@@ -63,7 +63,7 @@ def output_columns(contract: Contract, *, wide: bool = True) -> list[Column]:
     def chief_cell(row: Row) -> Text:
         text = _plain(row[chief])
         confidence = f" {row[CONFIDENCE]:.0%}" if classes else ""
-        doubt = " ?" if row["warning"] else ""
+        doubt = " ?" if row.get("warning") else ""
         return Text(f"{text}{confidence}{doubt}", style=_COLOURS.get(text, "") if rated else "")
 
     def column(name: str) -> Column:
