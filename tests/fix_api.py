@@ -16,9 +16,8 @@ import msgspec
 import pytest
 import uvicorn
 
-from bdlab.contract import review_contract
 from bdlab.errors import BrokerError, DatabaseUnavailable
-from bdlab.events import Position, PredictionEvent, Record, source_of
+from bdlab.events import EventCodec, Position, PredictionEvent, Record, source_of
 from bdlab.kafka.producer import Producer
 from bdlab.model import Scorer, load_scorer
 from bdlab.postgres.reader import row_type
@@ -28,10 +27,8 @@ from bdlab.serving.publisher import AsyncPublisher
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
 from bdlab_cli.wiring import uvicorn_server
 from tests.memory.log import MemoryLog, MemoryProducer
-from tests.samples import event_of
 
 STARTED_WITHIN_S = 20
-_ROW = row_type(review_contract())
 
 
 class _Server(uvicorn.Server):
@@ -95,8 +92,10 @@ class FixedVault:
 class StoredInMemory:
     """The rows of a log's events, as the consumer would store them; away where `online` is false."""
 
-    def __init__(self, log: MemoryLog) -> None:
+    def __init__(self, log: MemoryLog, codec: EventCodec) -> None:
         self._log = log
+        self._codec = codec
+        self._row = row_type(codec.contract)
         self.online = True
 
     def _rows(self) -> list[Any]:
@@ -104,7 +103,14 @@ class StoredInMemory:
             raise DatabaseUnavailable("the database in memory is switched off")
         ranges = self._log.log_ranges()
         records = [record for at in ranges for record in self._log.read(at.partition, at.start, at.end)]
-        return [_stored(record) for record in records]
+        return list(map(self._stored, records))
+
+    def _stored(self, record: Record) -> Any:
+        event = msgspec.structs.asdict(self._codec.decode(record)[0])
+        fields = {name: event[name] for name in self._row.__struct_fields__ if name in event}
+        return self._row(
+            **fields, stored_at=datetime.now(UTC), source=source_of(record.headers), position=record.position
+        )
 
     def newest(self, limit: int, *, source: str = "real") -> Sequence[Any]:
         def wanted(row: Any) -> bool:
@@ -118,14 +124,6 @@ class StoredInMemory:
 
     def state(self, *, count_rows: bool = True) -> DatabaseState:
         return DatabaseState(connected=self.online, rows=len(self._rows()) if count_rows else None)
-
-
-def _stored(record: Record) -> Any:
-    event = msgspec.structs.asdict(event_of(record))
-    fields = {name: event[name] for name in _ROW.__struct_fields__ if name in event}
-    return _ROW(
-        **fields, stored_at=datetime.now(UTC), source=source_of(record.headers), position=record.position
-    )
 
 
 class HeldPublisher:
@@ -169,8 +167,8 @@ class MemoryApi:
             self.log, source="/tests", delivery_timeout_s=self.settings.kafka.delivery_timeout_s
         )
         self.vault = FixedVault()
-        self.stored = StoredInMemory(self.log)
         self.scorer = scorer or load_scorer()
+        self.stored = StoredInMemory(self.log, self.scorer.codec)
         self.publisher: HeldPublisher | None = None
 
     def parts(self) -> Parts:

@@ -185,6 +185,9 @@ def test_another_contract_is_answered_by_its_fields(plants: httpx.Client) -> Non
         "blooms_at": "2026-05-01T00:00:00Z",
     }
     assert (answer["explanation"], answer["known_terms"], answer["warning"]) == ([], None, None)
+    stored = plants.get(f"/predictions/{answer['id']}").json()
+    moment = "2026-01-31T10:00:00Z"
+    assert (stored["planted_at"], stored["leaf_colour"], stored["edible"]) == (moment, "it's white", True)
     (same, wild) = plants.post("/predict/batch", json=[PLANT, PLANT | {"isWild": True, "petals": 4}]).json()
     assert (same["prediction"], wild["prediction"], wild["rare"]) == ("rose", "tulip", True)
 
