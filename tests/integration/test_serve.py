@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import signal
 import socket
@@ -9,14 +11,16 @@ import ssl
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from uuid import UUID
 
 import httpx
 import pytest
 
+from bdlab.contract import review_contract
 from bdlab.events import Record
 from bdlab.health.tls import shown_certificate
 from bdlab.kafka.consumer import Consumer
@@ -182,6 +186,42 @@ def test_without_vault_and_database_it_goes_on_predicting(pipeline: Pipeline) ->
         pipeline.postgres.start()
         until(lambda: client.get("/health").json()["status"] == "healthy")
         until(lambda: client.get("/predictions").status_code == 200)
+
+
+REFUSED = (
+    "the field 'text': max_length is not given in the model's contract, and 999 in the database's contract"
+)
+
+
+@contextmanager
+def other_contract(pipeline: Pipeline) -> Iterator[None]:
+    """The database has the contract of other texts."""
+    document = copy.deepcopy(review_contract().document)
+    document["input"]["properties"]["text"]["maxLength"] = 999
+    with closing(pipeline.database()) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE contracts SET document = %s", (json.dumps(document),))
+    try:
+        yield
+    finally:
+        pipeline.postgres.start()
+        with closing(pipeline.database()) as connection, connection.cursor() as cursor:
+            cursor.execute("UPDATE contracts SET document = %s", (json.dumps(review_contract().document),))
+
+
+def test_a_model_that_does_not_fit_the_database_is_refused(pipeline: Pipeline) -> None:
+    """At the start; and as soon as the database is there, if it was away then."""
+    with other_contract(pipeline):
+        for workers in ("1", "2"):
+            done = pipeline.run("serve", "--port", "0", "--workers", workers)
+            assert done.returncode == 1
+            assert REFUSED in done.stderr
+        pipeline.postgres.stop()
+        with pipeline.serve() as (daemon, client):
+            assert predict(client) == 200
+            pipeline.postgres.start()
+            daemon.wait_for("stopping: the model does not fit the database")
+            assert daemon.ended() == 1
+            daemon.wait_for(f"error: {REFUSED}")
 
 
 def test_it_waits_for_vault_and_then_gives_up(pipeline: Pipeline) -> None:

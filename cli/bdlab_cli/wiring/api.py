@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
+import os
 import signal
 import sys
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import structlog
 
+from bdlab.contract import check_fits
+from bdlab.errors import BdlabError, DatabaseError, VaultError, VaultUnavailable
 from bdlab.forked import end_with_parent
+from bdlab.retry import tries
 from bdlab_cli.output.logs import published_lines
 from bdlab_cli.wiring.session import load_settings
 
@@ -27,6 +33,10 @@ log = structlog.get_logger()
 SERVICE = "serve"
 STARTUP_FAILED = 3
 """The exit code that tells uvicorn's supervisor that another try would fail in the same way."""
+
+_COMPARED_WITHIN_S = 3.0
+"""How long the start waits for the database's contract, which is then compared later."""
+_COMPARE_EVERY_S = 2.0
 
 _GC_THRESHOLD = 10_000
 """New objects until the next collection. Each looks at all requests in progress, which are no garbage."""
@@ -49,11 +59,14 @@ class Api:
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
         self._open = ExitStack()
+        self._compared = threading.Event()
+        self.refusal: BdlabError | None = None
+        """Why the model cannot be served over this database."""
 
     def open(self) -> None:
         """Load the model, log in to Vault (waiting for it) and start connecting; does not wait for a broker.
 
-        Raises ModelError, VaultError.
+        Raises ModelError, also if the model's contract is not that of the database, and VaultError.
         """
         from bdlab.kafka.admin import Admin
         from bdlab.kafka.producer import Producer
@@ -76,7 +89,33 @@ class Api:
             self.producer = Producer(self.vault, client_id="bdlab-serve", source="/bdlab/serve")
             opening.callback(self.producer.close)
             self.producer.open()
+            stop = threading.Event()
+            opening.callback(stop.set)
+            threading.Thread(target=self._compare_contracts, args=[stop], daemon=True).start()
+            self._compared.wait(_COMPARED_WITHIN_S)
+            self._compared.set()
+            if self.refusal is not None:
+                raise self.refusal
             self._open = opening.pop_all()
+
+    def _compare_contracts(self, stop: threading.Event) -> None:
+        """Compare the model's contract with the database's, once that answers.
+
+        A mismatch ends the process if its start is over.
+        """
+        for _ in tries(math.inf, stop=stop, longest_s=_COMPARE_EVERY_S):
+            try:
+                check_fits(self.scorer.codec.contract, self.reader.contract())
+            except (DatabaseError, VaultError):
+                self._compared.set()
+                continue
+            except BdlabError as error:
+                self.refusal = error
+                if self._compared.is_set():
+                    log.error("stopping: the model does not fit the database", problem=error.message)
+                    os.kill(os.getpid(), signal.SIGTERM)
+            self._compared.set()
+            return
 
     def close(self) -> None:
         """Wait for what is in flight, then log out, in the reverse order of opening."""
@@ -122,7 +161,6 @@ def make_worker() -> ASGIApp:
 
     uvicorn calls it. A worker ends with its parent, even if that is killed.
     """
-    from bdlab.errors import BdlabError, VaultUnavailable
     from bdlab_cli.output import terminal
 
     terminal.prepare()

@@ -28,7 +28,7 @@ def check_fits(card: Contract, stored: Contract) -> None:
         raise ContractMismatch(
             f"the model's contract is number {card.number}, with the field {added.name!r}, and the database "
             f"has number {stored.number}",
-            hint="Run `bdlab migrate` with the model's card, then restart the consumers.",
+            hint="Run `bdlab migrate` with the model's card.",
         )
     _compare(card, stored.at(card.number), "the database", "the model")
 
