@@ -27,8 +27,6 @@ CONTRACT = parse_contract(
                 "moved_at": {"type": ["string", "null"], "format": "date-time"},
                 "isWild": {"type": "boolean", "default": False},
                 "edible": {"type": ["boolean", "null"]},
-                "class": {"type": ["string", "null"]},
-                "Contract": {"type": ["string", "null"]},
             },
             "required": ["Name", "Leaf colour", "petals", "height (cm)", "planted_at"],
         },

@@ -41,6 +41,7 @@ COMMANDS = {
     "migrate": ("Bring the database schema and the topic up to date.", _SET_UP),
     "rotate": ("Rotate database, Kafka and AppRole credentials while everything runs.", _SET_UP),
     "prune": ("Delete old rows, and keep the accounting right.", _SET_UP),
+    "model": ("Write a card for a model of your own, and check one.", "Model"),
     "train": ("Train the model from a CSV of reviews and write it with its card.", "Model"),
 }
 

@@ -1,3 +1,18 @@
-"""bdlab: a scikit-learn review model as a durable prediction pipeline."""
+"""bdlab: a model as a durable prediction pipeline. `load_model` is its Python API (docs/python.md)."""
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load_model"]
+
+TYPE_CHECKING = False  # importing typing would take most of the time of `import bdlab`
+if TYPE_CHECKING:
+    from bdlab.model.loaded import Model
+
+
+def load_model(path: str = "") -> "Model":
+    """Return the model of a card, its folder, or a joblib file with its sha256; empty is the shipped one.
+
+    Raises `bdlab.errors.ModelError` if it cannot be loaded, and InvalidInput if a package is missing.
+    """
+    from bdlab.model.loaded import Model  # noqa: PLC0415 - `import bdlab` loads nothing
+
+    return Model(path)

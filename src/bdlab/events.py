@@ -69,8 +69,8 @@ class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `created_at` is the time of scoring, `timestamp` of handing it to the producer.
     """
 
-    CONTRACT: ClassVar[int] = 1
-    """The contract's number; in capitals, which no column has."""
+    contract: ClassVar[int] = 1
+    """The contract's number."""
 
     if TYPE_CHECKING:  # a contract's own event has these between its fields
         id: UUID
@@ -256,7 +256,7 @@ def headers(
         *_constant_headers(source),
         ("ce_time", event.timestamp.isoformat().encode()),
         ("traceparent", traceparent.encode()),
-        *([(CONTRACT_HEADER, str(event.CONTRACT).encode())] if event.CONTRACT > 1 else ()),
+        *([(CONTRACT_HEADER, str(event.contract).encode())] if event.contract > 1 else ()),
     ]
 
 

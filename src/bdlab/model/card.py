@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from bdlab.contract import Contract, parse_contract, review_contract
-from bdlab.errors import ContractInvalid, ModelError, ModelNotFound, ModelTampered
+from bdlab.errors import ContractInvalid, InvalidInput, ModelError, ModelNotFound, ModelTampered
 
 SUFFIX = ".card.json"
 
@@ -113,6 +113,14 @@ def contract_of(card: Card, path: Path) -> Contract:
         return parse_contract(card.contract)
     except ContractInvalid as error:
         raise ContractInvalid(f"the model card {path}: {error.message}", hint=error.hint) from error
+
+
+def check_title(name: str, version: str) -> None:
+    """Raise InvalidInput if a model cannot have this name or version."""
+    try:
+        msgspec.convert({"name": name, "version": version}, Title)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"the name {name!r} or the version {version!r} is not valid: {error}") from error
 
 
 def encode_card(card: Card) -> bytes:

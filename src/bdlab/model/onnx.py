@@ -1,17 +1,18 @@
 """A scorer of a model in ONNX, by onnxruntime, which runs no code of the file."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bdlab.contract import Field
+from bdlab.contract import Contract, Field
 from bdlab.contract.fields import PREDICTION
 from bdlab.errors import ModelError, require
 from bdlab.events import EventCodec, Input, Score
-from bdlab.model.answers import Answers, LibraryScorer
-from bdlab.model.rows import NUMERIC, column
+from bdlab.model.answers import Answers, LibraryScorer, class_name
+from bdlab.model.rows import NUMERIC, Traits, column
 
+_TEXT = "tensor(string)"
 _TYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -19,10 +20,10 @@ _TYPES: dict[str, Any] = {
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
     "tensor(bool)": np.bool_,
-    "tensor(string)": np.object_,
+    _TEXT: np.object_,
 }
 _FLOATS = ("tensor(float)", "tensor(double)", "tensor(float16)")
-_LABELS = ("tensor(string)", "tensor(int64)", "tensor(int32)", "tensor(bool)")
+_LABELS = (_TEXT, "tensor(int64)", "tensor(int32)", "tensor(bool)")
 
 Feed = Callable[[Sequence[Input]], dict[str, Any]]
 
@@ -59,6 +60,62 @@ def onnx_scorer(content: bytes, codec: EventCodec, *, source: str, name: str, sh
         return read(session.run(outputs, feed(rows)), len(rows))
 
     return LibraryScorer(codec, predict, name=name, sha256=sha256)
+
+
+def traits(content: bytes, *, source: str) -> Traits:
+    """Return what a model takes and gives. Raises ModelError if it cannot be loaded."""
+    session = session_of(content, source=source)
+    inputs = session.get_inputs()
+    kinds = _kinds(session.get_outputs())
+
+    def classes(contract: Contract, rows: Sequence[Input]) -> list[str] | None:
+        """Without names in the model, the rows show which probability belongs to which label."""
+        feed, found = _feed(inputs, contract.inputs, source), dict[int, str]()
+        for row in rows:
+            chances, *labels = session.run(kinds.read, feed([row]))
+            if kinds.maps:
+                return [str(key) for key in chances[0]]
+            width = chances.size
+            if width == 1:
+                return None
+            label = class_name(labels[0].reshape(-1).tolist()[0]) if labels else ""
+            found[int(chances.argmax())] = label
+        if set(found.values()) <= {"", *map(str, found)}:
+            return [str(place) for place in range(width)]
+        if len(found) < width:
+            raise ModelError(
+                f"{source} has {width} classes without names, and the sample shows {len(found)} of them",
+                hint="Give a sample with a row of each class, or export the model with ZipMap.",
+            )
+        return [found[place] for place in range(width)]
+
+    if len(inputs) > 1:
+        return Traits({each.name: each.type == _TEXT for each in inputs}, None, classes)
+    [one] = inputs
+    width = one.shape[1] if len(one.shape) == 2 and isinstance(one.shape[1], int) else None
+    return Traits(None, width, classes, text=one.type == _TEXT)
+
+
+class _Kinds(NamedTuple):
+    """The names of outputs of maps from classes to probabilities, of numbers, and of labels."""
+
+    maps: list[str]
+    numbers: list[str]
+    labels: list[str]
+
+    @property
+    def read(self) -> list[str]:
+        """Those that are read: probabilities or numbers, then labels."""
+        return [*(self.maps or self.numbers)[:1], *self.labels[:1]]
+
+
+def _kinds(outputs: Sequence[Any]) -> _Kinds:
+    of = [(each.name, each.type) for each in outputs]
+    return _Kinds(
+        [name for name, kind in of if kind.startswith("seq(map(")],
+        [name for name, kind in of if kind in _FLOATS],
+        [name for name, kind in of if kind in _LABELS],
+    )
 
 
 def _feed(inputs: Sequence[Any], fields: Sequence[Field], source: str) -> Feed:
@@ -104,9 +161,9 @@ _SHAPES = "docs/model.md says which inputs and outputs of ONNX models can be ser
 
 def _unfit(field: Field, tensor: str) -> str:
     """Return why a field cannot be given as this type; empty if it can."""
-    if (field.kind == "string") != (tensor == "tensor(string)") or field.kind not in (*NUMERIC, "string"):
+    if (field.kind == "string") != (tensor == _TEXT) or field.kind not in (*NUMERIC, "string"):
         return f"is a {field.kind}"
-    if tensor not in (*_FLOATS, "tensor(string)"):
+    if tensor not in (*_FLOATS, _TEXT):
         if field.nullable:
             return "may be null, which it cannot be there"
         if field.kind == "number" or (tensor == "tensor(bool)" and field.kind == "integer"):
@@ -119,32 +176,30 @@ def _reader(
 ) -> tuple[Callable[[list[Any], int], list[Score]], list[str]]:
     """Return what reads the results of a session, and the names of those that it reads."""
     choices = next(field.choices for field in codec.contract.outputs if field.name == PREDICTION)
-    numbers = [each.name for each in outputs if each.type in _FLOATS]
-    maps = [each.name for each in outputs if each.type.startswith("seq(map(")]
-    labels = [each.name for each in outputs if each.type in _LABELS]
+    kinds = _kinds(outputs)
     gives = ", ".join(f"{each.name} ({each.type})" for each in outputs)
     if not choices:
         answers = Answers(codec, None, source=source)
-        if not numbers or maps:
+        if not kinds.numbers or kinds.maps:
             raise ModelError(f"{source} gives {gives}, and the contract wants one number", hint=_SHAPES)
-        return lambda results, count: answers.numbers(results[0], count), numbers[:1]
+        return lambda results, count: answers.numbers(results[0], count), kinds.numbers[:1]
     answers = Answers(codec, (), source=source)
-    if not (maps or numbers):
+    if not (kinds.maps or kinds.numbers):
         raise ModelError(f"{source} gives {gives}, and no probabilities of classes", hint=_SHAPES)
 
     def read(results: list[Any], count: int) -> list[Score]:
         chances, names = results[0], list(choices)
-        if maps:
+        if kinds.maps:
             keys = list(chances[0])
             chances, names = [[row[key] for key in keys] for row in chances], [str(key) for key in keys]
         table = np.asarray(chances)
-        if labels:
+        if kinds.labels:
             return answers.classes(results[1], table, names, count)
         if table.ndim != 2 or table.shape[1] != len(names) or abs(table.sum(axis=1) - 1).max() > 1e-3:
             raise ModelError("gave no probabilities that add up to 1, one for each class", hint=_SHAPES)
         return answers.classes([names[place] for place in table.argmax(axis=1)], table, names, count)
 
-    return read, [*(maps or numbers)[:1], *labels[:1]]
+    return read, kinds.read
 
 
 def _shown(shape: Sequence[Any]) -> str:

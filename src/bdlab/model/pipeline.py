@@ -30,8 +30,9 @@ import structlog
 from bdlab.errors import ModelError, require
 from bdlab.events import EventCodec, Input, Score
 from bdlab.model.answers import PAGE, Answers, Floats, LibraryScorer, class_name
+from bdlab.model.card import File
 from bdlab.model.explanation import no_review, review_score
-from bdlab.model.rows import taken_by
+from bdlab.model.rows import Traits, taken_by
 
 PAIRS = "pairs"
 
@@ -41,7 +42,7 @@ _INIT = (
     "`bdlab model init FILE --sample rows.csv` writes a card for it, with a contract that has its classes."
 )
 #: Where the name of a package is another than that of its module.
-_PACKAGES = {"sklearn": "scikit-learn"}
+PACKAGES = {"sklearn": "scikit-learn"}
 
 Predict = Callable[[Sequence[Input]], list[Score]]
 Head = Callable[[list[Any]], tuple[Floats | None, Floats | None]]
@@ -55,14 +56,6 @@ def pipeline_scorer(found: Any, codec: EventCodec, *, source: str, name: str, sh
     return LibraryScorer(codec, predict, name=name, sha256=sha256)
 
 
-def unpickle(content: bytes, *, source: str, libraries: Mapping[str, str] | None = None) -> Any:
-    """Return what a joblib file holds. This runs its code, so it has to be checked first.
-
-    `libraries` has the versions that it was made with. Raises ModelError.
-    """
-    return _loaded(lambda: joblib.load(io.BytesIO(content)), source, libraries or {})
-
-
 def untrusted_types(content: bytes, *, source: str) -> list[str]:
     """Return the types in a skops file that skops does not trust by itself; nothing of it is loaded.
 
@@ -74,12 +67,17 @@ def untrusted_types(content: bytes, *, source: str) -> list[str]:
     return sorted(_loaded(lambda: get_untrusted_types(data=content), source, {}))
 
 
-def load_skops(
-    content: bytes, *, source: str, trusted: Sequence[str] = (), libraries: Mapping[str, str] | None = None
-) -> Any:
-    """Return what a skops file holds. Raises ModelError if a type is neither skops' nor `trusted`."""
+def load(content: bytes, file: File, *, source: str, libraries: Mapping[str, str] | None = None) -> Any:
+    """Return what the checked content of a joblib or skops file holds. Unpickling joblib's runs its code.
+
+    `libraries` has the versions that it was made with. Raises ModelError, also if a type in a skops file is
+    trusted by neither skops nor `file`.
+    """
+    known = libraries or {}
+    if file.role != "skops":
+        return _loaded(lambda: joblib.load(io.BytesIO(content)), source, known)
     found = untrusted_types(content, source=source)
-    if refused := [kind for kind in found if kind not in trusted]:
+    if refused := [kind for kind in found if kind not in file.trusted]:
         raise ModelError(
             f"{source} holds types that its card does not trust: {', '.join(refused)}",
             hint='If you know them and trust the file, name them in the card: "trusted" of the file. '
@@ -87,7 +85,18 @@ def load_skops(
         )
     from skops.io import loads  # noqa: PLC0415 - an extra, which few models need
 
-    return _loaded(lambda: loads(content, trusted=found), source, libraries or {})
+    return _loaded(lambda: loads(content, trusted=found), source, known)
+
+
+def traits(estimator: Any, *, source: str) -> Traits:
+    """Return what an estimator takes and gives. Raises ModelError if it does not predict."""
+    classes = classes_of(estimator, source)
+    names = getattr(estimator, "feature_names_in_", None)
+    return Traits(
+        names=None if names is None else {str(name): False for name in names},
+        number=getattr(estimator, "n_features_in_", None),
+        classes=lambda _contract, _rows: classes,
+    )
 
 
 def _loaded(load: Callable[[], Any], source: str, libraries: Mapping[str, str]) -> Any:
@@ -99,7 +108,7 @@ def _loaded(load: Callable[[], Any], source: str, libraries: Mapping[str, str]) 
             hint = "Load it with the versions of Python and scikit-learn, and the modules, that wrote it."
             if isinstance(error, ModuleNotFoundError) and error.name:
                 module = error.name.partition(".")[0]
-                package = _PACKAGES.get(module, module)
+                package = PACKAGES.get(module, module)
                 version = libraries.get(package, "")
                 hint = f"pip install {package}{version and f'=={version}'}"
             raise ModelError(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,21 @@ from bdlab.events import Input
 
 NUMERIC = frozenset(("integer", "number", "boolean"))
 Take = Callable[[Sequence[Input]], Any]
+
+
+class Traits(NamedTuple):
+    """What a model takes and gives.
+
+    `names` are those of its inputs, each with whether it has to be a text. If they have none, `number` says
+    how many they are, None if it is not known, and `text` whether they are texts. `classes` finds the classes
+    that it predicts, None if it predicts numbers; some inputs of a contract help.
+    """
+
+    names: dict[str, bool] | None
+    number: int | None
+    classes: Callable[[Contract, Sequence[Input]], list[str] | None]
+    text: bool = False
+
 
 #: The type of a column that has no nulls; a number that may be null is a float, as NaN is one.
 _DTYPES = {"integer": "int64", "number": "float64", "boolean": "bool", "date-time": "datetime64[us, UTC]"}

@@ -181,10 +181,7 @@ def library_scorer(
     else:
         from bdlab.model import pipeline  # noqa: PLC0415 - imports scikit-learn
 
-        if file.role == "skops":
-            found = pipeline.load_skops(content, source=source, trusted=file.trusted, libraries=libraries)
-        else:
-            found = pipeline.unpickle(content, source=source, libraries=libraries)
+        found = pipeline.load(content, file, source=source, libraries=libraries)
         scorer = pipeline.pipeline_scorer(found, codec, source=source, name=name, sha256=file.sha256)
     scorer.score(msgspec.convert(example_of(codec.contract), codec.input))
     return scorer
@@ -193,8 +190,13 @@ def library_scorer(
 def _from_pipeline(path: Path, codec: EventCodec, sha256: str, *, source: str) -> Scorer:
     content = read_verified(path, sha256, source=source)
     file = File(role="pipeline", sha256=sha256, bytes=len(content))
-    name = f"{_NOT_IN_A_NAME.sub('_', path.stem)[:100]}@{sha256[:12]}"
+    name = f"{file_title(path)}@{sha256[:12]}"
     return library_scorer(content, file, codec, source=str(path), name=name)
+
+
+def file_title(path: Path) -> str:
+    """Return the name of a model that has no other than its file's."""
+    return _NOT_IN_A_NAME.sub("_", path.stem)[:100]
 
 
 def _sha256_beside(file: Path) -> str:

@@ -19,7 +19,17 @@ from bdlab.contract import review_contract
 from bdlab.errors import InvalidInput, TrainingFailed
 from bdlab.files import Replacement
 from bdlab.model import termtable
-from bdlab.model.card import SUFFIX, Card, Data, File, Metrics, Title, Validation, encode_card, sha256_of
+from bdlab.model.card import (
+    SUFFIX,
+    Card,
+    Data,
+    File,
+    Metrics,
+    Validation,
+    check_title,
+    encode_card,
+    sha256_of,
+)
 from bdlab.model.dataset import Corpus, Integers, read_corpus
 from bdlab.model.dataset import Progress as Share
 from bdlab.model.estimators import SENTIMENTS, Fitted, build_pipelines, build_table
@@ -62,7 +72,7 @@ def train(
     not valid, TrainingFailed if there is too little to learn from.
     """
     chosen = parameters or Parameters()
-    _check_title(name, version)
+    check_title(name, version)
     step = partial(_part, progress)
     progress("reading the reviews", 0.0)
     corpus = read_corpus(csv, delimiter=delimiter, progress=step("reading the reviews", 0.0, _READ))
@@ -140,13 +150,6 @@ def prepare(
 def _part(progress: Progress, what: str, begin: float, end: float) -> Share:
     """Return a function that reports the share of one step as that of the whole."""
     return lambda share: progress(what, begin + share * (end - begin))
-
-
-def _check_title(name: str, version: str) -> None:
-    try:
-        msgspec.convert({"name": name, "version": version}, Title)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"the name {name!r} or the version {version!r} is not valid: {error}") from error
 
 
 def _check_folds(corpus: Corpus, folds: int) -> None:

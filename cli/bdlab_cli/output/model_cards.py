@@ -1,0 +1,64 @@
+"""Cards of models, as `bdlab model` shows what was guessed of them, and what is wrong with them."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from bdlab.contract import example_of
+from bdlab.model.draft import Draft
+from bdlab.model.inspection import Report
+from bdlab_cli.output import terminal
+
+_CURL = 'curl -X POST "http://localhost:8000/predict" -H "Content-Type: application/json" -d '
+
+
+def show_draft(draft: Draft) -> None:
+    """Print the guesses, what the model said to the sample, and what to do next."""
+    table = Table("input", "schema", "why", title=f"{draft.card.title}: what was guessed from the sample")
+    for guess in draft.guesses:
+        table.add_row(guess.field, json.dumps(guess.schema, ensure_ascii=False), guess.why)
+    out = terminal.stdout()
+    out.print(table)
+    output = (draft.card.contract or {})["output"]["properties"]
+    terminal.echo(f"output     {json.dumps(output, ensure_ascii=False)}")
+    terminal.echo(f"predicted  {json.dumps(draft.predicted, ensure_ascii=False)}")
+    for name, file in draft.card.files.items():
+        if file.trusted:
+            terminal.echo(f"trusted    {name}: {', '.join(file.trusted)}")
+    terminal.echo(f"card       {draft.path}")
+    quoted = shlex.quote(draft.path)
+    terminal.echo(
+        f"Read and mend the card, then: bdlab model check {quoted} --sample ROWS, bdlab up --model {quoted}",
+        err=True,
+    )
+
+
+def report_of(report: Report, columns: Mapping[str, tuple[str, bool]]) -> dict[str, Any]:
+    """Return a report as JSON, with the table's `columns`: the type of each, and whether it may be null."""
+    contract = report.contract
+    return {
+        "model": report.model or None,
+        "contract": contract and contract.number,
+        "columns": {name: kind + " NOT NULL" * (not null) for name, (kind, null) in columns.items()},
+        "request": contract and _CURL + shlex.quote(json.dumps(example_of(contract), ensure_ascii=False)),
+        "rows": report.rows,
+        "findings": report.findings,
+    }
+
+
+def show_report(report: Mapping[str, Any]) -> None:
+    """Print a report of `report_of`."""
+    if report["columns"]:
+        table = Table("column", "type", title=f"predictions, contract {report['contract']}")
+        for column in report["columns"].items():
+            table.add_row(*column)
+        terminal.stdout().print(table)
+        terminal.echo(report["request"])
+    for finding in report["findings"]:
+        terminal.echo(f"wrong: {finding.what}\n  {finding.hint}".rstrip())
+    if not report["findings"]:
+        rows = f", and predicts {report['rows']} rows" if report["rows"] else ""
+        terminal.echo(f"{report['model']} can be served{rows}")

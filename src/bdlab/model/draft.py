@@ -1,0 +1,239 @@
+"""A card for a model file: the contract as the file and a sample of rows let guess it."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from bdlab.contract import Contract, column_name, parse_contract
+from bdlab.contract.fields import CONFIDENCE, PREDICTION
+from bdlab.errors import InvalidInput, ModelError
+from bdlab.events import Score, codec_of
+from bdlab.files import replace_file
+from bdlab.inputs import Validator
+from bdlab.inputs.files import BadRow, InputFile, Row
+from bdlab.inputs.tables import Lines, csv_rows
+from bdlab.model import onnx, pipeline
+from bdlab.model.card import SUFFIX, Card, File, check_title, encode_card, read_file, sha256_of
+from bdlab.model.rows import Traits
+from bdlab.model.scorer import file_title, library_scorer
+
+MOST_ROWS = 10_000
+"""No more rows of a sample are read."""
+
+_MAX_ROW_BYTES = 1 << 20
+_ROLES = {".joblib": "pipeline", ".pkl": "pipeline", ".skops": "skops", ".onnx": "onnx"}
+_LIBRARIES = ("sklearn", "numpy", "pandas", "lightgbm", "xgboost", "onnxruntime")
+_MOST_CHOICES, _ROWS_A_CHOICE = 20, 10
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9]\d{0,17})")
+_NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class Guess(msgspec.Struct, frozen=True):
+    """The schema that was guessed of a field, why, and whether a row may leave it out."""
+
+    field: str
+    schema: dict[str, Any]
+    why: str
+    optional: bool
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A card that was written to `path`. `predicted` sums up what the model says to the sample."""
+
+    path: str
+    card: Card
+    guesses: list[Guess]
+    predicted: dict[str, Any]
+
+
+def draft_card(
+    file: Path,
+    sample: Path,
+    *,
+    name: str = "",
+    version: str = "1.0.0",
+    output: Path | None = None,
+    target: str = "",
+    bounds: bool = False,
+    trust: bool = False,
+    force: bool = False,
+    delimiter: str = ",",
+) -> Draft:
+    """Write a card for the model in `file`, beside it, or with a copy of it in the folder `output`.
+
+    The contract follows from the model and the rows of `sample`, a CSV file, but for its column `target`.
+    Loading a joblib file runs its code; a skops file with types that skops does not know needs `trust`.
+    Nothing is written unless the model predicts the sample. Raises InvalidInput, ModelError.
+    """
+    folder = output or file.parent
+    path = folder / (file.stem + SUFFIX)
+    name, role = name or file_title(file), _ROLES.get(file.suffix)
+    check_title(name, version)
+    if path.exists() and not force:
+        raise InvalidInput(f"there is a card already: {path}", hint="Give --force to replace it.")
+    if role is None:
+        raise InvalidInput(f"{file} is no model file: its name ends with none of {', '.join(_ROLES)}")
+    content = read_file(file)
+    entry, traits = _read_model(content, role, str(file), trust=trust)
+    header, rows = _read_sample(sample, delimiter)
+    guesses = [
+        guess(header[place], [row[place] for row in rows], text=text, bounds=bounds)
+        for place, text in _places(header, traits, target, sample)
+    ]
+    # Most encoders know a missing text; what splits texts into words knows empty ones only.
+    emptied = [_emptied(each) for each in guesses]
+    for tried in (guesses, emptied):
+        inputs = {
+            "type": "object",
+            "properties": {each.field: each.schema for each in tried},
+            "required": [each.field for each in tried if not each.optional],
+        }
+        asked = parse_contract({"input": inputs, "output": _output(None)})
+        read = read_rows(sample, asked, delimiter)
+        if bad := [row for row in read if isinstance(row, BadRow)]:
+            raise InvalidInput(f"the sample {sample}, {bad[0]}")
+        taken = [row.given for row in read if isinstance(row, Row)]
+        contract = {"input": inputs, "output": _output(traits.classes(asked, taken))}
+        codec = codec_of(parse_contract(contract))
+        try:
+            scorer = library_scorer(content, entry, codec, source=str(file), name=name)
+            predicted = _summary(scorer.score_many(taken))
+            break
+        except ModelError:
+            if tried == emptied:
+                raise
+    loaded = {pipeline.PACKAGES.get(each, each): sys.modules.get(each) for each in _LIBRARIES}
+    libraries = {package: module.__version__ for package, module in loaded.items() if module}
+    libraries["python"] = platform.python_version()
+    card = Card(name=name, version=version, files={file.name: entry}, contract=contract, libraries=libraries)
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.resolve() != file.parent.resolve():
+        replace_file(folder / file.name, content)
+    replace_file(path, encode_card(card))
+    return Draft(str(path), card, tried, predicted)
+
+
+def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool = False) -> Guess:
+    """Return the schema of a column as its cells have it. `text` says that the model takes texts there.
+
+    Raises InvalidInput if all cells are empty.
+    """
+    found = [cell for cell in cells if cell]
+    if not found:
+        raise InvalidInput(f"the column {name!r} of the sample is empty: nothing tells its type")
+    different = sorted(set(found))
+    values: list[Any] = found
+    schema: dict[str, Any] = {"type": "string"}
+    if not text and all(map(_INTEGER.fullmatch, found)):
+        schema, why, values = {"type": "integer"}, "whole numbers", [int(cell) for cell in found]
+    elif not text and all(map(_NUMBER.fullmatch, found)):
+        schema, why, values = {"type": "number"}, "numbers", [float(cell) for cell in found]
+    elif not text and {cell.lower() for cell in found} <= {"true", "false"}:
+        schema, why, values = {"type": "boolean"}, "truths", [cell.lower() == "true" for cell in found]
+    elif not text and all(map(_is_moment, found)):
+        schema, why = schema | {"format": "date-time"}, "moments with their offset from UTC"
+    elif len(different) <= _MOST_CHOICES and len(found) >= _ROWS_A_CHOICE * len(different):
+        schema, why = {"enum": different}, f"{len(different)} different texts"
+    else:
+        why = f"{len(different)} different texts, too many for an enum"
+    why = f"{len(found)} values: {why}"
+    if bounds and values is not found and schema["type"] != "boolean":
+        schema |= {"minimum": min(values), "maximum": max(values)}
+    if missing := len(cells) - len(found):
+        why += f"; {missing} are missing"
+        schema |= {"enum": [*different, None]} if "enum" in schema else {"type": [schema["type"], "null"]}
+    if len(different) == 1:
+        why += "; all are the same, which makes no default"
+    return Guess(name, {**schema, "examples": values[:1]}, why, bool(missing))
+
+
+def _is_moment(cell: str) -> bool:
+    try:
+        return msgspec.convert(cell, _Moment) is not None
+    except msgspec.ValidationError:
+        return False
+
+
+def _emptied(found: Guess) -> Guess:
+    """Return the guess of a text that may be null as one that may be empty."""
+    if found.schema.get("type") != ["string", "null"] or "format" in found.schema:
+        return found
+    schema = found.schema | {"type": "string", "default": ""}
+    return Guess(found.field, schema, f"{found.why}; the model takes no null there", optional=True)
+
+
+def _read_model(content: bytes, role: str, source: str, *, trust: bool) -> tuple[File, Traits]:
+    file = File(role=role, sha256=sha256_of(content), bytes=len(content))
+    if role == "onnx":
+        return file, onnx.traits(content, source=source)
+    if role == "skops" and trust:
+        trusted = pipeline.untrusted_types(content, source=source)
+        file = msgspec.structs.replace(file, trusted=tuple(trusted))
+    return file, pipeline.traits(pipeline.load(content, file, source=source), source=source)
+
+
+def _read_sample(sample: Path, delimiter: str) -> tuple[list[str], list[list[str]]]:
+    """Return the titles and the rows of a CSV file. Raises InvalidInput."""
+    try:
+        with sample.open("rb") as file:
+            lines = Lines(file, str(sample), _MAX_ROW_BYTES)
+            found = [row for _, row in islice(csv_rows(lines, delimiter), MOST_ROWS + 1)]
+    except OSError as error:
+        raise InvalidInput(f"the sample {sample} cannot be read: {error.strerror}") from error
+    header, *rows = found or [[]]
+    if not rows:
+        raise InvalidInput(f"the sample {sample} has no rows: it needs a line of titles, and rows")
+    return header, [row + [""] * (len(header) - len(row)) for row in rows]
+
+
+def read_rows(sample: Path, contract: Contract, delimiter: str) -> list[Row | BadRow]:
+    """Return the rows of a sample as a model with this contract gets them. Raises InvalidInput."""
+    validator = Validator(contract)
+    with InputFile(
+        str(sample), BytesIO(), validator, kind=None, max_row_bytes=_MAX_ROW_BYTES, delimiter=delimiter
+    ) as file:
+        return list(islice(file.rows(), MOST_ROWS))
+
+
+def _places(header: list[str], traits: Traits, target: str, sample: Path) -> list[tuple[int, bool]]:
+    """Return the column of each input of the model, and whether it has to be a text."""
+    places = {column_name(title): place for place, title in enumerate(header) if title != target}
+    if target and target not in header:
+        raise InvalidInput(f"the sample {sample} has no column {target!r}; it has {', '.join(header)}")
+    if traits.names is None:
+        if traits.number not in (None, len(places)):
+            raise InvalidInput(
+                f"the model takes {traits.number} fields, and the sample has {len(places)} columns for it",
+                hint="Leave out what it does not take; --target names the column of the truth.",
+            )
+        return [(place, traits.text) for place in places.values()]
+    if missing := [name for name in traits.names if column_name(name) not in places]:
+        raise InvalidInput(f"the sample {sample} lacks what the model takes: {', '.join(missing)}")
+    return [(places[column_name(name)], text) for name, text in traits.names.items()]
+
+
+def _output(classes: Sequence[str] | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {PREDICTION: {"type": "number"}}
+    if classes is not None:
+        confidence = {"type": "number", "minimum": 0, "maximum": 1}
+        fields = {PREDICTION: {"enum": list(classes)}, CONFIDENCE: confidence}
+    return {"type": "object", "properties": fields}
+
+
+def _summary(scores: Sequence[Score]) -> dict[str, Any]:
+    found = [score.prediction for score in scores]
+    if isinstance(found[0], str):
+        return {"rows": len(found), "classes": dict(Counter(found).most_common())}
+    return {"rows": len(found), "lowest": min(found), "highest": max(found)}

@@ -1,0 +1,48 @@
+"""A model for programs: its contract, its checks and its predictions, in Python's own types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+import msgspec
+
+from bdlab.inputs import FieldProblem, Validator
+from bdlab.model.scorer import load_scorer
+
+
+class Model:
+    """A loaded model. `name` is NAME@VERSION, `sha256` that of its file, `contract` has its fields.
+
+    Its methods may be called from several threads at once.
+    """
+
+    def __init__(self, path: str = "") -> None:
+        """Load what `path` names, as the setting `model.path` does. Raises ModelError, InvalidInput."""
+        self._scorer = load_scorer(path)
+        self.name = self._scorer.name
+        self.sha256 = self._scorer.sha256
+        self.contract = self._scorer.codec.contract
+        self._validator = Validator(self.contract)
+
+    def validate(self, row: Mapping[str, Any]) -> list[FieldProblem]:
+        """Return what is wrong with a row, a problem a field; an empty list if it is valid."""
+        return self._validator.find_problems(msgspec.to_builtins(row))
+
+    @overload
+    def predict(self, rows: Mapping[str, Any]) -> dict[str, Any]: ...
+    @overload
+    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]: ...
+    def predict(self, rows: Any) -> Any:
+        """Return the outputs of a row, a dict of the contract's names, or of each row of a list, in order.
+
+        Beside the contract's outputs are `explanation`, `known_terms` and `warning`. Raises InputInvalid,
+        which names each wrong field, and ModelError if the model fails.
+        """
+        if isinstance(rows, Mapping):
+            return self.predict([rows])[0]
+        inputs = [self._validator.given_of(msgspec.to_builtins(row)) for row in rows]
+        return [
+            msgspec.to_builtins(score) | {"explanation": [*map(msgspec.to_builtins, score.explanation)]}
+            for score in self._scorer.score_many(inputs)
+        ]
