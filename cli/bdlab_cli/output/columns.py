@@ -11,6 +11,7 @@ from bdlab.contract.fields import CONFIDENCE, PREDICTION, PROBABILITIES
 if TYPE_CHECKING:
     from rich.text import Text
 
+_MOST_INPUTS = 6
 _TOP_TERMS = 4
 _SHOWN_WEIGHT = 0.05
 _SENTIMENT = "sentiment"
@@ -30,68 +31,62 @@ class Column(NamedTuple):
 def is_rating(contract: Contract) -> bool:
     """Return whether predictions are stars, 1 to 5, with a sentiment."""
     named = {field.name: field for field in contract.outputs}
-    prediction = named[PREDICTION]
-    return _SENTIMENT in named and (prediction.minimum, prediction.maximum) == (1, 5)
+    return _SENTIMENT in named and (named[PREDICTION].minimum, named[PREDICTION].maximum) == (1, 5)
 
 
-def input_column(contract: Contract) -> Column:
-    """Return the column that tells inputs apart: if one needs a text, its first text that is not empty,
-    otherwise its fields.
+def input_columns(contract: Contract) -> list[Column]:
+    """Return the columns that tell inputs apart: if one needs a text, its first text that is not empty,
+    otherwise its first fields.
     """
-    from rich.text import Text
-
-    texts = [field.column for field in contract if field.is_text and field in contract.inputs]
-    if not any(field.required and field.is_text for field in contract.inputs):
-        texts = []
-
-    def cell(row: Row) -> Text:
-        text = next((row[column] for column in texts if row[column]), "")
-        return Text(_short(text or ", ".join(f"{name} {_plain(row[name])}" for name in contract.columns)))
-
-    return Column(contract.noun, cell)
+    texts = [field for field in contract if field.is_text and field in contract.inputs]
+    if not any(field.required for field in texts):
+        return [_as_it_is(column) for column in contract.columns[:_MOST_INPUTS]]
+    names = [field.column for field in texts]
+    return [Column(contract.noun, lambda row: _text(_short(next(filter(None, map(row.get, names)), ""))))]
 
 
-def output_columns(contract: Contract, *, wide: bool = True) -> list[Column]:
-    """Return the columns of the outputs. A class has its confidence beside it, and a doubtful one a `?`."""
-    from rich.text import Text
-
+def output_columns(contract: Contract, *, wide: bool = True, words: bool = True) -> list[Column]:
+    """Return the columns of the outputs, a class with its confidence and `?` for a doubt; and, if they are
+    `wide`, with `words` that of the strongest terms.
+    """
     rated = is_rating(contract)
     chief = _SENTIMENT if rated else PREDICTION
     named = {field.name: field for field in contract.outputs}
-    classes = named[chief].choices and CONFIDENCE in named
+    left_out = {PROBABILITIES, CONFIDENCE} if named[chief].choices else {PROBABILITIES}
 
     def chief_cell(row: Row) -> Text:
-        text = _plain(row[chief])
-        confidence = f" {row[CONFIDENCE]:.0%}" if classes else ""
+        confidence = row.get(CONFIDENCE) if CONFIDENCE in left_out else None
+        beside = "" if confidence is None else f" {confidence:.0%}"
         doubt = " ?" if row.get("warning") else ""
-        return Text(f"{text}{confidence}{doubt}", style=_COLOURS.get(text, "") if rated else "")
+        return _text(f"{_plain(row[chief])}{beside}{doubt}", _COLOURS.get(row[chief], "") if rated else "")
 
-    def column(name: str) -> Column:
-        if name == chief:
-            return Column(name, chief_cell)
-        if rated and name == PREDICTION:
-            return Column("stars", lambda row: Text(stars(row[name]) if wide else f"{row[name]:.1f}"))
-        return Column(name, lambda row: Text(_plain(row[name])))
-
-    left_out = {PROBABILITIES, CONFIDENCE} if classes else {PROBABILITIES}
-    return [column(name) for name in named if name not in left_out]
+    columns = [_as_it_is(name) for name in named if name not in left_out | {chief, PREDICTION}]
+    columns.insert(0, Column(chief, chief_cell))
+    if rated:
+        columns.insert(0, Column("stars", lambda row: _text(stars(row[PREDICTION], wide=wide))))
+    return [*columns, Column("top words", lambda row: _text(top_words(row)))] if wide and words else columns
 
 
-def top_words() -> Column:
-    """Return the column of the strongest terms with their weight, like terrible -1.9, waste -0.8."""
+def stars(prediction: float, *, wide: bool = True) -> str:
+    """Return stars like ★★★★☆ 3.9; without `wide` the number alone."""
+    full = round(prediction)
+    return f"{'★' * full}{'☆' * (5 - full)} {prediction:.1f}" if wide else f"{prediction:.1f}"
+
+
+def top_words(row: Row) -> str:
+    """Return the strongest terms with their weight, like terrible -1.9, waste -0.8."""
+    terms = [term for term in row["explanation"][:_TOP_TERMS] if abs(term["weight"]) >= _SHOWN_WEIGHT]
+    return ", ".join(f"{term['term']} {term['weight']:+.1f}" for term in terms) or "(none)"
+
+
+def _as_it_is(name: str) -> Column:
+    return Column(name, lambda row: _text(_plain(row[name])))
+
+
+def _text(text: str, style: str = "") -> Text:
     from rich.text import Text
 
-    def cell(row: Row) -> Text:
-        terms = [term for term in row["explanation"][:_TOP_TERMS] if abs(term["weight"]) >= _SHOWN_WEIGHT]
-        return Text(", ".join(f"{term['term']} {term['weight']:+.1f}" for term in terms) or "(none)")
-
-    return Column("top words", cell)
-
-
-def stars(prediction: float) -> str:
-    """Return stars like ★★★★☆ 3.9."""
-    full = round(prediction)
-    return f"{'★' * full}{'☆' * (5 - full)} {prediction:.1f}"
+    return Text(text, style)
 
 
 def _plain(value: Any) -> str:

@@ -24,7 +24,7 @@ from bdlab.inputs import parquet
 from bdlab.inputs.bulk import RowResult
 from bdlab.inputs.remote import Upload, is_address
 from bdlab_cli.output import terminal
-from bdlab_cli.output.columns import Column, Row, input_column, is_rating, output_columns, top_words
+from bdlab_cli.output.columns import Column, Row, input_columns, is_rating, output_columns
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -279,9 +279,8 @@ class _Table(Results):
             msgspec.structs.asdict(result.given) | msgspec.to_builtins(result.score) for result in self._first
         ]
         wide = out.width >= _WIDE + (_ID_WIDTH if self._published else 0) or self._count == 1
-        columns = [input_column(self._contract), *output_columns(self._contract, wide=wide)]
-        if wide and (is_rating(self._contract) or any(row["explanation"] for row in rows)):
-            columns.append(top_words())
+        words = is_rating(self._contract) or any(row["explanation"] for row in rows)
+        columns = input_columns(self._contract) + output_columns(self._contract, wide=wide, words=words)
         out.print(self._alone(rows[0], columns) if self._count == 1 else self._all(rows, columns))
         if self._count > len(self._first):
             more = self._count - len(self._first)

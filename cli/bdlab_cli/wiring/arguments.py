@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from bdlab.contract import Contract, Field
+from bdlab.contract import Contract
 from bdlab.errors import InvalidInput
 from bdlab.events import Input
 from bdlab.inputs.body import InputInvalid, Validator
@@ -28,34 +30,42 @@ def from_arguments(validator: Validator, arguments: Sequence[str], summary: str 
     contract = validator.contract
     fields = {called: field for field in contract.inputs for called in (field.column, field.name)}
     texts: dict[str, str] = {}
+    others: list[str] = []
 
-    def give(field: Field, value: str) -> None:
-        if texts.setdefault(field.name, value) is not value:
-            raise InvalidInput(f"the field {field.name!r} is given twice", hint=_hint(contract))
+    def refuse(why: str) -> NoReturn:
+        names = " ".join(f"{shlex.quote(field.name)}=..." for field in contract.inputs)
+        raise InvalidInput(why, hint=f"Give a JSON object, or each field once: {names}")
 
-    others = []
+    def give(name: str, value: str) -> None:
+        if fields[name].name in texts:
+            refuse(f"the field {fields[name].name!r} is given twice")
+        texts[fields[name].name] = value
+
     for argument in arguments:
         name, _, value = argument.partition("=")
         if name in fields and name != argument:
-            give(fields[name], value)
+            give(name, value)
         else:
             others.append(argument)
     if summary is not None:
         if _SUMMARY not in fields or not fields[_SUMMARY].is_text:
-            raise InvalidInput(f"--summary: {contract.one} has no such text", hint=_hint(contract))
-        give(fields[_SUMMARY], summary)
-    needed = [field for field in contract.inputs if field.required and field.is_text]
-    text = needed[0] if len(needed) == 1 else None
+            refuse(f"--summary: {contract.one} has no such text")
+        give(_SUMMARY, summary)
+    needed = [field.name for field in contract.inputs if field.required and field.is_text]
     if others == [_STANDARD_INPUT]:
         others = [_from_standard_input(contract, limit)]
     if len(others) == 1 and not texts and others[0].lstrip().startswith("{"):
-        data = others[0].encode()
-        if text is None or _is_json(validator, data):
+        data = others[0].encode(errors="surrogatepass")
+        if len(needed) != 1 or _is_json(validator, data):
             return validator.decode(data)
-    if others and (text is None or text.name in texts or len(others) > 1):
-        raise _unknown(contract, fields, others)
-    if others and text:
-        give(text, others[0])
+    if len(others) == len(needed) == 1 and needed[0] not in texts:
+        give(needed[0], others.pop())
+    if others:
+        odd = next((other for other in others if "=" in other), others[0])
+        known = {called.lower(): field.name for called, field in fields.items()}
+        near = difflib.get_close_matches(odd.partition("=")[0].lower(), known, n=1)
+        meant = f"; is {known[near[0]]!r} meant?" if near else ""
+        refuse(f"{odd[:_SHOWN]!r} begins with no name of a field of {contract.one}{meant}")
     return input_of(validator, texts, [(name, name, argument_of(fields[name])) for name in texts])
 
 
@@ -65,27 +75,6 @@ def _is_json(validator: Validator, data: bytes) -> bool:
     except InputInvalid:
         return False
     return True
-
-
-def _unknown(contract: Contract, fields: dict[str, Field], others: Sequence[str]) -> InvalidInput:
-    """Return what is wrong with arguments that are not NAME=VALUE; the one with a name first."""
-    named = [other for other in others if "=" in other] or list(others)
-    name = named[0].partition("=")[0]
-    lower = {called.lower(): field.name for called, field in fields.items()}
-    if near := difflib.get_close_matches(name.lower(), lower, n=1):
-        why = f"{name[:_SHOWN]!r} is no field of {contract.one}; is {lower[near[0]]!r} meant?"
-    else:
-        why = f"{named[0][:_SHOWN]!r} begins with no name of a field"
-    return InvalidInput(why, hint=_hint(contract))
-
-
-def _hint(contract: Contract) -> str:
-    names = " ".join(
-        name if field.required else f"[{name}]"
-        for field in contract.inputs
-        for name in [f"'{field.name}=...'" if " " in field.name else f"{field.name}=..."]
-    )
-    return f"Give each field once, and put quotes around one with spaces: {names}"
 
 
 def _from_standard_input(contract: Contract, limit: int) -> str:

@@ -25,7 +25,7 @@ from bdlab.stack.brokers import described
 from bdlab.stack.servers.process import tail
 from bdlab_cli.options import BrokerName
 from bdlab_cli.output import terminal
-from bdlab_cli.output.columns import input_column, output_columns, top_words
+from bdlab_cli.output.columns import input_columns, output_columns
 from bdlab_cli.output.stack_events import show
 from bdlab_cli.wiring.local_stack import bdlab_command, choose_broker
 from bdlab_cli.wiring.samples import samples_of
@@ -171,9 +171,8 @@ def _call(endpoints: Endpoints, method: str, path: str, body: object = None) -> 
 
 def _table(contract: Contract, rows: Sequence[dict[str, Any]]) -> Table:
     """Return a table of the stored rows."""
-    columns = [input_column(contract), *output_columns(contract)]
-    if any(row["explanation"] for row in rows):
-        columns.append(top_words())
+    words = any(row["explanation"] for row in rows)
+    columns = input_columns(contract) + output_columns(contract, words=words)
     table = Table(title="Stored in Postgres", title_justify="left")
     for title, _ in columns:
         table.add_column(title)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,15 +9,20 @@ from typing import Any
 from msgspec import UNSET
 
 from bdlab.contract import Contract, Field
-from bdlab.contract.fields import INT64
+from bdlab.contract.fields import FLOAT64
 from bdlab.events import Input
 from bdlab.inputs.body import FieldProblem, InputInvalid, Validator
 
 _NO_MATTER = re.compile(r"[\s_-]+")
-_INTEGER = re.compile(r"-?[0-9]{1,19}")
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _SHOWN = 40
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_TRUTH = re.compile("|".join(_TRUTHS), re.IGNORECASE)
+#: Of kinds that are no texts in JSON: what they are, how they are written, and what makes a value of that.
+_FORMS: dict[str, tuple[str, re.Pattern[str], Callable[[str], Any]]] = {
+    "integer": ("an integer from {0[0]} to {0[1]}", re.compile(r"-?[0-9]{1,19}"), int),
+    "number": ("a number", re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"), float),
+    "boolean": ("true or false, yes or no, 1 or 0", _TRUTH, lambda text: _TRUTHS[text.lower()]),
+}
 
 
 class Titles:
@@ -54,17 +58,25 @@ def cell_of(field: Field) -> Callable[[str], Any]:
     with why the text is no value.
     """
     empty = None if field.nullable else UNSET
+    needed = field.required and not field.nullable
     if field.is_text:
-        return str if field.required and not field.nullable else lambda text: text or empty
-    parse = _PARSERS[field.kind](field)
+        return str if needed else lambda text: text or empty
+    wanted, form, value_of = _FORMS.get(field.kind, ("", None, str))
+    low, high = field.bounds if field.kind == "integer" else FLOAT64
 
     def read(text: str) -> Any:
         given = text.strip()
-        if given:
-            return parse(text if text in field.choices else given)
-        if field.required and not field.nullable:
-            raise ValueError("is empty")
-        return empty
+        if not given:
+            if needed:
+                raise ValueError("is empty")
+            return empty
+        if form is None:
+            return text if text in field.choices else given
+        if form.fullmatch(given):
+            value: Any = value_of(given)
+            if low <= value <= high:
+                return value
+        raise ValueError(f"has to be {wanted.format(field.bounds)}, and is {given[:_SHOWN]!r}")
 
     return read
 
@@ -104,51 +116,3 @@ def input_of(
         names += wrong.keys() - set(names)
         raise InputInvalid([FieldProblem(name, wrong[name]) for name in names], validator.contract.noun)
     return given
-
-
-def _integer(field: Field) -> Callable[[str], int]:
-    low, high = (
-        bound if given is None else given
-        for given, bound in zip((field.minimum, field.maximum), INT64, strict=True)
-    )
-    which = "of 64 bits" if field.minimum is field.maximum is None else f"from {low} to {high}"
-
-    def parse(text: str) -> int:
-        if _INTEGER.fullmatch(text) and low <= (number := int(text)) <= high:
-            return number
-        raise _no_value(f"an integer {which}", text)
-
-    return parse
-
-
-def _number(_: Field) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        if _NUMBER.fullmatch(text) and math.isfinite(number := float(text)):
-            return number
-        raise _no_value("a number", text)
-
-    return parse
-
-
-def _boolean(_: Field) -> Callable[[str], bool]:
-    def parse(text: str) -> bool:
-        found = _TRUTHS.get(text.lower())
-        if found is None:
-            raise _no_value("true or false, yes or no, 1 or 0", text)
-        return found
-
-    return parse
-
-
-def _no_value(wanted: str, text: str) -> ValueError:
-    return ValueError(f"has to be {wanted}, and is {text[:_SHOWN]!r}")
-
-
-#: An enum and a date-time are texts in JSON too.
-_PARSERS: dict[str, Callable[[Field], Callable[[str], Any]]] = {
-    "string": lambda _: str,
-    "date-time": lambda _: str,
-    "integer": _integer,
-    "number": _number,
-    "boolean": _boolean,
-}
