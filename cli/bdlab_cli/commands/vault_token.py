@@ -30,7 +30,7 @@ def vault_token(
     policy: Annotated[
         list[str] | None,
         Option(
-            metavar="NAME", help="What it may do; several times for several policies", show_default="root"
+            metavar="NAME", help="What it may do, by a service or a policy; repeatable", show_default="root"
         ),
     ] = None,
     keys_file: KeysFile = KEYS_FILE,
@@ -45,6 +45,7 @@ def vault_token(
 
     Use it as: bdlab vault-token -- bao list auth/approle/role
     """
+    from bdlab.services import IDENTITIES
     from bdlab.vault.bootstrap import admin_token
     from bdlab_cli.wiring.vault_admin import admin_plan
 
@@ -52,7 +53,9 @@ def vault_token(
     if not 1 <= lifetime.total_seconds() <= 24 * 3600:
         raise InvalidInput(f"--ttl {ttl}: a token for a task lives between 1 s and 24 h")
     plan = admin_plan(keys_file, identity_dir, startup_timeout)
-    client = admin_token.make_token(plan, ttl=lifetime, policies=tuple(policy or (admin_token.ROOT_POLICY,)))
+    named = policy or (admin_token.ROOT_POLICY,)
+    policies = tuple(plan.deployment.own(name) if name in IDENTITIES else name for name in named)
+    client = admin_token.make_token(plan, ttl=lifetime, policies=policies)
     if not command:
         terminal.echo(client.token.reveal())
         terminal.echo(f"It ends in {ttl}; sooner with: bao token revoke -self", err=True)

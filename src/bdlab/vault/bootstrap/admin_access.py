@@ -116,12 +116,6 @@ class AdminAccess:
         self.is_first_root = True
         return client
 
-    def _recovery(self) -> VaultClient:
-        """Return a client as `recovery`, of another deployment if this one has none; else nobody's."""
-        others = sorted(folder.name for folder in self._plan.vault.identities.glob(f"*{RECOVERY}"))
-        found = (self._log_in(RECOVERY, approle) for approle in ("", *others))
-        return next(filter(None, found), self._anonymous)
-
     def _log_in(self, service: str, approle: str = "", *, required: bool = False) -> VaultClient | None:
         folder = self._plan.vault.identities / (approle or self._plan.deployment.own(service))
         identity = Identity(folder, service=service)
@@ -151,7 +145,10 @@ class AdminAccess:
             )
         if keys is None and self._plan.ask_key is None:
             raise self._no_way_in(f"there is no keys file at {self._file.path}")
-        made = self._make_root(self._recovery(), keys)
+        # That of another deployment may be there before this one is set up.
+        others = sorted(folder.name for folder in self._plan.vault.identities.glob(f"*{RECOVERY}"))
+        found = filter(None, (self._log_in(RECOVERY, approle) for approle in ("", *others)))
+        made = self._make_root(next(found, self._anonymous), keys)
         root = self._anonymous.in_namespace("").with_token(made)
         try:
             answer = root.request(
