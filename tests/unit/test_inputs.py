@@ -212,10 +212,20 @@ def test_a_valid_input_is_taken_fast_and_slowly_and_with_one_wrong_field_it_is_r
         assert not takes(json.loads(bad))
 
 
-def test_a_valid_input_that_is_only_refused_by_what_its_types_do_not_know() -> None:
+def test_what_types_do_not_know_is_refused_on_each_way() -> None:
     for wrong in ({"Name": "  "}, {"note": "\0"}, {"planted_at": "9999-12-31T23:59:59-01:00"}):
+        for way in (PLANTS.decode_plain, PLANTS.decode):
+            with pytest.raises(InputInvalid):
+                way(body(**wrong))
         with pytest.raises(InputInvalid):
-            PLANTS.decode_plain(body(**wrong))
+            PLANTS.given_of_known(PLANT | wrong)
+
+
+@pytest.mark.parametrize("name", ["Name", "note", "Leaf colour", "Fruit colour", "planted_at", "moved_at"])
+def test_an_argument_that_is_no_unicode_is_refused(name: str) -> None:
+    for way in (PLANTS.given_of_known, PLANTS.given_of):
+        with pytest.raises(InputInvalid, match=re.escape(f"field {name!r} ")):
+            way(PLANT | {name: "a\udcff"})
 
 
 # Names.

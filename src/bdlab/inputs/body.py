@@ -28,6 +28,7 @@ SHOWN_PROBLEMS = 100
 _SHOWN_NAMES, _SHOWN_LENGTH = 10, 40
 
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_INCONVERTIBLE = (msgspec.ValidationError, UnicodeEncodeError)
 # It looks back after the quote, since a pattern that begins with a character is found twice as fast.
 _NAMES = re.compile(rb'"(?<=[{,\s]")([^"\\]*+)"\s*+:').findall
 _FEW = 8
@@ -112,11 +113,7 @@ class Validator:
             given = self._one.decode(data)
         except _UNDECODABLE:
             return None
-        if self._may_repeat(data, 1):
-            return None
-        if problems := self._unstorable(given):
-            self._refuse(problems)
-        return given
+        return None if self._may_repeat(data, 1) else self._checked(given)
 
     def decode_many(self, data: bytes, *, limit: int) -> list[Input]:
         """Return the inputs in a JSON array of 1 to `limit` objects.
@@ -127,27 +124,31 @@ class Validator:
         many: list[Input] | None = None
         with suppress(*_UNDECODABLE):
             many = self._many.decode(data)
-        if many is None or self._may_repeat(data, len(many)):
-            values = self.parse(data)
-            if not isinstance(values, list):
-                why = f"has to be a JSON array of {self.contract.plural}, and is {_kind(values)}"
-                self._refuse([FieldProblem(BODY, why)])
-            self._check_number(values, limit)
+        if many is not None and self._may_repeat(data, len(many)):
+            many = None
+        values = self.parse(data) if many is None else many
+        if not isinstance(values, list):
+            why = f"has to be a JSON array of {self.contract.plural}, and is {_kind(values)}"
+            self._refuse([FieldProblem(BODY, why)])
+        if not 1 <= len(values) <= limit:
+            why = f"holds {len(values)} {self.contract.plural}; it takes 1 to {limit}"
+            self._refuse([FieldProblem(BODY, why)])
+        if many is None:
             self._refuse(_indexed(values, self.find_problems))
             many = [self.given_of(value) for value in values]
-        self._check_number(many, limit)
         self._refuse(_indexed(many, self._unstorable))
         return many
 
-    def check(self, given: Input) -> None:
-        """Raise InputInvalid for a text that is empty, or that JSON or Postgres cannot hold, and for a moment
-        outside the years 1 to 9999 in UTC, to which the others are changed.
-
-        The kinds and the bounds of its values have been checked.
-        """
-        self._refuse(self._unstorable(given))
+    def _checked(self, given: Input) -> Input:
+        """Return an input whose values have their types. Raises InputInvalid."""
+        if problems := self._unstorable(given):
+            self._refuse(problems)
+        return given
 
     def _unstorable(self, given: Input) -> list[FieldProblem]:
+        """Return the texts that are empty, or that JSON or Postgres cannot hold, and the moments that are
+        outside the years 1 to 9999 in UTC; the others are changed to UTC.
+        """
         problems = [
             FieldProblem(field.name, why)
             for field, value in self._texts
@@ -167,19 +168,13 @@ class Validator:
         if problems:
             raise InputInvalid(problems, self.contract.noun)
 
-    def _check_number(self, many: Sequence[object], limit: int) -> None:
-        if not 1 <= len(many) <= limit:
-            why = f"holds {len(many)} {self.contract.plural}; it takes 1 to {limit}"
-            self._refuse([FieldProblem(BODY, why)])
-
     def _may_repeat(self, data: bytes, objects: int) -> bool:
         """Return whether a field's name is there more often than objects; a value may look like it too."""
         if len(self._quoted) > _FEW:
             names = _NAMES(data)
-            most = (
-                max(Counter(names).values(), default=0) if objects != 1 else len(names) - len(set(names)) + 1
-            )
-            return most > objects
+            if objects == 1:
+                return len(names) > len(set(names))
+            return max(Counter(names).values(), default=0) > objects
         count = data.count
         for name in self._quoted:  # noqa: SIM110 - any() takes twice as long
             if count(name) > objects:
@@ -209,18 +204,15 @@ class Validator:
         """
         self._refuse(self.find_problems(value))
         known = {name: value[name] for name in self._fields if name in value}
-        given: Input = msgspec.convert(known, self._kind)
-        self.check(given)
-        return given
+        return self._checked(msgspec.convert(known, self._kind))
 
     def given_of_known(self, values: Mapping[str, Any]) -> Input:
         """Return the input of JSON values by the names of fields, in less time. Raises InputInvalid."""
         try:
             given: Input = msgspec.convert(values, self._kind)
-        except msgspec.ValidationError:
+        except _INCONVERTIBLE:
             return self.given_of(values)
-        self.check(given)
-        return given
+        return self._checked(given)
 
     def parse(self, data: bytes) -> Any:
         """Return the JSON value, with Repeating for an object that repeats a name. Raises InputInvalid."""
@@ -311,7 +303,7 @@ def _is_moment(text: str) -> bool:
     """Return whether a text is a date and time with an offset, within the years 1 to 9999 in UTC."""
     try:
         msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)]).astimezone(UTC)
-    except (msgspec.ValidationError, OverflowError, UnicodeEncodeError):
+    except (*_INCONVERTIBLE, OverflowError):
         return False
     return True
 
