@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import shutil
 import subprocess
 import sys
 import sysconfig
 import threading
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
 import pytest
 
+from bdlab.events import EventCodec
+from bdlab.kafka.producer import Producer
+from bdlab.postgres.migrations import expected_version
+from bdlab.resources import models_dir
 from tests.earlier import unpack
+from tests.fix_kafka import kafka_login
 from tests.fix_pipeline import BDLAB, Pipeline, running_pipeline
+from tests.samples import later_event, later_reviews
+from tests.static_credentials import StaticCredentials
 from tests.waiting import until
 
 pytestmark = pytest.mark.long
@@ -41,8 +50,9 @@ def old_command(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 class Load:
     """Posts one review after the other; `statuses` has what came back."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, url: object, body: Mapping[str, object] = POST) -> None:
+        self._url = str(url)
+        self._body = body
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._post)
         self.statuses: list[int] = []
@@ -58,7 +68,7 @@ class Load:
     def _post(self) -> None:
         with httpx.Client(base_url=self._url, timeout=30, trust_env=False, verify=False) as client:  # noqa: S501
             while not self._over.wait(0.05):
-                self.statuses.append(client.post("/predict", json=POST).status_code)
+                self.statuses.append(client.post("/predict", json=self._body).status_code)
 
     def some_more(self) -> None:
         """Wait for 20 more answers."""
@@ -88,7 +98,7 @@ def test_migrate_then_consume_then_serve(pipeline: Pipeline, old_command: tuple[
     with (
         pipeline.serve() as (_, client),
         pipeline.daemon("consume") as old_consumer,
-        Load(str(client.base_url)) as load,
+        Load(client.base_url) as load,
     ):
         load.some_more()
         until(lambda: count(pipeline, "predictions") >= 20)
@@ -104,7 +114,7 @@ def test_migrate_then_consume_then_serve(pipeline: Pipeline, old_command: tuple[
         pipeline.command = old_command
         refused = pipeline.run("consume", "--startup-timeout", "1")
         assert refused.returncode == 1
-        assert "is at version 2, newer than this bdlab knows (1)" in refused.stderr
+        assert f"is at version {expected_version()}, newer than this bdlab knows (1)" in refused.stderr
         pipeline.command = BDLAB
         assert count(pipeline, "predictions") == stored
         with pipeline.daemon("consume") as consumer:
@@ -121,3 +131,49 @@ def test_migrate_then_consume_then_serve(pipeline: Pipeline, old_command: tuple[
     assert verified.returncode == 0, verified.stdout
     assert count(pipeline, "predictions") == len(load.statuses) + 1
     assert count(pipeline, "dead_letters") == count(pipeline, "duplicates") == 0
+
+
+def newer_card(folder: Path) -> Path:
+    """The shipped model with the second contract, whose new field it does not read."""
+    shutil.copytree(models_dir(), folder)
+    card = folder / "reviews.card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"contract": later_reviews().document}))
+    return card
+
+
+def test_a_newer_contract_comes_under_load(tmp_path: Path) -> None:
+    """Old replicas go on, no consumer is restarted, and events of both numbers are stored once."""
+    newer = {"BDLAB_MODEL_PATH": str(newer_card(tmp_path / "model"))}
+    early, acknowledged = later_event(EventCodec(later_reviews()), stars=9), threading.Event()
+    with running_pipeline(tmp_path) as pipeline, contextlib.ExitStack() as running:
+        consumers = [running.enter_context(pipeline.daemon("consume")) for _ in range(2)]
+        urls = [running.enter_context(pipeline.serve())[1].base_url for _ in range(2)]
+        with Load(urls[0]) as one, Load(urls[1]) as other:
+            one.some_more()
+            refused = pipeline.run("serve", "--port", "0", **newer)
+            assert refused.returncode == 1
+            why = "contract is number 2, with the field 'stars', and the database has number 1"
+            assert why in refused.stderr
+            broker = StaticCredentials(kafka=kafka_login(pipeline.broker.bootstrap_servers))
+            with Producer(broker, client_id="test", source="/bdlab/serve") as producer:
+                producer.publish(early, lambda _: acknowledged.set())
+                assert acknowledged.wait(30)
+            held = "the header bdlab-contract is 2, and the contract here is 1"
+            until(lambda: any(held in line for consumer in consumers for line in consumer.lines))
+            other.some_more()
+            assert "contract: number 2, added stars" in pipeline.migrate(**newer)
+            assert "contract: unchanged" in pipeline.migrate(**newer)
+            _, client = running.enter_context(pipeline.serve(**newer))
+            with Load(client.base_url, POST | {"stars": 7}) as third:
+                third.some_more()
+                one.some_more()
+                other.some_more()
+        posted = len(one.statuses) + len(other.statuses)
+        assert {*one.statuses, *other.statuses, *third.statuses} == {200}
+        until(lambda: count(pipeline, "predictions") == posted + len(third.statuses) + 1)
+        assert "verified" in pipeline.run("verify", "--wait", "30").stdout
+        with contextlib.closing(pipeline.database()) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT stars, count(*) FROM predictions GROUP BY 1")
+            assert dict(cursor.fetchall()) == {3: posted, 7: len(third.statuses), 9: 1}
+        assert count(pipeline, "dead_letters") == count(pipeline, "duplicates") == 0
+        assert [consumer.stop() for consumer in consumers] == [0, 0]
