@@ -1,16 +1,20 @@
 """Cards of models, as `bdlab model` shows what was guessed of them, and what is wrong with them."""
 
+from __future__ import annotations
+
 import json
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from bdlab.contract import example_of
-from bdlab.model.draft import Draft
-from bdlab.model.inspection import Report
 from bdlab_cli.output import terminal
+
+if TYPE_CHECKING:  # they import numpy and scikit-learn
+    from bdlab.model.draft import Draft
+    from bdlab.model.inspection import Report
 
 _CURL = 'curl -X POST "http://localhost:8000/predict" -H "Content-Type: application/json" -d '
 
