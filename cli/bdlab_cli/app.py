@@ -117,7 +117,10 @@ def _convert_seldom() -> None:
     convert = TyperOption.process_value
 
     def process(self: Any, ctx: typer.Context, value: Any) -> Any:
-        plain = value is self.default or (isinstance(value, str) and self.type_descriptor.annotation is str)
+        kind = self.type_descriptor.annotation
+        if kind == list[str] and isinstance(value, tuple):
+            value = list(value) or self.default
+        plain = value is self.default or (isinstance(value, str | list) and kind in (str, list[str]))
         if not plain or self.required:
             return convert(self, ctx, value)
         return value if self.callback is None else self.callback(ctx, self, value)
@@ -169,7 +172,7 @@ def root(
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
     ] = False,
 ) -> None:
-    """A scikit-learn review model as a durable prediction pipeline: HTTP, Kafka, PostgreSQL, Vault."""
+    """A model as a durable prediction pipeline: HTTP, Kafka, PostgreSQL, Vault."""
     del version
     # Commands, and the processes that they start, read these two from the environment.
     if debug:
