@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 
 from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
 from bdlab.events import Input, PredictionEvent, Score
-from bdlab.inputs import InputInvalid, Validator
+from bdlab.inputs import Validator
 from bdlab.serving.batching import QUICK_CHARACTERS, AsyncScorer
 from bdlab.serving.deadlines import Deadlines
 from bdlab.serving.delivery_health import DeliveryHealth
@@ -55,13 +55,10 @@ class PredictionService:
         self._delivery_health = delivery_health
 
     async def read(self, decode: Callable[..., T], body: bytes, **limits: int) -> T:
-        """Return what `decode` makes of a body, in a thread if the body is large. Raises Problem."""
-        try:
-            if len(body) <= QUICK_CHARACTERS:
-                return decode(body, **limits)
-            return await self._scoring.in_thread(partial(decode, body, **limits))
-        except InputInvalid as error:
-            raise from_error(error) from None
+        """Return what `decode` makes of a body, in a thread if the body is large. Raises InputInvalid."""
+        if len(body) <= QUICK_CHARACTERS:
+            return decode(body, **limits)
+        return await self._scoring.in_thread(partial(decode, body, **limits))
 
     async def predict(self, given: Input, headers: RequestHeaders) -> msgspec.Struct:
         """Return the acknowledged prediction. Raises Problem if it was not acknowledged."""
