@@ -5,8 +5,6 @@ A field ``http.port`` is ``port`` under ``[http]`` in the file, and ``BDLAB_HTTP
 There is no field for a password: those come from Vault alone (see `bdlab.credentials`).
 """
 
-from __future__ import annotations
-
 import os
 import re
 import tomllib

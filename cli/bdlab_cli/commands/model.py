@@ -1,7 +1,5 @@
 """`bdlab model`: write a card for a model, and check one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

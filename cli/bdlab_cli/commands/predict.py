@@ -1,7 +1,5 @@
 """`bdlab predict`: predict from one input, or from a file of them, in the terminal."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from typer import Argument, BadParameter, Option

@@ -1,7 +1,5 @@
 """`bdlab up`: run the whole pipeline on this machine, in the foreground."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from typer import Option

@@ -1,7 +1,5 @@
 """One input, as the arguments of `bdlab predict` give it."""
 
-from __future__ import annotations
-
 import difflib
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """The database of a new local stack from a backup: what `bdlab restore` does with it."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import msgspec

@@ -1,7 +1,5 @@
 """The rotations of `bdlab rotate`: Vault's side of them with the broker's administrator."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator, Sequence
 

@@ -2,8 +2,6 @@
 written for them, of other contracts values that are made.
 """
 
-from __future__ import annotations
-
 import csv
 import random
 from datetime import datetime, timedelta

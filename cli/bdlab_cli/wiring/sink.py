@@ -1,7 +1,5 @@
 """The sink over the real servers: what `bdlab consume` runs."""
 
-from __future__ import annotations
-
 import threading
 from contextlib import ExitStack, closing
 

@@ -1,7 +1,5 @@
 """What the set-up of Vault needs of its administrator: key shares, a token, and a login to the database."""
 
-from __future__ import annotations
-
 import functools
 import os
 import sys

@@ -1,7 +1,5 @@
 """A contract's inputs as people write them: the titles of columns, and values as text. Pure."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from typing import Any

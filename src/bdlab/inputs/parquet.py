@@ -1,7 +1,5 @@
 """Parquet files, converted from and to JSON lines in a stream, by Polars of the extra `parquet`."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ Its patterns use only what means the same in Python's regular expressions and in
 (ECMA-262).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Text files read line by line, and CSV in them. A file in another format is reported with its format."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import re

@@ -1,7 +1,5 @@
 """Processes that read and score parts of a file, with the results in the file's order."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterable, Iterator
 from functools import partial

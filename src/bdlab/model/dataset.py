@@ -1,7 +1,5 @@
 """Training data: a CSV file with the columns of the Amazon reviews on Kaggle, read row by row."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from array import array

@@ -1,7 +1,5 @@
 """A card for a model file: the contract as the file and a sample of rows let guess it."""
 
-from __future__ import annotations
-
 import platform
 import re
 import sys

@@ -1,7 +1,5 @@
 """What is wrong with a model's card, its files, and what it predicts of a sample."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path

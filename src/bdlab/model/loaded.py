@@ -1,7 +1,5 @@
 """A model for programs: its contract, its checks and its predictions, in Python's own types."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
 

@@ -16,8 +16,6 @@ With any other contract it holds one estimator: `bdlab.model.rows` has what it t
 what it gives.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The contract that a database has: the columns of `predictions`, and the row of `contracts` that says so."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from psycopg2 import sql

@@ -1,7 +1,5 @@
 """The versions of the schema: SQL files that the owner applies in order, under an advisory lock."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager

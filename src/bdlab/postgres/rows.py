@@ -1,7 +1,5 @@
 """Events and records in PostgreSQL's text forms."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter

@@ -1,7 +1,5 @@
 """The sink's store: a batch is one transaction, and each position is recorded once."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Batches of the sink: decode records, split by size, and split around a row that is refused. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 
 from bdlab.errors import InvalidEvent, RowRejected

@@ -1,7 +1,5 @@
 """The sink's loop: poll, decode, store, acknowledge."""
 
-from __future__ import annotations
-
 import logging
 import math
 import threading

@@ -1,7 +1,5 @@
 """What the sink needs of its source and of its store."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """The steps that set up the database engine: the connection that makes users, and their roles."""
 
-from __future__ import annotations
-
 import secrets
 from typing import Any
 from urllib.parse import quote, urlencode

@@ -1,7 +1,5 @@
 """Reading `.env`, the input of the first set-up. `.env.example` explains every line."""
 
-from __future__ import annotations
-
 import ipaddress
 from collections.abc import Iterator, Mapping
 from pathlib import Path

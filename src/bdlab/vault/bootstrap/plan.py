@@ -1,7 +1,5 @@
 """What `vault-init` is given, what its steps are, and what they report."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

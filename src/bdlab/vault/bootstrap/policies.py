@@ -1,7 +1,5 @@
 """The steps that set up a policy and an AppRole for each identity."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The step that gives each identity's folder its role id, and a wrapped secret id if it has no valid one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from bdlab.errors import SecretMissing

@@ -1,7 +1,5 @@
 """The step that writes the first version of every secret in the key-value engine, and never another one."""
 
-from __future__ import annotations
-
 import secrets
 
 from bdlab.errors import InvalidInput, VaultError

@@ -1,7 +1,5 @@
 """The password of the database engine's own user, and the logins that the engine has given out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 from bdlab.errors import VaultError

@@ -1,7 +1,5 @@
 """What all rotations share: their settings, their results, and the wait for running processes."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Sequence
 from typing import Literal
