@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import joblib
 import pytest
+from sklearn.linear_model import LinearRegression
 
+from bdlab.model.card import Card, File, encode_card, sha256_of
 from bdlab.stack import DataFolder
 from bdlab.stack.servers import binaries
 from tests.fix_up import DEFAULT_BROKER, ENVIRONMENT
@@ -23,10 +26,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return ENVIRONMENT | {"TMPDIR": str(tmp_path), "COLUMNS": "120"}
 
 
-def demo(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def demo(environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
     """Run it to its end, with its output kept."""
     return subprocess.run(
-        DEMO,
+        [*DEMO, *options],
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -63,7 +66,30 @@ def test_all_of_it_holds_and_nothing_is_left(tmp_path: Path, environment: dict[s
     assert DataFolder(tmp_path).processes() == []
 
 
-def test_with_only_pypi_in_reach_it_runs_in_memory_and_says_so(
+def houses(folder: Path) -> Path:
+    """The card of a model that is none of reviews."""
+    model = LinearRegression().fit([[50.0, 2, 0], [80.0, 3, 1], [120.0, 4, 1]], [150.0, 260.0, 400.0])
+    joblib.dump(model, folder / "houses.joblib")
+    fields = {
+        "Living area": {"type": "number", "minimum": 10, "maximum": 200},
+        "rooms": {"type": "integer", "minimum": 1, "default": 2},
+        "garden": {"type": "boolean"},
+    }
+    inputs = {"title": "House", "properties": fields, "required": ["Living area", "garden"]}
+    contract = {
+        "input": {"type": "object"} | inputs,
+        "output": {"type": "object", "properties": {"prediction": {"type": "number"}}},
+    }
+    content = (folder / "houses.joblib").read_bytes()
+    file = File(role="pipeline", sha256=sha256_of(content), bytes=len(content))
+    card = folder / "houses.card.json"
+    card.write_bytes(
+        encode_card(Card(name="houses", version="1", files={"houses.joblib": file}, contract=contract))
+    )
+    return card
+
+
+def test_with_only_pypi_in_reach_it_runs_any_model_in_memory_and_says_so(
     tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]
 ) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
@@ -73,8 +99,13 @@ def test_with_only_pypi_in_reach_it_runs_in_memory_and_says_so(
     settings = elsewhere / "jgo.conf"
     settings.write_text("[repositories]\ncentral = http://127.0.0.1:1/maven\n")
     environment |= {"XDG_CACHE_HOME": str(elsewhere), "M2_REPO": str(elsewhere), "BDLAB_STACK_BROKER": "auto"}
-    done = demo(environment | {"JGO_CONFIG_FILE": str(settings)})
+    done = demo(environment | {"JGO_CONFIG_FILE": str(settings)}, "--model", str(houses(elsewhere)))
     assert done.returncode == 0, done.stdout + done.stderr
+    for step in ("6 houses over HTTP", "6 houses with", "12 rows"):
+        assert step in done.stderr
+    for column in ("living_area", "rooms", "garden", "prediction", "partition/offset"):
+        assert column in done.stdout
+    assert "verified: 12 stored" in done.stdout
     first = " ".join(done.stderr.splitlines()[:2])
     assert "in memory only: what is not stored yet is lost when it ends" in first
     assert "127.0.0.1:1/maven" in first
