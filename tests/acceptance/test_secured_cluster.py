@@ -158,6 +158,7 @@ def test_every_command_does_its_work_with_tls_logins_and_acls(
     done = pipeline.run("migrate", "--admin-servers", cluster.admin_servers)
     assert done.stdout.splitlines() == [
         "schema: unchanged",
+        "contract: unchanged",
         "users and ACLs: unchanged",
         "topic predictions: unchanged",
     ]

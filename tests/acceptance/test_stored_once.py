@@ -101,7 +101,7 @@ def totals(report: dict[str, Any]) -> tuple[int, int, int]:
 def test_migrating_again_changes_nothing(running: Running) -> None:
     code, output, log = running.bdlab("migrate")
     assert code == 0, log
-    assert output.splitlines() == ["schema: unchanged", "topic predictions: unchanged"]
+    assert output.splitlines() == ["schema: unchanged", "contract: unchanged", "topic predictions: unchanged"]
 
 
 def test_the_consumers_log_names_what_it_stored(running: Running) -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from bdlab.credentials import KafkaLogin
 from bdlab.kafka.broker_admin import grants
+from bdlab.postgres.migrations import migrations
+from bdlab.postgres.queries import queries
 from bdlab.resources import policies_dir
 from bdlab.services import (
     BDLAB,
@@ -181,11 +183,17 @@ def test_no_policy_reaches_what_is_of_another_deployment(mine: str, their: str) 
         assert reached == (looks if one == BDLAB and name == INSPECT else [])
 
 
-def test_the_policies_of_bdlab_are_the_files(tmp_path: Path) -> None:
+def test_policies_and_sql_of_bdlab_are_the_files() -> None:
     for name in IDENTITIES:
         assert policy_text(name, VaultSettings(), BDLAB) == (policies_dir() / f"{name}.hcl").read_text(
             "utf-8"
         )
+    sql = [one.sql for one in migrations()] + list(queries("migrations").values()) + database_users.sweep()
+    for role in DATABASE_ROLES:
+        sql += database_users.creation(role.group) + database_users.revocation(role.group)
+    for text in sql:
+        assert BDLAB.in_sql(text) == text
+        assert not re.search("bdlab_(owner|writer|dlq|reader)|-bdlab-(..-|ow)", Deployment("a").in_sql(text))
 
 
 @given(DEPLOYMENTS, st.sampled_from([role.name for role in DATABASE_ROLES]))
