@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from operator import attrgetter
+from types import NoneType
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
@@ -41,14 +42,8 @@ class Repeating(dict[str, Any]):
     names: frozenset[str] = frozenset()
 
 
-_KINDS = {
-    dict: "an object",
-    Repeating: "an object",
-    list: "an array",
-    str: "a string",
-    bool: "a boolean",
-    type(None): "null",
-}
+_KINDS = {dict: "an object", Repeating: "an object", list: "an array", str: "a string", bool: "a boolean"}
+_KINDS |= {NoneType: "null", float: "a number with a fraction"}
 
 
 class FieldProblem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -315,8 +310,6 @@ def _shown(value: float) -> str:
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, float):
-        return "a number with a fraction"
     return _KINDS.get(type(value), "a number")
 
 
