@@ -28,13 +28,14 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
-import bdlab as bdlab_package
+from bdlab import load_model
 from bdlab.contract import example_of, parse_contract
 from bdlab.errors import InvalidInput, ModelError, ModelNotFound
 from bdlab.inputs import Validator
 from bdlab.model import load_contract, load_scorer
 from bdlab.model.draft import Draft, draft_card, guess
 from bdlab.model.inspection import inspect
+from bdlab_cli.app import app
 from tests.unit.test_train_command import bdlab as run
 
 CITIES = ["Bonn", "Köln", "Ulm"]
@@ -332,41 +333,61 @@ def test_check_finds_a_missing_file_and_a_changed_one(sample: Path, tmp_path: Pa
     (tmp_path / "houses.joblib").write_bytes(b"other")
     [found] = inspect(draft.path).findings
     assert "sha256" in found.what
+    (tmp_path / "houses.joblib").unlink()
+    [found] = inspect(draft.path).findings
+    assert "exists: houses.joblib" in found.what
     with pytest.raises(ModelNotFound):
         inspect(str(tmp_path / "none.card.json"))
+
+
+def test_check_finds_an_enum_in_another_order_than_the_probabilities(sample: Path, tmp_path: Path) -> None:
+    rows = sample_frame()[["price", "rooms"]]
+    rows.to_csv(sample, index=False)
+    own = rows.to_numpy(np.float32)
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(own, (own[:, 0] > 300).astype(int))
+    content = to_onnx(model, own[:1], options={"zipmap": False}).SerializeToString()
+    (tmp_path / "houses.onnx").write_bytes(content)
+    draft = draft_card(tmp_path / "houses.onnx", sample)
+    assert properties(draft, "output")["prediction"] == {"enum": ["0", "1"]}
+    enum = ["1", "0"]
+    path = changed(
+        draft.path, lambda card: card["contract"]["output"]["properties"]["prediction"].update(enum=enum)
+    )
+    [found] = inspect(path, sample).findings
+    assert "not the most probable" in found.what
 
 
 # The commands.
 
 
-def bdlab(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = run("model", *arguments, cwd=Path.cwd())
-    assert done.returncode == code, done.stderr
-    return done
+def test_the_commands_write_and_check_a_card(
+    sample: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The first as a person starts it; the others here, where the libraries are imported already."""
 
+    def bdlab(*arguments: str, code: int = 0) -> str:
+        assert (app(["model", *arguments], standalone_mode=False) or 0) == code
+        return capfd.readouterr().out
 
-def test_the_commands_write_and_check_a_card(sample: Path, tmp_path: Path) -> None:
     file = regression(tmp_path)
-    shown = bdlab("init", str(file), "--sample", str(sample), "--target", "price").stdout
-    assert "whole numbers" in shown
-    assert str(tmp_path / "houses.card.json") in shown
-    bdlab("init", str(file), "--sample", str(sample), code=2)
-    drafted = json.loads(bdlab("init", str(file), "--sample", str(sample), "--force", "--json").stdout)
+    init = ("init", str(file), "--sample", str(sample))
+    done = run("model", *init, "--target", "price", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "whole numbers" in done.stdout
+    card = str(tmp_path / "houses.card.json")
+    assert card in done.stdout
+    drafted = json.loads(bdlab(*init, "--force", "--json"))
+    assert drafted["path"] == card
     assert {found["field"] for found in drafted["guesses"]} == {"city", "living area (m2)", "rooms", "isNew"}
-    checked = json.loads(bdlab("check", drafted["path"], "--sample", str(sample), "--json").stdout)
+    checked = json.loads(bdlab("check", card, "--sample", str(sample), "--json"))
     assert checked["findings"] == []
     assert checked["columns"]["living_area_m2"] == "double precision"
     assert checked["columns"]["rooms"] == "bigint NOT NULL"
     body = shlex.split(checked["request"])[-1]
-    model = bdlab_package.load_model(drafted["path"])
-    assert model.validate(json.loads(body)) == []
-    assert (
-        "can be served, and predicts 60 rows"
-        in bdlab("check", drafted["path"], "--sample", str(sample)).stdout
-    )
-    changed(drafted["path"], lambda card: card["contract"]["input"]["properties"].pop("city"))
-    wrong = bdlab("check", drafted["path"], code=10).stdout
-    assert "wrong: houses.joblib takes the column 'city'" in wrong
+    assert load_model(card).validate(json.loads(body)) == []
+    assert "can be served, and predicts 60 rows" in bdlab("check", card, "--sample", str(sample))
+    changed(card, lambda found: found["contract"]["input"]["properties"].pop("city"))
+    assert "wrong: houses.joblib takes the column 'city'" in bdlab("check", card, code=10)
 
 
 # The Python API.
@@ -374,7 +395,7 @@ def test_the_commands_write_and_check_a_card(sample: Path, tmp_path: Path) -> No
 
 def test_a_loaded_model_predicts_rows_and_says_what_is_wrong_with_one(sample: Path, tmp_path: Path) -> None:
     draft = draft_card(regression(tmp_path), sample)
-    model = bdlab_package.load_model(draft.path)
+    model = load_model(draft.path)
     row = {"city": "Ulm", "rooms": 3, "isNew": True}
     assert (model.name, model.contract.number) == ("houses@1.0.0", 1)
     one = model.predict(row)
@@ -387,7 +408,7 @@ def test_a_loaded_model_predicts_rows_and_says_what_is_wrong_with_one(sample: Pa
     ]
     with pytest.raises(InvalidInput, match="'city'"):
         model.predict([row, row | {"city": "Rom"}])
-    shipped = bdlab_package.load_model().predict({"text": "This product is terrible!"})
+    shipped = load_model().predict({"text": "This product is terrible!"})
     assert shipped["sentiment"] == "negative"
     assert shipped["explanation"][0]["term"] == "terrible"
 

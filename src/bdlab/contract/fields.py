@@ -113,6 +113,11 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         stem = re.sub(r"(?<![aeiou])y$", "ie", self.noun)
         return re.sub(r"([sxz]|[cs]h)$", r"\1e", stem) + "s"
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of a classification, empty for a regression."""
+        return next(field.choices for field in self.outputs if field.name == PREDICTION)
+
     def at(self, number: int) -> Contract:
         """Return the contract without the fields that were added after `number`."""
         inputs = tuple(field for field in self.inputs if field.since <= number)

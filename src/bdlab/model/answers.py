@@ -61,7 +61,7 @@ class Answers:
         self._prediction = outputs[PREDICTION]
         self._make = codec.score
         self._all = PROBABILITIES in outputs
-        self._choices = self._prediction.choices
+        self._choices = codec.contract.classes
         if (classes is None) == bool(self._choices):
             has, wants = ("no classes", "an enum") if classes is None else ("classes", "a number")
             raise ModelError(

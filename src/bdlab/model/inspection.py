@@ -40,9 +40,9 @@ def inspect(path: str, sample: Path | None = None, *, delimiter: str = ",") -> R
     try:
         contract = load_contract(path)
         scorer = load_scorer(path)
-    except ModelNotFound:
-        raise
     except BdlabError as error:
+        if contract is None and isinstance(error, ModelNotFound):
+            raise
         return Report(contract=contract, findings=(_finding(error),))
     rows, findings = 0, []
     if sample is not None:
@@ -60,7 +60,13 @@ def _problems(scorer: Scorer, rows: list[Row | BadRow]) -> Iterator[Finding]:
         else:
             valid.append(row)
     try:
-        scorer.score_many([row.given for row in valid])
+        scores = scorer.score_many([row.given for row in valid])
+        classes = len(scorer.codec.contract.classes)
+        if classes and 2 * sum(score.confidence < 1 / classes for score in scores) > len(scores):
+            yield Finding(
+                "most predictions have a class that is not the most probable one",
+                "Put the enum of the prediction into the order of the model's classes.",
+            )
     except ModelError:
         for row in valid:
             try:

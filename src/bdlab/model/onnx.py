@@ -1,12 +1,11 @@
 """A scorer of a model in ONNX, by onnxruntime, which runs no code of the file."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from bdlab.contract import Contract, Field
-from bdlab.contract.fields import PREDICTION
 from bdlab.errors import ModelError, require
 from bdlab.events import EventCodec, Input, Score
 from bdlab.model.answers import Answers, LibraryScorer, class_name
@@ -66,28 +65,23 @@ def traits(content: bytes, *, source: str) -> Traits:
     """Return what a model takes and gives. Raises ModelError if it cannot be loaded."""
     session = session_of(content, source=source)
     inputs = session.get_inputs()
-    kinds = _kinds(session.get_outputs())
+    maps, numbers, labels = _kinds(session.get_outputs())
 
     def classes(contract: Contract, rows: Sequence[Input]) -> list[str] | None:
-        """Without names in the model, the rows show which probability belongs to which label."""
+        """Only a map has names; otherwise the rows show which label belongs to which probability."""
         feed, found = _feed(inputs, contract.inputs, source), dict[int, str]()
         for row in rows:
-            chances, *labels = session.run(kinds.read, feed([row]))
-            if kinds.maps:
+            chances, *label = session.run([*(maps or numbers)[:1], *labels[:1]], feed([row]))
+            if maps:
                 return [str(key) for key in chances[0]]
-            width = chances.size
-            if width == 1:
-                return None
-            label = class_name(labels[0].reshape(-1).tolist()[0]) if labels else ""
-            found[int(chances.argmax())] = label
-        if set(found.values()) <= {"", *map(str, found)}:
-            return [str(place) for place in range(width)]
-        if len(found) < width:
+            place, width = int(chances.argmax()), chances.size
+            found[place] = class_name(label[0].reshape(-1).tolist()[0]) if label else str(place)
+        if len(found) < width and found != {place: str(place) for place in found}:
             raise ModelError(
                 f"{source} has {width} classes without names, and the sample shows {len(found)} of them",
                 hint="Give a sample with a row of each class, or export the model with ZipMap.",
             )
-        return [found[place] for place in range(width)]
+        return [found.get(place, str(place)) for place in range(width)] if width > 1 else None
 
     if len(inputs) > 1:
         return Traits({each.name: each.type == _TEXT for each in inputs}, None, classes)
@@ -96,26 +90,11 @@ def traits(content: bytes, *, source: str) -> Traits:
     return Traits(None, width, classes, text=one.type == _TEXT)
 
 
-class _Kinds(NamedTuple):
-    """The names of outputs of maps from classes to probabilities, of numbers, and of labels."""
-
-    maps: list[str]
-    numbers: list[str]
-    labels: list[str]
-
-    @property
-    def read(self) -> list[str]:
-        """Those that are read: probabilities or numbers, then labels."""
-        return [*(self.maps or self.numbers)[:1], *self.labels[:1]]
-
-
-def _kinds(outputs: Sequence[Any]) -> _Kinds:
-    of = [(each.name, each.type) for each in outputs]
-    return _Kinds(
-        [name for name, kind in of if kind.startswith("seq(map(")],
-        [name for name, kind in of if kind in _FLOATS],
-        [name for name, kind in of if kind in _LABELS],
-    )
+def _kinds(outputs: Sequence[Any]) -> tuple[list[str], list[str], list[str]]:
+    """Return the names of outputs that map classes to probabilities, of numbers, and of labels."""
+    maps = [each.name for each in outputs if each.type.startswith("seq(map(")]
+    numbers, labels = ([each.name for each in outputs if each.type in kinds] for kinds in (_FLOATS, _LABELS))
+    return maps, numbers, labels
 
 
 def _feed(inputs: Sequence[Any], fields: Sequence[Field], source: str) -> Feed:
@@ -175,31 +154,31 @@ def _reader(
     codec: EventCodec, outputs: Sequence[Any], source: str
 ) -> tuple[Callable[[list[Any], int], list[Score]], list[str]]:
     """Return what reads the results of a session, and the names of those that it reads."""
-    choices = next(field.choices for field in codec.contract.outputs if field.name == PREDICTION)
-    kinds = _kinds(outputs)
+    choices = codec.contract.classes
+    maps, numbers, labels = _kinds(outputs)
     gives = ", ".join(f"{each.name} ({each.type})" for each in outputs)
     if not choices:
         answers = Answers(codec, None, source=source)
-        if not kinds.numbers or kinds.maps:
+        if not numbers or maps:
             raise ModelError(f"{source} gives {gives}, and the contract wants one number", hint=_SHAPES)
-        return lambda results, count: answers.numbers(results[0], count), kinds.numbers[:1]
+        return lambda results, count: answers.numbers(results[0], count), numbers[:1]
     answers = Answers(codec, (), source=source)
-    if not (kinds.maps or kinds.numbers):
+    if not (maps or numbers):
         raise ModelError(f"{source} gives {gives}, and no probabilities of classes", hint=_SHAPES)
 
     def read(results: list[Any], count: int) -> list[Score]:
         chances, names = results[0], list(choices)
-        if kinds.maps:
+        if maps:
             keys = list(chances[0])
             chances, names = [[row[key] for key in keys] for row in chances], [str(key) for key in keys]
         table = np.asarray(chances)
-        if kinds.labels:
+        if labels:
             return answers.classes(results[1], table, names, count)
         if table.ndim != 2 or table.shape[1] != len(names) or abs(table.sum(axis=1) - 1).max() > 1e-3:
             raise ModelError("gave no probabilities that add up to 1, one for each class", hint=_SHAPES)
         return answers.classes([names[place] for place in table.argmax(axis=1)], table, names, count)
 
-    return read, kinds.read
+    return read, [*(maps or numbers)[:1], *labels[:1]]
 
 
 def _shown(shape: Sequence[Any]) -> str:
