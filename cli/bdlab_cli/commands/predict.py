@@ -103,15 +103,7 @@ def predict(
     if summary and file is not None:
         raise BadParameter(f"--summary belongs to {contract.one} that is given as the argument")
     shown = results(contract, as_json=json, output=output, published=publish, raw_cells=raw_cells)
-    prediction = Prediction(
-        layers,
-        Validator(contract),
-        shown,
-        publish=publish,
-        output=output,
-        run_id=run_id,
-        source=source or "predict",
-    )
+    prediction = Prediction(layers, Validator(contract), shown, publish, output, run_id, source or "predict")
     if file is not None:
         predict_file(prediction, file, kind=kind, delimiter=delimiter, skip_invalid=skip_invalid)
     else:

@@ -102,14 +102,16 @@ class _Fields:
             if field in contract.inputs
             and (field.kind not in ("integer", "number") or field.default in (UNSET, None))
         ]
-        self._outputs = [(_name(field), attrgetter(field.column)) for field in contract.outputs]
-        self._inputs = [(_name(field), attrgetter(field.column)) for field in echoed]
         choices = next(field.choices for field in contract.outputs if field.name == PREDICTION)
-        outputs, inputs = (
-            {_name(field): _TYPES.get(field.kind, choices) for field in fields}
+        self._outputs, self._inputs = (
+            {_name(field): attrgetter(field.column) for field in fields}
             for fields in (contract.outputs, echoed)
         )
-        self.types: dict[str, Any] = _BEFORE | outputs | _AFTER | inputs
+        kinds = {_name(field): _TYPES.get(field.kind, choices) for field in contract}
+        self.types: dict[str, Any] = {
+            **_BEFORE, **{name: kinds[name] for name in self._outputs},
+            **_AFTER, **{name: kinds[name] for name in self._inputs},
+        }  # fmt: skip
 
     def __call__(self, result: RowResult) -> dict[str, Any]:
         """Return a result; with `id` and `created_at` if it is, or may be, on the topic."""
@@ -117,7 +119,7 @@ class _Fields:
         fields: dict[str, Any] = {"line": result.line, "state": result.status}
         if event is not None:
             fields["id"] = str(event.id)
-        for name, get in self._outputs:
+        for name, get in self._outputs.items():
             fields[name] = get(score)
         fields["known_terms"] = score.known_terms
         fields["warning"] = score.warning
@@ -132,7 +134,7 @@ class _Fields:
     def with_inputs(self, result: RowResult) -> dict[str, Any]:
         """Return a result, and what it was made from."""
         fields, given = self(result), result.given
-        for name, get in self._inputs:
+        for name, get in self._inputs.items():
             fields[name] = get(given)
         return fields
 
@@ -276,7 +278,8 @@ class _Table(Results):
             return
         out = terminal.stdout()
         rows = [
-            msgspec.structs.asdict(result.given) | msgspec.to_builtins(result.score) for result in self._first
+            msgspec.structs.asdict(each.given) | msgspec.to_builtins(each.score) | {"id": _id(each)}
+            for each in self._first
         ]
         wide = out.width >= _WIDE + (_ID_WIDTH if self._published else 0) or self._count == 1
         words = is_rating(self._contract) or any(row["explanation"] for row in rows)
@@ -297,25 +300,22 @@ class _Table(Results):
         if row["warning"]:
             alone.add_row("warning", Text(row["warning"], style="yellow"))
         if self._published:
-            alone.add_row("id", Text(_id(self._first[0])))
+            alone.add_row("id", row["id"])
         return alone
 
     def _all(self, rows: Sequence[Row], columns: Sequence[Column]) -> Table:
         """Return a table with a row for each result; on a narrow terminal an id stays whole."""
         from rich.table import Table
-        from rich.text import Text
 
         doubt = _DOUBTED if is_rating(self._contract) else _UNSURE
         doubted = any(row["warning"] for row in rows)
         table = Table(caption=doubt if doubted else None, caption_justify="left")
-        table.add_column(columns[0].title, ratio=3)
-        for column in columns[1:]:
-            table.add_column(column.title, overflow="fold")
+        for place, column in enumerate(columns):
+            table.add_column(column.title, overflow="fold", ratio=None if place else 3)
         if self._published:
             table.add_column("id", no_wrap=True)
-        for row, result in zip(rows, self._first, strict=True):
-            ids = [Text(_id(result))] if self._published else []
-            table.add_row(*(column.cell(row) for column in columns), *ids)
+        for row in rows:
+            table.add_row(*(cell(row) for _, cell in columns), *([row["id"]] if self._published else []))
         return table
 
 

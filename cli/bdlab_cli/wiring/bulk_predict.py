@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,32 +37,25 @@ MANY_BYTES = 1 << 20
 _STEP = 100
 
 
+@dataclass
 class Prediction:
     """One run of the command, with the options that one input and a file have in common."""
 
-    def __init__(
-        self,
-        layers: Layers,
-        validator: Validator,
-        results: Results,
-        *,
-        publish: bool,
-        output: str | None,
-        run_id: str | None,
-        source: str,
-    ) -> None:
-        if run_id is not None and not 1 <= len(run_id) <= MAX_RUN_ID:
-            raise InvalidInput(f"--run-id has to be of 1 to {MAX_RUN_ID} characters, and has {len(run_id)}")
-        self.layers = layers
-        self.validator = validator
-        self.contract = validator.contract
-        self.publish = publish
-        self.results = results
-        self.output = output
-        self.source = source
-        self.run_id = run_id or str(uuid7())
-        self.run_id_given = run_id is not None
-        self.max_row_bytes = layers.settings().http.max_body_bytes
+    layers: Layers
+    validator: Validator
+    results: Results
+    publish: bool
+    output: str | None
+    chosen_run_id: str | None
+    source: str
+
+    def __post_init__(self) -> None:
+        if self.chosen_run_id is not None and not 1 <= len(self.chosen_run_id) <= MAX_RUN_ID:
+            length = len(self.chosen_run_id)
+            raise InvalidInput(f"--run-id has to be of 1 to {MAX_RUN_ID} characters, and has {length}")
+        self.contract = self.validator.contract
+        self.run_id = self.chosen_run_id or str(uuid7())
+        self.max_row_bytes = self.layers.settings().http.max_body_bytes
 
     def scorer(self, *, many: bool = False) -> Scorer:
         return load_scorer(self.layers.settings().model.path, many=many)
@@ -82,14 +76,8 @@ class Prediction:
             producer.open()
             # Every input is accounted for by then, so nothing is left to wait for.
             stack.callback(producer.close, 1.0)
-            yield from publish_rows(
-                scored,
-                producer,
-                codec=codec_of(self.contract),
-                model=model,
-                run_id=self.run_id,
-                stop=stop,
-            )
+            codec = codec_of(self.contract)
+            yield from publish_rows(scored, producer, codec=codec, model=model, run_id=self.run_id, stop=stop)
 
 
 def predict_one(prediction: Prediction, given: Input) -> None:
@@ -142,11 +130,8 @@ def predict_file(
         # Before the thread of the progress bar begins, since they are forked.
         processes = stack.enter_context(ScoringProcesses(file, scorer)) if file.size >= MANY_BYTES else None
         progress = stack.enter_context(progress_bar(MofNCompleteColumn(), TimeRemainingColumn()))
-        done = "published" if prediction.publish else "scored"
-        count, places = _check_all(
-            file, progress, stop, plural=prediction.contract.plural, done=done, skip_invalid=skip_invalid
-        )
-        if prediction.publish and not prediction.run_id_given:
+        count, places = _check_all(prediction, file, progress, stop, skip_invalid=skip_invalid)
+        if prediction.publish and prediction.chosen_run_id is None:
             terminal.echo(f"run id {prediction.run_id}", err=True)
         tally = _Tally()
         scored = (
@@ -194,19 +179,13 @@ def _tell_lost_results(published: str) -> None:
 
 
 def _check_all(
-    file: InputFile,
-    progress: Progress,
-    stop: threading.Event,
-    *,
-    plural: str,
-    done: str,
-    skip_invalid: bool,
+    prediction: Prediction, file: InputFile, progress: Progress, stop: threading.Event, *, skip_invalid: bool
 ) -> tuple[int, list[Place | None]]:
     """Return how many rows are inputs, and the places after each PART_ROWS rows, from None for the first.
 
-    Raises InvalidInput if a row is none, unless `skip_invalid`. `plural` is the word for inputs, `done` for
-    what is done with them.
+    Raises InvalidInput if a row is none, unless `skip_invalid`.
     """
+    plural, done = prediction.contract.plural, "published" if prediction.publish else "scored"
     task = progress.add_task("checking", total=None)
     good, bad = 0, 0
     shown: list[str] = []
