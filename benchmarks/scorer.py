@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 
 import joblib
 
-from bdlab.events import Review
 from bdlab.model import load_scorer
 from bdlab.model.terms import tokens
 from bdlab.resources import models_dir
+from tests.samples import Review
 
 TARGET_US = 40.0
 ROUNDS = 7
@@ -45,7 +45,7 @@ The chips are too salty for me, though the kids like them.
 _LOADING = """
 import time
 started = time.process_time()
-from bdlab.events import Review
+import bdlab.events
 {load}
 loaded = time.process_time()
 {score}
@@ -56,7 +56,7 @@ print((loaded - started) * 1000, (scored - started) * 1000, peak)
 """
 _COMPILED = _LOADING.format(
     load="from bdlab.model import load_scorer\nscorer = load_scorer()",
-    score="scorer.score(Review(text='Great coffee'))",
+    score="scorer.score(scorer.codec.input(text='Great coffee'))",
 )
 _SKLEARN = _LOADING.format(
     load="import joblib\nfrom bdlab.resources import models_dir\n"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bdlab.events import Review
 from bdlab.model import Scorer
 from bdlab.model.card import Card
 from bdlab.model.dataset import read_examples
+from tests.samples import Review
 
 SMALL_REVIEWS = Path(__file__).parent / "data" / "reviews_small.csv"
 

@@ -5,16 +5,32 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
 from uuid_utils.compat import uuid7
 
 from bdlab.contract import Contract, parse_contract, review_contract
-from bdlab.events import REVIEWS, EventCodec, Position, PredictionEvent, Record, ReviewEvent, Term, encode
+from bdlab.events import EventCodec, Input, Position, PredictionEvent, Record, Score, Term, codec_of, encode
 from bdlab.inputs import Validator
 from bdlab.ledger import Accepted, DeadLetter
+
+REVIEWS = codec_of(review_contract())
+
+if TYPE_CHECKING:
+
+    class Review(Input, frozen=True, kw_only=True):
+        def __init__(self, **fields: Any) -> None: ...
+
+    class ReviewScore(Score, frozen=True, kw_only=True):
+        def __init__(self, **fields: Any) -> None: ...
+
+    class ReviewEvent(PredictionEvent, frozen=True, kw_only=True):
+        def __init__(self, **fields: Any) -> None: ...
+
+else:
+    Review, ReviewScore, ReviewEvent = REVIEWS.input, REVIEWS.score, REVIEWS.event
 
 REVIEW = Validator(review_contract())
 """What reviews are checked with."""

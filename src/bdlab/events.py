@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_type_hints
 from uuid import UUID
 
 import msgspec
 from uuid_utils.compat import uuid8
 
-from bdlab.contract import Contract, review_contract
+from bdlab.contract import Contract
 from bdlab.contract.types import event_type, input_type, score_type
 from bdlab.errors import EventTooNew, InvalidEvent
 from bdlab.plain_json import PlainJson, is_moment
@@ -362,22 +362,3 @@ def _refuse_repeated_fields(value: bytes) -> None:
         return fields
 
     json.loads(value, object_pairs_hook=pairs)
-
-
-REVIEWS = codec_of(review_contract())
-MAX_COUNT = 2**31 - 1
-Sentiment = Literal["negative", "positive"]
-
-if TYPE_CHECKING:
-
-    class Review(Input, frozen=True, kw_only=True):
-        def __init__(self, **fields: Any) -> None: ...
-
-    class ReviewScore(Score, frozen=True, kw_only=True):
-        def __init__(self, **fields: Any) -> None: ...
-
-    class ReviewEvent(PredictionEvent, frozen=True, kw_only=True):
-        def __init__(self, **fields: Any) -> None: ...
-
-else:
-    Review, ReviewScore, ReviewEvent = REVIEWS.input, REVIEWS.score, REVIEWS.event

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
-from bdlab.events import REVIEWS, Review
+from tests.samples import REVIEWS, Review
 
 _TEXT = """
     great taste fresh coffee terrible stale tea loved hated box arrived late early perfect bland

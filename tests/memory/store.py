@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from bdlab.errors import DatabaseError, FenceLost, RowRejected
-from bdlab.events import REVIEWS, Position, PredictionEvent
+from bdlab.events import Position, PredictionEvent
 from bdlab.ledger import (
     Accepted,
     Account,
@@ -21,6 +21,7 @@ from bdlab.ledger import (
     log_partition,
 )
 from bdlab.log_identity import KnownLog, KnownRecord, match_log
+from tests.samples import REVIEWS
 
 _ROW = ["predictions"]
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdlab.errors import RowRejected
-from bdlab.events import REVIEWS, Record, encode
+from bdlab.events import Record, encode
 from bdlab.ledger import Accepted, DeadLetter, Entry
 from bdlab.sink.batches import decode_entry, split_by_size, split_refused
-from tests.samples import accepted, at, dead, event
+from tests.samples import REVIEWS, accepted, at, dead, event
 
 GOOD = json.loads(encode(event())[1])
 

@@ -9,12 +9,12 @@ from functools import partial
 import pytest
 
 from bdlab.errors import BrokerError, BrokerUnavailable, EventTooLarge, NotAcknowledged
-from bdlab.events import REVIEWS, Position, PredictionEvent, Review
+from bdlab.events import Position, PredictionEvent
 from bdlab.inputs.bulk import RowResult, ScoredRow, publish_rows, score_each, unpublished
 from bdlab.inputs.files import Row
 from bdlab.model import load_scorer
 from tests.memory.log import MemoryLog, MemoryProducer
-from tests.samples import event_of
+from tests.samples import REVIEWS, Review, event_of
 
 SCORER = load_scorer()
 publish_all = partial(publish_rows, codec=REVIEWS, model="m")

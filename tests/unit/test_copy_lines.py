@@ -10,11 +10,11 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bdlab.events import REVIEWS, EventCodec, PredictionEvent, Record, Term, encode
+from bdlab.events import EventCodec, PredictionEvent, Record, Term, encode
 from bdlab.ledger import Accepted, log_partition, runs
 from bdlab.postgres.rows import CopyLines
 from tests.random_contracts import contracts, fields_of
-from tests.samples import accepted, at, event, record
+from tests.samples import REVIEWS, accepted, at, event, record
 
 _LOGS = {log_partition(at(0, partition)): partition + 7 for partition in range(3)}
 _lines = CopyLines(REVIEWS.event)

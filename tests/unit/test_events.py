@@ -13,9 +13,9 @@ from uuid_utils.compat import uuid7
 
 from bdlab import events
 from bdlab.errors import EventTooNew, InvalidEvent, InvalidInput
-from bdlab.events import REVIEWS, Position, PredictionEvent, Record, Review, ReviewScore, Term
+from bdlab.events import Position, PredictionEvent, Record, Term
 from bdlab.serving.responses import Answers, encode_json
-from tests.samples import REVIEW, event_of
+from tests.samples import REVIEW, REVIEWS, Review, ReviewScore, event_of
 
 _POSITION = Position("cluster", "predictions", 0, 0)
 _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), min_size=1)
@@ -39,7 +39,7 @@ def test_an_event_survives_the_topic(text: str, summary: str) -> None:
     assert event_of(_record(value, key)) == event
 
 
-@given(_text, _text, st.integers(0, events.MAX_COUNT), st.integers(0, events.MAX_COUNT), st.floats(1, 5))
+@given(_text, _text, st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1), st.floats(1, 5))
 def test_an_event_and_its_response_have_the_fields_that_the_review_and_its_score_have(
     text: str, summary: str, helpful: int, votes: int, stars: float
 ) -> None:

@@ -10,10 +10,11 @@ import httpx
 import pytest
 
 from bdlab.errors import ModelError
-from bdlab.events import REVIEWS, Input, ReviewScore, Score
+from bdlab.events import Input, Score
 from bdlab.model import load_scorer
 from bdlab.resources import models_dir
 from tests.fix_api import MemoryApi, serving
+from tests.samples import REVIEWS, ReviewScore
 
 
 class Slow:

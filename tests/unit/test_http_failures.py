@@ -16,12 +16,13 @@ import msgspec
 import pytest
 
 from bdlab.errors import BrokerError, EventTooLarge, ModelError, NotAcknowledged
-from bdlab.events import REVIEWS, PredictionEvent, Review, Score
+from bdlab.events import PredictionEvent, Score
 from bdlab.model import load_scorer
 from bdlab.probes import BrokerState
 from bdlab.serving import Parts, make_app
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
 from tests.fix_api import MemoryApi, SilentBroker, serving
+from tests.samples import REVIEWS, Review
 from tests.waiting import until
 
 REVIEW = {"text": "I love it", "summary": "good"}

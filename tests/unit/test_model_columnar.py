@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdlab.events import REVIEWS, Review, Score
+from bdlab.events import Score
 from bdlab.model import Scorer, load_scorer
 from bdlab.model.columnar import ColumnarScorer
 from bdlab.model.compiled import CompiledScorer
 from bdlab.model.termtable import FORMAT, Field, Format, Intercepts, TermTable
+from tests.samples import REVIEWS, Review
 from tests.unit.test_model_scorer import PIECES, TEXTS, TOLERANCE
 
 #: What makes terms tie, negations reach over what they should not, and fields run into each other.

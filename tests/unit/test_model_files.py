@@ -13,9 +13,9 @@ import pytest
 
 from bdlab.contract import review_contract
 from bdlab.errors import ContractInvalid, ModelError, ModelNotFound, ModelTampered
-from bdlab.events import Review
 from bdlab.model import load_contract, load_scorer
 from bdlab.model.card import sha256_of
+from tests.samples import Review
 
 BEFORE_FOLDER = Path(__file__).parents[1] / "data" / "before"
 

@@ -21,11 +21,11 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import LinearSVC
 
 from bdlab.errors import ModelError, ModelTampered
-from bdlab.events import Review
 from bdlab.model import Scorer, load_scorer
 from bdlab.model.card import sha256_of
 from bdlab.model.dataset import read_examples
 from tests.fix_model import SMALL_REVIEWS
+from tests.samples import Review
 
 GOOD = Review(text="I love it, excellent quality. Highly recommend!", summary="Great")
 BAD = Review(text="Terrible, it broke. A waste of money.", summary="Awful")

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdlab.events import REVIEWS, Review, Sentiment
 from bdlab.model import Scorer, load_scorer
 from bdlab.model.compiled import CompiledScorer
 from bdlab.model.explanation import Labels, review_score, strongest
@@ -22,6 +21,7 @@ from bdlab.model.termtable import FORMAT, Field, Intercepts, TermTable
 from bdlab.resources import models_dir
 from bdlab_cli.wiring.samples import samples_of
 from tests.fix_model import difference
+from tests.samples import REVIEWS, Review
 
 TOLERANCE = 1e-9
 
@@ -174,9 +174,7 @@ CONTRADICTION = "4.1 stars and a negative sentiment contradict each other"
         (4.9, "positive", 1.0, None),
     ],
 )
-def test_a_warning_says_why(
-    stars: float, sentiment: Sentiment, known: float | None, warning: str | None
-) -> None:
+def test_a_warning_says_why(stars: float, sentiment: str, known: float | None, warning: str | None) -> None:
     assert (
         review_score(REVIEWS.score, stars, float(sentiment == "positive"), known_terms=known).warning
         == warning
@@ -264,7 +262,7 @@ def test_the_strongest_terms_do_not_say_the_same_twice() -> None:
 def test_loading_and_scoring_import_no_numeric_library() -> None:
     program = """
 import json, sys
-from bdlab.events import Review, ReviewScore
+from tests.samples import Review, ReviewScore
 from bdlab.model import load_scorer
 load_scorer().score(Review(text="This product is terrible!"))
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
@@ -278,7 +276,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
 def test_the_same_text_has_the_same_score_in_another_process(small_reviews: list[Review]) -> None:
     program = """
 import sys
-from bdlab.events import Review, ReviewScore
+from tests.samples import Review, ReviewScore
 from bdlab.model import load_scorer
 print(repr(load_scorer().score(Review(text=sys.argv[1], summary=sys.argv[2]))))
 """

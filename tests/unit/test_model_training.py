@@ -13,7 +13,6 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from bdlab.errors import InvalidInput, TrainingFailed
-from bdlab.events import Review
 from bdlab.model import fitting, load_scorer, termtable
 from bdlab.model.card import Card, read_card, sha256_of
 from bdlab.model.dataset import read_corpus, read_examples
@@ -22,6 +21,7 @@ from bdlab.model.fitting import Parameters
 from bdlab.model.terms import normalised_review_terms, normalised_summary_terms
 from bdlab.model.training import prepare, train
 from tests.fix_model import SMALL_REVIEWS
+from tests.samples import Review
 
 HEADER = "ProductId,Score,Summary,Text"
 

@@ -12,11 +12,11 @@ import polars as pl
 import pytest
 
 from bdlab.errors import BdlabError, InvalidInput
-from bdlab.events import Review, ReviewScore, Term
+from bdlab.events import Term
 from bdlab.inputs.bulk import RowResult
 from bdlab.inputs.files import BadRow, Format, InputFile, Row
 from bdlab_cli.output.predictions import Results, results
-from tests.samples import REVIEW
+from tests.samples import REVIEW, Review, ReviewScore
 
 PAGE: dict[str, Any] = {
     "Id": [1, 2, 3, 4],

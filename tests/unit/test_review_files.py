@@ -19,10 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdlab.errors import InvalidInput
-from bdlab.events import Review
 from bdlab.inputs.files import BadRow, Format, InputFile, Row
 from bdlab.model.dataset import read_examples
-from tests.samples import REVIEW
+from tests.samples import REVIEW, Review
 
 MAX = 100_000
 AMAZON = "Id,ProductId,HelpfulnessNumerator,HelpfulnessDenominator,Score,Time,Summary,Text\n"

@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdlab.events import REVIEWS
 from bdlab.inputs import InputInvalid
 from bdlab.inputs.files import InputFile, Row
 from bdlab.inputs.schema import NOT_EMPTY, STORABLE, Misspellings
-from tests.samples import REVIEW
+from tests.samples import REVIEW, REVIEWS
 
 FIELDS = [field.name for field in REVIEW.contract.inputs]
 misspelt = Misspellings(FIELDS)

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from bdlab.errors import BdlabError, ModelError
-from bdlab.events import REVIEWS, Input, Score
+from bdlab.events import Input, Score
 from bdlab.forked import Forked
 from bdlab.inputs.bulk import ScoredRow, score_each
 from bdlab.inputs.files import BadRow, Format, InputFile, Place, Row
 from bdlab.inputs.workers import PART_ROWS, ScoringProcesses
 from bdlab.model import Scorer, load_scorer
-from tests.samples import REVIEW
+from tests.samples import REVIEW, REVIEWS
 
 CSV = "Text,Summary\n" + '"good, not\nbad",\n,\n\n"""great"" é",fine\n' * (PART_ROWS + 7)
 JSON = '{"text": "good, not\\nbad"}\n\n{"Text": 5}\n{"summary": "fine", "TEXT": "great é"}\n' * (
