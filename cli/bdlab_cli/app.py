@@ -28,7 +28,7 @@ COMMANDS = {
     "restore": ("Make a new local stack from a backup.", _STACK),
     "fetch-kafka": ("Fetch Apache Kafka into the user's cache.", _STACK),
     "serve": ("Serve predictions over HTTP.", _PIPELINE),
-    "predict": ("Predict from one review or a file of them, and publish.", _PIPELINE),
+    "predict": ("Predict from one input or a file of them, and publish.", _PIPELINE),
     "consume": ("Store the topic's events in PostgreSQL, each exactly once.", _PIPELINE),
     "status": ("Check Vault, Kafka, PostgreSQL, the model and the API.", _DIAGNOSTICS),
     "verify": ("Prove with numbers that each offset is stored exactly once.", _DIAGNOSTICS),

@@ -335,6 +335,31 @@ def test_results_have_the_outputs_and_the_inputs_of_the_contract(tmp_path: Path)
     assert (row["age"], row["is_member"], row["since_when"]) == (None, True, SCORED.given.since_when)
 
 
+def test_probabilities_without_classes_and_a_text_for_a_moment_are_taken_in_parquet(tmp_path: Path) -> None:
+    moment = {"type": "string", "format": "date-time", "default": "2026-01-31T12:00:00Z"}
+    numbers = {"type": "object", "additionalProperties": {"type": "number"}}
+    inputs = {"at": moment, "x": {"type": "number"}}
+    outputs = {"prediction": {"type": "number"}, "probabilities": numbers}
+    contract = parse_contract(
+        {
+            "input": {"type": "object", "properties": inputs, "required": ["x"]},
+            "output": {"type": "object", "properties": outputs},
+        }
+    )
+    frame = pl.DataFrame({"at": [None, "2026-01-31T13:00:00+01:00"], "x": [1.0, 1.0]})
+    frame.write_parquet(content := io.BytesIO())
+    first, second = read(contract, content.getvalue())
+    assert isinstance(first, Row)
+    assert second == Row(2, first.given)
+    score = codec_of(contract).score(prediction=1.5, probabilities={"a": 0.5})
+    path = tmp_path / "out.parquet"
+    with results(contract, as_json=False, output=str(path), published=False, raw_cells=False) as writing:
+        writing.add(RowResult(line=1, given=first.given, score=score, model="m@1", status="scored"))
+        writing.complete()
+    [row] = pl.read_parquet(path).to_dicts()
+    assert (json.loads(row["probabilities"]), row["x"]) == ({"a": 0.5}, 1.0)
+
+
 def test_a_table_has_the_outputs_of_the_contract() -> None:
     row = {"prediction": "rich", "confidence": 0.75, "sure": True, "warning": None} | {
         "age": None,

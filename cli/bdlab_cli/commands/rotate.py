@@ -61,7 +61,7 @@ def rotate(
         bool,
         Option(
             "--drill",
-            help="Post reviews (their rows' source is `drill`) to the API meanwhile, say what its callers "
+            help="Post inputs of the model (their rows' source is `drill`) to the API meanwhile, say what its callers "
             "noticed, and verify.",
         ),
     ] = False,
@@ -69,7 +69,7 @@ def rotate(
         str | None,
         Option(metavar="URL", show_default="from the settings", help="The API that --drill posts to."),
     ] = None,
-    requests_per_second: Annotated[float, Option(metavar="N", help="How many reviews --drill posts.")] = 50.0,
+    requests_per_second: Annotated[float, Option(metavar="N", help="How many inputs --drill posts.")] = 50.0,
     seconds: Annotated[
         float,
         Option(

@@ -107,7 +107,7 @@ class _Fields:
             {_name(field): attrgetter(field.column) for field in fields}
             for fields in (contract.outputs, echoed)
         )
-        kinds = {_name(field): _TYPES.get(field.kind, choices) for field in contract}
+        kinds = {_name(field): _TYPES.get(field.kind, choices or str) for field in contract}
         self.types: dict[str, Any] = {
             **_BEFORE, **{name: kinds[name] for name in self._outputs},
             **_AFTER, **{name: kinds[name] for name in self._inputs},

@@ -51,7 +51,11 @@ def fetch_progress(assembly: Assembly) -> Iterator[Callable[[int, int], None]]:
 def welcome(endpoints: Endpoints, kind: BrokerKind, folder: Path, contract: Contract) -> str:
     """Return what `bdlab up` prints once the stack answers: where, and what to try."""
     url, bdlab, quoted_folder = endpoints.http_url, _bdlab_as_typed(), shlex.quote(str(folder))
-    example = shlex.quote(json.dumps(example_of(contract)))
+    example = example_of(contract)
+    arguments = " ".join(
+        shlex.quote(f"{name}={value if isinstance(value, str) else json.dumps(value)}")
+        for name, value in example.items()
+    )
     trust = f"--cacert {shlex.quote(endpoints.ca_file)} " if endpoints.ca_file else ""
     return f"""
 The pipeline is up. Ctrl-C stops it; its data stays in {quoted_folder}
@@ -65,12 +69,12 @@ The pipeline is up. Ctrl-C stops it; its data stays in {quoted_folder}
 Try:
 
   curl {trust}-X POST "{url.replace("127.0.0.1", "localhost")}/predict" -H "Content-Type: application/json" \
--d {example}
+-d {shlex.quote(json.dumps(example))}
 
 Or from another terminal:
 
   eval "$({bdlab} env --data-dir {quoted_folder})"
-  {bdlab} predict {example} && {bdlab} status && {bdlab} verify
+  {bdlab} predict {arguments} && {bdlab} status && {bdlab} verify
 """
 
 

@@ -67,6 +67,8 @@ def _values(column: Any, kind: Any, field: Field) -> Any:
     elif kind.is_float() or kind.is_decimal():
         column = column.cast(pl.Float64).fill_nan(None)
     default = "" if field.required and field.is_text else field.default
+    if isinstance(default, datetime) and kind == pl.String:
+        default = default.isoformat()
     fitting: dict[type, bool] = {
         str: kind == pl.String,
         bool: kind == pl.Boolean,

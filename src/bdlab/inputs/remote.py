@@ -17,7 +17,7 @@ def is_address(source: str) -> bool:
 def fetch(address: str) -> IO[bytes]:
     """Return the content in a temporary file. Raises InvalidInput."""
     system, path = _system(address)
-    kept = tempfile.TemporaryFile(prefix="bdlab-reviews-")  # noqa: SIM115 - the caller closes it
+    kept = tempfile.TemporaryFile(prefix="bdlab-inputs-")  # noqa: SIM115 - the caller closes it
     try:
         with system.open(path, "rb") as content:
             shutil.copyfileobj(content, kept)

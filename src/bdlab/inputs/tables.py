@@ -22,7 +22,7 @@ _OTHERS = {
     b"PK\x03\x04": ("a ZIP archive", _UNPACK.replace("{program}", "unzip -p")),
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook (.xls)", _EXPORT),
     b"PAR1": ("a Parquet file", "Export it as CSV or JSON lines first."),
-    b"%PDF": ("a PDF document", "Export its reviews as CSV or JSON lines first."),
+    b"%PDF": ("a PDF document", "Export its rows as CSV or JSON lines first."),
     codecs.BOM_UTF32_LE: ("UTF-32", _TO_UTF8.replace("{encoding}", "UTF-32")),
     codecs.BOM_UTF16_LE: ("UTF-16", _TO_UTF8.replace("{encoding}", "UTF-16")),
     codecs.BOM_UTF16_BE: ("UTF-16", _TO_UTF8.replace("{encoding}", "UTF-16")),
@@ -98,7 +98,7 @@ def _refuse_others(start: bytes, name: str) -> None:
 
 def csv_rows(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Return each row that is not empty, with the line on which it begins. Raises InvalidInput."""
-    # Strict: otherwise a quote that is not closed would make one review of the rest of the file.
+    # Strict: otherwise a quote that is not closed would make one row of the rest of the file.
     reader = csv.reader(lines.text(), strict=True, delimiter=delimiter)
     while True:
         line = lines.number + 1
