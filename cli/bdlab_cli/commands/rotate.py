@@ -61,8 +61,8 @@ def rotate(
         bool,
         Option(
             "--drill",
-            help="Post inputs of the model (their rows' source is `drill`) to the API meanwhile, say what its callers "
-            "noticed, and verify.",
+            help="Post inputs of the model (their rows' source is `drill`) to the API meanwhile, say what "
+            "its callers noticed, and verify.",
         ),
     ] = False,
     url: Annotated[
