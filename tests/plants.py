@@ -60,6 +60,7 @@ class PlantScorer:
     name = "plants@1.0.0"
     sha256 = "0" * 64
     blocking = False
+    forkable = True
     codec = CODEC
 
     def score(self, given: Input) -> Score:

@@ -24,6 +24,7 @@ class Slow:
     sha256 = "0" * 64
     blocking = True
     codec = REVIEWS
+    forkable = True
 
     def __init__(self) -> None:
         self.sizes: list[int] = []

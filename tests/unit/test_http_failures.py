@@ -158,6 +158,7 @@ class OneModelError:
     sha256 = "0" * 64
     blocking = False
     codec = REVIEWS
+    forkable = True
 
     def score(self, review: Review) -> Score:
         if review.text == "defect":

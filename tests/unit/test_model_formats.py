@@ -39,7 +39,9 @@ from bdlab.errors import InvalidInput, ModelError
 from bdlab.events import Position, Record, encode
 from bdlab.model import load_scorer
 from bdlab.model.card import sha256_of
+from bdlab_cli.wiring.bulk_predict import MANY_BYTES
 from tests.unit.test_model_pipeline import Explosive
+from tests.unit.test_train_command import bdlab
 
 ROWS = """city,living area (m2),rooms,isNew,seen,note
 Bonn,51.5,2,true,2026-01-01T10:00:00Z,small and quiet
@@ -220,6 +222,21 @@ def test_gradient_boosting_in_a_file_and_in_a_pipeline(
     content, more = written(model, role)
     card = carded(tmp_path, content, role, HOUSES, outputs, **more)
     check(card, as_json(frame()), model, rows)
+
+
+def test_a_large_file_is_scored_by_a_model_with_threads_of_its_own(tmp_path: Path) -> None:
+    """In a forked process it would wait for them."""
+    rows = pd.DataFrame({"area": np.arange(50_000) / 7, "rooms": 1, "new": True})
+    model = lightgbm.LGBMRegressor(n_estimators=2, n_jobs=2, verbose=-1)
+    model.fit(rows.to_numpy(float)[::100], rows["area"][::100])
+    card = carded(tmp_path, pickled(model), "pipeline", NUMBERS, PRICE)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    assert (tmp_path / "rows.csv").stat().st_size > MANY_BYTES
+    options = ("--no-publish", "--model", str(card), "--file", "rows.csv", "--output", "out.csv")
+    done = bdlab("predict", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = pd.read_csv(tmp_path / "out.csv")["prediction"]
+    assert found.tolist() == np.asarray(model.predict(rows.to_numpy(float))).tolist()
 
 
 def test_a_pipeline_of_one_text_gets_a_list_of_strings(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ class Failing:
     sha256 = ""
     blocking = False
     codec = REVIEWS
+    forkable = True
 
     def __init__(self, error: BdlabError | None) -> None:
         self._error = error

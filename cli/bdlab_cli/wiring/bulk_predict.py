@@ -128,7 +128,8 @@ def predict_file(
     with stop_on_signal() as stop, file, ExitStack() as stack:
         scorer = prediction.scorer(many=file.size >= MANY_BYTES)
         # Before the thread of the progress bar begins, since they are forked.
-        processes = stack.enter_context(ScoringProcesses(file, scorer)) if file.size >= MANY_BYTES else None
+        forked = file.size >= MANY_BYTES and scorer.forkable
+        processes = stack.enter_context(ScoringProcesses(file, scorer)) if forked else None
         progress = stack.enter_context(progress_bar(MofNCompleteColumn(), TimeRemainingColumn()))
         count, places = _check_all(prediction, file, progress, stop, skip_invalid=skip_invalid)
         if prediction.publish and prediction.chosen_run_id is None:

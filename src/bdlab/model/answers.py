@@ -27,11 +27,18 @@ class LibraryScorer:
     blocking = True
 
     def __init__(
-        self, codec: EventCodec, predict: Callable[[Sequence[Input]], list[Score]], *, name: str, sha256: str
+        self,
+        codec: EventCodec,
+        predict: Callable[[Sequence[Input]], list[Score]],
+        *,
+        name: str,
+        sha256: str,
+        forkable: bool = False,
     ) -> None:
         self.name = name
         self.codec = codec
         self.sha256 = sha256
+        self.forkable = forkable
         self._predict = predict
 
     def score(self, given: Input) -> Score:

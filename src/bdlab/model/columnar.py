@@ -190,6 +190,7 @@ class ColumnarScorer:
     """Scores many reviews many times faster than one by one."""
 
     blocking = True
+    forkable = True
 
     def __init__(self, table: TermTable, codec: EventCodec, *, name: str, sha256: str) -> None:
         self.name = name

@@ -79,6 +79,7 @@ class CompiledScorer:
     """Scores a review in some microseconds, in the caller's thread."""
 
     blocking = False
+    forkable = True
 
     def __init__(self, table: TermTable, codec: EventCodec, *, name: str, sha256: str) -> None:
         self.name = name

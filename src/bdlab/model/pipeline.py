@@ -17,6 +17,7 @@ what it gives.
 """
 
 import io
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -51,7 +52,9 @@ def pipeline_scorer(found: Any, codec: EventCodec, *, source: str, name: str, sh
     """Return the scorer of what a file of `source` held. Raises ModelError if it cannot be served."""
     reviews = not no_review(codec.contract)
     predict = _reviews(found, codec, source) if reviews else _any(found, codec, source)
-    return LibraryScorer(codec, predict, name=name, sha256=sha256)
+    # The threads of OpenMP, which most others use, do not come along with a fork.
+    forkable = reviews and sys.modules.keys().isdisjoint(("lightgbm", "xgboost"))
+    return LibraryScorer(codec, predict, name=name, sha256=sha256, forkable=forkable)
 
 
 def untrusted_types(content: bytes, *, source: str) -> list[str]:

@@ -33,12 +33,14 @@ class Scorer(Protocol):
     `name` is in every event (`reviews@1.1.0`); `sha256` is of the file that it scores with; `codec` has the
     types of its inputs and scores, and their contract. If `blocking` is
     true, a call takes milliseconds, and many inputs in a call take little more than one: an event loop
-    should make calls in a thread, with the inputs that came in during the last call.
+    should make calls in a thread, with the inputs that came in during the last call. If `forkable` is false,
+    it has threads of its own, without which it would wait for ever in a forked process.
     """
 
     name: str
     sha256: str
     blocking: bool
+    forkable: bool
     codec: EventCodec
 
     def score(self, given: Input, /) -> Score: ...
