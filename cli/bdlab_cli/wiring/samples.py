@@ -12,41 +12,21 @@ from bdlab.contract import Contract, Field, example_of, review_contract
 from bdlab.inputs.cells import Titles, cell_of
 
 COUNT = 12
-_WORDS = (
-    "fine",
-    "green",
-    "tea",
-    "small",
-    "old",
-    "blue",
-    "river",
-    "market",
-    "north",
-    "light",
-    "stone",
-    "warm",
-)
+_WORDS = "fine green tea small old blue river market north light stone warm"
 _FIRST_MOMENT = datetime.fromisoformat("2026-01-31T12:00:00+00:00")
 _SPAN = 100
 
 
 def samples_of(contract: Contract) -> list[dict[str, Any]]:
     """Return COUNT inputs as JSON, the same each time. The first is the contract's example."""
-    names = [field.name for field in contract.inputs]
-    if names == [field.name for field in review_contract().inputs]:
-        return _reviews(contract)
+    if [field.name for field in contract.inputs] == [field.name for field in review_contract().inputs]:
+        with Path(__file__).with_name("samples.csv").open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        cells = [(field.name, cell_of(field)) for field in map(Titles(contract), header) if field]
+        return [{name: read(cell) for (name, read), cell in zip(cells, row, strict=True)} for row in rows]
     seeded = random.Random(0)  # noqa: S311 - they only have to differ
     made = ({field.name: _value(field, seeded) for field in contract.inputs} for _ in range(COUNT - 1))
     return [example_of(contract), *made]
-
-
-def _reviews(contract: Contract) -> list[dict[str, Any]]:
-    with Path(__file__).with_name("samples.csv").open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
-    fields = [field for field in map(Titles(contract), header) if field]
-    return [
-        {field.name: cell_of(field)(cell) for field, cell in zip(fields, row, strict=True)} for row in rows
-    ]
 
 
 def _value(field: Field, seeded: random.Random) -> Any:
@@ -58,7 +38,7 @@ def _value(field: Field, seeded: random.Random) -> Any:
     if field.kind == "date-time":
         return (_FIRST_MOMENT + timedelta(hours=seeded.randrange(1000))).isoformat()
     if field.kind == "string":
-        words = " ".join(seeded.choices(_WORDS, k=5 + field.min_length))
+        words = " ".join(seeded.choices(_WORDS.split(), k=5 + field.min_length))
         return words[: field.max_length].rstrip().ljust(field.min_length, "a")
     low = float("-inf") if field.minimum is None else field.minimum
     high = min(float("inf") if field.maximum is None else field.maximum, max(low, 0) + _SPAN)

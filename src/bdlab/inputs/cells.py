@@ -111,6 +111,5 @@ def input_of(
         wrong = {problem.field: problem.why for problem in error.problems} | wrong
     if wrong:
         names = [field.name for field in validator.contract.inputs if field.name in wrong]
-        names += wrong.keys() - set(names)
         raise InputInvalid([FieldProblem(name, wrong[name]) for name in names], validator.contract.noun)
     return given

@@ -43,11 +43,8 @@ def to_json_lines(
         ]
         # By its path, since Polars reads a file object as a whole.
         rows = pl.scan_parquet(f"/proc/self/fd/{file.fileno()}", glob=False)
-        infinite = [
-            pl.col(titles[place]).is_infinite().arg_true().first()
-            for place in places.values()
-            if types[place].is_float()
-        ]
+        floats = [pl.col(titles[place]) for place in places.values() if types[place].is_float()]
+        infinite = [column.is_infinite().arg_true().first() for column in floats]
         for title, row in rows.select(infinite).collect().row(0, named=True).items() if infinite else ():
             if row is not None:  # JSON has no such number
                 raise InvalidInput(f"{name}, line {row + 1}: the column {title!r} holds an infinite number")
@@ -69,16 +66,10 @@ def _values(column: Any, kind: Any, field: Field) -> Any:
     default = "" if field.required and field.is_text else field.default
     if isinstance(default, datetime) and kind == pl.String:
         default = default.isoformat()
-    fitting: dict[type, bool] = {
-        str: kind == pl.String,
-        bool: kind == pl.Boolean,
-        int: kind.is_numeric(),
-        float: kind.is_numeric(),
-        datetime: getattr(kind, "time_zone", None) is not None,
-    }
-    if not field.nullable and (fitting.get(type(default)) or (kind == pl.Null and default is not UNSET)):
-        column = column.fill_null(default)
-    return column
+    moments = getattr(kind, "time_zone", None) is not None
+    fitting = {str: kind == pl.String, bool: kind == pl.Boolean, datetime: moments}
+    fits = kind == pl.Null or fitting.get(type(default), kind.is_numeric())
+    return column if field.nullable or default is UNSET or not fits else column.fill_null(default)
 
 
 def from_json_lines(lines: IO[bytes], target: IO[bytes], types: Mapping[str, Any]) -> None:
