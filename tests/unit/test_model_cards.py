@@ -291,7 +291,7 @@ def changed(path: str, change: Callable[[dict[str, Any]], object]) -> str:
         (lambda given, _: given.update(is_new={"type": ["string", "null"]}), "same column"),
         (lambda _, gives: gives.update(upper={"type": "number"}), "does not give .*'upper'"),
         (lambda given, _: given.pop("city"), "takes the column 'city'"),
-        (lambda _, gives: gives["prediction"].update(maximum=1), "not within"),
+        (lambda _, gives: gives["prediction"].update(maximum=1), "no number from .* to 1"),
     ],
 )
 def test_check_finds_what_is_wrong_with_a_contract(

@@ -439,7 +439,7 @@ class Constant(BaseEstimator):  # type: ignore[misc] # it has no types
 @pytest.mark.parametrize(
     ("model", "outputs", "why"),
     [
-        (Constant([float("nan")]), PRICE, "predicted nan, which is no number"),
+        (Constant([float("nan")]), PRICE, "predicted nan, which is no number from -1.79769e\\+308"),
         (Constant([float("-inf")]), PRICE, "predicted -inf"),
         (Constant([1.0, 2.0]), PRICE, "one result an input: 2 results for 1"),
         (Constant([]), PRICE, "one result an input: 0 results for 1"),
@@ -448,7 +448,7 @@ class Constant(BaseEstimator):  # type: ignore[misc] # it has no types
         (
             Constant([7.0]),
             {"prediction": {"type": "number", "maximum": 5}},
-            "predicted 7, which is not within",
+            "predicted 7, which is no number from -1.79769e.308 to 5",
         ),
         (Constant([7.0]), CLASS, "predicts no classes, and the contract's output 'prediction' is an enum"),
         (

@@ -1,12 +1,13 @@
 """What a library's model predicted, as scores: anything that the contract has not is refused."""
 
 from collections.abc import Callable, Iterable, Sequence
+from sys import float_info
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bdlab.contract.fields import CONFIDENCE, PREDICTION, PROBABILITIES
+from bdlab.contract.fields import ANSWERS, PREDICTION, PROBABILITIES
 from bdlab.errors import ModelError
 from bdlab.events import EventCodec, Input, Score
 
@@ -65,7 +66,9 @@ class Answers:
 
     def __init__(self, codec: EventCodec, classes: Iterable[Any] | None, *, source: str) -> None:
         outputs = {field.name: field for field in codec.contract.outputs}
-        self._prediction = outputs[PREDICTION]
+        low, high = outputs[PREDICTION].minimum, outputs[PREDICTION].maximum
+        self._low = -float_info.max if low is None else low
+        self._high = float_info.max if high is None else high
         self._make = codec.score
         self._all = PROBABILITIES in outputs
         self._choices = codec.contract.classes
@@ -74,10 +77,9 @@ class Answers:
             raise ModelError(
                 f"{source} predicts {has}, and the contract's output {PREDICTION!r} is {wants}", hint=_INIT
             )
-        gives = {PREDICTION} if classes is None else {PREDICTION, CONFIDENCE, PROBABILITIES}
-        for name in outputs:
-            if name not in gives:
-                raise ModelError(f"{source} does not give the contract's output {name!r}", hint=_INIT)
+        gives = {PREDICTION} if classes is None else ANSWERS
+        if more := [name for name in outputs if name not in gives]:
+            raise ModelError(f"{source} does not give the contract's output {more[0]!r}", hint=_INIT)
         self._known(map(class_name, classes or ()), f"{source} predicts")
 
     def _known(self, names: Iterable[str], who: str) -> None:
@@ -93,19 +95,13 @@ class Answers:
         values: Floats = np.asarray(predicted, dtype=float)
         if values.shape not in ((count,), (count, 1)):
             raise _wrong_count(values.shape, count)
-        low, high = self._prediction.minimum, self._prediction.maximum
         found = values.reshape(count).tolist()
-        if not np.isfinite(values).all():
-            odd = next(value for value in found if not np.isfinite(value))
+        odd = next((value for value in found if not self._low <= value <= self._high), None)
+        if odd is not None:
             raise ModelError(
-                f"predicted {odd}, which is no number", hint="Mend the model, or what it is given."
+                f"predicted {odd:g}, which is no number from {self._low:g} to {self._high:g}",
+                hint=f"Mend the model, or the bounds of the contract's output {PREDICTION!r}.",
             )
-        for value in found:
-            if (low is not None and value < low) or (high is not None and value > high):
-                raise ModelError(
-                    f"predicted {value:g}, which is not within the contract's {low} to {high}",
-                    hint=f"Take the bounds of {PREDICTION!r} out of the contract, or mend the model.",
-                )
         return [self._make(prediction=value) for value in found]
 
     def classes(self, labels: Any, chances: Any, names: Sequence[str], count: int) -> list[Score]:
