@@ -7,17 +7,20 @@ from typing import Protocol
 
 import pytest
 
+from bdlab.contract import Contract, review_contract
 from bdlab.deadletters import DeadLetterFilter
 from bdlab.errors import FenceLost, RowRejected
-from bdlab.ledger import Account, Books, DeadLetter, LogPartition, LogRange, Stored
+from bdlab.events import codec_of
+from bdlab.ledger import Accepted, Account, Books, DeadLetter, LogPartition, LogRange, Stored
 from bdlab.log_identity import KnownRecord
+from bdlab.postgres.contracts import adopt
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.store import Store
 from bdlab.sink import BatchStore
 from tests.fix_database import Database
 from tests.memory.store import MemoryStore
-from tests.samples import CLUSTER, TOPIC, accepted, at, dead, event, rows
+from tests.samples import CLUSTER, TOPIC, accepted, at, dead, event, later_event, later_reviews, record, rows
 
 ZERO = LogPartition(CLUSTER, TOPIC, 0)
 ONE = LogPartition(CLUSTER, TOPIC, 1)
@@ -35,6 +38,9 @@ class System(Protocol):
 
     def dead_letters(self) -> list[DeadLetter]: ...
 
+    def migrate(self, contract: Contract) -> None:
+        """Give the database a newer contract."""
+
 
 class InMemory:
     def __init__(self) -> None:
@@ -46,6 +52,9 @@ class InMemory:
 
     def dead_letters(self) -> list[DeadLetter]:
         return list(self.store.dead_letters.values())
+
+    def migrate(self, contract: Contract) -> None:
+        self.store.migrated = codec_of(contract)
 
 
 class InPostgres:
@@ -61,6 +70,9 @@ class InPostgres:
         with DeadLetters(self._database.credentials("reader")) as letters:
             found = letters.find(DeadLetterFilter(), limit=1000)
         return [DeadLetter(record=one.record, reason=one.reason, sqlstate=one.sqlstate) for one in found]
+
+    def migrate(self, contract: Contract) -> None:
+        adopt(self._database.credentials("owner"), contract)
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -213,6 +225,22 @@ def test_a_batch_with_a_refused_row_stores_nothing(system: System) -> None:
     assert refused.value.sqlstate == "23514"
     assert system.books.next_offsets() == {ZERO: 0}
     assert counts(system) == (0, 0, 0)
+
+
+def test_a_newer_contract_is_taken_when_it_is_asked_for(system: System) -> None:
+    store, before = system.store, system.store.codec
+    store.start_offsets([at(0)])
+    assert before.contract == review_contract()
+    system.migrate(later_reviews())
+    assert store.codec is before
+    assert store.store([accepted(at(0))]) == Stored(rows=1)
+    assert [store.read_contract(), store.read_contract()] == [True, False]
+    assert store.codec.contract == later_reviews()
+    newer = record(at(1), later_event(store.codec, stars=5))
+    entries = [Accepted(newer, *store.codec.decode(newer)), *rows([2])]
+    older = entries[1].record
+    assert store.store([entries[0], Accepted(older, *store.codec.decode(older))]) == Stored(rows=2)
+    assert counts(system) == (3, 0, 0)
 
 
 def test_what_the_logs_held_at_least_is_kept(system: System) -> None:

@@ -192,7 +192,7 @@ def batches(draw: st.DrawFn) -> tuple[Contract, list[PredictionEvent]]:
 
 
 @settings(
-    max_examples=rounds(12, 200),
+    max_examples=rounds(6, 200),
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a database for each: making it smaller takes long

@@ -67,7 +67,8 @@ def migrate(
 ) -> None:
     """Bring the database schema, the topic and a secured broker's users up to date.
 
-    A second run changes nothing.
+    The columns of predictions are those of the model's contract: BDLAB_MODEL_PATH names its card. A second
+    run changes nothing.
     """
     if adopt_log and new_log:
         raise BadParameter("--adopt-log and --new-log say the opposite: give one of them.")

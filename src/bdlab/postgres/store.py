@@ -41,21 +41,11 @@ _DEAD_LETTERS_A_STATEMENT = 200
 _COPY_BYTES = 128 << 10
 
 
-class _Table:
-    """The table `predictions` of a contract, as batches are written into it."""
-
-    def __init__(self, contract: Contract) -> None:
-        self.codec = codec_of(contract)
-        self.lines = CopyLines(self.codec.event)
-        columns = sql.SQL(", ").join(map(sql.Identifier, self.lines.columns))
-        self.temporary, self.insert_rows = (
-            sql.SQL(queries("store")[name]).format(columns=columns)
-            for name in ("temporary_table", "insert_rows")
-        )
-
-
 class Store:
     """For one thread, with a login of bdlab_writer."""
+
+    codec: EventCodec
+    """What decodes the events that are stored; only `read_contract` changes it, once the store was opened."""
 
     def __init__(
         self,
@@ -73,7 +63,6 @@ class Store:
             credentials, application_name="bdlab consume", limits=limits, prepare=self._prepare
         )
         self._numbers: dict[LogPartition, int] = {}
-        self._table: _Table
 
     def open(self) -> None:
         """Connect. Raises DatabaseUnavailable, DatabaseDenied, SchemaOutdated and VaultError."""
@@ -84,14 +73,18 @@ class Store:
 
     def _prepare(self, cursor: Cursor) -> None:
         check_schema(cursor, self._session.server)
-        if not hasattr(self, "_table"):
-            self._table = _Table(read_contract(cursor))
-        cursor.execute(self._table.temporary)
+        if not hasattr(self, "codec"):
+            self._take(read_contract(cursor))
+        cursor.execute(self._temporary_table)
 
-    @property
-    def codec(self) -> EventCodec:
-        """Return what decodes the events that are stored; only `read_contract` changes it."""
-        return self._table.codec
+    def _take(self, contract: Contract) -> None:
+        self.codec = codec_of(contract)
+        self._lines = CopyLines(self.codec.event)
+        columns = sql.SQL(", ").join(map(sql.Identifier, self._lines.columns))
+        self._temporary_table, self._insert_rows = (
+            sql.SQL(queries("store")[name]).format(columns=columns)
+            for name in ("temporary_table", "insert_rows")
+        )
 
     def read_contract(self) -> bool:
         """Read the database's contract again, and return whether it is another. Raises as `start_offsets`."""
@@ -99,7 +92,7 @@ class Store:
             found = read_contract(cursor)
         changed = found != self.codec.contract
         if changed:
-            self._table = _Table(found)
+            self._take(found)
             self._session.close()  # the next connection is prepared for it
         return changed
 
@@ -167,7 +160,7 @@ class Store:
                 self._number(cursor, [fence.log for fence in advance], new=False)
                 if not all(fence.log in self._numbers for fence in advance):
                     raise _fence_lost(advance)
-            lines = io.BytesIO(self._table.lines(accepted, self._numbers))
+            lines = io.BytesIO(self._lines(accepted, self._numbers))
             bounds = self._bounds(advance, ends or {})
             if accepted:
                 with _content(self._session.server):
@@ -178,7 +171,7 @@ class Store:
                 raise _fence_lost(advance)
             if accepted:
                 with _content(self._session.server):
-                    cursor.execute(self._table.insert_rows, bounds)
+                    cursor.execute(self._insert_rows, bounds)
                 rows = cursor.rowcount
                 if rows < len(accepted):
                     cursor.execute(statements["insert_duplicates"])

@@ -49,10 +49,8 @@ class EventSource(Protocol):
 class BatchStore(LogCatalog, Protocol):
     """Records batches, each position once."""
 
-    @property
-    def codec(self) -> EventCodec:
-        """Return what decodes the events that are stored; only `read_contract` changes it."""
-        ...
+    codec: EventCodec
+    """What decodes the events that are stored; only `read_contract` changes it."""
 
     def read_contract(self) -> bool:
         """Read the database's contract again, and return whether it is another. Raises as `start_offsets`."""
