@@ -24,25 +24,25 @@ def samples_of(contract: Contract) -> list[dict[str, Any]]:
             header, *rows = csv.reader(file)
         cells = [(field.name, cell_of(field)) for field in map(Titles(contract), header) if field]
         return [{name: read(cell) for (name, read), cell in zip(cells, row, strict=True)} for row in rows]
-    seeded = random.Random(0)  # noqa: S311 - they only have to differ
-    made = ({field.name: _value(field, seeded) for field in contract.inputs} for _ in range(COUNT - 1))
+    rng = random.Random(0)  # noqa: S311 - they only have to differ
+    made = ({field.name: _value(field, rng) for field in contract.inputs} for _ in range(COUNT - 1))
     return [example_of(contract), *made]
 
 
-def _value(field: Field, seeded: random.Random) -> Any:
-    if field.nullable and not seeded.randrange(8):
+def _value(field: Field, rng: random.Random) -> Any:
+    if field.nullable and not rng.randrange(8):
         return None
     values = field.choices or field.examples or ((False, True) if field.kind == "boolean" else ())
     if values:
-        return seeded.choice(values)
+        return rng.choice(values)
     if field.kind == "date-time":
-        return (_FIRST_MOMENT + timedelta(hours=seeded.randrange(1000))).isoformat()
+        return (_FIRST_MOMENT + timedelta(hours=rng.randrange(1000))).isoformat()
     if field.kind == "string":
-        words = " ".join(seeded.choices(_WORDS.split(), k=5 + field.min_length))
+        words = " ".join(rng.choices(_WORDS.split(), k=5 + field.min_length))
         return words[: field.max_length].rstrip().ljust(field.min_length, "a")
     low = float("-inf") if field.minimum is None else field.minimum
     high = min(float("inf") if field.maximum is None else field.maximum, max(low, 0) + _SPAN)
     low = max(low, high - _SPAN)
     if field.kind == "integer":
-        return seeded.randint(int(low), int(high))
-    return min(max(round(seeded.uniform(low, high), 2), low), high)
+        return rng.randint(int(low), int(high))
+    return min(max(round(rng.uniform(low, high), 2), low), high)
