@@ -7,6 +7,7 @@ from pathlib import Path
 import joblib
 import pytest
 
+from bdlab.contract import review_contract
 from bdlab.model import load_scorer, termtable
 from bdlab.model.card import Metrics, read_card, sha256_of
 from bdlab.model.scorer import SHIPPED
@@ -38,8 +39,9 @@ def test_all_files_together_are_at_most_5_mb() -> None:
     assert sum(path.stat().st_size for path in models_dir().iterdir()) <= MOST_BYTES
 
 
-def test_the_card_describes_every_file() -> None:
+def test_the_card_describes_every_file_and_the_contract() -> None:
     card = read_card(models_dir() / SHIPPED)
+    assert card.contract == review_contract().document
     assert {path.name for path in models_dir().iterdir()} == {SHIPPED, *card.files}
     for name, file in card.files.items():
         assert sha256_of((models_dir() / name).read_bytes()) == file.sha256

@@ -82,7 +82,8 @@ def check(
     from bdlab_cli.output.model_cards import report_of, show_report
 
     report = inspect(card, sample, delimiter=delimiter)
-    columns = {field.column: (column_type(field), field.nullable) for field in report.contract or ()}
+    fields = report.contract or ()
+    columns = {each.column: column_type(each) + " NOT NULL" * (not each.nullable) for each in fields}
     shown = report_of(report, columns)
     if json:
         terminal.echo_json(shown)

@@ -40,13 +40,13 @@ def show_draft(draft: Draft) -> None:
     )
 
 
-def report_of(report: Report, columns: Mapping[str, tuple[str, bool]]) -> dict[str, Any]:
-    """Return a report as JSON, with the table's `columns`: the type of each, and whether it may be null."""
+def report_of(report: Report, columns: Mapping[str, str]) -> dict[str, Any]:
+    """Return a report as JSON, with the types of the table's `columns`."""
     contract = report.contract
     return {
         "model": report.model or None,
         "contract": contract and contract.number,
-        "columns": {name: kind + " NOT NULL" * (not null) for name, (kind, null) in columns.items()},
+        "columns": columns,
         "request": contract and _CURL + shlex.quote(json.dumps(example_of(contract), ensure_ascii=False)),
         "rows": report.rows,
         "findings": report.findings,
