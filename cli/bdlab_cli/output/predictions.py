@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
-from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -104,9 +103,9 @@ class _Fields:
         ]
         choices = next(field.choices for field in contract.outputs if field.name == PREDICTION)
         self._outputs, self._inputs = (
-            {_name(field): attrgetter(field.column) for field in fields}
-            for fields in (contract.outputs, echoed)
+            {_name(field): field.column for field in fields} for fields in (contract.outputs, echoed)
         )
+        self._score = self._outputs | {name: name for name in ("known_terms", "warning", "explanation")}
         kinds = {_name(field): _TYPES.get(field.kind, choices or str) for field in contract}
         self.types: dict[str, Any] = {
             **_BEFORE, **{name: kinds[name] for name in self._outputs},
@@ -119,11 +118,8 @@ class _Fields:
         fields: dict[str, Any] = {"line": result.line, "state": result.status}
         if event is not None:
             fields["id"] = str(event.id)
-        for name, get in self._outputs.items():
-            fields[name] = get(score)
-        fields["known_terms"] = score.known_terms
-        fields["warning"] = score.warning
-        fields["explanation"] = score.explanation
+        for name, attribute in self._score.items():
+            fields[name] = getattr(score, attribute)
         fields["model"] = result.model
         if event is not None:
             fields["created_at"] = event.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -134,8 +130,8 @@ class _Fields:
     def with_inputs(self, result: RowResult) -> dict[str, Any]:
         """Return a result, and what it was made from."""
         fields, given = self(result), result.given
-        for name, get in self._inputs.items():
-            fields[name] = get(given)
+        for name, attribute in self._inputs.items():
+            fields[name] = getattr(given, attribute)
         return fields
 
 
