@@ -35,6 +35,10 @@ def init(
         bool, Option("--trust", help="Trust the types in a skops file that skops does not know.")
     ] = False,
     force: Annotated[bool, Option("--force", help="Replace a card.")] = False,
+    contract: Annotated[
+        Path | None,
+        Option(metavar="CARD", help="Take the contract of this card, as for a model that was trained again."),
+    ] = None,
     delimiter: Delimiter = ",",
     json: _Json = False,
 ) -> None:
@@ -55,6 +59,7 @@ def init(
         bounds=bounds,
         trust=trust,
         force=force,
+        contract=contract,
         delimiter=delimiter,
     )
     if json:

@@ -24,8 +24,8 @@ def show_draft(draft: Draft) -> None:
     table = Table("input", "schema", "why", title=f"{draft.card.title}: what was guessed from the sample")
     for guess in draft.guesses:
         table.add_row(guess.field, json.dumps(guess.schema, ensure_ascii=False), guess.why)
-    out = terminal.stdout()
-    out.print(table)
+    if draft.guesses:
+        terminal.stdout().print(table)
     output = (draft.card.contract or {})["output"]["properties"]
     terminal.echo(f"output     {json.dumps(output, ensure_ascii=False)}")
     terminal.echo(f"predicted  {json.dumps(draft.predicted, ensure_ascii=False)}")

@@ -22,7 +22,17 @@ from bdlab.inputs import Validator
 from bdlab.inputs.files import BadRow, InputFile, Row
 from bdlab.inputs.tables import Lines, csv_rows
 from bdlab.model import onnx, pipeline
-from bdlab.model.card import SUFFIX, Card, File, check_title, encode_card, read_file, sha256_of
+from bdlab.model.card import (
+    SUFFIX,
+    Card,
+    File,
+    check_title,
+    contract_of,
+    encode_card,
+    read_card,
+    read_file,
+    sha256_of,
+)
 from bdlab.model.rows import Traits
 from bdlab.model.scorer import file_title, library_scorer
 
@@ -67,11 +77,13 @@ def draft_card(
     bounds: bool = False,
     trust: bool = False,
     force: bool = False,
+    contract: Path | None = None,
     delimiter: str = ",",
 ) -> Draft:
     """Write a card for the model in `file`, beside it, or with a copy of it in the folder `output`.
 
-    The contract follows from the model and the rows of `sample`, a CSV file, but for its column `target`.
+    The contract is that of the card `contract`, as for a model that was trained again; without one it follows
+    from the model and the rows of `sample`, a CSV file, but for its column `target`.
     Loading a joblib file runs its code; a skops file with types that skops does not know needs `trust`.
     Nothing is written unless the model predicts the sample. Raises InvalidInput, ModelError.
     """
@@ -85,26 +97,29 @@ def draft_card(
         raise InvalidInput(f"{file} is no model file: its name ends with none of {', '.join(_ROLES)}")
     content = read_file(file)
     entry, traits = _read_model(content, role, str(file), trust=trust)
-    header, rows = _read_sample(sample, delimiter)
-    guesses = [
-        guess(header[place], [row[place] for row in rows], text=text, bounds=bounds)
-        for place, text in _places(header, traits, target, sample)
-    ]
+    guesses: list[Guess] = []
+    if contract is None:
+        header, rows = _read_sample(sample, delimiter)
+        guesses = [
+            guess(header[place], [row[place] for row in rows], text=text, bounds=bounds)
+            for place, text in _places(header, traits, target, sample)
+        ]
     # Most encoders know a missing text; what splits texts into words knows empty ones only.
     emptied = [_emptied(each) for each in guesses]
+    known = contract_of(read_card(contract), contract).document if contract else None
     for tried in (guesses, emptied):
         inputs = {
             "type": "object",
             "properties": {each.field: each.schema for each in tried},
             "required": [each.field for each in tried if not each.optional],
         }
-        asked = parse_contract({"input": inputs, "output": _output(None)})
+        asked = parse_contract(known or {"input": inputs, "output": _output(None)})
         read = read_rows(sample, asked, delimiter)
         if bad := [row for row in read if isinstance(row, BadRow)]:
             raise InvalidInput(f"the sample {sample}, {bad[0]}")
         taken = [row.given for row in read if isinstance(row, Row)]
-        contract = {"input": inputs, "output": _output(traits.classes(asked, taken))}
-        codec = codec_of(parse_contract(contract))
+        document = known or {"input": inputs, "output": _output(traits.classes(asked, taken))}
+        codec = codec_of(parse_contract(document))
         try:
             scorer = library_scorer(content, entry, codec, source=str(file), name=name)
             predicted = _summary(scorer.score_many(taken))
@@ -115,7 +130,7 @@ def draft_card(
     loaded = {pipeline.PACKAGES.get(each, each): sys.modules.get(each) for each in _LIBRARIES}
     libraries = {package: module.__version__ for package, module in loaded.items() if module}
     libraries["python"] = platform.python_version()
-    card = Card(name=name, version=version, files={file.name: entry}, contract=contract, libraries=libraries)
+    card = Card(name=name, version=version, files={file.name: entry}, contract=document, libraries=libraries)
     folder.mkdir(parents=True, exist_ok=True)
     if folder.resolve() != file.parent.resolve():
         replace_file(folder / file.name, content)
