@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -26,11 +27,12 @@ from tests.runbook import Block
 BOOK = Path(__file__).parents[2] / "docs" / "operations.md"
 BLOCKS = runbook.read(BOOK)
 TUTORIAL = runbook.read(BOOK.with_name("tutorial.md"))
+OWN_MODEL = runbook.read(BOOK.with_name("own-model.md"))
 #: A stack of its own for these, since they wipe it; all others share one.
 DRILL = ("Start, look, stop", "Back up", "Restore", "Take it down for good")
 
 
-@pytest.mark.parametrize("block", BLOCKS + TUTORIAL, ids=str)
+@pytest.mark.parametrize("block", BLOCKS + TUTORIAL + OWN_MODEL, ids=str)
 def test_each_block_says_how_it_is_tried_and_is_valid_shell(block: Block) -> None:
     assert (
         block.where
@@ -57,8 +59,9 @@ class Person:
 
     def follow(self, block: Block) -> None:
         if block.where == "up":
-            assert block.script == "bdlab up"
-            self.up = Up(self.folder.path, **self.environment)
+            bdlab, up, *options = shlex.split(block.script.replace("~", str(self.home)))
+            assert (bdlab, up) == ("bdlab", "up")
+            self.up = Up(self.folder.path, *options, **self.environment)
             self.up.wait_for("eval")
         elif block.where == "ctrl-c":
             assert self.up
@@ -119,6 +122,14 @@ def test_the_drill(person: Person) -> None:
         if block.section in DRILL and block.where in {"up", "local", "ctrl-c"}:
             person.follow(block)
     assert not person.folder.path.exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("person", [{"BDLAB_STACK_BROKER": "tansu"}], indirect=True, ids=["in memory"])
+def test_a_model_of_somebody_s_own(person: Person) -> None:
+    for block in OWN_MODEL:
+        if block.how == "run":
+            person.follow(block)
 
 
 @pytest.mark.long

@@ -256,6 +256,7 @@ _EXPORTS: Mapping[str, Callable[[DataFolder, Endpoints], str]] = {
     "BDLAB_KAFKA_ADMIN_SERVERS": lambda _, endpoints: endpoints.admin_servers,
     "BDLAB_MODEL_PATH": lambda _, endpoints: endpoints.model_path or SHIPPED_MODEL,
     # For other programs: bdlab itself asks Vault, and reads none of them.
+    "API_URL": lambda _, endpoints: endpoints.http_url,
     "KAFKA_BOOTSTRAP_SERVERS": lambda _, endpoints: endpoints.bootstrap_servers,
     "PGHOST": lambda _, endpoints: endpoints.postgres_host,
     "PGPORT": lambda _, endpoints: str(endpoints.postgres_port),
