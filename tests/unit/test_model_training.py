@@ -189,7 +189,7 @@ def test_columns_are_found_in_any_order_and_case_after_a_byte_order_mark(tmp_pat
 @pytest.mark.parametrize("column", ["ProductId", "Score", "Summary", "Text"])
 def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
     path = csv_file(tmp_path, ",".join(name for name in HEADER.split(",") if name != column), "a,b,c")
-    with pytest.raises(InvalidInput, match=f"the column {column} is missing; the first line has: "):
+    with pytest.raises(InvalidInput, match=f"the column '{column}' is missing; the first line has "):
         train(path, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
@@ -199,14 +199,14 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
     [
         ([], "is empty"),
         ([HEADER], "holds no reviews: 0 rows"),
-        ([HEADER + ",text"], "the column Text is there 2 times"),
-        ([HEADER, "p,5,s,t", "q,6,s,t"], "line 3: Score has to be 1, 2, 3, 4 or 5, and is '6'"),
-        ([HEADER, "p,,s,t"], "line 2: Score has to be"),
-        ([HEADER, "p,4.5,s,t"], "line 2: Score has to be"),
-        ([HEADER, '"p\nq",5,s,"t\nu"', "p,five,s,t"], "line 5: Score has to be"),
+        ([HEADER + ",text"], "two columns are named 'Text': 'Text' and 'text'"),
+        ([HEADER, "p,5,s,t", "q,6,s,t"], "line 3: field 'Score' has to be an integer from 1 to 5, and is '6'"),
+        ([HEADER, "p,,s,t"], "line 2: field 'Score' is empty"),
+        ([HEADER, "p,4.5,s,t"], "line 2: field 'Score' has to be"),
+        ([HEADER, '"p\nq",5,s,"t\nu"', "p,five,s,t"], "line 5: field 'Score' has to be"),
         ([HEADER, " ,5,s,t"], "line 2: ProductId is empty"),
         ([HEADER, "p,5,s, "], "line 2: Text is empty"),
-        ([HEADER, "p,5,s"], "line 2: 3 columns, and the first line has 4"),
+        ([HEADER, "p,5,s"], "line 2: the row has 3 columns, and the header has 4"),
         ([HEADER, "p,5,s,t", 'q,5,s,"never closed'], "row that begins on line 3: not valid CSV"),
     ],
 )

@@ -49,7 +49,7 @@ def test_a_file_without_a_column_is_wrong_usage_without_a_traceback(tmp_path: Pa
     (tmp_path / "a.csv").write_text("ProductId,Text\np,t\n")
     done = bdlab("train", "a.csv", "--output", "model", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "error: a.csv: the column Score is missing" in done.stderr
+    assert "error: a.csv: the columns 'Score' and 'Summary' are missing" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,29 +1,41 @@
 """Training data: a CSV file with the columns of the Amazon reviews on Kaggle, read row by row."""
 
 import hashlib
-import os
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from io import BufferedReader
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bdlab.contract import parse_contract
 from bdlab.errors import InvalidInput
-from bdlab.inputs.tables import Lines, csv_rows, refuse_delimiter
+from bdlab.inputs import Validator
+from bdlab.inputs.files import BadRow, InputFile
 from bdlab.model.terms import join, tokens
 
 Integers = NDArray[np.integer[Any]]
 Progress = Callable[[float], None]
 """Called with the share, from 0 to 1, of what is done."""
 
-COLUMNS = ("ProductId", "Score", "Summary", "Text")
 STARS = (1, 2, 3, 4, 5)
 _REPORTED = 1000
-
-_HINT = f"The first line has to name the columns {', '.join(COLUMNS)}; others are ignored."
+_ANY_LENGTH = 1 << 62
+_COLUMNS = {
+    "ProductId": {"type": "string"},
+    "Score": {"type": "integer", "minimum": STARS[0], "maximum": STARS[-1]},
+    "Summary": {"type": "string"},
+    "Text": {"type": "string"},
+}
+#: The rows of a file are read as the inputs of a model are.
+_ROWS = parse_contract(
+    {
+        "input": {"type": "object", "title": "Review", "properties": _COLUMNS, "required": [*_COLUMNS]},
+        "output": {"type": "object", "properties": {"prediction": {"type": "number"}}},
+    }
+)
 
 
 class Example(NamedTuple):
@@ -75,8 +87,6 @@ class _Numbers(dict[Any, int]):
 
 def read_corpus(path: Path, *, delimiter: str = ",", progress: Progress = lambda _: None) -> Corpus:
     """Return the reviews as numbers, without their texts. Raises InvalidInput as `read_examples` does."""
-    with _opened(path) as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     words, names, texts = _Numbers(), _Numbers(), _Numbers()
     number = words.__getitem__
     flat, starts, summaries, rows = array("i"), array("q", [0]), array("i"), array("i")
@@ -87,6 +97,8 @@ def read_corpus(path: Path, *, delimiter: str = ",", progress: Progress = lambda
         summaries.append(len(summary))
         text = hashlib.blake2b(example.text.encode(), digest_size=16).digest()
         rows.extend((names[example.product], example.stars, texts[text], bool(example.summary.strip())))
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     columns = np.array(rows, dtype=np.int32).reshape(-1, 4).T
     places = np.empty(len(names), dtype=np.int32)
     places[[names[name] for name in sorted(names)]] = np.arange(len(names))
@@ -104,15 +116,6 @@ def read_corpus(path: Path, *, delimiter: str = ",", progress: Progress = lambda
     )
 
 
-def _opened(path: Path) -> BufferedReader:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise InvalidInput(
-            f"{path} cannot be read: {(error.strerror or str(error)).lower()}", hint="Name a CSV file."
-        ) from error
-
-
 def read_examples(
     path: Path, *, delimiter: str = ",", progress: Progress = lambda _: None
 ) -> Iterator[Example]:
@@ -120,54 +123,19 @@ def read_examples(
 
     `progress` is called with the share of the file that was read.
     """
-    with _opened(path) as file:
-        # A field may be as long as the file.
-        size = os.fstat(file.fileno()).st_size
-        count = 0
-        for count, example in enumerate(_examples(Lines(file, str(path), size), path, delimiter), 1):
+    count = 0
+    with InputFile(
+        str(path), BytesIO(), Validator(_ROWS), kind="csv", max_row_bytes=_ANY_LENGTH, delimiter=delimiter
+    ) as file:
+        for count, row in enumerate(file.rows(), 1):
+            if isinstance(row, BadRow):
+                raise InvalidInput(f"{path}, {row}")
+            given = row.given
+            for column, text in (("ProductId", given.product_id), ("Text", given.text)):
+                if not text.strip():
+                    raise InvalidInput(f"{path}, line {row.line}: {column} is empty")
             if count % _REPORTED == 0:
-                progress(file.tell() / size)
-            yield example
+                progress(file.place.offset / file.size)
+            yield Example(row.line, given.product_id.strip(), given.score, given.summary, given.text)
     if not count:
-        raise InvalidInput(f"{path} holds no reviews: 0 rows", hint=_HINT)
-
-
-def _examples(lines: Lines, path: Path, delimiter: str) -> Iterator[Example]:
-    rows = csv_rows(lines, delimiter)
-    _, header = next(rows, (1, None))
-    if header is None:
-        raise InvalidInput(f"{path} is empty", hint=_HINT)
-    places = _places(header, path, delimiter)
-    for line, row in rows:
-        if len(row) != len(header):
-            raise InvalidInput(
-                f"{path}, line {line}: {len(row)} columns, and the first line has {len(header)}"
-            )
-        yield _example(line, [row[place] for place in places], path)
-
-
-def _places(header: list[str], path: Path, delimiter: str) -> list[int]:
-    names = [name.strip().lower() for name in header]
-    for column in COLUMNS:
-        found = names.count(column.lower())
-        if found != 1:
-            refuse_delimiter(header, _suffice, str(path), delimiter)
-            why = "is missing" if not found else f"is there {found} times"
-            shown = ", ".join(name[:40] for name in header[:20])
-            raise InvalidInput(f"{path}: the column {column} {why}; the first line has: {shown}", hint=_HINT)
-    return [names.index(column.lower()) for column in COLUMNS]
-
-
-def _suffice(titles: list[str]) -> bool:
-    return {column.lower() for column in COLUMNS} <= {title.lower() for title in titles}
-
-
-def _example(line: int, values: Sequence[str], path: Path) -> Example:
-    product, score, summary, text = values
-    if not product.strip():
-        raise InvalidInput(f"{path}, line {line}: ProductId is empty")
-    if score.strip() not in {str(stars) for stars in STARS}:
-        raise InvalidInput(f"{path}, line {line}: Score has to be 1, 2, 3, 4 or 5, and is {score[:40]!r}")
-    if not text.strip():
-        raise InvalidInput(f"{path}, line {line}: Text is empty")
-    return Example(line, product.strip(), int(score), summary, text)
+        raise InvalidInput(f"{path} holds no reviews: 0 rows", hint="docs/model.md has its columns.")

@@ -9,17 +9,19 @@ from bdlab.contract import Contract, Field
 from bdlab.errors import ModelError, require
 from bdlab.events import EventCodec, Input, Score
 from bdlab.model.answers import Answers, LibraryScorer, class_name
-from bdlab.model.rows import NUMERIC, Traits, column
+from bdlab.model.rows import Traits, column
 
 _TEXT = "tensor(string)"
-_TYPES: dict[str, Any] = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(bool)": np.bool_,
-    _TEXT: np.object_,
+_WHOLE = ("integer", "boolean")
+#: Of each type, what an array of it has, and the kinds of fields that it holds without a loss.
+_TYPES: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "tensor(float)": (np.float32, ("number", *_WHOLE)),
+    "tensor(double)": (np.float64, ("number", *_WHOLE)),
+    "tensor(float16)": (np.float16, ("number", *_WHOLE)),
+    "tensor(int64)": (np.int64, _WHOLE),
+    "tensor(int32)": (np.int32, _WHOLE),
+    "tensor(bool)": (np.bool_, ("boolean",)),
+    _TEXT: (np.object_, ("string",)),
 }
 _FLOATS = ("tensor(float)", "tensor(double)", "tensor(float16)")
 _LABELS = (_TEXT, "tensor(int64)", "tensor(int32)", "tensor(bool)")
@@ -114,18 +116,20 @@ def _feed(inputs: Sequence[Any], fields: Sequence[Field], source: str) -> Feed:
 
 
 def _matrix(given: Any, fields: Sequence[Field], source: str) -> Feed:
-    shape, dtype = given.shape, _TYPES.get(given.type)
+    shape, (dtype, kinds) = given.shape, _TYPES.get(given.type, (None, ()))
     where = f"{source}: its input {given.name[:100]!r} is a {given.type} of {_shown(shape)}"
     width = len(fields)
-    if dtype is None or not (len(shape) == 2 or (len(shape) == 1 and width == 1)):
-        raise ModelError(f"{where}, and bdlab gives texts, numbers or booleans, a row each", hint=_SHAPES)
+    if not (len(shape) == 2 or (len(shape) == 1 and width == 1)):
+        raise ModelError(f"{where}, and bdlab gives a row for each input", hint=_SHAPES)
     if len(shape) == 2 and isinstance(shape[1], int) and shape[1] != width:
         raise ModelError(f"{where}, and the contract has {width} inputs for it", hint=_SHAPES)
     if isinstance(shape[0], int) and shape[0] != 1:
         raise ModelError(f"{where}, and takes no other number of rows than {shape[0]}", hint=_SHAPES)
     for field in fields:
-        if why := _unfit(field, given.type):
-            raise ModelError(f"{where}, and the contract's input {field.name!r} {why}", hint=_SHAPES)
+        null = field.nullable and given.type not in (*_FLOATS, _TEXT)
+        if null or field.kind not in kinds:
+            what = f"is a {field.kind}{' that may be null' if null else ''}"
+            raise ModelError(f"{where}, and the contract's input {field.name!r} {what}", hint=_SHAPES)
     columns = [column(field, missing="" if field.kind == "string" else np.nan) for field in fields]
 
     def feed(rows: Sequence[Input]) -> dict[str, Any]:
@@ -136,18 +140,6 @@ def _matrix(given: Any, fields: Sequence[Field], source: str) -> Feed:
 
 
 _SHAPES = "docs/model.md says which inputs and outputs of ONNX models can be served; export the model so."
-
-
-def _unfit(field: Field, tensor: str) -> str:
-    """Return why a field cannot be given as this type; empty if it can."""
-    if (field.kind == "string") != (tensor == _TEXT) or field.kind not in (*NUMERIC, "string"):
-        return f"is a {field.kind}"
-    if tensor not in (*_FLOATS, _TEXT):
-        if field.nullable:
-            return "may be null, which it cannot be there"
-        if field.kind == "number" or (tensor == "tensor(bool)" and field.kind == "integer"):
-            return f"is a {field.kind}"
-    return ""
 
 
 def _reader(

@@ -44,8 +44,8 @@ _INIT = (
 PACKAGES = {"sklearn": "scikit-learn"}
 
 Predict = Callable[[Sequence[Input]], list[Score]]
-Head = Callable[[list[Any]], tuple[Floats | None, Floats | None]]
-"""Predicts stars and probabilities of a positive sentiment; None for what it does not predict."""
+Head = Callable[[list[Any]], tuple[Floats, Floats]]
+"""Predicts stars and probabilities of a positive sentiment."""
 
 
 def pipeline_scorer(found: Any, codec: EventCodec, *, source: str, name: str, sha256: str) -> LibraryScorer:
@@ -179,18 +179,8 @@ def _reviews(found: Any, codec: EventCodec, source: str) -> Predict:
             (review.summary, review.text) if pairs else "\n".join(filter(None, (review.summary, review.text)))
             for review in reviews
         ]
-        stars: Floats | None = None
-        positive: Floats | None = None
-        for head in heads:
-            its_stars, its_positive = head(inputs)
-            stars = its_stars if stars is None else stars
-            # The sentiment's own head comes last, and is better than what follows from the stars.
-            positive = its_positive if its_positive is not None else positive
-        if stars is None:
-            assert positive is not None, "each head predicts one of the two"  # noqa: S101
-            stars = 1 + 4 * positive
-        if positive is None:
-            positive = (stars - 1) / 4
+        found = [head(inputs) for head in heads]
+        stars, positive = found[0][0], found[-1][1]
         if not (stars.shape == positive.shape == (len(reviews),) and np.isfinite(stars + positive).all()):
             raise ModelError("did not predict one number a review", hint=PAGE)
         scores = zip(stars.tolist(), positive.tolist(), strict=True)
@@ -201,31 +191,34 @@ def _reviews(found: Any, codec: EventCodec, source: str) -> Predict:
 
 def _head(estimator: Any, source: str) -> Head:
     names = classes_of(estimator, source)
+
+    def regression(inputs: list[Any]) -> tuple[Floats, Floats]:
+        found: Floats = np.asarray(estimator.predict(inputs), dtype=float)
+        stars = np.clip(found.reshape(-1) if found.shape == (len(inputs), 1) else found, 1, 5)
+        return stars, (stars - 1) / 4
+
     if names is None:
-        return lambda inputs: (np.clip(_column(estimator.predict(inputs)), 1, 5), None)
+        return regression
+
+    def chances(inputs: list[Any]) -> Floats:
+        return np.asarray(estimator.predict_proba(inputs), dtype=float)
+
+    def of_sides(inputs: list[Any]) -> tuple[Floats, Floats]:
+        positive = chances(inputs)[:, names.index(max(names))]
+        return 1 + 4 * positive, positive
+
+    def of_stars(inputs: list[Any]) -> tuple[Floats, Floats]:
+        found, stars = chances(inputs), np.array(names, dtype=float)
+        more, less = found[:, stars > 3].sum(axis=1), found[:, stars < 3].sum(axis=1)
+        decided = more + less
+        positive = np.divide(more, decided, out=np.full(len(decided), 0.5), where=decided > 0)
+        return np.clip(found @ stars, 1, 5), positive
+
     if "5" in names and _STARS.issuperset(names):
-        return _star_classifier(estimator, np.array([float(name) for name in names]))
-    for known in _SENTIMENTS:
-        if set(names) == known:
-            place = names.index(max(known))
-            return lambda inputs: (None, np.asarray(estimator.predict_proba(inputs), dtype=float)[:, place])
+        return of_stars
+    if set(names) in _SENTIMENTS:
+        return of_sides
     raise ModelError(
         f"{source} predicts the classes {', '.join(names[:10])}: neither stars (1 to 5) nor a sentiment",
         hint=_INIT,
     )
-
-
-def _star_classifier(estimator: Any, stars: Floats) -> Head:
-    def predict(inputs: list[Any]) -> tuple[Floats, Floats]:
-        chances: Floats = np.asarray(estimator.predict_proba(inputs), dtype=float)
-        more, less = chances[:, stars > 3].sum(axis=1), chances[:, stars < 3].sum(axis=1)
-        decided = more + less
-        positive = np.divide(more, decided, out=np.full(len(decided), 0.5), where=decided > 0)
-        return np.clip(chances @ stars, 1, 5), positive
-
-    return predict
-
-
-def _column(predicted: Any) -> Floats:
-    column: Floats = np.asarray(predicted, dtype=float)
-    return column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column
