@@ -34,11 +34,6 @@ def is_moment(kind: object) -> bool:
     return _bare(kind)[0] is datetime
 
 
-def may_be_null(kind: object) -> bool:
-    """Whether a field of this type may be null."""
-    return _bare(kind)[1]
-
-
 def _bare(kind: object) -> tuple[Any, bool]:
     """Return a type without null, and whether it has that."""
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)

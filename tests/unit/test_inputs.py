@@ -218,14 +218,22 @@ def test_what_types_do_not_know_is_refused_on_each_way() -> None:
             with pytest.raises(InputInvalid):
                 way(body(**wrong))
         with pytest.raises(InputInvalid):
-            PLANTS.given_of_known(PLANT | wrong)
+            PLANTS.given_of(PLANT | wrong)
 
 
 @pytest.mark.parametrize("name", ["Name", "note", "Leaf colour", "Fruit colour", "planted_at", "moved_at"])
 def test_an_argument_that_is_no_unicode_is_refused(name: str) -> None:
-    for way in (PLANTS.given_of_known, PLANTS.given_of):
-        with pytest.raises(InputInvalid, match=re.escape(f"field {name!r} ")):
-            way(PLANT | {name: "a\udcff"})
+    with pytest.raises(InputInvalid, match=re.escape(f"field {name!r} ")):
+        PLANTS.given_of(PLANT | {name: "a\udcff"})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf"), 10**400])
+def test_a_number_that_is_not_finite_is_refused(number: float) -> None:
+    output = {"type": "object", "properties": {"prediction": {"type": "number"}}}
+    fields = {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]}
+    validator = Validator(parse_contract({"input": fields, "output": output}))
+    with pytest.raises(InputInvalid, match="field 'x' has to be between"):
+        validator.given_of({"x": number})
 
 
 # Names.

@@ -17,9 +17,9 @@ from bdlab.model import fitting, load_scorer, termtable
 from bdlab.model.card import Card, read_card, sha256_of
 from bdlab.model.dataset import read_corpus, read_examples
 from bdlab.model.estimators import ExpectedStars
-from bdlab.model.fitting import Parameters
+from bdlab.model.features import Parameters, count_terms
 from bdlab.model.terms import normalised_review_terms, normalised_summary_terms
-from bdlab.model.training import prepare, train
+from bdlab.model.training import train
 from tests.fix_model import SMALL_REVIEWS
 from tests.samples import Review
 
@@ -135,7 +135,7 @@ def test_of_too_many_terms_those_of_most_products_are_kept(small_model: Path, tm
 def test_a_head_is_what_scikit_learn_fits_to_the_same_reviews() -> None:
     corpus = read_corpus(SMALL_REVIEWS)
     fold_of = np.full(len(corpus.stars), -1)
-    features = prepare(corpus, fold_of, 0, Parameters())
+    features = count_terms(corpus, fold_of, 0, Parameters())
     head = fitting.Fits(corpus, features, fold_of, Parameters()).run(fitting.Job("rating", 0), lambda _: None)
     examples = list(read_examples(SMALL_REVIEWS))
     rows = [(e.summary, e.text, e.stars) for e in examples]

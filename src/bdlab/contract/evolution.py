@@ -36,19 +36,17 @@ def check_fits(card: Contract, stored: Contract) -> None:
 def _compare(one: Contract, other: Contract, others: str, ones: str) -> None:
     mine, theirs = f"{ones}'s contract", f"{others}'s contract"
     for part in ("inputs", "outputs"):
-        found = {field.name: field for field in getattr(one, part)}
-        wanted = {field.name: field for field in getattr(other, part)}
-        for name, field in wanted.items():
+        found, wanted = ({field.name: field for field in getattr(each, part)} for each in (one, other))
+        for name, field in (wanted | found).items():
             if name not in found:
                 raise _mismatch(f"{mine} is without the field {name!r} ({field.kind}) of {theirs}")
-            if why := _difference(found[name], field):
-                raise _mismatch(f"the field {name!r}: {why[0]} in {mine}, and {why[1]} in {theirs}")
-        for name, field in found.items():
             if name not in wanted:
                 raise _mismatch(
                     f"the field {name!r} ({field.kind}) of {mine} is not in {theirs}",
                     hint=f'If it is new, give it "since": {other.number + 1}, and a default or null.',
                 )
+            if why := _difference(field, wanted[name]):
+                raise _mismatch(f"the field {name!r}: {why[0]} in {mine}, and {why[1]} in {theirs}")
         if list(found) != list(wanted):
             raise _mismatch(f"the {part} of {mine} stand in another order than those of {theirs}")
     if one.columns != other.columns:

@@ -230,8 +230,6 @@ def _value(found: Any, field: Field, where: str, what: str) -> Any:
         _refuse(where, f"{what}, {str(found)[:40]!r}, does not fit it: {error}")
     if isinstance(value, str) and ("\x00" in value or (field.min_length and not value.strip())):
         _refuse(where, f"{what} is empty, or holds a NUL character")
-    if isinstance(value, float) and not math.isfinite(value):
-        _refuse(where, f"{what} is no finite number")
     if isinstance(value, datetime):
         try:
             return value.astimezone(UTC)

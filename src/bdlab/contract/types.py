@@ -19,11 +19,10 @@ def type_of(field: Field) -> Any:
         kind = Literal[field.choices]
     elif field.kind == "string":
         kind = Annotated[str, Meta(min_length=field.min_length or None, max_length=field.max_length)]
-    elif field.kind == "integer":
-        low, high = field.bounds
-        kind = Annotated[int, Meta(ge=low, le=high)]
-    elif field.kind == "number":
-        kind = Annotated[float, Meta(ge=field.minimum, le=field.maximum)]
+    elif field.kind in ("integer", "number"):
+        low, high = field.bounds  # which leave out what is no finite number
+        number: Any = int if field.kind == "integer" else float
+        kind = Annotated[number, Meta(ge=low, le=high)]
     elif field.kind == "date-time":
         kind = Annotated[datetime, Meta(tz=True)]
     else:

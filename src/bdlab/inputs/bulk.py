@@ -155,7 +155,6 @@ class _InFlight:
             )
             if isinstance(sent.result, Position):
                 yield row(status="acknowledged", position=sent.result)
-            elif isinstance(sent.result, EventTooLarge):
-                yield row(status="invalid", problem=sent.result)
             else:
-                yield row(status="not acknowledged", problem=sent.result)
+                invalid = isinstance(sent.result, EventTooLarge)
+                yield row(status="invalid" if invalid else "not acknowledged", problem=sent.result)

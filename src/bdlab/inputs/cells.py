@@ -106,7 +106,7 @@ def input_of(
             if value is not UNSET:
                 values[name] = value
     try:
-        given = validator.given_of_known(values)
+        given = validator.given_of(values)
     except InputInvalid as error:
         wrong = {problem.field: problem.why for problem in error.problems} | wrong
     if wrong:

@@ -86,8 +86,8 @@ class InputFile:
         self._kind = kind
         self._max_row_bytes = max_row_bytes
         self._delimiter = delimiter
-        self._file: IO[bytes] | None = None
-        self._lines: Lines | None = None
+        self._file: IO[bytes]
+        self._lines: Lines
 
     def __enter__(self) -> InputFile:
         try:
@@ -100,9 +100,7 @@ class InputFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
 
     def _converted(self, file: IO[bytes]) -> IO[bytes]:
         file.seek(0)
@@ -129,20 +127,16 @@ class InputFile:
     @property
     def size(self) -> int:
         """Return the size of the open file in bytes."""
-        assert self._file is not None, "the file is not open"  # noqa: S101
         return os.fstat(self._file.fileno()).st_size
 
     @property
     def place(self) -> Place:
         """Return the place after the last row that `rows` has returned."""
-        assert self._file is not None  # noqa: S101
-        assert self._lines is not None, "no row was read"  # noqa: S101
         return Place(self._file.tell(), self._lines.number)
 
     @contextmanager
     def reopened(self) -> Iterator[None]:
         """Read with a position of its own, in a process that was forked."""
-        assert self._file is not None, "the file is not open"  # noqa: S101
         before = self._file
         with Path(f"/proc/self/fd/{before.fileno()}").open("rb") as own:
             self._file = own
@@ -154,14 +148,12 @@ class InputFile:
 
         Raises InvalidInput if the rest of the file cannot be read.
         """
-        assert self._file is not None, "the file is not open"  # noqa: S101
         lines = self._lines = Lines(self._file, self.name, self._max_row_bytes)
         kind = self._kind or _SUFFIXES.get(Path(self._source).suffix.lower()) or self._sniff()
         self._file.seek(lines.begin)
         yield from (self._csv_rows if kind == "csv" else self._json_rows)(lines, start)
 
     def _sniff(self) -> Format:
-        assert self._file is not None  # noqa: S101
         self._file.seek(0)
         start = self._file.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()
         if start.startswith(b"["):

@@ -2,6 +2,7 @@
 
 import hashlib
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -77,17 +78,11 @@ class Corpus(NamedTuple):
         return {str(stars): int((self.stars == stars).sum()) for stars in STARS}
 
 
-class _Numbers(dict[Any, int]):
-    """Numbers what it is asked for, from 0, in the order of the first time."""
-
-    def __missing__(self, key: Any) -> int:
-        number = self[key] = len(self)
-        return number
-
-
 def read_corpus(path: Path, *, delimiter: str = ",", progress: Progress = lambda _: None) -> Corpus:
     """Return the reviews as numbers, without their texts. Raises InvalidInput as `read_examples` does."""
-    words, names, texts = _Numbers(), _Numbers(), _Numbers()
+    words, names, texts = defaultdict[str, int](), defaultdict[str, int](), defaultdict[bytes, int]()
+    for numbers in (words, names, texts):
+        numbers.default_factory = numbers.__len__  # from 0, in the order of the first time
     number = words.__getitem__
     flat, starts, summaries, rows = array("i"), array("q", [0]), array("i"), array("i")
     for example in read_examples(path, delimiter=delimiter, progress=progress):

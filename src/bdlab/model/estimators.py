@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from bdlab.model import termtable
-from bdlab.model.features import FIELDS, Features, Floats
-from bdlab.model.fitting import DECIMALS, INTERCEPT, Head, Parameters
+from bdlab.model.features import FIELDS, Features, Floats, Parameters
+from bdlab.model.fitting import DECIMALS, INTERCEPT, Head
 from bdlab.model.terms import normalised_review_terms, normalised_summary_terms
 
 SENTIMENTS = ("negative", "positive")
@@ -64,7 +64,7 @@ def build_table(
 ) -> termtable.TermTable:
     """Return the term table of two heads that were fitted to all reviews, its terms sorted."""
     fields: dict[str, termtable.Field] = {}
-    for place, (field, scale) in enumerate(zip(FIELDS, _scales(parameters).values(), strict=True)):
+    for place, (field, scale) in enumerate(zip(FIELDS, parameters.weights, strict=True)):
         columns = sorted(
             zip(
                 features.terms[field],
@@ -85,7 +85,7 @@ def build_table(
 
 def build_pipelines(table: termtable.TermTable, parameters: Parameters) -> Fitted:
     """Return the same model as fitted pipelines."""
-    scales = _scales(parameters)
+    scales = dict(zip(FIELDS, parameters.weights, strict=True))
     vectorizers = []
     for field, analyzer in _ANALYZERS.items():
         part = getattr(table, field)
@@ -105,7 +105,3 @@ def build_pipelines(table: termtable.TermTable, parameters: Parameters) -> Fitte
     sides.classes_, sides.n_features_in_ = np.array(SENTIMENTS), len(sentiment)
     sides.coef_, sides.intercept_ = sentiment[np.newaxis], np.array([table.intercepts.sentiment])
     return Fitted(*(Pipeline([("terms", terms), ("head", head)]) for head in (stars, sides)))
-
-
-def _scales(parameters: Parameters) -> dict[str, float]:
-    return {"summary": parameters.summary_weight, "review": 1.0}

@@ -26,7 +26,6 @@ TELL_NOTHING = frozenset(_FUNCTION_WORDS.split())
 
 
 _READ = ("summary", "text")
-_what_it_is = attrgetter("kind", "choices", "nullable", "minimum", "maximum")
 
 
 def no_review(contract: Contract) -> str:
@@ -34,17 +33,14 @@ def no_review(contract: Contract) -> str:
 
     The input needs the summary and the text, and the output is the review contract's.
     """
-    found = {field.name: field for field in contract}
-    wanted = {field.name: field for field in review_contract()}
-    names = [*_READ, *(field.name for field in review_contract().outputs)]
-    for name in (*names, *(field.name for field in contract.outputs)):
-        if name not in found:
-            return f"it has no field {name!r}"
-        if name not in names:
-            return f"its output {name!r} is none of a review's"
-        if _what_it_is(found[name]) != _what_it_is(wanted[name]):
-            return f"its field {name!r} is another than a review's"
-    return ""
+    found, wanted = _read_and_made(contract), _read_and_made(review_contract())
+    odd = next((name for name in found | wanted if found.get(name) != wanted.get(name)), None)
+    return f"its field {odd!r} is another than a review's" if odd else ""
+
+
+def _read_and_made(contract: Contract) -> dict[str, object]:
+    what = attrgetter("kind", "choices", "nullable", "minimum", "maximum")
+    return {field.name: what(field) for field in contract if field.name in _READ or field in contract.outputs}
 
 
 def review_score(

@@ -4,9 +4,10 @@ The matrices are the same for each fit: what differs are the terms that it uses,
 lengths of the reviews' vectors. So they are made once, and all processes share them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -20,6 +21,28 @@ FIELDS = ("summary", "review")
 
 _BLOCK = 20_000
 """The most reviews of a block, unless one product has more."""
+
+
+class Parameters(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of training; the defaults are those of the shipped model.
+
+    A term is kept if reviews of at least `..._min_products` products use it, since the words of one product
+    say nothing about another; of more than `..._most_terms` those that most products use. `rating_c` and
+    `sentiment_c` are inverse strengths of regularisation.
+    """
+
+    summary_min_products: int = 2
+    review_min_products: int = 4
+    summary_most_terms: int = 60_000
+    review_most_terms: int = 200_000
+    summary_weight: float = 0.6
+    rating_c: float = 8.0
+    sentiment_c: float = 5.0
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """The weights of the fields."""
+        return self.summary_weight, 1.0
 
 
 class Block(NamedTuple):
@@ -56,16 +79,19 @@ def count_terms(
     corpus: Corpus,
     fold_of: Integers,
     folds: int,
-    bounds: Mapping[str, tuple[int, int]],
+    parameters: Parameters,
     progress: Progress = lambda _: None,
 ) -> Features:
     """Return the features. `fold_of` has each review's fold, the same for all reviews of a product.
 
-    `bounds` has by field the least number of products that use a term, and the most terms. If more terms than
-    these are left, the fit takes those that most of its products use.
+    If more terms are left than the parameters' most, a fit takes those that most of its products use.
     """
     order = np.lexsort((np.arange(len(fold_of)), corpus.products, fold_of))
     chunks = list(_chunks(order, corpus.products, fold_of))
+    bounds = (
+        (parameters.summary_min_products, parameters.summary_most_terms),
+        (parameters.review_min_products, parameters.review_most_terms),
+    )
     keys: dict[str, Integers] = {}
     used: dict[str, Booleans] = {}
     for number, field in enumerate(FIELDS):
@@ -75,7 +101,7 @@ def count_terms(
             _, each = _distinct(corpus, field, chunk, product)
             found[max(int(fold_of[chunk[0]]), 0)].append(each)
             progress((number + done / len(chunks)) / 4)
-        keys[field], used[field] = _used(found, folds, *bounds[field])
+        keys[field], used[field] = _used(found, folds, *bounds[number])
     blocks = []
     most_tokens = max(int((corpus.starts[chunk + 1] - corpus.starts[chunk]).sum()) for chunk in chunks)
     # Of one array of ones, all matrices have a part: it would take two thirds of their memory.

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
-import msgspec
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
@@ -17,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from bdlab.forked import Forked
 from bdlab.model.dataset import Corpus, Integers, Progress
-from bdlab.model.features import Block, Booleans, Features, Floats
+from bdlab.model.features import Block, Booleans, Features, Floats, Parameters
 
 HeadName = Literal["rating", "sentiment"]
 HEADS: tuple[HeadName, ...] = get_args(HeadName)
@@ -36,23 +35,6 @@ INTERCEPT = 10.0
 
 _FEW = 3_000_000
 """For fewer tokens than these, other processes take longer to start than they save."""
-
-
-class Parameters(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters of training; the defaults are those of the shipped model.
-
-    A term is kept if reviews of at least `..._min_products` products use it, since the words of one product
-    say nothing about another; of more than `..._most_terms` those that most products use. `rating_c` and
-    `sentiment_c` are inverse strengths of regularisation.
-    """
-
-    summary_min_products: int = 2
-    review_min_products: int = 4
-    summary_most_terms: int = 60_000
-    review_most_terms: int = 200_000
-    summary_weight: float = 0.6
-    rating_c: float = 8.0
-    sentiment_c: float = 5.0
 
 
 class Head(NamedTuple):
@@ -121,7 +103,7 @@ class Fits(NamedTuple):
             [block.rows(labels) for block in blocks],
             [block.rows(weights) for block in blocks],
             idf,
-            (self.parameters.summary_weight, 1.0),
+            self.parameters.weights,
         )
         return Head(idf, *problem.solve(progress))
 
@@ -142,7 +124,7 @@ class Fits(NamedTuple):
 
     def predict(self, job: Job, head: Head) -> list[Predicted]:
         """Return the values of the head's curve for the reviews of the job's fold, with their numbers."""
-        scales = (self.parameters.summary_weight, 1.0)
+        scales = self.parameters.weights
         vectors = tuple(s * i * w for s, i, w in zip(scales, head.idf, head.weights, strict=True))
         found = []
         for block in self.features.blocks:

@@ -137,11 +137,9 @@ def _from_card(card: Card, path: Path, codec: EventCodec, only: str, *, many: bo
         for name, content in contents.items():
             if card.files[name].role == role:
                 return _build(card, codec, name, content, many=many)
-    known = any(file.role in _ROLES for file in card.files.values())
     raise ModelNotFound(
-        f"none of the files that the model card {path} names exists: {', '.join(card.files)}"
-        if known
-        else f"no file that the model card {path} names has a role that is known: {', '.join(_ROLES)}"
+        f"no file that the model card {path} names exists and has a known role ({', '.join(_ROLES)}): "
+        f"{', '.join(card.files)}"
     )
 
 

@@ -33,8 +33,8 @@ from bdlab.model.card import (
 from bdlab.model.dataset import Corpus, Integers, read_corpus
 from bdlab.model.dataset import Progress as Share
 from bdlab.model.estimators import SENTIMENTS, Fitted, build_pipelines, build_table
-from bdlab.model.features import Features, Floats, count_terms
-from bdlab.model.fitting import HEADS, NEUTRAL, Fits, Job, Parameters, run_all
+from bdlab.model.features import Floats, Parameters, count_terms
+from bdlab.model.fitting import HEADS, NEUTRAL, Fits, Job, run_all
 from bdlab.model.pipeline import PAIRS
 
 Progress = Callable[[str, float], None]
@@ -82,7 +82,7 @@ def train(
     splitter = GroupKFold(folds, shuffle=True, random_state=_SEED)
     for number, (_, unseen) in enumerate(splitter.split(fold_of, groups=corpus.products)):
         fold_of[unseen] = number
-    features = prepare(corpus, fold_of, folds, chosen, step("counting the terms", _READ, _COUNTED))
+    features = count_terms(corpus, fold_of, folds, chosen, step("counting the terms", _READ, _COUNTED))
     fits = Fits(corpus, features, fold_of, chosen)
     for fold in range(folds + 1):
         _check_sentiments(corpus.stars[fits.seen(fold)])
@@ -129,22 +129,6 @@ def train(
         raise InvalidInput(f"the folder {out} cannot be written to: {error.strerror}") from error
     progress("done", 1.0)
     return card
-
-
-def prepare(
-    corpus: Corpus, fold_of: Integers, folds: int, parameters: Parameters, progress: Share = lambda _: None
-) -> Features:
-    """Return the features of a corpus for fits with these parameters."""
-    return count_terms(
-        corpus,
-        fold_of,
-        folds,
-        {
-            "summary": (parameters.summary_min_products, parameters.summary_most_terms),
-            "review": (parameters.review_min_products, parameters.review_most_terms),
-        },
-        progress,
-    )
 
 
 def _part(progress: Progress, what: str, begin: float, end: float) -> Share:
