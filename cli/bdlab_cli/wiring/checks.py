@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from bdlab.errors import BdlabError, InvalidInput, VaultUnavailable
-from bdlab.health import CheckResult, Report
+from bdlab.health import CheckResult, Report, not_made
 from bdlab.health.checks import (
     CHECKS,
     broker_checks,
@@ -158,9 +158,10 @@ class Checker:
             scorer = load_scorer(self._settings.model.path)
         except BdlabError as error:
             return (failed("model", error),)
-        detail = {"name": scorer.name, "sha256": scorer.sha256}
         message = f"{scorer.name}, sha256 {scorer.sha256[:12]}"
-        return (CheckResult("model", "healthy", message, detail=detail),)
+        return (
+            CheckResult("model", "healthy", message, detail={"name": scorer.name, "sha256": scorer.sha256}),
+        )
 
     def _check_api(self) -> tuple[CheckResult, ...]:
         return (api_check(self._api_url, ca_file=own_ca_file(self._settings.http)),)
@@ -179,8 +180,7 @@ class Checker:
             found += self._certificates_by_vault()
         else:
             why = f"no login from Vault: {self._kafka.problem.message}"
-            names = ("kafka.certificate", "postgres.certificate")
-            found += [CheckResult(name, "unknown", why) for name in names]
+            found += [not_made(name, why) for name in ("kafka.certificate", "postgres.certificate")]
         return tuple(sorted(found, key=lambda check: CHECKS["certificates"].index(check.name)))
 
     def _certificates_by_vault(self) -> Iterator[CheckResult]:

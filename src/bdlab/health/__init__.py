@@ -7,7 +7,7 @@ import msgspec
 
 from bdlab.health.cached_probe import CachedProbe
 
-__all__ = ["CachedProbe", "CheckResult", "Report", "State"]
+__all__ = ["CachedProbe", "CheckResult", "Report", "State", "healthy", "not_made", "unhealthy"]
 
 State = Literal["healthy", "degraded", "unhealthy", "unknown"]
 
@@ -26,6 +26,21 @@ class CheckResult(msgspec.Struct, frozen=True):
     message: str = ""
     hint: str = ""
     detail: Mapping[str, Any] = {}
+
+
+def healthy(name: str, message: str, **detail: Any) -> CheckResult:
+    """Return a check that found nothing wrong."""
+    return CheckResult(name, "healthy", message, detail=detail)
+
+
+def unhealthy(name: str, message: str, hint: str = "", **detail: Any) -> CheckResult:
+    """Return a check that found something wrong."""
+    return CheckResult(name, "unhealthy", message, hint, detail)
+
+
+def not_made(name: str, why: str, hint: str = "") -> CheckResult:
+    """Return a check that could not be made."""
+    return CheckResult(name, "unknown", why, hint)
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from bdlab.errors import BdlabError
-from bdlab.health import CheckResult
+from bdlab.health import CheckResult, healthy, not_made, unhealthy
 from bdlab.ledger import LogRange
 from bdlab.log_identity import KnownLog
 from bdlab.probes import MEMORY_ONLY, MEMORY_ONLY_ID, BrokerState, DatabaseState, VaultState
@@ -29,9 +29,6 @@ CHECKS = {
     "certificates": ("vault.certificate", "kafka.certificate", "postgres.certificate", "api.certificate"),
 }
 
-#: In which field of its detail a check has the model's name.
-_MODEL_FIELD = {"model": "name", "api": "model"}
-
 _VAULT_AWAY = "Start Vault, or point BDLAB_VAULT_ADDRESS (VAULT_ADDR) at it."
 _IDENTITY = "Run `bdlab vault-init`: it hands each service its identity."
 
@@ -39,8 +36,7 @@ _IDENTITY = "Run `bdlab vault-init`: it hands each service its identity."
 def unknown(group: str, why: str, hint: str = "") -> tuple[CheckResult, ...]:
     """Return all checks of a group as not made; the first has the reason."""
     first, *others = CHECKS[group]
-    not_checked = [CheckResult(name, "unknown", "not checked") for name in others]
-    return (CheckResult(first, "unknown", why, hint), *not_checked)
+    return (not_made(first, why, hint), *(not_made(name, "not checked") for name in others))
 
 
 def vault_checks(state: VaultState, *, service: str, refusal: BdlabError | None) -> tuple[CheckResult, ...]:
@@ -49,14 +45,14 @@ def vault_checks(state: VaultState, *, service: str, refusal: BdlabError | None)
     """
     if not state.connected and not state.sealed:
         # Not there, or not usable: a standby, overloaded, failing.
-        away = CheckResult("vault.reachable", "unhealthy", state.problem, state.hint or _VAULT_AWAY)
+        away = unhealthy("vault.reachable", state.problem, state.hint or _VAULT_AWAY)
         return (away, *unknown("vault", "Vault does not answer")[1:])
-    reachable = CheckResult("vault.reachable", "healthy", "answers")
+    reachable = healthy("vault.reachable", "answers")
     if state.sealed:
-        sealed = CheckResult("vault.unsealed", "unhealthy", state.problem, state.hint)
+        sealed = unhealthy("vault.unsealed", state.problem, state.hint)
         return (reachable, sealed, *unknown("vault", "Vault is not open")[2:])
     found = "; ".join(filter(None, ("open", state.secrets_engine, state.unaudited)))
-    opened = CheckResult("vault.unsealed", "healthy", found)
+    opened = healthy("vault.unsealed", found)
     return (reachable, opened, *_token_checks(state, service, refusal))
 
 
@@ -65,98 +61,75 @@ def _token_checks(state: VaultState, service: str, refusal: BdlabError | None) -
         why = refusal.message if refusal else state.problem
         hint = (refusal.hint if refusal else "") or _IDENTITY
         # This identity does not show whether those of the services are good.
-        return (
-            CheckResult("vault.token", "unknown", why, hint),
-            CheckResult("vault.policies", "unknown", "no token"),
-        )
+        return not_made("vault.token", why, hint), not_made("vault.policies", "no token")
     ttl_s = round(state.token_ttl_s or 0)
     valid = f"that of this command, as service {service!r}, is valid for {ttl_s} s"
-    token = CheckResult("vault.token", "healthy", valid, detail={"ttl_s": ttl_s})
+    token = healthy("vault.token", valid, ttl_s=ttl_s)
     problem = refusal or (BdlabError(state.problem, hint=state.hint) if state.problem else None)
-    names = ", ".join(state.policies)
-    detail = {"policies": list(state.policies)}
-    if service in state.policies and problem is None:
-        return token, CheckResult("vault.policies", "healthy", names, detail=detail)
+    names, policies = ", ".join(state.policies), list(state.policies)
+    if service in policies and problem is None:
+        return token, healthy("vault.policies", names, policies=policies)
     message = f"policy {service!r} is not among {names or 'none'}"
-    if service in state.policies and problem is not None:
+    if service in policies and problem is not None:
         message = problem.message
     hint = (problem and problem.hint) or "Run `bdlab vault-init`: it writes the policies and the secrets."
-    return token, CheckResult("vault.policies", "unhealthy", message, hint, detail)
+    return token, unhealthy("vault.policies", message, hint, policies=policies)
 
 
 def broker_checks(state: BrokerState) -> tuple[CheckResult, ...]:
     """Return the checks of the broker, its topic and the lag of the consumer group."""
     if not state.connected:
-        away = CheckResult(
-            "kafka.brokers",
-            "unhealthy",
-            state.problem or f"no broker answers at {state.bootstrap_servers}",
-            "Start the broker, or correct kafka/credentials in Vault.",
-            {"bootstrap_servers": state.bootstrap_servers},
-        )
+        why = state.problem or f"no broker answers at {state.bootstrap_servers}"
+        hint = "Start the broker, or correct kafka/credentials in Vault."
+        away = unhealthy("kafka.brokers", why, hint, bootstrap_servers=state.bootstrap_servers)
         return (away, *unknown("kafka", "no broker answers")[1:])
     remark = f", {MEMORY_ONLY}" if state.cluster_id.startswith(MEMORY_ONLY_ID) else ""
-    brokers = CheckResult(
+    brokers = healthy(
         "kafka.brokers",
-        "healthy",
         f"{state.brokers} at {state.bootstrap_servers}, cluster {state.cluster_id}{remark}",
-        detail={
-            "brokers": state.brokers,
-            "bootstrap_servers": state.bootstrap_servers,
-            "cluster_id": state.cluster_id,
-        },
+        brokers=state.brokers,
+        bootstrap_servers=state.bootstrap_servers,
+        cluster_id=state.cluster_id,
     )
     if not state.partitions:
         why = state.problem or f"topic {state.topic!r} is missing"
-        missing = CheckResult("kafka.topic", "unhealthy", why, "Create it with `bdlab migrate`.")
-        return (brokers, missing, CheckResult("kafka.lag", "unknown", "no topic"))
-    topic = CheckResult(
-        "kafka.topic",
-        "healthy",
-        f"{state.topic}, {state.partitions} partitions",
-        detail={"topic": state.topic, "partitions": state.partitions},
-    )
+        missing = unhealthy("kafka.topic", why, "Create it with `bdlab migrate`.")
+        return (brokers, missing, not_made("kafka.lag", "no topic"))
+    shown = f"{state.topic}, {state.partitions} partitions"
+    topic = healthy("kafka.topic", shown, topic=state.topic, partitions=state.partitions)
     behind = state.consumer_lag
     if behind is None:
-        return brokers, topic, CheckResult("kafka.lag", "unknown", state.problem or "cannot be told")
-    lag = CheckResult("kafka.lag", "healthy", f"{behind} events behind", detail={"lag_events": behind})
-    return brokers, topic, lag
+        return brokers, topic, not_made("kafka.lag", state.problem or "cannot be told")
+    return brokers, topic, healthy("kafka.lag", f"{behind} events behind", lag_events=behind)
 
 
 def database_checks(state: DatabaseState, *, lease_ttl_s: float | None) -> tuple[CheckResult, ...]:
     """Return the checks of PostgreSQL; the login of this command is valid for `lease_ttl_s` seconds."""
     if not state.connected:
         hint = "See that PostgreSQL runs and takes connections, or correct database/credentials in Vault."
-        away = CheckResult("postgres.reachable", "unhealthy", state.problem, hint)
+        away = unhealthy("postgres.reachable", state.problem, hint)
         return (away, *unknown("postgres", "the database does not answer")[1:])
-    found = "none" if state.schema_version is None else str(state.schema_version)
-    schema = CheckResult(
-        "postgres.schema",
-        "healthy" if state.schema_fits else "unhealthy",
-        f"version {found}" + ("" if state.schema_fits else f", and {state.schema_expected} is wanted"),
-        "" if state.schema_fits else "Run `bdlab migrate`.",
-        {"version": state.schema_version, "expected": state.schema_expected},
-    )
+    found = f"version {'none' if state.schema_version is None else state.schema_version}"
+    versions = {"version": state.schema_version, "expected": state.schema_expected}
+    schema = healthy("postgres.schema", found, **versions)
+    if not state.schema_fits:
+        outdated = f"{found}, and {state.schema_expected} is wanted"
+        schema = unhealthy("postgres.schema", outdated, "Run `bdlab migrate`.", **versions)
     no_table = state.problem or "no table"
-    rows = CheckResult("postgres.rows", "unknown", no_table)
+    rows = not_made("postgres.rows", no_table)
     if state.rows is not None:
-        rows = CheckResult(
-            "postgres.rows", "healthy", f"{state.rows} predictions", detail={"rows": state.rows}
-        )
-    letters = CheckResult("postgres.dead_letters", "unknown", no_table)
+        rows = healthy("postgres.rows", f"{state.rows} predictions", rows=state.rows)
+    letters = not_made("postgres.dead_letters", no_table)
     if (count := state.open_dead_letters) is not None:
         # Open ones are work for somebody, and no fault of the system.
         hint = "See them with `bdlab dlq list --open`." if count else ""
         letters = CheckResult("postgres.dead_letters", "healthy", f"{count} open", hint, {"open": count})
-    lease = CheckResult("postgres.lease", "unknown", "no lease is held")
+    lease = not_made("postgres.lease", "no lease is held")
     if lease_ttl_s is not None:
-        lease = CheckResult(
-            "postgres.lease",
-            "healthy" if lease_ttl_s > 0 else "unhealthy",
-            f"that of this command's own login is valid for {round(lease_ttl_s)} s",
-            detail={"ttl_s": round(lease_ttl_s)},
-        )
-    reachable = CheckResult("postgres.reachable", "healthy", f"PostgreSQL {state.server_version}")
+        ttl_s, made = round(lease_ttl_s), healthy if lease_ttl_s > 0 else unhealthy
+        valid = f"that of this command's own login is valid for {ttl_s} s"
+        lease = made("postgres.lease", valid, ttl_s=ttl_s)
+    reachable = healthy("postgres.reachable", f"PostgreSQL {state.server_version}")
     return reachable, schema, rows, letters, lease, _logins_check(state.ended_logins)
 
 
@@ -164,9 +137,9 @@ def _logins_check(ended: Mapping[str, int] | None) -> CheckResult:
     """Check for users whose lease has ended; one with a session still has access to the database."""
     name = "postgres.logins"
     if ended is None:
-        return CheckResult(name, "unknown", "cannot be told")
+        return not_made(name, "cannot be told")
     if not ended:
-        return CheckResult(name, "healthy", "none outlived its lease")
+        return healthy(name, "none outlived its lease")
     sessions = sum(ended.values())
     return CheckResult(
         name,
@@ -179,12 +152,8 @@ def _logins_check(ended: Mapping[str, int] | None) -> CheckResult:
 
 def compared_models(results: Sequence[CheckResult]) -> list[CheckResult]:
     """Return the checks; that of this terminal's model is unhealthy if the API predicts with another."""
-    named = {
-        check.name: str(check.detail.get(_MODEL_FIELD[check.name], ""))
-        for check in results
-        if check.name in _MODEL_FIELD
-    }
-    here, there = named.get("model"), named.get("api")
+    detail = {check.name: check.detail for check in results}
+    here, there = detail.get("model", {}).get("name"), detail.get("api", {}).get("model")
     if not here or not there or here == there:
         return list(results)
     changes = {
@@ -203,14 +172,12 @@ def log_check(ranges: Sequence[LogRange], known: KnownLog | None, refused: Mappi
     if refused:
         first, *others = (f"partition {number}: {why}" for number, why in sorted(refused.items()))
         more = f" (and {len(others)} more partitions)" if others else ""
-        return CheckResult("log", "unhealthy", f"{first}{more}", "`bdlab verify`")
+        return unhealthy("log", f"{first}{more}", "`bdlab verify`")
     state = "none of it is recorded yet" if known is None or not known.recorded else "the recorded one"
     topic_id = ranges[0].topic_id if ranges else ""
-    return CheckResult(
-        "log", "healthy", f"topic id {topic_id or 'none'}: {state}", detail={"topic_id": topic_id}
-    )
+    return healthy("log", f"topic id {topic_id or 'none'}: {state}", topic_id=topic_id)
 
 
 def failed(name: str, error: BdlabError) -> CheckResult:
     """Return an unhealthy check with the error's message and hint."""
-    return CheckResult(name, "unhealthy", error.message, error.hint)
+    return unhealthy(name, error.message, error.hint)

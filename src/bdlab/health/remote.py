@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import urllib3
 
-from bdlab.health import CheckResult, State
+from bdlab.health import CheckResult, State, healthy, unhealthy
 from bdlab.reachability import wrong_scheme
 
 TIMEOUT_S = 5.0
@@ -21,12 +21,12 @@ def api_check(url: str, *, ca_file: str = "") -> CheckResult:
     status, body, problem = _get(f"{url}/health", ca_file)
     if problem:
         hint = "Start it with `bdlab serve`, or name its address with --api-url."
-        return CheckResult("api", "unhealthy", f"no answer from {url}: {problem}", hint)
+        return unhealthy("api", f"no answer from {url}: {problem}", hint)
     try:
         found = msgspec.json.decode(body, type=dict[str, str | bool])
         said = str(found["status"])
     except (msgspec.DecodeError, KeyError):
-        return CheckResult("api", "unhealthy", f"{url}/health answers {status}, and not as bdlab does")
+        return unhealthy("api", f"{url}/health answers {status}, and not as bdlab does")
     away = [name for name, value in found.items() if value is False]
     model = f", model {found['model']}" if "model" in found else ""
     message = f"{said} at {url}{model}" + (f"; not so: {', '.join(away)}" if away else "")
@@ -48,18 +48,14 @@ def consumer_check(urls: Sequence[str], *, ca_file: str = "") -> CheckResult:
         )
     stopped = {url: reasons for url in urls if (reasons := _stopped_partitions(url, ca_file))}
     if stopped:
-        return CheckResult(
-            "consumer",
-            "unhealthy",
-            "; ".join(
-                f"partition {partition} is stopped at {url}: {reason}"
-                for url, reasons in stopped.items()
-                for partition, reason in reasons.items()
-            ),
-            "Nothing of it is stored. `bdlab verify` shows how the log and the database differ.",
-            {"urls": list(urls), "stopped_partitions": stopped},
+        which = "; ".join(
+            f"partition {partition} is stopped at {url}: {reason}"
+            for url, reasons in stopped.items()
+            for partition, reason in reasons.items()
         )
-    return CheckResult("consumer", "healthy", f"alive at {', '.join(urls)}", detail={"urls": list(urls)})
+        hint = "Nothing of it is stored. `bdlab verify` shows how the log and the database differ."
+        return unhealthy("consumer", which, hint, urls=list(urls), stopped_partitions=stopped)
+    return healthy("consumer", f"alive at {', '.join(urls)}", urls=list(urls))
 
 
 def _stopped_partitions(url: str, ca_file: str) -> dict[str, str]:

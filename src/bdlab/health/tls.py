@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from bdlab.health import CheckResult
+from bdlab.health import CheckResult, not_made, unhealthy
 
 TIMEOUT_S = 5.0
 #: It is renewed when a third of its life is left; later than this the renewal is overdue.
@@ -66,25 +66,20 @@ def certificate_check(
         shown = shown_certificate(host, port, ca_file=ca_file, ca_pem=ca_pem, postgres=postgres)
     except ssl.SSLError as error:
         reason = getattr(error, "verify_message", "") or error.reason or str(error)
-        return CheckResult(
-            name,
-            "unhealthy",
-            f"not accepted at {host}:{port}: {reason}",
-            hint="Renew it (`bdlab server-certificate`, `bdlab broker-certificate`), or trust its authority.",
-        )
+        hint = "Renew it (`bdlab server-certificate`, `bdlab broker-certificate`), or trust its authority."
+        return unhealthy(name, f"not accepted at {host}:{port}: {reason}", hint)
     except OSError as error:
-        return CheckResult(name, "unknown", f"no answer at {host}:{port}: {error.strerror or error}")
+        return not_made(name, f"no answer at {host}:{port}: {error.strerror or error}")
     left_s = shown.ends_at - time.time()
     late = left_s < (shown.ends_at - shown.begins_at) * _WARN_BELOW
     end = datetime.fromtimestamp(shown.ends_at, UTC)
+    overdue = "Its renewal is overdue: look why (`bdlab server-certificate`, `bdlab broker-certificate`)."
     return CheckResult(
         name,
         "degraded" if late else "healthy",
         f"good until {end:%Y-%m-%d %H:%M:%S} UTC, {_span(left_s)} left",
-        hint="Its renewal is overdue: look why (`bdlab server-certificate`, `bdlab broker-certificate`)."
-        if late
-        else "",
-        detail={"ends_at": f"{end:%Y-%m-%dT%H:%M:%SZ}", "left_s": round(left_s)},
+        overdue if late else "",
+        {"ends_at": f"{end:%Y-%m-%dT%H:%M:%SZ}", "left_s": round(left_s)},
     )
 
 
