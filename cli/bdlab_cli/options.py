@@ -1,82 +1,78 @@
 """Options that several commands have, each declared once, and the values that they take.
 
 An option without an `envvar` has the environment twin BDLAB_<COMMAND>_<OPTION> (see `app.load_command`).
-Those with one share it with a setting, or with the same option of other commands.
+That of a `setting` is the setting's, or that of the same option of other commands.
 """
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from typer import BadParameter, Option
 
+
+def setting(
+    name: str, about: str, metavar: str | None = None, default: str | bool = True, **more: Any
+) -> Any:
+    """Return the option that a setting such as `http.port` has; `about` is its help.
+
+    `default` says what holds if it is not given, and True that the parameter's own default tells it.
+    """
+    envvar = f"BDLAB_{name.replace('.', '_').upper()}"
+    return Option(envvar=envvar, help=about, metavar=metavar, show_default=default, **more)
+
+
 StartupTimeout = Annotated[
     float | None,
-    Option(
-        envvar="BDLAB_STARTUP_TIMEOUT",
-        metavar="SECONDS",
-        show_default="60; 5 at a terminal, except for daemons",
-        help="How long to wait at the start for servers that are away, and for a sealed Vault.",
+    setting(
+        "startup_timeout",
+        "How long to wait at the start for servers that are away, and for a sealed Vault.",
+        "SECONDS",
+        "60; 5 at a terminal, except for daemons",
     ),
 ]
 
 KeysFile = Annotated[
     Path,
-    Option(
-        envvar="BDLAB_VAULT_KEYS_FILE",
-        metavar="FILE",
-        show_default="vault-keys.json in ~/.local/state/bdlab",
-        help="The keys of this Vault (0600); if it is missing for one set up before, a terminal asks.",
+    setting(
+        "vault.keys_file",
+        "The keys of this Vault (0600); if it is missing for one set up before, a terminal asks.",
+        "FILE",
+        "vault-keys.json in ~/.local/state/bdlab",
     ),
 ]
 KEYS_FILE = Path("~/.local/state/bdlab/vault-keys.json")
 
+_IDENTITIES = "Where the services' identities are, a folder each."
 IdentityDir = Annotated[
     str | None,
-    Option(
-        envvar="BDLAB_VAULT_IDENTITY_DIR",
-        metavar="FOLDER",
-        show_default="identity in ~/.local/state/bdlab",
-        help="Where the services' identities are, a folder each.",
-    ),
+    setting("vault.identity_dir", _IDENTITIES, "FOLDER", "identity in ~/.local/state/bdlab"),
 ]
 
-DataDir = Annotated[Path, Option(envvar="BDLAB_STACK_DATA_DIR", help="The data folder of the stack.")]
+DataDir = Annotated[Path, setting("stack.data_dir", "The data folder of the stack.")]
 DATA_DIR = Path("~/.local/share/bdlab")
 
 BrokerName = Literal["auto", "kafka", "tansu"]
 Broker = Annotated[
     BrokerName,
-    Option(
-        envvar="BDLAB_STACK_BROKER",
-        metavar="NAME",
-        help="kafka is Apache Kafka, secured, fetched once into the user's cache; tansu keeps its log in "
+    setting(
+        "stack.broker",
+        "kafka is Apache Kafka, secured, fetched once into the user's cache; tansu keeps its log in "
         "memory only; auto is what the folder began with, and for a new one kafka, or tansu if that "
         "cannot be had.",
+        "NAME",
     ),
 ]
 
-AdminServers = Annotated[
-    str,
-    Option(
-        envvar="BDLAB_KAFKA_ADMIN_SERVERS",
-        metavar="SERVERS",
-        show_default="none",
-        help="Where a secured broker takes its administrator: host:port, or several with commas.",
-    ),
-]
+_ADMIN_SERVERS = "Where a secured broker takes its administrator: host:port, or several with commas."
+AdminServers = Annotated[str, setting("kafka.admin_servers", _ADMIN_SERVERS, "SERVERS", "none")]
 
-ModelPath = Annotated[
-    str | None,
-    Option(
-        "--model",
-        envvar="BDLAB_MODEL_PATH",
-        metavar="CARD",
-        show_default="the shipped one",
-        help="Model card or joblib file; `shipped` is bdlab's own.",
-    ),
-]
+_MODEL = "Model card or joblib file; `shipped` is bdlab's own."
+ModelPath = Annotated[str | None, setting("model.path", _MODEL, "CARD", "the shipped one")]
+
+TLS_CERT = "PEM file: certificate chain; serves HTTPS. A new one in its place is served without a restart"
+TLS_KEY = "PEM file: the certificate's private key"
 
 DryRun = Annotated[bool, Option("--dry-run", help="Say what would be done, and change nothing.")]
 

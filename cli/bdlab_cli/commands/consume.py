@@ -4,7 +4,7 @@ from typing import Annotated
 
 from typer import Option
 
-from bdlab_cli.options import StartupTimeout
+from bdlab_cli.options import TLS_CERT, TLS_KEY, StartupTimeout, setting
 from bdlab_cli.wiring.session import load_settings
 
 
@@ -15,47 +15,23 @@ def consume(
     ] = False,
     metrics_port: Annotated[
         int | None,
-        Option(
-            envvar="BDLAB_SINK_METRICS_PORT",
-            metavar="PORT",
-            show_default="none",
-            help="Serve /metrics and /health/live on this port; 0 is any free one.",
+        setting(
+            "sink.metrics_port",
+            "Serve /metrics and /health/live on this port; 0 is any free one.",
+            "PORT",
+            "none",
         ),
     ] = None,
     metrics_host: Annotated[str, Option(help="The address for --metrics-port.")] = "127.0.0.1",
-    tls_cert: Annotated[
-        str | None,
-        Option(
-            metavar="FILE",
-            envvar="BDLAB_SINK_TLS_CERT_FILE",
-            help="PEM file: certificate chain; serves HTTPS. A new one in its place is served without a "
-            "restart",
-        ),
-    ] = None,
-    tls_key: Annotated[
-        str | None,
-        Option(
-            metavar="FILE", envvar="BDLAB_SINK_TLS_KEY_FILE", help="PEM file: the certificate's private key"
-        ),
-    ] = None,
+    tls_cert: Annotated[str | None, setting("sink.tls_cert_file", TLS_CERT, "FILE")] = None,
+    tls_key: Annotated[str | None, setting("sink.tls_key_file", TLS_KEY, "FILE")] = None,
     startup_timeout: StartupTimeout = None,
     batch_size: Annotated[
-        int | None,
-        Option(
-            envvar="BDLAB_SINK_BATCH_SIZE",
-            metavar="N",
-            show_default="2000",
-            help="Events in one transaction, at most 100,000.",
-        ),
+        int | None, setting("sink.batch_size", "Events in one transaction, at most 100,000.", "N", "2000")
     ] = None,
     batch_wait: Annotated[
         float | None,
-        Option(
-            envvar="BDLAB_SINK_BATCH_WAIT_S",
-            metavar="SECONDS",
-            show_default="0.25",
-            help="How long a batch waits for more events.",
-        ),
+        setting("sink.batch_wait_s", "How long a batch waits for more events.", "SECONDS", "0.25"),
     ] = None,
 ) -> None:
     """Store the topic's events in PostgreSQL, each exactly once.

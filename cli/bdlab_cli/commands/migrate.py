@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import BadParameter, Option
 
 from bdlab.errors import InvalidInput, VaultError
-from bdlab_cli.options import AdminServers, StartupTimeout
+from bdlab_cli.options import AdminServers, StartupTimeout, setting
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings, open_session
 from bdlab_cli.wiring.signals import stop_on_signal
@@ -30,20 +30,20 @@ def migrate(
     ] = False,
     bootstrap_servers: Annotated[
         str | None,
-        Option(
-            envvar="BDLAB_KAFKA_BOOTSTRAP_SERVERS",
-            metavar="SERVERS",
-            show_default="what Vault says",
-            help="The broker to make the topic at: host:port, or several with commas.",
+        setting(
+            "kafka.bootstrap_servers",
+            "The broker to make the topic at: host:port, or several with commas.",
+            "SERVERS",
+            "what Vault says",
         ),
     ] = None,
     ca_file: Annotated[
         str,
-        Option(
-            envvar="BDLAB_KAFKA_CA_FILE",
-            metavar="vault",
-            show_default="what Vault says",
-            help="With --announce-broker: the word vault announces Vault's own authority as the broker's.",
+        setting(
+            "kafka.ca_file",
+            "With --announce-broker: the word vault announces Vault's own authority as the broker's.",
+            "vault",
+            "what Vault says",
         ),
     ] = "",
     adopt_log: Annotated[

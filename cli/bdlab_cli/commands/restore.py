@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Option
 
-from bdlab_cli.options import DATA_DIR
+from bdlab_cli.options import DATA_DIR, setting
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
 
@@ -16,7 +16,7 @@ def restore(
     *,
     source: Annotated[Path, Option("--from", metavar="FOLDER", help="What `bdlab backup` wrote.")],
     data_dir: Annotated[
-        Path, Option(envvar="BDLAB_STACK_DATA_DIR", help="The new stack's folder; empty or not there.")
+        Path, setting("stack.data_dir", "The new stack's folder; empty or not there.")
     ] = DATA_DIR,
     rows_only: Annotated[
         bool,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from typer import Option
 
-from bdlab_cli.options import DATA_DIR, Broker, DataDir
+from bdlab_cli.options import DATA_DIR, Broker, DataDir, setting
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
 from bdlab_cli.wiring.signals import stop_on_signal
@@ -15,13 +15,13 @@ def up(
     data_dir: DataDir = DATA_DIR,
     http_port: Annotated[
         int | None,
-        Option(
-            envvar="BDLAB_HTTP_PORT",
-            metavar="N",
+        setting(
+            "http.port",
+            "The API's port; an error if it is in use.",
+            "N",
+            "8000, or a free one",
             min=1,
             max=65535,
-            show_default="8000, or a free one",
-            help="The API's port; an error if it is in use.",
         ),
     ] = None,
     broker: Broker = "auto",
@@ -37,11 +37,11 @@ def up(
     ] = None,
     model: Annotated[
         str | None,
-        Option(
-            envvar="BDLAB_MODEL_PATH",
-            metavar="CARD",
-            show_default="as last time; the shipped one in a new folder",
-            help="Model card or joblib file to predict with, kept with the folder; `shipped` is bdlab's own.",
+        setting(
+            "model.path",
+            "Model card or joblib file to predict with, kept with the folder; `shipped` is bdlab's own.",
+            "CARD",
+            "as last time; the shipped one in a new folder",
         ),
     ] = None,
     certificate_ttl: Annotated[
