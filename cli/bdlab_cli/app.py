@@ -8,6 +8,7 @@ import gc
 import importlib
 import inspect
 import os
+import re
 import sys
 from typing import Annotated, Any
 
@@ -44,6 +45,11 @@ COMMANDS = {
     "model": ("Write a card for a model of your own, and check one.", "Model"),
     "train": ("Train the model from a CSV of reviews and write it with its card.", "Model"),
 }
+
+
+#: What a docstring says of an option: `--name METAVAR: help`, or `--name: help` of a flag. A flag that can be
+#: taken back is `--name/--no-name`.
+_DESCRIBED = re.compile(r"^    (--[\w-]+)(/--\S+)?(?: (\S+))?: (.+(?:\n {8}.+)*)$", re.MULTILINE)
 
 
 class LazyGroup(TyperGroup):
@@ -95,16 +101,21 @@ def load_command(name: str) -> Any:
 
 
 def _finish(command: Any, prefix: str) -> None:
-    """Let the terminal break the lines of help texts, and give each option its environment twin.
+    """Let the terminal break the lines of help texts, and give each option its help and environment twin.
 
     The commands of a group share its prefix: BDLAB_DLQ_LIMIT is of `dlq list` and of `dlq replay`.
     """
-    command.help = "\n\n".join(
-        paragraph.replace("\n", " ") for paragraph in inspect.cleandoc(command.help or "").split("\n\n")
-    )
-    for option in command.params:
-        if isinstance(option, TyperOption) and option.envvar is None:
-            option.envvar = f"{prefix}_{option.opts[0].lstrip('-').replace('-', '_').upper()}"
+    text, _, options = inspect.cleandoc(command.help or "").partition("\n\nOptions:\n")
+    command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in text.split("\n\n"))
+    named = {option.opts[0]: option for option in command.params if isinstance(option, TyperOption)}
+    for name, opposite, metavar, lines in _DESCRIBED.findall(options):
+        option = named[name]
+        option.metavar, option.help = metavar or option.metavar, " ".join(lines.split())
+        if not opposite:
+            option.secondary_opts = []  # Typer makes one for each flag
+    for name, option in named.items():
+        if option.envvar is None:
+            option.envvar = f"{prefix}_{name.lstrip('-').replace('-', '_').upper()}"
     for child in getattr(command, "commands", {}).values():
         _finish(child, prefix)
 

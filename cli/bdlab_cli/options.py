@@ -1,7 +1,8 @@
 """Options that several commands have, each declared once, and the values that they take.
 
 An option without an `envvar` has the environment twin BDLAB_<COMMAND>_<OPTION> (see `app.load_command`).
-That of a `setting` is the setting's, or that of the same option of other commands.
+That of a `setting` is the setting's, or that of the same option of other commands. The help of an option
+that one command has is in its docstring.
 """
 
 from contextlib import suppress
@@ -12,24 +13,21 @@ from typing import Annotated, Any, Literal
 from typer import BadParameter, Option
 
 
-def setting(
-    name: str, about: str, metavar: str | None = None, default: str | bool = True, **more: Any
-) -> Any:
-    """Return the option that a setting such as `http.port` has; `about` is its help.
+def setting(name: str, default: str | bool = True, **more: Any) -> Any:
+    """Return the option that a setting such as `http.port` has.
 
     `default` says what holds if it is not given, and True that the parameter's own default tells it.
     """
-    envvar = f"BDLAB_{name.replace('.', '_').upper()}"
-    return Option(envvar=envvar, help=about, metavar=metavar, show_default=default, **more)
+    return Option(envvar=f"BDLAB_{name.replace('.', '_').upper()}", show_default=default, **more)
 
 
 StartupTimeout = Annotated[
     float | None,
     setting(
         "startup_timeout",
-        "How long to wait at the start for servers that are away, and for a sealed Vault.",
-        "SECONDS",
         "60; 5 at a terminal, except for daemons",
+        metavar="SECONDS",
+        help="How long to wait at the start for servers that are away, and for a sealed Vault.",
     ),
 ]
 
@@ -37,20 +35,24 @@ KeysFile = Annotated[
     Path,
     setting(
         "vault.keys_file",
-        "The keys of this Vault (0600); if it is missing for one set up before, a terminal asks.",
-        "FILE",
         "vault-keys.json in ~/.local/state/bdlab",
+        metavar="FILE",
+        help="The keys of this Vault (0600); if it is missing for one set up before, a terminal asks.",
     ),
 ]
 KEYS_FILE = Path("~/.local/state/bdlab/vault-keys.json")
 
-_IDENTITIES = "Where the services' identities are, a folder each."
 IdentityDir = Annotated[
     str | None,
-    setting("vault.identity_dir", _IDENTITIES, "FOLDER", "identity in ~/.local/state/bdlab"),
+    setting(
+        "vault.identity_dir",
+        "identity in ~/.local/state/bdlab",
+        metavar="FOLDER",
+        help="Where the services' identities are, a folder each.",
+    ),
 ]
 
-DataDir = Annotated[Path, setting("stack.data_dir", "The data folder of the stack.")]
+DataDir = Annotated[Path, setting("stack.data_dir", help="The data folder of the stack.")]
 DATA_DIR = Path("~/.local/share/bdlab")
 
 BrokerName = Literal["auto", "kafka", "tansu"]
@@ -58,21 +60,18 @@ Broker = Annotated[
     BrokerName,
     setting(
         "stack.broker",
-        "kafka is Apache Kafka, secured, fetched once into the user's cache; tansu keeps its log in "
+        metavar="NAME",
+        help="kafka is Apache Kafka, secured, fetched once into the user's cache; tansu keeps its log in "
         "memory only; auto is what the folder began with, and for a new one kafka, or tansu if that "
         "cannot be had.",
-        "NAME",
     ),
 ]
 
 _ADMIN_SERVERS = "Where a secured broker takes its administrator: host:port, or several with commas."
-AdminServers = Annotated[str, setting("kafka.admin_servers", _ADMIN_SERVERS, "SERVERS", "none")]
+AdminServers = Annotated[str, setting("kafka.admin_servers", "none", metavar="SERVERS", help=_ADMIN_SERVERS)]
 
 _MODEL = "Model card or joblib file; `shipped` is bdlab's own."
-ModelPath = Annotated[str | None, setting("model.path", _MODEL, "CARD", "the shipped one")]
-
-TLS_CERT = "PEM file: certificate chain; serves HTTPS. A new one in its place is served without a restart"
-TLS_KEY = "PEM file: the certificate's private key"
+ModelPath = Annotated[str | None, setting("model.path", "the shipped one", metavar="CARD", help=_MODEL)]
 
 DryRun = Annotated[bool, Option("--dry-run", help="Say what would be done, and change nothing.")]
 

@@ -1,4 +1,4 @@
-"""Every option has an environment variable that names its command or section."""
+"""Every option has its help, and an environment variable that names its command or section."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def _options(command: Any) -> Iterator[TyperOption]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_s_variable_names_its_command_or_section(command: str) -> None:
+def test_every_option_has_its_help_and_a_variable_of_its_command_or_section(command: str) -> None:
     sections = tuple(f"BDLAB_{section.upper()}_" for section in Settings.__struct_fields__)
     own = f"BDLAB_{command.upper().replace('-', '_')}_"
     options = list(_options(load_command(command)))
     assert options or command == "fetch-kafka"
     for option in options:
+        assert option.help, option.name
         assert isinstance(option.envvar, str), option.name
         assert option.envvar.startswith((own, *_SHARED, *sections)), option.envvar

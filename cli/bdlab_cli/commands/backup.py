@@ -15,7 +15,7 @@ from bdlab_cli.wiring.signals import stop_on_signal
 
 def backup(
     *,
-    to: Annotated[Path, Option(metavar="FOLDER", help="A new folder.")],
+    to: Annotated[Path, Option()],
     data_dir: DataDir = DATA_DIR,
     startup_timeout: StartupTimeout = None,
 ) -> None:
@@ -23,6 +23,9 @@ def backup(
 
     Nothing stops meanwhile. The folder is for its owner only, and holds every secret: keep its `keys` apart
     from the rest. What is on the broker and not stored yet is not in the backup.
+
+    Options:
+        --to FOLDER: A new folder.
     """
     from bdlab.postgres import dumps
     from bdlab.stack import DataFolder, exports

@@ -12,19 +12,9 @@ from bdlab_cli.wiring.session import load_settings, open_session
 
 def broker_certificate(
     *,
-    folder: Annotated[
-        Path,
-        Option(
-            help="Where server.pem (key and certificate) and ca.pem go; the folder's group may read them."
-        ),
-    ],
-    host: Annotated[list[str], Option(help="A name that the broker is reached under; repeatable.")],
-    ttl: Annotated[
-        int | None,
-        Option(
-            min=5, metavar="SECONDS", show_default="a year", help="For how long a new certificate is good."
-        ),
-    ] = None,
+    folder: Annotated[Path, Option()],
+    host: Annotated[list[str], Option()],
+    ttl: Annotated[int | None, Option(min=5, show_default="a year")] = None,
     admin_servers: AdminServers = "",
     startup_timeout: StartupTimeout = None,
 ) -> None:
@@ -32,6 +22,11 @@ def broker_certificate(
 
     One that is good for a third of its time or longer stands. The broker reads a new one when it starts, or
     when it is told to (--admin-servers).
+
+    Options:
+        --folder: Where server.pem (key and certificate) and ca.pem go; the folder's group may read them.
+        --host: A name that the broker is reached under; repeatable.
+        --ttl SECONDS: For how long a new certificate is good.
     """
     from bdlab.certificates import BROKER_TTL_S, GROUP_READS, CertificateFiles
     from bdlab.vault import pki

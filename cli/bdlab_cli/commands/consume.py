@@ -2,41 +2,34 @@
 
 from typing import Annotated
 
-from typer import Option
-
-from bdlab_cli.options import TLS_CERT, TLS_KEY, StartupTimeout, setting
+from bdlab_cli.options import StartupTimeout, setting
 from bdlab_cli.wiring.session import load_settings
 
 
 def consume(
     *,
-    until_idle: Annotated[
-        bool, Option("--until-idle", help="Store what the topic holds now, then exit.")
-    ] = False,
-    metrics_port: Annotated[
-        int | None,
-        setting(
-            "sink.metrics_port",
-            "Serve /metrics and /health/live on this port; 0 is any free one.",
-            "PORT",
-            "none",
-        ),
-    ] = None,
-    metrics_host: Annotated[str, Option(help="The address for --metrics-port.")] = "127.0.0.1",
-    tls_cert: Annotated[str | None, setting("sink.tls_cert_file", TLS_CERT, "FILE")] = None,
-    tls_key: Annotated[str | None, setting("sink.tls_key_file", TLS_KEY, "FILE")] = None,
+    until_idle: bool = False,
+    metrics_port: Annotated[int | None, setting("sink.metrics_port", "none")] = None,
+    metrics_host: str = "127.0.0.1",
+    tls_cert: Annotated[str | None, setting("sink.tls_cert_file")] = None,
+    tls_key: Annotated[str | None, setting("sink.tls_key_file")] = None,
     startup_timeout: StartupTimeout = None,
-    batch_size: Annotated[
-        int | None, setting("sink.batch_size", "Events in one transaction, at most 100,000.", "N", "2000")
-    ] = None,
-    batch_wait: Annotated[
-        float | None,
-        setting("sink.batch_wait_s", "How long a batch waits for more events.", "SECONDS", "0.25"),
-    ] = None,
+    batch_size: Annotated[int | None, setting("sink.batch_size", "2000")] = None,
+    batch_wait: Annotated[float | None, setting("sink.batch_wait_s", "0.25")] = None,
 ) -> None:
     """Store the topic's events in PostgreSQL, each exactly once.
 
     Runs until SIGTERM or Ctrl-C, and then finishes the batch in hand; a second one leaves at once.
+
+    Options:
+        --until-idle: Store what the topic holds now, then exit.
+        --metrics-port PORT: Serve /metrics and /health/live on this port; 0 is any free one.
+        --metrics-host: The address for --metrics-port.
+        --tls-cert FILE: PEM file: certificate chain; serves HTTPS. A new one in its place is served without
+            a restart
+        --tls-key FILE: PEM file: the certificate's private key
+        --batch-size N: Events in one transaction, at most 100,000.
+        --batch-wait SECONDS: How long a batch waits for more events.
     """
     from bdlab_cli.wiring.sink import run_sink
 

@@ -10,22 +10,19 @@ from bdlab_cli.wiring.session import load_settings
 
 def demo(
     *,
-    keep: Annotated[bool, Option("--keep", help="Keep the folder, and say where it is.")] = False,
+    keep: bool = False,
     broker: Broker = "auto",
-    tls: Annotated[
-        bool,
-        Option(
-            "--tls",
-            envvar="BDLAB_STACK_TLS",
-            help="With TLS for Vault, PostgreSQL and the API, as `bdlab up --tls`.",
-        ),
-    ] = False,
+    tls: Annotated[bool, Option(envvar="BDLAB_STACK_TLS")] = False,
     model: ModelPath = None,
 ) -> None:
     """Run the whole pipeline once in a throw-away folder and prove it.
 
     Real servers come up, sample inputs of the model go in over HTTP and from a file, the rows are read back
     from Postgres and every offset is accounted for. Exits with 0 only if all of it held.
+
+    Options:
+        --keep: Keep the folder, and say where it is.
+        --tls: With TLS for Vault, PostgreSQL and the API, as `bdlab up --tls`.
     """
     from bdlab_cli.wiring.demo_steps import run_demo
     from bdlab_cli.wiring.local_stack import model_file

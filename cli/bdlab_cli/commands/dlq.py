@@ -66,9 +66,7 @@ def list_(
     sqlstate: _Sqlstate = None,
     since: _Since = None,
     until: _Until = None,
-    only_open: Annotated[
-        bool, Option("--open", "--pending", help="Only what somebody still has to see to.")
-    ] = False,
+    only_open: Annotated[bool, Option("--open", "--pending")] = False,
     limit: _Limit = 50,
     json: _Json = False,
     startup_timeout: StartupTimeout = None,
@@ -76,6 +74,9 @@ def list_(
     """List dead letters: first those that are open, the oldest first.
 
     One that was sent back and came back dead is open at its new position only.
+
+    Options:
+        --open: Only what somebody still has to see to.
     """
     from bdlab_cli.output.dead_letters import summary, table
 
@@ -124,20 +125,10 @@ def replay(
     since: _Since = None,
     until: _Until = None,
     everything: _All = False,
-    again: Annotated[
-        bool,
-        Option(
-            "--again", help="Also what came back dead from a replay, or was sent back and never recorded."
-        ),
-    ] = False,
-    max_replays: Annotated[
-        int, Option(min=1, help="Leave out what was replayed this often, in all its lives.")
-    ] = 3,
+    again: bool = False,
+    max_replays: Annotated[int, Option(min=1)] = 3,
     limit: _Limit = 1000,
-    wait: Annotated[
-        float,
-        Option(min=0, metavar="SECONDS", help="How long to wait for a consumer to record them; 0: not."),
-    ] = 30.0,
+    wait: Annotated[float, Option(min=0)] = 30.0,
     dry_run: _DryRun = False,
     json: _Json = False,
     startup_timeout: StartupTimeout = None,
@@ -146,6 +137,11 @@ def replay(
 
     Each is a new event at a new position. Exit code 0: all that were chosen are stored (or, with --wait 0,
     sent back); 1: some are not, and it is said why.
+
+    Options:
+        --again: Also what came back dead from a replay, or was sent back and never recorded.
+        --max-replays: Leave out what was replayed this often, in all its lives.
+        --wait SECONDS: How long to wait for a consumer to record them; 0: not.
     """
     from bdlab.kafka.producer import Producer
 
@@ -186,7 +182,7 @@ def replay(
 def discard(
     positions: _Positions = None,
     *,
-    because: Annotated[str, Option(metavar="TEXT", help="Why nothing more has to be done about them.")] = "",
+    because: str = "",
     partition: _Partition = None,
     cluster: _Cluster = None,
     reason: _Reason = None,
@@ -203,6 +199,9 @@ def discard(
 
     They stay dead letters to `verify`, and are no longer open to `list`, `replay` and `status`. Exit code 1:
     some were closed already, and it is said how.
+
+    Options:
+        --because TEXT: Why nothing more has to be done about them.
     """
     if not because.strip():
         raise InvalidInput("no reason is given", hint='Say why with --because, such as --because "a test".')

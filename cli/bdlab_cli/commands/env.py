@@ -1,9 +1,6 @@
 """`bdlab env`: print the exports that point a terminal at a running local stack."""
 
 import shlex
-from typing import Annotated
-
-from typer import Option
 
 from bdlab_cli.options import DATA_DIR, DataDir
 from bdlab_cli.output import terminal
@@ -12,13 +9,14 @@ from bdlab_cli.output import terminal
 def env(
     *,
     data_dir: DataDir = DATA_DIR,
-    unset: Annotated[
-        bool, Option("--unset", help="Print what takes the exports back; no stack needs to run.")
-    ] = False,
+    unset: bool = False,
 ) -> None:
     """Print the exports that point this terminal at a running local stack.
 
     Use it as: eval "$(bdlab env)"
+
+    Options:
+        --unset: Print what takes the exports back; no stack needs to run.
     """
     from bdlab.stack import EXPORTED, DataFolder, exports
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from typer import BadParameter, Option
+from typer import BadParameter
 
 from bdlab.errors import InvalidInput, VaultError
 from bdlab_cli.options import AdminServers, StartupTimeout, setting
@@ -20,48 +20,11 @@ if TYPE_CHECKING:
 
 def migrate(
     *,
-    announce_broker: Annotated[
-        bool,
-        Option(
-            "--announce-broker",
-            help="Write the broker's address and security protocol from the environment or the options into "
-            "Vault first.",
-        ),
-    ] = False,
-    bootstrap_servers: Annotated[
-        str | None,
-        setting(
-            "kafka.bootstrap_servers",
-            "The broker to make the topic at: host:port, or several with commas.",
-            "SERVERS",
-            "what Vault says",
-        ),
-    ] = None,
-    ca_file: Annotated[
-        str,
-        setting(
-            "kafka.ca_file",
-            "With --announce-broker: the word vault announces Vault's own authority as the broker's.",
-            "vault",
-            "what Vault says",
-        ),
-    ] = "",
-    adopt_log: Annotated[
-        bool,
-        Option(
-            "--adopt-log",
-            help="Say that the broker's log is the recorded one, though it cannot be proved or a record "
-            "differs.",
-        ),
-    ] = False,
-    new_log: Annotated[
-        bool,
-        Option(
-            "--new-log",
-            help="Close the recorded log: what the broker holds is accounted for as another one. Stop the "
-            "consumers first.",
-        ),
-    ] = False,
+    announce_broker: bool = False,
+    bootstrap_servers: Annotated[str | None, setting("kafka.bootstrap_servers", "what Vault says")] = None,
+    ca_file: Annotated[str, setting("kafka.ca_file", "what Vault says")] = "",
+    adopt_log: bool = False,
+    new_log: bool = False,
     admin_servers: AdminServers = "",
     startup_timeout: StartupTimeout = None,
 ) -> None:
@@ -69,6 +32,17 @@ def migrate(
 
     The columns of predictions are those of the model's contract: BDLAB_MODEL_PATH names its card. A second
     run changes nothing.
+
+    Options:
+        --announce-broker: Write the broker's address and security protocol from the environment or the
+            options into Vault first.
+        --bootstrap-servers SERVERS: The broker to make the topic at: host:port, or several with commas.
+        --ca-file vault: With --announce-broker: the word vault announces Vault's own authority as the
+            broker's.
+        --adopt-log: Say that the broker's log is the recorded one, though it cannot be proved or a record
+            differs.
+        --new-log: Close the recorded log: what the broker holds is accounted for as another one. Stop the
+            consumers first.
     """
     if adopt_log and new_log:
         raise BadParameter("--adopt-log and --new-log say the opposite: give one of them.")

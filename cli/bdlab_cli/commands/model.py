@@ -18,33 +18,32 @@ _Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 def init(
     file: Annotated[Path, Argument(metavar="FILE", help="A fitted model: .joblib, .skops or .onnx.")],
     *,
-    sample: Annotated[Path, Option(metavar="CSV", help="Rows as the model was fitted with.")],
-    name: Annotated[str, Option(show_default="that of the file", help="The model's name.")] = "",
-    model_version: Annotated[
-        str, Option(help="The model's version. NAME@VERSION stands in every prediction.")
-    ] = "1.0.0",
-    output: Annotated[
-        Path | None,
-        Option(metavar="DIR", show_default="that of FILE", help="Folder for the card and a copy of FILE."),
-    ] = None,
-    target: Annotated[
-        str, Option(metavar="COLUMN", help="The sample's column of the truth, which is no input.")
-    ] = "",
-    bounds: Annotated[bool, Option("--bounds", help="Bound numbers by those of the sample.")] = False,
-    trust: Annotated[
-        bool, Option("--trust", help="Trust the types in a skops file that skops does not know.")
-    ] = False,
-    force: Annotated[bool, Option("--force", help="Replace a card.")] = False,
-    contract: Annotated[
-        Path | None,
-        Option(metavar="CARD", help="Take the contract of this card, as for a model that was trained again."),
-    ] = None,
+    sample: Annotated[Path, Option()],
+    name: Annotated[str, Option(show_default="that of the file")] = "",
+    model_version: str = "1.0.0",
+    output: Annotated[Path | None, Option(show_default="that of FILE")] = None,
+    target: str = "",
+    bounds: bool = False,
+    trust: bool = False,
+    force: bool = False,
+    contract: Path | None = None,
     delimiter: Delimiter = ",",
     json: _Json = False,
 ) -> None:
     """Write a card for a model, with a contract that is guessed from the model and a sample of rows.
 
     The model predicts the sample first. Loading a joblib file runs its code: name only files that you trust.
+
+    Options:
+        --sample CSV: Rows as the model was fitted with.
+        --name: The model's name.
+        --model-version: The model's version. NAME@VERSION stands in every prediction.
+        --output DIR: Folder for the card and a copy of FILE.
+        --target COLUMN: The sample's column of the truth, which is no input.
+        --bounds: Bound numbers by those of the sample.
+        --trust: Trust the types in a skops file that skops does not know.
+        --force: Replace a card.
+        --contract CARD: Take the contract of this card, as for a model that was trained again.
     """
     from bdlab.model.draft import draft_card
     from bdlab_cli.output.model_cards import show_draft
@@ -72,15 +71,16 @@ def init(
 def check(
     card: Annotated[str, Argument(metavar="CARD", help="A model card, or its folder.")],
     *,
-    sample: Annotated[
-        Path | None, Option(metavar="FILE", help="Rows to predict: CSV, JSON lines or Parquet.")
-    ] = None,
+    sample: Path | None = None,
     delimiter: Delimiter = ",",
     json: _Json = False,
 ) -> None:
     """Load a model, predict a sample, and show the table's columns and a request.
 
     Exit code 10: something is wrong, and each finding says what to do.
+
+    Options:
+        --sample FILE: Rows to predict: CSV, JSON lines or Parquet.
     """
     from bdlab.model.inspection import inspect
     from bdlab.postgres.contracts import column_type

@@ -20,68 +20,19 @@ def predict(
         ),
     ] = None,
     *,
-    summary: Annotated[str | None, Option(help="A review's headline.")] = None,
-    file: Annotated[
-        str | None,
-        Option(
-            metavar="FILE",
-            help="CSV with a column for each field of the model's contract (of reviews Text, and optionally "
-            "Summary, HelpfulnessNumerator, HelpfulnessDenominator), JSON lines or Parquet; - is standard "
-            "input; or an address such as s3://.",
-        ),
-    ] = None,
+    summary: str | None = None,
+    file: str | None = None,
     kind: Annotated[
-        Literal["csv", "jsonl", "parquet"] | None,
-        Option(
-            "--format",
-            metavar="KIND",
-            help="Of the file: csv, jsonl or parquet",
-            show_default="by suffix or content",
-        ),
+        Literal["csv", "jsonl", "parquet"] | None, Option("--format", show_default="by suffix or content")
     ] = None,
     delimiter: Delimiter = ",",
-    publish: Annotated[
-        bool, Option(help="Publish and wait for the acknowledgement, or score here and touch no server.")
-    ] = True,
-    json: Annotated[bool, Option("--json", help="One JSON object a result on standard output.")] = False,
-    output: Annotated[
-        str | None,
-        Option(
-            metavar="FILE",
-            help="Write the results to this .csv, .jsonl or .parquet file, or to such an address, once all "
-            "are there; until then, and after a failure, it stays what it was, and what is known is beside "
-            "it in NAME.partial-*.",
-        ),
-    ] = None,
-    raw_cells: Annotated[
-        bool,
-        Option(
-            "--raw-cells",
-            help="Write cells that a spreadsheet takes for a formula (= + - @) without an apostrophe before.",
-        ),
-    ] = False,
-    source: Annotated[
-        Literal["drill", "demo"] | None,
-        Option(
-            metavar="KIND",
-            help="drill or demo: the inputs are no user's, and the lists of stored predictions leave their "
-            "rows out.",
-        ),
-    ] = None,
-    run_id: Annotated[
-        str | None,
-        Option(
-            help="Name of the run. The same file under the same name has the same ids, so that running it "
-            "again completes it without duplicates."
-        ),
-    ] = None,
-    skip_invalid: Annotated[
-        bool,
-        Option(
-            "--skip-invalid",
-            help="Leave out rows that are not valid; without it nothing is published if there is one.",
-        ),
-    ] = False,
+    publish: bool = True,
+    json: bool = False,
+    output: str | None = None,
+    raw_cells: bool = False,
+    source: Literal["drill", "demo"] | None = None,
+    run_id: str | None = None,
+    skip_invalid: bool = False,
     model: ModelPath = None,
     startup_timeout: StartupTimeout = None,
 ) -> None:
@@ -89,6 +40,25 @@ def predict(
 
     A file is checked as a whole before its first row is published. Exit code 1 if one was not
     acknowledged; which ones is said by line. A standard output that cannot be written does not change that.
+
+    Options:
+        --summary: A review's headline.
+        --file FILE: CSV with a column for each field of the model's contract (of reviews Text, and optionally
+            Summary, HelpfulnessNumerator, HelpfulnessDenominator), JSON lines or Parquet; - is standard
+            input; or an address such as s3://.
+        --format KIND: Of the file: csv, jsonl or parquet
+        --publish/--no-publish: Publish and wait for the acknowledgement, or score here and touch no server.
+        --json: One JSON object a result on standard output.
+        --output FILE: Write the results to this .csv, .jsonl or .parquet file, or to such an address, once
+            all are there; until then, and after a failure, it stays what it was, and what is known is beside
+            it in NAME.partial-*.
+        --raw-cells: Write cells that a spreadsheet takes for a formula (= + - @) without an apostrophe
+            before.
+        --source KIND: drill or demo: the inputs are no user's, and the lists of stored predictions leave
+            their rows out.
+        --run-id: Name of the run. The same file under the same name has the same ids, so that running it
+            again completes it without duplicates.
+        --skip-invalid: Leave out rows that are not valid; without it nothing is published if there is one.
     """
     from bdlab.inputs.body import Validator
     from bdlab.model import load_contract

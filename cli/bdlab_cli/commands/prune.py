@@ -12,22 +12,20 @@ from bdlab_cli.wiring.session import load_settings, open_session
 
 def prune(
     *,
-    older_than: Annotated[
-        timedelta,
-        Option(
-            parser=age,
-            metavar="AGE",
-            help="Delete what was recorded longer ago than this: a number and s, m, h, d or w, such as 30d.",
-        ),
-    ],
+    older_than: Annotated[timedelta, Option(parser=age)],
     dry_run: DryRun = False,
-    json: Annotated[bool, Option("--json", help="Print a JSON array, an object a partition.")] = False,
+    json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Delete old rows, duplicates and dead letters, and keep the accounting right.
 
     Checkpoints keep how each deleted position had ended, so that `bdlab verify` still adds up. The identity
     of `migrate` is used, which owns the tables. An event whose id was deleted would be stored again.
+
+    Options:
+        --older-than AGE: Delete what was recorded longer ago than this: a number and s, m, h, d or w, such as
+            30d.
+        --json: Print a JSON array, an object a partition.
     """
     import msgspec
 

@@ -14,25 +14,10 @@ from bdlab_cli.wiring.session import load_settings
 
 def restore(
     *,
-    source: Annotated[Path, Option("--from", metavar="FOLDER", help="What `bdlab backup` wrote.")],
-    data_dir: Annotated[
-        Path, setting("stack.data_dir", "The new stack's folder; empty or not there.")
-    ] = DATA_DIR,
-    rows_only: Annotated[
-        bool,
-        Option(
-            "--rows-only",
-            help="Take the tables alone; Vault is a new one, and so is every secret and every key.",
-        ),
-    ] = False,
-    trust_backup: Annotated[
-        bool,
-        Option(
-            "--trust-backup",
-            help="Take a backup without a manifest (made by an earlier version) or whose key is lost: nobody "
-            "else could write to where it was kept.",
-        ),
-    ] = False,
+    source: Annotated[Path, Option("--from")],
+    data_dir: Annotated[Path, setting("stack.data_dir")] = DATA_DIR,
+    rows_only: bool = False,
+    trust_backup: bool = False,
 ) -> None:
     """Make a new local stack from a backup; `bdlab up` then starts it.
 
@@ -41,6 +26,13 @@ def restore(
     Vault's secrets and the stored rows are back as they were then; the broker begins with an empty log. What
     was revoked or rotated since the backup is as it was before, so rotate again. With --rows-only nothing of
     Vault's comes back: for keys that are lost or known to others.
+
+    Options:
+        --from FOLDER: What `bdlab backup` wrote.
+        --data-dir: The new stack's folder; empty or not there.
+        --rows-only: Take the tables alone; Vault is a new one, and so is every secret and every key.
+        --trust-backup: Take a backup without a manifest (made by an earlier version) or whose key is lost:
+            nobody else could write to where it was kept.
     """
     from bdlab import signals
     from bdlab.services import Deployment

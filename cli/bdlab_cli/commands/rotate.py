@@ -29,54 +29,17 @@ def rotate(
         Argument(envvar="BDLAB_ROTATE_TARGET", help="What to rotate."),
     ] = "all",
     *,
-    service: Annotated[
-        list[str] | None,
-        Option(
-            metavar="NAME",
-            show_default="all",
-            help="Only this service's Kafka users and secret id; repeatable.",
-        ),
-    ] = None,
-    leases: Annotated[
-        bool,
-        Option(
-            "--leases",
-            help="With the database: end every database login too; the services take fresh ones at once.",
-        ),
-    ] = False,
+    service: Annotated[list[str] | None, Option(show_default="all")] = None,
+    leases: bool = False,
     admin_servers: AdminServers = "",
-    grace: Annotated[
-        float,
-        Option(metavar="SECONDS", help="How long running clients may take to report that they switched."),
-    ] = 60.0,
-    force: Annotated[
-        bool,
-        Option(
-            "--force", help="End the former credentials after the grace even if a client has not reported."
-        ),
-    ] = False,
+    grace: float = 60.0,
+    force: bool = False,
     dry_run: DryRun = False,
-    json: Annotated[bool, Option("--json", help="Print a JSON array, an object a credential.")] = False,
-    drill: Annotated[
-        bool,
-        Option(
-            "--drill",
-            help="Post inputs of the model (their rows' source is `drill`) to the API meanwhile, say what "
-            "its callers noticed, and verify.",
-        ),
-    ] = False,
-    url: Annotated[
-        str | None,
-        Option(metavar="URL", show_default="from the settings", help="The API that --drill posts to."),
-    ] = None,
-    requests_per_second: Annotated[float, Option(metavar="N", help="How many inputs --drill posts.")] = 50.0,
-    seconds: Annotated[
-        float,
-        Option(
-            metavar="SECONDS",
-            help="How long --drill posts at least; always until 2 s after the last rotation.",
-        ),
-    ] = 10.0,
+    json: bool = False,
+    drill: bool = False,
+    url: Annotated[str | None, Option(show_default="from the settings")] = None,
+    requests_per_second: float = 50.0,
+    seconds: float = 10.0,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Rotate the database, Kafka and AppRole credentials while everything runs, without a failed request.
@@ -85,6 +48,18 @@ def rotate(
     within --grace, its former credential stays alive and the exit code is 1: run it again to finish. A run
     that was killed is finished in the same way. With --drill the exit code is 10 if a request failed, or if
     an offset is not stored exactly once.
+
+    Options:
+        --service NAME: Only this service's Kafka users and secret id; repeatable.
+        --leases: With the database: end every database login too; the services take fresh ones at once.
+        --grace SECONDS: How long running clients may take to report that they switched.
+        --force: End the former credentials after the grace even if a client has not reported.
+        --json: Print a JSON array, an object a credential.
+        --drill: Post inputs of the model (their rows' source is `drill`) to the API meanwhile, say what its
+            callers noticed, and verify.
+        --url URL: The API that --drill posts to.
+        --requests-per-second N: How many inputs --drill posts.
+        --seconds SECONDS: How long --drill posts at least; always until 2 s after the last rotation.
     """
     from bdlab_cli.wiring.rotation_steps import rotations
 

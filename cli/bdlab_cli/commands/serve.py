@@ -2,34 +2,34 @@
 
 from typing import Annotated
 
-from bdlab_cli.options import TLS_CERT, TLS_KEY, StartupTimeout, setting
+from bdlab_cli.options import StartupTimeout, setting
 from bdlab_cli.wiring.session import load_settings
 
 
 def serve(
     *,
-    host: Annotated[str | None, setting("http.host", "Address to listen on", default="127.0.0.1")] = None,
-    port: Annotated[
-        int | None, setting("http.port", "Port; 0 takes a free one and says which", default="8000")
-    ] = None,
-    allowed_hosts: Annotated[
-        str | None,
-        setting(
-            "http.allowed_hosts",
-            "Names by which it may be called, with commas, with or without port; '*' is any. "
-            "Needed for an address that other machines reach",
-            default="localhost,127.0.0.1,[::1]",
-        ),
-    ] = None,
-    workers: Annotated[int | None, setting("http.workers", "Processes that serve", default="1")] = None,
+    host: Annotated[str | None, setting("http.host", "127.0.0.1")] = None,
+    port: Annotated[int | None, setting("http.port", "8000")] = None,
+    allowed_hosts: Annotated[str | None, setting("http.allowed_hosts", "localhost,127.0.0.1,[::1]")] = None,
+    workers: Annotated[int | None, setting("http.workers", "1")] = None,
     startup_timeout: StartupTimeout = None,
-    tls_cert: Annotated[str | None, setting("http.tls_cert_file", TLS_CERT, "FILE")] = None,
-    tls_key: Annotated[str | None, setting("http.tls_key_file", TLS_KEY, "FILE")] = None,
+    tls_cert: Annotated[str | None, setting("http.tls_cert_file")] = None,
+    tls_key: Annotated[str | None, setting("http.tls_key_file")] = None,
 ) -> None:
     """Serve predictions over HTTP; each is answered once the broker has acknowledged it.
 
     Prints its URL on standard output when it takes requests. It also starts if the broker is away, and
     answers 503 until the broker is there.
+
+    Options:
+        --host: Address to listen on
+        --port: Port; 0 takes a free one and says which
+        --allowed-hosts: Names by which it may be called, with commas, with or without port; '*' is any.
+            Needed for an address that other machines reach
+        --workers: Processes that serve
+        --tls-cert FILE: PEM file: certificate chain; serves HTTPS. A new one in its place is served without
+            a restart
+        --tls-key FILE: PEM file: the certificate's private key
     """
     from bdlab_cli.wiring.uvicorn_server import run
 

@@ -20,22 +20,9 @@ class ServerName(StrEnum):
 def server_certificate(
     server: Annotated[list[ServerName], Argument(help="Whose; several at once.")],
     *,
-    folder: Annotated[
-        Path, Option(help="Where each server gets a folder with server.pem (key and certificate) and ca.pem.")
-    ],
-    host: Annotated[
-        list[str] | None,
-        Option(
-            show_default="localhost",
-            help="A name that the server is reached under; repeatable. 127.0.0.1 is one anyway.",
-        ),
-    ] = None,
-    ttl: Annotated[
-        int | None,
-        Option(
-            min=5, metavar="SECONDS", show_default="30 days", help="For how long a new certificate is good."
-        ),
-    ] = None,
+    folder: Annotated[Path, Option()],
+    host: Annotated[list[str] | None, Option(show_default="localhost")] = None,
+    ttl: Annotated[int | None, Option(min=5, show_default="30 days")] = None,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Get certificates for Vault's listener, PostgreSQL or the API from Vault's own authority.
@@ -43,6 +30,11 @@ def server_certificate(
     One that is good for a third of its time or longer stands: run it as often as you like. Vault and
     PostgreSQL read a new one on SIGHUP, `bdlab serve` by itself. Vault is made the authority by
     `bdlab vault-init --authority servers`.
+
+    Options:
+        --folder: Where each server gets a folder with server.pem (key and certificate) and ca.pem.
+        --host: A name that the server is reached under; repeatable. 127.0.0.1 is one anyway.
+        --ttl SECONDS: For how long a new certificate is good.
     """
     from bdlab.certificates import SERVER_TTL_S, CertificateFiles
     from bdlab.vault import pki

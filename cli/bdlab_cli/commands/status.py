@@ -10,28 +10,28 @@ from bdlab_cli.wiring.signals import stop_on_signal
 
 def status(
     *,
-    check: Annotated[
-        list[str] | None,
-        Option(
-            metavar="NAME",
-            show_default="all",
-            help="Only this check, or group (vault, kafka, postgres, log, model, api, consumer, "
-            "certificates); repeatable. What is not asked for is not contacted.",
-        ),
-    ] = None,
-    json: Annotated[bool, Option("--json", help="Print JSON, a line a report.")] = False,
-    watch: Annotated[bool, Option("--watch", help="Go on until interrupted.")] = False,
-    interval: Annotated[float, Option(min=0.1, help="Seconds between two looks.")] = 2.0,
-    wait_healthy: Annotated[bool, Option("--wait-healthy", help="Go on until all is healthy.")] = False,
-    timeout: Annotated[float, Option(min=0, help="Seconds that --wait-healthy waits.")] = 60.0,
-    api_url: Annotated[
-        str | None, Option(help="Address of the API", show_default="from the settings")
-    ] = None,
+    check: Annotated[list[str] | None, Option(show_default="all")] = None,
+    json: bool = False,
+    watch: bool = False,
+    interval: Annotated[float, Option(min=0.1)] = 2.0,
+    wait_healthy: bool = False,
+    timeout: Annotated[float, Option(min=0)] = 60.0,
+    api_url: Annotated[str | None, Option(show_default="from the settings")] = None,
 ) -> None:
     """Check Vault, Kafka, PostgreSQL, the model, the API, and the consumers if their address is known.
 
     Exit code 0: all is healthy, or degraded and working; 10: something is unhealthy; 1: something could not
     be checked, and nothing else is unhealthy.
+
+    Options:
+        --check NAME: Only this check, or group (vault, kafka, postgres, log, model, api, consumer,
+            certificates); repeatable. What is not asked for is not contacted.
+        --json: Print JSON, a line a report.
+        --watch: Go on until interrupted.
+        --interval: Seconds between two looks.
+        --wait-healthy: Go on until all is healthy.
+        --timeout: Seconds that --wait-healthy waits.
+        --api-url: Address of the API
     """
     from bdlab_cli.output.health import EXIT_CODES, follow
     from bdlab_cli.wiring.checks import Checker, chosen

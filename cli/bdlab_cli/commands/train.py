@@ -15,21 +15,24 @@ def train(
         Path, Argument(metavar="CSV", help="Reviews with the columns ProductId, Score, Summary and Text.")
     ],
     *,
-    output: Annotated[
-        Path, Option(metavar="DIR", help="Folder for the model and its card, new or existing.")
-    ],
+    output: Annotated[Path, Option()],
     delimiter: Delimiter = ",",
-    folds: Annotated[int, Option(help="Folds of the cross-validation, grouped by product.")] = 5,
-    name: Annotated[str, Option(help="The model's name; its files begin with it.")] = "reviews",
-    model_version: Annotated[
-        str, Option(help="The model's version. NAME@VERSION stands in every prediction.")
-    ] = "1.1.0",
-    json: Annotated[bool, Option("--json", help="Print the card as JSON.")] = False,
+    folds: int = 5,
+    name: str = "reviews",
+    model_version: str = "1.1.0",
+    json: bool = False,
 ) -> None:
     """Train the model from a CSV of reviews, and write it with its card.
 
     The figures come from cross-validation in which no product is on both sides; the model itself is then
     trained on all reviews.
+
+    Options:
+        --output DIR: Folder for the model and its card, new or existing.
+        --folds: Folds of the cross-validation, grouped by product.
+        --name: The model's name; its files begin with it.
+        --model-version: The model's version. NAME@VERSION stands in every prediction.
+        --json: Print the card as JSON.
     """
     from bdlab_cli.output.training import show, training_progress
 

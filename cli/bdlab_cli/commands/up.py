@@ -13,52 +13,31 @@ from bdlab_cli.wiring.signals import stop_on_signal
 def up(
     *,
     data_dir: DataDir = DATA_DIR,
-    http_port: Annotated[
-        int | None,
-        setting(
-            "http.port",
-            "The API's port; an error if it is in use.",
-            "N",
-            "8000, or a free one",
-            min=1,
-            max=65535,
-        ),
-    ] = None,
+    http_port: Annotated[int | None, setting("http.port", "8000, or a free one", min=1, max=65535)] = None,
     broker: Broker = "auto",
-    consumers: Annotated[int, Option(metavar="N", min=1, max=64, help="How many `bdlab consume` run.")] = 1,
+    consumers: Annotated[int, Option(min=1, max=64)] = 1,
     tls: Annotated[
-        bool | None,
-        Option(
-            "--tls/--no-tls",
-            envvar="BDLAB_STACK_TLS",
-            show_default="as the folder began; a new one without",
-            help="Vault, PostgreSQL, the API and the metrics speak TLS only, by Vault's PKI engine.",
-        ),
+        bool | None, Option(envvar="BDLAB_STACK_TLS", show_default="as the folder began; a new one without")
     ] = None,
     model: Annotated[
-        str | None,
-        setting(
-            "model.path",
-            "Model card or joblib file to predict with, kept with the folder; `shipped` is bdlab's own.",
-            "CARD",
-            "as last time; the shipped one in a new folder",
-        ),
+        str | None, setting("model.path", "as last time; the shipped one in a new folder")
     ] = None,
-    certificate_ttl: Annotated[
-        int | None,
-        Option(
-            min=5,
-            metavar="SECONDS",
-            show_default="30 days",
-            help="How long certificates are good for; they are renewed when two thirds of that are over.",
-        ),
-    ] = None,
+    certificate_ttl: Annotated[int | None, Option(min=5, show_default="30 days")] = None,
 ) -> None:
     """Run the whole pipeline on this machine, in the foreground; Ctrl-C stops it.
 
     Starts OpenBao, Postgres and Apache Kafka, sets them up, and runs `bdlab serve` and `bdlab consume` over
     them. If Kafka cannot be had, a broker that keeps its log in memory takes its place, and a line says so.
     The same folder finds its data again.
+
+    Options:
+        --http-port N: The API's port; an error if it is in use.
+        --consumers N: How many `bdlab consume` run.
+        --tls/--no-tls: Vault, PostgreSQL, the API and the metrics speak TLS only, by Vault's PKI engine.
+        --model CARD: Model card or joblib file to predict with, kept with the folder; `shipped` is bdlab's
+            own.
+        --certificate-ttl SECONDS: How long certificates are good for; they are renewed when two thirds of
+            that are over.
     """
     from bdlab.certificates import SERVER_TTL_S
     from bdlab.model import load_contract

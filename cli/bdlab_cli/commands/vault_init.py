@@ -26,72 +26,42 @@ class AuthorityName(StrEnum):
 
 def vault_init(
     *,
-    env_file: Annotated[
-        Path | None,
-        Option(metavar="FILE", show_default=".env, if there is one", help="What to put into Vault"),
-    ] = None,
+    env_file: Annotated[Path | None, Option(show_default=".env, if there is one")] = None,
     keys_file: KeysFile = KEYS_FILE,
     identity_dir: IdentityDir = None,
-    token_file: Annotated[
-        Path | None,
-        Option(
-            metavar="FILE",
-            help="An administrator's token, for a Vault initialised elsewhere (or set BDLAB_VAULT_TOKEN)",
-        ),
-    ] = None,
-    shares: Annotated[
-        int, Option(metavar="N", min=1, max=255, help="Key shares to make at initialisation")
-    ] = 1,
-    threshold: Annotated[
-        int, Option(metavar="N", min=1, max=255, help="How many of the shares are needed")
-    ] = 1,
-    wrap_ttl: Annotated[
-        int, Option(min=10, metavar="SECONDS", help="How long a handed-over secret id may wait")
-    ] = 24 * 3600,
-    authority: Annotated[
-        list[AuthorityName] | None,
-        Option(
-            metavar="NAME",
-            show_default="what .env says",
-            help="kafka or servers: make Vault the authority for the certificates of Kafka's brokers, or "
-            "of the servers (Vault, PostgreSQL, the API); repeatable",
-        ),
-    ] = None,
-    broker_folder: Annotated[
-        Path | None,
-        Option(
-            metavar="FOLDER",
-            show_default="none is made",
-            help="Put the first certificate of a broker on this machine there, so early that it can "
-            "start meanwhile; `bdlab broker-certificate` makes later ones",
-        ),
-    ] = None,
-    broker_ttl: Annotated[
-        int | None,
-        Option(min=5, metavar="SECONDS", show_default="a year", help="For how long that certificate is good"),
-    ] = None,
-    renew: Annotated[
-        list[str] | None,
-        Option(
-            metavar="NAME",
-            show_default=False,
-            help="Give this identity another secret id and end its former one: migrate, backup, inspect or "
-            "recovery; repeatable",
-        ),
-    ] = None,
-    shared_database: Annotated[
-        bool,
-        Option(
-            "--shared-database",
-            help="Others use the database server too: let everybody enter its databases postgres and "
-            "template1 as before",
-        ),
-    ] = False,
+    token_file: Path | None = None,
+    shares: Annotated[int, Option(min=1, max=255)] = 1,
+    threshold: Annotated[int, Option(min=1, max=255)] = 1,
+    wrap_ttl: Annotated[int, Option(min=10)] = 24 * 3600,
+    authority: Annotated[list[AuthorityName] | None, Option(show_default="what .env says")] = None,
+    broker_folder: Annotated[Path | None, Option(show_default="none is made")] = None,
+    broker_ttl: Annotated[int | None, Option(min=5, show_default="a year")] = None,
+    renew: Annotated[list[str] | None, Option(show_default=False)] = None,
+    shared_database: bool = False,
     startup_timeout: StartupTimeout = None,
     dry_run: DryRun = False,
-    json: Annotated[bool, Option("--json", help="Print the steps as JSON")] = False,
+    json: bool = False,
 ) -> None:
-    """Take a Vault from any state to the finished set-up; run it as often as you like."""
+    """Take a Vault from any state to the finished set-up; run it as often as you like.
+
+    Options:
+        --env-file FILE: What to put into Vault
+        --token-file FILE: An administrator's token, for a Vault initialised elsewhere (or set
+            BDLAB_VAULT_TOKEN)
+        --shares N: Key shares to make at initialisation
+        --threshold N: How many of the shares are needed
+        --wrap-ttl SECONDS: How long a handed-over secret id may wait
+        --authority NAME: kafka or servers: make Vault the authority for the certificates of Kafka's brokers,
+            or of the servers (Vault, PostgreSQL, the API); repeatable
+        --broker-folder FOLDER: Put the first certificate of a broker on this machine there, so early that it
+            can start meanwhile; `bdlab broker-certificate` makes later ones
+        --broker-ttl SECONDS: For how long that certificate is good
+        --renew NAME: Give this identity another secret id and end its former one: migrate, backup, inspect or
+            recovery; repeatable
+        --shared-database: Others use the database server too: let everybody enter its databases postgres and
+            template1 as before
+        --json: Print the steps as JSON
+    """
     import msgspec
 
     from bdlab.services import NOT_ROTATED

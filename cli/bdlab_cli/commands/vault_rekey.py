@@ -11,18 +11,8 @@ from bdlab_cli.output import terminal
 
 def vault_rekey(
     *,
-    shares: Annotated[
-        int | None,
-        Option(
-            metavar="N", min=1, max=255, show_default="as many as before", help="How many key shares to make"
-        ),
-    ] = None,
-    threshold: Annotated[
-        int | None,
-        Option(
-            metavar="N", min=1, max=255, show_default="as many as before", help="How many of them are needed"
-        ),
-    ] = None,
+    shares: Annotated[int | None, Option(min=1, max=255, show_default="as many as before")] = None,
+    threshold: Annotated[int | None, Option(min=1, max=255, show_default="as many as before")] = None,
     keys_file: KeysFile = KEYS_FILE,
     identity_dir: IdentityDir = None,
     startup_timeout: StartupTimeout = None,
@@ -30,6 +20,10 @@ def vault_rekey(
     """Replace the key shares of Vault, or the recovery key of one that opens by itself.
 
     It takes enough of the old ones, which are worth nothing afterwards. Nothing stops meanwhile.
+
+    Options:
+        --shares N: How many key shares to make
+        --threshold N: How many of them are needed
     """
     import msgspec
 

@@ -26,13 +26,8 @@ def vault_token(
         list[str] | None, Argument(help="What to run; without it the token is printed", metavar="COMMAND")
     ] = None,
     *,
-    ttl: Annotated[str, Option(metavar="AGE", help="How long it lives: a number and s, m or h")] = "10m",
-    policy: Annotated[
-        list[str] | None,
-        Option(
-            metavar="NAME", help="What it may do, by a service or a policy; repeatable", show_default="root"
-        ),
-    ] = None,
+    ttl: str = "10m",
+    policy: Annotated[list[str] | None, Option(show_default="root")] = None,
     keys_file: KeysFile = KEYS_FILE,
     identity_dir: IdentityDir = None,
     startup_timeout: StartupTimeout = None,
@@ -44,6 +39,10 @@ def vault_token(
     The token is made with the recovery key, and each use of it stands in Vault's audit log with your name.
 
     Use it as: bdlab vault-token -- bao list auth/approle/role
+
+    Options:
+        --ttl AGE: How long it lives: a number and s, m or h
+        --policy NAME: What it may do, by a service or a policy; repeatable
     """
     from bdlab.services import IDENTITIES
     from bdlab.vault.bootstrap import admin_token

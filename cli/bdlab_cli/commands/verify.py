@@ -14,16 +14,19 @@ _NOT_VERIFIED = 10
 
 def verify(
     *,
-    wait: Annotated[
-        float, Option(metavar="SECONDS", min=0, help="How long a running consumer may take to catch up.")
-    ] = 0.0,
-    limit: Annotated[int, Option(min=1, help="How many offsets of each problem are listed.")] = 20,
-    json: Annotated[bool, Option("--json", help="Print the report as JSON.")] = False,
+    wait: Annotated[float, Option(min=0)] = 0.0,
+    limit: Annotated[int, Option(min=1)] = 20,
+    json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Prove with numbers that each offset of the topic is stored exactly once.
 
     Exit code 0: verified; 10: not verified, and the problems are named; 1: it could not be checked.
+
+    Options:
+        --wait SECONDS: How long a running consumer may take to catch up.
+        --limit: How many offsets of each problem are listed.
+        --json: Print the report as JSON.
     """
     from bdlab_cli.wiring.accounting import account
 
