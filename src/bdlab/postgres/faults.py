@@ -45,14 +45,9 @@ _NOT_NOW = (
 )
 
 
-def sqlstate_of(error: psycopg2.Error) -> str:
-    """Return the five-character code; empty if the error did not come from the server."""
-    return error.pgcode or ""
-
-
 def translate(error: psycopg2.Error, *, server: str, rows: bool = False) -> DatabaseError:
     """Return the bdlab error for `error`; with `rows` it was raised by the insert of rows."""
-    code = sqlstate_of(error)
+    code = error.pgcode or ""  # empty if the error did not come from the server
     text = _first_line(error)
     if code == INSUFFICIENT_PRIVILEGE:
         return DatabaseDenied(

@@ -38,7 +38,6 @@ class Entry:
         response_buffer: ResponseBuffer,
     ) -> None:
         self._framework = framework
-        self._bounded = response_buffer.bound(framework)
         self._direct: dict[tuple[str, str], Endpoint] = {
             (method, path): handler.opt[DIRECT]
             for handler in handlers
@@ -70,7 +69,7 @@ class Entry:
                 scope["path_template"] = scope["path"]
                 status = await self._answer(endpoint, scope, receive, send)
             else:
-                status = await self._pass_on(scope, receive, send)
+                status = await self._response_buffer.pass_on(self._framework, scope, receive, send)
         finally:
             route = scope.get("path_template") or "unmatched"
             self._metrics.answered(scope["method"], route, status, time.perf_counter() - started)
@@ -94,16 +93,3 @@ class Entry:
             return await send_problem(problem_of(error, scope), send)
         await self._response_buffer.send_json(body, send)
         return 200
-
-    async def _pass_on(self, scope: Any, receive: Receive, send: Send) -> int:
-        """Have the framework respond, and return the status."""
-        status = 0
-
-        async def noting_send(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        await self._bounded(scope, receive, noting_send)
-        return status

@@ -5,7 +5,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from bdlab.hosts import DEFAULT_PORTS, AllowedHosts, parse
-from bdlab.serving.problems import Problem, problem
+from bdlab.serving.problems import Problem
 
 _OPEN = ("/health", "/health/live", "/health/ready", "/metrics")
 _REMEMBERED = 64
@@ -41,7 +41,7 @@ def _refusal(allowed: AllowedHosts, named: tuple[bytes, ...], scheme: str, any_h
         host = host._replace(port=DEFAULT_PORTS.get(scheme))
     if host in allowed:
         return None
-    return problem(
+    return Problem(
         421,
         "wrong-host",
         "This server does not have that name",
@@ -51,4 +51,4 @@ def _refusal(allowed: AllowedHosts, named: tuple[bytes, ...], scheme: str, any_h
 
 
 def _bad(detail: str) -> Problem:
-    return problem(400, "bad-host", "The request has no valid Host header", detail)
+    return Problem(400, "bad-host", "The request has no valid Host header", detail)

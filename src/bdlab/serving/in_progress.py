@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from bdlab.serving.problems import problem
+from bdlab.serving.problems import Problem
 
 TICK_S = 0.05
 """How often, in seconds, what gathers while requests are in progress is done for all of them."""
@@ -51,7 +51,7 @@ class InProgress:
     def refuse_new(self) -> None:
         """Raise Problem, 503, if the shutdown has begun. To be called before each request."""
         if self._ending:
-            raise problem(
+            raise Problem(
                 503, "ending", "The server is stopping", "Send the request again: another server may take it."
             )
 

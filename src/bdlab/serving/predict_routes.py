@@ -21,7 +21,7 @@ from bdlab.serving.deadlines import Deadlines
 from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.openapi import describe_prediction
-from bdlab.serving.problems import Problem, from_error, problem
+from bdlab.serving.problems import Problem, from_error
 from bdlab.serving.protocols import Parts
 from bdlab.serving.requests import BodyReader, RequestHeaders, read_headers
 from bdlab.serving.response_buffer import ResponseBuffer
@@ -132,7 +132,7 @@ class PredictionService:
         waiting = self._metrics.waiting
         if waiting + count > self._max_in_flight:
             self._metrics.busy(count)
-            raise problem(
+            raise Problem(
                 503,
                 "busy",
                 "Too many predictions are in flight",
@@ -158,7 +158,7 @@ class PredictionService:
                 raise error
             results.append(BatchItem(index=index, id=event.id, **fields))
         missing = sum(error is not None for error in found)
-        return problem(
+        return Problem(
             503,
             "partly-acknowledged",
             "Not all predictions are acknowledged",

@@ -43,29 +43,20 @@ class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 class Problem(Exception):
     """Raised in a handler to respond with these details."""
 
-    def __init__(self, details: ProblemDetails, *, retry_after_s: int = 0) -> None:
-        super().__init__(details.title)
-        self.details = details
-        self.retry_after_s = retry_after_s
-
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(self.retry_after_s)} if self.retry_after_s else {}
-
-
-def problem(status: int, kind: str, title: str, detail: str, **more: Any) -> Problem:
-    """Return a Problem. `kind` is the last part of its type, which clients may rely on."""
-    details = ProblemDetails(
-        type=f"urn:bdlab:problem:{kind}", title=title, status=status, detail=detail, **more
-    )
-    return Problem(details, retry_after_s=RETRY_AFTER_S if status == 503 else 0)
+    def __init__(self, status: int, kind: str, title: str, detail: str, **more: Any) -> None:
+        """`kind` is the last part of the type, which clients may rely on; without it there is no type."""
+        super().__init__(title)
+        name = f"urn:bdlab:problem:{kind}" if kind else "about:blank"
+        self.details = ProblemDetails(type=name, title=title, status=status, detail=detail, **more)
+        self.headers = {"Retry-After": str(RETRY_AFTER_S)} if kind and status == 503 else {}
 
 
 def too_large(detail: str) -> Problem:
-    return problem(413, "too-large", "The request is too large", detail)
+    return Problem(413, "too-large", "The request is too large", detail)
 
 
 def invalid_parameter(field: str, why: str) -> Problem:
-    return problem(
+    return Problem(
         422,
         "invalid-parameter",
         "A parameter or header is not usable",
@@ -80,18 +71,18 @@ def from_error(error: BdlabError, *, prediction_id: str = "") -> Problem:
     if isinstance(error, InputInvalid):
         title = f"The {error.noun} cannot be predicted from"
         invalid = f"invalid-{error.noun.replace(' ', '-')}"
-        return problem(422, invalid, title, error.message, errors=error.problems)
+        return Problem(422, invalid, title, error.message, errors=error.problems)
     if isinstance(error, EventTooLarge):
         return too_large(detail)
     for kind, name, title in _UNAVAILABLE:
         if isinstance(error, kind):
-            return problem(503, name, title, detail, id=prediction_id)
+            return Problem(503, name, title, detail, id=prediction_id)
     log.error("request failed", error=type(error).__name__, problem=error.message)
     return _failed()
 
 
 def _failed() -> Problem:
-    return problem(500, "failed", "The request failed", "The server's log has the reason.")
+    return Problem(500, "failed", "The request failed", "The server's log has the reason.")
 
 
 def problem_of(error: Exception, scope: Any) -> Problem:
@@ -105,17 +96,13 @@ def problem_of(error: Exception, scope: Any) -> Problem:
 
 
 def _response(found: Problem) -> Response[bytes]:
-    return json_response(
-        found.details, found.details.status, media_type=PROBLEM_JSON, headers=found.headers()
-    )
+    return json_response(found.details, found.details.status, media_type=PROBLEM_JSON, headers=found.headers)
 
 
 async def send_problem(found: Problem, send: Send) -> int:
     """Respond to a request that does not reach Litestar, and return the status."""
     body = encode_json(found.details)
-    for message in json_messages(
-        body, found.details.status, media_type=PROBLEM_JSON, headers=found.headers()
-    ):
+    for message in json_messages(body, found.details.status, media_type=PROBLEM_JSON, headers=found.headers):
         await send(message)
     return found.details.status
 
@@ -126,8 +113,7 @@ def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Resp
     detail = str(error.detail or "")
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
         detail = f"There is no {request.method} {request.url.path[:200]}; /docs lists what there is."
-    details = ProblemDetails(type="about:blank", title=status.phrase, status=status.value, detail=detail)
-    response = _response(Problem(details))
+    response = _response(Problem(status.value, "", status.phrase, detail))
     response.headers.update(error.headers or {})
     return response
 

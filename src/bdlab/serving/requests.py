@@ -7,7 +7,7 @@ import msgspec
 from litestar.types import Receive
 
 from bdlab.serving.deadlines import Deadlines
-from bdlab.serving.problems import Problem, invalid_parameter, problem, too_large
+from bdlab.serving.problems import Problem, invalid_parameter, too_large
 
 MAX_KEY_LENGTH = 255
 """The most characters of an Idempotency-Key."""
@@ -83,7 +83,7 @@ def _check_content_type(content_types: list[str]) -> None:
     if kinds == ["application/json"]:
         return
     said = f"The Content-Type is {', '.join(kinds)[:100]!r}." if kinds else "There is no Content-Type."
-    raise problem(
+    raise Problem(
         415,
         "no-json",
         "The body has to be JSON",
@@ -93,7 +93,7 @@ def _check_content_type(content_types: list[str]) -> None:
 
 def _check_content_encoding(encoding: str) -> None:
     if encoding not in ("identity", ""):
-        raise problem(
+        raise Problem(
             415,
             "encoded",
             "The body has to be sent uncompressed",
@@ -120,7 +120,7 @@ class BodyReader:
                 while more:
                     message: Any = await receive()
                     if message["type"] == "http.disconnect":
-                        raise problem(
+                        raise Problem(
                             400,
                             "incomplete",
                             "The request is incomplete",
@@ -132,7 +132,7 @@ class BodyReader:
                         raise self._over()
                     more = message.get("more_body", False)
         except TimeoutError:
-            raise problem(
+            raise Problem(
                 408,
                 "too-slow",
                 "The request came too slowly",

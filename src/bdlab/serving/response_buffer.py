@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar.types import ASGIApp, Receive, Send
 
-from bdlab.serving.problems import Problem, problem, send_problem
+from bdlab.serving.problems import Problem, send_problem
 from bdlab.serving.responses import json_messages
 
 MAX_BYTES = 32 << 20
@@ -27,31 +27,32 @@ class ResponseBuffer:
         if self._held >= MAX_BYTES:
             raise self._full()
 
-    def bound(self, app: ASGIApp) -> ASGIApp:
-        """Return `app` with 503 in place of a larger response beyond the bound, if the request only reads."""
+    async def pass_on(self, app: ASGIApp, scope: Any, receive: Receive, send: Send) -> int:
+        """Have `app` respond, with 503 in place of a larger response beyond the bound, if the request only
+        reads; return the status.
+        """
+        status = 0
+        start: Any = None
 
-        async def bounded(scope: Any, receive: Receive, send: Send) -> None:
-            start: Any = None
+        async def sending(message: Any) -> None:
+            nonlocal start, status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                start = message  # kept until the size of the body is known
+                return
+            head, start = start, None
+            size = len(message.get("body", b""))
+            if size <= SMALL_BYTES:
+                if head:
+                    await send(head)
+                await send(message)
+            elif head and self._held and self._held + size > MAX_BYTES and scope["method"] != "POST":
+                status = await send_problem(self._full(), send)
+            else:
+                await self._send(head, message, send)
 
-            async def sending(message: Any) -> None:
-                nonlocal start
-                if message["type"] == "http.response.start":
-                    start = message  # kept until the size of the body is known
-                    return
-                head, start = start, None
-                size = len(message.get("body", b""))
-                if size <= SMALL_BYTES:
-                    if head:
-                        await send(head)
-                    await send(message)
-                elif head and self._held and self._held + size > MAX_BYTES and scope["method"] != "POST":
-                    await send_problem(self._full(), send)
-                else:
-                    await self._send(head, message, send)
-
-            await app(scope, receive, sending)
-
-        return bounded
+        await app(scope, receive, sending)
+        return status
 
     async def send_json(self, body: bytes, send: Send) -> None:
         """Send a 200 with encoded JSON, in pieces if it is larger. It is not refused."""
@@ -75,7 +76,7 @@ class ResponseBuffer:
             self._held -= len(body)
 
     def _full(self) -> Problem:
-        return problem(
+        return Problem(
             503,
             "busy",
             "Too many large responses are in progress",

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from bdlab.errors import DatabaseUnavailable
 from bdlab.serving.openapi import PREDICTION_ID, describe, problem_response
-from bdlab.serving.problems import invalid_parameter, problem
+from bdlab.serving.problems import Problem, invalid_parameter
 from bdlab.serving.protocols import Parts
 from bdlab.serving.responses import encode_json, json_response
 
@@ -51,33 +51,18 @@ class PredictionsQuery(msgspec.Struct, frozen=True, kw_only=True):
     ] = "real"
 
 
-class _DatabaseThreads:
-    """Threads for queries alone, so that a database that hangs stops no predictions."""
+def routes(parts: Parts) -> list[HTTPRouteHandler]:
+    # Threads for queries alone, so that a database that hangs stops no predictions.
+    threads = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix="stored")
 
-    def __init__(self) -> None:
-        self._slots = asyncio.Semaphore(CONCURRENT_QUERIES)
-        self._threads = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix="stored")
-
-    async def run(self, query: Callable[..., T], *arguments: Any) -> T:
+    async def run(query: Callable[..., T], *arguments: Any) -> T:
         """Return the result of a blocking `query`. Raises DatabaseError."""
         try:
             async with asyncio.timeout(QUERY_TIMEOUT_S):
-                await self._slots.acquire()
-                running = asyncio.get_running_loop().run_in_executor(self._threads, query, *arguments)
-                running.add_done_callback(self._release)
-                # After a time-out the query still runs: its slot is released with its thread.
-                return await asyncio.shield(running)
+                # After a time-out one that runs still keeps its thread; one that waits is never run.
+                return await asyncio.get_running_loop().run_in_executor(threads, query, *arguments)
         except TimeoutError:
             raise DatabaseUnavailable(f"the database did not answer within {QUERY_TIMEOUT_S:g} s") from None
-
-    def _release(self, running: asyncio.Future[Any]) -> None:
-        self._slots.release()
-        if not running.cancelled():
-            running.exception()  # so that asyncio does not report it as never retrieved
-
-
-def routes(parts: Parts) -> list[HTTPRouteHandler]:
-    queries = _DatabaseThreads()
 
     @get(
         "/predictions",
@@ -93,7 +78,7 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
             return encode_json(parts.stored.newest(query.limit, source=query.source))
 
         # Encoding a thousand rows would block the event loop too long.
-        return json_response(await queries.run(encoded))
+        return json_response(await run(encoded))
 
     @get(
         "/predictions/{prediction_id:str}",
@@ -111,9 +96,9 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
         if not _ID.fullmatch(prediction_id):
             raise invalid_parameter("id", f"has to be a UUID, and is {prediction_id[:80]!r}")
         wanted = UUID(prediction_id)
-        row = await queries.run(parts.stored.get, wanted)
+        row = await run(parts.stored.get, wanted)
         if row is None:
-            raise problem(
+            raise Problem(
                 404,
                 "no-such-prediction",
                 "There is no such prediction in the database",

@@ -41,14 +41,6 @@ class CertificateAuthority(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     roles: tuple[PkiRole, ...]
 
-    @property
-    def engine_step(self) -> str:
-        return f"secrets engine {self.mount}"
-
-    @property
-    def root_step(self) -> str:
-        return f"certificate authority for {self.title}"
-
 
 KAFKA = CertificateAuthority(
     mount="pki-kafka",
@@ -82,43 +74,17 @@ def prepare_authority(
     `hosts` are the servers' host names; localhost and IP addresses are always allowed. Names that an earlier
     call allowed stay allowed. Raises VaultError.
     """
-    done = missing(client, hosts=hosts, authority=authority)
-    if authority.engine_step in done:
-        client.write(
-            f"sys/mounts/{authority.mount}",
-            {"type": "pki", "config": {"max_lease_ttl": f"{_AUTHORITY_TTL_S}s"}},
-        )
-    if authority.root_step in done:
-        # If another run made a root meanwhile, the issuer's name makes this call fail.
-        client.write(
-            f"{authority.mount}/root/generate/internal",
-            {
-                "common_name": f"bdlab {authority.title} authority",
-                "issuer_name": authority.issuer,
-                "key_type": "ec",
-                "key_bits": 256,
-                "ttl": f"{_AUTHORITY_TTL_S}s",
-            },
-        )
-    for name, wanted in _roles(client, hosts, authority).items():
-        if _role_step(name) in done:
-            client.write(f"{authority.mount}/roles/{name}", wanted)
-    return done
+    steps = _missing(client, hosts, authority)
+    for path, values in steps.values():
+        client.write(path, values)
+    return list(steps)
 
 
 def missing(
     client: VaultClient, *, hosts: Iterable[str] = (), authority: CertificateAuthority = KAFKA
 ) -> list[str]:
     """Return what `prepare_authority` would do. Reads only. Raises VaultError."""
-    if f"{authority.mount}/" not in client.read("sys/mounts"):
-        steps = [_role_step(role.name) for role in authority.roles]
-        return [authority.engine_step, authority.root_step, *steps]
-    found = [] if _has_root(client, authority) else [authority.root_step]
-    for name, wanted in _roles(client, hosts, authority).items():
-        held = client.read_if_present(f"{authority.mount}/roles/{name}") or {}
-        if any(held.get(field) != value for field, value in wanted.items()):
-            found.append(_role_step(name))
-    return found
+    return list(_missing(client, hosts, authority))
 
 
 def authority_pem(client: VaultClient, authority: CertificateAuthority = KAFKA) -> str:
@@ -126,8 +92,35 @@ def authority_pem(client: VaultClient, authority: CertificateAuthority = KAFKA) 
     return str(client.read(f"{authority.mount}/issuer/{authority.issuer}/json")["certificate"])
 
 
-def _role_step(name: str) -> str:
-    return f"certificate role {name}"
+def _missing(
+    client: VaultClient, hosts: Iterable[str], authority: CertificateAuthority
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the steps that are missing, in order, each with a path and the values to write there."""
+    mount, ttl = authority.mount, f"{_AUTHORITY_TTL_S}s"
+    steps: dict[str, tuple[str, dict[str, Any]]] = {}
+    mounted = f"{mount}/" in client.read("sys/mounts")
+    if not mounted:
+        engine = {"type": "pki", "config": {"max_lease_ttl": ttl}}
+        steps[f"secrets engine {mount}"] = f"sys/mounts/{mount}", engine
+    if not (mounted and _has_root(client, authority)):
+        # If another run made a root meanwhile, the issuer's name makes this call fail.
+        steps[f"certificate authority for {authority.title}"] = (
+            f"{mount}/root/generate/internal",
+            {
+                "common_name": f"bdlab {authority.title} authority",
+                "issuer_name": authority.issuer,
+                "key_type": "ec",
+                "key_bits": 256,
+                "ttl": ttl,
+            },
+        )
+    for role in authority.roles:
+        path = f"{mount}/roles/{role.name}"
+        held = (client.read_if_present(path) if mounted else None) or {}
+        wanted = _role(role, authority.issuer, {*hosts, *held.get("allowed_domains", ())})
+        if any(held.get(field) != value for field, value in wanted.items()):
+            steps[f"certificate role {role.name}"] = path, wanted
+    return steps
 
 
 def _has_root(client: VaultClient, authority: CertificateAuthority) -> bool:
@@ -139,32 +132,24 @@ def _has_root(client: VaultClient, authority: CertificateAuthority) -> bool:
     return any(issuer.get("issuer_name") == authority.issuer for issuer in issuers)
 
 
-def _roles(
-    client: VaultClient, hosts: Iterable[str], authority: CertificateAuthority
-) -> dict[str, dict[str, Any]]:
-    found = {}
-    for role in authority.roles:
-        names = {role.subject}
-        if role.server:
-            held = client.read_if_present(f"{authority.mount}/roles/{role.name}") or {}
-            names |= {*LOCAL_HOSTS, *hosts, *held.get("allowed_domains", ())}
-        found[role.name] = {
-            "issuer_ref": authority.issuer,
-            "allowed_domains": sorted(names),
-            "allow_bare_domains": True,
-            "allow_subdomains": False,
-            "allow_localhost": False,
-            "allow_any_name": False,
-            "allow_glob_domains": False,
-            "allow_wildcard_certificates": False,
-            "allow_ip_sans": role.server,
-            "key_type": "ec",
-            "key_bits": 256,
-            "server_flag": role.server,
-            "client_flag": role.client,
-            "max_ttl": role.max_ttl_s,
-        }
-    return found
+def _role(role: PkiRole, issuer: str, hosts: set[str]) -> dict[str, Any]:
+    names = {role.subject, *LOCAL_HOSTS, *hosts} if role.server else {role.subject}
+    return {
+        "issuer_ref": issuer,
+        "allowed_domains": sorted(names),
+        "allow_bare_domains": True,
+        "allow_subdomains": False,
+        "allow_localhost": False,
+        "allow_any_name": False,
+        "allow_glob_domains": False,
+        "allow_wildcard_certificates": False,
+        "allow_ip_sans": role.server,
+        "key_type": "ec",
+        "key_bits": 256,
+        "server_flag": role.server,
+        "client_flag": role.client,
+        "max_ttl": role.max_ttl_s,
+    }
 
 
 def issue(

@@ -18,16 +18,8 @@ WITH RECURSIVE p AS (
     SELECT '-2147483648'::integer AS log_id, 0 AS partition
     UNION ALL
     SELECT n.* FROM p CROSS JOIN LATERAL (
-        SELECT * FROM (
-            (SELECT t.log_id, t.partition FROM predictions t WHERE (t.log_id, t.partition) > (p.log_id, p.partition)
-             ORDER BY t.log_id, t.partition LIMIT 1)
-            UNION ALL
-            (SELECT t.log_id, t.partition FROM duplicates t WHERE (t.log_id, t.partition) > (p.log_id, p.partition)
-             ORDER BY t.log_id, t.partition LIMIT 1)
-            UNION ALL
-            (SELECT t.log_id, t.partition FROM dead_letters t WHERE (t.log_id, t.partition) > (p.log_id, p.partition)
-             ORDER BY t.log_id, t.partition LIMIT 1)
-        ) t ORDER BY log_id, partition LIMIT 1) n
+        SELECT t.log_id, t.partition FROM recorded_positions t WHERE (t.log_id, t.partition) > (p.log_id, p.partition)
+        ORDER BY t.log_id, t.partition LIMIT 1) n
 )
 SELECT * FROM p WHERE log_id > '-2147483648'::integer
 
@@ -47,32 +39,15 @@ SELECT
 -- name: twice
 -- An index lookup for each dead letter and duplicate; OFFSET 0 keeps the planner from joining the tables.
 WITH pairs AS (
-    SELECT "offset", 'predictions' AS one, 'dead_letters' AS other FROM dead_letters a
-    WHERE log_id = %(log_id)s AND partition = %(partition)s
-      AND "offset" >= %(base)s AND "offset" < %(next)s
-      AND EXISTS (
-        SELECT FROM predictions b
-        WHERE b.log_id = a.log_id AND b.partition = a.partition AND b."offset" = a."offset"
+    SELECT a."offset", b.recorded_in AS one, a.recorded_in AS other
+    FROM recorded_positions a CROSS JOIN LATERAL (
+        SELECT c.recorded_in FROM recorded_positions c
+        WHERE c.log_id = a.log_id AND c.partition = a.partition AND c."offset" = a."offset"
+          AND c.recorded_in <> 'dead_letters' AND c.recorded_in <> a.recorded_in
         OFFSET 0
-    )
-    UNION ALL
-    SELECT "offset", 'predictions' AS one, 'duplicates' AS other FROM duplicates a
-    WHERE log_id = %(log_id)s AND partition = %(partition)s
-      AND "offset" >= %(base)s AND "offset" < %(next)s
-      AND EXISTS (
-        SELECT FROM predictions b
-        WHERE b.log_id = a.log_id AND b.partition = a.partition AND b."offset" = a."offset"
-        OFFSET 0
-    )
-    UNION ALL
-    SELECT "offset", 'duplicates' AS one, 'dead_letters' AS other FROM dead_letters a
-    WHERE log_id = %(log_id)s AND partition = %(partition)s
-      AND "offset" >= %(base)s AND "offset" < %(next)s
-      AND EXISTS (
-        SELECT FROM duplicates b
-        WHERE b.log_id = a.log_id AND b.partition = a.partition AND b."offset" = a."offset"
-        OFFSET 0
-    )
+    ) b
+    WHERE a.log_id = %(log_id)s AND a.partition = %(partition)s
+      AND a."offset" >= %(base)s AND a."offset" < %(next)s AND a.recorded_in <> 'predictions'
 )
 SELECT "offset", one, other, count(*) OVER () FROM pairs ORDER BY "offset", one, other LIMIT %(limit)s
 

@@ -18,14 +18,9 @@ WITH letters AS (
         ORDER BY r.replayed_at DESC LIMIT 1
     ) r ON true
     LEFT JOIN LATERAL (
-        SELECT 'stored' AS state FROM predictions p
+        SELECT CASE p.recorded_in WHEN 'dead_letters' THEN 'superseded' ELSE 'stored' END AS state
+        FROM recorded_positions p
         WHERE p.log_id = r.new_log_id AND p.partition = r.new_partition AND p."offset" = r.new_offset
-        UNION ALL
-        SELECT 'stored' FROM duplicates u
-        WHERE u.log_id = r.new_log_id AND u.partition = r.new_partition AND u."offset" = r.new_offset
-        UNION ALL
-        SELECT 'superseded' FROM dead_letters n
-        WHERE n.log_id = r.new_log_id AND n.partition = r.new_partition AND n."offset" = r.new_offset
         OFFSET 0
     ) f ON true
     WHERE (%(cluster_id)s::text IS NULL OR l.cluster_id = %(cluster_id)s)

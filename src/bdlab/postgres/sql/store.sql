@@ -95,12 +95,9 @@ SELECT d.*
 FROM (VALUES %s)
      AS d (log_id, partition, "offset", key, value, headers, reason, sqlstate, replay_count)
 WHERE NOT EXISTS (
-    SELECT FROM predictions p
-    WHERE p.log_id = d.log_id AND p.partition = d.partition AND p."offset" = d."offset"
-    OFFSET 0
-) AND NOT EXISTS (
-    SELECT FROM duplicates u
-    WHERE u.log_id = d.log_id AND u.partition = d.partition AND u."offset" = d."offset"
+    SELECT FROM recorded_positions r
+    WHERE r.log_id = d.log_id AND r.partition = d.partition AND r."offset" = d."offset"
+      AND r.recorded_in <> 'dead_letters'
     OFFSET 0
 )
 ON CONFLICT (log_id, partition, "offset") DO NOTHING

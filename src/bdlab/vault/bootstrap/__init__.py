@@ -13,13 +13,13 @@ from bdlab.services import IDENTITIES, RECOVERY
 from bdlab.vault.audit import audit_missing
 from bdlab.vault.bootstrap.admin_access import AdminAccess
 from bdlab.vault.bootstrap.certificate_authorities import certification
-from bdlab.vault.bootstrap.database import Connection, Roles
+from bdlab.vault.bootstrap.database import Connection, role_entries
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.lock import vault_init_lock
 from bdlab.vault.bootstrap.mounts import Mounts
 from bdlab.vault.bootstrap.namespace import InRootNamespace, Namespace
 from bdlab.vault.bootstrap.plan import Plan, Report, Step, StepResult, in_parallel
-from bdlab.vault.bootstrap.policies import AppRoles, Policies
+from bdlab.vault.bootstrap.policies import approle_entries, policy_entries
 from bdlab.vault.bootstrap.seal import initialise, unseal
 from bdlab.vault.bootstrap.secret_ids import SecretIds
 from bdlab.vault.bootstrap.seeds import KeyValues
@@ -81,12 +81,20 @@ def _rounds(plan: Plan, client: VaultClient) -> list[list[list[Step]]]:
     if client.namespace and plan.token is None:  # without keys nobody could use it
         only, root = (RECOVERY,), client.in_namespace("")
         log_in = Mounts(plan, log_in_only=True)
-        in_root = (log_in, Policies(plan, only), AppRoles(plan, only), SecretIds(plan, root, only))
+        in_root = (
+            log_in,
+            policy_entries(plan, only),
+            approle_entries(plan, only),
+            SecretIds(plan, root, only),
+        )
         after.append([[InRootNamespace(*in_root)]])
     return [
         *before,
         [[Mounts(plan)], *certification(plan)],
-        [[Policies(plan, services), AppRoles(plan, services)], [Connection(plan), Roles(plan)]],
+        [
+            [policy_entries(plan, services), approle_entries(plan, services)],
+            [Connection(plan), role_entries(plan)],
+        ],
         [[KeyValues(plan)]],
         [[SecretIds(plan, client, services)]],
         *after,

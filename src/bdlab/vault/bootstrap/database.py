@@ -10,7 +10,7 @@ from bdlab.errors import DatabaseError, InvalidInput
 from bdlab.services import BDLAB, CONNECTION, DATABASE_ROLES, SWEEP
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.vault.bootstrap import database_users
-from bdlab.vault.bootstrap.plan import Plan, differs, in_parallel
+from bdlab.vault.bootstrap.plan import Entries, Entry, Plan
 from bdlab.vault.client import VaultClient
 
 _TTL_S = 3600
@@ -41,7 +41,8 @@ class Connection:
         found = reader.read_if_present(self._path)
         if not found or not found.get("allowed_roles") or (missing := self._missing()) is None:
             return (self._connection,)
-        return (*(("allowed roles",) if differs(found, {"allowed_roles": self._allowed}) else ()), *missing)
+        as_wanted = sorted(found["allowed_roles"]) == sorted(self._allowed)
+        return (*(() if as_wanted else ("allowed roles",)), *missing)
 
     def _missing(self) -> tuple[str, ...] | None:
         """Return what the database lacks; None if that is Vault's own user in it.
@@ -91,60 +92,40 @@ class Connection:
         writer.write(self._path, allowed)
 
 
-class Roles:
-    name = "database roles"
+def role_entries(plan: Plan) -> Entries:
+    """Return the step that sets up the roles, each of which makes users of one group."""
+    own = plan.deployment.own
+    return Entries("database roles", {own(role): _role(plan, role) for role in (*_GROUPS, SWEEP)})
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._roles = {plan.deployment.own(role): role for role in (*_GROUPS, SWEEP)}
-        self._found: dict[str, dict[str, Any] | None] = {}
 
-    def pending(self, reader: VaultClient) -> tuple[str, ...]:
-        self._found = {role: reader.read_if_present(self._path(role)) for role in self._roles}
-        return tuple(
-            role
-            for role, found in self._found.items()
-            if differs(found, self._fixed(role) | self._chosen(role))
-        )
-
-    def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
-        def write(role: str) -> None:
-            times = {"default_ttl": _TTL_S, "max_ttl": _MAX_TTL_S}
-            if found := self._found[role]:
-                times = {name: found[name] for name in times}
-            writer.write(self._path(role), times | self._chosen(role) | self._fixed(role))
-
-        in_parallel(write, pending)
-
-    def _path(self, role: str) -> str:
-        return f"{self._plan.vault.database_mount}/roles/{role}"
-
-    def _chosen(self, role: str) -> dict[str, Any]:
-        """Return the values that `.env` sets."""
-        seeds = self._plan.seeds if self._roles[role] != SWEEP else None
-        times = {
-            "default_ttl": seeds.lease_ttl_s if seeds else None,
-            "max_ttl": seeds.lease_max_ttl_s if seeds else None,
-        }
-        return {name: value for name, value in times.items() if value is not None}
-
-    def _fixed(self, role: str) -> dict[str, Any]:
-        group, deployment = _GROUPS.get(self._roles[role]), self._plan.deployment
-        if group is None:
-            # It makes no user: there is nothing to renew or to revoke.
-            return {
-                "db_name": deployment.own(CONNECTION),
+def _role(plan: Plan, role: str) -> Entry:
+    deployment, seeds = plan.deployment, plan.seeds
+    path = f"{plan.vault.database_mount}/roles/{deployment.own(role)}"
+    wanted: dict[str, Any] = {"db_name": deployment.own(CONNECTION)}
+    if role == SWEEP:
+        # It makes no user: there is nothing to renew or to revoke.
+        return Entry(
+            path=path,
+            wanted=wanted
+            | {
                 "creation_statements": [*map(deployment.in_sql, database_users.sweep())],
                 "revocation_statements": ["SELECT"],
                 "default_ttl": _SWEEP_TTL_S,
                 "max_ttl": _SWEEP_TTL_S,
-            }
-        return {
-            "db_name": deployment.own(CONNECTION),
-            "creation_statements": [*map(deployment.in_sql, database_users.creation(group))],
-            "renew_statements": list(database_users.RENEWAL),
-            "revocation_statements": [*map(deployment.in_sql, database_users.revocation(group))],
-        }
+            },
+        )
+    group = _GROUPS[role]
+    wanted |= {
+        "creation_statements": [*map(deployment.in_sql, database_users.creation(group))],
+        "renew_statements": list(database_users.RENEWAL),
+        "revocation_statements": [*map(deployment.in_sql, database_users.revocation(group))],
+    }
+    if seeds and seeds.lease_ttl_s is not None:
+        wanted["default_ttl"] = seeds.lease_ttl_s
+    if seeds and seeds.lease_max_ttl_s is not None:
+        wanted["max_ttl"] = seeds.lease_max_ttl_s
+    # Vault forgets the times that a write leaves out.
+    return Entry(path=path, wanted=wanted, defaults={"default_ttl": _TTL_S, "max_ttl": _MAX_TTL_S})
 
 
 def connection_url(server: PostgresSettings) -> str:

@@ -1,5 +1,6 @@
 """What `vault-init` is given, what its steps are, and what they report."""
 
+import ipaddress
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -124,14 +125,47 @@ def in_parallel(work: Callable[[T], object], items: Iterable[T]) -> None:
         list(pool.map(work, items))
 
 
-def differs(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be at `path` in Vault: the fields `wanted`, and `defaults` if nothing is there yet."""
+
+    path: str
+    wanted: dict[str, Any]
+    defaults: dict[str, Any] = {}
+
+
+class Entries:
+    """The step that writes those of its entries, each with a name, of which a wanted field differs."""
+
+    def __init__(self, name: str, entries: dict[str, Entry]) -> None:
+        self.name = name
+        self._entries = entries
+        self._found: dict[str, dict[str, Any] | None] = {}
+
+    def pending(self, reader: VaultClient) -> tuple[str, ...]:
+        self._found = {name: reader.read_if_present(entry.path) for name, entry in self._entries.items()}
+        return tuple(
+            name for name, entry in self._entries.items() if _differs(self._found[name], entry.wanted)
+        )
+
+    def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
+        def write(name: str) -> None:
+            entry, found = self._entries[name], self._found[name] or {}
+            kept = {field: found.get(field, default) for field, default in entry.defaults.items()}
+            writer.write(entry.path, kept | entry.wanted)
+
+        in_parallel(write, pending)
+
+
+def _differs(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
     """Return whether any wanted field has another value; lists are compared as sets, None is empty."""
     if found is None:
         return True
-    return any(_plain(found.get(name)) != _plain(value) for name, value in wanted.items())
+    return any(_plain(name, found.get(name)) != _plain(name, value) for name, value in wanted.items())
 
 
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
+    if name.endswith("_bound_cidrs"):
+        return sorted(str(ipaddress.ip_network(cidr, strict=False)) for cidr in value or ())
     if value is None:
         return []
     return sorted(value) if isinstance(value, list | tuple) else value
