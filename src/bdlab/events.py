@@ -225,8 +225,12 @@ class EventCodec:
             _refuse_nul(event)
         for name in self._moments:
             moment = getattr(event, name)
-            if moment is not None and moment.tzinfo is not UTC:
-                _refuse_other_years(name, moment)
+            try:
+                if moment is not None:
+                    moment.astimezone(UTC)
+            except OverflowError:
+                why = f"field {name!r}, {moment.isoformat()}, is not within the years 1 to 9999 in UTC"
+                raise InvalidEvent(why) from None
 
 
 _codecs: dict[bytes, EventCodec] = {}
@@ -296,15 +300,6 @@ def _refuse_nul(event: msgspec.Struct) -> None:
         # An escaped backslash may stand before the same characters.
         if _NUL in _encoder.encode(getattr(event, field)).replace(rb"\\", b""):
             raise InvalidEvent(f"field {field!r} holds a NUL character (U+0000), which Postgres cannot store")
-
-
-def _refuse_other_years(field: str, moment: datetime) -> None:
-    """Raise InvalidEvent if a moment is within the calendar in its local time only."""
-    try:
-        moment.astimezone(UTC)
-    except OverflowError:
-        why = f"field {field!r}, {moment.isoformat()}, is not within the years 1 to 9999 in UTC"
-        raise InvalidEvent(why) from None
 
 
 def _reason(value: bytes, error: Exception) -> str:

@@ -204,7 +204,7 @@ def test_a_scorer_has_the_types_of_its_cards_contract(model: Path) -> None:
         (lambda _, gives: gives.pop("sentiment"), "no field 'sentiment'"),
         (lambda _, gives: gives["sentiment"]["enum"].append("neutral"), "'sentiment' is another"),
         (lambda _, gives: gives["prediction"].update(maximum=10), "'prediction' is another"),
-        (lambda _, gives: gives.update(price={"type": "number"}), "output 'price' is none"),
+        (lambda _, gives: gives.update(price={"type": "number"}), "field 'price' is none"),
     ],
 )
 def test_a_term_table_gives_no_other_contract(

@@ -247,7 +247,7 @@ def _problem(field: Field, value: Any) -> str:
     elif field.kind == "string" and not field.choices:
         return _text_problem(field, value) or _length_problem(field, len(value))
     elif field.choices or field.kind == "date-time":
-        fits = value in field.choices if field.choices else _is_moment(value)
+        fits = value in field.choices if field.choices else is_moment(value)
         found = "" if fits else repr(value[:_SHOWN_LENGTH])
     elif field.kind == "boolean":
         found = ""
@@ -291,7 +291,7 @@ def _length_problem(field: Field, length: int) -> str:
     return f"has to have {wanted} characters, and has {length}"
 
 
-def _is_moment(text: str) -> bool:
+def is_moment(text: str) -> bool:
     """Return whether a text is a date and time with an offset, within the years 1 to 9999 in UTC."""
     try:
         msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)]).astimezone(UTC)

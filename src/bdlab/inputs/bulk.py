@@ -64,11 +64,6 @@ class RowResult(msgspec.Struct, frozen=True, kw_only=True):
     problem: BrokerError | None = None
 
 
-def row_id_key(run_id: str, line: int) -> str:
-    """Return the idempotency key of a row: the same file under the same run id gives the same ids."""
-    return f"{run_id}:{line}"
-
-
 def score_each(rows: Iterable[Row], scorer: Scorer, *, chunk: int = _CHUNK) -> Iterator[ScoredRow]:
     """Return each row with its score."""
     remaining = iter(rows)
@@ -96,6 +91,8 @@ def publish_rows(
 ) -> Iterator[RowResult]:
     """Publish each row, in order, with at most `window` in flight.
 
+    The same file under the same `run_id` gives the same ids.
+
     After the first that is not acknowledged, and once `stop` is set, no more rows are sent: those in flight
     are waited for, at most the delivery time-out, and the results end early.
     """
@@ -103,7 +100,7 @@ def publish_rows(
     for row in scored:
         if stop.is_set() or in_flight.failed:
             break
-        event_id = codec.idempotent_id(row_id_key(run_id, row.line), row.given)
+        event_id = codec.idempotent_id(f"{run_id}:{row.line}", row.given)
         in_flight.send(publisher, row, codec.make(event_id, row.given, row.score, model=model))
         yield from in_flight.completed(keep=window)
     yield from in_flight.completed(keep=0)

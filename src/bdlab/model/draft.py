@@ -5,11 +5,10 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
@@ -19,6 +18,7 @@ from bdlab.errors import InvalidInput, ModelError
 from bdlab.events import Score, codec_of
 from bdlab.files import replace_file
 from bdlab.inputs import Validator
+from bdlab.inputs.body import is_moment
 from bdlab.inputs.files import BadRow, InputFile, Row
 from bdlab.inputs.tables import Lines, csv_rows
 from bdlab.model import onnx, pipeline
@@ -45,7 +45,6 @@ _LIBRARIES = ("sklearn", "numpy", "pandas", "lightgbm", "xgboost", "onnxruntime"
 _MOST_CHOICES, _ROWS_A_CHOICE = 20, 10
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
-_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Guess(msgspec.Struct, frozen=True):
@@ -155,7 +154,7 @@ def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool =
         schema, why, values = {"type": "number"}, "numbers", [float(cell) for cell in found]
     elif not text and {cell.lower() for cell in found} <= {"true", "false"}:
         schema, why, values = {"type": "boolean"}, "truths", [cell.lower() == "true" for cell in found]
-    elif not text and all(map(_is_moment, found)):
+    elif not text and all(map(is_moment, found)):
         schema, why = schema | {"format": "date-time"}, "moments with their offset from UTC"
     elif len(different) <= _MOST_CHOICES and len(found) >= _ROWS_A_CHOICE * len(different):
         schema, why = {"enum": different}, f"{len(different)} different texts"
@@ -170,13 +169,6 @@ def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool =
     if len(different) == 1:
         why += "; all are the same, which makes no default"
     return Guess(name, {**schema, "examples": values[:1]}, why, bool(missing))
-
-
-def _is_moment(cell: str) -> bool:
-    try:
-        return msgspec.convert(cell, _Moment) is not None
-    except msgspec.ValidationError:
-        return False
 
 
 def _emptied(found: Guess) -> Guess:

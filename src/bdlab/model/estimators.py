@@ -3,7 +3,7 @@
 Joblib files name these classes and functions by module: if one is moved or renamed, existing files break.
 """
 
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from scipy import sparse
@@ -15,7 +15,8 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 
 from bdlab.model import termtable
 from bdlab.model.features import FIELDS, Features, Floats, Parameters
-from bdlab.model.fitting import DECIMALS, INTERCEPT, Head
+from bdlab.model.fitting import DECIMALS, HEADS, INTERCEPT, Head
+from bdlab.model.pipeline import PAIRS
 from bdlab.model.terms import normalised_review_terms, normalised_summary_terms
 
 SENTIMENTS = ("negative", "positive")
@@ -52,13 +53,6 @@ class ExpectedStars(RegressorMixin, BaseEstimator):  # type: ignore[misc] # scik
         return stars
 
 
-class Fitted(NamedTuple):
-    """Two pipelines over (summary, text) pairs with the same fitted terms."""
-
-    rating: Pipeline
-    sentiment: Pipeline
-
-
 def build_table(
     features: Features, rating: Head, sentiment: Head, parameters: Parameters
 ) -> termtable.TermTable:
@@ -83,8 +77,8 @@ def build_table(
     )
 
 
-def build_pipelines(table: termtable.TermTable, parameters: Parameters) -> Fitted:
-    """Return the same model as fitted pipelines."""
+def build_pipelines(table: termtable.TermTable, parameters: Parameters) -> dict[str, Any]:
+    """Return the same model as fitted pipelines, as a joblib file has it."""
     scales = dict(zip(FIELDS, parameters.weights, strict=True))
     vectorizers = []
     for field, analyzer in _ANALYZERS.items():
@@ -104,4 +98,5 @@ def build_pipelines(table: termtable.TermTable, parameters: Parameters) -> Fitte
     sides = LogisticRegression(C=parameters.sentiment_c, class_weight="balanced")
     sides.classes_, sides.n_features_in_ = np.array(SENTIMENTS), len(sentiment)
     sides.coef_, sides.intercept_ = sentiment[np.newaxis], np.array([table.intercepts.sentiment])
-    return Fitted(*(Pipeline([("terms", terms), ("head", head)]) for head in (stars, sides)))
+    pipelines = (Pipeline([("terms", terms), ("head", head)]) for head in (stars, sides))
+    return {**dict(zip(HEADS, pipelines, strict=True)), "input": PAIRS}

@@ -35,7 +35,11 @@ def no_review(contract: Contract) -> str:
     """
     found, wanted = _read_and_made(contract), _read_and_made(review_contract())
     odd = next((name for name in found | wanted if found.get(name) != wanted.get(name)), None)
-    return f"its field {odd!r} is another than a review's" if odd else ""
+    if odd is None:
+        return ""
+    if odd not in found:
+        return f"it has no field {odd!r}"
+    return f"its field {odd!r} is {'another than' if odd in wanted else 'none of'} a review's"
 
 
 def _read_and_made(contract: Contract) -> dict[str, object]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any
 
 import joblib
 import msgspec
@@ -32,10 +33,9 @@ from bdlab.model.card import (
 )
 from bdlab.model.dataset import Corpus, Integers, read_corpus
 from bdlab.model.dataset import Progress as Share
-from bdlab.model.estimators import SENTIMENTS, Fitted, build_pipelines, build_table
+from bdlab.model.estimators import SENTIMENTS, build_pipelines, build_table
 from bdlab.model.features import Floats, Parameters, count_terms
 from bdlab.model.fitting import HEADS, NEUTRAL, Fits, Job, run_all
-from bdlab.model.pipeline import PAIRS
 
 Progress = Callable[[str, float], None]
 """Called with what is being done, and the share, from 0 to 1, of the whole work that is done."""
@@ -76,12 +76,8 @@ def train(
     step = partial(_part, progress)
     progress("reading the reviews", 0.0)
     corpus = read_corpus(csv, delimiter=delimiter, progress=step("reading the reviews", 0.0, _READ))
-    _check_folds(corpus, folds)
+    fold_of = _folds(corpus, folds)
     _prepare(out)
-    fold_of = np.zeros(len(corpus.stars), dtype=np.int32)
-    splitter = GroupKFold(folds, shuffle=True, random_state=_SEED)
-    for number, (_, unseen) in enumerate(splitter.split(fold_of, groups=corpus.products)):
-        fold_of[unseen] = number
     features = count_terms(corpus, fold_of, folds, chosen, step("counting the terms", _READ, _COUNTED))
     fits = Fits(corpus, features, fold_of, chosen)
     for fold in range(folds + 1):
@@ -98,8 +94,8 @@ def train(
             predicted[job.head][reviews] = values
     validation = _validate(fits, folds, 1 + 4 * predicted["rating"], predicted["sentiment"])
     contents = {
-        f"{name}.terms.json.gz": ("terms", termtable.encode(table)),
-        f"{name}.joblib": ("pipeline", _dump(build_pipelines(table, chosen))),
+        f"{name}.terms.json.gz": termtable.encode(table),
+        f"{name}.joblib": _dump(build_pipelines(table, chosen)),
     }
     card = Card(
         name=name,
@@ -108,7 +104,7 @@ def train(
         contract=review_contract().document,
         files={
             file: File(role=role, sha256=sha256_of(content), bytes=len(content))
-            for file, (role, content) in contents.items()
+            for role, (file, content) in zip(("terms", "pipeline"), contents.items(), strict=True)
         },
         data=Data(
             file=corpus.file,
@@ -123,8 +119,7 @@ def train(
         libraries={"python": platform.python_version(), **{lib: version_of(lib) for lib in _LIBRARIES}},
     )
     try:
-        written = {file: content for file, (_, content) in contents.items()}
-        _write_all(out, {**written, name + SUFFIX: encode_card(card)})
+        _write_all(out, {**contents, name + SUFFIX: encode_card(card)})
     except OSError as error:
         raise InvalidInput(f"the folder {out} cannot be written to: {error.strerror}") from error
     progress("done", 1.0)
@@ -136,16 +131,19 @@ def _part(progress: Progress, what: str, begin: float, end: float) -> Share:
     return lambda share: progress(what, begin + share * (end - begin))
 
 
-def _check_folds(corpus: Corpus, folds: int) -> None:
-    if folds < 2:
-        raise InvalidInput(f"cross-validation needs 2 folds or more, and not {folds}")
-    products = corpus.count_products()
-    if products < folds:
+def _folds(corpus: Corpus, folds: int) -> Integers:
+    """Return the fold of each review. Raises InvalidInput."""
+    fold_of = np.zeros(len(corpus.stars), dtype=np.int32)
+    try:
+        splitter = GroupKFold(folds, shuffle=True, random_state=_SEED)
+        for number, (_, unseen) in enumerate(splitter.split(fold_of, groups=corpus.products)):
+            fold_of[unseen] = number
+    except ValueError as error:
         raise InvalidInput(
-            f"{corpus.file} has reviews of {products} product(s), too few for {folds} folds: "
-            "the reviews of a product are in one fold",
-            hint="Ask for fewer folds, or train on more products.",
-        )
+            f"{corpus.file} ({corpus.count_products()} products), {folds} folds: {error}",
+            hint="Ask for 2 folds or more, and no more than products: those of a product are in one.",
+        ) from error
+    return fold_of
 
 
 def _prepare(out: Path) -> None:
@@ -159,10 +157,9 @@ def _prepare(out: Path) -> None:
 
 
 def _check_sentiments(stars: Integers) -> None:
-    for name, stars_of, some in zip(
-        SENTIMENTS, ("1 or 2", "4 or 5"), ((stars < NEUTRAL).any(), (stars > NEUTRAL).any()), strict=True
-    ):
-        if not some:
+    sides = ("1 or 2", stars < NEUTRAL), ("4 or 5", stars > NEUTRAL)
+    for name, (stars_of, reviews) in zip(SENTIMENTS, sides, strict=True):
+        if not reviews.any():
             raise TrainingFailed(
                 f"no review with {stars_of} stars to learn the {name} sentiment from",
                 hint="Train on more reviews, or with another number of folds.",
@@ -209,9 +206,9 @@ def _metrics(truth: Integers, stars: Floats, positive: Floats) -> Metrics:
     )
 
 
-def _dump(model: Fitted) -> bytes:
+def _dump(model: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    joblib.dump(model._asdict() | {"input": PAIRS}, buffer, compress=("zlib", 9))
+    joblib.dump(model, buffer, compress=("zlib", 9))
     return buffer.getvalue()
 
 
