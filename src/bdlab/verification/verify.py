@@ -49,29 +49,18 @@ def verify(
     every = books.accounts(limit=limit)
     usable = {account.log: account for account in every if not account.closed}
     accounts = {log: usable[held] for log in current if (held := match_log(log, usable)) is not None}
-    later = _later_ends(current, accounts, ranges)
+    later: Mapping[LogPartition, int] = {}
+    if any((account.next_offset or 0) > current[log].end for log, account in accounts.items()):
+        # More is recorded than the first ends allow.
+        later = {log_partition(found): found.end for found in ranges()}
     partitions = tuple(
         _partition(current[log], later.get(log), accounts.get(log), identify, refused.get(log.partition, ""))
         for log in sorted(current)
     )
     taken = [id(account) for account in accounts.values()]
     closed = tuple(_closed(account) for account in every if id(account) not in taken)
-    troubled = any(one.problems for one in partitions) or any(one.problems for one in closed)
+    troubled = any(one.problems for one in (*partitions, *closed))
     return Report(verified=not troubled, partitions=partitions, closed=closed, waited_s=round(waited, 3))
-
-
-def _later_ends(
-    current: Mapping[LogPartition, LogRange],
-    accounts: Mapping[LogPartition, Account],
-    ranges: Callable[[], Sequence[LogRange]],
-) -> Mapping[LogPartition, int]:
-    """Return the present ends, if more is recorded than the first ends allow; else nothing is read."""
-    ahead = any(
-        (accounts[log].next_offset or 0) > current[log].end for log in current.keys() & accounts.keys()
-    )
-    if not ahead:
-        return {}
-    return {log_partition(found): found.end for found in ranges()}
 
 
 def _await_consumer(
