@@ -126,16 +126,14 @@ class LoadGenerator:
             if self._stop.wait(max(0.0, due_at - time.monotonic())):
                 return
             problem = self._post(self._bodies[number % len(self._bodies)])
-            self._note(problem, due_at, time.monotonic())
-
-    def _note(self, problem: str, due_at: float, answered_at: float) -> None:
-        with self._lock:
-            if problem:
-                self._failures[problem] += 1
-                return
-            self._latencies_s.append(answered_at - due_at)
-            self._longest_pause_s = max(self._longest_pause_s, answered_at - self._last_answer)
-            self._last_answer = max(self._last_answer, answered_at)
+            answered_at = time.monotonic()
+            with self._lock:
+                if problem:
+                    self._failures[problem] += 1
+                    continue
+                self._latencies_s.append(answered_at - due_at)
+                self._longest_pause_s = max(self._longest_pause_s, answered_at - self._last_answer)
+                self._last_answer = max(self._last_answer, answered_at)
 
     def _post(self, body: bytes) -> str:
         """Return why the request failed; empty for a 200."""

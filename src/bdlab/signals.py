@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,6 +15,17 @@ def termination_signals() -> tuple[signal.Signals, ...]:
     """Return SIGINT, SIGTERM, and SIGHUP (the terminal was closed) unless that is ignored (nohup)."""
     hung_up = (signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else ()
     return (signal.SIGINT, signal.SIGTERM, *hung_up)
+
+
+@contextmanager
+def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[Sequence[signal.Signals]]:
+    """Have `handler` get the signals that ask to end, which are given; put the former handlers back."""
+    before = {number: signal.signal(number, handler) for number in termination_signals()}
+    try:
+        yield list(before)
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 @contextmanager

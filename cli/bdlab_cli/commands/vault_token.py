@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option, Typer
@@ -54,26 +55,22 @@ def vault_token(
     plan = admin_plan(keys_file, identity_dir, startup_timeout)
     named = policy or (admin_token.ROOT_POLICY,)
     policies = tuple(plan.deployment.own(name) if name in IDENTITIES else name for name in named)
-    client = admin_token.make_token(plan, ttl=lifetime, policies=policies)
-    if not command:
-        terminal.echo(client.token.reveal())
-        terminal.echo(f"It ends in {ttl}; sooner with: bao token revoke -self", err=True)
-        client.close()
-        return
-    try:
-        code = _run(command, _environment(plan.vault) | {"VAULT_TOKEN": client.token.reveal()})
-    finally:
+    with closing(admin_token.make_token(plan, ttl=lifetime, policies=policies)) as client:
+        if not command:
+            terminal.echo(client.token.reveal())
+            terminal.echo(f"It ends in {ttl}; sooner with: bao token revoke -self", err=True)
+            return
         try:
-            client.revoke_self()
-        except TokenRefused:
-            pass  # the command revoked it, took longer than it lived, or put another Vault in place
-        except VaultError as error:
-            # As after `bao operator seal`: what the command did counts.
-            terminal.echo(
-                f"warning: the token could not be revoked, and ends in {ttl}: {error.message}", err=True
-            )
+            code = _run(command, _environment(plan.vault) | {"VAULT_TOKEN": client.token.reveal()})
         finally:
-            client.close()
+            try:
+                client.revoke_self()
+            except TokenRefused:
+                pass  # the command revoked it, took longer than it lived, or put another Vault in place
+            except VaultError as error:
+                # As after `bao operator seal`: what the command did counts.
+                left = f"warning: the token could not be revoked, and ends in {ttl}: {error.message}"
+                terminal.echo(left, err=True)
     raise Exit(code)
 
 
@@ -89,18 +86,15 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
     from bdlab import signals
 
     # A terminal's Ctrl-C reaches the command itself; here it must only not keep the token from being revoked.
-    before = {number: signal.signal(number, lambda *_: None) for number in signals.termination_signals()}
-    try:
-        child = subprocess.Popen(list(command), env=dict(environment))
-        for number in before.keys() - {signal.SIGINT}:
+    with signals.handled(lambda *_: None) as numbers:
+        try:
+            child = subprocess.Popen(list(command), env=dict(environment))
+        except OSError as error:
+            raise InvalidInput(
+                f"{command[0]} cannot be run: {error.strerror}",
+                hint="`bao` comes with bdlab's extra `local`; put its folder on the PATH.",
+            ) from error
+        for number in {*numbers} - {signal.SIGINT}:
             signal.signal(number, lambda number, _: child.send_signal(number))
         code = child.wait()
-    except OSError as error:
-        raise InvalidInput(
-            f"{command[0]} cannot be run: {error.strerror}",
-            hint="`bao` comes with bdlab's extra `local`; put its folder on the PATH.",
-        ) from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return code if code >= 0 else 128 - code

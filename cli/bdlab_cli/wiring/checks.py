@@ -60,10 +60,10 @@ class Checker:
         self._groups = [group for group, checks in CHECKS.items() if any(name in wanted for name in checks)]
         self._api_url = (api_url or own_url(self._settings.http)).rstrip("/")
         http_url(self._api_url)  # refused here once, not by each check
-        self._kafka = _Login(layers, database_role=None, kafka=True)
+        self._kafka = _Login(layers)
         # A login of its own, so that the broker is checked even if the database is down.
         role = self._settings.deployment.database_role(SERVICE)
-        self._database = _Login(layers, database_role=role, kafka=False)
+        self._database = _Login(layers, database_role=role)
         self._lock = threading.Lock()
         self._broker: Admin | None = None
 
@@ -213,42 +213,40 @@ class Checker:
 
 
 class _Login:
-    """A Vault session that is opened when it is needed, without waiting, and again if that failed.
+    """A Vault session for the database or else for Kafka, opened without waiting, and again if that failed.
 
     `opening` is its last opening, which may be going on.
     """
 
-    def __init__(self, layers: Layers, *, database_role: str | None, kafka: bool) -> None:
+    def __init__(self, layers: Layers, *, database_role: str | None = None) -> None:
         self._layers = layers
         self._database_role = database_role
-        self._with_kafka = kafka
-        self._problem: BdlabError | None = None
         self._opened = False
-        self.opening: Future[None] | None = None
+        self.opening: Future[BdlabError | None] | None = None
 
     @cached_property
     def session(self) -> VaultSession:
         from bdlab.vault.session import VaultSession
 
-        role, kafka = self._database_role, self._with_kafka
-        return VaultSession(self._layers, service=SERVICE, database_role=role, kafka=kafka, daemon=False)
+        role = self._database_role
+        return VaultSession(
+            self._layers, service=SERVICE, database_role=role, kafka=role is None, daemon=False
+        )
 
     @property
     def problem(self) -> BdlabError | None:
         """Return why it is not open, once the opening is over."""
-        if self.opening is not None:
-            self.opening.result()
-        return self._problem
+        return self.opening.result() if self.opening is not None else None
 
-    def open(self) -> None:
-        if self._opened and self._problem is None:
-            return
-        self._opened = True
+    def open(self) -> BdlabError | None:
+        """Open it unless it is open, and return why that failed."""
         try:
-            self.session.open(0)
-            self._problem = None
+            if not self._opened:
+                self.session.open(0)
+            self._opened = True
         except BdlabError as error:
-            self._problem = error
+            return error
+        return None
 
     def close(self) -> None:
         if self.opening is not None:

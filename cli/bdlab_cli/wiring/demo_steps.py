@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +19,7 @@ from bdlab.contract import Contract
 from bdlab.errors import StackError, StartInterrupted, Unhealthy
 from bdlab.model import load_contract
 from bdlab.retry import tries
-from bdlab.stack import DataFolder, Endpoints, LocalStack
+from bdlab.stack import DataFolder, Endpoints, Event, LocalStack
 from bdlab.stack.brokers import described
 from bdlab.stack.servers.process import tail
 from bdlab_cli.options import BrokerName
@@ -76,20 +75,14 @@ def run_demo(broker: BrokerName, *, keep: bool, tls: bool, model: str | None) ->
 def _step(name: str, *, log_file: Path | None = None) -> Iterator[None]:
     """Show how a step ended and its seconds; if it failed, also the end of the log of the part in it."""
     began = time.monotonic()
-    console = terminal.stderr()
-
-    def tell(how: str) -> None:
-        seconds = f"[dim]{time.monotonic() - began:.1f} s[/]"
-        console.print(f"{how} {escape(name)}  {seconds}", markup=True)
-
     try:
         yield
     except Exception:
-        tell("[red]✗ FAILED[/]")
+        show(Event("failed", name, "FAILED", time.monotonic() - began))
         if log_file:
-            console.print(f"The end of {log_file.name}:\n{tail(log_file, _LOG_LINES)}")
+            terminal.stderr().print(f"The end of {log_file.name}:\n{tail(log_file, _LOG_LINES)}")
         raise
-    tell("[green]✓[/]")
+    show(Event("done", name, seconds=time.monotonic() - began))
 
 
 @contextmanager

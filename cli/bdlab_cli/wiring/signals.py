@@ -41,12 +41,10 @@ def stop_on_signal() -> Iterator[threading.Event]:
         listener = threading.Thread(target=listen, name="signals", daemon=True)
         listener.start()
         descriptor = signal.set_wakeup_fd(sender.fileno())
-        handlers = {number: signal.signal(number, heard) for number in signals.termination_signals()}
         try:
-            yield stop
+            with signals.handled(heard):
+                yield stop
         finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
             signal.set_wakeup_fd(descriptor)
             sender.close()
             listener.join()

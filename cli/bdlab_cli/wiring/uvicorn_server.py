@@ -118,15 +118,8 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        with super().capture_signals():
-            before = {
-                number: signal.signal(number, self.handle_exit) for number in signals.termination_signals()
-            }
-            try:
-                yield
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
+        with super().capture_signals(), signals.handled(self.handle_exit):
+            yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop; a second signal ends the process at once, unless it is SIGHUP (see `stop_on_signal`)."""
