@@ -281,27 +281,26 @@ _NAMES = {"kv_mount": "vault", "topic": "kafka", "group": "kafka", "dbname": "po
 Values = Mapping[str, Mapping[str, Any] | float | str]
 
 
-class Layers:
+class Layers(msgspec.Struct, frozen=True):
     """The layers below and above Vault's, whose values can be put between them at any time.
 
     `source` names the file of the file layer, for messages.
     """
 
-    def __init__(self, file: Values, environment: Values, command_line: Values, *, source: str) -> None:
-        self._file = file
-        self._environment = environment
-        self._command_line = command_line
-        self._source = source
+    file: Values
+    environment: Values
+    command_line: Values
+    source: str
 
     def settings(self, vault: Values | None = None) -> Settings:
         """Return the settings, with the values `vault` in their place. Raises SettingsInvalid."""
         merged: dict[str, Any] = {}
         origin: dict[str, str] = {}
         for name, layer in (
-            (self._source, self._file),
+            (self.source, self.file),
             ("Vault", vault or {}),
-            ("the environment", self._environment),
-            ("the command line", self._command_line),
+            ("the environment", self.environment),
+            ("the command line", self.command_line),
         ):
             for section, values in layer.items():
                 if not isinstance(values, Mapping):

@@ -38,21 +38,16 @@ def _account(
     cursor: Cursor, log_id: int, log: LogPartition, row: Sequence[Any] | None, limit: int
 ) -> Account:
     place = {"log_id": log_id, "partition": log.partition, "limit": limit}
-    if row is None:
-        # The sink never had this partition: all its rows are outside of an empty range.
-        outside_count, outside = _sightings(cursor, "outside", {**place, "base": 0, "next": 0})
-        return Account(
-            log=log, first_offset=None, next_offset=None, outside_count=outside_count, outside=outside
-        )
-    first, following, end_seen, pruned_to, *pruned = row
-    base = first if pruned_to is None else pruned_to
-    values = {**place, "base": base, "next": following}
+    # Without a row the sink never had this partition: all its positions are outside of an empty range.
+    first, following, end_seen, pruned_to, *pruned = row or (None, None, 0, None)
+    base = (first or 0) if pruned_to is None else pruned_to
+    values = {**place, "base": base, "next": following or 0}
     cursor.execute(queries("accounts")["counts"], values)
     counts = cursor.fetchone() or (0, 0, 0)
     twice_count, twice = _sightings(cursor, "twice", values)
     outside_count, outside = _sightings(cursor, "outside", values)
-    missing_count = following - base - (sum(counts) - twice_count)
-    before = [count or 0 for count in pruned]
+    missing_count = values["next"] - base - (sum(counts) - twice_count)
+    before = [count or 0 for count in pruned or (0, 0, 0)]
     return Account(
         log=log,
         first_offset=first,
@@ -76,7 +71,10 @@ def _sightings(cursor: Cursor, query: str, values: Mapping[str, Any]) -> tuple[i
     """Return how many positions `query` finds in all, and the first of them."""
     cursor.execute(queries("accounts")[query], values)
     rows = cursor.fetchall()
-    ids = _ids(cursor, values, [row[0] for row in rows])
+    ids: dict[int, tuple[str, ...]] = {}
+    if rows:
+        cursor.execute(queries("accounts")["ids"], {**values, "offsets": [row[0] for row in rows]})
+        ids = {offset: tuple(each) for offset, each in cursor.fetchall()}
     found = [Sighting(offset=row[0], tables=row[1:-1], ids=ids.get(row[0], ())) for row in rows]
     return (rows[0][-1] if rows else 0), tuple(found)
 
@@ -84,10 +82,3 @@ def _sightings(cursor: Cursor, query: str, values: Mapping[str, Any]) -> tuple[i
 def _gaps(cursor: Cursor, values: Mapping[str, Any]) -> tuple[Gap, ...]:
     cursor.execute(queries("accounts")["gaps"], values)
     return tuple(Gap(*row) for row in cursor.fetchall())
-
-
-def _ids(cursor: Cursor, values: Mapping[str, Any], offsets: list[int]) -> dict[int, tuple[str, ...]]:
-    if not offsets:
-        return {}
-    cursor.execute(queries("accounts")["ids"], {**values, "offsets": offsets})
-    return {offset: tuple(ids) for offset, ids in cursor.fetchall()}

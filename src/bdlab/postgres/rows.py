@@ -67,17 +67,13 @@ def headers_json(headers: Headers) -> str:
 
     Kafka allows any bytes; JSON in PostgreSQL can hold neither NUL nor invalid UTF-8.
     """
-    return _json.encode([_header(name, value) for name, value in headers]).decode()
+    named = [(name.encode("utf-8", "surrogateescape"), value) for name, value in headers]
+    return _json.encode([_text("name", name) | _text("value", value) for name, value in named]).decode()
 
 
-def _header(name: str, value: bytes | None) -> dict[str, str | None]:
-    raw_name = name.encode("utf-8", "surrogateescape")
-    found = {**_text("name", raw_name)}
-    found |= {"value": None} if value is None else _text("value", value)
-    return found
-
-
-def _text(field: str, raw: bytes) -> dict[str, str | None]:
+def _text(field: str, raw: bytes | None) -> dict[str, str | None]:
+    if raw is None:
+        return {field: None}
     try:
         text = raw.decode()
     except UnicodeDecodeError:

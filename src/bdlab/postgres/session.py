@@ -84,18 +84,24 @@ class Session:
         next transaction has a new lease, and if that is denied too, it raises DatabaseDenied.
         """
         connection = self._current()
-        with self._translated(), cut_after(self._limits.silence_s, connection):
-            try:
-                with connection.cursor() as cursor:
-                    yield cursor
-                connection.commit()
-            except BaseException:
-                # The first error is raised, also if the rollback fails.
+        try:
+            with cut_after(self._limits.silence_s, connection):
                 try:
-                    connection.rollback()
-                except psycopg2.Error:
-                    self.close()
-                raise
+                    with connection.cursor() as cursor:
+                        yield cursor
+                    connection.commit()
+                except BaseException:
+                    # The first error is raised, also if the rollback fails.
+                    try:
+                        connection.rollback()
+                    except psycopg2.Error:
+                        self.close()
+                    raise
+        except psycopg2.Error as error:
+            if self._connection is not None and self._connection.closed:
+                self.close()
+            assert self._login is not None  # noqa: S101 - there is no transaction without a login
+            raise self._judge(error, self._login) from error
         self._denied_before = False
 
     def _current(self) -> Connection:
@@ -150,16 +156,6 @@ class Session:
             _close(connection)
             raise
         return connection
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except psycopg2.Error as error:
-            if self._connection is not None and self._connection.closed:
-                self.close()
-            assert self._login is not None  # noqa: S101 - there is no transaction without a login
-            raise self._judge(error, self._login) from error
 
     def _judge(self, error: psycopg2.Error, login: DatabaseLogin) -> Exception:
         found = translate(error, server=describe(login))

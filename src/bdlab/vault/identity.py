@@ -130,7 +130,13 @@ class Identity:
         wrapped = client.request("post", f"{role}/secret-id", {}, wrap_ttl_s=wrap_ttl_s)["wrap_info"]
         expires_at = datetime.now(UTC) + timedelta(seconds=int(wrapped["ttl"]))
         wrapped_id = WrappedSecretId(str(wrapped["wrapped_accessor"]), expires_at, replaces)
-        self.receive(role_id, Secret(str(wrapped["token"])), wrapped_id)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.chmod(0o700)
+        with self._locked():
+            write_private(self._file("delivery.json"), msgspec.json.encode(wrapped_id).decode())
+            self._file("claimed_secret_id").unlink(missing_ok=True)
+            write_private(self._file("wrapped_secret_id"), str(wrapped["token"]))
+            write_private(self._file("role_id"), role_id)  # last, as by it an identity `exists`
         return wrapped_id
 
     def destroy(self, client: VaultClient, accessors: Iterable[str]) -> None:
@@ -186,16 +192,6 @@ class Identity:
                 hint="Run `bdlab vault-init` to hand one over.",
             )
         return role_id, secret_id
-
-    def receive(self, role_id: str, wrapping_token: Secret, wrapped_id: WrappedSecretId) -> None:
-        """Write the files that are handed over, last the one by which an identity `exists`."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.folder.chmod(0o700)
-        with self._locked():
-            write_private(self._file("delivery.json"), msgspec.json.encode(wrapped_id).decode())
-            self._file("claimed_secret_id").unlink(missing_ok=True)
-            write_private(self._file("wrapped_secret_id"), wrapping_token.reveal())
-            write_private(self._file("role_id"), role_id)
 
     # -- inside ----------------------------------------------------------------------------------------------
 

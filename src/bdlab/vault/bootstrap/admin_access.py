@@ -151,15 +151,11 @@ class AdminAccess:
         made = self._make_root(next(found, self._anonymous), keys)
         root = self._anonymous.in_namespace("").with_token(made)
         try:
-            answer = root.request(
-                "post",
-                "auth/token/create-orphan",
-                {"policies": ["root"], "ttl": f"{_ROOT_TTL_S}s", "renewable": False},
-            )
+            token = root.make_token(policies=["root"], ttl=f"{_ROOT_TTL_S}s", renewable=False)
         finally:
             root.revoke_self()
             root.close()
-        client = self._anonymous.with_token(Secret(str(answer["auth"]["client_token"])))
+        client = self._anonymous.with_token(token)
         self._temporary.append(client)
         self.made_root = True
         return client

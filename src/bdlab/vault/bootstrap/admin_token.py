@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from bdlab.settings import Secret
 from bdlab.vault.bootstrap.admin_access import AdminAccess, revoke_and_close
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.lock import vault_init_lock
@@ -32,21 +31,17 @@ def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT_
             try:
                 writer = access.writer()
                 # A policy is known in its own namespace, the root policy only in the root namespace.
-                answer = (writer.in_namespace("") if policies == (ROOT_POLICY,) else writer).request(
-                    "post",
-                    "auth/token/create-orphan",
-                    {
-                        "policies": list(policies),
-                        "no_default_policy": True,
-                        "ttl": f"{int(ttl.total_seconds())}s",
-                        "explicit_max_ttl": f"{int(ttl.total_seconds())}s",
-                        "renewable": False,
-                        "display_name": f"operator-{_user()}",
-                    },
+                token = (writer.in_namespace("") if policies == (ROOT_POLICY,) else writer).make_token(
+                    policies=list(policies),
+                    no_default_policy=True,
+                    ttl=f"{int(ttl.total_seconds())}s",
+                    explicit_max_ttl=f"{int(ttl.total_seconds())}s",
+                    renewable=False,
+                    display_name=f"operator-{_user()}",
                 )
             finally:
                 access.close()
-        return client.with_token(Secret(str(answer["auth"]["client_token"])))
+        return client.with_token(token)
     finally:
         client.close()
 

@@ -1,9 +1,10 @@
 """Reading `.env`, the input of the first set-up. `.env.example` explains every line."""
 
+import io
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import dotenv.parser
 import msgspec
@@ -73,18 +74,15 @@ def read(path: Path, deployment: Deployment = BDLAB) -> Seeds:
     ttl, longest = _seconds(lines, "BDLAB_LEASE_TTL"), _seconds(lines, "BDLAB_LEASE_MAX_TTL")
     if ttl and longest and ttl > longest:
         raise lines.wrong("BDLAB_LEASE_TTL", f"is longer ({ttl} s) than BDLAB_LEASE_MAX_TTL ({longest} s)")
-    by_vault = lines.get("BDLAB_KAFKA_CA_FILE") == _BY_VAULT
     return Seeds(
         postgres_user=lines.get("POSTGRES_USER"),
         postgres_password=Secret(lines.get("POSTGRES_PASSWORD")),
         postgres=_postgres(lines, deployment.database),
-        postgres_ca_pem=""
-        if lines.get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT
-        else _pem(lines, "BDLAB_POSTGRES_CA_FILE"),
+        postgres_ca_pem=_pem(lines, "BDLAB_POSTGRES_CA_FILE"),
         postgres_authority=lines.get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT,
         kafka=_kafka(lines),
-        kafka_ca_pem="" if by_vault else _pem(lines, "BDLAB_KAFKA_CA_FILE"),
-        kafka_authority=by_vault,
+        kafka_ca_pem=_pem(lines, "BDLAB_KAFKA_CA_FILE"),
+        kafka_authority=lines.get("BDLAB_KAFKA_CA_FILE") == _BY_VAULT,
         kafka_username=user,
         kafka_password=Secret(password),
         cidrs=_cidrs(lines),
@@ -96,8 +94,7 @@ def read(path: Path, deployment: Deployment = BDLAB) -> Seeds:
 
 def _parse(path: Path) -> dict[str, tuple[int, str]]:
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            return dict(_checked(path, file))
+        text = path.read_text("utf-8-sig")
     except FileNotFoundError as error:
         raise InvalidInput(
             f"there is no file {path}",
@@ -107,25 +104,22 @@ def _parse(path: Path) -> dict[str, tuple[int, str]]:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{path} is not UTF-8 text (byte {error.start})") from error
-
-
-def _checked(path: Path, file: Any) -> Iterator[tuple[str, tuple[int, str]]]:
-    seen: dict[str, int] = {}
-    for binding in dotenv.parser.parse_stream(file):
-        text = binding.original.string
-        line = binding.original.line + len(text) - len(text.lstrip("\r\n"))
+    found: dict[str, tuple[int, str]] = {}
+    for binding in dotenv.parser.parse_stream(io.StringIO(text)):
+        original = binding.original.string
+        line = binding.original.line + len(original) - len(original.lstrip("\r\n"))
         if binding.error or (binding.key and binding.value is None):
             raise InvalidInput(f"{path}, line {line}: this is no NAME=value", hint=_SEE)
         if binding.key is None:
             continue
         if binding.key not in NAMES:
             raise InvalidInput(f"{path}, line {line}: there is no setting {binding.key}", hint=_SEE)
-        if binding.key in seen:
+        if binding.key in found:
             raise InvalidInput(
-                f"{path}, line {line}: {binding.key} stands on line {seen[binding.key]} already"
+                f"{path}, line {line}: {binding.key} stands on line {found[binding.key][0]} already"
             )
-        seen[binding.key] = line
-        yield binding.key, (line, binding.value or "")
+        found[binding.key] = line, binding.value or ""
+    return found
 
 
 def _section(lines: _Lines, names: Mapping[str, str], kind: type[_Section], **defaults: str) -> _Section:
@@ -143,10 +137,8 @@ def _postgres(lines: _Lines, dbname: str) -> PostgresSettings:
     """Return the server's address as its administrator uses it."""
     section = _section(lines, _SECTIONS["postgres"], PostgresSettings, dbname=dbname)
     name = "POSTGRES_CA_FILE" if lines.get("POSTGRES_CA_FILE") else "BDLAB_POSTGRES_CA_FILE"
-    ca_file = lines.get(name)
-    if ca_file not in ("", _BY_VAULT):
-        _pem(lines, name)
-        return msgspec.structs.replace(section, ca_file=str(Path(ca_file).expanduser()))
+    if _pem(lines, name):
+        return msgspec.structs.replace(section, ca_file=str(Path(lines.get(name)).expanduser()))
     if section.sslmode.startswith("verify"):
         reason = f"is missing: with sslmode {section.sslmode} the administrator, too, verifies the server"
         raise lines.wrong("POSTGRES_CA_FILE", reason)
@@ -163,8 +155,9 @@ def _kafka(lines: _Lines) -> KafkaSettings:
 
 
 def _pem(lines: _Lines, name: str) -> str:
+    """Return the text of the file; empty if none is named."""
     file = lines.get(name)
-    if not file:
+    if file in ("", _BY_VAULT):
         return ""
     try:
         text = Path(file).expanduser().read_text("ascii")

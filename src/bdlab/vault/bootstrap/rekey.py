@@ -2,7 +2,6 @@
 
 import contextlib
 from datetime import timedelta
-from typing import Any
 
 from bdlab.errors import VaultError
 from bdlab.signals import deferred
@@ -47,7 +46,13 @@ def rekey(plan: Plan) -> Keys:
     with temporary_token(plan, ttl=_TTL) as client:
         shamir = seal_type(client) == "shamir"
         path = usable_path(client, _PATHS[shamir], "init")
-        answer = _give_old(client, path, old, plan)
+        wanted = {
+            "secret_shares": plan.shares,
+            "secret_threshold": plan.threshold,
+            "require_verification": True,
+        }
+        begun = answer_data(client.request("post", f"{path}/init", wanted))
+        answer = give_shares(client, path, begun, old, plan, too_few=_too_few)
         shares = tuple(str(key) for key in answer["keys_base64"])
         new = Keys(
             address=client.address,
@@ -65,12 +70,6 @@ def rekey(plan: Plan) -> Keys:
                 client.request("post", f"{path}/verify", given)
             file.promote()
         return new
-
-
-def _give_old(client: VaultClient, path: str, old: Keys | None, plan: Plan) -> dict[str, Any]:
-    wanted = {"secret_shares": plan.shares, "secret_threshold": plan.threshold, "require_verification": True}
-    begun = answer_data(client.request("post", f"{path}/init", wanted))
-    return give_shares(client, path, begun, old, plan, too_few=_too_few)
 
 
 def _too_few(required: int, there: int) -> VaultError:

@@ -24,7 +24,8 @@ class KeyValues:
     def pending(self, reader: VaultClient) -> tuple[str, ...]:
         paths = (_DATABASE, _BROKER, *(f"kafka/{service}" for service in KAFKA_SERVICES))
         mount = self._plan.vault.kv_mount
-        return tuple(path for path in paths if not _ever_written(reader, f"{mount}/metadata/{path}"))
+        found = {path: reader.read_if_present(f"{mount}/metadata/{path}") or {} for path in paths}
+        return tuple(path for path in paths if not found[path].get("current_version"))
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
         def write(path: str) -> None:
@@ -85,8 +86,3 @@ def kafka_users(service: str, seeds: Seeds, deployment: Deployment) -> dict[str,
         "idle_username": deployment.own(f"bdlab-{service}-b"),
         "idle_password": secrets.token_urlsafe(_PASSWORD_BYTES),
     }
-
-
-def _ever_written(reader: VaultClient, path: str) -> bool:
-    found = reader.read_if_present(path)
-    return found is not None and int(found.get("current_version") or 0) > 0
