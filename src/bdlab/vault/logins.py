@@ -96,16 +96,12 @@ class LeasedToken:
 
 @dataclass
 class LeasedDatabaseLogin:
-    """A login from one role of the database engine.
-
-    `server` makes settings of `values`, which is what Vault says of the server.
-    """
+    """A login from a role of the database engine; `server` makes settings of what Vault says of it."""
 
     client: VaultClient
     role: str
     server: Callable[[Mapping[str, str]], PostgresSettings]
     lease: DatabaseLease | None = None
-    values: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def valid(self) -> bool:
@@ -124,8 +120,8 @@ class LeasedDatabaseLogin:
 
     def fetch(self) -> None:
         """Get a new login, and the server's address, which may have changed. Raises VaultError."""
-        self.values, _ = self.client.read_kv(self.client.settings.kv_mount, "database/credentials")
-        server = self.server(self.values)
+        values, _ = self.client.read_kv(self.client.settings.kv_mount, "database/credentials")
+        server = self.server(values)
         asked = now()
         answer = self.client.request("get", f"{self.client.settings.database_mount}/creds/{self.role}")
         login = DatabaseLogin(

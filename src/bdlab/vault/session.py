@@ -7,7 +7,7 @@ used. A login stays in use until it runs out, even if Vault is sealed or unreach
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import structlog
 
@@ -66,6 +66,7 @@ class VaultSession:
         self._reporter = (
             ClientReporter(self._client, self._identity) if kafka and daemon and service in DAEMONS else None
         )
+        self._from_vault: Mapping[str, Mapping[str, Any]] = {}
         self._versions_in_use: dict[str, int] = {}
         self._read_kafka_at = 0.0
         self._switching_secret_id = False
@@ -177,14 +178,7 @@ class VaultSession:
 
     def settings(self) -> Settings:
         """Return the settings, with Vault's values as they were read last."""
-        return self._layers.settings(
-            {
-                "postgres": postgres_layer(self._database.values, ca_file=str(self._ca_file))
-                if self._database
-                else {},
-                "kafka": kafka_layer(self._kafka.values) if self._kafka else {},
-            }
-        )
+        return self._layers.settings(self._from_vault)
 
     def read_secret(self, path: str) -> tuple[dict[str, str], int]:
         """Return the newest version of the secret `path` of the key-value engine, and its number."""
@@ -249,12 +243,17 @@ class VaultSession:
         # libpq reads the authority's certificate from a file only.
         if pem and not (self._ca_file.exists() and self._ca_file.read_text("utf-8") == pem):
             write_private(self._ca_file, pem)
-        return self._layers.settings(
-            {"postgres": postgres_layer(values, ca_file=str(self._ca_file))}
-        ).postgres
+        return self._take("postgres", postgres_layer(values, ca_file=str(self._ca_file))).postgres
 
     def _broker(self, values: Mapping[str, str]) -> KafkaSettings:
-        return self._layers.settings({"kafka": kafka_layer(values)}).kafka
+        return self._take("kafka", kafka_layer(values)).kafka
+
+    def _take(self, section: str, layer: Mapping[str, Any]) -> Settings:
+        """Return the settings with another layer of Vault's in one section. Raises SettingsInvalid."""
+        layers = {**self._from_vault, section: layer}
+        found = self._layers.settings(layers)
+        self._from_vault = layers
+        return found
 
     # -- the renewal thread ----------------------------------------------------------------------------------
 
