@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -19,7 +19,7 @@ from uuid_utils.compat import uuid8
 from bdlab.contract import Contract
 from bdlab.contract.types import event_type, input_type, score_type
 from bdlab.errors import EventTooNew, InvalidEvent
-from bdlab.plain_json import PlainJson, is_moment
+from bdlab.plain_json import PlainJson
 
 SCHEMA_VERSION = 1
 CONTRACT_HEADER = "bdlab-contract"
@@ -152,7 +152,8 @@ class EventCodec:
         )
         self._decoder = msgspec.json.Decoder(self.event)
         self._make = Copier(self.event, self.input, self.score)
-        self._moments = [name for name, kind in get_type_hints(self.event).items() if is_moment(kind)]
+        moments = [field.column for field in contract if field.kind == "date-time"]
+        self._moments = [*moments, "created_at", "timestamp"]
         # Later fields would change the id of what was asked before they were there.
         self._later = [
             (field.name, field.column, field.default) for field in contract.inputs if field.since > 1

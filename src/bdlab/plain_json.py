@@ -29,11 +29,6 @@ def is_text(kind: object) -> bool:
     return kind in (str, UUID) or kind in _FORMS or get_origin(kind) is Literal
 
 
-def is_moment(kind: object) -> bool:
-    """Whether a field of this type is a moment, or null."""
-    return _bare(kind)[0] is datetime
-
-
 def _bare(kind: object) -> tuple[Any, bool]:
     """Return a type without null, and whether it has that."""
     parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)

@@ -101,21 +101,20 @@ def _kinds(outputs: Sequence[Any]) -> tuple[list[str], list[str], list[str]]:
 
 def _feed(inputs: Sequence[Any], fields: Sequence[Field], source: str) -> Feed:
     """Return what makes the arguments of a session: a matrix of all fields, or an array by name."""
-    by_name = {name: field for field in fields for name in (field.column, field.name)}
+    by_name = {name: [field] for field in fields for name in (field.column, field.name)}
     if len(inputs) == 1 and (len(fields) > 1 or inputs[0].name not in by_name):
-        return _matrix(inputs[0], fields, source)
-    made = []
+        by_name = {inputs[0].name: [*fields]}
     for given in inputs:
         if given.name not in by_name:
             raise ModelError(
                 f"{source} takes the input {given.name[:100]!r}, and the contract has none of this name",
                 hint="Name the contract's inputs as the model's.",
             )
-        made.append((given.name, _matrix(given, [by_name[given.name]], source)))
-    return lambda rows: {name: array for name, one in made for array in one(rows).values()}
+    arrays = {given.name: _matrix(given, by_name[given.name], source) for given in inputs}
+    return lambda rows: {name: array(rows) for name, array in arrays.items()}
 
 
-def _matrix(given: Any, fields: Sequence[Field], source: str) -> Feed:
+def _matrix(given: Any, fields: Sequence[Field], source: str) -> Callable[[Sequence[Input]], Any]:
     shape, (dtype, kinds) = given.shape, _TYPES.get(given.type, (None, ()))
     where = f"{source}: its input {given.name[:100]!r} is a {given.type} of {_shown(shape)}"
     width = len(fields)
@@ -132,11 +131,11 @@ def _matrix(given: Any, fields: Sequence[Field], source: str) -> Feed:
             raise ModelError(f"{where}, and the contract's input {field.name!r} {what}", hint=_SHAPES)
     columns = [column(field, missing="" if field.kind == "string" else np.nan) for field in fields]
 
-    def feed(rows: Sequence[Input]) -> dict[str, Any]:
+    def made(rows: Sequence[Input]) -> Any:
         array = np.array([[value(row) for value in columns] for row in rows], dtype=dtype)
-        return {given.name: array if len(shape) == 2 else array[:, 0]}
+        return array if len(shape) == 2 else array[:, 0]
 
-    return feed
+    return made
 
 
 _SHAPES = "docs/model.md says which inputs and outputs of ONNX models can be served; export the model so."

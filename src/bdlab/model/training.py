@@ -13,7 +13,7 @@ from typing import Any
 import joblib
 import msgspec
 import numpy as np
-from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 from sklearn.model_selection import GroupKFold
 
 from bdlab.contract import review_contract
@@ -189,20 +189,20 @@ def _metrics(truth: Integers, stars: Floats, positive: Floats) -> Metrics:
     negative = truth[decided] < NEUTRAL
     called_negative = positive[decided] < 0.5
     both = 0 < negative.sum() < len(negative)
-
-    def of_negative(metric: Callable[..., float]) -> float:
-        """Return 0 if all reviews are neutral, for which scikit-learn raises an error."""
-        return round(float(metric(negative, called_negative, zero_division=0.0)), 4) if len(negative) else 0.0
-
+    precision = recall = f1 = 0.0
+    if len(negative):  # without one scikit-learn raises an error
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            negative, called_negative, average="binary", zero_division=0.0
+        )
     return Metrics(
         reviews=len(truth),
         star_mse=round(float(((stars - truth) ** 2).mean()), 4),
         star_mae=round(float(np.abs(stars - truth).mean()), 4),
         sentiment_auc=round(float(roc_auc_score(~negative, positive[decided])), 4) if both else None,
         sentiment_accuracy=round(float((negative == called_negative).mean()), 4) if len(negative) else None,
-        negative_f1=of_negative(f1_score),
-        negative_precision=of_negative(precision_score),
-        negative_recall=of_negative(recall_score),
+        negative_f1=round(float(f1), 4),
+        negative_precision=round(float(precision), 4),
+        negative_recall=round(float(recall), 4),
     )
 
 
