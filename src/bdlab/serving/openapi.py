@@ -29,7 +29,7 @@ from bdlab import __version__
 from bdlab.contract import Contract
 from bdlab.inputs.schema import input_schema
 from bdlab.serving.problems import PROBLEM_JSON, ProblemDetails
-from bdlab.serving.query_parameters import NoQuery, option, schemas
+from bdlab.serving.query_parameters import QUERY, NoQuery, schemas
 from bdlab.serving.requests import MAX_KEY_LENGTH, SOURCE_HEADER, SOURCES
 
 DIRECT = "direct"
@@ -92,7 +92,7 @@ def describe(
                 self.request_body = RequestBody(content=content, required=True)
             self.responses = _with_problems(self.responses or {})
 
-    return {"operation_class": Described, "opt": option(query) | {DIRECT: direct}}
+    return {"operation_class": Described, "opt": {QUERY: query, DIRECT: direct}}
 
 
 def _with_problems(responses: Mapping[str, Any]) -> dict[str, Any]:

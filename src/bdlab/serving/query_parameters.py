@@ -13,16 +13,12 @@ from litestar.enums import HttpMethod
 
 from bdlab.serving.problems import invalid_parameter
 
-_OPTION = "query"
+QUERY = "query"
+"""The key of a route's `opt` with the struct of its parameters, which it gets as `request.state.query`."""
 
 
 class NoQuery(msgspec.Struct, frozen=True):
     """The parameters of a route that takes none."""
-
-
-def option(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the `opt` of a route with these parameters, which it gets as `request.state.query`."""
-    return {_OPTION: kind}
 
 
 @cache
@@ -34,7 +30,7 @@ def schemas(kind: type[msgspec.Struct]) -> dict[str, dict[str, Any]]:
 
 def read(request: Request[Any, Any, Any]) -> None:
     """Decode the parameters of a request before its route is called. Raises Problem, 422."""
-    kind = request.route_handler.opt.get(_OPTION, NoQuery)
+    kind = request.route_handler.opt.get(QUERY, NoQuery)
     text = request.scope["query_string"].decode("latin-1")
     # Litestar answers OPTIONS by itself, without the route's `opt`.
     if (not text and kind is NoQuery) or request.method == HttpMethod.OPTIONS:

@@ -269,8 +269,6 @@ class Identity:
     def _locked(self) -> Iterator[None]:
         """Let one process of this service at a time work here; the others wait for at most two requests."""
         handle = os.open(self._file(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with os.fdopen(handle) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-        finally:
-            os.close(handle)

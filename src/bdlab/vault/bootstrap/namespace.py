@@ -65,11 +65,10 @@ class InRootNamespace:
         return tuple(f"{step.name} of {what}" for step in self._steps for what in step.pending(root))
 
     def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
+        del pending
         root = writer.in_namespace("")
         for step in self._steps:
-            start = f"{step.name} of "
-            missing = tuple(what.removeprefix(start) for what in pending if what.startswith(start))
-            if missing:
+            if missing := step.pending(root):
                 step.apply(root, missing)
 
 
