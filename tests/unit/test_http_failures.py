@@ -19,7 +19,7 @@ from bdlab.errors import BrokerError, EventTooLarge, ModelError, NotAcknowledged
 from bdlab.events import PredictionEvent, Score
 from bdlab.model import load_scorer
 from bdlab.probes import BrokerState
-from bdlab.serving import Parts, make_app
+from bdlab.serving import Parts, make_app, stored_routes
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
 from tests.fix_api import MemoryApi, SilentBroker, serving
 from tests.samples import REVIEWS, Review
@@ -357,6 +357,29 @@ def test_a_probe_that_hangs_holds_nobody_up(memory_api: MemoryApi) -> None:
 
 
 # What is stored.
+
+
+def test_queries_that_hang_are_503_and_those_behind_them_are_never_run(
+    memory_api: MemoryApi, api: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[UUID] = []
+    answer = threading.Event()
+
+    def hang(prediction_id: UUID) -> None:
+        asked.append(prediction_id)
+        answer.wait(30)
+
+    monkeypatch.setattr(stored_routes, "QUERY_TIMEOUT_S", 0.5)
+    with monkeypatch.context() as patch, ThreadPoolExecutor(8) as pool:
+        patch.setattr(memory_api.stored, "get", hang)
+        try:
+            answers = list(pool.map(lambda _: api.get(f"/predictions/{uuid4()}"), range(8)))
+            assert {found.status_code for found in answers} == {503}
+            assert api.post("/predict", json=REVIEW).status_code == 200
+        finally:
+            answer.set()
+    assert api.get(f"/predictions/{uuid4()}").status_code == 404
+    assert len(asked) == stored_routes.CONCURRENT_QUERIES
 
 
 def test_stored_predictions_are_read_newest_first(memory_api: MemoryApi, api: httpx.Client) -> None:
