@@ -88,9 +88,7 @@ def load_command(name: str) -> Any:
     """Import the command `name`, and return it as Typer runs it."""
     module = name.replace("-", "_")
     found = importlib.import_module(f"bdlab_cli.commands.{module}")
-    command_app = getattr(found, "app", None) or typer.Typer(
-        add_completion=False, pretty_exceptions_enable=False
-    )
+    command_app = getattr(found, "app", None) or typer.Typer(add_completion=False)
     if not command_app.registered_commands:
         command_app.command()(getattr(found, module))
     command = typer.main.get_command(command_app)

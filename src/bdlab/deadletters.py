@@ -168,7 +168,7 @@ def _record(recorder: ReplayRecorder, replays: Sequence[tuple[Position, Position
 def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replays: int) -> list[LetterResult]:
     """Publish the letters, wait for the acknowledgements, and return a result for each."""
     answers: queue.SimpleQueue[tuple[int, Position | BrokerError]] = queue.SimpleQueue()
-    results: dict[int, LetterResult] = {}
+    results = [LetterResult(letter=letter, problem="the producer never answered") for letter in letters]
     published = 0
 
     def answered(number: int, answer: Position | BrokerError) -> None:
@@ -193,10 +193,7 @@ def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replay
                 if isinstance(answer, BrokerError)
                 else LetterResult(letter=letters[number], replay=answer)
             )
-    return [
-        results.get(number, LetterResult(letter=letter, problem="the producer never answered"))
-        for number, letter in enumerate(letters)
-    ]
+    return results
 
 
 def replay_headers(letter: StoredDeadLetter) -> list[tuple[str, bytes | None]]:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 app = Typer(
     add_completion=False,
-    pretty_exceptions_enable=False,
     no_args_is_help=True,
     help="List and show dead letters, send them back, and close them.",
 )
@@ -151,9 +150,8 @@ def replay(
     with stop_on_signal() as stop, _opened(startup_timeout, stop) as (session, letters):
         found, results = _chosen(letters, positions, wanted, limit, again=again)
         more = 0 if positions else letters.count(wanted) - len(found)
-        returned = (
-            0 if again or positions else letters.count(msgspec.structs.replace(wanted, states=("returned",)))
-        )
+        others = msgspec.structs.replace(wanted, states=("returned",))
+        returned = 0 if again or positions else letters.count(others)
         if stop.is_set():
             raise BdlabError("interrupted; nothing was sent back")
         try:

@@ -8,7 +8,7 @@ from typer import Argument, Exit, Option, Typer
 from bdlab_cli.options import Delimiter
 from bdlab_cli.output import terminal
 
-app = Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = Typer(add_completion=False, no_args_is_help=True)
 
 _UNHEALTHY = 10
 _Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]

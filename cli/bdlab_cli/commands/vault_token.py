@@ -18,7 +18,7 @@ from bdlab_cli.output import terminal
 if TYPE_CHECKING:
     from bdlab.settings import VaultSettings
 
-app = Typer(add_completion=False, pretty_exceptions_enable=False)
+app = Typer(add_completion=False)
 
 
 @app.command(context_settings={"allow_interspersed_args": False})

@@ -118,19 +118,17 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last: list[structlog.typing.Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=repr)]
-        if as_json
-        else [
-            structlog.processors.format_exc_info,
+    last: list[structlog.typing.Processor] = [structlog.processors.format_exc_info]
+    if as_json:
+        last.append(structlog.processors.JSONRenderer(default=repr))
+    else:
+        # The default shows each frame's variables, which may hold secrets.
+        shown = structlog.dev.plain_traceback
+        colors = sys.stderr.isatty()
+        last += [
             _show_steering,
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
-                # The default shows each frame's variables, which may hold secrets.
-                exception_formatter=structlog.dev.plain_traceback,
-            ),
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=shown),
         ]
-    )
     published.render(last)
     structlog.configure(
         processors=[*before, *last],
