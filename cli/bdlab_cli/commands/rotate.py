@@ -61,14 +61,12 @@ def rotate(
         --requests-per-second N: How many inputs --drill posts.
         --seconds SECONDS: How long --drill posts at least; always until 2 s after the last rotation.
     """
+    from bdlab_cli.output.rotations import drill_table, rotation_table
     from bdlab_cli.wiring.rotation_steps import rotations
 
     if drill and dry_run:
         raise InvalidInput("--drill rotates, and --dry-run does not: give one of them")
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
-
-    def progress(line: str) -> None:
-        terminal.stderr().print(line, style="dim", soft_wrap=True)
 
     with stop_on_signal() as stop:
         steps = rotations(
@@ -81,26 +79,17 @@ def rotate(
             grace_s=grace,
             force=force,
             dry_run=dry_run,
-            progress=progress,
         )
         if drill:
             from bdlab_cli.wiring.rotation_drill import run_drill
 
             done = run_drill(
-                layers,
-                stop,
-                steps,
-                url=url,
-                requests_per_second=requests_per_second,
-                seconds=seconds,
-                progress=progress,
+                layers, stop, steps, url=url, requests_per_second=requests_per_second, seconds=seconds
             )
             if json:
                 terminal.echo_json(done)
             else:
-                from bdlab_cli.output.rotations import drill_table
-
-                _show(done.rotations)
+                terminal.stdout().print(rotation_table(done.rotations))
                 terminal.stdout().print(drill_table(done.load, verified=done.verified))
             _complete(done.rotations)
             raise Exit(0 if done.passed else _NOT_PASSED)
@@ -109,20 +98,14 @@ def rotate(
             found.extend(steps)
         except BdlabError:
             if found and not json:
-                _show(found)
+                terminal.stdout().print(rotation_table(found))
             raise
     if json:
         terminal.echo_json(found)
     else:
-        _show(found)
+        terminal.stdout().print(rotation_table(found))
     if not _complete(found):
         raise Exit(_COULD_NOT)
-
-
-def _show(found: list[Rotation]) -> None:
-    from bdlab_cli.output.rotations import rotation_table
-
-    terminal.stdout().print(rotation_table(found))
 
 
 def _complete(found: list[Rotation]) -> bool:

@@ -1,13 +1,25 @@
 """Rotations as `bdlab rotate` prints them, and what callers of the API noticed of a drill."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
-from bdlab.load import LoadReport
-from bdlab.vault.rotation.run import Rotation
+from bdlab_cli.output import terminal
+
+if TYPE_CHECKING:  # they import clients
+    from bdlab.load import LoadReport
+    from bdlab.vault.rotation.run import Rotation
 
 _STYLES = {"unchanged": "dim", "incomplete": "red", "would rotate": "yellow", "would finish": "yellow"}
+
+
+def progress(line: str) -> None:
+    """Print on standard error what has begun."""
+    terminal.stderr().print(line, style="dim", soft_wrap=True)
 
 
 def rotation_table(found: list[Rotation]) -> Group:

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import msgspec
 
@@ -11,6 +11,7 @@ from bdlab.load import LoadGenerator, LoadReport
 from bdlab.model import load_contract
 from bdlab.settings import Layers
 from bdlab.vault.rotation.run import Rotation
+from bdlab_cli.output.rotations import progress
 from bdlab_cli.wiring.accounting import account
 from bdlab_cli.wiring.checks import own_ca_file, own_url
 from bdlab_cli.wiring.samples import samples_of
@@ -41,11 +42,10 @@ def run_drill(
     url: str | None,
     requests_per_second: float,
     seconds: float,
-    progress: Callable[[str], None],
 ) -> Drill:
-    """Post inputs for at least `seconds`, rotate meanwhile, and account for all offsets afterwards.
+    """Post inputs for at least `seconds`, rotate meanwhile, then account for all offsets.
 
-    `progress` gets a line for each part that begins. Raises BdlabError.
+    Raises BdlabError.
     """
     http = layers.settings().http
     url = url or own_url(http)

@@ -1,7 +1,7 @@
 """The rotations of `bdlab rotate`: Vault's side of them with the broker's administrator."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import InvalidInput
@@ -12,6 +12,7 @@ from bdlab.vault.rotation.database import drop_left_behind, end_logins, rotate_m
 from bdlab.vault.rotation.kafka import rotate_kafka_users
 from bdlab.vault.rotation.run import Rotation, Run
 from bdlab.vault.rotation.secret_ids import rotate_secret_ids
+from bdlab_cli.output.rotations import progress
 from bdlab_cli.wiring.broker_admin import Users, administrator
 from bdlab_cli.wiring.session import open_session
 
@@ -29,7 +30,6 @@ def rotations(
     grace_s: float,
     force: bool,
     dry_run: bool,
-    progress: Callable[[str], None],
 ) -> Iterator[Rotation]:
     """Rotate what `targets` name (database, kafka, approle), and yield each result as it is known.
 
