@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -101,13 +101,21 @@ def root_client(server: OpenBao) -> VaultClient:
     return client.with_token(Secret(answer["root_token"]))
 
 
+def prepare_authority(client: VaultClient, *, hosts: Sequence[str] = ()) -> list[str]:
+    """Set up what is missing of Kafka's authority, and what that was."""
+    missing = pki.missing(client, hosts=hosts)
+    for make in missing.values():
+        make(client)
+    return list(missing)
+
+
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """Certificates by an authority in a Vault that is stopped again: nobody needs it after this."""
     server = start_or_skip(OpenBao(tmp_path_factory.mktemp("authority")))
     try:
         client = root_client(server)
-        pki.prepare_authority(client)
+        prepare_authority(client)
         broker, certificates = (
             pki.issue(client, pki.BROKER_ROLE),
             CertificateFiles(tmp_path_factory.mktemp("tls")),

@@ -318,7 +318,11 @@ class Layers(msgspec.Struct, frozen=True):
                 merged.setdefault(section, {}).setdefault(field, own)
             return msgspec.convert(merged, Settings, strict=False, dec_hook=_decode)
         except msgspec.ValidationError as error:
-            raise _explain(error, origin) from None
+            field, reason = explained(error)
+            raise SettingsInvalid(
+                f"setting {field or '?'} from {origin.get(field, 'the settings')}: {reason}",
+                hint="The README's table of settings lists every setting with its type and default.",
+            ) from None
 
 
 def _decode(kind: type, value: Any) -> Any:
@@ -326,20 +330,14 @@ def _decode(kind: type, value: Any) -> Any:
     return kind(str(value))
 
 
-def _explain(error: msgspec.ValidationError, origin: Mapping[str, str]) -> SettingsInvalid:
+def explained(error: msgspec.ValidationError) -> tuple[str, str]:
+    """Return the setting that is wrong, as ``http.port``, and the reason."""
     reason, _, path = str(error).partition(" - at `$")
     field = path.strip("`").lstrip(".")
-    unknown = (
-        reason.removeprefix("Object contains unknown field ").strip("`") if "unknown field" in reason else ""
-    )
-    if unknown:
-        field = f"{field}.{unknown}" if field else unknown
-        reason = "there is no such setting"
-    where = origin.get(field, "the settings")
-    return SettingsInvalid(
-        f"setting {field or '?'} from {where}: {reason[:1].lower()}{reason[1:]}",
-        hint="The README's table of settings lists every setting with its type and default.",
-    )
+    if "unknown field" in reason:
+        unknown = reason.removeprefix("Object contains unknown field ").strip("`")
+        field, reason = f"{field}.{unknown}".lstrip("."), "there is no such setting"
+    return field, f"{reason[:1].lower()}{reason[1:]}"
 
 
 def environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:

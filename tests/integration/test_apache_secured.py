@@ -37,7 +37,15 @@ from bdlab.settings import KafkaSettings, Secret
 from bdlab.stack import ApacheKafka, OpenBao
 from bdlab.vault import pki
 from tests.broker_operations import OPERATIONS, Target
-from tests.fix_apache import SERVICES, Authority, SecuredKafka, root_client, running, secured
+from tests.fix_apache import (
+    SERVICES,
+    Authority,
+    SecuredKafka,
+    prepare_authority,
+    root_client,
+    running,
+    secured,
+)
 from tests.fix_kafka import Acks, Bookmarks, place, read_until
 from tests.fix_servers import start_or_skip
 from tests.samples import event
@@ -278,7 +286,7 @@ def test_administration_asks_for_a_certificate_of_the_authority(
     other = start_or_skip(OpenBao(tmp_path_factory.mktemp("other-authority")))
     try:
         client = root_client(other)
-        pki.prepare_authority(client)
+        prepare_authority(client)
         # The right name, by another authority.
         forged = pki.issue(client, pki.ADMIN_ROLE).certificate
         client.close()

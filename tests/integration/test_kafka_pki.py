@@ -15,7 +15,7 @@ from bdlab.errors import VaultError
 from bdlab.stack import OpenBao
 from bdlab.vault import pki
 from bdlab.vault.client import VaultClient
-from tests.fix_apache import root_client
+from tests.fix_apache import prepare_authority, root_client
 from tests.fix_servers import start_or_skip
 
 
@@ -24,7 +24,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VaultClient]:
     server = start_or_skip(OpenBao(tmp_path_factory.mktemp("pki")))
     try:
         made = root_client(server)
-        assert pki.prepare_authority(made) == [
+        assert prepare_authority(made) == [
             "secrets engine pki-kafka",
             "certificate authority for Kafka",
             "certificate role broker",
@@ -44,12 +44,12 @@ def decoded(pem: str, folder: Path) -> dict[str, Any]:
 
 
 def test_a_second_run_changes_nothing_and_hosts_are_added(client: VaultClient) -> None:
-    assert pki.prepare_authority(client) == []
+    assert prepare_authority(client) == []
     with pytest.raises(VaultError, match="kafka-7"):
         pki.issue(client, pki.BROKER_ROLE, hosts=["kafka-7"])
-    assert pki.prepare_authority(client, hosts=["kafka-7"]) == ["certificate role broker"]
-    assert pki.prepare_authority(client, hosts=["kafka-8"]) == ["certificate role broker"]
-    assert pki.prepare_authority(client) == []
+    assert prepare_authority(client, hosts=["kafka-7"]) == ["certificate role broker"]
+    assert prepare_authority(client, hosts=["kafka-8"]) == ["certificate role broker"]
+    assert prepare_authority(client) == []
     pki.issue(client, pki.BROKER_ROLE, hosts=["kafka-7", "kafka-8"])
     assert len(client.request("list", f"{pki.KAFKA.mount}/issuers")["data"]["keys"]) == 1
 

@@ -7,7 +7,7 @@ from bdlab.credentials import KafkaLogin
 from bdlab.errors import InvalidInput
 from bdlab.services import KAFKA_SERVICES, NOT_ROTATED, SERVICES
 from bdlab.settings import Layers
-from bdlab.vault.logins import kafka_layer
+from bdlab.vault.logins import address_layer
 from bdlab.vault.rotation.database import drop_left_behind, end_logins, rotate_manager
 from bdlab.vault.rotation.kafka import rotate_kafka_users
 from bdlab.vault.rotation.run import Rotation, Run
@@ -77,7 +77,7 @@ def rotations(
 
 def _kafka(layers: Layers, run: Run, services: Sequence[str], admin_servers: str) -> Iterator[Rotation]:
     values, _ = run.session.read_secret("kafka/credentials")
-    server = layers.settings({"kafka": kafka_layer(values)}).kafka
+    server = layers.settings({"kafka": address_layer("kafka", values)}).kafka
     clients = KafkaLogin(server=server, ca_pem=values.get("ca_pem", ""))
     if not server.security_protocol.startswith("SASL"):
         detail = f"nothing to rotate: the broker asks for no user ({server.security_protocol})"

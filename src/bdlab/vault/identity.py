@@ -24,12 +24,14 @@ import stat
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
 from bdlab.errors import IdentityRefused, SecretMissing, VaultError, VaultUnavailable
 from bdlab.files import sync_folder, write_private
-from bdlab.settings import Secret
+from bdlab.services import Deployment
+from bdlab.settings import Secret, VaultSettings
 from bdlab.signals import deferred
 from bdlab.vault.client import VaultClient
 
@@ -73,6 +75,14 @@ class Identity:
     def __init__(self, folder: Path, *, service: str) -> None:
         self.folder = folder
         self.service = service
+
+    @classmethod
+    def of(cls, vault: VaultSettings, deployment: Deployment, service: str) -> Self:
+        return cls(vault.identities / deployment.own(service), service=service)
+
+    def role(self, client: VaultClient) -> str:
+        """Return the path of its AppRole."""
+        return f"auth/{client.settings.approle_mount}/role/{self.folder.name}"
 
     @property
     def exists(self) -> bool:
@@ -125,7 +135,7 @@ class Identity:
         self, client: VaultClient, *, wrap_ttl_s: int, replaces: tuple[str, ...]
     ) -> WrappedSecretId:
         """Let Vault make another secret id, and write it here, wrapped. Raises VaultError."""
-        role = f"auth/{client.settings.approle_mount}/role/{self.folder.name}"
+        role = self.role(client)
         role_id = str(client.read(f"{role}/role-id")["role_id"])
         wrapped = client.request("post", f"{role}/secret-id", {}, wrap_ttl_s=wrap_ttl_s)["wrap_info"]
         expires_at = datetime.now(UTC) + timedelta(seconds=int(wrapped["ttl"]))
@@ -141,7 +151,7 @@ class Identity:
 
     def destroy(self, client: VaultClient, accessors: Iterable[str]) -> None:
         """Destroy those of the service's secret ids that still exist. Raises VaultError."""
-        path = f"auth/{client.settings.approle_mount}/role/{self.folder.name}/secret-id-accessor"
+        path = f"{self.role(client)}/secret-id-accessor"
         for accessor in accessors:
             with contextlib.suppress(SecretMissing):
                 client.write(f"{path}/lookup", {"secret_id_accessor": accessor})

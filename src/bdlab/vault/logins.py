@@ -16,6 +16,12 @@ from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 from bdlab.vault.leases import DatabaseLease, Ttl, lease_seconds, now
 
+#: Section of the settings -> the fields of it that Vault holds, by these names.
+ADDRESS_FIELDS = {
+    "postgres": ("host", "port", "dbname", "sslmode"),
+    "kafka": ("bootstrap_servers", "security_protocol", "sasl_mechanism"),
+}
+
 _Answer = TypeVar("_Answer")
 
 _log = structlog.get_logger()
@@ -203,13 +209,6 @@ class StoredKafkaLogin:
         return self.login
 
 
-def postgres_layer(values: Mapping[str, str], *, ca_file: str) -> dict[str, Any]:
-    """Return a settings layer of what Vault says of the database, without the values that are empty."""
-    layer = {name: values[name] for name in ("host", "port", "dbname", "sslmode") if values.get(name)}
-    return layer | ({"ca_file": ca_file} if values.get("ca_pem") else {})
-
-
-def kafka_layer(values: Mapping[str, str]) -> dict[str, Any]:
-    """Return a settings layer of what Vault says of the broker, without the values that are empty."""
-    names = ("bootstrap_servers", "security_protocol", "sasl_mechanism")
-    return {name: values[name] for name in names if values.get(name)}
+def address_layer(section: str, values: Mapping[str, str]) -> dict[str, Any]:
+    """Return a settings layer of what Vault says of a server, without the values that are empty."""
+    return {name: values[name] for name in ADDRESS_FIELDS[section] if values.get(name)}

@@ -5,7 +5,8 @@ do not trust a certificate of the API. A role is for one subject only: a policy 
 who may get which certificate. Vault makes the private key of each certificate, and does not keep it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -66,45 +67,34 @@ SERVERS = CertificateAuthority(
 CERTIFICATE_AUTHORITIES = {"kafka": KAFKA, "servers": SERVERS}
 
 
-def prepare_authority(
-    client: VaultClient, *, hosts: Iterable[str] = (), authority: CertificateAuthority = KAFKA
-) -> list[str]:
-    """Set up what is missing of engine, root certificate and roles, and return what was done.
-
-    `hosts` are the servers' host names; localhost and IP addresses are always allowed. Names that an earlier
-    call allowed stay allowed. Raises VaultError.
-    """
-    steps = _missing(client, hosts, authority)
-    for path, values in steps.values():
-        client.write(path, values)
-    return list(steps)
-
-
-def missing(
-    client: VaultClient, *, hosts: Iterable[str] = (), authority: CertificateAuthority = KAFKA
-) -> list[str]:
-    """Return what `prepare_authority` would do. Reads only. Raises VaultError."""
-    return list(_missing(client, hosts, authority))
-
-
 def authority_pem(client: VaultClient, authority: CertificateAuthority = KAFKA) -> str:
     """Return the authority's certificate, by which its servers are verified. Raises VaultError."""
     return str(client.read(f"{authority.mount}/issuer/{authority.issuer}/json")["certificate"])
 
 
-def _missing(
-    client: VaultClient, hosts: Iterable[str], authority: CertificateAuthority
-) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return the steps that are missing, in order, each with a path and the values to write there."""
+def missing(
+    client: VaultClient, *, hosts: Iterable[str] = (), authority: CertificateAuthority = KAFKA
+) -> dict[str, Callable[[VaultClient], object]]:
+    """Return what is missing of engine, root certificate and roles, in order, each with the call that makes
+    it.
+
+    `hosts` are the servers' host names; localhost and IP addresses are always allowed. Names that are allowed
+    already stay allowed. Reads only. Raises VaultError.
+    """
     mount, ttl = authority.mount, f"{_AUTHORITY_TTL_S}s"
-    steps: dict[str, tuple[str, dict[str, Any]]] = {}
+    steps: dict[str, Callable[[VaultClient], object]] = {}
+
+    def add(what: str, path: str, values: dict[str, Any]) -> None:
+        steps[what] = partial(VaultClient.write, path=path, body=values)
+
     mounted = f"{mount}/" in client.read("sys/mounts")
     if not mounted:
         engine = {"type": "pki", "config": {"max_lease_ttl": ttl}}
-        steps[f"secrets engine {mount}"] = f"sys/mounts/{mount}", engine
+        add(f"secrets engine {mount}", f"sys/mounts/{mount}", engine)
     if not (mounted and _has_root(client, authority)):
         # If another run made a root meanwhile, the issuer's name makes this call fail.
-        steps[f"certificate authority for {authority.title}"] = (
+        add(
+            f"certificate authority for {authority.title}",
             f"{mount}/root/generate/internal",
             {
                 "common_name": f"bdlab {authority.title} authority",
@@ -119,7 +109,7 @@ def _missing(
         held = (client.read_if_present(path) if mounted else None) or {}
         wanted = _role(role, authority.issuer, {*hosts, *held.get("allowed_domains", ())})
         if any(held.get(field) != value for field, value in wanted.items()):
-            steps[f"certificate role {role.name}"] = path, wanted
+            add(f"certificate role {role.name}", path, wanted)
     return steps
 
 

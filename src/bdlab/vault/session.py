@@ -23,7 +23,7 @@ from bdlab.vault.client import VaultClient
 from bdlab.vault.client_reports import ClientReporter
 from bdlab.vault.identity import Identity
 from bdlab.vault.leases import now
-from bdlab.vault.logins import LeasedDatabaseLogin, LeasedToken, StoredKafkaLogin, kafka_layer, postgres_layer
+from bdlab.vault.logins import LeasedDatabaseLogin, LeasedToken, StoredKafkaLogin, address_layer
 from bdlab.vault.renewal import RenewalThread, Task
 
 _TOKEN, _DATABASE, _KAFKA = "token", "database login", "Kafka login"
@@ -54,7 +54,7 @@ class VaultSession:
         settings = layers.settings()
         self._vault = settings.vault
         self._client = VaultClient(self._vault)
-        self._identity = Identity(self._vault.identities / settings.deployment.own(service), service=service)
+        self._identity = Identity.of(self._vault, settings.deployment, service)
         self._ca_file = self._identity.folder / "database-ca.pem"
         # For requests to Vault; a login that is there already is read without it.
         self._lock = threading.RLock()
@@ -243,10 +243,11 @@ class VaultSession:
         # libpq reads the authority's certificate from a file only.
         if pem and not (self._ca_file.exists() and self._ca_file.read_text("utf-8") == pem):
             write_private(self._ca_file, pem)
-        return self._take("postgres", postgres_layer(values, ca_file=str(self._ca_file))).postgres
+        own = {"ca_file": str(self._ca_file)} if pem else {}
+        return self._take("postgres", address_layer("postgres", values) | own).postgres
 
     def _broker(self, values: Mapping[str, str]) -> KafkaSettings:
-        return self._take("kafka", kafka_layer(values)).kafka
+        return self._take("kafka", address_layer("kafka", values)).kafka
 
     def _take(self, section: str, layer: Mapping[str, Any]) -> Settings:
         """Return the settings with another layer of Vault's in one section. Raises SettingsInvalid."""

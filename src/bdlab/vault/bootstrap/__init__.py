@@ -13,16 +13,16 @@ from bdlab.services import IDENTITIES, RECOVERY
 from bdlab.vault.audit import audit_missing
 from bdlab.vault.bootstrap.admin_access import AdminAccess
 from bdlab.vault.bootstrap.certificate_authorities import certification
-from bdlab.vault.bootstrap.database import Connection, role_entries
+from bdlab.vault.bootstrap.database import connection, role_entries
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.lock import vault_init_lock
-from bdlab.vault.bootstrap.mounts import Mounts
-from bdlab.vault.bootstrap.namespace import InRootNamespace, Namespace
-from bdlab.vault.bootstrap.plan import Plan, Report, Step, StepResult, in_parallel
+from bdlab.vault.bootstrap.mounts import mounts
+from bdlab.vault.bootstrap.namespace import NAMESPACE, namespace_step, root_namespace_step
+from bdlab.vault.bootstrap.plan import Change, Plan, Report, Step, StepOutcome, StepResult, in_parallel
 from bdlab.vault.bootstrap.policies import approle_entries, policy_entries
 from bdlab.vault.bootstrap.seal import initialise, unseal
-from bdlab.vault.bootstrap.secret_ids import SecretIds
-from bdlab.vault.bootstrap.seeds import KeyValues
+from bdlab.vault.bootstrap.secret_ids import secret_ids
+from bdlab.vault.bootstrap.seeds import key_values
 from bdlab.vault.client import VaultClient
 
 _ROOT_TOKEN = "root token"  # noqa: S105 - the name of a step
@@ -61,7 +61,7 @@ def _bootstrap(plan: Plan) -> Generator[StepResult]:
             for chains in rounds:
                 for result in _run(chains, access, plan):
                     yield result
-                if isinstance(chains[0][0], Namespace) and result.outcome == "would do":
+                if result.name == NAMESPACE and result.outcome == "would do":
                     # Nothing can be in it yet.
                     yield from (StepResult(name, "would do") for name in names[1:])
                     return
@@ -77,57 +77,57 @@ def _rounds(plan: Plan, client: VaultClient) -> list[list[list[Step]]]:
     after: list[list[list[Step]]] = []
     if client.namespace:
         services = tuple(service for service in IDENTITIES if service != RECOVERY)
-        before.append([[Namespace(client.namespace)]])
+        before.append([[namespace_step(client.namespace)]])
     if client.namespace and plan.token is None:  # without keys nobody could use it
         only, root = (RECOVERY,), client.in_namespace("")
-        log_in = Mounts(plan, log_in_only=True)
         in_root = (
-            log_in,
+            mounts(plan, log_in_only=True),
             policy_entries(plan, only),
             approle_entries(plan, only),
-            SecretIds(plan, root, only),
+            secret_ids(plan, root, only),
         )
-        after.append([[InRootNamespace(*in_root)]])
+        after.append([[root_namespace_step(*in_root)]])
     return [
         *before,
-        [[Mounts(plan)], *certification(plan)],
+        [[mounts(plan)], *certification(plan)],
         [
             [policy_entries(plan, services), approle_entries(plan, services)],
-            [Connection(plan), role_entries(plan)],
+            [connection(plan), role_entries(plan)],
         ],
-        [[KeyValues(plan)]],
-        [[SecretIds(plan, client, services)]],
+        [[key_values(plan)]],
+        [[secret_ids(plan, client, services)]],
         *after,
     ]
 
 
 def _run(chains: list[list[Step]], access: AdminAccess, plan: Plan) -> Iterator[StepResult]:
     """Do a round, and yield the result of each step; all are looked at before the first is done."""
-    pending = {step: _pending(step, access, plan) for chain in chains for step in chain}
+    looked = [[(step, _missing(step, access, plan)) for step in chain] for chain in chains]
+    found = [each for chain in looked for each in chain]
 
-    def apply(chain: list[Step]) -> None:
-        for step in chain:
-            if pending[step]:
-                step.apply(access.writer(), pending[step])
+    def apply(chain: list[tuple[Step, dict[str, Change]]]) -> None:
+        for step, changes in chain:
+            step.apply(access.writer(), changes)
 
-    if not plan.dry_run and any(pending.values()):
+    if not plan.dry_run and any(changes for _, changes in found):
         access.writer()
-        if len(chains) == 1:
-            apply(chains[0])  # in the main thread, where a signal can be held back
+        if len(looked) == 1:
+            apply(looked[0])  # in the main thread, where a signal can be held back
         else:
-            in_parallel(apply, chains)
-    for step, names in pending.items():
-        yield StepResult(step.name, ("would do" if plan.dry_run else "done") if names else "unchanged", names)
+            in_parallel(apply, looked)
+    for step, changes in found:
+        outcome: StepOutcome = ("would do" if plan.dry_run else "done") if changes else "unchanged"
+        yield StepResult(step.name, outcome, tuple(changes))
 
 
-def _pending(step: Step, access: AdminAccess, plan: Plan) -> tuple[str, ...]:
+def _missing(step: Step, access: AdminAccess, plan: Plan) -> dict[str, Change]:
     try:
-        return step.pending(access.reader())
+        return step.missing(access.reader())
     except (PolicyDenied, TokenRefused):
         if plan.dry_run:
             raise
         # The policy of `inspect` in Vault may be of an older version.
-        return step.pending(access.writer())
+        return step.missing(access.writer())
 
 
 def _end_root(access: AdminAccess, plan: Plan) -> StepResult:

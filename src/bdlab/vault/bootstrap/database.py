@@ -10,7 +10,7 @@ from bdlab.errors import DatabaseError, InvalidInput
 from bdlab.services import BDLAB, CONNECTION, DATABASE_ROLES, SWEEP
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.vault.bootstrap import database_users
-from bdlab.vault.bootstrap.plan import Entries, Entry, Plan
+from bdlab.vault.bootstrap.plan import Change, DatabaseManager, Entry, Plan, Step, entries
 from bdlab.vault.client import VaultClient
 
 _TTL_S = 3600
@@ -26,53 +26,40 @@ _GROUPS = {role.name: role.group for role in DATABASE_ROLES}
 _USERNAMES = '{{.RoleName | replace "-" "_"}}_{{random 20}}_{{unix_time}}'
 
 
-class Connection:
-    """Sets up the connection. Its list of roles is written last, when only Vault knows the password."""
+def connection(plan: Plan) -> Step:
+    """Return the step that sets up the connection by which Vault makes users.
 
-    name = "database connection"
+    Its list of roles is written last, when only Vault knows the password.
+    """
+    name = plan.deployment.own(CONNECTION)
+    mount = plan.vault.database_mount
+    path = f"{mount}/config/{name}"
+    allowed = [plan.deployment.own(role) for role in (*_GROUPS, SWEEP)]
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._connection = plan.deployment.own(CONNECTION)
-        self._path = f"{plan.vault.database_mount}/config/{self._connection}"
-        self._allowed = [plan.deployment.own(role) for role in (*_GROUPS, SWEEP)]
+    def missing(reader: VaultClient) -> dict[str, Change]:
+        found = reader.read_if_present(path)
+        if not found or not found.get("allowed_roles") or (lacking := _lacking(plan.manager)) is None:
+            return {name: set_up}
+        as_wanted = sorted(found["allowed_roles"]) == sorted(allowed)
+        changes: dict[str, Change] = {} if as_wanted else {"allowed roles": allow}
+        return changes | dict.fromkeys(lacking, prepare)
 
-    def pending(self, reader: VaultClient) -> tuple[str, ...]:
-        found = reader.read_if_present(self._path)
-        if not found or not found.get("allowed_roles") or (missing := self._missing()) is None:
-            return (self._connection,)
-        as_wanted = sorted(found["allowed_roles"]) == sorted(self._allowed)
-        return (*(() if as_wanted else ("allowed roles",)), *missing)
+    def allow(writer: VaultClient) -> None:
+        writer.write(path, {"plugin_name": _PLUGIN, "allowed_roles": allowed})
 
-    def _missing(self) -> tuple[str, ...] | None:
-        """Return what the database lacks; None if that is Vault's own user in it.
+    def prepare(_writer: VaultClient) -> None:
+        if plan.manager:
+            plan.manager.prepare(None)
 
-        This needs `.env`, and an administrator's password that may be outdated there.
-        """
-        try:
-            manager = self._plan.manager
-            if manager is None:
-                return ()
-            return manager.missing() if manager.exists() else None
-        except DatabaseError as error:
-            _log.warning("cannot look at the database; leaving its set-up as it is", problem=error.message)
-            return ()
-
-    def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
-        seeds, manager = self._plan.seeds, self._plan.manager
-        allowed = {"plugin_name": _PLUGIN, "allowed_roles": self._allowed}
-        if self._connection not in pending:
-            if manager and pending != ("allowed roles",):
-                manager.prepare(None)
-            writer.write(self._path, allowed)
-            return
+    def set_up(writer: VaultClient) -> None:
+        seeds, manager = plan.seeds, plan.manager
         if seeds is None or manager is None:
             raise InvalidInput(
                 "Vault's database engine is not set up, and that takes the database administrator's log-in",
                 hint="Fill in .env (see .env.example) and name it with --env-file.",
             )
         # From here to the end the manager's password may differ from Vault's: nothing half-done may stay.
-        writer.request("delete", self._path)
+        writer.request("delete", path)
         password = Secret(secrets.token_urlsafe(_PASSWORD_BYTES))
         username = manager.prepare(password)
         config: dict[str, Any] = {
@@ -83,19 +70,35 @@ class Connection:
             "password_authentication": "scram-sha-256",
             "allowed_roles": [],
         }
-        if self._plan.deployment != BDLAB:
+        if plan.deployment != BDLAB:
             config["username_template"] = _USERNAMES
         if seeds.postgres_ca_pem:
             config["tls_ca"] = seeds.postgres_ca_pem
-        writer.write(self._path, config)
-        writer.write(f"{self._plan.vault.database_mount}/rotate-root/{self._connection}")
-        writer.write(self._path, allowed)
+        writer.write(path, config)
+        writer.write(f"{mount}/rotate-root/{name}")
+        allow(writer)
+
+    return Step(name="database connection", missing=missing)
 
 
-def role_entries(plan: Plan) -> Entries:
+def _lacking(manager: DatabaseManager | None) -> tuple[str, ...] | None:
+    """Return what the database lacks; None if that is Vault's own user in it.
+
+    This needs `.env`, and an administrator's password that may be outdated there.
+    """
+    try:
+        if manager is None:
+            return ()
+        return manager.missing() if manager.exists() else None
+    except DatabaseError as error:
+        _log.warning("cannot look at the database; leaving its set-up as it is", problem=error.message)
+        return ()
+
+
+def role_entries(plan: Plan) -> Step:
     """Return the step that sets up the roles, each of which makes users of one group."""
     own = plan.deployment.own
-    return Entries("database roles", {own(role): _role(plan, role) for role in (*_GROUPS, SWEEP)})
+    return entries("database roles", {own(role): _role(plan, role) for role in (*_GROUPS, SWEEP)})
 
 
 def _role(plan: Plan, role: str) -> Entry:

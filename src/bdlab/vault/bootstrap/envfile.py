@@ -2,7 +2,8 @@
 
 import io
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,19 +12,14 @@ import msgspec
 
 from bdlab.errors import InvalidInput, SettingsInvalid
 from bdlab.services import BDLAB, Deployment
-from bdlab.settings import KafkaSettings, PostgresSettings, Secret, duration
+from bdlab.settings import Secret, Settings, duration, environment_layer, explained
 from bdlab.vault.bootstrap.plan import Seeds
+from bdlab.vault.logins import ADDRESS_FIELDS
 
-_FIELDS = {
-    "postgres": ("host", "port", "dbname", "sslmode"),
-    "kafka": ("bootstrap_servers", "security_protocol", "sasl_mechanism"),
-}
-#: section of the settings -> name in `.env` -> field of the section
-_SECTIONS = {
-    section: {f"BDLAB_{section}_{field}".upper(): field for field in fields}
-    for section, fields in _FIELDS.items()
-}
 _REQUIRED = ("POSTGRES_USER", "POSTGRES_PASSWORD", "BDLAB_POSTGRES_HOST", "BDLAB_KAFKA_BOOTSTRAP_SERVERS")
+_ADDRESSES = tuple(
+    f"BDLAB_{section}_{field}".upper() for section, fields in ADDRESS_FIELDS.items() for field in fields
+)
 _OTHERS = (
     "POSTGRES_CA_FILE",
     "BDLAB_POSTGRES_CA_FILE",
@@ -35,29 +31,36 @@ _OTHERS = (
     "BDLAB_LEASE_TTL",
     "BDLAB_LEASE_MAX_TTL",
 )
-NAMES = frozenset((*_REQUIRED, *_SECTIONS["postgres"], *_SECTIONS["kafka"], *_OTHERS))
+NAMES = frozenset((*_REQUIRED, *_ADDRESSES, *_OTHERS))
 
 #: Instead of a file's name: Vault signs the servers' certificates itself.
 _BY_VAULT = "vault"
 
 _SEE = "See .env.example, where every name is explained."
 
-_Section = TypeVar("_Section", PostgresSettings, KafkaSettings)
+_T = TypeVar("_T")
 
 
+@dataclass
 class _Lines:
     """The values of one file, each with its line number for messages."""
 
-    def __init__(self, path: Path, values: Mapping[str, tuple[int, str]]) -> None:
-        self._path = path
-        self._values = values
+    path: Path
+    values: dict[str, tuple[int, str]]
 
     def get(self, name: str) -> str:
-        return self._values[name][1] if name in self._values else ""
+        return self.values.get(name, (0, ""))[1]
+
+    def parsed(self, name: str, parse: Callable[[str], _T]) -> _T:
+        """Return what `parse` makes of a value. Raises InvalidInput with the reason of its ValueError."""
+        try:
+            return parse(self.get(name))
+        except ValueError as error:
+            raise self.wrong(name, str(error)) from error
 
     def wrong(self, name: str, reason: str) -> InvalidInput:
-        line = self._values[name][0] if name in self._values else 0
-        return InvalidInput(f"{self._path}{f', line {line}' if line else ''}: {name} {reason}", hint=_SEE)
+        line = self.values.get(name, (0, ""))[0]
+        return InvalidInput(f"{self.path}{f', line {line}' if line else ''}: {name} {reason}", hint=_SEE)
 
 
 def read(path: Path, deployment: Deployment = BDLAB) -> Seeds:
@@ -71,22 +74,23 @@ def read(path: Path, deployment: Deployment = BDLAB) -> Seeds:
         raise lines.wrong(
             "BDLAB_KAFKA_PASSWORD" if user else "BDLAB_KAFKA_USERNAME", "is missing beside the other"
         )
-    ttl, longest = _seconds(lines, "BDLAB_LEASE_TTL"), _seconds(lines, "BDLAB_LEASE_MAX_TTL")
+    ttl, longest = (lines.parsed(name, _seconds) for name in ("BDLAB_LEASE_TTL", "BDLAB_LEASE_MAX_TTL"))
     if ttl and longest and ttl > longest:
         raise lines.wrong("BDLAB_LEASE_TTL", f"is longer ({ttl} s) than BDLAB_LEASE_MAX_TTL ({longest} s)")
+    found = _addresses(lines, deployment)
     return Seeds(
         postgres_user=lines.get("POSTGRES_USER"),
         postgres_password=Secret(lines.get("POSTGRES_PASSWORD")),
-        postgres=_postgres(lines, deployment.database),
-        postgres_ca_pem=_pem(lines, "BDLAB_POSTGRES_CA_FILE"),
+        postgres=found.postgres,
+        postgres_ca_pem=lines.parsed("BDLAB_POSTGRES_CA_FILE", _pem),
         postgres_authority=lines.get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT,
-        kafka=_kafka(lines),
-        kafka_ca_pem=_pem(lines, "BDLAB_KAFKA_CA_FILE"),
+        kafka=found.kafka,
+        kafka_ca_pem=lines.parsed("BDLAB_KAFKA_CA_FILE", _pem),
         kafka_authority=lines.get("BDLAB_KAFKA_CA_FILE") == _BY_VAULT,
         kafka_username=user,
         kafka_password=Secret(password),
-        cidrs=_cidrs(lines),
-        token_period_s=_seconds(lines, "BDLAB_TOKEN_PERIOD"),
+        cidrs=lines.parsed("BDLAB_SECRET_ID_CIDRS", _cidrs),
+        token_period_s=lines.parsed("BDLAB_TOKEN_PERIOD", _seconds),
         lease_ttl_s=ttl,
         lease_max_ttl_s=longest,
     )
@@ -122,63 +126,49 @@ def _parse(path: Path) -> dict[str, tuple[int, str]]:
     return found
 
 
-def _section(lines: _Lines, names: Mapping[str, str], kind: type[_Section], **defaults: str) -> _Section:
-    values = defaults | {field: lines.get(name) for name, field in names.items() if lines.get(name)}
+def _addresses(lines: _Lines, deployment: Deployment) -> Settings:
+    """Return settings with the servers' addresses, that of the database as its administrator uses it."""
+    layer = environment_layer({name: lines.get(name) for name in _ADDRESSES})
     try:
-        return msgspec.convert(values, kind, strict=False)
+        found = msgspec.convert(layer, Settings, strict=False)
+        found.kafka.servers()
     except msgspec.ValidationError as error:
-        reason, _, where = str(error).partition(" - at `$")
-        field = where.strip("`.")
-        name = next((name for name, known in names.items() if known == field), where)
-        raise lines.wrong(name, f"is not valid: {reason[:1].lower()}{reason[1:]}") from None
-
-
-def _postgres(lines: _Lines, dbname: str) -> PostgresSettings:
-    """Return the server's address as its administrator uses it."""
-    section = _section(lines, _SECTIONS["postgres"], PostgresSettings, dbname=dbname)
-    name = "POSTGRES_CA_FILE" if lines.get("POSTGRES_CA_FILE") else "BDLAB_POSTGRES_CA_FILE"
-    if _pem(lines, name):
-        return msgspec.structs.replace(section, ca_file=str(Path(lines.get(name)).expanduser()))
-    if section.sslmode.startswith("verify"):
-        reason = f"is missing: with sslmode {section.sslmode} the administrator, too, verifies the server"
-        raise lines.wrong("POSTGRES_CA_FILE", reason)
-    return section
-
-
-def _kafka(lines: _Lines) -> KafkaSettings:
-    section = _section(lines, _SECTIONS["kafka"], KafkaSettings)
-    try:
-        section.servers()
+        field, reason = explained(error)
+        raise lines.wrong(f"BDLAB_{field}".replace(".", "_").upper(), f"is not valid: {reason}") from None
     except SettingsInvalid as error:
         raise lines.wrong("BDLAB_KAFKA_BOOTSTRAP_SERVERS", f"is not valid: {error.message}") from error
-    return section
+    ca_name = "POSTGRES_CA_FILE" if lines.get("POSTGRES_CA_FILE") else "BDLAB_POSTGRES_CA_FILE"
+    ca_file = str(Path(lines.get(ca_name)).expanduser()) if lines.parsed(ca_name, _pem) else ""
+    if found.postgres.sslmode.startswith("verify") and not ca_file:
+        why = f"with sslmode {found.postgres.sslmode} the administrator, too, verifies the server"
+        raise lines.wrong("POSTGRES_CA_FILE", f"is missing: {why}")
+    dbname = lines.get("BDLAB_POSTGRES_DBNAME") or deployment.database
+    admin = msgspec.structs.replace(found.postgres, ca_file=ca_file, dbname=dbname)
+    return msgspec.structs.replace(found, postgres=admin)
 
 
-def _pem(lines: _Lines, name: str) -> str:
+def _pem(file: str) -> str:
     """Return the text of the file; empty if none is named."""
-    file = lines.get(name)
     if file in ("", _BY_VAULT):
         return ""
     try:
         text = Path(file).expanduser().read_text("ascii")
     except (OSError, UnicodeDecodeError) as error:
-        raise lines.wrong(name, f"names {file}, which cannot be read: {error}") from error
+        raise ValueError(f"names {file}, which cannot be read: {error}") from error
     if "-----BEGIN CERTIFICATE-----" not in text:
-        raise lines.wrong(name, f"names {file}, which holds no certificate in PEM form")
+        raise ValueError(f"names {file}, which holds no certificate in PEM form")
     return text
 
 
-def _cidrs(lines: _Lines) -> tuple[str, ...] | None:
-    name = "BDLAB_SECRET_ID_CIDRS"
-    parts = [part.strip() for part in lines.get(name).split(",") if part.strip()]
+def _cidrs(text: str) -> tuple[str, ...] | None:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
     try:
         return tuple(str(ipaddress.ip_network(part)) for part in parts) or None
     except ValueError as error:
-        raise lines.wrong(name, f"is no list of networks: {error}") from error
+        raise ValueError(f"is no list of networks: {error}") from error
 
 
-def _seconds(lines: _Lines, name: str) -> int | None:
-    text = lines.get(name)
+def _seconds(text: str) -> int | None:
     if not text:
         return None
     try:
@@ -186,5 +176,5 @@ def _seconds(lines: _Lines, name: str) -> int | None:
     except ValueError:
         seconds = 0
     if seconds < 1:
-        raise lines.wrong(name, f"is no duration: {text!r}; write 90s, 30m, 1h or 1d")
+        raise ValueError(f"is no duration: {text!r}; write 90s, 30m, 1h or 1d")
     return seconds

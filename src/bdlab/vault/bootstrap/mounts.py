@@ -6,7 +6,7 @@ import msgspec
 
 from bdlab.errors import BdlabError, SettingsInvalid, VaultError, VaultUnavailable
 from bdlab.retry import wait_for
-from bdlab.vault.bootstrap.plan import Plan
+from bdlab.vault.bootstrap.plan import Change, Plan, Step
 from bdlab.vault.client import VaultClient
 
 _READY_TIMEOUT_S = 15.0
@@ -34,37 +34,33 @@ class _Mount(msgspec.Struct, frozen=True):
             hint="Choose another path: settings vault.kv_mount, vault.database_mount, vault.approle_mount.",
         )
 
-
-class Mounts:
-    name = "engines"
-
-    def __init__(self, plan: Plan, *, log_in_only: bool = False) -> None:
-        vault = plan.vault
-        self._kv_mount = vault.kv_mount
-        log_in = _Mount(vault.approle_mount, "sys/auth", "approle")
-        engines = (
-            _Mount(vault.kv_mount, "sys/mounts", "kv", {"version": "2"}),
-            _Mount(vault.database_mount, "sys/mounts", "database"),
-        )
-        self._wanted = (log_in,) if log_in_only else (*engines, log_in)
-
-    def pending(self, reader: VaultClient) -> tuple[str, ...]:
-        listed = {path: reader.request("get", path) for path in ("sys/mounts", "sys/auth")}
-        return tuple(mount.path for mount in self._wanted if not mount.is_in(listed[mount.listing]))
-
-    def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
-        for mount in self._wanted:
-            if mount.path in pending:
-                options = {"options": mount.options} if mount.options else {}
-                writer.write(f"{mount.listing}/{mount.path}", {"type": mount.kind, **options})
-        if self._kv_mount in pending:
+    def make(self, writer: VaultClient) -> None:
+        options = {"options": self.options} if self.options else {}
+        writer.write(f"{self.listing}/{self.path}", {"type": self.kind, **options})
+        if self.kind == "kv":
             # HashiCorp Vault answers 400 for a moment at a new KV v2 engine.
             wait_for(
                 "Vault",
-                lambda: writer.read(f"{self._kv_mount}/config"),
+                lambda: writer.read(f"{self.path}/config"),
                 timeout_s=_READY_TIMEOUT_S,
                 errors=_preparing,
             )
+
+
+def mounts(plan: Plan, *, log_in_only: bool = False) -> Step:
+    """Return the step that mounts the engines, or only the log-in."""
+    vault = plan.vault
+    wanted = (
+        _Mount(vault.kv_mount, "sys/mounts", "kv", {"version": "2"}),
+        _Mount(vault.database_mount, "sys/mounts", "database"),
+        _Mount(vault.approle_mount, "sys/auth", "approle"),
+    )[-1 if log_in_only else 0 :]
+
+    def missing(reader: VaultClient) -> dict[str, Change]:
+        listed = {path: reader.request("get", path) for path in ("sys/mounts", "sys/auth")}
+        return {mount.path: mount.make for mount in wanted if not mount.is_in(listed[mount.listing])}
+
+    return Step(name="engines", missing=missing)
 
 
 def _preparing(error: BdlabError) -> bool:

@@ -1,8 +1,9 @@
 """What `vault-init` is given, what its steps are, and what they report."""
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -102,18 +103,30 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
-class Step(Protocol):
-    """One step of the set-up. Both methods can be repeated at any time, as after a run that was killed."""
+Change = Callable[[VaultClient], object]
+"""Puts one thing right in Vault."""
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of the set-up. It can be repeated at any time, as after a run that was killed.
+
+    - `missing`: returns by name what is missing or differs, with the change that puts it right. Reads only.
+    - `at_once`: whether the changes are independent of each other; otherwise they are made in order.
+    - `finish`: is called after the changes with their names.
+    """
 
     name: str
+    missing: Callable[[VaultClient], dict[str, Change]]
+    at_once: bool = False
+    finish: Callable[[Collection[str]], None] = lambda _names: None
 
-    def pending(self, reader: VaultClient) -> tuple[str, ...]:
-        """Return the names of what is missing or differs; empty if nothing is. Reads only."""
-        ...
-
-    def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
-        """Set up what is pending."""
-        ...
+    def apply(self, writer: VaultClient, changes: dict[str, Change]) -> None:
+        if self.at_once:
+            in_parallel(lambda change: change(writer), changes.values())
+        else:
+            for change in changes.values():
+                change(writer)
+        self.finish(changes)
 
 
 def in_parallel(work: Callable[[T], object], items: Iterable[T]) -> None:
@@ -132,28 +145,23 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     wanted: dict[str, Any]
     defaults: dict[str, Any] = {}
 
+    def missing(self, reader: VaultClient) -> Change | None:
+        """Return the change that writes it; None if no wanted field differs."""
+        found = reader.read_if_present(self.path)
+        if not _differs(found, self.wanted):
+            return None
+        kept = {field: (found or {}).get(field, default) for field, default in self.defaults.items()}
+        return partial(VaultClient.write, path=self.path, body=kept | self.wanted)
 
-class Entries:
-    """The step that writes those of its entries, each with a name, of which a wanted field differs."""
 
-    def __init__(self, name: str, entries: dict[str, Entry]) -> None:
-        self.name = name
-        self._entries = entries
-        self._found: dict[str, dict[str, Any] | None] = {}
+def entries(name: str, wanted: dict[str, Entry]) -> Step:
+    """Return the step that writes those of the entries, each with a name, of which a wanted field differs."""
 
-    def pending(self, reader: VaultClient) -> tuple[str, ...]:
-        self._found = {name: reader.read_if_present(entry.path) for name, entry in self._entries.items()}
-        return tuple(
-            name for name, entry in self._entries.items() if _differs(self._found[name], entry.wanted)
-        )
+    def missing(reader: VaultClient) -> dict[str, Change]:
+        found = {each: entry.missing(reader) for each, entry in wanted.items()}
+        return {each: change for each, change in found.items() if change}
 
-    def apply(self, writer: VaultClient, pending: tuple[str, ...]) -> None:
-        def write(name: str) -> None:
-            entry, found = self._entries[name], self._found[name] or {}
-            kept = {field: found.get(field, default) for field, default in entry.defaults.items()}
-            writer.write(entry.path, kept | entry.wanted)
-
-        in_parallel(write, pending)
+    return Step(name=name, missing=missing, at_once=True)
 
 
 def _differs(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from bdlab.errors import VaultError
 from bdlab.resources import policies_dir
 from bdlab.services import BDLAB, IDENTITIES, INSPECT, RECOVERY, Deployment
 from bdlab.settings import VaultSettings
-from bdlab.vault.bootstrap.plan import Entries, Entry, Plan
+from bdlab.vault.bootstrap.plan import Entry, Plan, Step, entries
 
 _PERIOD_S = 3600
 _SHORT_TTL_S = 300
@@ -42,13 +42,13 @@ def policy_text(service: str, vault: VaultSettings, deployment: Deployment) -> s
     return _PATH.sub(renamed, text)
 
 
-def policy_entries(plan: Plan, services: Sequence[str] = IDENTITIES) -> Entries:
+def policy_entries(plan: Plan, services: Sequence[str] = IDENTITIES) -> Step:
     """Return the step that sets up the policies."""
     texts = {
         plan.deployment.own(service): policy_text(service, plan.vault, plan.deployment)
         for service in services
     }
-    return Entries(
+    return entries(
         "policies",
         {
             name: Entry(path=f"sys/policies/acl/{name}", wanted={"policy": text})
@@ -57,13 +57,13 @@ def policy_entries(plan: Plan, services: Sequence[str] = IDENTITIES) -> Entries:
     )
 
 
-def approle_entries(plan: Plan, services: Sequence[str] = IDENTITIES) -> Entries:
+def approle_entries(plan: Plan, services: Sequence[str] = IDENTITIES) -> Step:
     """Return the step that sets up the AppRoles.
 
     If `.env` names networks, secret ids and tokens work only from there. A secret id can be used again, as a
     restart needs it; `rotate` replaces it.
     """
-    return Entries("identities", {service: _approle(plan, service) for service in services})
+    return entries("identities", {service: _approle(plan, service) for service in services})
 
 
 def _approle(plan: Plan, service: str) -> Entry:

@@ -62,7 +62,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return self.session.ask(lambda client: prune_reports(client, self.identity(service)))
 
     def identity(self, service: str) -> Identity:
-        return Identity(self.vault.identities / self.deployment.own(service), service=service)
+        return Identity.of(self.vault, self.deployment, service)
 
 
 def wait_for_clients(
