@@ -1,44 +1,7 @@
-"""The errors that bdlab raises.
+"""The errors that bdlab raises: each group begins with its base, and each line says what it stands for.
 
-    BdlabError                       exit code 1
-    ├── InvalidInput                 a review, a file or an option that cannot be used      (exit code 2)
-    │   └── SettingsInvalid          a setting of the wrong type or range; names its source
-    ├── InvalidEvent                 bytes on the topic that are not a prediction event
-    ├── EventTooNew                  an event of a later version of bdlab, which can read it
-    ├── ModelError
-    │   ├── ContractInvalid          a contract that cannot be used; names the field
-    │   ├── ContractMismatch         two contracts that do not fit together; names the field
-    │   ├── ModelNotFound
-    │   ├── ModelTampered            a model file differs from the sha256 in its card
-    │   └── TrainingFailed
-    ├── VaultError
-    │   ├── VaultUnavailable         unreachable, sealed, not initialised, overloaded: wait and retry
-    │   ├── IdentityRefused          the AppRole's role id or secret id is not accepted: do not retry
-    │   │   └── TokenRefused         a token that ran out or was revoked: log in again
-    │   ├── PolicyDenied             logged in, but the path is not allowed: do not retry
-    │   └── SecretMissing            the path is allowed and holds nothing
-    ├── BrokerError
-    │   ├── BrokerUnavailable        no broker answered in time: retry
-    │   ├── NotAcknowledged          no acknowledgement came in time: the message may or may not be on the
-    │   │                            topic; retry with the same id
-    │   ├── BrokerRefused            authentication or authorisation failed at the broker
-    │   ├── TopicMissing
-    │   ├── EventTooLarge            the broker accepts no message of this size: do not retry
-    │   └── OffsetOutOfRange         the position to read from is not in the log
-    ├── DatabaseError
-    │   ├── DatabaseUnavailable      no connection, or a broken one: retry with fresh credentials
-    │   ├── DatabaseDenied           the role lacks a privilege (SQLSTATE 42501)
-    │   ├── RowRejected              the database refuses the content of this row (SQLSTATE 22, 23, 54)
-    │   ├── FenceLost                another consumer has advanced the partition: drop the batch, seek again
-    │   └── SchemaOutdated           migrations are missing, or newer than this version
-    ├── StackError
-    │   ├── ServerNotStarted         a server of the local stack did not start; names its log file
-    │   ├── StartInterrupted         a stop was requested before everything had started
-    │   ├── StackInUse               another `bdlab up` holds the data folder
-    │   └── BinaryMissing            the package or program with a server is not installed
-    └── Unhealthy                    checked, and not healthy or not verified               (exit code 10)
-
-Adapters wrap a foreign exception into one of these and keep it as ``__cause__``.
+The exit code of a command is 1, that of an InvalidInput 2, that of Unhealthy 10. Adapters wrap a foreign
+exception into one of these and keep it as ``__cause__``.
 """
 
 from importlib.util import find_spec
@@ -56,8 +19,66 @@ class BdlabError(Exception):
         self.hint = hint
 
 
+class Unhealthy(BdlabError):
+    """Checked, and not healthy or not verified."""
+
+    exit_code = 10
+
+
 class InvalidInput(BdlabError):
+    """Data, a file or an option that cannot be used."""
+
     exit_code = 2
+
+
+# fmt: off
+class SettingsInvalid(InvalidInput): ...          # a setting of the wrong type or range; names its source
+
+class InvalidEvent(BdlabError): ...               # bytes on the topic that are not a prediction event
+class EventTooNew(BdlabError): ...                # an event of a later version of bdlab, which can read it
+
+class ModelError(BdlabError): ...
+class ContractInvalid(ModelError): ...            # a contract that cannot be used; names the field
+class ContractMismatch(ModelError): ...           # two contracts that do not fit together; names the field
+class ModelNotFound(ModelError): ...
+class ModelTampered(ModelError): ...              # a model file differs from the sha256 in its card
+class TrainingFailed(ModelError): ...
+
+class VaultError(BdlabError): ...
+class VaultUnavailable(VaultError): ...           # unreachable, sealed, not initialised, overloaded: retry
+class IdentityRefused(VaultError): ...            # the AppRole's role id or secret id is not accepted
+class TokenRefused(IdentityRefused): ...          # a token that ran out or was revoked: log in again
+class PolicyDenied(VaultError): ...               # logged in, but the path is not allowed: do not retry
+class SecretMissing(VaultError): ...              # the path is allowed and holds nothing
+
+class BrokerError(BdlabError): ...
+class BrokerUnavailable(BrokerError): ...         # no broker answered in time: retry
+class NotAcknowledged(BrokerError): ...           # the message may be on the topic: retry with the same id
+class BrokerRefused(BrokerError): ...             # authentication or authorisation failed at the broker
+class TopicMissing(BrokerError): ...
+class EventTooLarge(BrokerError): ...             # the broker accepts no message of this size: do not retry
+class OffsetOutOfRange(BrokerError): ...          # the position to read from is not in the log
+
+class DatabaseError(BdlabError): ...
+class DatabaseUnavailable(DatabaseError): ...     # no connection, or a broken one: retry with another login
+class DatabaseDenied(DatabaseError): ...          # the role lacks a privilege (SQLSTATE 42501)
+class FenceLost(DatabaseError): ...               # another consumer has advanced the partition: seek again
+class SchemaOutdated(DatabaseError): ...          # migrations are missing, or newer than this version
+
+class StackError(BdlabError): ...
+class ServerNotStarted(StackError): ...           # a server of the local stack; names its log file
+class StartInterrupted(StackError): ...           # a stop was requested before everything had started
+class StackInUse(StackError): ...                 # another `bdlab up` holds the data folder
+class BinaryMissing(StackError): ...              # the package or program with a server is not installed
+# fmt: on
+
+
+class RowRejected(DatabaseError):
+    """The database refuses the content of this row; `sqlstate` (class 22, 23 or 54) is its code."""
+
+    def __init__(self, message: str, *, sqlstate: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.sqlstate = sqlstate
 
 
 def require(package: str, *, extra: str, what: str) -> None:
@@ -66,111 +87,3 @@ def require(package: str, *, extra: str, what: str) -> None:
         raise InvalidInput(
             f"{what}, and the package {package} is not installed", hint=f"pip install 'bdlab[{extra}]'"
         )
-
-
-class SettingsInvalid(InvalidInput): ...
-
-
-class InvalidEvent(BdlabError): ...
-
-
-class EventTooNew(BdlabError): ...
-
-
-class ModelError(BdlabError): ...
-
-
-class ContractInvalid(ModelError): ...
-
-
-class ContractMismatch(ModelError): ...
-
-
-class ModelNotFound(ModelError): ...
-
-
-class ModelTampered(ModelError): ...
-
-
-class TrainingFailed(ModelError): ...
-
-
-class VaultError(BdlabError): ...
-
-
-class VaultUnavailable(VaultError): ...
-
-
-class IdentityRefused(VaultError): ...
-
-
-class TokenRefused(IdentityRefused): ...
-
-
-class PolicyDenied(VaultError): ...
-
-
-class SecretMissing(VaultError): ...
-
-
-class BrokerError(BdlabError): ...
-
-
-class BrokerUnavailable(BrokerError): ...
-
-
-class NotAcknowledged(BrokerError): ...
-
-
-class BrokerRefused(BrokerError): ...
-
-
-class TopicMissing(BrokerError): ...
-
-
-class EventTooLarge(BrokerError): ...
-
-
-class OffsetOutOfRange(BrokerError): ...
-
-
-class DatabaseError(BdlabError): ...
-
-
-class DatabaseUnavailable(DatabaseError): ...
-
-
-class DatabaseDenied(DatabaseError): ...
-
-
-class RowRejected(DatabaseError):
-    """`sqlstate` is the five-character code from Postgres."""
-
-    def __init__(self, message: str, *, sqlstate: str, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.sqlstate = sqlstate
-
-
-class FenceLost(DatabaseError): ...
-
-
-class SchemaOutdated(DatabaseError): ...
-
-
-class StackError(BdlabError): ...
-
-
-class ServerNotStarted(StackError): ...
-
-
-class StartInterrupted(StackError): ...
-
-
-class StackInUse(StackError): ...
-
-
-class BinaryMissing(StackError): ...
-
-
-class Unhealthy(BdlabError):
-    exit_code = 10
