@@ -23,11 +23,12 @@ from bdlab.stack.servers.java import Distribution
 from bdlab.stack.servers.process import run_to_end
 from bdlab.stack.servers.server import Broker
 
+#: The properties that are the same for each broker.
+_FIXED = Path(__file__).with_name("kafka.properties")
 _KILL_WAIT_S = 5.0
 _FORMAT_TIMEOUT_S = 60.0
 _HEAP_MB = 256
 _SESSION_TIMEOUT_MS = 3000
-
 
 CLIENT, INTERNAL, CONTROLLER = "CLIENT", "INTERNAL", "CONTROLLER"
 
@@ -244,30 +245,9 @@ def security_properties(
 
 def broker_properties(data: Path) -> Properties:
     """Return what every broker is told, with its log in `data`."""
-    few, one = "6", "1"
-    return {
-        "log.dirs": str(data),
-        # `bdlab migrate` makes the topic, never a client that asks for it.
-        "auto.create.topics.enable": "false",
-        "default.replication.factor": one,
-        "min.insync.replicas": one,
-        "offsets.topic.replication.factor": one,
-        "offsets.topic.num.partitions": few,
-        "transaction.state.log.replication.factor": one,
-        "transaction.state.log.min.isr": one,
-        "transaction.state.log.num.partitions": few,
-        "unclean.leader.election.enable": "false",
-        # No waiting for more members: the group of one machine is complete at once.
-        "group.initial.rebalance.delay.ms": "0",
-        # Kafka's default minimum is 6 s; a consumer may ask here to be missed sooner after it died.
-        "group.min.session.timeout.ms": "1000",
-        # One machine that runs everything has few clients and few cores. By default the log cleaner takes
-        # 128 MiB at the start; only the consumers' offsets are compacted.
-        "log.cleaner.dedupe.buffer.size": str(4 << 20),
-        "num.network.threads": "2",
-        "num.io.threads": "4",
-        "background.threads": "4",
-    }
+    lines = _FIXED.read_text("ascii").splitlines()
+    fixed = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return fixed | {"log.dirs": str(data)}
 
 
 def kraft_properties(node_id: int, controllers: Mapping[int, int], *, session_timeout_ms: int) -> Properties:
@@ -285,10 +265,6 @@ def kraft_properties(node_id: int, controllers: Mapping[int, int], *, session_ti
         "controller.listener.names": CONTROLLER,
         "broker.session.timeout.ms": str(session_timeout_ms),
         "broker.heartbeat.interval.ms": str(min(1000, session_timeout_ms // 6)),
-        "share.coordinator.state.topic.replication.factor": "1",
-        "share.coordinator.state.topic.min.isr": "1",
-        "group.coordinator.threads": "1",
-        "share.coordinator.threads": "1",
     }
 
 

@@ -7,6 +7,7 @@ import shutil
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 
 from bdlab.errors import ServerNotStarted
 from bdlab.files import replace_file
@@ -16,31 +17,7 @@ from bdlab.stack.tls import TlsServer, get
 _KEY_BYTES = 32
 _AUDIT_LIMIT_BYTES = 32 << 20
 _HTTP_TIMEOUT_S = 5.0
-
-#: Paths are relative to the data folder, in which the server runs: its name may contain anything.
-_CONFIG = """\
-storage "raft" {{
-  path                   = "openbao/raft"
-  node_id                = "local"
-  performance_multiplier = 1
-}}
-seal "static" {{
-  current_key_id = "local-1"
-  current_key    = "file://openbao/seal.key"
-}}
-listener "tcp" {{
-  address = "127.0.0.1:{port}"
-  {tls}
-}}
-audit "file" "file" {{
-  options {{
-    file_path = "openbao/audit.log"
-  }}
-}}
-api_addr     = "{scheme}://127.0.0.1:{port}"
-cluster_addr = "https://127.0.0.1:{cluster_port}"
-ui           = false
-"""
+_CONFIG = Path(__file__).with_name("openbao.hcl")
 
 
 class OpenBao(TlsServer):
@@ -100,7 +77,8 @@ class OpenBao(TlsServer):
             self.tls.prepare()
             server_file = json.dumps(os.path.relpath(self.tls.files("vault").server_file, self.data_dir))
             tls = f"tls_cert_file = {server_file}\n  tls_key_file = {server_file}"
-        text = _CONFIG.format(port=port, cluster_port=cluster_port, scheme=self._scheme, tls=tls)
+        template = Template(_CONFIG.read_text("ascii"))
+        text = template.substitute(port=port, cluster_port=cluster_port, scheme=self._scheme, tls=tls)
         config.write_text(text, "utf-8")
         config.chmod(0o600)
         return [str(program), "server", "-config", str(config)]
