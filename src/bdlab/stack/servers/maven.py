@@ -5,11 +5,11 @@ and CAs are configured as for any program that uses the HTTP client `requests`.
 """
 
 import hashlib
-import threading
+import multiprocessing
 import time
-from collections import deque
 from collections.abc import Sequence
 from http import HTTPStatus
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
@@ -28,6 +28,7 @@ _WORKERS = 4
 _CONNECT_TIMEOUT_S = 4.0
 _READ_TIMEOUT_S = 7.0
 _STALLED_S = 12.0
+_POLL_S = 0.1
 _TRIES = 5
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _HINT = (
@@ -57,10 +58,7 @@ class Fetching:
         self._repositories = sorted(named.values(), key=lambda url: url == MAVEN_CENTRAL_URL)
         self._local = settings.repo_cache
         self._libs = libs
-        self._waiting = deque(sorted(jars, key=lambda jar: -jar.size))
-        self._done = dict.fromkeys(jars, 0)
-        self._stop = threading.Event()
-        self._failed: list[Exception] = []
+        self._done = dict.fromkeys(sorted(jars, key=lambda jar: -jar.size), 0)
         self._why = "no response"
         self._answered = False
         self._heard_at = time.monotonic()
@@ -68,30 +66,19 @@ class Fetching:
     def run(self, progress: Progress) -> None:
         """Fetch them all. Raises BinaryMissing, or OSError for what cannot be written."""
         size = sum(jar.size for jar in self._done)
-        # Daemon threads: a download that hangs must not delay the end of the process.
-        workers = [threading.Thread(target=self._work, daemon=True) for _ in range(_WORKERS)]
-        try:
-            for worker in workers:
-                worker.start()
-            while not self._failed and (alive := [worker for worker in workers if worker.is_alive()]):
+        # Its threads are daemons, and not waited for: a download that hangs must not delay the end.
+        with ThreadPool(_WORKERS) as pool:
+            fetched = pool.imap_unordered(self._fetch, self._done)
+            while True:
                 progress(sum(self._done.values()), size)
-                if time.monotonic() - self._heard_at > _STALLED_S:
-                    raise _missing(f"nothing came for {_STALLED_S:.0f} s ({self._why})")
-                alive[0].join(0.1)
-            if self._failed:
-                raise self._failed[0]
-        finally:
-            self._stop.set()
+                try:
+                    fetched.next(_POLL_S)
+                except multiprocessing.TimeoutError:
+                    if time.monotonic() - self._heard_at > _STALLED_S:
+                        raise _missing(f"nothing came for {_STALLED_S:.0f} s ({self._why})") from None
+                except StopIteration:
+                    break
         progress(size, size)
-
-    def _work(self) -> None:
-        try:
-            while self._waiting and not self._stop.is_set():
-                self._fetch(self._waiting.popleft())
-        except IndexError:
-            pass  # another thread took the last one
-        except Exception as error:  # noqa: BLE001 - `run` raises it
-            self._failed.append(error)
 
     def _fetch(self, jar: Jar) -> None:
         target = self._libs / jar.name
@@ -119,7 +106,7 @@ class Fetching:
             # Without any response so far there is no network: do not wait for it.
             if tries >= (_TRIES if self._answered else 2) or not any(one.transient for one in errors):
                 raise _missing(self._why)
-            backoff.wait(self._stop)
+            time.sleep(backoff.next_s())
 
     def _get(self, jar: Jar, url: str, file: IO[bytes]) -> None:
         """Download `url` into `file`. Raises _DownloadError, and BinaryMissing if it is not `jar`."""
@@ -136,7 +123,7 @@ class Fetching:
                     digest.update(chunk)
                     size += len(chunk)
                     self._count(jar, min(size, jar.size))
-                    if self._stop.is_set() or size > jar.size:
+                    if size > jar.size:
                         break
         except OSError as error:
             if error.errno is not None and not isinstance(error, requests.RequestException):
