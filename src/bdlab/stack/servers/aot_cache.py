@@ -4,23 +4,19 @@ The Java runtime writes it at the end of a recorded run, and ignores one that do
 Source: JEP 483, JEP 514.
 """
 
-import os
 import shutil
-import signal
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 from bdlab.certificates import CertificateFiles
-from bdlab.errors import ServerNotStarted, StartInterrupted
+from bdlab.errors import ServerNotStarted
 from bdlab.stack.servers import binaries
 from bdlab.stack.servers.java import Distribution
 from bdlab.stack.servers.kafka import ApacheKafka
 from bdlab.stack.temporary_ca import subject, temporary_certificates
 
 _TIMEOUT_S = 120.0
-_POLL_S = 0.1
 _CERTIFICATE_TTL_S = 3600
 _PREFIX = ".aot-cache-"
 #: Each version of the jars or of Java has its own, of 77 MB.
@@ -35,20 +31,6 @@ class _RecordedKafka(ApacheKafka):
     @property
     def output(self) -> Path:
         return self.data_dir / "kafka.aot"
-
-    def finish(self, stop: threading.Event) -> None:
-        """Ask it to end, and wait until the cache is written.
-
-        Raises ServerNotStarted if there is none then, StartInterrupted if `stop` was set.
-        """
-        if self.pid:
-            os.kill(self.pid, signal.SIGTERM)
-        deadline = time.monotonic() + _TIMEOUT_S
-        while self.wait(_POLL_S) is None and time.monotonic() < deadline:
-            if stop.is_set():
-                raise StartInterrupted("asked to stop while Apache Kafka was prepared for quick starts")
-        if not self.output.exists():
-            raise ServerNotStarted(f"Java wrote no ahead-of-time cache:\n{self.tail()}")
 
     def _java(self, distribution: Distribution, main: str, *arguments: str) -> list[str]:
         program, *others = super()._java(distribution, main, *arguments)
@@ -82,10 +64,9 @@ def _make(distribution: Distribution, target: Path, stop: threading.Event) -> No
         certificates.write(issued, (), ttl_s=_CERTIFICATE_TTL_S)
         broker = _RecordedKafka(Path(folder), certificates=certificates, distribution=distribution)
         broker.start(_TIMEOUT_S, stop)
-        try:
-            broker.finish(stop)
-        finally:
-            broker.kill()
+        broker.stop(_TIMEOUT_S)
+        if not broker.output.exists():
+            raise ServerNotStarted(f"Java wrote no ahead-of-time cache:\n{broker.tail()}")
         broker.output.rename(target)
     caches = sorted(target.parent.glob(f"*{target.suffix}"), key=lambda file: file.stat().st_mtime)
     for old in caches[:-_KEPT]:
