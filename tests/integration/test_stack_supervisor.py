@@ -22,7 +22,7 @@ from bdlab.errors import ServerNotStarted, StackError, StackInUse, StartInterrup
 from bdlab.services import BDLAB, Deployment
 from bdlab.stack import DataFolder, Endpoints, Event, Postgres, Tansu
 from bdlab.stack.servers.process import ManagedProcess, Process, start_mark
-from bdlab.stack.service import Service, run_command, service_environment
+from bdlab.stack.service import Commands, Service, service_environment
 from bdlab.stack.supervisor import Supervisor
 
 
@@ -211,31 +211,18 @@ def test_a_start_can_be_interrupted(tmp_path: Path) -> None:
         with pytest.raises(StartInterrupted, match="never was starting"):
             service.start(60, stop)
         assert not service.running
+        sleep = Commands(["sleep"], folder, os.environ)
         with pytest.raises(StartInterrupted, match="sleeping was running"):
-            run_command(
-                "sleeping",
-                ["sleep", "600"],
-                folder=folder,
-                environment=dict(os.environ),
-                timeout_s=60,
-                stop=stop,
-            )
+            sleep.run("sleeping", ["600"], stop)
         with pytest.raises(StackError, match=r"sleeping did not end within 0\.2 s"):
-            run_command(
-                "sleeping", ["sleep", "600"], folder=folder, environment=dict(os.environ), timeout_s=0.2
-            )
+            sleep.run("sleeping", ["600"], timeout_s=0.2)
         assert folder.processes() == []
 
 
 def test_a_commands_output_and_log_are_kept_apart(tmp_path: Path) -> None:
     with DataFolder(tmp_path / "data") as folder:
-        outcome = run_command(
-            "both",
-            ["sh", "-c", "echo result; echo talk >&2; exit 3"],
-            folder=folder,
-            environment=dict(os.environ),
-            timeout_s=10,
-        )
+        sh = Commands(["sh", "-c"], folder, os.environ)
+        outcome = sh.run("both", ["echo result; echo talk >&2; exit 3"], check=False)
         assert (outcome.code, outcome.output, outcome.tail) == (3, "result\n", "talk")
         assert (folder.logs / "both.log").read_text() == "talk\n"
 

@@ -117,7 +117,9 @@ def _predict(
     """Predict from a file with `bdlab predict`, and return the ids that it printed. Raises StackError."""
     file = folder / "samples.jsonl"
     file.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
-    outcome = stack.run("predict", ["predict", "--file", str(file), "--json", "--source", "demo"], stop)
+    outcome = stack.commands.run(
+        "predict", ["predict", "--file", str(file), "--json", "--source", "demo"], stop
+    )
     return [str(json.loads(line)["id"]) for line in outcome.output.splitlines()]
 
 
@@ -144,7 +146,7 @@ def _wait_for_rows(endpoints: Endpoints, ids: Sequence[str], stop: threading.Eve
 def _verify(stack: LocalStack, stop: threading.Event) -> str:
     """Return what `bdlab verify` printed. Raises Unhealthy if it does not add up."""
     verify = ["verify", "--wait", str(_VERIFY_WAIT_S)]
-    outcome = stack.run("verify", verify, stop, check=False)
+    outcome = stack.commands.run("verify", verify, stop, check=False)
     if outcome.code != 0:
         raise Unhealthy(f"bdlab verify ended with exit code {outcome.code}:\n{outcome.output}{outcome.tail}")
     return outcome.output

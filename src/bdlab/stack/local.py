@@ -21,14 +21,19 @@ from bdlab.stack.servers.openbao import OpenBao
 from bdlab.stack.servers.ports import PortRegistry
 from bdlab.stack.servers.postgres import Postgres
 from bdlab.stack.servers.process import ManagedProcess, start_mark
-from bdlab.stack.service import CommandResult, Service, run_command, service_environment
+from bdlab.stack.service import (
+    COMMAND_TIMEOUT_S,
+    CommandResult,
+    Commands,
+    Service,
+    service_environment,
+)
 from bdlab.stack.supervisor import Event, Report, Supervisor, TaskGroup
 from bdlab.stack.tls import TlsFolder
 from bdlab.stack.volatile_log import VolatileLog
 
 _HTTP_PORT = 8000
 _START_TIMEOUT_S = 90.0
-_COMMAND_TIMEOUT_S = 120.0
 _SESSION_TIMEOUT_S = 6.0
 _TRIM_EVERY_S, _RENEW_EVERY_S, _POLL_S = 30.0, 1.0, 0.02
 
@@ -59,7 +64,8 @@ class LocalStack:
     ) -> None:
         self.folder = DataFolder(data_dir)
         self._ports = PortRegistry(self.folder.path / "ports.json")
-        self._command = tuple(command)
+        #: Runs `bdlab` commands in the stack's environment.
+        self.commands = Commands(command, self.folder)
         self._report = report
         self._http_port = http_port
         self._kind = broker
@@ -74,9 +80,8 @@ class LocalStack:
         self._broker_files = CertificateFiles(self.folder.tls / "kafka")
         self._broker = make_broker(broker, self.folder.path, self._broker_files)
         self._supervisor = Supervisor(report)
-        self._certificates = CertificateRenewer(self.run, report)
+        self._certificates = CertificateRenewer(self.commands.run, report)
         self._services: list[Service] = []
-        self._environment: dict[str, str] = {}
         self._endpoints: Endpoints | None = None
         self._volatile_log = VolatileLog(
             self.folder.records / "open-log", self._broker.name, self._verify, report
@@ -115,31 +120,6 @@ class LocalStack:
         """Return the log of a server, a service or a command."""
         return self.folder.logs / f"{name}.log"
 
-    def run(
-        self,
-        name: str,
-        arguments: Sequence[str],
-        stop: threading.Event | None = None,
-        *,
-        environment: Mapping[str, str] | None = None,
-        timeout_s: float = _COMMAND_TIMEOUT_S,
-        check: bool = True,
-    ) -> CommandResult:
-        """Run a `bdlab` command in the stack's environment, with `environment` on top.
-
-        Raises StackError if it does not end in time, and with `check`, with the end of its log, if it fails;
-        StartInterrupted if `stop` was set.
-        """
-        return run_command(
-            name,
-            [*self._command, *arguments],
-            folder=self.folder,
-            environment={**self._environment, **(environment or {})},
-            timeout_s=timeout_s,
-            stop=stop,
-            check=check,
-        )
-
     def _open(self, stop: threading.Event) -> Endpoints:
         self.folder.check_location()
         self.folder.keep_deployment(self._deployment)
@@ -162,7 +142,7 @@ class LocalStack:
         api = self._serve(http_port, consumers, stop)
         if former:
             self._volatile_log.report_loss(former, stop)
-        chosen = self._environment.get("BDLAB_MODEL_PATH", "")
+        chosen = self.commands.environment.get("BDLAB_MODEL_PATH", "")
         self._endpoints = Endpoints(
             pid=os.getpid(),
             start_mark=start_mark(os.getpid()),
@@ -234,9 +214,10 @@ class LocalStack:
 
     def _configure_services(self, http_port: int, consumers: Mapping[str, int]) -> None:
         """Write what the services and the commands read: where Vault is, which tells them the rest."""
-        self._environment = service_environment(self.folder, self._openbao.address)
+        environment = service_environment(self.folder, self._openbao.address)
         if self._model_path is not None:
-            self._environment["BDLAB_MODEL_PATH"] = self._model_path or SHIPPED_MODEL
+            environment["BDLAB_MODEL_PATH"] = self._model_path or SHIPPED_MODEL
+        self.commands.environment = environment
         scheme, tls = "https" if self._tls else "http", self._api_tls
         self.folder.write_config(
             {
@@ -273,9 +254,9 @@ class LocalStack:
     def _add_service(self, name: str, arguments: Sequence[str], port: int, ready_path: str) -> Service:
         service = Service(
             name,
-            [*self._command, *arguments],
+            [*self.commands.program, *arguments],
             folder=self.folder,
-            environment=self._environment,
+            environment=self.commands.environment,
             port=port,
             ready_path=ready_path,
             tls=self._tls,
@@ -335,7 +316,7 @@ class LocalStack:
             )
             arguments += ["--env-file", str(self.folder.env_file)]
         try:
-            self.run("vault-init", arguments, stop)
+            self.commands.run("vault-init", arguments, stop)
         finally:
             self.folder.env_file.unlink(missing_ok=True)
         self._postgres.forget_admin_password()
@@ -352,7 +333,7 @@ class LocalStack:
         environment = self._broker_environment
         if self._broker.admin_servers:
             environment["BDLAB_KAFKA_ADMIN_SERVERS"] = self._broker.admin_servers
-        self.run("migrate", ["migrate", "--announce-broker"], stop, environment=environment)
+        self.commands.run("migrate", ["migrate", "--announce-broker"], stop, environment=environment)
 
     def _after_broker_restart(self, stop: threading.Event) -> None:
         self._announce_broker(stop)
@@ -368,7 +349,7 @@ class LocalStack:
 
     def _verify(self, wait_s: int, stop: threading.Event | None) -> CommandResult:
         arguments = ["verify", "--wait", str(wait_s), "--json"]
-        return self.run("verify", arguments, stop, timeout_s=wait_s + _COMMAND_TIMEOUT_S, check=False)
+        return self.commands.run("verify", arguments, stop, timeout_s=wait_s + COMMAND_TIMEOUT_S, check=False)
 
     def _trim_logs(self) -> None:
         self._openbao.rotate_audit_log()

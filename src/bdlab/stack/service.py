@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from bdlab.stack.folder import DataFolder
 from bdlab.stack.servers.process import ManagedProcess, Process, describe_exit
 from bdlab.stack.tls import TlsFolder, get
 
+COMMAND_TIMEOUT_S = 120.0
 _PROBE_TIMEOUT_S = 2.0
 _POLL_S = 0.05
 
@@ -98,37 +100,49 @@ class CommandResult(NamedTuple):
     tail: str
 
 
-def run_command(
-    name: str,
-    arguments: Sequence[str],
-    *,
-    folder: DataFolder,
-    environment: Mapping[str, str],
-    timeout_s: float,
-    stop: threading.Event | None = None,
-    check: bool = False,
-) -> CommandResult:
-    """Run a command in the stack's folder until it ends, with its standard error in `logs/<name>.log`.
-
-    Raises StackError if it takes more than `timeout_s` seconds, and with `check` if it fails;
-    StartInterrupted if `stop` was set.
+@dataclass
+class Commands:
+    """Runs `bdlab` commands in `folder`. `program` is the command line that runs `bdlab`, without arguments;
+    `environment` is all that they see.
     """
-    stop = stop or threading.Event()
-    output_file = folder.records / f"{name}.out"
-    process = Process(name, folder.path, output_file=output_file)
-    hint = f"Its whole log is {process.log_file}."
-    deadline = time.monotonic() + timeout_s
-    process.spawn(arguments, environment)
-    try:
-        while (code := process.wait(_POLL_S)) is None:
-            if stop.is_set():
-                raise StartInterrupted(f"asked to stop while {name} was running")
-            if time.monotonic() >= deadline:
-                raise StackError(f"{name} did not end within {timeout_s:g} s:\n{process.tail()}", hint=hint)
-        result = CommandResult(code, output_file.read_text("utf-8", "replace"), process.tail(lines=10))
-        if check and code != 0:
-            raise StackError(f"{name} failed ({describe_exit(code)}):\n{result.tail}", hint=hint)
-        return result
-    finally:
-        process.stop()
-        output_file.unlink(missing_ok=True)
+
+    program: Sequence[str]
+    folder: DataFolder
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def run(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        stop: threading.Event | None = None,
+        *,
+        environment: Mapping[str, str] | None = None,
+        timeout_s: float = COMMAND_TIMEOUT_S,
+        check: bool = True,
+    ) -> CommandResult:
+        """Run one until it ends, with `environment` on top, and its standard error in `logs/<name>.log`.
+
+        Raises StackError if it takes more than `timeout_s` seconds, and with `check`, with the end of its
+        log, if it fails; StartInterrupted if `stop` was set.
+        """
+        stop = stop or threading.Event()
+        output_file = self.folder.records / f"{name}.out"
+        process = Process(name, self.folder.path, output_file=output_file)
+        hint = f"Its whole log is {process.log_file}."
+        deadline = time.monotonic() + timeout_s
+        process.spawn([*self.program, *arguments], {**self.environment, **(environment or {})})
+        try:
+            while (code := process.wait(_POLL_S)) is None:
+                if stop.is_set():
+                    raise StartInterrupted(f"asked to stop while {name} was running")
+                if time.monotonic() >= deadline:
+                    raise StackError(
+                        f"{name} did not end within {timeout_s:g} s:\n{process.tail()}", hint=hint
+                    )
+            result = CommandResult(code, output_file.read_text("utf-8", "replace"), process.tail(lines=10))
+            if check and code != 0:
+                raise StackError(f"{name} failed ({describe_exit(code)}):\n{result.tail}", hint=hint)
+            return result
+        finally:
+            process.stop()
+            output_file.unlink(missing_ok=True)
