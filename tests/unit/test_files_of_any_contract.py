@@ -182,6 +182,12 @@ def test_every_wrong_cell_of_a_row_is_named(cells: list[str], problems: list[str
         assert str(found).startswith(told)
 
 
+def test_a_cell_of_an_integer_without_bounds_tells_none() -> None:
+    [row] = read(PERSON, b"Income (EUR),is-member,visits\n1,yes,2.0\n")
+    assert isinstance(row, BadRow)
+    assert str(row.problems[0]) == "field 'visits' has to be an integer of 64 bits, and is '2.0'"
+
+
 def test_columns_that_are_missing_are_named_with_all() -> None:
     with pytest.raises(InvalidInput) as caught:
         read(PERSON, b"Age,City\n1,Ulm\n")
@@ -257,7 +263,7 @@ def test_wrong_arguments_are_named(arguments: list[str], why: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         from_arguments(Validator(PERSON), arguments, None, 999)
     assert caught.value.message.startswith(why)
-    with pytest.raises(InvalidInput, match="--summary: a person has no such text"):
+    with pytest.raises(InvalidInput, match="--summary: a person has no text 'summary'"):
         from_arguments(Validator(PERSON), [], "s", 999)
 
 

@@ -162,6 +162,11 @@ def test_a_model_of_one_text(sample: Path, tmp_path: Path) -> None:
     rows = sample_frame()[["note", "isNew"]].fillna({"note": "none"})
     rows.to_csv(sample, index=False)
     model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(rows["note"], rows["isNew"])
+    with pytest.raises(ModelError) as failed:
+        draft_card(dumped(model, tmp_path), sample)
+    assert failed.value.hint.startswith(
+        "Its inputs were 'note', 'isNew'; if one is none, name it with --target"
+    )
     draft = draft_card(dumped(model, tmp_path), sample, target="isNew")
     assert properties(draft)["note"]["type"] == "string"
     assert properties(draft, "output")["prediction"] == {"enum": ["False", "True"]}
@@ -240,6 +245,11 @@ def test_a_file_of_another_kind_and_a_missing_sample_are_refused(sample: Path, t
         draft_card(sample, sample)
     with pytest.raises(InvalidInput, match="cannot be read"):
         draft_card(regression(tmp_path), tmp_path / "none.csv")
+    with pytest.raises(
+        InvalidInput, match="the name 'My houses' or the version '1' of a model is not valid"
+    ) as refused:
+        draft_card(regression(tmp_path), sample, name="My houses", version="1")
+    assert refused.value.hint.startswith("Each has letters, digits, '_', '.' and '-'")
 
 
 @pytest.mark.parametrize(
@@ -335,8 +345,7 @@ def test_check_finds_a_missing_file_and_a_changed_one(sample: Path, tmp_path: Pa
     assert "sha256" in found.what
     (tmp_path / "houses.joblib").unlink()
     [found] = inspect(draft.path).findings
-    assert "exists" in found.what
-    assert found.what.endswith(": houses.joblib")
+    assert found.what.endswith(": houses.joblib is not there")
     with pytest.raises(ModelNotFound):
         inspect(str(tmp_path / "none.card.json"))
 

@@ -398,7 +398,7 @@ def test_onnx_of_a_network_gives_probabilities_alone(
             "input 'new' is a date-time",
         ),
         (network(4), NUMBERS, CLASS, "no other number of rows than 4"),
-        (network(), NUMBERS, PRICE, r"did not predict one result an input: 1 x 3 results for 1"),
+        (network(), NUMBERS, PRICE, r"did not predict one result for each input: 1 x 3 results for 1"),
         (network(softmax=False), NUMBERS, CLASS, "no probabilities that add up to 1"),
         (
             network(),
@@ -441,9 +441,9 @@ class Constant(BaseEstimator):  # type: ignore[misc] # it has no types
     [
         (Constant([float("nan")]), PRICE, "predicted nan, which is no number from -1.79769e\\+308"),
         (Constant([float("-inf")]), PRICE, "predicted -inf"),
-        (Constant([1.0, 2.0]), PRICE, "one result an input: 2 results for 1"),
-        (Constant([]), PRICE, "one result an input: 0 results for 1"),
-        (Constant([[1.0, 2.0]]), PRICE, "one result an input: 1 x 2 results for 1"),
+        (Constant([1.0, 2.0]), PRICE, "one result for each input: 2 results for 1"),
+        (Constant([]), PRICE, "one result for each input: 0 results for 1"),
+        (Constant([[1.0, 2.0]]), PRICE, "one result for each input: 1 x 2 results for 1"),
         (Constant(["dear"]), PRICE, "failed: ValueError: could not convert string to float: .*'dear'"),
         (
             Constant([7.0]),
@@ -567,8 +567,9 @@ def test_a_file_without_a_card_says_how_to_get_one(tmp_path: Path, role: str) ->
 
 
 def test_a_role_that_is_not_known_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"has a known role .terms, onnx, skops, pipeline"):
+    with pytest.raises(ModelError, match="has the role 'torch'") as refused:
         load_scorer(str(carded(tmp_path, b"any", "torch", NUMBERS, PRICE)))
+    assert "one of terms, onnx, skops, pipeline" in refused.value.hint
 
 
 def test_without_a_choice_a_file_that_runs_no_code_is_taken(tmp_path: Path) -> None:

@@ -39,10 +39,10 @@ def init(
         --name: The model's name.
         --model-version: The model's version. NAME@VERSION stands in every prediction.
         --output DIR: Folder for the card and a copy of FILE.
-        --target COLUMN: The sample's column of the truth, which is no input.
-        --bounds: Bound numbers by those of the sample.
+        --target COLUMN: A column of the sample that is not an input, such as that of the true values.
+        --bounds: Take the least and the greatest number of each column as its bounds.
         --trust: Trust the types in a skops file that skops does not know.
-        --force: Replace a card.
+        --force: Replace a card that is there.
         --contract CARD: Take the contract of this card, as for a model that was trained again.
     """
     from bdlab.model.draft import draft_card

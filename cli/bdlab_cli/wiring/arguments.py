@@ -47,7 +47,7 @@ def from_arguments(validator: Validator, arguments: Sequence[str], summary: str 
             others.append(argument)
     if summary is not None:
         if _SUMMARY not in fields or not fields[_SUMMARY].is_text:
-            refuse(f"--summary: {contract.one} has no such text")
+            refuse(f"--summary: {contract.one} has no text {_SUMMARY!r}")
         give(_SUMMARY, summary)
     needed = [field.name for field in contract.inputs if field.required and field.is_text]
     if others == [_STANDARD_INPUT]:

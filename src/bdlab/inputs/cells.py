@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import UNSET
 
 from bdlab.contract import Contract, Field
-from bdlab.contract.fields import FLOAT64
+from bdlab.contract.fields import FLOAT64, INT64
 from bdlab.events import Input
 from bdlab.inputs.body import FieldProblem, InputInvalid, Validator
 
@@ -61,6 +61,7 @@ def cell_of(field: Field) -> Callable[[str], Any]:
         return str if needed else lambda text: text or empty
     wanted, form, value_of = _FORMS.get(field.kind, ("", None, str))
     low, high = field.bounds if field.kind == "integer" else FLOAT64
+    wanted = "an integer of 64 bits" if (low, high) == INT64 else wanted.format(field.bounds)
 
     def read(text: str) -> Any:
         given = text.strip()
@@ -74,7 +75,7 @@ def cell_of(field: Field) -> Callable[[str], Any]:
             value: Any = value_of(given)
             if low <= value <= high:
                 return value
-        raise ValueError(f"has to be {wanted.format(field.bounds)}, and is {given[:_SHOWN]!r}")
+        raise ValueError(f"has to be {wanted}, and is {given[:_SHOWN]!r}")
 
     return read
 

@@ -133,6 +133,6 @@ def class_name(value: Any) -> str:
 def _wrong_count(shape: Sequence[int], count: int) -> ModelError:
     shown = " x ".join(map(str, shape)) or "1"
     return ModelError(
-        f"did not predict one result an input: {shown} results for {count}",
+        f"did not predict one result for each input: {shown} results for {count}",
         hint=f"A model has one output, and each prediction is of one row alone. {PAGE}",
     )

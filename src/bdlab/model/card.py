@@ -97,7 +97,7 @@ def read_card(path: Path) -> Card:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelError(
             f"{path} is not a model card: {error}",
-            hint="`bdlab train` writes a card beside the model; docs/model.md shows one to write.",
+            hint="`bdlab model init` writes a card beside a model; docs/model.md shows one.",
         ) from error
     for name in card.files:
         if name in {"", ".", ".."} or Path(name).name != name or "\\" in name:
@@ -120,7 +120,10 @@ def check_title(name: str, version: str) -> None:
     try:
         msgspec.convert({"name": name, "version": version}, Title)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"the name {name!r} or the version {version!r} is not valid: {error}") from error
+        raise InvalidInput(
+            f"the name {name!r} or the version {version!r} of a model is not valid",
+            hint="Each has letters, digits, '_', '.' and '-', and does not begin with the last two.",
+        ) from error
 
 
 def encode_card(card: Card) -> bytes:
@@ -134,8 +137,8 @@ def read_file(path: Path) -> bytes:
     except OSError as error:
         raise ModelNotFound(
             f"the model file {path} cannot be read: {error.strerror}",
-            hint="Name a model card, its folder or a joblib file with BDLAB_MODEL_PATH, "
-            "or leave it out for the model that ships with bdlab.",
+            hint="Name a model card, its folder or a joblib file (--model, BDLAB_MODEL_PATH), "
+            "or `shipped` for the model that ships with bdlab.",
         ) from error
 
 
@@ -155,6 +158,7 @@ def read_verified(path: Path, sha256: str, *, source: str) -> bytes:
         raise ModelTampered(
             f"the model file {path} is not the one in {source}: its sha256 is {found[:12]}..., "
             f"and {sha256[:12]}... is expected",
-            hint="Put the original file back, or train again with `bdlab train`.",
+            hint="Put the original file back. If this one is meant, write its sha256 there, "
+            "as `bdlab model init --contract CARD` does.",
         )
     return content

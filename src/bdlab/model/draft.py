@@ -123,8 +123,13 @@ def draft_card(
             scorer = library_scorer(content, entry, codec, source=str(file), name=name)
             predicted = _summary(scorer.score_many(taken))
             break
-        except ModelError:
+        except ModelError as error:
             if tried == emptied:
+                if guesses and traits.names is None:
+                    names = ", ".join(repr(each.field) for each in guesses)
+                    error.hint = (
+                        f"Its inputs were {names}; if one is none, name it with --target. {error.hint}"
+                    )
                 raise
     loaded = {pipeline.PACKAGES.get(each, each): sys.modules.get(each) for each in _LIBRARIES}
     libraries = {package: module.__version__ for package, module in loaded.items() if module}
@@ -153,7 +158,7 @@ def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool =
     elif not text and all(map(_NUMBER.fullmatch, found)):
         schema, why, values = {"type": "number"}, "numbers", [float(cell) for cell in found]
     elif not text and {cell.lower() for cell in found} <= {"true", "false"}:
-        schema, why, values = {"type": "boolean"}, "truths", [cell.lower() == "true" for cell in found]
+        schema, why, values = {"type": "boolean"}, "true or false", [cell.lower() == "true" for cell in found]
     elif not text and all(map(is_moment, found)):
         schema, why = schema | {"format": "date-time"}, "moments with their offset from UTC"
     elif len(different) <= _MOST_CHOICES and len(found) >= _ROWS_A_CHOICE * len(different):
@@ -221,7 +226,7 @@ def _places(header: list[str], traits: Traits, target: str, sample: Path) -> lis
         if traits.number not in (None, len(places)):
             raise InvalidInput(
                 f"the model takes {traits.number} fields, and the sample has {len(places)} columns for it",
-                hint="Leave out what it does not take; --target names the column of the truth.",
+                hint="Leave out what it does not take; --target names a column that is no input.",
             )
         return [(place, traits.text) for place in places.values()]
     if missing := [name for name in traits.names if column_name(name) not in places]:

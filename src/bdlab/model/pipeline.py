@@ -106,7 +106,10 @@ def _loaded(load: Callable[[], Any], source: str, libraries: Mapping[str, str]) 
         try:
             found = load()
         except Exception as error:  # a file that is loaded may raise anything
-            hint = "Load it with the versions of Python and scikit-learn, and the modules, that wrote it."
+            hint = (
+                "Load it with the versions of Python and of the libraries that wrote it. Functions and "
+                "classes of your own have to be in a module on PYTHONPATH, not in the script that was run."
+            )
             if isinstance(error, ModuleNotFoundError) and error.name:
                 module = error.name.partition(".")[0]
                 package = PACKAGES.get(module, module)

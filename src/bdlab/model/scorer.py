@@ -137,9 +137,13 @@ def _from_card(card: Card, path: Path, codec: EventCodec, only: str, *, many: bo
         for name, content in contents.items():
             if card.files[name].role == role:
                 return _build(card, codec, name, content, many=many)
+    found = (
+        f"{name} has the role {file.role!r}" if name in contents else f"{name} is not there"
+        for name, file in card.files.items()
+    )
     raise ModelNotFound(
-        f"no file that the model card {path} names exists and has a known role ({', '.join(_ROLES)}): "
-        f"{', '.join(card.files)}"
+        f"the model card {path} names no file that can be loaded: {', '.join(found)}",
+        hint=f"Put the file beside its card; its role has to be one of {', '.join(_ROLES)}.",
     )
 
 
