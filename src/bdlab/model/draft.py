@@ -160,7 +160,7 @@ def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool =
     elif not text and {cell.lower() for cell in found} <= {"true", "false"}:
         schema, why, values = {"type": "boolean"}, "true or false", [cell.lower() == "true" for cell in found]
     elif not text and all(map(is_moment, found)):
-        schema, why = schema | {"format": "date-time"}, "moments with their offset from UTC"
+        schema, why = schema | {"format": "date-time"}, "dates and times with their offset from UTC"
     elif len(different) <= _MOST_CHOICES and len(found) >= _ROWS_A_CHOICE * len(different):
         schema, why = {"enum": different}, f"{len(different)} different texts"
     else:
