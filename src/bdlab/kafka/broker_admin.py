@@ -1,7 +1,7 @@
 """Administers a secured broker: the services' users, their ACLs, and the brokers' certificates."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, cast
 
@@ -90,10 +90,27 @@ def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[
     Raises BrokerRefused if `admin_login` may not do this, and BrokerUnavailable.
     """
     admin = _open_admin(admin_login)
-    logins = [login for of_service in users.values() for login in of_service]
-    changes = _ensure_users(admin, logins)
+    by_name = {login.username: login for of_service in users.values() for login in of_service}
+    known = _known_users(admin)
+    refused = _refused([login for name, login in by_name.items() if name in known])
+    wrong = [login for name, login in by_name.items() if name not in known or login in refused]
+    _set_passwords(admin, wrong)
+    changes = [
+        Change("set the password of" if login.username in known else "created", f"user {login.username}")
+        for login in wrong
+    ]
     wanted = {acl for service in users for login in users[service] for acl in grants(service, login)}
-    return changes + _ensure_acls(admin, wanted, logins)
+    present = _allowed(admin, by_name)
+    missing, excess = sorted(wanted - present), sorted(present - wanted)
+    changes += _change_acls(admin, missing, excess)
+    # The last change is enough: a broker takes over all of them in their order. To try a dozen users costs a
+    # broker that has just started half a second of processor time.
+    there = fetch_metadata(admin, server=admin_login.server, timeout_s=_TIMEOUT_S).topics if missing else ()
+    if missing and (login := by_name[_user(missing[-1])]).server.topic in there:
+        _await_known(login, login.server.topic)
+    elif wrong:
+        _await_known(wrong[-1])
+    return changes
 
 
 def accepts(login: KafkaLogin) -> bool:
@@ -197,24 +214,14 @@ def _raise_refusal(event: KafkaError, doing: str) -> None:
         ) from KafkaException(event)
 
 
-def _ensure_users(admin: AdminClient, logins: Sequence[KafkaLogin]) -> list[Change]:
+def _known_users(admin: AdminClient) -> Collection[str]:
     def ask(left: float) -> dict[str, Future[Any]]:
         # Without names there is one future for all users.
         found = cast("Future[Any]", admin.describe_user_scram_credentials(request_timeout=left))
         return {"listing the broker's users": found}
 
     (known,) = await_results(ask, _TIMEOUT_S)
-    refused = _refused([login for login in logins if login.username in known])
-    wrong = [login for login in logins if login.username not in known or login in refused]
-    _set_passwords(admin, wrong)
-    # One is enough: a broker takes over all changes of one request at once. To try a dozen costs a broker
-    # that has just started half a second of processor time.
-    if wrong:
-        _await_known(wrong[-1])
-    return [
-        Change("set the password of" if login.username in known else "created", f"user {login.username}")
-        for login in wrong
-    ]
+    return cast("Collection[str]", known)
 
 
 def _refused(logins: Sequence[KafkaLogin]) -> list[KafkaLogin]:
@@ -252,12 +259,29 @@ def _await_known(login: KafkaLogin, topic: str = "") -> None:
     A broker learns of a password or an ACL a moment after the controller, and if that is lost, seconds later.
     One that does not answer is waited for as long as the others count on it: it may be back, and behind.
     """
-    behind: list[str] = []
+
+    def shows(seen: Any) -> bool:
+        return seen is not None and (not topic or topic in seen.topics)
+
+    def look(alone: KafkaLogin) -> bool | None:
+        try:
+            return shows(_metadata_for(alone, _ONE_BROKER_S))
+        except BrokerUnavailable:
+            return None
+
+    known: dict[str, bool | None] = {}
     for _ in tries(_TIMEOUT_S):
-        behind, silent = _brokers_behind(login, topic)
-        if not behind and not silent:
+        found = _metadata_for(login)
+        if found is None or len(found.brokers) == 1:  # it has just answered: no further log-in is needed
+            known = {login.server.bootstrap_servers: shows(found)}
+        else:
+            singly = at_each_broker(login, found)
+            with ThreadPoolExecutor(max_workers=len(singly)) as threads:
+                addresses = (alone.server.bootstrap_servers for alone in singly)
+                known = dict(zip(addresses, threads.map(look, singly), strict=True))
+        if all(known.values()):
             return
-    if behind:
+    if behind := [address for address, answer in known.items() if answer is False]:
         raise BrokerRefused(
             f"the controller took a change of user {login.username!r}, and after {_TIMEOUT_S:g} s the broker "
             f"at {', '.join(behind)} does not know of it",
@@ -265,39 +289,11 @@ def _await_known(login: KafkaLogin, topic: str = "") -> None:
         )
 
 
-def _brokers_behind(login: KafkaLogin, topic: str) -> tuple[list[str], list[str]]:
-    """Return the addresses of the brokers that do not know the user yet, and of those that do not answer."""
-    found = _metadata_for(login)
-    if found is None:
-        return [login.server.bootstrap_servers], []
-    if len(found.brokers) == 1:  # that one has just answered: no further log-in is needed
-        known = not topic or topic in found.topics
-        return [] if known else [login.server.bootstrap_servers], []
-    behind, silent = [], []
-
-    def look(alone: KafkaLogin) -> None:
-        address = alone.server.bootstrap_servers
-        try:
-            seen = _metadata_for(alone, _ONE_BROKER_S)
-        except BrokerUnavailable:
-            silent.append(address)
-        else:
-            if seen is None or (topic and topic not in seen.topics):
-                behind.append(address)
-
-    singly = at_each_broker(login, found)
-    with ThreadPoolExecutor(max_workers=len(singly)) as threads:
-        list(threads.map(look, singly))
-    return behind, silent
-
-
-def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], logins: Sequence[KafkaLogin]) -> list[Change]:
-    by_name = {login.username: login for login in logins}
-    present = _allowed(admin, by_name)
-    missing, excess = sorted(wanted - present), sorted(present - wanted)
-
+def _change_acls(
+    admin: AdminClient, missing: Sequence[AclBinding], excess: Sequence[AclBinding]
+) -> list[Change]:
     def create(left: float) -> dict[str, Future[Any]]:
-        created = admin.create_acls(missing, request_timeout=left)
+        created = admin.create_acls(list(missing), request_timeout=left)
         return {f"allowing {_in_words(acl)}": created[acl] for acl in missing}
 
     def remove(left: float) -> dict[str, Future[Any]]:
@@ -309,10 +305,6 @@ def _ensure_acls(admin: AdminClient, wanted: set[AclBinding], logins: Sequence[K
         await_results(create, _TIMEOUT_S)
     if excess:
         await_results(remove, _TIMEOUT_S)
-    if missing:
-        login = by_name[_user(missing[-1])]
-        there = fetch_metadata(admin, server=login.server, timeout_s=_TIMEOUT_S).topics
-        _await_known(login, login.server.topic if login.server.topic in there else "")
     return [Change("allowed", _in_words(acl)) for acl in missing] + [
         Change("took away", _in_words(acl)) for acl in excess
     ]
