@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 
-from bdlab.credentials import DatabaseLogin
 from bdlab.settings import PostgresSettings, Secret, VaultSettings
 from bdlab.vault.bootstrap import Plan, bootstrap, envfile
 from bdlab.vault.client import VaultClient
@@ -70,7 +69,7 @@ def main() -> int:
     chance = random.Random(given["seed"])
     seeds = envfile.read(Path(given["env_file"]))
     server = msgspec.convert(given["server"], PostgresSettings)
-    admin = DatabaseLogin(server=server, user=seeds.postgres_user, password=seeds.postgres_password)
+    admin = msgspec.structs.replace(seeds.administrator, server=server)
     plan = Plan(
         vault=VaultSettings(
             address=given["address"],

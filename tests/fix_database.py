@@ -14,7 +14,7 @@ from psycopg2 import sql
 
 from bdlab.credentials import DatabaseLogin
 from bdlab.postgres.migrations import migrate
-from bdlab.postgres.roles import manager_exists, prepare
+from bdlab.postgres.roles import Administrator
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.stack import Postgres
 
@@ -151,7 +151,8 @@ def make_bare_database(server: Postgres) -> Database:
     """A new database in `server` with the roles, and without the schema."""
     admin = admin_login(server, f"test_{uuid4().hex[:12]}")
     # The manager is the server's and not the database's: a Vault may hold its password.
-    prepare(admin, manager_password=None if manager_exists(admin) else Secret(uuid4().hex))
+    administrator = Administrator(admin)
+    administrator.prepare(None if administrator.exists() else Secret(uuid4().hex))
     return Database(admin)
 
 
@@ -175,7 +176,7 @@ def new_database(postgres_server: Postgres, _database_template: Database) -> Cal
                 sql.Identifier(admin.server.dbname), sql.Identifier(_database_template.admin.server.dbname)
             )
         )
-        prepare(admin)
+        Administrator(admin).prepare(None)
         return Database(admin)
 
     return make

@@ -15,9 +15,9 @@ import msgspec
 import psycopg2
 import pytest
 
-from bdlab import resources, services, settings
+from bdlab import resources, settings
 from bdlab.credentials import DatabaseLogin
-from bdlab.postgres import roles
+from bdlab.postgres.roles import Administrator
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, VaultSettings
 from bdlab.stack import OpenBao, Postgres
 from bdlab.vault.bootstrap import Plan, StepResult, bootstrap, policies
@@ -64,23 +64,17 @@ class UnauthedOpenBao(OpenBao):
         return arguments
 
 
-class AdminManager:
-    """What the command wires: the administrator's log-in. `password` is the last that was prepared."""
+class AdminManager(Administrator):
+    """The administrator, with the last `password` that was prepared."""
 
     def __init__(self, admin: DatabaseLogin) -> None:
-        self.admin = admin
+        super().__init__(admin)
+        self.admin = self.login
         self.password = Secret("")
-
-    def exists(self) -> bool:
-        return roles.manager_exists(self.admin)
-
-    def missing(self) -> tuple[str, ...]:
-        return roles.prepare(self.admin, dry_run=True)
 
     def prepare(self, password: Secret | None) -> str:
         self.password = password or self.password
-        roles.prepare(self.admin, manager_password=password)
-        return services.MANAGER
+        return super().prepare(password)
 
 
 @dataclass
@@ -123,9 +117,7 @@ class VaultWorld:
 
     def seeds(self, **changes: Any) -> Seeds:
         seeds = Seeds(
-            postgres_user=self.postgres.admin_user,
-            postgres_password=self.postgres.admin_password,
-            postgres=self.server,
+            administrator=self.manager.admin,
             kafka=KafkaSettings(bootstrap_servers="127.0.0.1:1", security_protocol="PLAINTEXT"),
             cidrs=("127.0.0.0/8",),
             token_period_s=60,

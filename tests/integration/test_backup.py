@@ -20,7 +20,7 @@ import pytest
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import DatabaseError, InvalidInput, VaultError, VaultUnavailable
 from bdlab.postgres import dumps
-from bdlab.postgres.roles import prepare
+from bdlab.postgres.roles import Administrator
 from bdlab.retry import wait_for
 from bdlab.settings import Secret, VaultSettings
 from bdlab.stack import DataFolder, OpenBao
@@ -202,7 +202,7 @@ def test_a_reader_dumps_all_and_an_owner_restores_it(
     file, programs = tmp_path / "dump", binaries.postgres() / "bin"
     dumps.dump(source.login("reader"), file, programs=programs)
     target.execute("DROP OWNED BY bdlab_owner")
-    prepare(target.admin)
+    Administrator(target.admin).prepare(None)
     dumps.restore(target.login("owner"), file, programs=programs)
     target.execute("INSERT INTO logs (cluster_id, topic) VALUES ('c', 'three')")
     assert target.execute("SELECT log_id, topic FROM logs ORDER BY log_id") == [
@@ -236,7 +236,7 @@ def test_a_dump_that_wants_a_superuser_gets_none(
     file, programs = tmp_path / "dump", binaries.postgres() / "bin"
     dumps.dump(source.admin, file, programs=programs)
     target.execute("DROP OWNED BY bdlab_owner")
-    prepare(target.admin)
+    Administrator(target.admin).prepare(None)
     with pytest.raises(DatabaseError, match="permission denied to COPY to or from an external program"):
         dumps.restore(target.login("owner"), file, programs=programs)
     assert not owned.exists()

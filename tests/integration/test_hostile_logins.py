@@ -11,7 +11,6 @@ import psycopg2
 import pytest
 
 from bdlab.credentials import DatabaseLogin
-from bdlab.postgres import roles
 from bdlab.postgres.migrations import migrate
 from bdlab.postgres.reader import Reader
 from bdlab.settings import Secret
@@ -228,4 +227,4 @@ def test_the_servers_own_databases_are_closed_to_users(migrated: VaultWorld, lea
     for name in ("postgres", "template1"):
         server = msgspec.structs.replace(login.server, dbname=name)
         assert not gets_in(migrated, msgspec.structs.replace(login, server=server)), name
-    assert roles.open_databases(migrated.manager.admin) == ()
+    assert migrated.manager.open_databases() == ()

@@ -23,7 +23,7 @@ from bdlab.postgres.contracts import adopt
 from bdlab.postgres.migrations import expected_version, migrate, migrations
 from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
-from bdlab.postgres.roles import manager_exists, open_databases, prepare
+from bdlab.postgres.roles import Administrator
 from bdlab.postgres.store import Store
 from bdlab.services import MANAGER, Deployment
 from bdlab.settings import Secret
@@ -41,30 +41,30 @@ def bare(postgres_server: Postgres) -> Database:
 
 
 def test_preparing_again_changes_nothing(bare: Database) -> None:
-    assert manager_exists(bare.admin)
-    assert prepare(bare.admin) == ()
+    assert Administrator(bare.admin).exists()
+    assert Administrator(bare.admin).change() == ()
 
 
 def test_preparing_mends_what_was_changed(own_postgres: Callable[[], Postgres]) -> None:
     bare = make_bare_database(own_postgres())
     bare.execute("GRANT CREATE ON SCHEMA public TO PUBLIC; REVOKE bdlab_reader FROM bdlab_manager CASCADE")
     bare.execute("ALTER ROLE bdlab_manager NOCREATEROLE")
-    changed = prepare(bare.admin)
+    changed = Administrator(bare.admin).change()
     assert changed == (
         "role bdlab_manager: attributes restored",
         "role bdlab_manager may grant bdlab_reader",
         f"privileges on database {bare.admin.server.dbname} granted",
     )
-    assert prepare(bare.admin) == ()
+    assert Administrator(bare.admin).change() == ()
 
     bare.execute("CREATE DATABASE neighbour")
     bare.execute("GRANT CONNECT ON DATABASE postgres TO PUBLIC")
-    assert prepare(bare.admin, shared=True) == ()
-    assert open_databases(bare.admin) == ("neighbour", "postgres")
-    assert prepare(bare.admin, dry_run=True) == ("database postgres closed to PUBLIC",)
-    assert open_databases(bare.admin) == ("neighbour", "postgres")
-    assert prepare(bare.admin) == ("database postgres closed to PUBLIC",)
-    assert open_databases(bare.admin) == ("neighbour",)
+    assert Administrator(bare.admin, shared=True).change() == ()
+    assert Administrator(bare.admin).open_databases() == ("neighbour", "postgres")
+    assert Administrator(bare.admin).missing() == ("database postgres closed to PUBLIC",)
+    assert Administrator(bare.admin).open_databases() == ("neighbour", "postgres")
+    assert Administrator(bare.admin).change() == ("database postgres closed to PUBLIC",)
+    assert Administrator(bare.admin).open_databases() == ("neighbour",)
 
 
 def test_the_manager_is_no_superuser_and_makes_users_as_vault_does(
@@ -72,7 +72,7 @@ def test_the_manager_is_no_superuser_and_makes_users_as_vault_does(
 ) -> None:
     bare = make_bare_database(own_postgres())
     password = Secret(uuid4().hex)
-    assert prepare(bare.admin, manager_password=password) == ("role bdlab_manager: password set",)
+    assert Administrator(bare.admin).change(password) == ("role bdlab_manager: password set",)
     manager = msgspec.structs.replace(bare.admin, user=MANAGER, password=password)
     as_manager = Database(manager)
     login = as_manager.login("owner")
@@ -87,14 +87,14 @@ def test_the_manager_is_no_superuser_and_makes_users_as_vault_does(
 def test_a_manager_needs_a_password_when_it_is_made(postgres_server: Postgres) -> None:
     admin = admin_login(postgres_server, f"test_{uuid4().hex[:12]}")
     with pytest.raises(InvalidInput, match="no password is given"):
-        prepare(admin, Deployment(f"t{uuid4().hex[:8]}"))
+        Administrator(admin, Deployment(f"t{uuid4().hex[:8]}")).change()
 
 
 def test_an_administrator_that_is_refused(postgres_server: Postgres) -> None:
     admin = admin_login(postgres_server, "postgres")
     wrong = DatabaseLogin(server=admin.server, user=admin.user, password=Secret("wrong"))
     with pytest.raises(DatabaseUnavailable, match="password authentication failed"):
-        prepare(wrong)
+        Administrator(wrong).change()
 
 
 def test_migrating_twice_at_once_applies_each_migration_once(bare: Database) -> None:

@@ -31,14 +31,15 @@ def write(folder: Path, **values: str) -> Path:
 
 def test_the_least_that_has_to_be_there(tmp_path: Path) -> None:
     seeds = envfile.read(write(tmp_path))
-    assert seeds.postgres_password.reveal() == "p@ss #word"
+    assert seeds.administrator.password.reveal() == "p@ss #word"
     assert "p@ss" not in repr(seeds)
-    assert (seeds.postgres.host, seeds.postgres.port, seeds.postgres.dbname) == ("db.example", 5432, "bdlab")
+    server = seeds.administrator.server
+    assert (server.host, server.port, server.dbname) == ("db.example", 5432, "bdlab")
     assert seeds.kafka.bootstrap_servers == "one:9092,two:9092"
     assert (seeds.cidrs, seeds.token_period_s, seeds.lease_ttl_s) == (None, None, None)
-    assert envfile.read(tmp_path / ".env", Deployment("sales")).postgres.dbname == "sales_bdlab"
+    assert envfile.read(tmp_path / ".env", Deployment("sales")).administrator.server.dbname == "sales_bdlab"
     named = write(tmp_path, BDLAB_POSTGRES_DBNAME="mine")
-    assert envfile.read(named, Deployment("sales")).postgres.dbname == "mine"
+    assert envfile.read(named, Deployment("sales")).administrator.server.dbname == "mine"
 
 
 def test_everything_that_can_be_said(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
             BDLAB_LEASE_MAX_TTL="1d",
         )
     )
-    assert (seeds.postgres.port, seeds.postgres.sslmode) == (6543, "verify-full")
+    assert (seeds.administrator.server.port, seeds.administrator.server.sslmode) == (6543, "verify-full")
     assert seeds.postgres_ca_pem == pem.read_text()
     assert (seeds.kafka.security_protocol, seeds.kafka_username) == ("SASL_SSL", "shared")
     assert seeds.cidrs == ("10.0.0.0/8", "127.0.0.1/32")
@@ -71,7 +72,8 @@ def test_the_administrator_may_know_the_server_by_an_authority_of_its_own(tmp_pa
     pem.write_text("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
     secured = {"BDLAB_POSTGRES_SSLMODE": "verify-full", "BDLAB_POSTGRES_CA_FILE": "vault"}
     seeds = envfile.read(write(tmp_path, **secured, POSTGRES_CA_FILE=str(pem)))
-    assert (seeds.postgres.ca_file, seeds.postgres_authority, seeds.postgres_ca_pem) == (str(pem), True, "")
+    assert (seeds.administrator.server.ca_file, seeds.postgres_ca_pem) == (str(pem), "")
+    assert seeds.postgres_authority
     with pytest.raises(InvalidInput, match="POSTGRES_CA_FILE is missing"):
         envfile.read(write(tmp_path, **secured))
 
@@ -85,7 +87,7 @@ def test_the_example_names_every_setting_and_only_the_password_is_left_to_fill_i
     with pytest.raises(InvalidInput, match="POSTGRES_PASSWORD is missing"):
         envfile.read(path)
     path.write_text("\n".join(lines).replace("POSTGRES_PASSWORD=", "POSTGRES_PASSWORD=x"))
-    assert envfile.read(path).postgres_password.reveal() == "x"
+    assert envfile.read(path).administrator.password.reveal() == "x"
 
 
 @pytest.mark.parametrize(
@@ -165,8 +167,8 @@ def test_whatever_a_stack_writes_is_read_back(value: str) -> None:
             }
         )
         seeds = envfile.read(folder.env_file)
-    assert seeds.postgres_password.reveal() == value
-    assert seeds.postgres.host == f"/tmp/a #b/{value}"
+    assert seeds.administrator.password.reveal() == value
+    assert seeds.administrator.server.host == f"/tmp/a #b/{value}"
 
 
 @pytest.mark.parametrize("servers", ["kafka://broker:9092", "broker:ninety", "broker:99999"])

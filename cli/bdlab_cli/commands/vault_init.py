@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from bdlab.errors import InvalidInput
+from bdlab.errors import DatabaseError, InvalidInput
 from bdlab.trust import require_own
 from bdlab_cli.options import KEYS_FILE, DryRun, IdentityDir, KeysFile, StartupTimeout
 from bdlab_cli.output import terminal
@@ -64,9 +65,10 @@ def vault_init(
     """
     import msgspec
 
+    from bdlab.postgres.roles import Administrator
     from bdlab.services import NOT_ROTATED
     from bdlab.vault.bootstrap import bootstrap, envfile
-    from bdlab_cli.wiring.vault_admin import DatabaseAdmin, admin_plan, read_token
+    from bdlab_cli.wiring.vault_admin import admin_plan, read_token
 
     for name in renew or ():
         if name not in NOT_ROTATED:
@@ -82,7 +84,7 @@ def vault_init(
         env_path = Path(".env")
         require_own(env_path, option="--env-file")
     seeds = envfile.read(env_path, plan.deployment) if env_path else None
-    database = DatabaseAdmin(seeds, plan.deployment, shared=shared_database) if seeds else None
+    database = Administrator(seeds.administrator, plan.deployment, shared=shared_database) if seeds else None
     plan = msgspec.structs.replace(
         plan,
         seeds=seeds,
@@ -112,12 +114,13 @@ def vault_init(
             "without it Vault cannot be changed.",
             err=True,
         )
-    if seeds and database and (open_to_all := database.open_databases()):
-        _warn(
-            f"whoever has a login at {seeds.postgres.host} may enter its databases {', '.join(open_to_all)}, "
-            "bdlab's readers too, and make large objects there. If that is not meant: REVOKE CONNECT ON "
-            "DATABASE name FROM PUBLIC."
-        )
+    with contextlib.suppress(DatabaseError):  # the login of an old .env may be refused
+        if database and (found := database.open_databases()):
+            _warn(
+                f"whoever has a login at {database.login.server.host} may enter its databases "
+                f"{', '.join(found)}, bdlab's readers too, and make large objects there. If that is not "
+                "meant: REVOKE CONNECT ON DATABASE name FROM PUBLIC."
+            )
     if env_path:
         terminal.echo(f"Vault is set up. {env_path} is not needed any more: delete it.", err=True)
 

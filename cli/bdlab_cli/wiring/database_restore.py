@@ -6,6 +6,7 @@ import msgspec
 
 from bdlab.credentials import DatabaseLogin
 from bdlab.postgres import dumps
+from bdlab.postgres.roles import Administrator
 from bdlab.settings import KafkaSettings, PostgresSettings, VaultSettings
 from bdlab.stack import DataFolder, Postgres
 from bdlab.stack.backup import Backup
@@ -13,7 +14,6 @@ from bdlab.stack.servers import binaries
 from bdlab.vault.bootstrap import Plan, admin_token, bootstrap
 from bdlab.vault.bootstrap.plan import Seeds
 from bdlab_cli.wiring.session import load_settings, open_session
-from bdlab_cli.wiring.vault_admin import DatabaseAdmin
 
 
 def restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, postgres: Postgres) -> None:
@@ -22,14 +22,12 @@ def restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, p
         server=postgres.lasting_server, user=postgres.admin_user, password=postgres.admin_password
     )
     seeds = Seeds(
-        postgres_user=admin.user,
-        postgres_password=admin.password,
-        postgres=admin.server,
+        administrator=admin,
         postgres_authority=bool(admin.server.ca_file),
         kafka=KafkaSettings(),  # in Vault already; `bdlab up` writes the new broker's address
     )
     deployment, keys = folder.deployment, folder.keys_file
-    manager = DatabaseAdmin(seeds, deployment)
+    manager = Administrator(admin, deployment)
     plan = Plan(vault=vault, deployment=deployment, keys_file=keys, seeds=seeds, manager=manager)
     bootstrap(plan, lambda _step: None)
     _move_database(plan, admin.server)

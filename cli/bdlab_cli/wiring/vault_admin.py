@@ -1,4 +1,4 @@
-"""What the set-up of Vault needs of its administrator: key shares, a token, and a login to the database."""
+"""What the set-up of Vault needs of its administrator: key shares and a token."""
 
 import functools
 import os
@@ -7,13 +7,9 @@ from pathlib import Path
 
 import typer
 
-from bdlab.credentials import DatabaseLogin
-from bdlab.errors import DatabaseError, InvalidInput
-from bdlab.postgres import roles
-from bdlab.services import MANAGER, Deployment
+from bdlab.errors import InvalidInput
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap import Plan
-from bdlab.vault.bootstrap.plan import Seeds
 from bdlab_cli.wiring.session import load_settings
 
 
@@ -53,34 +49,3 @@ def read_token(file: Path | None) -> Secret | None:
     if not text:
         raise InvalidInput(f"the token file {file} is empty")
     return Secret(text)
-
-
-class DatabaseAdmin:
-    """The database's administrator, as `.env` names it; implements `bootstrap.plan.DatabaseManager`.
-
-    `shared`: others use the server too, so who may enter its maintenance databases stays as it is.
-    """
-
-    def __init__(self, seeds: Seeds, deployment: Deployment, *, shared: bool = False) -> None:
-        self._login = DatabaseLogin(
-            server=seeds.postgres, user=seeds.postgres_user, password=seeds.postgres_password
-        )
-        self._deployment = deployment
-        self._shared = shared
-
-    def exists(self) -> bool:
-        return roles.manager_exists(self._login, self._deployment)
-
-    def missing(self) -> tuple[str, ...]:
-        return roles.prepare(self._login, self._deployment, shared=self._shared, dry_run=True)
-
-    def prepare(self, password: Secret | None) -> str:
-        roles.prepare(self._login, self._deployment, manager_password=password, shared=self._shared)
-        return self._deployment.in_sql(MANAGER)
-
-    def open_databases(self) -> tuple[str, ...]:
-        """Return the databases that every login may enter; none if the login of an old `.env` is refused."""
-        try:
-            return roles.open_databases(self._login)
-        except DatabaseError:
-            return ()

@@ -30,54 +30,64 @@ _LIMITS = ConnectionLimits(statement_s=60, lock_s=30)
 _ROLES = {"owner": OWNER.group, "writer": WRITER.group, "reader": READER.group, "manager": MANAGER}
 
 
-def prepare(
-    admin: DatabaseLogin,
-    deployment: Deployment = BDLAB,
-    *,
-    manager_password: Secret | None = None,
-    shared: bool = False,
-    dry_run: bool = False,
-) -> tuple[str, ...]:
-    """Make what is missing, and return a line for each change.
+class Administrator:
+    """The server's superuser; implements `bootstrap.plan.DatabaseManager`. Its methods raise DatabaseError.
 
-    `admin` is a superuser; its `server.dbname` is the database to make. `manager_password` is set if it is
-    given, and has to be given if the manager does not exist yet (else InvalidInput). The server gets it as a
-    SCRAM verifier, so that it cannot be in a log of the server. On a server that others use too (`shared`),
-    the access to its maintenance databases stays as it is. With `dry_run` nothing is changed, and only
-    changes are found that do not depend on another. Raises DatabaseError.
+    The `server.dbname` of `login` is the database to make. On a server that others use too (`shared`), the
+    access to its maintenance databases stays as it is.
     """
-    with _cursor(admin, _MAINTENANCE_DATABASE) as cursor:
-        work = _RoleSetup(cursor, dry_run=dry_run)
-        _prepare_roles(work, deployment, manager_password)
-        if not shared:
-            for name in work.enterable(admin.server.dbname, maintenance=True):
-                work.run("close_database", f"database {name} closed to PUBLIC", database=name)
-        if not work.is_true("database_exists", {"name": admin.server.dbname}):
-            work.run(
-                "create_database", f"database {admin.server.dbname} created", database=admin.server.dbname
-            )
-        changed = work.changed
-    if dry_run and changed:
-        return tuple(changed)
-    with _cursor(admin, admin.server.dbname) as cursor:
-        work = _RoleSetup(cursor, dry_run=dry_run)
-        roles = {name: deployment.in_sql(role) for name, role in _ROLES.items()}
-        if not work.is_true("privileges", roles):
-            line = f"privileges on database {admin.server.dbname} granted"
-            work.run("grant_privileges", line, database=admin.server.dbname, **roles)
-    return (*changed, *work.changed)
 
+    def __init__(self, login: DatabaseLogin, deployment: Deployment = BDLAB, *, shared: bool = False) -> None:
+        self.login = login
+        self._deployment = deployment
+        self._shared = shared
 
-def open_databases(admin: DatabaseLogin) -> tuple[str, ...]:
-    """Return the server's other databases that every login may enter. Raises DatabaseError."""
-    with _cursor(admin, _MAINTENANCE_DATABASE) as cursor:
-        return _RoleSetup(cursor, dry_run=True).enterable(admin.server.dbname, maintenance=False)
+    def exists(self) -> bool:
+        """Return whether the deployment's manager role exists."""
+        name = self._deployment.in_sql(MANAGER)
+        with _cursor(self.login, _MAINTENANCE_DATABASE) as cursor:
+            return bool(_RoleSetup(cursor, dry_run=True).all("role", {"name": name}))
 
+    def missing(self) -> tuple[str, ...]:
+        """Return a line for each change that is to be made and does not depend on another."""
+        return self.change(dry_run=True)
 
-def manager_exists(admin: DatabaseLogin, deployment: Deployment = BDLAB) -> bool:
-    """Return whether the deployment's manager role exists. Raises DatabaseError."""
-    with _cursor(admin, _MAINTENANCE_DATABASE) as cursor:
-        return bool(_RoleSetup(cursor, dry_run=True).all("role", {"name": deployment.in_sql(MANAGER)}))
+    def prepare(self, password: Secret | None) -> str:
+        """Make what is missing, set the manager's password if it is given, and return the manager's name."""
+        self.change(password)
+        return self._deployment.in_sql(MANAGER)
+
+    def open_databases(self) -> tuple[str, ...]:
+        """Return the server's other databases that every login may enter."""
+        with _cursor(self.login, _MAINTENANCE_DATABASE) as cursor:
+            return _RoleSetup(cursor, dry_run=True).enterable(self.login.server.dbname, maintenance=False)
+
+    def change(self, password: Secret | None = None, *, dry_run: bool = False) -> tuple[str, ...]:
+        """Make what is missing, and return a line for each change.
+
+        The manager's password has to be given if the manager does not exist yet (else InvalidInput). The
+        server gets it as a SCRAM verifier, so that it cannot be in a log of the server. With `dry_run`
+        nothing is changed, and only changes are found that do not depend on another.
+        """
+        dbname = self.login.server.dbname
+        with _cursor(self.login, _MAINTENANCE_DATABASE) as cursor:
+            work = _RoleSetup(cursor, dry_run=dry_run)
+            _prepare_roles(work, self._deployment, password)
+            if not self._shared:
+                for name in work.enterable(dbname, maintenance=True):
+                    work.run("close_database", f"database {name} closed to PUBLIC", database=name)
+            if not work.is_true("database_exists", {"name": dbname}):
+                work.run("create_database", f"database {dbname} created", database=dbname)
+            changed = work.changed
+        if dry_run and changed:
+            return tuple(changed)
+        with _cursor(self.login, dbname) as cursor:
+            work = _RoleSetup(cursor, dry_run=dry_run)
+            roles = {name: self._deployment.in_sql(role) for name, role in _ROLES.items()}
+            if not work.is_true("privileges", roles):
+                line = f"privileges on database {dbname} granted"
+                work.run("grant_privileges", line, database=dbname, **roles)
+        return (*changed, *work.changed)
 
 
 def _prepare_roles(work: _RoleSetup, deployment: Deployment, manager_password: Secret | None) -> None:

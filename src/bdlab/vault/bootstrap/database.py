@@ -64,7 +64,7 @@ def connection(plan: Plan) -> Step:
         username = manager.prepare(password)
         config: dict[str, Any] = {
             "plugin_name": _PLUGIN,
-            "connection_url": connection_url(seeds.postgres),
+            "connection_url": connection_url(seeds.administrator.server),
             "username": username,
             "password": password.reveal(),
             "password_authentication": "scram-sha-256",

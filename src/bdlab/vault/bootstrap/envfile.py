@@ -10,6 +10,7 @@ from typing import TypeVar
 import dotenv.parser
 import msgspec
 
+from bdlab.credentials import DatabaseLogin
 from bdlab.errors import InvalidInput, SettingsInvalid
 from bdlab.services import BDLAB, Deployment
 from bdlab.settings import Secret, Settings, duration, environment_layer, explained
@@ -79,9 +80,11 @@ def read(path: Path, deployment: Deployment = BDLAB) -> Seeds:
         raise lines.wrong("BDLAB_LEASE_TTL", f"is longer ({ttl} s) than BDLAB_LEASE_MAX_TTL ({longest} s)")
     found = _addresses(lines, deployment)
     return Seeds(
-        postgres_user=lines.get("POSTGRES_USER"),
-        postgres_password=Secret(lines.get("POSTGRES_PASSWORD")),
-        postgres=found.postgres,
+        administrator=DatabaseLogin(
+            server=found.postgres,
+            user=lines.get("POSTGRES_USER"),
+            password=Secret(lines.get("POSTGRES_PASSWORD")),
+        ),
         postgres_ca_pem=lines.parsed("BDLAB_POSTGRES_CA_FILE", _pem),
         postgres_authority=lines.get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT,
         kafka=found.kafka,

@@ -9,8 +9,9 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
+from bdlab.credentials import DatabaseLogin
 from bdlab.services import BDLAB, Deployment
-from bdlab.settings import KafkaSettings, PostgresSettings, Secret, VaultSettings
+from bdlab.settings import KafkaSettings, Secret, VaultSettings
 from bdlab.vault.client import VaultClient
 
 T = TypeVar("T")
@@ -32,15 +33,13 @@ Report = Callable[[StepResult], None]
 
 
 class Seeds(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of `.env`. Times are in seconds, and None if they are not set.
+    """The values of `.env`, with PostgreSQL's `administrator`. Times are in seconds; None: not set.
 
     `kafka_username` is empty if each service gets generated users of its own. `kafka_authority` and
     `postgres_authority` are set if Vault itself is to sign the certificates of that server.
     """
 
-    postgres_user: str
-    postgres_password: Secret
-    postgres: PostgresSettings
+    administrator: DatabaseLogin
     postgres_ca_pem: str = ""
     postgres_authority: bool = False
     kafka: KafkaSettings

@@ -45,7 +45,7 @@ def _values(plan: Plan, path: str, writer: VaultClient) -> dict[str, str]:
         )
     if path == _DATABASE:
         ca_pem = pki.authority_pem(writer, pki.SERVERS) if seeds.postgres_authority else seeds.postgres_ca_pem
-        return _address("postgres", seeds.postgres) | ({"ca_pem": ca_pem} if ca_pem else {})
+        return _address("postgres", seeds.administrator.server) | ({"ca_pem": ca_pem} if ca_pem else {})
     if path == _BROKER:
         ca_pem = pki.authority_pem(writer) if seeds.kafka_authority else seeds.kafka_ca_pem
         return _address("kafka", seeds.kafka) | {"ca_pem": ca_pem}
