@@ -67,7 +67,8 @@ def rotate(
     if drill and dry_run:
         raise InvalidInput("--drill rotates, and --dry-run does not: give one of them")
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
-
+    found: list[Rotation] = []
+    drilled = None
     with stop_on_signal() as stop:
         steps = rotations(
             layers,
@@ -80,37 +81,26 @@ def rotate(
             force=force,
             dry_run=dry_run,
         )
-        if drill:
-            from bdlab_cli.wiring.rotation_drill import run_drill
-
-            done = run_drill(
-                layers, stop, steps, url=url, requests_per_second=requests_per_second, seconds=seconds
-            )
-            if json:
-                terminal.echo_json(done)
-            else:
-                terminal.stdout().print(rotation_table(done.rotations))
-                terminal.stdout().print(drill_table(done.load, verified=done.verified))
-            _complete(done.rotations)
-            raise Exit(0 if done.passed else _NOT_PASSED)
-        found: list[Rotation] = []
         try:
-            found.extend(steps)
+            if drill:
+                from bdlab_cli.wiring.rotation_drill import run_drill
+
+                drilled = run_drill(
+                    layers, stop, steps, url=url, requests_per_second=requests_per_second, seconds=seconds
+                )
+            found.extend(drilled.rotations if drilled else steps)
         except BdlabError:
             if found and not json:
                 terminal.stdout().print(rotation_table(found))
             raise
     if json:
-        terminal.echo_json(found)
+        terminal.echo_json(drilled or found)
     else:
         terminal.stdout().print(rotation_table(found))
-    if not _complete(found):
-        raise Exit(_COULD_NOT)
-
-
-def _complete(found: list[Rotation]) -> bool:
-    """Return whether all is rotated, and say so on standard error if not."""
-    complete = all(one.outcome != "incomplete" for one in found)
-    if not complete:
+        if drilled:
+            terminal.stdout().print(drill_table(drilled.load, verified=drilled.verified))
+    code = 0 if drilled is None or drilled.passed else _NOT_PASSED
+    if any(one.outcome == "incomplete" for one in found):
         terminal.echo(_INCOMPLETE, err=True)
-    return complete
+        code = code or _COULD_NOT
+    raise Exit(code)
