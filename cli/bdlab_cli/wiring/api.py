@@ -18,8 +18,7 @@ from bdlab.contract import check_fits
 from bdlab.errors import BdlabError, DatabaseError, VaultError, VaultUnavailable
 from bdlab.forked import end_with_parent
 from bdlab.retry import tries
-from bdlab_cli.output.logs import published_lines
-from bdlab_cli.wiring.session import load_settings
+from bdlab_cli.output import logs, terminal
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp
@@ -126,7 +125,7 @@ class Api:
         from bdlab.serving import Parts, make_app
         from bdlab.serving.publisher import AsyncPublisher
 
-        lines = published_lines()
+        lines = logs.published_lines()
         parts: Parts = Parts(
             settings=self.settings,
             scorer=self.scorer,
@@ -156,19 +155,18 @@ def _give_memory_back() -> None:
         mallopt(_M_ARENA_MAX, 2)
 
 
-def make_worker() -> ASGIApp:
-    """Return the application of one worker process, with its settings from the environment.
+def make_worker(layers: Layers) -> ASGIApp:
+    """Return the application of one worker process.
 
     uvicorn calls it. A worker ends with its parent, even if that is killed.
     """
-    from bdlab_cli.output import terminal
-
     terminal.prepare()
+    logs.configure(layers.settings().log)
     # A terminal that closes also tells the parent, which ends its workers in order.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if not end_with_parent(signal.SIGTERM):
         sys.exit(STARTUP_FAILED)
-    api = Api(load_settings(daemon=True))
+    api = Api(layers)
     try:
         api.open()
     except BdlabError as error:

@@ -28,7 +28,7 @@ from bdlab.settings import HttpSettings, Layers, Settings
 from bdlab_cli.output import terminal
 from bdlab_cli.output.logs import published_lines
 from bdlab_cli.wiring import uvicorn_protocol
-from bdlab_cli.wiring.api import Api, vault_session
+from bdlab_cli.wiring.api import Api, make_worker, vault_session
 from bdlab_cli.wiring.connections import MAX_CONNECTIONS, Bounds, max_connections
 from bdlab_cli.wiring.signals import INTERRUPTED_TWICE, stop_on_signal
 
@@ -76,11 +76,10 @@ def _serve_in_workers(layers: Layers, listener: socket.socket) -> None:
     session = vault_session(layers)
     with closing(session):
         session.open(settings.startup_timeout_s)
-    os.environ.update(_as_environment(settings))
     with _metrics_folder():
         # The connections to the shared one wait for the next worker if all have died.
         listeners = [listener, *(_OwnListener(listener) for _ in range(_OWN_LISTENERS))]
-        supervisor = _Supervisor(_config(settings, app="bdlab_cli.wiring.api:make_worker"), listeners)
+        supervisor = _Supervisor(_config(settings, app=partial(make_worker, layers)), listeners)
         supervisor.announced_url = _url(settings.http, listener)
         supervisor.run()
     if any(process.exitcode not in (0, None, -15) for process in supervisor.processes):
@@ -221,18 +220,6 @@ def _url(http: HttpSettings, listener: socket.socket) -> str:
     if ":" in host:
         host = f"[{host}]"
     return f"{'https' if http.tls_cert_file else 'http'}://{host}:{port}"
-
-
-def _as_environment(settings: Settings) -> dict[str, str]:
-    """Return what the command line said as environment variables, which is what workers read."""
-    http = settings.http
-    return {
-        "BDLAB_STARTUP_TIMEOUT": str(settings.startup_timeout_s),
-        "BDLAB_HTTP_HOST": http.host,
-        "BDLAB_HTTP_PORT": str(http.port),
-        "BDLAB_HTTP_ALLOWED_HOSTS": http.allowed_hosts,
-        "BDLAB_HTTP_WORKERS": str(http.workers),
-    }
 
 
 @contextmanager
