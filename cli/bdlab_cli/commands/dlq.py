@@ -16,7 +16,8 @@ from bdlab import deadletters
 from bdlab.deadletters import OPEN, DeadLetterFilter, LetterResult, State, StoredDeadLetter
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab_cli.options import StartupTimeout, moment
-from bdlab_cli.output import terminal
+from bdlab_cli.output import dead_letters, terminal
+from bdlab_cli.output.dead_letters import at_place, closed, report, summary, table
 from bdlab_cli.wiring.session import load_settings, open_session
 from bdlab_cli.wiring.signals import stop_on_signal
 
@@ -77,8 +78,6 @@ def list_(
     Options:
         --open: Only what somebody still has to see to.
     """
-    from bdlab_cli.output.dead_letters import summary, table
-
     wanted = _filter(OPEN if only_open else (), cluster, partition, reason, sqlstate, since, until)
     with _opened(startup_timeout) as (_, letters):
         found, total = letters.find(wanted, limit=limit), letters.count(wanted)
@@ -101,13 +100,11 @@ def show(
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Show one dead letter, with all that its record held."""
-    from bdlab_cli.output import dead_letters
-
     with _opened(startup_timeout) as (_, letters):
         written = position if offset is None else dead_letters.place((position, offset))
-        letter = dead_letters.at_place(letters, written, cluster)
+        letter = at_place(letters, written, cluster)
     if json:
-        terminal.echo_json(dead_letters.summary(letter) | dead_letters.content(letter))
+        terminal.echo_json(summary(letter) | dead_letters.content(letter))
     else:
         dead_letters.show(letter)
 
@@ -148,8 +145,7 @@ def replay(
     wanted = _filter(states, cluster, partition, reason, sqlstate, since, until, offset)
     _require_choice(positions, wanted, everything=everything)
     with stop_on_signal() as stop, _opened(startup_timeout, stop) as (session, letters):
-        found, results = _chosen(letters, positions, wanted, limit, again=again)
-        more = 0 if positions else letters.count(wanted) - len(found)
+        found, results, more = _chosen(letters, positions, wanted, limit, again=again)
         others = msgspec.structs.replace(wanted, states=("returned",))
         returned = 0 if again or positions else letters.count(others)
         if stop.is_set():
@@ -206,8 +202,7 @@ def discard(
     wanted = _filter((*OPEN, "sent"), cluster, partition, reason, sqlstate, since, until)
     _require_choice(positions, wanted, everything=everything)
     with _opened(startup_timeout) as (_, letters):
-        found, results = _chosen(letters, positions, wanted, limit, again=True)
-        more = 0 if positions else letters.count(wanted) - len(found)
+        found, results, more = _chosen(letters, positions, wanted, limit, again=True)
         if not dry_run:
             letters.discard([letter.record.position for letter in found], because=because)
     results += [LetterResult(letter=letter) for letter in found]
@@ -219,24 +214,20 @@ def discard(
 
 def _chosen(
     letters: DeadLetters, positions: list[str] | None, wanted: DeadLetterFilter, limit: int, *, again: bool
-) -> tuple[list[StoredDeadLetter], list[LetterResult]]:
-    """Return the letters to deal with, and results for those that were named and are closed.
-
-    Raises InvalidInput.
+) -> tuple[list[StoredDeadLetter], list[LetterResult], int]:
+    """Return the letters to deal with, results for those that were named and are closed, and how many more
+    there are than `limit`. Raises InvalidInput.
     """
-    from bdlab_cli.output.dead_letters import at_place, closed
-
     if not positions:
-        return letters.find(wanted, limit=limit), []
+        found = letters.find(wanted, limit=limit)
+        return found, [], letters.count(wanted) - len(found)
     named = [at_place(letters, written, wanted.cluster_id) for written in dict.fromkeys(positions)]
     refused = [LetterResult(letter=one, problem=why) for one in named if (why := closed(one, again=again))]
-    return [one for one in named if not closed(one, again=again)], refused
+    return [one for one in named if not closed(one, again=again)], refused, 0
 
 
 def _report(results: list[LetterResult], done: str, not_done: str, *, as_json: bool) -> None:
     """Print what became of each, and how many of each kind; `done` is said of what went well."""
-    from bdlab_cli.output.dead_letters import report
-
     kinds = Counter(report(result, done, not_done, as_json=as_json) for result in results)
     terminal.echo(", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing to do", err=True)
 
