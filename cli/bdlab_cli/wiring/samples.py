@@ -1,15 +1,14 @@
-"""Inputs that `bdlab demo` and `bdlab rotate --drill` send: of reviews those of `samples.csv`, which were
+"""Inputs that `bdlab demo` and `bdlab rotate --drill` send: of reviews those of `samples.json`, which were
 written for them, of other contracts values that are made.
 """
 
-import csv
+import json
 import random
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from bdlab.contract import Contract, Field, example_of, review_contract
-from bdlab.inputs.cells import Titles, cell_of
 
 COUNT = 12
 _WORDS = "fine green tea small old blue river market north light stone warm"
@@ -20,10 +19,7 @@ _SPAN = 100
 def samples_of(contract: Contract) -> list[dict[str, Any]]:
     """Return COUNT inputs as JSON, the same each time. The first is the contract's example."""
     if [field.name for field in contract.inputs] == [field.name for field in review_contract().inputs]:
-        with Path(__file__).with_name("samples.csv").open(encoding="utf-8", newline="") as file:
-            header, *rows = csv.reader(file)
-        cells = [(field.name, cell_of(field)) for field in map(Titles(contract), header) if field]
-        return [{name: read(cell) for (name, read), cell in zip(cells, row, strict=True)} for row in rows]
+        return list(json.loads(Path(__file__).with_name("samples.json").read_text("utf-8")))
     rng = random.Random(0)  # noqa: S311 - they only have to differ
     made = ({field.name: _value(field, rng) for field in contract.inputs} for _ in range(COUNT - 1))
     return [example_of(contract), *made]
