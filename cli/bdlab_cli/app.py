@@ -94,28 +94,31 @@ def load_command(name: str) -> Any:
     command = typer.main.get_command(command_app)
     command.name = name
     command.help = command.help or COMMANDS[name][0]
-    _finish(command, f"BDLAB_{module.upper()}")
+    shared = importlib.import_module("bdlab_cli.options").__doc__ or ""
+    _finish(command, f"BDLAB_{module.upper()}", shared)
     return command
 
 
-def _finish(command: Any, prefix: str) -> None:
+def _finish(command: Any, prefix: str, shared: str) -> None:
     """Let the terminal break the lines of help texts, and give each option its help and environment twin.
 
-    The commands of a group share its prefix: BDLAB_DLQ_LIMIT is of `dlq list` and of `dlq replay`.
+    `shared` describes options of several commands. Those of a group share its prefix: BDLAB_DLQ_LIMIT is of
+    `dlq list` and of `dlq replay`.
     """
     text, _, options = inspect.cleandoc(command.help or "").partition("\n\nOptions:\n")
     command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in text.split("\n\n"))
-    named = {option.opts[0]: option for option in command.params if isinstance(option, TyperOption)}
-    for name, opposite, metavar, lines in _DESCRIBED.findall(options):
-        option = named[name]
-        option.metavar, option.help = metavar or option.metavar, " ".join(lines.split())
+    shared = f"{shared}\n{options}"
+    described = {found[0]: found[1:] for found in _DESCRIBED.findall(shared)}  # a command's own come last
+    for option in (one for one in command.params if isinstance(one, TyperOption)):
+        name = option.opts[0]
+        opposite, metavar, lines = described[name]
+        option.metavar, option.help = metavar or None, " ".join(lines.split())
         if not opposite:
             option.secondary_opts = []  # Typer makes one for each flag
-    for name, option in named.items():
         if option.envvar is None:
             option.envvar = f"{prefix}_{name.lstrip('-').replace('-', '_').upper()}"
     for child in getattr(command, "commands", {}).values():
-        _finish(child, prefix)
+        _finish(child, prefix, shared)
 
 
 def _convert_seldom() -> None:

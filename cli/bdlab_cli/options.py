@@ -2,7 +2,27 @@
 
 An option without an `envvar` has the environment twin BDLAB_<COMMAND>_<OPTION> (see `app.load_command`).
 That of a `setting` is the setting's, or that of the same option of other commands. The help of an option
-that one command has is in its docstring.
+that one command has, or that means another thing to it, is in the docstring of the command.
+
+Options:
+    --startup-timeout SECONDS: How long to wait at the start for servers that are away, and for a sealed
+        Vault.
+    --keys-file FILE: The keys of this Vault (0600); if it is missing for one set up before, a terminal asks.
+    --identity-dir FOLDER: Where the services' identities are, a folder each.
+    --data-dir: The data folder of the stack.
+    --broker NAME: kafka is Apache Kafka, secured, fetched once into the user's cache; tansu keeps its log in
+        memory only; auto is what the folder began with, and for a new one kafka, or tansu if that cannot be
+        had.
+    --admin-servers SERVERS: Where a secured broker takes its administrator: host:port, or several with
+        commas.
+    --model CARD: Model card or joblib file; `shipped` is bdlab's own.
+    --model-version: The model's version. NAME@VERSION stands in every prediction.
+    --delimiter CHAR: What is between the columns of a CSV file: a character such as ; or the word tab.
+    --tls-cert FILE: PEM file: certificate chain; serves HTTPS. A new one in its place is served without a
+        restart
+    --tls-key FILE: PEM file: the certificate's private key
+    --json: Print the result as JSON.
+    --dry-run: Say what would be done, and change nothing.
 """
 
 from contextlib import suppress
@@ -22,58 +42,17 @@ def setting(name: str, default: str | bool = True, **more: Any) -> Any:
 
 
 StartupTimeout = Annotated[
-    float | None,
-    setting(
-        "startup_timeout",
-        "60; 5 at a terminal, except for daemons",
-        metavar="SECONDS",
-        help="How long to wait at the start for servers that are away, and for a sealed Vault.",
-    ),
+    float | None, setting("startup_timeout", "60; 5 at a terminal, except for daemons")
 ]
-
-KeysFile = Annotated[
-    Path,
-    setting(
-        "vault.keys_file",
-        "vault-keys.json in ~/.local/state/bdlab",
-        metavar="FILE",
-        help="The keys of this Vault (0600); if it is missing for one set up before, a terminal asks.",
-    ),
-]
+KeysFile = Annotated[Path, setting("vault.keys_file", "vault-keys.json in ~/.local/state/bdlab")]
 KEYS_FILE = Path("~/.local/state/bdlab/vault-keys.json")
-
-IdentityDir = Annotated[
-    str | None,
-    setting(
-        "vault.identity_dir",
-        "identity in ~/.local/state/bdlab",
-        metavar="FOLDER",
-        help="Where the services' identities are, a folder each.",
-    ),
-]
-
-DataDir = Annotated[Path, setting("stack.data_dir", help="The data folder of the stack.")]
+IdentityDir = Annotated[str | None, setting("vault.identity_dir", "identity in ~/.local/state/bdlab")]
+DataDir = Annotated[Path, setting("stack.data_dir")]
 DATA_DIR = Path("~/.local/share/bdlab")
-
 BrokerName = Literal["auto", "kafka", "tansu"]
-Broker = Annotated[
-    BrokerName,
-    setting(
-        "stack.broker",
-        metavar="NAME",
-        help="kafka is Apache Kafka, secured, fetched once into the user's cache; tansu keeps its log in "
-        "memory only; auto is what the folder began with, and for a new one kafka, or tansu if that "
-        "cannot be had.",
-    ),
-]
-
-_ADMIN_SERVERS = "Where a secured broker takes its administrator: host:port, or several with commas."
-AdminServers = Annotated[str, setting("kafka.admin_servers", "none", metavar="SERVERS", help=_ADMIN_SERVERS)]
-
-_MODEL = "Model card or joblib file; `shipped` is bdlab's own."
-ModelPath = Annotated[str | None, setting("model.path", "the shipped one", metavar="CARD", help=_MODEL)]
-
-DryRun = Annotated[bool, Option("--dry-run", help="Say what would be done, and change nothing.")]
+Broker = Annotated[BrokerName, setting("stack.broker")]
+AdminServers = Annotated[str, setting("kafka.admin_servers", "none")]
+ModelPath = Annotated[str | None, setting("model.path", "the shipped one")]
 
 
 def delimiter(text: str) -> str:
@@ -84,14 +63,7 @@ def delimiter(text: str) -> str:
     return found
 
 
-Delimiter = Annotated[
-    str,
-    Option(
-        metavar="CHAR",
-        parser=delimiter,
-        help="What is between the columns of a CSV file: a character such as ; or the word tab.",
-    ),
-]
+Delimiter = Annotated[str, Option(parser=delimiter)]
 
 _LONGEST = timedelta(days=36_525)
 

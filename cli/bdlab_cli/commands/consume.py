@@ -25,9 +25,6 @@ def consume(
         --until-idle: Store what the topic holds now, then exit.
         --metrics-port PORT: Serve /metrics and /health/live on this port; 0 is any free one.
         --metrics-host: The address for --metrics-port.
-        --tls-cert FILE: PEM file: certificate chain; serves HTTPS. A new one in its place is served without
-            a restart
-        --tls-key FILE: PEM file: the certificate's private key
         --batch-size N: Events in one transaction, at most 100,000.
         --batch-wait SECONDS: How long a batch waits for more events.
     """

@@ -28,7 +28,20 @@ if TYPE_CHECKING:
 app = Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="List and show dead letters, send them back, and close them.",
+    help="""List and show dead letters, send them back, and close them.
+
+    Options:
+        --offset: At this offset, of each partition or of --partition.
+        --partition: Of this partition.
+        --cluster ID: Of the log with this cluster id.
+        --reason TEXT: Whose reason holds this text, in any case.
+        --sqlstate CODE: Refused with this SQLSTATE, or its first characters (23 is a class).
+        --since WHEN: Recorded since: ISO 8601, or an age such as 2h.
+        --until WHEN: Recorded before.
+        --all: All; without a position and a filter this has to be said.
+        --limit: At most this many.
+        --json: JSON, an object a line.
+    """,
 )
 
 _COULD_NOT = 1
@@ -38,37 +51,24 @@ _Position = Annotated[str, Argument(metavar=_PLACE, help="Where it is, such as 3
 _Positions = Annotated[
     list[str] | None, Argument(metavar=_PLACE, help="Where they are; without any the options choose.")
 ]
-_Offset = Annotated[int | None, Option(min=0, help="At this offset, of each partition or of --partition.")]
-_Partition = Annotated[int | None, Option(min=0, help="Of this partition.")]
-_Cluster = Annotated[str | None, Option(metavar="ID", help="Of the log with this cluster id.")]
-_Reason = Annotated[str | None, Option(metavar="TEXT", help="Whose reason holds this text, in any case.")]
-_Sqlstate = Annotated[
-    str | None,
-    Option(metavar="CODE", help="Refused with this SQLSTATE, or its first characters (23 is a class)."),
-]
-_Since = Annotated[
-    datetime | None,
-    Option(parser=moment, metavar="WHEN", help="Recorded since: ISO 8601, or an age such as 2h."),
-]
-_Until = Annotated[datetime | None, Option(parser=moment, metavar="WHEN", help="Recorded before.")]
-_All = Annotated[bool, Option("--all", help="All; without a position and a filter this has to be said.")]
-_Limit = Annotated[int, Option(min=1, help="At most this many.")]
-_DryRun = Annotated[bool, Option("--dry-run", help="Only say what would be done.")]
-_Json = Annotated[bool, Option("--json", help="JSON, an object a line.")]
+_Place = Annotated[int | None, Option(min=0)]
+_Moment = Annotated[datetime | None, Option(parser=moment)]
+_All = Annotated[bool, Option("--all")]
+_Limit = Annotated[int, Option(min=1)]
 
 
 @app.command("list")
 def list_(
     *,
-    partition: _Partition = None,
-    cluster: _Cluster = None,
-    reason: _Reason = None,
-    sqlstate: _Sqlstate = None,
-    since: _Since = None,
-    until: _Until = None,
+    partition: _Place = None,
+    cluster: str | None = None,
+    reason: str | None = None,
+    sqlstate: str | None = None,
+    since: _Moment = None,
+    until: _Moment = None,
     only_open: Annotated[bool, Option("--open", "--pending")] = False,
     limit: _Limit = 50,
-    json: _Json = False,
+    json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """List dead letters: first those that are open, the oldest first.
@@ -95,8 +95,8 @@ def show(
     position: _Position,
     offset: Annotated[int | None, Argument(metavar="OFFSET", hidden=True, min=0)] = None,
     *,
-    cluster: _Cluster = None,
-    json: _Json = False,
+    cluster: str | None = None,
+    json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Show one dead letter, with all that its record held."""
@@ -113,20 +113,20 @@ def show(
 def replay(
     positions: _Positions = None,
     *,
-    partition: _Partition = None,
-    offset: _Offset = None,
-    cluster: _Cluster = None,
-    reason: _Reason = None,
-    sqlstate: _Sqlstate = None,
-    since: _Since = None,
-    until: _Until = None,
+    partition: _Place = None,
+    offset: _Place = None,
+    cluster: str | None = None,
+    reason: str | None = None,
+    sqlstate: str | None = None,
+    since: _Moment = None,
+    until: _Moment = None,
     everything: _All = False,
     again: bool = False,
     max_replays: Annotated[int, Option(min=1)] = 3,
     limit: _Limit = 1000,
     wait: Annotated[float, Option(min=0)] = 30.0,
-    dry_run: _DryRun = False,
-    json: _Json = False,
+    dry_run: bool = False,
+    json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Send dead letters back to the topic, as they came, and say what became of each.
@@ -177,16 +177,16 @@ def discard(
     positions: _Positions = None,
     *,
     because: str = "",
-    partition: _Partition = None,
-    cluster: _Cluster = None,
-    reason: _Reason = None,
-    sqlstate: _Sqlstate = None,
-    since: _Since = None,
-    until: _Until = None,
+    partition: _Place = None,
+    cluster: str | None = None,
+    reason: str | None = None,
+    sqlstate: str | None = None,
+    since: _Moment = None,
+    until: _Moment = None,
     everything: _All = False,
     limit: _Limit = 1000,
-    dry_run: _DryRun = False,
-    json: _Json = False,
+    dry_run: bool = False,
+    json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Close dead letters that nobody has to see to any more, and keep why.

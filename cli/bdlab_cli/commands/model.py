@@ -11,7 +11,6 @@ from bdlab_cli.output import terminal
 app = Typer(add_completion=False, no_args_is_help=True)
 
 _UNHEALTHY = 10
-_Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 
 
 @app.command()
@@ -28,7 +27,7 @@ def init(
     force: bool = False,
     contract: Path | None = None,
     delimiter: Delimiter = ",",
-    json: _Json = False,
+    json: bool = False,
 ) -> None:
     """Write a card for a model, with a contract that is guessed from the model and a sample of rows.
 
@@ -37,7 +36,6 @@ def init(
     Options:
         --sample CSV: Rows as the model was fitted with.
         --name: The model's name.
-        --model-version: The model's version. NAME@VERSION stands in every prediction.
         --output DIR: Folder for the card and a copy of FILE.
         --target COLUMN: A column of the sample that is not an input, such as that of the true values.
         --bounds: Take the least and the greatest number of each column as its bounds.
@@ -73,7 +71,7 @@ def check(
     *,
     sample: Path | None = None,
     delimiter: Delimiter = ",",
-    json: _Json = False,
+    json: bool = False,
 ) -> None:
     """Load a model, predict a sample, and show the table's columns and a request.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
-from bdlab_cli.options import DryRun, StartupTimeout, age
+from bdlab_cli.options import StartupTimeout, age
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings, open_session
 
@@ -13,7 +13,7 @@ from bdlab_cli.wiring.session import load_settings, open_session
 def prune(
     *,
     older_than: Annotated[timedelta, Option(parser=age)],
-    dry_run: DryRun = False,
+    dry_run: bool = False,
     json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from typer import Argument, Exit, Option
 
 from bdlab.errors import BdlabError, InvalidInput
-from bdlab_cli.options import AdminServers, DryRun, StartupTimeout
+from bdlab_cli.options import AdminServers, StartupTimeout
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
 from bdlab_cli.wiring.signals import stop_on_signal
@@ -34,7 +34,7 @@ def rotate(
     admin_servers: AdminServers = "",
     grace: float = 60.0,
     force: bool = False,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
     json: bool = False,
     drill: bool = False,
     url: Annotated[str | None, Option(show_default="from the settings")] = None,

@@ -27,9 +27,6 @@ def serve(
         --allowed-hosts: Names by which it may be called, with commas, with or without port; '*' is any.
             Needed for an address that other machines reach
         --workers: Processes that serve
-        --tls-cert FILE: PEM file: certificate chain; serves HTTPS. A new one in its place is served without
-            a restart
-        --tls-key FILE: PEM file: the certificate's private key
     """
     from bdlab_cli.wiring.uvicorn_server import run
 

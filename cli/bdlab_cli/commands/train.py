@@ -31,8 +31,6 @@ def train(
         --output DIR: Folder for the model and its card, new or existing.
         --folds: Folds of the cross-validation, grouped by product.
         --name: The model's name; its files begin with it.
-        --model-version: The model's version. NAME@VERSION stands in every prediction.
-        --json: Print the card as JSON.
     """
     from bdlab_cli.output.training import show, training_progress
 

@@ -11,7 +11,7 @@ from typer import Option
 
 from bdlab.errors import DatabaseError, InvalidInput
 from bdlab.trust import require_own
-from bdlab_cli.options import KEYS_FILE, DryRun, IdentityDir, KeysFile, StartupTimeout
+from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout
 from bdlab_cli.output import terminal
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def vault_init(
     renew: Annotated[list[str] | None, Option(show_default=False)] = None,
     shared_database: bool = False,
     startup_timeout: StartupTimeout = None,
-    dry_run: DryRun = False,
+    dry_run: bool = False,
     json: bool = False,
 ) -> None:
     """Take a Vault from any state to the finished set-up; run it as often as you like.
@@ -61,7 +61,6 @@ def vault_init(
             recovery; repeatable
         --shared-database: Others use the database server too: let everybody enter its databases postgres and
             template1 as before
-        --json: Print the steps as JSON
     """
     import msgspec
 

@@ -26,7 +26,6 @@ def verify(
     Options:
         --wait SECONDS: How long a running consumer may take to catch up.
         --limit: How many offsets of each problem are listed.
-        --json: Print the report as JSON.
     """
     from bdlab_cli.wiring.accounting import account
 
