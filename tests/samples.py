@@ -79,7 +79,7 @@ def event_of(found: Record) -> PredictionEvent:
 
 def record(position: Position, of: PredictionEvent | None = None) -> Record:
     key, value = encode(of or event())
-    later = [("bdlab-contract", b"%d" % of.contract)] if of and of.contract > 1 else []
+    later = [("bdlab-contract", b"%d" % of.CONTRACT)] if of and of.CONTRACT > 1 else []
     return Record(position, key, value, [("ce_specversion", b"1.0"), *later])
 
 

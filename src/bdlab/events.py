@@ -69,7 +69,7 @@ class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `created_at` is the time of scoring, `timestamp` of handing it to the producer.
     """
 
-    contract: ClassVar[int] = 1
+    CONTRACT: ClassVar[int] = 1
     """The contract's number."""
 
     if TYPE_CHECKING:  # a contract's own event has these between its fields
@@ -261,7 +261,7 @@ def headers(
         *_constant_headers(source),
         ("ce_time", event.timestamp.isoformat().encode()),
         ("traceparent", traceparent.encode()),
-        *([(CONTRACT_HEADER, str(event.contract).encode())] if event.contract > 1 else ()),
+        *([(CONTRACT_HEADER, str(event.CONTRACT).encode())] if event.CONTRACT > 1 else ()),
     ]
 
 

@@ -7,14 +7,13 @@ import re
 from datetime import datetime
 
 import msgspec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from bdlab.events import EventCodec, PredictionEvent, Record, Term, encode
+from bdlab.events import PredictionEvent, Record, Term, encode
 from bdlab.ledger import Accepted, log_partition, runs
 from bdlab.postgres.rows import CopyLines
-from tests.random_contracts import contracts, fields_of
-from tests.samples import REVIEWS, accepted, at, event, record
+from tests.samples import REVIEWS, accepted, at, event
 
 _LOGS = {log_partition(at(0, partition)): partition + 7 for partition in range(3)}
 _lines = CopyLines(REVIEWS.event)
@@ -108,38 +107,3 @@ def test_runs_are_slices_of_consecutive_offsets_as_long_as_possible(
         assert positions[begin:end] == [log.at(positions[begin].offset + step) for step in range(end - begin)]
         assert end > begin
         assert end == len(positions) or positions[end] != log.at(positions[end - 1].offset + 1)
-
-
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.data())
-def test_nulls_and_each_kind_of_field_are_the_same_from_json_and_from_decoded_fields(
-    data: st.DataObject,
-) -> None:
-    codec = EventCodec(data.draw(contracts()))
-    every = (*codec.contract.inputs, *codec.contract.outputs)
-    one = event()
-    others = {name: getattr(one, name) for name in ("id", "explanation", "model", "created_at", "timestamp")}
-    sent = codec.event(**data.draw(fields_of(every)), **others)
-    found = record(at(3), sent)
-    decoded, plain = codec.decode(found)
-    make = CopyLines(codec.event)
-    quick, slow = (
-        dict(
-            zip(
-                make.columns,
-                make([Accepted(found, decoded, each)], _LOGS).decode()[:-1].split("\t"),
-                strict=True,
-            )
-        )
-        for each in (plain, None)
-    )
-    for field in every:
-        value = getattr(sent, field.column)
-        for column in (quick[field.column], slow[field.column]):
-            assert (column == "\\N") == (value is None)
-            if field.kind == "string" and value is not None:
-                assert _read(column) == value
-            elif field.kind == "boolean" and value is not None:
-                assert column.lower() == str(value).lower()
-            elif value is not None and field.kind in ("integer", "number"):
-                assert type(value)(column) == value

@@ -15,6 +15,8 @@ Kind = Literal["string", "integer", "number", "boolean", "date-time", "object"]
 INT64 = (-(2**63), 2**63 - 1)
 FLOAT64 = (-sys.float_info.max, sys.float_info.max)
 INT32 = (-(2**31), 2**31 - 1)
+BOUNDS: dict[str, tuple[float, float]] = {"integer": INT64, "number": FLOAT64}
+"""The least and the greatest number of each kind."""
 
 PREDICTION, CONFIDENCE, PROBABILITIES = "prediction", "confidence", "probabilities"
 ANSWERS = frozenset((PREDICTION, CONFIDENCE, PROBABILITIES))
@@ -67,7 +69,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def bounds(self) -> tuple[float, float]:
         """The least and the greatest number: its own, or those of 64 bits."""
-        low, high = INT64 if self.kind == "integer" else FLOAT64
+        low, high = BOUNDS.get(self.kind, FLOAT64)
         return low if self.minimum is None else self.minimum, high if self.maximum is None else self.maximum
 
     @property

@@ -1,6 +1,7 @@
 """Parsing a contract: what is not understood is refused by its name, and nothing is ignored."""
 
-import math
+import json
+import reprlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -12,8 +13,8 @@ from msgspec import UNSET, Meta
 
 from bdlab.contract.fields import (
     ANSWERS,
+    BOUNDS,
     CONFIDENCE,
-    INT64,
     MAX_COLUMN_BYTES,
     PREDICTION,
     PROBABILITIES,
@@ -27,6 +28,8 @@ from bdlab.contract.types import type_of
 from bdlab.errors import ContractInvalid
 
 MAX_FIELDS = 200
+MAX_COLUMNS = 300
+"""Of the inputs and outputs together: of more texts PostgreSQL may not be able to store a row."""
 _MAX_NAME = 200
 _MAX_SINCE = 999_999_999
 _REFERENCE = "docs/contract.md lists what a contract may have."
@@ -80,6 +83,8 @@ def parse_contract(document: Mapping[str, Any]) -> Contract:
         for part, schema in (("input", whole.input), ("output", whole.output))
     )
     inputs, outputs = _fields(given, "input"), _fields(answers, "output")
+    for part, schema in (("input", given), ("output", answers)):
+        _check_json([schema.title, schema.description], f"the contract's {part}")
     _check_columns(inputs, outputs)
     _check_outputs(outputs)
     return Contract(
@@ -101,8 +106,18 @@ def review_contract() -> Contract:
 def _convert(found: Any, kind: Any, where: str) -> Any:
     try:
         return msgspec.convert(found, kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         _refuse(where, str(error))
+
+
+def _check_json(found: Any, where: str) -> None:
+    """Refuse what no file, no answer and no database can hold."""
+    try:
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
+    except RecursionError:
+        _refuse(where, "it is nested too deeply")
+    except (TypeError, ValueError) as error:  # half of a surrogate pair too
+        _refuse(where, f"it cannot be written as JSON: {error}")
 
 
 def _refuse(where: str, why: str) -> NoReturn:
@@ -127,6 +142,7 @@ def _field(name: str, found: Any, part: str, *, required: bool) -> Field:
     column = _column(name, where)
     if column in ANSWERS and part == "input":
         _refuse(where, f"the name {column!r} is an output's")
+    _check_json(found, where)
     schema = _convert(found, _Property, where)
     kind, nullable = _kind(schema, where, "object" if part == "input" else "")
     field = Field(
@@ -189,10 +205,12 @@ def _check_bounds(field: Field, schema: _Property, where: str) -> None:
         _refuse(where, f"'minimum' and 'maximum' belong to numbers, and its type is {field.kind}")
     if not field.is_text and (field.min_length, field.max_length) != (0, None):
         _refuse(where, "'minLength' and 'maxLength' belong to a string without enum and format")
-    for bound in filter(None, (field.minimum, field.maximum)):
-        whole = isinstance(bound, int) and INT64[0] <= bound <= INT64[1]
-        if not (whole or (field.kind == "number" and math.isfinite(bound))):
-            _refuse(where, f"the bound {bound} is no {field.kind} of 64 bits")
+    least, greatest = BOUNDS.get(field.kind, (0, 0))
+    for bound in (field.minimum, field.maximum):
+        if bound is not None and (
+            not least <= bound <= greatest or (field.kind == "integer" and isinstance(bound, float))
+        ):
+            _refuse(where, f"the bound {reprlib.repr(bound)} is no {field.kind} of 64 bits")
     low, high = field.minimum, field.maximum
     if low is not None and high is not None and low > high:
         _refuse(where, f"'minimum' {low} is above 'maximum' {high}")
@@ -201,8 +219,9 @@ def _check_bounds(field: Field, schema: _Property, where: str) -> None:
     for choice in field.choices:
         if not choice or "\x00" in choice or not choice.isprintable() or len(choice) > _MAX_NAME:
             _refuse(where, f"a value of an enum has 1 to {_MAX_NAME} printable characters")
-    if (schema.additional_properties is not UNSET) != (field.kind == "object"):
-        _refuse(where, f"'additionalProperties' belongs to the output {PROBABILITIES!r} alone")
+    wanted: Any = {"type": "number"} if field.kind == "object" else UNSET
+    if schema.additional_properties != wanted:
+        _refuse(where, f"'additionalProperties' is of {PROBABILITIES!r} alone, which has numbers")
 
 
 def _default(schema: _Property, field: Field, where: str, part: str, *, required: bool) -> Any:
@@ -211,6 +230,8 @@ def _default(schema: _Property, field: Field, where: str, part: str, *, required
     if schema.default is not UNSET:
         if required:
             _refuse(where, "it is required, and has a default")
+        if field.kind == "object" and schema.default:
+            _refuse(where, f"the default of {PROBABILITIES!r} is an object without numbers")
         return _value(schema.default, field, where, "the default")
     if part == "output" and field.since == 1:
         return UNSET
@@ -227,7 +248,7 @@ def _value(found: Any, field: Field, where: str, what: str) -> Any:
     try:
         value = msgspec.convert(found, type_of(field))
     except msgspec.ValidationError as error:
-        _refuse(where, f"{what}, {str(found)[:40]!r}, does not fit it: {error}")
+        _refuse(where, f"{what}, {reprlib.repr(found)}, does not fit it: {error}")
     if isinstance(value, str) and ("\x00" in value or (field.min_length and not value.strip())):
         _refuse(where, f"{what} is empty, or holds a NUL character")
     if isinstance(value, datetime):
@@ -239,6 +260,10 @@ def _value(found: Any, field: Field, where: str, what: str) -> Any:
 
 
 def _check_columns(inputs: tuple[Field, ...], outputs: tuple[Field, ...]) -> None:
+    if len(inputs) + len(outputs) > MAX_COLUMNS:
+        _refuse(
+            "the contract", f"it has {len(inputs) + len(outputs)} fields in all, and may have {MAX_COLUMNS}"
+        )
     known: dict[str, Field] = {}
     for field in (*inputs, *outputs):
         other = known.setdefault(field.column, field)

@@ -49,7 +49,7 @@ def event_type(contract: Contract, base: type[B], *, explanation: Any, schema_ve
     """Return the struct of an event: what it is about first, the times last.
 
     A field that was added later has its default in events from before. The class has the contract's number
-    as `contract`.
+    as `CONTRACT`, since columns are in lower case.
     """
     moment = Annotated[datetime, Meta(tz=True)]
     fields = [
@@ -61,7 +61,7 @@ def event_type(contract: Contract, base: type[B], *, explanation: Any, schema_ve
         ("timestamp", moment),
         ("schema_version", int, schema_version),
     ]
-    return _struct("PredictionEvent", fields, base, namespace={"contract": contract.number})
+    return _struct("PredictionEvent", fields, base, namespace={"CONTRACT": contract.number})
 
 
 def _given(field: Field, *, optional: bool = False) -> Any:

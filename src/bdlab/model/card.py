@@ -94,7 +94,7 @@ def read_card(path: Path) -> Card:
     """Return the card. Raises ModelNotFound if the file is missing, ModelError if it is not a card."""
     try:
         card = msgspec.json.decode(read_file(path), type=Card)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(
             f"{path} is not a model card: {error}",
             hint="`bdlab model init` writes a card beside a model; docs/model.md shows one.",
