@@ -254,6 +254,10 @@ def _problem(field: Field, value: Any) -> str:
     else:
         low, high = field.bounds
         wanted, found = f"between {low} and {high}", "" if low <= value <= high else _shown(value)
+        if field.maximum is None and value < low == field.minimum:
+            wanted = f"at least {low}"
+        elif field.minimum is None and value > high == field.maximum:
+            wanted = f"at most {high}"
     return f"has to be {wanted}{' or null' if field.nullable else ''}, and is {found}" if found else ""
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
 import msgspec
+from msgspec.structs import replace
 
-from bdlab.inputs import FieldProblem, Validator
+from bdlab.inputs import FieldProblem, InputInvalid, Validator
 from bdlab.model.scorer import load_scorer
 
 
@@ -35,12 +36,18 @@ class Model:
         """Return the outputs of a row, a dict of the contract's names, or of each row of a list, in order.
 
         Beside the contract's outputs are `explanation`, `known_terms` and `warning`. Raises InputInvalid,
-        which names each wrong field, and ModelError if the model fails.
+        which names each wrong field of the first row that has any, and ModelError if the model fails.
         """
-        if isinstance(rows, Mapping):
-            return self.predict([rows])[0]
-        inputs = [self._validator.given_of(msgspec.to_builtins(row)) for row in rows]
-        return [
+        one = isinstance(rows, Mapping)
+        inputs = []
+        for index, row in enumerate([rows] if one else rows):
+            try:
+                inputs.append(self._validator.given_of(msgspec.to_builtins(row)))
+            except InputInvalid as error:
+                wrong = [replace(each, index=None if one else index) for each in error.problems]
+                raise InputInvalid(wrong, self.contract.noun) from None
+        scores = [
             msgspec.to_builtins(score) | {"explanation": [*map(msgspec.to_builtins, score.explanation)]}
             for score in self._scorer.score_many(inputs)
         ]
+        return scores[0] if one else scores
