@@ -91,7 +91,7 @@ def _text(text: str, style: str = "") -> Text:
 
 def _plain(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
     return "-" if value is None else _short(str(value).lower() if isinstance(value, bool) else str(value))
 
 
