@@ -247,7 +247,7 @@ def test_a_folder_keeps_its_model_and_its_deployment(
 ) -> None:
     card, sales = small_model / "small.card.json", {"BDLAB_DEPLOYMENT": "sales"}
     up = start_up(tmp_path / "stack", "--model", str(card), "--broker", "tansu", **sales)
-    up.wait_for("from now on")
+    up.wait_for("which the folder keeps once it is up")
     up.wait_for(r"Model +small@0\.0\.1")
     up.wait_for("eval")
     assert get(up.endpoint, "/health")["model"] == "small@0.0.1"

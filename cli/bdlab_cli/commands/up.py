@@ -51,7 +51,7 @@ def up(
     kept = folder.model_path
     chosen = kept if model is None else model_file(model)
     if chosen != kept:
-        what = f"the model is {chosen or 'the shipped one'} from now on, which the folder keeps"
+        what = f"the model is {chosen or 'the shipped one'}, which the folder keeps once it is up"
         show(Event("notice", "model", what))
     elif kept:
         what = f"the model is {kept}, as this folder keeps it; --model {SHIPPED_MODEL} goes back"
