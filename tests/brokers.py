@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from signal import SIGCONT, SIGSTOP
+from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pytest
@@ -139,6 +139,20 @@ def belongs(item: pytest.Item) -> bool:
 def new_broker(folder: Path) -> LocalBroker:
     """One of the kind that this run is about, not started."""
     return _KINDS[KIND](folder)
+
+
+def kill(server: Server) -> None:
+    """End it as a power cut would."""
+    if server.running and server.pid:
+        os.kill(server.pid, SIGKILL)
+        server.wait(5)
+
+
+class TansuAtOnePort(Tansu):
+    """Its log is another one after each start, at the same address."""
+
+    def _choose_port(self) -> int:
+        return self.ports.choose(self.name)
 
 
 def listing(address: str) -> Any:

@@ -19,6 +19,7 @@ from bdlab.events import encode
 from bdlab.kafka.connection import client_config
 from bdlab.kafka.producer import Producer
 from bdlab.vault.session import VaultSession
+from tests.brokers import kill
 from tests.fix_kafka import Acks
 from tests.fix_pipeline import IMPATIENT, Pipeline, secured_pipeline
 from tests.samples import event
@@ -174,7 +175,7 @@ def test_a_partition_leader_that_is_killed_under_load_costs_nothing(
             for partition in (0, 3):
                 load.wait_for_more()
                 victim = cluster.brokers[leader_of(pipeline, partition)]
-                victim.kill()
+                kill(victim)
                 until(partial(led_by_another, pipeline, partition, victim.node_id))
                 load.wait_for_more()
                 assert not victim.running
@@ -191,7 +192,7 @@ def test_without_the_in_sync_majority_it_answers_503_and_recovers(
         with load.running():
             load.wait_for_more()
             for node in (1, 2):
-                cluster.brokers[node].kill()
+                kill(cluster.brokers[node])
             # Once all have been refused twice, nothing that was on its way is left to be acknowledged.
             until(lambda: len(load.refused) >= 2 * load.CLIENTS)
             before, refused = len(load.acknowledged), len(load.refused)

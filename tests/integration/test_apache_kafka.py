@@ -28,7 +28,7 @@ from bdlab.kafka.connection import client_config
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.stack.servers.kafka import ApacheKafka
-from tests.brokers import frozen, listing
+from tests.brokers import frozen, kill, listing
 from tests.fix_apache import publish, running
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, place, read_until
 from tests.samples import event, event_of
@@ -83,7 +83,7 @@ def test_a_broker_keeps_its_log_its_id_and_its_port(tmp_path: Path) -> None:
             kafka.start()
             assert (kafka.cluster_id, kafka.bootstrap_servers) == identity
             positions += publish(producer, 200)
-            kafka.kill()
+            kill(kafka)
             kafka.start()
             assert (kafka.cluster_id, kafka.bootstrap_servers) == identity
             positions += publish(producer, 200)
@@ -146,7 +146,7 @@ def test_the_cluster_loses_a_partition_leader_and_recovers(cluster: KafkaCluster
         acks = Acks()
         for number in range(300):
             if number == 100:
-                victim.kill()
+                kill(victim)
             producer.publish(event(), acks)
         positions += acks.positions(300, timeout_s=60)
         assert victim.exit_status == -signal.SIGKILL
@@ -166,7 +166,7 @@ def test_without_the_in_sync_majority_nothing_is_acknowledged_and_nothing_lost(
     with Producer(credentials, client_id="test", source="/tests") as producer:
         positions = publish(producer, 100)
         for node in (1, 2):
-            cluster.brokers[node].kill()
+            kill(cluster.brokers[node])
         refused = [settled(producer) for _ in range(3)]
         assert all(isinstance(result, BrokerError) for result in refused), refused
         cluster.start()

@@ -37,6 +37,7 @@ from bdlab.settings import KafkaSettings, Secret
 from bdlab.stack import ApacheKafka, OpenBao
 from bdlab.vault import pki
 from tests.broker_operations import OPERATIONS, Target
+from tests.brokers import kill
 from tests.fix_apache import (
     SERVICES,
     Authority,
@@ -403,7 +404,7 @@ def test_a_secured_cluster_keeps_its_rules_when_a_broker_is_lost(
 ) -> None:
     cluster = KafkaCluster(tmp_path, certificates=authority.certificates)
     with secured(cluster, authority) as ready:
-        cluster.brokers[1].kill()
+        kill(cluster.brokers[1])
         acks = Acks()
         credentials = StaticCredentials(
             kafka=msgspec.structs.replace(

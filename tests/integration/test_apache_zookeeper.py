@@ -15,6 +15,7 @@ from bdlab.kafka.broker_admin import ensure_users_and_acls
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from tests.broker_operations import OPERATIONS, Target
+from tests.brokers import kill
 from tests.fix_apache import Authority, publish, running, secured
 from tests.fix_kafka import Bookmarks, credentials_for, place, read_until
 from tests.servers.zookeeper import ZooKeeperKafka
@@ -45,7 +46,7 @@ def test_it_takes_messages_and_keeps_them_over_restarts_and_kills(tmp_path: Path
         kafka.start()
         positions += write(credentials, 100)
         # ZooKeeper takes the killed broker for alive until its session has ended.
-        kafka.broker.kill()
+        kill(kafka.broker)
         kafka.start()
         positions += write(credentials, 100)
         # Without ZooKeeper the broker goes on serving; with it back it is whole again.

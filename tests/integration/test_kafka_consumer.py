@@ -22,7 +22,7 @@ from bdlab.kafka.log_reader import UNREADABLE_HEADERS
 from bdlab.stack import Tansu
 from bdlab.stack.servers.ports import PortRegistry
 from tests import raw_records
-from tests.brokers import LocalBroker, frozen
+from tests.brokers import LocalBroker, TansuAtOnePort, frozen
 from tests.fix_kafka import (
     Bookmarks,
     credentials_for,
@@ -83,7 +83,7 @@ def test_another_log_behind_the_same_address_is_read_under_its_own_cluster_id(tm
     port = PortRegistry(tmp_path / "ports.json").choose("tansu")
     credentials = StaticCredentials(kafka=kafka_login(f"127.0.0.1:{port}"))
     bookmarks = Bookmarks()
-    with Tansu(tmp_path, port=port) as broker:
+    with TansuAtOnePort(tmp_path) as broker:
         make_topic(credentials)
         published(credentials, 100)
         with Consumer(credentials, positions=bookmarks) as consumer:

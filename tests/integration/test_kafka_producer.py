@@ -24,7 +24,7 @@ from bdlab.kafka.producer import Producer
 from bdlab.serving.publisher import AsyncPublisher
 from bdlab.stack import Tansu
 from bdlab.stack.servers.ports import PortRegistry
-from tests.brokers import LocalBroker, frozen
+from tests.brokers import LocalBroker, TansuAtOnePort, frozen
 from tests.fix_apache import publish
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, make_topic, place, read_until
 from tests.fix_servers import start_or_skip
@@ -141,7 +141,7 @@ def test_a_new_incarnation_under_load_gets_the_new_events_and_has_all_that_it_ac
 def test_another_log_behind_the_same_address_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
     port = PortRegistry(tmp_path / "ports.json").choose("tansu")
     credentials = StaticCredentials(kafka=kafka_login(f"127.0.0.1:{port}", delivery_timeout_s=3.0))
-    with Tansu(tmp_path, port=port) as broker:
+    with TansuAtOnePort(tmp_path) as broker:
         make_topic(credentials)
         producer = producer_of(credentials)
         load = Load(producer)

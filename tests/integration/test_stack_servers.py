@@ -265,7 +265,7 @@ def test_a_port_taken_by_another_program_is_replaced(tmp_path: Path) -> None:
             assert server.port != before
             assert _call(server, "GET", "/v1/sys/seal-status")[0] == 200
         with pytest.raises(ServerNotStarted, match=f"port {before} for openbao is in use"):
-            OpenBao(tmp_path, port=before).start()
+            OpenBao(tmp_path).ports.choose("openbao", before)
 
 
 def test_a_port_chosen_is_nobody_elses_before_a_server_listens_on_it(tmp_path: Path) -> None:

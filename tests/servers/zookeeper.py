@@ -76,11 +76,10 @@ class ZooKeeper(Server):
         self,
         data_dir: Path,
         *,
-        port: int | None = None,
         certificates: CertificateFiles | None = None,
         distribution: Distribution | None = None,
     ) -> None:
-        super().__init__(data_dir, port=port)
+        super().__init__(data_dir)
         self._certificates = certificates
         self._distribution = distribution
 

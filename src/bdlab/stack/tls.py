@@ -78,8 +78,8 @@ class TlsFolder:
 class TlsServer(Server):
     """A server that speaks TLS only if it has `tls`, and reads its certificate again on SIGHUP."""
 
-    def __init__(self, data_dir: Path, *, port: int | None = None, tls: TlsFolder | None = None) -> None:
-        super().__init__(data_dir, port=port)
+    def __init__(self, data_dir: Path, *, tls: TlsFolder | None = None) -> None:
+        super().__init__(data_dir)
         self.tls = tls
 
     def reload(self) -> None:

@@ -3,12 +3,10 @@
 import base64
 import contextlib
 import fcntl
-import os
 import shutil
-import signal
 import struct
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,9 +21,6 @@ from bdlab.stack.servers.java import Distribution
 from bdlab.stack.servers.process import run_to_end
 from bdlab.stack.servers.server import Broker
 
-#: The properties that are the same for each broker.
-_FIXED = Path(__file__).with_name("kafka.properties")
-_KILL_WAIT_S = 5.0
 _FORMAT_TIMEOUT_S = 60.0
 _HEAP_MB = 256
 _SESSION_TIMEOUT_MS = 3000
@@ -101,12 +96,6 @@ class ApacheKafka(Broker):
         """Choose the ports and format the storage before the first start, which takes a JVM of its own."""
         self._prepare()
 
-    def kill(self) -> None:
-        """End it as a power cut would (SIGKILL)."""
-        if self.running and self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            self.wait(_KILL_WAIT_S)
-
     def _check_log_unused(self) -> None:
         """Raise ServerNotStarted if another broker uses this log.
 
@@ -127,7 +116,7 @@ class ApacheKafka(Broker):
         self._listeners = self._choose_listeners(port)
         properties = self._properties(self._listeners)
         if self.certificates:
-            properties |= security_properties(self.certificates, self.super_users, self.authorizer)
+            properties |= self._security_properties(self.certificates)
         write_private(self._config_file, render(properties))
         self._format_storage(distribution, properties)
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
@@ -164,6 +153,15 @@ class ApacheKafka(Broker):
             | listener_properties(listeners)
             | kraft_properties(self.node_id, quorum, session_timeout_ms=_SESSION_TIMEOUT_MS)
         )
+
+    def _security_properties(self, certificates: CertificateFiles) -> Properties:
+        """Return which certificates the broker shows and trusts, and who needs no ACL."""
+        return {
+            "ssl.keystore.location": str(certificates.server_file),
+            "ssl.truststore.location": str(certificates.ca_file),
+            "authorizer.class.name": self.authorizer,
+            "super.users": ";".join(f"User:{subject}" for subject in self.super_users),
+        }
 
     def _format_storage(self, distribution: Distribution, properties: Properties) -> None:
         """Format the storage under another name and rename it: a killed run leaves nothing incomplete."""
@@ -213,41 +211,18 @@ def listener_properties(listeners: Listeners) -> Properties:
         "listener.security.protocol.map": ",".join(f"{name}:{protocols[name]}" for name in urls),
         "inter.broker.listener.name": INTERNAL if secured else CLIENT,
     }
-    if secured:
-        scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
-        values |= {
-            "listener.name.client.sasl.enabled.mechanisms": "SCRAM-SHA-512",
-            "listener.name.client.scram-sha-512.sasl.jaas.config": scram,
-            # Clients with a password show no certificate; every other listener requires one.
-            "listener.name.client.ssl.client.auth": "none",
-            "ssl.client.auth": "required",
-        }
-    return values
-
-
-def security_properties(
-    certificates: CertificateFiles, super_users: Iterable[str], authorizer: str
-) -> Properties:
-    """Return which certificates the broker shows and trusts, and who needs no ACL.
-
-    `super_users` are the subjects of certificates, as "CN=...".
-    """
-    return {
-        "ssl.keystore.type": "PEM",
-        "ssl.keystore.location": str(certificates.server_file),
-        "ssl.truststore.type": "PEM",
-        "ssl.truststore.location": str(certificates.ca_file),
-        "authorizer.class.name": authorizer,
-        "super.users": ";".join(f"User:{subject}" for subject in super_users),
-        "allow.everyone.if.no.acl.found": "false",
-    }
+    return values | _fixed("kafka-secured") if secured else values
 
 
 def broker_properties(data: Path) -> Properties:
     """Return what every broker is told, with its log in `data`."""
-    lines = _FIXED.read_text("ascii").splitlines()
-    fixed = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    return fixed | {"log.dirs": str(data)}
+    return _fixed("kafka") | {"log.dirs": str(data)}
+
+
+def _fixed(name: str) -> Properties:
+    """Return what is in a file of properties beside this module."""
+    lines = Path(__file__).with_name(f"{name}.properties").read_text("ascii").splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def kraft_properties(node_id: int, controllers: Mapping[int, int], *, session_timeout_ms: int) -> Properties:

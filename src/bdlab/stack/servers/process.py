@@ -181,8 +181,8 @@ class Process:
         """Return the last lines of the log."""
         return tail(self.log_file, lines)
 
-    def end_leftover(self) -> bool:
-        """End the process that a killed run left behind, and return whether there was one.
+    def end_leftover(self) -> None:
+        """End the process that a killed run left behind.
 
         A process is only touched if id, boot and start time are those of the record.
         """
@@ -190,13 +190,11 @@ class Process:
             record = json.loads(self._record_file.read_text("utf-8"))
             pid, mark = int(record["pid"]), str(record["start_mark"])
         except (OSError, ValueError, KeyError, TypeError):
-            return False
-        found = bool(mark) and start_mark(pid) == mark and not self.running
-        if found:
+            return
+        if mark and start_mark(pid) == mark and not self.running:
             log.warning("ending a leftover of a killed run", child=self.name, pid=pid)
             end(self.name, pid, (self.stop_signal, _LEFTOVER_WAIT_S), (signal.SIGKILL, _KILL_WAIT_S))
         self._record_file.unlink(missing_ok=True)
-        return found
 
     def trim_log(self, limit_bytes: int = _LOG_LIMIT_BYTES) -> None:
         """Copy a log over `limit_bytes` aside and empty it; the child, which appends, goes on."""

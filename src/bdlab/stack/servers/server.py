@@ -19,11 +19,10 @@ class Server(ManagedProcess):
 
     name: str
 
-    def __init__(self, data_dir: Path, *, port: int | None = None) -> None:
+    def __init__(self, data_dir: Path) -> None:
         super().__init__(self.name, data_dir)
         self.folder = self.data_dir / self.name
         self.ports = PortRegistry(self.data_dir / "ports.json")
-        self._wanted_port = port
         self._port: int | None = None
 
     @property
@@ -50,7 +49,7 @@ class Server(ManagedProcess):
 
     def _choose_port(self) -> int:
         # After a restart its clients must find it at the same port.
-        return self.ports.choose(self.name, self._wanted_port or self._port)
+        return self.ports.choose(self.name, self._port)
 
     @abstractmethod
     def _configure(self, port: int) -> Sequence[str]:

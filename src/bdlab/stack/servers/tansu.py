@@ -12,8 +12,8 @@ from bdlab.stack.servers.server import Broker
 
 
 class Tansu(Broker):
-    """Each start is a new incarnation of the log, with a new cluster id on a new port unless `port` is given:
-    a client of the old log, which is lost, must not mistake the new one for it.
+    """Each start is a new incarnation of the log, with a new cluster id on a new port: a client of the old
+    log, which is lost, must not mistake the new one for it.
     """
 
     name = "tansu"
@@ -22,10 +22,7 @@ class Tansu(Broker):
     cluster_id = ""
 
     def _choose_port(self) -> int:
-        before = self._port
-        if self._wanted_port is not None:
-            return super()._choose_port()
-        return self.ports.choose_new(before)
+        return self.ports.choose_new(self._port)
 
     def _configure(self, port: int) -> Sequence[str]:
         self.cluster_id = f"{MEMORY_ONLY_ID}{secrets.token_hex(8)}"
