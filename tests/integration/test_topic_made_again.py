@@ -136,7 +136,6 @@ class World(msgspec.Struct):
                 admin.log_ranges,
                 reader,
                 wait_s=wait_s,
-                identify=admin.keys_at,
                 read_records=admin.record_reader,
             )
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
 from psycopg2 import sql
 
 from bdlab.errors import BrokerUnavailable
-from bdlab.events import encode
-from bdlab.ledger import LogPartition
+from bdlab.events import Record, encode
 from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.store import Store
@@ -93,14 +92,15 @@ def test_deleted_rows_are_named(pipeline: Pipeline, offsets: Sequence[int], show
 
 
 def test_deleted_rows_are_named_by_id_where_the_broker_still_has_them(pipeline: Pipeline) -> None:
-    def identify(log: LogPartition, offsets: Sequence[int]) -> dict[int, str]:
-        records = {one.position.offset: one for one in pipeline.log.read(log.partition, 0, 100)}
-        return {offset: (records[offset].key or b"").decode() for offset in offsets}
+    def read(offsets: Mapping[int, int]) -> dict[int, Record]:
+        return {
+            partition: pipeline.log.read(partition, offset, 1)[0] for partition, offset in offsets.items()
+        }
 
     pipeline.tamper(DELETE, offsets=[4])
     gone = pipeline.log.read(0, 4, 1)[0]
     assert gone.key is not None
-    report = verify(pipeline.log.log_ranges, pipeline.reader, identify=identify)
+    report = verify(pipeline.log.log_ranges, pipeline.reader, read_records=lambda _: read)
     assert report.problems == [f"partition 0: 1 recorded nowhere: offsets 4 (ids {gone.key.decode()} at 4)"]
 
 

@@ -26,7 +26,6 @@ def account(layers: Layers, stop: threading.Event, *, wait_s: float, limit: int 
             reader,
             wait_s=wait_s,
             limit=limit,
-            identify=admin.keys_at,
             read_records=admin.record_reader,
             stop=stop,
         )

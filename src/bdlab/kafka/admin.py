@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
@@ -27,7 +27,7 @@ from bdlab.kafka.connection import (
     seconds_left,
 )
 from bdlab.kafka.log_reader import LogReader, TopicIds, reported_ranges
-from bdlab.ledger import LogPartition, LogRange, log_partition
+from bdlab.ledger import LogRange, log_partition
 from bdlab.log_identity import ReadRecords
 from bdlab.probes import MEMORY_ONLY_ID, BrokerState
 from bdlab.retry import tries
@@ -93,16 +93,17 @@ class _Connection:
             for partition, (low, _) in reported.items()
         ]
 
-    def lag(self, metadata: Any) -> dict[int, int]:
+    def lag(self, metadata: Any) -> int:
+        """Return how many events the group has not committed yet."""
         committed: dict[int, int] = {}
         if topic := metadata.topics.get(self.server.topic):
             # First: a user who may not see the group is told so at once, and needs nothing else.
             committed = self.reader.committed_offsets(self.login, topic.partitions, self.left_s)
         # Without a committed offset (a negative one) the group has all of the log before it.
-        return {
-            found.partition: max(0, found.end - max(found.start, committed.get(found.partition, -1)))
+        return sum(
+            max(0, found.end - max(found.start, committed.get(found.partition, -1)))
             for found in self.ranges(metadata)
-        }
+        )
 
 
 class Admin:
@@ -160,35 +161,12 @@ class Admin:
         """Return start and true end of each partition. Raises BrokerError."""
         return self._ask(lambda connection: connection.ranges(connection.metadata()))
 
-    def keys_at(self, at: LogPartition, offsets: Sequence[int]) -> dict[int, str]:
-        """Return the keys of these records as text, if the broker still has them and is of the same cluster.
-
-        Raises BrokerError.
-        """
-
-        def ask(connection: _Connection) -> dict[int, str]:
-            if str(connection.metadata().cluster_id) != at.cluster_id:
-                return {}
-            found = {}
-            for offset in offsets:
-                look = connection.reader.records_at(at, {at.partition: offset}, connection.left_s)
-                for record in look.values():
-                    if record.key is not None:
-                        found[offset] = record.key.decode("utf-8", "backslashreplace")
-            return found
-
-        return self._ask(ask)
-
     def record_reader(self, found: LogRange) -> ReadRecords:
         """Return a function that looks up records of that topic. It raises BrokerError."""
 
         return lambda offsets: self._ask(
             lambda connection: connection.reader.records_at(log_partition(found), offsets, connection.left_s)
         )
-
-    def lag(self) -> dict[int, int]:
-        """Return for each partition how many events the group has not committed yet. Raises BrokerError."""
-        return self._ask(lambda connection: connection.lag(connection.metadata()))
 
     def state(self) -> BrokerState:
         """Return the state of broker, topic and group; `connected` is false if no broker answers."""
@@ -212,7 +190,7 @@ class Admin:
             problem = f"topic {server.topic!r} is missing, or this user may not see it"
         else:
             try:
-                lag = sum(connection.lag(metadata).values())
+                lag = connection.lag(metadata)
             except BrokerError as error:
                 problem = f"the group's lag cannot be told: {error.message}"
         return BrokerState(

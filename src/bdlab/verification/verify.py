@@ -18,10 +18,6 @@ from bdlab.verification.report import ClosedPartition, PartitionReport, Report
 _IDS = 20
 
 
-Identify = Callable[[LogPartition, Sequence[int]], Mapping[int, str]]
-"""Returns the ids of the events at these offsets of a log, as far as the broker still has them."""
-
-
 class Tables(Books, LogCatalog, Protocol):
     """The accounts, and what is recorded of the broker's log."""
 
@@ -32,20 +28,21 @@ def verify(
     *,
     wait_s: float = 0.0,
     limit: int = 20,
-    identify: Identify | None = None,
     read_records: Callable[[LogRange], ReadRecords] | None = None,
     stop: threading.Event | None = None,
 ) -> Report:
     """Compare the broker's log with the database and return the result.
 
     `wait_s` is how many seconds to wait for a running consumer to pass the ends; `limit` bounds each list of
-    offsets; `read_records` returns a function that reads records, to prove that the log is the recorded one.
+    offsets; `read_records` returns a function that reads records, to prove that the log is the recorded one
+    and to name the events that are missing.
     Raises BrokerError, DatabaseError and VaultError.
     """
     current = {log_partition(found): found for found in ranges()}
     waited = _await_consumer(current, books, wait_s, stop or threading.Event())
     found = [current[log] for log in sorted(current)]
-    refused = refusals(found, books.known(found), read_records(found[0])) if read_records and found else {}
+    read = read_records(found[0]) if read_records and found else None
+    refused = refusals(found, books.known(found), read) if read else {}
     every = books.accounts(limit=limit)
     usable = {account.log: account for account in every if not account.closed}
     accounts = {log: usable[held] for log in current if (held := match_log(log, usable)) is not None}
@@ -54,7 +51,7 @@ def verify(
         # More is recorded than the first ends allow.
         later = {log_partition(found): found.end for found in ranges()}
     partitions = tuple(
-        _partition(current[log], later.get(log), accounts.get(log), identify, refused.get(log.partition, ""))
+        _partition(current[log], later.get(log), accounts.get(log), read, refused.get(log.partition, ""))
         for log in sorted(current)
     )
     taken = [id(account) for account in accounts.values()]
@@ -84,7 +81,7 @@ def _partition(
     found: LogRange,
     later_end: int | None,
     account: Account | None,
-    identify: Identify | None,
+    read: ReadRecords | None,
     refused: str,
 ) -> PartitionReport:
     log = log_partition(found)
@@ -117,7 +114,7 @@ def _partition(
                 f"{account.first_offset - found.start} events before it were never read"
             )
     if account is not None:
-        problems += _imbalance(account, log, identify)
+        problems += _imbalance(account, read)
     return PartitionReport(
         **log._asdict(), **_counts(account), log_start=found.start, end=found.end, problems=tuple(problems)
     )
@@ -128,7 +125,7 @@ def _closed(account: Account) -> ClosedPartition:
         **account.log._asdict(),
         **_counts(account),
         lost=max(0, account.end_seen - (account.next_offset or 0)),
-        problems=tuple(_imbalance(account, account.log, None)),
+        problems=tuple(_imbalance(account, None)),
     )
 
 
@@ -137,16 +134,16 @@ def _counts(account: Account | None) -> dict[str, Any]:
     return {name: getattr(account, name) for name in names} if account else {}
 
 
-def _imbalance(account: Account, log: LogPartition, identify: Identify | None) -> list[str]:
+def _imbalance(account: Account, read: ReadRecords | None) -> list[str]:
     problems = []
     if account.missing_count:
         offsets = [offset for gap in account.missing for offset in range(gap.first, gap.last + 1)][:_IDS]
-        ids = identify(log, offsets) if identify and offsets else {}
         shown = ", ".join(
             f"{gap.first}" if gap.first == gap.last else f"{gap.first} to {gap.last}"
             for gap in account.missing
         )
-        known = ", ".join(f"{ids[offset]} at {offset}" for offset in offsets if offset in ids)
+        keys = {offset: _key_at(account.log.partition, offset, read) for offset in offsets} if read else {}
+        known = ", ".join(f"{key} at {offset}" for offset, key in keys.items() if key)
         problems.append(
             f"{account.missing_count} recorded nowhere: offsets {shown}"
             + (f" (ids {known})" if known else "")
@@ -169,6 +166,12 @@ def _imbalance(account: Account, log: LogPartition, identify: Identify | None) -
             f" is not next_offset {account.next_offset} - first_offset {account.first_offset}"
         )
     return problems
+
+
+def _key_at(partition: int, offset: int, read: ReadRecords) -> str:
+    """Return the id of the event there as text; empty if the broker no longer has it."""
+    key = found.key if (found := read({partition: offset}).get(partition)) else None
+    return (key or b"").decode("utf-8", "backslashreplace")
 
 
 def _sighting(one: Sighting) -> str:
