@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -61,21 +62,18 @@ class _Connection:
         self.deadline = 0.0
         self._client_id = client_id
         self._ids = TopicIds(login, client_id=client_id)
-        self._reader: LogReader | None = None
 
     @property
     def left_s(self) -> float:
         return seconds_left(self.deadline)
 
-    @property
+    @cached_property
     def reader(self) -> LogReader:
-        if self._reader is None:
-            self._reader = LogReader(self.login, client_id=self._client_id)
-        return self._reader
+        return LogReader(self.login, client_id=self._client_id)
 
     def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
+        if "reader" in vars(self):
+            self.reader.close()
 
     def metadata(self, client: AdminClient | None = None) -> Any:
         return fetch_metadata(client or self.reader, server=self.server, timeout_s=self.left_s)

@@ -30,14 +30,6 @@ class Assignment:
         self._next: dict[int, int] = {}
         self._ended: set[int] = set()
 
-    def restart(self) -> None:
-        """Forget what was read, so that start positions have to be asked for again."""
-        self.started = not self.partitions
-        self.unconfirmed = []
-        self.stopped.clear()
-        self._next.clear()
-        self._ended.clear()
-
     def start(self, offsets: dict[int, int]) -> None:
         """Note the offset at which each partition starts."""
         self._next = dict(offsets)

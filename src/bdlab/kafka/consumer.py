@@ -109,7 +109,8 @@ class Consumer:
 
     def rewind(self) -> None:
         """Drop what was read ahead, and ask `positions` again where each partition starts."""
-        self._assignment.restart()
+        if self._client is not None:
+            self._client.restart()
 
     def acknowledge(self, positions: Sequence[Position]) -> None:
         """Commit to the group, in the background, the next positions to read; only lag tools use them."""

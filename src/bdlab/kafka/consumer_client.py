@@ -125,7 +125,7 @@ class ConsumerClient:
         except BrokerUnavailable as error:
             # The reason is reported by a poll; a record that comes with it will be read again.
             if self._client.poll(0) is not None:
-                self.assignment.restart()
+                self.restart()
             if self.refusal is not None:
                 raise self.refusal from error
             raise no_answer(server, self._last_problem, error) from error
@@ -155,6 +155,10 @@ class ConsumerClient:
         """Return for how many seconds the group has not answered; 0 if it has."""
         since = self._unassigned_since
         return time.monotonic() - since if since is not None and self.verified else 0.0
+
+    def restart(self) -> None:
+        """Forget what was read of the assigned partitions, so that `start` has to be called again."""
+        self.assignment = Assignment(self.assignment.partitions)
 
     def start(self) -> None:
         """Ask `positions` where to start, and begin to fetch there.
@@ -252,13 +256,13 @@ class ConsumerClient:
                 if self._interrupted:
                     break
         except KafkaException as error:
-            self.assignment.restart()
+            self.restart()
             raise broker_error(error, "reading from the broker") from error
         if not self._interrupted:
             return records
         # Some of it may be of partitions that others have now, or of another log: read all again.
         self._interrupted = False
-        self.assignment.restart()
+        self.restart()
         return []
 
     def commit(self, offsets: dict[int, int]) -> None:

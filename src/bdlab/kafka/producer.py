@@ -5,8 +5,6 @@ import time
 from collections import deque
 from typing import Self
 
-import msgspec
-
 from bdlab.credentials import KafkaCredentials
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotAcknowledged, TopicMissing
 from bdlab.events import Headers, PredictionEvent, encode, headers, new_traceparent
@@ -20,14 +18,7 @@ _HEALTHY_CHECK_S = 0.5
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 1.0
 
-
-class _Unsent(msgspec.Struct, frozen=True):
-    """An event that came while no broker answered."""
-
-    delivery: PendingEvent
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
+_Unsent = tuple[PendingEvent, bytes | None, bytes | None, Headers]
 
 
 class Producer:
@@ -61,6 +52,7 @@ class Producer:
             wake=self._attention.set,
             idempotent=idempotent,
         )
+        #: Events that came while no broker answered, each as the arguments of `ProducerClient.send`.
         self._unsent: deque[_Unsent] = deque()
         self._outstanding: deque[PendingEvent] = deque()
         self._delivery_timeout_s = 0.0
@@ -104,7 +96,7 @@ class Producer:
                 raise BrokerUnavailable("the producer is not open")
             client = self._failover.active
             if client is None or not client.verified or not client.send(delivery, key, value, head):
-                self._queue(_Unsent(delivery, key, value, head))
+                self._queue((delivery, key, value, head))
             self._outstanding.append(delivery)
 
     def _queue(self, event: _Unsent) -> None:
@@ -194,16 +186,17 @@ class Producer:
             client = self._failover.active
             while self._unsent:
                 event = self._unsent[0]
-                if event.delivery.completed:
+                delivery = event[0]
+                if delivery.completed:
                     pass
                 elif client is not None and client.verified:
                     try:
-                        if not client.send(event.delivery, event.key, event.value, event.headers):
+                        if not client.send(*event):
                             break
                     except BrokerError as error:
-                        failed.append((event.delivery, error))
+                        failed.append((delivery, error))
                 elif isinstance(problem, BrokerRefused | TopicMissing):
-                    failed.append((event.delivery, copy_error(problem)))
+                    failed.append((delivery, copy_error(problem)))
                 else:
                     break
                 self._unsent.popleft()
