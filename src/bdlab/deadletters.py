@@ -94,19 +94,16 @@ class RawProducer(Protocol):
         done: Callable[[Position | BrokerError], None],
     ) -> None:
         """Publish a record; `done` is called once, within a bounded time. Raises BrokerError."""
-        ...
 
 
 class ReplayRecorder(Protocol):
     def record_replays(self, replays: Sequence[tuple[Position, Position]]) -> None:
         """Record for each replay the old and the new position. Raises DatabaseError and VaultError."""
-        ...
 
 
 class ReplayReader(Protocol):
     def replay_outcomes(self, replays: Sequence[Position]) -> Mapping[Position, ReplayOutcome]:
         """Return the outcome of each replay that is recorded. Raises DatabaseError and VaultError."""
-        ...
 
 
 def refusal(letter: StoredDeadLetter, *, max_replays: int) -> str:

@@ -199,8 +199,6 @@ class Books(Protocol):
 
     def next_offsets(self) -> Mapping[LogPartition, int]:
         """Return how far each partition is recorded now."""
-        ...
 
     def accounts(self, *, limit: int) -> Sequence[Account]:
         """Return the account of each partition, in one snapshot, with at most `limit` faults of a kind."""
-        ...

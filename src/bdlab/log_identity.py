@@ -54,7 +54,6 @@ CheckLog = Callable[[Sequence[LogRange], ReadRecords], Mapping[int, str]]
 class LogCatalog(Protocol):
     def known(self, ranges: Sequence[LogRange]) -> KnownLog | None:
         """Return what is known of the log with these ranges, of all partitions; None if it is new."""
-        ...
 
 
 def match_log(log: LogPartition, candidates: Iterable[LogPartition]) -> LogPartition | None:

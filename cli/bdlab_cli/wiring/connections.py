@@ -22,7 +22,6 @@ class Waiting(Protocol):
 
     def make_room(self) -> None:
         """End at once, to make room for another connection."""
-        ...
 
 
 class Bounds:

@@ -24,7 +24,6 @@ class Publisher(Protocol):
         The call or the wait raises EventTooLarge, NotAcknowledged (the event may be on the topic), or another
         BrokerError.
         """
-        ...
 
 
 def _log_at_once(prediction_id: str, position: Position) -> None:
@@ -36,11 +35,9 @@ class StoredPredictions(Protocol):
 
     def state(self, *, count_rows: bool = True) -> DatabaseState:
         """Return the state; without `rows` if they are not to be counted."""
-        ...
 
     def newest(self, limit: int, *, source: str) -> Sequence[Any]:
         """Return the newest rows of `source`; `all` is any, `real` any but drills and demonstrations."""
-        ...
 
     def get(self, prediction_id: UUID) -> Any | None: ...
 

@@ -17,15 +17,12 @@ class EventSource(Protocol):
 
         Raises what `Sink.positions` raises, and a BrokerError that no retry will cure.
         """
-        ...
 
     def rewind(self) -> None:
         """Drop what was read ahead, and ask `Sink.positions` again where each partition starts."""
-        ...
 
     def acknowledge(self, positions: Sequence[Position]) -> None:
         """Commit to the broker the next positions to read; only lag tools use them."""
-        ...
 
     @property
     def assigned(self) -> frozenset[int]: ...
@@ -33,17 +30,14 @@ class EventSource(Protocol):
     @property
     def at_end(self) -> bool:
         """Whether each assigned partition was read to its end or is stopped; false if none is assigned."""
-        ...
 
     @property
     def stopped(self) -> Mapping[int, str]:
         """The assigned partitions that cannot be read on, each with the reason."""
-        ...
 
     @property
     def problem(self) -> BrokerError | None:
         """Why no records come now; None if the broker answers."""
-        ...
 
 
 class BatchStore(LogCatalog, Protocol):
@@ -54,11 +48,9 @@ class BatchStore(LogCatalog, Protocol):
 
     def read_contract(self) -> bool:
         """Read the database's contract again, and return whether it is another. Raises as `start_offsets`."""
-        ...
 
     def confirm(self, ranges: Sequence[LogRange]) -> None:
         """Note the topic id of a log that is proved to be the known one. Raises as `start_offsets`."""
-        ...
 
     def start_offsets(self, assigned: Sequence[Position]) -> list[Position]:
         """Return where each partition goes on; a new one begins at its log's start, which `assigned` gives.
@@ -66,7 +58,6 @@ class BatchStore(LogCatalog, Protocol):
         Reads the contract again too.
         Raises DatabaseUnavailable, DatabaseDenied and VaultError.
         """
-        ...
 
     def store(self, batch: Sequence[Entry], *, ends: Mapping[LogPartition, int] | None = None) -> Stored:
         """Record all of `batch` or nothing; `ends` has the logs' ends, if they are known.
@@ -75,4 +66,3 @@ class BatchStore(LogCatalog, Protocol):
         refused, and FenceLost if a partition does not stand where the batch begins. DatabaseDenied,
         SchemaOutdated and other VaultErrors need somebody to act.
         """
-        ...

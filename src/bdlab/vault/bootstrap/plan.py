@@ -58,15 +58,12 @@ class DatabaseManager(Protocol):
 
     def exists(self) -> bool:
         """Return whether the role exists. Reads only."""
-        ...
 
     def missing(self) -> tuple[str, ...]:
         """Return a line for each change that `prepare` would make, except the password. Reads only."""
-        ...
 
     def prepare(self, password: Secret | None) -> str:
         """Make what is missing, set the role's password if one is given, and return the role's name."""
-        ...
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

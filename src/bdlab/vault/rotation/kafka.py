@@ -35,11 +35,9 @@ class BrokerUsers(Protocol):
 
     def put(self, service: str, login: KafkaLogin) -> None:
         """Set this user's password, and the rights of its service; the login works on return."""
-        ...
 
     def accepts(self, login: KafkaLogin) -> bool:
         """Return whether a new client can log in with it."""
-        ...
 
 
 class _UserRotation:
