@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from bdlab.certificates import BROKER_TTL_S, CertificateFiles
-from bdlab.credentials import Issued, KafkaLogin
+from bdlab.credentials import Certificate, KafkaLogin
 from bdlab.errors import BrokerError
 from bdlab.events import Position
 from bdlab.kafka.admin import Admin
@@ -65,14 +65,14 @@ def running(kafka: K) -> Iterator[K]:
 class Authority(msgspec.Struct, frozen=True):
     """What Vault's PKI engine gave out before any broker started."""
 
-    broker: Issued
-    admin: Issued
+    broker: Certificate
+    admin: Certificate
     certificates: CertificateFiles
     """The broker's, as it reads them."""
 
     def admin_login(self, kafka: RealKafka) -> KafkaLogin:
         server = KafkaSettings(bootstrap_servers=kafka.admin_servers, security_protocol="SSL")
-        return KafkaLogin(server=server, ca_pem=self.admin.ca_pem, certificate=self.admin.certificate)
+        return KafkaLogin(server=server, ca_pem=self.admin.ca_pem, certificate=self.admin)
 
     def login(self, kafka: RealKafka, username: str, password: str = "") -> KafkaLogin:
         """A SCRAM login with a password of its own."""

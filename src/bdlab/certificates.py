@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from bdlab.credentials import Issued
+from bdlab.credentials import Certificate
 from bdlab.errors import InvalidInput
 from bdlab.files import replace_file
 
@@ -76,15 +76,14 @@ class CertificateFiles:
         record = self._record()
         return record.ends_at if record and self.server_file.exists() else 0.0
 
-    def write(self, issued: Issued, hosts: Sequence[str], *, ttl_s: float) -> None:
+    def write(self, issued: Certificate, hosts: Sequence[str], *, ttl_s: float) -> None:
         """Write the files, `issued.json` last. Raises InvalidInput if the folder cannot be written."""
         now = time.time()
-        server = issued.certificate
         record = _Record(list(hosts), now, now + ttl_s)
         try:
             # After a kill in between there is no certificate, instead of one with another authority's ca.pem.
             (self.folder / "issued.json").unlink(missing_ok=True)
-            self._write("server.pem", f"{server.key.reveal().strip()}\n{server.pem.strip()}\n")
+            self._write("server.pem", f"{issued.key.reveal().strip()}\n{issued.pem.strip()}\n")
             self._write("ca.pem", f"{issued.ca_pem.strip()}\n")
             self._write("issued.json", msgspec.json.encode(record).decode())
         except OSError as error:

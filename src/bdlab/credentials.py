@@ -22,19 +22,13 @@ class DatabaseLogin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """A certificate with its issuers' and its private key, both as PEM texts.
+    """A certificate with its issuers', its private key, and its authority's certificate, all as PEM texts.
 
     The key is PKCS#8 without a passphrase.
     """
 
     pem: str
     key: Secret
-
-
-class Issued(msgspec.Struct, frozen=True, kw_only=True):
-    """A new certificate with its key, and the authority's certificate by which it is verified."""
-
-    certificate: Certificate
     ca_pem: str
 
 
@@ -65,31 +59,26 @@ class DatabaseCredentials(Protocol):
 
         Raises VaultError if none can be had.
         """
-        ...
 
     def replace_database(self, refused: DatabaseLogin) -> DatabaseLogin:
         """Return a new login in place of `refused`, which the server no longer accepts.
 
         If the source has replaced `refused` already, that is the newer one. Raises VaultError.
         """
-        ...
 
 
 class KafkaCredentials(Protocol):
     def kafka(self) -> KafkaLogin:
         """Return the login to use now. Raises VaultError if none was ever read."""
-        ...
 
     def refresh_kafka(self) -> KafkaLogin:
         """Read the login again; return the same object if nothing changed. Raises VaultError."""
-        ...
 
     def using(self, client: str, login: KafkaLogin | None) -> None:
         """Note that `client` makes its connections with `login` from now on, or none any more if it is None.
 
         A rotation waits for that before the former user ends.
         """
-        ...
 
 
 class GivenKafkaLogin:

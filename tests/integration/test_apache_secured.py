@@ -289,7 +289,7 @@ def test_administration_asks_for_a_certificate_of_the_authority(
         client = root_client(other)
         prepare_authority(client)
         # The right name, by another authority.
-        forged = pki.issue(client, pki.ADMIN_ROLE).certificate
+        forged = pki.issue(client, pki.ADMIN_ROLE)
         client.close()
     finally:
         other.stop()
@@ -327,7 +327,7 @@ def test_no_secret_is_on_the_command_line_and_files_are_private(kafka: SecuredKa
     server = kafka.kafka
     assert isinstance(server, ApacheKafka)
     secrets = [login.password.reveal() for logins in kafka.users.values() for login in logins]
-    key_lines = kafka.authority.broker.certificate.key.reveal().split("\n")[1:3]
+    key_lines = kafka.authority.broker.key.reveal().split("\n")[1:3]
     command = Path(f"/proc/{server.pid}/cmdline").read_text()
     environment = Path(f"/proc/{server.pid}/environ").read_text()
     for secret in (*secrets, *key_lines):

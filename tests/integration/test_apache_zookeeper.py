@@ -84,7 +84,7 @@ def test_secured_it_holds_the_same_rules(tmp_path: Path, authority: Authority) -
         context = ssl.create_default_context(cadata=authority.broker.ca_pem)
         assert four_letter_word(port, context) == b""
         file = tmp_path / "broker.pem"
-        broker = authority.broker.certificate
+        broker = authority.broker
         file.write_text(f"{broker.key.reveal()}\n{broker.pem}")
         context.load_cert_chain(file)
         assert b"Mode: standalone" in four_letter_word(port, context)

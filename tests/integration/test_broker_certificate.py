@@ -12,7 +12,7 @@ import pytest
 
 from bdlab import settings
 from bdlab.certificates import BROKER_TTL_S, GROUP_READS, CertificateFiles
-from bdlab.credentials import Certificate, Issued
+from bdlab.credentials import Certificate, KafkaLogin
 from bdlab.errors import InvalidInput, PolicyDenied
 from bdlab.settings import KafkaSettings
 from bdlab.vault import pki
@@ -37,7 +37,8 @@ def test_vault_init_makes_the_authority_and_migrate_uses_it(
     world = new_world()
     early = CertificateFiles(tmp_path / "early")
     early.folder.mkdir()
-    plan = world.plan(seeds=world.seeds(kafka=SERVER, kafka_authority=True), broker_folder=early.folder)
+    seeds = world.seeds(kafka=KafkaLogin(server=SERVER), kafka_authority=True)
+    plan = world.plan(seeds=seeds, broker_folder=early.folder)
     first = {step.name: step.outcome for step in world.init(plan)}
     assert first["Kafka authority"] == first["broker certificate"] == "done"
     assert [*first].index("broker certificate") < [*first].index("policies")
@@ -70,9 +71,7 @@ def test_vault_init_makes_the_authority_and_migrate_uses_it(
 
 
 def test_a_certificate_in_its_last_third_is_replaced(tmp_path: Path) -> None:
-    issued = Issued(
-        certificate=Certificate(pem="certificate", key=settings.Secret("key")), ca_pem="authority"
-    )
+    issued = Certificate(pem="certificate", key=settings.Secret("key"), ca_pem="authority")
     files = CertificateFiles(tmp_path, mode=GROUP_READS)
     files.write(issued, HOSTS, ttl_s=3600)
     assert files.good_for(HOSTS, authority="authority")
@@ -84,9 +83,7 @@ def test_a_certificate_in_its_last_third_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    issued = Issued(
-        certificate=Certificate(pem="certificate", key=settings.Secret("key")), ca_pem="authority"
-    )
+    issued = Certificate(pem="certificate", key=settings.Secret("key"), ca_pem="authority")
     with pytest.raises(InvalidInput, match="absent"):
         CertificateFiles(tmp_path / "absent").write(issued, HOSTS, ttl_s=1)
 
@@ -102,4 +99,4 @@ def test_env_says_that_vault_is_the_authority(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("\n".join(lines), "utf-8")
     seeds = envfile.read(tmp_path / ".env")
     assert seeds.kafka_authority
-    assert not seeds.kafka_ca_pem
+    assert not seeds.kafka.ca_pem

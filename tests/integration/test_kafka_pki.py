@@ -56,27 +56,27 @@ def test_a_second_run_changes_nothing_and_hosts_are_added(client: VaultClient) -
 
 def test_a_brokers_certificate_names_its_hosts_and_fits_its_key(client: VaultClient, tmp_path: Path) -> None:
     issued = pki.issue(client, pki.BROKER_ROLE, ttl_s=3600)
-    found = decoded(issued.certificate.pem, tmp_path)
+    found = decoded(issued.pem, tmp_path)
     assert found["subject"] == ((("commonName", BROKER_NAME),),)
     assert set(found["subjectAltName"]) == {("DNS", "localhost"), ("IP Address", "127.0.0.1")}
     assert expires_within(found, timedelta(hours=1, minutes=5))
     chain = tmp_path / "chain.pem"
-    chain.write_text(f"{issued.certificate.key.reveal()}\n{issued.certificate.pem}")
+    chain.write_text(f"{issued.key.reveal()}\n{issued.pem}")
     # Raises where key and certificate do not belong together.
     ssl.create_default_context(cadata=issued.ca_pem).load_cert_chain(chain)
-    assert "BEGIN PRIVATE KEY" in issued.certificate.key.reveal()
-    assert issued.certificate.key.reveal() not in repr(issued)
+    assert "BEGIN PRIVATE KEY" in issued.key.reveal()
+    assert issued.key.reveal() not in repr(issued)
 
 
 def test_an_administrators_certificate_is_short_lived_and_names_no_host(
     client: VaultClient, tmp_path: Path
 ) -> None:
-    found = decoded(pki.issue(client, pki.ADMIN_ROLE).certificate.pem, tmp_path)
+    found = decoded(pki.issue(client, pki.ADMIN_ROLE).pem, tmp_path)
     assert found["subject"] == ((("commonName", ADMIN_NAME),),)
     assert "subjectAltName" not in found
     assert expires_within(found, timedelta(hours=1, minutes=5))
     too_long = pki.issue(client, pki.ADMIN_ROLE, ttl_s=30 * 86400)
-    assert expires_within(decoded(too_long.certificate.pem, tmp_path), timedelta(hours=1, minutes=5))
+    assert expires_within(decoded(too_long.pem, tmp_path), timedelta(hours=1, minutes=5))
 
 
 @pytest.mark.parametrize(

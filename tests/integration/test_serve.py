@@ -420,8 +420,8 @@ def test_https(pipeline: Pipeline, tmp_path: Path) -> None:
 def test_a_key_that_is_another_certificates_is_named(pipeline: Pipeline, tmp_path: Path) -> None:
     one, other = (temporary_certificates(["api"], ttl_s=60)["api"] for _ in range(2))
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    cert.write_text(one.certificate.pem)
-    key.write_text(other.certificate.key.reveal())
+    cert.write_text(one.pem)
+    key.write_text(other.key.reveal())
     for workers in ("1", "2"):
         options = ("--tls-cert", str(cert), "--tls-key", str(key), "--workers", workers)
         done = pipeline.run("serve", "--port", "0", *options)

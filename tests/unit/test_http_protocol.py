@@ -349,8 +349,8 @@ def test_over_tls_the_handshake_is_bounded_too(
     monkeypatch.setattr(uvicorn_protocol, "HEAD_S", 3.0)
     made = temporary_certificates(["api"], ttl_s=600)["api"]
     files = {"ssl_certfile": tmp_path / "cert.pem", "ssl_keyfile": tmp_path / "key.pem"}
-    files["ssl_certfile"].write_text(made.certificate.pem)
-    files["ssl_keyfile"].write_text(made.certificate.key.reveal())
+    files["ssl_certfile"].write_text(made.pem)
+    files["ssl_keyfile"].write_text(made.key.reveal())
     context = ssl.create_default_context(cadata=made.ca_pem)
     options = {name: str(file) for name, file in files.items()}
     with (

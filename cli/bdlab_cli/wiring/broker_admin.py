@@ -41,7 +41,7 @@ def administrator(session: VaultSession, clients: KafkaLogin, admin_servers: str
     """
     issued = session.ask(lambda client: pki.issue(client, pki.ADMIN_ROLE))
     server = msgspec.structs.replace(clients.server, bootstrap_servers=admin_servers, security_protocol="SSL")
-    return KafkaLogin(server=server, ca_pem=issued.ca_pem, certificate=issued.certificate)
+    return KafkaLogin(server=server, ca_pem=issued.ca_pem, certificate=issued)
 
 
 def announce(session: VaultSession, layers: Layers, ca_file: str) -> str:

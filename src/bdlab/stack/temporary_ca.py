@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import trustme
 from cryptography.hazmat.primitives import serialization
 
-from bdlab.credentials import Certificate, Issued
+from bdlab.credentials import Certificate
 from bdlab.settings import Secret
 
 _ORGANIZATION, _UNIT = "bdlab", "temporary"
@@ -18,7 +18,7 @@ def subject(name: str) -> str:
     return f"CN=bdlab-{name},OU={_UNIT},O={_ORGANIZATION}"
 
 
-def temporary_certificates(names: Sequence[str], *, ttl_s: float) -> dict[str, Issued]:
+def temporary_certificates(names: Sequence[str], *, ttl_s: float) -> dict[str, Certificate]:
     """Return a certificate for each name, all by one new CA whose key is kept nowhere.
 
     They are valid for localhost and 127.0.0.1, for servers and for clients.
@@ -41,8 +41,9 @@ def temporary_certificates(names: Sequence[str], *, ttl_s: float) -> dict[str, I
         pkcs8 = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        found[name] = Issued(
-            certificate=Certificate(pem=leaf.cert_chain_pems[0].bytes().decode(), key=Secret(pkcs8.decode())),
+        found[name] = Certificate(
+            pem=leaf.cert_chain_pems[0].bytes().decode(),
+            key=Secret(pkcs8.decode()),
             ca_pem=ca.cert_pem.bytes().decode(),
         )
     return found

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from bdlab.certificates import BROKER_TTL_S, LOCAL_HOSTS
-from bdlab.credentials import ADMIN_NAME, BROKER_NAME, Certificate, Issued
+from bdlab.credentials import ADMIN_NAME, BROKER_NAME, Certificate
 from bdlab.errors import SecretMissing, VaultError
 from bdlab.settings import Secret
 from bdlab.vault.client import VaultClient
@@ -144,7 +144,7 @@ def _role(role: PkiRole, issuer: str, hosts: set[str]) -> dict[str, Any]:
 
 def issue(
     client: VaultClient, name: str, *, hosts: Sequence[str] = LOCAL_HOSTS, ttl_s: int | None = None
-) -> Issued:
+) -> Certificate:
     """Issue a certificate of the role `name`, for `ttl_s` seconds, or for as long as the role allows.
 
     A server's is for `hosts` and this machine's address; an administrator's is stored nowhere. Raises
@@ -165,9 +165,8 @@ def issue(
         body |= {"alt_names": ",".join(hosts), "ip_sans": _LOCAL_ADDRESS}
     answer = client.write(path, body)
     try:
-        return Issued(
-            certificate=Certificate(pem=answer["certificate"], key=Secret(answer["private_key"])),
-            ca_pem=answer["issuing_ca"],
+        return Certificate(
+            pem=answer["certificate"], key=Secret(answer["private_key"]), ca_pem=answer["issuing_ca"]
         )
     except KeyError as error:
         raise VaultError(f"{client} answers {path} without {error}") from error
