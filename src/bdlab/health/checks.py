@@ -57,23 +57,22 @@ def vault_checks(state: VaultState, *, service: str, refusal: BdlabError | None)
 
 
 def _token_checks(state: VaultState, service: str, refusal: BdlabError | None) -> tuple[CheckResult, ...]:
+    problem, hint = (refusal.message, refusal.hint) if refusal else (state.problem, state.hint)
     if not state.authenticated:
-        why = refusal.message if refusal else state.problem
-        hint = (refusal.hint if refusal else "") or _IDENTITY
         # This identity does not show whether those of the services are good.
-        return not_made("vault.token", why, hint), not_made("vault.policies", "no token")
+        return not_made("vault.token", problem, (refusal and refusal.hint) or _IDENTITY), not_made(
+            "vault.policies", "no token"
+        )
     ttl_s = round(state.token_ttl_s or 0)
     valid = f"that of this command, as service {service!r}, is valid for {ttl_s} s"
     token = healthy("vault.token", valid, ttl_s=ttl_s)
-    problem = refusal or (BdlabError(state.problem, hint=state.hint) if state.problem else None)
     names, policies = ", ".join(state.policies), list(state.policies)
-    if service in policies and problem is None:
+    if service not in policies:
+        problem = f"policy {service!r} is not among {names or 'none'}"
+    if not problem:
         return token, healthy("vault.policies", names, policies=policies)
-    message = f"policy {service!r} is not among {names or 'none'}"
-    if service in policies and problem is not None:
-        message = problem.message
-    hint = (problem and problem.hint) or "Run `bdlab vault-init`: it writes the policies and the secrets."
-    return token, unhealthy("vault.policies", message, hint, policies=policies)
+    hint = hint or "Run `bdlab vault-init`: it writes the policies and the secrets."
+    return token, unhealthy("vault.policies", problem, hint, policies=policies)
 
 
 def broker_checks(state: BrokerState) -> tuple[CheckResult, ...]:

@@ -76,10 +76,10 @@ class VaultClient:
         told = ", ".join(f"{what} {value}" for what, value in more.items() if value)
         return f"Vault at {self.address}" + (f" ({told})" if told else "")
 
-    def with_token(self, token: Secret) -> "VaultClient":
-        """Return another client of the same namespace, with this token."""
-        client = VaultClient(self.settings, token=token)
-        client.namespace = self.namespace
+    def with_token(self, token: Secret) -> Self:
+        """Return this client, with its namespace and connections, with another token."""
+        client = copy.copy(self)
+        client.token = token
         return client
 
     def in_namespace(self, namespace: str) -> Self:
@@ -107,13 +107,11 @@ class VaultClient:
         With `wrap_ttl_s` Vault wraps the response in a token that can be unwrapped once within that time.
         """
         response = self._send(method, path, body, timeout_s=timeout_s, wrap_ttl_s=wrap_ttl_s)
-        self._checked(method, path, response)
-        return self._json(response, path) if response.content else {}
+        return self._answer(method, path, response)
 
     def read(self, path: str) -> dict[str, Any]:
         """Return the `data` of the response to a GET. Raises SecretMissing if nothing is there."""
-        data = self.request("get", path).get("data")
-        return data if isinstance(data, dict) else {}
+        return _data(self.request("get", path))
 
     def read_if_present(self, path: str) -> dict[str, Any] | None:
         """Return what `read` returns, or None if nothing is there."""
@@ -124,8 +122,7 @@ class VaultClient:
 
     def write(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the `data` of the response to a POST; empty if there is none."""
-        data = self.request("post", path, body or {}).get("data")
-        return data if isinstance(data, dict) else {}
+        return _data(self.request("post", path, body or {}))
 
     def download(self, path: str) -> bytes:
         """Return the body of the response to a GET."""
@@ -148,6 +145,13 @@ class VaultClient:
                 hint="Check the setting vault.address (VAULT_ADDR).",
             ) from error
 
+    def active(self) -> Health:
+        """Return the answer of `sys/health`. Raises VaultUnavailable unless this is the active node."""
+        health = self.health()
+        if not health.active:
+            raise VaultUnavailable(f"{self} is {health.state}", hint=health.advice)
+        return health
+
     def log_in(self, mount: str, role_id: str, secret_id: Secret) -> Token:
         """Log in by AppRole. Raises IdentityRefused, with Vault's reason, if it refuses that."""
         path = f"auth/{mount}/login"
@@ -160,7 +164,7 @@ class VaultClient:
                 hint="Run `bdlab vault-init` to hand this service a new identity; "
                 "if secret ids are bound to networks, check that this machine is in one of them.",
             )
-        return Token.of(self._json(self._checked("post", path, response), path))
+        return Token.of(self._answer("post", path, response))
 
     def own_token(self) -> dict[str, Any]:
         """Return what Vault knows of this client's token. Raises TokenRefused."""
@@ -195,8 +199,7 @@ class VaultClient:
         response = self._send("post", path, {}, token=wrapping_token)
         if response.status_code in {400, 403, 404}:
             raise VaultError(f"{self} does not unwrap: {error_text(response)}")
-        data = self._json(self._checked("post", path, response), path).get("data")
-        return data if isinstance(data, dict) else {}
+        return _data(self._answer("post", path, response))
 
     def wrapped_at(self, wrapping_token: Secret) -> str | None:
         """Return the path whose response is wrapped; None if it was unwrapped already, or is too old."""
@@ -204,9 +207,7 @@ class VaultClient:
         response = self._send("post", path, {"token": wrapping_token.reveal()}, token=_NOBODY)
         if response.status_code in {400, 403, 404}:
             return None
-        return str(
-            self._json(self._checked("post", path, response), path).get("data", {}).get("creation_path", "")
-        )
+        return str(_data(self._answer("post", path, response)).get("creation_path", ""))
 
     def read_kv(self, mount: str, path: str) -> tuple[dict[str, str], int]:
         """Return the newest version of a secret, and its number.
@@ -292,7 +293,10 @@ class VaultClient:
                 f"setting vault.address: {self} was asked, and {why}", hint="VAULT_ADDR names it, too."
             )
 
-    def _json(self, response: requests.Response, path: str) -> dict[str, Any]:
+    def _answer(self, method: Method, path: str, response: requests.Response) -> dict[str, Any]:
+        """Return the JSON object of a response, or an empty one. Raises the error that it stands for."""
+        if not self._checked(method, path, response).content:
+            return {}
         try:
             found = msgspec.json.decode(response.content)
         except msgspec.DecodeError as error:
@@ -329,7 +333,7 @@ class VaultClient:
         if path != _LOOKUP_SELF:
             alive = self._send("get", _LOOKUP_SELF)
             if alive.ok:
-                own = self._json(alive, _LOOKUP_SELF).get("data", {})
+                own = _data(self._answer("get", _LOOKUP_SELF, alive))
                 policies = ", ".join(own.get("policies") or ()) or "none"
                 return PolicyDenied(
                     f"{self} forbids this identity (policies: {policies}) to "
@@ -351,6 +355,11 @@ def _proxy(settings: VaultSettings) -> ProxyUrl:
     # An empty `no_proxy` would make this read the environment.
     direct = requests.utils.should_bypass_proxies(settings.address, no_proxy=settings.no_proxy)
     return ProxyUrl("") if direct else settings.proxy
+
+
+def _data(answer: dict[str, Any]) -> dict[str, Any]:
+    data = answer.get("data")
+    return data if isinstance(data, dict) else {}
 
 
 def _verb(method: Method) -> str:

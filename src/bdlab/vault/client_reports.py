@@ -4,13 +4,14 @@ Whoever replaces a credential reads here which processes still use the former on
 `clients/<service>/<process>` in the key-value engine. A process reports before it first reads its
 credentials, so that none is missed; then whenever they change, and with each renewal of its token. A report
 is valid until the token of its process has run out, as nothing that the process has is accepted after that. A
-process that ends deletes its report; one that was killed leaves it. Each process locks a file in its identity
-folder, which holds its name. So whoever sees that folder knows which processes were killed, and the next one
-takes over a free name.
+process that ends deletes its report; one that was killed leaves it. Each process locks a file of
+its name in its identity folder. So whoever sees that folder knows which processes were killed, and the next
+one takes over a free name.
 """
 
 import contextlib
 import fcntl
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -26,9 +27,7 @@ from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 from bdlab.vault.leases import Ttl
 
-_FOLDER = "clients"
-_MOST_NAMES = 10_000
-_NAME_BYTES = 200
+_FOLDER = "processes"
 
 _log = structlog.get_logger()
 
@@ -77,12 +76,9 @@ class ClientReporter:
             return
         if not self._name:
             self._take_name()
-        until = (
-            ""
-            if token.never_expires
-            else (datetime.now(UTC) + timedelta(seconds=token.remaining_s)).isoformat()
-        )
-        values = {"kafka_version": str(kafka_version), "secret_id": secret_id, "until": until}
+        values = {"kafka_version": str(kafka_version), "secret_id": secret_id, "until": ""}
+        if math.isfinite(token.ttl_s):
+            values["until"] = (datetime.now(UTC) + timedelta(seconds=token.remaining_s)).isoformat()
         try:
             self._client.write_kv(self._kv_mount, f"{_path(self._service)}/{self._name}", values)
         except PolicyDenied as error:
@@ -106,26 +102,17 @@ class ClientReporter:
             self._lock = None
 
     def _take_name(self) -> None:
-        """Take the first name in the folder that no process has locked; a new one if none can be stored."""
-        new = f"{socket.gethostname()}-{uuid4().hex[:8]}"
+        """Take a name in the folder that no process has locked; a new one if there is none."""
+        self._name = f"{socket.gethostname()}-{uuid4().hex[:8]}"
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            for number in range(1, _MOST_NAMES):
-                handle = os.open(self._folder / str(number), os.O_RDWR | os.O_CREAT, 0o600)
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    os.close(handle)
-                    continue
-                self._lock = handle
-                self._name = _name_in(handle) or new
-                if self._name == new:
-                    os.pwrite(handle, new.encode(), 0)
-                return
+            for file in (*self._folder.iterdir(), self._folder / self._name):
+                if (handle := _locked(file)) is not None:
+                    self._lock, self._name = handle, file.name
+                    return
         except OSError as error:
             # The folder is mounted read-only.
             _log.debug("the name of this client is not kept", problem=str(error))
-        self._name = new
 
 
 def prune_reports(client: VaultClient, identity: Identity) -> list[ClientReport]:
@@ -161,19 +148,22 @@ def _killed(folder: Path) -> Iterator[set[str]]:
     names = set()
     with contextlib.ExitStack() as held:
         for file in folder.iterdir() if folder.is_dir() else ():
-            try:
-                handle = os.open(file, os.O_RDWR)
-            except OSError:
-                continue
-            held.callback(os.close, handle)
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                names.add(_name_in(handle))
-        yield names - {""}
+            with contextlib.suppress(OSError):
+                if (handle := _locked(file)) is not None:
+                    held.callback(os.close, handle)
+                    names.add(file.name)
+        yield names
 
 
-def _name_in(handle: int) -> str:
-    return os.pread(handle, _NAME_BYTES, 0).decode("ascii", "replace")
+def _locked(file: Path) -> int | None:
+    """Return the descriptor by which this process has locked the file; None if another has."""
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def _path(service: str) -> str:

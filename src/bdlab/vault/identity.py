@@ -7,7 +7,7 @@
     accessor             Vault's name for it; no secret
     delivery.json        when the wrapped one runs out, its accessor, and those of the secret ids that it
                          replaces; no secret
-    clients/             the names of the running processes (see `client_reports`); no secret
+    processes/           the names of the running processes (see `client_reports`); no secret
 
 A secret id is handed over wrapped, so that whoever unwraps it first takes it from its receiver, who then
 raises the alarm. The receiver claims it by renaming the file, unwraps it, and writes the secret id in one
@@ -38,14 +38,14 @@ from bdlab.vault.client import VaultClient
 _AGAIN = "Run `bdlab vault-init` to hand over a new one; it destroys what was in the old one."
 
 
-def _read_private(path: Path) -> str | None:
+def _read(path: Path, *, private: bool = True) -> str | None:
     """Return the text, stripped; None if there is no such file.
 
-    Raises IdentityRefused if anybody but its owner can read or write it, or if it cannot be read.
+    Raises IdentityRefused if it cannot be read, or if it is private and others can read or write it.
     """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
+        if private and mode & 0o077:
             raise IdentityRefused(
                 f"the file {path} is open to others (mode {mode:04o}): its secret may be known",
                 hint=f"Run: chmod 600 {path}; and replace what is in it if anybody else uses this machine.",
@@ -96,12 +96,7 @@ class Identity:
 
     def role_id(self) -> str:
         """Return the role id. Raises IdentityRefused if there is none."""
-        try:
-            found = self._file("role_id").read_text("utf-8").strip()
-        except FileNotFoundError:
-            found = ""
-        except OSError as error:
-            raise IdentityRefused(f"{self._file('role_id')} cannot be read: {error.strerror}") from error
+        found = _read(self._file("role_id"), private=False)
         if not found:
             raise IdentityRefused(
                 f"the service {self.service!r} has no identity: {self._file('role_id')} is missing or empty",
@@ -112,20 +107,20 @@ class Identity:
 
     def secret_id(self) -> Secret | None:
         """Return the unwrapped secret id, or None. Raises IdentityRefused if its file is open to others."""
-        text = _read_private(self._file("secret_id"))
+        text = _read(self._file("secret_id"))
         return Secret(text) if text else None
 
     def wrapping_token(self) -> Secret | None:
         """Return the wrapping token that was handed over, claimed or not, or None."""
         for name in ("wrapped_secret_id", "claimed_secret_id"):
-            text = _read_private(self._file(name))
+            text = _read(self._file(name))
             if text:
                 return Secret(text)
         return None
 
     def wrapped_secret_id(self) -> WrappedSecretId | None:
         """Return what is known of the secret id that was handed over last, also after its unwrapping."""
-        text = _read_private(self._file("delivery.json"))
+        text = _read(self._file("delivery.json"))
         try:
             return msgspec.json.decode(text, type=WrappedSecretId) if text else None
         except msgspec.DecodeError:
@@ -160,7 +155,7 @@ class Identity:
     @property
     def accessor(self) -> str:
         """The accessor of the unwrapped secret id; empty if it is not known."""
-        return _read_private(self._file("accessor")) or ""
+        return _read(self._file("accessor")) or ""
 
     def spent(self, client: VaultClient) -> bool:
         """Return whether the wrapped secret id can no longer be unwrapped: it is lost, or somebody else has
@@ -211,13 +206,13 @@ class Identity:
     def _unwrap_handed_over(self, client: VaultClient) -> None:
         delivered, claimed = self._file("wrapped_secret_id"), self._file("claimed_secret_id")
         earlier = claimed.exists()
-        text = _read_private(delivered)
+        text = _read(delivered)
         if text is not None:
             delivered.replace(claimed)
             sync_folder(self.folder)
             earlier = False
         else:
-            text = _read_private(claimed)
+            text = _read(claimed)
         if not text:
             claimed.unlink(missing_ok=True)
             return  # another process of this service has unwrapped it

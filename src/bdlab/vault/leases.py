@@ -3,6 +3,7 @@
 Times are seconds on a clock that also runs while the machine sleeps, as Vault's does.
 """
 
+import math
 import time
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ def now() -> float:
 
 
 class Ttl(msgspec.Struct, frozen=True):
-    """A time to live of `ttl_s` seconds from `since` on; it was `initial_s` when first granted. 0 never ends.
+    """A time to live of `ttl_s` seconds from `since` on; it was `initial_s` when first granted.
 
     `since` is when Vault was asked, as its own clock started later.
     """
@@ -33,18 +34,15 @@ class Ttl(msgspec.Struct, frozen=True):
 
     @classmethod
     def granted(cls, since: float, ttl_s: float, *, renewable: bool = True) -> Self:
-        return cls(since, ttl_s, ttl_s, renewable)
+        """Return that which Vault grants with `ttl_s` seconds; with 0 it never ends."""
+        return cls(since, ttl_s or math.inf, ttl_s or math.inf, renewable)
 
     def renewed(self, since: float, ttl_s: float) -> Self:
-        return type(self)(since, ttl_s, self.initial_s, self.renewable)
-
-    @property
-    def never_expires(self) -> bool:
-        return self.ttl_s <= 0
+        return type(self)(since, ttl_s or math.inf, self.initial_s, self.renewable)
 
     @property
     def remaining_s(self) -> float:
-        return float("inf") if self.never_expires else self.since + self.ttl_s - now()
+        return self.since + self.ttl_s - now()
 
     @property
     def valid(self) -> bool:
@@ -53,12 +51,12 @@ class Ttl(msgspec.Struct, frozen=True):
     @property
     def due_at(self) -> float:
         """When to renew: after two thirds of the time."""
-        return float("inf") if self.never_expires else self.since + self.ttl_s * _RENEW_AT
+        return self.since + self.ttl_s * _RENEW_AT
 
     @property
     def capped(self) -> bool:
         """Whether the last renewal was cut short by the lease's maximum."""
-        return not self.never_expires and self.ttl_s < _ENOUGH * self.initial_s
+        return self.ttl_s < _ENOUGH * self.initial_s
 
 
 class DatabaseLease(msgspec.Struct, frozen=True):

@@ -4,9 +4,10 @@ Nothing here knows of threads: the session makes sure that one of them asks Vaul
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 import structlog
 
 from bdlab.credentials import DatabaseLogin, KafkaLogin
@@ -29,14 +30,15 @@ _log = structlog.get_logger()
 
 @dataclass
 class LeasedToken:
-    """The token of one identity. `replaced` is called after each log-in but the first.
+    """The token of one identity.
 
+    `replaced` is called after each log-in but the first, with the former token if that is still valid.
     `secret_id` is the accessor of the secret id that it was made with; empty if it is not known.
     """
 
     client: VaultClient
     identity: Identity
-    replaced: Callable[[], None]
+    replaced: Callable[[Secret | None], None]
     ttl: Ttl | None = None
     secret_id: str = ""
 
@@ -49,19 +51,19 @@ class LeasedToken:
         """Whether another secret id was handed over since."""
         return self.identity.delivered or self.identity.accessor != self.secret_id
 
-    def log_in(self) -> None:
+    def log_in(self, *, former_lives: bool = False) -> None:
         """Log in with the newest secret id. Raises VaultError."""
         role_id, secret_id = self.identity.obtain(self.client)
         accessor = self.identity.accessor
         asked = now()
         token = self.client.log_in(self.client.settings.approle_mount, role_id, secret_id)
-        first = self.ttl is None
+        first, former = self.ttl is None, self.client.token
         self.client.token = token.token
         self.ttl = Ttl.granted(asked, token.ttl_s)
         self.secret_id = accessor
         _log.debug("logged in to Vault", service=self.identity.service, ttl_s=token.ttl_s)
         if not first:
-            self.replaced()
+            self.replaced(former if former_lives else None)
 
     def use(self, ask: Callable[[], _Answer]) -> _Answer:
         """Return what `ask` returns; if the token is no longer accepted, log in and ask again."""
@@ -102,10 +104,13 @@ class LeasedToken:
 
 @dataclass
 class LeasedDatabaseLogin:
-    """A login from a role of the database engine; `server` makes settings of what Vault says of it."""
+    """A login from a role of the database engine; `server` makes settings of what Vault says of it.
+
+    Without a role there is never a login.
+    """
 
     client: VaultClient
-    role: str
+    role: str | None
     server: Callable[[Mapping[str, str]], PostgresSettings]
     lease: DatabaseLease | None = None
 
@@ -126,6 +131,8 @@ class LeasedDatabaseLogin:
 
     def fetch(self) -> None:
         """Get a new login, and the server's address, which may have changed. Raises VaultError."""
+        if not self.role:
+            raise VaultError("this session with Vault was made without a database role")
         values, _ = self.client.read_kv(self.client.settings.kv_mount, "database/credentials")
         server = self.server(values)
         asked = now()
@@ -170,43 +177,40 @@ class LeasedDatabaseLogin:
 class StoredKafkaLogin:
     """The broker's address and the service's user, from the newest versions in the key-value engine.
 
-    `server` makes settings of `values`, which is what Vault says of the broker.
+    `server` makes settings of what Vault says of the broker.
     """
 
     client: VaultClient
     service: str
     server: Callable[[Mapping[str, str]], KafkaSettings]
     login: KafkaLogin | None = None
-    values: Mapping[str, str] = field(default_factory=dict)
-    _user: Mapping[str, str] = field(default_factory=dict)
 
     def fetch(self) -> KafkaLogin:
         """Read the login; return the same object as before if nothing changed. Raises VaultError."""
         kv_mount = self.client.settings.kv_mount
         broker, _ = self.client.read_kv(kv_mount, "kafka/credentials")
         secret, version = self.client.read_kv(kv_mount, f"kafka/{self.service}")
-        # The rest of the secret is about the idle user, and no reason to connect anew.
-        user = {name: secret.get(name, "") for name in ("username", "password")}
-        if self.login and (self.values, self._user) == (broker, user):
-            return self.login
         server = self.server(broker)
         sasl = server.security_protocol.startswith("SASL")
-        if sasl and not all(user.values()):
+        if sasl and not (secret.get("username") and secret.get("password")):
             raise SecretMissing(
                 f"{kv_mount}/kafka/{self.service} in Vault has no username and password, and the "
                 f"broker asks for them ({server.security_protocol})"
             )
-        if self.login:
-            _log.info("another Kafka login", bootstrap_servers=server.bootstrap_servers)
-        self.values, self._user = broker, user
-        self.login = KafkaLogin(
+        login = KafkaLogin(
             server=server,
-            username=user["username"] if sasl else "",
-            password=Secret(user["password"] if sasl else ""),
+            username=secret["username"] if sasl else "",
+            password=Secret(secret["password"] if sasl else ""),
             ca_pem=broker.get("ca_pem", ""),
             version=version,
         )
-        return self.login
+        # The rest of the secret is about the idle user, and no reason to connect anew.
+        if self.login and msgspec.structs.replace(login, version=self.login.version) == self.login:
+            return self.login
+        if self.login:
+            _log.info("another Kafka login", bootstrap_servers=server.bootstrap_servers)
+        self.login = login
+        return login
 
 
 def address_layer(section: str, values: Mapping[str, str]) -> dict[str, Any]:

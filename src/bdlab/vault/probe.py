@@ -2,15 +2,17 @@
 
 from typing import Any
 
-import msgspec
-
 from bdlab.errors import VaultError, VaultUnavailable
 from bdlab.probes import VaultState
-from bdlab.vault.audit import audit_missing
 from bdlab.vault.client import VaultClient
 from bdlab.vault.leases import DatabaseLease, Ttl
 
 _TIMEOUT_S = 2.0
+_ENABLE = (
+    "no audit device: nothing records who reads which secret. HashiCorp Vault: `bdlab vault-token -- vault "
+    "audit enable file file_path=/var/log/vault/audit.log`; OpenBao: an `audit` stanza in its configuration, "
+    "then SIGHUP"
+)
 
 
 def probe_vault(
@@ -28,33 +30,38 @@ def probe_vault(
     `connected` is whether it answers requests; `authenticated` whether it accepts this session's token. With
     `audit` it is also asked whether it has an audit log.
     """
-    state = VaultState(
-        connected=False,
-        token_ttl_s=max(0.0, token.remaining_s) if token else None,
-        lease_ttl_s=max(0.0, lease.ttl.remaining_s) if lease else None,
-        credentials_valid=bool(token and token.valid and (not wants_lease or (lease and lease.ttl.valid))),
-    )
-
-    def changed(**fields: Any) -> None:
-        nonlocal state
-        state = msgspec.structs.replace(state, **fields)
-
-    try:
-        health = client.health(timeout_s=_TIMEOUT_S)
-    except VaultError as error:
-        changed(problem=error.message, hint=error.hint)
-        return state
-    changed(connected=health.serves, sealed=health.sealed)
-    if not health.serves:
-        changed(problem=f"{client} is {health.state}", hint=health.advice)
-        return state
+    found: dict[str, Any] = {
+        "connected": False,
+        "token_ttl_s": max(0.0, token.remaining_s) if token else None,
+        "lease_ttl_s": max(0.0, lease.ttl.remaining_s) if lease else None,
+        "credentials_valid": bool(token and token.valid and (not wants_lease or (lease and lease.ttl.valid))),
+    }
     kv_mount = client.settings.kv_mount
     try:
+        health = client.health(timeout_s=_TIMEOUT_S)
+        found["sealed"] = health.sealed
+        if not health.serves:
+            raise VaultUnavailable(f"{client} is {health.state}", hint=health.advice)
+        found["connected"] = True
         own = client.request("get", "auth/token/lookup-self", timeout_s=_TIMEOUT_S)["data"]
-        changed(authenticated=True, policies=tuple(own.get("policies") or ()), token_ttl_s=float(own["ttl"]))
+        found |= {"authenticated": True, "policies": tuple(own.get("policies") or ())}
+        found["token_ttl_s"] = float(own["ttl"])
         client.request("get", f"{kv_mount}/data/{kv_path}", timeout_s=_TIMEOUT_S)
-        changed(secrets_engine=f"kv v2 at {kv_mount}/", unaudited=audit_missing(client) if audit else "")
+        found["secrets_engine"] = f"kv v2 at {kv_mount}/"
+        found["unaudited"] = audit_missing(client) if audit else ""
     except VaultError as error:
-        connected = not isinstance(error, VaultUnavailable)
-        changed(connected=connected, problem=error.message, hint=error.hint)
-    return state
+        found |= {"problem": error.message, "hint": error.hint}
+        if isinstance(error, VaultUnavailable):
+            found["connected"] = False
+    return VaultState(**found)
+
+
+def audit_missing(client: VaultClient) -> str:
+    """Return how to enable an audit log; empty if there is one, or if this token may not see it.
+
+    HashiCorp Vault has none until somebody enables it.
+    """
+    try:
+        return "" if client.read("sys/audit") else _ENABLE
+    except VaultError:
+        return ""  # an older policy, or a token of a namespace

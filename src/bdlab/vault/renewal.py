@@ -93,27 +93,24 @@ class RenewalThread:
     def _attempt(self, task: Task) -> None:
         try:
             due_at = task.run()
-        except VaultUnavailable as error:
-            due_at = now() + task.backoff.next_s()
-            self._failed(task, error)
         except BdlabError as error:
-            due_at = now() + task.refused_pause_s
-            self._failed(task, error)
+            due_at = self._failed(task, error)
         except OSError as error:  # a full disk or a missing folder: the other tasks go on
-            due_at = now() + task.refused_pause_s
-            self._failed(task, VaultError(f"a file of the identity cannot be used: {error}"))
+            due_at = self._failed(task, VaultError(f"a file of the identity cannot be used: {error}"))
         else:
             self._succeeded(task)
         with self._condition:
             task.due_at = due_at
 
-    def _failed(self, task: Task, error: BdlabError) -> None:
+    def _failed(self, task: Task, error: BdlabError) -> float:
+        """Note the error, and return when to try again."""
         # A refusal needs somebody to act; an outage may end with the next try.
         refused = not isinstance(error, VaultUnavailable)
         with self._condition:
             self._failing.add(task.name)
             self.outage = error
             self._log_lines.failed(error, at_once=refused, wanted=task.name, advice=error.hint)
+        return now() + (task.refused_pause_s if refused else task.backoff.next_s())
 
     def _succeeded(self, task: Task) -> None:
         with self._condition:

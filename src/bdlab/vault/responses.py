@@ -75,13 +75,10 @@ class Token(msgspec.Struct, frozen=True):
 
     token: Secret
     ttl_s: float
-    policies: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, answer: dict[str, Any]) -> Self:
-        auth = answer["auth"]
-        policies = tuple(auth.get("policies") or ())
-        return cls(Secret(auth["client_token"]), float(auth["lease_duration"]), policies)
+        return cls(Secret(answer["auth"]["client_token"]), float(answer["auth"]["lease_duration"]))
 
 
 def error_text(response: Response) -> str:

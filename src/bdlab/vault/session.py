@@ -22,7 +22,7 @@ from bdlab.vault import probe
 from bdlab.vault.client import VaultClient
 from bdlab.vault.client_reports import ClientReporter
 from bdlab.vault.identity import Identity
-from bdlab.vault.leases import now
+from bdlab.vault.leases import DatabaseLease, now
 from bdlab.vault.logins import LeasedDatabaseLogin, LeasedToken, StoredKafkaLogin, address_layer
 from bdlab.vault.renewal import RenewalThread, Task
 
@@ -59,18 +59,16 @@ class VaultSession:
         # For requests to Vault; a login that is there already is read without it.
         self._lock = threading.RLock()
         self._token = LeasedToken(self._client, self._identity, self._token_replaced)
-        self._database = (
-            LeasedDatabaseLogin(self._client, database_role, self._database_server) if database_role else None
-        )
-        self._kafka = StoredKafkaLogin(self._client, service, self._broker) if kafka else None
+        self._database = LeasedDatabaseLogin(self._client, database_role, self._database_server)
+        self._kafka = StoredKafkaLogin(self._client, service, self._broker)
+        self._wants_kafka = kafka
         self._reporter = (
             ClientReporter(self._client, self._identity) if kafka and daemon and service in DAEMONS else None
         )
         self._from_vault: Mapping[str, Mapping[str, Any]] = {}
         self._versions_in_use: dict[str, int] = {}
         self._read_kafka_at = 0.0
-        self._switching_secret_id = False
-        self._former_tokens: list[tuple[Secret, DatabaseLogin | None]] = []
+        self._former_tokens: list[tuple[Secret, DatabaseLease | None]] = []
         self._renewal: RenewalThread | None = None
 
     # -- open and close --------------------------------------------------------------------------------------
@@ -126,30 +124,32 @@ class VaultSession:
     # -- credentials -----------------------------------------------------------------------------------------
 
     def database(self) -> DatabaseLogin:
-        leased = self._database_login()
-        lease = leased.lease
+        lease = self._database.lease
         if lease and lease.ttl.valid and (self._daemon or now() < lease.ttl.due_at):
             return lease.login
         with self._lock:
-            self._refuse_during_outage(leased)
+            outage = self._outage
+            if outage and not self._database.valid:
+                # What the renewal thread gets from Vault now, instead of waiting for a time-out.
+                why = f"there is no database login: {outage.message}"
+                raise VaultUnavailable(why, hint=outage.hint) from outage
             try:
-                self._token.use(leased.keep)
+                self._token.use(self._database.keep)
             except VaultUnavailable:
-                if not leased.valid:
+                if not self._database.valid:
                     raise
-            self._reschedule_database(leased)
-            return leased.login
+            self._reschedule_database()
+            return self._database.login
 
     def replace_database(self, refused: DatabaseLogin) -> DatabaseLogin:
-        leased = self._database_login()
         with self._lock:
-            if leased.lease is None or leased.lease.login.user == refused.user:
-                self._token.use(leased.fetch)
-                self._reschedule_database(leased)
-            return leased.login
+            if self._database.lease is None or self._database.login.user == refused.user:
+                self._token.use(self._database.fetch)
+                self._reschedule_database()
+            return self._database.login
 
     def kafka(self) -> KafkaLogin:
-        login = self._kafka_login().login
+        login = self._kafka.login
         if login is None:
             return self.refresh_kafka()
         if not self._daemon and now() >= self._read_kafka_at:
@@ -160,13 +160,12 @@ class VaultSession:
         return login
 
     def refresh_kafka(self) -> KafkaLogin:
-        stored = self._kafka_login()
-        if stored.login and self._outage:
+        if self._kafka.login and self._outage:
             # The renewal thread asks until Vault answers; waiting here too would delay a broker that is back.
-            return stored.login
+            return self._kafka.login
         with self._lock:
             self._read_kafka_at = now() + self._vault.poll_s
-            return self._token.use(stored.fetch)
+            return self._token.use(self._kafka.fetch)
 
     def using(self, client: str, login: KafkaLogin | None) -> None:
         if login is None:
@@ -200,10 +199,10 @@ class VaultSession:
                 self._token.keep()
         return probe.probe_vault(
             self._client,
-            kv_path="kafka/credentials" if self._kafka else "database/credentials",
+            kv_path="kafka/credentials" if self._wants_kafka else "database/credentials",
             token=self._token.ttl,
-            lease=self._database.lease if self._database else None,
-            wants_lease=bool(self._database),
+            lease=self._database.lease,
+            wants_lease=bool(self._database.role),
             audit=self._service == "status",
         )
 
@@ -216,15 +215,15 @@ class VaultSession:
             if not health.serves:
                 raise VaultUnavailable(f"{self._client} is {health.state}", hint=health.advice)
             self._token.log_in()
-        if self._database and not self._database.valid:
-            self._fetch_first_login(self._database)
-        if self._kafka:
+        if self._database.role and not self._database.valid:
+            self._fetch_first_login()
+        if self._wants_kafka:
             self._token.use(self._report)
             self._token.use(self._kafka.fetch)
 
-    def _fetch_first_login(self, leased: LeasedDatabaseLogin) -> None:
+    def _fetch_first_login(self) -> None:
         try:
-            self._token.use(leased.fetch)
+            self._token.use(self._database.fetch)
         except VaultUnavailable as error:
             # A daemon starts without its database login, and does what it can without it.
             if not (self._daemon and self._client.health().serves):
@@ -261,9 +260,9 @@ class VaultSession:
     def _start_renewal(self) -> None:
         poll_s = self._vault.poll_s
         tasks = [Task(_TOKEN, self._keep_token, due_at=self._token.due_at)]
-        if self._database:
+        if self._database.role:
             tasks.append(Task(_DATABASE, self._keep_database, due_at=self._database.due_at))
-        if self._kafka:
+        if self._wants_kafka:
             tasks.append(Task(_KAFKA, self._keep_kafka, due_at=now() + poll_s))
         # If a wrapped secret id is refused, another follows soon, and a rotation waits for this process.
         tasks.append(
@@ -279,13 +278,12 @@ class VaultSession:
 
     def _keep_database(self) -> float:
         with self._lock:
-            leased = self._database_login()
-            self._token.use(leased.keep)
-            return leased.due_at
+            self._token.use(self._database.keep)
+            return self._database.due_at
 
     def _keep_kafka(self) -> float:
         with self._lock:
-            self._token.use(self._kafka_login().fetch)
+            self._token.use(self._kafka.fetch)
             self._token.use(self._report)
             return now() + self._vault.poll_s
 
@@ -293,17 +291,7 @@ class VaultSession:
         """Log in with another secret id, if one was handed over, and revoke the former token later."""
         with self._lock:
             if self._token.outdated:
-                lease = self._database.lease if self._database else None
-                former = self._client.token
-                self._switching_secret_id = True
-                try:
-                    self._token.log_in()
-                finally:
-                    self._switching_secret_id = False
-                    if self._client.token is not former:
-                        self._former_tokens.append((former, lease.login if lease else None))
-                        if self._renewal:
-                            self._renewal.schedule(_FORMER, now() + _MOVE_S)
+                self._token.log_in(former_lives=True)
                 _log.info("logged in with another secret id", service=self._service)
             return now() + self._vault.poll_s
 
@@ -311,63 +299,49 @@ class VaultSession:
         """Revoke the former tokens, after replacing a database login that was made with one of them."""
         with self._lock:
             while self._former_tokens:
-                token, login = self._former_tokens[0]
-                leased = self._database
-                if leased and leased.lease and leased.lease.login is login:
-                    self._token.use(leased.fetch)
+                token, lease = self._former_tokens[0]
+                if lease and self._database.lease and self._database.login is lease.login:
+                    self._token.use(self._database.fetch)
                 self._revoke(token)
                 self._former_tokens.pop(0)
             return float("inf")
 
     def _revoke(self, token: Secret) -> None:
-        client = self._client.with_token(token)
-        with contextlib.closing(client), contextlib.suppress(TokenRefused):
-            client.revoke_self(timeout_s=_REVOKE_S)
+        with contextlib.suppress(TokenRefused):
+            self._client.with_token(token).revoke_self(timeout_s=_REVOKE_S)
 
     def _report(self) -> None:
         """Report in Vault which Kafka login is in use; version 0 if none was read yet."""
         if self._reporter and self._token.ttl:
-            login = self._kafka_login().login
-            newest = login.version if login else 0
+            newest = self._kafka.login.version if self._kafka.login else 0
             version = min(tuple(self._versions_in_use.values()), default=newest)
             self._reporter.report(version, self._token.secret_id, self._token.ttl)
 
-    def _token_replaced(self) -> None:
-        """Get another database login at once: the leases of a dead token died with it."""
+    def _token_replaced(self, former: Secret | None) -> None:
+        """Get another database login at once: the leases of a dead token died with it.
+
+        Those of a `former` token that lives end with it, later.
+        """
         if self._renewal:
             self._renewal.completed(_TOKEN, due_at=self._token.due_at)
-        if self._database:
-            if not self._switching_secret_id:
-                self._database.lease = None
+        if former:
+            self._former_tokens.append((former, self._database.lease))
+            if self._renewal:
+                self._renewal.schedule(_FORMER, now() + _MOVE_S)
+        else:
+            self._database.lease = None
+        if self._database.role:
             if self._renewal:
                 self._renewal.schedule(_DATABASE, now())
             self._database.fetch()
-            self._reschedule_database(self._database)
+            self._reschedule_database()
 
-    def _reschedule_database(self, leased: LeasedDatabaseLogin) -> None:
+    def _reschedule_database(self) -> None:
         if self._renewal:
-            self._renewal.completed(_DATABASE, due_at=leased.due_at)
-
-    def _refuse_during_outage(self, leased: LeasedDatabaseLogin) -> None:
-        """Raise what the renewal thread gets from Vault now, instead of waiting for a time-out."""
-        outage = self._outage
-        if outage and not leased.valid:
-            raise VaultUnavailable(
-                f"there is no database login: {outage.message}", hint=outage.hint
-            ) from outage
+            self._renewal.completed(_DATABASE, due_at=self._database.due_at)
 
     @property
     def _outage(self) -> VaultUnavailable | None:
         """The error that the renewal thread gets from Vault now; None if it gets answers."""
         found = self._renewal.outage if self._renewal else None
         return found if isinstance(found, VaultUnavailable) else None
-
-    def _database_login(self) -> LeasedDatabaseLogin:
-        if not self._database:
-            raise VaultError(f"the session of {self._service!r} was made without a database role")
-        return self._database
-
-    def _kafka_login(self) -> StoredKafkaLogin:
-        if not self._kafka:
-            raise VaultError(f"the session of {self._service!r} was made without Kafka")
-        return self._kafka

@@ -9,7 +9,6 @@ from bdlab.errors import InvalidInput, VaultError, VaultUnavailable
 from bdlab.retry import wait_for
 from bdlab.settings import Secret, VaultSettings
 from bdlab.vault.client import VaultClient
-from bdlab.vault.responses import Health
 
 _PATH = "sys/storage/raft/snapshot"
 _TIMEOUT_S = 120.0
@@ -43,28 +42,24 @@ def restore(vault: VaultSettings, snapshot: bytes) -> None:
             "put", "sys/init", {"recovery_shares": 1, "recovery_threshold": 1}, timeout_s=_TIMEOUT_S
         )
         client.token = Secret(str(answer["root_token"]))
-        empty = wait_for("Vault", lambda: _active(client), timeout_s=_TIMEOUT_S)
+        empty = wait_for("Vault", client.active, timeout_s=_TIMEOUT_S)
         client.upload(_PATH, snapshot, timeout_s=_TIMEOUT_S)
         client.token = Secret("")
-        wait_for("Vault", lambda: _active(client, other_than=empty.cluster_id), timeout_s=_TIMEOUT_S)
+        wait_for("Vault", lambda: _restored(client, empty.cluster_id), timeout_s=_TIMEOUT_S)
         _log.info("Vault is restored", address=client.address)
     finally:
         client.close()
 
 
-def _active(client: VaultClient, *, other_than: str = "") -> Health:
+def _restored(client: VaultClient, former_cluster_id: str) -> None:
+    """Raise VaultUnavailable while the client's Vault takes the snapshot in."""
     try:
-        health = client.health()
+        restored = client.active().cluster_id != former_cluster_id
     except VaultUnavailable as error:
-        if not other_than:
-            raise
         # For some seconds it reads the new data with the former key.
         raise VaultUnavailable(f"{client} is taking in the snapshot") from error
-    if not health.active:
-        raise VaultUnavailable(f"{client} is {health.state}")
-    if health.cluster_id == other_than:
+    if not restored:
         raise VaultUnavailable(f"{client} is taking in the snapshot")
-    return health
 
 
 def _whole(snapshot: bytes) -> bool:

@@ -10,12 +10,10 @@ from collections.abc import Generator, Iterator
 
 from bdlab.errors import PolicyDenied, TokenRefused
 from bdlab.services import IDENTITIES, RECOVERY
-from bdlab.vault.audit import audit_missing
-from bdlab.vault.bootstrap.admin_access import AdminAccess
+from bdlab.vault.bootstrap.admin_access import AdminAccess, vault_init_lock
 from bdlab.vault.bootstrap.certificate_authorities import certification
 from bdlab.vault.bootstrap.database import connection, role_entries
 from bdlab.vault.bootstrap.keysfile import KeysFile
-from bdlab.vault.bootstrap.lock import vault_init_lock
 from bdlab.vault.bootstrap.mounts import mounts
 from bdlab.vault.bootstrap.namespace import NAMESPACE, namespace_step, root_namespace_step
 from bdlab.vault.bootstrap.plan import Change, Plan, Report, Step, StepOutcome, StepResult, in_parallel
@@ -24,6 +22,7 @@ from bdlab.vault.bootstrap.seal import initialise, unseal
 from bdlab.vault.bootstrap.secret_ids import secret_ids
 from bdlab.vault.bootstrap.seeds import key_values
 from bdlab.vault.client import VaultClient
+from bdlab.vault.probe import audit_missing
 
 _ROOT_TOKEN = "root token"  # noqa: S105 - the name of a step
 
@@ -72,23 +71,9 @@ def _bootstrap(plan: Plan) -> Generator[StepResult]:
 
 def _rounds(plan: Plan, client: VaultClient) -> list[list[list[Step]]]:
     """Return the rounds, in order; the chains of steps in one round are independent of each other."""
-    services: tuple[str, ...] = IDENTITIES
-    before: list[list[list[Step]]] = []
-    after: list[list[list[Step]]] = []
-    if client.namespace:
-        services = tuple(service for service in IDENTITIES if service != RECOVERY)
-        before.append([[namespace_step(client.namespace)]])
-    if client.namespace and plan.token is None:  # without keys nobody could use it
-        only, root = (RECOVERY,), client.in_namespace("")
-        in_root = (
-            mounts(plan, log_in_only=True),
-            policy_entries(plan, only),
-            approle_entries(plan, only),
-            secret_ids(plan, root, only),
-        )
-        after.append([[root_namespace_step(*in_root)]])
-    return [
-        *before,
+    namespace = client.namespace
+    services = tuple(service for service in IDENTITIES if not (namespace and service == RECOVERY))
+    rounds: list[list[list[Step]]] = [
         [[mounts(plan)], *certification(plan)],
         [
             [policy_entries(plan, services), approle_entries(plan, services)],
@@ -96,8 +81,19 @@ def _rounds(plan: Plan, client: VaultClient) -> list[list[list[Step]]]:
         ],
         [[key_values(plan)]],
         [[secret_ids(plan, client, services)]],
-        *after,
     ]
+    if namespace:
+        rounds.insert(0, [[namespace_step(namespace)]])
+    if namespace and plan.token is None:  # without keys nobody could use it
+        only, root = (RECOVERY,), client.in_namespace("")
+        in_root = (
+            mounts(plan, log_in_only=True),
+            policy_entries(plan, only),
+            approle_entries(plan, only),
+            secret_ids(plan, root, only),
+        )
+        rounds.append([[root_namespace_step(*in_root)]])
+    return rounds
 
 
 def _run(chains: list[list[Step]], access: AdminAccess, plan: Plan) -> Iterator[StepResult]:
