@@ -16,7 +16,7 @@ import psycopg2
 import pytest
 
 from bdlab import resources, settings
-from bdlab.credentials import DatabaseLogin
+from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.postgres.roles import Administrator
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, VaultSettings
 from bdlab.stack import OpenBao, Postgres
@@ -118,7 +118,9 @@ class VaultWorld:
     def seeds(self, **changes: Any) -> Seeds:
         seeds = Seeds(
             administrator=self.manager.admin,
-            kafka=KafkaSettings(bootstrap_servers="127.0.0.1:1", security_protocol="PLAINTEXT"),
+            kafka=KafkaLogin(
+                server=KafkaSettings(bootstrap_servers="127.0.0.1:1", security_protocol="PLAINTEXT")
+            ),
             cidrs=("127.0.0.0/8",),
             token_period_s=60,
             lease_ttl_s=60,

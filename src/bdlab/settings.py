@@ -303,13 +303,12 @@ class Layers(msgspec.Struct, frozen=True):
             ("the command line", self.command_line),
         ):
             for section, values in layer.items():
-                if not isinstance(values, Mapping):
-                    merged[section] = values
-                    origin[section] = name
-                    continue
-                merged.setdefault(section, {}).update(values)
                 origin[section] = name
-                origin.update({f"{section}.{field}": name for field in values})
+                if isinstance(values, Mapping):
+                    merged.setdefault(section, {}).update(values)
+                    origin.update({f"{section}.{field}": name for field in values})
+                else:
+                    merged[section] = values
         try:
             found = msgspec.convert(merged, Settings, strict=False, dec_hook=_decode)
             for field, section in _NAMES.items():
@@ -346,14 +345,12 @@ def environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
     Other variables that start with ``BDLAB_`` belong to command-line options.
     """
     values: dict[str, Any] = {}
-    by_name = {alias: environ[alias] for alias in _ALIASES if environ.get(alias)}
-    named = {_ALIASES[alias]: value for alias, value in by_name.items()}
+    named = {name: environ[alias] for alias, name in _ALIASES.items() if environ.get(alias)}
     named |= {name: value for name, value in environ.items() if name.startswith("BDLAB_") and value}
     for section, kind in _SECTIONS.items():
         for field in kind.__struct_fields__:
-            value = named.get(f"BDLAB_{section}_{field}".upper())
-            if value is not None:
-                values.setdefault(section, {})[field] = value
+            if (name := f"BDLAB_{section}_{field}".upper()) in named:
+                values.setdefault(section, {})[field] = named[name]
     for name, field in (("BDLAB_STARTUP_TIMEOUT", "startup_timeout_s"), ("BDLAB_DEPLOYMENT", "deployment")):
         if name in named:
             values[field] = named[name]

@@ -23,7 +23,7 @@ from bdlab.errors import (
 )
 from bdlab.settings import Secret, VaultSettings
 from bdlab.vault.bootstrap import Plan
-from bdlab.vault.bootstrap.lock import vault_init_lock
+from bdlab.vault.bootstrap.admin_access import vault_init_lock
 from tests.fix_vault import AdminManager, ShamirOpenBao, VaultWorld
 from tests.terminal import Terminal
 from tests.vault_steps import STEPS, outcomes, unchanged_but

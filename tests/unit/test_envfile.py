@@ -35,7 +35,7 @@ def test_the_least_that_has_to_be_there(tmp_path: Path) -> None:
     assert "p@ss" not in repr(seeds)
     server = seeds.administrator.server
     assert (server.host, server.port, server.dbname) == ("db.example", 5432, "bdlab")
-    assert seeds.kafka.bootstrap_servers == "one:9092,two:9092"
+    assert seeds.kafka.server.bootstrap_servers == "one:9092,two:9092"
     assert (seeds.cidrs, seeds.token_period_s, seeds.lease_ttl_s) == (None, None, None)
     assert envfile.read(tmp_path / ".env", Deployment("sales")).administrator.server.dbname == "sales_bdlab"
     named = write(tmp_path, BDLAB_POSTGRES_DBNAME="mine")
@@ -62,7 +62,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     )
     assert (seeds.administrator.server.port, seeds.administrator.server.sslmode) == (6543, "verify-full")
     assert seeds.postgres_ca_pem == pem.read_text()
-    assert (seeds.kafka.security_protocol, seeds.kafka_username) == ("SASL_SSL", "shared")
+    assert (seeds.kafka.server.security_protocol, seeds.kafka.username) == ("SASL_SSL", "shared")
     assert seeds.cidrs == ("10.0.0.0/8", "127.0.0.1/32")
     assert (seeds.token_period_s, seeds.lease_ttl_s, seeds.lease_max_ttl_s) == (1800, 90, 86400)
 

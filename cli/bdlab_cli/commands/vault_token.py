@@ -46,16 +46,16 @@ def vault_token(
         --policy NAME: What it may do, by a service or a policy; repeatable
     """
     from bdlab.services import IDENTITIES
-    from bdlab.vault.bootstrap import admin_token
+    from bdlab.vault.bootstrap.admin_access import ROOT_POLICY, make_token
     from bdlab_cli.wiring.vault_admin import admin_plan
 
     lifetime = age(ttl)
     if not 1 <= lifetime.total_seconds() <= 24 * 3600:
         raise InvalidInput(f"--ttl {ttl}: a token for a task lives between 1 s and 24 h")
     plan = admin_plan(keys_file, identity_dir, startup_timeout)
-    named = policy or (admin_token.ROOT_POLICY,)
+    named = policy or (ROOT_POLICY,)
     policies = tuple(plan.deployment.own(name) if name in IDENTITIES else name for name in named)
-    with closing(admin_token.make_token(plan, ttl=lifetime, policies=policies)) as client:
+    with closing(make_token(plan, ttl=lifetime, policies=policies)) as client:
         if not command:
             terminal.echo(client.token.reveal())
             terminal.echo(f"It ends in {ttl}; sooner with: bao token revoke -self", err=True)

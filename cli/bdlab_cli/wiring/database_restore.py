@@ -4,14 +4,15 @@ from datetime import timedelta
 
 import msgspec
 
-from bdlab.credentials import DatabaseLogin
+from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.postgres import dumps
 from bdlab.postgres.roles import Administrator
 from bdlab.settings import KafkaSettings, PostgresSettings, VaultSettings
 from bdlab.stack import DataFolder, Postgres
 from bdlab.stack.backup import Backup
 from bdlab.stack.servers import binaries
-from bdlab.vault.bootstrap import Plan, admin_token, bootstrap
+from bdlab.vault.bootstrap import Plan, bootstrap
+from bdlab.vault.bootstrap.admin_access import temporary_token
 from bdlab.vault.bootstrap.plan import Seeds
 from bdlab_cli.wiring.session import load_settings, open_session
 
@@ -24,7 +25,8 @@ def restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, p
     seeds = Seeds(
         administrator=admin,
         postgres_authority=bool(admin.server.ca_file),
-        kafka=KafkaSettings(),  # in Vault already; `bdlab up` writes the new broker's address
+        # It is in Vault already, and `bdlab up` writes the new broker's address.
+        kafka=KafkaLogin(server=KafkaSettings()),
     )
     deployment, keys = folder.deployment, folder.keys_file
     manager = Administrator(admin, deployment)
@@ -42,7 +44,7 @@ def restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, p
 def _move_database(plan: Plan, server: PostgresSettings) -> None:
     """Tell the services where the database is now: `vault-init` never overwrites what they read."""
     mount, path = plan.vault.kv_mount, "database/credentials"
-    with admin_token.temporary_token(plan, ttl=timedelta(minutes=5)) as client:
+    with temporary_token(plan, ttl=timedelta(minutes=5)) as client:
         values, version = client.read_kv(mount, path)
         moved = values | {"host": server.host, "port": str(server.port), "sslmode": server.sslmode}
         if moved != values:

@@ -1,13 +1,23 @@
-"""An administrator's access: the first root token, a given token, or the identities of `vault-init`."""
+"""An administrator's access: the first root token, a given token, or the identities of `vault-init`.
+
+`vault-token` has it make a short-lived token for one task, with the name of the person in it.
+"""
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
+import getpass
+import os
+from collections.abc import Iterator
+from datetime import timedelta
 
 import msgspec
 import structlog
 
 from bdlab.errors import IdentityRefused, TokenRefused, VaultError, VaultUnavailable
+from bdlab.retry import wait_for
 from bdlab.services import INSPECT, RECOVERY
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
@@ -21,7 +31,39 @@ _ROOT_TTL_S = 900
 #: The path of OpenBao, then that of HashiCorp Vault, which asks for a token there from 2.0 on.
 _ROOT_PATHS = ("sys/generate-root-token", "sys/generate-root")
 
+ROOT_POLICY = "root"
+
 _log = structlog.get_logger()
+
+
+@contextlib.contextmanager
+def vault_init_lock(plan: Plan) -> Iterator[None]:
+    """Lock the folder; two runs at once would each take the half-done work of the other for broken.
+
+    Waits up to the plan's `timeout_s` for another run, then raises VaultUnavailable. The lock ends with the
+    process.
+    """
+    folder = plan.vault.identities
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(folder / ".vault-init.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise VaultError(
+            f"the folder for the services' identities {folder} cannot be used: {error.strerror}",
+            hint="Name one that you may write with --identity-dir.",
+        ) from error
+
+    def take() -> None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise VaultUnavailable(f"another vault-init is at work on {folder}") from error
+
+    try:
+        wait_for("the other vault-init", take, timeout_s=plan.timeout_s)
+        yield
+    finally:
+        os.close(handle)
 
 
 class AdminAccess:
@@ -84,7 +126,7 @@ class AdminAccess:
     def close(self) -> None:
         """Revoke the tokens that were made for this run."""
         for client in self._temporary:
-            revoke_and_close(client)
+            _revoke(client)
         self._temporary.clear()
 
     def _given(self) -> VaultClient | None:
@@ -151,10 +193,9 @@ class AdminAccess:
         made = self._make_root(next(found, self._anonymous), keys)
         root = self._anonymous.in_namespace("").with_token(made)
         try:
-            token = root.make_token(policies=["root"], ttl=f"{_ROOT_TTL_S}s", renewable=False)
+            token = root.make_token(policies=[ROOT_POLICY], ttl=f"{_ROOT_TTL_S}s", renewable=False)
         finally:
             root.revoke_self()
-            root.close()
         client = self._anonymous.with_token(token)
         self._temporary.append(client)
         self.made_root = True
@@ -187,14 +228,53 @@ class AdminAccess:
         )
 
 
-def revoke_and_close(client: VaultClient) -> None:
-    """Revoke the client's token and close it; a failure is only logged, as the token will run out."""
+def _revoke(client: VaultClient) -> None:
+    """Revoke the client's token; a failure is only logged, as the token will run out."""
     try:
         client.revoke_self()
     except VaultError as error:
         _log.warning("a token of this run could not be revoked, and will run out", problem=error.message)
+
+
+def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT_POLICY,)) -> VaultClient:
+    """Return a client with a new token that cannot be renewed; the caller revokes it and closes the client.
+
+    It takes what a change by `vault-init` takes: the identity `recovery` and the recovery key, or the key
+    shares. Vault's audit log then shows the user of this process with each request. Raises VaultError if no
+    token can be had.
+    """
+    with contextlib.closing(VaultClient(plan.vault)) as client:
+        wait_for("Vault", client.active, timeout_s=plan.timeout_s)
+        file = KeysFile(plan.keys_file)
+        with vault_init_lock(plan), contextlib.closing(AdminAccess(client, plan, file)) as access:
+            writer = access.writer()
+            # A policy is known in its own namespace, the root policy only in the root namespace.
+            token = (writer.in_namespace("") if policies == (ROOT_POLICY,) else writer).make_token(
+                policies=list(policies),
+                no_default_policy=True,
+                ttl=f"{int(ttl.total_seconds())}s",
+                explicit_max_ttl=f"{int(ttl.total_seconds())}s",
+                renewable=False,
+                display_name=f"operator-{_user()}",
+            )
+        return client.with_token(token)
+
+
+@contextlib.contextmanager
+def temporary_token(plan: Plan, *, ttl: timedelta) -> Iterator[VaultClient]:
+    """Yield such a client, and revoke its token at the end, whatever happens."""
+    client = make_token(plan, ttl=ttl)
+    try:
+        yield client
     finally:
-        client.close()
+        _revoke(client)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in some containers
+        return f"user-{os.getuid()}"
 
 
 def _decode(encoded: str, otp: str) -> str:

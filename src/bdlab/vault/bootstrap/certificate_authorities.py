@@ -36,7 +36,7 @@ def certification(plan: Plan) -> list[list[Step]]:
         wanted.add("kafka")
     if plan.seeds and plan.seeds.postgres_authority:
         wanted.add("servers")
-    brokers = plan.seeds.kafka.servers() if plan.seeds else ()
+    brokers = plan.seeds.kafka.server.servers() if plan.seeds else ()
     hosts = {"kafka": (*(host for host, _ in brokers), _ZOOKEEPER)}
     chains: list[list[Step]] = [
         [

@@ -107,26 +107,21 @@ def _role(plan: Plan, role: str) -> Entry:
     wanted: dict[str, Any] = {"db_name": deployment.own(CONNECTION)}
     if role == SWEEP:
         # It makes no user: there is nothing to renew or to revoke.
-        return Entry(
-            path=path,
-            wanted=wanted
-            | {
-                "creation_statements": [*map(deployment.in_sql, database_users.sweep())],
-                "revocation_statements": ["SELECT"],
-                "default_ttl": _SWEEP_TTL_S,
-                "max_ttl": _SWEEP_TTL_S,
-            },
-        )
+        wanted |= {
+            "creation_statements": [*map(deployment.in_sql, database_users.sweep())],
+            "revocation_statements": ["SELECT"],
+            "default_ttl": _SWEEP_TTL_S,
+            "max_ttl": _SWEEP_TTL_S,
+        }
+        return Entry(path=path, wanted=wanted)
     group = _GROUPS[role]
     wanted |= {
         "creation_statements": [*map(deployment.in_sql, database_users.creation(group))],
         "renew_statements": list(database_users.RENEWAL),
         "revocation_statements": [*map(deployment.in_sql, database_users.revocation(group))],
     }
-    if seeds and seeds.lease_ttl_s is not None:
-        wanted["default_ttl"] = seeds.lease_ttl_s
-    if seeds and seeds.lease_max_ttl_s is not None:
-        wanted["max_ttl"] = seeds.lease_max_ttl_s
+    times = {"default_ttl": seeds.lease_ttl_s, "max_ttl": seeds.lease_max_ttl_s} if seeds else {}
+    wanted |= {name: seconds for name, seconds in times.items() if seconds is not None}
     # Vault forgets the times that a write leaves out.
     return Entry(path=path, wanted=wanted, defaults={"default_ttl": _TTL_S, "max_ttl": _MAX_TTL_S})
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import dotenv.parser
 import msgspec
 
-from bdlab.credentials import DatabaseLogin
+from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.errors import InvalidInput, SettingsInvalid
 from bdlab.services import BDLAB, Deployment
 from bdlab.settings import Secret, Settings, duration, environment_layer, explained
@@ -87,11 +87,13 @@ def read(path: Path, deployment: Deployment = BDLAB) -> Seeds:
         ),
         postgres_ca_pem=lines.parsed("BDLAB_POSTGRES_CA_FILE", _pem),
         postgres_authority=lines.get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT,
-        kafka=found.kafka,
-        kafka_ca_pem=lines.parsed("BDLAB_KAFKA_CA_FILE", _pem),
+        kafka=KafkaLogin(
+            server=found.kafka,
+            username=user,
+            password=Secret(password),
+            ca_pem=lines.parsed("BDLAB_KAFKA_CA_FILE", _pem),
+        ),
         kafka_authority=lines.get("BDLAB_KAFKA_CA_FILE") == _BY_VAULT,
-        kafka_username=user,
-        kafka_password=Secret(password),
         cidrs=lines.parsed("BDLAB_SECRET_ID_CIDRS", _cidrs),
         token_period_s=lines.parsed("BDLAB_TOKEN_PERIOD", _seconds),
         lease_ttl_s=ttl,

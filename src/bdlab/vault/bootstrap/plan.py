@@ -9,9 +9,9 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
-from bdlab.credentials import DatabaseLogin
+from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.services import BDLAB, Deployment
-from bdlab.settings import KafkaSettings, Secret, VaultSettings
+from bdlab.settings import Secret, VaultSettings
 from bdlab.vault.client import VaultClient
 
 T = TypeVar("T")
@@ -35,18 +35,16 @@ Report = Callable[[StepResult], None]
 class Seeds(msgspec.Struct, frozen=True, kw_only=True):
     """The values of `.env`, with PostgreSQL's `administrator`. Times are in seconds; None: not set.
 
-    `kafka_username` is empty if each service gets generated users of its own. `kafka_authority` and
-    `postgres_authority` are set if Vault itself is to sign the certificates of that server.
+    The user of `kafka` is empty if each service gets generated users
+    of its own. `kafka_authority` and `postgres_authority` are set if Vault itself is to sign the certificates
+    of that server.
     """
 
     administrator: DatabaseLogin
     postgres_ca_pem: str = ""
     postgres_authority: bool = False
-    kafka: KafkaSettings
-    kafka_ca_pem: str = ""
+    kafka: KafkaLogin
     kafka_authority: bool = False
-    kafka_username: str = ""
-    kafka_password: Secret = Secret("")
     cidrs: tuple[str, ...] | None = None
     token_period_s: int | None = None
     lease_ttl_s: int | None = None

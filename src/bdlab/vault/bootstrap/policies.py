@@ -42,22 +42,16 @@ def policy_text(service: str, vault: VaultSettings, deployment: Deployment) -> s
     return _PATH.sub(renamed, text)
 
 
-def policy_entries(plan: Plan, services: Sequence[str] = IDENTITIES) -> Step:
+def policy_entries(plan: Plan, services: Sequence[str]) -> Step:
     """Return the step that sets up the policies."""
-    texts = {
-        plan.deployment.own(service): policy_text(service, plan.vault, plan.deployment)
-        for service in services
-    }
+    texts = {plan.deployment.own(name): policy_text(name, plan.vault, plan.deployment) for name in services}
+    paths = {name: f"sys/policies/acl/{name}" for name in texts}
     return entries(
-        "policies",
-        {
-            name: Entry(path=f"sys/policies/acl/{name}", wanted={"policy": text})
-            for name, text in texts.items()
-        },
+        "policies", {name: Entry(path=paths[name], wanted={"policy": texts[name]}) for name in texts}
     )
 
 
-def approle_entries(plan: Plan, services: Sequence[str] = IDENTITIES) -> Step:
+def approle_entries(plan: Plan, services: Sequence[str]) -> Step:
     """Return the step that sets up the AppRoles.
 
     If `.env` names networks, secret ids and tokens work only from there. A secret id can be used again, as a

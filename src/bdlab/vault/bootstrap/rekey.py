@@ -4,11 +4,12 @@ import contextlib
 from datetime import timedelta
 
 from bdlab.errors import VaultError
+from bdlab.retry import wait_for
 from bdlab.signals import deferred
-from bdlab.vault.bootstrap.admin_token import temporary_token
+from bdlab.vault.bootstrap.admin_access import temporary_token
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan
-from bdlab.vault.bootstrap.seal import answer_data, give_shares, require_open, seal_type, usable_path
+from bdlab.vault.bootstrap.seal import answer_data, give_shares, seal_type, usable_path
 from bdlab.vault.client import VaultClient
 
 _TTL = timedelta(minutes=10)
@@ -19,7 +20,7 @@ _PATHS = {True: ("sys/rotate/root", "sys/rekey"), False: ("sys/rotate/recovery",
 def key_numbers(plan: Plan) -> tuple[int, int]:
     """Return how many key shares Vault has given out, and how many are needed. Raises VaultError."""
     with contextlib.closing(VaultClient(plan.vault)) as client:
-        require_open(client, plan)
+        wait_for("Vault", client.active, timeout_s=plan.timeout_s)
         status = client.request("get", "sys/seal-status")
         return int(status["n"]), int(status["t"])
 
@@ -44,7 +45,8 @@ def rekey(plan: Plan) -> Keys:
         )
     old = file.read()
     with temporary_token(plan, ttl=_TTL) as client:
-        shamir = seal_type(client) == "shamir"
+        seal = seal_type(client)
+        shamir = seal == "shamir"
         path = usable_path(client, _PATHS[shamir], "init")
         wanted = {
             "secret_shares": plan.shares,
@@ -57,7 +59,7 @@ def rekey(plan: Plan) -> Keys:
         new = Keys(
             address=client.address,
             cluster_id=client.health().cluster_id,
-            seal=old.seal if old else seal_type(client),
+            seal=old.seal if old else seal,
             threshold=plan.threshold,
             unseal_keys=shares if shamir else (),
             recovery_keys=() if shamir else shares,

@@ -1,6 +1,7 @@
 """The first two steps, initialise and unseal, and the giving of key shares that other tasks need too."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, takewhile
 from typing import Any
 
 import msgspec
@@ -19,12 +20,12 @@ from bdlab.signals import deferred
 from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan, StepResult
 from bdlab.vault.client import Method, VaultClient
-from bdlab.vault.responses import Health
 
 #: If the call ended before Vault's answer, Vault would be initialised and its keys lost for good.
 _INIT_TIMEOUT_S = 120.0
 #: Short, so that somebody who waits for a Vault that never answers is told so.
 _HEALTH_TIMEOUT_S = 3.0
+_MOST_SHARES = 255
 
 
 def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
@@ -86,7 +87,7 @@ def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
             return StepResult(name, "would do")
         _give_keys(client, plan, keys)
         opened = True
-    health = wait_for("Vault", lambda: _active(client), timeout_s=plan.timeout_s)
+    health = wait_for("Vault", client.active, timeout_s=plan.timeout_s)
     if keys and not keys.cluster_id and not plan.dry_run:
         file.write(msgspec.structs.replace(keys, cluster_id=health.cluster_id))
     elif keys and keys.cluster_id and keys.cluster_id != health.cluster_id and plan.token is None:
@@ -98,37 +99,23 @@ def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
     return StepResult(name, "done" if opened else "unchanged")
 
 
-def require_open(client: VaultClient, plan: Plan) -> None:
-    """Wait until Vault is active. Raises VaultUnavailable after the plan's `timeout_s`."""
-    wait_for("Vault", lambda: _active(client), timeout_s=plan.timeout_s)
-
-
 def seal_type(client: VaultClient) -> str:
     return str(client.request("get", "sys/seal-status")["type"])
 
 
-def _active(client: VaultClient) -> Health:
-    health = client.health()
-    if not health.active:
-        raise VaultUnavailable(f"{client} is {health.state}", hint=health.advice)
-    return health
-
-
 def _give_keys(client: VaultClient, plan: Plan, keys: Keys | None) -> None:
     given = 0
-    for number in range(1, 256):
-        share = key_share(keys, plan, number)
-        if share is None:
-            raise VaultError(
-                f"{client} is sealed, and {given} key shares are not enough to open it",
-                hint="Give the shares in the keys file (--keys-file), or at a terminal, which asks for them.",
-            )
-        given = number
-        if not give_share(client, "put", "sys/unseal", {"key": share.reveal()}).get("sealed", True):
+    for share in _key_shares(keys, plan):
+        given += 1
+        if not _give_share(client, "put", "sys/unseal", {"key": share.reveal()}).get("sealed", True):
             return
+    raise VaultError(
+        f"{client} is sealed, and {given} key shares are not enough to open it",
+        hint="Give the shares in the keys file (--keys-file), or at a terminal, which asks for them.",
+    )
 
 
-def give_share(client: VaultClient, method: Method, path: str, body: dict[str, Any]) -> dict[str, Any]:
+def _give_share(client: VaultClient, method: Method, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """Give Vault one key share, and return its answer.
 
     Raises VaultError if the shares given so far do not fit.
@@ -163,12 +150,12 @@ def give_shares(
     """
     answer: dict[str, Any] = {}
     required = int(begun["required"])
-    for number in range(1, required + 1):
-        share = key_share(keys, plan, number)
-        if share is None:
-            raise too_few(required, number - 1)
+    shares = [*islice(_key_shares(keys, plan), required)]
+    if len(shares) < required:
+        raise too_few(required, len(shares))
+    for share in shares:
         given = {"key": share.reveal(), "nonce": begun["nonce"]}
-        answer = answer_data(give_share(client, "post", f"{path}/update", given))
+        answer = answer_data(_give_share(client, "post", f"{path}/update", given))
     return answer
 
 
@@ -204,9 +191,9 @@ def answer_data(answer: dict[str, Any]) -> dict[str, Any]:
     return data if isinstance(data, dict) else answer
 
 
-def key_share(keys: Keys | None, plan: Plan, number: int) -> Secret | None:
-    """Return key share `number`, from 1, from the keys file or by asking; None if nobody can be asked."""
-    shares = keys.shares if keys else ()
-    if number <= len(shares):
-        return Secret(shares[number - 1])
-    return plan.ask_key(number) if plan.ask_key else None
+def _key_shares(keys: Keys | None, plan: Plan) -> Iterator[Secret]:
+    """Yield the key shares, from the keys file and then by asking, until nobody has one."""
+    there = keys.shares if keys else ()
+    yield from map(Secret, there)
+    if plan.ask_key:
+        yield from takewhile(bool, map(plan.ask_key, range(len(there) + 1, _MOST_SHARES + 1)))

@@ -4,13 +4,13 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 from bdlab.errors import SecretMissing
-from bdlab.services import IDENTITIES, INSPECT, RECOVERY
+from bdlab.services import INSPECT, RECOVERY
 from bdlab.vault.bootstrap.plan import Change, Plan, Step
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 
 
-def secret_ids(plan: Plan, anonymous: VaultClient, services: Sequence[str] = IDENTITIES) -> Step:
+def secret_ids(plan: Plan, anonymous: VaultClient, services: Sequence[str]) -> Step:
     """Return the step for these services."""
     identities = {service: Identity.of(plan.vault, plan.deployment, service) for service in services}
 

@@ -47,8 +47,8 @@ def _values(plan: Plan, path: str, writer: VaultClient) -> dict[str, str]:
         ca_pem = pki.authority_pem(writer, pki.SERVERS) if seeds.postgres_authority else seeds.postgres_ca_pem
         return _address("postgres", seeds.administrator.server) | ({"ca_pem": ca_pem} if ca_pem else {})
     if path == _BROKER:
-        ca_pem = pki.authority_pem(writer) if seeds.kafka_authority else seeds.kafka_ca_pem
-        return _address("kafka", seeds.kafka) | {"ca_pem": ca_pem}
+        ca_pem = pki.authority_pem(writer) if seeds.kafka_authority else seeds.kafka.ca_pem
+        return _address("kafka", seeds.kafka.server) | {"ca_pem": ca_pem}
     return kafka_users(path.rpartition("/")[2], seeds, plan.deployment)
 
 
@@ -58,8 +58,8 @@ def _address(section: str, server: PostgresSettings | KafkaSettings) -> dict[str
 
 def kafka_users(service: str, seeds: Seeds, deployment: Deployment) -> dict[str, str]:
     """Return the active user, and the idle one, which the next rotation makes the active one."""
-    if seeds.kafka_username:
-        return {"username": seeds.kafka_username, "password": seeds.kafka_password.reveal()}
+    if seeds.kafka.username:
+        return {"username": seeds.kafka.username, "password": seeds.kafka.password.reveal()}
     return {
         "username": deployment.own(f"bdlab-{service}-a"),
         "password": secrets.token_urlsafe(_PASSWORD_BYTES),
