@@ -5,7 +5,7 @@ Times are seconds on a clock that also runs while the machine sleeps, as Vault's
 
 import math
 import time
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
@@ -33,11 +33,11 @@ class Ttl(msgspec.Struct, frozen=True):
     renewable: bool = True
 
     @classmethod
-    def granted(cls, since: float, ttl_s: float, *, renewable: bool = True) -> Self:
-        """Return that which Vault grants with `ttl_s` seconds; with 0 it never ends."""
+    def granted(cls, since: float, ttl_s: float | None, *, renewable: bool = True) -> Self:
+        """Return that which Vault grants with `ttl_s` seconds; with 0 or None it never ends."""
         return cls(since, ttl_s or math.inf, ttl_s or math.inf, renewable)
 
-    def renewed(self, since: float, ttl_s: float) -> Self:
+    def renewed(self, since: float, ttl_s: float | None) -> Self:
         return type(self)(since, ttl_s or math.inf, self.initial_s, self.renewable)
 
     @property
@@ -62,8 +62,3 @@ class Ttl(msgspec.Struct, frozen=True):
 class DatabaseLease(msgspec.Struct, frozen=True):
     login: DatabaseLogin
     ttl: Ttl
-
-
-def lease_seconds(answer: dict[str, Any]) -> float:
-    """Return the lease duration of Vault's answer, in seconds; 0 if it has none."""
-    return float(answer.get("lease_duration") or 0)

@@ -15,7 +15,7 @@ from bdlab.errors import PolicyDenied, SecretMissing, TokenRefused, VaultError, 
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
-from bdlab.vault.leases import DatabaseLease, Ttl, lease_seconds, now
+from bdlab.vault.leases import DatabaseLease, Ttl, now
 
 #: Section of the settings -> the fields of it that Vault holds, by these names.
 ADDRESS_FIELDS = {
@@ -143,7 +143,7 @@ class LeasedDatabaseLogin:
             password=Secret(str(answer["data"]["password"])),
             lease_id=str(answer["lease_id"]),
         )
-        ttl = Ttl.granted(asked, lease_seconds(answer), renewable=bool(answer.get("renewable")))
+        ttl = Ttl.granted(asked, answer.get("lease_duration"), renewable=bool(answer.get("renewable")))
         self.lease = DatabaseLease(login, ttl)
         _log.debug("new database login", user=login.user, ttl_s=ttl.ttl_s)
 
@@ -167,7 +167,7 @@ class LeasedDatabaseLogin:
         except VaultError as error:
             _log.info("the database lease is gone; taking a new one", problem=error.message)
             return False
-        renewed = lease.ttl.renewed(asked, lease_seconds(answer))
+        renewed = lease.ttl.renewed(asked, answer.get("lease_duration"))
         if not renewed.capped:
             self.lease = DatabaseLease(lease.login, renewed)
         return not renewed.capped

@@ -5,7 +5,7 @@ from typing import Any
 from bdlab.errors import VaultError, VaultUnavailable
 from bdlab.probes import VaultState
 from bdlab.vault.client import VaultClient
-from bdlab.vault.leases import DatabaseLease, Ttl
+from bdlab.vault.logins import LeasedDatabaseLogin, LeasedToken
 
 _TIMEOUT_S = 2.0
 _ENABLE = (
@@ -16,13 +16,7 @@ _ENABLE = (
 
 
 def probe_vault(
-    client: VaultClient,
-    *,
-    kv_path: str,
-    token: Ttl | None,
-    lease: DatabaseLease | None,
-    wants_lease: bool,
-    audit: bool = False,
+    token: LeasedToken, database: LeasedDatabaseLogin, *, kv_path: str, audit: bool = False
 ) -> VaultState:
     """Ask Vault, and read a real secret: with a full audit disk Vault calls itself healthy and serves
     nothing.
@@ -30,11 +24,12 @@ def probe_vault(
     `connected` is whether it answers requests; `authenticated` whether it accepts this session's token. With
     `audit` it is also asked whether it has an audit log.
     """
+    client, lease = token.client, database.lease
     found: dict[str, Any] = {
         "connected": False,
-        "token_ttl_s": max(0.0, token.remaining_s) if token else None,
+        "token_ttl_s": max(0.0, token.ttl.remaining_s) if token.ttl else None,
         "lease_ttl_s": max(0.0, lease.ttl.remaining_s) if lease else None,
-        "credentials_valid": bool(token and token.valid and (not wants_lease or (lease and lease.ttl.valid))),
+        "credentials_valid": token.valid and (database.valid or not database.role),
     }
     kv_mount = client.settings.kv_mount
     try:

@@ -18,12 +18,12 @@ from bdlab.probes import VaultState
 from bdlab.retry import wait_for
 from bdlab.services import DAEMONS
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, Settings
-from bdlab.vault import probe
 from bdlab.vault.client import VaultClient
 from bdlab.vault.client_reports import ClientReporter
 from bdlab.vault.identity import Identity
 from bdlab.vault.leases import DatabaseLease, now
 from bdlab.vault.logins import LeasedDatabaseLogin, LeasedToken, StoredKafkaLogin, address_layer
+from bdlab.vault.probe import probe_vault
 from bdlab.vault.renewal import RenewalThread, Task
 
 _TOKEN, _DATABASE, _KAFKA = "token", "database login", "Kafka login"
@@ -197,14 +197,9 @@ class VaultSession:
             # No thread renews the token of a command that looks again and again.
             with contextlib.suppress(VaultError), self._lock:
                 self._token.keep()
-        return probe.probe_vault(
-            self._client,
-            kv_path="kafka/credentials" if self._wants_kafka else "database/credentials",
-            token=self._token.ttl,
-            lease=self._database.lease,
-            wants_lease=bool(self._database.role),
-            audit=self._service == "status",
-        )
+        kv_path = "kafka/credentials" if self._wants_kafka else "database/credentials"
+        audit = self._service == "status"
+        return probe_vault(self._token, self._database, kv_path=kv_path, audit=audit)
 
     # -- at the start ----------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ A run that was killed is run again. A run that finds nothing to do writes nothin
 """
 
 import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from bdlab.errors import PolicyDenied, TokenRefused
 from bdlab.services import IDENTITIES, RECOVERY
@@ -16,7 +16,7 @@ from bdlab.vault.bootstrap.database import connection, role_entries
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.mounts import mounts
 from bdlab.vault.bootstrap.namespace import NAMESPACE, namespace_step, root_namespace_step
-from bdlab.vault.bootstrap.plan import Change, Plan, Report, Step, StepOutcome, StepResult, in_parallel
+from bdlab.vault.bootstrap.plan import Change, Plan, Step, StepOutcome, StepResult, in_parallel
 from bdlab.vault.bootstrap.policies import approle_entries, policy_entries
 from bdlab.vault.bootstrap.seal import initialise, unseal
 from bdlab.vault.bootstrap.secret_ids import secret_ids
@@ -27,7 +27,7 @@ from bdlab.vault.probe import audit_missing
 _ROOT_TOKEN = "root token"  # noqa: S105 - the name of a step
 
 
-def bootstrap(plan: Plan, report: Report) -> list[StepResult]:
+def bootstrap(plan: Plan, report: Callable[[StepResult], None]) -> list[StepResult]:
     """Do the steps that are missing, and return the result of each; `report` gets each when it is known.
 
     Raises VaultUnavailable if Vault does not answer or does not open in time, VaultError if no token can be

@@ -263,11 +263,11 @@ def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT_
 @contextlib.contextmanager
 def temporary_token(plan: Plan, *, ttl: timedelta) -> Iterator[VaultClient]:
     """Yield such a client, and revoke its token at the end, whatever happens."""
-    client = make_token(plan, ttl=ttl)
-    try:
-        yield client
-    finally:
-        _revoke(client)
+    with contextlib.closing(make_token(plan, ttl=ttl)) as client:
+        try:
+            yield client
+        finally:
+            _revoke(client)
 
 
 def _user() -> str:

@@ -29,9 +29,6 @@ class StepResult(msgspec.Struct, frozen=True):
     details: tuple[str, ...] = ()
 
 
-Report = Callable[[StepResult], None]
-
-
 class Seeds(msgspec.Struct, frozen=True, kw_only=True):
     """The values of `.env`, with PostgreSQL's `administrator`. Times are in seconds; None: not set.
 

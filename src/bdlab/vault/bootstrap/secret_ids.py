@@ -34,7 +34,8 @@ def secret_ids(plan: Plan, anonymous: VaultClient, services: Sequence[str]) -> S
 
     def obtain(handed_over: Collection[str]) -> None:
         # Unwrapped here: vault-init itself is the receiver, and a command may not be run in time.
-        for service in {INSPECT, RECOVERY, *plan.renew}.intersection(handed_over):
+        renewed = set(plan.renew).intersection(handed_over)
+        for service in {INSPECT, RECOVERY, *renewed}.intersection(services):
             identities[service].obtain(anonymous)
 
     return Step(name="secret ids", missing=missing, at_once=True, finish=obtain)
