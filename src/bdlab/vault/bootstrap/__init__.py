@@ -13,13 +13,12 @@ from bdlab.services import IDENTITIES, RECOVERY
 from bdlab.vault.bootstrap.admin_access import AdminAccess, vault_init_lock
 from bdlab.vault.bootstrap.certificate_authorities import certification
 from bdlab.vault.bootstrap.database import connection, role_entries
+from bdlab.vault.bootstrap.identities import approle_entries, policy_entries, secret_ids
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.mounts import mounts
 from bdlab.vault.bootstrap.namespace import NAMESPACE, namespace_step, root_namespace_step
 from bdlab.vault.bootstrap.plan import Change, Plan, Step, StepOutcome, StepResult, in_parallel
-from bdlab.vault.bootstrap.policies import approle_entries, policy_entries
 from bdlab.vault.bootstrap.seal import initialise, unseal
-from bdlab.vault.bootstrap.secret_ids import secret_ids
 from bdlab.vault.bootstrap.seeds import key_values
 from bdlab.vault.client import VaultClient
 from bdlab.vault.probe import audit_missing
