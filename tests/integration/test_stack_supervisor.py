@@ -195,6 +195,14 @@ def test_a_long_log_is_copied_aside_while_the_child_goes_on(tmp_path: Path) -> N
         process.stop(1)
 
 
+def test_the_end_of_a_log_is_of_the_last_start_alone(tmp_path: Path) -> None:
+    for process, said in ((Process("twice", tmp_path), said) for said in ("one", "two")):
+        process.spawn(["echo", said], os.environ)
+        assert process.wait(20) == 0
+        assert process.tail() == said
+    assert process.log_file.read_bytes() == b"one\ntwo\n"
+
+
 def test_a_start_can_be_interrupted(tmp_path: Path) -> None:
     stop = threading.Event()
     folder = DataFolder(tmp_path / "data")

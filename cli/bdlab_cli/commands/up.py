@@ -50,6 +50,7 @@ def up(
     folder = DataFolder(data_dir)
     kept = folder.model_path
     chosen = kept if model is None else model_file(model)
+    contract = load_contract(chosen)
     if chosen != kept:
         what = f"the model is {chosen or 'the shipped one'}, which the folder keeps once it is up"
         show(Event("notice", "model", what))
@@ -72,7 +73,7 @@ def up(
         )
         endpoints = stack.open(stop)
         try:
-            terminal.echo(welcome(endpoints, kind, folder.path, load_contract(endpoints.model_path)))
+            terminal.echo(welcome(endpoints, kind, folder.path, contract))
             stack.watch(stop)
             terminal.echo("stopping; once more Ctrl-C ends everything at once", err=True)
         finally:

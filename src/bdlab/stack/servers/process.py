@@ -103,6 +103,7 @@ class Process:
         self.log_file = self.data_dir / "logs" / f"{name}.log"
         self._record_file = self.data_dir / "run" / f"{name}.json"
         self._output_file = output_file
+        self._log_begins = 0
         self._popen: subprocess.Popen[bytes] | None = None
 
     @property
@@ -145,6 +146,7 @@ class Process:
             self.trim_log()
             with contextlib.ExitStack() as files:
                 errors = files.enter_context(_private(self.log_file, "ab"))
+                self._log_begins = errors.tell()
                 output = (
                     files.enter_context(_private(self._output_file, "wb")) if self._output_file else errors
                 )
@@ -178,8 +180,8 @@ class Process:
         return None
 
     def tail(self, lines: int = 5) -> str:
-        """Return the last lines of the log."""
-        return tail(self.log_file, lines)
+        """Return the last lines of the log since the last start."""
+        return tail(self.log_file, lines, self._log_begins)
 
     def end_leftover(self) -> None:
         """End the process that a killed run left behind.
@@ -202,13 +204,16 @@ class Process:
             if self.log_file.stat().st_size > limit_bytes:
                 shutil.copyfile(self.log_file, self.log_file.with_suffix(".log.1"))
                 os.truncate(self.log_file, 0)
+                self._log_begins = 0
 
 
-def tail(file: Path, lines: int) -> str:
-    """Return the last lines of a text file without a stack trace's frames; "" if there is no file."""
+def tail(file: Path, lines: int, begin: int = 0) -> str:
+    """Return the last lines of a text file from the byte `begin`, without a stack trace's frames; "" if there
+    is no file.
+    """
     try:
         with file.open("rb") as handle:
-            handle.seek(max(0, handle.seek(0, os.SEEK_END) - 16_384))
+            handle.seek(max(begin, handle.seek(0, os.SEEK_END) - 16_384))
             text = handle.read().decode("utf-8", "replace")
     except OSError:
         return ""
