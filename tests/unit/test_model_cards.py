@@ -400,6 +400,13 @@ def test_the_commands_write_and_check_a_card(
     assert "wrong: houses.joblib takes the column 'city'" in bdlab("check", card, code=10)
 
 
+def test_up_starts_no_server_for_a_model_that_is_not_there(tmp_path: Path) -> None:
+    done = run("up", "--data-dir", str(tmp_path / "stack"), "--model", "none.card.json", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"the model file {tmp_path / 'none.card.json'} cannot be read" in done.stderr
+    assert not (tmp_path / "stack").exists()
+
+
 # The Python API.
 
 
