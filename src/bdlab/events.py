@@ -154,12 +154,8 @@ class EventCodec:
         self._make = Copier(self.event, self.input, self.score)
         moments = [field.column for field in contract if field.kind == "date-time"]
         self._moments = [*moments, "created_at", "timestamp"]
-        # Later fields would change the id of what was asked before they were there.
-        self._later = [
-            (field.name, field.column, field.default) for field in contract.inputs if field.since > 1
-        ]
-        self._first = input_type(contract.at(1), Input)
-        self._first_of = Copier(self._first, self.input)
+        later = [field for field in contract.inputs if field.since > 1]
+        self._canonical = [*contract.at(1).inputs, *later] if later else None
 
     @cached_property
     def plain(self) -> PlainJson:
@@ -172,14 +168,13 @@ class EventCodec:
         The same key with the same input gives the same id; with another input it gives another id. The
         canonical form has the fields of the first contract, then later ones that differ from their default.
         """
-        canonical = _encoder.encode(self._first_of(given) if self._later else given)
-        later = {
-            name: value
-            for name, column, default in self._later
-            if (value := getattr(given, column)) != default
-        }
-        if later:
-            canonical = canonical[:-1] + b"," + _encoder.encode(later)[1:]
+        found: Any = given
+        if self._canonical:  # later fields would change the id of what was asked before they were there
+            values = ((field, getattr(given, field.column)) for field in self._canonical)
+            found = {
+                field.name: value for field, value in values if field.since == 1 or value != field.default
+            }
+        canonical = _encoder.encode(found)
         digest = hashlib.sha256(b"\x00".join((key.encode("utf-8", "surrogatepass"), canonical))).digest()
         number = int.from_bytes(digest[:16])
         return uuid8(number >> 80, number >> 64 & 0xFFF, number & (1 << 62) - 1)
