@@ -32,7 +32,6 @@ TABLE_ROWS = 50
 """How many results a table shows; --json and --output give all."""
 
 _DOUBTED = "? few words are known, or stars and sentiment contradict each other: --json tells which"
-_UNSURE = "? the model doubts it: --json tells why"
 _WIDE = 80
 _ID_WIDTH = 39
 
@@ -303,9 +302,8 @@ class _Table(Results):
         """Return a table with a row for each result; on a narrow terminal an id stays whole."""
         from rich.table import Table
 
-        doubt = _DOUBTED if is_rating(self._contract) else _UNSURE
         doubted = any(row["warning"] for row in rows)
-        table = Table(caption=doubt if doubted else None, caption_justify="left")
+        table = Table(caption=_DOUBTED if doubted else None, caption_justify="left")
         for place, column in enumerate(columns):
             table.add_column(column.title, overflow="fold", ratio=None if place else 3)
         if self._published:
