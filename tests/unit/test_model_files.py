@@ -121,6 +121,7 @@ def test_a_folder_with_two_cards_is_not_guessed_at(model: Path) -> None:
             "regex",
         ),
         (b"\xff\xfe", "malformed"),
+        (b'{"name": "a", "training": {"a": ' + b"[" * 100_000, "recursion"),
     ],
 )
 def test_a_file_that_is_no_card_says_why(tmp_path: Path, content: bytes, why: str) -> None:
