@@ -5,10 +5,12 @@ __all__ = ["__version__", "load_model"]
 
 TYPE_CHECKING = False  # importing typing would take most of the time of `import bdlab`
 if TYPE_CHECKING:
+    from os import PathLike
+
     from bdlab.model.loaded import Model
 
 
-def load_model(path: str = "") -> "Model":
+def load_model(path: "str | PathLike[str]" = "") -> "Model":
     """Return the model of a card, its folder, or a joblib file with its sha256; empty is the shipped one.
 
     Raises `bdlab.errors.ModelError` if it cannot be loaded, and InvalidInput if a package is missing.

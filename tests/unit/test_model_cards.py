@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import joblib
@@ -97,9 +98,12 @@ def test_a_card_of_a_regression_has_what_model_and_sample_say(sample: Path, tmp_
     assert draft.path == str(tmp_path / "houses.card.json")
     assert properties(draft) == {
         "city": {"enum": ["Bonn", "Köln", "Ulm", None], "examples": ["Köln"]},
-        "living area (m2)": {"type": ["number", "null"], "examples": [41.5]},
-        "rooms": {"type": "integer", "examples": [1]},
-        "isNew": {"type": "boolean", "examples": [True]},
+        "living area (m2)": {
+            "type": ["number", "null"],
+            "examples": [41.5, 42.5, 43.5, 44.5, 46.5, 47.5, 48.5, 49.5, 51.5, 52.5],
+        },
+        "rooms": {"type": "integer", "examples": [1, 2, 3, 4, 5, 6]},
+        "isNew": {"type": "boolean", "examples": [True, False]},
     }
     assert properties(draft, "output") == {"prediction": {"type": "number"}}
     whys = {found.field: found.why for found in draft.guesses}
@@ -117,7 +121,8 @@ def test_a_card_of_a_regression_has_what_model_and_sample_say(sample: Path, tmp_
 
 def test_bounds_only_where_they_are_asked_for(sample: Path, tmp_path: Path) -> None:
     draft = draft_card(regression(tmp_path), sample, bounds=True)
-    assert properties(draft)["rooms"] == {"type": "integer", "minimum": 1, "maximum": 6, "examples": [1]}
+    rooms = {"type": "integer", "minimum": 1, "maximum": 6, "examples": [1, 2, 3, 4, 5, 6]}
+    assert properties(draft)["rooms"] == rooms
     assert properties(draft)["living area (m2)"]["maximum"] == 99.5
     assert "minimum" not in properties(draft)["isNew"]
 
@@ -153,7 +158,8 @@ def test_a_missing_text_is_null_only_if_the_model_takes_null(sample: Path, tmp_p
     rows = sample_frame()
     model = houses(Ridge(), notes=True).fit(rows.fillna({"note": ""}), rows["price"])
     draft = draft_card(dumped(model, tmp_path), sample)
-    assert properties(draft)["note"] == {"type": "string", "default": "", "examples": ["note 1"]}
+    notes = [f"note {place}" for place in range(1, 11)]
+    assert properties(draft)["note"] == {"type": "string", "default": "", "examples": notes}
     assert None in properties(draft)["city"]["enum"]
     assert "takes no null" in next(found.why for found in draft.guesses if found.field == "note")
 
@@ -350,7 +356,32 @@ def test_check_finds_a_missing_file_and_a_changed_one(sample: Path, tmp_path: Pa
         inspect(str(tmp_path / "none.card.json"))
 
 
-def test_check_finds_an_enum_in_another_order_than_the_probabilities(sample: Path, tmp_path: Path) -> None:
+def test_a_text_that_looks_like_a_number_is_a_text_to_a_model_of_texts(sample: Path, tmp_path: Path) -> None:
+    rows = pd.DataFrame({"code": [100 + place for place in range(60)]})
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression())
+    file = dumped(model.fit(rows["code"].astype(str), [place % 2 for place in range(60)]), tmp_path)
+    rows.assign(more=1).to_csv(sample, index=False)
+    with pytest.raises(ModelError) as refused:
+        draft_card(file, sample)
+    assert "'code', 'more'; if one is none, name it with --target" in refused.value.hint
+    rows.to_csv(sample, index=False)
+    draft = draft_card(file, sample)
+    assert properties(draft)["code"]["type"] == "string"
+    expected = model.predict(rows["code"].astype(str)).tolist()
+    found = load_model(draft.path).predict(rows.astype(str).to_dict("records"))
+    assert [int(score["prediction"]) for score in found] == expected
+
+
+def test_a_sample_without_rows_is_no_sample(sample: Path, tmp_path: Path) -> None:
+    file = regression(tmp_path)
+    card = Path(draft_card(file, sample, target="price").path)
+    sample.write_text(sample.read_text().splitlines()[0])
+    for contract in (None, card):
+        with pytest.raises(InvalidInput, match="has no rows"):
+            draft_card(file, sample, contract=contract, force=True)
+
+
+def test_the_order_of_probabilities_without_names_is_in_the_card(sample: Path, tmp_path: Path) -> None:
     rows = sample_frame()[["price", "rooms"]]
     rows.to_csv(sample, index=False)
     own = rows.to_numpy(np.float32)
@@ -363,8 +394,25 @@ def test_check_finds_an_enum_in_another_order_than_the_probabilities(sample: Pat
     path = changed(
         draft.path, lambda card: card["contract"]["output"]["properties"]["prediction"].update(enum=enum)
     )
-    [found] = inspect(path, sample).findings
-    assert "not the most probable" in found.what
+    assert draft.card.files["houses.onnx"].classes == ("0", "1")
+    given = rows.to_dict("records")
+    expected = [str(label) for label in model.predict(own)]
+    assert inspect(path, sample).findings == ()
+    found = load_model(path).predict(given)
+    assert [score["prediction"] for score in found] == expected
+    assert min(score["confidence"] for score in found) >= 0.5
+    # Without it the enum is taken for the order, and the example shows that it is not.
+    changed(path, lambda card: card["files"]["houses.onnx"].pop("classes"))
+    [finding] = inspect(path, sample).findings
+    assert "by the order of the enum is not the surest" in finding.what
+    assert '"classes" of the file' in finding.hint
+    changed(path, lambda card: card["contract"]["output"]["properties"]["prediction"].update(enum=["0", "1"]))
+    assert [score["prediction"] for score in load_model(path).predict(given)] == expected
+    # A model that was trained again may have them in another order; the sample shows it.
+    again = draft_card(
+        tmp_path / "houses.onnx", sample, contract=Path(path), output=tmp_path / "again", version="2"
+    )
+    assert again.card.files["houses.onnx"].classes == ("0", "1")
 
 
 # The commands.
@@ -430,6 +478,20 @@ def test_a_loaded_model_predicts_rows_and_says_what_is_wrong_with_one(sample: Pa
     shipped = load_model().predict({"text": "This product is terrible!"})
     assert shipped["sentiment"] == "negative"
     assert shipped["explanation"][0]["term"] == "terrible"
+
+
+def test_a_loaded_model_takes_the_values_and_paths_that_programs_have(sample: Path, tmp_path: Path) -> None:
+    model = load_model(Path(draft_card(regression(tmp_path), sample).path))
+    row = {"city": "Ulm", "living area (m2)": 80.5, "rooms": 3, "isNew": True}
+    area, rooms, new = np.float64(80.5), np.int64(3), np.bool_(1)
+    same = row | {"living area (m2)": area, "rooms": rooms, "isNew": new, "more": object()}
+    assert model.predict([same, MappingProxyType(row)]) == model.predict([row, row])
+    wrong = {"city": object(), "living area (m2)": float("nan"), "rooms": np.array([1, 2]), "isNew": pd.NA}
+    assert [problem.field for problem in model.validate(wrong)] == [*row]
+    assert [problem.field for problem in model.validate({1: 2})] == ["city", "rooms", "isNew"]
+    for unusable in (None, "abc", 7):
+        [problem] = model.validate(unusable)  # type: ignore[arg-type] # as an untyped program may
+        assert "has to be a JSON object" in problem.why
 
 
 def test_importing_bdlab_loads_none_of_it() -> None:

@@ -131,7 +131,34 @@ def test_a_file_that_is_no_card_says_why(tmp_path: Path, content: bytes, why: st
     assert why in refused.value.message
 
 
-@pytest.mark.parametrize("name", ["../small.terms.json.gz", "/etc/passwd", "..", "a\\b"])
+def test_a_card_may_begin_with_a_byte_order_mark(model: Path) -> None:
+    path = model / "small.card.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_scorer(str(path)).name == "small@0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('"version"', '"version": "9", "version"', "'version' stands twice"),
+        ('"text": {', '"text": {"type": "string"}, "text": {', "'text' stands twice"),
+        ('"contract"', '"contracts"', "'contracts'; is 'contract' meant"),
+        ('"contract"', '"Contract"', "'Contract'; is 'contract' meant"),
+        ('"role"', '"trusts": ["a"], "role"', "unknown field `trusts`"),
+        ('"training"', f'"deep": {"[" * 5000}{"]" * 5000}, "training"', "recursion"),
+    ],
+)
+def test_what_a_card_says_unclearly_is_refused(model: Path, old: str, new: str, why: str) -> None:
+    path = model / "small.card.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ModelError, match=r"small\.card\.json is not a model card") as refused:
+        load_scorer(str(path))
+    assert why in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "name", ["../small.terms.json.gz", "/etc/passwd", "..", "a\\b", "a\0b", "a" * 256, "\n"]
+)
 def test_a_card_names_only_files_beside_it(model: Path, name: str) -> None:
     change_card(model, lambda card: card["files"].update({name: card["files"]["small.terms.json.gz"]}))
     with pytest.raises(ModelError, match="not beside it"):

@@ -458,6 +458,11 @@ class Constant(BaseEstimator):  # type: ignore[misc] # it has no types
         ),
         (Constant([7.0]), PRICE | {"confidence": CLASS["confidence"]}, "output 'confidence'"),
         ({"rating": Constant([7.0])}, PRICE, "is a dict, which does not predict"),
+        (
+            lightgbm.train({"verbose": -1}, lightgbm.Dataset(np.ones((9, 3)), range(9)), 1),
+            PRICE,
+            "is a Booster of lightgbm",
+        ),
     ],
 )
 def test_a_prediction_that_is_not_the_contracts_is_refused_at_loading(

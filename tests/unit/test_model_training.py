@@ -41,8 +41,8 @@ def test_the_card_tells_what_the_model_is(small_training: tuple[Path, Card]) -> 
         content = (folder / name).read_bytes()
         assert (file.sha256, file.bytes) == (sha256_of(content), len(content))
     assert card.data is not None
-    assert card.data.sha256 == sha256_of(SMALL_REVIEWS.read_bytes())
-    assert (card.data.rows, card.data.products, sum(card.data.stars.values())) == (72, 12, 72)
+    assert card.data["sha256"] == sha256_of(SMALL_REVIEWS.read_bytes())
+    assert (card.data["rows"], card.data["products"], sum(card.data["stars"].values())) == (72, 12, 72)
     assert {"bdlab", "python", "scikit-learn", "numpy", "scipy", "joblib"} == set(card.libraries)
     assert "HelpfulnessNumerator" in card.unused_columns
     assert card.training["rating_c"] > 0
@@ -51,13 +51,13 @@ def test_the_card_tells_what_the_model_is(small_training: tuple[Path, Card]) -> 
 def test_the_cards_figures_beat_a_constant_guess(small_training: tuple[Path, Card]) -> None:
     validation = small_training[1].validation
     assert validation is not None
-    assert validation.folds == len(validation.per_fold) == 5
-    assert sum(fold.reviews for fold in validation.per_fold) == validation.metrics.reviews == 72
-    assert validation.metrics.star_mse < 0.6 * validation.constant.star_mse
-    assert validation.metrics.negative_f1 > 0.7
-    assert validation.metrics.sentiment_auc is not None
-    assert validation.metrics.sentiment_auc > 0.9
-    assert (validation.constant.sentiment_auc, validation.constant.negative_f1) == (0.5, 0.0)
+    assert validation["folds"] == len(validation["per_fold"]) == 5
+    assert sum(fold["reviews"] for fold in validation["per_fold"]) == validation["metrics"]["reviews"] == 72
+    assert validation["metrics"]["star_mse"] < 0.6 * validation["constant"]["star_mse"]
+    assert validation["metrics"]["negative_f1"] > 0.7
+    assert validation["metrics"]["sentiment_auc"] is not None
+    assert validation["metrics"]["sentiment_auc"] > 0.9
+    assert (validation["constant"]["sentiment_auc"], validation["constant"]["negative_f1"]) == (0.5, 0.0)
 
 
 def test_training_again_gives_the_same_data_file(small_model: Path, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_text_listed_under_another_product_is_not_learnt_by_heart(tmp_path: Pa
     rows = [f"{side}{n},{1 + 4 * (n % 2)},,{word} {word}er" for side in "pq" for n, word in enumerate(words)]
     card = train(csv_file(tmp_path, HEADER, *rows), tmp_path / "model", folds=4)
     assert card.validation is not None
-    assert card.validation.metrics.star_mse > 3
+    assert card.validation["metrics"]["star_mse"] > 3
 
 
 def test_a_file_without_summaries_can_be_trained_on(tmp_path: Path) -> None:

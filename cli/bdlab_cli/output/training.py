@@ -1,18 +1,19 @@
 """The training of a model, as `bdlab train` shows it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from bdlab.model.card import SUFFIX, Card, Metrics
+from bdlab.model.card import SUFFIX, Card
 from bdlab_cli.output import terminal
 from bdlab_cli.output.progress import progress_bar
 
-#: field of Metrics -> how it is shown
+#: figure -> how it is shown
 _SHOWN = {
     "star_mse": "stars: MSE",
     "star_mae": "stars: MAE",
@@ -47,21 +48,15 @@ def _time(seconds: float) -> str:
 def show(card: Card, output: Path) -> None:
     """Print the figures and the files of a model that was trained into `output`."""
     out = terminal.stdout()
-    assert card.data is not None, "training writes it"  # noqa: S101
-    assert card.validation is not None, "training writes it"  # noqa: S101
-    validation = card.validation
+    data, validation = card.data or {}, card.validation or {}
     figures = (
         Column(name, justify="right") for name in ("model", "worst fold … best fold", "constant guess")
     )
-    title = f"{card.title}: {card.data.rows} reviews, {card.data.products} products"
-    table = Table("figure", *figures, title=f"{title}, {validation.folds} folds grouped by product")
+    title = f"{card.title}: {data['rows']} reviews, {data['products']} products"
+    table = Table("figure", *figures, title=f"{title}, {validation['folds']} folds grouped by product")
     for field, label in _SHOWN.items():
-        table.add_row(
-            label,
-            _number(validation.metrics, field),
-            _range(validation.per_fold, field),
-            _number(validation.constant, field),
-        )
+        model, constant = validation["metrics"][field], validation["constant"][field]
+        table.add_row(label, _number(model), _range(validation["per_fold"], field), _number(constant))
     out.print(table)
     for file, entry in card.files.items():
         out.print(
@@ -78,13 +73,12 @@ def show(card: Card, output: Path) -> None:
     )
 
 
-def _number(metrics: Metrics, field: str) -> str:
-    value = getattr(metrics, field)
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _range(folds: tuple[Metrics, ...], field: str) -> str:
-    values = sorted(value for fold in folds if (value := getattr(fold, field)) is not None)
+def _range(folds: Sequence[Mapping[str, Any]], field: str) -> str:
+    values = sorted(fold[field] for fold in folds if fold[field] is not None)
     if not values:
         return "-"
     worst, best = (values[-1], values[0]) if field.startswith("star_") else (values[0], values[-1])

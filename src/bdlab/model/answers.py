@@ -53,8 +53,9 @@ class LibraryScorer:
         except ModelError as error:
             raise ModelError(f"the model {self.name} {error.message}", hint=error.hint or PAGE) from error
         except Exception as error:  # a foreign model may raise anything
+            why = str(error).partition("\nStack trace")[0].strip()  # which XGBoost has, of C++
             raise ModelError(
-                f"the model {self.name} failed: {type(error).__name__}: {error}", hint=PAGE
+                f"the model {self.name} failed: {type(error).__name__}: {why}", hint=PAGE
             ) from error
 
 
@@ -104,8 +105,13 @@ class Answers:
             )
         return [self._make(prediction=value) for value in found]
 
-    def classes(self, labels: Any, chances: Any, names: Sequence[str], count: int) -> list[Score]:
-        """Return the scores of a classification: the label of each, and its probability among `names`."""
+    def classes(
+        self, labels: Any, chances: Any, names: Sequence[str], count: int, *, surest: bool = False
+    ) -> list[Score]:
+        """Return the scores of a classification: the label of each, and its probability among `names`.
+
+        With `surest` the label has to be the most probable class: otherwise `names` may be in another order.
+        """
         table: Floats = np.asarray(chances, dtype=float)
         if table.shape != (count, len(names)):
             raise _wrong_count(table.shape, count)
@@ -120,6 +126,12 @@ class Answers:
         for name, row in zip(found, table.clip(0, 1).tolist(), strict=True):
             if name not in places:
                 raise ModelError(f"predicted the class {name!r}, and gave no probability for it", hint=PAGE)
+            if surest and row[places[name]] < max(row):
+                raise ModelError(
+                    f"predicted the class {name!r}, which by the order of the enum is not the surest",
+                    hint='Give the card the order of the probabilities: "classes" of the file. '
+                    "`bdlab model init` finds it.",
+                )
             more = {PROBABILITIES: dict(zip(names, row, strict=True))} if self._all else {}
             scores.append(self._make(prediction=name, confidence=row[places[name]], **more))
         return scores

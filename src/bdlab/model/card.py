@@ -1,6 +1,9 @@
 """The model card: a model's name, training data, quality, and the sha256 of its files."""
 
+import codecs
+import difflib
 import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,57 +15,23 @@ from bdlab.errors import ContractInvalid, InvalidInput, ModelError, ModelNotFoun
 
 SUFFIX = ".card.json"
 
+_MOST_NAME = 255
+"""The most bytes that a file system takes as the name of a file."""
+
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """`role` is `terms` (the run-time scorer's data), `pipeline` (scikit-learn's, written by joblib), `skops`
-    or `onnx`. `trusted` are the types that a skops file may hold beside those that skops itself trusts.
+    or `onnx`. `trusted` are the types that a skops file may hold beside those that skops itself trusts;
+    `classes` is the order of an ONNX model's probabilities, if these have no names.
     """
 
     role: str
     sha256: Sha256
     bytes: int
     trusted: tuple[str, ...] = ()
-
-
-class Data(msgspec.Struct, frozen=True, kw_only=True):
-    """The training data. `sha256` is of the CSV file."""
-
-    file: str
-    sha256: Sha256
-    rows: int
-    products: int
-    stars: dict[str, int]
-
-
-class Metrics(msgspec.Struct, frozen=True, kw_only=True):
-    """Errors are in stars; the figures of the sentiment leave out 3-star reviews.
-
-    A figure that is not defined for the reviews is None, such as the AUC if all of them are positive.
-    """
-
-    reviews: int
-    star_mse: float
-    star_mae: float
-    sentiment_auc: float | None
-    sentiment_accuracy: float | None
-    negative_f1: float
-    negative_precision: float
-    negative_recall: float
-
-
-class Validation(msgspec.Struct, frozen=True, kw_only=True):
-    """`metrics` are over all reviews, each predicted by a model that was not trained on its product.
-
-    `constant` are those of predicting the mean rating and the more frequent sentiment of the training folds.
-    """
-
-    method: str
-    folds: int
-    metrics: Metrics
-    constant: Metrics
-    per_fold: tuple[Metrics, ...]
+    classes: tuple[str, ...] = ()
 
 
 class Title(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,13 +42,16 @@ class Title(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Card(Title, frozen=True, kw_only=True, omit_defaults=True):
-    """A model card. `contract` is the model's, as docs/contract.md has it; without one it is of reviews."""
+    """A model card. `contract` is the model's, as docs/contract.md has it; without one it is of reviews.
+
+    `data` and `validation` are what `bdlab train` says of its data and its cross-validation.
+    """
 
     files: Annotated[dict[str, File], Meta(min_length=1)]
     contract: dict[str, Any] | None = None
     created_at: str = ""
-    data: Data | None = None
-    validation: Validation | None = None
+    data: dict[str, Any] | None = None
+    validation: dict[str, Any] | None = None
     training: dict[str, Any] = {}
     unused_columns: dict[str, str] = {}
     libraries: dict[str, str] = {}
@@ -92,17 +64,36 @@ class Card(Title, frozen=True, kw_only=True, omit_defaults=True):
 
 def read_card(path: Path) -> Card:
     """Return the card. Raises ModelNotFound if the file is missing, ModelError if it is not a card."""
+    content = read_file(path).removeprefix(codecs.BOM_UTF8)
     try:
-        card = msgspec.json.decode(read_file(path), type=Card)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        card = msgspec.json.decode(content, type=Card)
+        _check_names(json.loads(content, object_pairs_hook=_object))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{path} is not a model card: {error}",
             hint="`bdlab model init` writes a card beside a model; docs/model.md shows one.",
         ) from error
     for name in card.files:
-        if name in {"", ".", ".."} or Path(name).name != name or "\\" in name:
+        plain = name.isprintable() and "\\" not in name and len(name.encode()) <= _MOST_NAME
+        if not plain or name in {"", ".", ".."} or Path(name).name != name:
             raise ModelError(f"the model card {path} names the file {name!r}, which is not beside it")
     return card
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {max(names, key=names.count)!r} stands twice in an object")
+    return found
+
+
+def _check_names(card: dict[str, Any]) -> None:
+    """Raise ValueError if a name is nearly one of a card's, which would be ignored like any other."""
+    known = Card.__struct_fields__
+    for name in card.keys() - {*known}:
+        if near := difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.8):
+            raise ValueError(f"it has the name {name[:100]!r}; is {near[0]!r} meant?")
 
 
 def contract_of(card: Card, path: Path) -> Contract:

@@ -4,7 +4,7 @@ import platform
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -43,6 +43,8 @@ _MAX_ROW_BYTES = 1 << 20
 _ROLES = {".joblib": "pipeline", ".pkl": "pipeline", ".skops": "skops", ".onnx": "onnx"}
 _LIBRARIES = ("sklearn", "numpy", "pandas", "lightgbm", "xgboost", "onnxruntime")
 _MOST_CHOICES, _ROWS_A_CHOICE = 20, 10
+_MOST_EXAMPLES = 10
+"""`bdlab demo` predicts from them: one of each field would make all its inputs the same."""
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 
@@ -96,17 +98,9 @@ def draft_card(
         raise InvalidInput(f"{file} is no model file: its name ends with none of {', '.join(_ROLES)}")
     content = read_file(file)
     entry, traits = _read_model(content, role, str(file), trust=trust)
-    guesses: list[Guess] = []
-    if contract is None:
-        header, rows = _read_sample(sample, delimiter)
-        guesses = [
-            guess(header[place], [row[place] for row in rows], text=text, bounds=bounds)
-            for place, text in _places(header, traits, target, sample)
-        ]
-    # Most encoders know a missing text; what splits texts into words knows empty ones only.
-    emptied = [_emptied(each) for each in guesses]
     known = contract_of(read_card(contract), contract).document if contract else None
-    for tried in (guesses, emptied):
+    tries = [[]] if known else list(_tries(sample, traits, target, delimiter, bounds=bounds))
+    for tried in tries:
         inputs = {
             "type": "object",
             "properties": {each.field: each.schema for each in tried},
@@ -117,16 +111,21 @@ def draft_card(
         if bad := [row for row in read if isinstance(row, BadRow)]:
             raise InvalidInput(f"the sample {sample}, {bad[0]}")
         taken = [row.given for row in read if isinstance(row, Row)]
-        document = known or {"input": inputs, "output": _output(traits.classes(asked, taken))}
-        codec = codec_of(parse_contract(document))
+        if not taken:
+            raise InvalidInput(f"the sample {sample} has no rows", hint="The model has to predict some.")
         try:
+            classes = traits.classes(asked, taken)
+            if traits.ordered:
+                entry = msgspec.structs.replace(entry, classes=tuple(classes or ()))
+            document = known or {"input": inputs, "output": _output(classes)}
+            codec = codec_of(parse_contract(document))
             scorer = library_scorer(content, entry, codec, source=str(file), name=name)
             predicted = _summary(scorer.score_many(taken))
             break
         except ModelError as error:
-            if tried == emptied:
-                if guesses and traits.names is None:
-                    names = ", ".join(repr(each.field) for each in guesses)
+            if tried is tries[-1]:
+                if tried and traits.names is None:
+                    names = ", ".join(repr(each.field) for each in tried)
                     error.hint = (
                         f"Its inputs were {names}; if one is none, name it with --target. {error.hint}"
                     )
@@ -140,6 +139,26 @@ def draft_card(
         replace_file(folder / file.name, content)
     replace_file(path, encode_card(card))
     return Draft(str(path), card, tried, predicted)
+
+
+def _tries(
+    sample: Path, traits: Traits, target: str, delimiter: str, *, bounds: bool
+) -> Iterator[list[Guess]]:
+    """Return guesses of all fields, until a model predicts with them."""
+    header, rows = _read_sample(sample, delimiter)
+    places = _places(header, traits, target, sample)
+
+    def guesses(*, all_text: bool = False) -> list[Guess]:
+        return [
+            guess(header[place], [row[place] for row in rows], text=text or all_text, bounds=bounds)
+            for place, text in places
+        ]
+
+    yield guesses()
+    # Most encoders know a missing text; what splits texts into words knows empty ones only.
+    yield [_emptied(each) for each in guesses()]
+    if traits.unknown:  # a text may look like a number
+        yield [_emptied(each) for each in guesses(all_text=True)]
 
 
 def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool = False) -> Guess:
@@ -171,9 +190,10 @@ def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool =
     if missing := len(cells) - len(found):
         why += f"; {missing} are missing"
         schema |= {"enum": [*different, None]} if "enum" in schema else {"type": [schema["type"], "null"]}
+    examples = [*dict.fromkeys(values)][: 1 if "enum" in schema else _MOST_EXAMPLES]
     if len(different) == 1:
         why += "; all are the same, which makes no default"
-    return Guess(name, {**schema, "examples": values[:1]}, why, bool(missing))
+    return Guess(name, {**schema, "examples": examples}, why, bool(missing))
 
 
 def _emptied(found: Guess) -> Guess:

@@ -60,13 +60,7 @@ def _problems(scorer: Scorer, rows: list[Row | BadRow]) -> Iterator[Finding]:
         else:
             valid.append(row)
     try:
-        scores = scorer.score_many([row.given for row in valid])
-        classes = len(scorer.codec.contract.classes)
-        if classes and 2 * sum(score.confidence < 1 / classes for score in scores) > len(scores):
-            yield Finding(
-                "most predictions have a class that is not the most probable one",
-                "Put the enum of the prediction into the order of the model's classes.",
-            )
+        scorer.score_many([row.given for row in valid])
     except ModelError:
         for row in valid:
             try:

@@ -1,5 +1,6 @@
 """A model for programs: its contract, its checks and its predictions, in Python's own types."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
@@ -16,9 +17,9 @@ class Model:
     Its methods may be called from several threads at once.
     """
 
-    def __init__(self, path: str = "") -> None:
+    def __init__(self, path: str | os.PathLike[str] = "") -> None:
         """Load what `path` names, as the setting `model.path` does. Raises ModelError, InvalidInput."""
-        self._scorer = load_scorer(path)
+        self._scorer = load_scorer(os.fspath(path))
         self.name = self._scorer.name
         self.sha256 = self._scorer.sha256
         self.contract = self._scorer.codec.contract
@@ -26,7 +27,7 @@ class Model:
 
     def validate(self, row: Mapping[str, Any]) -> list[FieldProblem]:
         """Return what is wrong with a row, a problem a field; an empty list if it is valid."""
-        return self._validator.find_problems(msgspec.to_builtins(row))
+        return self._validator.find_problems(_plain(row))
 
     @overload
     def predict(self, rows: Mapping[str, Any]) -> dict[str, Any]: ...
@@ -42,7 +43,7 @@ class Model:
         inputs = []
         for index, row in enumerate([rows] if one else rows):
             try:
-                inputs.append(self._validator.given_of(msgspec.to_builtins(row)))
+                inputs.append(self._validator.given_of(_plain(row)))
             except InputInvalid as error:
                 wrong = [replace(each, index=None if one else index) for each in error.problems]
                 raise InputInvalid(wrong, self.contract.noun) from None
@@ -51,3 +52,16 @@ class Model:
             for score in self._scorer.score_many(inputs)
         ]
         return scores[0] if one else scores
+
+
+def _plain(row: Any) -> Any:
+    """Return a row in JSON's types: a number of numpy is that, and what is no value of JSON an object."""
+    found = {str(name): value for name, value in row.items()} if isinstance(row, Mapping) else row
+    return msgspec.to_builtins(found, enc_hook=_value)
+
+
+def _value(found: Any) -> Any:
+    try:
+        return found.item()
+    except (AttributeError, ValueError):
+        return {}

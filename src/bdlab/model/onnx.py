@@ -1,5 +1,6 @@
 """A scorer of a model in ONNX, by onnxruntime, which runs no code of the file."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from bdlab.contract import Contract, Field
 from bdlab.errors import ModelError, require
 from bdlab.events import EventCodec, Input, Score
 from bdlab.model.answers import Answers, LibraryScorer, class_name
+from bdlab.model.card import File
 from bdlab.model.rows import Traits, column
 
 _TEXT = "tensor(string)"
@@ -47,12 +49,12 @@ def session_of(content: bytes, *, source: str) -> Any:
         ) from error
 
 
-def onnx_scorer(content: bytes, codec: EventCodec, *, source: str, name: str, sha256: str) -> LibraryScorer:
+def onnx_scorer(content: bytes, file: File, codec: EventCodec, *, source: str, name: str) -> LibraryScorer:
     """Return the scorer of a checked file. Raises ModelError if its inputs or outputs do not fit."""
     session = session_of(content, source=source)
     inputs = session.get_inputs()
     feed = _feed(inputs, codec.contract.inputs, source)
-    read, outputs = _reader(codec, session.get_outputs(), source)
+    read, outputs = _reader(codec, session.get_outputs(), file.classes, source)
     one_by_one = any(each.shape and each.shape[0] == 1 for each in inputs)
 
     def predict(rows: Sequence[Input]) -> list[Score]:
@@ -60,7 +62,7 @@ def onnx_scorer(content: bytes, codec: EventCodec, *, source: str, name: str, sh
             return [predict([row])[0] for row in rows]
         return read(session.run(outputs, feed(rows)), len(rows))
 
-    return LibraryScorer(codec, predict, name=name, sha256=sha256)
+    return LibraryScorer(codec, predict, name=name, sha256=file.sha256)
 
 
 def traits(content: bytes, *, source: str) -> Traits:
@@ -70,26 +72,29 @@ def traits(content: bytes, *, source: str) -> Traits:
     maps, numbers, labels = _kinds(session.get_outputs())
 
     def classes(contract: Contract, rows: Sequence[Input]) -> list[str] | None:
-        """Only a map has names; otherwise the rows show which label belongs to which probability."""
-        feed, found = _feed(inputs, contract.inputs, source), dict[int, str]()
+        """Only a map has names; otherwise the rows show which label mostly has the highest probability."""
+        feed, votes = _feed(inputs, contract.inputs, source), defaultdict[int, Counter[str]](Counter)
         for row in rows:
             chances, *label = session.run([*(maps or numbers)[:1], *labels[:1]], feed([row]))
             if maps:
                 return [str(key) for key in chances[0]]
             place, width = int(chances.argmax()), chances.size
-            found[place] = class_name(label[0].reshape(-1).tolist()[0]) if label else str(place)
-        if len(found) < width and found != {place: str(place) for place in found}:
+            votes[place][class_name(label[0].reshape(-1).tolist()[0]) if label else str(place)] += 1
+        found = {place: each.most_common(1)[0][0] for place, each in votes.items()}
+        shown = len({*found.values()})
+        if shown < len(found) or (shown < width and found != {place: str(place) for place in found}):
             raise ModelError(
-                f"{source} has {width} classes without names, and the sample shows {len(found)} of them",
+                f"{source} has {width} classes without names, and the sample shows {shown} of them",
                 hint="Give a sample with a row of each class, or export the model with ZipMap.",
             )
         return [found.get(place, str(place)) for place in range(width)] if width > 1 else None
 
+    ordered = bool(labels) and not maps
     if len(inputs) > 1:
-        return Traits({each.name: each.type == _TEXT for each in inputs}, None, classes)
+        return Traits({each.name: each.type == _TEXT for each in inputs}, None, classes, ordered=ordered)
     [one] = inputs
     width = one.shape[1] if len(one.shape) == 2 and isinstance(one.shape[1], int) else None
-    return Traits(None, width, classes, text=one.type == _TEXT)
+    return Traits(None, width, classes, text=one.type == _TEXT, ordered=ordered)
 
 
 def _kinds(outputs: Sequence[Any]) -> tuple[list[str], list[str], list[str]]:
@@ -142,9 +147,13 @@ _SHAPES = "docs/model.md says which inputs and outputs of ONNX models can be ser
 
 
 def _reader(
-    codec: EventCodec, outputs: Sequence[Any], source: str
+    codec: EventCodec, outputs: Sequence[Any], order: Sequence[str], source: str
 ) -> tuple[Callable[[list[Any], int], list[Score]], list[str]]:
-    """Return what reads the results of a session, and the names of those that it reads."""
+    """Return what reads the results of a session, and the names of those that it reads.
+
+    `order` has the classes as the probabilities have them; if it is empty, they are in the order of the enum,
+    and a label that is not the most probable class shows that they are not.
+    """
     choices = codec.contract.classes
     maps, numbers, labels = _kinds(outputs)
     gives = ", ".join(f"{each.name} ({each.type})" for each in outputs)
@@ -153,18 +162,18 @@ def _reader(
         if not numbers or maps:
             raise ModelError(f"{source} gives {gives}, and the contract wants one number", hint=_SHAPES)
         return lambda results, count: answers.numbers(results[0], count), numbers[:1]
-    answers = Answers(codec, (), source=source)
+    answers = Answers(codec, order, source=source)
     if not (maps or numbers):
         raise ModelError(f"{source} gives {gives}, and no probabilities of classes", hint=_SHAPES)
 
     def read(results: list[Any], count: int) -> list[Score]:
-        chances, names = results[0], list(choices)
+        chances, names = results[0], list(order or choices)
         if maps:
             keys = list(chances[0])
             chances, names = [[row[key] for key in keys] for row in chances], [str(key) for key in keys]
         table = np.asarray(chances)
         if labels:
-            return answers.classes(results[1], table, names, count)
+            return answers.classes(results[1], table, names, count, surest=not (maps or order))
         if table.ndim != 2 or table.shape[1] != len(names) or abs(table.sum(axis=1) - 1).max() > 1e-3:
             raise ModelError("gave no probabilities that add up to 1, one for each class", hint=_SHAPES)
         return answers.classes([names[place] for place in table.argmax(axis=1)], table, names, count)

@@ -130,6 +130,11 @@ def classes_of(estimator: Any, source: str) -> list[str] | None:
     """
     if not hasattr(estimator, "predict"):
         raise ModelError(f"{source} is a {type(estimator).__name__}, which does not predict", hint=PAGE)
+    if type(estimator).__name__ == "Booster":
+        raise ModelError(
+            f"{source} is a Booster of {type(estimator).__module__.partition('.')[0]}",
+            hint="Save the estimator of its scikit-learn interface (LGBMRegressor, XGBClassifier) instead.",
+        )
     classes = getattr(estimator, "classes_", None)
     if classes is None:
         return None

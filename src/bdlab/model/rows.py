@@ -20,13 +20,20 @@ class Traits(NamedTuple):
 
     `names` are those of its inputs, each with whether it has to be a text. If they have none, `number` says
     how many they are, None if it is not known, and `text` whether they are texts. `classes` finds the classes
-    that it predicts, None if it predicts numbers; some inputs of a contract help.
+    that it predicts, None if it predicts numbers; some inputs of a contract help. If `ordered` is true, the
+    card has to say their order.
     """
 
     names: dict[str, bool] | None
     number: int | None
     classes: Callable[[Contract, Sequence[Input]], list[str] | None]
     text: bool = False
+    ordered: bool = False
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nothing is known of the inputs, as of a pipeline that takes one text."""
+        return self.names is None and self.number is None
 
 
 #: The type of a column that has no nulls; a number that may be null is a float, as NaN is one.

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from bdlab.contract import Contract, example_of, review_contract
+from bdlab.contract import Contract, example_of
 from bdlab.errors import ModelError, ModelNotFound
 from bdlab.events import EventCodec, Input, Score, codec_of
 from bdlab.model import termtable
@@ -56,11 +56,21 @@ def load_scorer(path: str = "", *, many: bool = False) -> Scorer:
     card or a ``.sha256`` beside it, or its hash in the path (``model.joblib#sha256=<64 hex digits>``).
     Raises ModelNotFound, ModelTampered, ContractInvalid, or ModelError if the file does not hold a model.
     """
-    named = _find(path)
-    codec = codec_of(named.contract)
-    if named.card is None:
-        return _from_pipeline(named.file, codec, named.sha256, source=named.source)
-    return _from_card(named.card, named.file, codec, named.only, many=many)
+    found = _find(path)
+    codec = codec_of(found.contract)
+    contents = found.read()
+    for role in _ROLES:
+        for name, content in contents.items():
+            if found.card.files[name].role == role:
+                return _build(found.card, codec, name, content, many=many)
+    states = (
+        f"{name} has the role {file.role!r}" if name in contents else f"{name} is not there"
+        for name, file in found.card.files.items()
+    )
+    raise ModelNotFound(
+        f"the model card {found.path} names no file that can be loaded: {', '.join(states)}",
+        hint=f"Put the file beside its card; its role has to be one of {', '.join(_ROLES)}.",
+    )
 
 
 def load_contract(path: str = "") -> Contract:
@@ -71,29 +81,34 @@ def load_contract(path: str = "") -> Contract:
     return _find(path).contract
 
 
-class _Named(NamedTuple):
-    """What a path names: the card in `file`, or one file of it, `only`; or without a card a joblib file, and
-    its hash, which `source` has.
-    """
+class _Found(NamedTuple):
+    """The card at `path`, and which of its files is meant, empty for any; `source` has their hashes."""
 
-    file: Path
-    card: Card | None = None
-    only: str = ""
-    sha256: str = ""
-    source: str = ""
+    path: Path
+    card: Card
+    only: str
+    source: str
 
     @property
     def contract(self) -> Contract:
-        return contract_of(self.card, self.file) if self.card else review_contract()
+        return contract_of(self.card, self.path)
+
+    def read(self) -> dict[str, bytes]:
+        """Return the checked contents of the files that are there; a term table has to be."""
+        paths = {name: self.path.with_name(name) for name in self.card.files}
+        return {
+            name: read_verified(paths[name], file.sha256, source=self.source)
+            for name, file in self.card.files.items()
+            if name == self.only or (not self.only and (file.role == "terms" or paths[name].is_file()))
+        }
 
 
-def _find(path: str) -> _Named:
+def _find(path: str) -> _Found:
     if path in ("", SHIPPED_MODEL):
         return _card(models_dir() / SHIPPED)
     pinned = _PINNED.match(path)
     if pinned:
-        file = Path(pinned["path"]).expanduser()
-        return _Named(file, sha256=pinned["sha256"].lower(), source="the path's #sha256=")
+        return _file(Path(pinned["path"]).expanduser(), pinned["sha256"].lower(), "the path's #sha256=")
     file = Path(path).expanduser()
     if file.is_dir():
         cards = sorted(file.glob("*" + SUFFIX))
@@ -113,38 +128,23 @@ def _find(path: str) -> _Named:
             f"the model file {file} has no card beside it, which says what it takes and gives",
             hint=f"`bdlab model init {file} --sample rows.csv` writes one.",
         )
-    return _Named(file, sha256=_sha256_beside(file), source=f"{file.name}.sha256")
+    return _file(file, _sha256_beside(file), f"{file.name}.sha256")
 
 
-def _card(path: Path, only: str = "") -> _Named:
+def _card(path: Path, only: str = "") -> _Found:
     card = read_card(path)
     if only and only not in card.files:
         raise ModelError(
             f"the model card {path} does not name the file {only}",
             hint="Add the file with its sha256 to the card: docs/model.md shows how.",
         )
-    return _Named(path, card, only)
+    return _Found(path, card, only, f"the model card {path.name}")
 
 
-def _from_card(card: Card, path: Path, codec: EventCodec, only: str, *, many: bool) -> Scorer:
-    """Return the scorer of a card's term table, else of its pipeline; with `only`, of that file."""
-    contents = {
-        name: read_verified(path.with_name(name), file.sha256, source=f"the model card {path.name}")
-        for name, file in card.files.items()
-        if name == only or (not only and (file.role == "terms" or path.with_name(name).is_file()))
-    }
-    for role in _ROLES:
-        for name, content in contents.items():
-            if card.files[name].role == role:
-                return _build(card, codec, name, content, many=many)
-    found = (
-        f"{name} has the role {file.role!r}" if name in contents else f"{name} is not there"
-        for name, file in card.files.items()
-    )
-    raise ModelNotFound(
-        f"the model card {path} names no file that can be loaded: {', '.join(found)}",
-        hint=f"Put the file beside its card; its role has to be one of {', '.join(_ROLES)}.",
-    )
+def _file(path: Path, sha256: str, source: str) -> _Found:
+    """Return a joblib file of a review model as the card that it has not; its version is of its hash."""
+    files = {path.name: File(role="pipeline", sha256=sha256, bytes=0)}
+    return _Found(path, Card(name=file_title(path), version=sha256[:12], files=files), path.name, source)
 
 
 def _build(card: Card, codec: EventCodec, name: str, content: bytes, *, many: bool) -> Scorer:
@@ -181,7 +181,7 @@ def library_scorer(
     if file.role == "onnx":
         from bdlab.model.onnx import onnx_scorer  # noqa: PLC0415 - imports numpy
 
-        scorer = onnx_scorer(content, codec, source=source, name=name, sha256=file.sha256)
+        scorer = onnx_scorer(content, file, codec, source=source, name=name)
     else:
         from bdlab.model import pipeline  # noqa: PLC0415 - imports scikit-learn
 
@@ -189,13 +189,6 @@ def library_scorer(
         scorer = pipeline.pipeline_scorer(found, codec, source=source, name=name, sha256=file.sha256)
     scorer.score(msgspec.convert(example_of(codec.contract), codec.input))
     return scorer
-
-
-def _from_pipeline(path: Path, codec: EventCodec, sha256: str, *, source: str) -> Scorer:
-    content = read_verified(path, sha256, source=source)
-    file = File(role="pipeline", sha256=sha256, bytes=len(content))
-    name = f"{file_title(path)}@{sha256[:12]}"
-    return library_scorer(content, file, codec, source=str(path), name=name)
 
 
 def file_title(path: Path) -> str:

@@ -20,17 +20,7 @@ from bdlab.contract import review_contract
 from bdlab.errors import InvalidInput, TrainingFailed
 from bdlab.files import Replacement
 from bdlab.model import termtable
-from bdlab.model.card import (
-    SUFFIX,
-    Card,
-    Data,
-    File,
-    Metrics,
-    Validation,
-    check_title,
-    encode_card,
-    sha256_of,
-)
+from bdlab.model.card import SUFFIX, Card, File, check_title, encode_card, sha256_of
 from bdlab.model.dataset import Corpus, Integers, read_corpus
 from bdlab.model.dataset import Progress as Share
 from bdlab.model.estimators import SENTIMENTS, build_pipelines, build_table
@@ -46,6 +36,7 @@ VERSION = "1.1.0"
 
 _LIBRARIES = ("bdlab", "scikit-learn", "numpy", "scipy", "joblib")
 _SEED = 0
+_METHOD = "cross-validation grouped by ProductId; reviews whose text is in the fold are not trained on"
 _READ, _COUNTED, _FITTED = 0.08, 0.2, 0.95
 """The shares of the whole work that are done after these steps."""
 _UNUSED = {
@@ -106,13 +97,13 @@ def train(
             file: File(role=role, sha256=sha256_of(content), bytes=len(content))
             for role, (file, content) in zip(("terms", "pipeline"), contents.items(), strict=True)
         },
-        data=Data(
-            file=corpus.file,
-            sha256=corpus.sha256,
-            rows=len(corpus.stars),
-            products=corpus.count_products(),
-            stars=corpus.count_stars(),
-        ),
+        data={
+            "file": corpus.file,
+            "sha256": corpus.sha256,
+            "rows": len(corpus.stars),
+            "products": corpus.count_products(),
+            "stars": corpus.count_stars(),
+        },
         validation=validation,
         training={"seed": _SEED, **msgspec.to_builtins(chosen)},
         unused_columns=_UNUSED,
@@ -166,7 +157,7 @@ def _check_sentiments(stars: Integers) -> None:
             )
 
 
-def _validate(fits: Fits, folds: int, stars: Floats, positive: Floats) -> Validation:
+def _validate(fits: Fits, folds: int, stars: Floats, positive: Floats) -> dict[str, Any]:
     truth = fits.corpus.stars
     mean, mostly = np.zeros(len(truth)), np.zeros(len(truth))
     per_fold = []
@@ -175,16 +166,16 @@ def _validate(fits: Fits, folds: int, stars: Floats, positive: Floats) -> Valida
         mean[unseen] = seen.mean()
         mostly[unseen] = float((seen > NEUTRAL).sum() >= (seen < NEUTRAL).sum())
         per_fold.append(_metrics(truth[unseen], stars[unseen], positive[unseen]))
-    return Validation(
-        method="cross-validation grouped by ProductId; reviews whose text is in the fold are not trained on",
-        folds=folds,
-        metrics=_metrics(truth, stars, positive),
-        constant=_metrics(truth, mean, mostly),
-        per_fold=tuple(per_fold),
-    )
+    return {
+        "method": _METHOD,
+        "folds": folds,
+        "metrics": _metrics(truth, stars, positive),
+        "constant": _metrics(truth, mean, mostly),
+        "per_fold": per_fold,
+    }
 
 
-def _metrics(truth: Integers, stars: Floats, positive: Floats) -> Metrics:
+def _metrics(truth: Integers, stars: Floats, positive: Floats) -> dict[str, Any]:
     decided = truth != NEUTRAL
     negative = truth[decided] < NEUTRAL
     called_negative = positive[decided] < 0.5
@@ -194,16 +185,18 @@ def _metrics(truth: Integers, stars: Floats, positive: Floats) -> Metrics:
         precision, recall, f1, _ = precision_recall_fscore_support(
             negative, called_negative, average="binary", zero_division=0.0
         )
-    return Metrics(
-        reviews=len(truth),
-        star_mse=round(float(((stars - truth) ** 2).mean()), 4),
-        star_mae=round(float(np.abs(stars - truth).mean()), 4),
-        sentiment_auc=round(float(roc_auc_score(~negative, positive[decided])), 4) if both else None,
-        sentiment_accuracy=round(float((negative == called_negative).mean()), 4) if len(negative) else None,
-        negative_f1=round(float(f1), 4),
-        negative_precision=round(float(precision), 4),
-        negative_recall=round(float(recall), 4),
-    )
+    return {
+        "reviews": len(truth),
+        "star_mse": round(float(((stars - truth) ** 2).mean()), 4),
+        "star_mae": round(float(np.abs(stars - truth).mean()), 4),
+        "sentiment_auc": round(float(roc_auc_score(~negative, positive[decided])), 4) if both else None,
+        "sentiment_accuracy": round(float((negative == called_negative).mean()), 4)
+        if len(negative)
+        else None,
+        "negative_f1": round(float(f1), 4),
+        "negative_precision": round(float(precision), 4),
+        "negative_recall": round(float(recall), 4),
+    }
 
 
 def _dump(model: Mapping[str, Any]) -> bytes:
