@@ -379,6 +379,37 @@ def test_a_sample_without_rows_is_no_sample(sample: Path, tmp_path: Path) -> Non
     for contract in (None, card):
         with pytest.raises(InvalidInput, match="has no rows"):
             draft_card(file, sample, contract=contract, force=True)
+    with pytest.raises(InvalidInput, match="has no rows"):
+        inspect(str(card), sample)
+
+
+def test_a_card_that_cannot_be_written_is_said(sample: Path, tmp_path: Path) -> None:
+    file = regression(tmp_path)
+    for output, why in ((sample, "file exists"), (Path("/proc/none"), "no such file")):
+        with pytest.raises(InvalidInput, match=f"the folder {output} cannot be written to: {why}") as refused:
+            draft_card(file, sample, output=output)
+        assert "--output" in refused.value.hint
+
+
+def test_titles_and_numbers_of_a_sample_may_have_spaces_around_them(tmp_path: Path) -> None:
+    file = dumped(Ridge().fit(pd.DataFrame({"area": [1.0, 2], "rooms": [1, 2]}), [1.0, 2]), tmp_path)
+    rows = tmp_path / "rows.csv"
+    rows.write_text("area, rooms\n1.5, +1\n2, 2\n")
+    kinds = [field["type"] for field in properties(draft_card(file, rows)).values()]
+    assert kinds == ["number", "number"]
+    rows.write_text("area;rooms\n1;2\n")
+    with pytest.raises(InvalidInput, match="lacks what the model takes: area, rooms") as refused:
+        draft_card(file, rows, force=True)
+    assert "--delimiter" in refused.value.hint
+
+
+@pytest.mark.parametrize("missing", ["NaN", "NA", "null", "-"])
+def test_a_word_for_a_missing_number_makes_no_texts_of_a_column(missing: str) -> None:
+    with pytest.raises(InvalidInput, match=f"has {missing.lower()!r} among its numbers") as refused:
+        guess("area", ["1.5", missing, "2"])
+    assert "empty" in refused.value.hint
+    assert guess("area", ["1.5", missing, "2"], text=True).schema["type"] == "string"
+    assert guess("area", [missing, "other"]).schema["type"] == "string"
 
 
 def test_the_order_of_probabilities_without_names_is_in_the_card(sample: Path, tmp_path: Path) -> None:
@@ -488,7 +519,7 @@ def test_a_loaded_model_takes_the_values_and_paths_that_programs_have(sample: Pa
     assert model.predict([same, MappingProxyType(row)]) == model.predict([row, row])
     wrong = {"city": object(), "living area (m2)": float("nan"), "rooms": np.array([1, 2]), "isNew": pd.NA}
     assert [problem.field for problem in model.validate(wrong)] == [*row]
-    assert [problem.field for problem in model.validate({1: 2})] == ["city", "rooms", "isNew"]
+    assert [problem.field for problem in model.validate({1: 2})] == ["rooms", "isNew"]
     for unusable in (None, "abc", 7):
         [problem] = model.validate(unusable)  # type: ignore[arg-type] # as an untyped program may
         assert "has to be a JSON object" in problem.why

@@ -459,7 +459,7 @@ class Constant(BaseEstimator):  # type: ignore[misc] # it has no types
         (Constant([7.0]), PRICE | {"confidence": CLASS["confidence"]}, "output 'confidence'"),
         ({"rating": Constant([7.0])}, PRICE, "is a dict, which does not predict"),
         (
-            lightgbm.train({"verbose": -1}, lightgbm.Dataset(np.ones((9, 3)), range(9)), 1),
+            lightgbm.train({"verbose": -1}, lightgbm.Dataset(np.ones((9, 3)), np.arange(9)), 1),
             PRICE,
             "is a Booster of lightgbm",
         ),

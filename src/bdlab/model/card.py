@@ -4,6 +4,8 @@ import codecs
 import difflib
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,6 +116,18 @@ def check_title(name: str, version: str) -> None:
         raise InvalidInput(
             f"the name {name!r} or the version {version!r} of a model is not valid",
             hint="Each has letters, digits, '_', '.' and '-', and does not begin with the last two.",
+        ) from error
+
+
+@contextmanager
+def writing_to(folder: Path, what: str = "written to") -> Iterator[None]:
+    """Raise InvalidInput if the system refuses it: a folder that cannot be `what`."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidInput(
+            f"the folder {folder} cannot be {what}: {(error.strerror or str(error)).lower()}",
+            hint="Name a folder, new or existing, with --output.",
         ) from error
 
 

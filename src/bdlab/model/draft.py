@@ -32,6 +32,7 @@ from bdlab.model.card import (
     read_card,
     read_file,
     sha256_of,
+    writing_to,
 )
 from bdlab.model.rows import Traits
 from bdlab.model.scorer import file_title, library_scorer
@@ -43,9 +44,11 @@ _MAX_ROW_BYTES = 1 << 20
 _ROLES = {".joblib": "pipeline", ".pkl": "pipeline", ".skops": "skops", ".onnx": "onnx"}
 _LIBRARIES = ("sklearn", "numpy", "pandas", "lightgbm", "xgboost", "onnxruntime")
 _MOST_CHOICES, _ROWS_A_CHOICE = 20, 10
+_DELIMITER = "If the columns are not separated by commas, give --delimiter."
+_MISSING = frozenset(("na", "nan", "n/a", "null", "none", "-"))
 _MOST_EXAMPLES = 10
 """`bdlab demo` predicts from them: one of each field would make all its inputs the same."""
-_INTEGER = re.compile(r"[-+]?(?:0|[1-9]\d{0,17})")
+_INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
@@ -111,8 +114,6 @@ def draft_card(
         if bad := [row for row in read if isinstance(row, BadRow)]:
             raise InvalidInput(f"the sample {sample}, {bad[0]}")
         taken = [row.given for row in read if isinstance(row, Row)]
-        if not taken:
-            raise InvalidInput(f"the sample {sample} has no rows", hint="The model has to predict some.")
         try:
             classes = traits.classes(asked, taken)
             if traits.ordered:
@@ -134,10 +135,11 @@ def draft_card(
     libraries = {package: module.__version__ for package, module in loaded.items() if module}
     libraries["python"] = platform.python_version()
     card = Card(name=name, version=version, files={file.name: entry}, contract=document, libraries=libraries)
-    folder.mkdir(parents=True, exist_ok=True)
-    if folder.resolve() != file.parent.resolve():
-        replace_file(folder / file.name, content)
-    replace_file(path, encode_card(card))
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.resolve() != file.parent.resolve():
+            replace_file(folder / file.name, content)
+        replace_file(path, encode_card(card))
     return Draft(str(path), card, tried, predicted)
 
 
@@ -157,7 +159,7 @@ def _tries(
     yield guesses()
     # Most encoders know a missing text; what splits texts into words knows empty ones only.
     yield [_emptied(each) for each in guesses()]
-    if traits.unknown:  # a text may look like a number
+    if traits.names is None and traits.number is None:  # a text may look like a number
         yield [_emptied(each) for each in guesses(all_text=True)]
 
 
@@ -176,6 +178,11 @@ def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool =
         schema, why, values = {"type": "integer"}, "whole numbers", [int(cell) for cell in found]
     elif not text and all(map(_NUMBER.fullmatch, found)):
         schema, why, values = {"type": "number"}, "numbers", [float(cell) for cell in found]
+    elif not text and any(map(_NUMBER.fullmatch, found)) and (odd := _not_numbers(found)) <= _MISSING:
+        raise InvalidInput(
+            f"the column {name!r} of the sample has {min(odd)!r} among its numbers",
+            hint="Leave the cell of a missing value empty.",
+        )
     elif not text and {cell.lower() for cell in found} <= {"true", "false"}:
         schema, why, values = {"type": "boolean"}, "true or false", [cell.lower() == "true" for cell in found]
     elif not text and all(map(is_moment, found)):
@@ -194,6 +201,10 @@ def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool =
     if len(different) == 1:
         why += "; all are the same, which makes no default"
     return Guess(name, {**schema, "examples": examples}, why, bool(missing))
+
+
+def _not_numbers(cells: Sequence[str]) -> set[str]:
+    return {cell.lower() for cell in cells if not _NUMBER.fullmatch(cell)}
 
 
 def _emptied(found: Guess) -> Guess:
@@ -225,7 +236,8 @@ def _read_sample(sample: Path, delimiter: str) -> tuple[list[str], list[list[str
     header, *rows = found or [[]]
     if not rows:
         raise InvalidInput(f"the sample {sample} has no rows: it needs a line of titles, and rows")
-    return header, [row + [""] * (len(header) - len(row)) for row in rows]
+    cells = ([cell.strip() for cell in row] for row in rows)
+    return [title.strip() for title in header], [row + [""] * (len(header) - len(row)) for row in cells]
 
 
 def read_rows(sample: Path, contract: Contract, delimiter: str) -> list[Row | BadRow]:
@@ -234,7 +246,10 @@ def read_rows(sample: Path, contract: Contract, delimiter: str) -> list[Row | Ba
     with InputFile(
         str(sample), BytesIO(), validator, kind=None, max_row_bytes=_MAX_ROW_BYTES, delimiter=delimiter
     ) as file:
-        return list(islice(file.rows(), MOST_ROWS))
+        found = list(islice(file.rows(), MOST_ROWS))
+    if not found:
+        raise InvalidInput(f"the sample {sample} has no rows", hint="Give some that the model can predict.")
+    return found
 
 
 def _places(header: list[str], traits: Traits, target: str, sample: Path) -> list[tuple[int, bool]]:
@@ -246,11 +261,13 @@ def _places(header: list[str], traits: Traits, target: str, sample: Path) -> lis
         if traits.number not in (None, len(places)):
             raise InvalidInput(
                 f"the model takes {traits.number} fields, and the sample has {len(places)} columns for it",
-                hint="Leave out what it does not take; --target names a column that is no input.",
+                hint=f"Leave out what it does not take; --target names a column that is no input. {_DELIMITER}",
             )
         return [(place, traits.text) for place in places.values()]
     if missing := [name for name in traits.names if column_name(name) not in places]:
-        raise InvalidInput(f"the sample {sample} lacks what the model takes: {', '.join(missing)}")
+        raise InvalidInput(
+            f"the sample {sample} lacks what the model takes: {', '.join(missing)}", hint=_DELIMITER
+        )
     return [(places[column_name(name)], text) for name, text in traits.names.items()]
 
 

@@ -30,11 +30,6 @@ class Traits(NamedTuple):
     text: bool = False
     ordered: bool = False
 
-    @property
-    def unknown(self) -> bool:
-        """Whether nothing is known of the inputs, as of a pipeline that takes one text."""
-        return self.names is None and self.number is None
-
 
 #: The type of a column that has no nulls; a number that may be null is a float, as NaN is one.
 _DTYPES = {"integer": "int64", "number": "float64", "boolean": "bool", "date-time": "datetime64[us, UTC]"}

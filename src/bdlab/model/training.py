@@ -20,7 +20,7 @@ from bdlab.contract import review_contract
 from bdlab.errors import InvalidInput, TrainingFailed
 from bdlab.files import Replacement
 from bdlab.model import termtable
-from bdlab.model.card import SUFFIX, Card, File, check_title, encode_card, sha256_of
+from bdlab.model.card import SUFFIX, Card, File, check_title, encode_card, sha256_of, writing_to
 from bdlab.model.dataset import Corpus, Integers, read_corpus
 from bdlab.model.dataset import Progress as Share
 from bdlab.model.estimators import SENTIMENTS, build_pipelines, build_table
@@ -68,7 +68,8 @@ def train(
     progress("reading the reviews", 0.0)
     corpus = read_corpus(csv, delimiter=delimiter, progress=step("reading the reviews", 0.0, _READ))
     fold_of = _folds(corpus, folds)
-    _prepare(out)
+    with writing_to(out, "made"):
+        out.mkdir(parents=True, exist_ok=True)
     features = count_terms(corpus, fold_of, folds, chosen, step("counting the terms", _READ, _COUNTED))
     fits = Fits(corpus, features, fold_of, chosen)
     for fold in range(folds + 1):
@@ -109,10 +110,8 @@ def train(
         unused_columns=_UNUSED,
         libraries={"python": platform.python_version(), **{lib: version_of(lib) for lib in _LIBRARIES}},
     )
-    try:
+    with writing_to(out):
         _write_all(out, {**contents, name + SUFFIX: encode_card(card)})
-    except OSError as error:
-        raise InvalidInput(f"the folder {out} cannot be written to: {error.strerror}") from error
     progress("done", 1.0)
     return card
 
@@ -135,16 +134,6 @@ def _folds(corpus: Corpus, folds: int) -> Integers:
             hint="Ask for 2 folds or more, and no more than products: those of a product are in one.",
         ) from error
     return fold_of
-
-
-def _prepare(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidInput(
-            f"the folder {out} cannot be made: {(error.strerror or str(error)).lower()}",
-            hint="Name a folder, new or existing, with --output.",
-        ) from error
 
 
 def _check_sentiments(stars: Integers) -> None:
