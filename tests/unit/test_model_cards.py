@@ -261,11 +261,11 @@ def test_a_file_of_another_kind_and_a_missing_sample_are_refused(sample: Path, t
 @pytest.mark.parametrize(
     ("cells", "schema"),
     [
-        (["1", "-2", "+3"], {"type": "integer"}),
+        (["1", "-2", "3"], {"type": "integer"}),
+        (["1", "+3"], {"type": "number"}),
         (["1", "2.5", "1e3", ".5"], {"type": "number"}),
         (["007", "008"], {"type": "string"}),
         (["9" * 20, "1"], {"type": "number"}),
-        (["nan", "1"], {"type": "string"}),
         (["true", "False"], {"type": "boolean"}),
         (["2026-01-01T00:00:00Z", "2026-01-01 01:00:00+02:00"], {"type": "string", "format": "date-time"}),
         (["2026-01-01T00:00:00"], {"type": "string"}),
@@ -403,7 +403,7 @@ def test_titles_and_numbers_of_a_sample_may_have_spaces_around_them(tmp_path: Pa
     assert "--delimiter" in refused.value.hint
 
 
-@pytest.mark.parametrize("missing", ["NaN", "NA", "null", "-"])
+@pytest.mark.parametrize("missing", ["NaN", "NA", "null"])
 def test_a_word_for_a_missing_number_makes_no_texts_of_a_column(missing: str) -> None:
     with pytest.raises(InvalidInput, match=f"has {missing.lower()!r} among its numbers") as refused:
         guess("area", ["1.5", missing, "2"])
@@ -519,7 +519,8 @@ def test_a_loaded_model_takes_the_values_and_paths_that_programs_have(sample: Pa
     assert model.predict([same, MappingProxyType(row)]) == model.predict([row, row])
     wrong = {"city": object(), "living area (m2)": float("nan"), "rooms": np.array([1, 2]), "isNew": pd.NA}
     assert [problem.field for problem in model.validate(wrong)] == [*row]
-    assert [problem.field for problem in model.validate({1: 2})] == ["rooms", "isNew"]
+    without_names: Any = {1: 2}
+    assert [problem.field for problem in model.validate(without_names)] == ["rooms", "isNew"]
     for unusable in (None, "abc", 7):
         [problem] = model.validate(unusable)  # type: ignore[arg-type] # as an untyped program may
         assert "has to be a JSON object" in problem.why

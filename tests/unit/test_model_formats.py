@@ -367,6 +367,14 @@ def network(
     return bytes(made.SerializeToString())
 
 
+def constant() -> bytes:
+    """A model that has no input."""
+    node = make_node("Constant", [], ["y"], value_floats=[7.0])
+    graph = make_graph([node], "constant", [], [make_tensor_value_info("y", TensorProto.FLOAT, [1])])
+    made = make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=9)
+    return bytes(made.SerializeToString())
+
+
 @pytest.mark.parametrize("batch", [None, 1])
 @pytest.mark.parametrize("double", [False, True])
 def test_onnx_of_a_network_gives_probabilities_alone(
@@ -398,6 +406,7 @@ def test_onnx_of_a_network_gives_probabilities_alone(
             "input 'new' is a date-time",
         ),
         (network(4), NUMBERS, CLASS, "no other number of rows than 4"),
+        (constant(), NUMBERS, PRICE, "has no input"),
         (network(), NUMBERS, PRICE, r"did not predict one result for each input: 1 x 3 results for 1"),
         (network(softmax=False), NUMBERS, CLASS, "no probabilities that add up to 1"),
         (

@@ -45,7 +45,7 @@ _ROLES = {".joblib": "pipeline", ".pkl": "pipeline", ".skops": "skops", ".onnx":
 _LIBRARIES = ("sklearn", "numpy", "pandas", "lightgbm", "xgboost", "onnxruntime")
 _MOST_CHOICES, _ROWS_A_CHOICE = 20, 10
 _DELIMITER = "If the columns are not separated by commas, give --delimiter."
-_MISSING = frozenset(("na", "nan", "n/a", "null", "none", "-"))
+_MISSING = frozenset(("na", "nan", "n/a", "null", "none"))
 _MOST_EXAMPLES = 10
 """`bdlab demo` predicts from them: one of each field would make all its inputs the same."""
 _INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,17})")
@@ -261,7 +261,8 @@ def _places(header: list[str], traits: Traits, target: str, sample: Path) -> lis
         if traits.number not in (None, len(places)):
             raise InvalidInput(
                 f"the model takes {traits.number} fields, and the sample has {len(places)} columns for it",
-                hint=f"Leave out what it does not take; --target names a column that is no input. {_DELIMITER}",
+                hint="Leave out what it does not take; --target names a column that is no input. "
+                + _DELIMITER,
             )
         return [(place, traits.text) for place in places.values()]
     if missing := [name for name in traits.names if column_name(name) not in places]:

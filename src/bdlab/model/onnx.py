@@ -28,6 +28,8 @@ _TYPES: dict[str, tuple[Any, tuple[str, ...]]] = {
 _FLOATS = ("tensor(float)", "tensor(double)", "tensor(float16)")
 _LABELS = (_TEXT, "tensor(int64)", "tensor(int32)", "tensor(bool)")
 
+_SHAPES = "docs/model.md says which inputs and outputs of ONNX models can be served; export the model so."
+
 Feed = Callable[[Sequence[Input]], dict[str, Any]]
 
 
@@ -41,12 +43,15 @@ def session_of(content: bytes, *, source: str) -> Any:
     # Threads that wait for work by turning round would take the cores of those that answer.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # it has a class of its own for each status
         raise ModelError(
             f"{source} cannot be loaded by onnxruntime {onnxruntime.__version__}: {error}",
             hint="Export it for this version (its opset and IR version), or install a newer onnxruntime.",
         ) from error
+    if not session.get_inputs():
+        raise ModelError(f"{source} has no input, and gives the same for each row", hint=_SHAPES)
+    return session
 
 
 def onnx_scorer(content: bytes, file: File, codec: EventCodec, *, source: str, name: str) -> LibraryScorer:
@@ -141,9 +146,6 @@ def _matrix(given: Any, fields: Sequence[Field], source: str) -> Callable[[Seque
         return array if len(shape) == 2 else array[:, 0]
 
     return made
-
-
-_SHAPES = "docs/model.md says which inputs and outputs of ONNX models can be served; export the model so."
 
 
 def _reader(
