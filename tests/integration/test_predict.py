@@ -354,15 +354,16 @@ def test_a_broker_that_dies_half_way_and_the_same_run_again(pipeline: Pipeline, 
 
 def test_a_signal_ends_it_with_an_account(pipeline: Pipeline, tmp_path: Path) -> None:
     path = amazon(tmp_path, 10_000)
-    with unread(pipeline, tmp_path, "--file", str(path)) as (running, output):
-        next(output)
-        running.send_signal(signal.SIGTERM)
-        rows = list(output)
-        assert running.wait(90) == 1
-    assert len(rows) < 9_999
-    said = (tmp_path / "said").read_text()
-    assert "the run was interrupted" in said
-    assert "not sent: " in said
+    for option, what in (("--publish", "sent"), ("--no-publish", "scored")):
+        with unread(pipeline, tmp_path, "--file", str(path), option) as (running, output):
+            next(output)
+            running.send_signal(signal.SIGTERM)
+            rows = list(output)
+            assert running.wait(90) == 1
+        assert len(rows) < 9_999
+        said = (tmp_path / "said").read_text()
+        assert "the run was interrupted" in said
+        assert f"not {what}: " in said
 
 
 def test_a_refused_identity_is_named(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -255,8 +255,9 @@ def _account(
         note = " (the broker may have them)" if status == "not acknowledged" else ""
         parts.append(f"{status}{note}: {'line' if len(lines) == 1 else 'lines'} {_ranges(lines)}")
     if unsent:
-        after = f"all after line {tally.last_line}" if tally.last_line else "none was sent"
-        parts.append(f"not sent: {unsent} {plural}, {after}")
+        what = "sent" if prediction.publish else "scored"
+        after = f"all after line {tally.last_line}" if tally.last_line else f"none was {what}"
+        parts.append(f"not {what}: {unsent} {plural}, {after}")
     if problem := tally.problem or tally.lost:
         parts.append(f"the first problem: {problem.message}")
     elif interrupted:
