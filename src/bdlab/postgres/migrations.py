@@ -45,10 +45,7 @@ def migrations() -> tuple[Migration, ...]:
     """Return all migrations of this version of bdlab, in order."""
     found = []
     for file in files(__package__).joinpath("migrations").iterdir():
-        stem, dot, suffix = file.name.rpartition(".")
-        if not dot or suffix != "sql":
-            continue
-        number, _, name = stem.partition("_")
+        number, _, name = file.name.removesuffix(".sql").partition("_")
         sql = file.read_text("utf-8")
         checksum = hashlib.sha256(sql.encode()).hexdigest()
         declared = sql.partition("\n")[0].removeprefix(_COMPATIBLE)

@@ -19,6 +19,7 @@ from bdlab.postgres.queries import queries
 from bdlab.postgres.session import Session
 
 _OFFSETS_A_TRANSACTION = 20_000
+_TABLES = ("stored", "duplicates", "dead_letters")
 _LIMITS = ConnectionLimits(statement_s=600, silence_s=700)
 
 
@@ -74,8 +75,8 @@ def _prune_range(
     if upto == base:
         return pruned
     cursor.execute(queries("accounts")["counts"] if dry_run else sql["delete"], values)
-    stored, duplicates, dead_letters = cursor.fetchone() or (0, 0, 0)
-    recorded = stored + duplicates + dead_letters
+    counts = dict(zip(_TABLES, cursor.fetchone() or (0, 0, 0), strict=True))
+    recorded = sum(counts.values())
     if recorded != upto - base:
         raise Unhealthy(
             f"partition {log.partition} of {log.topic} ({log.cluster_id}) does not balance: "
@@ -83,17 +84,11 @@ def _prune_range(
             hint="`bdlab verify` names what is missing or recorded twice.",
         )
     if not dry_run:
-        counts = {"stored": stored, "duplicates": duplicates, "dead_letters": dead_letters}
         cursor.execute(sql["checkpoint"], values | counts)
         if cursor.rowcount != 1:
             raise Unhealthy(
                 f"partition {log.partition} is being pruned by somebody else",
                 hint="Run one `bdlab prune` at a time.",
             )
-    return Pruned(
-        log=log,
-        pruned_to=upto,
-        stored=pruned.stored + stored,
-        duplicates=pruned.duplicates + duplicates,
-        dead_letters=pruned.dead_letters + dead_letters,
-    )
+    sums = {table: getattr(pruned, table) + count for table, count in counts.items()}
+    return msgspec.structs.replace(pruned, pruned_to=upto, **sums)

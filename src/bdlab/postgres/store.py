@@ -190,21 +190,15 @@ class Store:
 
     def _insert_dead_letters(self, cursor: Cursor, dead: Sequence[DeadLetter]) -> int:
         statements = queries("store")
-        written = 0
-        for first in range(0, len(dead), _DEAD_LETTERS_A_STATEMENT):
-            page = dead[first : first + _DEAD_LETTERS_A_STATEMENT]
-            execute_values(
-                cursor,
-                statements["insert_dead_letters"],
-                [
-                    _dead_letter(letter, self._numbers[log_partition(letter.record.position)])
-                    for letter in page
-                ],
-                template=statements["dead_letter"],
-                page_size=len(page),
-            )
-            written += cursor.rowcount
-        return written
+        written = execute_values(
+            cursor,
+            statements["insert_dead_letters"],
+            (_dead_letter(letter, self._numbers[log_partition(letter.record.position)]) for letter in dead),
+            template=statements["dead_letter"],
+            page_size=_DEAD_LETTERS_A_STATEMENT,
+            fetch=True,
+        )
+        return len(written)
 
 
 @contextlib.contextmanager

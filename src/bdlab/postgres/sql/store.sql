@@ -101,3 +101,4 @@ WHERE NOT EXISTS (
     OFFSET 0
 )
 ON CONFLICT (log_id, partition, "offset") DO NOTHING
+RETURNING 1
