@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 import structlog
@@ -20,7 +20,9 @@ def termination_signals() -> tuple[signal.Signals, ...]:
 @contextmanager
 def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[Sequence[signal.Signals]]:
     """Have `handler` get the signals that ask to end, which are given; put the former handlers back."""
-    before = {number: signal.signal(number, handler) for number in termination_signals()}
+    # One that was installed by other code than Python's could not be put back.
+    numbers = [number for number in termination_signals() if signal.getsignal(number) is not None]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield list(before)
     finally:
@@ -45,15 +47,13 @@ def deferred(doing: str) -> Iterator[None]:
             log.warning("finishing this first", doing=doing, signal=signal.Signals(number).name)
         received.append(number)
 
-    numbers = [number for number in termination_signals() if signal.getsignal(number) is not None]
-    before = {number: signal.signal(number, defer) for number in numbers}
-    # A listener there (asyncio) would get each of them a second time.
-    descriptor = signal.set_wakeup_fd(-1)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(descriptor)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def deliver() -> None:
         if received:
             signal.raise_signal(received[0])
+
+    with ExitStack() as before:
+        before.callback(deliver)
+        before.enter_context(handled(defer))
+        # A listener there (asyncio) would get each of them a second time.
+        before.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(-1))
+        yield

