@@ -207,19 +207,12 @@ def test_a_start_can_be_interrupted(tmp_path: Path) -> None:
     stop = threading.Event()
     folder = DataFolder(tmp_path / "data")
     with folder:
-        service = Service(
-            "never",
-            ["sleep", "600"],
-            folder=folder,
-            environment=dict(os.environ),
-            port=1,
-            ready_path="/",
-        )
+        sleep = Commands(["sleep"], folder, os.environ)
+        service = Service("never", ["600"], sleep, port=1, ready_path="/")
         threading.Timer(0.3, stop.set).start()
         with pytest.raises(StartInterrupted, match="never was starting"):
             service.start(60, stop)
         assert not service.running
-        sleep = Commands(["sleep"], folder, os.environ)
         with pytest.raises(StartInterrupted, match="sleeping was running"):
             sleep.run("sleeping", ["600"], stop)
         with pytest.raises(StackError, match=r"sleeping did not end within 0\.2 s"):

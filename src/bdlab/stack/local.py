@@ -252,15 +252,7 @@ class LocalStack:
             self._volatile_log.drain()
 
     def _add_service(self, name: str, arguments: Sequence[str], port: int, ready_path: str) -> Service:
-        service = Service(
-            name,
-            [*self.commands.program, *arguments],
-            folder=self.folder,
-            environment=self.commands.environment,
-            port=port,
-            ready_path=ready_path,
-            tls=self._tls,
-        )
+        service = Service(name, arguments, self.commands, port=port, ready_path=ready_path, tls=self._tls)
         self._services.append(service)
         self._supervisor.add(service, restart_timeout_s=30.0)
         return service

@@ -57,41 +57,6 @@ def service_environment(folder: DataFolder, vault_address: str) -> dict[str, str
     }
 
 
-class Service(ManagedProcess):
-    """A daemon of the pipeline, ready when `ready_path` answers 200 on `port`; over HTTPS if it has `tls`."""
-
-    def __init__(
-        self,
-        name: str,
-        arguments: Sequence[str],
-        *,
-        folder: DataFolder,
-        environment: Mapping[str, str],
-        port: int,
-        ready_path: str,
-        tls: TlsFolder | None = None,
-    ) -> None:
-        super().__init__(name, folder.path)
-        self._arguments = arguments
-        self._variables = environment
-        self._port = port
-        self._ready_path = ready_path
-        self._tls = tls
-
-    def _prepare(self) -> Sequence[str]:
-        return self._arguments
-
-    def _environment(self) -> Mapping[str, str]:
-        return self._variables
-
-    def get(self, path: str) -> tuple[int, bytes]:
-        """Return status and body of its response; 0 and nothing if there is none."""
-        return get(self._port, path, tls=self._tls, timeout_s=_PROBE_TIMEOUT_S)
-
-    def _is_ready(self) -> bool:
-        return self.get(self._ready_path)[0] == 200
-
-
 class CommandResult(NamedTuple):
     """How a command ended: its exit status, its standard output and the end of its log."""
 
@@ -146,3 +111,39 @@ class Commands:
         finally:
             process.stop()
             output_file.unlink(missing_ok=True)
+
+
+class Service(ManagedProcess):
+    """A daemon of the pipeline, run as `commands` are, ready when `ready_path` answers 200 on `port`; over
+    HTTPS if it has `tls`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        commands: Commands,
+        *,
+        port: int,
+        ready_path: str,
+        tls: TlsFolder | None = None,
+    ) -> None:
+        super().__init__(name, commands.folder.path)
+        self._arguments = arguments
+        self._commands = commands
+        self._port = port
+        self._ready_path = ready_path
+        self._tls = tls
+
+    def _prepare(self) -> Sequence[str]:
+        return [*self._commands.program, *self._arguments]
+
+    def _environment(self) -> Mapping[str, str]:
+        return self._commands.environment
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Return status and body of its response; 0 and nothing if there is none."""
+        return get(self._port, path, tls=self._tls, timeout_s=_PROBE_TIMEOUT_S)
+
+    def _is_ready(self) -> bool:
+        return self.get(self._ready_path)[0] == 200
