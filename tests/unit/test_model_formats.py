@@ -389,6 +389,21 @@ def test_onnx_of_a_network_gives_probabilities_alone(
         assert score.prediction == ["high", "low", "mid"][chances[0].argmax()]
 
 
+def test_the_card_may_say_the_order_of_a_networks_probabilities(tmp_path: Path) -> None:
+    order = ["mid", "high", "low"]
+    card = carded(tmp_path, network(), "onnx", NUMBERS, CLASS, classes=order)
+    for row, score in zip(NUMBER_ROWS, scored(card, number_inputs()), strict=True):
+        [chances] = from_onnx(network(), {"x": np.array([row], np.float32)})
+        assert list(score.probabilities) == order
+        assert score.prediction == order[chances[0].argmax()]
+    for wrong, why in (
+        (["mid", "mid", "low"], "the class 'mid' twice"),
+        (["mid", "no", "low"], "class 'no'"),
+    ):
+        with pytest.raises(ModelError, match=why):
+            load_scorer(str(carded(tmp_path, network(), "onnx", NUMBERS, CLASS, classes=wrong)))
+
+
 # What does not fit is refused when it is loaded.
 
 

@@ -81,7 +81,10 @@ class Answers:
         gives = {PREDICTION} if classes is None else ANSWERS
         if more := [name for name in outputs if name not in gives]:
             raise ModelError(f"{source} does not give the contract's output {more[0]!r}", hint=_INIT)
-        self._known(map(class_name, classes or ()), f"{source} predicts")
+        names = [*map(class_name, classes or ())]
+        if len({*names}) < len(names):
+            raise ModelError(f"{source} has the class {max(names, key=names.count)!r} twice", hint=PAGE)
+        self._known(names, f"{source} predicts")
 
     def _known(self, names: Iterable[str], who: str) -> None:
         for name in names:

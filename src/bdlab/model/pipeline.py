@@ -198,35 +198,27 @@ def _reviews(found: Any, codec: EventCodec, source: str) -> Predict:
 
 
 def _head(estimator: Any, source: str) -> Head:
-    names = classes_of(estimator, source)
+    names = classes_of(estimator, source) or []
+    sides = set(names) in _SENTIMENTS
+    if names and not sides and not ("5" in names and _STARS.issuperset(names)):
+        raise ModelError(
+            f"{source} predicts the classes {', '.join(names[:10])}: neither stars (1 to 5) nor a sentiment",
+            hint=_INIT,
+        )
 
-    def regression(inputs: list[Any]) -> tuple[Floats, Floats]:
-        found: Floats = np.asarray(estimator.predict(inputs), dtype=float)
-        stars = np.clip(found.reshape(-1) if found.shape == (len(inputs), 1) else found, 1, 5)
-        return stars, (stars - 1) / 4
-
-    if names is None:
-        return regression
-
-    def chances(inputs: list[Any]) -> Floats:
-        return np.asarray(estimator.predict_proba(inputs), dtype=float)
-
-    def of_sides(inputs: list[Any]) -> tuple[Floats, Floats]:
-        positive = chances(inputs)[:, names.index(max(names))]
-        return 1 + 4 * positive, positive
-
-    def of_stars(inputs: list[Any]) -> tuple[Floats, Floats]:
-        found, stars = chances(inputs), np.array(names, dtype=float)
-        more, less = found[:, stars > 3].sum(axis=1), found[:, stars < 3].sum(axis=1)
+    def predict(inputs: list[Any]) -> tuple[Floats, Floats]:
+        asked = estimator.predict_proba if names else estimator.predict
+        found: Floats = np.asarray(asked(inputs), dtype=float)
+        if not names:
+            stars = np.clip(found.reshape(-1) if found.shape == (len(inputs), 1) else found, 1, 5)
+            return stars, (stars - 1) / 4
+        if sides:
+            positive = found[:, names.index(max(names))]
+            return 1 + 4 * positive, positive
+        values = np.array(names, dtype=float)
+        more, less = found[:, values > 3].sum(axis=1), found[:, values < 3].sum(axis=1)
         decided = more + less
         positive = np.divide(more, decided, out=np.full(len(decided), 0.5), where=decided > 0)
-        return np.clip(found @ stars, 1, 5), positive
+        return np.clip(found @ values, 1, 5), positive
 
-    if "5" in names and _STARS.issuperset(names):
-        return of_stars
-    if set(names) in _SENTIMENTS:
-        return of_sides
-    raise ModelError(
-        f"{source} predicts the classes {', '.join(names[:10])}: neither stars (1 to 5) nor a sentiment",
-        hint=_INIT,
-    )
+    return predict
