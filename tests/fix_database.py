@@ -12,8 +12,9 @@ import psycopg2
 import pytest
 from psycopg2 import sql
 
-from bdlab.credentials import DatabaseLogin
-from bdlab.postgres.migrations import migrate
+from bdlab.contract import Contract, review_contract
+from bdlab.credentials import DatabaseCredentials, DatabaseLogin
+from bdlab.postgres import contracts
 from bdlab.postgres.roles import Administrator
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.stack import Postgres
@@ -138,6 +139,16 @@ class Database:
 def admin_login(server: Postgres, dbname: str) -> DatabaseLogin:
     settings: PostgresSettings = msgspec.structs.replace(server.server, dbname=dbname)
     return DatabaseLogin(server=settings, user=server.admin_user, password=server.admin_password)
+
+
+def migrate(credentials: DatabaseCredentials, contract: Contract | None = None) -> tuple[str, ...]:
+    """The names of what was applied; with the review contract if none is given."""
+    return contracts.migrate(credentials, contract or review_contract())[0]
+
+
+def adopt(credentials: DatabaseCredentials, contract: Contract) -> str:
+    """What `migrate` says of the contract."""
+    return contracts.migrate(credentials, contract)[1]
 
 
 def make_database(server: Postgres) -> Database:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import subprocess
 import sys
-import sysconfig
 import threading
-import venv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -30,21 +27,6 @@ from tests.waiting import until
 pytestmark = pytest.mark.long
 
 POST = {"text": "This product is terrible!", "summary": "Product review"}
-
-
-@pytest.fixture(scope="module")
-def old_command(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """That release, installed into an environment of its own, with the dependencies of this one."""
-    folder = tmp_path_factory.mktemp("old")
-    unpack(folder / "tree")
-    venv.create(folder / "venv", with_pip=False, symlinks=True)
-    python = folder / "venv" / "bin" / "python"
-    (packages,) = (folder / "venv" / "lib").glob("python*/site-packages")
-    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-    alone = ["--no-deps", "--no-index", "--no-build-isolation"]
-    subprocess.run([*pip, *alone, str(folder / "tree")], check=True)
-    return (str(python), "-m", "bdlab_cli")
 
 
 class Load:
@@ -82,19 +64,29 @@ def count(pipeline: Pipeline, table: str) -> int:
         return int((cursor.fetchone() or (0,))[0])
 
 
+#: `-P`: not the folder that it is started in, which may have another bdlab.
+EARLIER = (sys.executable, "-P", "-m", "bdlab_cli")
+
+
 @pytest.fixture
-def pipeline(tmp_path: Path, old_command: tuple[str, ...]) -> Iterator[Pipeline]:
+def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
+    """Of that release, with the dependencies of this one."""
+    tree = unpack(tmp_path / "earlier")
+
     class Old(Pipeline):
-        command = old_command
+        command = EARLIER
 
         def environment(self, **more: str) -> dict[str, str]:
-            return super().environment(BDLAB_KEYS_FILE=str(self.keys_file), **more)
+            found = super().environment(BDLAB_KEYS_FILE=str(self.keys_file), **more)
+            if self.command == EARLIER:
+                found["PYTHONPATH"] = f"{tree / 'src'}:{tree / 'cli'}"
+            return found
 
     with running_pipeline(tmp_path, kind=Old) as started:
         yield started
 
 
-def test_migrate_then_consume_then_serve(pipeline: Pipeline, old_command: tuple[str, ...]) -> None:
+def test_migrate_then_consume_then_serve(pipeline: Pipeline) -> None:
     with (
         pipeline.serve() as (_, client),
         pipeline.daemon("consume") as old_consumer,
@@ -111,7 +103,7 @@ def test_migrate_then_consume_then_serve(pipeline: Pipeline, old_command: tuple[
         stored = count(pipeline, "predictions")
         load.some_more()
         assert old_consumer.stop() == 0
-        pipeline.command = old_command
+        pipeline.command = EARLIER
         refused = pipeline.run("consume", "--startup-timeout", "1")
         assert refused.returncode == 1
         assert f"is at version {expected_version()}, newer than this bdlab knows (1)" in refused.stderr

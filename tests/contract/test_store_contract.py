@@ -13,12 +13,11 @@ from bdlab.errors import FenceLost, RowRejected
 from bdlab.events import codec_of
 from bdlab.ledger import Accepted, Account, Books, DeadLetter, LogPartition, LogRange, Stored
 from bdlab.log_identity import KnownRecord
-from bdlab.postgres.contracts import adopt
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.store import Store
 from bdlab.sink import BatchStore
-from tests.fix_database import Database
+from tests.fix_database import Database, adopt
 from tests.memory.store import MemoryStore
 from tests.samples import CLUSTER, TOPIC, accepted, at, dead, event, later_event, later_reviews, record, rows
 

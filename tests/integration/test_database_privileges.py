@@ -11,8 +11,8 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection as Connection  # noqa: N812 - named so by psycopg2
 
-from bdlab.postgres.migrations import migrate
 from bdlab.services import DATABASE_ROLES
+from tests.fix_database import migrate
 from tests.fix_vault import VaultWorld
 
 SERVICE_OF = {

@@ -11,10 +11,10 @@ import psycopg2
 import pytest
 
 from bdlab.credentials import DatabaseLogin
-from bdlab.postgres.migrations import migrate
 from bdlab.postgres.reader import Reader
 from bdlab.settings import Secret
 from bdlab.vault.rotation.database import drop_left_behind, end_logins
+from tests.fix_database import migrate
 from tests.fix_rotation import rotation
 from tests.fix_vault import VaultWorld
 from tests.waiting import until

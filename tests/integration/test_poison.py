@@ -26,7 +26,7 @@ from bdlab.events import Record, Term, _codecs, encode, headers
 from bdlab.inputs import Validator
 from bdlab.inputs.schema import input_schema
 from bdlab.ledger import Accepted, DeadLetter, replay_count
-from bdlab.postgres.contracts import _alter, adopt, read_contract
+from bdlab.postgres.contracts import _alter, read_contract
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
@@ -36,7 +36,7 @@ from bdlab.serving.responses import Answers, encode_json
 from bdlab.settings import SinkSettings
 from bdlab.sink import Sink
 from bdlab.verification import verify
-from tests.fix_database import Database, Logins
+from tests.fix_database import Database, Logins, adopt
 from tests.memory.consumer import MemoryConsumer
 from tests.memory.log import MemoryLog
 from tests.random_contracts import changed_documents, fields_of

@@ -14,11 +14,11 @@ import pytest
 
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import PolicyDenied
-from bdlab.postgres.migrations import migrate
 from bdlab.services import NOT_ROTATED
 from bdlab.settings import Secret
 from bdlab.vault.rotation.database import drop_left_behind, end_logins
 from tests.earlier import unpack
+from tests.fix_database import migrate
 from tests.fix_rotation import rotation
 from tests.fix_vault import VaultWorld
 from tests.vault_steps import outcomes, unchanged_but

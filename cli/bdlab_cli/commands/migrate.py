@@ -48,7 +48,7 @@ def migrate(
         raise BadParameter("--adopt-log and --new-log say the opposite: give one of them.")
     from bdlab.kafka.admin import Admin
     from bdlab.model import load_contract
-    from bdlab.postgres import contracts, migrations
+    from bdlab.postgres import contracts
     from bdlab.retry import wait_for
     from bdlab.vault.rotation.database import sweep
     from bdlab_cli.wiring.broker_admin import announce, secure
@@ -61,11 +61,14 @@ def migrate(
     with stop_on_signal() as stop, open_session(layers, stop, service="migrate", database=True) as session:
         if announce_broker:
             _tell("broker address in Vault", announce(session, layers, ca_file))
-        applied = wait_for(
-            "PostgreSQL", lambda: migrations.migrate(session, deployment), timeout_s=patience, stop=stop
+        applied, change = wait_for(
+            "PostgreSQL",
+            lambda: contracts.migrate(session, contract, deployment),
+            timeout_s=patience,
+            stop=stop,
         )
         _tell("schema", ", ".join(applied))
-        _tell("contract", contracts.adopt(session, contract, deployment))
+        _tell("contract", change)
         credentials: KafkaCredentials = session
         if admin_servers:
             credentials, changes = secure(session, admin_servers, timeout_s=patience, stop=stop)

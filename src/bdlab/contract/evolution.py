@@ -7,6 +7,7 @@ from bdlab.errors import ContractMismatch
 
 #: What may differ without a consequence for what is stored.
 _WORDS = ("description", "examples")
+_KEYWORDS = {"kind": "type", "choices": "enum", "min_length": "minLength", "max_length": "maxLength"}
 
 
 def check_evolution(old: Contract, new: Contract) -> bool:
@@ -57,7 +58,7 @@ def _difference(one: Field, other: Field) -> tuple[str, str] | None:
     for attribute in Field.__struct_fields__:
         here, there = getattr(one, attribute), getattr(other, attribute)
         if here != there and attribute not in _WORDS:
-            return f"{attribute} is {_shown(here)}", _shown(there)
+            return f"{_KEYWORDS.get(attribute, attribute)} is {_shown(here)}", _shown(there)
     return None
 
 

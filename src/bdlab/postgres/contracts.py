@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from psycopg2 import errors as pg
 from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 from psycopg2.extras import Json
@@ -10,7 +11,7 @@ from bdlab.contract import Contract, Field, check_evolution, check_fits, parse_c
 from bdlab.contract.fields import INT32, INT64
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import ContractMismatch
-from bdlab.postgres.migrations import as_owner
+from bdlab.postgres.migrations import apply, as_owner
 from bdlab.postgres.queries import queries
 from bdlab.services import BDLAB, Deployment
 
@@ -31,35 +32,50 @@ def read_contract(cursor: Cursor) -> Contract:
     return parse_contract(row[0]) if row else review_contract()
 
 
-def adopt(credentials: DatabaseCredentials, contract: Contract, deployment: Deployment = BDLAB) -> str:
-    """Make `contract` the database's, and return what changed, empty if nothing.
+def migrate(
+    credentials: DatabaseCredentials, contract: Contract, deployment: Deployment = BDLAB
+) -> tuple[tuple[str, ...], str]:
+    """Bring the schema up to date and make `contract` the database's, all of it or nothing.
 
-    A higher number adds its columns, with their defaults in the rows so far; a lower one only has to fit. Any
-    contract can take the place of the reviews' as long as no consumer was ever given a partition. Raises
-    ContractMismatch for any other change, DatabaseError and VaultError.
+    So nobody sees a new database with another contract. Returns the names of the migrations that were
+    applied, and what changed of the contract, empty if nothing. A higher number adds its columns, with their
+    defaults in the rows so far; a lower one only has to fit. Any contract can take the place of the reviews'
+    as long as no consumer was ever given a partition. Raises ContractMismatch for any other change,
+    SchemaOutdated if the database is another build's, DatabaseError and VaultError.
     """
+    with as_owner(credentials, deployment) as (cursor, server):
+        applied = apply(cursor, server, deployment)
+        return applied, _adopt(cursor, contract, deployment)
+
+
+def _adopt(cursor: Cursor, contract: Contract, deployment: Deployment) -> str:
     statements = {name: deployment.in_sql(text) for name, text in queries("contracts").items()}
-    with as_owner(credentials, deployment) as (cursor, _):
-        before = read_contract(cursor)
-        decided = cursor.rowcount > 0
-        if contract.number < before.number:
-            check_fits(contract, before)
+    before = read_contract(cursor)
+    decided = cursor.rowcount > 0
+    if contract.number < before.number:
+        check_fits(contract, before)
+        return ""
+    dropped: list[str] = []
+    try:
+        if not check_evolution(before, contract) and decided:
             return ""
-        dropped: list[str] = []
+        added = [field for field in contract if field.since > before.number]
+    except ContractMismatch:
+        dropped, added = [field.column for field in before], list(contract)
+        if dropped != _REVIEWS:
+            raise
+        cursor.execute(statements["is_unused"])
+        if cursor.fetchone() != (True,):
+            raise
+    if added:
         try:
-            if not check_evolution(before, contract) and decided:
-                return ""
-            added = [field for field in contract if field.since > before.number]
-        except ContractMismatch:
-            dropped, added = [field.column for field in before], list(contract)
-            if dropped != _REVIEWS:
-                raise
-            cursor.execute(statements["is_unused"])
-            if cursor.fetchone() != (True,):
-                raise
-        if added:
             _alter(cursor, statements, dropped, added)
-        cursor.execute(statements["record"], (contract.number, Json(contract.document)))
+        except pg.DuplicateColumn as error:
+            raise ContractMismatch(
+                f"{str(error).splitlines()[0]}, and no contract made it",
+                hint="Rename or drop that column, then run `bdlab migrate` again.",
+            ) from error
+    cursor.execute(statements["record"], (contract.number, Json(contract.document)))
     names = ", ".join(field.column for field in added)
     return f"number {contract.number}" + (f", added {names}" if added else "")
 

@@ -7,7 +7,6 @@ from functools import cache
 from importlib.resources import files
 
 import msgspec
-import structlog
 from psycopg2 import errors as pg
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 
@@ -16,14 +15,12 @@ from bdlab.errors import DatabaseError, SchemaOutdated
 from bdlab.postgres.connection import ConnectionLimits
 from bdlab.postgres.queries import queries
 from bdlab.postgres.session import Session
-from bdlab.services import BDLAB, DLQ, Deployment
+from bdlab.services import DLQ, Deployment
 
 # A migration may rewrite a large table; another `migrate` may hold the lock for as long.
 _LIMITS = ConnectionLimits(statement_s=3600, lock_s=600, idle_in_transaction_s=60, silence_s=3700)
 
 _COMPATIBLE = "-- compatible_from: "
-
-_log = structlog.get_logger()
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,37 +60,36 @@ def expected_version() -> int:
     return migrations()[-1].version
 
 
-def migrate(credentials: DatabaseCredentials, deployment: Deployment = BDLAB) -> tuple[str, ...]:
-    """Apply what is missing, all of it or nothing, and return the names of what was applied.
+def apply(cursor: Cursor, server: str, deployment: Deployment) -> tuple[str, ...]:
+    """Apply what is missing in the owner's transaction, and return the names of what was applied.
 
-    `credentials` are of a member of the owner of `deployment`. Raises SchemaOutdated if the database is newer
-    than this version or has another text of a migration, DatabaseError and VaultError.
+    Raises SchemaOutdated if the database is newer than this version or has another text of a migration, and
+    DatabaseError.
     """
     sql = {name: deployment.in_sql(text) for name, text in queries("migrations").items()}
-    with as_owner(credentials, deployment) as (cursor, server):
-        cursor.execute(sql["create_table"])
-        cursor.execute(sql["applied"])
-        applied = {row[0]: row[1:] for row in cursor.fetchall()}
-        _compare(applied, server)
-        cursor.execute(sql["has_roles"])
-        if cursor.fetchone() == (False,):
-            role = deployment.in_sql(DLQ.group)
-            raise DatabaseError(
-                f"the role {role}, which this version needs, is missing from {server}",
-                hint="Run `bdlab vault-init` first: it brings Vault's database roles up to date.",
-            )
-        missing = [one for one in migrations() if one.version not in applied]
-        for one in missing:
-            cursor.execute(deployment.in_sql(one.sql))
-            cursor.execute(sql["record"], msgspec.structs.asdict(one))
+    cursor.execute(sql["create_table"])
+    cursor.execute(sql["applied"])
+    applied = {row[0]: row[1:] for row in cursor.fetchall()}
+    _compare(applied, server)
+    cursor.execute(sql["has_roles"])
+    if cursor.fetchone() == (False,):
+        raise DatabaseError(
+            f"the role {deployment.in_sql(DLQ.group)}, which this version needs, is missing from {server}",
+            hint="Run `bdlab vault-init` first: it brings Vault's database roles up to date.",
+        )
+    missing = [one for one in migrations() if one.version not in applied]
     for one in missing:
-        _log.info("migration applied", version=one.version, name=one.name)
+        cursor.execute(deployment.in_sql(one.sql))
+        cursor.execute(sql["record"], msgspec.structs.asdict(one))
     return tuple(f"{one.version:04d}_{one.name}" for one in missing)
 
 
 @contextmanager
 def as_owner(credentials: DatabaseCredentials, deployment: Deployment) -> Iterator[tuple[Cursor, str]]:
-    """Yield a cursor in the owner's transaction, the only one that changes the schema now, and the server."""
+    """Yield a cursor in the owner's transaction, the only one that changes the schema now, and the server.
+
+    `credentials` are of a member of the owner of `deployment`.
+    """
     with (
         Session(credentials, application_name="bdlab migrate", limits=_LIMITS) as session,
         session.transaction() as cursor,

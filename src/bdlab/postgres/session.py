@@ -48,11 +48,8 @@ class Session:
         self._refused: DatabaseLogin | None = None
         self._denied_before = False
         self._next_login_at = 0.0
-
-    @property
-    def server(self) -> str:
-        """Host, port and database of the login in use, for messages."""
-        return describe(self._login) if self._login else "?"
+        self.server = "?"
+        """Host, port and database of the login that was used last, for messages."""
 
     def open(self) -> None:
         """Connect now. Raises DatabaseError and VaultError."""
@@ -136,12 +133,13 @@ class Session:
         return self._credentials.replace_database(refused)
 
     def _connect(self, login: DatabaseLogin) -> Connection:
+        self.server = describe(login)
         try:
             connection = connect(login, application_name=self._application_name, limits=self._limits)
         except psycopg2.Error as error:
             if is_refused_login(error):
                 self._refused = login
-            raise translate(error, server=describe(login)) from error
+            raise translate(error, server=self.server) from error
         try:
             if self._snapshot:
                 connection.set_session(isolation_level="REPEATABLE READ", readonly=True)

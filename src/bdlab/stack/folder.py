@@ -124,16 +124,18 @@ class DataFolder:
                 f"a `bdlab restore` into {self.path} was cut off, and what is there is not whole",
                 hint=f"Remove it (rm -r {self.path}), and restore again.",
             )
-        try:
-            recorded = Path(os.fsdecode(self._location_file.read_bytes()))
-        except FileNotFoundError:
-            return
-        if not (recorded.exists() and recorded.samefile(self.path)):
+        recorded = self._kept("place")
+        if recorded and not (Path(recorded).exists() and Path(recorded).samefile(self.path)):
             raise StackError(
                 f"the data folder was moved from {recorded} to {self.path}, and its Vault knows its database "
                 "by the old path",
                 hint=f"Move it back, or link to it: ln -s {self.path} {recorded}",
             )
+
+    def _kept(self, name: str) -> str:
+        """Return what this small file says; "" if it is not there."""
+        file = self.path / name
+        return os.fsdecode(file.read_bytes()) if file.exists() else ""
 
     def has_tls(self, wanted: bool | None) -> bool:
         """Return whether the servers of this folder speak TLS: as at their first start, or as `wanted`.
@@ -154,8 +156,7 @@ class DataFolder:
     @property
     def deployment(self) -> Deployment:
         """Whose names the servers of this folder have."""
-        file = self.path / "deployment"
-        return Deployment(file.read_text("utf-8")) if file.exists() else BDLAB
+        return Deployment(self._kept("deployment") or BDLAB)
 
     def keep_deployment(self, wanted: Deployment) -> None:
         """Keep it in a new folder. In one of another, raise StackError, unless it is `bdlab`, the default."""
@@ -170,10 +171,7 @@ class DataFolder:
     @property
     def model_path(self) -> str:
         """The model that was last chosen for this folder; "" is the shipped one."""
-        try:
-            return os.fsdecode((self.path / "model").read_bytes())
-        except FileNotFoundError:
-            return ""
+        return self._kept("model")
 
     def keep_model(self, path: str) -> None:
         replace_file(self.path / "model", os.fsencode(path))
@@ -188,8 +186,8 @@ class DataFolder:
         def last_used(kind: str) -> float:
             return max((log.stat().st_mtime for log in self.logs.glob(f"{kind}.log")), default=0)
 
-        with contextlib.suppress(FileNotFoundError):
-            kept: BrokerKind = msgspec.convert((self.path / "broker").read_text("utf-8"), BrokerKind)
+        kept: BrokerKind | None = msgspec.convert(self._kept("broker") or None, BrokerKind | None)
+        if kept:
             return kept
         used = (kind for kind in get_args(BrokerKind) if (self.path / kind).is_dir())
         return max(used, key=last_used, default=None)
