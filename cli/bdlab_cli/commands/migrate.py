@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from typer import BadParameter
@@ -61,12 +62,8 @@ def migrate(
     with stop_on_signal() as stop, open_session(layers, stop, service="migrate", database=True) as session:
         if announce_broker:
             _tell("broker address in Vault", announce(session, layers, ca_file))
-        applied, change = wait_for(
-            "PostgreSQL",
-            lambda: contracts.migrate(session, contract, deployment),
-            timeout_s=patience,
-            stop=stop,
-        )
+        both = partial(contracts.migrate, session, contract, deployment)
+        applied, change = wait_for("PostgreSQL", both, timeout_s=patience, stop=stop)
         _tell("schema", ", ".join(applied))
         _tell("contract", change)
         credentials: KafkaCredentials = session

@@ -37,15 +37,13 @@ def migrate(
 ) -> tuple[tuple[str, ...], str]:
     """Bring the schema up to date and make `contract` the database's, all of it or nothing.
 
-    So nobody sees a new database with another contract. Returns the names of the migrations that were
-    applied, and what changed of the contract, empty if nothing. A higher number adds its columns, with their
-    defaults in the rows so far; a lower one only has to fit. Any contract can take the place of the reviews'
-    as long as no consumer was ever given a partition. Raises ContractMismatch for any other change,
-    SchemaOutdated if the database is another build's, DatabaseError and VaultError.
+    Returns the names of what was applied, and what changed of the contract, empty if nothing. A higher number
+    adds its columns, with their defaults in the rows so far; a lower one only has to fit. Any contract can
+    take the place of the reviews' as long as no consumer was ever given a partition. Raises ContractMismatch
+    for any other change, SchemaOutdated for another build's database, DatabaseError and VaultError.
     """
     with as_owner(credentials, deployment) as (cursor, server):
-        applied = apply(cursor, server, deployment)
-        return applied, _adopt(cursor, contract, deployment)
+        return apply(cursor, server, deployment), _adopt(cursor, contract, deployment)
 
 
 def _adopt(cursor: Cursor, contract: Contract, deployment: Deployment) -> str:

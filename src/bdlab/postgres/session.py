@@ -48,8 +48,8 @@ class Session:
         self._refused: DatabaseLogin | None = None
         self._denied_before = False
         self._next_login_at = 0.0
+        #: Host, port and database of the login that was used last, for messages.
         self.server = "?"
-        """Host, port and database of the login that was used last, for messages."""
 
     def open(self) -> None:
         """Connect now. Raises DatabaseError and VaultError."""

@@ -62,7 +62,6 @@ class DataFolder:
         self.logs = self.path / "logs"
         self.records = self.path / "run"
         self._endpoints_file = self.records / "stack.json"
-        self._location_file = self.path / "place"
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
@@ -108,14 +107,14 @@ class DataFolder:
 
     def record_location(self) -> None:
         """Write down the folder's path: from now on its Vault knows its database by it."""
-        if not self._location_file.exists():
-            replace_file(self._location_file, os.fsencode(self.path))
+        if not self._kept("place"):
+            replace_file(self.path / "place", os.fsencode(self.path))
 
     @property
     def keys_lost(self) -> bool:
         """Whether the first set-up was killed between Vault's initialisation and writing its keys."""
         cut_off = self.keys_file.exists() and self.keys_file.stat().st_size == 0
-        return cut_off and not self._location_file.exists() and not any(self.identity_dir.glob("*/role_id"))
+        return cut_off and not self._kept("place") and not any(self.identity_dir.glob("*/role_id"))
 
     def check_location(self) -> None:
         """Raise StackError if the folder was moved, or a restore into it did not end."""
