@@ -22,7 +22,6 @@ _TYPES = {
     "date-time": "timestamptz",
     "object": "jsonb",
 }
-_REVIEWS = [field.column for field in review_contract()]
 
 
 def read_contract(cursor: Cursor) -> Contract:
@@ -49,18 +48,17 @@ def migrate(
 def _adopt(cursor: Cursor, contract: Contract, deployment: Deployment) -> str:
     statements = {name: deployment.in_sql(text) for name, text in queries("contracts").items()}
     before = read_contract(cursor)
-    decided = cursor.rowcount > 0
     if contract.number < before.number:
         check_fits(contract, before)
         return ""
     dropped: list[str] = []
     try:
-        if not check_evolution(before, contract) and decided:
+        if not check_evolution(before, contract) and cursor.rowcount > 0:  # it is decided
             return ""
         added = [field for field in contract if field.since > before.number]
     except ContractMismatch:
         dropped, added = [field.column for field in before], list(contract)
-        if dropped != _REVIEWS:
+        if dropped != [field.column for field in review_contract()]:
             raise
         cursor.execute(statements["is_unused"])
         if cursor.fetchone() != (True,):

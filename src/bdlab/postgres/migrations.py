@@ -63,8 +63,7 @@ def expected_version() -> int:
 def apply(cursor: Cursor, server: str, deployment: Deployment) -> tuple[str, ...]:
     """Apply what is missing in the owner's transaction, and return the names of what was applied.
 
-    Raises SchemaOutdated if the database is newer than this version or has another text of a migration, and
-    DatabaseError.
+    Raises SchemaOutdated if the database is of a newer version or another build, and DatabaseError.
     """
     sql = {name: deployment.in_sql(text) for name, text in queries("migrations").items()}
     cursor.execute(sql["create_table"])
@@ -86,10 +85,7 @@ def apply(cursor: Cursor, server: str, deployment: Deployment) -> tuple[str, ...
 
 @contextmanager
 def as_owner(credentials: DatabaseCredentials, deployment: Deployment) -> Iterator[tuple[Cursor, str]]:
-    """Yield a cursor in the owner's transaction, the only one that changes the schema now, and the server.
-
-    `credentials` are of a member of the owner of `deployment`.
-    """
+    """Yield a cursor in the owner's transaction, the only one that changes the schema now, and the server."""
     with (
         Session(credentials, application_name="bdlab migrate", limits=_LIMITS) as session,
         session.transaction() as cursor,
