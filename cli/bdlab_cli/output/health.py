@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from rich.console import Group
 from rich.live import Live
@@ -32,31 +33,25 @@ def follow(
     wait_healthy_s: float | None,
 ) -> Report:
     """Make and show reports for as long as the options say, and return the last one."""
-    if watch and not as_json and terminal.stdout().is_terminal:
-        return _live(look, stop, interval_s)
+    out = terminal.stdout()
+    live = watch and not as_json and out.is_terminal
     deadline = time.monotonic() + (wait_healthy_s or 0)
     report = look()
-    while not (stop.is_set() or terminal.failed()):
-        left_s = deadline - time.monotonic()
-        waiting = wait_healthy_s is not None and not report.healthy and left_s > 0
-        if watch:
-            _show(report, as_json=as_json)
-        elif not waiting:
-            break
-        if stop.wait(interval_s if watch else min(interval_s, left_s)):
-            break
-        report = look()
+    with Live(_table(report), console=out, auto_refresh=False) if live else nullcontext() as shown:
+        while not (stop.is_set() or terminal.failed()):
+            left_s = deadline - time.monotonic()
+            waiting = wait_healthy_s is not None and not report.healthy and left_s > 0
+            if shown:
+                shown.update(_table(report), refresh=True)
+            elif watch:
+                _show(report, as_json=as_json)
+            elif not waiting:
+                break
+            if stop.wait(interval_s if watch else min(interval_s, left_s)):
+                break
+            report = look()
     if not watch:
         _show(report, as_json=as_json)
-    return report
-
-
-def _live(look: Callable[[], Report], stop: threading.Event, interval_s: float) -> Report:
-    report = look()
-    with Live(_table(report), console=terminal.stdout(), auto_refresh=False) as live:
-        while not stop.wait(interval_s):
-            report = look()
-            live.update(_table(report), refresh=True)
     return report
 
 
