@@ -99,8 +99,9 @@ def rotate(
         terminal.stdout().print(rotation_table(found))
         if drilled:
             terminal.stdout().print(drill_table(drilled.load, verified=drilled.verified))
-    code = 0 if drilled is None or drilled.passed else _NOT_PASSED
-    if any(one.outcome == "incomplete" for one in found):
+    incomplete = any(one.outcome == "incomplete" for one in found)
+    if incomplete:
         terminal.echo(_INCOMPLETE, err=True)
-        code = code or _COULD_NOT
-    raise Exit(code)
+    if drilled and (incomplete or drilled.load.failed or not drilled.verified):
+        raise Exit(_NOT_PASSED)
+    raise Exit(_COULD_NOT if incomplete else 0)

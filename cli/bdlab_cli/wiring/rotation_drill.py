@@ -28,11 +28,6 @@ class Drill(msgspec.Struct, frozen=True, kw_only=True):
     load: LoadReport
     verified: bool
 
-    @property
-    def passed(self) -> bool:
-        complete = all(one.outcome != "incomplete" for one in self.rotations)
-        return complete and not self.load.failed and self.verified
-
 
 def run_drill(
     layers: Layers,
