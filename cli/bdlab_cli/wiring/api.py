@@ -19,13 +19,13 @@ from bdlab.errors import BdlabError, DatabaseError, VaultError, VaultUnavailable
 from bdlab.forked import end_with_parent
 from bdlab.retry import tries
 from bdlab_cli.output import logs, terminal
+from bdlab_cli.wiring.session import daemon_session
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp
 
     from bdlab.serving import Parts
     from bdlab.settings import Layers
-    from bdlab.vault.session import VaultSession
 
 log = structlog.get_logger()
 
@@ -42,14 +42,6 @@ _GC_THRESHOLD = 10_000
 
 #: malloc.h: the size from which a block is mapped by itself, and the number of arenas for threads.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
-
-
-def vault_session(layers: Layers) -> VaultSession:
-    """Return the API's session, not open yet."""
-    from bdlab.vault.session import VaultSession
-
-    role = layers.settings().deployment.database_role(SERVICE)
-    return VaultSession(layers, service=SERVICE, database_role=role, daemon=True)
 
 
 class Api:
@@ -76,7 +68,7 @@ class Api:
         before = self._layers.settings()
         self.scorer = load_scorer(before.model.path)
         with ExitStack() as opening:
-            self.vault = vault_session(self._layers)
+            self.vault = daemon_session(self._layers, SERVICE)
             opening.callback(self.vault.close)
             self.vault.open(before.startup_timeout_s)
             self.settings = self.vault.settings()

@@ -47,6 +47,14 @@ def load_settings(
     return loaded
 
 
+def daemon_session(layers: Layers, service: str) -> VaultSession:
+    """Return the session of a daemon, not open yet."""
+    from bdlab.vault.session import VaultSession
+
+    role = layers.settings().deployment.database_role(service)
+    return VaultSession(layers, service=service, database_role=role, daemon=True)
+
+
 @contextmanager
 def open_session(
     layers: Layers,

@@ -15,6 +15,7 @@ from bdlab.retry import AWAY, wait_for
 from bdlab.settings import Layers
 from bdlab.sink import LagWatch, MetricsServer, Sink, SinkMetrics
 from bdlab.vault.session import VaultSession
+from bdlab_cli.wiring.session import daemon_session
 from bdlab_cli.wiring.signals import stop_on_signal
 
 log = structlog.get_logger()
@@ -25,9 +26,7 @@ _WAITED_FOR: tuple[type[BdlabError], ...] = (*AWAY, IdentityRefused, SchemaOutda
 
 def run_sink(layers: Layers, *, until_idle: bool, metrics_host: str) -> None:
     """Store the topic until a signal asks to stop, or until nothing is left. Raises BdlabError."""
-    role = layers.settings().deployment.database_role("consume")
-    session = VaultSession(layers, service="consume", database_role=role, daemon=True)
-    with stop_on_signal() as stop, closing(session):
+    with stop_on_signal() as stop, closing(daemon_session(layers, "consume")) as session:
         try:
             session.open(layers.settings().startup_timeout_s, stop=stop)
             _run(session, stop, until_idle=until_idle, metrics_host=metrics_host)

@@ -28,8 +28,9 @@ from bdlab.settings import HttpSettings, Layers, Settings
 from bdlab_cli.output import terminal
 from bdlab_cli.output.logs import published_lines
 from bdlab_cli.wiring import uvicorn_protocol
-from bdlab_cli.wiring.api import Api, make_worker, vault_session
+from bdlab_cli.wiring.api import SERVICE, Api, make_worker
 from bdlab_cli.wiring.connections import MAX_CONNECTIONS, Bounds, max_connections
+from bdlab_cli.wiring.session import daemon_session
 from bdlab_cli.wiring.signals import INTERRUPTED_TWICE, stop_on_signal
 
 log = structlog.get_logger()
@@ -73,8 +74,7 @@ def _serve_here(layers: Layers, listener: socket.socket) -> None:
 def _serve_in_workers(layers: Layers, listener: socket.socket) -> None:
     settings = layers.settings()
     # Log in once before the workers do: it waits for Vault, and unwraps a secret id, which works only once.
-    session = vault_session(layers)
-    with closing(session):
+    with closing(daemon_session(layers, SERVICE)) as session:
         session.open(settings.startup_timeout_s)
     with _metrics_folder():
         # The connections to the shared one wait for the next worker if all have died.
