@@ -1,22 +1,16 @@
 """`bdlab migrate`: bring the schema, the topic and a secured broker's users up to date."""
 
-from __future__ import annotations
-
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import BadParameter
 
-from bdlab.errors import InvalidInput, VaultError
+from bdlab.credentials import KafkaCredentials
+from bdlab.errors import VaultError
 from bdlab_cli.options import AdminServers, StartupTimeout, setting
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings, open_session
 from bdlab_cli.wiring.signals import stop_on_signal
-
-if TYPE_CHECKING:
-    from bdlab.credentials import KafkaCredentials
-    from bdlab.kafka.admin import Admin
-    from bdlab.vault.session import VaultSession
 
 
 def migrate(
@@ -52,7 +46,7 @@ def migrate(
     from bdlab.postgres import contracts
     from bdlab.retry import wait_for
     from bdlab.vault.rotation.database import sweep
-    from bdlab_cli.wiring.broker_admin import announce, secure
+    from bdlab_cli.wiring.broker_admin import announce, decide, secure
 
     layers = load_settings(
         {"kafka": {"bootstrap_servers": bootstrap_servers}, "startup_timeout_s": startup_timeout}
@@ -73,7 +67,7 @@ def migrate(
         with Admin(credentials, client_id="bdlab-migrate") as admin:
             outcome = wait_for("the broker", admin.ensure_topic, timeout_s=patience, stop=stop)
             if adopt_log or new_log:
-                _tell("log", _decide(session, admin, same=adopt_log))
+                _tell("log", decide(session, admin, same=adopt_log))
         try:
             session.ask(lambda client: sweep(client, deployment))
         except VaultError as error:
@@ -81,17 +75,6 @@ def migrate(
     _tell(f"topic {outcome.topic}", f"created, {outcome.partitions} partitions" if outcome.created else "")
     if outcome.warning:
         terminal.echo(f"warning: {outcome.warning}", err=True)
-
-
-def _decide(session: VaultSession, admin: Admin, *, same: bool) -> str:
-    """Note an administrator's word on the broker's log, and return what changed. Raises InvalidInput."""
-    from bdlab.postgres import logs
-
-    found = admin.log_ranges()[0]
-    name = f"{found.topic} (topic id {found.topic_id or 'none'}) of cluster {found.cluster_id}"
-    if not logs.decide(session, found, same=same):
-        raise InvalidInput(f"nothing is recorded of {name}", hint="`bdlab consume` begins it at its start.")
-    return f"{name} is the recorded one" if same else f"{name} is another one; the recorded one is closed"
 
 
 def _tell(what: str, change: str) -> None:

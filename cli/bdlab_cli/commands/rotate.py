@@ -1,8 +1,6 @@
 """`bdlab rotate`: other credentials for everything that runs, while it runs."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from typer import Argument, Exit, Option
 
@@ -11,9 +9,6 @@ from bdlab_cli.options import AdminServers, StartupTimeout
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
 from bdlab_cli.wiring.signals import stop_on_signal
-
-if TYPE_CHECKING:
-    from bdlab.vault.rotation.run import Rotation
 
 _COULD_NOT = 1
 _NOT_PASSED = 10
@@ -61,6 +56,7 @@ def rotate(
         --requests-per-second N: How many inputs --drill posts.
         --seconds SECONDS: How long --drill posts at least; always until 2 s after the last rotation.
     """
+    from bdlab.vault.rotation.run import Rotation
     from bdlab_cli.output.rotations import drill_table, rotation_table
     from bdlab_cli.wiring.rotation_steps import rotations
 

@@ -1,11 +1,9 @@
 """`bdlab vault-init`: take a Vault from any state to the finished set-up."""
 
-from __future__ import annotations
-
 import contextlib
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Option
 
@@ -13,9 +11,6 @@ from bdlab.errors import DatabaseError, InvalidInput
 from bdlab.trust import require_own
 from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout
 from bdlab_cli.output import terminal
-
-if TYPE_CHECKING:
-    from bdlab.vault.bootstrap.plan import StepResult
 
 _STYLES = {"done": "green", "unchanged": "dim", "would do": "yellow"}
 
@@ -63,11 +58,19 @@ def vault_init(
             template1 as before
     """
     import msgspec
+    from rich.markup import escape
 
     from bdlab.postgres.roles import Administrator
     from bdlab.services import NOT_ROTATED
     from bdlab.vault.bootstrap import bootstrap, envfile
+    from bdlab.vault.bootstrap.plan import StepResult
     from bdlab_cli.wiring.vault_admin import admin_plan, read_token
+
+    def show(step: StepResult) -> None:
+        if not json:
+            details = escape(f"  {', '.join(step.details)}" if step.details else "")
+            line = f"{step.name:<20} [{_STYLES[step.outcome]}]{step.outcome:<9}[/]{details}"
+            terminal.stdout().print(line, markup=True, soft_wrap=True)
 
     for name in renew or ():
         if name not in NOT_ROTATED:
@@ -100,7 +103,7 @@ def vault_init(
     )
     if env_path and env_path.stat().st_mode & 0o077:
         _warn(f"{env_path} is open to others; it holds passwords. Run: chmod 600 {env_path}")
-    steps = bootstrap(plan, lambda step: None if json else _show(step))
+    steps = bootstrap(plan, show)
     if json:
         terminal.echo_json(steps)
     if dry_run:
@@ -122,14 +125,6 @@ def vault_init(
             )
     if env_path:
         terminal.echo(f"Vault is set up. {env_path} is not needed any more: delete it.", err=True)
-
-
-def _show(step: StepResult) -> None:
-    from rich.markup import escape
-
-    details = escape(f"  {', '.join(step.details)}" if step.details else "")
-    line = f"{step.name:<20} [{_STYLES[step.outcome]}]{step.outcome:<9}[/]{details}"
-    terminal.stdout().print(line, markup=True, soft_wrap=True)
 
 
 def _warn(what: str) -> None:

@@ -1,22 +1,18 @@
 """`bdlab vault-token`: a short-lived token of Vault for an operator's task."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Exit, Option, Typer
 
 from bdlab.errors import InvalidInput, TokenRefused, VaultError
+from bdlab.settings import VaultSettings
 from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout, age
 from bdlab_cli.output import terminal
-
-if TYPE_CHECKING:
-    from bdlab.settings import VaultSettings
 
 app = Typer(add_completion=False)
 
