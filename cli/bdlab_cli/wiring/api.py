@@ -1,7 +1,5 @@
 """The HTTP API over the real servers, in this process or in several workers: what `bdlab serve` runs."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import math
@@ -9,8 +7,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -18,16 +16,13 @@ from bdlab.contract import check_fits
 from bdlab.errors import BdlabError, DatabaseError, VaultError, VaultUnavailable
 from bdlab.forked import end_with_parent
 from bdlab.retry import tries
+from bdlab.settings import Layers
 from bdlab_cli.output import logs, terminal
 from bdlab_cli.wiring.session import daemon_session
 
-if TYPE_CHECKING:
-    from litestar.types import ASGIApp
-
-    from bdlab.serving import Parts
-    from bdlab.settings import Layers
-
 log = structlog.get_logger()
+
+Application = Callable[..., Awaitable[None]]
 
 SERVICE = "serve"
 STARTUP_FAILED = 3
@@ -112,13 +107,13 @@ class Api:
         """Wait for what is in flight, then log out, in the reverse order of opening."""
         self._open.close()
 
-    def asgi(self) -> ASGIApp:
+    def asgi(self) -> Application:
         """Return the application; called on the event loop that serves it."""
         from bdlab.serving import Parts, make_app
         from bdlab.serving.publisher import AsyncPublisher
 
         lines = logs.published_lines()
-        parts: Parts = Parts(
+        parts = Parts(
             settings=self.settings,
             scorer=self.scorer,
             publisher=AsyncPublisher(self.producer),
@@ -147,7 +142,7 @@ def _give_memory_back() -> None:
         mallopt(_M_ARENA_MAX, 2)
 
 
-def make_worker(layers: Layers) -> ASGIApp:
+def make_worker(layers: Layers) -> Application:
     """Return the application of one worker process.
 
     uvicorn calls it. A worker ends with its parent, even if that is killed.
