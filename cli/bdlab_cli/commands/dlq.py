@@ -44,8 +44,6 @@ app = Typer(
     """,
 )
 
-_COULD_NOT = 1
-
 _PLACE = "PARTITION/OFFSET"
 _Position = Annotated[str, Argument(metavar=_PLACE, help="Where it is, such as 3/1207.")]
 _Positions = Annotated[
@@ -169,7 +167,7 @@ def replay(
     if any(
         one.problem or (unsettled and not (one.outcome and one.outcome.became != "dead")) for one in results
     ):
-        raise Exit(_COULD_NOT)
+        raise Exit(BdlabError.exit_code)
 
 
 @app.command()
@@ -209,7 +207,7 @@ def discard(
     _report(results, "to be discarded" if dry_run else "discarded", "not discarded", as_json=json)
     _tell_of_more(more, limit)
     if any(one.problem for one in results):
-        raise Exit(_COULD_NOT)
+        raise Exit(BdlabError.exit_code)
 
 
 def _chosen(

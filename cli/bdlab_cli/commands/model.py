@@ -5,12 +5,11 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option, Typer
 
+from bdlab.errors import Unhealthy
 from bdlab_cli.options import Delimiter
 from bdlab_cli.output import terminal
 
 app = Typer(add_completion=False, no_args_is_help=True)
-
-_UNHEALTHY = 10
 
 
 @app.command()
@@ -93,4 +92,4 @@ def check(
     else:
         show_report(shown)
     if report.findings:
-        raise Exit(_UNHEALTHY)
+        raise Exit(Unhealthy.exit_code)

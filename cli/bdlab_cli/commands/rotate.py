@@ -4,18 +4,13 @@ from typing import Annotated, Literal
 
 from typer import Argument, Exit, Option
 
-from bdlab.errors import BdlabError, InvalidInput
+from bdlab.errors import BdlabError, InvalidInput, Unhealthy
 from bdlab_cli.options import AdminServers, StartupTimeout
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
 from bdlab_cli.wiring.signals import stop_on_signal
 
-_COULD_NOT = 1
-_NOT_PASSED = 10
 _INCOMPLETE = "Not all is rotated; the former credentials named above still work. Run it again to finish."
-
-
-_TARGETS = ("database", "kafka", "approle")
 
 
 def rotate(
@@ -69,7 +64,7 @@ def rotate(
         steps = rotations(
             layers,
             stop,
-            targets=_TARGETS if target == "all" else (target,),
+            target=target,
             services=service or (),
             leases=leases,
             admin_servers=admin_servers,
@@ -99,5 +94,5 @@ def rotate(
     if incomplete:
         terminal.echo(_INCOMPLETE, err=True)
     if drilled and (incomplete or drilled.load.failed or not drilled.verified):
-        raise Exit(_NOT_PASSED)
-    raise Exit(_COULD_NOT if incomplete else 0)
+        raise Exit(Unhealthy.exit_code)
+    raise Exit(BdlabError.exit_code if incomplete else 0)

@@ -4,12 +4,11 @@ from typing import Annotated
 
 from typer import Exit, Option
 
+from bdlab.errors import Unhealthy
 from bdlab_cli.options import StartupTimeout
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
 from bdlab_cli.wiring.signals import stop_on_signal
-
-_NOT_VERIFIED = 10
 
 
 def verify(
@@ -39,4 +38,4 @@ def verify(
 
         show(report, terminal.stdout())
     if not report.verified:
-        raise Exit(_NOT_VERIFIED)
+        raise Exit(Unhealthy.exit_code)

@@ -23,7 +23,7 @@ def rotations(
     layers: Layers,
     stop: threading.Event,
     *,
-    targets: Sequence[str],
+    target: str,
     services: Sequence[str],
     leases: bool,
     admin_servers: str,
@@ -31,7 +31,7 @@ def rotations(
     force: bool,
     dry_run: bool,
 ) -> Iterator[Rotation]:
-    """Rotate what `targets` name (database, kafka, approle), and yield each result as it is known.
+    """Rotate `target` (database, kafka, approle or all), and yield each result as it is known.
 
     Secret ids come last, and that of `rotate` itself at the very end. Raises InvalidInput, VaultError,
     BrokerError.
@@ -52,12 +52,12 @@ def rotations(
             force=force,
             dry_run=dry_run,
         )
-        if "database" in targets:
+        if target in ("database", "all"):
             yield rotate_manager(run)
             if leases:
                 yield from end_logins(run)
             yield drop_left_behind(run)
-        if "kafka" in targets:
+        if target in ("kafka", "all"):
             chosen = [name for name in KAFKA_SERVICES if name in (services or KAFKA_SERVICES)]
             for name in services:
                 if name not in KAFKA_SERVICES:
@@ -65,7 +65,7 @@ def rotations(
                     yield Rotation(what="kafka", service=name, outcome="unchanged", detail=detail)
             if chosen:
                 yield from _kafka(layers, run, chosen, admin_servers)
-        if "approle" in targets:
+        if target in ("approle", "all"):
             chosen = [name for name in SERVICES if name in (services or SERVICES)]
             for name in chosen:
                 if name in NOT_ROTATED:
