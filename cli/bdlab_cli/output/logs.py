@@ -124,11 +124,8 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
     else:
         # The default shows each frame's variables, which may hold secrets.
         shown = structlog.dev.plain_traceback
-        colors = sys.stderr.isatty()
-        last += [
-            _show_steering,
-            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=shown),
-        ]
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=shown)
+        last += [_show_steering, renderer]
     published.render(last)
     structlog.configure(
         processors=[*before, *last],
