@@ -10,11 +10,7 @@ from bdlab_cli.options import StartupTimeout
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings, open_session
 
-
-class ServerName(StrEnum):
-    vault = "vault"
-    postgres = "postgres"
-    api = "api"
+ServerName = StrEnum("ServerName", ["vault", "postgres", "api"])
 
 
 def server_certificate(

@@ -13,11 +13,7 @@ from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout
 from bdlab_cli.output import terminal
 
 _STYLES = {"done": "green", "unchanged": "dim", "would do": "yellow"}
-
-
-class AuthorityName(StrEnum):
-    kafka = "kafka"
-    servers = "servers"
+AuthorityName = StrEnum("AuthorityName", ["kafka", "servers"])
 
 
 def vault_init(
