@@ -76,7 +76,9 @@ def _serve_in_workers(layers: Layers, listener: socket.socket) -> None:
     # Log in once before the workers do: it waits for Vault, and unwraps a secret id, which works only once.
     with closing(daemon_session(layers, SERVICE)) as session:
         session.open(settings.startup_timeout_s)
-    with _metrics_folder():
+    with tempfile.TemporaryDirectory(prefix="bdlab-metrics-", ignore_cleanup_errors=True) as metrics:
+        # Where the workers keep their metrics, to be added up.
+        os.environ[_METRICS_DIR] = os.environ.get(_METRICS_DIR) or metrics
         # The connections to the shared one wait for the next worker if all have died.
         listeners = [listener, *(_OwnListener(listener) for _ in range(_OWN_LISTENERS))]
         supervisor = _Supervisor(_config(settings, app=partial(make_worker, layers)), listeners)
@@ -220,17 +222,6 @@ def _url(http: HttpSettings, listener: socket.socket) -> str:
     if ":" in host:
         host = f"[{host}]"
     return f"{'https' if http.tls_cert_file else 'http'}://{host}:{port}"
-
-
-@contextmanager
-def _metrics_folder() -> Iterator[None]:
-    """Give the workers a folder for their metrics, unless the environment names one."""
-    if os.environ.get(_METRICS_DIR):
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="bdlab-metrics-", ignore_cleanup_errors=True) as folder:
-        os.environ[_METRICS_DIR] = folder
-        yield
 
 
 class Config(uvicorn.Config):
