@@ -31,9 +31,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from bdlab.stack import Tansu
 
-MLSERVER_BODY = json.dumps(
-    {"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [REVIEW]}]}
-)
+MLSERVER_BODY = json.dumps({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [REVIEW]}]})
 
 
 @dataclass
@@ -180,10 +178,7 @@ def hit(contender: Contender, seconds: float) -> None:
     if load.errors:
         common.say(f"{contender.name}: {load.errors} of {load.errors + load.requests} requests failed")
     contender.found.add(
-        rate=load.rate,
-        cpu_us=used / max(load.requests, 1) * 1e6,
-        errors=load.errors,
-        memory=common.memory_mb(pid),
+        rate=load.rate, cpu_us=used / max(load.requests, 1) * 1e6, errors=load.errors, memory=common.memory_mb(pid)
     )
     shares = sorted(common.cpu_s(one) - workers.get(one, 0.0) for one in common.family(pid) if one != pid)
     if contender.name == "bdlab-2" and len(shares) >= 2 and shares[-1]:
@@ -358,15 +353,7 @@ def stack(given: argparse.Namespace) -> None:
                 )
     ours = found["bdlab up --broker kafka"]
     common.table(
-        [
-            "64 connections, consumer running",
-            "requests/s",
-            "CPU µs: serve",
-            "broker",
-            "consume",
-            "serve MB",
-            "errors",
-        ],
+        ["64 connections, consumer running", "requests/s", "CPU µs: serve", "broker", "consume", "serve MB", "errors"],
         [
             [
                 what,

@@ -57,9 +57,7 @@ def options(doc: str | None, *, baseline: bool = False) -> argparse.ArgumentPars
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds; some 1 minute")
-    parser.add_argument(
-        "--rounds", type=int, default=0, metavar="N", help="rounds; each runs everything once"
-    )
+    parser.add_argument("--rounds", type=int, default=0, metavar="N", help="rounds; each runs everything once")
     if baseline:
         parser.add_argument(
             "--baseline",
@@ -151,15 +149,11 @@ class Finished:
     output: str
 
 
-def finish(
-    command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> Finished:
+def finish(command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Finished:
     """Run a command to its end. Raises CannotRun if it fails."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         began = time.perf_counter()
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env, cwd=cwd
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=env, cwd=cwd)
         try:
             with MostMemory(process.pid) as memory:
                 _, status, usage = os.wait4(process.pid, 0)
@@ -285,10 +279,7 @@ def bdlab_of(what: str) -> list[str]:
 
 def _checkout(ref: str) -> Path:
     found = subprocess.run(
-        ["git", "-C", ROOT, "rev-parse", "--verify", f"{ref}^{{commit}}"],
-        capture_output=True,
-        text=True,
-        check=False,
+        ["git", "-C", ROOT, "rev-parse", "--verify", f"{ref}^{{commit}}"], capture_output=True, text=True, check=False
     )
     if found.returncode:
         raise CannotRun(f"{ref!r} is neither a commit nor a folder")
@@ -305,9 +296,7 @@ def _checkout(ref: str) -> Path:
 class Stack(Daemon):
     """`bdlab up` in a folder: `env` points commands at it, and `url` is its API."""
 
-    def __init__(
-        self, name: str, folder: Path, *, bdlab: Sequence[str] = (), broker: str, consumers: int = 1
-    ) -> None:
+    def __init__(self, name: str, folder: Path, *, bdlab: Sequence[str] = (), broker: str, consumers: int = 1) -> None:
         self.bdlab = list(bdlab or BDLAB)
         self.folder = folder / name
         self.broker = broker
@@ -502,18 +491,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
-        padded = [
-            cells[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)),
-        ]
+        padded = [cells[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))]
         return "| " + " | ".join([padded[0], *padded[2:]]) + " |"
 
     print(line(head))
-    print(
-        "|"
-        + "|".join([":" + "-" * (widths[0] + 1), *("-" * (width + 1) + ":" for width in widths[1:])])
-        + "|"
-    )
+    print("|" + "|".join([":" + "-" * (widths[0] + 1), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|")
     for row in rows:
         print(line(row))
 

@@ -66,8 +66,7 @@ def fetch() -> tuple[Path, Path]:
 def _resolve() -> list[Path]:
     settings = GlobalSettings.load()
     context = MavenContext(
-        repo_cache=settings.repo_cache,
-        remote_repos={"central": MAVEN_CENTRAL_URL} | settings.repositories,
+        repo_cache=settings.repo_cache, remote_repos={"central": MAVEN_CENTRAL_URL} | settings.repositories
     )
     root = context.create_dependency(f"org.apache.kafka:connect-runtime:{KAFKA}!")
     json_root = context.create_dependency(f"org.apache.kafka:connect-json:{KAFKA}!")
@@ -114,9 +113,7 @@ class Connect(Daemon):
         schema = {
             "type": "struct",
             "optional": False,
-            "fields": [
-                {"field": field, "type": kind, "optional": field != "id"} for field, kind in _FIELDS.items()
-            ],
+            "fields": [{"field": field, "type": kind, "optional": field != "id"} for field, kind in _FIELDS.items()],
         }
         config = {
             "connector.class": "io.debezium.connector.jdbc.JdbcSinkConnector",

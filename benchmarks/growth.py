@@ -67,9 +67,7 @@ def main() -> None:
         for _ in common.rounds(given, 3):
             hit(field.contenders["bdlab"], 4)
         requests = 1e6 / field.contenders["bdlab"].found["cpu_us"]
-    common.table(
-        ["events", "stored in s", "CPU s", "in PostgreSQL", "verify s", "Kafka MB", "PostgreSQL MB"], rows
-    )
+    common.table(["events", "stored in s", "CPU s", "in PostgreSQL", "verify s", "Kafka MB", "PostgreSQL MB"], rows)
     print(f"\none core of `bdlab serve`:   {requests:8,.0f} acknowledged requests/s, to Apache Kafka")
     print(f"one core of `bdlab consume`: {per_core:8,.0f} rows/s")
     print(f"one core of PostgreSQL:      {in_postgres:8,.0f} rows/s")

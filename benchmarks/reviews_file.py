@@ -202,8 +202,7 @@ def check(path: Path) -> None:
     late = np.log(np.array(curve[1000::10]))
     beta, k = np.polyfit(late[:, 0], late[:, 1], 1)
     print(
-        f"{count} words, {len(words)} different; "
-        f"Heaps' law from 1,000 reviews on: K {math.exp(k):.1f} beta {beta:.3f}"
+        f"{count} words, {len(words)} different; Heaps' law from 1,000 reviews on: K {math.exp(k):.1f} beta {beta:.3f}"
     )
     sizes = np.unique([row["ProductId"] for row in rows], return_counts=True)[1]
     for what, values in (("text", lengths), ("summary", short), ("reviews of a product", sizes)):
@@ -221,9 +220,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--reviews", type=int, default=568_454)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--check", action="store_true", help="Print what is measured on FILE, and write none."
-    )
+    parser.add_argument("--check", action="store_true", help="Print what is measured on FILE, and write none.")
     options = parser.parse_args()
     if options.check:
         check(options.file)

@@ -59,10 +59,8 @@ _COMPILED = _LOADING.format(
     score="scorer.score(scorer.codec.input(text='Great coffee'))",
 )
 _SKLEARN = _LOADING.format(
-    load="import joblib\nfrom bdlab.resources import models_dir\n"
-    "model = joblib.load(models_dir() / 'reviews.joblib')",
-    score="model['rating'].predict([('', 'Great coffee')])\n"
-    "model['sentiment'].predict_proba([('', 'Great coffee')])",
+    load="import joblib\nfrom bdlab.resources import models_dir\nmodel = joblib.load(models_dir() / 'reviews.joblib')",
+    score="model['rating'].predict([('', 'Great coffee')])\nmodel['sentiment'].predict_proba([('', 'Great coffee')])",
 )
 _NOTHING = _LOADING.format(load="", score="")
 
@@ -92,9 +90,7 @@ def loading(program: str, runs: int) -> list[float]:
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
         for _ in range(runs)
     ]
-    return [
-        statistics.median(figures) for figures in zip(*(map(float, s.split()) for s in shown), strict=True)
-    ]
+    return [statistics.median(figures) for figures in zip(*(map(float, s.split()) for s in shown), strict=True)]
 
 
 def main(rounds: int) -> int:

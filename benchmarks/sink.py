@@ -105,9 +105,7 @@ Headers = list[tuple[str, str | bytes | None]]
 def sample(world: World) -> tuple[dict[str, Any], Headers]:
     """Return value and headers of an event as `bdlab predict` makes it."""
     common.finish([*world.stack.bdlab, "predict", common.REVIEW], env=world.env)
-    consumer = Consumer(
-        {"bootstrap.servers": world.broker, "group.id": "sample", "auto.offset.reset": "earliest"}
-    )
+    consumer = Consumer({"bootstrap.servers": world.broker, "group.id": "sample", "auto.offset.reset": "earliest"})
     consumer.subscribe(["predictions"])
     deadline = time.monotonic() + 30
     try:
@@ -205,9 +203,7 @@ def consume(world: World, found: Measured, topic: str, rows: int, consumers: int
         raise CannotRun(f"{stored} of {rows} rows are stored")
     found.add(
         rate=(rows - first) / max(float(seconds), 0.001),
-        cpu_s=(sum(usage.ru_utime + usage.ru_stime for usage in usages) - world.start_s * consumers)
-        / rows
-        * 1e6,
+        cpu_s=(sum(usage.ru_utime + usage.ru_stime for usage in usages) - world.start_s * consumers) / rows * 1e6,
         memory=max(usage.ru_maxrss for usage in usages) / 1024,
     )
 
@@ -263,10 +259,7 @@ class Copied:
             for batch in batches:
                 cursor.copy_expert(f"COPY predictions ({self._names}) FROM STDIN", io.StringIO(batch))
         seconds = time.perf_counter() - began
-        found.add(
-            rate=len(self._lines) / seconds,
-            cpu_s=(time.process_time() - own) / len(self._lines) * 1e6,
-        )
+        found.add(rate=len(self._lines) / seconds, cpu_s=(time.process_time() - own) / len(self._lines) * 1e6)
         connection.close()
 
     def row_by_row(self, found: Measured) -> None:
@@ -341,9 +334,7 @@ def main() -> None:
         stacks = {"this": servers.enter_context(Stack("this", folder, broker="tansu"))}
         if given.baseline:
             command = common.bdlab_of(given.baseline)
-            stacks["baseline"] = servers.enter_context(
-                Stack("baseline", folder, bdlab=command, broker="tansu")
-            )
+            stacks["baseline"] = servers.enter_context(Stack("baseline", folder, bdlab=command, broker="tansu"))
         worlds = {name: World(stack, broker.bootstrap_servers) for name, stack in stacks.items()}
         found = run_rounds(given, worlds, rows)
     show(found)

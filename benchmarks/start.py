@@ -43,9 +43,7 @@ def start(bdlab: list[str], folder: Path, broker: str, found: Measured, *, runs:
     began = time.perf_counter()
     with Starting("stack", folder, bdlab=bdlab, broker=broker) as stack:
         found.add(
-            seconds=stack.ready_at - began,
-            cpu_s=stack.ready_cpu_s,
-            broker_mb=common.memory_mb(stack.pid_of(broker)),
+            seconds=stack.ready_at - began, cpu_s=stack.ready_cpu_s, broker_mb=common.memory_mb(stack.pid_of(broker))
         )
         common.settle(stack.pid)
         for _ in range(runs):
@@ -72,12 +70,7 @@ def main() -> None:
     common.table(
         ["bdlab up, to the first acknowledged prediction", "seconds", "CPU s", "broker MB"],
         [
-            [
-                f"{broker}, {what}{name}",
-                f"{one['seconds']:.1f}",
-                f"{one['cpu_s']:.1f}",
-                f"{one['broker_mb']:.0f}",
-            ]
+            [f"{broker}, {what}{name}", f"{one['seconds']:.1f}", f"{one['cpu_s']:.1f}", f"{one['broker_mb']:.0f}"]
             for (broker, name, what), one in found.items()
         ],
     )
@@ -86,10 +79,7 @@ def main() -> None:
     common.table(
         ["on a running stack", "predict s", "CPU s", "status s", "CPU s"],
         [
-            [
-                f"{broker}{name}",
-                *(f"{one[each]:.2f}" for each in ("predict", "predict_cpu", "status", "status_cpu")),
-            ]
+            [f"{broker}{name}", *(f"{one[each]:.2f}" for each in ("predict", "predict_cpu", "status", "status_cpu"))]
             for (broker, name, _), one in again.items()
         ],
     )

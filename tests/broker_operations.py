@@ -42,11 +42,7 @@ _DENIED = {
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
-_COMING = {
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-}
+_COMING = {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -175,8 +171,7 @@ def commit_offsets(target: Target) -> bool:
 def describe_group(target: Target) -> bool:
     asked = [ConsumerGroupTopicPartitions(target.group)]
     return _allowed(
-        target,
-        lambda client: client.list_consumer_group_offsets(asked, request_timeout=_TIMEOUT_S)[target.group],
+        target, lambda client: client.list_consumer_group_offsets(asked, request_timeout=_TIMEOUT_S)[target.group]
     )
 
 
@@ -191,9 +186,7 @@ def describe_cluster(target: Target) -> bool:
 @_operation("describe topic's settings")
 def describe_settings(target: Target) -> bool:
     resource = ConfigResource(ConfigResource.Type.TOPIC, target.topic)
-    return _allowed(
-        target, lambda client: client.describe_configs([resource], request_timeout=_TIMEOUT_S)[resource]
-    )
+    return _allowed(target, lambda client: client.describe_configs([resource], request_timeout=_TIMEOUT_S)[resource])
 
 
 @_operation("alter topic's settings")
@@ -201,17 +194,14 @@ def alter_settings(target: Target) -> bool:
     entry = ConfigEntry("retention.ms", "86400000", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, target.topic, incremental_configs=[entry])
     return _allowed(
-        target,
-        lambda client: client.incremental_alter_configs([resource], request_timeout=_TIMEOUT_S)[resource],
+        target, lambda client: client.incremental_alter_configs([resource], request_timeout=_TIMEOUT_S)[resource]
     )
 
 
 @_operation("add partitions")
 def add_partitions(target: Target) -> bool:
     wanted = [NewPartitions(target.topic, 9)]
-    return _allowed(
-        target, lambda client: client.create_partitions(wanted, request_timeout=_TIMEOUT_S)[target.topic]
-    )
+    return _allowed(target, lambda client: client.create_partitions(wanted, request_timeout=_TIMEOUT_S)[target.topic])
 
 
 @_operation("create topic")
@@ -232,9 +222,7 @@ def create_acl(target: Target) -> bool:
         AclOperation.READ,
         AclPermissionType.ALLOW,
     )
-    return _allowed(
-        target, lambda client: client.create_acls([everything], request_timeout=_TIMEOUT_S)[everything]
-    )
+    return _allowed(target, lambda client: client.create_acls([everything], request_timeout=_TIMEOUT_S)[everything])
 
 
 @_operation("set another user's password")
@@ -242,10 +230,7 @@ def set_password(target: Target) -> bool:
     info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
     upsertion = UserScramCredentialUpsertion("somebody", info, b"a-password")
     return _allowed(
-        target,
-        lambda client: client.alter_user_scram_credentials([upsertion], request_timeout=_TIMEOUT_S)[
-            "somebody"
-        ],
+        target, lambda client: client.alter_user_scram_credentials([upsertion], request_timeout=_TIMEOUT_S)["somebody"]
     )
 
 
@@ -253,8 +238,7 @@ def set_password(target: Target) -> bool:
 def delete_group(target: Target) -> bool:
     groups = [target.group]
     return _allowed(
-        target,
-        lambda client: client.delete_consumer_groups(groups, request_timeout=_TIMEOUT_S)[target.group],
+        target, lambda client: client.delete_consumer_groups(groups, request_timeout=_TIMEOUT_S)[target.group]
     )
 
 

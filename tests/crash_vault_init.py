@@ -72,10 +72,7 @@ def main() -> int:
     admin = msgspec.structs.replace(seeds.administrator, server=server)
     plan = Plan(
         vault=VaultSettings(
-            address=given["address"],
-            ca_file=given["ca_file"],
-            identity_dir=given["identity_dir"],
-            timeout_s=5,
+            address=given["address"], ca_file=given["ca_file"], identity_dir=given["identity_dir"], timeout_s=5
         ),
         keys_file=Path(given["keys_file"]),
         seeds=seeds,

@@ -17,9 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 def unpack(folder: Path) -> Path:
     """`folder` with its files; skips, or fails in CI, if the history does not have it."""
-    archive = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", TREE], capture_output=True, timeout=60, check=False
-    )
+    archive = subprocess.run(["git", "-C", str(ROOT), "archive", TREE], capture_output=True, timeout=60, check=False)
     if archive.returncode != 0:
         reason = f"this checkout has no history: {archive.stderr.decode().strip()}"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)

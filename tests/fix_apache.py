@@ -116,10 +116,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     try:
         client = root_client(server)
         prepare_authority(client)
-        broker, certificates = (
-            pki.issue(client, pki.BROKER_ROLE),
-            CertificateFiles(tmp_path_factory.mktemp("tls")),
-        )
+        broker, certificates = (pki.issue(client, pki.BROKER_ROLE), CertificateFiles(tmp_path_factory.mktemp("tls")))
         certificates.write(broker, (), ttl_s=BROKER_TTL_S)
         made = Authority(broker=broker, admin=pki.issue(client, pki.ADMIN_ROLE), certificates=certificates)
         client.close()
@@ -171,8 +168,7 @@ def secured(kafka: RealKafka, authority: Authority) -> Iterator[SecuredKafka]:
         with Admin(StaticCredentials(kafka=admin), timeout_s=30) as topics:
             topics.ensure_topic()
         users = {
-            service: [authority.login(kafka, f"bdlab-{service}-{which}") for which in "ab"]
-            for service in SERVICES
+            service: [authority.login(kafka, f"bdlab-{service}-{which}") for which in "ab"] for service in SERVICES
         }
         ensure_users_and_acls(admin, users)
         yield SecuredKafka(kafka, authority, admin, users)
@@ -187,9 +183,7 @@ def secured_kafka(tmp_path_factory: pytest.TempPathFactory, authority: Authority
 
 
 @pytest.fixture(scope="session")
-def single_kafka(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ApacheKafka]:
+def single_kafka(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApacheKafka]:
     """One broker of Apache Kafka, whatever the kind of the run; use topics of your own on it."""
     if KIND == "kafka":
         yield request.getfixturevalue("broker")

@@ -98,9 +98,7 @@ class Database:
             "ALTER ROLE {user} SET ROLE {role}",
         ):
             self.execute(sql.SQL(statement).format(password=sql.Literal(password), **names))
-        return DatabaseLogin(
-            server=self.admin.server, user=user, password=Secret(password), lease_id=f"lease-{user}"
-        )
+        return DatabaseLogin(server=self.admin.server, user=user, password=Secret(password), lease_id=f"lease-{user}")
 
     def credentials(self, role: str) -> Logins:
         return Logins(self.login(role))
@@ -130,9 +128,7 @@ class Database:
         """End `login`'s lease as Vault does: no new sessions, the open ones ended, the role dropped."""
         user = sql.Identifier(login.user)
         self.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(user))
-        self.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", (login.user,)
-        )
+        self.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", (login.user,))
         self.execute(sql.SQL("DROP ROLE {}").format(user))
 
 

@@ -32,9 +32,7 @@ FOLDER = Path(__file__).with_name("golden")
 Headers = Sequence[tuple[str, bytes | None]]
 
 _BEGAN = datetime.now(UTC) - timedelta(seconds=1)
-_MOMENT = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)([T ])(\d\d):(\d\d):(\d\d)(?:\.\d{1,9})?(Z|[+-]00(?::?00)?)?(?![\d:])"
-)
+_MOMENT = re.compile(r"(\d{4})-(\d\d)-(\d\d)([T ])(\d\d):(\d\d):(\d\d)(?:\.\d{1,9})?(Z|[+-]00(?::?00)?)?(?![\d:])")
 _UUID7 = re.compile(r"\b([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b")
 _MODEL = re.compile(r"\breviews@\d+\.\d+\.\d+\b")
 _PORT = re.compile(r"\b(127\.0\.0\.1|localhost):\d{2,5}\b")
@@ -163,9 +161,7 @@ class Place:
         found: list[Any] = []
         try:
             topics = consumer.list_topics(self.topic, timeout=10).topics
-            consumer.assign(
-                [confluent_kafka.TopicPartition(self.topic, at, 0) for at in topics[self.topic].partitions]
-            )
+            consumer.assign([confluent_kafka.TopicPartition(self.topic, at, 0) for at in topics[self.topic].partitions])
             deadline = time.monotonic() + 30
             while len(found) < count:
                 assert time.monotonic() < deadline, f"only {len(found)} of {count} records are there"
@@ -194,9 +190,7 @@ def printable(data: bytes | None, most: int = 160) -> str:
     if data is None:
         return "(none)"
     text = data.decode("utf-8", "backslashreplace")
-    shown = "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text[:most]
-    )
+    shown = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text[:most])
     return shown if len(text) <= most else f"{shown}... ({len(data)} bytes)"
 
 

@@ -122,9 +122,7 @@ class Bookmarks:
     def __call__(self, starts: Sequence[Position]) -> Sequence[Position]:
         self.asked.append(list(starts))
         return [
-            Position(
-                at.cluster_id, at.topic, at.partition, self.next.get((at.cluster_id, at.partition), at.offset)
-            )
+            Position(at.cluster_id, at.topic, at.partition, self.next.get((at.cluster_id, at.partition), at.offset))
             for at in starts
         ]
 
@@ -136,10 +134,7 @@ class Bookmarks:
 
 
 def read_until(
-    poll: Callable[[int, float], list[Record]],
-    enough: Callable[[list[Record]], bool],
-    *,
-    timeout_s: float = 60.0,
+    poll: Callable[[int, float], list[Record]], enough: Callable[[list[Record]], bool], *, timeout_s: float = 60.0
 ) -> list[Record]:
     """Poll until `enough` holds of everything that was read. Fails the test where it never does."""
     deadline = time.monotonic() + timeout_s

@@ -45,9 +45,7 @@ SECURED = {"BDLAB_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "BDLAB_KAFKA_CA_FILE": "
 class Daemon:
     """A `bdlab` daemon; `lines` gets each line of its standard error."""
 
-    def __init__(
-        self, arguments: Sequence[str], environment: dict[str, str], command: Sequence[str] = BDLAB
-    ) -> None:
+    def __init__(self, arguments: Sequence[str], environment: dict[str, str], command: Sequence[str] = BDLAB) -> None:
         self._name = " ".join(("bdlab", *arguments))
         self.process: subprocess.Popen[str] | forked.Process
         if command == BDLAB and forked.can(arguments, environment):
@@ -141,9 +139,7 @@ class Pipeline:
 
     command: Sequence[str] = BDLAB
 
-    def __init__(
-        self, folder: Path, *, vault: type[OpenBao] = OpenBao, broker: LocalBroker | None = None
-    ) -> None:
+    def __init__(self, folder: Path, *, vault: type[OpenBao] = OpenBao, broker: LocalBroker | None = None) -> None:
         self.folder = folder
         self.vault = new_openbao(folder, vault)
         self.postgres = new_postgres(folder)
@@ -182,9 +178,7 @@ class Pipeline:
             check=False,
             timeout=240,
         )
-        return subprocess.CompletedProcess(
-            ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode()
-        )
+        return subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
 
     @contextmanager
     def daemon(self, *arguments: str, within: Sequence[str] = (), **more: str) -> Iterator[Daemon]:
@@ -196,9 +190,7 @@ class Pipeline:
             daemon.close()
 
     @contextmanager
-    def serve(
-        self, *arguments: str, within: Sequence[str] = (), **more: str
-    ) -> Iterator[tuple[Daemon, httpx.Client]]:
+    def serve(self, *arguments: str, within: Sequence[str] = (), **more: str) -> Iterator[tuple[Daemon, httpx.Client]]:
         """A running API on a free port, and a client of it."""
         with (
             self.daemon("serve", "--port", "0", *arguments, within=within, **more) as daemon,
@@ -278,11 +270,7 @@ class Pipeline:
 
 @contextmanager
 def running_pipeline(
-    folder: Path,
-    *,
-    vault: type[OpenBao] = OpenBao,
-    broker: LocalBroker | None = None,
-    kind: type[Pipeline] = Pipeline,
+    folder: Path, *, vault: type[OpenBao] = OpenBao, broker: LocalBroker | None = None, kind: type[Pipeline] = Pipeline
 ) -> Iterator[Pipeline]:
     """A pipeline of its own in `folder`, set up. `broker` may run already, and is stopped all the same."""
     pipeline = kind(folder, vault=vault, broker=broker)
@@ -329,9 +317,7 @@ def secured_pipeline(folder: Path, kind: type[S]) -> Iterator[tuple[Pipeline, S]
 
 
 @pytest.fixture(scope="session")
-def _shared_pipeline(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Pipeline]:
+def _shared_pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     # A second broker of the session would be up to three JVMs more; one that keeps its log can be both.
     broker = None if KIND == "tansu" else request.getfixturevalue("broker")
     with running_pipeline(tmp_path_factory.mktemp("pipeline"), broker=broker) as pipeline:

@@ -28,9 +28,9 @@ from tests.waiting import until
 
 BDLAB = [sys.executable, "-m", "bdlab_cli"]
 #: A shell that finds the `bdlab` under test, and no settings of somebody else.
-ENVIRONMENT = {
-    name: value for name, value in os.environ.items() if not name.startswith(("BDLAB_", "VAULT_"))
-} | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("BDLAB_", "VAULT_"))} | {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+}
 if suite.ON:
     ENVIRONMENT["BDLAB_STACK_TLS"] = "1"
 #: The broker that `up` and `demo` start by default. Apache Kafka if it is in the cache: no test fetches it.

@@ -38,9 +38,7 @@ class ShamirOpenBao(OpenBao):
     def _configure(self, port: int) -> Sequence[str]:
         arguments = super()._configure(port)
         config = Path(arguments[-1])
-        config.write_text(
-            re.sub(r'seal "static" \{.*?\n\}\n', "", config.read_text("utf-8"), flags=re.DOTALL)
-        )
+        config.write_text(re.sub(r'seal "static" \{.*?\n\}\n', "", config.read_text("utf-8"), flags=re.DOTALL))
         return arguments
 
     def _is_ready(self) -> bool:
@@ -91,9 +89,7 @@ class VaultWorld:
 
     def __post_init__(self) -> None:
         self.manager = AdminManager(
-            DatabaseLogin(
-                server=self.server, user=self.postgres.admin_user, password=self.postgres.admin_password
-            )
+            DatabaseLogin(server=self.server, user=self.postgres.admin_user, password=self.postgres.admin_password)
         )
 
     @property
@@ -118,9 +114,7 @@ class VaultWorld:
     def seeds(self, **changes: Any) -> Seeds:
         seeds = Seeds(
             administrator=self.manager.admin,
-            kafka=KafkaLogin(
-                server=KafkaSettings(bootstrap_servers="127.0.0.1:1", security_protocol="PLAINTEXT")
-            ),
+            kafka=KafkaLogin(server=KafkaSettings(bootstrap_servers="127.0.0.1:1", security_protocol="PLAINTEXT")),
             cidrs=("127.0.0.0/8",),
             token_period_s=60,
             lease_ttl_s=60,
@@ -129,13 +123,7 @@ class VaultWorld:
         return msgspec.structs.replace(seeds, **changes)
 
     def plan(self, **changes: Any) -> Plan:
-        plan = Plan(
-            vault=self.vault,
-            keys_file=self.keys_file,
-            seeds=self.seeds(),
-            manager=self.manager,
-            timeout_s=20,
-        )
+        plan = Plan(vault=self.vault, keys_file=self.keys_file, seeds=self.seeds(), manager=self.manager, timeout_s=20)
         return msgspec.structs.replace(plan, **changes)
 
     def init(self, plan: Plan | None = None) -> list[StepResult]:
@@ -190,17 +178,9 @@ class VaultWorld:
         return settings.load(environ=self.environment(**changes))
 
     def session(
-        self,
-        service: str,
-        role: str | None = None,
-        *,
-        kafka: bool = True,
-        daemon: bool = True,
-        **changes: str,
+        self, service: str, role: str | None = None, *, kafka: bool = True, daemon: bool = True, **changes: str
     ) -> VaultSession:
-        return VaultSession(
-            self.layers(**changes), service=service, database_role=role, kafka=kafka, daemon=daemon
-        )
+        return VaultSession(self.layers(**changes), service=service, database_role=role, kafka=kafka, daemon=daemon)
 
     def env_file(self, **changes: str) -> Path:
         """A `.env` that says what `seeds` says."""
@@ -234,10 +214,7 @@ class VaultWorld:
 
     def users(self) -> set[str]:
         """The database users that Vault has made and not dropped yet."""
-        with (
-            contextlib.closing(self.connect(self.manager.admin)) as connection,
-            connection.cursor() as cursor,
-        ):
+        with contextlib.closing(self.connect(self.manager.admin)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'v-%%'")
             return {str(name) for (name,) in cursor.fetchall()}
 

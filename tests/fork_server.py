@@ -28,9 +28,7 @@ NUMBER = struct.Struct("=i")
 def import_everything() -> None:
     """Import what commands import, but for scikit-learn: it starts threads, which a fork does not have."""
     app._import_structlog_alone()
-    importlib.import_module(
-        "typer._adapters"
-    )  # with pydantic, which Typer imports at a command's first option
+    importlib.import_module("typer._adapters")  # with pydantic, which Typer imports at a command's first option
     for package in (bdlab, bdlab_cli):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.startswith("bdlab.model.") and not module.name.endswith("__main__"):

@@ -52,11 +52,7 @@ class Process:
         self.stdout: IO[str] | None = None
         self.stderr: IO[str] | None = None
         self._told, theirs = socket.socketpair()
-        request = {
-            "arguments": arguments,
-            "environment": dict(environment),
-            "folder": str(folder or Path.cwd()),
-        }
+        request = {"arguments": arguments, "environment": dict(environment), "folder": str(folder or Path.cwd())}
         descriptors = [each if isinstance(each, int) else each.fileno() for each in streams]
         with theirs:
             socket.send_fds(_server(), [json.dumps(request).encode()], [theirs.fileno(), *descriptors])

@@ -45,9 +45,7 @@ class Dialect(Relay):
         self.version = version
         self._root = ""
 
-    def answer(
-        self, method: str, path: str, headers: dict[str, str], body: bytes, netloc: str = ""
-    ) -> Answer:
+    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes, netloc: str = "") -> Answer:
         headers.pop("X-Vault-Namespace", None)
         token = headers.get("X-Vault-Token", "")
         if _OPENBAO_ONLY.match(path):

@@ -116,9 +116,7 @@ class Watch:
         for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 environment = (place / "environ").read_bytes()
-                if self._mark not in environment and not str((place / "cwd").readlink()).startswith(
-                    str(self._folder)
-                ):
+                if self._mark not in environment and not str((place / "cwd").readlink()).startswith(str(self._folder)):
                     continue
                 command = (place / "cmdline").read_bytes()
                 program = command.replace(b"\0", b" ").decode(errors="replace")[:80]

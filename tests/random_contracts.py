@@ -31,38 +31,11 @@ TROUBLE = (
     *("class", "self", "None", "lambda", "__init__", "contract", "event", "fields", "count", "encode"),
     *("le", "quantile", "instance", "job", "__name__", "predictions", "incoming", "bytes", "p", "l", "i"),
     *("a'b", "a`b", "a;--", "a%s", "a%(x)s", "a{b}", "{}", "a/b", "$1", "-a", "--help", "a,b", "a:b", "#a"),
-    *(
-        "a" * 63,
-        "A" * 63,
-        "aB" * 31,
-        "É" * 63,
-        "x" + "é" * 62,
-        "Größe",
-        "ﬁ",
-        "ａ",
-        "K",
-        "a\u0301",
-        "naïve 東京",
-    ),
+    *("a" * 63, "A" * 63, "aB" * 31, "É" * 63, "x" + "é" * 62, "Größe", "ﬁ", "ａ", "K", "a\u0301", "naïve 東京"),
 )
 #: These are refused as names.
 REFUSED = (
-    *(
-        "",
-        " ",
-        "a ",
-        "a=b",
-        'a"b',
-        "a\\b",
-        "a\x00",
-        "a\nb",
-        "a\x7f",
-        "a\u202eb",
-        "\ud800",
-        "年齢",
-        "1st",
-        "_",
-    ),
+    *("", " ", "a ", "a=b", 'a"b', "a\\b", "a\x00", "a\nb", "a\x7f", "a\u202eb", "\ud800", "年齢", "1st", "_"),
     *("a" * 64, "aB" * 22, "É" * 64, "a" * 201, "id", "ID", "TraceId", "ctid", "xmin", "Offset", "Log ID"),
 )
 
@@ -175,8 +148,7 @@ _ODD_TEXTS = ("\ud800", "\x00", "2026-01-01T00:00:00", "0001-01-01T00:00:00+23:5
 anything = st.sampled_from(_ODD_TEXTS) | st.recursive(
     _scalars,
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(_words_of_contracts | st.text(max_size=5), inner, max_size=3)
+        st.lists(inner, max_size=3) | st.dictionaries(_words_of_contracts | st.text(max_size=5), inner, max_size=3)
     ),
     max_leaves=8,
 )

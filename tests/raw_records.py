@@ -41,13 +41,9 @@ def _crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def record(
-    key: bytes, value: bytes, headers: Sequence[tuple[bytes, bytes]] = (), *, number: int = 0
-) -> bytes:
+def record(key: bytes, value: bytes, headers: Sequence[tuple[bytes, bytes]] = (), *, number: int = 0) -> bytes:
     head = b"".join(_sized(name) + _sized(content) for name, content in headers)
-    return _sized(
-        b"\0" + _varint(0) + _varint(number) + _sized(key) + _sized(value) + _varint(len(headers)) + head
-    )
+    return _sized(b"\0" + _varint(0) + _varint(number) + _sized(key) + _sized(value) + _varint(len(headers)) + head)
 
 
 def batch(payload: bytes, *, count: int = 1, attributes: int = 0) -> bytes:
@@ -78,10 +74,7 @@ def _produce(leader: str, topic: str, partition: int, records: bytes) -> int:
         + struct.pack(">iii", 1, partition, len(records))
         + records
     )
-    with (
-        socket.create_connection((host, int(port)), timeout=10) as connection,
-        connection.makefile("rb") as answer,
-    ):
+    with socket.create_connection((host, int(port)), timeout=10) as connection, connection.makefile("rb") as answer:
         connection.sendall(struct.pack(">i", len(request)) + request)
         (size,) = struct.unpack(">i", answer.read(4))
         body = answer.read(size)

@@ -34,9 +34,7 @@ class Relay:
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
     @property
     def url(self) -> str:
@@ -65,9 +63,7 @@ class Relay:
             answer = 502, b"the server is away"
         request.answer(*answer)
 
-    def answer(
-        self, method: str, path: str, headers: dict[str, str], body: bytes, netloc: str = ""
-    ) -> Answer:
+    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes, netloc: str = "") -> Answer:
         """Ask the server and give its answer."""
         connection = http.client.HTTPConnection(self._target or netloc, timeout=_TIMEOUT_S)
         try:

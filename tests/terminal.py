@@ -14,8 +14,7 @@ BDLAB = (sys.executable, "-m", "bdlab_cli")
 _ENDS_WITHIN_S = 60.0
 #: Becomes a program whose terminal this is: the kernel tells it when the terminal closes.
 _IN_CONTROL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-    "os.execv(sys.argv[1], sys.argv[1:])"
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 )
 
 

@@ -18,6 +18,4 @@ class Reviews(MLModel):
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         texts = StringCodec.decode_input(payload.inputs[0])
         answers = [json.dumps(found) for found in predict(self.model, texts)]
-        return InferenceResponse(
-            model_name=self.name, outputs=[StringCodec.encode_output("predictions", answers)]
-        )
+        return InferenceResponse(model_name=self.name, outputs=[StringCodec.encode_output("predictions", answers)])

@@ -41,9 +41,7 @@ def setting(name: str, default: str | bool = True, **more: Any) -> Any:
     return Option(envvar=f"BDLAB_{name.replace('.', '_').upper()}", show_default=default, **more)
 
 
-StartupTimeout = Annotated[
-    float | None, setting("startup_timeout", "60; 5 at a terminal, except for daemons")
-]
+StartupTimeout = Annotated[float | None, setting("startup_timeout", "60; 5 at a terminal, except for daemons")]
 KeysFile = Annotated[Path, setting("vault.keys_file", "vault-keys.json in ~/.local/state/bdlab")]
 KEYS_FILE = Path("~/.local/state/bdlab/vault-keys.json")
 IdentityDir = Annotated[str | None, setting("vault.identity_dir", "identity in ~/.local/state/bdlab")]
@@ -75,9 +73,7 @@ def age(text: str) -> timedelta:
     try:
         length = duration(text)
     except ValueError:
-        raise BadParameter(
-            f"{text!r} is no age: give a number and one of s, m, h, d, w, such as 30d"
-        ) from None
+        raise BadParameter(f"{text!r} is no age: give a number and one of s, m, h, d, w, such as 30d") from None
     if length > _LONGEST:
         raise BadParameter(f"{text!r} is more than 100 years")
     return length

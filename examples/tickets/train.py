@@ -16,11 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 HERE = Path(__file__).parent
-MESSAGES = {
-    "low": "how do I change my {}",
-    "normal": "my {} shows an error",
-    "high": "{} is down, we lose money",
-}
+MESSAGES = {"low": "how do I change my {}", "normal": "my {} shows an error", "high": "{} is down, we lose money"}
 
 chance = np.random.default_rng(7)
 urgency = chance.choice(list(MESSAGES), size=600)

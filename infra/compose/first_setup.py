@@ -132,9 +132,7 @@ def hand_over() -> None:
         return
     if not password:
         # Keep what an interrupted first set-up made up: Postgres may have it already.
-        password = values_of(setup / ".env").get("POSTGRES_PASSWORD") or secrets.token_urlsafe(
-            _PASSWORD_BYTES
-        )
+        password = values_of(setup / ".env").get("POSTGRES_PASSWORD") or secrets.token_urlsafe(_PASSWORD_BYTES)
     values = {"POSTGRES_USER": "postgres"} | {name: value for name, value in given.items() if value}
     values |= FIXED | {"POSTGRES_PASSWORD": password}
     replaced = [name for name, value in FIXED.items() if given.get(name) and given[name] != value]

@@ -122,9 +122,7 @@ def _routes() -> Iterator[str]:
 def _table(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
     yield f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}"
     for row in rows:
-        cells = (
-            cell if "`" in cell else re.sub(r"[|*<]", lambda it: f"&#{ord(it[0])};", cell) for cell in row
-        )
+        cells = (cell if "`" in cell else re.sub(r"[|*<]", lambda it: f"&#{ord(it[0])};", cell) for cell in row)
         yield f"| {' | '.join(cells)} |"
 
 

@@ -44,12 +44,7 @@ def resolve(context: MavenContext, wanted: list[str]) -> list[Dependency]:
 
 
 def section(context: MavenContext, name: str, wanted: list[str]) -> str:
-    lines = [
-        f"[{name}]",
-        f'version = "{wanted[0].rpartition(":")[2]}"',
-        f"wanted = {json.dumps(wanted)}",
-        "jars = [",
-    ]
+    lines = [f"[{name}]", f'version = "{wanted[0].rpartition(":")[2]}"', f"wanted = {json.dumps(wanted)}", "jars = ["]
     for dependency in resolve(context, wanted):
         artifact = dependency.artifact
         parts = (artifact.groupId, artifact.artifactId, artifact.version, artifact.classifier)

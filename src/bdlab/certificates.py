@@ -58,11 +58,7 @@ class CertificateFiles:
             signed_by = self.ca_file.read_text("ascii")
         except FileNotFoundError:
             return False
-        return (
-            self.server_file.exists()
-            and record.hosts == list(hosts)
-            and signed_by.strip() == authority.strip()
-        )
+        return self.server_file.exists() and record.hosts == list(hosts) and signed_by.strip() == authority.strip()
 
     @property
     def due_at(self) -> float:
@@ -152,9 +148,7 @@ class ServedCertificate:
         except OSError as error:
             if str(error) != self._problem:
                 self._problem = str(error)
-                _log.warning(
-                    "the new certificate cannot be used", file=str(self._files[0]), problem=str(error)
-                )
+                _log.warning("the new certificate cannot be used", file=str(self._files[0]), problem=str(error))
             return
         self._read, self._problem = found, ""
         _log.info("serving with a new certificate", file=str(self._files[0]))

@@ -87,11 +87,7 @@ class LetterResult(msgspec.Struct, frozen=True, kw_only=True):
 
 class RawProducer(Protocol):
     def publish_raw(
-        self,
-        key: bytes | None,
-        value: bytes | None,
-        head: Headers,
-        done: Callable[[Position | BrokerError], None],
+        self, key: bytes | None, value: bytes | None, head: Headers, done: Callable[[Position | BrokerError], None]
     ) -> None:
         """Publish a record; `done` is called once, within a bounded time. Raises BrokerError."""
 
@@ -152,9 +148,7 @@ def await_replays(
             found |= reader.replay_outcomes([place for place in sent if place not in found])
         if len(found) == len(sent):
             break
-    return [
-        msgspec.structs.replace(one, outcome=found.get(one.replay)) if one.replay else one for one in results
-    ]
+    return [msgspec.structs.replace(one, outcome=found.get(one.replay)) if one.replay else one for one in results]
 
 
 def _record(recorder: ReplayRecorder, replays: Sequence[tuple[Position, Position]]) -> None:

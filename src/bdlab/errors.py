@@ -84,6 +84,4 @@ class RowRejected(DatabaseError):
 def require(package: str, *, extra: str, what: str) -> None:
     """Raise InvalidInput if a package of one of bdlab's extras is missing, which `what` needs."""
     if find_spec(package) is None:
-        raise InvalidInput(
-            f"{what}, and the package {package} is not installed", hint=f"pip install 'bdlab[{extra}]'"
-        )
+        raise InvalidInput(f"{what}, and the package {package} is not installed", hint=f"pip install 'bdlab[{extra}]'")

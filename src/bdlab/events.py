@@ -147,9 +147,7 @@ class EventCodec:
         self.contract = contract
         self.input = input_type(contract, Input)
         self.score = score_type(contract, Score)
-        self.event = event_type(
-            contract, PredictionEvent, explanation=tuple[Term, ...], schema_version=SCHEMA_VERSION
-        )
+        self.event = event_type(contract, PredictionEvent, explanation=tuple[Term, ...], schema_version=SCHEMA_VERSION)
         self._decoder = msgspec.json.Decoder(self.event)
         self._make = Copier(self.event, self.input, self.score)
         moments = [field.column for field in contract if field.kind == "date-time"]
@@ -171,9 +169,7 @@ class EventCodec:
         found: Any = given
         if self._canonical:  # later fields would change the id of what was asked before they were there
             values = ((field, getattr(given, field.column)) for field in self._canonical)
-            found = {
-                field.name: value for field, value in values if field.since == 1 or value != field.default
-            }
+            found = {field.name: value for field, value in values if field.since == 1 or value != field.default}
         canonical = _encoder.encode(found)
         digest = hashlib.sha256(b"\x00".join((key.encode("utf-8", "surrogatepass"), canonical))).digest()
         number = int.from_bytes(digest[:16])
@@ -311,8 +307,7 @@ def _other_version(schema_version: int) -> str:
     """Return why an event of an earlier version is invalid. Raises EventTooNew for a later version."""
     if schema_version > SCHEMA_VERSION:
         raise EventTooNew(
-            f"schema_version is {schema_version}, and this version of bdlab reads none later than "
-            f"{SCHEMA_VERSION}",
+            f"schema_version is {schema_version}, and this version of bdlab reads none later than {SCHEMA_VERSION}",
             hint="Install the version of bdlab that writes such events.",
         )
     return f"schema_version is {schema_version}, and this version reads only {SCHEMA_VERSION}"

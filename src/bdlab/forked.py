@@ -28,9 +28,7 @@ class Forked:
     message what one of them did, and `hint` what to do if it ended.
     """
 
-    def __init__(
-        self, work: Callable[[Any], Any], what: str, count: int | None = None, hint: str = _HINT
-    ) -> None:
+    def __init__(self, work: Callable[[Any], Any], what: str, count: int | None = None, hint: str = _HINT) -> None:
         self._work = work
         self._what = what
         self._hint = hint
@@ -57,9 +55,7 @@ class Forked:
             process.join()
         self._processes.clear()
 
-    def results(
-        self, arguments: Iterable[Any], stop: Callable[[], object], *, ahead: int = 1
-    ) -> Iterator[Any]:
+    def results(self, arguments: Iterable[Any], stop: Callable[[], object], *, ahead: int = 1) -> Iterator[Any]:
         """Return what `work` returns for each of the arguments, in their order.
 
         `stop` is called several times a second, and ends the results if it returns what is true. A process
@@ -87,8 +83,7 @@ class Forked:
                 self._processes[connection].join(1)
                 code = self._processes[connection].exitcode
                 raise BdlabError(
-                    f"a process that {self._what} has ended (exit code {code})",
-                    hint=self._hint,
+                    f"a process that {self._what} has ended (exit code {code})", hint=self._hint
                 ) from error
             if returned in done:
                 result, failure = done.pop(returned)

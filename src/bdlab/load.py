@@ -46,9 +46,7 @@ class LoadGenerator:
     A context manager, which stops the load at its end.
     """
 
-    def __init__(
-        self, url: str, bodies: Sequence[bytes], *, requests_per_second: float, ca_file: str = ""
-    ) -> None:
+    def __init__(self, url: str, bodies: Sequence[bytes], *, requests_per_second: float, ca_file: str = "") -> None:
         """Raises InvalidInput if `url` is not an http(s) URL, or the rate is not above 0."""
         http_url(url)
         if requests_per_second <= 0:
@@ -141,9 +139,7 @@ class LoadGenerator:
             response = self._client.post(f"{self._url.rstrip('/')}/predict", content=body)
         except httpx.HTTPError as error:
             return f"{type(error).__name__}: {error}"
-        return (
-            "" if response.status_code == 200 else f"HTTP {response.status_code}: {response.text[:_SAMPLE]}"
-        )
+        return "" if response.status_code == 200 else f"HTTP {response.status_code}: {response.text[:_SAMPLE]}"
 
 
 def _quantile(ordered: Sequence[float], part: float) -> float:

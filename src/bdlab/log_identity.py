@@ -83,8 +83,7 @@ def refusals(ranges: Sequence[LogRange], known: KnownLog | None, look: ReadRecor
     if records and not differ:
         return {}
     return {
-        p: _differs(found[p], known, records[p]) if p in differ else _unproved(found[p], known)
-        for p in sorted(found)
+        p: _differs(found[p], known, records[p]) if p in differ else _unproved(found[p], known) for p in sorted(found)
     }
 
 

@@ -47,9 +47,7 @@ class PlainJson:
     def __init__(self, kind: type[msgspec.Struct]) -> None:
         kinds = get_type_hints(kind)
         fields = kind.__struct_fields__
-        self._others = [
-            (at, attrgetter(name)) for at, name in enumerate(fields, 1) if not is_text(kinds[name])
-        ]
+        self._others = [(at, attrgetter(name)) for at, name in enumerate(fields, 1) if not is_text(kinds[name])]
         self._plain, self._escaped = (
             re.compile(
                 rb"\{%b\}"
@@ -74,7 +72,5 @@ class PlainJson:
 def _form(kind: object, text: bytes) -> bytes:
     """Return the pattern of a field of this type; `text` is that of a text."""
     bare, nullable = _bare(kind)
-    form = _FORMS.get(bare) or (
-        text if is_text(bare) else _OTHERS[dict if get_origin(bare) is dict else list]
-    )
+    form = _FORMS.get(bare) or (text if is_text(bare) else _OTHERS[dict if get_origin(bare) is dict else list])
     return b"(?:null|%b)" % form if nullable else form

@@ -58,9 +58,7 @@ class Outage:
     `began` and `ended` are the events of the log. Errors of the first `quiet_s` seconds are not logged.
     """
 
-    def __init__(
-        self, began: str, ended: str, *, quiet_s: float = 0.0, by_hint: bool = False, **context: Any
-    ) -> None:
+    def __init__(self, began: str, ended: str, *, quiet_s: float = 0.0, by_hint: bool = False, **context: Any) -> None:
         self._began = began
         self._ended = ended
         self._quiet_s = quiet_s
@@ -90,11 +88,7 @@ class Outage:
 
 
 def tries(
-    timeout_s: float,
-    *,
-    stop: threading.Event | None = None,
-    first_s: float = _FIRST_PAUSE_S,
-    longest_s: float = 0.5,
+    timeout_s: float, *, stop: threading.Event | None = None, first_s: float = _FIRST_PAUSE_S, longest_s: float = 0.5
 ) -> Iterator[float]:
     """Yield once for each try, with the seconds that are left of `timeout_s`, and pause in between.
 
@@ -131,12 +125,7 @@ def wait_for(
     """
     began = time.monotonic()
     outage = Outage(
-        f"waiting for {what}",
-        f"{what} is there",
-        quiet_s=_QUIET_S,
-        by_hint=True,
-        timeout_s=timeout_s,
-        **context,
+        f"waiting for {what}", f"{what} is there", quiet_s=_QUIET_S, by_hint=True, timeout_s=timeout_s, **context
     )
     last: BdlabError  # there is at least one try
     for _ in tries(timeout_s, stop=stop, longest_s=_LONGEST_PAUSE_S):

@@ -218,9 +218,7 @@ class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
                 parts = http_url(each)
             except InvalidInput:
                 parts = None
-            alone = (
-                parts is not None and "*" not in each and each == f"{parts.scheme}://{parts.netloc}".lower()
-            )
+            alone = parts is not None and "*" not in each and each == f"{parts.scheme}://{parts.netloc}".lower()
             if each != "*" and not alone:
                 raise SettingsInvalid(
                     f"http.cors_origins names {each!r}, which is no origin",

@@ -74,11 +74,6 @@ def test_sigterm_at_random_moments_loses_nothing(tmp_path: Path) -> None:
     # At Tansu, which waits without end for a member that is gone: a consumer has to see to that, too.
     with System(tmp_path, broker="tansu") as system:
         report = storm.run(
-            system,
-            seed=50,
-            predictions=1000,
-            faults=faults,
-            only={"restart consumer", "restart serve"},
-            limit_s=1800,
+            system, seed=50, predictions=1000, faults=faults, only={"restart consumer", "restart serve"}, limit_s=1800
         )
     _assert_held(report, predictions=1000, faults=faults)

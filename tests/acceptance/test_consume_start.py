@@ -17,11 +17,7 @@ def consumer(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     kept = {name: text for name, text in os.environ.items() if not name.startswith(("BDLAB_", "VAULT_"))}
     with subprocess.Popen(
         [sys.executable, "-m", "bdlab_cli", "consume", *options],
-        env=kept
-        | {
-            "VAULT_ADDR": "http://127.0.0.1:1",
-            "BDLAB_VAULT_IDENTITY_DIR": str(folder / "identity"),
-        },
+        env=kept | {"VAULT_ADDR": "http://127.0.0.1:1", "BDLAB_VAULT_IDENTITY_DIR": str(folder / "identity")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -49,14 +49,7 @@ def test_all_of_it_holds_and_nothing_is_left(tmp_path: Path, environment: dict[s
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr.count("✗") == 0
     assert f"started {DEFAULT_BROKER}" in done.stderr
-    for step in (
-        "started openbao",
-        "vault-init",
-        "migrate",
-        "6 reviews over HTTP",
-        "12 rows",
-        "left nothing",
-    ):
+    for step in ("started openbao", "vault-init", "migrate", "6 reviews over HTTP", "12 rows", "left nothing"):
         assert step in done.stderr
     assert "verified" in done.stdout
     for column in ("review", "stars", "sentiment", "top words", "partition/offset"):
@@ -83,9 +76,7 @@ def houses(folder: Path) -> Path:
     content = (folder / "houses.joblib").read_bytes()
     file = File(role="pipeline", sha256=sha256_of(content), bytes=len(content))
     card = folder / "houses.card.json"
-    card.write_bytes(
-        encode_card(Card(name="houses", version="1", files={"houses.joblib": file}, contract=contract))
-    )
+    card.write_bytes(encode_card(Card(name="houses", version="1", files={"houses.joblib": file}, contract=contract)))
     return card
 
 
@@ -110,9 +101,7 @@ def test_with_only_pypi_in_reach_it_runs_any_model_in_memory_and_says_so(
     assert "in memory only: what is not stored yet is lost when it ends" in first
     assert "127.0.0.1:1/maven" in first
     assert "jgo.conf" in first
-    assert done.stderr.splitlines()[-1].endswith(
-        "in memory only: what is not stored yet is lost when it ends"
-    )
+    assert done.stderr.splitlines()[-1].endswith("in memory only: what is not stored yet is lost when it ends")
 
 
 def test_a_step_that_fails_is_named_and_nothing_is_left(tmp_path: Path, environment: dict[str, str]) -> None:

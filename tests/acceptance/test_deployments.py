@@ -13,15 +13,7 @@ import pytest
 
 from bdlab import settings
 from bdlab.errors import PolicyDenied
-from bdlab.services import (
-    BDLAB,
-    DATABASE_ROLES,
-    IDENTITIES,
-    INSPECT,
-    KAFKA_SERVICES,
-    TABLE,
-    Deployment,
-)
+from bdlab.services import BDLAB, DATABASE_ROLES, IDENTITIES, INSPECT, KAFKA_SERVICES, TABLE, Deployment
 from bdlab.settings import VaultSettings
 from bdlab.stack import ApacheKafka
 from bdlab.vault.client import Method, VaultClient
@@ -44,9 +36,7 @@ CHECKS = [word for group in ("vault", "kafka", "postgres") for word in ("--check
 REVIEW = {"text": "This product is terrible!"}
 #: What a service might do to a topic and a group. The rest is about the whole broker, and refused to all; and
 #: records are deleted by a client that asks first for the leaders of a topic, which it does not see.
-REACHING_IN = [
-    name for name in OPERATIONS if name.endswith(("topic", "settings", "partitions", "group", "offsets"))
-]
+REACHING_IN = [name for name in OPERATIONS if name.endswith(("topic", "settings", "partitions", "group", "offsets"))]
 
 
 class Two:
@@ -122,9 +112,7 @@ def test_each_is_verified_by_its_own_numbers(two: Two, deployment: Deployment) -
     found = json.loads(two.run(deployment, "verify", "--json"))
     assert {one["topic"] for one in found["partitions"]} == {deployment.own("predictions")}
     assert sum(one["stored"] for one in found["partitions"]) == STORED[deployment]
-    checks = {
-        one["name"]: one for one in json.loads(two.run(deployment, "status", "--json", *CHECKS))["checks"]
-    }
+    checks = {one["name"]: one for one in json.loads(two.run(deployment, "status", "--json", *CHECKS))["checks"]}
     assert checks["vault.policies"]["message"] == deployment.own("status")
     assert checks["postgres.rows"]["detail"]["rows"] == STORED[deployment]
 

@@ -27,9 +27,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.once
 @pytest.mark.long
 @pytest.mark.parametrize("name", BAD)
-def test_an_example_runs_from_its_script_to_verified_rows(
-    name: str, tmp_path: Path, pipeline: Pipeline
-) -> None:
+def test_an_example_runs_from_its_script_to_verified_rows(name: str, tmp_path: Path, pipeline: Pipeline) -> None:
     folder = tmp_path / name
     shutil.copytree(EXAMPLES / name, folder, ignore=shutil.ignore_patterns("*.joblib", "*.onnx"))
     trained = subprocess.run(

@@ -84,9 +84,7 @@ class Run:
     @contextlib.contextmanager
     def root(self) -> Iterator[VaultClient]:
         vault = VaultSettings(
-            address=self.folder.running().vault_address,
-            identity_dir=str(self.folder.identity_dir),
-            timeout_s=10,
+            address=self.folder.running().vault_address, identity_dir=str(self.folder.identity_dir), timeout_s=10
         )
         client = VaultClient(vault)
         file = KeysFile(self.folder.keys_file)
@@ -155,9 +153,7 @@ def fail(run: Run, up: Up, client: httpx.Client, secrets: Secrets) -> None:
     run.command("vault-init", "--token-file", str(token_file), code=1)
     env_file = places / "broken.env"
     env_file.touch(0o600)
-    env_file.write_text(
-        "POSTGRES_USER=postgres\nPOSTGRES_PASSWORD=seeded-in-env-4711\nBDLAB_LEASE_TTL=often\n"
-    )
+    env_file.write_text("POSTGRES_USER=postgres\nPOSTGRES_PASSWORD=seeded-in-env-4711\nBDLAB_LEASE_TTL=often\n")
     secrets.add("a password in .env", "seeded-in-env-4711")
     run.command("vault-init", "--env-file", str(env_file), code=2)
 

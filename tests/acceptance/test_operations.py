@@ -34,10 +34,7 @@ DRILL = ("Start, look, stop", "Back up", "Restore", "Take it down for good")
 
 @pytest.mark.parametrize("block", BLOCKS + TUTORIAL + OWN_MODEL, ids=str)
 def test_each_block_says_how_it_is_tried_and_is_valid_shell(block: Block) -> None:
-    assert (
-        block.where
-        in {"run": {"local", "up", "ctrl-c", "shamir", "compose"}, "read": {"compose", "own"}}[block.how]
-    )
+    assert block.where in {"run": {"local", "up", "ctrl-c", "shamir", "compose"}, "read": {"compose", "own"}}[block.how]
     done = subprocess.run(["bash", "-n"], input=block.script, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -110,9 +107,7 @@ def person(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Person]:
     "person",
     [
         pytest.param({"BDLAB_STACK_BROKER": "tansu"}, id="in memory"),
-        pytest.param(
-            {"BDLAB_STACK_TLS": "true", "BDLAB_DEPLOYMENT": "sales"}, id="secured", marks=pytest.mark.kafka
-        ),
+        pytest.param({"BDLAB_STACK_TLS": "true", "BDLAB_DEPLOYMENT": "sales"}, id="secured", marks=pytest.mark.kafka),
     ],
     indirect=True,
 )

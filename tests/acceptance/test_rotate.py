@@ -67,9 +67,7 @@ def test_a_drill_in_which_requests_failed_ends_with_10(pipeline: Pipeline) -> No
     with (
         pipeline.serve(**IMPATIENT) as (serve, client),
         pipeline.daemon("consume"),
-        pipeline.daemon(
-            "rotate", "database", "--drill", "--url", str(client.base_url), "--seconds", "8"
-        ) as running,
+        pipeline.daemon("rotate", "database", "--drill", "--url", str(client.base_url), "--seconds", "8") as running,
     ):
         running.wait_for("posting 50 reviews a second")
         with brokers.frozen(pipeline.broker):
@@ -147,9 +145,7 @@ def test_a_drill_on_a_secured_kafka_rotates_all_three(tmp_path: Path, start_up: 
         found = json.loads(done.stdout)
         assert (found["load"]["failed"], found["verified"]) == (0, True)
         assert found["load"]["longest_pause_ms"] < PAUSE_MS
-        assert {one["service"] for one in found["rotations"] if one["outcome"] != "rotated"} == set(
-            NOT_ROTATED[:2]
-        )
+        assert {one["service"] for one in found["rotations"] if one["outcome"] != "rotated"} == set(NOT_ROTATED[:2])
         users = {one["service"]: one["after"] for one in found["rotations"] if one["what"] == "kafka"}
         assert set(users) == set(KAFKA_SERVICES)
     assert users["serve"].startswith("bdlab-serve-a ")

@@ -112,9 +112,7 @@ def session(pipeline: Pipeline, service: str) -> VaultSession:
     return VaultSession(layers, service=service, database_role=None, daemon=False)
 
 
-def test_every_command_does_its_work_with_tls_logins_and_acls(
-    secured: tuple[Pipeline, KafkaCluster],
-) -> None:
+def test_every_command_does_its_work_with_tls_logins_and_acls(secured: tuple[Pipeline, KafkaCluster]) -> None:
     pipeline, cluster = secured
     with pipeline.serve() as (_, client), pipeline.daemon("consume"):
         posted = client.post("/predict", json=REVIEW)
@@ -123,10 +121,7 @@ def test_every_command_does_its_work_with_tls_logins_and_acls(
         assert done.returncode == 0, done.stderr
         ids = [posted.json()["id"], json.loads(done.stdout)["id"]]
 
-        with (
-            session(pipeline, "predict") as predict,
-            Producer(predict, client_id="test", source="/tests") as producer,
-        ):
+        with session(pipeline, "predict") as predict, Producer(predict, client_id="test", source="/tests") as producer:
             acks = Acks()
             producer.publish_raw(b"k", b'{"id": "', [], acks)
             producer.publish_raw(*encode(event()), [], acks)
@@ -165,9 +160,7 @@ def test_every_command_does_its_work_with_tls_logins_and_acls(
     ]
 
 
-def test_a_partition_leader_that_is_killed_under_load_costs_nothing(
-    secured: tuple[Pipeline, KafkaCluster],
-) -> None:
+def test_a_partition_leader_that_is_killed_under_load_costs_nothing(secured: tuple[Pipeline, KafkaCluster]) -> None:
     pipeline, cluster = secured
     with pipeline.serve() as (_, client), pipeline.daemon("consume"):
         load = Load(str(client.base_url))
@@ -183,9 +176,7 @@ def test_a_partition_leader_that_is_killed_under_load_costs_nothing(
         check_all_stored(pipeline, client, load)
 
 
-def test_without_the_in_sync_majority_it_answers_503_and_recovers(
-    secured: tuple[Pipeline, KafkaCluster],
-) -> None:
+def test_without_the_in_sync_majority_it_answers_503_and_recovers(secured: tuple[Pipeline, KafkaCluster]) -> None:
     pipeline, cluster = secured
     with pipeline.serve(**IMPATIENT) as (_, client), pipeline.daemon("consume"):
         load = Load(str(client.base_url))

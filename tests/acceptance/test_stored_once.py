@@ -84,10 +84,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with (
-        running_pipeline(tmp_path_factory.mktemp("stored-once")) as pipeline,
-        pipeline.daemon("consume") as consume,
-    ):
+    with running_pipeline(tmp_path_factory.mktemp("stored-once")) as pipeline, pipeline.daemon("consume") as consume:
         yield Running(pipeline, consume)
 
 

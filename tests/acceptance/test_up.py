@@ -171,9 +171,7 @@ def test_a_start_is_interrupted(tmp_path: Path, start_up: Callable[..., Up]) -> 
 
 
 @pytest.mark.long
-def test_a_vault_whose_keys_never_reached_the_disk_begins_anew(
-    short_path: Path, start_up: Callable[..., Up]
-) -> None:
+def test_a_vault_whose_keys_never_reached_the_disk_begins_anew(short_path: Path, start_up: Callable[..., Up]) -> None:
     """As after kill -9 between the answer of Vault and the writing of its keys."""
     folder = short_path / "stack"
     with OpenBao(folder) as openbao:

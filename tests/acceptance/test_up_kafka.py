@@ -18,16 +18,7 @@ from confluent_kafka.admin import AdminClient
 
 from bdlab.stack.servers import binaries, java
 from tests.fix_servers import installed_or_skip
-from tests.fix_up import (
-    Up,
-    get,
-    no_secret_is_shown,
-    outlive,
-    post,
-    post_until_acknowledged,
-    shell,
-    wait_until_stored,
-)
+from tests.fix_up import Up, get, no_secret_is_shown, outlive, post, post_until_acknowledged, shell, wait_until_stored
 
 pytestmark = pytest.mark.kafka
 

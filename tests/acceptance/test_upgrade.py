@@ -87,11 +87,7 @@ def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
 
 
 def test_migrate_then_consume_then_serve(pipeline: Pipeline) -> None:
-    with (
-        pipeline.serve() as (_, client),
-        pipeline.daemon("consume") as old_consumer,
-        Load(client.base_url) as load,
-    ):
+    with pipeline.serve() as (_, client), pipeline.daemon("consume") as old_consumer, Load(client.base_url) as load:
         load.some_more()
         until(lambda: count(pipeline, "predictions") >= 20)
         pipeline.command = BDLAB

@@ -92,9 +92,7 @@ class AdvertisedCluster(KafkaCluster):
 
     def _member(self, node: int) -> AdvertisedMember:
         folder = self.data_dir / f"broker-{node}"
-        return AdvertisedMember(
-            folder, node_id=node, layout=self._layout, certificates=None, distribution=None
-        )
+        return AdvertisedMember(folder, node_id=node, layout=self._layout, certificates=None, distribution=None)
 
     @property
     def members(self) -> Sequence[AdvertisedMember]:

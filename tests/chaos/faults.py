@@ -138,9 +138,7 @@ def restart_serve(system: System, rng: random.Random) -> None:
 def _end_well(service: Service) -> None:
     code = service.stop(timeout_s=90)
     # The signal itself ends a process whose interpreter is still starting.
-    assert code in (0, -signal.SIGTERM), (
-        f"exit code {code} after SIGTERM:\n{service.log_file.read_text()[-2000:]}"
-    )
+    assert code in (0, -signal.SIGTERM), f"exit code {code} after SIGTERM:\n{service.log_file.read_text()[-2000:]}"
 
 
 def terminate_backends(system: System, rng: random.Random) -> None:

@@ -29,12 +29,7 @@ class Load:
     """
 
     def __init__(
-        self,
-        connect: Callable[[], http.client.HTTPConnection],
-        *,
-        threads: int,
-        seed: int,
-        pause_s: float = 0.0,
+        self, connect: Callable[[], http.client.HTTPConnection], *, threads: int, seed: int, pause_s: float = 0.0
     ) -> None:
         self._connect = connect
         self._pause_s = pause_s
@@ -76,9 +71,7 @@ class Load:
         while not self._stop.is_set():
             count += 1
             key = f"storm-{number}-{count}"
-            review = Review(
-                text=" ".join(rng.choices(_WORDS, k=rng.randint(3, 40))), summary=rng.choice(_WORDS)
-            )
+            review = Review(text=" ".join(rng.choices(_WORDS, k=rng.randint(3, 40))), summary=rng.choice(_WORDS))
             expected = REVIEWS.idempotent_id(key, review)
             body = json.dumps({"text": review.text, "summary": review.summary})
             with self._lock:
@@ -113,9 +106,7 @@ class Load:
         try:
             if connection is None:
                 connection = self._connect()
-            connection.request(
-                "POST", "/predict", body, {"Content-Type": "application/json", "Idempotency-Key": key}
-            )
+            connection.request("POST", "/predict", body, {"Content-Type": "application/json", "Idempotency-Key": key})
             response = connection.getresponse()
             answer = response.read()
         except (OSError, http.client.HTTPException) as error:

@@ -136,9 +136,7 @@ class Proxy:
         try:
             up_writer.write(first)
             with contextlib.suppress(asyncio.CancelledError):  # by `close`: nobody waits for this task
-                await asyncio.gather(
-                    _pump(reader, up_writer, link, self._loses), _pump(up_reader, writer, link)
-                )
+                await asyncio.gather(_pump(reader, up_writer, link, self._loses), _pump(up_reader, writer, link))
         finally:
             link.open -= ends
             for end in ends:

@@ -65,9 +65,7 @@ def run(
     take. `tell` gets a line for each fault.
     """
     rng = random.Random(seed)
-    load = Load(
-        lambda: http.client.HTTPConnection(*system.api_address, timeout=20), threads=clients, seed=seed
-    )
+    load = Load(lambda: http.client.HTTPConnection(*system.api_address, timeout=20), threads=clients, seed=seed)
     kinds = {name: fault for name, fault in catalogue(system).items() if only is None or name in only}
     deck: list[str] = []
     done: Counter[str] = Counter()

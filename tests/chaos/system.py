@@ -130,9 +130,7 @@ class System:
         """The broker of a cluster that leads this partition of the topic; None where none does just now."""
         assert isinstance(self.broker, AdvertisedCluster)
         client = AdminClient({"bootstrap.servers": self.broker.bootstrap_servers, "log_level": 2})
-        node = (
-            client.list_topics("predictions", timeout=20).topics["predictions"].partitions[partition].leader
-        )
+        node = client.list_topics("predictions", timeout=20).topics["predictions"].partitions[partition].leader
         return self.broker.members[node - 1] if node > 0 else None
 
     def extra_consumer(self) -> Service:

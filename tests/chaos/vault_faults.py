@@ -73,9 +73,7 @@ class VaultProxy:
         connection = http.client.HTTPConnection(self._target.netloc, timeout=_TIMEOUT_S)
         with contextlib.closing(connection):
             body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
-            headers = {
-                name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS
-            }
+            headers = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
             try:
                 connection.request(request.command, request.path, body, headers)
                 answer = connection.getresponse()

@@ -28,10 +28,7 @@ class NoEngine(Exception):
 
 
 def run(
-    *command: str | Path,
-    environment: Mapping[str, str] | None = None,
-    timeout_s: float = 600.0,
-    check: bool = True,
+    *command: str | Path, environment: Mapping[str, str] | None = None, timeout_s: float = 600.0, check: bool = True
 ) -> str:
     """Run to the end; what it said on standard output. `environment` is laid over this process's own."""
     outcome = subprocess.run(

@@ -42,12 +42,7 @@ class Stack:
     """One compose project. `files` are those of `infra/` that make it up."""
 
     def __init__(
-        self,
-        clone: Path,
-        engine: dict[str, str],
-        *,
-        project: str,
-        files: Sequence[str] = ("docker-compose.yml",),
+        self, clone: Path, engine: dict[str, str], *, project: str, files: Sequence[str] = ("docker-compose.yml",)
     ) -> None:
         self.clone = clone
         first = _free_ports()
@@ -64,9 +59,7 @@ class Stack:
 
     def write_env(self) -> None:
         text = (self.clone / ".env.example").read_text("utf-8")
-        self.env_file.write_text(
-            text.replace("POSTGRES_PASSWORD=", f"POSTGRES_PASSWORD={PASSWORD}", 1), "utf-8"
-        )
+        self.env_file.write_text(text.replace("POSTGRES_PASSWORD=", f"POSTGRES_PASSWORD={PASSWORD}", 1), "utf-8")
         self.env_file.chmod(0o600)
 
     def compose(self, *arguments: str, timeout_s: float = 300.0) -> str:
@@ -137,8 +130,7 @@ class Stack:
     def api_ports(self) -> list[int]:
         """The published port of each `app`."""
         bindings = [
-            self.inspect(container)["NetworkSettings"]["Ports"]["8000/tcp"]
-            for container in self.containers("app")
+            self.inspect(container)["NetworkSettings"]["Ports"]["8000/tcp"] for container in self.containers("app")
         ]
         return [int(binding[0]["HostPort"]) for binding in bindings]
 

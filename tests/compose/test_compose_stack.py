@@ -207,9 +207,7 @@ def test_all_credentials_are_rotated_without_a_restart(stack: Stack) -> None:
     outcomes = {(one["what"], one["service"]): one["outcome"] for one in json.loads(rotating.result())}
     others = {credential for credential, outcome in outcomes.items() if outcome != "rotated"}
     assert others == {("approle", "migrate"), ("approle", "backup")}
-    assert {("database", "manager"), ("kafka", "serve"), ("kafka", "consume"), ("approle", "serve")} <= set(
-        outcomes
-    )
+    assert {("database", "manager"), ("kafka", "serve"), ("kafka", "consume"), ("approle", "serve")} <= set(outcomes)
     assert starts(stack) == before
     report = stack.verify()
     assert report["verified"]
@@ -235,9 +233,7 @@ def test_replicas_share_the_work(stack: Stack) -> None:
     consumers = stack.containers("db-consumer")
     assert len(consumers) == 3
     for container in consumers:
-        assert '"batch stored"' in stack.log_of(container), (
-            "a consumer stored nothing: no partitions are its own"
-        )
+        assert '"batch stored"' in stack.log_of(container), "a consumer stored nothing: no partitions are its own"
     stack.up("--scale", "app=1", "--scale", "db-consumer=1")
 
 
@@ -263,9 +259,7 @@ def test_the_runbook_for_containers(stack: Stack, tmp_path: Path) -> None:
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
     engine, compose = shutil.which("docker"), " ".join(compose_command())
-    docker.write_text(
-        f'#!/bin/sh\ncase "$1" in compose) shift; exec {compose} "$@";; *) exec {engine} "$@";; esac\n'
-    )
+    docker.write_text(f'#!/bin/sh\ncase "$1" in compose) shift; exec {compose} "$@";; *) exec {engine} "$@";; esac\n')
     docker.chmod(0o755)
     environment = os.environ | stack.environment
     environment["PATH"] = f"{docker.parent}:{environment['PATH']}"

@@ -146,9 +146,7 @@ def test_an_answered_prediction_is_on_the_topic(served: ServedTopic) -> None:
     assert headers["ce_id"] == answer["id"].encode()
 
 
-@pytest.mark.parametrize(
-    "sent", ["", "00-short-00f067aa0ba902b7-01", "00-" + "0" * 32 + "-" + "0" * 16 + "-01"]
-)
+@pytest.mark.parametrize("sent", ["", "00-short-00f067aa0ba902b7-01", "00-" + "0" * 32 + "-" + "0" * 16 + "-01"])
 def test_an_unusable_traceparent_is_replaced(served: ServedTopic, sent: str) -> None:
     headers = {"traceparent": sent} if sent else {}
     assert served.client.post("/predict", json=REFERENCE, headers=headers).status_code == 200

@@ -271,9 +271,7 @@ def test_two_consumers_share_the_partitions_and_one_takes_over_from_the_other(sy
     with ExitStack() as stack:
         left = stack.enter_context(system.consumer(bookmarks))
         right = stack.enter_context(system.consumer(bookmarks))
-        read_until(
-            both, lambda _: len(left.assigned) == len(right.assigned) == 3 and left.at_end and right.at_end
-        )
+        read_until(both, lambda _: len(left.assigned) == len(right.assigned) == 3 and left.at_end and right.at_end)
         assert not left.assigned & right.assigned
 
         right.close()

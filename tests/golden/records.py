@@ -119,11 +119,7 @@ def judged() -> list[Record]:
         ("NUL as it is", b"terrible!", b"\x00"),
         ("a comma too many", b"}]", b"}],"),
         ("a field twice", b'"text":', b'"text":"another","text":'),
-        (
-            "a field twice with one value",
-            b'"sentiment":"negative"',
-            b'"sentiment":"negative","sentiment":"negative"',
-        ),
+        ("a field twice with one value", b'"sentiment":"negative"', b'"sentiment":"negative","sentiment":"negative"'),
         ("a term twice", b'"weight":-1.9', b'"weight":-1.9,"term":"b"'),
         ("a name twice by an escape", b'"text":', b'"\\u0074ext":"another","text":'),
         ("deep", b'[{"term":"terrible","weight":-1.9}]', b"[" * 5000 + b"]" * 5000),
@@ -143,24 +139,12 @@ def judged() -> list[Record]:
     of.add("a tombstone", of.id().encode(), None)
     of.add("neither key nor value", None, None)
     of.add("no key", None, of.value())
-    for name, other in (
-        ("an empty key", b""),
-        ("another key", b"another"),
-        ("a key that is no text", b"\xff\x00"),
-    ):
+    for name, other in (("an empty key", b""), ("another key", b"another"), ("a key that is no text", b"\xff\x00")):
         of.add(name, other, of.value())
     of.add("the key of another", of.all[0][1], of.value())
     for name, own, written in (
-        (
-            "an id in upper case",
-            b"ABCDEF00-0000-8000-8000-000000000001",
-            "ABCDEF00-0000-8000-8000-000000000001",
-        ),
-        (
-            "the same, its key not",
-            b"abcdef00-0000-8000-8000-000000000001",
-            "ABCDEF00-0000-8000-8000-000000000001",
-        ),
+        ("an id in upper case", b"ABCDEF00-0000-8000-8000-000000000001", "ABCDEF00-0000-8000-8000-000000000001"),
+        ("the same, its key not", b"abcdef00-0000-8000-8000-000000000001", "ABCDEF00-0000-8000-8000-000000000001"),
         ("an id without hyphens", b"abcdef00000080008000000000000002", "abcdef00000080008000000000000002"),
     ):
         of.add(name, own, of.value(id=written))
@@ -186,9 +170,7 @@ def judged() -> list[Record]:
         b"x",
         [*SERVE, ("bdlab-replay-count", b"2"), ("none", None), ("bytes", b"\xff\x00")],
     )
-    of.add(
-        "a dead letter that was replayed too often to count", b"k", b"x", [("bdlab-replay-count", b"1234567")]
-    )
+    of.add("a dead letter that was replayed too often to count", b"k", b"x", [("bdlab-replay-count", b"1234567")])
     return of.all
 
 

@@ -115,9 +115,7 @@ def predict(tmp_path: Path) -> Predict:
     fixed = {"NO_COLOR": "1", "COLUMNS": "100", "BDLAB_HTTP_MAX_BODY_BYTES": "2000"}
 
     def run(*arguments: str, stdin: bytes = b"", **more: str) -> str:
-        done = forked.run(
-            ("predict", "--no-publish", *arguments), kept | fixed | more, stdin=stdin, folder=tmp_path
-        )
+        done = forked.run(("predict", "--no-publish", *arguments), kept | fixed | more, stdin=stdin, folder=tmp_path)
         written = {}
         if "--output" in arguments:
             name = arguments[arguments.index("--output") + 1]
@@ -147,11 +145,7 @@ def test_parquet(predict: Predict, golden: Golden, tmp_path: Path) -> None:
     blocks += [f"{name}: {kind}\n" for name, kind in polars.read_parquet_schema(written).items()]
     blocks += [f"{json.dumps(row, ensure_ascii=False)}\n" for row in polars.read_parquet(written).to_dicts()]
     polars.DataFrame(
-        {
-            "TEXT": ["Great taste", "", None, "Terrible"],
-            "HelpfulnessNumerator": [1, None, -1, 2],
-            "score": [1, 2, 3, 4],
-        }
+        {"TEXT": ["Great taste", "", None, "Terrible"], "HelpfulnessNumerator": [1, None, -1, 2], "score": [1, 2, 3, 4]}
     ).write_parquet(tmp_path / "in.parquet")
     blocks += [predict("--file", "in.parquet"), predict("--file", "in.parquet", "--skip-invalid", "--json")]
     golden.holds("parquet.txt", normalised("".join(blocks)))

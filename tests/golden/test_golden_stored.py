@@ -63,9 +63,7 @@ VIEWS = """
 
 
 def catalogue(place: Place, queries: Mapping[str, str] = CATALOGUE) -> str:
-    blocks = [
-        f"== {title}\n" + "".join(f"{row}\n" for row in place.rows(query)) for title, query in queries.items()
-    ]
+    blocks = [f"== {title}\n" + "".join(f"{row}\n" for row in place.rows(query)) for title, query in queries.items()]
     return normalised("\n".join(blocks).replace("\\n", "\n    "), place.names)
 
 
@@ -162,16 +160,10 @@ def make_before(pipeline: Pipeline, folder: Path) -> None:
     place = Place(pipeline)
     place.done("migrate")
     with place.serve() as (_, client):
-        for key, text, source in (
-            ("a", "Great taste", ""),
-            ("b", 'Caf\xe9 \t \\ "b" ☕', "demo"),
-            ("", "Awful", ""),
-        ):
+        for key, text, source in (("a", "Great taste", ""), ("b", 'Caf\xe9 \t \\ "b" ☕', "demo"), ("", "Awful", "")):
             headers = {"Idempotency-Key": key, "Bdlab-Source": source}
             sent = {name: value for name, value in headers.items() if value}
-            assert (
-                client.post("/predict", json={"text": text, "summary": "s"}, headers=sent).status_code == 200
-            )
+            assert client.post("/predict", json={"text": text, "summary": "s"}, headers=sent).status_code == 200
         batch = [{"text": "Fine", "HelpfulnessNumerator": 3, "HelpfulnessDenominator": 4}, {"text": "Bad"}]
         assert client.post("/predict/batch", json=batch).status_code == 200
     place.done("predict", "Terrible waste", "--summary", "Awful", "--run-id", "one")
@@ -179,9 +171,7 @@ def make_before(pipeline: Pipeline, folder: Path) -> None:
     place.done("predict", "--file", str(folder / "reviews.csv"), "--run-id", "run")
     first = place.read(8)[0]
     again = (first.partition(), first.key(), first.value(), first.headers())
-    place.produce(
-        [again, (first.partition(), b"k", b"\xff not JSON", [("none", None), ("bytes", b"\xff\x00")])]
-    )
+    place.produce([again, (first.partition(), b"k", b"\xff not JSON", [("none", None), ("bytes", b"\xff\x00")])])
     topic = "".join(map(as_line, place.read(10)))
     place.done("consume", "--until-idle")
     admin = place.database.admin
@@ -223,13 +213,7 @@ def test_stored(pipeline: Pipeline, golden: Golden, before: list[tuple[int, Reco
         blocks += [f"== partition {partition}\n", *becomes(place, records, partition), "\n"]
     golden.holds("stored.txt", normalised("".join(blocks), place.names))
     named = {name: offset for offset, (name, *_) in enumerate(partitions[0])}
-    letters = (
-        "a dead letter with headers",
-        "a tombstone",
-        "no key",
-        "a key that is no text",
-        'text is "refused"',
-    )
+    letters = ("a dead letter with headers", "a tombstone", "no key", "a key that is no text", 'text is "refused"')
     with place.serve() as (_, client):
         read = [*read_back(client, place), *commands(place, 0, *(f"0/{named[name]}" for name in letters))]
     golden.holds("read.txt", normalised("".join(read), place.names))

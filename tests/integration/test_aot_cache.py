@@ -36,9 +36,7 @@ def maps(broker: ApacheKafka, cache_file: Path) -> bool:
     return str(cache_file) in Path(f"/proc/{broker.pid}/maps").read_text()
 
 
-def test_it_is_made_once_and_one_that_does_not_fit_is_not_in_the_way(
-    kafka: Distribution, tmp_path: Path
-) -> None:
+def test_it_is_made_once_and_one_that_does_not_fit_is_not_in_the_way(kafka: Distribution, tmp_path: Path) -> None:
     cache_file = kafka.aot_cache
     assert not cache_file.exists()
     stop = threading.Event()

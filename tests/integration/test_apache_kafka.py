@@ -14,12 +14,7 @@ from uuid import uuid4
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export all of them
-    AdminClient,
-    ConfigEntry,
-    ConfigResource,
-    PartitionMetadata,
-)
+from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource, PartitionMetadata  # type: ignore[attr-defined] # its stub does not re-export all of them
 
 from bdlab.errors import BrokerError, ServerNotStarted
 from bdlab.events import Position, Record
@@ -159,9 +154,7 @@ def test_the_cluster_loses_a_partition_leader_and_recovers(cluster: KafkaCluster
 
 @pytest.mark.kafka
 @pytest.mark.xdist_group("cluster")
-def test_without_the_in_sync_majority_nothing_is_acknowledged_and_nothing_lost(
-    cluster: KafkaCluster,
-) -> None:
+def test_without_the_in_sync_majority_nothing_is_acknowledged_and_nothing_lost(cluster: KafkaCluster) -> None:
     credentials = credentials_for(cluster, delivery_timeout_s=3.0)
     with Producer(credentials, client_id="test", source="/tests") as producer:
         positions = publish(producer, 100)

@@ -38,15 +38,7 @@ from bdlab.stack import ApacheKafka, OpenBao
 from bdlab.vault import pki
 from tests.broker_operations import OPERATIONS, Target
 from tests.brokers import kill
-from tests.fix_apache import (
-    SERVICES,
-    Authority,
-    SecuredKafka,
-    prepare_authority,
-    root_client,
-    running,
-    secured,
-)
+from tests.fix_apache import SERVICES, Authority, SecuredKafka, prepare_authority, root_client, running, secured
 from tests.fix_kafka import Acks, Bookmarks, place, read_until
 from tests.fix_servers import start_or_skip
 from tests.samples import event
@@ -86,9 +78,7 @@ def changed(login: KafkaLogin, **settings: str) -> KafkaLogin:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_may_do_what_it_needs_and_nothing_else(
-    kafka: SecuredKafka, service: str, operation: str
-) -> None:
+def test_a_service_may_do_what_it_needs_and_nothing_else(kafka: SecuredKafka, service: str, operation: str) -> None:
     allowed = OPERATIONS[operation](target(kafka.login(service)))
     assert allowed is (operation in ALLOWED[service])
 
@@ -153,9 +143,7 @@ def test_serve_sees_the_topic_and_not_the_lag_of_a_group_that_is_not_its_own(kaf
         state = admin.state()
         assert time.monotonic() - began < 20
     assert (state.connected, state.partitions, state.consumer_lag) == (True, 6, None)
-    assert state.problem == (
-        "the group's lag cannot be told: this user may not see group 'bdlab-db-consumer'"
-    )
+    assert state.problem == ("the group's lag cannot be told: this user may not see group 'bdlab-db-consumer'")
 
 
 def test_bringing_users_and_acls_about_again_changes_nothing(kafka: SecuredKafka) -> None:
@@ -178,9 +166,7 @@ def test_a_new_password_in_the_plan_is_set_and_the_old_one_refused(kafka: Secure
 
 def test_an_acl_too_many_is_taken_away_one_too_few_put_back_and_a_denial_left(kafka: SecuredKafka) -> None:
     def acl(operation: AclOperation, permission: AclPermissionType, name: str) -> AclBinding:
-        return AclBinding(
-            ResourceType.TOPIC, name, ResourcePatternType.LITERAL, user, "*", operation, permission
-        )
+        return AclBinding(ResourceType.TOPIC, name, ResourcePatternType.LITERAL, user, "*", operation, permission)
 
     login = kafka.users["status"][1]
     user = f"User:{login.username}"
@@ -190,9 +176,7 @@ def test_an_acl_too_many_is_taken_away_one_too_few_put_back_and_a_denial_left(ka
     for future in client.create_acls([excess, denial], request_timeout=10).values():
         future.result(10)
     assert OPERATIONS["write topic"](target(login))
-    assert ensure_users_and_acls(kafka.admin, kafka.users) == [
-        Change("took away", f"{login.username}: ALL on topic *")
-    ]
+    assert ensure_users_and_acls(kafka.admin, kafka.users) == [Change("took away", f"{login.username}: ALL on topic *")]
     assert not OPERATIONS["write topic"](target(login))
     needed = acl(AclOperation.DESCRIBE, AclPermissionType.ALLOW, login.server.topic)
     assert denial in removed(client, denial)
@@ -227,9 +211,7 @@ def test_a_wrong_password_an_unknown_user_and_another_mechanism_are_refused(kafk
 
 
 def test_users_are_made_for_scram_alone(kafka: SecuredKafka) -> None:
-    plain = msgspec.structs.replace(
-        changed(kafka.login("dlq"), sasl_mechanism="PLAIN"), username="bdlab-plain"
-    )
+    plain = msgspec.structs.replace(changed(kafka.login("dlq"), sasl_mechanism="PLAIN"), username="bdlab-plain")
     with pytest.raises(BrokerRefused, match="the mechanism is PLAIN") as told:
         ensure_users_and_acls(kafka.admin, {"dlq": [plain]})
     assert "BDLAB_KAFKA_USERNAME" in told.value.hint
@@ -334,11 +316,7 @@ def test_no_secret_is_on_the_command_line_and_files_are_private(kafka: SecuredKa
         assert secret not in command + environment
     assert stat.S_IMODE(server.data_dir.stat().st_mode) == 0o700
     assert server.certificates
-    private = (
-        server.folder / "server.properties",
-        server.certificates.server_file,
-        server.certificates.ca_file,
-    )
+    private = (server.folder / "server.properties", server.certificates.server_file, server.certificates.ca_file)
     for file in private:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     # The broker keeps what passwords are checked with, never the passwords; nor does its log hold any.
@@ -377,8 +355,7 @@ def test_users_are_known_at_each_broker_of_a_cluster_before_anybody_uses_them(
         admin = changed(ready.admin, bootstrap_servers=",".join(each.admin_servers for each in running))
         addresses = ",".join(each.bootstrap_servers for each in running)
         newcomers = [
-            changed(authority.login(cluster, f"bdlab-serve-{letter}"), bootstrap_servers=addresses)
-            for letter in "cdef"
+            changed(authority.login(cluster, f"bdlab-serve-{letter}"), bootstrap_servers=addresses) for letter in "cdef"
         ]
         assert frozen.pid is not None
         os.kill(frozen.pid, SIGSTOP)
@@ -399,17 +376,14 @@ def leads_the_quorum(broker: ApacheKafka) -> bool:
 
 
 @pytest.mark.kafka
-def test_a_secured_cluster_keeps_its_rules_when_a_broker_is_lost(
-    tmp_path: Path, authority: Authority
-) -> None:
+def test_a_secured_cluster_keeps_its_rules_when_a_broker_is_lost(tmp_path: Path, authority: Authority) -> None:
     cluster = KafkaCluster(tmp_path, certificates=authority.certificates)
     with secured(cluster, authority) as ready:
         kill(cluster.brokers[1])
         acks = Acks()
         credentials = StaticCredentials(
             kafka=msgspec.structs.replace(
-                ready.login("serve"),
-                server=msgspec.structs.replace(ready.login("serve").server, delivery_timeout_s=20),
+                ready.login("serve"), server=msgspec.structs.replace(ready.login("serve").server, delivery_timeout_s=20)
             )
         )
         with Producer(credentials, client_id="serve", source="/serve") as producer:
@@ -422,7 +396,5 @@ def test_a_secured_cluster_keeps_its_rules_when_a_broker_is_lost(
 
 
 def test_the_settings_of_an_administrator_need_no_password(kafka: SecuredKafka) -> None:
-    assert kafka.admin.server == KafkaSettings(
-        bootstrap_servers=kafka.kafka.admin_servers, security_protocol="SSL"
-    )
+    assert kafka.admin.server == KafkaSettings(bootstrap_servers=kafka.kafka.admin_servers, security_protocol="SSL")
     assert kafka.admin.username == ""

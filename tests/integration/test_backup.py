@@ -131,10 +131,7 @@ def test_a_backup_is_authentic_as_it_was_written(backup: Backup, tmp_path: Path)
         (lambda backup: _flip(backup.keys / "backup.key"), "manifest.json was changed, or is not the one of"),
         (lambda backup: backup.dump.rename(backup.path / "old"), "old was added"),
         (lambda backup: backup.snapshot.unlink(), "vault.snapshot is missing"),
-        (
-            lambda backup: (backup.keys / "identity" / "serve" / "secret_id").unlink(),
-            "serve/secret_id is mis",
-        ),
+        (lambda backup: (backup.keys / "identity" / "serve" / "secret_id").unlink(), "serve/secret_id is mis"),
         (lambda backup: (backup.keys / "identity" / "more").touch(), "keys/identity/more was added"),
         (lambda backup: (backup.path / "link").symlink_to("/etc/hostname"), "link was added"),
     ],
@@ -174,9 +171,7 @@ def test_a_manifest_that_was_written_anew_is_refused(backup: Backup) -> None:
 
 
 @pytest.mark.parametrize("lost", ["manifest.json", "keys/backup.key"])
-def test_without_manifest_or_its_key_somebody_has_to_say_that_it_is_to_be_trusted(
-    backup: Backup, lost: str
-) -> None:
+def test_without_manifest_or_its_key_somebody_has_to_say_that_it_is_to_be_trusted(backup: Backup, lost: str) -> None:
     (backup.path / lost).unlink()
     with pytest.raises(InvalidInput, match=f"{lost} is missing") as refused:
         backup.authenticate()
@@ -194,9 +189,7 @@ def test_rows_alone_are_authentic_without_the_rest(backup: Backup) -> None:
 
 
 @pytest.mark.with_tls
-def test_a_reader_dumps_all_and_an_owner_restores_it(
-    new_database: Callable[[], Database], tmp_path: Path
-) -> None:
+def test_a_reader_dumps_all_and_an_owner_restores_it(new_database: Callable[[], Database], tmp_path: Path) -> None:
     source, target = new_database(), new_database()
     source.execute("INSERT INTO logs (cluster_id, topic) VALUES ('c', 'one'), ('c', 'two')")
     file, programs = tmp_path / "dump", binaries.postgres() / "bin"
@@ -205,24 +198,14 @@ def test_a_reader_dumps_all_and_an_owner_restores_it(
     Administrator(target.admin).prepare(None)
     dumps.restore(target.login("owner"), file, programs=programs)
     target.execute("INSERT INTO logs (cluster_id, topic) VALUES ('c', 'three')")
-    assert target.execute("SELECT log_id, topic FROM logs ORDER BY log_id") == [
-        (1, "one"),
-        (2, "two"),
-        (3, "three"),
-    ]
-    owners = (
-        "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
-    )
+    assert target.execute("SELECT log_id, topic FROM logs ORDER BY log_id") == [(1, "one"), (2, "two"), (3, "three")]
+    owners = "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
     assert target.execute(owners) == [("bdlab_owner",)]
-    rights = (
-        "SELECT relname, relacl::text FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
-    )
+    rights = "SELECT relname, relacl::text FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY 1"
     assert target.execute(rights) == source.execute(rights)
 
 
-def test_a_dump_that_wants_a_superuser_gets_none(
-    new_database: Callable[[], Database], tmp_path: Path
-) -> None:
+def test_a_dump_that_wants_a_superuser_gets_none(new_database: Callable[[], Database], tmp_path: Path) -> None:
     """A view that is filled at the restore runs what its maker wrote, by whoever restores it."""
     source, target = new_database(), new_database()
     owned = Path(f"/tmp/owned-{uuid4().hex}")
@@ -281,9 +264,7 @@ def test_the_commands_name_what_is_in_the_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.with_tls
-def test_a_snapshot_is_taken_by_backup_alone_and_never_put_over_a_vault_in_use(
-    vault_world: VaultWorld,
-) -> None:
+def test_a_snapshot_is_taken_by_backup_alone_and_never_put_over_a_vault_in_use(vault_world: VaultWorld) -> None:
     with vault_world.logged_in("backup") as client:
         snapshot = snapshots.save(client)
     assert b"SHA256SUMS" in gzip.decompress(snapshot)
@@ -340,9 +321,7 @@ def test_a_database_that_is_older_than_the_log_catches_up(pipeline: Pipeline, tm
         done = pipeline.run("consume", "--until-idle")
         assert done.returncode == 0, done.stderr
 
-    admin = DatabaseLogin(
-        server=pipeline.postgres.server, user="postgres", password=pipeline.postgres.admin_password
-    )
+    admin = DatabaseLogin(server=pipeline.postgres.server, user="postgres", password=pipeline.postgres.admin_password)
     predict("Before the backup.")
     store()
     assert verify()[0] == 0
@@ -357,15 +336,7 @@ def test_a_database_that_is_older_than_the_log_catches_up(pipeline: Pipeline, tm
         dumps.restore(admin, file, programs=programs)
     environment = {"PGPASSWORD": admin.password.reveal(), "PGHOST": "127.0.0.1", "PGUSER": "postgres"}
     done = subprocess.run(
-        [
-            str(programs / "pg_restore"),
-            "--clean",
-            "--if-exists",
-            "--single-transaction",
-            "-d",
-            "bdlab",
-            str(file),
-        ],
+        [str(programs / "pg_restore"), "--clean", "--if-exists", "--single-transaction", "-d", "bdlab", str(file)],
         env=environment | {"PGPORT": str(admin.server.port)},
         capture_output=True,
         text=True,

@@ -45,9 +45,7 @@ def secured_postgres(tmp_path: Path) -> Postgres:
 
 
 @pytest.mark.parametrize("name", sorted(HOSTILE_LIBPQ))
-def test_no_variable_of_libpq_has_a_say(
-    postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_no_variable_of_libpq_has_a_say(postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     login = admin_login(postgres_server, "postgres")
     monkeypatch.setenv(name, HOSTILE_LIBPQ[name])
     assert ask(login) == expected(login)
@@ -80,8 +78,7 @@ def test_nor_has_a_file_in_the_home_folder(
         admin = admin_login(server, "postgres")
         ca_file = server.server.ca_file if sslmode.startswith("verify") else ""
         login = msgspec.structs.replace(
-            admin,
-            server=msgspec.structs.replace(admin.server, sslmode=sslmode, ca_file=ca_file),
+            admin, server=msgspec.structs.replace(admin.server, sslmode=sslmode, ca_file=ca_file)
         )
         assert ask(login) == expected(login)
         dumps.dump(login, tmp_path / "dump", programs=binaries.postgres() / "bin")

@@ -15,12 +15,7 @@ from bdlab.services import DATABASE_ROLES
 from tests.fix_database import migrate
 from tests.fix_vault import VaultWorld
 
-SERVICE_OF = {
-    "bdlab-owner": "migrate",
-    "bdlab-writer": "consume",
-    "bdlab-dlq": "dlq",
-    "bdlab-reader": "serve",
-}
+SERVICE_OF = {"bdlab-owner": "migrate", "bdlab-writer": "consume", "bdlab-dlq": "dlq", "bdlab-reader": "serve"}
 OWNER, WRITER, DLQ, READER = SERVICE_OF
 NOBODY: frozenset[str] = frozenset()
 EVERYBODY = frozenset(SERVICE_OF)

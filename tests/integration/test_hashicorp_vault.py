@@ -53,11 +53,7 @@ def test_from_the_first_set_up_to_new_keys(hashicorp: VaultWorld, request: pytes
     # New keys, though somebody has left an attempt at them, and one at a root token, open.
     with world.root() as root:
         begun = {"secret_shares": 1, "secret_threshold": 1}
-        path = (
-            "sys/rotate/root/init"
-            if isinstance(world.openbao, RealVault) and _is_openbao()
-            else "sys/rekey/init"
-        )
+        path = "sys/rotate/root/init" if isinstance(world.openbao, RealVault) and _is_openbao() else "sys/rekey/init"
         root.request("post", path, begun)
     old = json.loads(world.keys_file.read_bytes())
     done = _bdlab(world, "vault-rekey", "--shares", "2", "--threshold", "2")

@@ -120,9 +120,7 @@ def test_a_lock_on_its_own_row_holds_nothing_up(migrated: VaultWorld, lease: Lea
     assert login.user not in migrated.users()
 
 
-def test_who_logs_in_again_and_again_during_the_revocation_is_out_too(
-    migrated: VaultWorld, lease: Lease
-) -> None:
+def test_who_logs_in_again_and_again_during_the_revocation_is_out_too(migrated: VaultWorld, lease: Lease) -> None:
     login = resisting(migrated, lease("bdlab-reader"))
     stop = threading.Event()
     entries: list[psycopg2.extensions.connection] = []
@@ -205,9 +203,7 @@ def test_what_cannot_be_dropped_cannot_log_in_and_is_named(
         assert reader.state().ended_logins == {login.user: 0}
 
 
-def test_one_role_whose_logins_cannot_be_ended_keeps_no_other_from_it(
-    migrated: VaultWorld, lease: Lease
-) -> None:
+def test_one_role_whose_logins_cannot_be_ended_keeps_no_other_from_it(migrated: VaultWorld, lease: Lease) -> None:
     login, stuck = lease("bdlab-reader"), lease("bdlab-owner")
     with migrated.root() as root:
         role = root.read("database/roles/bdlab-owner")

@@ -101,9 +101,7 @@ def test_another_log_behind_the_same_address_is_read_under_its_own_cluster_id(tm
 @pytest.mark.on_cluster
 @pytest.mark.on_zookeeper
 @pytest.mark.keeps_log
-def test_a_restart_is_read_on_after_without_a_gap_and_without_a_repetition(
-    breakable_broker: LocalBroker,
-) -> None:
+def test_a_restart_is_read_on_after_without_a_gap_and_without_a_repetition(breakable_broker: LocalBroker) -> None:
     broker = breakable_broker
     credentials = credentials_for(broker)
     bookmarks = Bookmarks()
@@ -179,9 +177,9 @@ def test_partitions_are_handed_over_at_the_positions_that_were_kept(topic: Stati
         while len(both) < 600 and time.monotonic() < deadline:
             for consumer in (other, first_member):
                 found = consumer.poll(50, 0.2)
-                assert all(
-                    bookmarks.next.get((at.cluster_id, at.partition), 0) <= at.offset for at in places(found)
-                ), "a record was read again that had been kept"
+                assert all(bookmarks.next.get((at.cluster_id, at.partition), 0) <= at.offset for at in places(found)), (
+                    "a record was read again that had been kept"
+                )
                 bookmarks.keep(found)
                 both = both + found
 
@@ -330,10 +328,7 @@ def takes(credentials: StaticCredentials, size: int) -> bool:
     errors: list[object] = []
     producer = raw_producer(credentials)
     producer.produce(
-        credentials.kafka().server.topic,
-        bytes(size),
-        b"try",
-        on_delivery=lambda error, _: errors.append(error),
+        credentials.kafka().server.topic, bytes(size), b"try", on_delivery=lambda error, _: errors.append(error)
     )
     assert producer.flush(30) == 0
     return errors[0] is None
@@ -356,8 +351,7 @@ def test_huge_values_come_in_bounded_portions(topic: StaticCredentials) -> None:
         portions.append(sum(len(record.value or b"") for record in found))
         # Only what is to be looked at is kept: the values would fill the memory.
         return [
-            Record(r.position, r.key, (r.value or b"")[:4] if len(r.value or b"") > 1 << 20 else r.value)
-            for r in found
+            Record(r.position, r.key, (r.value or b"")[:4] if len(r.value or b"") > 1 << 20 else r.value) for r in found
         ]
 
     with Consumer(topic, positions=Bookmarks()) as consumer:

@@ -42,9 +42,7 @@ def test_a_group_is_forgotten_at_tansu_alone(cluster_id: str, asked: bool) -> No
     """At Apache Kafka the call can end the process: librdkafka pull request 5397."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(1)
-        delete_stuck_group(
-            kafka_login(f"127.0.0.1:{listener.getsockname()[1]}"), cluster_id, client_id="test"
-        )
+        delete_stuck_group(kafka_login(f"127.0.0.1:{listener.getsockname()[1]}"), cluster_id, client_id="test")
         try:
             listener.accept()[0].close()
             connected = True

@@ -99,9 +99,7 @@ def trim(credentials: StaticCredentials, *, partition: int, start: int) -> None:
     client.delete_records([place])[place].result(10)
 
 
-def test_a_compacted_gap_stops_the_partition_instead_of_being_skipped(
-    kafka: ApacheKafka, tmp_path: Path
-) -> None:
+def test_a_compacted_gap_stops_the_partition_instead_of_being_skipped(kafka: ApacheKafka, tmp_path: Path) -> None:
     """A transaction's marker takes an offset that no reader ever sees."""
     from confluent_kafka import Producer as Client
 

@@ -68,9 +68,7 @@ def test_a_brokers_certificate_names_its_hosts_and_fits_its_key(client: VaultCli
     assert issued.key.reveal() not in repr(issued)
 
 
-def test_an_administrators_certificate_is_short_lived_and_names_no_host(
-    client: VaultClient, tmp_path: Path
-) -> None:
+def test_an_administrators_certificate_is_short_lived_and_names_no_host(client: VaultClient, tmp_path: Path) -> None:
     found = decoded(pki.issue(client, pki.ADMIN_ROLE).pem, tmp_path)
     assert found["subject"] == ((("commonName", ADMIN_NAME),),)
     assert "subjectAltName" not in found
@@ -80,8 +78,7 @@ def test_an_administrators_certificate_is_short_lived_and_names_no_host(
 
 
 @pytest.mark.parametrize(
-    ("role", "name"),
-    [(pki.BROKER_ROLE, ADMIN_NAME), (pki.ADMIN_ROLE, BROKER_NAME), (pki.ADMIN_ROLE, "localhost")],
+    ("role", "name"), [(pki.BROKER_ROLE, ADMIN_NAME), (pki.ADMIN_ROLE, BROKER_NAME), (pki.ADMIN_ROLE, "localhost")]
 )
 def test_no_role_gives_out_the_other_ones_name(client: VaultClient, role: str, name: str) -> None:
     with pytest.raises(VaultError, match="not allowed by this role"):

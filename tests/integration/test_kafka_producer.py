@@ -165,9 +165,7 @@ def test_another_log_behind_the_same_address_is_not_taken_for_the_old_one(tmp_pa
 @pytest.mark.on_cluster
 @pytest.mark.on_zookeeper
 @pytest.mark.keeps_log
-def test_a_restart_under_load_loses_nothing_that_was_acknowledged(
-    breakable_broker: LocalBroker,
-) -> None:
+def test_a_restart_under_load_loses_nothing_that_was_acknowledged(breakable_broker: LocalBroker) -> None:
     broker = breakable_broker
     credentials = credentials_for(broker, delivery_timeout_s=3.0)
     identity = (broker.cluster_id, broker.bootstrap_servers)
@@ -188,9 +186,7 @@ def test_a_restart_under_load_loses_nothing_that_was_acknowledged(
     assert {at: stored.get(at) for at in load.acknowledged} == load.acknowledged
 
 
-def test_a_stopped_broker_gives_errors_within_the_delivery_time_out(
-    breakable_broker: LocalBroker,
-) -> None:
+def test_a_stopped_broker_gives_errors_within_the_delivery_time_out(breakable_broker: LocalBroker) -> None:
     broker = breakable_broker
     credentials, acks = credentials_for(broker, delivery_timeout_s=1.5), Acks()
     with producer_of(credentials) as producer:
@@ -237,9 +233,7 @@ def test_a_frozen_broker_gives_not_acknowledged_in_time_and_the_pipeline_goes_on
     assert sent.items() <= read_all(credentials).items()
 
 
-def test_closing_while_the_broker_is_frozen_is_bounded_and_settles_everything(
-    breakable_broker: LocalBroker,
-) -> None:
+def test_closing_while_the_broker_is_frozen_is_bounded_and_settles_everything(breakable_broker: LocalBroker) -> None:
     broker = breakable_broker
     credentials, acks = credentials_for(broker, delivery_timeout_s=30.0), Acks()
     producer = producer_of(credentials)
@@ -257,9 +251,7 @@ def test_closing_while_the_broker_is_frozen_is_bounded_and_settles_everything(
     assert took_s < 5
 
 
-def test_a_broker_that_is_absent_at_the_start_is_found_when_it_comes(
-    breakable_broker: LocalBroker,
-) -> None:
+def test_a_broker_that_is_absent_at_the_start_is_found_when_it_comes(breakable_broker: LocalBroker) -> None:
     broker = breakable_broker
     broker.stop()
     topic = f"t-{uuid4().hex}"

@@ -99,9 +99,7 @@ HOSTILE: dict[str, Callable[[random.Random], Message]] = {
     "unknown field in a term": lambda _: altered(explanation=[{"term": "a", "weight": 1, "of": 2}]),
     "schema of another kind": lambda _: altered(schema_version={"major": 1}),
     "refused by a constraint": lambda _: altered(text="refused"),
-    "too long for an index": lambda generator: altered(
-        summary="".join(generator.choices("abcdefgh0123", k=9000))
-    ),
+    "too long for an index": lambda generator: altered(summary="".join(generator.choices("abcdefgh0123", k=9000))),
 }
 
 
@@ -260,9 +258,7 @@ def test_any_contract_is_refused_by_the_fields_name_or_gives_back_what_was_sent(
         Validator(contract).decode(encode_json(example_of(contract)))
         encode_json(input_schema(contract))
         before = parsed(without_later(document))
-        several = (
-            [contract] if isinstance(before, ContractInvalid) or before == contract else [before, contract]
-        )
+        several = [contract] if isinstance(before, ContractInvalid) or before == contract else [before, contract]
         # Drawn first: hypothesis may break off, and would leave a database that was not wiped.
         values = [
             (each, plain, data.draw(fields_of(each.inputs)), data.draw(fields_of(each.outputs)))
@@ -326,15 +322,8 @@ def test_any_dead_letter_is_read_back_as_it_was(database: Database) -> None:
     with DeadLetters(database.credentials("reader")) as letters:
 
         @settings(max_examples=60, deadline=None)
-        @given(
-            key=anything,
-            value=anything,
-            headers=st.lists(st.tuples(names, anything), max_size=4),
-            reason=st.text(),
-        )
-        def check(
-            key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]], reason: str
-        ) -> None:
+        @given(key=anything, value=anything, headers=st.lists(st.tuples(names, anything), max_size=4), reason=st.text())
+        def check(key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]], reason: str) -> None:
             nonlocal offset
             record = Record(at(offset), key, value, headers)
             store.store([DeadLetter(record=record, reason=reason)])

@@ -89,9 +89,7 @@ def test_a_csv_file_is_published_in_order(pipeline: Pipeline, tmp_path: Path) ->
     assert all(UUID(row["id"]).version == 8 for row in found)
     assert "500 of 500 reviews acknowledged by the broker" in done.stderr
     assert "run id " in done.stderr
-    events = {
-        str(event_of(record).id): event_of(record) for record in on_topic(pipeline, {r["id"] for r in found})
-    }
+    events = {str(event_of(record).id): event_of(record) for record in on_topic(pipeline, {r["id"] for r in found})}
     assert events[found[7]["id"]].text == "Review 7, which is good"
     assert events[found[7]["id"]].helpfulness_numerator == 1
 
@@ -124,9 +122,7 @@ def test_what_the_model_does_not_know_is_said_in_every_form(pipeline: Pipeline, 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_results_go_to_a_file(pipeline: Pipeline, tmp_path: Path, suffix: str) -> None:
     output = tmp_path / f"out{suffix}"
-    done = pipeline.run(
-        "predict", "--file", "-", "--output", str(output), stdin='{"text": "good, \\"yes\\""}'
-    )
+    done = pipeline.run("predict", "--file", "-", "--output", str(output), stdin='{"text": "good, \\"yes\\""}')
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     with output.open(newline="") as file:
@@ -206,15 +202,7 @@ def test_an_output_that_is_the_input_is_refused(
     before = path.read_text()
     with path.open("rb") as content:
         done = subprocess.run(
-            [
-                *BDLAB,
-                "predict",
-                "--no-publish",
-                "--file",
-                "-" if from_input else str(path),
-                "--output",
-                output,
-            ],
+            [*BDLAB, "predict", "--no-publish", "--file", "-" if from_input else str(path), "--output", output],
             env=pipeline.environment(),
             stdin=content,
             capture_output=True,
@@ -227,9 +215,7 @@ def test_an_output_that_is_the_input_is_refused(
     assert path.read_text() == before
 
 
-@pytest.mark.parametrize(
-    "away", [{"VAULT_ADDR": "http://127.0.0.1:1"}, {"BDLAB_VAULT_IDENTITY_DIR": "/nowhere"}]
-)
+@pytest.mark.parametrize("away", [{"VAULT_ADDR": "http://127.0.0.1:1"}, {"BDLAB_VAULT_IDENTITY_DIR": "/nowhere"}])
 def test_an_output_stays_what_it_was_where_nothing_could_be_published(
     pipeline: Pipeline, tmp_path: Path, away: dict[str, str]
 ) -> None:
@@ -242,9 +228,7 @@ def test_an_output_stays_what_it_was_where_nothing_could_be_published(
     assert sorted(each.name for each in tmp_path.iterdir()) == ["out.csv", "reviews.csv"]
 
 
-def test_published_reviews_are_told_and_count_where_the_output_is_full(
-    pipeline: Pipeline, tmp_path: Path
-) -> None:
+def test_published_reviews_are_told_and_count_where_the_output_is_full(pipeline: Pipeline, tmp_path: Path) -> None:
     path = amazon(tmp_path, 5)
     for arguments, told in (
         (["good"], "The review is published: id "),
@@ -264,9 +248,7 @@ def test_published_reviews_are_told_and_count_where_the_output_is_full(
                 check=False,
             )
         assert done.returncode == 0, done.stderr
-        assert (
-            "standard output cannot be written: no space left on device; results are missing" in done.stderr
-        )
+        assert "standard output cannot be written: no space left on device; results are missing" in done.stderr
         assert told in done.stderr
 
 
@@ -317,26 +299,19 @@ def test_without_a_broker_it_says_so_in_time(pipeline: Pipeline, tmp_path: Path)
 @pytest.mark.on_cluster
 def test_a_broker_that_dies_half_way_and_the_same_run_again(pipeline: Pipeline, tmp_path: Path) -> None:
     path, count = amazon(tmp_path, 10_000), 10_000
-    with unread(pipeline, tmp_path, "--file", str(path), "--run-id", "again", **IMPATIENT) as (
-        running,
-        output,
-    ):
+    with unread(pipeline, tmp_path, "--file", str(path), "--run-id", "again", **IMPATIENT) as (running, output):
         printed = [next(output) for _ in range(500)]
         pipeline.broker.stop()
         rows = [json.loads(line) for line in (*printed, *output)]
         assert running.wait(90) == 1
     said = (tmp_path / "said").read_text()
-    became = {
-        state: [row["line"] for row in rows if row["state"] == state] for state in {r["state"] for r in rows}
-    }
+    became = {state: [row["line"] for row in rows if row["state"] == state] for state in {r["state"] for r in rows}}
     acknowledged, lost = became["acknowledged"], became["not acknowledged"]
     assert 500 <= len(acknowledged) < count
     assert f"{len(acknowledged)} of {count} reviews acknowledged" in said
     unsent = count - len(rows)
     assert f"not sent: {unsent} reviews, all after line {rows[-1]['line']}" in said
-    named = re.search(
-        r"not acknowledged \(the broker may have them\): lines? ([\d, -]+)$", said, re.MULTILINE
-    )
+    named = re.search(r"not acknowledged \(the broker may have them\): lines? ([\d, -]+)$", said, re.MULTILINE)
     assert named
     spans = [span.split("-") for span in named[1].split(", ")]
     assert lost == [line for span in spans for line in range(int(span[0]), int(span[-1]) + 1)]
@@ -380,8 +355,7 @@ def test_the_token_is_given_back(pipeline: Pipeline) -> None:
     def count(path: str) -> int:
         lines = [json.loads(line) for line in audit.read_text().splitlines() if line.startswith("{")]
         return sum(
-            line["type"] == "response" and line["request"]["path"] == path and "error" not in line
-            for line in lines
+            line["type"] == "response" and line["request"]["path"] == path and "error" not in line for line in lines
         )
 
     before = count("auth/approle/login"), count("auth/token/revoke-self")

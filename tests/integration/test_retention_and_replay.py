@@ -81,10 +81,7 @@ class Pipeline:
 @pytest.fixture
 def pipeline(database: Database) -> Iterator[Pipeline]:
     store = Store(database.credentials("writer"))
-    with (
-        DeadLetters(database.credentials("dlq")) as letters,
-        Reader(database.credentials("reader")) as reader,
-    ):
+    with DeadLetters(database.credentials("dlq")) as letters, Reader(database.credentials("reader")) as reader:
         yield Pipeline(MemoryLog(partitions=1), database, store, letters, reader)
     store.close()
 
@@ -161,9 +158,7 @@ class ForgetfulBook:
         self._book.record_replays(replays)
 
 
-def test_a_replay_is_noted_once_the_database_is_back(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replay_is_noted_once_the_database_is_back(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """And told where it is not: otherwise the next run sends it once more, and nobody knows."""
     pipeline.refuse("poison")
     pipeline.append("poison")
@@ -218,10 +213,7 @@ def test_a_letter_tells_what_was_done_about_it(pipeline: Pipeline) -> None:
     pipeline.database.execute("ALTER TABLE predictions DROP CONSTRAINT on_purpose")
     results = pipeline.replay(states=OPEN)
     stop.set()
-    assert [one.outcome for one in await_replays(results, pipeline.letters, wait_s=60, stop=stop)] == [
-        None,
-        None,
-    ]
+    assert [one.outcome for one in await_replays(results, pipeline.letters, wait_s=60, stop=stop)] == [None, None]
     pipeline.drain()
     settled = await_replays(results, pipeline.letters, wait_s=0, stop=stop)
     assert [one.outcome for one in settled] == [ReplayOutcome("stored"), ReplayOutcome("stored")]
@@ -363,11 +355,7 @@ def test_pruning_beside_a_running_sink(pipeline: Pipeline) -> None:
         for _ in range(10):
             for _ in range(30):
                 pipeline.append()
-            list(
-                prune(
-                    pipeline.database.credentials("owner"), before=datetime.now(UTC), offsets_a_transaction=17
-                )
-            )
+            list(prune(pipeline.database.credentials("owner"), before=datetime.now(UTC), offsets_a_transaction=17))
             report = verify(pipeline.log.log_ranges, pipeline.reader, wait_s=20)
             assert report.verified, report.problems
     finally:

@@ -36,9 +36,7 @@ def outcomes(found: list[Rotation]) -> dict[str, str]:
     return {one.service: one.outcome for one in found}
 
 
-def rotate_ids(
-    world: VaultWorld, *services: str, grace_s: float = 20.0, force: bool = False
-) -> list[Rotation]:
+def rotate_ids(world: VaultWorld, *services: str, grace_s: float = 20.0, force: bool = False) -> list[Rotation]:
     with rotation(world, grace_s=grace_s, force=force) as run:
         return list(rotate_secret_ids(run, services or _ALL))
 
@@ -105,14 +103,10 @@ def test_the_managers_former_password_is_dead_and_users_are_made_as_ever(
     assert works_as_writer(consumer.replace_database(before), vault_world)
 
 
-def test_every_login_ends_and_whoever_has_one_gets_another(
-    vault_world: VaultWorld, consumer: VaultSession
-) -> None:
+def test_every_login_ends_and_whoever_has_one_gets_another(vault_world: VaultWorld, consumer: VaultSession) -> None:
     before = consumer.database()
     with rotation(vault_world) as run:
-        assert outcomes(list(end_logins(run))) == dict.fromkeys(
-            (role.name for role in DATABASE_ROLES), "rotated"
-        )
+        assert outcomes(list(end_logins(run))) == dict.fromkeys((role.name for role in DATABASE_ROLES), "rotated")
     assert before.user not in vault_world.users()
     assert works_as_writer(consumer.replace_database(before), vault_world)
 
@@ -136,10 +130,7 @@ def test_running_services_take_it_without_a_restart_and_their_former_tokens_end(
 ) -> None:
     monkeypatch.setattr(session_module, "_MOVE_S", 1.0)
     former = held_secret_id(vault_world, "consume")
-    with (
-        vault_world.session("consume", "bdlab-writer") as one,
-        vault_world.session("consume", "bdlab-writer") as other,
-    ):
+    with vault_world.session("consume", "bdlab-writer") as one, vault_world.session("consume", "bdlab-writer") as other:
         sessions = (one, other)
         logins = [opened.database() for opened in sessions]
         tokens = [opened._client.token for opened in sessions]
@@ -177,9 +168,7 @@ def test_a_client_that_does_not_report_keeps_its_secret_id_and_a_later_run_finis
     assert not lets_in(vault_world, "consume", former)
 
 
-def test_force_ends_it_although_a_client_has_not_reported(
-    vault_world: VaultWorld, consumer: VaultSession
-) -> None:
+def test_force_ends_it_although_a_client_has_not_reported(vault_world: VaultWorld, consumer: VaultSession) -> None:
     former = held_secret_id(vault_world, "consume")
     assert consumer._renewal is not None
     consumer._renewal.stop(5)
@@ -256,9 +245,7 @@ def test_a_service_without_an_identity_here_is_left(vault_world: VaultWorld) -> 
 # -- reports -----------------------------------------------------------------------------------------------
 
 
-def test_a_process_that_was_killed_is_not_waited_for_and_leaves_its_name_to_the_next(
-    vault_world: VaultWorld,
-) -> None:
+def test_a_process_that_was_killed_is_not_waited_for_and_leaves_its_name_to_the_next(vault_world: VaultWorld) -> None:
     def reporter(client: VaultClient) -> ClientReporter:
         folder = vault_world.identity("consume").folder
         return ClientReporter(client, Identity(folder, service="consume"))

@@ -62,9 +62,7 @@ class World(msgspec.Struct):
 
 
 @pytest.fixture(scope="module")
-def world(
-    tmp_path_factory: pytest.TempPathFactory, authority: Authority, vault_world: VaultWorld
-) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, authority: Authority, vault_world: VaultWorld) -> Iterator[World]:
     server = ApacheKafka(tmp_path_factory.mktemp("rotation"), certificates=authority.certificates)
     with secured(server, authority) as kafka, vault_world.session("migrate", daemon=False) as migrate:
         before, version = migrate.read_secret("kafka/credentials")
@@ -142,9 +140,7 @@ def running(world: World) -> Iterator[tuple[Load, Reading]]:
         assert load.stop() == []
 
 
-def test_every_user_is_rotated_under_load_and_no_event_fails(
-    world: World, running: tuple[Load, Reading]
-) -> None:
+def test_every_user_is_rotated_under_load_and_no_event_fails(world: World, running: tuple[Load, Reading]) -> None:
     former = {service: world.login(service) for service in KAFKA_SERVICES}
     idle = {service: world.login(service, "idle_") for service in KAFKA_SERVICES}
     load, reading = running

@@ -66,9 +66,7 @@ def test_preparing_mends_what_was_changed(own_postgres: Callable[[], Postgres]) 
     assert Administrator(bare.admin).open_databases() == ("neighbour",)
 
 
-def test_the_manager_is_no_superuser_and_makes_users_as_vault_does(
-    own_postgres: Callable[[], Postgres],
-) -> None:
+def test_the_manager_is_no_superuser_and_makes_users_as_vault_does(own_postgres: Callable[[], Postgres]) -> None:
     bare = make_bare_database(own_postgres())
     password = Secret(uuid4().hex)
     assert Administrator(bare.admin).change(password) == ("role bdlab_manager: password set",)
@@ -99,9 +97,7 @@ def test_an_administrator_that_is_refused(postgres_server: Postgres) -> None:
 def test_migrating_twice_at_once_applies_each_migration_once(bare: Database) -> None:
     credentials = [bare.credentials("owner") for _ in range(3)]
     applied: list[tuple[str, ...]] = []
-    threads = [
-        threading.Thread(target=lambda mine=mine: applied.append(migrate(mine))) for mine in credentials
-    ]
+    threads = [threading.Thread(target=lambda mine=mine: applied.append(migrate(mine))) for mine in credentials]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -110,21 +106,14 @@ def test_migrating_twice_at_once_applies_each_migration_once(bare: Database) -> 
     assert migrate(credentials[0]) == ()
     with Reader(bare.credentials("reader")) as reader:
         state = reader.state()
-    assert (state.connected, state.schema_version, state.rows, state.problem) == (
-        True,
-        expected_version(),
-        0,
-        "",
-    )
+    assert (state.connected, state.schema_version, state.rows, state.problem) == (True, expected_version(), 0, "")
 
 
 def test_a_migration_that_fails_leaves_nothing(bare: Database) -> None:
     bare.execute("CREATE TABLE checkpoints (id int)")  # in the way
     with pytest.raises(DatabaseUnavailable, match="already exists"):
         migrate(bare.credentials("owner"))
-    assert bare.execute("SELECT to_regclass('predictions'), to_regclass('schema_migrations')") == [
-        (None, None)
-    ]
+    assert bare.execute("SELECT to_regclass('predictions'), to_regclass('schema_migrations')") == [(None, None)]
 
 
 def test_another_text_of_an_applied_migration_is_refused(database: Database) -> None:
@@ -133,9 +122,7 @@ def test_another_text_of_an_applied_migration_is_refused(database: Database) -> 
         migrate(database.credentials("owner"))
 
 
-LATER = (
-    "INSERT INTO schema_migrations (version, name, checksum, compatible_from) VALUES (9999, 'later', 'x', %s)"
-)
+LATER = "INSERT INTO schema_migrations (version, name, checksum, compatible_from) VALUES (9999, 'later', 'x', %s)"
 
 
 @pytest.mark.parametrize("compatible_from", [None, expected_version() + 1, 9999])
@@ -149,9 +136,7 @@ def test_a_later_schema_is_left_alone(database: Database, compatible_from: int |
 
 
 @pytest.mark.parametrize("compatible_from", [1, expected_version()])
-def test_a_later_schema_that_covers_this_version_is_worked_with(
-    database: Database, compatible_from: int
-) -> None:
+def test_a_later_schema_that_covers_this_version_is_worked_with(database: Database, compatible_from: int) -> None:
     """A consumer goes on, also over a new connection."""
     store = Store(database.credentials("writer"))
     store.open()
@@ -193,8 +178,7 @@ def test_what_was_stored_before_logs_had_numbers_is_still_accounted_for(bare: Da
     bare.execute("SET ROLE bdlab_owner;" + queries("migrations")["create_table"].partition(";")[0])
     bare.execute("SET ROLE bdlab_owner;" + first.sql)
     bare.execute(
-        "INSERT INTO schema_migrations (version, name, checksum) VALUES (1, %s, %s)",
-        (first.name, first.checksum),
+        "INSERT INTO schema_migrations (version, name, checksum) VALUES (1, %s, %s)", (first.name, first.checksum)
     )
     bare.execute(BEFORE_LOGS)
     ids = set(bare.execute('SELECT id, cluster_id, topic, partition, "offset" FROM predictions'))
@@ -299,9 +283,7 @@ def test_a_database_has_the_review_contract_until_another_is_decided(bare: Datab
 def test_the_columns_of_a_contract_have_types_and_checks_as_those_of_the_reviews(database: Database) -> None:
     """Names that are SQL words, or other columns of a query, are quoted or told apart."""
     owner, reviews = database.credentials("owner"), columns(database)
-    contract = contract_with(
-        OTHER, probabilities={"type": "object", "additionalProperties": {"type": "number"}}
-    )
+    contract = contract_with(OTHER, probabilities={"type": "object", "additionalProperties": {"type": "number"}})
     assert adopt(owner, contract).startswith("number 1, added text, summary, ")
     assert adopt(owner, contract) == ""
     found = columns(database)
@@ -380,21 +362,13 @@ def test_a_contract_that_is_no_addition_is_refused_by_its_field(database: Databa
     store.close()
     before = columns(database)
     for contract, why in (
-        (
-            contract_with({"n": {"type": "integer"}}),
-            "'n' .integer. of the card's contract is not in the database's",
-        ),
-        (
-            contract_with({"text": {"type": "string"}}),
-            "'text': minLength is 0 in the card's contract, and 1 in",
-        ),
+        (contract_with({"n": {"type": "integer"}}), "'n' .integer. of the card's contract is not in the database's"),
+        (contract_with({"text": {"type": "string"}}), "'text': minLength is 0 in the card's contract, and 1 in"),
     ):
         with pytest.raises(ContractMismatch, match=why):
             adopt(owner, contract)
     assert adopt(owner, later_reviews()) == "number 2, added stars"
-    with pytest.raises(
-        ContractMismatch, match="'stars': default is 4 in the card's contract, and 3 in the database's"
-    ):
+    with pytest.raises(ContractMismatch, match="'stars': default is 4 in the card's contract, and 3 in the database's"):
         adopt(owner, later_reviews(4))
     with pytest.raises(ContractMismatch, match="'text': minLength is 0 in the model's contract, and 1 in"):
         adopt(owner, contract_with({"text": {"type": "string"}}))

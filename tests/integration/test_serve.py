@@ -41,8 +41,7 @@ def on_topic(pipeline: Pipeline, wanted: set[str]) -> list[Record]:
     credentials = StaticCredentials(kafka=kafka_login(pipeline.broker.bootstrap_servers))
     with Consumer(credentials, positions=Bookmarks()) as consumer:
         found = read_until(
-            consumer.poll,
-            lambda records: wanted <= {(record.key or b"").decode() for record in records},
+            consumer.poll, lambda records: wanted <= {(record.key or b"").decode() for record in records}
         )
     # A reader that stood still for longer than its session lasts has read some again.
     return list({place(record): record for record in found}.values())
@@ -69,9 +68,7 @@ def test_the_reference_request_by_curl(pipeline: Pipeline) -> None:
         body, status = done.stdout.rsplit("\n", 1)
         assert status == "200", body
         prediction_id = httpx.Response(200, text=body).json()["id"]
-        assert [str(event_of(record).id) for record in on_topic(pipeline, {prediction_id})].count(
-            prediction_id
-        )
+        assert [str(event_of(record).id) for record in on_topic(pipeline, {prediction_id})].count(prediction_id)
         published = daemon.wait_for(prediction_id)
         assert '"event": "published"' in published
         assert daemon.stop() == 0
@@ -188,9 +185,7 @@ def test_without_vault_and_database_it_goes_on_predicting(pipeline: Pipeline) ->
         until(lambda: client.get("/predictions").status_code == 200)
 
 
-REFUSED = (
-    "the field 'text': max_length is not given in the model's contract, and 999 in the database's contract"
-)
+REFUSED = "the field 'text': max_length is not given in the model's contract, and 999 in the database's contract"
 
 
 @contextmanager
@@ -245,9 +240,7 @@ def test_a_refused_identity_fails_at_once(pipeline: Pipeline, tmp_path: Path) ->
         (folder / name).write_text(content)
     started = time.monotonic()
     for workers in ("1", "2"):
-        done = pipeline.run(
-            "serve", "--port", "0", "--workers", workers, BDLAB_VAULT_IDENTITY_DIR=str(tmp_path)
-        )
+        done = pipeline.run("serve", "--port", "0", "--workers", workers, BDLAB_VAULT_IDENTITY_DIR=str(tmp_path))
         assert done.returncode == 1
         assert "error: " in done.stderr
     assert time.monotonic() - started < 50
@@ -261,9 +254,7 @@ def test_sigterm_answers_what_is_in_flight(pipeline: Pipeline, workers: str) -> 
     ):
         until(lambda: predict(client) == 200)
         pipeline.broker.stop()
-        waiting = [
-            pool.submit(httpx.post, f"{client.base_url}/predict", json=REVIEW, timeout=30) for _ in range(8)
-        ]
+        waiting = [pool.submit(httpx.post, f"{client.base_url}/predict", json=REVIEW, timeout=30) for _ in range(8)]
         until(lambda: _in_flight(client) == 8)
         daemon.process.send_signal(signal.SIGTERM)
         assert {future.result().status_code for future in waiting} == {503}
@@ -272,9 +263,7 @@ def test_sigterm_answers_what_is_in_flight(pipeline: Pipeline, workers: str) -> 
 
 def _in_flight(client: httpx.Client) -> int:
     lines = client.get("/metrics").text.splitlines()
-    return int(
-        sum(float(line.split()[1]) for line in lines if line.startswith("bdlab_predictions_in_flight "))
-    )
+    return int(sum(float(line.split()[1]) for line in lines if line.startswith("bdlab_predictions_in_flight ")))
 
 
 def _children(pid: int) -> list[int]:
@@ -343,9 +332,7 @@ def test_several_workers_share_the_port_and_the_metrics_and_one_may_be_killed(
         acknowledged: list[str] = []
         with ThreadPoolExecutor(4) as pool:
             stop = threading.Event()
-            running = [
-                pool.submit(_post_until, stop, f"{client.base_url}/predict", acknowledged) for _ in range(4)
-            ]
+            running = [pool.submit(_post_until, stop, f"{client.base_url}/predict", acknowledged) for _ in range(4)]
             try:
                 until(lambda: len(acknowledged) > 40)
                 os.kill(second, signal.SIGKILL)
@@ -411,12 +398,7 @@ def test_https(pipeline: Pipeline, tmp_path: Path) -> None:
             assert predict(client) == 200
         port = url.rpartition(":")[2]
         checked = pipeline.run(
-            "status",
-            "--check",
-            "api",
-            BDLAB_HTTP_TLS_CERT_FILE=str(cert),
-            BDLAB_HTTP_CA_FILE="",
-            BDLAB_HTTP_PORT=port,
+            "status", "--check", "api", BDLAB_HTTP_TLS_CERT_FILE=str(cert), BDLAB_HTTP_CA_FILE="", BDLAB_HTTP_PORT=port
         )
         assert checked.returncode == 0, checked.stdout
 

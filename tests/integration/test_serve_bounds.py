@@ -106,11 +106,7 @@ def everything(made: socket.socket) -> bytes:
 
 
 def test_headers_without_an_end(pipeline: Pipeline) -> None:
-    with (
-        pipeline.serve() as (daemon, client),
-        Wire(client) as wire,
-        others_are_answered(daemon, str(client.base_url)),
-    ):
+    with pipeline.serve() as (daemon, client), Wire(client) as wire, others_are_answered(daemon, str(client.base_url)):
         made = wire.spoken()
         made.sendall((GET % b"/")[:-2])
         sent = 0

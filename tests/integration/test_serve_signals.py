@@ -36,14 +36,9 @@ def _load(url: str, stop: threading.Event) -> list[str]:
     return acknowledged
 
 
-def _terminate_under_load(
-    pipeline: Pipeline, after_s: float, workers: int, number: signal.Signals
-) -> list[str]:
+def _terminate_under_load(pipeline: Pipeline, after_s: float, workers: int, number: signal.Signals) -> list[str]:
     stop = threading.Event()
-    with (
-        pipeline.serve("--workers", str(workers)) as (daemon, client),
-        ThreadPoolExecutor(CLIENTS) as pool,
-    ):
+    with pipeline.serve("--workers", str(workers)) as (daemon, client), ThreadPoolExecutor(CLIENTS) as pool:
         running = [pool.submit(_load, str(client.base_url), stop) for _ in range(CLIENTS)]
         try:
             stop.wait(after_s)

@@ -18,8 +18,7 @@ _UNPACK = "from bdlab.stack.servers import binaries; print(binaries.postgres())"
 def test_concurrent_first_uses_unpack_postgres_once(tmp_path: Path) -> None:
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     runs = [
-        subprocess.Popen([sys.executable, "-c", _UNPACK], env=environment, stdout=subprocess.PIPE)
-        for _ in range(3)
+        subprocess.Popen([sys.executable, "-c", _UNPACK], env=environment, stdout=subprocess.PIPE) for _ in range(3)
     ]
     folders = {run.communicate(timeout=120)[0].decode().strip() for run in runs}
     assert all(run.returncode == 0 for run in runs)

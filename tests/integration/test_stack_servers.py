@@ -40,12 +40,7 @@ def _call(server: OpenBao, method: str, path: str, body: object = None) -> tuple
 
 def _connect(settings: PostgresSettings, user: str, password: str) -> psycopg2.extensions.connection:
     return psycopg2.connect(
-        host=settings.host,
-        port=settings.port,
-        dbname="postgres",
-        user=user,
-        password=password,
-        connect_timeout=5,
+        host=settings.host, port=settings.port, dbname="postgres", user=user, password=password, connect_timeout=5
     )
 
 
@@ -183,9 +178,7 @@ def _assert_password_is_private_and_can_be_forgotten(server: Postgres) -> None:
             assert password.encode() not in file.read_bytes(), file
 
 
-def test_postgres_starts_over_a_lock_file_whose_process_is_another(
-    own_postgres: Callable[[], Postgres],
-) -> None:
+def test_postgres_starts_over_a_lock_file_whose_process_is_another(own_postgres: Callable[[], Postgres]) -> None:
     server = own_postgres()
     server.stop()
     lock = server.data_dir / "postgres" / "data" / "postmaster.pid"
@@ -199,9 +192,7 @@ def test_postgres_starts_over_a_lock_file_whose_process_is_another(
     assert server.running
 
 
-def test_postgres_ends_what_a_killed_postmaster_has_left_at_work(
-    own_postgres: Callable[[], Postgres],
-) -> None:
+def test_postgres_ends_what_a_killed_postmaster_has_left_at_work(own_postgres: Callable[[], Postgres]) -> None:
     """It would go on writing beside the new server's processes."""
     server = own_postgres()
     connection = _connect(server.server, server.admin_user, server.admin_password.reveal())
@@ -276,9 +267,7 @@ def test_a_port_chosen_is_nobody_elses_before_a_server_listens_on_it(tmp_path: P
         "print(book.choose('http', preferred=28_000), flush=True); input()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script, tmp_path / "theirs.json"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        [sys.executable, "-c", script, tmp_path / "theirs.json"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout
         theirs = int(other.stdout.readline())

@@ -19,9 +19,7 @@ from tests import tls
 from tests.fix_pipeline import Pipeline
 from tests.waiting import until
 
-EVERYTHING = [
-    name for group in ("vault", "kafka", "postgres", "log", "model", "api") for name in CHECKS[group]
-]
+EVERYTHING = [name for group in ("vault", "kafka", "postgres", "log", "model", "api") for name in CHECKS[group]]
 if tls.ON:
     EVERYTHING += ["vault.certificate", "postgres.certificate", "api.certificate"]
 
@@ -100,10 +98,7 @@ def test_without_postgres(pipeline: Pipeline) -> None:
 def test_with_a_postgres_that_takes_nobody_now(pipeline: Pipeline) -> None:
     """As while it recovers: its port is open, and Vault makes no user."""
     sql(pipeline, "ALTER ROLE bdlab_manager CONNECTION LIMIT 0")
-    sql(
-        pipeline,
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'bdlab_manager'",
-    )
+    sql(pipeline, "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'bdlab_manager'")
     try:
         done = pipeline.run("status", "--json", "--check", "vault", "--check", "postgres")
         lone = pipeline.run("verify", BDLAB_STARTUP_TIMEOUT="1")
@@ -219,9 +214,7 @@ def test_waiting_until_all_is_healthy(pipeline: Pipeline) -> None:
     assert done.returncode == 10
     assert time.monotonic() - started < 50
 
-    with pipeline.daemon(
-        "status", "--json", "--check", "kafka", "--wait-healthy", "--timeout", "240"
-    ) as waiting:
+    with pipeline.daemon("status", "--json", "--check", "kafka", "--wait-healthy", "--timeout", "240") as waiting:
         threading.Event().wait(0.5)
         pipeline.broker.start()
         pipeline.announce_broker()

@@ -20,14 +20,7 @@ import psycopg2
 import pytest
 from psycopg2 import sql
 
-from bdlab.errors import (
-    DatabaseDenied,
-    DatabaseUnavailable,
-    FenceLost,
-    RowRejected,
-    SchemaOutdated,
-    SettingsInvalid,
-)
+from bdlab.errors import DatabaseDenied, DatabaseUnavailable, FenceLost, RowRejected, SchemaOutdated, SettingsInvalid
 from bdlab.ledger import Entry, LogPartition, Stored
 from bdlab.postgres.connection import ConnectionLimits
 from bdlab.postgres.session import Session
@@ -102,9 +95,7 @@ def failing(database: Database, code: str, table: str) -> Iterator[None]:
 def recorded(database: Database) -> list[tuple[int, str]]:
     return [
         (int(offset), table)
-        for offset, table in database.execute(
-            'SELECT "offset", recorded_in FROM recorded_positions ORDER BY "offset"'
-        )
+        for offset, table in database.execute('SELECT "offset", recorded_in FROM recorded_positions ORDER BY "offset"')
     ]
 
 
@@ -166,9 +157,7 @@ def test_a_fault_of_the_content_is_told_with_its_sqlstate(shared: tuple[Database
 
 @pytest.mark.parametrize("table", ["sink_offsets", "dead_letters", "duplicates"])
 @pytest.mark.parametrize("code", ["22001", "23514", "54000"])
-def test_only_the_insert_of_rows_blames_their_content(
-    shared: tuple[Database, Store], code: str, table: str
-) -> None:
+def test_only_the_insert_of_rows_blames_their_content(shared: tuple[Database, Store], code: str, table: str) -> None:
     database, store = shared
     before = recorded(database)
     first = len(before)
@@ -186,11 +175,7 @@ def test_only_the_insert_of_rows_blames_their_content(
 @pytest.mark.parametrize(
     ("change", "text", "code"),
     [
-        (
-            "DROP VIEW located_predictions; ALTER TABLE predictions ALTER summary TYPE varchar(5)",
-            "fine",
-            "22001",
-        ),
+        ("DROP VIEW located_predictions; ALTER TABLE predictions ALTER summary TYPE varchar(5)", "fine", "22001"),
         ("ALTER TABLE predictions ADD CHECK (text <> 'poison')", "poison", "23514"),
         ("ALTER TABLE predictions ADD extra text NOT NULL", "fine", "23502"),
         ("CREATE UNIQUE INDEX ON predictions (text)", "the same text", "23505"),
@@ -347,9 +332,7 @@ def test_57_a_statement_that_takes_too_long(database: Database, impatient: Store
 # Privileges and leases.
 
 
-def test_42501_under_a_revoked_lease_is_worth_a_retry(
-    database: Database, logins: Logins, store: Store
-) -> None:
+def test_42501_under_a_revoked_lease_is_worth_a_retry(database: Database, logins: Logins, store: Store) -> None:
     # Revoked so that the session stays open and its role is no member any more.
     database.execute(sql.SQL("REVOKE bdlab_writer FROM {}").format(sql.Identifier(logins.leases[0].user)))
     database.execute(sql.SQL("ALTER ROLE {} RESET role").format(sql.Identifier(logins.leases[0].user)))
@@ -387,8 +370,7 @@ def test_new_credentials_are_connected_before_the_old_connection_goes(
     del logins.leases[0]
     store.store(rows([1]))
     users = database.execute(
-        "SELECT usename FROM pg_stat_activity WHERE application_name = 'bdlab consume'"
-        " AND datname = current_database()"
+        "SELECT usename FROM pg_stat_activity WHERE application_name = 'bdlab consume' AND datname = current_database()"
     )
     assert users == [(logins.leases[0].user,)]
 
@@ -396,8 +378,7 @@ def test_new_credentials_are_connected_before_the_old_connection_goes(
 def test_what_the_roles_may_and_may_not(shared: tuple[Database, Store]) -> None:
     database, _ = shared
     sessions = {
-        role: Session(database.credentials(role), application_name="test")
-        for role in ("owner", "writer", "reader")
+        role: Session(database.credentials(role), application_name="test") for role in ("owner", "writer", "reader")
     }
 
     def denied(role: str, statement: str, table: str = "") -> bool:
@@ -473,9 +454,7 @@ def child(database: Database, *, freeze: bool = False) -> Iterator[subprocess.Po
             process.kill()
 
 
-def test_a_consumer_killed_in_the_middle_of_the_insert_leaves_nothing(
-    database: Database, store: Store
-) -> None:
+def test_a_consumer_killed_in_the_middle_of_the_insert_leaves_nothing(database: Database, store: Store) -> None:
     slow_inserts(database, seconds=8)
     with child(database) as process:
         until(lambda: sleeping(database) == 1)
@@ -584,12 +563,8 @@ def test_the_server_killed_and_started_again(own_postgres: Callable[[], Postgres
 # Schema and settings.
 
 
-def test_a_database_without_the_schema_says_what_to_run(
-    postgres_server: Postgres, database: Database
-) -> None:
-    database.execute(
-        "DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC"
-    )
+def test_a_database_without_the_schema_says_what_to_run(postgres_server: Postgres, database: Database) -> None:
+    database.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC")
     with pytest.raises(SchemaOutdated, match="version 0, and this bdlab needs") as outdated:
         Store(database.credentials("writer")).open()
     assert outdated.value.hint == "Run `bdlab migrate`."
@@ -611,9 +586,7 @@ def test_a_login_without_a_host_names_the_setting(database: Database) -> None:
 
 
 @contextmanager
-def through_proxy(
-    database: Database, *, limits: ConnectionLimits | None = None
-) -> Iterator[tuple[Store, Proxy]]:
+def through_proxy(database: Database, *, limits: ConnectionLimits | None = None) -> Iterator[tuple[Store, Proxy]]:
     """A store whose connections pass through a proxy with one link, `db`."""
     login = database.login("writer")
     proxy = Proxy("db").start((login.server.host, login.server.port))

@@ -17,10 +17,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export one of them
-    AdminClient,
-    NewPartitions,
-)
+from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined] # its stub does not re-export one of them
 
 from bdlab.errors import OffsetOutOfRange
 from bdlab.kafka.admin import Admin
@@ -128,16 +125,8 @@ class World(msgspec.Struct):
         return int(self.database.execute("SELECT count(*) FROM predictions")[0][0])
 
     def verify(self, wait_s: float = 0) -> Report:
-        with (
-            Admin(self.credentials, timeout_s=20) as admin,
-            Reader(self.database.credentials("reader")) as reader,
-        ):
-            return verify(
-                admin.log_ranges,
-                reader,
-                wait_s=wait_s,
-                read_records=admin.record_reader,
-            )
+        with Admin(self.credentials, timeout_s=20) as admin, Reader(self.database.credentials("reader")) as reader:
+            return verify(admin.log_ranges, reader, wait_s=wait_s, read_records=admin.record_reader)
 
     def topic_ids(self) -> list[str]:
         return [row[0] for row in self.database.execute("SELECT topic_id FROM logs ORDER BY log_id")]
@@ -185,10 +174,7 @@ def check_two_logs(world: World, closed: int, current: int) -> None:
 
 def test_a_frozen_consumer_finds_the_topic_made_again(world: World) -> None:
     """A producer that outlives the topic reports success for what is on the new one alone."""
-    with (
-        Producer(world.credentials, client_id="test", source="/tests") as producer,
-        world.consumer() as consumer,
-    ):
+    with Producer(world.credentials, client_id="test", source="/tests") as producer, world.consumer() as consumer:
         publish(producer, 50)
         until(lambda: world.rows() == 50)
         os.kill(consumer.pid, signal.SIGSTOP)
@@ -216,9 +202,7 @@ def test_a_consumer_that_starts_when_the_topic_has_grown(world: World) -> None:
     assert world.drain() == 60
     world.make_again()
     world.publish(200)
-    assert [one.split(":")[1].strip() for one in world.verify().problems] == [
-        "it was never assigned to a consumer"
-    ] * 3
+    assert [one.split(":")[1].strip() for one in world.verify().problems] == ["it was never assigned to a consumer"] * 3
     assert world.drain() == 200
     check_two_logs(world, 60, 200)
 
@@ -336,10 +320,7 @@ def test_a_broker_restored_from_an_older_disk_is_refused(tmp_path: Path, databas
 
 def test_partitions_that_are_added_are_taken_within_30_s(world: World) -> None:
     """By the consumer, by a producer that was there before, and by the accounting."""
-    with (
-        Producer(world.credentials, client_id="test", source="/tests") as producer,
-        world.consumer(),
-    ):
+    with Producer(world.credentials, client_id="test", source="/tests") as producer, world.consumer():
         publish(producer, 10)
         until(lambda: world.rows() == 10)
         admin = world.admin()

@@ -15,11 +15,7 @@ import hvac.v1
 import msgspec
 import pytest
 
-from bdlab.errors import (
-    SettingsInvalid,
-    VaultError,
-    VaultUnavailable,
-)
+from bdlab.errors import SettingsInvalid, VaultError, VaultUnavailable
 from bdlab.settings import ProxyUrl, VaultSettings
 from bdlab.stack import TlsFolder
 from bdlab.vault.client import VaultClient
@@ -54,9 +50,7 @@ def answering(
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield VaultSettings(
-                address=f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}", timeout_s=2
-            )
+            yield VaultSettings(address=f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}", timeout_s=2)
         finally:
             server.shutdown()
             thread.join()
@@ -128,9 +122,7 @@ def named_everywhere(url: str) -> dict[str, str]:
     return dict.fromkeys(PROXIES, url) | {"NO_PROXY": "", "no_proxy": ""}
 
 
-def test_nothing_of_the_environment_reaches_a_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_of_the_environment_reaches_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password hunter2\n")
     netrc.chmod(0o600)
@@ -148,9 +140,7 @@ def test_nothing_of_the_environment_reaches_a_request(
     assert "X-Vault-Token" not in head
 
 
-def test_an_authority_counts_only_where_the_settings_name_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_authority_counts_only_where_the_settings_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trusted = TlsFolder(tmp_path)
     trusted.prepare()
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
@@ -180,15 +170,11 @@ def test_an_authority_counts_only_where_the_settings_name_it(
     ("no_proxy", "passes"),
     [("", True), ("elsewhere.example", True), ("127.0.0.1", False), ("127.0.0.0/8", False), ("*", False)],
 )
-def test_a_proxy_that_is_named_is_used_and_told(
-    monkeypatch: pytest.MonkeyPatch, no_proxy: str, passes: bool
-) -> None:
+def test_a_proxy_that_is_named_is_used_and_told(monkeypatch: pytest.MonkeyPatch, no_proxy: str, passes: bool) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # has its say through the settings only
     with answering(200, _HEALTH) as vault, Relay() as proxy:
         url = ProxyUrl(proxy.url.replace("//", "//me:hunter2@"))
-        with contextlib.closing(
-            VaultClient(msgspec.structs.replace(vault, proxy=url, no_proxy=no_proxy))
-        ) as client:
+        with contextlib.closing(VaultClient(msgspec.structs.replace(vault, proxy=url, no_proxy=no_proxy))) as client:
             assert client.health().active
             assert (f"(through the proxy {proxy.url})" in str(client)) is passes
             assert "hunter2" not in str(client)
@@ -210,17 +196,9 @@ def test_a_proxy_that_is_away_is_what_the_message_is_about() -> None:
 @pytest.mark.once
 @pytest.mark.plaintext("a tunnel's content would not be seen")
 @pytest.mark.parametrize(
-    "command",
-    [
-        ("status", "--json"),
-        ("predict", "--json", "Tasty."),
-        ("vault-init",),
-        ("vault-token", "--", "true"),
-    ],
+    "command", [("status", "--json"), ("predict", "--json", "Tasty."), ("vault-init",), ("vault-token", "--", "true")]
 )
-def test_no_command_tells_a_proxy_of_the_environment_anything(
-    pipeline: Pipeline, command: tuple[str, ...]
-) -> None:
+def test_no_command_tells_a_proxy_of_the_environment_anything(pipeline: Pipeline, command: tuple[str, ...]) -> None:
     """Neither one that listens, nor one that is dead; the one that is named hears all."""
     said = {pipeline.run(*command).returncode}
     with Relay() as proxy:

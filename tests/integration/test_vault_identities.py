@@ -8,9 +8,7 @@ import shutil
 
 import pytest
 
-from bdlab.errors import (
-    IdentityRefused,
-)
+from bdlab.errors import IdentityRefused
 from bdlab.settings import Secret
 from bdlab.vault.rotation.secret_ids import rotate_secret_ids
 from tests.fix_rotation import rotation
@@ -74,14 +72,10 @@ def test_after_a_rotation_that_went_wrong_the_next_run_hands_over_another(
 def test_a_secret_id_of_another_service_put_in_place_is_an_alarm(vault_world: VaultWorld) -> None:
     identity = vault_world.identity("status")
     with vault_world.root() as client:
-        wrapped = client.request("post", "auth/approle/role/predict/secret-id", {}, wrap_ttl_s=60)[
-            "wrap_info"
-        ]
+        wrapped = client.request("post", "auth/approle/role/predict/secret-id", {}, wrap_ttl_s=60)["wrap_info"]
     (identity.folder / "wrapped_secret_id").write_text(wrapped["token"])
     (identity.folder / "wrapped_secret_id").chmod(0o600)
-    with pytest.raises(
-        IdentityRefused, match=r"ALARM: .* it was made at auth/approle/role/predict/secret-id"
-    ):
+    with pytest.raises(IdentityRefused, match=r"ALARM: .* it was made at auth/approle/role/predict/secret-id"):
         identity.obtain(vault_world.client())
     (identity.folder / "claimed_secret_id").unlink()
 
@@ -90,9 +84,7 @@ def test_a_delivery_that_ran_out_is_no_alarm(vault_world: VaultWorld) -> None:
     identity = vault_world.identity("verify")
     shutil.rmtree(identity.folder)
     vault_world.init()
-    past = json.loads((identity.folder / "delivery.json").read_text()) | {
-        "expires_at": "2026-01-01T00:00:00Z"
-    }
+    past = json.loads((identity.folder / "delivery.json").read_text()) | {"expires_at": "2026-01-01T00:00:00Z"}
     (identity.folder / "delivery.json").write_text(json.dumps(past))
     wrapped = identity.wrapping_token()
     assert wrapped

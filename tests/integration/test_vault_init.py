@@ -10,12 +10,7 @@ import msgspec
 import psycopg2
 import pytest
 
-from bdlab.errors import (
-    IdentityRefused,
-    SettingsInvalid,
-    TokenRefused,
-    VaultError,
-)
+from bdlab.errors import IdentityRefused, SettingsInvalid, TokenRefused, VaultError
 from bdlab.services import IDENTITIES, NOT_ROTATED
 from tests.fix_vault import VaultWorld
 from tests.vault_steps import STEPS, outcomes, root_tokens, unchanged_but
@@ -98,10 +93,7 @@ def test_a_second_run_changes_and_writes_nothing(vault_world: VaultWorld, *, wit
         if (request := entry["request"])["operation"] not in ("read", "list")
     ]
     looks = [path for path in changing if path.endswith(("/secret-id/lookup", "sys/wrapping/lookup"))]
-    assert [path for path in changing if path not in looks] == [
-        "auth/approle/login",
-        "auth/token/revoke-self",
-    ]
+    assert [path for path in changing if path not in looks] == ["auth/approle/login", "auth/token/revoke-self"]
 
 
 def test_a_rotated_value_is_never_overwritten(vault_world: VaultWorld) -> None:
@@ -175,9 +167,7 @@ def test_a_missing_keys_file_is_missed_only_for_a_change(vault_world: VaultWorld
     vault_world.init()
 
 
-def test_keys_that_never_reached_their_file_are_said_to_be_lost(
-    vault_world: VaultWorld, tmp_path: Path
-) -> None:
+def test_keys_that_never_reached_their_file_are_said_to_be_lost(vault_world: VaultWorld, tmp_path: Path) -> None:
     reserved = tmp_path / "keys.json"
     reserved.touch(0o600)
     with pytest.raises(VaultError, match="its keys never reached"):

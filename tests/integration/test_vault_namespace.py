@@ -48,11 +48,7 @@ def test_the_whole_pipeline_from_the_first_set_up_to_new_keys(tmp_path: Path) ->
             rotated = pipeline.run("rotate")
             assert rotated.returncode == 0, rotated.stdout + rotated.stderr
             assert api.post("/predict", json=body).status_code == 200
-            for command in (
-                ("predict", "Tasty."),
-                ("verify", "--wait", "60"),
-                ("rotate", "database", "--leases"),
-            ):
+            for command in (("predict", "Tasty."), ("verify", "--wait", "60"), ("rotate", "database", "--leases")):
                 done = pipeline.run(*command)
                 assert done.returncode == 0, done.stdout + done.stderr
             rekeyed = pipeline.run("vault-rekey", "--shares", "2", "--threshold", "2")
@@ -61,13 +57,9 @@ def test_the_whole_pipeline_from_the_first_set_up_to_new_keys(tmp_path: Path) ->
             assert {check["state"] for check in states if check["name"].startswith("vault.")} == {"healthy"}
         seen = pipeline.run("vault-token", "--", BAO, "kv", "get", "-mount=kv", "database/credentials")
         assert seen.returncode == 0, seen.stderr
-        less = pipeline.run(
-            "vault-token", "--policy", "predict", "--", BAO, "token", "lookup", "-format=json"
-        )
+        less = pipeline.run("vault-token", "--policy", "predict", "--", BAO, "token", "lookup", "-format=json")
         assert json.loads(less.stdout)["data"]["policies"] == ["predict"]
-        in_root = pipeline.run(
-            "vault-token", "--", BAO, "list", "-format=json", "-namespace=root", "sys/policies/acl"
-        )
+        in_root = pipeline.run("vault-token", "--", BAO, "list", "-format=json", "-namespace=root", "sys/policies/acl")
         assert set(json.loads(in_root.stdout)) == {"default", "recovery", "root"}
 
 
@@ -83,13 +75,7 @@ def test_a_namespace_is_made_and_a_change_gets_in_by_the_root_one(
     team: VaultWorld, request: pytest.FixtureRequest
 ) -> None:
     first = team.init()
-    assert [step.name for step in first] == [
-        *STEPS[:2],
-        "namespace",
-        *STEPS[2:-1],
-        "root namespace",
-        STEPS[-1],
-    ]
+    assert [step.name for step in first] == [*STEPS[:2], "namespace", *STEPS[2:-1], "root namespace", STEPS[-1]]
     assert {step.outcome for step in first} - {"unchanged"} == {"done"}
     assert set(outcomes(team.init()).values()) == {"unchanged"}
     with team.session("consume", "bdlab-writer", daemon=False) as session:
@@ -131,9 +117,9 @@ def test_an_administrator_of_a_namespace_sets_up_what_is_in_it(team: VaultWorld)
         token = Secret(str(made["auth"]["client_token"]))
     shutil.rmtree(team.folder / "identity")
     given = team.plan(token=token, keys_file=team.folder / "no-keys.json")
-    assert outcomes(team.init(given)) == dict.fromkeys(
-        (*STEPS[:2], "namespace", *STEPS[2:]), "done"
-    ) | dict.fromkeys(("initialise", "unseal", "root token"), "unchanged")
+    assert outcomes(team.init(given)) == dict.fromkeys((*STEPS[:2], "namespace", *STEPS[2:]), "done") | dict.fromkeys(
+        ("initialise", "unseal", "root token"), "unchanged"
+    )
     with team.session("consume", "bdlab-writer", daemon=False) as session:
         team.connect(session.database()).close()
     team.namespace = "another"
@@ -146,9 +132,7 @@ def test_a_vault_without_namespaces_is_not_set_up_in_its_root(team: VaultWorld) 
     """As HashiCorp Vault's Community edition takes no notice of the header."""
 
     class Without(Relay):
-        def answer(
-            self, method: str, path: str, headers: dict[str, str], body: bytes, netloc: str = ""
-        ) -> Answer:
+        def answer(self, method: str, path: str, headers: dict[str, str], body: bytes, netloc: str = "") -> Answer:
             headers.pop("X-Vault-Namespace", None)
             return super().answer(method, path, headers, body, netloc)
 

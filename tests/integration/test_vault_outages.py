@@ -12,12 +12,7 @@ import pytest
 import structlog.testing
 
 from bdlab import settings
-from bdlab.errors import (
-    IdentityRefused,
-    PolicyDenied,
-    VaultError,
-    VaultUnavailable,
-)
+from bdlab.errors import IdentityRefused, PolicyDenied, VaultError, VaultUnavailable
 from bdlab.vault.session import VaultSession
 from tests.fix_vault import ShamirOpenBao, VaultWorld
 from tests.vault_steps import works_as_writer
@@ -130,19 +125,12 @@ def test_an_outage_is_outlived_and_told_once(new_world: Callable[..., VaultWorld
     """Sealed, then killed, then back: what is held stays in use, and is replaced when it has run out."""
     world = new_world(ShamirOpenBao)
     world.init(world.plan(seeds=world.seeds(token_period_s=9, lease_ttl_s=9, lease_max_ttl_s=18)))
-    with (
-        structlog.testing.capture_logs() as logs,
-        world.session("consume", "bdlab-writer") as opened,
-    ):
+    with structlog.testing.capture_logs() as logs, world.session("consume", "bdlab-writer") as opened:
         login, kafka = opened.database(), opened.kafka()
         connection = world.connect(login)
         with world.root() as root:
             root.request("put", "sys/seal", {})
-            until(
-                lambda: (
-                    about(logs, "credentials cannot be renewed from Vault; the present ones stay in use") == 1
-                )
-            )
+            until(lambda: about(logs, "credentials cannot be renewed from Vault; the present ones stay in use") == 1)
             state = opened.state()
             assert (state.connected, state.sealed) == (False, True)
             assert "is sealed" in state.problem

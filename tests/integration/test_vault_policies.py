@@ -188,11 +188,7 @@ CAPABILITIES: dict[str, dict[str, set[str]]] = {
         "rotate": {"read"},
     },
     **{
-        f"kv/data/kafka/{name}": {
-            name: {"read"},
-            "rotate": {"read", "update"},
-            "migrate": {"create", "read", "update"},
-        }
+        f"kv/data/kafka/{name}": {name: {"read"}, "rotate": {"read", "update"}, "migrate": {"create", "read", "update"}}
         for name in KAFKA_SERVICES
     },
     "kv/data/kafka/any": {"migrate": {"create", "read", "update"}},
@@ -256,9 +252,7 @@ def test_vault_init_makes_what_the_table_of_services_lists(vault_world: VaultWor
 def test_every_identity_every_path_every_verb(vault_world: VaultWorld, service: str) -> None:
     """As Vault itself reckons it, of each verb at once; the requests above are what it then does."""
     with vault_world.root() as root, vault_world.logged_in(service) as client:
-        answer = root.write(
-            "sys/capabilities", {"token": client.token.reveal(), "paths": sorted(CAPABILITIES)}
-        )
+        answer = root.write("sys/capabilities", {"token": client.token.reveal(), "paths": sorted(CAPABILITIES)})
     found = {path: set(answer[path]) - {"deny"} for path in CAPABILITIES}
     assert found == {path: by_whom.get(service, set()) for path, by_whom in CAPABILITIES.items()}
 

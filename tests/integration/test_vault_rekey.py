@@ -25,9 +25,7 @@ def bdlab(world: VaultWorld, *arguments: str, **changes: str) -> subprocess.Comp
 
 
 @KINDS
-def test_the_new_keys_open_and_the_old_ones_do_not(
-    new_world: Callable[..., VaultWorld], kind: type[OpenBao]
-) -> None:
+def test_the_new_keys_open_and_the_old_ones_do_not(new_world: Callable[..., VaultWorld], kind: type[OpenBao]) -> None:
     world = new_world(kind)
     world.init(world.plan(shares=5, threshold=3))
     old = world.folder / "old-keys.json"

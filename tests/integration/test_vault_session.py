@@ -14,10 +14,7 @@ import pytest
 import structlog.testing
 
 from bdlab import settings
-from bdlab.errors import (
-    SecretMissing,
-    VaultError,
-)
+from bdlab.errors import SecretMissing, VaultError
 from bdlab.vault.session import VaultSession
 from tests.fix_vault import VaultWorld
 from tests.vault_steps import works_as_writer
@@ -69,10 +66,7 @@ def test_vaults_values_lie_between_file_and_environment(vault_world: VaultWorld,
 
 def test_a_secured_broker_gets_the_services_own_user(vault_world: VaultWorld) -> None:
     pem = "-----BEGIN CERTIFICATE-----\n"
-    with (
-        vault_world.session("migrate", daemon=False) as migrate,
-        vault_world.session("serve") as serve,
-    ):
+    with vault_world.session("migrate", daemon=False) as migrate, vault_world.session("serve") as serve:
         before, version = migrate.read_secret("kafka/credentials")
         plain = serve.kafka()
         assert (plain.username, plain.server.security_protocol) == ("", "PLAINTEXT")
@@ -126,10 +120,7 @@ def short_lived(vault_world: VaultWorld) -> Iterator[None]:
 
 @pytest.mark.long
 def test_a_daemon_renews_past_every_ttl(vault_world: VaultWorld, short_lived: None) -> None:
-    with (
-        structlog.testing.capture_logs() as logs,
-        vault_world.session("consume", "bdlab-writer") as opened,
-    ):
+    with structlog.testing.capture_logs() as logs, vault_world.session("consume", "bdlab-writer") as opened:
         began = time.monotonic()
         logins = [opened.database()]
         while time.monotonic() - began < 22 or len(logins) < 2:
@@ -160,9 +151,7 @@ def test_a_short_command_renews_on_use(vault_world: VaultWorld, short_lived: Non
 
 
 @pytest.mark.with_tls
-def test_a_revoked_lease_is_replaced_once_for_all_who_ask(
-    session: VaultSession, vault_world: VaultWorld
-) -> None:
+def test_a_revoked_lease_is_replaced_once_for_all_who_ask(session: VaultSession, vault_world: VaultWorld) -> None:
     refused = session.database()
     held = vault_world.connect(refused)
     with held.cursor() as cursor:
@@ -219,9 +208,7 @@ def test_closing_gives_token_and_login_back(vault_world: VaultWorld) -> None:
 
 
 @pytest.mark.with_tls
-def test_a_secret_id_that_is_rotated_is_taken_in_while_running(
-    session: VaultSession, vault_world: VaultWorld
-) -> None:
+def test_a_secret_id_that_is_rotated_is_taken_in_while_running(session: VaultSession, vault_world: VaultWorld) -> None:
     identity = vault_world.identity("consume")
     before = identity.secret_id()
     with vault_world.logged_in("rotate") as rotate:

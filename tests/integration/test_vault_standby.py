@@ -87,9 +87,7 @@ class Answering(Relay):
 
     more: dict[str, object]
 
-    def answer(
-        self, method: str, path: str, headers: dict[str, str], body: bytes, netloc: str = ""
-    ) -> Answer:
+    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes, netloc: str = "") -> Answer:
         status, content = super().answer(method, path, headers, body, netloc)
         if path == "/v1/sys/health":
             return status, json.dumps(json.loads(content) | self.more).encode()

@@ -14,13 +14,7 @@ import msgspec
 import pytest
 
 from bdlab.credentials import DatabaseLogin
-from bdlab.errors import (
-    IdentityRefused,
-    InvalidInput,
-    TokenRefused,
-    VaultError,
-    VaultUnavailable,
-)
+from bdlab.errors import IdentityRefused, InvalidInput, TokenRefused, VaultError, VaultUnavailable
 from bdlab.settings import Secret, VaultSettings
 from bdlab.vault.bootstrap import Plan
 from bdlab.vault.bootstrap.admin_access import vault_init_lock
@@ -51,9 +45,7 @@ def test_a_wiped_data_folder(new_world: Callable[..., VaultWorld]) -> None:
         world.connect(session.database()).close()
 
 
-def test_a_shamir_seal_of_three_of_five(
-    new_world: Callable[..., VaultWorld], request: pytest.FixtureRequest
-) -> None:
+def test_a_shamir_seal_of_three_of_five(new_world: Callable[..., VaultWorld], request: pytest.FixtureRequest) -> None:
     world = new_world(ShamirOpenBao)
     assert outcomes(world.init(world.plan(shares=5, threshold=3)))["unseal"] == "done"
     shares = json.loads(world.keys_file.read_text())["unseal_keys"]
@@ -201,15 +193,10 @@ def test_a_dry_run_leaves_a_new_vault_alone(new_world: Callable[..., VaultWorld]
 def test_two_at_once_wait_for_each_other(new_world: Callable[..., VaultWorld]) -> None:
     world = new_world()
     with ThreadPoolExecutor(3) as pool:
-        found = [
-            outcomes(steps) for steps in pool.map(lambda _: world.init(world.plan(timeout_s=120)), range(3))
-        ]
+        found = [outcomes(steps) for steps in pool.map(lambda _: world.init(world.plan(timeout_s=120)), range(3))]
     assert sorted(steps["engines"] for steps in found) == ["done", "unchanged", "unchanged"]
     assert sum(steps == unchanged_but() for steps in found) == 2
-    with (
-        vault_init_lock(world.plan()),
-        pytest.raises(VaultUnavailable, match="another vault-init is at work"),
-    ):
+    with vault_init_lock(world.plan()), pytest.raises(VaultUnavailable, match="another vault-init is at work"):
         world.init(world.plan(timeout_s=0.2))
 
 

@@ -27,9 +27,7 @@ def vault_token(world: VaultWorld, *arguments: str, **changes: str) -> subproces
 
 @pytest.mark.with_tls
 def test_a_command_has_a_root_token_that_is_gone_afterwards(vault_world: VaultWorld) -> None:
-    done = vault_token(
-        vault_world, "--ttl", "2m", "--", BAO, "token", "lookup", "-format=json", BAO_TOKEN="another"
-    )
+    done = vault_token(vault_world, "--ttl", "2m", "--", BAO, "token", "lookup", "-format=json", BAO_TOKEN="another")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["data"]
     assert found["policies"] == ["root"]
@@ -51,8 +49,7 @@ def test_its_policy_can_be_less_than_root(vault_world: VaultWorld) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "code"),
-    [("exit 3", 3), ("kill -KILL $$", 128 + signal.SIGKILL), ('test -n "$VAULT_TOKEN"', 0)],
+    ("script", "code"), [("exit 3", 3), ("kill -KILL $$", 128 + signal.SIGKILL), ('test -n "$VAULT_TOKEN"', 0)]
 )
 def test_the_exit_code_is_that_of_the_command(vault_world: VaultWorld, script: str, code: int) -> None:
     assert vault_token(vault_world, "--", "sh", "-c", script).returncode == code

@@ -81,8 +81,7 @@ DELETE = 'DELETE FROM predictions WHERE partition = 0 AND "offset" = ANY (%(offs
 
 
 @pytest.mark.parametrize(
-    ("offsets", "shown"),
-    [([4], "offsets 4"), ([0, 1, 9], "offsets 0 to 1, 9"), ([3, 5, 6], "offsets 3, 5 to 6")],
+    ("offsets", "shown"), [([4], "offsets 4"), ([0, 1, 9], "offsets 0 to 1, 9"), ([3, 5, 6], "offsets 3, 5 to 6")]
 )
 def test_deleted_rows_are_named(pipeline: Pipeline, offsets: Sequence[int], shown: str) -> None:
     pipeline.tamper(DELETE, offsets=list(offsets))
@@ -93,9 +92,7 @@ def test_deleted_rows_are_named(pipeline: Pipeline, offsets: Sequence[int], show
 
 def test_deleted_rows_are_named_by_id_where_the_broker_still_has_them(pipeline: Pipeline) -> None:
     def read(offsets: Mapping[int, int]) -> dict[int, Record]:
-        return {
-            partition: pipeline.log.read(partition, offset, 1)[0] for partition, offset in offsets.items()
-        }
+        return {partition: pipeline.log.read(partition, offset, 1)[0] for partition, offset in offsets.items()}
 
     pipeline.tamper(DELETE, offsets=[4])
     gone = pipeline.log.read(0, 4, 1)[0]
@@ -118,9 +115,7 @@ def test_what_is_missing_is_stored_again_from_the_broker(pipeline: Pipeline, par
     pipeline.tamper(
         'DELETE FROM predictions WHERE partition = %(partition)s AND "offset" IN (4, 7)', partition=partition
     )
-    pipeline.tamper(
-        "UPDATE sink_offsets SET next_offset = 4 WHERE partition = %(partition)s", partition=partition
-    )
+    pipeline.tamper("UPDATE sink_offsets SET next_offset = 4 WHERE partition = %(partition)s", partition=partition)
     pipeline.drain()
     report = pipeline.verify()
     assert report.verified, report.problems
@@ -144,12 +139,7 @@ FROM predictions WHERE partition = %(partition)s LIMIT 1
         (0, 10, None, "partition 0: 1 recorded outside of [0, 10): offset 10 (predictions, id aaaaaaaa"),
         (1, 11, None, "partition 1: 1 recorded twice: offset 11 (predictions and duplicates, id 01"),
         (2, 10, None, "partition 2: 1 recorded twice: offset 10 (predictions and dead_letters, id aaaaaaaa"),
-        (
-            2,
-            7,
-            "other",
-            "partition 2 of the closed log other: 1 rows without a line in sink_offsets: offset 7",
-        ),
+        (2, 7, "other", "partition 2 of the closed log other: 1 rows without a line in sink_offsets: offset 7"),
     ],
 )
 def test_an_inserted_row_is_named(
@@ -192,9 +182,7 @@ def test_an_altered_offset_is_found(pipeline: Pipeline, change: str, problem: st
 def test_a_partition_that_the_sink_forgot_is_found(pipeline: Pipeline) -> None:
     pipeline.tamper("DELETE FROM sink_offsets WHERE partition = 1")
     problems = pipeline.verify().problems
-    assert problems[0].startswith(
-        "partition 1: it was never assigned to a consumer: offsets 0 to 11 (12 events)"
-    )
+    assert problems[0].startswith("partition 1: it was never assigned to a consumer: offsets 0 to 11 (12 events)")
     assert problems[1].startswith("partition 1: 12 rows without a line in sink_offsets: offset 0 (")
 
 

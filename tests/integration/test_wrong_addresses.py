@@ -110,9 +110,7 @@ def test_a_wrong_security_protocol_is_named(secured: Callable[[socket.socket], N
         with listening(answer) as port:
             servers = f"127.0.0.1:{port}"
             why = unreachable_hint(KafkaSettings(bootstrap_servers=servers, security_protocol=protocol))
-        assert why == (
-            f"{servers} speaks {spoken}, and kafka.security_protocol is {protocol}." if spoken else ""
-        )
+        assert why == (f"{servers} speaks {spoken}, and kafka.security_protocol is {protocol}." if spoken else "")
 
 
 def test_a_name_that_cannot_be_resolved_is_named() -> None:
@@ -121,9 +119,7 @@ def test_a_name_that_cannot_be_resolved_is_named() -> None:
 
 
 def test_a_broker_address_with_a_scheme_is_named() -> None:
-    login = KafkaLogin(
-        server=KafkaSettings(bootstrap_servers="kafka://broker:9092"), username="", password=Secret("")
-    )
+    login = KafkaLogin(server=KafkaSettings(bootstrap_servers="kafka://broker:9092"), username="", password=Secret(""))
     with pytest.raises(BrokerUnavailable, match="brokers have no kafka:// address") as caught:
         client_config(login, client_id="x")
     assert "Write host:port alone" in caught.value.hint
@@ -135,9 +131,7 @@ def test_clients_of_a_broker_that_is_away_end_with_their_requests() -> None:
     def threads() -> int:
         return len(os.listdir("/proc/self/task"))  # noqa: PTH208
 
-    login = KafkaLogin(
-        server=KafkaSettings(bootstrap_servers="127.0.0.1:9"), username="", password=Secret("")
-    )
+    login = KafkaLogin(server=KafkaSettings(bootstrap_servers="127.0.0.1:9"), username="", password=Secret(""))
     ids = TopicIds(login, client_id="test")
     gc.disable()
     try:

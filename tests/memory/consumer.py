@@ -125,10 +125,7 @@ class MemoryConsumer:
         refused: Mapping[int, str] = {}
         if self._check_log is not None:
             refused = self._check_log(list(ranges.values()), self._look)
-        first = [
-            log_partition(ranges[number]).at(ranges[number].start)
-            for number in sorted(assigned - refused.keys())
-        ]
+        first = [log_partition(ranges[number]).at(ranges[number].start) for number in sorted(assigned - refused.keys())]
         starts = {position.partition: position.offset for position in self._positions(first)}
         with self._log.changed:
             if generation != self._generation:

@@ -104,12 +104,7 @@ class MemoryLog:
             self._require_online()
             return [
                 LogRange(
-                    self.cluster_id,
-                    self.topic,
-                    partition,
-                    start,
-                    start + len(self._records[partition]),
-                    self.topic_id,
+                    self.cluster_id, self.topic, partition, start, start + len(self._records[partition]), self.topic_id
                 )
                 for partition, start in enumerate(self._starts)
             ]
@@ -151,8 +146,7 @@ class MemoryLog:
         """Give each member of the group its range of partitions; all of them start afresh."""
         for number, member in enumerate(self.members):
             share = range(
-                number * self._partitions // len(self.members),
-                (number + 1) * self._partitions // len(self.members),
+                number * self._partitions // len(self.members), (number + 1) * self._partitions // len(self.members)
             )
             member.reassign(frozenset(share))
         self._notify()

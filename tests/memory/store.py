@@ -59,9 +59,7 @@ class MemoryStore:
 
     def known(self, ranges: Sequence[LogRange]) -> KnownLog | None:
         self._fail()
-        held = match_log(
-            log_partition(ranges[0]), [log._replace(partition=ranges[0].partition) for log in self.first]
-        )
+        held = match_log(log_partition(ranges[0]), [log._replace(partition=ranges[0].partition) for log in self.first])
         if held is None:
             return None
         records: dict[int, KnownRecord] = {}
@@ -119,9 +117,7 @@ class MemoryStore:
             raise RowRejected("the row violates a constraint", sqlstate="23514")
         for fence in advance:
             self.next[fence.log] = fence.next
-            self.end_seen[fence.log] = max(
-                self.end_seen[fence.log], fence.next, (ends or {}).get(fence.log, 0)
-            )
+            self.end_seen[fence.log] = max(self.end_seen[fence.log], fence.next, (ends or {}).get(fence.log, 0))
         rows = duplicates = letters = 0
         for entry in sorted(fresh, key=lambda entry: (entry.event.id, entry.record.position)):
             position = entry.record.position

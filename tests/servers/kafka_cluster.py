@@ -81,11 +81,7 @@ class KafkaCluster:
     keeps_log: ClassVar[bool] = True
 
     def __init__(
-        self,
-        data_dir: Path,
-        *,
-        certificates: CertificateFiles | None = None,
-        distribution: Distribution | None = None,
+        self, data_dir: Path, *, certificates: CertificateFiles | None = None, distribution: Distribution | None = None
     ) -> None:
         """`certificates`, which all brokers share, make it a secured cluster."""
         self.data_dir = data_dir.absolute()

@@ -14,14 +14,7 @@ from bdlab.files import write_private
 from bdlab.stack.servers import jars, java
 from bdlab.stack.servers.jars import Assembly
 from bdlab.stack.servers.java import Distribution
-from bdlab.stack.servers.kafka import (
-    ApacheKafka,
-    Listeners,
-    Properties,
-    broker_properties,
-    listener_properties,
-    render,
-)
+from bdlab.stack.servers.kafka import ApacheKafka, Listeners, Properties, broker_properties, listener_properties, render
 from bdlab.stack.servers.ports import is_listening
 from bdlab.stack.servers.server import Server
 
@@ -73,11 +66,7 @@ class ZooKeeper(Server):
     name = "zookeeper"
 
     def __init__(
-        self,
-        data_dir: Path,
-        *,
-        certificates: CertificateFiles | None = None,
-        distribution: Distribution | None = None,
+        self, data_dir: Path, *, certificates: CertificateFiles | None = None, distribution: Distribution | None = None
     ) -> None:
         super().__init__(data_dir)
         self._certificates = certificates
@@ -116,9 +105,7 @@ class ZooKeeper(Server):
         config = self.folder / "zoo.cfg"
         write_private(config, render(properties))
         return (self._distribution or kafka_with_zookeeper()).command(
-            "org.apache.zookeeper.server.ZooKeeperServerMain",
-            str(config),
-            heap_mb=_HEAP_MB,
+            "org.apache.zookeeper.server.ZooKeeperServerMain", str(config), heap_mb=_HEAP_MB
         )
 
     def _is_ready(self) -> bool:
@@ -150,9 +137,7 @@ class ZooKeeperBroker(ApacheKafka):
         return not self.running and b"NodeExists" in self._log_since_start()
 
     def _choose_listeners(self, port: int) -> Listeners:
-        return Listeners(
-            client=port, internal=self.ports.choose("kafka-internal") if self.certificates else None
-        )
+        return Listeners(client=port, internal=self.ports.choose("kafka-internal") if self.certificates else None)
 
     def _properties(self, listeners: Listeners) -> Properties:
         properties = broker_properties(self._data) | listener_properties(listeners)
@@ -189,19 +174,12 @@ class ZooKeeperKafka:
     keeps_log: ClassVar[bool] = True
 
     def __init__(
-        self,
-        data_dir: Path,
-        *,
-        certificates: CertificateFiles | None = None,
-        distribution: Distribution | None = None,
+        self, data_dir: Path, *, certificates: CertificateFiles | None = None, distribution: Distribution | None = None
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.zookeeper = ZooKeeper(self.data_dir, certificates=certificates, distribution=distribution)
         self.broker = ZooKeeperBroker(
-            self.data_dir,
-            zookeeper=self.zookeeper,
-            certificates=certificates,
-            distribution=distribution,
+            self.data_dir, zookeeper=self.zookeeper, certificates=certificates, distribution=distribution
         )
 
     @property

@@ -32,20 +32,14 @@ def spoilt_events(draw: st.DrawFn) -> bytes:
     fields: dict[str, Any] = dict(GOOD)
     for name in draw(st.sets(st.sampled_from(sorted(GOOD)), max_size=3)):
         fields.pop(name)
-    fields |= draw(
-        st.dictionaries(st.sampled_from(sorted(GOOD)) | st.text(max_size=5), json_values, max_size=3)
-    )
+    fields |= draw(st.dictionaries(st.sampled_from(sorted(GOOD)) | st.text(max_size=5), json_values, max_size=3))
     raw = json.dumps(fields, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
     cut = draw(st.integers(0, len(raw)))
-    return draw(
-        st.sampled_from([raw, raw[:cut], raw + raw, raw[:cut] + draw(st.binary(max_size=3)) + raw[cut:]])
-    )
+    return draw(st.sampled_from([raw, raw[:cut], raw + raw, raw[:cut] + draw(st.binary(max_size=3)) + raw[cut:]]))
 
 
 @given(value=st.none() | st.binary(max_size=200) | spoilt_events(), key=st.none() | st.binary(max_size=40))
-def test_any_record_is_an_event_or_a_dead_letter_with_a_short_reason(
-    value: bytes | None, key: bytes | None
-) -> None:
+def test_any_record_is_an_event_or_a_dead_letter_with_a_short_reason(value: bytes | None, key: bytes | None) -> None:
     found = decode_entry(REVIEWS, Record(at(0), key, value))
     if isinstance(found, DeadLetter):
         assert found.reason
@@ -68,10 +62,7 @@ def test_a_good_key_does_not_make_a_spoilt_event_good(fields: dict[str, Any]) ->
     if isinstance(found, Accepted):
         assert encode(found.event)[0].decode() == GOOD["id"]
         for name, given_value in fields.items():
-            assert json.loads(encode(found.event)[1])[name] == given_value or name in {
-                "created_at",
-                "timestamp",
-            }
+            assert json.loads(encode(found.event)[1])[name] == given_value or name in {"created_at", "timestamp"}
 
 
 def test_a_reason_that_quotes_the_record_is_cut() -> None:
@@ -97,21 +88,13 @@ def settle(batch: list[Entry], poison: set[int]) -> tuple[list[Entry], int]:
     return stored, tries
 
 
-@given(
-    size=st.integers(1, 60),
-    poison=st.sets(st.integers(0, 59)),
-    undecodable=st.sets(st.integers(0, 59)),
-)
+@given(size=st.integers(1, 60), poison=st.sets(st.integers(0, 59)), undecodable=st.sets(st.integers(0, 59)))
 def test_bisecting_finds_exactly_the_poison(size: int, poison: set[int], undecodable: set[int]) -> None:
-    batch: list[Entry] = [
-        dead(at(offset)) if offset in undecodable else accepted(at(offset)) for offset in range(size)
-    ]
+    batch: list[Entry] = [dead(at(offset)) if offset in undecodable else accepted(at(offset)) for offset in range(size)]
     stored, tries = settle(batch, poison)
     assert [entry.record for entry in stored] == [entry.record for entry in batch]
     refused = {
-        entry.record.position.offset
-        for entry in stored
-        if isinstance(entry, DeadLetter) and entry.sqlstate == "22001"
+        entry.record.position.offset for entry in stored if isinstance(entry, DeadLetter) and entry.sqlstate == "22001"
     }
     guilty = poison & set(range(size)) - undecodable
     assert refused == guilty

@@ -61,9 +61,7 @@ def test_a_new_folder_gets_the_broker_in_memory_if_kafka_cannot_be_had(folder: D
     assert "jgo.conf" in missing.hint
 
 
-def test_kafka_that_was_asked_for_is_not_replaced(
-    folder: DataFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kafka_that_was_asked_for_is_not_replaced(folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BinaryMissing, match=r"127\.0\.0\.1:1"):
         choose_broker(folder, "kafka", unheard)
     monkeypatch.setenv("BDLAB_KAFKA_HOME", str(folder.path))

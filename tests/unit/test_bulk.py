@@ -29,9 +29,7 @@ def log() -> MemoryLog:
     return MemoryLog()
 
 
-def publish(
-    log: MemoryLog, count: int, *, run_id: str = "run", stop: threading.Event | None = None
-) -> list[RowResult]:
+def publish(log: MemoryLog, count: int, *, run_id: str = "run", stop: threading.Event | None = None) -> list[RowResult]:
     with MemoryProducer(log, source="/tests", delivery_timeout_s=1) as producer:
         found = publish_all(rows(count), producer, run_id=run_id, stop=stop or threading.Event())
         return list(found)
@@ -153,9 +151,7 @@ def test_a_broker_that_goes_away_half_way_and_a_second_run(log: MemoryLog) -> No
         log.online = False
         found += outcomes
     log.online = True
-    acknowledged = {
-        str(outcome.event and outcome.event.id) for outcome in found if outcome.status == "acknowledged"
-    }
+    acknowledged = {str(outcome.event and outcome.event.id) for outcome in found if outcome.status == "acknowledged"}
     ranges = log.log_ranges()
     on_topic = [record for at in ranges for record in log.read(at.partition, at.start, at.end)]
     assert acknowledged <= {(record.key or b"").decode() for record in on_topic}

@@ -28,9 +28,7 @@ def checkout(tmp_path: Path) -> Path:
 def commit(checkout: Path, name: str, text: str) -> subprocess.CompletedProcess[str]:
     (checkout / name).write_text(text)
     subprocess.run(["git", "add", "--all"], cwd=checkout, check=True)
-    who = {
-        f"GIT_{role}_{what}": "x@y.example" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
-    }
+    who = {f"GIT_{role}_{what}": "x@y.example" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     # Types and import rules are checked on the whole repository, by `make check` too.
     quick = {"SKIP": "mypy,import-linter", "PRE_COMMIT_HOME": str(checkout / ".git" / "hooks-cache")}
     return subprocess.run(

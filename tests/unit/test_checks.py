@@ -116,11 +116,7 @@ def test_vault_unreachable() -> None:
 def test_vault_that_answers_and_is_of_no_use() -> None:
     state = VaultState(connected=False, sealed=False, problem="failed: disk full", hint="See its log.")
     reachable, *others = vault_checks(state, service="status", refusal=None)
-    assert (reachable.state, reachable.message, reachable.hint) == (
-        "unhealthy",
-        "failed: disk full",
-        "See its log.",
-    )
+    assert (reachable.state, reachable.message, reachable.hint) == ("unhealthy", "failed: disk full", "See its log.")
     assert {check.state for check in others} == {"unknown"}
 
 
@@ -243,9 +239,7 @@ class Probe:
 
 
 def watch(probe: Callable[[], str], *, max_age_s: float = 0.2, timeout_s: float = 0.2) -> CachedProbe[str]:
-    return CachedProbe(
-        probe, lambda why: f"absent: {why}", name="test", max_age_s=max_age_s, timeout_s=timeout_s
-    )
+    return CachedProbe(probe, lambda why: f"absent: {why}", name="test", max_age_s=max_age_s, timeout_s=timeout_s)
 
 
 def test_many_askers_are_one_question() -> None:

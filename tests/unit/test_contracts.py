@@ -12,14 +12,7 @@ import pytest
 from hypothesis import given
 from uuid_utils.compat import uuid7
 
-from bdlab.contract import (
-    Contract,
-    check_evolution,
-    check_fits,
-    column_name,
-    parse_contract,
-    review_contract,
-)
+from bdlab.contract import Contract, check_evolution, check_fits, column_name, parse_contract, review_contract
 from bdlab.errors import ContractInvalid, ContractMismatch, EventTooNew
 from bdlab.events import CONTRACT_HEADER, EventCodec, Position, Record, encode, headers
 from tests.random_contracts import anything
@@ -195,10 +188,7 @@ def test_a_newer_contract_adds_fields_and_changes_nothing_else() -> None:
 def test_an_id_is_the_same_across_an_upgrade_until_a_later_field_says_something() -> None:
     old, new = (
         EventCodec(contract)
-        for contract in (
-            parse_contract(document()),
-            with_more(stars={"type": ["integer", "null"], "since": 2}),
-        )
+        for contract in (parse_contract(document()), with_more(stars={"type": ["integer", "null"], "since": 2}))
     )
     before = old.idempotent_id("order-7", old.input(text="fine"))
     assert new.idempotent_id("order-7", new.input(text="fine")) == before
@@ -221,10 +211,7 @@ def test_a_field_may_be_named_as_what_is_in_the_code() -> None:
 def test_an_event_says_its_contract_and_is_read_by_those_who_know_it() -> None:
     old, new = (
         EventCodec(contract)
-        for contract in (
-            parse_contract(document()),
-            with_more(stars={"type": "integer", "default": 5, "since": 2}),
-        )
+        for contract in (parse_contract(document()), with_more(stars={"type": "integer", "default": 5, "since": 2}))
     )
 
     def sent(codec: EventCodec, **fields: Any) -> Record:

@@ -97,9 +97,7 @@ def test_lines_are_sorted_by_id_and_each_has_its_own_place(places: list[tuple[in
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3), st.sampled_from(["a", "b"]))))
-def test_runs_are_slices_of_consecutive_offsets_as_long_as_possible(
-    places: list[tuple[int, int, str]],
-) -> None:
+def test_runs_are_slices_of_consecutive_offsets_as_long_as_possible(places: list[tuple[int, int, str]]) -> None:
     positions = [at(offset, partition, cluster) for partition, offset, cluster in places]
     found = list(runs(positions))
     assert [one for _, begin, end in found for one in positions[begin:end]] == positions

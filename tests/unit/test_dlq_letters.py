@@ -13,9 +13,7 @@ from bdlab.deadletters import OPEN, StoredDeadLetter
 from bdlab.events import Position, Record
 from bdlab_cli.output.dead_letters import closed, state, summary, table
 
-REASON = (
-    'the database refuses the row: new row for relation "predictions" violates check constraint "no_poison"'
-)
+REASON = 'the database refuses the row: new row for relation "predictions" violates check constraint "no_poison"'
 
 
 def letter(offset: int = 1207, cluster_id: str = "one", **fields: Any) -> StoredDeadLetter:
@@ -63,19 +61,13 @@ def test_the_log_is_named_only_if_there_are_several() -> None:
     [
         ({}, "open", ""),
         ({"state": "returned", "replays": 1}, "open; came back from 1 replay", ""),
-        (
-            {"state": "sent", "replayed_to": (4, 7)},
-            "sent back as 4/7",
-            "4/7, which no consumer has recorded yet",
-        ),
+        ({"state": "sent", "replayed_to": (4, 7)}, "sent back as 4/7", "4/7, which no consumer has recorded yet"),
         ({"state": "stored", "replayed_to": (4, 7)}, "stored as 4/7", "its replay, 4/7, is stored"),
         ({"state": "superseded", "replayed_to": (4, 7)}, "dead again as 4/7", "what is open is 4/7"),
         ({"state": "discarded", "discarded_because": "a test"}, "discarded", "it was discarded: a test"),
     ],
 )
-def test_a_state_in_words_and_why_nothing_is_left_to_do(
-    fields: dict[str, Any], words: str, refusal: str
-) -> None:
+def test_a_state_in_words_and_why_nothing_is_left_to_do(fields: dict[str, Any], words: str, refusal: str) -> None:
     one = letter(**fields)
     assert state(one) == words
     assert refusal in closed(one)

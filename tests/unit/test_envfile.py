@@ -94,10 +94,7 @@ def test_the_example_names_every_setting_and_only_the_password_is_left_to_fill_i
     ("changes", "said"),
     [
         ({"BDLAB_POSTGRES_HOST": ""}, r"line 3: BDLAB_POSTGRES_HOST is missing"),
-        (
-            {"BDLAB_POSTGRES_PORT": "70000"},
-            r"line 5: BDLAB_POSTGRES_PORT is not valid: expected `int` <= 65535",
-        ),
+        ({"BDLAB_POSTGRES_PORT": "70000"}, r"line 5: BDLAB_POSTGRES_PORT is not valid: expected `int` <= 65535"),
         ({"BDLAB_POSTGRES_PORT": "five"}, r"line 5: BDLAB_POSTGRES_PORT is not valid: expected `int`"),
         ({"BDLAB_POSTGRES_SSLMODE": "maybe"}, r"line 5: BDLAB_POSTGRES_SSLMODE is not valid"),
         ({"BDLAB_KAFKA_SECURITY_PROTOCOL": "TLS"}, r"line 5: BDLAB_KAFKA_SECURITY_PROTOCOL is not valid"),
@@ -105,14 +102,8 @@ def test_the_example_names_every_setting_and_only_the_password_is_left_to_fill_i
         ({"BDLAB_SECRET_ID_CIDRS": "10.0.0.1/8"}, r"line 5: BDLAB_SECRET_ID_CIDRS .*host bits set"),
         ({"BDLAB_TOKEN_PERIOD": "soon"}, r"line 5: BDLAB_TOKEN_PERIOD is no duration: 'soon'"),
         ({"BDLAB_LEASE_TTL": "0"}, r"line 5: BDLAB_LEASE_TTL is no duration"),
-        (
-            {"BDLAB_LEASE_TTL": "2h", "BDLAB_LEASE_MAX_TTL": "1h"},
-            r"line 5: BDLAB_LEASE_TTL is longer \(7200 s\)",
-        ),
-        (
-            {"BDLAB_KAFKA_CA_FILE": "/absent.pem"},
-            r"line 5: BDLAB_KAFKA_CA_FILE names /absent.pem, which cannot",
-        ),
+        ({"BDLAB_LEASE_TTL": "2h", "BDLAB_LEASE_MAX_TTL": "1h"}, r"line 5: BDLAB_LEASE_TTL is longer \(7200 s\)"),
+        ({"BDLAB_KAFKA_CA_FILE": "/absent.pem"}, r"line 5: BDLAB_KAFKA_CA_FILE names /absent.pem, which cannot"),
         ({"BDLAB_KAFKA_CA_FILE": resources.__file__}, r"BDLAB_KAFKA_CA_FILE .* holds no certificate"),
         ({"POSTGRES_CA_FILE": "/absent.pem"}, r"line 5: POSTGRES_CA_FILE names /absent.pem, which cannot"),
         ({"BDLAB_POSTGRES_HOTS": "x"}, r"line 5: there is no setting BDLAB_POSTGRES_HOTS"),

@@ -22,9 +22,7 @@ _text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x0
 
 
 def _event(text: str = "fine", summary: str = "") -> PredictionEvent:
-    score = ReviewScore(
-        prediction=4.5, sentiment="positive", confidence=0.9, explanation=(Term("fine", 0.5),)
-    )
+    score = ReviewScore(prediction=4.5, sentiment="positive", confidence=0.9, explanation=(Term("fine", 0.5),))
     return REVIEWS.make(uuid7(), Review(text=text, summary=summary), score, model="reviews@1.0.0")
 
 
@@ -45,18 +43,12 @@ def test_an_event_and_its_response_have_the_fields_that_the_review_and_its_score
 ) -> None:
     review = Review(text=text, summary=summary, helpfulness_numerator=helpful, helpfulness_denominator=votes)
     score = ReviewScore(
-        prediction=stars,
-        sentiment="positive",
-        confidence=0.9,
-        explanation=(Term(text, 0.5),),
-        known_terms=0.2,
+        prediction=stars, sentiment="positive", confidence=0.9, explanation=(Term(text, 0.5),), known_terms=0.2
     )
     event = REVIEWS.make(uuid7(), review, score, model="reviews@1.0.0")
     for part in (review, score):
         common = set(part.__struct_fields__) & set(event.__struct_fields__)
-        assert {name: getattr(event, name) for name in common} == {
-            name: getattr(part, name) for name in common
-        }
+        assert {name: getattr(event, name) for name in common} == {name: getattr(part, name) for name in common}
     sent = msgspec.json.decode(encode_json(Answers(REVIEWS)(event, score)))
     on_topic = msgspec.json.decode(events.encode(event)[1])
     common = (sent.keys() & on_topic.keys()) - {"created_at"}
@@ -153,19 +145,13 @@ _KEY, _VALUE = events.encode(_event("hello"))
         (_VALUE.replace(b'"schema_version":1', b'"schema_version":0'), _KEY, "schema_version is 0"),
         (b'{"schema_version":-7,"other":1}', _KEY, "schema_version is -7"),
         (_VALUE.replace(b'"weight"', b'"unknown":1,"weight"', 1), _KEY, "unknown field `unknown`"),
-        (
-            _VALUE.replace(b'"helpfulness_numerator":1', b'"helpfulness_numerator":3000000000'),
-            _KEY,
-            "numerator",
-        ),
+        (_VALUE.replace(b'"helpfulness_numerator":1', b'"helpfulness_numerator":3000000000'), _KEY, "numerator"),
         (_VALUE.replace(b'"helpfulness_numerator":1', b'"helpfulness_numerator":true'), _KEY, "numerator"),
     ],
     # The bytes hold a random id, and tests are told apart by their names.
     ids=lambda each: each if isinstance(each, str) else "",
 )
-def test_what_is_no_event_is_refused_with_a_reason(
-    value: bytes | None, key: bytes | None, reason: str
-) -> None:
+def test_what_is_no_event_is_refused_with_a_reason(value: bytes | None, key: bytes | None, reason: str) -> None:
     with pytest.raises(InvalidEvent) as caught:
         event_of(_record(value, key))
     assert reason in caught.value.message
@@ -185,9 +171,7 @@ def test_an_event_with_other_white_space_is_still_an_event() -> None:
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
-def test_an_event_of_a_later_version_is_not_judged(
-    value: bytes, headers: events.Headers, reason: str
-) -> None:
+def test_an_event_of_a_later_version_is_not_judged(value: bytes, headers: events.Headers, reason: str) -> None:
     with pytest.raises(EventTooNew, match=reason):
         event_of(_record(value, _KEY, headers))
 

@@ -100,8 +100,7 @@ def test_what_a_file_holds_is_what_the_codec_has(data: st.DataObject) -> None:
     wanted = [codec_of(contract).input(**row) for row in rows]
 
     lines = b"".join(
-        json.dumps({field.name: row[field.column] for field in inputs}, default=str).encode() + b"\n"
-        for row in rows
+        json.dumps({field.name: row[field.column] for field in inputs}, default=str).encode() + b"\n" for row in rows
     )
     columns = [as_column(field, [row[field.column] for row in rows]) for field in inputs]
     pl.DataFrame(columns).write_parquet(parquet := io.BytesIO())
@@ -115,9 +114,7 @@ def test_what_a_file_holds_is_what_the_codec_has(data: st.DataObject) -> None:
     header = [data.draw(st.sampled_from([field.name, field.column])) for field in inputs]
     cells = [[as_cell(row[field.column]) for field in inputs] for row in rows]
     found = read(contract, as_csv([header, *cells]), "csv")
-    assert [row.given for row in found if isinstance(row, Row)] == [
-        codec_of(contract).input(**row) for row in rows
-    ]
+    assert [row.given for row in found if isinstance(row, Row)] == [codec_of(contract).input(**row) for row in rows]
 
 
 @pytest.mark.parametrize("title", ["income_eur", "INCOME EUR", " Income-(eur) ", "incomeEur"])
@@ -130,9 +127,7 @@ def test_a_column_is_found_however_it_is_written(title: str) -> None:
 
 def test_titles_that_could_be_two_fields_are_those_that_they_are_exactly() -> None:
     properties = {name: {"type": "integer"} for name in ("ab_c", "a_bc")}
-    document = PERSON.document | {
-        "input": {"type": "object", "properties": properties, "required": list(properties)}
-    }
+    document = PERSON.document | {"input": {"type": "object", "properties": properties, "required": list(properties)}}
     contract = parse_contract(document)
     [row] = read(contract, b"a_bc,ab_c\n1,2\n")
     assert row == Row(2, codec_of(contract).input(ab_c=2, a_bc=1))
@@ -287,10 +282,7 @@ def test_a_text_is_told_from_a_field(arguments: list[str], summary: str | None, 
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (
-            ["text=a", "sumary="],
-            "'sumary=' begins with no name of a field of a review; is 'summary' meant?",
-        ),
+        (["text=a", "sumary="], "'sumary=' begins with no name of a field of a review; is 'summary' meant?"),
         (["good", "tea"], "'good' begins with no name of a field of a review"),
         (["summary=a", "b"], "the field 'summary' is given twice"),
         (['{"text": 5}'], "field 'text' has to be a string, and is a number"),
@@ -307,9 +299,7 @@ def test_wrong_arguments_of_a_review_are_named(arguments: list[str], why: str) -
 SCORED = RowResult(
     line=7,
     given=person(note="=1+1", state="BW", since_when=datetime(2026, 1, 31, 12, tzinfo=UTC)),
-    score=CODEC.score(
-        prediction="rich", confidence=0.75, probabilities={"rich": 0.75, "poor": 0.25}, sure=True
-    ),
+    score=CODEC.score(prediction="rich", confidence=0.75, probabilities={"rich": 0.75, "poor": 0.25}, sure=True),
     model="m@1",
     status="scored",
 )

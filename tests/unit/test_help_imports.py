@@ -51,9 +51,7 @@ def test_help_imports_none_of_the_servers_clients() -> None:
     assert not imported_by("--help") & (HEAVY | SCIENTIFIC | {"bdlab"})
 
 
-@pytest.mark.parametrize(
-    "command", ["serve", "predict", "status", "consume", "vault-init", "migrate", "verify"]
-)
+@pytest.mark.parametrize("command", ["serve", "predict", "status", "consume", "vault-init", "migrate", "verify"])
 def test_a_commands_help_imports_none_either(command: str) -> None:
     assert command in COMMANDS
     assert not imported_by(command, "--help") & (HEAVY | SCIENTIFIC)
@@ -67,9 +65,7 @@ def test_scoring_here_imports_neither_the_scientific_stack_nor_a_client() -> Non
 
 def test_the_api_imports_no_pydantic() -> None:
     """Litestar would, where it is installed."""
-    ended = subprocess.run(
-        [sys.executable, "-c", _API], capture_output=True, text=True, check=True, timeout=60
-    )
+    ended = subprocess.run([sys.executable, "-c", _API], capture_output=True, text=True, check=True, timeout=60)
     found = json.loads(ended.stdout)
     assert "litestar.app" in found
     assert not [name for name in found if name.startswith("pydantic")]

@@ -71,9 +71,7 @@ def test_what_is_counted_in_batches_is_shown_as_if_counted_one_by_one(
 
     def shown(metrics: Metrics) -> dict[str, float]:
         lines = metrics.render().decode().splitlines()
-        pairs = [
-            line.rpartition(" ") for line in lines if not line.startswith("#") and "_created" not in line
-        ]
+        pairs = [line.rpartition(" ") for line in lines if not line.startswith("#") and "_created" not in line]
         return {name: float(value) for name, _, value in pairs}
 
     assert shown(batches) == pytest.approx(shown(single))

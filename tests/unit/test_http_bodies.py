@@ -28,9 +28,7 @@ LIMIT = 64 * 1024
 @pytest.fixture(scope="module")
 def memory() -> MemoryApi:
     return MemoryApi(
-        Settings(
-            http=HttpSettings(max_body_bytes=LIMIT, max_batch=20), kafka=KafkaSettings(delivery_timeout_s=5)
-        )
+        Settings(http=HttpSettings(max_body_bytes=LIMIT, max_batch=20), kafka=KafkaSettings(delivery_timeout_s=5))
     )
 
 
@@ -282,9 +280,7 @@ def test_a_key_may_hold_any_byte(client: httpx.Client) -> None:
     ("method", "path", "status"),
     [("GET", "/nothing", 404), ("GET", "/predict", 405), ("DELETE", "/health", 405), ("POST", "/docs", 405)],
 )
-def test_other_routes_and_methods_are_problems_too(
-    client: httpx.Client, method: str, path: str, status: int
-) -> None:
+def test_other_routes_and_methods_are_problems_too(client: httpx.Client, method: str, path: str, status: int) -> None:
     answer = client.request(method, path)
     assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM_JSON)
     assert answer.json()["status"] == status
@@ -324,9 +320,7 @@ def test_no_body_is_a_500_and_a_200_was_published(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=300)
-)
+@given(text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=300))
 def test_any_text_that_can_be_stored_is_predicted(client: httpx.Client, text: str) -> None:
     answer = client.post("/predict", content=msgspec.json.encode({"text": text}), headers=JSON)
     assert answer.status_code == (200 if text.strip() else 422)

@@ -172,9 +172,7 @@ def test_the_document_of_any_contract_is_valid(contract: Contract) -> None:
 
 
 def test_another_contract_is_answered_by_its_fields(plants: httpx.Client) -> None:
-    found = plants.post(
-        "/predict", json=PLANT | {"seeds": 7, "edible": True, "moved_at": PLANT["planted_at"]}
-    )
+    found = plants.post("/predict", json=PLANT | {"seeds": 7, "edible": True, "moved_at": PLANT["planted_at"]})
     assert found.status_code == 200
     answer = found.json()
     assert {name: answer[name] for name in ("prediction", "probabilities", "rank", "rare", "blooms_at")} == {
@@ -194,10 +192,7 @@ def test_another_contract_is_answered_by_its_fields(plants: httpx.Client) -> Non
     refused = plants.post("/predict/batch", json=[PLANT, PLANT | {"petals": "4", "Leaf colour": None}]).json()
     assert refused["type"] == "urn:bdlab:problem:invalid-garden-plant"
     assert refused["title"] == "The garden plant cannot be predicted from"
-    assert [(error["index"], error["field"]) for error in refused["errors"]] == [
-        (1, "Leaf colour"),
-        (1, "petals"),
-    ]
+    assert [(error["index"], error["field"]) for error in refused["errors"]] == [(1, "Leaf colour"), (1, "petals")]
     assert plants.get("/health").json()["model_loaded"] is True
     metrics = plants.get("/metrics").text
     assert not [field.name for field in CONTRACT if field.name in metrics and field.name != "prediction"]

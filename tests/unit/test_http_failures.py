@@ -29,9 +29,7 @@ REVIEW = {"text": "I love it", "summary": "good"}
 PROBLEM = "application/problem+json"
 
 
-def test_without_an_acknowledgement_the_answer_is_503_with_the_id(
-    memory_api: MemoryApi, api: httpx.Client
-) -> None:
+def test_without_an_acknowledgement_the_answer_is_503_with_the_id(memory_api: MemoryApi, api: httpx.Client) -> None:
     memory_api.log.online = False
     started = time.monotonic()
     answer = api.post("/predict", json=REVIEW)
@@ -49,9 +47,7 @@ def test_without_an_acknowledgement_the_answer_is_503_with_the_id(
     assert len(memory_api.records()) == 1
 
 
-def test_a_publisher_that_never_answers_is_given_up(
-    memory_api: MemoryApi, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_publisher_that_never_answers_is_given_up(memory_api: MemoryApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bdlab.serving.predict_routes._GRACE_S", 0.5)
     with memory_api.producer, serving(memory_api.parts) as client:
         assert memory_api.publisher is not None
@@ -80,9 +76,7 @@ def test_a_body_that_does_not_end_is_408_and_no_other_waits_for_it(
 
 
 def test_too_many_in_flight_are_turned_away_at_once() -> None:
-    memory = MemoryApi(
-        Settings(http=HttpSettings(max_in_flight=3), kafka=KafkaSettings(delivery_timeout_s=10))
-    )
+    memory = MemoryApi(Settings(http=HttpSettings(max_in_flight=3), kafka=KafkaSettings(delivery_timeout_s=10)))
     with memory.producer, serving(memory.parts) as client, ThreadPoolExecutor(3) as pool:
         assert memory.publisher is not None
         memory.publisher.hold()
@@ -103,9 +97,7 @@ def test_too_many_in_flight_are_turned_away_at_once() -> None:
     assert len(memory.records()) == 4
 
 
-def test_a_batch_of_which_some_are_not_acknowledged_says_which(
-    memory_api: MemoryApi, api: httpx.Client
-) -> None:
+def test_a_batch_of_which_some_are_not_acknowledged_says_which(memory_api: MemoryApi, api: httpx.Client) -> None:
     def failure(event: PredictionEvent) -> BrokerError | None:
         if event.text == "lost":
             return NotAcknowledged("no acknowledgement")
@@ -121,12 +113,7 @@ def test_a_batch_of_which_some_are_not_acknowledged_says_which(
     assert answer.headers["retry-after"]
     results = answer.json()["results"]
     assert [item["index"] for item in results] == [0, 1, 2, 3]
-    assert [item["status"] for item in results] == [
-        "acknowledged",
-        "not acknowledged",
-        "acknowledged",
-        "invalid",
-    ]
+    assert [item["status"] for item in results] == ["acknowledged", "not acknowledged", "acknowledged", "invalid"]
     on_topic = {(record.key or b"").decode() for record in memory_api.records()}
     assert {item["id"] for item in results if item["status"] == "acknowledged"} == on_topic
     assert results[0]["result"]["id"] == results[0]["id"]
@@ -241,9 +228,7 @@ def test_while_nothing_is_acknowledged_it_is_unhealthy_though_the_broker_answers
     answer = api.get("/health")
     assert answer.status_code == 503
     assert answer.json().items() >= {"status": "unhealthy", "kafka_connected": True}.items()
-    assert api.get("/health/ready").json()["problems"] == [
-        "predictions are not acknowledged: too few replicas"
-    ]
+    assert api.get("/health/ready").json()["problems"] == ["predictions are not acknowledged: too few replicas"]
     memory_api.publisher.failures = lambda _: EventTooLarge("too large")
     assert api.post("/predict", json=REVIEW).status_code == 413
     assert api.get("/health").status_code == 503
@@ -299,9 +284,7 @@ def test_without_vault_or_database_it_is_degraded_and_ready(
     assert api.post("/predict", json=REVIEW).status_code == 200
 
 
-def test_with_credentials_that_vault_does_not_renew_it_is_not_ready(
-    memory_api: MemoryApi, api: httpx.Client
-) -> None:
+def test_with_credentials_that_vault_does_not_renew_it_is_not_ready(memory_api: MemoryApi, api: httpx.Client) -> None:
     _run_out(memory_api)
     answer = api.get("/health/ready")
     assert answer.status_code == 503
@@ -391,9 +374,7 @@ def test_stored_predictions_are_read_newest_first(memory_api: MemoryApi, api: ht
     assert {"partition", "offset"} <= set(row["position"])
 
 
-def test_drills_and_demonstrations_are_told_apart_and_left_out(
-    memory_api: MemoryApi, api: httpx.Client
-) -> None:
+def test_drills_and_demonstrations_are_told_apart_and_left_out(memory_api: MemoryApi, api: httpx.Client) -> None:
     ids = {}
     for source in ("", "drill", "demo"):
         said = {"Bdlab-Source": source} if source else {}
@@ -417,9 +398,7 @@ def test_drills_and_demonstrations_are_told_apart_and_left_out(
 
 
 @pytest.mark.parametrize("said", [["serve"], [""], ["Drill"], ["drill", "drill"], ["/bdlab/drill"]])
-def test_a_source_that_nobody_knows_is_refused(
-    memory_api: MemoryApi, api: httpx.Client, said: list[str]
-) -> None:
+def test_a_source_that_nobody_knows_is_refused(memory_api: MemoryApi, api: httpx.Client, said: list[str]) -> None:
     for path, body in (("/predict", REVIEW), ("/predict/batch", [REVIEW])):
         answer = api.post(path, json=body, headers=[("Bdlab-Source", one) for one in said])
         assert answer.status_code == 422
@@ -479,9 +458,7 @@ def test_options_of_a_route_are_told_whatever_the_query(api: httpx.Client) -> No
         assert (answer.status_code, "OPTIONS" in answer.headers["allow"]) == (204, True)
 
 
-def test_a_query_parameter_is_refused_before_anything_is_published(
-    memory_api: MemoryApi, api: httpx.Client
-) -> None:
+def test_a_query_parameter_is_refused_before_anything_is_published(memory_api: MemoryApi, api: httpx.Client) -> None:
     for path, body in (("/predict", REVIEW), ("/predict/batch", [REVIEW])):
         assert api.post(f"{path}?dry_run=1", json=body).status_code == 422
     assert memory_api.records() == []
@@ -518,9 +495,7 @@ def test_whoever_comes_at_the_last_moment_is_answered_before_the_parts_close(mem
     stored_at_the_end: list[int] = []
 
     async def scenario() -> None:
-        app = make_app(
-            memory_api.parts(), on_shutdown=lambda: stored_at_the_end.append(len(memory_api.records()))
-        )
+        app = make_app(memory_api.parts(), on_shutdown=lambda: stored_at_the_end.append(len(memory_api.records())))
         publisher = memory_api.publisher
         assert publisher is not None
         publisher.hold()

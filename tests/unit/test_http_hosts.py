@@ -56,9 +56,7 @@ def test_what_is_no_host_is_none(text: str) -> None:
             AllowedHosts(text, bound="127.0.0.1")
 
 
-@given(
-    st.sampled_from(LOOPBACK), st.sampled_from(["", "."]), st.none() | st.integers(1, 65535), st.booleans()
-)
+@given(st.sampled_from(LOOPBACK), st.sampled_from(["", "."]), st.none() | st.integers(1, 65535), st.booleans())
 def test_this_machines_names_are_allowed_however_they_are_written(
     name: str, dot: str, port: int | None, upper: bool
 ) -> None:
@@ -168,12 +166,7 @@ def test_of_a_target_that_is_a_whole_url_the_host_counts(
 
 
 def test_other_forms_of_a_target_are_no_way_in(api: httpx.Client) -> None:
-    for target in (
-        "OPTIONS *",
-        "CONNECT localhost:8000",
-        "GET evil.example/predictions",
-        "GET http://[x/predictions",
-    ):
+    for target in ("OPTIONS *", "CONNECT localhost:8000", "GET evil.example/predictions", "GET http://[x/predictions"):
         assert ask(api, "Host: localhost", target=f"{target} HTTP/1.1")[0] in (400, 404, 405)
     assert ask(api, "Host: evil.example", target="GET //localhost/predictions HTTP/1.1")[0] in (400, 421)
     assert ask(api, target="GET http://localhost/predictions HTTP/1.1")[0] == 400

@@ -37,10 +37,7 @@ def connection(client: httpx.Client) -> Iterator[socket.socket]:
 
 @contextmanager
 def tls_connection(client: httpx.Client, context: ssl.SSLContext) -> Iterator[socket.socket]:
-    with (
-        connection(client) as made,
-        context.wrap_socket(made, server_hostname=client.base_url.host) as wrapped,
-    ):
+    with connection(client) as made, context.wrap_socket(made, server_hostname=client.base_url.host) as wrapped:
         yield wrapped
 
 
@@ -69,16 +66,13 @@ def live(client: httpx.Client) -> int:
 
 @given(
     size=st.one_of(
-        st.integers(uvicorn_protocol.MAX_HEAD_BYTES - 3, uvicorn_protocol.MAX_HEAD_BYTES + 3),
-        st.integers(0, 200_000),
+        st.integers(uvicorn_protocol.MAX_HEAD_BYTES - 3, uvicorn_protocol.MAX_HEAD_BYTES + 3), st.integers(0, 200_000)
     ),
     cut=st.integers(0, 200_000),
     second=st.booleans(),
 )
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_head_may_be_of_32_kib_and_no_larger(
-    api: httpx.Client, size: int, cut: int, *, second: bool
-) -> None:
+def test_a_head_may_be_of_32_kib_and_no_larger(api: httpx.Client, size: int, cut: int, *, second: bool) -> None:
     """However it arrives, and also where it is not the connection's first."""
     lines = LIVE.removesuffix(b"\r\n")
     counted = len(b"/health/live") + len(b"HostlocalhostX") + 2 * 4
@@ -198,9 +192,7 @@ def rows(memory_api: MemoryApi, api: httpx.Client) -> httpx.Client:
 ROWS = b"GET /predictions?limit=1000 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def test_answers_that_nobody_reads_are_bounded_together(
-    rows: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_that_nobody_reads_are_bounded_together(rows: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(response_buffer, "MAX_BYTES", 10_000_000)
     with ExitStack() as stack:
         made = [stack.enter_context(connection(rows)) for _ in range(4)]
@@ -246,9 +238,7 @@ def test_a_body_over_the_limit_is_answered_to_who_still_sends(api: httpx.Client)
         assert status(made) == 413
 
 
-def test_a_body_that_goes_on_after_its_answer_ends_in_time(
-    api: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_body_that_goes_on_after_its_answer_ends_in_time(api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uvicorn_protocol, "DRAIN_S", 0.3)
     monkeypatch.setattr(uvicorn_protocol, "DRAIN_BYTES", 1_000_000)
     head = POST + b"Content-Length: 900000000\r\n"
@@ -278,11 +268,7 @@ def test_expect_100_continue(api: httpx.Client) -> None:
 
 
 def test_a_connection_is_kept_for_as_long_as_is_set(memory_api: MemoryApi) -> None:
-    with (
-        memory_api.producer,
-        serving(memory_api.parts, timeout_keep_alive=0.3) as client,
-        connection(client) as made,
-    ):
+    with memory_api.producer, serving(memory_api.parts, timeout_keep_alive=0.3) as client, connection(client) as made:
         made.sendall(LIVE)
         assert answer(made).startswith(b"HTTP/1.1 200 ")
         with connection(client) as made_again:
@@ -329,9 +315,7 @@ def test_connections_leave_files_to_the_process() -> None:
             f"resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, {files}), {files}))\n"
             f"print(max_connections({wanted}), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
-        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
         return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -353,11 +337,7 @@ def test_over_tls_the_handshake_is_bounded_too(
     files["ssl_keyfile"].write_text(made.key.reveal())
     context = ssl.create_default_context(cadata=made.ca_pem)
     options = {name: str(file) for name, file in files.items()}
-    with (
-        memory_api.producer,
-        serving(memory_api.parts, max_connections=4, **options) as client,
-        ExitStack() as stack,
-    ):
+    with memory_api.producer, serving(memory_api.parts, max_connections=4, **options) as client, ExitStack() as stack:
         silent = [stack.enter_context(connection(client)) for _ in range(3)]
         silent[2].sendall(b"GET / HTTP/1.1\r\n\r\n")  # no TLS at all
         inside = stack.enter_context(tls_connection(client, context))

@@ -97,9 +97,7 @@ def test_each_kind_of_field_says_what_it_has_to_be(name: str, value: Any, why: s
         PLANTS.decode_many(b"[" + data + b"]", limit=1)
 
 
-@pytest.mark.parametrize(
-    ("number", "shown"), [("1e400", "inf"), ("-1" + "0" * 400, "a number of 401 digits")]
-)
+@pytest.mark.parametrize(("number", "shown"), [("1e400", "inf"), ("-1" + "0" * 400, "a number of 401 digits")])
 def test_a_number_that_is_beyond_64_bits_is_refused(number: str, shown: str) -> None:
     ((name, why),) = problems(body(weight=None).replace(b'"weight": null', b'"weight": ' + number.encode()))
     assert (name, why.rpartition(", and is ")[2]) == ("weight", shown)
@@ -156,9 +154,7 @@ def test_the_same_moment_has_the_same_id() -> None:
 
 def named(contract: Contract, columns: dict[str, Any]) -> dict[str, Any]:
     """An input as a client sends it."""
-    found: dict[str, Any] = msgspec.to_builtins(
-        {field.name: columns[field.column] for field in contract.inputs}
-    )
+    found: dict[str, Any] = msgspec.to_builtins({field.name: columns[field.column] for field in contract.inputs})
     return found
 
 
@@ -190,11 +186,7 @@ def test_a_valid_input_is_taken_fast_and_slowly_and_with_one_wrong_field_it_is_r
     value = named(contract, data.draw(fields_of(contract.inputs)))
     sent = msgspec.json.encode(value)
     found = validator.decode_plain(sent) or validator.decode(sent)
-    assert (
-        found
-        == validator.given_of(validator.parse(sent))
-        == validator.decode_many(b"[%b]" % sent, limit=1)[0]
-    )
+    assert found == validator.given_of(validator.parse(sent)) == validator.decode_many(b"[%b]" % sent, limit=1)[0]
     assert validator.find_problems(value) == []
     schema = input_schema(contract)
     assert jsonschema_rs.meta.is_valid(schema)
@@ -296,11 +288,6 @@ def test_the_pattern_of_many_long_names_is_short_and_fast(names: list[str]) -> N
     assert len(misspelt.pattern) < 100_000
     started = time.process_time()
     for name in names[:20]:
-        for near in (
-            name + "!!",
-            name.replace("_", "__") + "!",
-            name.replace("_", "") + "!!",
-            name[1:] + "?!",
-        ):
+        for near in (name + "!!", name.replace("_", "__") + "!", name.replace("_", "") + "!!", name[1:] + "?!"):
             misspelt(near)
     assert time.process_time() - started < 80 * 0.01

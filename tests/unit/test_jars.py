@@ -27,8 +27,7 @@ from tests.waiting import until
 
 CONTENTS = {f"org.example:part-{number}:1.{number}": os.urandom(200_000 + number) for number in range(6)}
 ASSEMBLY = Assembly(
-    "9.9.9",
-    [Jar(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in CONTENTS.items()],
+    "9.9.9", [Jar(name, len(content), hashlib.sha256(content).hexdigest()) for name, content in CONTENTS.items()]
 )
 FIRST = ASSEMBLY.jars[0]
 
@@ -75,15 +74,7 @@ def give(request: BaseHTTPRequestHandler, content: bytes, length: int | None = N
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home folder of its own, with neither settings nor a local repository nor a proxy."""
-    for name in (
-        "M2_REPO",
-        "HTTPS_PROXY",
-        "https_proxy",
-        "HTTP_PROXY",
-        "http_proxy",
-        "ALL_PROXY",
-        "all_proxy",
-    ):
+    for name in ("M2_REPO", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("M2_REPO", str(tmp_path / "m2"))
@@ -205,9 +196,7 @@ def test_what_passes_is_tried_again(
     assert cached() == WHOLE
 
 
-def test_a_server_that_never_answers_is_not_waited_for(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_never_answers_is_not_waited_for(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maven, "_STALLED_S", 1.0)
     repository.answer = lambda _request, _content: void(repository.ended.wait(30))
     with pytest.raises(BinaryMissing, match="nothing came for 1 s"):
@@ -228,9 +217,7 @@ def test_who_shows_the_progress_can_end_it(repository: Repository) -> None:
         jars.fetch(ASSEMBLY, show)
 
 
-def test_a_proxy_that_is_dead_is_named(
-    repository: Repository, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_proxy_that_is_dead_is_named(repository: Repository, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         dead = f"http://somebody:hidden@127.0.0.1:{free.getsockname()[1]}"
@@ -274,9 +261,7 @@ def test_settings_that_cannot_be_read_are_named(home: Path) -> None:
         fetch()
 
 
-def test_a_jar_of_the_local_repository_is_taken_if_it_is_the_pinned_one(
-    repository: Repository, home: Path
-) -> None:
+def test_a_jar_of_the_local_repository_is_taken_if_it_is_the_pinned_one(repository: Repository, home: Path) -> None:
     second = ASSEMBLY.jars[1]
     for jar, content in ((FIRST, CONTENTS[FIRST.coordinate]), (second, b"another build")):
         file = home / "m2" / jar.path

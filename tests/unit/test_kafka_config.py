@@ -129,9 +129,7 @@ def test_a_log_that_another_broker_works_on_is_left_alone(tmp_path: Path) -> Non
     lock = tmp_path / "kafka" / "data" / ".lock"
     lock.parent.mkdir(parents=True)
     lock.touch()
-    hold = (
-        "import fcntl, sys; it = open(sys.argv[1], 'r+b'); fcntl.lockf(it, fcntl.LOCK_EX); print(); input()"
-    )
+    hold = "import fcntl, sys; it = open(sys.argv[1], 'r+b'); fcntl.lockf(it, fcntl.LOCK_EX); print(); input()"
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:

@@ -38,9 +38,7 @@ def workloads() -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize(
-    "document", [one for one in documents() if one["apiVersion"] not in CUSTOM], ids=named
-)
+@pytest.mark.parametrize("document", [one for one in documents() if one["apiVersion"] not in CUSTOM], ids=named)
 def test_a_manifest_is_valid(document: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(document, version, strict=True)
 

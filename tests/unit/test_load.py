@@ -83,9 +83,7 @@ def test_an_even_load_without_failures(serving: Callable[[Answer], str]) -> None
     assert 0 < report.longest_pause_ms <= 1000 * report.seconds
 
 
-def test_each_failure_is_counted_by_its_reason_and_none_is_sent_again(
-    serving: Callable[[Answer], str],
-) -> None:
+def test_each_failure_is_counted_by_its_reason_and_none_is_sent_again(serving: Callable[[Answer], str]) -> None:
     asked: list[int] = []
 
     def answer(number: int) -> int:

@@ -58,9 +58,7 @@ SAME = {0: b"id-0", 1: b"id-1"}
         ("", known("one", records=0), {}, {0, 1}),
     ],
 )
-def test_what_is_refused(
-    topic_id: str, held: KnownLog | None, keys: dict[int, bytes], partitions: set[int]
-) -> None:
+def test_what_is_refused(topic_id: str, held: KnownLog | None, keys: dict[int, bytes], partitions: set[int]) -> None:
     found = refused(topic_id, held, keys)
     assert set(found) == partitions
     for number, reason in found.items():
@@ -81,12 +79,8 @@ def test_a_record_that_differs_is_never_taken(
         assert any(key == f"id-{number}".encode() for number, key in keys.items())
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "same"), [(b"k", b"\xff", True), (None, b"\xff", False), (b"k", None, False)]
-)
-def test_a_dead_letter_is_compared_with_key_and_value(
-    key: bytes | None, value: bytes | None, same: bool
-) -> None:
+@pytest.mark.parametrize(("key", "value", "same"), [(b"k", b"\xff", True), (None, b"\xff", False), (b"k", None, False)])
+def test_a_dead_letter_is_compared_with_key_and_value(key: bytes | None, value: bytes | None, same: bool) -> None:
     assert KnownRecord(offset=0, key=b"k", value=b"\xff").matches(Record(at(0), key, value)) is same
 
 

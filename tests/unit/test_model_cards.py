@@ -170,9 +170,7 @@ def test_a_model_of_one_text(sample: Path, tmp_path: Path) -> None:
     model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(rows["note"], rows["isNew"])
     with pytest.raises(ModelError) as failed:
         draft_card(dumped(model, tmp_path), sample)
-    assert failed.value.hint.startswith(
-        "Its inputs were 'note', 'isNew'; if one is none, name it with --target"
-    )
+    assert failed.value.hint.startswith("Its inputs were 'note', 'isNew'; if one is none, name it with --target")
     draft = draft_card(dumped(model, tmp_path), sample, target="isNew")
     assert properties(draft)["note"]["type"] == "string"
     assert properties(draft, "output")["prediction"] == {"enum": ["False", "True"]}
@@ -197,9 +195,7 @@ def test_a_card_of_an_onnx_model(sample: Path, tmp_path: Path, kind: str) -> Non
     assert inspect(draft.path, sample).findings == ()
 
 
-def test_types_in_a_skops_file_are_shown_first_and_trusted_only_if_one_says_so(
-    sample: Path, tmp_path: Path
-) -> None:
+def test_types_in_a_skops_file_are_shown_first_and_trusted_only_if_one_says_so(sample: Path, tmp_path: Path) -> None:
     rows = sample_frame().drop(columns=["price", "note"])
     model = make_pipeline(FunctionTransformer(passed), houses(Ridge())).fit(rows, sample_frame()["price"])
     file = dumped(model, tmp_path, "houses.skops")
@@ -422,9 +418,7 @@ def test_the_order_of_probabilities_without_names_is_in_the_card(sample: Path, t
     draft = draft_card(tmp_path / "houses.onnx", sample)
     assert properties(draft, "output")["prediction"] == {"enum": ["0", "1"]}
     enum = ["1", "0"]
-    path = changed(
-        draft.path, lambda card: card["contract"]["output"]["properties"]["prediction"].update(enum=enum)
-    )
+    path = changed(draft.path, lambda card: card["contract"]["output"]["properties"]["prediction"].update(enum=enum))
     assert draft.card.files["houses.onnx"].classes == ("0", "1")
     given = rows.to_dict("records")
     expected = [str(label) for label in model.predict(own)]
@@ -440,18 +434,14 @@ def test_the_order_of_probabilities_without_names_is_in_the_card(sample: Path, t
     changed(path, lambda card: card["contract"]["output"]["properties"]["prediction"].update(enum=["0", "1"]))
     assert [score["prediction"] for score in load_model(path).predict(given)] == expected
     # A model that was trained again may have them in another order; the sample shows it.
-    again = draft_card(
-        tmp_path / "houses.onnx", sample, contract=Path(path), output=tmp_path / "again", version="2"
-    )
+    again = draft_card(tmp_path / "houses.onnx", sample, contract=Path(path), output=tmp_path / "again", version="2")
     assert again.card.files["houses.onnx"].classes == ("0", "1")
 
 
 # The commands.
 
 
-def test_the_commands_write_and_check_a_card(
-    sample: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_commands_write_and_check_a_card(sample: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The first as a person starts it; the others here, where the libraries are imported already."""
 
     def bdlab(*arguments: str, code: int = 0) -> str:
@@ -497,11 +487,7 @@ def test_a_loaded_model_predicts_rows_and_says_what_is_wrong_with_one(sample: Pa
     one = model.predict(row)
     assert one == model.predict([row, row])[1]
     assert one["explanation"] == []
-    assert [problem.field for problem in model.validate({"city": "Rom", "rooms": 1.5})] == [
-        "city",
-        "rooms",
-        "isNew",
-    ]
+    assert [problem.field for problem in model.validate({"city": "Rom", "rooms": 1.5})] == ["city", "rooms", "isNew"]
     with pytest.raises(InvalidInput, match=r"^field 'city' has to be one of"):
         model.predict(row | {"city": "Rom"})
     with pytest.raises(InvalidInput, match=r"^input 1: field 'city' has to be one of"):
@@ -528,7 +514,5 @@ def test_a_loaded_model_takes_the_values_and_paths_that_programs_have(sample: Pa
 
 def test_importing_bdlab_loads_none_of_it() -> None:
     program = "import sys; before = set(sys.modules); import bdlab; print(sorted(set(sys.modules) - before))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "['bdlab']"

@@ -17,9 +17,9 @@ from tests.samples import REVIEWS, Review
 from tests.unit.test_model_scorer import PIECES, TEXTS, TOLERANCE
 
 #: What makes terms tie, negations reach over what they should not, and fields run into each other.
-NEGATED = st.lists(
-    st.sampled_from(["not", "never", "good", "bad", "dont", ".", "!", "a"]) | PIECES, max_size=12
-).map(" ".join)
+NEGATED = st.lists(st.sampled_from(["not", "never", "good", "bad", "dont", ".", "!", "a"]) | PIECES, max_size=12).map(
+    " ".join
+)
 ANY_REVIEW = st.builds(Review, text=(TEXTS | NEGATED).filter(bool), summary=TEXTS | NEGATED)
 
 
@@ -40,9 +40,7 @@ def _assert_equal(alone: Score, found: Score) -> None:
     assert others[0] == others[1]
 
 
-def test_equals_the_single_scorer_on_every_review(
-    scorers: tuple[Scorer, Scorer], small_reviews: list[Review]
-) -> None:
+def test_equals_the_single_scorer_on_every_review(scorers: tuple[Scorer, Scorer], small_reviews: list[Review]) -> None:
     assert isinstance(scorers[1], ColumnarScorer)
     assert_equal(*scorers, small_reviews)
     assert scorers[1].score_many([]) == []
@@ -54,29 +52,14 @@ def test_equals_the_single_scorer_on_any_texts(scorers: tuple[Scorer, Scorer], r
 
 
 def test_a_review_as_large_as_many_is_scored_among_small_ones(scorers: tuple[Scorer, Scorer]) -> None:
-    large = Review(
-        text="It is not good, and it isn't bad either <br /> ½ of it. " * 10_000, summary="a " * 9999
-    )
+    large = Review(text="It is not good, and it isn't bad either <br /> ½ of it. " * 10_000, summary="a " * 9999)
     assert_equal(*scorers, [Review(text="good"), large, *[Review(text="bad", summary="!")] * 5000, large])
 
 
 @pytest.mark.parametrize("format_", [FORMAT, "bdlab-terms/1"])
 def test_any_table_gives_the_same(format_: Format) -> None:
     """Terms that no text has, that tie, and that only one field knows; and none at all."""
-    terms = [
-        "~good",
-        "a'b",
-        "A",
-        "bad",
-        "bad .",
-        "good",
-        "good ~bad",
-        "isnt",
-        "x y z",
-        "é",
-        "é bad",
-        "~~good",
-    ]
+    terms = ["~good", "a'b", "A", "bad", "bad .", "good", "good ~bad", "isnt", "x y z", "é", "é bad", "~~good"]
     numbers = [1.0 + place // 3 for place in range(len(terms))]
     full = Field(terms, numbers, [0.5 - (place % 4) / 4 for place in range(len(terms))], numbers)
     empty = Field([], [], [], [])
@@ -87,7 +70,5 @@ def test_any_table_gives_the_same(format_: Format) -> None:
     ]
     for summary, review in ((full, full), (empty, full), (full, empty), (empty, empty)):
         table = TermTable(format_, Intercepts(0.3, -0.2), summary, review)
-        single, many = (
-            each(table, REVIEWS, name="t", sha256="") for each in (CompiledScorer, ColumnarScorer)
-        )
+        single, many = (each(table, REVIEWS, name="t", sha256="") for each in (CompiledScorer, ColumnarScorer))
         assert_equal(single, many, reviews)

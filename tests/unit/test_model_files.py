@@ -116,10 +116,7 @@ def test_a_folder_with_two_cards_is_not_guessed_at(model: Path) -> None:
         (b"[]", "Expected `object`"),
         (b"{}", "missing required field `name`"),
         (b'{"name": "a", "version": "1", "files": {}}', "length >= 1"),
-        (
-            b'{"name": "a\\n", "version": "1", "files": {"x": {"role": "terms", "sha256": "", "bytes": 1}}}',
-            "regex",
-        ),
+        (b'{"name": "a\\n", "version": "1", "files": {"x": {"role": "terms", "sha256": "", "bytes": 1}}}', "regex"),
         (b"\xff\xfe", "malformed"),
         (b'{"name": "a", "training": {"a": ' + b"[" * 100_000, "recursion"),
     ],
@@ -156,9 +153,7 @@ def test_what_a_card_says_unclearly_is_refused(model: Path, old: str, new: str, 
     assert why in refused.value.message
 
 
-@pytest.mark.parametrize(
-    "name", ["../small.terms.json.gz", "/etc/passwd", "..", "a\\b", "a\0b", "a" * 256, "\n"]
-)
+@pytest.mark.parametrize("name", ["../small.terms.json.gz", "/etc/passwd", "..", "a\\b", "a\0b", "a" * 256, "\n"])
 def test_a_card_names_only_files_beside_it(model: Path, name: str) -> None:
     change_card(model, lambda card: card["files"].update({name: card["files"]["small.terms.json.gz"]}))
     with pytest.raises(ModelError, match="not beside it"):

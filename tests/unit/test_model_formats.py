@@ -94,9 +94,7 @@ def contract(inputs: dict[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
     required = [
         name
         for name, field in inputs.items()
-        if "default" not in field
-        and "null" not in field.get("type", ())
-        and None not in field.get("enum", ())
+        if "default" not in field and "null" not in field.get("type", ()) and None not in field.get("enum", ())
     ]
     return {
         "input": {"type": "object", "title": "House", "properties": inputs, "required": required},
@@ -161,9 +159,7 @@ def check(card: Path, rows: list[dict[str, Any]], model: Any, own: Any) -> None:
     if chosen:
         chances = np.asarray(model.predict_proba(own), dtype=float).clip(0, 1).tolist()
         names = [str(name) for name in model.classes_]
-        assert [score.probabilities for score in scores] == [
-            dict(zip(names, row, strict=True)) for row in chances
-        ]
+        assert [score.probabilities for score in scores] == [dict(zip(names, row, strict=True)) for row in chances]
         assert all(score.confidence == score.probabilities[score.prediction] for score in scores)
     for one, score in zip(inputs, scores, strict=True):
         alone = scorer.score(one)
@@ -207,9 +203,7 @@ def test_a_pipeline_of_named_columns_gets_a_data_frame(
     ids=lambda head: type(head).__name__,
 )
 @pytest.mark.parametrize("piped", [False, True])
-def test_gradient_boosting_in_a_file_and_in_a_pipeline(
-    tmp_path: Path, role: str, head: Any, *, piped: bool
-) -> None:
+def test_gradient_boosting_in_a_file_and_in_a_pipeline(tmp_path: Path, role: str, head: Any, *, piped: bool) -> None:
     rows = frame()
     outputs, target = PRICE, [float(price) for price in PRICES]
     if "Classifier" in type(head).__name__:
@@ -288,11 +282,7 @@ def from_onnx(content: bytes, rows: dict[str, Any]) -> list[Any]:
     return list(session.run(None, rows))
 
 
-NUMBERS: dict[str, Any] = {
-    "area": {"type": "number"},
-    "rooms": {"type": "integer"},
-    "new": {"type": "boolean"},
-}
+NUMBERS: dict[str, Any] = {"area": {"type": "number"}, "rooms": {"type": "integer"}, "new": {"type": "boolean"}}
 NUMBER_ROWS: list[list[Any]] = [[51.5, 2, True], [90.25, 3, False], [80, 4, False], [120, 5, True]]
 
 
@@ -314,18 +304,14 @@ def test_onnx_with_one_matrix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zipmap", [True, False])
 def test_onnx_with_inputs_by_name(tmp_path: Path, *, zipmap: bool) -> None:
-    rows = pd.DataFrame(
-        {"city": ["Bonn", "Ulm", "", "Bonn"], "area": [1.5, 2, np.nan, 4], "rooms": [1, 2, 3, 4]}
-    )
+    rows = pd.DataFrame({"city": ["Bonn", "Ulm", "", "Bonn"], "area": [1.5, 2, np.nan, 4], "rooms": [1, 2, 3, 4]})
     columns = make_column_transformer(
         (OneHotEncoder(handle_unknown="ignore"), ["city"]), (SimpleImputer(), ["area", "rooms"])
     )
     model = make_pipeline(columns, LogisticRegression()).fit(rows, ["low", "mid", "high", "high"])
     types = {"city": StringTensorType, "area": FloatTensorType, "rooms": Int64TensorType}
     content = to_onnx(
-        model,
-        initial_types=[(name, kind([None, 1])) for name, kind in types.items()],
-        options={"zipmap": zipmap},
+        model, initial_types=[(name, kind([None, 1])) for name, kind in types.items()], options={"zipmap": zipmap}
     ).SerializeToString()
     inputs = {
         "city": {"enum": ["Bonn", "Ulm", None]},
@@ -349,9 +335,7 @@ def test_onnx_with_inputs_by_name(tmp_path: Path, *, zipmap: bool) -> None:
         assert score.confidence == expected[label]
 
 
-def network(
-    batch: int | None = None, *, softmax: bool = True, double: bool = False, opset: int = 18
-) -> bytes:
+def network(batch: int | None = None, *, softmax: bool = True, double: bool = False, opset: int = 18) -> bytes:
     """Three numbers to the probabilities of three classes, without labels, as networks are exported."""
     kind = TensorProto.DOUBLE if double else TensorProto.FLOAT
     weights = np.array([[0.1, -0.1, 0], [1, 0, -1], [0, 2, 1]], np.float64 if double else np.float32)
@@ -377,9 +361,7 @@ def constant() -> bytes:
 
 @pytest.mark.parametrize("batch", [None, 1])
 @pytest.mark.parametrize("double", [False, True])
-def test_onnx_of_a_network_gives_probabilities_alone(
-    tmp_path: Path, batch: int | None, *, double: bool
-) -> None:
+def test_onnx_of_a_network_gives_probabilities_alone(tmp_path: Path, batch: int | None, *, double: bool) -> None:
     content = network(batch, double=double)
     card = carded(tmp_path, content, "onnx", NUMBERS, CLASS)
     for row, score in zip(NUMBER_ROWS, scored(card, number_inputs()), strict=True):
@@ -396,10 +378,7 @@ def test_the_card_may_say_the_order_of_a_networks_probabilities(tmp_path: Path) 
         [chances] = from_onnx(network(), {"x": np.array([row], np.float32)})
         assert list(score.probabilities) == order
         assert score.prediction == order[chances[0].argmax()]
-    for wrong, why in (
-        (["mid", "mid", "low"], "the class 'mid' twice"),
-        (["mid", "no", "low"], "class 'no'"),
-    ):
+    for wrong, why in ((["mid", "mid", "low"], "the class 'mid' twice"), (["mid", "no", "low"], "class 'no'")):
         with pytest.raises(ModelError, match=why):
             load_scorer(str(carded(tmp_path, network(), "onnx", NUMBERS, CLASS, classes=wrong)))
 
@@ -424,18 +403,8 @@ def test_the_card_may_say_the_order_of_a_networks_probabilities(tmp_path: Path) 
         (constant(), NUMBERS, PRICE, "has no input"),
         (network(), NUMBERS, PRICE, r"did not predict one result for each input: 1 x 3 results for 1"),
         (network(softmax=False), NUMBERS, CLASS, "no probabilities that add up to 1"),
-        (
-            network(),
-            NUMBERS,
-            CLASS | {"prediction": {"enum": ["a", "b"]}},
-            "no probabilities that add up to 1",
-        ),
-        (
-            network(),
-            NUMBERS,
-            CLASS | {"price": {"type": "number"}},
-            "does not give the contract's output 'price'",
-        ),
+        (network(), NUMBERS, CLASS | {"prediction": {"enum": ["a", "b"]}}, "no probabilities that add up to 1"),
+        (network(), NUMBERS, CLASS | {"price": {"type": "number"}}, "does not give the contract's output 'price'"),
     ],
 )
 def test_an_onnx_model_that_does_not_fit_says_why(
@@ -475,11 +444,7 @@ class Constant(BaseEstimator):  # type: ignore[misc] # it has no types
             "predicted 7, which is no number from -1.79769e.308 to 5",
         ),
         (Constant([7.0]), CLASS, "predicts no classes, and the contract's output 'prediction' is an enum"),
-        (
-            Constant([7.0]),
-            PRICE | {"upper": {"type": "number"}},
-            "does not give the contract's output 'upper'",
-        ),
+        (Constant([7.0]), PRICE | {"upper": {"type": "number"}}, "does not give the contract's output 'upper'"),
         (Constant([7.0]), PRICE | {"confidence": CLASS["confidence"]}, "output 'confidence'"),
         ({"rating": Constant([7.0])}, PRICE, "is a dict, which does not predict"),
         (
@@ -604,9 +569,7 @@ def test_a_role_that_is_not_known_is_said(tmp_path: Path) -> None:
 def test_without_a_choice_a_file_that_runs_no_code_is_taken(tmp_path: Path) -> None:
     own = np.array(NUMBER_ROWS, dtype=np.float32)
     content = to_onnx(Ridge().fit(own, [1.0, 2, 3, 5]), own[:1]).SerializeToString()
-    card = json.loads(
-        carded(tmp_path, pickled(Explosive(tmp_path / "ran")), "pipeline", NUMBERS, PRICE).read_text()
-    )
+    card = json.loads(carded(tmp_path, pickled(Explosive(tmp_path / "ran")), "pipeline", NUMBERS, PRICE).read_text())
     other = json.loads(carded(tmp_path, content, "onnx", NUMBERS, PRICE).read_text())
     card["files"] |= other["files"]
     (tmp_path / "house.card.json").write_text(json.dumps(card))

@@ -89,9 +89,7 @@ def test_a_regressor_predicts_clipped_stars(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", STAR_CLASSES)
-def test_a_classifier_of_stars_predicts_their_expectation(
-    tmp_path: Path, target: Callable[[int], Any]
-) -> None:
+def test_a_classifier_of_stars_predicts_their_expectation(tmp_path: Path, target: Callable[[int], Any]) -> None:
     model = fitted(LogisticRegression(C=100), target)
     scorer = load_scorer(written(model, tmp_path))
     check(scorer)
@@ -107,9 +105,7 @@ def test_a_classifier_of_sentiment_predicts_both(tmp_path: Path, target: Callabl
     scorer = load_scorer(written(model, tmp_path))
     check(scorer)
     score = scorer.score(GOOD)
-    assert score.confidence == pytest.approx(
-        float(model.predict_proba([f"{GOOD.summary}\n{GOOD.text}"]).max())
-    )
+    assert score.confidence == pytest.approx(float(model.predict_proba([f"{GOOD.summary}\n{GOOD.text}"]).max()))
     assert score.prediction == pytest.approx(1 + 4 * score.confidence)
 
 
@@ -232,17 +228,13 @@ def test_a_sha256_file_with_something_else_in_it(tmp_path: Path) -> None:
         (lambda: Ridge().fit(np.eye(3), [1, 2, 3]), "failed: ValueError"),
         (lambda: make_pipeline(TfidfVectorizer(), Ridge()), "failed: NotFittedError"),
         (
-            lambda: make_pipeline(
-                TfidfVectorizer(), FunctionTransformer(np.asarray, accept_sparse=True), Ridge()
-            ),
+            lambda: make_pipeline(TfidfVectorizer(), FunctionTransformer(np.asarray, accept_sparse=True), Ridge()),
             "failed: ",
         ),
         (lambda: fitted(Ridge(), lambda stars: [stars, stars]), "did not predict one number a review"),
     ],
 )
-def test_what_cannot_be_served_is_refused_at_loading(
-    tmp_path: Path, make: Callable[[], Any], why: str
-) -> None:
+def test_what_cannot_be_served_is_refused_at_loading(tmp_path: Path, make: Callable[[], Any], why: str) -> None:
     with pytest.raises(ModelError) as refused:
         load_scorer(written(make(), tmp_path))
     assert why in refused.value.message
@@ -260,17 +252,7 @@ def test_bytes_that_are_no_joblib_file_are_refused(tmp_path: Path) -> None:
 
 def test_a_pipeline_is_served_from_the_command_line(tmp_path: Path) -> None:
     path = written(fitted(LogisticRegression(C=100), lambda stars: stars), tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "bdlab_cli",
-        "predict",
-        "--no-publish",
-        "--json",
-        "--model",
-        path,
-        GOOD.text,
-    ]
+    command = [sys.executable, "-m", "bdlab_cli", "predict", "--no-publish", "--json", "--model", path, GOOD.text]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["model"].startswith("mine@")

@@ -39,25 +39,19 @@ def shipped() -> tuple[Scorer, dict[str, Any]]:
     return load_scorer(), joblib.load(models_dir() / "reviews.joblib")
 
 
-def test_equals_scikit_learn_on_the_reviews_it_was_trained_on(
-    small_model: Path, small_reviews: list[Review]
-) -> None:
+def test_equals_scikit_learn_on_the_reviews_it_was_trained_on(small_model: Path, small_reviews: list[Review]) -> None:
     scorer = load_scorer(str(small_model / "small.card.json"))
     assert difference(scorer, joblib.load(small_model / "small.joblib"), small_reviews) < TOLERANCE
 
 
 @given(text=TEXTS.filter(bool), summary=TEXTS)
-def test_equals_scikit_learn_on_any_text(
-    shipped: tuple[Scorer, dict[str, Any]], text: str, summary: str
-) -> None:
+def test_equals_scikit_learn_on_any_text(shipped: tuple[Scorer, dict[str, Any]], text: str, summary: str) -> None:
     scorer, pipelines = shipped
     assert difference(scorer, pipelines, [Review(text=text, summary=summary)]) < TOLERANCE
 
 
 @given(text=TEXTS.filter(bool), summary=TEXTS)
-def test_a_score_is_within_its_ranges(
-    shipped: tuple[Scorer, dict[str, Any]], text: str, summary: str
-) -> None:
+def test_a_score_is_within_its_ranges(shipped: tuple[Scorer, dict[str, Any]], text: str, summary: str) -> None:
     score = shipped[0].score(Review(text=text, summary=summary))
     assert 1 <= score.prediction <= 5
     assert 0.5 <= score.confidence <= 1
@@ -97,13 +91,7 @@ def test_a_negation_turns_a_word_round() -> None:
 
 @pytest.mark.parametrize(
     "spelling",
-    [
-        "I don&#39;t like it",
-        "I don\u2019t like it",
-        "I don\\'t like it",
-        "I donâ€™t like it",
-        "I don\u200b't like it",
-    ],
+    ["I don&#39;t like it", "I don\u2019t like it", "I don\\'t like it", "I donâ€™t like it", "I don\u200b't like it"],
 )
 def test_a_prediction_does_not_hang_on_how_an_apostrophe_is_written(spelling: str) -> None:
     scorer = load_scorer()
@@ -148,9 +136,7 @@ def test_known_terms_are_the_share_of_different_words() -> None:
 
 
 def test_ordinary_reviews_are_without_a_warning() -> None:
-    reviews = [
-        Review(text=sample["text"], summary=sample["summary"]) for sample in samples_of(REVIEWS.contract)
-    ]
+    reviews = [Review(text=sample["text"], summary=sample["summary"]) for sample in samples_of(REVIEWS.contract)]
     assert {score.warning for score in load_scorer().score_many(reviews)} == {None}
 
 
@@ -163,22 +149,14 @@ CONTRADICTION = "4.1 stars and a negative sentiment contradict each other"
         (4.1, "negative", 1.0, CONTRADICTION),
         (3.6, "negative", 1.0, CONTRADICTION.replace("4.1", "3.6")),
         (2.4, "positive", None, "2.4 stars and a positive sentiment contradict each other"),
-        (
-            4.1,
-            "negative",
-            0.1,
-            f"the model knows 10% of the review's words; {CONTRADICTION}",
-        ),
+        (4.1, "negative", 0.1, f"the model knows 10% of the review's words; {CONTRADICTION}"),
         (3.4, "negative", 0.5, None),
         (2.6, "positive", None, None),
         (4.9, "positive", 1.0, None),
     ],
 )
 def test_a_warning_says_why(stars: float, sentiment: str, known: float | None, warning: str | None) -> None:
-    assert (
-        review_score(REVIEWS.score, stars, float(sentiment == "positive"), known_terms=known).warning
-        == warning
-    )
+    assert review_score(REVIEWS.score, stars, float(sentiment == "positive"), known_terms=known).warning == warning
 
 
 def test_the_weight_of_an_only_term_is_its_part_of_the_rating_in_stars() -> None:
@@ -193,10 +171,7 @@ def test_the_weight_of_an_only_term_is_its_part_of_the_rating_in_stars() -> None
 
 def test_the_sums_are_those_of_the_formula() -> None:
     field = Field(
-        terms=["good", "stale", "good stale"],
-        idf=[1.0, 2.0, 2.0],
-        rating=[3.0, -6.0, 9.0],
-        sentiment=[1.0, 0.0, 0.0],
+        terms=["good", "stale", "good stale"], idf=[1.0, 2.0, 2.0], rating=[3.0, -6.0, 9.0], sentiment=[1.0, 0.0, 0.0]
     )
     empty = Field(terms=["."], idf=[1.0], rating=[0.0], sentiment=[0.0])
     table = TermTable(format=FORMAT, intercepts=Intercepts(0.5, -1.0), summary=empty, review=field)

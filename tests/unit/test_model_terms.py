@@ -24,20 +24,7 @@ from bdlab.model.terms import (
 #: How `'` is written in what people paste, export and escape; U+FFFD is one that was lost.
 APOSTROPHES = (
     *"’‘‛´`ʼʻˈ＇′‵՚\x91\x92\ufffd",
-    *(
-        "\\'",
-        "\\\\'",
-        "\\’",
-        "\\&#39;",
-        "&#39;",
-        "&#039;",
-        "&#39",
-        "&#x27;",
-        "&#X27;",
-        "&#146;",
-        "&apos;",
-        "&lsquo;",
-    ),
+    *("\\'", "\\\\'", "\\’", "\\&#39;", "&#39;", "&#039;", "&#39", "&#x27;", "&#X27;", "&#146;", "&apos;", "&lsquo;"),
     *("&rsquo;", "&prime;", "&acute;", "&grave;", "&amp;#39;", "&amp;apos;", "&amp;rsquo;", "&amp;amp;#39;"),
     *("â€™", "â€˜", "Â´", "â\x80\x99", "Ã¢â‚¬â„¢", "&acirc;&euro;&trade;"),
 )

@@ -164,11 +164,7 @@ def test_a_file_without_summaries_can_be_trained_on(tmp_path: Path) -> None:
     path = csv_file(
         tmp_path,
         HEADER,
-        *(
-            f"p{n},{stars},,{word} thing number{n}"
-            for n in range(8)
-            for stars, word in ((1, "bad"), (5, "good"))
-        ),
+        *(f"p{n},{stars},,{word} thing number{n}" for n in range(8) for stars, word in ((1, "bad"), (5, "good"))),
     )
     train(path, tmp_path / "model", folds=2)
     scorer = load_scorer(str(tmp_path / "model"))
@@ -177,9 +173,7 @@ def test_a_file_without_summaries_can_be_trained_on(tmp_path: Path) -> None:
 
 
 def test_columns_are_found_in_any_order_and_case_after_a_byte_order_mark(tmp_path: Path) -> None:
-    path = csv_file(
-        tmp_path, "\ufeffTEXT,extra,score,Summary,productid", '"two\nlines",x,4,s,p', "", "one,y,2,t,q"
-    )
+    path = csv_file(tmp_path, "\ufeffTEXT,extra,score,Summary,productid", '"two\nlines",x,4,s,p', "", "one,y,2,t,q")
     assert [(e.line, e.product, e.stars, e.summary, e.text) for e in read_examples(path)] == [
         (2, "p", 4, "s", "two\nlines"),
         (5, "q", 2, "t", "one"),

@@ -62,9 +62,7 @@ def _of_sdist(path: Path) -> dict[str, bytes]:
 def test_no_secret_is_in_it(built: dict[str, dict[str, bytes]], kind: str) -> None:
     files = built[kind]
     assert [name for name, content in files.items() if SECRET in content] == []
-    assert [name.rpartition("/")[2] for name, content in files.items() if SECRET[:6] in content] == [
-        "planted.txt"
-    ]
+    assert [name.rpartition("/")[2] for name, content in files.items() if SECRET[:6] in content] == ["planted.txt"]
     assert not {name for name in files if name.endswith((".env", "vault-keys.json", "secret_id"))}
 
 

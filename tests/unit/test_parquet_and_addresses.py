@@ -85,10 +85,7 @@ def test_an_address_is_read_in_any_format() -> None:
 
 @pytest.mark.parametrize(
     ("address", "told"),
-    [
-        ("memory://none", "cannot be read: "),
-        ("nosuch://x/y", "cannot be reached: Protocol not known"),
-    ],
+    [("memory://none", "cannot be read: "), ("nosuch://x/y", "cannot be reached: Protocol not known")],
 )
 def test_an_address_that_cannot_be_read_is_told(address: str, told: str) -> None:
     with pytest.raises(InvalidInput) as raised:
@@ -97,15 +94,10 @@ def test_an_address_that_cannot_be_read_is_told(address: str, told: str) -> None
 
 
 @pytest.mark.parametrize(("package", "extra"), [("fsspec", "remote"), ("polars", "parquet")])
-def test_without_its_package_an_extra_is_named(
-    monkeypatch: pytest.MonkeyPatch, package: str, extra: str
-) -> None:
+def test_without_its_package_an_extra_is_named(monkeypatch: pytest.MonkeyPatch, package: str, extra: str) -> None:
     given = parquet({"Text": ["good"]}) if package == "polars" else b""
     monkeypatch.setitem(sys.modules, package, None)
-    for use in (
-        lambda: read("-" if given else "memory://a", given=given),
-        lambda: shown("memory://x.parquet"),
-    ):
+    for use in (lambda: read("-" if given else "memory://a", given=given), lambda: shown("memory://x.parquet")):
         with pytest.raises(InvalidInput, match=f", and the package {package} is not installed$") as raised:
             use()
         assert raised.value.hint == f"pip install 'bdlab[{extra}]'"

@@ -20,9 +20,7 @@ def _defaults() -> Iterator[tuple[str, str]]:
     for section in Settings.__struct_fields__:
         value = getattr(Settings(), section)
         if isinstance(value, msgspec.Struct):
-            yield from (
-                (f"{section}.{name}", _shown(getattr(value, name))) for name in value.__struct_fields__
-            )
+            yield from ((f"{section}.{name}", _shown(getattr(value, name))) for name in value.__struct_fields__)
         else:
             yield section, _shown(value)
 

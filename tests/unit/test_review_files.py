@@ -97,9 +97,7 @@ def test_whatever_csv_writes_is_read_back(texts: list[str]) -> None:
     writer.writerow(["Text", "Summary"])
     writer.writerows([[text, "s"] for text in texts])
     rows = read("-", kind="csv", standard_input=made.getvalue().encode())
-    assert [row.given.text for row in rows if isinstance(row, Row)] == [
-        text for text in texts if text.strip()
-    ]
+    assert [row.given.text for row in rows if isinstance(row, Row)] == [text for text in texts if text.strip()]
     assert len(rows) == len(texts)
 
 
@@ -143,9 +141,7 @@ def test_bad_csv_rows_are_named_by_line_and_column(tmp_path: Path) -> None:
     assert [row.line for row in rows] == [2, 3, 4, 6, 7, 8, 9, 10, 11, 12]
     found = bad(rows)
     assert found[0] == "line 3: field 'Text' is empty: there is nothing to predict from"
-    assert found[1].startswith(
-        "line 4: field 'HelpfulnessNumerator' has to be an integer from 0 to 2147483647"
-    )
+    assert found[1].startswith("line 4: field 'HelpfulnessNumerator' has to be an integer from 0 to 2147483647")
     assert "'-1'" in found[2]
     assert "'1.0'" in found[3]
     assert "'99999999999'" in found[4]

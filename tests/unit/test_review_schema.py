@@ -22,17 +22,13 @@ misspelt = Misspellings(FIELDS)
 
 #: Ids that were given out; a body that was taken once has the same one for ever.
 GOLDEN = {
-    "952e099f-bf51-8d07-af1a-fb670d6793e7": (
-        b'{"text": "This product is terrible!", "summary": "Product review"}'
-    ),
+    "952e099f-bf51-8d07-af1a-fb670d6793e7": (b'{"text": "This product is terrible!", "summary": "Product review"}'),
     "414f566d-4301-89ef-ae36-8c9ca745d8d3": (
         b'{"text":"a","HelpfulnessNumerator":0,"HelpfulnessDenominator":2147483647}'
     ),
     "cf9764d9-83c4-88e5-b974-122d107d3720": b'{"text":"a","HelpfulnessNumerator":5}',
     "0c7624ac-99f2-8184-a442-245fbf7b42f2": b'{"summary":"","text":" a\\n\\u00e9 "}',
-    "3ccba8e6-d4b2-8043-a88b-ed79cce9c785": (
-        '{"text":" a\\né ☕ <br/> &#39; \\"q\\" \\\\ / \\u2028"}'.encode()
-    ),
+    "3ccba8e6-d4b2-8043-a88b-ed79cce9c785": ('{"text":" a\\né ☕ <br/> &#39; \\"q\\" \\\\ / \\u2028"}'.encode()),
     "bf0d9817-ddbb-8b2b-95ed-4cbf39221aa7": (
         b'{"Id":1.0,"ProductId":"B00","Score":5.0,"Time":1e9,"test":0,"text":"good",'
         b'"more":{"text":1,"a":[1,{"b":null}]}}'
@@ -44,9 +40,7 @@ GOLDEN = {
 @pytest.mark.parametrize(("known", "body"), GOLDEN.items())
 def test_a_body_keeps_its_id(known: str, body: bytes) -> None:
     assert REVIEWS.idempotent_id("order-17", REVIEW.decode(body)) == UUID(known)
-    assert REVIEWS.idempotent_id("order-17", REVIEW.decode_many(b"[" + body + b"]", limit=1)[0]) == UUID(
-        known
-    )
+    assert REVIEWS.idempotent_id("order-17", REVIEW.decode_many(b"[" + body + b"]", limit=1)[0]) == UUID(known)
 
 
 def test_a_review_of_a_batch_keeps_its_id() -> None:
@@ -65,10 +59,7 @@ def test_five_point_nothing_is_five_before_an_id_is_made_of_it(tmp_path: Any, fi
     assert REVIEWS.idempotent_id("order-17", REVIEW.decode_many(b"[" + body + b"]", limit=1)[0]) == known
     file = tmp_path / "reviews.jsonl"
     file.write_bytes(body)
-    with (
-        file.open("rb") as stream,
-        InputFile(str(file), stream, REVIEW, kind=None, max_row_bytes=1000) as reviews,
-    ):
+    with file.open("rb") as stream, InputFile(str(file), stream, REVIEW, kind=None, max_row_bytes=1000) as reviews:
         (row,) = reviews.rows()
         assert isinstance(row, Row)
         assert REVIEWS.idempotent_id("order-17", row.given) == known
@@ -111,10 +102,7 @@ def refused(body: dict[str, Any]) -> bool:
     return False
 
 
-@given(
-    st.text(st.sampled_from(WHITE + "\x00a\u200b\ufeff☕\n"), max_size=5)
-    | st.text(st.characters(codec="utf-8"))
-)
+@given(st.text(st.sampled_from(WHITE + "\x00a\u200b\ufeff☕\n"), max_size=5) | st.text(st.characters(codec="utf-8")))
 def test_the_patterns_say_which_texts_are_taken(text: str) -> None:
     assert refused({"text": text}) is not bool(re.search(NOT_EMPTY, text))
     assert refused({"text": "a", "summary": text}) is not bool(re.search(STORABLE, text))

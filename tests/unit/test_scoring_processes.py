@@ -25,9 +25,7 @@ from bdlab.model import Scorer, load_scorer
 from tests.samples import REVIEW, REVIEWS
 
 CSV = "Text,Summary\n" + '"good, not\nbad",\n,\n\n"""great"" é",fine\n' * (PART_ROWS + 7)
-JSON = '{"text": "good, not\\nbad"}\n\n{"Text": 5}\n{"summary": "fine", "TEXT": "great é"}\n' * (
-    PART_ROWS + 7
-)
+JSON = '{"text": "good, not\\nbad"}\n\n{"Text": 5}\n{"summary": "fine", "TEXT": "great é"}\n' * (PART_ROWS + 7)
 FILES = [(CSV, "csv"), (CSV.replace("\n", "\r\n"), "csv"), ("\ufeff" + CSV, "csv"), (JSON, "jsonl")]
 
 
@@ -35,9 +33,7 @@ Opened = tuple[InputFile, list[Row], list[Place | None]]
 
 
 @contextmanager
-def opened(
-    folder: Path, content: str, kind: Format
-) -> Iterator[tuple[InputFile, list[Row], list[Place | None]]]:
+def opened(folder: Path, content: str, kind: Format) -> Iterator[tuple[InputFile, list[Row], list[Place | None]]]:
     path = folder / "reviews"
     path.write_bytes(content.encode())
     with path.open("rb") as pipe, InputFile(str(path), pipe, REVIEW, kind=kind, max_row_bytes=9999) as file:
@@ -54,10 +50,7 @@ def opened(
 @pytest.mark.parametrize(("content", "kind"), FILES)
 def test_the_parts_together_are_the_file_in_its_order(tmp_path: Path, content: str, kind: Format) -> None:
     scorer = load_scorer()
-    with (
-        opened(tmp_path, content, kind) as (file, rows, places),
-        ScoringProcesses(file, scorer, 3) as processes,
-    ):
+    with opened(tmp_path, content, kind) as (file, rows, places), ScoringProcesses(file, scorer, 3) as processes:
         assert len(places) > 2
         assert list(processes.scored(places, threading.Event())) == list(score_each(rows, scorer))
 
@@ -83,14 +76,9 @@ class Failing:
 
 @pytest.mark.parametrize(
     ("error", "told"),
-    [
-        (ModelError("the model failed", hint="Mend it."), "the model failed"),
-        (None, r"ended \(exit code -9\)"),
-    ],
+    [(ModelError("the model failed", hint="Mend it."), "the model failed"), (None, r"ended \(exit code -9\)")],
 )
-def test_what_fails_in_a_process_is_told_and_leaves_none(
-    tmp_path: Path, error: BdlabError | None, told: str
-) -> None:
+def test_what_fails_in_a_process_is_told_and_leaves_none(tmp_path: Path, error: BdlabError | None, told: str) -> None:
     scorer: Scorer = Failing(error)
     with opened(tmp_path, CSV, "csv") as (file, _, places), ScoringProcesses(file, scorer, 2) as processes:
         with pytest.raises(BdlabError, match=told) as raised:
@@ -115,10 +103,7 @@ def test_a_result_waits_for_earlier_ones_while_other_processes_go_on() -> None:
 
 def test_a_stop_ends_it_between_two_parts(tmp_path: Path) -> None:
     stop = threading.Event()
-    with (
-        opened(tmp_path, CSV, "csv") as (file, rows, places),
-        ScoringProcesses(file, load_scorer(), 2) as processes,
-    ):
+    with opened(tmp_path, CSV, "csv") as (file, rows, places), ScoringProcesses(file, load_scorer(), 2) as processes:
         scored: Iterator[ScoredRow] = processes.scored(places, stop)
         first = next(scored)
         stop.set()
@@ -135,18 +120,14 @@ def run(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_large_file_gives_the_same_results_as_a_small_one_and_ctrl_c_leaves_whole_rows(
-    tmp_path: Path,
-) -> None:
+def test_a_large_file_gives_the_same_results_as_a_small_one_and_ctrl_c_leaves_whole_rows(tmp_path: Path) -> None:
     texts = (f"Number {place} is not <b>good</b> & ½ bad, never mind." for place in range(30_000))
     lines = [json.dumps({"text": text, "summary": "fine"}) + "\n" for text in texts]
     (tmp_path / "large.jsonl").write_text("".join(lines))
     (tmp_path / "small.jsonl").write_text("".join(lines[:300]))
     found = {}
     for name in ("small", "large"):
-        ended = run(
-            "--file", str(tmp_path / f"{name}.jsonl"), "--output", str(tmp_path / f"{name}.out.jsonl")
-        )
+        ended = run("--file", str(tmp_path / f"{name}.jsonl"), "--output", str(tmp_path / f"{name}.out.jsonl"))
         assert "reviews scored" in ended.communicate(timeout=120)[1]
         assert ended.returncode == 0
         found[name] = (tmp_path / f"{name}.out.jsonl").read_text().splitlines()

@@ -49,11 +49,7 @@ def wanted(service: Service) -> set[str]:
     if service.kafka is not None:
         found |= {"kv/data/kafka/credentials", f"kv/data/kafka/{service.name}"}
     if service.database:
-        found |= {
-            "kv/data/database/credentials",
-            f"database/creds/{service.database.name}",
-            "sys/leases/renew",
-        }
+        found |= {"kv/data/database/credentials", f"database/creds/{service.database.name}", "sys/leases/renew"}
     if service.daemon:
         found |= {f"kv/{kind}/clients/{service.name}/+" for kind in ("data", "metadata")}
     return found
@@ -120,9 +116,7 @@ def test_the_table_in_the_documentation_is_this_one() -> None:
 
 #: Names that mean something at one of the servers, or are near to another one.
 ODD = ("a", "ab", "kv", "pki", "root", "default", "postgres", "template1", "bdlab2", "api", "v", "public")
-DEPLOYMENTS = st.one_of(
-    st.sampled_from(("bdlab", *ODD)), st.from_regex("[a-z][a-z0-9]{0,20}", fullmatch=True)
-)
+DEPLOYMENTS = st.one_of(st.sampled_from(("bdlab", *ODD)), st.from_regex("[a-z][a-z0-9]{0,20}", fullmatch=True))
 DEPLOYMENTS = DEPLOYMENTS.filter(lambda name: name != "pg").map(Deployment)
 
 
@@ -176,18 +170,14 @@ def test_no_policy_reaches_what_is_of_another_deployment(mine: str, their: str) 
         reached = [path for path in theirs if any(reaches(pattern, path) for pattern in allowed)]
         # Before there were other deployments, `inspect` looked at all of the set-up, where no secret is.
         looks = [
-            path
-            for path in reached
-            if re.match("auth/approle/role/|sys/policies/|database/(config|roles)/", path)
+            path for path in reached if re.match("auth/approle/role/|sys/policies/|database/(config|roles)/", path)
         ]
         assert reached == (looks if one == BDLAB and name == INSPECT else [])
 
 
 def test_policies_and_sql_of_bdlab_are_the_files() -> None:
     for name in IDENTITIES:
-        assert policy_text(name, VaultSettings(), BDLAB) == (policies_dir() / f"{name}.hcl").read_text(
-            "utf-8"
-        )
+        assert policy_text(name, VaultSettings(), BDLAB) == (policies_dir() / f"{name}.hcl").read_text("utf-8")
     sql = [one.sql for one in migrations()] + list(queries("migrations").values()) + database_users.sweep()
     for role in DATABASE_ROLES:
         sql += database_users.creation(role.group) + database_users.revocation(role.group)

@@ -23,9 +23,7 @@ def _load(tmp_path: Path, toml: str = "", **environ: str) -> settings.Layers:
 
 def test_the_last_layer_that_names_a_field_wins(tmp_path: Path) -> None:
     file = tmp_path / "bdlab.toml"
-    file.write_text(
-        '[http]\nhost = "file"\n[kafka]\ntopic = "file"\ngroup = "file"\n[postgres]\nhost = "file"\n'
-    )
+    file.write_text('[http]\nhost = "file"\n[kafka]\ntopic = "file"\ngroup = "file"\n[postgres]\nhost = "file"\n')
     layers = settings.load(
         config=file,
         environ={"BDLAB_KAFKA_GROUP": "environment", "BDLAB_POSTGRES_HOST": "environment"},
@@ -50,9 +48,7 @@ def test_a_deployment_has_names_of_its_own_unless_they_are_set(tmp_path: Path) -
     sales = ("sales-predictions", "sales-db-consumer", "sales_bdlab", "sales-kv")
     assert names(_load(tmp_path, 'deployment = "sales"\n')) == sales
     assert names(_load(tmp_path, 'deployment = "bdlab"\n', BDLAB_DEPLOYMENT="sales")) == sales
-    toml = (
-        'deployment = "sales"\n[kafka]\ntopic = "mine"\n[postgres]\nport = 1\n[vault]\nkv_mount = "secret"\n'
-    )
+    toml = 'deployment = "sales"\n[kafka]\ntopic = "mine"\n[postgres]\nport = 1\n[vault]\nkv_mount = "secret"\n'
     layers = _load(tmp_path, toml, BDLAB_KAFKA_GROUP="ours")
     assert names(layers, {"postgres": {"dbname": "from_vault"}}) == ("mine", "ours", "from_vault", "secret")
 
@@ -112,14 +108,7 @@ def test_origins_are_read(listed: str, found: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [
-        "shop.example",
-        "https://shop.example/",
-        "https://*.shop.example",
-        "HTTPS://shop.example",
-        "null",
-        "ftp://a",
-    ],
+    ["shop.example", "https://shop.example/", "https://*.shop.example", "HTTPS://shop.example", "null", "ftp://a"],
 )
 def test_what_is_no_origin_is_named(wrong: str) -> None:
     with pytest.raises(SettingsInvalid, match=re.escape(f"http.cors_origins names {wrong!r}")):
@@ -139,10 +128,7 @@ def test_every_setting_has_an_environment_twin() -> None:
 
 def test_a_secret_never_shows_itself() -> None:
     secret = Secret("hunter2")
-    assert (
-        "hunter2"
-        not in f"{secret} {secret!r} {[secret]} {secret.__dict__ if hasattr(secret, '__dict__') else ''}"
-    )
+    assert "hunter2" not in f"{secret} {secret!r} {[secret]} {secret.__dict__ if hasattr(secret, '__dict__') else ''}"
     assert secret.reveal() == "hunter2"
     assert secret == Secret("hunter2")
     assert secret != Secret("hunter3")

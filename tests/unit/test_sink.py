@@ -387,9 +387,7 @@ def test_stopping_finishes_the_batch_and_gives_up_on_a_database_that_is_away() -
     ),
     batch_size=st.integers(1, 40),
 )
-def test_whatever_is_on_the_topic_each_position_ends_once(
-    content: list[tuple[int, str]], batch_size: int
-) -> None:
+def test_whatever_is_on_the_topic_each_position_ends_once(content: list[tuple[int, str]], batch_size: int) -> None:
     log = MemoryLog(partitions=3)
     store = MemoryStore(refuses=lambda event: event.text == "refused")
     same = encode(event())

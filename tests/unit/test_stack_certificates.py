@@ -27,9 +27,7 @@ class Stack:
         self.given_up = 0
         self.events: list[Event] = []
         self.renewer = CertificateRenewer(self.run, self.events.append)
-        self.renewal = Renewal(
-            name="renewal", files=(self.files,), command=lambda: ["command"], give_up=self.give_up
-        )
+        self.renewal = Renewal(name="renewal", files=(self.files,), command=lambda: ["command"], give_up=self.give_up)
 
     def run(self, name: str, arguments: Sequence[str], stop: threading.Event | None) -> None:
         del stop

@@ -29,10 +29,7 @@ SCORE = ("predict", "--no-publish", "Fine ☕, “really”")
 STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 HOSTILE = "\x1b]52;c;aGk=\x07\x1b[2J\x9b2J\x7f\u202egnp\r[red]x[/red] :boom:"
 
-anything = st.one_of(
-    st.text(st.characters(codec="utf-8")),
-    st.text(st.sampled_from(HOSTILE + "\u2066\u200f\n\t[/]\\")),
-)
+anything = st.one_of(st.text(st.characters(codec="utf-8")), st.text(st.sampled_from(HOSTILE + "\u2066\u200f\n\t[/]\\")))
 
 
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -61,9 +58,7 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         "--version",
     ],
 )
-@pytest.mark.parametrize(
-    ("where", "why"), [(">/dev/full", "no space left on device"), (">&-", "it is closed")]
-)
+@pytest.mark.parametrize(("where", "why"), [(">/dev/full", "no space left on device"), (">&-", "it is closed")])
 def test_a_standard_output_that_cannot_be_written_is_named(command: str, where: str, why: str) -> None:
     done = shell(f"bdlab {command} {where}")
     assert done.returncode == 1
@@ -260,9 +255,7 @@ def test_hostile_words_in_the_log() -> None:
         "try:\n    raise RuntimeError(words)\n"
         "except RuntimeError as error: structlog.get_logger().error('x', exc_info=error)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stderr.count("gnp") == 5
     assert not STEERING.search(done.stderr)
 

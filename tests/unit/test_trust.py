@@ -71,9 +71,7 @@ def test_ones_own_file_counts_and_so_does_a_link_to_it(folder: Path) -> None:
         pytest.param(lambda folder: folder.chmod(0o1777), id="sticky folder"),
         pytest.param(lambda folder: folder.chmod(0o775), id="folder for the group"),
         pytest.param(through_a_foreign_folder, id="link into a folder for all"),
-        pytest.param(
-            lambda folder: os.chown(folder / "bdlab.toml", NOBODY, NOBODY), id="foreign file", marks=as_root
-        ),
+        pytest.param(lambda folder: os.chown(folder / "bdlab.toml", NOBODY, NOBODY), id="foreign file", marks=as_root),
         pytest.param(lambda folder: os.chown(folder, NOBODY, NOBODY), id="foreign folder", marks=as_root),
     ],
 )

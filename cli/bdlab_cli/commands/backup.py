@@ -14,10 +14,7 @@ from bdlab_cli.wiring.signals import stop_on_signal
 
 
 def backup(
-    *,
-    to: Annotated[Path, Option()],
-    data_dir: DataDir = DATA_DIR,
-    startup_timeout: StartupTimeout = None,
+    *, to: Annotated[Path, Option()], data_dir: DataDir = DATA_DIR, startup_timeout: StartupTimeout = None
 ) -> None:
     """Back up a running local stack: a snapshot of Vault, a dump of the database, and the keys.
 
@@ -48,6 +45,5 @@ def backup(
         dumps.dump(session.database(), new.dump, programs=binaries.postgres() / "bin", stop=stop)
     terminal.echo(target.path)
     terminal.echo(
-        f"Whoever has {target.path} has every secret of this stack. Keep {target.keys} apart from the rest.",
-        err=True,
+        f"Whoever has {target.path} has every secret of this stack. Keep {target.keys} apart from the rest.", err=True
     )

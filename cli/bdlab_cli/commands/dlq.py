@@ -164,9 +164,7 @@ def replay(
         terminal.echo(f"{returned} came back dead from a replay before: --again sends them again", err=True)
     _tell_of_more(more, limit)
     unsettled = wait > 0 and not dry_run
-    if any(
-        one.problem or (unsettled and not (one.outcome and one.outcome.became != "dead")) for one in results
-    ):
+    if any(one.problem or (unsettled and not (one.outcome and one.outcome.became != "dead")) for one in results):
         raise Exit(BdlabError.exit_code)
 
 

@@ -6,11 +6,7 @@ from bdlab_cli.options import DATA_DIR, DataDir
 from bdlab_cli.output import terminal
 
 
-def env(
-    *,
-    data_dir: DataDir = DATA_DIR,
-    unset: bool = False,
-) -> None:
+def env(*, data_dir: DataDir = DATA_DIR, unset: bool = False) -> None:
     """Print the exports that point this terminal at a running local stack.
 
     Use it as: eval "$(bdlab env)"

@@ -48,9 +48,7 @@ def migrate(
     from bdlab.vault.rotation.database import sweep
     from bdlab_cli.wiring.broker_admin import announce, decide, secure
 
-    layers = load_settings(
-        {"kafka": {"bootstrap_servers": bootstrap_servers}, "startup_timeout_s": startup_timeout}
-    )
+    layers = load_settings({"kafka": {"bootstrap_servers": bootstrap_servers}, "startup_timeout_s": startup_timeout})
     patience, deployment = layers.settings().startup_timeout_s, layers.settings().deployment
     contract = load_contract(layers.settings().model.path)
     with stop_on_signal() as stop, open_session(layers, stop, service="migrate", database=True) as session:

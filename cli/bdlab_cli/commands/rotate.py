@@ -15,8 +15,7 @@ _INCOMPLETE = "Not all is rotated; the former credentials named above still work
 
 def rotate(
     target: Annotated[
-        Literal["database", "kafka", "approle", "all"],
-        Argument(envvar="BDLAB_ROTATE_TARGET", help="What to rotate."),
+        Literal["database", "kafka", "approle", "all"], Argument(envvar="BDLAB_ROTATE_TARGET", help="What to rotate.")
     ] = "all",
     *,
     service: Annotated[list[str] | None, Option(show_default="all")] = None,

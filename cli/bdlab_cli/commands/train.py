@@ -11,9 +11,7 @@ from bdlab_cli.wiring.session import load_settings
 
 
 def train(
-    csv: Annotated[
-        Path, Argument(metavar="CSV", help="Reviews with the columns ProductId, Score, Summary and Text.")
-    ],
+    csv: Annotated[Path, Argument(metavar="CSV", help="Reviews with the columns ProductId, Score, Summary and Text.")],
     *,
     output: Annotated[Path, Option()],
     delimiter: Delimiter = ",",

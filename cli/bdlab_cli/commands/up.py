@@ -19,9 +19,7 @@ def up(
     tls: Annotated[
         bool | None, Option(envvar="BDLAB_STACK_TLS", show_default="as the folder began; a new one without")
     ] = None,
-    model: Annotated[
-        str | None, setting("model.path", "as last time; the shipped one in a new folder")
-    ] = None,
+    model: Annotated[str | None, setting("model.path", "as last time; the shipped one in a new folder")] = None,
     certificate_ttl: Annotated[int | None, Option(min=5, show_default="30 days")] = None,
 ) -> None:
     """Run the whole pipeline on this machine, in the foreground; Ctrl-C stops it.

@@ -104,13 +104,9 @@ def vault_init(
         terminal.echo_json(steps)
     if dry_run:
         return
-    if plan.keys_file.exists() and any(
-        step.name == "initialise" and step.outcome == "done" for step in steps
-    ):
+    if plan.keys_file.exists() and any(step.name == "initialise" and step.outcome == "done" for step in steps):
         terminal.echo(
-            f"Keep a copy of {plan.keys_file} where nobody else reads it: "
-            "without it Vault cannot be changed.",
-            err=True,
+            f"Keep a copy of {plan.keys_file} where nobody else reads it: without it Vault cannot be changed.", err=True
         )
     with contextlib.suppress(DatabaseError):  # the login of an old .env may be refused
         if database and (found := database.open_databases()):

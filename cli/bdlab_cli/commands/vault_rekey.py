@@ -38,6 +38,4 @@ def vault_rekey(
     plan = msgspec.structs.replace(plan, shares=shares, threshold=threshold)
     kind = "key shares" if rekey(plan).unseal_keys else "recovery keys"
     terminal.echo(f"{shares} new {kind} in {plan.keys_file}, {threshold} needed")
-    terminal.echo(
-        "The old ones are worth nothing any more: destroy their copies, and copy the new ones.", err=True
-    )
+    terminal.echo("The old ones are worth nothing any more: destroy their copies, and copy the new ones.", err=True)

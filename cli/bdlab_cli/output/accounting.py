@@ -35,9 +35,7 @@ def show(report: Report, out: Console) -> None:
     verdict = "[green]verified[/]" if report.verified else "[red]NOT verified[/]"
     out.print(
         f"{verdict}: {_counts(report.partitions, ' + ')}, of {offsets:,} offsets"
-        + (
-            f"; with the closed logs {_counts([*report.partitions, *report.closed])}" if report.closed else ""
-        ),
+        + (f"; with the closed logs {_counts([*report.partitions, *report.closed])}" if report.closed else ""),
         markup=True,
         soft_wrap=True,
     )

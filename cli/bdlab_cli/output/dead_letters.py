@@ -35,20 +35,15 @@ def at_place(letters: DeadLetters, written: str, cluster: str | None) -> StoredD
     parts = _PLACE.fullmatch(written)
     if not parts:
         raise InvalidInput(
-            f"{written!r} is no position",
-            hint="Write it as PARTITION/OFFSET, such as 3/1207: `bdlab dlq list`.",
+            f"{written!r} is no position", hint="Write it as PARTITION/OFFSET, such as 3/1207: `bdlab dlq list`."
         )
     wanted = DeadLetterFilter(cluster_id=cluster, partition=int(parts[1]), offset=int(parts[2]))
     found = letters.find(wanted, limit=2)
     if not found:
-        raise InvalidInput(
-            f"there is no dead letter at {written}", hint="`bdlab dlq list` shows those there are."
-        )
+        raise InvalidInput(f"there is no dead letter at {written}", hint="`bdlab dlq list` shows those there are.")
     if len(found) > 1:
         ids = ", ".join(letter.record.position.cluster_id for letter in found)
-        raise InvalidInput(
-            f"several logs have a dead letter at {written}: {ids}", hint="Say which with --cluster."
-        )
+        raise InvalidInput(f"several logs have a dead letter at {written}: {ids}", hint="Say which with --cluster.")
     return found[0]
 
 

@@ -15,12 +15,7 @@ from bdlab_cli.output import terminal
 
 EXIT_CODES: dict[State, int] = {"healthy": 0, "degraded": 0, "unknown": 1, "unhealthy": 10}
 
-_STYLES: dict[State, str] = {
-    "healthy": "green",
-    "degraded": "yellow",
-    "unknown": "magenta",
-    "unhealthy": "bold red",
-}
+_STYLES: dict[State, str] = {"healthy": "green", "degraded": "yellow", "unknown": "magenta", "unhealthy": "bold red"}
 
 
 def follow(

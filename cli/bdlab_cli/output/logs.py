@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from bdlab.settings import LogSettings
 
 
-def _show_steering(
-    _logger: object, _method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
+def _show_steering(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Escape text of servers and files, so that it does not steer the terminal; JSON escapes it anyway."""
     return {
         visible(key): visible(value if key == "exception" else value.replace("\n", "\\n"))
@@ -63,9 +61,7 @@ class PublishedLines:
             form = form.replace(str(mark), f"%({name})s")
         self._form = form
 
-    def __call__(
-        self, _logger: object, _method: str, event: structlog.typing.EventDict
-    ) -> structlog.typing.EventDict:
+    def __call__(self, _logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         if self._lines:
             self._write()
         return event
@@ -136,8 +132,7 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=before,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+            foreign_pre_chain=before, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
         )
     )
     root = logging.getLogger()

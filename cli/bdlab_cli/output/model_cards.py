@@ -35,8 +35,7 @@ def show_draft(draft: Draft) -> None:
     terminal.echo(f"card       {draft.path}")
     quoted = shlex.quote(draft.path)
     terminal.echo(
-        f"Read and correct it, then: bdlab model check {quoted} --sample ROWS, bdlab up --model {quoted}",
-        err=True,
+        f"Read and correct it, then: bdlab model check {quoted} --sample ROWS, bdlab up --model {quoted}", err=True
     )
 
 

@@ -67,9 +67,7 @@ class Results:
         """Make the results final."""
 
 
-def results(
-    contract: Contract, *, as_json: bool, output: str | None, published: bool, raw_cells: bool
-) -> Results:
+def results(contract: Contract, *, as_json: bool, output: str | None, published: bool, raw_cells: bool) -> Results:
     """Return where results go. Raises InvalidInput if --output has no known suffix or address."""
     if output is None:
         return _JsonLines(contract) if as_json else _Table(contract, published=published)
@@ -97,8 +95,7 @@ class _Fields:
         echoed = [
             field
             for field in contract
-            if field in contract.inputs
-            and (field.kind not in ("integer", "number") or field.default in (UNSET, None))
+            if field in contract.inputs and (field.kind not in ("integer", "number") or field.default in (UNSET, None))
         ]
         choices = next(field.choices for field in contract.outputs if field.name == PREDICTION)
         self._outputs, self._inputs = (
@@ -169,9 +166,7 @@ class _File(Results):
     def __exit__(self, *raised: object) -> None:
         self._new.__exit__(*raised)
         if self._new.partial is not None and self._new.keep:
-            terminal.echo(
-                f"{self._path} is what it was; the results so far are in {self._new.partial}", err=True
-            )
+            terminal.echo(f"{self._path} is what it was; the results so far are in {self._new.partial}", err=True)
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -49,9 +49,7 @@ def show(card: Card, output: Path) -> None:
     """Print the figures and the files of a model that was trained into `output`."""
     out = terminal.stdout()
     data, validation = card.data or {}, card.validation or {}
-    figures = (
-        Column(name, justify="right") for name in ("model", "worst fold … best fold", "constant guess")
-    )
+    figures = (Column(name, justify="right") for name in ("model", "worst fold … best fold", "constant guess"))
     title = f"{card.title}: {data['rows']} reviews, {data['products']} products"
     table = Table("figure", *figures, title=f"{title}, {validation['folds']} folds grouped by product")
     for field, label in _SHOWN.items():
@@ -59,9 +57,7 @@ def show(card: Card, output: Path) -> None:
         table.add_row(label, _number(model), _range(validation["per_fold"], field), _number(constant))
     out.print(table)
     for file, entry in card.files.items():
-        out.print(
-            f"{output / file}  {entry.bytes / 1000:.0f} kB  sha256 {entry.sha256[:12]}...", soft_wrap=True
-        )
+        out.print(f"{output / file}  {entry.bytes / 1000:.0f} kB  sha256 {entry.sha256[:12]}...", soft_wrap=True)
     path = output / (card.name + SUFFIX)
     out.print(f"{path}  the card", soft_wrap=True)
     terminal.echo(

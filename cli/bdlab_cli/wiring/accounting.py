@@ -22,10 +22,5 @@ def account(layers: Layers, stop: threading.Event, *, wait_s: float, limit: int 
         Reader(session, application_name="bdlab verify", limits=limits) as reader,
     ):
         return verification.verify(
-            admin.log_ranges,
-            reader,
-            wait_s=wait_s,
-            limit=limit,
-            read_records=admin.record_reader,
-            stop=stop,
+            admin.log_ranges, reader, wait_s=wait_s, limit=limit, read_records=admin.record_reader, stop=stop
         )

@@ -30,9 +30,7 @@ def secure(
     clients = session.kafka()
     admin = administrator(session, clients, admin_servers)
     users = {service: _logins(session, service, clients) for service in KAFKA_SERVICES}
-    changes = wait_for(
-        "the broker", lambda: ensure_users_and_acls(admin, users), timeout_s=timeout_s, stop=stop
-    )
+    changes = wait_for("the broker", lambda: ensure_users_and_acls(admin, users), timeout_s=timeout_s, stop=stop)
     return GivenKafkaLogin(admin), changes
 
 

@@ -85,9 +85,7 @@ def predict_one(prediction: Prediction, given: Input) -> None:
     noun = prediction.contract.noun
     scorer = prediction.scorer()
     with stop_on_signal() as stop, prediction.results as shown:
-        for outcome in prediction.outcomes(
-            score_each([Row(1, given)], scorer), scorer.name, stop, many=False
-        ):
+        for outcome in prediction.outcomes(score_each([Row(1, given)], scorer), scorer.name, stop, many=False):
             if outcome.problem is not None:
                 raise type(outcome.problem)(
                     outcome.problem.message,
@@ -174,9 +172,7 @@ def _lost(write: Callable[[], None]) -> BdlabError | None:
 def _tell_lost_results(published: str) -> None:
     """Tell of results that standard output did not take; the exit code remains that of the inputs."""
     if why := terminal.take_failure():
-        terminal.echo(
-            f"error: standard output cannot be written: {why}; results are missing\n{published}", err=True
-        )
+        terminal.echo(f"error: standard output cannot be written: {why}; results are missing\n{published}", err=True)
 
 
 def _check_all(
@@ -208,8 +204,7 @@ def _check_all(
         shown.append(f"... and {bad - len(shown)} more")
     if bad and not skip_invalid:
         raise InvalidInput(
-            f"{file.name}: {bad} of {good + bad} rows are no {plural}, so nothing was {done}\n"
-            + "\n".join(shown),
+            f"{file.name}: {bad} of {good + bad} rows are no {plural}, so nothing was {done}\n" + "\n".join(shown),
             hint="Correct them, or leave them out with --skip-invalid.",
         )
     if bad:
@@ -238,9 +233,7 @@ class _Tally:
             self.problem = self.problem or outcome.problem
 
 
-def _account(
-    prediction: Prediction, file: InputFile, tally: _Tally, count: int, *, interrupted: bool
-) -> None:
+def _account(prediction: Prediction, file: InputFile, tally: _Tally, count: int, *, interrupted: bool) -> None:
     """Say what became of all rows. Raises BdlabError if some are not acknowledged."""
     unsent = count - tally.tried
     plural = prediction.contract.plural

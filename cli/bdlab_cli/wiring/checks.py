@@ -159,9 +159,7 @@ class Checker:
         except BdlabError as error:
             return (failed("model", error),)
         message = f"{scorer.name}, sha256 {scorer.sha256[:12]}"
-        return (
-            CheckResult("model", "healthy", message, detail={"name": scorer.name, "sha256": scorer.sha256}),
-        )
+        return (CheckResult("model", "healthy", message, detail={"name": scorer.name, "sha256": scorer.sha256}),)
 
     def _check_api(self) -> tuple[CheckResult, ...]:
         return (api_check(self._api_url, ca_file=own_ca_file(self._settings.http)),)
@@ -229,9 +227,7 @@ class _Login:
         from bdlab.vault.session import VaultSession
 
         role = self._database_role
-        return VaultSession(
-            self._layers, service=SERVICE, database_role=role, kafka=role is None, daemon=False
-        )
+        return VaultSession(self._layers, service=SERVICE, database_role=role, kafka=role is None, daemon=False)
 
     @property
     def problem(self) -> BdlabError | None:

@@ -66,8 +66,7 @@ def max_connections(wanted: int) -> int:
     hint = "Raise it (`ulimit -n`, systemd's LimitNOFILE, Docker's --ulimit nofile)"
     if room < 1:
         raise BdlabError(
-            f"this process may open {hard} files: {RESERVED_FILES} are kept for itself, none is left for "
-            "connections",
+            f"this process may open {hard} files: {RESERVED_FILES} are kept for itself, none is left for connections",
             hint=f"{hint}.",
         )
     if wanted > room:

@@ -19,9 +19,7 @@ from bdlab_cli.wiring.session import load_settings, open_session
 
 def restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, postgres: Postgres) -> None:
     """Complete Vault and its users in this new server as at a first set-up, then restore the dump."""
-    admin = DatabaseLogin(
-        server=postgres.lasting_server, user=postgres.admin_user, password=postgres.admin_password
-    )
+    admin = DatabaseLogin(server=postgres.lasting_server, user=postgres.admin_user, password=postgres.admin_password)
     seeds = Seeds(
         administrator=admin,
         postgres_authority=bool(admin.server.ca_file),

@@ -46,9 +46,7 @@ def run_demo(broker: BrokerName, *, keep: bool, tls: bool, model: str | None) ->
     began = time.monotonic()
     with stop_on_signal() as stop, _throw_away_folder(keep=keep) as folder:
         kind = choose_broker(DataFolder(folder), broker, stop)
-        stack = LocalStack(
-            folder, command=bdlab_command(), report=show, broker=kind, tls=tls, model_path=model
-        )
+        stack = LocalStack(folder, command=bdlab_command(), report=show, broker=kind, tls=tls, model_path=model)
         endpoints = stack.open(stop)
         try:
             serve_log, consume_log = stack.log_file("serve"), stack.log_file("consume-1")
@@ -111,15 +109,11 @@ def _post(endpoints: Endpoints, samples: Sequence[dict[str, Any]]) -> list[str]:
     return ids
 
 
-def _predict(
-    stack: LocalStack, samples: Sequence[dict[str, Any]], folder: Path, stop: threading.Event
-) -> list[str]:
+def _predict(stack: LocalStack, samples: Sequence[dict[str, Any]], folder: Path, stop: threading.Event) -> list[str]:
     """Predict from a file with `bdlab predict`, and return the ids that it printed. Raises StackError."""
     file = folder / "samples.jsonl"
     file.write_text("".join(json.dumps(sample) + "\n" for sample in samples), encoding="utf-8")
-    outcome = stack.commands.run(
-        "predict", ["predict", "--file", str(file), "--json", "--source", "demo"], stop
-    )
+    outcome = stack.commands.run("predict", ["predict", "--file", str(file), "--json", "--source", "demo"], stop)
     return [str(json.loads(line)["id"]) for line in outcome.output.splitlines()]
 
 

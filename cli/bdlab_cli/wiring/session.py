@@ -20,10 +20,7 @@ _SILENCE_S = 2.0
 
 
 def load_settings(
-    command_line: Mapping[str, Mapping[str, Any] | Any] | None = None,
-    *,
-    quiet: bool = False,
-    daemon: bool = False,
+    command_line: Mapping[str, Mapping[str, Any] | Any] | None = None, *, quiet: bool = False, daemon: bool = False
 ) -> Layers:
     """Return the settings' layers, and set up the log as they say. Raises SettingsInvalid.
 

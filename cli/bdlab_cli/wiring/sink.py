@@ -66,16 +66,10 @@ def _run(session: VaultSession, stop: threading.Event, *, until_idle: bool, metr
             return {log_partition(found): found.end for found in admin.log_ranges()}
 
         wait_for(
-            "PostgreSQL with its schema",
-            store.open,
-            timeout_s=patience,
-            errors=(*AWAY, SchemaOutdated),
-            stop=stop,
+            "PostgreSQL with its schema", store.open, timeout_s=patience, errors=(*AWAY, SchemaOutdated), stop=stop
         )
         wait_for("the topic", ends, timeout_s=patience, errors=(*AWAY, TopicMissing), stop=stop)
         source = opened.enter_context(Consumer(session, positions=sink.positions, check_log=sink.check_log))
         opened.enter_context(LagWatch(sink, metrics, ends))
         total = sink.run(source, stop, until_idle=until_idle, patience_s=patience)
-    log.info(
-        "consumer stopped", rows=total.rows, duplicates=total.duplicates, dead_letters=total.dead_letters
-    )
+    log.info("consumer stopped", rows=total.rows, duplicates=total.duplicates, dead_letters=total.dead_letters)

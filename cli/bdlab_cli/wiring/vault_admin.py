@@ -13,9 +13,7 @@ from bdlab.vault.bootstrap import Plan
 from bdlab_cli.wiring.session import load_settings
 
 
-def admin_plan(
-    keys_file: Path, identity_dir: str | None, startup_timeout: float | None, *, quiet: bool = True
-) -> Plan:
+def admin_plan(keys_file: Path, identity_dir: str | None, startup_timeout: float | None, *, quiet: bool = True) -> Plan:
     """Return the plan of a task that needs Vault's keys; a person at the terminal is asked for them."""
     given = {"vault": {"identity_dir": identity_dir}, "startup_timeout_s": startup_timeout}
     settings = load_settings(given, quiet=quiet).settings()

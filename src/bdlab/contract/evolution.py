@@ -69,6 +69,5 @@ def _shown(value: object) -> str:
 def _mismatch(message: str, hint: str = "") -> ContractMismatch:
     return ContractMismatch(
         message,
-        hint=hint
-        or "A contract may only add fields. Another contract needs another deployment: docs/contract.md.",
+        hint=hint or "A contract may only add fields. Another contract needs another deployment: docs/contract.md.",
     )

@@ -132,8 +132,7 @@ def _fields(schema: _Object, part: str) -> tuple[Field, ...]:
         if name not in schema.properties:
             _refuse(where, f"'required' names {name!r}, which is none of its properties")
     return tuple(
-        _field(name, found, part, required=name in schema.required)
-        for name, found in schema.properties.items()
+        _field(name, found, part, required=name in schema.required) for name, found in schema.properties.items()
     )
 
 
@@ -261,9 +260,7 @@ def _value(found: Any, field: Field, where: str, what: str) -> Any:
 
 def _check_columns(inputs: tuple[Field, ...], outputs: tuple[Field, ...]) -> None:
     if len(inputs) + len(outputs) > MAX_COLUMNS:
-        _refuse(
-            "the contract", f"it has {len(inputs) + len(outputs)} fields in all, and may have {MAX_COLUMNS}"
-        )
+        _refuse("the contract", f"it has {len(inputs) + len(outputs)} fields in all, and may have {MAX_COLUMNS}")
     known: dict[str, Field] = {}
     for field in (*inputs, *outputs):
         other = known.setdefault(field.column, field)
@@ -285,9 +282,7 @@ def _check_outputs(outputs: tuple[Field, ...]) -> None:
         where = f"the contract's output field {field.name!r}"
         if field.name != field.column:
             _refuse(where, f"an output's name is its column's: write {field.column!r}")
-        if (field.kind == "object") != (field.name == PROBABILITIES) or (
-            field.kind == "object" and field.nullable
-        ):
+        if (field.kind == "object") != (field.name == PROBABILITIES) or (field.kind == "object" and field.nullable):
             _refuse(where, f"{PROBABILITIES!r}, and it alone, is an object of numbers")
 
 

@@ -47,9 +47,7 @@ class CachedProbe(Generic[T]):
             if self._future is None or (self._future.done() and moment - self._finished > self.max_age_s):
                 self._future = Future()
                 self._started = moment
-                threading.Thread(
-                    target=self._run, args=(self._future,), name=f"probe-{self.name}", daemon=True
-                ).start()
+                threading.Thread(target=self._run, args=(self._future,), name=f"probe-{self.name}", daemon=True).start()
             return self._future, max(0.0, self._started + self.timeout_s - moment)
 
     def _run(self, future: Future[T]) -> None:

@@ -161,9 +161,7 @@ def compared_models(results: Sequence[CheckResult]) -> list[CheckResult]:
         "hint": "Have both use one: `bdlab up --model CARD` for a local stack, then its `bdlab env` for this "
         "terminal; elsewhere the same model.path (BDLAB_MODEL_PATH), and restart `serve`.",
     }
-    return [
-        msgspec.structs.replace(check, **changes) if check.name == "model" else check for check in results
-    ]
+    return [msgspec.structs.replace(check, **changes) if check.name == "model" else check for check in results]
 
 
 def log_check(ranges: Sequence[LogRange], known: KnownLog | None, refused: Mapping[int, str]) -> CheckResult:

@@ -30,13 +30,7 @@ class ShownCertificate(msgspec.Struct, frozen=True):
 
 
 def shown_certificate(
-    host: str,
-    port: int,
-    *,
-    ca_file: str = "",
-    ca_pem: str = "",
-    postgres: bool = False,
-    timeout_s: float = TIMEOUT_S,
+    host: str, port: int, *, ca_file: str = "", ca_pem: str = "", postgres: bool = False, timeout_s: float = TIMEOUT_S
 ) -> ShownCertificate:
     """Connect to a server and return its certificate, which has to be valid for `host`.
 

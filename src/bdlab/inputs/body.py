@@ -228,9 +228,7 @@ class Validator:
 
 def _indexed(values: Sequence[T], find: Callable[[T], Iterable[FieldProblem]]) -> list[FieldProblem]:
     return [
-        msgspec.structs.replace(problem, index=index)
-        for index, value in enumerate(values)
-        for problem in find(value)
+        msgspec.structs.replace(problem, index=index) for index, value in enumerate(values) for problem in find(value)
     ]
 
 
@@ -279,8 +277,7 @@ def _text_problem(field: Field, text: str) -> str:
         except UnicodeEncodeError as error:
             half = f"U+{ord(text[error.start]):04X}"
             return (
-                f"holds half of a surrogate pair ({half}) at character {error.start}, "
-                "which is not valid Unicode text"
+                f"holds half of a surrogate pair ({half}) at character {error.start}, which is not valid Unicode text"
             )
     if field.min_length and not text.strip():
         return "is empty: there is nothing to predict from"

@@ -147,9 +147,7 @@ class _InFlight:
                 continue
             self._sent.popleft()
             line, given, score = sent.row
-            row = partial(
-                RowResult, line=line, given=given, score=score, model=sent.event.model, event=sent.event
-            )
+            row = partial(RowResult, line=line, given=given, score=score, model=sent.event.model, event=sent.event)
             if isinstance(sent.result, Position):
                 yield row(status="acknowledged", position=sent.result)
             else:

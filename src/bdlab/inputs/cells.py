@@ -88,9 +88,7 @@ def argument_of(field: Field) -> Callable[[str], Any]:
     return lambda text: None if field.nullable and text == "null" else read(text)
 
 
-def input_of(
-    validator: Validator, texts: Any, places: Iterable[tuple[str, Any, Callable[[str], Any]]]
-) -> Input:
+def input_of(validator: Validator, texts: Any, places: Iterable[tuple[str, Any, Callable[[str], Any]]]) -> Input:
     """Return the input whose values are in `texts`.
 
     `places` has the name of each field, its text's place in `texts`, and what makes a value of it.

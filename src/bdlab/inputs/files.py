@@ -211,8 +211,7 @@ class InputFile:
             verb = "column {} is" if len(missing) == 1 else "columns {} are"
             shown = ", ".join(repr(title[:_SHOWN_CHARS]) for title in header[:_SHOWN_COLUMNS])
             needed, others = (
-                ", ".join(title_of(field) for field in inputs if field.required is wanted)
-                for wanted in (True, False)
+                ", ".join(title_of(field) for field in inputs if field.required is wanted) for wanted in (True, False)
             )
             raise InvalidInput(
                 f"{self.name}: the {verb.format(names)} missing; the first line has {shown}",

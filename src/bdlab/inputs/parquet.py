@@ -93,9 +93,7 @@ def from_json_lines(lines: IO[bytes], target: IO[bytes], types: Mapping[str, Any
     with tempfile.TemporaryFile(prefix="bdlab-results-") as written:
         try:
             rows = pl.scan_ndjson(f"/proc/self/fd/{lines.fileno()}", schema=schema)
-            rows.with_columns(pl.col(moments).str.to_datetime(time_unit="us", time_zone="UTC")).sink_parquet(
-                written
-            )
+            rows.with_columns(pl.col(moments).str.to_datetime(time_unit="us", time_zone="UTC")).sink_parquet(written)
         except pl.exceptions.PolarsError as error:
             raise OSError(str(error).splitlines()[0]) from error
         written.seek(0)

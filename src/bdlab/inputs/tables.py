@@ -118,15 +118,12 @@ def csv_rows(lines: Lines, delimiter: str) -> Iterator[tuple[int, list[str]]]:
             yield line, row
 
 
-def refuse_delimiter(
-    header: Sequence[str], suffices: Callable[[list[str]], bool], name: str, delimiter: str
-) -> None:
+def refuse_delimiter(header: Sequence[str], suffices: Callable[[list[str]], bool], name: str, delimiter: str) -> None:
     """Raise InvalidInput if `header` would have titles that suffice with another delimiter."""
     for other, called in _DELIMITERS.items():
         titles = [title.strip(' "') for title in delimiter.join(header).split(other)]
         if other != delimiter and suffices(titles):
             option, used = ("tab" if other == "\t" else f"'{other}'"), _DELIMITERS.get(delimiter, delimiter)
             raise InvalidInput(
-                f"{name}: the columns are separated by {called}, and not by {used}",
-                hint=f"Give --delimiter {option}.",
+                f"{name}: the columns are separated by {called}, and not by {used}", hint=f"Give --delimiter {option}."
             )

@@ -10,11 +10,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 import structlog
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export two of them
-    AdminClient,
-    ConfigResource,
-    NewTopic,
-)
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined] # its stub does not re-export two of them
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable
@@ -99,8 +95,7 @@ class _Connection:
             committed = self.reader.committed_offsets(self.login, topic.partitions, self.left_s)
         # Without a committed offset (a negative one) the group has all of the log before it.
         return sum(
-            max(0, found.end - max(found.start, committed.get(found.partition, -1)))
-            for found in self.ranges(metadata)
+            max(0, found.end - max(found.start, committed.get(found.partition, -1))) for found in self.ranges(metadata)
         )
 
 
@@ -173,10 +168,7 @@ class Admin:
         except BrokerError as error:
             server = self._credentials.kafka().server
             return BrokerState(
-                connected=False,
-                bootstrap_servers=server.bootstrap_servers,
-                topic=server.topic,
-                problem=error.message,
+                connected=False, bootstrap_servers=server.bootstrap_servers, topic=server.topic, problem=error.message
             )
 
     def _state(self, connection: _Connection) -> BrokerState:

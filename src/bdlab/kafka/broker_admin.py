@@ -46,10 +46,7 @@ _RELOAD_SETTING, _RELOAD_VALUE = "listener.name.internal.ssl.keystore.type", "PE
 
 #: The least that Kafka takes. The passwords are long and random, so that more would not help.
 _ITERATIONS = 4096
-_MECHANISMS = {
-    "SCRAM-SHA-256": ScramMechanism.SCRAM_SHA_256,
-    "SCRAM-SHA-512": ScramMechanism.SCRAM_SHA_512,
-}
+_MECHANISMS = {"SCRAM-SHA-256": ScramMechanism.SCRAM_SHA_256, "SCRAM-SHA-512": ScramMechanism.SCRAM_SHA_512}
 _CLUSTER = "kafka-cluster"
 
 
@@ -75,8 +72,7 @@ def grants(service: str, login: KafkaLogin) -> set[AclBinding]:
     literal, user, allow = ResourcePatternType.LITERAL, f"User:{login.username}", AclPermissionType.ALLOW
     allowed = [operation.split() for operation in services.find(service).kafka or ()]
     return {
-        AclBinding(*resources[what], literal, user, "*", AclOperation[verb.upper()], allow)
-        for verb, what in allowed
+        AclBinding(*resources[what], literal, user, "*", AclOperation[verb.upper()], allow) for verb, what in allowed
     }
 
 
@@ -138,16 +134,11 @@ def reload_certificates(admin_login: KafkaLogin) -> list[int]:
     client = AdminClient(client_config(admin_login, client_id="bdlab-certificates"))
     brokers = sorted(fetch_metadata(client, server=admin_login.server, timeout_s=_TIMEOUT_S).brokers)
     entry = ConfigEntry(_RELOAD_SETTING, _RELOAD_VALUE, incremental_operation=AlterConfigOpType.SET)
-    resources = [
-        ConfigResource(ResourceType.BROKER, str(broker), incremental_configs=[entry]) for broker in brokers
-    ]
+    resources = [ConfigResource(ResourceType.BROKER, str(broker), incremental_configs=[entry]) for broker in brokers]
 
     def ask(left: float) -> dict[str, Future[Any]]:
         futures = client.incremental_alter_configs(resources, request_timeout=left)
-        return {
-            f"reloading the certificates of broker {resource.name}": answer
-            for resource, answer in futures.items()
-        }
+        return {f"reloading the certificates of broker {resource.name}": answer for resource, answer in futures.items()}
 
     await_results(ask, _TIMEOUT_S)
     return brokers
@@ -289,9 +280,7 @@ def _await_known(login: KafkaLogin, topic: str = "") -> None:
         )
 
 
-def _change_acls(
-    admin: AdminClient, missing: Sequence[AclBinding], excess: Sequence[AclBinding]
-) -> list[Change]:
+def _change_acls(admin: AdminClient, missing: Sequence[AclBinding], excess: Sequence[AclBinding]) -> list[Change]:
     def create(left: float) -> dict[str, Future[Any]]:
         created = admin.create_acls(list(missing), request_timeout=left)
         return {f"allowing {_in_words(acl)}": created[acl] for acl in missing}

@@ -65,16 +65,8 @@ _REFUSED = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     KafkaError.SECURITY_DISABLED,
 }
-_NO_TOPIC = {
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_TOPIC,
-    KafkaError._UNKNOWN_PARTITION,
-}
-_TOO_LARGE = {
-    KafkaError.MSG_SIZE_TOO_LARGE,
-    KafkaError.RECORD_LIST_TOO_LARGE,
-    KafkaError.INVALID_MSG_SIZE,
-}
+_NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+_TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE}
 _OUT_OF_RANGE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
 
 
@@ -119,10 +111,7 @@ def client_config(login: KafkaLogin, *, client_id: str) -> dict[str, Any]:
     if server.security_protocol.endswith("SSL") and login.ca_pem:
         config["ssl.ca.pem"] = login.ca_pem
     if login.certificate:
-        config |= {
-            "ssl.certificate.pem": login.certificate.pem,
-            "ssl.key.pem": login.certificate.key.reveal(),
-        }
+        config |= {"ssl.certificate.pem": login.certificate.pem, "ssl.key.pem": login.certificate.key.reveal()}
     return config
 
 
@@ -143,15 +132,12 @@ def broker_error(error: KafkaError | KafkaException, doing: str) -> BrokerError:
     text = f"{doing}: {cause.str()}"
     if code in _REFUSED:
         return BrokerRefused(
-            text,
-            hint="Check the Kafka user that Vault holds for this service, and its ACLs at the broker.",
+            text, hint="Check the Kafka user that Vault holds for this service, and its ACLs at the broker."
         )
     if code in _NO_TOPIC:
         return TopicMissing(text, hint="Create the topic with `bdlab migrate`.")
     if code in _TOO_LARGE:
-        return EventTooLarge(
-            text, hint="Send a shorter text, or raise max.message.bytes of the topic and the brokers."
-        )
+        return EventTooLarge(text, hint="Send a shorter text, or raise max.message.bytes of the topic and the brokers.")
     if code in _OUT_OF_RANGE:
         return OffsetOutOfRange(text)
     return BrokerUnavailable(text, hint="Check that the broker runs and that its address is right.")
@@ -202,9 +188,7 @@ def at_each_broker(login: KafkaLogin, metadata: Any) -> list[KafkaLogin]:
     """
     hosts = [(f"[{at.host}]" if ":" in at.host else at.host, at.port) for at in metadata.brokers.values()]
     return [
-        msgspec.structs.replace(
-            login, server=msgspec.structs.replace(login.server, bootstrap_servers=f"{host}:{port}")
-        )
+        msgspec.structs.replace(login, server=msgspec.structs.replace(login.server, bootstrap_servers=f"{host}:{port}"))
         for host, port in hosts
     ]
 
@@ -220,17 +204,12 @@ def unreachable_hint(server: KafkaSettings) -> str:
             continue
         if tls is not None and tls != server.security_protocol.endswith("SSL"):
             spoken = "TLS" if tls else "no TLS"
-            return (
-                f"{host}:{port} speaks {spoken}, and kafka.security_protocol is {server.security_protocol}."
-            )
+            return f"{host}:{port} speaks {spoken}, and kafka.security_protocol is {server.security_protocol}."
     return ""
 
 
 def await_results(
-    ask: Callable[[float], Mapping[str, Future[_T]]],
-    timeout_s: float,
-    *,
-    retriable: Collection[int] = (),
+    ask: Callable[[float], Mapping[str, Future[_T]]], timeout_s: float, *, retriable: Collection[int] = ()
 ) -> list[_T]:
     """Return the results, within `timeout_s` seconds, of the requests that `ask` sends.
 

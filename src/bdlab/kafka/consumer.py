@@ -116,9 +116,7 @@ class Consumer:
         """Commit to the group, in the background, the next positions to read; only lag tools use them."""
         if self._client is not None:
             ids = (self._client.cluster_id, self._client.topic_id)
-            self._client.commit(
-                {at.partition: at.offset for at in positions if (at.cluster_id, at.topic_id) == ids}
-            )
+            self._client.commit({at.partition: at.offset for at in positions if (at.cluster_id, at.topic_id) == ids})
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         """Return the next records: at most `max_records`, and as many as come within `timeout_s` seconds.
@@ -160,17 +158,13 @@ class Consumer:
         if client is not None and login is not client.login:
             client = self._change_login(client, login)
         if client is None:
-            client = self._client = ConsumerClient(
-                login, self._positions, self._check_log, client_id=self._client_id
-            )
+            client = self._client = ConsumerClient(login, self._positions, self._check_log, client_id=self._client_id)
             self._credentials.using(self._client_id, login)
         if not client.verified:
             client.verify(max(0.5, deadline - time.monotonic()))
             if client.replaced:
                 self._drop_replaced(client)
-            log.info(
-                "connected to Kafka", servers=login.server.bootstrap_servers, cluster_id=client.cluster_id
-            )
+            log.info("connected to Kafka", servers=login.server.bootstrap_servers, cluster_id=client.cluster_id)
         return client
 
     def _drop_replaced(self, client: ConsumerClient) -> NoReturn:
@@ -204,9 +198,7 @@ class Consumer:
         """
         server = client.login.server
         log.warning(
-            "the group gave no partitions: joining it anew",
-            group=server.group,
-            seconds=round(client.unassigned_s, 1),
+            "the group gave no partitions: joining it anew", group=server.group, seconds=round(client.unassigned_s, 1)
         )
         self._forming_sessions *= 2
         self._drop_client()

@@ -38,12 +38,7 @@ _CHECK_EVERY_S = 1.0
 
 
 #: A batch of records that cannot be unpacked; librdkafka reads it again without end.
-_UNREADABLE = {
-    KafkaError._BAD_COMPRESSION,
-    KafkaError._BAD_MSG,
-    KafkaError._UNDERFLOW,
-    KafkaError._NOT_IMPLEMENTED,
-}
+_UNREADABLE = {KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._UNDERFLOW, KafkaError._NOT_IMPLEMENTED}
 
 
 class ConsumerClient:
@@ -178,9 +173,7 @@ class ConsumerClient:
                     for partition, (low, end) in self._ranges(every).items()
                 ]
                 of_topic = log_partition(ranges[0])
-                refused = self._check_log(
-                    ranges, lambda offsets: reader.records_at(of_topic, offsets, ASK_TIMEOUT_S)
-                )
+                refused = self._check_log(ranges, lambda offsets: reader.records_at(of_topic, offsets, ASK_TIMEOUT_S))
             found = self._ranges(partitions)
             answer = self._positions(
                 [
@@ -205,9 +198,7 @@ class ConsumerClient:
                 self.assignment.stop(partition, reason)
         try:
             # This drops what was fetched before.
-            self._client.assign(
-                [TopicPartition(topic, partition, offset) for partition, offset in starts.items()]
-            )
+            self._client.assign([TopicPartition(topic, partition, offset) for partition, offset in starts.items()])
         except KafkaException as error:
             raise broker_error(error, "starting at the store's positions") from error
         self.assignment.start(starts)

@@ -15,10 +15,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka import Consumer as Client
-from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export one of them
-    AdminClient,
-    TopicDescription,
-)
+from confluent_kafka.admin import AdminClient, TopicDescription  # type: ignore[attr-defined] # its stub does not re-export one of them
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
@@ -130,9 +127,7 @@ class LogReader(Client):
                 unread.discard(partition)
         return ends
 
-    def records_at(
-        self, log: LogPartition, offsets: Mapping[int, int], timeout_s: float
-    ) -> dict[int, Record]:
+    def records_at(self, log: LogPartition, offsets: Mapping[int, int], timeout_s: float) -> dict[int, Record]:
         """Return the record at one offset of each partition of the topic of `log`, if it is there.
 
         Raises BrokerUnavailable if not all partitions answer within `timeout_s` seconds, and BrokerError.
@@ -177,9 +172,7 @@ class LogReader(Client):
         finally:
             self.unassign()
 
-    def committed_offsets(
-        self, login: KafkaLogin, partitions: Iterable[int], timeout_s: float
-    ) -> dict[int, int]:
+    def committed_offsets(self, login: KafkaLogin, partitions: Iterable[int], timeout_s: float) -> dict[int, int]:
         """Return the group's committed offset of each partition; negative if there is none.
 
         The administrative call would be refused at once, but librdkafka 2.16 ends the whole process if the
@@ -220,9 +213,7 @@ def reported_ranges(
     return {partition: (starts[partition], ends[partition]) for partition in wanted}
 
 
-def _offsets(
-    client: Client, topic: str, partitions: Sequence[int], timestamp: int, timeout_s: float
-) -> dict[int, int]:
+def _offsets(client: Client, topic: str, partitions: Sequence[int], timestamp: int, timeout_s: float) -> dict[int, int]:
     """Ask for all partitions at once, and again while the topic is new or its leaders are moving."""
     for left_s in tries(timeout_s):
         places = [TopicPartition(topic, partition, timestamp) for partition in partitions]
@@ -274,9 +265,7 @@ class TopicIds:
             admin, self._admin = self._admin, None
             config = client_config(self._login, client_id=self._client_id)
             asked.append(AdminClient(config) if admin is None else admin)
-            futures = asked[-1].describe_topics(
-                TopicCollection([topic]), request_timeout=min(left_s, _ID_ANSWER_S)
-            )
+            futures = asked[-1].describe_topics(TopicCollection([topic]), request_timeout=min(left_s, _ID_ANSWER_S))
             return {f"asking for the id of topic {topic!r}": futures[topic]}
 
         (found,) = await_results(question, timeout_s)

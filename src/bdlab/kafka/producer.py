@@ -33,9 +33,7 @@ class Producer:
     replaces the client if one of them changes.
     """
 
-    def __init__(
-        self, credentials: KafkaCredentials, *, client_id: str, source: str, idempotent: bool = True
-    ) -> None:
+    def __init__(self, credentials: KafkaCredentials, *, client_id: str, source: str, idempotent: bool = True) -> None:
         self._credentials = credentials
         self._source = source
         self._lock = threading.Lock()
@@ -46,19 +44,13 @@ class Producer:
         self._attention = threading.Event()
         self._changed = threading.Event()
         self._failover = ProducerFailover(
-            credentials,
-            client_id=client_id,
-            lock=self._lock,
-            wake=self._attention.set,
-            idempotent=idempotent,
+            credentials, client_id=client_id, lock=self._lock, wake=self._attention.set, idempotent=idempotent
         )
         #: Events that came while no broker answered, each as the arguments of `ProducerClient.send`.
         self._unsent: deque[_Unsent] = deque()
         self._outstanding: deque[PendingEvent] = deque()
         self._delivery_timeout_s = 0.0
-        self._polling = threading.Thread(
-            target=self._poll_until_stopped, name="kafka-producer-poll", daemon=True
-        )
+        self._polling = threading.Thread(target=self._poll_until_stopped, name="kafka-producer-poll", daemon=True)
         self._watching = threading.Thread(target=self._watch, name="kafka-producer-watch", daemon=True)
 
     def open(self) -> None:
@@ -233,9 +225,7 @@ class Producer:
 
     def _abandon(self) -> None:
         """Fail whatever is left when the producer closes."""
-        clients = [
-            client for client in (self._failover.active, *self._failover.retired) if client is not None
-        ]
+        clients = [client for client in (self._failover.active, *self._failover.retired) if client is not None]
         for client in clients:
             client.give_up()
         while self._outstanding:

@@ -74,9 +74,7 @@ class ProducerClient:
     accept the user.
     """
 
-    def __init__(
-        self, login: KafkaLogin, *, client_id: str, wake: Callable[[], None], idempotent: bool = True
-    ) -> None:
+    def __init__(self, login: KafkaLogin, *, client_id: str, wake: Callable[[], None], idempotent: bool = True) -> None:
         self.login = login
         self.topic = login.server.topic
         self.created_at = time.monotonic()
@@ -260,11 +258,7 @@ class ProducerClient:
         found = broker_error(error, f"publishing to topic {self.topic!r}")
         if not isinstance(found, BrokerUnavailable):
             return found
-        if (
-            self.replaced
-            or self.fatal
-            or error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
-        ):
+        if self.replaced or self.fatal or error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
             return self._lost()
         why = f"; last: {self.last_problem}" if self.last_problem else ""
         return NotAcknowledged(

@@ -118,9 +118,7 @@ class ProducerFailover:
                 return candidate
             self.finished.append(candidate)
         self._candidate = None
-        self._candidate = ProducerClient(
-            login, client_id=self.client_id, wake=self.wake, idempotent=self.idempotent
-        )
+        self._candidate = ProducerClient(login, client_id=self.client_id, wake=self.wake, idempotent=self.idempotent)
         return self._candidate
 
     def _raise_if_too_young(self, active: ProducerClient) -> None:

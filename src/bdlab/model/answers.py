@@ -54,9 +54,7 @@ class LibraryScorer:
             raise ModelError(f"the model {self.name} {error.message}", hint=error.hint or PAGE) from error
         except Exception as error:  # a foreign model may raise anything
             why = str(error).partition("\nStack trace")[0].strip()  # which XGBoost has, of C++
-            raise ModelError(
-                f"the model {self.name} failed: {type(error).__name__}: {why}", hint=PAGE
-            ) from error
+            raise ModelError(f"the model {self.name} failed: {type(error).__name__}: {why}", hint=PAGE) from error
 
 
 class Answers:

@@ -232,9 +232,7 @@ class ColumnarScorer(CompiledScorer):
         chance = _logistic(self._intercepts.sentiment + (scale * positive).reshape(-1, 2).sum(axis=1))
         small = np.abs(moved) <= 1e-6
         slope = np.where(
-            small,
-            self._baseline * (1 - self._baseline),
-            (rating - self._baseline) / np.where(small, 1.0, moved),
+            small, self._baseline * (1 - self._baseline), (rating - self._baseline) / np.where(small, 1.0, moved)
         )
         stars = (scale * (np.repeat(slope, 2) * _SPAN))[place] * known.rating[rank]
         explanations = self._explanations(review, known.label[rank], stars, count)
@@ -318,10 +316,7 @@ class ColumnarScorer(CompiledScorer):
         tied = np.flatnonzero((at[1:] == at[:-1]) & (how[:-1] - how[1:] <= _TIE * how[:-1]))
         ties = np.full(count, len(at))
         ties[at[tied][::-1]] = tied[::-1]  # the first of each review
-        labels, weights = (
-            [*map(self._vocabulary.labels.__getitem__, label[chosen].tolist())],
-            stars[chosen].tolist(),
-        )
+        labels, weights = ([*map(self._vocabulary.labels.__getitem__, label[chosen].tolist())], stars[chosen].tolist())
         complete = (np.diff(bounds) == total).tolist()
         spans = zip(complete, pairwise(bounds.tolist()), ties.tolist(), strict=True)
         for number, (whole, (begin, end), tie) in enumerate(spans):

@@ -105,9 +105,7 @@ class CompiledScorer:
         moved = in_summary.rating + in_review.rating
         rating = logistic(self._intercepts.rating + moved)
         positive = logistic(self._intercepts.sentiment + in_summary.sentiment + in_review.sentiment)
-        slope = (
-            (rating - self._baseline) / moved if abs(moved) > 1e-6 else self._baseline * (1 - self._baseline)
-        )
+        slope = (rating - self._baseline) / moved if abs(moved) > 1e-6 else self._baseline * (1 - self._baseline)
         contributions: dict[str, float] = {}
         for labels, found in ((self._summary.labels, in_summary), (self._review.labels, in_review)):
             stars = found.scale * slope * _SPAN

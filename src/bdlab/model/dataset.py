@@ -111,9 +111,7 @@ def read_corpus(path: Path, *, delimiter: str = ",", progress: Progress = lambda
     )
 
 
-def read_examples(
-    path: Path, *, delimiter: str = ",", progress: Progress = lambda _: None
-) -> Iterator[Example]:
+def read_examples(path: Path, *, delimiter: str = ",", progress: Progress = lambda _: None) -> Iterator[Example]:
     """Return the reviews one by one. Raises InvalidInput with the column, the line or the byte that is wrong.
 
     `progress` is called with the share of the file that was read.

@@ -127,9 +127,7 @@ def draft_card(
             if tried is tries[-1]:
                 if tried and traits.names is None:
                     names = ", ".join(repr(each.field) for each in tried)
-                    error.hint = (
-                        f"Its inputs were {names}; if one is none, name it with --target. {error.hint}"
-                    )
+                    error.hint = f"Its inputs were {names}; if one is none, name it with --target. {error.hint}"
                 raise
     loaded = {pipeline.PACKAGES.get(each, each): sys.modules.get(each) for each in _LIBRARIES}
     libraries = {package: module.__version__ for package, module in loaded.items() if module}
@@ -143,9 +141,7 @@ def draft_card(
     return Draft(str(path), card, tried, predicted)
 
 
-def _tries(
-    sample: Path, traits: Traits, target: str, delimiter: str, *, bounds: bool
-) -> Iterator[list[Guess]]:
+def _tries(sample: Path, traits: Traits, target: str, delimiter: str, *, bounds: bool) -> Iterator[list[Guess]]:
     """Return guesses of all fields, until a model predicts with them."""
     header, rows = _read_sample(sample, delimiter)
     places = _places(header, traits, target, sample)
@@ -261,14 +257,11 @@ def _places(header: list[str], traits: Traits, target: str, sample: Path) -> lis
         if traits.number not in (None, len(places)):
             raise InvalidInput(
                 f"the model takes {traits.number} fields, and the sample has {len(places)} columns for it",
-                hint="Leave out what it does not take; --target names a column that is no input. "
-                + _DELIMITER,
+                hint="Leave out what it does not take; --target names a column that is no input. " + _DELIMITER,
             )
         return [(place, traits.text) for place in places.values()]
     if missing := [name for name in traits.names if column_name(name) not in places]:
-        raise InvalidInput(
-            f"the sample {sample} lacks what the model takes: {', '.join(missing)}", hint=_DELIMITER
-        )
+        raise InvalidInput(f"the sample {sample} lacks what the model takes: {', '.join(missing)}", hint=_DELIMITER)
     return [(places[column_name(name)], text) for name, text in traits.names.items()]
 
 

@@ -53,9 +53,7 @@ class ExpectedStars(RegressorMixin, BaseEstimator):  # type: ignore[misc] # scik
         return stars
 
 
-def build_table(
-    features: Features, rating: Head, sentiment: Head, parameters: Parameters
-) -> termtable.TermTable:
+def build_table(features: Features, rating: Head, sentiment: Head, parameters: Parameters) -> termtable.TermTable:
     """Return the term table of two heads that were fitted to all reviews, its terms sorted."""
     fields: dict[str, termtable.Field] = {}
     for place, (field, scale) in enumerate(zip(FIELDS, parameters.weights, strict=True)):
@@ -71,9 +69,7 @@ def build_table(
         known = [column for column in columns if column[1]] or [(".", 1.0, 0.0, 0.0)]
         fields[field] = termtable.Field(*map(list, zip(*known, strict=True)))
     return termtable.TermTable(
-        format=termtable.FORMAT,
-        intercepts=termtable.Intercepts(rating.intercept, sentiment.intercept),
-        **fields,
+        format=termtable.FORMAT, intercepts=termtable.Intercepts(rating.intercept, sentiment.intercept), **fields
     )
 
 
@@ -83,9 +79,7 @@ def build_pipelines(table: termtable.TermTable, parameters: Parameters) -> dict[
     vectorizers = []
     for field, analyzer in _ANALYZERS.items():
         part = getattr(table, field)
-        vectorizer = TfidfVectorizer(
-            analyzer=analyzer, token_pattern=None, vocabulary=part.terms, binary=True
-        )
+        vectorizer = TfidfVectorizer(analyzer=analyzer, token_pattern=None, vocabulary=part.terms, binary=True)
         vectorizer.idf_ = np.array(part.idf)
         vectorizers.append((field, vectorizer))
     terms = FeatureUnion(vectorizers, transformer_weights=scales)

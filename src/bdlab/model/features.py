@@ -76,11 +76,7 @@ class Features(NamedTuple):
 
 
 def count_terms(
-    corpus: Corpus,
-    fold_of: Integers,
-    folds: int,
-    parameters: Parameters,
-    progress: Progress = lambda _: None,
+    corpus: Corpus, fold_of: Integers, folds: int, parameters: Parameters, progress: Progress = lambda _: None
 ) -> Features:
     """Return the features. `fold_of` has each review's fold, the same for all reviews of a product.
 
@@ -180,9 +176,7 @@ def _used(found: list[list[Integers]], folds: int, least: int, most: int) -> tup
     total = products.sum(axis=0)
     kept = total >= least
     keys, products, total = keys[kept], products[:, kept], total[kept]
-    used = np.stack(
-        [_frequent(total - own, least, most) for own in products[:folds]] + [_frequent(total, least, most)]
-    )
+    used = np.stack([_frequent(total - own, least, most) for own in products[:folds]] + [_frequent(total, least, most)])
     kept = used.any(axis=0)
     return keys[kept], used[:, kept]
 

@@ -176,10 +176,7 @@ class _Problem:
 
     def _transposed(self, block: Block, lengths: tuple[Floats, Floats], rows: Floats) -> Floats:
         return np.concatenate(
-            [
-                block.summary.T @ (lengths[0] * rows[: len(block.reviews)]),
-                block.review.T @ (lengths[1] * rows),
-            ]
+            [block.summary.T @ (lengths[0] * rows[: len(block.reviews)]), block.review.T @ (lengths[1] * rows)]
         )
 
     def _loss(self, point: Floats) -> tuple[float, Floats]:

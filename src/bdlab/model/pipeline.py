@@ -37,9 +37,7 @@ PAIRS = "pairs"
 
 _STARS = frozenset("12345")
 _SENTIMENTS = ({"0", "1"}, {"-1", "1"}, {"False", "True"}, {"negative", "positive"})
-_INIT = (
-    "`bdlab model init FILE --sample rows.csv` writes a card for it, with a contract that has its classes."
-)
+_INIT = "`bdlab model init FILE --sample rows.csv` writes a card for it, with a contract that has its classes."
 #: Where the name of a package is another than that of its module.
 PACKAGES = {"sklearn": "scikit-learn"}
 
@@ -115,9 +113,7 @@ def _loaded(load: Callable[[], Any], source: str, libraries: Mapping[str, str]) 
                 package = PACKAGES.get(module, module)
                 version = libraries.get(package, "")
                 hint = f"pip install {package}{version and f'=={version}'}"
-            raise ModelError(
-                f"{source} cannot be loaded: {type(error).__name__}: {error}", hint=hint
-            ) from error
+            raise ModelError(f"{source} cannot be loaded: {type(error).__name__}: {error}", hint=hint) from error
     for warning in caught:
         structlog.get_logger().warning("model file warns", file=source, warning=str(warning.message))
     return found
@@ -175,9 +171,7 @@ def _steps(estimator: Any) -> tuple[Callable[[Any], Any], Any]:
 
 def _reviews(found: Any, codec: EventCodec, source: str) -> Predict:
     parts = found if isinstance(found, dict) else {"model": found}
-    heads = [
-        _head(parts[part], f"{source}, {part}") for part in ("model", "rating", "sentiment") if part in parts
-    ]
+    heads = [_head(parts[part], f"{source}, {part}") for part in ("model", "rating", "sentiment") if part in parts]
     if not heads:
         raise ModelError(f"{source} holds a dict without 'rating' and 'sentiment'", hint=PAGE)
     pairs = parts.get("input") == PAIRS
@@ -202,8 +196,7 @@ def _head(estimator: Any, source: str) -> Head:
     sides = set(names) in _SENTIMENTS
     if names and not sides and not ("5" in names and _STARS.issuperset(names)):
         raise ModelError(
-            f"{source} predicts the classes {', '.join(names[:10])}: neither stars (1 to 5) nor a sentiment",
-            hint=_INIT,
+            f"{source} predicts the classes {', '.join(names[:10])}: neither stars (1 to 5) nor a sentiment", hint=_INIT
         )
 
     def predict(inputs: list[Any]) -> tuple[Floats, Floats]:

@@ -165,13 +165,7 @@ def _build(card: Card, codec: EventCodec, name: str, content: bytes, *, many: bo
 
 
 def library_scorer(
-    content: bytes,
-    file: File,
-    codec: EventCodec,
-    *,
-    source: str,
-    name: str,
-    libraries: Mapping[str, str] | None = None,
+    content: bytes, file: File, codec: EventCodec, *, source: str, name: str, libraries: Mapping[str, str] | None = None
 ) -> Scorer:
     """Return the scorer of the checked content of a file that is no term table, after a trial.
 

@@ -34,9 +34,7 @@ NEGATIONS = frozenset(CONTRACTIONS).union(_OTHER_NEGATIONS.split())
 
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,500}>")
 _TOKEN = re.compile(r"[^\W_]+|[.!?]")
-_ASCII = "".join(
-    letter.lower() if letter.isalnum() or letter in STOPS else " " for letter in map(chr, range(128))
-)
+_ASCII = "".join(letter.lower() if letter.isalnum() or letter in STOPS else " " for letter in map(chr, range(128)))
 
 _ROUNDS = 3
 """How many times in a row a text may have been escaped or decoded wrongly."""

@@ -179,9 +179,7 @@ def _metrics(truth: Integers, stars: Floats, positive: Floats) -> dict[str, Any]
         "star_mse": round(float(((stars - truth) ** 2).mean()), 4),
         "star_mae": round(float(np.abs(stars - truth).mean()), 4),
         "sentiment_auc": round(float(roc_auc_score(~negative, positive[decided])), 4) if both else None,
-        "sentiment_accuracy": round(float((negative == called_negative).mean()), 4)
-        if len(negative)
-        else None,
+        "sentiment_accuracy": round(float((negative == called_negative).mean()), 4) if len(negative) else None,
         "negative_f1": round(float(f1), 4),
         "negative_precision": round(float(precision), 4),
         "negative_recall": round(float(recall), 4),

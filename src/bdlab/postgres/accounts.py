@@ -34,9 +34,7 @@ def read_accounts(cursor: Cursor, *, limit: int) -> list[Account]:
     return sorted(found, key=lambda account: account.log)
 
 
-def _account(
-    cursor: Cursor, log_id: int, log: LogPartition, row: Sequence[Any] | None, limit: int
-) -> Account:
+def _account(cursor: Cursor, log_id: int, log: LogPartition, row: Sequence[Any] | None, limit: int) -> Account:
     place = {"log_id": log_id, "partition": log.partition, "limit": limit}
     # Without a row the sink never had this partition: all its positions are outside of an empty range.
     first, following, end_seen, pruned_to, *pruned = row or (None, None, 0, None)

@@ -86,8 +86,7 @@ def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLi
         # On Linux this also bounds how long keepalives go unanswered.
         tcp_user_timeout=math.ceil(min(limits.silence_s, _UNACKNOWLEDGED_S) * 1000),
         options=" ".join(
-            [f"-c {name}={math.ceil(seconds * 1000)}" for name, seconds in options.items()]
-            + ["-c timezone=UTC"]
+            [f"-c {name}={math.ceil(seconds * 1000)}" for name, seconds in options.items()] + ["-c timezone=UTC"]
         ),
         **PINNED,
     )
@@ -113,8 +112,5 @@ def cut_after(seconds: float, connection: Connection) -> Iterator[None]:
 def cut(connection: Connection) -> None:
     """Shut the socket down, from any thread, so that a call that waits for the server fails at once."""
     # Both errors mean that the connection was closed meanwhile.
-    with (
-        contextlib.suppress(psycopg2.Error, OSError),
-        socket.socket(fileno=os.dup(connection.fileno())) as handle,
-    ):
+    with contextlib.suppress(psycopg2.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as handle:
         handle.shutdown(socket.SHUT_RDWR)

@@ -35,14 +35,7 @@ _NO_ANSWER = (
     "GSSAPI",
 )
 #: The messages of a server that answers and accepts no connection now: 57P03 and 53300.
-_NOT_NOW = (
-    "starting up",
-    "shutting down",
-    "recovery mode",
-    "not yet accepting",
-    "too many",
-    "connection slots",
-)
+_NOT_NOW = ("starting up", "shutting down", "recovery mode", "not yet accepting", "too many", "connection slots")
 
 
 def translate(error: psycopg2.Error, *, server: str, rows: bool = False) -> DatabaseError:

@@ -48,9 +48,7 @@ def migrations() -> tuple[Migration, ...]:
         declared = sql.partition("\n")[0].removeprefix(_COMPATIBLE)
         compatible_from = int(declared if declared.isdigit() else number)
         found.append(
-            Migration(
-                version=int(number), name=name, sql=sql, checksum=checksum, compatible_from=compatible_from
-            )
+            Migration(version=int(number), name=name, sql=sql, checksum=checksum, compatible_from=compatible_from)
         )
     return tuple(sorted(found, key=lambda migration: migration.version))
 

@@ -62,9 +62,7 @@ def prune(
                 yield pruned
 
 
-def _prune_range(
-    cursor: Cursor, log_id: int, pruned: Pruned, upto: int, before: datetime, *, dry_run: bool
-) -> Pruned:
+def _prune_range(cursor: Cursor, log_id: int, pruned: Pruned, upto: int, before: datetime, *, dry_run: bool) -> Pruned:
     """Delete from `pruned.pruned_to` on what is old, up to `upto`; return the sum of that and `pruned`."""
     sql, log, base = queries("retention"), pruned.log, pruned.pruned_to
     values = {"log_id": log_id, "partition": log.partition, "base": base, "next": upto}
@@ -87,8 +85,7 @@ def _prune_range(
         cursor.execute(sql["checkpoint"], values | counts)
         if cursor.rowcount != 1:
             raise Unhealthy(
-                f"partition {log.partition} is being pruned by somebody else",
-                hint="Run one `bdlab prune` at a time.",
+                f"partition {log.partition} is being pruned by somebody else", hint="Run one `bdlab prune` at a time."
             )
     sums = {table: getattr(pruned, table) + count for table, count in counts.items()}
     return msgspec.structs.replace(pruned, pruned_to=upto, **sums)

@@ -37,9 +37,7 @@ class CopyLines:
             for entry in accepted[begin:end]:
                 record = entry.record
                 columns = entry.fields.groups(_NULL)[1:-2] if entry.fields else self._columns(entry.event)
-                last = (
-                    f"{source_of(record.headers) or _NO_SOURCE}\t{place}{record.position.offset}\n".encode()
-                )
+                last = f"{source_of(record.headers) or _NO_SOURCE}\t{place}{record.position.offset}\n".encode()
                 lines.append(b"\t".join((record.key or b"", *columns, last)))
         lines.sort()
         return b"".join(lines)
@@ -47,9 +45,7 @@ class CopyLines:
     def _columns(self, event: msgspec.Struct) -> list[bytes]:
         values = [(get(event), text) for get, text in self._text]
         return [
-            _NULL
-            if value is None
-            else _escaped(str(value) if text else _json.encode(value).decode()).encode()
+            _NULL if value is None else _escaped(str(value) if text else _json.encode(value).decode()).encode()
             for value, text in values
         ]
 

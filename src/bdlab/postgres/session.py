@@ -117,9 +117,7 @@ class Session:
             connection = self._connect(wanted)
         before, self._connection = self._connection, connection
         if self._login is not None and wanted is not self._login:
-            _log.info(
-                "connected to PostgreSQL with new credentials", user=wanted.user, lease_id=wanted.lease_id
-            )
+            _log.info("connected to PostgreSQL with new credentials", user=wanted.user, lease_id=wanted.lease_id)
         self._login = wanted
         _close(before)
         return connection
@@ -162,9 +160,7 @@ class Session:
                 return found
             self._denied_before = True
             self._refused = login
-            return DatabaseUnavailable(
-                f"{found.message}; trying once more under a fresh lease", hint=found.hint
-            )
+            return DatabaseUnavailable(f"{found.message}; trying once more under a fresh lease", hint=found.hint)
         if (error.pgcode or "").startswith(_AUTHORIZATION_CLASS):
             self._refused = login
         return found

@@ -59,9 +59,7 @@ class Store:
         So the server frees the locks of a consumer that froze before another gets its partitions.
         """
         limits = limits or ConnectionLimits(idle_in_transaction_s=idle_in_transaction_s)
-        self._session = Session(
-            credentials, application_name="bdlab consume", limits=limits, prepare=self._prepare
-        )
+        self._session = Session(credentials, application_name="bdlab consume", limits=limits, prepare=self._prepare)
         self._numbers: dict[LogPartition, int] = {}
 
     def open(self) -> None:
@@ -82,8 +80,7 @@ class Store:
         self._lines = CopyLines(self.codec.event)
         columns = sql.SQL(", ").join(map(sql.Identifier, self._lines.columns))
         self._temporary_table, self._insert_rows = (
-            sql.SQL(queries("store")[name]).format(columns=columns)
-            for name in ("temporary_table", "insert_rows")
+            sql.SQL(queries("store")[name]).format(columns=columns) for name in ("temporary_table", "insert_rows")
         )
 
     def read_contract(self) -> bool:

@@ -13,14 +13,7 @@ from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ASGIApp
 
 from bdlab.hosts import AllowedHosts
-from bdlab.serving import (
-    health_routes,
-    openapi,
-    predict_routes,
-    problems,
-    query_parameters,
-    stored_routes,
-)
+from bdlab.serving import health_routes, openapi, predict_routes, problems, query_parameters, stored_routes
 from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.entry import Entry
 from bdlab.serving.hosts import host_guard

@@ -15,14 +15,7 @@ from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.metrics import CONTENT_TYPE, Metrics
 from bdlab.serving.openapi import describe, state_response
 from bdlab.serving.protocols import Parts
-from bdlab.serving.responses import (
-    HealthAnswer,
-    KafkaAnswer,
-    LiveAnswer,
-    ReadyAnswer,
-    VaultAnswer,
-    json_response,
-)
+from bdlab.serving.responses import HealthAnswer, KafkaAnswer, LiveAnswer, ReadyAnswer, VaultAnswer, json_response
 
 
 class DependencyChecks:
@@ -31,9 +24,7 @@ class DependencyChecks:
     def __init__(self, parts: Parts) -> None:
         kafka = parts.settings.kafka
         no_vault = partial(VaultState, connected=False)
-        no_broker = partial(
-            BrokerState, connected=False, bootstrap_servers=kafka.bootstrap_servers, topic=kafka.topic
-        )
+        no_broker = partial(BrokerState, connected=False, bootstrap_servers=kafka.bootstrap_servers, topic=kafka.topic)
         no_database = partial(DatabaseState, connected=False)
 
         codec = parts.scorer.codec
@@ -46,9 +37,7 @@ class DependencyChecks:
         self.vault = CachedProbe(parts.vault.state, lambda why: no_vault(problem=why), name="vault")
         self.broker = CachedProbe(parts.broker.state, lambda why: no_broker(problem=why), name="broker")
         self.database = CachedProbe(
-            partial(parts.stored.state, count_rows=False),
-            lambda why: no_database(problem=why),
-            name="database",
+            partial(parts.stored.state, count_rows=False), lambda why: no_database(problem=why), name="database"
         )
         self.model_problem = CachedProbe(try_model, str, name="model")
 
@@ -157,13 +146,7 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth) -> l
         found = msgspec.convert(state, KafkaAnswer, from_attributes=True)
         return json_response(found, 200 if state.connected else 503)
 
-    @get(
-        "/metrics",
-        **describe(),
-        summary="Prometheus metrics",
-        tags=["state"],
-        media_type="text/plain",
-    )
+    @get("/metrics", **describe(), summary="Prometheus metrics", tags=["state"], media_type="text/plain")
     async def show_metrics() -> Response[bytes]:
         metrics.flush()
         return Response(await asyncio.to_thread(metrics.render), media_type=CONTENT_TYPE)

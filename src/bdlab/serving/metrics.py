@@ -62,9 +62,7 @@ class Metrics:
             ["method", "route", "status"],
         )
         self.seconds = histogram(
-            "bdlab_http_request_seconds",
-            "Time from the request's head to the end of its response.",
-            ["route"],
+            "bdlab_http_request_seconds", "Time from the request's head to the end of its response.", ["route"]
         )
         self.predictions = counter(
             "bdlab_predictions_total",
@@ -76,14 +74,9 @@ class Metrics:
             "Time from handing an event to the producer to the broker's acknowledgement.",
         )
         self.in_flight = gauge(
-            "bdlab_predictions_in_flight",
-            "Predictions that wait for the broker now.",
-            multiprocess_mode="livesum",
+            "bdlab_predictions_in_flight", "Predictions that wait for the broker now.", multiprocess_mode="livesum"
         )
-        self._lost_lines = counter(
-            "bdlab_log_lines_lost_total",
-            "Log lines of predictions that could not be written.",
-        )
+        self._lost_lines = counter("bdlab_log_lines_lost_total", "Log lines of predictions that could not be written.")
         info = gauge(
             "bdlab_build_info",
             "Always 1; the labels say which version and model run.",

@@ -112,10 +112,7 @@ def state_response(answer: type[msgspec.Struct], description: str) -> dict[int, 
 
 def problem_response(description: str) -> ResponseSpec:
     return ResponseSpec(
-        data_container=ProblemDetails,
-        media_type=PROBLEM_JSON,
-        description=description,
-        generate_examples=False,
+        data_container=ProblemDetails, media_type=PROBLEM_JSON, description=description, generate_examples=False
     )
 
 
@@ -137,8 +134,7 @@ def describe_prediction(contract: Contract, direct: Endpoint, *, most: int = 0) 
         413: "The body, or the event made of it, is too large",
         415: "The body is not JSON, or it is compressed",
         422: f"The body is not a valid {contract.noun}: each wrong field and why",
-        503: "Not acknowledged, too many in flight, or the server is stopping: "
-        "retry after `Retry-After` seconds",
+        503: "Not acknowledged, too many in flight, or the server is stopping: retry after `Retry-After` seconds",
     }
     return {
         "status_code": 200,

@@ -94,8 +94,7 @@ class PredictionService:
 
     def _make_events(self, many: Sequence[Input], key: str) -> tuple[list[PredictionEvent], Sequence[Score]]:
         ids = [
-            self._codec.idempotent_id(f"{key}#{index}", given) if key else uuid7()
-            for index, given in enumerate(many)
+            self._codec.idempotent_id(f"{key}#{index}", given) if key else uuid7() for index, given in enumerate(many)
         ]
         scores = self._scorer.score_many(many)
         events = [
@@ -108,9 +107,7 @@ class PredictionService:
         started = time.perf_counter()
         try:
             with self.deadlines:
-                position = await self._publisher.publish(
-                    event, traceparent=headers.traceparent, source=headers.source
-                )
+                position = await self._publisher.publish(event, traceparent=headers.traceparent, source=headers.source)
         except TimeoutError:
             self._metrics.not_acknowledged()
             why = f"the broker did not acknowledge the event within {self.deadlines.limit_s:g} s"
@@ -142,10 +139,7 @@ class PredictionService:
         self._metrics.waiting += count
 
     def _partial_failure(
-        self,
-        events: Sequence[PredictionEvent],
-        scores: Sequence[Score],
-        found: Sequence[BaseException | None],
+        self, events: Sequence[PredictionEvent], scores: Sequence[Score], found: Sequence[BaseException | None]
     ) -> Problem:
         results = []
         for index, (event, score, error) in enumerate(zip(events, scores, found, strict=True)):
@@ -189,11 +183,7 @@ def routes(
         inputs = await predictions.read(validator.decode_many, body, limit=most)
         return encode_json(await predictions.predict_many(inputs, headers))
 
-    @post(
-        "/predict",
-        **describe_prediction(contract, one),
-        summary=f"Predict from one {contract.noun}",
-    )
+    @post("/predict", **describe_prediction(contract, one), summary=f"Predict from one {contract.noun}")
     async def predict(request: Request[Any, Any, Any]) -> Response[answer]:  # type: ignore[valid-type]
         """The response comes after the broker has acknowledged the prediction, which is durable then."""
         return json_response(await one(request.scope, request.receive))

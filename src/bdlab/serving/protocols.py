@@ -16,9 +16,7 @@ log = structlog.get_logger()
 
 
 class Publisher(Protocol):
-    def publish(
-        self, event: PredictionEvent, *, traceparent: str = "", source: str = ""
-    ) -> Awaitable[Position]:
+    def publish(self, event: PredictionEvent, *, traceparent: str = "", source: str = "") -> Awaitable[Position]:
         """Publish the event; what is awaited is its position once the broker has acknowledged it.
 
         The call or the wait raises EventTooLarge, NotAcknowledged (the event may be on the topic), or another

@@ -18,12 +18,7 @@ class EventProducer(Protocol):
     """The part of `bdlab.kafka.producer.Producer` that publishes."""
 
     def publish(
-        self,
-        event: PredictionEvent,
-        done: Callable[[_Result], None],
-        *,
-        traceparent: str = "",
-        source: str = "",
+        self, event: PredictionEvent, done: Callable[[_Result], None], *, traceparent: str = "", source: str = ""
     ) -> None: ...
 
     def take_polling(self) -> None: ...
@@ -48,9 +43,7 @@ class AsyncPublisher:
         producer.take_polling()
         self._poll_idle()
 
-    def publish(
-        self, event: PredictionEvent, *, traceparent: str = "", source: str = ""
-    ) -> asyncio.Future[Position]:
+    def publish(self, event: PredictionEvent, *, traceparent: str = "", source: str = "") -> asyncio.Future[Position]:
         """Publish one event; the future has its position once it is acknowledged.
 
         Raises BrokerUnavailable, BrokerRefused, TopicMissing or EventTooLarge if that is known at once. The

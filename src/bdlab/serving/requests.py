@@ -84,10 +84,7 @@ def _check_content_type(content_types: list[str]) -> None:
         return
     said = f"The Content-Type is {', '.join(kinds)[:100]!r}." if kinds else "There is no Content-Type."
     raise Problem(
-        415,
-        "no-json",
-        "The body has to be JSON",
-        f"{said} Send the header `Content-Type: application/json`.",
+        415, "no-json", "The body has to be JSON", f"{said} Send the header `Content-Type: application/json`."
     )
 
 

@@ -111,11 +111,7 @@ def encode_json(content: Any) -> bytes:
 
 
 def json_response(
-    content: Any,
-    status: int = 200,
-    *,
-    media_type: str = MediaType.JSON,
-    headers: dict[str, str] | None = None,
+    content: Any, status: int = 200, *, media_type: str = MediaType.JSON, headers: dict[str, str] | None = None
 ) -> Response[Any]:
     """Return a response with `content` as JSON; bytes are JSON already."""
     body = content if isinstance(content, bytes) else encode_json(content)
@@ -123,11 +119,7 @@ def json_response(
 
 
 def json_messages(
-    body: bytes,
-    status: int = 200,
-    *,
-    media_type: str = MediaType.JSON,
-    headers: Mapping[str, str] | None = None,
+    body: bytes, status: int = 200, *, media_type: str = MediaType.JSON, headers: Mapping[str, str] | None = None
 ) -> tuple[Any, Any]:
     """Return the two ASGI messages of a response with encoded JSON, as the framework would send them."""
     head = [(b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body))]

@@ -38,12 +38,7 @@ class PredictionsQuery(msgspec.Struct, frozen=True, kw_only=True):
     """The parameters of GET /predictions."""
 
     limit: Annotated[
-        int,
-        Meta(
-            ge=1,
-            le=MAX_LIMIT,
-            description="How many; fewer if their texts have more than 4 MiB in all.",
-        ),
+        int, Meta(ge=1, le=MAX_LIMIT, description="How many; fewer if their texts have more than 4 MiB in all.")
     ] = 10
     source: Annotated[
         Literal["real", "all", "serve", "predict", "drill", "demo"],

@@ -19,18 +19,7 @@ from bdlab.errors import (
     VaultUnavailable,
 )
 from bdlab.events import Position, Record
-from bdlab.ledger import (
-    Accepted,
-    DeadLetter,
-    Entry,
-    Fence,
-    LogPartition,
-    LogRange,
-    Stored,
-    fences,
-    log_partition,
-    runs,
-)
+from bdlab.ledger import Accepted, DeadLetter, Entry, Fence, LogPartition, LogRange, Stored, fences, log_partition, runs
 from bdlab.log_identity import ReadRecords, refusals
 from bdlab.retry import Backoff, Outage
 from bdlab.settings import SinkSettings
@@ -55,9 +44,7 @@ log = structlog.get_logger()
 class Sink:
     """Stores the records of its source, each position once. `run()` is for one thread."""
 
-    def __init__(
-        self, store: BatchStore, settings: SinkSettings, *, metrics: SinkMetrics | None = None
-    ) -> None:
+    def __init__(self, store: BatchStore, settings: SinkSettings, *, metrics: SinkMetrics | None = None) -> None:
         self._batches = store
         self._settings = settings
         self._metrics = metrics or SinkMetrics()
@@ -111,12 +98,7 @@ class Sink:
         return starts
 
     def run(
-        self,
-        source: EventSource,
-        stop: threading.Event,
-        *,
-        until_idle: bool = False,
-        patience_s: float = 60.0,
+        self, source: EventSource, stop: threading.Event, *, until_idle: bool = False, patience_s: float = 60.0
     ) -> Stored:
         """Run until `stop` is set, and return how much was recorded. A batch that was begun is finished.
 

@@ -35,14 +35,10 @@ class SinkMetrics:
             "bdlab_sink_last_stored_timestamp_seconds", "Unix time of the last batch that was committed."
         )
         self._lag = gauge(
-            "bdlab_sink_lag_events",
-            "Events of an assigned partition that are not recorded yet.",
-            ["partition"],
+            "bdlab_sink_lag_events", "Events of an assigned partition that are not recorded yet.", ["partition"]
         )
         self._stopped = gauge("bdlab_sink_stopped_partitions", "Assigned partitions that are stopped.")
-        self._reasons = gauge(
-            "bdlab_sink_stopped", "1 for a partition that is stopped.", ["partition", "reason"]
-        )
+        self._reasons = gauge("bdlab_sink_stopped", "1 for a partition that is stopped.", ["partition", "reason"])
 
     def stored(self, result: Stored, letters: list[DeadLetter], seconds: float) -> None:
         """Count a batch that was committed; `letters` are its dead letters."""

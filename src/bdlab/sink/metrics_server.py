@@ -53,9 +53,7 @@ class MetricsServer:
         if isinstance(self._server.socket, ssl.SSLSocket):
             # Done in the thread of the connection, so that a client that sends nothing stops no other.
             self._server.socket.do_handshake_on_connect = False  # type: ignore[attr-defined]
-            certificate = ServedCertificate(
-                self._server.socket.context, Path(self.cert_file), Path(self.key_file)
-            )
+            certificate = ServedCertificate(self._server.socket.context, Path(self.cert_file), Path(self.key_file))
             # Called by the thread that accepts connections, twice a second.
             self._server.service_actions = certificate.reload  # type: ignore[method-assign]
         log.info("metrics are served", url=f"{self.url}/metrics")

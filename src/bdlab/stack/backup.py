@@ -124,8 +124,7 @@ class Backup:
         if missing:
             raise InvalidInput(
                 f"the backup {self.path} is not whole: {' and '.join(missing)} is missing from it",
-                hint="If you keep the keys apart, put them back beside the rest; if they are lost, "
-                "--rows-only.",
+                hint="If you keep the keys apart, put them back beside the rest; if they are lost, --rows-only.",
             )
         return about
 

@@ -105,9 +105,7 @@ class CertificateRenewer:
         renewal.reload()
 
 
-def broker_renewal(
-    broker: Broker, files: CertificateFiles, ttl_s: int, *, is_up: Callable[[], bool]
-) -> Renewal:
+def broker_renewal(broker: Broker, files: CertificateFiles, ttl_s: int, *, is_up: Callable[[], bool]) -> Renewal:
     """Return the renewal of the broker's certificate.
 
     The broker reads its files when it starts; if the stack `is_up`, the command has it read them again.
@@ -154,9 +152,7 @@ def _wait_until_shown(server: str, port: int, tls: TlsFolder) -> None:
     why: object = "it shows another one"
     for _ in tries(_SHOWN_WITHIN_S, longest_s=_POLL_S):
         try:
-            shown = shown_certificate(
-                "127.0.0.1", port, ca_file=str(tls.ca_file), postgres=server == "postgres"
-            )
+            shown = shown_certificate("127.0.0.1", port, ca_file=str(tls.ca_file), postgres=server == "postgres")
         except OSError as error:
             why = error
         else:

@@ -99,8 +99,7 @@ class DataFolder:
             holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "?"
             raise StackInUse(
                 f"another bdlab (process {holder}) runs a stack on {self.path}",
-                hint=f"Use it (bdlab env --data-dir {self.path}), stop it, or name another folder "
-                "with --data-dir.",
+                hint=f"Use it (bdlab env --data-dir {self.path}), stop it, or name another folder with --data-dir.",
             )
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
@@ -198,11 +197,7 @@ class DataFolder:
         lines = ["# Written by `bdlab up` at each start; set what you want to change in the environment.", ""]
         lines += [f'deployment = "{self.deployment}"', ""]
         for section, values in sections.items():
-            lines += [
-                f"[{section}]",
-                *(f"{name} = {json.dumps(value)}" for name, value in values.items()),
-                "",
-            ]
+            lines += [f"[{section}]", *(f"{name} = {json.dumps(value)}" for name, value in values.items()), ""]
         replace_file(self.config_file, "\n".join(lines).encode())
 
     def write_env(self, values: Mapping[str, str]) -> None:
@@ -274,6 +269,4 @@ def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
     Variables of this terminal that are about another Vault are emptied.
     """
     foreign = {name: "" for name in _OF_ANOTHER_VAULT if os.environ.get(name)}
-    return foreign | {
-        name: value for name, value_of in _EXPORTS.items() if (value := value_of(folder, endpoints))
-    }
+    return foreign | {name: value for name, value_of in _EXPORTS.items() if (value := value_of(folder, endpoints))}

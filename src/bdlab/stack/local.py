@@ -21,13 +21,7 @@ from bdlab.stack.servers.openbao import OpenBao
 from bdlab.stack.servers.ports import PortRegistry
 from bdlab.stack.servers.postgres import Postgres
 from bdlab.stack.servers.process import ManagedProcess, start_mark
-from bdlab.stack.service import (
-    COMMAND_TIMEOUT_S,
-    CommandResult,
-    Commands,
-    Service,
-    service_environment,
-)
+from bdlab.stack.service import COMMAND_TIMEOUT_S, CommandResult, Commands, Service, service_environment
 from bdlab.stack.supervisor import Event, Report, Supervisor, TaskGroup
 from bdlab.stack.tls import TlsFolder
 from bdlab.stack.volatile_log import VolatileLog
@@ -83,9 +77,7 @@ class LocalStack:
         self._certificates = CertificateRenewer(self.commands.run, report)
         self._services: list[Service] = []
         self._endpoints: Endpoints | None = None
-        self._volatile_log = VolatileLog(
-            self.folder.records / "open-log", self._broker.name, self._verify, report
-        )
+        self._volatile_log = VolatileLog(self.folder.records / "open-log", self._broker.name, self._verify, report)
         self._opened = ExitStack()
         self._drains = False
 
@@ -104,8 +96,7 @@ class LocalStack:
     def watch(self, stop: threading.Event) -> None:
         """Restart what dies, until `stop` is set."""
         self._supervisor.watch(
-            stop,
-            {_TRIM_EVERY_S: self._trim_logs, _RENEW_EVERY_S: lambda: self._certificates.renew_due(stop)},
+            stop, {_TRIM_EVERY_S: self._trim_logs, _RENEW_EVERY_S: lambda: self._certificates.renew_due(stop)}
         )
 
     def close(self, *, drain: bool = True) -> None:
@@ -184,9 +175,7 @@ class LocalStack:
                 broker_prepared.result()
                 self._step("vault-init", lambda: self._set_up_vault(end))
                 if self._tls:
-                    servers = servers_renewal(
-                        self._tls, self._openbao, self._postgres, self._certificate_ttl_s
-                    )
+                    servers = servers_renewal(self._tls, self._openbao, self._postgres, self._certificate_ttl_s)
                     self._step(servers.name, lambda: self._certificates.issue(servers, end))
 
             def start_broker(end: threading.Event) -> None:

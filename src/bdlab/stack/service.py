@@ -41,20 +41,14 @@ def service_environment(folder: DataFolder, vault_address: str) -> dict[str, str
         decided = _DECIDED.get(section, set())
         if isinstance(values, Mapping) and decided is not None:
             kept |= {
-                f"BDLAB_{section}_{field}".upper(): value
-                for field, value in values.items()
-                if field not in decided
+                f"BDLAB_{section}_{field}".upper(): value for field, value in values.items() if field not in decided
             }
     if kept.get("BDLAB_MODEL_PATH"):  # the services run in another folder than this process
         kept["BDLAB_MODEL_PATH"] = str(Path(kept["BDLAB_MODEL_PATH"]).absolute())
     for name in ("BDLAB_DEBUG", "BDLAB_STARTUP_TIMEOUT"):
         if name in os.environ:
             kept[name] = os.environ[name]
-    return kept | {
-        "BDLAB_CONFIG": str(folder.config_file),
-        "VAULT_ADDR": vault_address,
-        "PYTHONUNBUFFERED": "1",
-    }
+    return kept | {"BDLAB_CONFIG": str(folder.config_file), "VAULT_ADDR": vault_address, "PYTHONUNBUFFERED": "1"}
 
 
 class CommandResult(NamedTuple):
@@ -101,9 +95,7 @@ class Commands:
                 if stop.is_set():
                     raise StartInterrupted(f"asked to stop while {name} was running")
                 if time.monotonic() >= deadline:
-                    raise StackError(
-                        f"{name} did not end within {timeout_s:g} s:\n{process.tail()}", hint=hint
-                    )
+                    raise StackError(f"{name} did not end within {timeout_s:g} s:\n{process.tail()}", hint=hint)
             result = CommandResult(code, output_file.read_text("utf-8", "replace"), process.tail(lines=10))
             if check and code != 0:
                 raise StackError(f"{name} failed ({describe_exit(code)}):\n{result.tail}", hint=hint)

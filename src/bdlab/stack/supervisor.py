@@ -58,11 +58,7 @@ class Supervisor:
         self._told = ""
 
     def add(
-        self,
-        child: ManagedProcess,
-        after_restart: AfterRestart | None = None,
-        *,
-        restart_timeout_s: float = 90.0,
+        self, child: ManagedProcess, after_restart: AfterRestart | None = None, *, restart_timeout_s: float = 90.0
     ) -> None:
         """Watch a child from the next `watch` on; `stop_all` stops it.
 

@@ -155,9 +155,7 @@ class VaultClient:
     def log_in(self, mount: str, role_id: str, secret_id: Secret) -> Token:
         """Log in by AppRole. Raises IdentityRefused, with Vault's reason, if it refuses that."""
         path = f"auth/{mount}/login"
-        response = self._send(
-            "post", path, {"role_id": role_id, "secret_id": secret_id.reveal()}, token=_NOBODY
-        )
+        response = self._send("post", path, {"role_id": role_id, "secret_id": secret_id.reveal()}, token=_NOBODY)
         if response.status_code in {400, 403, 404}:
             raise IdentityRefused(
                 f"{self} refuses the log-in at {path}: {error_text(response)}",
@@ -336,8 +334,7 @@ class VaultClient:
                 own = _data(self._answer("get", _LOOKUP_SELF, alive))
                 policies = ", ".join(own.get("policies") or ()) or "none"
                 return PolicyDenied(
-                    f"{self} forbids this identity (policies: {policies}) to "
-                    f"{_verb(method)} {path}: {reasons}",
+                    f"{self} forbids this identity (policies: {policies}) to {_verb(method)} {path}: {reasons}",
                     hint="Its policy is in vault/policies; `bdlab vault-init` puts changed ones into force.",
                 )
             if alive.status_code != 403:

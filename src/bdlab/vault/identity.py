@@ -126,9 +126,7 @@ class Identity:
         except msgspec.DecodeError:
             return None
 
-    def hand_over(
-        self, client: VaultClient, *, wrap_ttl_s: int, replaces: tuple[str, ...]
-    ) -> WrappedSecretId:
+    def hand_over(self, client: VaultClient, *, wrap_ttl_s: int, replaces: tuple[str, ...]) -> WrappedSecretId:
         """Let Vault make another secret id, and write it here, wrapped. Raises VaultError."""
         role = self.role(client)
         role_id = str(client.read(f"{role}/role-id")["role_id"])
@@ -167,9 +165,7 @@ class Identity:
             wrapped, wrapped_id = self.wrapping_token(), self.wrapped_secret_id()
             if wrapped is None and wrapped_id and self.accessor:
                 return self.accessor != wrapped_id.accessor
-            if wrapped is None or (
-                not self.delivered and self._newer_secret_id(self._file("claimed_secret_id"))
-            ):
+            if wrapped is None or (not self.delivered and self._newer_secret_id(self._file("claimed_secret_id"))):
                 return False
             return client.wrapped_at(wrapped) is None
 

@@ -70,9 +70,7 @@ class LeasedToken:
         try:
             return ask()
         except TokenRefused as error:
-            _log.warning(
-                "the token is dead; logging in again", service=self.identity.service, problem=error.message
-            )
+            _log.warning("the token is dead; logging in again", service=self.identity.service, problem=error.message)
         self.log_in()
         return ask()
 

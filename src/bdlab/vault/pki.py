@@ -165,8 +165,6 @@ def issue(
         body |= {"alt_names": ",".join(hosts), "ip_sans": _LOCAL_ADDRESS}
     answer = client.write(path, body)
     try:
-        return Certificate(
-            pem=answer["certificate"], key=Secret(answer["private_key"]), ca_pem=answer["issuing_ca"]
-        )
+        return Certificate(pem=answer["certificate"], key=Secret(answer["private_key"]), ca_pem=answer["issuing_ca"])
     except KeyError as error:
         raise VaultError(f"{client} answers {path} without {error}") from error

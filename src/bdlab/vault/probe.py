@@ -15,9 +15,7 @@ _ENABLE = (
 )
 
 
-def probe_vault(
-    token: LeasedToken, database: LeasedDatabaseLogin, *, kv_path: str, audit: bool = False
-) -> VaultState:
+def probe_vault(token: LeasedToken, database: LeasedDatabaseLogin, *, kv_path: str, audit: bool = False) -> VaultState:
     """Ask Vault, and read a real secret: with a full audit disk Vault calls itself healthy and serves
     nothing.
 

@@ -74,11 +74,7 @@ class VaultSession:
     # -- open and close --------------------------------------------------------------------------------------
 
     def open(
-        self,
-        timeout_s: float,
-        *,
-        stop: threading.Event | None = None,
-        on_wait: Callable[[], None] | None = None,
+        self, timeout_s: float, *, stop: threading.Event | None = None, on_wait: Callable[[], None] | None = None
     ) -> None:
         """Log in and fetch what the service needs.
 
@@ -260,9 +256,7 @@ class VaultSession:
         if self._wants_kafka:
             tasks.append(Task(_KAFKA, self._keep_kafka, due_at=now() + poll_s))
         # If a wrapped secret id is refused, another follows soon, and a rotation waits for this process.
-        tasks.append(
-            Task(_SECRET_ID, self._keep_secret_id, due_at=now() + poll_s, refused_pause_s=2 * poll_s)
-        )
+        tasks.append(Task(_SECRET_ID, self._keep_secret_id, due_at=now() + poll_s, refused_pause_s=2 * poll_s))
         tasks.append(Task(_FORMER, self._revoke_former_tokens, due_at=float("inf")))
         self._renewal = RenewalThread(f"vault-{self._service}", tasks)
         self._renewal.start()

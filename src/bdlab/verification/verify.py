@@ -78,11 +78,7 @@ def _await_consumer(
 
 
 def _partition(
-    found: LogRange,
-    later_end: int | None,
-    account: Account | None,
-    read: ReadRecords | None,
-    refused: str,
+    found: LogRange, later_end: int | None, account: Account | None, read: ReadRecords | None, refused: str
 ) -> PartitionReport:
     log = log_partition(found)
     problems = [refused] if refused else []
@@ -139,14 +135,12 @@ def _imbalance(account: Account, read: ReadRecords | None) -> list[str]:
     if account.missing_count:
         offsets = [offset for gap in account.missing for offset in range(gap.first, gap.last + 1)][:_IDS]
         shown = ", ".join(
-            f"{gap.first}" if gap.first == gap.last else f"{gap.first} to {gap.last}"
-            for gap in account.missing
+            f"{gap.first}" if gap.first == gap.last else f"{gap.first} to {gap.last}" for gap in account.missing
         )
         keys = {offset: _key_at(account.log.partition, offset, read) for offset in offsets} if read else {}
         known = ", ".join(f"{key} at {offset}" for offset, key in keys.items() if key)
         problems.append(
-            f"{account.missing_count} recorded nowhere: offsets {shown}"
-            + (f" (ids {known})" if known else "")
+            f"{account.missing_count} recorded nowhere: offsets {shown}" + (f" (ids {known})" if known else "")
         )
     if account.twice_count:
         shown = "; ".join(_sighting(one) for one in account.twice)
@@ -157,9 +151,7 @@ def _imbalance(account: Account, read: ReadRecords | None) -> list[str]:
             problems.append(f"{account.outside_count} rows without a line in sink_offsets: {shown}")
         else:
             base = account.first_offset if account.pruned_to is None else account.pruned_to
-            problems.append(
-                f"{account.outside_count} recorded outside of [{base}, {account.next_offset}): {shown}"
-            )
+            problems.append(f"{account.outside_count} recorded outside of [{base}, {account.next_offset}): {shown}")
     if not problems and account.first_offset is not None and not account.balanced:
         problems.append(
             f"stored {account.stored} + duplicates {account.duplicates} + dead letters {account.dead_letters}"

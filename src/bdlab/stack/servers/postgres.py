@@ -186,9 +186,7 @@ class Postgres(TlsServer):
         ]
         environment, limit_s = self._environment(), _INITDB_TIMEOUT_S
         try:
-            outcome = run_to_end(
-                "initdb", command, environment, self.data_dir, timeout_s=limit_s, pass_fds=(reader,)
-            )
+            outcome = run_to_end("initdb", command, environment, self.data_dir, timeout_s=limit_s, pass_fds=(reader,))
         finally:
             os.close(reader)
         if outcome.returncode != 0:

@@ -147,9 +147,7 @@ class Process:
             with contextlib.ExitStack() as files:
                 errors = files.enter_context(_private(self.log_file, "ab"))
                 self._log_begins = errors.tell()
-                output = (
-                    files.enter_context(_private(self._output_file, "wb")) if self._output_file else errors
-                )
+                output = files.enter_context(_private(self._output_file, "wb")) if self._output_file else errors
                 self._popen = _spawner().submit(start, output, errors).result()
             record = {"pid": self._popen.pid, "start_mark": start_mark(self._popen.pid)}
             replace_file(self._record_file, json.dumps(record).encode())

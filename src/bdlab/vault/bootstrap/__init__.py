@@ -74,10 +74,7 @@ def _rounds(plan: Plan, client: VaultClient) -> list[list[list[Step]]]:
     services = tuple(service for service in IDENTITIES if not (namespace and service == RECOVERY))
     rounds: list[list[list[Step]]] = [
         [[mounts(plan)], *certification(plan)],
-        [
-            [policy_entries(plan, services), approle_entries(plan, services)],
-            [connection(plan), role_entries(plan)],
-        ],
+        [[policy_entries(plan, services), approle_entries(plan, services)], [connection(plan), role_entries(plan)]],
         [[key_values(plan)]],
         [[secret_ids(plan, client, services)]],
     ]

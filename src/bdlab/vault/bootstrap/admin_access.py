@@ -108,8 +108,7 @@ class AdminAccess:
             raise
         except VaultError as error:
             raise VaultError(
-                "the root token is not revoked, as without it nobody could change this Vault again: "
-                f"{error.message}",
+                f"the root token is not revoked, as without it nobody could change this Vault again: {error.message}",
                 hint=f"It stays in {self._file.path}. Correct that, and run `bdlab vault-init` again.",
             ) from error
 

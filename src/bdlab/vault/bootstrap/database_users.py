@@ -100,9 +100,7 @@ _NEXT_TRANSACTION = ("COMMIT", "BEGIN")
 def creation(group: str) -> list[str]:
     """Return the statements that make a user who works as `group`."""
     before = [_DLQ_GROUP] if group in {OWNER.group, DLQ.group} else []
-    after = (
-        [] if group == OWNER.group else [_LIMIT_FILES]
-    )  # an owner's index over a large table sorts on disk
+    after = [] if group == OWNER.group else [_LIMIT_FILES]  # an owner's index over a large table sorts on disk
     return [*before, *(statement % {"group": group} for statement in _CREATE), *after]
 
 

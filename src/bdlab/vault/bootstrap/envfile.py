@@ -18,9 +18,7 @@ from bdlab.vault.bootstrap.plan import Seeds
 from bdlab.vault.logins import ADDRESS_FIELDS
 
 _REQUIRED = ("POSTGRES_USER", "POSTGRES_PASSWORD", "BDLAB_POSTGRES_HOST", "BDLAB_KAFKA_BOOTSTRAP_SERVERS")
-_ADDRESSES = tuple(
-    f"BDLAB_{section}_{field}".upper() for section, fields in ADDRESS_FIELDS.items() for field in fields
-)
+_ADDRESSES = tuple(f"BDLAB_{section}_{field}".upper() for section, fields in ADDRESS_FIELDS.items() for field in fields)
 _OTHERS = (
     "POSTGRES_CA_FILE",
     "BDLAB_POSTGRES_CA_FILE",
@@ -72,18 +70,14 @@ def read(path: Path, deployment: Deployment = BDLAB) -> Seeds:
             raise lines.wrong(name, "is missing")
     user, password = lines.get("BDLAB_KAFKA_USERNAME"), lines.get("BDLAB_KAFKA_PASSWORD")
     if bool(user) != bool(password):
-        raise lines.wrong(
-            "BDLAB_KAFKA_PASSWORD" if user else "BDLAB_KAFKA_USERNAME", "is missing beside the other"
-        )
+        raise lines.wrong("BDLAB_KAFKA_PASSWORD" if user else "BDLAB_KAFKA_USERNAME", "is missing beside the other")
     ttl, longest = (lines.parsed(name, _seconds) for name in ("BDLAB_LEASE_TTL", "BDLAB_LEASE_MAX_TTL"))
     if ttl and longest and ttl > longest:
         raise lines.wrong("BDLAB_LEASE_TTL", f"is longer ({ttl} s) than BDLAB_LEASE_MAX_TTL ({longest} s)")
     found = _addresses(lines, deployment)
     return Seeds(
         administrator=DatabaseLogin(
-            server=found.postgres,
-            user=lines.get("POSTGRES_USER"),
-            password=Secret(lines.get("POSTGRES_PASSWORD")),
+            server=found.postgres, user=lines.get("POSTGRES_USER"), password=Secret(lines.get("POSTGRES_PASSWORD"))
         ),
         postgres_ca_pem=lines.parsed("BDLAB_POSTGRES_CA_FILE", _pem),
         postgres_authority=lines.get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT,
@@ -106,8 +100,7 @@ def _parse(path: Path) -> dict[str, tuple[int, str]]:
         text = path.read_text("utf-8-sig")
     except FileNotFoundError as error:
         raise InvalidInput(
-            f"there is no file {path}",
-            hint="Copy .env.example to .env and fill it in, or name it with --env-file.",
+            f"there is no file {path}", hint="Copy .env.example to .env and fill it in, or name it with --env-file."
         ) from error
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
@@ -124,9 +117,7 @@ def _parse(path: Path) -> dict[str, tuple[int, str]]:
         if binding.key not in NAMES:
             raise InvalidInput(f"{path}, line {line}: there is no setting {binding.key}", hint=_SEE)
         if binding.key in found:
-            raise InvalidInput(
-                f"{path}, line {line}: {binding.key} stands on line {found[binding.key][0]} already"
-            )
+            raise InvalidInput(f"{path}, line {line}: {binding.key} stands on line {found[binding.key][0]} already")
         found[binding.key] = line, binding.value or ""
     return found
 

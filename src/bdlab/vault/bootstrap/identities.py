@@ -29,11 +29,7 @@ def policy_text(service: str, vault: VaultSettings, deployment: Deployment) -> s
         text = file.read_text("utf-8")
     except OSError as error:
         raise VaultError(f"the policy file {file} cannot be read: {error.strerror}") from error
-    mounts = {
-        "kv": vault.kv_mount,
-        "database": vault.database_mount,
-        "auth/approle": f"auth/{vault.approle_mount}",
-    }
+    mounts = {"kv": vault.kv_mount, "database": vault.database_mount, "auth/approle": f"auth/{vault.approle_mount}"}
 
     def renamed(match: re.Match[str]) -> str:
         before, engine, kind, name = match.groups()
@@ -49,9 +45,7 @@ def policy_entries(plan: Plan, services: Sequence[str]) -> Step:
     """Return the step that sets up the policies."""
     texts = {plan.deployment.own(name): policy_text(name, plan.vault, plan.deployment) for name in services}
     paths = {name: f"sys/policies/acl/{name}" for name in texts}
-    return entries(
-        "policies", {name: Entry(path=paths[name], wanted={"policy": texts[name]}) for name in texts}
-    )
+    return entries("policies", {name: Entry(path=paths[name], wanted={"policy": texts[name]}) for name in texts})
 
 
 def approle_entries(plan: Plan, services: Sequence[str]) -> Step:

@@ -39,12 +39,7 @@ class _Mount(msgspec.Struct, frozen=True):
         writer.write(f"{self.listing}/{self.path}", {"type": self.kind, **options})
         if self.kind == "kv":
             # HashiCorp Vault answers 400 for a moment at a new KV v2 engine.
-            wait_for(
-                "Vault",
-                lambda: writer.read(f"{self.path}/config"),
-                timeout_s=_READY_TIMEOUT_S,
-                errors=_preparing,
-            )
+            wait_for("Vault", lambda: writer.read(f"{self.path}/config"), timeout_s=_READY_TIMEOUT_S, errors=_preparing)
 
 
 def mounts(plan: Plan, *, log_in_only: bool = False) -> Step:

@@ -48,8 +48,7 @@ def _make(path: str, writer: VaultClient) -> None:
             above.write(f"sys/namespaces/{name}")
         except PolicyDenied as error:
             raise VaultError(
-                f"there is no namespace {path!r} in Vault at {writer.address}, and this token may not make "
-                "it",
+                f"there is no namespace {path!r} in Vault at {writer.address}, and this token may not make it",
                 hint="Have an administrator make it (`bao namespace create`), or correct vault.namespace "
                 "(VAULT_NAMESPACE).",
             ) from error

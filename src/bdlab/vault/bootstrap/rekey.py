@@ -48,11 +48,7 @@ def rekey(plan: Plan) -> Keys:
         seal = seal_type(client)
         shamir = seal == "shamir"
         path = usable_path(client, _PATHS[shamir], "init")
-        wanted = {
-            "secret_shares": plan.shares,
-            "secret_threshold": plan.threshold,
-            "require_verification": True,
-        }
+        wanted = {"secret_shares": plan.shares, "secret_threshold": plan.threshold, "require_verification": True}
         begun = answer_data(client.request("post", f"{path}/init", wanted))
         answer = give_shares(client, path, begun, old, plan, too_few=_too_few)
         shares = tuple(str(key) for key in answer["keys_base64"])

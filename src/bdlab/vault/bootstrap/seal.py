@@ -6,14 +6,7 @@ from typing import Any
 
 import msgspec
 
-from bdlab.errors import (
-    IdentityRefused,
-    InvalidInput,
-    PolicyDenied,
-    SecretMissing,
-    VaultError,
-    VaultUnavailable,
-)
+from bdlab.errors import IdentityRefused, InvalidInput, PolicyDenied, SecretMissing, VaultError, VaultUnavailable
 from bdlab.retry import wait_for
 from bdlab.settings import Secret
 from bdlab.signals import deferred
@@ -69,9 +62,7 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
             )
         )
     details = (f"{seal} seal, keys in {file.path}",)
-    return StepResult(
-        name, "done", (*details, f"keys of an earlier Vault moved to {aside}") if aside else details
-    )
+    return StepResult(name, "done", (*details, f"keys of an earlier Vault moved to {aside}") if aside else details)
 
 
 def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:

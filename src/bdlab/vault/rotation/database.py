@@ -49,9 +49,7 @@ def drop_left_behind(run: Run) -> Rotation:
 
     The outcome is `incomplete`, with names and reasons, if some cannot be dropped now either.
     """
-    return _attempt(
-        run, "left behind", lambda client: sweep(client, run.deployment), "ended logins", "dropped"
-    )
+    return _attempt(run, "left behind", lambda client: sweep(client, run.deployment), "ended logins", "dropped")
 
 
 def sweep(client: VaultClient, deployment: Deployment) -> None:
@@ -73,11 +71,5 @@ def _attempt(run: Run, what: str, work: Callable[[VaultClient], object], before:
         except VaultError as error:
             outcome, after, detail = "incomplete", "", error.message
     return Rotation(
-        what="database",
-        service=what,
-        outcome=outcome,
-        before=before,
-        after=after,
-        seconds=now() - began,
-        detail=detail,
+        what="database", service=what, outcome=outcome, before=before, after=after, seconds=now() - began, detail=detail
     )

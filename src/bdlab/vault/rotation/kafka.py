@@ -122,9 +122,7 @@ class _UserRotation:
 
     def _login(self, prefix: str) -> KafkaLogin:
         return msgspec.structs.replace(
-            self._clients,
-            username=self.values[f"{prefix}username"],
-            password=Secret(self.values[f"{prefix}password"]),
+            self._clients, username=self.values[f"{prefix}username"], password=Secret(self.values[f"{prefix}password"])
         )
 
 
@@ -153,9 +151,7 @@ def rotate_kafka_users(
         else:
             begun[service] = users
             users.switch()
-            run.progress(
-                f"kafka {service}: {users.values['username']} is active, from version {users.switched_at}"
-            )
+            run.progress(f"kafka {service}: {users.values['username']} is active, from version {users.switched_at}")
     # A command reports nothing, and reads its login from Vault this often.
     settled_at = now() + 2 * run.vault.poll_s
     late = wait_for_clients(lambda service: begun[service].late(), tuple(begun), run)
