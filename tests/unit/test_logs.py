@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -85,3 +86,36 @@ def test_lines_that_cannot_be_written_are_counted() -> None:
             lines.published("id", Position("cluster", "topic", 0, offset))
         assert lines.flush() == 3
         assert lines.flush() == 0
+
+
+_BESIDE_A_BAR = """
+import logging, structlog
+from rich.progress import MofNCompleteColumn
+from bdlab.settings import LogSettings
+from bdlab_cli.output import logs
+from bdlab_cli.output.progress import progress_bar
+
+logs.configure(LogSettings())
+structlog.get_logger().warning("before")
+with progress_bar(MofNCompleteColumn()) as bar:
+    bar.add_task("publishing", total=5)
+    bar.refresh()
+    structlog.get_logger().warning("by bdlab")
+    logging.getLogger("librdkafka").warning("by a library")
+structlog.get_logger().warning("after")
+"""
+
+
+def test_a_line_of_the_log_is_written_above_a_progress_bar() -> None:
+    master, slave = pty.openpty()
+    subprocess.run([sys.executable, "-c", _BESIDE_A_BAR], stderr=slave, timeout=60, check=True)
+    os.close(slave)
+    shown = os.read(master, 1 << 16).decode()
+    os.close(master)
+    assert "publishing" in shown
+    # What is on the line before the text: nothing is left after the terminal was told to erase the line.
+    before = {
+        text: re.sub(r".*\x1b\[2K", "", re.split(r"[\r\n]", shown.partition(text)[0])[-1])
+        for text in ("before", "by bdlab", "by a library", "after")
+    }
+    assert all(re.match(r"(\x1b\[[0-9;]*m)*\d{4}-\d\d-\d\dT", line) for line in before.values()), before

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
 
@@ -29,6 +29,16 @@ def _show_steering(_logger: object, _method: str, event: structlog.typing.EventD
         else value
         for key, value in event.items()
     }
+
+
+class _Stderr:
+    """Standard error as it is now: while a progress bar is shown, what is written goes above it."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 class PublishedLines:
@@ -123,13 +133,14 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=shown)
         last += [_show_steering, renderer]
     published.render(last)
+    stream = _Stderr()
     structlog.configure(
         processors=[*before, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", stream)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=before, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
