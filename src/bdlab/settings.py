@@ -196,7 +196,7 @@ class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 1 << 20
     max_batch: Annotated[int, Meta(ge=1)] = 1000
-    """Reviews in one call of /predict/batch."""
+    """Inputs in one call of /predict/batch."""
     max_in_flight: Annotated[int, Meta(ge=1)] = 2000
     """Predictions that may wait for the broker at once before new ones get a 503."""
     max_connections: Annotated[int, Meta(ge=0)] = 0
