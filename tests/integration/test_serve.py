@@ -185,7 +185,7 @@ def test_without_vault_and_database_it_goes_on_predicting(pipeline: Pipeline) ->
         until(lambda: client.get("/predictions").status_code == 200)
 
 
-REFUSED = "the field 'text': max_length is not given in the model's contract, and 999 in the database's contract"
+REFUSED = "the field 'text': maxLength is not given in the model's contract, and 999 in the database's contract"
 
 
 @contextmanager

@@ -107,10 +107,11 @@ def test_what_a_file_holds_is_what_the_codec_has(data: st.DataObject) -> None:
     assert read(contract, lines, "jsonl") == [*map(Row, range(1, 9), wanted)][: len(rows)]
     assert read(contract, parquet.getvalue()) == [*map(Row, range(1, 9), wanted)][: len(rows)]
 
-    # An empty cell of a text that may be null is null.
+    # An empty cell of a text that may be null is null, and of another text its default.
     for field in inputs:
-        for row in rows if field.is_text and field.nullable else ():
-            row[field.column] = row[field.column] or None
+        empty = None if field.nullable else "" if field.required else field.default
+        for row in rows if field.is_text else ():
+            row[field.column] = row[field.column] or empty
     header = [data.draw(st.sampled_from([field.name, field.column])) for field in inputs]
     cells = [[as_cell(row[field.column]) for field in inputs] for row in rows]
     found = read(contract, as_csv([header, *cells]), "csv")
