@@ -148,7 +148,6 @@ class EventCodec:
         self.input = input_type(contract, Input)
         self.score = score_type(contract, Score)
         self.event = event_type(contract, PredictionEvent, explanation=tuple[Term, ...], schema_version=SCHEMA_VERSION)
-        self._number = contract.number  # which counts it anew each time
         self._decoder = msgspec.json.Decoder(self.event)
         self._make = Copier(self.event, self.input, self.score)
         moments = [field.column for field in contract if field.kind == "date-time"]
@@ -188,9 +187,9 @@ class EventCodec:
         reported as invalid, since those who know that can read it.
         """
         number = _contract(record.headers)
-        if number > self._number:
+        if number > self.event.CONTRACT:
             raise EventTooNew(
-                f"the header {CONTRACT_HEADER} is {number}, and the contract here is {self._number}",
+                f"the header {CONTRACT_HEADER} is {number}, and the contract here is {self.event.CONTRACT}",
                 hint="Run `bdlab migrate` with the newer model's card; consumers then go on by themselves.",
             )
         if record.value is None:
