@@ -118,10 +118,9 @@ def wait_for(
 ) -> T:
     """Call `attempt` until it succeeds, and return its result.
 
-    Errors that `errors` names or accepts are waited out, for up to `timeout_s` seconds or until `stop` is
-    set; the last one is then raised with the time that was waited. Other errors are raised at once.
-    `what` ("Vault", "the broker") and `context` go into the log; `on_wait` is called with each of its
-    warnings.
+    Errors that `errors` names or accepts are waited out, for up to `timeout_s` seconds or until `stop` is set; the last
+    one is then raised with the time that was waited. Other errors are raised at once. `what` ("Vault", "the broker")
+    and `context` go into the log; `on_wait` is called with each of its warnings.
     """
     began = time.monotonic()
     outage = Outage(

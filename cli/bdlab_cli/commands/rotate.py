@@ -33,10 +33,9 @@ def rotate(
 ) -> None:
     """Rotate the database, Kafka and AppRole credentials while everything runs, without a failed request.
 
-    The former ones end once every running client has reported that it uses the new ones. If one has not
-    within --grace, its former credential stays alive and the exit code is 1: run it again to finish. A run
-    that was killed is finished in the same way. With --drill the exit code is 10 if a request failed, or if
-    an offset is not stored exactly once.
+    The former ones end once every running client has reported that it uses the new ones. If one has not within --grace,
+    its former credential stays alive and the exit code is 1: run it again to finish. A run that was killed is finished
+    in the same way. With --drill the exit code is 10 if a request failed, or if an offset is not stored exactly once.
 
     Options:
         --service NAME: Only this service's Kafka users and secret id; repeatable.
@@ -44,8 +43,8 @@ def rotate(
         --grace SECONDS: How long running clients may take to report that they switched.
         --force: End the former credentials after the grace even if a client has not reported.
         --json: Print a JSON array, an object a credential.
-        --drill: Post inputs of the model (their rows' source is `drill`) to the API meanwhile, say what its
-            callers noticed, and verify.
+        --drill: Post inputs of the model (their rows' source is `drill`) to the API meanwhile, say what its callers
+            noticed, and verify.
         --url URL: The API that --drill posts to.
         --requests-per-second N: How many inputs --drill posts.
         --seconds SECONDS: How long --drill posts at least; always until 2 s after the last rotation.

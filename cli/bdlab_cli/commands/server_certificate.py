@@ -23,9 +23,8 @@ def server_certificate(
 ) -> None:
     """Get certificates for Vault's listener, PostgreSQL or the API from Vault's own authority.
 
-    One that is good for a third of its time or longer stands: run it as often as you like. Vault and
-    PostgreSQL read a new one on SIGHUP, `bdlab serve` by itself. Vault is made the authority by
-    `bdlab vault-init --authority servers`.
+    One that is good for a third of its time or longer stands: run it as often as you like. Vault and PostgreSQL read a
+    new one on SIGHUP, `bdlab serve` by itself. Vault is made the authority by `bdlab vault-init --authority servers`.
 
     Options:
         --folder: Where each server gets a folder with server.pem (key and certificate) and ca.pem.

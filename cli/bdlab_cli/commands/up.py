@@ -24,18 +24,17 @@ def up(
 ) -> None:
     """Run the whole pipeline on this machine, in the foreground; Ctrl-C stops it.
 
-    Starts OpenBao, Postgres and Apache Kafka, sets them up, and runs `bdlab serve` and `bdlab consume` over
-    them. If Kafka cannot be had, a broker that keeps its log in memory takes its place, and a line says so.
-    The same folder finds its data again.
+    Starts OpenBao, Postgres and Apache Kafka, sets them up, and runs `bdlab serve` and `bdlab consume` over them. If
+    Kafka cannot be had, a broker that keeps its log in memory takes its place, and a line says so. The same folder
+    finds its data again.
 
     Options:
         --http-port N: The API's port; an error if it is in use.
         --consumers N: How many `bdlab consume` run.
         --tls/--no-tls: Vault, PostgreSQL, the API and the metrics speak TLS only, by Vault's PKI engine.
-        --model CARD: Model card or joblib file to predict with, kept with the folder; `shipped` is bdlab's
-            own.
-        --certificate-ttl SECONDS: How long certificates are good for; they are renewed when two thirds of
-            that are over.
+        --model CARD: Model card or joblib file to predict with, kept with the folder; `shipped` is bdlab's own.
+        --certificate-ttl SECONDS: How long certificates are good for; they are renewed when two thirds of that are
+            over.
     """
     from bdlab.certificates import SERVER_TTL_S
     from bdlab.model import load_contract

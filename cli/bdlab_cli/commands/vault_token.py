@@ -31,9 +31,8 @@ def vault_token(
 ) -> None:
     """Run a command with a short-lived administrator's token of Vault, and revoke the token afterwards.
 
-    COMMAND finds it in VAULT_TOKEN, with VAULT_ADDR, VAULT_CACERT and VAULT_NAMESPACE beside it; its exit
-    code is this one's.
-    The token is made with the recovery key, and each use of it stands in Vault's audit log with your name.
+    COMMAND finds it in VAULT_TOKEN, with VAULT_ADDR, VAULT_CACERT and VAULT_NAMESPACE beside it; its exit code is this
+    one's. The token is made with the recovery key, and each use of it stands in Vault's audit log with your name.
 
     Use it as: bdlab vault-token -- bao list auth/approle/role
 

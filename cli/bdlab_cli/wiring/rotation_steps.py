@@ -33,8 +33,7 @@ def rotations(
 ) -> Iterator[Rotation]:
     """Rotate `target` (database, kafka, approle or all), and yield each result as it is known.
 
-    Secret ids come last, and that of `rotate` itself at the very end. Raises InvalidInput, VaultError,
-    BrokerError.
+    Secret ids come last, and that of `rotate` itself at the very end. Raises InvalidInput, VaultError, BrokerError.
     """
     if unknown := [name for name in services if name not in SERVICES]:
         raise InvalidInput(

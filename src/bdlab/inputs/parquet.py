@@ -75,8 +75,7 @@ def _values(column: Any, kind: Any, field: Field) -> Any:
 def from_json_lines(lines: IO[bytes], target: IO[bytes], types: Mapping[str, Any]) -> None:
     """Write the objects in `lines` as Parquet to `target`. Raises OSError.
 
-    `types` has the type of each field: Term for a list of terms, and a tuple of names for an object of
-    numbers.
+    `types` has the type of each field: Term for a list of terms, and a tuple of names for an object of numbers.
     """
     import polars as pl  # noqa: PLC0415
 

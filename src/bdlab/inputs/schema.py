@@ -1,7 +1,6 @@
 """The JSON Schema of a contract's input, which the OpenAPI document shows, and the names that it refuses.
 
-Its patterns use only what means the same in Python's regular expressions and in those of JSON Schema
-(ECMA-262).
+Its patterns use only what means the same in Python's regular expressions and in those of JSON Schema (ECMA-262).
 """
 
 import re

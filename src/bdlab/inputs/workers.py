@@ -30,8 +30,7 @@ class ScoringProcesses(Forked):
     def scored(self, places: Iterable[Place | None], stop: threading.Event) -> Iterator[ScoredRow]:
         """Return the scored inputs of the parts that begin at `places`, until `stop` is set.
 
-        None is the place of the first row. Raises what reading and scoring raise, and BdlabError if a
-        process ended.
+        None is the place of the first row. Raises what reading and scoring raise, and BdlabError if a process ended.
         """
         for rows in self.results(places, stop.is_set, ahead=2):
             yield from map(ScoredRow._make, self._decoder.decode(rows))

@@ -34,10 +34,9 @@ class Consumer:
     """A member of the group `kafka.group`, for one thread.
 
     Whenever the assignment changes, `poll()` calls `positions` with the log's first position of each assigned
-    partition; it returns the position at which each starts. If it raises, `poll()` raises the same, and the
-    next `poll()` calls it again. The group's committed offsets are never read. A partition whose position is
-    not in the log, or that `check_log` refuses, is stopped, with the reason in `stopped`, until the next
-    assignment or `rewind()`.
+    partition; it returns the position at which each starts. If it raises, `poll()` raises the same, and the next
+    `poll()` calls it again. The group's committed offsets are never read. A partition whose position is not in the log,
+    or that `check_log` refuses, is stopped, with the reason in `stopped`, until the next assignment or `rewind()`.
 
     If the broker's address or the log behind it changes, the client is replaced by a new one.
     """

@@ -42,9 +42,8 @@ _METADATA_TIMEOUT_S = 1.0
 class PendingEvent:
     """An event that waits for its acknowledgement. Only the first `complete()` reaches the caller.
 
-    Whoever polls the producer calls it, and nobody else, so that no lock is needed. It is itself what
-    librdkafka calls with the report of the delivery: nothing else is made for an event. `client` has it, if
-    it was sent.
+    Whoever polls the producer calls it, and nobody else, so that no lock is needed. It is itself what librdkafka calls
+    with the report of the delivery: nothing else is made for an event. `client` has it, if it was sent.
     """
 
     __slots__ = ("client", "completed", "deadline", "done")
@@ -69,9 +68,8 @@ class ProducerClient:
     """Publishes to one log.
 
     `verified`: since all connections were lost the last time, the broker has told its cluster id. Until then
-    acknowledgements are held back, as they may come from another log that is at the address now; if that is
-    so, `replaced` is set. `fatal`: the client has failed for good. `refused` is set if the broker does not
-    accept the user.
+    acknowledgements are held back, as they may come from another log that is at the address now; if that is so,
+    `replaced` is set. `fatal`: the client has failed for good. `refused` is set if the broker does not accept the user.
     """
 
     def __init__(self, login: KafkaLogin, *, client_id: str, wake: Callable[[], None], idempotent: bool = True) -> None:

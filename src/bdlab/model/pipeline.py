@@ -1,19 +1,18 @@
 """Scorers of fitted scikit-learn estimators, and of those with its interface, in joblib and skops files.
 
-With the review contract the file holds one estimator, or a dict with two, ``rating`` and ``sentiment``. Their
-input is strings (summary and text, with a line break between), or (summary, text) pairs if the dict has
-``"input": "pairs"``. What an estimator predicts follows from its kind:
+With the review contract the file holds one estimator, or a dict with two, ``rating`` and ``sentiment``. Their input is
+strings (summary and text, with a line break between), or (summary, text) pairs if the dict has ``"input": "pairs"``.
+What an estimator predicts follows from its kind:
 
 - a regressor predicts stars, clipped to 1 to 5;
-- a classifier whose classes are among 1 to 5, 5 among them, predicts stars: the expectation over its
-  probabilities;
+- a classifier whose classes are among 1 to 5, 5 among them, predicts stars: the expectation over its probabilities;
 - a classifier of two classes, 0 and 1, -1 and 1 or negative and positive, predicts the sentiment.
 
-If there is only one of the two, the other follows from it: the sentiment of `s` stars is positive with
-probability (s - 1) / 4, and the reverse; with a star classifier, that of more than 3 stars against less.
+If there is only one of the two, the other follows from it: the sentiment of `s` stars is positive with probability (s -
+1) / 4, and the reverse; with a star classifier, that of more than 3 stars against less.
 
-With any other contract it holds one estimator: `bdlab.model.rows` has what it takes, `bdlab.model.answers`
-what it gives.
+With any other contract it holds one estimator: `bdlab.model.rows` has what it takes, `bdlab.model.answers` what it
+gives.
 """
 
 import io

@@ -18,10 +18,9 @@ Take = Callable[[Sequence[Input]], Any]
 class Traits(NamedTuple):
     """What a model takes and gives.
 
-    `names` are those of its inputs, each with whether it has to be a text. If they have none, `number` says
-    how many they are, None if it is not known, and `text` whether they are texts. `classes` finds the classes
-    that it predicts, None if it predicts numbers; some inputs of a contract help. If `ordered` is true, the
-    card has to say their order.
+    `names` are those of its inputs, each with whether it has to be a text. If they have none, `number` says how many
+    they are, None if it is not known, and `text` whether they are texts. `classes` finds the classes that it predicts,
+    None if it predicts numbers; some inputs of a contract help. If `ordered` is true, the card has to say their order.
     """
 
     names: dict[str, bool] | None
@@ -39,9 +38,8 @@ _BOOSTERS = ("lightgbm", "xgboost")
 def taken_by(estimator: Any, contract: Contract, *, source: str) -> Take:
     """Return what makes the argument of an estimator's `predict`. Raises ModelError if it cannot be made.
 
-    An estimator that was fitted on named columns gets a pandas data frame, in the order of its names; one
-    without a number of features gets the texts of a contract with one text; others get an array with the
-    contract's order.
+    An estimator that was fitted on named columns gets a pandas data frame, in the order of its names; one without a
+    number of features gets the texts of a contract with one text; others get an array with the contract's order.
     """
     names = getattr(estimator, "feature_names_in_", None)
     if names is not None:

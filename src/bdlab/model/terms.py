@@ -1,10 +1,9 @@
 """The terms of a review: one tokeniser for training and for the run-time scorer.
 
-A text is normalised first, so that all spellings that look the same have the same tokens. A token is
-a run of letters and digits in lower case, or one of ``. ! ?``. Apostrophes are dropped (``don't`` is
-``dont``), HTML tags end a sentence, all else separates tokens. A token that follows a negation within its
-sentence is marked: in ``not very good .`` they are ``not ~very ~good .``. A term is a token or a pair of
-neighbours.
+A text is normalised first, so that all spellings that look the same have the same tokens. A token is a run of letters
+and digits in lower case, or one of ``. ! ?``. Apostrophes are dropped (``don't`` is ``dont``), HTML tags end a
+sentence, all else separates tokens. A token that follows a negation within its sentence is marked: in ``not very good
+.`` they are ``not ~very ~good .``. A term is a token or a pair of neighbours.
 """
 
 import html

@@ -1,10 +1,8 @@
 """What a psycopg2 error means: the one place that tells SQLSTATEs apart.
 
-| SQLSTATE | raised by the insert of rows | raised elsewhere |
-|---|---|---|
-| class 22, 23, 54 | RowRejected | DatabaseUnavailable |
-| 42501 | DatabaseDenied | DatabaseDenied |
-| anything else, or none | DatabaseUnavailable | DatabaseUnavailable |
+| SQLSTATE | raised by the insert of rows | raised elsewhere | |---|---|---| | class 22, 23, 54 | RowRejected |
+DatabaseUnavailable | | 42501 | DatabaseDenied | DatabaseDenied | | anything else, or none | DatabaseUnavailable |
+DatabaseUnavailable |
 
 Source: PostgreSQL documentation, appendix A (error codes).
 """
@@ -16,8 +14,7 @@ from bdlab.errors import DatabaseDenied, DatabaseError, DatabaseUnavailable, Row
 INSUFFICIENT_PRIVILEGE = "42501"
 _CONTENT_CLASSES = ("22", "23", "54")
 
-#: libpq's messages for a server that did not answer; they are always English, as the wheel has no
-#: translations.
+#: libpq's messages for a server that did not answer; they are always English, as the wheel has no translations.
 _NO_ANSWER = (
     "Connection refused",
     "No such file or directory",

@@ -46,8 +46,7 @@ def read_known(cursor: Cursor, ranges: Sequence[LogRange]) -> KnownLog | None:
 def decide(credentials: DatabaseCredentials, found: LogRange, *, same: bool) -> bool:
     """Note that the log of `found` is the known one (`same`), or that the known one is closed.
 
-    Return whether any is known. `credentials` are of a member of bdlab_owner. Raises DatabaseError,
-    VaultError.
+    Return whether any is known. `credentials` are of a member of bdlab_owner. Raises DatabaseError, VaultError.
     """
     with Session(credentials, application_name="bdlab migrate") as session, session.transaction() as cursor:
         cursor.execute(queries("logs")["adopt" if same else "close"], msgspec.structs.asdict(found))

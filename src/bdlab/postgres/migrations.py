@@ -119,8 +119,7 @@ def check_schema(cursor: Cursor, server: str) -> None:
 
 
 def schema_version(cursor: Cursor) -> tuple[int, int] | None:
-    """Return the database's version, and the lowest whose release may run on it; None if it was never
-    migrated.
+    """Return the database's version, and the lowest whose release may run on it; None if it was never migrated.
 
     Ends no transaction.
     """

@@ -58,8 +58,7 @@ def _escaped(text: str) -> str:
 
 
 def headers_json(headers: Headers) -> str:
-    """Return headers as a JSON array of objects: `name` and `value`, or `value_base64` if it is no plain
-    text.
+    """Return headers as a JSON array of objects: `name` and `value`, or `value_base64` if it is no plain text.
 
     Kafka allows any bytes; JSON in PostgreSQL can hold neither NUL nor invalid UTF-8.
     """

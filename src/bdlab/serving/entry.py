@@ -20,10 +20,9 @@ from bdlab.serving.response_buffer import ResponseBuffer
 class Entry:
     """The ASGI application around `framework`, which takes longer to call a route than most requests need.
 
-    Routes among `handlers` with a direct endpoint are answered by it, without the framework. What is special
-    about a request (a query, another spelling of its path, with `cors` a web page of another origin) takes
-    the way through the framework, to the same endpoint. `refusal` returns why a request is refused by its
-    host.
+    Routes among `handlers` with a direct endpoint are answered by it, without the framework. What is special about a
+    request (a query, another spelling of its path, with `cors` a web page of another origin) takes the way through the
+    framework, to the same endpoint. `refusal` returns why a request is refused by its host.
     """
 
     def __init__(

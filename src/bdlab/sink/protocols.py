@@ -55,8 +55,7 @@ class BatchStore(LogCatalog, Protocol):
     def start_offsets(self, assigned: Sequence[Position]) -> list[Position]:
         """Return where each partition goes on; a new one begins at its log's start, which `assigned` gives.
 
-        Reads the contract again too.
-        Raises DatabaseUnavailable, DatabaseDenied and VaultError.
+        Reads the contract again too. Raises DatabaseUnavailable, DatabaseDenied and VaultError.
         """
 
     def store(self, batch: Sequence[Entry], *, ends: Mapping[LogPartition, int] | None = None) -> Stored:

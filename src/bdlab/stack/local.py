@@ -35,11 +35,10 @@ _TRIM_EVERY_S, _RENEW_EVERY_S, _POLL_S = 30.0, 1.0, 0.02
 class LocalStack:
     """OpenBao, Postgres, a broker, and the `bdlab` services over them, with all of their data in one folder.
 
-    `command` is the command line that runs `bdlab`, without arguments. `report` gets each step. `http_port`
-    None is 8000 or, if that is taken, a free port. Certificates are valid for `certificate_ttl_s` seconds.
-    `tls` secures OpenBao, Postgres and the API, too; None keeps what the folder has, which is off in a new
-    one. `model_path` is kept with the folder, "" is the shipped model; None takes the environment's.
-    A new folder keeps `deployment`.
+    `command` is the command line that runs `bdlab`, without arguments. `report` gets each step. `http_port` None is
+    8000 or, if that is taken, a free port. Certificates are valid for `certificate_ttl_s` seconds. `tls` secures
+    OpenBao, Postgres and the API, too; None keeps what the folder has, which is off in a new one. `model_path` is kept
+    with the folder, "" is the shipped model; None takes the environment's. A new folder keeps `deployment`.
     """
 
     def __init__(

@@ -62,9 +62,8 @@ class Supervisor:
     ) -> None:
         """Watch a child from the next `watch` on; `stop_all` stops it.
 
-        `after_restart` lets the others find it again; if it raises StackError, the restart has failed and is
-        tried again. Give less time to a child whose start may wait for another one: that is not watched
-        meanwhile.
+        `after_restart` lets the others find it again; if it raises StackError, the restart has failed and is tried
+        again. Give less time to a child whose start may wait for another one: that is not watched meanwhile.
         """
         self._watched.append(_Watched(child, after_restart, restart_timeout_s))
         self._children.callback(self._stop, child)

@@ -1,12 +1,11 @@
 """Reports of the running processes of a service, stored in Vault: which credentials each of them uses.
 
-Whoever replaces a credential reads here which processes still use the former one:
-`clients/<service>/<process>` in the key-value engine. A process reports before it first reads its
-credentials, so that none is missed; then whenever they change, and with each renewal of its token. A report
-is valid until the token of its process has run out, as nothing that the process has is accepted after that. A
-process that ends deletes its report; one that was killed leaves it. Each process locks a file of
-its name in its identity folder. So whoever sees that folder knows which processes were killed, and the next
-one takes over a free name.
+Whoever replaces a credential reads here which processes still use the former one: `clients/<service>/<process>` in the
+key-value engine. A process reports before it first reads its credentials, so that none is missed; then whenever they
+change, and with each renewal of its token. A report is valid until the token of its process has run out, as nothing
+that the process has is accepted after that. A process that ends deletes its report; one that was killed leaves it. Each
+process locks a file of its name in its identity folder. So whoever sees that folder knows which processes were killed,
+and the next one takes over a free name.
 """
 
 import contextlib

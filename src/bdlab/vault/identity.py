@@ -9,12 +9,11 @@
                          replaces; no secret
     processes/           the names of the running processes (see `client_reports`); no secret
 
-A secret id is handed over wrapped, so that whoever unwraps it first takes it from its receiver, who then
-raises the alarm. The receiver claims it by renaming the file, unwraps it, and writes the secret id in one
-step. If it is killed before the unwrapping, it tries the claimed one again; if it is killed after the
-writing, it sees the newer secret id. Only a kill in the few milliseconds between Vault's response and the
-writing loses the secret id, as an unwrapping cannot be repeated: by the claim this is told from tampering,
-and `vault-init` hands over another.
+A secret id is handed over wrapped, so that whoever unwraps it first takes it from its receiver, who then raises the
+alarm. The receiver claims it by renaming the file, unwraps it, and writes the secret id in one step. If it is killed
+before the unwrapping, it tries the claimed one again; if it is killed after the writing, it sees the newer secret id.
+Only a kill in the few milliseconds between Vault's response and the writing loses the secret id, as an unwrapping
+cannot be repeated: by the claim this is told from tampering, and `vault-init` hands over another.
 """
 
 import contextlib
@@ -156,8 +155,7 @@ class Identity:
         return _read(self._file("accessor")) or ""
 
     def spent(self, client: VaultClient) -> bool:
-        """Return whether the wrapped secret id can no longer be unwrapped: it is lost, or somebody else has
-        it.
+        """Return whether the wrapped secret id can no longer be unwrapped: it is lost, or somebody else has it.
 
         Raises VaultError.
         """

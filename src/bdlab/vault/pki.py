@@ -75,11 +75,10 @@ def authority_pem(client: VaultClient, authority: CertificateAuthority = KAFKA) 
 def missing(
     client: VaultClient, *, hosts: Iterable[str] = (), authority: CertificateAuthority = KAFKA
 ) -> dict[str, Callable[[VaultClient], object]]:
-    """Return what is missing of engine, root certificate and roles, in order, each with the call that makes
-    it.
+    """Return what is missing of engine, root certificate and roles, in order, each with the call that makes it.
 
-    `hosts` are the servers' host names; localhost and IP addresses are always allowed. Names that are allowed
-    already stay allowed. Reads only. Raises VaultError.
+    `hosts` are the servers' host names; localhost and IP addresses are always allowed. Names that are allowed already
+    stay allowed. Reads only. Raises VaultError.
     """
     mount, ttl = authority.mount, f"{_AUTHORITY_TTL_S}s"
     steps: dict[str, Callable[[VaultClient], object]] = {}
@@ -147,8 +146,7 @@ def issue(
 ) -> Certificate:
     """Issue a certificate of the role `name`, for `ttl_s` seconds, or for as long as the role allows.
 
-    A server's is for `hosts` and this machine's address; an administrator's is stored nowhere. Raises
-    VaultError.
+    A server's is for `hosts` and this machine's address; an administrator's is stored nowhere. Raises VaultError.
     """
     authority, role = next(
         (each, role) for each in CERTIFICATE_AUTHORITIES.values() for role in each.roles if role.name == name

@@ -34,8 +34,7 @@ class Task(msgspec.Struct):
 
 
 class RenewalThread:
-    """Runs its tasks until it is stopped, and logs an outage (see `retry.Outage`) that outlasts the first
-    tries.
+    """Runs its tasks until it is stopped, and logs an outage (see `retry.Outage`) that outlasts the first tries.
 
     `outage` is the last error of a task that still fails, or None.
     """

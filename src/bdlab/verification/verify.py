@@ -1,8 +1,7 @@
 """The accounting.
 
-The ends of the broker's log are read first. All offsets below them have to be recorded once the consumer has
-passed them, so that the count is right beside a running pipeline: it is one snapshot, and later records only
-add to it.
+The ends of the broker's log are read first. All offsets below them have to be recorded once the consumer has passed
+them, so that the count is right beside a running pipeline: it is one snapshot, and later records only add to it.
 """
 
 import threading
@@ -33,10 +32,9 @@ def verify(
 ) -> Report:
     """Compare the broker's log with the database and return the result.
 
-    `wait_s` is how many seconds to wait for a running consumer to pass the ends; `limit` bounds each list of
-    offsets; `read_records` returns a function that reads records, to prove that the log is the recorded one
-    and to name the events that are missing.
-    Raises BrokerError, DatabaseError and VaultError.
+    `wait_s` is how many seconds to wait for a running consumer to pass the ends; `limit` bounds each list of offsets;
+    `read_records` returns a function that reads records, to prove that the log is the recorded one and to name the
+    events that are missing. Raises BrokerError, DatabaseError and VaultError.
     """
     current = {log_partition(found): found for found in ranges()}
     waited = _await_consumer(current, books, wait_s, stop or threading.Event())

@@ -83,8 +83,7 @@ def kafka() -> Distribution:
 def fetch_kafka(progress: jars.Progress) -> Distribution:
     """Return Kafka 4, fetched into the cache (45 MB) unless it is there or `BDLAB_KAFKA_HOME` names another.
 
-    If it cannot be fetched, another version in the cache is taken. Raises BinaryMissing, also if there is no
-    Java.
+    If it cannot be fetched, another version in the cache is taken. Raises BinaryMissing, also if there is no Java.
     """
     binaries.java()
     try:

@@ -41,9 +41,7 @@ def _spawner() -> ThreadPoolExecutor:
 
 
 def start_mark(pid: int) -> str:
-    """Return what tells a process from a later one with the same id, its boot id and start time; "" if it has
-    ended.
-    """
+    """Return what tells a process from a later one with the same id, its boot id and start time; "" if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

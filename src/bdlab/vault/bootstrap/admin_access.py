@@ -40,8 +40,7 @@ _log = structlog.get_logger()
 def vault_init_lock(plan: Plan) -> Iterator[None]:
     """Lock the folder; two runs at once would each take the half-done work of the other for broken.
 
-    Waits up to the plan's `timeout_s` for another run, then raises VaultUnavailable. The lock ends with the
-    process.
+    Waits up to the plan's `timeout_s` for another run, then raises VaultUnavailable. The lock ends with the process.
     """
     folder = plan.vault.identities
     try:
@@ -238,9 +237,8 @@ def _revoke(client: VaultClient) -> None:
 def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT_POLICY,)) -> VaultClient:
     """Return a client with a new token that cannot be renewed; the caller revokes it and closes the client.
 
-    It takes what a change by `vault-init` takes: the identity `recovery` and the recovery key, or the key
-    shares. Vault's audit log then shows the user of this process with each request. Raises VaultError if no
-    token can be had.
+    It takes what a change by `vault-init` takes: the identity `recovery` and the recovery key, or the key shares.
+    Vault's audit log then shows the user of this process with each request. Raises VaultError if no token can be had.
     """
     with contextlib.closing(VaultClient(plan.vault)) as client:
         wait_for("Vault", client.active, timeout_s=plan.timeout_s)

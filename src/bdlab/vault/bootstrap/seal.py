@@ -136,8 +136,7 @@ def give_shares(
 ) -> dict[str, Any]:
     """Give the attempt at `path`, begun with the answer `begun`, its key shares; return Vault's last answer.
 
-    `too_few` makes the error from the numbers of shares that are required and that are there. Raises
-    VaultError.
+    `too_few` makes the error from the numbers of shares that are required and that are there. Raises VaultError.
     """
     answer: dict[str, Any] = {}
     required = int(begun["required"])

@@ -1,10 +1,9 @@
 """The services' secret ids: another is handed over, wrapped; the former one is destroyed once nobody uses it.
 
-The receiver is the running service, which unwraps what lies in its folder and logs in with it. If no process
-runs from that folder, as with a command that somebody types now and then, `rotate` unwraps it in its place,
-as its next run would. What is to be destroyed is noted beside the wrapped secret id (see `vault.identity`),
-so that a run that was killed can be run again. Only the secret ids of these folders are touched: another
-machine has others.
+The receiver is the running service, which unwraps what lies in its folder and logs in with it. If no process runs from
+that folder, as with a command that somebody types now and then, `rotate` unwraps it in its place, as its next run
+would. What is to be destroyed is noted beside the wrapped secret id (see `vault.identity`), so that a run that was
+killed can be run again. Only the secret ids of these folders are touched: another machine has others.
 """
 
 from collections.abc import Iterator, Sequence
