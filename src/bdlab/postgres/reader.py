@@ -37,7 +37,7 @@ _ANSWER_S = 2.0
 
 
 def row_type(contract: Contract) -> type[msgspec.Struct]:
-    """Return the struct of a row of `predictions`, with the position of its event; `source` is None if it is not known."""
+    """Return the struct of a row of `predictions`, with its position; `source` is None if unknown."""
     kinds = {"object": dict[str, float]}  # all else is as the database gives it
     fields: list[Any] = [("id", UUID), *((each.column, kinds.get(each.kind, Any)) for each in contract)]
     fields += [("explanation", tuple[Term, ...]), ("model", str), ("created_at", datetime)]
