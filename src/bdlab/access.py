@@ -1,0 +1,56 @@
+"""API keys as Vault keeps them, and the Protocol of those who know which there are."""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Literal, Protocol, get_args
+
+import msgspec
+
+Scope = Literal["predict", "feedback", "read", "metrics", "replay", "promote"]
+#: What a key may be for.
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+_NAME = "[a-z][a-z0-9-]{0,39}"
+#: The name of a key, as a whole.
+NAME_FORM = re.compile(_NAME)
+#: A whole key, for `fullmatch`. A name has no underscore, so there is one way to split it.
+KEY_FORM = re.compile(f"bdlab_(?P<name>{_NAME})_(?P<secret>[A-Za-z0-9_-]{{43}})")
+
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is known of a key, which is never the key itself: `hash` is that of its secret part (see `hash_of`).
+
+    `rate` is in predictions per second, None is without a limit; no `expires_at` is without an end. `msgspec.convert`
+    refuses a field that is missing, unknown or wrong, so that no slip in a stored entry widens what a key may do.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern=rf"\A{_NAME}\Z")]
+    hash: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    scopes: frozenset[Scope]
+    created_at: _Moment
+    expires_at: _Moment | None
+    rate: Annotated[float, msgspec.Meta(gt=0)] | None
+
+    def expired(self, at: datetime) -> bool:
+        """Return whether it has ended at the moment `at`, which has a time zone."""
+        return self.expires_at is not None and self.expires_at <= at
+
+
+class ApiKeys(Protocol):
+    def api_keys(self) -> Mapping[str, ApiKey]:
+        """Return the keys that are known now, by their names, expired ones too. Never blocks, never raises."""
+
+
+def new_secret() -> str:
+    """Return the secret part of a new key: 32 random bytes in base64url, without padding."""
+    return secrets.token_urlsafe(32)
+
+
+def hash_of(secret: str) -> str:
+    """Return the SHA-256 of a key's secret part, in hexadecimal; one of 256 random bits needs no salt."""
+    return hashlib.sha256(secret.encode()).hexdigest()
