@@ -32,6 +32,7 @@ COMMANDS = {
     "predict": ("Predict from one input or a file of them, and publish.", _PIPELINE),
     "consume": ("Store the topic's events in PostgreSQL, each exactly once.", _PIPELINE),
     "status": ("Check Vault, Kafka, PostgreSQL, the model and the API.", _DIAGNOSTICS),
+    "config": ("Show and check the settings, and where each is from.", _DIAGNOSTICS),
     "verify": ("Prove with numbers that each offset is stored exactly once.", _DIAGNOSTICS),
     "dlq": ("List, show and replay dead letters.", _DIAGNOSTICS),
     "vault-init": ("Take a Vault from any state to the finished set-up.", _SET_UP),
@@ -64,6 +65,14 @@ class LazyGroup(TyperGroup):
             return None
         help_line, panel = COMMANDS[cmd_name]
         return TyperCommand(cmd_name, help=help_line, rich_help_panel=panel)
+
+    def twins(self) -> set[str]:
+        """Return the environment twins of all options of all commands."""
+        groups, found = [self, *map(load_command, COMMANDS)], {"BDLAB_DEBUG", "BDLAB_CONFIG"}
+        for each in groups:
+            found |= {str(one.envvar) for one in each.params if isinstance(one, TyperOption)}
+            groups += getattr(each, "commands", {}).values() if each is not self else ()
+        return found
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; wrong usage is told by Typer, with the words that were typed made visible."""

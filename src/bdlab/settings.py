@@ -6,13 +6,11 @@ There is no field for a password: those come from Vault alone (see `bdlab.creden
 """
 
 import os
-import re
 import tomllib
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +18,10 @@ from msgspec import Meta
 from bdlab.errors import InvalidInput, SettingsInvalid
 from bdlab.services import BDLAB, Deployment
 from bdlab.trust import require_own
+from bdlab.values import ProxyUrl, Secret, duration, http_url, lines_of, near
+
+#: Beside what is defined here: what settings are made of.
+__all__ = ["ProxyUrl", "Secret", "duration", "http_url"]
 
 Seconds = Annotated[float, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -34,9 +36,6 @@ SHIPPED_MODEL = "shipped"
 #: librdkafka's default port.
 _KAFKA_PORT = 9092
 
-_DURATION = re.compile(r"(\d+)\s*([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
 #: Names of the servers' own tools, which users may have in their environment.
 _ALIASES = {
     "VAULT_ADDR": "BDLAB_VAULT_ADDRESS",
@@ -45,73 +44,6 @@ _ALIASES = {
     "NO_PROXY": "BDLAB_VAULT_NO_PROXY",
     "no_proxy": "BDLAB_VAULT_NO_PROXY",
 }
-
-
-def http_url(text: str) -> SplitResult:
-    """Return the parts of an http or https URL. Raises InvalidInput."""
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError as error:
-        raise InvalidInput(f"{text!r} is no http(s) URL: {error}") from error
-    if not usable:
-        raise InvalidInput(f"{text!r} is no http(s) URL")
-    return parts
-
-
-def duration(text: str) -> timedelta:
-    """Return the duration of a number and one of s, m, h, d, w, such as ``30m``. Raises ValueError."""
-    found = _DURATION.fullmatch(text.strip())
-    if not found:
-        raise ValueError(f"{text!r} is no number and one of s, m, h, d, w")
-    try:
-        return timedelta(**{_UNITS[found[2]]: int(found[1])})
-    except OverflowError as error:
-        raise ValueError(f"{text!r} is too long") from error
-
-
-class Secret:
-    """A value that never shows itself: in a repr, a log line or a traceback it is ``***``."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """Return the value itself; to be called only when a server needs it."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "***"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-
-class ProxyUrl(Secret):
-    """The http(s) URL of a proxy, which may have a password; empty is none."""
-
-    __slots__ = ()
-
-    def __init__(self, value: str) -> None:
-        """Raise ValueError, without any part of `value` in it, if it is no URL."""
-        super().__init__(value)
-        try:
-            usable = not value or bool(http_url(value))
-        except InvalidInput:
-            usable = False
-        if not usable:
-            raise ValueError("this is no http(s) URL of a proxy, such as http://proxy.example.org:3128")
-
-    @property
-    def shown(self) -> str:
-        """The URL without user name and password, for messages."""
-        parts = urlsplit(self.reveal())
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -273,6 +205,12 @@ _SECTIONS: dict[str, type[_Section]] = {
     if isinstance(field.type, type) and issubclass(field.type, _Section)
 }
 
+#: Every setting, as ``http.port``.
+FIELDS = (
+    *(f"{section}.{field}" for section, kind in _SECTIONS.items() for field in kind.__struct_fields__),
+    *(field for field in Settings.__struct_fields__ if field not in _SECTIONS),
+)
+
 #: The settings whose defaults are names of the deployment, each with its section.
 _NAMES = {"kv_mount": "vault", "topic": "kafka", "group": "kafka", "dbname": "postgres"}
 
@@ -282,31 +220,27 @@ Values = Mapping[str, Mapping[str, Any] | float | str]
 class Layers(msgspec.Struct, frozen=True):
     """The layers below and above Vault's, whose values can be put between them at any time.
 
-    `source` names the file of the file layer, for messages.
+    For messages: `source` names the file, `lines` has the line there of each setting, and `variables` the environment
+    variable. `defaults` are the caller's own.
     """
 
     file: Values
     environment: Values
     command_line: Values
     source: str
+    defaults: Values = {}
+    lines: Mapping[str, int] = {}
+    variables: Mapping[str, str] = {}
 
     def settings(self, vault: Values | None = None) -> Settings:
         """Return the settings, with the values `vault` in their place. Raises SettingsInvalid."""
         merged: dict[str, Any] = {}
-        origin: dict[str, str] = {}
-        for name, layer in (
-            (self.source, self.file),
-            ("Vault", vault or {}),
-            ("the environment", self.environment),
-            ("the command line", self.command_line),
-        ):
-            for section, values in layer.items():
-                origin[section] = name
-                if isinstance(values, Mapping):
-                    merged.setdefault(section, {}).update(values)
-                    origin.update({f"{section}.{field}": name for field in values})
-                else:
-                    merged[section] = values
+        for field, value, _ in self.values(vault):
+            section, _, name = field.rpartition(".")
+            if not section:
+                merged[name] = value
+            elif isinstance(merged.setdefault(section, {}), dict):
+                merged[section][name] = value
         try:
             found = msgspec.convert(merged, Settings, strict=False, dec_hook=_decode)
             for field, section in _NAMES.items():
@@ -317,9 +251,43 @@ class Layers(msgspec.Struct, frozen=True):
         except msgspec.ValidationError as error:
             field, reason = explained(error)
             raise SettingsInvalid(
-                f"setting {field or '?'} from {origin.get(field, 'the settings')}: {reason}",
+                f"setting {field or '?'} from {self.origins(vault).get(field, 'the settings')}: {reason}",
                 hint="The README's table of settings lists every setting with its type and default.",
             ) from None
+
+    def values(self, vault: Values | None = None) -> Iterator[tuple[str, Any, str]]:
+        """Yield each setting that a layer has, the layers from the lowest: its name, value, and where it is from."""
+        for layer, place, each in (
+            (self.defaults, "default", {}),
+            (self.file, self.source, {name: f"{self.source}, line {line}" for name, line in self.lines.items()}),
+            (vault or {}, "Vault", {}),
+            (self.environment, "", {name: f"the environment ({used})" for name, used in self.variables.items()}),
+            (self.command_line, "the command line", {}),
+        ):
+            for section, inner in layer.items():
+                for field, value in inner.items() if isinstance(inner, Mapping) else (("", inner),):
+                    name = f"{section}.{field}".rstrip(".")
+                    yield name, value, each.get(name, place)
+
+    def origins(self, vault: Values | None = None) -> dict[str, str]:
+        """Return where each setting that is no default is from; for messages, also that of each section's first."""
+        found: dict[str, str] = {}
+        for field, _, place in self.values(vault):
+            found.setdefault(field.partition(".")[0], place)
+            found[field] = place
+        return found
+
+    def faults(self, vault: Values | None = None) -> list[SettingsInvalid]:
+        """Return what is wrong in any layer, each value by itself."""
+        found = []
+        for field, value, place in self.values(vault):
+            section, _, name = field.rpartition(".")
+            alone: Values = {section: {name: value}} if section else {name: value}
+            try:
+                Layers({}, {}, alone, source="").settings()
+            except SettingsInvalid as error:
+                found.append(SettingsInvalid(error.message.replace("the command line", place), hint=error.hint))
+        return found
 
 
 def _decode(kind: type, value: Any) -> Any:
@@ -333,8 +301,21 @@ def explained(error: msgspec.ValidationError) -> tuple[str, str]:
     field = path.strip("`").lstrip(".")
     if "unknown field" in reason:
         unknown = reason.removeprefix("Object contains unknown field ").strip("`")
-        field, reason = f"{field}.{unknown}".lstrip("."), "there is no such setting"
+        field = f"{field}.{unknown}".lstrip(".")
+        reason = "there is no such setting" + near(field, (*FIELDS, *_SECTIONS))
     return field, f"{reason[:1].lower()}{reason[1:]}"
+
+
+def twin(field: str) -> str:
+    """Return the environment variable of a setting."""
+    return "BDLAB_" + ("startup_timeout" if field == "startup_timeout_s" else field.replace(".", "_")).upper()
+
+
+def variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings that `environ` has, each with its variable there. An empty one says nothing."""
+    named = {name: alias for alias, name in _ALIASES.items() if environ.get(alias)}
+    named |= {name: name for name in environ if environ[name]}
+    return {field: named[name] for field in FIELDS if (name := twin(field)) in named}
 
 
 def environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -343,15 +324,9 @@ def environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
     Other variables that start with ``BDLAB_`` belong to command-line options.
     """
     values: dict[str, Any] = {}
-    named = {name: environ[alias] for alias, name in _ALIASES.items() if environ.get(alias)}
-    named |= {name: value for name, value in environ.items() if name.startswith("BDLAB_") and value}
-    for section, kind in _SECTIONS.items():
-        for field in kind.__struct_fields__:
-            if (name := f"BDLAB_{section}_{field}".upper()) in named:
-                values.setdefault(section, {})[field] = named[name]
-    for name, field in (("BDLAB_STARTUP_TIMEOUT", "startup_timeout_s"), ("BDLAB_DEPLOYMENT", "deployment")):
-        if name in named:
-            values[field] = named[name]
+    for field, variable in variables(environ).items():
+        section, _, name = field.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[name] = environ[variable]
     return values
 
 
@@ -361,21 +336,23 @@ def load(
     environ: Mapping[str, str] = os.environ,
     command_line: Values | None = None,
     defaults: Values | None = None,
+    checked: bool = True,
 ) -> Layers:
     """Read the layers below and above Vault's. `defaults` are the caller's own, below the file's values.
 
     `config` is the TOML file to read, which has to exist; without it ``BDLAB_CONFIG``, or ``./bdlab.toml`` if
-    there is one. Raises SettingsInvalid for an unknown setting or a wrong value, and BdlabError for a
-    ``./bdlab.toml`` that somebody else may have written.
+    there is one. Raises SettingsInvalid for an unknown setting or a wrong value, unless not `checked`, and
+    BdlabError for a ``./bdlab.toml`` that somebody else may have written.
     """
     chosen = config or (Path(environ["BDLAB_CONFIG"]) if environ.get("BDLAB_CONFIG") else None)
-    path = chosen or Path(CONFIG_FILE)
+    path, text = chosen or Path(CONFIG_FILE), ""
     file: dict[str, Any] = {}
     if chosen or path.is_file():
         if not chosen:
             require_own(path, option="--config")
         try:
-            file = tomllib.loads(path.read_text("utf-8"))
+            text = path.read_text("utf-8")
+            file = tomllib.loads(text)
         except OSError as error:
             raise SettingsInvalid(
                 f"the settings file {path} cannot be read: {error.strerror}",
@@ -383,7 +360,15 @@ def load(
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsInvalid(f"the settings file {path} is not valid TOML: {error}") from error
-    file = {**(defaults or {}), **file}
-    layers = Layers(file, environment_layer(environ), command_line or {}, source=str(path))
-    layers.settings()
+    layers = Layers(
+        file,
+        environment_layer(environ),
+        command_line or {},
+        source=str(path),
+        defaults=defaults or {},
+        lines=lines_of(text),
+        variables=variables(environ),
+    )
+    if checked:
+        layers.settings()
     return layers

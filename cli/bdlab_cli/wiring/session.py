@@ -6,13 +6,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
 
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.signals import stop_on_signal
 
 if TYPE_CHECKING:
-    from bdlab.settings import Layers, Settings
+    from bdlab.settings import Layers, Settings, Values
     from bdlab.vault.session import VaultSession
 
 _AT_A_TERMINAL_S = 5.0
@@ -50,6 +52,31 @@ def daemon_session(layers: Layers, service: str) -> VaultSession:
 
     role = layers.settings().deployment.database_role(service)
     return VaultSession(layers, service=service, database_role=role, daemon=True)
+
+
+def impatient(layers: Layers) -> Layers:
+    """Return the layers with short time-outs, for a command that looks at servers that may hang."""
+    now, given = layers.settings(), cast("dict[str, Any]", layers.command_line)
+    vault = {**given.get("vault", {}), "timeout_s": min(2.0, now.vault.timeout_s)}
+    postgres = {**given.get("postgres", {}), "connect_timeout_s": min(2.0, now.postgres.connect_timeout_s)}
+    return msgspec.structs.replace(layers, command_line={**given, "vault": vault, "postgres": postgres})
+
+
+def vault_layer(layers: Layers) -> tuple[Values, str]:
+    """Return Vault's layer of the settings; or an empty one and why it cannot be read, within 5 s."""
+    import asyncio
+
+    from bdlab.health import CachedProbe
+    from bdlab.vault.session import VaultSession
+
+    def read() -> tuple[Values, str]:
+        session = VaultSession(impatient(layers), service="status", database_role=None, kafka=False, daemon=False)
+        with closing(session):
+            session.open(0)
+            return session.layer(), ""
+
+    probe: CachedProbe[tuple[Values, str]] = CachedProbe(read, lambda why: ({}, why), "vault", timeout_s=4.0)
+    return asyncio.run(probe.get_async())
 
 
 @contextmanager

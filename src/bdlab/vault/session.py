@@ -175,6 +175,12 @@ class VaultSession:
         """Return the settings, with Vault's values as they were read last."""
         return self._layers.settings(self._from_vault)
 
+    def layer(self) -> Mapping[str, Mapping[str, Any]]:
+        """Read what Vault says of the servers, and return that layer of the settings."""
+        self._broker(self.read_secret("kafka/credentials")[0])
+        self._database_server(self.read_secret("database/credentials")[0])
+        return self._from_vault
+
     def read_secret(self, path: str) -> tuple[dict[str, str], int]:
         """Return the newest version of the secret `path` of the key-value engine, and its number."""
         return self.ask(lambda client: client.read_kv(self._vault.kv_mount, path))

@@ -1,0 +1,55 @@
+"""Findings and settings, as `bdlab doctor` and `bdlab config` show them."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Column, Table
+from rich.text import Text
+
+from bdlab.health.findings import Finding
+from bdlab.settings import FIELDS, Layers, ProxyUrl, Values
+from bdlab_cli.output import terminal
+
+_STYLES = {"critical": "bold red", "warning": "yellow", "notice": "cyan"}
+
+
+def show(found: Sequence[Finding], *, as_json: bool) -> None:
+    """Print the findings, each with what to do."""
+    if as_json:
+        terminal.echo_json({"findings": found})
+        return
+    for each in found:
+        line = Text.assemble((each.gravity, _STYLES[each.gravity]), f" {each.name}: {each.message}")
+        terminal.stdout().print(line, soft_wrap=True)
+        if each.hint:
+            terminal.echo(f"  {each.hint}")
+    if not found:
+        terminal.echo("Nothing was found to be wrong.")
+
+
+def of_layers(layers: Layers, vault: Values) -> list[dict[str, Any]]:
+    """Return each setting as JSON has it: name, value, and the layer that it is `from`. No secret is in it."""
+    settings, origins, found = layers.settings(vault), layers.origins(vault), []
+    for name in FIELDS:
+        value: Any = settings
+        for part in name.split("."):
+            value = getattr(value, part)
+        if not isinstance(value, int | float):  # a proxy's URL is a secret
+            value = re.sub("//[^/@]*@", "//***@", "" if value == ProxyUrl("") else str(value))
+        found.append({"name": name, "value": value, "from": origins.get(name, "default")})
+    return found
+
+
+def show_settings(layers: Layers, vault: Values, problem: str, *, as_json: bool) -> None:
+    """Print the settings; `problem` says why Vault's layer is not among them."""
+    found = of_layers(layers, vault)
+    if as_json:
+        terminal.echo_json({"settings": found, "vault_not_read": problem})
+        return
+    table = Table(Column("setting", no_wrap=True), *(Column(title, overflow="fold") for title in ("value", "from")))
+    for each in found:
+        table.add_row(*map(Text, (each["name"], str(each["value"]), each["from"])))
+    terminal.stdout().print(table)
+    if problem:
+        terminal.echo(f"Without Vault's layer: {problem}", err=True)

@@ -1,0 +1,99 @@
+"""What settings are made of: URLs, durations, and secrets, which never show themselves; and their names."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from datetime import timedelta
+from urllib.parse import SplitResult, urlsplit
+
+from bdlab.errors import InvalidInput
+
+_DURATION = re.compile(r"(\d+)\s*([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+#: A table, or the name of a value, at the beginning of a line of TOML.
+_NAMED = re.compile(r"""^\s*(?:\[\s*(?P<table>[\w.-]+)\s*\]|["']?(?P<name>[\w.-]+)["']?\s*=)""")
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Return a question with the one of `known` that a mistyped name is nearest to; empty if none is near."""
+    found = difflib.get_close_matches(name, list(known), 1, 0.75)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def lines_of(toml: str) -> dict[str, int]:
+    """Return the line of each table and value of a TOML text, by names such as ``http.port``."""
+    found: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(toml.splitlines(), 1):
+        if named := _NAMED.match(line):
+            table = named["table"] or table
+            found.setdefault(named["table"] or f"{table}.{named['name']}".lstrip("."), number)
+    return found
+
+
+def http_url(text: str) -> SplitResult:
+    """Return the parts of an http or https URL. Raises InvalidInput."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} is no http(s) URL: {error}") from error
+    if not usable:
+        raise InvalidInput(f"{text!r} is no http(s) URL")
+    return parts
+
+
+def duration(text: str) -> timedelta:
+    """Return the duration of a number and one of s, m, h, d, w, such as ``30m``. Raises ValueError."""
+    found = _DURATION.fullmatch(text.strip())
+    if not found:
+        raise ValueError(f"{text!r} is no number and one of s, m, h, d, w")
+    try:
+        return timedelta(**{_UNITS[found[2]]: int(found[1])})
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is too long") from error
+
+
+class Secret:
+    """A value that never shows itself: in a repr, a log line or a traceback it is ``***``."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the value itself; to be called only when a server needs it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+class ProxyUrl(Secret):
+    """The http(s) URL of a proxy, which may have a password; empty is none."""
+
+    __slots__ = ()
+
+    def __init__(self, value: str) -> None:
+        """Raise ValueError, without any part of `value` in it, if it is no URL."""
+        super().__init__(value)
+        try:
+            usable = not value or bool(http_url(value))
+        except InvalidInput:
+            usable = False
+        if not usable:
+            raise ValueError("this is no http(s) URL of a proxy, such as http://proxy.example.org:3128")
+
+    @property
+    def shown(self) -> str:
+        """The URL without user name and password, for messages."""
+        parts = urlsplit(self.reveal())
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
