@@ -62,6 +62,7 @@ FETCH = $(BIN)/bdlab fetch-kafka && $(BIN)/python -m tests.servers.zookeeper
 # Each free process gets one test at a time, the longest first, so that no long one is left to the end.
 test-all: $(VENV)/.installed  ## all that takes long: storms of faults, drills, and Kafka servers secured, restarted, killed
 	@($(FETCH)) >&2 || echo "going on without Apache Kafka: what needs it is skipped" >&2
+	@$(MAKE) --no-print-directory prometheus >&2 || echo "going on without Prometheus: what needs it is skipped" >&2
 	$(LONG)
 
 # Without the unit tests, which touch no server. Two processes on a cluster, not three: each of them has three JVMs.
@@ -90,10 +91,13 @@ chaos: kafka  ## a million predictions under 200 faults on Apache Kafka, with a 
 kafka: $(VENV)/.installed  ## fetch Apache Kafka 4, and 3.9 with ZooKeeper, into the user's cache
 	$(FETCH)
 
+prometheus: $(VENV)/.installed  ## unpack Debian's prometheus and promtool into the user's cache, unless they are installed
+	$(BIN)/python -m tests.servers.prometheus
+
 test-compose: kafka  ## the compose files, booted for real in a Docker engine of the tests' own (root, Debian)
 	$(PYTEST) -m compose -s
 
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) build/site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help demo dev lock check docs test test-all test-kafka test-tls test-matrix chaos kafka test-compose clean
+.PHONY: help demo dev lock check docs test test-all test-kafka test-tls test-matrix chaos kafka prometheus test-compose clean

@@ -88,6 +88,9 @@ class FixedVault:
     def state(self) -> VaultState:
         return self.found
 
+    def expiries(self) -> dict[str, float]:
+        return {"vault_token": 2_000_000_000.0, "database_lease": 2_000_000_000.0}
+
 
 class StoredInMemory:
     """The rows of a log's events, as the consumer would store them; away where `online` is false."""

@@ -5,10 +5,13 @@ ca.pem        the authority's certificate
 issued.json   host names and validity; no secret
 """
 
+import contextlib
 import os
+import re
 import ssl
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -30,6 +33,11 @@ LOCAL_HOSTS = ("localhost",)
 OWNER_ONLY = 0o600
 #: For a server that runs as another user, and reads the files through the folder's group.
 GROUP_READS = 0o640
+
+
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+#: The second of the two times that stand side by side in a certificate (RFC 5280, section 4.1.2.5).
+_VALIDITY = re.compile(rb"(?:\x17\x0d\d{12}|\x18\x0f\d{14})Z(?:\x17\x0d|\x18\x0f)(\d{12}(?:\d\d)?Z)")
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -96,6 +104,20 @@ class CertificateFiles:
 
     def _write(self, name: str, text: str) -> None:
         replace_file(self.folder / name, text.encode("ascii"), mode=self._mode)
+
+
+def ends_at(cert_file: str) -> dict[str, float]:
+    """Return as `certificate` when the first certificate of a PEM file ends, in seconds since 1970, 0 if it cannot be
+    read; nothing without a file.
+    """
+    if not cert_file:
+        return {}
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        pem = _PEM.findall(Path(cert_file).read_text("ascii"))[0]
+        said = _VALIDITY.findall(ssl.PEM_cert_to_DER_cert(pem))[0].decode()
+        moment = datetime.strptime(f"20{said}"[-15:-1] + "+0000", "%Y%m%d%H%M%S%z")
+        return {"certificate": moment.timestamp()}
+    return {"certificate": 0.0}
 
 
 def check_pair(cert_file: str, key_file: str, *, options: str) -> None:

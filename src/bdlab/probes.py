@@ -74,6 +74,9 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
 class VaultProbe(Protocol):
     def state(self) -> VaultState: ...
 
+    def expiries(self) -> dict[str, float]:
+        """Return when each credential ends, unless it is renewed, in seconds since 1970; 0 if there is none."""
+
 
 class BrokerProbe(Protocol):
     def state(self) -> BrokerState: ...

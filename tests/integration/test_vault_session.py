@@ -133,6 +133,9 @@ def test_a_daemon_renews_past_every_ttl(vault_world: VaultWorld, short_lived: No
                 logins.append(login)
             state = opened.state()
             assert state.credentials_valid, state
+            left_s = {name: moment - time.time() for name, moment in opened.expiries().items()}
+            assert left_s.keys() == {"vault_token", "database_lease"}
+            assert all(0 < seconds <= 12 for seconds in left_s.values()), left_s
             time.sleep(0.05)
     assert [entry for entry in logs if entry["log_level"] in ("warning", "error")] == []
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from bdlab.certificates import CertificateFiles
+from bdlab.certificates import CertificateFiles, ends_at
 from bdlab.health.tls import certificate_check
 from bdlab.stack.temporary_ca import temporary_certificates
 
@@ -63,3 +64,14 @@ def test_another_authority_is_not_accepted(tmp_path: Path) -> None:
 def test_nobody_there_is_unknown() -> None:
     check = certificate_check("api.certificate", "127.0.0.1", 1)
     assert (check.state, "no answer" in check.message) == ("unknown", True)
+
+
+@pytest.mark.parametrize("ttl_s", [3600, 40 * 365 * 86400])  # the second is written with four digits of the year
+def test_the_end_of_a_certificate_is_read_from_its_file(tmp_path: Path, ttl_s: int) -> None:
+    files = CertificateFiles(tmp_path)
+    files.write(temporary_certificates(["one"], ttl_s=ttl_s)["one"], (), ttl_s=ttl_s)
+    found = ends_at(str(files.server_file))
+    assert found == {"certificate": pytest.approx(time.time() + ttl_s, abs=60)}
+    files.server_file.write_text("half of a")
+    assert ends_at(str(files.server_file)) == ends_at(str(tmp_path / "none.pem")) == {"certificate": 0.0}
+    assert ends_at("") == {}

@@ -243,6 +243,7 @@ def test_requests_and_predictions_are_counted(api: httpx.Client) -> None:
         'bdlab_predictions_total{outcome="acknowledged"} 3.0',
         'bdlab_predictions_total{outcome="not_acknowledged"} 0.0',
         "bdlab_predictions_in_flight 0.0",
+        'bdlab_credential_expiry_timestamp_seconds{credential="vault_token"} 2e+09',
         "bdlab_acknowledgement_seconds_count 3.0",
     ):
         assert line in text.splitlines()

@@ -5,7 +5,7 @@ from contextlib import ExitStack, closing
 
 import structlog
 
-from bdlab.certificates import check_pair
+from bdlab.certificates import check_pair, ends_at
 from bdlab.errors import BdlabError, IdentityRefused, SchemaOutdated, TopicMissing
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.consumer import Consumer
@@ -44,6 +44,7 @@ def _run(session: VaultSession, stop: threading.Event, *, until_idle: bool, metr
     check_pair(cert_file, key_file, options="--tls-cert and --tls-key")
     patience = settings.startup_timeout_s
     metrics = SinkMetrics()
+    metrics.expiries(lambda: session.expiries() | ends_at(cert_file))
     with ExitStack() as opened:
         # A frozen consumer's locks are freed before the group gives its partitions to another.
         store = Store(session, idle_in_transaction_s=settings.kafka.session_timeout_s / 2)

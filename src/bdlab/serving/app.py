@@ -1,5 +1,6 @@
 """The ASGI application: its routes and its middleware."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
@@ -12,6 +13,7 @@ from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ASGIApp
 
+from bdlab.certificates import ends_at
 from bdlab.hosts import AllowedHosts
 from bdlab.serving import health_routes, openapi, predict_routes, problems, query_parameters, stored_routes
 from bdlab.serving.delivery_health import DeliveryHealth
@@ -27,6 +29,7 @@ from bdlab.serving.responses import encode_json, json_response
 from bdlab.settings import HttpSettings
 
 _GRACE_S = 1.0
+_EXPIRIES_EVERY_S = 5.0
 
 
 class _App(Litestar):
@@ -60,7 +63,9 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        watching = asyncio.create_task(_watch_expiries(parts, metrics))
         yield
+        watching.cancel()
         await in_progress.wait(delivery_timeout_s + _GRACE_S)
         if on_shutdown is not None:
             on_shutdown()
@@ -93,6 +98,12 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
         metrics=metrics,
         response_buffer=response_buffer,
     )
+
+
+async def _watch_expiries(parts: Parts, metrics: Metrics) -> None:
+    while True:
+        metrics.expiries(parts.vault.expiries() | ends_at(parts.settings.http.tls_cert_file))
+        await asyncio.sleep(_EXPIRIES_EVERY_S)
 
 
 def _cors(http: HttpSettings) -> CORSConfig | None:

@@ -2,6 +2,7 @@
 
 import os
 from bisect import bisect_left
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 
@@ -16,6 +17,12 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 """The variable with the folder that the workers share; it is read when this module is imported."""
+
+EXPIRIES = (
+    "bdlab_credential_expiry_timestamp_seconds",
+    "Unix time at which a credential that is in use ends, unless it is renewed; 0 if there is none.",
+    ["credential"],
+)
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -84,6 +91,7 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         info.labels(__version__, model).set(1)
+        self._expiries = gauge(*EXPIRIES, multiprocess_mode="livemin")
         self._answered: dict[tuple[str, str, int], int] = {}
         self._request_seconds: dict[str, _Observations] = {}
         self._outcomes: dict[str, int] = dict.fromkeys(("acknowledged", "not_acknowledged", "busy"), 0)
@@ -119,6 +127,11 @@ class Metrics:
     def lost_lines(self, count: int) -> None:
         """Count log lines that could not be written."""
         self._lost_lines.inc(count)
+
+    def expiries(self, ends_at: Mapping[str, float]) -> None:
+        """Set when each credential ends, in seconds since 1970."""
+        for credential, moment in ends_at.items():
+            self._expiries.labels(credential).set(moment)
 
     def flush(self) -> None:
         """Add what was counted to the metrics, which takes longer than counting: workers share them in files.

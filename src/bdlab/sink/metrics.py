@@ -1,11 +1,13 @@
 """The sink's Prometheus metrics."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from bdlab import __version__
+from bdlab.errors import BrokerUnavailable, DatabaseUnavailable, VaultUnavailable
 from bdlab.ledger import DeadLetter, Stored
 
 
@@ -23,6 +25,7 @@ class SinkMetrics:
             "Dead letters: `undecodable`, or `sqlstate_<class>` if the database refused the row.",
             ["reason"],
         )
+        self._dead_letters.labels("undecodable")  # so that it is shown as 0
         self._batch_seconds = Histogram(
             "bdlab_sink_batch_seconds",
             "Seconds from a batch's first try to its commit.",
@@ -30,12 +33,22 @@ class SinkMetrics:
             registry=self.registry,
         )
         self._retries = counter("bdlab_sink_retries", "Tries that failed and were repeated.", ["error"])
+        for error in (BrokerUnavailable, DatabaseUnavailable, VaultUnavailable):
+            self._retries.labels(error.__name__)
         self._fences = counter("bdlab_sink_fences_lost", "Batches dropped at the fence.")
         self._stored_at = gauge(
             "bdlab_sink_last_stored_timestamp_seconds", "Unix time of the last batch that was committed."
         )
         self._lag = gauge(
             "bdlab_sink_lag_events", "Events of an assigned partition that are not recorded yet.", ["partition"]
+        )
+        gauge("bdlab_build_info", "Always 1; the label says which version runs.", ["version"]).labels(__version__).set(
+            1
+        )
+        self._expiries = gauge(
+            "bdlab_credential_expiry_timestamp_seconds",
+            "Unix time at which a credential that is in use ends, unless it is renewed; 0 if there is none.",
+            ["credential"],
         )
         self._stopped = gauge("bdlab_sink_stopped_partitions", "Assigned partitions that are stopped.")
         self._reasons = gauge("bdlab_sink_stopped", "1 for a partition that is stopped.", ["partition", "reason"])
@@ -62,6 +75,11 @@ class SinkMetrics:
         self._reasons.clear()
         for partition, reason in reasons.items():
             self._reasons.labels(str(partition), reason).set(1)
+
+    def expiries(self, ends_at: Callable[[], Mapping[str, float]]) -> None:
+        """Show when each credential ends; `ends_at`, called at each scrape, has the moments in seconds since 1970."""
+        for credential in ends_at():
+            self._expiries.labels(credential).set_function(lambda name=credential: ends_at().get(name, 0.0))  # type: ignore[misc]
 
     def lag(self, by_partition: dict[int, int]) -> None:
         """Set the lag, in events, of the partitions that are assigned now."""

@@ -6,6 +6,7 @@ used. A login stays in use until it runs out, even if Vault is sealed or unreach
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self, TypeVar
 
@@ -202,6 +203,12 @@ class VaultSession:
         kv_path = "kafka/credentials" if self._wants_kafka else "database/credentials"
         audit = self._service == "status"
         return probe_vault(self._token, self._database, kv_path=kv_path, audit=audit)
+
+    def expiries(self) -> dict[str, float]:
+        ttls = {"vault_token": self._token.ttl}
+        if self._database.role:
+            ttls["database_lease"] = self._database.lease.ttl if self._database.lease else None
+        return {name: time.time() + ttl.remaining_s if ttl else 0.0 for name, ttl in ttls.items()}
 
     # -- at the start ----------------------------------------------------------------------------------------
 
