@@ -42,6 +42,7 @@ COMMANDS = {
     "server-certificate": ("Get certificates for Vault, PostgreSQL and the API from Vault.", _SET_UP),
     "migrate": ("Bring the database schema and the topic up to date.", _SET_UP),
     "rotate": ("Rotate database, Kafka and AppRole credentials while everything runs.", _SET_UP),
+    "api-key": ("Make, list and revoke the keys of the HTTP API.", _SET_UP),
     "prune": ("Delete old rows, and keep the accounting right.", _SET_UP),
     "model": ("Write a card for a model of your own, and check one.", "Model"),
     "train": ("Train the model from a CSV of reviews and write it with its card.", "Model"),

@@ -8,6 +8,7 @@ and the table in docs/operations.md against it. All names are those of `bdlab`, 
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import msgspec
 
@@ -43,6 +44,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     None if it has no Kafka user. `daemon`: it runs until it is stopped, and each of its processes reports
     which credentials it uses. `rotated`: the service `rotate` may deliver its secret ids; those of the other
     services only `vault-init` renews, as whoever delivers a secret id could become that service.
+    `api_keys`: whether it reads those of the API, or also makes and revokes them.
     """
 
     name: str
@@ -50,13 +52,14 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     kafka: tuple[str, ...] | None = None
     daemon: bool = False
     rotated: bool = True
+    api_keys: Literal["no", "reads", "writes"] = "no"
 
 
 #: The two identities of `vault-init` itself: to see what is set up, and to begin making a root token.
 INSPECT, RECOVERY = "inspect", "recovery"
 
 TABLE = (
-    Service(name="serve", database=READER, kafka=_WRITE, daemon=True),
+    Service(name="serve", database=READER, kafka=_WRITE, daemon=True, api_keys="reads"),
     Service(name="consume", database=WRITER, kafka=(*_READ, "read group"), daemon=True),
     Service(name="predict", kafka=_WRITE),
     # It reads a record to compare it with what is stored.
@@ -68,6 +71,8 @@ TABLE = (
     Service(name="migrate", database=OWNER, kafka=(), rotated=False),
     Service(name="rotate"),
     Service(name="backup", database=READER, rotated=False),
+    # What it makes lets anybody in, and outlives its secret id.
+    Service(name="api-key", rotated=False, api_keys="writes"),
     Service(name=INSPECT, rotated=False),
     Service(name=RECOVERY, rotated=False),
 )
@@ -76,6 +81,7 @@ IDENTITIES = tuple(service.name for service in TABLE)
 SERVICES = tuple(name for name in IDENTITIES if name not in {INSPECT, RECOVERY})
 KAFKA_SERVICES = tuple(service.name for service in TABLE if service.kafka is not None)
 DAEMONS = tuple(service.name for service in TABLE if service.daemon)
+KEY_READERS = tuple(service.name for service in TABLE if service.api_keys == "reads")
 NOT_ROTATED = tuple(service.name for service in TABLE if not service.rotated)
 
 

@@ -52,6 +52,20 @@ class Run:
 
     def command(self, *arguments: str, code: int = 0, **environment: str) -> str:
         """Its standard error, after it ended with `code`."""
+        printed, said = self.ran(*arguments, code=code, **environment)
+        self.shown.append((f"output of {' '.join(arguments)}", printed + said))
+        return said.decode()
+
+    def new_key(self, secrets: Secrets) -> str:
+        """A key of the API, which the command prints: all else that it says is shown."""
+        printed, said = self.ran("api-key", "create", "shop", "--scope", "predict,read")
+        self.shown.append(("messages of api-key create", said))
+        key = printed.decode().strip()
+        secrets.add("API key", key.removeprefix("bdlab_shop_"))
+        return key
+
+    def ran(self, *arguments: str, code: int = 0, **environment: str) -> tuple[bytes, bytes]:
+        """Standard output and standard error."""
         done = subprocess.run(
             [*BDLAB, *arguments],
             env=self.environment | environment,
@@ -62,8 +76,7 @@ class Run:
             check=False,
         )
         assert done.returncode == code, (arguments, done.stdout, done.stderr)
-        self.shown.append((f"output of {' '.join(arguments)}", done.stdout + done.stderr))
-        return done.stderr.decode()
+        return done.stdout, done.stderr
 
     def ask(self, client: httpx.Client, method: str, path: str, status: int, **body: Any) -> None:
         answer = client.request(method, path, **body)
@@ -115,6 +128,7 @@ def work(run: Run, client: httpx.Client) -> None:
     run.command("verify", "--wait", "60")
     run.command("status", "--json")
     run.command("dlq", "list", "--json")
+    run.command("api-key", "list", "--json")
     run.command("migrate")
     run.command("vault-init", "--keys-file", str(run.folder.keys_file), "--dry-run")
     run.command("rotate")
@@ -224,6 +238,7 @@ def test_a_whole_run_shows_no_secret(tmp_path: Path, start_up: Callable[..., Up]
                 run.daemon("consume"),
                 httpx.Client(base_url=serve.url(), timeout=30, trust_env=False) as client,
             ):
+                client.headers["Authorization"] = f"Bearer {run.new_key(secrets)}"
                 work(run, client)
                 fail(run, up, client, secrets)
                 until(lambda: client.get("/health").status_code == 200, timeout_s=60)
@@ -247,6 +262,7 @@ def test_a_whole_run_shows_no_secret(tmp_path: Path, start_up: Callable[..., Up]
         "Kafka user of consume",
         "answer of Vault: client_token",
         "answer of Vault: password",
+        "API key",
     ):
         assert secrets.named(kind), f"no {kind} was seen, and so none looked for"
     leaks = set(search(run, watch, secrets))

@@ -55,7 +55,7 @@ def test_a_drill_rotates_everything_and_no_request_fails(pipeline: Pipeline, url
     (kafka,) = (one for one in found["rotations"] if one["what"] == "kafka")
     assert kafka["outcome"] == "unchanged"
     assert "nothing to rotate: the broker asks for no user (PLAINTEXT)" in kafka["detail"]
-    renewed = {("approle", name): outcomes.pop(("approle", name)) for name in ("migrate", "backup")}
+    renewed = {("approle", name): outcomes.pop(("approle", name)) for name in ("migrate", "backup", "api-key")}
     assert set(renewed.values()) == {"unchanged"}
     assert {outcome for (what, _), outcome in outcomes.items() if what != "kafka"} == {"rotated"}
     assert {service for what, service in outcomes if what == "approle"} == set(SERVICES) - set(NOT_ROTATED)
@@ -145,7 +145,7 @@ def test_a_drill_on_a_secured_kafka_rotates_all_three(tmp_path: Path, start_up: 
         found = json.loads(done.stdout)
         assert (found["load"]["failed"], found["verified"]) == (0, True)
         assert found["load"]["longest_pause_ms"] < PAUSE_MS
-        assert {one["service"] for one in found["rotations"] if one["outcome"] != "rotated"} == set(NOT_ROTATED[:2])
+        assert {one["service"] for one in found["rotations"] if one["outcome"] != "rotated"} == set(NOT_ROTATED[:3])
         users = {one["service"]: one["after"] for one in found["rotations"] if one["what"] == "kafka"}
         assert set(users) == set(KAFKA_SERVICES)
     assert users["serve"].startswith("bdlab-serve-a ")

@@ -27,6 +27,7 @@ IDENTITY_OF = {
     "status": {"status"},
     "verify": {"verify"},
     "dlq": {"dlq"},
+    "api-key": {"api-key"},
 }
 
 
@@ -85,7 +86,7 @@ def test_each_service_mounts_its_own_identity_only(services: dict[str, Any]) -> 
         elif name == "rotate":
             # It could become each of them: none that reads all of Vault, owns tables or makes a root token.
             assert {*IDENTITY_OF["app"], "consume", "rotate"} <= held
-            assert not {"inspect", "recovery", "migrate", "backup"} & held
+            assert not {"inspect", "recovery", "migrate", "backup", "api-key"} & held
         else:
             assert held == IDENTITY_OF.get(name, set()), name
 

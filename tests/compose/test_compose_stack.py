@@ -206,7 +206,7 @@ def test_all_credentials_are_rotated_without_a_restart(stack: Stack) -> None:
             sent.append(stack.predict(port))
     outcomes = {(one["what"], one["service"]): one["outcome"] for one in json.loads(rotating.result())}
     others = {credential for credential, outcome in outcomes.items() if outcome != "rotated"}
-    assert others == {("approle", "migrate"), ("approle", "backup")}
+    assert others == {("approle", "migrate"), ("approle", "backup"), ("approle", "api-key")}
     assert {("database", "manager"), ("kafka", "serve"), ("kafka", "consume"), ("approle", "serve")} <= set(outcomes)
     assert starts(stack) == before
     report = stack.verify()

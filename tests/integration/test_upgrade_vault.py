@@ -70,6 +70,8 @@ def test_vault_init_brings_everything_up_to_date(new_world: Callable[..., VaultW
         plan = world.plan(seeds=None, manager=None)
         assert {name for name, outcome in outcomes(world.init(plan)).items() if outcome == "done"} == {
             "policies",
+            "identities",
+            "secret ids",
             "database connection",
             "database roles",
             "root token",

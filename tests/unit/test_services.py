@@ -52,6 +52,10 @@ def wanted(service: Service) -> set[str]:
         found |= {"kv/data/database/credentials", f"database/creds/{service.database.name}", "sys/leases/renew"}
     if service.daemon:
         found |= {f"kv/{kind}/clients/{service.name}/+" for kind in ("data", "metadata")}
+    if service.api_keys != "no":
+        found |= {"kv/data/api-keys/+", "kv/metadata/api-keys"}
+    if service.api_keys == "writes":
+        found |= {"kv/metadata/api-keys/+"}
     return found
 
 
@@ -65,7 +69,7 @@ def test_a_policy_gives_what_the_table_says_and_no_other_service_s(service: Serv
     covered = {path for path in wanted(service) if path in allowed or re.sub("[^/]+$", "*", path) in allowed}
     assert covered == wanted(service)
     if service.name != "rotate":  # it replaces the credentials of all: see below
-        engines = {path for path in allowed if re.match("(kv|database)/(data|creds)|sys/leases", path)}
+        engines = {path for path in allowed if re.match("(kv|database)/(data|creds)|kv/metadata/api|sys/leases", path)}
         extra = {"migrate": {"kv/data/kafka/*", f"database/creds/{SWEEP}"}}.get(service.name, set())
         assert engines - extra <= wanted(service)
 
@@ -106,7 +110,7 @@ def test_the_table_in_the_documentation_is_this_one() -> None:
         role = f"`{service.database.name}`" if service.database else "none"
         kafka = "no user" if service.kafka is None else ", ".join(service.kafka) or "none of its own"
         yes_no = [("no", "yes")[flag] for flag in (service.daemon, service.rotated)]
-        return f"| {' | '.join((f'`{service.name}`', role, kafka, *yes_no))} |"
+        return f"| {' | '.join((f'`{service.name}`', role, kafka, *yes_no, service.api_keys))} |"
 
     head = "| service | database role | Kafka operations |"
     (page,) = (text for file in ROOT.glob("docs/**/*.md") if head in (text := file.read_text("utf-8")))

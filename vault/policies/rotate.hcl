@@ -76,7 +76,8 @@ path "kv/metadata/clients/consume/+" {
 }
 
 # The services' secret ids, one path each. A new one only ever leaves Vault response-wrapped; whoever delivers it can
-# unwrap it, and so become that service. Therefore `migrate`, `backup`, `inspect` and `recovery` are not among them.
+# unwrap it, and so become that service. Therefore `migrate`, `backup`, `api-key`, `inspect` and `recovery` are not
+# among them.
 path "auth/approle/role/serve/secret-id" {
   capabilities     = ["update"]
   min_wrapping_ttl = "1s"

@@ -29,6 +29,14 @@ path "kv/metadata/clients/serve/+" {
   capabilities = ["delete"]
 }
 
+# Who may ask: which API keys there are, and of each the hash and what it may do.
+path "kv/metadata/api-keys" {
+  capabilities = ["list"]
+}
+path "kv/data/api-keys/+" {
+  capabilities = ["read"]
+}
+
 # Its own token: look it up, renew it, revoke it.
 path "auth/token/lookup-self" {
   capabilities = ["read"]

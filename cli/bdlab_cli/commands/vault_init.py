@@ -47,8 +47,8 @@ def vault_init(
         --broker-folder FOLDER: Put the first certificate of a broker on this machine there, so early that it can start
             meanwhile; `bdlab broker-certificate` makes later ones
         --broker-ttl SECONDS: For how long that certificate is good
-        --renew NAME: Give this identity another secret id and end its former one: migrate, backup, inspect or recovery;
-            repeatable
+        --renew NAME: Give this identity another secret id and end its former one: migrate, backup, api-key,
+            inspect or recovery; repeatable
         --shared-database: Others use the database server too: let everybody enter its databases postgres and template1
             as before
     """

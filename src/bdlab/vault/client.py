@@ -1,6 +1,7 @@
 """A thin client of Vault's HTTP API: every response that is no success becomes one of `bdlab.errors`."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import hvac
@@ -217,7 +218,7 @@ class VaultClient:
             raise SecretMissing(f"{self} holds no current version of {mount}/{path}")
         return {str(name): str(value) for name, value in values.items()}, int(data["metadata"]["version"])
 
-    def write_kv(self, mount: str, path: str, values: dict[str, str], *, cas: int | None = None) -> int:
+    def write_kv(self, mount: str, path: str, values: Mapping[str, Any], *, cas: int | None = None) -> int:
         """Write a new version and return its number.
 
         `cas` is the version that has to be there now, 0 for none. Raises VaultError if it is another.

@@ -8,17 +8,20 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import structlog
 
+from bdlab.access import ApiKey
 from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.errors import BdlabError, IdentityRefused, TokenRefused, VaultError, VaultUnavailable
 from bdlab.files import write_private
 from bdlab.probes import VaultState
 from bdlab.retry import wait_for
-from bdlab.services import DAEMONS
+from bdlab.services import DAEMONS, KEY_READERS
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, Settings
+from bdlab.vault.api_keys import KeyRing
 from bdlab.vault.client import VaultClient
 from bdlab.vault.client_reports import ClientReporter
 from bdlab.vault.identity import Identity
@@ -28,7 +31,7 @@ from bdlab.vault.probe import probe_vault
 from bdlab.vault.renewal import RenewalThread, Task
 
 _TOKEN, _DATABASE, _KAFKA = "token", "database login", "Kafka login"
-_SECRET_ID, _FORMER = "secret id", "end of former token"
+_SECRET_ID, _FORMER, _API_KEYS = "secret id", "end of former token", "API keys"
 _REVOKE_S = 2.0
 _HEALTH_S = 3.0
 #: How long a former token is kept after it was replaced, so that its database login can be replaced too.
@@ -40,7 +43,7 @@ _log = structlog.get_logger()
 
 
 class VaultSession:
-    """Implements `credentials.DatabaseCredentials`, `credentials.KafkaCredentials` and `probes.VaultProbe`.
+    """Implements the `credentials`' Protocols, `access.ApiKeys` and `probes.VaultProbe`.
 
     `service` names the identity and the Kafka user; `database_role` is a role of the database engine such as
     ``bdlab-writer``, or None for a service without a database login. Safe to use from several threads.
@@ -66,6 +69,7 @@ class VaultSession:
         self._reporter = (
             ClientReporter(self._client, self._identity) if kafka and daemon and service in DAEMONS else None
         )
+        self._key_ring = KeyRing(self._client) if daemon and service in KEY_READERS else None
         self._from_vault: Mapping[str, Mapping[str, Any]] = {}
         self._versions_in_use: dict[str, int] = {}
         self._read_kafka_at = 0.0
@@ -172,6 +176,9 @@ class VaultSession:
         if self._renewal:
             self._renewal.schedule(_KAFKA, now())
 
+    def api_keys(self) -> Mapping[str, ApiKey]:
+        return self._key_ring.keys if self._key_ring else {}
+
     def settings(self) -> Settings:
         """Return the settings, with Vault's values as they were read last."""
         return self._layers.settings(self._from_vault)
@@ -224,6 +231,8 @@ class VaultSession:
         if self._wants_kafka:
             self._token.use(self._report)
             self._token.use(self._kafka.fetch)
+        if self._key_ring:
+            self._token.use(self._key_ring.keep)
 
     def _fetch_first_login(self) -> None:
         try:
@@ -268,6 +277,8 @@ class VaultSession:
             tasks.append(Task(_DATABASE, self._keep_database, due_at=self._database.due_at))
         if self._wants_kafka:
             tasks.append(Task(_KAFKA, self._keep_kafka, due_at=now() + poll_s))
+        if self._key_ring:
+            tasks.append(Task(_API_KEYS, partial(self._keep_api_keys, self._key_ring), due_at=now() + poll_s))
         # If a wrapped secret id is refused, another follows soon, and a rotation waits for this process.
         tasks.append(Task(_SECRET_ID, self._keep_secret_id, due_at=now() + poll_s, refused_pause_s=2 * poll_s))
         tasks.append(Task(_FORMER, self._revoke_former_tokens, due_at=float("inf")))
@@ -288,6 +299,10 @@ class VaultSession:
             self._token.use(self._kafka.fetch)
             self._token.use(self._report)
             return now() + self._vault.poll_s
+
+    def _keep_api_keys(self, ring: KeyRing) -> float:
+        with self._lock:
+            return self._token.use(ring.keep)
 
     def _keep_secret_id(self) -> float:
         """Log in with another secret id, if one was handed over, and revoke the former token later."""

@@ -1,0 +1,130 @@
+"""`bdlab api-key`: the keys of the HTTP API."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+from typer import Argument, BadParameter, Option, Typer
+
+from bdlab.access import NAME_FORM, SCOPES, ApiKey, hash_of, new_secret
+from bdlab_cli.options import StartupTimeout, age
+from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings, open_session
+
+app = Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="""Make, list and revoke the keys of the HTTP API.
+
+    Vault keeps a hash of each key. Every `serve` knows of a change within 5 seconds, without a restart.
+    """,
+)
+
+_Name = Annotated[str, Argument(metavar="NAME", help="A letter a-z, then at most 39 of a-z, 0-9 and -.")]
+
+
+@app.command()
+def create(
+    name: _Name,
+    *,
+    scope: Annotated[str, Option()],
+    expires: Annotated[str, Option(show_default="never")] = "",
+    rate: Annotated[str, Option(show_default="no limit")] = "",
+    json: bool = False,
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """Make a key and print it on standard output, this once. The name of a key that has ended can be used again.
+
+    Options:
+        --scope SCOPES: What the key is for: predict, feedback, read, metrics, replay, promote; several with commas.
+        --expires AGE: When it ends: a number and one of s, m, h, d, w, such as 90d.
+        --rate N/s: How many predictions a second it may ask each process of the API for.
+    """
+    from bdlab.vault import api_keys
+
+    if not NAME_FORM.fullmatch(name):
+        raise BadParameter(f"{name!r} is no name of a key: give a letter a-z, then at most 39 of a-z, 0-9 and -")
+    scopes = {one.strip() for one in scope.split(",")}
+    if unknown := sorted(scopes.difference(SCOPES)):
+        raise BadParameter(f"{unknown[0]!r} is no scope: there are {', '.join(SCOPES)}")
+    limit = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)/s", rate)
+    if rate and not (limit and float(limit[1])):
+        raise BadParameter(f"{rate!r} is no rate: give a number of predictions and /s, such as 100/s")
+    if expires and not age(expires):
+        raise BadParameter(f"{expires!r} is no time to live")
+    secret, now = new_secret(), datetime.now(UTC)
+    key = ApiKey(
+        name=name,
+        hash=hash_of(secret),
+        scopes=frozenset(one for one in SCOPES if one in scopes),
+        created_at=now,
+        expires_at=now + age(expires) if expires else None,
+        rate=float(limit[1]) if limit else None,
+    )
+    _ask(startup_timeout, lambda client: api_keys.create(client, key))
+    written = f"bdlab_{name}_{secret}"
+    if json:
+        terminal.echo_json(_fields(name, key) | {"key": written})
+        return
+    terminal.echo(written)
+    terminal.echo(f"This is the key {', '.join(filter(None, _cells(name, key)))}", err=True)
+    terminal.echo("It is shown this once: Vault keeps its hash alone.", err=True)
+
+
+@app.command("list")
+def list_(*, json: bool = False, startup_timeout: StartupTimeout = None) -> None:
+    """List the keys: what each is for, until when, and whether it has expired."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from bdlab.vault import api_keys
+
+    found = _ask(startup_timeout, api_keys.stored)
+    if json:
+        terminal.echo_json({"keys": [_fields(name, key) for name, key in found.items()]})
+        return
+    table = Table("name", "scopes", "created", "expires", "rate", "state", title=f"{len(found)} API keys")
+    for name, key in found.items():
+        table.add_row(*map(Text, _cells(name, key)))
+    terminal.stdout().print(table)
+
+
+@app.command()
+def revoke(name: _Name, *, json: bool = False, startup_timeout: StartupTimeout = None) -> None:
+    """Delete a key for good: within 5 seconds it opens nothing any more."""
+    from bdlab.vault import api_keys
+
+    _ask(startup_timeout, lambda client: api_keys.revoke(client, name))
+    if json:
+        terminal.echo_json({"name": name, "state": "revoked"})
+    else:
+        terminal.echo(f"{name}: revoked")
+
+
+def _ask(startup_timeout: float | None, request: Callable[..., Any]) -> Any:
+    layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
+    with open_session(layers, service="api-key", kafka=False) as session:
+        return session.ask(request)
+
+
+def _fields(name: str, key: ApiKey | str) -> dict[str, Any]:
+    """Return a key as JSON has it, without its hash; of an entry that is none, why."""
+    if isinstance(key, str):
+        return {"name": name, "state": "invalid", "problem": key}
+    found: dict[str, Any] = msgspec.to_builtins(key, order="deterministic")
+    del found["hash"]
+    return found | {"state": "expired" if key.expired(datetime.now(UTC)) else "active"}
+
+
+def _cells(name: str, key: ApiKey | str) -> list[str]:
+    if isinstance(key, str):
+        return [name, "", "", "", "", f"invalid: {key}"]
+    state, expires, rate = _fields(name, key)["state"], "never", "any"
+    if key.expires_at:
+        left = str(key.expires_at - datetime.now(UTC)).partition(".")[0]
+        expires = f"{key.expires_at:%Y-%m-%d %H:%M}" + (f" (in {left})" if state == "active" else "")
+    if key.rate:
+        rate = f"{key.rate:g}/s"
+    return [name, " ".join(sorted(key.scopes)), f"{key.created_at:%Y-%m-%d %H:%M}", expires, rate, state]
