@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 
 from bdlab.errors import BrokerError, DatabaseUnavailable
-from bdlab.events import EventCodec, Position, PredictionEvent, Record, source_of
+from bdlab.events import UNKNOWN, EventCodec, Origin, Position, PredictionEvent, Record, read_headers
 from bdlab.kafka.producer import Producer
 from bdlab.model import Scorer, load_scorer
 from bdlab.postgres.reader import row_type
@@ -111,9 +111,8 @@ class StoredInMemory:
     def _stored(self, record: Record) -> Any:
         event = msgspec.structs.asdict(self._codec.decode(record)[0])
         fields = {name: event[name] for name in self._row.__struct_fields__ if name in event}
-        return self._row(
-            **fields, stored_at=datetime.now(UTC), source=source_of(record.headers), position=record.position
-        )
+        source = (read_headers(record.headers)[1] or b"").decode() or None
+        return self._row(**fields, stored_at=datetime.now(UTC), source=source, position=record.position)
 
     def newest(self, limit: int, *, source: str = "real") -> Sequence[Any]:
         def wanted(row: Any) -> bool:
@@ -149,13 +148,13 @@ class HeldPublisher:
     def release(self) -> None:
         self._loop.call_soon_threadsafe(self._released.set)
 
-    async def publish(self, event: PredictionEvent, *, traceparent: str = "", source: str = "") -> Position:
+    async def publish(self, event: PredictionEvent, origin: Origin = UNKNOWN) -> Position:
         self.arrived.release()
         await self._released.wait()
         failure = self.failures(event)
         if failure is not None:
             raise failure
-        return await self._inner.publish(event, traceparent=traceparent, source=source)
+        return await self._inner.publish(event, origin)
 
 
 class MemoryApi:

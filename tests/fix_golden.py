@@ -35,6 +35,8 @@ _BEGAN = datetime.now(UTC) - timedelta(seconds=1)
 _MOMENT = re.compile(r"(\d{4})-(\d\d)-(\d\d)([T ])(\d\d):(\d\d):(\d\d)(?:\.\d{1,9})?(Z|[+-]00(?::?00)?)?(?![\d:])")
 _UUID7 = re.compile(r"\b([0-9a-f]{8})-([0-9a-f]{4})-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\b")
 _MODEL = re.compile(r"\breviews@\d+\.\d+\.\d+\b")
+#: Of a row that was just read: in ms, and Tansu does not keep it.
+_APPENDED = re.compile(r'"appended_at":(?:null|"<date>[^"]*")(?=,"read_at":"<)')
 _PORT = re.compile(r"\b(127\.0\.0\.1|localhost):\d{2,5}\b")
 
 
@@ -43,7 +45,7 @@ def normalised(text: str, names: Mapping[str, str] | None = None) -> str:
 
     the `names` of this run, given as what is shown -> what is there; moments since this run began, with their
     punctuation and zone; UUIDs of version 7 since then (those made from a key are of version 8, and stay);
-    ports of this machine; the versions of bdlab and of the shipped model.
+    ports of this machine; the versions of bdlab and of the shipped model; what a broker says of when it appended.
     """
     for shown, there in (names or {}).items():
         if there:
@@ -51,6 +53,7 @@ def normalised(text: str, names: Mapping[str, str] | None = None) -> str:
     if names and not names.get("topic id", "-"):  # a broker without them
         text = text.replace('"topic_id":""', '"topic_id":"<topic id>"')
     text = _UUID7.sub(_uuid_since, _MOMENT.sub(_moment_since, text))
+    text = _APPENDED.sub('"appended_at":"<by the broker>"', text)
     text = _MODEL.sub("reviews@<version>", text)
     return _PORT.sub(r"\1:<port>", text).replace(f'"{__version__}"', '"<version>"')
 

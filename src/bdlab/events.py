@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from uuid import UUID
@@ -100,17 +100,49 @@ Headers = Sequence[tuple[str, bytes | None]]
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """A record of the topic, not decoded yet."""
+    """A record of the topic, not decoded yet.
+
+    `appended_ms` is when the broker appended it, in ms since 1970 by its clock; None if its topic keeps the
+    producer's time. `read_at` is when it was read, None if nobody noted it.
+    """
 
     position: Position
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    appended_ms: int | None = None
+    read_at: datetime | None = None
 
 
-_CONTRACT_DIGITS = 9
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an event comes from, as its record's headers tell it; empty or None if it is not known.
+
+    `source` is a CloudEvents source. `received_at` is when the head of its request came, in UTC, and `key_name` the
+    name of the request's API key.
+    """
+
+    traceparent: str = ""
+    source: str = ""
+    received_at: datetime | None = None
+    key_name: str | None = None
+
+
+UNKNOWN = Origin()
+Told = tuple[bytes | None, bytes | None, bytes | None, bytes | None, bytes | None]
+"""What a record's headers tell: the contract's number, of which nothing is checked; and for the row the source (the
+last word of `ce_source`: `serve` of `/bdlab/serve`), the key's name, the trace id, and when the request came (µs since
+1970, in decimal), each None if it is missing or not valid."""
+
+TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+"""A `traceparent` (W3C Trace Context, section 3.2)."""
+_FIRST, _CONTRACT_DIGITS = b"1", 9
 _MAX_SOURCE = 200
 _LAST_WORD = re.compile(rb"(?:^|/)([a-z][a-z0-9_-]{0,39})\Z")
+_TRACE_LENGTH, _HEX, _NO_TRACE = 55, b"0123456789abcdef", b"0" * 32
+_RECEIVED_HEADER, _KEY_HEADER = "bdlab-received-us", "bdlab-key-name"
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+_US_DIGITS = 16  # up to the year 2286
+_KEY_NAME = re.compile(rb"[!-\[\]-~]{1,100}")  # what COPY reads as it stands
 
 _encoder = msgspec.json.Encoder()
 _NUL = b"\\u0000"
@@ -180,13 +212,14 @@ class EventCodec:
         moment = datetime.now(UTC)
         return self._make(given, score, id=event_id, model=model, created_at=moment, timestamp=moment)
 
-    def decode(self, record: Record) -> tuple[PredictionEvent, re.Match[bytes] | None]:
-        """Return the event in `record`, and its fields as PlainJson finds them.
+    def decode(self, record: Record, told: Told | None = None) -> tuple[PredictionEvent, re.Match[bytes] | None]:
+        """Return the event in `record`, and its fields as PlainJson finds them; `told` is what its headers tell.
 
         Raises InvalidEvent with the reason, and EventTooNew: an event of a later version or contract is never
         reported as invalid, since those who know that can read it.
         """
-        number = _contract(record.headers)
+        said = (told or read_headers(record.headers))[0]
+        number = 1 if said == _FIRST else _contract(said)
         if number > self.event.CONTRACT:
             raise EventTooNew(
                 f"the header {CONTRACT_HEADER} is {number}, and the contract here is {self.event.CONTRACT}",
@@ -240,18 +273,22 @@ def encode(event: PredictionEvent) -> tuple[bytes, bytes]:
 
 
 def headers(
-    event: PredictionEvent, *, source: str, traceparent: str, key: bytes = b""
+    event: PredictionEvent, *, source: str, traceparent: str, origin: Origin = UNKNOWN, key: bytes = b""
 ) -> list[tuple[str, bytes | None]]:
-    """Return the record's headers: CloudEvents 1.0 in Kafka's binary mode, and the W3C trace context.
+    """Return the record's headers: CloudEvents 1.0 in Kafka's binary mode, the W3C trace context, and its request's.
 
-    `source` is a URI reference of the producer; the row keeps its last word. `key` is that of `encode`.
+    `source` is a URI reference of the producer; the row keeps its last word. `key` is that of `encode`. What `origin`
+    says of the request is not in the JSON: consumers from before it refuse a field that they do not know.
     Source: CloudEvents' Kafka protocol binding, section 3.2.
     """
+    received, name = origin.received_at, origin.key_name
     return [
         ("ce_id", key or str(event.id).encode()),
         *_constant_headers(source),
         ("ce_time", event.timestamp.isoformat().encode()),
         ("traceparent", traceparent.encode()),
+        *([(_RECEIVED_HEADER, str(microseconds(received)).encode())] if received else ()),
+        *([(_KEY_HEADER, name.encode())] if name else ()),
         *([(CONTRACT_HEADER, str(event.CONTRACT).encode())] if event.CONTRACT > 1 else ()),
     ]
 
@@ -266,18 +303,41 @@ def _constant_headers(source: str) -> tuple[tuple[str, bytes], ...]:
     )
 
 
-def source_of(headers: Headers) -> str | None:
-    """Return the last word of the `ce_source` header (`serve` of `/bdlab/serve`), None without one."""
-    for name, value in headers:
-        if name == "ce_source" and value is not None and len(value) <= _MAX_SOURCE:
-            return _last_word(value)
-    return None
+def read_headers(headers: Headers) -> Told:
+    """Return what the headers tell, in one pass, as this is done for each record. The first of a name counts."""
+    contract: bytes | None = _FIRST
+    source = key = trace = received = None
+    for name, value in reversed(headers):
+        if name == "ce_source":
+            source = _last_word(value) if value and len(value) <= _MAX_SOURCE else None
+        elif name == "traceparent":
+            trace = _trace_id(value) if value else None
+        elif name == _RECEIVED_HEADER:
+            received = value if value and value.isdigit() and len(value) <= _US_DIGITS else None
+        elif name == _KEY_HEADER:
+            key = value if value and _KEY_NAME.fullmatch(value) else None
+        elif name == CONTRACT_HEADER:
+            contract = value
+    return contract, source, key, trace, received
+
+
+def _trace_id(traceparent: bytes) -> bytes | None:
+    """Return the trace id, by a check that takes half the time of the pattern."""
+    found = traceparent[3:35]
+    return (
+        found if len(traceparent) == _TRACE_LENGTH and not found.translate(None, _HEX) and found != _NO_TRACE else None
+    )
 
 
 @lru_cache(maxsize=256)
-def _last_word(source: bytes) -> str | None:
+def _last_word(source: bytes) -> bytes | None:
     found = _LAST_WORD.search(source)
-    return found[1].decode() if found else None
+    return found[1] if found else None
+
+
+def microseconds(moment: datetime) -> int:
+    """Return the microseconds from 1970 to a moment with a time zone."""
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def new_traceparent() -> str:
@@ -313,13 +373,10 @@ def _other_version(schema_version: int) -> str:
     return f"schema_version is {schema_version}, and this version reads only {SCHEMA_VERSION}"
 
 
-def _contract(headers: Headers) -> int:
-    for name, value in headers:
-        if name == CONTRACT_HEADER:
-            if value is None or not value.isdigit() or len(value) > _CONTRACT_DIGITS:
-                raise InvalidEvent(f"the header {CONTRACT_HEADER} is not a contract's number")
-            return int(value)
-    return 1
+def _contract(number: bytes | None) -> int:
+    if number is None or not number.isdigit() or len(number) > _CONTRACT_DIGITS:
+        raise InvalidEvent(f"the header {CONTRACT_HEADER} is not a contract's number")
+    return int(number)
 
 
 def _schema_version(value: bytes) -> int:

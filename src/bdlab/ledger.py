@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from bdlab.events import Position, PredictionEvent, Record
+from bdlab.events import Position, PredictionEvent, Record, Told
 
 REPLAY_HEADER = "bdlab-replay-count"
 """Header of a replayed dead letter: how often it has been sent back, in decimal ASCII."""
@@ -71,12 +71,13 @@ def runs(positions: Sequence[Position]) -> Iterator[tuple[LogPartition, int, int
 class Accepted(msgspec.Struct, frozen=True, gc=False):
     """A record that was decoded. It keeps the record, as the database may still refuse the row.
 
-    `fields` is what PlainJson found in the record's value.
+    `fields` is what PlainJson found in the record's value, and `told` what its headers tell; None if nobody looked.
     """
 
     record: Record
     event: PredictionEvent
     fields: re.Match[bytes] | None = None
+    told: Told | None = None
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

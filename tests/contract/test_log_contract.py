@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 
 from bdlab.errors import BrokerUnavailable, DatabaseUnavailable
-from bdlab.events import Headers, Position, Record
+from bdlab.events import Headers, Origin, Position, Record
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
@@ -106,7 +106,7 @@ def test_each_event_gets_a_place_of_its_own_and_the_ranges_show_them(system: Log
 def test_what_was_published_is_read_as_it_was(system: LogSystem) -> None:
     acks, sent = Acks(), event(text='Ünïcödé ☕ and a "quote"')
     with system.producer() as producer:
-        producer.publish(sent, acks, traceparent="00-" + "1" * 32 + "-" + "2" * 16 + "-01")
+        producer.publish(sent, acks, Origin(traceparent="00-" + "1" * 32 + "-" + "2" * 16 + "-01"))
         (position,) = acks.positions(1)
 
     with system.consumer(Bookmarks()) as consumer:

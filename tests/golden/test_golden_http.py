@@ -193,7 +193,8 @@ def on_topic(place: Place) -> Iterator[str]:
         for name, value in message.headers() or ():
             assert isinstance(value, bytes), name
             random = name == "traceparent" and value != TRACE.encode() and _TRACE.fullmatch(value)
-            head.append(f"  {name}: {'<trace>' if random else printable(value)}")
+            shown = "<µs>" if name == "bdlab-received-us" and value.isdigit() else printable(value)
+            head.append(f"  {name}: {'<trace>' if random else shown}")
         yield "\n".join([f"== {key}", *head, printable(message.value(), 5000)]) + "\n\n"
 
 

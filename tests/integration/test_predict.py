@@ -16,7 +16,7 @@ from uuid import UUID
 
 import pytest
 
-from bdlab.events import source_of
+from bdlab.events import read_headers
 from tests.fix_pipeline import BDLAB, IMPATIENT, IMPATIENT_S, Pipeline
 from tests.integration.test_serve import on_topic
 from tests.samples import event_of
@@ -74,7 +74,7 @@ def test_one_review_is_published_and_shown(pipeline: Pipeline) -> None:
     [demo] = json_lines(pipeline.run("predict", *arguments, "--source", "demo"))
     assert found["state"] == demo["state"] == "acknowledged"
     records = {str(event_of(record).id): record for record in on_topic(pipeline, {found["id"], demo["id"]})}
-    assert [source_of(records[one["id"]].headers) for one in (found, demo)] == ["predict", "demo"]
+    assert [read_headers(records[one["id"]].headers)[1] for one in (found, demo)] == [b"predict", b"demo"]
     event = event_of(records[found["id"]])
     assert (event.text, event.summary) == ("Great taste, will buy again.", "Yummy")
     assert event.prediction == found["prediction"]

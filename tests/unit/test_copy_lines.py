@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdlab.events import PredictionEvent, Record, Term, encode
+from bdlab.events import Origin, PredictionEvent, Record, Term, encode, headers
 from bdlab.ledger import Accepted, log_partition, runs
 from bdlab.postgres.rows import CopyLines
 from tests.samples import REVIEWS, accepted, at, event
@@ -64,8 +64,20 @@ def test_a_row_is_the_same_from_json_and_from_decoded_fields(
     kept = json.loads(value)
     assert row == [
         *(str(kept[name]) if type(kept[name]) is int else kept[name] for name in list(kept)[:10]),
-        sent.created_at, None, "7", "0", "3",
+        sent.created_at, *[None] * 6, "7", "0", "3",
     ]  # fmt: skip
+
+
+def test_a_row_tells_of_its_request_and_of_its_reading() -> None:
+    sent, received_at, read_at = event(), datetime(2026, 1, 31, 12, 0, 0, 1, UTC), datetime(2026, 1, 31, 12, tzinfo=UTC)
+    origin = Origin(received_at=received_at, key_name="shop")
+    found = headers(sent, source="/bdlab/serve", traceparent=f"00-{'ab' * 16}-{'1' * 16}-01", origin=origin)
+    records = [Record(at(0), *encode(sent), found, 7, read_at), Record(at(1), *encode(sent), found)]
+    told = ["serve", "shop", "ab" * 16, "1769860800000001"]
+    assert [row[11:] for row in _rows([Accepted(record, *REVIEWS.decode(record)) for record in records])] == [
+        [*told, "7000", "1769860800000000", "7", "0", "0"],
+        [*told, None, None, "7", "0", "1"],
+    ]
 
 
 def test_fields_are_taken_as_they_stand_from_what_bdlab_writes_and_from_nothing_else() -> None:

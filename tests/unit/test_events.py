@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import msgspec
@@ -111,11 +113,47 @@ def test_headers_are_cloudevents_in_binary_mode_with_a_trace() -> None:
     ],
 )
 def test_the_source_is_the_last_word(source: bytes | None, word: str | None) -> None:
-    assert events.source_of([("other", b"/bdlab/demo"), ("ce_source", source)]) == word
+    told = events.read_headers([("other", b"/bdlab/demo"), ("ce_source", source)])
+    assert told == (b"1", word and word.encode(), None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "place", "found"),
+    [
+        ("traceparent", b"00-" + b"ab" * 16 + b"-" + b"1" * 16 + b"-01", 3, b"ab" * 16),
+        ("traceparent", b"00-" + b"AB" * 16 + b"-" + b"1" * 16 + b"-01", 3, None),
+        ("traceparent", b"00-" + b"0" * 32 + b"-" + b"1" * 16 + b"-01", 3, None),
+        ("traceparent", b"00-" + b"ab" * 16 + b"-01", 3, None),
+        ("traceparent", None, 3, None),
+        ("bdlab-key-name", b"shop-1", 2, b"shop-1"),
+        ("bdlab-key-name", b"a\tb", 2, None),
+        ("bdlab-key-name", b"\\N", 2, None),
+        ("bdlab-key-name", b"x" * 101, 2, None),
+        ("bdlab-received-us", b"1769860800000001", 4, b"1769860800000001"),
+        ("bdlab-received-us", b"17698608000000010", 4, None),
+        ("bdlab-received-us", b"-1", 4, None),
+        ("bdlab-received-us", b"2026-01-31T12:00:00Z", 4, None),
+    ],
+)
+def test_what_a_row_keeps_of_a_header_is_valid_or_nothing(
+    name: str, value: bytes | None, place: int, found: bytes | None
+) -> None:
+    told = events.read_headers([("other", b""), (name, value), (name, b"a second one")])
+    assert told[place] == found
+    assert set(told) <= {b"1", found, None}
+
+
+def test_the_request_is_told_in_headers_and_not_in_the_json() -> None:
+    event = _event()
+    plain = events.headers(event, source="/bdlab/serve", traceparent="t")
+    origin = events.Origin(received_at=datetime(2026, 1, 31, 12, 0, 0, 1, UTC), key_name="shop")
+    told = events.headers(event, source="/bdlab/serve", traceparent="t", origin=origin)
+    assert told == [*plain, ("bdlab-received-us", b"1769860800000001"), ("bdlab-key-name", b"shop")]
+    assert REVIEWS.event.__struct_fields__ == tuple(json.loads(events.encode(event)[1]))
 
 
 def test_without_a_source_there_is_none() -> None:
-    assert events.source_of([]) is None
+    assert events.read_headers([]) == (b"1", None, None, None, None)
 
 
 _KEY, _VALUE = events.encode(_event("hello"))

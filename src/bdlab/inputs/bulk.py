@@ -36,9 +36,7 @@ class Scorer(Protocol):
 
 
 class Publisher(Protocol):
-    def publish(
-        self, event: PredictionEvent, done: Callable[[Position | BrokerError], None], *, traceparent: str = ""
-    ) -> None: ...
+    def publish(self, event: PredictionEvent, done: Callable[[Position | BrokerError], None]) -> None: ...
 
 
 class ScoredRow(NamedTuple):

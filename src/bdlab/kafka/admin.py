@@ -261,7 +261,11 @@ def _create(admin: AdminClient, connection: _Connection) -> bool:
         server.topic,
         num_partitions=server.partitions,
         replication_factor=server.replication_factor,
-        config={"cleanup.policy": "delete", "max.message.bytes": str(TOPIC_MAX_MESSAGE_BYTES)},
+        config={
+            "cleanup.policy": "delete",
+            "max.message.bytes": str(TOPIC_MAX_MESSAGE_BYTES),
+            "message.timestamp.type": "LogAppendTime",  # which a row keeps, and `trace` shows
+        },
     )
 
     def ask(left_s: float) -> dict[str, Future[Any]]:

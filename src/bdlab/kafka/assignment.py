@@ -1,6 +1,7 @@
 """The partitions that the group assigned to a consumer: how far each was read, and why it stopped."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import structlog
 from confluent_kafka import Message
@@ -61,7 +62,7 @@ class Assignment:
             return 0
         return max(0, offset - self._next[partition])
 
-    def take(self, message: Message, log: LogPartition) -> Record | None:
+    def take(self, message: Message, log: LogPartition, read_at: datetime) -> Record | None:
         """Return the record, of the topic of `log`, if it is the next one of its partition, else None."""
         partition, offset = message.partition(), message.offset()
         if partition is None or offset is None or partition in self.stopped:
@@ -70,7 +71,7 @@ class Assignment:
             return None
         self._next[partition] = offset + 1
         self._ended.discard(partition)
-        return to_record(message, Position(log.cluster_id, log.topic, partition, offset, log.topic_id))
+        return to_record(message, Position(log.cluster_id, log.topic, partition, offset, log.topic_id), read_at)
 
 
 def out_of_range(topic: str, partition: int, offset: int, start: int, end: int) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 
 import structlog
 from confluent_kafka import Consumer as Client
@@ -232,12 +233,13 @@ class ConsumerClient:
                 first = self._client.poll(max(0.0, deadline - time.monotonic()))
                 if first is None:
                     break
+                read_at = datetime.now(UTC)
                 room = min(max_records - len(records) - 1, _CHUNK)
                 for message in (first, *(self._client.consume(room, 0) if room else ())):
                     error = message.error()
                     if error is not None:
                         self._on_message_error(error, message)
-                    elif record := self.assignment.take(message, log):
+                    elif record := self.assignment.take(message, log, read_at):
                         records.append(record)
                         size += len(record.value or b"")
                     elif self.assignment.gap(message):

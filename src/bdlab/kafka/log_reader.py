@@ -3,11 +3,13 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from datetime import datetime
 from operator import methodcaller
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
     OFFSET_END,
+    TIMESTAMP_LOG_APPEND_TIME,
     KafkaError,
     KafkaException,
     Message,
@@ -47,14 +49,16 @@ _RETRIABLE = {
 }
 
 
-def to_record(message: Message, position: Position) -> Record:
-    """Return the record of the message at `position`."""
-    key, value = message.key(), message.value()
+def to_record(message: Message, position: Position, read_at: datetime | None = None) -> Record:
+    """Return the record of the message at `position`, which was read at `read_at`."""
+    key, value, (clock, at_ms) = message.key(), message.value(), message.timestamp()
     return Record(
         position,
         key.encode() if isinstance(key, str) else key,
         value.encode() if isinstance(value, str) else value,
         _headers(message),
+        at_ms if clock == TIMESTAMP_LOG_APPEND_TIME else None,
+        read_at,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Self
 
 from bdlab.credentials import KafkaCredentials
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotAcknowledged, TopicMissing
-from bdlab.events import Headers, PredictionEvent, encode, headers, new_traceparent
+from bdlab.events import UNKNOWN, Headers, Origin, PredictionEvent, encode, headers, new_traceparent
 from bdlab.kafka.connection import copy_error
 from bdlab.kafka.producer_client import QUEUE_EVENTS, Done, PendingEvent
 from bdlab.kafka.producer_failover import ProducerFailover
@@ -67,8 +67,8 @@ class Producer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def publish(self, event: PredictionEvent, done: Done, *, traceparent: str = "", source: str = "") -> None:
-        """Publish one event in the background. For any thread. `source` replaces the producer's own.
+    def publish(self, event: PredictionEvent, done: Done, origin: Origin = UNKNOWN) -> None:
+        """Publish one event in the background. For any thread. The source of `origin` replaces the producer's own.
 
         `done` gets the position, or NotAcknowledged, BrokerUnavailable (never sent), BrokerRefused,
         TopicMissing or EventTooLarge. Whoever polls runs it: it has to be quick and must not raise.
@@ -76,8 +76,8 @@ class Producer:
         EventTooLarge if that is known at once; `done` is then never called.
         """
         key, value = encode(event)
-        trace = traceparent or new_traceparent()
-        head = headers(event, source=source or self._source, traceparent=trace, key=key)
+        trace, source = origin.traceparent or new_traceparent(), origin.source or self._source
+        head = headers(event, source=source, traceparent=trace, origin=origin, key=key)
         self.publish_raw(key, value, head, done)
 
     def publish_raw(self, key: bytes | None, value: bytes | None, head: Headers, done: Done) -> None:

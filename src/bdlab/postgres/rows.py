@@ -7,12 +7,14 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from bdlab.events import Headers, source_of
+from bdlab.events import Headers, microseconds, read_headers
 from bdlab.ledger import Accepted, LogPartition, runs
 from bdlab.plain_json import is_text
 
 _NULL = b"\\N"
-_NO_SOURCE = _NULL.decode()
+_NONE = _NULL.decode()
+MOMENTS = ("received_at", "appended_at", "read_at")
+"""The columns whose moments are copied as µs since 1970, since a number is read and written faster than a date."""
 _json = msgspec.json.Encoder()
 
 
@@ -20,25 +22,33 @@ class CopyLines:
     """Makes the rows for COPY from events of the struct `event`.
 
     Its `columns` are the id, which is the record's key, then the other fields but the last two (`timestamp`
-    and `schema_version`), the source and the position.
+    and `schema_version`), what the record's headers and its reading tell, and the position.
     """
 
     def __init__(self, event: type[msgspec.Struct]) -> None:
         kinds = get_type_hints(event)
         _, *names, _, _ = event.__struct_fields__
-        self.columns = ("id", *names, "source", "log_id", "partition", "offset")
+        self.columns = ("id", *names, "source", "key_name", "trace_id", *MOMENTS, "log_id", "partition", "offset")
         self._text = [(attrgetter(name), is_text(kinds[name])) for name in names]
 
     def __call__(self, accepted: Sequence[Accepted], numbers: Mapping[LogPartition, int]) -> bytes:
         """Return one line for each of `accepted`, sorted; `numbers` has the log_id of each log."""
         lines = []
         for log, begin, end in runs([entry.record.position for entry in accepted]):
-            place = f"{numbers[log]}\t{log.partition}\t"
+            appended_ms: int | None = -1  # which no record has
+            read_at, place = None, ""
             for entry in accepted[begin:end]:
                 record = entry.record
+                if record.appended_ms != appended_ms or record.read_at is not read_at:  # many have the same
+                    appended_ms, read_at = record.appended_ms, record.read_at
+                    appended = _NONE if appended_ms is None else 1000 * appended_ms
+                    read = _NONE if read_at is None else microseconds(read_at)
+                    place = f"{appended}\t{read}\t{numbers[log]}\t{log.partition}\t"
+                _, source, name, trace, received = entry.told or read_headers(record.headers)
                 columns = entry.fields.groups(_NULL)[1:-2] if entry.fields else self._columns(entry.event)
-                last = f"{source_of(record.headers) or _NO_SOURCE}\t{place}{record.position.offset}\n".encode()
-                lines.append(b"\t".join((record.key or b"", *columns, last)))
+                last = f"{place}{record.position.offset}\n".encode()
+                told = (source or _NULL, name or _NULL, trace or _NULL, received or _NULL)
+                lines.append(b"\t".join((record.key or b"", *columns, *told, last)))
         lines.sort()
         return b"".join(lines)
 

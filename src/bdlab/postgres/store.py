@@ -34,7 +34,7 @@ from bdlab.postgres.faults import translate
 from bdlab.postgres.logs import read_known
 from bdlab.postgres.migrations import check_schema
 from bdlab.postgres.queries import queries
-from bdlab.postgres.rows import CopyLines, headers_json, printable
+from bdlab.postgres.rows import MOMENTS, CopyLines, headers_json, printable
 from bdlab.postgres.session import Session
 
 _DEAD_LETTERS_A_STATEMENT = 200
@@ -78,10 +78,20 @@ class Store:
     def _take(self, contract: Contract) -> None:
         self.codec = codec_of(contract)
         self._lines = CopyLines(self.codec.event)
-        columns = sql.SQL(", ").join(map(sql.Identifier, self._lines.columns))
-        self._temporary_table, self._insert_rows = (
-            sql.SQL(queries("store")[name]).format(columns=columns) for name in ("temporary_table", "insert_rows")
+        kinds = (
+            "{}",
+            "NULL::bigint AS {}",
+            "to_timestamp({}::float8 / 1000000)",
+        )  # of the table, of `incoming`, and back
+        columns, copied, values = (
+            sql.SQL(", ").join(
+                sql.SQL(kind if name in MOMENTS else "{}").format(sql.Identifier(name)) for name in self._lines.columns
+            )
+            for kind in kinds
         )
+        statements = queries("store")
+        self._temporary_table = sql.SQL(statements["temporary_table"]).format(columns=copied)
+        self._insert_rows = sql.SQL(statements["insert_rows"]).format(columns=columns, values=values)
 
     def read_contract(self) -> bool:
         """Read the database's contract again, and return whether it is another. Raises as `start_offsets`."""

@@ -107,7 +107,7 @@ class PredictionService:
         started = time.perf_counter()
         try:
             with self.deadlines:
-                position = await self._publisher.publish(event, traceparent=headers.traceparent, source=headers.source)
+                position = await self._publisher.publish(event, headers)
         except TimeoutError:
             self._metrics.not_acknowledged()
             why = f"the broker did not acknowledge the event within {self.deadlines.limit_s:g} s"

@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from bdlab.events import Position, PredictionEvent
+from bdlab.events import UNKNOWN, Origin, Position, PredictionEvent
 from bdlab.model import Scorer
 from bdlab.probes import BrokerProbe, DatabaseState, VaultProbe
 from bdlab.settings import Settings
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 class Publisher(Protocol):
-    def publish(self, event: PredictionEvent, *, traceparent: str = "", source: str = "") -> Awaitable[Position]:
+    def publish(self, event: PredictionEvent, origin: Origin = UNKNOWN) -> Awaitable[Position]:
         """Publish the event; what is awaited is its position once the broker has acknowledged it.
 
         The call or the wait raises EventTooLarge, NotAcknowledged (the event may be on the topic), or another

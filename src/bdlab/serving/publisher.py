@@ -6,7 +6,7 @@ from functools import partial
 from typing import Protocol
 
 from bdlab.errors import BrokerError
-from bdlab.events import Position, PredictionEvent
+from bdlab.events import UNKNOWN, Origin, Position, PredictionEvent
 
 #: Seconds between two looks for acknowledgements while some are awaited, and while none is.
 _BUSY_S, _IDLE_S = 0.001, 0.05
@@ -17,9 +17,7 @@ _Result = Position | BrokerError
 class EventProducer(Protocol):
     """The part of `bdlab.kafka.producer.Producer` that publishes."""
 
-    def publish(
-        self, event: PredictionEvent, done: Callable[[_Result], None], *, traceparent: str = "", source: str = ""
-    ) -> None: ...
+    def publish(self, event: PredictionEvent, done: Callable[[_Result], None], origin: Origin = UNKNOWN) -> None: ...
 
     def take_polling(self) -> None: ...
 
@@ -43,14 +41,14 @@ class AsyncPublisher:
         producer.take_polling()
         self._poll_idle()
 
-    def publish(self, event: PredictionEvent, *, traceparent: str = "", source: str = "") -> asyncio.Future[Position]:
+    def publish(self, event: PredictionEvent, origin: Origin = UNKNOWN) -> asyncio.Future[Position]:
         """Publish one event; the future has its position once it is acknowledged.
 
         Raises BrokerUnavailable, BrokerRefused, TopicMissing or EventTooLarge if that is known at once. The
         future raises these or NotAcknowledged, at the latest after `kafka.delivery_timeout_s`.
         """
         future: asyncio.Future[Position] = self._loop.create_future()
-        self._producer.publish(event, partial(_settle, future), traceparent=traceparent, source=source)
+        self._producer.publish(event, partial(_settle, future), origin)
         if not self._busy:
             self._busy = True
             self._loop.call_later(_BUSY_S, self._poll_busy)

@@ -1,11 +1,11 @@
 """The headers and the body of a request, read within bounds."""
 
-import re
+from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from litestar.types import Receive
 
+from bdlab.events import TRACEPARENT, Origin
 from bdlab.serving.deadlines import Deadlines
 from bdlab.serving.problems import Problem, invalid_parameter, too_large
 
@@ -16,28 +16,25 @@ BODY_TIMEOUT_S = 30.0
 """The longest that a client may take to send its body."""
 
 _RARE = frozenset((b"content-encoding", b"idempotency-key", b"traceparent", b"bdlab-source"))
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 SOURCE_HEADER = "Bdlab-Source"
 SOURCES = ("drill", "demo")
 """The values of SOURCE_HEADER, for requests that no user made."""
 
 
-class RequestHeaders(msgspec.Struct, frozen=True):
+class RequestHeaders(Origin, frozen=True, kw_only=True):
     """The headers that a prediction depends on; empty if they were not sent.
 
-    `length` is the Content-Length in bytes, -1 for a chunked body. `source` is the CloudEvents source of the
-    events; empty is the API's own.
+    `length` is the Content-Length in bytes, -1 for a chunked body. An empty `source` is the API's own.
     """
 
     length: int
     idempotency_key: str
-    traceparent: str
-    source: str = ""
 
 
 def read_headers(scope: Any) -> RequestHeaders:
     """Return the headers. Raises Problem if one is not valid, or if the body is not plain JSON by them."""
+    received_at = datetime.now(UTC)
     content_types: list[bytes] = []
     key = traceparent = source = ""
     length = -1
@@ -58,16 +55,17 @@ def read_headers(scope: Any) -> RequestHeaders:
                 why = f"has to have 1 to {MAX_KEY_LENGTH} characters, and has {len(key)}"
                 raise invalid_parameter("Idempotency-Key", why)
         elif name == b"traceparent":
-            said = value.decode("latin-1").strip()
             # One that is not valid is ignored (W3C Trace Context).
-            traceparent = said if _TRACEPARENT.fullmatch(said) else ""
+            traceparent = said.decode() if TRACEPARENT.fullmatch(said := value.strip()) else ""
         else:
             if source:
                 raise invalid_parameter(SOURCE_HEADER, "stands more than once")
             source = _source(value.decode("latin-1"))
     if content_types != [b"application/json"]:
         _check_content_type([value.decode("latin-1") for value in content_types])
-    return RequestHeaders(length, key, traceparent, source)
+    return RequestHeaders(
+        length=length, idempotency_key=key, traceparent=traceparent, source=source, received_at=received_at
+    )
 
 
 def _source(said: str) -> str:

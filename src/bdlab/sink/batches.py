@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from bdlab.errors import InvalidEvent, RowRejected
-from bdlab.events import EventCodec, Record
+from bdlab.events import EventCodec, Record, read_headers
 from bdlab.ledger import Accepted, DeadLetter, Entry
 
 MAX_TRANSACTION_BYTES = 8 << 20
@@ -15,7 +15,8 @@ _REASON_CHARACTERS = 500
 def decode_entry(codec: EventCodec, record: Record) -> Entry:
     """Return the decoded record, or a dead letter if it is no event. Raises EventTooNew."""
     try:
-        return Accepted(record, *codec.decode(record))
+        told = read_headers(record.headers)
+        return Accepted(record, *codec.decode(record, told), told)
     except InvalidEvent as error:
         return DeadLetter(record=record, reason=_shortened(error.message))
 

@@ -58,7 +58,7 @@ WITH batch AS (
         OFFSET 0) k
 )
 INSERT INTO predictions ({columns})
-SELECT i.*
+SELECT {values}
 FROM incoming i
 WHERE NOT EXISTS (
     SELECT FROM known k
