@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
@@ -46,7 +46,7 @@ def create(
 
     if not NAME_FORM.fullmatch(name):
         raise BadParameter(f"{name!r} is no name of a key: give a letter a-z, then at most 39 of a-z, 0-9 and -")
-    scopes = {one.strip() for one in scope.split(",")}
+    scopes: frozenset[Any] = frozenset(one.strip() for one in scope.split(","))
     if unknown := sorted(scopes.difference(SCOPES)):
         raise BadParameter(f"{unknown[0]!r} is no scope: there are {', '.join(SCOPES)}")
     limit = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)/s", rate)
@@ -54,23 +54,16 @@ def create(
         raise BadParameter(f"{rate!r} is no rate: give a number of predictions and /s, such as 100/s")
     if expires and not age(expires):
         raise BadParameter(f"{expires!r} is no time to live")
-    secret, now = new_secret(), datetime.now(UTC)
-    key = ApiKey(
-        name=name,
-        hash=hash_of(secret),
-        scopes=frozenset(one for one in SCOPES if one in scopes),
-        created_at=now,
-        expires_at=now + age(expires) if expires else None,
-        rate=float(limit[1]) if limit else None,
-    )
+    secret, now, most = new_secret(), datetime.now(UTC).replace(microsecond=0), float(limit[1]) if limit else None
+    ends = now + age(expires) if expires else None
+    key = ApiKey(name=name, hash=hash_of(secret), scopes=scopes, created_at=now, expires_at=ends, rate=most)
     _ask(startup_timeout, lambda client: api_keys.create(client, key))
     written = f"bdlab_{name}_{secret}"
     if json:
         terminal.echo_json(_fields(name, key) | {"key": written})
         return
     terminal.echo(written)
-    terminal.echo(f"This is the key {', '.join(filter(None, _cells(name, key)))}", err=True)
-    terminal.echo("It is shown this once: Vault keeps its hash alone.", err=True)
+    terminal.echo("The key is shown this once: Vault keeps its hash alone.", err=True)
 
 
 @app.command("list")
@@ -81,13 +74,16 @@ def list_(*, json: bool = False, startup_timeout: StartupTimeout = None) -> None
 
     from bdlab.vault import api_keys
 
-    found = _ask(startup_timeout, api_keys.stored)
+    found = [_fields(name, key) for name, key in _ask(startup_timeout, api_keys.stored).items()]
     if json:
-        terminal.echo_json({"keys": [_fields(name, key) for name, key in found.items()]})
+        terminal.echo_json({"keys": found})
         return
-    table = Table("name", "scopes", "created", "expires", "rate", "state", title=f"{len(found)} API keys")
-    for name, key in found.items():
-        table.add_row(*map(Text, _cells(name, key)))
+    columns = ("name", "scopes", "created_at", "expires_at", "time left", "rate", "state")
+    table = Table(*columns, title=f"{len(found)} API keys")
+    for each in found:
+        left = each.get("expires_in_s")
+        shown = each | {"scopes": " ".join(each.get("scopes", ())), "time left": left and timedelta(seconds=left)}
+        table.add_row(*(Text(str(shown.get(column) or "-")) for column in columns))
     terminal.stdout().print(table)
 
 
@@ -110,21 +106,11 @@ def _ask(startup_timeout: float | None, request: Callable[..., Any]) -> Any:
 
 
 def _fields(name: str, key: ApiKey | str) -> dict[str, Any]:
-    """Return a key as JSON has it, without its hash; of an entry that is none, why."""
+    """Return a key without its hash, as JSON has it; of an entry that is none, why."""
     if isinstance(key, str):
-        return {"name": name, "state": "invalid", "problem": key}
+        return {"name": name, "state": f"invalid: {key}"}
+    now = datetime.now(UTC)
+    left = max(0, int((key.expires_at - now).total_seconds())) if key.expires_at else None
     found: dict[str, Any] = msgspec.to_builtins(key, order="deterministic")
     del found["hash"]
-    return found | {"state": "expired" if key.expired(datetime.now(UTC)) else "active"}
-
-
-def _cells(name: str, key: ApiKey | str) -> list[str]:
-    if isinstance(key, str):
-        return [name, "", "", "", "", f"invalid: {key}"]
-    state, expires, rate = _fields(name, key)["state"], "never", "any"
-    if key.expires_at:
-        left = str(key.expires_at - datetime.now(UTC)).partition(".")[0]
-        expires = f"{key.expires_at:%Y-%m-%d %H:%M}" + (f" (in {left})" if state == "active" else "")
-    if key.rate:
-        rate = f"{key.rate:g}/s"
-    return [name, " ".join(sorted(key.scopes)), f"{key.created_at:%Y-%m-%d %H:%M}", expires, rate, state]
+    return found | {"expires_in_s": left, "state": "expired" if key.expired(now) else "active"}

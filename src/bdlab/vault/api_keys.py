@@ -18,12 +18,9 @@ from bdlab.vault.client import VaultClient
 from bdlab.vault.leases import now
 
 _FOLDER, _CHANGES = "api-keys", "_changes"
-#: So many versions Vault keeps at least, if nobody has set another number.
-_KEPT = 10
-#: So many known keys are read again with each look, as somebody may have changed one by other means.
-_READ_AGAIN = 5
-#: The polls until the next try if the policy does not allow one.
-_DENIED_POLLS = 5
+#: The versions that Vault keeps by default; and how many known keys are read again with each look, as somebody may
+#: have changed one by other means.
+_KEPT, _READ_AGAIN = 10, 5
 
 _log = structlog.get_logger()
 
@@ -45,10 +42,12 @@ def create(client: VaultClient, key: ApiKey) -> None:
         raise taken
     values = {field: value for field, value in msgspec.to_builtins(key).items() if field != "name"}
     try:
-        client.write_kv(client.settings.kv_mount, f"{_FOLDER}/{key.name}", values, cas=version)
+        _write(client, key.name, values, cas=version)
     except VaultError as error:
-        raise taken if "check-and-set" in error.message else error from None
-    _announce(client, key.name)
+        if "check-and-set" in error.message:
+            raise taken from error
+        raise
+    _write(client, _CHANGES, {"name": key.name})
 
 
 def revoke(client: VaultClient, name: str) -> None:
@@ -56,7 +55,7 @@ def revoke(client: VaultClient, name: str) -> None:
     if not NAME_FORM.fullmatch(name) or name not in _names(client):
         raise InvalidInput(f"there is no API key {name!r}", hint="bdlab api-key list shows those that there are.")
     client.request("delete", f"{client.settings.kv_mount}/metadata/{_FOLDER}/{name}")
-    _announce(client, name)
+    _write(client, _CHANGES, {"name": name})
 
 
 class KeyRing:
@@ -74,19 +73,17 @@ class KeyRing:
 
         Raises VaultError, but not if the policy is of a version without API keys: that is logged once.
         """
-        poll_s = self._client.settings.poll_s
         try:
             self._look()
+            self._denied = False
         except PolicyDenied as error:
             if not self._denied:
                 what = "API keys cannot be read from Vault, and none is accepted but those known: run bdlab vault-init"
                 _log.warning(what, known=len(self._known), problem=error.message)
             self._denied = True
-            return now() + _DENIED_POLLS * poll_s
         finally:
             self.keys = {name: found for name, found in self._known.items() if isinstance(found, ApiKey)}
-        self._denied = False
-        return now() + poll_s
+        return now() + self._client.settings.poll_s
 
     def _look(self) -> None:
         # First: a change that comes after this is seen at the next look.
@@ -99,11 +96,11 @@ class KeyRing:
         changes = [_get(self._client, _CHANGES, version) for version in versions[:_KEPT]]
         changed = {change["data"].get("name") for change in changes if change}
         if newest < self._seen or len(versions) > _KEPT or not all(changes):
-            changed = set(self._known)
+            changed = set(names)
         due = [name for name in names if name not in self._known or name in changed]
         for name in dict.fromkeys([*due, *islice(self._known, _READ_AGAIN)]):
-            found, _ = _read(self._client, name)
-            before = self._known.pop(name, None)
+            before, (found, _) = self._known.get(name), _read(self._client, name)
+            self._known.pop(name, None)
             if found:
                 self._known[name] = found
             if isinstance(found, str) and found != before:
@@ -130,15 +127,15 @@ def _read(client: VaultClient, name: str) -> tuple[ApiKey | str | None, int]:
     """Return the key, or why what is stored there is none, with its version; None and 0 if nothing is."""
     if not NAME_FORM.fullmatch(name):
         return "this is no name of a key", 0
-    found = _get(client, name)
-    if not found:
+    if not (found := _get(client, name)):
         return None, 0
+    key: ApiKey | str
     try:
-        key: ApiKey | str = msgspec.convert({**found["data"], "name": name}, ApiKey)
+        key = msgspec.convert({**found["data"], "name": name}, ApiKey)
     except msgspec.ValidationError as error:
         key = str(error)
     return key, found["metadata"]["version"]
 
 
-def _announce(client: VaultClient, name: str) -> None:
-    client.write_kv(client.settings.kv_mount, f"{_FOLDER}/{_CHANGES}", {"name": name})
+def _write(client: VaultClient, name: str, values: Mapping[str, Any], *, cas: int | None = None) -> None:
+    client.write_kv(client.settings.kv_mount, f"{_FOLDER}/{name}", values, cas=cas)

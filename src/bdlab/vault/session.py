@@ -301,8 +301,11 @@ class VaultSession:
             return now() + self._vault.poll_s
 
     def _keep_api_keys(self, ring: KeyRing) -> float:
-        with self._lock:
-            return self._token.use(ring.keep)
+        try:
+            return ring.keep()  # without the lock: the others may wait for a database that hangs
+        except TokenRefused:
+            with self._lock:
+                return self._token.use(ring.keep)
 
     def _keep_secret_id(self) -> float:
         """Log in with another secret id, if one was handed over, and revoke the former token later."""
