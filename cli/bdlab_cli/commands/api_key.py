@@ -69,7 +69,7 @@ def create(
 @app.command("list")
 def list_(*, json: bool = False, startup_timeout: StartupTimeout = None) -> None:
     """List the keys: what each is for, until when, and whether it has expired."""
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from bdlab.vault import api_keys
@@ -78,12 +78,14 @@ def list_(*, json: bool = False, startup_timeout: StartupTimeout = None) -> None
     if json:
         terminal.echo_json({"keys": found})
         return
-    columns = ("name", "scopes", "created_at", "expires_at", "time left", "rate", "state")
-    table = Table(*columns, title=f"{len(found)} API keys")
+    folding = (Column(name, overflow="fold") for name in ("name", "scopes", "created", "expires", "rate", "state"))
+    table = Table(*folding, title=f"{len(found)} API keys")
     for each in found:
-        left = each.get("expires_in_s")
-        shown = each | {"scopes": " ".join(each.get("scopes", ())), "time left": left and timedelta(seconds=left)}
-        table.add_row(*(Text(str(shown.get(column) or "-")) for column in columns))
+        left = str(timedelta(seconds=each.get("expires_in_s") or 0)).partition(",")[0]
+        expires = f"{each['expires_at'][:10]} in {left}" if each.get("expires_at") else ""
+        cells = (each["name"], " ".join(each.get("scopes", ())), each.get("created_at", "")[:10], expires)
+        state = ": ".join(filter(None, (each["state"], each.get("problem"))))
+        table.add_row(*map(Text, (*cells, f"{each['rate']:g}/s" if each.get("rate") else "", state)))
     terminal.stdout().print(table)
 
 
@@ -108,7 +110,7 @@ def _ask(startup_timeout: float | None, request: Callable[..., Any]) -> Any:
 def _fields(name: str, key: ApiKey | str) -> dict[str, Any]:
     """Return a key without its hash, as JSON has it; of an entry that is none, why."""
     if isinstance(key, str):
-        return {"name": name, "state": f"invalid: {key}"}
+        return {"name": name, "state": "invalid", "problem": key}
     now = datetime.now(UTC)
     left = max(0, int((key.expires_at - now).total_seconds())) if key.expires_at else None
     found: dict[str, Any] = msgspec.to_builtins(key, order="deterministic")
