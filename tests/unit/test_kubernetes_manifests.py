@@ -14,19 +14,26 @@ import yaml
 from bdlab.hosts import AllowedHosts, parse
 
 FOLDER = Path(__file__).resolve().parents[2] / "infra" / "k8s"
+OUTSIDE = FOLDER.with_name("k8s-outside")
 #: The oldest and the newest of Kubernetes' versions that are supported today.
 VERSIONS = ("1.31", "1.35")
-CUSTOM = {"kustomize.config.k8s.io/v1beta1", "keda.sh/v1alpha1"}
+CUSTOM = {"kustomize.config.k8s.io/v1beta1", "keda.sh/v1alpha1", "cert-manager.io/v1"}
 
 
-def kustomization() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((FOLDER / "kustomization.yaml").read_text("utf-8"))
+def kustomization(folder: Path = FOLDER) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((folder / "kustomization.yaml").read_text("utf-8"))
     return found
 
 
-def documents() -> Iterator[dict[str, Any]]:
-    for name in kustomization()["resources"]:
-        yield from filter(None, yaml.safe_load_all((FOLDER / name).read_text("utf-8")))
+def documents(folder: Path = FOLDER) -> Iterator[dict[str, Any]]:
+    for name in kustomization(folder)["resources"]:
+        if name.endswith(".yaml"):
+            yield from filter(None, yaml.safe_load_all((folder / name).read_text("utf-8")))
+
+
+def outside(kind: str) -> dict[str, Any]:
+    (found,) = (one for one in documents(OUTSIDE) if one["kind"] == kind)
+    return found
 
 
 def named(document: dict[str, Any]) -> str:
@@ -38,7 +45,9 @@ def workloads() -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("document", [one for one in documents() if one["apiVersion"] not in CUSTOM], ids=named)
+@pytest.mark.parametrize(
+    "document", [one for one in (*documents(), *documents(OUTSIDE)) if one["apiVersion"] not in CUSTOM], ids=named
+)
 def test_a_manifest_is_valid(document: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(document, version, strict=True)
 
@@ -130,3 +139,30 @@ def test_there_are_never_more_consumers_than_partitions() -> None:
     (made,) = kustomization()["configMapGenerator"]
     settings = dict(line.split("=", 1) for line in made["literals"])
     assert scaled["spec"]["maxReplicaCount"] == int(settings["BDLAB_KAFKA_PARTITIONS"])
+
+
+def test_what_opens_the_api_asks_for_keys_and_names_one_host() -> None:
+    ((host,), rules) = outside("Ingress")["spec"]["tls"][0]["hosts"], outside("Ingress")["spec"]["rules"]
+    patch = yaml.safe_load((OUTSIDE / "app.yaml").read_text("utf-8"))
+    (container,) = patch["spec"]["template"]["spec"]["containers"]
+    settings = {each["name"]: each["value"] for each in container["env"]}
+    assert {"predict", "read"} <= set(settings["BDLAB_HTTP_REQUIRE_KEY"].split(","))
+    assert host in settings["BDLAB_HTTP_ALLOWED_HOSTS"].split(",")
+    assert [rule["host"] for rule in rules] == [host]
+    backends = {path["path"]: path["backend"]["service"] for path in rules[0]["http"]["paths"]}
+    assert all(service == {"name": "app", "port": {"name": "http"}} for service in backends.values())
+    assert not {"/", "/metrics", "/vault-status", "/kafka-status"} & set(backends)
+
+
+def test_the_certificate_of_the_ingress_is_signed_by_vaults_role() -> None:
+    certificate, issuer = outside("Certificate")["spec"], outside("Issuer")
+    assert certificate["secretName"] == outside("Ingress")["spec"]["tls"][0]["secretName"]
+    assert certificate["dnsNames"] == [certificate["commonName"]] == outside("Ingress")["spec"]["tls"][0]["hosts"]
+    assert certificate["issuerRef"] == {"kind": "Issuer", "name": issuer["metadata"]["name"]}
+    vault = issuer["spec"]["vault"]
+    account = vault["auth"]["kubernetes"]["serviceAccountRef"]["name"]
+    assert outside("ServiceAccount")["metadata"]["name"] == account
+    assert outside("Role")["rules"][0]["resourceNames"] == [account]
+    readme = (FOLDER / "README.md").read_text("utf-8")
+    for said in (vault["path"], f"role/{vault['auth']['kubernetes']['role']} ", f"names={account} "):
+        assert said in readme  # which makes the role
