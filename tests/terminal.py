@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 BDLAB = (sys.executable, "-m", "bdlab_cli")
 _ENDS_WITHIN_S = 60.0
@@ -21,10 +22,10 @@ _IN_CONTROL = (
 class Terminal:
     """A command that a person runs: `screen` is all that has been shown."""
 
-    def __init__(self, arguments: list[str], env: dict[str, str]) -> None:
+    def __init__(self, arguments: list[str], env: dict[str, str], command: Sequence[str] = BDLAB) -> None:
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _IN_CONTROL, *BDLAB, *arguments],
+            [sys.executable, "-c", _IN_CONTROL, *command, *arguments],
             env=env,
             stdin=slave,
             stdout=slave,
@@ -34,6 +35,11 @@ class Terminal:
         os.close(slave)
         os.set_blocking(self._master, False)
         self.screen = ""
+
+    @property
+    def lines(self) -> list[str]:
+        """What stands there, without what was shown for a while in a line that renews itself."""
+        return [line.rpartition("\r\x1b[K")[2] for line in self.screen.split("\n")]
 
     def shows(self, text: str, within_s: float) -> bool:
         deadline = time.monotonic() + within_s

@@ -17,6 +17,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 from bdlab_cli.output import terminal
+from bdlab_cli.output.progress import tell_of_wait
 
 _STACK, _PIPELINE, _DIAGNOSTICS, _SET_UP = "Local stack", "Pipeline", "Diagnostics", "Set-up"
 
@@ -47,7 +48,7 @@ COMMANDS = {
     "model": ("Write a card for a model of your own, and check one.", "Model"),
     "train": ("Train the model from a CSV of reviews and write it with its card.", "Model"),
 }
-
+_DAEMONS = {"serve", "consume"}
 
 #: What a docstring says of an option: `--name METAVAR: help`, or `--name: help` of a flag. A flag that can be
 #: taken back is `--name/--no-name`.
@@ -65,7 +66,7 @@ class LazyGroup(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         help_line, panel = COMMANDS[cmd_name]
-        return TyperCommand(cmd_name, help=help_line, rich_help_panel=panel)
+        return TyperCommand(cmd_name, help=help_line, short_help=help_line, rich_help_panel=panel)
 
     def twins(self) -> set[str]:
         """Return the environment twins of all options of all commands."""
@@ -91,6 +92,8 @@ class LazyGroup(TyperGroup):
             return name, listed, rest
         if "--help" not in rest:
             _import_structlog_alone()
+        if name not in _DAEMONS:
+            tell_of_wait(f"bdlab {name}")
         return name, load_command(name), rest
 
 
@@ -143,7 +146,7 @@ def _convert_seldom() -> None:
         if kind == list[str] and isinstance(value, tuple):
             value = list(value) or self.default
         plain = value is self.default or (isinstance(value, str | list) and kind in (str, list[str]))
-        if not plain or self.required:
+        if (not plain or self.required) and not ctx.resilient_parsing:  # as a shell's completion is
             return convert(self, ctx, value)
         return value if self.callback is None else self.callback(ctx, self, value)
 
@@ -206,6 +209,10 @@ def root(
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line, and exit with its code: 0 done, 1 could not, 2 wrong usage, 10 not healthy."""
     terminal.prepare()
+    if os.environ.get("_BDLAB_COMPLETE", "").startswith("complete"):
+        # A shell that completes wants names at once, and nothing of what went wrong: without Rich that takes a third.
+        sys.modules["rich"] = None  # type: ignore[assignment]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     # Imports make many objects and hardly any garbage: looking for it every 700 takes a tenth of a start.
     gc.set_threshold(50_000)
     try:

@@ -28,6 +28,8 @@ from typing import Annotated, Any, Literal
 
 from typer import BadParameter, Option
 
+from bdlab_cli.completion import cards
+
 
 def setting(name: str, default: str | bool = True, **more: Any) -> Any:
     """Return the option that a setting such as `http.port` has.
@@ -46,7 +48,7 @@ DATA_DIR = Path("~/.local/share/bdlab")
 BrokerName = Literal["auto", "kafka", "tansu"]
 Broker = Annotated[BrokerName, setting("stack.broker")]
 AdminServers = Annotated[str, setting("kafka.admin_servers", "none")]
-ModelPath = Annotated[str | None, setting("model.path", "the shipped one")]
+ModelPath = Annotated[str | None, setting("model.path", "the shipped one", autocompletion=cards)]
 
 
 def delimiter(text: str) -> str:

@@ -113,14 +113,13 @@ def wait_for(
     timeout_s: float,
     errors: tuple[type[BdlabError], ...] | Callable[[BdlabError], bool] = AWAY,
     stop: threading.Event | None = None,
-    on_wait: Callable[[], None] | None = None,
     **context: Any,
 ) -> T:
     """Call `attempt` until it succeeds, and return its result.
 
     Errors that `errors` names or accepts are waited out, for up to `timeout_s` seconds or until `stop` is set; the last
     one is then raised with the time that was waited. Other errors are raised at once. `what` ("Vault", "the broker")
-    and `context` go into the log; `on_wait` is called with each of its warnings.
+    and `context` go into the log.
     """
     began = time.monotonic()
     outage = Outage(
@@ -134,8 +133,7 @@ def wait_for(
             if not (isinstance(error, errors) if isinstance(errors, tuple) else errors(error)):
                 raise
             last = error
-            if outage.failed(error) and on_wait:
-                on_wait()
+            outage.failed(error)
         else:
             outage.over()
             return result

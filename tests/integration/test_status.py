@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -227,6 +228,31 @@ def test_watching_until_interrupted(pipeline: Pipeline) -> None:
     with pipeline.daemon(*arguments) as watching:
         for _ in range(3):
             assert json.loads(watching.output.get(timeout=60))["state"] == "healthy"
+        assert watching.stop() == 0
+
+
+def test_watching_tells_how_fast_the_counts_change(pipeline: Pipeline) -> None:
+    arguments = ("status", "--json", "--check", "postgres", "--watch", "--interval", "0.5")
+    with pipeline.daemon(*arguments) as watching:
+
+        def rows() -> dict[str, Any]:
+            checks = json.loads(watching.output.get(timeout=60))["checks"]
+            return next(check for check in checks if check["name"] == "postgres.rows")
+
+        first = rows()
+        assert first["message"] == f"{first['detail']['rows']} predictions"
+        assert rows()["detail"]["rows_per_s"] == 0
+        assert pipeline.run("predict", "One more.").returncode == 0
+        assert pipeline.run("consume", "--until-idle").returncode == 0
+        seen: list[dict[str, Any]] = []
+
+        def stored() -> bool:
+            seen.append(rows())
+            return bool(seen[-1]["detail"]["rows"] > first["detail"]["rows"])
+
+        until(stored, 60)
+        assert 0 < seen[-1]["detail"]["rows_per_s"] <= 3
+        assert re.search(r"\(\+\d\.\d/s\)$", seen[-1]["message"])
         assert watching.stop() == 0
 
 

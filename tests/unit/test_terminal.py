@@ -7,8 +7,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -275,3 +277,80 @@ def test_other_cells_stay_what_they_are(text: str) -> None:
     assert kept == f"a{text}"
     assert inert(-1.5) == -1.5
     assert inert(None) is None
+
+
+# A line that renews itself.
+
+_TALKING = """
+import sys, time
+from bdlab_cli.output import terminal
+from bdlab_cli.output.progress import line, no_line, tell_of_wait
+terminal.prepare()
+tell_of_wait("bdlab something")
+for number in range(4):
+    time.sleep(0.9)
+    terminal.echo(f"message {number}", err=True)
+    print(f"result {number}")
+with line(lambda: "1.0/s  stored 7"):
+    time.sleep(1.5)
+    with no_line():
+        sys.stderr.write("password: ")
+        sys.stderr.flush()
+        time.sleep(1.5)
+        print("typed")
+terminal.finish(0)
+"""
+
+
+def talking(**environment: str) -> Terminal:
+    opened = Terminal([], os.environ | {"TERM": "xterm"} | environment, [sys.executable, "-c", _TALKING])
+    with closing(opened):
+        assert opened.ended() == 0
+    return opened
+
+
+def test_a_line_that_renews_itself_stands_below_all_that_is_written_and_goes() -> None:
+    seen = talking()
+    written = [f"{kind} {number}" for number in range(4) for kind in ("message", "result")]
+    assert seen.lines == [*written, "password: typed", ""]
+    shown = re.findall(r"\r\x1b\[K([^\r\n]+)", seen.screen)
+    assert re.search("^bdlab something ... [23] s$", "\n".join(shown), re.MULTILINE)
+    assert "1.0/s  stored 7" in shown
+
+
+@pytest.mark.parametrize("term", ["dumb", ""])
+def test_a_dumb_terminal_shows_no_such_line(term: str) -> None:
+    seen = talking(TERM=term)
+    assert "\x1b" not in seen.screen
+    assert "something" not in seen.screen
+
+
+def test_a_command_that_waits_tells_so_at_a_terminal_alone() -> None:
+    """Vault takes the connection, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env = os.environ | {"VAULT_ADDR": f"http://127.0.0.1:{silent.getsockname()[1]}", "TERM": "xterm"}
+        with closing(Terminal(["vault-init", "--startup-timeout", "1"], env)) as opened:
+            assert opened.shows("bdlab vault-init ... 3 s", within_s=60), opened.screen
+            opened.interrupt()
+        done = shell("bdlab vault-init --startup-timeout 1", VAULT_ADDR=env["VAULT_ADDR"], BDLAB_VAULT_TIMEOUT_S="3")
+    assert done.returncode == 1
+    assert "..." not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["verify", "status --check vault", "vault-init", "consume"])
+def test_where_no_vault_listens_at_the_default_address_it_says_what_to_type(command: str, tmp_path: Path) -> None:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", 8200), 1):
+        pytest.skip("something listens at Vault's default address")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("VAULT_", "BDLAB_"))}
+    with closing(Terminal(command.split(), env | {"HOME": str(tmp_path)})) as opened:
+        assert opened.shows("No Vault listens at http://127.0.0.1:8200, the default address.", within_s=60)
+        assert re.search(r"Start a local stack: \S*bdlab up$|local stack that is up:$", opened.screen, re.MULTILINE)
+        assert "waited" not in opened.screen  # it says so before it waits for one to come
+        opened.interrupt()
+
+
+def test_of_a_vault_elsewhere_no_local_stack_is_offered() -> None:
+    done = shell("bdlab verify --startup-timeout 0", VAULT_ADDR="http://127.0.0.1:1")
+    assert done.returncode == 1
+    assert "Check that it runs, and the setting vault.address" in done.stderr
+    assert "default address" not in done.stderr

@@ -14,7 +14,11 @@ from bdlab_cli.wiring.signals import stop_on_signal
 
 
 def backup(
-    *, to: Annotated[Path, Option()], data_dir: DataDir = DATA_DIR, startup_timeout: StartupTimeout = None
+    *,
+    to: Annotated[Path, Option()],
+    data_dir: DataDir = DATA_DIR,
+    startup_timeout: StartupTimeout = None,
+    json: bool = False,
 ) -> None:
     """Back up a running local stack: a snapshot of Vault, a dump of the database, and the keys.
 
@@ -43,7 +47,7 @@ def backup(
         new.snapshot.touch(mode=0o600, exist_ok=False)
         new.snapshot.write_bytes(session.ask(snapshots.save))
         dumps.dump(session.database(), new.dump, programs=binaries.postgres() / "bin", stop=stop)
-    terminal.echo(target.path)
+    terminal.echo_result({"folder": str(target.path), "keys": str(target.keys)}, target.path, as_json=json)
     terminal.echo(
         f"Whoever has {target.path} has every secret of this stack. Keep {target.keys} apart from the rest.", err=True
     )

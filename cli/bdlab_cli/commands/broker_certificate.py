@@ -1,5 +1,6 @@
 """`bdlab broker-certificate`: what a secured broker needs before its first start."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ def broker_certificate(
     host: Annotated[list[str], Option()],
     ttl: Annotated[int | None, Option(min=5, show_default="a year")] = None,
     admin_servers: AdminServers = "",
+    json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Get a broker's certificate from Vault's authority, in the form in which Kafka reads it.
@@ -34,16 +36,17 @@ def broker_certificate(
     layers = load_settings({"startup_timeout_s": startup_timeout})
     ttl_s = ttl or BROKER_TTL_S
     files = CertificateFiles(folder, mode=GROUP_READS)
+    tell = partial(terminal.echo_change, as_json=json)
     with open_session(layers, service="migrate", kafka=bool(admin_servers)) as session:
         if files.good_for(host, authority=session.ask(pki.authority_pem)):
-            terminal.echo("broker certificate: unchanged")
+            tell("broker certificate", "")
         else:
             issued = session.ask(lambda client: pki.issue(client, pki.BROKER_ROLE, hosts=host, ttl_s=ttl_s))
             files.write(issued, host, ttl_s=ttl_s)
-            terminal.echo(f"broker certificate: issued for {', '.join(host)}, good for {ttl_s} s")
+            tell("broker certificate", f"issued for {', '.join(host)}, good for {ttl_s} s")
         if admin_servers:
             from bdlab.kafka.broker_admin import reload_certificates
             from bdlab_cli.wiring.broker_admin import administrator
 
             brokers = reload_certificates(administrator(session, session.kafka(), admin_servers))
-            terminal.echo(f"broker certificate: read by broker {', '.join(map(str, brokers))}")
+            tell("broker certificate", f"read by broker {', '.join(map(str, brokers))}")

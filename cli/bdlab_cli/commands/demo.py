@@ -14,6 +14,7 @@ def demo(
     broker: Broker = "auto",
     tls: Annotated[bool, Option(envvar="BDLAB_STACK_TLS")] = False,
     model: ModelPath = None,
+    json: bool = False,
 ) -> None:
     """Run the whole pipeline once in a throw-away folder and prove it.
 
@@ -28,4 +29,4 @@ def demo(
     from bdlab_cli.wiring.local_stack import model_file
 
     load_settings()
-    run_demo(broker, keep=keep, tls=tls, model=None if model is None else model_file(model))
+    run_demo(broker, keep=keep, tls=tls, model=None if model is None else model_file(model), as_json=json)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -44,11 +45,32 @@ app = Typer(
     """,
 )
 
-_PLACE = "PARTITION/OFFSET"
-_Position = Annotated[str, Argument(metavar=_PLACE, help="Where it is, such as 3/1207.")]
-_Positions = Annotated[
-    list[str] | None, Argument(metavar=_PLACE, help="Where they are; without any the options choose.")
-]
+_COMPLETED, _COMPLETED_WITHIN_S = 100, 1.5
+
+
+def _typed(incomplete: str) -> list[tuple[str, str]]:
+    """Return what the position that a person types may become, the open letters first; nothing if it takes too long."""
+    partition, typed, _ = incomplete.partition("/")
+    wanted = DeadLetterFilter(partition=int(partition) if typed and partition.isdecimal() else None)
+    found: list[tuple[str, str]] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        with suppress(Exception), _opened(0, stop) as (_, letters):
+            for letter in letters.find(wanted, limit=_COMPLETED):
+                where = dead_letters.place(letter.record.position)
+                found.append((where, f"{dead_letters.state(letter)}: {dead_letters.escaped(letter.reason)}"))
+
+    reader = threading.Thread(target=read, daemon=True)  # a server that hangs ends with the process
+    reader.start()
+    reader.join(_COMPLETED_WITHIN_S)
+    stop.set()
+    return [(where, remark) for where, remark in tuple(found) if where.startswith(incomplete)]
+
+
+_place = partial(Argument, metavar="PARTITION/OFFSET", autocompletion=_typed)
+_Position = Annotated[str, _place(help="Where it is, such as 3/1207.")]
+_Positions = Annotated[list[str] | None, _place(help="Where they are; without any the options choose.")]
 _Place = Annotated[int | None, Option(min=0)]
 _Moment = Annotated[datetime | None, Option(parser=moment)]
 _All = Annotated[bool, Option("--all")]

@@ -3,7 +3,7 @@
 from bdlab_cli.output import terminal
 
 
-def fetch_kafka() -> None:
+def fetch_kafka(*, json: bool = False) -> None:
     """Fetch Apache Kafka into the user's cache, from where `bdlab up` runs it without a network.
 
     Each jar is compared with the SHA-256 that bdlab pins. They come from Maven Central, or from the mirror
@@ -14,8 +14,11 @@ def fetch_kafka() -> None:
     from bdlab_cli.wiring.local_stack import prepare_quick_starts
 
     assembly = jars.kafka()
-    done = "unchanged:" if assembly.is_whole() else "fetched:"
+    whole = assembly.is_whole()
     with fetch_progress(assembly) as progress:
         jars.fetch(assembly, progress)
-    terminal.echo(f"{done} Apache Kafka {assembly.version} is in {assembly.home}")
+    done = "unchanged" if whole else "fetched"
+    result = {"version": assembly.version, "folder": str(assembly.home), "outcome": done}
+    text = f"{done}: Apache Kafka {assembly.version} is in {assembly.home}"
+    terminal.echo_result(result, text, as_json=json)
     prepare_quick_starts()

@@ -21,6 +21,7 @@ def migrate(
     adopt_log: bool = False,
     new_log: bool = False,
     admin_servers: AdminServers = "",
+    json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Bring the database schema, the topic and a secured broker's users up to date.
@@ -49,29 +50,26 @@ def migrate(
     layers = load_settings({"kafka": {"bootstrap_servers": bootstrap_servers}, "startup_timeout_s": startup_timeout})
     patience, deployment = layers.settings().startup_timeout_s, layers.settings().deployment
     contract = load_contract(layers.settings().model.path)
+    tell = partial(terminal.echo_change, as_json=json)
     with stop_on_signal() as stop, open_session(layers, stop, service="migrate", database=True) as session:
         if announce_broker:
-            _tell("broker address in Vault", announce(session, layers, ca_file))
+            tell("broker address in Vault", announce(session, layers, ca_file))
         both = partial(contracts.migrate, session, contract, deployment)
         applied, change = wait_for("PostgreSQL", both, timeout_s=patience, stop=stop)
-        _tell("schema", ", ".join(applied))
-        _tell("contract", change)
+        tell("schema", ", ".join(applied))
+        tell("contract", change)
         credentials: KafkaCredentials = session
         if admin_servers:
-            credentials, changes = secure(session, admin_servers, timeout_s=patience, stop=stop)
-            _tell("users and ACLs", ", ".join(f"{action} {subject}" for action, subject in changes))
+            credentials, secured = secure(session, admin_servers, timeout_s=patience, stop=stop)
+            tell("users and ACLs", ", ".join(f"{action} {subject}" for action, subject in secured))
         with Admin(credentials, client_id="bdlab-migrate") as admin:
             outcome = wait_for("the broker", admin.ensure_topic, timeout_s=patience, stop=stop)
             if adopt_log or new_log:
-                _tell("log", decide(session, admin, same=adopt_log))
+                tell("log", decide(session, admin, same=adopt_log))
         try:
             session.ask(lambda client: sweep(client, deployment))
         except VaultError as error:
             terminal.echo(f"warning: database logins that ended cannot be dropped: {error.message}", err=True)
-    _tell(f"topic {outcome.topic}", f"created, {outcome.partitions} partitions" if outcome.created else "")
+    tell(f"topic {outcome.topic}", f"created, {outcome.partitions} partitions" if outcome.created else "")
     if outcome.warning:
         terminal.echo(f"warning: {outcome.warning}", err=True)
-
-
-def _tell(what: str, change: str) -> None:
-    terminal.echo(f"{what}: {change or 'unchanged'}")

@@ -6,6 +6,7 @@ from typing import Annotated
 from typer import Argument, Exit, Option, Typer
 
 from bdlab.errors import Unhealthy
+from bdlab_cli.completion import cards
 from bdlab_cli.options import Delimiter
 from bdlab_cli.output import terminal
 
@@ -66,7 +67,7 @@ def init(
 
 @app.command()
 def check(
-    card: Annotated[str, Argument(metavar="CARD", help="A model card, or its folder.")],
+    card: Annotated[str, Argument(metavar="CARD", help="A model card, or its folder.", autocompletion=cards)],
     *,
     sample: Path | None = None,
     delimiter: Delimiter = ",",

@@ -18,6 +18,7 @@ def restore(
     data_dir: Annotated[Path, setting("stack.data_dir")] = DATA_DIR,
     rows_only: bool = False,
     trust_backup: bool = False,
+    json: bool = False,
 ) -> None:
     """Make a new local stack from a backup; `bdlab up` then starts it.
 
@@ -76,7 +77,9 @@ def restore(
             console.print("[green]✓[/] the database", markup=True)
         postgres.forget_admin_password()
         folder.record_location()
-    terminal.echo(
+    terminal.echo_result(
+        {"folder": str(folder.path), "made_at": about.made_at},
         f"restored to {about.made_at:%Y-%m-%d %H:%M:%S} UTC. Start it with:\n\n"
-        f"  bdlab up --data-dir {shlex.quote(str(folder.path))}"
+        f"  bdlab up --data-dir {shlex.quote(str(folder.path))}",
+        as_json=json,
     )

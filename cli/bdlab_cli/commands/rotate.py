@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from typer import Argument, Exit, Option
 
 from bdlab.errors import BdlabError, InvalidInput, Unhealthy
+from bdlab_cli.completion import services
 from bdlab_cli.options import AdminServers, StartupTimeout
 from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
@@ -18,7 +19,7 @@ def rotate(
         Literal["database", "kafka", "approle", "all"], Argument(envvar="BDLAB_ROTATE_TARGET", help="What to rotate.")
     ] = "all",
     *,
-    service: Annotated[list[str] | None, Option(show_default="all")] = None,
+    service: Annotated[list[str] | None, Option(show_default="all", autocompletion=services)] = None,
     leases: bool = False,
     admin_servers: AdminServers = "",
     grace: float = 60.0,

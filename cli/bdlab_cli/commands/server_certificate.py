@@ -1,6 +1,7 @@
 """`bdlab server-certificate`: certificates for Vault's listener, PostgreSQL and the API."""
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ def server_certificate(
     folder: Annotated[Path, Option()],
     host: Annotated[list[str] | None, Option(show_default="localhost")] = None,
     ttl: Annotated[int | None, Option(min=5, show_default="30 days")] = None,
+    json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Get certificates for Vault's listener, PostgreSQL or the API from Vault's own authority.
@@ -37,16 +39,17 @@ def server_certificate(
     layers = load_settings({"startup_timeout_s": startup_timeout})
     hosts = host or ["localhost"]
     ttl_s = ttl or SERVER_TTL_S
+    tell = partial(terminal.echo_change, as_json=json)
     with open_session(layers, service="migrate", kafka=False) as session:
         authority = session.ask(lambda client: pki.authority_pem(client, pki.SERVERS))
         for name in dict.fromkeys(server):
             files = CertificateFiles(folder / name)
             if files.good_for(hosts, authority=authority):
-                terminal.echo(f"certificate of {name}: unchanged")
+                tell(f"certificate of {name}", "")
                 continue
             issued = session.ask(
                 lambda client, name=name: pki.issue(client, name, hosts=hosts, ttl_s=ttl_s)  # type: ignore[misc]
             )
             files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             files.write(issued, hosts, ttl_s=ttl_s)
-            terminal.echo(f"certificate of {name}: issued for {', '.join(hosts)}, good for {ttl_s} s")
+            tell(f"certificate of {name}", f"issued for {', '.join(hosts)}, good for {ttl_s} s")

@@ -4,13 +4,14 @@ from typing import Annotated
 
 from typer import Exit, Option
 
-from bdlab_cli.wiring.session import load_settings
+from bdlab_cli.completion import checks
+from bdlab_cli.wiring.session import load_settings, tell_of_stack
 from bdlab_cli.wiring.signals import stop_on_signal
 
 
 def status(
     *,
-    check: Annotated[list[str] | None, Option(show_default="all")] = None,
+    check: Annotated[list[str] | None, Option(show_default="all", autocompletion=checks)] = None,
     json: bool = False,
     watch: bool = False,
     interval: Annotated[float, Option(min=0.1)] = 2.0,
@@ -38,6 +39,8 @@ def status(
 
     layers = load_settings(quiet=True)
     wanted = chosen(check or (), layers.settings().sink)
+    if any(name.startswith("vault.") for name in wanted):
+        tell_of_stack(layers.settings().vault)
     with stop_on_signal() as stop, Checker(layers, wanted, api_url=api_url) as checker:
         report = follow(
             checker.report,

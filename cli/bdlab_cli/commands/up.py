@@ -4,8 +4,10 @@ from typing import Annotated
 
 from typer import Option
 
+from bdlab_cli.completion import cards
 from bdlab_cli.options import DATA_DIR, Broker, DataDir, setting
 from bdlab_cli.output import terminal
+from bdlab_cli.output.progress import line
 from bdlab_cli.wiring.session import load_settings
 from bdlab_cli.wiring.signals import stop_on_signal
 
@@ -19,8 +21,11 @@ def up(
     tls: Annotated[
         bool | None, Option(envvar="BDLAB_STACK_TLS", show_default="as the folder began; a new one without")
     ] = None,
-    model: Annotated[str | None, setting("model.path", "as last time; the shipped one in a new folder")] = None,
+    model: Annotated[
+        str | None, setting("model.path", "as last time; the shipped one in a new folder", autocompletion=cards)
+    ] = None,
     certificate_ttl: Annotated[int | None, Option(min=5, show_default="30 days")] = None,
+    json: bool = False,
 ) -> None:
     """Run the whole pipeline on this machine, in the foreground; Ctrl-C stops it.
 
@@ -40,7 +45,7 @@ def up(
     from bdlab.model import load_contract
     from bdlab.settings import SHIPPED_MODEL
     from bdlab.stack import DataFolder, Event, LocalStack
-    from bdlab_cli.output.stack_events import show, welcome
+    from bdlab_cli.output.stack_events import life_of, show, welcome
     from bdlab_cli.wiring.local_stack import bdlab_command, choose_broker, model_file
 
     deployment = load_settings().settings().deployment
@@ -70,8 +75,9 @@ def up(
         )
         endpoints = stack.open(stop)
         try:
-            terminal.echo(welcome(endpoints, kind, folder.path, contract))
-            stack.watch(stop)
+            terminal.echo_result(endpoints, welcome(endpoints, kind, folder.path, contract), as_json=json)
+            with line(life_of(stack.consumer_urls, endpoints.ca_file)):
+                stack.watch(stop)
             terminal.echo("stopping; once more Ctrl-C ends everything at once", err=True)
         finally:
             stack.close()

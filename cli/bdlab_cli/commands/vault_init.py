@@ -9,6 +9,7 @@ from typer import Option
 
 from bdlab.errors import DatabaseError, InvalidInput
 from bdlab.trust import require_own
+from bdlab_cli.completion import renewable
 from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout
 from bdlab_cli.output import terminal
 
@@ -28,7 +29,7 @@ def vault_init(
     authority: Annotated[list[AuthorityName] | None, Option(show_default="what .env says")] = None,
     broker_folder: Annotated[Path | None, Option(show_default="none is made")] = None,
     broker_ttl: Annotated[int | None, Option(min=5, show_default="a year")] = None,
-    renew: Annotated[list[str] | None, Option(show_default=False)] = None,
+    renew: Annotated[list[str] | None, Option(show_default=False, autocompletion=renewable)] = None,
     shared_database: bool = False,
     startup_timeout: StartupTimeout = None,
     dry_run: bool = False,

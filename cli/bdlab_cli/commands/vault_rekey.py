@@ -16,6 +16,7 @@ def vault_rekey(
     keys_file: KeysFile = KEYS_FILE,
     identity_dir: IdentityDir = None,
     startup_timeout: StartupTimeout = None,
+    json: bool = False,
 ) -> None:
     """Replace the key shares of Vault, or the recovery key of one that opens by itself.
 
@@ -37,5 +38,6 @@ def vault_rekey(
         raise InvalidInput(f"--threshold {threshold} is more than --shares {shares}")
     plan = msgspec.structs.replace(plan, shares=shares, threshold=threshold)
     kind = "key shares" if rekey(plan).unseal_keys else "recovery keys"
-    terminal.echo(f"{shares} new {kind} in {plan.keys_file}, {threshold} needed")
+    result = {"kind": kind, "shares": shares, "threshold": threshold, "keys_file": str(plan.keys_file)}
+    terminal.echo_result(result, f"{shares} new {kind} in {plan.keys_file}, {threshold} needed", as_json=json)
     terminal.echo("The old ones are worth nothing any more: destroy their copies, and copy the new ones.", err=True)

@@ -11,8 +11,10 @@ from typer import Argument, Exit, Option, Typer
 
 from bdlab.errors import InvalidInput, TokenRefused, VaultError
 from bdlab.settings import VaultSettings
+from bdlab_cli.completion import services
 from bdlab_cli.options import KEYS_FILE, IdentityDir, KeysFile, StartupTimeout, age
 from bdlab_cli.output import terminal
+from bdlab_cli.output.progress import no_line
 
 app = Typer(add_completion=False)
 
@@ -24,10 +26,11 @@ def vault_token(
     ] = None,
     *,
     ttl: str = "10m",
-    policy: Annotated[list[str] | None, Option(show_default="root")] = None,
+    policy: Annotated[list[str] | None, Option(show_default="root", autocompletion=services)] = None,
     keys_file: KeysFile = KEYS_FILE,
     identity_dir: IdentityDir = None,
     startup_timeout: StartupTimeout = None,
+    json: bool = False,
 ) -> None:
     """Run a command with a short-lived administrator's token of Vault, and revoke the token afterwards.
 
@@ -52,11 +55,13 @@ def vault_token(
     policies = tuple(plan.deployment.own(name) if name in IDENTITIES else name for name in named)
     with closing(make_token(plan, ttl=lifetime, policies=policies)) as client:
         if not command:
-            terminal.echo(client.token.reveal())
+            token = client.token.reveal()
+            terminal.echo_result({"token": token, "ttl_s": lifetime.total_seconds()}, token, as_json=json)
             terminal.echo(f"It ends in {ttl}; sooner with: bao token revoke -self", err=True)
             return
         try:
-            code = _run(command, _environment(plan.vault) | {"VAULT_TOKEN": client.token.reveal()})
+            with no_line():
+                code = _run(command, _environment(plan.vault) | {"VAULT_TOKEN": client.token.reveal()})
         finally:
             try:
                 client.revoke_self()

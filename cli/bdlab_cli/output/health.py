@@ -5,16 +5,20 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
+import msgspec
 from rich.console import Group
 from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
-from bdlab.health import Report, State
+from bdlab.health import CheckResult, Report, State
 from bdlab_cli.output import terminal
+from bdlab_cli.output.progress import no_line
 
 EXIT_CODES: dict[State, int] = {"healthy": 0, "degraded": 0, "unknown": 1, "unhealthy": 10}
 
+#: Check -> the count in its detail of which `--watch` shows the change.
+_COUNTS = {"postgres.rows": "rows", "postgres.dead_letters": "open", "kafka.lag": "lag_events"}
 _STYLES: dict[State, str] = {"healthy": "green", "degraded": "yellow", "unknown": "magenta", "unhealthy": "bold red"}
 
 
@@ -31,8 +35,11 @@ def follow(
     out = terminal.stdout()
     live = watch and not as_json and out.is_terminal
     deadline = time.monotonic() + (wait_healthy_s or 0)
-    report = look()
-    with Live(_table(report), console=out, auto_refresh=False) if live else nullcontext() as shown:
+    report, at = look(), time.monotonic()
+    with (
+        no_line() if watch else nullcontext(),
+        Live(_table(report), console=out, auto_refresh=False) if live else nullcontext() as shown,
+    ):
         while not (stop.is_set() or terminal.failed()):
             left_s = deadline - time.monotonic()
             waiting = wait_healthy_s is not None and not report.healthy and left_s > 0
@@ -44,10 +51,27 @@ def follow(
                 break
             if stop.wait(interval_s if watch else min(interval_s, left_s)):
                 break
-            report = look()
+            report, at = _with_rates(look(), report, at)
     if not watch:
         _show(report, as_json=as_json)
     return report
+
+
+def _with_rates(report: Report, before: Report, then: float) -> tuple[Report, float]:
+    """Return the report with the change of each count per second since `before`, made `then`; and the moment."""
+    now = time.monotonic()
+    counted = {check.name: check.detail.get(_COUNTS.get(check.name, "")) for check in before.checks}
+
+    def with_rate(check: CheckResult) -> CheckResult:
+        name = _COUNTS.get(check.name, "")
+        count, earlier = check.detail.get(name), counted.get(check.name)
+        if count is None or earlier is None:
+            return check
+        rate = round((count - earlier) / (now - then), 1)
+        detail = {**check.detail, f"{name}_per_s": rate}
+        return msgspec.structs.replace(check, message=f"{check.message} ({rate:+,.1f}/s)", detail=detail)
+
+    return Report(tuple(map(with_rate, report.checks))), now
 
 
 def _show(report: Report, *, as_json: bool) -> None:

@@ -1,15 +1,33 @@
-"""Progress bars on standard error, for a person at a terminal."""
+"""What a person at a terminal sees on standard error of work that takes its time."""
 
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 from bdlab_cli.output import terminal
 
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+_SILENCE_S, _EVERY_S = 2.0, 1.0
+_lines: list[Callable[[], str]] = []  # the last one is shown
+_lock = threading.RLock()
+
 
 def progress_bar(*columns: ProgressColumn) -> Progress:
-    """Return a bar that shows each task's name and `columns`, and is gone at its end.
+    """Return a bar that shows each task's name and `columns`, and is gone at its end; it needs `no_line`.
 
     It shows nothing if standard error is not a terminal.
     """
+    from rich.progress import BarColumn, Progress, TextColumn
+
     console = terminal.stderr()
     return Progress(
         TextColumn("{task.description}"),
@@ -19,3 +37,37 @@ def progress_bar(*columns: ProgressColumn) -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def tell_of_wait(what: str) -> None:
+    """From 2 s on tell, each second until the process ends, what is done and for how long, at a terminal's end."""
+    began = time.monotonic()
+    _lines.append(lambda: f"{what} ... {time.monotonic() - began:.0f} s")
+
+    def renew() -> None:
+        time.sleep(_SILENCE_S)
+        while True:
+            with _lock:
+                terminal.line(_lines[-1]())
+            time.sleep(_EVERY_S)
+
+    if sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown"):
+        threading.Thread(target=renew, name="line", daemon=True).start()
+
+
+@contextmanager
+def line(text: Callable[[], str]) -> Iterator[None]:
+    """For the time of a block, have what `text` returns in the place of what `tell_of_wait` tells."""
+    with _lock:
+        _lines.append(text)
+        terminal.line("")
+    try:
+        yield
+    finally:
+        with _lock:
+            _lines.pop()
+            terminal.line("")
+
+
+#: Leaves the terminal's last line to a prompt, a bar or another program for the time of a block.
+no_line = partial(line, str)

@@ -4,19 +4,24 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 
 from rich.markup import escape
 from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from bdlab.contract import Contract, example_of
+from bdlab.health.remote import sink_figures
 from bdlab.stack import BrokerKind, Endpoints, Event
 from bdlab.stack.brokers import described
 from bdlab.stack.servers.jars import Assembly
 from bdlab_cli.output import terminal
-from bdlab_cli.output.progress import progress_bar
+from bdlab_cli.output.progress import no_line, progress_bar
+
+_RATE_OVER_S = 6
 
 
 def show(event: Event) -> None:
@@ -37,7 +42,7 @@ def fetch_progress(assembly: Assembly) -> Iterator[Callable[[int, int], None]]:
     Nothing is shown if there is nothing to fetch.
     """
     what = f"fetching Apache Kafka {assembly.version}"
-    with progress_bar(DownloadColumn(), TransferSpeedColumn()) as bar:
+    with no_line(), progress_bar(DownloadColumn(), TransferSpeedColumn()) as bar:
         task = bar.add_task(what, total=assembly.size, visible=False)
 
         def progress(done: int, total: int) -> None:
@@ -48,9 +53,29 @@ def fetch_progress(assembly: Assembly) -> Iterator[Callable[[int, int], None]]:
         yield progress
 
 
+def life_of(urls: Sequence[str], ca_file: str) -> Callable[[], str]:
+    """Return what tells in a line what the consumers at `urls` do now; a rate is that of the last seconds."""
+    seen: deque[tuple[float, float]] = deque(maxlen=_RATE_OVER_S)
+
+    def life() -> str:
+        figures = sink_figures(urls, ca_file=ca_file)
+        if not figures:
+            return "the consumers do not answer"
+        stored = figures.get("rows_total", 0)
+        if seen and stored < seen[-1][1]:
+            seen.clear()  # a consumer was started again, and counts anew
+        seen.append((monotonic(), stored))
+        (since, before), (now, _) = seen[0], seen[-1]
+        rate = (stored - before) / (now - since) if now > since else 0
+        lag, letters = (figures.get(name, 0) for name in ("lag_events", "dead_letters_total"))
+        return f"{rate:,.1f}/s  stored {stored:,.0f}  lag {lag:,.0f}  dead letters {letters:,.0f}"
+
+    return life
+
+
 def welcome(endpoints: Endpoints, kind: BrokerKind, folder: Path, contract: Contract) -> str:
     """Return what `bdlab up` prints once the stack answers: where, and what to try."""
-    url, bdlab, quoted_folder = endpoints.http_url, _bdlab_as_typed(), shlex.quote(str(folder))
+    url, bdlab, quoted_folder = endpoints.http_url, bdlab_as_typed(), shlex.quote(str(folder))
     example = example_of(contract)
     arguments = " ".join(
         shlex.quote(f"{name}={value if isinstance(value, str) else json.dumps(value)}")
@@ -78,7 +103,7 @@ Or from another terminal:
 """
 
 
-def _bdlab_as_typed() -> str:
+def bdlab_as_typed() -> str:
     """Return what a person types for this `bdlab`: its path if the name finds none, or another one."""
     own = Path(sys.executable).with_name("bdlab")
     found = shutil.which("bdlab")

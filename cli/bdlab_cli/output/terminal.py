@@ -9,6 +9,8 @@ import os
 import re
 import select
 import sys
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -48,6 +50,14 @@ class _Output(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
+        if not self.isatty():
+            return self._write(data)
+        with _line.lock:
+            line("")  # until it is renewed
+            _line.free = bytes(data[-1:]) == b"\n"
+            return self._write(data)
+
+    def _write(self, data: Any) -> int:
         while not (self.failure and self._lasting):
             try:
                 return os.write(self._descriptor, data)
@@ -59,6 +69,28 @@ class _Output(io.RawIOBase):
         return len(data)
 
 
+class _Line:
+    """The last line of the terminal, which renews itself; what is written meanwhile goes above it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.free = True  # no line that somebody else has not ended stands there
+        self._shown = False
+        os.register_at_fork(
+            before=self.lock.acquire, after_in_parent=self.lock.release, after_in_child=self.lock.release
+        )
+
+    def draw(self, text: str) -> None:
+        """Show `text` in the place of what was shown there; "" takes it away until the next `draw`."""
+        with self.lock, suppress(OSError):  # the terminal may be gone
+            if self.free and (text or self._shown):
+                self._shown = bool(text)
+                width = (os.get_terminal_size(2).columns or 80) - 1
+                os.write(2, f"\r\x1b[K{visible(text)[:width]}".encode("ascii", "replace"))
+
+
+_line = _Line()
+line = _line.draw
 _results = _Output(1, "<stdout>", lasting=True)
 _messages = _Output(2, "<stderr>", lasting=False)
 
@@ -134,6 +166,16 @@ def echo_json(value: object) -> None:
     echo_encoded(msgspec.json.encode(value))
 
 
+def echo_result(value: object, text: object, *, as_json: bool) -> None:
+    """Write a result as JSON, or else as `text`."""
+    echo_json(value) if as_json else echo(text)
+
+
+def echo_change(what: str, change: str, *, as_json: bool) -> None:
+    """Write what was done to a thing; "" if it stands as it was."""
+    echo_result({"what": what, "change": change}, f"{what}: {change or 'unchanged'}", as_json=as_json)
+
+
 def echo_encoded(content: bytes) -> None:
     """Write a line of UTF-8 to standard output."""
     sys.stdout.flush()
@@ -165,6 +207,8 @@ def finish(code: int) -> int:
     A reader that has seen enough (``| head``) is not a failure.
     """
     sys.stdout.flush()
+    line("")
+    _line.free = False  # the shell's prompt comes next
     failure = _results.failure
     if failure is None or _results.told or failure.errno == errno.EPIPE:
         return code

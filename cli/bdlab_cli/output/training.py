@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from bdlab.model.card import SUFFIX, Card
 from bdlab_cli.output import terminal
-from bdlab_cli.output.progress import progress_bar
+from bdlab_cli.output.progress import no_line, progress_bar
 
 #: figure -> how it is shown
 _SHOWN = {
@@ -28,7 +28,8 @@ _SHOWN = {
 @contextmanager
 def training_progress() -> Iterator[Callable[[str, float], None]]:
     """Show a bar at a terminal, with the time left; it gets what is being done, and the share done."""
-    with progress_bar(TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}")) as bar:
+    columns = (TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
+    with no_line(), progress_bar(*columns) as bar:
         task = bar.add_task("loading scikit-learn", total=None, left="")
         begin = monotonic()
 

@@ -12,6 +12,7 @@ from bdlab.events import Input
 from bdlab.inputs.body import InputInvalid, Validator
 from bdlab.inputs.cells import argument_of, input_of
 from bdlab_cli.output import terminal
+from bdlab_cli.output.progress import no_line
 
 _STANDARD_INPUT = "-"
 _SUMMARY = "summary"
@@ -81,7 +82,8 @@ def _from_standard_input(contract: Contract, limit: int) -> str:
     if sys.stdin.isatty():
         terminal.echo(f"Reading one {noun} from the terminal; Ctrl-D on a line of its own ends it.", err=True)
     try:
-        content = sys.stdin.buffer.read(limit + 1)
+        with no_line():
+            content = sys.stdin.buffer.read(limit + 1)
         text = content.decode("utf-8-sig").rstrip("\r\n")
     except OSError as error:
         raise InvalidInput(

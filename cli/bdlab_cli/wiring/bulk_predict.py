@@ -109,7 +109,7 @@ def predict_file(
     """Predict from a file. Raises InvalidInput for a bad row before any is published, and BdlabError."""
     from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
-    from bdlab_cli.output.progress import progress_bar
+    from bdlab_cli.output.progress import no_line, progress_bar
 
     _refuse_overwriting(source, prediction.output)
     if source == "-" and sys.stdin.isatty():
@@ -123,7 +123,7 @@ def predict_file(
         max_row_bytes=prediction.max_row_bytes,
         delimiter=delimiter,
     )
-    with stop_on_signal() as stop, file, ExitStack() as stack:
+    with stop_on_signal() as stop, no_line(), file, ExitStack() as stack:
         scorer = prediction.scorer(many=file.size >= MANY_BYTES)
         # Before the thread of the progress bar begins, since they are forked.
         forked = file.size >= MANY_BYTES and scorer.forkable

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 from rich.table import Table
 from rich.text import Text
 
@@ -37,7 +38,7 @@ _POLL_S = 0.2
 _LOG_LINES = 15
 
 
-def run_demo(broker: BrokerName, *, keep: bool, tls: bool, model: str | None) -> None:
+def run_demo(broker: BrokerName, *, keep: bool, tls: bool, model: str | None, as_json: bool) -> None:
     """Run the pipeline of `model`, a path as the stack takes it, once and check each step.
 
     Raises BdlabError for the first that does not hold.
@@ -59,10 +60,14 @@ def run_demo(broker: BrokerName, *, keep: bool, tls: bool, model: str | None) ->
                 ids += _predict(stack, from_file, folder, stop)
             with _step(f"read {len(ids)} rows back from Postgres", log_file=consume_log):
                 rows = _wait_for_rows(endpoints, ids, stop)
-            out.print(_table(contract, rows), markup=True)
+            if not as_json:
+                out.print(_table(contract, rows), markup=True)
             with _step("verified that every offset is stored exactly once"):
-                accounts = _verify(stack, stop)
-            out.print(accounts, end="")
+                accounts = _verify(stack, stop, *["--json"] * as_json)
+            if as_json:
+                terminal.echo_json({"rows": rows, "accounts": msgspec.Raw(accounts.encode())})
+            else:
+                out.print(accounts, end="")
         finally:
             stack.close(drain=False)
     held = f"all of it held, in {time.monotonic() - began:.1f} s; the broker: {described(kind)}"
@@ -137,9 +142,9 @@ def _wait_for_rows(endpoints: Endpoints, ids: Sequence[str], stop: threading.Eve
     )
 
 
-def _verify(stack: LocalStack, stop: threading.Event) -> str:
+def _verify(stack: LocalStack, stop: threading.Event, *options: str) -> str:
     """Return what `bdlab verify` printed. Raises Unhealthy if it does not add up."""
-    verify = ["verify", "--wait", str(_VERIFY_WAIT_S)]
+    verify = ["verify", "--wait", str(_VERIFY_WAIT_S), *options]
     outcome = stack.commands.run("verify", verify, stop, check=False)
     if outcome.code != 0:
         raise Unhealthy(f"bdlab verify ended with exit code {outcome.code}:\n{outcome.output}{outcome.tail}")

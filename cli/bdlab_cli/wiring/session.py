@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 import msgspec
 
 from bdlab_cli.output import terminal
+from bdlab_cli.output.progress import line
 from bdlab_cli.wiring.signals import stop_on_signal
 
 if TYPE_CHECKING:
-    from bdlab.settings import Layers, Settings, Values
+    from bdlab.settings import Layers, Values, VaultSettings
     from bdlab.vault.session import VaultSession
 
 _AT_A_TERMINAL_S = 5.0
-_SILENCE_S = 2.0
 
 
 def load_settings(
@@ -46,10 +49,30 @@ def load_settings(
     return loaded
 
 
+@cache
+def tell_of_stack(vault: VaultSettings) -> None:
+    """If nothing listens at Vault's default address, say how to name the local stack that is up, or start one."""
+    from bdlab.health.remote import why_closed
+
+    place = urlsplit(vault.address)
+    if vault.address != type(vault)().address or not why_closed(place.hostname or "", place.port or 0):
+        return
+    from bdlab.stack.folder import running_folders
+    from bdlab_cli.output.stack_events import bdlab_as_typed
+
+    bdlab = bdlab_as_typed()
+    lines = [f'  eval "$({bdlab} env --data-dir {shlex.quote(str(one.path))})"' for one in running_folders()]
+    first = f"No Vault listens at {vault.address}, the default address. "
+    todo = "Point this terminal at the local stack that is up:" if lines else f"Start a local stack: {bdlab} up"
+    terminal.echo("\n".join((first + todo, *lines)), err=True)
+
+
 def daemon_session(layers: Layers, service: str) -> VaultSession:
     """Return the session of a daemon, not open yet."""
     from bdlab.vault.session import VaultSession
 
+    if sys.stderr.isatty():  # otherwise its log goes there
+        tell_of_stack(layers.settings().vault)
     role = layers.settings().deployment.database_role(service)
     return VaultSession(layers, service=service, database_role=role, daemon=True)
 
@@ -97,31 +120,12 @@ def open_session(
     from bdlab.vault.session import VaultSession
 
     settings = layers.settings()
+    tell_of_stack(settings.vault)
     role = settings.deployment.database_role(service) if database else None
     session = VaultSession(layers, service=service, database_role=role, kafka=kafka, daemon=renewed)
     with closing(session):
-        with _told_of_wait(settings) as tell, nullcontext(stop) if stop else stop_on_signal() as ending:
-            session.open(settings.startup_timeout_s, stop=ending, on_wait=tell)
+        patience_s = settings.startup_timeout_s
+        wait = f"Waiting for Vault at {settings.vault.address}, at most {patience_s:g} s (--startup-timeout)"
+        with line(lambda: wait), nullcontext(stop) if stop else stop_on_signal() as ending:
+            session.open(patience_s, stop=ending)
         yield session
-
-
-@contextmanager
-def _told_of_wait(settings: Settings) -> Iterator[Callable[[], None]]:
-    """Give a function that tells of the wait for Vault, once; it is called here if Vault does not answer."""
-    told = threading.Lock()
-
-    def tell() -> None:
-        if told.acquire(blocking=False):
-            terminal.echo(
-                f"Waiting for Vault at {settings.vault.address}, at most {settings.startup_timeout_s:g} s "
-                "(--startup-timeout); Ctrl-C ends the wait.",
-                err=True,
-            )
-
-    silence = threading.Timer(_SILENCE_S, tell)
-    silence.daemon = True
-    silence.start()
-    try:
-        yield tell
-    finally:
-        silence.cancel()

@@ -10,13 +10,15 @@ import typer
 from bdlab.errors import InvalidInput
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap import Plan
-from bdlab_cli.wiring.session import load_settings
+from bdlab_cli.output.progress import no_line
+from bdlab_cli.wiring.session import load_settings, tell_of_stack
 
 
 def admin_plan(keys_file: Path, identity_dir: str | None, startup_timeout: float | None, *, quiet: bool = True) -> Plan:
     """Return the plan of a task that needs Vault's keys; a person at the terminal is asked for them."""
     given = {"vault": {"identity_dir": identity_dir}, "startup_timeout_s": startup_timeout}
     settings = load_settings(given, quiet=quiet).settings()
+    tell_of_stack(settings.vault)
     return Plan(
         vault=settings.vault,
         deployment=settings.deployment,
@@ -29,9 +31,10 @@ def admin_plan(keys_file: Path, identity_dir: str | None, startup_timeout: float
 
 def ask_key(number: int) -> Secret | None:
     """Ask at the terminal for a key share; None if there is no more."""
-    given = typer.prompt(
-        f"Key share {number} (empty: no more)", hide_input=True, default="", err=True, show_default=False
-    )
+    with no_line():
+        given = typer.prompt(
+            f"Key share {number} (empty: no more)", hide_input=True, default="", err=True, show_default=False
+        )
     return Secret(given.strip()) if given.strip() else None
 
 

@@ -13,6 +13,7 @@ from bdlab.reachability import wrong_scheme
 
 TIMEOUT_S = 5.0
 _MAX_BYTES = 1 << 16
+_FIGURE = re.compile(rb"^bdlab_sink_(rows_total|lag_events|dead_letters_total)(?:{.*})? (\S+)$", re.MULTILINE)
 _STOPPED = re.compile(rb'^bdlab_sink_stopped{partition="(\d+)",reason="((?:[^"\\]|\\.)*)"} 1', re.MULTILINE)
 
 
@@ -58,6 +59,17 @@ def consumer_check(urls: Sequence[str], *, ca_file: str = "") -> CheckResult:
     return healthy("consumer", f"alive at {', '.join(urls)}", urls=list(urls))
 
 
+def sink_figures(urls: Sequence[str], *, ca_file: str = "") -> dict[str, float]:
+    """Return what the consumers at `urls` count together: rows_total and dead_letters_total since each one's start, and
+    lag_events. What nobody tells is not there.
+    """
+    found: dict[str, float] = {}
+    for url in urls:
+        for name, value in _FIGURE.findall(_get(f"{url}/metrics", ca_file, timeout_s=1.0)[1]):
+            found[name.decode()] = found.get(name.decode(), 0) + float(value)
+    return found
+
+
 def _stopped_partitions(url: str, ca_file: str) -> dict[str, str]:
     """Return the consumer's stopped partitions, each with the reason; empty if it does not answer."""
     _, body, _ = _get(f"{url}/metrics", ca_file)
@@ -79,7 +91,7 @@ def why_closed(host: str, port: int) -> str:
     return ""
 
 
-def _get(url: str, ca_file: str) -> tuple[int, bytes, str]:
+def _get(url: str, ca_file: str, timeout_s: float = TIMEOUT_S) -> tuple[int, bytes, str]:
     """Return status, body and problem; with a problem the others are empty."""
     try:
         context = None
@@ -88,7 +100,7 @@ def _get(url: str, ca_file: str) -> tuple[int, bytes, str]:
             if ca_file:
                 context.load_verify_locations(ca_file)
         with (
-            urllib3.PoolManager(ssl_context=context, retries=False, timeout=TIMEOUT_S) as client,
+            urllib3.PoolManager(ssl_context=context, retries=False, timeout=timeout_s) as client,
             client.request("GET", url, preload_content=False) as answer,
         ):
             return answer.status, answer.read(_MAX_BYTES), ""

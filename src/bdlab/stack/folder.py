@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -230,6 +230,18 @@ class DataFolder:
         )
 
 
+def running_folders() -> Iterator[DataFolder]:
+    """Yield the data folder of each stack of this user that is up: its processes work in it."""
+    places: set[Path] = set()
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            places.update([link.readlink(), *link.readlink().parents])
+    for place in sorted(places):
+        with contextlib.suppress(StackError):
+            DataFolder(place).running()
+            yield DataFolder(place)
+
+
 def _quoted(value: str) -> str:
     """Return `value` quoted for `.env`; unquoted, " #" would begin a comment."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
@@ -238,7 +250,7 @@ def _quoted(value: str) -> str:
 _EXPORTS: Mapping[str, Callable[[DataFolder, Endpoints], str]] = {
     "BDLAB_STACK_DATA_DIR": lambda folder, _: str(folder.path),
     "BDLAB_CONFIG": lambda folder, _: str(folder.config_file),
-    "BDLAB_DEPLOYMENT": lambda folder, _: folder.deployment,
+    "BDLAB_DEPLOYMENT": lambda folder, _: str(folder.deployment),
     "VAULT_ADDR": lambda _, endpoints: endpoints.vault_address,
     "VAULT_CACERT": lambda _, endpoints: endpoints.ca_file,
     "BDLAB_VAULT_IDENTITY_DIR": lambda folder, _: str(folder.identity_dir),
@@ -251,7 +263,7 @@ _EXPORTS: Mapping[str, Callable[[DataFolder, Endpoints], str]] = {
     "KAFKA_BOOTSTRAP_SERVERS": lambda _, endpoints: endpoints.bootstrap_servers,
     "PGHOST": lambda _, endpoints: endpoints.postgres_host,
     "PGPORT": lambda _, endpoints: str(endpoints.postgres_port),
-    "PGDATABASE": lambda folder, _: folder.deployment.database,
+    "PGDATABASE": lambda folder, _: str(folder.deployment.database),
     "PGSSLMODE": lambda _, endpoints: "verify-full" if endpoints.ca_file else "disable",
     "PGSSLROOTCERT": lambda _, endpoints: endpoints.ca_file,
 }

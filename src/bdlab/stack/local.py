@@ -75,6 +75,8 @@ class LocalStack:
         self._supervisor = Supervisor(report)
         self._certificates = CertificateRenewer(self.commands.run, report)
         self._services: list[Service] = []
+        #: Where the consumers tell their health and metrics, once they are started.
+        self.consumer_urls: list[str] = []
         self._endpoints: Endpoints | None = None
         self._volatile_log = VolatileLog(self.folder.records / "open-log", self._broker.name, self._verify, report)
         self._opened = ExitStack()
@@ -207,6 +209,7 @@ class LocalStack:
             environment["BDLAB_MODEL_PATH"] = self._model_path or SHIPPED_MODEL
         self.commands.environment = environment
         scheme, tls = "https" if self._tls else "http", self._api_tls
+        self.consumer_urls = [f"{scheme}://127.0.0.1:{port}" for port in consumers.values()]
         self.folder.write_config(
             {
                 "vault": {
@@ -218,7 +221,7 @@ class LocalStack:
                 # A consumer waits half of it for its first partitions.
                 "kafka": {"session_timeout_s": _SESSION_TIMEOUT_S},
                 "sink": {
-                    "urls": ",".join(f"{scheme}://127.0.0.1:{port}" for port in consumers.values()),
+                    "urls": ",".join(self.consumer_urls),
                     **{name: file for name, file in tls.items() if name != "ca_file"},
                 },
             }

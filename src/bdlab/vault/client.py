@@ -275,8 +275,7 @@ class VaultClient:
         except requests.exceptions.RequestException as error:
             raise VaultUnavailable(
                 f"{self} is unreachable: {root_cause(error)}",
-                hint="Check that it runs, and the setting vault.address (VAULT_ADDR). "
-                'A stack that `bdlab up` runs is named with: eval "$(bdlab env)"',
+                hint="Check that it runs, and the setting vault.address (VAULT_ADDR).",
             ) from error
         except OSError as error:
             raise SettingsInvalid(f"setting vault.ca_file: {error}") from error

@@ -78,25 +78,16 @@ class VaultSession:
 
     # -- open and close --------------------------------------------------------------------------------------
 
-    def open(
-        self, timeout_s: float, *, stop: threading.Event | None = None, on_wait: Callable[[], None] | None = None
-    ) -> None:
+    def open(self, timeout_s: float, *, stop: threading.Event | None = None) -> None:
         """Log in and fetch what the service needs.
 
         Waits up to `timeout_s` seconds for a Vault that is unreachable, sealed or not initialised, and then
         raises VaultUnavailable. Raises IdentityRefused, PolicyDenied or SecretMissing at once, naming what is
-        refused; only a daemon waits for an identity that was never handed over. Setting `stop` ends the wait;
-        `on_wait` is called if there is one.
+        refused; only a daemon waits for an identity that was never handed over. Setting `stop` ends the wait.
         """
         with self._lock:
             wait_for(
-                "Vault",
-                self._log_in,
-                timeout_s=timeout_s,
-                errors=self._waits_for,
-                stop=stop,
-                on_wait=on_wait,
-                service=self._service,
+                "Vault", self._log_in, timeout_s=timeout_s, errors=self._waits_for, stop=stop, service=self._service
             )
         if self._daemon:
             self._start_renewal()
