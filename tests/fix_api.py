@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
@@ -16,6 +16,7 @@ import msgspec
 import pytest
 import uvicorn
 
+from bdlab.access import ApiKey, Scope, hash_of, new_secret
 from bdlab.errors import BrokerError, DatabaseUnavailable
 from bdlab.events import UNKNOWN, EventCodec, Origin, Position, PredictionEvent, Record, read_headers
 from bdlab.kafka.producer import Producer
@@ -128,6 +129,29 @@ class StoredInMemory:
         return DatabaseState(connected=self.online, rows=len(self._rows()) if count_rows else None)
 
 
+class KeysInMemory:
+    """The API keys of a Vault, by their names; each poll of a session would find other objects."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, ApiKey] = {}
+
+    def api_keys(self) -> Mapping[str, ApiKey]:
+        return {name: msgspec.structs.replace(key) for name, key in self.known.items()}
+
+    def add(self, name: str, *scopes: Scope, rate: float | None = None, expires_in_s: float | None = None) -> str:
+        """Make a key, and return it."""
+        secret, now = new_secret(), datetime.now(UTC)
+        self.known[name] = ApiKey(
+            name=name,
+            hash=hash_of(secret),
+            scopes=frozenset(scopes),
+            created_at=now,
+            expires_at=None if expires_in_s is None else now + timedelta(seconds=expires_in_s),
+            rate=rate,
+        )
+        return f"bdlab_{name}_{secret}"
+
+
 class HeldPublisher:
     """Passes events on only once `release` was called; `results` may name what becomes of them instead.
 
@@ -172,6 +196,7 @@ class MemoryApi:
         self.scorer = scorer or load_scorer()
         self.stored = StoredInMemory(self.log, self.scorer.codec)
         self.publisher: HeldPublisher | None = None
+        self.keys = KeysInMemory()
 
     def parts(self) -> Parts:
         self.publisher = HeldPublisher(AsyncPublisher(cast("Producer", self.producer)))
@@ -182,6 +207,7 @@ class MemoryApi:
             stored=self.stored,
             vault=self.vault,
             broker=self.log,
+            keys=self.keys,
         )
 
     def records(self) -> list[Record]:

@@ -6,8 +6,12 @@ import secrets
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Literal, Protocol, get_args
+from urllib.parse import urlsplit
 
 import msgspec
+
+from bdlab.errors import SettingsInvalid
+from bdlab.settings import HttpSettings
 
 Scope = Literal["predict", "feedback", "read", "metrics", "replay", "promote"]
 #: What a key may be for.
@@ -19,6 +23,7 @@ NAME_FORM = re.compile(_NAME)
 #: A whole key, for `fullmatch`. A name has no underscore, so there is one way to split it.
 KEY_FORM = re.compile(f"bdlab_(?P<name>{_NAME})_(?P<secret>[A-Za-z0-9_-]{{43}})")
 
+_THIS_MACHINE = re.compile(r"localhost|::1|127(\.\d{1,3}){3}")
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -54,3 +59,29 @@ def new_secret() -> str:
 def hash_of(secret: str) -> str:
     """Return the SHA-256 of a key's secret part, in hexadecimal; one of 256 random bits needs no salt."""
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def required_scopes(http: HttpSettings) -> frozenset[str]:
+    """Return the scopes of `http.require_key`, whose routes need a key; if it is empty, none for an API that only this
+    machine reaches, else `read`. Raises SettingsInvalid, also for an issuer of tokens that could not be trusted.
+    """
+    if http.jwt_issuer and not (http.jwt_audience and secured(http.jwt_issuer)):
+        raise SettingsInvalid(
+            f"http.jwt_issuer is {http.jwt_issuer!r}: it has to be an https URL, and http.jwt_audience has to be set",
+            hint="The audience is what the provider puts into tokens for this API. http is for this machine only.",
+        )
+    listed = {each.strip() for each in http.require_key.split(",")} - {""}
+    if not listed:
+        return frozenset(() if _THIS_MACHINE.fullmatch(http.host) else ("read",))
+    if unknown := sorted(listed - {"none", "all", *SCOPES}) or (len(listed) > 1 and listed & {"none", "all"}):
+        raise SettingsInvalid(
+            f"http.require_key: {', '.join(unknown)} in {http.require_key!r} is no scope",
+            hint=f"Name some of {', '.join(SCOPES)}, with commas; or none, or all, alone.",
+        )
+    return frozenset(SCOPES) if "all" in listed else frozenset(listed - {"none"})
+
+
+def secured(url: str) -> bool:
+    """Return whether nobody on the way can change what `url` answers: it is https, or of this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and bool(_THIS_MACHINE.fullmatch(parts.hostname or "")))

@@ -19,7 +19,7 @@ _STOPPED = re.compile(rb'^bdlab_sink_stopped{partition="(\d+)",reason="((?:[^"\\
 
 def api_check(url: str, *, ca_file: str = "") -> CheckResult:
     """Check the API by what `url`/health says. The CAs of `ca_file` (PEM) are trusted beside the system's."""
-    status, body, problem = _get(f"{url}/health", ca_file)
+    status, body, problem = fetch(f"{url}/health", ca_file)
     if problem:
         hint = "Start it with `bdlab serve`, or name its address with --api-url."
         return unhealthy("api", f"no answer from {url}: {problem}", hint)
@@ -37,7 +37,7 @@ def api_check(url: str, *, ca_file: str = "") -> CheckResult:
 
 def consumer_check(urls: Sequence[str], *, ca_file: str = "") -> CheckResult:
     """Check that the consumers at `urls` are alive, and have stopped none of their partitions."""
-    found = {url: _get(f"{url}/health/live", ca_file) for url in urls}
+    found = {url: fetch(f"{url}/health/live", ca_file) for url in urls}
     dead = {url: problem or status for url, (status, _, problem) in found.items() if problem or status != 200}
     if dead:
         return CheckResult(
@@ -65,14 +65,14 @@ def sink_figures(urls: Sequence[str], *, ca_file: str = "") -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for url in urls:
-        for name, value in _FIGURE.findall(_get(f"{url}/metrics", ca_file, timeout_s=1.0)[1]):
+        for name, value in _FIGURE.findall(fetch(f"{url}/metrics", ca_file, timeout_s=1.0)[1]):
             found[name.decode()] = found.get(name.decode(), 0) + float(value)
     return found
 
 
 def _stopped_partitions(url: str, ca_file: str) -> dict[str, str]:
     """Return the consumer's stopped partitions, each with the reason; empty if it does not answer."""
-    _, body, _ = _get(f"{url}/metrics", ca_file)
+    _, body, _ = fetch(f"{url}/metrics", ca_file)
     found = _STOPPED.findall(body)
     return {number.decode(): reason.decode().replace('\\"', '"') for number, reason in found}
 
@@ -91,8 +91,8 @@ def why_closed(host: str, port: int) -> str:
     return ""
 
 
-def _get(url: str, ca_file: str, timeout_s: float = TIMEOUT_S) -> tuple[int, bytes, str]:
-    """Return status, body and problem; with a problem the others are empty."""
+def fetch(url: str, ca_file: str, timeout_s: float = TIMEOUT_S) -> tuple[int, bytes, str]:
+    """Return status, body (of at most 64 KiB) and problem; with a problem the others are empty."""
     try:
         context = None
         if url.startswith("https:"):  # reading the system's CAs takes 30 ms

@@ -16,6 +16,7 @@ from litestar.types import ASGIApp
 from bdlab.certificates import ends_at
 from bdlab.hosts import AllowedHosts
 from bdlab.serving import health_routes, openapi, predict_routes, problems, query_parameters, stored_routes
+from bdlab.serving.access import NEED, Gate
 from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.entry import Entry
 from bdlab.serving.hosts import host_guard
@@ -43,7 +44,7 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     """Return the API over open `parts`. `on_shutdown` is called after the last response.
 
     If several workers share a Prometheus folder, the environment has to name it before this package is
-    imported. Raises SettingsInvalid for http.allowed_hosts that are not valid.
+    imported. Raises SettingsInvalid for http.allowed_hosts, http.require_key or an issuer that are not valid.
     """
     http, delivery_timeout_s = parts.settings.http, parts.settings.kafka.delivery_timeout_s
     metrics = Metrics(parts.scorer.name)
@@ -51,6 +52,7 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     predictions = PredictionService(parts, metrics, delivery_health)
     bodies = BodyReader(http.max_body_bytes)
     response_buffer = ResponseBuffer()
+    gate = Gate(parts.keys, http, metrics.refused)
 
     def write_log() -> None:
         metrics.lost_lines(parts.flush_log())
@@ -59,6 +61,7 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
 
     async def before_request(request: Request[Any, Any, Any]) -> None:
         in_progress.refuse_new()
+        await gate.admit(request.scope, request.route_handler.opt.get(NEED))
         query_parameters.read(request)
 
     @asynccontextmanager
@@ -73,9 +76,9 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     spans: list[Callable[[Litestar], AbstractAsyncContextManager[None]]] = [lifespan]
     cors = _cors(http)
     handlers = [
-        *predict_routes.routes(parts, predictions, bodies, response_buffer),
-        *stored_routes.routes(parts),
-        *health_routes.routes(parts, metrics, delivery_health),
+        *predict_routes.routes(parts, predictions, bodies, response_buffer, gate),
+        *stored_routes.routes(parts, gate),
+        *health_routes.routes(parts, metrics, delivery_health, gate),
         _document(),
         openapi.assets,
     ]
@@ -93,6 +96,7 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
         app,
         handlers,
         host_guard(AllowedHosts(http.allowed_hosts, bound=http.host)),
+        gate,
         cors=cors is not None,
         in_progress=in_progress,
         metrics=metrics,
@@ -113,8 +117,8 @@ def _cors(http: HttpSettings) -> CORSConfig | None:
     return CORSConfig(
         allow_origins=list(origins),
         allow_methods=["GET", "POST"],
-        allow_headers=["Content-Type", "Idempotency-Key", "traceparent"],
-        expose_headers=["Retry-After"],
+        allow_headers=["Content-Type", "Idempotency-Key", "traceparent", "Authorization", "X-API-Key"],
+        expose_headers=["Retry-After", "RateLimit", "RateLimit-Policy", "WWW-Authenticate"],
     )
 
 

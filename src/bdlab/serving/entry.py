@@ -1,4 +1,4 @@
-"""Where every request comes in: it is counted, its host is checked, and it goes its way."""
+"""Where every request comes in: it is counted, its host and its key are checked, and it goes its way."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from litestar.enums import HttpMethod, ScopeType
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Receive, Send
 
+from bdlab.serving.access import NEED, Gate, Need, receive_credentials
 from bdlab.serving.in_progress import InProgress
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.openapi import DIRECT, Endpoint
@@ -30,6 +31,7 @@ class Entry:
         framework: ASGIApp,
         handlers: Sequence[HTTPRouteHandler],
         refusal: Callable[[Any], Problem | None],
+        gate: Gate,
         *,
         cors: bool,
         in_progress: InProgress,
@@ -37,8 +39,8 @@ class Entry:
         response_buffer: ResponseBuffer,
     ) -> None:
         self._framework = framework
-        self._direct: dict[tuple[str, str], Endpoint] = {
-            (method, path): handler.opt[DIRECT]
+        self._direct: dict[tuple[str, str], tuple[Endpoint, Need | None]] = {
+            (method, path): (handler.opt[DIRECT], handler.opt.get(NEED))
             for handler in handlers
             if handler.opt.get(DIRECT)
             for method in handler.http_methods
@@ -47,6 +49,7 @@ class Entry:
         }
         self._cors = cors
         self._refusal = refusal
+        self._gate = gate
         self._in_progress = in_progress
         self._metrics = metrics
         self._response_buffer = response_buffer
@@ -57,6 +60,7 @@ class Entry:
             return
         if scope["method"] == HttpMethod.HEAD:  # as GET (RFC 9110, 9.3.2); the server leaves out the body
             scope = {**scope, "method": HttpMethod.GET}
+        send = receive_credentials(scope, send)
         started = time.perf_counter()
         self._in_progress.begin()
         status = 0
@@ -64,9 +68,9 @@ class Entry:
             refusal = self._refusal(scope)
             if refusal is not None:
                 status = await send_problem(refusal, send)
-            elif (endpoint := self._find(scope)) is not None:
+            elif (found := self._find(scope)) is not None:
                 scope["path_template"] = scope["path"]
-                status = await self._answer(endpoint, scope, receive, send)
+                status = await self._answer(*found, scope, receive, send)
             else:
                 status = await self._response_buffer.pass_on(self._framework, scope, receive, send)
         finally:
@@ -74,19 +78,20 @@ class Entry:
             self._metrics.answered(scope["method"], route, status, time.perf_counter() - started)
             self._in_progress.end()
 
-    def _find(self, scope: Any) -> Endpoint | None:
-        """Return what answers a request; None if the framework does."""
-        endpoint = self._direct.get((scope["method"], scope["path"]))
-        if endpoint is None or scope["query_string"]:
+    def _find(self, scope: Any) -> tuple[Endpoint, Need | None] | None:
+        """Return what answers a request, and the key that it needs; None if the framework does."""
+        found = self._direct.get((scope["method"], scope["path"]))
+        if found is None or scope["query_string"]:
             return None
         if self._cors and any(name == b"origin" for name, _ in scope["headers"]):
             return None
-        return endpoint
+        return found
 
-    async def _answer(self, endpoint: Endpoint, scope: Any, receive: Receive, send: Send) -> int:
+    async def _answer(self, endpoint: Endpoint, need: Need | None, scope: Any, receive: Receive, send: Send) -> int:
         """Respond without the framework, and return the status."""
         try:
             self._in_progress.refuse_new()
+            await self._gate.admit(scope, need)
             body = await endpoint(scope, receive)
         except Exception as error:  # noqa: BLE001 - logged if it is a defect
             return await send_problem(problem_of(error, scope), send)

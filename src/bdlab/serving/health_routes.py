@@ -11,6 +11,7 @@ from bdlab import __version__
 from bdlab.contract import example_of
 from bdlab.health import CachedProbe
 from bdlab.probes import BrokerState, DatabaseState, VaultState
+from bdlab.serving.access import Gate
 from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.metrics import CONTENT_TYPE, Metrics
 from bdlab.serving.openapi import describe, state_response
@@ -68,8 +69,9 @@ def _readiness(
     return ReadyAnswer(ready=not problems, problems=tuple(problems))
 
 
-def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth) -> list[HTTPRouteHandler]:
+def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate: Gate) -> list[HTTPRouteHandler]:
     checks = DependencyChecks(parts)
+    scrape = gate.need("metrics") if gate.need("metrics").required else None
 
     @get(
         "/health",
@@ -146,7 +148,7 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth) -> l
         found = msgspec.convert(state, KafkaAnswer, from_attributes=True)
         return json_response(found, 200 if state.connected else 503)
 
-    @get("/metrics", **describe(), summary="Prometheus metrics", tags=["state"], media_type="text/plain")
+    @get("/metrics", **describe(need=scrape), summary="Prometheus metrics", tags=["state"], media_type="text/plain")
     async def show_metrics() -> Response[bytes]:
         metrics.flush()
         return Response(await asyncio.to_thread(metrics.render), media_type=CONTENT_TYPE)

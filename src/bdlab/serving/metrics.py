@@ -11,6 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from bdlab import __version__
+from bdlab.serving.access import REFUSALS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
 """Without the charset, which Litestar adds to every text."""
@@ -83,6 +84,9 @@ class Metrics:
         self.in_flight = gauge(
             "bdlab_predictions_in_flight", "Predictions that wait for the broker now.", multiprocess_mode="livesum"
         )
+        self._refusals = counter("bdlab_http_refusals_total", "Requests refused by their key, by reason.", ["reason"])
+        for reason in REFUSALS:
+            self._refusals.labels(reason)  # so that it is shown as 0
         self._lost_lines = counter("bdlab_log_lines_lost_total", "Log lines of predictions that could not be written.")
         info = gauge(
             "bdlab_build_info",
@@ -123,6 +127,10 @@ class Metrics:
     def busy(self, count: int) -> None:
         """Count predictions that were refused because too many wait."""
         self._outcomes["busy"] += count
+
+    def refused(self, reason: str) -> None:
+        """Count a request that was refused by its key, or its lack of one."""
+        self._child(self._refusals, (reason,)).inc()
 
     def lost_lines(self, count: int) -> None:
         """Count log lines that could not be written."""

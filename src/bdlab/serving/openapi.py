@@ -12,6 +12,7 @@ from litestar import Request, Response, get
 from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import (
+    Components,
     OpenAPIFormat,
     OpenAPIHeader,
     OpenAPIMediaType,
@@ -22,12 +23,14 @@ from litestar.openapi.spec import (
     Reference,
     RequestBody,
     Schema,
+    SecurityScheme,
 )
 from litestar.types import Receive
 
 from bdlab import __version__
 from bdlab.contract import Contract
 from bdlab.inputs.schema import input_schema
+from bdlab.serving.access import NEED, Need
 from bdlab.serving.problems import PROBLEM_JSON, ProblemDetails
 from bdlab.serving.query_parameters import QUERY, NoQuery, schemas
 from bdlab.serving.requests import MAX_KEY_LENGTH, SOURCE_HEADER, SOURCES
@@ -62,6 +65,18 @@ _ANYWHERE = {
     "500": "A defect; the server's log has the reason",
     "503": "The server is stopping: retry after `Retry-After` seconds",
 }
+#: Those of a route with a scope.
+_BY_KEY = {
+    "400": f"{_ANYWHERE['400']}; or more than one key",
+    "401": "There is no key, or the key or token is not valid, as `WWW-Authenticate` says",
+    "403": "The key or token does not have the route's scope",
+}
+_SCHEMES = {
+    "bearer": SecurityScheme(
+        type="http", scheme="bearer", description="An API key, or a token of the identity provider, with the scope."
+    ),
+    "apiKey": SecurityScheme(type="apiKey", security_scheme_in="header", name="X-API-Key", description="An API key."),
+}
 
 
 def describe(
@@ -70,11 +85,12 @@ def describe(
     headers: Sequence[Parameter] = (),
     query: type[msgspec.Struct] = NoQuery,
     path: Parameter | None = None,
+    need: Need | None = None,
     direct: Endpoint | None = None,
 ) -> dict[str, Any]:
     """Return the keyword arguments of a route with these query parameters, and their documentation.
 
-    `direct` answers without the framework.
+    `need` is the key that it needs, and `direct` answers without the framework.
     """
 
     @dataclass
@@ -90,18 +106,22 @@ def describe(
             if body:
                 content = {"application/json": OpenAPIMediaType(schema=body)}
                 self.request_body = RequestBody(content=content, required=True)
-            self.responses = _with_problems(self.responses or {})
+            self.responses = _with_problems(self.responses or {}, _BY_KEY if need else {})
+            if need:
+                ways: list[dict[str, list[str]]] = [{name: [need.scope]} for name in _SCHEMES]
+                self.security = ways if need.required else [{}, *ways]
 
-    return {"operation_class": Described, "opt": {QUERY: query, DIRECT: direct}}
+    return {"operation_class": Described, "opt": {QUERY: query, DIRECT: direct, NEED: need}}
 
 
-def _with_problems(responses: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `responses` and those of every route, without the 400 that the framework adds."""
+def _with_problems(responses: Mapping[str, Any], more: dict[str, str]) -> dict[str, Any]:
+    """Return `responses`, `more` and those of every route, without the 400 that the framework adds."""
     found = {status: answer for status, answer in responses.items() if status != "400"}
-    for status, description in _ANYWHERE.items():
+    for status, description in (_ANYWHERE | more).items():
         answer = found.setdefault(status, OpenAPIResponse(description=description, content={}))
         answer.content.setdefault(PROBLEM_JSON, OpenAPIMediaType(schema=_PROBLEM))
-    found["503"].headers = {"Retry-After": _RETRY_AFTER}
+    for status in {"429", "503"}.intersection(found):
+        found[status].headers = {"Retry-After": _RETRY_AFTER}
     return dict(sorted(found.items()))
 
 
@@ -116,7 +136,7 @@ def problem_response(description: str) -> ResponseSpec:
     )
 
 
-def describe_prediction(contract: Contract, direct: Endpoint, *, most: int = 0) -> dict[str, Any]:
+def describe_prediction(contract: Contract, direct: Endpoint, need: Need, *, most: int = 0) -> dict[str, Any]:
     """Return the keyword arguments of a route that takes an input; with `most` a list of 1 to so many."""
     body: Any = input_schema(contract)
     if most:
@@ -134,13 +154,14 @@ def describe_prediction(contract: Contract, direct: Endpoint, *, most: int = 0) 
         413: "The body, or the event made of it, is too large",
         415: "The body is not JSON, or it is compressed",
         422: f"The body is not a valid {contract.noun}: each wrong field and why",
+        429: "The key's limit of predictions a second is reached, see `RateLimit`: retry after `Retry-After` seconds",
         503: "Not acknowledged, too many in flight, or the server is stopping: retry after `Retry-After` seconds",
     }
     return {
         "status_code": 200,
         "tags": ["predict"],
         "responses": {status: problem_response(about) for status, about in responses.items()},
-        **describe(body=body, headers=headers, direct=direct),
+        **describe(body=body, headers=headers, need=need, direct=direct),
     }
 
 
@@ -188,6 +209,7 @@ def config(contract: Contract) -> OpenAPIConfig:
         description=f"Predictions from {contract.description or contract.plural}; "
         "each is durable before its response is sent.",
         path="/docs",
+        components=Components(security_schemes=dict(_SCHEMES)),
         use_handler_docstrings=True,
         render_plugins=[SwaggerUi()],
     )

@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
 from bdlab.events import Input, PredictionEvent, Score
 from bdlab.inputs import Validator
+from bdlab.serving.access import Gate
 from bdlab.serving.batching import QUICK_CHARACTERS, AsyncScorer
 from bdlab.serving.deadlines import Deadlines
 from bdlab.serving.delivery_health import DeliveryHealth
@@ -163,17 +164,18 @@ class PredictionService:
 
 
 def routes(
-    parts: Parts, predictions: PredictionService, bodies: BodyReader, response_buffer: ResponseBuffer
+    parts: Parts, predictions: PredictionService, bodies: BodyReader, response_buffer: ResponseBuffer, gate: Gate
 ) -> list[HTTPRouteHandler]:
     http = parts.settings.http
     most = min(http.max_batch, http.max_in_flight)
     validator, answer = predictions.validator, predictions.answers.kind
-    contract = validator.contract
+    contract, need = validator.contract, gate.need("predict")
 
     async def one(scope: Any, receive: Receive) -> bytes:
         headers = read_headers(scope)
         body = await bodies.read(receive, headers)
         given = await predictions.read(validator.decode, body)
+        gate.spend(scope, 1)
         return encode_json(await predictions.predict(given, headers))
 
     async def many(scope: Any, receive: Receive) -> bytes:
@@ -181,16 +183,17 @@ def routes(
         headers = read_headers(scope)
         body = await bodies.read(receive, headers)
         inputs = await predictions.read(validator.decode_many, body, limit=most)
+        gate.spend(scope, len(inputs))
         return encode_json(await predictions.predict_many(inputs, headers))
 
-    @post("/predict", **describe_prediction(contract, one), summary=f"Predict from one {contract.noun}")
+    @post("/predict", **describe_prediction(contract, one, need), summary=f"Predict from one {contract.noun}")
     async def predict(request: Request[Any, Any, Any]) -> Response[answer]:  # type: ignore[valid-type]
         """The response comes after the broker has acknowledged the prediction, which is durable then."""
         return json_response(await one(request.scope, request.receive))
 
     @post(
         "/predict/batch",
-        **describe_prediction(contract, many, most=most),
+        **describe_prediction(contract, many, need, most=most),
         summary=f"Predict from a list of {contract.plural}",
         description=f"The predictions are in the order of the {contract.plural}; the response comes once all "
         "are acknowledged.",

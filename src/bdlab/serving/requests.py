@@ -6,6 +6,7 @@ from typing import Any
 from litestar.types import Receive
 
 from bdlab.events import TRACEPARENT, Origin
+from bdlab.serving.access import caller_name
 from bdlab.serving.deadlines import Deadlines
 from bdlab.serving.problems import Problem, invalid_parameter, too_large
 
@@ -64,7 +65,12 @@ def read_headers(scope: Any) -> RequestHeaders:
     if content_types != [b"application/json"]:
         _check_content_type([value.decode("latin-1") for value in content_types])
     return RequestHeaders(
-        length=length, idempotency_key=key, traceparent=traceparent, source=source, received_at=received_at
+        length=length,
+        idempotency_key=key,
+        traceparent=traceparent,
+        source=source,
+        received_at=received_at,
+        key_name=caller_name(scope),
     )
 
 

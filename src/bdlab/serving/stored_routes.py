@@ -16,6 +16,7 @@ from litestar.params import Parameter
 from msgspec import Meta
 
 from bdlab.errors import DatabaseUnavailable
+from bdlab.serving.access import Gate
 from bdlab.serving.openapi import PREDICTION_ID, describe, problem_response
 from bdlab.serving.problems import Problem, invalid_parameter
 from bdlab.serving.protocols import Parts
@@ -46,9 +47,10 @@ class PredictionsQuery(msgspec.Struct, frozen=True, kw_only=True):
     ] = "real"
 
 
-def routes(parts: Parts) -> list[HTTPRouteHandler]:
+def routes(parts: Parts, gate: Gate) -> list[HTTPRouteHandler]:
     # Threads for queries alone, so that a database that hangs stops no predictions.
     threads = ThreadPoolExecutor(CONCURRENT_QUERIES, thread_name_prefix="stored")
+    need = gate.need("read")
 
     async def run(query: Callable[..., T], *arguments: Any) -> T:
         """Return the result of a blocking `query`. Raises DatabaseError."""
@@ -61,7 +63,7 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
 
     @get(
         "/predictions",
-        **describe(query=PredictionsQuery),
+        **describe(query=PredictionsQuery, need=need),
         summary="The newest stored predictions",
         tags=["stored"],
         responses=_UNAVAILABLE,
@@ -77,7 +79,7 @@ def routes(parts: Parts) -> list[HTTPRouteHandler]:
 
     @get(
         "/predictions/{prediction_id:str}",
-        **describe(path=PREDICTION_ID),
+        **describe(path=PREDICTION_ID, need=need),
         summary="One stored prediction",
         tags=["stored"],
         responses={
