@@ -12,7 +12,7 @@ import msgspec
 
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.reachability import wrong_scheme
-from bdlab.settings import http_url
+from bdlab.settings import Secret, http_url
 
 _ANSWER_TIMEOUT_S = 30.0
 #: Shorter than any server's, which could close an idle connection just when it is used again.
@@ -42,11 +42,19 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
 class LoadGenerator:
     """Posts `bodies` in turn to `url`/predict, `requests_per_second` of them, each once.
 
-    Any response but a 200 counts as failed. `ca_file` (PEM) is trusted beside the system's authorities.
-    A context manager, which stops the load at its end.
+    Any response but a 200 counts as failed. `ca_file` (PEM) is trusted beside the system's authorities, `key` is an
+    API key. A context manager, which stops the load at its end.
     """
 
-    def __init__(self, url: str, bodies: Sequence[bytes], *, requests_per_second: float, ca_file: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        bodies: Sequence[bytes],
+        *,
+        requests_per_second: float,
+        ca_file: str = "",
+        key: Secret | None = None,
+    ) -> None:
         """Raises InvalidInput if `url` is not an http(s) URL, or the rate is not above 0."""
         http_url(url)
         if requests_per_second <= 0:
@@ -59,7 +67,7 @@ class LoadGenerator:
             except OSError as error:
                 raise InvalidInput(f"the authorities in {ca_file} cannot be used: {error}") from error
         self._client = httpx.Client(
-            headers=_HEADERS,
+            headers=_HEADERS | ({"X-API-Key": key.reveal()} if key else {}),
             verify=context,
             timeout=_ANSWER_TIMEOUT_S,
             limits=httpx.Limits(max_connections=_THREADS, keepalive_expiry=_KEEP_ALIVE_S),

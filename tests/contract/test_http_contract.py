@@ -96,6 +96,7 @@ def served(request: pytest.FixtureRequest, memory_api: MemoryApi) -> Iterator[Se
                 stored=memory_api.stored,
                 vault=memory_api.vault,
                 broker=admin,
+                keys=memory_api.keys,
             )
 
         with serving(parts) as client:

@@ -149,7 +149,7 @@ def test_the_command_prints_steps_and_no_secret(vault_world: VaultWorld) -> None
     [
         (["--threshold", "2"], {}, 2, "--threshold 2 is more than --shares 1"),
         (["--env-file", "absent.env"], {}, 2, "there is no file absent.env"),
-        (["--token-file", "absent"], {}, 2, "the token file absent cannot be read"),
+        (["--token-file", "absent"], {}, 2, "the file absent cannot be read"),
         ([], {"BDLAB_VAULT_TOKEN": "s.wrong"}, 1, "does not accept the token that was given"),
         (["--startup-timeout", "0.1"], {"VAULT_ADDR": "http://127.0.0.1:1"}, 1, "is unreachable"),
         ([], {"VAULT_ADDR": "vault:8200"}, 2, "setting vault.address: 'vault:8200' is no http(s) URL"),

@@ -70,7 +70,7 @@ def test_the_document_has_bodies_and_problems(api: httpx.Client) -> None:
     assert set(body["properties"]) == {"text", "summary", "HelpfulnessNumerator", "HelpfulnessDenominator"}
     names = {parameter["name"] for parameter in predict["parameters"]}
     assert names == {"Idempotency-Key", "traceparent", "Bdlab-Source"}
-    assert set(predict["responses"]) == {"200", "413", "415", *ANYWHERE}
+    assert set(predict["responses"]) == {"200", "401", "403", "413", "415", "429", *ANYWHERE}
     assert PROBLEM_JSON in predict["responses"]["422"]["content"]
 
 

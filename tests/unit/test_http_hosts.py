@@ -179,7 +179,7 @@ def test_two_hosts_and_what_is_none_are_refused_on_every_route(api: httpx.Client
 
 @pytest.fixture
 def named_api() -> Iterator[httpx.Client]:
-    http = HttpSettings(host=ANYWHERE, allowed_hosts="app.example.org,10.0.0.5:80")
+    http = HttpSettings(host=ANYWHERE, allowed_hosts="app.example.org,10.0.0.5:80", require_key="none")
     api = MemoryApi(Settings(http=http))
     with api.producer, serving(api.parts) as client:
         yield client
@@ -197,7 +197,7 @@ def test_the_setting_names_who_else_may_be_meant(named_api: httpx.Client) -> Non
 
 
 def test_a_star_takes_any_host_but_not_two() -> None:
-    api = MemoryApi(Settings(http=HttpSettings(host=ANYWHERE, allowed_hosts="*")))
+    api = MemoryApi(Settings(http=HttpSettings(host=ANYWHERE, allowed_hosts="*", require_key="none")))
     with api.producer, serving(api.parts) as client:
         assert client.get("/predictions", headers={"Host": "evil.example"}).status_code == 200
         assert ask(client, "Host: a", "Host: b")[0] == 400

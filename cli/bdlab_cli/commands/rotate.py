@@ -1,6 +1,7 @@
 """`bdlab rotate`: other credentials for everything that runs, while it runs."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Exit, Option
 
@@ -30,6 +31,7 @@ def rotate(
     url: Annotated[str | None, Option(show_default="from the settings")] = None,
     requests_per_second: float = 50.0,
     seconds: float = 10.0,
+    api_key_file: Path | None = None,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Rotate the database, Kafka and AppRole credentials while everything runs, without a failed request.
@@ -47,15 +49,18 @@ def rotate(
         --drill: Post inputs of the model (their rows' source is `drill`) to the API meanwhile, say what its callers
             noticed, and verify.
         --url URL: The API that --drill posts to.
+        --api-key-file FILE: The API key that --drill presents, if the API needs one (or set BDLAB_API_KEY).
         --requests-per-second N: How many inputs --drill posts.
         --seconds SECONDS: How long --drill posts at least; always until 2 s after the last rotation.
     """
     from bdlab.vault.rotation.run import Rotation
     from bdlab_cli.output.rotations import drill_table, rotation_table
     from bdlab_cli.wiring.rotation_steps import rotations
+    from bdlab_cli.wiring.vault_admin import read_token
 
     if drill and dry_run:
         raise InvalidInput("--drill rotates, and --dry-run does not: give one of them")
+    key = read_token(api_key_file, "BDLAB_API_KEY")
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
     found: list[Rotation] = []
     drilled = None
@@ -75,9 +80,8 @@ def rotate(
             if drill:
                 from bdlab_cli.wiring.rotation_drill import run_drill
 
-                drilled = run_drill(
-                    layers, stop, steps, url=url, requests_per_second=requests_per_second, seconds=seconds
-                )
+                load: dict[str, Any] = {"requests_per_second": requests_per_second, "seconds": seconds, "key": key}
+                drilled = run_drill(layers, stop, steps, url=url, **load)
             found.extend(drilled.rotations if drilled else steps)
         except BdlabError:
             if found and not json:

@@ -120,6 +120,7 @@ class Api:
             stored=self.reader,
             vault=self.vault,
             broker=self.admin,
+            keys=self.vault,
             log_published=lines.published,
             flush_log=lines.flush,
         )

@@ -9,7 +9,7 @@ import msgspec
 
 from bdlab.load import LoadGenerator, LoadReport
 from bdlab.model import load_contract
-from bdlab.settings import Layers
+from bdlab.settings import Layers, Secret
 from bdlab.vault.rotation.run import Rotation
 from bdlab_cli.output.rotations import progress
 from bdlab_cli.wiring.accounting import account
@@ -37,6 +37,7 @@ def run_drill(
     url: str | None,
     requests_per_second: float,
     seconds: float,
+    key: Secret | None = None,
 ) -> Drill:
     """Post inputs for at least `seconds`, rotate meanwhile, then account for all offsets.
 
@@ -46,7 +47,8 @@ def run_drill(
     url = url or own_url(http)
     contract = load_contract(layers.settings().model.path)
     bodies = [json.dumps(sample).encode() for sample in samples_of(contract)]
-    with LoadGenerator(url, bodies, requests_per_second=requests_per_second, ca_file=own_ca_file(http)) as load:
+    load = LoadGenerator(url, bodies, requests_per_second=requests_per_second, ca_file=own_ca_file(http), key=key)
+    with load:
         progress(f"posting {requests_per_second:g} {contract.plural} a second to {url}")
         began = time.monotonic()
         stop.wait(_BEFORE_S)

@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 from uvicorn.supervisors import Multiprocess
 
 from bdlab import signals
+from bdlab.access import required_scopes
 from bdlab.certificates import ServedCertificate, check_pair
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.hosts import AllowedHosts, is_loopback
@@ -50,6 +51,7 @@ def run(layers: Layers) -> None:
     """
     settings = layers.settings()
     settings.http.origins()
+    required_scopes(settings.http)
     max_connections(settings.http.max_connections)  # before anything is waited for
     with closing(_bind(settings.http)) as listener:
         if settings.http.workers == 1:

@@ -38,15 +38,15 @@ def ask_key(number: int) -> Secret | None:
     return Secret(given.strip()) if given.strip() else None
 
 
-def read_token(file: Path | None) -> Secret | None:
-    """Return the token in `file`, or in BDLAB_VAULT_TOKEN, if there is one. Raises InvalidInput."""
+def read_token(file: Path | None, variable: str = "BDLAB_VAULT_TOKEN") -> Secret | None:
+    """Return the token or key in `file`, or in an environment variable, if there is one. Raises InvalidInput."""
     if file is None:
-        given = os.environ.get("BDLAB_VAULT_TOKEN", "").strip()
+        given = os.environ.get(variable, "").strip()
         return Secret(given) if given else None
     try:
         text = file.expanduser().read_text("utf-8").strip()
     except OSError as error:
-        raise InvalidInput(f"the token file {file} cannot be read: {error.strerror}") from error
+        raise InvalidInput(f"the file {file} cannot be read: {error.strerror}") from error
     if not text:
-        raise InvalidInput(f"the token file {file} is empty")
+        raise InvalidInput(f"the file {file} is empty")
     return Secret(text)

@@ -1,13 +1,13 @@
 """What the API depends on, as Protocols; the `serve` command passes the real objects."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
 import structlog
 
-from bdlab.access import ApiKey, ApiKeys
+from bdlab.access import ApiKeys
 from bdlab.events import UNKNOWN, Origin, Position, PredictionEvent
 from bdlab.model import Scorer
 from bdlab.probes import BrokerProbe, DatabaseState, VaultProbe
@@ -41,11 +41,6 @@ class StoredPredictions(Protocol):
     def get(self, prediction_id: UUID) -> Any | None: ...
 
 
-class _NoKeys:
-    def api_keys(self) -> Mapping[str, ApiKey]:
-        return {}
-
-
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """The open parts that the API works with; the caller closes them.
 
@@ -59,6 +54,6 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     stored: StoredPredictions
     vault: VaultProbe
     broker: BrokerProbe
-    keys: ApiKeys = _NoKeys()
+    keys: ApiKeys
     log_published: Callable[[str, Position], None] = _log_at_once
     flush_log: Callable[[], int] = lambda: 0
