@@ -14,6 +14,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from bdlab.events import read_headers
 from bdlab.serving import tokens
 from bdlab.settings import HttpSettings, Secret, Settings
 from bdlab.vault.client import VaultClient
@@ -103,6 +104,8 @@ def test_a_good_token_is_taken_with_its_scopes_and_beside_keys(provider: Provide
         token = provider.token()
         for _ in range(2):
             assert predict(client, token).status_code == 200
+        names = {read_headers(record.headers)[2] for record in memory.records()}
+        assert names == {f"jwt:{claims_of(token)['sub']}".encode()}
         assert client.post("/predict", json=REVIEW, headers={"X-API-Key": token}).status_code == 200
         assert client.get("/predictions", headers={"Authorization": f"Bearer {token}"}).status_code == 403
         reader = {"Authorization": f"Bearer {provider.token('list')}"}

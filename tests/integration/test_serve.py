@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -303,6 +304,53 @@ def _check_even_spread(client: httpx.Client, *workers: int) -> None:
             connections.enter_context(socket.create_connection(address))
         until(lambda: sum(taken()) >= 75)  # others may have ended meanwhile
         assert min(taken()) >= 20
+
+
+def everywhere(client: httpx.Client, method: str, path: str, key: str) -> set[int]:
+    """The statuses of requests by connections of their own, of which both workers get some."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    body = REVIEW if method == "POST" else None
+    url = f"{client.base_url}{path}"
+    ask = partial(
+        httpx.request, method, url, json=body, headers=headers, timeout=10, trust_env=False, verify=tls.VERIFY
+    )
+    return {ask().status_code for _ in range(16)}
+
+
+@pytest.mark.with_tls
+def test_keys_of_the_command_open_both_workers_and_end_within_seconds(pipeline: Pipeline) -> None:
+    """Those that were known go on while Vault is away."""
+    anywhere = ("--host", "0.0.0.0", "--allowed-hosts", "localhost,127.0.0.1")  # noqa: S104 - so that keys are needed
+
+    def made(name: str, *scopes: str) -> str:
+        done = pipeline.run("api-key", "create", name, "--scope", ",".join(scopes))
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    old = made("old", "predict", "read")
+    with pipeline.serve("--workers", "2", *anywhere) as (_, client):
+        assert everywhere(client, "GET", "/predictions", "") == {401}  # the default there
+        assert everywhere(client, "POST", "/predict", "") == everywhere(client, "GET", "/health/live", "") == {200}
+    with pipeline.serve("--workers", "2", *anywhere, BDLAB_HTTP_REQUIRE_KEY="all") as (daemon, client):
+        assert everywhere(client, "POST", "/predict", old) == {200}
+        key = made("shop", "predict")
+        until(lambda: everywhere(client, "POST", "/predict", key) == {200}, timeout_s=5)
+        assert everywhere(client, "GET", "/predictions", key) == {403}
+        url = str(client.base_url).rstrip("/")
+        drill = ("rotate", "approle", "--service", "predict", "--drill", "--seconds", "0.2", "--url", url)
+        assert "HTTP 401" in pipeline.run(*drill).stderr
+        assert "HTTP 403" in pipeline.run(*drill, BDLAB_API_KEY=made("reader", "read")).stderr
+        pipeline.vault.stop()
+        try:
+            assert everywhere(client, "POST", "/predict", key) == {200}
+            assert everywhere(client, "GET", "/predictions", old) == {200}
+        finally:
+            pipeline.vault.start()
+        assert pipeline.run("api-key", "revoke", "shop").returncode == 0
+        until(lambda: everywhere(client, "POST", "/predict", key) == {401}, timeout_s=5)
+        assert pipeline.run("api-key", "revoke", "old").returncode == 0
+        assert daemon.stop() == 0
+        assert not [line for line in daemon.lines if key in line or old in line]
 
 
 @pytest.mark.with_tls

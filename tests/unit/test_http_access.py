@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdlab.access import SCOPES, required_scopes, secured
-from bdlab.errors import SettingsInvalid
+from bdlab.errors import BdlabError, SettingsInvalid
+from bdlab.events import read_headers
+from bdlab.load import LoadGenerator
 from bdlab.serving.access import MAX_CREDENTIAL_BYTES, RateLimit
 from bdlab.serving.problems import PROBLEM_JSON
-from bdlab.settings import HttpSettings, KafkaSettings, Settings
+from bdlab.settings import HttpSettings, KafkaSettings, Secret, Settings
 from tests.fix_api import MemoryApi, serving
 
 OPEN = ("/health", "/health/live", "/health/ready", "/vault-status", "/kafka-status", "/docs", "/openapi.json",
@@ -141,6 +143,7 @@ def test_a_key_opens_what_its_scopes_say(memory: MemoryApi, client: httpx.Client
     predict, read = memory.keys.add("shop", "predict"), memory.keys.add("reader", "read", "metrics")
     assert client.post("/predict", json=REVIEW, headers=bearer(predict)).status_code == 200
     assert client.post("/predict/batch", json=[REVIEW], headers={"X-API-Key": predict}).status_code == 200
+    assert {read_headers(record.headers)[2] for record in memory.records()[-2:]} == {b"shop"}
     assert client.post("/predict?", json=REVIEW, headers={"Authorization": f"bEARER  {predict}"}).status_code == 200
     assert client.get("/predictions", headers=bearer(read)).status_code == 200
     assert client.head("/predictions", headers=bearer(read)).status_code == 200
@@ -278,6 +281,14 @@ def test_a_page_of_another_origin_may_send_a_key(memory: MemoryApi, client: http
     assert answer.status_code == 200
     assert {"RateLimit", "RateLimit-Policy"} <= set(answer.headers["access-control-expose-headers"].split(", "))
     assert answer.headers["ratelimit-policy"] == '"default";q=5;w=1'
+
+
+def test_a_load_presents_its_key(memory: MemoryApi, client: httpx.Client) -> None:
+    url, key = str(client.base_url), Secret(memory.keys.add("drill", "predict"))
+    with LoadGenerator(url, [b'{"text": "a"}'], requests_per_second=100, key=key) as load:
+        assert load.stop().failed == 0
+    with pytest.raises(BdlabError, match="HTTP 401"):
+        LoadGenerator(url, [b'{"text": "a"}'], requests_per_second=100).start()
 
 
 # How much.

@@ -26,8 +26,8 @@ SEEN_S, MAX_SEEN = 60.0, 4096  # how long, and how many, tokens that were checke
 KEYS_LAST_S = 300.0  # then the provider is asked again, and its keys are used meanwhile
 ASK_EVERY_S = 5.0  # at most, however many tokens name a key that is not known
 
-_MAX_NAME = 255
-_NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
+_MAX_SUBJECT = 96
+_NOT_IN_NAMES = re.compile(r"[^!-\[\]-~]")
 
 
 class Tokens:
@@ -67,7 +67,7 @@ class Tokens:
             raise self._refusal(reason, f"As a token of {self._issuer} it is refused: {error}.") from None
         said = claims.get("scope", ())
         said = said.split() if isinstance(said, str) else said
-        name = "jwt:" + _NOT_PRINTABLE.sub("?", claims["sub"])[:_MAX_NAME]
+        name = "jwt:" + _NOT_IN_NAMES.sub("?", claims["sub"])[:_MAX_SUBJECT]
         caller = Caller(name, frozenset(one for one in SCOPES if isinstance(said, list) and one in said))
         self._seen.pop(digest, None)
         if len(self._seen) >= MAX_SEEN:
