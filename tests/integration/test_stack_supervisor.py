@@ -336,6 +336,7 @@ def test_services_see_the_settings_of_the_shell_but_not_its_servers(
         "BDLAB_HTTP_MAX_BATCH": "7",
         "BDLAB_STARTUP_TIMEOUT": "5",
         "BDLAB_MODEL_PATH": "my/model.json",
+        "OTEL_TRACES_EXPORTER": "otlp",
     }.items():
         monkeypatch.setenv(name, value)
     folder = DataFolder(tmp_path)
@@ -350,3 +351,4 @@ def test_services_see_the_settings_of_the_shell_but_not_its_servers(
         "BDLAB_MODEL_PATH": str(Path.cwd() / "my/model.json"),
     }
     assert environment["PATH"] == os.environ["PATH"]
+    assert environment["OTEL_TRACES_EXPORTER"] == "otlp"

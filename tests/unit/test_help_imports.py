@@ -25,12 +25,15 @@ finally:
 
 _API = """
 import asyncio, json, sys
+from bdlab import tracing
 from bdlab.serving import make_app
+from bdlab_cli.wiring import api, bulk_predict, sink
 from tests.fix_api import MemoryApi
 async def made():
+    assert tracing.start("serve", {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "otlp"}) is None
     make_app(MemoryApi().parts())
 asyncio.run(made())
-print(json.dumps([name for name in sys.modules if name.startswith(("litestar", "pydantic"))]))
+print(json.dumps([name for name in sys.modules if name.startswith(("litestar", "pydantic", "opentelemetry"))]))
 """
 
 
@@ -63,12 +66,12 @@ def test_scoring_here_imports_neither_the_scientific_stack_nor_a_client() -> Non
     assert "bdlab" in found
 
 
-def test_the_api_imports_no_pydantic() -> None:
-    """Litestar would, where it is installed."""
+def test_the_api_imports_no_pydantic_and_what_makes_spans_only_if_it_is_asked_for() -> None:
+    """Litestar would import pydantic, where it is installed."""
     ended = subprocess.run([sys.executable, "-c", _API], capture_output=True, text=True, check=True, timeout=60)
     found = json.loads(ended.stdout)
     assert "litestar.app" in found
-    assert not [name for name in found if name.startswith("pydantic")]
+    assert not [name for name in found if name.startswith(("pydantic", "opentelemetry.trace", "opentelemetry.sdk"))]
 
 
 def test_rich_is_imported_by_a_command_that_shows_something_by_it_and_by_no_library() -> None:

@@ -57,10 +57,10 @@ from bdlab_cli.output import logs
 logs.configure(LogSettings(format={form!r}, level={level!r}))
 lines, log = logs.published_lines(), structlog.get_logger()
 for number, key in enumerate(("0193-a", "0193-b")):
-    lines.published(key, Position("cluster", "topic", number, 10**number))
-    log.info("published", id=key, partition=number, offset=10**number)
+    lines.published(key, Position("cluster", "topic", number, 10**number), "7a" * 16)
+    log.info("published", id=key, partition=number, offset=10**number, trace_id="7a" * 16)
 log.warning("other")
-lines.published("last", Position("cluster", "topic", 1, 2))
+lines.published("last", Position("cluster", "topic", 1, 2), "7b" * 16)
 """
 
 
@@ -83,7 +83,7 @@ def test_lines_that_cannot_be_written_are_counted() -> None:
         lines = PublishedLines(full, shown=True)
         lines.render([lambda _, __, event: str(event)])
         for offset in range(3):
-            lines.published("id", Position("cluster", "topic", 0, offset))
+            lines.published("id", Position("cluster", "topic", 0, offset), "7c" * 16)
         assert lines.flush() == 3
         assert lines.flush() == 0
 

@@ -61,8 +61,8 @@ class PublishedLines:
         """Learn from `processors`, which make an event a line, how a line looks."""
         # Marks that are the same in every format, instead of what differs from line to line.
         numbers = {"partition": 1_000_000_007, "offset": 1_000_000_009}
-        texts = {"id": "xxidxx", "timestamp": "xxtimestampxx"}
-        line: Any = {"id": texts["id"], **numbers, "event": "published", "level": "info"}
+        texts = {"id": "xxidxx", "trace_id": "xxtracexx", "timestamp": "xxtimestampxx"}
+        line: Any = {"id": texts["id"], **numbers, "trace_id": texts["trace_id"], "event": "published", "level": "info"}
         line["timestamp"] = texts["timestamp"]
         for processor in processors:
             line = processor(None, "info", line)
@@ -76,13 +76,14 @@ class PublishedLines:
             self._write()
         return event
 
-    def published(self, prediction_id: str, position: Position) -> None:
+    def published(self, prediction_id: str, position: Position, trace_id: str) -> None:
         """Keep the line of a prediction for the next `flush`, or for the next other line."""
         if self._shown:
             values = {
                 "id": prediction_id,
                 "partition": position.partition,
                 "offset": position.offset,
+                "trace_id": trace_id,
                 "timestamp": datetime.now(UTC).isoformat()[:-6] + "Z",
             }
             self._lines.append(self._form % values)

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 import structlog
 
+from bdlab import tracing
 from bdlab.contract import check_fits
 from bdlab.errors import BdlabError, DatabaseError, VaultError, VaultUnavailable
 from bdlab.forked import end_with_parent
@@ -63,6 +64,9 @@ class Api:
         before = self._layers.settings()
         self.scorer = load_scorer(before.model.path)
         with ExitStack() as opening:
+            self.spans = tracing.start(SERVICE, os.environ, topic=before.kafka.topic)
+            if self.spans:
+                opening.callback(self.spans.close)
             self.vault = daemon_session(self._layers, SERVICE)
             opening.callback(self.vault.close)
             self.vault.open(before.startup_timeout_s)
@@ -73,6 +77,8 @@ class Api:
             self.reader = Reader(self.vault)
             opening.callback(self.reader.close)
             self.producer = Producer(self.vault, client_id="bdlab-serve", source="/bdlab/serve")
+            if self.spans:
+                self.producer.publish = self.spans.sending(self.producer.publish)  # type: ignore[method-assign]
             opening.callback(self.producer.close)
             self.producer.open()
             stop = threading.Event()
@@ -128,7 +134,7 @@ class Api:
         # What exists now stays for good: scanning it would stop everything for a tenth of a second.
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)
-        return app
+        return self.spans.http(app) if self.spans else app
 
 
 def _give_memory_back() -> None:

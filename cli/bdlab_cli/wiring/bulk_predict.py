@@ -67,12 +67,16 @@ class Prediction:
         if not self.publish:
             yield from unpublished(scored, model=model)
             return
+        from bdlab import tracing
         from bdlab.kafka.producer import Producer
 
         with ExitStack() as stack:
             vault = stack.enter_context(open_session(self.layers, stop, service="predict"))
             source = f"/bdlab/{self.source}"
             producer = Producer(vault, client_id="bdlab-predict", source=source, idempotent=many)
+            if spans := tracing.start("predict", os.environ, topic=self.layers.settings().kafka.topic):
+                stack.callback(spans.close)
+                producer.publish = spans.sending(producer.publish)  # type: ignore[method-assign]
             producer.open()
             # Every input is accounted for by then, so nothing is left to wait for.
             stack.callback(producer.close, 1.0)

@@ -1,10 +1,12 @@
 """The sink over the real servers: what `bdlab consume` runs."""
 
+import os
 import threading
 from contextlib import ExitStack, closing
 
 import structlog
 
+from bdlab import tracing
 from bdlab.certificates import check_pair, ends_at
 from bdlab.errors import BdlabError, IdentityRefused, SchemaOutdated, TopicMissing
 from bdlab.kafka.admin import Admin
@@ -49,7 +51,12 @@ def _run(session: VaultSession, stop: threading.Event, *, until_idle: bool, metr
         # A frozen consumer's locks are freed before the group gives its partitions to another.
         store = Store(session, idle_in_transaction_s=settings.kafka.session_timeout_s / 2)
         opened.callback(store.close)
-        sink = Sink(store, settings.sink, metrics=metrics)
+        kafka, server = settings.kafka, settings.postgres
+        database = {"db.namespace": server.dbname, "server.address": server.host, "server.port": server.port}
+        spans = tracing.start("consume", os.environ, topic=kafka.topic, group=kafka.group, database=database)
+        if spans:
+            opened.callback(spans.close)
+        sink = Sink(store, settings.sink, metrics=metrics, spans=spans)
         if settings.sink.metrics_port >= 0:
             opened.enter_context(
                 MetricsServer(

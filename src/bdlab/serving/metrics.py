@@ -11,6 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from bdlab import __version__
+from bdlab.probes import EXPIRIES
 from bdlab.serving.access import REFUSALS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
@@ -18,12 +19,6 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 """The variable with the folder that the workers share; it is read when this module is imported."""
-
-EXPIRIES = (
-    "bdlab_credential_expiry_timestamp_seconds",
-    "Unix time at which a credential that is in use ends, unless it is renewed; 0 if there is none.",
-    ["credential"],
-)
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 

@@ -14,7 +14,7 @@ from litestar.types import Receive
 from uuid_utils.compat import uuid7
 
 from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
-from bdlab.events import Input, PredictionEvent, Score
+from bdlab.events import Input, PredictionEvent, Score, new_traceparent
 from bdlab.inputs import Validator
 from bdlab.serving.access import Gate
 from bdlab.serving.batching import QUICK_CHARACTERS, AsyncScorer
@@ -106,9 +106,11 @@ class PredictionService:
 
     async def _publish(self, event: PredictionEvent, headers: RequestHeaders) -> None:
         started = time.perf_counter()
+        origin = headers if headers.traceparent else msgspec.structs.replace(headers, traceparent=new_traceparent())
+        trace_id = origin.traceparent[3:35]
         try:
             with self.deadlines:
-                position = await self._publisher.publish(event, headers)
+                position = await self._publisher.publish(event, origin)
         except TimeoutError:
             self._metrics.not_acknowledged()
             why = f"the broker did not acknowledge the event within {self.deadlines.limit_s:g} s"
@@ -120,11 +122,11 @@ class PredictionService:
             self._metrics.not_acknowledged()
             if not isinstance(error, EventTooLarge):
                 self._delivery_health.failed(error.message)
-            log.warning("not published", id=str(event.id), problem=error.message)
+            log.warning("not published", id=str(event.id), trace_id=trace_id, problem=error.message)
             raise
         self._metrics.acknowledged(time.perf_counter() - started)
         self._delivery_health.succeeded()
-        self._log_published(str(event.id), position)
+        self._log_published(str(event.id), position, trace_id)
 
     def _acquire(self, count: int) -> None:
         waiting = self._metrics.waiting

@@ -25,8 +25,8 @@ class Publisher(Protocol):
         """
 
 
-def _log_at_once(prediction_id: str, position: Position) -> None:
-    log.info("published", id=prediction_id, partition=position.partition, offset=position.offset)
+def _log_at_once(prediction_id: str, position: Position, trace_id: str) -> None:
+    log.info("published", id=prediction_id, partition=position.partition, offset=position.offset, trace_id=trace_id)
 
 
 class StoredPredictions(Protocol):
@@ -44,8 +44,8 @@ class StoredPredictions(Protocol):
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """The open parts that the API works with; the caller closes them.
 
-    `log_published` logs an acknowledged prediction by its id. Its line may be written later, by `flush_log`,
-    which returns how many could not be written.
+    `log_published` logs an acknowledged prediction by its id, position and trace id. Its line may be written later, by
+    `flush_log`, which returns how many could not be written.
     """
 
     settings: Settings
@@ -55,5 +55,5 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     vault: VaultProbe
     broker: BrokerProbe
     keys: ApiKeys
-    log_published: Callable[[str, Position], None] = _log_at_once
+    log_published: Callable[[str, Position, str], None] = _log_at_once
     flush_log: Callable[[], int] = lambda: 0

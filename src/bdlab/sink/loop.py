@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import structlog
 
@@ -26,6 +27,7 @@ from bdlab.settings import SinkSettings
 from bdlab.sink.batches import decode_entry, split_by_size, split_refused
 from bdlab.sink.metrics import SinkMetrics
 from bdlab.sink.protocols import BatchStore, EventSource
+from bdlab.tracing import Spans
 
 #: Worth a retry with the same batch: a server is away, or the credentials have to be replaced.
 _RETRIABLE = (DatabaseUnavailable, VaultUnavailable)
@@ -44,10 +46,14 @@ log = structlog.get_logger()
 class Sink:
     """Stores the records of its source, each position once. `run()` is for one thread."""
 
-    def __init__(self, store: BatchStore, settings: SinkSettings, *, metrics: SinkMetrics | None = None) -> None:
+    def __init__(
+        self, store: BatchStore, settings: SinkSettings, metrics: SinkMetrics | None = None, spans: Spans | None = None
+    ) -> None:
         self._batches = store
         self._settings = settings
         self._metrics = metrics or SinkMetrics()
+        self._span_of_batch = spans.processing if spans else nullcontext
+        self._span_of_store = spans.storing if spans else nullcontext
         self._expected: dict[LogPartition, int] = {}
         self._recorded: dict[LogPartition, int] = {}
         self._stopped: dict[LogPartition, str] = {}
@@ -209,7 +215,8 @@ class Sink:
         while pending:
             part = pending.popleft()
             try:
-                total += self._commit(source, part, stop)
+                with self._span_of_batch(part):
+                    total += self._commit(source, part, stop)
             except RowRejected as refusal:
                 pending.extendleft(reversed(split_refused(part, refusal)))
         return total
@@ -221,7 +228,8 @@ class Sink:
         while True:
             self._beat = time.monotonic()
             try:
-                result = self._batches.store(part, ends=self._ends)
+                with self._span_of_store(part):
+                    result = self._batches.store(part, ends=self._ends)
                 break
             except _RETRIABLE as error:
                 if stop.is_set():

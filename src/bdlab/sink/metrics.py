@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from bdlab import __version__
 from bdlab.errors import BrokerUnavailable, DatabaseUnavailable, VaultUnavailable
 from bdlab.ledger import DeadLetter, Stored
+from bdlab.probes import EXPIRIES
 
 
 class SinkMetrics:
@@ -45,11 +46,7 @@ class SinkMetrics:
         gauge("bdlab_build_info", "Always 1; the label says which version runs.", ["version"]).labels(__version__).set(
             1
         )
-        self._expiries = gauge(
-            "bdlab_credential_expiry_timestamp_seconds",
-            "Unix time at which a credential that is in use ends, unless it is renewed; 0 if there is none.",
-            ["credential"],
-        )
+        self._expiries = gauge(*EXPIRIES)
         self._stopped = gauge("bdlab_sink_stopped_partitions", "Assigned partitions that are stopped.")
         self._reasons = gauge("bdlab_sink_stopped", "1 for a partition that is stopped.", ["partition", "reason"])
 
