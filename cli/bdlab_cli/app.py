@@ -33,6 +33,7 @@ COMMANDS = {
     "predict": ("Predict from one input or a file of them, and publish.", _PIPELINE),
     "consume": ("Store the topic's events in PostgreSQL, each exactly once.", _PIPELINE),
     "status": ("Check Vault, Kafka, PostgreSQL, the model and the API.", _DIAGNOSTICS),
+    "doctor": ("Find what is wrong, and say what to do.", _DIAGNOSTICS),
     "config": ("Show and check the settings, and where each is from.", _DIAGNOSTICS),
     "verify": ("Prove with numbers that each offset is stored exactly once.", _DIAGNOSTICS),
     "dlq": ("List, show and replay dead letters.", _DIAGNOSTICS),

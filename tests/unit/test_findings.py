@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bdlab.health import findings
-from bdlab.health.findings import Finding, by_gravity, of_settings
+from bdlab.health import CheckResult, findings
+from bdlab.health.findings import Facts, Finding, Share, by_gravity, masked, of_facts, of_settings
 from bdlab.kafka.admin import TOPIC_MAX_MESSAGE_BYTES
 from bdlab.settings import Settings
 from bdlab.vault.leases import Ttl
@@ -83,9 +86,85 @@ def test_the_gravest_finding_comes_first() -> None:
     assert names(by_gravity(found)) == ["c", "b", "0", "a"]
 
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ALL = [("one", [0, 1]), ("two", [2])]
+
+
+def share(percent: int) -> dict[str, Share]:
+    return {"disk": Share(percent, 100, "bytes", "Make room.")}
+
+
+@pytest.mark.parametrize(
+    ("facts", "name", "gravity"),
+    [
+        ({"clocks_ms": {"Vault": 2_001}}, "clock", "warning"),
+        ({"clocks_ms": {"Vault": -60_000}}, "clock", "warning"),
+        ({"clocks_ms": {"Vault": -60_001, "the API": 2_000}}, "clock_far", "critical"),
+        ({"clocks_ms": {"Vault": 2_000, "PostgreSQL": -2_000}}, "", ""),
+        ({"shares": share(90)}, "", ""),
+        ({"shares": share(91)}, "share", "warning"),
+        ({"shares": share(97)}, "share", "warning"),
+        ({"shares": share(98)}, "share_full", "critical"),
+        ({"members": [], "lag": 1}, "group.behind", "critical"),
+        ({"members": [], "lag": 0}, "group.empty", "warning"),
+        ({"members": ALL, "partitions": 3}, "", ""),
+        ({"members": ALL, "partitions": 5}, "group.partitions", "warning"),
+        ({"members": None, "lag": 0}, "", ""),
+        ({"lag": 1000, "lag_per_s": 0.5}, "lag.growing", "warning"),
+        ({"lag": 1000, "lag_per_s": -0.5}, "lag.shrinking", "notice"),
+        ({"lag": 1000, "lag_per_s": 0.0}, "lag.standing", "warning"),
+        ({"lag": 1000}, "", ""),
+        ({"lag": 999, "lag_per_s": 50.0}, "", ""),
+        ({"log_errors": {"serve.log": ["..."]}}, "log_errors", "notice"),
+        ({"unclaimed": {"dlq": NOW + timedelta(minutes=59)}}, "secret_id", "warning"),
+        ({"unclaimed": {"dlq": NOW + timedelta(minutes=61)}}, "", ""),
+    ],
+)
+def test_what_follows_from_the_facts(facts: dict[str, Any], name: str, gravity: str) -> None:
+    found = list(of_facts(Facts(**facts), (), NOW))
+    assert [(each.name, each.gravity) for each in found] == ([(name, gravity)] if name else [])
+
+
+def test_a_lag_that_shrinks_says_when_it_is_gone() -> None:
+    (found,) = of_facts(Facts(lag=3000, lag_per_s=-50.0), (), NOW)
+    assert "3000 events, -50 events/s, none in about 60 s" in found.message
+
+
+def test_checks_that_are_not_healthy_are_findings() -> None:
+    expired = CheckResult("api.certificate", "unhealthy", "not accepted: certificate has expired", "Renew it.")
+    late = CheckResult("vault.certificate", "degraded", "good until tomorrow", "Look why.")
+    letters = CheckResult("postgres.dead_letters", "healthy", "2 open", "", {"open": 2})
+    fine = CheckResult("log", "healthy", "the recorded one")
+    unknown = CheckResult("consumer", "unknown", "no address is known")
+    found = list(of_facts(Facts(), (late, fine, letters, unknown, expired), NOW))
+    assert [(each.name, each.gravity) for each in by_gravity(found)] == [
+        ("api.certificate", "critical"),
+        ("vault.certificate", "warning"),
+        ("dead_letters", "notice"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("field 'my name' stands twice", "field ***"),
+        ('invalid input syntax for type integer: "mine"', "invalid input syntax for type integer: ***"),
+        ("Key (id)=(mine) exists", "Key ***"),
+        ("the record has no value", "the record has no value"),
+    ],
+)
+def test_what_a_message_quotes_is_masked(message: str, shown: str) -> None:
+    assert masked(message) == shown
+
+
+@given(before=st.text("ab :", max_size=9), quote=st.sampled_from("\"'`({["), mine=st.text(max_size=20))
+def test_nothing_after_a_quote_is_shown(before: str, quote: str, mine: str) -> None:
+    assert masked(f"{before}{quote}{mine}") == f"{before.rstrip()} ***"
+
+
 @pytest.mark.parametrize("name", WORDS)
 def test_each_finding_says_what_to_do(name: str) -> None:
     gravity, message, hint = WORDS[name]
     assert gravity in ("critical", "warning", "notice")
     assert message
-    assert hint.endswith(".")
+    assert hint.endswith((".", "{hint}"))

@@ -34,11 +34,12 @@ def check(ctx: Context, *, no_vault: bool = False, json: bool = False) -> None:
         --no-vault: Leave out what Vault says of the servers' addresses.
     """
     from bdlab.health.findings import settings_findings
-    from bdlab.settings import load
+    from bdlab.settings import LogSettings, load
     from bdlab.vault.bootstrap.envfile import NAMES
-    from bdlab_cli.output import findings
+    from bdlab_cli.output import findings, logs
     from bdlab_cli.wiring.session import vault_layer
 
+    logs.configure(LogSettings(), quiet=True)
     layers = load(checked=False)
     vault, problem = ({}, "") if no_vault or layers.faults() else vault_layer(layers)
     options = ctx.find_root().command.twins() | NAMES  # type: ignore[attr-defined]

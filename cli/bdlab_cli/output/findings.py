@@ -4,10 +4,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from rich.table import Column, Table
 from rich.text import Text
 
-from bdlab.health.findings import Finding
+from bdlab.health.findings import Diagnosis, Finding
 from bdlab.settings import FIELDS, Layers, ProxyUrl, Values
 from bdlab_cli.output import terminal
 
@@ -53,3 +54,19 @@ def show_settings(layers: Layers, vault: Values, problem: str, *, as_json: bool)
     terminal.stdout().print(table)
     if problem:
         terminal.echo(f"Without Vault's layer: {problem}", err=True)
+
+
+def show_diagnosis(found: Diagnosis, *, as_json: bool) -> None:
+    """Print the findings, then what they follow from, and what was not looked at."""
+    if as_json:
+        terminal.echo_json(found)
+        return
+    show(found.findings, as_json=False)
+    facts = msgspec.to_builtins(found.facts) | {"not looked at": found.not_looked_at}
+    facts["settings"] = {each["name"]: f"{each['value']} ({each['from']})" for each in facts["settings"]}
+    facts["shares"] = {name: "{used:,} of {limit:,} {unit}".format(**each) for name, each in facts["shares"].items()}
+    for name, value in facts.items():
+        lines = value.items() if isinstance(value, dict) else value if isinstance(value, list) else [("", value)]
+        for number, (about, each) in enumerate(lines):
+            terminal.echo(f"{'' if number else name.replace('_', ' '):<14} {about}{about and ': '}{each}")
+    terminal.echo("\nNo secret and no text of a user is in this output; names of hosts and folders are.")

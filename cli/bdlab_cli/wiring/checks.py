@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -13,6 +14,7 @@ from bdlab.errors import BdlabError, InvalidInput, VaultUnavailable
 from bdlab.health import CheckResult, Report, not_made
 from bdlab.health.checks import (
     CHECKS,
+    away,
     broker_checks,
     compared_models,
     database_checks,
@@ -53,17 +55,20 @@ def chosen(names: Sequence[str], sink: SinkSettings) -> tuple[str, ...]:
 class Checker:
     """Makes the checks named in `wanted`, as often as asked; logs in if they need it, and out at the end."""
 
-    def __init__(self, layers: Layers, wanted: Sequence[str], *, api_url: str | None) -> None:
+    def __init__(
+        self, layers: Layers, wanted: Sequence[str], *, api_url: str | None, broker_timeout_s: float = 5.0
+    ) -> None:
         self._layers = layers
         self._settings = layers.settings()
         self._wanted = wanted
+        self._broker_timeout_s = broker_timeout_s
         self._groups = [group for group, checks in CHECKS.items() if any(name in wanted for name in checks)]
-        self._api_url = (api_url or own_url(self._settings.http)).rstrip("/")
-        http_url(self._api_url)  # refused here once, not by each check
-        self._kafka = _Login(layers)
+        self.api_url = (api_url or own_url(self._settings.http)).rstrip("/")
+        http_url(self.api_url)  # refused here once, not by each check
+        self.kafka = _Login(layers)
         # A login of its own, so that the broker is checked even if the database is down.
         role = self._settings.deployment.database_role(SERVICE)
-        self._database = _Login(layers, database_role=role)
+        self.database = _Login(layers, database_role=role)
         self._lock = threading.Lock()
         self._broker: Admin | None = None
 
@@ -73,53 +78,60 @@ class Checker:
     def __exit__(self, *_: object) -> None:
         if self._broker is not None:
             self._broker.close()
-        self._kafka.close()
-        self._database.close()
+        self.kafka.close()
+        self.database.close()
 
     @property
-    def _admin(self) -> Admin:
+    def admin(self) -> Admin:
         """Return the one client for the checks of the broker: a second takes as long as all its questions."""
         from bdlab.kafka.admin import Admin
 
         with self._lock:
             if self._broker is None:
-                self._broker = Admin(self._kafka.session, client_id="bdlab-status")
+                self._broker = Admin(self.kafka.session, client_id="bdlab-status", timeout_s=self._broker_timeout_s)
             return self._broker
 
-    def report(self) -> Report:
-        """Make all checks at once; it takes at most as long as the slowest server's time-out."""
-        with ThreadPoolExecutor(len(self._groups) + 2, thread_name_prefix="check") as pool:
+    def report(self, timeout_s: float = 60.0) -> Report:
+        """Make all checks at once; it takes at most as long as the slowest server's time-out, and `timeout_s`."""
+        deadline, found = time.monotonic() + timeout_s, list[CheckResult]()
+        pool = ThreadPoolExecutor(len(self._groups) + 2, thread_name_prefix="check")
+        try:
             for login, groups in (
-                (self._kafka, {"vault", "kafka", "log", "certificates"}),
-                (self._database, {"postgres", "log"}),
+                (self.kafka, {"vault", "kafka", "log", "certificates"}),
+                (self.database, {"postgres", "log"}),
             ):
                 if groups & set(self._groups):
                     login.opening = pool.submit(login.open)
-            running = [pool.submit(getattr(self, f"_check_{group}")) for group in self._groups]
-            found = compared_models([result for future in running for result in future.result()])
-        return Report(tuple(result for result in found if result.name in self._wanted))
+            for group, future in {name: pool.submit(getattr(self, f"_check_{name}")) for name in self._groups}.items():
+                try:
+                    found += future.result(max(0.0, deadline - time.monotonic()))
+                except (TimeoutError, BdlabError) as error:
+                    found += away(group, getattr(error, "message", f"no answer within {timeout_s:g} s"))
+        finally:
+            pool.shutdown(wait=False)
+        return Report(tuple(result for result in compared_models(found) if result.name in self._wanted))
 
     def _check_vault(self) -> tuple[CheckResult, ...]:
-        refusal = self._kafka.problem  # waits for the login, which the state tells of
+        refusal = self.kafka.problem  # waits for the login, which the state tells of
         policy = self._settings.deployment.own(SERVICE)
-        return vault_checks(self._kafka.session.state(), service=policy, refusal=refusal)
+        return vault_checks(self.kafka.session.state(), service=policy, refusal=refusal)
 
     def _check_kafka(self) -> tuple[CheckResult, ...]:
-        if self._kafka.problem is not None:
-            return unknown("kafka", "no login from Vault: " + self._kafka.problem.message)
-        return broker_checks(self._admin.state())
+        if self.kafka.problem is not None:
+            return unknown("kafka", "no login from Vault: " + self.kafka.problem.message)
+        return broker_checks(self.admin.state())
 
     def _check_log(self) -> tuple[CheckResult, ...]:
         from bdlab.log_identity import refusals
         from bdlab.postgres.reader import Reader
 
-        if (problem := self._kafka.problem or self._database.problem) is not None:
+        if (problem := self.kafka.problem or self.database.problem) is not None:
             return unknown("log", "no login from Vault: " + problem.message)
         try:
-            with Reader(self._database.session, application_name="bdlab-status") as reader:
-                ranges = self._admin.log_ranges()
+            with Reader(self.database.session, application_name="bdlab-status") as reader:
+                ranges = self.admin.log_ranges()
                 known = reader.known(ranges)
-                read_records = self._admin.record_reader(ranges[0])
+                read_records = self.admin.record_reader(ranges[0])
                 return (log_check(ranges, known, refusals(ranges, known, read_records)),)
         except BdlabError as error:
             return unknown("log", f"it cannot be compared: {error.message}", error.hint)
@@ -127,23 +139,23 @@ class Checker:
     def _check_postgres(self) -> tuple[CheckResult, ...]:
         from bdlab.postgres.reader import Reader
 
-        problem = self._database.problem
+        problem = self.database.problem
         if problem is not None:
             # Vault cannot make a user in a database that is down, which is no fault of Vault.
             state = DatabaseState(connected=False, problem=self._why_no_database(problem))
             if state.problem:
                 return database_checks(state, lease_ttl_s=None)
             return unknown("postgres", "no login from Vault: " + problem.message, problem.hint)
-        with Reader(self._database.session, application_name="bdlab-status") as reader:
+        with Reader(self.database.session, application_name="bdlab-status") as reader:
             state = reader.state(deployment=self._settings.deployment)
-        return database_checks(state, lease_ttl_s=self._database.session.state().lease_ttl_s)
+        return database_checks(state, lease_ttl_s=self.database.session.state().lease_ttl_s)
 
     def _why_no_database(self, problem: BdlabError) -> str:
         """Return why the database accepts no connections; empty if something else is wrong."""
-        if not self._database.session.state().connected:
+        if not self.database.session.state().connected:
             return ""  # Vault cannot say where the database is; asking would only cost the time-out
         try:
-            found, _ = self._database.session.read_secret("database/credentials")
+            found, _ = self.database.session.read_secret("database/credentials")
         except BdlabError:
             return ""
         host, port = found.get("host", ""), found.get("port", "")
@@ -162,27 +174,27 @@ class Checker:
         return (CheckResult("model", "healthy", message, detail={"name": scorer.name, "sha256": scorer.sha256}),)
 
     def _check_api(self) -> tuple[CheckResult, ...]:
-        return (api_check(self._api_url, ca_file=own_ca_file(self._settings.http)),)
+        return (api_check(self.api_url, ca_file=own_ca_file(self._settings.http)),)
 
     def _check_certificates(self) -> tuple[CheckResult, ...]:
         """Check each server that speaks TLS, as far as Vault says where it is."""
         vault, found = self._settings.vault, []
         for name, url, ca_file in (
             ("vault.certificate", vault.address, vault.ca_file),
-            ("api.certificate", self._api_url, own_ca_file(self._settings.http)),
+            ("api.certificate", self.api_url, own_ca_file(self._settings.http)),
         ):
             place = urlsplit(url)
             if place.scheme == "https" and place.hostname:
                 found.append(certificate_check(name, place.hostname, place.port or 443, ca_file=ca_file))
-        if self._kafka.problem is None:
+        if self.kafka.problem is None:
             found += self._certificates_by_vault()
         else:
-            why = f"no login from Vault: {self._kafka.problem.message}"
+            why = f"no login from Vault: {self.kafka.problem.message}"
             found += [not_made(name, why) for name in ("kafka.certificate", "postgres.certificate")]
         return tuple(sorted(found, key=lambda check: CHECKS["certificates"].index(check.name)))
 
     def _certificates_by_vault(self) -> Iterator[CheckResult]:
-        login = self._kafka.session.kafka()
+        login = self.kafka.session.kafka()
         if login.server.security_protocol.endswith("SSL"):
             try:
                 host, port = login.server.servers()[0]
@@ -190,7 +202,7 @@ class Checker:
             except BdlabError as error:
                 yield failed("kafka.certificate", error)
         try:
-            database, _ = self._kafka.session.read_secret("database/credentials")
+            database, _ = self.kafka.session.read_secret("database/credentials")
         except BdlabError as error:
             yield failed("postgres.certificate", error)
             return

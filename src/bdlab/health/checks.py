@@ -39,6 +39,12 @@ def unknown(group: str, why: str, hint: str = "") -> tuple[CheckResult, ...]:
     return (not_made(first, why, hint), *(not_made(name, "not checked") for name in others))
 
 
+def away(group: str, why: str) -> tuple[CheckResult, ...]:
+    """Return the checks of a group whose server went away meanwhile, or did not answer in time."""
+    first, *others = unknown(group, "not checked")
+    return (unhealthy(first.name, why, "See whether the server hangs."), *others)
+
+
 def vault_checks(state: VaultState, *, service: str, refusal: BdlabError | None) -> tuple[CheckResult, ...]:
     """Return the checks of Vault. `service` is the policy that its token must have; `refusal` says why there
     is no token.

@@ -3,7 +3,9 @@
 The words are in findings.json: name -> gravity, message and hint, with the values in braces.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -11,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from bdlab.errors import BdlabError, SettingsInvalid
+from bdlab.health import CheckResult
 from bdlab.hosts import LOOPBACK
 from bdlab.settings import FIELDS, SHIPPED_MODEL, Layers, Settings, Values, twin
 from bdlab.values import near
@@ -19,6 +22,8 @@ Gravity = Literal["critical", "warning", "notice"]
 
 #: Of the first set-up (.env.example), of compose, and of no option.
 _OTHER_VARIABLES = ("BDLAB_KAFKA_HOME", "BDLAB_PUBLISH", "BDLAB_VAULT_TOKEN")
+#: A smaller lag, in events, comes and goes within a second.
+_MUCH_LAG = 1000
 _HERE = (*LOOPBACK, "::1")
 _WORDS: Mapping[str, tuple[Gravity, str, str]] = msgspec.json.decode(
     Path(__file__).with_suffix(".json").read_bytes(), type=dict[str, tuple[Gravity, str, str]]
@@ -39,10 +44,90 @@ def by_gravity(found: Iterable[Finding]) -> list[Finding]:
     return sorted(found, key=lambda each: (get_args(Gravity).index(each.gravity), each.name))
 
 
+class Share(msgspec.Struct, frozen=True):
+    """How much of something is in use, and what to do if that is nearly all."""
+
+    used: int
+    limit: int
+    unit: str
+    hint: str
+
+
+class Facts(msgspec.Struct, kw_only=True):
+    """What was seen; what was not stays empty.
+
+    `clocks_ms` is how far each server's clock is ahead of this machine's. `lag` is in events, and changed by
+    `lag_per_s` events a second. `members` are the group's consumers with their partitions. `unclaimed` are services
+    whose secret id waits to be fetched, with its end. `dead_letters` are the newest open ones, by their positions.
+    """
+
+    versions: dict[str, str] = {}
+    settings: list[dict[str, Any]] = []
+    clocks_ms: dict[str, int] = {}
+    shares: dict[str, Share] = {}
+    partitions: int = 0
+    members: list[tuple[str, list[int]]] | None = None
+    lag: int | None = None
+    lag_per_s: float | None = None
+    dead_letters: dict[str, str] = {}
+    log_errors: dict[str, list[str]] = {}
+    unclaimed: dict[str, datetime] = {}
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """The answer of `doctor`: findings, the gravest first; what they follow from; why something was not looked at."""
+
+    state: Literal["healthy", "unhealthy"]
+    made_at: datetime
+    findings: list[Finding]
+    checks: tuple[CheckResult, ...]
+    facts: Facts
+    not_looked_at: dict[str, str]
+
+
+def masked(text: str) -> str:
+    """Return a message up to what it quotes, which may be somebody's text."""
+    return re.sub(r"\s*[\"'`({\[].*", " ***", text, flags=re.DOTALL)
+
+
+def of_facts(facts: Facts, checks: Iterable[CheckResult], now: datetime) -> Iterator[Finding]:
+    """Yield what follows from what was seen, and from checks that are not healthy."""
+    for check in checks:
+        if check.state in ("unhealthy", "degraded"):
+            gravity: Gravity = "critical" if check.state == "unhealthy" else "warning"
+            yield Finding(gravity, check.name, check.message, check.hint)
+        if check.name == "postgres.dead_letters" and check.detail.get("open"):
+            yield worded("dead_letters", open=check.detail["open"])
+    for server, ms in facts.clocks_ms.items():
+        if abs(ms) > 2_000:
+            yield worded("clock" if abs(ms) <= 60_000 else "clock_far", server=server, ms=ms)
+    for what, share in facts.shares.items():
+        if share.limit and (used := share.used / share.limit) > 0.9:
+            rule = "share" if used <= 0.97 else "share_full"
+            yield worded(rule, what=what, used=used, limit=share.limit, unit=share.unit, hint=share.hint)
+    yield from _of_consumers(facts)
+    if facts.log_errors:
+        yield worded("log_errors", logs=", ".join(facts.log_errors))
+    for service, ends_at in facts.unclaimed.items():
+        if ends_at < now + timedelta(hours=1):
+            yield worded("secret_id", service=service, ends_at=f"{ends_at:%Y-%m-%d %H:%M} UTC")
+
+
+def _of_consumers(facts: Facts) -> Iterator[Finding]:
+    events, rate = facts.lag or 0, facts.lag_per_s
+    if facts.members == []:
+        yield worded("group.behind" if events else "group.empty", events=events)
+    elif facts.members and (lone := set(range(facts.partitions)).difference(*(own for _, own in facts.members))):
+        yield worded("group.partitions", partitions=", ".join(map(str, sorted(lone))))
+    if rate is not None and events >= _MUCH_LAG:
+        rule = "lag.growing" if rate > 0 else "lag.shrinking" if rate < 0 else "lag.standing"
+        yield worded(rule, events=events, rate=rate, left_s=-events / rate if rate else 0)
+
+
 def worded(name: str, **values: Any) -> Finding:
     """Return the finding of findings.json."""
     gravity, message, hint = _WORDS[name]
-    return Finding(gravity, name, message.format(**values), hint)
+    return Finding(gravity, name, message.format(**values), hint.format(**values))
 
 
 def settings_findings(
@@ -54,9 +139,7 @@ def settings_findings(
     """
     known = {*map(twin, FIELDS), *options, *_OTHER_VARIABLES}
     found = [
-        Finding(
-            "critical", name, f"no setting and no option has this variable{near(name, known)}", "Correct or unset it."
-        )
+        Finding("critical", name, f"no setting and no option has this variable{near(name, known)}")
         for name in environ
         if name.startswith("BDLAB_") and name not in known
     ]
@@ -90,14 +173,8 @@ def _unreadable(settings: Settings) -> Iterator[Finding]:
 
 def of_settings(settings: Settings, *, lease_s: float | None = None) -> Iterator[Finding]:
     """Yield what does not fit together; a database login is granted for `lease_s` seconds, if that is known."""
-    vault, kafka, postgres, http, sink = (
-        settings.vault,
-        settings.kafka,
-        settings.postgres,
-        settings.http,
-        settings.sink,
-    )
-    address = urlsplit(vault.address)
+    vault, kafka, http, sink = settings.vault, settings.kafka, settings.http, settings.sink
+    postgres, address = settings.postgres, urlsplit(vault.address)
     rules = {
         # The broker's group.min.session.timeout.ms and group.max.session.timeout.ms.
         "kafka.session_timeout_s": not 6 <= kafka.session_timeout_s <= 1800,

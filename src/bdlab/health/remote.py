@@ -3,11 +3,14 @@
 import re
 import socket
 import ssl
+import time
 from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
 
 import msgspec
 import urllib3
 
+from bdlab.errors import BdlabError
 from bdlab.health import CheckResult, State, healthy, unhealthy
 from bdlab.reachability import wrong_scheme
 
@@ -91,8 +94,22 @@ def why_closed(host: str, port: int) -> str:
     return ""
 
 
-def fetch(url: str, ca_file: str, timeout_s: float = TIMEOUT_S) -> tuple[int, bytes, str]:
-    """Return status, body (of at most 64 KiB) and problem; with a problem the others are empty."""
+def clock_ahead_ms(url: str, *, ca_file: str = "") -> int:
+    """Return how far the server's clock is ahead of this one's, give or take half a second. Raises BdlabError."""
+    began, head = time.time(), {"date": ""}
+    _, _, problem = fetch(url, ca_file, head=head)
+    if problem or not head["date"]:
+        raise BdlabError(f"{url} does not tell the time: {problem or 'its answer has no Date'}")
+    return round((parsedate_to_datetime(head["date"]).timestamp() + 0.5 - (began + time.time()) / 2) * 1000)
+
+
+def fetch(
+    url: str, ca_file: str, timeout_s: float = TIMEOUT_S, *, head: dict[str, str] | None = None
+) -> tuple[int, bytes, str]:
+    """Return status, body (of at most 64 KiB) and problem; with a problem the others are empty.
+
+    `head` gets the headers that it names.
+    """
     try:
         context = None
         if url.startswith("https:"):  # reading the system's CAs takes 30 ms
@@ -103,6 +120,7 @@ def fetch(url: str, ca_file: str, timeout_s: float = TIMEOUT_S) -> tuple[int, by
             urllib3.PoolManager(ssl_context=context, retries=False, timeout=timeout_s) as client,
             client.request("GET", url, preload_content=False) as answer,
         ):
+            (head or {}).update({name: answer.headers.get(name, "") for name in head or ()})
             return answer.status, answer.read(_MAX_BYTES), ""
     except (urllib3.exceptions.HTTPError, OSError) as error:
         return 0, b"", wrong_scheme(url) or str(error) or type(error).__name__

@@ -248,6 +248,23 @@ class Admin:
             return True
 
 
+def group_members(login: KafkaLogin) -> list[tuple[str, list[int]]]:
+    """Return the consumers of the group, as CLIENT at HOST, each with its partitions. Raises BrokerError.
+
+    For a process of its own, since librdkafka may end the process (see `LogReader.committed_offsets`).
+    """
+    group, admin = login.server.group, AdminClient(client_config(login, client_id="bdlab-doctor"))
+
+    def ask(left_s: float) -> dict[str, Future[Any]]:
+        return {f"describing group {group!r}": admin.describe_consumer_groups([group], request_timeout=left_s)[group]}
+
+    (found,) = await_results(ask, _ONE_BROKER_S)
+    return [
+        (f"{each.client_id} at {each.host}", sorted(place.partition for place in each.assignment.topic_partitions))
+        for each in found.members
+    ]
+
+
 def _leads_all(metadata: Any, topic: str) -> bool:
     """Whether each partition of the topic has a leader."""
     found = metadata.topics.get(topic)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import structlog
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, libversion
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import (
@@ -36,6 +36,8 @@ MAX_MESSAGE_BYTES = 128 << 20
 """The most bytes that a client sends or reads at once; the topic's own limit is lower."""
 
 _PAUSE_S = 0.1
+
+LIBRDKAFKA = libversion()[0]
 
 LEAST_S = 0.1
 """The shortest time-out to give librdkafka: some of its calls take 0 or less as no limit."""

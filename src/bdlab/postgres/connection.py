@@ -11,9 +11,12 @@ from typing import Any
 import msgspec
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812 - named so by psycopg2
+from psycopg2.extensions import libpq_version
 
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import SettingsInvalid
+
+LIBPQ = ".".join(map(str, divmod(libpq_version(), 10_000)))
 
 _KEEPALIVE_IDLE_S = 10
 _KEEPALIVE_INTERVAL_S = 5

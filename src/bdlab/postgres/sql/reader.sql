@@ -30,6 +30,18 @@ WHERE (log_id, partition, "offset") NOT IN (
     SELECT log_id, partition, "offset" FROM replays UNION ALL SELECT log_id, partition, "offset" FROM discards
 )
 
+-- name: server
+SELECT extract(epoch FROM clock_timestamp())::float8, count(datid),
+       current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+FROM pg_stat_activity
+
+-- name: newest_open
+SELECT partition || '/' || "offset", recorded_at, sqlstate, reason FROM dead_letters
+WHERE (log_id, partition, "offset") NOT IN (
+    SELECT log_id, partition, "offset" FROM replays UNION ALL SELECT log_id, partition, "offset" FROM discards
+)
+ORDER BY recorded_at DESC LIMIT 3
+
 -- name: ended_logins
 -- By Vault's naming, as in the role bdlab-sweep.
 SELECT r.rolname, count(a.pid)
