@@ -127,6 +127,8 @@ def work(run: Run, client: httpx.Client) -> None:
     run.command("predict", "Great taste.")
     run.command("verify", "--wait", "60")
     run.command("status", "--json")
+    run.command("doctor", BDLAB_STACK_DATA_DIR=str(run.folder.path))
+    run.command("config", "show")
     run.command("dlq", "list", "--json")
     run.command("api-key", "list", "--json")
     run.command("migrate")
