@@ -21,17 +21,12 @@ def doctor(
     Options:
         --api-url: Address of the API
     """
-    from rich.progress import TimeElapsedColumn
-
     from bdlab.stack import DataFolder
     from bdlab_cli.output.findings import show_diagnosis
-    from bdlab_cli.output.progress import progress_bar
     from bdlab_cli.wiring.doctor import examine
     from bdlab_cli.wiring.session import load_settings
 
     layers = load_settings(quiet=True, daemon=True)
-    with progress_bar(TimeElapsedColumn()) as bar:
-        bar.add_task("Looking at all servers", total=None)
-        found = examine(layers, DataFolder(data_dir), api_url=api_url)
+    found = examine(layers, DataFolder(data_dir), api_url=api_url)
     show_diagnosis(found, as_json=json)
     raise Exit(10 if found.state == "unhealthy" else 0)
