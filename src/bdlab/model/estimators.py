@@ -55,18 +55,15 @@ class ExpectedStars(RegressorMixin, BaseEstimator):  # type: ignore[misc] # scik
 
 def build_table(features: Features, rating: Head, sentiment: Head, parameters: Parameters) -> termtable.TermTable:
     """Return the term table of two heads that were fitted to all reviews, its terms sorted."""
+    scales = features.scales(parameters)
+    weights = (np.round(scales * head.weights, DECIMALS).tolist() for head in (rating, sentiment))
+    columns = zip(rating.idf.tolist(), *weights, strict=True)
     fields: dict[str, termtable.Field] = {}
-    for place, (field, scale) in enumerate(zip(FIELDS, parameters.weights, strict=True)):
-        columns = sorted(
-            zip(
-                features.terms[field],
-                rating.idf[place].tolist(),
-                *(np.round(scale * head.weights[place], DECIMALS).tolist() for head in (rating, sentiment)),
-                strict=True,
-            )
-        )
+    for field in FIELDS:
+        # Of its own columns, which come after those of the fields before.
+        found = sorted((term, *next(columns)) for term in features.terms[field])
         # A pipeline refuses an empty vocabulary, as of a file without summaries.
-        known = [column for column in columns if column[1]] or [(".", 1.0, 0.0, 0.0)]
+        known = [each for each in found if each[1]] or [(".", 1.0, 0.0, 0.0)]
         fields[field] = termtable.Field(*map(list, zip(*known, strict=True)))
     return termtable.TermTable(
         format=termtable.FORMAT, intercepts=termtable.Intercepts(rating.intercept, sentiment.intercept), **fields

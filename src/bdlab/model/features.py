@@ -48,31 +48,35 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
 class Block(NamedTuple):
     """Reviews of one fold: `reviews` are their numbers in the corpus, `fold` is -1 if there are no folds.
 
-    `summary` has a row for each review; `review` has these too, and then one for each review of `summarised`,
-    whose summary is also learnt from as a review of its own: otherwise a text of five words would be scored
-    with weights that words have in texts of a hundred.
+    `matrices` has of each field its columns among all, and its matrix. That of summaries has a row for each
+    review; that of reviews has these too, and then one for each review of `summarised`, whose summary is also
+    learnt from as a review of its own: otherwise a text of five words would be scored with weights that words
+    have in texts of a hundred.
     """
 
     fold: int
     reviews: Integers
     summarised: Integers
-    summary: Any
-    review: Any
+    matrices: tuple[tuple[slice, Any], ...]
 
     def rows(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the values of all rows of `review`, from one value for each review of the corpus."""
+        """Return the values of all rows, from one value for each review of the corpus."""
         return np.concatenate([values[self.reviews], values[self.summarised]])
 
 
 class Features(NamedTuple):
     """The matrices, and by field the terms of their columns.
 
-    Row `i` of `used` tells which of them the fit without fold `i` uses; its last row is of the fit to all.
+    Row `i` of `used` tells which columns the fit without fold `i` uses; its last row is of the fit to all.
     """
 
     blocks: tuple[Block, ...]
     terms: dict[str, list[str]]
-    used: dict[str, Booleans]
+    used: Booleans
+
+    def scales(self, parameters: Parameters) -> Floats:
+        """Return the weight of its field for each column."""
+        return np.repeat(parameters.weights, [len(self.terms[field]) for field in FIELDS])
 
 
 def count_terms(
@@ -88,8 +92,8 @@ def count_terms(
         (parameters.summary_min_products, parameters.summary_most_terms),
         (parameters.review_min_products, parameters.review_most_terms),
     )
-    keys: dict[str, Integers] = {}
-    used: dict[str, Booleans] = {}
+    keys: list[Integers] = []
+    used: list[Booleans] = []
     for number, field in enumerate(FIELDS):
         found: list[list[Integers]] = [[] for _ in range(max(folds, 1))]
         for done, chunk in enumerate(chunks):
@@ -97,26 +101,24 @@ def count_terms(
             _, each = _distinct(corpus, field, chunk, product)
             found[max(int(fold_of[chunk[0]]), 0)].append(each)
             progress((number + done / len(chunks)) / 4)
-        keys[field], used[field] = _used(found, folds, *bounds[number])
+        of_field = _used(found, folds, *bounds[number])
+        keys.append(of_field[0])
+        used.append(of_field[1])
+    summaries, reviews = slice(len(keys[0])), slice(len(keys[0]), None)
     blocks = []
     most_tokens = max(int((corpus.starts[chunk + 1] - corpus.starts[chunk]).sum()) for chunk in chunks)
     # Of one array of ones, all matrices have a part: it would take two thirds of their memory.
     ones = np.ones(4 * most_tokens)
     for done, chunk in enumerate(chunks):
         summarised = chunk[corpus.summarised[chunk]]
-        summary = _matrix(*_distinct(corpus, "summary", chunk), len(chunk), keys["summary"], ones)
-        rows, found_keys = _distinct(corpus, "review", chunk)
-        more_rows, more_keys = _distinct(corpus, "summary", summarised)
-        review = _matrix(
-            np.concatenate([rows, more_rows + len(chunk)]),
-            np.concatenate([found_keys, more_keys]),
-            len(chunk) + len(summarised),
-            keys["review"],
-            ones,
-        )
-        blocks.append(Block(int(fold_of[chunk[0]]), chunk, summarised, summary, review))
+        own, more = _distinct(corpus, "review", chunk), _distinct(corpus, "summary", summarised)
+        rows, found_keys = np.concatenate([own, (more[0] + len(chunk), more[1])], axis=1)
+        review = _matrix(rows, found_keys, len(chunk) + len(summarised), keys[1], ones)
+        summary = _matrix(*_distinct(corpus, "summary", chunk), len(chunk), keys[0], ones)
+        blocks.append(Block(int(fold_of[chunk[0]]), chunk, summarised, ((summaries, summary), (reviews, review))))
         progress(0.5 + (done + 1) / len(chunks) / 2)
-    return Features(tuple(blocks), {field: _terms(keys[field], corpus.words) for field in FIELDS}, used)
+    terms = {field: _terms(own, corpus.words) for field, own in zip(FIELDS, keys, strict=True)}
+    return Features(tuple(blocks), terms, np.concatenate(used, axis=1))
 
 
 def _chunks(order: Integers, products: Integers, fold_of: Integers) -> Iterator[Integers]:

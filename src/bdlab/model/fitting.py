@@ -38,25 +38,21 @@ _FEW = 3_000_000
 
 
 class Head(NamedTuple):
-    """A fitted head: by field, the weights of the columns and their document frequencies' inverses.
+    """A fitted head: of the columns, the inverses of their document frequencies and their weights.
 
     Both are 0 for a column that the fit does not use.
     """
 
-    idf: tuple[Floats, Floats]
-    weights: tuple[Floats, Floats]
+    idf: Floats
+    weights: Floats
     intercept: float
 
 
-Predicted = tuple[Integers, Floats]
-"""Numbers of reviews, and for each the value of a head's curve, from 0 to 1."""
-
-
 class Result(NamedTuple):
-    """What comes of a job: the head, and its predictions of the fold's reviews."""
+    """What comes of a job: the head, and of the fold's reviews numbers and values of the head's curve, 0 to 1."""
 
     head: Head
-    predicted: list[Predicted]
+    predicted: list[tuple[Integers, Floats]]
 
 
 class Job(NamedTuple):
@@ -83,8 +79,8 @@ class Fits(NamedTuple):
         unseen[self.corpus.texts[self.fold_of == fold]] = True
         return ~unseen[self.corpus.texts]
 
-    def run(self, job: Job, progress: Progress) -> Head:
-        """Return the fitted head."""
+    def run(self, job: Job, progress: Progress) -> Result:
+        """Return the fitted head, and what it predicts."""
         seen, stars = self.seen(job.fold), self.corpus.stars
         if job.head == "rating":
             labels, weights = np.asarray((stars - 1) / 4, float), seen * self.parameters.rating_c
@@ -98,121 +94,94 @@ class Fits(NamedTuple):
             weights[stars == NEUTRAL] = 0
         blocks = [block for block in self.features.blocks if block.fold != job.fold]
         idf = self._idf(blocks, seen, job.fold)
-        problem = _Problem(
-            blocks,
-            [block.rows(labels) for block in blocks],
-            [block.rows(weights) for block in blocks],
-            idf,
-            self.parameters.weights,
-        )
-        return Head(idf, *problem.solve(progress))
+        scale = idf * self.features.scales(self.parameters)
+        rows = [(_Vectors(block, idf), block.rows(labels), block.rows(weights)) for block in blocks]
+        head = Head(idf, *_fit(rows, scale, progress))
+        predicted = [
+            (
+                block.reviews,
+                expit(_Vectors(block, idf).times(scale * head.weights)[: len(block.reviews)] + head.intercept),
+            )
+            for block in self.features.blocks
+            if block.fold == job.fold
+        ]
+        return Result(head, predicted)
 
-    def _idf(self, blocks: Sequence[Block], seen: Booleans, fold: int) -> tuple[Floats, Floats]:
-        used = [self.features.used[field][fold] for field in ("summary", "review")]
-        counts = [np.zeros(len(each)) for each in used]
-        total = 0.0
+    def _idf(self, blocks: Sequence[Block], seen: Booleans, fold: int) -> Floats:
+        used = self.features.used[fold]
+        counts, total = np.zeros(len(used)), 0.0
         for block in blocks:
             rows = block.rows(seen).astype(float)
             total += rows.sum()
-            counts[0] += block.summary.T @ rows[: len(block.reviews)]
-            counts[1] += block.review.T @ rows
-        summary, review = (
-            np.where(mask & (count > 0), np.round(np.log((1 + total) / (1 + count)) + 1, DECIMALS), 0.0)
-            for mask, count in zip(used, counts, strict=True)
-        )
-        return summary, review
-
-    def predict(self, job: Job, head: Head) -> list[Predicted]:
-        """Return the values of the head's curve for the reviews of the job's fold, with their numbers."""
-        scales = self.parameters.weights
-        vectors = tuple(s * i * w for s, i, w in zip(scales, head.idf, head.weights, strict=True))
-        found = []
-        for block in self.features.blocks:
-            if block.fold == job.fold:
-                sums = _sums(block, _lengths(block, head.idf), vectors)[: len(block.reviews)]
-                found.append((block.reviews, expit(sums + head.intercept)))
-        return found
+            for columns, matrix in block.matrices:
+                counts[columns] += matrix.T @ rows[: matrix.shape[0]]
+        return np.where(used & (counts > 0), np.round(np.log((1 + total) / (1 + counts)) + 1, DECIMALS), 0.0)
 
 
-def _lengths(block: Block, idf: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
-    """Return the reciprocals of the lengths of the rows' vectors, 0 for one without terms."""
-    summary, review = (
-        np.divide(1, np.sqrt(squares), where=squares > 0, out=np.zeros(len(squares)))
-        for squares in (block.summary @ idf[0] ** 2, block.review @ idf[1] ** 2)
-    )
-    return summary, review
+class _Vectors:
+    """The TF-IDF vectors of a block's rows, of unit length in each field, but for the factors of the columns."""
+
+    def __init__(self, block: Block, idf: Floats) -> None:
+        self._parts = []
+        for columns, matrix in block.matrices:
+            squares = matrix @ idf[columns] ** 2
+            scales = np.divide(1, np.sqrt(squares), where=squares > 0, out=np.zeros(len(squares)))
+            self._parts.append((columns, matrix, scales))
+
+    def times(self, columns: Floats) -> Floats:
+        """Return the sum of each row over its columns."""
+        sums = np.zeros(max(len(scales) for _, _, scales in self._parts))
+        for place, matrix, scales in self._parts:
+            sums[: len(scales)] += scales * (matrix @ columns[place])
+        return sums
+
+    def transposed(self, rows: Floats) -> Floats:
+        """Return the sum of each column over its rows."""
+        return np.concatenate([matrix.T @ (scales * rows[: len(scales)]) for _, matrix, scales in self._parts])
+
+    def squares(self, rows: Floats) -> Floats:
+        """Return the sum of each column's squares over its rows."""
+        return np.concatenate([matrix.T @ (scales**2 * rows[: len(scales)]) for _, matrix, scales in self._parts])
 
 
-def _sums(block: Block, lengths: tuple[Floats, Floats], vectors: Sequence[Floats]) -> Floats:
-    sums: Floats = lengths[1] * (block.review @ vectors[1])
-    sums[: len(block.reviews)] += lengths[0] * (block.summary @ vectors[0])
-    return sums
+def _fit(rows: Sequence[tuple[_Vectors, Floats, Floats]], scale: Floats, progress: Progress) -> tuple[Floats, float]:
+    """Return the weights of the columns and the intercept with the least regularised cross-entropy.
 
+    `rows` are vectors with the label and the weight of each, and `scale` has the factors of the columns.
+    """
+    # The loss is flat along rare terms and steep along frequent ones; alike, they take far fewer steps.
+    steep = sum(vectors.squares(weight) for vectors, _, weight in rows) * scale**2
+    total = sum(weight.sum() for _, _, weight in rows)
+    units = 1 / np.sqrt(1 + np.append(steep, total * INTERCEPT**2) / 4)
+    first = share = 0.0
 
-class _Problem:
-    """The regularised cross-entropy of a head, and its minimum."""
-
-    def __init__(
-        self,
-        blocks: Sequence[Block],
-        labels: Sequence[Floats],
-        weights: Sequence[Floats],
-        idf: tuple[Floats, Floats],
-        scales: tuple[float, float],
-    ) -> None:
-        self._rows = [
-            (block, _lengths(block, idf), label, weight)
-            for block, label, weight in zip(blocks, labels, weights, strict=True)
-        ]
-        self._split = len(idf[0])
-        self._scale = np.concatenate([scale * each for scale, each in zip(scales, idf, strict=True)])
-        # The loss is flat along rare terms and steep along frequent ones; alike, they take far fewer steps.
-        steep, total = np.zeros(len(self._scale)), 0.0
-        for block, lengths, _, weight in self._rows:
-            steep += self._transposed(block, (lengths[0] ** 2, lengths[1] ** 2), weight)
-            total += weight.sum()
-        steep = np.append(steep * self._scale**2, total * INTERCEPT**2)
-        self._units = 1 / np.sqrt(1 + steep / 4)
-
-    def _transposed(self, block: Block, lengths: tuple[Floats, Floats], rows: Floats) -> Floats:
-        return np.concatenate(
-            [block.summary.T @ (lengths[0] * rows[: len(block.reviews)]), block.review.T @ (lengths[1] * rows)]
-        )
-
-    def _loss(self, point: Floats) -> tuple[float, Floats]:
-        weights = point * self._units
-        vector = weights[:-1] * self._scale
-        vectors = vector[: self._split], vector[self._split :]
-        slopes, loss, whole = np.zeros(len(vector)), float(weights @ weights) / 2, 0.0
-        for block, lengths, label, weight in self._rows:
-            sums = _sums(block, lengths, vectors) + INTERCEPT * weights[-1]
+    def loss_of(point: Floats) -> tuple[float, Floats]:
+        nonlocal first, share
+        weights = point * units
+        vector = weights[:-1] * scale
+        slopes, loss, whole = np.zeros(len(scale)), float(weights @ weights) / 2, 0.0
+        for vectors, label, weight in rows:
+            sums = vectors.times(vector) + INTERCEPT * weights[-1]
             loss += float(weight @ (np.logaddexp(0, sums) - label * sums))
             off = weight * (expit(sums) - label)
-            slopes += self._transposed(block, lengths, off)
+            slopes += vectors.transposed(off)
             whole += off.sum()
-        slope = weights + np.append(slopes * self._scale, whole * INTERCEPT)
-        return loss, slope * self._units
+        slope = (weights + np.append(slopes * scale, whole * INTERCEPT)) * units
+        steepest = float(np.abs(slope).max())
+        first = first or steepest or 1.0
+        # The gradient falls by about the same factor in each step.
+        left = float(np.log(max(steepest / first, _TOLERANCE)) / np.log(_TOLERANCE))
+        share = max(share, min(left, 1.0))
+        progress(share)
+        return loss, slope
 
-    def solve(self, progress: Progress) -> tuple[tuple[Floats, Floats], float]:
-        """Return the weights by field and the intercept."""
-        start = np.zeros(len(self._units))
-        first = float(np.abs(self._loss(start)[1]).max()) or 1.0
-        share = 0.0
-
-        def told(point: Floats) -> tuple[float, Floats]:
-            nonlocal share
-            loss, slope = self._loss(point)
-            # The gradient falls by about the same factor in each step.
-            left = np.log(max(float(np.abs(slope).max()) / first, _TOLERANCE)) / np.log(_TOLERANCE)
-            share = max(share, min(float(left), 1.0))
-            progress(share)
-            return loss, slope
-
-        options = {"gtol": _TOLERANCE * first, "ftol": 0.0, "maxiter": 2000, "maxfun": 4000, "maxcor": 20}
-        with threadpool_limits(1):
-            found = minimize(told, start, jac=True, method="L-BFGS-B", options=options)
-        weights = found.x * self._units
-        return (weights[: self._split], weights[self._split : -1]), float(INTERCEPT * weights[-1])
+    start = np.zeros(len(units))
+    loss_of(start)
+    options = {"gtol": _TOLERANCE * first, "ftol": 0.0, "maxiter": 2000, "maxfun": 4000, "maxcor": 20}
+    with threadpool_limits(1):
+        found = minimize(loss_of, start, jac=True, method="L-BFGS-B", options=options)
+    weights = found.x * units
+    return weights[:-1], float(INTERCEPT * weights[-1])
 
 
 def run_all(fits: Fits, jobs: Sequence[Job], progress: Progress) -> Iterator[Result]:
@@ -228,8 +197,7 @@ def run_all(fits: Fits, jobs: Sequence[Job], progress: Progress) -> Iterator[Res
             done[place] = value
             told()
 
-        head = fits.run(jobs[place], share)
-        return Result(head, fits.predict(jobs[place], head))
+        return fits.run(jobs[place], share)
 
     def tell() -> None:
         progress(float(done.mean()))
