@@ -10,7 +10,7 @@ import pytest
 
 from bdlab.model import Scorer
 from bdlab.model.card import Card
-from bdlab.model.dataset import read_examples
+from bdlab.model.features import read_examples
 from tests.samples import Review
 
 SMALL_REVIEWS = Path(__file__).parent / "data" / "reviews_small.csv"

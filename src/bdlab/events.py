@@ -1,4 +1,4 @@
-"""The prediction event of a contract: its key, value and headers on the topic. Pure."""
+"""The prediction event of a contract: its key, value and headers on the topic, and who scores its input. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -256,6 +256,27 @@ class EventCodec:
             except OverflowError:
                 why = f"field {name!r}, {moment.isoformat()}, is not within the years 1 to 9999 in UTC"
                 raise InvalidEvent(why) from None
+
+
+class Scorer(Protocol):
+    """Scores inputs; may be called from several threads at once.
+
+    `name` is in every event (`reviews@1.1.0`); `sha256` is of the file that it scores with; `codec` has the
+    types of its inputs and scores, and their contract. If `blocking` is
+    true, a call takes milliseconds, and many inputs in a call take little more than one: an event loop
+    should make calls in a thread, with the inputs that came in during the last call. If `forkable` is false,
+    it has threads of its own, without which it would wait for ever in a forked process.
+    """
+
+    name: str
+    sha256: str
+    blocking: bool
+    forkable: bool
+    codec: EventCodec
+
+    def score(self, given: Input, /) -> Score: ...
+
+    def score_many(self, inputs: Sequence[Input], /) -> list[Score]: ...
 
 
 _codecs: dict[bytes, EventCodec] = {}

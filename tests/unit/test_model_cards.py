@@ -34,8 +34,7 @@ from bdlab.contract import example_of, parse_contract
 from bdlab.errors import InvalidInput, ModelError, ModelNotFound
 from bdlab.inputs import Validator
 from bdlab.model import load_contract, load_scorer
-from bdlab.model.draft import Draft, draft_card, guess
-from bdlab.model.inspection import inspect
+from bdlab.model.draft import Draft, draft_card, guess, inspect
 from bdlab_cli.app import app
 from tests.unit.test_train_command import bdlab as run
 

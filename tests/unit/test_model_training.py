@@ -15,9 +15,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from bdlab.errors import InvalidInput, TrainingFailed
 from bdlab.model import fitting, load_scorer, termtable
 from bdlab.model.card import Card, read_card, sha256_of
-from bdlab.model.dataset import read_corpus, read_examples
 from bdlab.model.estimators import ExpectedStars
-from bdlab.model.features import Parameters, count_terms
+from bdlab.model.features import Parameters, count_terms, read_corpus, read_examples
 from bdlab.model.terms import normalised_review_terms, normalised_summary_terms
 from bdlab.model.training import train
 from tests.fix_model import SMALL_REVIEWS

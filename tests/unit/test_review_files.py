@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from bdlab.errors import InvalidInput
 from bdlab.inputs.files import BadRow, Format, InputFile, Row
-from bdlab.model.dataset import read_examples
+from bdlab.model.features import read_examples
 from tests.samples import REVIEW, Review
 
 MAX = 100_000

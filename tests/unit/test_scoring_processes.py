@@ -18,9 +18,8 @@ import pytest
 from bdlab.errors import BdlabError, ModelError
 from bdlab.events import Input, Score
 from bdlab.forked import Forked
-from bdlab.inputs.bulk import ScoredRow, score_each
+from bdlab.inputs.bulk import PART_ROWS, ScoredRow, ScoringProcesses, score_each
 from bdlab.inputs.files import BadRow, Format, InputFile, Place, Row
-from bdlab.inputs.workers import PART_ROWS, ScoringProcesses
 from bdlab.model import Scorer, load_scorer
 from tests.samples import REVIEW, REVIEWS
 

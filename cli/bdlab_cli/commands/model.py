@@ -80,7 +80,7 @@ def check(
     Options:
         --sample FILE: Rows to predict: CSV, JSON lines or Parquet.
     """
-    from bdlab.model.inspection import inspect
+    from bdlab.model.draft import inspect
     from bdlab.postgres.contracts import column_type
     from bdlab_cli.output.model_cards import report_of, show_report
 

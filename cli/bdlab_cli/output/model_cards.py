@@ -13,8 +13,7 @@ from bdlab.contract import example_of
 from bdlab_cli.output import terminal
 
 if TYPE_CHECKING:  # they import numpy and scikit-learn
-    from bdlab.model.draft import Draft
-    from bdlab.model.inspection import Report
+    from bdlab.model.draft import Draft, Report
 
 _CURL = 'curl -X POST "http://localhost:8000/predict" -H "Content-Type: application/json" -d '
 

@@ -16,9 +16,8 @@ from uuid_utils.compat import uuid7
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.events import Input, codec_of
 from bdlab.inputs.body import Validator
-from bdlab.inputs.bulk import RowResult, ScoredRow, publish_rows, score_each, unpublished
+from bdlab.inputs.bulk import PART_ROWS, RowResult, ScoredRow, ScoringProcesses, publish_rows, score_each, unpublished
 from bdlab.inputs.files import STANDARD_INPUT, BadRow, Format, InputFile, Place, Row
-from bdlab.inputs.workers import PART_ROWS, ScoringProcesses
 from bdlab.model import Scorer, load_scorer
 from bdlab.settings import Layers
 from bdlab_cli.output import terminal

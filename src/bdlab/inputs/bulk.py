@@ -1,4 +1,4 @@
-"""Many inputs scored and published in order, with the result of each."""
+"""Many inputs scored, by processes too, and published in order, with the result of each."""
 
 from __future__ import annotations
 
@@ -12,27 +12,22 @@ from typing import Any, Literal, NamedTuple, Protocol
 import msgspec
 
 from bdlab.errors import BrokerError, EventTooLarge
-from bdlab.events import EventCodec, Input, Position, PredictionEvent, Score
-from bdlab.inputs.files import Row
+from bdlab.events import EventCodec, Input, Position, PredictionEvent, Score, Scorer
+from bdlab.forked import Forked
+from bdlab.inputs.files import InputFile, Place, Row
 
 WINDOW = 2000
 """The most inputs that wait for their acknowledgement at once."""
 
+PART_ROWS = 1000
+"""The rows of a part, which are in memory at once in a process."""
+
 _CHUNK = 200
 _WAIT_S = 0.5
+_encoder = msgspec.msgpack.Encoder()
 
 #: `not acknowledged`: it may be on the topic; `invalid`: the broker will never accept it.
 Status = Literal["scored", "acknowledged", "not acknowledged", "invalid"]
-
-
-class Scorer(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def codec(self) -> EventCodec: ...
-
-    def score_many(self, given: list[Any], /) -> list[Score]: ...
 
 
 class Publisher(Protocol):
@@ -69,6 +64,31 @@ def score_each(rows: Iterable[Row], scorer: Scorer, *, chunk: int = _CHUNK) -> I
         scores = scorer.score_many([row.given for row in part])
         for row, score in zip(part, scores, strict=True):
             yield ScoredRow(row.line, row.given, score)
+
+
+class ScoringProcesses(Forked):
+    """Forked processes, which have the open `file` and the `scorer` from this one."""
+
+    def __init__(self, file: InputFile, scorer: Scorer, count: int | None = None) -> None:
+        super().__init__(partial(_score_part, file, scorer), f"scored {scorer.codec.contract.plural}", count)
+        codec = scorer.codec
+        rows: Any = list[tuple[int, codec.input, codec.score]]  # type: ignore[name-defined]
+        self._decoder = msgspec.msgpack.Decoder(rows)
+
+    def scored(self, places: Iterable[Place | None], stop: threading.Event) -> Iterator[ScoredRow]:
+        """Return the scored inputs of the parts that begin at `places`, until `stop` is set.
+
+        None is the place of the first row. Raises what reading and scoring raise, and BdlabError if a process ended.
+        """
+        for rows in self.results(places, stop.is_set, ahead=2):
+            yield from map(ScoredRow._make, self._decoder.decode(rows))
+
+
+def _score_part(file: InputFile, scorer: Scorer, place: Place | None) -> bytes:
+    with file.reopened():
+        part = islice(file.rows(place), PART_ROWS)
+        rows = (row for row in part if isinstance(row, Row))
+        return _encoder.encode(list(score_each(rows, scorer, chunk=PART_ROWS)))
 
 
 def unpublished(scored: Iterable[ScoredRow], *, model: str) -> Iterator[RowResult]:

@@ -3,6 +3,7 @@
 Importing this package, and loading the shipped model, imports neither scikit-learn nor numpy.
 """
 
-from bdlab.model.scorer import Scorer, load_contract, load_scorer
+from bdlab.events import Scorer
+from bdlab.model.scorer import load_contract, load_scorer
 
 __all__ = ["Scorer", "load_contract", "load_scorer"]

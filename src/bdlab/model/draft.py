@@ -1,4 +1,4 @@
-"""A card for a model file: the contract as the file and a sample of rows let guess it."""
+"""A card for a model file, as the file and a sample of rows let guess it, and what is wrong with one."""
 
 import platform
 import re
@@ -14,8 +14,8 @@ import msgspec
 
 from bdlab.contract import Contract, column_name, parse_contract
 from bdlab.contract.fields import CONFIDENCE, PREDICTION
-from bdlab.errors import InvalidInput, ModelError
-from bdlab.events import Score, codec_of
+from bdlab.errors import BdlabError, InvalidInput, ModelError, ModelNotFound
+from bdlab.events import Score, Scorer, codec_of
 from bdlab.files import replace_file
 from bdlab.inputs import Validator
 from bdlab.inputs.body import is_moment
@@ -34,11 +34,13 @@ from bdlab.model.card import (
     sha256_of,
     writing_to,
 )
-from bdlab.model.rows import Traits
-from bdlab.model.scorer import file_title, library_scorer
+from bdlab.model.library import Traits
+from bdlab.model.scorer import file_title, library_scorer, load_contract, load_scorer
 
 MOST_ROWS = 10_000
 """No more rows of a sample are read."""
+
+MOST_FINDINGS = 20
 
 _MAX_ROW_BYTES = 1 << 20
 _ROLES = {".joblib": "pipeline", ".pkl": "pipeline", ".skops": "skops", ".onnx": "onnx"}
@@ -278,3 +280,61 @@ def _summary(scores: Sequence[Score]) -> dict[str, Any]:
     if isinstance(found[0], str):
         return {"rows": len(found), "classes": dict(Counter(found).most_common())}
     return {"rows": len(found), "lowest": min(found), "highest": max(found)}
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What is wrong, and what to do about it."""
+
+    what: str
+    hint: str = ""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """`model` is the name and version, empty if it cannot be loaded; `rows` of the sample were predicted."""
+
+    model: str = ""
+    contract: Contract | None = None
+    rows: int = 0
+    findings: tuple[Finding, ...] = ()
+
+
+def inspect(path: str, sample: Path | None = None, *, delimiter: str = ",") -> Report:
+    """Load the model of a card, and predict its example and the rows of `sample`, a file of inputs.
+
+    Raises ModelNotFound if there is no card, InvalidInput if the sample cannot be read.
+    """
+    contract = None
+    try:
+        contract = load_contract(path)
+        scorer = load_scorer(path)
+    except BdlabError as error:
+        if contract is None and isinstance(error, ModelNotFound):
+            raise
+        return Report(contract=contract, findings=(_finding(error),))
+    rows, findings = 0, []
+    if sample is not None:
+        found = read_rows(sample, contract, delimiter)
+        findings = list(islice(_problems(scorer, found), MOST_FINDINGS))
+        rows = sum(isinstance(row, Row) for row in found)
+    return Report(model=scorer.name, contract=contract, rows=rows, findings=tuple(findings))
+
+
+def _problems(scorer: Scorer, rows: list[Row | BadRow]) -> Iterator[Finding]:
+    valid = []
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield Finding(str(row), "Mend the row, or the contract if it is right.")
+        else:
+            valid.append(row)
+    try:
+        scorer.score_many([row.given for row in valid])
+    except ModelError:
+        for row in valid:
+            try:
+                scorer.score(row.given)
+            except ModelError as error:
+                yield _finding(error, f"line {row.line}: ")
+
+
+def _finding(error: BdlabError, where: str = "") -> Finding:
+    return Finding(where + error.message, error.hint)

@@ -15,8 +15,7 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from bdlab.forked import Forked
-from bdlab.model.dataset import Corpus, Integers, Progress
-from bdlab.model.features import Block, Booleans, Features, Floats, Parameters
+from bdlab.model.features import Block, Booleans, Corpus, Features, Floats, Integers, Parameters, Progress
 
 HeadName = Literal["rating", "sentiment"]
 HEADS: tuple[HeadName, ...] = get_args(HeadName)

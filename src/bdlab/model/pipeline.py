@@ -11,8 +11,7 @@ What an estimator predicts follows from its kind:
 If there is only one of the two, the other follows from it: the sentiment of `s` stars is positive with probability (s -
 1) / 4, and the reverse; with a star classifier, that of more than 3 stars against less.
 
-With any other contract it holds one estimator: `bdlab.model.rows` has what it takes, `bdlab.model.answers` what it
-gives.
+With any other contract it holds one estimator: `bdlab.model.library` has what it takes and gives.
 """
 
 import io
@@ -27,10 +26,9 @@ import structlog
 
 from bdlab.errors import ModelError, require
 from bdlab.events import EventCodec, Input, Score
-from bdlab.model.answers import PAGE, Answers, Floats, LibraryScorer, class_name
 from bdlab.model.card import File
 from bdlab.model.explanation import no_review, review_score
-from bdlab.model.rows import Traits, taken_by
+from bdlab.model.library import PAGE, Answers, Floats, LibraryScorer, Traits, class_name, taken_by
 
 PAIRS = "pairs"
 

@@ -1,15 +1,15 @@
-"""The Protocol of all scorers, and the scorer of a model file."""
+"""The scorer of a model file."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
 from bdlab.contract import Contract, example_of
 from bdlab.errors import ModelError, ModelNotFound
-from bdlab.events import EventCodec, Input, Score, codec_of
+from bdlab.events import EventCodec, Scorer, codec_of
 from bdlab.model import termtable
 from bdlab.model.card import SUFFIX, Card, File, contract_of, read_card, read_file, read_verified
 from bdlab.model.compiled import CompiledScorer
@@ -25,27 +25,6 @@ _ROLES = ("terms", "onnx", "skops", "pipeline")
 _PINNED = re.compile(r"^(?P<path>.+)#sha256=(?P<sha256>[0-9a-fA-F]{64})$")
 _NOT_IN_A_NAME = re.compile(r"[^\w.-]")
 _SHA256 = re.compile(r"^[0-9a-f]{64}\b")
-
-
-class Scorer(Protocol):
-    """Scores inputs; may be called from several threads at once.
-
-    `name` is in every event (`reviews@1.1.0`); `sha256` is of the file that it scores with; `codec` has the
-    types of its inputs and scores, and their contract. If `blocking` is
-    true, a call takes milliseconds, and many inputs in a call take little more than one: an event loop
-    should make calls in a thread, with the inputs that came in during the last call. If `forkable` is false,
-    it has threads of its own, without which it would wait for ever in a forked process.
-    """
-
-    name: str
-    sha256: str
-    blocking: bool
-    forkable: bool
-    codec: EventCodec
-
-    def score(self, given: Input, /) -> Score: ...
-
-    def score_many(self, inputs: Sequence[Input], /) -> list[Score]: ...
 
 
 def load_scorer(path: str = "", *, many: bool = False) -> Scorer:

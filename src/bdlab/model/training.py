@@ -21,10 +21,9 @@ from bdlab.errors import InvalidInput, TrainingFailed
 from bdlab.files import Replacement
 from bdlab.model import termtable
 from bdlab.model.card import SUFFIX, Card, File, check_title, encode_card, sha256_of, writing_to
-from bdlab.model.dataset import Corpus, Integers, read_corpus
-from bdlab.model.dataset import Progress as Share
 from bdlab.model.estimators import SENTIMENTS, build_pipelines, build_table
-from bdlab.model.features import Floats, Parameters, count_terms
+from bdlab.model.features import Corpus, Floats, Integers, Parameters, count_terms, read_corpus
+from bdlab.model.features import Progress as Share
 from bdlab.model.fitting import HEADS, NEUTRAL, Fits, Job, run_all
 
 Progress = Callable[[str, float], None]

@@ -1,17 +1,114 @@
-"""What a library's model predicted, as scores: anything that the contract has not is refused."""
+"""Models of libraries: the inputs of a contract as these take them, and what they predict as its scores.
 
+An input is a row of a data frame, a text of a list, or a row of an array. Anything that the contract has not is
+refused.
+"""
+
+import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from sys import float_info
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bdlab.contract import Contract, Field, column_name
 from bdlab.contract.fields import ANSWERS, PREDICTION, PROBABILITIES
-from bdlab.errors import ModelError
+from bdlab.errors import ModelError, require
 from bdlab.events import EventCodec, Input, Score
 
 Floats = NDArray[np.float64]
+
+NUMERIC = frozenset(("integer", "number", "boolean"))
+Take = Callable[[Sequence[Input]], Any]
+
+
+class Traits(NamedTuple):
+    """What a model takes and gives.
+
+    `names` are those of its inputs, each with whether it has to be a text. If they have none, `number` says how many
+    they are, None if it is not known, and `text` whether they are texts. `classes` finds the classes that it predicts,
+    None if it predicts numbers; some inputs of a contract help. If `ordered` is true, the card has to say their order.
+    """
+
+    names: dict[str, bool] | None
+    number: int | None
+    classes: Callable[[Contract, Sequence[Input]], list[str] | None]
+    text: bool = False
+    ordered: bool = False
+
+
+#: The type of a column that has no nulls; a number that may be null is a float, as NaN is one.
+_DTYPES = {"integer": "int64", "number": "float64", "boolean": "bool", "date-time": "datetime64[us, UTC]"}
+_BOOSTERS = ("lightgbm", "xgboost")
+
+
+def taken_by(estimator: Any, contract: Contract, *, source: str) -> Take:
+    """Return what makes the argument of an estimator's `predict`. Raises ModelError if it cannot be made.
+
+    An estimator that was fitted on named columns gets a pandas data frame, in the order of its names; one without a
+    number of features gets the texts of a contract with one text; others get an array with the contract's order.
+    """
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is not None:
+        require("pandas", extra="pandas", what=f"{source} takes a data frame")
+        fields = {str(name): _named(str(name), contract, source) for name in names}
+        # Both know texts as categories only, and find them by their values.
+        return _frames(fields, categories=type(estimator).__module__.startswith(_BOOSTERS))
+    count = getattr(estimator, "n_features_in_", None)
+    if count is None and [field.kind for field in contract.inputs] == ["string"]:
+        texts = column(contract.inputs[0], missing="")
+        return lambda inputs: [texts(given) for given in inputs]
+    if count is not None and count != len(contract.inputs):
+        raise ModelError(
+            f"{source} takes {count} features, and the contract has {len(contract.inputs)} inputs",
+            hint="Give the contract the inputs that the model was fitted with, in their order.",
+        )
+    return _arrays(contract.inputs)
+
+
+def column(field: Field, *, missing: Any = math.nan) -> Callable[[Input], Any]:
+    """Return what finds the value of a field in an input; a null is `missing`."""
+    value = attrgetter(field.column)
+    if not field.nullable:
+        return value
+    return lambda given: missing if (found := value(given)) is None else found
+
+
+def _named(name: str, contract: Contract, source: str) -> Field:
+    """Return the field of a column; LightGBM writes the spaces of its names as underscores."""
+    for field in contract.inputs:
+        if name == field.name or column_name(name) == field.column:
+            return field
+    raise ModelError(
+        f"{source} takes the column {name[:100]!r}, and the contract has no such input",
+        hint="Name the contract's inputs as the columns that the model was fitted with.",
+    )
+
+
+def _frames(fields: dict[str, Field], *, categories: bool) -> Take:
+    import pandas as pd  # noqa: PLC0415 - an extra, which few models need
+
+    def dtype(field: Field) -> Any:
+        if field.choices and categories:
+            return pd.CategoricalDtype(field.choices)
+        if field.nullable and field.kind in NUMERIC:
+            return "object" if field.kind == "boolean" else "float64"
+        return _DTYPES.get(field.kind, "object")
+
+    columns = [(name, column(field), dtype(field)) for name, field in fields.items()]
+    return lambda inputs: pd.DataFrame(
+        {name: pd.Series([value(each) for each in inputs], dtype=kind) for name, value, kind in columns}
+    )
+
+
+def _arrays(fields: Sequence[Field]) -> Take:
+    dtype = float if all(field.kind in NUMERIC for field in fields) else object
+    columns = [column(field, missing=math.nan if field.kind in NUMERIC else None) for field in fields]
+    return lambda inputs: np.array([[value(each) for value in columns] for each in inputs], dtype=dtype)
+
 
 PAGE = "docs/model.md says which models can be served."
 _INIT = "`bdlab model init` writes a card with a contract that fits the model."
@@ -19,6 +116,7 @@ _ROUNDING = 1e-5
 """A probability may be this much outside 0 to 1, as 32-bit numbers that add up to 1 are."""
 
 
+@dataclass
 class LibraryScorer:
     """Scores with a library: slow for one input, much faster an input for many. Explains nothing.
 
@@ -27,20 +125,11 @@ class LibraryScorer:
 
     blocking = True
 
-    def __init__(
-        self,
-        codec: EventCodec,
-        predict: Callable[[Sequence[Input]], list[Score]],
-        *,
-        name: str,
-        sha256: str,
-        forkable: bool = False,
-    ) -> None:
-        self.name = name
-        self.codec = codec
-        self.sha256 = sha256
-        self.forkable = forkable
-        self._predict = predict
+    codec: EventCodec
+    predict: Callable[[Sequence[Input]], list[Score]]
+    name: str
+    sha256: str
+    forkable: bool = False
 
     def score(self, given: Input) -> Score:
         """Return the score. Raises ModelError if the model fails."""
@@ -49,7 +138,7 @@ class LibraryScorer:
     def score_many(self, inputs: Sequence[Input]) -> list[Score]:
         """Return the scores in order. Raises ModelError if the model fails."""
         try:
-            return self._predict(inputs) if inputs else []
+            return self.predict(inputs) if inputs else []
         except ModelError as error:
             raise ModelError(f"the model {self.name} {error.message}", hint=error.hint or PAGE) from error
         except Exception as error:  # a foreign model may raise anything
