@@ -286,11 +286,10 @@ def _create(admin: AdminClient, connection: _Connection) -> bool:
     )
 
     def ask(left_s: float) -> dict[str, Future[Any]]:
-        futures = admin.create_topics([topic], operation_timeout=left_s, request_timeout=left_s)
-        return {f"creating topic {server.topic!r}": futures[server.topic]}
+        return admin.create_topics([topic], operation_timeout=left_s, request_timeout=left_s)
 
     try:
-        await_results(ask, connection.left_s)
+        await_results("creating topic {!r}".format, ask, connection.left_s)
     except BrokerError as error:
         cause = error.__cause__
         if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
@@ -303,14 +302,14 @@ def _refuse_compaction(admin: AdminClient, connection: _Connection) -> None:
     topic = connection.server.topic
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
 
-    def ask(left_s: float) -> dict[str, Future[Any]]:
-        futures = admin.describe_configs([resource], request_timeout=left_s)
-        return {f"reading the settings of topic {topic!r}": futures[resource]}
+    def ask(left_s: float) -> dict[ConfigResource, Future[Any]]:
+        return admin.describe_configs([resource], request_timeout=left_s)
 
     # The topic is there: one broker has listed it. The one that is asked may be a moment behind.
     behind = (KafkaError.UNKNOWN_TOPIC_OR_PART,)
     try:
-        (config,) = await_results(ask, connection.left_s, retriable=behind)
+        doing = "reading the settings of topic {0.name!r}".format
+        (config,) = await_results(doing, ask, connection.left_s, retriable=behind)
     except BrokerRefused as error:
         log.warning("whether the topic is compacted cannot be told", problem=error.message)
         return

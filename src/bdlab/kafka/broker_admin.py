@@ -1,9 +1,9 @@
 """Administers a secured broker: the services' users, their ACLs, and the brokers' certificates."""
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export all of them
@@ -87,7 +87,9 @@ def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[
     """
     admin = _open_admin(admin_login)
     by_name = {login.username: login for of_service in users.values() for login in of_service}
-    known = _known_users(admin)
+    known = _await(
+        "listing the broker's users", lambda left_s: admin.describe_user_scram_credentials(request_timeout=left_s)
+    )
     refused = _refused([login for name, login in by_name.items() if name in known])
     wrong = [login for name, login in by_name.items() if name not in known or login in refused]
     _set_passwords(admin, wrong)
@@ -135,12 +137,11 @@ def reload_certificates(admin_login: KafkaLogin) -> list[int]:
     brokers = sorted(fetch_metadata(client, server=admin_login.server, timeout_s=_TIMEOUT_S).brokers)
     entry = ConfigEntry(_RELOAD_SETTING, _RELOAD_VALUE, incremental_operation=AlterConfigOpType.SET)
     resources = [ConfigResource(ResourceType.BROKER, str(broker), incremental_configs=[entry]) for broker in brokers]
-
-    def ask(left: float) -> dict[str, Future[Any]]:
-        futures = client.incremental_alter_configs(resources, request_timeout=left)
-        return {f"reloading the certificates of broker {resource.name}": answer for resource, answer in futures.items()}
-
-    await_results(ask, _TIMEOUT_S)
+    await_results(
+        "reloading the certificates of broker {0.name}".format,
+        lambda left_s: client.incremental_alter_configs(resources, request_timeout=left_s),
+        _TIMEOUT_S,
+    )
     return brokers
 
 
@@ -151,12 +152,10 @@ def _open_admin(login: KafkaLogin) -> AdminClient:
     the process with a broken heap (2.16).
     """
     client, _ = _open(login, _TIMEOUT_S)
-
-    def ask(left: float) -> dict[str, Future[Any]]:
-        answer = client.describe_cluster(include_authorized_operations=True, request_timeout=left)
-        return {"asking what the administrator may do": answer}
-
-    (found,) = await_results(ask, _TIMEOUT_S)
+    found = _await(
+        "asking what the administrator may do",
+        lambda left_s: client.describe_cluster(include_authorized_operations=True, request_timeout=left_s),
+    )
     if AclOperation.ALTER not in (found.authorized_operations or ()):
         raise BrokerRefused(
             f"the broker at {login.server.bootstrap_servers} lets {login.username or 'this certificate'} in, "
@@ -205,14 +204,9 @@ def _raise_refusal(event: KafkaError, doing: str) -> None:
         ) from KafkaException(event)
 
 
-def _known_users(admin: AdminClient) -> Collection[str]:
-    def ask(left: float) -> dict[str, Future[Any]]:
-        # Without names there is one future for all users.
-        found = cast("Future[Any]", admin.describe_user_scram_credentials(request_timeout=left))
-        return {"listing the broker's users": found}
-
-    (known,) = await_results(ask, _TIMEOUT_S)
-    return cast("Collection[str]", known)
+def _await(doing: str, ask: Callable[[float], Any]) -> Any:
+    """Return the result of the one request that `ask` sends."""
+    return await_results(str, lambda left_s: {doing: ask(left_s)}, _TIMEOUT_S)[0]
 
 
 def _refused(logins: Sequence[KafkaLogin]) -> list[KafkaLogin]:
@@ -235,13 +229,12 @@ def _set_passwords(admin: AdminClient, logins: Sequence[KafkaLogin]) -> None:
         credential = ScramCredentialInfo(mechanism, _ITERATIONS)
         password = login.password.reveal().encode()
         upsertions.append(UserScramCredentialUpsertion(login.username, credential, password))
-
-    def ask(left: float) -> dict[str, Future[Any]]:
-        futures = admin.alter_user_scram_credentials(upsertions, request_timeout=left)
-        return {f"setting the password of user {name!r}": future for name, future in futures.items()}
-
     if upsertions:
-        await_results(ask, _TIMEOUT_S)
+        await_results(
+            "setting the password of user {!r}".format,
+            lambda left_s: admin.alter_user_scram_credentials(upsertions, request_timeout=left_s),
+            _TIMEOUT_S,
+        )
 
 
 def _await_known(login: KafkaLogin, topic: str = "") -> None:
@@ -281,21 +274,15 @@ def _await_known(login: KafkaLogin, topic: str = "") -> None:
 
 
 def _change_acls(admin: AdminClient, missing: Sequence[AclBinding], excess: Sequence[AclBinding]) -> list[Change]:
-    def create(left: float) -> dict[str, Future[Any]]:
-        created = admin.create_acls(list(missing), request_timeout=left)
-        return {f"allowing {_in_words(acl)}": created[acl] for acl in missing}
+    def change(action: str, doing: str, acls: Sequence[AclBinding], ask: Callable[[float], Any]) -> list[Change]:
+        if acls:
+            await_results(lambda acl: f"{doing} {_in_words(acl)}", ask, _TIMEOUT_S)
+        return [Change(action, _in_words(acl)) for acl in acls]
 
-    def remove(left: float) -> dict[str, Future[Any]]:
-        filters = {acl: AclBindingFilter(*acl._to_tuple()) for acl in excess}
-        removed = admin.delete_acls(list(filters.values()), request_timeout=left)
-        return {f"taking away {_in_words(acl)}": removed[filters[acl]] for acl in excess}
-
-    if missing:
-        await_results(create, _TIMEOUT_S)
-    if excess:
-        await_results(remove, _TIMEOUT_S)
-    return [Change("allowed", _in_words(acl)) for acl in missing] + [
-        Change("took away", _in_words(acl)) for acl in excess
+    filters = [AclBindingFilter(*acl._to_tuple()) for acl in excess]
+    return [
+        *change("allowed", "allowing", missing, lambda left: admin.create_acls(list(missing), request_timeout=left)),
+        *change("took away", "taking away", excess, lambda left: admin.delete_acls(filters, request_timeout=left)),
     ]
 
 
@@ -311,11 +298,7 @@ def _allowed(admin: AdminClient, names: Iterable[str]) -> set[AclBinding]:
         AclOperation.ANY,
         AclPermissionType.ALLOW,
     )
-
-    def ask(left: float) -> dict[str, Future[Any]]:
-        return {"listing what users may do": admin.describe_acls(everything, request_timeout=left)}
-
-    (found,) = await_results(ask, _TIMEOUT_S)
+    found = _await("listing what users may do", lambda left_s: admin.describe_acls(everything, request_timeout=left_s))
     principals = {f"User:{name}" for name in names}
     return {acl for acl in found if acl.principal in principals}
 

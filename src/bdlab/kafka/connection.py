@@ -3,10 +3,12 @@
 import logging
 import socket
 import time
+import tomllib
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import structlog
@@ -27,13 +29,14 @@ from bdlab.reachability import speaks_tls
 from bdlab.retry import tries
 from bdlab.settings import KafkaSettings
 
+_K = TypeVar("_K")
 _T = TypeVar("_T")
 
 log = structlog.get_logger()
 _librdkafka_log = logging.getLogger("bdlab.librdkafka")
 
-MAX_MESSAGE_BYTES = 128 << 20
-"""The most bytes that a client sends or reads at once; the topic's own limit is lower."""
+CLIENTS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("clients.toml").read_text("utf-8"))
+"""What librdkafka is told of each kind of client, always the same."""
 
 _PAUSE_S = 0.1
 
@@ -72,8 +75,10 @@ _TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, K
 _OUT_OF_RANGE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
 
 
-def client_config(login: KafkaLogin, *, client_id: str) -> dict[str, Any]:
-    """Return librdkafka's settings for reaching the broker as `login` says.
+def client_config(
+    login: KafkaLogin, *, client_id: str, kind: Literal["admin", "producer", "consumer", "reader"] = "admin"
+) -> dict[str, Any]:
+    """Return librdkafka's settings for a client of this kind that reaches the broker as `login` says.
 
     Raises BrokerUnavailable if the login names no broker.
     """
@@ -88,21 +93,12 @@ def client_config(login: KafkaLogin, *, client_id: str) -> dict[str, Any]:
     except SettingsInvalid as error:
         raise BrokerUnavailable(error.message, hint=error.hint) from error
     config: dict[str, Any] = {
+        **CLIENTS["all"],
+        **CLIENTS.get(kind, {}),
         "bootstrap.servers": server.bootstrap_servers,
         "client.id": client_id,
         "security.protocol": server.security_protocol,
-        # Errors arrive in error_cb, and are logged from there once instead of at every attempt.
-        "log_level": 2,
         "logger": _librdkafka_log,
-        "socket.keepalive.enable": True,
-        "socket.nagle.disable": True,
-        "socket.timeout.ms": 10_000,
-        "socket.connection.setup.timeout.ms": 5_000,
-        # A broker that comes back should be found within a second.
-        "reconnect.backoff.ms": 50,
-        "reconnect.backoff.max.ms": 500,
-        # New partitions should be found within half a minute.
-        "topic.metadata.refresh.interval.ms": 10_000,
     }
     if server.security_protocol.startswith("SASL"):
         config |= {
@@ -211,19 +207,23 @@ def unreachable_hint(server: KafkaSettings) -> str:
 
 
 def await_results(
-    ask: Callable[[float], Mapping[str, Future[_T]]], timeout_s: float, *, retriable: Collection[int] = ()
+    doing: Callable[[_K], str],
+    ask: Callable[[float], Mapping[_K, Future[_T]]],
+    timeout_s: float,
+    *,
+    retriable: Collection[int] = (),
 ) -> list[_T]:
     """Return the results, within `timeout_s` seconds, of the requests that `ask` sends.
 
-    `ask` gets the seconds that are left, and names each request for an error's text ("creating topic 'x'").
-    It is called again if the broker went away before it answered, and after an error whose code is in
-    `retriable`; so the requests have to be idempotent. Raises BrokerError.
+    `ask` gets the seconds that are left, and gives each request a key, of which `doing` makes an error's text
+    ("creating topic 'x'"). It is called again if the broker went away before it answered, and after an error whose
+    code is in `retriable`; so the requests have to be idempotent. Raises BrokerError.
     """
     last: BrokerError  # there is at least one try
     for left_s in tries(timeout_s, first_s=_PAUSE_S):
         wait_s = max(LEAST_S, left_s)
         try:
-            return [_result(future, wait_s, doing) for doing, future in ask(wait_s).items()]
+            return [_result(future, wait_s, doing(key)) for key, future in ask(wait_s).items()]
         except BrokerError as error:
             cause = error.__cause__
             if not (isinstance(cause, KafkaException) and cause.args[0].code() in {*_RETRIABLE, *retriable}):

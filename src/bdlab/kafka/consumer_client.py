@@ -13,14 +13,7 @@ from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, OffsetOutOfRange, TopicMissing
 from bdlab.events import Position, Record
 from bdlab.kafka.assignment import Assignment, StartPositions, out_of_range
-from bdlab.kafka.connection import (
-    MAX_MESSAGE_BYTES,
-    broker_error,
-    client_config,
-    fetch_metadata,
-    no_answer,
-    partitions_of,
-)
+from bdlab.kafka.connection import broker_error, client_config, fetch_metadata, no_answer, partitions_of
 from bdlab.kafka.log_reader import LogReader, TopicIds, reported_ranges
 from bdlab.ledger import LogPartition, LogRange, log_partition
 from bdlab.log_identity import CheckLog
@@ -72,28 +65,11 @@ class ConsumerClient:
         self._gaps: dict[int, int] = {}
         self._last_problem = ""
         session_ms = round(login.server.session_timeout_s * 1000)
-        config = client_config(login, client_id=client_id) | {
+        config = client_config(login, client_id=client_id, kind="consumer") | {
             "group.id": login.server.group,
-            # Eager: all partitions are given back and started afresh, at the store's positions.
-            "partition.assignment.strategy": "range",
             "session.timeout.ms": session_ms,
             "heartbeat.interval.ms": max(100, session_ms // 4),
             "max.poll.interval.ms": max(300_000, session_ms),
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "error",
-            "allow.auto.create.topics": False,
-            "enable.partition.eof": True,
-            # An answer for each event would cost the broker, and this process, more than all else.
-            "fetch.wait.max.ms": 100,
-            "fetch.min.bytes": 64 << 10,
-            "fetch.max.bytes": 4 << 20,
-            "max.partition.fetch.bytes": 1 << 20,
-            "receive.message.max.bytes": MAX_MESSAGE_BYTES + (1 << 20),
-            "queued.min.messages": 20_000,
-            "queued.max.messages.kbytes": 8 << 10,
-            # Once it has read that far ahead, librdkafka would look for room again after a whole second.
-            "fetch.queue.backoff.ms": 5,
             "error_cb": self._on_error,
         }
         try:

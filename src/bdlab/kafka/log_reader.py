@@ -84,20 +84,7 @@ class LogReader(Client):
     group_refused = False
 
     def __init__(self, login: KafkaLogin, *, client_id: str) -> None:
-        super().__init__(
-            client_config(login, client_id=client_id)
-            | {
-                "group.id": login.server.group,
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "error",
-                "enable.partition.eof": True,
-                "allow.auto.create.topics": False,
-                "fetch.wait.max.ms": 50,
-                "queued.max.messages.kbytes": 16 << 10,
-                "fetch.max.bytes": 16 << 20,
-            }
-        )
+        super().__init__(client_config(login, client_id=client_id, kind="reader") | {"group.id": login.server.group})
 
     def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
         return [message for message in super().consume(num_messages, timeout) if not self._refusal(message)]
@@ -263,15 +250,14 @@ class TopicIds:
         topic = self._login.server.topic
         asked: list[AdminClient] = []
 
-        def question(left_s: float) -> dict[str, Future[TopicDescription]]:
+        def question(left_s: float) -> Mapping[str, Future[TopicDescription]]:
             # A client without an answer is dropped: a new one may find a broker that answers. (Compare with
             # None: the length of a client is that of its queue, so that an idle one is false.)
             admin, self._admin = self._admin, None
             config = client_config(self._login, client_id=self._client_id)
             asked.append(AdminClient(config) if admin is None else admin)
-            futures = asked[-1].describe_topics(TopicCollection([topic]), request_timeout=min(left_s, _ID_ANSWER_S))
-            return {f"asking for the id of topic {topic!r}": futures[topic]}
+            return asked[-1].describe_topics(TopicCollection([topic]), request_timeout=min(left_s, _ID_ANSWER_S))
 
-        (found,) = await_results(question, timeout_s)
+        (found,) = await_results("asking for the id of topic {!r}".format, question, timeout_s)
         self._admin = asked[-1]
         return "" if str(found.topic_id) == _NO_ID else str(found.topic_id)

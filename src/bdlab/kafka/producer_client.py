@@ -14,7 +14,7 @@ from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotAcknowledged
 from bdlab.events import Headers, Position
 from bdlab.kafka.connection import (
-    MAX_MESSAGE_BYTES,
+    CLIENTS,
     broker_error,
     client_config,
     copy_error,
@@ -27,9 +27,8 @@ log = structlog.get_logger()
 
 Done = Callable[[Position | BrokerError], None]
 
-#: The most that one client queues for the broker: events, and KiB of their keys, values and headers.
-QUEUE_EVENTS = 100_000
-QUEUE_KBYTES = 128 << 10
+#: The most events that one client queues for the broker.
+QUEUE_EVENTS: int = CLIENTS["producer"]["queue.buffering.max.messages"]
 #: librdkafka's word for a partition that it finds by the key.
 PARTITION_UA = -1
 #: Seconds for which all events go to one partition, and the most of them: a burst is for all consumers.
@@ -92,18 +91,10 @@ class ProducerClient:
         self._unverified: list[tuple[PendingEvent, Position]] = []
         # An event may be sent until the caller's own deadline, and not long after it.
         timeout_ms = max(1000, round(login.server.delivery_timeout_s * 1000))
-        config = client_config(login, client_id=client_id) | {
-            "acks": "all",
+        config = client_config(login, client_id=client_id, kind="producer") | {
             "enable.idempotence": idempotent,
-            "compression.type": "lz4",
-            # An event goes at once if nothing is on its way; what comes until the answer is the next batch.
-            "linger.ms": 0,
-            "max.in.flight.requests.per.connection": 1,
             "message.timeout.ms": timeout_ms,
             "request.timeout.ms": timeout_ms,
-            "message.max.bytes": MAX_MESSAGE_BYTES,
-            "queue.buffering.max.messages": QUEUE_EVENTS,
-            "queue.buffering.max.kbytes": QUEUE_KBYTES,
             "error_cb": self._on_error,
         }
         try:
