@@ -19,7 +19,7 @@ import pytest
 
 from bdlab import settings
 from bdlab.errors import StackError
-from bdlab.postgres.connection import ConnectionLimits, connect
+from bdlab.postgres.session import ConnectionLimits, connect
 from bdlab.stack import DataFolder, exports
 from bdlab.stack.servers import binaries, java
 from bdlab.stack.servers.process import start_mark

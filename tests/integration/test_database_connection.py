@@ -11,7 +11,7 @@ import pytest
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import SettingsInvalid
 from bdlab.postgres import dumps
-from bdlab.postgres.connection import ConnectionLimits, connect
+from bdlab.postgres.session import ConnectionLimits, connect
 from bdlab.stack import Postgres, TlsFolder
 from bdlab.stack.servers import binaries
 from tests.fix_database import HOSTILE_LIBPQ, admin_login

@@ -14,9 +14,9 @@ from bdlab.deadletters import OPEN, DeadLetterFilter, LetterResult, ReplayOutcom
 from bdlab.errors import DatabaseUnavailable, Unhealthy
 from bdlab.events import Headers, Position, encode
 from bdlab.ledger import REPLAY_HEADER, LogPartition
+from bdlab.postgres.accounts import Pruned, prune
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
-from bdlab.postgres.retention import Pruned, prune
 from bdlab.postgres.store import Store
 from bdlab.settings import SinkSettings
 from bdlab.sink import Sink

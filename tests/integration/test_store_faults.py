@@ -22,8 +22,7 @@ from psycopg2 import sql
 
 from bdlab.errors import DatabaseDenied, DatabaseUnavailable, FenceLost, RowRejected, SchemaOutdated, SettingsInvalid
 from bdlab.ledger import Entry, LogPartition, Stored
-from bdlab.postgres.connection import ConnectionLimits
-from bdlab.postgres.session import Session
+from bdlab.postgres.session import ConnectionLimits, Session
 from bdlab.postgres.store import Store
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.stack import Postgres

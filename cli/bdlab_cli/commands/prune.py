@@ -28,13 +28,13 @@ def prune(
     """
     import msgspec
 
-    from bdlab.postgres import retention
+    from bdlab.postgres.accounts import prune as delete_old
 
     before = datetime.now(UTC) - older_than
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
     with open_session(layers, service="migrate", database=True, kafka=False, renewed=True) as session:
         found = []
-        for one in retention.prune(session, before=before, dry_run=dry_run):
+        for one in delete_old(session, before=before, dry_run=dry_run):
             found.append(one)
             if not json:
                 verb = "would prune" if dry_run else "pruned"

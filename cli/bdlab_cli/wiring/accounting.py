@@ -4,8 +4,8 @@ import threading
 
 from bdlab import verification
 from bdlab.kafka.admin import Admin
-from bdlab.postgres.connection import ConnectionLimits
 from bdlab.postgres.reader import Reader
+from bdlab.postgres.session import ConnectionLimits
 from bdlab.settings import Layers
 from bdlab.verification import Report
 from bdlab_cli.wiring.session import open_session

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import DatabaseError
-from bdlab.postgres.connection import NO_FILE, PINNED, describe
+from bdlab.postgres.session import NO_FILE, PINNED, describe
 
 _CONNECT_TIMEOUT_S = 10
 _LOOK_AGAIN_S = 0.2

@@ -12,9 +12,8 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psy
 
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import DatabaseError, SchemaOutdated
-from bdlab.postgres.connection import ConnectionLimits
 from bdlab.postgres.queries import queries
-from bdlab.postgres.session import Session
+from bdlab.postgres.session import ConnectionLimits, Session
 from bdlab.services import DLQ, Deployment
 
 # A migration may rewrite a large table; another `migrate` may hold the lock for as long.

@@ -28,14 +28,13 @@ from bdlab.ledger import (
     replay_count,
 )
 from bdlab.log_identity import KnownLog
-from bdlab.postgres.connection import ConnectionLimits
 from bdlab.postgres.contracts import read_contract
 from bdlab.postgres.faults import translate
 from bdlab.postgres.logs import read_known
 from bdlab.postgres.migrations import check_schema
 from bdlab.postgres.queries import queries
 from bdlab.postgres.rows import MOMENTS, CopyLines, headers_json, printable
-from bdlab.postgres.session import Session
+from bdlab.postgres.session import ConnectionLimits, Session
 
 _DEAD_LETTERS_A_STATEMENT = 200
 _COPY_BYTES = 128 << 10
