@@ -15,7 +15,7 @@ import pytest
 
 from bdlab.events import EventCodec
 from bdlab.kafka.producer import Producer
-from bdlab.postgres.migrations import expected_version
+from bdlab.postgres.contracts import expected_version
 from bdlab.resources import models_dir
 from tests.earlier import unpack
 from tests.fix_kafka import kafka_login

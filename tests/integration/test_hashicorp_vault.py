@@ -15,7 +15,7 @@ from bdlab import resources
 from bdlab.errors import SettingsInvalid, TokenRefused, VaultError
 from bdlab.settings import Secret
 from bdlab.vault.bootstrap import identities
-from bdlab.vault.bootstrap.rekey import rekey
+from bdlab.vault.bootstrap.admin_access import rekey
 from tests import forked
 from tests.fix_vault import VaultWorld
 from tests.hashicorp import BINARY, KINDS, RealVault, Vault1, Vault2

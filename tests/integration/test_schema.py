@@ -19,7 +19,7 @@ from bdlab.credentials import DatabaseLogin
 from bdlab.errors import ContractMismatch, DatabaseUnavailable, InvalidInput, RowRejected, SchemaOutdated
 from bdlab.events import EventCodec, PredictionEvent
 from bdlab.ledger import Accepted, Stored
-from bdlab.postgres.migrations import expected_version, migrations
+from bdlab.postgres.contracts import expected_version, migrations
 from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.roles import Administrator

@@ -368,10 +368,10 @@ def test_a_leftover_is_ended_and_a_stranger_with_its_pid_is_not(tmp_path: Path) 
 def test_postgres_runs_as_nobody_where_namespaces_are_forbidden(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bdlab.stack.servers import privileges
+    from bdlab.stack.servers import postgres
 
-    real = privileges._works
-    monkeypatch.setattr(privileges, "_works", lambda command: command[0] != "unshare" and real(command))
+    real = postgres._works
+    monkeypatch.setattr(postgres, "_works", lambda command: command[0] != "unshare" and real(command))
     assert _mode(tmp_path) == 0o700
     with Postgres(tmp_path) as server:
         assert (tmp_path / "postgres" / "data").stat().st_uid == 65534
@@ -387,9 +387,9 @@ _START_AS_NOBODY = """
 import sys, time
 from pathlib import Path
 from bdlab.stack import Postgres
-from bdlab.stack.servers import privileges
-works = privileges._works
-privileges._works = lambda command: command[0] != "unshare" and works(command)
+from bdlab.stack.servers import postgres
+works = postgres._works
+postgres._works = lambda command: command[0] != "unshare" and works(command)
 server = Postgres(Path(sys.argv[1]))
 server.start()
 print(server.pid, flush=True)

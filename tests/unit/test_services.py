@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bdlab.credentials import KafkaLogin
 from bdlab.kafka.broker_admin import grants
-from bdlab.postgres.migrations import migrations
+from bdlab.postgres.contracts import migrations
 from bdlab.postgres.queries import queries
 from bdlab.resources import policies_dir
 from bdlab.services import (
@@ -30,7 +30,7 @@ from bdlab.services import (
     Service,
 )
 from bdlab.settings import KafkaSettings, VaultSettings
-from bdlab.vault.bootstrap import database_users
+from bdlab.vault.bootstrap import database
 from bdlab.vault.bootstrap.identities import policy_text
 
 ROOT = Path(__file__).parents[2]
@@ -182,9 +182,9 @@ def test_no_policy_reaches_what_is_of_another_deployment(mine: str, their: str) 
 def test_policies_and_sql_of_bdlab_are_the_files() -> None:
     for name in IDENTITIES:
         assert policy_text(name, VaultSettings(), BDLAB) == (policies_dir() / f"{name}.hcl").read_text("utf-8")
-    sql = [one.sql for one in migrations()] + list(queries("migrations").values()) + database_users.sweep()
+    sql = [one.sql for one in migrations()] + list(queries("migrations").values()) + database.sweep()
     for role in DATABASE_ROLES:
-        sql += database_users.creation(role.group) + database_users.revocation(role.group)
+        sql += database.creation(role.group) + database.revocation(role.group)
     for text in sql:
         assert BDLAB.in_sql(text) == text
         assert not re.search("bdlab_(owner|writer|dlq|reader)|-bdlab-(..-|ow)", Deployment("a").in_sql(text))
@@ -193,7 +193,7 @@ def test_policies_and_sql_of_bdlab_are_the_files() -> None:
 @given(DEPLOYMENTS, st.sampled_from([role.name for role in DATABASE_ROLES]))
 def test_the_users_of_a_deployment_are_known_by_their_names(one: Deployment, role: str) -> None:
     def left_behind(deployment: Deployment) -> str:
-        (pattern,) = re.findall("rolname ~ '(.+)'\n", deployment.in_sql(database_users.sweep()[0]))
+        (pattern,) = re.findall("rolname ~ '(.+)'\n", deployment.in_sql(database.sweep()[0]))
         return str(pattern)
 
     cut = f"v-approle-{role[:8]}-AbCdEfGhIjKlMnOpQrSt-1790000000"

@@ -28,7 +28,7 @@ def vault_rekey(
     """
     import msgspec
 
-    from bdlab.vault.bootstrap.rekey import key_numbers, rekey
+    from bdlab.vault.bootstrap.admin_access import key_numbers, rekey
     from bdlab_cli.wiring.vault_admin import admin_plan
 
     plan = admin_plan(keys_file, identity_dir, startup_timeout)

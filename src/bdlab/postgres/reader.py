@@ -20,9 +20,8 @@ from bdlab.events import Position, Term
 from bdlab.ledger import Account, LogPartition, LogRange
 from bdlab.log_identity import KnownLog
 from bdlab.postgres.accounts import read_accounts
-from bdlab.postgres.contracts import read_contract
+from bdlab.postgres.contracts import expected_version, read_contract, schema_version
 from bdlab.postgres.logs import read_known
-from bdlab.postgres.migrations import expected_version, schema_version
 from bdlab.postgres.queries import queries
 from bdlab.postgres.session import ConnectionLimits, Session
 from bdlab.probes import DatabaseState

@@ -28,10 +28,9 @@ from bdlab.ledger import (
     replay_count,
 )
 from bdlab.log_identity import KnownLog
-from bdlab.postgres.contracts import read_contract
+from bdlab.postgres.contracts import check_schema, read_contract
 from bdlab.postgres.faults import translate
 from bdlab.postgres.logs import read_known
-from bdlab.postgres.migrations import check_schema
 from bdlab.postgres.queries import queries
 from bdlab.postgres.rows import MOMENTS, CopyLines, headers_json, printable
 from bdlab.postgres.session import ConnectionLimits, Session

@@ -1,6 +1,10 @@
-"""Postgres as a local server: SCRAM for every connection, on loopback and a Unix socket."""
+"""Postgres as a local server: SCRAM for every connection, on loopback and a Unix socket.
+
+Root's privileges are dropped for it, as it refuses to run as root.
+"""
 
 import contextlib
+import functools
 import os
 import secrets
 import shutil
@@ -13,11 +17,33 @@ from bdlab.files import write_private
 from bdlab.services import DATABASE_ROLES
 from bdlab.settings import PostgresSettings, Secret, SslMode
 from bdlab.stack.folder import DataFolder
-from bdlab.stack.servers import binaries, privileges
+from bdlab.stack.servers import binaries
 from bdlab.stack.servers.process import end, run_to_end
 from bdlab.stack.servers.server import base_environment
 from bdlab.stack.tls import TlsFolder, TlsServer
 
+_NOBODY = 65534
+_TRIAL_TIMEOUT_S = 10.0
+
+#: In a user namespace of its own the server sees itself as user 1000; outside, the files stay root's.
+_NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
+
+#: Containers may forbid new namespaces. Then it runs as the user nobody, with one capability: to reach files
+#: in folders that are closed to it. A change of user clears the parent-death signal, so it is set again.
+_NOBODY_COMMAND = (
+    "setpriv",
+    f"--reuid={_NOBODY}",
+    f"--regid={_NOBODY}",
+    "--clear-groups",
+    "--inh-caps=-all,+dac_override",
+    "--ambient-caps=-all,+dac_override",
+    "--bounding-set=-all,+dac_override",
+    # Otherwise access(2) would ignore the capability.
+    "--securebits=+no_setuid_fixup",
+    "--no-new-privs",
+    "--pdeathsig=INT",
+    "--",
+)
 _INITDB_TIMEOUT_S = 120.0
 _KILL_WAIT_S = 5.0
 #: The users that Vault makes get no access to the databases that come with each server.
@@ -29,6 +55,41 @@ host{tls} all all 127.0.0.1/32 scram-sha-256
 """
 #: The longest path of a Unix socket, without the name of the socket in its folder.
 _SOCKET_DIR_LIMIT = 107 - len("/.s.PGSQL.65535")
+
+
+def drop_prefix(data: Path) -> Sequence[str]:
+    """Return the command to put before Postgres' own; empty for an ordinary user.
+
+    A data folder `data` that exists keeps the owner that it was made for. Raises ServerNotStarted if this
+    machine allows neither way.
+    """
+    if os.geteuid() != 0:
+        return ()
+    belongs_to_nobody = data.exists() and data.stat().st_uid == _NOBODY
+    if not belongs_to_nobody and _works(_NAMESPACE):
+        return _NAMESPACE
+    if (belongs_to_nobody or not data.exists()) and _works(_NOBODY_COMMAND):
+        return _NOBODY_COMMAND
+    raise ServerNotStarted(
+        "Postgres refuses to run as root, and this machine allows neither a user namespace (unshare) nor a "
+        "change of user (setpriv)",
+        hint="Run bdlab as an ordinary user.",
+    )
+
+
+def hand_over(folder: Path, prefix: Sequence[str]) -> None:
+    """Give `folder` to the user that `prefix` changes to."""
+    if prefix and prefix[0] == _NOBODY_COMMAND[0]:
+        os.chown(folder, _NOBODY, _NOBODY)
+
+
+@functools.cache
+def _works(command: tuple[str, ...]) -> bool:
+    try:
+        trial = run_to_end("a trial", [*command, "true"], os.environ, Path("/"), timeout_s=_TRIAL_TIMEOUT_S)
+    except ServerNotStarted:
+        return False
+    return trial.returncode == 0
 
 
 class Postgres(TlsServer):
@@ -114,7 +175,7 @@ class Postgres(TlsServer):
 
     def _configure(self, port: int) -> Sequence[str]:
         installation = binaries.postgres()
-        prefix = privileges.drop_prefix(self._data)
+        prefix = drop_prefix(self._data)
         if not self._data.exists():
             self._initialise(installation, prefix)
         self._clear_stale_lock()
@@ -134,7 +195,7 @@ class Postgres(TlsServer):
         }
         if self.socket_dir:
             self.socket_dir.mkdir(exist_ok=True, mode=0o700)
-            privileges.hand_over(self.socket_dir, prefix)
+            hand_over(self.socket_dir, prefix)
             options["unix_socket_directories"] = str(self.socket_dir)
         if self.tls:
             self.tls.prepare()
@@ -164,7 +225,7 @@ class Postgres(TlsServer):
         if new.exists():
             shutil.rmtree(new)
         new.mkdir(mode=0o700)
-        privileges.hand_over(new, prefix)
+        hand_over(new, prefix)
         password = secrets.token_urlsafe(24)
         write_private(self._password_file, password)
         reader, writer = os.pipe()
