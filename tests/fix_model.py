@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bdlab.model import Scorer
-from bdlab.model.card import Card
 from bdlab.model.features import read_examples
+from bdlab.model.scorer import Card
 from tests.samples import Review
 
 SMALL_REVIEWS = Path(__file__).parent / "data" / "reviews_small.csv"

@@ -12,7 +12,7 @@ import joblib
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from bdlab.model.card import Card, File, encode_card, sha256_of
+from bdlab.model.scorer import Card, File, encode_card, sha256_of
 from bdlab.stack import DataFolder
 from bdlab.stack.servers import binaries
 from tests.fix_up import DEFAULT_BROKER, ENVIRONMENT

@@ -12,7 +12,7 @@ from bdlab.events import Score
 from bdlab.model import Scorer, load_scorer
 from bdlab.model.columnar import ColumnarScorer
 from bdlab.model.compiled import CompiledScorer
-from bdlab.model.termtable import FORMAT, Field, Format, Intercepts, TermTable
+from bdlab.model.terms import FORMAT, Field, Format, Intercepts, TermTable
 from tests.samples import REVIEWS, Review
 from tests.unit.test_model_scorer import PIECES, TEXTS, TOLERANCE
 

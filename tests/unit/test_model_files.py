@@ -14,7 +14,7 @@ import pytest
 from bdlab.contract import review_contract
 from bdlab.errors import ContractInvalid, ModelError, ModelNotFound, ModelTampered
 from bdlab.model import load_contract, load_scorer
-from bdlab.model.card import sha256_of
+from bdlab.model.scorer import sha256_of
 from tests.samples import Review
 
 BEFORE_FOLDER = Path(__file__).parents[1] / "data" / "before"

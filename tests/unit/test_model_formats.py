@@ -38,7 +38,7 @@ from sklearn.svm import LinearSVC
 from bdlab.errors import InvalidInput, ModelError
 from bdlab.events import Position, Record, encode
 from bdlab.model import load_scorer
-from bdlab.model.card import sha256_of
+from bdlab.model.scorer import sha256_of
 from bdlab_cli.wiring.bulk_predict import MANY_BYTES
 from tests.unit.test_model_pipeline import Explosive
 from tests.unit.test_train_command import bdlab

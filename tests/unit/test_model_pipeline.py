@@ -22,8 +22,8 @@ from sklearn.svm import LinearSVC
 
 from bdlab.errors import ModelError, ModelTampered
 from bdlab.model import Scorer, load_scorer
-from bdlab.model.card import sha256_of
 from bdlab.model.features import read_examples
+from bdlab.model.scorer import sha256_of
 from tests.fix_model import SMALL_REVIEWS
 from tests.samples import Review
 

@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdlab.model import Scorer, load_scorer
-from bdlab.model.compiled import CompiledScorer
-from bdlab.model.explanation import Labels, review_score, strongest
-from bdlab.model.termtable import FORMAT, Field, Intercepts, TermTable
+from bdlab.model.compiled import CompiledScorer, Labels, review_score, strongest
+from bdlab.model.terms import FORMAT, Field, Intercepts, TermTable
 from bdlab.resources import models_dir
 from bdlab_cli.wiring.samples import samples_of
 from tests.fix_model import difference

@@ -9,9 +9,8 @@ import joblib
 import pytest
 
 from bdlab.contract import review_contract
-from bdlab.model import load_scorer, termtable
-from bdlab.model.card import read_card, sha256_of
-from bdlab.model.scorer import SHIPPED
+from bdlab.model import load_scorer, terms
+from bdlab.model.scorer import SHIPPED, read_card, sha256_of
 from bdlab.model.training import train
 from bdlab.resources import models_dir
 from tests.fix_model import difference, reviews_of
@@ -63,7 +62,7 @@ def test_training_on_its_file_gives_the_shipped_model(large_reviews: Path, tmp_p
     assert found["sentiment_auc"] == pytest.approx(told["sentiment_auc"], abs=0.0005)
     assert found["negative_f1"] == pytest.approx(told["negative_f1"], abs=0.002)
     ours, theirs = (
-        termtable.decode((folder / "reviews.terms.json.gz").read_bytes(), source="the model")
+        terms.decode((folder / "reviews.terms.json.gz").read_bytes(), source="the model")
         for folder in (tmp_path, models_dir())
     )
     for mine, its in ((ours.summary, theirs.summary), (ours.review, theirs.review)):

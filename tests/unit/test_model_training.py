@@ -13,10 +13,10 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from bdlab.errors import InvalidInput, TrainingFailed
-from bdlab.model import fitting, load_scorer, termtable
-from bdlab.model.card import Card, read_card, sha256_of
+from bdlab.model import fitting, load_scorer, terms
 from bdlab.model.estimators import ExpectedStars
 from bdlab.model.features import Parameters, count_terms, read_corpus, read_examples
+from bdlab.model.scorer import Card, read_card, sha256_of
 from bdlab.model.terms import normalised_review_terms, normalised_summary_terms
 from bdlab.model.training import train
 from tests.fix_model import SMALL_REVIEWS
@@ -123,7 +123,7 @@ def test_of_too_many_terms_those_of_most_products_are_kept(small_model: Path, tm
     card = train(SMALL_REVIEWS, tmp_path, folds=2, parameters=bounded)
     assert card.training["review_most_terms"] == 40
     every, few = (
-        termtable.decode((folder / name).read_bytes(), source=name)
+        terms.decode((folder / name).read_bytes(), source=name)
         for folder, name in ((small_model, "small.terms.json.gz"), (tmp_path, "reviews.terms.json.gz"))
     )
     assert 0 < len(few.summary.terms) <= 5

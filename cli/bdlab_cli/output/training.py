@@ -9,7 +9,7 @@ from typing import Any
 from rich.progress import TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from bdlab.model.card import SUFFIX, Card
+from bdlab.model.scorer import SUFFIX, Card
 from bdlab_cli.output import terminal
 from bdlab_cli.output.progress import no_line, progress_bar
 

@@ -20,8 +20,8 @@ from bdlab.health.findings import Diagnosis, Facts, Share, by_gravity, masked, o
 from bdlab.health.remote import clock_ahead_ms
 from bdlab.kafka.admin import group_members
 from bdlab.kafka.connection import LIBRDKAFKA
-from bdlab.postgres.session import LIBPQ
 from bdlab.postgres.reader import Reader
+from bdlab.postgres.session import LIBPQ
 from bdlab.settings import Layers, Values
 from bdlab.stack import DataFolder
 from bdlab.stack.servers.process import tail

@@ -14,10 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bdlab.events import EventCodec, Input, Score, Term
-from bdlab.model.compiled import HIGHEST, LOWEST, CompiledScorer
-from bdlab.model.explanation import MOST_TERMS, TELL_NOTHING, Labels, review_score, select
-from bdlab.model.terms import NEGATED, NEGATION_REACH, NEGATIONS, STOPS, literal_tokens, normalise, untagged
-from bdlab.model.termtable import FORMAT, TermTable
+from bdlab.model.compiled import HIGHEST, LOWEST, MOST_TERMS, TELL_NOTHING, CompiledScorer, Labels, review_score, select
+from bdlab.model.terms import (
+    FORMAT,
+    NEGATED,
+    NEGATION_REACH,
+    NEGATIONS,
+    STOPS,
+    TermTable,
+    literal_tokens,
+    normalise,
+    untagged,
+)
 
 Numbers = NDArray[np.int64]
 Hashes = NDArray[np.uint64]

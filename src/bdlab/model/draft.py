@@ -22,20 +22,23 @@ from bdlab.inputs.body import is_moment
 from bdlab.inputs.files import BadRow, InputFile, Row
 from bdlab.inputs.tables import Lines, csv_rows
 from bdlab.model import onnx, pipeline
-from bdlab.model.card import (
+from bdlab.model.library import Traits
+from bdlab.model.scorer import (
     SUFFIX,
     Card,
     File,
     check_title,
     contract_of,
     encode_card,
+    file_title,
+    library_scorer,
+    load_contract,
+    load_scorer,
     read_card,
     read_file,
     sha256_of,
     writing_to,
 )
-from bdlab.model.library import Traits
-from bdlab.model.scorer import file_title, library_scorer, load_contract, load_scorer
 
 MOST_ROWS = 10_000
 """No more rows of a sample are read."""

@@ -13,11 +13,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion, Pipeline
 
-from bdlab.model import termtable
 from bdlab.model.features import FIELDS, Features, Floats, Parameters
 from bdlab.model.fitting import DECIMALS, HEADS, INTERCEPT, Head
 from bdlab.model.pipeline import PAIRS
-from bdlab.model.terms import normalised_review_terms, normalised_summary_terms
+from bdlab.model.terms import FORMAT, Field, Intercepts, TermTable, normalised_review_terms, normalised_summary_terms
 
 SENTIMENTS = ("negative", "positive")
 
@@ -53,24 +52,22 @@ class ExpectedStars(RegressorMixin, BaseEstimator):  # type: ignore[misc] # scik
         return stars
 
 
-def build_table(features: Features, rating: Head, sentiment: Head, parameters: Parameters) -> termtable.TermTable:
+def build_table(features: Features, rating: Head, sentiment: Head, parameters: Parameters) -> TermTable:
     """Return the term table of two heads that were fitted to all reviews, its terms sorted."""
     scales = features.scales(parameters)
     weights = (np.round(scales * head.weights, DECIMALS).tolist() for head in (rating, sentiment))
     columns = zip(rating.idf.tolist(), *weights, strict=True)
-    fields: dict[str, termtable.Field] = {}
+    fields: dict[str, Field] = {}
     for field in FIELDS:
         # Of its own columns, which come after those of the fields before.
         found = sorted((term, *next(columns)) for term in features.terms[field])
         # A pipeline refuses an empty vocabulary, as of a file without summaries.
         known = [each for each in found if each[1]] or [(".", 1.0, 0.0, 0.0)]
-        fields[field] = termtable.Field(*map(list, zip(*known, strict=True)))
-    return termtable.TermTable(
-        format=termtable.FORMAT, intercepts=termtable.Intercepts(rating.intercept, sentiment.intercept), **fields
-    )
+        fields[field] = Field(*map(list, zip(*known, strict=True)))
+    return TermTable(format=FORMAT, intercepts=Intercepts(rating.intercept, sentiment.intercept), **fields)
 
 
-def build_pipelines(table: termtable.TermTable, parameters: Parameters) -> dict[str, Any]:
+def build_pipelines(table: TermTable, parameters: Parameters) -> dict[str, Any]:
     """Return the same model as fitted pipelines, as a joblib file has it."""
     scales = dict(zip(FIELDS, parameters.weights, strict=True))
     vectorizers = []

@@ -9,8 +9,8 @@ import numpy as np
 from bdlab.contract import Contract, Field
 from bdlab.errors import ModelError, require
 from bdlab.events import EventCodec, Input, Score
-from bdlab.model.card import File
 from bdlab.model.library import Answers, LibraryScorer, Traits, class_name, column
+from bdlab.model.scorer import File
 
 _TEXT = "tensor(string)"
 _WHOLE = ("integer", "boolean")

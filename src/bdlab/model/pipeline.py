@@ -26,9 +26,9 @@ import structlog
 
 from bdlab.errors import ModelError, require
 from bdlab.events import EventCodec, Input, Score
-from bdlab.model.card import File
-from bdlab.model.explanation import no_review, review_score
+from bdlab.model.compiled import no_review, review_score
 from bdlab.model.library import PAGE, Answers, Floats, LibraryScorer, Traits, class_name, taken_by
+from bdlab.model.scorer import File
 
 PAIRS = "pairs"
 

@@ -1,18 +1,32 @@
-"""The terms of a review: one tokeniser for training and for the run-time scorer.
+"""The terms of a review: one tokeniser for training and for the run-time scorer, and that one's data file.
 
 A text is normalised first, so that all spellings that look the same have the same tokens. A token is a run of letters
 and digits in lower case, or one of ``. ! ?``. Apostrophes are dropped (``don't`` is ``dont``), HTML tags end a
 sentence, all else separates tokens. A token that follows a negation within its sentence is marked: in ``not very good
 .`` they are ``not ~very ~good .``. A term is a token or a pair of neighbours.
-"""
 
+The data file is one JSON object of numbers and terms, with gzip. It runs no code."""
+
+import gzip
 import html
 import re
+import zlib
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 from unicodedata import normalize
 
+import msgspec
+
+from bdlab.errors import ModelError
+
+Format = Literal["bdlab-terms/1", "bdlab-terms/2"]
+"""A format has its layout and its tokens: for 2 `bdlab.model.terms` normalises a text, for 1 it does not."""
+
+FORMAT: Format = "bdlab-terms/2"
+"""The format that is written; both are read."""
+
+_COMPRESSION = 9
 NEGATED = "~"
 """The mark of a negated token. It cannot be part of a token."""
 
@@ -55,6 +69,53 @@ _BYTES = {ord(char): byte for byte in range(0x80, 0xA0) for char in bytes([byte]
 _MANGLED = re.compile(f"â[\x80-\xbf{''.join(map(chr, _BYTES))}]{{2}}|[ÂÃ][\xa0-\xbf]")
 # Sorting the accents of a letter takes quadratic time, so a text is composed in pieces, cut between words.
 _PIECE = re.compile(r"(?s).{1,250}(?!\S)|.{1,250}")
+
+
+class Intercepts(msgspec.Struct, frozen=True):
+    """The linear sums of the two heads for a review without known terms."""
+
+    rating: float
+    sentiment: float
+
+
+class Field(msgspec.Struct, frozen=True):
+    """Parallel lists, one entry a term.
+
+    A term is a token, or two with a space between. `rating` and `sentiment` are weights of the unit-length
+    vector of the inverse document frequencies `idf` of the field's terms; a term counts once.
+    """
+
+    terms: list[str]
+    idf: list[float]
+    rating: list[float]
+    sentiment: list[float]
+
+
+class TermTable(msgspec.Struct, frozen=True):
+    format: Format
+    intercepts: Intercepts
+    summary: Field
+    review: Field
+
+
+def encode(table: TermTable) -> bytes:
+    """Return the file's content: always the same bytes for the same table."""
+    return gzip.compress(msgspec.json.encode(table), _COMPRESSION, mtime=0)
+
+
+def decode(content: bytes, *, source: str) -> TermTable:
+    """Return the table. Raises ModelError with `source`."""
+    try:
+        table = msgspec.json.decode(gzip.decompress(content), type=TermTable)
+    except (OSError, EOFError, zlib.error, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"{source} is not a term table that this version reads ({', '.join(get_args(Format))}): {error}",
+            hint="Train again with `bdlab train`.",
+        ) from error
+    for field in (table.summary, table.review):
+        if len({len(field.terms), len(field.idf), len(field.rating), len(field.sentiment)}) != 1:
+            raise ModelError(f"{source} is damaged: its lists differ in length")
+    return table
 
 
 def normalise(text: str) -> str:

@@ -19,12 +19,12 @@ from sklearn.model_selection import GroupKFold
 from bdlab.contract import review_contract
 from bdlab.errors import InvalidInput, TrainingFailed
 from bdlab.files import Replacement
-from bdlab.model import termtable
-from bdlab.model.card import SUFFIX, Card, File, check_title, encode_card, sha256_of, writing_to
+from bdlab.model import terms
 from bdlab.model.estimators import SENTIMENTS, build_pipelines, build_table
 from bdlab.model.features import Corpus, Floats, Integers, Parameters, count_terms, read_corpus
 from bdlab.model.features import Progress as Share
 from bdlab.model.fitting import HEADS, NEUTRAL, Fits, Job, run_all
+from bdlab.model.scorer import SUFFIX, Card, File, check_title, encode_card, sha256_of, writing_to
 
 Progress = Callable[[str, float], None]
 """Called with what is being done, and the share, from 0 to 1, of the whole work that is done."""
@@ -84,10 +84,7 @@ def train(
         for reviews, values in result.predicted:
             predicted[job.head][reviews] = values
     validation = _validate(fits, folds, 1 + 4 * predicted["rating"], predicted["sentiment"])
-    contents = {
-        f"{name}.terms.json.gz": termtable.encode(table),
-        f"{name}.joblib": _dump(build_pipelines(table, chosen)),
-    }
+    contents = {f"{name}.terms.json.gz": terms.encode(table), f"{name}.joblib": _dump(build_pipelines(table, chosen))}
     card = Card(
         name=name,
         version=version,
