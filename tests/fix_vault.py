@@ -20,7 +20,7 @@ from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.postgres.roles import Administrator
 from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, VaultSettings
 from bdlab.stack import OpenBao, Postgres
-from bdlab.vault.bootstrap import Plan, StepResult, bootstrap, identities
+from bdlab.vault.bootstrap import Plan, StepResult, bootstrap, steps
 from bdlab.vault.bootstrap.admin_access import AdminAccess
 from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.plan import Seeds
@@ -293,5 +293,5 @@ def changed_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     with (folder / "serve.hcl").open("a") as file:
         file.write('\npath "kv/data/extra" {\n  capabilities = ["read"]\n}\n')
     with monkeypatch.context() as patch:
-        patch.setattr(identities, "policies_dir", lambda: folder)
+        patch.setattr(steps, "policies_dir", lambda: folder)
         yield

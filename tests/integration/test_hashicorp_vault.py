@@ -14,7 +14,7 @@ import pytest
 from bdlab import resources
 from bdlab.errors import SettingsInvalid, TokenRefused, VaultError
 from bdlab.settings import Secret
-from bdlab.vault.bootstrap import identities
+from bdlab.vault.bootstrap import steps
 from bdlab.vault.bootstrap.admin_access import rekey
 from tests import forked
 from tests.fix_vault import VaultWorld
@@ -93,7 +93,7 @@ def test_where_recovery_may_not_begin_the_root_token_stays(
     text = (folder / "recovery.hcl").read_text("utf-8")
     (folder / "recovery.hcl").write_text(text.replace('"sys/generate-root/*"', '"sys/elsewhere/*"'))
     with monkeypatch.context() as patch:
-        patch.setattr(identities, "policies_dir", lambda: folder)
+        patch.setattr(steps, "policies_dir", lambda: folder)
         with pytest.raises(VaultError, match="nobody could change this Vault again") as refused:
             world.init()
     assert "sys/generate-root" in refused.value.message
@@ -117,7 +117,7 @@ def test_a_vault_of_before_gets_in_by_what_it_still_serves(
     text = (folder / "recovery.hcl").read_text("utf-8")
     (folder / "recovery.hcl").write_text(text.replace('"sys/generate-root/*"', '"sys/elsewhere/*"'))
     with monkeypatch.context() as patch:
-        patch.setattr(identities, "policies_dir", lambda: folder)
+        patch.setattr(steps, "policies_dir", lambda: folder)
         world.init()
     assert outcomes(world.init()) == unchanged_but(policies="done", root_token="done", audit_log="unchanged")
     assert isinstance(world.openbao, Vault1)

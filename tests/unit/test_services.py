@@ -31,7 +31,7 @@ from bdlab.services import (
 )
 from bdlab.settings import KafkaSettings, VaultSettings
 from bdlab.vault.bootstrap import database
-from bdlab.vault.bootstrap.identities import policy_text
+from bdlab.vault.bootstrap.steps import policy_text
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = pytest.mark.parametrize("service", TABLE, ids=lambda service: service.name)

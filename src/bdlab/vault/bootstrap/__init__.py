@@ -10,16 +10,12 @@ from collections.abc import Callable, Generator, Iterator
 
 from bdlab.errors import PolicyDenied, TokenRefused
 from bdlab.services import IDENTITIES, RECOVERY
+from bdlab.vault.bootstrap import steps
 from bdlab.vault.bootstrap.admin_access import AdminAccess, vault_init_lock
-from bdlab.vault.bootstrap.certificate_authorities import certification
 from bdlab.vault.bootstrap.database import connection, role_entries
-from bdlab.vault.bootstrap.identities import approle_entries, policy_entries, secret_ids
 from bdlab.vault.bootstrap.keysfile import KeysFile
-from bdlab.vault.bootstrap.mounts import mounts
-from bdlab.vault.bootstrap.namespace import NAMESPACE, namespace_step, root_namespace_step
 from bdlab.vault.bootstrap.plan import Change, Plan, Step, StepOutcome, StepResult, in_parallel
 from bdlab.vault.bootstrap.seal import initialise, unseal
-from bdlab.vault.bootstrap.seeds import key_values
 from bdlab.vault.client import VaultClient
 from bdlab.vault.probe import audit_missing
 
@@ -35,9 +31,9 @@ def bootstrap(plan: Plan, report: Callable[[StepResult], None]) -> list[StepResu
     results: list[StepResult] = []
     with (
         contextlib.nullcontext() if plan.dry_run else vault_init_lock(plan),
-        contextlib.closing(_bootstrap(plan)) as steps,
+        contextlib.closing(_bootstrap(plan)) as found,
     ):
-        for result in steps:
+        for result in found:
             results.append(result)
             report(result)
     return results
@@ -59,7 +55,7 @@ def _bootstrap(plan: Plan) -> Generator[StepResult]:
             for chains in rounds:
                 for result in _run(chains, access, plan):
                     yield result
-                if result.name == NAMESPACE and result.outcome == "would do":
+                if result.name == steps.NAMESPACE and result.outcome == "would do":
                     # Nothing can be in it yet.
                     yield from (StepResult(name, "would do") for name in names[1:])
                     return
@@ -73,22 +69,25 @@ def _rounds(plan: Plan, client: VaultClient) -> list[list[list[Step]]]:
     namespace = client.namespace
     services = tuple(service for service in IDENTITIES if not (namespace and service == RECOVERY))
     rounds: list[list[list[Step]]] = [
-        [[mounts(plan)], *certification(plan)],
-        [[policy_entries(plan, services), approle_entries(plan, services)], [connection(plan), role_entries(plan)]],
-        [[key_values(plan)]],
-        [[secret_ids(plan, client, services)]],
+        [[steps.mounts(plan)], *steps.certification(plan)],
+        [
+            [steps.policy_entries(plan, services), steps.approle_entries(plan, services)],
+            [connection(plan), role_entries(plan)],
+        ],
+        [[steps.key_values(plan)]],
+        [[steps.secret_ids(plan, client, services)]],
     ]
     if namespace:
-        rounds.insert(0, [[namespace_step(namespace)]])
+        rounds.insert(0, [[steps.namespace_step(namespace)]])
     if namespace and plan.token is None:  # without keys nobody could use it
         only, root = (RECOVERY,), client.in_namespace("")
         in_root = (
-            mounts(plan, log_in_only=True),
-            policy_entries(plan, only),
-            approle_entries(plan, only),
-            secret_ids(plan, root, only),
+            steps.mounts(plan, log_in_only=True),
+            steps.policy_entries(plan, only),
+            steps.approle_entries(plan, only),
+            steps.secret_ids(plan, root, only),
         )
-        rounds.append([[root_namespace_step(*in_root)]])
+        rounds.append([[steps.root_namespace_step(*in_root)]])
     return rounds
 
 

@@ -1,0 +1,382 @@
+"""The steps of `vault-init`, but those of the database engine.
+
+They set up a policy, an AppRole and a secret id for each identity; the namespace, and what has to be in the root
+namespace nevertheless; the engines (key-value store, database engine, AppRole log-in); the first version of every
+secret in the key-value engine, and never another one; and Vault as the authority of the servers' certificates, with a
+broker's first one.
+"""
+
+import re
+import secrets
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from bdlab.certificates import BROKER_TTL_S, GROUP_READS, LOCAL_HOSTS, CertificateFiles
+from bdlab.errors import (
+    BdlabError,
+    InvalidInput,
+    PolicyDenied,
+    SecretMissing,
+    SettingsInvalid,
+    VaultError,
+    VaultUnavailable,
+)
+from bdlab.resources import policies_dir
+from bdlab.retry import wait_for
+from bdlab.services import BDLAB, IDENTITIES, INSPECT, KAFKA_SERVICES, RECOVERY, Deployment
+from bdlab.settings import KafkaSettings, PostgresSettings, VaultSettings
+from bdlab.vault import pki
+from bdlab.vault.bootstrap.plan import Change, Entry, Plan, Seeds, Step, entries
+from bdlab.vault.client import VaultClient
+from bdlab.vault.identity import Identity
+from bdlab.vault.logins import ADDRESS_FIELDS
+
+_PERIOD_S = 3600
+_SHORT_TTL_S = 300
+_SHORT_MAX_TTL_S = 900
+_PATH = re.compile(
+    r'(?m)^(path "(?:sys/leases/revoke-prefix/)?)(kv|database|auth/approle|sys/policies)/([^/]+/)([^/"]+)'
+)
+_EACH_ROLE = re.compile(r'^path "auth/approle/role/\+.+?^}\n', re.MULTILINE | re.DOTALL)
+_LOOKUP_SELF = "auth/token/lookup-self"
+_ABSENT = "bdlab-asks-whether-this-is-refused"
+_READY_TIMEOUT_S = 15.0
+_DATABASE = "database/credentials"
+_BROKER = "kafka/credentials"
+_PASSWORD_BYTES = 24
+#: Before Kafka 4 the metadata is in ZooKeeper, which needs a certificate of the same authority.
+_ZOOKEEPER = "zookeeper"
+
+NAMESPACE = "namespace"
+
+
+def policy_text(service: str, vault: VaultSettings, deployment: Deployment) -> str:
+    """Return a service's policy, with the engines' paths and the deployment's names. Raises VaultError."""
+    file = policies_dir() / f"{service}.hcl"
+    try:
+        text = file.read_text("utf-8")
+    except OSError as error:
+        raise VaultError(f"the policy file {file} cannot be read: {error.strerror}") from error
+    mounts = {"kv": vault.kv_mount, "database": vault.database_mount, "auth/approle": f"auth/{vault.approle_mount}"}
+
+    def renamed(match: re.Match[str]) -> str:
+        before, engine, kind, name = match.groups()
+        name = name if engine == "kv" else deployment.own(name)
+        return f"{before}{mounts.get(engine, engine)}/{kind}{name}"
+
+    if deployment != BDLAB:  # `+` would be the AppRoles of all deployments
+        text = _EACH_ROLE.sub(lambda block: "".join(block[0].replace("+", one) for one in IDENTITIES), text)
+    return _PATH.sub(renamed, text)
+
+
+def policy_entries(plan: Plan, services: Sequence[str]) -> Step:
+    """Return the step that sets up the policies."""
+    texts = {plan.deployment.own(name): policy_text(name, plan.vault, plan.deployment) for name in services}
+    paths = {name: f"sys/policies/acl/{name}" for name in texts}
+    return entries("policies", {name: Entry(path=paths[name], wanted={"policy": texts[name]}) for name in texts})
+
+
+def approle_entries(plan: Plan, services: Sequence[str]) -> Step:
+    """Return the step that sets up the AppRoles.
+
+    If `.env` names networks, secret ids and tokens work only from there. A secret id can be used again, as a
+    restart needs it; `rotate` replaces it.
+    """
+    return entries("identities", {service: _approle(plan, service) for service in services})
+
+
+def _approle(plan: Plan, service: str) -> Entry:
+    name, seeds = plan.deployment.own(service), plan.seeds
+    wanted: dict[str, Any] = {
+        "token_policies": [name],
+        "token_no_default_policy": True,
+        "token_type": "service",
+        "bind_secret_id": True,
+        "secret_id_num_uses": 0,
+        "secret_id_ttl": 0,
+    }
+    defaults = {}
+    if seeds and seeds.cidrs is not None:
+        wanted |= {"secret_id_bound_cidrs": list(seeds.cidrs), "token_bound_cidrs": list(seeds.cidrs)}
+    if service in {INSPECT, RECOVERY}:
+        wanted |= {"token_ttl": _SHORT_TTL_S, "token_max_ttl": _SHORT_MAX_TTL_S}
+    elif seeds and seeds.token_period_s is not None:
+        wanted["token_period"] = seeds.token_period_s
+    else:
+        defaults["token_period"] = _PERIOD_S
+    path = f"auth/{plan.vault.approle_mount}/role/{name}"
+    return Entry(path=path, wanted=wanted, defaults=defaults)
+
+
+def secret_ids(plan: Plan, anonymous: VaultClient, services: Sequence[str]) -> Step:
+    """Return the step that gives each folder its role id, and a wrapped secret id if it has no valid one."""
+    identities = {service: Identity.of(plan.vault, plan.deployment, service) for service in services}
+
+    def missing(reader: VaultClient) -> dict[str, Change]:
+        return {
+            service: partial(hand_over, service)
+            for service, identity in identities.items()
+            if service in plan.renew or not _is_valid(identity, reader, anonymous)
+        }
+
+    def hand_over(service: str, writer: VaultClient) -> None:
+        identity = identities[service]
+        before = identity.wrapped_secret_id()
+        replaces = before.replaces if before else ()
+        # A secret id handed over earlier ends: it was lost, or somebody else has it, or another is asked for.
+        ended = [before.accessor] if before else []
+        if service in plan.renew:
+            ended, replaces = [*ended, identity.accessor, *replaces], ()
+        identity.destroy(writer, filter(None, ended))
+        identity.hand_over(writer, wrap_ttl_s=plan.wrap_ttl_s, replaces=replaces)
+
+    def obtain(handed_over: Collection[str]) -> None:
+        # Unwrapped here: vault-init itself is the receiver, and a command may not be run in time.
+        renewed = set(plan.renew).intersection(handed_over)
+        for service in {INSPECT, RECOVERY, *renewed}.intersection(services):
+            identities[service].obtain(anonymous)
+
+    return Step(name="secret ids", missing=missing, at_once=True, finish=obtain)
+
+
+def _is_valid(identity: Identity, reader: VaultClient, anonymous: VaultClient) -> bool:
+    if not identity.exists:
+        return False
+    role = identity.role(reader)
+    try:
+        role_id = str(reader.read(f"{role}/role-id")["role_id"])
+    except SecretMissing:
+        return False
+    if identity.role_id() != role_id:
+        return False
+    wrapped = identity.wrapping_token()
+    if wrapped and anonymous.wrapped_at(wrapped):
+        return True
+    secret_id = identity.secret_id()
+    # If a spent one lies there, the service refuses the older one, and somebody else may have the new one.
+    if secret_id is None or identity.spent(anonymous):
+        return False
+    # Vault answers 204 without a body if it does not know the id.
+    return bool(reader.write(f"{role}/secret-id/lookup", {"secret_id": secret_id.reveal()}))
+
+
+def namespace_step(path: str) -> Step:
+    """Return the step that makes the namespace, and those above it, if they are missing.
+
+    To look raises SettingsInvalid if Vault has no namespaces.
+    """
+
+    def missing(reader: VaultClient) -> dict[str, Change]:
+        if not _there(reader):
+            return {path: partial(_make, path)}
+        try:
+            reader.in_namespace(f"{path}/{_ABSENT}").read(_LOOKUP_SELF)
+        except VaultUnavailable:
+            raise
+        except VaultError:
+            return {}
+        raise SettingsInvalid(
+            f"setting vault.namespace: Vault at {reader.address} has no namespaces, and would have its root "
+            f"set up instead of {path!r}",
+            hint="OpenBao has them from 2.3 on, HashiCorp Vault in its Enterprise edition. For any other "
+            "leave vault.namespace (VAULT_NAMESPACE) out.",
+        )
+
+    return Step(name=NAMESPACE, missing=missing)
+
+
+def _make(path: str, writer: VaultClient) -> None:
+    parts = path.split("/")
+    for depth, name in enumerate(parts):
+        above = writer.in_namespace("/".join(parts[:depth]))
+        if _there(above.in_namespace("/".join(parts[: depth + 1]))):
+            continue
+        try:
+            above.write(f"sys/namespaces/{name}")
+        except PolicyDenied as error:
+            raise VaultError(
+                f"there is no namespace {path!r} in Vault at {writer.address}, and this token may not make it",
+                hint="Have an administrator make it (`bao namespace create`), or correct vault.namespace "
+                "(VAULT_NAMESPACE).",
+            ) from error
+
+
+def root_namespace_step(*steps: Step) -> Step:
+    """Return the step that sets up the identity `recovery` in the root namespace by these steps.
+
+    Only that one can make a root token.
+    """
+
+    def missing(reader: VaultClient) -> dict[str, Change]:
+        if reader.own_token().get("namespace_path"):
+            return {}  # a token of a namespace, as that of `inspect`, sees nothing of those above
+        root = reader.in_namespace("")
+        return {
+            f"{step.name} of {what}": partial(_in_root, step, {what: change})
+            for step in steps
+            for what, change in step.missing(root).items()
+        }
+
+    return Step(name="root namespace", missing=missing)
+
+
+def _in_root(step: Step, changes: dict[str, Change], writer: VaultClient) -> None:
+    step.apply(writer.in_namespace(""), changes)
+
+
+def _there(client: VaultClient) -> bool:
+    """Return whether the client's namespace exists."""
+    try:
+        client.read(_LOOKUP_SELF)
+    except SecretMissing:
+        return False
+    except PolicyDenied:
+        pass
+    return True
+
+
+class _Mount(msgspec.Struct, frozen=True):
+    """`listing` is the path where such mounts are listed, and under which one is made."""
+
+    path: str
+    listing: str
+    kind: str
+    options: dict[str, str] = {}
+
+    def is_in(self, listed: dict[str, Any]) -> bool:
+        """Return whether it is mounted. Raises SettingsInvalid if something else is there."""
+        found = listed.get(f"{self.path}/")
+        if not isinstance(found, dict):
+            return False
+        options = found.get("options") or {}
+        if found.get("type") == self.kind and {**options, **self.options} == options:
+            return True
+        raise SettingsInvalid(
+            f"{self.path}/ in Vault is taken by something else: it is of type {found.get('type')!r} "
+            f"(options {options}), and {self.kind!r} {self.options or ''} is needed there",
+            hint="Choose another path: settings vault.kv_mount, vault.database_mount, vault.approle_mount.",
+        )
+
+    def make(self, writer: VaultClient) -> None:
+        options = {"options": self.options} if self.options else {}
+        writer.write(f"{self.listing}/{self.path}", {"type": self.kind, **options})
+        if self.kind == "kv":
+            # HashiCorp Vault answers 400 for a moment at a new KV v2 engine.
+            wait_for("Vault", lambda: writer.read(f"{self.path}/config"), timeout_s=_READY_TIMEOUT_S, errors=_preparing)
+
+
+def mounts(plan: Plan, *, log_in_only: bool = False) -> Step:
+    """Return the step that mounts the engines, or only the log-in."""
+    vault = plan.vault
+    wanted = (
+        _Mount(vault.kv_mount, "sys/mounts", "kv", {"version": "2"}),
+        _Mount(vault.database_mount, "sys/mounts", "database"),
+        _Mount(vault.approle_mount, "sys/auth", "approle"),
+    )[-1 if log_in_only else 0 :]
+
+    def missing(reader: VaultClient) -> dict[str, Change]:
+        listed = {path: reader.request("get", path) for path in ("sys/mounts", "sys/auth")}
+        return {mount.path: mount.make for mount in wanted if not mount.is_in(listed[mount.listing])}
+
+    return Step(name="engines", missing=missing)
+
+
+def _preparing(error: BdlabError) -> bool:
+    return isinstance(error, VaultUnavailable) or type(error) is VaultError
+
+
+def key_values(plan: Plan) -> Step:
+    """Return the step. It writes strings only: Vault's audit log masks strings, but no numbers."""
+    mount = plan.vault.kv_mount
+
+    def missing(reader: VaultClient) -> dict[str, Change]:
+        paths = (_DATABASE, _BROKER, *(f"kafka/{service}" for service in KAFKA_SERVICES))
+        found = {path: reader.read_if_present(f"{mount}/metadata/{path}") or {} for path in paths}
+        return {path: partial(write, path) for path in paths if not found[path].get("current_version")}
+
+    def write(path: str, writer: VaultClient) -> None:
+        try:
+            writer.write_kv(mount, path, _values(plan, path, writer), cas=0)
+        except VaultError as error:
+            # With cas=0 Vault refuses if somebody else wrote it meanwhile: theirs stays.
+            if "check-and-set" not in error.message:
+                raise
+
+    return Step(name="key-value seed", missing=missing, at_once=True)
+
+
+def _values(plan: Plan, path: str, writer: VaultClient) -> dict[str, str]:
+    seeds = plan.seeds
+    if seeds is None:
+        raise InvalidInput(
+            f"{path} is not in Vault yet, and what belongs there comes from .env",
+            hint="Fill in .env (see .env.example) and name it with --env-file.",
+        )
+    if path == _DATABASE:
+        ca_pem = pki.authority_pem(writer, pki.SERVERS) if seeds.postgres_authority else seeds.postgres_ca_pem
+        return _address("postgres", seeds.administrator.server) | ({"ca_pem": ca_pem} if ca_pem else {})
+    if path == _BROKER:
+        ca_pem = pki.authority_pem(writer) if seeds.kafka_authority else seeds.kafka.ca_pem
+        return _address("kafka", seeds.kafka.server) | {"ca_pem": ca_pem}
+    return kafka_users(path.rpartition("/")[2], seeds, plan.deployment)
+
+
+def _address(section: str, server: PostgresSettings | KafkaSettings) -> dict[str, str]:
+    return {field: str(getattr(server, field)) for field in ADDRESS_FIELDS[section]}
+
+
+def kafka_users(service: str, seeds: Seeds, deployment: Deployment) -> dict[str, str]:
+    """Return the active user, and the idle one, which the next rotation makes the active one."""
+    if seeds.kafka.username:
+        return {"username": seeds.kafka.username, "password": seeds.kafka.password.reveal()}
+    return {
+        "username": deployment.own(f"bdlab-{service}-a"),
+        "password": secrets.token_urlsafe(_PASSWORD_BYTES),
+        "idle_username": deployment.own(f"bdlab-{service}-b"),
+        "idle_password": secrets.token_urlsafe(_PASSWORD_BYTES),
+    }
+
+
+def broker_certificate(files: CertificateFiles, ttl_s: int) -> Step:
+    """Issue the certificate of a broker on this machine, which can start while the rest is set up."""
+
+    def missing(reader: VaultClient) -> dict[str, Change]:
+        try:
+            good = files.good_for(LOCAL_HOSTS, authority=pki.authority_pem(reader))
+        except SecretMissing:
+            good = False
+        return {} if good else dict.fromkeys(LOCAL_HOSTS, issue)
+
+    def issue(writer: VaultClient) -> None:
+        issued = pki.issue(writer, pki.BROKER_ROLE, hosts=LOCAL_HOSTS, ttl_s=ttl_s)
+        files.write(issued, LOCAL_HOSTS, ttl_s=ttl_s)
+
+    return Step(name="broker certificate", missing=missing)
+
+
+def certification(plan: Plan) -> list[list[Step]]:
+    """Return one chain of steps for each authority that the plan or its `.env` asks for."""
+    wanted = set(plan.certificate_authorities)
+    if plan.seeds and plan.seeds.kafka_authority:
+        wanted.add("kafka")
+    if plan.seeds and plan.seeds.postgres_authority:
+        wanted.add("servers")
+    brokers = plan.seeds.kafka.server.servers() if plan.seeds else ()
+    hosts = {"kafka": (*(host for host, _ in brokers), _ZOOKEEPER)}
+    chains: list[list[Step]] = [
+        [
+            Step(
+                name=f"{authority.title} authority",
+                missing=partial(pki.missing, hosts=hosts.get(name, ()), authority=authority),
+            )
+        ]
+        for name, authority in pki.CERTIFICATE_AUTHORITIES.items()
+        if name in wanted
+    ]
+    if plan.broker_folder and "kafka" in wanted:
+        files = CertificateFiles(plan.broker_folder, mode=GROUP_READS)
+        chains[0].append(broker_certificate(files, plan.broker_ttl_s or BROKER_TTL_S))
+    return chains
