@@ -3,30 +3,17 @@
 import codecs
 import csv
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import IO
 
 from bdlab.errors import InvalidInput
 
 _TO_UTF8 = "Convert it first, for example: iconv -f {encoding} -t UTF-8 {path} > FILE"
-_UNPACK = "Unpack it first, for example: {program} {path} > FILE"
-_EXPORT = "Save it as CSV in UTF-8 first; LibreOffice does: soffice --convert-to csv {path}"
 _START_BYTES = 1 << 16
 
-#: The first bytes of other formats -> the format, and how to convert it.
-_OTHERS = {
-    b"\x1f\x8b": ("compressed with gzip", _UNPACK.replace("{program}", "zcat")),
-    b"BZh": ("compressed with bzip2", _UNPACK.replace("{program}", "bzcat")),
-    b"\xfd7zXZ": ("compressed with xz", _UNPACK.replace("{program}", "xzcat")),
-    b"\x28\xb5\x2f\xfd": ("compressed with zstd", _UNPACK.replace("{program}", "zstdcat")),
-    b"PK\x03\x04": ("a ZIP archive", _UNPACK.replace("{program}", "unzip -p")),
-    b"\xd0\xcf\x11\xe0": ("an old Excel workbook (.xls)", _EXPORT),
-    b"PAR1": ("a Parquet file", "Export it as CSV or JSON lines first."),
-    b"%PDF": ("a PDF document", "Export its rows as CSV or JSON lines first."),
-    codecs.BOM_UTF32_LE: ("UTF-32", _TO_UTF8.replace("{encoding}", "UTF-32")),
-    codecs.BOM_UTF16_LE: ("UTF-16", _TO_UTF8.replace("{encoding}", "UTF-16")),
-    codecs.BOM_UTF16_BE: ("UTF-16", _TO_UTF8.replace("{encoding}", "UTF-16")),
-}
+_FORMATS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("formats.toml").read_text("utf-8"))
 _WORKBOOK = (b"[Content_Types].xml", b"_rels/", b"opendocument.spreadsheet")
 _CR_ALONE = re.compile(rb"\r[^\n]")
 _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
@@ -83,12 +70,13 @@ class Lines:
 
 
 def _refuse_others(start: bytes, name: str) -> None:
-    what, hint = next((found for mark, found in _OTHERS.items() if start.startswith(mark)), ("", ""))
-    if what == "a ZIP archive" and any(part in start[:4096] for part in _WORKBOOK):
-        what, hint = "a workbook (.xlsx, .ods)", _EXPORT
+    found = next((each for each in _FORMATS.values() if start.startswith(bytes.fromhex(each["bytes"]))), {})
+    what, hint = found.get("is", ""), found.get("hint", "")
+    if found is _FORMATS["zip"] and any(part in start[:4096] for part in _WORKBOOK):
+        what, hint = "a workbook (.xlsx, .ods)", _FORMATS["excel"]["hint"]
     elif not what and start.count(0) > len(start) // 4:
         order = "LE" if start[1::2].count(0) > start[::2].count(0) else "BE"
-        what, hint = f"UTF-16{order}", _TO_UTF8.replace("{encoding}", f"UTF-16{order}")
+        what, hint = f"UTF-16{order}", _TO_UTF8.replace("{encoding}", what)
     elif not what and b"\n" not in start and _CR_ALONE.search(start):
         what, hint = "text whose lines end in CR alone", "Convert it first: tr '\\r' '\\n' < {path} > FILE"
     if what:

@@ -14,17 +14,9 @@ import msgspec
 import structlog
 from confluent_kafka import KafkaError, KafkaException, libversion
 
+from bdlab import errors
 from bdlab.credentials import KafkaCredentials, KafkaLogin
-from bdlab.errors import (
-    BrokerError,
-    BrokerRefused,
-    BrokerUnavailable,
-    EventTooLarge,
-    OffsetOutOfRange,
-    SettingsInvalid,
-    TopicMissing,
-    VaultError,
-)
+from bdlab.errors import BrokerError, BrokerUnavailable, SettingsInvalid, TopicMissing, VaultError
 from bdlab.reachability import speaks_tls
 from bdlab.retry import tries
 from bdlab.settings import KafkaSettings
@@ -35,10 +27,16 @@ _T = TypeVar("_T")
 log = structlog.get_logger()
 _librdkafka_log = logging.getLogger("bdlab.librdkafka")
 
-CLIENTS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("clients.toml").read_text("utf-8"))
+
+def _table(name: str) -> dict[str, dict[str, Any]]:
+    return tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text("utf-8"))
+
+
+CLIENTS = _table("clients")
 """What librdkafka is told of each kind of client, always the same."""
 
 _PAUSE_S = 0.1
+_UNAVAILABLE = "Check that the broker runs and that its address is right."
 
 LIBRDKAFKA = libversion()[0]
 
@@ -59,20 +57,11 @@ _RETRIABLE = {
 #: Servers that have answered once: if they no longer do, their address is not the reason.
 _answered: set[str] = set()
 
-_REFUSED = {
-    KafkaError._AUTHENTICATION,
-    KafkaError.SASL_AUTHENTICATION_FAILED,
-    KafkaError.UNSUPPORTED_SASL_MECHANISM,
-    KafkaError.ILLEGAL_SASL_STATE,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-    KafkaError.SECURITY_DISABLED,
+_MEANINGS: dict[int, tuple[type[BrokerError], str]] = {
+    getattr(KafkaError, code): (getattr(errors, kind), meant["hint"])
+    for kind, meant in _table("errors").items()
+    for code in meant["codes"]
 }
-_NO_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
-_TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE}
-_OUT_OF_RANGE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
 
 
 def client_config(
@@ -126,19 +115,8 @@ def current_login(credentials: KafkaCredentials, *, refresh: bool = True) -> Kaf
 def broker_error(error: KafkaError | KafkaException, doing: str) -> BrokerError:
     """Return the bdlab error for librdkafka's; its text begins with `doing` ("reading topic 'x'")."""
     cause = error.args[0] if isinstance(error, KafkaException) else error
-    code = cause.code()
-    text = f"{doing}: {cause.str()}"
-    if code in _REFUSED:
-        return BrokerRefused(
-            text, hint="Check the Kafka user that Vault holds for this service, and its ACLs at the broker."
-        )
-    if code in _NO_TOPIC:
-        return TopicMissing(text, hint="Create the topic with `bdlab migrate`.")
-    if code in _TOO_LARGE:
-        return EventTooLarge(text, hint="Send a shorter text, or raise max.message.bytes of the topic and the brokers.")
-    if code in _OUT_OF_RANGE:
-        return OffsetOutOfRange(text)
-    return BrokerUnavailable(text, hint="Check that the broker runs and that its address is right.")
+    kind, hint = _MEANINGS.get(cause.code(), (BrokerUnavailable, _UNAVAILABLE))
+    return kind(f"{doing}: {cause.str()}", hint=hint)
 
 
 def copy_error(error: BrokerError) -> BrokerError:

@@ -7,6 +7,9 @@ DatabaseUnavailable |
 Source: PostgreSQL documentation, appendix A (error codes).
 """
 
+import tomllib
+from pathlib import Path
+
 import psycopg2
 
 from bdlab.errors import DatabaseDenied, DatabaseError, DatabaseUnavailable, RowRejected
@@ -14,25 +17,8 @@ from bdlab.errors import DatabaseDenied, DatabaseError, DatabaseUnavailable, Row
 INSUFFICIENT_PRIVILEGE = "42501"
 _CONTENT_CLASSES = ("22", "23", "54")
 
-#: libpq's messages for a server that did not answer; they are always English, as the wheel has no translations.
-_NO_ANSWER = (
-    "Connection refused",
-    "No such file or directory",
-    "No route to host",
-    "Network is unreachable",
-    "Connection reset",
-    "Connection timed out",
-    "could not translate host name",
-    "could not receive data",
-    "could not send",
-    "server closed the connection",
-    "timeout expired",
-    "SSL",
-    "certificate",
-    "GSSAPI",
-)
-#: The messages of a server that answers and accepts no connection now: 57P03 and 53300.
-_NOT_NOW = ("starting up", "shutting down", "recovery mode", "not yet accepting", "too many", "connection slots")
+#: Words of a server that did not answer, or accepts nobody now.
+_NO_REFUSAL: list[str] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))["no_refusal"]
 
 
 def translate(error: psycopg2.Error, *, server: str, rows: bool = False) -> DatabaseError:
@@ -59,7 +45,7 @@ def is_refused_login(error: psycopg2.Error) -> bool:
     but those of a server that did not answer, or that accepts nobody now.
     """
     text = str(error)
-    return not any(words in text for words in (*_NO_ANSWER, *_NOT_NOW))
+    return not any(words in text for words in _NO_REFUSAL)
 
 
 def _first_line(error: psycopg2.Error) -> str:

@@ -4,7 +4,8 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -41,6 +42,14 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     postgres_port: int
     model: str = ""
     model_path: str = ""
+
+    @property
+    def chosen_model(self) -> str:
+        return self.model_path or SHIPPED_MODEL
+
+    @property
+    def sslmode(self) -> str:
+        return "verify-full" if self.ca_file else "disable"
 
 
 class DataFolder:
@@ -247,26 +256,7 @@ def _quoted(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-_EXPORTS: Mapping[str, Callable[[DataFolder, Endpoints], str]] = {
-    "BDLAB_STACK_DATA_DIR": lambda folder, _: str(folder.path),
-    "BDLAB_CONFIG": lambda folder, _: str(folder.config_file),
-    "BDLAB_DEPLOYMENT": lambda folder, _: str(folder.deployment),
-    "VAULT_ADDR": lambda _, endpoints: endpoints.vault_address,
-    "VAULT_CACERT": lambda _, endpoints: endpoints.ca_file,
-    "BDLAB_VAULT_IDENTITY_DIR": lambda folder, _: str(folder.identity_dir),
-    "BDLAB_VAULT_KEYS_FILE": lambda folder, _: str(folder.keys_file),
-    "BDLAB_HTTP_CA_FILE": lambda _, endpoints: endpoints.ca_file,
-    "BDLAB_KAFKA_ADMIN_SERVERS": lambda _, endpoints: endpoints.admin_servers,
-    "BDLAB_MODEL_PATH": lambda _, endpoints: endpoints.model_path or SHIPPED_MODEL,
-    # For other programs: bdlab itself asks Vault, and reads none of them.
-    "API_URL": lambda _, endpoints: endpoints.http_url,
-    "KAFKA_BOOTSTRAP_SERVERS": lambda _, endpoints: endpoints.bootstrap_servers,
-    "PGHOST": lambda _, endpoints: endpoints.postgres_host,
-    "PGPORT": lambda _, endpoints: str(endpoints.postgres_port),
-    "PGDATABASE": lambda folder, _: str(folder.deployment.database),
-    "PGSSLMODE": lambda _, endpoints: "verify-full" if endpoints.ca_file else "disable",
-    "PGSSLROOTCERT": lambda _, endpoints: endpoints.ca_file,
-}
+_EXPORTS: Mapping[str, str] = tomllib.loads(Path(__file__).with_name("exports.toml").read_text("utf-8"))
 
 EXPORTED = tuple(_EXPORTS)
 """The names of the variables that `exports` may set."""
@@ -280,4 +270,5 @@ def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
     Variables of this terminal that are about another Vault are emptied.
     """
     foreign = {name: "" for name in _OF_ANOTHER_VAULT if os.environ.get(name)}
-    return foreign | {name: value for name, value_of in _EXPORTS.items() if (value := value_of(folder, endpoints))}
+    values = {name: form.format(folder=folder, endpoints=endpoints) for name, form in _EXPORTS.items()}
+    return foreign | {name: value for name, value in values.items() if value}

@@ -5,14 +5,16 @@ do not trust a certificate of the API. A role is for one subject only: a policy 
 who may get which certificate. Vault makes the private key of each certificate, and does not keep it.
 """
 
+import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from bdlab.certificates import BROKER_TTL_S, LOCAL_HOSTS
-from bdlab.credentials import ADMIN_NAME, BROKER_NAME, Certificate
+from bdlab.certificates import LOCAL_HOSTS
+from bdlab.credentials import Certificate
 from bdlab.errors import SecretMissing, VaultError
 from bdlab.settings import Secret
 from bdlab.vault.client import VaultClient
@@ -20,7 +22,6 @@ from bdlab.vault.client import VaultClient
 BROKER_ROLE, ADMIN_ROLE = "broker", "admin"
 
 _AUTHORITY_TTL_S = 10 * 365 * 86400
-ADMIN_TTL_S = 3600
 _LOCAL_ADDRESS = "127.0.0.1"
 
 
@@ -43,28 +44,9 @@ class CertificateAuthority(msgspec.Struct, frozen=True, kw_only=True):
     roles: tuple[PkiRole, ...]
 
 
-KAFKA = CertificateAuthority(
-    mount="pki-kafka",
-    issuer="bdlab-kafka",
-    title="Kafka",
-    roles=(
-        # A broker is a client of the other brokers.
-        PkiRole(name=BROKER_ROLE, subject=BROKER_NAME, server=True, client=True, max_ttl_s=BROKER_TTL_S),
-        PkiRole(name=ADMIN_ROLE, subject=ADMIN_NAME, server=False, client=True, max_ttl_s=ADMIN_TTL_S),
-    ),
-)
-#: The servers that have certificates of the second authority, each with a role of its name.
-SERVER_ROLES = ("vault", "postgres", "api")
-SERVERS = CertificateAuthority(
-    mount="pki-servers",
-    issuer="bdlab-servers",
-    title="servers",
-    roles=tuple(
-        PkiRole(name=name, subject=f"bdlab-{name}", server=True, client=False, max_ttl_s=365 * 86400)
-        for name in SERVER_ROLES
-    ),
-)
-CERTIFICATE_AUTHORITIES = {"kafka": KAFKA, "servers": SERVERS}
+_TABLE: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+CERTIFICATE_AUTHORITIES = msgspec.convert(_TABLE["authorities"], dict[str, CertificateAuthority])
+KAFKA, SERVERS = (CERTIFICATE_AUTHORITIES[name] for name in ("kafka", "servers"))
 
 
 def authority_pem(client: VaultClient, authority: CertificateAuthority = KAFKA) -> str:
@@ -123,18 +105,10 @@ def _has_root(client: VaultClient, authority: CertificateAuthority) -> bool:
 
 def _role(role: PkiRole, issuer: str, hosts: set[str]) -> dict[str, Any]:
     names = {role.subject, *LOCAL_HOSTS, *hosts} if role.server else {role.subject}
-    return {
+    return _TABLE["every_role"] | {
         "issuer_ref": issuer,
         "allowed_domains": sorted(names),
-        "allow_bare_domains": True,
-        "allow_subdomains": False,
-        "allow_localhost": False,
-        "allow_any_name": False,
-        "allow_glob_domains": False,
-        "allow_wildcard_certificates": False,
         "allow_ip_sans": role.server,
-        "key_type": "ec",
-        "key_bits": 256,
         "server_flag": role.server,
         "client_flag": role.client,
         "max_ttl": role.max_ttl_s,

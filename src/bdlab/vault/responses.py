@@ -1,5 +1,7 @@
 """What Vault's responses mean, and why a request got none."""
 
+import tomllib
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
@@ -7,27 +9,11 @@ from requests import Response
 
 from bdlab.settings import Secret
 
-_UNSEAL = (
-    "Unseal it: `bao operator unseal`, or `bdlab vault-init` if that has the keys; one with an automatic "
-    "seal opens when it is restarted."
-)
-_INITIALISE = "Run `bdlab vault-init`."
-_ACTIVE_NODE = "Point vault.address (VAULT_ADDR) at the active node, or at a balancer that finds it."
-_QUOTA = "Wait, or raise the quota that it ran into (sys/quotas/rate-limit)."
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+_ADVICE: dict[str, str] = _TABLE["advice"]
 
 #: HTTP status: the state of Vault that it stands for, and what to do.
-UNAVAILABLE = {
-    412: ("is behind its cluster", ""),
-    429: ("answers too many requests, or is a standby", _QUOTA),
-    472: ("is a disaster-recovery standby", _ACTIVE_NODE),
-    473: ("is a performance standby", _ACTIVE_NODE),
-    474: ("is a standby that does not reach its active node", _ACTIVE_NODE),
-    501: ("is not initialised", _INITIALISE),
-    502: ("is behind a gateway that does not reach it", ""),
-    503: ("is sealed or in maintenance", _UNSEAL),
-    504: ("is behind a gateway that does not reach it", ""),
-    530: ("was removed from its cluster", _ACTIVE_NODE),
-}
+UNAVAILABLE = {int(status): (state, _ADVICE.get(name, "")) for status, (state, name) in _TABLE["unavailable"].items()}
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -66,8 +52,8 @@ class Health(msgspec.Struct, frozen=True):
     def advice(self) -> str:
         """What to do if it is not active."""
         if not self.initialized:
-            return _INITIALISE
-        return _UNSEAL if self.sealed else _ACTIVE_NODE
+            return _ADVICE["initialise"]
+        return _ADVICE["unseal" if self.sealed else "active_node"]
 
 
 class Token(msgspec.Struct, frozen=True):

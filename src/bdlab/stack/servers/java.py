@@ -17,18 +17,8 @@ KAFKA_HOME = "BDLAB_KAFKA_HOME"
 #: What log4j is told, whatever the distribution's own file says: everything to standard output.
 LOGGING = Path(__file__).with_name("log4j2.yaml")
 
-#: For a small server: one garbage collector thread, no file for jstat. A small heap is enough, because the
-#: system's page cache holds Kafka's log.
-_JVM = (
-    "-XX:+UseSerialGC",
-    "-XX:-UsePerfData",
-    "-XX:+ExitOnOutOfMemoryError",
-    "-Xms32m",
-    "-Djava.awt.headless=true",
-    # Kafka puts its PEM files into key stores in memory, where 10,000 rounds of key derivation protect
-    # nothing and take half a second. Source: java.security, keystore.pkcs12.*.
-    *(f"-Dkeystore.pkcs12.{what}IterationCount=1" for what in ("keyPbe", "certPbe", "mac")),
-)
+_OPTIONS = Path(__file__).with_name("jvm.options").read_text("ascii").splitlines()
+_JVM = tuple(line for line in _OPTIONS if not line.startswith("#"))
 
 
 class Distribution(msgspec.Struct, frozen=True):
