@@ -168,7 +168,9 @@ def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replay
     for number, letter in enumerate(letters):
         problem = refusal(letter, max_replays=max_replays)
         if not problem:
-            record, head = letter.record, replay_headers(letter)
+            record = letter.record
+            kept = [(name, value) for name, value in record.headers if name != REPLAY_HEADER]
+            head = [*kept, (REPLAY_HEADER, str(letter.replays + 1).encode())]
             try:
                 producer.publish_raw(record.key, record.value, head, partial(answered, number))
                 published += 1
@@ -185,9 +187,3 @@ def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replay
                 else LetterResult(letter=letters[number], replay=answer)
             )
     return results
-
-
-def replay_headers(letter: StoredDeadLetter) -> list[tuple[str, bytes | None]]:
-    """Return the headers of the letter, with the count of this replay."""
-    kept = [(name, value) for name, value in letter.record.headers if name != REPLAY_HEADER]
-    return [*kept, (REPLAY_HEADER, str(letter.replays + 1).encode())]

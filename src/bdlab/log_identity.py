@@ -63,11 +63,6 @@ def match_log(log: LogPartition, candidates: Iterable[LogPartition]) -> LogParti
     return exact or next((one for one in same if not (one.topic_id and log.topic_id)), None)
 
 
-def is_proved(ranges: Sequence[LogRange], known: KnownLog) -> bool:
-    """Return whether the topic id, or an administrator, says that it is the same log."""
-    return known.adopted or bool(known.topic_id and known.topic_id == ranges[0].topic_id)
-
-
 def refusals(ranges: Sequence[LogRange], known: KnownLog | None, look: ReadRecords) -> dict[int, str]:
     """Return, for each partition that is not proved to be the known one, the reason with offsets and ids.
 
@@ -78,7 +73,8 @@ def refusals(ranges: Sequence[LogRange], known: KnownLog | None, look: ReadRecor
     records = look({partition: one.offset for partition, one in known.records.items()})
     differ = {p for p, record in records.items() if not known.records[p].matches(record)}
     found = {one.partition: one for one in ranges}
-    if is_proved(ranges, known):
+    # An administrator, or the topic id, says that it is the same log.
+    if known.adopted or (known.topic_id and known.topic_id == ranges[0].topic_id):
         return {p: _differs(found[p], known, records[p]) for p in sorted(differ)}
     if records and not differ:
         return {}

@@ -268,7 +268,9 @@ class _Table(Results):
             return
         out = terminal.stdout()
         rows = [
-            msgspec.structs.asdict(each.given) | msgspec.to_builtins(each.score) | {"id": _id(each)}
+            msgspec.structs.asdict(each.given)
+            | msgspec.to_builtins(each.score)
+            | {"id": str(each.event.id) if each.event and each.position else each.status}
             for each in self._first
         ]
         wide = out.width >= _WIDE + (_ID_WIDTH if self._published else 0) or self._count == 1
@@ -306,7 +308,3 @@ class _Table(Results):
         for row in rows:
             table.add_row(*(cell(row) for _, cell in columns), *([row["id"]] if self._published else []))
         return table
-
-
-def _id(result: RowResult) -> str:
-    return str(result.event.id) if result.event and result.position else result.status

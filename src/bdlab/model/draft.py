@@ -173,13 +173,15 @@ def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool =
     if not found:
         raise InvalidInput(f"the column {name!r} of the sample is empty: nothing tells its type")
     different = sorted(set(found))
+    numbers = {cell for cell in different if _NUMBER.fullmatch(cell)}
+    odd = {cell.lower() for cell in different if cell not in numbers}
     values: list[Any] = found
     schema: dict[str, Any] = {"type": "string"}
     if not text and all(map(_INTEGER.fullmatch, found)):
         schema, why, values = {"type": "integer"}, "whole numbers", [int(cell) for cell in found]
-    elif not text and all(map(_NUMBER.fullmatch, found)):
+    elif not text and not odd:
         schema, why, values = {"type": "number"}, "numbers", [float(cell) for cell in found]
-    elif not text and any(map(_NUMBER.fullmatch, found)) and (odd := _not_numbers(found)) <= _MISSING:
+    elif not text and numbers and odd <= _MISSING:
         raise InvalidInput(
             f"the column {name!r} of the sample has {min(odd)!r} among its numbers",
             hint="Leave the cell of a missing value empty.",
@@ -202,10 +204,6 @@ def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool =
     if len(different) == 1:
         why += "; all are the same, which makes no default"
     return Guess(name, {**schema, "examples": examples}, why, bool(missing))
-
-
-def _not_numbers(cells: Sequence[str]) -> set[str]:
-    return {cell.lower() for cell in cells if not _NUMBER.fullmatch(cell)}
 
 
 def _emptied(found: Guess) -> Guess:

@@ -81,10 +81,6 @@ class Corpus(NamedTuple):
         """Return the number of products that are reviewed."""
         return int(self.products.max()) + 1
 
-    def count_stars(self) -> dict[str, int]:
-        """Return the number of reviews for each number of stars."""
-        return {str(stars): int((self.stars == stars).sum()) for stars in STARS}
-
 
 def read_corpus(path: Path, *, delimiter: str = ",", progress: Progress = lambda _: None) -> Corpus:
     """Return the reviews as numbers, without their texts. Raises InvalidInput as `read_examples` does."""

@@ -129,7 +129,7 @@ def normalise(text: str) -> str:
     for _ in range(_ROUNDS):
         before = text
         if "&" in text:
-            text = _ENTITY.sub(_unescaped, text)
+            text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
         # A search for a character is many times faster than for the pattern, here and below.
         if "â" in text or "Â" in text or "Ã" in text:
             text = _MANGLED.sub(_decoded, text)
@@ -143,10 +143,6 @@ def normalise(text: str) -> str:
 
 def _composed(form: Literal["NFC", "NFKC"], text: str) -> str:
     return text if text.isascii() else "".join(normalize(form, piece) for piece in _PIECE.findall(text))
-
-
-def _unescaped(entity: re.Match[str]) -> str:
-    return html.unescape(entity[0])
 
 
 def _decoded(mangled: re.Match[str]) -> str:

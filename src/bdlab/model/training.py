@@ -21,7 +21,7 @@ from bdlab.errors import InvalidInput, TrainingFailed
 from bdlab.files import Replacement
 from bdlab.model import terms
 from bdlab.model.estimators import SENTIMENTS, build_pipelines, build_table
-from bdlab.model.features import Corpus, Floats, Integers, Parameters, count_terms, read_corpus
+from bdlab.model.features import STARS, Corpus, Floats, Integers, Parameters, count_terms, read_corpus
 from bdlab.model.features import Progress as Share
 from bdlab.model.fitting import HEADS, NEUTRAL, Fits, Job, run_all
 from bdlab.model.scorer import SUFFIX, Card, File, check_title, encode_card, sha256_of, writing_to
@@ -99,7 +99,7 @@ def train(
             "sha256": corpus.sha256,
             "rows": len(corpus.stars),
             "products": corpus.count_products(),
-            "stars": corpus.count_stars(),
+            "stars": {str(stars): int((corpus.stars == stars).sum()) for stars in STARS},
         },
         validation=validation,
         training={"seed": _SEED, **msgspec.to_builtins(chosen)},

@@ -125,7 +125,8 @@ class LocalStack:
             detail = "the first start was cut off before its keys were written; it was empty, and begins anew"
             self._report(Event("notice", self._openbao.name, detail))
         http_port = self._choose_http_port()
-        consumers = self._choose_consumer_ports()
+        names = (f"consume-{number + 1}" for number in range(self._consumers))
+        consumers = {name: self._ports.choose(name) for name in names}
         self._supervisor.add(self._openbao)
         self._supervisor.add(self._postgres)
         self._supervisor.add(self._broker, self._after_broker_restart)
@@ -265,10 +266,6 @@ class LocalStack:
         if port != first_choice:
             self._report(Event("notice", "http", f"port {first_choice} is in use; serving on port {port}"))
         return port
-
-    def _choose_consumer_ports(self) -> dict[str, int]:
-        names = (f"consume-{number + 1}" for number in range(self._consumers))
-        return {name: self._ports.choose(name) for name in names}
 
     def _start(self, child: ManagedProcess, stop: threading.Event) -> None:
         self._step(f"started {child.name}", lambda: child.start(_START_TIMEOUT_S, stop))

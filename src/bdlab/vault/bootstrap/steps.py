@@ -15,15 +15,7 @@ from typing import Any
 import msgspec
 
 from bdlab.certificates import BROKER_TTL_S, GROUP_READS, LOCAL_HOSTS, CertificateFiles
-from bdlab.errors import (
-    BdlabError,
-    InvalidInput,
-    PolicyDenied,
-    SecretMissing,
-    SettingsInvalid,
-    VaultError,
-    VaultUnavailable,
-)
+from bdlab.errors import InvalidInput, PolicyDenied, SecretMissing, SettingsInvalid, VaultError, VaultUnavailable
 from bdlab.resources import policies_dir
 from bdlab.retry import wait_for
 from bdlab.services import BDLAB, IDENTITIES, INSPECT, KAFKA_SERVICES, RECOVERY, Deployment
@@ -265,7 +257,12 @@ class _Mount(msgspec.Struct, frozen=True):
         writer.write(f"{self.listing}/{self.path}", {"type": self.kind, **options})
         if self.kind == "kv":
             # HashiCorp Vault answers 400 for a moment at a new KV v2 engine.
-            wait_for("Vault", lambda: writer.read(f"{self.path}/config"), timeout_s=_READY_TIMEOUT_S, errors=_preparing)
+            wait_for(
+                "Vault",
+                lambda: writer.read(f"{self.path}/config"),
+                timeout_s=_READY_TIMEOUT_S,
+                errors=lambda error: isinstance(error, VaultUnavailable) or type(error) is VaultError,
+            )
 
 
 def mounts(plan: Plan, *, log_in_only: bool = False) -> Step:
@@ -282,10 +279,6 @@ def mounts(plan: Plan, *, log_in_only: bool = False) -> Step:
         return {mount.path: mount.make for mount in wanted if not mount.is_in(listed[mount.listing])}
 
     return Step(name="engines", missing=missing)
-
-
-def _preparing(error: BdlabError) -> bool:
-    return isinstance(error, VaultUnavailable) or type(error) is VaultError
 
 
 def key_values(plan: Plan) -> Step:
