@@ -1,7 +1,5 @@
 """Dead letters in PostgreSQL: finding them, and noting what was done with them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,21 +14,14 @@ from bdlab.postgres.rows import headers_from_json, printable
 from bdlab.postgres.session import Session
 
 
-class DeadLetters:
+class DeadLetters(Session):
     """For one thread, with a login of bdlab_dlq, or of bdlab_reader if nothing is to be noted.
 
     Opening it and each call raise DatabaseError and VaultError.
     """
 
     def __init__(self, credentials: DatabaseCredentials) -> None:
-        self._session = Session(credentials, application_name="bdlab dlq")
-
-    def __enter__(self) -> DeadLetters:
-        self._session.open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._session.close()
+        super().__init__(credentials, application_name="bdlab dlq")
 
     def find(self, wanted: DeadLetterFilter, *, limit: int) -> list[StoredDeadLetter]:
         """Return at most `limit` of them, the open ones first, and of those the oldest first."""
@@ -42,7 +33,7 @@ class DeadLetters:
 
     def _find(self, wanted: DeadLetterFilter, limit: int) -> list[tuple[Any, ...]]:
         values = msgspec.structs.asdict(wanted) | {"states": list(wanted.states) or None, "limit": limit}
-        with self._session.transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(queries("deadletters")["find"], values)
             return cursor.fetchall()
 
@@ -57,7 +48,7 @@ class DeadLetters:
             "offsets": [position.offset for position in replays],
         }
         places = {(position.partition, position.offset): position for position in replays}
-        with self._session.transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(queries("deadletters")["replay_outcomes"], values)
             return {places[row[0], row[1]]: ReplayOutcome(row[2], row[3]) for row in cursor.fetchall()}
 
@@ -70,13 +61,13 @@ class DeadLetters:
             | {f"new_{field}": value for field, value in msgspec.structs.asdict(new).items()}
             for old, new in replays
         ]
-        with self._session.transaction() as cursor:
+        with self.transaction() as cursor:
             execute_batch(cursor, queries("deadletters")["record_replay"], values)
 
     def discard(self, letters: Sequence[Position], *, because: str) -> None:
         """Note why they need no more attention. They stay dead letters."""
         values = [msgspec.structs.asdict(position) | {"because": printable(because)} for position in letters]
-        with self._session.transaction() as cursor:
+        with self.transaction() as cursor:
             execute_batch(cursor, queries("deadletters")["discard"], values)
 
 

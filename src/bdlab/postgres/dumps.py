@@ -6,9 +6,12 @@ import tempfile
 import threading
 from pathlib import Path
 
+from psycopg2.extensions import make_dsn
+
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import DatabaseError
-from bdlab.postgres.session import NO_FILE, PINNED, describe
+from bdlab.files import write_private
+from bdlab.postgres.session import describe, parameters
 
 _CONNECT_TIMEOUT_S = 10
 _LOOK_AGAIN_S = 0.2
@@ -32,43 +35,22 @@ def restore(login: DatabaseLogin, file: Path, *, programs: Path) -> None:
     `login` is of a member of bdlab_owner, never an administrator, as a dump can hold any statement. Only what
     is in the tables' schema is restored. Raises DatabaseError.
     """
-    options = (
-        "--single-transaction",
-        "--exit-on-error",
-        "--no-owner",
-        "--schema=public",
-        f"--dbname={login.server.dbname}",
-        str(file),
-    )
+    options = ("--single-transaction", "--exit-on-error", "--no-owner", "--schema=public", str(file))
     _run(login, programs / "pg_restore", *options)
 
 
 def _run(login: DatabaseLogin, program: Path, *options: str, stop: threading.Event | None = None) -> None:
-    server = login.server
     with tempfile.TemporaryDirectory(prefix="bdlab-") as folder:
         passwords = Path(folder) / "pgpass"
-        with os.fdopen(os.open(passwords, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
-            escaped = login.password.reveal().replace("\\", "\\\\").replace(":", "\\:")
-            handle.write(f"*:*:*:*:{escaped}\n")
-        environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "LC_ALL": "C.UTF-8",
-            "PGHOST": server.host,
-            "PGPORT": str(server.port),
-            "PGDATABASE": server.dbname,
-            "PGUSER": login.user,
-            "PGPASSFILE": str(passwords),
-            "PGSSLMODE": server.sslmode,
-            "PGCONNECT_TIMEOUT": str(_CONNECT_TIMEOUT_S),
-            "PGAPPNAME": f"bdlab {program.name}",
-            "PGSSLROOTCERT": server.ca_file or NO_FILE,
-            **{f"PG{name.upper()}": value for name, value in PINNED.items()},
-        }
+        escaped = login.password.reveal().replace("\\", "\\\\").replace(":", "\\:")
+        write_private(passwords, f"*:*:*:*:{escaped}\n")
+        place = parameters(login, application_name=f"bdlab {program.name}")
+        place |= {"passfile": passwords, "connect_timeout": _CONNECT_TIMEOUT_S}
         try:
             # Without a time-out, as a large database takes long; the server ends a client that hangs.
             with subprocess.Popen(
-                [str(program), "--no-password", *options],
-                env=environment,
+                [str(program), "--no-password", f"--dbname={make_dsn(**place)}", *options],
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

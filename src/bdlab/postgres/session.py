@@ -27,9 +27,9 @@ _KEEPALIVE_INTERVAL_S = 5
 _KEEPALIVE_COUNT = 3
 _UNACKNOWLEDGED_S = 30.0
 #: A path that cannot exist: with it libpq does not look into ~/.postgresql.
-NO_FILE = "/dev/null/none"
+_NO_FILE = "/dev/null/none"
 #: Against what libpq looks for by default: a client's certificate, a revocation list, a Kerberos ticket.
-PINNED: dict[str, Any] = {"gssencmode": "disable", "sslcertmode": "disable", "sslcrl": NO_FILE}
+_PINNED = {"gssencmode": "disable", "sslcertmode": "disable", "sslcrl": _NO_FILE}
 _AUTHORIZATION_CLASS = "28"
 #: Between two new logins after logins that never worked: each is another user at the server, for an hour.
 _NEXT_LOGIN_S = 10.0
@@ -54,6 +54,21 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
 def describe(login: DatabaseLogin) -> str:
     """Return host, port and database, for messages."""
     return f"{login.server.host}:{login.server.port}/{login.server.dbname}"
+
+
+def parameters(login: DatabaseLogin, *, application_name: str) -> dict[str, Any]:
+    """Return libpq's parameters for a login, but for its password."""
+    server = login.server
+    return {
+        "host": server.host,
+        "port": server.port,
+        "dbname": server.dbname,
+        "user": login.user,
+        "sslmode": server.sslmode,
+        "sslrootcert": server.ca_file or _NO_FILE,
+        "application_name": application_name,
+        **_PINNED,
+    }
 
 
 def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLimits) -> Connection:
@@ -81,15 +96,9 @@ def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLi
         "idle_in_transaction_session_timeout": limits.idle_in_transaction_s,
     }
     connection: Connection = psycopg2.connect(
-        host=server.host,
-        port=server.port,
-        dbname=server.dbname,
-        user=login.user,
+        **parameters(login, application_name=application_name),
         password=login.password.reveal(),
-        sslmode=server.sslmode,
-        sslrootcert=server.ca_file or NO_FILE,
         connect_timeout=max(2, math.ceil(server.connect_timeout_s)),
-        application_name=application_name,
         client_encoding="UTF8",
         keepalives=1,
         keepalives_idle=_KEEPALIVE_IDLE_S,
@@ -100,7 +109,6 @@ def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLi
         options=" ".join(
             [f"-c {name}={math.ceil(seconds * 1000)}" for name, seconds in options.items()] + ["-c timezone=UTC"]
         ),
-        **PINNED,
     )
     return connection
 
