@@ -19,6 +19,7 @@ from bdlab.model.terms import (
     NEGATED,
     NEGATIONS,
     STOPS,
+    WORDS,
     Field,
     TermTable,
     join,
@@ -33,14 +34,8 @@ FEW_TERMS = 0.5
 
 _BAD_STARS, _GOOD_STARS = 2.5, 3.5
 
-_FUNCTION_WORDS = """
-    a about after all also am an and any are as at be because been before but by can could did do does for
-    from had has have he her him his how i id if im in into is it its ive just me my no not of on one only or
-    our out over she so some such than that the their them then there these they this those to too up us was
-    we were what when which while who will with would you your
-"""
 _NEGATIONS = NEGATIONS.union(CONTRACTIONS.values())
-TELL_NOTHING = frozenset(_FUNCTION_WORDS.split())
+TELL_NOTHING = frozenset(WORDS["function_words"])
 
 
 _READ = ("summary", "text")

@@ -10,9 +10,11 @@ The data file is one JSON object of numbers and terms, with gzip. It runs no cod
 import gzip
 import html
 import re
+import tomllib
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal, get_args
 from unicodedata import normalize
 
@@ -34,16 +36,15 @@ STOPS = ".!?"
 NEGATION_REACH = 3
 """The most tokens that a negation marks."""
 
-_CONTRACTIONS = """
-    ain't aren't can't couldn't didn't doesn't don't hadn't hasn't haven't isn't mustn't needn't shouldn't
-    wasn't weren't won't wouldn't
-"""
-_OTHER_NEGATIONS = "barely cannot hardly neither never no none nor not nothing without"
+WORDS = {
+    name: words.split()
+    for name, words in tomllib.loads(Path(__file__).with_name("words.toml").read_text("utf-8")).items()
+}
 
-CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTIONS.split()}
+CONTRACTIONS = {word.replace("'", ""): word for word in WORDS["contractions"]}
 """Maps tokens without their apostrophe to their spelling."""
 
-NEGATIONS = frozenset(CONTRACTIONS).union(_OTHER_NEGATIONS.split())
+NEGATIONS = frozenset(CONTRACTIONS).union(WORDS["other_negations"])
 
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,500}>")
 _TOKEN = re.compile(r"[^\W_]+|[.!?]")

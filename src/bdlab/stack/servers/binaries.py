@@ -22,6 +22,12 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "bdlab"
 
 
+def options(file: str) -> tuple[str, ...]:
+    """Return a program's options, a line each, from the file beside this module; a line with # is a comment."""
+    lines = Path(__file__).with_name(file).read_text("ascii").splitlines()
+    return tuple(line for line in lines if line and not line.startswith("#"))
+
+
 @contextlib.contextmanager
 def locked(target: Path) -> Iterator[None]:
     """Let no other process of this machine make `target`, a file or folder in the cache, at the same time.

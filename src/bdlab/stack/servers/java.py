@@ -17,8 +17,7 @@ KAFKA_HOME = "BDLAB_KAFKA_HOME"
 #: What log4j is told, whatever the distribution's own file says: everything to standard output.
 LOGGING = Path(__file__).with_name("log4j2.yaml")
 
-_OPTIONS = Path(__file__).with_name("jvm.options").read_text("ascii").splitlines()
-_JVM = tuple(line for line in _OPTIONS if not line.startswith("#"))
+_JVM = binaries.options("jvm.options")
 
 
 class Distribution(msgspec.Struct, frozen=True):

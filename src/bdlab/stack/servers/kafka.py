@@ -16,7 +16,7 @@ from bdlab.certificates import CertificateFiles
 from bdlab.credentials import SUPER_USERS
 from bdlab.errors import ServerNotStarted
 from bdlab.files import write_private
-from bdlab.stack.servers import java
+from bdlab.stack.servers import binaries, java
 from bdlab.stack.servers.java import Distribution
 from bdlab.stack.servers.process import run_to_end
 from bdlab.stack.servers.server import Broker
@@ -215,8 +215,7 @@ def broker_properties(data: Path) -> Properties:
 
 def _fixed(name: str) -> Properties:
     """Return what is in a file of properties beside this module."""
-    lines = Path(__file__).with_name(f"{name}.properties").read_text("ascii").splitlines()
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return dict(line.split("=", 1) for line in binaries.options(f"{name}.properties"))
 
 
 def kraft_properties(node_id: int, controllers: Mapping[int, int], *, session_timeout_ms: int) -> Properties:

@@ -11,6 +11,7 @@ import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 
 from bdlab.errors import ServerNotStarted
 from bdlab.files import write_private
@@ -28,31 +29,10 @@ _TRIAL_TIMEOUT_S = 10.0
 #: In a user namespace of its own the server sees itself as user 1000; outside, the files stay root's.
 _NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
 
-#: Containers may forbid new namespaces. Then it runs as the user nobody, with one capability: to reach files
-#: in folders that are closed to it. A change of user clears the parent-death signal, so it is set again.
-_NOBODY_COMMAND = (
-    "setpriv",
-    f"--reuid={_NOBODY}",
-    f"--regid={_NOBODY}",
-    "--clear-groups",
-    "--inh-caps=-all,+dac_override",
-    "--ambient-caps=-all,+dac_override",
-    "--bounding-set=-all,+dac_override",
-    # Otherwise access(2) would ignore the capability.
-    "--securebits=+no_setuid_fixup",
-    "--no-new-privs",
-    "--pdeathsig=INT",
-    "--",
-)
+#: Containers may forbid new namespaces. Then it runs as the user nobody.
+_NOBODY_COMMAND = ("setpriv", *binaries.options("setpriv.options"), "--")
 _INITDB_TIMEOUT_S = 120.0
 _KILL_WAIT_S = 5.0
-#: The users that Vault makes get no access to the databases that come with each server.
-_ACCESS = """\
-local postgres,template1 {groups} reject
-host postgres,template1 {groups} all reject
-local all all scram-sha-256
-host{tls} all all 127.0.0.1/32 scram-sha-256
-"""
 #: The longest path of a Unix socket, without the name of the socket in its folder.
 _SOCKET_DIR_LIMIT = 107 - len("/.s.PGSQL.65535")
 
@@ -182,16 +162,13 @@ class Postgres(TlsServer):
         access = self.folder / "pg_hba.conf"
         deployment = DataFolder(self.data_dir).deployment
         groups = ",".join(f"+{deployment.in_sql(role.group)}" for role in DATABASE_ROLES)
-        access.write_text(_ACCESS.format(groups=groups, tls="ssl" if self.tls else ""), "ascii")
+        rules = Template(Path(__file__).with_name("pg_hba.conf").read_text("ascii"))
+        access.write_text(rules.substitute(groups=groups, tls="ssl" if self.tls else ""), "ascii")
         options = {
             "hba_file": str(access),
             "listen_addresses": "127.0.0.1" if self._on_tcp else "",
             "port": str(port),
             "unix_socket_directories": "",
-            # A failing statement's text may hold a review or a new user's password: never in the log.
-            "log_min_error_statement": "panic",
-            # Without TLS, too, SCRAM never sends the password itself.
-            "password_encryption": "scram-sha-256",
         }
         if self.socket_dir:
             self.socket_dir.mkdir(exist_ok=True, mode=0o700)
@@ -200,15 +177,10 @@ class Postgres(TlsServer):
         if self.tls:
             self.tls.prepare()
             server_file = str(self.tls.files("postgres").server_file)
-            options |= {
-                "ssl": "on",
-                "ssl_cert_file": server_file,
-                "ssl_key_file": server_file,
-                "ssl_min_protocol_version": "TLSv1.2",
-            }
+            options |= {"ssl": "on", "ssl_cert_file": server_file, "ssl_key_file": server_file}
         arguments = [*prefix, str(installation / "bin" / "postgres"), "-D", str(self._data)]
-        for name, value in options.items():
-            arguments += ["-c", f"{name}={value}"]
+        for option in (*binaries.options("postgres.options"), *(f"{name}={value}" for name, value in options.items())):
+            arguments += ["-c", option]
         return arguments
 
     def _environment(self) -> Mapping[str, str]:
@@ -238,12 +210,7 @@ class Postgres(TlsServer):
             f"--pgdata={new}",
             f"--username={self.admin_user}",
             f"--pwfile=/dev/fd/{reader}",
-            "--auth-host=scram-sha-256",
-            "--auth-local=scram-sha-256",
-            "--encoding=UTF8",
-            "--locale=C.UTF-8",
-            "--data-checksums",
-            "--no-instructions",
+            *binaries.options("initdb.options"),
         ]
         environment, limit_s = self._environment(), _INITDB_TIMEOUT_S
         try:
