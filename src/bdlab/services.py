@@ -1,4 +1,4 @@
-"""The services, what each of them may use, and what that is called: one table.
+"""The services, what each of them may use, and what that is called: one table, `services.toml`.
 
 Made from it: the policies' names, AppRoles and identity folders of Vault, the roles of its database engine,
 the group roles in PostgreSQL, and the users and ACLs at a secured broker. Tests hold `vault/policies/*.hcl`
@@ -8,6 +8,8 @@ and the table in docs/operations.md against it. All names are those of `bdlab`, 
 from __future__ import annotations
 
 import re
+import tomllib
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -33,9 +35,6 @@ CONNECTION = "bdlab"
 #: The role in PostgreSQL through which Vault makes users.
 MANAGER = "bdlab_manager"
 
-_WRITE = ("describe topic", "write topic")
-_READ = ("describe topic", "read topic", "describe group")
-
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """One identity: a policy, an AppRole and an identity folder of its name.
@@ -58,23 +57,10 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 #: The two identities of `vault-init` itself: to see what is set up, and to begin making a root token.
 INSPECT, RECOVERY = "inspect", "recovery"
 
-TABLE = (
-    Service(name="serve", database=READER, kafka=_WRITE, daemon=True, api_keys="reads"),
-    Service(name="consume", database=WRITER, kafka=(*_READ, "read group"), daemon=True),
-    Service(name="predict", kafka=_WRITE),
-    # It reads a record to compare it with what is stored.
-    Service(name="status", database=READER, kafka=(*_READ, "describe cluster")),
-    # It reads no group, but its client would log a refusal at each start without `describe group`.
-    Service(name="verify", database=READER, kafka=_READ),
-    Service(name="dlq", database=DLQ, kafka=_WRITE),
-    # At the broker it works with an administrator's certificate; its user has no rights of its own.
-    Service(name="migrate", database=OWNER, kafka=(), rotated=False),
-    Service(name="rotate"),
-    Service(name="backup", database=READER, rotated=False),
-    # What it makes lets anybody in, and outlives its secret id.
-    Service(name="api-key", rotated=False, api_keys="writes"),
-    Service(name=INSPECT, rotated=False),
-    Service(name=RECOVERY, rotated=False),
+_ROLES = {role.name: role for role in DATABASE_ROLES}
+TABLE = tuple(
+    msgspec.convert(values | {"name": name, "database": _ROLES.get(values.get("database", ""))}, Service)
+    for name, values in tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8")).items()
 )
 
 IDENTITIES = tuple(service.name for service in TABLE)

@@ -20,25 +20,14 @@ from bdlab.errors import (
 )
 from bdlab.reachability import root_cause, wrong_scheme
 from bdlab.settings import ProxyUrl, Secret, VaultSettings
-from bdlab.vault.responses import UNAVAILABLE, Health, Token, error_text
+from bdlab.vault.responses import TABLE, UNAVAILABLE, Health, Token, error_text
 
 Method = Literal["get", "post", "put", "delete", "list"]
 
 _LOOKUP_SELF = "auth/token/lookup-self"
 _NOBODY = Secret("")
-#: Paths of the server as a whole, which are refused in a namespace.
-_WHOLE_SERVER = (
-    "sys/audit",
-    "sys/generate-root",
-    "sys/health",
-    "sys/init",
-    "sys/leader",
-    "sys/rekey",
-    "sys/rotate/",
-    "sys/seal",
-    "sys/storage/",
-    "sys/unseal",
-)
+_WHOLE_SERVER = tuple(TABLE["whole_server"])
+"""Paths of the server as a whole, which are refused in a namespace."""
 
 
 class VaultClient:

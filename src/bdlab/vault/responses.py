@@ -9,11 +9,11 @@ from requests import Response
 
 from bdlab.settings import Secret
 
-_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
-_ADVICE: dict[str, str] = _TABLE["advice"]
+TABLE: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+_ADVICE: dict[str, str] = TABLE["advice"]
 
 #: HTTP status: the state of Vault that it stands for, and what to do.
-UNAVAILABLE = {int(status): (state, _ADVICE.get(name, "")) for status, (state, name) in _TABLE["unavailable"].items()}
+UNAVAILABLE = {int(status): (state, _ADVICE.get(name, "")) for status, (state, name) in TABLE["unavailable"].items()}
 
 
 class Health(msgspec.Struct, frozen=True):
