@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 
 from bdlab.settings import PostgresSettings, Secret, VaultSettings
-from bdlab.vault.bootstrap import Plan, bootstrap, envfile
+from bdlab.vault.bootstrap import Plan, bootstrap
+from bdlab.vault.bootstrap.plan import read_env
 from bdlab.vault.client import VaultClient
 from tests.fix_vault import AdminManager
 
@@ -67,7 +68,7 @@ class Deadly:
 def main() -> int:
     given = json.load(sys.stdin)
     chance = random.Random(given["seed"])
-    seeds = envfile.read(Path(given["env_file"]))
+    seeds = read_env(Path(given["env_file"]))
     server = msgspec.convert(given["server"], PostgresSettings)
     admin = msgspec.structs.replace(seeds.administrator, server=server)
     plan = Plan(

@@ -24,7 +24,7 @@ from bdlab.settings import VaultSettings
 from bdlab.stack import OpenBao
 from bdlab.vault.bootstrap import Plan
 from bdlab.vault.bootstrap.admin_access import AdminAccess
-from bdlab.vault.bootstrap.keysfile import KeysFile
+from bdlab.vault.bootstrap.seal import KeysFile
 from bdlab.vault.client import VaultClient
 from tests import forked, tls
 from tests.brokers import KIND, LocalBroker, new_broker

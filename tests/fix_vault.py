@@ -22,8 +22,8 @@ from bdlab.settings import KafkaSettings, Layers, PostgresSettings, Secret, Vaul
 from bdlab.stack import OpenBao, Postgres
 from bdlab.vault.bootstrap import Plan, StepResult, bootstrap, steps
 from bdlab.vault.bootstrap.admin_access import AdminAccess
-from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.plan import Seeds
+from bdlab.vault.bootstrap.seal import KeysFile
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 from bdlab.vault.session import VaultSession

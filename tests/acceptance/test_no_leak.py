@@ -20,7 +20,7 @@ from bdlab.settings import VaultSettings
 from bdlab.stack import DataFolder
 from bdlab.vault.bootstrap import Plan
 from bdlab.vault.bootstrap.admin_access import AdminAccess
-from bdlab.vault.bootstrap.keysfile import KeysFile
+from bdlab.vault.bootstrap.seal import KeysFile
 from bdlab.vault.client import VaultClient
 from tests.chaos.vault_faults import VaultProxy
 from tests.fix_pipeline import Daemon

@@ -17,7 +17,7 @@ import pytest
 
 from bdlab.settings import VaultSettings
 from bdlab.stack import DataFolder, OpenBao
-from bdlab.stack.servers.ports import PortRegistry
+from bdlab.stack.servers.server import PortRegistry
 from bdlab.vault.client import VaultClient
 from tests.fix_database import HOSTILE_LIBPQ
 from tests.fix_up import (

@@ -16,7 +16,7 @@ from bdlab.credentials import Certificate, KafkaLogin
 from bdlab.errors import InvalidInput, PolicyDenied
 from bdlab.settings import KafkaSettings
 from bdlab.vault import pki
-from bdlab.vault.bootstrap import envfile
+from bdlab.vault.bootstrap.plan import read_env
 from bdlab.vault.session import VaultSession
 from tests.fix_vault import VaultWorld
 
@@ -97,6 +97,6 @@ def test_env_says_that_vault_is_the_authority(tmp_path: Path) -> None:
         "BDLAB_KAFKA_CA_FILE=vault",
     )
     (tmp_path / ".env").write_text("\n".join(lines), "utf-8")
-    seeds = envfile.read(tmp_path / ".env")
+    seeds = read_env(tmp_path / ".env")
     assert seeds.kafka_authority
     assert not seeds.kafka.ca_pem

@@ -20,7 +20,7 @@ from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.consumer_client import MAX_POLL_BYTES
 from bdlab.kafka.log_reader import UNREADABLE_HEADERS
 from bdlab.stack import Tansu
-from bdlab.stack.servers.ports import PortRegistry
+from bdlab.stack.servers.server import PortRegistry
 from tests import raw_records
 from tests.brokers import LocalBroker, TansuAtOnePort, frozen
 from tests.fix_kafka import (

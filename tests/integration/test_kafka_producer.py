@@ -23,7 +23,7 @@ from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.serving.publisher import AsyncPublisher
 from bdlab.stack import Tansu
-from bdlab.stack.servers.ports import PortRegistry
+from bdlab.stack.servers.server import PortRegistry
 from tests.brokers import LocalBroker, TansuAtOnePort, frozen
 from tests.fix_apache import publish
 from tests.fix_kafka import Acks, Bookmarks, credentials_for, kafka_login, make_topic, place, read_until

@@ -21,8 +21,8 @@ import pytest
 from bdlab.errors import ServerNotStarted
 from bdlab.settings import PostgresSettings
 from bdlab.stack import OpenBao, Postgres, Server, Tansu
-from bdlab.stack.servers.ports import PortRegistry
 from bdlab.stack.servers.process import start_mark
+from bdlab.stack.servers.server import PortRegistry
 from bdlab.stack.tls import connect
 from tests.brokers import LocalBroker
 from tests.waiting import until
@@ -262,7 +262,7 @@ def test_a_port_taken_by_another_program_is_replaced(tmp_path: Path) -> None:
 def test_a_port_chosen_is_nobody_elses_before_a_server_listens_on_it(tmp_path: Path) -> None:
     """Services and JVMs bind their ports seconds after those were chosen."""
     script = (
-        "import sys; from pathlib import Path; from bdlab.stack.servers.ports import PortRegistry\n"
+        "import sys; from pathlib import Path; from bdlab.stack.servers.server import PortRegistry\n"
         "book = PortRegistry(Path(sys.argv[1]))\n"
         "print(book.choose('http', preferred=28_000), flush=True); input()"
     )

@@ -13,7 +13,7 @@ import pytest
 from bdlab.errors import VaultError
 from bdlab.stack import OpenBao
 from bdlab.vault.bootstrap.admin_access import rekey
-from bdlab.vault.bootstrap.keysfile import KeysFile
+from bdlab.vault.bootstrap.seal import KeysFile
 from tests import forked
 from tests.fix_vault import ShamirOpenBao, UnauthedOpenBao, VaultWorld
 

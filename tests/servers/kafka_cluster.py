@@ -13,7 +13,7 @@ import msgspec
 from bdlab.certificates import CertificateFiles
 from bdlab.stack.servers.java import Distribution
 from bdlab.stack.servers.kafka import ApacheKafka, Listeners, Properties, kraft_properties, new_cluster_id
-from bdlab.stack.servers.ports import PortRegistry
+from bdlab.stack.servers.server import PortRegistry
 
 _NODES = (1, 2, 3)
 #: Three copies of each partition, two of them in sync for `acks=all`.

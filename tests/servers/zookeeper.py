@@ -15,8 +15,7 @@ from bdlab.stack.servers import jars, java
 from bdlab.stack.servers.jars import Assembly
 from bdlab.stack.servers.java import Distribution
 from bdlab.stack.servers.kafka import ApacheKafka, Listeners, Properties, broker_properties, listener_properties, render
-from bdlab.stack.servers.ports import is_listening
-from bdlab.stack.servers.server import Server
+from bdlab.stack.servers.server import Server, is_listening
 
 _HEAP_MB = 128
 _TICK_MS = 500

@@ -13,7 +13,7 @@ from bdlab import resources
 from bdlab.errors import InvalidInput
 from bdlab.services import Deployment
 from bdlab.stack import DataFolder
-from bdlab.vault.bootstrap import envfile
+from bdlab.vault.bootstrap.plan import NAMES, read_env
 
 GOOD = {
     "POSTGRES_USER": "postgres",
@@ -30,22 +30,22 @@ def write(folder: Path, **values: str) -> Path:
 
 
 def test_the_least_that_has_to_be_there(tmp_path: Path) -> None:
-    seeds = envfile.read(write(tmp_path))
+    seeds = read_env(write(tmp_path))
     assert seeds.administrator.password.reveal() == "p@ss #word"
     assert "p@ss" not in repr(seeds)
     server = seeds.administrator.server
     assert (server.host, server.port, server.dbname) == ("db.example", 5432, "bdlab")
     assert seeds.kafka.server.bootstrap_servers == "one:9092,two:9092"
     assert (seeds.cidrs, seeds.token_period_s, seeds.lease_ttl_s) == (None, None, None)
-    assert envfile.read(tmp_path / ".env", Deployment("sales")).administrator.server.dbname == "sales_bdlab"
+    assert read_env(tmp_path / ".env", Deployment("sales")).administrator.server.dbname == "sales_bdlab"
     named = write(tmp_path, BDLAB_POSTGRES_DBNAME="mine")
-    assert envfile.read(named, Deployment("sales")).administrator.server.dbname == "mine"
+    assert read_env(named, Deployment("sales")).administrator.server.dbname == "mine"
 
 
 def test_everything_that_can_be_said(tmp_path: Path) -> None:
     pem = tmp_path / "ca.pem"
     pem.write_text("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
-    seeds = envfile.read(
+    seeds = read_env(
         write(
             tmp_path,
             BDLAB_POSTGRES_PORT="6543",
@@ -71,23 +71,23 @@ def test_the_administrator_may_know_the_server_by_an_authority_of_its_own(tmp_pa
     pem = tmp_path / "ca.pem"
     pem.write_text("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
     secured = {"BDLAB_POSTGRES_SSLMODE": "verify-full", "BDLAB_POSTGRES_CA_FILE": "vault"}
-    seeds = envfile.read(write(tmp_path, **secured, POSTGRES_CA_FILE=str(pem)))
+    seeds = read_env(write(tmp_path, **secured, POSTGRES_CA_FILE=str(pem)))
     assert (seeds.administrator.server.ca_file, seeds.postgres_ca_pem) == (str(pem), "")
     assert seeds.postgres_authority
     with pytest.raises(InvalidInput, match="POSTGRES_CA_FILE is missing"):
-        envfile.read(write(tmp_path, **secured))
+        read_env(write(tmp_path, **secured))
 
 
 def test_the_example_names_every_setting_and_only_the_password_is_left_to_fill_in(tmp_path: Path) -> None:
     example = Path(__file__).parents[2] / ".env.example"
     lines = [line for line in example.read_text("utf-8").splitlines() if line and not line.startswith("#")]
-    assert {line.partition("=")[0] for line in lines} == envfile.NAMES
+    assert {line.partition("=")[0] for line in lines} == NAMES
     path = tmp_path / ".env"
     path.write_text("\n".join(lines))
     with pytest.raises(InvalidInput, match="POSTGRES_PASSWORD is missing"):
-        envfile.read(path)
+        read_env(path)
     path.write_text("\n".join(lines).replace("POSTGRES_PASSWORD=", "POSTGRES_PASSWORD=x"))
-    assert envfile.read(path).administrator.password.reveal() == "x"
+    assert read_env(path).administrator.password.reveal() == "x"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_the_example_names_every_setting_and_only_the_password_is_left_to_fill_i
 def test_a_wrong_value_is_named_with_its_line(tmp_path: Path, changes: dict[str, str], said: str) -> None:
     path = write(tmp_path, **changes)
     with pytest.raises(InvalidInput, match=said) as refused:
-        envfile.read(path)
+        read_env(path)
     assert str(path) in refused.value.message
     assert "p@ss" not in refused.value.message
 
@@ -130,18 +130,18 @@ def test_a_file_that_is_no_env_file(tmp_path: Path, text: str, said: str) -> Non
     path = tmp_path / ".env"
     path.write_text(text)
     with pytest.raises(InvalidInput, match=said):
-        envfile.read(path)
+        read_env(path)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="there is no file"):
-        envfile.read(tmp_path / "absent")
+        read_env(tmp_path / "absent")
     with pytest.raises(InvalidInput, match="Is a directory"):
-        envfile.read(tmp_path)
+        read_env(tmp_path)
     path = tmp_path / ".env"
     path.write_bytes(b"POSTGRES_USER=\xff\n")
     with pytest.raises(InvalidInput, match="not UTF-8"):
-        envfile.read(path)
+        read_env(path)
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1))
@@ -157,7 +157,7 @@ def test_whatever_a_stack_writes_is_read_back(value: str) -> None:
                 "BDLAB_KAFKA_BOOTSTRAP_SERVERS": "localhost:9092",
             }
         )
-        seeds = envfile.read(folder.env_file)
+        seeds = read_env(folder.env_file)
     assert seeds.administrator.password.reveal() == value
     assert seeds.administrator.server.host == f"/tmp/a #b/{value}"
 
@@ -166,4 +166,4 @@ def test_whatever_a_stack_writes_is_read_back(value: str) -> None:
 def test_a_broker_address_that_is_none_is_refused(tmp_path: Path, servers: str) -> None:
     path = write(tmp_path, BDLAB_KAFKA_BOOTSTRAP_SERVERS=servers, BDLAB_KAFKA_SECURITY_PROTOCOL="PLAINTEXT")
     with pytest.raises(InvalidInput, match=r"line \d+: BDLAB_KAFKA_BOOTSTRAP_SERVERS is not valid"):
-        envfile.read(path)
+        read_env(path)

@@ -35,7 +35,7 @@ def check(ctx: Context, *, no_vault: bool = False, json: bool = False) -> None:
     """
     from bdlab.health.findings import settings_findings
     from bdlab.settings import LogSettings, load
-    from bdlab.vault.bootstrap.envfile import NAMES
+    from bdlab.vault.bootstrap.plan import NAMES
     from bdlab_cli.output import findings, logs
     from bdlab_cli.wiring.session import vault_layer
 

@@ -58,8 +58,8 @@ def vault_init(
 
     from bdlab.postgres.roles import Administrator
     from bdlab.services import NOT_ROTATED
-    from bdlab.vault.bootstrap import bootstrap, envfile
-    from bdlab.vault.bootstrap.plan import StepResult
+    from bdlab.vault.bootstrap import bootstrap
+    from bdlab.vault.bootstrap.plan import StepResult, read_env
     from bdlab_cli.wiring.vault_admin import admin_plan, read_token
 
     def show(step: StepResult) -> None:
@@ -81,7 +81,7 @@ def vault_init(
     if env_path is None and Path(".env").is_file():
         env_path = Path(".env")
         require_own(env_path, option="--env-file")
-    seeds = envfile.read(env_path, plan.deployment) if env_path else None
+    seeds = read_env(env_path, plan.deployment) if env_path else None
     database = Administrator(seeds.administrator, plan.deployment, shared=shared_database) if seeds else None
     plan = msgspec.structs.replace(
         plan,

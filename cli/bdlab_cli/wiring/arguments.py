@@ -10,7 +10,7 @@ from bdlab.contract import Contract
 from bdlab.errors import InvalidInput
 from bdlab.events import Input
 from bdlab.inputs.body import InputInvalid, Validator
-from bdlab.inputs.cells import argument_of, input_of
+from bdlab.inputs.tables import argument_of, input_of
 from bdlab_cli.output import terminal
 from bdlab_cli.output.progress import no_line
 

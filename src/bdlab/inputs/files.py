@@ -24,9 +24,8 @@ from bdlab.errors import InvalidInput
 from bdlab.events import Input
 from bdlab.inputs import parquet
 from bdlab.inputs.body import FieldProblem, InputInvalid, Validator
-from bdlab.inputs.cells import Titles, cell_of, input_of, title_of
 from bdlab.inputs.remote import fetch, is_address
-from bdlab.inputs.tables import Lines, csv_rows, refuse_delimiter
+from bdlab.inputs.tables import Lines, Titles, cell_of, csv_rows, input_of, refuse_delimiter, title_of
 
 Format = Literal["csv", "jsonl", "parquet"]
 

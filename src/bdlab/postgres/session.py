@@ -1,4 +1,12 @@
-"""Connections to PostgreSQL: bounded waits, cut if the server does not answer, and one that follows its credentials."""
+"""Connections to PostgreSQL: bounded waits, cut if the server does not answer, and one that follows its credentials.
+And what a psycopg2 error means: the one place that tells SQLSTATEs apart.
+
+| SQLSTATE | raised by the insert of rows | raised elsewhere | |---|---|---| | class 22, 23, 54 | RowRejected |
+DatabaseUnavailable | | 42501 | DatabaseDenied | DatabaseDenied | | anything else, or none | DatabaseUnavailable |
+DatabaseUnavailable |
+
+Source: PostgreSQL documentation, appendix A (error codes).
+"""
 
 import contextlib
 import math
@@ -6,7 +14,9 @@ import os
 import socket
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
@@ -17,11 +27,14 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extensions import libpq_version
 
 from bdlab.credentials import DatabaseCredentials, DatabaseLogin
-from bdlab.errors import DatabaseDenied, DatabaseUnavailable, SettingsInvalid
-from bdlab.postgres.faults import is_refused_login, translate
+from bdlab.errors import DatabaseDenied, DatabaseError, DatabaseUnavailable, RowRejected, SettingsInvalid
 
 LIBPQ = ".".join(map(str, divmod(libpq_version(), 10_000)))
+INSUFFICIENT_PRIVILEGE = "42501"
+_CONTENT_CLASSES = ("22", "23", "54")
 
+#: Words of a server that did not answer, or accepts nobody now.
+_NO_REFUSAL: list[str] = tomllib.loads(Path(__file__).with_name("faults.toml").read_text("utf-8"))["no_refusal"]
 _KEEPALIVE_IDLE_S = 10
 _KEEPALIVE_INTERVAL_S = 5
 _KEEPALIVE_COUNT = 3
@@ -35,6 +48,39 @@ _AUTHORIZATION_CLASS = "28"
 _NEXT_LOGIN_S = 10.0
 
 _log = structlog.get_logger()
+
+
+def translate(error: psycopg2.Error, *, server: str, rows: bool = False) -> DatabaseError:
+    """Return the bdlab error for `error`; with `rows` it was raised by the insert of rows."""
+    code = error.pgcode or ""  # empty if the error did not come from the server
+    text = _first_line(error)
+    if code == INSUFFICIENT_PRIVILEGE:
+        return DatabaseDenied(
+            f"PostgreSQL at {server} denies it: {text} (SQLSTATE {code})",
+            hint="Run `bdlab migrate`; then compare the role's grants with docs/accounting.md.",
+        )
+    if rows and code[:2] in _CONTENT_CLASSES:
+        return RowRejected(text, sqlstate=code)
+    return DatabaseUnavailable(
+        f"PostgreSQL at {server} failed: {text}" + (f" (SQLSTATE {code})" if code else ""),
+        hint="It is retried if that can help; `bdlab status` shows the state of the server.",
+    )
+
+
+def is_refused_login(error: psycopg2.Error) -> bool:
+    """Return whether a failed connect means that the server refuses this user (class 28).
+
+    A failed connect has no SQLSTATE, and the server's messages may be in any language. So every error counts
+    but those of a server that did not answer, or that accepts nobody now.
+    """
+    text = str(error)
+    return not any(words in text for words in _NO_REFUSAL)
+
+
+def _first_line(error: psycopg2.Error) -> str:
+    diagnosis = error.diag.message_primary if error.diag else None
+    lines = (diagnosis or str(error)).strip().splitlines()
+    return lines[0].replace("\x00", "\\0") if lines else type(error).__name__
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,11 +29,10 @@ from bdlab.ledger import (
 )
 from bdlab.log_identity import KnownLog
 from bdlab.postgres.contracts import check_schema, read_contract
-from bdlab.postgres.faults import translate
 from bdlab.postgres.logs import read_known
 from bdlab.postgres.queries import queries
 from bdlab.postgres.rows import MOMENTS, CopyLines, headers_json, printable
-from bdlab.postgres.session import ConnectionLimits, Session
+from bdlab.postgres.session import ConnectionLimits, Session, translate
 
 _DEAD_LETTERS_A_STATEMENT = 200
 _COPY_BYTES = 128 << 10

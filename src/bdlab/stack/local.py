@@ -18,9 +18,9 @@ from bdlab.stack.brokers import make_broker
 from bdlab.stack.certificate_renewal import CertificateRenewer, broker_renewal, servers_renewal
 from bdlab.stack.folder import BrokerKind, DataFolder, Endpoints
 from bdlab.stack.servers.openbao import OpenBao
-from bdlab.stack.servers.ports import PortRegistry
 from bdlab.stack.servers.postgres import Postgres
 from bdlab.stack.servers.process import ManagedProcess, start_mark
+from bdlab.stack.servers.server import PortRegistry
 from bdlab.stack.service import COMMAND_TIMEOUT_S, CommandResult, Commands, Service, service_environment
 from bdlab.stack.supervisor import Event, Report, Supervisor, TaskGroup
 from bdlab.stack.tls import TlsFolder

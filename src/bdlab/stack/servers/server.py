@@ -1,6 +1,13 @@
-"""What OpenBao, Postgres and the broker have in common as servers of one data folder."""
+"""What OpenBao, Postgres and the broker have in common as servers of one data folder, and their ports on 127.0.0.1:
+chosen once, kept with the data folder, chosen again if one is taken."""
 
+import contextlib
+import json
 import os
+import random
+import socket
+import threading
+import weakref
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,8 +15,116 @@ from typing import ClassVar, Self
 
 from bdlab.certificates import CertificateFiles
 from bdlab.errors import ServerNotStarted
-from bdlab.stack.servers.ports import PortRegistry
+from bdlab.files import replace_file
 from bdlab.stack.servers.process import ManagedProcess
+
+# Below the ports of outgoing connections (Linux: from 32768 on), so that none of those takes a port between
+# its choice and its use.
+_FIRST, _LAST = 20_000, 32_000
+_ATTEMPTS = 200
+
+
+def _is_free(port: int) -> bool:
+    """Return whether a server could listen there now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def is_listening(port: int, *, timeout_s: float = 1.0) -> bool:
+    """Return whether something on 127.0.0.1 accepts a connection."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=timeout_s):
+        return True
+    return False
+
+
+class _Reservation:
+    """A port that no other stack of this machine chooses while this object exists.
+
+    It is a Unix socket with an abstract name, which, like a port, belongs to a network namespace and ends
+    with its process. The port itself cannot be bound here: the server binds it seconds later, and would be
+    refused by connections that have just ended.
+    """
+
+    def __init__(self, port: int, owner: Path) -> None:
+        """Raises OSError if another process has it."""
+        self.owner = owner
+        named = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        weakref.finalize(self, named.close)
+        named.bind(f"\0bdlab-port-{port}")
+
+
+#: This process's, by port; the registries keep them alive.
+_reservations: weakref.WeakValueDictionary[int, _Reservation] = weakref.WeakValueDictionary()
+_reserving = threading.Lock()
+#: Servers that are started at the same time write the same file.
+_writing = threading.Lock()
+
+
+class PortRegistry:
+    """The ports of one data folder, by name, in a small JSON file; reserved while this object exists."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._reserved: dict[int, _Reservation] = {}
+
+    def choose(self, name: str, wanted: int | None = None, *, preferred: int | None = None) -> int:
+        """Return `wanted` if given, else the port that `name` had, else `preferred`, else a free one.
+
+        It is kept for the next time.
+
+        Raises ServerNotStarted if `wanted` is taken, or no port is free.
+        """
+        if wanted is not None and not self.reserve(wanted):
+            raise ServerNotStarted(
+                f"port {wanted} for {name} is in use by another program",
+                hint="Leave the port out to have a free one chosen.",
+            )
+        with _writing:
+            kept = self._read()
+            port = wanted or kept.get(name) or preferred
+            if port is None or not (port == wanted or self.reserve(port)):
+                port = self.choose_new(*kept.values())
+            if kept.get(name) != port:
+                self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                replace_file(self._file, json.dumps(kept | {name: port}, indent=1).encode())
+        return port
+
+    def choose_new(self, *excluded: int | None) -> int:
+        """Return a free port that is none of `excluded`. Raises ServerNotStarted if there is none."""
+        for _ in range(_ATTEMPTS):
+            port = random.randint(_FIRST, _LAST)  # noqa: S311 - no secret
+            if port not in excluded and self.reserve(port):
+                return port
+        raise ServerNotStarted(f"no free port found between {_FIRST} and {_LAST} on 127.0.0.1")
+
+    def reserve(self, port: int) -> bool:
+        """Reserve the port for this folder; return False if another one has it or a program listens there."""
+        with _reserving:
+            found = _reservations.get(port)
+            if found is None:
+                try:
+                    found = _Reservation(port, self._file)
+                except OSError:
+                    return False
+            if found.owner != self._file or not _is_free(port):
+                return False
+            self._reserved[port] = _reservations[port] = found
+            return True
+
+    def kept(self, name: str) -> int | None:
+        """Return the port that `name` was given before."""
+        return self._read().get(name)
+
+    def _read(self) -> dict[str, int]:
+        try:
+            return {str(name): int(port) for name, port in json.loads(self._file.read_text("utf-8")).items()}
+        except (OSError, ValueError, AttributeError):
+            return {}
 
 
 class Server(ManagedProcess):

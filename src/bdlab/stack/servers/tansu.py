@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from bdlab.probes import MEMORY_ONLY_ID
 from bdlab.stack.servers import binaries
-from bdlab.stack.servers.ports import is_listening
-from bdlab.stack.servers.server import Broker
+from bdlab.stack.servers.server import Broker, is_listening
 
 
 class Tansu(Broker):

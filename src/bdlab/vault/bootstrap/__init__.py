@@ -13,9 +13,8 @@ from bdlab.services import IDENTITIES, RECOVERY
 from bdlab.vault.bootstrap import steps
 from bdlab.vault.bootstrap.admin_access import AdminAccess, vault_init_lock
 from bdlab.vault.bootstrap.database import connection, role_entries
-from bdlab.vault.bootstrap.keysfile import KeysFile
 from bdlab.vault.bootstrap.plan import Change, Plan, Step, StepOutcome, StepResult, in_parallel
-from bdlab.vault.bootstrap.seal import initialise, unseal
+from bdlab.vault.bootstrap.seal import KeysFile, initialise, unseal
 from bdlab.vault.client import VaultClient
 from bdlab.vault.probe import audit_missing
 

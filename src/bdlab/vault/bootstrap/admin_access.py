@@ -22,9 +22,8 @@ from bdlab.retry import wait_for
 from bdlab.services import INSPECT, RECOVERY
 from bdlab.settings import Secret
 from bdlab.signals import deferred
-from bdlab.vault.bootstrap.keysfile import Keys, KeysFile
 from bdlab.vault.bootstrap.plan import Plan
-from bdlab.vault.bootstrap.seal import answer_data, end_attempt, give_shares, seal_type, usable_path
+from bdlab.vault.bootstrap.seal import Keys, KeysFile, answer_data, end_attempt, give_shares, seal_type, usable_path
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 
