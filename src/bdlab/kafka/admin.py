@@ -256,9 +256,9 @@ def group_members(login: KafkaLogin) -> list[tuple[str, list[int]]]:
     group, admin = login.server.group, AdminClient(client_config(login, client_id="bdlab-doctor"))
 
     def ask(left_s: float) -> dict[str, Future[Any]]:
-        return {f"describing group {group!r}": admin.describe_consumer_groups([group], request_timeout=left_s)[group]}
+        return admin.describe_consumer_groups([group], request_timeout=left_s)
 
-    (found,) = await_results(ask, _ONE_BROKER_S)
+    (found,) = await_results("describing group {!r}".format, ask, _ONE_BROKER_S)
     return [
         (f"{each.client_id} at {each.host}", sorted(place.partition for place in each.assignment.topic_partitions))
         for each in found.members
