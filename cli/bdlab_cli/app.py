@@ -36,6 +36,7 @@ COMMANDS = {
     "doctor": ("Find what is wrong, and say what to do.", _DIAGNOSTICS),
     "config": ("Show and check the settings, and where each is from.", _DIAGNOSTICS),
     "verify": ("Prove with numbers that each offset is stored exactly once.", _DIAGNOSTICS),
+    "trace": ("Show what became of a prediction, hop by hop.", _DIAGNOSTICS),
     "dlq": ("List, show and replay dead letters.", _DIAGNOSTICS),
     "vault-init": ("Take a Vault from any state to the finished set-up.", _SET_UP),
     "vault-token": ("Run a command with a short-lived administrator's token of Vault.", _SET_UP),

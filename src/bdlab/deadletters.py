@@ -62,6 +62,7 @@ class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     topic: str | None = None
     partition: int | None = None
     offset: int | None = None
+    key: bytes | None = None
     reason: str | None = None
     sqlstate: str | None = None
     since: datetime | None = None

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import cached_property
 from typing import Any, Self, TypeVar
@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type:
 
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable
+from bdlab.events import Record
 from bdlab.kafka.connection import (
     at_each_broker,
     await_results,
@@ -160,6 +161,11 @@ class Admin:
         return lambda offsets: self._ask(
             lambda connection: connection.reader.records_at(log_partition(found), offsets, connection.left_s)
         )
+
+    def records_from(self, found: LogRange, offsets: Mapping[int, int], timeout_s: float) -> Iterator[Record]:
+        """Yield the records of that topic as `LogReader.records_from`."""
+        log = log_partition(found)
+        return self._ask(lambda connection: connection.reader.records_from(log, offsets, timeout_s))
 
     def state(self) -> BrokerState:
         """Return the state of broker, topic and group; `connected` is false if no broker answers."""

@@ -103,19 +103,13 @@ class LogReader(Client):
         Raises BrokerUnavailable if the ends are not reached within `timeout_s` seconds.
         """
         ends, unread = dict(reported), set(reported)
-        doing = f"reading the end of topic {topic!r}"
-        for message in self._read_on(topic, reported, unread, timeout_s, doing):
-            partition, offset, error = message.partition(), message.offset(), message.error()
-            if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                found = broker_error(error, doing)
-                if isinstance(found, BrokerRefused):
-                    return dict(reported)
-                raise found
-            if partition is None or offset is None:
-                continue
-            ends[partition] = max(ends[partition], offset if error is not None else offset + 1)
-            if error is not None:
-                unread.discard(partition)
+        try:
+            for partition, offset, message in self._read_on(topic, reported, unread, timeout_s, "reading the end of"):
+                ends[partition] = max(ends[partition], offset if message is None else offset + 1)
+                if message is None:
+                    unread.discard(partition)
+        except BrokerRefused:
+            return dict(reported)
         return ends
 
     def records_at(self, log: LogPartition, offsets: Mapping[int, int], timeout_s: float) -> dict[int, Record]:
@@ -125,26 +119,37 @@ class LogReader(Client):
         """
         found: dict[int, Record] = {}
         waiting = set(offsets)
-        doing = f"looking up records of topic {log.topic!r}"
-        for message in self._read_on(log.topic, offsets, waiting, timeout_s, doing):
+        for partition, offset, message in self._read_on(
+            log.topic, offsets, waiting, timeout_s, "looking up records of"
+        ):
             # The first message of each is the record, or says that there is none.
-            partition, error = message.partition(), message.error()
-            if error is not None and error.code() not in _NO_RECORD:
-                raise broker_error(error, doing)
             if partition in waiting:
                 waiting.discard(partition)
-                if error is None and message.offset() == offsets[partition]:
-                    at = log._replace(partition=partition).at(offsets[partition])
-                    found[partition] = to_record(message, at)
+                if message is not None and offset == offsets[partition]:
+                    found[partition] = to_record(message, log._replace(partition=partition).at(offset))
         return found
+
+    def records_from(self, log: LogPartition, offsets: Mapping[int, int], timeout_s: float) -> Iterator[Record]:
+        """Yield the records of the topic of `log` from `offsets` on, to each partition's end.
+
+        Raises BrokerUnavailable if not all ends are reached within `timeout_s` seconds, and BrokerError.
+        """
+        waiting = set(offsets)
+        for partition, offset, message in self._read_on(log.topic, offsets, waiting, timeout_s, "looking through"):
+            if message is None:
+                waiting.discard(partition)
+            else:
+                yield to_record(message, log._replace(partition=partition).at(offset))
 
     def _read_on(
         self, topic: str, offsets: Mapping[int, int], waiting: set[int], timeout_s: float, doing: str
-    ) -> Iterator[Message]:
-        """Yield what comes of the partitions from `offsets` on, errors too, until none is left in `waiting`.
+    ) -> Iterator[tuple[int, int, Message | None]]:
+        """Yield partition, offset and message of what comes from `offsets` on, until none is left in `waiting`.
 
-        Raises BrokerUnavailable if some are left after `timeout_s` seconds, and BrokerError.
+        The message is None at a partition's end, and if its offset is not in the log. Raises BrokerUnavailable if some
+        are left after `timeout_s` seconds, and BrokerError.
         """
+        doing = f"{doing} topic {topic!r}"
         deadline = time.monotonic() + timeout_s
         try:
             self.assign([TopicPartition(topic, partition, offset) for partition, offset in offsets.items()])
@@ -156,8 +161,12 @@ class LogReader(Client):
                         hint="Check that the broker runs, and try again.",
                     )
                 # Wait for one message only: `consume` with a time-out waits for all of them.
-                yield from self.consume(1, min(left_s, 0.05))
-                yield from self.consume(10_000, 0)
+                for message in (*self.consume(1, min(left_s, 0.05)), *self.consume(10_000, 0)):
+                    partition, offset, error = message.partition(), message.offset(), message.error()
+                    if error is not None and error.code() not in _NO_RECORD:
+                        raise broker_error(error, doing)
+                    if partition is not None and offset is not None:
+                        yield partition, offset, message if error is None else None
         except KafkaException as error:
             raise broker_error(error, doing) from error
         finally:

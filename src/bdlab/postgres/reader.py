@@ -125,6 +125,13 @@ class Reader:
             row = cursor.fetchone()
             return rows.made_of(row) if row else None
 
+    def ask(self, query: str, **values: Any) -> list[dict[str, Any]]:
+        """Return the rows that a query of `reader.sql` gives, by the names of their columns."""
+        with self._cursor() as cursor:
+            cursor.execute(queries("reader")[query], values)
+            names = [column.name for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
     def _rows_of(self, cursor: Cursor) -> _Rows:
         """Return the rows of the contract, which is read once: a later one adds columns only."""
         if self._rows is None:

@@ -27,6 +27,7 @@ WITH letters AS (
       AND (%(topic)s::text IS NULL OR l.topic = %(topic)s)
       AND (%(partition)s::int IS NULL OR d.partition = %(partition)s)
       AND (%(offset)s::bigint IS NULL OR d."offset" = %(offset)s)
+      AND (%(key)s::bytea IS NULL OR d.key = %(key)s)
       AND (%(reason)s::text IS NULL OR strpos(lower(d.reason), lower(%(reason)s)) > 0)
       AND (%(sqlstate)s::text IS NULL OR starts_with(d.sqlstate, %(sqlstate)s))
       AND (%(since)s::timestamptz IS NULL OR d.recorded_at >= %(since)s)

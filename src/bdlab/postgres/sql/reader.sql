@@ -21,6 +21,24 @@ SELECT {columns}, p.cluster_id, p.topic, p.partition, p."offset", p.topic_id
 FROM located_predictions p
 WHERE p.id = %(id)s::uuid
 
+-- name: traced
+-- Of an id, of a trace since a moment (`stored_at` has an index, `trace_id` none), or of a position in the newest log.
+SELECT p.cluster_id, p.topic, p.partition, p."offset", p.topic_id, p.id, p.model, p.source, p.trace_id, p.key_name,
+       p.created_at, p.received_at, p.appended_at, p.read_at, p.stored_at,
+       ARRAY(SELECT d.partition || '/' || d."offset" FROM duplicates d WHERE d.id = p.id ORDER BY d.recorded_at)
+           AS duplicates
+FROM located_predictions p
+WHERE (%(id)s::uuid IS NULL OR p.id = %(id)s::uuid)
+  AND (%(trace_id)s::text IS NULL OR (p.trace_id = %(trace_id)s AND p.stored_at >= %(since)s))
+  AND (%(partition)s::int IS NULL OR p.id = (
+      SELECT r.id FROM recorded_positions r WHERE r.partition = %(partition)s AND r."offset" = %(offset)s
+         AND r.log_id = (SELECT max(log_id) FROM logs WHERE topic = %(topic)s AND closed_at IS NULL)))
+ORDER BY p.stored_at, p.id
+LIMIT 100
+
+-- name: kept
+SELECT min(stored_at) AS oldest, (SELECT max(pruned_at) FROM checkpoints) AS pruned_at FROM predictions
+
 -- name: count
 SELECT count(*) FROM predictions
 

@@ -1,0 +1,49 @@
+"""`bdlab trace`: what became of a prediction, from its request to its row."""
+
+import sys
+import threading
+from datetime import datetime
+from typing import Annotated
+
+from typer import Argument, Exit, Option
+
+from bdlab.errors import Unhealthy
+from bdlab_cli.options import StartupTimeout, moment
+from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings
+from bdlab_cli.wiring.signals import stop_on_signal
+
+
+def trace(
+    what: Annotated[str, Argument(help="A prediction's id, a trace id, a traceparent, or a position, such as 3/1207.")],
+    *,
+    since: Annotated[datetime | None, Option(parser=moment, show_default="24h")] = None,
+    look: Annotated[float, Option(min=0.1)] = 10.0,
+    json: bool = False,
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """Show what became of a prediction: each hop from its request to its row, with its moment.
+
+    Exit code 0: it is stored, a duplicate, a dead letter, or on the topic; 10: it is none of these.
+
+    Options:
+        --since WHEN: Look for a trace id in rows stored since: ISO 8601, or an age such as 2h.
+        --look SECONDS: How long to look for it among the events that are not stored yet.
+        --json: JSON, an object a line.
+    """
+    from bdlab_cli.output.hops import show
+    from bdlab_cli.wiring import hops
+
+    layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
+    tell = threading.Timer(2.0, terminal.echo, [f"Looking on the topic for {look:g} s at most."], {"err": True})
+    if sys.stderr.isatty():
+        tell.start()
+    try:
+        with stop_on_signal() as stop:
+            found = hops.trace(layers, stop, what, since=since or moment("24h"), look_s=look)
+    finally:
+        tell.cancel()
+    for one in found:
+        terminal.echo_json(one) if json else show(one)
+    if found[0].outcome in {"pruned", "never seen"}:
+        raise Exit(Unhealthy.exit_code)
