@@ -211,6 +211,17 @@ def test_a_running_service_learns_of_new_and_revoked_keys(world: VaultWorld, mak
         until(lambda: all(each.api_keys() == {"shop": shop} for each in (one, other)), HOLDS_S)
 
 
+def test_a_service_whose_token_was_revoked_learns_of_keys_with_its_next_one(
+    world: VaultWorld, maker: VaultClient
+) -> None:
+    with world.session("serve", "bdlab-reader") as session, world.root() as root:
+        accessor = session.ask(VaultClient.own_token)["accessor"]
+        root.write("auth/token/revoke-accessor", {"accessor": accessor})
+        api_keys.create(maker, shop := a_key("shop"))
+        until(lambda: session.api_keys() == {"shop": shop}, HOLDS_S)
+        assert session.ask(VaultClient.own_token)["accessor"] != accessor
+
+
 def test_other_services_read_no_keys(world: VaultWorld, maker: VaultClient) -> None:
     api_keys.create(maker, a_key("shop"))
     with world.session("consume", "bdlab-writer") as session:

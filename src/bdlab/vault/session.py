@@ -8,7 +8,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Self, TypeVar
 
 import structlog
@@ -69,7 +68,8 @@ class VaultSession:
         self._reporter = (
             ClientReporter(self._client, self._identity) if kafka and daemon and service in DAEMONS else None
         )
-        self._key_ring = KeyRing(self._client) if daemon and service in KEY_READERS else None
+        self._key_ring = KeyRing(self._client)
+        self._reads_keys = daemon and service in KEY_READERS
         self._from_vault: Mapping[str, Mapping[str, Any]] = {}
         self._versions_in_use: dict[str, int] = {}
         self._read_kafka_at = 0.0
@@ -168,7 +168,7 @@ class VaultSession:
             self._renewal.schedule(_KAFKA, now())
 
     def api_keys(self) -> Mapping[str, ApiKey]:
-        return self._key_ring.keys if self._key_ring else {}
+        return self._key_ring.keys
 
     def settings(self) -> Settings:
         """Return the settings, with Vault's values as they were read last."""
@@ -222,7 +222,7 @@ class VaultSession:
         if self._wants_kafka:
             self._token.use(self._report)
             self._token.use(self._kafka.fetch)
-        if self._key_ring:
+        if self._reads_keys:
             self._token.use(self._key_ring.keep)
 
     def _fetch_first_login(self) -> None:
@@ -263,59 +263,62 @@ class VaultSession:
 
     def _start_renewal(self) -> None:
         poll_s = self._vault.poll_s
-        tasks = [Task(_TOKEN, self._keep_token, due_at=self._token.due_at)]
+        tasks = [Task(_TOKEN, self._alone(self._token.keep), due_at=self._token.due_at)]
         if self._database.role:
-            tasks.append(Task(_DATABASE, self._keep_database, due_at=self._database.due_at))
+            tasks.append(Task(_DATABASE, self._alone(self._keep_database), due_at=self._database.due_at))
         if self._wants_kafka:
-            tasks.append(Task(_KAFKA, self._keep_kafka, due_at=now() + poll_s))
-        if self._key_ring:
-            tasks.append(Task(_API_KEYS, partial(self._keep_api_keys, self._key_ring), due_at=now() + poll_s))
+            tasks.append(Task(_KAFKA, self._alone(self._keep_kafka), due_at=now() + poll_s))
+        if self._reads_keys:
+            tasks.append(Task(_API_KEYS, self._keep_api_keys, due_at=now() + poll_s))
         # If a wrapped secret id is refused, another follows soon, and a rotation waits for this process.
-        tasks.append(Task(_SECRET_ID, self._keep_secret_id, due_at=now() + poll_s, refused_pause_s=2 * poll_s))
-        tasks.append(Task(_FORMER, self._revoke_former_tokens, due_at=float("inf")))
+        tasks.append(
+            Task(_SECRET_ID, self._alone(self._keep_secret_id), due_at=now() + poll_s, refused_pause_s=2 * poll_s)
+        )
+        tasks.append(Task(_FORMER, self._alone(self._revoke_former_tokens), due_at=float("inf")))
         self._renewal = RenewalThread(f"vault-{self._service}", tasks)
         self._renewal.start()
 
-    def _keep_token(self) -> float:
-        with self._lock:
-            return self._token.keep()
+    def _alone(self, run: Callable[[], float]) -> Callable[[], float]:
+        """Return `run` for a task: no other request to Vault is made meanwhile."""
+
+        def locked() -> float:
+            with self._lock:
+                return run()
+
+        return locked
 
     def _keep_database(self) -> float:
-        with self._lock:
-            self._token.use(self._database.keep)
-            return self._database.due_at
+        self._token.use(self._database.keep)
+        return self._database.due_at
 
     def _keep_kafka(self) -> float:
-        with self._lock:
-            self._token.use(self._kafka.fetch)
-            self._token.use(self._report)
-            return now() + self._vault.poll_s
+        self._token.use(self._kafka.fetch)
+        self._token.use(self._report)
+        return now() + self._vault.poll_s
 
-    def _keep_api_keys(self, ring: KeyRing) -> float:
+    def _keep_api_keys(self) -> float:
         try:
-            return ring.keep()  # without the lock: the others may wait for a database that hangs
+            return self._key_ring.keep()  # without the lock: the others may wait for a database that hangs
         except TokenRefused:
             with self._lock:
-                return self._token.use(ring.keep)
+                return self._token.use(self._key_ring.keep)
 
     def _keep_secret_id(self) -> float:
         """Log in with another secret id, if one was handed over, and revoke the former token later."""
-        with self._lock:
-            if self._token.outdated:
-                self._token.log_in(former_lives=True)
-                _log.info("logged in with another secret id", service=self._service)
-            return now() + self._vault.poll_s
+        if self._token.outdated:
+            self._token.log_in(former_lives=True)
+            _log.info("logged in with another secret id", service=self._service)
+        return now() + self._vault.poll_s
 
     def _revoke_former_tokens(self) -> float:
         """Revoke the former tokens, after replacing a database login that was made with one of them."""
-        with self._lock:
-            while self._former_tokens:
-                token, lease = self._former_tokens[0]
-                if lease and self._database.lease and self._database.login is lease.login:
-                    self._token.use(self._database.fetch)
-                self._revoke(token)
-                self._former_tokens.pop(0)
-            return float("inf")
+        while self._former_tokens:
+            token, lease = self._former_tokens[0]
+            if lease and self._database.lease and self._database.login is lease.login:
+                self._token.use(self._database.fetch)
+            self._revoke(token)
+            self._former_tokens.pop(0)
+        return float("inf")
 
     def _revoke(self, token: Secret) -> None:
         with contextlib.suppress(TokenRefused):
