@@ -44,7 +44,7 @@ def init(
         --contract CARD: Take the contract of this card, as for a model that was trained again.
     """
     from bdlab.model.draft import draft_card
-    from bdlab_cli.output.model_cards import show_draft
+    from bdlab_cli.output.models import show_draft
 
     draft = draft_card(
         file,
@@ -82,7 +82,7 @@ def check(
     """
     from bdlab.model.draft import inspect
     from bdlab.postgres.contracts import column_type
-    from bdlab_cli.output.model_cards import report_of, show_report
+    from bdlab_cli.output.models import report_of, show_report
 
     report = inspect(card, sample, delimiter=delimiter)
     fields = report.contract or ()

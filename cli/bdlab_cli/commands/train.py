@@ -30,7 +30,7 @@ def train(
         --folds: Folds of the cross-validation, grouped by product.
         --name: The model's name; its files begin with it.
     """
-    from bdlab_cli.output.training import show, training_progress
+    from bdlab_cli.output.models import show_training, training_progress
 
     load_settings(quiet=True)
     with training_progress() as progress:
@@ -44,4 +44,4 @@ def train(
 
         terminal.echo_encoded(msgspec.json.format(msgspec.json.encode(card), indent=2))
     else:
-        show(card, output)
+        show_training(card, output)

@@ -75,7 +75,7 @@ def results(contract: Contract, *, as_json: bool, output: str | None, published:
     if kind == ".csv":
         return _CsvFile(contract, output, raw_cells=raw_cells)
     if kind in (".jsonl", ".ndjson"):
-        return _JsonFile(contract, output)
+        return _File(contract, output)
     if kind == ".parquet":
         parquet.check_installed(output)
         return _ParquetFile(contract, output)
@@ -149,7 +149,7 @@ class _JsonLines(Results):
 class _File(Results):
     """A file that is replaced once all results are there; until then they are in a file beside it.
 
-    Lines are in the order of the inputs.
+    It has a line of JSON for each result, in the order of the inputs.
     """
 
     def __init__(self, contract: Contract, path: str) -> None:
@@ -159,7 +159,7 @@ class _File(Results):
 
     def __enter__(self) -> _File:
         with self._named():
-            self._new.__enter__()
+            self._lines = self._new.__enter__().file
             self.begin()
         return self
 
@@ -173,11 +173,8 @@ class _File(Results):
         try:
             yield
         except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
-            raise self._failure(error) from error
-
-    def _failure(self, error: Exception) -> BdlabError:
-        why = (getattr(error, "strerror", None) or str(error)).lower()
-        return BdlabError(f"--output {self._path} cannot be written: {why}")
+            why = (getattr(error, "strerror", None) or str(error)).lower()
+            raise BdlabError(f"--output {self._path} cannot be written: {why}") from error
 
     def begin(self) -> None:
         """Write what comes before the first result."""
@@ -187,26 +184,19 @@ class _File(Results):
         self._new.keep = True
         try:  # a context manager would take as long as the writing
             self.write(fields)
-        except (OSError, RuntimeError) as error:
-            raise self._failure(error) from error
+        except (OSError, RuntimeError):
+            with self._named():
+                raise
 
     def complete(self) -> None:
         with self._named():
             self._new.commit()
 
     def write(self, fields: dict[str, Any]) -> None:
-        raise NotImplementedError
-
-
-class _JsonFile(_File):
-    def begin(self) -> None:
-        self._lines = self._new.file
-
-    def write(self, fields: dict[str, Any]) -> None:
         self._lines.write(msgspec.json.encode(fields) + b"\n")
 
 
-class _ParquetFile(_JsonFile):
+class _ParquetFile(_File):
     """Written at the end, since Parquet is not written row by row; until then JSON in a temporary file."""
 
     def begin(self) -> None:
@@ -231,7 +221,7 @@ class _CsvFile(_File):
         self._as_json = [name for name, kind in self._fields.types.items() if kind not in _AS_THEY_ARE]
 
     def begin(self) -> None:
-        self._text = io.TextIOWrapper(self._new.file, "utf-8", newline="", write_through=True)
+        self._text = io.TextIOWrapper(self._lines, "utf-8", newline="", write_through=True)
         self._write = csv.writer(self._text).writerow
         self._write(self._fields.types)
 

@@ -55,7 +55,12 @@ def from_arguments(validator: Validator, arguments: Sequence[str], summary: str 
         others = [_from_standard_input(contract, limit)]
     if len(others) == 1 and not texts and others[0].lstrip().startswith("{"):
         data = others[0].encode(errors="surrogatepass")
-        if len(needed) != 1 or _is_json(validator, data):
+        try:
+            validator.parse(data)
+        except InputInvalid:  # a text may begin so too
+            if len(needed) != 1:
+                raise
+        else:
             return validator.decode(data)
     if len(others) == len(needed) == 1 and needed[0] not in texts:
         give(needed[0], others.pop())
@@ -66,14 +71,6 @@ def from_arguments(validator: Validator, arguments: Sequence[str], summary: str 
         meant = f"; is {known[near[0]]!r} meant?" if near else ""
         refuse(f"{odd[:_SHOWN]!r} begins with no name of a field of {contract.one}{meant}")
     return input_of(validator, texts, [(name, name, argument_of(fields[name])) for name in texts])
-
-
-def _is_json(validator: Validator, data: bytes) -> bool:
-    try:
-        validator.parse(data)
-    except InputInvalid:
-        return False
-    return True
 
 
 def _from_standard_input(contract: Contract, limit: int) -> str:

@@ -5,8 +5,7 @@ of a request, the event, the table's columns and the columns of files follow fro
 """
 
 from bdlab.contract.evolution import check_evolution, check_fits
-from bdlab.contract.examples import example_of
-from bdlab.contract.fields import Contract, Field, column_name
+from bdlab.contract.fields import Contract, Field, column_name, example_of
 from bdlab.contract.schema import parse_contract, review_contract
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The fields of a contract, their names as columns, and the names that are taken."""
+"""The fields of a contract, their names as columns, the names that are taken, and an example of an input."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ MAX_COLUMN_BYTES = 63
 
 _WORD_ENDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NO_WORD = re.compile(r"[\W_]+")
+_MOMENT = "2026-01-31T12:00:00Z"
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,3 +145,27 @@ def column_name(name: str) -> str:
 def words_of(name: str) -> list[str]:
     """Return the words of a name, in lower case."""
     return [word.lower() for word in _NO_WORD.split(_WORD_ENDS.sub("_", name)) if word]
+
+
+def example_of(contract: Contract) -> dict[str, Any]:
+    """Return a valid input as JSON: of each field its first example; if it has none, and has to be given, the
+    first of its values, the number that is nearest to 1, or the shortest text.
+    """
+    return {
+        field.name: field.examples[0] if field.examples else _shortest(field)
+        for field in contract.inputs
+        if field.examples or field.required
+    }
+
+
+def _shortest(field: Field) -> Any:
+    if field.choices:
+        return field.choices[0]
+    if field.kind == "string":
+        return "a" * (field.min_length or field.max_length != 0)
+    if field.kind == "date-time":
+        return _MOMENT
+    if field.kind == "boolean":
+        return False
+    low, high = field.bounds
+    return min(max(1, low), high)

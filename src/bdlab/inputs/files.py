@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
@@ -59,6 +60,7 @@ class BadRow(NamedTuple):
         return f"line {self.line}: {'; '.join(map(str, self.problems))}"
 
 
+@dataclass
 class InputFile:
     """The rows of `source`, a path, an address or ``-`` for `standard_input`; can be read more than once.
 
@@ -67,24 +69,17 @@ class InputFile:
     have `max_row_bytes`. A context manager, which raises InvalidInput if the file cannot be read.
     """
 
-    def __init__(
-        self,
-        source: str,
-        standard_input: IO[bytes],
-        validator: Validator,
-        *,
-        kind: Format | None,
-        max_row_bytes: int,
-        delimiter: str = ",",
-    ) -> None:
-        self.name = "standard input" if source == STANDARD_INPUT else source
-        self._source = source
-        self._standard_input = standard_input
-        self._validator = validator
-        self._titles = Titles(validator.contract)
-        self._kind = kind
-        self._max_row_bytes = max_row_bytes
-        self._delimiter = delimiter
+    source: str
+    standard_input: IO[bytes]
+    validator: Validator
+    _: KW_ONLY
+    kind: Format | None
+    max_row_bytes: int
+    delimiter: str = ","
+
+    def __post_init__(self) -> None:
+        self.name = "standard input" if self.source == STANDARD_INPUT else self.source
+        self._titles = Titles(self.validator.contract)
         self._file: IO[bytes]
         self._lines: Lines
 
@@ -105,23 +100,23 @@ class InputFile:
         file.seek(0)
         start = file.read(len(parquet.MAGIC))
         file.seek(0)
-        if self._kind == "parquet" or (self._kind is None and start == parquet.MAGIC):
-            self._kind = "jsonl"
-            inputs = self._validator.contract.inputs
+        if self.kind == "parquet" or (self.kind is None and start == parquet.MAGIC):
+            self.kind = "jsonl"
+            inputs = self.validator.contract.inputs
             with file:
                 return parquet.to_json_lines(file, self.name, inputs, lambda found: self._columns(found, ","))
         return file
 
     def _open(self) -> IO[bytes]:
-        if is_address(self._source):
-            return fetch(self._source)
-        if self._source != STANDARD_INPUT:
-            found = Path(self._source).open("rb")  # noqa: SIM115 - closed by __exit__
+        if is_address(self.source):
+            return fetch(self.source)
+        if self.source != STANDARD_INPUT:
+            found = Path(self.source).open("rb")  # noqa: SIM115 - closed by __exit__
             if stat.S_ISREG(os.fstat(found.fileno()).st_mode):
                 return found
             with found:
                 return _kept(found)
-        return _kept(self._standard_input)
+        return _kept(self.standard_input)
 
     @property
     def size(self) -> int:
@@ -147,8 +142,8 @@ class InputFile:
 
         Raises InvalidInput if the rest of the file cannot be read.
         """
-        lines = self._lines = Lines(self._file, self.name, self._max_row_bytes)
-        kind = self._kind or _SUFFIXES.get(Path(self._source).suffix.lower()) or self._sniff()
+        lines = self._lines = Lines(self._file, self.name, self.max_row_bytes)
+        kind = self.kind or _SUFFIXES.get(Path(self.source).suffix.lower()) or self._sniff()
         self._file.seek(lines.begin)
         yield from (self._csv_rows if kind == "csv" else self._json_rows)(lines, start)
 
@@ -163,15 +158,15 @@ class InputFile:
         return "jsonl" if start.startswith(b"{") else "csv"
 
     def _csv_rows(self, lines: Lines, start: Place | None) -> Iterator[Row | BadRow]:
-        rows = csv_rows(lines, self._delimiter)
+        rows = csv_rows(lines, self.delimiter)
         _, header = next(rows, (1, None))
         if header is None:
             raise InvalidInput(f"{lines.name} is empty", hint="The first line has to name the columns.")
-        columns = self._columns(header, self._delimiter)
+        columns = self._columns(header, self.delimiter)
         titles = {name: header[index] for name, index in columns.items()}
         places = [
             (field.name, columns[field.name], cell_of(field))
-            for field in self._validator.contract.inputs
+            for field in self.validator.contract.inputs
             if field.name in columns
         ]
         if start:
@@ -182,7 +177,7 @@ class InputFile:
                 yield BadRow(line, (FieldProblem("body", why),))
                 continue
             try:
-                yield Row(line, input_of(self._validator, row, places))
+                yield Row(line, input_of(self.validator, row, places))
             except InputInvalid as error:
                 problems = (replace(each, field=titles[each.field]) for each in error.problems)
                 yield BadRow(line, tuple(problems))
@@ -197,7 +192,7 @@ class InputFile:
                 raise InvalidInput(f"{self.name}: two columns are named {field.name!r}: {both}")
             if field:
                 places[field.name] = index
-        inputs = self._validator.contract.inputs
+        inputs = self.validator.contract.inputs
         required = {field.name for field in inputs if field.required}
         if missing := [field for field in inputs if field.name in required - places.keys()]:
             refuse_delimiter(
@@ -227,22 +222,22 @@ class InputFile:
                 yield BadRow(lines.number, (FieldProblem("body", why),))
             elif data.strip():
                 try:
-                    yield Row(lines.number, self._validator.decode_plain(data) or self._from_json(data))
+                    yield Row(lines.number, self.validator.decode_plain(data) or self._from_json(data))
                 except InputInvalid as error:
                     yield BadRow(lines.number, error.problems)
 
     def _from_json(self, data: bytes) -> Input:
         """Return the input in a JSON object whose names may be those of columns."""
-        value = self._validator.parse(data)
+        value = self.validator.parse(data)
         if isinstance(value, dict):
             names = {name: field.name if (field := self._titles(name)) else name for name in value}
             counts = Counter(names.values())
             counts.update(names[name] for name in getattr(value, "names", ()))
-            known = (field.name for field in self._validator.contract.inputs)
+            known = (field.name for field in self.validator.contract.inputs)
             if twice := [name for name in sorted(known) if counts[name] > 1]:
                 raise InputInvalid([FieldProblem(name, "stands twice") for name in twice])
             value = {names[name]: found for name, found in value.items()}
-        return self._validator.given_of(value)
+        return self.validator.given_of(value)
 
 
 def _kept(stream: IO[bytes]) -> IO[bytes]:

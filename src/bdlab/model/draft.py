@@ -4,7 +4,7 @@ import platform
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,6 @@ from bdlab.contract import Contract, column_name, parse_contract
 from bdlab.contract.fields import CONFIDENCE, PREDICTION
 from bdlab.errors import BdlabError, InvalidInput, ModelError, ModelNotFound
 from bdlab.events import Score, Scorer, codec_of
-from bdlab.files import replace_file
 from bdlab.inputs import Validator
 from bdlab.inputs.body import is_moment
 from bdlab.inputs.files import BadRow, InputFile, Row
@@ -30,14 +29,14 @@ from bdlab.model.scorer import (
     check_title,
     contract_of,
     encode_card,
+    file_of,
     file_title,
     library_scorer,
     load_contract,
     load_scorer,
     read_card,
     read_file,
-    sha256_of,
-    writing_to,
+    write_files,
 )
 
 MOST_ROWS = 10_000
@@ -53,8 +52,14 @@ _DELIMITER = "If the columns are not separated by commas, give --delimiter."
 _MISSING = frozenset(("na", "nan", "n/a", "null", "none"))
 _MOST_EXAMPLES = 10
 """`bdlab demo` predicts from them: one of each field would make all its inputs the same."""
-_INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
+#: A schema, what the values are that have it, what tells that a cell is one, and what makes a value of it.
+_FORMS: tuple[tuple[dict[str, str], str, Callable[[str], object], Callable[[str], Any]], ...] = (
+    ({"type": "integer"}, "whole numbers", re.compile(r"-?(?:0|[1-9]\d{0,17})").fullmatch, int),
+    ({"type": "number"}, "numbers", _NUMBER.fullmatch, float),
+    ({"type": "boolean"}, "true or false", re.compile("(?i)true|false").fullmatch, lambda cell: cell.lower() == "true"),
+    ({"type": "string", "format": "date-time"}, "dates and times with their offset from UTC", is_moment, str),
+)
 
 
 class Guess(msgspec.Struct, frozen=True):
@@ -138,11 +143,8 @@ def draft_card(
     libraries = {package: module.__version__ for package, module in loaded.items() if module}
     libraries["python"] = platform.python_version()
     card = Card(name=name, version=version, files={file.name: entry}, contract=document, libraries=libraries)
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if folder.resolve() != file.parent.resolve():
-            replace_file(folder / file.name, content)
-        replace_file(path, encode_card(card))
+    copied = {} if folder.resolve() == file.parent.resolve() else {file.name: content}
+    write_files(folder, {**copied, path.name: encode_card(card)})
     return Draft(str(path), card, tried, predicted)
 
 
@@ -177,25 +179,20 @@ def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool =
     odd = {cell.lower() for cell in different if cell not in numbers}
     values: list[Any] = found
     schema: dict[str, Any] = {"type": "string"}
-    if not text and all(map(_INTEGER.fullmatch, found)):
-        schema, why, values = {"type": "integer"}, "whole numbers", [int(cell) for cell in found]
-    elif not text and not odd:
-        schema, why, values = {"type": "number"}, "numbers", [float(cell) for cell in found]
+    fitting = () if text else (form for form in _FORMS if all(map(form[2], found)))
+    if form := next(iter(fitting), None):
+        schema, why, values = dict(form[0]), form[1], [*map(form[3], found)]
     elif not text and numbers and odd <= _MISSING:
         raise InvalidInput(
             f"the column {name!r} of the sample has {min(odd)!r} among its numbers",
             hint="Leave the cell of a missing value empty.",
         )
-    elif not text and {cell.lower() for cell in found} <= {"true", "false"}:
-        schema, why, values = {"type": "boolean"}, "true or false", [cell.lower() == "true" for cell in found]
-    elif not text and all(map(is_moment, found)):
-        schema, why = schema | {"format": "date-time"}, "dates and times with their offset from UTC"
     elif len(different) <= _MOST_CHOICES and len(found) >= _ROWS_A_CHOICE * len(different):
         schema, why = {"enum": different}, f"{len(different)} different texts"
     else:
         why = f"{len(different)} different texts, too many for an enum"
     why = f"{len(found)} values: {why}"
-    if bounds and values is not found and schema["type"] != "boolean":
+    if bounds and schema.get("type") in ("integer", "number"):
         schema |= {"minimum": min(values), "maximum": max(values)}
     if missing := len(cells) - len(found):
         why += f"; {missing} are missing"
@@ -215,7 +212,7 @@ def _emptied(found: Guess) -> Guess:
 
 
 def _read_model(content: bytes, role: str, source: str, *, trust: bool) -> tuple[File, Traits]:
-    file = File(role=role, sha256=sha256_of(content), bytes=len(content))
+    file = file_of(role, content)
     if role == "onnx":
         return file, onnx.traits(content, source=source)
     if role == "skops" and trust:

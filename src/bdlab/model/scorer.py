@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -16,6 +16,7 @@ from msgspec import Meta
 from bdlab.contract import Contract, example_of, parse_contract, review_contract
 from bdlab.errors import ContractInvalid, InvalidInput, ModelError, ModelNotFound, ModelTampered
 from bdlab.events import EventCodec, Scorer, codec_of
+from bdlab.files import Replacement
 from bdlab.model import terms
 from bdlab.model.compiled import CompiledScorer, no_review
 from bdlab.resources import models_dir
@@ -133,9 +134,26 @@ def check_title(name: str, version: str) -> None:
         ) from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, unless it is there. Raises InvalidInput."""
+    with _refused(folder, "made"):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Replace files once all are on the disk, the card last, since it names the others. Raises InvalidInput."""
+    with _refused(folder, "written to"), ExitStack() as stack:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [stack.enter_context(Replacement(folder / name)) for name in contents]
+        for file, content in zip(files, contents.values(), strict=True):
+            file.file.write(content)
+            file.file.flush()
+        for file in files:
+            file.commit()
+
+
 @contextmanager
-def writing_to(folder: Path, what: str = "written to") -> Iterator[None]:
-    """Raise InvalidInput if the system refuses it: a folder that cannot be `what`."""
+def _refused(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -143,6 +161,11 @@ def writing_to(folder: Path, what: str = "written to") -> Iterator[None]:
             f"the folder {folder} cannot be {what}: {(error.strerror or str(error)).lower()}",
             hint="Name a folder, new or existing, with --output.",
         ) from error
+
+
+def file_of(role: str, content: bytes) -> File:
+    """Return the entry of a file in a card."""
+    return File(role=role, sha256=sha256_of(content), bytes=len(content))
 
 
 def encode_card(card: Card) -> bytes:

@@ -3,7 +3,6 @@
 import io
 import platform
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version as version_of
@@ -18,13 +17,12 @@ from sklearn.model_selection import GroupKFold
 
 from bdlab.contract import review_contract
 from bdlab.errors import InvalidInput, TrainingFailed
-from bdlab.files import Replacement
 from bdlab.model import terms
 from bdlab.model.estimators import SENTIMENTS, build_pipelines, build_table
 from bdlab.model.features import STARS, Corpus, Floats, Integers, Parameters, count_terms, read_corpus
 from bdlab.model.features import Progress as Share
 from bdlab.model.fitting import HEADS, NEUTRAL, Fits, Job, run_all
-from bdlab.model.scorer import SUFFIX, Card, File, check_title, encode_card, sha256_of, writing_to
+from bdlab.model.scorer import SUFFIX, Card, check_title, encode_card, file_of, make_folder, write_files
 
 Progress = Callable[[str, float], None]
 """Called with what is being done, and the share, from 0 to 1, of the whole work that is done."""
@@ -67,8 +65,7 @@ def train(
     progress("reading the reviews", 0.0)
     corpus = read_corpus(csv, delimiter=delimiter, progress=step("reading the reviews", 0.0, _READ))
     fold_of = _folds(corpus, folds)
-    with writing_to(out, "made"):
-        out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     features = count_terms(corpus, fold_of, folds, chosen, step("counting the terms", _READ, _COUNTED))
     fits = Fits(corpus, features, fold_of, chosen)
     for fold in range(folds + 1):
@@ -91,7 +88,7 @@ def train(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         contract=review_contract().document,
         files={
-            file: File(role=role, sha256=sha256_of(content), bytes=len(content))
+            file: file_of(role, content)
             for role, (file, content) in zip(("terms", "pipeline"), contents.items(), strict=True)
         },
         data={
@@ -106,8 +103,7 @@ def train(
         unused_columns=_UNUSED,
         libraries={"python": platform.python_version(), **{lib: version_of(lib) for lib in _LIBRARIES}},
     )
-    with writing_to(out):
-        _write_all(out, {**contents, name + SUFFIX: encode_card(card)})
+    write_files(out, {**contents, name + SUFFIX: encode_card(card)})
     progress("done", 1.0)
     return card
 
@@ -186,14 +182,3 @@ def _dump(model: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     joblib.dump(model, buffer, compress=("zlib", 9))
     return buffer.getvalue()
-
-
-def _write_all(out: Path, contents: Mapping[str, bytes]) -> None:
-    """Replace all files once all are on the disk, since the card names the others."""
-    with ExitStack() as stack:
-        files = [stack.enter_context(Replacement(out / name)) for name in contents]
-        for file, content in zip(files, contents.values(), strict=True):
-            file.file.write(content)
-            file.file.flush()
-        for file in files:
-            file.commit()
