@@ -113,6 +113,20 @@ class Run:
         os.kill(json.loads((self.folder.records / f"{name}.json").read_text())["pid"], signal.SIGKILL)
 
 
+def refuse(run: Run, client: httpx.Client, key: str, secrets: Secrets) -> None:
+    """Keys that are not taken, of which one is right, and only in the wrong place."""
+    wrong = f"{key[:-8]}{key[-1:-9:-1]}"
+    secrets.add("wrong API key", wrong.removeprefix("bdlab_shop_"))
+    token = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJib2IifQ.c2lnbmVkLWJ5LW5vYm9keQ"
+    secrets.add("token of nobody", token)
+    for given in (wrong, token, f"{wrong} {wrong}", f"{wrong}\xe4"):
+        for name, value in (("Authorization", f"Bearer {given}"), ("X-API-Key", given)):
+            headers = {"Authorization": "Basic YTpi", name: value.encode("latin-1")}
+            run.ask(client, "GET", "/predictions", 401, headers=headers)
+    run.ask(client, "GET", "/predictions", 400, headers={"X-API-Key": key})  # beside the client's own
+    run.ask(client, "GET", f"/predictions?api_key={key}", 422)
+
+
 def work(run: Run, client: httpx.Client) -> None:
     """What is usual, and wrong requests."""
     run.ask(client, "POST", "/predict", 200, json=REVIEW)
@@ -236,11 +250,14 @@ def test_a_whole_run_shows_no_secret(tmp_path: Path, start_up: Callable[..., Up]
         with VaultProxy(up.folder.running().vault_address) as proxy:
             run = Run(up.folder, proxy)
             with (
-                run.daemon("serve", "--port", "0", BDLAB_LOG_FORMAT="console") as serve,
+                run.daemon("serve", "--port", "0", BDLAB_LOG_FORMAT="console", BDLAB_LOG_LEVEL="debug") as serve,
                 run.daemon("consume"),
                 httpx.Client(base_url=serve.url(), timeout=30, trust_env=False) as client,
             ):
-                client.headers["Authorization"] = f"Bearer {run.new_key(secrets)}"
+                key = run.new_key(secrets)
+                client.headers["Authorization"] = f"Bearer {key}"
+                until(lambda: client.get("/predictions").status_code == 200)
+                refuse(run, client, key, secrets)
                 work(run, client)
                 fail(run, up, client, secrets)
                 until(lambda: client.get("/health").status_code == 200, timeout_s=60)
@@ -265,6 +282,8 @@ def test_a_whole_run_shows_no_secret(tmp_path: Path, start_up: Callable[..., Up]
         "answer of Vault: client_token",
         "answer of Vault: password",
         "API key",
+        "wrong API key",
+        "token of nobody",
     ):
         assert secrets.named(kind), f"no {kind} was seen, and so none looked for"
     leaks = set(search(run, watch, secrets))
