@@ -12,7 +12,7 @@ import msgspec
 
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.reachability import wrong_scheme
-from bdlab.settings import Secret, http_url
+from bdlab.settings import http_url
 
 _ANSWER_TIMEOUT_S = 30.0
 #: Shorter than any server's, which could close an idle connection just when it is used again.
@@ -47,13 +47,7 @@ class LoadGenerator:
     """
 
     def __init__(
-        self,
-        url: str,
-        bodies: Sequence[bytes],
-        *,
-        requests_per_second: float,
-        ca_file: str = "",
-        key: Secret | None = None,
+        self, url: str, bodies: Sequence[bytes], *, requests_per_second: float, ca_file: str = "", key: str = ""
     ) -> None:
         """Raises InvalidInput if `url` is not an http(s) URL, or the rate is not above 0."""
         http_url(url)
@@ -67,7 +61,7 @@ class LoadGenerator:
             except OSError as error:
                 raise InvalidInput(f"the authorities in {ca_file} cannot be used: {error}") from error
         self._client = httpx.Client(
-            headers=_HEADERS | ({"X-API-Key": key.reveal()} if key else {}),
+            headers=_HEADERS | ({"X-API-Key": key} if key else {}),
             verify=context,
             timeout=_ANSWER_TIMEOUT_S,
             limits=httpx.Limits(max_connections=_THREADS, keepalive_expiry=_KEEP_ALIVE_S),

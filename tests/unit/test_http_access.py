@@ -20,7 +20,7 @@ from bdlab.events import read_headers
 from bdlab.load import LoadGenerator
 from bdlab.serving.access import MAX_CREDENTIAL_BYTES, RateLimit
 from bdlab.serving.problems import PROBLEM_JSON
-from bdlab.settings import HttpSettings, KafkaSettings, Secret, Settings
+from bdlab.settings import HttpSettings, KafkaSettings, Settings
 from tests.fix_api import MemoryApi, serving
 
 OPEN = ("/health", "/health/live", "/health/ready", "/vault-status", "/kafka-status", "/docs", "/openapi.json",
@@ -284,7 +284,7 @@ def test_a_page_of_another_origin_may_send_a_key(memory: MemoryApi, client: http
 
 
 def test_a_load_presents_its_key(memory: MemoryApi, client: httpx.Client) -> None:
-    url, key = str(client.base_url), Secret(memory.keys.add("drill", "predict"))
+    url, key = str(client.base_url), memory.keys.add("drill", "predict")
     with LoadGenerator(url, [b'{"text": "a"}'], requests_per_second=100, key=key) as load:
         assert load.stop().failed == 0
     with pytest.raises(BdlabError, match="HTTP 401"):

@@ -47,8 +47,8 @@ def run_drill(
     url = url or own_url(http)
     contract = load_contract(layers.settings().model.path)
     bodies = [json.dumps(sample).encode() for sample in samples_of(contract)]
-    load = LoadGenerator(url, bodies, requests_per_second=requests_per_second, ca_file=own_ca_file(http), key=key)
-    with load:
+    access = {"ca_file": own_ca_file(http), "key": key.reveal() if key else ""}
+    with LoadGenerator(url, bodies, requests_per_second=requests_per_second, **access) as load:
         progress(f"posting {requests_per_second:g} {contract.plural} a second to {url}")
         began = time.monotonic()
         stop.wait(_BEFORE_S)

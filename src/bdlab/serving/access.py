@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from litestar.types import Send
@@ -16,10 +16,12 @@ from bdlab.serving.problems import Problem
 from bdlab.settings import HttpSettings
 
 MAX_CREDENTIAL_BYTES = 8 << 10
-NEED = "need"
-"""The key of a route's `opt` with its Need; a route without one is open to everybody."""
+Need = tuple[str, bool]
+"""The scope of a route, and whether a request without a key is refused."""
+NEED, CALLER = "need", "bdlab.caller"
+"""The keys of a Need in a route's `opt`, without which it is open, and of the Caller in an admitted request's scope."""
 
-_GIVEN, _CALLER = "bdlab.credentials", "bdlab.caller"
+_GIVEN = "bdlab.credentials"
 _FORM = re.compile(rb"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 _NO_HASH = hash_of("")
 _ADVICE = "Send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`; `bdlab api-key create` makes it."
@@ -36,13 +38,6 @@ REFUSALS: dict[str, tuple[int, str, str]] = {
 }
 
 
-class Need(NamedTuple):
-    """The scope of a route, and whether a request without a key is refused."""
-
-    scope: str
-    required: bool
-
-
 class RateLimit:
     """Lets `rate` predictions a second through, and as many at once, but at least one (GCRA)."""
 
@@ -55,10 +50,9 @@ class RateLimit:
         now = self._clock()
         full_at = max(self._full_at, now) + count / self.rate
         wait_s = full_at - now - self.most / self.rate
-        if wait_s > 1e-9:
-            return wait_s
-        self._full_at = full_at
-        return 0.0
+        if wait_s <= 1e-9:
+            self._full_at, wait_s = full_at, 0.0
+        return wait_s
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """Return RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers, from version 08 on)."""
@@ -76,11 +70,6 @@ class Caller(msgspec.Struct, frozen=True):
     key: ApiKey | None = None
 
 
-def caller_name(scope: Any) -> str | None:
-    """Return the name of the caller of an admitted request, None of one without a key or token."""
-    return getattr(scope.get(_CALLER), "name", None)
-
-
 def receive_credentials(scope: Any, send: Send) -> Send:
     """Note what a request presents, and return the `send` that tells a limited caller its limit.
 
@@ -95,7 +84,7 @@ def receive_credentials(scope: Any, send: Send) -> Send:
     scope[_GIVEN] = given
 
     async def telling(message: Any) -> None:
-        caller = scope.get(_CALLER)
+        caller = scope.get(CALLER)
         if caller is not None and caller.limit and message["type"] == "http.response.start":
             message = {**message, "headers": [*message["headers"], *caller.limit.headers()]}
         await send(message)
@@ -121,31 +110,29 @@ class Gate:
             self._tokens = Tokens(http, self._refusal)
 
     def need(self, scope: str) -> Need:
-        return Need(scope, scope in self._required)
+        return scope, scope in self._required
 
     async def admit(self, scope: Any, need: Need | None) -> None:
         """Note who asks. Raises Problem: one of REFUSALS, or 503 if the identity provider is away."""
-        given = scope.get(_GIVEN)
-        if need is None or not (given or need.required):
+        given, (wanted, required) = scope.get(_GIVEN), need or ("", False)
+        if required and not given:
+            raise self._refusal("no_key", f"It needs the scope {wanted} (setting http.require_key). {_ADVICE}")
+        if need is None or not given:
             return
-        if not given:
-            raise self._refusal("no_key", f"It needs the scope {need.scope} (setting http.require_key). {_ADVICE}")
         caller = await self._caller(given)
-        if need.required and need.scope not in caller.scopes:
-            why = (
-                f"{caller.name} has the scopes: {', '.join(sorted(caller.scopes)) or 'none'}. This needs {need.scope}."
-            )
-            raise self._refusal("scope", why, scope=need.scope)
-        scope[_CALLER] = caller
+        if required and wanted not in caller.scopes:
+            why = f"{caller.name} has the scopes: {', '.join(sorted(caller.scopes)) or 'none'}. This needs {wanted}."
+            raise self._refusal("scope", why, scope=wanted)
+        scope[CALLER] = caller
 
     def spend(self, scope: Any, count: int) -> None:
         """Count predictions that are about to be made. Raises Problem if they are too many."""
-        limit = scope[_CALLER].limit if _CALLER in scope else None
-        if limit is not None and (wait_s := limit.take(count)):
+        caller = scope.get(CALLER)
+        if caller and (limit := caller.limit) and (wait_s := limit.take(count)):
             reason, then = "rate", "send it again after `Retry-After` seconds"
             if count > limit.most:
                 reason, then, wait_s = "batch", f"send lists of up to {limit.most}", 0.0
-            why = f"{caller_name(scope)} may make {limit.rate:g} predictions a second, and {limit.most} at once."
+            why = f"{caller.name} may make {limit.rate:g} predictions a second, and {limit.most} at once."
             raise self._refusal(reason, f"{why} Nothing was published: {then}.", wait_s=wait_s)
 
     def _refusal(self, reason: str, detail: str, *, scope: str = "", wait_s: float = 0.0) -> Problem:
@@ -156,8 +143,7 @@ class Gate:
         if status in (400, 401, 403):
             said = ['realm="bdlab"', code, scope and f'scope="{scope}"']
             found.headers["WWW-Authenticate"] = "Bearer " + ", ".join(filter(None, said))
-        if wait_s:
-            found.headers["Retry-After"] = str(math.ceil(wait_s))
+        found.headers.update({"Retry-After": str(math.ceil(wait_s))} if wait_s else {})
         return found
 
     async def _caller(self, given: list[bytes]) -> Caller:

@@ -71,7 +71,7 @@ def _readiness(
 
 def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate: Gate) -> list[HTTPRouteHandler]:
     checks = DependencyChecks(parts)
-    scrape = gate.need("metrics") if gate.need("metrics").required else None
+    scrape = need if (need := gate.need("metrics"))[1] else None
 
     @get(
         "/health",

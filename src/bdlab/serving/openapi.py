@@ -72,9 +72,7 @@ _BY_KEY = {
     "403": "The key or token does not have the route's scope",
 }
 _SCHEMES = {
-    "bearer": SecurityScheme(
-        type="http", scheme="bearer", description="An API key, or a token of the identity provider, with the scope."
-    ),
+    "bearer": SecurityScheme(type="http", scheme="bearer", description="An API key, or an identity provider's token."),
     "apiKey": SecurityScheme(type="apiKey", security_scheme_in="header", name="X-API-Key", description="An API key."),
 }
 
@@ -108,8 +106,7 @@ def describe(
                 self.request_body = RequestBody(content=content, required=True)
             self.responses = _with_problems(self.responses or {}, _BY_KEY if need else {})
             if need:
-                ways: list[dict[str, list[str]]] = [{name: [need.scope]} for name in _SCHEMES]
-                self.security = ways if need.required else [{}, *ways]
+                self.security = [*([] if need[1] else [{}]), *({name: [need[0]]} for name in _SCHEMES)]
 
     return {"operation_class": Described, "opt": {QUERY: query, DIRECT: direct, NEED: need}}
 

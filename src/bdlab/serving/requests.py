@@ -6,7 +6,7 @@ from typing import Any
 from litestar.types import Receive
 
 from bdlab.events import TRACEPARENT, Origin
-from bdlab.serving.access import caller_name
+from bdlab.serving.access import CALLER
 from bdlab.serving.deadlines import Deadlines
 from bdlab.serving.problems import Problem, invalid_parameter, too_large
 
@@ -70,7 +70,7 @@ def read_headers(scope: Any) -> RequestHeaders:
         traceparent=traceparent,
         source=source,
         received_at=received_at,
-        key_name=caller_name(scope),
+        key_name=getattr(scope.get(CALLER), "name", None),
     )
 
 

@@ -69,8 +69,7 @@ class Tokens:
         said = said.split() if isinstance(said, str) else said
         name = "jwt:" + _NOT_IN_NAMES.sub("?", claims["sub"])[:_MAX_SUBJECT]
         caller = Caller(name, frozenset(one for one in SCOPES if isinstance(said, list) and one in said))
-        self._seen.pop(digest, None)
-        if len(self._seen) >= MAX_SEEN:
+        if self._seen.pop(digest, None) is None and len(self._seen) >= MAX_SEEN:
             del self._seen[next(iter(self._seen))]
         self._seen[digest] = caller, min(time.time() + SEEN_S, int(claims["exp"]) + CLOCK_SKEW_S)
         return caller
@@ -87,9 +86,7 @@ class Tokens:
             return self._keys[kid]
         if not self._problem:
             raise jwt.InvalidKeyError("its issuer does not publish the key that signed it")
-        found = Problem(503, "provider-away", "Tokens cannot be checked now", f"{self._problem}. Retry a little later.")
-        found.headers["Retry-After"] = f"{ASK_EVERY_S:.0f}"
-        raise found
+        raise Problem(503, "provider-away", "Tokens cannot be checked now", f"{self._problem}. Retry a little later.")
 
     async def _ask(self) -> None:
         """Fetch the provider's keys; if that fails, those of before stay."""
