@@ -2,6 +2,7 @@
 
     python -m benchmarks.api throughput   # the most that one process and two serve, and peers
     python -m benchmarks.api latency      # at half of that and a fixed rate, beside bare produce
+    python -m benchmarks.api access       # a key and a token, beside neither, and a token's first sight
     python -m benchmarks.api stack        # over `bdlab up`: Apache Kafka with TLS and SCRAM, a consumer
 
 `throughput` and `latency` run `bdlab serve` with a broker of its own that nobody consumes from, so that
@@ -12,23 +13,35 @@ apt-get install wrk).
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
+import http.server
 import json
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import jwt
+import msgspec
 from benchmarks import common
 from benchmarks.common import BODY, PARTITIONS, REVIEW, ROOT, CannotRun, Daemon, Measured, Stack
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from bdlab.access import KEY_FORM, ApiKey, hash_of
+from bdlab.serving.access import Gate, receive_credentials
+from bdlab.serving.problems import Problem
+from bdlab.serving.tokens import Tokens
+from bdlab.settings import HttpSettings
 from bdlab.stack import Tansu
 
 MLSERVER_BODY = json.dumps({"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": [REVIEW]}]})
@@ -43,6 +56,7 @@ class Contender:
     daemon: Daemon
     url: str
     body: str = BODY
+    key: str = ""
     found: Measured = field(default_factory=Measured)
 
 
@@ -173,7 +187,7 @@ def hit(contender: Contender, seconds: float) -> None:
     common.settle(pid, timeout_s=10)
     workers = {one: common.cpu_s(one) for one in common.family(pid) if one != pid}
     before = common.cpu_s(pid)
-    load = common.wrk(contender.url, contender.body, seconds)
+    load = common.wrk(contender.url, contender.body, seconds, key=contender.key)
     used = common.cpu_s(pid) - before
     if load.errors:
         common.say(f"{contender.name}: {load.errors} of {load.errors + load.requests} requests failed")
@@ -231,6 +245,138 @@ def throughput(given: argparse.Namespace) -> None:
     if given.baseline:
         before = contenders["bdlab-baseline"].found
         print(f"        requests a second, this / {given.baseline}: {ours['rate'] / before['rate']:.2f}")
+
+
+def access(given: argparse.Namespace) -> None:
+    """One server, asked in turn without a key, with one, with one that has a limit, and with a token."""
+    seconds = given.seconds or (3 if given.quick else 5)
+    with served(given) as (field_, broker, stacks), Provider() as provider:
+        settings = {"BDLAB_HTTP_JWT_ISSUER": provider.url, "BDLAB_HTTP_JWT_AUDIENCE": "bench"}
+        stacks[0].exports |= settings
+        field_.serve("bdlab", "no key", stacks[0], broker)
+        server = field_.contenders["bdlab"]
+        limited = made_key(stacks[0], "limited", "100000/s")
+        keys = {"an API key": made_key(stacks[0], "free"), "one with a limit": limited}
+        ways = {"no key": server}
+        for what, key in {**keys, "a token seen before": provider.token("ES256", "one")}.items():
+            ways[what] = Contender(server.name, what, server.daemon, server.url, key=key)
+        time.sleep(5)  # within which the server knows of a new key
+        for way in ways.values():
+            common.wrk(way.url, way.body, 1, connections=16, key=way.key)
+        turn = list(ways.values())
+        for _ in common.rounds(given, 6):
+            for way in turn:
+                hit(way, seconds)
+            turn.reverse()  # the topic grows, which the last would pay for
+        first = {kind: provider.first_sight_us(kind) for kind in ("ES256", "RS256", "EdDSA")}
+        token = provider.token("ES256", "one")
+        checks = {what: asyncio.run(check_us(provider.url, key)) for what, key in {**keys, "a token": token}.items()}
+    bare = ways["no key"].found["cpu_us"]
+    rows = [[what, way.found["cpu_us"], way.found["cpu_us"] - bare, way.found["errors"]] for what, way in ways.items()]
+    head = ["", "CPU µs a request", "more than without", "errors"]
+    common.table(head, [[what, *(f"{value:.0f}" for value in figures)] for what, *figures in rows])
+    print()
+    for what in (*keys, "a token seen before"):
+        common.target(f"CPU of {what}", ways[what].found["cpu_us"] - bare, "<=", 15, " µs")
+    for what, micros in checks.items():
+        common.target(f"the check of {what} alone", micros, "<=", 15, " µs")
+    for kind, micros in first.items():
+        print(f"        first sight of a token, {kind}: {micros:.0f} µs")
+
+
+class Known(dict[str, ApiKey]):
+    """The keys of a process, as its session knows them."""
+
+    def api_keys(self) -> Known:
+        return self
+
+
+async def check_us(issuer: str, key: str, count: int = 5000) -> float:
+    """Return the CPU time of all that is done about a key or token that was seen before, measured in this process."""
+    found = KEY_FORM.fullmatch(key)
+    known = Known()
+    if found:
+        values = {"name": found["name"], "hash": hash_of(found["secret"]), "scopes": ["predict"], "expires_at": None}
+        values |= {"created_at": "2026-11-26T12:00:00Z", "rate": 1e9 if found["name"] == "limited" else None}
+        known[found["name"]] = msgspec.convert(values, ApiKey)
+    gate = Gate(known, HttpSettings(jwt_issuer=issuer, jwt_audience="bench"), lambda _: None)
+    head: Any = {"type": "http.response.start", "headers": []}
+
+    async def send(_: object) -> None: ...
+
+    async def ask() -> None:
+        scope = {"headers": [(b"host", b"localhost"), (b"authorization", b"Bearer " + key.encode())]}
+        telling = receive_credentials(scope, send)
+        await gate.admit(scope, gate.need("predict"))
+        gate.spend(scope, 1)
+        await telling(head)
+
+    await ask()
+    began = time.process_time()
+    for _ in range(count):
+        await ask()
+    return (time.process_time() - began) / count * 1e6
+
+
+def made_key(stack: Stack, name: str, rate: str = "") -> str:
+    command = ["api-key", "create", name, "--scope", "predict", *(["--rate", rate] if rate else ())]
+    return common.finish([*stack.bdlab, *command], env=stack.exports).output.strip()
+
+
+class Provider:
+    """An identity provider on this machine, with a key of each kind."""
+
+    def __init__(self) -> None:
+        self.keys: dict[str, Any] = {
+            "ES256": ec.generate_private_key(ec.SECP256R1()),
+            "EdDSA": ed25519.Ed25519PrivateKey.generate(),
+            "RS256": rsa.generate_private_key(public_exponent=65537, key_size=2048),
+        }
+        provider = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(json.dumps(provider.published(self.path)).encode())
+
+            def log_message(self, *_: object) -> None: ...
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Provider:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def published(self, path: str) -> dict[str, object]:
+        if path.endswith("openid-configuration"):
+            return {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
+        made = {kind: jwt.get_algorithm_by_name(kind).to_jwk(key.public_key()) for kind, key in self.keys.items()}
+        return {"keys": [json.loads(key) | {"kid": kind, "alg": kind} for kind, key in made.items()]}
+
+    def token(self, kind: str, subject: str) -> str:
+        claims = {"iss": self.url, "aud": "bench", "sub": subject, "exp": time.time() + 3600, "scope": "predict"}
+        return jwt.encode(claims, self.keys[kind], kind, {"kid": kind})
+
+    def first_sight_us(self, kind: str, count: int = 500) -> float:
+        """Return the CPU time that a token takes which was not seen before, its issuer's keys being known."""
+        settings = HttpSettings(jwt_issuer=self.url, jwt_audience="bench")
+        found = [self.token(kind, f"somebody-{number}") for number in range(count)]
+
+        async def measure() -> float:
+            tokens = Tokens(settings, lambda reason, why: Problem(401, reason, why, ""))
+            await tokens.caller(self.token(kind, "the first"))
+            began = time.process_time()
+            for token in found:
+                await tokens.caller(token)
+            return (time.process_time() - began) / count * 1e6
+
+        return asyncio.run(measure())
 
 
 PEERS = ["echo", "bare", "naive", "mlserver", "bentoml", "litserve", "faststream"]
@@ -392,13 +538,13 @@ def load_stack(one: Stack, found: Measured, seconds: float) -> None:
 
 def main() -> None:
     parser = common.options(__doc__, baseline=True)
-    parser.add_argument("what", choices=("throughput", "latency", "stack"), nargs="?", default="throughput")
+    parser.add_argument("what", choices=("throughput", "latency", "access", "stack"), nargs="?", default="throughput")
     parser.add_argument("--seconds", type=float, default=0, help="of each measurement")
     parser.add_argument("--rate", type=float, default=0, help="requests a second for `latency`")
     parser.add_argument("--peers", default="all", help=f"some of {','.join(PEERS)}, or none with ''")
     given = parser.parse_args()
     print(f"{common.machine()}\n")
-    {"throughput": throughput, "latency": latency, "stack": stack}[given.what](given)
+    {"throughput": throughput, "latency": latency, "access": access, "stack": stack}[given.what](given)
 
 
 if __name__ == "__main__":

@@ -401,6 +401,7 @@ def filling(folder: Path) -> Iterator[Path]:
 _WRK_SCRIPT = """
 local file = io.open(os.getenv("BENCHMARK_BODY")); wrk.body = file:read("*a"); file:close()
 wrk.method = "POST"; wrk.headers["Content-Type"] = "application/json"
+local key = os.getenv("BENCHMARK_KEY"); if key ~= "" then wrk.headers["Authorization"] = "Bearer " .. key end
 function done(summary, latency, requests)
   io.write(string.format("BENCHMARK %d %d %d %d %d\\n", summary.requests, summary.duration,
     summary.errors.status + summary.errors.read + summary.errors.write + summary.errors.timeout
@@ -420,7 +421,7 @@ class Load:
     p99_ms: float
 
 
-def wrk(url: str, body: str, seconds: float, *, connections: int = 64) -> Load:
+def wrk(url: str, body: str, seconds: float, *, connections: int = 64, key: str = "") -> Load:
     """Send requests on so many connections, each the next one after its response."""
     program = shutil.which("wrk")
     if program is None:
@@ -438,7 +439,8 @@ def wrk(url: str, body: str, seconds: float, *, connections: int = 64) -> Load:
             "-s",
             f"{folder}/load.lua",
         ]
-        shown = finish([*command, url], env=os.environ | {"BENCHMARK_BODY": f"{folder}/body"}).output
+        env = os.environ | {"BENCHMARK_BODY": f"{folder}/body", "BENCHMARK_KEY": key}
+        shown = finish([*command, url], env=env).output
     line = next(line for line in shown.splitlines() if line.startswith("BENCHMARK"))
     requests, duration_us, errors, p50_us, p99_us = map(int, line.split()[1:])
     good = max(requests - errors, 0)
