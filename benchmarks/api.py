@@ -96,20 +96,28 @@ class Field:
             return
         self.contenders[name] = contender
 
-    def serve(self, name: str, what: str, stack: Stack, broker: str, *, workers: int = 1) -> None:
-        """Add `bdlab serve` of the stack's Vault, with events to `broker`."""
+    def serve(self, name: str, what: str, stack: Stack, broker: str, *, workers: int = 1, **more: str) -> None:
+        """Add `bdlab serve` of the stack's Vault, with events to `broker`; `more` goes into its environment."""
 
         def make(port: int) -> Contender:
             env = stack.exports | {
                 "BDLAB_KAFKA_BOOTSTRAP_SERVERS": broker,
                 "BDLAB_KAFKA_SECURITY_PROTOCOL": "PLAINTEXT",
                 "BDLAB_HTTP_MAX_IN_FLIGHT": "2000",
+                **more,
             }
             arguments = ["serve", "--port", str(port), "--workers", str(workers)]
             daemon = Daemon(name, [*stack.bdlab, *arguments], self.folder / f"{name}.log", env=env)
             return Contender(name, what, daemon, f"http://127.0.0.1:{port}/predict")
 
         self.add(name, what, make)
+
+    def collector(self) -> str:
+        """Start a collector of traces, and return its address."""
+        port = common.free_port()
+        command = [sys.executable, "-m", "benchmarks.peers.collector", str(port)]
+        self._servers.enter_context(Daemon("collector", command, self.folder / "collector.log", env=_quiet(), cwd=ROOT))
+        return f"http://127.0.0.1:{port}"
 
     def peer(self, name: str, what: str, *arguments: str, group: str = "", bentoml: bool = False) -> None:
         """Add a program of `benchmarks/peers`; PORT among the arguments is its port."""
@@ -204,6 +212,9 @@ def throughput(given: argparse.Namespace) -> None:
     with served(given) as (field_, broker, stacks):
         field_.serve("bdlab", "bdlab serve", stacks[0], broker)
         field_.serve("bdlab-2", "bdlab serve --workers 2", stacks[0], broker, workers=2)
+        traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": field_.collector()}
+        field_.serve("bdlab-traced", "bdlab serve with traces", stacks[0], broker, **traced)
+        field_.serve("bdlab-sampled", "bdlab serve with traces, 1 % sampled", stacks[0], broker, **traced, **SAMPLED)
         if given.baseline:
             field_.serve("bdlab-baseline", f"bdlab serve of {given.baseline}", stacks[1], broker)
         wanted = PEERS if given.peers == "all" else [name for name in given.peers.split(",") if name]
@@ -240,6 +251,9 @@ def throughput(given: argparse.Namespace) -> None:
     common.target("CPU a request", ours["cpu_us"], "<=", 300, " µs")
     two = contenders["bdlab-2"].found
     common.target("CPU a request, 2 workers / 1", two["cpu_us"] / ours["cpu_us"], "<=", 1.1)
+    for name, what in (("bdlab-traced", "all"), ("bdlab-sampled", "1 %")):
+        ratio = contenders[name].found["cpu_us"] / ours["cpu_us"]
+        print(f"        CPU a request with traces of {what} / without: {ratio:.2f}")
     if "spread" in two:
         print(f"        CPU time of the less busy of the 2 workers / of the other: {two['spread']:.2f}")
     if given.baseline:
@@ -379,6 +393,7 @@ class Provider:
         return asyncio.run(measure())
 
 
+SAMPLED = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
 PEERS = ["echo", "bare", "naive", "mlserver", "bentoml", "litserve", "faststream"]
 
 

@@ -28,16 +28,16 @@ CLOSE_S = 3.0
 _UNTRACED = ("/health", "/metrics")  # asked for again and again by machines
 _METHODS = frozenset(("GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"))
 _CONTEXT = (b"traceparent", b"tracestate")
+_OPERATION = ("messaging.operation.type", "messaging.operation.name")
 _HTTP = ("url.path", "url.scheme", "network.protocol.version", "server.address", "server.port", "client.address")
 
 _log = structlog.get_logger()
 
 
 def start(service: str, environment: Mapping[str, str], **attributes: Any) -> Spans | None:
-    """Return what makes the spans of `service` if the OTEL_* variables of `environment` ask for some, None if not.
+    """Return what makes the spans of `service` in this process if the OTEL_* variables of `environment` ask for some.
 
-    `attributes` are those of Spans. To be called in the process that makes the spans. If what exports them is not
-    installed, that is logged, and there are none.
+    `attributes` are those of Spans. None if they do not, or if an exporter is not installed, which is logged.
     """
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     wanted = environment.get("OTEL_TRACES_EXPORTER") or ("otlp" if any(map(environment.get, endpoints)) else "none")
@@ -57,7 +57,7 @@ def start(service: str, environment: Mapping[str, str], **attributes: Any) -> Sp
             provider.add_span_processor(BatchSpanProcessor(exporter.load()()))
     except (ImportError, ValueError) as error:
         hint = "pip install 'bdlab[otel]', or set OTEL_TRACES_EXPORTER=none"
-        _log.warning("no traces: what exports them is not installed", exporter=wanted, problem=str(error), hint=hint)
+        _log.warning("no traces: they cannot be exported", exporter=wanted, problem=str(error), hint=hint)
         return None
     return Spans(provider, max_links=limits.max_links, **attributes)
 
@@ -76,8 +76,11 @@ class Spans:
         self._provider, self._tracer = provider, provider.get_tracer("bdlab", version("bdlab"))
         self._api, self._extract = trace, TraceContextTextMapPropagator().extract
         self._topic, self._database, self._max_links = topic, database or {}, max_links
-        self._messaging = {"messaging.system": "kafka", "messaging.destination.name": topic}
-        self._group = {"messaging.consumer.group.name": group}
+        both: dict[str, Any] = {"messaging.system": "kafka", "messaging.destination.name": topic}
+        self._send = both | dict.fromkeys(_OPERATION, "send")
+        self._process: dict[str, Any] = (
+            both | dict.fromkeys(_OPERATION, "process") | {"messaging.consumer.group.name": group}
+        )
 
     def close(self) -> None:
         """Export what is left, for at most CLOSE_S seconds."""
@@ -97,7 +100,8 @@ class Spans:
             said = (scope["path"], scope["scheme"], scope["http_version"], server, port or 0, client)
             attributes = {"http.request.method": method, **dict(zip(_HTTP, said, strict=True))}
             given = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in _CONTEXT}
-            with self._span(method, "SERVER", attributes, context=self._extract(given)) as span:
+            name = "HTTP" if method == "_OTHER" else method
+            with self._span(name, "SERVER", attributes, context=self._extract(given)) as span:
                 headers = [header for header in scope["headers"] if header[0] not in _CONTEXT]
                 inner = {**scope, "headers": [*headers, (b"traceparent", _traceparent(span).encode())]}
 
@@ -110,7 +114,7 @@ class Spans:
 
                 await app(inner, receive, sending)
                 if route := inner.get("path_template"):
-                    span.update_name(f"{method} {route}")
+                    span.update_name(f"{name} {route}")
                     span.set_attribute("http.route", route)
 
         return traced
@@ -119,8 +123,7 @@ class Spans:
         """Return `publish`, of a producer, with a span for each event, whose trace context goes with the event."""
 
         def traced(event: PredictionEvent, done: Done, origin: Origin = UNKNOWN) -> None:
-            attributes = {"messaging.operation.type": "send", "messaging.operation.name": "send", **self._messaging}
-            attributes["messaging.kafka.message.key"] = str(event.id)
+            attributes = self._send | {"messaging.kafka.message.key": str(event.id)}
             parent, kind = self._extract({"traceparent": origin.traceparent}), self._api.SpanKind.PRODUCER
             span = self._tracer.start_span(f"send {self._topic}", parent, kind=kind, attributes=attributes)
 
@@ -143,13 +146,8 @@ class Spans:
 
     def processing(self, batch: Sequence[Entry]) -> AbstractContextManager[Any]:
         """Return the span of a batch, with links to its records' traces; what is logged in it has its trace_id."""
-        attributes: dict[str, Any] = {
-            "messaging.operation.type": "process",
-            "messaging.operation.name": "process",
-            **self._messaging,
-        }
-        attributes |= {"messaging.batch.message_count": len(batch), **self._group}
         links = list(islice(self._links(batch), self._max_links))
+        attributes = self._process | {"messaging.batch.message_count": len(batch)}
         return self._span(f"process {self._topic}", "CONSUMER", attributes, links=links)
 
     def storing(self, batch: Sequence[Entry]) -> AbstractContextManager[Any]:
