@@ -5,6 +5,7 @@ ca.pem        the authority's certificate
 issued.json   host names and validity; no secret
 """
 
+import base64
 import contextlib
 import os
 import re
@@ -35,7 +36,6 @@ OWNER_ONLY = 0o600
 GROUP_READS = 0o640
 
 
-_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 #: The second of the two times that stand side by side in a certificate (RFC 5280, section 4.1.2.5).
 _VALIDITY = re.compile(rb"(?:\x17\x0d\d{12}|\x18\x0f\d{14})Z(?:\x17\x0d|\x18\x0f)(\d{12}(?:\d\d)?Z)")
 
@@ -113,10 +113,9 @@ def ends_at(cert_file: str) -> dict[str, float]:
     if not cert_file:
         return {}
     with contextlib.suppress(OSError, ValueError, IndexError):
-        pem = _PEM.findall(Path(cert_file).read_text("ascii"))[0]
-        said = _VALIDITY.findall(ssl.PEM_cert_to_DER_cert(pem))[0].decode()
-        moment = datetime.strptime(f"20{said}"[-15:-1] + "+0000", "%Y%m%d%H%M%S%z")
-        return {"certificate": moment.timestamp()}
+        pem = Path(cert_file).read_bytes().partition(b"-----BEGIN CERTIFICATE-----")[2].partition(b"-----END")[0]
+        said = _VALIDITY.findall(base64.b64decode(pem))[0].decode()
+        return {"certificate": datetime.strptime(f"20{said}"[-15:-1] + "+0000", "%Y%m%d%H%M%S%z").timestamp()}
     return {"certificate": 0.0}
 
 

@@ -78,9 +78,7 @@ class Spans:
         self._topic, self._database, self._max_links = topic, database or {}, max_links
         both: dict[str, Any] = {"messaging.system": "kafka", "messaging.destination.name": topic}
         self._send = both | dict.fromkeys(_OPERATION, "send")
-        self._process: dict[str, Any] = (
-            both | dict.fromkeys(_OPERATION, "process") | {"messaging.consumer.group.name": group}
-        )
+        self._process = both | dict.fromkeys(_OPERATION, "process") | {"messaging.consumer.group.name": group}
 
     def close(self) -> None:
         """Export what is left, for at most CLOSE_S seconds."""
