@@ -83,6 +83,7 @@ def test_a_vault_that_hangs_is_said_so_in_time(tmp_path: Path) -> None:
         ("[http]\nca_file = 'none.pem'\n", {}, ["setting http.ca_file names none.pem", "No such file"]),
         ("[kafka]\nbootstrap_servers = 'kafka:ninety'\n", {}, ["kafka:ninety"]),
         ("[http]\ncors_origins = 'shop.example'\n", {}, ["http.cors_origins names 'shop.example'"]),
+        ("[http]\nrequire_key = 'reed'\n", {}, ["reed in 'reed' is no scope"]),
         ("[http\n", {}, ["not valid TOML"]),
     ],
 )

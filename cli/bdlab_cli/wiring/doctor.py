@@ -22,6 +22,7 @@ from bdlab.kafka.admin import group_members
 from bdlab.kafka.connection import LIBRDKAFKA
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.session import LIBPQ
+from bdlab.probes import MEMORY_ONLY_ID
 from bdlab.settings import Layers, Values
 from bdlab.stack import DataFolder
 from bdlab.stack.servers.process import tail
@@ -132,6 +133,8 @@ class _Examination:
     def _group(self) -> str | None:
         if self._facts.lag is None:
             return "no broker tells of it"
+        if any(str(each.detail.get("cluster_id", "")).startswith(MEMORY_ONLY_ID) for each in self._report.checks):
+            return "a broker in memory does not tell of it"
         (self._facts.members,) = self._child.results([self._checker.kafka.session.kafka()], lambda: False)
         return None
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from bdlab.access import required_scopes
 from bdlab.errors import BdlabError, SettingsInvalid
 from bdlab.health import CheckResult
 from bdlab.hosts import LOOPBACK
@@ -149,7 +150,7 @@ def settings_findings(
     faults: list[BdlabError] = [*layers.faults(vault)]
     if not faults:
         settings = layers.settings(vault)
-        for reads in (settings.kafka.servers, settings.http.origins):
+        for reads in (settings.kafka.servers, settings.http.origins, lambda: required_scopes(settings.http)):
             try:
                 reads()
             except SettingsInvalid as error:
