@@ -243,12 +243,11 @@ class Layers(msgspec.Struct, frozen=True):
     def settings(self, vault: Values | None = None) -> Settings:
         """Return the settings, with the values `vault` in their place. Raises SettingsInvalid."""
         merged: dict[str, Any] = {}
-        for field, value, _ in self.values(vault):
-            section, _, name = field.rpartition(".")
-            if not section:
-                merged[name] = value
-            elif isinstance(merged.setdefault(section, {}), dict):
+        for section, name, value, _ in self._values(vault):
+            if name and isinstance(merged.setdefault(section, {}), dict):
                 merged[section][name] = value
+            elif not name and (value != {} or section not in merged):
+                merged[section] = value
         try:
             found = msgspec.convert(merged, Settings, strict=False, dec_hook=_decode)
             for field, section in _NAMES.items():
@@ -263,8 +262,8 @@ class Layers(msgspec.Struct, frozen=True):
                 hint="The README's table of settings lists every setting with its type and default.",
             ) from None
 
-    def values(self, vault: Values | None = None) -> Iterator[tuple[str, Any, str]]:
-        """Yield each setting that a layer has, the layers from the lowest: its name, value, and where it is from."""
+    def _values(self, vault: Values | None) -> Iterator[tuple[str, str, Any, str]]:
+        """Yield section, name, value, and the place in its layer, of each setting, the layers from the lowest."""
         for layer, place, each in (
             (self.defaults, "default", {}),
             (self.file, self.source, {name: f"{self.source}, line {line}" for name, line in self.lines.items()}),
@@ -273,26 +272,23 @@ class Layers(msgspec.Struct, frozen=True):
             (self.command_line, "the command line", {}),
         ):
             for section, inner in layer.items():
-                for field, value in inner.items() if isinstance(inner, Mapping) else (("", inner),):
-                    name = f"{section}.{field}".rstrip(".")
-                    yield name, value, each.get(name, place)
+                for name, value in inner.items() if inner and isinstance(inner, Mapping) else (("", inner),):
+                    yield section, name, value, each.get(f"{section}.{name}".rstrip("."), place)
 
     def origins(self, vault: Values | None = None) -> dict[str, str]:
         """Return where each setting that is no default is from; for messages, also that of each section's first."""
         found: dict[str, str] = {}
-        for field, _, place in self.values(vault):
-            found.setdefault(field.partition(".")[0], place)
-            found[field] = place
+        for section, name, _, place in self._values(vault):
+            found.setdefault(section, place)
+            found[f"{section}.{name}".rstrip(".")] = place
         return found
 
     def faults(self, vault: Values | None = None) -> list[SettingsInvalid]:
         """Return what is wrong in any layer, each value by itself."""
         found = []
-        for field, value, place in self.values(vault):
-            section, _, name = field.rpartition(".")
-            alone: Values = {section: {name: value}} if section else {name: value}
+        for section, name, value, place in self._values(vault):
             try:
-                Layers({}, {}, alone, source="").settings()
+                Layers({}, {}, {section: {name: value} if name else value}, source="").settings()
             except SettingsInvalid as error:
                 found.append(SettingsInvalid(error.message.replace("the command line", place), hint=error.hint))
         return found
