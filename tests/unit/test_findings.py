@@ -17,6 +17,7 @@ from bdlab.health.findings import Facts, Finding, Share, by_gravity, masked, of_
 from bdlab.kafka.admin import TOPIC_MAX_MESSAGE_BYTES
 from bdlab.settings import Settings
 from bdlab.vault.leases import Ttl
+from bdlab_cli.wiring.doctor import of_log
 
 WORDS = json.loads(Path(findings.__file__).with_suffix(".json").read_text("utf-8"))
 
@@ -157,7 +158,32 @@ def test_what_a_message_quotes_is_masked(message: str, shown: str) -> None:
     assert masked(message) == shown
 
 
-@given(before=st.text("ab :", max_size=9), quote=st.sampled_from("\"'`({["), mine=st.text(max_size=20))
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (
+            '{"event": "refused", "reason": "mine", "level": "error", "timestamp": "2026-01-01T00:00:00Z"}',
+            "2026-01-01T00:00:00Z refused",
+        ),
+        ('{"event": "dead letter", "reason": "mine", "level": "warning", "timestamp": "2026-01-01T00:00:00Z"}', ""),
+        (
+            '2026-01-01 00:00:00 UTC [7] ERROR:  invalid input: "mine"',
+            "2026-01-01 00:00:00 UTC [7] ERROR:  invalid input: ***",
+        ),
+        ("2026-01-01 00:00:00 UTC [7] STATEMENT:  SELECT 'mine'", ""),
+        ("[2026-01-01 00:00:00] ERROR [broker] it (mine) ends", "[2026-01-01 00:00:00] ERROR [broker] it ***"),
+        (
+            '2026-01-01T00:00:00Z [ERROR] core: it ends: error="mine"',
+            "2026-01-01T00:00:00Z [ERROR] core: it ends: error= ***",
+        ),
+        ("2026-01-01T00:00:00Z [INFO]  core: no error", ""),
+    ],
+)
+def test_a_line_of_a_log_is_shown_without_what_it_quotes(line: str, shown: str) -> None:
+    assert of_log(line) == shown
+
+
+@given(before=st.text("ab :", max_size=9), quote=st.sampled_from("\"'`({"), mine=st.text(max_size=20))
 def test_nothing_after_a_quote_is_shown(before: str, quote: str, mine: str) -> None:
     assert masked(f"{before}{quote}{mine}") == f"{before.rstrip()} ***"
 

@@ -78,13 +78,13 @@ class _Examination:
         facts.versions |= {name: version(name) for name in ("bdlab", "confluent-kafka", "psycopg2-binary", "hvac")}
         facts.versions |= {"Python": platform.python_version(), "librdkafka": LIBRDKAFKA, "libpq": LIBPQ}
         facts.versions["machine"] = f"{platform.platform()}, {os.cpu_count()} CPUs"
-        facts.versions |= {name: checks[name].message for name in ("postgres.reachable", "postgres.schema")}
+        facts.versions |= {name: checks[name].message for name in ("postgres.reachable", "postgres.schema") if checks}
         settings, defaults = self._layers.settings(self._vault), of_layers(Layers({}, {}, {}, source=""), {})
         own = zip(of_layers(self._layers, self._vault), defaults, strict=True)
         facts.settings = [each for each, default in own if each["value"] != default["value"]]
-        fitting = of_settings(settings, lease_s=checks["postgres.lease"].detail.get("ttl_s"))
+        fitting = of_settings(settings, lease_s=checks["postgres.lease"].detail.get("ttl_s") if checks else None)
         found = by_gravity([*of_facts(facts, self._report.checks, now), *fitting])
-        ill = bool(found) and found[0].gravity == "critical"
+        ill = not checks or (bool(found) and found[0].gravity == "critical")
         return Diagnosis("unhealthy" if ill else "healthy", now, found, self._report.checks, facts, missing)
 
     def _take(self, timeout_s: float, **looks: Callable[[], str | None]) -> dict[str, str]:
@@ -164,14 +164,16 @@ class _Examination:
                 if name not in shares or used > shares[name].used:  # of several processes the fullest
                     shares[name] = Share(used, limit, "files", "Raise its limit (`ulimit -n`), or restart it.")
         for file in sorted(self._folder.logs.glob("*.log")):
-            if lines := [line for line in tail(file, 1000).splitlines() if _ERROR.search(line)]:
-                self._facts.log_errors[file.name] = [self._of_log(line) for line in lines[-3:]]
+            if lines := [*filter(None, map(of_log, tail(file, 1000).splitlines()))]:
+                self._facts.log_errors[file.name] = lines[-3:]
         return None
 
-    def _of_log(self, line: str) -> str:
-        """Return the moment and the message of a line of a log; its other fields may hold what a user wrote."""
-        with suppress(ValueError, KeyError):
-            fields = json.loads(line)
-            return f"{fields['timestamp']} {fields['event']}"
-        at = _ERROR.search(line)
-        return line[: at.end()] + masked(line[at.end() :])[:200] if at else ""
+
+def of_log(line: str) -> str:
+    """Return the moment and the message of a log's line about an error, else nothing; other fields may quote a user."""
+    if not (level := _ERROR.search(line)):
+        return ""
+    with suppress(ValueError, KeyError):
+        fields = json.loads(line)
+        return f"{fields['timestamp']} {fields['event']}"
+    return line[: level.end()] + masked(line[level.end() :])[:200]

@@ -88,7 +88,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
 def masked(text: str) -> str:
     """Return a message up to what it quotes, which may be somebody's text."""
-    return re.sub(r"\s*[\"'`({\[].*", " ***", text, flags=re.DOTALL)
+    return re.sub(r"\s*[\"'`({].*", " ***", text, flags=re.DOTALL)
 
 
 def of_facts(facts: Facts, checks: Iterable[CheckResult], now: datetime) -> Iterator[Finding]:
