@@ -41,8 +41,8 @@ class VaultProxy:
     def address(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
-    def answer(self, status: int) -> None:
-        self._fault = lambda request: request.reply(status, b'{"errors": ["made by the proxy"]}')
+    def answer(self, status: int, body: bytes = b'{"errors": ["made by the proxy"]}') -> None:
+        self._fault = lambda request: request.reply(status, body)
 
     def drop(self) -> None:
         self._fault = _Handler.reset

@@ -201,8 +201,11 @@ def test_a_provider_that_is_away_stops_only_tokens_of_keys_that_are_not_known(
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
             assert "HTTP 503" in answer.json()["detail"]
             assert predict(client, memory.keys.add("shop", "predict")).status_code == 200
-            provider.proxy.heal()
             monkeypatch.setattr(tokens, "ASK_EVERY_S", 0.0)
+            for body in (b"<html>", b"[]", b'{"issuer": 5}'):
+                provider.proxy.answer(200, body)
+                assert predict(client, known).status_code == 503
+            provider.proxy.heal()
             assert predict(client, seen).status_code == 200
             provider.proxy.answer(503)
             monkeypatch.setattr(tokens, "KEYS_LAST_S", 0.0)

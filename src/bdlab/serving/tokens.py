@@ -26,9 +26,6 @@ SEEN_S, MAX_SEEN = 60.0, 4096  # how long, and how many, tokens that were checke
 KEYS_LAST_S = 300.0  # then the provider is asked again, and its keys are used meanwhile
 ASK_EVERY_S = 5.0  # at most, however many tokens name a key that is not known
 
-_MAX_SUBJECT = 96
-_NOT_IN_NAMES = re.compile(r"[^!-\[\]-~]")
-
 
 class Tokens:
     """Checks the tokens of `http.jwt_issuer` for `http.jwt_audience`. For one event loop; construction asks nobody."""
@@ -67,7 +64,7 @@ class Tokens:
             raise self._refusal(reason, f"As a token of {self._issuer} it is refused: {error}.") from None
         said = claims.get("scope", ())
         said = said.split() if isinstance(said, str) else said
-        name = "jwt:" + _NOT_IN_NAMES.sub("?", claims["sub"])[:_MAX_SUBJECT]
+        name = "jwt:" + re.sub(r"[^!-\[\]-~]", "?", claims["sub"])[:96]  # what an event's header may have
         caller = Caller(name, frozenset(one for one in SCOPES if isinstance(said, list) and one in said))
         if self._seen.pop(digest, None) is None and len(self._seen) >= MAX_SEEN:
             del self._seen[next(iter(self._seen))]
@@ -94,14 +91,14 @@ class Tokens:
         try:
             self._keys = await asyncio.to_thread(self._fetch)
             self._problem, self._fetched_at = "", time.monotonic()
-        except (ValueError, jwt.PyJWTError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever a provider publishes, the next question may succeed
             self._problem = f"The identity provider gives no keys: {error}"
         self._asking = None
         if self._problem != before:
             log.warning("identity provider", problem=self._problem or "none any more")
 
     def _fetch(self) -> dict[str | None, jwt.PyJWK]:
-        """Return the provider's keys by their ids, a single one also by None. Raises ValueError, PyJWTError."""
+        """Return the provider's keys by their ids, a single one also by None."""
         found = self._get(f"{self._issuer.rstrip('/')}/.well-known/openid-configuration")
         address = str(found.get("jwks_uri"))
         if found.get("issuer") != self._issuer or not secured(address):
