@@ -28,9 +28,8 @@ from bdlab.inputs.schema import input_schema
 from bdlab.ledger import Accepted, DeadLetter, replay_count
 from bdlab.postgres.contracts import _alter, read_contract
 from bdlab.postgres.deadletters import DeadLetters
-from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
-from bdlab.postgres.session import Session
+from bdlab.postgres.session import Session, queries
 from bdlab.postgres.store import Store
 from bdlab.serving.responses import Answers, encode_json
 from bdlab.settings import SinkSettings

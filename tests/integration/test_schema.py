@@ -20,9 +20,9 @@ from bdlab.errors import ContractMismatch, DatabaseUnavailable, InvalidInput, Ro
 from bdlab.events import EventCodec, PredictionEvent
 from bdlab.ledger import Accepted, Stored
 from bdlab.postgres.contracts import expected_version, migrations
-from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.roles import Administrator
+from bdlab.postgres.session import queries
 from bdlab.postgres.store import Store
 from bdlab.services import MANAGER, Deployment
 from bdlab.settings import Secret

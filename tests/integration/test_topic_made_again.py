@@ -24,7 +24,7 @@ from bdlab.kafka.admin import Admin
 from bdlab.kafka.connection import client_config
 from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
-from bdlab.postgres.logs import decide
+from bdlab.postgres.accounts import decide_log
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.store import Store
 from bdlab.settings import SinkSettings
@@ -133,7 +133,7 @@ class World(msgspec.Struct):
 
     def decide(self, *, same: bool) -> None:
         with Admin(self.credentials, timeout_s=20) as admin:
-            assert decide(self.database.credentials("owner"), admin.log_ranges()[0], same=same)
+            assert decide_log(self.database.credentials("owner"), admin.log_ranges()[0], same=same)
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from psycopg2 import sql
 
 from bdlab.errors import BrokerUnavailable
 from bdlab.events import Record, encode
-from bdlab.postgres.queries import queries
 from bdlab.postgres.reader import Reader
+from bdlab.postgres.session import queries
 from bdlab.postgres.store import Store
 from bdlab.settings import SinkSettings
 from bdlab.sink import Sink

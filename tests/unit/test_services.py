@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bdlab.credentials import KafkaLogin
 from bdlab.kafka.broker_admin import grants
 from bdlab.postgres.contracts import migrations
-from bdlab.postgres.queries import queries
+from bdlab.postgres.session import queries
 from bdlab.resources import policies_dir
 from bdlab.services import (
     BDLAB,

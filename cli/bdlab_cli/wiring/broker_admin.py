@@ -9,7 +9,7 @@ from bdlab.credentials import GivenKafkaLogin, KafkaCredentials, KafkaLogin
 from bdlab.errors import InvalidInput, SettingsInvalid
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.broker_admin import Change, accepts, ensure_users_and_acls
-from bdlab.postgres import logs
+from bdlab.postgres import accounts
 from bdlab.retry import wait_for
 from bdlab.services import KAFKA_SERVICES
 from bdlab.settings import Layers, Secret
@@ -82,7 +82,7 @@ def decide(session: VaultSession, admin: Admin, *, same: bool) -> str:
     """Note an administrator's word on the broker's log, and return what changed. Raises InvalidInput."""
     found = admin.log_ranges()[0]
     name = f"{found.topic} (topic id {found.topic_id or 'none'}) of cluster {found.cluster_id}"
-    if not logs.decide(session, found, same=same):
+    if not accounts.decide_log(session, found, same=same):
         raise InvalidInput(f"nothing is recorded of {name}", hint="`bdlab consume` begins it at its start.")
     return f"{name} is the recorded one" if same else f"{name} is another one; the recorded one is closed"
 

@@ -20,8 +20,7 @@ from bdlab.contract import Contract, Field, check_evolution, check_fits, parse_c
 from bdlab.contract.fields import INT32, INT64
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import ContractMismatch, DatabaseError, SchemaOutdated
-from bdlab.postgres.queries import queries
-from bdlab.postgres.session import ConnectionLimits, Session
+from bdlab.postgres.session import ConnectionLimits, Session, queries
 from bdlab.services import BDLAB, DLQ, Deployment
 
 # A migration may rewrite a large table; another `migrate` may hold the lock for as long.

@@ -9,9 +9,8 @@ from psycopg2.extras import execute_batch
 from bdlab.credentials import DatabaseCredentials
 from bdlab.deadletters import DeadLetterFilter, ReplayOutcome, StoredDeadLetter
 from bdlab.events import Position, Record
-from bdlab.postgres.queries import queries
 from bdlab.postgres.rows import headers_from_json, printable
-from bdlab.postgres.session import Session
+from bdlab.postgres.session import Session, queries
 
 
 class DeadLetters(Session):

@@ -19,11 +19,9 @@ from bdlab.errors import DatabaseError, DatabaseUnavailable, VaultError
 from bdlab.events import Position, Term
 from bdlab.ledger import Account, LogPartition, LogRange
 from bdlab.log_identity import KnownLog
-from bdlab.postgres.accounts import read_accounts
+from bdlab.postgres.accounts import read_accounts, read_known
 from bdlab.postgres.contracts import expected_version, read_contract, schema_version
-from bdlab.postgres.logs import read_known
-from bdlab.postgres.queries import queries
-from bdlab.postgres.session import ConnectionLimits, Session
+from bdlab.postgres.session import ConnectionLimits, Session, queries
 from bdlab.probes import DatabaseState
 from bdlab.services import BDLAB, Deployment
 

@@ -16,8 +16,7 @@ from psycopg2.extensions import encrypt_password
 
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import InvalidInput
-from bdlab.postgres.queries import queries
-from bdlab.postgres.session import ConnectionLimits, connect, cut_after, describe, translate
+from bdlab.postgres.session import ConnectionLimits, connect, cut_after, describe, queries, translate
 from bdlab.services import BDLAB, DATABASE_ROLES, DLQ, MANAGER, OWNER, READER, WRITER, Deployment
 from bdlab.settings import Secret
 

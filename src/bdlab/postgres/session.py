@@ -1,5 +1,6 @@
 """Connections to PostgreSQL: bounded waits, cut if the server does not answer, and one that follows its credentials.
-And what a psycopg2 error means: the one place that tells SQLSTATEs apart.
+And what a psycopg2 error means: the one place that tells SQLSTATEs apart. `sql/*.sql` are files of queries that each
+begin with ``-- name: <name>``.
 
 | SQLSTATE | raised by the insert of rows | raised elsewhere | |---|---|---| | class 22, 23, 54 | RowRejected |
 DatabaseUnavailable | | 42501 | DatabaseDenied | DatabaseDenied | | anything else, or none | DatabaseUnavailable |
@@ -16,6 +17,8 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +32,7 @@ from psycopg2.extensions import libpq_version
 from bdlab.credentials import DatabaseCredentials, DatabaseLogin
 from bdlab.errors import DatabaseDenied, DatabaseError, DatabaseUnavailable, RowRejected, SettingsInvalid
 
+_MARK = "-- name: "
 LIBPQ = ".".join(map(str, divmod(libpq_version(), 10_000)))
 INSUFFICIENT_PRIVILEGE = "42501"
 _CONTENT_CLASSES = ("22", "23", "54")
@@ -48,6 +52,17 @@ _AUTHORIZATION_CLASS = "28"
 _NEXT_LOGIN_S = 10.0
 
 _log = structlog.get_logger()
+
+
+@cache
+def queries(file: str) -> dict[str, str]:
+    """Return the queries of ``sql/<file>.sql`` by their names."""
+    text = files(__package__).joinpath("sql", f"{file}.sql").read_text("utf-8")
+    sections = {}
+    for section in text.split(_MARK)[1:]:
+        name, _, body = section.partition("\n")
+        sections[name.strip()] = body.strip()
+    return sections
 
 
 def translate(error: psycopg2.Error, *, server: str, rows: bool = False) -> DatabaseError:

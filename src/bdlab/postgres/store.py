@@ -28,11 +28,10 @@ from bdlab.ledger import (
     replay_count,
 )
 from bdlab.log_identity import KnownLog
+from bdlab.postgres.accounts import read_known
 from bdlab.postgres.contracts import check_schema, read_contract
-from bdlab.postgres.logs import read_known
-from bdlab.postgres.queries import queries
 from bdlab.postgres.rows import MOMENTS, CopyLines, headers_json, printable
-from bdlab.postgres.session import ConnectionLimits, Session, translate
+from bdlab.postgres.session import ConnectionLimits, Session, queries, translate
 
 _DEAD_LETTERS_A_STATEMENT = 200
 _COPY_BYTES = 128 << 10

@@ -4,13 +4,13 @@ It knows its servers as programs only: what is inside Vault, Kafka and Postgres 
 commands that it runs.
 """
 
+from bdlab.stack.brokers import Tansu
 from bdlab.stack.folder import EXPORTED, BrokerKind, DataFolder, Endpoints, exports
 from bdlab.stack.local import LocalStack
 from bdlab.stack.servers.kafka import ApacheKafka
 from bdlab.stack.servers.openbao import OpenBao
 from bdlab.stack.servers.postgres import Postgres
 from bdlab.stack.servers.server import Broker, Server
-from bdlab.stack.servers.tansu import Tansu
 from bdlab.stack.supervisor import Event
 from bdlab.stack.tls import TlsFolder
 

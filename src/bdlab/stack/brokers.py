@@ -1,18 +1,55 @@
-"""The brokers that a local stack can have, and the choice of one."""
+"""The brokers that a local stack can have, and the choice of one. Tansu speaks Kafka's protocol and keeps the log in
+memory only; `servers.kafka` has the other.
+"""
 
 import os
+import secrets
+import signal
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from bdlab.certificates import CertificateFiles
 from bdlab.errors import BinaryMissing, StackError
-from bdlab.probes import MEMORY_ONLY
+from bdlab.probes import MEMORY_ONLY, MEMORY_ONLY_ID
 from bdlab.stack.folder import BrokerKind, DataFolder
-from bdlab.stack.servers import java
+from bdlab.stack.servers import binaries, java
 from bdlab.stack.servers.jars import Progress
 from bdlab.stack.servers.kafka import ApacheKafka
-from bdlab.stack.servers.server import Broker
-from bdlab.stack.servers.tansu import Tansu
+from bdlab.stack.servers.server import Broker, is_listening
+
+
+class Tansu(Broker):
+    """Each start is a new incarnation of the log, with a new cluster id on a new port: a client of the old
+    log, which is lost, must not mistake the new one for it.
+    """
+
+    name = "tansu"
+    stop_signal = signal.SIGKILL  # it has nothing to save, and an orderly stop takes it two seconds
+    keeps_log: ClassVar[bool] = False
+    cluster_id = ""
+
+    def _choose_port(self) -> int:
+        return self.ports.choose_new(self._port)
+
+    def _configure(self, port: int) -> Sequence[str]:
+        self.cluster_id = f"{MEMORY_ONLY_ID}{secrets.token_hex(8)}"
+        url = f"tcp://127.0.0.1:{port}"
+        return [
+            str(binaries.tansu()),
+            "broker",
+            "--cluster-id",
+            self.cluster_id,
+            "--listener-url",
+            url,
+            "--advertised-listener-url",
+            url,
+            "--storage-engine",
+            "memory://tansu/",
+        ]
+
+    def _is_ready(self) -> bool:
+        return is_listening(self.port) and self.running
 
 
 def make_broker(kind: BrokerKind, data_dir: Path, certificates: CertificateFiles) -> Broker:
