@@ -118,6 +118,12 @@ def test_clocks_that_differ_and_rows_from_before_are_told(place: Place) -> None:
     assert "clocks of two machines differ" in notes["scored"]
     assert "from before" in notes["read"]
     assert found["hops"][1]["ms"] < -1000
+    nowhere = {"BDLAB_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+    away = json.loads(place.done("trace", str(ahead.id), "--json", **nowhere))
+    assert (away["outcome"], away["contract"]) == ("stored", None)
+    assert "the broker does not tell" in away["hops"][2]["note"]
+    refused = place.run("trace", str(event().id), **nowhere)
+    assert refused.returncode == 1, refused.stdout
 
 
 def test_what_was_pruned_is_not_called_never_seen(place: Place) -> None:

@@ -54,8 +54,8 @@ class _Search:
         except BrokerError as error:
             self._away = error
         following = reader.next_offsets()
-        logs = {number: (match_log(log_partition(held), following), held) for number, held in self._ranges.items()}
-        self._next = {at: max(following[log] if log else 0, held.start) for at, (log, held) in logs.items()}
+        logs = [(held, match_log(log_partition(held), following)) for held in self._ranges.values()]
+        self._next = {held.partition: max(following[log] if log else 0, held.start) for held, log in logs}
 
     def rows(self, topic: str, since: datetime) -> Iterator[Trace]:
         wanted = self._wanted

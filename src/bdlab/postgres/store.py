@@ -74,20 +74,17 @@ class Store:
     def _take(self, contract: Contract) -> None:
         self.codec = codec_of(contract)
         self._lines = CopyLines(self.codec.event)
-        kinds = (
-            "{}",
-            "NULL::bigint AS {}",
-            "to_timestamp({}::float8 / 1000000)",
-        )  # of the table, of `incoming`, and back
-        columns, copied, values = (
-            sql.SQL(", ").join(
-                sql.SQL(kind if name in MOMENTS else "{}").format(sql.Identifier(name)) for name in self._lines.columns
+        names, statements = self._lines.columns, queries("store")
+
+        def listed(moment: str) -> sql.Composed:
+            kinds = (sql.SQL(moment if name in MOMENTS else "{}") for name in names)
+            return sql.SQL(", ").join(
+                kind.format(sql.Identifier(name)) for kind, name in zip(kinds, names, strict=True)
             )
-            for kind in kinds
-        )
-        statements = queries("store")
-        self._temporary_table = sql.SQL(statements["temporary_table"]).format(columns=copied)
-        self._insert_rows = sql.SQL(statements["insert_rows"]).format(columns=columns, values=values)
+
+        incoming, values = listed("NULL::bigint AS {}"), listed("to_timestamp({}::float8 / 1000000)")
+        self._temporary_table = sql.SQL(statements["temporary_table"]).format(columns=incoming)
+        self._insert_rows = sql.SQL(statements["insert_rows"]).format(columns=listed("{}"), values=values)
 
     def read_contract(self) -> bool:
         """Read the database's contract again, and return whether it is another. Raises as `start_offsets`."""
