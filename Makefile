@@ -35,14 +35,23 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 lock: $(VENV)/.installed  ## renew the lock files (the newest versions that pyproject.toml allows), with hashes
 	$(LOCK) --all-extras --group build --output-file requirements.lock pyproject.toml
 	$(LOCK) --group docs --constraint requirements.lock --output-file infra/docs/requirements.lock
+	$(LOCK) --group release --output-file infra/release.lock
 	$(BIN)/python infra/kafka/lock.py
 
-check: $(VENV)/.installed  ## lint, types, import rules, spelling
+check: $(VENV)/.installed  ## lint, types, import rules, spelling, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/zizmor --offline --quiet .github
+
+dist: $(VENV)/.installed  ## build the sdist and the wheel, and a CycloneDX list of what requirements.lock has, into dist
+	rm -rf dist build/release
+	$(BIN)/python -m hatchling build
+	$(PYTHON) -m venv build/release
+	build/release/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement infra/release.lock
+	build/release/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --output-file dist/bdlab.cdx.json requirements.lock
 
 # Not --quiet: it would count no warnings.
 docs: $(VENV)/.docs  ## build the pages of docs/ into build/site; a broken link or anchor fails
@@ -100,4 +109,4 @@ test-compose: kafka  ## the compose files, booted for real in a Docker engine of
 clean:  ## remove .venv and caches
 	rm -rf $(VENV) build/site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
-.PHONY: help demo dev lock check docs test test-all test-kafka test-tls test-matrix chaos kafka prometheus test-compose clean
+.PHONY: help demo dev lock check docs test test-all test-kafka test-tls test-matrix chaos kafka prometheus test-compose dist clean

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -38,8 +39,8 @@ class Terminal:
 
     @property
     def lines(self) -> list[str]:
-        """What stands there, without what was shown for a while in a line that renews itself."""
-        return [line.rpartition("\r\x1b[K")[2] for line in self.screen.split("\n")]
+        """What stands there, without colours and what was shown for a while in a line that renews itself."""
+        return [re.sub(r"\x1b\[[0-9;]*m", "", line.rpartition("\r\x1b[K")[2]) for line in self.screen.split("\n")]
 
     def shows(self, text: str, within_s: float) -> bool:
         deadline = time.monotonic() + within_s

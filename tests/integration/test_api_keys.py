@@ -25,6 +25,7 @@ from bdlab.vault.client import VaultClient
 from tests import forked
 from tests.chaos.vault_faults import VaultProxy
 from tests.fix_vault import VaultWorld
+from tests.json_results import as_documented
 from tests.waiting import until
 
 #: What is promised; the tests' services look every 0.2 s.
@@ -106,13 +107,14 @@ def test_a_key_is_printed_once_and_alone_and_vault_has_its_hash(world: VaultWorl
 
 
 def test_a_key_and_its_revocation_as_json(world: VaultWorld, maker: VaultClient) -> None:
-    made = json.loads(api_key(world, "create", "shop", "--scope", ",".join(SCOPES), "--json").stdout)
+    done = api_key(world, "create", "shop", "--scope", ",".join(SCOPES), "--json")
+    made = as_documented("api-key create", done.stdout)
     found = KEY_FORM.fullmatch(made.pop("key"))
     assert found
     stored = api_keys.stored(maker)["shop"]
     assert isinstance(stored, ApiKey)
     assert stored.hash == hash_of(found["secret"])
-    listed = json.loads(api_key(world, "list", "--json").stdout)
+    listed = as_documented("api-key list", api_key(world, "list", "--json").stdout)
     assert listed == {"keys": [made]}
     assert sorted(made) == ["created_at", "expires_at", "expires_in_s", "name", "rate", "scopes", "state"]
     assert json.loads(api_key(world, "revoke", "shop", "--json").stdout) == {"name": "shop", "state": "revoked"}

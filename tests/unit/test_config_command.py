@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bdlab.settings import FIELDS
+from tests.json_results import as_documented
 
 PASSWORD = "hunter2hunter2"
 SETTINGS = f"""
@@ -43,7 +44,8 @@ def test_each_setting_is_shown_with_its_layer_and_no_secret(tmp_path: Path) -> N
         tmp_path, "show", "--no-vault", "--json", toml=SETTINGS, VAULT_CACERT="ca.pem", BDLAB_HTTP_PORT="8002"
     )
     assert done.returncode == 0, done.stderr
-    found = {each["name"]: (each["value"], each["from"]) for each in json.loads(done.stdout)["settings"]}
+    settings = as_documented("config show", done.stdout)["settings"]
+    found = {each["name"]: (each["value"], each["from"]) for each in settings}
     assert list(found) == list(FIELDS)
     assert found["http.port"] == (8002, "the environment (BDLAB_HTTP_PORT)")
     assert found["vault.ca_file"] == ("ca.pem", "the environment (VAULT_CACERT)")
@@ -99,7 +101,7 @@ def test_faults_are_named_where_they_are(
 def test_what_does_not_fit_is_a_warning_and_what_fits_is_nothing(tmp_path: Path) -> None:
     done = config(tmp_path, "check", "--no-vault", "--json", toml="[kafka]\nsession_timeout_s = 2\n")
     assert done.returncode == 0, done.stderr
-    (found,) = json.loads(done.stdout)["findings"]
+    (found,) = as_documented("config check", done.stdout)["findings"]
     assert (found["gravity"], found["name"]) == ("warning", "kafka.session_timeout_s")
     done = config(tmp_path, "check", "--no-vault", BDLAB_DLQ_LIMIT="3", BDLAB_LEASE_TTL="1h", BDLAB_DEBUG="1")
     assert (done.returncode, done.stdout) == (0, "Nothing was found to be wrong.\n"), done.stderr

@@ -36,6 +36,7 @@ from bdlab.inputs import Validator
 from bdlab.model import load_contract, load_scorer
 from bdlab.model.draft import Draft, draft_card, guess, inspect
 from bdlab_cli.app import app
+from tests.json_results import as_documented
 from tests.unit.test_train_command import bdlab as run
 
 CITIES = ["Bonn", "Köln", "Ulm"]
@@ -454,10 +455,10 @@ def test_the_commands_write_and_check_a_card(sample: Path, tmp_path: Path, capfd
     assert "whole numbers" in done.stdout
     card = str(tmp_path / "houses.card.json")
     assert card in done.stdout
-    drafted = json.loads(bdlab(*init, "--force", "--json"))
+    drafted = as_documented("model init", bdlab(*init, "--force", "--json"))
     assert drafted["path"] == card
     assert {found["field"] for found in drafted["guesses"]} == {"city", "living area (m2)", "rooms", "isNew"}
-    checked = json.loads(bdlab("check", card, "--sample", str(sample), "--json"))
+    checked = as_documented("model check", bdlab("check", card, "--sample", str(sample), "--json"))
     assert checked["findings"] == []
     assert checked["columns"]["living_area_m2"] == "double precision"
     assert checked["columns"]["rooms"] == "bigint NOT NULL"

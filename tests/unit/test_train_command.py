@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bdlab.model import load_scorer
 from tests.fix_model import SMALL_REVIEWS
+from tests.json_results import as_documented
 
 
 def bdlab(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -41,7 +42,7 @@ def test_json_is_the_card_and_nothing_else(tmp_path: Path) -> None:
     done = bdlab("train", str(SMALL_REVIEWS), "--json", *named, cwd=tmp_path, **twins)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert json.loads(done.stdout) == json.loads((tmp_path / "model" / "mine.card.json").read_text())
+    assert as_documented("train", done.stdout) == json.loads((tmp_path / "model" / "mine.card.json").read_text())
     assert json.loads(done.stdout)["validation"]["folds"] == 2
 
 

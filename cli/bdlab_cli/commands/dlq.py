@@ -50,6 +50,9 @@ _COMPLETED, _COMPLETED_WITHIN_S = 100, 1.5
 
 def _typed(incomplete: str) -> list[tuple[str, str]]:
     """Return what the position that a person types may become, the open letters first; nothing if it takes too long."""
+    import bdlab.postgres.deadletters
+    import bdlab.vault.session  # noqa: F401 - what takes long on a busy machine is no fault of the servers
+
     partition, typed, _ = incomplete.partition("/")
     wanted = DeadLetterFilter(partition=int(partition) if typed and partition.isdecimal() else None)
     found: list[tuple[str, str]] = []
