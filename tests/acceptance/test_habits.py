@@ -80,7 +80,9 @@ def test_every_result_is_json_as_documented(stack: Stack, tmp_path: Path) -> Non
     [predicted] = stack.json("predict", "Good.")
     assert predicted["state"] == "acknowledged"
     assert stack.json("verify", "--wait 60")["verified"]
+    assert stack.json("trace", predicted["id"])[0]["outcome"] == "stored"
     assert stack.json("status")[0]["state"] == "healthy"
+    assert as_documented("doctor", stack.run("bdlab doctor --json || test $? = 10"))["checks"]
     assert {change["change"] for change in stack.json("migrate")} == {""}
     [issued] = stack.json("server-certificate", f"api --folder {tmp_path} --host localhost")
     assert "issued for localhost" in issued["change"]
