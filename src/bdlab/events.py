@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
@@ -17,9 +16,9 @@ import msgspec
 from uuid_utils.compat import uuid8
 
 from bdlab.contract import Contract
-from bdlab.contract.types import event_type, input_type, score_type
+from bdlab.contract.fields import event_type, input_type, score_type
 from bdlab.errors import EventTooNew, InvalidEvent
-from bdlab.plain_json import PlainJson
+from bdlab.plain_json import PlainJson, object_of
 
 SCHEMA_VERSION = 1
 CONTRACT_HEADER = "bdlab-contract"
@@ -245,7 +244,10 @@ class EventCodec:
     def _check_unusual(self, value: bytes, event: PredictionEvent) -> None:
         """Raise InvalidEvent if JSON that PlainJson does not read has something that cannot be stored."""
         if _encoder.encode(event) != value:
-            _refuse_repeated_fields(value)
+            try:
+                json.loads(value, object_pairs_hook=object_of)
+            except ValueError as error:
+                raise InvalidEvent(f"field {error}") from None
         if _NUL in value:  # JSON has no other way to write it
             _refuse_nul(event)
         for name in self._moments:
@@ -407,16 +409,3 @@ def _schema_version(value: bytes) -> int:
         return SCHEMA_VERSION
     version = found.get("schema_version") if isinstance(found, Mapping) else None
     return version if type(version) is int else SCHEMA_VERSION
-
-
-def _refuse_repeated_fields(value: bytes) -> None:
-    """Raise InvalidEvent if a JSON object repeats a field, since parsers differ in which value they take."""
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = dict(items)
-        if len(fields) != len(items):
-            twice = next(name for name, times in Counter(name for name, _ in items).items() if times > 1)
-            raise InvalidEvent(f"field {twice!r} stands twice in the JSON")
-        return fields
-
-    json.loads(value, object_pairs_hook=pairs)

@@ -1,6 +1,7 @@
 """The JSON of each field, found without decoding, in structs that are written as bdlab writes them. Pure."""
 
 import re
+from collections import Counter
 from datetime import datetime
 from operator import attrgetter
 from types import NoneType, UnionType
@@ -21,6 +22,18 @@ _FORMS = {
     float: rb"(-?\d{1,15}+(?:\.\d{1,17}+)?+)",
     datetime: rb'"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6}+)?+Z)"',
 }
+
+
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, as `json.loads` asks for it.
+
+    Raises ValueError if it repeats a name, since parsers differ in which value they take.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{twice!r} stands twice in the JSON")
+    return found
 
 
 def is_text(kind: object) -> bool:

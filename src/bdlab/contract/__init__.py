@@ -4,9 +4,8 @@ A contract is a JSON document with a flat JSON Schema (2020-12) for the input an
 of a request, the event, the table's columns and the columns of files follow from it.
 """
 
-from bdlab.contract.evolution import check_evolution, check_fits
 from bdlab.contract.fields import Contract, Field, column_name, example_of
-from bdlab.contract.schema import parse_contract, review_contract
+from bdlab.contract.schema import check_evolution, check_fits, parse_contract, review_contract
 
 __all__ = [
     "Contract",

@@ -19,6 +19,7 @@ from bdlab.events import EventCodec, Scorer, codec_of
 from bdlab.files import Replacement
 from bdlab.model import terms
 from bdlab.model.compiled import CompiledScorer, no_review
+from bdlab.plain_json import object_of
 from bdlab.resources import models_dir
 from bdlab.settings import SHIPPED_MODEL
 
@@ -84,7 +85,7 @@ def read_card(path: Path) -> Card:
     content = read_file(path).removeprefix(codecs.BOM_UTF8)
     try:
         card = msgspec.json.decode(content, type=Card)
-        _check_names(json.loads(content, object_pairs_hook=_object))
+        _check_names(json.loads(content, object_pairs_hook=object_of))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{path} is not a model card: {error}",
@@ -95,14 +96,6 @@ def read_card(path: Path) -> Card:
         if not plain or name in {"", ".", ".."} or Path(name).name != name:
             raise ModelError(f"the model card {path} names the file {name!r}, which is not beside it")
     return card
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {max(names, key=names.count)!r} stands twice in an object")
-    return found
 
 
 def _check_names(card: dict[str, Any]) -> None:
