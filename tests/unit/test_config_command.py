@@ -103,5 +103,7 @@ def test_what_does_not_fit_is_a_warning_and_what_fits_is_nothing(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     (found,) = as_documented("config check", done.stdout)["findings"]
     assert (found["gravity"], found["name"]) == ("warning", "kafka.session_timeout_s")
-    done = config(tmp_path, "check", "--no-vault", BDLAB_DLQ_LIMIT="3", BDLAB_LEASE_TTL="1h", BDLAB_DEBUG="1")
+    done = config(
+        tmp_path, "check", "--no-vault", BDLAB_DLQ_LIMIT="3", BDLAB_LEASE_TTL="1h", BDLAB_API_KEY="x", BDLAB_DEBUG="1"
+    )
     assert (done.returncode, done.stdout) == (0, "Nothing was found to be wrong.\n"), done.stderr

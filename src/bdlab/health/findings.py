@@ -22,7 +22,7 @@ from bdlab.values import near
 Gravity = Literal["critical", "warning", "notice"]
 
 #: Of the first set-up (.env.example), of compose, and of no option.
-_OTHER_VARIABLES = ("BDLAB_KAFKA_HOME", "BDLAB_PUBLISH", "BDLAB_VAULT_TOKEN")
+_OTHER_VARIABLES = ("BDLAB_API_KEY", "BDLAB_KAFKA_HOME", "BDLAB_PUBLISH", "BDLAB_VAULT_TOKEN")
 #: A smaller lag, in events, comes and goes within a second.
 _MUCH_LAG = 1000
 _HERE = (*LOOPBACK, "::1")
