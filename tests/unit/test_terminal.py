@@ -279,6 +279,38 @@ def test_other_cells_stay_what_they_are(text: str) -> None:
     assert inert(None) is None
 
 
+@pytest.mark.parametrize("narrow", [{"COLUMNS": "40"}, {"COLUMNS": "40", "LC_ALL": "C", "TERM": "dumb"}])
+@pytest.mark.parametrize(
+    ("command", "whole"),
+    [
+        ("model check models/reviews.card.json", "helpfulness_numerator"),
+        ("status --check model", "sha256"),
+        ("predict --no-publish 'A rather long text, which does not fit'", "sentiment"),
+    ],
+)
+def test_a_narrow_terminal_cuts_no_cell_and_gets_no_colour(command: str, whole: str, narrow: dict[str, str]) -> None:
+    done = shell(f"cd '{Path(__file__).parents[2]}'; bdlab {command}", **narrow)
+    assert done.returncode == 0, done.stderr
+    assert "…" not in done.stdout
+    assert "\x1b" not in done.stdout
+    tables = [line for line in done.stdout.splitlines() if line[:1] in "┏┃┡│└┌|+"]
+    assert tables
+    assert {len(line) for line in tables} <= set(range(41))
+    cells = "".join(line.split("│" if "│" in line else "|")[1].strip() for line in tables if line[0] in "│|")
+    assert whole in cells.replace(" ", "") + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"), [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False)]
+)
+def test_colours_are_left_out_if_they_are_not_wanted(environment: dict[str, str], *, coloured: bool) -> None:
+    kept = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "FORCE_COLOR"}}
+    with closing(Terminal(["status", "--check", "model"], kept | {"TERM": "xterm"} | environment)) as opened:
+        assert opened.ended() == 0
+    assert ("\x1b[32m" in opened.screen) == coloured
+    assert "reviews@" in opened.screen
+
+
 # A line that renews itself.
 
 _TALKING = """

@@ -1,7 +1,5 @@
 """`bdlab trace`: what became of a prediction, from its request to its row."""
 
-import sys
-import threading
 from datetime import datetime
 from typing import Annotated
 
@@ -10,6 +8,7 @@ from typer import Argument, Exit, Option
 from bdlab.errors import Unhealthy
 from bdlab_cli.options import StartupTimeout, moment
 from bdlab_cli.output import terminal
+from bdlab_cli.output.progress import line
 from bdlab_cli.wiring.session import load_settings
 from bdlab_cli.wiring.signals import stop_on_signal
 
@@ -35,14 +34,8 @@ def trace(
     from bdlab_cli.wiring import hops
 
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
-    tell = threading.Timer(2.0, terminal.echo, [f"Looking on the topic for {look:g} s at most."], {"err": True})
-    if sys.stderr.isatty():
-        tell.start()
-    try:
-        with stop_on_signal() as stop:
-            found = hops.trace(layers, stop, what, since=since or moment("24h"), look_s=look)
-    finally:
-        tell.cancel()
+    with stop_on_signal() as stop, line(lambda: f"Looking on the topic for {look:g} s at most"):
+        found = hops.trace(layers, stop, what, since=since or moment("24h"), look_s=look)
     for one in found:
         terminal.echo_json(one) if json else show(one)
     if found[0].outcome in {"pruned", "never seen"}:
