@@ -95,10 +95,7 @@ def revoke(name: _Name, *, json: bool = False, startup_timeout: StartupTimeout =
     from bdlab.vault import api_keys
 
     _ask(startup_timeout, lambda client: api_keys.revoke(client, name))
-    if json:
-        terminal.echo_json({"name": name, "state": "revoked"})
-    else:
-        terminal.echo(f"{name}: revoked")
+    terminal.echo_result({"name": name, "state": "revoked"}, f"{name}: revoked", as_json=json)
 
 
 def _ask(startup_timeout: float | None, request: Callable[..., Any]) -> Any:

@@ -126,10 +126,7 @@ def show(
     with _opened(startup_timeout) as (_, letters):
         written = position if offset is None else dead_letters.place((position, offset))
         letter = at_place(letters, written, cluster)
-    if json:
-        terminal.echo_json(summary(letter) | dead_letters.content(letter))
-    else:
-        dead_letters.show(letter)
+    terminal.echo_json(summary(letter) | dead_letters.content(letter)) if json else dead_letters.show(letter)
 
 
 @app.command()

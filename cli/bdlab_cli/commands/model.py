@@ -59,10 +59,7 @@ def init(
         contract=contract,
         delimiter=delimiter,
     )
-    if json:
-        terminal.echo_json(draft)
-    else:
-        show_draft(draft)
+    terminal.echo_json(draft) if json else show_draft(draft)
 
 
 @app.command()
@@ -88,9 +85,6 @@ def check(
     fields = report.contract or ()
     columns = {each.column: column_type(each) + " NOT NULL" * (not each.nullable) for each in fields}
     shown = report_of(report, columns)
-    if json:
-        terminal.echo_json(shown)
-    else:
-        show_report(shown)
+    terminal.echo_json(shown) if json else show_report(shown)
     if report.findings:
         raise Exit(Unhealthy.exit_code)

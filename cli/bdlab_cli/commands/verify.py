@@ -26,16 +26,12 @@ def verify(
         --wait SECONDS: How long a running consumer may take to catch up.
         --limit: How many offsets of each problem are listed.
     """
+    from bdlab_cli.output.accounting import show
     from bdlab_cli.wiring.accounting import account
 
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
     with stop_on_signal() as stop:
         report = account(layers, stop, wait_s=wait, limit=limit)
-    if json:
-        terminal.echo_json(report)
-    else:
-        from bdlab_cli.output.accounting import show
-
-        show(report, terminal.stdout())
+    terminal.echo_json(report) if json else show(report, terminal.stdout())
     if not report.verified:
         raise Exit(Unhealthy.exit_code)

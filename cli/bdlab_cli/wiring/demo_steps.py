@@ -64,10 +64,8 @@ def run_demo(broker: BrokerName, *, keep: bool, tls: bool, model: str | None, as
                 out.print(_table(contract, rows), markup=True)
             with _step("verified that every offset is stored exactly once"):
                 accounts = _verify(stack, stop, *["--json"] * as_json)
-            if as_json:
-                terminal.echo_json({"rows": rows, "accounts": msgspec.Raw(accounts.encode())})
-            else:
-                out.print(accounts, end="")
+            result = {"rows": rows, "accounts": msgspec.Raw(accounts.encode())}
+            terminal.echo_json(result) if as_json else out.print(accounts, end="")
         finally:
             stack.close(drain=False)
     held = f"all of it held, in {time.monotonic() - began:.1f} s; the broker: {described(kind)}"
