@@ -15,7 +15,6 @@ import msgspec
 from msgspec import UNSET
 
 from bdlab.contract import Contract, Field
-from bdlab.contract.fields import PREDICTION
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.events import Term
 from bdlab.files import Replacement
@@ -97,12 +96,11 @@ class _Fields:
             for field in contract
             if field in contract.inputs and (field.kind not in ("integer", "number") or field.default in (UNSET, None))
         ]
-        choices = next(field.choices for field in contract.outputs if field.name == PREDICTION)
         self._outputs, self._inputs = (
             {_name(field): field.column for field in fields} for fields in (contract.outputs, echoed)
         )
         self._score = self._outputs | {name: name for name in ("known_terms", "warning", "explanation")}
-        kinds = {_name(field): _TYPES.get(field.kind, choices or str) for field in contract}
+        kinds = {_name(field): _TYPES.get(field.kind, contract.classes or str) for field in contract}
         self.types: dict[str, Any] = {
             **_BEFORE, **{name: kinds[name] for name in self._outputs},
             **_AFTER, **{name: kinds[name] for name in self._inputs},

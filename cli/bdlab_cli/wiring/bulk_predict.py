@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -268,13 +269,9 @@ def _account(prediction: Prediction, file: InputFile, tally: _Tally, count: int,
 
 def _ranges(lines: list[int]) -> str:
     """Return line numbers like 3, 7-9."""
-    spans: list[list[int]] = []
-    for line in lines:
-        if spans and line == spans[-1][1] + 1:
-            spans[-1][1] = line
-        else:
-            spans.append([line, line])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    runs = groupby(enumerate(lines), lambda numbered: numbered[1] - numbered[0])
+    spans = ([line for _, line in run] for _, run in runs)
+    return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)
 
 
 def _refuse_overwriting(source: str, output: str | None) -> None:

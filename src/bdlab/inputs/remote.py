@@ -51,13 +51,9 @@ def _system(address: str) -> tuple[Any, str]:
 
     try:
         system, path = fsspec.core.url_to_fs(address)
-    except ImportError as error:
-        raise InvalidInput(
-            f"{address} cannot be reached: {_why(error)}",
-            hint="Install the package that it names beside bdlab[remote].",
-        ) from error
     except Exception as error:  # each kind of storage has its own
-        raise InvalidInput(f"{address} cannot be reached: {_why(error)}") from error
+        hint = "Install the package that it names beside bdlab[remote]." if isinstance(error, ImportError) else ""
+        raise InvalidInput(f"{address} cannot be reached: {_why(error)}", hint=hint) from error
     return system, path
 
 
