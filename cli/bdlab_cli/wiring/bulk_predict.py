@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -279,10 +279,7 @@ def _refuse_overwriting(source: str, output: str | None) -> None:
     if output is None:
         return
     same = source == output
-    try:
-        read = os.fstat(0) if source == STANDARD_INPUT else Path(source).stat()
-        same = os.path.samestat(read, Path(output).stat())
-    except (OSError, RuntimeError):  # one of them is missing, which is said later, or an address
-        pass
+    with suppress(OSError, RuntimeError):  # one of them is missing, which is said later, or an address
+        same = Path(output).samefile("/dev/stdin" if source == STANDARD_INPUT else source)
     if same:
         raise InvalidInput(f"--output {output} is the file that is read", hint="Name another file.")
