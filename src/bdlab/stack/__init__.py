@@ -1,8 +1,7 @@
 """The local stack: OpenBao, Postgres and a broker as child processes, and the pipeline over them.
 
-It knows its servers as programs only: what is inside Vault, Kafka and Postgres is set up by the `bdlab`
-commands that it runs.
-"""
+It knows its servers as programs only: what is inside Vault, Kafka and Postgres is set up by the `bdlab` commands that
+it runs."""
 
 from bdlab.stack.brokers import Tansu
 from bdlab.stack.folder import EXPORTED, BrokerKind, DataFolder, Endpoints, exports

@@ -7,11 +7,10 @@
                       and the key that authenticates the backup
     manifest.json     the SHA-256 of each file, and an HMAC-SHA256 of all of them by that key
 
-A restore uses only files that are as in the manifest: somebody who can write to the backup, but has not its
-keys, can neither change nor add what a restore would run.
+A restore uses only files that are as in the manifest: somebody who can write to the backup, but has not its keys, can
+neither change nor add what a restore would run.
 
-The broker's log is in no backup: the database has what was acknowledged and stored.
-"""
+The broker's log is in no backup: the database has what was acknowledged and stored."""
 
 from __future__ import annotations
 
@@ -39,9 +38,8 @@ _write = partial(replace_file, mode=0o600)
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
-    """`made_at` is when the backup began; `data_dir` the folder that was backed up; `tls` whether its servers
-    speak TLS; `deployment` whose names they have.
-    """
+    """`made_at` is when the backup began; `data_dir` the folder that was backed up; `tls` whether its servers speak
+    TLS; `deployment` whose names they have."""
 
     made_at: datetime
     data_dir: str
@@ -71,10 +69,8 @@ class Backup:
 
     @contextmanager
     def write(self, folder: DataFolder, *, version: str) -> Iterator[Backup]:
-        """Make the backup, with the keys of `folder`, under another name, and rename it at the end.
-
-        Raises InvalidInput if its path exists already, StackError if it cannot be written.
-        """
+        """Make the backup, with the keys of `folder`, under another name, and rename it at the end. Raises InvalidInput
+        if its path exists already, StackError if it cannot be written."""
         if self.path.exists():
             raise InvalidInput(f"{self.path} exists already", hint="Name a new folder for each backup.")
         new = Backup(self.path.with_name(f".{self.path.name}.new"))
@@ -105,11 +101,8 @@ class Backup:
             raise StackError(f"the backup {self.path} cannot be written: {error}") from error
 
     def about(self, *, rows_only: bool = False) -> About:
-        """Return what the backup says of itself.
-
-        Raises InvalidInput if this version cannot read it, or a part is missing; for `rows_only` that is the
-        dump alone.
-        """
+        """Return what the backup says of itself. Raises InvalidInput if this version cannot read it, or a part is
+        missing; for `rows_only` that is the dump alone."""
         try:
             about = msgspec.json.decode((self.path / "backup.json").read_bytes(), type=About)
         except (OSError, msgspec.MsgspecError) as error:
@@ -131,9 +124,8 @@ class Backup:
     def authenticate(self, *, rows_only: bool = False, trusted: bool = False) -> None:
         """Raise InvalidInput, naming the file, unless everything is as `bdlab backup` wrote it.
 
-        For `rows_only` the snapshot and all keys but the manifest's may be missing. `trusted` accepts a
-        backup without a manifest or without its key, but none that does not match them.
-        """
+        For `rows_only` the snapshot and all keys but the manifest's may be missing. `trusted` accepts a backup without
+        a manifest or without its key, but none that does not match them."""
         missing = [file for file in (self._manifest, self._key) if not file.exists()]
         if missing:
             if trusted:
@@ -197,10 +189,8 @@ class Backup:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[DataFolder]:
-    """Lock a data folder that did not exist or was empty; empty it again if the block fails.
-
-    Raises InvalidInput if there is something in it.
-    """
+    """Lock a data folder that did not exist or was empty; empty it again if the block fails. Raises InvalidInput if
+    there is something in it."""
     folder = DataFolder(path)
     if folder.path.exists() and any(folder.path.iterdir()):
         raise InvalidInput(

@@ -1,6 +1,5 @@
 """The brokers that a local stack can have, and the choice of one. Tansu speaks Kafka's protocol and keeps the log in
-memory only; `servers.kafka` has the other.
-"""
+memory only; `servers.kafka` has the other."""
 
 import os
 import secrets
@@ -20,9 +19,8 @@ from bdlab.stack.servers.server import Broker, is_listening
 
 
 class Tansu(Broker):
-    """Each start is a new incarnation of the log, with a new cluster id on a new port: a client of the old
-    log, which is lost, must not mistake the new one for it.
-    """
+    """Each start is a new incarnation of the log, with a new cluster id on a new port: a client of the old log, which
+    is lost, must not mistake the new one for it."""
 
     name = "tansu"
     stop_signal = signal.SIGKILL  # it has nothing to save, and an orderly stop takes it two seconds
@@ -62,10 +60,9 @@ def choose_broker(
 ) -> tuple[BrokerKind, BinaryMissing | None]:
     """Choose the broker for the stack of `folder`; return it, and why Apache Kafka is missing if it is.
 
-    "auto" keeps the broker of the folder; a new folder gets Kafka, fetched into the cache unless it is there,
-    and the broker in memory only if that fails. Raises StackError for a folder whose log would be left
-    behind, and BinaryMissing if it must be Kafka.
-    """
+    "auto" keeps the broker of the folder; a new folder gets Kafka, fetched into the cache unless it is there, and the
+    broker in memory only if that fails. Raises StackError for a folder whose log would be left behind, and
+    BinaryMissing if it must be Kafka."""
     folder.check_location()
     kept = folder.broker
     if (kept, wanted) == ("kafka", "tansu"):

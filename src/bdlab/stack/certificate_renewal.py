@@ -26,9 +26,8 @@ _POLL_S = 0.05
 class Renewal(msgspec.Struct, frozen=True, kw_only=True):
     """How a `bdlab` command renews the certificates in `files`.
 
-    `command` returns its arguments. `reload` has the servers read the files, and may be called once too
-    often. `give_up` is called if the files are new and a server does not read them.
-    """
+    `command` returns its arguments. `reload` has the servers read the files, and may be called once too often.
+    `give_up` is called if the files are new and a server does not read them."""
 
     name: str
     files: tuple[CertificateFiles, ...]
@@ -47,10 +46,8 @@ class Renewal(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class CertificateRenewer:
-    """Renews certificates when two thirds of their life are over.
-
-    `run` runs a `bdlab` command: its name, its arguments, and what may interrupt it.
-    """
+    """Renews certificates when two thirds of their life are over. `run` runs a `bdlab` command: its name, its
+    arguments, and what may interrupt it."""
 
     run: Callable[[str, Sequence[str], threading.Event | None], object]
     report: Report
@@ -106,10 +103,8 @@ class CertificateRenewer:
 
 
 def broker_renewal(broker: Broker, files: CertificateFiles, ttl_s: int, *, is_up: Callable[[], bool]) -> Renewal:
-    """Return the renewal of the broker's certificate.
-
-    The broker reads its files when it starts; if the stack `is_up`, the command has it read them again.
-    """
+    """Return the renewal of the broker's certificate. The broker reads its files when it starts; if the stack `is_up`,
+    the command has it read them again."""
 
     def command() -> list[str]:
         arguments = ["broker-certificate", "--folder", str(files.folder), "--ttl", str(ttl_s)]

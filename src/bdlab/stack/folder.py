@@ -28,8 +28,7 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     """The addresses of a running stack. `pid` and `start_mark` are those of its `bdlab up`.
 
     `ca_file` verifies Vault, Postgres and the API; "" if they speak no TLS. `admin_servers` is a secured broker's
-    address for administrators. `model` is the name of the model, `model_path` its file; "" is the shipped one.
-    """
+    address for administrators. `model` is the name of the model, `model_path` its file; "" is the shipped one."""
 
     pid: int
     start_mark: str
@@ -144,10 +143,8 @@ class DataFolder:
         return os.fsdecode(file.read_bytes()) if file.exists() else ""
 
     def has_tls(self, wanted: bool | None) -> bool:
-        """Return whether the servers of this folder speak TLS: as at their first start, or as `wanted`.
-
-        Raises StackError if that differs, since their Vault knows its database by it.
-        """
+        """Return whether the servers of this folder speak TLS: as at their first start, or as `wanted`. Raises
+        StackError if that differs, since their Vault knows its database by it."""
         if not (self.path / "openbao").exists():
             return bool(wanted)
         secured = (self.tls / "ca.pem").exists()
@@ -184,10 +181,8 @@ class DataFolder:
 
     @property
     def broker(self) -> BrokerKind | None:
-        """The kind of broker that has its log; None for a new folder.
-
-        A folder of an earlier version does not say it: then it is the one that was started last.
-        """
+        """The kind of broker that has its log; None for a new folder. A folder of an earlier version does not say it:
+        then it is the one that was started last."""
 
         def last_used(kind: str) -> float:
             return max((log.stat().st_mtime for log in self.logs.glob(f"{kind}.log")), default=0)
@@ -265,10 +260,8 @@ _OF_ANOTHER_VAULT = ("VAULT_NAMESPACE", "BDLAB_VAULT_NAMESPACE", "BDLAB_VAULT_PR
 
 
 def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
-    """Return the environment variables, without empty ones, that point a terminal at the stack of `folder`.
-
-    Variables of this terminal that are about another Vault are emptied.
-    """
+    """Return the environment variables, without empty ones, that point a terminal at the stack of `folder`. Variables
+    of this terminal that are about another Vault are emptied."""
     foreign = {name: "" for name in _OF_ANOTHER_VAULT if os.environ.get(name)}
     values = {name: form.format(folder=folder, endpoints=endpoints) for name, form in _EXPORTS.items()}
     return foreign | {name: value for name, value in values.items() if value}

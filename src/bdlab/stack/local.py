@@ -38,8 +38,7 @@ class LocalStack:
     `command` is the command line that runs `bdlab`, without arguments. `report` gets each step. `http_port` None is
     8000 or, if that is taken, a free port. Certificates are valid for `certificate_ttl_s` seconds. `tls` secures
     OpenBao, Postgres and the API, too; None keeps what the folder has, which is off in a new one. `model_path` is kept
-    with the folder, "" is the shipped model; None takes the environment's. A new folder keeps `deployment`.
-    """
+    with the folder, "" is the shipped model; None takes the environment's. A new folder keeps `deployment`."""
 
     def __init__(
         self,
@@ -83,10 +82,8 @@ class LocalStack:
         self._drains = False
 
     def open(self, stop: threading.Event) -> Endpoints:
-        """Bring everything up.
-
-        Raises StackError, and StartInterrupted if `stop` was set; what was started is then stopped again.
-        """
+        """Bring everything up. Raises StackError, and StartInterrupted if `stop` was set; what was started is then
+        stopped again."""
         with ExitStack() as opened:
             opened.enter_context(self.folder)
             opened.callback(self._supervisor.stop_all)
@@ -101,10 +98,8 @@ class LocalStack:
         )
 
     def close(self, *, drain: bool = True) -> None:
-        """Stop everything in reverse order.
-
-        With `drain`, the consumers get some seconds to store what is on a broker that does not keep its log.
-        """
+        """Stop everything in reverse order. With `drain`, the consumers get some seconds to store what is on a broker
+        that does not keep its log."""
         self._drains = drain
         self._opened.close()
 

@@ -32,10 +32,8 @@ _DECIDED: dict[str, set[str] | None] = {
 
 
 def service_environment(folder: DataFolder, vault_address: str) -> dict[str, str]:
-    """Return the environment of the stack's `bdlab` commands: this process's own, pointed at the stack.
-
-    Settings in it reach the services, except those that the stack decides.
-    """
+    """Return the environment of the stack's `bdlab` commands: this process's own, pointed at the stack. Settings in it
+    reach the services, except those that the stack decides."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN_PREFIXES)}
     for section, values in environment_layer(os.environ).items():
         decided = _DECIDED.get(section, set())
@@ -62,8 +60,7 @@ class CommandResult(NamedTuple):
 @dataclass
 class Commands:
     """Runs `bdlab` commands in `folder`. `program` is the command line that runs `bdlab`, without arguments;
-    `environment` is all that they see.
-    """
+    `environment` is all that they see."""
 
     program: Sequence[str]
     folder: DataFolder
@@ -81,9 +78,8 @@ class Commands:
     ) -> CommandResult:
         """Run one until it ends, with `environment` on top, and its standard error in `logs/<name>.log`.
 
-        Raises StackError if it takes more than `timeout_s` seconds, and with `check`, with the end of its
-        log, if it fails; StartInterrupted if `stop` was set.
-        """
+        Raises StackError if it takes more than `timeout_s` seconds, and with `check`, with the end of its log, if it
+        fails; StartInterrupted if `stop` was set."""
         stop = stop or threading.Event()
         output_file = self.folder.records / f"{name}.out"
         process = Process(name, self.folder.path, output_file=output_file)
@@ -106,9 +102,8 @@ class Commands:
 
 
 class Service(ManagedProcess):
-    """A daemon of the pipeline, run as `commands` are, ready when `ready_path` answers 200 on `port`; over
-    HTTPS if it has `tls`.
-    """
+    """A daemon of the pipeline, run as `commands` are, ready when `ready_path` answers 200 on `port`; over HTTPS if it
+    has `tls`."""
 
     def __init__(
         self,

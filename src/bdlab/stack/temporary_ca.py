@@ -19,10 +19,8 @@ def subject(name: str) -> str:
 
 
 def temporary_certificates(names: Sequence[str], *, ttl_s: float) -> dict[str, Certificate]:
-    """Return a certificate for each name, all by one new CA whose key is kept nowhere.
-
-    They are valid for localhost and 127.0.0.1, for servers and for clients.
-    """
+    """Return a certificate for each name, all by one new CA whose key is kept nowhere. They are valid for localhost and
+    127.0.0.1, for servers and for clients."""
     ca = trustme.CA(organization_name=_ORGANIZATION, organization_unit_name="temporary CA")
     now = datetime.now(UTC)
     found = {}

@@ -1,8 +1,7 @@
 """The certificates of Vault, PostgreSQL and the API in a data folder, and a first one for each.
 
-Vault issues them all, and needs a certificate itself before it can. So the first ones are signed by a
-temporary CA in memory; its key is never on disk.
-"""
+Vault issues them all, and needs a certificate itself before it can. So the first ones are signed by a temporary CA in
+memory; its key is never on disk."""
 
 import contextlib
 import http.client
@@ -23,10 +22,8 @@ _TEMPORARY_S = 3600
 
 
 class TlsFolder:
-    """The folder `path` with a subfolder for each server, and in `ca_file` the CAs that clients trust.
-
-    Construction does no I/O.
-    """
+    """The folder `path` with a subfolder for each server, and in `ca_file` the CAs that clients trust. Construction
+    does no I/O."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -40,10 +37,8 @@ class TlsFolder:
         return ssl.create_default_context(cafile=str(self.ca_file))
 
     def prepare(self, *, ttl_s: float = _TEMPORARY_S) -> bool:
-        """Make temporary certificates for all servers if one has none that is valid; return whether it did.
-
-        Their CA is then trusted beside those before. Raises BinaryMissing without `trustme`.
-        """
+        """Make temporary certificates for all servers if one has none that is valid; return whether it did. Their CA is
+        then trusted beside those before. Raises BinaryMissing without `trustme`."""
         for server in SERVERS:
             # A run may have been killed after Vault's certificates came, and before they were trusted.
             if self.files(server).ca_file.exists():

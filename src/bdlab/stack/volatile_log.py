@@ -17,10 +17,8 @@ _DRAIN_S = 10
 
 
 def lost_events(verify_output: str, cluster_id: str) -> int | None:
-    """Return how many events of that log are known to be lost, from the output of `bdlab verify --json`.
-
-    None if no consumer ever saw that log, or the output cannot be read.
-    """
+    """Return how many events of that log are known to be lost, from the output of `bdlab verify --json`. None if no
+    consumer ever saw that log, or the output cannot be read."""
     try:
         closed = msgspec.json.decode(verify_output)["closed"]
         found = [int(log["lost"]) for log in closed if log["cluster_id"] == cluster_id]
@@ -33,9 +31,8 @@ def lost_events(verify_output: str, cluster_id: str) -> int | None:
 class VolatileLog:
     """The log of a broker whose start may be a new, empty one.
 
-    `file` survives a kill: it has the cluster id of the log whose events may not all be stored yet.
-    `broker` is its name for a person. `verify` runs `bdlab verify --json`, which waits for so many seconds.
-    """
+    `file` survives a kill: it has the cluster id of the log whose events may not all be stored yet. `broker` is its
+    name for a person. `verify` runs `bdlab verify --json`, which waits for so many seconds."""
 
     file: Path
     broker: str

@@ -1,8 +1,7 @@
 """API keys in Vault, a secret each at `api-keys/<name>`, and the ring of those that a running service knows.
 
 A list of names would not show that a key was revoked and another made under its name between two looks. So each change
-writes its key's name into `api-keys/_changes`, whose versions tell a service what to read again.
-"""
+writes its key's name into `api-keys/_changes`, whose versions tell a service what to read again."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -31,10 +30,8 @@ def stored(client: VaultClient) -> dict[str, ApiKey | str]:
 
 
 def create(client: VaultClient, key: ApiKey) -> None:
-    """Store a new key, or one in place of a key of its name that has expired.
-
-    Raises InvalidInput if there is another one of that name, also if it came at the same time, and VaultError.
-    """
+    """Store a new key, or one in place of a key of its name that has expired. Raises InvalidInput if there is another
+    one of that name, also if it came at the same time, and VaultError."""
     hint = f"Choose another name, or revoke it: bdlab api-key revoke {key.name}"
     taken = InvalidInput(f"there is an API key {key.name!r} already", hint=hint)
     before, version = _read(client, key.name)
@@ -69,10 +66,8 @@ class KeyRing:
         self._denied = False
 
     def keep(self) -> float:
-        """Read what has changed; return when that is due again. What was read before an error counts.
-
-        Raises VaultError, but not if the policy is of a version without API keys: that is logged once.
-        """
+        """Read what has changed; return when that is due again. What was read before an error counts. Raises
+        VaultError, but not if the policy is of a version without API keys: that is logged once."""
         try:
             self._look()
             self._denied = False

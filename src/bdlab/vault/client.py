@@ -35,8 +35,7 @@ class VaultClient:
 
     Every call raises VaultUnavailable (unreachable, sealed, not initialised, overloaded, failing), TokenRefused (the
     token is not valid), PolicyDenied (the token is valid and may not), SecretMissing (nothing is there), VaultError
-    (another refusal, with Vault's reason) or SettingsInvalid (no usable address).
-    """
+    (another refusal, with Vault's reason) or SettingsInvalid (no usable address)."""
 
     def __init__(self, settings: VaultSettings, *, token: Secret | None = None) -> None:
         self.settings = settings
@@ -91,10 +90,8 @@ class VaultClient:
         timeout_s: float | None = None,
         wrap_ttl_s: int | None = None,
     ) -> dict[str, Any]:
-        """Make a request, and return the JSON object of the response, or an empty one.
-
-        With `wrap_ttl_s` Vault wraps the response in a token that can be unwrapped once within that time.
-        """
+        """Make a request, and return the JSON object of the response, or an empty one. With `wrap_ttl_s` Vault wraps
+        the response in a token that can be unwrapped once within that time."""
         response = self._send(method, path, body, timeout_s=timeout_s, wrap_ttl_s=wrap_ttl_s)
         return self._answer(method, path, response)
 
@@ -178,10 +175,7 @@ class VaultClient:
         self.token = _NOBODY
 
     def unwrap(self, wrapping_token: Secret) -> dict[str, Any]:
-        """Return what is wrapped; this works once.
-
-        Raises VaultError if it was unwrapped before, or is too old.
-        """
+        """Return what is wrapped; this works once. Raises VaultError if it was unwrapped before, or is too old."""
         path = "sys/wrapping/unwrap"
         response = self._send("post", path, {}, token=wrapping_token)
         if response.status_code in {400, 403, 404}:
@@ -197,10 +191,7 @@ class VaultClient:
         return str(_data(self._answer("post", path, response)).get("creation_path", ""))
 
     def read_kv(self, mount: str, path: str) -> tuple[dict[str, str], int]:
-        """Return the newest version of a secret, and its number.
-
-        Raises SecretMissing, also if it was deleted.
-        """
+        """Return the newest version of a secret, and its number. Raises SecretMissing, also if it was deleted."""
         data = self.read(f"{mount}/data/{path}")
         values = data.get("data")
         if not isinstance(values, dict):
@@ -208,10 +199,8 @@ class VaultClient:
         return {str(name): str(value) for name, value in values.items()}, int(data["metadata"]["version"])
 
     def write_kv(self, mount: str, path: str, values: Mapping[str, Any], *, cas: int | None = None) -> int:
-        """Write a new version and return its number.
-
-        `cas` is the version that has to be there now, 0 for none. Raises VaultError if it is another.
-        """
+        """Write a new version and return its number. `cas` is the version that has to be there now, 0 for none. Raises
+        VaultError if it is another."""
         body: dict[str, Any] = {"data": values}
         if cas is not None:
             body["options"] = {"cas": cas}

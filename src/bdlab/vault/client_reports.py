@@ -5,8 +5,7 @@ key-value engine. A process reports before it first reads its credentials, so th
 change, and with each renewal of its token. A report is valid until the token of its process has run out, as nothing
 that the process has is accepted after that. A process that ends deletes its report; one that was killed leaves it. Each
 process locks a file of its name in its identity folder. So whoever sees that folder knows which processes were killed,
-and the next one takes over a free name.
-"""
+and the next one takes over a free name."""
 
 import contextlib
 import fcntl
@@ -34,9 +33,8 @@ _log = structlog.get_logger()
 class ClientReport(msgspec.Struct, frozen=True):
     """What one process of `service` reports. `kafka_version` is the version of the Kafka login that it uses.
 
-    `secret_id` is the accessor of the secret id that it logged in with, empty if that is not known; `until`
-    is when its token ends, None if never.
-    """
+    `secret_id` is the accessor of the secret id that it logged in with, empty if that is not known; `until` is when its
+    token ends, None if never."""
 
     service: str
     name: str
@@ -50,10 +48,7 @@ class ClientReport(msgspec.Struct, frozen=True):
 
 
 class ClientReporter:
-    """Reports for this process, under a name that is kept in its identity folder.
-
-    Construction does no I/O.
-    """
+    """Reports for this process, under a name that is kept in its identity folder. Construction does no I/O."""
 
     def __init__(self, client: VaultClient, identity: Identity) -> None:
         self._client = client
@@ -66,10 +61,8 @@ class ClientReporter:
         self._warned = False
 
     def report(self, kafka_version: int, secret_id: str, token: Ttl) -> None:
-        """Write the report if it differs from the last one. Raises VaultError.
-
-        If the policy, of an older version, does not allow it, that is logged once.
-        """
+        """Write the report if it differs from the last one. Raises VaultError. If the policy, of an older version, does
+        not allow it, that is logged once."""
         state = kafka_version, secret_id, token
         if state == self._reported:
             return
@@ -115,10 +108,8 @@ class ClientReporter:
 
 
 def prune_reports(client: VaultClient, identity: Identity) -> list[ClientReport]:
-    """Delete the reports that have run out, and those of killed processes of this identity folder.
-
-    Return the others, sorted by name. Raises VaultError.
-    """
+    """Delete the reports that have run out, and those of killed processes of this identity folder. Return the others,
+    sorted by name. Raises VaultError."""
     kv_mount, path, found = client.settings.kv_mount, _path(identity.service), []
     try:
         names = client.request("list", f"{kv_mount}/metadata/{path}")["data"]["keys"]

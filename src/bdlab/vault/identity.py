@@ -13,8 +13,7 @@ A secret id is handed over wrapped, so that whoever unwraps it first takes it fr
 alarm. The receiver claims it by renaming the file, unwraps it, and writes the secret id in one step. If it is killed
 before the unwrapping, it tries the claimed one again; if it is killed after the writing, it sees the newer secret id.
 Only a kill in the few milliseconds between Vault's response and the writing loses the secret id, as an unwrapping
-cannot be repeated: by the claim this is told from tampering, and `vault-init` hands over another.
-"""
+cannot be repeated: by the claim this is told from tampering, and `vault-init` hands over another."""
 
 import contextlib
 import fcntl
@@ -38,10 +37,8 @@ _AGAIN = "Run `bdlab vault-init` to hand over a new one; it destroys what was in
 
 
 def _read(path: Path, *, private: bool = True) -> str | None:
-    """Return the text, stripped; None if there is no such file.
-
-    Raises IdentityRefused if it cannot be read, or if it is private and others can read or write it.
-    """
+    """Return the text, stripped; None if there is no such file. Raises IdentityRefused if it cannot be read, or if it
+    is private and others can read or write it."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if private and mode & 0o077:
@@ -58,10 +55,8 @@ def _read(path: Path, *, private: bool = True) -> str | None:
 
 
 class WrappedSecretId(msgspec.Struct, frozen=True):
-    """A secret id that was handed over: its accessor, and until when it can be unwrapped.
-
-    `replaces` are the accessors of secret ids that are to be destroyed once this one is in use.
-    """
+    """A secret id that was handed over: its accessor, and until when it can be unwrapped. `replaces` are the accessors
+    of secret ids that are to be destroyed once this one is in use."""
 
     accessor: str
     expires_at: datetime
@@ -155,10 +150,8 @@ class Identity:
         return _read(self._file("accessor")) or ""
 
     def spent(self, client: VaultClient) -> bool:
-        """Return whether the wrapped secret id can no longer be unwrapped: it is lost, or somebody else has it.
-
-        Raises VaultError.
-        """
+        """Return whether the wrapped secret id can no longer be unwrapped: it is lost, or somebody else has it. Raises
+        VaultError."""
         with self._locked():
             wrapped, wrapped_id = self.wrapping_token(), self.wrapped_secret_id()
             if wrapped is None and wrapped_id and self.accessor:
@@ -177,9 +170,8 @@ class Identity:
     def obtain(self, client: VaultClient) -> tuple[str, Secret]:
         """Return role id and secret id, after unwrapping a secret id if one was handed over.
 
-        Raises IdentityRefused if there is none, if a file is open to others, or if somebody else has
-        unwrapped it; VaultUnavailable if Vault does not answer, and then nothing is lost.
-        """
+        Raises IdentityRefused if there is none, if a file is open to others, or if somebody else has unwrapped it;
+        VaultUnavailable if Vault does not answer, and then nothing is lost."""
         role_id = self.role_id()
         if self.delivered or self._file("claimed_secret_id").exists():
             with self._locked():

@@ -1,7 +1,6 @@
 """How long a token or a lease of Vault is valid, and when to renew it.
 
-Times are seconds on a clock that also runs while the machine sleeps, as Vault's does.
-"""
+Times are seconds on a clock that also runs while the machine sleeps, as Vault's does."""
 
 import math
 import time
@@ -22,10 +21,8 @@ def now() -> float:
 
 
 class Ttl(msgspec.Struct, frozen=True):
-    """A time to live of `ttl_s` seconds from `since` on; it was `initial_s` when first granted.
-
-    `since` is when Vault was asked, as its own clock started later.
-    """
+    """A time to live of `ttl_s` seconds from `since` on; it was `initial_s` when first granted. `since` is when Vault
+    was asked, as its own clock started later."""
 
     since: float
     ttl_s: float

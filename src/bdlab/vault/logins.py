@@ -1,7 +1,6 @@
 """What a session logs in with: its token and database login, which are leased, and its stored Kafka login.
 
-Nothing here knows of threads: the session makes sure that one of them asks Vault at a time.
-"""
+Nothing here knows of threads: the session makes sure that one of them asks Vault at a time."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,11 +29,8 @@ _log = structlog.get_logger()
 
 @dataclass
 class LeasedToken:
-    """The token of one identity.
-
-    `replaced` is called after each log-in but the first, with the former token if that is still valid.
-    `secret_id` is the accessor of the secret id that it was made with; empty if it is not known.
-    """
+    """The token of one identity. `replaced` is called after each log-in but the first, with the former token if that is
+    still valid. `secret_id` is the accessor of the secret id that it was made with; empty if it is not known."""
 
     client: VaultClient
     identity: Identity
@@ -102,10 +98,8 @@ class LeasedToken:
 
 @dataclass
 class LeasedDatabaseLogin:
-    """A login from a role of the database engine; `server` makes settings of what Vault says of it.
-
-    Without a role there is never a login.
-    """
+    """A login from a role of the database engine; `server` makes settings of what Vault says of it. Without a role
+    there is never a login."""
 
     client: VaultClient
     role: str | None
@@ -173,10 +167,8 @@ class LeasedDatabaseLogin:
 
 @dataclass
 class StoredKafkaLogin:
-    """The broker's address and the service's user, from the newest versions in the key-value engine.
-
-    `server` makes settings of what Vault says of the broker.
-    """
+    """The broker's address and the service's user, from the newest versions in the key-value engine. `server` makes
+    settings of what Vault says of the broker."""
 
     client: VaultClient
     service: str

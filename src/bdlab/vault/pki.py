@@ -1,9 +1,8 @@
 """Vault's PKI engine as the certificate authority of the pipeline. Its private keys never leave Vault.
 
-There are two authorities, each in an engine of its own, so that the brokers, which take Kafka's for a log-in,
-do not trust a certificate of the API. A role is for one subject only: a policy on the path of a role decides
-who may get which certificate. Vault makes the private key of each certificate, and does not keep it.
-"""
+There are two authorities, each in an engine of its own, so that the brokers, which take Kafka's for a log-in, do not
+trust a certificate of the API. A role is for one subject only: a policy on the path of a role decides who may get which
+certificate. Vault makes the private key of each certificate, and does not keep it."""
 
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
@@ -60,8 +59,7 @@ def missing(
     """Return what is missing of engine, root certificate and roles, in order, each with the call that makes it.
 
     `hosts` are the servers' host names; localhost and IP addresses are always allowed. Names that are allowed already
-    stay allowed. Reads only. Raises VaultError.
-    """
+    stay allowed. Reads only. Raises VaultError."""
     mount, ttl = authority.mount, f"{_AUTHORITY_TTL_S}s"
     steps: dict[str, Callable[[VaultClient], object]] = {}
 
@@ -118,10 +116,8 @@ def _role(role: PkiRole, issuer: str, hosts: set[str]) -> dict[str, Any]:
 def issue(
     client: VaultClient, name: str, *, hosts: Sequence[str] = LOCAL_HOSTS, ttl_s: int | None = None
 ) -> Certificate:
-    """Issue a certificate of the role `name`, for `ttl_s` seconds, or for as long as the role allows.
-
-    A server's is for `hosts` and this machine's address; an administrator's is stored nowhere. Raises VaultError.
-    """
+    """Issue a certificate of the role `name`, for `ttl_s` seconds, or for as long as the role allows. A server's is for
+    `hosts` and this machine's address; an administrator's is stored nowhere. Raises VaultError."""
     authority, role = next(
         (each, role) for each in CERTIFICATE_AUTHORITIES.values() for role in each.roles if role.name == name
     )

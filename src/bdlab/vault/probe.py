@@ -19,8 +19,7 @@ def probe_vault(token: LeasedToken, database: LeasedDatabaseLogin, *, kv_path: s
     """Ask Vault, and read a real secret: with a full audit disk Vault calls itself healthy and serves nothing.
 
     `connected` is whether it answers requests; `authenticated` whether it accepts this session's token. With `audit` it
-    is also asked whether it has an audit log.
-    """
+    is also asked whether it has an audit log."""
     client, lease = token.client, database.lease
     found: dict[str, Any] = {
         "connected": False,
@@ -49,10 +48,8 @@ def probe_vault(token: LeasedToken, database: LeasedDatabaseLogin, *, kv_path: s
 
 
 def audit_missing(client: VaultClient) -> str:
-    """Return how to enable an audit log; empty if there is one, or if this token may not see it.
-
-    HashiCorp Vault has none until somebody enables it.
-    """
+    """Return how to enable an audit log; empty if there is one, or if this token may not see it. HashiCorp Vault has
+    none until somebody enables it."""
     try:
         return "" if client.read("sys/audit") else _ENABLE
     except VaultError:

@@ -21,10 +21,8 @@ _log = structlog.get_logger()
 
 
 class Task(msgspec.Struct):
-    """Something to do again and again: `run` does it and returns when it is due next (see `leases.now`).
-
-    After a refusal it is tried again after `refused_pause_s` seconds.
-    """
+    """Something to do again and again: `run` does it and returns when it is due next (see `leases.now`). After a
+    refusal it is tried again after `refused_pause_s` seconds."""
 
     name: str
     run: Callable[[], float]
@@ -35,9 +33,7 @@ class Task(msgspec.Struct):
 
 class RenewalThread:
     """Runs its tasks until it is stopped, and logs an outage (see `retry.Outage`) that outlasts the first tries.
-
-    `outage` is the last error of a task that still fails, or None.
-    """
+    `outage` is the last error of a task that still fails, or None."""
 
     def __init__(self, name: str, tasks: list[Task]) -> None:
         self._name = name

@@ -17,10 +17,8 @@ UNAVAILABLE = {int(status): (state, _ADVICE.get(name, "")) for status, (state, n
 
 
 class Health(msgspec.Struct, frozen=True):
-    """The answer of `sys/health`. A `standby` will become active, or another node is active.
-
-    `replication_dr_mode` is "secondary" in a cluster for disaster recovery, whose nodes serve no requests.
-    """
+    """The answer of `sys/health`. A `standby` will become active, or another node is active. `replication_dr_mode` is
+    "secondary" in a cluster for disaster recovery, whose nodes serve no requests."""
 
     initialized: bool
     sealed: bool

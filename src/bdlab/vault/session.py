@@ -1,8 +1,7 @@
 """A service's session with Vault: its token, its database login, its Kafka login.
 
-The session of a daemon has a thread that renews all three; that of a short command renews them when they are
-used. A login stays in use until it runs out, even if Vault is sealed or unreachable.
-"""
+The session of a daemon has a thread that renews all three; that of a short command renews them when they are used. A
+login stays in use until it runs out, even if Vault is sealed or unreachable."""
 
 import contextlib
 import threading
@@ -45,8 +44,7 @@ class VaultSession:
     """Implements the `credentials`' Protocols, `access.ApiKeys` and `probes.VaultProbe`.
 
     `service` names the identity and the Kafka user; `database_role` is a role of the database engine such as
-    ``bdlab-writer``, or None for a service without a database login. Safe to use from several threads.
-    """
+    ``bdlab-writer``, or None for a service without a database login. Safe to use from several threads."""
 
     def __init__(
         self, layers: Layers, *, service: str, database_role: str | None, kafka: bool = True, daemon: bool
@@ -81,10 +79,9 @@ class VaultSession:
     def open(self, timeout_s: float, *, stop: threading.Event | None = None) -> None:
         """Log in and fetch what the service needs.
 
-        Waits up to `timeout_s` seconds for a Vault that is unreachable, sealed or not initialised, and then
-        raises VaultUnavailable. Raises IdentityRefused, PolicyDenied or SecretMissing at once, naming what is
-        refused; only a daemon waits for an identity that was never handed over. Setting `stop` ends the wait.
-        """
+        Waits up to `timeout_s` seconds for a Vault that is unreachable, sealed or not initialised, and then raises
+        VaultUnavailable. Raises IdentityRefused, PolicyDenied or SecretMissing at once, naming what is refused; only a
+        daemon waits for an identity that was never handed over. Setting `stop` ends the wait."""
         with self._lock:
             wait_for(
                 "Vault", self._log_in, timeout_s=timeout_s, errors=self._waits_for, stop=stop, service=self._service
@@ -332,10 +329,8 @@ class VaultSession:
             self._reporter.report(version, self._token.secret_id, self._token.ttl)
 
     def _token_replaced(self, former: Secret | None) -> None:
-        """Get another database login at once: the leases of a dead token died with it.
-
-        Those of a `former` token that lives end with it, later.
-        """
+        """Get another database login at once: the leases of a dead token died with it. Those of a `former` token that
+        lives end with it, later."""
         if self._renewal:
             self._renewal.completed(_TOKEN, due_at=self._token.due_at)
         if former:

@@ -1,8 +1,7 @@
 """Java's ahead-of-time cache for Apache Kafka, with which a start takes half the time.
 
-The Java runtime writes it at the end of a recorded run, and ignores one that does not fit the jars.
-Source: JEP 483, JEP 514.
-"""
+The Java runtime writes it at the end of a recorded run, and ignores one that does not fit the jars. Source: JEP 483,
+JEP 514."""
 
 import shutil
 import tempfile
@@ -43,8 +42,7 @@ def prepare(distribution: Distribution, stop: threading.Event | None = None) -> 
     """Make the cache for `distribution` unless it is there; that takes some 15 s.
 
     Starts a secured broker in a temporary folder and ends it. Concurrent first uses wait for each other. Raises
-    StackError, and StartInterrupted if `stop` was set. Without the cache all works, and starts take longer.
-    """
+    StackError, and StartInterrupted if `stop` was set. Without the cache all works, and starts take longer."""
     target = distribution.aot_cache
     try:
         with binaries.locked(target.with_name("aot-cache")):

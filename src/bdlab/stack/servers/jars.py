@@ -82,10 +82,9 @@ def pinned(lock: Path) -> Assembly:
 def fetch(assembly: Assembly, progress: Progress) -> None:
     """Fetch `assembly` into the cache, if it is not there yet.
 
-    It is made under another name and renamed. The next run continues what a killed one has fetched, and
-    concurrent first uses wait for each other. What `progress` raises ends it. Raises BinaryMissing: nothing
-    came for 12 s, no repository has it, it is not what is pinned, or the cache cannot be written.
-    """
+    It is made under another name and renamed. The next run continues what a killed one has fetched, and concurrent
+    first uses wait for each other. What `progress` raises ends it. Raises BinaryMissing: nothing came for 12 s, no
+    repository has it, it is not what is pinned, or the cache cannot be written."""
     home = assembly.home
     if assembly.is_whole():
         return

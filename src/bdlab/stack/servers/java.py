@@ -27,10 +27,8 @@ class Distribution(msgspec.Struct, frozen=True):
     version: tuple[int, ...]
 
     def command(self, main: str, *arguments: str, heap_mb: int) -> list[str]:
-        """Return the command line of the Java class `main` with a heap of at most `heap_mb` MiB.
-
-        It logs to standard output. Raises BinaryMissing if there is no Java.
-        """
+        """Return the command line of the Java class `main` with a heap of at most `heap_mb` MiB. It logs to standard
+        output. Raises BinaryMissing if there is no Java."""
         return [
             str(binaries.java()),
             *_JVM,
@@ -70,10 +68,8 @@ def kafka() -> Distribution:
 
 
 def fetch_kafka(progress: jars.Progress) -> Distribution:
-    """Return Kafka 4, fetched into the cache (45 MB) unless it is there or `BDLAB_KAFKA_HOME` names another.
-
-    If it cannot be fetched, another version in the cache is taken. Raises BinaryMissing, also if there is no Java.
-    """
+    """Return Kafka 4, fetched into the cache (45 MB) unless it is there or `BDLAB_KAFKA_HOME` names another. If it
+    cannot be fetched, another version in the cache is taken. Raises BinaryMissing, also if there is no Java."""
     binaries.java()
     try:
         if not os.environ.get(KAFKA_HOME):
@@ -85,11 +81,8 @@ def fetch_kafka(progress: jars.Progress) -> Distribution:
 
 
 def find(variable: str, pinned: jars.Assembly, program: str, fetch: str = "bdlab fetch-kafka") -> Distribution:
-    """Return the distribution that the environment `variable` names, else `pinned` or another version of it
-    in the cache.
-
-    Raises BinaryMissing; `program` and the command that does `fetch` it are for its message.
-    """
+    """Return the distribution that the environment `variable` names, else `pinned` or another version of it in the
+    cache. Raises BinaryMissing; `program` and the command that does `fetch` it are for its message."""
     hint = f"Run `{fetch}`, or name a distribution with {variable}."
     named = os.environ.get(variable)
     if named:

@@ -31,9 +31,8 @@ Properties = dict[str, str]
 
 
 class Listeners(msgspec.Struct, frozen=True, kw_only=True):
-    """Ports on 127.0.0.1. `internal` is for brokers and administrators, who show a certificate; an unsecured
-    broker has none, and they use `client`. `controller` is KRaft's.
-    """
+    """Ports on 127.0.0.1. `internal` is for brokers and administrators, who show a certificate; an unsecured broker has
+    none, and they use `client`. `controller` is KRaft's."""
 
     client: int
     controller: int | None = None
@@ -43,10 +42,9 @@ class Listeners(msgspec.Struct, frozen=True, kw_only=True):
 class ApacheKafka(Broker):
     """Apache Kafka 4, broker and controller in one process.
 
-    With `certificates`, files that must be there before each start, clients log in with SCRAM-SHA-512 over
-    TLS, and `super_users` with a certificate of the same authority at `admin_servers`; nobody else may do
-    anything without an ACL.
-    """
+    With `certificates`, files that must be there before each start, clients log in with SCRAM-SHA-512 over TLS, and
+    `super_users` with a certificate of the same authority at `admin_servers`; nobody else may do anything without an
+    ACL."""
 
     name = "kafka"
     keeps_log: ClassVar[bool] = True
@@ -93,10 +91,8 @@ class ApacheKafka(Broker):
         self._prepare()
 
     def _check_log_unused(self) -> None:
-        """Raise ServerNotStarted if another broker uses this log.
-
-        Kafka takes the same lock, but a controller only after it has written to its metadata.
-        """
+        """Raise ServerNotStarted if another broker uses this log. Kafka takes the same lock, but a controller only
+        after it has written to its metadata."""
         with contextlib.suppress(FileNotFoundError), (self._data / ".lock").open("r+b") as lock:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -221,9 +217,8 @@ def _fixed(name: str) -> Properties:
 def kraft_properties(node_id: int, controllers: Mapping[int, int], *, session_timeout_ms: int) -> Properties:
     """Return what makes a broker its own controller. `controllers` has each node's controller port.
 
-    `session_timeout_ms` is how long the controller believes that a silent broker lives. A broker that was
-    killed cannot register again before that.
-    """
+    `session_timeout_ms` is how long the controller believes that a silent broker lives. A broker that was killed cannot
+    register again before that."""
     return {
         "process.roles": "broker,controller",
         "node.id": str(node_id),

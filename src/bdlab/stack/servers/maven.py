@@ -1,8 +1,7 @@
 """Fetching jars from Maven repositories, some at the same time, each compared with the pinned SHA-256.
 
-The settings of the resolver jgo name the repositories, else Maven Central, and the local repository. Proxies
-and CAs are configured as for any program that uses the HTTP client `requests`.
-"""
+The settings of the resolver jgo name the repositories, else Maven Central, and the local repository. Proxies and CAs
+are configured as for any program that uses the HTTP client `requests`."""
 
 import hashlib
 import multiprocessing

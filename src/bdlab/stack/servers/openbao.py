@@ -21,11 +21,8 @@ _CONFIG = Path(__file__).with_name("openbao.hcl")
 
 
 class OpenBao(TlsServer):
-    """The secrets server. After its first initialisation it unseals itself at each start.
-
-    It is ready if it is active, or waits to be initialised. With `tls` it speaks nothing else, and verifies
-    the database with the same CA.
-    """
+    """The secrets server. After its first initialisation it unseals itself at each start. It is ready if it is active,
+    or waits to be initialised. With `tls` it speaks nothing else, and verifies the database with the same CA."""
 
     name = "openbao"
 
@@ -53,10 +50,8 @@ class OpenBao(TlsServer):
         shutil.rmtree(self.folder / "raft", ignore_errors=True)
 
     def rotate_audit_log(self, limit_bytes: int = _AUDIT_LIMIT_BYTES) -> bool:
-        """Move an audit log over `limit_bytes` aside, and return whether it was moved.
-
-        The server refuses every request when it cannot write its audit log, as on a full disk.
-        """
+        """Move an audit log over `limit_bytes` aside, and return whether it was moved. The server refuses every request
+        when it cannot write its audit log, as on a full disk."""
         file = self.folder / "audit.log"
         if not file.is_file() or file.stat().st_size <= limit_bytes:
             return False

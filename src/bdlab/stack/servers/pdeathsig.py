@@ -2,10 +2,9 @@
 
     python -I -S pdeathsig.py PARENT_PID SIGNAL PROGRAM [ARGUMENT...]
 
-Linux sends SIGNAL (prctl PR_SET_PDEATHSIG) to this process when the thread that started it ends, also after
-kill -9 of the parent. That survives exec and a new user namespace. It is set here and not in the parent's
-`preexec_fn`, which is unsafe in a process with threads.
-"""
+Linux sends SIGNAL (prctl PR_SET_PDEATHSIG) to this process when the thread that started it ends, also after kill -9 of
+the parent. That survives exec and a new user namespace. It is set here and not in the parent's `preexec_fn`, which is
+unsafe in a process with threads."""
 
 import ctypes
 import os

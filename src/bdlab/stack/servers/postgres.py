@@ -1,7 +1,6 @@
 """Postgres as a local server: SCRAM for every connection, on loopback and a Unix socket.
 
-Root's privileges are dropped for it, as it refuses to run as root.
-"""
+Root's privileges are dropped for it, as it refuses to run as root."""
 
 import contextlib
 import functools
@@ -38,11 +37,8 @@ _SOCKET_DIR_LIMIT = 107 - len("/.s.PGSQL.65535")
 
 
 def drop_prefix(data: Path) -> Sequence[str]:
-    """Return the command to put before Postgres' own; empty for an ordinary user.
-
-    A data folder `data` that exists keeps the owner that it was made for. Raises ServerNotStarted if this
-    machine allows neither way.
-    """
+    """Return the command to put before Postgres' own; empty for an ordinary user. A data folder `data` that exists
+    keeps the owner that it was made for. Raises ServerNotStarted if this machine allows neither way."""
     if os.geteuid() != 0:
         return ()
     belongs_to_nobody = data.exists() and data.stat().st_uid == _NOBODY
@@ -73,11 +69,10 @@ def _works(command: tuple[str, ...]) -> bool:
 
 
 class Postgres(TlsServer):
-    """The database server. Its administrator's password is made at the first start and kept in a 0600 file
-    until `forget_admin_password`: only the set-up of Vault needs it.
+    """The database server. Its administrator's password is made at the first start and kept in a 0600 file until
+    `forget_admin_password`: only the set-up of Vault needs it.
 
-    With `tls` it accepts no connection without, and has no Unix socket, since those have no TLS.
-    """
+    With `tls` it accepts no connection without, and has no Unix socket, since those have no TLS."""
 
     name = "postgres"
     stop_signal = signal.SIGINT  # "fast": ends sessions, writes a checkpoint
@@ -137,10 +132,8 @@ class Postgres(TlsServer):
         return self.knows_admin_password or not self._data.exists()
 
     def _choose_port(self) -> int:
-        """Return the port of the first start, by which Vault knows it; the socket's name has it too.
-
-        If another program has taken it, the server listens on its socket only.
-        """
+        """Return the port of the first start, by which Vault knows it; the socket's name has it too. If another program
+        has taken it, the server listens on its socket only."""
         kept = self.ports.kept(self.name)
         self._on_tcp = True
         if kept is None or not self._data.exists() or self.ports.reserve(kept):
@@ -233,9 +226,8 @@ class Postgres(TlsServer):
     def _clear_stale_lock(self) -> None:
         """Remove the lock files of a postmaster that was killed, after ending its children.
 
-        The lock would stop a new server if the process id is now another program's. A child in a long
-        statement would go on writing beside the new server.
-        """
+        The lock would stop a new server if the process id is now another program's. A child in a long statement would
+        go on writing beside the new server."""
         lines = self._lock_lines()
         left = [pid for pid in DataFolder(self._data).processes() if _is_postgres(pid)]
         if lines and lines[0] in map(str, left):

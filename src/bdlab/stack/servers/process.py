@@ -33,10 +33,8 @@ log = structlog.get_logger()
 
 @functools.cache
 def _spawner() -> ThreadPoolExecutor:
-    """Return the one thread that starts children.
-
-    Linux sends the parent-death signal when the *thread* ends; this one lives as long as the process.
-    """
+    """Return the one thread that starts children. Linux sends the parent-death signal when the *thread* ends; this one
+    lives as long as the process."""
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="stack-spawner")
 
 
@@ -88,9 +86,8 @@ class Process:
 
     `run/<name>.json` has its pid and start mark, for a later run to find it.
 
-    `stop_signal` asks it to end; `death_signal` is what it gets when this process dies. With an
-    `output_file`, truncated at each start, its standard output goes there and only the rest to the log.
-    """
+    `stop_signal` asks it to end; `death_signal` is what it gets when this process dies. With an `output_file`,
+    truncated at each start, its standard output goes there and only the rest to the log."""
 
     stop_signal: signal.Signals = signal.SIGTERM
     death_signal: signal.Signals = signal.SIGKILL
@@ -119,10 +116,8 @@ class Process:
         return self._popen.poll() if self._popen else None
 
     def spawn(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start it, after ending what a killed run has left under this name.
-
-        `environment` is all that the child sees. Raises ServerNotStarted.
-        """
+        """Start it, after ending what a killed run has left under this name. `environment` is all that the child sees.
+        Raises ServerNotStarted."""
         self.end_leftover()
         command = with_pdeathsig(arguments, self.death_signal)
 
@@ -180,10 +175,8 @@ class Process:
         return tail(self.log_file, lines, self._log_begins)
 
     def end_leftover(self) -> None:
-        """End the process that a killed run left behind.
-
-        A process is only touched if id, boot and start time are those of the record.
-        """
+        """End the process that a killed run left behind. A process is only touched if id, boot and start time are those
+        of the record."""
         try:
             record = json.loads(self._record_file.read_text("utf-8"))
             pid, mark = int(record["pid"]), str(record["start_mark"])
@@ -204,9 +197,8 @@ class Process:
 
 
 def tail(file: Path, lines: int, begin: int = 0) -> str:
-    """Return the last lines of a text file from the byte `begin`, without a stack trace's frames; "" if there
-    is no file.
-    """
+    """Return the last lines of a text file from the byte `begin`, without a stack trace's frames; "" if there is no
+    file."""
     try:
         with file.open("rb") as handle:
             handle.seek(max(begin, handle.seek(0, os.SEEK_END) - 16_384))
@@ -232,10 +224,8 @@ def _private(file: Path, mode: str) -> IO[bytes]:
 
 
 def end(name: str, pid: int, *steps: tuple[signal.Signals, float]) -> None:
-    """End a process that an earlier run of `name` left: send each signal in turn, and wait so many seconds.
-
-    Raises ServerNotStarted if it does not end.
-    """
+    """End a process that an earlier run of `name` left: send each signal in turn, and wait so many seconds. Raises
+    ServerNotStarted if it does not end."""
     mark = start_mark(pid)
     for number, wait_s in steps:
         deadline = time.monotonic() + wait_s
@@ -257,8 +247,7 @@ class ManagedProcess(Process, ABC):
         """Start it, unless it runs, and wait until it is ready, at most `timeout_s` seconds.
 
         If it is not ready in time, it is stopped again. Raises ServerNotStarted, with the end of its log, and
-        StartInterrupted if `stop` was set.
-        """
+        StartInterrupted if `stop` was set."""
         if self.running:
             return
         began = time.monotonic()

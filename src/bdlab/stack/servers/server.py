@@ -45,10 +45,9 @@ def is_listening(port: int, *, timeout_s: float = 1.0) -> bool:
 class _Reservation:
     """A port that no other stack of this machine chooses while this object exists.
 
-    It is a Unix socket with an abstract name, which, like a port, belongs to a network namespace and ends
-    with its process. The port itself cannot be bound here: the server binds it seconds later, and would be
-    refused by connections that have just ended.
-    """
+    It is a Unix socket with an abstract name, which, like a port, belongs to a network namespace and ends with its
+    process. The port itself cannot be bound here: the server binds it seconds later, and would be refused by
+    connections that have just ended."""
 
     def __init__(self, port: int, owner: Path) -> None:
         """Raises OSError if another process has it."""
@@ -73,12 +72,8 @@ class PortRegistry:
         self._reserved: dict[int, _Reservation] = {}
 
     def choose(self, name: str, wanted: int | None = None, *, preferred: int | None = None) -> int:
-        """Return `wanted` if given, else the port that `name` had, else `preferred`, else a free one.
-
-        It is kept for the next time.
-
-        Raises ServerNotStarted if `wanted` is taken, or no port is free.
-        """
+        """Return `wanted` if given, else the port that `name` had, else `preferred`, else a free one. It is kept for
+        the next time. Raises ServerNotStarted if `wanted` is taken, or no port is free."""
         if wanted is not None and not self.reserve(wanted):
             raise ServerNotStarted(
                 f"port {wanted} for {name} is in use by another program",
@@ -128,9 +123,8 @@ class PortRegistry:
 
 
 class Server(ManagedProcess):
-    """A server with its data in `<data_dir>/<name>`, its log in `<data_dir>/logs`, its port in
-    `<data_dir>/ports.json`. Construction does no I/O; `start` or `with` does.
-    """
+    """A server with its data in `<data_dir>/<name>`, its log in `<data_dir>/logs`, its port in `<data_dir>/ports.json`.
+    Construction does no I/O; `start` or `with` does."""
 
     name: str
 

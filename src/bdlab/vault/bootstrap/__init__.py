@@ -1,9 +1,8 @@
 """`vault-init`: take Vault from any state to the finished set-up, in small steps that can be repeated.
 
-A run that was killed is run again. A run that finds nothing to do writes nothing: it looks with the identity
-`inspect`. A run that finds something makes a root token that is valid for minutes, with the identity
-`recovery` and the recovery key, and revokes it at the end.
-"""
+A run that was killed is run again. A run that finds nothing to do writes nothing: it looks with the identity `inspect`.
+A run that finds something makes a root token that is valid for minutes, with the identity `recovery` and the recovery
+key, and revokes it at the end."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterator
@@ -24,9 +23,8 @@ _ROOT_TOKEN = "root token"  # noqa: S105 - the name of a step
 def bootstrap(plan: Plan, report: Callable[[StepResult], None]) -> list[StepResult]:
     """Do the steps that are missing, and return the result of each; `report` gets each when it is known.
 
-    Raises VaultUnavailable if Vault does not answer or does not open in time, VaultError if no token can be
-    had, InvalidInput if `.env` is needed and missing. What was done stays: run it again.
-    """
+    Raises VaultUnavailable if Vault does not answer or does not open in time, VaultError if no token can be had,
+    InvalidInput if `.env` is needed and missing. What was done stays: run it again."""
     results: list[StepResult] = []
     with (
         contextlib.nullcontext() if plan.dry_run else vault_init_lock(plan),

@@ -1,8 +1,7 @@
 """An administrator's access: the first root token, a given token, or the identities of `vault-init`.
 
 `vault-token` has it make a short-lived token for one task, with the name of the person in it; `vault-rekey` replaces
-the unseal keys of a shamir seal, or the recovery keys of any other.
-"""
+the unseal keys of a shamir seal, or the recovery keys of any other."""
 
 from __future__ import annotations
 
@@ -43,10 +42,8 @@ _log = structlog.get_logger()
 
 @contextlib.contextmanager
 def vault_init_lock(plan: Plan) -> Iterator[None]:
-    """Lock the folder; two runs at once would each take the half-done work of the other for broken.
-
-    Waits up to the plan's `timeout_s` for another run, then raises VaultUnavailable. The lock ends with the process.
-    """
+    """Lock the folder; two runs at once would each take the half-done work of the other for broken. Waits up to the
+    plan's `timeout_s` for another run, then raises VaultUnavailable. The lock ends with the process."""
     folder = plan.vault.identities
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -98,10 +95,8 @@ class AdminAccess:
         return self._writer
 
     def prove_identities(self) -> None:
-        """Log in as `inspect`, and begin to make a root token as `recovery`: a later run depends on both.
-
-        Raises VaultError.
-        """
+        """Log in as `inspect`, and begin to make a root token as `recovery`: a later run depends on both. Raises
+        VaultError."""
         try:
             self._log_in(INSPECT, required=True)
             recovery = self._log_in(RECOVERY, required=True) or self._anonymous
@@ -296,10 +291,9 @@ def key_numbers(plan: Plan) -> tuple[int, int]:
 def rekey(plan: Plan) -> Keys:
     """Replace the keys by `plan.shares` new ones, of which `plan.threshold` are needed, and return them.
 
-    It takes enough of the old ones. Vault puts the new ones into force only when it is given them once, and
-    by then they are in a file beside the keys file: after a kill at any moment, one of the two files is
-    right. Raises VaultError if no token can be had, or if an earlier run was cut off.
-    """
+    It takes enough of the old ones. Vault puts the new ones into force only when it is given them once, and by then
+    they are in a file beside the keys file: after a kill at any moment, one of the two files is right. Raises
+    VaultError if no token can be had, or if an earlier run was cut off."""
     file = KeysFile(plan.keys_file)
     if file.candidate.exists():
         raise VaultError(

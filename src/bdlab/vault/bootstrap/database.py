@@ -4,8 +4,7 @@ Vault makes, renews and drops the database's users by SQL. It runs the statement
 hostile user can make DROP fail, by what it owns (`ALTER DEFAULT PRIVILEGES`), or lock its own row. So its membership in
 the group is revoked first, and committed: without it nobody may connect to the database, and no user can lock that row.
 Then its sessions are ended, NOLOGIN is committed, sessions that connected meanwhile are ended too, and a DROP that
-fails undoes nothing: a user that is left behind is found by its name and dropped later.
-"""
+fails undoes nothing: a user that is left behind is found by its name and dropped later."""
 
 import secrets
 from typing import Any
@@ -137,10 +136,8 @@ def sweep() -> list[str]:
 
 
 def connection(plan: Plan) -> Step:
-    """Return the step that sets up the connection by which Vault makes users.
-
-    Its list of roles is written last, when only Vault knows the password.
-    """
+    """Return the step that sets up the connection by which Vault makes users. Its list of roles is written last, when
+    only Vault knows the password."""
     name = plan.deployment.own(CONNECTION)
     mount = plan.vault.database_mount
     path = f"{mount}/config/{name}"
@@ -192,10 +189,8 @@ def connection(plan: Plan) -> Step:
 
 
 def _lacking(manager: DatabaseManager | None) -> tuple[str, ...] | None:
-    """Return what the database lacks; None if that is Vault's own user in it.
-
-    This needs `.env`, and an administrator's password that may be outdated there.
-    """
+    """Return what the database lacks; None if that is Vault's own user in it. This needs `.env`, and an administrator's
+    password that may be outdated there."""
     try:
         if manager is None:
             return ()

@@ -59,8 +59,7 @@ class Seeds(msgspec.Struct, frozen=True, kw_only=True):
     """The values of `.env`, with PostgreSQL's `administrator`. Times are in seconds; None: not set.
 
     The user of `kafka` is empty if each service gets generated users of its own. `kafka_authority` and
-    `postgres_authority` are set if Vault itself is to sign the certificates of that server.
-    """
+    `postgres_authority` are set if Vault itself is to sign the certificates of that server."""
 
     administrator: DatabaseLogin
     postgres_ca_pem: str = ""
@@ -98,8 +97,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     - `certificate_authorities`: names of `pki.CERTIFICATE_AUTHORITIES` to set up, beside those of `.env`.
     - `renew`: identities that get another secret id even if theirs is valid; the former ones are destroyed.
     - `broker_folder`: where the certificate of a broker on this machine is written, if none is there; it is
-      valid for `broker_ttl_s` seconds (None: one year).
-    """
+      valid for `broker_ttl_s` seconds (None: one year)."""
 
     vault: VaultSettings
     deployment: Deployment = BDLAB
@@ -128,8 +126,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
     - `missing`: returns by name what is missing or differs, with the change that puts it right. Reads only.
     - `at_once`: whether the changes are independent of each other; otherwise they are made in order.
-    - `finish`: is called after the changes with their names.
-    """
+    - `finish`: is called after the changes with their names."""
 
     name: str
     missing: Callable[[VaultClient], dict[str, Change]]
@@ -146,10 +143,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def in_parallel(work: Callable[[T], object], items: Iterable[T]) -> None:
-    """Do `work` for each item, a few at once, as Vault puts concurrent requests into one write to its disk.
-
-    All are finished before the first error is raised.
-    """
+    """Do `work` for each item, a few at once, as Vault puts concurrent requests into one write to its disk. All are
+    finished before the first error is raised."""
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="vault-init") as pool:
         list(pool.map(work, items))
 
@@ -218,10 +213,8 @@ class _Lines:
 
 
 def read_env(path: Path, deployment: Deployment = BDLAB) -> Seeds:
-    """Read a `.env`, the input of the first set-up, of which `.env.example` explains every line.
-
-    Raises InvalidInput, naming the line, for a wrong value or an unknown or missing name.
-    """
+    """Read a `.env`, the input of the first set-up, of which `.env.example` explains every line. Raises InvalidInput,
+    naming the line, for a wrong value or an unknown or missing name."""
     lines = _Lines(path, _parse(path))
     for name in _REQUIRED:
         if not lines.get(name):

@@ -53,10 +53,7 @@ class KeysFile:
         return self.path.exists() and self.path.stat().st_size == 0
 
     def read(self) -> Keys | None:
-        """Return the keys; None if there is no file or an empty one.
-
-        Raises VaultError if it cannot be used.
-        """
+        """Return the keys; None if there is no file or an empty one. Raises VaultError if it cannot be used."""
         try:
             mode = stat.S_IMODE(self.path.stat().st_mode)
             if mode & 0o077:
@@ -81,10 +78,8 @@ class KeysFile:
             ) from None
 
     def reserve(self) -> Path | None:
-        """Create the empty file, before Vault is asked for keys that it gives only once.
-
-        Move a file with the keys of an earlier Vault aside, and return its new name. Raises VaultError.
-        """
+        """Create the empty file, before Vault is asked for keys that it gives only once. Move a file with the keys of
+        an earlier Vault aside, and return its new name. Raises VaultError."""
         aside = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -161,10 +156,8 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
 
 
 def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
-    """Unseal Vault if that takes keys, and wait until it is active.
-
-    Raises VaultUnavailable if it does not open in time, VaultError if keys are missing or wrong.
-    """
+    """Unseal Vault if that takes keys, and wait until it is active. Raises VaultUnavailable if it does not open in
+    time, VaultError if keys are missing or wrong."""
     name = "unseal"
     keys = file.read()
     opened = False
@@ -202,10 +195,7 @@ def _give_keys(client: VaultClient, plan: Plan, keys: Keys | None) -> None:
 
 
 def _give_share(client: VaultClient, method: Method, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Give Vault one key share, and return its answer.
-
-    Raises VaultError if the shares given so far do not fit.
-    """
+    """Give Vault one key share, and return its answer. Raises VaultError if the shares given so far do not fit."""
     try:
         return client.request(method, path, body)
     except (IdentityRefused, PolicyDenied, SecretMissing):
@@ -229,10 +219,8 @@ def give_shares(
     *,
     too_few: Callable[[int, int], VaultError],
 ) -> dict[str, Any]:
-    """Give the attempt at `path`, begun with the answer `begun`, its key shares; return Vault's last answer.
-
-    `too_few` makes the error from the numbers of shares that are required and that are there. Raises VaultError.
-    """
+    """Give the attempt at `path`, begun with the answer `begun`, its key shares; return Vault's last answer. `too_few`
+    makes the error from the numbers of shares that are required and that are there. Raises VaultError."""
     answer: dict[str, Any] = {}
     required = int(begun["required"])
     shares = [*islice(_key_shares(keys, plan), required)]
@@ -253,10 +241,8 @@ def end_attempt(client: VaultClient, path: str) -> None:
 
 
 def usable_path(client: VaultClient, paths: Sequence[str], attempt: str) -> str:
-    """Return the first of `paths` that this Vault has, and cancel what is open at its `attempt`.
-
-    Raises VaultError, with the reasons, if it has none of them.
-    """
+    """Return the first of `paths` that this Vault has, and cancel what is open at its `attempt`. Raises VaultError,
+    with the reasons, if it has none of them."""
     reasons = []
     for path in paths:
         try:

@@ -3,8 +3,7 @@
 They set up a policy, an AppRole and a secret id for each identity; the namespace, and what has to be in the root
 namespace nevertheless; the engines (key-value store, database engine, AppRole log-in); the first version of every
 secret in the key-value engine, and never another one; and Vault as the authority of the servers' certificates, with a
-broker's first one.
-"""
+broker's first one."""
 
 import re
 import secrets
@@ -72,11 +71,8 @@ def policy_entries(plan: Plan, services: Sequence[str]) -> Step:
 
 
 def approle_entries(plan: Plan, services: Sequence[str]) -> Step:
-    """Return the step that sets up the AppRoles.
-
-    If `.env` names networks, secret ids and tokens work only from there. A secret id can be used again, as a
-    restart needs it; `rotate` replaces it.
-    """
+    """Return the step that sets up the AppRoles. If `.env` names networks, secret ids and tokens work only from there.
+    A secret id can be used again, as a restart needs it; `rotate` replaces it."""
     return entries("identities", {service: _approle(plan, service) for service in services})
 
 
@@ -156,10 +152,8 @@ def _is_valid(identity: Identity, reader: VaultClient, anonymous: VaultClient) -
 
 
 def namespace_step(path: str) -> Step:
-    """Return the step that makes the namespace, and those above it, if they are missing.
-
-    To look raises SettingsInvalid if Vault has no namespaces.
-    """
+    """Return the step that makes the namespace, and those above it, if they are missing. To look raises SettingsInvalid
+    if Vault has no namespaces."""
 
     def missing(reader: VaultClient) -> dict[str, Change]:
         if not _there(reader):
@@ -197,10 +191,8 @@ def _make(path: str, writer: VaultClient) -> None:
 
 
 def root_namespace_step(*steps: Step) -> Step:
-    """Return the step that sets up the identity `recovery` in the root namespace by these steps.
-
-    Only that one can make a root token.
-    """
+    """Return the step that sets up the identity `recovery` in the root namespace by these steps. Only that one can make
+    a root token."""
 
     def missing(reader: VaultClient) -> dict[str, Change]:
         if reader.own_token().get("namespace_path"):

@@ -13,10 +13,8 @@ _REVOKE_S = 120.0
 
 
 def rotate_manager(run: Run) -> Rotation:
-    """Let Vault set a new password, which only Vault knows, for the role through which it makes users.
-
-    The logins that were given out stay valid. Raises VaultError.
-    """
+    """Let Vault set a new password, which only Vault knows, for the role through which it makes users. The logins that
+    were given out stay valid. Raises VaultError."""
     began = now()
     if not run.dry_run:
         path = f"{run.vault.database_mount}/rotate-root/{run.deployment.own(CONNECTION)}"
@@ -31,10 +29,8 @@ def rotate_manager(run: Run) -> Rotation:
 
 
 def end_logins(run: Run) -> Iterator[Rotation]:
-    """Revoke all logins of each role, the owner's first, and yield each result; services get new logins.
-
-    If the logins of one role cannot be revoked, its outcome is `incomplete`, and the next role follows.
-    """
+    """Revoke all logins of each role, the owner's first, and yield each result; services get new logins. If the logins
+    of one role cannot be revoked, its outcome is `incomplete`, and the next role follows."""
     for name in (run.deployment.own(role.name) for role in DATABASE_ROLES):
         path = f"sys/leases/revoke-prefix/{run.vault.database_mount}/creds/{name}"
 
@@ -45,18 +41,13 @@ def end_logins(run: Run) -> Iterator[Rotation]:
 
 
 def drop_left_behind(run: Run) -> Rotation:
-    """Drop the users whose logins ended and that could not be dropped then, and end their sessions.
-
-    The outcome is `incomplete`, with names and reasons, if some cannot be dropped now either.
-    """
+    """Drop the users whose logins ended and that could not be dropped then, and end their sessions. The outcome is
+    `incomplete`, with names and reasons, if some cannot be dropped now either."""
     return _attempt(run, "left behind", lambda client: sweep(client, run.deployment), "ended logins", "dropped")
 
 
 def sweep(client: VaultClient, deployment: Deployment) -> None:
-    """Let Vault drop the users that are left behind.
-
-    Raises VaultError, which names those that it cannot drop.
-    """
+    """Let Vault drop the users that are left behind. Raises VaultError, which names those that it cannot drop."""
     path = f"{client.settings.database_mount}/creds/{deployment.own(SWEEP)}"
     client.request("get", path, timeout_s=_REVOKE_S)
 

@@ -7,9 +7,8 @@ In `kafka/<service>` of the key-value engine, each step is one version after the
     3  once no process uses the former user, a new password for it; then that is set at the broker too
     4  nothing of the rotation any more
 
-The broker follows what Vault holds. A run that was killed is run again; `bdlab migrate` in between brings the
-broker to the same state.
-"""
+The broker follows what Vault holds. A run that was killed is run again; `bdlab migrate` in between brings the broker to
+the same state."""
 
 import secrets
 from collections.abc import Iterator, Sequence
@@ -129,10 +128,8 @@ class _UserRotation:
 def rotate_kafka_users(
     run: Run, broker: BrokerUsers, clients: KafkaLogin, services: Sequence[str]
 ) -> Iterator[Rotation]:
-    """Rotate the users of `services`, and yield each result; `clients` says how they reach the broker.
-
-    Raises VaultError and BrokerError; run again, it continues.
-    """
+    """Rotate the users of `services`, and yield each result; `clients` says how they reach the broker. Raises
+    VaultError and BrokerError; run again, it continues."""
     begun: dict[str, _UserRotation] = {}
     for service in services:
         if run.stop.is_set():

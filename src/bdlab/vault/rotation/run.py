@@ -25,9 +25,8 @@ _LOOK_AGAIN_S = 0.2
 class Rotation(msgspec.Struct, frozen=True, kw_only=True):
     """The result for one credential; `finished` is a rotation that an earlier run had begun.
 
-    `before` and `after` name the versions, and hold no secret. `detail` says why nothing was to be done, or
-    what is missing: then the former credential still works.
-    """
+    `before` and `after` name the versions, and hold no secret. `detail` says why nothing was to be done, or what is
+    missing: then the former credential still works."""
 
     what: What
     service: str = ""
@@ -41,10 +40,9 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True):
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One run of `rotate`. `session` is of the identity `rotate`; `progress` gets a line for each thing done.
 
-    Running processes have `grace_s` seconds to report the new credential; then the former one stays valid, or
-    ends all the same if `force` is set. Setting `stop` ends the wait, and the former one stays valid. With
-    `dry_run` nothing is changed.
-    """
+    Running processes have `grace_s` seconds to report the new credential; then the former one stays valid, or ends all
+    the same if `force` is set. Setting `stop` ends the wait, and the former one stays valid. With `dry_run` nothing is
+    changed."""
 
     session: VaultSession
     vault: VaultSettings
@@ -72,10 +70,8 @@ def wait_for_clients(
     *,
     ready: Callable[[str], None] = lambda _service: None,
 ) -> dict[str, Sequence[ClientReport]]:
-    """Wait until `late` returns no process for any of `services`; return those that are late in the end.
-
-    `ready` is called once for each service without a late process.
-    """
+    """Wait until `late` returns no process for any of `services`; return those that are late in the end. `ready` is
+    called once for each service without a late process."""
     waiting: dict[str, Sequence[ClientReport]] = dict.fromkeys(services, ())
     told: set[str] = set()
     for _ in tries(run.grace_s, stop=run.stop, longest_s=_LOOK_AGAIN_S):

@@ -3,8 +3,7 @@
 The receiver is the running service, which unwraps what lies in its folder and logs in with it. If no process runs from
 that folder, as with a command that somebody types now and then, `rotate` unwraps it in its place, as its next run
 would. What is to be destroyed is noted beside the wrapped secret id (see `vault.identity`), so that a run that was
-killed can be run again. Only the secret ids of these folders are touched: another machine has others.
-"""
+killed can be run again. Only the secret ids of these folders are touched: another machine has others."""
 
 from collections.abc import Iterator, Sequence
 
@@ -100,11 +99,8 @@ class _SecretIdRotation:
 
 
 def rotate_secret_ids(run: Run, services: Sequence[str]) -> Iterator[Rotation]:
-    """Rotate the secret ids of `services`, and yield each result.
-
-    Raises VaultError, and IdentityRefused with an ALARM if somebody else has unwrapped one that was handed
-    over; run again, it continues.
-    """
+    """Rotate the secret ids of `services`, and yield each result. Raises VaultError, and IdentityRefused with an ALARM
+    if somebody else has unwrapped one that was handed over; run again, it continues."""
     anonymous = VaultClient(run.vault)
     begun: dict[str, _SecretIdRotation] = {}
     for service in services:
