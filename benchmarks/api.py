@@ -383,7 +383,7 @@ class Provider:
         found = [self.token(kind, f"somebody-{number}") for number in range(count)]
 
         async def measure() -> float:
-            tokens = Tokens(settings, lambda reason, why: Problem(401, reason, why, ""))
+            tokens = Tokens(settings, lambda reason, why: Problem(reason, why, 401, reason))
             await tokens.caller(self.token(kind, "the first"))
             began = time.process_time()
             for token in found:

@@ -71,14 +71,6 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
         return found is not None and (self.compatible_from or found) <= self.schema_expected <= found
 
 
-#: The metric of VaultProbe.expiries.
-EXPIRIES = (
-    "bdlab_credential_expiry_timestamp_seconds",
-    "Unix time at which a credential that is in use ends, unless it is renewed; 0 if there is none.",
-    ["credential"],
-)
-
-
 class VaultProbe(Protocol):
     def state(self) -> VaultState: ...
 

@@ -55,18 +55,18 @@ def test_what_is_counted_in_batches_is_shown_as_if_counted_one_by_one(
     batches, single = Metrics("model"), Metrics("model")
     for number, (route, seconds) in enumerate(requests):
         batches.answered("GET", route, 200, seconds)
-        single.requests.labels("GET", route, "200").inc()
-        single.seconds.labels(route).observe(seconds)
+        single.of["requests"].labels("GET", route, "200").inc()
+        single.of["seconds"].labels(route).observe(seconds)
         if number % 2:
             batches.flush()
     for seconds in acknowledged:
         batches.acknowledged(seconds)
-        single.predictions.labels("acknowledged").inc()
-        single.acknowledgement_seconds.observe(seconds)
+        single.of["predictions"].labels("acknowledged").inc()
+        single.of["acknowledgement_seconds"].observe(seconds)
     batches.not_acknowledged()
-    single.predictions.labels("not_acknowledged").inc()
+    single.of["predictions"].labels("not_acknowledged").inc()
     batches.busy(3)
-    single.predictions.labels("busy").inc(3)
+    single.of["predictions"].labels("busy").inc(3)
     batches.flush()
 
     def shown(metrics: Metrics) -> dict[str, float]:

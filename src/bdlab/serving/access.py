@@ -12,7 +12,7 @@ import msgspec
 from litestar.types import Send
 
 from bdlab.access import KEY_FORM, ApiKey, ApiKeys, hash_of, required_scopes
-from bdlab.serving.problems import Problem
+from bdlab.serving.problems import REFUSALS, Problem
 from bdlab.settings import HttpSettings
 
 MAX_CREDENTIAL_BYTES = 8 << 10
@@ -25,17 +25,6 @@ _GIVEN = "bdlab.credentials"
 _FORM = re.compile(rb"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 _NO_HASH = hash_of("")
 _ADVICE = "Send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`; `bdlab api-key create` makes it."
-
-#: Status, title and error code (RFC 6750, 3) of each refusal.
-REFUSALS: dict[str, tuple[int, str, str]] = {
-    "no_key": (401, "There is no API key", ""),
-    "many_keys": (400, "The request has more than one API key", 'error="invalid_request"'),
-    "unknown_key": (401, "The API key or token is not valid", 'error="invalid_token"'),
-    "expired_key": (401, "The API key or token has expired", 'error="invalid_token"'),
-    "scope": (403, "The API key or token is not for this", 'error="insufficient_scope"'),
-    "rate": (429, "Too many predictions with this API key", ""),
-    "batch": (422, "The list is longer than the limit of this API key", ""),
-}
 
 
 class RateLimit:
@@ -139,7 +128,7 @@ class Gate:
         """Count a refusal for one of REFUSALS, and return it."""
         self._count_refusal(reason)
         status, title, code = REFUSALS[reason]
-        found = Problem(status, reason.replace("_", "-"), title, detail)
+        found = Problem(reason.replace("_", "-"), detail, status, title)
         if status in (400, 401, 403):
             said = ['realm="bdlab"', code, scope and f'scope="{scope}"']
             found.headers["WWW-Authenticate"] = "Bearer " + ", ".join(filter(None, said))

@@ -42,13 +42,11 @@ def _refusal(allowed: AllowedHosts, named: tuple[bytes, ...], scheme: str, any_h
     if host in allowed:
         return None
     return Problem(
-        421,
         "wrong-host",
-        "This server does not have that name",
         f"The Host header is {text[:100]!r}, which is not in the setting http.allowed_hosts. If it is a name "
         "of this server, its operator has to add it there.",
     )
 
 
 def _bad(detail: str) -> Problem:
-    return Problem(400, "bad-host", "The request has no valid Host header", detail)
+    return Problem("bad-host", detail)

@@ -51,9 +51,7 @@ class InProgress:
     def refuse_new(self) -> None:
         """Raise Problem, 503, if the shutdown has begun. To be called before each request."""
         if self._ending:
-            raise Problem(
-                503, "ending", "The server is stopping", "Send the request again: another server may take it."
-            )
+            raise Problem("ending", "Send the request again: another server may take it.")
 
     async def wait(self, timeout_s: float) -> None:
         """Begin the shutdown and wait for the requests in progress, at most `timeout_s` seconds."""

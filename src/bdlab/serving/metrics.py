@@ -1,18 +1,19 @@
 """Prometheus metrics of the API, of one process or of several workers together."""
 
 import os
+import tomllib
 from bisect import bisect_left
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from bdlab import __version__
-from bdlab.probes import EXPIRIES
-from bdlab.serving.access import REFUSALS
+from bdlab.serving.problems import REFUSALS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8")
 """Without the charset, which Litestar adds to every text."""
@@ -56,46 +57,24 @@ class Metrics:
     def __init__(self, model: str) -> None:
         self._registry = CollectorRegistry()
         self._folder = os.environ.get(MULTIPROCESS_DIR, "")
-        counter = partial(Counter, registry=self._registry)
-        gauge = partial(Gauge, registry=self._registry)
-        histogram = partial(_BatchHistogram, buckets=_SECONDS, registry=self._registry)
-        self.requests = counter(
-            "bdlab_http_requests_total",
-            "Requests answered, by method, route and status.",
-            ["method", "route", "status"],
-        )
-        self.seconds = histogram(
-            "bdlab_http_request_seconds", "Time from the request's head to the end of its response.", ["route"]
-        )
-        self.predictions = counter(
-            "bdlab_predictions_total",
-            "Predictions by outcome: acknowledged by the broker, not acknowledged, or refused as busy.",
-            ["outcome"],
-        )
-        self.acknowledgement_seconds = histogram(
-            "bdlab_acknowledgement_seconds",
-            "Time from handing an event to the producer to the broker's acknowledgement.",
-        )
-        self.in_flight = gauge(
-            "bdlab_predictions_in_flight", "Predictions that wait for the broker now.", multiprocess_mode="livesum"
-        )
-        self._refusals = counter("bdlab_http_refusals_total", "Requests refused by their key, by reason.", ["reason"])
+        kinds: dict[str, Any] = {
+            "counter": Counter,
+            "gauge": Gauge,
+            "histogram": partial(_BatchHistogram, buckets=_SECONDS),
+        }
+        table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+        self.of: dict[str, Any] = {
+            key: kinds[one.pop("kind")](**one, registry=self._registry) for key, one in table.items()
+        }
+        """The metrics, by their names in metrics.toml."""
         for reason in REFUSALS:
-            self._refusals.labels(reason)  # so that it is shown as 0
-        self._lost_lines = counter("bdlab_log_lines_lost_total", "Log lines of predictions that could not be written.")
-        info = gauge(
-            "bdlab_build_info",
-            "Always 1; the labels say which version and model run.",
-            ["version", "model"],
-            multiprocess_mode="livemax",
-        )
-        info.labels(__version__, model).set(1)
-        self._expiries = gauge(*EXPIRIES, multiprocess_mode="livemin")
+            self.of["refusals"].labels(reason)  # so that it is shown as 0
+        self.of["info"].labels(__version__, model).set(1)
         self._answered: dict[tuple[str, str, int], int] = {}
         self._request_seconds: dict[str, _Observations] = {}
         self._outcomes: dict[str, int] = dict.fromkeys(("acknowledged", "not_acknowledged", "busy"), 0)
         for outcome in self._outcomes:
-            self.predictions.labels(outcome)  # so that it is shown as 0
+            self.of["predictions"].labels(outcome)  # so that it is shown as 0
         self._acknowledged_seconds = _Observations()
         self._shown_waiting = 0
         self.waiting = 0
@@ -125,16 +104,16 @@ class Metrics:
 
     def refused(self, reason: str) -> None:
         """Count a request that was refused by its key, or its lack of one."""
-        self._child(self._refusals, (reason,)).inc()
+        self._child(self.of["refusals"], (reason,)).inc()
 
     def lost_lines(self, count: int) -> None:
         """Count log lines that could not be written."""
-        self._lost_lines.inc(count)
+        self.of["lost_lines"].inc(count)
 
     def expiries(self, ends_at: Mapping[str, float]) -> None:
         """Set when each credential ends, in seconds since 1970."""
         for credential, moment in ends_at.items():
-            self._expiries.labels(credential).set(moment)
+            self.of["expiries"].labels(credential).set(moment)
 
     def flush(self) -> None:
         """Add what was counted to the metrics, which takes longer than counting: workers share them in files.
@@ -143,19 +122,19 @@ class Metrics:
         """
         answered, self._answered = self._answered, {}
         for labels, count in answered.items():
-            self._child(self.requests, labels).inc(count)
+            self._child(self.of["requests"], labels).inc(count)
         for route, observations in self._request_seconds.items():
             if observations.total_s:
-                self._child(self.seconds, (route,)).add(observations)
+                self._child(self.of["seconds"], (route,)).add(observations)
         for outcome, count in self._outcomes.items():
             if count:
-                self._child(self.predictions, (outcome,)).inc(count)
+                self._child(self.of["predictions"], (outcome,)).inc(count)
                 self._outcomes[outcome] = 0
         if self._acknowledged_seconds.total_s:
-            self.acknowledgement_seconds.add(self._acknowledged_seconds)
+            self.of["acknowledgement_seconds"].add(self._acknowledged_seconds)
         if self.waiting != self._shown_waiting:
             self._shown_waiting = self.waiting
-            self.in_flight.set(self.waiting)
+            self.of["in_flight"].set(self.waiting)
 
     def render(self) -> bytes:
         """Return the metrics of this process, or of all workers together, in the Prometheus text format."""

@@ -133,9 +133,7 @@ class PredictionService:
         if waiting + count > self._max_in_flight:
             self._metrics.busy(count)
             raise Problem(
-                503,
                 "busy",
-                "Too many predictions are in flight",
                 f"{waiting} predictions wait for the broker; the limit is {self._max_in_flight}. "
                 "Nothing was published: retry a little later.",
             )
@@ -156,9 +154,7 @@ class PredictionService:
             results.append(BatchItem(index=index, id=event.id, **fields))
         missing = sum(error is not None for error in found)
         return Problem(
-            503,
             "partly-acknowledged",
-            "Not all predictions are acknowledged",
             f"The broker has acknowledged {len(events) - missing} of {len(events)} predictions; `results` "
             "has each. Send the others again, or the whole list with the same Idempotency-Key.",
             results=tuple(results),

@@ -1,6 +1,8 @@
 """Every error as `application/problem+json` (RFC 9457)."""
 
+import tomllib
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,12 +20,16 @@ log = structlog.get_logger()
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_S = 2
 
-_UNAVAILABLE = (
-    (BrokerError, "not-acknowledged", "The broker has not acknowledged the prediction"),
-    (DatabaseError, "database-away", "The database cannot be queried now"),
-    (VaultError, "vault-away", "The credentials cannot be read from Vault now"),
-    (ModelError, "model-failed", "The model does not answer"),
-)
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+#: Status, title and error code (RFC 6750, 3) of each refusal of a key or token.
+REFUSALS: dict[str, tuple[int, str, str]] = _TABLE["refusals"]
+
+_UNAVAILABLE = {
+    BrokerError: "not-acknowledged",
+    DatabaseError: "database-away",
+    VaultError: "vault-away",
+    ModelError: "model-failed",
+}
 
 
 class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -43,26 +49,18 @@ class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 class Problem(Exception):
     """Raised in a handler to respond with these details."""
 
-    def __init__(self, status: int, kind: str, title: str, detail: str, **more: Any) -> None:
-        """`kind` is the last part of the type, which clients may rely on; without it there is no type."""
+    def __init__(self, kind: str, detail: str, status: int = 0, title: str = "", **more: Any) -> None:
+        """`kind` is of problems.toml, or else comes with `status` and `title`; if it is empty, there is no type."""
+        if not status:
+            status, title = _TABLE["problems"][kind]
         super().__init__(title)
         name = f"urn:bdlab:problem:{kind}" if kind else "about:blank"
         self.details = ProblemDetails(type=name, title=title, status=status, detail=detail, **more)
         self.headers = {"Retry-After": str(RETRY_AFTER_S)} if kind and status == 503 else {}
 
 
-def too_large(detail: str) -> Problem:
-    return Problem(413, "too-large", "The request is too large", detail)
-
-
 def invalid_parameter(field: str, why: str) -> Problem:
-    return Problem(
-        422,
-        "invalid-parameter",
-        "A parameter or header is not usable",
-        f"{field}: {why}",
-        errors=({"field": field, "why": why},),
-    )
+    return Problem("invalid-parameter", f"{field}: {why}", errors=({"field": field, "why": why},))
 
 
 def from_error(error: BdlabError, *, prediction_id: str = "") -> Problem:
@@ -71,18 +69,18 @@ def from_error(error: BdlabError, *, prediction_id: str = "") -> Problem:
     if isinstance(error, InputInvalid):
         title = f"The {error.noun} cannot be predicted from"
         invalid = f"invalid-{error.noun.replace(' ', '-')}"
-        return Problem(422, invalid, title, error.message, errors=error.problems)
+        return Problem(invalid, error.message, 422, title, errors=error.problems)
     if isinstance(error, EventTooLarge):
-        return too_large(detail)
-    for kind, name, title in _UNAVAILABLE:
+        return Problem("too-large", detail)
+    for kind, name in _UNAVAILABLE.items():
         if isinstance(error, kind):
-            return Problem(503, name, title, detail, id=prediction_id)
+            return Problem(name, detail, id=prediction_id)
     log.error("request failed", error=type(error).__name__, problem=error.message)
     return _failed()
 
 
 def _failed() -> Problem:
-    return Problem(500, "failed", "The request failed", "The server's log has the reason.")
+    return Problem("failed", "The server's log has the reason.")
 
 
 def problem_of(error: Exception, scope: Any) -> Problem:
@@ -113,7 +111,7 @@ def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Resp
     detail = str(error.detail or "")
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
         detail = f"There is no {request.method} {request.url.path[:200]}; /docs lists what there is."
-    response = _response(Problem(status.value, "", status.phrase, detail))
+    response = _response(Problem("", detail, status.value, status.phrase))
     response.headers.update(error.headers or {})
     return response
 

@@ -50,9 +50,8 @@ def read(request: Request[Any, Any, Any]) -> None:
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$.")
         name = path.rstrip("`")
-        raise invalid_parameter(
-            name, f"has to be {_wanted(schemas(kind)[name]) or reason}, and is {values[name][:40]!r}"
-        ) from None
+        wanted = _wanted(schemas(kind)[name]) or reason
+        raise invalid_parameter(name, f"has to be {wanted}, and is {values[name][:40]!r}") from None
 
 
 def _wanted(schema: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from litestar.types import Receive
 from bdlab.events import TRACEPARENT, Origin
 from bdlab.serving.access import CALLER
 from bdlab.serving.deadlines import Deadlines
-from bdlab.serving.problems import Problem, invalid_parameter, too_large
+from bdlab.serving.problems import Problem, invalid_parameter
 
 MAX_KEY_LENGTH = 255
 """The most characters of an Idempotency-Key."""
@@ -87,19 +87,12 @@ def _check_content_type(content_types: list[str]) -> None:
     if kinds == ["application/json"]:
         return
     said = f"The Content-Type is {', '.join(kinds)[:100]!r}." if kinds else "There is no Content-Type."
-    raise Problem(
-        415, "no-json", "The body has to be JSON", f"{said} Send the header `Content-Type: application/json`."
-    )
+    raise Problem("no-json", f"{said} Send the header `Content-Type: application/json`.")
 
 
 def _check_content_encoding(encoding: str) -> None:
     if encoding not in ("identity", ""):
-        raise Problem(
-            415,
-            "encoded",
-            "The body has to be sent uncompressed",
-            f"The Content-Encoding is {encoding[:100]!r}. Send the JSON without it.",
-        )
+        raise Problem("encoded", f"The Content-Encoding is {encoding[:100]!r}. Send the JSON without it.")
 
 
 class BodyReader:
@@ -121,25 +114,15 @@ class BodyReader:
                 while more:
                     message: Any = await receive()
                     if message["type"] == "http.disconnect":
-                        raise Problem(
-                            400,
-                            "incomplete",
-                            "The request is incomplete",
-                            "The client left before the end of its body.",
-                        )
+                        raise Problem("incomplete", "The client left before the end of its body.")
                     chunks.append(message["body"])
                     size += len(message["body"])
                     if size > self._limit:
                         raise self._over()
                     more = message.get("more_body", False)
         except TimeoutError:
-            raise Problem(
-                408,
-                "too-slow",
-                "The request came too slowly",
-                f"The body was not complete after {self.deadlines.limit_s:g} s.",
-            ) from None
+            raise Problem("too-slow", f"The body was not complete after {self.deadlines.limit_s:g} s.") from None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _over(self) -> Problem:
-        return too_large(f"The body is larger than {self._limit} bytes (setting http.max_body_bytes).")
+        return Problem("too-large", f"The body is larger than {self._limit} bytes (setting http.max_body_bytes).")

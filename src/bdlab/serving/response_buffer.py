@@ -77,9 +77,9 @@ class ResponseBuffer:
 
     def _full(self) -> Problem:
         return Problem(
-            503,
             "busy",
-            "Too many large responses are in progress",
             f"{self._held} bytes wait for clients that have not read them; the limit is {MAX_BYTES}. "
             "Nothing was done: retry a little later, or ask for less at once.",
+            status=503,
+            title="Too many large responses are in progress",
         )

@@ -95,12 +95,8 @@ def routes(parts: Parts, gate: Gate) -> list[HTTPRouteHandler]:
         wanted = UUID(prediction_id)
         row = await run(parts.stored.get, wanted)
         if row is None:
-            raise Problem(
-                404,
-                "no-such-prediction",
-                "There is no such prediction in the database",
-                f"{wanted} is not stored. If it is new, the consumer may store it in a moment.",
-            )
+            why = f"{wanted} is not stored. If it is new, the consumer may store it in a moment."
+            raise Problem("no-such-prediction", why)
         return json_response(row)
 
     return [newest, one]

@@ -83,7 +83,7 @@ class Tokens:
             return self._keys[kid]
         if not self._problem:
             raise jwt.InvalidKeyError("its issuer does not publish the key that signed it")
-        raise Problem(503, "provider-away", "Tokens cannot be checked now", f"{self._problem}. Retry a little later.")
+        raise Problem("provider-away", f"{self._problem}. Retry a little later.")
 
     async def _ask(self) -> None:
         """Fetch the provider's keys; if that fails, those of before stay."""
