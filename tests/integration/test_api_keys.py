@@ -17,7 +17,7 @@ import pytest
 import structlog.testing
 
 from bdlab.access import KEY_FORM, SCOPES, ApiKey, hash_of, new_secret
-from bdlab.errors import InvalidInput, SecretMissing
+from bdlab.errors import InvalidInput, SecretMissing, VaultUnavailable
 from bdlab.resources import policies_dir
 from bdlab.vault import api_keys
 from bdlab.vault.api_keys import KeyRing
@@ -312,6 +312,18 @@ def test_an_entry_that_is_no_key_lets_nobody_in_and_is_named_once(
 
 
 @pytest.mark.plaintext("Vault is behind a proxy")
+def test_an_engine_that_is_gone_says_nothing_of_its_keys(world: VaultWorld, maker: VaultClient) -> None:
+    api_keys.create(maker, a_key("shop"))
+    with world.root() as root:
+        ring = KeyRing(root)
+        ring.keep()
+        assert set(ring.keys) == {"shop"}
+        root.settings = msgspec.structs.replace(root.settings, kv_mount="nowhere")
+        with pytest.raises(VaultUnavailable, match="no handler"):
+            ring.keep()
+        assert set(ring.keys) == {"shop"}
+
+
 def test_while_vault_is_away_a_service_goes_on_with_what_it_knows(world: VaultWorld, maker: VaultClient) -> None:
     api_keys.create(maker, shop := a_key("shop"))
     with (

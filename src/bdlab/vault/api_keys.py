@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from bdlab.access import NAME_FORM, ApiKey
-from bdlab.errors import InvalidInput, PolicyDenied, SecretMissing, VaultError
+from bdlab.errors import InvalidInput, PolicyDenied, SecretMissing, VaultError, VaultUnavailable
 from bdlab.vault.client import VaultClient
 from bdlab.vault.leases import now
 
@@ -108,7 +108,9 @@ class KeyRing:
 def _names(client: VaultClient) -> list[str]:
     try:
         found = client.request("list", f"{client.settings.kv_mount}/metadata/{_FOLDER}")["data"]["keys"]
-    except SecretMissing:
+    except SecretMissing as error:
+        if "no handler" in error.message:  # there is no engine, which says nothing of the keys in it
+            raise VaultUnavailable(error.message, hint=error.hint) from error
         return []
     return [name for name in found if name != _CHANGES]
 
