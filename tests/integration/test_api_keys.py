@@ -128,7 +128,7 @@ def test_a_key_and_its_revocation_as_json(world: VaultWorld, maker: VaultClient)
     [
         (("create", "Shop", "--scope", "read"), 2, "'Shop' is no name"),
         (("create", "shop/../x", "--scope", "read"), 2, "is no name"),
-        (("create", "shop", "--scope", "read,wrte"), 2, "'wrte' is no scope"),
+        (("create", "shop", "--scope", "read,delete"), 2, "'delete' is no scope"),
         (("create", "shop", "--scope", ""), 2, "'' is no scope"),
         (("create", "shop", "--scope", "read", "--rate", "0/s"), 2, "'0/s' is no rate"),
         (("create", "shop", "--scope", "read", "--rate", "many"), 2, "'many' is no rate"),
