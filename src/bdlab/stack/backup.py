@@ -108,10 +108,8 @@ class Backup:
         except (OSError, msgspec.MsgspecError) as error:
             raise InvalidInput(f"{self.path} is no backup that `bdlab backup` made: {error}") from error
         if about.format != _FORMAT:
-            raise InvalidInput(
-                f"{self.path} was made by bdlab {about.bdlab}, in a format that this version does not know",
-                hint="Restore it with that version or a newer one.",
-            )
+            what = f"{self.path} was made by bdlab {about.bdlab}, in a format that this version does not know"
+            raise InvalidInput(what, hint="Restore it with that version or a newer one.")
         wanted = (self.dump,) if rows_only else (self.snapshot, self.dump, self.keys_file)
         missing = [str(place.relative_to(self.path)) for place in wanted if not place.exists()]
         if missing:
@@ -154,10 +152,8 @@ class Backup:
             raise self._refused(gone[0], "is missing from it")
 
     def _refused(self, name: str, what: str) -> InvalidInput:
-        return InvalidInput(
-            f"the backup {self.path} is not as it was made: {name} {what}",
-            hint="Restore another backup, and find out who could write to this one.",
-        )
+        hint = "Restore another backup, and find out who could write to this one."
+        return InvalidInput(f"the backup {self.path} is not as it was made: {name} {what}", hint=hint)
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self.path).as_posix()
@@ -193,10 +189,8 @@ def new_folder(path: Path) -> Iterator[DataFolder]:
     there is something in it."""
     folder = DataFolder(path)
     if folder.path.exists() and any(folder.path.iterdir()):
-        raise InvalidInput(
-            f"{folder.path} is not empty",
-            hint="A backup is restored into a new folder: move the old one aside, or name another.",
-        )
+        hint = "A backup is restored into a new folder: move the old one aside, or name another."
+        raise InvalidInput(f"{folder.path} is not empty", hint=hint)
     with folder:
         try:
             folder.unfinished.touch(mode=0o600)

@@ -78,10 +78,8 @@ class DataFolder:
             self.records.mkdir(exist_ok=True, mode=0o700)
             lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise StackError(
-                f"the data folder {self.path} cannot be used: {error.strerror}",
-                hint="Name one that you may write with --data-dir.",
-            ) from error
+            what = f"the data folder {self.path} cannot be used: {error.strerror}"
+            raise StackError(what, hint="Name one that you may write with --data-dir.") from error
         try:
             self._take(lock)
         except BaseException:
@@ -104,10 +102,8 @@ class DataFolder:
                 break
         else:
             holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "?"
-            raise StackInUse(
-                f"another bdlab (process {holder}) runs a stack on {self.path}",
-                hint=f"Use it (bdlab env --data-dir {self.path}), stop it, or name another folder with --data-dir.",
-            )
+            hint = f"Use it (bdlab env --data-dir {self.path}), stop it, or name another folder with --data-dir."
+            raise StackInUse(f"another bdlab (process {holder}) runs a stack on {self.path}", hint=hint)
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
 
@@ -125,10 +121,8 @@ class DataFolder:
     def check_location(self) -> None:
         """Raise StackError if the folder was moved, or a restore into it did not end."""
         if self.unfinished.exists():
-            raise StackError(
-                f"a `bdlab restore` into {self.path} was cut off, and what is there is not whole",
-                hint=f"Remove it (rm -r {self.path}), and restore again.",
-            )
+            what = f"a `bdlab restore` into {self.path} was cut off, and what is there is not whole"
+            raise StackError(what, hint=f"Remove it (rm -r {self.path}), and restore again.")
         recorded = self._kept("place")
         if recorded and not (Path(recorded).exists() and Path(recorded).samefile(self.path)):
             raise StackError(
@@ -150,10 +144,8 @@ class DataFolder:
         secured = (self.tls / "ca.pem").exists()
         if wanted is not None and wanted != secured:
             how, option = ("with", "--no-tls") if secured else ("without", "--tls")
-            raise StackError(
-                f"the data folder {self.path} was set up {how} TLS, and keeps to it",
-                hint=f"Leave {option} out, or name another folder with --data-dir.",
-            )
+            what = f"the data folder {self.path} was set up {how} TLS, and keeps to it"
+            raise StackError(what, hint=f"Leave {option} out, or name another folder with --data-dir.")
         return secured
 
     @property
@@ -166,10 +158,8 @@ class DataFolder:
         if not (self.path / "openbao").exists():
             replace_file(self.path / "deployment", wanted.encode())
         if wanted not in (BDLAB, self.deployment):
-            raise StackError(
-                f"the data folder {self.path} keeps to the deployment {self.deployment}",
-                hint=f"Name another folder for {wanted} with --data-dir, or leave BDLAB_DEPLOYMENT out.",
-            )
+            hint = f"Name another folder for {wanted} with --data-dir, or leave BDLAB_DEPLOYMENT out."
+            raise StackError(f"the data folder {self.path} keeps to the deployment {self.deployment}", hint=hint)
 
     @property
     def model_path(self) -> str:
@@ -228,10 +218,8 @@ class DataFolder:
             endpoints = msgspec.json.decode(self._endpoints_file.read_bytes(), type=Endpoints)
             if start_mark(endpoints.pid) == endpoints.start_mark:
                 return endpoints
-        raise StackError(
-            f"no local stack is up on {self.path}",
-            hint=f"Start one with `bdlab up --data-dir {self.path}`, and wait until it says that it is up.",
-        )
+        hint = f"Start one with `bdlab up --data-dir {self.path}`, and wait until it says that it is up."
+        raise StackError(f"no local stack is up on {self.path}", hint=hint)
 
 
 def running_folders() -> Iterator[DataFolder]:

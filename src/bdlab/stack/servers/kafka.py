@@ -97,10 +97,8 @@ class ApacheKafka(Broker):
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ServerNotStarted(
-                    f"{self.name}: another broker works on the log in {self._data}",
-                    hint=f"See which (fuser {lock.name}) and end it, then try again.",
-                ) from None
+                why = f"{self.name}: another broker works on the log in {self._data}"
+                raise ServerNotStarted(why, hint=f"See which (fuser {lock.name}) and end it, then try again.") from None
 
     def _configure(self, port: int) -> Sequence[str]:
         self._check_log_unused()

@@ -87,17 +87,13 @@ class OpenBao(TlsServer):
         file = self.seal_key
         if not file.exists():
             if any((self.folder / "raft").iterdir()):
-                raise ServerNotStarted(
-                    f"the seal key {file} is missing, and without it the data beside it cannot be read",
-                    hint="Put the key back from a backup, or start with another --data-dir.",
-                )
+                what = f"the seal key {file} is missing, and without it the data beside it cannot be read"
+                raise ServerNotStarted(what, hint="Put the key back from a backup, or start with another --data-dir.")
             replace_file(file, secrets.token_bytes(_KEY_BYTES), mode=0o600)
         # The server itself accepts a key file that anybody can read.
         if stat.S_IMODE(file.stat().st_mode) & 0o077:
-            raise ServerNotStarted(
-                f"the seal key {file} can be read by others (mode {stat.S_IMODE(file.stat().st_mode):04o})",
-                hint=f"Run: chmod 600 {file}",
-            )
+            what = f"the seal key {file} can be read by others (mode {stat.S_IMODE(file.stat().st_mode):04o})"
+            raise ServerNotStarted(what, hint=f"Run: chmod 600 {file}")
 
     def _is_ready(self) -> bool:
         status, _ = get(self.port, "/v1/sys/health", tls=self.tls, timeout_s=_HTTP_TIMEOUT_S)

@@ -139,10 +139,8 @@ class Postgres(TlsServer):
         if kept is None or not self._data.exists() or self.ports.reserve(kept):
             return super()._choose_port()
         if self.socket_dir is None:
-            raise ServerNotStarted(
-                f"another program has taken port {kept}, by which the data in {self.data_dir} is known",
-                hint=f"See which (ss -ltnp 'sport = :{kept}') and end it, then try again.",
-            )
+            what = f"another program has taken port {kept}, by which the data in {self.data_dir} is known"
+            raise ServerNotStarted(what, hint=f"See which (ss -ltnp 'sport = :{kept}') and end it, then try again.")
         self._on_tcp = False
         return kept
 
@@ -231,10 +229,8 @@ class Postgres(TlsServer):
         lines = self._lock_lines()
         left = [pid for pid in DataFolder(self._data).processes() if _is_postgres(pid)]
         if lines and lines[0] in map(str, left):
-            raise ServerNotStarted(
-                f"another postgres (process {lines[0]}) runs on {self._data}",
-                hint="Stop it, or use another --data-dir.",
-            )
+            what = f"another postgres (process {lines[0]}) runs on {self._data}"
+            raise ServerNotStarted(what, hint="Stop it, or use another --data-dir.")
         for pid in left:
             end(self.name, pid, (signal.SIGKILL, _KILL_WAIT_S))
         for lock in (self._data / "postmaster.pid", *(self.folder / "socket").glob("*.lock")):

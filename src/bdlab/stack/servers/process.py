@@ -234,10 +234,8 @@ def end(name: str, pid: int, *steps: tuple[signal.Signals, float]) -> None:
         while mark and start_mark(pid) == mark and time.monotonic() < deadline:
             time.sleep(_POLL_S)
     if mark and start_mark(pid) == mark:
-        raise ServerNotStarted(
-            f"{name}: process {pid} of an earlier run does not end",
-            hint=f"See what holds it (ps {pid}) and end it, then try again.",
-        )
+        what = f"{name}: process {pid} of an earlier run does not end"
+        raise ServerNotStarted(what, hint=f"See what holds it (ps {pid}) and end it, then try again.")
 
 
 class ManagedProcess(Process, ABC):

@@ -75,10 +75,8 @@ class PortRegistry:
         """Return `wanted` if given, else the port that `name` had, else `preferred`, else a free one. It is kept for
         the next time. Raises ServerNotStarted if `wanted` is taken, or no port is free."""
         if wanted is not None and not self.reserve(wanted):
-            raise ServerNotStarted(
-                f"port {wanted} for {name} is in use by another program",
-                hint="Leave the port out to have a free one chosen.",
-            )
+            what = f"port {wanted} for {name} is in use by another program"
+            raise ServerNotStarted(what, hint="Leave the port out to have a free one chosen.")
         with _writing:
             kept = self._read()
             port = wanted or kept.get(name) or preferred

@@ -49,10 +49,8 @@ def vault_init_lock(plan: Plan) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(folder / ".vault-init.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise VaultError(
-            f"the folder for the services' identities {folder} cannot be used: {error.strerror}",
-            hint="Name one that you may write with --identity-dir.",
-        ) from error
+        what = f"the folder for the services' identities {folder} cannot be used: {error.strerror}"
+        raise VaultError(what, hint="Name one that you may write with --identity-dir.") from error
 
     def take() -> None:
         try:
@@ -134,10 +132,8 @@ class AdminAccess:
         try:
             client.own_token()
         except TokenRefused as error:
-            raise IdentityRefused(
-                f"{client} does not accept the token that was given",
-                hint="Give a valid administrator's token in BDLAB_VAULT_TOKEN or with --token-file.",
-            ) from error
+            hint = "Give a valid administrator's token in BDLAB_VAULT_TOKEN or with --token-file."
+            raise IdentityRefused(f"{client} does not accept the token that was given", hint=hint) from error
         self._writer = client
         return client
 
@@ -333,7 +329,5 @@ def rekey(plan: Plan) -> Keys:
 
 
 def _too_few(required: int, there: int) -> VaultError:
-    return VaultError(
-        f"new keys take {required} of the old key shares, and {there} are there",
-        hint="Run it at a terminal, which asks for them, or name the keys file with --keys-file.",
-    )
+    what = f"new keys take {required} of the old key shares, and {there} are there"
+    return VaultError(what, hint="Run it at a terminal, which asks for them, or name the keys file with --keys-file.")

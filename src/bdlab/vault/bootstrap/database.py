@@ -78,10 +78,8 @@ def connection(plan: Plan) -> Step:
     def set_up(writer: VaultClient) -> None:
         seeds, manager = plan.seeds, plan.manager
         if seeds is None or manager is None:
-            raise InvalidInput(
-                "Vault's database engine is not set up, and that takes the database administrator's log-in",
-                hint="Fill in .env (see .env.example) and name it with --env-file.",
-            )
+            what = "Vault's database engine is not set up, and that takes the database administrator's log-in"
+            raise InvalidInput(what, hint="Fill in .env (see .env.example) and name it with --env-file.")
         # From here to the end the manager's password may differ from Vault's: nothing half-done may stay.
         writer.request("delete", path)
         password = Secret(secrets.token_urlsafe(_PASSWORD_BYTES))

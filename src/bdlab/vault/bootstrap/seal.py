@@ -72,10 +72,8 @@ class KeysFile:
         try:
             return msgspec.json.decode(text, type=Keys)
         except msgspec.MsgspecError as error:
-            raise VaultError(
-                f"the keys file {self.path} is no keys file of bdlab: {error}",
-                hint="Name the right one with --keys-file, or put it back from a backup.",
-            ) from None
+            what = f"the keys file {self.path} is no keys file of bdlab: {error}"
+            raise VaultError(what, hint="Name the right one with --keys-file, or put it back from a backup.") from None
 
     def reserve(self) -> Path | None:
         """Create the empty file, before Vault is asked for keys that it gives only once. Move a file with the keys of
@@ -91,10 +89,8 @@ class KeysFile:
                 os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
                 sync_folder(self.path.parent)
         except OSError as error:
-            raise VaultError(
-                f"the keys file {self.path} cannot be made: {error.strerror}",
-                hint="Name a file in a folder that you may write with --keys-file.",
-            ) from error
+            what = f"the keys file {self.path} cannot be made: {error.strerror}"
+            raise VaultError(what, hint="Name a file in a folder that you may write with --keys-file.") from error
         return aside
 
     @property
@@ -124,10 +120,8 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
             )
         return StepResult(name, "unchanged")
     if plan.token is not None:
-        raise InvalidInput(
-            f"{client} is not initialised, so that no token of it can exist",
-            hint="Leave the token out: vault-init then initialises it.",
-        )
+        what = f"{client} is not initialised, so that no token of it can exist"
+        raise InvalidInput(what, hint="Leave the token out: vault-init then initialises it.")
     if plan.dry_run:
         return StepResult(name, "would do", (f"keys into {file.path}",))
     seal = seal_type(client)
@@ -188,10 +182,8 @@ def _give_keys(client: VaultClient, plan: Plan, keys: Keys | None) -> None:
         given += 1
         if not _give_share(client, "put", "sys/unseal", {"key": share.reveal()}).get("sealed", True):
             return
-    raise VaultError(
-        f"{client} is sealed, and {given} key shares are not enough to open it",
-        hint="Give the shares in the keys file (--keys-file), or at a terminal, which asks for them.",
-    )
+    hint = "Give the shares in the keys file (--keys-file), or at a terminal, which asks for them."
+    raise VaultError(f"{client} is sealed, and {given} key shares are not enough to open it", hint=hint)
 
 
 def _give_share(client: VaultClient, method: Method, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -204,10 +196,8 @@ def _give_share(client: VaultClient, method: Method, path: str, body: dict[str, 
         # To a wrong recovery key Vault answers 500, as to a fault of its own.
         if isinstance(error, VaultUnavailable) and "recovery key" not in error.message:
             raise
-        raise VaultError(
-            f"the key shares that were given are not accepted: {error.message}",
-            hint="At least one of them is wrong, and Vault has forgotten them all: give them again.",
-        ) from error
+        hint = "At least one of them is wrong, and Vault has forgotten them all: give them again."
+        raise VaultError(f"the key shares that were given are not accepted: {error.message}", hint=hint) from error
 
 
 def give_shares(

@@ -296,10 +296,8 @@ def key_values(plan: Plan) -> Step:
 def _values(plan: Plan, path: str, writer: VaultClient) -> dict[str, str]:
     seeds = plan.seeds
     if seeds is None:
-        raise InvalidInput(
-            f"{path} is not in Vault yet, and what belongs there comes from .env",
-            hint="Fill in .env (see .env.example) and name it with --env-file.",
-        )
+        what = f"{path} is not in Vault yet, and what belongs there comes from .env"
+        raise InvalidInput(what, hint="Fill in .env (see .env.example) and name it with --env-file.")
     if path == _DATABASE:
         ca_pem = pki.authority_pem(writer, pki.SERVERS) if seeds.postgres_authority else seeds.postgres_ca_pem
         return _address("postgres", seeds.administrator.server) | ({"ca_pem": ca_pem} if ca_pem else {})

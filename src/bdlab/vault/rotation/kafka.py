@@ -88,10 +88,8 @@ class _UserRotation:
             if not self._broker.accepts(former):
                 break
         else:
-            raise VaultError(
-                f"the broker still takes the former password of {former.username}",
-                hint="Look into the broker's log, and run this again.",
-            )
+            what = f"the broker still takes the former password of {former.username}"
+            raise VaultError(what, hint="Look into the broker's log, and run this again.")
         del self.values[_SWITCHED]
         self._write()
 
