@@ -14,7 +14,7 @@ from bdlab.probes import BrokerState, DatabaseState, VaultState
 from bdlab.serving.access import Gate
 from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.metrics import CONTENT_TYPE, Metrics
-from bdlab.serving.openapi import describe, state_response
+from bdlab.serving.openapi import describe
 from bdlab.serving.protocols import Parts
 from bdlab.serving.responses import HealthAnswer, KafkaAnswer, LiveAnswer, ReadyAnswer, VaultAnswer, json_response
 
@@ -73,13 +73,7 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
     checks = DependencyChecks(parts)
     scrape = need if (need := gate.need("metrics"))[1] else None
 
-    @get(
-        "/health",
-        **describe(),
-        summary="State of the API and its dependencies",
-        tags=["state"],
-        responses=state_response(HealthAnswer, "Unhealthy: nothing can be predicted durably"),
-    )
+    @get(**describe("/health", state=HealthAnswer))
     async def health() -> Response[HealthAnswer]:
         """503 if nothing can be predicted durably; degraded if Vault or the database is not available."""
         model_problem, vault, broker, database = await asyncio.gather(
@@ -102,17 +96,11 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
         )
         return json_response(found, 200 if durable else 503)
 
-    @get("/health/live", **describe(), summary="The process is alive", tags=["state"], sync_to_thread=False)
+    @get(**describe("/health/live"), sync_to_thread=False)
     def live() -> Response[LiveAnswer]:
         return json_response(LiveAnswer(), 200)
 
-    @get(
-        "/health/ready",
-        **describe(),
-        summary="A prediction can be made and published",
-        tags=["state"],
-        responses=state_response(ReadyAnswer, "Not ready"),
-    )
+    @get(**describe("/health/ready", state=ReadyAnswer))
     async def ready() -> Response[ReadyAnswer]:
         """200 if the model predicts, the broker answers and acknowledges, and the credentials are valid."""
         states = await asyncio.gather(
@@ -121,13 +109,7 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
         found = _readiness(*states, delivery_health)
         return json_response(found, 200 if found.ready else 503)
 
-    @get(
-        "/vault-status",
-        **describe(),
-        summary="Vault as this service sees it",
-        tags=["state"],
-        responses=state_response(VaultAnswer, "Vault does not answer"),
-    )
+    @get(**describe("/vault-status", state=VaultAnswer))
     async def vault_status() -> Response[VaultAnswer]:
         state = await checks.vault.get_async()
         found = msgspec.convert(state, VaultAnswer, from_attributes=True)
@@ -135,20 +117,14 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
             found = msgspec.structs.replace(found, problem="")
         return json_response(found, 200 if state.connected else 503)
 
-    @get(
-        "/kafka-status",
-        **describe(),
-        summary="Kafka as this service sees it",
-        tags=["state"],
-        responses=state_response(KafkaAnswer, "Kafka does not answer"),
-    )
+    @get(**describe("/kafka-status", state=KafkaAnswer))
     async def kafka_status() -> Response[KafkaAnswer]:
         """`consumer_lag` is null if this service may not read the group; `problem` then has the reason."""
         state = await checks.broker.get_async()
         found = msgspec.convert(state, KafkaAnswer, from_attributes=True)
         return json_response(found, 200 if state.connected else 503)
 
-    @get("/metrics", **describe(need=scrape), summary="Prometheus metrics", tags=["state"], media_type="text/plain")
+    @get(**describe("/metrics", need=scrape), media_type="text/plain")
     async def show_metrics() -> Response[bytes]:
         metrics.flush()
         return Response(await asyncio.to_thread(metrics.render), media_type=CONTENT_TYPE)

@@ -2,13 +2,14 @@
 
 import asyncio
 import gzip
+import tomllib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from litestar import Request, Response, get
+from litestar import MediaType, Request, Response, get
 from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import (
@@ -35,6 +36,9 @@ from bdlab.serving.problems import PROBLEM_JSON, ProblemDetails
 from bdlab.serving.query_parameters import QUERY, NoQuery, schemas
 from bdlab.serving.requests import MAX_KEY_LENGTH, SOURCE_HEADER, SOURCES
 
+_TEXTS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("routes.toml").read_text("utf-8"))
+_ASSETS = Path(__file__).with_name("swagger_ui")
+
 DIRECT = "direct"
 """The key of a route's `opt` with its direct endpoint."""
 
@@ -55,22 +59,6 @@ _PROBLEM = Reference(ref=f"#/components/schemas/{ProblemDetails.__name__}")
 _RETRY_AFTER = OpenAPIHeader(
     schema=Schema(type=OpenAPIType.INTEGER, minimum=1), description="Seconds to wait; only with a problem."
 )
-#: The errors that any route may return before its handler runs.
-_ANYWHERE = {
-    "400": "Not exactly one valid Host header, or the client closed the connection before the end",
-    "408": "The request came too slowly",
-    "421": "The Host header names another server (setting http.allowed_hosts)",
-    "422": "A query parameter that the route does not know, or a value that is not allowed",
-    "431": "The head of the request is too large",
-    "500": "A defect; the server's log has the reason",
-    "503": "The server is stopping: retry after `Retry-After` seconds",
-}
-#: Those of a route with a scope.
-_BY_KEY = {
-    "400": f"{_ANYWHERE['400']}; or more than one key",
-    "401": "There is no key, or the key or token is not valid, as `WWW-Authenticate` says",
-    "403": "The key or token does not have the route's scope",
-}
 _SCHEMES = {
     "bearer": SecurityScheme(type="http", scheme="bearer", description="An API key, or an identity provider's token."),
     "apiKey": SecurityScheme(type="apiKey", security_scheme_in="header", name="X-API-Key", description="An API key."),
@@ -78,43 +66,62 @@ _SCHEMES = {
 
 
 def describe(
+    path: str,
     *,
     body: Any = None,
-    headers: Sequence[Parameter] = (),
+    parameters: Sequence[Parameter] = (),
     query: type[msgspec.Struct] = NoQuery,
-    path: Parameter | None = None,
+    state: type[msgspec.Struct] | None = None,
     need: Need | None = None,
     direct: Endpoint | None = None,
+    contract: Contract | None = None,
 ) -> dict[str, Any]:
-    """Return the keyword arguments of a route with these query parameters, and their documentation.
+    """Return the keyword arguments of a route with these parameters, and its documentation from routes.toml.
 
-    `need` is the key that it needs, and `direct` answers without the framework.
+    A status route has its answer, `state`, also with 503. `need` is the key that it needs, and `direct` answers without
+    the framework. `contract` has the words of a route that predicts.
     """
+    texts = dict(_TEXTS[path])
+    own = texts.pop("problems", {}) | (_TEXTS["predicting"] if contract else {})
+    responses = {
+        int(status): _response(ProblemDetails, _worded(about, contract), PROBLEM_JSON) for status, about in own.items()
+    }
+    if state:
+        responses[503] = _response(state, texts.pop("unavailable"))
 
     @dataclass
     class Described(Operation):
         def __post_init__(self) -> None:
-            parameters: list[Parameter | Reference] = [path] if path else []
-            parameters += headers
+            found: list[Parameter | Reference] = [*parameters]
             for name, schema in schemas(query).items():
                 # A JSON schema goes into the document as it is.
                 shape, text = cast("Any", schema), schema.get("description")
-                parameters.append(Parameter(name=name, param_in="query", schema=shape, description=text))
-            self.parameters = parameters or None
+                found.append(Parameter(name=name, param_in="query", schema=shape, description=text))
+            self.parameters = found or None
             if body:
                 content = {"application/json": OpenAPIMediaType(schema=body)}
                 self.request_body = RequestBody(content=content, required=True)
-            self.responses = _with_problems(self.responses or {}, _BY_KEY if need else {})
+            self.responses = _with_problems(self.responses or {}, _TEXTS["by_key"] if need else {})
             if need:
                 self.security = [*([] if need[1] else [{}]), *({name: [need[0]]} for name in _SCHEMES)]
 
-    return {"operation_class": Described, "opt": {QUERY: query, DIRECT: direct, NEED: need}}
+    return {
+        "path": path,
+        "responses": responses,
+        "operation_class": Described,
+        "opt": {QUERY: query, DIRECT: direct, NEED: need},
+        **{key: _worded(text, contract) if isinstance(text, str) else text for key, text in texts.items()},
+    }
+
+
+def _worded(text: str, contract: Contract | None) -> str:
+    return text.format(noun=contract.noun, one=contract.one, plural=contract.plural) if contract else text
 
 
 def _with_problems(responses: Mapping[str, Any], more: dict[str, str]) -> dict[str, Any]:
     """Return `responses`, `more` and those of every route, without the 400 that the framework adds."""
     found = {status: answer for status, answer in responses.items() if status != "400"}
-    for status, description in (_ANYWHERE | more).items():
+    for status, description in (_TEXTS["anywhere"] | more).items():
         answer = found.setdefault(status, OpenAPIResponse(description=description, content={}))
         answer.content.setdefault(PROBLEM_JSON, OpenAPIMediaType(schema=_PROBLEM))
     for status in {"429", "503"}.intersection(found):
@@ -122,44 +129,25 @@ def _with_problems(responses: Mapping[str, Any], more: dict[str, str]) -> dict[s
     return dict(sorted(found.items()))
 
 
-def state_response(answer: type[msgspec.Struct], description: str) -> dict[int, ResponseSpec]:
-    """Return the 503 of a status route, which has the same fields as its 200."""
-    return {503: ResponseSpec(data_container=answer, description=description, generate_examples=False)}
+def _response(answer: Any, description: str, media_type: str = MediaType.JSON) -> ResponseSpec:
+    return ResponseSpec(answer, media_type=media_type, description=description, generate_examples=False)
 
 
-def problem_response(description: str) -> ResponseSpec:
-    return ResponseSpec(
-        data_container=ProblemDetails, media_type=PROBLEM_JSON, description=description, generate_examples=False
-    )
-
-
-def describe_prediction(contract: Contract, direct: Endpoint, need: Need, *, most: int = 0) -> dict[str, Any]:
+def describe_prediction(
+    path: str, contract: Contract, direct: Endpoint, need: Need, *, most: int = 0
+) -> dict[str, Any]:
     """Return the keyword arguments of a route that takes an input; with `most` a list of 1 to so many."""
     body: Any = input_schema(contract)
     if most:
         body = {"items": body, "type": "array", "maxItems": most, "minItems": 1}
-    key = f"The same key with the same {contract.noun} is the same prediction, with the same id."
-    trace = "W3C trace context; it is passed on with the event. One that is not valid is ignored."
-    source = f"Marks {contract.one} that no user wrote: statistics about the model leave its row out."
-    headers = (
-        _parameter("Idempotency-Key", "header", key, min_length=1, max_length=MAX_KEY_LENGTH),
-        _parameter("traceparent", "header", trace),
-        _parameter(SOURCE_HEADER, "header", source, enum=SOURCES),
-    )
-    responses = {
-        408: "The body came too slowly",
-        413: "The body, or the event made of it, is too large",
-        415: "The body is not JSON, or it is compressed",
-        422: f"The body is not a valid {contract.noun}: each wrong field and why",
-        429: "The key's limit of predictions a second is reached, see `RateLimit`: retry after `Retry-After` seconds",
-        503: "Not acknowledged, too many in flight, or the server is stopping: retry after `Retry-After` seconds",
-    }
-    return {
-        "status_code": 200,
-        "tags": ["predict"],
-        "responses": {status: problem_response(about) for status, about in responses.items()},
-        **describe(body=body, headers=headers, need=need, direct=direct),
-    }
+    limits = {"min_length": 1, "max_length": MAX_KEY_LENGTH}
+    bounds: dict[str, Any] = {"Idempotency-Key": limits, SOURCE_HEADER: {"enum": SOURCES}}
+    headers = [
+        _parameter(name, "header", _worded(about, contract), **bounds.get(name, {}))
+        for name, about in _TEXTS["headers"].items()
+    ]
+    described = describe(path, body=body, parameters=headers, need=need, direct=direct, contract=contract)
+    return {"status_code": 200, **described}
 
 
 class SwaggerUi(OpenAPIRenderPlugin):
@@ -169,7 +157,7 @@ class SwaggerUi(OpenAPIRenderPlugin):
         super().__init__(path=["/", "/swagger"])
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:  # noqa: ARG002
-        return _PAGE
+        return (_ASSETS / "index.html").read_bytes()
 
 
 @get(["/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js"], include_in_schema=False)
@@ -183,20 +171,6 @@ async def assets(request: Request[Any, Any, Any]) -> Response[bytes]:
         body = await asyncio.to_thread(gzip.decompress, body)
     kind = "text/css" if name.endswith(".css") else "text/javascript"
     return Response(body, media_type=kind, headers=headers)
-
-
-_ASSETS = Path(__file__).with_name("swagger_ui")
-_PAGE = b"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>bdlab API</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'self' 'unsafe-inline'; img-src 'self' data:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<link rel="stylesheet" href="/docs/swagger-ui.css">
-<script src="/docs/swagger-ui-bundle.js"></script>
-</head><body><div id="api"></div><script>
-SwaggerUIBundle({url: "/openapi.json", dom_id: "#api", deepLinking: true, validatorUrl: null})
-</script></body></html>
-"""
 
 
 def config(contract: Contract) -> OpenAPIConfig:

@@ -184,18 +184,12 @@ def routes(
         gate.spend(scope, len(inputs))
         return encode_json(await predictions.predict_many(inputs, headers))
 
-    @post("/predict", **describe_prediction(contract, one, need), summary=f"Predict from one {contract.noun}")
+    @post(**describe_prediction("/predict", contract, one, need))
     async def predict(request: Request[Any, Any, Any]) -> Response[answer]:  # type: ignore[valid-type]
         """The response comes after the broker has acknowledged the prediction, which is durable then."""
         return json_response(await one(request.scope, request.receive))
 
-    @post(
-        "/predict/batch",
-        **describe_prediction(contract, many, need, most=most),
-        summary=f"Predict from a list of {contract.plural}",
-        description=f"The predictions are in the order of the {contract.plural}; the response comes once all "
-        "are acknowledged.",
-    )
+    @post(**describe_prediction("/predict/batch", contract, many, need, most=most))
     async def predict_batch(request: Request[Any, Any, Any]) -> Response[list[answer]]:  # type: ignore[valid-type]
         return json_response(await many(request.scope, request.receive))
 

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from bdlab.errors import DatabaseUnavailable
 from bdlab.serving.access import Gate
-from bdlab.serving.openapi import PREDICTION_ID, describe, problem_response
+from bdlab.serving.openapi import PREDICTION_ID, describe
 from bdlab.serving.problems import Problem, invalid_parameter
 from bdlab.serving.protocols import Parts
 from bdlab.serving.responses import encode_json, json_response
@@ -31,8 +31,6 @@ CONCURRENT_QUERIES = 4
 _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 T = TypeVar("T")
-
-_UNAVAILABLE = {503: problem_response("The database cannot be queried now")}
 
 
 class PredictionsQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,13 +59,7 @@ def routes(parts: Parts, gate: Gate) -> list[HTTPRouteHandler]:
         except TimeoutError:
             raise DatabaseUnavailable(f"the database did not answer within {QUERY_TIMEOUT_S:g} s") from None
 
-    @get(
-        "/predictions",
-        **describe(query=PredictionsQuery, need=need),
-        summary="The newest stored predictions",
-        tags=["stored"],
-        responses=_UNAVAILABLE,
-    )
+    @get(**describe("/predictions", query=PredictionsQuery, need=need))
     async def newest(request: Request[Any, Any, Any]) -> Response[list[dict[str, Any]]]:
         query: PredictionsQuery = request.state.query
 
@@ -77,17 +69,7 @@ def routes(parts: Parts, gate: Gate) -> list[HTTPRouteHandler]:
         # Encoding a thousand rows would block the event loop too long.
         return json_response(await run(encoded))
 
-    @get(
-        "/predictions/{prediction_id:str}",
-        **describe(path=PREDICTION_ID, need=need),
-        summary="One stored prediction",
-        tags=["stored"],
-        responses={
-            404: problem_response("There is no such prediction in the database"),
-            422: problem_response("The id is not a UUID"),
-            **_UNAVAILABLE,
-        },
-    )
+    @get(**describe("/predictions/{prediction_id:str}", parameters=[PREDICTION_ID], need=need))
     async def one(prediction_id: Annotated[str, Parameter()]) -> Response[dict[str, Any]]:
         """A prediction that was acknowledged a moment ago may not be stored yet."""
         if not _ID.fullmatch(prediction_id):
