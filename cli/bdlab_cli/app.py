@@ -1,54 +1,32 @@
 """The command tree, and the one place where an error becomes a message and an exit code.
 
-Commands are declared here by name only. The module of a command is imported when the command is run or its
-own help is asked for, so that ``bdlab --help`` stays fast.
+Commands are declared in `commands.json` by name only. The module of a command is imported when it is run or its own
+help is asked for, so that ``bdlab --help`` stays fast.
 """
 
 import gc
 import importlib
 import inspect
+import json
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 from bdlab_cli.output import terminal
 from bdlab_cli.output.progress import tell_of_wait
 
-_STACK, _PIPELINE, _DIAGNOSTICS, _SET_UP = "Local stack", "Pipeline", "Diagnostics", "Set-up"
-
 #: name -> (one line of help, panel). The command is a function of its name in the module of its name.
 COMMANDS = {
-    "up": ("Run the whole pipeline on this machine, in the foreground.", _STACK),
-    "demo": ("Run the whole pipeline once in a throw-away folder and prove it.", _STACK),
-    "env": ("Print the exports that point this terminal at a running local stack.", _STACK),
-    "backup": ("Back up a running local stack: Vault, the database, the keys.", _STACK),
-    "restore": ("Make a new local stack from a backup.", _STACK),
-    "fetch-kafka": ("Fetch Apache Kafka into the user's cache.", _STACK),
-    "serve": ("Serve predictions over HTTP.", _PIPELINE),
-    "predict": ("Predict from one input or a file of them, and publish.", _PIPELINE),
-    "consume": ("Store the topic's events in PostgreSQL, each exactly once.", _PIPELINE),
-    "status": ("Check Vault, Kafka, PostgreSQL, the model and the API.", _DIAGNOSTICS),
-    "doctor": ("Find what is wrong, and say what to do.", _DIAGNOSTICS),
-    "config": ("Show and check the settings, and where each is from.", _DIAGNOSTICS),
-    "verify": ("Prove with numbers that each offset is stored exactly once.", _DIAGNOSTICS),
-    "trace": ("Show what became of a prediction, hop by hop.", _DIAGNOSTICS),
-    "dlq": ("List, show and replay dead letters.", _DIAGNOSTICS),
-    "vault-init": ("Take a Vault from any state to the finished set-up.", _SET_UP),
-    "vault-token": ("Run a command with a short-lived administrator's token of Vault.", _SET_UP),
-    "vault-rekey": ("Replace the key shares or the recovery key of Vault.", _SET_UP),
-    "broker-certificate": ("Get a secured broker's certificate from Vault, before its first start.", _SET_UP),
-    "server-certificate": ("Get certificates for Vault, PostgreSQL and the API from Vault.", _SET_UP),
-    "migrate": ("Bring the database schema and the topic up to date.", _SET_UP),
-    "rotate": ("Rotate database, Kafka and AppRole credentials while everything runs.", _SET_UP),
-    "api-key": ("Make, list and revoke the keys of the HTTP API.", _SET_UP),
-    "prune": ("Delete old rows, and keep the accounting right.", _SET_UP),
-    "model": ("Write a card for a model of your own, and check one.", "Model"),
-    "train": ("Train the model from a CSV of reviews and write it with its card.", "Model"),
+    name: (line, panel)
+    for panel, lines in json.loads(Path(__file__).with_name("commands.json").read_text("utf-8")).items()
+    for name, line in lines.items()
 }
 _DAEMONS = {"serve", "consume"}
 
@@ -170,6 +148,7 @@ def _import_structlog_alone() -> None:
         del sys.modules["rich"]
 
 
+_CONFIG_HELP = "Settings file (default: ./bdlab.toml, if nobody else may write it)"
 app = typer.Typer(cls=LazyGroup, name="bdlab", no_args_is_help=True, pretty_exceptions_enable=False)
 
 
@@ -184,19 +163,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def root(
     *,
-    debug: Annotated[
-        bool, typer.Option("--debug", envvar="BDLAB_DEBUG", help="Show the traceback of an error.")
-    ] = False,
-    config: Annotated[
-        str,
-        typer.Option(
-            envvar="BDLAB_CONFIG",
-            metavar="FILE",
-            help="Settings file (default: ./bdlab.toml, if nobody else may write it)",
-        ),
-    ] = "",
+    debug: Annotated[bool, Option("--debug", envvar="BDLAB_DEBUG", help="Show the traceback of an error.")] = False,
+    config: Annotated[str, Option(envvar="BDLAB_CONFIG", metavar="FILE", help=_CONFIG_HELP)] = "",
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
+        bool, Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
     ] = False,
 ) -> None:
     """A model as a durable prediction pipeline: HTTP, Kafka, PostgreSQL, Vault."""
@@ -236,13 +206,9 @@ def _report(error: Exception) -> int:
 
         terminal.echo("".join(traceback.format_exception(error)), err=True)
     if isinstance(error, BdlabError):
-        lines = [f"error: {error.message}", error.hint]
-        code = error.exit_code
+        lines, code = [f"error: {error.message}", error.hint], error.exit_code
     else:
-        lines = [
-            f"error: {type(error).__name__}: {error}",
-            "This is a defect of bdlab: run `bdlab --debug ...` and report what it shows.",
-        ]
-        code = 1
+        hint = "This is a defect of bdlab: run `bdlab --debug ...` and report what it shows."
+        lines, code = [f"error: {type(error).__name__}: {error}", hint], 1
     terminal.echo("\n".join(line for line in lines if line), err=True)
     return code

@@ -59,11 +59,9 @@ def create(
     key = ApiKey(name=name, hash=hash_of(secret), scopes=scopes, created_at=now, expires_at=ends, rate=most)
     _ask(startup_timeout, lambda client: api_keys.create(client, key))
     written = f"bdlab_{name}_{secret}"
-    if json:
-        terminal.echo_json(_fields(name, key) | {"key": written})
-        return
-    terminal.echo(written)
-    terminal.echo("The key is shown this once: Vault keeps its hash alone.", err=True)
+    terminal.echo_result(_fields(name, key) | {"key": written}, written, as_json=json)
+    if not json:
+        terminal.echo("The key is shown this once: Vault keeps its hash alone.", err=True)
 
 
 @app.command("list")

@@ -30,12 +30,7 @@ def consume(
     """
     from bdlab_cli.wiring.sink import run_sink
 
-    sink = {
-        "metrics_port": metrics_port,
-        "tls_cert_file": tls_cert,
-        "tls_key_file": tls_key,
-        "batch_size": batch_size,
-        "batch_wait_s": batch_wait,
-    }
+    sink: dict[str, object] = {"metrics_port": metrics_port, "batch_size": batch_size, "batch_wait_s": batch_wait}
+    sink |= {"tls_cert_file": tls_cert, "tls_key_file": tls_key}
     layers = load_settings({"sink": sink, "startup_timeout_s": startup_timeout}, daemon=True)
     run_sink(layers, until_idle=until_idle, metrics_host=metrics_host)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
+from msgspec.structs import replace
 from typer import Argument, Exit, Option, Typer
 
 from bdlab import deadletters
@@ -78,17 +79,35 @@ _Place = Annotated[int | None, Option(min=0)]
 _Moment = Annotated[datetime | None, Option(parser=moment)]
 _All = Annotated[bool, Option("--all")]
 _Limit = Annotated[int, Option(min=1)]
+_Cluster = Annotated[str | None, Option("--cluster")]
+#: Fields of a filter, and the options that give them.
+_CHOOSING: dict[str, Any] = {"partition": _Place, "cluster_id": _Cluster, "reason": str | None, "sqlstate": str | None}
+_CHOOSING |= {"since": _Moment, "until": _Moment}
+
+
+def _filtering(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that choose dead letters, in the place of `wanted`, in which it gets them."""
+    signature = inspect.signature(command, eval_str=True)
+
+    @wraps(command)
+    def filtered(**given: Any) -> None:
+        command(wanted=DeadLetterFilter(**{name: given.pop(name) for name in _CHOOSING}), **given)
+
+    parameters = list(signature.parameters.values())
+    at = [one.name for one in parameters].index("wanted")
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=of)
+        for name, of in _CHOOSING.items()
+    ]
+    filtered.__signature__ = signature.replace(parameters=[*parameters[:at], *options, *parameters[at + 1 :]])  # type: ignore[attr-defined]
+    return filtered
 
 
 @app.command("list")
+@_filtering
 def list_(
     *,
-    partition: _Place = None,
-    cluster: str | None = None,
-    reason: str | None = None,
-    sqlstate: str | None = None,
-    since: _Moment = None,
-    until: _Moment = None,
+    wanted: DeadLetterFilter,
     only_open: Annotated[bool, Option("--open", "--pending")] = False,
     limit: _Limit = 50,
     json: bool = False,
@@ -101,10 +120,10 @@ def list_(
     Options:
         --open: Only what somebody still has to see to.
     """
-    wanted = _filter(OPEN if only_open else (), cluster, partition, reason, sqlstate, since, until)
+    wanted = replace(wanted, states=OPEN if only_open else ())
     with _opened(startup_timeout) as (_, letters):
         found, total = letters.find(wanted, limit=limit), letters.count(wanted)
-        pending = letters.count(msgspec.structs.replace(wanted, states=OPEN))
+        pending = letters.count(replace(wanted, states=OPEN))
     if json:
         for letter in found:
             terminal.echo_json(summary(letter))
@@ -130,16 +149,12 @@ def show(
 
 
 @app.command()
+@_filtering
 def replay(
     positions: _Positions = None,
     *,
-    partition: _Place = None,
+    wanted: DeadLetterFilter,
     offset: _Place = None,
-    cluster: str | None = None,
-    reason: str | None = None,
-    sqlstate: str | None = None,
-    since: _Moment = None,
-    until: _Moment = None,
     everything: _All = False,
     again: bool = False,
     max_replays: Annotated[int, Option(min=1)] = 3,
@@ -162,12 +177,11 @@ def replay(
     from bdlab.kafka.producer import Producer
 
     states: tuple[State, ...] = ("open", "returned", "sent") if again else ("open",)
-    wanted = _filter(states, cluster, partition, reason, sqlstate, since, until, offset)
+    wanted = replace(wanted, states=states, offset=offset)
     _require_choice(positions, wanted, everything=everything)
     with stop_on_signal() as stop, _opened(startup_timeout, stop) as (session, letters):
         found, results, more = _chosen(letters, positions, wanted, limit, again=again)
-        others = msgspec.structs.replace(wanted, states=("returned",))
-        returned = 0 if again or positions else letters.count(others)
+        returned = 0 if again or positions else letters.count(replace(wanted, states=("returned",)))
         if stop.is_set():
             raise BdlabError("interrupted; nothing was sent back")
         try:
@@ -191,16 +205,12 @@ def replay(
 
 
 @app.command()
+@_filtering
 def discard(
     positions: _Positions = None,
     *,
     because: str = "",
-    partition: _Place = None,
-    cluster: str | None = None,
-    reason: str | None = None,
-    sqlstate: str | None = None,
-    since: _Moment = None,
-    until: _Moment = None,
+    wanted: DeadLetterFilter,
     everything: _All = False,
     limit: _Limit = 1000,
     dry_run: bool = False,
@@ -217,7 +227,7 @@ def discard(
     """
     if not because.strip():
         raise InvalidInput("no reason is given", hint='Say why with --because, such as --because "a test".')
-    wanted = _filter((*OPEN, "sent"), cluster, partition, reason, sqlstate, since, until)
+    wanted = replace(wanted, states=(*OPEN, "sent"))
     _require_choice(positions, wanted, everything=everything)
     with _opened(startup_timeout) as (_, letters):
         found, results, more = _chosen(letters, positions, wanted, limit, again=True)
@@ -277,25 +287,3 @@ def _opened(
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
     with open_session(layers, stop, service="dlq", database=True) as session, DeadLetters(session) as letters:
         yield session, letters
-
-
-def _filter(
-    states: tuple[State, ...],
-    cluster: str | None,
-    partition: int | None,
-    reason: str | None,
-    sqlstate: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    offset: int | None = None,
-) -> DeadLetterFilter:
-    return DeadLetterFilter(
-        cluster_id=cluster,
-        partition=partition,
-        offset=offset,
-        reason=reason,
-        sqlstate=sqlstate,
-        since=since,
-        until=until,
-        states=states,
-    )

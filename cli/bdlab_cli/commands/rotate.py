@@ -65,23 +65,13 @@ def rotate(
     found: list[Rotation] = []
     drilled = None
     with stop_on_signal() as stop:
-        steps = rotations(
-            layers,
-            stop,
-            target=target,
-            services=service or (),
-            leases=leases,
-            admin_servers=admin_servers,
-            grace_s=grace,
-            force=force,
-            dry_run=dry_run,
-        )
+        how: dict[str, Any] = {"leases": leases, "grace_s": grace, "force": force, "dry_run": dry_run}
+        steps = rotations(layers, stop, target, service or (), admin_servers=admin_servers, **how)
         try:
             if drill:
                 from bdlab_cli.wiring.rotation_drill import run_drill
 
-                load: dict[str, Any] = {"requests_per_second": requests_per_second, "seconds": seconds, "key": key}
-                drilled = run_drill(layers, stop, steps, url=url, **load)
+                drilled = run_drill(layers, stop, steps, url, requests_per_second, seconds, key)
             found.extend(drilled.rotations if drilled else steps)
         except BdlabError:
             if found and not json:

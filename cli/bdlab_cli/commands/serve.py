@@ -30,12 +30,6 @@ def serve(
     """
     from bdlab_cli.wiring.uvicorn_server import run
 
-    http = {
-        "host": host,
-        "port": port,
-        "allowed_hosts": allowed_hosts,
-        "workers": workers,
-        "tls_cert_file": tls_cert,
-        "tls_key_file": tls_key,
-    }
+    http = {"host": host, "port": port, "allowed_hosts": allowed_hosts, "workers": workers}
+    http |= {"tls_cert_file": tls_cert, "tls_key_file": tls_key}
     run(load_settings({"startup_timeout_s": startup_timeout, "http": http}, daemon=True))

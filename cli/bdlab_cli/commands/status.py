@@ -42,12 +42,6 @@ def status(
     if any(name.startswith("vault.") for name in wanted):
         tell_of_stack(layers.settings().vault)
     with stop_on_signal() as stop, Checker(layers, wanted, api_url=api_url) as checker:
-        report = follow(
-            checker.report,
-            stop,
-            as_json=json,
-            watch=watch,
-            interval_s=interval,
-            wait_healthy_s=timeout if wait_healthy else None,
-        )
+        patience_s = timeout if wait_healthy else None
+        report = follow(checker.report, stop, interval, patience_s, watch=watch, as_json=json)
     raise Exit(EXIT_CODES[report.state])

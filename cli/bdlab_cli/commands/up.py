@@ -1,6 +1,6 @@
 """`bdlab up`: run the whole pipeline on this machine, in the foreground."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -61,18 +61,9 @@ def up(
         show(Event("notice", "model", what))
     with stop_on_signal() as stop:
         kind = choose_broker(folder, broker, stop)
-        stack = LocalStack(
-            data_dir,
-            command=bdlab_command(),
-            report=show,
-            broker=kind,
-            http_port=http_port,
-            consumers=consumers,
-            tls=tls,
-            certificate_ttl_s=certificate_ttl or SERVER_TTL_S,
-            model_path=chosen,
-            deployment=deployment,
-        )
+        options: dict[str, Any] = {"http_port": http_port, "consumers": consumers, "tls": tls, "deployment": deployment}
+        options |= {"certificate_ttl_s": certificate_ttl or SERVER_TTL_S, "model_path": chosen}
+        stack = LocalStack(data_dir, command=bdlab_command(), report=show, broker=kind, **options)
         endpoints = stack.open(stop)
         try:
             terminal.echo_result(endpoints, welcome(endpoints, kind, folder.path, contract), as_json=json)

@@ -83,20 +83,10 @@ def vault_init(
         require_own(env_path, option="--env-file")
     seeds = read_env(env_path, plan.deployment) if env_path else None
     database = Administrator(seeds.administrator, plan.deployment, shared=shared_database) if seeds else None
-    plan = msgspec.structs.replace(
-        plan,
-        seeds=seeds,
-        manager=database,
-        token=read_token(token_file),
-        shares=shares,
-        threshold=threshold,
-        wrap_ttl_s=wrap_ttl,
-        certificate_authorities=tuple(authority or ()),
-        renew=tuple(renew or ()),
-        broker_folder=broker_folder,
-        broker_ttl_s=broker_ttl,
-        dry_run=dry_run,
-    )
+    given: dict[str, object] = {"shares": shares, "threshold": threshold, "wrap_ttl_s": wrap_ttl}
+    given |= {"broker_folder": broker_folder, "broker_ttl_s": broker_ttl, "dry_run": dry_run}
+    given |= {"certificate_authorities": tuple(authority or ()), "renew": tuple(renew or ())}
+    plan = msgspec.structs.replace(plan, seeds=seeds, manager=database, token=read_token(token_file), **given)
     if env_path and env_path.stat().st_mode & 0o077:
         _warn(f"{env_path} is open to others; it holds passwords. Run: chmod 600 {env_path}")
     steps = bootstrap(plan, show)

@@ -25,16 +25,16 @@ _STYLES: dict[State, str] = {"healthy": "green", "degraded": "yellow", "unknown"
 def follow(
     look: Callable[[], Report],
     stop: threading.Event,
-    *,
-    as_json: bool,
-    watch: bool,
     interval_s: float,
-    wait_healthy_s: float | None,
+    patience_s: float | None,
+    *,
+    watch: bool,
+    as_json: bool,
 ) -> Report:
     """Make and show reports for as long as the options say, and return the last one."""
     out = terminal.stdout()
     live = watch and not as_json and out.is_terminal
-    deadline = time.monotonic() + (wait_healthy_s or 0)
+    deadline = time.monotonic() + (patience_s or 0)
     report, at = look(), time.monotonic()
     with (
         no_line() if watch else nullcontext(),
@@ -42,7 +42,7 @@ def follow(
     ):
         while not (stop.is_set() or terminal.failed()):
             left_s = deadline - time.monotonic()
-            waiting = wait_healthy_s is not None and not report.healthy and left_s > 0
+            waiting = patience_s is not None and not report.healthy and left_s > 0
             if shown:
                 shown.update(_table(report), refresh=True)
             elif watch:
@@ -85,11 +85,7 @@ def _table(report: Report) -> Group:
     table = Table(*(Column(title, overflow="fold") for title in ("check", "state", "what was found")))
     for check in report.checks:
         table.add_row(Text(check.name), Text(check.state, style=_STYLES[check.state]), Text(check.message))
-    hints = [
-        Text(f"{check.name}: {check.hint}")
-        for check in report.checks
-        if check.hint and check.state in ("unhealthy", "unknown")
-    ]
     if not report.checks:
         return Group("Nothing to check: no server that was found speaks TLS.")
-    return Group(table, *hints)
+    ill = [check for check in report.checks if check.hint and check.state in ("unhealthy", "unknown")]
+    return Group(table, *(Text(f"{check.name}: {check.hint}") for check in ill))

@@ -37,10 +37,7 @@ def show(event: Event) -> None:
 
 @contextmanager
 def fetch_progress(assembly: Assembly) -> Iterator[Callable[[int, int], None]]:
-    """Show what is being fetched: a bar, or a line if standard error is not a terminal.
-
-    Nothing is shown if there is nothing to fetch.
-    """
+    """Show what is being fetched, if anything is: a bar, or a line if standard error is not a terminal."""
     what = f"fetching Apache Kafka {assembly.version}"
     with no_line(), progress_bar(DownloadColumn(), TransferSpeedColumn()) as bar:
         task = bar.add_task(what, total=assembly.size, visible=False)
@@ -75,38 +72,18 @@ def life_of(urls: Sequence[str], ca_file: str) -> Callable[[], str]:
 
 def welcome(endpoints: Endpoints, kind: BrokerKind, folder: Path, contract: Contract) -> str:
     """Return what `bdlab up` prints once the stack answers: where, and what to try."""
-    url, bdlab, quoted_folder = endpoints.http_url, bdlab_as_typed(), shlex.quote(str(folder))
     example = example_of(contract)
-    arguments = " ".join(
-        shlex.quote(f"{name}={value if isinstance(value, str) else json.dumps(value)}")
-        for name, value in example.items()
-    )
-    trust = f"--cacert {shlex.quote(endpoints.ca_file)} " if endpoints.ca_file else ""
-    return f"""
-The pipeline is up. Ctrl-C stops it; its data stays in {quoted_folder}
-
-  API      {url}   (docs: {url}/docs)
-  Vault    {endpoints.vault_address}
-  Broker   {endpoints.bootstrap_servers}   ({described(kind)})
-  Postgres {endpoints.postgres_host} port {endpoints.postgres_port}
-  Model    {endpoints.model}
-
-Try:
-
-  curl {trust}-X POST "{url.replace("127.0.0.1", "localhost")}/predict" -H "Content-Type: application/json" \
--d {shlex.quote(json.dumps(example))}
-
-Or from another terminal:
-
-  eval "$({bdlab} env --data-dir {quoted_folder})"
-  {bdlab} predict {arguments} && {bdlab} status && {bdlab} verify
-"""
+    typed = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in example.items())
+    words = {"bdlab": bdlab_as_typed(), "broker": described(kind), "folder": shlex.quote(str(folder))}
+    words |= {"arguments": shlex.join(typed), "body": shlex.quote(json.dumps(example))}
+    words["trust"] = f"--cacert {shlex.quote(endpoints.ca_file)} " if endpoints.ca_file else ""
+    words["named_url"] = endpoints.http_url.replace("127.0.0.1", "localhost")  # as the certificate names it
+    return Path(__file__).with_name("welcome.txt").read_text("utf-8").format(endpoints=endpoints, **words)
 
 
 def bdlab_as_typed() -> str:
     """Return what a person types for this `bdlab`: its path if the name finds none, or another one."""
-    own = Path(sys.executable).with_name("bdlab")
-    found = shutil.which("bdlab")
+    own, found = Path(sys.executable).with_name("bdlab"), shutil.which("bdlab")
     if found and Path(found).exists() and own.exists() and Path(found).samefile(own):
         return "bdlab"
     return shlex.quote(str(own)) if own.exists() else f"{shlex.quote(sys.executable)} -m bdlab_cli"

@@ -26,15 +26,12 @@ log = structlog.get_logger()
 Application = Callable[..., Awaitable[None]]
 
 SERVICE = "serve"
-STARTUP_FAILED = 3
-"""The exit code that tells uvicorn's supervisor that another try would fail in the same way."""
+STARTUP_FAILED = 3  # tells uvicorn's supervisor that another try would fail in the same way
 
-_COMPARED_WITHIN_S = 3.0
-"""How long the start waits for the database's contract, which is then compared later."""
+_COMPARED_WITHIN_S = 3.0  # how long the start waits for the database's contract, which is then compared later
 _COMPARE_EVERY_S = 2.0
 
-_GC_THRESHOLD = 10_000
-"""New objects until the next collection. Each looks at all requests in progress, which are no garbage."""
+_GC_THRESHOLD = 10_000  # new objects until the next collection, which looks at all requests in progress: no garbage
 
 #: malloc.h: the size from which a block is mapped by itself, and the number of arenas for threads.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
@@ -47,8 +44,7 @@ class Api:
         self._layers = layers
         self._open = ExitStack()
         self._compared = threading.Event()
-        self.refusal: BdlabError | None = None
-        """Why the model cannot be served over this database."""
+        self.refusal: BdlabError | None = None  # why the model cannot be served over this database
 
     def open(self) -> None:
         """Load the model, log in to Vault (waiting for it) and start connecting; does not wait for a broker.
@@ -150,10 +146,7 @@ def _give_memory_back() -> None:
 
 
 def make_worker(layers: Layers) -> Application:
-    """Return the application of one worker process.
-
-    uvicorn calls it. A worker ends with its parent, even if that is killed.
-    """
+    """Return the application of one worker process, for uvicorn. It ends with its parent, even if that is killed."""
     terminal.prepare()
     logs.configure(layers.settings().log)
     # A terminal that closes also tells the parent, which ends its workers in order.

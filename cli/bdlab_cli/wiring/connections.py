@@ -11,8 +11,7 @@ from bdlab.errors import BdlabError, InvalidInput
 log = structlog.get_logger()
 
 MAX_CONNECTIONS = 2048
-RESERVED_FILES = 128
-"""Files that are kept for the process itself: for Vault, the broker, PostgreSQL, and its logs."""
+RESERVED_FILES = 128  # kept for the process itself: for Vault, the broker, PostgreSQL, and its logs
 
 _FULL_TOLD_EVERY_S = 60.0
 

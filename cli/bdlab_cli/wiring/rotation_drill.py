@@ -16,9 +16,7 @@ from bdlab_cli.wiring.accounting import account
 from bdlab_cli.wiring.checks import own_ca_file, own_url
 from bdlab_cli.wiring.samples import samples_of
 
-_BEFORE_S = 1.0
-_AFTER_S = 2.0
-_VERIFY_WAIT_S = 60.0
+_BEFORE_S, _AFTER_S, _VERIFY_WAIT_S = 1.0, 2.0, 60.0
 
 
 class Drill(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,13 +31,12 @@ def run_drill(
     layers: Layers,
     stop: threading.Event,
     rotations: Iterable[Rotation],
-    *,
     url: str | None,
-    requests_per_second: float,
+    rate: float,
     seconds: float,
-    key: Secret | None = None,
+    key: Secret | None,
 ) -> Drill:
-    """Post inputs for at least `seconds`, rotate meanwhile, then account for all offsets.
+    """Post `rate` inputs a second for at least `seconds`, rotate meanwhile, then account for all offsets.
 
     Raises BdlabError.
     """
@@ -48,8 +45,8 @@ def run_drill(
     contract = load_contract(layers.settings().model.path)
     bodies = [json.dumps(sample).encode() for sample in samples_of(contract)]
     access = {"ca_file": own_ca_file(http), "key": key.reveal() if key else ""}
-    with LoadGenerator(url, bodies, requests_per_second=requests_per_second, **access) as load:
-        progress(f"posting {requests_per_second:g} {contract.plural} a second to {url}")
+    with LoadGenerator(url, bodies, requests_per_second=rate, **access) as load:
+        progress(f"posting {rate:g} {contract.plural} a second to {url}")
         began = time.monotonic()
         stop.wait(_BEFORE_S)
         done = list(rotations)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import InvalidInput
@@ -22,35 +23,24 @@ _SERVICE = "rotate"
 def rotations(
     layers: Layers,
     stop: threading.Event,
-    *,
     target: str,
     services: Sequence[str],
+    *,
     leases: bool,
     admin_servers: str,
-    grace_s: float,
-    force: bool,
-    dry_run: bool,
+    **how: Any,
 ) -> Iterator[Rotation]:
-    """Rotate `target` (database, kafka, approle or all), and yield each result as it is known.
+    """Rotate `target` (database, kafka, approle or all), and yield each result as it is known; `how` is of the `Run`.
 
     Secret ids come last, and that of `rotate` itself at the very end. Raises InvalidInput, VaultError, BrokerError.
     """
     if unknown := [name for name in services if name not in SERVICES]:
-        raise InvalidInput(
-            f"--service {unknown[0]!r}: there is no such service", hint=f"There are: {', '.join(SERVICES)}."
-        )
+        every = f"There are: {', '.join(SERVICES)}."
+        raise InvalidInput(f"--service {unknown[0]!r}: there is no such service", hint=every)
     with open_session(layers, stop, service=_SERVICE, kafka=False) as session:
         settings = layers.settings()
-        run = Run(
-            session=session,
-            vault=settings.vault,
-            deployment=settings.deployment,
-            progress=progress,
-            stop=stop,
-            grace_s=grace_s,
-            force=force,
-            dry_run=dry_run,
-        )
+        told = {"progress": progress, "stop": stop, **how}
+        run = Run(session=session, vault=settings.vault, deployment=settings.deployment, **told)
         if target in ("database", "all"):
             yield rotate_manager(run)
             if leases:
@@ -60,8 +50,7 @@ def rotations(
             chosen = [name for name in KAFKA_SERVICES if name in (services or KAFKA_SERVICES)]
             for name in services:
                 if name not in KAFKA_SERVICES:
-                    detail = "it has no Kafka users"
-                    yield Rotation(what="kafka", service=name, outcome="unchanged", detail=detail)
+                    yield Rotation(what="kafka", service=name, outcome="unchanged", detail="it has no Kafka users")
             if chosen:
                 yield from _kafka(layers, run, chosen, admin_servers)
         if target in ("approle", "all"):

@@ -13,27 +13,17 @@ from urllib.parse import urlsplit
 import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
 from bdlab_cli.wiring.connections import Bounds
 
-MAX_HEAD_BYTES = 32 << 10
-"""Bytes of a request's head, and of chunk headers and trailers of its body."""
-HEAD_S = 10.0
-"""How long a client may take for a request's head, and for a TLS handshake."""
-MAX_PIPELINED = 8
-"""Requests of one connection that may wait for an earlier answer."""
-FREE_BYTES = 16 << 10
-"""A request of up to this size is accepted, however much the others hold."""
-REQUEST_BYTES = 32 << 20
-"""What all larger requests together may hold until their answers are complete."""
-DRAIN_S = 10.0
-DRAIN_BYTES = 64 << 20
-"""How long, and how many bytes, a client may go on sending a body that was answered already."""
-STALLED_S = 30.0
-"""How long a client may leave its answer unread."""
-LAST_S = 3.0
-"""How long a client may go on sending its request, or leave its answer unread, once the server stops."""
+MAX_HEAD_BYTES = 32 << 10  # of a request's head, and of chunk headers and trailers of its body
+HEAD_S = 10.0  # how long a client may take for a request's head, and for a TLS handshake
+MAX_PIPELINED = 8  # requests of one connection that may wait for an earlier answer
+FREE_BYTES = 16 << 10  # a request of up to this size is accepted, however much the others hold
+REQUEST_BYTES = 32 << 20  # what all larger requests together may hold until their answers are complete
+DRAIN_S, DRAIN_BYTES = 10.0, 64 << 20  # how long, and how much, a client may go on sending a body that was answered
+STALLED_S = 30.0  # how long a client may leave its answer unread
+LAST_S = 3.0  # how long a client may go on sending its request, or leave its answer unread, once the server stops
 
 _CONTINUE = b"HTTP/1.1 100"
 _WRITE_LIMIT = 16 << 10
@@ -42,24 +32,12 @@ _WRITE_LIMIT = 16 << 10
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. Bytes are counted until the parser reports a head, a piece of a body, or an end."""
 
-    def __init__(
-        self,
-        config: Any,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, config: Any, **state: Any) -> None:
+        super().__init__(config, **state)
         self._bounds: Bounds = config.bounds
         self._stop_s = config.timeout_graceful_shutdown or 0
-        self._unparsed = 0
-        self._left_over = 0
-        self._held = 0
-        self._counted = 0
-        self._in_head = False
-        self._in_body = False
-        self._refused = False
-        self._head_written = False
+        self._unparsed = self._left_over = self._held = self._counted = 0
+        self._in_head = self._in_body = self._refused = self._head_written = False
         self._head = b""
         self._deadline: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
@@ -170,9 +148,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle.response_complete:  # this was the rest of a body that was answered already
             self._until(0, None)
             self._rest()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            idle_s = self.timeout_keep_alive
+            self.timeout_keep_alive_task = self.loop.call_later(idle_s, self.timeout_keep_alive_handler)
         else:
             self._bounds.waiting.pop(self, None)
 
@@ -182,10 +159,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def _hold(self) -> bool:
         """Return whether there is room for what this connection holds; if not, refuse it."""
         if self._in_body and self.cycle.response_complete:
-            if self._held > DRAIN_BYTES:
+            if too_much := self._held > DRAIN_BYTES:
                 self.transport.abort()
-                return False
-            return True
+            return not too_much
         more = self._held - self._counted
         if self._bounds.held + more > REQUEST_BYTES:
             self._refuse_busy("The requests in progress are too large together")
@@ -239,7 +215,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._until(DRAIN_S, self.transport.abort)
 
     def _rest(self) -> None:
-        """Wait for the client: everything is answered."""
+        """Wait for the client: everything is answered, or refused."""
         self._release()
         self._bounds.waiting[self] = None
 
@@ -283,15 +259,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answer the request that is being received, and accept no more on this connection."""
         self._unset_keepalive_if_required()
         cycle = self.cycle
-        if self._in_body and not self.pipeline:
-            if cycle.response_started:
-                self.transport.abort()
-                return
-            cycle.disconnected = True
-            cycle.message_event.set()
-        elif self._in_body:
+        if self._in_body and (self.pipeline or cycle.response_started):
             self.transport.abort()
             return
+        if self._in_body:
+            cycle.disconnected = True
+            cycle.message_event.set()
         elif self._answering():  # send its answer, and those before it, first
             self._refused = True
             cycle.keep_alive = False
@@ -302,8 +275,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _linger(self) -> None:
         """Read what the client still sends for a bounded time, so that it can read its answer."""
         self._refused = True
-        self._release()
-        self._bounds.waiting[self] = None
+        self._rest()
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()

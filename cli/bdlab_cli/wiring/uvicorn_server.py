@@ -39,8 +39,7 @@ log = structlog.get_logger()
 _GRACE_S = 1
 _LOOK_EVERY_S = 1.0
 _SEND_BYTES = 256 << 10
-_OWN_LISTENERS = 8
-"""Sockets on which a worker listens beside the one that all share, which so gets few of the connections."""
+_OWN_LISTENERS = 8  # a worker's, beside the one that all share, which so gets few of the connections
 _METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -54,15 +53,11 @@ def run(layers: Layers) -> None:
     required_scopes(settings.http)
     max_connections(settings.http.max_connections)  # before anything is waited for
     with closing(_bind(settings.http)) as listener:
-        if settings.http.workers == 1:
-            _serve_here(layers, listener)
-        else:
-            _serve_in_workers(layers, listener)
+        (_serve_here if settings.http.workers == 1 else _serve_in_workers)(layers, listener)
 
 
 def _serve_here(layers: Layers, listener: socket.socket) -> None:
-    api = Api(layers)
-    with closing(api):
+    with closing(Api(layers)) as api:
         api.open()
         server = _Server(_config(layers.settings(), app=api.asgi))
         server.announced_url = _url(layers.settings().http, listener)
@@ -181,9 +176,8 @@ def _bind(http: HttpSettings) -> socket.socket:
     """Return a listening socket, bound before anything else. Raises InvalidInput, BdlabError."""
     check_pair(http.tls_cert_file, http.tls_key_file, options="--tls-cert and --tls-key")
     try:
-        family, *_, address = socket.getaddrinfo(
-            http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        how: dict[str, Any] = {"type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}
+        family, *_, address = socket.getaddrinfo(http.host, http.port, **how)[0]
         _check_hosts(http, str(address[0]))
         listener = _socket(family)
         listener.bind(address)
@@ -219,10 +213,7 @@ def _check_hosts(http: HttpSettings, address: str) -> None:
 
 def _url(http: HttpSettings, listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - shown, not bound
-        host = "localhost"
-    if ":" in host:
-        host = f"[{host}]"
+    host = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - shown
     return f"{'https' if http.tls_cert_file else 'http'}://{host}:{port}"
 
 
@@ -255,16 +246,10 @@ def _renew(certificate: ServedCertificate) -> None:
 class _Handshake(asyncio.Protocol):
     """A connection until its TLS handshake is done: it counts as one, and has a bounded time."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
+    def __init__(self, config: Config, server_state: ServerState, **more: Any) -> None:
         self._bounds, self._context = config.bounds, config.tls
         self._connections: set[Any] = server_state.connections
-        self._make = partial(uvicorn_protocol.BoundedProtocol, config, server_state, app_state, _loop)
+        self._make = partial(uvicorn_protocol.BoundedProtocol, config, server_state=server_state, **more)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         # The loop reads from a transport as soon as this returns; a duplicate of its socket loses nothing.
@@ -281,13 +266,9 @@ class _Handshake(asyncio.Protocol):
         try:
             # It closes the socket if it fails.
             with contextlib.suppress(OSError):
-                await asyncio.get_running_loop().connect_accepted_socket(
-                    self._make,
-                    self._socket,
-                    ssl=self._context,
-                    ssl_handshake_timeout=uvicorn_protocol.HEAD_S,
-                    ssl_shutdown_timeout=uvicorn_protocol.LAST_S,
-                )
+                connect = partial(asyncio.get_running_loop().connect_accepted_socket, ssl=self._context)
+                first_s, last_s = uvicorn_protocol.HEAD_S, uvicorn_protocol.LAST_S
+                await connect(self._make, self._socket, ssl_handshake_timeout=first_s, ssl_shutdown_timeout=last_s)
         finally:
             self._leave()
 
