@@ -9,7 +9,6 @@ import importlib
 import inspect
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,10 +28,6 @@ COMMANDS = {
     for name, line in lines.items()
 }
 _DAEMONS = {"serve", "consume"}
-
-#: What a docstring says of an option: `--name METAVAR: help`, or `--name: help` of a flag. A flag that can be
-#: taken back is `--name/--no-name`.
-_DESCRIBED = re.compile(r"^    (--[\w-]+)(/--\S+)?(?: (\S+))?: (.+(?:\n {8}.+)*)$", re.MULTILINE)
 
 
 class LazyGroup(TyperGroup):
@@ -87,31 +82,32 @@ def load_command(name: str) -> Any:
     command = typer.main.get_command(command_app)
     command.name = name
     command.help = command.help or COMMANDS[name][0]
-    shared = importlib.import_module("bdlab_cli.options").__doc__ or ""
-    _finish(command, f"BDLAB_{module.upper()}", shared)
+    texts = json.loads((Path(__file__).with_name("options.json")).read_text("utf-8"))
+    _finish(command, name, texts["shared"], texts)
     return command
 
 
-def _finish(command: Any, prefix: str, shared: str) -> None:
+def _finish(command: Any, path: str, shared: dict[str, str], texts: dict[str, dict[str, str]]) -> None:
     """Let the terminal break the lines of help texts, and give each option its help and environment twin.
 
-    `shared` describes options of several commands. Those of a group share its prefix: BDLAB_DLQ_LIMIT is of
-    `dlq list` and of `dlq replay`.
+    `texts` has what options.json says of the options of each command, as `--name METAVAR` or, for a flag that can be
+    taken back, `--name/--no-name`; `shared` is what the groups that `path` is in say. Those of a group share its
+    prefix: BDLAB_DLQ_LIMIT is of `dlq list` and of `dlq replay`.
     """
-    text, _, options = inspect.cleandoc(command.help or "").partition("\n\nOptions:\n")
-    command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in text.split("\n\n"))
-    shared = f"{shared}\n{options}"
-    described = {found[0]: found[1:] for found in _DESCRIBED.findall(shared)}  # a command's own come last
+    command.help = "\n\n".join(each.replace("\n", " ") for each in inspect.cleandoc(command.help or "").split("\n\n"))
+    shared = shared | texts.get(path, {})
+    described = {name.partition("/")[0].partition(" ")[0]: name for name in shared}  # a command's own come last
+    prefix = f"BDLAB_{path.partition(' ')[0].replace('-', '_').upper()}"
     for option in (one for one in command.params if isinstance(one, TyperOption)):
         name = option.opts[0]
-        opposite, metavar, lines = described[name]
-        option.metavar, option.help = metavar or None, " ".join(lines.split())
-        if not opposite:
+        text = described[name]
+        option.metavar, option.help = text.partition(" ")[2] or None, shared[text]
+        if "/" not in text:
             option.secondary_opts = []  # Typer makes one for each flag
         if option.envvar is None:
             option.envvar = f"{prefix}_{name.lstrip('-').replace('-', '_').upper()}"
-    for child in getattr(command, "commands", {}).values():
-        _finish(child, prefix, shared)
+    for name, child in getattr(command, "commands", {}).items():
+        _finish(child, f"{path} {name}", shared, texts)
 
 
 def _convert_seldom() -> None:

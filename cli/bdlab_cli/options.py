@@ -2,24 +2,7 @@
 
 An option without an `envvar` has the environment twin BDLAB_<COMMAND>_<OPTION> (see `app.load_command`). That of a
 `setting` is the setting's, or that of the same option of other commands. The help of an option that one command has, or
-that means another thing to it, is in the docstring of the command.
-
-Options:
-    --startup-timeout SECONDS: How long to wait at the start for servers that are away, and for a sealed Vault.
-    --keys-file FILE: The keys of this Vault (0600); if it is missing for one set up before, a terminal asks.
-    --identity-dir FOLDER: Where the services' identities are, a folder each.
-    --data-dir: The data folder of the stack.
-    --broker NAME: kafka is Apache Kafka, secured, fetched once into the user's cache; tansu keeps its log in memory
-        only; auto is what the folder began with, and for a new one kafka, or tansu if that cannot be had.
-    --admin-servers SERVERS: Where a secured broker takes its administrator: host:port, or several with commas.
-    --model CARD: Model card or joblib file; `shipped` is bdlab's own.
-    --model-version: The model's version. NAME@VERSION stands in every prediction.
-    --delimiter CHAR: What is between the columns of a CSV file: a character such as ; or the word tab.
-    --tls-cert FILE: PEM file: certificate chain; serves HTTPS. A new one in its place is served without a restart
-    --tls-key FILE: PEM file: the certificate's private key
-    --json: Print the result as JSON.
-    --dry-run: Say what would be done, and change nothing.
-"""
+that means another thing to it, is under the name of the command in options.json."""
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta

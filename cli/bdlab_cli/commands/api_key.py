@@ -35,13 +35,7 @@ def create(
     json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
-    """Make a key and print it on standard output, this once. The name of a key that has ended can be used again.
-
-    Options:
-        --scope SCOPES: What the key is for: predict, feedback, read, metrics, replay, promote; several with commas.
-        --expires AGE: When it ends: a number and one of s, m, h, d, w, such as 90d.
-        --rate N/s: How many predictions a second it may ask each process of the API for.
-    """
+    """Make a key and print it on standard output, this once. The name of a key that has ended can be used again."""
     from bdlab.vault import api_keys
 
     if not NAME_FORM.fullmatch(name):

@@ -23,11 +23,7 @@ def backup(
     """Back up a running local stack: a snapshot of Vault, a dump of the database, and the keys.
 
     Nothing stops meanwhile. The folder is for its owner only, and holds every secret: keep its `keys` apart
-    from the rest. What is on the broker and not stored yet is not in the backup.
-
-    Options:
-        --to FOLDER: A new folder.
-    """
+    from the rest. What is on the broker and not stored yet is not in the backup."""
     from bdlab.postgres import dumps
     from bdlab.stack import DataFolder, exports
     from bdlab.stack.backup import Backup

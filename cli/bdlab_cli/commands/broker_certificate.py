@@ -23,13 +23,7 @@ def broker_certificate(
     """Get a broker's certificate from Vault's authority, in the form in which Kafka reads it.
 
     One that is good for a third of its time or longer stands. The broker reads a new one when it starts, or
-    when it is told to (--admin-servers).
-
-    Options:
-        --folder: Where server.pem (key and certificate) and ca.pem go; the folder's group may read them.
-        --host: A name that the broker is reached under; repeatable.
-        --ttl SECONDS: For how long a new certificate is good.
-    """
+    when it is told to (--admin-servers)."""
     from bdlab.certificates import BROKER_TTL_S, GROUP_READS, CertificateFiles
     from bdlab.vault import pki
 

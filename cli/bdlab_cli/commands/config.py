@@ -11,11 +11,7 @@ app = Typer(add_completion=False, no_args_is_help=True)
 def show(*, no_vault: bool = False, json: bool = False) -> None:
     """Show each setting, its value, and the layer that it is from; a secret is ***.
 
-    If Vault cannot be read, that is said after 5 s at the latest, and the other layers are shown.
-
-    Options:
-        --no-vault: Leave out what Vault says of the servers' addresses.
-    """
+    If Vault cannot be read, that is said after 5 s at the latest, and the other layers are shown."""
     from bdlab_cli.output import findings
     from bdlab_cli.wiring.session import load_settings, vault_layer
 
@@ -28,11 +24,7 @@ def show(*, no_vault: bool = False, json: bool = False) -> None:
 def check(ctx: Context, *, no_vault: bool = False, json: bool = False) -> None:
     """Check the settings of all layers: names, values, the files that they name, and whether they fit together.
 
-    Exit code 0: no fault, though maybe warnings; 2: a fault, which other commands end for as well.
-
-    Options:
-        --no-vault: Leave out what Vault says of the servers' addresses.
-    """
+    Exit code 0: no fault, though maybe warnings; 2: a fault, which other commands end for as well."""
     from bdlab.health.findings import settings_findings
     from bdlab.settings import LogSettings, load
     from bdlab.vault.bootstrap.plan import NAMES

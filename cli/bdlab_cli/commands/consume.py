@@ -19,15 +19,7 @@ def consume(
 ) -> None:
     """Store the topic's events in PostgreSQL, each exactly once.
 
-    Runs until SIGTERM or Ctrl-C, and then finishes the batch in hand; a second one leaves at once.
-
-    Options:
-        --until-idle: Store what the topic holds now, then exit.
-        --metrics-port PORT: Serve /metrics and /health/live on this port; 0 is any free one.
-        --metrics-host: The address for --metrics-port.
-        --batch-size N: Events in one transaction, at most 100,000.
-        --batch-wait SECONDS: How long a batch waits for more events.
-    """
+    Runs until SIGTERM or Ctrl-C, and then finishes the batch in hand; a second one leaves at once."""
     from bdlab_cli.wiring.sink import run_sink
 
     sink: dict[str, object] = {"metrics_port": metrics_port, "batch_size": batch_size, "batch_wait_s": batch_wait}

@@ -19,12 +19,7 @@ def demo(
     """Run the whole pipeline once in a throw-away folder and prove it.
 
     Real servers come up, sample inputs of the model go in over HTTP and from a file, the rows are read back
-    from Postgres and every offset is accounted for. Exits with 0 only if all of it held.
-
-    Options:
-        --keep: Keep the folder, and say where it is.
-        --tls: With TLS for Vault, PostgreSQL and the API, as `bdlab up --tls`.
-    """
+    from Postgres and every offset is accounted for. Exits with 0 only if all of it held."""
     from bdlab_cli.wiring.demo_steps import run_demo
     from bdlab_cli.wiring.local_stack import model_file
 

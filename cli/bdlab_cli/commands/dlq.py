@@ -28,22 +28,7 @@ if TYPE_CHECKING:
     from bdlab.vault.session import VaultSession
 
 app = Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    help="""List and show dead letters, send them back, and close them.
-
-    Options:
-        --offset: At this offset, of each partition or of --partition.
-        --partition: Of this partition.
-        --cluster ID: Of the log with this cluster id.
-        --reason TEXT: Whose reason holds this text, in any case.
-        --sqlstate CODE: Refused with this SQLSTATE, or its first characters (23 is a class).
-        --since WHEN: Recorded since: ISO 8601, or an age such as 2h.
-        --until WHEN: Recorded before.
-        --all: All; without a position and a filter this has to be said.
-        --limit: At most this many.
-        --json: JSON, an object a line.
-    """,
+    add_completion=False, no_args_is_help=True, help="""List and show dead letters, send them back, and close them."""
 )
 
 _COMPLETED, _COMPLETED_WITHIN_S = 100, 1.5
@@ -115,11 +100,7 @@ def list_(
 ) -> None:
     """List dead letters: first those that are open, the oldest first.
 
-    One that was sent back and came back dead is open at its new position only.
-
-    Options:
-        --open: Only what somebody still has to see to.
-    """
+    One that was sent back and came back dead is open at its new position only."""
     wanted = replace(wanted, states=OPEN if only_open else ())
     with _opened(startup_timeout) as (_, letters):
         found, total = letters.find(wanted, limit=limit), letters.count(wanted)
@@ -167,13 +148,7 @@ def replay(
     """Send dead letters back to the topic, as they came, and say what became of each.
 
     Each is a new event at a new position. Exit code 0: all that were chosen are stored (or, with --wait 0,
-    sent back); 1: some are not, and it is said why.
-
-    Options:
-        --again: Also what came back dead from a replay, or was sent back and never recorded.
-        --max-replays: Leave out what was replayed this often, in all its lives.
-        --wait SECONDS: How long to wait for a consumer to record them; 0: not.
-    """
+    sent back); 1: some are not, and it is said why."""
     from bdlab.kafka.producer import Producer
 
     states: tuple[State, ...] = ("open", "returned", "sent") if again else ("open",)
@@ -220,11 +195,7 @@ def discard(
     """Close dead letters that nobody has to see to any more, and keep why.
 
     They stay dead letters to `verify`, and are no longer open to `list`, `replay` and `status`. Exit code 1:
-    some were closed already, and it is said how.
-
-    Options:
-        --because TEXT: Why nothing more has to be done about them.
-    """
+    some were closed already, and it is said how."""
     if not because.strip():
         raise InvalidInput("no reason is given", hint='Say why with --because, such as --because "a test".')
     wanted = replace(wanted, states=(*OPEN, "sent"))

@@ -16,11 +16,7 @@ def doctor(
     """Look at everything that a supporter would ask for, and say what is wrong and what to do, the gravest first.
 
     It takes 4 to 15 s, also if servers are away. Its output has no secret and no text of a user, so that it may be
-    published, though names of hosts and folders. Exit code 0: nothing is critical; 10: something is.
-
-    Options:
-        --api-url: Address of the API
-    """
+    published, though names of hosts and folders. Exit code 0: nothing is critical; 10: something is."""
     from bdlab.stack import DataFolder
     from bdlab_cli.output.findings import show_diagnosis
     from bdlab_cli.wiring.doctor import examine

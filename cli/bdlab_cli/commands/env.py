@@ -10,9 +10,6 @@ def env(*, data_dir: DataDir = DATA_DIR, unset: bool = False, json: bool = False
     """Print the exports that point this terminal at a running local stack.
 
     Use it as: eval "$(bdlab env)"
-
-    Options:
-        --unset: Print what takes the exports back; no stack needs to run.
     """
     from bdlab.stack import EXPORTED, DataFolder, exports
 

@@ -27,17 +27,7 @@ def migrate(
     """Bring the database schema, the topic and a secured broker's users up to date.
 
     The columns of predictions are those of the model's contract: BDLAB_MODEL_PATH names its card. A second run changes
-    nothing.
-
-    Options:
-        --announce-broker: Write the broker's address and security protocol from the environment or the options into
-            Vault first.
-        --bootstrap-servers SERVERS: The broker to make the topic at: host:port, or several with commas.
-        --ca-file vault: With --announce-broker: the word vault announces Vault's own authority as the broker's.
-        --adopt-log: Say that the broker's log is the recorded one, though it cannot be proved or a record differs.
-        --new-log: Close the recorded log: what the broker holds is accounted for as another one. Stop the consumers
-            first.
-    """
+    nothing."""
     if adopt_log and new_log:
         raise BadParameter("--adopt-log and --new-log say the opposite: give one of them.")
     from bdlab.kafka.admin import Admin

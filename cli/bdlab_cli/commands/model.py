@@ -31,18 +31,7 @@ def init(
 ) -> None:
     """Write a card for a model, with a contract that is guessed from the model and a sample of rows.
 
-    The model predicts the sample first. Loading a joblib file runs its code: name only files that you trust.
-
-    Options:
-        --sample CSV: Rows as the model was fitted with.
-        --name: The model's name.
-        --output DIR: Folder for the card and a copy of FILE.
-        --target COLUMN: A column of the sample that is not an input, such as that of the true values.
-        --bounds: Take the least and the greatest number of each column as its bounds.
-        --trust: Trust the types in a skops file that skops does not know.
-        --force: Replace a card that is there.
-        --contract CARD: Take the contract of this card, as for a model that was trained again.
-    """
+    The model predicts the sample first. Loading a joblib file runs its code: name only files that you trust."""
     from bdlab.model.draft import draft_card
     from bdlab_cli.output.models import show_draft
 
@@ -72,11 +61,7 @@ def check(
 ) -> None:
     """Load a model, predict a sample, and show the table's columns and a request.
 
-    Exit code 10: something is wrong, and each finding says what to do.
-
-    Options:
-        --sample FILE: Rows to predict: CSV, JSON lines or Parquet.
-    """
+    Exit code 10: something is wrong, and each finding says what to do."""
     from bdlab.model.draft import inspect
     from bdlab.postgres.contracts import column_type
     from bdlab_cli.output.models import report_of, show_report

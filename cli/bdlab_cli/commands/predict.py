@@ -39,26 +39,7 @@ def predict(
     """Predict from one input, or from a file of them; publish, and wait until the broker has acknowledged.
 
     A file is checked as a whole before its first row is published. Exit code 1 if one was not acknowledged; which ones
-    is said by line. A standard output that cannot be written does not change that.
-
-    Options:
-        --summary: A review's headline.
-        --file FILE: CSV with a column for each field of the model's contract (of reviews Text, and optionally Summary,
-            HelpfulnessNumerator, HelpfulnessDenominator), JSON lines or Parquet; - is standard input; or an address
-            such as s3://.
-        --format KIND: Of the file: csv, jsonl or parquet
-        --publish/--no-publish: Publish and wait for the acknowledgement, or score here and touch no server.
-        --json: One JSON object a result on standard output.
-        --output FILE: Write the results to this .csv, .jsonl or .parquet file, or to such an address, once all are
-            there; until then, and after a failure, it stays what it was, and what is known is beside it in
-            NAME.partial-*.
-        --raw-cells: Write cells that a spreadsheet takes for a formula (= + - @) without an apostrophe before.
-        --source KIND: drill or demo: the inputs are no user's, and the lists of stored predictions leave their rows
-            out.
-        --run-id: Name of the run. The same file under the same name has the same ids, so that running it again
-            completes it without duplicates.
-        --skip-invalid: Leave out rows that are not valid; without it nothing is published if there is one.
-    """
+    is said by line. A standard output that cannot be written does not change that."""
     from bdlab.inputs.body import Validator
     from bdlab.model import load_contract
     from bdlab_cli.output.predictions import results

@@ -20,12 +20,7 @@ def prune(
     """Delete old rows, duplicates and dead letters, and keep the accounting right.
 
     Checkpoints keep how each deleted position had ended, so that `bdlab verify` still adds up. The identity of
-    `migrate` is used, which owns the tables. An event whose id was deleted would be stored again.
-
-    Options:
-        --older-than AGE: Delete what was recorded longer ago than this: a number and s, m, h, d or w, such as 30d.
-        --json: Print a JSON array, an object a partition.
-    """
+    `migrate` is used, which owns the tables. An event whose id was deleted would be stored again."""
     import msgspec
 
     from bdlab.postgres.accounts import prune as delete_old

@@ -26,15 +26,7 @@ def restore(
 
     Vault's secrets and the stored rows are back as they were then; the broker begins with an empty log. What
     was revoked or rotated since the backup is as it was before, so rotate again. With --rows-only nothing of
-    Vault's comes back: for keys that are lost or known to others.
-
-    Options:
-        --from FOLDER: What `bdlab backup` wrote.
-        --data-dir: The new stack's folder; empty or not there.
-        --rows-only: Take the tables alone; Vault is a new one, and so is every secret and every key.
-        --trust-backup: Take a backup without a manifest (made by an earlier version) or whose key is lost:
-            nobody else could write to where it was kept.
-    """
+    Vault's comes back: for keys that are lost or known to others."""
     from bdlab import signals
     from bdlab.services import Deployment
     from bdlab.settings import VaultSettings

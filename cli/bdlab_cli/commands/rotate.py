@@ -39,19 +39,6 @@ def rotate(
     The former ones end once every running client has reported that it uses the new ones. If one has not within --grace,
     its former credential stays alive and the exit code is 1: run it again to finish. A run that was killed is finished
     in the same way. With --drill the exit code is 10 if a request failed, or if an offset is not stored exactly once.
-
-    Options:
-        --service NAME: Only this service's Kafka users and secret id; repeatable.
-        --leases: With the database: end every database login too; the services take fresh ones at once.
-        --grace SECONDS: How long running clients may take to report that they switched.
-        --force: End the former credentials after the grace even if a client has not reported.
-        --json: Print a JSON array, an object a credential.
-        --drill: Post inputs of the model (their rows' source is `drill`) to the API meanwhile, say what its callers
-            noticed, and verify.
-        --url URL: The API that --drill posts to.
-        --api-key-file FILE: The API key that --drill presents, if the API needs one (or set BDLAB_API_KEY).
-        --requests-per-second N: How many inputs --drill posts.
-        --seconds SECONDS: How long --drill posts at least; always until 2 s after the last rotation.
     """
     from bdlab.vault.rotation.run import Rotation
     from bdlab_cli.output.rotations import drill_table, rotation_table

@@ -19,15 +19,7 @@ def serve(
     """Serve predictions over HTTP; each is answered once the broker has acknowledged it.
 
     Prints its URL on standard output when it takes requests. It also starts if the broker is away, and
-    answers 503 until the broker is there.
-
-    Options:
-        --host: Address to listen on
-        --port: Port; 0 takes a free one and says which
-        --allowed-hosts: Names by which it may be called, with commas, with or without port; '*' is any.
-            Needed for an address that other machines reach
-        --workers: Processes that serve
-    """
+    answers 503 until the broker is there."""
     from bdlab_cli.wiring.uvicorn_server import run
 
     http = {"host": host, "port": port, "allowed_hosts": allowed_hosts, "workers": workers}

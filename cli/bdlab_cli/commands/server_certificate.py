@@ -27,11 +27,6 @@ def server_certificate(
 
     One that is good for a third of its time or longer stands: run it as often as you like. Vault and PostgreSQL read a
     new one on SIGHUP, `bdlab serve` by itself. Vault is made the authority by `bdlab vault-init --authority servers`.
-
-    Options:
-        --folder: Where each server gets a folder with server.pem (key and certificate) and ca.pem.
-        --host: A name that the server is reached under; repeatable. 127.0.0.1 is one anyway.
-        --ttl SECONDS: For how long a new certificate is good.
     """
     from bdlab.certificates import SERVER_TTL_S, CertificateFiles
     from bdlab.vault import pki

@@ -22,18 +22,7 @@ def status(
     """Check Vault, Kafka, PostgreSQL, the model, the API, and the consumers if their address is known.
 
     Exit code 0: all is healthy, or degraded and working; 10: something is unhealthy; 1: something could not
-    be checked, and nothing else is unhealthy.
-
-    Options:
-        --check NAME: Only this check, or group (vault, kafka, postgres, log, model, api, consumer,
-            certificates); repeatable. What is not asked for is not contacted.
-        --json: Print JSON, a line a report.
-        --watch: Go on until interrupted.
-        --interval: Seconds between two looks.
-        --wait-healthy: Go on until all is healthy.
-        --timeout: Seconds that --wait-healthy waits.
-        --api-url: Address of the API
-    """
+    be checked, and nothing else is unhealthy."""
     from bdlab_cli.output.health import EXIT_CODES, follow
     from bdlab_cli.wiring.checks import Checker, chosen
 

@@ -23,13 +23,7 @@ def trace(
 ) -> None:
     """Show what became of a prediction: each hop from its request to its row, with its moment.
 
-    Exit code 0: it is stored, a duplicate, a dead letter, or on the topic; 10: it is none of these.
-
-    Options:
-        --since WHEN: Look for a trace id in rows stored since: ISO 8601, or an age such as 2h.
-        --look SECONDS: How long to look for it among the events that are not stored yet.
-        --json: JSON, an object a line.
-    """
+    Exit code 0: it is stored, a duplicate, a dead letter, or on the topic; 10: it is none of these."""
     from bdlab_cli.output.hops import show
     from bdlab_cli.wiring import hops
 

@@ -23,13 +23,7 @@ def train(
     """Train the model from a CSV of reviews, and write it with its card.
 
     The figures come from cross-validation in which no product is on both sides; the model itself is then
-    trained on all reviews.
-
-    Options:
-        --output DIR: Folder for the model and its card, new or existing.
-        --folds: Folds of the cross-validation, grouped by product.
-        --name: The model's name; its files begin with it.
-    """
+    trained on all reviews."""
     from bdlab_cli.output.models import show_training, training_progress
 
     load_settings(quiet=True)

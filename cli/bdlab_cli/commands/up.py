@@ -31,16 +31,7 @@ def up(
 
     Starts OpenBao, Postgres and Apache Kafka, sets them up, and runs `bdlab serve` and `bdlab consume` over them. If
     Kafka cannot be had, a broker that keeps its log in memory takes its place, and a line says so. The same folder
-    finds its data again.
-
-    Options:
-        --http-port N: The API's port; an error if it is in use.
-        --consumers N: How many `bdlab consume` run.
-        --tls/--no-tls: Vault, PostgreSQL, the API and the metrics speak TLS only, by Vault's PKI engine.
-        --model CARD: Model card or joblib file to predict with, kept with the folder; `shipped` is bdlab's own.
-        --certificate-ttl SECONDS: How long certificates are good for; they are renewed when two thirds of that are
-            over.
-    """
+    finds its data again."""
     from bdlab.certificates import SERVER_TTL_S
     from bdlab.model import load_contract
     from bdlab.settings import SHIPPED_MODEL

@@ -35,24 +35,7 @@ def vault_init(
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
-    """Take a Vault from any state to the finished set-up; run it as often as you like.
-
-    Options:
-        --env-file FILE: What to put into Vault
-        --token-file FILE: An administrator's token, for a Vault initialised elsewhere (or set BDLAB_VAULT_TOKEN)
-        --shares N: Key shares to make at initialisation
-        --threshold N: How many of the shares are needed
-        --wrap-ttl SECONDS: How long a handed-over secret id may wait
-        --authority NAME: kafka or servers: make Vault the authority for the certificates of Kafka's brokers, or of the
-            servers (Vault, PostgreSQL, the API); repeatable
-        --broker-folder FOLDER: Put the first certificate of a broker on this machine there, so early that it can start
-            meanwhile; `bdlab broker-certificate` makes later ones
-        --broker-ttl SECONDS: For how long that certificate is good
-        --renew NAME: Give this identity another secret id and end its former one: migrate, backup, api-key,
-            inspect or recovery; repeatable
-        --shared-database: Others use the database server too: let everybody enter its databases postgres and template1
-            as before
-    """
+    """Take a Vault from any state to the finished set-up; run it as often as you like."""
     import msgspec
     from rich.markup import escape
 

@@ -20,12 +20,7 @@ def vault_rekey(
 ) -> None:
     """Replace the key shares of Vault, or the recovery key of one that opens by itself.
 
-    It takes enough of the old ones, which are worth nothing afterwards. Nothing stops meanwhile.
-
-    Options:
-        --shares N: How many key shares to make
-        --threshold N: How many of them are needed
-    """
+    It takes enough of the old ones, which are worth nothing afterwards. Nothing stops meanwhile."""
     import msgspec
 
     from bdlab.vault.bootstrap.admin_access import key_numbers, rekey

@@ -37,12 +37,7 @@ def vault_token(
     COMMAND finds it in VAULT_TOKEN, with VAULT_ADDR, VAULT_CACERT and VAULT_NAMESPACE beside it; its exit code is this
     one's. The token is made with the recovery key, and each use of it stands in Vault's audit log with your name.
 
-    Use it as: bdlab vault-token -- bao list auth/approle/role
-
-    Options:
-        --ttl AGE: How long it lives: a number and s, m or h
-        --policy NAME: What it may do, by a service or a policy; repeatable
-    """
+    Use it as: bdlab vault-token -- bao list auth/approle/role"""
     from bdlab.services import IDENTITIES
     from bdlab.vault.bootstrap.admin_access import ROOT_POLICY, make_token
     from bdlab_cli.wiring.vault_admin import admin_plan

@@ -20,12 +20,7 @@ def verify(
 ) -> None:
     """Prove with numbers that each offset of the topic is stored exactly once.
 
-    Exit code 0: verified; 10: not verified, and the problems are named; 1: it could not be checked.
-
-    Options:
-        --wait SECONDS: How long a running consumer may take to catch up.
-        --limit: How many offsets of each problem are listed.
-    """
+    Exit code 0: verified; 10: not verified, and the problems are named; 1: it could not be checked."""
     from bdlab_cli.output.accounting import show
     from bdlab_cli.wiring.accounting import account
 
