@@ -79,13 +79,8 @@ class Backup:
                 shutil.rmtree(new.path)
             new.path.mkdir(parents=True, mode=0o700)
             try:
-                about = About(
-                    made_at=datetime.now(UTC),
-                    data_dir=str(folder.path),
-                    bdlab=version,
-                    tls=folder.has_tls(None),
-                    deployment=str(folder.deployment),
-                )
+                place, names, tls = str(folder.path), str(folder.deployment), folder.has_tls(None)
+                about = About(made_at=datetime.now(UTC), data_dir=place, bdlab=version, tls=tls, deployment=names)
                 _write(new.path / "backup.json", msgspec.json.format(msgspec.json.encode(about)))
                 _copy_keys(folder, new.keys)
                 _write(new._key, secrets.token_bytes(32))

@@ -33,18 +33,9 @@ class Tansu(Broker):
     def _configure(self, port: int) -> Sequence[str]:
         self.cluster_id = f"{MEMORY_ONLY_ID}{secrets.token_hex(8)}"
         url = f"tcp://127.0.0.1:{port}"
-        return [
-            str(binaries.tansu()),
-            "broker",
-            "--cluster-id",
-            self.cluster_id,
-            "--listener-url",
-            url,
-            "--advertised-listener-url",
-            url,
-            "--storage-engine",
-            "memory://tansu/",
-        ]
+        addresses = [f"--listener-url={url}", f"--advertised-listener-url={url}"]
+        log = [f"--cluster-id={self.cluster_id}", "--storage-engine=memory://tansu/"]
+        return [str(binaries.tansu()), "broker", *addresses, *log]
 
     def _is_ready(self) -> bool:
         return is_listening(self.port) and self.running

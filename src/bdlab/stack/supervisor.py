@@ -111,13 +111,8 @@ class Supervisor:
             if now - watched.up_since >= _STEADY_AFTER_S:
                 watched.delay_s = _FIRST_DELAY_S
             watched.restart_at = now + watched.delay_s
-            self._report(
-                Event(
-                    "notice",
-                    child.name,
-                    f"ended ({describe_exit(child.exit_status)}); starting it again in {watched.delay_s:g} s",
-                )
-            )
+            detail = f"ended ({describe_exit(child.exit_status)}); starting it again in {watched.delay_s:g} s"
+            self._report(Event("notice", child.name, detail))
             watched.delay_s = min(2 * watched.delay_s, _LONGEST_DELAY_S)
         elif now >= watched.restart_at:
             self._restart(watched, stop)

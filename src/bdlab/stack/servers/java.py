@@ -29,17 +29,8 @@ class Distribution(msgspec.Struct, frozen=True):
     def command(self, main: str, *arguments: str, heap_mb: int) -> list[str]:
         """Return the command line of the Java class `main` with a heap of at most `heap_mb` MiB. It logs to standard
         output. Raises BinaryMissing if there is no Java."""
-        return [
-            str(binaries.java()),
-            *_JVM,
-            *self._aot_options(),
-            f"-Xmx{heap_mb}m",
-            self._logging,
-            "-cp",
-            ":".join(map(str, self._jars)),
-            main,
-            *arguments,
-        ]
+        options = [*_JVM, *self._aot_options(), f"-Xmx{heap_mb}m", self._logging]
+        return [str(binaries.java()), *options, "-cp", ":".join(map(str, self._jars)), main, *arguments]
 
     @property
     def _logging(self) -> str:

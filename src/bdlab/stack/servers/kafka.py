@@ -129,20 +129,14 @@ class ApacheKafka(Broker):
             return b""
 
     def _choose_listeners(self, port: int) -> Listeners:
-        return Listeners(
-            client=port,
-            controller=self.ports.choose("kafka-controller"),
-            internal=self.ports.choose("kafka-internal") if self.certificates else None,
-        )
+        internal = self.ports.choose("kafka-internal") if self.certificates else None
+        return Listeners(client=port, controller=self.ports.choose("kafka-controller"), internal=internal)
 
     def _properties(self, listeners: Listeners) -> Properties:
         """Return the broker's properties without those that secure it."""
         quorum = {self.node_id: listeners.controller or 0}
-        return (
-            broker_properties(self._data)
-            | listener_properties(listeners)
-            | kraft_properties(self.node_id, quorum, session_timeout_ms=_SESSION_TIMEOUT_MS)
-        )
+        kraft = kraft_properties(self.node_id, quorum, session_timeout_ms=_SESSION_TIMEOUT_MS)
+        return broker_properties(self._data) | listener_properties(listeners) | kraft
 
     def _security_properties(self, certificates: CertificateFiles) -> Properties:
         """Return which certificates the broker shows and trusts, and who needs no ACL."""
@@ -188,11 +182,8 @@ def listener_properties(listeners: Listeners) -> Properties:
     secured = listeners.internal is not None
     ports = {CLIENT: listeners.client, INTERNAL: listeners.internal, CONTROLLER: listeners.controller}
     urls = {name: f"{name}://127.0.0.1:{port}" for name, port in ports.items() if port is not None}
-    protocols = {
-        CLIENT: "SASL_SSL" if secured else "PLAINTEXT",
-        INTERNAL: "SSL",
-        CONTROLLER: "SSL" if secured else "PLAINTEXT",
-    }
+    client, controller = ("SASL_SSL", "SSL") if secured else ("PLAINTEXT", "PLAINTEXT")
+    protocols = {CLIENT: client, INTERNAL: "SSL", CONTROLLER: controller}
     values = {
         "listeners": ",".join(urls.values()),
         "advertised.listeners": ",".join(url for name, url in urls.items() if name != CONTROLLER),

@@ -1,6 +1,7 @@
 """The password of the database engine's own user, and the logins that the engine has given out."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from bdlab.errors import VaultError
 from bdlab.services import CONNECTION, DATABASE_ROLES, SWEEP, Deployment
@@ -16,16 +17,11 @@ def rotate_manager(run: Run) -> Rotation:
     """Let Vault set a new password, which only Vault knows, for the role through which it makes users. The logins that
     were given out stay valid. Raises VaultError."""
     began = now()
+    outcome: RotationOutcome = "would rotate" if run.dry_run else "rotated"
     if not run.dry_run:
         path = f"{run.vault.database_mount}/rotate-root/{run.deployment.own(CONNECTION)}"
         run.session.ask(lambda client: client.write(path))
-    return Rotation(
-        what="database",
-        service="manager",
-        outcome="would rotate" if run.dry_run else "rotated",
-        after="known to Vault alone",
-        seconds=now() - began,
-    )
+    return Rotation("database", outcome, "manager", after="known to Vault alone", seconds=now() - began)
 
 
 def end_logins(run: Run) -> Iterator[Rotation]:
@@ -33,10 +29,8 @@ def end_logins(run: Run) -> Iterator[Rotation]:
     of one role cannot be revoked, its outcome is `incomplete`, and the next role follows."""
     for name in (run.deployment.own(role.name) for role in DATABASE_ROLES):
         path = f"sys/leases/revoke-prefix/{run.vault.database_mount}/creds/{name}"
-
-        def revoke(client: VaultClient, path: str = path) -> None:
-            client.request("post", path, {"sync": True}, timeout_s=_REVOKE_S)
-
+        body = {"sync": True}
+        revoke = partial(VaultClient.request, method="post", path=path, body=body, timeout_s=_REVOKE_S)
         yield _attempt(run, name, revoke, "every login", "fresh ones")
 
 
@@ -61,6 +55,4 @@ def _attempt(run: Run, what: str, work: Callable[[VaultClient], object], before:
             run.session.ask(work)
         except VaultError as error:
             outcome, after, detail = "incomplete", "", error.message
-    return Rotation(
-        what="database", service=what, outcome=outcome, before=before, after=after, seconds=now() - began, detail=detail
-    )
+    return Rotation("database", outcome, what, detail, before, after, now() - began)

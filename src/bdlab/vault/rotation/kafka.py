@@ -66,13 +66,9 @@ class _UserRotation:
         self._write(idle_password=_new_password())
         self._broker.put(self.service, self._login("idle_"))
         was = dict(self.values)
-        self._write(
-            username=was["idle_username"],
-            password=was["idle_password"],
-            idle_username=was["username"],
-            idle_password=was["password"],
-            **{_SWITCHED: str(self.version + 1)},
-        )
+        now_active = {field: was[f"idle_{field}"] for field in ("username", "password")}
+        now_idle = {f"idle_{field}": was[field] for field in ("username", "password")}
+        self._write(**now_active, **now_idle, **{_SWITCHED: str(self.version + 1)})
 
     def late(self) -> list[ClientReport]:
         """Return the processes that have not reported that they use the new user."""
@@ -95,15 +91,7 @@ class _UserRotation:
 
     def result(self, outcome: RotationOutcome, detail: str = "") -> Rotation:
         after = "" if outcome.startswith("would") else f"{self.values['username']} v{self.version}"
-        return Rotation(
-            what="kafka",
-            service=self.service,
-            outcome=outcome,
-            before=self._before,
-            after=after,
-            seconds=now() - self._began,
-            detail=detail,
-        )
+        return Rotation("kafka", outcome, self.service, detail, self._before, after, now() - self._began)
 
     def _write(self, **changes: str) -> None:
         self.values |= changes
@@ -113,9 +101,8 @@ class _UserRotation:
         except VaultError as error:
             if "check-and-set" not in error.message:
                 raise
-            raise VaultError(
-                error.message, hint="Somebody else has written it since it was read: run this again."
-            ) from error
+            hint = "Somebody else has written it since it was read: run this again."
+            raise VaultError(error.message, hint=hint) from error
 
     def _login(self, prefix: str) -> KafkaLogin:
         return msgspec.structs.replace(
@@ -131,16 +118,12 @@ def rotate_kafka_users(
     begun: dict[str, _UserRotation] = {}
     for service in services:
         if run.stop.is_set():
-            yield Rotation(what="kafka", service=service, outcome="incomplete", detail=STOPPED)
+            yield Rotation("kafka", "incomplete", service, STOPPED)
             continue
         users = _UserRotation(run, broker, clients, service)
         if not users.values.get("idle_username"):
-            yield Rotation(
-                what="kafka",
-                service=service,
-                outcome="unchanged",
-                detail="has one user only, from outside: change its password at the broker, then in Vault",
-            )
+            detail = "has one user only, from outside: change its password at the broker, then in Vault"
+            yield Rotation("kafka", "unchanged", service, detail)
         elif run.dry_run:
             yield users.result("would finish" if users.resumed else "would rotate")
         else:

@@ -22,19 +22,19 @@ STOPPED = "asked to stop before it began"
 _LOOK_AGAIN_S = 0.2
 
 
-class Rotation(msgspec.Struct, frozen=True, kw_only=True):
+class Rotation(msgspec.Struct, frozen=True):
     """The result for one credential; `finished` is a rotation that an earlier run had begun.
 
     `before` and `after` name the versions, and hold no secret. `detail` says why nothing was to be done, or what is
     missing: then the former credential still works."""
 
     what: What
-    service: str = ""
     outcome: RotationOutcome
+    service: str = ""
+    detail: str = ""
     before: str = ""
     after: str = ""
     seconds: float = 0.0
-    detail: str = ""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

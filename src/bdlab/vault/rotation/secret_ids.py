@@ -71,9 +71,7 @@ class _SecretIdRotation:
             if not any(client.secret_id == self._new.accessor for client in clients):
                 self.refusal = error.message
             return
-        proof = self._anonymous.with_token(token.token)
-        proof.revoke_self()
-        proof.close()
+        self._anonymous.with_token(token.token).revoke_self()
 
     def destroy_former(self) -> None:
         self._destroy(self._new.replaces)
@@ -84,15 +82,9 @@ class _SecretIdRotation:
         replaced = handed_over.replaces if handed_over else ()
         before = replaced[0] if replaced else self.identity.accessor if planned else ""
         after = "" if planned or not handed_over else handed_over.accessor
-        return Rotation(
-            what="approle",
-            service=self.identity.service,
-            outcome=outcome,
-            before=before[:_SHOWN],
-            after=after[:_SHOWN],
-            seconds=0.0 if planned else now() - self._began,
-            detail=detail,
-        )
+        seconds = 0.0 if planned else now() - self._began
+        service, shown = self.identity.service, slice(_SHOWN)
+        return Rotation("approle", outcome, service, detail, before[shown], after[shown], seconds)
 
     def _destroy(self, accessors: tuple[str, ...]) -> None:
         self._run.session.ask(lambda client: self.identity.destroy(client, accessors))
@@ -105,12 +97,12 @@ def rotate_secret_ids(run: Run, services: Sequence[str]) -> Iterator[Rotation]:
     begun: dict[str, _SecretIdRotation] = {}
     for service in services:
         if run.stop.is_set():
-            yield Rotation(what="approle", service=service, outcome="incomplete", detail=STOPPED)
+            yield Rotation("approle", "incomplete", service, STOPPED)
             continue
         one = _SecretIdRotation(run, anonymous, service)
         if not one.identity.exists:
             detail = f"no identity of it is in {one.identity.folder.parent}"
-            yield Rotation(what="approle", service=service, outcome="unchanged", detail=detail)
+            yield Rotation("approle", "unchanged", service, detail)
         elif run.dry_run:
             yield one.result("would finish" if one.resumed else "would rotate")
         else:
