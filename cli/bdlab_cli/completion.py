@@ -18,7 +18,7 @@ services, renewable = _beginning(SERVICES), _beginning(NOT_ROTATED)
 
 def checks(incomplete: str) -> list[str]:
     """Return the checks of `bdlab status` and their groups."""
-    from bdlab.health.checks import CHECKS
+    from bdlab.health import CHECKS
 
     return _beginning(sorted({*CHECKS, *(name for group in CHECKS.values() for name in group)}))(incomplete)
 

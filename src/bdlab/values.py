@@ -21,6 +21,11 @@ def near(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """Return the entries of a text that separates them by commas."""
+    return tuple(entry.strip() for entry in text.split(",") if entry.strip())
+
+
 def lines_of(toml: str) -> dict[str, int]:
     """Return the line of each table and value of a TOML text, by names such as ``http.port``."""
     found: dict[str, int] = {}

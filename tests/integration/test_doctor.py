@@ -105,7 +105,7 @@ def test_without_a_consumer_the_waiting_events_are_critical(pipeline: Pipeline) 
     until(lambda: doctor(pipeline)[1].facts.members == [])  # one of another test leaves the group
     code, found = doctor(pipeline)
     assert code == 10
-    assert gravities(found)["group.behind"] == "critical"
+    assert gravities(found)["group.empty"] == "critical"
     assert (found.facts.lag or 0) > 0
 
 

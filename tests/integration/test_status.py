@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bdlab.health.checks import CHECKS
+from bdlab.health import CHECKS
 from bdlab.resources import models_dir
 from tests import tls
 from tests.fix_pipeline import Pipeline

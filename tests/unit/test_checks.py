@@ -14,16 +14,8 @@ import pytest
 
 from bdlab.certificates import CertificateFiles
 from bdlab.errors import BdlabError, BrokerUnavailable, IdentityRefused
-from bdlab.health import CachedProbe, CheckResult, Report, State
-from bdlab.health.checks import (
-    CHECKS,
-    broker_checks,
-    compared_models,
-    database_checks,
-    log_check,
-    unknown,
-    vault_checks,
-)
+from bdlab.health import CHECKS, CachedProbe, CheckResult, Report, State
+from bdlab.health.checks import broker_checks, compared_models, database_checks, log_check, unknown, vault_checks
 from bdlab.health.remote import consumer_check
 from bdlab.ledger import LogRange
 from bdlab.log_identity import KnownLog

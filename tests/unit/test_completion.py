@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bdlab.health.checks import CHECKS
+from bdlab.health import CHECKS
 from bdlab.services import NOT_ROTATED, SERVICES
 from bdlab_cli.app import COMMANDS
 from tests.terminal import BDLAB

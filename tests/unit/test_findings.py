@@ -92,7 +92,7 @@ ALL = [("one", [0, 1]), ("two", [2])]
 
 
 def share(percent: int) -> dict[str, Share]:
-    return {"disk": Share(percent, 100, "bytes", "Make room.")}
+    return {"disk": Share(percent, 100, "bytes")}
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def share(percent: int) -> dict[str, Share]:
     [
         ({"clocks_ms": {"Vault": 2_001}}, "clock", "warning"),
         ({"clocks_ms": {"Vault": -60_000}}, "clock", "warning"),
-        ({"clocks_ms": {"Vault": -60_001, "the API": 2_000}}, "clock_far", "critical"),
+        ({"clocks_ms": {"Vault": -60_001, "the API": 2_000}}, "clock", "critical"),
         ({"clocks_ms": {"Vault": 2_000, "PostgreSQL": -2_000}}, "", ""),
         ({"shares": share(90)}, "", ""),
-        ({"shares": share(91)}, "share", "warning"),
-        ({"shares": share(97)}, "share", "warning"),
-        ({"shares": share(98)}, "share_full", "critical"),
-        ({"members": [], "lag": 1}, "group.behind", "critical"),
+        ({"shares": share(91)}, "share.bytes", "warning"),
+        ({"shares": share(97)}, "share.bytes", "warning"),
+        ({"shares": share(98)}, "share.bytes", "critical"),
+        ({"members": [], "lag": 1}, "group.empty", "critical"),
         ({"members": [], "lag": 0}, "group.empty", "warning"),
         ({"members": ALL, "partitions": 3}, "", ""),
         ({"members": ALL, "partitions": 5}, "group.partitions", "warning"),
@@ -193,4 +193,4 @@ def test_each_finding_says_what_to_do(name: str) -> None:
     gravity, message, hint = WORDS[name]
     assert gravity in ("critical", "warning", "notice")
     assert message
-    assert hint.endswith((".", "{hint}"))
+    assert hint.endswith(".")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -31,15 +32,17 @@ def show(found: Sequence[Finding], *, as_json: bool) -> None:
 
 def of_layers(layers: Layers, vault: Values) -> list[dict[str, Any]]:
     """Return each setting as JSON has it: name, value, and the layer that it is `from`. No secret is in it."""
-    settings, origins, found = layers.settings(vault), layers.origins(vault), []
-    for name in FIELDS:
-        value: Any = settings
-        for part in name.split("."):
-            value = getattr(value, part)
-        if not isinstance(value, int | float):  # a proxy's URL is a secret
-            value = re.sub("//[^/@]*@", "//***@", "" if value == ProxyUrl("") else str(value))
-        found.append({"name": name, "value": value, "from": origins.get(name, "default")})
-    return found
+    settings, origins = layers.settings(vault), layers.origins(vault)
+    return [
+        {"name": name, "value": _shown(attrgetter(name)(settings)), "from": origins.get(name, "default")}
+        for name in FIELDS
+    ]
+
+
+def _shown(value: Any) -> int | float | str:
+    if isinstance(value, int | float):
+        return value
+    return "" if value == ProxyUrl("") else re.sub("//[^/@]*@", "//***@", str(value))  # a proxy's URL is a secret
 
 
 def show_settings(layers: Layers, vault: Values, problem: str, *, as_json: bool) -> None:

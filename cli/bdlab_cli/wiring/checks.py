@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from itertools import chain
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from bdlab.errors import BdlabError, InvalidInput, VaultUnavailable
-from bdlab.health import CheckResult, Report, not_made
-from bdlab.health.checks import (
-    CHECKS,
-    away,
-    broker_checks,
-    compared_models,
-    database_checks,
-    failed,
-    log_check,
-    unknown,
-    vault_checks,
-)
+from bdlab.health import CHECKS, CachedProbe, CheckResult, Report, at_once, failed, healthy, not_made
+from bdlab.health.checks import away, broker_checks, compared_models, database_checks, log_check, unknown, vault_checks
 from bdlab.health.remote import api_check, consumer_check, why_closed
 from bdlab.health.tls import certificate_check
 from bdlab.probes import DatabaseState
 from bdlab.settings import HttpSettings, Layers, SinkSettings, http_url
+from bdlab.values import listed
 
 if TYPE_CHECKING:
     from bdlab.kafka.admin import Admin
@@ -42,14 +32,12 @@ def chosen(names: Sequence[str], sink: SinkSettings) -> tuple[str, ...]:
 
     Without names it is all of them; the consumers only if the settings say where they answer.
     """
-    found: list[str] = []
-    for name in names or (*_DEFAULT, *(["consumer"] if _consumers(sink) else [])):
-        checks = CHECKS.get(name) or ((name,) if any(name in group for group in CHECKS.values()) else ())
-        if not checks:
-            every = ", ".join(sorted({*CHECKS, *(check for group in CHECKS.values() for check in group)}))
-            raise InvalidInput(f"--check {name!r}: there is no such check", hint=f"There are: {every}.")
-        found += [check for check in checks if check not in found]
-    return tuple(found)
+    known = {**{check: (check,) for checks in CHECKS.values() for check in checks}, **CHECKS}
+    wanted = names or (*_DEFAULT, *(["consumer"] if _consumers(sink) else []))
+    if strange := [name for name in wanted if name not in known]:
+        hint = f"There are: {', '.join(sorted(known))}."
+        raise InvalidInput(f"--check {strange[0]!r}: there is no such check", hint=hint)
+    return tuple(dict.fromkeys(check for name in wanted for check in known[name]))
 
 
 class Checker:
@@ -58,21 +46,18 @@ class Checker:
     def __init__(
         self, layers: Layers, wanted: Sequence[str], *, api_url: str | None, broker_timeout_s: float = 5.0
     ) -> None:
-        self._layers = layers
         self._settings = layers.settings()
-        self._wanted = wanted
-        self._broker_timeout_s = broker_timeout_s
+        self._wanted, self._broker_timeout_s = wanted, broker_timeout_s
         self._groups = [group for group, checks in CHECKS.items() if any(name in wanted for name in checks)]
         self.api_url = (api_url or own_url(self._settings.http)).rstrip("/")
         http_url(self.api_url)  # refused here once, not by each check
-        self.kafka = _Login(layers)
-        # A login of its own, so that the broker is checked even if the database is down.
-        role = self._settings.deployment.database_role(SERVICE)
-        self.database = _Login(layers, database_role=role)
+        # A login of its own for the database, so that the broker is checked even if the database is down.
+        self.kafka = _Login(layers, None)
+        self.database = _Login(layers, self._settings.deployment.database_role(SERVICE))
         self._lock = threading.Lock()
         self._broker: Admin | None = None
 
-    def __enter__(self) -> Checker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,23 +78,14 @@ class Checker:
 
     def report(self, timeout_s: float = 60.0) -> Report:
         """Make all checks at once; it takes at most as long as the slowest server's time-out, and `timeout_s`."""
-        deadline, found = time.monotonic() + timeout_s, list[CheckResult]()
-        pool = ThreadPoolExecutor(len(self._groups) + 2, thread_name_prefix="check")
-        try:
-            for login, groups in (
-                (self.kafka, {"vault", "kafka", "log", "certificates"}),
-                (self.database, {"postgres", "log"}),
-            ):
-                if groups & set(self._groups):
-                    login.opening = pool.submit(login.open)
-            for group, future in {name: pool.submit(getattr(self, f"_check_{name}")) for name in self._groups}.items():
-                try:
-                    found += future.result(max(0.0, deadline - time.monotonic()))
-                except (TimeoutError, BdlabError) as error:
-                    found += away(group, getattr(error, "message", f"no answer within {timeout_s:g} s"))
-        finally:
-            pool.shutdown(wait=False)
-        return Report(tuple(result for result in compared_models(found) if result.name in self._wanted))
+        self.kafka.again()
+        self.database.again()
+        looks = {group: getattr(self, f"_check_{group}") for group in self._groups}
+        found = at_once(
+            CachedProbe(look, partial(away, name), name, timeout_s=timeout_s) for name, look in looks.items()
+        )
+        checks = compared_models([*chain(*found)])
+        return Report(tuple(check for check in checks if check.name in self._wanted))
 
     def _check_vault(self) -> tuple[CheckResult, ...]:
         refusal = self.kafka.problem  # waits for the login, which the state tells of
@@ -139,8 +115,7 @@ class Checker:
     def _check_postgres(self) -> tuple[CheckResult, ...]:
         from bdlab.postgres.reader import Reader
 
-        problem = self.database.problem
-        if problem is not None:
+        if (problem := self.database.problem) is not None:
             # Vault cannot make a user in a database that is down, which is no fault of Vault.
             state = DatabaseState(connected=False, problem=self._why_no_database(problem))
             if state.problem:
@@ -171,34 +146,33 @@ class Checker:
         except BdlabError as error:
             return (failed("model", error),)
         message = f"{scorer.name}, sha256 {scorer.sha256[:12]}"
-        return (CheckResult("model", "healthy", message, detail={"name": scorer.name, "sha256": scorer.sha256}),)
+        return (healthy("model", message, name=scorer.name, sha256=scorer.sha256),)
 
     def _check_api(self) -> tuple[CheckResult, ...]:
         return (api_check(self.api_url, ca_file=own_ca_file(self._settings.http)),)
 
     def _check_certificates(self) -> tuple[CheckResult, ...]:
         """Check each server that speaks TLS, as far as Vault says where it is."""
-        vault, found = self._settings.vault, []
+        found = [*self._certificates_by_vault()]
+        vault, api_ca_file = self._settings.vault, own_ca_file(self._settings.http)
         for name, url, ca_file in (
             ("vault.certificate", vault.address, vault.ca_file),
-            ("api.certificate", self.api_url, own_ca_file(self._settings.http)),
+            ("api.certificate", self.api_url, api_ca_file),
         ):
             place = urlsplit(url)
             if place.scheme == "https" and place.hostname:
                 found.append(certificate_check(name, place.hostname, place.port or 443, ca_file=ca_file))
-        if self.kafka.problem is None:
-            found += self._certificates_by_vault()
-        else:
-            why = f"no login from Vault: {self.kafka.problem.message}"
-            found += [not_made(name, why) for name in ("kafka.certificate", "postgres.certificate")]
         return tuple(sorted(found, key=lambda check: CHECKS["certificates"].index(check.name)))
 
     def _certificates_by_vault(self) -> Iterator[CheckResult]:
+        if (problem := self.kafka.problem) is not None:
+            for name in ("kafka.certificate", "postgres.certificate"):
+                yield not_made(name, f"no login from Vault: {problem.message}")
+            return
         login = self.kafka.session.kafka()
         if login.server.security_protocol.endswith("SSL"):
             try:
-                host, port = login.server.servers()[0]
-                yield certificate_check("kafka.certificate", host, port, ca_pem=login.ca_pem)
+                yield certificate_check("kafka.certificate", *login.server.servers()[0], ca_pem=login.ca_pem)
             except BdlabError as error:
                 yield failed("kafka.certificate", error)
         try:
@@ -206,12 +180,9 @@ class Checker:
         except BdlabError as error:
             yield failed("postgres.certificate", error)
             return
-        host = database.get("host", "")
+        host, port, ca_pem = (database.get(name, "") for name in ("host", "port", "ca_pem"))
         if database.get("sslmode") in {"verify-ca", "verify-full"} and not host.startswith("/"):
-            ca_pem = database.get("ca_pem", "")
-            yield certificate_check(
-                "postgres.certificate", host, int(database.get("port", "")), ca_pem=ca_pem, postgres=True
-            )
+            yield certificate_check("postgres.certificate", host, int(port), ca_pem=ca_pem)
 
     def _check_consumer(self) -> tuple[CheckResult, ...]:
         urls = _consumers(self._settings.sink)
@@ -223,41 +194,45 @@ class Checker:
 
 
 class _Login:
-    """A Vault session for the database or else for Kafka, opened without waiting, and again if that failed.
+    """A Vault session for the database or else for Kafka, opened if it is needed."""
 
-    `opening` is its last opening, which may be going on.
-    """
-
-    def __init__(self, layers: Layers, *, database_role: str | None = None) -> None:
-        self._layers = layers
-        self._database_role = database_role
-        self._opened = False
-        self.opening: Future[BdlabError | None] | None = None
+    def __init__(self, layers: Layers, database_role: str | None) -> None:
+        self._layers, self._role, self._lock = layers, database_role, threading.Lock()
+        self._due = True
+        self._failure: BdlabError | None = None
 
     @cached_property
     def session(self) -> VaultSession:
         from bdlab.vault.session import VaultSession
 
-        role = self._database_role
-        return VaultSession(self._layers, service=SERVICE, database_role=role, kafka=role is None, daemon=False)
+        kafka = self._role is None
+        return VaultSession(self._layers, service=SERVICE, database_role=self._role, kafka=kafka, daemon=False)
+
+    def again(self) -> None:
+        """Open it once more when it is needed, if that failed."""
+        self._due |= self._failure is not None
 
     @property
     def problem(self) -> BdlabError | None:
-        """Return why it is not open, once the opening is over."""
-        return self.opening.result() if self.opening is not None else None
+        """Return why it cannot be opened."""
+        with self._lock:
+            if self._due:
+                self._due, self._failure = False, None
+                try:
+                    self.session.open(0)
+                except BdlabError as error:
+                    self._failure = error
+            return self._failure
 
-    def open(self) -> BdlabError | None:
-        """Open it unless it is open, and return why that failed."""
-        try:
-            if not self._opened:
-                self.session.open(0)
-            self._opened = True
-        except BdlabError as error:
-            return error
-        return None
+    @property
+    def opened(self) -> VaultSession:
+        """Return the session, open. Raises BdlabError."""
+        if (problem := self.problem) is not None:
+            raise problem
+        return self.session
 
     def close(self) -> None:
-        if self.opening is not None:
+        if "session" in vars(self):
             self.session.close()
 
 
@@ -275,6 +250,6 @@ def own_url(http: HttpSettings) -> str:
 def _consumers(sink: SinkSettings) -> list[str]:
     """Return the URLs of the consumers' metrics, as far as the settings say."""
     if sink.urls:
-        return [url.strip().rstrip("/") for url in sink.urls.split(",") if url.strip()]
+        return [url.rstrip("/") for url in listed(sink.urls)]
     scheme = "https" if sink.tls_cert_file else "http"
     return [f"{scheme}://127.0.0.1:{sink.metrics_port}"] if sink.metrics_port > 0 else []

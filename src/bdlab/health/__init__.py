@@ -1,18 +1,23 @@
 """Named checks and their results, shared by the HTTP API and `bdlab status`, and what they add up to."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from bdlab.health.cached_probe import CachedProbe
+from bdlab.errors import BdlabError
+from bdlab.health.cached_probe import CachedProbe, at_once
 
-__all__ = ["CachedProbe", "CheckResult", "Report", "State", "healthy", "not_made", "unhealthy"]
+__all__ = ["CachedProbe", "at_once"]
 
 State = Literal["healthy", "degraded", "unhealthy", "unknown"]
 
 #: From the best to the worst; `unknown`: the check could not be made.
 ORDER: tuple[State, ...] = ("healthy", "degraded", "unknown", "unhealthy")
+#: Group -> its checks, in the order in which they are shown -> what to do about one that is not well.
+HINTS = msgspec.json.decode(Path(__file__).with_name("checks.json").read_bytes(), type=dict[str, dict[str, str]])
+CHECKS = {group: tuple(checks) for group, checks in HINTS.items()}
 
 
 class CheckResult(msgspec.Struct, frozen=True):
@@ -28,14 +33,24 @@ class CheckResult(msgspec.Struct, frozen=True):
     detail: Mapping[str, Any] = {}
 
 
-def healthy(name: str, message: str, **detail: Any) -> CheckResult:
+def healthy(name: str, message: str, /, **detail: Any) -> CheckResult:
     """Return a check that found nothing wrong."""
     return CheckResult(name, "healthy", message, detail=detail)
 
 
-def unhealthy(name: str, message: str, hint: str = "", **detail: Any) -> CheckResult:
-    """Return a check that found something wrong."""
-    return CheckResult(name, "unhealthy", message, hint, detail)
+def unhealthy(name: str, message: str, hint: str = "", /, **detail: Any) -> CheckResult:
+    """Return a check that found something wrong; without a hint it has that of checks.json."""
+    return CheckResult(name, "unhealthy", message, hint or hint_of(name), detail)
+
+
+def hint_of(name: str) -> str:
+    """Return what to do about a check that is not well, as checks.json says."""
+    return next(checks[name] for checks in HINTS.values() if name in checks)
+
+
+def failed(name: str, error: BdlabError) -> CheckResult:
+    """Return an unhealthy check with the error's message and hint."""
+    return CheckResult(name, "unhealthy", error.message, error.hint)
 
 
 def not_made(name: str, why: str, hint: str = "") -> CheckResult:

@@ -1,9 +1,9 @@
-"""A probe whose result many may ask for, and that asks its server seldom."""
+"""Probes whose result many may ask for, and that ask their server seldom."""
 
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -61,3 +61,12 @@ class CachedProbe(Generic[T]):
             return
         self._finished = time.monotonic()
         future.set_result(state)
+
+
+def at_once(probes: Iterable[CachedProbe[T]]) -> list[T]:
+    """Ask all probes at the same time, and return their results in the same order."""
+
+    async def results() -> list[T]:
+        return await asyncio.gather(*(probe.get_async() for probe in probes))
+
+    return asyncio.run(results())

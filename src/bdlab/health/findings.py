@@ -6,6 +6,7 @@ The words are in findings.json: name -> gravity, message and hint, with the valu
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ Gravity = Literal["critical", "warning", "notice"]
 _OTHER_VARIABLES = ("BDLAB_API_KEY", "BDLAB_KAFKA_HOME", "BDLAB_PUBLISH", "BDLAB_VAULT_TOKEN")
 #: A smaller lag, in events, comes and goes within a second.
 _MUCH_LAG = 1000
+_GRAVITY: Mapping[str, Gravity] = {"unhealthy": "critical", "degraded": "warning"}
 _HERE = (*LOOPBACK, "::1")
 _WORDS: Mapping[str, tuple[Gravity, str, str]] = msgspec.json.decode(
     Path(__file__).with_suffix(".json").read_bytes(), type=dict[str, tuple[Gravity, str, str]]
@@ -46,12 +48,11 @@ def by_gravity(found: Iterable[Finding]) -> list[Finding]:
 
 
 class Share(msgspec.Struct, frozen=True):
-    """How much of something is in use, and what to do if that is nearly all."""
+    """How much of something is in use."""
 
     used: int
     limit: int
-    unit: str
-    hint: str
+    unit: Literal["bytes", "files", "connections"]
 
 
 class Facts(msgspec.Struct, kw_only=True):
@@ -94,41 +95,35 @@ def masked(text: str) -> str:
 def of_facts(facts: Facts, checks: Iterable[CheckResult], now: datetime) -> Iterator[Finding]:
     """Yield what follows from what was seen, and from checks that are not healthy."""
     for check in checks:
-        if check.state in ("unhealthy", "degraded"):
-            gravity: Gravity = "critical" if check.state == "unhealthy" else "warning"
+        if gravity := _GRAVITY.get(check.state):
             yield Finding(gravity, check.name, check.message, check.hint)
         if check.name == "postgres.dead_letters" and check.detail.get("open"):
-            yield worded("dead_letters", open=check.detail["open"])
+            yield worded("dead_letters", **check.detail)
     for server, ms in facts.clocks_ms.items():
         if abs(ms) > 2_000:
-            yield worded("clock" if abs(ms) <= 60_000 else "clock_far", server=server, ms=ms)
+            yield worded("clock", grave=abs(ms) > 60_000, server=server, ms=ms)
     for what, share in facts.shares.items():
-        if share.limit and (used := share.used / share.limit) > 0.9:
-            rule = "share" if used <= 0.97 else "share_full"
-            yield worded(rule, what=what, used=used, limit=share.limit, unit=share.unit, hint=share.hint)
-    yield from _of_consumers(facts)
-    if facts.log_errors:
-        yield worded("log_errors", logs=", ".join(facts.log_errors))
-    for service, ends_at in facts.unclaimed.items():
-        if ends_at < now + timedelta(hours=1):
-            yield worded("secret_id", service=service, ends_at=f"{ends_at:%Y-%m-%d %H:%M} UTC")
-
-
-def _of_consumers(facts: Facts) -> Iterator[Finding]:
+        if share.used > share.limit * 0.9:
+            used = share.used / share.limit
+            yield worded(f"share.{share.unit}", grave=used > 0.97, what=what, used=used, limit=share.limit)
     events, rate = facts.lag or 0, facts.lag_per_s
     if facts.members == []:
-        yield worded("group.behind" if events else "group.empty", events=events)
+        yield worded("group.empty", grave=events > 0, events=events)
     elif facts.members and (lone := set(range(facts.partitions)).difference(*(own for _, own in facts.members))):
         yield worded("group.partitions", partitions=", ".join(map(str, sorted(lone))))
     if rate is not None and events >= _MUCH_LAG:
         rule = "lag.growing" if rate > 0 else "lag.shrinking" if rate < 0 else "lag.standing"
         yield worded(rule, events=events, rate=rate, left_s=-events / rate if rate else 0)
+    if facts.log_errors:
+        yield worded("log_errors", logs=", ".join(facts.log_errors))
+    for service in (name for name, ends_at in facts.unclaimed.items() if ends_at < now + timedelta(hours=1)):
+        yield worded("secret_id", service=service, ends_at=f"{facts.unclaimed[service]:%Y-%m-%d %H:%M} UTC")
 
 
-def worded(name: str, **values: Any) -> Finding:
-    """Return the finding of findings.json."""
+def worded(name: str, *, grave: bool = False, **values: Any) -> Finding:
+    """Return the finding of findings.json, which is critical if it is that `grave` here."""
     gravity, message, hint = _WORDS[name]
-    return Finding(gravity, name, message.format(**values), hint.format(**values))
+    return Finding("critical" if grave else gravity, name, message.format(**values), hint)
 
 
 def settings_findings(
@@ -161,9 +156,8 @@ def settings_findings(
 
 def _unreadable(settings: Settings) -> Iterator[Finding]:
     for name in FIELDS:
-        section, _, field = name.rpartition(".")
-        path = getattr(getattr(settings, section, None), field, "")
-        if (field.endswith("_file") or name == "model.path") and path and path != SHIPPED_MODEL:
+        path = attrgetter(name)(settings)
+        if (name.endswith("_file") or name == "model.path") and path not in ("", SHIPPED_MODEL):
             try:
                 Path(path).expanduser().open("rb").close()
             except OSError as error:

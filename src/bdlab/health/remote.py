@@ -24,8 +24,7 @@ def api_check(url: str, *, ca_file: str = "") -> CheckResult:
     """Check the API by what `url`/health says. The CAs of `ca_file` (PEM) are trusted beside the system's."""
     status, body, problem = fetch(f"{url}/health", ca_file)
     if problem:
-        hint = "Start it with `bdlab serve`, or name its address with --api-url."
-        return unhealthy("api", f"no answer from {url}: {problem}", hint)
+        return unhealthy("api", f"no answer from {url}: {problem}")
     try:
         found = msgspec.json.decode(body, type=dict[str, str | bool])
         said = str(found["status"])
@@ -34,8 +33,8 @@ def api_check(url: str, *, ca_file: str = "") -> CheckResult:
     away = [name for name, value in found.items() if value is False]
     model = f", model {found['model']}" if "model" in found else ""
     message = f"{said} at {url}{model}" + (f"; not so: {', '.join(away)}" if away else "")
-    states: dict[str, State] = {"healthy": "healthy", "degraded": "degraded"}
-    return CheckResult("api", states.get(said, "unhealthy"), message, detail={"url": url, **found})
+    state: State = "healthy" if said == "healthy" else "degraded" if said == "degraded" else "unhealthy"
+    return CheckResult("api", state, message, detail={"url": url, **found})
 
 
 def consumer_check(urls: Sequence[str], *, ca_file: str = "") -> CheckResult:
@@ -43,14 +42,18 @@ def consumer_check(urls: Sequence[str], *, ca_file: str = "") -> CheckResult:
     found = {url: fetch(f"{url}/health/live", ca_file) for url in urls}
     dead = {url: problem or status for url, (status, _, problem) in found.items() if problem or status != 200}
     if dead:
-        return CheckResult(
+        away = unhealthy(
             "consumer",
-            "degraded" if len(dead) < len(urls) else "unhealthy",
             "; ".join(f"no answer from {url}: {why}" for url, why in dead.items()),
-            "Start it with `bdlab consume --metrics-port PORT`.",
-            {"urls": list(urls), "dead": list(dead)},
+            urls=list(urls),
+            dead=list(dead),
         )
-    stopped = {url: reasons for url in urls if (reasons := _stopped_partitions(url, ca_file))}
+        return msgspec.structs.replace(away, state="degraded") if len(dead) < len(urls) else away
+    stopped = {
+        url: {number.decode(): reason.decode().replace('\\"', '"') for number, reason in partitions}
+        for url in urls
+        if (partitions := _STOPPED.findall(fetch(f"{url}/metrics", ca_file)[1]))
+    }
     if stopped:
         which = "; ".join(
             f"partition {partition} is stopped at {url}: {reason}"
@@ -73,13 +76,6 @@ def sink_figures(urls: Sequence[str], *, ca_file: str = "") -> dict[str, float]:
     return found
 
 
-def _stopped_partitions(url: str, ca_file: str) -> dict[str, str]:
-    """Return the consumer's stopped partitions, each with the reason; empty if it does not answer."""
-    _, body, _ = fetch(f"{url}/metrics", ca_file)
-    found = _STOPPED.findall(body)
-    return {number.decode(): reason.decode().replace('\\"', '"') for number, reason in found}
-
-
 def why_closed(host: str, port: int) -> str:
     """Return why nobody takes connections there; empty if somebody does. `host` may be a socket's folder."""
     try:
@@ -96,20 +92,17 @@ def why_closed(host: str, port: int) -> str:
 
 def clock_ahead_ms(url: str, *, ca_file: str = "") -> int:
     """Return how far the server's clock is ahead of this one's, give or take half a second. Raises BdlabError."""
-    began, head = time.time(), {"date": ""}
-    _, _, problem = fetch(url, ca_file, head=head)
-    if problem or not head["date"]:
+    began, told = time.time(), dict[str, str]()
+    _, _, problem = fetch(url, ca_file, headers=told)
+    if problem or "Date" not in told:
         raise BdlabError(f"{url} does not tell the time: {problem or 'its answer has no Date'}")
-    return round((parsedate_to_datetime(head["date"]).timestamp() + 0.5 - (began + time.time()) / 2) * 1000)
+    return round((parsedate_to_datetime(told["Date"]).timestamp() + 0.5 - (began + time.time()) / 2) * 1000)
 
 
 def fetch(
-    url: str, ca_file: str, timeout_s: float = TIMEOUT_S, *, head: dict[str, str] | None = None
+    url: str, ca_file: str, timeout_s: float = TIMEOUT_S, *, headers: dict[str, str] | None = None
 ) -> tuple[int, bytes, str]:
-    """Return status, body (of at most 64 KiB) and problem; with a problem the others are empty.
-
-    `head` gets the headers that it names.
-    """
+    """Return status, body (of at most 64 KiB) and problem; with one the others are empty. `headers` gets those."""
     try:
         context = None
         if url.startswith("https:"):  # reading the system's CAs takes 30 ms
@@ -120,7 +113,8 @@ def fetch(
             urllib3.PoolManager(ssl_context=context, retries=False, timeout=timeout_s) as client,
             client.request("GET", url, preload_content=False) as answer,
         ):
-            (head or {}).update({name: answer.headers.get(name, "") for name in head or ()})
+            if headers is not None:
+                headers.update(answer.headers)
             return answer.status, answer.read(_MAX_BYTES), ""
     except (urllib3.exceptions.HTTPError, OSError) as error:
         return 0, b"", wrong_scheme(url) or str(error) or type(error).__name__

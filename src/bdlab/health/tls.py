@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from bdlab.health import CheckResult, not_made, unhealthy
+from bdlab.health import CheckResult, hint_of, not_made, unhealthy
 
 TIMEOUT_S = 5.0
 #: It is renewed when a third of its life is left; later than this the renewal is overdue.
@@ -52,30 +52,19 @@ def shown_certificate(
             )
 
 
-def certificate_check(
-    name: str, host: str, port: int, *, ca_file: str = "", ca_pem: str = "", postgres: bool = False
-) -> CheckResult:
+def certificate_check(name: str, host: str, port: int, *, ca_file: str = "", ca_pem: str = "") -> CheckResult:
     """Check until when a server's certificate is good; degraded if its renewal is overdue."""
+    postgres = name == "postgres.certificate"
     try:
         shown = shown_certificate(host, port, ca_file=ca_file, ca_pem=ca_pem, postgres=postgres)
     except ssl.SSLError as error:
         reason = getattr(error, "verify_message", "") or error.reason or str(error)
-        hint = "Renew it (`bdlab server-certificate`, `bdlab broker-certificate`), or trust its authority."
-        return unhealthy(name, f"not accepted at {host}:{port}: {reason}", hint)
+        return unhealthy(name, f"not accepted at {host}:{port}: {reason}")
     except OSError as error:
         return not_made(name, f"no answer at {host}:{port}: {error.strerror or error}")
-    left_s = shown.ends_at - time.time()
+    left_s, end = shown.ends_at - time.time(), datetime.fromtimestamp(shown.ends_at, UTC)
     late = left_s < (shown.ends_at - shown.begins_at) * _WARN_BELOW
-    end = datetime.fromtimestamp(shown.ends_at, UTC)
-    overdue = "Its renewal is overdue: look why (`bdlab server-certificate`, `bdlab broker-certificate`)."
-    return CheckResult(
-        name,
-        "degraded" if late else "healthy",
-        f"good until {end:%Y-%m-%d %H:%M:%S} UTC, {_span(left_s)} left",
-        overdue if late else "",
-        {"ends_at": f"{end:%Y-%m-%dT%H:%M:%SZ}", "left_s": round(left_s)},
-    )
-
-
-def _span(seconds: float) -> str:
-    return f"{seconds / 86400:.0f} days" if seconds >= 2 * 86400 else f"{seconds:.0f} s"
+    left = f"{left_s / 86400:.0f} days" if left_s >= 2 * 86400 else f"{left_s:.0f} s"
+    message = f"good until {end:%Y-%m-%d %H:%M:%S} UTC, {left} left"
+    figures = {"ends_at": f"{end:%Y-%m-%dT%H:%M:%SZ}", "left_s": round(left_s)}
+    return CheckResult(name, "degraded" if late else "healthy", message, hint_of(name) if late else "", figures)
