@@ -8,6 +8,7 @@ There is no field for a password: those come from Vault alone (see `bdlab.creden
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from msgspec import Meta
 from bdlab.errors import InvalidInput, SettingsInvalid
 from bdlab.services import BDLAB, Deployment
 from bdlab.trust import require_own
-from bdlab.values import ProxyUrl, Secret, duration, http_url, lines_of, near
+from bdlab.values import ProxyUrl, Secret, duration, http_url, lines_of, listed, near
 
 #: Beside what is defined here: what settings are made of.
 __all__ = ["ProxyUrl", "Secret", "duration", "http_url"]
@@ -55,19 +56,15 @@ class VaultSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     address: str = "http://127.0.0.1:8200"
     ca_file: str = ""
-    namespace: str = ""
-    """The path of the namespace to use; empty, or `root`, is the root namespace."""
-    proxy: ProxyUrl = ProxyUrl("")
-    """The only proxy that requests to Vault go through."""
-    no_proxy: str = ""
-    """Hosts, domains, addresses and networks that are reached without `proxy`, with commas."""
+    namespace: str = ""  # the path of the namespace to use; empty, or `root`, is the root namespace
+    proxy: ProxyUrl = ProxyUrl("")  # the only proxy that requests to Vault go through
+    no_proxy: str = ""  # hosts, domains, addresses and networks that are reached without `proxy`, with commas
     identity_dir: str = "~/.local/state/bdlab/identity"
     kv_mount: str = "kv"
     database_mount: str = "database"
     approle_mount: str = "approle"
     timeout_s: Seconds = 10.0
-    poll_s: Seconds = 2.0
-    """How often a running service looks whether a new version of its Kafka login is in Vault."""
+    poll_s: Seconds = 2.0  # how often a running service looks whether a new version of its Kafka login is in Vault
 
     @property
     def identities(self) -> Path:
@@ -81,37 +78,29 @@ class KafkaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     sasl_mechanism: str = "SCRAM-SHA-512"
     topic: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}$")] = "predictions"
     partitions: Annotated[int, Meta(ge=1, le=10_000)] = 6
-    replication_factor: Annotated[int, Meta(ge=-1, le=100)] = -1
-    """-1 is the broker's own default."""
+    replication_factor: Annotated[int, Meta(ge=-1, le=100)] = -1  # -1 is the broker's own default
     group: Annotated[str, Meta(min_length=1)] = "bdlab-db-consumer"
-    delivery_timeout_s: Seconds = 10.0
-    """How long a prediction may wait for the broker's acknowledgement before the caller is told to retry."""
-    session_timeout_s: Annotated[float, Meta(ge=1)] = 10.0
-    """How long the group waits for a silent consumer before its partitions move."""
+    delivery_timeout_s: Seconds = 10.0  # how long a prediction waits for the broker's acknowledgement, before a 503
+    session_timeout_s: Annotated[float, Meta(ge=1)] = 10.0  # then a silent consumer's partitions move
 
     def servers(self) -> tuple[tuple[str, int], ...]:
         """Return host and port of each bootstrap server, as librdkafka reads them. Raises SettingsInvalid."""
-        listed = [each.strip() for each in self.bootstrap_servers.split(",") if each.strip()]
-        for each in listed:
-            scheme, named, _ = each.rpartition("://")
-            if named and scheme.upper() not in get_args(SecurityProtocol):
-                listed_as = f"kafka.bootstrap_servers {self.bootstrap_servers!r}"
-                raise SettingsInvalid(
-                    f"{listed_as}: brokers have no {scheme}:// address",
-                    hint="Write host:port alone: kafka.security_protocol says how it is secured.",
-                )
-        try:
-            places = [urlsplit(f"//{each.rpartition('//')[2]}") for each in listed]
-            return tuple((place.hostname or "", place.port or _KAFKA_PORT) for place in places)
-        except ValueError as error:
-            raise SettingsInvalid(
-                f"kafka.bootstrap_servers {self.bootstrap_servers!r} is no list of host:port: {error}"
-            ) from error
+        named, found = f"kafka.bootstrap_servers {self.bootstrap_servers!r}", []
+        for each in listed(self.bootstrap_servers):
+            scheme, _, place = each.rpartition("://")
+            if scheme.upper() not in ("", *get_args(SecurityProtocol)):
+                hint = "Write host:port alone: kafka.security_protocol says how it is secured."
+                raise SettingsInvalid(f"{named}: brokers have no {scheme}:// address", hint=hint)
+            try:
+                parts = urlsplit(f"//{place}")
+                found.append((parts.hostname or "", parts.port or _KAFKA_PORT))
+            except ValueError as error:
+                raise SettingsInvalid(f"{named} is no list of host:port: {error}") from error
+        return tuple(found)
 
 
 class PostgresSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    host: str = ""
-    """A host name, an address, or the folder of a Unix socket."""
+    host: str = ""  # a host name, an address, or the folder of a Unix socket
     port: Port = 5432
     dbname: str = "bdlab"
     sslmode: SslMode = "prefer"
@@ -121,81 +110,59 @@ class PostgresSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_onl
 
 class HttpSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host: str = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
-    """0 lets the system choose a free port."""
-    allowed_hosts: str = ""
-    """The names by which the API may be called, with commas; `*` is any. Empty: those of this machine."""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000  # 0 lets the system choose a free port
+    allowed_hosts: str = ""  # names by which it may be called, with commas; `*` is any. Empty: those of this machine
     workers: Annotated[int, Meta(ge=1, le=256)] = 1
     max_body_bytes: Annotated[int, Meta(ge=1024)] = 1 << 20
-    max_batch: Annotated[int, Meta(ge=1)] = 1000
-    """Inputs in one call of /predict/batch."""
-    max_in_flight: Annotated[int, Meta(ge=1)] = 2000
-    """Predictions that may wait for the broker at once before new ones get a 503."""
-    max_connections: Annotated[int, Meta(ge=0)] = 0
-    """Connections of one process; 0 is 2,048, or fewer if the limit of open files is lower."""
-    keep_alive_s: Seconds = 75.0
-    """How long a connection without a request stays open; longer than a proxy in front keeps it."""
-    cors_origins: str = ""
-    """Origins, with commas, whose pages may call the API from a browser; `*` is any. Empty is none."""
-    require_key: str = ""
-    """Scopes, with commas, whose routes need an API key or a token; `none`, or `all`. Empty: see `required_scopes`."""
-    jwt_issuer: str = ""
-    """The URL of an identity provider (OpenID Connect) whose tokens are taken; empty takes none."""
-    jwt_audience: str = ""
-    """What has to be among the audiences of a token."""
-    jwt_ca_file: str = ""
-    """The authority of the provider's certificate, beside the system's."""
+    max_batch: Annotated[int, Meta(ge=1)] = 1000  # inputs in one call of /predict/batch
+    max_in_flight: Annotated[int, Meta(ge=1)] = 2000  # predictions that wait for the broker, before a 503
+    max_connections: Annotated[int, Meta(ge=0)] = 0  # of one process; 0 is 2,048, or fewer as open files allow
+    keep_alive_s: Seconds = 75.0  # how long an idle connection stays open; longer than a proxy in front keeps it
+    cors_origins: str = ""  # origins, with commas, whose pages may call from a browser; `*` is any. Empty: none
+    require_key: str = ""  # scopes whose routes need a key or a token, `none` or `all`. Empty: see `required_scopes`
+    jwt_issuer: str = ""  # the URL of an identity provider (OpenID Connect) whose tokens are taken; empty takes none
+    jwt_audience: str = ""  # what has to be among the audiences of a token
+    jwt_ca_file: str = ""  # the authority of the provider's certificate, beside the system's
     tls_cert_file: str = ""
     tls_key_file: str = ""
-    ca_file: str = ""
-    """The authority that signed the certificates of the API and the consumers, for those who ask them."""
+    ca_file: str = ""  # the authority that signed the certificates of the API and the consumers, for those who ask them
 
     def origins(self) -> tuple[str, ...]:
         """Return the origins of `cors_origins`. Raises SettingsInvalid."""
-        listed = tuple(each.strip() for each in self.cors_origins.split(",") if each.strip())
-        for each in listed:
-            try:
+        for each in (found := listed(self.cors_origins)):
+            with suppress(InvalidInput):
                 parts = http_url(each)
-            except InvalidInput:
-                parts = None
-            alone = parts is not None and "*" not in each and each == f"{parts.scheme}://{parts.netloc}".lower()
-            if each != "*" and not alone:
+                if "*" not in each and each == f"{parts.scheme}://{parts.netloc}".lower():
+                    continue
+            if each != "*":
                 raise SettingsInvalid(
                     f"http.cors_origins names {each!r}, which is no origin",
                     hint="An origin is a scheme, a host and a port, as https://shop.example or "
                     "http://localhost:3000, in lower case and without a path; `*` is any.",
                 )
-        return listed
+        return found
 
 
 class SinkSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 2000
-    """Events in one transaction."""
-    batch_wait_s: Seconds = 0.25
-    """How long a batch that is not full waits for more events."""
-    metrics_port: Annotated[int, Meta(ge=-1, le=65535)] = -1
-    """-1 serves no metrics; 0 lets the system choose a free port."""
-    tls_cert_file: str = ""
-    """A PEM file, as of the API; `http.ca_file` is the authority for those who ask."""
+    batch_size: Annotated[int, Meta(ge=1, le=100_000)] = 2000  # events in one transaction
+    batch_wait_s: Seconds = 0.25  # how long a batch that is not full waits for more events
+    metrics_port: Annotated[int, Meta(ge=-1, le=65535)] = -1  # -1 is no metrics; 0 lets the system choose a free port
+    tls_cert_file: str = ""  # A PEM file, as of the API; `http.ca_file` is the authority for those who ask
     tls_key_file: str = ""
-    urls: str = ""
-    """URLs of the consumers for `status`, with commas; empty is this machine and `metrics_port`."""
+    urls: str = ""  # URLs of the consumers for `status`, with commas; empty is this machine and `metrics_port`
 
 
 class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    path: str = ""
-    """A model card, or a joblib file of a fitted text pipeline; empty or `shipped` is the shipped model."""
+    path: str = ""  # a model card, or a joblib file of a fitted text pipeline; empty or `shipped` is the shipped model
 
 
 class LogSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "console"] = "auto"
-    """auto is JSON if stderr is no terminal."""
+    format: Literal["auto", "json", "console"] = "auto"  # auto is JSON if stderr is no terminal
 
 
 class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    deployment: Deployment = BDLAB
-    """Another one than `bdlab` has other defaults of `_NAMES`."""
+    deployment: Deployment = BDLAB  # another one than `bdlab` has other defaults of `_NAMES`
     vault: VaultSettings = VaultSettings()
     kafka: KafkaSettings = KafkaSettings()
     postgres: PostgresSettings = PostgresSettings()
@@ -203,8 +170,7 @@ class Settings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     sink: SinkSettings = SinkSettings()
     model: ModelSettings = ModelSettings()
     log: LogSettings = LogSettings()
-    startup_timeout_s: Annotated[float, Meta(ge=0)] = 60.0
-    """How long a command waits at its start for a Vault, a daemon for any server, that is away or sealed."""
+    startup_timeout_s: Annotated[float, Meta(ge=0)] = 60.0  # of a command for Vault, of a daemon for any server
 
 
 _SECTIONS: dict[str, type[_Section]] = {
@@ -257,10 +223,9 @@ class Layers(msgspec.Struct, frozen=True):
             return msgspec.convert(merged, Settings, strict=False, dec_hook=_decode)
         except msgspec.ValidationError as error:
             field, reason = explained(error)
-            raise SettingsInvalid(
-                f"setting {field or '?'} from {self.origins(vault).get(field, 'the settings')}: {reason}",
-                hint="The README's table of settings lists every setting with its type and default.",
-            ) from None
+            hint = "The README's table of settings lists every setting with its type and default."
+            place = self.origins(vault).get(field, "the settings")
+            raise SettingsInvalid(f"setting {field or '?'} from {place}: {reason}", hint=hint) from None
 
     def _values(self, vault: Values | None) -> Iterator[tuple[str, str, Any, str]]:
         """Yield section, name, value, and the place in its layer, of each setting, the layers from the lowest."""
@@ -348,31 +313,21 @@ def load(
     there is one. Raises SettingsInvalid for an unknown setting or a wrong value, unless not `checked`, and
     BdlabError for a ``./bdlab.toml`` that somebody else may have written.
     """
-    chosen = config or (Path(environ["BDLAB_CONFIG"]) if environ.get("BDLAB_CONFIG") else None)
-    path, text = chosen or Path(CONFIG_FILE), ""
-    file: dict[str, Any] = {}
-    if chosen or path.is_file():
-        if not chosen:
-            require_own(path, option="--config")
-        try:
+    chosen = config or environ.get("BDLAB_CONFIG")
+    path, text, file = Path(chosen or CONFIG_FILE), "", dict[str, Any]()
+    try:
+        if chosen or path.is_file():
+            if not chosen:
+                require_own(path, option="--config")
             text = path.read_text("utf-8")
             file = tomllib.loads(text)
-        except OSError as error:
-            raise SettingsInvalid(
-                f"the settings file {path} cannot be read: {error.strerror}",
-                hint="Name an existing file with --config or BDLAB_CONFIG, or leave both out.",
-            ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsInvalid(f"the settings file {path} is not valid TOML: {error}") from error
-    layers = Layers(
-        file,
-        environment_layer(environ),
-        command_line or {},
-        source=str(path),
-        defaults=defaults or {},
-        lines=lines_of(text),
-        variables=variables(environ),
-    )
+    except OSError as error:
+        hint = "Name an existing file with --config or BDLAB_CONFIG, or leave both out."
+        raise SettingsInvalid(f"the settings file {path} cannot be read: {error.strerror}", hint=hint) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(f"the settings file {path} is not valid TOML: {error}") from error
+    above = environment_layer(environ), command_line or {}
+    layers = Layers(file, *above, str(path), defaults or {}, lines_of(text), variables(environ))
     if checked:
         layers.settings()
     return layers
