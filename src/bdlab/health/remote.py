@@ -92,7 +92,7 @@ def why_closed(host: str, port: int) -> str:
 
 def clock_ahead_ms(url: str, *, ca_file: str = "") -> int:
     """Return how far the server's clock is ahead of this one's, give or take half a second. Raises BdlabError."""
-    began, told = time.time(), dict[str, str]()
+    began, told = time.time(), urllib3.HTTPHeaderDict()
     _, _, problem = fetch(url, ca_file, headers=told)
     if problem or "Date" not in told:
         raise BdlabError(f"{url} does not tell the time: {problem or 'its answer has no Date'}")
@@ -100,7 +100,7 @@ def clock_ahead_ms(url: str, *, ca_file: str = "") -> int:
 
 
 def fetch(
-    url: str, ca_file: str, timeout_s: float = TIMEOUT_S, *, headers: dict[str, str] | None = None
+    url: str, ca_file: str, timeout_s: float = TIMEOUT_S, *, headers: urllib3.HTTPHeaderDict | None = None
 ) -> tuple[int, bytes, str]:
     """Return status, body (of at most 64 KiB) and problem; with one the others are empty. `headers` gets those."""
     try:
@@ -114,7 +114,7 @@ def fetch(
             client.request("GET", url, preload_content=False) as answer,
         ):
             if headers is not None:
-                headers.update(answer.headers)
+                headers.extend(answer.headers)
             return answer.status, answer.read(_MAX_BYTES), ""
     except (urllib3.exceptions.HTTPError, OSError) as error:
         return 0, b"", wrong_scheme(url) or str(error) or type(error).__name__
