@@ -208,6 +208,8 @@ class MemoryApi:
             vault=self.vault,
             broker=self.log,
             keys=self.keys,
+            log_published=lambda *_: None,
+            flush_log=lambda: 0,
         )
 
     def records(self) -> list[Record]:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -127,7 +127,9 @@ def replay(
     for first in range(0, len(letters), _AT_ONCE):
         results = _send(letters[first : first + _AT_ONCE], producer, max_replays)
         try:
-            _record(recorder, [(one.letter.record.position, one.replay) for one in results if one.replay])
+            replays = [(one.letter.record.position, one.replay) for one in results if one.replay]
+            # Tried again: a replay that is not recorded would be sent once more.
+            wait_for("PostgreSQL", partial(recorder.record_replays, replays), timeout_s=_NOTED_WITHIN_S)
         except BdlabError:
             yield from results  # report what was sent in any case
             raise
@@ -150,11 +152,6 @@ def await_replays(
         if len(found) == len(sent):
             break
     return [msgspec.structs.replace(one, outcome=found.get(one.replay)) if one.replay else one for one in results]
-
-
-def _record(recorder: ReplayRecorder, replays: Sequence[tuple[Position, Position]]) -> None:
-    """Record the replays, retrying: a replay that is not recorded would be sent once more."""
-    wait_for("PostgreSQL", lambda: recorder.record_replays(replays), timeout_s=_NOTED_WITHIN_S)
 
 
 def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replays: int) -> list[LetterResult]:
@@ -182,9 +179,6 @@ def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replay
     with contextlib.suppress(queue.Empty):
         for _ in range(published):
             number, answer = answers.get(timeout=_ANSWER_TIMEOUT_S)
-            results[number] = (
-                LetterResult(letter=letters[number], problem=answer.message)
-                if isinstance(answer, BrokerError)
-                else LetterResult(letter=letters[number], replay=answer)
-            )
+            became: Any = {"problem": answer.message} if isinstance(answer, BrokerError) else {"replay": answer}
+            results[number] = LetterResult(letter=letters[number], **became)
     return results

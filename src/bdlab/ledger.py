@@ -107,11 +107,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int = 0
 
     def __add__(self, other: Stored) -> Stored:
-        return Stored(
-            rows=self.rows + other.rows,
-            duplicates=self.duplicates + other.duplicates,
-            dead_letters=self.dead_letters + other.dead_letters,
-        )
+        return Stored(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})
 
 
 def fences(batch: Iterable[Entry]) -> list[Fence]:

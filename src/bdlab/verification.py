@@ -147,26 +147,19 @@ def _partition(
                 f"({found.end - found.start} events) are not recorded"
             )
     else:
-        if account.next_offset < found.start:
-            problems.append(
-                f"offsets {account.next_offset} to {found.start - 1} were deleted by the broker's retention "
-                "before they were recorded"
-            )
-        if account.next_offset < found.end:
-            problems.append(
-                f"next_offset is {account.next_offset} and the log's end was {found.end}: "
-                f"{found.end - max(account.next_offset, found.start)} events are not recorded yet"
-            )
-        if later_end is not None and account.next_offset > later_end:
-            problems.append(
-                f"next_offset is {account.next_offset}, beyond the log's end, {later_end}: "
-                f"rows claim positions that no event has. {ADVICE}"
-            )
-        if account.first_offset > found.start:
-            problems.append(
-                f"first_offset is {account.first_offset} and the log starts at {found.start}: "
-                f"{account.first_offset - found.start} events before it were never read"
-            )
+        first, following, start, end = account.first_offset, account.next_offset, found.start, found.end
+        if following < start:
+            lost = f"offsets {following} to {start - 1} were deleted by the broker's retention"
+            problems.append(f"{lost} before they were recorded")
+        if following < end:
+            missing = f"{end - max(following, start)} events are not recorded yet"
+            problems.append(f"next_offset is {following} and the log's end was {end}: {missing}")
+        if later_end is not None and following > later_end:
+            beyond = f"next_offset is {following}, beyond the log's end, {later_end}"
+            problems.append(f"{beyond}: rows claim positions that no event has. {ADVICE}")
+        if first > start:
+            unread = f"{first - start} events before it were never read"
+            problems.append(f"first_offset is {first} and the log starts at {start}: {unread}")
     if account is not None:
         problems += _imbalance(account, read)
     return PartitionReport(

@@ -97,6 +97,8 @@ def served(request: pytest.FixtureRequest, memory_api: MemoryApi) -> Iterator[Se
                 vault=memory_api.vault,
                 broker=admin,
                 keys=memory_api.keys,
+                log_published=lambda *_: None,
+                flush_log=lambda: 0,
             )
 
         with serving(parts) as client:

@@ -166,7 +166,7 @@ def test_the_document_of_any_contract_is_valid(contract: Contract) -> None:
 
     async def document() -> bytes:
         app: Any = make_app(MemoryApi(scorer=scorer).parts())
-        return encode_json(app._framework.openapi_schema.to_schema())
+        return encode_json(app.framework.openapi_schema.to_schema())
 
     OPENAPI_31_VALIDATOR.validate(json.loads(asyncio.run(document())))
 

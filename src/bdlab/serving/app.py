@@ -92,16 +92,8 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
         logging_config=None,
         debug=False,
     )
-    return Entry(
-        app,
-        handlers,
-        host_guard(AllowedHosts(http.allowed_hosts, bound=http.host)),
-        gate,
-        cors=cors is not None,
-        in_progress=in_progress,
-        metrics=metrics,
-        response_buffer=response_buffer,
-    )
+    refusal = host_guard(AllowedHosts(http.allowed_hosts, bound=http.host))
+    return Entry(app, handlers, refusal, gate, cors is not None, in_progress, metrics, response_buffer)
 
 
 async def _watch_expiries(parts: Parts, metrics: Metrics) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from itertools import takewhile
 from typing import Any, cast
 
 
@@ -30,12 +31,7 @@ class Deadlines:
     def expire(self) -> None:
         """Cancel the bodies that are over their limit."""
         now = time.monotonic()
-        late = []
-        for task, end in self._ends.items():
-            if end > now:
-                break
-            late.append(task)
-        for task in late:
+        for task in [*takewhile(lambda one: self._ends[one] <= now, self._ends)]:
             del self._ends[task]
             self._expired.add(task)
             task.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from litestar.enums import HttpMethod, ScopeType
@@ -18,6 +19,7 @@ from bdlab.serving.problems import Problem, problem_of, send_problem
 from bdlab.serving.response_buffer import ResponseBuffer
 
 
+@dataclass
 class Entry:
     """The ASGI application around `framework`, which takes longer to call a route than most requests need.
 
@@ -26,74 +28,65 @@ class Entry:
     framework, to the same endpoint. `refusal` returns why a request is refused by its host.
     """
 
-    def __init__(
-        self,
-        framework: ASGIApp,
-        handlers: Sequence[HTTPRouteHandler],
-        refusal: Callable[[Any], Problem | None],
-        gate: Gate,
-        *,
-        cors: bool,
-        in_progress: InProgress,
-        metrics: Metrics,
-        response_buffer: ResponseBuffer,
-    ) -> None:
-        self._framework = framework
+    framework: ASGIApp
+    handlers: Sequence[HTTPRouteHandler]
+    refusal: Callable[[Any], Problem | None]
+    gate: Gate
+    cors: bool
+    in_progress: InProgress
+    metrics: Metrics
+    response_buffer: ResponseBuffer
+
+    def __post_init__(self) -> None:
         self._direct: dict[tuple[str, str], tuple[Endpoint, Need | None]] = {
             (method, path): (handler.opt[DIRECT], handler.opt.get(NEED))
-            for handler in handlers
+            for handler in self.handlers
             if handler.opt.get(DIRECT)
             for method in handler.http_methods
             for path in handler.paths
             if method != HttpMethod.OPTIONS
         }
-        self._cors = cors
-        self._refusal = refusal
-        self._gate = gate
-        self._in_progress = in_progress
-        self._metrics = metrics
-        self._response_buffer = response_buffer
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:  # the lifespan
-            await self._framework(scope, receive, send)
+            await self.framework(scope, receive, send)
             return
         if scope["method"] == HttpMethod.HEAD:  # as GET (RFC 9110, 9.3.2); the server leaves out the body
             scope = {**scope, "method": HttpMethod.GET}
         send = receive_credentials(scope, send)
         started = time.perf_counter()
-        self._in_progress.begin()
+        self.in_progress.begin()
         status = 0
         try:
-            refusal = self._refusal(scope)
+            refusal = self.refusal(scope)
             if refusal is not None:
                 status = await send_problem(refusal, send)
             elif (found := self._find(scope)) is not None:
                 scope["path_template"] = scope["path"]
                 status = await self._answer(*found, scope, receive, send)
             else:
-                status = await self._response_buffer.pass_on(self._framework, scope, receive, send)
+                status = await self.response_buffer.pass_on(self.framework, scope, receive, send)
         finally:
             route = scope.get("path_template") or "unmatched"
-            self._metrics.answered(scope["method"], route, status, time.perf_counter() - started)
-            self._in_progress.end()
+            self.metrics.answered(scope["method"], route, status, time.perf_counter() - started)
+            self.in_progress.end()
 
     def _find(self, scope: Any) -> tuple[Endpoint, Need | None] | None:
         """Return what answers a request, and the key that it needs; None if the framework does."""
         found = self._direct.get((scope["method"], scope["path"]))
         if found is None or scope["query_string"]:
             return None
-        if self._cors and any(name == b"origin" for name, _ in scope["headers"]):
+        if self.cors and any(name == b"origin" for name, _ in scope["headers"]):
             return None
         return found
 
     async def _answer(self, endpoint: Endpoint, need: Need | None, scope: Any, receive: Receive, send: Send) -> int:
         """Respond without the framework, and return the status."""
         try:
-            self._in_progress.refuse_new()
-            await self._gate.admit(scope, need)
+            self.in_progress.refuse_new()
+            await self.gate.admit(scope, need)
             body = await endpoint(scope, receive)
         except Exception as error:  # noqa: BLE001 - logged if it is a defect
             return await send_problem(problem_of(error, scope), send)
-        await self._response_buffer.send_json(body, send)
+        await self.response_buffer.send_json(body, send)
         return 200

@@ -24,10 +24,8 @@ class DependencyChecks:
 
     def __init__(self, parts: Parts) -> None:
         kafka = parts.settings.kafka
-        no_vault = partial(VaultState, connected=False)
         no_broker = partial(BrokerState, connected=False, bootstrap_servers=kafka.bootstrap_servers, topic=kafka.topic)
-        no_database = partial(DatabaseState, connected=False)
-
+        rows = partial(parts.stored.state, count_rows=False)
         codec = parts.scorer.codec
         trial = msgspec.convert(example_of(codec.contract), codec.input)
 
@@ -35,11 +33,9 @@ class DependencyChecks:
             parts.scorer.score(trial)
             return ""
 
-        self.vault = CachedProbe(parts.vault.state, lambda why: no_vault(problem=why), name="vault")
+        self.vault = CachedProbe(parts.vault.state, lambda why: VaultState(connected=False, problem=why), name="vault")
         self.broker = CachedProbe(parts.broker.state, lambda why: no_broker(problem=why), name="broker")
-        self.database = CachedProbe(
-            partial(parts.stored.state, count_rows=False), lambda why: no_database(problem=why), name="database"
-        )
+        self.database = CachedProbe(rows, lambda why: DatabaseState(connected=False, problem=why), name="database")
         self.model_problem = CachedProbe(try_model, str, name="model")
 
 

@@ -28,15 +28,15 @@ def host_guard(allowed: AllowedHosts) -> Callable[[Any], Problem | None]:
 
 def _refusal(allowed: AllowedHosts, named: tuple[bytes, ...], scheme: str, any_host: bool) -> Problem | None:
     if len(named) > 1:
-        return _bad("The request has more than one Host header.")
+        return Problem("bad-host", "The request has more than one Host header.")
     text = named[0].decode("latin-1") if named else ""
     host = parse(text)
     if text and host is None:
-        return _bad(f"The Host header {text[:100]!r} is not a host name or an address.")
+        return Problem("bad-host", f"The Host header {text[:100]!r} is not a host name or an address.")
     if any_host:
         return None
     if host is None:
-        return _bad("The request has no Host header.")
+        return Problem("bad-host", "The request has no Host header.")
     if host.port is None:
         host = host._replace(port=DEFAULT_PORTS.get(scheme))
     if host in allowed:
@@ -46,7 +46,3 @@ def _refusal(allowed: AllowedHosts, named: tuple[bytes, ...], scheme: str, any_h
         f"The Host header is {text[:100]!r}, which is not in the setting http.allowed_hosts. If it is a name "
         "of this server, its operator has to add it there.",
     )
-
-
-def _bad(detail: str) -> Problem:
-    return Problem("bad-host", detail)

@@ -5,15 +5,12 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
-import structlog
 
 from bdlab.access import ApiKeys
 from bdlab.events import UNKNOWN, Origin, Position, PredictionEvent
 from bdlab.model import Scorer
 from bdlab.probes import BrokerProbe, DatabaseState, VaultProbe
 from bdlab.settings import Settings
-
-log = structlog.get_logger()
 
 
 class Publisher(Protocol):
@@ -23,10 +20,6 @@ class Publisher(Protocol):
         The call or the wait raises EventTooLarge, NotAcknowledged (the event may be on the topic), or another
         BrokerError.
         """
-
-
-def _log_at_once(prediction_id: str, position: Position, trace_id: str) -> None:
-    log.info("published", id=prediction_id, partition=position.partition, offset=position.offset, trace_id=trace_id)
 
 
 class StoredPredictions(Protocol):
@@ -55,5 +48,5 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     vault: VaultProbe
     broker: BrokerProbe
     keys: ApiKeys
-    log_published: Callable[[str, Position, str], None] = _log_at_once
-    flush_log: Callable[[], int] = lambda: 0
+    log_published: Callable[[str, Position, str], None]
+    flush_log: Callable[[], int]

@@ -62,12 +62,8 @@ def routes(parts: Parts, gate: Gate) -> list[HTTPRouteHandler]:
     @get(**describe("/predictions", query=PredictionsQuery, need=need))
     async def newest(request: Request[Any, Any, Any]) -> Response[list[dict[str, Any]]]:
         query: PredictionsQuery = request.state.query
-
-        def encoded() -> bytes:
-            return encode_json(parts.stored.newest(query.limit, source=query.source))
-
         # Encoding a thousand rows would block the event loop too long.
-        return json_response(await run(encoded))
+        return json_response(await run(lambda: encode_json(parts.stored.newest(query.limit, source=query.source))))
 
     @get(**describe("/predictions/{prediction_id:str}", parameters=[PREDICTION_ID], need=need))
     async def one(prediction_id: Annotated[str, Parameter()]) -> Response[dict[str, Any]]:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
+import msgspec
 import structlog
 
 from bdlab.errors import (
@@ -255,21 +256,13 @@ class Sink:
         letters = [entry for entry in part if isinstance(entry, DeadLetter)]
         self._metrics.stored(result, letters, seconds)
         for letter in letters[:_LETTERS_IN_LOG]:
-            position = letter.record.position
-            log.warning(
-                "dead letter",
-                partition=position.partition,
-                offset=position.offset,
-                reason=letter.reason,
-                sqlstate=letter.sqlstate,
-            )
+            at, why = letter.record.position, {"reason": letter.reason, "sqlstate": letter.sqlstate}
+            log.warning("dead letter", partition=at.partition, offset=at.offset, **why)
         events = [entry.event for entry in part if isinstance(entry, Accepted)]
         named = {"ids": [str(event.id) for event in events]} if len(events) <= _IDS_IN_LOG else {}
         log.info(
             "batch stored",
-            rows=result.rows,
-            duplicates=result.duplicates,
-            dead_letters=result.dead_letters,
+            **msgspec.structs.asdict(result),
             seconds=round(seconds, 4),
             offsets={fence.log.partition: f"{fence.expected}-{fence.next - 1}" for fence in advance},
             **named,
