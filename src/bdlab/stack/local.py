@@ -151,14 +151,9 @@ class LocalStack:
 
     def _start_servers(self, http_port: int, consumers: Mapping[str, int], stop: threading.Event) -> None:
         """Start the servers and set them up, each as soon as what it needs is there."""
-        renewal = None
-        if self._broker.certificates:
-            renewal = broker_renewal(
-                self._broker,
-                self._broker.certificates,
-                self._certificate_ttl_s,
-                is_up=lambda: self._endpoints is not None,
-            )
+        renewal, ttl_s = None, self._certificate_ttl_s
+        if files := self._broker.certificates:
+            renewal = broker_renewal(self._broker, files, ttl_s, is_up=lambda: self._endpoints is not None)
             self._certificates.add(renewal)
         with TaskGroup(stop) as group:
             vault_up = group.create_task(lambda end: self._start(self._openbao, end))
@@ -206,22 +201,16 @@ class LocalStack:
         self.commands.environment = environment
         scheme, tls = "https" if self._tls else "http", self._api_tls
         self.consumer_urls = [f"{scheme}://127.0.0.1:{port}" for port in consumers.values()]
-        self.folder.write_config(
-            {
-                "vault": {
-                    "address": self._openbao.address,
-                    "ca_file": self._openbao.ca_file,
-                    "identity_dir": str(self.folder.identity_dir),
-                },
-                "http": {"host": "127.0.0.1", "port": http_port, **tls},
-                # A consumer waits half of it for its first partitions.
-                "kafka": {"session_timeout_s": _SESSION_TIMEOUT_S},
-                "sink": {
-                    "urls": ",".join(self.consumer_urls),
-                    **{name: file for name, file in tls.items() if name != "ca_file"},
-                },
-            }
-        )
+        vault = {"address": self._openbao.address, "ca_file": self._openbao.ca_file}
+        server_files = {name: file for name, file in tls.items() if name != "ca_file"}
+        sections: dict[str, dict[str, str | int | float]] = {
+            "vault": {**vault, "identity_dir": str(self.folder.identity_dir)},
+            "http": {"host": "127.0.0.1", "port": http_port, **tls},
+            # A consumer waits half of it for its first partitions.
+            "kafka": {"session_timeout_s": _SESSION_TIMEOUT_S},
+            "sink": {"urls": ",".join(self.consumer_urls), **server_files},
+        }
+        self.folder.write_config(sections)
 
     def _serve(self, http_port: int, consumers: Mapping[str, int], stop: threading.Event) -> Service:
         """Start the consumers and the API at the same time; return the API."""
@@ -275,20 +264,12 @@ class LocalStack:
         if self._tls:
             arguments += ["--authority", "servers"]
         if self._postgres.knows_admin_password:
-            server = self._postgres.lasting_server
-            self.folder.write_env(
-                {
-                    "POSTGRES_USER": self._postgres.admin_user,
-                    "POSTGRES_PASSWORD": self._postgres.admin_password.reveal(),
-                    "BDLAB_POSTGRES_HOST": server.host,
-                    "BDLAB_POSTGRES_PORT": str(server.port),
-                    "BDLAB_POSTGRES_DBNAME": server.dbname,
-                    "BDLAB_POSTGRES_SSLMODE": server.sslmode,
-                    "BDLAB_POSTGRES_CA_FILE": "vault" if self._tls else "",
-                    "POSTGRES_CA_FILE": server.ca_file,
-                    **self._broker_environment,
-                }
-            )
+            server, password = self._postgres.lasting_server, self._postgres.admin_password
+            admin = {"POSTGRES_USER": self._postgres.admin_user, "POSTGRES_PASSWORD": password.reveal()}
+            fields = ("host", "port", "dbname", "sslmode")
+            address = {f"BDLAB_POSTGRES_{field}".upper(): str(getattr(server, field)) for field in fields}
+            authority = {"BDLAB_POSTGRES_CA_FILE": "vault" if self._tls else "", "POSTGRES_CA_FILE": server.ca_file}
+            self.folder.write_env({**admin, **address, **authority, **self._broker_environment})
             arguments += ["--env-file", str(self.folder.env_file)]
         try:
             self.commands.run("vault-init", arguments, stop)
@@ -313,11 +294,8 @@ class LocalStack:
     def _after_broker_restart(self, stop: threading.Event) -> None:
         self._announce_broker(stop)
         if self._endpoints:
-            self._endpoints = msgspec.structs.replace(
-                self._endpoints,
-                bootstrap_servers=self._broker.bootstrap_servers,
-                admin_servers=self._broker.admin_servers,
-            )
+            clients, admin = self._broker.bootstrap_servers, self._broker.admin_servers
+            self._endpoints = msgspec.structs.replace(self._endpoints, bootstrap_servers=clients, admin_servers=admin)
             self.folder.publish(self._endpoints)
         if former := self._volatile_log.opened(self._broker.cluster_id):
             self._volatile_log.report_loss(former, stop)

@@ -129,12 +129,8 @@ class LeasedDatabaseLogin:
         server = self.server(values)
         asked = now()
         answer = self.client.request("get", f"{self.client.settings.database_mount}/creds/{self.role}")
-        login = DatabaseLogin(
-            server=server,
-            user=str(answer["data"]["username"]),
-            password=Secret(str(answer["data"]["password"])),
-            lease_id=str(answer["lease_id"]),
-        )
+        user, password = str(answer["data"]["username"]), Secret(str(answer["data"]["password"]))
+        login = DatabaseLogin(server=server, user=user, password=password, lease_id=str(answer["lease_id"]))
         ttl = Ttl.granted(asked, answer.get("lease_duration"), renewable=bool(answer.get("renewable")))
         self.lease = DatabaseLease(login, ttl)
         _log.debug("new database login", user=login.user, ttl_s=ttl.ttl_s)
@@ -187,13 +183,9 @@ class StoredKafkaLogin:
                 f"{kv_mount}/kafka/{self.service} in Vault has no username and password, and the "
                 f"broker asks for them ({server.security_protocol})"
             )
-        login = KafkaLogin(
-            server=server,
-            username=secret["username"] if sasl else "",
-            password=Secret(secret["password"] if sasl else ""),
-            ca_pem=broker.get("ca_pem", ""),
-            version=version,
-        )
+        ca_pem, user = broker.get("ca_pem", ""), secret if sasl else {"username": "", "password": ""}
+        username, password = user["username"], Secret(user["password"])
+        login = KafkaLogin(server=server, username=username, password=password, ca_pem=ca_pem, version=version)
         # The rest of the secret is about the idle user, and no reason to connect anew.
         if self.login and msgspec.structs.replace(login, version=self.login.version) == self.login:
             return self.login

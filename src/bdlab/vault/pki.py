@@ -72,17 +72,9 @@ def missing(
         add(f"secrets engine {mount}", f"sys/mounts/{mount}", engine)
     if not (mounted and _has_root(client, authority)):
         # If another run made a root meanwhile, the issuer's name makes this call fail.
-        add(
-            f"certificate authority for {authority.title}",
-            f"{mount}/root/generate/internal",
-            {
-                "common_name": f"bdlab {authority.title} authority",
-                "issuer_name": authority.issuer,
-                "key_type": "ec",
-                "key_bits": 256,
-                "ttl": ttl,
-            },
-        )
+        root = {"common_name": f"bdlab {authority.title} authority", "issuer_name": authority.issuer, "ttl": ttl}
+        key = {"key_type": "ec", "key_bits": 256}
+        add(f"certificate authority for {authority.title}", f"{mount}/root/generate/internal", root | key)
     for role in authority.roles:
         path = f"{mount}/roles/{role.name}"
         held = (client.read_if_present(path) if mounted else None) or {}

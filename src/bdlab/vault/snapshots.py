@@ -37,9 +37,8 @@ def restore(vault: VaultSettings, snapshot: bytes) -> None:
         if wait_for("Vault", client.health, timeout_s=_TIMEOUT_S).initialized:
             raise VaultError(f"{client} is in use: a snapshot would take everything in it away")
         # Only an initialised Vault takes a snapshot, which then replaces these keys.
-        answer = client.request(
-            "put", "sys/init", {"recovery_shares": 1, "recovery_threshold": 1}, timeout_s=_TIMEOUT_S
-        )
+        numbers = {"recovery_shares": 1, "recovery_threshold": 1}
+        answer = client.request("put", "sys/init", numbers, timeout_s=_TIMEOUT_S)
         client.token = Secret(str(answer["root_token"]))
         empty = wait_for("Vault", client.active, timeout_s=_TIMEOUT_S)
         client.upload(_PATH, snapshot, timeout_s=_TIMEOUT_S)

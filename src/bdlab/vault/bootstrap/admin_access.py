@@ -304,20 +304,17 @@ def rekey(plan: Plan) -> Keys:
     old = file.read()
     with temporary_token(plan, ttl=_REKEY_TTL) as client:
         seal = seal_type(client)
-        shamir = seal == "shamir"
-        path = usable_path(client, _REKEY_PATHS[shamir], "init")
+        path = usable_path(client, _REKEY_PATHS[seal == "shamir"], "init")
         wanted = {"secret_shares": plan.shares, "secret_threshold": plan.threshold, "require_verification": True}
         begun = answer_data(client.request("post", f"{path}/init", wanted))
         answer = give_shares(client, path, begun, old, plan, too_few=_too_few)
         shares = tuple(str(key) for key in answer["keys_base64"])
-        new = Keys(
+        before = old or Keys(address="", seal=seal, threshold=0)
+        new = msgspec.structs.replace(
+            before.with_shares(shares, seal),
             address=client.address,
             cluster_id=client.health().cluster_id,
-            seal=old.seal if old else seal,
             threshold=plan.threshold,
-            unseal_keys=shares if shamir else (),
-            recovery_keys=() if shamir else shares,
-            root_token=old.root_token if old else "",
         )
         with deferred("putting the new keys into force"):
             KeysFile(file.candidate).write(new)

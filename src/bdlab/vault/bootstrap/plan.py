@@ -28,18 +28,10 @@ StepOutcome = Literal["done", "unchanged", "would do"]
 
 _REQUIRED = ("POSTGRES_USER", "POSTGRES_PASSWORD", "BDLAB_POSTGRES_HOST", "BDLAB_KAFKA_BOOTSTRAP_SERVERS")
 _ADDRESSES = tuple(f"BDLAB_{section}_{field}".upper() for section, fields in ADDRESS_FIELDS.items() for field in fields)
-_OTHERS = (
-    "POSTGRES_CA_FILE",
-    "BDLAB_POSTGRES_CA_FILE",
-    "BDLAB_KAFKA_CA_FILE",
-    "BDLAB_KAFKA_USERNAME",
-    "BDLAB_KAFKA_PASSWORD",
-    "BDLAB_SECRET_ID_CIDRS",
-    "BDLAB_TOKEN_PERIOD",
-    "BDLAB_LEASE_TTL",
-    "BDLAB_LEASE_MAX_TTL",
-)
-NAMES = frozenset((*_REQUIRED, *_ADDRESSES, *_OTHERS))
+_CA_FILES = ("POSTGRES_CA_FILE", "BDLAB_POSTGRES_CA_FILE", "BDLAB_KAFKA_CA_FILE")
+_OTHERS = ("BDLAB_KAFKA_USERNAME", "BDLAB_KAFKA_PASSWORD", "BDLAB_SECRET_ID_CIDRS", "BDLAB_TOKEN_PERIOD")
+_LEASES = ("BDLAB_LEASE_TTL", "BDLAB_LEASE_MAX_TTL")
+NAMES = frozenset((*_REQUIRED, *_ADDRESSES, *_CA_FILES, *_OTHERS, *_LEASES))
 
 #: Instead of a file's name: Vault signs the servers' certificates itself.
 _BY_VAULT = "vault"
@@ -159,7 +151,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     def missing(self, reader: VaultClient) -> Change | None:
         """Return the change that writes it; None if no wanted field differs."""
         found = reader.read_if_present(self.path)
-        if not _differs(found, self.wanted):
+        if found is not None and all(
+            _plain(name, found.get(name)) == _plain(name, value) for name, value in self.wanted.items()
+        ):
             return None
         kept = {field: (found or {}).get(field, default) for field, default in self.defaults.items()}
         return partial(VaultClient.write, path=self.path, body=kept | self.wanted)
@@ -175,14 +169,8 @@ def entries(name: str, wanted: dict[str, Entry]) -> Step:
     return Step(name=name, missing=missing, at_once=True)
 
 
-def _differs(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
-    """Return whether any wanted field has another value; lists are compared as sets, None is empty."""
-    if found is None:
-        return True
-    return any(_plain(name, found.get(name)) != _plain(name, value) for name, value in wanted.items())
-
-
 def _plain(name: str, value: Any) -> Any:
+    """Return the value of a field to be compared: lists as sets, None as empty."""
     if name.endswith("_bound_cidrs"):
         return sorted(str(ipaddress.ip_network(cidr, strict=False)) for cidr in value or ())
     if value is None:
@@ -222,22 +210,16 @@ def read_env(path: Path, deployment: Deployment = BDLAB) -> Seeds:
     user, password = lines.get("BDLAB_KAFKA_USERNAME"), lines.get("BDLAB_KAFKA_PASSWORD")
     if bool(user) != bool(password):
         raise lines.wrong("BDLAB_KAFKA_PASSWORD" if user else "BDLAB_KAFKA_USERNAME", "is missing beside the other")
-    ttl, longest = (lines.parsed(name, _seconds) for name in ("BDLAB_LEASE_TTL", "BDLAB_LEASE_MAX_TTL"))
+    ttl, longest = (lines.parsed(name, _seconds) for name in _LEASES)
     if ttl and longest and ttl > longest:
         raise lines.wrong("BDLAB_LEASE_TTL", f"is longer ({ttl} s) than BDLAB_LEASE_MAX_TTL ({longest} s)")
     found = _addresses(lines, deployment)
+    admin, kafka_ca = Secret(lines.get("POSTGRES_PASSWORD")), lines.parsed("BDLAB_KAFKA_CA_FILE", _pem)
     return Seeds(
-        administrator=DatabaseLogin(
-            server=found.postgres, user=lines.get("POSTGRES_USER"), password=Secret(lines.get("POSTGRES_PASSWORD"))
-        ),
+        administrator=DatabaseLogin(server=found.postgres, user=lines.get("POSTGRES_USER"), password=admin),
         postgres_ca_pem=lines.parsed("BDLAB_POSTGRES_CA_FILE", _pem),
         postgres_authority=lines.get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT,
-        kafka=KafkaLogin(
-            server=found.kafka,
-            username=user,
-            password=Secret(password),
-            ca_pem=lines.parsed("BDLAB_KAFKA_CA_FILE", _pem),
-        ),
+        kafka=KafkaLogin(server=found.kafka, username=user, password=Secret(password), ca_pem=kafka_ca),
         kafka_authority=lines.get("BDLAB_KAFKA_CA_FILE") == _BY_VAULT,
         cidrs=lines.parsed("BDLAB_SECRET_ID_CIDRS", _cidrs),
         token_period_s=lines.parsed("BDLAB_TOKEN_PERIOD", _seconds),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -41,6 +41,11 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
     def shares(self) -> tuple[str, ...]:
         """The key shares that unseal Vault, or that allow a root token to be made."""
         return self.unseal_keys or self.recovery_keys
+
+    def with_shares(self, shares: tuple[str, ...], seal: str) -> Self:
+        """Return these keys with other shares, those of this type of seal."""
+        of_shamir, of_others = (shares, ()) if seal == "shamir" else ((), shares)
+        return msgspec.structs.replace(self, unseal_keys=of_shamir, recovery_keys=of_others)
 
 
 class KeysFile:
@@ -126,25 +131,14 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
         return StepResult(name, "would do", (f"keys into {file.path}",))
     seal = seal_type(client)
     prefix = "secret" if seal == "shamir" else "recovery"
+    numbers = {f"{prefix}_shares": plan.shares, f"{prefix}_threshold": plan.threshold}
     with deferred("writing Vault's keys down"):
         aside = file.reserve()
-        answer = client.request(
-            "put",
-            "sys/init",
-            {f"{prefix}_shares": plan.shares, f"{prefix}_threshold": plan.threshold},
-            timeout_s=_INIT_TIMEOUT_S,
-        )
-        keys = tuple(answer.get("recovery_keys_base64") or answer.get("keys_base64") or ())
-        file.write(
-            Keys(
-                address=client.address,
-                seal=seal,
-                threshold=plan.threshold,
-                unseal_keys=keys if seal == "shamir" else (),
-                recovery_keys=() if seal == "shamir" else keys,
-                root_token=str(answer["root_token"]),
-            )
-        )
+        answer = client.request("put", "sys/init", numbers, timeout_s=_INIT_TIMEOUT_S)
+        shares = tuple(answer.get("recovery_keys_base64") or answer.get("keys_base64") or ())
+        root_token = str(answer["root_token"])
+        keys = Keys(address=client.address, seal=seal, threshold=plan.threshold, root_token=root_token)
+        file.write(keys.with_shares(shares, seal))
     details = (f"{seal} seal, keys in {file.path}",)
     return StepResult(name, "done", (*details, f"keys of an earlier Vault moved to {aside}") if aside else details)
 

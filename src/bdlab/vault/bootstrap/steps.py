@@ -78,14 +78,8 @@ def approle_entries(plan: Plan, services: Sequence[str]) -> Step:
 
 def _approle(plan: Plan, service: str) -> Entry:
     name, seeds = plan.deployment.own(service), plan.seeds
-    wanted: dict[str, Any] = {
-        "token_policies": [name],
-        "token_no_default_policy": True,
-        "token_type": "service",
-        "bind_secret_id": True,
-        "secret_id_num_uses": 0,
-        "secret_id_ttl": 0,
-    }
+    wanted: dict[str, Any] = {"token_policies": [name], "token_no_default_policy": True, "token_type": "service"}
+    wanted |= {"bind_secret_id": True, "secret_id_num_uses": 0, "secret_id_ttl": 0}
     defaults = {}
     if seeds and seeds.cidrs is not None:
         wanted |= {"secret_id_bound_cidrs": list(seeds.cidrs), "token_bound_cidrs": list(seeds.cidrs)}
@@ -342,24 +336,16 @@ def broker_certificate(files: CertificateFiles, ttl_s: int) -> Step:
 
 def certification(plan: Plan) -> list[list[Step]]:
     """Return one chain of steps for each authority that the plan or its `.env` asks for."""
-    wanted = set(plan.certificate_authorities)
-    if plan.seeds and plan.seeds.kafka_authority:
-        wanted.add("kafka")
-    if plan.seeds and plan.seeds.postgres_authority:
-        wanted.add("servers")
-    brokers = plan.seeds.kafka.server.servers() if plan.seeds else ()
+    seeds, chains = plan.seeds, []
+    asked = {"kafka": seeds.kafka_authority, "servers": seeds.postgres_authority} if seeds else {}
+    brokers = seeds.kafka.server.servers() if seeds else ()
     hosts = {"kafka": (*(host for host, _ in brokers), _ZOOKEEPER)}
-    chains: list[list[Step]] = [
-        [
-            Step(
-                name=f"{authority.title} authority",
-                missing=partial(pki.missing, hosts=hosts.get(name, ()), authority=authority),
-            )
-        ]
-        for name, authority in pki.CERTIFICATE_AUTHORITIES.items()
-        if name in wanted
-    ]
-    if plan.broker_folder and "kafka" in wanted:
-        files = CertificateFiles(plan.broker_folder, mode=GROUP_READS)
-        chains[0].append(broker_certificate(files, plan.broker_ttl_s or BROKER_TTL_S))
+    for name, authority in pki.CERTIFICATE_AUTHORITIES.items():
+        if name in plan.certificate_authorities or asked.get(name):
+            missing = partial(pki.missing, hosts=hosts.get(name, ()), authority=authority)
+            chain = [Step(name=f"{authority.title} authority", missing=missing)]
+            if plan.broker_folder and name == "kafka":
+                files = CertificateFiles(plan.broker_folder, mode=GROUP_READS)
+                chain.append(broker_certificate(files, plan.broker_ttl_s or BROKER_TTL_S))
+            chains.append(chain)
     return chains
