@@ -108,10 +108,9 @@ class Backup:
         wanted = (self.dump,) if rows_only else (self.snapshot, self.dump, self.keys_file)
         missing = [str(place.relative_to(self.path)) for place in wanted if not place.exists()]
         if missing:
-            raise InvalidInput(
-                f"the backup {self.path} is not whole: {' and '.join(missing)} is missing from it",
-                hint="If you keep the keys apart, put them back beside the rest; if they are lost, --rows-only.",
-            )
+            why = f"the backup {self.path} is not whole: {' and '.join(missing)} is missing from it"
+            advice = "If you keep the keys apart, put them back beside the rest; if they are lost, --rows-only."
+            raise InvalidInput(why, hint=advice)
         return about
 
     def authenticate(self, *, rows_only: bool = False, trusted: bool = False) -> None:

@@ -300,10 +300,9 @@ class VaultClient:
             if alive.ok:
                 own = _data(self._answer("get", _LOOKUP_SELF, alive))
                 policies = ", ".join(own.get("policies") or ()) or "none"
-                return PolicyDenied(
-                    f"{self} forbids this identity (policies: {policies}) to {_verb(method)} {path}: {reasons}",
-                    hint="Its policy is in vault/policies; `bdlab vault-init` puts changed ones into force.",
-                )
+                why = f"{self} forbids this identity (policies: {policies}) to {_verb(method)} {path}: {reasons}"
+                advice = "Its policy is in vault/policies; `bdlab vault-init` puts changed ones into force."
+                return PolicyDenied(why, hint=advice)
             if alive.status_code != 403:
                 return self._error(alive, "get", _LOOKUP_SELF)
         what = f"{self} does not accept the token any more ({path}: {reasons})"

@@ -42,10 +42,9 @@ def _read(path: Path, *, private: bool = True) -> str | None:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if private and mode & 0o077:
-            raise IdentityRefused(
-                f"the file {path} is open to others (mode {mode:04o}): its secret may be known",
-                hint=f"Run: chmod 600 {path}; and replace what is in it if anybody else uses this machine.",
-            )
+            what = f"the file {path} is open to others (mode {mode:04o}): its secret may be known"
+            hint = f"Run: chmod 600 {path}; and replace what is in it if anybody else uses this machine."
+            raise IdentityRefused(what, hint=hint)
         return path.read_text("utf-8").strip()
     except FileNotFoundError:
         return None

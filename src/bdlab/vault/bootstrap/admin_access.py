@@ -104,10 +104,9 @@ class AdminAccess:
         except VaultUnavailable:
             raise
         except VaultError as error:
-            raise VaultError(
-                f"the root token is not revoked, as without it nobody could change this Vault again: {error.message}",
-                hint=f"It stays in {self._file.path}. Correct that, and run `bdlab vault-init` again.",
-            ) from error
+            what = f"the root token is not revoked, as without it nobody could change this Vault again: {error.message}"
+            hint = f"It stays in {self._file.path}. Correct that, and run `bdlab vault-init` again."
+            raise VaultError(what, hint=hint) from error
 
     def revoke_first_root(self) -> None:
         """Revoke the root token, then remove it from the keys file."""
