@@ -318,12 +318,8 @@ def headers(
 
 @lru_cache(maxsize=16)
 def _constant_headers(source: str) -> tuple[tuple[str, bytes], ...]:
-    return (
-        ("ce_type", EVENT_TYPE.encode()),
-        ("ce_source", source.encode()),
-        ("ce_specversion", b"1.0"),
-        ("content-type", b"application/json"),
-    )
+    fixed = {"ce_type": EVENT_TYPE, "ce_source": source, "ce_specversion": "1.0", "content-type": "application/json"}
+    return tuple((name, value.encode()) for name, value in fixed.items())
 
 
 def read_headers(headers: Headers) -> Told:

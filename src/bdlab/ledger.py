@@ -7,9 +7,9 @@ a partition balances if the recorded positions are exactly those from its first 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
@@ -189,13 +189,3 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
         return self.recorded == self.next_offset - self.first_offset and not (
             self.missing_count or self.twice_count or self.outside_count
         )
-
-
-class Books(Protocol):
-    """What the accounts are read from: the database."""
-
-    def next_offsets(self) -> Mapping[LogPartition, int]:
-        """Return how far each partition is recorded now."""
-
-    def accounts(self, *, limit: int) -> Sequence[Account]:
-        """Return the account of each partition, in one snapshot, with at most `limit` faults of a kind."""

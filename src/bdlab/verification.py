@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bdlab.ledger import Account, Books, LogPartition, LogRange, Sighting, log_partition
+from bdlab.ledger import Account, LogPartition, LogRange, Sighting, log_partition
 from bdlab.log_identity import ADVICE, LogCatalog, ReadRecords, match_log, refusals
 from bdlab.retry import tries
 
@@ -77,8 +77,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return current + former
 
 
-class Tables(Books, LogCatalog, Protocol):
-    """The accounts, and what is recorded of the broker's log."""
+class Tables(LogCatalog, Protocol):
+    """What the database has of the partitions, and of the broker's log."""
+
+    def next_offsets(self) -> Mapping[LogPartition, int]:
+        """Return how far each partition is recorded now."""
+
+    def accounts(self, *, limit: int) -> Sequence[Account]:
+        """Return the account of each partition, in one snapshot, with at most `limit` faults of a kind."""
 
 
 def verify(
@@ -119,7 +125,7 @@ def verify(
 
 
 def _await_consumer(
-    current: Mapping[LogPartition, LogRange], books: Books, wait_s: float, stop: threading.Event
+    current: Mapping[LogPartition, LogRange], books: Tables, wait_s: float, stop: threading.Event
 ) -> float:
     """Wait until each partition's end is recorded, at most `wait_s`. Return the seconds that it took."""
     began = time.monotonic()
@@ -194,10 +200,9 @@ def _imbalance(account: Account, read: ReadRecords | None) -> list[str]:
             f"{account.missing_count} recorded nowhere: offsets {shown}" + (f" (ids {known})" if known else "")
         )
     if account.twice_count:
-        shown = "; ".join(_sighting(one) for one in account.twice)
-        problems.append(f"{account.twice_count} recorded twice: {shown}")
+        problems.append(f"{account.twice_count} recorded twice: {'; '.join(map(_sighting, account.twice))}")
     if account.outside_count:
-        shown = "; ".join(_sighting(one) for one in account.outside)
+        shown = "; ".join(map(_sighting, account.outside))
         if account.first_offset is None:
             problems.append(f"{account.outside_count} rows without a line in sink_offsets: {shown}")
         else:

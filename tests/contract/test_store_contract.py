@@ -11,12 +11,13 @@ from bdlab.contract import Contract, review_contract
 from bdlab.deadletters import DeadLetterFilter
 from bdlab.errors import FenceLost, RowRejected
 from bdlab.events import codec_of
-from bdlab.ledger import Accepted, Account, Books, DeadLetter, LogPartition, LogRange, Stored
+from bdlab.ledger import Accepted, Account, DeadLetter, LogPartition, LogRange, Stored
 from bdlab.log_identity import KnownRecord
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.store import Store
 from bdlab.sink import BatchStore
+from bdlab.verification import Tables
 from tests.fix_database import Database, adopt
 from tests.memory.store import MemoryStore
 from tests.samples import CLUSTER, TOPIC, accepted, at, dead, event, later_event, later_reviews, record, rows
@@ -30,7 +31,7 @@ class System(Protocol):
     def store(self) -> BatchStore: ...
 
     @property
-    def books(self) -> Books: ...
+    def books(self) -> Tables: ...
 
     def refuse(self, text: str) -> None:
         """From now on a constraint refuses rows with this text."""

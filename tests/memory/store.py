@@ -27,7 +27,7 @@ _ROW = ["predictions"]
 
 
 class MemoryStore:
-    """Twin of the Postgres store, and the `Books` of its accounts.
+    """Twin of the Postgres store, and the `Tables` of its accounts.
 
     `refuses` stands for a constraint: rows for which it is true raise RowRejected (SQLSTATE 23514). Set
     `failure` to have every call raise it, as if the server were away, and `migrated` to another contract's

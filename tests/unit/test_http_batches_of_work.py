@@ -63,9 +63,9 @@ def test_what_is_counted_in_batches_is_shown_as_if_counted_one_by_one(
         batches.acknowledged(seconds)
         single.of["predictions"].labels("acknowledged").inc()
         single.of["acknowledgement_seconds"].observe(seconds)
-    batches.not_acknowledged()
+    batches.missed("not_acknowledged")
     single.of["predictions"].labels("not_acknowledged").inc()
-    batches.busy(3)
+    batches.missed("busy", 3)
     single.of["predictions"].labels("busy").inc(3)
     batches.flush()
 

@@ -50,21 +50,6 @@ def _publish_problem(broker: BrokerState, delivery_health: DeliveryHealth) -> st
     return ""
 
 
-def _readiness(
-    model_problem: str, vault: VaultState, broker: BrokerState, delivery_health: DeliveryHealth
-) -> ReadyAnswer:
-    problems = []
-    if model_problem:
-        problems.append(f"the model does not predict: {model_problem}")
-    if problem := _publish_problem(broker, delivery_health):
-        problems.append(problem)
-    # Predictions need what the token reads, and no database lease. A Vault that does not answer has refused
-    # nothing: the API goes on with what it has read, so that an outage of Vault takes out no replica.
-    if vault.connected and not (vault.credentials_valid or (vault.token_ttl_s or 0) > 0):
-        problems.append(f"Vault no longer accepts this service's credentials: {vault.problem or 'expired'}")
-    return ReadyAnswer(ready=not problems, problems=tuple(problems))
-
-
 def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate: Gate) -> list[HTTPRouteHandler]:
     checks = DependencyChecks(parts)
     scrape = need if (need := gate.need("metrics"))[1] else None
@@ -99,11 +84,17 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
     @get(**describe("/health/ready", state=ReadyAnswer))
     async def ready() -> Response[ReadyAnswer]:
         """200 if the model predicts, the broker answers and acknowledges, and the credentials are valid."""
-        states = await asyncio.gather(
+        model_problem, vault, broker = await asyncio.gather(
             checks.model_problem.get_async(), checks.vault.get_async(), checks.broker.get_async()
         )
-        found = _readiness(*states, delivery_health)
-        return json_response(found, 200 if found.ready else 503)
+        problems = [f"the model does not predict: {model_problem}"] if model_problem else []
+        if problem := _publish_problem(broker, delivery_health):
+            problems.append(problem)
+        # Predictions need what the token reads, and no database lease. A Vault that does not answer has refused
+        # nothing: the API goes on with what it has read, so that an outage of Vault takes out no replica.
+        if vault.connected and not (vault.credentials_valid or (vault.token_ttl_s or 0) > 0):
+            problems.append(f"Vault no longer accepts this service's credentials: {vault.problem or 'expired'}")
+        return json_response(ReadyAnswer(ready=not problems, problems=tuple(problems)), 503 if problems else 200)
 
     @get(**describe("/vault-status", state=VaultAnswer))
     async def vault_status() -> Response[VaultAnswer]:

@@ -95,12 +95,9 @@ class Metrics:
         self._outcomes["acknowledged"] += 1
         self._acknowledged_seconds.add(seconds)
 
-    def not_acknowledged(self) -> None:
-        self._outcomes["not_acknowledged"] += 1
-
-    def busy(self, count: int) -> None:
-        """Count predictions that were refused because too many wait."""
-        self._outcomes["busy"] += count
+    def missed(self, outcome: str, count: int = 1) -> None:
+        """Count predictions that were `not_acknowledged`, or refused as `busy` because too many wait."""
+        self._outcomes[outcome] += count
 
     def refused(self, reason: str) -> None:
         """Count a request that was refused by its key, or its lack of one."""

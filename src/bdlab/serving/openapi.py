@@ -10,22 +10,8 @@ from typing import Any, cast
 
 import msgspec
 from litestar import MediaType, Request, Response, get
-from litestar.openapi import OpenAPIConfig, ResponseSpec
+from litestar.openapi import OpenAPIConfig, ResponseSpec, spec
 from litestar.openapi.plugins import OpenAPIRenderPlugin
-from litestar.openapi.spec import (
-    Components,
-    OpenAPIFormat,
-    OpenAPIHeader,
-    OpenAPIMediaType,
-    OpenAPIResponse,
-    OpenAPIType,
-    Operation,
-    Parameter,
-    Reference,
-    RequestBody,
-    Schema,
-    SecurityScheme,
-)
 from litestar.types import Receive
 
 from bdlab import __version__
@@ -46,30 +32,27 @@ Endpoint = Callable[[Any, Receive], Awaitable[bytes]]
 """Takes the scope and `receive` of a request; returns the JSON of its 200. Raises Problem or BdlabError."""
 
 
-def _parameter(name: str, place: str, about: str, *, required: bool = False, **schema: Any) -> Parameter:
-    kind = Schema(type=OpenAPIType.STRING, **schema)
-    return Parameter(name=name, param_in=place, schema=kind, description=about, required=required)
+def _parameter(name: str, place: str, about: str, *, required: bool = False, **schema: Any) -> spec.Parameter:
+    kind = spec.Schema(type=spec.OpenAPIType.STRING, **schema)
+    return spec.Parameter(name=name, param_in=place, schema=kind, description=about, required=required)
 
 
 PREDICTION_ID = _parameter(
-    "prediction_id", "path", "The id in the response of /predict.", required=True, format=OpenAPIFormat.UUID
+    "prediction_id", "path", "The id in the response of /predict.", required=True, format=spec.OpenAPIFormat.UUID
 )
 
-_PROBLEM = Reference(ref=f"#/components/schemas/{ProblemDetails.__name__}")
-_RETRY_AFTER = OpenAPIHeader(
-    schema=Schema(type=OpenAPIType.INTEGER, minimum=1), description="Seconds to wait; only with a problem."
+_PROBLEM = spec.Reference(ref=f"#/components/schemas/{ProblemDetails.__name__}")
+_RETRY_AFTER = spec.OpenAPIHeader(
+    schema=spec.Schema(type=spec.OpenAPIType.INTEGER, minimum=1), description="Seconds to wait; only with a problem."
 )
-_SCHEMES = {
-    "bearer": SecurityScheme(type="http", scheme="bearer", description="An API key, or an identity provider's token."),
-    "apiKey": SecurityScheme(type="apiKey", security_scheme_in="header", name="X-API-Key", description="An API key."),
-}
+_SCHEMES = {name: spec.SecurityScheme(**one) for name, one in _TEXTS["schemes"].items()}
 
 
 def describe(
     path: str,
     *,
     body: Any = None,
-    parameters: Sequence[Parameter] = (),
+    parameters: Sequence[spec.Parameter] = (),
     query: type[msgspec.Struct] = NoQuery,
     state: type[msgspec.Struct] | None = None,
     need: Need | None = None,
@@ -90,17 +73,17 @@ def describe(
         responses[503] = _response(state, texts.pop("unavailable"))
 
     @dataclass
-    class Described(Operation):
+    class Described(spec.Operation):
         def __post_init__(self) -> None:
-            found: list[Parameter | Reference] = [*parameters]
+            found: list[spec.Parameter | spec.Reference] = [*parameters]
             for name, schema in schemas(query).items():
                 # A JSON schema goes into the document as it is.
                 shape, text = cast("Any", schema), schema.get("description")
-                found.append(Parameter(name=name, param_in="query", schema=shape, description=text))
+                found.append(spec.Parameter(name=name, param_in="query", schema=shape, description=text))
             self.parameters = found or None
             if body:
-                content = {"application/json": OpenAPIMediaType(schema=body)}
-                self.request_body = RequestBody(content=content, required=True)
+                content = {"application/json": spec.OpenAPIMediaType(schema=body)}
+                self.request_body = spec.RequestBody(content=content, required=True)
             self.responses = _with_problems(self.responses or {}, _TEXTS["by_key"] if need else {})
             if need:
                 self.security = [*([] if need[1] else [{}]), *({name: [need[0]]} for name in _SCHEMES)]
@@ -122,8 +105,8 @@ def _with_problems(responses: Mapping[str, Any], more: dict[str, str]) -> dict[s
     """Return `responses`, `more` and those of every route, without the 400 that the framework adds."""
     found = {status: answer for status, answer in responses.items() if status != "400"}
     for status, description in (_TEXTS["anywhere"] | more).items():
-        answer = found.setdefault(status, OpenAPIResponse(description=description, content={}))
-        answer.content.setdefault(PROBLEM_JSON, OpenAPIMediaType(schema=_PROBLEM))
+        answer = found.setdefault(status, spec.OpenAPIResponse(description=description, content={}))
+        answer.content.setdefault(PROBLEM_JSON, spec.OpenAPIMediaType(schema=_PROBLEM))
     for status in {"429", "503"}.intersection(found):
         found[status].headers = {"Retry-After": _RETRY_AFTER}
     return dict(sorted(found.items()))
@@ -180,7 +163,7 @@ def config(contract: Contract) -> OpenAPIConfig:
         description=f"Predictions from {contract.description or contract.plural}; "
         "each is durable before its response is sent.",
         path="/docs",
-        components=Components(security_schemes=dict(_SCHEMES)),
+        components=spec.Components(security_schemes=dict(_SCHEMES)),
         use_handler_docstrings=True,
         render_plugins=[SwaggerUi()],
     )

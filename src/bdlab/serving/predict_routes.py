@@ -94,15 +94,10 @@ class PredictionService:
         return list(map(self.answers, events, scores))
 
     def _make_events(self, many: Sequence[Input], key: str) -> tuple[list[PredictionEvent], Sequence[Score]]:
-        ids = [
-            self._codec.idempotent_id(f"{key}#{index}", given) if key else uuid7() for index, given in enumerate(many)
-        ]
+        make, id_of = partial(self._codec.make, model=self._model), self._codec.idempotent_id
+        ids = [id_of(f"{key}#{index}", given) if key else uuid7() for index, given in enumerate(many)]
         scores = self._scorer.score_many(many)
-        events = [
-            self._codec.make(event_id, given, score, model=self._model)
-            for event_id, given, score in zip(ids, many, scores, strict=True)
-        ]
-        return events, scores
+        return [make(*parts) for parts in zip(ids, many, scores, strict=True)], scores
 
     async def _publish(self, event: PredictionEvent, headers: RequestHeaders) -> None:
         started = time.perf_counter()
@@ -112,14 +107,14 @@ class PredictionService:
             with self.deadlines:
                 position = await self._publisher.publish(event, origin)
         except TimeoutError:
-            self._metrics.not_acknowledged()
+            self._metrics.missed("not_acknowledged")
             why = f"the broker did not acknowledge the event within {self.deadlines.limit_s:g} s"
             self._delivery_health.failed(why)
             raise NotAcknowledged(
                 why, hint="Retry with the same Idempotency-Key: the event may or may not be on the topic."
             ) from None
         except BrokerError as error:
-            self._metrics.not_acknowledged()
+            self._metrics.missed("not_acknowledged")
             if not isinstance(error, EventTooLarge):
                 self._delivery_health.failed(error.message)
             log.warning("not published", id=str(event.id), trace_id=trace_id, problem=error.message)
@@ -131,7 +126,7 @@ class PredictionService:
     def _acquire(self, count: int) -> None:
         waiting = self._metrics.waiting
         if waiting + count > self._max_in_flight:
-            self._metrics.busy(count)
+            self._metrics.missed("busy", count)
             raise Problem(
                 "busy",
                 f"{waiting} predictions wait for the broker; the limit is {self._max_in_flight}. "

@@ -19,6 +19,7 @@ log = structlog.get_logger()
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_S = 2
+_SEE_LOG = "The server's log has the reason."
 
 _TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 #: Status, title and error code (RFC 6750, 3) of each refusal of a key or token.
@@ -76,11 +77,7 @@ def from_error(error: BdlabError, *, prediction_id: str = "") -> Problem:
         if isinstance(error, kind):
             return Problem(name, detail, id=prediction_id)
     log.error("request failed", error=type(error).__name__, problem=error.message)
-    return _failed()
-
-
-def _failed() -> Problem:
-    return Problem("failed", "The server's log has the reason.")
+    return Problem("failed", _SEE_LOG)
 
 
 def problem_of(error: Exception, scope: Any) -> Problem:
@@ -90,7 +87,7 @@ def problem_of(error: Exception, scope: Any) -> Problem:
     if isinstance(error, BdlabError):
         return from_error(error)
     log.error("request failed", method=scope["method"], path=scope["path"], exc_info=error)
-    return _failed()
+    return Problem("failed", _SEE_LOG)
 
 
 def _response(found: Problem) -> Response[bytes]:
