@@ -121,7 +121,7 @@ def prune(
     """
     with Session(credentials, application_name="bdlab prune", limits=_LIMITS) as session:
         with session.transaction() as cursor:
-            cursor.execute(queries("retention")["logs"])
+            cursor.execute(queries("accounts")["prunable"])
             logs = [(row[0], LogPartition(*row[1:5]), int(row[5]), int(row[6])) for row in cursor.fetchall()]
         for log_id, log, base, following in logs:
             pruned = Pruned(log=log, pruned_to=base, stored=0, duplicates=0, dead_letters=0)
@@ -137,7 +137,7 @@ def prune(
 
 def _prune_range(cursor: Cursor, log_id: int, pruned: Pruned, upto: int, before: datetime, *, dry_run: bool) -> Pruned:
     """Delete from `pruned.pruned_to` on what is old, up to `upto`; return the sum of that and `pruned`."""
-    sql, log, base = queries("retention"), pruned.log, pruned.pruned_to
+    sql, log, base = queries("accounts"), pruned.log, pruned.pruned_to
     values = {"log_id": log_id, "partition": log.partition, "base": base, "next": upto}
     cursor.execute(sql["first_young"], {**values, "cutoff": before})
     (young,) = cursor.fetchone() or (None,)
@@ -145,7 +145,7 @@ def _prune_range(cursor: Cursor, log_id: int, pruned: Pruned, upto: int, before:
         values["next"] = upto = young
     if upto == base:
         return pruned
-    cursor.execute(queries("accounts")["counts"] if dry_run else sql["delete"], values)
+    cursor.execute(sql["counts" if dry_run else "delete"], values)
     counts = dict(zip(_TABLES, cursor.fetchone() or (0, 0, 0), strict=True))
     recorded = sum(counts.values())
     if recorded != upto - base:

@@ -32,7 +32,6 @@ from psycopg2.extensions import libpq_version
 from bdlab.credentials import DatabaseCredentials, DatabaseLogin
 from bdlab.errors import DatabaseDenied, DatabaseError, DatabaseUnavailable, RowRejected, SettingsInvalid
 
-_MARK = "-- name: "
 LIBPQ = ".".join(map(str, divmod(libpq_version(), 10_000)))
 INSUFFICIENT_PRIVILEGE = "42501"
 _CONTENT_CLASSES = ("22", "23", "54")
@@ -56,11 +55,13 @@ _log = structlog.get_logger()
 
 @cache
 def queries(file: str) -> dict[str, str]:
-    """Return the queries of ``sql/<file>.sql`` by their names."""
+    """Return the queries of ``sql/<file>.sql`` by their names. A section ``$name`` stands in for that word after it."""
     text = files(__package__).joinpath("sql", f"{file}.sql").read_text("utf-8")
-    sections = {}
-    for section in text.split(_MARK)[1:]:
+    sections: dict[str, str] = {}
+    for section in text.split("-- name: ")[1:]:
         name, _, body = section.partition("\n")
+        for word in [known for known in sections if known.startswith("$")]:
+            body = body.replace(word, sections[word])
         sections[name.strip()] = body.strip()
     return sections
 

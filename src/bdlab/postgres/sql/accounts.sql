@@ -1,16 +1,17 @@
+-- name: $in_range
+log_id = %(log_id)s AND partition = %(partition)s AND "offset" >= %(base)s AND "offset" < %(next)s
+
 -- name: index_scans_only
 -- The tables are wide and their indexes narrow: never scan a table to count its positions.
 SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off
 
 -- name: offsets
-SELECT log_id, partition, s.first_offset, s.next_offset, s.end_seen,
-       c.pruned_to, c.stored, c.duplicates, c.dead_letters
+SELECT log_id, partition, s.first_offset, s.next_offset, s.end_seen, c.pruned_to, c.stored, c.duplicates, c.dead_letters
 FROM sink_offsets s LEFT JOIN checkpoints c USING (log_id, partition)
 
 -- name: next_offsets
 SELECT l.cluster_id, l.topic, s.partition, l.topic_id, s.next_offset
-FROM sink_offsets s JOIN logs l USING (log_id)
-WHERE l.closed_at IS NULL
+FROM sink_offsets s JOIN logs l USING (log_id) WHERE l.closed_at IS NULL
 
 -- name: partitions
 -- The distinct partitions of the three tables, by index lookups instead of a scan; the first row only begins it.
@@ -29,12 +30,9 @@ SELECT log_id, cluster_id, topic, topic_id, closed_at IS NOT NULL FROM logs
 -- name: counts
 -- Of [base, next): one scan of each position index.
 SELECT
-    (SELECT count(*) FROM predictions t WHERE t.log_id = %(log_id)s
-        AND t.partition = %(partition)s AND t."offset" >= %(base)s AND t."offset" < %(next)s),
-    (SELECT count(*) FROM duplicates t WHERE t.log_id = %(log_id)s
-        AND t.partition = %(partition)s AND t."offset" >= %(base)s AND t."offset" < %(next)s),
-    (SELECT count(*) FROM dead_letters t WHERE t.log_id = %(log_id)s
-        AND t.partition = %(partition)s AND t."offset" >= %(base)s AND t."offset" < %(next)s)
+    (SELECT count(*) FROM predictions WHERE $in_range),
+    (SELECT count(*) FROM duplicates WHERE $in_range),
+    (SELECT count(*) FROM dead_letters WHERE $in_range)
 
 -- name: twice
 -- An index lookup for each dead letter and duplicate; OFFSET 0 keeps the planner from joining the tables.
@@ -44,10 +42,8 @@ WITH pairs AS (
         SELECT c.recorded_in FROM recorded_positions c
         WHERE c.log_id = a.log_id AND c.partition = a.partition AND c."offset" = a."offset"
           AND c.recorded_in <> 'dead_letters' AND c.recorded_in <> a.recorded_in
-        OFFSET 0
-    ) b
-    WHERE a.log_id = %(log_id)s AND a.partition = %(partition)s
-      AND a."offset" >= %(base)s AND a."offset" < %(next)s AND a.recorded_in <> 'predictions'
+        OFFSET 0) b
+    WHERE $in_range AND a.recorded_in <> 'predictions'
 )
 SELECT "offset", one, other, count(*) OVER () FROM pairs ORDER BY "offset", one, other LIMIT %(limit)s
 
@@ -66,17 +62,46 @@ SELECT "offset", recorded_in, count(*) OVER () FROM found ORDER BY "offset" LIMI
 WITH walked AS (
     SELECT "offset", lag("offset", 1, %(base)s::bigint - 1) OVER (ORDER BY "offset") AS previous
     FROM (
-        SELECT "offset" FROM recorded_positions
-        WHERE log_id = %(log_id)s AND partition = %(partition)s
-          AND "offset" >= %(base)s AND "offset" < %(next)s
-        UNION ALL
-        SELECT %(next)s::bigint
+        SELECT "offset" FROM recorded_positions WHERE $in_range
+        UNION ALL SELECT %(next)s::bigint
     ) present
 )
 SELECT previous + 1, "offset" - 1 FROM walked WHERE "offset" > previous + 1 ORDER BY 1 LIMIT %(limit)s
 
 -- name: ids
 SELECT "offset", array_agg(DISTINCT id::text ORDER BY id::text) FROM recorded_positions
-WHERE log_id = %(log_id)s AND partition = %(partition)s
-  AND "offset" = ANY (%(offsets)s::bigint[]) AND id IS NOT NULL
+WHERE log_id = %(log_id)s AND partition = %(partition)s AND "offset" = ANY (%(offsets)s::bigint[]) AND id IS NOT NULL
 GROUP BY "offset"
+
+-- name: prunable
+-- With the base of each log: everything below it is pruned.
+SELECT log_id, l.cluster_id, l.topic, s.partition, l.topic_id, coalesce(c.pruned_to, s.first_offset), s.next_offset
+FROM sink_offsets s JOIN logs l USING (log_id) LEFT JOIN checkpoints c USING (log_id, partition)
+ORDER BY log_id, s.partition
+
+-- name: first_young
+-- The first offset of [base, next) that was recorded at `cutoff` or later.
+SELECT min("offset") FROM (
+    SELECT "offset" FROM predictions WHERE $in_range AND stored_at >= %(cutoff)s
+    UNION ALL
+    SELECT "offset" FROM duplicates WHERE $in_range AND recorded_at >= %(cutoff)s
+    UNION ALL
+    SELECT "offset" FROM dead_letters WHERE $in_range AND recorded_at >= %(cutoff)s
+) young
+
+-- name: delete
+WITH
+p AS (DELETE FROM predictions WHERE $in_range RETURNING 1),
+u AS (DELETE FROM duplicates WHERE $in_range RETURNING 1),
+d AS (DELETE FROM dead_letters WHERE $in_range RETURNING 1),
+r AS (DELETE FROM replays WHERE $in_range)
+SELECT (SELECT count(*) FROM p), (SELECT count(*) FROM u), (SELECT count(*) FROM d)
+
+-- name: checkpoint
+-- Only from the end of the last one on: two prunes at once cannot count the same rows.
+INSERT INTO checkpoints AS c (log_id, partition, pruned_to, stored, duplicates, dead_letters)
+VALUES (%(log_id)s, %(partition)s, %(next)s, %(stored)s, %(duplicates)s, %(dead_letters)s)
+ON CONFLICT (log_id, partition) DO UPDATE
+SET pruned_to = excluded.pruned_to, stored = c.stored + excluded.stored, pruned_at = now(),
+    duplicates = c.duplicates + excluded.duplicates, dead_letters = c.dead_letters + excluded.dead_letters
+WHERE c.pruned_to = %(base)s

@@ -15,14 +15,12 @@ WITH letters AS (
     LEFT JOIN LATERAL (
         SELECT r.new_log_id, r.new_partition, r.new_offset, count(*) OVER () AS times FROM replays r
         WHERE r.log_id = d.log_id AND r.partition = d.partition AND r."offset" = d."offset"
-        ORDER BY r.replayed_at DESC LIMIT 1
-    ) r ON true
+        ORDER BY r.replayed_at DESC LIMIT 1) r ON true
     LEFT JOIN LATERAL (
         SELECT CASE p.recorded_in WHEN 'dead_letters' THEN 'superseded' ELSE 'stored' END AS state
         FROM recorded_positions p
         WHERE p.log_id = r.new_log_id AND p.partition = r.new_partition AND p."offset" = r.new_offset
-        OFFSET 0
-    ) f ON true
+        OFFSET 0) f ON true
     WHERE (%(cluster_id)s::text IS NULL OR l.cluster_id = %(cluster_id)s)
       AND (%(topic)s::text IS NULL OR l.topic = %(topic)s)
       AND (%(partition)s::int IS NULL OR d.partition = %(partition)s)
@@ -40,39 +38,37 @@ WHERE %(states)s::text[] IS NULL OR state = ANY (%(states)s)
 ORDER BY state NOT IN ('open', 'returned'), recorded_at, log_id, partition, "offset"
 LIMIT %(limit)s
 
+-- name: $at_place
+r.log_id = l.log_id AND r.partition = w.partition AND r."offset" = w."offset"
+
 -- name: replay_outcomes
 -- Of these positions in the newest log of a topic, those that a consumer has recorded.
 SELECT w.partition, w."offset", f.became, f.reason
 FROM unnest(%(partitions)s::int[], %(offsets)s::bigint[]) AS w (partition, "offset")
 CROSS JOIN (SELECT max(log_id) AS log_id FROM logs WHERE cluster_id = %(cluster_id)s AND topic = %(topic)s) l
 CROSS JOIN LATERAL (
-    SELECT 'stored' AS became, '' AS reason FROM predictions p
-    WHERE p.log_id = l.log_id AND p.partition = w.partition AND p."offset" = w."offset"
+    SELECT 'stored' AS became, '' AS reason FROM predictions r WHERE $at_place
     UNION ALL
-    SELECT 'duplicate', '' FROM duplicates u
-    WHERE u.log_id = l.log_id AND u.partition = w.partition AND u."offset" = w."offset"
+    SELECT 'duplicate', '' FROM duplicates r WHERE $at_place
     UNION ALL
-    SELECT 'dead', d.reason FROM dead_letters d
-    WHERE d.log_id = l.log_id AND d.partition = w.partition AND d."offset" = w."offset"
-    OFFSET 0
-) f
+    SELECT 'dead', r.reason FROM dead_letters r WHERE $at_place
+    OFFSET 0) f
+
+-- name: $of_letter
+FROM dead_letters d JOIN logs l USING (log_id)
+WHERE l.cluster_id = %(cluster_id)s AND l.topic = %(topic)s AND l.topic_id = %(topic_id)s
+  AND d.partition = %(partition)s AND d."offset" = %(offset)s
 
 -- name: record_replay
 -- A producer does not know the topic id: the new position is in the topic's newest log, if a consumer has seen one.
 INSERT INTO replays (log_id, partition, "offset", new_log_id, new_partition, new_offset)
-SELECT max(d.log_id), %(partition)s, %(offset)s, (
-    SELECT max(n.log_id) FROM logs n WHERE n.cluster_id = %(new_cluster_id)s AND n.topic = %(new_topic)s
-), %(new_partition)s, %(new_offset)s
-FROM dead_letters d JOIN logs l USING (log_id)
-WHERE l.cluster_id = %(cluster_id)s AND l.topic = %(topic)s AND l.topic_id = %(topic_id)s
-  AND d.partition = %(partition)s AND d."offset" = %(offset)s
-HAVING count(*) > 0
+SELECT max(d.log_id), %(partition)s, %(offset)s,
+       (SELECT max(n.log_id) FROM logs n WHERE n.cluster_id = %(new_cluster_id)s AND n.topic = %(new_topic)s),
+       %(new_partition)s, %(new_offset)s
+$of_letter HAVING count(*) > 0
 ON CONFLICT DO NOTHING
 
 -- name: discard
 INSERT INTO discards (log_id, partition, "offset", reason)
 SELECT d.log_id, d.partition, d."offset", %(because)s
-FROM dead_letters d JOIN logs l USING (log_id)
-WHERE l.cluster_id = %(cluster_id)s AND l.topic = %(topic)s AND l.topic_id = %(topic_id)s
-  AND d.partition = %(partition)s AND d."offset" = %(offset)s
-ON CONFLICT DO NOTHING
+$of_letter ON CONFLICT DO NOTHING

@@ -4,13 +4,11 @@ SELECT {columns}, l.cluster_id, l.topic, p.partition, p."offset", l.topic_id
 FROM (
     SELECT *, sum(_bytes) OVER (ORDER BY stored_at DESC, created_at DESC, id DESC) - _bytes AS _before
     FROM (
-        SELECT *, {bytes} AS _bytes
-        FROM predictions
+        SELECT *, {bytes} AS _bytes FROM predictions
         WHERE %(source)s IN ('all', source)
            OR (%(source)s = 'real' AND source IS DISTINCT FROM 'drill' AND source IS DISTINCT FROM 'demo')
         -- The rows of a batch have the same stored_at: the index finds the batches, and a sort orders each.
-        ORDER BY stored_at DESC, created_at DESC, id DESC
-        LIMIT %(limit)s
+        ORDER BY stored_at DESC, created_at DESC, id DESC LIMIT %(limit)s
     ) AS newest
 ) AS p LEFT JOIN logs l USING (log_id)
 WHERE _before < %(bytes)s
@@ -18,8 +16,7 @@ ORDER BY p.stored_at DESC, p.created_at DESC, p.id DESC
 
 -- name: get
 SELECT {columns}, p.cluster_id, p.topic, p.partition, p."offset", p.topic_id
-FROM located_predictions p
-WHERE p.id = %(id)s::uuid
+FROM located_predictions p WHERE p.id = %(id)s::uuid
 
 -- name: traced
 -- Of an id, of a trace since a moment (`stored_at` has an index, `trace_id` none), or of a position in the newest log.
@@ -33,8 +30,7 @@ WHERE (%(id)s::uuid IS NULL OR p.id = %(id)s::uuid)
   AND (%(partition)s::int IS NULL OR p.id = (
       SELECT r.id FROM recorded_positions r WHERE r.partition = %(partition)s AND r."offset" = %(offset)s
          AND r.log_id = (SELECT max(log_id) FROM logs WHERE topic = %(topic)s AND closed_at IS NULL)))
-ORDER BY p.stored_at, p.id
-LIMIT 100
+ORDER BY p.stored_at, p.id LIMIT 100
 
 -- name: kept
 SELECT min(stored_at) AS oldest, (SELECT max(pruned_at) FROM checkpoints) AS pruned_at FROM predictions
@@ -42,11 +38,13 @@ SELECT min(stored_at) AS oldest, (SELECT max(pruned_at) FROM checkpoints) AS pru
 -- name: count
 SELECT count(*) FROM predictions
 
--- name: count_open
-SELECT count(*) FROM dead_letters
+-- name: $of_open
+FROM dead_letters
 WHERE (log_id, partition, "offset") NOT IN (
-    SELECT log_id, partition, "offset" FROM replays UNION ALL SELECT log_id, partition, "offset" FROM discards
-)
+    SELECT log_id, partition, "offset" FROM replays UNION ALL SELECT log_id, partition, "offset" FROM discards)
+
+-- name: count_open
+SELECT count(*) $of_open
 
 -- name: server
 SELECT extract(epoch FROM clock_timestamp())::float8, count(datid),
@@ -54,11 +52,7 @@ SELECT extract(epoch FROM clock_timestamp())::float8, count(datid),
 FROM pg_stat_activity
 
 -- name: newest_open
-SELECT partition || '/' || "offset", recorded_at, sqlstate, reason FROM dead_letters
-WHERE (log_id, partition, "offset") NOT IN (
-    SELECT log_id, partition, "offset" FROM replays UNION ALL SELECT log_id, partition, "offset" FROM discards
-)
-ORDER BY recorded_at DESC LIMIT 3
+SELECT partition || '/' || "offset", recorded_at, sqlstate, reason $of_open ORDER BY recorded_at DESC LIMIT 3
 
 -- name: ended_logins
 -- By Vault's naming, as in the role bdlab-sweep.
@@ -66,5 +60,4 @@ SELECT r.rolname, count(a.pid)
 FROM pg_roles r LEFT JOIN pg_stat_activity a ON a.usesysid = r.oid
 WHERE r.rolname ~ '^v-.+-bdlab-..-[0-9A-Za-z]{20}-[0-9]+$'
   AND (NOT r.rolcanlogin OR r.rolvaliduntil < now() - interval '1 minute')
-GROUP BY r.rolname
-ORDER BY r.rolname
+GROUP BY r.rolname ORDER BY r.rolname

@@ -9,8 +9,7 @@ CREATE DATABASE {database} ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE 
 SELECT rolcanlogin, rolsuper, rolcreaterole FROM pg_roles WHERE rolname = %(name)s
 
 -- name: enterable
--- Databases that PUBLIC may enter: those that come with each server, if the administrator may change them, or all
--- others.
+-- Databases that PUBLIC may enter: all, or those of each server that the administrator may change.
 SELECT datname FROM pg_database
 WHERE datallowconn AND datname <> %(database)s AND has_database_privilege('public', oid, 'CONNECT')
   AND (NOT %(maintenance)s OR datname IN ('postgres', 'template1') AND pg_has_role(datdba, 'USAGE'))
@@ -43,8 +42,7 @@ GRANT {group} TO {role} WITH ADMIN OPTION
 -- name: is_member
 SELECT EXISTS (
     SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member
-    WHERE g.rolname = %(group)s AND r.rolname = %(member)s AND (m.admin_option OR NOT %(admin)s)
-)
+    WHERE g.rolname = %(group)s AND r.rolname = %(member)s AND (m.admin_option OR NOT %(admin)s))
 
 -- name: grant_membership
 GRANT {group} TO {role}

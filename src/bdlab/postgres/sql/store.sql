@@ -16,54 +16,44 @@ ON CONFLICT (log_id, partition) DO NOTHING
 -- name: next_offsets
 SELECT log_id, partition, next_offset FROM sink_offsets WHERE log_id = ANY (%(log_ids)s)
 
+-- name: $batch
+batch AS (
+    SELECT * FROM unnest(%(log_ids)s::int[], %(partitions)s::int[], %(expected)s::bigint[], %(next)s::bigint[],
+                         %(ends)s::bigint[]) AS b (log_id, partition, expected, next, end_seen)
+)
+
 -- name: fence
 -- Locks the partitions, always in the same order, so that two consumers cannot deadlock, and advances those whose
 -- offset is where the batch begins. If these are fewer than the batch's partitions, another consumer was here.
-WITH batch AS (
-    SELECT *
-    FROM unnest(%(log_ids)s::int[], %(partitions)s::int[], %(expected)s::bigint[], %(next)s::bigint[],
-                %(ends)s::bigint[])
-         AS b (log_id, partition, expected, next, end_seen)
-), locked AS (
+WITH $batch, locked AS (
     SELECT s.log_id, s.partition, b.next, b.end_seen
     FROM sink_offsets s JOIN batch b ON s.log_id = b.log_id AND s.partition = b.partition
     WHERE s.next_offset = b.expected
-    ORDER BY s.log_id, s.partition
-    FOR UPDATE OF s
+    ORDER BY s.log_id, s.partition FOR UPDATE OF s
 )
 UPDATE sink_offsets s
 SET next_offset = l.next, end_seen = greatest(s.end_seen, l.next, l.end_seen)
 FROM locked l
 WHERE s.log_id = l.log_id AND s.partition = l.partition
 
+-- name: $in_batch
+d.log_id = b.log_id AND d.partition = b.partition AND d."offset" >= b.expected AND d."offset" < b.next
+
 -- name: insert_rows
 -- `known` is empty unless positions come that are recorded already, as after sink_offsets was set back. OFFSET 0
 -- keeps it one range scan for each partition, however large the tables are.
 -- The rows are inserted in the order of their ids, so that two consumers with the same ids cannot deadlock.
-WITH batch AS (
-    SELECT *
-    FROM unnest(%(log_ids)s::int[], %(partitions)s::int[], %(expected)s::bigint[], %(next)s::bigint[])
-         AS b (log_id, partition, expected, next)
-), known AS MATERIALIZED (
+WITH $batch, known AS MATERIALIZED (
     SELECT k.* FROM batch b CROSS JOIN LATERAL (
-        SELECT d.log_id, d.partition, d."offset" FROM duplicates d
-        WHERE d.log_id = b.log_id AND d.partition = b.partition
-          AND d."offset" >= b.expected AND d."offset" < b.next
-        OFFSET 0) k
+        SELECT d.log_id, d.partition, d."offset" FROM duplicates d WHERE $in_batch OFFSET 0) k
     UNION ALL
     SELECT k.* FROM batch b CROSS JOIN LATERAL (
-        SELECT d.log_id, d.partition, d."offset" FROM dead_letters d
-        WHERE d.log_id = b.log_id AND d.partition = b.partition
-          AND d."offset" >= b.expected AND d."offset" < b.next
-        OFFSET 0) k
+        SELECT d.log_id, d.partition, d."offset" FROM dead_letters d WHERE $in_batch OFFSET 0) k
 )
 INSERT INTO predictions ({columns})
-SELECT {values}
-FROM incoming i
+SELECT {values} FROM incoming i
 WHERE NOT EXISTS (
-    SELECT FROM known k
-    WHERE k.log_id = i.log_id AND k.partition = i.partition AND k."offset" = i."offset"
-)
+    SELECT FROM known k WHERE k.log_id = i.log_id AND k.partition = i.partition AND k."offset" = i."offset")
 ORDER BY i.id, i.log_id, i.partition, i."offset"
 ON CONFLICT (id) DO NOTHING
 
@@ -73,14 +63,12 @@ ON CONFLICT (id) DO NOTHING
 INSERT INTO duplicates (log_id, partition, "offset", id)
 SELECT i.log_id, i.partition, i."offset", i.id
 FROM incoming i CROSS JOIN LATERAL (
-    SELECT s.log_id, s.partition, s."offset" FROM predictions s WHERE s.id = i.id OFFSET 0
-) p
+    SELECT s.log_id, s.partition, s."offset" FROM predictions s WHERE s.id = i.id OFFSET 0) p
 WHERE (p.log_id, p.partition, p."offset") <> (i.log_id, i.partition, i."offset")
   AND NOT EXISTS (
     SELECT FROM dead_letters d
     WHERE d.log_id = i.log_id AND d.partition = i.partition AND d."offset" = i."offset"
-    OFFSET 0
-)
+    OFFSET 0)
 ON CONFLICT (log_id, partition, "offset") DO NOTHING
 
 -- name: dead_letter
@@ -92,13 +80,11 @@ ON CONFLICT (log_id, partition, "offset") DO NOTHING
 -- A position that is recorded already writes nothing, also if it was a row.
 INSERT INTO dead_letters (log_id, partition, "offset", key, value, headers, reason, sqlstate, replay_count)
 SELECT d.*
-FROM (VALUES %s)
-     AS d (log_id, partition, "offset", key, value, headers, reason, sqlstate, replay_count)
+FROM (VALUES %s) AS d (log_id, partition, "offset", key, value, headers, reason, sqlstate, replay_count)
 WHERE NOT EXISTS (
     SELECT FROM recorded_positions r
     WHERE r.log_id = d.log_id AND r.partition = d.partition AND r."offset" = d."offset"
       AND r.recorded_in <> 'dead_letters'
-    OFFSET 0
-)
+    OFFSET 0)
 ON CONFLICT (log_id, partition, "offset") DO NOTHING
 RETURNING 1
