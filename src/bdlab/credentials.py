@@ -4,7 +4,7 @@ In a running pipeline `bdlab.vault` is the source, and renews logins in the back
 identity, with what the source returns now, and connects with the new one before closing the connection of the old one.
 """
 
-from typing import Protocol
+from typing import Protocol, Self
 
 import msgspec
 
@@ -50,6 +50,23 @@ class KafkaLogin(msgspec.Struct, frozen=True, kw_only=True):
     ca_pem: str = ""
     certificate: Certificate | None = None
     version: int = 0
+
+
+class Connecting:
+    """A context manager that connects at its beginning, and closes at its end."""
+
+    def open(self) -> None:
+        """Connect."""
+
+    def close(self) -> None:
+        """End all connections."""
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class DatabaseCredentials(Protocol):

@@ -3,16 +3,15 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from functools import cached_property
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined] # its stub does not re-export two of them
 
-from bdlab.credentials import KafkaCredentials, KafkaLogin
+from bdlab.credentials import Connecting, KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable
 from bdlab.events import Record
 from bdlab.kafka.connection import (
@@ -100,7 +99,7 @@ class _Connection:
         )
 
 
-class Admin:
+class Admin(Connecting):
     """Asks the broker about the topic and the group, and creates the topic.
 
     Each call ends within about `timeout_s` seconds. One thread at a time is served; a lock makes others wait.
@@ -114,12 +113,6 @@ class Admin:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the clients."""
@@ -181,12 +174,10 @@ class Admin:
         server = connection.server
         metadata = connection.metadata()
         found = metadata.topics.get(server.topic)
-        problem, lag = "", None
-        if found is None:
-            problem = f"topic {server.topic!r} is missing, or this user may not see it"
-        else:
+        problem, lag = f"topic {server.topic!r} is missing, or this user may not see it", None
+        if found is not None:
             try:
-                lag = connection.lag(metadata)
+                problem, lag = "", connection.lag(metadata)
             except BrokerError as error:
                 problem = f"the group's lag cannot be told: {error.message}"
         return BrokerState(
@@ -219,12 +210,8 @@ class Admin:
                 return EnsuredTopic(server.topic, created=True, partitions=server.partitions)
         _refuse_compaction(admin, connection)
         partitions = len(found.partitions)
-        warning = ""
-        if partitions != server.partitions:
-            warning = (
-                f"topic {server.topic!r} has {partitions} partitions, the settings say "
-                f"{server.partitions}: left as it is"
-            )
+        differ = f"has {partitions} partitions, the settings say {server.partitions}: left as it is"
+        warning = f"topic {server.topic!r} {differ}" if partitions != server.partitions else ""
         return EnsuredTopic(server.topic, created=False, partitions=partitions, warning=warning)
 
     def _await_topic(self, admin: AdminClient, connection: _Connection) -> Any:
@@ -260,11 +247,11 @@ def group_members(login: KafkaLogin) -> list[tuple[str, list[int]]]:
     For a process of its own, since librdkafka may end the process (see `LogReader.committed_offsets`).
     """
     group, admin = login.server.group, AdminClient(client_config(login, client_id="bdlab-doctor"))
-
-    def ask(left_s: float) -> dict[str, Future[Any]]:
-        return admin.describe_consumer_groups([group], request_timeout=left_s)
-
-    (found,) = await_results("describing group {!r}".format, ask, _ONE_BROKER_S)
+    (found,) = await_results(
+        "describing group {!r}".format,
+        lambda left_s: admin.describe_consumer_groups([group], request_timeout=left_s),
+        _ONE_BROKER_S,
+    )
     return [
         (f"{each.client_id} at {each.host}", sorted(place.partition for place in each.assignment.topic_partitions))
         for each in found.members
@@ -280,22 +267,18 @@ def _leads_all(metadata: Any, topic: str) -> bool:
 def _create(admin: AdminClient, connection: _Connection) -> bool:
     """Create the topic; return false if another process was faster."""
     server = connection.server
-    topic = NewTopic(
-        server.topic,
-        num_partitions=server.partitions,
-        replication_factor=server.replication_factor,
-        config={
-            "cleanup.policy": "delete",
-            "max.message.bytes": str(TOPIC_MAX_MESSAGE_BYTES),
-            "message.timestamp.type": "LogAppendTime",  # which a row keeps, and `trace` shows
-        },
-    )
-
-    def ask(left_s: float) -> dict[str, Future[Any]]:
-        return admin.create_topics([topic], operation_timeout=left_s, request_timeout=left_s)
-
+    config = {
+        "cleanup.policy": "delete",
+        "max.message.bytes": str(TOPIC_MAX_MESSAGE_BYTES),
+        "message.timestamp.type": "LogAppendTime",  # which a row keeps, and `trace` shows
+    }
+    topic = NewTopic(server.topic, server.partitions, server.replication_factor, config=config)
     try:
-        await_results("creating topic {!r}".format, ask, connection.left_s)
+        await_results(
+            "creating topic {!r}".format,
+            lambda left_s: admin.create_topics([topic], operation_timeout=left_s, request_timeout=left_s),
+            connection.left_s,
+        )
     except BrokerError as error:
         cause = error.__cause__
         if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
@@ -307,15 +290,14 @@ def _create(admin: AdminClient, connection: _Connection) -> bool:
 def _refuse_compaction(admin: AdminClient, connection: _Connection) -> None:
     topic = connection.server.topic
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-
-    def ask(left_s: float) -> dict[ConfigResource, Future[Any]]:
-        return admin.describe_configs([resource], request_timeout=left_s)
-
-    # The topic is there: one broker has listed it. The one that is asked may be a moment behind.
-    behind = (KafkaError.UNKNOWN_TOPIC_OR_PART,)
     try:
-        doing = "reading the settings of topic {0.name!r}".format
-        (config,) = await_results(doing, ask, connection.left_s, retriable=behind)
+        (config,) = await_results(
+            "reading the settings of topic {0.name!r}".format,
+            lambda left_s: admin.describe_configs([resource], request_timeout=left_s),
+            connection.left_s,
+            # The topic is there: one broker has listed it. The one that is asked may be a moment behind.
+            retriable=(KafkaError.UNKNOWN_TOPIC_OR_PART,),
+        )
     except BrokerRefused as error:
         log.warning("whether the topic is compacted cannot be told", problem=error.message)
         return

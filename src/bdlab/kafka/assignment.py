@@ -20,7 +20,8 @@ class Assignment:
     """The state of the assigned partitions.
 
     `started`: they were given their start positions (true without partitions). `unconfirmed`: records that
-    were read, and that the topic is not yet known to hold.
+    were read, and that the topic is not yet known to hold. `next`: the offset to be read next of each partition that
+    is read. `ended`: the partitions that were read to their ends.
     """
 
     def __init__(self, partitions: frozenset[int] = frozenset()) -> None:
@@ -28,22 +29,13 @@ class Assignment:
         self.started = not partitions
         self.stopped: dict[int, str] = {}
         self.unconfirmed: list[Record] = []
-        self._next: dict[int, int] = {}
-        self._ended: set[int] = set()
-
-    def start(self, offsets: dict[int, int]) -> None:
-        """Note the offset at which each partition starts."""
-        self._next = dict(offsets)
-        self.started = True
+        self.next: dict[int, int] = {}
+        self.ended: set[int] = set()
 
     @property
     def at_end(self) -> bool:
         """Whether each partition was read to its end or is stopped; false without partitions."""
-        return bool(self.partitions) and self.started and self.partitions <= self._ended | set(self.stopped)
-
-    def end(self, partition: int) -> None:
-        """Note that a partition was read to its end."""
-        self._ended.add(partition)
+        return bool(self.partitions) and self.started and self.partitions <= self.ended | set(self.stopped)
 
     def stop(self, partition: int, reason: str) -> None:
         """Note, and log once, why a partition cannot be read on."""
@@ -51,26 +43,13 @@ class Assignment:
             log.error("partition stopped", partition=partition, reason=reason)
         self.stopped[partition] = reason
 
-    def next_offset(self, partition: int) -> int:
-        """Return the offset to be read next, -1 if the partition is not read."""
-        return self._next.get(partition, -1)
-
-    def gap(self, message: Message) -> int:
-        """Return how many offsets are missing between what was read last and `message`."""
-        partition, offset = message.partition(), message.offset()
-        if partition is None or offset is None or partition not in self._next:
-            return 0
-        return max(0, offset - self._next[partition])
-
     def take(self, message: Message, log: LogPartition, read_at: datetime) -> Record | None:
         """Return the record, of the topic of `log`, if it is the next one of its partition, else None."""
         partition, offset = message.partition(), message.offset()
-        if partition is None or offset is None or partition in self.stopped:
+        if partition is None or offset is None or partition in self.stopped or offset != self.next.get(partition):
             return None
-        if offset != self._next.get(partition):
-            return None
-        self._next[partition] = offset + 1
-        self._ended.discard(partition)
+        self.next[partition] = offset + 1
+        self.ended.discard(partition)
         return to_record(message, Position(log.cluster_id, log.topic, partition, offset, log.topic_id), read_at)
 
 

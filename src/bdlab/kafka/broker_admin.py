@@ -218,17 +218,14 @@ def _refused(logins: Sequence[KafkaLogin]) -> list[KafkaLogin]:
 def _set_passwords(admin: AdminClient, logins: Sequence[KafkaLogin]) -> None:
     upsertions: list[UserScramCredentialAlteration] = []
     for login in logins:
-        name = login.server.sasl_mechanism
-        mechanism = _MECHANISMS.get(name)
-        if mechanism is None:
+        if (mechanism := _MECHANISMS.get(login.server.sasl_mechanism)) is None:
             raise BrokerRefused(
-                f"users can be made at a broker for SCRAM, and the mechanism is {name}",
+                f"users can be made at a broker for SCRAM, and the mechanism is {login.server.sasl_mechanism}",
                 hint="Name a user that the broker has in .env of the first set-up: BDLAB_KAFKA_USERNAME and "
                 "BDLAB_KAFKA_PASSWORD.",
             )
-        credential = ScramCredentialInfo(mechanism, _ITERATIONS)
-        password = login.password.reveal().encode()
-        upsertions.append(UserScramCredentialUpsertion(login.username, credential, password))
+        info, password = ScramCredentialInfo(mechanism, _ITERATIONS), login.password.reveal().encode()
+        upsertions.append(UserScramCredentialUpsertion(login.username, info, password))
     if upsertions:
         await_results(
             "setting the password of user {!r}".format,
@@ -288,15 +285,9 @@ def _change_acls(admin: AdminClient, missing: Sequence[AclBinding], excess: Sequ
 
 def _allowed(admin: AdminClient, names: Iterable[str]) -> set[AclBinding]:
     """Return the ACLs that allow these users something; the broker is asked for all ACLs at once."""
-    anything: Any = None
+    anyone: Any = None
     everything = AclBindingFilter(
-        ResourceType.ANY,
-        anything,
-        ResourcePatternType.ANY,
-        anything,
-        anything,
-        AclOperation.ANY,
-        AclPermissionType.ALLOW,
+        ResourceType.ANY, anyone, ResourcePatternType.ANY, anyone, anyone, AclOperation.ANY, AclPermissionType.ALLOW
     )
     found = _await("listing what users may do", lambda left_s: admin.describe_acls(everything, request_timeout=left_s))
     principals = {f"User:{name}" for name in names}

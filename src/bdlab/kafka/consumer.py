@@ -3,13 +3,13 @@
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import NoReturn, Self
+from typing import NoReturn
 
 import structlog
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from bdlab.credentials import KafkaCredentials, KafkaLogin
+from bdlab.credentials import Connecting, KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing
 from bdlab.events import Position, Record
 from bdlab.kafka.assignment import Assignment, StartPositions
@@ -30,7 +30,7 @@ _LONGEST_PAUSE_S = 1.0
 _DELETE_TIMEOUT_S = 3.0
 
 
-class Consumer:
+class Consumer(Connecting):
     """A member of the group `kafka.group`, for one thread.
 
     Whenever the assignment changes, `poll()` calls `positions` with the log's first position of each assigned
@@ -87,13 +87,6 @@ class Consumer:
         """Make it ready; `poll()` connects. Raises VaultError if there is no login."""
         self._credentials.kafka()
         self._opened = True
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Leave the group and stop."""

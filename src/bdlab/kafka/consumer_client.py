@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, OffsetOutOfRange, TopicMissing
-from bdlab.events import Position, Record
+from bdlab.events import Record
 from bdlab.kafka.assignment import Assignment, StartPositions, out_of_range
 from bdlab.kafka.connection import broker_error, client_config, fetch_metadata, no_answer, partitions_of
 from bdlab.kafka.log_reader import LogReader, TopicIds, reported_ranges
@@ -29,7 +29,6 @@ ASK_TIMEOUT_S = 5.0
 _CHUNK = 500
 #: How often the topic's id is asked for while no records come.
 _CHECK_EVERY_S = 1.0
-
 
 #: A batch of records that cannot be unpacked; librdkafka reads it again without end.
 _UNREADABLE = {KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._UNDERFLOW, KafkaError._NOT_IMPLEMENTED}
@@ -152,18 +151,12 @@ class ConsumerClient:
                 of_topic = log_partition(ranges[0])
                 refused = self._check_log(ranges, lambda offsets: reader.records_at(of_topic, offsets, ASK_TIMEOUT_S))
             found = self._ranges(partitions)
-            answer = self._positions(
-                [
-                    Position(self.cluster_id, topic, partition, low, self.topic_id)
-                    for partition, (low, _) in found.items()
-                    if partition not in refused
-                ]
-            )
-            starts = {position.partition: position.offset for position in answer}
+            log = LogPartition(self.cluster_id, topic, 0, self.topic_id)
+            read = [log._replace(partition=each).at(low) for each, (low, _) in found.items() if each not in refused]
+            starts = {position.partition: position.offset for position in self._positions(read)}
             # The end that a broker reports may be too low, never too high: read on if that matters.
             ends = {partition: end for partition, (_, end) in found.items()}
-            unsure = {partition: end for partition, end in ends.items() if starts.get(partition, end) > end}
-            if unsure:
+            if unsure := {partition: end for partition, end in ends.items() if starts.get(partition, end) > end}:
                 ends |= reader.true_ends(topic, unsure, ASK_TIMEOUT_S)
         for partition, (low, _) in found.items():
             if partition in refused:
@@ -178,7 +171,7 @@ class ConsumerClient:
             self._client.assign([TopicPartition(topic, partition, offset) for partition, offset in starts.items()])
         except KafkaException as error:
             raise broker_error(error, "starting at the store's positions") from error
-        self.assignment.start(starts)
+        self.assignment.next, self.assignment.started = starts, True
 
     def _ranges(self, partitions: Iterable[int]) -> dict[int, tuple[int, int]]:
         return reported_ranges(self._client, self.login.server.topic, partitions, ASK_TIMEOUT_S)
@@ -218,8 +211,8 @@ class ConsumerClient:
                     elif record := self.assignment.take(message, log, read_at):
                         records.append(record)
                         size += len(record.value or b"")
-                    elif self.assignment.gap(message):
-                        self._on_gap(message)
+                    else:
+                        self._on_other(message)
                     if self._interrupted:  # skip the rest of the chunk: all is read again
                         break
                 if self._interrupted:
@@ -236,23 +229,20 @@ class ConsumerClient:
 
     def commit(self, offsets: dict[int, int]) -> None:
         """Commit next offsets to the group, in the background; only lag tools read them."""
-        topic = self.login.server.topic
+        topic, mine = self.login.server.topic, self.assignment.partitions
         wanted = [
-            TopicPartition(topic, partition, offset)
-            for partition, offset in offsets.items()
-            if partition in self.assignment.partitions
+            TopicPartition(topic, partition, offset) for partition, offset in offsets.items() if partition in mine
         ]
-        if not wanted:
-            return
         try:
-            self._client.commit(offsets=wanted, asynchronous=True)
+            if wanted:
+                self._client.commit(offsets=wanted, asynchronous=True)
         except KafkaException as error:
             log.debug("group offsets not committed", problem=str(error))
 
     def _on_message_error(self, error: KafkaError, message: Message) -> None:
         partition = message.partition()
         if error.code() == KafkaError._PARTITION_EOF and partition is not None:
-            self.assignment.end(partition)
+            self.assignment.ended.add(partition)
             return
         found = broker_error(error, "reading from the broker")
         if isinstance(found, BrokerRefused):
@@ -268,12 +258,14 @@ class ConsumerClient:
             self._last_problem = error.str()
             log.warning("reading from Kafka goes on after an error", problem=error.str())
 
-    def _on_gap(self, message: Message) -> None:
-        """Read once more what is missing in between; if it does not come, stop the partition."""
+    def _on_other(self, message: Message) -> None:
+        """If offsets are missing before a message, read them once more; if they do not come, stop the partition."""
         partition, offset = message.partition(), message.offset()
         if partition is None or offset is None or partition in self.assignment.stopped:
             return
-        missing = self.assignment.next_offset(partition)
+        missing = self.assignment.next.get(partition, offset)
+        if missing >= offset:
+            return
         if self._gaps.get(partition) != missing:
             self._gaps[partition] = missing
             self._interrupted = True
@@ -287,7 +279,7 @@ class ConsumerClient:
 
     def _why_out_of_range(self, partition: int) -> str:
         topic = self.login.server.topic
-        offset = self.assignment.next_offset(partition)
+        offset = self.assignment.next.get(partition, -1)
         try:
             start, end = self._ranges([partition])[partition]
         except BrokerError as error:

@@ -3,9 +3,8 @@
 import threading
 import time
 from collections import deque
-from typing import Self
 
-from bdlab.credentials import KafkaCredentials
+from bdlab.credentials import Connecting, KafkaCredentials
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotAcknowledged, TopicMissing
 from bdlab.events import UNKNOWN, Headers, Origin, PredictionEvent, encode, headers, new_traceparent
 from bdlab.kafka.connection import copy_error
@@ -21,7 +20,7 @@ _LONGEST_PAUSE_S = 1.0
 _Unsent = tuple[PendingEvent, bytes | None, bytes | None, Headers]
 
 
-class Producer:
+class Producer(Connecting):
     """Publishes prediction events with `acks=all`, and an idempotent client if `idempotent`.
 
     Without it a request that is repeated may put an event on the topic twice, of which one is stored, and the
@@ -59,13 +58,6 @@ class Producer:
         self._opened = True
         self._watching.start()
         self._polling.start()
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def publish(self, event: PredictionEvent, done: Done, origin: Origin = UNKNOWN) -> None:
         """Publish one event in the background. For any thread. The source of `origin` replaces the producer's own.

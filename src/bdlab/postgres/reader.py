@@ -14,7 +14,7 @@ from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 
 from bdlab.contract import Contract
-from bdlab.credentials import DatabaseCredentials
+from bdlab.credentials import Connecting, DatabaseCredentials
 from bdlab.errors import DatabaseError, DatabaseUnavailable, VaultError
 from bdlab.events import Position, Term
 from bdlab.ledger import Account, LogPartition, LogRange
@@ -60,7 +60,7 @@ class _Rows:
         return msgspec.convert(fields | {"position": Position(*row[len(self._names) :])}, self._type)
 
 
-class Reader:
+class Reader(Connecting):
     """Queries with a login of bdlab_reader, each in one snapshot. Safe to use from several threads."""
 
     def __init__(
@@ -89,13 +89,6 @@ class Reader:
             self._session.close()
         finally:
             self._lock.release()
-
-    def __enter__(self) -> Reader:
-        self.open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @contextmanager
     def _cursor(self) -> Iterator[Cursor]:

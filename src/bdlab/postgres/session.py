@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import psycopg2
@@ -29,7 +29,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 - named s
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extensions import libpq_version
 
-from bdlab.credentials import DatabaseCredentials, DatabaseLogin
+from bdlab.credentials import Connecting, DatabaseCredentials, DatabaseLogin
 from bdlab.errors import DatabaseDenied, DatabaseError, DatabaseUnavailable, RowRejected, SettingsInvalid
 
 LIBPQ = ".".join(map(str, divmod(libpq_version(), 10_000)))
@@ -198,7 +198,7 @@ def cut(connection: Connection) -> None:
         handle.shutdown(socket.SHUT_RDWR)
 
 
-class Session:
+class Session(Connecting):
     """Transactions on one connection, which is made again if it broke or its credentials changed.
 
     Not for two threads at once. `prepare` is called on each new connection, before its first transaction.
@@ -235,13 +235,6 @@ class Session:
         """Close the connection; what it had not committed is rolled back."""
         connection, self._connection = self._connection, None
         _close(connection)
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def cut(self) -> None:
         """Let the transaction that is under way fail now, from another thread, as if the server were gone."""
