@@ -73,14 +73,11 @@ def refusals(ranges: Sequence[LogRange], known: KnownLog | None, look: ReadRecor
     records = look({partition: one.offset for partition, one in known.records.items()})
     differ = {p for p, record in records.items() if not known.records[p].matches(record)}
     found = {one.partition: one for one in ranges}
+    reasons = {p: _differs(found[p], known, records[p]) for p in sorted(differ)}
     # An administrator, or the topic id, says that it is the same log.
-    if known.adopted or (known.topic_id and known.topic_id == ranges[0].topic_id):
-        return {p: _differs(found[p], known, records[p]) for p in sorted(differ)}
-    if records and not differ:
-        return {}
-    return {
-        p: _differs(found[p], known, records[p]) if p in differ else _unproved(found[p], known) for p in sorted(found)
-    }
+    if known.adopted or (known.topic_id and known.topic_id == ranges[0].topic_id) or (records and not differ):
+        return reasons
+    return {p: reasons.get(p) or _unproved(found[p], known) for p in sorted(found)}
 
 
 def _differs(found: LogRange, known: KnownLog, record: Record) -> str:
@@ -101,7 +98,5 @@ def _unproved(found: LogRange, known: KnownLog) -> str:
 
 
 def _ids(found: LogRange, known: KnownLog) -> str:
-    return (
-        f"the broker's topic id is {found.topic_id or 'none'}, the recorded one "
-        f"{known.topic_id or 'not known'} (cluster {found.cluster_id})"
-    )
+    recorded = f"the recorded one {known.topic_id or 'not known'} (cluster {found.cluster_id})"
+    return f"the broker's topic id is {found.topic_id or 'none'}, {recorded}"

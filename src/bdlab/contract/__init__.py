@@ -7,13 +7,5 @@ of a request, the event, the table's columns and the columns of files follow fro
 from bdlab.contract.fields import Contract, Field, column_name, example_of
 from bdlab.contract.schema import check_evolution, check_fits, parse_contract, review_contract
 
-__all__ = [
-    "Contract",
-    "Field",
-    "check_evolution",
-    "check_fits",
-    "column_name",
-    "example_of",
-    "parse_contract",
-    "review_contract",
-]
+__all__ = ["Contract", "Field", "check_evolution", "check_fits", "column_name"]
+__all__ += ["example_of", "parse_contract", "review_contract"]

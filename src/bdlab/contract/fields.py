@@ -27,15 +27,12 @@ PREDICTION, CONFIDENCE, PROBABILITIES = "prediction", "confidence", "probabiliti
 ANSWERS = frozenset((PREDICTION, CONFIDENCE, PROBABILITIES))
 """Columns of outputs alone."""
 
-RESERVED = frozenset(
-    (
-        *("id", "explanation", "model", "source", "created_at", "stored_at", "received_at", "timestamp"),
-        *("schema_version", "trace_id", "key_name", "appended_at", "read_at", "known_terms", "warning"),
-        *("cluster_id", "topic", "topic_id", "partition", "offset", "log_id", "position", "line", "status"),
-        # Columns that every table of PostgreSQL has.
-        *("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"),
-    )
-)
+RESERVED = {
+    *("id", "explanation", "model", "source", "created_at", "stored_at", "received_at", "timestamp"),
+    *("schema_version", "trace_id", "key_name", "appended_at", "read_at", "known_terms", "warning"),
+    *("cluster_id", "topic", "topic_id", "partition", "offset", "log_id", "position", "line", "status"),
+    *("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"),  # which every table of PostgreSQL has
+}
 """Columns that are bdlab's or PostgreSQL's own, in the event, the table, the answers or the files."""
 
 MAX_COLUMN_BYTES = 63
@@ -44,6 +41,7 @@ MAX_COLUMN_BYTES = 63
 _WORD_ENDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NO_WORD = re.compile(r"[\W_]+")
 _MOMENT = "2026-01-31T12:00:00Z"
+_STRICT: Any = {"frozen": True, "kw_only": True, "forbid_unknown_fields": True, "gc": False}
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,14 +125,12 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
 
     def at(self, number: int) -> Contract:
         """Return the contract without the fields that were added after `number`."""
-        inputs = tuple(field for field in self.inputs if field.since <= number)
-        kept = {field.column for field in inputs}
-        return msgspec.structs.replace(
-            self,
-            inputs=inputs,
-            outputs=tuple(field for field in self.outputs if field.since <= number),
-            columns=tuple(column for column in self.columns if column in kept),
+        inputs, outputs = (
+            tuple(field for field in fields if field.since <= number) for fields in (self.inputs, self.outputs)
         )
+        kept = {field.column for field in inputs}
+        columns = tuple(column for column in self.columns if column in kept)
+        return msgspec.structs.replace(self, inputs=inputs, outputs=outputs, columns=columns)
 
 
 def column_name(name: str) -> str:
@@ -156,11 +152,8 @@ def example_of(contract: Contract) -> dict[str, Any]:
     """Return a valid input as JSON: of each field its first example; if it has none, and has to be given, the
     first of its values, the number that is nearest to 1, or the shortest text.
     """
-    return {
-        field.name: field.examples[0] if field.examples else _shortest(field)
-        for field in contract.inputs
-        if field.examples or field.required
-    }
+    wanted = (field for field in contract.inputs if field.examples or field.required)
+    return {field.name: field.examples[0] if field.examples else _shortest(field) for field in wanted}
 
 
 def _shortest(field: Field) -> Any:
@@ -235,14 +228,6 @@ def _given(field: Field, *, optional: bool = False) -> Any:
 
 def _struct(name: str, fields: list[Any], base: type[B], **options: Any) -> type[B]:
     made: type[B] = msgspec.defstruct(  # type: ignore[assignment] # it is a subclass of the base
-        name,
-        fields,
-        bases=(base,),
-        module=__name__,
-        frozen=True,
-        kw_only=True,
-        forbid_unknown_fields=True,
-        gc=False,
-        **options,
+        name, fields, bases=(base,), module=__name__, **_STRICT, **options
     )
     return made

@@ -32,12 +32,15 @@ MAX_COLUMNS = 300
 """Of the inputs and outputs together: of more texts PostgreSQL may not be able to store a row."""
 _MAX_NAME = 200
 _MAX_SINCE = 999_999_999
+_ADD_ONLY = "A contract may only add fields. Another contract needs another deployment: docs/contract.md."
 _REFERENCE = "docs/contract.md lists what a contract may have."
 #: Trouble on a command line (NAME=VALUE), in JSON or in a header line of CSV.
 _NOT_IN_A_NAME = frozenset('="\\')
 
 #: What may differ without a consequence for what is stored.
 _WORDS = ("description", "examples")
+#: What a field has as its property says it.
+_SAME = ("minimum", "maximum", "min_length", "max_length", "since", *_WORDS)
 _KEYWORDS = {"kind": "type", "choices": "enum", "min_length": "minLength", "max_length": "maxLength"}
 
 _Length = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -82,10 +85,8 @@ def parse_contract(document: Mapping[str, Any]) -> Contract:
     Raises ContractInvalid, which names the field.
     """
     whole = _convert(document, _Document, "the contract")
-    given, answers = (
-        _convert(schema, _Object, f"the contract's {part}")
-        for part, schema in (("input", whole.input), ("output", whole.output))
-    )
+    given: _Object = _convert(whole.input, _Object, "the contract's input")
+    answers: _Object = _convert(whole.output, _Object, "the contract's output")
     inputs, outputs = _fields(given, "input"), _fields(answers, "output")
     for part, schema in (("input", given), ("output", answers)):
         _check_json([schema.title, schema.description], f"the contract's {part}")
@@ -135,9 +136,8 @@ def _fields(schema: _Object, part: str) -> tuple[Field, ...]:
     for name in schema.required:
         if name not in schema.properties:
             _refuse(where, f"'required' names {name!r}, which is none of its properties")
-    return tuple(
-        _field(name, found, part, required=name in schema.required) for name, found in schema.properties.items()
-    )
+    found = schema.properties.items()
+    return tuple(_field(name, each, part, required=name in schema.required) for name, each in found)
 
 
 def _field(name: str, found: Any, part: str, *, required: bool) -> Field:
@@ -154,13 +154,7 @@ def _field(name: str, found: Any, part: str, *, required: bool) -> Field:
         kind=kind,
         nullable=nullable,
         choices=tuple(choice for choice in schema.enum if choice is not None),
-        minimum=schema.minimum,
-        maximum=schema.maximum,
-        min_length=schema.min_length,
-        max_length=schema.max_length,
-        since=schema.since,
-        description=schema.description,
-        examples=schema.examples,
+        **{attribute: getattr(schema, attribute) for attribute in _SAME},
     )
     _check_bounds(field, schema, where)
     for example in schema.examples:
@@ -193,8 +187,7 @@ def _kind(schema: _Property, where: str, not_here: str) -> tuple[Kind, bool]:
         if kinds != ["string"] or len(set(schema.enum)) != len(schema.enum) or schema.enum == (None,):
             _refuse(where, "an enum has different strings, and its type is string")
     if len(kinds) != 1 or kinds[0] not in get_args(Kind) or kinds[0] in ("date-time", not_here):
-        allowed = "string, integer, number or boolean"
-        _refuse(where, f"its type has to be one of {allowed}, alone or in a list with null")
+        _refuse(where, "its type has to be one of string, integer, number or boolean, alone or in a list with null")
     kind: Any = kinds[0]
     if schema.format:
         if kind != "string" or schema.enum:
@@ -209,12 +202,11 @@ def _check_bounds(field: Field, schema: _Property, where: str) -> None:
     if not field.is_text and (field.min_length, field.max_length) != (0, None):
         _refuse(where, "'minLength' and 'maxLength' belong to a string without enum and format")
     least, greatest = BOUNDS.get(field.kind, (0, 0))
-    for bound in (field.minimum, field.maximum):
-        if bound is not None and (
-            not least <= bound <= greatest or (field.kind == "integer" and isinstance(bound, float))
-        ):
-            _refuse(where, f"the bound {reprlib.repr(bound)} is no {field.kind} of 64 bits")
     low, high = field.minimum, field.maximum
+    for bound in (low, high):
+        whole = field.kind != "integer" or not isinstance(bound, float)
+        if bound is not None and not (whole and least <= bound <= greatest):
+            _refuse(where, f"the bound {reprlib.repr(bound)} is no {field.kind} of 64 bits")
     if low is not None and high is not None and low > high:
         _refuse(where, f"'minimum' {low} is above 'maximum' {high}")
     if field.max_length is not None and field.min_length > field.max_length:
@@ -254,12 +246,10 @@ def _value(found: Any, field: Field, where: str, what: str) -> Any:
         _refuse(where, f"{what}, {reprlib.repr(found)}, does not fit it: {error}")
     if isinstance(value, str) and ("\x00" in value or (field.min_length and not value.strip())):
         _refuse(where, f"{what} is empty, or holds a NUL character")
-    if isinstance(value, datetime):
-        try:
-            return value.astimezone(UTC)
-        except OverflowError:
-            _refuse(where, f"{what} is not within the years 1 to 9999 in UTC")
-    return value
+    try:
+        return value.astimezone(UTC) if isinstance(value, datetime) else value
+    except OverflowError:
+        _refuse(where, f"{what} is not within the years 1 to 9999 in UTC")
 
 
 def _check_columns(inputs: tuple[Field, ...], outputs: tuple[Field, ...]) -> None:
@@ -267,8 +257,7 @@ def _check_columns(inputs: tuple[Field, ...], outputs: tuple[Field, ...]) -> Non
         _refuse("the contract", f"it has {len(inputs) + len(outputs)} fields in all, and may have {MAX_COLUMNS}")
     known: dict[str, Field] = {}
     for field in (*inputs, *outputs):
-        other = known.setdefault(field.column, field)
-        if other is not field:
+        if (other := known.setdefault(field.column, field)) is not field:
             both = f"{other.name!r} and {field.name!r}"
             _refuse("the contract", f"the fields {both} have the same column {field.column!r}")
 
@@ -293,8 +282,8 @@ def _check_outputs(outputs: tuple[Field, ...]) -> None:
 def _order(columns: tuple[str, ...], inputs: tuple[Field, ...]) -> tuple[str, ...]:
     natural = tuple(field.column for field in inputs)
     if columns and sorted(columns) != sorted(natural):
-        odd = sorted(set(columns) ^ set(natural)) or ["one twice"]
-        _refuse("the contract's columns", f"they have to be those of the input fields, once each: {odd[0]!r}")
+        odd, *_ = sorted(set(columns) ^ set(natural)) or ["one twice"]
+        _refuse("the contract's columns", f"they have to be those of the input fields, once each: {odd!r}")
     return columns or natural
 
 
@@ -313,12 +302,10 @@ def check_fits(card: Contract, stored: Contract) -> None:
     A card with a lower number fits: its events have the defaults of what was added since.
     """
     if card.number > stored.number:
-        added = next(field for field in (*card.inputs, *card.outputs) if field.since > stored.number)
-        raise ContractMismatch(
-            f"the model's contract is number {card.number}, with the field {added.name!r}, and the database "
-            f"has number {stored.number}",
-            hint="Run `bdlab migrate` with the model's card.",
-        )
+        added = next(field.name for field in (*card.inputs, *card.outputs) if field.since > stored.number)
+        mine = f"the model's contract is number {card.number}, with the field {added!r}"
+        hint = "Run `bdlab migrate` with the model's card."
+        raise ContractMismatch(f"{mine}, and the database has number {stored.number}", hint=hint)
     _compare(card, stored.at(card.number), "the database", "the model")
 
 
@@ -354,8 +341,5 @@ def _worded(value: object) -> str:
     return "not given" if value is None or value is UNSET else repr(value)
 
 
-def _mismatch(message: str, hint: str = "") -> ContractMismatch:
-    return ContractMismatch(
-        message,
-        hint=hint or "A contract may only add fields. Another contract needs another deployment: docs/contract.md.",
-    )
+def _mismatch(message: str, hint: str = _ADD_ONLY) -> ContractMismatch:
+    return ContractMismatch(message, hint=hint)

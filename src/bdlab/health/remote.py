@@ -42,12 +42,8 @@ def consumer_check(urls: Sequence[str], *, ca_file: str = "") -> CheckResult:
     found = {url: fetch(f"{url}/health/live", ca_file) for url in urls}
     dead = {url: problem or status for url, (status, _, problem) in found.items() if problem or status != 200}
     if dead:
-        away = unhealthy(
-            "consumer",
-            "; ".join(f"no answer from {url}: {why}" for url, why in dead.items()),
-            urls=list(urls),
-            dead=list(dead),
-        )
+        which = "; ".join(f"no answer from {url}: {why}" for url, why in dead.items())
+        away = unhealthy("consumer", which, urls=list(urls), dead=list(dead))
         return msgspec.structs.replace(away, state="degraded") if len(dead) < len(urls) else away
     stopped = {
         url: {number.decode(): reason.decode().replace('\\"', '"') for number, reason in partitions}
@@ -55,11 +51,8 @@ def consumer_check(urls: Sequence[str], *, ca_file: str = "") -> CheckResult:
         if (partitions := _STOPPED.findall(fetch(f"{url}/metrics", ca_file)[1]))
     }
     if stopped:
-        which = "; ".join(
-            f"partition {partition} is stopped at {url}: {reason}"
-            for url, reasons in stopped.items()
-            for partition, reason in reasons.items()
-        )
+        each = ((url, *found) for url, reasons in stopped.items() for found in reasons.items())
+        which = "; ".join(f"partition {partition} is stopped at {url}: {reason}" for url, partition, reason in each)
         hint = "Nothing of it is stored. `bdlab verify` shows how the log and the database differ."
         return unhealthy("consumer", which, hint, urls=list(urls), stopped_partitions=stopped)
     return healthy("consumer", f"alive at {', '.join(urls)}", urls=list(urls))

@@ -94,9 +94,8 @@ class _Connection:
             # First: a user who may not see the group is told so at once, and needs nothing else.
             committed = self.reader.committed_offsets(self.login, topic.partitions, self.left_s)
         # Without a committed offset (a negative one) the group has all of the log before it.
-        return sum(
-            max(0, found.end - max(found.start, committed.get(found.partition, -1))) for found in self.ranges(metadata)
-        )
+        begins = ((found, max(found.start, committed.get(found.partition, -1))) for found in self.ranges(metadata))
+        return sum(max(0, found.end - begin) for found, begin in begins)
 
 
 class Admin(Connecting):
@@ -150,10 +149,8 @@ class Admin(Connecting):
 
     def record_reader(self, found: LogRange) -> ReadRecords:
         """Return a function that looks up records of that topic. It raises BrokerError."""
-
-        return lambda offsets: self._ask(
-            lambda connection: connection.reader.records_at(log_partition(found), offsets, connection.left_s)
-        )
+        log = log_partition(found)
+        return lambda offsets: self._ask(lambda asked: asked.reader.records_at(log, offsets, asked.left_s))
 
     def records_from(self, found: LogRange, offsets: Mapping[int, int], timeout_s: float) -> Iterator[Record]:
         """Yield the records of that topic as `LogReader.records_from`."""

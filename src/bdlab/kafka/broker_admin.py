@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
@@ -245,10 +246,9 @@ def _await_known(login: KafkaLogin, topic: str = "") -> None:
         return seen is not None and (not topic or topic in seen.topics)
 
     def look(alone: KafkaLogin) -> bool | None:
-        try:
+        with suppress(BrokerUnavailable):
             return shows(_metadata_for(alone, _ONE_BROKER_S))
-        except BrokerUnavailable:
-            return None
+        return None
 
     known: dict[str, bool | None] = {}
     for _ in tries(_TIMEOUT_S):

@@ -36,7 +36,7 @@ CLIENTS = _table("clients")
 """What librdkafka is told of each kind of client, always the same."""
 
 _PAUSE_S = 0.1
-_UNAVAILABLE = "Check that the broker runs and that its address is right."
+_UNAVAILABLE = (BrokerUnavailable, "Check that the broker runs and that its address is right.")
 
 LIBRDKAFKA = libversion()[0]
 
@@ -115,7 +115,7 @@ def current_login(credentials: KafkaCredentials, *, refresh: bool = True) -> Kaf
 def broker_error(error: KafkaError | KafkaException, doing: str) -> BrokerError:
     """Return the bdlab error for librdkafka's; its text begins with `doing` ("reading topic 'x'")."""
     cause = error.args[0] if isinstance(error, KafkaException) else error
-    kind, hint = _MEANINGS.get(cause.code(), (BrokerUnavailable, _UNAVAILABLE))
+    kind, hint = _MEANINGS.get(cause.code(), _UNAVAILABLE)
     return kind(f"{doing}: {cause.str()}", hint=hint)
 
 
@@ -162,11 +162,11 @@ def at_each_broker(login: KafkaLogin, metadata: Any) -> list[KafkaLogin]:
 
     Metadata that a new client is given with it is that broker's: it has opened no other connection yet.
     """
-    hosts = [(f"[{at.host}]" if ":" in at.host else at.host, at.port) for at in metadata.brokers.values()]
-    return [
-        msgspec.structs.replace(login, server=msgspec.structs.replace(login.server, bootstrap_servers=f"{host}:{port}"))
-        for host, port in hosts
+    places = [
+        f"[{at.host}]:{at.port}" if ":" in at.host else f"{at.host}:{at.port}" for at in metadata.brokers.values()
     ]
+    servers = [msgspec.structs.replace(login.server, bootstrap_servers=place) for place in places]
+    return [msgspec.structs.replace(login, server=server) for server in servers]
 
 
 def unreachable_hint(server: KafkaSettings) -> str:

@@ -166,8 +166,7 @@ class Consumer(Connecting):
 
     def _current_login(self) -> KafkaLogin:
         verified = self._client is not None and self._client.verified
-        refresh = not verified and time.monotonic() >= self._refresh_after
-        if refresh:
+        if refresh := not verified and time.monotonic() >= self._refresh_after:
             self._refresh_after = time.monotonic() + self._pause_s
         return current_login(self._credentials, refresh=refresh)
 
@@ -188,10 +187,8 @@ class Consumer(Connecting):
 
         Seen at Apache Kafka 4.4 when its coordinator moved after a freeze: its log had no such request.
         """
-        server = client.login.server
-        log.warning(
-            "the group gave no partitions: joining it anew", group=server.group, seconds=round(client.unassigned_s, 1)
-        )
+        group, seconds = client.login.server.group, round(client.unassigned_s, 1)
+        log.warning("the group gave no partitions: joining it anew", group=group, seconds=seconds)
         self._forming_sessions *= 2
         self._drop_client()
         delete_stuck_group(client.login, client.cluster_id, client_id=self._client_id)

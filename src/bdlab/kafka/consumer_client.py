@@ -15,7 +15,7 @@ from bdlab.events import Record
 from bdlab.kafka.assignment import Assignment, StartPositions, out_of_range
 from bdlab.kafka.connection import broker_error, client_config, fetch_metadata, no_answer, partitions_of
 from bdlab.kafka.log_reader import LogReader, TopicIds, reported_ranges
-from bdlab.ledger import LogPartition, LogRange, log_partition
+from bdlab.ledger import LogPartition, LogRange
 from bdlab.log_identity import CheckLog
 
 log = structlog.get_logger()
@@ -108,9 +108,8 @@ class ConsumerClient:
             return
         if not self.cluster_id:
             self.cluster_id, self.topic_id = found, found_id
-            self._client.subscribe(
-                [server.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
-            )
+            on_revoke = self._on_revoke
+            self._client.subscribe([server.topic], on_assign=self._on_assign, on_revoke=on_revoke, on_lost=on_revoke)
             self._unassigned_since = time.monotonic()
         self.verified = True
         if self._unassigned_since is not None:
@@ -139,6 +138,7 @@ class ConsumerClient:
         """
         topic, partitions = self.login.server.topic, self.assignment.partitions
         refused: Mapping[int, str] = {}
+        log = LogPartition(self.cluster_id, topic, 0, self.topic_id)
         with contextlib.closing(LogReader(self.login, client_id=f"{self._client_id}-ends")) as reader:
             if self._check_log is not None:
                 # Of all partitions: one that can no longer be compared is proved by another one.
@@ -148,10 +148,8 @@ class ConsumerClient:
                     LogRange(self.cluster_id, topic, partition, low, end, self.topic_id)
                     for partition, (low, end) in self._ranges(every).items()
                 ]
-                of_topic = log_partition(ranges[0])
-                refused = self._check_log(ranges, lambda offsets: reader.records_at(of_topic, offsets, ASK_TIMEOUT_S))
+                refused = self._check_log(ranges, lambda offsets: reader.records_at(log, offsets, ASK_TIMEOUT_S))
             found = self._ranges(partitions)
-            log = LogPartition(self.cluster_id, topic, 0, self.topic_id)
             read = [log._replace(partition=each).at(low) for each, (low, _) in found.items() if each not in refused]
             starts = {position.partition: position.offset for position in self._positions(read)}
             # The end that a broker reports may be too low, never too high: read on if that matters.
@@ -270,12 +268,9 @@ class ConsumerClient:
             self._gaps[partition] = missing
             self._interrupted = True
             return
-        self._stop(
-            partition,
-            f"offsets {missing} to {offset - 1} of {self.login.server.topic} "
-            f"partition {partition} are not in the log: the topic was compacted or written in transactions, "
-            "and cannot be accounted for",
-        )
+        where = f"offsets {missing} to {offset - 1} of {self.login.server.topic} partition {partition}"
+        why = "the topic was compacted or written in transactions, and cannot be accounted for"
+        self._stop(partition, f"{where} are not in the log: {why}")
 
     def _why_out_of_range(self, partition: int) -> str:
         topic = self.login.server.topic

@@ -34,8 +34,10 @@ _GROUP_ANSWER_S = 0.25
 _FIRST_GROUP_ANSWER_S = 0.02
 #: How long one of several brokers may take to tell a topic's id; another is asked then.
 _ID_ANSWER_S = 1.0
+_GROUP_REFUSED = KafkaError.GROUP_AUTHORIZATION_FAILED
 #: What a broker without topic ids answers.
 _NO_ID = "A" * 22
+_NO_ANSWER = {KafkaError._TIMED_OUT, KafkaError._DESTROY_BROKER}
 _NO_RECORD = {KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET}
 _RETRIABLE = {
     KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -87,13 +89,10 @@ class LogReader(Client):
         super().__init__(client_config(login, client_id=client_id, kind="reader") | {"group.id": login.server.group})
 
     def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
-        return [message for message in super().consume(num_messages, timeout) if not self._refusal(message)]
-
-    def _refusal(self, message: Message) -> bool:
-        error = message.error()
-        refused = error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
-        self.group_refused |= refused
-        return refused
+        found = super().consume(num_messages, timeout)
+        others = [each for each in found if (error := each.error()) is None or error.code() != _GROUP_REFUSED]
+        self.group_refused |= len(others) < len(found)
+        return others
 
     def true_ends(self, topic: str, reported: Mapping[int, int], timeout_s: float) -> dict[int, int]:
         """Return each partition's end (next offset to be written), by reading on from its `reported` end.
@@ -119,9 +118,8 @@ class LogReader(Client):
         """
         found: dict[int, Record] = {}
         waiting = set(offsets)
-        for partition, offset, message in self._read_on(
-            log.topic, offsets, waiting, timeout_s, "looking up records of"
-        ):
+        doing = "looking up records of"
+        for partition, offset, message in self._read_on(log.topic, offsets, waiting, timeout_s, doing):
             # The first message of each is the record, or says that there is none.
             if partition in waiting:
                 waiting.discard(partition)
@@ -187,10 +185,7 @@ class LogReader(Client):
             try:
                 answer = self.committed(places, timeout=answer_s)
             except KafkaException as error:
-                if (
-                    error.args[0].code() not in {KafkaError._TIMED_OUT, KafkaError._DESTROY_BROKER}
-                    or left_s <= answer_s
-                ):
+                if error.args[0].code() not in _NO_ANSWER or left_s <= answer_s:
                     raise broker_error(error, f"reading the offsets of group {group!r}") from error
                 self.consume(1, 0)
                 answer_s = min(2 * answer_s, _GROUP_ANSWER_S)

@@ -8,7 +8,7 @@ from bdlab.credentials import Connecting, KafkaCredentials
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotAcknowledged, TopicMissing
 from bdlab.events import UNKNOWN, Headers, Origin, PredictionEvent, encode, headers, new_traceparent
 from bdlab.kafka.connection import copy_error
-from bdlab.kafka.producer_client import QUEUE_EVENTS, Done, PendingEvent
+from bdlab.kafka.producer_client import QUEUE_EVENTS, Done, PendingEvent, not_acknowledged, too_many
 from bdlab.kafka.producer_failover import ProducerFailover
 from bdlab.retry import Backoff
 
@@ -87,9 +87,7 @@ class Producer(Connecting):
         if isinstance(self._failover.problem, BrokerRefused | TopicMissing):
             raise copy_error(self._failover.problem)
         if len(self._unsent) >= QUEUE_EVENTS:
-            raise BrokerUnavailable(
-                f"too many events wait for the broker ({len(self._unsent)})", hint="Retry a little later."
-            )
+            raise too_many(self._unsent)
         self._unsent.append(event)
 
     @property
@@ -169,8 +167,7 @@ class Producer(Connecting):
         with self._lock:
             client = self._failover.active
             while self._unsent:
-                event = self._unsent[0]
-                delivery = event[0]
+                delivery, *_ = event = self._unsent[0]
                 if delivery.completed:
                     pass
                 elif client is not None and client.verified:
@@ -204,26 +201,20 @@ class Producer(Connecting):
 
     def _late(self, delivery: PendingEvent) -> BrokerError:
         problem = self._failover.problem
-        why = f": {problem.message}" if problem is not None else ""
-        if delivery.client is None:
-            return BrokerUnavailable(
-                f"no broker took the event within {self._delivery_timeout_s:g} s{why}",
-                hint="Retry when the broker is back; the event is not on the topic.",
-            )
-        return NotAcknowledged(
-            f"the broker did not acknowledge the event within {self._delivery_timeout_s:g} s{why}",
-            hint="Retry with the same id: the event may or may not be on the topic.",
-        )
+        why = f"within {self._delivery_timeout_s:g} s" + (f": {problem.message}" if problem is not None else "")
+        if delivery.client is not None:
+            return not_acknowledged(f"the broker did not acknowledge the event {why}")
+        hint = "Retry when the broker is back; the event is not on the topic."
+        return BrokerUnavailable(f"no broker took the event {why}", hint=hint)
 
     def _abandon(self) -> None:
         """Fail whatever is left when the producer closes."""
         clients = [client for client in (self._failover.active, *self._failover.retired) if client is not None]
         for client in clients:
             client.give_up()
+        closed = "the producer was closed before the broker acknowledged the event"
         while self._outstanding:
-            self._outstanding.popleft().complete(
-                NotAcknowledged("the producer was closed before the broker acknowledged the event")
-            )
+            self._outstanding.popleft().complete(NotAcknowledged(closed))
         for client in clients:
             client.poll(0)
 

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import suppress
 from itertools import cycle
 
@@ -36,6 +36,16 @@ SLOT_S, SLOT_EVENTS = 0.002, 16
 #: Seconds between two questions for the partitions if nothing happens, and until one is given up.
 _METADATA_S = 10.0
 _METADATA_TIMEOUT_S = 1.0
+
+
+def too_many(events: Sized) -> BrokerUnavailable:
+    """Return the error of an event that comes while too many wait already."""
+    return BrokerUnavailable(f"too many events wait for the broker ({len(events)})", hint="Retry a little later.")
+
+
+def not_acknowledged(what: str) -> NotAcknowledged:
+    """Return the error of an event that was sent, and whose acknowledgement did not come."""
+    return NotAcknowledged(what, hint="Retry with the same id: the event may or may not be on the topic.")
 
 
 class PendingEvent:
@@ -116,8 +126,7 @@ class ProducerClient:
         found = broker_error(error, f"refused by the broker at {self.login.server.bootstrap_servers}")
         if isinstance(found, BrokerRefused):
             self.refused = found
-        if error.fatal():
-            self.fatal = True
+        self.fatal |= error.fatal()
         if error.fatal() or error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._losses += 1
             self.verified = False
@@ -216,9 +225,7 @@ class ProducerClient:
                 self._forget_partitions()
                 client.produce(topic, value, key, PARTITION_UA, delivery, headers=list(headers))
         except BufferError as error:
-            raise BrokerUnavailable(
-                f"too many events wait for the broker ({len(client)})", hint="Retry a little later."
-            ) from error
+            raise too_many(client) from error
         except KafkaException as error:
             delivery.client = None
             if error.args[0].code() == KafkaError._FATAL:
@@ -236,12 +243,10 @@ class ProducerClient:
             offset, partition = message.offset(), message.partition()
             if offset is None or partition is None or offset < 0:
                 delivery.complete(NotAcknowledged("the broker acknowledged the event without its offset"))
-                return
-            position = Position(self.cluster_id, self.topic, partition, offset)
-            if self.verified:
-                delivery.complete(position)
+            elif self.verified:
+                delivery.complete(Position(self.cluster_id, self.topic, partition, offset))
             else:
-                self._unverified.append((delivery, position))
+                self._unverified.append((delivery, Position(self.cluster_id, self.topic, partition, offset)))
 
     def _failure(self, error: KafkaError) -> BrokerError:
         found = broker_error(error, f"publishing to topic {self.topic!r}")
@@ -250,18 +255,12 @@ class ProducerClient:
         if self.replaced or self.fatal or error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
             return self._lost()
         why = f"; last: {self.last_problem}" if self.last_problem else ""
-        return NotAcknowledged(
-            f"the broker did not acknowledge the event ({error.str()}{why})",
-            hint="Retry with the same id: the event may or may not be on the topic.",
-        )
+        return not_acknowledged(f"the broker did not acknowledge the event ({error.str()}{why})")
 
     def _lost(self) -> BrokerError:
         if self.fatal and self.refused is not None:
             return copy_error(self.refused)
-        return NotAcknowledged(
-            "the connection to the broker was given up before it acknowledged the event",
-            hint="Retry with the same id: the event may or may not be on the topic.",
-        )
+        return not_acknowledged("the connection to the broker was given up before it acknowledged the event")
 
     def _release_unverified(self) -> None:
         """Complete the events that were held back, once it is known which log has them."""

@@ -71,11 +71,10 @@ class ProducerFailover:
     def _still_works(self, active: ProducerClient, timeout_s: float) -> bool:
         """Whether `active` can still be used although a newer login cannot."""
         try:
-            works = active.works(timeout_s)
+            if works := active.works(timeout_s):
+                self._solved()
         except BrokerError:
             return False
-        if works:
-            self._solved()
         return works
 
     def _replace(self, active: ProducerClient | None, login: KafkaLogin, timeout_s: float) -> None:
@@ -91,23 +90,15 @@ class ProducerFailover:
             if active is not None:
                 self.retired.append(active)
         self.credentials.using(self.client_id, login)
+        servers, cluster_id = login.server.bootstrap_servers, candidate.cluster_id
         if active is None:
-            log.info(
-                "connected to Kafka",
-                servers=login.server.bootstrap_servers,
-                cluster_id=candidate.cluster_id,
-                topic=candidate.topic,
-            )
+            log.info("connected to Kafka", servers=servers, cluster_id=cluster_id, topic=candidate.topic)
             return
-        same_log = active.cluster_id == candidate.cluster_id and not active.replaced
+        same_log = active.cluster_id == cluster_id and not active.replaced
         if not same_log or active.fatal or not active.verified:
             active.give_up()
         log.info(
-            "Kafka client replaced",
-            servers=login.server.bootstrap_servers,
-            user=login.username,
-            cluster_id=candidate.cluster_id,
-            same_log=same_log,
+            "Kafka client replaced", servers=servers, user=login.username, cluster_id=cluster_id, same_log=same_log
         )
 
     def _candidate_for(self, login: KafkaLogin) -> ProducerClient:
@@ -128,8 +119,7 @@ class ProducerFailover:
         age_s = time.monotonic() - active.created_at
         if age_s < self._least_age_s:
             raise active.fatal_error()
-        again = active.refused is not None and age_s < 2 * _LONGEST_AGE_S
-        if not again:
+        if active.refused is None or age_s >= 2 * _LONGEST_AGE_S:
             self._failures.reset()
         self._least_age_s = self._failures.next_s()
 
@@ -146,20 +136,13 @@ class ProducerFailover:
                 client.close()
 
     def _failed(self, error: BrokerError) -> None:
-        error = self._unless_starting(error)
+        """Note why events cannot be sent: BrokerUnavailable if the broker will soon know of its topic again."""
+        now = time.monotonic()
+        self._topic_missing_since = (self._topic_missing_since or now) if isinstance(error, TopicMissing) else None
+        if self.active and self._topic_missing_since and now - self._topic_missing_since < _TOPIC_MAY_BE_MISSING_S:
+            error = BrokerUnavailable(error.message, hint="The broker may have just started: try again soon.")
         self._outage.failed(error)
         self.problem = error
-
-    def _unless_starting(self, error: BrokerError) -> BrokerError:
-        """Return `error`, or BrokerUnavailable if the broker will soon know of its topic again."""
-        if not isinstance(error, TopicMissing):
-            self._topic_missing_since = None
-            return error
-        now = time.monotonic()
-        self._topic_missing_since = self._topic_missing_since or now
-        if self.active is None or now - self._topic_missing_since >= _TOPIC_MAY_BE_MISSING_S:
-            return error
-        return BrokerUnavailable(error.message, hint="The broker may have just started: try again soon.")
 
     def _solved(self) -> None:
         self._topic_missing_since = None

@@ -22,7 +22,7 @@ from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import Unhealthy
 from bdlab.ledger import Account, Gap, LogPartition, LogRange, Sighting
 from bdlab.log_identity import KnownLog, KnownRecord
-from bdlab.postgres.session import ConnectionLimits, Session, queries
+from bdlab.postgres.session import ConnectionLimits, Session, as_bytes, queries
 
 _OFFSETS_A_TRANSACTION = 20_000
 _TABLES = ("stored", "duplicates", "dead_letters")
@@ -56,44 +56,36 @@ def _account(cursor: Cursor, log_id: int, log: LogPartition, row: Sequence[Any] 
     values = {**place, "base": base, "next": following or 0}
     cursor.execute(queries("accounts")["counts"], values)
     counts = cursor.fetchone() or (0, 0, 0)
-    twice_count, twice = _sightings(cursor, "twice", values)
-    outside_count, outside = _sightings(cursor, "outside", values)
-    missing_count = values["next"] - base - (sum(counts) - twice_count)
+    twice = _sightings(cursor, "twice", values)
+    missing_count = values["next"] - base - (sum(counts) - twice["twice_count"])
+    if missing_count:
+        cursor.execute(queries("accounts")["gaps"], values)
     before = [count or 0 for count in pruned or (0, 0, 0)]
     return Account(
         log=log,
         first_offset=first,
         next_offset=following,
         end_seen=end_seen,
-        stored=counts[0] + before[0],
-        duplicates=counts[1] + before[1],
-        dead_letters=counts[2] + before[2],
+        **{table: now + gone for table, now, gone in zip(_TABLES, counts, before, strict=True)},
         pruned=sum(before),
         pruned_to=pruned_to,
         missing_count=missing_count,
-        missing=_gaps(cursor, values) if missing_count else (),
-        twice_count=twice_count,
-        twice=twice,
-        outside_count=outside_count,
-        outside=outside,
+        missing=tuple(Gap(*row) for row in cursor.fetchall()) if missing_count else (),
+        **twice,
+        **_sightings(cursor, "outside", values),
     )
 
 
-def _sightings(cursor: Cursor, query: str, values: Mapping[str, Any]) -> tuple[int, tuple[Sighting, ...]]:
-    """Return how many positions `query` finds in all, and the first of them."""
+def _sightings(cursor: Cursor, query: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the account's two fields of what `query` finds: how many positions in all, and the first of them."""
     cursor.execute(queries("accounts")[query], values)
     rows = cursor.fetchall()
     ids: dict[int, tuple[str, ...]] = {}
     if rows:
         cursor.execute(queries("accounts")["ids"], {**values, "offsets": [row[0] for row in rows]})
         ids = {offset: tuple(each) for offset, each in cursor.fetchall()}
-    found = [Sighting(offset=row[0], tables=row[1:-1], ids=ids.get(row[0], ())) for row in rows]
-    return (rows[0][-1] if rows else 0), tuple(found)
-
-
-def _gaps(cursor: Cursor, values: Mapping[str, Any]) -> tuple[Gap, ...]:
-    cursor.execute(queries("accounts")["gaps"], values)
-    return tuple(Gap(*row) for row in cursor.fetchall())
+    found = tuple(Sighting(offset=row[0], tables=row[1:-1], ids=ids.get(row[0], ())) for row in rows)
+    return {f"{query}_count": rows[0][-1] if rows else 0, query: found}
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,20 +171,11 @@ def read_known(cursor: Cursor, ranges: Sequence[LogRange]) -> KnownLog | None:
         "ends": [one.end for one in ranges],
     }
     cursor.execute(sql["known_records"], places)
-    return KnownLog(
-        topic_id=topic_id,
-        recorded=recorded,
-        adopted=adopted,
-        records={
-            partition: KnownRecord(
-                offset=offset,
-                id=found,
-                key=None if key is None else bytes(key),
-                value=None if value is None else bytes(value),
-            )
-            for partition, offset, found, key, value in cursor.fetchall()
-        },
-    )
+    records = {
+        partition: KnownRecord(offset=offset, id=found, key=as_bytes(key), value=as_bytes(value))
+        for partition, offset, found, key, value in cursor.fetchall()
+    }
+    return KnownLog(topic_id=topic_id, recorded=recorded, adopted=adopted, records=records)
 
 
 def decide_log(credentials: DatabaseCredentials, found: LogRange, *, same: bool) -> bool:

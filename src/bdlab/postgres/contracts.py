@@ -26,7 +26,6 @@ from bdlab.services import BDLAB, DLQ, Deployment
 # A migration may rewrite a large table; another `migrate` may hold the lock for as long.
 _LIMITS = ConnectionLimits(statement_s=3600, lock_s=600, idle_in_transaction_s=60, silence_s=3700)
 
-_COMPATIBLE = "-- compatible_from: "
 _TYPES = {
     "string": "text",
     "number": "double precision",
@@ -58,11 +57,9 @@ def migrations() -> tuple[Migration, ...]:
         number, _, name = file.name.removesuffix(".sql").partition("_")
         sql = file.read_text("utf-8")
         checksum = hashlib.sha256(sql.encode()).hexdigest()
-        declared = sql.partition("\n")[0].removeprefix(_COMPATIBLE)
-        compatible_from = int(declared if declared.isdigit() else number)
-        found.append(
-            Migration(version=int(number), name=name, sql=sql, checksum=checksum, compatible_from=compatible_from)
-        )
+        declared = sql.partition("\n")[0].removeprefix("-- compatible_from: ")
+        lowest = int(declared if declared.isdigit() else number)
+        found.append(Migration(version=int(number), name=name, sql=sql, checksum=checksum, compatible_from=lowest))
     return tuple(sorted(found, key=lambda migration: migration.version))
 
 
@@ -97,10 +94,8 @@ def apply(cursor: Cursor, server: str, deployment: Deployment) -> tuple[str, ...
 @contextmanager
 def as_owner(credentials: DatabaseCredentials, deployment: Deployment) -> Iterator[tuple[Cursor, str]]:
     """Yield a cursor in the owner's transaction, the only one that changes the schema now, and the server."""
-    with (
-        Session(credentials, application_name="bdlab migrate", limits=_LIMITS) as session,
-        session.transaction() as cursor,
-    ):
+    opened = Session(credentials, application_name="bdlab migrate", limits=_LIMITS)
+    with opened as session, session.transaction() as cursor:
         cursor.execute(deployment.in_sql(queries("migrations")["become_owner"]))
         cursor.execute(queries("migrations")["lock"])
         yield cursor, session.server

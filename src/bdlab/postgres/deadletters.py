@@ -10,7 +10,7 @@ from bdlab.credentials import DatabaseCredentials
 from bdlab.deadletters import DeadLetterFilter, ReplayOutcome, StoredDeadLetter
 from bdlab.events import Position, Record
 from bdlab.postgres.rows import headers_from_json, printable
-from bdlab.postgres.session import Session, queries
+from bdlab.postgres.session import Session, as_bytes, queries
 
 
 class DeadLetters(Session):
@@ -55,11 +55,8 @@ class DeadLetters(Session):
         """Note the former and the new position of each letter that was sent back."""
         if not replays:
             return
-        values = [
-            msgspec.structs.asdict(old)
-            | {f"new_{field}": value for field, value in msgspec.structs.asdict(new).items()}
-            for old, new in replays
-        ]
+        plain = msgspec.structs.asdict
+        values = [plain(old) | {f"new_{field}": value for field, value in plain(new).items()} for old, new in replays]
         with self.transaction() as cursor:
             execute_batch(cursor, queries("deadletters")["record_replay"], values)
 
@@ -73,12 +70,7 @@ class DeadLetters(Session):
 def _dead_letter(row: Sequence[Any]) -> StoredDeadLetter:
     key, value, headers, reason, sqlstate, recorded_at, replays, state, *replay, because = row[5:]
     return StoredDeadLetter(
-        record=Record(
-            Position(*row[:5]),
-            None if key is None else bytes(key),
-            None if value is None else bytes(value),
-            headers_from_json(headers),
-        ),
+        record=Record(Position(*row[:5]), as_bytes(key), as_bytes(value), headers_from_json(headers)),
         reason=reason,
         sqlstate=sqlstate,
         recorded_at=recorded_at,

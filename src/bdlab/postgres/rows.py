@@ -90,11 +90,7 @@ def _text(field: str, raw: bytes | None) -> dict[str, str | None]:
 
 def headers_from_json(stored: Iterable[Mapping[str, Any]]) -> list[tuple[str, bytes | None]]:
     """Return the headers from which `headers_json` made `stored`."""
-    headers: list[tuple[str, bytes | None]] = []
-    for header in stored:
-        name = _raw("name", header)
-        headers.append(((name or b"").decode("utf-8", "surrogateescape"), _raw("value", header)))
-    return headers
+    return [((_raw("name", each) or b"").decode("utf-8", "surrogateescape"), _raw("value", each)) for each in stored]
 
 
 def _raw(field: str, header: Mapping[str, Any]) -> bytes | None:

@@ -38,9 +38,8 @@ _CONTENT_CLASSES = ("22", "23", "54")
 
 #: Words of a server that did not answer, or accepts nobody now.
 _NO_REFUSAL: list[str] = tomllib.loads(Path(__file__).with_name("faults.toml").read_text("utf-8"))["no_refusal"]
-_KEEPALIVE_IDLE_S = 10
-_KEEPALIVE_INTERVAL_S = 5
-_KEEPALIVE_COUNT = 3
+#: The first question after as many seconds of silence, the seconds between two, and how many go unanswered.
+_KEEPALIVES: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 _UNACKNOWLEDGED_S = 30.0
 #: A path that cannot exist: with it libpq does not look into ~/.postgresql.
 _NO_FILE = "/dev/null/none"
@@ -66,6 +65,11 @@ def queries(file: str) -> dict[str, str]:
     return sections
 
 
+def as_bytes(found: memoryview | None) -> bytes | None:
+    """Return what a column of type bytea holds."""
+    return None if found is None else bytes(found)
+
+
 def translate(error: psycopg2.Error, *, server: str, rows: bool = False) -> DatabaseError:
     """Return the bdlab error for `error`; with `rows` it was raised by the insert of rows."""
     code = error.pgcode or ""  # empty if the error did not come from the server
@@ -89,8 +93,7 @@ def is_refused_login(error: psycopg2.Error) -> bool:
     A failed connect has no SQLSTATE, and the server's messages may be in any language. So every error counts
     but those of a server that did not answer, or that accepts nobody now.
     """
-    text = str(error)
-    return not any(words in text for words in _NO_REFUSAL)
+    return not any(words in str(error) for words in _NO_REFUSAL)
 
 
 def _first_line(error: psycopg2.Error) -> str:
@@ -162,15 +165,10 @@ def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLi
         password=login.password.reveal(),
         connect_timeout=max(2, math.ceil(server.connect_timeout_s)),
         client_encoding="UTF8",
-        keepalives=1,
-        keepalives_idle=_KEEPALIVE_IDLE_S,
-        keepalives_interval=_KEEPALIVE_INTERVAL_S,
-        keepalives_count=_KEEPALIVE_COUNT,
+        **_KEEPALIVES,
         # On Linux this also bounds how long keepalives go unanswered.
         tcp_user_timeout=math.ceil(min(limits.silence_s, _UNACKNOWLEDGED_S) * 1000),
-        options=" ".join(
-            [f"-c {name}={math.ceil(seconds * 1000)}" for name, seconds in options.items()] + ["-c timezone=UTC"]
-        ),
+        options=" ".join(["-c timezone=UTC", *(f"-c {name}={math.ceil(1000 * s)}" for name, s in options.items())]),
     )
     return connection
 
@@ -238,8 +236,7 @@ class Session(Connecting):
 
     def cut(self) -> None:
         """Let the transaction that is under way fail now, from another thread, as if the server were gone."""
-        connection = self._connection
-        if connection is not None:
+        if (connection := self._connection) is not None:
             cut(connection)
 
     @contextlib.contextmanager

@@ -77,10 +77,8 @@ class Store:
         names, statements = self._lines.columns, queries("store")
 
         def listed(moment: str) -> sql.Composed:
-            kinds = (sql.SQL(moment if name in MOMENTS else "{}") for name in names)
-            return sql.SQL(", ").join(
-                kind.format(sql.Identifier(name)) for kind, name in zip(kinds, names, strict=True)
-            )
+            kinds = ((sql.SQL(moment if name in MOMENTS else "{}"), sql.Identifier(name)) for name in names)
+            return sql.SQL(", ").join(kind.format(name) for kind, name in kinds)
 
         incoming, values = listed("NULL::bigint AS {}"), listed("to_timestamp({}::float8 / 1000000)")
         self._temporary_table = sql.SQL(statements["temporary_table"]).format(columns=incoming)
@@ -116,15 +114,13 @@ class Store:
             self._numbers.clear()
             self._number(cursor, logs, new=True)
             numbers = [self._numbers[log] for log in logs]
-            cursor.execute(
-                queries("store")["start"],
-                {
-                    "log_ids": numbers,
-                    "partitions": [position.partition for position in assigned],
-                    "log_starts": [position.offset for position in assigned],
-                },
-            )
-            cursor.execute(queries("store")["next_offsets"], {"log_ids": numbers})
+            places = {
+                "log_ids": numbers,
+                "partitions": [position.partition for position in assigned],
+                "log_starts": [position.offset for position in assigned],
+            }
+            cursor.execute(queries("store")["start"], places)
+            cursor.execute(queries("store")["next_offsets"], places)
             following = {(log_id, partition): offset for log_id, partition, offset in cursor.fetchall()}
         return [log.at(following[self._numbers[log], log.partition]) for log in logs]
 
@@ -140,8 +136,7 @@ class Store:
                 cursor.execute(statements["find"], log._asdict())
                 row = cursor.fetchone()
                 found[topic] = int(row[0]) if row else None
-            number = found[topic]
-            if number is not None:
+            if (number := found[topic]) is not None:
                 self._numbers[log] = number
 
     def store(self, batch: Sequence[Entry], *, ends: Mapping[LogPartition, int] | None = None) -> Stored:
