@@ -12,11 +12,9 @@ _OWN_OUTPUTS = (1, 2)
 
 
 class Replacement:
-    """A context manager for a file that is written beside `path` and renamed to it by `commit`.
-
-    If `path` is a link, its target is replaced. The mode is `mode`, else that of the file before, else 0666 less the
-    umask. A device, a pipe, and this process's own standard output are written to directly. Raises OSError.
-    """
+    """A context manager for a file that is written beside `path` and renamed to it by `commit`. If `path` is a link,
+    its target is replaced. The mode is `mode`, else that of the file before, else 0666 less the umask. A device, a
+    pipe, and this process's own standard output are written to directly. Raises OSError."""
 
     def __init__(self, path: Path, *, mode: int | None = None, hidden: bool = True) -> None:
         self.path = path

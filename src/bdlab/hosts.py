@@ -1,8 +1,7 @@
 """The Host headers that the API accepts.
 
-A foreign web page can have its own name resolve to this machine (DNS rebinding). To the browser its requests
-to the API are then of the same origin; they carry that name as their Host.
-"""
+A foreign web page can have its own name resolve to this machine (DNS rebinding). To the browser its requests to the API
+are then of the same origin; they carry that name as their Host."""
 
 import ipaddress
 import re
@@ -44,10 +43,8 @@ def is_loopback(address: str) -> bool:
 
 
 class AllowedHosts:
-    """The names of the setting `http.allowed_hosts`; by default those of this machine and the API's address.
-
-    `bound` is the address that the API listens on.
-    """
+    """The names of the setting `http.allowed_hosts`; by default those of this machine and the API's address. `bound` is
+    the address that the API listens on."""
 
     def __init__(self, listed: str, *, bound: str) -> None:
         """Parse the entries of `listed`, separated by commas. Raises SettingsInvalid if one is no host."""

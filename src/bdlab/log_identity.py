@@ -1,7 +1,6 @@
 """Whether a broker's log is the one that the tables know: by its topic id, or by a record that is in both.
 
-Pure: a `KnownLog` comes from the tables, and `ReadRecords` reads at the broker.
-"""
+Pure: a `KnownLog` comes from the tables, and `ReadRecords` reads at the broker."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -32,11 +31,9 @@ class KnownRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KnownLog(msgspec.Struct, frozen=True, kw_only=True):
-    """What the tables know of a log that is, or may be, the broker's.
-
-    `recorded`: the tables have a position of it. `adopted`: an administrator said that it is the same.
-    `records` has for each partition the newest recorded position that the broker still has.
-    """
+    """What the tables know of a log that is, or may be, the broker's. `recorded`: the tables have a position of it.
+    `adopted`: an administrator said that it is the same. `records` has for each partition the newest recorded position
+    that the broker still has."""
 
     topic_id: str
     recorded: bool
@@ -64,10 +61,8 @@ def match_log(log: LogPartition, candidates: Iterable[LogPartition]) -> LogParti
 
 
 def refusals(ranges: Sequence[LogRange], known: KnownLog | None, look: ReadRecords) -> dict[int, str]:
-    """Return, for each partition that is not proved to be the known one, the reason with offsets and ids.
-
-    Raises BrokerError.
-    """
+    """Return, for each partition that is not proved to be the known one, the reason with offsets and ids. Raises
+    BrokerError."""
     if known is None or not known.recorded:
         return {}
     records = look({partition: one.offset for partition, one in known.records.items()})

@@ -45,11 +45,9 @@ _STRICT: Any = {"frozen": True, "kw_only": True, "forbid_unknown_fields": True, 
 
 
 class Field(msgspec.Struct, frozen=True, kw_only=True):
-    """One field. `name` is on the wire, `column` in events, tables and files.
-
-    `choices` are the values of an enum; `default` is UNSET for a field that has to be given. `since` is the
-    number of the contract that added the field. Lengths are in characters.
-    """
+    """One field. `name` is on the wire, `column` in events, tables and files. `choices` are the values of an enum;
+    `default` is UNSET for a field that has to be given. `since` is the number of the contract that added the field.
+    Lengths are in characters."""
 
     name: str
     column: str
@@ -83,11 +81,9 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of a model. `noun` is what messages call an input ("review").
-
-    `description` says what its inputs are, in the plural ("product reviews"), if that is not the noun's. `columns` has
-    those of the inputs in the order of the event and the table; `document` is the JSON that it was parsed from.
-    """
+    """The fields of a model. `noun` is what messages call an input ("review"). `description` says what its inputs are,
+    in the plural ("product reviews"), if that is not the noun's. `columns` has those of the inputs in the order of the
+    event and the table; `document` is the JSON that it was parsed from."""
 
     noun: str
     description: str = ""
@@ -149,9 +145,8 @@ def words_of(name: str) -> list[str]:
 
 
 def example_of(contract: Contract) -> dict[str, Any]:
-    """Return a valid input as JSON: of each field its first example; if it has none, and has to be given, the
-    first of its values, the number that is nearest to 1, or the shortest text.
-    """
+    """Return a valid input as JSON: of each field its first example; if it has none, and has to be given, the first of
+    its values, the number that is nearest to 1, or the shortest text."""
     wanted = (field for field in contract.inputs if field.examples or field.required)
     return {field.name: field.examples[0] if field.examples else _shortest(field) for field in wanted}
 
@@ -203,11 +198,9 @@ def score_type(contract: Contract, base: type[B]) -> type[B]:
 
 
 def event_type(contract: Contract, base: type[B], *, explanation: Any, schema_version: int) -> type[B]:
-    """Return the struct of an event: what it is about first, the times last.
-
-    A field that was added later has its default in events from before. The class has the contract's number
-    as `CONTRACT`, since columns are in lower case.
-    """
+    """Return the struct of an event: what it is about first, the times last. A field that was added later has its
+    default in events from before. The class has the contract's number as `CONTRACT`, since columns are in lower
+    case."""
     moment = Annotated[datetime, Meta(tz=True)]
     fields = [
         ("id", UUID),

@@ -80,10 +80,8 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def parse_contract(document: Mapping[str, Any]) -> Contract:
-    """Return the contract of a JSON document with `input`, `output` and, if need be, the order of `columns`.
-
-    Raises ContractInvalid, which names the field.
-    """
+    """Return the contract of a JSON document with `input`, `output` and, if need be, the order of `columns`. Raises
+    ContractInvalid, which names the field."""
     whole = _convert(document, _Document, "the contract")
     given: _Object = _convert(whole.input, _Object, "the contract's input")
     answers: _Object = _convert(whole.output, _Object, "the contract's output")
@@ -288,19 +286,15 @@ def _order(columns: tuple[str, ...], inputs: tuple[Field, ...]) -> tuple[str, ..
 
 
 def check_evolution(old: Contract, new: Contract) -> bool:
-    """Return whether `new` adds fields to `old`; false if it has the same.
-
-    Raises ContractMismatch if it removes or changes one, or has an addition that is not numbered as one.
-    """
+    """Return whether `new` adds fields to `old`; false if it has the same. Raises ContractMismatch if it removes or
+    changes one, or has an addition that is not numbered as one."""
     _compare(new.at(old.number), old, "the database", "the card")
     return new.number > old.number
 
 
 def check_fits(card: Contract, stored: Contract) -> None:
-    """Raise ContractMismatch if predictions of a model with `card` do not fit a database with `stored`.
-
-    A card with a lower number fits: its events have the defaults of what was added since.
-    """
+    """Raise ContractMismatch if predictions of a model with `card` do not fit a database with `stored`. A card with a
+    lower number fits: its events have the defaults of what was added since."""
     if card.number > stored.number:
         added = next(field.name for field in (*card.inputs, *card.outputs) if field.since > stored.number)
         mine = f"the model's contract is number {card.number}, with the field {added!r}"

@@ -60,8 +60,7 @@ def consumer_check(urls: Sequence[str], *, ca_file: str = "") -> CheckResult:
 
 def sink_figures(urls: Sequence[str], *, ca_file: str = "") -> dict[str, float]:
     """Return what the consumers at `urls` count together: rows_total and dead_letters_total since each one's start, and
-    lag_events. What nobody tells is not there.
-    """
+    lag_events. What nobody tells is not there."""
     found: dict[str, float] = {}
     for url in urls:
         for name, value in _FIGURE.findall(fetch(f"{url}/metrics", ca_file, timeout_s=1.0)[1]):

@@ -99,10 +99,8 @@ class _Connection:
 
 
 class Admin(Connecting):
-    """Asks the broker about the topic and the group, and creates the topic.
-
-    Each call ends within about `timeout_s` seconds. One thread at a time is served; a lock makes others wait.
-    """
+    """Asks the broker about the topic and the group, and creates the topic. Each call ends within about `timeout_s`
+    seconds. One thread at a time is served; a lock makes others wait."""
 
     def __init__(
         self, credentials: KafkaCredentials, *, client_id: str = "bdlab-admin", timeout_s: float = 5.0
@@ -189,11 +187,9 @@ class Admin(Connecting):
         )
 
     def ensure_topic(self) -> EnsuredTopic:
-        """Create the topic if it is missing, with the settings' partitions and replication factor.
-
-        An existing topic is left as it is. Raises BrokerError if it is compacted, since its offsets would
-        not stay dense, and BrokerUnavailable or BrokerRefused.
-        """
+        """Create the topic if it is missing, with the settings' partitions and replication factor. An existing topic is
+        left as it is. Raises BrokerError if it is compacted, since its offsets would not stay dense, and
+        BrokerUnavailable or BrokerRefused."""
         return self._ask(self._ensure)
 
     def _ensure(self, connection: _Connection) -> EnsuredTopic:
@@ -213,8 +209,7 @@ class Admin(Connecting):
 
     def _await_topic(self, admin: AdminClient, connection: _Connection) -> Any:
         """Wait until the topic can be used at every broker that answers: each learns of it a moment after the
-        controller made it, or, with ZooKeeper, after its own start.
-        """
+        controller made it, or, with ZooKeeper, after its own start."""
         topic = connection.server.topic
         for _ in tries(connection.left_s, first_s=_LOOK_AGAIN_S):
             metadata = connection.metadata(admin)
@@ -239,10 +234,8 @@ class Admin(Connecting):
 
 
 def group_members(login: KafkaLogin) -> list[tuple[str, list[int]]]:
-    """Return the consumers of the group, as CLIENT at HOST, each with its partitions. Raises BrokerError.
-
-    For a process of its own, since librdkafka may end the process (see `LogReader.committed_offsets`).
-    """
+    """Return the consumers of the group, as CLIENT at HOST, each with its partitions. Raises BrokerError. For a process
+    of its own, since librdkafka may end the process (see `LogReader.committed_offsets`)."""
     group, admin = login.server.group, AdminClient(client_config(login, client_id="bdlab-doctor"))
     (found,) = await_results(
         "describing group {!r}".format,

@@ -17,12 +17,9 @@ StartPositions = Callable[[Sequence[Position]], Sequence[Position]]
 
 
 class Assignment:
-    """The state of the assigned partitions.
-
-    `started`: they were given their start positions (true without partitions). `unconfirmed`: records that
-    were read, and that the topic is not yet known to hold. `next`: the offset to be read next of each partition that
-    is read. `ended`: the partitions that were read to their ends.
-    """
+    """The state of the assigned partitions. `started`: they were given their start positions (true without partitions).
+    `unconfirmed`: records that were read, and that the topic is not yet known to hold. `next`: the offset to be read
+    next of each partition that is read. `ended`: the partitions that were read to their ends."""
 
     def __init__(self, partitions: frozenset[int] = frozenset()) -> None:
         self.partitions = partitions

@@ -59,11 +59,9 @@ class Change(NamedTuple):
 
 
 def grants(service: str, login: KafkaLogin) -> set[AclBinding]:
-    """Return the ACLs of a service's user: all that it may do at the broker, as `bdlab.services` lists it.
-
-    The rights to write and to read include the right to describe, which is granted as well, so that a list of
-    ACLs shows it. An idempotent producer needs WRITE alone (Kafka 2.8 and later).
-    """
+    """Return the ACLs of a service's user: all that it may do at the broker, as `bdlab.services` lists it. The rights
+    to write and to read include the right to describe, which is granted as well, so that a list of ACLs shows it. An
+    idempotent producer needs WRITE alone (Kafka 2.8 and later)."""
     resources = {
         "topic": (ResourceType.TOPIC, login.server.topic),
         "group": (ResourceType.GROUP, login.server.group),
@@ -80,12 +78,11 @@ def grants(service: str, login: KafkaLogin) -> set[AclBinding]:
 def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[KafkaLogin]]) -> list[Change]:
     """Bring users, passwords and ACLs to the wanted state, and return what was changed.
 
-    `users` has for each service the logins that it may use. A user that exists is tried with its password,
-    and the password is set again if it is refused. What one of these users is allowed beyond its service's
-    grants is taken away; a denial that somebody added is left. On return every broker knows all of it.
+    `users` has for each service the logins that it may use. A user that exists is tried with its password, and the
+    password is set again if it is refused. What one of these users is allowed beyond its service's grants is taken
+    away; a denial that somebody added is left. On return every broker knows all of it.
 
-    Raises BrokerRefused if `admin_login` may not do this, and BrokerUnavailable.
-    """
+    Raises BrokerRefused if `admin_login` may not do this, and BrokerUnavailable."""
     admin = _open_admin(admin_login)
     by_name = {login.username: login for of_service in users.values() for login in of_service}
     known = _await(
@@ -129,11 +126,9 @@ def _metadata_for(login: KafkaLogin, timeout_s: float = _TIMEOUT_S) -> Any:
 
 
 def reload_certificates(admin_login: KafkaLogin) -> list[int]:
-    """Have every broker read its certificate files again if they have changed; return the brokers' node ids.
-
-    Open connections stay. A broker takes only a certificate of the same subject that names all hosts of the
-    one before. Raises BrokerRefused if `admin_login` may not do this, and BrokerUnavailable.
-    """
+    """Have every broker read its certificate files again if they have changed; return the brokers' node ids. Open
+    connections stay. A broker takes only a certificate of the same subject that names all hosts of the one before.
+    Raises BrokerRefused if `admin_login` may not do this, and BrokerUnavailable."""
     client = AdminClient(client_config(admin_login, client_id="bdlab-certificates"))
     brokers = sorted(fetch_metadata(client, server=admin_login.server, timeout_s=_TIMEOUT_S).brokers)
     entry = ConfigEntry(_RELOAD_SETTING, _RELOAD_VALUE, incremental_operation=AlterConfigOpType.SET)
@@ -147,11 +142,8 @@ def reload_certificates(admin_login: KafkaLogin) -> list[int]:
 
 
 def _open_admin(login: KafkaLogin) -> AdminClient:
-    """Return a client, after a check that it may change users and ACLs.
-
-    Without that right confluent_kafka's list of ACLs is empty without an error, and its list of users ends
-    the process with a broken heap (2.16).
-    """
+    """Return a client, after a check that it may change users and ACLs. Without that right confluent_kafka's list of
+    ACLs is empty without an error, and its list of users ends the process with a broken heap (2.16)."""
     client, _ = _open(login, _TIMEOUT_S)
     found = _await(
         "asking what the administrator may do",
@@ -169,12 +161,11 @@ def _open_admin(login: KafkaLogin) -> AdminClient:
 def _open(login: KafkaLogin, timeout_s: float) -> tuple[AdminClient, Any]:
     """Return a client that the broker has logged in, and the broker's metadata.
 
-    librdkafka repeats a refused login, and answers only when its time is over, without the reason, which
-    comes earlier, as an event. So this asks with short time-outs, and looks for the event in between. It asks
-    for the list of topics, which needs one connection; an administrative request needs a second log-in.
+    librdkafka repeats a refused login, and answers only when its time is over, without the reason, which comes earlier,
+    as an event. So this asks with short time-outs, and looks for the event in between. It asks for the list of topics,
+    which needs one connection; an administrative request needs a second log-in.
 
-    Raises BrokerRefused with a KafkaException as its cause, or BrokerUnavailable.
-    """
+    Raises BrokerRefused with a KafkaException as its cause, or BrokerUnavailable."""
     events: list[KafkaError] = []
     # Short, so that a broker that is just starting is found at once.
     config = client_config(login, client_id=_CLIENT_ID) | {"reconnect.backoff.max.ms": 100}
@@ -236,11 +227,9 @@ def _set_passwords(admin: AdminClient, logins: Sequence[KafkaLogin]) -> None:
 
 
 def _await_known(login: KafkaLogin, topic: str = "") -> None:
-    """Wait until every broker accepts the user, and shows it `topic` if one is named.
-
-    A broker learns of a password or an ACL a moment after the controller, and if that is lost, seconds later.
-    One that does not answer is waited for as long as the others count on it: it may be back, and behind.
-    """
+    """Wait until every broker accepts the user, and shows it `topic` if one is named. A broker learns of a password or
+    an ACL a moment after the controller, and if that is lost, seconds later. One that does not answer is waited for as
+    long as the others count on it: it may be back, and behind."""
 
     def shows(seen: Any) -> bool:
         return seen is not None and (not topic or topic in seen.topics)

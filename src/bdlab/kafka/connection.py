@@ -67,10 +67,8 @@ _MEANINGS: dict[int, tuple[type[BrokerError], str]] = {
 def client_config(
     login: KafkaLogin, *, client_id: str, kind: Literal["admin", "producer", "consumer", "reader"] = "admin"
 ) -> dict[str, Any]:
-    """Return librdkafka's settings for a client of this kind that reaches the broker as `login` says.
-
-    Raises BrokerUnavailable if the login names no broker.
-    """
+    """Return librdkafka's settings for a client of this kind that reaches the broker as `login` says. Raises
+    BrokerUnavailable if the login names no broker."""
     server = login.server
     if not server.bootstrap_servers:
         raise BrokerUnavailable(
@@ -142,10 +140,8 @@ def no_answer(server: KafkaSettings, last_problem: str, error: BrokerUnavailable
 
 
 def fetch_metadata(client: Any, *, server: KafkaSettings, timeout_s: float) -> Any:
-    """Return confluent_kafka's ClusterMetadata with all topics. Raises BrokerError.
-
-    It asks for all topics, never for one by name: a broker may create a topic that is asked for by name.
-    """
+    """Return confluent_kafka's ClusterMetadata with all topics. Raises BrokerError. It asks for all topics, never for
+    one by name: a broker may create a topic that is asked for by name."""
     try:
         found = client.list_topics(timeout=timeout_s)
     except KafkaException as error:
@@ -158,10 +154,8 @@ def fetch_metadata(client: Any, *, server: KafkaSettings, timeout_s: float) -> A
 
 
 def at_each_broker(login: KafkaLogin, metadata: Any) -> list[KafkaLogin]:
-    """Return the login once for each broker in `metadata`, with the address of that broker alone.
-
-    Metadata that a new client is given with it is that broker's: it has opened no other connection yet.
-    """
+    """Return the login once for each broker in `metadata`, with the address of that broker alone. Metadata that a new
+    client is given with it is that broker's: it has opened no other connection yet."""
     places = [
         f"[{at.host}]:{at.port}" if ":" in at.host else f"{at.host}:{at.port}" for at in metadata.brokers.values()
     ]
@@ -194,9 +188,8 @@ def await_results(
     """Return the results, within `timeout_s` seconds, of the requests that `ask` sends.
 
     `ask` gets the seconds that are left, and gives each request a key, of which `doing` makes an error's text
-    ("creating topic 'x'"). It is called again if the broker went away before it answered, and after an error whose
-    code is in `retriable`; so the requests have to be idempotent. Raises BrokerError.
-    """
+    ("creating topic 'x'"). It is called again if the broker went away before it answered, and after an error whose code
+    is in `retriable`; so the requests have to be idempotent. Raises BrokerError."""
     last: BrokerError  # there is at least one try
     for left_s in tries(timeout_s, first_s=_PAUSE_S):
         wait_s = max(LEAST_S, left_s)

@@ -38,8 +38,7 @@ class Consumer(Connecting):
     `poll()` calls it again. The group's committed offsets are never read. A partition whose position is not in the log,
     or that `check_log` refuses, is stopped, with the reason in `stopped`, until the next assignment or `rewind()`.
 
-    If the broker's address or the log behind it changes, the client is replaced by a new one.
-    """
+    If the broker's address or the log behind it changes, the client is replaced by a new one."""
 
     def __init__(
         self,
@@ -111,11 +110,9 @@ class Consumer(Connecting):
             self._client.commit({at.partition: at.offset for at in positions if (at.cluster_id, at.topic_id) == ids})
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """Return the next records: at most `max_records`, and as many as come within `timeout_s` seconds.
-
-        Returns none if no broker answers, which is logged once and stands in `problem`.
-        Raises BrokerRefused if the broker has refused this user for 10 s, and what `positions` raises.
-        """
+        """Return the next records: at most `max_records`, and as many as come within `timeout_s` seconds. Returns none
+        if no broker answers, which is logged once and stands in `problem`. Raises BrokerRefused if the broker has
+        refused this user for 10 s, and what `positions` raises."""
         if not self._opened:
             raise BrokerUnavailable("the consumer is not open")
         deadline = time.monotonic() + timeout_s
@@ -183,10 +180,8 @@ class Consumer(Connecting):
         return None
 
     def _join_anew(self, client: ConsumerClient) -> None:
-        """Join the group with a new client, as librdkafka waits five minutes for a lost request to join.
-
-        Seen at Apache Kafka 4.4 when its coordinator moved after a freeze: its log had no such request.
-        """
+        """Join the group with a new client, as librdkafka waits five minutes for a lost request to join. Seen at Apache
+        Kafka 4.4 when its coordinator moved after a freeze: its log had no such request."""
         group, seconds = client.login.server.group, round(client.unassigned_s, 1)
         log.warning("the group gave no partitions: joining it anew", group=group, seconds=seconds)
         self._forming_sessions *= 2
@@ -217,11 +212,10 @@ class Consumer(Connecting):
 def delete_stuck_group(login: KafkaLogin, cluster_id: str, *, client_id: str) -> None:
     """Delete the group at a Tansu broker, so that its members form it anew; at others do nothing.
 
-    Tansu keeps a leader that left while the group was forming, and the others then wait for it without end.
-    Only the committed offsets are lost, which only lag tools read. Apache Kafka does not need this, and it
-    must not be done if brokers may be away: librdkafka 2.16 ends the whole process if the connection breaks
-    in the middle of an administrative call about a group (its pull request 5397).
-    """
+    Tansu keeps a leader that left while the group was forming, and the others then wait for it without end. Only the
+    committed offsets are lost, which only lag tools read. Apache Kafka does not need this, and it must not be done if
+    brokers may be away: librdkafka 2.16 ends the whole process if the connection breaks in the middle of an
+    administrative call about a group (its pull request 5397)."""
     if not cluster_id.startswith(MEMORY_ONLY_ID):
         return
     group = login.server.group

@@ -37,12 +37,11 @@ _UNREADABLE = {KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._UND
 class ConsumerClient:
     """Reads the partitions that the group assigns to it, from the positions that `positions` returns.
 
-    `verified`: since all connections were lost the last time, the broker has told its cluster id and the
-    topic's id. Until then nothing is read, as another log may be at the address now; if that is so,
-    `replaced` is set. Records are returned only after the broker has said, once more, that the topic still
-    has its id: ids are never used again, so that the records are of this topic and of no later one of its
-    name. `refusal` is set if the broker does not accept the user.
-    """
+    `verified`: since all connections were lost the last time, the broker has told its cluster id and the topic's id.
+    Until then nothing is read, as another log may be at the address now; if that is so, `replaced` is set. Records are
+    returned only after the broker has said, once more, that the topic still has its id: ids are never used again, so
+    that the records are of this topic and of no later one of its name. `refusal` is set if the broker does not accept
+    the user."""
 
     def __init__(
         self, login: KafkaLogin, positions: StartPositions, check_log: CheckLog | None, *, client_id: str
@@ -131,11 +130,9 @@ class ConsumerClient:
         self.assignment = Assignment(self.assignment.partitions)
 
     def start(self) -> None:
-        """Ask `positions` where to start, and begin to fetch there.
-
-        Stops each partition whose log has no such offset, or that `check_log` does not accept as the recorded
-        one. Raises BrokerError, and what `positions` and `check_log` raise.
-        """
+        """Ask `positions` where to start, and begin to fetch there. Stops each partition whose log has no such offset,
+        or that `check_log` does not accept as the recorded one. Raises BrokerError, and what `positions` and
+        `check_log` raise."""
         topic, partitions = self.login.server.topic, self.assignment.partitions
         refused: Mapping[int, str] = {}
         log = LogPartition(self.cluster_id, topic, 0, self.topic_id)
@@ -175,11 +172,9 @@ class ConsumerClient:
         return reported_ranges(self._client, self.login.server.topic, partitions, ASK_TIMEOUT_S)
 
     def read(self, max_records: int, deadline: float) -> list[Record]:
-        """Return the records that come until `deadline`, on the monotonic clock.
-
-        Returns none if the assignment or the connection changed meanwhile, or if the topic was made again
-        (`replaced`). Raises BrokerError; a later call then returns what had come.
-        """
+        """Return the records that come until `deadline`, on the monotonic clock. Returns none if the assignment or the
+        connection changed meanwhile, or if the topic was made again (`replaced`). Raises BrokerError; a later call then
+        returns what had come."""
         if not self.assignment.unconfirmed:
             self.assignment.unconfirmed = self._collect(max_records, deadline)
         if self.assignment.unconfirmed or time.monotonic() >= self._next_check:

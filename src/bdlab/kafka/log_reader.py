@@ -78,10 +78,8 @@ def _headers(message: Message) -> Headers:
 
 class LogReader(Client):
     """A consumer that assigns partitions to itself. librdkafka wants it to name a group; it never joins it.
-
-    `group_refused`: the broker has said that this user may not see the group. librdkafka reports this once,
-    among the messages, and then repeats each question about the group until its time is over.
-    """
+    `group_refused`: the broker has said that this user may not see the group. librdkafka reports this once, among the
+    messages, and then repeats each question about the group until its time is over."""
 
     group_refused = False
 
@@ -97,10 +95,9 @@ class LogReader(Client):
     def true_ends(self, topic: str, reported: Mapping[int, int], timeout_s: float) -> dict[int, int]:
         """Return each partition's end (next offset to be written), by reading on from its `reported` end.
 
-        A broker may report an end that is too low: Tansu gives the first offset of its last batch. If the
-        user may not read the topic, the reported ends are returned.
-        Raises BrokerUnavailable if the ends are not reached within `timeout_s` seconds.
-        """
+        A broker may report an end that is too low: Tansu gives the first offset of its last batch. If the user may not
+        read the topic, the reported ends are returned. Raises BrokerUnavailable if the ends are not reached within
+        `timeout_s` seconds."""
         ends, unread = dict(reported), set(reported)
         try:
             for partition, offset, message in self._read_on(topic, reported, unread, timeout_s, "reading the end of"):
@@ -112,10 +109,8 @@ class LogReader(Client):
         return ends
 
     def records_at(self, log: LogPartition, offsets: Mapping[int, int], timeout_s: float) -> dict[int, Record]:
-        """Return the record at one offset of each partition of the topic of `log`, if it is there.
-
-        Raises BrokerUnavailable if not all partitions answer within `timeout_s` seconds, and BrokerError.
-        """
+        """Return the record at one offset of each partition of the topic of `log`, if it is there. Raises
+        BrokerUnavailable if not all partitions answer within `timeout_s` seconds, and BrokerError."""
         found: dict[int, Record] = {}
         waiting = set(offsets)
         doing = "looking up records of"
@@ -128,10 +123,8 @@ class LogReader(Client):
         return found
 
     def records_from(self, log: LogPartition, offsets: Mapping[int, int], timeout_s: float) -> Iterator[Record]:
-        """Yield the records of the topic of `log` from `offsets` on, to each partition's end.
-
-        Raises BrokerUnavailable if not all ends are reached within `timeout_s` seconds, and BrokerError.
-        """
+        """Yield the records of the topic of `log` from `offsets` on, to each partition's end. Raises BrokerUnavailable
+        if not all ends are reached within `timeout_s` seconds, and BrokerError."""
         waiting = set(offsets)
         for partition, offset, message in self._read_on(log.topic, offsets, waiting, timeout_s, "looking through"):
             if message is None:
@@ -142,11 +135,9 @@ class LogReader(Client):
     def _read_on(
         self, topic: str, offsets: Mapping[int, int], waiting: set[int], timeout_s: float, doing: str
     ) -> Iterator[tuple[int, int, Message | None]]:
-        """Yield partition, offset and message of what comes from `offsets` on, until none is left in `waiting`.
-
-        The message is None at a partition's end, and if its offset is not in the log. Raises BrokerUnavailable if some
-        are left after `timeout_s` seconds, and BrokerError.
-        """
+        """Yield partition, offset and message of what comes from `offsets` on, until none is left in `waiting`. The
+        message is None at a partition's end, and if its offset is not in the log. Raises BrokerUnavailable if some are
+        left after `timeout_s` seconds, and BrokerError."""
         doing = f"{doing} topic {topic!r}"
         deadline = time.monotonic() + timeout_s
         try:
@@ -173,10 +164,9 @@ class LogReader(Client):
     def committed_offsets(self, login: KafkaLogin, partitions: Iterable[int], timeout_s: float) -> dict[int, int]:
         """Return the group's committed offset of each partition; negative if there is none.
 
-        The administrative call would be refused at once, but librdkafka 2.16 ends the whole process if the
-        connection breaks in the middle of one that concerns a group (librdkafka pull request 5397).
-        Raises BrokerRefused if this user may not see the group, and BrokerUnavailable.
-        """
+        The administrative call would be refused at once, but librdkafka 2.16 ends the whole process if the connection
+        breaks in the middle of one that concerns a group (librdkafka pull request 5397). Raises BrokerRefused if this
+        user may not see the group, and BrokerUnavailable."""
         group = login.server.group
         places = [TopicPartition(login.server.topic, partition) for partition in partitions]
         deadline, answer_s = time.monotonic() + timeout_s, _FIRST_GROUP_ANSWER_S
@@ -197,10 +187,8 @@ class LogReader(Client):
 def reported_ranges(
     client: Client, topic: str, partitions: Iterable[int], timeout_s: float
 ) -> dict[int, tuple[int, int]]:
-    """Return for each partition the first offset of its log, and its end as the broker reports it.
-
-    `client` is any consumer. Raises BrokerError.
-    """
+    """Return for each partition the first offset of its log, and its end as the broker reports it. `client` is any
+    consumer. Raises BrokerError."""
     wanted = sorted(partitions)
     # As a time stamp each of the two asks for that end of the log.
     starts = _offsets(client, topic, wanted, OFFSET_BEGINNING, timeout_s)
@@ -229,10 +217,8 @@ def _offsets(client: Client, topic: str, partitions: Sequence[int], timestamp: i
 
 
 class TopicIds:
-    """Asks for the id of the topic that a login names, which no other topic of that name has (KIP-516).
-
-    Its client is made when needed.
-    """
+    """Asks for the id of the topic that a login names, which no other topic of that name has (KIP-516). Its client is
+    made when needed."""
 
     def __init__(self, login: KafkaLogin, *, client_id: str) -> None:
         self._login = login

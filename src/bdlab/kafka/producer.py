@@ -23,14 +23,13 @@ _Unsent = tuple[PendingEvent, bytes | None, bytes | None, Headers]
 class Producer(Connecting):
     """Publishes prediction events with `acks=all`, and an idempotent client if `idempotent`.
 
-    Without it a request that is repeated may put an event on the topic twice, of which one is stored, and the
-    first event does not wait for a producer id, for which librdkafka asks each half second only.
+    Without it a request that is repeated may put an event on the topic twice, of which one is stored, and the first
+    event does not wait for a producer id, for which librdkafka asks each half second only.
 
-    Each event's `done` is called once, within `kafka.delivery_timeout_s`, by whoever polls: with the event's
-    position or with the error. That is a thread, until `take_polling` hands it to the caller. `source` is the
-    CloudEvents source of all events, a URI reference. Another thread watches the login and the broker, and
-    replaces the client if one of them changes.
-    """
+    Each event's `done` is called once, within `kafka.delivery_timeout_s`, by whoever polls: with the event's position
+    or with the error. That is a thread, until `take_polling` hands it to the caller. `source` is the CloudEvents source
+    of all events, a URI reference. Another thread watches the login and the broker, and replaces the client if one of
+    them changes."""
 
     def __init__(self, credentials: KafkaCredentials, *, client_id: str, source: str, idempotent: bool = True) -> None:
         self._credentials = credentials
@@ -62,11 +61,10 @@ class Producer(Connecting):
     def publish(self, event: PredictionEvent, done: Done, origin: Origin = UNKNOWN) -> None:
         """Publish one event in the background. For any thread. The source of `origin` replaces the producer's own.
 
-        `done` gets the position, or NotAcknowledged, BrokerUnavailable (never sent), BrokerRefused,
-        TopicMissing or EventTooLarge. Whoever polls runs it: it has to be quick and must not raise.
-        Raises BrokerUnavailable if too many events wait already, and BrokerRefused, TopicMissing or
-        EventTooLarge if that is known at once; `done` is then never called.
-        """
+        `done` gets the position, or NotAcknowledged, BrokerUnavailable (never sent), BrokerRefused, TopicMissing or
+        EventTooLarge. Whoever polls runs it: it has to be quick and must not raise. Raises BrokerUnavailable if too
+        many events wait already, and BrokerRefused, TopicMissing or EventTooLarge if that is known at once; `done` is
+        then never called."""
         key, value = encode(event)
         trace, source = origin.traceparent or new_traceparent(), origin.source or self._source
         head = headers(event, source=source, traceparent=trace, origin=origin, key=key)
@@ -101,10 +99,8 @@ class Producer(Connecting):
         return len(self._outstanding)
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Wait up to `timeout_s` seconds for the acknowledgements, fail the rest, and stop.
-
-        Raises BrokerError if a thread does not stop.
-        """
+        """Wait up to `timeout_s` seconds for the acknowledgements, fail the rest, and stop. Raises BrokerError if a
+        thread does not stop."""
         if not self._opened:
             return
         deadline = time.monotonic() + timeout_s
@@ -129,20 +125,16 @@ class Producer(Connecting):
     # Polling: only one thread at a time does it, and nothing else completes events.
 
     def take_polling(self) -> None:
-        """End the polling thread: from now on the caller calls `poll`, at least each 50 ms.
-
-        While events wait for their acknowledgement, how often it is called is what they wait longer.
-        """
+        """End the polling thread: from now on the caller calls `poll`, at least each 50 ms. While events wait for their
+        acknowledgement, how often it is called is what they wait longer."""
         self._polled_by_caller = True
         self._changed.set()
         if self._polling.is_alive():
             self._polling.join()
 
     def poll(self, timeout_s: float = 0.0) -> None:
-        """Complete the events that are done or late; wait for the first up to `timeout_s` seconds.
-
-        Does nothing once the producer is closed.
-        """
+        """Complete the events that are done or late; wait for the first up to `timeout_s` seconds. Does nothing once
+        the producer is closed."""
         if not self._opened:
             return
         client = self._failover.active

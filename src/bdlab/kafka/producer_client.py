@@ -49,11 +49,9 @@ def not_acknowledged(what: str) -> NotAcknowledged:
 
 
 class PendingEvent:
-    """An event that waits for its acknowledgement. Only the first `complete()` reaches the caller.
-
-    Whoever polls the producer calls it, and nobody else, so that no lock is needed. It is itself what librdkafka calls
-    with the report of the delivery: nothing else is made for an event. `client` has it, if it was sent.
-    """
+    """An event that waits for its acknowledgement. Only the first `complete()` reaches the caller. Whoever polls the
+    producer calls it, and nobody else, so that no lock is needed. It is itself what librdkafka calls with the report of
+    the delivery: nothing else is made for an event. `client` has it, if it was sent."""
 
     __slots__ = ("client", "completed", "deadline", "done")
 
@@ -136,10 +134,8 @@ class ProducerClient:
         self._wake()
 
     def verify(self, timeout_s: float) -> None:
-        """Ask the broker which log it has, and set `verified`, or `replaced` if it is another one.
-
-        Raises BrokerError if there is no answer, or the client has failed for good.
-        """
+        """Ask the broker which log it has, and set `verified`, or `replaced` if it is another one. Raises BrokerError
+        if there is no answer, or the client has failed for good."""
         new = not self.cluster_id
         losses = self._losses
         try:
@@ -184,10 +180,8 @@ class ProducerClient:
         self._wake()
 
     def _partition(self) -> int:
-        """Return the partition of all events of this moment, at most SLOT_EVENTS.
-
-        So they travel, and are written, as one batch instead of one a partition.
-        """
+        """Return the partition of all events of this moment, at most SLOT_EVENTS. So they travel, and are written, as
+        one batch instead of one a partition."""
         now = time.monotonic()
         if now >= self._slot_end or not self._slot_left:
             self._slot_end, self._slot_left = now + SLOT_S, SLOT_EVENTS
@@ -209,10 +203,8 @@ class ProducerClient:
         return self.verified
 
     def send(self, delivery: PendingEvent, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
-        """Queue an event; return false if the client has failed for good, and the next poll will tell why.
-
-        Raises BrokerUnavailable if the queue is full, EventTooLarge, BrokerError.
-        """
+        """Queue an event; return false if the client has failed for good, and the next poll will tell why. Raises
+        BrokerUnavailable if the queue is full, EventTooLarge, BrokerError."""
         client, topic = self._client, self.topic
         try:
             delivery.client = self

@@ -29,8 +29,7 @@ class ProducerFailover:
 
     `active` is the client in use, None before the first; `problem` says why it cannot be used now. A client that was
     replaced is put into `retired`; the polling thread serves it to its end and puts it into `finished`. Both change
-    under `lock`, so that no event goes to a retired client. All else is for one thread, the watching one.
-    """
+    under `lock`, so that no event goes to a retired client. All else is for one thread, the watching one."""
 
     credentials: KafkaCredentials
     client_id: str
@@ -112,10 +111,8 @@ class ProducerFailover:
         return self._candidate
 
     def _raise_if_too_young(self, active: ProducerClient) -> None:
-        """Raise the error of a client that failed for good too soon after its start to be replaced at once.
-
-        A user who may not write at all is connected, and fails with the first event.
-        """
+        """Raise the error of a client that failed for good too soon after its start to be replaced at once. A user who
+        may not write at all is connected, and fails with the first event."""
         age_s = time.monotonic() - active.created_at
         if age_s < self._least_age_s:
             raise active.fatal_error()

@@ -5,11 +5,10 @@ accounting goes on from a checkpoint, which keeps the numbers of what they were.
 in small transactions, each with its checkpoint: after a kill at any moment a little less is pruned.
 
 Cost of an account: one scan of the three position indexes, some 2 s for 10 million rows once they are vacuumed, and an
-index lookup for each duplicate and dead letter, some 5 s for a million of them; one ordered scan more for a
-partition that does not balance. benchmarks/accounts.py measures it.
+index lookup for each duplicate and dead letter, some 5 s for a million of them; one ordered scan more for a partition
+that does not balance. benchmarks/accounts.py measures it.
 
-Besides, what the tables know of a broker's log, and an administrator's decision about it.
-"""
+Besides, what the tables know of a broker's log, and an administrator's decision about it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -107,10 +106,9 @@ def prune(
 ) -> Iterator[Pruned]:
     """Delete the positions that were recorded before `before`, and yield what was deleted of each partition.
 
-    `credentials` log in as a member of bdlab_owner: the writer may not delete. The id of a
-    deleted row is forgotten: an event with it is then stored as a new row. Raises Unhealthy for a
-    partition that does not balance (what came before it stays pruned), DatabaseError and VaultError.
-    """
+    `credentials` log in as a member of bdlab_owner: the writer may not delete. The id of a deleted row is forgotten: an
+    event with it is then stored as a new row. Raises Unhealthy for a partition that does not balance (what came before
+    it stays pruned), DatabaseError and VaultError."""
     with Session(credentials, application_name="bdlab prune", limits=_LIMITS) as session:
         with session.transaction() as cursor:
             cursor.execute(queries("accounts")["prunable"])
@@ -179,10 +177,8 @@ def read_known(cursor: Cursor, ranges: Sequence[LogRange]) -> KnownLog | None:
 
 
 def decide_log(credentials: DatabaseCredentials, found: LogRange, *, same: bool) -> bool:
-    """Note that the log of `found` is the known one (`same`), or that the known one is closed.
-
-    Return whether any is known. `credentials` are of a member of bdlab_owner. Raises DatabaseError, VaultError.
-    """
+    """Note that the log of `found` is the known one (`same`), or that the known one is closed. Return whether any is
+    known. `credentials` are of a member of bdlab_owner. Raises DatabaseError, VaultError."""
     with Session(credentials, application_name="bdlab migrate") as session, session.transaction() as cursor:
         cursor.execute(queries("logs")["adopt" if same else "close"], msgspec.structs.asdict(found))
         return cursor.fetchone() is not None

@@ -1,8 +1,7 @@
 """The schema of a database: its version, and its contract.
 
 Versions are SQL files that the owner applies in order, under an advisory lock. The contract is in the columns of
-`predictions`, and in the row of `contracts` that says so.
-"""
+`predictions`, and in the row of `contracts` that says so."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -36,11 +35,9 @@ _TYPES = {
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
-    """One SQL file, ``<version>_<name>.sql``; `checksum` is its sha256 in hex.
-
-    `compatible_from` is the lowest version whose release may run on the migrated schema, from the file's
-    first line (``-- compatible_from: <version>``); without one it is the migration's own version.
-    """
+    """One SQL file, ``<version>_<name>.sql``; `checksum` is its sha256 in hex. `compatible_from` is the lowest version
+    whose release may run on the migrated schema, from the file's first line (``-- compatible_from: <version>``);
+    without one it is the migration's own version."""
 
     version: int
     name: str
@@ -69,10 +66,8 @@ def expected_version() -> int:
 
 
 def apply(cursor: Cursor, server: str, deployment: Deployment) -> tuple[str, ...]:
-    """Apply what is missing in the owner's transaction, and return the names of what was applied.
-
-    Raises SchemaOutdated if the database is of a newer version or another build, and DatabaseError.
-    """
+    """Apply what is missing in the owner's transaction, and return the names of what was applied. Raises SchemaOutdated
+    if the database is of a newer version or another build, and DatabaseError."""
     sql = {name: deployment.in_sql(text) for name, text in queries("migrations").items()}
     cursor.execute(sql["create_table"])
     cursor.execute(sql["applied"])
@@ -127,10 +122,8 @@ def check_schema(cursor: Cursor, server: str) -> None:
 
 
 def schema_version(cursor: Cursor) -> tuple[int, int] | None:
-    """Return the database's version, and the lowest whose release may run on it; None if it was never migrated.
-
-    Ends no transaction.
-    """
+    """Return the database's version, and the lowest whose release may run on it; None if it was never migrated. Ends no
+    transaction."""
     cursor.execute("SAVEPOINT schema_version")
     try:
         cursor.execute(queries("migrations")["version"])
@@ -160,11 +153,10 @@ def migrate(
 ) -> tuple[tuple[str, ...], str]:
     """Bring the schema up to date and make `contract` the database's, all of it or nothing.
 
-    Returns the names of what was applied, and what changed of the contract, empty if nothing. A higher number
-    adds its columns, with their defaults in the rows so far; a lower one only has to fit. Any contract can
-    take the place of the reviews' as long as no consumer was ever given a partition. Raises ContractMismatch
-    for any other change, SchemaOutdated for another build's database, DatabaseError and VaultError.
-    """
+    Returns the names of what was applied, and what changed of the contract, empty if nothing. A higher number adds its
+    columns, with their defaults in the rows so far; a lower one only has to fit. Any contract can take the place of the
+    reviews' as long as no consumer was ever given a partition. Raises ContractMismatch for any other change,
+    SchemaOutdated for another build's database, DatabaseError and VaultError."""
     with as_owner(credentials, deployment) as (cursor, server):
         return apply(cursor, server, deployment), _adopt(cursor, contract, deployment)
 

@@ -18,11 +18,8 @@ _LOOK_AGAIN_S = 0.2
 
 
 def dump(login: DatabaseLogin, file: Path, *, programs: Path, stop: threading.Event | None = None) -> None:
-    """Write a snapshot of all tables into the new `file` (0600, PostgreSQL's custom format).
-
-    `programs` is the folder of `pg_dump`, which must not be older than the server. Setting `stop` ends it.
-    Raises DatabaseError.
-    """
+    """Write a snapshot of all tables into the new `file` (0600, PostgreSQL's custom format). `programs` is the folder
+    of `pg_dump`, which must not be older than the server. Setting `stop` ends it. Raises DatabaseError."""
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     os.close(handle)
     options = ("--format=custom", "--lock-wait-timeout=30s", f"--file={file}")
@@ -30,11 +27,9 @@ def dump(login: DatabaseLogin, file: Path, *, programs: Path, stop: threading.Ev
 
 
 def restore(login: DatabaseLogin, file: Path, *, programs: Path) -> None:
-    """Restore a dump into a database that has the group roles and no tables; all of it, or nothing.
-
-    `login` is of a member of bdlab_owner, never an administrator, as a dump can hold any statement. Only what
-    is in the tables' schema is restored. Raises DatabaseError.
-    """
+    """Restore a dump into a database that has the group roles and no tables; all of it, or nothing. `login` is of a
+    member of bdlab_owner, never an administrator, as a dump can hold any statement. Only what is in the tables' schema
+    is restored. Raises DatabaseError."""
     options = ("--single-transaction", "--exit-on-error", "--no-owner", "--schema=public", str(file))
     _run(login, programs / "pg_restore", *options)
 

@@ -99,11 +99,9 @@ class Reader(Connecting):
                 yield cursor
 
     def newest(self, limit: int, *, source: str = "real") -> list[Any]:
-        """Return the predictions of `source` that were stored last, the newest first.
-
-        The source `all` is any, and `real` any but drills and demonstrations. They are at most `limit`, and
-        fewer if their texts have more than NEWEST_BYTES.
-        """
+        """Return the predictions of `source` that were stored last, the newest first. The source `all` is any, and
+        `real` any but drills and demonstrations. They are at most `limit`, and fewer if their texts have more than
+        NEWEST_BYTES."""
         with self._cursor() as cursor:
             rows = self._rows_of(cursor)
             cursor.execute(rows.newest, {"limit": limit, "bytes": NEWEST_BYTES, "source": source})
@@ -163,11 +161,8 @@ class Reader(Connecting):
             return cursor.fetchall()
 
     def state(self, *, count_rows: bool = True, deployment: Deployment = BDLAB) -> DatabaseState:
-        """Return the state of the database; never raises if it is away.
-
-        Counting rows reads the whole table, so a probe that runs every second leaves it out. Vault makes
-        users for `deployment`.
-        """
+        """Return the state of the database; never raises if it is away. Counting rows reads the whole table, so a probe
+        that runs every second leaves it out. Vault makes users for `deployment`."""
         expected = expected_version()
         try:
             with self._cursor() as cursor:

@@ -1,7 +1,6 @@
 """The first set-up of a server: database, group roles, and the manager role through which Vault makes users.
 
-`vault-init` does it with the administrator's login, which nothing else uses.
-"""
+`vault-init` does it with the administrator's login, which nothing else uses."""
 
 from __future__ import annotations
 
@@ -29,11 +28,9 @@ _ROLES = {"owner": OWNER.group, "writer": WRITER.group, "reader": READER.group, 
 
 
 class Administrator:
-    """The server's superuser; implements `bootstrap.plan.DatabaseManager`. Its methods raise DatabaseError.
-
-    The `server.dbname` of `login` is the database to make. On a server that others use too (`shared`), the
-    access to its maintenance databases stays as it is.
-    """
+    """The server's superuser; implements `bootstrap.plan.DatabaseManager`. Its methods raise DatabaseError. The
+    `server.dbname` of `login` is the database to make. On a server that others use too (`shared`), the access to its
+    maintenance databases stays as it is."""
 
     def __init__(self, login: DatabaseLogin, deployment: Deployment = BDLAB, *, shared: bool = False) -> None:
         self.login = login
@@ -63,10 +60,9 @@ class Administrator:
     def change(self, password: Secret | None = None, *, dry_run: bool = False) -> tuple[str, ...]:
         """Make what is missing, and return a line for each change.
 
-        The manager's password has to be given if the manager does not exist yet (else InvalidInput). The
-        server gets it as a SCRAM verifier, so that it cannot be in a log of the server. With `dry_run`
-        nothing is changed, and only changes are found that do not depend on another.
-        """
+        The manager's password has to be given if the manager does not exist yet (else InvalidInput). The server gets it
+        as a SCRAM verifier, so that it cannot be in a log of the server. With `dry_run` nothing is changed, and only
+        changes are found that do not depend on another."""
         dbname = self.login.server.dbname
         with _cursor(self.login, _MAINTENANCE_DATABASE) as cursor:
             work = _RoleSetup(cursor, dry_run=dry_run)

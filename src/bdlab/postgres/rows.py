@@ -19,11 +19,9 @@ _json = msgspec.json.Encoder()
 
 
 class CopyLines:
-    """Makes the rows for COPY from events of the struct `event`.
-
-    Its `columns` are the id, which is the record's key, then the other fields but the last two (`timestamp`
-    and `schema_version`), what the record's headers and its reading tell, and the position.
-    """
+    """Makes the rows for COPY from events of the struct `event`. Its `columns` are the id, which is the record's key,
+    then the other fields but the last two (`timestamp` and `schema_version`), what the record's headers and its reading
+    tell, and the position."""
 
     def __init__(self, event: type[msgspec.Struct]) -> None:
         kinds = get_type_hints(event)
@@ -68,10 +66,8 @@ def _escaped(text: str) -> str:
 
 
 def headers_json(headers: Headers) -> str:
-    """Return headers as a JSON array of objects: `name` and `value`, or `value_base64` if it is no plain text.
-
-    Kafka allows any bytes; JSON in PostgreSQL can hold neither NUL nor invalid UTF-8.
-    """
+    """Return headers as a JSON array of objects: `name` and `value`, or `value_base64` if it is no plain text. Kafka
+    allows any bytes; JSON in PostgreSQL can hold neither NUL nor invalid UTF-8."""
     named = [(name.encode("utf-8", "surrogateescape"), value) for name, value in headers]
     return _json.encode([_text("name", name) | _text("value", value) for name, value in named]).decode()
 

@@ -88,11 +88,9 @@ def translate(error: psycopg2.Error, *, server: str, rows: bool = False) -> Data
 
 
 def is_refused_login(error: psycopg2.Error) -> bool:
-    """Return whether a failed connect means that the server refuses this user (class 28).
-
-    A failed connect has no SQLSTATE, and the server's messages may be in any language. So every error counts
-    but those of a server that did not answer, or that accepts nobody now.
-    """
+    """Return whether a failed connect means that the server refuses this user (class 28). A failed connect has no
+    SQLSTATE, and the server's messages may be in any language. So every error counts but those of a server that did not
+    answer, or that accepts nobody now."""
     return not any(words in str(error) for words in _NO_REFUSAL)
 
 
@@ -103,12 +101,9 @@ def _first_line(error: psycopg2.Error) -> str:
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The bounds of one connection, in seconds.
-
-    The server enforces the first three. After `silence_s` in one transaction the client cuts the socket, also
-    if the peer is alive and does not answer. `idle_in_transaction_s` frees the locks of a client that froze
-    between two statements.
-    """
+    """The bounds of one connection, in seconds. The server enforces the first three. After `silence_s` in one
+    transaction the client cuts the socket, also if the peer is alive and does not answer. `idle_in_transaction_s` frees
+    the locks of a client that froze between two statements."""
 
     statement_s: float = 60.0
     lock_s: float = 30.0
@@ -137,10 +132,8 @@ def parameters(login: DatabaseLogin, *, application_name: str) -> dict[str, Any]
 
 
 def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLimits) -> Connection:
-    """Connect with `login`, and remove libpq's variables (`PG...`) from the environment of this process.
-
-    Raises SettingsInvalid if there is no host, or no authority to verify it by, and psycopg2.Error.
-    """
+    """Connect with `login`, and remove libpq's variables (`PG...`) from the environment of this process. Raises
+    SettingsInvalid if there is no host, or no authority to verify it by, and psycopg2.Error."""
     # No parameter overrides some of them (PGSERVICE, PGTZ), and a later libpq may know others.
     for name in [name for name in os.environ if name.startswith("PG")]:
         os.environ.pop(name, None)
@@ -175,11 +168,8 @@ def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLi
 
 @contextlib.contextmanager
 def cut_after(seconds: float, connection: Connection) -> Iterator[None]:
-    """Shut the connection's socket down if the block takes longer, so that a call fails instead of hanging.
-
-    psycopg2 waits inside libpq without a bound, and the peer's kernel answers TCP's keepalives even if the
-    server hangs.
-    """
+    """Shut the connection's socket down if the block takes longer, so that a call fails instead of hanging. psycopg2
+    waits inside libpq without a bound, and the peer's kernel answers TCP's keepalives even if the server hangs."""
     timer = threading.Timer(seconds, cut, args=[connection])
     timer.daemon = True
     timer.start()
@@ -197,10 +187,8 @@ def cut(connection: Connection) -> None:
 
 
 class Session(Connecting):
-    """Transactions on one connection, which is made again if it broke or its credentials changed.
-
-    Not for two threads at once. `prepare` is called on each new connection, before its first transaction.
-    """
+    """Transactions on one connection, which is made again if it broke or its credentials changed. Not for two threads
+    at once. `prepare` is called on each new connection, before its first transaction."""
 
     def __init__(
         self,
@@ -241,11 +229,9 @@ class Session(Connecting):
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Cursor]:
-        """Yield a cursor in a transaction that commits at the end, or rolls back and raises DatabaseError.
-
-        The first 42501 is DatabaseUnavailable, as the lease of this connection may have been revoked; the
-        next transaction has a new lease, and if that is denied too, it raises DatabaseDenied.
-        """
+        """Yield a cursor in a transaction that commits at the end, or rolls back and raises DatabaseError. The first
+        42501 is DatabaseUnavailable, as the lease of this connection may have been revoked; the next transaction has a
+        new lease, and if that is denied too, it raises DatabaseDenied."""
         connection = self._current()
         try:
             with cut_after(self._limits.silence_s, connection):

@@ -50,10 +50,8 @@ class Store:
         idle_in_transaction_s: float = 5.0,
         limits: ConnectionLimits | None = None,
     ) -> None:
-        """`idle_in_transaction_s` has to be below the consumer group's session time-out.
-
-        So the server frees the locks of a consumer that froze before another gets its partitions.
-        """
+        """`idle_in_transaction_s` has to be below the consumer group's session time-out. So the server frees the locks
+        of a consumer that froze before another gets its partitions."""
         limits = limits or ConnectionLimits(idle_in_transaction_s=idle_in_transaction_s)
         self._session = Session(credentials, application_name="bdlab consume", limits=limits, prepare=self._prepare)
         self._numbers: dict[LogPartition, int] = {}
@@ -105,10 +103,8 @@ class Store:
             cursor.execute(queries("logs")["confirm"], msgspec.structs.asdict(ranges[0]))
 
     def start_offsets(self, assigned: Sequence[Position]) -> list[Position]:
-        """Return where to go on in each partition; `assigned` has the log's start for those that are new.
-
-        Raises DatabaseUnavailable, DatabaseDenied and VaultError.
-        """
+        """Return where to go on in each partition; `assigned` has the log's start for those that are new. Raises
+        DatabaseUnavailable, DatabaseDenied and VaultError."""
         logs = [log_partition(position) for position in assigned]
         with self._session.transaction() as cursor:
             self._numbers.clear()
@@ -140,11 +136,9 @@ class Store:
                 self._numbers[log] = number
 
     def store(self, batch: Sequence[Entry], *, ends: Mapping[LogPartition, int] | None = None) -> Stored:
-        """Record `batch`, all of it or nothing. The offsets of each partition ascend without a gap.
-
-        `ends` has the logs' ends, if they are known. Raises RowRejected if a row's content is refused,
-        FenceLost if another consumer was here, DatabaseUnavailable, DatabaseDenied and VaultError.
-        """
+        """Record `batch`, all of it or nothing. The offsets of each partition ascend without a gap. `ends` has the
+        logs' ends, if they are known. Raises RowRejected if a row's content is refused, FenceLost if another consumer
+        was here, DatabaseUnavailable, DatabaseDenied and VaultError."""
         advance = fences(batch)
         accepted = [entry for entry in batch if isinstance(entry, Accepted)]
         dead = [entry for entry in batch if isinstance(entry, DeadLetter)]
