@@ -105,10 +105,10 @@ class _Examination(Checker):
     def _postgres(self) -> None:
         with Reader(self.database.opened, application_name="bdlab-doctor") as reader:
             began = time.time()
-            seconds, used, limit = reader.server()
+            seconds, used, limit = reader.rows("server")[0]
             self._facts.clocks_ms["PostgreSQL"] = round((seconds - (began + time.time()) / 2) * 1000)
             self._facts.shares["connections of PostgreSQL"] = Share(used, limit, "connections")
-            for place, at, code, why in reader.newest_open():
+            for place, at, code, why in reader.rows("newest_open"):
                 self._facts.dead_letters[place] = f"{at:%Y-%m-%dT%H:%M:%SZ} {code} {masked(why)}"
 
     def _group(self) -> str | None:

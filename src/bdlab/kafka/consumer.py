@@ -12,9 +12,8 @@ from confluent_kafka.admin import AdminClient
 from bdlab.credentials import Connecting, KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, TopicMissing
 from bdlab.events import Position, Record
-from bdlab.kafka.assignment import Assignment, StartPositions
 from bdlab.kafka.connection import client_config, current_login
-from bdlab.kafka.consumer_client import ConsumerClient
+from bdlab.kafka.consumer_client import Assignment, ConsumerClient, StartPositions
 from bdlab.log_identity import CheckLog
 from bdlab.probes import MEMORY_ONLY_ID
 from bdlab.retry import Backoff, Outage

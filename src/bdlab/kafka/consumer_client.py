@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -11,12 +11,11 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, OffsetOutOfRange, TopicMissing
-from bdlab.events import Record
-from bdlab.kafka.assignment import Assignment, StartPositions, out_of_range
+from bdlab.events import Position, Record
 from bdlab.kafka.connection import broker_error, client_config, fetch_metadata, no_answer, partitions_of
-from bdlab.kafka.log_reader import LogReader, TopicIds, reported_ranges
+from bdlab.kafka.log_reader import LogReader, TopicIds, reported_ranges, to_record
 from bdlab.ledger import LogPartition, LogRange
-from bdlab.log_identity import CheckLog
+from bdlab.log_identity import ADVICE, CheckLog
 
 log = structlog.get_logger()
 
@@ -32,6 +31,42 @@ _CHECK_EVERY_S = 1.0
 
 #: A batch of records that cannot be unpacked; librdkafka reads it again without end.
 _UNREADABLE = {KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._UNDERFLOW, KafkaError._NOT_IMPLEMENTED}
+
+StartPositions = Callable[[Sequence[Position]], Sequence[Position]]
+
+
+class Assignment:
+    """The state of the assigned partitions. `started`: they were given their start positions (true without partitions).
+    `unconfirmed`: records that were read, and that the topic is not yet known to hold. `next`: the offset to be read
+    next of each partition that is read. `ended`: the partitions that were read to their ends."""
+
+    def __init__(self, partitions: frozenset[int] = frozenset()) -> None:
+        self.partitions = partitions
+        self.started = not partitions
+        self.stopped: dict[int, str] = {}
+        self.unconfirmed: list[Record] = []
+        self.next: dict[int, int] = {}
+        self.ended: set[int] = set()
+
+    @property
+    def at_end(self) -> bool:
+        """Whether each partition was read to its end or is stopped; false without partitions."""
+        return bool(self.partitions) and self.started and self.partitions <= self.ended | set(self.stopped)
+
+    def stop(self, partition: int, reason: str) -> None:
+        """Note, and log once, why a partition cannot be read on."""
+        if partition not in self.stopped:
+            log.error("partition stopped", partition=partition, reason=reason)
+        self.stopped[partition] = reason
+
+    def take(self, message: Message, log: LogPartition, read_at: datetime) -> Record | None:
+        """Return the record, of the topic of `log`, if it is the next one of its partition, else None."""
+        partition, offset = message.partition(), message.offset()
+        if partition is None or offset is None or partition in self.stopped or offset != self.next.get(partition):
+            return None
+        self.next[partition] = offset + 1
+        self.ended.discard(partition)
+        return to_record(message, Position(log.cluster_id, log.topic, partition, offset, log.topic_id), read_at)
 
 
 class ConsumerClient:
@@ -159,7 +194,7 @@ class ConsumerClient:
             elif partition not in starts:
                 self.assignment.stop(partition, "the store gave no position to start at")
             elif not low <= starts[partition] <= ends[partition]:
-                reason = out_of_range(topic, partition, starts.pop(partition), low, ends[partition])
+                reason = _out_of_range(topic, partition, starts.pop(partition), low, ends[partition])
                 self.assignment.stop(partition, reason)
         try:
             # This drops what was fetched before.
@@ -274,7 +309,7 @@ class ConsumerClient:
             start, end = self._ranges([partition])[partition]
         except BrokerError as error:
             return f"offset {offset} of {topic} partition {partition} is not in the log ({error.message})"
-        return out_of_range(topic, partition, offset, start, end)
+        return _out_of_range(topic, partition, offset, start, end)
 
     def _stop(self, partition: int, reason: str) -> None:
         self._client.pause([TopicPartition(self.login.server.topic, partition)])
@@ -304,3 +339,16 @@ class ConsumerClient:
         self.assignment = Assignment()
         self._interrupted = True
         self._unassigned_since = time.monotonic()
+
+
+def _out_of_range(topic: str, partition: int, offset: int, start: int, end: int) -> str:
+    """Return why the next offset to store is not in the log, with the numbers."""
+    what = (
+        f"{start - offset} events were deleted at the broker before they were stored"
+        if offset < start
+        else f"the log is shorter than what was stored from it. {ADVICE}"
+    )
+    return (
+        f"the next offset to store of {topic} partition {partition} is {offset}, "
+        f"and the broker's log has {start} to {end}: {what}"
+    )

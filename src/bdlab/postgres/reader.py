@@ -148,16 +148,10 @@ class Reader(Connecting):
         with self._cursor() as cursor:
             return read_accounts(cursor, limit=limit)
 
-    def server(self) -> tuple[float, int, int]:
-        """Return the server's clock in seconds since 1970, its connections, and how many it takes."""
+    def rows(self, query: str) -> list[Any]:
+        """Return the rows of `server` or `newest_open` of `reader.sql`, which says what is in their columns."""
         with self._cursor() as cursor:
-            cursor.execute(queries("reader")["server"])
-            return cursor.fetchall()[0]
-
-    def newest_open(self) -> list[tuple[str, datetime, str, str]]:
-        """Return position, moment, SQLSTATE and reason of the newest dead letters that nobody has dealt with."""
-        with self._cursor() as cursor:
-            cursor.execute(queries("reader")["newest_open"])
+            cursor.execute(queries("reader")[query])
             return cursor.fetchall()
 
     def state(self, *, count_rows: bool = True, deployment: Deployment = BDLAB) -> DatabaseState:

@@ -47,11 +47,13 @@ WHERE (log_id, partition, "offset") NOT IN (
 SELECT count(*) $of_open
 
 -- name: server
+-- Its clock in seconds since 1970, its connections, and how many it takes.
 SELECT extract(epoch FROM clock_timestamp())::float8, count(datid),
        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
 FROM pg_stat_activity
 
 -- name: newest_open
+-- Position, moment, SQLSTATE and reason of the newest dead letters that nobody has dealt with.
 SELECT partition || '/' || "offset", recorded_at, sqlstate, reason $of_open ORDER BY recorded_at DESC LIMIT 3
 
 -- name: ended_logins

@@ -48,19 +48,14 @@ SELECT EXISTS (
 GRANT {group} TO {role}
 
 -- name: privileges
-SELECT has_schema_privilege(%(owner)s, 'public', 'CREATE')
-   AND has_schema_privilege(%(writer)s, 'public', 'USAGE')
-   AND has_schema_privilege(%(reader)s, 'public', 'USAGE')
-   AND NOT has_schema_privilege(%(reader)s, 'public', 'CREATE')
-   AND has_database_privilege(%(owner)s, current_database(), 'CONNECT')
-   AND has_database_privilege(%(writer)s, current_database(), 'CONNECT')
-   AND has_database_privilege(%(reader)s, current_database(), 'CONNECT')
-   AND has_database_privilege(%(manager)s, current_database(), 'CONNECT')
+SELECT has_schema_privilege(%(owner)s, 'public', 'CREATE') AND has_schema_privilege(%(writer)s, 'public', 'USAGE')
+   AND has_schema_privilege(%(reader)s, 'public', 'USAGE') AND NOT has_schema_privilege(%(reader)s, 'public', 'CREATE')
+   AND (SELECT bool_and(has_database_privilege(role, current_database(), 'CONNECT'))
+        FROM unnest(ARRAY[%(owner)s, %(writer)s, %(reader)s, %(manager)s]::name[]) role)
    AND has_database_privilege(%(writer)s, current_database(), 'TEMPORARY')
    AND NOT has_database_privilege(%(reader)s, current_database(), 'TEMPORARY')
-   AND NOT has_function_privilege('public', 'lo_creat(integer)', 'EXECUTE')
-   AND NOT has_function_privilege('public', 'lo_create(oid)', 'EXECUTE')
-   AND NOT has_function_privilege('public', 'lo_from_bytea(oid, bytea)', 'EXECUTE')
+   AND NOT EXISTS (SELECT FROM unnest('{lo_creat(integer),lo_create(oid),"lo_from_bytea(oid,bytea)"}'::text[]) f
+                   WHERE has_function_privilege('public', f, 'EXECUTE'))
 
 -- name: grant_privileges
 -- By default everybody may create large objects, a reader too; and a user who owns one outside of the group could
