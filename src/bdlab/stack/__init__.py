@@ -9,14 +9,13 @@ from bdlab.stack.local import LocalStack
 from bdlab.stack.servers.kafka import ApacheKafka
 from bdlab.stack.servers.openbao import OpenBao
 from bdlab.stack.servers.postgres import Postgres
-from bdlab.stack.servers.server import Broker, Server
+from bdlab.stack.servers.server import Server
 from bdlab.stack.supervisor import Event
 from bdlab.stack.tls import TlsFolder
 
 __all__ = [
     "EXPORTED",
     "ApacheKafka",
-    "Broker",
     "BrokerKind",
     "DataFolder",
     "Endpoints",

@@ -79,8 +79,6 @@ class VaultClient:
     def close(self) -> None:
         self._hvac.adapter.close()
 
-    # -- any path ------------------------------------------------------------------------------------------
-
     def request(
         self,
         method: Method,
@@ -117,8 +115,6 @@ class VaultClient:
     def upload(self, path: str, content: bytes, *, timeout_s: float) -> None:
         """POST `content` as it is."""
         self._checked("post", path, self._send("post", path, content=content, timeout_s=timeout_s))
-
-    # -- particular paths ------------------------------------------------------------------------------------
 
     def health(self, *, timeout_s: float | None = None) -> Health:
         """Return the answer of `sys/health`. Raises VaultUnavailable if nothing answers, or no Vault."""
@@ -203,8 +199,6 @@ class VaultClient:
         if cas is not None:
             body["options"] = {"cas": cas}
         return int(self.write(f"{mount}/data/{path}", body)["version"])
-
-    # -- inside ----------------------------------------------------------------------------------------------
 
     def _send(
         self,

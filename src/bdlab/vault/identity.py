@@ -181,8 +181,6 @@ class Identity:
             raise IdentityRefused(what, hint="Run `bdlab vault-init` to hand one over.")
         return role_id, secret_id
 
-    # -- inside ----------------------------------------------------------------------------------------------
-
     def _file(self, name: str) -> Path:
         return self.folder / name
 

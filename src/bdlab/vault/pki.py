@@ -114,13 +114,9 @@ def issue(
         (each, role) for each in CERTIFICATE_AUTHORITIES.values() for role in each.roles if role.name == name
     )
     path = f"{authority.mount}/issue/{name}"
-    body: dict[str, Any] = {
-        "common_name": role.subject,
-        "ttl": f"{ttl_s or role.max_ttl_s}s",
-        "private_key_format": "pkcs8",
-        # The common name is a label, not a host.
-        "exclude_cn_from_sans": True,
-    }
+    body: dict[str, Any] = {"common_name": role.subject, "ttl": f"{ttl_s or role.max_ttl_s}s"}
+    # The common name is a label, not a host.
+    body |= {"private_key_format": "pkcs8", "exclude_cn_from_sans": True}
     if role.server:
         body |= {"alt_names": ",".join(hosts), "ip_sans": _LOCAL_ADDRESS}
     answer = client.write(path, body)

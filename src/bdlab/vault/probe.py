@@ -6,13 +6,9 @@ from bdlab.errors import VaultError, VaultUnavailable
 from bdlab.probes import VaultState
 from bdlab.vault.client import VaultClient
 from bdlab.vault.logins import LeasedDatabaseLogin, LeasedToken
+from bdlab.vault.responses import TABLE
 
 _TIMEOUT_S = 2.0
-_ENABLE = (
-    "no audit device: nothing records who reads which secret. HashiCorp Vault: `bdlab vault-token -- vault "
-    "audit enable file file_path=/var/log/vault/audit.log`; OpenBao: an `audit` stanza in its configuration, "
-    "then SIGHUP"
-)
 
 
 def probe_vault(token: LeasedToken, database: LeasedDatabaseLogin, *, kv_path: str, audit: bool = False) -> VaultState:
@@ -51,6 +47,6 @@ def audit_missing(client: VaultClient) -> str:
     """Return how to enable an audit log; empty if there is one, or if this token may not see it. HashiCorp Vault has
     none until somebody enables it."""
     try:
-        return "" if client.read("sys/audit") else _ENABLE
+        return "" if client.read("sys/audit") else TABLE["advice"]["audit"]
     except VaultError:
         return ""  # an older policy, or a token of a namespace

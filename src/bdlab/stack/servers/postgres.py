@@ -155,12 +155,8 @@ class Postgres(TlsServer):
         groups = ",".join(f"+{deployment.in_sql(role.group)}" for role in DATABASE_ROLES)
         rules = Template(Path(__file__).with_name("pg_hba.conf").read_text("ascii"))
         access.write_text(rules.substitute(groups=groups, tls="ssl" if self.tls else ""), "ascii")
-        options = {
-            "hba_file": str(access),
-            "listen_addresses": "127.0.0.1" if self._on_tcp else "",
-            "port": str(port),
-            "unix_socket_directories": "",
-        }
+        options = {"hba_file": str(access), "port": str(port), "unix_socket_directories": ""}
+        options["listen_addresses"] = "127.0.0.1" if self._on_tcp else ""
         if self.socket_dir:
             self.socket_dir.mkdir(exist_ok=True, mode=0o700)
             hand_over(self.socket_dir, prefix)
@@ -195,14 +191,8 @@ class Postgres(TlsServer):
         os.write(writer, password.encode() + b"\n")
         os.close(writer)
         program = installation / "bin" / "initdb"
-        command = [
-            *prefix,
-            str(program),
-            f"--pgdata={new}",
-            f"--username={self.admin_user}",
-            f"--pwfile=/dev/fd/{reader}",
-            *binaries.options("initdb.options"),
-        ]
+        options = [f"--pgdata={new}", f"--username={self.admin_user}", f"--pwfile=/dev/fd/{reader}"]
+        command = [*prefix, str(program), *options, *binaries.options("initdb.options")]
         environment, limit_s = self._environment(), _INITDB_TIMEOUT_S
         try:
             outcome = run_to_end("initdb", command, environment, self.data_dir, timeout_s=limit_s, pass_fds=(reader,))

@@ -241,14 +241,10 @@ def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT_
         with vault_init_lock(plan), contextlib.closing(AdminAccess(client, plan, file)) as access:
             writer = access.writer()
             # A policy is known in its own namespace, the root policy only in the root namespace.
-            token = (writer.in_namespace("") if policies == (ROOT_POLICY,) else writer).make_token(
-                policies=list(policies),
-                no_default_policy=True,
-                ttl=f"{int(ttl.total_seconds())}s",
-                explicit_max_ttl=f"{int(ttl.total_seconds())}s",
-                renewable=False,
-                display_name=f"operator-{_user()}",
-            )
+            maker = writer.in_namespace("") if policies == (ROOT_POLICY,) else writer
+            longest, name = f"{int(ttl.total_seconds())}s", f"operator-{_user()}"
+            values = {"policies": list(policies), "ttl": longest, "explicit_max_ttl": longest, "display_name": name}
+            token = maker.make_token(no_default_policy=True, renewable=False, **values)
         return client.with_token(token)
 
 

@@ -66,8 +66,8 @@ def policy_text(service: str, vault: VaultSettings, deployment: Deployment) -> s
 def policy_entries(plan: Plan, services: Sequence[str]) -> Step:
     """Return the step that sets up the policies."""
     texts = {plan.deployment.own(name): policy_text(name, plan.vault, plan.deployment) for name in services}
-    paths = {name: f"sys/policies/acl/{name}" for name in texts}
-    return entries("policies", {name: Entry(path=paths[name], wanted={"policy": texts[name]}) for name in texts})
+    wanted = {name: Entry(path=f"sys/policies/acl/{name}", wanted={"policy": text}) for name, text in texts.items()}
+    return entries("policies", wanted)
 
 
 def approle_entries(plan: Plan, services: Sequence[str]) -> Step:
@@ -191,18 +191,13 @@ def root_namespace_step(*steps: Step) -> Step:
     def missing(reader: VaultClient) -> dict[str, Change]:
         if reader.own_token().get("namespace_path"):
             return {}  # a token of a namespace, as that of `inspect`, sees nothing of those above
-        root = reader.in_namespace("")
-        return {
-            f"{step.name} of {what}": partial(_in_root, step, {what: change})
-            for step in steps
-            for what, change in step.missing(root).items()
-        }
+        found = [(step, each) for step in steps for each in step.missing(reader.in_namespace("")).items()]
+        return {f"{step.name} of {each[0]}": partial(apply, step, dict([each])) for step, each in found}
+
+    def apply(step: Step, changes: dict[str, Change], writer: VaultClient) -> None:
+        step.apply(writer.in_namespace(""), changes)
 
     return Step(name="root namespace", missing=missing)
-
-
-def _in_root(step: Step, changes: dict[str, Change], writer: VaultClient) -> None:
-    step.apply(writer.in_namespace(""), changes)
 
 
 def _there(client: VaultClient) -> bool:
