@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bdlab.serving.deadlines import Deadlines
-from bdlab.serving.in_progress import TICK_S, InProgress
+from bdlab.serving.in_progress import TICK_S, Deadlines, InProgress
 from bdlab.serving.metrics import Metrics
 
 

@@ -240,7 +240,7 @@ def test_while_nothing_is_acknowledged_it_is_unhealthy_though_the_broker_answers
 def test_a_replica_without_requests_becomes_ready_again_by_itself(
     memory_api: MemoryApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bdlab.serving.delivery_health.LINGER_S", 2.0)
+    monkeypatch.setattr("bdlab.serving.publisher.LINGER_S", 2.0)
     with memory_api.producer, serving(memory_api.parts) as client:
         assert memory_api.publisher is not None
         memory_api.publisher.failures = lambda _: NotAcknowledged("too few replicas")

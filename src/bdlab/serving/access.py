@@ -140,9 +140,8 @@ class Gate:
             raise self._refusal("many_keys", _ADVICE)
         found = given[0].strip(b" ")
         if len(found) > MAX_CREDENTIAL_BYTES or not _FORM.fullmatch(found):
-            raise self._refusal(
-                "unknown_key", f"It has other characters than a key, or more than {MAX_CREDENTIAL_BYTES}."
-            )
+            why = f"It has other characters than a key, or more than {MAX_CREDENTIAL_BYTES}."
+            raise self._refusal("unknown_key", why)
         text = found.decode("ascii")
         if self._tokens is not None and not text.startswith("bdlab_"):
             return await self._tokens.caller(text)

@@ -17,13 +17,13 @@ from bdlab.certificates import ends_at
 from bdlab.hosts import AllowedHosts
 from bdlab.serving import health_routes, openapi, predict_routes, problems, query_parameters, stored_routes
 from bdlab.serving.access import NEED, Gate
-from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.entry import Entry
 from bdlab.serving.hosts import host_guard
 from bdlab.serving.in_progress import InProgress
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.predict_routes import PredictionService
 from bdlab.serving.protocols import Parts
+from bdlab.serving.publisher import DeliveryHealth
 from bdlab.serving.requests import BodyReader
 from bdlab.serving.response_buffer import ResponseBuffer
 from bdlab.serving.responses import encode_json, json_response

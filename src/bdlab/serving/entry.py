@@ -73,12 +73,9 @@ class Entry:
 
     def _find(self, scope: Any) -> tuple[Endpoint, Need | None] | None:
         """Return what answers a request, and the key that it needs; None if the framework does."""
-        found = self._direct.get((scope["method"], scope["path"]))
-        if found is None or scope["query_string"]:
+        if scope["query_string"] or (self.cors and any(name == b"origin" for name, _ in scope["headers"])):
             return None
-        if self.cors and any(name == b"origin" for name, _ in scope["headers"]):
-            return None
-        return found
+        return self._direct.get((scope["method"], scope["path"]))
 
     async def _answer(self, endpoint: Endpoint, need: Need | None, scope: Any, receive: Receive, send: Send) -> int:
         """Respond without the framework, and return the status."""

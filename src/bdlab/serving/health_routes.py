@@ -12,10 +12,10 @@ from bdlab.contract import example_of
 from bdlab.health import CachedProbe
 from bdlab.probes import BrokerState, DatabaseState, VaultState
 from bdlab.serving.access import Gate
-from bdlab.serving.delivery_health import DeliveryHealth
 from bdlab.serving.metrics import CONTENT_TYPE, Metrics
 from bdlab.serving.openapi import describe
 from bdlab.serving.protocols import Parts
+from bdlab.serving.publisher import DeliveryHealth
 from bdlab.serving.responses import HealthAnswer, KafkaAnswer, LiveAnswer, ReadyAnswer, VaultAnswer, json_response
 
 

@@ -18,12 +18,12 @@ from bdlab.events import Input, PredictionEvent, Score, new_traceparent
 from bdlab.inputs import Validator
 from bdlab.serving.access import Gate
 from bdlab.serving.batching import QUICK_CHARACTERS, AsyncScorer
-from bdlab.serving.deadlines import Deadlines
-from bdlab.serving.delivery_health import DeliveryHealth
+from bdlab.serving.in_progress import Deadlines
 from bdlab.serving.metrics import Metrics
 from bdlab.serving.openapi import describe_prediction
 from bdlab.serving.problems import Problem, from_error
 from bdlab.serving.protocols import Parts
+from bdlab.serving.publisher import DeliveryHealth
 from bdlab.serving.requests import BodyReader, RequestHeaders, read_headers
 from bdlab.serving.response_buffer import ResponseBuffer
 from bdlab.serving.responses import Answers, BatchItem, encode_json, json_response

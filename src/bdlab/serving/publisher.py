@@ -1,6 +1,7 @@
-"""The producer for asyncio, polled by the event loop itself."""
+"""The producer for asyncio, polled by the event loop itself, and whether the broker acknowledges."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -11,6 +12,10 @@ from bdlab.events import UNKNOWN, Origin, Position, PredictionEvent
 #: Seconds between two looks for acknowledgements while some are awaited, and while none is.
 _BUSY_S, _IDLE_S = 0.001, 0.05
 
+#: Seconds beyond the delivery time-out for which a failure counts. A server that gets no requests because
+#: it is not ready has to become ready again by itself.
+LINGER_S = 10.0
+
 _Result = Position | BrokerError
 
 
@@ -18,11 +23,8 @@ class EventProducer(Protocol):
     """The part of `bdlab.kafka.producer.Producer` that publishes."""
 
     def publish(self, event: PredictionEvent, done: Callable[[_Result], None], origin: Origin = UNKNOWN) -> None: ...
-
     def take_polling(self) -> None: ...
-
     def poll(self) -> None: ...
-
     @property
     def in_flight(self) -> int: ...
 
@@ -76,3 +78,26 @@ def _settle(future: asyncio.Future[Position], result: _Result) -> None:
         future.set_result(result)
     else:
         future.set_exception(result)
+
+
+class DeliveryHealth:
+    """Remembers the last delivery, for the event loop only.
+
+    Nothing else shows that too few replicas are in sync: such a broker answers probes and takes no event.
+    """
+
+    def __init__(self, *, delivery_timeout_s: float) -> None:
+        self._fresh_s = delivery_timeout_s + LINGER_S
+        self._failed_at = 0.0
+        self._why = ""
+
+    def succeeded(self) -> None:
+        self._why = ""
+
+    def failed(self, why: str) -> None:
+        self._failed_at, self._why = time.monotonic(), why
+
+    @property
+    def problem(self) -> str:
+        """Why events are not acknowledged; empty after a success, or if the failure is old."""
+        return self._why if time.monotonic() - self._failed_at < self._fresh_s else ""

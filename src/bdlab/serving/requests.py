@@ -7,7 +7,7 @@ from litestar.types import Receive
 
 from bdlab.events import TRACEPARENT, Origin
 from bdlab.serving.access import CALLER
-from bdlab.serving.deadlines import Deadlines
+from bdlab.serving.in_progress import Deadlines
 from bdlab.serving.problems import Problem, invalid_parameter
 
 MAX_KEY_LENGTH = 255
