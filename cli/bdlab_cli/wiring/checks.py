@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from bdlab.errors import BdlabError, InvalidInput, VaultUnavailable
-from bdlab.health import CHECKS, CachedProbe, CheckResult, Report, at_once, failed, healthy, not_made
+from bdlab.health import CHECKS, CachedProbe, CheckResult, Report, at_once, healthy, not_made
 from bdlab.health.checks import away, broker_checks, compared_models, database_checks, log_check, unknown, vault_checks
 from bdlab.health.remote import api_check, consumer_check, why_closed
 from bdlab.health.tls import certificate_check
@@ -73,7 +74,7 @@ class Checker:
 
         with self._lock:
             if self._broker is None:
-                self._broker = Admin(self.kafka.session, client_id="bdlab-status", timeout_s=self._broker_timeout_s)
+                self._broker = Admin(self.kafka.opened, client_id="bdlab-status", timeout_s=self._broker_timeout_s)
             return self._broker
 
     def report(self, timeout_s: float = 60.0) -> Report:
@@ -93,18 +94,17 @@ class Checker:
         return vault_checks(self.kafka.session.state(), service=policy, refusal=refusal)
 
     def _check_kafka(self) -> tuple[CheckResult, ...]:
-        if self.kafka.problem is not None:
-            return unknown("kafka", "no login from Vault: " + self.kafka.problem.message)
-        return broker_checks(self.admin.state())
+        try:
+            return broker_checks(self.admin.state())
+        except NoLogin as error:
+            return unknown("kafka", error.message)
 
     def _check_log(self) -> tuple[CheckResult, ...]:
         from bdlab.log_identity import refusals
         from bdlab.postgres.reader import Reader
 
-        if (problem := self.kafka.problem or self.database.problem) is not None:
-            return unknown("log", "no login from Vault: " + problem.message)
         try:
-            with Reader(self.database.session, application_name="bdlab-status") as reader:
+            with Reader(self.database.opened, application_name="bdlab-status") as reader:
                 ranges = self.admin.log_ranges()
                 known = reader.known(ranges)
                 read_records = self.admin.record_reader(ranges[0])
@@ -120,7 +120,7 @@ class Checker:
             state = DatabaseState(connected=False, problem=self._why_no_database(problem))
             if state.problem:
                 return database_checks(state, lease_ttl_s=None)
-            return unknown("postgres", "no login from Vault: " + problem.message, problem.hint)
+            return unknown("postgres", f"no login from Vault: {problem.message}", problem.hint)
         with Reader(self.database.session, application_name="bdlab-status") as reader:
             state = reader.state(deployment=self._settings.deployment)
         return database_checks(state, lease_ttl_s=self.database.session.state().lease_ttl_s)
@@ -129,12 +129,10 @@ class Checker:
         """Return why the database accepts no connections; empty if something else is wrong."""
         if not self.database.session.state().connected:
             return ""  # Vault cannot say where the database is; asking would only cost the time-out
-        try:
+        closed = ""
+        with suppress(BdlabError, KeyError, ValueError):
             found, _ = self.database.session.read_secret("database/credentials")
-        except BdlabError:
-            return ""
-        host, port = found.get("host", ""), found.get("port", "")
-        closed = why_closed(host, int(port)) if host and port.isdigit() else ""
+            closed = why_closed(found["host"], int(found["port"]))
         # Vault answers, but makes no user: the database may be starting or recovering.
         return closed or (problem.message if isinstance(problem, VaultUnavailable) else "")
 
@@ -144,7 +142,7 @@ class Checker:
         try:
             scorer = load_scorer(self._settings.model.path)
         except BdlabError as error:
-            return (failed("model", error),)
+            return (CheckResult("model", "unhealthy", error.message, error.hint),)
         message = f"{scorer.name}, sha256 {scorer.sha256[:12]}"
         return (healthy("model", message, name=scorer.name, sha256=scorer.sha256),)
 
@@ -165,24 +163,18 @@ class Checker:
         return tuple(sorted(found, key=lambda check: CHECKS["certificates"].index(check.name)))
 
     def _certificates_by_vault(self) -> Iterator[CheckResult]:
-        if (problem := self.kafka.problem) is not None:
-            for name in ("kafka.certificate", "postgres.certificate"):
-                yield not_made(name, f"no login from Vault: {problem.message}")
-            return
-        login = self.kafka.session.kafka()
-        if login.server.security_protocol.endswith("SSL"):
-            try:
-                yield certificate_check("kafka.certificate", *login.server.servers()[0], ca_pem=login.ca_pem)
-            except BdlabError as error:
-                yield failed("kafka.certificate", error)
+        left = ["kafka.certificate", "postgres.certificate"]
         try:
+            login = self.kafka.opened.kafka()
+            if login.server.security_protocol.endswith("SSL"):
+                yield certificate_check(left[0], *login.server.servers()[0], ca_pem=login.ca_pem)
+            left.pop(0)
             database, _ = self.kafka.session.read_secret("database/credentials")
+            host, port, ca_pem = (database.get(field, "") for field in ("host", "port", "ca_pem"))
+            if database.get("sslmode") in {"verify-ca", "verify-full"} and not host.startswith("/"):
+                yield certificate_check(left[0], host, int(port), ca_pem=ca_pem)
         except BdlabError as error:
-            yield failed("postgres.certificate", error)
-            return
-        host, port, ca_pem = (database.get(name, "") for name in ("host", "port", "ca_pem"))
-        if database.get("sslmode") in {"verify-ca", "verify-full"} and not host.startswith("/"):
-            yield certificate_check("postgres.certificate", host, int(port), ca_pem=ca_pem)
+            yield from (not_made(name, error.message, error.hint) for name in left)
 
     def _check_consumer(self) -> tuple[CheckResult, ...]:
         urls = _consumers(self._settings.sink)
@@ -191,6 +183,10 @@ class Checker:
             return unknown("consumer", "no address is known for it", hint)
         ca_file = self._settings.http.ca_file or self._settings.sink.tls_cert_file
         return (consumer_check(urls, ca_file=ca_file),)
+
+
+class NoLogin(BdlabError):
+    """Vault gave no login."""
 
 
 class _Login:
@@ -226,9 +222,9 @@ class _Login:
 
     @property
     def opened(self) -> VaultSession:
-        """Return the session, open. Raises BdlabError."""
+        """Return the session, open. Raises NoLogin."""
         if (problem := self.problem) is not None:
-            raise problem
+            raise NoLogin(f"no login from Vault: {problem.message}", hint=problem.hint)
         return self.session
 
     def close(self) -> None:

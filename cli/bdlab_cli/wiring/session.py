@@ -36,14 +36,14 @@ def load_settings(
     from bdlab import settings
     from bdlab_cli.output import logs
 
-    given: dict[str, Any] = {}
-    for section, values in (command_line or {}).items():
-        if not isinstance(values, Mapping):
-            given |= {section: values} if values is not None else {}
-            continue
-        given[section] = {field: value for field, value in values.items() if value is not None}
-    at_terminal = sys.stderr.isatty() and not daemon
-    defaults = {"startup_timeout_s": _AT_A_TERMINAL_S} if at_terminal else {}
+    given = {
+        section: {field: each for field, each in value.items() if each is not None}
+        if isinstance(value, Mapping)
+        else value
+        for section, value in (command_line or {}).items()
+        if value is not None
+    }
+    defaults = {"startup_timeout_s": _AT_A_TERMINAL_S} if sys.stderr.isatty() and not daemon else {}
     loaded = settings.load(command_line=given, defaults=defaults)
     logs.configure(loaded.settings().log, quiet=quiet)
     return loaded
@@ -87,9 +87,7 @@ def impatient(layers: Layers) -> Layers:
 
 def vault_layer(layers: Layers) -> tuple[Values, str]:
     """Return Vault's layer of the settings; or an empty one and why it cannot be read, within 5 s."""
-    import asyncio
-
-    from bdlab.health import CachedProbe
+    from bdlab.health import CachedProbe, at_once
     from bdlab.vault.session import VaultSession
 
     def read() -> tuple[Values, str]:
@@ -99,7 +97,7 @@ def vault_layer(layers: Layers) -> tuple[Values, str]:
             return session.layer(), ""
 
     probe: CachedProbe[tuple[Values, str]] = CachedProbe(read, lambda why: ({}, why), "vault", timeout_s=4.0)
-    return asyncio.run(probe.get_async())
+    return at_once([probe])[0]
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from bdlab.errors import BdlabError
 from bdlab.health.cached_probe import CachedProbe, at_once
 
 __all__ = ["CachedProbe", "at_once"]
@@ -15,9 +14,11 @@ State = Literal["healthy", "degraded", "unhealthy", "unknown"]
 
 #: From the best to the worst; `unknown`: the check could not be made.
 ORDER: tuple[State, ...] = ("healthy", "degraded", "unknown", "unhealthy")
-#: Group -> its checks, in the order in which they are shown -> what to do about one that is not well.
-HINTS = msgspec.json.decode(Path(__file__).with_name("checks.json").read_bytes(), type=dict[str, dict[str, str]])
-CHECKS = {group: tuple(checks) for group, checks in HINTS.items()}
+_TABLE = msgspec.json.decode(Path(__file__).with_name("checks.json").read_bytes(), type=dict[str, dict[str, str]])
+#: Group -> its checks, in the order in which they are shown.
+CHECKS = {group: tuple(checks) for group, checks in _TABLE.items()}
+#: What to do about a check that is not well.
+HINTS = {name: hint for checks in _TABLE.values() for name, hint in checks.items()}
 
 
 class CheckResult(msgspec.Struct, frozen=True):
@@ -40,17 +41,7 @@ def healthy(name: str, message: str, /, **detail: Any) -> CheckResult:
 
 def unhealthy(name: str, message: str, hint: str = "", /, **detail: Any) -> CheckResult:
     """Return a check that found something wrong; without a hint it has that of checks.json."""
-    return CheckResult(name, "unhealthy", message, hint or hint_of(name), detail)
-
-
-def hint_of(name: str) -> str:
-    """Return what to do about a check that is not well, as checks.json says."""
-    return next(checks[name] for checks in HINTS.values() if name in checks)
-
-
-def failed(name: str, error: BdlabError) -> CheckResult:
-    """Return an unhealthy check with the error's message and hint."""
-    return CheckResult(name, "unhealthy", error.message, error.hint)
+    return CheckResult(name, "unhealthy", message, hint or HINTS[name], detail)
 
 
 def not_made(name: str, why: str, hint: str = "") -> CheckResult:

@@ -52,15 +52,15 @@ class CachedProbe(Generic[T]):
 
     def _run(self, future: Future[T]) -> None:
         try:
-            state = self.probe()
-        except BdlabError as error:
-            state = self.absent(error.message)
+            try:
+                state = self.probe()
+            except BdlabError as error:
+                state = self.absent(error.message)
+            self._finished = time.monotonic()
+            future.set_result(state)
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the result
             self._finished = time.monotonic()
             future.set_exception(error)
-            return
-        self._finished = time.monotonic()
-        future.set_result(state)
 
 
 def at_once(probes: Iterable[CachedProbe[T]]) -> list[T]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from bdlab.errors import BdlabError
-from bdlab.health import CHECKS, CheckResult, healthy, hint_of, not_made, unhealthy
+from bdlab.health import CHECKS, HINTS, CheckResult, healthy, not_made, unhealthy
 from bdlab.ledger import LogRange
 from bdlab.log_identity import KnownLog
 from bdlab.probes import MEMORY_ONLY, MEMORY_ONLY_ID, BrokerState, DatabaseState, VaultState
@@ -38,7 +38,7 @@ def vault_checks(state: VaultState, *, service: str, refusal: BdlabError | None)
     opened = healthy("vault.unsealed", "; ".join(filter(None, ("open", state.secrets_engine, state.unaudited))))
     problem, hint = (refusal.message, refusal.hint) if refusal else (state.problem, state.hint)
     if not state.authenticated:  # this identity does not show whether those of the services are good
-        token = not_made("vault.token", problem, (refusal and refusal.hint) or hint_of("vault.token"))
+        token = not_made("vault.token", problem, (refusal and refusal.hint) or HINTS["vault.token"])
         return _begun("vault", reachable, opened, token)
     ttl_s = round(state.token_ttl_s or 0)
     token = healthy("vault.token", f"that of this command, as service {service!r}, is valid for {ttl_s} s", ttl_s=ttl_s)
@@ -84,7 +84,7 @@ def database_checks(state: DatabaseState, *, lease_ttl_s: float | None) -> tuple
         rows = healthy("postgres.rows", f"{state.rows} predictions", rows=state.rows)
     if (count := state.open_dead_letters) is not None:
         # Open ones are work for somebody, and no fault of the system.
-        hint = hint_of("postgres.dead_letters") if count else ""
+        hint = HINTS["postgres.dead_letters"] if count else ""
         letters = CheckResult("postgres.dead_letters", "healthy", f"{count} open", hint, {"open": count})
     lease = not_made("postgres.lease", "no lease is held")
     if lease_ttl_s is not None:

@@ -39,17 +39,17 @@ def api_check(url: str, *, ca_file: str = "") -> CheckResult:
 
 def consumer_check(urls: Sequence[str], *, ca_file: str = "") -> CheckResult:
     """Check that the consumers at `urls` are alive, and have stopped none of their partitions."""
-    found = {url: fetch(f"{url}/health/live", ca_file) for url in urls}
-    dead = {url: problem or status for url, (status, _, problem) in found.items() if problem or status != 200}
+    dead, stopped = dict[str, str | int](), dict[str, dict[str, str]]()
+    for url in urls:
+        status, _, problem = fetch(f"{url}/health/live", ca_file)
+        if problem or status != 200:
+            dead[url] = problem or status
+        elif found := _STOPPED.findall(fetch(f"{url}/metrics", ca_file)[1]):
+            stopped[url] = {number.decode(): reason.decode().replace('\\"', '"') for number, reason in found}
     if dead:
         which = "; ".join(f"no answer from {url}: {why}" for url, why in dead.items())
         away = unhealthy("consumer", which, urls=list(urls), dead=list(dead))
         return msgspec.structs.replace(away, state="degraded") if len(dead) < len(urls) else away
-    stopped = {
-        url: {number.decode(): reason.decode().replace('\\"', '"') for number, reason in partitions}
-        for url in urls
-        if (partitions := _STOPPED.findall(fetch(f"{url}/metrics", ca_file)[1]))
-    }
     if stopped:
         each = ((url, *found) for url, reasons in stopped.items() for found in reasons.items())
         which = "; ".join(f"partition {partition} is stopped at {url}: {reason}" for url, partition, reason in each)

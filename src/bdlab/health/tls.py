@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from bdlab.health import CheckResult, hint_of, not_made, unhealthy
+from bdlab.health import HINTS, CheckResult, not_made, unhealthy
 
 TIMEOUT_S = 5.0
 #: It is renewed when a third of its life is left; later than this the renewal is overdue.
@@ -67,4 +67,4 @@ def certificate_check(name: str, host: str, port: int, *, ca_file: str = "", ca_
     left = f"{left_s / 86400:.0f} days" if left_s >= 2 * 86400 else f"{left_s:.0f} s"
     message = f"good until {end:%Y-%m-%d %H:%M:%S} UTC, {left} left"
     figures = {"ends_at": f"{end:%Y-%m-%dT%H:%M:%SZ}", "left_s": round(left_s)}
-    return CheckResult(name, "degraded" if late else "healthy", message, hint_of(name) if late else "", figures)
+    return CheckResult(name, "degraded" if late else "healthy", message, HINTS[name] if late else "", figures)
