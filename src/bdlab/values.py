@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from urllib.parse import SplitResult, urlsplit
 
@@ -90,12 +91,10 @@ class ProxyUrl(Secret):
     def __init__(self, value: str) -> None:
         """Raise ValueError, without any part of `value` in it, if it is no URL."""
         super().__init__(value)
-        try:
-            usable = not value or bool(http_url(value))
-        except InvalidInput:
-            usable = False
-        if not usable:
-            raise ValueError("this is no http(s) URL of a proxy, such as http://proxy.example.org:3128")
+        with suppress(InvalidInput):
+            if not value or http_url(value):
+                return
+        raise ValueError("this is no http(s) URL of a proxy, such as http://proxy.example.org:3128")
 
     @property
     def shown(self) -> str:

@@ -59,15 +59,13 @@ def follow(
 
 def _with_rates(report: Report, before: Report, then: float) -> tuple[Report, float]:
     """Return the report with the change of each count per second since `before`, made `then`; and the moment."""
-    now = time.monotonic()
-    counted = {check.name: check.detail.get(_COUNTS.get(check.name, "")) for check in before.checks}
+    now, earlier = time.monotonic(), {check.name: check.detail for check in before.checks}
 
     def with_rate(check: CheckResult) -> CheckResult:
         name = _COUNTS.get(check.name, "")
-        count, earlier = check.detail.get(name), counted.get(check.name)
-        if count is None or earlier is None:
+        if name not in check.detail or name not in earlier[check.name]:
             return check
-        rate = round((count - earlier) / (now - then), 1)
+        rate = round((check.detail[name] - earlier[check.name][name]) / (now - then), 1)
         detail = {**check.detail, f"{name}_per_s": rate}
         return msgspec.structs.replace(check, message=f"{check.message} ({rate:+,.1f}/s)", detail=detail)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cached_property, partial
 from itertools import chain
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from bdlab.errors import BdlabError, InvalidInput, VaultUnavailable
@@ -41,12 +41,13 @@ def chosen(names: Sequence[str], sink: SinkSettings) -> tuple[str, ...]:
     return tuple(dict.fromkeys(check for name in wanted for check in known[name]))
 
 
-class Checker:
+class Checker(ExitStack):
     """Makes the checks named in `wanted`, as often as asked; logs in if they need it, and out at the end."""
 
     def __init__(
         self, layers: Layers, wanted: Sequence[str], *, api_url: str | None, broker_timeout_s: float = 5.0
     ) -> None:
+        super().__init__()
         self._settings = layers.settings()
         self._wanted, self._broker_timeout_s = wanted, broker_timeout_s
         self._groups = [group for group, checks in CHECKS.items() if any(name in wanted for name in checks)]
@@ -57,15 +58,8 @@ class Checker:
         self.database = _Login(layers, self._settings.deployment.database_role(SERVICE))
         self._lock = threading.Lock()
         self._broker: Admin | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._broker is not None:
-            self._broker.close()
-        self.kafka.close()
-        self.database.close()
+        self.callback(self.kafka.close)
+        self.callback(self.database.close)
 
     @property
     def admin(self) -> Admin:
@@ -75,6 +69,7 @@ class Checker:
         with self._lock:
             if self._broker is None:
                 self._broker = Admin(self.kafka.opened, client_id="bdlab-status", timeout_s=self._broker_timeout_s)
+                self.callback(self._broker.close)
             return self._broker
 
     def report(self, timeout_s: float = 60.0) -> Report:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import repeat
 from pathlib import Path
 from resource import RLIMIT_NOFILE, prlimit
 
+from bdlab.errors import BrokerUnavailable, InvalidInput
 from bdlab.forked import Forked
 from bdlab.health import CHECKS, CachedProbe, CheckResult, at_once
 from bdlab.health.findings import Diagnosis, Facts, Share, by_gravity, masked, of_facts, of_settings
@@ -50,7 +50,7 @@ def examine(layers: Layers, folder: DataFolder, *, api_url: str | None) -> Diagn
 
 
 class _Examination(Checker):
-    """Its looks put what they see into `_facts`, and return or raise why they could see nothing."""
+    """Its looks put what they see into `_facts`, and raise a BdlabError if they could see nothing."""
 
     def __init__(self, layers: Layers, folder: DataFolder, child: Forked, api_url: str | None) -> None:
         every = chosen(tuple(CHECKS), layers.settings().sink)
@@ -67,9 +67,10 @@ class _Examination(Checker):
         missing |= self._take(_FACTS_S, self._settings_in_vault, self._postgres, self._group, self._lag)
         checks, facts, now = self._checks, self._facts, datetime.now(UTC)
         missing |= {name: each.message for name, each in checks.items() if each.state == "unknown"}
-        facts.versions |= {name: version(name) for name in ("bdlab", "confluent-kafka", "psycopg2-binary", "hvac")}
-        facts.versions |= {"Python": platform.python_version(), "librdkafka": LIBRDKAFKA, "libpq": LIBPQ}
-        facts.versions["machine"] = f"{platform.platform()}, {os.cpu_count()} CPUs"
+        machine = f"{platform.platform()}, {os.cpu_count()} CPUs"
+        own = {"Python": platform.python_version(), "librdkafka": LIBRDKAFKA, "libpq": LIBPQ, "machine": machine}
+        packages = ("bdlab", "confluent-kafka", "psycopg2-binary", "hvac")
+        facts.versions |= own | {name: version(name) for name in packages}
         facts.versions |= {name: checks[name].message for name in ("postgres.reachable", "postgres.schema") if checks}
         facts.settings = [each for each in of_layers(self._layers, self._vault) if each["from"] != "default"]
         lease_s = checks["postgres.lease"].detail.get("ttl_s") if checks else None
@@ -78,11 +79,10 @@ class _Examination(Checker):
         ill = not checks or (bool(found) and found[0].gravity == "critical")
         return Diagnosis("unhealthy" if ill else "healthy", now, found, (*checks.values(),), facts, missing)
 
-    def _take(self, timeout_s: float, *looks: Callable[[], str | None]) -> dict[str, str]:
+    def _take(self, timeout_s: float, *looks: Callable[[], None]) -> dict[str, str]:
         """Take the looks at once, for at most so long; return why some failed."""
-        names = [look.__name__.strip("_") for look in looks]
-        found = at_once(CachedProbe(*each, timeout_s=timeout_s) for each in zip(looks, repeat(str), names))
-        return {name: why for name, why in zip(names, found, strict=True) if why}
+        probes = [CachedProbe[str | None](look, str, look.__name__.strip("_"), timeout_s=timeout_s) for look in looks]
+        return {probe.name: why for probe, why in zip(probes, at_once(probes), strict=True) if why}
 
     def _all_checks(self) -> None:
         self._checks = {check.name: check for check in self.report(_CHECKS_S).checks}
@@ -111,29 +111,25 @@ class _Examination(Checker):
             for place, at, code, why in reader.rows("newest_open"):
                 self._facts.dead_letters[place] = f"{at:%Y-%m-%dT%H:%M:%SZ} {code} {masked(why)}"
 
-    def _group(self) -> str | None:
-        if self._facts.lag is None:
-            return "no broker tells of it"
-        if self._checks["kafka.brokers"].detail["cluster_id"].startswith(MEMORY_ONLY_ID):
-            return "a broker in memory does not tell of it"
+    def _group(self) -> None:
+        if self._facts.lag is None or self._checks["kafka.brokers"].detail["cluster_id"].startswith(MEMORY_ONLY_ID):
+            raise BrokerUnavailable("no broker tells of it (one in memory never does)")
         (self._facts.members,) = self._child.results([self.kafka.session.kafka()], lambda: False)
-        return None
 
-    def _lag(self) -> str | None:
+    def _lag(self) -> None:
         if (before := self._facts.lag) is None:
-            return "no broker tells of it"
+            raise BrokerUnavailable("no broker tells of it")
         time.sleep(max(0.0, self._checked_at + _BETWEEN_LOOKS_S - time.monotonic()))
         self._facts.lag = after = self.admin.state().consumer_lag
         if after is not None:
             self._facts.lag_per_s = (after - before) / (time.monotonic() - self._checked_at)
-        return None
 
-    def _local_stack(self) -> str | None:
+    def _local_stack(self) -> None:
         for path in self._settings.vault.identities.glob("*/wrapped_secret_id"):
             if delivery := Identity(path.parent, service=path.parent.name).wrapped_secret_id():
                 self._facts.unclaimed[path.parent.name] = delivery.expires_at
         if not self._folder.path.is_dir():
-            return f"there is no data folder {self._folder.path} (--data-dir)"
+            raise InvalidInput(f"there is no data folder {self._folder.path} (--data-dir)")
         disk, shares = shutil.disk_usage(self._folder.path), self._facts.shares
         shares[f"disk of {self._folder.path}"] = Share(disk.total - disk.free, disk.total, "bytes")
         for place in (Path(f"/proc/{pid}") for pid in self._folder.processes()):
@@ -145,7 +141,6 @@ class _Examination(Checker):
         for file in sorted(self._folder.logs.glob("*.log")):
             if lines := [*filter(None, map(of_log, tail(file, 1000).splitlines()))]:
                 self._facts.log_errors[file.name] = lines[-3:]
-        return None
 
 
 def of_log(line: str) -> str:

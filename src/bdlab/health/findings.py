@@ -28,9 +28,7 @@ _OTHER_VARIABLES = ("BDLAB_API_KEY", "BDLAB_KAFKA_HOME", "BDLAB_PUBLISH", "BDLAB
 _MUCH_LAG = 1000
 _GRAVITY: Mapping[str, Gravity] = {"unhealthy": "critical", "degraded": "warning"}
 _HERE = (*LOOPBACK, "::1")
-_WORDS: Mapping[str, tuple[Gravity, str, str]] = msgspec.json.decode(
-    Path(__file__).with_suffix(".json").read_bytes(), type=dict[str, tuple[Gravity, str, str]]
-)
+_WORDS = msgspec.json.decode(Path(__file__).with_suffix(".json").read_bytes(), type=dict[str, tuple[Gravity, str, str]])
 
 
 class Finding(msgspec.Struct, frozen=True):
