@@ -20,7 +20,7 @@ from bdlab.errors import (
 )
 from bdlab.reachability import root_cause, wrong_scheme
 from bdlab.settings import ProxyUrl, Secret, VaultSettings
-from bdlab.vault.responses import TABLE, UNAVAILABLE, Health, Token, error_text
+from bdlab.vault.responses import TABLE, UNAVAILABLE, Health, Token, error_text, refusal
 
 Method = Literal["get", "post", "put", "delete", "list"]
 
@@ -137,11 +137,7 @@ class VaultClient:
         path = f"auth/{mount}/login"
         response = self._send("post", path, {"role_id": role_id, "secret_id": secret_id.reveal()}, token=_NOBODY)
         if response.status_code in {400, 403, 404}:
-            raise IdentityRefused(
-                f"{self} refuses the log-in at {path}: {error_text(response)}",
-                hint="Run `bdlab vault-init` to hand this service a new identity; "
-                "if secret ids are bound to networks, check that this machine is in one of them.",
-            )
+            raise refusal(IdentityRefused, "log_in", client=self, path=path, reasons=error_text(response))
         return Token.of(self._answer("post", path, response))
 
     def own_token(self) -> dict[str, Any]:

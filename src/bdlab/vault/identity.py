@@ -32,8 +32,7 @@ from bdlab.services import Deployment
 from bdlab.settings import Secret, VaultSettings
 from bdlab.signals import deferred
 from bdlab.vault.client import VaultClient
-
-_AGAIN = "Run `bdlab vault-init` to hand over a new one; it destroys what was in the old one."
+from bdlab.vault.responses import refusal
 
 
 def _read(path: Path, *, private: bool = True) -> str | None:
@@ -91,11 +90,7 @@ class Identity:
         """Return the role id. Raises IdentityRefused if there is none."""
         found = _read(self._file("role_id"), private=False)
         if not found:
-            raise IdentityRefused(
-                f"the service {self.service!r} has no identity: {self._file('role_id')} is missing or empty",
-                hint="Run `bdlab vault-init`, or point vault.identity_dir (BDLAB_VAULT_IDENTITY_DIR) at the "
-                "folder that it filled.",
-            )
+            raise refusal(IdentityRefused, "no_identity", identity=self)
         return found
 
     def secret_id(self) -> Secret | None:
@@ -216,11 +211,7 @@ class Identity:
         if origin is None:
             raise self._spent(earlier=earlier)
         if not origin.endswith(f"/role/{self.folder.name}/secret-id"):
-            raise IdentityRefused(
-                f"ALARM: what was handed over to {self.service!r} in {self.folder} is no secret id of it: it "
-                f"was made at {origin}. Somebody may have put it in place of the real one",
-                hint=f"Find out who could write to {self.folder}. {_AGAIN}",
-            )
+            raise refusal(IdentityRefused, "put_in_place", identity=self, origin=origin)
         try:
             found = client.unwrap(wrapping_token)
         except VaultUnavailable:
@@ -234,22 +225,10 @@ class Identity:
     def _spent(self, *, earlier: bool) -> IdentityRefused:
         wrapped_id = self.wrapped_secret_id()
         if earlier:
-            return IdentityRefused(
-                f"the service {self.service!r} was stopped in the middle of unwrapping its secret id in "
-                f"{self.folder}, and an unwrapping cannot be repeated",
-                hint=_AGAIN,
-            )
+            return refusal(IdentityRefused, "cut_off", identity=self)
         if wrapped_id and wrapped_id.expires_at <= datetime.now(UTC):
-            return IdentityRefused(
-                f"the secret id that was handed over to {self.service!r} in {self.folder} was not unwrapped "
-                f"in time: its wrapping ended at {wrapped_id.expires_at:%Y-%m-%d %H:%M} UTC",
-                hint="Run `bdlab vault-init` to hand over a new one.",
-            )
-        return IdentityRefused(
-            f"ALARM: the secret id that was handed over to {self.service!r} in {self.folder} was already "
-            "unwrapped by somebody else, who can now log in as this service",
-            hint=f"Find out who could read {self.folder}. {_AGAIN}",
-        )
+            return refusal(IdentityRefused, "too_old", identity=self, wrapped_id=wrapped_id)
+        return refusal(IdentityRefused, "taken", identity=self)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

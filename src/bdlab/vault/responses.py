@@ -2,12 +2,15 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 from requests import Response
 
+from bdlab.errors import BdlabError
 from bdlab.settings import Secret
+
+_Error = TypeVar("_Error", bound=BdlabError)
 
 TABLE: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 _ADVICE: dict[str, str] = TABLE["advice"]
@@ -63,6 +66,12 @@ class Token(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, answer: dict[str, Any]) -> Self:
         return cls(Secret(answer["auth"]["client_token"]), float(answer["auth"]["lease_duration"]))
+
+
+def refusal(kind: type[_Error], name: str, **values: object) -> _Error:
+    """Return an error with the text and the advice of this name, in which `values` are filled in."""
+    text: dict[str, str] = TABLE["refusals"][name]
+    return kind(text["what"].format(**values), hint=text["hint"].format(**values))
 
 
 def error_text(response: Response) -> str:

@@ -78,12 +78,8 @@ def _rounds(plan: Plan, client: VaultClient) -> list[list[list[Step]]]:
         rounds.insert(0, [[steps.namespace_step(namespace)]])
     if namespace and plan.token is None:  # without keys nobody could use it
         only, root = (RECOVERY,), client.in_namespace("")
-        in_root = (
-            steps.mounts(plan, log_in_only=True),
-            steps.policy_entries(plan, only),
-            steps.approle_entries(plan, only),
-            steps.secret_ids(plan, root, only),
-        )
+        log_in, ids = steps.mounts(plan, log_in_only=True), steps.secret_ids(plan, root, only)
+        in_root = (log_in, steps.policy_entries(plan, only), steps.approle_entries(plan, only), ids)
         rounds.append([[steps.root_namespace_step(*in_root)]])
     return rounds
 

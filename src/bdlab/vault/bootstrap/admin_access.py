@@ -25,6 +25,7 @@ from bdlab.vault.bootstrap.plan import Plan
 from bdlab.vault.bootstrap.seal import Keys, KeysFile, answer_data, end_attempt, give_shares, seal_type, usable_path
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
+from bdlab.vault.responses import refusal
 
 #: The root token of a run ends by itself if the run is killed.
 _ROOT_TTL_S = 900
@@ -173,11 +174,7 @@ class AdminAccess:
     def _recovered_root(self) -> VaultClient:
         keys = self._file.read()
         if self._plan.dry_run:
-            raise VaultError(
-                f"the identity {INSPECT!r} cannot look at {self._anonymous}, and a dry "
-                "run makes itself no root token to look with",
-                hint="Run it without --dry-run, or give an administrator's token.",
-            )
+            raise refusal(VaultError, "blind", identity=INSPECT, client=self._anonymous)
         if keys is None and self._plan.ask_key is None:
             raise self._no_way_in(f"there is no keys file at {self._file.path}")
         # That of another deployment may be there before this one is set up.
@@ -214,11 +211,7 @@ class AdminAccess:
         return self._no_way_in(f"a root token takes {required} key shares, and {there} are there")
 
     def _no_way_in(self, reason: str) -> VaultError:
-        return VaultError(
-            f"{self._anonymous} is set up already, and there is no way in to change it: {reason}",
-            hint="Name the keys file and the identity folder of the first run (--keys-file, --identity-dir); "
-            "`bdlab vault-init` also takes an administrator's token (BDLAB_VAULT_TOKEN, --token-file).",
-        )
+        return refusal(VaultError, "no_way_in", client=self._anonymous, reason=reason)
 
 
 def _revoke(client: VaultClient) -> None:
@@ -287,15 +280,7 @@ def rekey(plan: Plan) -> Keys:
     VaultError if no token can be had, or if an earlier run was cut off."""
     file = KeysFile(plan.keys_file)
     if file.candidate.exists():
-        raise VaultError(
-            f"an earlier change of the keys was cut off: those in {file.candidate} may be in force, or those "
-            f"in {file.path}",
-            hint="Keep both until one is proved, with Vault open (one with a shamir seal is opened by `bdlab "
-            "vault-init --keys-file FILE`, with whichever fits):\n"
-            f"  bdlab vault-token --keys-file {file.candidate} -- true\n"
-            f"If that succeeds, move it to {file.path}. If it says that the key shares are not "
-            f"accepted, and those in {file.path} are, remove it.",
-        )
+        raise refusal(VaultError, "keys_changing", new=file.candidate, former=file.path)
     old = file.read()
     with temporary_token(plan, ttl=_REKEY_TTL) as client:
         seal = seal_type(client)

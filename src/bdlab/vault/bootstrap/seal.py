@@ -18,6 +18,7 @@ from bdlab.settings import Secret
 from bdlab.signals import deferred
 from bdlab.vault.bootstrap.plan import Plan, StepResult
 from bdlab.vault.client import Method, VaultClient
+from bdlab.vault.responses import refusal
 
 #: If the call ended before Vault's answer, Vault would be initialised and its keys lost for good.
 _INIT_TIMEOUT_S = 120.0
@@ -62,11 +63,7 @@ class KeysFile:
         try:
             mode = stat.S_IMODE(self.path.stat().st_mode)
             if mode & 0o077:
-                raise VaultError(
-                    f"the keys file {self.path} is open to others (mode {mode:04o}): who read it can "
-                    "take over this Vault",
-                    hint=f"Run: chmod 600 {self.path}; if others use this machine, rekey Vault too.",
-                )
+                raise refusal(VaultError, "open_keys", path=self.path, mode=mode)
             text = self.path.read_bytes()
         except FileNotFoundError:
             return None
@@ -118,11 +115,7 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
     health = wait_for("Vault", lambda: client.health(timeout_s=_HEALTH_TIMEOUT_S), timeout_s=plan.timeout_s)
     if health.initialized:
         if file.read() is None and file.reserved and plan.token is None:
-            raise VaultError(
-                f"{client} was initialised, and its keys never reached {file.path}: the "
-                "run that asked for them was cut off. Nobody can open this Vault, and nothing is in it yet",
-                hint=f"Stop Vault, empty its data folder, remove {file.path}, and start again.",
-            )
+            raise refusal(VaultError, "lost_keys", client=client, path=file.path)
         return StepResult(name, "unchanged")
     if plan.token is not None:
         what = f"{client} is not initialised, so that no token of it can exist"
@@ -158,11 +151,7 @@ def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
     if keys and not keys.cluster_id and not plan.dry_run:
         file.write(msgspec.structs.replace(keys, cluster_id=health.cluster_id))
     elif keys and keys.cluster_id and keys.cluster_id != health.cluster_id and plan.token is None:
-        raise VaultError(
-            f"the keys in {file.path} are those of another Vault (of {keys.address}, cluster "
-            f"{keys.cluster_id}) than the one at {client.address} (cluster {health.cluster_id})",
-            hint="Name the right keys file with --keys-file, or the right Vault with VAULT_ADDR.",
-        )
+        raise refusal(VaultError, "other_vault", path=file.path, keys=keys, client=client, health=health)
     return StepResult(name, "done" if opened else "unchanged")
 
 

@@ -5,6 +5,7 @@ namespace nevertheless; the engines (key-value store, database engine, AppRole l
 secret in the key-value engine, and never another one; and Vault as the authority of the servers' certificates, with a
 broker's first one."""
 
+import contextlib
 import re
 import secrets
 from collections.abc import Collection, Sequence
@@ -24,6 +25,7 @@ from bdlab.vault.bootstrap.plan import Change, Entry, Plan, Seeds, Step, entries
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 from bdlab.vault.logins import ADDRESS_FIELDS
+from bdlab.vault.responses import refusal
 
 _PERIOD_S = 3600
 _SHORT_TTL_S = 300
@@ -158,12 +160,7 @@ def namespace_step(path: str) -> Step:
             raise
         except VaultError:
             return {}
-        raise SettingsInvalid(
-            f"setting vault.namespace: Vault at {reader.address} has no namespaces, and would have its root "
-            f"set up instead of {path!r}",
-            hint="OpenBao has them from 2.3 on, HashiCorp Vault in its Enterprise edition. For any other "
-            "leave vault.namespace (VAULT_NAMESPACE) out.",
-        )
+        raise refusal(SettingsInvalid, "no_namespaces", client=reader, path=path)
 
     return Step(name=NAMESPACE, missing=missing)
 
@@ -177,11 +174,7 @@ def _make(path: str, writer: VaultClient) -> None:
         try:
             above.write(f"sys/namespaces/{name}")
         except PolicyDenied as error:
-            raise VaultError(
-                f"there is no namespace {path!r} in Vault at {writer.address}, and this token may not make it",
-                hint="Have an administrator make it (`bao namespace create`), or correct vault.namespace "
-                "(VAULT_NAMESPACE).",
-            ) from error
+            raise refusal(VaultError, "no_namespace", client=writer, path=path) from error
 
 
 def root_namespace_step(*steps: Step) -> Step:
@@ -202,12 +195,8 @@ def root_namespace_step(*steps: Step) -> Step:
 
 def _there(client: VaultClient) -> bool:
     """Return whether the client's namespace exists."""
-    try:
-        client.read(_LOOKUP_SELF)
-    except SecretMissing:
-        return False
-    except PolicyDenied:
-        pass
+    with contextlib.suppress(PolicyDenied):
+        return client.read_if_present(_LOOKUP_SELF) is not None
     return True
 
 
@@ -227,10 +216,8 @@ class _Mount(msgspec.Struct, frozen=True):
         options = found.get("options") or {}
         if found.get("type") == self.kind and {**options, **self.options} == options:
             return True
-        raise SettingsInvalid(
-            f"{self.path}/ in Vault is taken by something else: it is of type {found.get('type')!r} "
-            f"(options {options}), and {self.kind!r} {self.options or ''} is needed there",
-            hint="Choose another path: settings vault.kv_mount, vault.database_mount, vault.approle_mount.",
+        raise refusal(
+            SettingsInvalid, "taken_path", mount=self, found=found, options=options, needed=self.options or ""
         )
 
     def make(self, writer: VaultClient) -> None:
