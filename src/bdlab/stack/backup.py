@@ -114,10 +114,9 @@ class Backup:
         return about
 
     def authenticate(self, *, rows_only: bool = False, trusted: bool = False) -> None:
-        """Raise InvalidInput, naming the file, unless everything is as `bdlab backup` wrote it.
-
-        For `rows_only` the snapshot and all keys but the manifest's may be missing. `trusted` accepts a backup without
-        a manifest or without its key, but none that does not match them."""
+        """Raise InvalidInput, naming the file, unless everything is as `bdlab backup` wrote it. For `rows_only` the
+        snapshot and all keys but the manifest's may be missing. `trusted` accepts a backup without a manifest or
+        without its key, but none that does not match them."""
         missing = [file for file in (self._manifest, self._key) if not file.exists()]
         if missing:
             if trusted:

@@ -24,10 +24,9 @@ _POLL_S = 0.05
 
 
 class Renewal(msgspec.Struct, frozen=True, kw_only=True):
-    """How a `bdlab` command renews the certificates in `files`.
-
-    `command` returns its arguments. `reload` has the servers read the files, and may be called once too often.
-    `give_up` is called if the files are new and a server does not read them."""
+    """How a `bdlab` command renews the certificates in `files`. `command` returns its arguments. `reload` has the
+    servers read the files, and may be called once too often. `give_up` is called if the files are new and a server does
+    not read them."""
 
     name: str
     files: tuple[CertificateFiles, ...]

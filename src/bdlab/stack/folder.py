@@ -25,10 +25,9 @@ _LOCK_POLL_S = 0.05
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
-    """The addresses of a running stack. `pid` and `start_mark` are those of its `bdlab up`.
-
-    `ca_file` verifies Vault, Postgres and the API; "" if they speak no TLS. `admin_servers` is a secured broker's
-    address for administrators. `model` is the name of the model, `model_path` its file; "" is the shipped one."""
+    """The addresses of a running stack. `pid` and `start_mark` are those of its `bdlab up`. `ca_file` verifies Vault,
+    Postgres and the API; "" if they speak no TLS. `admin_servers` is a secured broker's address for administrators.
+    `model` is the name of the model, `model_path` its file; "" is the shipped one."""
 
     pid: int
     start_mark: str

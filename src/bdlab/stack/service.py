@@ -76,10 +76,9 @@ class Commands:
         timeout_s: float = COMMAND_TIMEOUT_S,
         check: bool = True,
     ) -> CommandResult:
-        """Run one until it ends, with `environment` on top, and its standard error in `logs/<name>.log`.
-
-        Raises StackError if it takes more than `timeout_s` seconds, and with `check`, with the end of its log, if it
-        fails; StartInterrupted if `stop` was set."""
+        """Run one until it ends, with `environment` on top, and its standard error in `logs/<name>.log`. Raises
+        StackError if it takes more than `timeout_s` seconds, and with `check`, with the end of its log, if it fails;
+        StartInterrupted if `stop` was set."""
         stop = stop or threading.Event()
         output_file = self.folder.records / f"{name}.out"
         process = Process(name, self.folder.path, output_file=output_file)

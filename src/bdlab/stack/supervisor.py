@@ -60,10 +60,9 @@ class Supervisor:
     def add(
         self, child: ManagedProcess, after_restart: AfterRestart | None = None, *, restart_timeout_s: float = 90.0
     ) -> None:
-        """Watch a child from the next `watch` on; `stop_all` stops it.
-
-        `after_restart` lets the others find it again; if it raises StackError, the restart has failed and is tried
-        again. Give less time to a child whose start may wait for another one: that is not watched meanwhile."""
+        """Watch a child from the next `watch` on; `stop_all` stops it. `after_restart` lets the others find it again;
+        if it raises StackError, the restart has failed and is tried again. Give less time to a child whose start may
+        wait for another one: that is not watched meanwhile."""
         self._watched.append(_Watched(child, after_restart, restart_timeout_s))
         self._children.callback(self._stop, child)
 
@@ -139,10 +138,9 @@ class Supervisor:
 
 
 class TaskGroup:
-    """A `with` block that ends when all its tasks have ended, like `asyncio.TaskGroup` but with threads.
-
-    A task gets an event that asks it to end: it is set when `stop` is, and after the first failure. A task may wait for
-    an earlier one's result, which raises what that one raised."""
+    """A `with` block that ends when all its tasks have ended, like `asyncio.TaskGroup` but with threads. A task gets an
+    event that asks it to end: it is set when `stop` is, and after the first failure. A task may wait for an earlier
+    one's result, which raises what that one raised."""
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop

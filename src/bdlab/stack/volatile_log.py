@@ -29,10 +29,9 @@ def lost_events(verify_output: str, cluster_id: str) -> int | None:
 
 @dataclass
 class VolatileLog:
-    """The log of a broker whose start may be a new, empty one.
-
-    `file` survives a kill: it has the cluster id of the log whose events may not all be stored yet. `broker` is its
-    name for a person. `verify` runs `bdlab verify --json`, which waits for so many seconds."""
+    """The log of a broker whose start may be a new, empty one. `file` survives a kill: it has the cluster id of the log
+    whose events may not all be stored yet. `broker` is its name for a person. `verify` runs `bdlab verify --json`,
+    which waits for so many seconds."""
 
     file: Path
     broker: str

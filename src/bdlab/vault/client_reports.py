@@ -32,7 +32,6 @@ _log = structlog.get_logger()
 
 class ClientReport(msgspec.Struct, frozen=True):
     """What one process of `service` reports. `kafka_version` is the version of the Kafka login that it uses.
-
     `secret_id` is the accessor of the secret id that it logged in with, empty if that is not known; `until` is when its
     token ends, None if never."""
 

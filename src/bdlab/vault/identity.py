@@ -162,10 +162,9 @@ class Identity:
                 write_private(self._file("delivery.json"), text)
 
     def obtain(self, client: VaultClient) -> tuple[str, Secret]:
-        """Return role id and secret id, after unwrapping a secret id if one was handed over.
-
-        Raises IdentityRefused if there is none, if a file is open to others, or if somebody else has unwrapped it;
-        VaultUnavailable if Vault does not answer, and then nothing is lost."""
+        """Return role id and secret id, after unwrapping a secret id if one was handed over. Raises IdentityRefused if
+        there is none, if a file is open to others, or if somebody else has unwrapped it; VaultUnavailable if Vault does
+        not answer, and then nothing is lost."""
         role_id = self.role_id()
         if self.delivered or self._file("claimed_secret_id").exists():
             with self._locked():

@@ -56,10 +56,9 @@ def authority_pem(client: VaultClient, authority: CertificateAuthority = KAFKA) 
 def missing(
     client: VaultClient, *, hosts: Iterable[str] = (), authority: CertificateAuthority = KAFKA
 ) -> dict[str, Callable[[VaultClient], object]]:
-    """Return what is missing of engine, root certificate and roles, in order, each with the call that makes it.
-
-    `hosts` are the servers' host names; localhost and IP addresses are always allowed. Names that are allowed already
-    stay allowed. Reads only. Raises VaultError."""
+    """Return what is missing of engine, root certificate and roles, in order, each with the call that makes it. `hosts`
+    are the servers' host names; localhost and IP addresses are always allowed. Names that are allowed already stay
+    allowed. Reads only. Raises VaultError."""
     mount, ttl = authority.mount, f"{_AUTHORITY_TTL_S}s"
     steps: dict[str, Callable[[VaultClient], object]] = {}
 

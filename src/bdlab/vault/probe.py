@@ -13,7 +13,6 @@ _TIMEOUT_S = 2.0
 
 def probe_vault(token: LeasedToken, database: LeasedDatabaseLogin, *, kv_path: str, audit: bool = False) -> VaultState:
     """Ask Vault, and read a real secret: with a full audit disk Vault calls itself healthy and serves nothing.
-
     `connected` is whether it answers requests; `authenticated` whether it accepts this session's token. With `audit` it
     is also asked whether it has an audit log."""
     client, lease = token.client, database.lease

@@ -41,10 +41,9 @@ _log = structlog.get_logger()
 
 
 class VaultSession:
-    """Implements the `credentials`' Protocols, `access.ApiKeys` and `probes.VaultProbe`.
-
-    `service` names the identity and the Kafka user; `database_role` is a role of the database engine such as
-    ``bdlab-writer``, or None for a service without a database login. Safe to use from several threads."""
+    """Implements the `credentials`' Protocols, `access.ApiKeys` and `probes.VaultProbe`. `service` names the identity
+    and the Kafka user; `database_role` is a role of the database engine such as ``bdlab-writer``, or None for a service
+    without a database login. Safe to use from several threads."""
 
     def __init__(
         self, layers: Layers, *, service: str, database_role: str | None, kafka: bool = True, daemon: bool

@@ -26,10 +26,9 @@ def save(client: VaultClient) -> bytes:
 
 
 def restore(vault: VaultSettings, snapshot: bytes) -> None:
-    """Restore `snapshot` into a new Vault that is not initialised and has the seal key of the old one.
-
-    Afterwards it is unsealed, with the keys, tokens and secrets of the snapshot. Raises InvalidInput if the snapshot is
-    damaged, and VaultError if Vault refuses it."""
+    """Restore `snapshot` into a new Vault that is not initialised and has the seal key of the old one. Afterwards it is
+    unsealed, with the keys, tokens and secrets of the snapshot. Raises InvalidInput if the snapshot is damaged, and
+    VaultError if Vault refuses it."""
     if not _whole(snapshot):
         raise InvalidInput("the snapshot of Vault is damaged", hint="Restore from another backup.")
     client = VaultClient(vault)

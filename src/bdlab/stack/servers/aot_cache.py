@@ -39,10 +39,9 @@ class _RecordedKafka(ApacheKafka):
 
 
 def prepare(distribution: Distribution, stop: threading.Event | None = None) -> None:
-    """Make the cache for `distribution` unless it is there; that takes some 15 s.
-
-    Starts a secured broker in a temporary folder and ends it. Concurrent first uses wait for each other. Raises
-    StackError, and StartInterrupted if `stop` was set. Without the cache all works, and starts take longer."""
+    """Make the cache for `distribution` unless it is there; that takes some 15 s. Starts a secured broker in a
+    temporary folder and ends it. Concurrent first uses wait for each other. Raises StackError, and StartInterrupted if
+    `stop` was set. Without the cache all works, and starts take longer."""
     target = distribution.aot_cache
     try:
         with binaries.locked(target.with_name("aot-cache")):

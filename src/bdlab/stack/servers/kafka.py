@@ -40,11 +40,9 @@ class Listeners(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApacheKafka(Broker):
-    """Apache Kafka 4, broker and controller in one process.
-
-    With `certificates`, files that must be there before each start, clients log in with SCRAM-SHA-512 over TLS, and
-    `super_users` with a certificate of the same authority at `admin_servers`; nobody else may do anything without an
-    ACL."""
+    """Apache Kafka 4, broker and controller in one process. With `certificates`, files that must be there before each
+    start, clients log in with SCRAM-SHA-512 over TLS, and `super_users` with a certificate of the same authority at
+    `admin_servers`; nobody else may do anything without an ACL."""
 
     name = "kafka"
     keeps_log: ClassVar[bool] = True
@@ -205,7 +203,6 @@ def _fixed(name: str) -> Properties:
 
 def kraft_properties(node_id: int, controllers: Mapping[int, int], *, session_timeout_ms: int) -> Properties:
     """Return what makes a broker its own controller. `controllers` has each node's controller port.
-
     `session_timeout_ms` is how long the controller believes that a silent broker lives. A broker that was killed cannot
     register again before that."""
     return {

@@ -70,9 +70,8 @@ def _works(command: tuple[str, ...]) -> bool:
 
 class Postgres(TlsServer):
     """The database server. Its administrator's password is made at the first start and kept in a 0600 file until
-    `forget_admin_password`: only the set-up of Vault needs it.
-
-    With `tls` it accepts no connection without, and has no Unix socket, since those have no TLS."""
+    `forget_admin_password`: only the set-up of Vault needs it. With `tls` it accepts no connection without, and has no
+    Unix socket, since those have no TLS."""
 
     name = "postgres"
     stop_signal = signal.SIGINT  # "fast": ends sessions, writes a checkpoint
@@ -212,10 +211,9 @@ class Postgres(TlsServer):
         return []
 
     def _clear_stale_lock(self) -> None:
-        """Remove the lock files of a postmaster that was killed, after ending its children.
-
-        The lock would stop a new server if the process id is now another program's. A child in a long statement would
-        go on writing beside the new server."""
+        """Remove the lock files of a postmaster that was killed, after ending its children. The lock would stop a new
+        server if the process id is now another program's. A child in a long statement would go on writing beside the
+        new server."""
         lines = self._lock_lines()
         left = [pid for pid in DataFolder(self._data).processes() if _is_postgres(pid)]
         if lines and lines[0] in map(str, left):

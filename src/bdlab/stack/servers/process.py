@@ -242,10 +242,9 @@ class ManagedProcess(Process, ABC):
     """A server or a service: one child process, started until it is ready."""
 
     def start(self, timeout_s: float = 60.0, stop: threading.Event | None = None) -> None:
-        """Start it, unless it runs, and wait until it is ready, at most `timeout_s` seconds.
-
-        If it is not ready in time, it is stopped again. Raises ServerNotStarted, with the end of its log, and
-        StartInterrupted if `stop` was set."""
+        """Start it, unless it runs, and wait until it is ready, at most `timeout_s` seconds. If it is not ready in
+        time, it is stopped again. Raises ServerNotStarted, with the end of its log, and StartInterrupted if `stop` was
+        set."""
         if self.running:
             return
         began = time.monotonic()

@@ -43,11 +43,9 @@ def is_listening(port: int, *, timeout_s: float = 1.0) -> bool:
 
 
 class _Reservation:
-    """A port that no other stack of this machine chooses while this object exists.
-
-    It is a Unix socket with an abstract name, which, like a port, belongs to a network namespace and ends with its
-    process. The port itself cannot be bound here: the server binds it seconds later, and would be refused by
-    connections that have just ended."""
+    """A port that no other stack of this machine chooses while this object exists. It is a Unix socket with an abstract
+    name, which, like a port, belongs to a network namespace and ends with its process. The port itself cannot be bound
+    here: the server binds it seconds later, and would be refused by connections that have just ended."""
 
     def __init__(self, port: int, owner: Path) -> None:
         """Raises OSError if another process has it."""

@@ -21,10 +21,9 @@ _ROOT_TOKEN = "root token"  # noqa: S105 - the name of a step
 
 
 def bootstrap(plan: Plan, report: Callable[[StepResult], None]) -> list[StepResult]:
-    """Do the steps that are missing, and return the result of each; `report` gets each when it is known.
-
-    Raises VaultUnavailable if Vault does not answer or does not open in time, VaultError if no token can be had,
-    InvalidInput if `.env` is needed and missing. What was done stays: run it again."""
+    """Do the steps that are missing, and return the result of each; `report` gets each when it is known. Raises
+    VaultUnavailable if Vault does not answer or does not open in time, VaultError if no token can be had, InvalidInput
+    if `.env` is needed and missing. What was done stays: run it again."""
     results: list[StepResult] = []
     with (
         contextlib.nullcontext() if plan.dry_run else vault_init_lock(plan),

@@ -223,11 +223,9 @@ def _revoke(client: VaultClient) -> None:
 
 
 def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT_POLICY,)) -> VaultClient:
-    """Return a client with a new token that cannot be renewed; the caller revokes it and closes the client.
-
-    It takes what a change by `vault-init` takes: the identity `recovery` and the recovery key, or the key shares.
-    Vault's audit log then shows the user of this process with each request. Raises VaultError if no token can be had.
-    """
+    """Return a client with a new token that cannot be renewed; the caller revokes it and closes the client. It takes
+    what a change by `vault-init` takes: the identity `recovery` and the recovery key, or the key shares. Vault's audit
+    log then shows the user of this process with each request. Raises VaultError if no token can be had."""
     with contextlib.closing(VaultClient(plan.vault)) as client:
         wait_for("Vault", client.active, timeout_s=plan.timeout_s)
         file = KeysFile(plan.keys_file)

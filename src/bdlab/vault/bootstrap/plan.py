@@ -48,10 +48,9 @@ class StepResult(msgspec.Struct, frozen=True):
 
 
 class Seeds(msgspec.Struct, frozen=True, kw_only=True):
-    """The values of `.env`, with PostgreSQL's `administrator`. Times are in seconds; None: not set.
-
-    The user of `kafka` is empty if each service gets generated users of its own. `kafka_authority` and
-    `postgres_authority` are set if Vault itself is to sign the certificates of that server."""
+    """The values of `.env`, with PostgreSQL's `administrator`. Times are in seconds; None: not set. The user of `kafka`
+    is empty if each service gets generated users of its own. `kafka_authority` and `postgres_authority` are set if
+    Vault itself is to sign the certificates of that server."""
 
     administrator: DatabaseLogin
     postgres_ca_pem: str = ""

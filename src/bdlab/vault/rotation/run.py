@@ -23,10 +23,9 @@ _LOOK_AGAIN_S = 0.2
 
 
 class Rotation(msgspec.Struct, frozen=True):
-    """The result for one credential; `finished` is a rotation that an earlier run had begun.
-
-    `before` and `after` name the versions, and hold no secret. `detail` says why nothing was to be done, or what is
-    missing: then the former credential still works."""
+    """The result for one credential; `finished` is a rotation that an earlier run had begun. `before` and `after` name
+    the versions, and hold no secret. `detail` says why nothing was to be done, or what is missing: then the former
+    credential still works."""
 
     what: What
     outcome: RotationOutcome
