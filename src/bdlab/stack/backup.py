@@ -122,12 +122,10 @@ class Backup:
             if trusted:
                 return
             name = self._name(missing[0])
-            raise InvalidInput(
-                f"the backup {self.path} cannot be authenticated: {name} is missing from it",
-                hint="If you keep the keys apart, put them back beside the rest. If the key is lost, "
-                "or the version that made it wrote no manifest: --trust-backup, if nobody else could write "
-                "to where it was kept.",
-            )
+            what = f"the backup {self.path} cannot be authenticated: {name} is missing from it"
+            apart = "If you keep the keys apart, put them back beside the rest. If the key is lost, or the version that"
+            trust = "made it wrote no manifest: --trust-backup, if nobody else could write to where it was kept."
+            raise InvalidInput(what, hint=f"{apart} {trust}")
         try:
             manifest = msgspec.json.decode(self._manifest.read_bytes(), type=_Manifest)
             found = self._digests()

@@ -36,12 +36,8 @@ def temporary_certificates(names: Sequence[str], *, ttl_s: float) -> dict[str, C
         )
         key = serialization.load_pem_private_key(leaf.private_key_pem.bytes(), password=None)
         # Apache Kafka reads no other form.
-        pkcs8 = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        found[name] = Certificate(
-            pem=leaf.cert_chain_pems[0].bytes().decode(),
-            key=Secret(pkcs8.decode()),
-            ca_pem=ca.cert_pem.bytes().decode(),
-        )
+        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        pkcs8 = Secret(key.private_bytes(*form).decode())
+        pem, ca_pem = leaf.cert_chain_pems[0].bytes().decode(), ca.cert_pem.bytes().decode()
+        found[name] = Certificate(pem=pem, key=pkcs8, ca_pem=ca_pem)
     return found

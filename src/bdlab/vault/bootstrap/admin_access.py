@@ -288,12 +288,8 @@ def rekey(plan: Plan) -> Keys:
         answer = give_shares(client, path, begun, old, plan, too_few=_too_few)
         shares = tuple(str(key) for key in answer["keys_base64"])
         before = old or Keys(address="", seal=seal, threshold=0)
-        new = msgspec.structs.replace(
-            before.with_shares(shares, seal),
-            address=client.address,
-            cluster_id=client.health().cluster_id,
-            threshold=plan.threshold,
-        )
+        of = {"address": client.address, "cluster_id": client.health().cluster_id, "threshold": plan.threshold}
+        new = msgspec.structs.replace(before.with_shares(shares, seal), **of)
         with deferred("putting the new keys into force"):
             KeysFile(file.candidate).write(new)
             for share in shares[: plan.threshold]:

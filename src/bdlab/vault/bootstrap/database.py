@@ -84,14 +84,9 @@ def connection(plan: Plan) -> Step:
         writer.request("delete", path)
         password = Secret(secrets.token_urlsafe(_PASSWORD_BYTES))
         username = manager.prepare(password)
-        config: dict[str, Any] = {
-            "plugin_name": _PLUGIN,
-            "connection_url": connection_url(seeds.administrator.server),
-            "username": username,
-            "password": password.reveal(),
-            "password_authentication": "scram-sha-256",
-            "allowed_roles": [],
-        }
+        user = {"username": username, "password": password.reveal(), "password_authentication": "scram-sha-256"}
+        config: dict[str, Any] = {"plugin_name": _PLUGIN, **user, "allowed_roles": []}
+        config["connection_url"] = connection_url(seeds.administrator.server)
         if plan.deployment != BDLAB:
             config["username_template"] = _USERNAMES
         if seeds.postgres_ca_pem:
@@ -129,11 +124,8 @@ def _role(plan: Plan, role: str) -> Entry:
         wanted |= {"creation_statements": [*map(deployment.in_sql, sweep())], **_SQL["sweep_role"]}
         return Entry(path=path, wanted=wanted)
     group = _GROUPS[role]
-    wanted |= {
-        "creation_statements": [*map(deployment.in_sql, creation(group))],
-        "renew_statements": [_SQL["renew"]],
-        "revocation_statements": [*map(deployment.in_sql, revocation(group))],
-    }
+    make, end = ([*map(deployment.in_sql, statements(group))] for statements in (creation, revocation))
+    wanted |= {"creation_statements": make, "renew_statements": [_SQL["renew"]], "revocation_statements": end}
     times = {"default_ttl": seeds.lease_ttl_s, "max_ttl": seeds.lease_max_ttl_s} if seeds else {}
     wanted |= {name: seconds for name, seconds in times.items() if seconds is not None}
     return Entry(path=path, wanted=wanted, defaults=_SQL["default_times"])
