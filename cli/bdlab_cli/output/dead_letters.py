@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -34,9 +33,8 @@ def at_place(letters: DeadLetters, written: str, cluster: str | None) -> StoredD
     """Return the dead letter at the position that `written` names. Raises InvalidInput if there is none."""
     parts = _PLACE.fullmatch(written)
     if not parts:
-        raise InvalidInput(
-            f"{written!r} is no position", hint="Write it as PARTITION/OFFSET, such as 3/1207: `bdlab dlq list`."
-        )
+        how = "Write it as PARTITION/OFFSET, such as 3/1207: `bdlab dlq list`."
+        raise InvalidInput(f"{written!r} is no position", hint=how)
     wanted = DeadLetterFilter(cluster_id=cluster, partition=int(parts[1]), offset=int(parts[2]))
     found = letters.find(wanted, limit=2)
     if not found:
@@ -54,11 +52,12 @@ def closed(letter: StoredDeadLetter, *, again: bool = False) -> str:
     """
     if letter.state in OPEN or (letter.state == "sent" and again):
         return ""
+    replayed = place(letter.replayed_to or (0, 0))
     return {
-        "sent": f"it was sent back as {_replayed(letter)}, which no consumer has recorded yet (--again)",
-        "superseded": f"its replay came back dead: what is open is {_replayed(letter)}",
+        "sent": f"it was sent back as {replayed}, which no consumer has recorded yet (--again)",
+        "superseded": f"its replay came back dead: what is open is {replayed}",
         "discarded": f"it was discarded: {escaped(letter.discarded_because)}",
-        "stored": f"its replay, {_replayed(letter)}, is stored",
+        "stored": f"its replay, {replayed}, is stored",
     }[letter.state]
 
 
@@ -67,11 +66,9 @@ def state(letter: StoredDeadLetter) -> str:
     if letter.state == "returned":
         return f"open; came back from {letter.replays} replay{'s' if letter.replays > 1 else ''}"
     replayed = {"sent": "sent back as", "stored": "stored as", "superseded": "dead again as"}
-    return f"{replayed[letter.state]} {_replayed(letter)}" if letter.state in replayed else letter.state
-
-
-def _replayed(letter: StoredDeadLetter) -> str:
-    return place(letter.replayed_to or (0, 0))
+    return (
+        f"{replayed[letter.state]} {place(letter.replayed_to or (0, 0))}" if letter.state in replayed else letter.state
+    )
 
 
 def table(found: Sequence[StoredDeadLetter], title: str) -> Table:
@@ -114,29 +111,17 @@ def show(letter: StoredDeadLetter) -> None:
 
 def summary(letter: StoredDeadLetter) -> dict[str, Any]:
     """Return a letter as JSON has it, without its content."""
-    return msgspec.to_builtins(letter.record.position) | {  # type: ignore[no-any-return]
-        "recorded_at": letter.recorded_at.isoformat(),
-        "state": letter.state,
-        "reason": letter.reason,
-        "sqlstate": letter.sqlstate,
-        "replays": letter.replays,
-        "replayed_to": letter.replayed_to and place(letter.replayed_to),
-        "discarded_because": letter.discarded_because,
-    }
+    at: dict[str, Any] = msgspec.to_builtins(letter.record.position)
+    fields = ("state", "reason", "sqlstate", "replays", "replayed_to", "discarded_because")
+    at |= {"recorded_at": letter.recorded_at.isoformat(), **{name: getattr(letter, name) for name in fields}}
+    return at | {"replayed_to": letter.replayed_to and place(letter.replayed_to)}
 
 
 def content(letter: StoredDeadLetter) -> dict[str, Any]:
     """Return what its record held, in base64 for JSON."""
-
-    def packed(raw: bytes | None) -> str | None:
-        return None if raw is None else base64.b64encode(raw).decode()
-
-    record = letter.record
-    return {
-        "key_base64": packed(record.key),
-        "value_base64": packed(record.value),
-        "headers_base64": [[name, packed(value)] for name, value in record.headers],
-    }
+    record = letter.record  # its bytes are base64 in JSON
+    fields = {"key_base64": record.key, "value_base64": record.value, "headers_base64": record.headers}
+    return msgspec.to_builtins(fields)  # type: ignore[no-any-return]
 
 
 def report(result: LetterResult, done: str, not_done: str, *, as_json: bool) -> str:

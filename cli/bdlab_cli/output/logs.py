@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
+from structlog.stdlib import ProcessorFormatter
+from structlog.typing import EventDict, Processor
 
 from bdlab_cli.output.terminal import visible
 
@@ -21,14 +23,11 @@ if TYPE_CHECKING:
     from bdlab.settings import LogSettings
 
 
-def _show_steering(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _show_steering(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Escape text of servers and files, so that it does not steer the terminal; JSON escapes it anyway."""
-    return {
-        visible(key): visible(value if key == "exception" else value.replace("\n", "\\n"))
-        if isinstance(value, str)
-        else value
-        for key, value in event.items()
-    }
+    texts = {key: value for key, value in event.items() if isinstance(value, str)}
+    texts |= {key: value.replace("\n", "\\n") for key, value in texts.items() if key != "exception"}
+    return {visible(key): visible(texts[key]) if key in texts else value for key, value in event.items()}
 
 
 class _Stderr:
@@ -49,15 +48,12 @@ class PublishedLines:
     """
 
     def __init__(self, stream: TextIO, *, shown: bool) -> None:
-        self._stream = stream
-        self._shown = shown
-        self._form = ""
+        self._stream, self._shown, self._form, self._lost = stream, shown, "", 0
         self._lines: deque[str] = deque()
-        self._lost = 0
         self._lock = threading.RLock()  # a signal's handler may flush within a flush
         atexit.register(self.flush)
 
-    def render(self, processors: Sequence[structlog.typing.Processor]) -> None:
+    def render(self, processors: Sequence[Processor]) -> None:
         """Learn from `processors`, which make an event a line, how a line looks."""
         # Marks that are the same in every format, instead of what differs from line to line.
         numbers = {"partition": 1_000_000_007, "offset": 1_000_000_009}
@@ -71,7 +67,7 @@ class PublishedLines:
             form = form.replace(str(mark), f"%({name})s")
         self._form = form
 
-    def __call__(self, _logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    def __call__(self, _logger: object, _method: str, event: EventDict) -> EventDict:
         if self._lines:
             self._write()
         return event
@@ -119,13 +115,14 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
         level = logging.WARNING
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     published = PublishedLines(sys.stderr, shown=level <= logging.INFO)
-    before: list[structlog.typing.Processor] = [
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    before: list[Processor] = [
         published,
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        stamp,
     ]
-    last: list[structlog.typing.Processor] = [structlog.processors.format_exc_info]
+    last: list[Processor] = [structlog.processors.format_exc_info]
     if as_json:
         last.append(structlog.processors.JSONRenderer(default=repr))
     else:
@@ -142,11 +139,8 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=before, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
-        )
-    )
+    last.insert(0, ProcessorFormatter.remove_processors_meta)
+    handler.setFormatter(ProcessorFormatter(foreign_pre_chain=before, processors=last))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # The libraries' debug lines may hold request headers, and so tokens.

@@ -34,11 +34,9 @@ class _Output(io.RawIOBase):
     mode = "wb"
 
     def __init__(self, descriptor: int, name: str, *, lasting: bool) -> None:
-        self.name = name
+        self.name, self._descriptor, self._lasting = name, descriptor, lasting
         self.failure: OSError | None = None
         self.told = False
-        self._descriptor = descriptor
-        self._lasting = lasting
 
     def fileno(self) -> int:
         return self._descriptor
@@ -76,9 +74,8 @@ class _Line:
         self.lock = threading.RLock()
         self.free = True  # no line that somebody else has not ended stands there
         self._shown = False
-        os.register_at_fork(
-            before=self.lock.acquire, after_in_parent=self.lock.release, after_in_child=self.lock.release
-        )
+        free = self.lock.release
+        os.register_at_fork(before=self.lock.acquire, after_in_parent=free, after_in_child=free)
 
     def draw(self, text: str) -> None:
         """Show `text` in the place of what was shown there; "" takes it away until the next `draw`."""
@@ -116,12 +113,8 @@ def prepare() -> None:
 
 
 def _stream(output: _Output, before: TextIO | None) -> TextIO:
-    return io.TextIOWrapper(
-        io.BufferedWriter(output),
-        encoding=before.encoding if before else "utf-8",
-        errors=_ERRORS,
-        line_buffering=output is _messages or output.isatty(),
-    )
+    encoding, by_line = before.encoding if before else "utf-8", output is _messages or output.isatty()
+    return io.TextIOWrapper(io.BufferedWriter(output), encoding, _ERRORS, line_buffering=by_line)
 
 
 def _in_plain(error: UnicodeError) -> tuple[str, int]:

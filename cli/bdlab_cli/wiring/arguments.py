@@ -14,9 +14,7 @@ from bdlab.inputs.tables import argument_of, input_of
 from bdlab_cli.output import terminal
 from bdlab_cli.output.progress import no_line
 
-_STANDARD_INPUT = "-"
-_SUMMARY = "summary"
-_SHOWN = 40
+_STANDARD_INPUT, _SUMMARY, _SHOWN = "-", "summary", 40
 
 
 def from_arguments(validator: Validator, arguments: Sequence[str], summary: str | None, limit: int) -> Input:

@@ -62,12 +62,8 @@ def announce(session: VaultSession, layers: Layers, ca_file: str) -> str:
             hint="A file of another authority goes into .env, for `bdlab vault-init`.",
         )
     values, version = session.read_secret(_BROKER_PATH)
-    wanted = {
-        **values,
-        "bootstrap_servers": address,
-        # What Vault says already, unless the environment or an option says otherwise.
-        "security_protocol": session.settings().kafka.security_protocol,
-    }
+    protocol = session.settings().kafka.security_protocol  # Vault's, unless the environment or an option says another
+    wanted = {**values, "bootstrap_servers": address, "security_protocol": protocol}
     if ca_file:
         wanted["ca_pem"] = session.ask(pki.authority_pem)
     if wanted == values:
@@ -75,7 +71,7 @@ def announce(session: VaultSession, layers: Layers, ca_file: str) -> str:
     session.write_secret(_BROKER_PATH, wanted, cas=version)
     session.refresh_kafka()
     before = values.get("bootstrap_servers") or "none"
-    return f"{before} is now {address}, {wanted['security_protocol']}"
+    return f"{before} is now {address}, {protocol}"
 
 
 def decide(session: VaultSession, admin: Admin, *, same: bool) -> str:
@@ -104,9 +100,7 @@ def _logins(session: VaultSession, service: str, clients: KafkaLogin) -> Sequenc
     """Return a service's active user, and the idle one that its next rotation makes the active one."""
     values, _ = session.read_secret(f"kafka/{service}")
     return [
-        msgspec.structs.replace(
-            clients, username=values[f"{prefix}username"], password=Secret(values[f"{prefix}password"])
-        )
+        msgspec.structs.replace(clients, username=name, password=Secret(values[f"{prefix}password"]))
         for prefix in ("", "idle_")
-        if values.get(f"{prefix}username")
+        if (name := values.get(f"{prefix}username"))
     ]

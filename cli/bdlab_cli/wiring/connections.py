@@ -41,11 +41,8 @@ class Bounds:
             return True
         if time.monotonic() - self._told_at > _FULL_TOLD_EVERY_S:
             self._told_at = time.monotonic()
-            log.warning(
-                "too many connections: the one that waits longest for its client is closed for a new one",
-                connections=self._max_connections,
-                setting="http.max_connections",
-            )
+            what = "too many connections: the one that waits longest for its client is closed for a new one"
+            log.warning(what, connections=self._max_connections, setting="http.max_connections")
         for longest in self.waiting:
             del self.waiting[longest]
             longest.make_room()

@@ -20,12 +20,9 @@ from bdlab_cli.wiring.session import load_settings, open_session
 def restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, postgres: Postgres) -> None:
     """Complete Vault and its users in this new server as at a first set-up, then restore the dump."""
     admin = DatabaseLogin(server=postgres.lasting_server, user=postgres.admin_user, password=postgres.admin_password)
-    seeds = Seeds(
-        administrator=admin,
-        postgres_authority=bool(admin.server.ca_file),
-        # It is in Vault already, and `bdlab up` writes the new broker's address.
-        kafka=KafkaLogin(server=KafkaSettings()),
-    )
+    # Kafka's is in Vault already, and `bdlab up` writes the new broker's address.
+    kafka = KafkaLogin(server=KafkaSettings())
+    seeds = Seeds(administrator=admin, postgres_authority=bool(admin.server.ca_file), kafka=kafka)
     deployment, keys = folder.deployment, folder.keys_file
     manager = Administrator(admin, deployment)
     plan = Plan(vault=vault, deployment=deployment, keys_file=keys, seeds=seeds, manager=manager)

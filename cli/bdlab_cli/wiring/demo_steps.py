@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import msgspec
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from bdlab.contract import Contract
@@ -31,10 +31,7 @@ from bdlab_cli.wiring.local_stack import bdlab_command, choose_broker
 from bdlab_cli.wiring.samples import samples_of
 from bdlab_cli.wiring.signals import stop_on_signal
 
-_HTTP_TIMEOUT_S = 20.0
-_ROWS_TIMEOUT_S = 30.0
-_VERIFY_WAIT_S = 30
-_POLL_S = 0.2
+_HTTP_TIMEOUT_S, _ROWS_TIMEOUT_S, _VERIFY_WAIT_S, _POLL_S = 20.0, 30.0, 30, 0.2
 _LOG_LINES = 15
 
 
@@ -165,10 +162,9 @@ def _table(contract: Contract, rows: Sequence[dict[str, Any]]) -> Table:
     """Return a table of the stored rows."""
     words = any(row["explanation"] for row in rows)
     columns = input_columns(contract) + output_columns(contract, words=words)
-    table = Table(title="Stored in Postgres", title_justify="left")
-    for title, _ in columns:
-        table.add_column(title)
-    table.add_column("partition/offset", no_wrap=True)
+    titles = [title for title, _ in columns]
+    where = Column("partition/offset", no_wrap=True)
+    table = Table(*titles, where, title="Stored in Postgres", title_justify="left")
     for row in rows:
         place = f"{row['position']['partition']}/{row['position']['offset']}"
         table.add_row(*(cell(row) for _, cell in columns), Text(place))

@@ -3,6 +3,8 @@
 import os
 import threading
 from contextlib import ExitStack, closing
+from functools import partial
+from typing import Any
 
 import structlog
 
@@ -58,25 +60,17 @@ def _run(session: VaultSession, stop: threading.Event, *, until_idle: bool, metr
             opened.callback(spans.close)
         sink = Sink(store, settings.sink, metrics=metrics, spans=spans)
         if settings.sink.metrics_port >= 0:
-            opened.enter_context(
-                MetricsServer(
-                    metrics.registry,
-                    lambda: sink.idle_s < _ALIVE_WITHIN_S,
-                    host=metrics_host,
-                    port=settings.sink.metrics_port,
-                    cert_file=cert_file,
-                    key_file=key_file,
-                )
-            )
+            place: dict[str, Any] = {"host": metrics_host, "port": settings.sink.metrics_port}
+            place |= {"cert_file": cert_file, "key_file": key_file}
+            opened.enter_context(MetricsServer(metrics.registry, lambda: sink.idle_s < _ALIVE_WITHIN_S, **place))
         admin = opened.enter_context(Admin(session, client_id="bdlab-consume-lag"))
 
         def ends() -> dict[LogPartition, int]:
             return {log_partition(found): found.end for found in admin.log_ranges()}
 
-        wait_for(
-            "PostgreSQL with its schema", store.open, timeout_s=patience, errors=(*AWAY, SchemaOutdated), stop=stop
-        )
-        wait_for("the topic", ends, timeout_s=patience, errors=(*AWAY, TopicMissing), stop=stop)
+        wait = partial(wait_for, timeout_s=patience, stop=stop)
+        wait("PostgreSQL with its schema", store.open, errors=(*AWAY, SchemaOutdated))
+        wait("the topic", ends, errors=(*AWAY, TopicMissing))
         source = opened.enter_context(Consumer(session, positions=sink.positions, check_log=sink.check_log))
         opened.enter_context(LagWatch(sink, metrics, ends))
         total = sink.run(source, stop, until_idle=until_idle, patience_s=patience)
