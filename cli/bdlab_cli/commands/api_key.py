@@ -61,8 +61,7 @@ def create(
 @app.command("list")
 def list_(*, json: bool = False, startup_timeout: StartupTimeout = None) -> None:
     """List the keys: what each is for, until when, and whether it has expired."""
-    from rich.table import Column, Table
-    from rich.text import Text
+    from rich.table import Table
 
     from bdlab.vault import api_keys
 
@@ -70,14 +69,13 @@ def list_(*, json: bool = False, startup_timeout: StartupTimeout = None) -> None
     if json:
         terminal.echo_json({"keys": found})
         return
-    folding = (Column(name, overflow="fold") for name in ("name", "scopes", "created", "expires", "rate", "state"))
-    table = Table(*folding, title=f"{len(found)} API keys")
+    table = Table("name", "scopes", "created", "expires", "rate", "state", title=f"{len(found)} API keys")
     for each in found:
         left = str(timedelta(seconds=each.get("expires_in_s") or 0)).partition(",")[0]
         expires = f"{each['expires_at'][:10]} in {left}" if each.get("expires_at") else ""
         cells = (each["name"], " ".join(each.get("scopes", ())), each.get("created_at", "")[:10], expires)
         state = ": ".join(filter(None, (each["state"], each.get("problem"))))
-        table.add_row(*map(Text, (*cells, f"{each['rate']:g}/s" if each.get("rate") else "", state)))
+        table.add_row(*cells, f"{each['rate']:g}/s" if each.get("rate") else "", state)
     terminal.stdout().print(table)
 
 

@@ -44,6 +44,5 @@ def backup(
         new.snapshot.write_bytes(session.ask(snapshots.save))
         dumps.dump(session.database(), new.dump, programs=binaries.postgres() / "bin", stop=stop)
     terminal.echo_result({"folder": str(target.path), "keys": str(target.keys)}, target.path, as_json=json)
-    terminal.echo(
-        f"Whoever has {target.path} has every secret of this stack. Keep {target.keys} apart from the rest.", err=True
-    )
+    secret = f"Whoever has {target.path} has every secret of this stack. Keep {target.keys} apart from the rest."
+    terminal.echo(secret, err=True)

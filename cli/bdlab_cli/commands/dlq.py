@@ -161,9 +161,8 @@ def replay(
             raise BdlabError("interrupted; nothing was sent back")
         try:
             if dry_run:
-                for letter in found:
-                    problem = deadletters.refusal(letter, max_replays=max_replays)
-                    results.append(LetterResult(letter=letter, problem=problem))
+                refusal = partial(deadletters.refusal, max_replays=max_replays)
+                results += [LetterResult(letter=letter, problem=refusal(letter)) for letter in found]
             elif found:
                 with Producer(session, client_id="bdlab-dlq", source="/bdlab/dlq") as producer:
                     results.extend(deadletters.replay(found, producer, letters, max_replays=max_replays))
@@ -243,10 +242,8 @@ def _require_choice(positions: list[str] | None, wanted: DeadLetterFilter, *, ev
     if positions and chosen:
         raise InvalidInput("positions are given, and so are options that choose", hint="Give one of the two.")
     if not positions and not chosen and wanted.cluster_id is None:
-        raise InvalidInput(
-            "nothing says which dead letters",
-            hint="Name positions (3/1207), give a filter (--help lists them), or --all.",
-        )
+        hint = "Name positions (3/1207), give a filter (--help lists them), or --all."
+        raise InvalidInput("nothing says which dead letters", hint=hint)
 
 
 @contextmanager

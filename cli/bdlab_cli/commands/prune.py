@@ -33,11 +33,9 @@ def prune(
             found.append(one)
             if not json:
                 verb = "would prune" if dry_run else "pruned"
-                terminal.echo(
-                    f"{one.log.topic}/{one.log.partition} of {one.log.cluster_id}: {verb} all below offset "
-                    f"{one.pruned_to} ({one.stored:,} rows, {one.duplicates:,} duplicates, "
-                    f"{one.dead_letters:,} dead letters)"
-                )
+                counts = f"{one.stored:,} rows, {one.duplicates:,} duplicates, {one.dead_letters:,} dead letters"
+                where = f"{one.log.topic}/{one.log.partition} of {one.log.cluster_id}"
+                terminal.echo(f"{where}: {verb} all below offset {one.pruned_to} ({counts})")
     if json:
         terminal.echo_json([{**msgspec.to_builtins(one), "log": one.log._asdict()} for one in found])
     elif not found:

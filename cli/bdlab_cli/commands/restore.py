@@ -69,9 +69,6 @@ def restore(
             console.print("[green]✓[/] the database", markup=True)
         postgres.forget_admin_password()
         folder.record_location()
-    terminal.echo_result(
-        {"folder": str(folder.path), "made_at": about.made_at},
-        f"restored to {about.made_at:%Y-%m-%d %H:%M:%S} UTC. Start it with:\n\n"
-        f"  bdlab up --data-dir {shlex.quote(str(folder.path))}",
-        as_json=json,
-    )
+    todo = f"Start it with:\n\n  bdlab up --data-dir {shlex.quote(str(folder.path))}"
+    text = f"restored to {about.made_at:%Y-%m-%d %H:%M:%S} UTC. {todo}"
+    terminal.echo_result({"folder": str(folder.path), "made_at": about.made_at}, text, as_json=json)

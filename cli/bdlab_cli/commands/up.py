@@ -44,12 +44,10 @@ def up(
     kept = folder.model_path
     chosen = kept if model is None else model_file(model)
     contract = load_contract(chosen)
-    if chosen != kept:
-        what = f"the model is {chosen or 'the shipped one'}, which the folder keeps once it is up"
-        show(Event("notice", "model", what))
-    elif kept:
-        what = f"the model is {kept}, as this folder keeps it; --model {SHIPPED_MODEL} goes back"
-        show(Event("notice", "model", what))
+    if chosen != kept or kept:
+        now = "which the folder keeps once it is up"
+        how = now if chosen != kept else f"as this folder keeps it; --model {SHIPPED_MODEL} goes back"
+        show(Event("notice", "model", f"the model is {chosen or 'the shipped one'}, {how}"))
     with stop_on_signal() as stop:
         kind = choose_broker(folder, broker, stop)
         options: dict[str, Any] = {"http_port": http_port, "consumers": consumers, "tls": tls, "deployment": deployment}

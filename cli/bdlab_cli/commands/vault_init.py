@@ -53,16 +53,13 @@ def vault_init(
 
     for name in renew or ():
         if name not in NOT_ROTATED:
-            raise InvalidInput(
-                f"--renew {name}: vault-init renews {', '.join(NOT_ROTATED)}",
-                hint="Of the services, `bdlab rotate approle --service NAME` hands over another secret id.",
-            )
+            hint = "Of the services, `bdlab rotate approle --service NAME` hands over another secret id."
+            raise InvalidInput(f"--renew {name}: vault-init renews {', '.join(NOT_ROTATED)}", hint=hint)
     if threshold > shares:
         raise InvalidInput(f"--threshold {threshold} is more than --shares {shares}")
     plan = admin_plan(keys_file, identity_dir, startup_timeout, quiet=False)
-    env_path = env_file
-    if env_path is None and Path(".env").is_file():
-        env_path = Path(".env")
+    env_path = env_file or (Path(".env") if Path(".env").is_file() else None)
+    if env_path and not env_file:
         require_own(env_path, option="--env-file")
     seeds = read_env(env_path, plan.deployment) if env_path else None
     database = Administrator(seeds.administrator, plan.deployment, shared=shared_database) if seeds else None
@@ -78,9 +75,8 @@ def vault_init(
     if dry_run:
         return
     if plan.keys_file.exists() and any(step.name == "initialise" and step.outcome == "done" for step in steps):
-        terminal.echo(
-            f"Keep a copy of {plan.keys_file} where nobody else reads it: without it Vault cannot be changed.", err=True
-        )
+        keep = f"Keep a copy of {plan.keys_file} where nobody else reads it: without it Vault cannot be changed."
+        terminal.echo(keep, err=True)
     with contextlib.suppress(DatabaseError):  # the login of an old .env may be refused
         if database and (found := database.open_databases()):
             _warn(

@@ -85,10 +85,8 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
         try:
             child = subprocess.Popen(list(command), env=dict(environment))
         except OSError as error:
-            raise InvalidInput(
-                f"{command[0]} cannot be run: {error.strerror}",
-                hint="`bao` comes with bdlab's extra `local`; put its folder on the PATH.",
-            ) from error
+            hint = "`bao` comes with bdlab's extra `local`; put its folder on the PATH."
+            raise InvalidInput(f"{command[0]} cannot be run: {error.strerror}", hint=hint) from error
         for number in {*numbers} - {signal.SIGINT}:
             signal.signal(number, lambda number, _: child.send_signal(number))
         code = child.wait()

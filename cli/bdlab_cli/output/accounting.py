@@ -19,13 +19,9 @@ def show(report: Report, out: Console) -> None:
     for one in report.partitions:
         recorded = "-" if one.next_offset is None else f"[{one.first_offset}, {one.next_offset})"
         counts = (one.stored, one.duplicates, one.dead_letters, *((one.pruned,) if pruned else ()))
-        table.add_row(
-            str(one.partition),
-            escape(f"[{one.log_start}, {one.end})"),
-            escape(recorded),
-            *(f"{count:,}" for count in counts),
-            "[red]not verified[/]" if one.problems else "[green]ok[/]",
-        )
+        cells = (str(one.partition), escape(f"[{one.log_start}, {one.end})"), escape(recorded))
+        state = "[red]not verified[/]" if one.problems else "[green]ok[/]"
+        table.add_row(*cells, *(f"{count:,}" for count in counts), state)
     out.print(table, markup=True)
     for line in (*_never_seen(report), *_closed_logs(report)):
         out.print(line, soft_wrap=True)
@@ -33,12 +29,9 @@ def show(report: Report, out: Console) -> None:
         out.print(problem, style="red", soft_wrap=True)
     offsets = sum((one.next_offset or 0) - (one.first_offset or 0) for one in report.partitions)
     verdict = "[green]verified[/]" if report.verified else "[red]NOT verified[/]"
-    out.print(
-        f"{verdict}: {_counts(report.partitions, ' + ')}, of {offsets:,} offsets"
-        + (f"; with the closed logs {_counts([*report.partitions, *report.closed])}" if report.closed else ""),
-        markup=True,
-        soft_wrap=True,
-    )
+    closed = f"; with the closed logs {_counts([*report.partitions, *report.closed])}" if report.closed else ""
+    line = f"{verdict}: {_counts(report.partitions, ' + ')}, of {offsets:,} offsets{closed}"
+    out.print(line, markup=True, soft_wrap=True)
 
 
 def _never_seen(report: Report) -> Iterator[str]:
@@ -59,14 +52,11 @@ def _closed_logs(report: Report) -> Iterator[str]:
     for (cluster_id, topic, topic_id), partitions in logs.items():
         name = f"{topic} (id {topic_id})" if topic_id else topic
         lost = sum(one.lost for one in partitions)
-        yield (
-            f"closed log {cluster_id}, topic {name}, {len(partitions)} partitions: {_counts(partitions)}"
-            + (f", at least {lost:,} events lost" if lost else "")
-        )
+        losses = f", at least {lost:,} events lost" if lost else ""
+        yield f"closed log {cluster_id}, topic {name}, {len(partitions)} partitions: {_counts(partitions)}{losses}"
 
 
 def _counts(partitions: Sequence[PartitionReport | ClosedPartition], between: str = ", ") -> str:
-    stored = sum(one.stored for one in partitions)
-    duplicates = sum(one.duplicates for one in partitions)
-    letters = sum(one.dead_letters for one in partitions)
-    return between.join((f"{stored:,} stored", f"{duplicates:,} duplicates", f"{letters:,} dead letters"))
+    kinds = ("stored", "duplicates", "dead_letters")
+    counts = {kind.replace("_", " "): sum(getattr(one, kind) for one in partitions) for kind in kinds}
+    return between.join(f"{count:,} {kind}" for kind, count in counts.items())

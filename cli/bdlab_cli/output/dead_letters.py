@@ -65,26 +65,22 @@ def state(letter: StoredDeadLetter) -> str:
     """Return its state in a few words."""
     if letter.state == "returned":
         return f"open; came back from {letter.replays} replay{'s' if letter.replays > 1 else ''}"
-    replayed = {"sent": "sent back as", "stored": "stored as", "superseded": "dead again as"}
-    return (
-        f"{replayed[letter.state]} {place(letter.replayed_to or (0, 0))}" if letter.state in replayed else letter.state
-    )
+    went = {"sent": "sent back as", "stored": "stored as", "superseded": "dead again as"}.get(letter.state)
+    return f"{went} {place(letter.replayed_to or (0, 0))}" if went else letter.state
 
 
 def table(found: Sequence[StoredDeadLetter], title: str) -> Table:
     """Return a table with a row for each letter; on a narrow terminal words fold, and nothing is cut."""
-    from rich.table import Table
-    from rich.text import Text
+    from rich.table import Column, Table
 
     several = len({letter.record.position.cluster_id for letter in found}) > 1
-    shown = Table(title=title, title_justify="left")
-    for name in ("recorded", "position", *(["log"] if several else []), "state", "reason"):
-        shown.add_column(name, overflow="fold", no_wrap=name in {"recorded", "position"})
+    whole = [Column(name, overflow="fold", no_wrap=True) for name in ("recorded", "position")]
+    shown = Table(*whole, *(["log"] if several else []), "state", "reason", title=title, title_justify="left")
     for letter in found:
         at = letter.record.position
         cells = [f"{letter.recorded_at:%Y-%m-%d %H:%M}", place(at), *([at.cluster_id] if several else [])]
         code = f"{letter.sqlstate}: " if letter.sqlstate else ""
-        shown.add_row(*map(Text, (*cells, state(letter), code + escaped(letter.reason))))
+        shown.add_row(*cells, state(letter), code + escaped(letter.reason))
     return shown
 
 
@@ -97,11 +93,9 @@ def show(letter: StoredDeadLetter) -> None:
         "recorded": letter.recorded_at.isoformat(),
         "state": state(letter),
         **({"discarded": escaped(letter.discarded_because)} if letter.discarded_because else {}),
-        "reason": escaped(letter.reason),
-        "sqlstate": letter.sqlstate or "-",
-        "replays": str(letter.replays),
-        "key": _shown(letter.record.key),
     }
+    lines |= {"reason": escaped(letter.reason), "sqlstate": letter.sqlstate or "-", "replays": str(letter.replays)}
+    lines["key"] = _shown(letter.record.key)
     for name, value in lines.items():
         terminal.echo(f"{name:<9} {value}")
     for name, raw in letter.record.headers:

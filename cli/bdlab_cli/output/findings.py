@@ -51,9 +51,9 @@ def show_settings(layers: Layers, vault: Values, problem: str, *, as_json: bool)
     if as_json:
         terminal.echo_json({"settings": found, "vault_not_read": problem})
         return
-    table = Table(Column("setting", no_wrap=True), *(Column(title, overflow="fold") for title in ("value", "from")))
+    table = Table(Column("setting", no_wrap=True), "value", "from")
     for each in found:
-        table.add_row(*map(Text, (each["name"], str(each["value"]), each["from"])))
+        table.add_row(each["name"], str(each["value"]), each["from"])
     terminal.stdout().print(table)
     if problem:
         terminal.echo(f"Without Vault's layer: {problem}", err=True)

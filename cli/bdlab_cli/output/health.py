@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import msgspec
 from rich.console import Group
 from rich.live import Live
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from bdlab.health import CheckResult, Report, State
@@ -80,9 +80,9 @@ def _show(report: Report, *, as_json: bool) -> None:
 
 
 def _table(report: Report) -> Group:
-    table = Table(*(Column(title, overflow="fold") for title in ("check", "state", "what was found")))
+    table = Table("check", "state", "what was found")
     for check in report.checks:
-        table.add_row(Text(check.name), Text(check.state, style=_STYLES[check.state]), Text(check.message))
+        table.add_row(check.name, Text(check.state, style=_STYLES[check.state]), check.message)
     if not report.checks:
         return Group("Nothing to check: no server that was found speaks TLS.")
     ill = [check for check in report.checks if check.hint and check.state in ("unhealthy", "unknown")]

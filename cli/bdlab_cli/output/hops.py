@@ -19,10 +19,8 @@ def show(one: Trace) -> None:
         "duplicates": ", ".join(one.duplicates),
         "replayed": one.replayed_to,
         "model": f"{one.model}{f', contract {one.contract}' if one.contract else ''}",
-        "source": one.source,
-        "key": one.key_name,
-        "trace id": one.trace_id,
     }
+    lines |= {"source": one.source, "key": one.key_name, "trace id": one.trace_id}
     for hop in one.hops:
         when = hop.at.astimezone(UTC).isoformat(timespec="milliseconds")[:23] + "Z" if hop.at else "not known"
         after = f" {hop.ms:+11.1f} ms" if hop.ms is not None else ""

@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
-from structlog.stdlib import ProcessorFormatter
+from structlog.contextvars import merge_contextvars
+from structlog.processors import TimeStamper
+from structlog.stdlib import ProcessorFormatter, add_log_level
 from structlog.typing import EventDict, Processor
 
 from bdlab_cli.output.terminal import visible
@@ -115,13 +117,7 @@ def configure(settings: LogSettings, *, quiet: bool = False) -> None:
         level = logging.WARNING
     as_json = settings.format == "json" or (settings.format == "auto" and not sys.stderr.isatty())
     published = PublishedLines(sys.stderr, shown=level <= logging.INFO)
-    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
-    before: list[Processor] = [
-        published,
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        stamp,
-    ]
+    before: list[Processor] = [published, merge_contextvars, add_log_level, TimeStamper(fmt="iso", utc=True)]
     last: list[Processor] = [structlog.processors.format_exc_info]
     if as_json:
         last.append(structlog.processors.JSONRenderer(default=repr))

@@ -39,14 +39,12 @@ def training_progress() -> Iterator[Callable[[str, float], None]]:
         def report(what: str, share: float) -> None:
             spent = monotonic() - begin
             # From all that was done: the speed of the last seconds differs between the steps.
-            left = f"about {_time(spent / share - spent)} left" if 0.02 < share < 1 and spent > 2 else ""
+            left_s = spent / share - spent if 0.02 < share < 1 and spent > 2 else 0
+            time = f"{left_s / 60:.0f} min" if left_s > 100 else f"{left_s:.0f} s"
+            left = f"about {time} left" if left_s else ""
             bar.update(task, description=what, completed=share, total=1, left=left)
 
         yield report
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds > 100 else f"{seconds:.0f} s"
 
 
 def show_training(card: Card, output: Path) -> None:

@@ -24,8 +24,7 @@ def progress(line: str) -> None:
 
 def rotation_table(found: list[Rotation]) -> Group:
     """Return a row for each credential, and their details below."""
-    folding = (Column(name, overflow="fold") for name in ("what", "service", "outcome", "old", "new"))
-    table = Table(*folding, Column("seconds", justify="right"))
+    table = Table("what", "service", "outcome", "old", "new", Column("seconds", justify="right"))
     for one in found:
         outcome = Text(one.outcome, style=_STYLES.get(one.outcome, "green"))
         table.add_row(one.what, one.service, outcome, one.before, one.after, f"{one.seconds:.1f}")

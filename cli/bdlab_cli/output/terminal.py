@@ -205,9 +205,6 @@ def finish(code: int) -> int:
     failure = _results.failure
     if failure is None or _results.told or failure.errno == errno.EPIPE:
         return code
-    echo(
-        f"error: standard output cannot be written: {_why(failure)}\n"
-        f"The command itself ended with exit code {code}; what it printed is lost.",
-        err=True,
-    )
+    echo(f"error: standard output cannot be written: {_why(failure)}", err=True)
+    echo(f"The command itself ended with exit code {code}; what it printed is lost.", err=True)
     return code or 1

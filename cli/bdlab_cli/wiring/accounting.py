@@ -13,14 +13,11 @@ from bdlab_cli.wiring.session import open_session
 
 def account(layers: Layers, stop: threading.Event, *, wait_s: float, limit: int = 20) -> Report:
     """Account for every offset of the topic, as the service `verify`. Raises BdlabError."""
-
-    # Counting a large table takes long.
-    limits = ConnectionLimits(statement_s=1800, silence_s=3600)
+    limits = ConnectionLimits(statement_s=1800, silence_s=3600)  # counting a large table takes long
     with (
         open_session(layers, stop, service="verify", database=True) as session,
         Admin(session, client_id="bdlab-verify") as admin,
         Reader(session, application_name="bdlab verify", limits=limits) as reader,
     ):
-        return verification.verify(
-            admin.log_ranges, reader, wait_s=wait_s, limit=limit, read_records=admin.record_reader, stop=stop
-        )
+        read = admin.record_reader
+        return verification.verify(admin.log_ranges, reader, wait_s=wait_s, limit=limit, read_records=read, stop=stop)

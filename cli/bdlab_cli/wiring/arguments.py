@@ -91,10 +91,8 @@ def _from_standard_input(contract: Contract, limit: int) -> str:
             hint="Convert it first, for example: iconv -f WINDOWS-1252 -t UTF-8",
         ) from error
     if len(content) > limit:
-        raise InvalidInput(
-            f"standard input holds more than {limit} bytes, and - is one {noun}",
-            hint="For many, in CSV or JSON lines: --file -",
-        )
+        hint = "For many, in CSV or JSON lines: --file -"
+        raise InvalidInput(f"standard input holds more than {limit} bytes, and - is one {noun}", hint=hint)
     if not text.strip():
         raise InvalidInput(f"standard input is empty, and - is the {noun} that it holds")
     return text

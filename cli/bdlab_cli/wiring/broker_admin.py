@@ -51,16 +51,12 @@ def announce(session: VaultSession, layers: Layers, ca_file: str) -> str:
     """
     address = layers.settings().kafka.bootstrap_servers
     if not address:
-        raise SettingsInvalid(
-            "there is no broker address to announce",
-            hint="Give it with --bootstrap-servers or BDLAB_KAFKA_BOOTSTRAP_SERVERS.",
-        )
+        hint = "Give it with --bootstrap-servers or BDLAB_KAFKA_BOOTSTRAP_SERVERS."
+        raise SettingsInvalid("there is no broker address to announce", hint=hint)
     layers.settings().kafka.servers()
     if ca_file not in ("", _BY_VAULT):
-        raise InvalidInput(
-            f"--ca-file {ca_file}: only the word {_BY_VAULT} can be announced",
-            hint="A file of another authority goes into .env, for `bdlab vault-init`.",
-        )
+        hint = "A file of another authority goes into .env, for `bdlab vault-init`."
+        raise InvalidInput(f"--ca-file {ca_file}: only the word {_BY_VAULT} can be announced", hint=hint)
     values, version = session.read_secret(_BROKER_PATH)
     protocol = session.settings().kafka.security_protocol  # Vault's, unless the environment or an option says another
     wanted = {**values, "bootstrap_servers": address, "security_protocol": protocol}

@@ -61,14 +61,10 @@ def max_connections(wanted: int) -> int:
     room = (1 << 20 if hard == resource.RLIM_INFINITY else hard) - RESERVED_FILES
     hint = "Raise it (`ulimit -n`, systemd's LimitNOFILE, Docker's --ulimit nofile)"
     if room < 1:
-        raise BdlabError(
-            f"this process may open {hard} files: {RESERVED_FILES} are kept for itself, none is left for connections",
-            hint=f"{hint}.",
-        )
+        why = f"this process may open {hard} files: {RESERVED_FILES} are kept for itself, none is left for connections"
+        raise BdlabError(why, hint=f"{hint}.")
     if wanted > room:
-        raise InvalidInput(
-            f"http.max_connections {wanted} is more than the limit of open files allows: {hard}, of which "
-            f"{RESERVED_FILES} are kept for the process itself",
-            hint=f"{hint}, or set http.max_connections to at most {room}.",
-        )
+        allowed = f"{hard}, of which {RESERVED_FILES} are kept for the process itself"
+        why = f"http.max_connections {wanted} is more than the limit of open files allows: {allowed}"
+        raise InvalidInput(why, hint=f"{hint}, or set http.max_connections to at most {room}.")
     return wanted or min(room, MAX_CONNECTIONS)

@@ -131,10 +131,8 @@ def _wait_for_rows(endpoints: Endpoints, ids: Sequence[str], stop: threading.Eve
             return [stored[wanted] for wanted in ids]
     if stop.is_set():
         raise StartInterrupted("asked to stop while waiting for the rows")
-    raise Unhealthy(
-        f"{missing} of {len(ids)} predictions are not in Postgres after {_ROWS_TIMEOUT_S:.0f} s "
-        f"(GET /predictions answered {status})"
-    )
+    late = f"are not in Postgres after {_ROWS_TIMEOUT_S:.0f} s (GET /predictions answered {status})"
+    raise Unhealthy(f"{missing} of {len(ids)} predictions {late}")
 
 
 def _verify(stack: LocalStack, stop: threading.Event, *options: str) -> str:

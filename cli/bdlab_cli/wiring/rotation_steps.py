@@ -72,9 +72,7 @@ def _kafka(layers: Layers, run: Run, services: Sequence[str], admin_servers: str
         yield Rotation(what="kafka", outcome="unchanged", detail=detail)
         return
     if not admin_servers and not run.dry_run:
-        raise InvalidInput(
-            "it is not known where the broker takes its administrator",
-            hint="Say it with --admin-servers or BDLAB_KAFKA_ADMIN_SERVERS, as for `bdlab migrate`.",
-        )
+        hint = "Say it with --admin-servers or BDLAB_KAFKA_ADMIN_SERVERS, as for `bdlab migrate`."
+        raise InvalidInput("it is not known where the broker takes its administrator", hint=hint)
     admin = clients if run.dry_run else administrator(run.session, clients, admin_servers)
     yield from rotate_kafka_users(run, Users(admin), clients, services)

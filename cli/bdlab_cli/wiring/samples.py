@@ -12,8 +12,7 @@ from bdlab.contract import Contract, Field, example_of, review_contract
 
 COUNT = 12
 _WORDS = "fine green tea small old blue river market north light stone warm"
-_FIRST_MOMENT = datetime.fromisoformat("2026-01-31T12:00:00+00:00")
-_SPAN = 100
+_FIRST_MOMENT, _SPAN = datetime.fromisoformat("2026-01-31T12:00:00+00:00"), 100
 
 
 def samples_of(contract: Contract) -> list[dict[str, Any]]:

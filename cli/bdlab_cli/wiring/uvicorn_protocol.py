@@ -119,9 +119,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        if self._unparsed + self._left_over > MAX_HEAD_BYTES and self._head_size() > MAX_HEAD_BYTES:
-            self._refuse_head()
-            raise ValueError("the head is too large")
+        if self._unparsed + self._left_over > MAX_HEAD_BYTES:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > MAX_HEAD_BYTES:
+                self._refuse_head()
+                raise ValueError("the head is too large")
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(503, "busy", "Too many requests at once", "")
             raise ValueError("too many requests are pipelined")
@@ -152,9 +154,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(idle_s, self.timeout_keep_alive_handler)
         else:
             self._bounds.waiting.pop(self, None)
-
-    def _head_size(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _hold(self) -> bool:
         """Return whether there is room for what this connection holds; if not, refuse it."""
@@ -295,11 +294,6 @@ class BoundedProtocol(HttpToolsProtocol):
 def _answer(status: int, kind: str, title: str, detail: str) -> bytes:
     problem = {"type": f"urn:bdlab:problem:{kind}", "title": title, "status": status}
     body = msgspec.json.encode(problem | ({"detail": detail} if detail else {})) + b"\n"
-    lines = [
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-        "content-type: application/problem+json",
-        f"content-length: {len(body)}",
-        "connection: close",
-        *(["retry-after: 2"] if status == 503 else []),
-    ]
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "content-type: application/problem+json"]
+    lines += [f"content-length: {len(body)}", "connection: close", *(["retry-after: 2"] if status == 503 else [])]
     return "\r\n".join([*lines, "", ""]).encode() + body

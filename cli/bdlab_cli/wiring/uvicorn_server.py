@@ -36,9 +36,7 @@ from bdlab_cli.wiring.signals import INTERRUPTED_TWICE, stop_on_signal
 
 log = structlog.get_logger()
 
-_GRACE_S = 1
-_LOOK_EVERY_S = 1.0
-_SEND_BYTES = 256 << 10
+_GRACE_S, _LOOK_EVERY_S, _SEND_BYTES = 1, 1.0, 256 << 10
 _OWN_LISTENERS = 8  # a worker's, beside the one that all share, which so gets few of the connections
 _METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -184,10 +182,8 @@ def _bind(http: HttpSettings) -> socket.socket:
         if http.workers > 1:  # not before it is bound: a server that is there already would share its port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError as error:
-        raise BdlabError(
-            f"cannot listen on {http.host} port {http.port}: {error.strerror}",
-            hint="Choose another with --host and --port; --port 0 takes a free one.",
-        ) from error
+        hint = "Choose another with --host and --port; --port 0 takes a free one."
+        raise BdlabError(f"cannot listen on {http.host} port {http.port}: {error.strerror}", hint=hint) from error
     return listener
 
 
@@ -203,12 +199,12 @@ def _check_hosts(http: HttpSettings, address: str) -> None:
     """Raise InvalidInput if other machines reach `address` and no names are allowed."""
     allowed = AllowedHosts(http.allowed_hosts, bound=http.host)
     if not allowed.listed and not is_loopback(address):
-        raise InvalidInput(
-            f"http.allowed_hosts has to be set: the API is to listen on {http.host}, where other machines "
-            "reach it, and it may answer to its own names only",
-            hint="Name all by which it is called: --allowed-hosts app.example.org,10.0.0.5 (or "
-            "BDLAB_HTTP_ALLOWED_HOSTS); '*' takes any, also a name that a hostile web page points here.",
+        where = f"{http.host}, where other machines reach it, and it may answer to its own names only"
+        names = "--allowed-hosts app.example.org,10.0.0.5 (or BDLAB_HTTP_ALLOWED_HOSTS)"
+        hint = (
+            f"Name all by which it is called: {names}; '*' takes any, also a name that a hostile web page points here."
         )
+        raise InvalidInput(f"http.allowed_hosts has to be set: the API is to listen on {where}", hint=hint)
 
 
 def _url(http: HttpSettings, listener: socket.socket) -> str:

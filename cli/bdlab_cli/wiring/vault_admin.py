@@ -32,10 +32,9 @@ def admin_plan(keys_file: Path, identity_dir: str | None, startup_timeout: float
 def ask_key(number: int) -> Secret | None:
     """Ask at the terminal for a key share; None if there is no more."""
     with no_line():
-        given = typer.prompt(
-            f"Key share {number} (empty: no more)", hide_input=True, default="", err=True, show_default=False
-        )
-    return Secret(given.strip()) if given.strip() else None
+        asked = f"Key share {number} (empty: no more)"
+        given = typer.prompt(asked, hide_input=True, default="", err=True, show_default=False).strip()
+    return Secret(given) if given else None
 
 
 def read_token(file: Path | None, variable: str = "BDLAB_VAULT_TOKEN") -> Secret | None:
