@@ -27,7 +27,6 @@ from bdlab.settings import Layers, Values
 from bdlab.stack import DataFolder
 from bdlab.stack.servers.process import tail
 from bdlab.vault.client import VaultClient
-from bdlab.vault.identity import Identity
 from bdlab_cli.output.findings import of_layers
 from bdlab_cli.wiring.checks import Checker, chosen, own_ca_file
 from bdlab_cli.wiring.session import impatient
@@ -75,7 +74,7 @@ class _Examination(Checker):
         facts.settings = [each for each in of_layers(self._layers, self._vault) if each["from"] != "default"]
         lease_s = checks["postgres.lease"].detail.get("ttl_s") if checks else None
         fitting = of_settings(self._layers.settings(self._vault), lease_s=lease_s)
-        found = by_gravity([*of_facts(facts, checks.values(), now), *fitting])
+        found = by_gravity([*of_facts(facts, checks.values()), *fitting])
         ill = not checks or (bool(found) and found[0].gravity == "critical")
         return Diagnosis("unhealthy" if ill else "healthy", now, found, (*checks.values(),), facts, missing)
 
@@ -125,9 +124,6 @@ class _Examination(Checker):
             self._facts.lag_per_s = (after - before) / (time.monotonic() - self._checked_at)
 
     def _local_stack(self) -> None:
-        for path in self._settings.vault.identities.glob("*/wrapped_secret_id"):
-            if delivery := Identity(path.parent, service=path.parent.name).wrapped_secret_id():
-                self._facts.unclaimed[path.parent.name] = delivery.expires_at
         if not self._folder.path.is_dir():
             raise InvalidInput(f"there is no data folder {self._folder.path} (--data-dir)")
         disk, shares = shutil.disk_usage(self._folder.path), self._facts.shares

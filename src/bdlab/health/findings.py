@@ -5,7 +5,7 @@ The words are in findings.json: name -> gravity, message and hint, with the valu
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -57,8 +57,8 @@ class Facts(msgspec.Struct, kw_only=True):
     """What was seen; what was not stays empty.
 
     `clocks_ms` is how far each server's clock is ahead of this machine's. `lag` is in events, and changed by
-    `lag_per_s` events a second. `members` are the group's consumers with their partitions. `unclaimed` are services
-    whose secret id waits to be fetched, with its end. `dead_letters` are the newest open ones, by their positions.
+    `lag_per_s` events a second. `members` are the group's consumers with their partitions.
+    `dead_letters` are the newest open ones, by their positions.
     """
 
     versions: dict[str, str] = {}
@@ -71,7 +71,6 @@ class Facts(msgspec.Struct, kw_only=True):
     lag_per_s: float | None = None
     dead_letters: dict[str, str] = {}
     log_errors: dict[str, list[str]] = {}
-    unclaimed: dict[str, datetime] = {}
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
@@ -90,7 +89,7 @@ def masked(text: str) -> str:
     return re.sub(r"\s*[\"'`({].*", " ***", text, flags=re.DOTALL)
 
 
-def of_facts(facts: Facts, checks: Iterable[CheckResult], now: datetime) -> Iterator[Finding]:
+def of_facts(facts: Facts, checks: Iterable[CheckResult]) -> Iterator[Finding]:
     """Yield what follows from what was seen, and from checks that are not healthy."""
     for check in checks:
         if gravity := _GRAVITY.get(check.state):
@@ -114,8 +113,6 @@ def of_facts(facts: Facts, checks: Iterable[CheckResult], now: datetime) -> Iter
         yield worded(rule, events=events, rate=rate, left_s=-events / rate if rate else 0)
     if facts.log_errors:
         yield worded("log_errors", logs=", ".join(facts.log_errors))
-    for service in (name for name, ends_at in facts.unclaimed.items() if ends_at < now + timedelta(hours=1)):
-        yield worded("secret_id", service=service, ends_at=f"{facts.unclaimed[service]:%Y-%m-%d %H:%M} UTC")
 
 
 def worded(name: str, *, grave: bool = False, **values: Any) -> Finding:
