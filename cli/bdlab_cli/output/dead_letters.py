@@ -72,15 +72,17 @@ def state(letter: StoredDeadLetter) -> str:
 def table(found: Sequence[StoredDeadLetter], title: str) -> Table:
     """Return a table with a row for each letter; on a narrow terminal words fold, and nothing is cut."""
     from rich.table import Column, Table
+    from rich.text import Text
 
     several = len({letter.record.position.cluster_id for letter in found}) > 1
-    whole = [Column(name, overflow="fold", no_wrap=True) for name in ("recorded", "position")]
-    shown = Table(*whole, *(["log"] if several else []), "state", "reason", title=title, title_justify="left")
+    names = ("recorded", "position", *(["log"] if several else []), "state", "reason")
+    columns = [Column(name, overflow="fold", no_wrap=name in {"recorded", "position"}) for name in names]
+    shown = Table(*columns, title=title, title_justify="left")
     for letter in found:
         at = letter.record.position
         cells = [f"{letter.recorded_at:%Y-%m-%d %H:%M}", place(at), *([at.cluster_id] if several else [])]
         code = f"{letter.sqlstate}: " if letter.sqlstate else ""
-        shown.add_row(*cells, state(letter), code + escaped(letter.reason))
+        shown.add_row(*map(Text, (*cells, state(letter), code + escaped(letter.reason))))
     return shown
 
 
