@@ -67,16 +67,13 @@ class LoadGenerator:
             limits=httpx.Limits(max_connections=_THREADS, keepalive_expiry=_KEEP_ALIVE_S),
             trust_env=False,
         )
-        self._bodies = bodies
-        self._interval_s = 1 / requests_per_second
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._bodies, self._interval_s = bodies, 1 / requests_per_second
+        self._lock, self._stop = threading.Lock(), threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(_THREADS)]
-        self._began = self._last_answer = 0.0
+        self._began = self._last_answer = self._longest_pause_s = 0.0
         self._due = 0
         self._latencies_s: list[float] = []
         self._failures: Counter[str] = Counter()
-        self._longest_pause_s = 0.0
 
     def start(self) -> None:
         """Begin after one request with response 200. Raises BdlabError with the reason if it fails."""

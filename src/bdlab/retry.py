@@ -30,9 +30,8 @@ class Backoff:
     """
 
     def __init__(self, first_s: float, longest_s: float) -> None:
-        self._first_s = first_s
+        self._first_s = self._next_s = first_s
         self._longest_s = longest_s
-        self._next_s = first_s
 
     def next_s(self) -> float:
         """Return the next pause, in seconds."""
@@ -59,11 +58,8 @@ class Outage:
     """
 
     def __init__(self, began: str, ended: str, *, quiet_s: float = 0.0, by_hint: bool = False, **context: Any) -> None:
-        self._began = began
-        self._ended = ended
-        self._quiet_s = quiet_s
-        self._by_hint = by_hint
-        self._context = context
+        self._began, self._ended, self._context = began, ended, context
+        self._quiet_s, self._by_hint = quiet_s, by_hint
         self._logged: set[tuple[type[BdlabError], str]] = set()
         self._since: float | None = None
 
