@@ -339,7 +339,9 @@ def test_keys_of_the_command_open_both_workers_and_end_within_seconds(pipeline: 
         url = str(client.base_url).rstrip("/")
         drill = ("rotate", "approle", "--service", "predict", "--drill", "--seconds", "0.2", "--url", url)
         assert "HTTP 401" in pipeline.run(*drill).stderr
-        assert "HTTP 403" in pipeline.run(*drill, BDLAB_API_KEY=made("reader", "read")).stderr
+        reader = made("reader", "read")
+        until(lambda: everywhere(client, "GET", "/predictions", reader) == {200}, timeout_s=5)
+        assert "HTTP 403" in pipeline.run(*drill, BDLAB_API_KEY=reader).stderr
         pipeline.vault.stop()
         try:
             assert everywhere(client, "POST", "/predict", key) == {200}

@@ -25,7 +25,7 @@ from tests.vault_steps import outcomes, unchanged_but
 
 _MIGRATE = """
 from bdlab import settings
-from bdlab.postgres.contracts import migrate
+from bdlab.postgres.migrations import migrate
 from bdlab.vault.session import VaultSession
 with VaultSession(settings.load(), service="migrate", database_role="bdlab-owner", daemon=False) as session:
     assert migrate(session) == ("0001_tables",)

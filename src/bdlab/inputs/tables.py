@@ -77,13 +77,15 @@ def cell_of(field: Field) -> Callable[[str], Any]:
     wanted = "an integer of 64 bits" if (low, high) == INT64 else wanted.format(field.bounds)
 
     def read(text: str) -> Any:
+        if form is None and text and text in field.choices:  # which may be white space alone
+            return text
         given = text.strip()
         if not given:
             if needed:
                 raise ValueError("is empty")
             return empty
         if form is None:
-            return text if text in field.choices else given
+            return given
         if form.fullmatch(given):
             value: Any = value_of(given)
             if low <= value <= high:
