@@ -1,8 +1,7 @@
 """The command tree, and the one place where an error becomes a message and an exit code.
 
 Commands are declared in `commands.json` by name only. The module of a command is imported when it is run or its own
-help is asked for, so that ``bdlab --help`` stays fast.
-"""
+help is asked for, so that ``bdlab --help`` stays fast."""
 
 import gc
 import importlib
@@ -92,8 +91,7 @@ def _finish(command: Any, path: str, shared: dict[str, str], texts: dict[str, di
 
     `texts` has what options.json says of the options of each command, as `--name METAVAR` or, for a flag that can be
     taken back, `--name/--no-name`; `shared` is what the groups that `path` is in say. Those of a group share its
-    prefix: BDLAB_DLQ_LIMIT is of `dlq list` and of `dlq replay`.
-    """
+    prefix: BDLAB_DLQ_LIMIT is of `dlq list` and of `dlq replay`."""
     command.help = "\n\n".join(each.replace("\n", " ") for each in inspect.cleandoc(command.help or "").split("\n\n"))
     shared = shared | texts.get(path, {})
     described = {name.partition("/")[0].partition(" ")[0]: name for name in shared}  # a command's own come last
@@ -113,8 +111,7 @@ def _finish(command: Any, path: str, shared: dict[str, str], texts: dict[str, di
 def _convert_seldom() -> None:
     """Let Typer convert only the values that need it: it loads pydantic for that, a fifth of a short start.
 
-    A default, and the text of a parameter that takes any text, are what the command gets already.
-    """
+    A default, and the text of a parameter that takes any text, are what the command gets already."""
     convert = TyperOption.process_value
 
     def process(self: Any, ctx: typer.Context, value: Any) -> Any:
@@ -135,8 +132,7 @@ _convert_seldom()  # once for each process, and not at each call of main()
 def _import_structlog_alone() -> None:
     """Import structlog without Rich, which it loads for tracebacks that bdlab never shows.
 
-    That takes a quarter of each command's start.
-    """
+    That takes a quarter of each command's start."""
     if "rich" not in sys.modules:
         sys.modules["rich"] = None  # type: ignore[assignment]
         import structlog  # noqa: F401

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 def load_model(path: "str | PathLike[str]" = "") -> "Model":
     """Return the model of a card, its folder, or a joblib file with its sha256; empty is the shipped one.
 
-    Raises `bdlab.errors.ModelError` if it cannot be loaded, and InvalidInput if a package is missing.
-    """
+    Raises `bdlab.errors.ModelError` if it cannot be loaded, and InvalidInput if a package is missing."""
     from bdlab.model.loaded import Model  # noqa: PLC0415 - `import bdlab` loads nothing
 
     return Model(path)

@@ -31,8 +31,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What is known of a key, which is never the key itself: `hash` is that of its secret part (see `hash_of`).
 
     `rate` is in predictions per second, None is without a limit; no `expires_at` is without an end. `msgspec.convert`
-    refuses a field that is missing, unknown or wrong, so that no slip in a stored entry widens what a key may do.
-    """
+    refuses a field that is missing, unknown or wrong, so that no slip in a stored entry widens what a key may do."""
 
     name: Annotated[str, msgspec.Meta(pattern=rf"\A{_NAME}\Z")]
     hash: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -63,8 +62,7 @@ def hash_of(secret: str) -> str:
 
 def required_scopes(http: HttpSettings) -> frozenset[str]:
     """Return the scopes of `http.require_key`, whose routes need a key; if it is empty, none for an API that only this
-    machine reaches, else `read`. Raises SettingsInvalid, also for an issuer of tokens that could not be trusted.
-    """
+    machine reaches, else `read`. Raises SettingsInvalid, also for an issuer of tokens that could not be trusted."""
     if http.jwt_issuer and not (http.jwt_audience and secured(http.jwt_issuer)):
         raise SettingsInvalid(
             f"http.jwt_issuer is {http.jwt_issuer!r}: it has to be an https URL, and http.jwt_audience has to be set",

@@ -2,8 +2,7 @@
 
 server.pem    private key and certificate, in one file, so that no reader sees two that do not match
 ca.pem        the authority's certificate
-issued.json   host names and validity; no secret
-"""
+issued.json   host names and validity; no secret"""
 
 import base64
 import contextlib
@@ -108,8 +107,7 @@ class CertificateFiles:
 
 def ends_at(cert_file: str) -> dict[str, float]:
     """Return as `certificate` when the first certificate of a PEM file ends, in seconds since 1970, 0 if it cannot be
-    read; nothing without a file.
-    """
+    read; nothing without a file."""
     if not cert_file:
         return {}
     with contextlib.suppress(OSError, ValueError, IndexError):
@@ -122,8 +120,7 @@ def ends_at(cert_file: str) -> dict[str, float]:
 def check_pair(cert_file: str, key_file: str, *, options: str) -> None:
     """Raise InvalidInput unless both are empty, or PEM files with a certificate and its key.
 
-    `options` names the two command-line options.
-    """
+    `options` names the two command-line options."""
     if bool(cert_file) != bool(key_file):
         raise InvalidInput(f"TLS needs both, {options}")
     for file in (cert_file, key_file):
@@ -157,8 +154,7 @@ class ServedCertificate:
         """Serve a new certificate to new connections if the files have changed.
 
         To be called by the thread that accepts connections, since OpenSSL must not load a certificate while
-        another thread makes a connection of the same context.
-        """
+        another thread makes a connection of the same context."""
         found = self._versions()
         if not found or found == self._read:
             return

@@ -23,8 +23,7 @@ class DatabaseLogin(msgspec.Struct, frozen=True, kw_only=True):
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     """A certificate with its issuers', its private key, and its authority's certificate, all as PEM texts.
 
-    The key is PKCS#8 without a passphrase.
-    """
+    The key is PKCS#8 without a passphrase."""
 
     pem: str
     key: Secret
@@ -41,8 +40,7 @@ class KafkaLogin(msgspec.Struct, frozen=True, kw_only=True):
 
     `version` is the version of the secret in which the source first saw this user; 0 if it has none. `ca_pem`
     is the PEM text of the authority that signed the brokers' certificates; `certificate` is the client's own,
-    for an administrator who logs in with one.
-    """
+    for an administrator who logs in with one."""
 
     server: KafkaSettings
     username: str = ""
@@ -73,14 +71,12 @@ class DatabaseCredentials(Protocol):
     def database(self) -> DatabaseLogin:
         """Return the login to use now; a new one if the lease of the former is about to end.
 
-        Raises VaultError if none can be had.
-        """
+        Raises VaultError if none can be had."""
 
     def replace_database(self, refused: DatabaseLogin) -> DatabaseLogin:
         """Return a new login in place of `refused`, which the server no longer accepts.
 
-        If the source has replaced `refused` already, that is the newer one. Raises VaultError.
-        """
+        If the source has replaced `refused` already, that is the newer one. Raises VaultError."""
 
 
 class KafkaCredentials(Protocol):
@@ -93,8 +89,7 @@ class KafkaCredentials(Protocol):
     def using(self, client: str, login: KafkaLogin | None) -> None:
         """Note that `client` makes its connections with `login` from now on, or none any more if it is None.
 
-        A rotation waits for that before the former user ends.
-        """
+        A rotation waits for that before the former user ends."""
 
 
 class GivenKafkaLogin:

@@ -2,8 +2,7 @@
 
 A dead letter stays at its position. Its replay is a new event at a new position, with a header that counts
 how often it was sent back, so that an event that fails again and again is noticed. If a replay becomes a
-dead letter again, that one is open in place of the first.
-"""
+dead letter again, that one is open in place of the first."""
 
 import contextlib
 import queue
@@ -39,8 +38,7 @@ OPEN: tuple[State, ...] = ("open", "returned")
 class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `dead_letters`. `replays` counts how often the event was sent back, at all its positions.
 
-    `replayed_to` is the partition and offset of its newest replay.
-    """
+    `replayed_to` is the partition and offset of its newest replay."""
 
     record: Record
     reason: str
@@ -55,8 +53,7 @@ class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which dead letters to find; None, and empty `states`, match all.
 
-    `reason` is a part of the reason, `sqlstate` the code's beginning. `since` is included, `until` is not.
-    """
+    `reason` is a part of the reason, `sqlstate` the code's beginning. `since` is included, `until` is not."""
 
     cluster_id: str | None = None
     topic: str | None = None
@@ -122,8 +119,7 @@ def replay(
     """Send each letter back to the topic, and yield its result, in the order of `letters`.
 
     A replay is recorded after its acknowledgement. If the process is killed in between and the letter is
-    sent once more, it ends as a duplicate. Raises DatabaseError and VaultError.
-    """
+    sent once more, it ends as a duplicate. Raises DatabaseError and VaultError."""
     for first in range(0, len(letters), _AT_ONCE):
         results = _send(letters[first : first + _AT_ONCE], producer, max_replays)
         try:
@@ -142,8 +138,7 @@ def await_replays(
     """Return the results with the outcomes of their replays, once a consumer has recorded them all.
 
     Outcomes that are not known after `wait_s` seconds, or when `stop` is set, stay None. If the database is
-    away meanwhile, it is asked again. Raises DatabaseError and VaultError.
-    """
+    away meanwhile, it is asked again. Raises DatabaseError and VaultError."""
     found: dict[Position, ReplayOutcome] = {}
     sent = [one.replay for one in results if one.replay]
     for _ in tries(wait_s, stop=stop) if sent else ():

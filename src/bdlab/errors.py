@@ -1,8 +1,7 @@
 """The errors that bdlab raises: each group begins with its base, and each line says what it stands for.
 
 The exit code of a command is 1, that of an InvalidInput 2, that of Unhealthy 10. Adapters wrap a foreign
-exception into one of these and keep it as ``__cause__``.
-"""
+exception into one of these and keep it as ``__cause__``."""
 
 from importlib.util import find_spec
 from typing import ClassVar

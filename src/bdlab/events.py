@@ -49,8 +49,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
     `explanation` has the strongest terms first. `known_terms` is the share, 0 to 1, of the different words of
     the input that the model knows, or None if the model does not report it; `warning` is why the score is not
-    reliable, None if there is no reason for doubt.
-    """
+    reliable, None if there is no reason for doubt."""
 
     explanation: tuple[Term, ...] = ()
     known_terms: float | None = None
@@ -65,8 +64,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A scored input: the base of a contract's events, which have its fields between these.
 
-    `created_at` is the time of scoring, `timestamp` of handing it to the producer.
-    """
+    `created_at` is the time of scoring, `timestamp` of handing it to the producer."""
 
     CONTRACT: ClassVar[int] = 1
     """The contract's number."""
@@ -85,8 +83,7 @@ class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 class Position(msgspec.Struct, frozen=True, order=True, gc=False):
     """The position of a record. A log that was lost and created again has another `cluster_id`; a topic that
-    was deleted and created again has another `topic_id`, which is empty if it is not known.
-    """
+    was deleted and created again has another `topic_id`, which is empty if it is not known."""
 
     cluster_id: str
     topic: str
@@ -102,8 +99,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     """A record of the topic, not decoded yet.
 
     `appended_ms` is when the broker appended it, in ms since 1970 by its clock; None if its topic keeps the
-    producer's time. `read_at` is when it was read, None if nobody noted it.
-    """
+    producer's time. `read_at` is when it was read, None if nobody noted it."""
 
     position: Position
     key: bytes | None
@@ -117,8 +113,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """Where an event comes from, as its record's headers tell it; empty or None if it is not known.
 
     `source` is a CloudEvents source. `received_at` is when the head of its request came, in UTC, and `key_name` the
-    name of the request's API key.
-    """
+    name of the request's API key."""
 
     traceparent: str = ""
     source: str = ""
@@ -150,8 +145,7 @@ _NUL = b"\\u0000"
 class Copier(Generic[S]):
     """Makes structs of the type `into` from others with fields of the same names, which it finds once.
 
-    A field that several of the types `sources` have is taken from the first; those in `but` are given.
-    """
+    A field that several of the types `sources` have is taken from the first; those in `but` are given."""
 
     def __init__(self, into: type[S], *sources: type[msgspec.Struct], but: Collection[str] = ()) -> None:
         self._into = into
@@ -171,8 +165,7 @@ class Copier(Generic[S]):
 class EventCodec:
     """Makes, encodes and decodes the events of a contract, whose types it has.
 
-    `input`, `score` and `event` are subclasses of Input, Score and PredictionEvent.
-    """
+    `input`, `score` and `event` are subclasses of Input, Score and PredictionEvent."""
 
     def __init__(self, contract: Contract) -> None:
         self.contract = contract
@@ -195,8 +188,7 @@ class EventCodec:
         """Return the UUIDv8 (RFC 9562, section 5.8) of an Idempotency-Key and the canonical input.
 
         The same key with the same input gives the same id; with another input it gives another id. The
-        canonical form has the fields of the first contract, then later ones that differ from their default.
-        """
+        canonical form has the fields of the first contract, then later ones that differ from their default."""
         found: Any = given
         if self._canonical:  # later fields would change the id of what was asked before they were there
             values = ((field, getattr(given, field.column)) for field in self._canonical)
@@ -215,8 +207,7 @@ class EventCodec:
         """Return the event in `record`, and its fields as PlainJson finds them; `told` is what its headers tell.
 
         Raises InvalidEvent with the reason, and EventTooNew: an event of a later version or contract is never
-        reported as invalid, since those who know that can read it.
-        """
+        reported as invalid, since those who know that can read it."""
         said = (told or read_headers(record.headers))[0]
         number = 1 if said == _FIRST else _contract(said)
         if number > self.event.CONTRACT:
@@ -267,8 +258,7 @@ class Scorer(Protocol):
     types of its inputs and scores, and their contract. If `blocking` is
     true, a call takes milliseconds, and many inputs in a call take little more than one: an event loop
     should make calls in a thread, with the inputs that came in during the last call. If `forkable` is false,
-    it has threads of its own, without which it would wait for ever in a forked process.
-    """
+    it has threads of its own, without which it would wait for ever in a forked process."""
 
     name: str
     sha256: str
@@ -301,8 +291,7 @@ def headers(
 
     `source` is a URI reference of the producer; the row keeps its last word. `key` is that of `encode`. What `origin`
     says of the request is not in the JSON: consumers from before it refuse a field that they do not know.
-    Source: CloudEvents' Kafka protocol binding, section 3.2.
-    """
+    Source: CloudEvents' Kafka protocol binding, section 3.2."""
     received, name = origin.received_at, origin.key_name
     return [
         ("ce_id", key or str(event.id).encode()),

@@ -25,8 +25,7 @@ class Forked:
     """A context manager of `count` processes that call `work`, by default one for each core to use.
 
     Enter it while few threads run. The processes end with this one, and leave signals to it. `what` says in a
-    message what one of them did, and `hint` what to do if it ended.
-    """
+    message what one of them did, and `hint` what to do if it ended."""
 
     def __init__(self, work: Callable[[Any], Any], what: str, count: int | None = None, hint: str = _HINT) -> None:
         self._work = work
@@ -59,8 +58,7 @@ class Forked:
         """Return what `work` returns for each of the arguments, in their order.
 
         `stop` is called several times a second, and ends the results if it returns what is true. A process
-        has at most `ahead` arguments at once. Raises what `work` raises, and BdlabError if a process ended.
-        """
+        has at most `ahead` arguments at once. Raises what `work` raises, and BdlabError if a process ended."""
         remaining = iter(arguments)
         at: dict[Connection, deque[int]] = {connection: deque() for connection in self._processes}
         done: dict[int, tuple[Any, Exception | None]] = {}
@@ -96,8 +94,7 @@ class Forked:
 def end_with_parent(signal_number: int) -> bool:
     """Have the system send the signal to this process when its parent ends, even if that is killed.
 
-    Returns false if the parent has ended before that. For a process that multiprocessing started.
-    """
+    Returns false if the parent has ended before that. For a process that multiprocessing started."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
     parent = multiprocessing.parent_process()
     return parent is None or parent.is_alive()

@@ -1,8 +1,7 @@
 """What the sink gives to a store, and the account that a store gives of each partition. Pure.
 
 A position of the topic is *recorded* once it is a row, a duplicate or a dead letter. Offsets are dense, so
-a partition balances if the recorded positions are exactly those from its first to its next offset.
-"""
+a partition balances if the recorded positions are exactly those from its first to its next offset."""
 
 from __future__ import annotations
 
@@ -22,8 +21,7 @@ REPLAY_HEADER = "bdlab-replay-count"
 class LogPartition(NamedTuple):
     """One partition of a log, which is one topic of one cluster between its creation and its deletion.
 
-    Offsets are unique in it. A topic that is deleted and made again is another log.
-    """
+    Offsets are unique in it. A topic that is deleted and made again is another log."""
 
     cluster_id: str
     topic: str
@@ -71,8 +69,7 @@ def runs(positions: Sequence[Position]) -> Iterator[tuple[LogPartition, int, int
 class Accepted(msgspec.Struct, frozen=True, gc=False):
     """A record that was decoded. It keeps the record, as the database may still refuse the row.
 
-    `fields` is what PlainJson found in the record's value, and `told` what its headers tell; None if nobody looked.
-    """
+    `fields` is what PlainJson found in the record's value, and `told` what its headers tell; None if nobody looked."""
 
     record: Record
     event: PredictionEvent
@@ -113,8 +110,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 def fences(batch: Iterable[Entry]) -> list[Fence]:
     """Return the advance of each partition in `batch`, in the order in which their rows are to be locked.
 
-    Raises ValueError if the offsets of a partition do not ascend without a gap.
-    """
+    Raises ValueError if the offsets of a partition do not ascend without a gap."""
     first: dict[LogPartition, int] = {}
     after: dict[LogPartition, int] = {}
     positions = [entry.record.position for entry in batch]
@@ -157,8 +153,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     `first_offset` and `next_offset` are None if rows exist and the partition is not in `sink_offsets`.
     The counts include rows that retention has deleted; for offsets below `pruned_to` its checkpoint stands
     in for them. `end_seen` is the highest end of the log that the sink saw.
-    `missing`, `twice` and `outside` are cut to a limit; the counts beside them are complete.
-    """
+    `missing`, `twice` and `outside` are cut to a limit; the counts beside them are complete."""
 
     log: LogPartition
     first_offset: int | None

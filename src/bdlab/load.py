@@ -27,8 +27,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a load. Times are in milliseconds, each from the moment at which its request was due.
 
     `longest_pause_ms` is the longest time without an acknowledgement; `failures` counts the failed requests
-    by what they got.
-    """
+    by what they got."""
 
     sent: int
     failed: int
@@ -43,8 +42,7 @@ class LoadGenerator:
     """Posts `bodies` in turn to `url`/predict, `requests_per_second` of them, each once.
 
     Any response but a 200 counts as failed. `ca_file` (PEM) is trusted beside the system's authorities, `key` is an
-    API key. A context manager, which stops the load at its end.
-    """
+    API key. A context manager, which stops the load at its end."""
 
     def __init__(
         self, url: str, bodies: Sequence[bytes], *, requests_per_second: float, ca_file: str = "", key: str = ""

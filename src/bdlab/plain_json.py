@@ -27,8 +27,7 @@ _FORMS = {
 def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object, as `json.loads` asks for it.
 
-    Raises ValueError if it repeats a name, since parsers differ in which value they take.
-    """
+    Raises ValueError if it repeats a name, since parsers differ in which value they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
@@ -54,8 +53,7 @@ class PlainJson:
     spaces, and in forms that COPY's text format reads as JSON does.
 
     So texts have no \\u escape, numbers no exponent, moments are in UTC, and arrays and objects have no
-    backslash. The group of a field that is null is None.
-    """
+    backslash. The group of a field that is null is None."""
 
     def __init__(self, kind: type[msgspec.Struct]) -> None:
         kinds = get_type_hints(kind)

@@ -1,7 +1,6 @@
 """The state of a server as its adapter sees it, for /health, the status routes and `bdlab status`.
 
-A probe reads only. It does not raise if the server is away, but sets `connected` and `problem`.
-"""
+A probe reads only. It does not raise if the server is away, but sets `connected` and `problem`."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -12,8 +11,7 @@ import msgspec
 class VaultState(msgspec.Struct, frozen=True, kw_only=True):
     """The state of Vault. `credentials_valid`: the token and the lease of the service are still valid.
 
-    `hint` says what to do about `problem`; `unaudited` how to get an audit log, if there is none.
-    """
+    `hint` says what to do about `problem`; `unaudited` how to get an audit log, if there is none."""
 
     connected: bool
     authenticated: bool = False
@@ -51,8 +49,7 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
 
     `open_dead_letters` are those that nobody has replayed or discarded. `compatible_from` is the lowest
     version whose release may run on the schema; None: only its own. `ended_logins` are users of ended leases
-    that still exist, each with its number of sessions.
-    """
+    that still exist, each with its number of sessions."""
 
     connected: bool
     server_version: str = ""

@@ -1,7 +1,6 @@
 """The folders of the shipped files: the policies and the model.
 
-A wheel carries them inside the package; an editable install reads them from the checkout.
-"""
+A wheel carries them inside the package; an editable install reads them from the checkout."""
 
 from pathlib import Path
 

@@ -2,8 +2,7 @@
 
 Made from it: the policies' names, AppRoles and identity folders of Vault, the roles of its database engine,
 the group roles in PostgreSQL, and the users and ACLs at a secured broker. Tests hold `vault/policies/*.hcl`
-and the table in docs/operations.md against it. All names are those of `bdlab`, also in policies and SQL.
-"""
+and the table in docs/operations.md against it. All names are those of `bdlab`, also in policies and SQL."""
 
 from __future__ import annotations
 
@@ -43,8 +42,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     None if it has no Kafka user. `daemon`: it runs until it is stopped, and each of its processes reports
     which credentials it uses. `rotated`: the service `rotate` may deliver its secret ids; those of the other
     services only `vault-init` renews, as whoever delivers a secret id could become that service.
-    `api_keys`: whether it reads those of the API, or also makes and revokes them.
-    """
+    `api_keys`: whether it reads those of the API, or also makes and revokes them."""
 
     name: str
     database: DatabaseRole | None = None
@@ -80,8 +78,7 @@ class Deployment(str):
     """The name of one pipeline among several on the same servers; all that could collide there follows.
 
     D puts `D-` in the place of `bdlab-`, or in front of a name without that; `D_` in PostgreSQL. D itself has
-    neither `-` nor `_`, so no two deployments have a name in common. `bdlab` has the names as they stand.
-    """
+    neither `-` nor `_`, so no two deployments have a name in common. `bdlab` has the names as they stand."""
 
     __slots__ = ()
 

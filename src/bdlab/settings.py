@@ -2,8 +2,7 @@
 
 The last layer that names a field wins: defaults < ``bdlab.toml`` < Vault < environment < command line.
 A field ``http.port`` is ``port`` under ``[http]`` in the file, and ``BDLAB_HTTP_PORT`` in the environment.
-There is no field for a password: those come from Vault alone (see `bdlab.credentials`).
-"""
+There is no field for a password: those come from Vault alone (see `bdlab.credentials`)."""
 
 import os
 import tomllib
@@ -195,8 +194,7 @@ class Layers(msgspec.Struct, frozen=True):
     """The layers below and above Vault's, whose values can be put between them at any time.
 
     For messages: `source` names the file, `lines` has the line there of each setting, and `variables` the environment
-    variable. `defaults` are the caller's own.
-    """
+    variable. `defaults` are the caller's own."""
 
     file: Values
     environment: Values
@@ -290,8 +288,7 @@ def variables(environ: Mapping[str, str]) -> dict[str, str]:
 def environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the values in `environ`: ``BDLAB_HTTP_PORT=80`` is ``{"http": {"port": "80"}}``.
 
-    Other variables that start with ``BDLAB_`` belong to command-line options.
-    """
+    Other variables that start with ``BDLAB_`` belong to command-line options."""
     values: dict[str, Any] = {}
     for field, variable in variables(environ).items():
         section, _, name = field.rpartition(".")
@@ -311,8 +308,7 @@ def load(
 
     `config` is the TOML file to read, which has to exist; without it ``BDLAB_CONFIG``, or ``./bdlab.toml`` if
     there is one. Raises SettingsInvalid for an unknown setting or a wrong value, unless not `checked`, and
-    BdlabError for a ``./bdlab.toml`` that somebody else may have written.
-    """
+    BdlabError for a ``./bdlab.toml`` that somebody else may have written."""
     chosen = config or environ.get("BDLAB_CONFIG")
     path, text, file = Path(chosen or CONFIG_FILE), "", dict[str, Any]()
     try:

@@ -35,8 +35,7 @@ def deferred(doing: str) -> Iterator[None]:
     """Defer signals that ask to end until the block has ended; then the first of them is raised again.
 
     For steps that must not be separated, each with a time limit of its own. `doing` says in the log what is
-    finished first. In another thread than the main one it does nothing.
-    """
+    finished first. In another thread than the main one it does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

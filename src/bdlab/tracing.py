@@ -37,8 +37,7 @@ _log = structlog.get_logger()
 def start(service: str, environment: Mapping[str, str], **attributes: Any) -> Spans | None:
     """Return what makes the spans of `service` in this process if the OTEL_* variables of `environment` ask for some.
 
-    `attributes` are those of Spans. None if they do not, or if an exporter is not installed, which is logged.
-    """
+    `attributes` are those of Spans. None if they do not, or if an exporter is not installed, which is logged."""
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     wanted = environment.get("OTEL_TRACES_EXPORTER") or ("otlp" if any(map(environment.get, endpoints)) else "none")
     if wanted == "none" or environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
@@ -64,8 +63,7 @@ def start(service: str, environment: Mapping[str, str], **attributes: Any) -> Sp
 
 class Spans:
     """Makes the spans of a process. `topic` is the events', `group` the consumers', `database` is what a span of the
-    database has, by attribute; a span has at most `max_links` links.
-    """
+    database has, by attribute; a span has at most `max_links` links."""
 
     def __init__(
         self, provider: TracerProvider, *, max_links: int | None, topic: str, group: str = "", database: Any = None

@@ -13,8 +13,7 @@ _MOST_LINKS = 40
 def require_own(path: Path, *, option: str) -> None:
     """Raise BdlabError if anybody but the caller and root may write `path`, its folder or a link's target.
 
-    `option` is the command-line option that names such a file nevertheless.
-    """
+    `option` is the command-line option that names such a file nevertheless."""
     place = path.absolute()
     for _ in range(_MOST_LINKS):
         reason = _foreign(place.parent, place.parent.stat()) or _foreign(place, place.lstat())

@@ -1,8 +1,7 @@
 """Offset accounting: proves with numbers that each position of the topic is recorded once.
 
 The ends of the broker's log are read first. All offsets below them have to be recorded once the consumer has passed
-them, so that the count is right beside a running pipeline: it is one snapshot, and later records only add to it.
-"""
+them, so that the count is right beside a running pipeline: it is one snapshot, and later records only add to it."""
 
 import threading
 import time
@@ -21,8 +20,7 @@ _IDS = 20
 class _Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Offsets, and how many records each table has of a partition.
 
-    `first_offset` and `next_offset` are None for a partition that was never assigned to a consumer.
-    """
+    `first_offset` and `next_offset` are None for a partition that was never assigned to a consumer."""
 
     cluster_id: str
     topic: str
@@ -39,8 +37,7 @@ class _Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 class PartitionReport(_Counts, frozen=True, kw_only=True):
     """A partition of the log that the broker has now, which begins at `log_start` and had this `end` before
-    the tables were counted.
-    """
+    the tables were counted."""
 
     log_start: int
     end: int
@@ -50,8 +47,7 @@ class ClosedPartition(_Counts, frozen=True, kw_only=True):
     """A partition of a log that the broker has no longer, as after the restart of a broker without a disk.
 
     `lost` events are known to have been in it and were never recorded. There may have been more, after the
-    consumer last saw the end of the log.
-    """
+    consumer last saw the end of the log."""
 
     lost: int
 
@@ -100,8 +96,7 @@ def verify(
 
     `wait_s` is how many seconds to wait for a running consumer to pass the ends; `limit` bounds each list of offsets;
     `read_records` returns a function that reads records, to prove that the log is the recorded one and to name the
-    events that are missing. Raises BrokerError, DatabaseError and VaultError.
-    """
+    events that are missing. Raises BrokerError, DatabaseError and VaultError."""
     current = {log_partition(found): found for found in ranges()}
     waited = _await_consumer(current, books, wait_s, stop or threading.Event())
     found = [current[log] for log in sorted(current)]

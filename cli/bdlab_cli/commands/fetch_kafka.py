@@ -7,8 +7,7 @@ def fetch_kafka(*, json: bool = False) -> None:
     """Fetch Apache Kafka into the user's cache, from where `bdlab up` runs it without a network.
 
     Each jar is compared with the SHA-256 that bdlab pins. They come from Maven Central, or from the mirror
-    that ~/.config/jgo.conf names; HTTPS_PROXY and REQUESTS_CA_BUNDLE count.
-    """
+    that ~/.config/jgo.conf names; HTTPS_PROXY and REQUESTS_CA_BUNDLE count."""
     from bdlab.stack.servers import jars
     from bdlab_cli.output.stack_events import fetch_progress
     from bdlab_cli.wiring.local_stack import prepare_quick_starts

@@ -36,8 +36,7 @@ def is_rating(contract: Contract) -> bool:
 
 def input_columns(contract: Contract) -> list[Column]:
     """Return the columns that tell inputs apart: if one needs a text, its first text that is not empty,
-    otherwise its first fields.
-    """
+    otherwise its first fields."""
     texts = [field for field in contract if field.is_text and field in contract.inputs]
     if not any(field.required for field in texts):
         return [_as_it_is(column) for column in contract.columns[:_MOST_INPUTS]]
@@ -47,8 +46,7 @@ def input_columns(contract: Contract) -> list[Column]:
 
 def output_columns(contract: Contract, *, wide: bool = True, words: bool = True) -> list[Column]:
     """Return the columns of the outputs, a class with its confidence and `?` for a doubt; and, if they are
-    `wide`, with `words` that of the strongest terms.
-    """
+    `wide`, with `words` that of the strongest terms."""
     rated = is_rating(contract)
     chief = _SENTIMENT if rated else PREDICTION
     named = {field.name: field for field in contract.outputs}

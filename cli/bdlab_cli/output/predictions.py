@@ -87,8 +87,7 @@ def results(contract: Contract, *, as_json: bool, output: str | None, published:
 class _Fields:
     """The fields of results as JSON has them, and their types.
 
-    What is given is in files, but for numbers with a default other than null.
-    """
+    What is given is in files, but for numbers with a default other than null."""
 
     def __init__(self, contract: Contract) -> None:
         echoed = [
@@ -147,8 +146,7 @@ class _JsonLines(Results):
 class _File(Results):
     """A file that is replaced once all results are there; until then they are in a file beside it.
 
-    It has a line of JSON for each result, in the order of the inputs.
-    """
+    It has a line of JSON for each result, in the order of the inputs."""
 
     def __init__(self, contract: Contract, path: str) -> None:
         self._fields = _Fields(contract)

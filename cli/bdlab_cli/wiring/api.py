@@ -49,8 +49,7 @@ class Api:
     def open(self) -> None:
         """Load the model, log in to Vault (waiting for it) and start connecting; does not wait for a broker.
 
-        Raises ModelError, also if the model's contract is not that of the database, and VaultError.
-        """
+        Raises ModelError, also if the model's contract is not that of the database, and VaultError."""
         from bdlab.kafka.admin import Admin
         from bdlab.kafka.producer import Producer
         from bdlab.model import load_scorer
@@ -89,8 +88,7 @@ class Api:
     def _compare_contracts(self, stop: threading.Event) -> None:
         """Compare the model's contract with the database's, once that answers.
 
-        A mismatch ends the process if its start is over.
-        """
+        A mismatch ends the process if its start is over."""
         for _ in tries(math.inf, stop=stop, longest_s=_COMPARE_EVERY_S):
             try:
                 check_fits(self.scorer.codec.contract, self.reader.contract())
@@ -137,8 +135,7 @@ def _give_memory_back() -> None:
     """Have the memory of large bodies and answers given back to the system once it is free.
 
     glibc raises its threshold with each large block that is freed, and keeps an arena for each thread: after
-    a few large requests a process would keep for ever what all of them needed together.
-    """
+    a few large requests a process would keep for ever what all of them needed together."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in every C library
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 128 << 10)

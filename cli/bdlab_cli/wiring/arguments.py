@@ -22,8 +22,7 @@ def from_arguments(validator: Validator, arguments: Sequence[str], summary: str 
     has of it, at most `limit` bytes.
 
     An argument is NAME=VALUE only if it begins with a field's name or column. One that is neither is the
-    text, if just one text has to be given; `summary` is the field of that name. Raises InvalidInput.
-    """
+    text, if just one text has to be given; `summary` is the field of that name. Raises InvalidInput."""
     contract = validator.contract
     fields = {called: field for field in contract.inputs for called in (field.column, field.name)}
     texts: dict[str, str] = {}

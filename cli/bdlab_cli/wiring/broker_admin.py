@@ -25,8 +25,7 @@ def secure(
 ) -> tuple[KafkaCredentials, list[Change]]:
     """Make the users that Vault holds, and their ACLs; return the administrator's login and what was changed.
 
-    Raises VaultError, BrokerError.
-    """
+    Raises VaultError, BrokerError."""
     clients = session.kafka()
     admin = administrator(session, clients, admin_servers)
     users = {service: _logins(session, service, clients) for service in KAFKA_SERVICES}
@@ -37,8 +36,7 @@ def secure(
 def administrator(session: VaultSession, clients: KafkaLogin, admin_servers: str) -> KafkaLogin:
     """Return an administrator of the broker of `clients`, with a certificate made in memory for this run.
 
-    Raises VaultError.
-    """
+    Raises VaultError."""
     issued = session.ask(lambda client: pki.issue(client, pki.ADMIN_ROLE))
     server = msgspec.structs.replace(clients.server, bootstrap_servers=admin_servers, security_protocol="SSL")
     return KafkaLogin(server=server, ca_pem=issued.ca_pem, certificate=issued)
@@ -47,8 +45,7 @@ def administrator(session: VaultSession, clients: KafkaLogin, admin_servers: str
 def announce(session: VaultSession, layers: Layers, ca_file: str) -> str:
     """Write into Vault where the broker is, and how it is secured; return what changed, empty for nothing.
 
-    Only the version that was read is overwritten. Raises InvalidInput, SettingsInvalid, VaultError.
-    """
+    Only the version that was read is overwritten. Raises InvalidInput, SettingsInvalid, VaultError."""
     address = layers.settings().kafka.bootstrap_servers
     if not address:
         hint = "Give it with --bootstrap-servers or BDLAB_KAFKA_BOOTSTRAP_SERVERS."

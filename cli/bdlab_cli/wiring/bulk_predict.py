@@ -184,8 +184,7 @@ def _check_all(
 ) -> tuple[int, list[Place | None]]:
     """Return how many rows are inputs, and the places after each PART_ROWS rows, from None for the first.
 
-    Raises InvalidInput if a row is none, unless `skip_invalid`.
-    """
+    Raises InvalidInput if a row is none, unless `skip_invalid`."""
     plural, done = prediction.contract.plural, "published" if prediction.publish else "scored"
     task = progress.add_task("checking", total=None)
     good, bad = 0, 0

@@ -26,8 +26,7 @@ class Waiting(Protocol):
 class Bounds:
     """What the connections of this process hold together; used on its event loop only.
 
-    `waiting` has the connections that wait for their client, not for an answer, the longest wait first.
-    """
+    `waiting` has the connections that wait for their client, not for an answer, the longest wait first."""
 
     def __init__(self, max_connections: int) -> None:
         self._max_connections = max_connections
@@ -53,8 +52,7 @@ class Bounds:
 def max_connections(wanted: int) -> int:
     """Return how many connections a process may have: `wanted`, or as many as its files allow if that is 0.
 
-    Sets the limit of open files as high as it may be. Raises InvalidInput and BdlabError if it is too low.
-    """
+    Sets the limit of open files as high as it may be. Raises InvalidInput and BdlabError if it is too low."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

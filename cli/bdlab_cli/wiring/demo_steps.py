@@ -38,8 +38,7 @@ _LOG_LINES = 15
 def run_demo(broker: BrokerName, *, keep: bool, tls: bool, model: str | None, as_json: bool) -> None:
     """Run the pipeline of `model`, a path as the stack takes it, once and check each step.
 
-    Raises BdlabError for the first that does not hold.
-    """
+    Raises BdlabError for the first that does not hold."""
     talk, out = terminal.stderr(), terminal.stdout()
     began = time.monotonic()
     with stop_on_signal() as stop, _throw_away_folder(keep=keep) as folder:
@@ -120,8 +119,7 @@ def _predict(stack: LocalStack, samples: Sequence[dict[str, Any]], folder: Path,
 def _wait_for_rows(endpoints: Endpoints, ids: Sequence[str], stop: threading.Event) -> list[dict[str, Any]]:
     """Return the stored rows of `ids`, in that order, once all are there.
 
-    Raises Unhealthy if some are missing after 30 s, and StartInterrupted if `stop` is set.
-    """
+    Raises Unhealthy if some are missing after 30 s, and StartInterrupted if `stop` is set."""
     status, missing = 0, len(ids)
     for _ in tries(_ROWS_TIMEOUT_S, stop=stop, longest_s=_POLL_S):
         status, answer = _call(endpoints, "GET", f"/predictions?limit={10 * len(ids)}&source=all")

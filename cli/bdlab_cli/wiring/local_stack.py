@@ -17,8 +17,7 @@ from bdlab_cli.output.stack_events import fetch_progress, show
 def choose_broker(folder: DataFolder, name: BrokerName, stop: threading.Event) -> BrokerKind:
     """Return the broker that the stack of `folder` gets, and fetch it if need be; the person is told of both.
 
-    Raises StackError, and StartInterrupted if `stop` is set.
-    """
+    Raises StackError, and StartInterrupted if `stop` is set."""
     with fetch_progress(jars.kafka()) as progress:
 
         def fetching(done: int, total: int) -> None:
@@ -42,8 +41,7 @@ def choose_broker(folder: DataFolder, name: BrokerName, stop: threading.Event) -
 def prepare_quick_starts(stop: threading.Event | None = None) -> None:
     """Have the Apache Kafka that is here start quickly from now on; the person is told if it is to be done.
 
-    Raises StartInterrupted if `stop` is set. A failure is told only: Kafka then starts more slowly.
-    """
+    Raises StartInterrupted if `stop` is set. A failure is told only: Kafka then starts more slowly."""
     kafka = java.kafka()
     if kafka.aot_cache.exists():
         return

@@ -38,8 +38,7 @@ def run_drill(
 ) -> Drill:
     """Post `rate` inputs a second for at least `seconds`, rotate meanwhile, then account for all offsets.
 
-    Raises BdlabError.
-    """
+    Raises BdlabError."""
     http = layers.settings().http
     url = url or own_url(http)
     contract = load_contract(layers.settings().model.path)

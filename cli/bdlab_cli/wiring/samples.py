@@ -1,6 +1,5 @@
 """Inputs that `bdlab demo` and `bdlab rotate --drill` send: of reviews those of `samples.json`, which were
-written for them, of other contracts values that are made.
-"""
+written for them, of other contracts values that are made."""
 
 import json
 import random

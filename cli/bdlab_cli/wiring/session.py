@@ -31,8 +31,7 @@ def load_settings(
 
     `command_line` maps sections to fields; a None is an option that was not given. `quiet` is for a command
     that prints its results itself: its log has warnings and worse only. A person at a terminal waits for a
-    shorter time than a script or a `daemon`.
-    """
+    shorter time than a script or a `daemon`."""
     from bdlab import settings
     from bdlab_cli.output import logs
 
@@ -113,8 +112,7 @@ def open_session(
     """Open the session of a short command, with its service's database login if `database`.
 
     `renewed` is for a command that may take hours. Setting `stop` ends the wait for Vault; without one a
-    signal does. The person at the terminal is told of the wait. Raises VaultError.
-    """
+    signal does. The person at the terminal is told of the wait. Raises VaultError."""
     from bdlab.vault.session import VaultSession
 
     settings = layers.settings()

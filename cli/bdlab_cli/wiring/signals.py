@@ -17,8 +17,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
 
     A second SIGHUP does not: a terminal that closes sends several. A thread of its own receives the signals,
     because the main one may be inside a client library that waits for its server, where Python runs no
-    handler. The former handlers are put back at the end.
-    """
+    handler. The former handlers are put back at the end."""
     from bdlab import signals
 
     stop = threading.Event()

@@ -1,8 +1,7 @@
 """uvicorn's HTTP/1.1, with bounds on what one client, and all of them together, make a process hold.
 
 uvicorn bounds neither the size of a request's head nor the time that it takes. It accepts connections until
-the process has no files left, and keeps an answer that a client does not read for ever.
-"""
+the process has no files left, and keeps an answer that a client does not read for ever."""
 
 import asyncio
 from collections.abc import Callable
@@ -178,8 +177,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def write(self, data: bytes) -> None:
         """Write after what is held back: a head, which goes out with the first part of its body.
 
-        The client would else be woken twice, which takes longer than all else that this server does.
-        """
+        The client would else be woken twice, which takes longer than all else that this server does."""
         if not self._head_written and not data.startswith(_CONTINUE):
             self._head_written = True
             self._head = data
@@ -195,8 +193,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Close after the connection's last answer, which is when a request's cycle calls this.
 
         If the client still sends, the connection stays open for a while: a reset would destroy the answer
-        that it has not read yet.
-        """
+        that it has not read yet."""
         self._write_head()
         if self._in_body or self._refused:
             self._linger()

@@ -44,8 +44,7 @@ _METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 def run(layers: Layers) -> None:
     """Serve until SIGTERM, SIGINT or SIGHUP: then accept no new request, answer those in flight, and close.
 
-    Raises BdlabError if it cannot start.
-    """
+    Raises BdlabError if it cannot start."""
     settings = layers.settings()
     settings.http.origins()
     required_scopes(settings.http)
@@ -87,8 +86,7 @@ class _OwnListener:
     """Becomes, in the worker to which it is sent, a socket of the worker's own at the address of `shared`.
 
     The system chooses one of all sockets for each connection. Of the connections to a socket that the workers
-    share, the first that wakes up would take nearly all.
-    """
+    share, the first that wakes up would take nearly all."""
 
     def __init__(self, shared: socket.socket) -> None:
         self._place = shared.family, shared.getsockname()
@@ -217,8 +215,7 @@ class Config(uvicorn.Config):
     """uvicorn's settings, with bounded connections; each worker process has its own bounds.
 
     Its TLS context takes a new certificate for new connections; open ones go on. Every worker loads its own,
-    inside its event loop.
-    """
+    inside its event loop."""
 
     tls: ssl.SSLContext
 

@@ -133,8 +133,7 @@ def column_name(name: str) -> str:
     """Return the column of the field `name`, in snake_case: ``HelpfulnessNumerator`` is
     ``helpfulness_numerator``, ``petal width (cm)`` is ``petal_width_cm``, ``Größe`` is ``grosse``.
 
-    It is empty, or begins with a digit, for a name without a usable one.
-    """
+    It is empty, or begins with a digit, for a name without a usable one."""
     ascii_only = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode()
     return "_".join(words_of(ascii_only))
 

@@ -1,7 +1,6 @@
 """What follows from the facts of a deployment: findings, each with its gravity and what to do about it.
 
-The words are in findings.json: name -> gravity, message and hint, with the values in braces.
-"""
+The words are in findings.json: name -> gravity, message and hint, with the values in braces."""
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -58,8 +57,7 @@ class Facts(msgspec.Struct, kw_only=True):
 
     `clocks_ms` is how far each server's clock is ahead of this machine's. `lag` is in events, and changed by
     `lag_per_s` events a second. `members` are the group's consumers with their partitions.
-    `dead_letters` are the newest open ones, by their positions.
-    """
+    `dead_letters` are the newest open ones, by their positions."""
 
     versions: dict[str, str] = {}
     settings: list[dict[str, Any]] = []
@@ -126,8 +124,7 @@ def settings_findings(
 ) -> list[Finding]:
     """Return all that is wrong with the settings. `problem` says why Vault's layer, `vault`, could not be read.
 
-    `options` are the environment twins of the commands' options.
-    """
+    `options` are the environment twins of the commands' options."""
     known = {*map(twin, FIELDS), *options, *_OTHER_VARIABLES}
     found = [
         Finding("critical", name, f"no setting and no option has this variable{near(name, known)}")

@@ -35,8 +35,7 @@ def shown_certificate(
     """Connect to a server and return its certificate, which has to be valid for `host`.
 
     `ca_file` and `ca_pem` are the authorities to trust, by default those of the system. `postgres` asks for
-    TLS as PostgreSQL's clients do. Raises OSError; ssl.SSLError if the certificate is not accepted.
-    """
+    TLS as PostgreSQL's clients do. Raises OSError; ssl.SSLError if the certificate is not accepted."""
     context = ssl.create_default_context(cafile=ca_file or None, cadata=ca_pem or None)
     with socket.create_connection((host, port), timeout_s) as connection:
         if postgres:

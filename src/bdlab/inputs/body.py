@@ -60,8 +60,7 @@ class FieldProblem(msgspec.Struct, frozen=True, omit_defaults=True):
 class InputInvalid(InvalidInput):
     """An input with invalid fields; `problems` has one entry a field, at most SHOWN_PROBLEMS.
 
-    `noun` is what the contract calls an input.
-    """
+    `noun` is what the contract calls an input."""
 
     def __init__(self, problems: Sequence[FieldProblem], noun: str = "input", *, hint: str = "") -> None:
         self.problems = tuple(problems[:SHOWN_PROBLEMS])
@@ -98,8 +97,7 @@ class Validator:
     def decode(self, data: bytes) -> Input:
         """Return the input in a JSON object. Other fields, and a byte order mark, are ignored.
 
-        Raises InputInvalid with every field that is wrong, misspelt or there twice.
-        """
+        Raises InputInvalid with every field that is wrong, misspelt or there twice."""
         return self.decode_plain(data) or self.given_of(self.parse(data.removeprefix(codecs.BOM_UTF8)))
 
     def decode_plain(self, data: bytes) -> Input | None:
@@ -113,8 +111,7 @@ class Validator:
     def decode_many(self, data: bytes, *, limit: int) -> list[Input]:
         """Return the inputs in a JSON array of 1 to `limit` objects.
 
-        Raises InputInvalid with the index of each invalid input and its fields.
-        """
+        Raises InputInvalid with the index of each invalid input and its fields."""
         data = data.removeprefix(codecs.BOM_UTF8)
         many: list[Input] | None = None
         with suppress(*_UNDECODABLE):
@@ -142,8 +139,7 @@ class Validator:
 
     def _unstorable(self, given: Input) -> list[FieldProblem]:
         """Return the texts that are empty, or that JSON or Postgres cannot hold, and the moments that are
-        outside the years 1 to 9999 in UTC; the others are changed to UTC.
-        """
+        outside the years 1 to 9999 in UTC; the others are changed to UTC."""
         problems = [
             FieldProblem(field.name, why)
             for field, value in self._texts
@@ -195,8 +191,7 @@ class Validator:
     def given_of(self, value: Any) -> Input:
         """Return the input in a decoded JSON `value`. Other fields are ignored.
 
-        Raises InputInvalid with every field that is wrong.
-        """
+        Raises InputInvalid with every field that is wrong."""
         try:
             # It takes much less time than a search for problems, and no other fields.
             given: Input = msgspec.convert(None if isinstance(value, Repeating) else value, self._kind)

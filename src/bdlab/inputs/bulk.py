@@ -44,8 +44,7 @@ class ScoredRow(NamedTuple):
 
 class RowResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one row. It has an `event` if it was to be published, a `position` if it is acknowledged,
-    and a `problem` if that failed.
-    """
+    and a `problem` if that failed."""
 
     line: int
     given: Input
@@ -78,8 +77,7 @@ class ScoringProcesses(Forked):
     def scored(self, places: Iterable[Place | None], stop: threading.Event) -> Iterator[ScoredRow]:
         """Return the scored inputs of the parts that begin at `places`, until `stop` is set.
 
-        None is the place of the first row. Raises what reading and scoring raise, and BdlabError if a process ended.
-        """
+        None is the place of the first row. Raises what reading and scoring raise, and BdlabError if a process ended."""
         for rows in self.results(places, stop.is_set, ahead=2):
             yield from map(ScoredRow._make, self._decoder.decode(rows))
 
@@ -112,8 +110,7 @@ def publish_rows(
     The same file under the same `run_id` gives the same ids.
 
     After the first that is not acknowledged, and once `stop` is set, no more rows are sent: those in flight
-    are waited for, at most the delivery time-out, and the results end early.
-    """
+    are waited for, at most the delivery time-out, and the results end early."""
     in_flight = _InFlight()
     for row in scored:
         if stop.is_set() or in_flight.failed:

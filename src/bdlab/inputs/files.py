@@ -2,8 +2,7 @@
 
 A CSV or Parquet file has a column for each field of a contract, named as `Titles` finds it and in any order;
 those with a default may be missing, and others are ignored. Each JSON line is an object with the fields of
-the HTTP API, which may be named as columns are.
-"""
+the HTTP API, which may be named as columns are."""
 
 from __future__ import annotations
 
@@ -66,8 +65,7 @@ class InputFile:
 
     What is no file here is copied into a temporary file, and Parquet is converted: its rows are its lines. If
     `kind` is None, the suffix of the name decides, else the first characters. A field, or a JSON line, may
-    have `max_row_bytes`. A context manager, which raises InvalidInput if the file cannot be read.
-    """
+    have `max_row_bytes`. A context manager, which raises InvalidInput if the file cannot be read."""
 
     source: str
     standard_input: IO[bytes]
@@ -140,8 +138,7 @@ class InputFile:
     def rows(self, start: Place | None = None) -> Iterator[Row | BadRow]:
         """Return all rows from the first, or from `start`, on.
 
-        Raises InvalidInput if the rest of the file cannot be read.
-        """
+        Raises InvalidInput if the rest of the file cannot be read."""
         lines = self._lines = Lines(self._file, self.name, self.max_row_bytes)
         kind = self.kind or _SUFFIXES.get(Path(self.source).suffix.lower()) or self._sniff()
         self._file.seek(lines.begin)

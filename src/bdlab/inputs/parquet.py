@@ -27,8 +27,7 @@ def to_json_lines(
     """Return a temporary file with a line of JSON for each row of `file`, with `fields` alone.
 
     `columns` returns the place of each field's column. Null, and a number that is none, is the default of a
-    field that may not be null, and as a text without one an empty text. Raises InvalidInput.
-    """
+    field that may not be null, and as a text without one an empty text. Raises InvalidInput."""
     check_installed(name)
     import polars as pl  # noqa: PLC0415
 
@@ -75,8 +74,7 @@ def _values(column: Any, kind: Any, field: Field) -> Any:
 def from_json_lines(lines: IO[bytes], target: IO[bytes], types: Mapping[str, Any]) -> None:
     """Write the objects in `lines` as Parquet to `target`. Raises OSError.
 
-    `types` has the type of each field: Term for a list of terms, and a tuple of names for an object of numbers.
-    """
+    `types` has the type of each field: Term for a list of terms, and a tuple of names for an object of numbers."""
     import polars as pl  # noqa: PLC0415
 
     def of(kind: Any) -> Any:

@@ -38,8 +38,7 @@ _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 class Titles:
     """Finds a contract's input by the title of a column: its name or column, in any case, and with any
-    spaces, dashes and underscores if that leaves no doubt which is meant.
-    """
+    spaces, dashes and underscores if that leaves no doubt which is meant."""
 
     def __init__(self, contract: Contract) -> None:
         self._exact = {called: field for field in contract.inputs for called in (field.column, field.name)}
@@ -66,8 +65,7 @@ def cell_of(field: Field) -> Callable[[str], Any]:
     """Return what makes the field's JSON value of a text; its bounds, but for an integer's, are not checked.
 
     An empty text is null if the field may be that, else UNSET, for the field's default. It raises ValueError
-    with why the text is no value.
-    """
+    with why the text is no value."""
     empty = None if field.nullable else UNSET
     needed = field.required and not field.nullable
     if field.is_text:
@@ -97,8 +95,7 @@ def cell_of(field: Field) -> Callable[[str], Any]:
 
 def argument_of(field: Field) -> Callable[[str], Any]:
     """Return what makes the field's JSON value of an argument: as a cell, but a text may be empty, and
-    ``null`` is null if the field may be that.
-    """
+    ``null`` is null if the field may be that."""
     read = str if field.is_text else cell_of(field)
     return lambda text: None if field.nullable and text == "null" else read(text)
 
@@ -107,8 +104,7 @@ def input_of(validator: Validator, texts: Any, places: Iterable[tuple[str, Any, 
     """Return the input whose values are in `texts`.
 
     `places` has the name of each field, its text's place in `texts`, and what makes a value of it.
-    Raises InputInvalid with every field that is wrong.
-    """
+    Raises InputInvalid with every field that is wrong."""
     values: dict[str, Any] = {}
     wrong: dict[str, str] = {}
     for name, place, read in places:
@@ -133,8 +129,7 @@ class Lines:
     """Numbered lines of a UTF-8 file.
 
     `number` is that of the last line read, `begin` the offset of the first, after a byte order mark.
-    Construction reads the start of the file, and raises InvalidInput if it is not UTF-8 text.
-    """
+    Construction reads the start of the file, and raises InvalidInput if it is not UTF-8 text."""
 
     def __init__(self, file: IO[bytes], name: str, limit: int) -> None:
         self.name = name

@@ -1,8 +1,7 @@
 """The run-time scorer for many reviews at once: the same scores as `CompiledScorer`, in columns of numbers.
 
 A word becomes a number by a hash of its bytes, a pair by the numbers of its words. One sort of all numbers
-then finds the different terms of each review, and puts the terms of one label side by side.
-"""
+then finds the different terms of each review, and puts the terms of one label side by side."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -62,8 +61,7 @@ _TERM = re.compile(r"(?:[.!?]|~?[^\W_]+)(?: (?:[.!?]|~?[^\W_]+))?")
 class _Hash:
     """Numbers the tokens of coded text by a polynomial with secret coefficients, modulo 2**64.
 
-    They are secret so that nobody can make two words of one number.
-    """
+    They are secret so that nobody can make two words of one number."""
 
     def __init__(self) -> None:
         random = np.random.default_rng()
@@ -144,8 +142,7 @@ def _coded(terms: Iterable[str]) -> NDArray[np.uint8]:
 class _Vocabulary:
     """The terms of both fields, each with a rank from 1; terms with the same label have neighbouring ranks.
 
-    Rank 0 stands for what is not known.
-    """
+    Rank 0 stands for what is not known."""
 
     def __init__(self, table: TermTable) -> None:
         self.hash = _Hash()
@@ -303,8 +300,7 @@ class ColumnarScorer(CompiledScorer):
         self, review: Numbers, label: Numbers, stars: Floats, count: int
     ) -> list[tuple[Term, ...] | None]:
         """Return the strongest terms of each review; None if their order hangs on rounding, or not all of
-        them are among the candidates.
-        """
+        them are among the candidates."""
         said = label > 0
         review, label, stars = review[said], label[said], stars[said]
         explanations: list[tuple[Term, ...] | None] = [()] * count

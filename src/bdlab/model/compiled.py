@@ -46,8 +46,7 @@ _SPAN = HIGHEST - LOWEST
 def no_review(contract: Contract) -> str:
     """Return why the score of a review does not fit `contract`; empty if it does.
 
-    The input needs the summary and the text, and the output is the review contract's.
-    """
+    The input needs the summary and the text, and the output is the review contract's."""
     found, wanted = _read_and_made(contract), _read_and_made(review_contract())
     odd = next((name for name in found | wanted if found.get(name) != wanted.get(name)), None)
     if odd is None:
@@ -89,8 +88,7 @@ def review_score(
 class Labels(dict[int, str]):
     """Maps the number of a term to its label; empty if the term says nothing, as function words alone.
 
-    A label has no punctuation, and `not` before a marked token. Labels are made when they are first read.
-    """
+    A label has no punctuation, and `not` before a marked token. Labels are made when they are first read."""
 
     def __init__(self, terms: Sequence[str]) -> None:
         super().__init__()
@@ -122,8 +120,7 @@ def _words(label: str) -> frozenset[str]:
 def strongest(contributions: Mapping[str, float]) -> tuple[Term, ...]:
     """Return the labels with the largest absolute contributions, strongest first.
 
-    `contributions` maps labels to stars.
-    """
+    `contributions` maps labels to stars."""
     return select(sorted(contributions.items(), key=lambda each: -abs(each[1])))
 
 
@@ -131,8 +128,7 @@ def select(contributions: Iterable[tuple[str, float]]) -> tuple[Term, ...]:
     """Return the first of the labels and their stars, which are in order.
 
     A label whose words are among those of an earlier label, or the reverse, is left out (`recommend` after
-    `highly recommend`); `good` and `not good` may both be there.
-    """
+    `highly recommend`); `good` and `not good` may both be there."""
     chosen: list[Term] = []
     said: list[frozenset[str]] = []
     for label, stars in contributions:
@@ -159,8 +155,7 @@ def logistic(value: float) -> float:
 
 class _Found(NamedTuple):
     """What a field's terms say: how many are `words`, the reciprocal of the length of their vector, what they
-    add to the two heads, and the number of each with its part of the rating, which is not scaled.
-    """
+    add to the two heads, and the number of each with its part of the rating, which is not scaled."""
 
     words: int
     scale: float
@@ -226,8 +221,7 @@ class CompiledScorer:
         """Return the expected rating, the sentiment and the terms that explain the rating.
 
         The contributions of all terms and the baseline (the rating of a review without known terms) add up to
-        the rating: the difference is divided in proportion to the terms' parts of the linear sum.
-        """
+        the rating: the difference is divided in proportion to the terms' parts of the linear sum."""
         summary = self._tokens(review.summary)
         whole = join(summary, self._tokens(review.text))
         in_summary, in_review = self._summary.look_up(summary), self._review.look_up(whole)

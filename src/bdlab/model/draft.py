@@ -99,8 +99,7 @@ def draft_card(
     The contract is that of the card `contract`, as for a model that was trained again; without one it follows
     from the model and the rows of `sample`, a CSV file, but for its column `target`.
     Loading a joblib file runs its code; a skops file with types that skops does not know needs `trust`.
-    Nothing is written unless the model predicts the sample. Raises InvalidInput, ModelError.
-    """
+    Nothing is written unless the model predicts the sample. Raises InvalidInput, ModelError."""
     folder = output or file.parent
     path = folder / (file.stem + SUFFIX)
     name, role = name or file_title(file), _ROLES.get(file.suffix)
@@ -169,8 +168,7 @@ def _tries(sample: Path, traits: Traits, target: str, delimiter: str, *, bounds:
 def guess(name: str, cells: Sequence[str], *, text: bool = False, bounds: bool = False) -> Guess:
     """Return the schema of a column as its cells have it. `text` says that the model takes texts there.
 
-    Raises InvalidInput if all cells are empty.
-    """
+    Raises InvalidInput if all cells are empty."""
     found = [cell for cell in cells if cell]
     if not found:
         raise InvalidInput(f"the column {name!r} of the sample is empty: nothing tells its type")
@@ -299,8 +297,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def inspect(path: str, sample: Path | None = None, *, delimiter: str = ",") -> Report:
     """Load the model of a card, and predict its example and the rows of `sample`, a file of inputs.
 
-    Raises ModelNotFound if there is no card, InvalidInput if the sample cannot be read.
-    """
+    Raises ModelNotFound if there is no card, InvalidInput if the sample cannot be read."""
     contract = None
     try:
         contract = load_contract(path)

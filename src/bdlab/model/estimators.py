@@ -1,7 +1,6 @@
 """The shipped model as scikit-learn has it: TF-IDF of summary and whole review, and two linear heads.
 
-Joblib files name these classes and functions by module: if one is moved or renamed, existing files break.
-"""
+Joblib files name these classes and functions by module: if one is moved or renamed, existing files break."""
 
 from typing import Any, Self
 
@@ -29,8 +28,7 @@ class ExpectedStars(RegressorMixin, BaseEstimator):  # type: ignore[misc] # scik
 
     A review of `y` stars counts as (y - 1) / 4 of the highest and as the rest of the lowest rating. The value
     of the curve is then the expected rating, always within 1 to 5. Ridge regression clipped to that range has
-    a larger error in each measure.
-    """
+    a larger error in each measure."""
 
     def __init__(self, C: float = 1.0) -> None:  # noqa: N803 - scikit-learn's name for it
         self.C = C

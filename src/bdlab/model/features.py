@@ -1,8 +1,7 @@
 """Training data: reviews of a CSV file as Kaggle has them, and their terms as sparse matrices of zeros and ones.
 
 The matrices are in blocks of reviews of one fold, and the same for each fit: what differs are the terms that it
-uses, their weights and the lengths of the reviews' vectors. So they are made once, and all processes share them.
-"""
+uses, their weights and the lengths of the reviews' vectors. So they are made once, and all processes share them."""
 
 import hashlib
 from array import array
@@ -63,8 +62,7 @@ class Corpus(NamedTuple):
     `tokens` has the numbers of the tokens in `words`, review by review: the summary, a stop, and the text.
     Those of review `i` are at `starts[i]:starts[i + 1]`; the first `summaries[i]` of them are the summary's.
     `summarised[i]` is true if the summary is not blank. `products` has each review's place among the sorted
-    names of products; reviews with one number in `texts` have the same text.
-    """
+    names of products; reviews with one number in `texts` have the same text."""
 
     file: str
     sha256: str
@@ -118,8 +116,7 @@ def read_corpus(path: Path, *, delimiter: str = ",", progress: Progress = lambda
 def read_examples(path: Path, *, delimiter: str = ",", progress: Progress = lambda _: None) -> Iterator[Example]:
     """Return the reviews one by one. Raises InvalidInput with the column, the line or the byte that is wrong.
 
-    `progress` is called with the share of the file that was read.
-    """
+    `progress` is called with the share of the file that was read."""
     count = 0
     with InputFile(
         str(path), BytesIO(), Validator(_ROWS), kind="csv", max_row_bytes=_ANY_LENGTH, delimiter=delimiter
@@ -149,8 +146,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
 
     A term is kept if reviews of at least `..._min_products` products use it, since the words of one product
     say nothing about another; of more than `..._most_terms` those that most products use. `rating_c` and
-    `sentiment_c` are inverse strengths of regularisation.
-    """
+    `sentiment_c` are inverse strengths of regularisation."""
 
     summary_min_products: int = 2
     review_min_products: int = 4
@@ -172,8 +168,7 @@ class Block(NamedTuple):
     `matrices` has of each field its columns among all, and its matrix. That of summaries has a row for each
     review; that of reviews has these too, and then one for each review of `summarised`, whose summary is also
     learnt from as a review of its own: otherwise a text of five words would be scored with weights that words
-    have in texts of a hundred.
-    """
+    have in texts of a hundred."""
 
     fold: int
     reviews: Integers
@@ -188,8 +183,7 @@ class Block(NamedTuple):
 class Features(NamedTuple):
     """The matrices, and by field the terms of their columns.
 
-    Row `i` of `used` tells which columns the fit without fold `i` uses; its last row is of the fit to all.
-    """
+    Row `i` of `used` tells which columns the fit without fold `i` uses; its last row is of the fit to all."""
 
     blocks: tuple[Block, ...]
     terms: dict[str, list[str]]
@@ -205,8 +199,7 @@ def count_terms(
 ) -> Features:
     """Return the features. `fold_of` has each review's fold, the same for all reviews of a product.
 
-    If more terms are left than the parameters' most, a fit takes those that most of its products use.
-    """
+    If more terms are left than the parameters' most, a fit takes those that most of its products use."""
     order = np.lexsort((np.arange(len(fold_of)), corpus.products, fold_of))
     chunks = list(_chunks(order, corpus.products, fold_of))
     bounds = (
@@ -257,8 +250,7 @@ def _distinct(
 ) -> tuple[Integers, Integers]:
     """Return the terms as pairs of a group and a key, each once, in order; a review is a group by itself.
 
-    The key of a word is its number, that of two words n and m is (n + 1) * len(words) + m.
-    """
+    The key of a word is its number, that of two words n and m is (n + 1) * len(words) + m."""
     lengths = (
         corpus.summaries[reviews].astype(np.int64)
         if field == "summary"
@@ -285,8 +277,7 @@ def _distinct(
 def _used(found: list[list[Integers]], folds: int, least: int, most: int) -> tuple[Integers, Booleans]:
     """Return the sorted keys that any fit uses, and which each of them does.
 
-    `found` has by fold the keys of each product.
-    """
+    `found` has by fold the keys of each product."""
     counted = []
     for parts in found:
         keys, counts = np.unique(np.concatenate(parts), return_counts=True)

@@ -1,8 +1,7 @@
 """The fits of both heads, for each fold and for all reviews, by processes that share the features.
 
 A head is a logistic curve over a linear sum, fitted with L-BFGS to labels from 0 to 1, each review once:
-for the rating 2 stars are 0.25. The results do not depend on the number of processes.
-"""
+for the rating 2 stars are 0.25. The results do not depend on the number of processes."""
 
 import mmap
 import os
@@ -39,8 +38,7 @@ _FEW = 3_000_000
 class Head(NamedTuple):
     """A fitted head: of the columns, the inverses of their document frequencies and their weights.
 
-    Both are 0 for a column that the fit does not use.
-    """
+    Both are 0 for a column that the fit does not use."""
 
     idf: Floats
     weights: Floats
@@ -72,8 +70,7 @@ class Fits(NamedTuple):
     def seen(self, fold: int) -> Booleans:
         """Return which reviews a fit learns from: those of other folds whose text is in none of the fold's.
 
-        A product may have several ids, each with the same reviews.
-        """
+        A product may have several ids, each with the same reviews."""
         unseen = np.zeros(len(self.corpus.texts), dtype=bool)
         unseen[self.corpus.texts[self.fold_of == fold]] = True
         return ~unseen[self.corpus.texts]
@@ -146,8 +143,7 @@ class _Vectors:
 def _fit(rows: Sequence[tuple[_Vectors, Floats, Floats]], scale: Floats, progress: Progress) -> tuple[Floats, float]:
     """Return the weights of the columns and the intercept with the least regularised cross-entropy.
 
-    `rows` are vectors with the label and the weight of each, and `scale` has the factors of the columns.
-    """
+    `rows` are vectors with the label and the weight of each, and `scale` has the factors of the columns."""
     # The loss is flat along rare terms and steep along frequent ones; alike, they take far fewer steps.
     steep = sum(vectors.squares(weight) for vectors, _, weight in rows) * scale**2
     total = sum(weight.sum() for _, _, weight in rows)
@@ -187,8 +183,7 @@ def run_all(fits: Fits, jobs: Sequence[Job], progress: Progress) -> Iterator[Res
     """Return the result of each job, in their order.
 
     The jobs are spread over as many processes as there are cores to use, if there is enough to do. Raises
-    BdlabError if one of them ended.
-    """
+    BdlabError if one of them ended."""
     done = np.frombuffer(mmap.mmap(-1, 8 * len(jobs)), dtype=np.float64)  # shared with the processes
 
     def work(place: int, told: Callable[[], None] = lambda: None) -> Result:

@@ -1,8 +1,7 @@
 """Models of libraries: the inputs of a contract as these take them, and what they predict as its scores.
 
 An input is a row of a data frame, a text of a list, or a row of an array. Anything that the contract has not is
-refused.
-"""
+refused."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -49,8 +48,7 @@ def taken_by(estimator: Any, contract: Contract, *, source: str) -> Take:
     """Return what makes the argument of an estimator's `predict`. Raises ModelError if it cannot be made.
 
     An estimator that was fitted on named columns gets a pandas data frame, in the order of its names; one without a
-    number of features gets the texts of a contract with one text; others get an array with the contract's order.
-    """
+    number of features gets the texts of a contract with one text; others get an array with the contract's order."""
     names = getattr(estimator, "feature_names_in_", None)
     if names is not None:
         require("pandas", extra="pandas", what=f"{source} takes a data frame")
@@ -120,8 +118,7 @@ _ROUNDING = 1e-5
 class LibraryScorer:
     """Scores with a library: slow for one input, much faster an input for many. Explains nothing.
 
-    `predict` returns the scores in order; what it raises becomes a ModelError.
-    """
+    `predict` returns the scores in order; what it raises becomes a ModelError."""
 
     blocking = True
 
@@ -149,8 +146,7 @@ class LibraryScorer:
 class Answers:
     """Makes the scores of a contract. Raises ModelError if the model of `source` cannot give its outputs.
 
-    `classes` are those of a classifier, None if it predicts numbers.
-    """
+    `classes` are those of a classifier, None if it predicts numbers."""
 
     def __init__(self, codec: EventCodec, classes: Iterable[Any] | None, *, source: str) -> None:
         outputs = {field.name: field for field in codec.contract.outputs}
@@ -200,8 +196,7 @@ class Answers:
     ) -> list[Score]:
         """Return the scores of a classification: the label of each, and its probability among `names`.
 
-        With `surest` the label has to be the most probable class: otherwise `names` may be in another order.
-        """
+        With `surest` the label has to be the most probable class: otherwise `names` may be in another order."""
         table: Floats = np.asarray(chances, dtype=float)
         if table.shape != (count, len(names)):
             raise _wrong_count(table.shape, count)

@@ -153,8 +153,7 @@ def _reader(
     """Return what reads the results of a session, and the names of those that it reads.
 
     `order` has the classes as the probabilities have them; if it is empty, they are in the order of the enum,
-    and a label that is not the most probable class shows that they are not.
-    """
+    and a label that is not the most probable class shows that they are not."""
     choices = codec.contract.classes
     maps, numbers, labels = _kinds(outputs)
     gives = ", ".join(f"{each.name} ({each.type})" for each in outputs)

@@ -11,8 +11,7 @@ What an estimator predicts follows from its kind:
 If there is only one of the two, the other follows from it: the sentiment of `s` stars is positive with probability (s -
 1) / 4, and the reverse; with a star classifier, that of more than 3 stars against less.
 
-With any other contract it holds one estimator: `bdlab.model.library` has what it takes and gives.
-"""
+With any other contract it holds one estimator: `bdlab.model.library` has what it takes and gives."""
 
 import io
 import sys
@@ -55,8 +54,7 @@ def pipeline_scorer(found: Any, codec: EventCodec, *, source: str, name: str, sh
 def untrusted_types(content: bytes, *, source: str) -> list[str]:
     """Return the types in a skops file that skops does not trust by itself; nothing of it is loaded.
 
-    Raises ModelError, or InvalidInput if skops is not installed.
-    """
+    Raises ModelError, or InvalidInput if skops is not installed."""
     require("skops", extra="skops", what=f"{source} is a skops file")
     from skops.io import get_untrusted_types  # noqa: PLC0415 - an extra, which few models need
 
@@ -67,8 +65,7 @@ def load(content: bytes, file: File, *, source: str, libraries: Mapping[str, str
     """Return what the checked content of a joblib or skops file holds. Unpickling joblib's runs its code.
 
     `libraries` has the versions that it was made with. Raises ModelError, also if a type in a skops file is
-    trusted by neither skops nor `file`.
-    """
+    trusted by neither skops nor `file`."""
     known = libraries or {}
     if file.role != "skops":
         return _loaded(lambda: joblib.load(io.BytesIO(content)), source, known)
@@ -119,8 +116,7 @@ def _loaded(load: Callable[[], Any], source: str, libraries: Mapping[str, str]) 
 def classes_of(estimator: Any, source: str) -> list[str] | None:
     """Return the names of a classifier's classes, None of another estimator.
 
-    Raises ModelError if it does not predict, or gives no probabilities.
-    """
+    Raises ModelError if it does not predict, or gives no probabilities."""
     if not hasattr(estimator, "predict"):
         raise ModelError(f"{source} is a {type(estimator).__name__}, which does not predict", hint=PAGE)
     if type(estimator).__name__ == "Booster":

@@ -42,8 +42,7 @@ _SHA256 = re.compile(r"^[0-9a-f]{64}\b")
 class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """`role` is `terms` (the run-time scorer's data), `pipeline` (scikit-learn's, written by joblib), `skops`
     or `onnx`. `trusted` are the types that a skops file may hold beside those that skops itself trusts;
-    `classes` is the order of an ONNX model's probabilities, if these have no names.
-    """
+    `classes` is the order of an ONNX model's probabilities, if these have no names."""
 
     role: str
     sha256: Sha256
@@ -62,8 +61,7 @@ class Title(msgspec.Struct, frozen=True, kw_only=True):
 class Card(Title, frozen=True, kw_only=True, omit_defaults=True):
     """A model card. `contract` is the model's, as docs/contract.md has it; without one it is of reviews.
 
-    `data` and `validation` are what `bdlab train` says of its data and its cross-validation.
-    """
+    `data` and `validation` are what `bdlab train` says of its data and its cross-validation."""
 
     files: Annotated[dict[str, File], Meta(min_length=1)]
     contract: dict[str, Any] | None = None
@@ -185,8 +183,7 @@ def read_verified(path: Path, sha256: str, *, source: str) -> bytes:
     """Return the content of `path` if it has this `sha256`, which `source` has.
 
     These are the bytes that were checked, so that nobody can change the file in between.
-    Raises ModelTampered, ModelNotFound.
-    """
+    Raises ModelTampered, ModelNotFound."""
     content = read_file(path)
     found = sha256_of(content)
     if found != sha256:
@@ -205,8 +202,7 @@ def load_scorer(path: str = "", *, many: bool = False) -> Scorer:
     With `many`, a term table's is the one that takes least time a review for thousands of reviews in a call.
     Every file is first checked against its sha256. A joblib file is unpickled, which runs code: it needs a
     card or a ``.sha256`` beside it, or its hash in the path (``model.joblib#sha256=<64 hex digits>``).
-    Raises ModelNotFound, ModelTampered, ContractInvalid, or ModelError if the file does not hold a model.
-    """
+    Raises ModelNotFound, ModelTampered, ContractInvalid, or ModelError if the file does not hold a model."""
     found = _find(path)
     codec = codec_of(found.contract)
     contents = found.read()
@@ -227,8 +223,7 @@ def load_scorer(path: str = "", *, many: bool = False) -> Scorer:
 def load_contract(path: str = "") -> Contract:
     """Return the contract of what `path` names, as for `load_scorer`, without reading the model itself.
 
-    Raises ModelNotFound, ContractInvalid, or ModelError.
-    """
+    Raises ModelNotFound, ContractInvalid, or ModelError."""
     return _find(path).contract
 
 
@@ -320,8 +315,7 @@ def library_scorer(
 ) -> Scorer:
     """Return the scorer of the checked content of a file that is no term table, after a trial.
 
-    Raises ModelError if the file does not hold a model, or one that does not fit the contract.
-    """
+    Raises ModelError if the file does not hold a model, or one that does not fit the contract."""
     scorer: Scorer
     if file.role == "onnx":
         from bdlab.model.onnx import onnx_scorer  # noqa: PLC0415 - imports numpy

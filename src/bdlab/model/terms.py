@@ -83,8 +83,7 @@ class Field(msgspec.Struct, frozen=True):
     """Parallel lists, one entry a term.
 
     A term is a token, or two with a space between. `rating` and `sentiment` are weights of the unit-length
-    vector of the inverse document frequencies `idf` of the field's terms; a term counts once.
-    """
+    vector of the inverse document frequencies `idf` of the field's terms; a term counts once."""
 
     terms: list[str]
     idf: list[float]
@@ -122,8 +121,7 @@ def decode(content: bytes, *, source: str) -> TermTable:
 def normalise(text: str) -> str:
     """Return `text` in Unicode's NFKC, without HTML escapes, wrong decoding and invisible characters.
 
-    All characters that are used as an apostrophe become one. Takes time linear in the length.
-    """
+    All characters that are used as an apostrophe become one. Takes time linear in the length."""
     if text.isascii() and "&" not in text and "\\" not in text and "`" not in text:
         return text
     text = _composed("NFC", text)

@@ -57,8 +57,7 @@ def train(
     """Train on the reviews of `csv`, write the model to the folder `out`, old or new, and return its card.
 
     The same file gives the same term table, byte by byte. Raises InvalidInput if the file or an option is
-    not valid, TrainingFailed if there is too little to learn from.
-    """
+    not valid, TrainingFailed if there is too little to learn from."""
     chosen = parameters or Parameters()
     check_title(name, version)
     step = partial(_part, progress)

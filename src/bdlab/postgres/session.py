@@ -6,8 +6,7 @@ begin with ``-- name: <name>``.
 DatabaseUnavailable | | 42501 | DatabaseDenied | DatabaseDenied | | anything else, or none | DatabaseUnavailable |
 DatabaseUnavailable |
 
-Source: PostgreSQL documentation, appendix A (error codes).
-"""
+Source: PostgreSQL documentation, appendix A (error codes)."""
 
 import contextlib
 import math

@@ -62,8 +62,7 @@ class Caller(msgspec.Struct, frozen=True):
 def receive_credentials(scope: Any, send: Send) -> Send:
     """Note what a request presents, and return the `send` that tells a limited caller its limit.
 
-    Another scheme of `Authorization` than Bearer is for somebody else, such as a proxy in front.
-    """
+    Another scheme of `Authorization` than Bearer is for somebody else, such as a proxy in front."""
     given = []
     for name, value in scope["headers"]:
         if name == b"x-api-key" or (name == b"authorization" and value[:6].lower() == b"bearer"):
@@ -85,8 +84,7 @@ class Gate:
     """Admits requests; `count_refusal` gets the reason of each that it refuses.
 
     Who presents a key or token believes to be somebody: one that is not valid is refused also where none is required.
-    A key is looked up each time, so that it ends as soon as this process knows that it is revoked.
-    """
+    A key is looked up each time, so that it ends as soon as this process knows that it is revoked."""
 
     def __init__(self, keys: ApiKeys, http: HttpSettings, count_refusal: Callable[[str], None]) -> None:
         """Raises SettingsInvalid for http.require_key or an issuer that are not valid."""

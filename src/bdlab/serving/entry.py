@@ -25,8 +25,7 @@ class Entry:
 
     Routes among `handlers` with a direct endpoint are answered by it, without the framework. What is special about a
     request (a query, another spelling of its path, with `cors` a web page of another origin) takes the way through the
-    framework, to the same endpoint. `refusal` returns why a request is refused by its host.
-    """
+    framework, to the same endpoint. `refusal` returns why a request is refused by its host."""
 
     framework: ASGIApp
     handlers: Sequence[HTTPRouteHandler]

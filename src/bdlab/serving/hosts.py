@@ -15,8 +15,7 @@ _REMEMBERED = 64
 def host_guard(allowed: AllowedHosts) -> Callable[[Any], Problem | None]:
     """Return a function of a request's scope: why it is refused, None if it is not.
 
-    Requests to a host that is not allowed are; health checks and /metrics may name any host.
-    """
+    Requests to a host that is not allowed are; health checks and /metrics may name any host."""
     remembered = lru_cache(_REMEMBERED)(partial(_refusal, allowed))
 
     def refusal(scope: Any) -> Problem | None:

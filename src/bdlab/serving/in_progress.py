@@ -18,8 +18,7 @@ class InProgress:
 
     The HTTP server ends the application when it sees no connection any more, and still lets in a client whose
     TLS handshake ends a moment later. While there are requests, one timer of the loop calls `ticks`; they
-    are called once more when the last request ends.
-    """
+    are called once more when the last request ends."""
 
     def __init__(self, *ticks: Callable[[], None]) -> None:
         self._ticks = ticks
@@ -69,8 +68,7 @@ class Deadlines:
     """A context manager that ends its body with TimeoutError after `limit_s` seconds.
 
     One timer keeps the limits of all tasks: a timer for each would take more time than the rest.
-    `expire` has to be called now and then. For one event loop; a task may be in the context once at a time.
-    """
+    `expire` has to be called now and then. For one event loop; a task may be in the context once at a time."""
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s

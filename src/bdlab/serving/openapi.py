@@ -62,8 +62,7 @@ def describe(
     """Return the keyword arguments of a route with these parameters, and its documentation from routes.toml.
 
     A status route has its answer, `state`, also with 503. `need` is the key that it needs, and `direct` answers without
-    the framework. `contract` has the words of a route that predicts.
-    """
+    the framework. `contract` has the words of a route that predicts."""
     texts = dict(_TEXTS[path])
     own = texts.pop("problems", {}) | (_TEXTS["predicting"] if contract else {})
     responses = {

@@ -35,8 +35,7 @@ _UNAVAILABLE = {
 
 class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The members of RFC 9457, and three more: `errors` has each invalid field, `id` is that of a prediction
-    that may still be on the topic, `results` has the result of each input in a batch.
-    """
+    that may still be on the topic, `results` has the result of each input in a batch."""
 
     type: str
     title: str

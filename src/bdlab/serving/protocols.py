@@ -18,8 +18,7 @@ class Publisher(Protocol):
         """Publish the event; what is awaited is its position once the broker has acknowledged it.
 
         The call or the wait raises EventTooLarge, NotAcknowledged (the event may be on the topic), or another
-        BrokerError.
-        """
+        BrokerError."""
 
 
 class StoredPredictions(Protocol):
@@ -38,8 +37,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """The open parts that the API works with; the caller closes them.
 
     `log_published` logs an acknowledged prediction by its id, position and trace id. Its line may be written later, by
-    `flush_log`, which returns how many could not be written.
-    """
+    `flush_log`, which returns how many could not be written."""
 
     settings: Settings
     scorer: Scorer

@@ -33,8 +33,7 @@ class AsyncPublisher:
     """Publishes through an open `producer`, from the event loop in which it is constructed, and polls it.
 
     A timer polls: a thread would have to wake the loop for each acknowledgement, and they would take the
-    interpreter's lock from each other.
-    """
+    interpreter's lock from each other."""
 
     def __init__(self, producer: EventProducer) -> None:
         self._producer = producer
@@ -47,8 +46,7 @@ class AsyncPublisher:
         """Publish one event; the future has its position once it is acknowledged.
 
         Raises BrokerUnavailable, BrokerRefused, TopicMissing or EventTooLarge if that is known at once. The
-        future raises these or NotAcknowledged, at the latest after `kafka.delivery_timeout_s`.
-        """
+        future raises these or NotAcknowledged, at the latest after `kafka.delivery_timeout_s`."""
         future: asyncio.Future[Position] = self._loop.create_future()
         self._producer.publish(event, partial(_settle, future), origin)
         if not self._busy:
@@ -83,8 +81,7 @@ def _settle(future: asyncio.Future[Position], result: _Result) -> None:
 class DeliveryHealth:
     """Remembers the last delivery, for the event loop only.
 
-    Nothing else shows that too few replicas are in sync: such a broker answers probes and takes no event.
-    """
+    Nothing else shows that too few replicas are in sync: such a broker answers probes and takes no event."""
 
     def __init__(self, *, delivery_timeout_s: float) -> None:
         self._fresh_s = delivery_timeout_s + LINGER_S

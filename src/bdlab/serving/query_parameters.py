@@ -1,7 +1,6 @@
 """Query parameters: each route has a struct with its parameters, and any other parameter is refused.
 
-If a misspelt filter were ignored, the client would take the response for a filtered one.
-"""
+If a misspelt filter were ignored, the client would take the response for a filtered one."""
 
 from functools import cache
 from typing import Any

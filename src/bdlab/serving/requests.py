@@ -26,8 +26,7 @@ SOURCES = ("drill", "demo")
 class RequestHeaders(Origin, frozen=True, kw_only=True):
     """The headers that a prediction depends on; empty if they were not sent.
 
-    `length` is the Content-Length in bytes, -1 for a chunked body. An empty `source` is the API's own.
-    """
+    `length` is the Content-Length in bytes, -1 for a chunked body. An empty `source` is the API's own."""
 
     length: int
     idempotency_key: str

@@ -29,8 +29,7 @@ class ResponseBuffer:
 
     async def pass_on(self, app: ASGIApp, scope: Any, receive: Receive, send: Send) -> int:
         """Have `app` respond, with 503 in place of a larger response beyond the bound, if the request only
-        reads; return the status.
-        """
+        reads; return the status."""
         status = 0
         start: Any = None
 

@@ -42,8 +42,7 @@ class Tokens:
     async def caller(self, token: str) -> Caller:
         """Return whom a token names: `jwt:` and its subject, with the scopes of its claim `scope`.
 
-        Raises Problem: a refusal, or 503 if its key is not known and the provider does not answer.
-        """
+        Raises Problem: a refusal, or 503 if its key is not known and the provider does not answer."""
         digest = hashlib.sha256(token.encode()).digest()
         caller, until = self._seen.get(digest, (None, 0.0))
         if caller is not None and time.time() < until:

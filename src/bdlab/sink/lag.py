@@ -21,8 +21,7 @@ _EVERY_S = 5.0
 class LagWatch:
     """A thread that tells the sink the logs' ends, and the metrics the lag, each 5 s.
 
-    If the broker does not answer, one measurement is missing: the loop notices the outage by itself.
-    """
+    If the broker does not answer, one measurement is missing: the loop notices the outage by itself."""
 
     sink: Sink
     metrics: SinkMetrics

@@ -81,8 +81,7 @@ class Sink:
     def check_log(self, ranges: Sequence[LogRange], read_records: ReadRecords) -> Mapping[int, str]:
         """Return which partitions are not proved to be those that the store knows, each with the reason.
 
-        These are not stored. Raises what `BatchStore.known` and `read_records` raise.
-        """
+        These are not stored. Raises what `BatchStore.known` and `read_records` raise."""
         known = self._batches.known(ranges)
         refused = refusals(ranges, known, read_records)
         if known is not None and not refused and ranges[0].topic_id and not known.topic_id:
@@ -93,8 +92,7 @@ class Sink:
     def positions(self, assigned: Sequence[Position]) -> list[Position]:
         """Return where the source has to start each of its assigned partitions.
 
-        `assigned` has all of them. Raises what `BatchStore.start_offsets` raises.
-        """
+        `assigned` has all of them. Raises what `BatchStore.start_offsets` raises."""
         starts = self._batches.start_offsets(assigned)
         self._batches.read_contract()  # from now on nothing but additions can change it
         self._expected = {log_partition(start): start.offset for start in starts}
@@ -112,8 +110,7 @@ class Sink:
         With `until_idle`, return once the assigned partitions are read to their ends; then raises
         BrokerUnavailable if for `patience_s` seconds no broker answers or the group gives no partition, and
         OffsetOutOfRange if a partition had to be stopped. Raises DatabaseDenied, SchemaOutdated,
-        BrokerRefused, and VaultErrors that no retry will cure.
-        """
+        BrokerRefused, and VaultErrors that no retry will cure."""
         total = Stored()
         backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         answered = given = time.monotonic()
@@ -183,8 +180,7 @@ class Sink:
     def _new_entries(self, records: Sequence[Record]) -> list[Entry]:
         """Return the entries of those `records` that come next in their partitions.
 
-        A gap or an event of a later version stops the partition, so that nothing is skipped or misjudged.
-        """
+        A gap or an event of a later version stops the partition, so that nothing is skipped or misjudged."""
         entries: list[Entry] = []
         codec = self._batches.codec
         for at, begin, end in runs([record.position for record in records]):

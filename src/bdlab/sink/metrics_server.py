@@ -21,8 +21,7 @@ class MetricsServer:
     """Serves the metrics of `registry`, and 200 or 503 at /health/live, as `alive` returns, in threads.
 
     `port` 0 is any free port. The certificate and its key are PEM files, read again if they are replaced;
-    without them the server speaks plain HTTP. A context manager, which raises BdlabError if it cannot listen.
-    """
+    without them the server speaks plain HTTP. A context manager, which raises BdlabError if it cannot listen."""
 
     registry: CollectorRegistry
     alive: Callable[[], bool]

@@ -15,8 +15,7 @@ class EventSource(Protocol):
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         """Return at most `max_records` that come within `timeout_s`, ascending within a partition.
 
-        Raises what `Sink.positions` raises, and a BrokerError that no retry will cure.
-        """
+        Raises what `Sink.positions` raises, and a BrokerError that no retry will cure."""
 
     def rewind(self) -> None:
         """Drop what was read ahead, and ask `Sink.positions` again where each partition starts."""
@@ -55,13 +54,11 @@ class BatchStore(LogCatalog, Protocol):
     def start_offsets(self, assigned: Sequence[Position]) -> list[Position]:
         """Return where each partition goes on; a new one begins at its log's start, which `assigned` gives.
 
-        Reads the contract again too. Raises DatabaseUnavailable, DatabaseDenied and VaultError.
-        """
+        Reads the contract again too. Raises DatabaseUnavailable, DatabaseDenied and VaultError."""
 
     def store(self, batch: Sequence[Entry], *, ends: Mapping[LogPartition, int] | None = None) -> Stored:
         """Record all of `batch` or nothing; `ends` has the logs' ends, if they are known.
 
         Retry after DatabaseUnavailable and VaultUnavailable. Raises RowRejected if the content of a row is
         refused, and FenceLost if a partition does not stand where the batch begins. DatabaseDenied,
-        SchemaOutdated and other VaultErrors need somebody to act.
-        """
+        SchemaOutdated and other VaultErrors need somebody to act."""
