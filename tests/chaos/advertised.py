@@ -22,10 +22,10 @@ class AdvertisedTansu(Tansu):
         return [self]
 
     def _configure(self, port: int) -> Sequence[str]:
-        command = list(super()._configure(port))
-        host, proxy_port = self.advertised
-        command[command.index("--advertised-listener-url") + 1] = f"tcp://{host}:{proxy_port}"
-        return command
+        option, (host, proxy_port) = "--advertised-listener-url", self.advertised
+        command = super()._configure(port)
+        (given,) = (each for each in command if each.startswith(f"{option}="))
+        return [f"{option}=tcp://{host}:{proxy_port}" if each == given else each for each in command]
 
 
 class AdvertisedKafka(ApacheKafka):
