@@ -50,8 +50,7 @@ def consumer(pipeline: Pipeline) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     with pipeline.daemon("consume", "--metrics-port", port):
-        scheme = "https" if "BDLAB_HTTP_CA_FILE" in pipeline.environment() else "http"
-        url = f"{scheme}://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{port}"
         until(lambda: pipeline.run("status", "--check", "consumer", BDLAB_SINK_URLS=url).returncode == 0)
         yield url
 

@@ -69,7 +69,7 @@ def test_the_reference_request_by_curl(pipeline: Pipeline) -> None:
         body, status = done.stdout.rsplit("\n", 1)
         assert status == "200", body
         prediction_id = httpx.Response(200, text=body).json()["id"]
-        assert [str(event_of(record).id) for record in on_topic(pipeline, {prediction_id})].count(prediction_id)
+        assert [(record.key or b"").decode() for record in on_topic(pipeline, {prediction_id})].count(prediction_id)
         published = daemon.wait_for(prediction_id)
         assert '"event": "published"' in published
         assert daemon.stop() == 0
