@@ -30,7 +30,6 @@ from bdlab.stack.temporary_ca import temporary_certificates
 from tests import tls
 from tests.fix_kafka import Bookmarks, kafka_login, place, read_until
 from tests.fix_pipeline import IMPATIENT, IMPATIENT_S, Pipeline
-from tests.samples import event_of
 from tests.static_credentials import StaticCredentials
 from tests.waiting import until
 
