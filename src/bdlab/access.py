@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from bdlab.errors import SettingsInvalid
+from bdlab.hosts import is_this_machine
 from bdlab.settings import HttpSettings
 
 Scope = Literal["predict", "feedback", "read", "metrics", "replay", "promote"]
@@ -23,7 +24,6 @@ NAME_FORM = re.compile(_NAME)
 #: A whole key, for `fullmatch`. A name has no underscore, so there is one way to split it.
 KEY_FORM = re.compile(f"bdlab_(?P<name>{_NAME})_(?P<secret>[A-Za-z0-9_-]{{43}})")
 
-_THIS_MACHINE = re.compile(r"localhost|::1|127(\.\d{1,3}){3}")
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
@@ -70,7 +70,7 @@ def required_scopes(http: HttpSettings) -> frozenset[str]:
         )
     listed = {each.strip() for each in http.require_key.split(",")} - {""}
     if not listed:
-        return frozenset(() if _THIS_MACHINE.fullmatch(http.host) else ("read",))
+        return frozenset(() if is_this_machine(http.host) else ("read",))
     if unknown := sorted(listed - {"none", "all", *SCOPES}) or (len(listed) > 1 and listed & {"none", "all"}):
         raise SettingsInvalid(
             f"http.require_key: {', '.join(unknown)} in {http.require_key!r} is no scope",
@@ -82,4 +82,4 @@ def required_scopes(http: HttpSettings) -> frozenset[str]:
 def secured(url: str) -> bool:
     """Return whether nobody on the way can change what `url` answers: it is https, or of this machine."""
     parts = urlsplit(url)
-    return parts.scheme == "https" or (parts.scheme == "http" and bool(_THIS_MACHINE.fullmatch(parts.hostname or "")))
+    return parts.scheme == "https" or (parts.scheme == "http" and is_this_machine(parts.hostname or ""))

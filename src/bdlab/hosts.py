@@ -42,6 +42,14 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address).is_loopback
 
 
+def is_this_machine(name: str) -> bool:
+    """Return whether a name or address, as in a setting or a URL, can mean nothing but this machine."""
+    try:
+        return name == "localhost" or is_loopback(name)
+    except ValueError:  # another name
+        return False
+
+
 class AllowedHosts:
     """The names of the setting `http.allowed_hosts`; by default those of this machine and the API's address. `bound` is
     the address that the API listens on."""

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bdlab.errors import SettingsInvalid
-from bdlab.hosts import LOOPBACK, AllowedHosts, Host, parse
+from bdlab.hosts import LOOPBACK, AllowedHosts, Host, is_this_machine, parse
 from bdlab.serving.problems import PROBLEM_JSON
 from bdlab.settings import HttpSettings, Settings
 from tests.fix_api import MemoryApi, serving
@@ -259,3 +259,14 @@ def test_with_names_it_goes_on_to_look_for_vault() -> None:
         done = serve(*options)
         assert done.returncode == 1, done.stderr
         assert "Vault" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [
+        *((name, True) for name in ("localhost", "127.0.0.1", "127.8.9.1", "::1")),
+        *((name, False) for name in ("", "0.0.0.0", "::", "localhost.example.org", "127.0.0.1.nip.io", "128.0.0.1")),  # noqa: S104
+    ],
+)
+def test_what_can_only_be_this_machine(name: str, here: bool) -> None:
+    assert is_this_machine(name) is here

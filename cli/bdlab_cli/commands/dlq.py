@@ -45,7 +45,7 @@ def _typed(incomplete: str) -> list[tuple[str, str]]:
     stop = threading.Event()
 
     def read() -> None:
-        with suppress(Exception), _opened(0, stop) as (_, letters):
+        with suppress(BdlabError), _opened(0, stop) as (_, letters):
             for letter in letters.find(wanted, limit=_COMPLETED):
                 where = dead_letters.place(letter.record.position)
                 found.append((where, f"{dead_letters.state(letter)}: {dead_letters.escaped(letter.reason)}"))

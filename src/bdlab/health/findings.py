@@ -15,7 +15,7 @@ import msgspec
 from bdlab.access import required_scopes
 from bdlab.errors import BdlabError, SettingsInvalid
 from bdlab.health import CheckResult
-from bdlab.hosts import LOOPBACK
+from bdlab.hosts import is_this_machine
 from bdlab.settings import FIELDS, SHIPPED_MODEL, Layers, Settings, Values, twin
 from bdlab.values import near
 
@@ -26,7 +26,6 @@ _OTHER_VARIABLES = ("BDLAB_API_KEY", "BDLAB_KAFKA_HOME", "BDLAB_PUBLISH", "BDLAB
 #: A smaller lag, in events, comes and goes within a second.
 _MUCH_LAG = 1000
 _GRAVITY: Mapping[str, Gravity] = {"unhealthy": "critical", "degraded": "warning"}
-_HERE = (*LOOPBACK, "::1")
 _WORDS = msgspec.json.decode(Path(__file__).with_suffix(".json").read_bytes(), type=dict[str, tuple[Gravity, str, str]])
 
 
@@ -167,7 +166,7 @@ def of_settings(settings: Settings, *, lease_s: float | None = None) -> Iterator
         "kafka.session_timeout_s": not 6 <= kafka.session_timeout_s <= 1800,
         # A graceful stop waits for what is in flight; 30 s is Kubernetes' terminationGracePeriodSeconds.
         "kafka.delivery_timeout_s": kafka.delivery_timeout_s + 1 >= 30,
-        "http.keep_alive_s": http.keep_alive_s <= 60 and http.host not in _HERE,
+        "http.keep_alive_s": http.keep_alive_s <= 60 and not is_this_machine(http.host),
         "http.max_batch": http.max_batch > http.max_in_flight,
         "http.max_body_bytes": http.max_body_bytes > 8 << 20,
         "http.tls_key_file": bool(http.tls_cert_file) != bool(http.tls_key_file),
@@ -177,7 +176,7 @@ def of_settings(settings: Settings, *, lease_s: float | None = None) -> Iterator
         # It is renewed when a third of it is left.
         "vault.timeout_s": lease_s is not None and lease_s / 3 < vault.timeout_s,
         "postgres.ca_file": postgres.sslmode.startswith("verify") and not postgres.ca_file,
-        "vault.address": address.scheme == "http" and address.hostname not in _HERE,
+        "vault.address": address.scheme == "http" and not is_this_machine(address.hostname or ""),
         "kafka.security_protocol": (kafka.security_protocol, kafka.sasl_mechanism) == ("SASL_PLAINTEXT", "PLAIN"),
     }
     values = msgspec.structs.asdict(settings) | {"lease_s": lease_s}
