@@ -87,11 +87,10 @@ def load_command(name: str) -> Any:
 
 
 def _finish(command: Any, path: str, shared: dict[str, str], texts: dict[str, dict[str, str]]) -> None:
-    """Let the terminal break the lines of help texts, and give each option its help and environment twin.
-
-    `texts` has what options.json says of the options of each command, as `--name METAVAR` or, for a flag that can be
-    taken back, `--name/--no-name`; `shared` is what the groups that `path` is in say. Those of a group share its
-    prefix: BDLAB_DLQ_LIMIT is of `dlq list` and of `dlq replay`."""
+    """Let the terminal break the lines of help texts, and give each option its help and environment twin. `texts` has
+    what options.json says of the options of each command, as `--name METAVAR` or, for a flag that can be taken back,
+    `--name/--no-name`; `shared` is what the groups that `path` is in say. Those of a group share its prefix:
+    BDLAB_DLQ_LIMIT is of `dlq list` and of `dlq replay`."""
     command.help = "\n\n".join(each.replace("\n", " ") for each in inspect.cleandoc(command.help or "").split("\n\n"))
     shared = shared | texts.get(path, {})
     described = {name.partition("/")[0].partition(" ")[0]: name for name in shared}  # a command's own come last
@@ -109,9 +108,8 @@ def _finish(command: Any, path: str, shared: dict[str, str], texts: dict[str, di
 
 
 def _convert_seldom() -> None:
-    """Let Typer convert only the values that need it: it loads pydantic for that, a fifth of a short start.
-
-    A default, and the text of a parameter that takes any text, are what the command gets already."""
+    """Let Typer convert only the values that need it: it loads pydantic for that, a fifth of a short start. A default,
+    and the text of a parameter that takes any text, are what the command gets already."""
     convert = TyperOption.process_value
 
     def process(self: Any, ctx: typer.Context, value: Any) -> Any:
@@ -130,9 +128,8 @@ _convert_seldom()  # once for each process, and not at each call of main()
 
 
 def _import_structlog_alone() -> None:
-    """Import structlog without Rich, which it loads for tracebacks that bdlab never shows.
-
-    That takes a quarter of each command's start."""
+    """Import structlog without Rich, which it loads for tracebacks that bdlab never shows. That takes a quarter of each
+    command's start."""
     if "rich" not in sys.modules:
         sys.modules["rich"] = None  # type: ignore[assignment]
         import structlog  # noqa: F401

@@ -21,9 +21,8 @@ class DatabaseLogin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """A certificate with its issuers', its private key, and its authority's certificate, all as PEM texts.
-
-    The key is PKCS#8 without a passphrase."""
+    """A certificate with its issuers', its private key, and its authority's certificate, all as PEM texts. The key is
+    PKCS#8 without a passphrase."""
 
     pem: str
     key: Secret
@@ -36,11 +35,9 @@ SUPER_USERS = (f"CN={BROKER_NAME}", f"CN={ADMIN_NAME}")
 
 
 class KafkaLogin(msgspec.Struct, frozen=True, kw_only=True):
-    """The broker's address and a user. `username` is empty if the broker asks for none.
-
-    `version` is the version of the secret in which the source first saw this user; 0 if it has none. `ca_pem`
-    is the PEM text of the authority that signed the brokers' certificates; `certificate` is the client's own,
-    for an administrator who logs in with one."""
+    """The broker's address and a user. `username` is empty if the broker asks for none. `version` is the version of the
+    secret in which the source first saw this user; 0 if it has none. `ca_pem` is the PEM text of the authority that
+    signed the brokers' certificates; `certificate` is the client's own, for an administrator who logs in with one."""
 
     server: KafkaSettings
     username: str = ""
@@ -69,14 +66,12 @@ class Connecting:
 
 class DatabaseCredentials(Protocol):
     def database(self) -> DatabaseLogin:
-        """Return the login to use now; a new one if the lease of the former is about to end.
-
-        Raises VaultError if none can be had."""
+        """Return the login to use now; a new one if the lease of the former is about to end. Raises VaultError if none
+        can be had."""
 
     def replace_database(self, refused: DatabaseLogin) -> DatabaseLogin:
-        """Return a new login in place of `refused`, which the server no longer accepts.
-
-        If the source has replaced `refused` already, that is the newer one. Raises VaultError."""
+        """Return a new login in place of `refused`, which the server no longer accepts. If the source has replaced
+        `refused` already, that is the newer one. Raises VaultError."""
 
 
 class KafkaCredentials(Protocol):
@@ -87,9 +82,8 @@ class KafkaCredentials(Protocol):
         """Read the login again; return the same object if nothing changed. Raises VaultError."""
 
     def using(self, client: str, login: KafkaLogin | None) -> None:
-        """Note that `client` makes its connections with `login` from now on, or none any more if it is None.
-
-        A rotation waits for that before the former user ends."""
+        """Note that `client` makes its connections with `login` from now on, or none any more if it is None. A rotation
+        waits for that before the former user ends."""
 
 
 class GivenKafkaLogin:

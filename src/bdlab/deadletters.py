@@ -36,9 +36,8 @@ OPEN: tuple[State, ...] = ("open", "returned")
 
 
 class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `dead_letters`. `replays` counts how often the event was sent back, at all its positions.
-
-    `replayed_to` is the partition and offset of its newest replay."""
+    """A row of `dead_letters`. `replays` counts how often the event was sent back, at all its positions. `replayed_to`
+    is the partition and offset of its newest replay."""
 
     record: Record
     reason: str
@@ -51,9 +50,8 @@ class StoredDeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which dead letters to find; None, and empty `states`, match all.
-
-    `reason` is a part of the reason, `sqlstate` the code's beginning. `since` is included, `until` is not."""
+    """Which dead letters to find; None, and empty `states`, match all. `reason` is a part of the reason, `sqlstate` the
+    code's beginning. `since` is included, `until` is not."""
 
     cluster_id: str | None = None
     topic: str | None = None
@@ -116,10 +114,9 @@ def replay(
     *,
     max_replays: int = MAX_REPLAYS,
 ) -> Iterator[LetterResult]:
-    """Send each letter back to the topic, and yield its result, in the order of `letters`.
-
-    A replay is recorded after its acknowledgement. If the process is killed in between and the letter is
-    sent once more, it ends as a duplicate. Raises DatabaseError and VaultError."""
+    """Send each letter back to the topic, and yield its result, in the order of `letters`. A replay is recorded after
+    its acknowledgement. If the process is killed in between and the letter is sent once more, it ends as a duplicate.
+    Raises DatabaseError and VaultError."""
     for first in range(0, len(letters), _AT_ONCE):
         results = _send(letters[first : first + _AT_ONCE], producer, max_replays)
         try:
@@ -135,10 +132,9 @@ def replay(
 def await_replays(
     results: Sequence[LetterResult], reader: ReplayReader, *, wait_s: float, stop: threading.Event
 ) -> list[LetterResult]:
-    """Return the results with the outcomes of their replays, once a consumer has recorded them all.
-
-    Outcomes that are not known after `wait_s` seconds, or when `stop` is set, stay None. If the database is
-    away meanwhile, it is asked again. Raises DatabaseError and VaultError."""
+    """Return the results with the outcomes of their replays, once a consumer has recorded them all. Outcomes that are
+    not known after `wait_s` seconds, or when `stop` is set, stay None. If the database is away meanwhile, it is asked
+    again. Raises DatabaseError and VaultError."""
     found: dict[Position, ReplayOutcome] = {}
     sent = [one.replay for one in results if one.replay]
     for _ in tries(wait_s, stop=stop) if sent else ():

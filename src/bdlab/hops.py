@@ -27,10 +27,9 @@ class Hop(msgspec.Struct, frozen=True):
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of an event, and its way there; empty or None is what is not known, or does not apply.
-
-    `ahead` is how many events the consumer has to store before it. `duplicates` are further positions of its id, and
-    `replayed_to` is the position of a dead letter's newest replay, each as 3/1207."""
+    """What became of an event, and its way there; empty or None is what is not known, or does not apply. `ahead` is how
+    many events the consumer has to store before it. `duplicates` are further positions of its id, and `replayed_to` is
+    the position of a dead letter's newest replay, each as 3/1207."""
 
     outcome: Literal["stored", "duplicate", "dead letter", "on the topic", "pruned", "never seen"]
     reason: str = ""
@@ -87,9 +86,8 @@ def made_at(identity: str | None) -> datetime | None:
 
 
 def trace_of(row: Mapping[str, Any], record: Record | None, unread: str = "", **fields: Any) -> Trace:
-    """Return the trace of an event with these `fields`.
-
-    `row` has the columns that there are; `unread` is why there is no record."""
+    """Return the trace of an event with these `fields`. `row` has the columns that there are; `unread` is why there is
+    no record."""
     said, (number, *told) = _Said(), read_headers(record.headers if record else ())
     with suppress(msgspec.DecodeError, UnicodeDecodeError):
         said = msgspec.json.decode((record and record.value) or b"", type=_Said)

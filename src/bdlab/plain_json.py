@@ -25,9 +25,8 @@ _FORMS = {
 
 
 def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object, as `json.loads` asks for it.
-
-    Raises ValueError if it repeats a name, since parsers differ in which value they take."""
+    """Return a JSON object, as `json.loads` asks for it. Raises ValueError if it repeats a name, since parsers differ
+    in which value they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
@@ -49,11 +48,9 @@ def _bare(kind: object) -> tuple[Any, bool]:
 
 
 class PlainJson:
-    """Finds the JSON of each field of the struct type `kind`, if they stand in its order, once each, without
-    spaces, and in forms that COPY's text format reads as JSON does.
-
-    So texts have no \\u escape, numbers no exponent, moments are in UTC, and arrays and objects have no
-    backslash. The group of a field that is null is None."""
+    """Finds the JSON of each field of the struct type `kind`, if they stand in its order, once each, without spaces,
+    and in forms that COPY's text format reads as JSON does. So texts have no \\u escape, numbers no exponent, moments
+    are in UTC, and arrays and objects have no backslash. The group of a field that is null is None."""
 
     def __init__(self, kind: type[msgspec.Struct]) -> None:
         kinds = get_type_hints(kind)

@@ -9,9 +9,8 @@ import msgspec
 
 
 class VaultState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of Vault. `credentials_valid`: the token and the lease of the service are still valid.
-
-    `hint` says what to do about `problem`; `unaudited` how to get an audit log, if there is none."""
+    """The state of Vault. `credentials_valid`: the token and the lease of the service are still valid. `hint` says what
+    to do about `problem`; `unaudited` how to get an audit log, if there is none."""
 
     connected: bool
     authenticated: bool = False
@@ -46,10 +45,9 @@ class BrokerState(msgspec.Struct, frozen=True, kw_only=True):
 
 class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the database. `schema_expected` is the schema version of this bdlab; `rows` is exact.
-
-    `open_dead_letters` are those that nobody has replayed or discarded. `compatible_from` is the lowest
-    version whose release may run on the schema; None: only its own. `ended_logins` are users of ended leases
-    that still exist, each with its number of sessions."""
+    `open_dead_letters` are those that nobody has replayed or discarded. `compatible_from` is the lowest version whose
+    release may run on the schema; None: only its own. `ended_logins` are users of ended leases that still exist, each
+    with its number of sessions."""
 
     connected: bool
     server_version: str = ""

@@ -24,9 +24,8 @@ _log = structlog.get_logger()
 
 
 class Backoff:
-    """Pauses that double from `first_s` to `longest_s` seconds, each shortened at random by up to a half.
-
-    The jitter keeps clients that lost the same server from coming back to it all at once."""
+    """Pauses that double from `first_s` to `longest_s` seconds, each shortened at random by up to a half. The jitter
+    keeps clients that lost the same server from coming back to it all at once."""
 
     def __init__(self, first_s: float, longest_s: float) -> None:
         self._first_s = self._next_s = first_s
@@ -50,10 +49,9 @@ class Backoff:
 
 
 class Outage:
-    """Logs an outage: one line for each kind of error, and one when it is over.
-
-    A kind is the error's class; with `by_hint` the class and its hint, for somebody who waits and may act.
-    `began` and `ended` are the events of the log. Errors of the first `quiet_s` seconds are not logged."""
+    """Logs an outage: one line for each kind of error, and one when it is over. A kind is the error's class; with
+    `by_hint` the class and its hint, for somebody who waits and may act. `began` and `ended` are the events of the log.
+    Errors of the first `quiet_s` seconds are not logged."""
 
     def __init__(self, began: str, ended: str, *, quiet_s: float = 0.0, by_hint: bool = False, **context: Any) -> None:
         self._began, self._ended, self._context = began, ended, context
@@ -84,9 +82,8 @@ class Outage:
 def tries(
     timeout_s: float, *, stop: threading.Event | None = None, first_s: float = _FIRST_PAUSE_S, longest_s: float = 0.5
 ) -> Iterator[float]:
-    """Yield once for each try, with the seconds that are left of `timeout_s`, and pause in between.
-
-    There is at least one try, and a last one when the time is over. Setting `stop` ends the tries."""
+    """Yield once for each try, with the seconds that are left of `timeout_s`, and pause in between. There is at least
+    one try, and a last one when the time is over. Setting `stop` ends the tries."""
     deadline = time.monotonic() + timeout_s
     backoff = Backoff(first_s, longest_s)
     stop = stop or threading.Event()
@@ -108,11 +105,9 @@ def wait_for(
     stop: threading.Event | None = None,
     **context: Any,
 ) -> T:
-    """Call `attempt` until it succeeds, and return its result.
-
-    Errors that `errors` names or accepts are waited out, for up to `timeout_s` seconds or until `stop` is set; the last
-    one is then raised with the time that was waited. Other errors are raised at once. `what` ("Vault", "the broker")
-    and `context` go into the log."""
+    """Call `attempt` until it succeeds, and return its result. Errors that `errors` names or accepts are waited out,
+    for up to `timeout_s` seconds or until `stop` is set; the last one is then raised with the time that was waited.
+    Other errors are raised at once. `what` ("Vault", "the broker") and `context` go into the log."""
     began = time.monotonic()
     outage = Outage(
         f"waiting for {what}", f"{what} is there", quiet_s=_QUIET_S, by_hint=True, timeout_s=timeout_s, **context

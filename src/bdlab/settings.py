@@ -33,9 +33,6 @@ CONFIG_FILE = "bdlab.toml"
 #: The model path by which a layer overrides another's with the model that comes with bdlab.
 SHIPPED_MODEL = "shipped"
 
-#: librdkafka's default port.
-_KAFKA_PORT = 9092
-
 #: Names of the servers' own tools, which users may have in their environment.
 _ALIASES = {
     "VAULT_ADDR": "BDLAB_VAULT_ADDRESS",
@@ -92,7 +89,7 @@ class KafkaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
                 raise SettingsInvalid(f"{named}: brokers have no {scheme}:// address", hint=hint)
             try:
                 parts = urlsplit(f"//{place}")
-                found.append((parts.hostname or "", parts.port or _KAFKA_PORT))
+                found.append((parts.hostname or "", parts.port or 9092))  # librdkafka's default
             except ValueError as error:
                 raise SettingsInvalid(f"{named} is no list of host:port: {error}") from error
         return tuple(found)
@@ -191,10 +188,9 @@ Values = Mapping[str, Mapping[str, Any] | float | str]
 
 
 class Layers(msgspec.Struct, frozen=True):
-    """The layers below and above Vault's, whose values can be put between them at any time.
-
-    For messages: `source` names the file, `lines` has the line there of each setting, and `variables` the environment
-    variable. `defaults` are the caller's own."""
+    """The layers below and above Vault's, whose values can be put between them at any time. For messages: `source`
+    names the file, `lines` has the line there of each setting, and `variables` the environment variable. `defaults` are
+    the caller's own."""
 
     file: Values
     environment: Values
@@ -286,9 +282,8 @@ def variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def environment_layer(environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values in `environ`: ``BDLAB_HTTP_PORT=80`` is ``{"http": {"port": "80"}}``.
-
-    Other variables that start with ``BDLAB_`` belong to command-line options."""
+    """Return the values in `environ`: ``BDLAB_HTTP_PORT=80`` is ``{"http": {"port": "80"}}``. Other variables that
+    start with ``BDLAB_`` belong to command-line options."""
     values: dict[str, Any] = {}
     for field, variable in variables(environ).items():
         section, _, name = field.rpartition(".")
@@ -304,11 +299,10 @@ def load(
     defaults: Values | None = None,
     checked: bool = True,
 ) -> Layers:
-    """Read the layers below and above Vault's. `defaults` are the caller's own, below the file's values.
-
-    `config` is the TOML file to read, which has to exist; without it ``BDLAB_CONFIG``, or ``./bdlab.toml`` if
-    there is one. Raises SettingsInvalid for an unknown setting or a wrong value, unless not `checked`, and
-    BdlabError for a ``./bdlab.toml`` that somebody else may have written."""
+    """Read the layers below and above Vault's. `defaults` are the caller's own, below the file's values. `config` is
+    the TOML file to read, which has to exist; without it ``BDLAB_CONFIG``, or ``./bdlab.toml`` if there is one. Raises
+    SettingsInvalid for an unknown setting or a wrong value, unless not `checked`, and BdlabError for a ``./bdlab.toml``
+    that somebody else may have written."""
     chosen = config or environ.get("BDLAB_CONFIG")
     path, text, file = Path(chosen or CONFIG_FILE), "", dict[str, Any]()
     try:

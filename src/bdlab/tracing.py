@@ -36,7 +36,6 @@ _log = structlog.get_logger()
 
 def start(service: str, environment: Mapping[str, str], **attributes: Any) -> Spans | None:
     """Return what makes the spans of `service` in this process if the OTEL_* variables of `environment` ask for some.
-
     `attributes` are those of Spans. None if they do not, or if an exporter is not installed, which is logged."""
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     wanted = environment.get("OTEL_TRACES_EXPORTER") or ("otlp" if any(map(environment.get, endpoints)) else "none")

@@ -12,9 +12,7 @@ from bdlab_cli.output.terminal import visible
 
 
 class Console(rich.console.Console):
-    """A console that shows foreign text as text: no control character, markup or emoji code has an effect.
-
-    `print(..., markup=True)` is for bdlab's own text."""
+    """A console that shows foreign text as text: no control character, markup or emoji code has an effect."""
 
     def __init__(self, file: TextIO) -> None:
         super().__init__(file=file, highlight=False, markup=False, emoji=False)

@@ -46,9 +46,8 @@ def at_place(letters: DeadLetters, written: str, cluster: str | None) -> StoredD
 
 
 def closed(letter: StoredDeadLetter, *, again: bool = False) -> str:
-    """Return why nothing more is to be done about it; empty if something is.
-
-    With `again` a letter that was sent back and is not recorded yet is not closed."""
+    """Return why nothing more is to be done about it; empty if something is. With `again` a letter that was sent back
+    and is not recorded yet is not closed."""
     if letter.state in OPEN or (letter.state == "sent" and again):
         return ""
     replayed = place(letter.replayed_to or (0, 0))

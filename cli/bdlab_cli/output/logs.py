@@ -43,10 +43,9 @@ class _Stderr:
 
 
 class PublishedLines:
-    """The lines of acknowledged predictions, which are written together: one by one they cost too much.
-
-    A line is the one that structlog makes of the same event. As a processor of all other events it sees to
-    it that none of them is written before an earlier prediction. Lines may be added on one thread only."""
+    """The lines of acknowledged predictions, which are written together: one by one they cost too much. A line is the
+    one that structlog makes of the same event. As a processor of all other events it sees to it that none of them is
+    written before an earlier prediction. Lines may be added on one thread only."""
 
     def __init__(self, stream: TextIO, *, shown: bool) -> None:
         self._stream, self._shown, self._form, self._lost = stream, shown, "", 0

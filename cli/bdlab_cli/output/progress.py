@@ -22,9 +22,8 @@ _lock = threading.RLock()
 
 
 def progress_bar(*columns: ProgressColumn) -> Progress:
-    """Return a bar that shows each task's name and `columns`, and is gone at its end; it needs `no_line`.
-
-    It shows nothing if standard error is not a terminal."""
+    """Return a bar that shows each task's name and `columns`, and is gone at its end; it needs `no_line`. It shows
+    nothing if standard error is not a terminal."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     console = terminal.stderr()

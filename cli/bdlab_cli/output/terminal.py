@@ -25,10 +25,9 @@ _ERRORS = "bdlab"
 
 
 class _Output(io.RawIOBase):
-    """A file descriptor that reports no error to those who write to it.
-
-    If `lasting`, nothing more is written after the first failure, so that the output has no gap. Otherwise,
-    as for a log, writing goes on once the disk has room again."""
+    """A file descriptor that reports no error to those who write to it. If `lasting`, nothing more is written after the
+    first failure, so that the output has no gap. Otherwise, as for a log, writing goes on once the disk has room
+    again."""
 
     mode = "wb"
 
@@ -92,10 +91,9 @@ _messages = _Output(2, "<stderr>", lasting=False)
 
 
 def prepare() -> None:
-    """Replace Python's standard streams by ones that can write any text; those of a test stay.
-
-    A descriptor that the caller closed is opened on /dev/null, in the wrong mode so that using it still
-    fails. Otherwise the next socket would become the standard output."""
+    """Replace Python's standard streams by ones that can write any text; those of a test stay. A descriptor that the
+    caller closed is opened on /dev/null, in the wrong mode so that using it still fails. Otherwise the next socket
+    would become the standard output."""
     for descriptor, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
@@ -193,9 +191,8 @@ def _why(failure: OSError) -> str:
 
 
 def finish(code: int) -> int:
-    """Tell of results that were lost, and return the exit code: `code`, or 1 if it was 0 and some are lost.
-
-    A reader that has seen enough (``| head``) is not a failure."""
+    """Tell of results that were lost, and return the exit code: `code`, or 1 if it was 0 and some are lost. A reader
+    that has seen enough (``| head``) is not a failure."""
     sys.stdout.flush()
     line("")
     _line.free = False  # the shell's prompt comes next

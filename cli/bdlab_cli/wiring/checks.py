@@ -29,9 +29,8 @@ _DEFAULT = ("vault", "kafka", "postgres", "log", "model", "api", "certificates")
 
 
 def chosen(names: Sequence[str], sink: SinkSettings) -> tuple[str, ...]:
-    """Return the names of all checks that `names` (checks and groups) stand for. Raises InvalidInput.
-
-    Without names it is all of them; the consumers only if the settings say where they answer."""
+    """Return the names of all checks that `names` (checks and groups) stand for. Raises InvalidInput. Without names it
+    is all of them; the consumers only if the settings say where they answer."""
     known = {**{check: (check,) for checks in CHECKS.values() for check in checks}, **CHECKS}
     wanted = names or (*_DEFAULT, *(["consumer"] if _consumers(sink) else []))
     if strange := [name for name in wanted if name not in known]:

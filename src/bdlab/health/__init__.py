@@ -22,9 +22,8 @@ HINTS = {name: hint for checks in _TABLE.values() for name, hint in checks.items
 
 
 class CheckResult(msgspec.Struct, frozen=True):
-    """One named check: `message` says in a line what was found, `hint` what to do if it is not healthy.
-
-    `detail` holds the figures behind the message, each with its unit in its name."""
+    """One named check: `message` says in a line what was found, `hint` what to do if it is not healthy. `detail` holds
+    the figures behind the message, each with its unit in its name."""
 
     name: str
     state: State

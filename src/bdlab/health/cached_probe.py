@@ -15,10 +15,9 @@ T = TypeVar("T")
 
 @dataclass
 class CachedProbe(Generic[T]):
-    """Gives the latest result of `probe`: at most `max_age_s` seconds old, and within `timeout_s` seconds.
-
-    However many ask at once, one probe runs, in a daemon thread. If it fails or does not answer in time, the
-    result is what `absent` makes of the reason."""
+    """Gives the latest result of `probe`: at most `max_age_s` seconds old, and within `timeout_s` seconds. However many
+    ask at once, one probe runs, in a daemon thread. If it fails or does not answer in time, the result is what `absent`
+    makes of the reason."""
 
     probe: Callable[[], T]
     absent: Callable[[str], T]

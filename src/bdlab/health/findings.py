@@ -52,11 +52,9 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, kw_only=True):
-    """What was seen; what was not stays empty.
-
-    `clocks_ms` is how far each server's clock is ahead of this machine's. `lag` is in events, and changed by
-    `lag_per_s` events a second. `members` are the group's consumers with their partitions.
-    `dead_letters` are the newest open ones, by their positions."""
+    """What was seen; what was not stays empty. `clocks_ms` is how far each server's clock is ahead of this machine's.
+    `lag` is in events, and changed by `lag_per_s` events a second. `members` are the group's consumers with their
+    partitions. `dead_letters` are the newest open ones, by their positions."""
 
     versions: dict[str, str] = {}
     settings: list[dict[str, Any]] = []
@@ -122,7 +120,6 @@ def settings_findings(
     layers: Layers, vault: Values, problem: str, environ: Mapping[str, str], options: Collection[str]
 ) -> list[Finding]:
     """Return all that is wrong with the settings. `problem` says why Vault's layer, `vault`, could not be read.
-
     `options` are the environment twins of the commands' options."""
     known = {*map(twin, FIELDS), *options, *_OTHER_VARIABLES}
     found = [

@@ -32,10 +32,9 @@ class ShownCertificate(msgspec.Struct, frozen=True):
 def shown_certificate(
     host: str, port: int, *, ca_file: str = "", ca_pem: str = "", postgres: bool = False, timeout_s: float = TIMEOUT_S
 ) -> ShownCertificate:
-    """Connect to a server and return its certificate, which has to be valid for `host`.
-
-    `ca_file` and `ca_pem` are the authorities to trust, by default those of the system. `postgres` asks for
-    TLS as PostgreSQL's clients do. Raises OSError; ssl.SSLError if the certificate is not accepted."""
+    """Connect to a server and return its certificate, which has to be valid for `host`. `ca_file` and `ca_pem` are the
+    authorities to trust, by default those of the system. `postgres` asks for TLS as PostgreSQL's clients do. Raises
+    OSError; ssl.SSLError if the certificate is not accepted."""
     context = ssl.create_default_context(cafile=ca_file or None, cadata=ca_pem or None)
     with socket.create_connection((host, port), timeout_s) as connection:
         if postgres:

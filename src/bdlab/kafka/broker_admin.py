@@ -76,13 +76,11 @@ def grants(service: str, login: KafkaLogin) -> set[AclBinding]:
 
 
 def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[KafkaLogin]]) -> list[Change]:
-    """Bring users, passwords and ACLs to the wanted state, and return what was changed.
-
-    `users` has for each service the logins that it may use. A user that exists is tried with its password, and the
-    password is set again if it is refused. What one of these users is allowed beyond its service's grants is taken
-    away; a denial that somebody added is left. On return every broker knows all of it.
-
-    Raises BrokerRefused if `admin_login` may not do this, and BrokerUnavailable."""
+    """Bring users, passwords and ACLs to the wanted state, and return what was changed. `users` has for each service
+    the logins that it may use. A user that exists is tried with its password, and the password is set again if it is
+    refused. What one of these users is allowed beyond its service's grants is taken away; a denial that somebody added
+    is left. On return every broker knows all of it. Raises BrokerRefused if `admin_login` may not do this, and
+    BrokerUnavailable."""
     admin = _open_admin(admin_login)
     by_name = {login.username: login for of_service in users.values() for login in of_service}
     known = _await(
@@ -159,13 +157,11 @@ def _open_admin(login: KafkaLogin) -> AdminClient:
 
 
 def _open(login: KafkaLogin, timeout_s: float) -> tuple[AdminClient, Any]:
-    """Return a client that the broker has logged in, and the broker's metadata.
-
-    librdkafka repeats a refused login, and answers only when its time is over, without the reason, which comes earlier,
-    as an event. So this asks with short time-outs, and looks for the event in between. It asks for the list of topics,
-    which needs one connection; an administrative request needs a second log-in.
-
-    Raises BrokerRefused with a KafkaException as its cause, or BrokerUnavailable."""
+    """Return a client that the broker has logged in, and the broker's metadata. librdkafka repeats a refused login, and
+    answers only when its time is over, without the reason, which comes earlier, as an event. So this asks with short
+    time-outs, and looks for the event in between. It asks for the list of topics, which needs one connection; an
+    administrative request needs a second log-in. Raises BrokerRefused with a KafkaException as its cause, or
+    BrokerUnavailable."""
     events: list[KafkaError] = []
     # Short, so that a broker that is just starting is found at once.
     config = client_config(login, client_id=_CLIENT_ID) | {"reconnect.backoff.max.ms": 100}

@@ -185,11 +185,10 @@ def await_results(
     *,
     retriable: Collection[int] = (),
 ) -> list[_T]:
-    """Return the results, within `timeout_s` seconds, of the requests that `ask` sends.
-
-    `ask` gets the seconds that are left, and gives each request a key, of which `doing` makes an error's text
-    ("creating topic 'x'"). It is called again if the broker went away before it answered, and after an error whose code
-    is in `retriable`; so the requests have to be idempotent. Raises BrokerError."""
+    """Return the results, within `timeout_s` seconds, of the requests that `ask` sends. `ask` gets the seconds that are
+    left, and gives each request a key, of which `doing` makes an error's text ("creating topic 'x'"). It is called
+    again if the broker went away before it answered, and after an error whose code is in `retriable`; so the requests
+    have to be idempotent. Raises BrokerError."""
     last: BrokerError  # there is at least one try
     for left_s in tries(timeout_s, first_s=_PAUSE_S):
         wait_s = max(LEAST_S, left_s)

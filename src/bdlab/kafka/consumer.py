@@ -30,14 +30,12 @@ _DELETE_TIMEOUT_S = 3.0
 
 
 class Consumer(Connecting):
-    """A member of the group `kafka.group`, for one thread.
-
-    Whenever the assignment changes, `poll()` calls `positions` with the log's first position of each assigned
-    partition; it returns the position at which each starts. If it raises, `poll()` raises the same, and the next
-    `poll()` calls it again. The group's committed offsets are never read. A partition whose position is not in the log,
-    or that `check_log` refuses, is stopped, with the reason in `stopped`, until the next assignment or `rewind()`.
-
-    If the broker's address or the log behind it changes, the client is replaced by a new one."""
+    """A member of the group `kafka.group`, for one thread. Whenever the assignment changes, `poll()` calls `positions`
+    with the log's first position of each assigned partition; it returns the position at which each starts. If it
+    raises, `poll()` raises the same, and the next `poll()` calls it again. The group's committed offsets are never
+    read. A partition whose position is not in the log, or that `check_log` refuses, is stopped, with the reason in
+    `stopped`, until the next assignment or `rewind()`. If the broker's address or the log behind it changes, the client
+    is replaced by a new one."""
 
     def __init__(
         self,
@@ -209,12 +207,11 @@ class Consumer(Connecting):
 
 
 def delete_stuck_group(login: KafkaLogin, cluster_id: str, *, client_id: str) -> None:
-    """Delete the group at a Tansu broker, so that its members form it anew; at others do nothing.
-
-    Tansu keeps a leader that left while the group was forming, and the others then wait for it without end. Only the
-    committed offsets are lost, which only lag tools read. Apache Kafka does not need this, and it must not be done if
-    brokers may be away: librdkafka 2.16 ends the whole process if the connection breaks in the middle of an
-    administrative call about a group (its pull request 5397)."""
+    """Delete the group at a Tansu broker, so that its members form it anew; at others do nothing. Tansu keeps a leader
+    that left while the group was forming, and the others then wait for it without end. Only the committed offsets are
+    lost, which only lag tools read. Apache Kafka does not need this, and it must not be done if brokers may be away:
+    librdkafka 2.16 ends the whole process if the connection breaks in the middle of an administrative call about a
+    group (its pull request 5397)."""
     if not cluster_id.startswith(MEMORY_ONLY_ID):
         return
     group = login.server.group

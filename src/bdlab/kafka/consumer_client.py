@@ -70,13 +70,11 @@ class Assignment:
 
 
 class ConsumerClient:
-    """Reads the partitions that the group assigns to it, from the positions that `positions` returns.
-
-    `verified`: since all connections were lost the last time, the broker has told its cluster id and the topic's id.
-    Until then nothing is read, as another log may be at the address now; if that is so, `replaced` is set. Records are
-    returned only after the broker has said, once more, that the topic still has its id: ids are never used again, so
-    that the records are of this topic and of no later one of its name. `refusal` is set if the broker does not accept
-    the user."""
+    """Reads the partitions that the group assigns to it, from the positions that `positions` returns. `verified`: since
+    all connections were lost the last time, the broker has told its cluster id and the topic's id. Until then nothing
+    is read, as another log may be at the address now; if that is so, `replaced` is set. Records are returned only after
+    the broker has said, once more, that the topic still has its id: ids are never used again, so that the records are
+    of this topic and of no later one of its name. `refusal` is set if the broker does not accept the user."""
 
     def __init__(
         self, login: KafkaLogin, positions: StartPositions, check_log: CheckLog | None, *, client_id: str

@@ -93,11 +93,10 @@ class LogReader(Client):
         return others
 
     def true_ends(self, topic: str, reported: Mapping[int, int], timeout_s: float) -> dict[int, int]:
-        """Return each partition's end (next offset to be written), by reading on from its `reported` end.
-
-        A broker may report an end that is too low: Tansu gives the first offset of its last batch. If the user may not
-        read the topic, the reported ends are returned. Raises BrokerUnavailable if the ends are not reached within
-        `timeout_s` seconds."""
+        """Return each partition's end (next offset to be written), by reading on from its `reported` end. A broker may
+        report an end that is too low: Tansu gives the first offset of its last batch. If the user may not read the
+        topic, the reported ends are returned. Raises BrokerUnavailable if the ends are not reached within `timeout_s`
+        seconds."""
         ends, unread = dict(reported), set(reported)
         try:
             for partition, offset, message in self._read_on(topic, reported, unread, timeout_s, "reading the end of"):
@@ -162,11 +161,10 @@ class LogReader(Client):
             self.unassign()
 
     def committed_offsets(self, login: KafkaLogin, partitions: Iterable[int], timeout_s: float) -> dict[int, int]:
-        """Return the group's committed offset of each partition; negative if there is none.
-
-        The administrative call would be refused at once, but librdkafka 2.16 ends the whole process if the connection
-        breaks in the middle of one that concerns a group (librdkafka pull request 5397). Raises BrokerRefused if this
-        user may not see the group, and BrokerUnavailable."""
+        """Return the group's committed offset of each partition; negative if there is none. The administrative call
+        would be refused at once, but librdkafka 2.16 ends the whole process if the connection breaks in the middle of
+        one that concerns a group (librdkafka pull request 5397). Raises BrokerRefused if this user may not see the
+        group, and BrokerUnavailable."""
         group = login.server.group
         places = [TopicPartition(login.server.topic, partition) for partition in partitions]
         deadline, answer_s = time.monotonic() + timeout_s, _FIRST_GROUP_ANSWER_S

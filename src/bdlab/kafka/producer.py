@@ -21,15 +21,12 @@ _Unsent = tuple[PendingEvent, bytes | None, bytes | None, Headers]
 
 
 class Producer(Connecting):
-    """Publishes prediction events with `acks=all`, and an idempotent client if `idempotent`.
-
-    Without it a request that is repeated may put an event on the topic twice, of which one is stored, and the first
-    event does not wait for a producer id, for which librdkafka asks each half second only.
-
-    Each event's `done` is called once, within `kafka.delivery_timeout_s`, by whoever polls: with the event's position
-    or with the error. That is a thread, until `take_polling` hands it to the caller. `source` is the CloudEvents source
-    of all events, a URI reference. Another thread watches the login and the broker, and replaces the client if one of
-    them changes."""
+    """Publishes prediction events with `acks=all`, and an idempotent client if `idempotent`. Without it a request that
+    is repeated may put an event on the topic twice, of which one is stored, and the first event does not wait for a
+    producer id, for which librdkafka asks each half second only. Each event's `done` is called once, within
+    `kafka.delivery_timeout_s`, by whoever polls: with the event's position or with the error. That is a thread, until
+    `take_polling` hands it to the caller. `source` is the CloudEvents source of all events, a URI reference. Another
+    thread watches the login and the broker, and replaces the client if one of them changes."""
 
     def __init__(self, credentials: KafkaCredentials, *, client_id: str, source: str, idempotent: bool = True) -> None:
         self._credentials = credentials
@@ -60,7 +57,6 @@ class Producer(Connecting):
 
     def publish(self, event: PredictionEvent, done: Done, origin: Origin = UNKNOWN) -> None:
         """Publish one event in the background. For any thread. The source of `origin` replaces the producer's own.
-
         `done` gets the position, or NotAcknowledged, BrokerUnavailable (never sent), BrokerRefused, TopicMissing or
         EventTooLarge. Whoever polls runs it: it has to be quick and must not raise. Raises BrokerUnavailable if too
         many events wait already, and BrokerRefused, TopicMissing or EventTooLarge if that is known at once; `done` is

@@ -72,12 +72,10 @@ class PendingEvent:
 
 
 class ProducerClient:
-    """Publishes to one log.
-
-    `verified`: since all connections were lost the last time, the broker has told its cluster id. Until then
-    acknowledgements are held back, as they may come from another log that is at the address now; if that is so,
-    `replaced` is set. `fatal`: the client has failed for good. `refused` is set if the broker does not accept the user.
-    """
+    """Publishes to one log. `verified`: since all connections were lost the last time, the broker has told its cluster
+    id. Until then acknowledgements are held back, as they may come from another log that is at the address now; if that
+    is so, `replaced` is set. `fatal`: the client has failed for good. `refused` is set if the broker does not accept
+    the user."""
 
     def __init__(self, login: KafkaLogin, *, client_id: str, wake: Callable[[], None], idempotent: bool = True) -> None:
         self.login = login

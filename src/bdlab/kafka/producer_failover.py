@@ -25,11 +25,10 @@ _TOPIC_MAY_BE_MISSING_S = 3.0
 
 @dataclass(eq=False)
 class ProducerFailover:
-    """Keeps a producer's client in line with the login and with the log behind the broker's address.
-
-    `active` is the client in use, None before the first; `problem` says why it cannot be used now. A client that was
-    replaced is put into `retired`; the polling thread serves it to its end and puts it into `finished`. Both change
-    under `lock`, so that no event goes to a retired client. All else is for one thread, the watching one."""
+    """Keeps a producer's client in line with the login and with the log behind the broker's address. `active` is the
+    client in use, None before the first; `problem` says why it cannot be used now. A client that was replaced is put
+    into `retired`; the polling thread serves it to its end and puts it into `finished`. Both change under `lock`, so
+    that no event goes to a retired client. All else is for one thread, the watching one."""
 
     credentials: KafkaCredentials
     client_id: str

@@ -58,11 +58,10 @@ class Administrator:
             return _RoleSetup(cursor, dry_run=True).enterable(self.login.server.dbname, maintenance=False)
 
     def change(self, password: Secret | None = None, *, dry_run: bool = False) -> tuple[str, ...]:
-        """Make what is missing, and return a line for each change.
-
-        The manager's password has to be given if the manager does not exist yet (else InvalidInput). The server gets it
-        as a SCRAM verifier, so that it cannot be in a log of the server. With `dry_run` nothing is changed, and only
-        changes are found that do not depend on another."""
+        """Make what is missing, and return a line for each change. The manager's password has to be given if the
+        manager does not exist yet (else InvalidInput). The server gets it as a SCRAM verifier, so that it cannot be in
+        a log of the server. With `dry_run` nothing is changed, and only changes are found that do not depend on
+        another."""
         dbname = self.login.server.dbname
         with _cursor(self.login, _MAINTENANCE_DATABASE) as cursor:
             work = _RoleSetup(cursor, dry_run=dry_run)
