@@ -99,3 +99,28 @@ class GivenKafkaLogin:
 
     def using(self, client: str, login: KafkaLogin | None) -> None:
         """Do nothing: no rotation waits for this login."""
+
+
+class FeedbackTopic:
+    """Implements `KafkaCredentials` with the logins of another, for the topic and the group of the feedback."""
+
+    def __init__(self, credentials: KafkaCredentials) -> None:
+        self._credentials = credentials
+        self._known: tuple[KafkaLogin, KafkaLogin] | None = None
+
+    def kafka(self) -> KafkaLogin:
+        return self._of(self._credentials.kafka())
+
+    def refresh_kafka(self) -> KafkaLogin:
+        return self._of(self._credentials.refresh_kafka())
+
+    def using(self, client: str, login: KafkaLogin | None) -> None:
+        self._credentials.using(client, login)
+
+    def _of(self, login: KafkaLogin) -> KafkaLogin:
+        """Return the same object for the same login, since that is how users of one see whether it changed."""
+        if self._known is None or self._known[0] is not login:
+            server = login.server
+            there = msgspec.structs.replace(server, topic=server.feedback_topic, group=server.feedback_group)
+            self._known = login, msgspec.structs.replace(login, server=there)
+        return self._known[1]

@@ -24,9 +24,13 @@ class DatabaseRole(msgspec.Struct, frozen=True):
 OWNER = DatabaseRole("bdlab-owner", "bdlab_owner")
 WRITER = DatabaseRole("bdlab-writer", "bdlab_writer")
 DLQ = DatabaseRole("bdlab-dlq", "bdlab_dlq")
+MODEL = DatabaseRole("bdlab-model", "bdlab_model")
+RESCORE = DatabaseRole("bdlab-rescore", "bdlab_rescore")
 READER = DatabaseRole("bdlab-reader", "bdlab_reader")
 #: The most powerful first.
-DATABASE_ROLES = (OWNER, WRITER, DLQ, READER)
+DATABASE_ROLES = (OWNER, WRITER, DLQ, MODEL, RESCORE, READER)
+#: Those that read as READER does, and insert some more.
+READERS_TOO = (DLQ, MODEL, RESCORE)
 #: The role whose "creation" makes no user, and drops users that ended and could not be dropped then.
 SWEEP = "bdlab-sweep"
 #: The name of the connection in Vault's database engine.
@@ -99,7 +103,7 @@ class Deployment(str):
         if self != "bdlab":  # whose users have the names that Vault gives, with 8 letters of their role's
             text = text.replace("^v-.+-bdlab-..-[0-9A-Za-z]{20}-", f"^{self}_[a-z]+_[0-9A-Za-z]{{20}}_")
             text = text.replace("-bdlab-ow-", f"^{self}_owner_")
-        return re.sub(r"\bbdlab_(?=owner|writer|dlq|reader|manager)", f"{self}_", text)
+        return re.sub(r"\bbdlab_(?=owner|writer|dlq|model|rescore|reader|manager)", f"{self}_", text)
 
     @property
     def database(self) -> str:

@@ -73,11 +73,17 @@ class KafkaSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=T
     security_protocol: SecurityProtocol = "PLAINTEXT"
     sasl_mechanism: str = "SCRAM-SHA-512"
     topic: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}$")] = "predictions"
-    partitions: Annotated[int, Meta(ge=1, le=10_000)] = 6
+    feedback_topic: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9._-]{1,249}$")] = "feedback"
+    partitions: Annotated[int, Meta(ge=1, le=10_000)] = 6  # of each topic
     replication_factor: Annotated[int, Meta(ge=-1, le=100)] = -1  # -1 is the broker's own default
     group: Annotated[str, Meta(min_length=1)] = "bdlab-db-consumer"
     delivery_timeout_s: Seconds = 10.0  # how long a prediction waits for the broker's acknowledgement, before a 503
     session_timeout_s: Annotated[float, Meta(ge=1)] = 10.0  # then a silent consumer's partitions move
+
+    @property
+    def feedback_group(self) -> str:
+        """The consumer group of the feedback topic: of its own, so that neither topic waits for the other's members."""
+        return f"{self.group}-feedback"
 
     def servers(self) -> tuple[tuple[str, int], ...]:
         """Return host and port of each bootstrap server, as librdkafka reads them. Raises SettingsInvalid."""
@@ -149,7 +155,10 @@ class SinkSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class ModelSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    path: str = ""  # a model card, or a joblib file of a fitted text pipeline; empty or `shipped` is the shipped model
+    path: str = ""  # a model card, a joblib file of a fitted text pipeline, or `shipped`; it switches the registry off
+    registry: str = ""  # a folder, or an address such as s3://bucket/models, of versions; empty: the shipped model
+    poll_s: Seconds = 5.0  # how often `serve` looks whether another version was promoted
+    cache_dir: str = "~/.cache/bdlab/models"  # keeps the versions that were read from the registry
 
 
 class LogSettings(_Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -182,7 +191,7 @@ FIELDS = (
 )
 
 #: The settings whose defaults are names of the deployment, each with its section.
-_NAMES = {"kv_mount": "vault", "topic": "kafka", "group": "kafka", "dbname": "postgres"}
+_NAMES = {"kv_mount": "vault", "topic": "kafka", "feedback_topic": "kafka", "group": "kafka", "dbname": "postgres"}
 
 Values = Mapping[str, Mapping[str, Any] | float | str]
 

@@ -18,6 +18,12 @@ path "sys/leases/revoke-prefix/database/creds/bdlab-owner" {
 path "sys/leases/revoke-prefix/database/creds/bdlab-dlq" {
   capabilities = ["update", "sudo"]
 }
+path "sys/leases/revoke-prefix/database/creds/bdlab-model" {
+  capabilities = ["update", "sudo"]
+}
+path "sys/leases/revoke-prefix/database/creds/bdlab-rescore" {
+  capabilities = ["update", "sudo"]
+}
 
 # Lets Vault drop the users that ended and could not be dropped then; this makes no user.
 path "database/creds/bdlab-sweep" {
@@ -40,6 +46,9 @@ path "kv/data/kafka/consume" {
   capabilities = ["read", "update"]
 }
 path "kv/data/kafka/predict" {
+  capabilities = ["read", "update"]
+}
+path "kv/data/kafka/feedback" {
   capabilities = ["read", "update"]
 }
 path "kv/data/kafka/status" {
@@ -76,7 +85,7 @@ path "kv/metadata/clients/consume/+" {
 }
 
 # The services' secret ids, one path each. A new one only ever leaves Vault response-wrapped; whoever delivers it can
-# unwrap it, and so become that service. Therefore `migrate`, `backup`, `api-key`, `inspect` and `recovery` are not
+# unwrap it, and so become that service. Therefore `migrate`, `backup`, `api-key`, `model`, `inspect` and `recovery` are not
 # among them.
 path "auth/approle/role/serve/secret-id" {
   capabilities     = ["update"]
@@ -117,6 +126,19 @@ path "auth/approle/role/predict/secret-id-accessor/lookup" {
 path "auth/approle/role/predict/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
+path "auth/approle/role/feedback/secret-id" {
+  capabilities     = ["update"]
+  min_wrapping_ttl = "1s"
+}
+path "auth/approle/role/feedback/role-id" {
+  capabilities = ["read"]
+}
+path "auth/approle/role/feedback/secret-id-accessor/lookup" {
+  capabilities = ["update"]
+}
+path "auth/approle/role/feedback/secret-id-accessor/destroy" {
+  capabilities = ["update"]
+}
 path "auth/approle/role/status/secret-id" {
   capabilities     = ["update"]
   min_wrapping_ttl = "1s"
@@ -154,6 +176,19 @@ path "auth/approle/role/dlq/secret-id-accessor/lookup" {
   capabilities = ["update"]
 }
 path "auth/approle/role/dlq/secret-id-accessor/destroy" {
+  capabilities = ["update"]
+}
+path "auth/approle/role/rescore/secret-id" {
+  capabilities     = ["update"]
+  min_wrapping_ttl = "1s"
+}
+path "auth/approle/role/rescore/role-id" {
+  capabilities = ["read"]
+}
+path "auth/approle/role/rescore/secret-id-accessor/lookup" {
+  capabilities = ["update"]
+}
+path "auth/approle/role/rescore/secret-id-accessor/destroy" {
   capabilities = ["update"]
 }
 path "auth/approle/role/rotate/secret-id" {

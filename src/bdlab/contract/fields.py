@@ -119,6 +119,11 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
         """The classes of a classification, empty for a regression."""
         return next(field.choices for field in self.outputs if field.name == PREDICTION)
 
+    @property
+    def truths(self) -> tuple[Field, ...]:
+        """The outputs of which a right answer can be known: those that are not the model's own doubt."""
+        return tuple(field for field in self.outputs if field.name not in (CONFIDENCE, PROBABILITIES))
+
     def at(self, number: int) -> Contract:
         """Return the contract without the fields that were added after `number`."""
         inputs, outputs = (

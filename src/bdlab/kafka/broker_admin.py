@@ -65,6 +65,8 @@ def grants(service: str, login: KafkaLogin) -> set[AclBinding]:
     resources = {
         "topic": (ResourceType.TOPIC, login.server.topic),
         "group": (ResourceType.GROUP, login.server.group),
+        "feedback": (ResourceType.TOPIC, login.server.feedback_topic),
+        "feedback-group": (ResourceType.GROUP, login.server.feedback_group),
         # librdkafka's name for the cluster as a resource is BROKER.
         "cluster": (ResourceType.BROKER, _CLUSTER),
     }

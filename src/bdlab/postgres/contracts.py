@@ -20,7 +20,7 @@ from bdlab.contract.fields import INT32, INT64
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import ContractMismatch, DatabaseError, SchemaOutdated
 from bdlab.postgres.session import ConnectionLimits, Session, queries
-from bdlab.services import BDLAB, DLQ, Deployment
+from bdlab.services import BDLAB, READERS_TOO, Deployment
 
 # A migration may rewrite a large table; another `migrate` may hold the lock for as long.
 _LIMITS = ConnectionLimits(statement_s=3600, lock_s=600, idle_in_transaction_s=60, silence_s=3700)
@@ -73,10 +73,10 @@ def apply(cursor: Cursor, server: str, deployment: Deployment) -> tuple[str, ...
     cursor.execute(sql["applied"])
     applied = {row[0]: row[1:] for row in cursor.fetchall()}
     _compare(applied, server)
-    cursor.execute(sql["has_roles"])
-    if cursor.fetchone() == (False,):
+    cursor.execute(sql["lacking_roles"], {"names": [deployment.in_sql(role.group) for role in READERS_TOO]})
+    if lacking := [name for (name,) in cursor.fetchall()]:
         raise DatabaseError(
-            f"the role {deployment.in_sql(DLQ.group)}, which this version needs, is missing from {server}",
+            f"the role {lacking[0]}, which this version needs, is missing from {server}",
             hint="Run `bdlab vault-init` first: it brings Vault's database roles up to date.",
         )
     missing = [one for one in migrations() if one.version not in applied]
@@ -158,7 +158,10 @@ def migrate(
     reviews' as long as no consumer was ever given a partition. Raises ContractMismatch for any other change,
     SchemaOutdated for another build's database, DatabaseError and VaultError."""
     with as_owner(credentials, deployment) as (cursor, server):
-        return apply(cursor, server, deployment), _adopt(cursor, contract, deployment)
+        applied = apply(cursor, server, deployment)
+        changed = _adopt(cursor, contract, deployment)
+        _show_outputs(cursor, read_contract(cursor), deployment)
+        return applied, changed
 
 
 def _adopt(cursor: Cursor, contract: Contract, deployment: Deployment) -> str:
@@ -204,6 +207,31 @@ def _alter(cursor: Cursor, statements: Mapping[str, str], dropped: list[str], ad
     words = ("cluster_id", "topic_id", "topic")
     columns = [sql.Identifier("l" if column in words else "p", column) for column in shown]
     cursor.execute(sql.SQL(statements["view"]).format(columns=sql.SQL(", ").join(columns)))
+
+
+def _show_outputs(cursor: Cursor, contract: Contract, deployment: Deployment) -> None:
+    """Bring the outputs' columns of `feedback` and `rescored` up to date, and the view `quality`, which shows them."""
+    statements = queries("contracts")
+    cursor.execute(statements["outputs_shown"])
+    before = {name for (name,) in cursor.fetchall()} - {"id", "model", "run", "scored_at"}
+    outputs = {field.column: field for field in contract.outputs}
+    if before == outputs.keys():
+        return
+    truths = {field.column: msgspec.structs.replace(field, nullable=True) for field in contract.truths}
+
+    def altered(wanted: Mapping[str, Field]) -> sql.Composed:
+        """Drop what is no output any more: then nothing was ever stored."""
+        gone = (sql.SQL("DROP COLUMN IF EXISTS {}").format(sql.Identifier(name)) for name in before - outputs.keys())
+        new = (sql.SQL("ADD COLUMN {}").format(_definition(wanted[name])) for name in wanted.keys() - before)
+        return sql.SQL(", ").join([*gone, *new, sql.SQL("ALTER COLUMN id SET NOT NULL")])  # which it is: never none
+
+    def of(table: str) -> sql.Composed:
+        return sql.SQL(", ").join(sql.Identifier(table, name) for name in outputs)
+
+    shown = (sql.SQL("f.{} AS {}").format(sql.Identifier(name), sql.Identifier(f"true_{name}")) for name in truths)
+    parts = {"truths": altered(truths), "outputs": altered(outputs), "predicted": of("p"), "scored": of("r")}
+    view = sql.SQL(deployment.in_sql(statements["quality"]))
+    cursor.execute(view.format(**parts, shown=sql.SQL(", ").join(shown)))
 
 
 def column_type(field: Field) -> str:

@@ -16,7 +16,7 @@ from psycopg2.extensions import encrypt_password
 from bdlab.credentials import DatabaseLogin
 from bdlab.errors import InvalidInput
 from bdlab.postgres.session import ConnectionLimits, connect, cut_after, describe, queries, translate
-from bdlab.services import BDLAB, DATABASE_ROLES, DLQ, MANAGER, OWNER, READER, WRITER, Deployment
+from bdlab.services import BDLAB, DATABASE_ROLES, MANAGER, OWNER, READER, READERS_TOO, WRITER, Deployment
 from bdlab.settings import Secret
 
 _MAINTENANCE_DATABASE = "postgres"
@@ -84,13 +84,13 @@ class Administrator:
 
 
 def _prepare_roles(work: _RoleSetup, deployment: Deployment, manager_password: Secret | None) -> None:
-    manager, dlq, reader = (deployment.in_sql(name) for name in (MANAGER, DLQ.group, READER.group))
+    manager, reader = deployment.in_sql(MANAGER), deployment.in_sql(READER.group)
     groups = [deployment.in_sql(role.group) for role in DATABASE_ROLES]
     for group in groups:
         if not work.all("role", {"name": group}):
             work.run("create_group", f"role {group} created", role=group)
-    if not work.is_member(dlq, reader):
-        work.run("grant_membership", f"role {dlq} may do what {reader} may", group=reader, role=dlq)
+    for role in (deployment.in_sql(one.group) for one in READERS_TOO):
+        work.join(role, reader, f"may do what {reader} may")
     verifier = work.verifier(manager, manager_password) if manager_password else ""
     found = work.all("role", {"name": manager})
     if not found:
@@ -105,9 +105,7 @@ def _prepare_roles(work: _RoleSetup, deployment: Deployment, manager_password: S
     for group in groups:
         if not work.is_member(manager, group, admin=True):
             work.run("grant_admin", f"role {manager} may grant {group}", group=group, role=manager)
-    if not work.is_member(manager, _SIGNAL):
-        line = f"role {manager} may end the sessions of revoked users"
-        work.run("grant_membership", line, group=_SIGNAL, role=manager)
+    work.join(manager, _SIGNAL, "may end the sessions of revoked users")
     if work.version >= _PARAMETERS and not work.is_true("may_bound", {"role": manager}):
         work.run("grant_bound", f"role {manager} may bound temporary files", role=manager)
 
@@ -149,6 +147,10 @@ class _RoleSetup:
 
     def is_member(self, member: str, group: str, *, admin: bool = False) -> bool:
         return self.is_true("is_member", {"group": group, "member": member, "admin": admin})
+
+    def join(self, role: str, group: str, what: str) -> None:
+        if not self.is_member(role, group):
+            self.run("grant_membership", f"role {role} {what}", group=group, role=role)
 
     def enterable(self, but: str, *, maintenance: bool) -> tuple[str, ...]:
         found = self.all("enterable", {"maintenance": maintenance, "database": but})

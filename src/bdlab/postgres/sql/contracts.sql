@@ -25,3 +25,25 @@ GRANT SELECT ON located_predictions TO bdlab_writer, bdlab_reader
 
 -- name: record
 INSERT INTO contracts (number, document) VALUES (%s, %s)
+
+-- name: outputs_shown
+SELECT attname FROM pg_attribute WHERE attrelid = 'rescored'::regclass AND attnum > 0 AND NOT attisdropped
+
+-- name: quality
+-- Made anew if the contract's outputs are others: a view cannot change its columns.
+DROP VIEW IF EXISTS quality;
+ALTER TABLE feedback {truths};
+ALTER TABLE rescored {outputs};
+CREATE VIEW quality AS
+    SELECT s.*, {shown}, f.id AS feedback_id, f.source AS feedback_source, f.created_at AS feedback_at
+    FROM (
+        SELECT p.id, p.model, false AS rescored, p.source, p.created_at, p.stored_at, {predicted} FROM predictions p
+        UNION ALL
+        SELECT p.id, r.model, true, p.source, p.created_at, p.stored_at, {scored}
+        FROM rescored r JOIN predictions p USING (id)
+    ) s LEFT JOIN LATERAL (
+        SELECT * FROM feedback f WHERE f.prediction_id = s.id AND f.pruned_at IS NULL
+        ORDER BY f.created_at DESC, f.id DESC LIMIT 1
+    ) f ON true;
+COMMENT ON VIEW quality IS 'What each model said to each input, and the newest feedback; a column true_x is the truth of x.';
+GRANT SELECT ON quality TO bdlab_writer, bdlab_reader

@@ -1,5 +1,5 @@
--- name: has_roles
-SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'bdlab_dlq')
+-- name: lacking_roles
+SELECT name FROM unnest(%(names)s::text[]) AS r (name) WHERE name NOT IN (SELECT rolname FROM pg_roles)
 
 -- name: lock
 -- One migration at a time in this database; the key is arbitrary and only has to stay the same.

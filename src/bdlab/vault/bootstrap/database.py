@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 import structlog
 
 from bdlab.errors import DatabaseError, InvalidInput
-from bdlab.services import BDLAB, CONNECTION, DATABASE_ROLES, DLQ, OWNER, SWEEP
+from bdlab.services import BDLAB, CONNECTION, DATABASE_ROLES, OWNER, READERS_TOO, SWEEP
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.vault.bootstrap.plan import Change, DatabaseManager, Entry, Plan, Step, entries
 from bdlab.vault.client import VaultClient
@@ -35,7 +35,7 @@ _USERNAMES = '{{.RoleName | replace "-" "_"}}_{{random 20}}_{{unix_time}}'
 
 def creation(group: str) -> list[str]:
     """Return the statements that make a user who works as `group`."""
-    before = [_SQL["dlq_group"]] if group in {OWNER.group, DLQ.group} else []
+    before = [_SQL["later_group"] % {"group": one.group} for one in READERS_TOO if group in {OWNER.group, one.group}]
     after = [] if group == OWNER.group else [_SQL["limit_files"]]  # an owner's index over a large table sorts on disk
     return [*before, *(statement % {"group": group} for statement in _SQL["create"]), *after]
 

@@ -1,0 +1,25 @@
+# rescore: scores stored inputs with another version of the model.
+
+# The database's address, and a login of its own that reads, and stores what a model says.
+path "kv/data/database/credentials" {
+  capabilities = ["read"]
+}
+path "database/creds/bdlab-rescore" {
+  capabilities = ["read"]
+}
+
+# Renews the lease of its database login; a lease id cannot be guessed.
+path "sys/leases/renew" {
+  capabilities = ["update"]
+}
+
+# Its own token: look it up, renew it, revoke it.
+path "auth/token/lookup-self" {
+  capabilities = ["read"]
+}
+path "auth/token/renew-self" {
+  capabilities = ["update"]
+}
+path "auth/token/revoke-self" {
+  capabilities = ["update"]
+}
