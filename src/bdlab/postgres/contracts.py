@@ -220,10 +220,10 @@ def _show_outputs(cursor: Cursor, contract: Contract, deployment: Deployment) ->
     truths = {field.column: msgspec.structs.replace(field, nullable=True) for field in contract.truths}
 
     def altered(wanted: Mapping[str, Field]) -> sql.Composed:
-        """Drop what is no output any more: then nothing was ever stored."""
-        gone = (sql.SQL("DROP COLUMN IF EXISTS {}").format(sql.Identifier(name)) for name in before - outputs.keys())
-        new = (sql.SQL("ADD COLUMN {}").format(_definition(wanted[name])) for name in wanted.keys() - before)
-        return sql.SQL(", ").join([*gone, *new, sql.SQL("ALTER COLUMN id SET NOT NULL")])  # which it is: never none
+        new = (
+            sql.SQL("ADD COLUMN {}").format(_definition(field)) for name, field in wanted.items() if name not in before
+        )
+        return sql.SQL(", ").join([*new, sql.SQL("ALTER COLUMN id SET NOT NULL")])  # which it is: never nothing
 
     def of(table: str) -> sql.Composed:
         return sql.SQL(", ").join(sql.Identifier(table, name) for name in outputs)

@@ -11,6 +11,9 @@ SELECT NOT EXISTS (SELECT FROM sink_offsets) AND NOT EXISTS (SELECT FROM checkpo
 -- A release that knows no contracts would take every event for a dead letter.
 UPDATE schema_migrations SET compatible_from = 3 WHERE version >= 3 AND compatible_from < 3;
 DELETE FROM contracts;
+DROP VIEW IF EXISTS quality;
+ALTER TABLE feedback DROP COLUMN IF EXISTS prediction, DROP COLUMN IF EXISTS sentiment;
+ALTER TABLE rescored DROP COLUMN IF EXISTS prediction, DROP COLUMN IF EXISTS sentiment, DROP COLUMN IF EXISTS confidence;
 DROP VIEW located_predictions
 
 -- name: lock_view
