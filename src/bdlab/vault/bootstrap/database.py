@@ -17,20 +17,16 @@ import structlog
 from bdlab.errors import DatabaseError, InvalidInput
 from bdlab.services import BDLAB, CONNECTION, DATABASE_ROLES, OWNER, READERS_TOO, SWEEP
 from bdlab.settings import PostgresSettings, Secret
-from bdlab.vault.bootstrap.plan import Change, DatabaseManager, Entry, Plan, Step, entries
+from bdlab.vault.bootstrap.plan import Change, Entry, Plan, Step, entries
 from bdlab.vault.client import VaultClient
 
 _SQL: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 #: The way to a second transaction: Vault sends each statement as it is.
 _NEXT_TRANSACTION = ("COMMIT", "BEGIN")
-_PASSWORD_BYTES = 32
-
-_log = structlog.get_logger()
-
 _PLUGIN = "postgresql-database-plugin"
 _GROUPS = {role.name: role.group for role in DATABASE_ROLES}
-#: With the whole name of the role, which Vault's own way cuts short.
-_USERNAMES = '{{.RoleName | replace "-" "_"}}_{{random 20}}_{{unix_time}}'
+
+_log = structlog.get_logger()
 
 
 def creation(group: str) -> list[str]:
@@ -55,40 +51,42 @@ def sweep() -> list[str]:
 def connection(plan: Plan) -> Step:
     """Return the step that sets up the connection by which Vault makes users. Its list of roles is written last, when
     only Vault knows the password."""
-    name = plan.deployment.own(CONNECTION)
-    mount = plan.vault.database_mount
+    name, mount = plan.deployment.own(CONNECTION), plan.vault.database_mount
     path = f"{mount}/config/{name}"
     allowed = [plan.deployment.own(role) for role in (*_GROUPS, SWEEP)]
+    seeds, manager = plan.seeds, plan.manager
 
     def missing(reader: VaultClient) -> dict[str, Change]:
         found = reader.read_if_present(path)
-        if not found or not found.get("allowed_roles") or (lacking := _lacking(plan.manager)) is None:
+        if not found or not found.get("allowed_roles"):
             return {name: set_up}
         as_wanted = sorted(found["allowed_roles"]) == sorted(allowed)
         changes: dict[str, Change] = {} if as_wanted else {"allowed roles": allow}
-        return changes | dict.fromkeys(lacking, prepare)
+        if not manager:
+            return changes
+        try:  # with `.env`, and an administrator's password that may be outdated there
+            if not manager.exists():
+                return {name: set_up}
+            return changes | dict.fromkeys(manager.missing(), lambda _: manager.prepare(None))
+        except DatabaseError as error:
+            _log.warning("cannot look at the database; leaving its set-up as it is", problem=error.message)
+        return changes
 
     def allow(writer: VaultClient) -> None:
         writer.write(path, {"plugin_name": _PLUGIN, "allowed_roles": allowed})
 
-    def prepare(_writer: VaultClient) -> None:
-        if plan.manager:
-            plan.manager.prepare(None)
-
     def set_up(writer: VaultClient) -> None:
-        seeds, manager = plan.seeds, plan.manager
         if seeds is None or manager is None:
             what = "Vault's database engine is not set up, and that takes the database administrator's log-in"
             raise InvalidInput(what, hint="Fill in .env (see .env.example) and name it with --env-file.")
         # From here to the end the manager's password may differ from Vault's: nothing half-done may stay.
         writer.request("delete", path)
-        password = Secret(secrets.token_urlsafe(_PASSWORD_BYTES))
-        username = manager.prepare(password)
-        user = {"username": username, "password": password.reveal(), "password_authentication": "scram-sha-256"}
-        config: dict[str, Any] = {"plugin_name": _PLUGIN, **user, "allowed_roles": []}
+        password = secrets.token_urlsafe(32)
+        user = {"username": manager.prepare(Secret(password)), "password": password}
+        config = {"plugin_name": _PLUGIN, **user, "password_authentication": "scram-sha-256", "allowed_roles": []}
         config["connection_url"] = connection_url(seeds.administrator.server)
-        if plan.deployment != BDLAB:
-            config["username_template"] = _USERNAMES
+        if plan.deployment != BDLAB:  # with the whole name of the role, which Vault's own way cuts short
+            config["username_template"] = '{{.RoleName | replace "-" "_"}}_{{random 20}}_{{unix_time}}'
         if seeds.postgres_ca_pem:
             config["tls_ca"] = seeds.postgres_ca_pem
         writer.write(path, config)
@@ -98,45 +96,32 @@ def connection(plan: Plan) -> Step:
     return Step(name="database connection", missing=missing)
 
 
-def _lacking(manager: DatabaseManager | None) -> tuple[str, ...] | None:
-    """Return what the database lacks; None if that is Vault's own user in it. This needs `.env`, and an administrator's
-    password that may be outdated there."""
-    try:
-        if manager is None:
-            return ()
-        return manager.missing() if manager.exists() else None
-    except DatabaseError as error:
-        _log.warning("cannot look at the database; leaving its set-up as it is", problem=error.message)
-        return ()
-
-
 def role_entries(plan: Plan) -> Step:
     """Return the step that sets up the roles, each of which makes users of one group."""
-    own = plan.deployment.own
-    return entries("database roles", {own(role): _role(plan, role) for role in (*_GROUPS, SWEEP)})
-
-
-def _role(plan: Plan, role: str) -> Entry:
-    deployment, seeds = plan.deployment, plan.seeds
-    path = f"{plan.vault.database_mount}/roles/{deployment.own(role)}"
-    wanted: dict[str, Any] = {"db_name": deployment.own(CONNECTION)}
-    if role == SWEEP:
-        wanted |= {"creation_statements": [*map(deployment.in_sql, sweep())], **_SQL["sweep_role"]}
-        return Entry(path=path, wanted=wanted)
-    group = _GROUPS[role]
-    make, end = ([*map(deployment.in_sql, statements(group))] for statements in (creation, revocation))
-    wanted |= {"creation_statements": make, "renew_statements": [_SQL["renew"]], "revocation_statements": end}
+    own, in_sql, seeds = plan.deployment.own, plan.deployment.in_sql, plan.seeds
     times = {"default_ttl": seeds.lease_ttl_s, "max_ttl": seeds.lease_max_ttl_s} if seeds else {}
-    wanted |= {name: seconds for name, seconds in times.items() if seconds is not None}
-    return Entry(path=path, wanted=wanted, defaults=_SQL["default_times"])
+    given = {"renew_statements": [_SQL["renew"]]} | {name: each for name, each in times.items() if each is not None}
+    roles: dict[str, dict[str, Any]] = {}
+    for role, group in _GROUPS.items():
+        make, end = ([*map(in_sql, statements(group))] for statements in (creation, revocation))
+        roles[role] = {"creation_statements": make, "revocation_statements": end, **given}
+    roles[SWEEP] = {"creation_statements": [*map(in_sql, sweep())], **_SQL["sweep_role"]}
+    wanted = {
+        own(role): Entry(
+            path=f"{plan.vault.database_mount}/roles/{own(role)}",
+            wanted={"db_name": own(CONNECTION), **values},
+            defaults={} if role == SWEEP else _SQL["default_times"],
+        )
+        for role, values in roles.items()
+    }
+    return entries("database roles", wanted)
 
 
 def connection_url(server: PostgresSettings) -> str:
     """Return the URL with Vault's placeholders for user and password, which Vault fills in and escapes."""
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    address = f"{host}:{server.port}"
     options: dict[str, str] = {"sslmode": server.sslmode}
     if server.host.startswith("/"):
         address, options = "", {"host": server.host, "port": str(server.port), **options}
-    else:
-        host = f"[{server.host}]" if ":" in server.host else server.host
-        address = f"{host}:{server.port}"
     return f"postgresql://{{{{username}}}}:{{{{password}}}}@{address}/{quote(server.dbname)}?{urlencode(options)}"
