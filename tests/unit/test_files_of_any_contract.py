@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet as pq
 
 from bdlab.contract import Contract, Field, parse_contract
 from bdlab.errors import InvalidInput
@@ -83,12 +85,17 @@ def as_cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def as_column(field: Field, values: list[Any]) -> pl.Series:
-    kinds: dict[str, Any] = {
-        "string": pl.Categorical if field.choices else pl.String, "integer": pl.Int64, "number": pl.Float64,
-        "boolean": pl.Boolean, "date-time": pl.Datetime("us", "UTC"),
+def as_column(field: Field, values: list[Any]) -> Any:
+    kinds = {
+        "string": pa.dictionary(pa.int8(), pa.string()) if field.choices else pa.string(), "integer": pa.int64(),
+        "number": pa.float64(), "boolean": pa.bool_(), "date-time": pa.timestamp("us", "UTC"),
     }  # fmt: skip
-    return pl.Series(field.name, values, dtype=kinds[field.kind])
+    return pa.array(values, kinds[field.kind])
+
+
+def as_parquet(columns: Mapping[str, Any]) -> bytes:
+    pq.write_table(pa.table(dict(columns)), content := io.BytesIO())
+    return content.getvalue()
 
 
 @settings(max_examples=50)
@@ -102,10 +109,9 @@ def test_what_a_file_holds_is_what_the_codec_has(data: st.DataObject) -> None:
     lines = b"".join(
         json.dumps({field.name: row[field.column] for field in inputs}, default=str).encode() + b"\n" for row in rows
     )
-    columns = [as_column(field, [row[field.column] for row in rows]) for field in inputs]
-    pl.DataFrame(columns).write_parquet(parquet := io.BytesIO())
+    columns = {field.name: as_column(field, [row[field.column] for row in rows]) for field in inputs}
     assert read(contract, lines, "jsonl") == [*map(Row, range(1, 9), wanted)][: len(rows)]
-    assert read(contract, parquet.getvalue()) == [*map(Row, range(1, 9), wanted)][: len(rows)]
+    assert read(contract, as_parquet(columns)) == [*map(Row, range(1, 9), wanted)][: len(rows)]
 
     # An empty cell of a text that may be null is null, and of another text its default.
     for field in inputs:
@@ -196,34 +202,29 @@ def test_columns_that_are_missing_are_named_with_all() -> None:
 
 
 def test_other_types_of_parquet_columns_are_taken_or_named() -> None:
-    frame = pl.DataFrame(
-        {
-            "age": pl.Series([1.0, float("nan"), 2.5]),
-            "Income (EUR)": pl.Series([1, 2, -3], dtype=pl.Int8),
-            "is_member": [True, None, False],
-            "visits": pl.Series([None, 7, None], dtype=pl.UInt64),
-            "since when": [datetime(2026, 1, 31), None, None],  # noqa: DTZ001
-        }
-    )
-    frame.write_parquet(content := io.BytesIO())
-    naive, null, wrong = read(PERSON, content.getvalue())
+    columns = {
+        "age": [1.0, float("nan"), 2.5],
+        "Income (EUR)": pa.array([1, 2, -3], pa.int8()),
+        "is_member": [True, None, False],
+        "visits": pa.array([None, 7, None], pa.uint64()),
+        "since when": [datetime(2026, 1, 31), None, None],  # noqa: DTZ001
+    }
+    naive, null, wrong = read(PERSON, as_parquet(columns))
     assert "field 'since when' has to be a date and time with its offset" in str(naive)
     assert str(null) == "line 2: field 'is-member' has to be true or false, and is null"
     assert "field 'age' has to be an integer or null, and is a number with a fraction" in str(wrong)
     assert "field 'Income (EUR)' has to be between 0 and 99, and is -3" in str(wrong)
-    frame = frame.drop("since when").with_columns(pl.lit(True).alias("is_member"))
-    frame.head(2).write_parquet(content := io.BytesIO())
-    assert read(PERSON, content.getvalue()) == [
+    del columns["since when"]
+    assert read(PERSON, as_parquet({name: each[:2] for name, each in columns.items()} | {"is_member": [True] * 2})) == [
         Row(1, person(age=1, income_eur=1.0)),
         Row(2, person(income_eur=2.0, visits=7)),
     ]
 
 
 def test_an_infinite_number_in_parquet_is_named() -> None:
-    frame = pl.DataFrame({"income_eur": [1.0, float("inf")], "is_member": [True, True]})
-    frame.write_parquet(content := io.BytesIO())
+    content = as_parquet({"income_eur": [1.0, float("inf")], "is_member": [True, True]})
     with pytest.raises(InvalidInput, match="line 2: the column 'income_eur' holds an infinite number"):
-        read(PERSON, content.getvalue())
+        read(PERSON, content)
 
 
 # Arguments.
@@ -327,7 +328,7 @@ def test_results_have_the_outputs_and_the_inputs_of_the_contract(tmp_path: Path)
     found = json.loads(written(tmp_path, "jsonl").read_text())
     assert found["probabilities"] == {"rich": 0.75, "poor": 0.25}
     assert (found["since_when"], found["age"]) == ("2026-01-31T12:00:00Z", None)
-    [row] = pl.read_parquet(written(tmp_path, "parquet")).to_dicts()
+    [row] = pq.read_table(written(tmp_path, "parquet")).to_pylist()
     assert (row["probabilities"], row["sure"]) == ({"rich": 0.75, "poor": 0.25}, True)
     assert (row["age"], row["is_member"], row["since_when"]) == (None, True, SCORED.given.since_when)
 
@@ -343,9 +344,8 @@ def test_probabilities_without_classes_and_a_text_for_a_moment_are_taken_in_parq
             "output": {"type": "object", "properties": outputs},
         }
     )
-    frame = pl.DataFrame({"at": [None, "2026-01-31T13:00:00+01:00"], "x": [1.0, 1.0]})
-    frame.write_parquet(content := io.BytesIO())
-    first, second = read(contract, content.getvalue())
+    content = as_parquet({"at": [None, "2026-01-31T13:00:00+01:00"], "x": [1.0, 1.0]})
+    first, second = read(contract, content)
     assert isinstance(first, Row)
     assert second == Row(2, first.given)
     score = codec_of(contract).score(prediction=1.5, probabilities={"a": 0.5})
@@ -353,7 +353,7 @@ def test_probabilities_without_classes_and_a_text_for_a_moment_are_taken_in_parq
     with results(contract, as_json=False, output=str(path), published=False, raw_cells=False) as writing:
         writing.add(RowResult(line=1, given=first.given, score=score, model="m@1", status="scored"))
         writing.complete()
-    [row] = pl.read_parquet(path).to_dicts()
+    [row] = pq.read_table(path).to_pylist()
     assert (json.loads(row["probabilities"]), row["x"]) == ({"a": 0.5}, 1.0)
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import polars as pl
+import pyarrow as pa
 import pytest
+from pyarrow import parquet as pq
+from pyarrow.parquet import encryption as pe
 
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.events import Term
@@ -40,7 +42,7 @@ def read(source: str, kind: Format | None = None, given: bytes = b"") -> list[Ro
 
 def parquet(columns: dict[str, Any]) -> bytes:
     content = io.BytesIO()
-    pl.DataFrame(columns, strict=False).write_parquet(content)
+    pq.write_table(pa.table(columns), content)
     return content.getvalue()
 
 
@@ -50,7 +52,7 @@ def test_a_parquet_file_is_read_as_its_rows(tmp_path: Path, kind: Format | None)
     path.write_bytes(parquet(PAGE))
     assert read(str(path), kind) == WANTED
     assert read("-", kind, given=path.read_bytes()) == WANTED
-    path.write_bytes(parquet(PAGE | {"Summary": pl.Series(PAGE["Summary"], dtype=pl.Categorical)}))
+    path.write_bytes(parquet(PAGE | {"Summary": pa.array(PAGE["Summary"]).dictionary_encode()}))
     assert read(str(path), kind) == WANTED
 
 
@@ -70,8 +72,33 @@ def test_a_parquet_file_that_cannot_be_read_is_told(tmp_path: Path, content: byt
     assert told in raised.value.message
 
 
+def test_an_encrypted_parquet_file_is_told() -> None:
+    keys = pe.CryptoFactory(lambda _: _PlainKeys())
+    secret = keys.file_encryption_properties(
+        pe.KmsConnectionConfig(), pe.EncryptionConfiguration("k", uniform_encryption=True)
+    )
+    pq.write_table(pa.table(PAGE), content := io.BytesIO(), encryption_properties=secret)
+    with pytest.raises(InvalidInput, match=r"cannot be read as Parquet: .*encrypt"):
+        read("-", "parquet", given=content.getvalue())
+
+
+class _PlainKeys(pe.KmsClient):  # type: ignore[misc]
+    def wrap_key(self, key: bytes, _: str) -> str:
+        return key.hex()
+
+
+def test_what_other_writers_leave_is_read_as_text() -> None:
+    content = parquet({"Text": pa.array([b"caf\xc3\xa9"], pa.large_binary()), "a.Text": ["no"]})
+    assert read("-", given=content) == [Row(1, Review(text="caf\u00e9"))]
+    with pytest.raises(InvalidInput, match="cannot be read as Parquet: Invalid UTF8"):
+        read("-", given=parquet({"Text": [b"\xff"]}))
+
+
 def test_a_column_of_another_type_is_told_of_each_row() -> None:
     texts = "field 'text' has to be a string, and is an array"
+    for nested in ([[1]], pa.array([{"a": 1}]), pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int8()))):
+        [told] = read("-", given=parquet({"Text": nested, "Summary": [7]}))
+        assert str(told).startswith("line 1: field 'text' has to be a string, and is a")
     [told] = read("-", given=parquet({"Text": [[1]], "Summary": [7]}))
     assert told == f"line 1: {texts}; field 'summary' has to be a string, and is a number"
 
@@ -93,9 +120,9 @@ def test_an_address_that_cannot_be_read_is_told(address: str, told: str) -> None
     assert raised.value.message.startswith(f"{address} {told}")
 
 
-@pytest.mark.parametrize(("package", "extra"), [("fsspec", "remote"), ("polars", "parquet")])
+@pytest.mark.parametrize(("package", "extra"), [("fsspec", "remote"), ("pyarrow", "parquet")])
 def test_without_its_package_an_extra_is_named(monkeypatch: pytest.MonkeyPatch, package: str, extra: str) -> None:
-    given = parquet({"Text": ["good"]}) if package == "polars" else b""
+    given = parquet({"Text": ["good"]}) if package == "pyarrow" else b""
     monkeypatch.setitem(sys.modules, package, None)
     for use in (lambda: read("-" if given else "memory://a", given=given), lambda: shown("memory://x.parquet")):
         with pytest.raises(InvalidInput, match=f", and the package {package} is not installed$") as raised:
@@ -121,14 +148,14 @@ def test_results_are_written_as_parquet_with_what_is_known_after_a_failure(tmp_p
     with shown(str(path)) as writing:
         writing.add(SCORED)
         writing.complete()
-    [row] = pl.read_parquet(path).to_dicts()
+    [row] = pq.read_table(path).to_pylist()
     assert (row["line"], row["text"], row["explanation"]) == (7, "good é", [{"term": "good", "weight": 1.5}])
     assert (row["prediction"], row["known_terms"], row["id"], row["offset"]) == (4.5, None, None, None)
     with shown(str(path)) as writing:
         writing.add(SCORED)
         writing.add(SCORED)
     [partial] = tmp_path.glob("out.partial-*.parquet")
-    assert (len(pl.read_parquet(path)), len(pl.read_parquet(partial))) == (1, 2)
+    assert (len(pq.read_table(path)), len(pq.read_table(partial))) == (1, 2)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -193,20 +192,20 @@ class _File(Results):
 
 
 class _ParquetFile(_File):
-    """Written at the end, since Parquet is not written row by row; until then JSON in a temporary file."""
-
     def begin(self) -> None:
-        self._lines = tempfile.TemporaryFile(prefix="bdlab-results-")  # noqa: SIM115 - closed by __exit__
+        self._rows = parquet.Writer(self._lines, self._fields.types)
+
+    def write(self, fields: dict[str, Any]) -> None:
+        self._rows.write(fields)
 
     def complete(self) -> None:
-        with self._named(), closing(self._lines):
-            parquet.from_json_lines(self._lines, self._new.file, self._fields.types)
+        with self._named():
+            self._rows.close()
         super().complete()
 
     def __exit__(self, *raised: object) -> None:
-        with closing(self._lines), suppress(OSError):
-            if self._new.keep and not self._lines.closed:
-                parquet.from_json_lines(self._lines, self._new.file, self._fields.types)
+        with suppress(OSError):
+            self._rows.close()
         super().__exit__(*raised)
 
 

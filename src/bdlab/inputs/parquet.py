@@ -1,8 +1,8 @@
-"""Parquet files, converted from and to JSON lines in a stream, by Polars of the extra `parquet`."""
+"""Parquet files, read as JSON lines and written row by row, by pyarrow of the extra `parquet`."""
 
-import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from typing import IO, Any
 
@@ -14,11 +14,12 @@ from bdlab.errors import InvalidInput, require
 from bdlab.events import Term
 
 MAGIC = b"PAR1"
+_BATCH_ROWS = 4096
 
 
 def check_installed(name: str) -> None:
     """Raise InvalidInput if the Parquet file `name` cannot be read or written here."""
-    require("polars", extra="parquet", what=f"{name} is a Parquet file")
+    require("pyarrow", extra="parquet", what=f"{name} is a Parquet file")
 
 
 def to_json_lines(
@@ -29,69 +30,96 @@ def to_json_lines(
     `columns` returns the place of each field's column. Null, and a number that is none, is the default of a
     field that may not be null, and as a text without one an empty text. Raises InvalidInput."""
     check_installed(name)
-    import polars as pl  # noqa: PLC0415
+    import pyarrow as pa  # noqa: PLC0415
+    from pyarrow.parquet import ParquetFile  # noqa: PLC0415
 
-    try:
-        schema = pl.read_parquet_schema(file)
-        titles, types = list(schema), list(schema.values())
-        places = columns(titles)
-        chosen = [
-            _values(pl.col(titles[place]), types[place], field).alias(field.name)
-            for field in fields
-            if (place := places.get(field.name)) is not None
-        ]
-        # By its path, since Polars reads a file object as a whole.
-        rows = pl.scan_parquet(f"/proc/self/fd/{file.fileno()}", glob=False)
-        floats = [pl.col(titles[place]) for place in places.values() if types[place].is_float()]
-        infinite = [column.is_infinite().arg_true().first() for column in floats]
-        for title, row in rows.select(infinite).collect().row(0, named=True).items() if infinite else ():
-            if row is not None:  # JSON has no such number
-                raise InvalidInput(f"{name}, line {row + 1}: the column {title!r} holds an infinite number")
-        lines = tempfile.TemporaryFile(prefix="bdlab-inputs-")  # noqa: SIM115 - the caller closes it
-        rows.select(chosen).sink_ndjson(lines)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise InvalidInput(f"{name} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+    with ExitStack() as kept:
+        lines = kept.enter_context(tempfile.TemporaryFile(prefix="bdlab-inputs-"))
+        try:
+            lines.writelines(_json_lines(ParquetFile(file, buffer_size=1 << 20), name, fields, columns))
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            raise InvalidInput(f"{name} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        kept.pop_all()
     return lines
 
 
-def _values(column: Any, kind: Any, field: Field) -> Any:
-    """Return the expression of a field's values in a column of the Polars type `kind`."""
-    import polars as pl  # noqa: PLC0415
+def _json_lines(
+    parquet: Any, name: str, fields: Sequence[Field], columns: Callable[[list[str]], Mapping[str, int]]
+) -> Iterator[bytes]:
+    titles, encode, before = parquet.schema_arrow.names, msgspec.json.Encoder().encode, 0
+    places = columns(titles)
+    chosen = [(field, titles[places[field.name]]) for field in fields if field.name in places]
+    names = [field.name for field, _ in chosen]
+    # A title is a prefix of paths to pyarrow, so that a batch may have other columns too.
+    for batch in parquet.iter_batches(_BATCH_ROWS, columns=[title for _, title in chosen], use_threads=False):
+        values = [
+            _values(batch.column(title), field, f"{name}, line {{}}: the column {title!r}", before)
+            for field, title in chosen
+        ]
+        for row in zip(*values, strict=True):
+            yield encode(dict(zip(names, row, strict=True))) + b"\n"
+        before += batch.num_rows
 
-    if kind in (pl.Categorical, pl.Enum):
-        column, kind = column.cast(pl.String), pl.String()
-    elif kind.is_float() or kind.is_decimal():
-        column = column.cast(pl.Float64).fill_nan(None)
+
+def _values(column: Any, field: Field, named: str, before: int) -> list[Any]:
+    """Return the values of a field from a column that `named` names, after `before` other rows. Raises InvalidInput."""
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        column = column.cast(pa.float64())
+        if (infinite := pc.index(pc.is_inf(column), True).as_py()) >= 0:  # JSON has no such number
+            raise InvalidInput(f"{named.format(before + infinite + 1)} holds an infinite number")
+        column = pc.if_else(pc.is_nan(column), None, column)
+    elif pa.types.is_timestamp(kind):  # nanoseconds would be of pandas, and a zone may not be known here
+        column = column.cast(pa.timestamp("us", kind.tz and "UTC"), safe=False)
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):  # as some writers leave texts
+        column = column.cast(pa.string())
     default = "" if field.required and field.is_text else field.default
-    if isinstance(default, datetime) and kind == pl.String:
-        default = default.isoformat()
-    moments = getattr(kind, "time_zone", None) is not None
-    fitting = {str: kind == pl.String, bool: kind == pl.Boolean, datetime: moments}
-    fits = kind == pl.Null or fitting.get(type(default), kind.is_numeric())
-    return column if field.nullable or default is UNSET or not fits else column.fill_null(default)
+    values: list[Any] = column.to_pylist()
+    return values if field.nullable or default is UNSET else [default if each is None else each for each in values]
 
 
-def from_json_lines(lines: IO[bytes], target: IO[bytes], types: Mapping[str, Any]) -> None:
-    """Write the objects in `lines` as Parquet to `target`. Raises OSError.
+class Writer:
+    """Writes rows as Parquet to `target`, which stays open. `types` has the type of each field: Term for a list of
+    terms, and a tuple of names for an object of numbers. Both calls raise OSError."""
 
-    `types` has the type of each field: Term for a list of terms, and a tuple of names for an object of numbers."""
-    import polars as pl  # noqa: PLC0415
+    def __init__(self, target: IO[bytes], types: Mapping[str, Any]) -> None:
+        import pyarrow as pa  # noqa: PLC0415
+        from pyarrow.parquet import ParquetWriter  # noqa: PLC0415
 
-    def of(kind: Any) -> Any:
-        if kind is Term:
-            return pl.List(pl.Struct({field.name: field.type for field in msgspec.structs.fields(Term)}))
-        if isinstance(kind, tuple):
-            return pl.Struct(dict.fromkeys(kind, pl.Float64))
-        return pl.String if kind is datetime else kind
+        plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+        plain[datetime] = pa.timestamp("us", "UTC")
+        plain[Term] = pa.list_(pa.struct([(each.name, plain[each.type]) for each in msgspec.structs.fields(Term)]))
+        self._schema = pa.schema(
+            (name, pa.struct([(one, pa.float64()) for one in kind]) if isinstance(kind, tuple) else plain[kind])
+            for name, kind in types.items()
+        )
+        self._texts = {name for name, kind in types.items() if kind is str}
+        self._writer = ParquetWriter(target, self._schema)
+        self._rows: list[Any] = []
 
-    schema = pl.Schema({name: of(kind) for name, kind in types.items()})
-    moments = [name for name, kind in types.items() if kind is datetime]
-    lines.flush()
-    with tempfile.TemporaryFile(prefix="bdlab-results-") as written:
-        try:
-            rows = pl.scan_ndjson(f"/proc/self/fd/{lines.fileno()}", schema=schema)
-            rows.with_columns(pl.col(moments).str.to_datetime(time_unit="us", time_zone="UTC")).sink_parquet(written)
-        except pl.exceptions.PolarsError as error:
-            raise OSError(str(error).splitlines()[0]) from error
-        written.seek(0)
-        shutil.copyfileobj(written, target)
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write a row; a field that is not there is null, and an object in a column of texts is its JSON."""
+        self._rows.append(
+            {
+                name: msgspec.json.encode(value).decode() if isinstance(value, dict) and name in self._texts else value
+                for name, value in msgspec.to_builtins(row, builtin_types=(datetime,)).items()
+            }
+        )
+        if len(self._rows) == _BATCH_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa  # noqa: PLC0415
+
+        if self._rows:
+            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, self._schema))
+            self._rows = []
