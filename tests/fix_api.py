@@ -18,7 +18,7 @@ import uvicorn
 
 from bdlab.access import ApiKey, Scope, hash_of, new_secret
 from bdlab.errors import BrokerError, DatabaseUnavailable
-from bdlab.events import UNKNOWN, EventCodec, Origin, Position, PredictionEvent, Record, read_headers
+from bdlab.events import UNKNOWN, Event, EventCodec, Origin, Position, Record, read_headers
 from bdlab.kafka.producer import Producer
 from bdlab.model import Scorer, load_scorer
 from bdlab.postgres.reader import row_type
@@ -163,7 +163,7 @@ class HeldPublisher:
         self._loop = asyncio.get_running_loop()
         self._released = asyncio.Event()
         self._released.set()
-        self.failures: Callable[[PredictionEvent], BrokerError | None] = lambda _: None
+        self.failures: Callable[[Event], BrokerError | None] = lambda _: None
         self.arrived = threading.Semaphore(0)
 
     def hold(self) -> None:
@@ -172,7 +172,7 @@ class HeldPublisher:
     def release(self) -> None:
         self._loop.call_soon_threadsafe(self._released.set)
 
-    async def publish(self, event: PredictionEvent, origin: Origin = UNKNOWN) -> Position:
+    async def publish(self, event: Event, origin: Origin = UNKNOWN) -> Position:
         self.arrived.release()
         await self._released.wait()
         failure = self.failures(event)

@@ -14,7 +14,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from bdlab.contract import Contract, Field, column_name, parse_contract
-from bdlab.contract.fields import ANSWERS, INT64, MAX_COLUMN_BYTES, RESERVED
+from bdlab.contract.fields import ANSWERS, INT64, MAX_COLUMN_BYTES, OF_OUTPUTS, OF_QUALITY, RESERVED
 
 KINDS = ("string", "enum", "integer", "number", "boolean", "date-time")
 
@@ -53,7 +53,8 @@ def _usable(name: str) -> bool:
         and bool(column)
         and not column[0].isdigit()
         and len(column) <= MAX_COLUMN_BYTES
-        and column not in RESERVED | ANSWERS
+        and column not in RESERVED | ANSWERS | {*OF_OUTPUTS}
+        and not column.startswith(OF_QUALITY)
     )
 
 

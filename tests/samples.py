@@ -12,11 +12,13 @@ import msgspec
 from uuid_utils.compat import uuid7
 
 from bdlab.contract import Contract, parse_contract, review_contract
-from bdlab.events import EventCodec, Input, Position, PredictionEvent, Record, Score, Term, codec_of, encode
+from bdlab.events import Event, EventCodec, Input, Position, PredictionEvent, Record, Score, Term, codec_of, encode
+from bdlab.feedback import FeedbackCodec, FeedbackEvent
 from bdlab.inputs import Validator
 from bdlab.ledger import Accepted, DeadLetter
 
 REVIEWS = codec_of(review_contract())
+FEEDBACK = FeedbackCodec(review_contract())
 
 if TYPE_CHECKING:
 
@@ -77,15 +79,21 @@ def event_of(found: Record) -> PredictionEvent:
     return REVIEWS.decode(found)[0]
 
 
-def record(position: Position, of: PredictionEvent | None = None) -> Record:
+def feedback(prediction_id: UUID | None = None, **fields: Any) -> FeedbackEvent:
+    """What the right answer was: two stars, unless `fields` say otherwise."""
+    given = FEEDBACK.given(prediction_id=prediction_id or uuid7(), **({"prediction": 2.0} | fields))
+    return FEEDBACK.make(uuid7(), given, source="tests")
+
+
+def record(position: Position, of: Event | None = None) -> Record:
     key, value = encode(of or event())
     later = [("bdlab-contract", b"%d" % of.CONTRACT)] if of and of.CONTRACT > 1 else []
     return Record(position, key, value, [("ce_specversion", b"1.0"), *later])
 
 
-def accepted(position: Position, of: PredictionEvent | None = None) -> Accepted:
+def accepted(position: Position, of: Event | None = None) -> Accepted:
     found = record(position, of)
-    return Accepted(found, *REVIEWS.decode(found))
+    return Accepted(found, *(FEEDBACK if of and of.KIND == "feedback" else REVIEWS).decode(found))
 
 
 def dead(position: Position, *, key: bytes | None = b"k", value: bytes | None = b"\xff") -> DeadLetter:

@@ -6,26 +6,24 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
 from uuid_utils.compat import uuid8
 
-from bdlab.contract import Contract
-from bdlab.contract.fields import event_type, input_type, score_type
+from bdlab.contract import Contract, Field
+from bdlab.contract.fields import Copier, event_type, input_type, score_type
 from bdlab.errors import EventTooNew, InvalidEvent
 from bdlab.plain_json import PlainJson, object_of
 
 SCHEMA_VERSION = 1
 CONTRACT_HEADER = "bdlab-contract"
 """The header with an event's contract number, in decimal ASCII; contract 1 needs no header."""
-EVENT_TYPE = "io.bdlab.prediction.v1"
-
-S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,24 +59,34 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
         def __getattr__(self, name: str) -> Any: ...
 
 
-class PredictionEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A scored input: the base of a contract's events, which have its fields between these.
-
-    `created_at` is the time of scoring, `timestamp` of handing it to the producer."""
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a record says: the base of the events of each kind. `timestamp` is when it was handed to the producer."""
 
     CONTRACT: ClassVar[int] = 1
     """The contract's number."""
+    KIND: ClassVar[str] = "prediction"
+    KEY: ClassVar[str] = "id"
+    """The field that is the record's key."""
 
-    if TYPE_CHECKING:  # a contract's own event has these between its fields
+    if TYPE_CHECKING:  # an event's own type has these between its fields
         id: UUID
-        explanation: tuple[Term, ...]
-        model: str
         created_at: datetime
         timestamp: datetime
         schema_version: int
 
         def __init__(self, **fields: Any) -> None: ...
         def __getattr__(self, name: str) -> Any: ...
+
+
+E = TypeVar("E", bound=Event)
+
+
+class PredictionEvent(Event, frozen=True, kw_only=True, gc=False):
+    """A scored input: the base of a contract's events, which have its fields. `created_at` is when it was scored."""
+
+    if TYPE_CHECKING:
+        explanation: tuple[Term, ...]
+        model: str
 
 
 class Position(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -142,68 +150,23 @@ _encoder = msgspec.json.Encoder()
 _NUL = b"\\u0000"
 
 
-class Copier(Generic[S]):
-    """Makes structs of the type `into` from others with fields of the same names, which it finds once.
+class Codec(Generic[E]):
+    """Decodes the events of one kind of a contract; `event` is their type, a subclass of Event."""
 
-    A field that several of the types `sources` have is taken from the first; those in `but` are given."""
-
-    def __init__(self, into: type[S], *sources: type[msgspec.Struct], but: Collection[str] = ()) -> None:
-        self._into = into
-        left = [name for name in into.__struct_fields__ if name not in but]
-        self._names: list[list[str]] = []
-        for source in sources:
-            self._names.append([name for name in left if name in source.__struct_fields__])
-            left = [name for name in left if name not in source.__struct_fields__]
-
-    def __call__(self, *sources: msgspec.Struct, **fields: Any) -> S:
-        for names, source in zip(self._names, sources, strict=True):
-            for name in names:
-                fields[name] = getattr(source, name)
-        return self._into(**fields)
-
-
-class EventCodec:
-    """Makes, encodes and decodes the events of a contract, whose types it has.
-
-    `input`, `score` and `event` are subclasses of Input, Score and PredictionEvent."""
-
-    def __init__(self, contract: Contract) -> None:
+    def __init__(self, contract: Contract, event: type[E], fields: Iterable[Field]) -> None:
+        """`fields` are those of the contract that `event` has."""
         self.contract = contract
-        self.input = input_type(contract, Input)
-        self.score = score_type(contract, Score)
-        self.event = event_type(contract, PredictionEvent, explanation=tuple[Term, ...], schema_version=SCHEMA_VERSION)
-        self._decoder = msgspec.json.Decoder(self.event)
-        self._make = Copier(self.event, self.input, self.score)
-        moments = [field.column for field in contract if field.kind == "date-time"]
-        self._moments = [*moments, "created_at", "timestamp"]
-        later = [field for field in contract.inputs if field.since > 1]
-        self._canonical = [*contract.at(1).inputs, *later] if later else None
+        self.event = event
+        self._decoder = msgspec.json.Decoder(event)
+        self._key = attrgetter(event.KEY)
+        self._moments = [*(field.column for field in fields if field.kind == "date-time"), "created_at", "timestamp"]
 
     @cached_property
     def plain(self) -> PlainJson:
         """Return what finds an event's fields without decoding."""
         return PlainJson(self.event)
 
-    def idempotent_id(self, key: str, given: Input) -> UUID:
-        """Return the UUIDv8 (RFC 9562, section 5.8) of an Idempotency-Key and the canonical input.
-
-        The same key with the same input gives the same id; with another input it gives another id. The
-        canonical form has the fields of the first contract, then later ones that differ from their default."""
-        found: Any = given
-        if self._canonical:  # later fields would change the id of what was asked before they were there
-            values = ((field, getattr(given, field.column)) for field in self._canonical)
-            found = {field.name: value for field, value in values if field.since == 1 or value != field.default}
-        canonical = _encoder.encode(found)
-        digest = hashlib.sha256(b"\x00".join((key.encode("utf-8", "surrogatepass"), canonical))).digest()
-        number = int.from_bytes(digest[:16])
-        return uuid8(number >> 80, number >> 64 & 0xFFF, number & (1 << 62) - 1)
-
-    def make(self, event_id: UUID, given: Input, score: Score, *, model: str) -> PredictionEvent:
-        """Return the event of a scored input, with the present time (UTC)."""
-        moment = datetime.now(UTC)
-        return self._make(given, score, id=event_id, model=model, created_at=moment, timestamp=moment)
-
-    def decode(self, record: Record, told: Told | None = None) -> tuple[PredictionEvent, re.Match[bytes] | None]:
+    def decode(self, record: Record, told: Told | None = None) -> tuple[E, re.Match[bytes] | None]:
         """Return the event in `record`, and its fields as PlainJson finds them; `told` is what its headers tell.
 
         Raises InvalidEvent with the reason, and EventTooNew: an event of a later version or contract is never
@@ -222,17 +185,17 @@ class EventCodec:
         try:
             event = self._decoder.decode(record.value)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidEvent(_reason(record.value, error)) from error
+            raise InvalidEvent(_reason(record.value, error, self.event.KIND)) from error
         if event.schema_version != SCHEMA_VERSION:
             raise InvalidEvent(_other_version(event.schema_version))
         fields = self.plain(record.value, event)
         if fields is None:
             self._check_unusual(record.value, event)
-        if _encoder.encode(event.id)[1:-1] != record.key:  # a fifth of the cost of str(UUID)
-            raise InvalidEvent(f"the record's key is not the event's id {event.id}")
+        if _encoder.encode(key := self._key(event))[1:-1] != record.key:  # a fifth of the cost of str(UUID)
+            raise InvalidEvent(f"the record's key is not the event's {event.KEY} {key}")
         return event, fields
 
-    def _check_unusual(self, value: bytes, event: PredictionEvent) -> None:
+    def _check_unusual(self, value: bytes, event: E) -> None:
         """Raise InvalidEvent if JSON that PlainJson does not read has something that cannot be stored."""
         if _encoder.encode(event) != value:
             try:
@@ -249,6 +212,45 @@ class EventCodec:
             except OverflowError:
                 why = f"field {name!r}, {moment.isoformat()}, is not within the years 1 to 9999 in UTC"
                 raise InvalidEvent(why) from None
+
+
+class EventCodec(Codec[PredictionEvent]):
+    """Makes, encodes and decodes the predictions of a contract, whose types it has.
+
+    `input`, `score` and `event` are subclasses of Input, Score and PredictionEvent."""
+
+    def __init__(self, contract: Contract) -> None:
+        kind = event_type(contract, PredictionEvent, explanation=tuple[Term, ...], schema_version=SCHEMA_VERSION)
+        super().__init__(contract, kind, contract)
+        self.input = input_type(contract, Input)
+        self.score = score_type(contract, Score)
+        self._make = Copier(self.event, self.input, self.score)
+        later = [field for field in contract.inputs if field.since > 1]
+        self._canonical = [*contract.at(1).inputs, *later] if later else None
+
+    def idempotent_id(self, key: str, given: Input) -> UUID:
+        """Return the UUIDv8 of an Idempotency-Key and the canonical input: see `idempotent_id`.
+
+        The canonical form has the fields of the first contract, then later ones that differ from their default."""
+        found: Any = given
+        if self._canonical:  # later fields would change the id of what was asked before they were there
+            values = ((field, getattr(given, field.column)) for field in self._canonical)
+            found = {field.name: value for field, value in values if field.since == 1 or value != field.default}
+        return idempotent_id(key, found)
+
+    def make(self, event_id: UUID, given: Input, score: Score, *, model: str) -> PredictionEvent:
+        """Return the event of a scored input, with the present time (UTC)."""
+        moment = datetime.now(UTC)
+        return self._make(given, score, id=event_id, model=model, created_at=moment, timestamp=moment)
+
+
+def idempotent_id(key: str, given: Any) -> UUID:
+    """Return the UUIDv8 (RFC 9562, section 5.8) of an Idempotency-Key and what was given with it, as JSON.
+
+    The same key with the same gives the same id; with anything else it gives another id."""
+    digest = hashlib.sha256(b"\x00".join((key.encode("utf-8", "surrogatepass"), _encoder.encode(given)))).digest()
+    number = int.from_bytes(digest[:16])
+    return uuid8(number >> 80, number >> 64 & 0xFFF, number & (1 << 62) - 1)
 
 
 class Scorer(Protocol):
@@ -279,13 +281,13 @@ def codec_of(contract: Contract) -> EventCodec:
     return _codecs.get(document) or _codecs.setdefault(document, EventCodec(contract))
 
 
-def encode(event: PredictionEvent) -> tuple[bytes, bytes]:
+def encode(event: Event) -> tuple[bytes, bytes]:
     """Return the record's key and value."""
-    return str(event.id).encode(), _encoder.encode(event)
+    return str(getattr(event, event.KEY)).encode(), _encoder.encode(event)
 
 
 def headers(
-    event: PredictionEvent, *, source: str, traceparent: str, origin: Origin = UNKNOWN, key: bytes = b""
+    event: Event, *, source: str, traceparent: str, origin: Origin = UNKNOWN, key: bytes = b""
 ) -> list[tuple[str, bytes | None]]:
     """Return the record's headers: CloudEvents 1.0 in Kafka's binary mode, the W3C trace context, and its request's.
 
@@ -294,8 +296,8 @@ def headers(
     Source: CloudEvents' Kafka protocol binding, section 3.2."""
     received, name = origin.received_at, origin.key_name
     return [
-        ("ce_id", key or str(event.id).encode()),
-        *_constant_headers(source),
+        ("ce_id", (event.KEY == "id" and key) or str(event.id).encode()),
+        *_constant_headers(event.KIND, source),
         ("ce_time", event.timestamp.isoformat().encode()),
         ("traceparent", traceparent.encode()),
         *([(_RECEIVED_HEADER, str(microseconds(received)).encode())] if received else ()),
@@ -305,9 +307,9 @@ def headers(
 
 
 @lru_cache(maxsize=16)
-def _constant_headers(source: str) -> tuple[tuple[str, bytes], ...]:
-    fixed = {"ce_type": EVENT_TYPE, "ce_source": source, "ce_specversion": "1.0", "content-type": "application/json"}
-    return tuple((name, value.encode()) for name, value in fixed.items())
+def _constant_headers(kind: str, source: str) -> tuple[tuple[str, bytes], ...]:
+    fixed = {"ce_type": f"io.bdlab.{kind}.v1", "ce_source": source, "ce_specversion": "1.0"}
+    return tuple((name, value.encode()) for name, value in (fixed | {"content-type": "application/json"}).items())
 
 
 def read_headers(headers: Headers) -> Told:
@@ -359,12 +361,12 @@ def _refuse_nul(event: msgspec.Struct) -> None:
             raise InvalidEvent(f"field {field!r} holds a NUL character (U+0000), which Postgres cannot store")
 
 
-def _reason(value: bytes, error: Exception) -> str:
+def _reason(value: bytes, error: Exception, kind: str) -> str:
     if isinstance(error, msgspec.ValidationError):
         version = _schema_version(value)
         if version != SCHEMA_VERSION:
             return _other_version(version)
-        return f"not a prediction event: {error}"
+        return f"not a {kind} event: {error}"
     return f"not UTF-8 JSON: {error}"
 
 

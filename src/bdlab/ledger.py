@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bdlab.events import Position, PredictionEvent, Record, Told
+from bdlab.events import Event, Position, Record, Told
 
 REPLAY_HEADER = "bdlab-replay-count"
 """Header of a replayed dead letter: how often it has been sent back, in decimal ASCII."""
@@ -72,7 +72,7 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
     `fields` is what PlainJson found in the record's value, and `told` what its headers tell; None if nobody looked."""
 
     record: Record
-    event: PredictionEvent
+    event: Event
     fields: re.Match[bytes] | None = None
     told: Told | None = None
 

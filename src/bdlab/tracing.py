@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from bdlab.errors import BrokerError
-from bdlab.events import TRACEPARENT, UNKNOWN, Origin, Position, PredictionEvent
+from bdlab.events import TRACEPARENT, UNKNOWN, Event, Origin, Position
 from bdlab.ledger import Entry
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Spans:
     def sending(self, publish: Callable[..., None]) -> Callable[..., None]:
         """Return `publish`, of a producer, with a span for each event, whose trace context goes with the event."""
 
-        def traced(event: PredictionEvent, done: Done, origin: Origin = UNKNOWN) -> None:
+        def traced(event: Event, done: Done, origin: Origin = UNKNOWN) -> None:
             attributes = self._send | {"messaging.kafka.message.key": str(event.id)}
             parent, kind = self._extract({"traceparent": origin.traceparent}), self._api.SpanKind.PRODUCER
             span = self._tracer.start_span(f"send {self._topic}", parent, kind=kind, attributes=attributes)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from bdlab.errors import BrokerError, BrokerUnavailable, NotAcknowledged
-from bdlab.events import UNKNOWN, Headers, Origin, Position, PredictionEvent, Record, encode, headers, new_traceparent
+from bdlab.events import UNKNOWN, Event, Headers, Origin, Position, Record, encode, headers, new_traceparent
 from bdlab.ledger import LogRange
 from bdlab.probes import BrokerState
 
@@ -204,7 +204,7 @@ class MemoryProducer:
             self._sent.put(None)
             self._thread.join(timeout_s + self._delivery_timeout_s)
 
-    def publish(self, event: PredictionEvent, done: Done, origin: Origin = UNKNOWN) -> None:
+    def publish(self, event: Event, done: Done, origin: Origin = UNKNOWN) -> None:
         source, trace = origin.source or self._source, origin.traceparent or new_traceparent()
         head = headers(event, source=source, traceparent=trace, origin=origin)
         self.publish_raw(*encode(event), head, done)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from bdlab.errors import DatabaseError, FenceLost, RowRejected
-from bdlab.events import Position, PredictionEvent
+from bdlab.events import Event, Position
 from bdlab.ledger import (
     Accepted,
     Account,
@@ -34,12 +34,12 @@ class MemoryStore:
     codec as if the database had it. `commits` counts the transactions.
     """
 
-    def __init__(self, *, refuses: Callable[[PredictionEvent], bool] = lambda _event: False) -> None:
+    def __init__(self, *, refuses: Callable[[Event], bool] = lambda _event: False) -> None:
         self._refuses = refuses
         self.failure: DatabaseError | None = None
         self.codec = self.migrated = REVIEWS
         self.commits = 0
-        self.predictions: dict[UUID, tuple[Position, PredictionEvent]] = {}
+        self.predictions: dict[UUID, tuple[Position, Event]] = {}
         self.duplicates: dict[Position, UUID] = {}
         self.dead_letters: dict[Position, DeadLetter] = {}
         self.first: dict[LogPartition, int] = {}

@@ -59,6 +59,8 @@ def test_a_column_is_the_name_in_snake_case(name: str, column: str) -> None:
 def test_the_shipped_contract_is_that_of_the_reviews() -> None:
     contract = review_contract()
     assert (contract.number, contract.noun) == (1, "review")
+    assert [field.column for field in contract.truths] == ["prediction", "sentiment"]
+    assert parse_contract(document(lambda fields: fields.update(run={"type": "boolean", "default": True})))  # an input
     assert [field.column for field in contract] == [
         *("summary", "text", "helpfulness_numerator", "helpfulness_denominator"),
         *("prediction", "sentiment", "confidence"),
@@ -120,6 +122,8 @@ def test_what_a_contract_cannot_have_is_refused_by_name(name: str, schema: Any, 
         ({"prediction": {"enum": ["a", "b"]}}, "needs 'confidence'"),
         ({"prediction": {"type": "number"}, "confidence": {"type": "number"}}, "from 0 to 1"),
         ({"prediction": {"type": "number"}, "probabilities": {"type": "number"}}, "an object of numbers"),
+        (PROBABLE | {"true_prediction": {"type": "number"}}, "one of bdlab's own"),
+        (PROBABLE | {"rescored": {"type": "boolean"}}, "one of bdlab's own"),
         ({"prediction": {"type": "number"}, "Other": {"type": "number"}}, "write 'other'"),
         ({"prediction": {"type": "number", "default": 1}}, "an output has no default"),
         (PROBABLE | {"probabilities": NUMBERS | {"additionalProperties": True}}, "alone, which has numbers"),

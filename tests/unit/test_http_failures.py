@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from bdlab.errors import BrokerError, EventTooLarge, ModelError, NotAcknowledged
-from bdlab.events import PredictionEvent, Score
+from bdlab.events import Event, PredictionEvent, Score
 from bdlab.model import load_scorer
 from bdlab.probes import BrokerState
 from bdlab.serving import Parts, make_app, stored_routes
@@ -98,7 +98,8 @@ def test_too_many_in_flight_are_turned_away_at_once() -> None:
 
 
 def test_a_batch_of_which_some_are_not_acknowledged_says_which(memory_api: MemoryApi, api: httpx.Client) -> None:
-    def failure(event: PredictionEvent) -> BrokerError | None:
+    def failure(event: Event) -> BrokerError | None:
+        assert isinstance(event, PredictionEvent)
         if event.text == "lost":
             return NotAcknowledged("no acknowledgement")
         return EventTooLarge("too large") if event.text == "large" else None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
 from msgspec import Meta
 
 B = TypeVar("B", bound=msgspec.Struct)
+C = TypeVar("C", bound=msgspec.Struct)
 
 Kind = Literal["string", "integer", "number", "boolean", "date-time", "object"]
 
@@ -35,12 +36,18 @@ RESERVED = {
 }
 """Columns that are bdlab's or PostgreSQL's own, in the event, the table, the answers or the files."""
 
+OF_OUTPUTS = ("prediction_id", "run", "scored_at", "rescored", "pruned_at")
+OF_QUALITY = ("true_", "feedback_")
+"""Columns, and beginnings of columns, that are bdlab's own where a table or view has only the outputs."""
+
 MAX_COLUMN_BYTES = 63
 """PostgreSQL cuts longer identifiers off without an error."""
 
 _WORD_ENDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NO_WORD = re.compile(r"[\W_]+")
 _MOMENT = "2026-01-31T12:00:00Z"
+MOMENT: Any = Annotated[datetime, Meta(tz=True)]
+SOURCE: Any = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,39}\Z")]
 _STRICT: Any = {"frozen": True, "kw_only": True, "forbid_unknown_fields": True, "gc": False}
 
 
@@ -121,8 +128,9 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def truths(self) -> tuple[Field, ...]:
-        """The outputs of which a right answer can be known: those that are not the model's own doubt."""
-        return tuple(field for field in self.outputs if field.name not in (CONFIDENCE, PROBABILITIES))
+        """The outputs of which a right answer can be known, each nullable: all but the model's own doubt."""
+        known = (field for field in self.outputs if field.name not in (CONFIDENCE, PROBABILITIES))
+        return tuple(msgspec.structs.replace(field, nullable=True, default=None) for field in known)
 
     def at(self, number: int) -> Contract:
         """Return the contract without the fields that were added after `number`."""
@@ -180,7 +188,7 @@ def type_of(field: Field) -> Any:
         number: Any = int if field.kind == "integer" else float
         kind = Annotated[number, Meta(ge=low, le=high)]
     elif field.kind == "date-time":
-        kind = Annotated[datetime, Meta(tz=True)]
+        kind = MOMENT
     else:
         kind = bool if field.kind == "boolean" else dict[str, float]
     return kind | None if field.nullable else kind
@@ -205,17 +213,54 @@ def event_type(contract: Contract, base: type[B], *, explanation: Any, schema_ve
     """Return the struct of an event: what it is about first, the times last. A field that was added later has its
     default in events from before. The class has the contract's number as `CONTRACT`, since columns are in lower
     case."""
-    moment = Annotated[datetime, Meta(tz=True)]
     fields = [
         ("id", UUID),
         *(_given(field, optional=field.since > 1) for field in contract),
         ("explanation", explanation),
         ("model", Annotated[str, Meta(min_length=1, max_length=200)]),
-        ("created_at", moment),
-        ("timestamp", moment),
-        ("schema_version", int, schema_version),
+        *_times(schema_version),
     ]
     return _struct("PredictionEvent", fields, base, namespace={"CONTRACT": contract.number})
+
+
+def feedback_types(
+    contract: Contract, given: type[B], event: type[C], *, schema_version: int
+) -> tuple[type[B], type[C]]:
+    """Return the struct of a feedback as somebody gives it, a subclass of `given`, and of its event."""
+    truths = contract.truths
+    about = [("prediction_id", UUID), *(_given(field, optional=True) for field in truths)]
+    space = {"CONTRACT": contract.number, "TRUTHS": tuple(field.column for field in truths)}
+    more = [("source", SOURCE | None, None), ("created_at", MOMENT | None, None)]
+    return (
+        _struct("Feedback", [*about, *more], given, namespace=space, omit_defaults=True),
+        _struct(
+            "FeedbackEvent", [("id", UUID), *about, ("source", SOURCE), *_times(schema_version)], event, namespace=space
+        ),
+    )
+
+
+def _times(schema_version: int) -> list[Any]:
+    return [("created_at", MOMENT), ("timestamp", MOMENT), ("schema_version", int, schema_version)]
+
+
+class Copier(Generic[B]):
+    """Makes structs of the type `into` from others with fields of the same names, which it finds once.
+
+    A field that several of the types `sources` have is taken from the first; those in `but` are given."""
+
+    def __init__(self, into: type[B], *sources: type[msgspec.Struct], but: Collection[str] = ()) -> None:
+        self._into = into
+        left = [name for name in into.__struct_fields__ if name not in but]
+        self._names: list[list[str]] = []
+        for source in sources:
+            self._names.append([name for name in left if name in source.__struct_fields__])
+            left = [name for name in left if name not in source.__struct_fields__]
+
+    def __call__(self, *sources: msgspec.Struct, **fields: Any) -> B:
+        for names, source in zip(self._names, sources, strict=True):
+            for name in names:
+                fields[name] = getattr(source, name)
+        return self._into(**fields)
 
 
 def _given(field: Field, *, optional: bool = False) -> Any:

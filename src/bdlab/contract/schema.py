@@ -16,6 +16,8 @@ from bdlab.contract.fields import (
     BOUNDS,
     CONFIDENCE,
     MAX_COLUMN_BYTES,
+    OF_OUTPUTS,
+    OF_QUALITY,
     PREDICTION,
     PROBABILITIES,
     RESERVED,
@@ -140,7 +142,7 @@ def _fields(schema: _Object, part: str) -> tuple[Field, ...]:
 
 def _field(name: str, found: Any, part: str, *, required: bool) -> Field:
     where = f"the contract's {part} field {name[:_MAX_NAME]!r}"
-    column = _column(name, where)
+    column = _column(name, where, part)
     if column in ANSWERS and part == "input":
         _refuse(where, f"the name {column!r} is an output's")
     _check_json(found, where)
@@ -160,7 +162,7 @@ def _field(name: str, found: Any, part: str, *, required: bool) -> Field:
     return msgspec.structs.replace(field, default=_default(schema, field, where, part, required=required))
 
 
-def _column(name: str, where: str) -> str:
+def _column(name: str, where: str, part: str) -> str:
     if not (name.isprintable() and name == name.strip() and 0 < len(name) <= _MAX_NAME):
         _refuse(where, f"a name has 1 to {_MAX_NAME} printable characters, and no space at its ends")
     if bad := _NOT_IN_A_NAME.intersection(name):
@@ -170,7 +172,7 @@ def _column(name: str, where: str) -> str:
         _refuse(where, "its column's name needs a letter from A to Z first")
     if len(column) > MAX_COLUMN_BYTES:
         _refuse(where, f"its column {column!r} has {len(column)} bytes, and may have {MAX_COLUMN_BYTES}")
-    if column in RESERVED:
+    if column in RESERVED or (part == "output" and (column in OF_OUTPUTS or column.startswith(OF_QUALITY))):
         _refuse(where, f"its column {column!r} is one of bdlab's own")
     return column
 

@@ -6,7 +6,7 @@ from collections import deque
 
 from bdlab.credentials import Connecting, KafkaCredentials
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotAcknowledged, TopicMissing
-from bdlab.events import UNKNOWN, Headers, Origin, PredictionEvent, encode, headers, new_traceparent
+from bdlab.events import UNKNOWN, Event, Headers, Origin, encode, headers, new_traceparent
 from bdlab.kafka.connection import copy_error
 from bdlab.kafka.producer_client import QUEUE_EVENTS, Done, PendingEvent, not_acknowledged, too_many
 from bdlab.kafka.producer_failover import ProducerFailover
@@ -21,7 +21,7 @@ _Unsent = tuple[PendingEvent, bytes | None, bytes | None, Headers]
 
 
 class Producer(Connecting):
-    """Publishes prediction events with `acks=all`, and an idempotent client if `idempotent`. Without it a request that
+    """Publishes events with `acks=all`, and an idempotent client if `idempotent`. Without it a request that
     is repeated may put an event on the topic twice, of which one is stored, and the first event does not wait for a
     producer id, for which librdkafka asks each half second only. Each event's `done` is called once, within
     `kafka.delivery_timeout_s`, by whoever polls: with the event's position or with the error. That is a thread, until
@@ -55,7 +55,7 @@ class Producer(Connecting):
         self._watching.start()
         self._polling.start()
 
-    def publish(self, event: PredictionEvent, done: Done, origin: Origin = UNKNOWN) -> None:
+    def publish(self, event: Event, done: Done, origin: Origin = UNKNOWN) -> None:
         """Publish one event in the background. For any thread. The source of `origin` replaces the producer's own.
         `done` gets the position, or NotAcknowledged, BrokerUnavailable (never sent), BrokerRefused, TopicMissing or
         EventTooLarge. Whoever polls runs it: it has to be quick and must not raise. Raises BrokerUnavailable if too

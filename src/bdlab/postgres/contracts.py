@@ -217,7 +217,7 @@ def _show_outputs(cursor: Cursor, contract: Contract, deployment: Deployment) ->
     outputs = {field.column: field for field in contract.outputs}
     if before == outputs.keys():
         return
-    truths = {field.column: msgspec.structs.replace(field, nullable=True) for field in contract.truths}
+    truths = {field.column: field for field in contract.truths}
 
     def altered(wanted: Mapping[str, Field]) -> sql.Composed:
         new = (

@@ -7,14 +7,14 @@ from uuid import UUID
 import msgspec
 
 from bdlab.access import ApiKeys
-from bdlab.events import UNKNOWN, Origin, Position, PredictionEvent
+from bdlab.events import UNKNOWN, Event, Origin, Position
 from bdlab.model import Scorer
 from bdlab.probes import BrokerProbe, DatabaseState, VaultProbe
 from bdlab.settings import Settings
 
 
 class Publisher(Protocol):
-    def publish(self, event: PredictionEvent, origin: Origin = UNKNOWN) -> Awaitable[Position]:
+    def publish(self, event: Event, origin: Origin = UNKNOWN) -> Awaitable[Position]:
         """Publish the event; what is awaited is its position once the broker has acknowledged it.
 
         The call or the wait raises EventTooLarge, NotAcknowledged (the event may be on the topic), or another

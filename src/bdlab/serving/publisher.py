@@ -7,7 +7,7 @@ from functools import partial
 from typing import Protocol
 
 from bdlab.errors import BrokerError
-from bdlab.events import UNKNOWN, Origin, Position, PredictionEvent
+from bdlab.events import UNKNOWN, Event, Origin, Position
 
 #: Seconds between two looks for acknowledgements while some are awaited, and while none is.
 _BUSY_S, _IDLE_S = 0.001, 0.05
@@ -22,7 +22,7 @@ _Result = Position | BrokerError
 class EventProducer(Protocol):
     """The part of `bdlab.kafka.producer.Producer` that publishes."""
 
-    def publish(self, event: PredictionEvent, done: Callable[[_Result], None], origin: Origin = UNKNOWN) -> None: ...
+    def publish(self, event: Event, done: Callable[[_Result], None], origin: Origin = UNKNOWN) -> None: ...
     def take_polling(self) -> None: ...
     def poll(self) -> None: ...
     @property
@@ -42,7 +42,7 @@ class AsyncPublisher:
         producer.take_polling()
         self._poll_idle()
 
-    def publish(self, event: PredictionEvent, origin: Origin = UNKNOWN) -> asyncio.Future[Position]:
+    def publish(self, event: Event, origin: Origin = UNKNOWN) -> asyncio.Future[Position]:
         """Publish one event; the future has its position once it is acknowledged.
 
         Raises BrokerUnavailable, BrokerRefused, TopicMissing or EventTooLarge if that is known at once. The

@@ -7,7 +7,8 @@ from uuid import UUID
 import msgspec
 from litestar import MediaType, Response
 
-from bdlab.events import Copier, EventCodec, PredictionEvent, Score, Term
+from bdlab.contract.fields import Copier
+from bdlab.events import EventCodec, PredictionEvent, Score, Term
 
 
 class Answers:

@@ -73,6 +73,16 @@ SELECT "offset", array_agg(DISTINCT id::text ORDER BY id::text) FROM recorded_po
 WHERE log_id = %(log_id)s AND partition = %(partition)s AND "offset" = ANY (%(offsets)s::bigint[]) AND id IS NOT NULL
 GROUP BY "offset"
 
+-- name: $pruning
+7203684412970016
+
+-- name: lock_rescored
+-- For a transaction that writes to `rescored`: no prediction of it is pruned meanwhile.
+SELECT pg_advisory_xact_lock_shared($pruning)
+
+-- name: lock_pruning
+SELECT pg_advisory_xact_lock($pruning)
+
 -- name: prunable
 -- With the base of each log: everything below it is pruned.
 SELECT log_id, l.cluster_id, l.topic, s.partition, l.topic_id, coalesce(c.pruned_to, s.first_offset), s.next_offset

@@ -1,0 +1,66 @@
+"""The feedback event of a contract: what the right answer to a prediction was. Pure."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import UUID
+
+import msgspec
+
+from bdlab.contract import Contract
+from bdlab.contract.fields import Copier, feedback_types
+from bdlab.events import SCHEMA_VERSION, Codec, Event, idempotent_id
+
+
+class _Truths(msgspec.Struct, frozen=True, kw_only=True):
+    TRUTHS: ClassVar[tuple[str, ...]] = ()
+    """The columns of which the right answer can be known."""
+
+    if TYPE_CHECKING:
+        prediction_id: UUID
+
+    def __post_init__(self) -> None:
+        if all(getattr(self, name) is None for name in self.TRUTHS):
+            raise ValueError(f"it gives none of {', '.join(self.TRUTHS)}")
+
+
+class Feedback(_Truths, frozen=True, kw_only=True):
+    """What somebody says of a prediction: the base of a contract's, which have its truths, each of which may be None.
+    `source` and `created_at`, when it was known, are None unless they are given too."""
+
+    if TYPE_CHECKING:
+        source: str | None
+        created_at: datetime | None
+
+        def __init__(self, **fields: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+
+class FeedbackEvent(_Truths, Event, frozen=True, kw_only=True, gc=False):
+    """A feedback with its id: the base of a contract's events. `source` says who knows, in one word; of several of a
+    prediction the newest by `created_at`, then id, counts."""
+
+    KIND: ClassVar[str] = "feedback"
+    KEY: ClassVar[str] = "prediction_id"
+
+    if TYPE_CHECKING:
+        source: str
+
+
+class FeedbackCodec(Codec[FeedbackEvent]):
+    """Makes and decodes the feedback of a contract. `given` and `event` are subclasses of Feedback and FeedbackEvent,
+    which cannot be made without any truth: msgspec raises ValidationError, and the type itself ValueError."""
+
+    def __init__(self, contract: Contract) -> None:
+        self.given, event = feedback_types(contract, Feedback, FeedbackEvent, schema_version=SCHEMA_VERSION)
+        super().__init__(contract, event, contract.truths)
+        self._make = Copier(event, self.given, but=("source", "created_at"))
+
+    def idempotent_id(self, key: str, given: Feedback) -> UUID:
+        """Return the UUIDv8 of an Idempotency-Key and what is not null in `given`."""
+        return idempotent_id(key, given)
+
+    def make(self, event_id: UUID, given: Feedback, *, source: str) -> FeedbackEvent:
+        """Return the event of a feedback; `source`, and the present time (UTC), stand in for what it does not give."""
+        now = datetime.now(UTC)
+        told = {"source": given.source or source, "created_at": given.created_at or now}
+        return self._make(given, id=event_id, timestamp=now, **told)
