@@ -24,9 +24,12 @@ IDENTITY_OF = {
     "migrate": {"migrate"},
     "kafka-certificates": {"migrate"},
     "predict": {"predict"},
+    "feedback": {"feedback"},
     "status": {"status"},
     "verify": {"verify"},
     "dlq": {"dlq"},
+    "model": {"model"},
+    "rescore": {"rescore"},
     "api-key": {"api-key"},
 }
 
@@ -92,7 +95,7 @@ def test_each_service_mounts_its_own_identity_only(services: dict[str, Any]) -> 
         elif name == "rotate":
             # It could become each of them: none that reads all of Vault, owns tables or makes a root token.
             assert {*IDENTITY_OF["app"], "consume", "rotate"} <= held
-            assert not {"inspect", "recovery", "migrate", "backup", "api-key"} & held
+            assert not {"inspect", "recovery", "migrate", "backup", "api-key", "model"} & held
         else:
             assert held == IDENTITY_OF.get(name, set()), name
 

@@ -15,8 +15,9 @@ from bdlab.services import DATABASE_ROLES
 from tests.fix_database import migrate
 from tests.fix_vault import VaultWorld
 
-SERVICE_OF = {"bdlab-owner": "migrate", "bdlab-writer": "consume", "bdlab-dlq": "dlq", "bdlab-reader": "serve"}
-OWNER, WRITER, DLQ, READER = SERVICE_OF
+SERVICE_OF = {"bdlab-owner": "migrate", "bdlab-writer": "consume", "bdlab-dlq": "dlq", "bdlab-model": "model"}
+SERVICE_OF |= {"bdlab-rescore": "rescore", "bdlab-reader": "serve"}
+OWNER, WRITER, DLQ, MODEL, RESCORE, READER = SERVICE_OF
 NOBODY: frozenset[str] = frozenset()
 EVERYBODY = frozenset(SERVICE_OF)
 OWNERS = frozenset({OWNER})
@@ -34,17 +35,21 @@ TABLES = {
     "checkpoints": ("pruned_to", OWNERS),
     "schema_migrations": ("checksum", OWNERS),
     "contracts": ("number", OWNERS),
+    "feedback": ("source", WRITERS),
+    "rescored": ("run", frozenset({OWNER, RESCORE})),
+    "rescore_ranges": ("rescored", frozenset({OWNER, RESCORE})),
+    "model_versions": ("sha256", frozenset({OWNER, MODEL})),
+    "model_promotions": ("why", frozenset({OWNER, MODEL})),
 }
-VIEWS = ("recorded_positions", "missing_offsets", "located_predictions")
+VIEWS = ("recorded_positions", "missing_offsets", "located_predictions", "quality")
+#: table -> who may change the column above; in all others it is the owner
+UPDATES = {"sink_offsets": WRITERS, "rescore_ranges": frozenset({OWNER, RESCORE})}
 
 #: statement -> the roles that may run it
 STATEMENTS: dict[str, frozenset[str]] = {
     **{f"SELECT count(*) FROM {name}": EVERYBODY for name in (*TABLES, *VIEWS)},
     **{f"INSERT INTO {table} DEFAULT VALUES": who for table, (_, who) in TABLES.items()},
-    **{
-        f"UPDATE {table} SET {column} = {column}": WRITERS if table == "sink_offsets" else OWNERS
-        for table, (column, _) in TABLES.items()
-    },
+    **{f"UPDATE {table} SET {column} = {column}": UPDATES.get(table, OWNERS) for table, (column, _) in TABLES.items()},
     **{
         statement.format(table): OWNERS
         for table in TABLES
@@ -64,6 +69,7 @@ STATEMENTS: dict[str, frozenset[str]] = {
     "UPDATE logs SET topic_id = topic_id": WRITERS,
     "UPDATE logs SET adopted_at = now()": OWNERS,
     "UPDATE logs SET closed_at = now()": OWNERS,
+    "UPDATE rescore_ranges SET after = after": OWNERS,
     "CREATE TABLE extra (id integer)": OWNERS,
     "CREATE VIEW extra AS SELECT 1": OWNERS,
     "CREATE FUNCTION extra() RETURNS integer LANGUAGE sql AS 'SELECT 1'": OWNERS,
@@ -80,8 +86,10 @@ STATEMENTS: dict[str, frozenset[str]] = {
     "SET ROLE bdlab_manager": NOBODY,
     "SET ROLE bdlab_owner": OWNERS,
     "SET ROLE bdlab_writer": frozenset({WRITER}),
-    "SET ROLE bdlab_reader": frozenset({READER, DLQ}),
+    "SET ROLE bdlab_reader": frozenset({READER, DLQ, MODEL, RESCORE}),
     "SET ROLE bdlab_dlq": frozenset({DLQ}),
+    "SET ROLE bdlab_model": frozenset({MODEL}),
+    "SET ROLE bdlab_rescore": frozenset({RESCORE}),
     "ALTER ROLE SESSION_USER CONNECTION LIMIT -1": NOBODY,
     "ALTER ROLE SESSION_USER RESET temp_file_limit": NOBODY,
     "ALTER ROLE SESSION_USER SET temp_file_limit = -1": NOBODY,
@@ -121,7 +129,7 @@ def migrated(vault_world: VaultWorld) -> VaultWorld:
 def user(world: VaultWorld, role: str) -> Iterator[Connection]:
     """A connection of a user that Vault makes for this."""
     with (
-        world.session(SERVICE_OF[role], role, daemon=False) as session,
+        world.session(SERVICE_OF[role], role, kafka=False, daemon=False) as session,
         contextlib.closing(world.connect(session.database())) as connection,
     ):
         yield connection

@@ -24,7 +24,7 @@ class Call(NamedTuple):
 
 EVERYBODY = frozenset(IDENTITIES)
 NOBODY: frozenset[str] = frozenset()
-DATABASE = frozenset({"serve", "consume", "status", "verify", "dlq", "migrate", "backup"})
+DATABASE = frozenset({"serve", "consume", "status", "verify", "dlq", "model", "rescore", "migrate", "backup"})
 KAFKA_WRITERS = frozenset({"migrate", "rotate"})
 SWEEPERS = frozenset({"migrate", "rotate"})
 ACCESSOR: dict[str, object] = {"secret_id_accessor": "none"}
@@ -60,7 +60,7 @@ CALLS = (
     Call("delete", "kv/metadata/api-keys/probe", only("api-key")),
     Call("get", "database/creds/bdlab-reader", only("serve", "status", "verify", "backup")),
     Call("get", "database/creds/bdlab-writer", only("consume")),
-    Call("get", "database/creds/bdlab-dlq", only("dlq")),
+    *(Call("get", f"database/creds/bdlab-{name}", only(name)) for name in ("dlq", "model", "rescore")),
     Call("get", "database/creds/bdlab-owner", only("migrate")),
     Call("get", "database/creds/bdlab-sweep", SWEEPERS),
     Call("get", "database/config/bdlab", only("inspect")),
@@ -218,7 +218,7 @@ CAPABILITIES: dict[str, dict[str, set[str]]] = {
     "database/creds/bdlab-reader": each(("serve", "status", "verify", "backup"), "read"),
     "sys/storage/raft/snapshot": {"backup": {"read"}},
     "database/creds/bdlab-writer": {"consume": {"read"}},
-    "database/creds/bdlab-dlq": {"dlq": {"read"}},
+    **{f"database/creds/bdlab-{name}": {name: {"read"}} for name in ("dlq", "model", "rescore")},
     "database/creds/bdlab-sweep": each(SWEEPERS, "read"),
     "database/creds/bdlab-owner": {"migrate": {"read"}},
     "database/config/bdlab": {"inspect": {"read"}},

@@ -93,6 +93,7 @@ def test_rotate_reaches_each_credential_that_it_replaces() -> None:
 @BY_NAME
 def test_the_acls_are_the_operations_of_the_table(service: Service) -> None:
     resources = {"predictions": "topic", "bdlab-db-consumer": "group", "kafka-cluster": "cluster"}
+    resources |= {"feedback": "feedback", "bdlab-db-consumer-feedback": "feedback-group"}
     made = grants(service.name, KafkaLogin(server=KafkaSettings(), username="somebody"))
     assert {acl.principal for acl in made} <= {"User:somebody"}
     named = {f"{AclOperation(acl.operation).name.lower()} {resources[acl.name]}" for acl in made}
@@ -136,8 +137,8 @@ def names(deployment: Deployment) -> set[tuple[str, str]]:
         "user of Kafka": map(deployment.own, users),
         "role of PostgreSQL": map(deployment.in_sql, roles),
         "database": [deployment.database],
-        "topic": [deployment.own(KafkaSettings().topic)],
-        "group": [deployment.own(KafkaSettings().group)],
+        "topic": [deployment.own(name) for name in (KafkaSettings().topic, KafkaSettings().feedback_topic)],
+        "group": [deployment.own(name) for name in (KafkaSettings().group, KafkaSettings().feedback_group)],
     }
     taken = {("mount", name) for name in ("database", "pki-kafka", "pki-servers")}
     taken |= {("database", name) for name in ("postgres", "template0", "template1")}
@@ -187,7 +188,9 @@ def test_policies_and_sql_of_bdlab_are_the_files() -> None:
         sql += database.creation(role.group) + database.revocation(role.group)
     for text in sql:
         assert BDLAB.in_sql(text) == text
-        assert not re.search("bdlab_(owner|writer|dlq|reader)|-bdlab-(..-|ow)", Deployment("a").in_sql(text))
+        assert not re.search(
+            "bdlab_(owner|writer|dlq|model|rescore|reader)|-bdlab-(..-|ow)", Deployment("a").in_sql(text)
+        )
 
 
 @given(DEPLOYMENTS, st.sampled_from([role.name for role in DATABASE_ROLES]))
