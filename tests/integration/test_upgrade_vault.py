@@ -71,6 +71,7 @@ def test_vault_init_brings_everything_up_to_date(new_world: Callable[..., VaultW
         assert {name for name, outcome in outcomes(world.init(plan)).items() if outcome == "done"} == {
             "policies",
             "identities",
+            "key-value seed",
             "secret ids",
             "database connection",
             "database roles",

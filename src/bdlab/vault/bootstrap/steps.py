@@ -21,7 +21,7 @@ from bdlab.retry import wait_for
 from bdlab.services import BDLAB, IDENTITIES, INSPECT, KAFKA_SERVICES, RECOVERY, Deployment
 from bdlab.settings import KafkaSettings, PostgresSettings, VaultSettings
 from bdlab.vault import pki
-from bdlab.vault.bootstrap.plan import Change, Entry, Plan, Seeds, Step, entries
+from bdlab.vault.bootstrap.plan import Change, Entry, Plan, Step, entries
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 from bdlab.vault.logins import ADDRESS_FIELDS
@@ -270,8 +270,12 @@ def key_values(plan: Plan) -> Step:
 
 
 def _values(plan: Plan, path: str, writer: VaultClient) -> dict[str, str]:
-    seeds = plan.seeds
+    seeds, service = plan.seeds, "" if path in (_DATABASE, _BROKER) else path.rpartition("/")[2]
     if seeds is None:
+        with contextlib.suppress(SecretMissing):  # a service that is newer than the set-up gets what the others have
+            known, _ = writer.read_kv(plan.vault.kv_mount, f"kafka/{KAFKA_SERVICES[0]}")
+            if service:
+                return _kafka_users(service, {} if "idle_username" in known else known, plan.deployment)
         what = f"{path} is not in Vault yet, and what belongs there comes from .env"
         raise InvalidInput(what, hint="Fill in .env (see .env.example) and name it with --env-file.")
     if path == _DATABASE:
@@ -280,17 +284,18 @@ def _values(plan: Plan, path: str, writer: VaultClient) -> dict[str, str]:
     if path == _BROKER:
         ca_pem = pki.authority_pem(writer) if seeds.kafka_authority else seeds.kafka.ca_pem
         return _address("kafka", seeds.kafka.server) | {"ca_pem": ca_pem}
-    return kafka_users(path.rpartition("/")[2], seeds, plan.deployment)
+    user, password = seeds.kafka.username, seeds.kafka.password.reveal()
+    return _kafka_users(service, {"username": user, "password": password} if user else {}, plan.deployment)
 
 
 def _address(section: str, server: PostgresSettings | KafkaSettings) -> dict[str, str]:
     return {field: str(getattr(server, field)) for field in ADDRESS_FIELDS[section]}
 
 
-def kafka_users(service: str, seeds: Seeds, deployment: Deployment) -> dict[str, str]:
-    """Return the active user, and the idle one, which the next rotation makes the active one."""
-    if seeds.kafka.username:
-        return {"username": seeds.kafka.username, "password": seeds.kafka.password.reveal()}
+def _kafka_users(service: str, shared: dict[str, str], deployment: Deployment) -> dict[str, str]:
+    """Return the active user, and the idle one, which the next rotation makes the active one; or the one of all."""
+    if shared:
+        return shared
     return {
         "username": deployment.own(f"bdlab-{service}-a"),
         "password": secrets.token_urlsafe(_PASSWORD_BYTES),
