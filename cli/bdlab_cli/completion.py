@@ -34,3 +34,11 @@ def cards(incomplete: str) -> list[tuple[str, str]]:
         card = json.loads(file.read_bytes())
         found.append((str(file), f"{card['name']}@{card['version']}"))
     return [(path, remark) for path, remark in found if path.startswith(incomplete)]
+
+
+def versions(incomplete: str) -> list[str]:
+    """Return NAME@VERSION of the versions in the registry's folder."""
+    from bdlab.settings import load
+
+    folder = Path(load(checked=False).settings().model.registry or "/dev/null").expanduser()
+    return _beginning(sorted(f"{each.parent.name}@{each.name}" for each in folder.glob("*/*/")))(incomplete)

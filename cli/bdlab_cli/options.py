@@ -31,6 +31,7 @@ BrokerName = Literal["auto", "kafka", "tansu"]
 Broker = Annotated[BrokerName, setting("stack.broker")]
 AdminServers = Annotated[str, setting("kafka.admin_servers", "none")]
 ModelPath = Annotated[str | None, setting("model.path", "the shipped one", autocompletion=cards)]
+Registry = Annotated[str | None, setting("model.registry", "none")]
 
 
 def delimiter(text: str) -> str:

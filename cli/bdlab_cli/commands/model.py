@@ -1,4 +1,4 @@
-"""`bdlab model`: write a card for a model, and check one."""
+"""`bdlab model`: write a card for a model, and check one; add it to the registry, and promote it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,10 +6,11 @@ from typing import Annotated
 from typer import Argument, Exit, Option, Typer
 
 from bdlab.errors import Unhealthy
-from bdlab_cli.completion import cards
-from bdlab_cli.options import Delimiter
+from bdlab_cli.completion import cards, versions
+from bdlab_cli.options import Delimiter, Registry, StartupTimeout
 from bdlab_cli.output import terminal
 
+Named = Annotated[str, Argument(metavar="NAME@VERSION", autocompletion=versions)]
 app = Typer(add_completion=False, no_args_is_help=True)
 
 
@@ -73,3 +74,82 @@ def check(
     terminal.echo_json(shown) if json else show_report(shown)
     if report.findings:
         raise Exit(Unhealthy.exit_code)
+
+
+@app.command()
+def add(
+    card: Annotated[str, Argument(metavar="CARD", help="A model card, or its folder.", autocompletion=cards)],
+    *,
+    registry: Registry = None,
+    json: bool = False,
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """Try a model, and copy its card and the file that scores into the registry.
+
+    Takes term tables, ONNX and skops with known types: what is promoted must not run code where it is loaded. A version
+    never changes."""
+    from bdlab.model.registry import pack
+    from bdlab_cli.wiring.models import add_version, open_models
+
+    packed = pack(card)
+    with open_models({"model": {"registry": registry}, "startup_timeout_s": startup_timeout}) as (models, settings):
+        change = add_version(models, settings, packed)
+    terminal.echo_change(packed.card.title, change, as_json=json)
+
+
+@app.command("list")
+def list_versions(*, json: bool = False, startup_timeout: StartupTimeout = None) -> None:
+    """List the versions in the registry, and what share of the last minute's stored predictions each has made."""
+    from bdlab_cli.output.models import show_versions
+    from bdlab_cli.wiring.models import open_models
+
+    with open_models({"startup_timeout_s": startup_timeout}) as (models, _):
+        found = models.ask("versions")
+    terminal.echo_json(found) if json else show_versions(found)
+
+
+@app.command()
+def show(model: Named, *, json: bool = False, startup_timeout: StartupTimeout = None) -> None:
+    """Show a version: its card with the figures of its training, who added it, and when it was promoted."""
+    from bdlab_cli.output.models import show_version
+    from bdlab_cli.wiring.models import open_models, version_row
+
+    with open_models({"startup_timeout_s": startup_timeout}) as (models, _):
+        found = version_row(models.ask, model)
+        history = [each for each in models.ask("promotions") if each["model"] == model]
+    shown = {"model": model, **found, "promotions": history}
+    terminal.echo_json(shown) if json else show_version(shown)
+
+
+@app.command()
+def promote(
+    model: Named,
+    *,
+    why: str = "",
+    registry: Registry = None,
+    json: bool = False,
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """Have every `serve` without a pinned model take this version within some seconds.
+
+    Before that it is read from the registry, checked, and tried here."""
+    from bdlab_cli.wiring.models import open_models, promote_version, trial
+
+    with open_models({"model": {"registry": registry}, "startup_timeout_s": startup_timeout}) as (models, settings):
+        version, _ = trial(models, settings, model)
+        change = promote_version(models, version, why)
+    terminal.echo_change(model, change, as_json=json)
+
+
+@app.command()
+def rollback(
+    *, why: str = "", registry: Registry = None, json: bool = False, startup_timeout: StartupTimeout = None
+) -> None:
+    """Promote what served before the version that serves now; once more goes back further."""
+    from bdlab_cli.wiring.models import former, open_models, promote_version, trial
+
+    with open_models({"model": {"registry": registry}, "startup_timeout_s": startup_timeout}) as (models, settings):
+        model = former([each["model"] for each in models.ask("promotions")])
+        version, _ = trial(models, settings, model)
+        change = promote_version(models, version, why or "rollback")
+    terminal.echo_change(model, change, as_json=json)

@@ -128,3 +128,23 @@ def show_report(report: Mapping[str, Any]) -> None:
     if not report["findings"]:
         rows = f", and predicts {report['rows']} rows" if report["rows"] else ""
         terminal.echo(f"{report['model']} can be served{rows}")
+
+
+def show_versions(found: Sequence[Mapping[str, Any]]) -> None:
+    """Print the versions of the registry, and other models that served in the last minute."""
+    table = Table("model", "format", "added", "by", "promoted", Column("last minute", justify="right"))
+    for each in found:
+        added = each["added_at"].isoformat(" ", "seconds") if each["added_at"] else "not in the registry"
+        promoted = "yes" if each["promoted"] else ""
+        table.add_row(each["model"], each["format"], added, each["added_by"], promoted, f"{each['share']:.0%}")
+    terminal.stdout().print(table)
+
+
+def show_version(found: Mapping[str, Any]) -> None:
+    """Print a version: its card, and when it was promoted."""
+    terminal.echo(f"{found['model']}  sha256 {found['sha256']}")
+    terminal.echo(f"added {found['added_at'].isoformat(' ', 'seconds')} by {found['added_by']}")
+    for each in found["promotions"]:
+        why = f": {each['why']}" if each["why"] else ""
+        terminal.echo(f"promoted {each['promoted_at'].isoformat(' ', 'seconds')} by {each['promoted_by']}{why}")
+    terminal.echo(json.dumps(found["card"], indent=2, ensure_ascii=False))

@@ -27,6 +27,27 @@ def fetch(address: str) -> IO[bytes]:
     return kept
 
 
+def read(address: str) -> bytes:
+    """Return the content. Raises FileNotFoundError if there is none, InvalidInput if it cannot be read."""
+    system, path = _system(address)
+    try:
+        return bytes(system.cat_file(path))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # each kind of storage has its own
+        raise InvalidInput(f"{address} cannot be read: {_why(error)}") from error
+
+
+def write(address: str, content: bytes) -> None:
+    """Write the content, in the place of any before. Raises InvalidInput."""
+    system, path = _system(address)
+    try:
+        system.makedirs(PurePosixPath(path).parent.as_posix(), exist_ok=True)
+        system.pipe_file(path, content)
+    except Exception as error:  # each kind of storage has its own
+        raise InvalidInput(f"{address} cannot be written: {_why(error)}") from error
+
+
 class Upload(Replacement):
     """A local file that `commit` copies to an address. Raises InvalidInput at once if nothing can."""
 

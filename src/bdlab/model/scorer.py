@@ -57,6 +57,11 @@ class Title(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[str, Meta(pattern=r"^\w[\w.-]{0,99}\Z")]
     version: Annotated[str, Meta(pattern=r"^\w[\w.+-]{0,49}\Z")]
 
+    @property
+    def title(self) -> str:
+        """The name and version that every event has: `reviews@1.1.0`."""
+        return f"{self.name}@{self.version}"
+
 
 class Card(Title, frozen=True, kw_only=True, omit_defaults=True):
     """A model card. `contract` is the model's, as docs/contract.md has it; without one it is of reviews.
@@ -72,15 +77,15 @@ class Card(Title, frozen=True, kw_only=True, omit_defaults=True):
     unused_columns: dict[str, str] = {}
     libraries: dict[str, str] = {}
 
-    @property
-    def title(self) -> str:
-        """The name and version that every event has: `reviews@1.1.0`."""
-        return f"{self.name}@{self.version}"
-
 
 def read_card(path: Path) -> Card:
     """Return the card. Raises ModelNotFound if the file is missing, ModelError if it is not a card."""
-    content = read_file(path).removeprefix(codecs.BOM_UTF8)
+    return parse_card(read_file(path), path)
+
+
+def parse_card(content: bytes, path: Path | str) -> Card:
+    """Return the card in the content of `path`. Raises ModelError."""
+    content = content.removeprefix(codecs.BOM_UTF8)
     try:
         card = msgspec.json.decode(content, type=Card)
         _check_names(json.loads(content, object_pairs_hook=object_of))
@@ -104,7 +109,7 @@ def _check_names(card: dict[str, Any]) -> None:
             raise ValueError(f"it has the name {name[:100]!r}; is {near[0]!r} meant?")
 
 
-def contract_of(card: Card, path: Path) -> Contract:
+def contract_of(card: Card, path: Path | str) -> Contract:
     """Return the contract of the card at `path`. Raises ContractInvalid, which names the field."""
     if card.contract is None:
         return review_contract()
@@ -150,7 +155,7 @@ def _refused(folder: Path, what: str) -> Iterator[None]:
     except OSError as error:
         raise InvalidInput(
             f"the folder {folder} cannot be {what}: {(error.strerror or str(error)).lower()}",
-            hint="Name a folder, new or existing, with --output.",
+            hint="Name a folder, new or existing, that you may write.",
         ) from error
 
 
@@ -203,13 +208,13 @@ def load_scorer(path: str = "", *, many: bool = False) -> Scorer:
     Every file is first checked against its sha256. A joblib file is unpickled, which runs code: it needs a
     card or a ``.sha256`` beside it, or its hash in the path (``model.joblib#sha256=<64 hex digits>``).
     Raises ModelNotFound, ModelTampered, ContractInvalid, or ModelError if the file does not hold a model."""
-    found = _find(path)
+    found = find(path)
     codec = codec_of(found.contract)
     contents = found.read()
     for role in _ROLES:
         for name, content in contents.items():
             if found.card.files[name].role == role:
-                return _build(found.card, codec, name, content, many=many)
+                return build(found.card, codec, name, content, many=many)
     states = (
         f"{name} has the role {file.role!r}" if name in contents else f"{name} is not there"
         for name, file in found.card.files.items()
@@ -224,7 +229,7 @@ def load_contract(path: str = "") -> Contract:
     """Return the contract of what `path` names, as for `load_scorer`, without reading the model itself.
 
     Raises ModelNotFound, ContractInvalid, or ModelError."""
-    return _find(path).contract
+    return find(path).contract
 
 
 class _Found(NamedTuple):
@@ -249,7 +254,8 @@ class _Found(NamedTuple):
         }
 
 
-def _find(path: str) -> _Found:
+def find(path: str) -> _Found:
+    """Return the card that `path` names, as for `load_scorer`. Raises ModelError."""
     if path in ("", SHIPPED_MODEL):
         return _card(models_dir() / SHIPPED)
     pinned = _PINNED.match(path)
@@ -293,7 +299,8 @@ def _file(path: Path, sha256: str, source: str) -> _Found:
     return _Found(path, Card(name=file_title(path), version=sha256[:12], files=files), path.name, source)
 
 
-def _build(card: Card, codec: EventCodec, name: str, content: bytes, *, many: bool) -> Scorer:
+def build(card: Card, codec: EventCodec, name: str, content: bytes, *, many: bool) -> Scorer:
+    """Return the scorer of the checked content of the card's file `name`. Raises ModelError."""
     file = card.files[name]
     if file.role != "terms":
         return library_scorer(content, file, codec, source=name, name=card.title, libraries=card.libraries)

@@ -21,7 +21,7 @@ from bdlab.ledger import Account, LogPartition, LogRange
 from bdlab.log_identity import KnownLog
 from bdlab.postgres.accounts import read_accounts, read_known
 from bdlab.postgres.contracts import expected_version, read_contract, schema_version
-from bdlab.postgres.session import ConnectionLimits, Session, queries
+from bdlab.postgres.session import ConnectionLimits, Session, queries, rows_of
 from bdlab.probes import DatabaseState
 from bdlab.services import BDLAB, Deployment
 
@@ -114,12 +114,11 @@ class Reader(Connecting):
             row = cursor.fetchone()
             return rows.made_of(row) if row else None
 
-    def ask(self, query: str, **values: Any) -> list[dict[str, Any]]:
-        """Return the rows that a query of `reader.sql` gives, by the names of their columns."""
+    def ask(self, query: str, file: str = "reader", **values: Any) -> list[dict[str, Any]]:
+        """Return the rows that a query of `reader.sql`, or another `file`, gives, by the names of their columns."""
         with self._cursor() as cursor:
-            cursor.execute(queries("reader")[query], values)
-            names = [column.name for column in cursor.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+            cursor.execute(queries(file)[query], values)
+            return rows_of(cursor)
 
     def _rows_of(self, cursor: Cursor) -> _Rows:
         """Return the rows of the contract, which is read once: a later one adds columns only."""

@@ -64,6 +64,12 @@ def queries(file: str) -> dict[str, str]:
     return sections
 
 
+def rows_of(cursor: Cursor) -> list[dict[str, Any]]:
+    """Return the rows that a query gave, by the names of their columns."""
+    names = [column.name for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
 def as_bytes(found: memoryview | None) -> bytes | None:
     """Return what a column of type bytea holds."""
     return None if found is None else bytes(found)
