@@ -59,12 +59,12 @@ def test_what_is_counted_in_batches_is_shown_as_if_counted_one_by_one(
         if number % 2:
             batches.flush()
     for seconds in acknowledged:
-        batches.acknowledged(seconds)
+        batches.acknowledged("predictions", seconds)
         single.of["predictions"].labels("acknowledged").inc()
         single.of["acknowledgement_seconds"].observe(seconds)
-    batches.missed("not_acknowledged")
+    batches.missed("predictions", "not_acknowledged")
     single.of["predictions"].labels("not_acknowledged").inc()
-    batches.missed("busy", 3)
+    batches.missed("predictions", "busy", 3)
     single.of["predictions"].labels("busy").inc(3)
     batches.flush()
 

@@ -24,6 +24,7 @@ from bdlab.serving.metrics import Metrics
 from bdlab.serving.predict_routes import PredictionService
 from bdlab.serving.protocols import Parts
 from bdlab.serving.publisher import DeliveryHealth
+from bdlab.serving.publishing import Publishing
 from bdlab.serving.requests import BodyReader
 from bdlab.serving.response_buffer import ResponseBuffer
 from bdlab.serving.responses import encode_json, json_response
@@ -48,7 +49,8 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     http, delivery_timeout_s = parts.settings.http, parts.settings.kafka.delivery_timeout_s
     metrics = Metrics(parts.scorer.name)
     delivery_health = DeliveryHealth(delivery_timeout_s=delivery_timeout_s)
-    predictions = PredictionService(parts, metrics, delivery_health)
+    publishing = Publishing(parts.publisher, "predictions", parts, metrics, delivery_health)
+    predictions = PredictionService(parts, publishing)
     bodies = BodyReader(http.max_body_bytes)
     response_buffer = ResponseBuffer()
     gate = Gate(parts.keys, http, metrics.refused)
@@ -56,7 +58,7 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     def write_log() -> None:
         metrics.lost_lines(parts.flush_log())
 
-    in_progress = InProgress(write_log, metrics.flush, bodies.deadlines.expire, predictions.deadlines.expire)
+    in_progress = InProgress(write_log, metrics.flush, bodies.deadlines.expire, publishing.deadlines.expire)
 
     async def before_request(request: Request[Any, Any, Any]) -> None:
         in_progress.refuse_new()

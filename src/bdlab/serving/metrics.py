@@ -5,6 +5,7 @@ import tomllib
 from bisect import bisect_left
 from collections.abc import Mapping
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,14 @@ class Metrics:
         self.of["info"].labels(__version__, model).set(1)
         self._answered: dict[tuple[str, str, int], int] = {}
         self._request_seconds: dict[str, _Observations] = {}
-        self._outcomes: dict[str, int] = dict.fromkeys(("acknowledged", "not_acknowledged", "busy"), 0)
-        for outcome in self._outcomes:
-            self.of["predictions"].labels(outcome)  # so that it is shown as 0
+        outcomes = product(("predictions", "feedback"), ("acknowledged", "not_acknowledged", "busy"))
+        self._outcomes: dict[tuple[str, str], int] = dict.fromkeys(outcomes, 0)
+        for kind, outcome in self._outcomes:
+            self.of[kind].labels(outcome)  # so that it is shown as 0
         self._acknowledged_seconds = _Observations()
         self._shown_waiting = 0
         self.waiting = 0
-        """Predictions that wait for the broker now."""
+        """Predictions and feedback that wait for the broker now."""
         self._child = cache(lambda metric, labels: metric.labels(*labels))  # which is slow to find them
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -90,14 +92,14 @@ class Metrics:
             observations = self._request_seconds[route] = _Observations()
         observations.add(seconds)
 
-    def acknowledged(self, seconds: float) -> None:
-        """Count a prediction that was acknowledged so many `seconds` after it was published."""
-        self._outcomes["acknowledged"] += 1
+    def acknowledged(self, kind: str, seconds: float) -> None:
+        """Count one of the `predictions`, or of the `feedback`, so many `seconds` after it was published."""
+        self._outcomes[kind, "acknowledged"] += 1
         self._acknowledged_seconds.add(seconds)
 
-    def missed(self, outcome: str, count: int = 1) -> None:
-        """Count predictions that were `not_acknowledged`, or refused as `busy` because too many wait."""
-        self._outcomes[outcome] += count
+    def missed(self, kind: str, outcome: str, count: int = 1) -> None:
+        """Count those of a kind that were `not_acknowledged`, or refused as `busy` because too many wait."""
+        self._outcomes[kind, outcome] += count
 
     def refused(self, reason: str) -> None:
         """Count a request that was refused by its key, or its lack of one."""
@@ -122,10 +124,10 @@ class Metrics:
         for route, observations in self._request_seconds.items():
             if observations.total_s:
                 self._child(self.of["seconds"], (route,)).add(observations)
-        for outcome, count in self._outcomes.items():
+        for (kind, outcome), count in self._outcomes.items():
             if count:
-                self._child(self.of["predictions"], (outcome,)).inc(count)
-                self._outcomes[outcome] = 0
+                self._child(self.of[kind], (outcome,)).inc(count)
+                self._outcomes[kind, outcome] = 0
         if self._acknowledged_seconds.total_s:
             self.of["acknowledgement_seconds"].add(self._acknowledged_seconds)
         if self.waiting != self._shown_waiting:

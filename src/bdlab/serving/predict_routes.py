@@ -1,7 +1,5 @@
 """POST /predict and /predict/batch: score, publish, and respond once the broker has acknowledged."""
 
-import asyncio
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -13,20 +11,16 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import Receive
 from uuid_utils.compat import uuid7
 
-from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
-from bdlab.events import Input, PredictionEvent, Score, new_traceparent
+from bdlab.events import Input, PredictionEvent, Score
 from bdlab.inputs import Validator
 from bdlab.serving.access import Gate
 from bdlab.serving.batching import QUICK_CHARACTERS, AsyncScorer
-from bdlab.serving.in_progress import Deadlines
-from bdlab.serving.metrics import Metrics
 from bdlab.serving.openapi import describe_prediction
-from bdlab.serving.problems import Problem, from_error
 from bdlab.serving.protocols import Parts
-from bdlab.serving.publisher import DeliveryHealth
+from bdlab.serving.publishing import Publishing
 from bdlab.serving.requests import BodyReader, RequestHeaders, read_headers
 from bdlab.serving.response_buffer import ResponseBuffer
-from bdlab.serving.responses import Answers, BatchItem, encode_json, json_response
+from bdlab.serving.responses import Answers, encode_json, json_response
 
 log = structlog.get_logger()
 
@@ -39,21 +33,16 @@ T = TypeVar("T")
 
 
 class PredictionService:
-    """Decodes, scores and publishes inputs, with a bound on the predictions in flight."""
+    """Decodes, scores and publishes inputs."""
 
-    def __init__(self, parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth) -> None:
-        self._publisher = parts.publisher
+    def __init__(self, parts: Parts, publishing: Publishing) -> None:
         self._scorer = parts.scorer
         self._model = parts.scorer.name
         self._codec = parts.scorer.codec
         self.validator = Validator(self._codec.contract)
         self.answers = Answers(self._codec)
         self._scoring = AsyncScorer(parts.scorer)
-        self._max_in_flight = parts.settings.http.max_in_flight
-        self._log_published = parts.log_published
-        self.deadlines = Deadlines(parts.settings.kafka.delivery_timeout_s + _GRACE_S)
-        self._metrics = metrics
-        self._delivery_health = delivery_health
+        self._publishing = publishing
 
     async def read(self, decode: Callable[..., T], body: bytes, **limits: int) -> T:
         """Return what `decode` makes of a body, in a thread if the body is large. Raises InputInvalid."""
@@ -65,95 +54,31 @@ class PredictionService:
         """Return the acknowledged prediction. Raises Problem if it was not acknowledged."""
         key = headers.idempotency_key
         event_id = self._codec.idempotent_id(key, given) if key else uuid7()
-        self._acquire(1)
+        self._publishing.acquire(1)
         try:
             score = await self._scoring.score(given)
             event = self._codec.make(event_id, given, score, model=self._model)
-            await self._publish(event, headers)
-        except BrokerError as error:
-            raise from_error(error, prediction_id=str(event_id)) from error
+            await self._publishing.one(event, headers)
         finally:
-            self._metrics.waiting -= 1
+            self._publishing.release(1)
         return self.answers(event, score)
 
     async def predict_many(self, many: Sequence[Input], headers: RequestHeaders) -> list[msgspec.Struct]:
         """Return the acknowledged predictions in order. Raises Problem with the result of each."""
-        self._acquire(len(many))
+        self._publishing.acquire(len(many))
         try:
             events, scores = await self._scoring.in_thread(self._make_events, many, headers.idempotency_key)
-            publishing: list[asyncio.Task[None]] = []
-            for event in events:
-                publishing.append(asyncio.create_task(self._publish(event, headers)))
-                if len(publishing) % PUBLISH_CHUNK == 0:
-                    await asyncio.sleep(0)
-            found = await asyncio.gather(*publishing, return_exceptions=True)
+            return await self._publishing.many(
+                events, headers, lambda index: self.answers(events[index], scores[index])
+            )
         finally:
-            self._metrics.waiting -= len(many)
-        if any(found):
-            raise self._partial_failure(events, scores, found)
-        return list(map(self.answers, events, scores))
+            self._publishing.release(len(many))
 
     def _make_events(self, many: Sequence[Input], key: str) -> tuple[list[PredictionEvent], Sequence[Score]]:
         make, id_of = partial(self._codec.make, model=self._model), self._codec.idempotent_id
         ids = [id_of(f"{key}#{index}", given) if key else uuid7() for index, given in enumerate(many)]
         scores = self._scorer.score_many(many)
         return [make(*parts) for parts in zip(ids, many, scores, strict=True)], scores
-
-    async def _publish(self, event: PredictionEvent, headers: RequestHeaders) -> None:
-        started = time.perf_counter()
-        origin = headers if headers.traceparent else msgspec.structs.replace(headers, traceparent=new_traceparent())
-        trace_id = origin.traceparent[3:35]
-        try:
-            with self.deadlines:
-                position = await self._publisher.publish(event, origin)
-        except TimeoutError:
-            self._metrics.missed("not_acknowledged")
-            why = f"the broker did not acknowledge the event within {self.deadlines.limit_s:g} s"
-            self._delivery_health.failed(why)
-            raise NotAcknowledged(
-                why, hint="Retry with the same Idempotency-Key: the event may or may not be on the topic."
-            ) from None
-        except BrokerError as error:
-            self._metrics.missed("not_acknowledged")
-            if not isinstance(error, EventTooLarge):
-                self._delivery_health.failed(error.message)
-            log.warning("not published", id=str(event.id), trace_id=trace_id, problem=error.message)
-            raise
-        self._metrics.acknowledged(time.perf_counter() - started)
-        self._delivery_health.succeeded()
-        self._log_published(str(event.id), position, trace_id)
-
-    def _acquire(self, count: int) -> None:
-        waiting = self._metrics.waiting
-        if waiting + count > self._max_in_flight:
-            self._metrics.missed("busy", count)
-            raise Problem(
-                "busy",
-                f"{waiting} predictions wait for the broker; the limit is {self._max_in_flight}. "
-                "Nothing was published: retry a little later.",
-            )
-        self._metrics.waiting += count
-
-    def _partial_failure(
-        self, events: Sequence[PredictionEvent], scores: Sequence[Score], found: Sequence[BaseException | None]
-    ) -> Problem:
-        results = []
-        for index, (event, score, error) in enumerate(zip(events, scores, found, strict=True)):
-            if error is None:
-                fields: dict[str, Any] = {"status": "acknowledged", "result": self.answers(event, score)}
-            elif isinstance(error, BrokerError):
-                status = "invalid" if isinstance(error, EventTooLarge) else "not acknowledged"
-                fields = {"status": status, "why": error.message}
-            else:
-                raise error
-            results.append(BatchItem(index=index, id=event.id, **fields))
-        missing = sum(error is not None for error in found)
-        return Problem(
-            "partly-acknowledged",
-            f"The broker has acknowledged {len(events) - missing} of {len(events)} predictions; `results` "
-            "has each. Send the others again, or the whole list with the same Idempotency-Key.",
-            results=tuple(results),
-        )
 
 
 def routes(

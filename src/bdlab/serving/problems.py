@@ -34,7 +34,7 @@ _UNAVAILABLE = {
 
 
 class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The members of RFC 9457, and three more: `errors` has each invalid field, `id` is that of a prediction
+    """The members of RFC 9457, and three more: `errors` has each invalid field, `id` is that of an event
     that may still be on the topic, `results` has the result of each input in a batch."""
 
     type: str
@@ -63,7 +63,7 @@ def invalid_parameter(field: str, why: str) -> Problem:
     return Problem("invalid-parameter", f"{field}: {why}", errors=({"field": field, "why": why},))
 
 
-def from_error(error: BdlabError, *, prediction_id: str = "") -> Problem:
+def from_error(error: BdlabError, *, event_id: str = "") -> Problem:
     """Return what a client is told about one of bdlab's own errors."""
     detail = " ".join(part for part in (error.message + ".", error.hint) if part)
     if isinstance(error, InputInvalid):
@@ -74,7 +74,7 @@ def from_error(error: BdlabError, *, prediction_id: str = "") -> Problem:
         return Problem("too-large", detail)
     for kind, name in _UNAVAILABLE.items():
         if isinstance(error, kind):
-            return Problem(name, detail, id=prediction_id)
+            return Problem(name, detail, id=event_id)
     log.error("request failed", error=type(error).__name__, problem=error.message)
     return Problem("failed", _SEE_LOG)
 

@@ -1,0 +1,117 @@
+"""What the routes that publish have in common: how much may wait, what is counted, and what a client is told."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from bdlab.errors import BrokerError, EventTooLarge, NotAcknowledged
+from bdlab.events import Event, new_traceparent
+from bdlab.serving.in_progress import Deadlines
+from bdlab.serving.metrics import Metrics
+from bdlab.serving.problems import Problem, from_error
+from bdlab.serving.protocols import Parts, Publisher
+from bdlab.serving.publisher import DeliveryHealth
+from bdlab.serving.requests import RequestHeaders
+from bdlab.serving.responses import BatchItem
+
+log = structlog.get_logger()
+
+#: Seconds beyond the delivery time-out, which the publisher keeps by itself, until a client gets an error.
+_GRACE_S = 5.0
+#: Events of a batch that are published before the event loop serves other requests.
+PUBLISH_CHUNK = 50
+
+
+class Publishing:
+    """Publishes events of one `kind`, a counter of metrics.toml, within the bound on all that wait for the broker."""
+
+    def __init__(
+        self, publisher: Publisher, kind: str, parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth
+    ) -> None:
+        self._publisher = publisher
+        self._kind = kind
+        self._max_in_flight = parts.settings.http.max_in_flight
+        self._log_published = parts.log_published
+        self.deadlines = Deadlines(parts.settings.kafka.delivery_timeout_s + _GRACE_S)
+        self._metrics = metrics
+        self._delivery_health = delivery_health
+
+    def acquire(self, count: int) -> None:
+        """Take the room of `count` events, which `release` gives back. Raises Problem if there is not so much."""
+        waiting = self._metrics.waiting
+        if waiting + count > self._max_in_flight:
+            self._metrics.missed(self._kind, "busy", count)
+            raise Problem(
+                "busy",
+                f"{waiting} events wait for the broker; the limit is {self._max_in_flight}. "
+                "Nothing was published: retry a little later.",
+            )
+        self._metrics.waiting += count
+
+    def release(self, count: int) -> None:
+        self._metrics.waiting -= count
+
+    async def one(self, event: Event, headers: RequestHeaders) -> None:
+        """Publish, and return once it is acknowledged. Raises Problem."""
+        try:
+            await self._publish(event, headers)
+        except BrokerError as error:
+            raise from_error(error, event_id=str(event.id)) from error
+
+    async def many(
+        self, events: Sequence[Event], headers: RequestHeaders, answer: Callable[[int], msgspec.Struct]
+    ) -> list[msgspec.Struct]:
+        """Publish, and return the answer to each by its index. Raises Problem with the result of each."""
+        publishing: list[asyncio.Task[None]] = []
+        for event in events:
+            publishing.append(asyncio.create_task(self._publish(event, headers)))
+            if len(publishing) % PUBLISH_CHUNK == 0:
+                await asyncio.sleep(0)
+        found = await asyncio.gather(*publishing, return_exceptions=True)
+        if not any(found):
+            return [*map(answer, range(len(events)))]
+        results = []
+        for index, (event, error) in enumerate(zip(events, found, strict=True)):
+            if error is None:
+                fields: dict[str, Any] = {"status": "acknowledged", "result": answer(index)}
+            elif isinstance(error, BrokerError):
+                status = "invalid" if isinstance(error, EventTooLarge) else "not acknowledged"
+                fields = {"status": status, "why": error.message}
+            else:
+                raise error
+            results.append(BatchItem(index=index, id=event.id, **fields))
+        missing = sum(error is not None for error in found)
+        raise Problem(
+            "partly-acknowledged",
+            f"The broker has acknowledged {len(events) - missing} of {len(events)} events; `results` "
+            "has each. Send the others again, or the whole list with the same Idempotency-Key.",
+            results=tuple(results),
+        )
+
+    async def _publish(self, event: Event, headers: RequestHeaders) -> None:
+        started = time.perf_counter()
+        origin = headers if headers.traceparent else msgspec.structs.replace(headers, traceparent=new_traceparent())
+        trace_id = origin.traceparent[3:35]
+        try:
+            with self.deadlines:
+                position = await self._publisher.publish(event, origin)
+        except TimeoutError:
+            self._metrics.missed(self._kind, "not_acknowledged")
+            why = f"the broker did not acknowledge the event within {self.deadlines.limit_s:g} s"
+            self._delivery_health.failed(why)
+            raise NotAcknowledged(
+                why, hint="Retry with the same Idempotency-Key: the event may or may not be on the topic."
+            ) from None
+        except BrokerError as error:
+            self._metrics.missed(self._kind, "not_acknowledged")
+            if not isinstance(error, EventTooLarge):
+                self._delivery_health.failed(error.message)
+            log.warning("not published", id=str(event.id), trace_id=trace_id, problem=error.message)
+            raise
+        self._metrics.acknowledged(self._kind, time.perf_counter() - started)
+        self._delivery_health.succeeded()
+        self._log_published(str(event.id), position, trace_id)
