@@ -48,7 +48,7 @@ def test_without_an_acknowledgement_the_answer_is_503_with_the_id(memory_api: Me
 
 
 def test_a_publisher_that_never_answers_is_given_up(memory_api: MemoryApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bdlab.serving.predict_routes._GRACE_S", 0.5)
+    monkeypatch.setattr("bdlab.serving.publishing._GRACE_S", 0.5)
     with memory_api.producer, serving(memory_api.parts) as client:
         assert memory_api.publisher is not None
         memory_api.publisher.hold()
