@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bdlab import verification
+from bdlab import rescoring, verification
 from bdlab.deadletters import State
 from bdlab.events import Position, Term
 from bdlab.health import CheckResult
@@ -211,7 +211,7 @@ RESULTS = {
     "fetch-kafka": Printed(Fetched),
     "predict": Printed(Prediction, lines=True, open=True),
     "status": Printed(Status, lines=True),
-    "verify": Printed(verification.Report),
+    "verify": Printed(verification.Report | rescoring.RescoredReport),
     "dlq list": Printed(DeadLetter, lines=True),
     "dlq show": Printed(WholeDeadLetter),
     "dlq replay": Printed(Fate, lines=True),
@@ -231,6 +231,7 @@ RESULTS = {
     "api-key list": Printed(ApiKeys),
     "api-key revoke": Printed(ApiKey),
     "prune": Printed(list[Pruned]),
+    "rescore": Printed(rescoring.Rescored),
     "model init": Printed(Draft),
     "model check": Printed(ModelReport),
     "train": Printed(Card),

@@ -15,16 +15,21 @@ def verify(
     *,
     wait: Annotated[float, Option(min=0)] = 0.0,
     limit: Annotated[int, Option(min=1)] = 20,
+    rescored: str | None = None,
     json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Prove with numbers that each offset of the topic is stored exactly once.
 
     Exit code 0: verified; 10: not verified, and the problems are named; 1: it could not be checked."""
-    from bdlab_cli.output.accounting import show
-    from bdlab_cli.wiring.accounting import account
+    from bdlab_cli.output.accounting import show, show_rescored
+    from bdlab_cli.wiring.accounting import account, account_rescored
 
     layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
+    if rescored is not None:
+        scored = account_rescored(layers, rescored, limit=limit)
+        terminal.echo_json(scored) if json else show_rescored(scored, terminal.stdout())
+        raise Exit(0 if scored.verified else Unhealthy.exit_code)
     with stop_on_signal() as stop:
         report = account(layers, stop, wait_s=wait, limit=limit)
     terminal.echo_json(report) if json else show(report, terminal.stdout())

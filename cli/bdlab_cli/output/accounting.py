@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from bdlab.rescoring import RescoredReport
 from bdlab.verification import ClosedPartition, PartitionReport, Report
 
 
@@ -31,6 +32,33 @@ def show(report: Report, out: Console) -> None:
     verdict = "[green]verified[/]" if report.verified else "[red]NOT verified[/]"
     closed = f"; with the closed logs {_counts([*report.partitions, *report.closed])}" if report.closed else ""
     line = f"{verdict}: {_counts(report.partitions, ' + ')}, of {offsets:,} offsets{closed}"
+    out.print(line, markup=True, soft_wrap=True)
+
+
+def show_rescored(report: RescoredReport, out: Console) -> None:
+    """Print a row a partition, what is missing or too much, and the verdict."""
+    names = ("partition", "stored", "in done ranges", "scored again", "open ranges", "in open ranges", "in no range")
+    table = Table(
+        "topic", *(Column(name, justify="right") for name in names), title=f"Predictions scored again by {report.model}"
+    )
+    for one in report.partitions:
+        counts = (one.stored, one.done, one.rescored, one.open_ranges, one.open, one.unplanned)
+        table.add_row(escape(one.topic), str(one.partition), *(f"{count:,}" for count in counts))
+    out.print(table)
+    stored, done, scored, ranges, unplanned = (
+        sum(getattr(one, name) for one in report.partitions)
+        for name in ("stored", "done", "rescored", "open_ranges", "unplanned")
+    )
+    problems = {
+        f"{done - scored:,} without a score in ranges that are done": ", ".join(map(" ".join, report.missing)),
+        f"{report.orphan_count:,} scores without a prediction": ", ".join(report.orphans),
+        f"{ranges:,} ranges are not done": "run `bdlab rescore` again" if ranges else "",
+    }
+    for problem, found in problems.items():
+        if found:
+            out.print(f"{problem}: {found}", style="red", soft_wrap=True)
+    verdict = "[green]verified[/]" if report.verified else "[red]NOT verified[/]"
+    line = f"{verdict}: {scored:,} of {stored:,} stored predictions scored again; {unplanned:,} are in no range"
     out.print(line, markup=True, soft_wrap=True)
 
 

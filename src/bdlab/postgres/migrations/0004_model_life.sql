@@ -49,6 +49,8 @@ CREATE TABLE rescore_ranges (
 );
 COMMENT ON TABLE rescore_ranges IS 'Offsets [first, after) of predictions to score again. Who works on one holds its row lock.';
 COMMENT ON COLUMN rescore_ranges.rescored IS 'How many predictions it had; NULL until it is done.';
+-- What is left: the next range is found at once, however many are done.
+CREATE INDEX rescore_ranges_open ON rescore_ranges (model, log_id, partition, first) WHERE done_at IS NULL;
 
 CREATE TABLE model_versions (
     name     text NOT NULL,

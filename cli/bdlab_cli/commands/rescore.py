@@ -1,0 +1,49 @@
+"""`bdlab rescore`: score stored inputs with another version of the model."""
+
+from datetime import datetime
+from typing import Annotated
+
+from typer import Option
+
+from bdlab.errors import BdlabError, InvalidInput
+from bdlab_cli.completion import cards, versions
+from bdlab_cli.options import StartupTimeout, moment
+from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings
+
+
+def rescore(
+    *,
+    model: Annotated[str | None, Option(autocompletion=versions)] = None,
+    card: Annotated[str | None, Option(autocompletion=cards)] = None,
+    since: Annotated[datetime | None, Option(parser=moment)] = None,
+    until: Annotated[datetime | None, Option(parser=moment)] = None,
+    follow: bool = False,
+    jobs: Annotated[int | None, Option(min=1, max=1000, show_default="one for each core")] = None,
+    json: bool = False,
+    startup_timeout: StartupTimeout = None,
+) -> None:
+    """Score stored inputs with another version of the model, each once.
+
+    May be killed and run again, and run on several machines at once. Exit code 0: all that was asked for is scored; 1:
+    not all is."""
+    from bdlab_cli.wiring.rescore import rescore_stored
+
+    if (model is None) == (card is None):
+        raise InvalidInput("give either --model or --card", hint="--model NAME@VERSION is of the registry.")
+    if follow and until:
+        raise InvalidInput("--follow goes on until a signal, so it takes no --until")
+    layers = load_settings({"startup_timeout_s": startup_timeout}, quiet=True)
+    done = rescore_stored(layers, model, card, since=since, until=until, follow=follow, jobs=jobs)
+    if json:
+        terminal.echo_json(done)
+    else:
+        known = f", {done.known:,} of which had a score already" if done.known else ""
+        terminal.echo(
+            f"{done.predictions:,} predictions scored again by {done.model} in {done.seconds:,.1f} s "
+            f"({done.predictions / done.seconds:,.0f}/s){known}"
+        )
+    if done.ranges_left:
+        raise BdlabError(
+            f"{done.ranges_left:,} ranges of offsets are left", hint="The same command goes on where this one ended."
+        )

@@ -1,0 +1,134 @@
+"""Ranges of stored predictions to score again, their scores, and the account of both."""
+
+import socket
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
+
+from bdlab.contract import Contract, check_fits
+from bdlab.credentials import DatabaseCredentials
+from bdlab.errors import BdlabError, ModelError
+from bdlab.postgres.contracts import check_schema, read_contract
+from bdlab.postgres.session import ConnectionLimits, Session, queries
+from bdlab.rescoring import Done, RescoredPartition, RescoredReport, Score, Window
+
+RANGE_OFFSETS = 2000
+_ROWS = 500
+"""How many rows are scored at once, between two statements of a transaction."""
+
+_LIMITS = ConnectionLimits(idle_in_transaction_s=60, silence_s=600)
+"""After a minute the server ends a transaction whose process is frozen or cut off, and its range is free."""
+
+
+class Ranges(Session):
+    """Implements `rescoring.Ranges` with a login of bdlab_rescore, for `model` with `contract`; `run` is a UUID."""
+
+    def __init__(self, credentials: DatabaseCredentials, model: str, contract: Contract, run: str) -> None:
+        super().__init__(credentials, application_name="bdlab rescore", limits=_LIMITS, prepare=self._check)
+        self.model = model
+        self.run = run
+        self._contract = contract
+        self._names = {"model": model, "run": run, "by": f"{run} on {socket.gethostname()}"}
+
+        def listed(columns: Sequence[str]) -> sql.Composed:
+            return sql.SQL(", ").join(map(sql.Identifier, columns))
+
+        statements = queries("rescores")
+        self._inputs = sql.SQL(statements["inputs"]).format(columns=listed(contract.columns))
+        outputs = listed([field.column for field in contract.outputs])
+        self._insert = sql.SQL(statements["insert"]).format(columns=outputs)
+
+    def _check(self, cursor: Cursor) -> None:
+        check_schema(cursor, self.server)
+        check_fits(self._contract, read_contract(cursor))
+
+    def plan(self, since: datetime | None, until: datetime | None, beyond: Window | None = None) -> Window:
+        """Implement `rescoring.Ranges.plan`."""
+        statements, moments = queries("rescores"), {"since": since or "-infinity", "until": until or "infinity"}
+        known = {(log_id, partition): after for log_id, partition, _, after in zip(*beyond or [[]] * 4, strict=True)}
+        with self.transaction() as cursor:
+            cursor.execute(statements["lock_model"], self._names)
+            cursor.execute(statements["wanted"], moments)
+            found = cursor.fetchall()
+            wanted = Window(*([row[column] for row in found] for column in range(4)))
+            places = zip(wanted.log_ids, wanted.partitions, wanted.firsts, strict=True)
+            firsts = [max(first, known.get((log_id, partition), first)) for log_id, partition, first in places]
+            values = self._names | wanted._replace(firsts=firsts)._asdict() | {"size": RANGE_OFFSETS}
+            cursor.execute(statements["plan"], values)
+        return wanted
+
+    def work(self, score: Score, window: Window) -> Done | None:
+        """Implement `rescoring.Ranges.work`."""
+        statements = queries("rescores")
+        with self.transaction() as cursor:
+            cursor.execute(statements["lock_rescored"])
+            cursor.execute(statements["take"], self._names | window._asdict())
+            if (row := cursor.fetchone()) is None:
+                return None
+            place = dict(zip(("log_id", "partition", "first", "after"), row, strict=True))
+            predictions = inserted = 0
+            inputs = cursor.connection.cursor("inputs")  # on the server, until the transaction ends
+            inputs.execute(self._inputs, place)
+            while rows := inputs.fetchmany(_ROWS):
+                predictions += len(rows)
+                inserted += self.insert(cursor, score(rows))
+            cursor.execute(statements["done"], {**self._names, **place, "predictions": predictions})
+        return Done(place["after"] - place["first"], predictions, predictions - inserted)
+
+    def insert(self, cursor: Cursor, rows: str) -> int:
+        """Insert a JSON array of scores, but not where an id has one already. Return how many were inserted. Raises
+        ModelError if the database refuses one."""
+        try:
+            cursor.execute(self._insert, self._names | {"rows": rows})
+        except (psycopg2.DataError, psycopg2.IntegrityError) as error:
+            why = f"{error.diag.message_primary} {error.diag.message_detail or ''}".strip()
+            raise ModelError(f"the database refuses a score of {self.model}: {why[:500]}") from error
+        return int(cursor.rowcount)
+
+    def left(self, window: Window) -> tuple[int, int]:
+        """Implement `rescoring.Ranges.left`."""
+        return self._two("open", window._asdict())
+
+    def done(self) -> tuple[int, int]:
+        """Implement `rescoring.Ranges.done`."""
+        return self._two("done_by", {})
+
+    def _two(self, query: str, values: dict[str, Any]) -> tuple[int, int]:
+        with self.transaction() as cursor:
+            cursor.execute(queries("rescores")[query], self._names | values)
+            one, other = cursor.fetchone() or (0, 0)
+            return one, other
+
+
+def account(credentials: DatabaseCredentials, model: str, *, limit: int) -> RescoredReport:
+    """Return the account of a model's scores, in one snapshot. Raises BdlabError if none was ever planned."""
+    statements, values = queries("rescores"), {"model": model, "limit": limit}
+    limits = ConnectionLimits(statement_s=1800, silence_s=3600)
+
+    def rows(cursor: Cursor, query: str) -> list[tuple[Any, ...]]:
+        cursor.execute(statements[query], values)
+        return cursor.fetchall()
+
+    opened = Session(credentials, application_name="bdlab verify", limits=limits, snapshot=True)
+    with opened as session, session.transaction() as cursor:
+        known = [name for (name,) in rows(cursor, "models")]
+        counted, missing, orphans = (rows(cursor, query) for query in ("account", "missing", "orphans"))
+    if not (orphans or model in known):
+        hint = f"Scored again were: {', '.join(known)}." if known else f"`bdlab rescore --model {model}` does it."
+        raise BdlabError(f"nothing was scored again by {model}", hint=hint)
+    names = RescoredPartition.__struct_fields__
+    partitions = tuple(
+        RescoredPartition(**dict(zip(names, row, strict=False)), unplanned=row[4] - row[5] - row[8]) for row in counted
+    )
+    return RescoredReport(
+        verified=not (missing or orphans or any(one.open_ranges for one in partitions)),
+        model=model,
+        partitions=partitions,
+        missing=tuple(missing),
+        orphans=tuple(found for found, _ in orphans),
+        orphan_count=orphans[0][1] if orphans else 0,
+    )

@@ -1,0 +1,118 @@
+-- name: lock_model
+-- One process plans for a model at a time.
+SELECT pg_advisory_xact_lock(hashtextextended('rescore ' || %(model)s, 0))
+
+-- name: lock_rescored
+-- Shared by those who score again. `prune` takes it alone: no row of a prediction that goes may come meanwhile.
+SELECT pg_advisory_xact_lock_shared(7203684412970012)
+
+-- name: wanted
+-- Of each partition with predictions the offsets from the first one stored at `since` to the first one stored at
+-- `until`. As moments ascend with offsets, both are found by halving: some 30 index lookups in a billion of rows.
+WITH RECURSIVE halved (log_id, partition, is_end, low, high) AS (
+    SELECT s.log_id, s.partition, e.is_end, coalesce(c.pruned_to, s.first_offset), s.next_offset
+    FROM sink_offsets s LEFT JOIN checkpoints c USING (log_id, partition) CROSS JOIN (VALUES (false), (true)) e (is_end)
+    WHERE EXISTS (SELECT FROM predictions p WHERE p.log_id = s.log_id AND p.partition = s.partition)
+    UNION ALL
+    SELECT h.log_id, h.partition, h.is_end,
+           CASE WHEN m.stored_at < m.moment THEN m."offset" + 1 ELSE h.low END,
+           CASE WHEN m.stored_at < m.moment THEN h.high ELSE (h.low + h.high) / 2 END
+    FROM halved h LEFT JOIN LATERAL (
+        SELECT p."offset", p.stored_at, CASE WHEN h.is_end THEN %(until)s ELSE %(since)s END::timestamptz AS moment
+        FROM predictions p
+        WHERE p.log_id = h.log_id AND p.partition = h.partition
+          AND p."offset" >= (h.low + h.high) / 2 AND p."offset" < h.high
+        ORDER BY p."offset" LIMIT 1) m ON true
+    WHERE h.low < h.high
+)
+SELECT log_id, partition, min(low) FILTER (WHERE NOT is_end) AS first, min(low) FILTER (WHERE is_end) AS after
+FROM halved WHERE low >= high GROUP BY log_id, partition
+HAVING min(low) FILTER (WHERE NOT is_end) < min(low) FILTER (WHERE is_end)
+ORDER BY log_id, partition
+
+-- name: $window
+unnest(%(log_ids)s::int[], %(partitions)s::int[], %(firsts)s::bigint[], %(afters)s::bigint[])
+    AS w (log_id, partition, first, after)
+
+-- name: plan
+-- What is in no range of the model yet, in pieces.
+WITH unplanned AS (
+    SELECT w.log_id, w.partition, unnest(int8multirange(int8range(w.first, w.after)) - coalesce((
+        SELECT range_agg(int8range(r.first, r.after)) FROM rescore_ranges r
+        WHERE r.model = %(model)s AND r.log_id = w.log_id AND r.partition = w.partition), '{}')) AS gap
+    FROM $window WHERE w.first < w.after
+)
+INSERT INTO rescore_ranges (model, log_id, partition, first, after, run)
+SELECT %(model)s, log_id, partition, at, least(at + %(size)s, upper(gap)), %(run)s
+FROM unplanned CROSS JOIN LATERAL generate_series(lower(gap), upper(gap) - 1, %(size)s) at
+
+-- name: $open
+-- The subquery keeps the order of the index, so that the first one is found at once.
+FROM rescore_ranges r
+WHERE r.model = %(model)s AND r.done_at IS NULL AND (
+    SELECT true FROM $window
+    WHERE w.log_id = r.log_id AND w.partition = r.partition AND r.first < w.after AND r.after > w.first LIMIT 1)
+
+-- name: take
+-- One that nobody else has. Who is killed, or cut off, loses the row's lock and with it the range.
+SELECT r.log_id, r.partition, r.first, r.after $open
+ORDER BY r.log_id, r.partition, r.first LIMIT 1 FOR UPDATE SKIP LOCKED
+
+-- name: open
+SELECT count(*), coalesce(sum(r.after - r.first), 0)::bigint $open
+
+-- name: inputs
+SELECT id, {columns} FROM predictions
+WHERE log_id = %(log_id)s AND partition = %(partition)s AND "offset" >= %(first)s AND "offset" < %(after)s
+ORDER BY "offset"
+
+-- name: insert
+-- In the order of the ids, so that two with the same ids cannot deadlock.
+INSERT INTO rescored (id, model, run, {columns})
+SELECT id, %(model)s, %(run)s, {columns} FROM json_populate_recordset(NULL::rescored, %(rows)s) ORDER BY id
+ON CONFLICT (id, model) DO NOTHING
+
+-- name: done
+UPDATE rescore_ranges SET rescored = %(predictions)s, done_at = now(), done_by = %(by)s
+WHERE model = %(model)s AND log_id = %(log_id)s AND partition = %(partition)s AND first = %(first)s
+
+-- name: done_by
+SELECT count(*), coalesce(sum(rescored), 0)::bigint FROM rescore_ranges WHERE model = %(model)s AND done_by = %(by)s
+
+-- name: $in_ranges
+-- Each OFFSET 0 keeps one index scan for each range, and one lookup for each prediction.
+FROM rescore_ranges g CROSS JOIN LATERAL (
+    SELECT p.id, p."offset" FROM predictions p
+    WHERE p.log_id = g.log_id AND p.partition = g.partition AND p."offset" >= g.first AND p."offset" < g.after
+    OFFSET 0) p
+LEFT JOIN rescored r ON r.id = p.id AND r.model = g.model
+WHERE g.model = %(model)s
+
+-- name: account
+-- A range is open if it is not done, and has predictions: they may have been pruned before.
+SELECT coalesce(l.cluster_id, 'log_id ' || s.log_id), coalesce(l.topic, ''), s.partition, coalesce(l.topic_id, ''),
+       s.stored, coalesce(f.done, 0), coalesce(f.rescored, 0), coalesce(f.open_ranges, 0), coalesce(f.open, 0)
+FROM (SELECT log_id, partition, count(*) AS stored FROM predictions GROUP BY 1, 2) s
+LEFT JOIN logs l USING (log_id)
+LEFT JOIN (
+    SELECT log_id, partition, sum(stored) FILTER (WHERE done)::bigint AS done,
+           sum(rescored) FILTER (WHERE done)::bigint AS rescored,
+           count(*) FILTER (WHERE NOT done) AS open_ranges, sum(stored) FILTER (WHERE NOT done)::bigint AS open
+    FROM (
+        SELECT g.log_id, g.partition, g.done_at IS NOT NULL AS done, count(*) AS stored, count(r.id) AS rescored
+        $in_ranges GROUP BY g.log_id, g.partition, g.first, g.done_at
+    ) g GROUP BY 1, 2
+) f USING (log_id, partition)
+ORDER BY s.log_id, s.partition
+
+-- name: missing
+SELECT g.partition || '/' || p."offset", p.id $in_ranges AND g.done_at IS NOT NULL AND r.id IS NULL
+ORDER BY g.log_id, g.partition, p."offset" LIMIT %(limit)s
+
+-- name: orphans
+SELECT r.id, count(*) OVER () FROM rescored r
+WHERE r.model = %(model)s AND NOT EXISTS (SELECT FROM predictions p WHERE p.id = r.id)
+ORDER BY r.id LIMIT %(limit)s
+
+-- name: models
+SELECT DISTINCT model FROM rescore_ranges ORDER BY model LIMIT 20
