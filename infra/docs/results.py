@@ -195,7 +195,7 @@ class Findings(Struct):
 
 
 class Printed(NamedTuple):
-    """What a command prints: one value of this type, or one a line."""
+    """What a command prints: one value of this type (of one of these, by an option), or one a line."""
 
     type: Any
     lines: bool = False
@@ -211,7 +211,7 @@ RESULTS = {
     "fetch-kafka": Printed(Fetched),
     "predict": Printed(Prediction, lines=True, open=True),
     "status": Printed(Status, lines=True),
-    "verify": Printed(verification.Report | rescoring.RescoredReport),
+    "verify": Printed((verification.Report, rescoring.RescoredReport)),
     "dlq list": Printed(DeadLetter, lines=True),
     "dlq show": Printed(WholeDeadLetter),
     "dlq replay": Printed(Fate, lines=True),
@@ -241,7 +241,9 @@ RESULTS = {
 def schema_of(command: str) -> dict[str, Any]:
     """Return the JSON schema of what a command prints, or of a line of it."""
     printed = RESULTS[command]
-    (schema,), parts = msgspec.json.schema_components([printed.type], ref_template="#/$defs/{name}")
+    types = printed.type if isinstance(printed.type, tuple) else (printed.type,)
+    schemas, parts = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
+    schema = {"anyOf": [*schemas]} if len(schemas) > 1 else schemas[0]
     for part in parts.values():
         if "properties" in part and not printed.open:
             part["additionalProperties"] = False

@@ -2,8 +2,8 @@
 
 import os
 from contextlib import ExitStack, closing
-from functools import partial
 from datetime import datetime
+from functools import partial
 
 from uuid_utils.compat import uuid7
 

@@ -116,7 +116,8 @@ def account(credentials: DatabaseCredentials, model: str, *, limit: int) -> Resc
     opened = Session(credentials, application_name="bdlab verify", limits=limits, snapshot=True)
     with opened as session, session.transaction() as cursor:
         known = [name for (name,) in rows(cursor, "models")]
-        counted, missing, orphans = (rows(cursor, query) for query in ("account", "missing", "orphans"))
+        counted, orphans = rows(cursor, "account"), rows(cursor, "orphans")
+        missing = rows(cursor, "missing") if any(row[5] != row[6] for row in counted) else []
     if not (orphans or model in known):
         hint = f"Scored again were: {', '.join(known)}." if known else f"`bdlab rescore --model {model}` does it."
         raise BdlabError(f"nothing was scored again by {model}", hint=hint)

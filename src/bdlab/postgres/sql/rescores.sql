@@ -4,7 +4,7 @@ SELECT pg_advisory_xact_lock(hashtextextended('rescore ' || %(model)s, 0))
 
 -- name: lock_rescored
 -- Shared by those who score again. `prune` takes it alone: no row of a prediction that goes may come meanwhile.
-SELECT pg_advisory_xact_lock_shared(7203684412970012)
+SELECT pg_advisory_xact_lock_shared(7203684412970016)
 
 -- name: wanted
 -- Of each partition with predictions the offsets from the first one stored at `since` to the first one stored at
