@@ -25,6 +25,7 @@ from bdlab.postgres.reader import row_type
 from bdlab.probes import BrokerState, DatabaseState, VaultState
 from bdlab.serving import Parts, make_app
 from bdlab.serving.publisher import AsyncPublisher
+from bdlab.serving.running import Running
 from bdlab.settings import HttpSettings, KafkaSettings, Settings
 from bdlab_cli.wiring import uvicorn_server
 from tests.memory.log import MemoryLog, MemoryProducer
@@ -202,7 +203,7 @@ class MemoryApi:
         self.publisher = HeldPublisher(AsyncPublisher(cast("Producer", self.producer)))
         return Parts(
             settings=self.settings,
-            scorer=self.scorer,
+            model=Running(self.scorer),
             publisher=self.publisher,
             stored=self.stored,
             vault=self.vault,

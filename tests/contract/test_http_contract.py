@@ -19,6 +19,7 @@ from bdlab.kafka.consumer import Consumer
 from bdlab.kafka.producer import Producer
 from bdlab.serving import Parts
 from bdlab.serving.publisher import AsyncPublisher
+from bdlab.serving.running import Running
 from tests.brokers import BROKERS
 from tests.fix_api import MemoryApi, serving
 from tests.fix_kafka import Bookmarks, read_until
@@ -91,7 +92,7 @@ def served(request: pytest.FixtureRequest, memory_api: MemoryApi) -> Iterator[Se
             asyncio.get_running_loop()
             return Parts(
                 settings=msgspec.structs.replace(memory_api.settings, kafka=credentials.kafka().server),
-                scorer=memory_api.scorer,
+                model=Running(memory_api.scorer),
                 publisher=AsyncPublisher(producer),
                 stored=memory_api.stored,
                 vault=memory_api.vault,

@@ -26,8 +26,8 @@ def migrate(
 ) -> None:
     """Bring the database schema, the topic and a secured broker's users up to date.
 
-    The columns of predictions are those of the model's contract: BDLAB_MODEL_PATH names its card. A second run changes
-    nothing."""
+    The columns of predictions are those of the model's contract: BDLAB_MODEL_PATH names its card. With a registry and no
+    such model the database keeps its contract. A second run changes nothing."""
     if adopt_log and new_log:
         raise BadParameter("--adopt-log and --new-log say the opposite: give one of them.")
     from bdlab.kafka.admin import Admin
@@ -39,7 +39,8 @@ def migrate(
 
     layers = load_settings({"kafka": {"bootstrap_servers": bootstrap_servers}, "startup_timeout_s": startup_timeout})
     patience, deployment = layers.settings().startup_timeout_s, layers.settings().deployment
-    contract = load_contract(layers.settings().model.path)
+    model = layers.settings().model
+    contract = None if model.registry and not model.path else load_contract(model.path)
     tell = partial(terminal.echo_change, as_json=json)
     with stop_on_signal() as stop, open_session(layers, stop, service="migrate", database=True) as session:
         if announce_broker:

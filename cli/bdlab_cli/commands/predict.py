@@ -42,18 +42,20 @@ def predict(
     is said by line. A standard output that cannot be written does not change that."""
     from bdlab.inputs.body import Validator
     from bdlab.model import load_contract
+    from bdlab.model.registry import path_of
     from bdlab_cli.output.predictions import results
     from bdlab_cli.wiring.arguments import from_arguments
     from bdlab_cli.wiring.bulk_predict import Prediction, predict_file, predict_one
 
     layers = load_settings({"startup_timeout_s": startup_timeout, "model": {"path": model}}, quiet=True)
-    contract = load_contract(layers.settings().model.path)
+    path = path_of(layers.settings())
+    contract = load_contract(path)
     if bool(given) == (file is not None):
         raise BadParameter(f"give either {contract.one} as the argument, or --file")
     if summary and file is not None:
         raise BadParameter(f"--summary belongs to {contract.one} that is given as the argument")
     shown = results(contract, as_json=json, output=output, published=publish, raw_cells=raw_cells)
-    prediction = Prediction(layers, Validator(contract), shown, publish, output, run_id, source or "predict")
+    prediction = Prediction(layers, path, Validator(contract), shown, publish, output, run_id, source or "predict")
     if file is not None:
         predict_file(prediction, file, kind=kind, delimiter=delimiter, skip_invalid=skip_invalid)
     else:

@@ -1,5 +1,7 @@
 """The HTTP API over the real servers, in this process or in several workers: what `bdlab serve` runs."""
 
+from __future__ import annotations
+
 import ctypes
 import gc
 import math
@@ -8,18 +10,22 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
 
 import structlog
 
 from bdlab import tracing
 from bdlab.contract import check_fits
-from bdlab.errors import BdlabError, DatabaseError, VaultError, VaultUnavailable
+from bdlab.errors import BdlabError, DatabaseError, ModelNotFound, VaultError, VaultUnavailable
 from bdlab.forked import end_with_parent
-from bdlab.retry import tries
-from bdlab.settings import Layers
+from bdlab.retry import tries, wait_for
+from bdlab.settings import Layers, Settings
 from bdlab_cli.output import logs, terminal
 from bdlab_cli.wiring.session import daemon_session
+
+if TYPE_CHECKING:
+    from bdlab.serving.running import Promotions
 
 log = structlog.get_logger()
 
@@ -44,20 +50,25 @@ class Api:
         self._layers = layers
         self._open = ExitStack()
         self._compared = threading.Event()
-        self.refusal: BdlabError | None = None  # why the model cannot be served over this database
+        self._refusal: BdlabError | None = None  # why the model cannot be served over this database
+        self._promotions: Promotions | None = None
 
     def open(self) -> None:
         """Load the model, log in to Vault (waiting for it) and start connecting; does not wait for a broker.
 
-        Raises ModelError, also if the model's contract is not that of the database, and VaultError."""
+        Raises ModelError, also if the model's contract is not that of the database, and VaultError; with a registry also
+        DatabaseError, if the database is away and this machine does not know what is promoted."""
         from bdlab.kafka.admin import Admin
         from bdlab.kafka.producer import Producer
         from bdlab.model import load_scorer
         from bdlab.postgres.reader import Reader
+        from bdlab.serving.running import Running
 
         _give_memory_back()
         before = self._layers.settings()
-        self.scorer = load_scorer(before.model.path)
+        follows = before.model.registry and not before.model.path
+        if not follows:
+            self.model = Running(load_scorer(before.model.path))
         with ExitStack() as opening:
             self.spans = tracing.start(SERVICE, os.environ, topic=before.kafka.topic)
             if self.spans:
@@ -71,6 +82,8 @@ class Api:
             opening.callback(self.admin.close)
             self.reader = Reader(self.vault)
             opening.callback(self.reader.close)
+            if follows:
+                self._follow(before)
             self.producer = Producer(self.vault, client_id="bdlab-serve", source="/bdlab/serve")
             if self.spans:
                 self.producer.publish = self.spans.sending(self.producer.publish)  # type: ignore[method-assign]
@@ -78,30 +91,52 @@ class Api:
             self.producer.open()
             stop = threading.Event()
             opening.callback(stop.set)
-            threading.Thread(target=self._compare_contracts, args=[stop], daemon=True).start()
+            threading.Thread(target=self._watch, args=[stop, before.model.poll_s], daemon=True).start()
             self._compared.wait(_COMPARED_WITHIN_S)
             self._compared.set()
-            if self.refusal is not None:
-                raise self.refusal
+            if self._refusal is not None:
+                raise self._refusal
             self._open = opening.pop_all()
 
-    def _compare_contracts(self, stop: threading.Event) -> None:
-        """Compare the model's contract with the database's, once that answers.
+    def _follow(self, settings: Settings) -> None:
+        """Load what is promoted; what was, as far as this machine knows, if the database does not answer."""
+        from bdlab.model.registry import Registry, Version
+        from bdlab.serving.running import Promotions
 
-        A mismatch ends the process if its start is over."""
+        def promoted() -> Version | None:
+            return next((Version(**row) for row in self.reader.ask("promoted", "models")), None)
+
+        registry, away = Registry.of(settings), (DatabaseError, VaultError)
+        try:
+            version = wait_for("the database", promoted, timeout_s=_COMPARED_WITHIN_S, errors=away)
+        except away:
+            try:
+                version = registry.remembered()
+            except ModelNotFound:  # the shipped model may be another than is promoted
+                version = wait_for("the database", promoted, timeout_s=settings.startup_timeout_s, errors=away)
+        self._promotions = Promotions(registry, promoted)
+        self.model = self._promotions.start(version)
+
+    def _watch(self, stop: threading.Event, poll_s: float) -> None:
+        """Compare the model's contract with the database's, once that answers; then follow what is promoted.
+
+        With a mismatch the API is not ready, and publishes nothing, for as long as it lasts."""
         for _ in tries(math.inf, stop=stop, longest_s=_COMPARE_EVERY_S):
             try:
-                check_fits(self.scorer.codec.contract, self.reader.contract())
+                check_fits(self.model.scorer.codec.contract, self.reader.contract())
+                self.model.unfit = ""
+                break
             except (DatabaseError, VaultError):
                 self._compared.set()
-                continue
             except BdlabError as error:
-                self.refusal = error
-                if self._compared.is_set():
-                    log.error("stopping: the model does not fit the database", problem=error.message)
-                    os.kill(os.getpid(), signal.SIGTERM)
-            self._compared.set()
-            return
+                if not self.model.unfit:
+                    log.error("not ready: the model does not fit the database", problem=error.message, hint=error.hint)
+                self._refusal, self.model.unfit = error, error.message
+                self._compared.set()
+        self._compared.set()
+        while self._promotions and not stop.wait(poll_s):
+            with suppress(DatabaseError, VaultError):
+                self._promotions.look()
 
     def close(self) -> None:
         """Wait for what is in flight, then log out, in the reverse order of opening."""
@@ -115,7 +150,7 @@ class Api:
         lines = logs.published_lines()
         parts = Parts(
             settings=self.settings,
-            scorer=self.scorer,
+            model=self.model,
             publisher=AsyncPublisher(self.producer),
             stored=self.reader,
             vault=self.vault,

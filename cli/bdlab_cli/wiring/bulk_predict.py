@@ -42,6 +42,7 @@ class Prediction:
     """One run of the command, with the options that one input and a file have in common."""
 
     layers: Layers
+    model_path: str
     validator: Validator
     results: Results
     publish: bool
@@ -58,7 +59,7 @@ class Prediction:
         self.max_row_bytes = self.layers.settings().http.max_body_bytes
 
     def scorer(self, *, many: bool = False) -> Scorer:
-        return load_scorer(self.layers.settings().model.path, many=many)
+        return load_scorer(self.model_path, many=many)
 
     def outcomes(
         self, scored: Iterable[ScoredRow], model: str, stop: threading.Event, *, many: bool = True

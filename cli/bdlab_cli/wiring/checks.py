@@ -131,9 +131,10 @@ class Checker(ExitStack):
 
     def _check_model(self) -> tuple[CheckResult, ...]:
         from bdlab.model import load_scorer
+        from bdlab.model.registry import path_of
 
         try:
-            scorer = load_scorer(self._settings.model.path)
+            scorer = load_scorer(path_of(self._settings))
         except BdlabError as error:
             return (CheckResult("model", "unhealthy", error.message, error.hint),)
         message = f"{scorer.name}, sha256 {scorer.sha256[:12]}"

@@ -9,6 +9,7 @@ import msgspec
 
 from bdlab.load import LoadGenerator, LoadReport
 from bdlab.model import load_contract
+from bdlab.model.registry import path_of
 from bdlab.settings import Layers, Secret
 from bdlab.vault.rotation.run import Rotation
 from bdlab_cli.output.rotations import progress
@@ -41,7 +42,7 @@ def run_drill(
     Raises BdlabError."""
     http = layers.settings().http
     url = url or own_url(http)
-    contract = load_contract(layers.settings().model.path)
+    contract = load_contract(path_of(layers.settings()))
     bodies = [json.dumps(sample).encode() for sample in samples_of(contract)]
     access = {"ca_file": own_ca_file(http), "key": key.reveal() if key else ""}
     with LoadGenerator(url, bodies, requests_per_second=rate, **access) as load:

@@ -61,8 +61,6 @@ def _serve_here(layers: Layers, listener: socket.socket) -> None:
         # uvicorn raises the signal again once it has stopped; these handlers then only set an event.
         with stop_on_signal():
             server.run([listener])
-        if api.refusal is not None:
-            raise api.refusal
 
 
 def _serve_in_workers(layers: Layers, listener: socket.socket) -> None:

@@ -33,6 +33,7 @@ def api_check(url: str, *, ca_file: str = "") -> CheckResult:
     away = [name for name, value in found.items() if value is False]
     model = f", model {found['model']}" if "model" in found else ""
     message = f"{said} at {url}{model}" + (f"; not so: {', '.join(away)}" if away else "")
+    message += f"; {found['model_problem']}" if found.get("model_problem") else ""
     state: State = "healthy" if said == "healthy" else "degraded" if said == "degraded" else "unhealthy"
     return CheckResult("api", state, message, detail={"url": url, **found})
 

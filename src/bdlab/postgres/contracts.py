@@ -149,9 +149,9 @@ def read_contract(cursor: Cursor) -> Contract:
 
 
 def migrate(
-    credentials: DatabaseCredentials, contract: Contract, deployment: Deployment = BDLAB
+    credentials: DatabaseCredentials, contract: Contract | None, deployment: Deployment = BDLAB
 ) -> tuple[tuple[str, ...], str]:
-    """Bring the schema up to date and make `contract` the database's, all of it or nothing.
+    """Bring the schema up to date and make `contract` the database's, all of it or nothing; None keeps the one it has.
 
     Returns the names of what was applied, and what changed of the contract, empty if nothing. A higher number adds its
     columns, with their defaults in the rows so far; a lower one only has to fit. Any contract can take the place of the
@@ -164,9 +164,10 @@ def migrate(
         return applied, changed
 
 
-def _adopt(cursor: Cursor, contract: Contract, deployment: Deployment) -> str:
+def _adopt(cursor: Cursor, wanted: Contract | None, deployment: Deployment) -> str:
     statements = {name: deployment.in_sql(text) for name, text in queries("contracts").items()}
     before = read_contract(cursor)
+    contract = wanted or before
     if contract.number < before.number:
         check_fits(contract, before)
         return ""

@@ -47,7 +47,8 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     If several workers share a Prometheus folder, the environment has to name it before this package is
     imported. Raises SettingsInvalid for http.allowed_hosts, http.require_key or an issuer that are not valid."""
     http, delivery_timeout_s = parts.settings.http, parts.settings.kafka.delivery_timeout_s
-    metrics = Metrics(parts.scorer.name)
+    metrics = Metrics(parts.model.scorer.name)
+    parts.model.tell = metrics.serves
     delivery_health = DeliveryHealth(delivery_timeout_s=delivery_timeout_s)
     publishing = Publishing(parts.publisher, "predictions", parts, metrics, delivery_health)
     predictions = PredictionService(parts, publishing)
@@ -85,7 +86,7 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     ]
     app = _App(
         route_handlers=handlers,
-        openapi_config=openapi.config(parts.scorer.codec.contract),
+        openapi_config=openapi.config(parts.model.scorer.codec.contract),
         cors_config=cors,
         before_request=before_request,
         exception_handlers=problems.HANDLERS,

@@ -24,7 +24,7 @@ class AsyncScorer:
     """Scores from the event loop. A blocking scorer gets the inputs that came in during its last batch."""
 
     def __init__(self, scorer: Scorer) -> None:
-        self._scorer = scorer
+        self.scorer = scorer
         self._texts = [field.column for field in scorer.codec.contract.inputs if field.is_text]
         self._waiting: deque[tuple[Input, asyncio.Future[Score]]] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -36,18 +36,18 @@ class AsyncScorer:
 
     async def score(self, given: Input) -> Score:
         """Return the score. Raises ModelError."""
-        if self._scorer.blocking:
+        if self.scorer.blocking:
             return await self._score_queued(given)
         characters = 0
         for column in self._texts:
             characters += len(getattr(given, column) or "")
         if characters > QUICK_CHARACTERS:
-            return await self.in_thread(self._scorer.score, given)
-        return self._scorer.score(given)
+            return await self.in_thread(self.scorer.score, given)
+        return self.scorer.score(given)
 
     async def score_many(self, many: Sequence[Input]) -> list[Score]:
         """Return the scores in order. Raises ModelError."""
-        return await self.in_thread(self._scorer.score_many, many)
+        return await self.in_thread(self.scorer.score_many, many)
 
     async def _score_queued(self, given: Input) -> Score:
         future: asyncio.Future[Score] = asyncio.get_running_loop().create_future()

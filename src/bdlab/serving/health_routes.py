@@ -26,11 +26,11 @@ class DependencyChecks:
         kafka = parts.settings.kafka
         no_broker = partial(BrokerState, connected=False, bootstrap_servers=kafka.bootstrap_servers, topic=kafka.topic)
         rows = partial(parts.stored.state, count_rows=False)
-        codec = parts.scorer.codec
+        codec = parts.model.scorer.codec
         trial = msgspec.convert(example_of(codec.contract), codec.input)
 
         def try_model() -> str:
-            parts.scorer.score(trial)
+            parts.model.scorer.score(trial)
             return ""
 
         self.vault = CachedProbe(parts.vault.state, lambda why: VaultState(connected=False, problem=why), name="vault")
@@ -56,16 +56,17 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
 
     @get(**describe("/health", state=HealthAnswer))
     async def health() -> Response[HealthAnswer]:
-        """503 if nothing can be predicted durably; degraded if Vault or the database is not available."""
+        """503 if nothing can be predicted durably; degraded if Vault or the database is not available, or if the promoted
+        model was refused."""
         model_problem, vault, broker, database = await asyncio.gather(
             checks.model_problem.get_async(),
             checks.vault.get_async(),
             checks.broker.get_async(),
             checks.database.get_async(),
         )
-        durable = not model_problem and not _publish_problem(broker, delivery_health)
+        durable = not (model_problem or parts.model.unfit or _publish_problem(broker, delivery_health))
         unsealed = vault.connected and not vault.sealed
-        whole = unsealed and vault.credentials_valid and database.connected
+        whole = unsealed and vault.credentials_valid and database.connected and not parts.model.problem
         found = HealthAnswer(
             status="unhealthy" if not durable else "healthy" if whole else "degraded",
             model_loaded=not model_problem,
@@ -73,7 +74,8 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
             kafka_connected=broker.connected,
             database_connected=database.connected,
             version=__version__,
-            model=parts.scorer.name,
+            model=parts.model.scorer.name,
+            model_problem=parts.model.unfit or parts.model.problem,
         )
         return json_response(found, 200 if durable else 503)
 
@@ -88,6 +90,8 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
             checks.model_problem.get_async(), checks.vault.get_async(), checks.broker.get_async()
         )
         problems = [f"the model does not predict: {model_problem}"] if model_problem else []
+        if parts.model.unfit:
+            problems.append(f"the model does not fit the database: {parts.model.unfit}")
         if problem := _publish_problem(broker, delivery_health):
             problems.append(problem)
         # Predictions need what the token reads, and no database lease. A Vault that does not answer has refused

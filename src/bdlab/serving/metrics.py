@@ -70,7 +70,8 @@ class Metrics:
         """The metrics, by their names in metrics.toml."""
         for reason in REFUSALS:
             self.of["refusals"].labels(reason)  # so that it is shown as 0
-        self.of["info"].labels(__version__, model).set(1)
+        self._model = ""
+        self.serves(model)
         self._answered: dict[tuple[str, str, int], int] = {}
         self._request_seconds: dict[str, _Observations] = {}
         outcomes = product(("predictions", "feedback"), ("acknowledged", "not_acknowledged", "busy"))
@@ -104,6 +105,13 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Count a request that was refused by its key, or its lack of one."""
         self._child(self.of["refusals"], (reason,)).inc()
+
+    def serves(self, model: str) -> None:
+        """Note that this model makes the predictions from now on."""
+        for name, value in ((self._model, 0), (model, 1)):
+            if name:
+                self.of["info"].labels(__version__, name).set(value)
+        self._model = model
 
     def lost_lines(self, count: int) -> None:
         """Count log lines that could not be written."""

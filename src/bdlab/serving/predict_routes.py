@@ -11,11 +11,12 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import Receive
 from uuid_utils.compat import uuid7
 
-from bdlab.events import Input, PredictionEvent, Score
+from bdlab.events import Input, PredictionEvent, Score, Scorer
 from bdlab.inputs import Validator
 from bdlab.serving.access import Gate
-from bdlab.serving.batching import QUICK_CHARACTERS, AsyncScorer
+from bdlab.serving.batching import QUICK_CHARACTERS
 from bdlab.serving.openapi import describe_prediction
+from bdlab.serving.problems import Problem
 from bdlab.serving.protocols import Parts
 from bdlab.serving.publishing import Publishing
 from bdlab.serving.requests import BodyReader, RequestHeaders, read_headers
@@ -36,28 +37,27 @@ class PredictionService:
     """Decodes, scores and publishes inputs."""
 
     def __init__(self, parts: Parts, publishing: Publishing) -> None:
-        self._scorer = parts.scorer
-        self._model = parts.scorer.name
-        self._codec = parts.scorer.codec
+        self._model = parts.model
+        self._codec = parts.model.scorer.codec  # which is that of each model that may take its place
         self.validator = Validator(self._codec.contract)
         self.answers = Answers(self._codec)
-        self._scoring = AsyncScorer(parts.scorer)
         self._publishing = publishing
 
     async def read(self, decode: Callable[..., T], body: bytes, **limits: int) -> T:
         """Return what `decode` makes of a body, in a thread if the body is large. Raises InputInvalid."""
         if len(body) <= QUICK_CHARACTERS:
             return decode(body, **limits)
-        return await self._scoring.in_thread(partial(decode, body, **limits))
+        return await self._model.scoring.in_thread(partial(decode, body, **limits))
 
     async def predict(self, given: Input, headers: RequestHeaders) -> msgspec.Struct:
         """Return the acknowledged prediction. Raises Problem if it was not acknowledged."""
         key = headers.idempotency_key
         event_id = self._codec.idempotent_id(key, given) if key else uuid7()
-        self._publishing.acquire(1)
+        self._acquire(1)
+        scoring = self._model.scoring  # for the whole request, also if another takes its place
         try:
-            score = await self._scoring.score(given)
-            event = self._codec.make(event_id, given, score, model=self._model)
+            score = await scoring.score(given)
+            event = self._codec.make(event_id, given, score, model=scoring.scorer.name)
             await self._publishing.one(event, headers)
         finally:
             self._publishing.release(1)
@@ -65,19 +65,27 @@ class PredictionService:
 
     async def predict_many(self, many: Sequence[Input], headers: RequestHeaders) -> list[msgspec.Struct]:
         """Return the acknowledged predictions in order. Raises Problem with the result of each."""
-        self._publishing.acquire(len(many))
+        self._acquire(len(many))
         try:
-            events, scores = await self._scoring.in_thread(self._make_events, many, headers.idempotency_key)
+            scoring = self._model.scoring
+            events, scores = await scoring.in_thread(self._make_events, scoring.scorer, many, headers.idempotency_key)
             return await self._publishing.many(
                 events, headers, lambda index: self.answers(events[index], scores[index])
             )
         finally:
             self._publishing.release(len(many))
 
-    def _make_events(self, many: Sequence[Input], key: str) -> tuple[list[PredictionEvent], Sequence[Score]]:
-        make, id_of = partial(self._codec.make, model=self._model), self._codec.idempotent_id
+    def _acquire(self, count: int) -> None:
+        if self._model.unfit:
+            raise Problem("model-unfit", f"Nothing was published, as it could not be stored: {self._model.unfit}.")
+        self._publishing.acquire(count)
+
+    def _make_events(
+        self, scorer: Scorer, many: Sequence[Input], key: str
+    ) -> tuple[list[PredictionEvent], Sequence[Score]]:
+        make, id_of = partial(self._codec.make, model=scorer.name), self._codec.idempotent_id
         ids = [id_of(f"{key}#{index}", given) if key else uuid7() for index, given in enumerate(many)]
-        scores = self._scorer.score_many(many)
+        scores = scorer.score_many(many)
         return [make(*parts) for parts in zip(ids, many, scores, strict=True)], scores
 
 

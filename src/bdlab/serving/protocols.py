@@ -8,8 +8,8 @@ import msgspec
 
 from bdlab.access import ApiKeys
 from bdlab.events import UNKNOWN, Event, Origin, Position
-from bdlab.model import Scorer
 from bdlab.probes import BrokerProbe, DatabaseState, VaultProbe
+from bdlab.serving.running import Running
 from bdlab.settings import Settings
 
 
@@ -40,7 +40,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     `flush_log`, which returns how many could not be written."""
 
     settings: Settings
-    scorer: Scorer
+    model: Running
     publisher: Publisher
     stored: StoredPredictions
     vault: VaultProbe

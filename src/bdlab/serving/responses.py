@@ -64,6 +64,8 @@ class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     model: str
     """The name@version that every prediction has too."""
+    model_problem: str
+    """Why the version that was promoted last is not taken, or why predictions of this one cannot be stored."""
 
 
 class LiveAnswer(msgspec.Struct, frozen=True, kw_only=True):
