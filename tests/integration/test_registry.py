@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.fix_pipeline import Pipeline
 from tests.fix_registry import TERMS, version_card
+from tests.waiting import until
 
 
 class Registry:
@@ -128,3 +134,117 @@ def test_what_the_registry_does_not_take_is_refused(registry: Registry) -> None:
     assert "maxLength is 999 in the model's contract" in registry.model("add", str(other), code=1)
     assert not (registry.folder / "registry").exists()
     assert registry.listed() == {}
+
+
+REVIEW = {"text": "This product is terrible!", "summary": "Product review"}
+
+
+def ask(client: httpx.Client) -> Any:
+    answer = client.post("/predict", json=REVIEW)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_every_worker_takes_what_is_promoted_and_no_request_fails(registry: Registry) -> None:
+    """Under load, while versions are promoted, refused and rolled back."""
+    answers, slowest, stop = list[tuple[float, str, str]](), list[float](), threading.Event()
+    for version in ("1.0.0", "2.0.0", "3.0.0"):
+        registry.add(version)
+
+    def load(url: httpx.URL) -> None:
+        with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
+            while not stop.is_set():
+                began = time.monotonic()
+                found = ask(client)
+                slowest.append(time.monotonic() - began)
+                answers.append((began, found["id"], found["model"]))
+
+    def taken(model: str, since: float) -> float:
+        """Wait until no worker answers with another; how long that took from when it was promoted."""
+        until(lambda: {each[2] for each in answers if each[0] > time.monotonic() - 1} == {model}, 30)
+        return max((each[0] for each in answers if each[2] != model), default=since) - since
+
+    with (
+        registry.pipeline.daemon("consume"),
+        registry.pipeline.serve("--workers", "2", **registry.settings) as (daemon, client),
+        ThreadPoolExecutor(4) as threads,
+    ):
+        shipped = client.get("/health").json()["model"]
+        loads = [threads.submit(load, client.base_url) for _ in range(4)]
+        try:
+            for version in ("1.0.0", "2.0.0"):
+                registry.model("promote", f"reviews@{version}")
+                assert taken(f"reviews@{version}", time.monotonic()) < 5
+            # Changed after the trial: each worker refuses it, says so once, and goes on.
+            registry.model("promote", "reviews@1.0.0")
+            taken("reviews@1.0.0", time.monotonic())
+            with closing(registry.pipeline.database()) as connection, connection.cursor() as cursor:
+                registry.file("3.0.0").write_bytes(b"tampered")
+                cursor.execute("INSERT INTO model_promotions (name, version) VALUES ('reviews', '3.0.0')")
+            until(lambda: len(daemon.events("promoted model refused")) == 2)
+            health = client.get("/health").json()
+            assert (health["status"], health["model"]) == ("degraded", "reviews@1.0.0")
+            assert "was changed in the registry" in health["model_problem"]
+            done = registry.pipeline.run("status", "--check", "api", "--api-url", str(client.base_url))
+            assert "reviews@3.0.0 is promoted, and is refused" in done.stdout
+            time.sleep(2)
+            assert len(daemon.events("promoted model refused")) == 2
+            registry.model("rollback")  # to the version that runs, and then to the one before
+            until(lambda: client.get("/health").json()["status"] == "healthy")
+            registry.model("promote", "reviews@2.0.0")
+            assert taken("reviews@2.0.0", time.monotonic()) < 5
+        finally:
+            stop.set()
+        for each in loads:
+            each.result()
+        metrics = client.get("/metrics").text
+        assert 'model="reviews@2.0.0",version=' in metrics.replace(" ", "")
+        asked = {id_: model for _, id_, model in answers}
+        assert Counter(asked.values()).keys() == {shipped, "reviews@1.0.0", "reviews@2.0.0"}
+        with closing(registry.pipeline.database()) as connection, connection.cursor() as cursor:
+
+            def stored() -> dict[str, str]:
+                cursor.execute("SELECT id::text, model FROM predictions WHERE id = ANY(%s::uuid[])", (list(asked),))
+                return dict(cursor.fetchall())
+
+            until(lambda: len(stored()) == len(asked))
+            assert stored() == asked
+        shares = {name: each["share"] for name, each in registry.listed().items()}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert shares["reviews@2.0.0"] > 0
+        assert shares["reviews@3.0.0"] == 0
+    slowest.sort()
+    print(
+        f"{len(slowest)} requests, p50 {slowest[len(slowest) // 2]:.4f} p99 {slowest[len(slowest) * 99 // 100]:.4f}"
+        f" max {slowest[-1]:.4f} s"
+    )
+
+
+def test_without_the_database_the_last_known_version_serves(registry: Registry) -> None:
+    registry.add("1.0.0")
+    registry.add("2.0.0")
+    registry.model("promote", "reviews@1.0.0")
+    with registry.pipeline.serve(**registry.settings) as (_, client):
+        assert ask(client)["model"] == "reviews@1.0.0"
+    predicted = registry.pipeline.run("predict", "--no-publish", "--json", "Great.", **registry.settings)
+    assert json.loads(predicted.stdout)["model"] == "reviews@1.0.0"
+    shutil.rmtree(registry.folder / "registry" / "reviews" / "1.0.0")  # the cache has it
+    registry.pipeline.postgres.stop()
+    with registry.pipeline.serve(**registry.settings) as (_, client):
+        assert ask(client)["model"] == "reviews@1.0.0"
+        registry.pipeline.postgres.start()
+        registry.model("promote", "reviews@2.0.0")
+        until(lambda: ask(client)["model"] == "reviews@2.0.0")
+        # A version that is refused at the start leaves the one that served before.
+        with closing(registry.pipeline.database()) as connection, connection.cursor() as cursor:
+            registry.add("3.0.0")
+            registry.file("3.0.0").unlink()
+            cursor.execute("INSERT INTO model_promotions (name, version) VALUES ('reviews', '3.0.0')")
+    with registry.pipeline.serve(**registry.settings) as (_, client):
+        assert ask(client)["model"] == "reviews@2.0.0"
+        assert "is not in the registry" in client.get("/health").json()["model_problem"]
+    nothing_known = registry.settings | {"BDLAB_MODEL_CACHE_DIR": str(registry.folder / "another")}
+    registry.pipeline.postgres.stop()
+    done = registry.pipeline.run("serve", "--port", "0", "--startup-timeout", "1", **nothing_known)
+    assert done.returncode == 1
+    assert "PostgreSQL" in done.stderr

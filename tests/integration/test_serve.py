@@ -82,6 +82,7 @@ def test_everything_is_described_over_real_servers(pipeline: Pipeline) -> None:
             "model_loaded": True,
             "vault_connected": True,
             "kafka_connected": True,
+            "model_problem": "",
             "database_connected": True,
             "version": "",
             "model": load_scorer().name,
@@ -199,8 +200,12 @@ def other_contract(pipeline: Pipeline) -> Iterator[None]:
         yield
     finally:
         pipeline.postgres.start()
-        with closing(pipeline.database()) as connection, connection.cursor() as cursor:
-            cursor.execute("UPDATE contracts SET document = %s", (json.dumps(review_contract().document),))
+        fits_again(pipeline)
+
+
+def fits_again(pipeline: Pipeline) -> None:
+    with closing(pipeline.database()) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE contracts SET document = %s", (json.dumps(review_contract().document),))
 
 
 def test_a_model_that_does_not_fit_the_database_is_refused(pipeline: Pipeline) -> None:
@@ -214,9 +219,16 @@ def test_a_model_that_does_not_fit_the_database_is_refused(pipeline: Pipeline) -
         with pipeline.serve() as (daemon, client):
             assert predict(client) == 200
             pipeline.postgres.start()
-            daemon.wait_for("stopping: the model does not fit the database")
-            assert daemon.ended() == 1
-            daemon.wait_for(f"error: {REFUSED}")
+            daemon.wait_for("not ready: the model does not fit the database")
+            answer = client.post("/predict", json=REVIEW)
+            assert (answer.status_code, answer.json()["type"]) == (503, "urn:bdlab:problem:model-unfit")
+            assert REFUSED in answer.json()["detail"]
+            assert REFUSED in client.get("/health").json()["model_problem"]
+            [problem] = client.get("/health/ready").json()["problems"]
+            assert REFUSED in problem
+            fits_again(pipeline)  # as after a `migrate` of the right model
+            until(lambda: predict(client) == 200)
+            assert client.get("/health/ready").status_code == 200
 
 
 def test_it_waits_for_vault_and_then_gives_up(pipeline: Pipeline) -> None:

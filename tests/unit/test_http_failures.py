@@ -176,6 +176,7 @@ HEALTHY = {
     "model_loaded": True,
     "vault_connected": True,
     "kafka_connected": True,
+    "model_problem": "",
     "database_connected": True,
 }
 

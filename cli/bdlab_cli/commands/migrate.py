@@ -26,8 +26,8 @@ def migrate(
 ) -> None:
     """Bring the database schema, the topic and a secured broker's users up to date.
 
-    The columns of predictions are those of the model's contract: BDLAB_MODEL_PATH names its card. With a registry and no
-    such model the database keeps its contract. A second run changes nothing."""
+    The columns of predictions are those of the model's contract: BDLAB_MODEL_PATH names its card. With a registry and
+    no such model the database keeps its contract. A second run changes nothing."""
     if adopt_log and new_log:
         raise BadParameter("--adopt-log and --new-log say the opposite: give one of them.")
     from bdlab.kafka.admin import Admin

@@ -56,8 +56,8 @@ class Api:
     def open(self) -> None:
         """Load the model, log in to Vault (waiting for it) and start connecting; does not wait for a broker.
 
-        Raises ModelError, also if the model's contract is not that of the database, and VaultError; with a registry also
-        DatabaseError, if the database is away and this machine does not know what is promoted."""
+        Raises ModelError, also if the model's contract is not that of the database, and VaultError; with a registry
+        also DatabaseError, if the database is away and this machine does not know what is promoted."""
         from bdlab.kafka.admin import Admin
         from bdlab.kafka.producer import Producer
         from bdlab.model import load_scorer

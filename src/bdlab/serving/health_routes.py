@@ -56,8 +56,8 @@ def routes(parts: Parts, metrics: Metrics, delivery_health: DeliveryHealth, gate
 
     @get(**describe("/health", state=HealthAnswer))
     async def health() -> Response[HealthAnswer]:
-        """503 if nothing can be predicted durably; degraded if Vault or the database is not available, or if the promoted
-        model was refused."""
+        """503 if nothing can be predicted durably; degraded if Vault or the database is not available, or if the
+        promoted model was refused."""
         model_problem, vault, broker, database = await asyncio.gather(
             checks.model_problem.get_async(),
             checks.vault.get_async(),

@@ -21,8 +21,8 @@ _AGAIN_S = 60.0
 class Running:
     """Holds what new predictions are scored with; those that began with a model end with it.
 
-    `problem` says why the promoted version was not taken, and `unfit` why predictions of this model could not be stored.
-    Both are empty if nothing is wrong."""
+    `problem` says why the promoted version was not taken, and `unfit` why predictions of this model could not be
+    stored. Both are empty if nothing is wrong."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.problem = self.unfit = ""
