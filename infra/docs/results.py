@@ -152,6 +152,39 @@ class ModelReport(Struct):
     findings: list[Flaw]
 
 
+class ModelVersion(Struct):
+    """A version in the registry, or another model that served in the last minute, with its share of the predictions
+    that were stored in it."""
+
+    model: str
+    format: Literal["terms", "onnx", "skops"] | None
+    sha256: str | None
+    added_at: _Moment | None
+    added_by: str | None
+    promoted: bool
+    share: Annotated[float, Meta(ge=0, le=1)]
+
+
+class Promotion(Struct):
+    model: str
+    why: str
+    promoted_at: _Moment
+    promoted_by: str
+
+
+class ShownVersion(Struct):
+    """A version with its card, and when it was promoted, the oldest first."""
+
+    model: str
+    name: str
+    version: str
+    sha256: str
+    card: dict[str, Any]
+    added_at: _Moment
+    added_by: str
+    promotions: list[Promotion]
+
+
 class Demo(Struct):
     """The stored rows, as GET /predictions has them, and the accounting of the topic."""
 
@@ -234,6 +267,11 @@ RESULTS = {
     "rescore": Printed(rescoring.Rescored),
     "model init": Printed(Draft),
     "model check": Printed(ModelReport),
+    "model add": Printed(Change),
+    "model list": Printed(list[ModelVersion]),
+    "model show": Printed(ShownVersion),
+    "model promote": Printed(Change),
+    "model rollback": Printed(Change),
     "train": Printed(Card),
 }
 

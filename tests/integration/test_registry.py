@@ -214,7 +214,7 @@ def test_every_worker_takes_what_is_promoted_and_no_request_fails(registry: Regi
         assert shares["reviews@2.0.0"] > 0
         assert shares["reviews@3.0.0"] == 0
     slowest.sort()
-    print(
+    print(  # noqa: T201 - shown with -s
         f"{len(slowest)} requests, p50 {slowest[len(slowest) // 2]:.4f} p99 {slowest[len(slowest) * 99 // 100]:.4f}"
         f" max {slowest[-1]:.4f} s"
     )

@@ -52,6 +52,7 @@ def restore(
         signal.signal(number, interrupt)
     with new_folder(data_dir) as folder:
         folder.keep_deployment(Deployment(about.deployment))
+        backup.restore_models(folder)
         if not rows_only:
             backup.restore_keys(folder)
         tls = TlsFolder(folder.tls) if about.tls else None

@@ -22,7 +22,7 @@ def up(
         bool | None, Option(envvar="BDLAB_STACK_TLS", show_default="as the folder began; a new one without")
     ] = None,
     model: Annotated[
-        str | None, setting("model.path", "as last time; the shipped one in a new folder", autocompletion=cards)
+        str | None, setting("model.path", "as last time; in a new folder what is promoted", autocompletion=cards)
     ] = None,
     certificate_ttl: Annotated[int | None, Option(min=5, show_default="30 days")] = None,
     json: bool = False,
@@ -47,7 +47,7 @@ def up(
     if chosen != kept or kept:
         now = "which the folder keeps once it is up"
         how = now if chosen != kept else f"as this folder keeps it; --model {SHIPPED_MODEL} goes back"
-        show(Event("notice", "model", f"the model is {chosen or 'the shipped one'}, {how}"))
+        show(Event("notice", "model", f"the model is {chosen or 'what is promoted'}, {how}"))
     with stop_on_signal() as stop:
         kind = choose_broker(folder, broker, stop)
         options: dict[str, Any] = {"http_port": http_port, "consumers": consumers, "tls": tls, "deployment": deployment}

@@ -55,7 +55,8 @@ def prepare_quick_starts(stop: threading.Event | None = None) -> None:
 
 
 def model_file(model: str) -> str:
-    """Return the path of a model for a stack, whose services run in another folder; "" is the shipped one."""
+    """Return the path of a model for a stack, whose services run in another folder; "" is what is promoted, or else
+    the shipped one."""
     return "" if model in ("", SHIPPED_MODEL) else str(Path(model).expanduser().absolute())
 
 

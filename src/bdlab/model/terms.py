@@ -15,13 +15,15 @@ import zlib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 from unicodedata import normalize
 
 import msgspec
+from msgspec.structs import astuple
 
 from bdlab.errors import ModelError
 
+T = TypeVar("T", str, float)
 Format = Literal["bdlab-terms/1", "bdlab-terms/2"]
 """A format has its layout and its tokens: for 2 `bdlab.model.terms` normalises a text, for 1 it does not."""
 
@@ -29,6 +31,7 @@ FORMAT: Format = "bdlab-terms/2"
 """The format that is written; both are read."""
 
 _COMPRESSION = 9
+_PIECE_BYTES = 1 << 16
 NEGATED = "~"
 """The mark of a negated token. It cannot be part of a token."""
 
@@ -98,6 +101,20 @@ class TermTable(msgspec.Struct, frozen=True):
     review: Field
 
 
+class _Lists(msgspec.Struct, frozen=True):
+    terms: msgspec.Raw
+    idf: msgspec.Raw
+    rating: msgspec.Raw
+    sentiment: msgspec.Raw
+
+
+class _Whole(msgspec.Struct, frozen=True):
+    format: Format
+    intercepts: Intercepts
+    summary: _Lists
+    review: _Lists
+
+
 def encode(table: TermTable) -> bytes:
     """Return the file's content: always the same bytes for the same table."""
     return gzip.compress(msgspec.json.encode(table), _COMPRESSION, mtime=0)
@@ -106,7 +123,12 @@ def encode(table: TermTable) -> bytes:
 def decode(content: bytes, *, source: str) -> TermTable:
     """Return the table. Raises ModelError with `source`."""
     try:
-        table = msgspec.json.decode(gzip.decompress(content), type=TermTable)
+        whole = msgspec.json.decode(gzip.decompress(content), type=_Whole)
+        fields = (
+            Field(_list(field.terms, str, b'","'), *(_list(each, float, b",") for each in astuple(field)[1:]))
+            for field in (whole.summary, whole.review)
+        )
+        table = TermTable(whole.format, whole.intercepts, *fields)
     except (OSError, EOFError, zlib.error, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelError(
             f"{source} is not a term table that this version reads ({', '.join(get_args(Format))}): {error}",
@@ -116,6 +138,19 @@ def decode(content: bytes, *, source: str) -> TermTable:
         if len({len(field.terms), len(field.idf), len(field.rating), len(field.sentiment)}) != 1:
             raise ModelError(f"{source} is damaged: its lists differ in length")
     return table
+
+
+def _list(raw: msgspec.Raw, kind: type[T], between: bytes) -> list[T]:
+    """Decode a JSON list in pieces, cut at `between`, so that the threads of an API that loads it go on meanwhile."""
+    content, decoder, found, at = bytes(raw), msgspec.json.Decoder(list[kind]), list[T](), 1  # type: ignore[valid-type]
+    cut = between.index(b",")
+    try:
+        while (end := content.find(between, at + _PIECE_BYTES)) > 0:
+            found += decoder.decode(b"[%b]" % content[at : end + cut])
+            at = end + cut + 1
+        return found + decoder.decode(b"[" + content[at:])
+    except msgspec.DecodeError:  # cut within a text, or not a list of these
+        return decoder.decode(content)
 
 
 def normalise(text: str) -> str:

@@ -1,6 +1,7 @@
 """The model that serves, and how a promoted version takes its place."""
 
 import math
+import sys
 import time
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from bdlab.serving.batching import AsyncScorer
 
 log = structlog.get_logger()
 
+_SWITCH_S = 0.001  # while a model is loaded: how long its thread keeps the others, which answer, waiting
 _AGAIN_S = 60.0
 """When a version that was refused is tried again: its registry may have been away, or mended."""
 
@@ -85,12 +87,16 @@ class Promotions:
 
     def _load(self, version: Version | None, running: EventCodec | None = None) -> Scorer:
         """Return the scorer of a version; the shipped one of none. Raises ModelError."""
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
         try:
             return self._registry.load(version, running=running) if version else load_scorer()
         except ModelError:
             raise
         except Exception as error:  # a foreign model may raise anything
             raise ModelError(f"{type(error).__name__}: {error}") from error
+        finally:
+            sys.setswitchinterval(before)
 
     def _refuse(self, error: ModelError) -> None:
         """Go on with the model that runs, and say why, once for each reason."""

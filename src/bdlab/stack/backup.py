@@ -3,6 +3,7 @@
     backup.json       when, of which folder, by which version; no secret
     vault.snapshot    all that Vault holds, encrypted by its seal
     database.dump     all tables, readable
+    registry/         the versions of models
     keys/             the seal key, the recovery key, the services' identities: they open the snapshot;
                       and the key that authenticates the backup
     manifest.json     the SHA-256 of each file, and an HMAC-SHA256 of all of them by that key
@@ -83,6 +84,7 @@ class Backup:
                 about = About(made_at=datetime.now(UTC), data_dir=place, bdlab=version, tls=tls, deployment=names)
                 _write(new.path / "backup.json", msgspec.json.format(msgspec.json.encode(about)))
                 _copy_keys(folder, new.keys)
+                _copy_models(folder.registry, new.path / "registry")
                 _write(new._key, secrets.token_bytes(32))
                 yield new
                 files = new._digests()
@@ -162,6 +164,13 @@ class Backup:
                 found[self._name(file)] = hashlib.file_digest(content, "sha256").hexdigest()
         return found
 
+    def restore_models(self, folder: DataFolder) -> None:
+        """Copy the registry of models into a new data folder. Raises StackError."""
+        try:
+            _copy_models(self.path / "registry", folder.registry)
+        except OSError as error:
+            raise StackError(f"the models of the backup {self.path} cannot be copied: {error}") from error
+
     def restore_keys(self, folder: DataFolder) -> None:
         """Copy the keys into a new data folder. Raises StackError."""
         seal_key = OpenBao(folder.path).seal_key
@@ -206,6 +215,11 @@ def _copy_keys(folder: DataFolder, keys: Path) -> None:
     if folder.keys_file.exists():  # a backup is still worth having without it
         _write(keys / folder.keys_file.name, folder.keys_file.read_bytes())
     _copy_identities(folder.identity_dir, keys / "identity")
+
+
+def _copy_models(source: Path, target: Path) -> None:
+    if source.exists():  # not before the first was added
+        shutil.copytree(source, target)
 
 
 def _copy_identities(source: Path, target: Path) -> None:

@@ -15,7 +15,6 @@ from bdlab.errors import StackError, StackInUse
 from bdlab.files import replace_file, write_private
 from bdlab.retry import tries
 from bdlab.services import BDLAB, Deployment
-from bdlab.settings import SHIPPED_MODEL
 from bdlab.stack.servers.process import start_mark
 
 BrokerKind = Literal["kafka", "tansu"]
@@ -27,7 +26,7 @@ _LOCK_POLL_S = 0.05
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     """The addresses of a running stack. `pid` and `start_mark` are those of its `bdlab up`. `ca_file` verifies Vault,
     Postgres and the API; "" if they speak no TLS. `admin_servers` is a secured broker's address for administrators.
-    `model` is the name of the model, `model_path` its file; "" is the shipped one."""
+    `model` is the name of the model, `model_path` its file; "" is what is promoted, or else the shipped one."""
 
     pid: int
     start_mark: str
@@ -40,10 +39,6 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     postgres_port: int
     model: str = ""
     model_path: str = ""
-
-    @property
-    def chosen_model(self) -> str:
-        return self.model_path or SHIPPED_MODEL
 
     @property
     def sslmode(self) -> str:
@@ -65,6 +60,8 @@ class DataFolder:
         self.identity_dir = self.path / "identity"
         #: The servers' certificates, a subfolder for each.
         self.tls = self.path / "tls"
+        #: Versions of models, and what the API has read of them.
+        self.registry, self.model_cache = self.path / "registry", self.path / "cache"
         self.logs = self.path / "logs"
         self.records = self.path / "run"
         self._endpoints_file = self.records / "stack.json"
@@ -162,7 +159,7 @@ class DataFolder:
 
     @property
     def model_path(self) -> str:
-        """The model that was last chosen for this folder; "" is the shipped one."""
+        """The model that was last chosen for this folder; "" is what is promoted, or else the shipped one."""
         return self._kept("model")
 
     def keep_model(self, path: str) -> None:
@@ -243,12 +240,12 @@ _EXPORTS: Mapping[str, str] = tomllib.loads(Path(__file__).with_name("exports.to
 EXPORTED = tuple(_EXPORTS)
 """The names of the variables that `exports` may set."""
 
-_OF_ANOTHER_VAULT = ("VAULT_NAMESPACE", "BDLAB_VAULT_NAMESPACE", "BDLAB_VAULT_PROXY")
+_OF_ANOTHER_STACK = ("VAULT_NAMESPACE", "BDLAB_VAULT_NAMESPACE", "BDLAB_VAULT_PROXY", "BDLAB_MODEL_PATH")
 
 
 def exports(folder: DataFolder, endpoints: Endpoints) -> dict[str, str]:
     """Return the environment variables, without empty ones, that point a terminal at the stack of `folder`. Variables
-    of this terminal that are about another Vault are emptied."""
-    foreign = {name: "" for name in _OF_ANOTHER_VAULT if os.environ.get(name)}
+    of this terminal that are about another Vault or model are emptied."""
+    foreign = {name: "" for name in _OF_ANOTHER_STACK if os.environ.get(name)}
     values = {name: form.format(folder=folder, endpoints=endpoints) for name, form in _EXPORTS.items()}
     return foreign | {name: value for name, value in values.items() if value}

@@ -38,7 +38,8 @@ class LocalStack:
     `command` is the command line that runs `bdlab`, without arguments. `report` gets each step. `http_port` None is
     8000 or, if that is taken, a free port. Certificates are valid for `certificate_ttl_s` seconds. `tls` secures
     OpenBao, Postgres and the API, too; None keeps what the folder has, which is off in a new one. `model_path` is kept
-    with the folder, "" is the shipped model; None takes the environment's. A new folder keeps `deployment`."""
+    with the folder, "" is what is promoted, or else the shipped model; None takes the environment's. A new folder keeps
+    `deployment`."""
 
     def __init__(
         self,
@@ -197,7 +198,7 @@ class LocalStack:
         """Write what the services and the commands read: where Vault is, which tells them the rest."""
         environment = service_environment(self.folder, self._openbao.address)
         if self._model_path is not None:
-            environment["BDLAB_MODEL_PATH"] = self._model_path or SHIPPED_MODEL
+            environment["BDLAB_MODEL_PATH"] = self._model_path
         self.commands.environment = environment
         scheme, tls = "https" if self._tls else "http", self._api_tls
         self.consumer_urls = [f"{scheme}://127.0.0.1:{port}" for port in consumers.values()]
@@ -208,6 +209,7 @@ class LocalStack:
             "http": {"host": "127.0.0.1", "port": http_port, **tls},
             # A consumer waits half of it for its first partitions.
             "kafka": {"session_timeout_s": _SESSION_TIMEOUT_S},
+            "model": {"registry": str(self.folder.registry), "cache_dir": str(self.folder.model_cache)},
             "sink": {"urls": ",".join(self.consumer_urls), **server_files},
         }
         self.folder.write_config(sections)

@@ -41,8 +41,9 @@ def service_environment(folder: DataFolder, vault_address: str) -> dict[str, str
             kept |= {
                 f"BDLAB_{section}_{field}".upper(): value for field, value in values.items() if field not in decided
             }
-    if kept.get("BDLAB_MODEL_PATH"):  # the services run in another folder than this process
-        kept["BDLAB_MODEL_PATH"] = str(Path(kept["BDLAB_MODEL_PATH"]).absolute())
+    for name in ("BDLAB_MODEL_PATH", "BDLAB_MODEL_REGISTRY"):
+        if "://" not in (place := kept.get(name) or "://"):  # the services run in another folder than this process
+            kept[name] = str(Path(place).absolute())
     for name in ("BDLAB_DEBUG", "BDLAB_STARTUP_TIMEOUT"):
         if name in os.environ:
             kept[name] = os.environ[name]
