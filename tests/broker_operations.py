@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as Place
-from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export all of them
+from confluent_kafka.admin import (
     AclBinding,
     AclOperation,
     AclPermissionType,

@@ -17,17 +17,25 @@ AWAY: tuple[type[BdlabError], ...] = (VaultUnavailable, BrokerUnavailable, Datab
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 2.0
+LEAST_S = 0.1
+"""The shortest time-out to give librdkafka: some of its calls take 0 or less as no limit."""
+
 #: A server that has just been started or opened refuses for some milliseconds: that is not worth a line.
 _QUIET_S = 0.3
 
 _log = structlog.get_logger()
 
 
+def seconds_left(deadline: float) -> float:
+    """Return the seconds until `deadline`, on the monotonic clock, at least LEAST_S."""
+    return max(LEAST_S, deadline - time.monotonic())
+
+
 class Backoff:
     """Pauses that double from `first_s` to `longest_s` seconds, each shortened at random by up to a half. The jitter
     keeps clients that lost the same server from coming back to it all at once."""
 
-    def __init__(self, first_s: float, longest_s: float) -> None:
+    def __init__(self, first_s: float = 0.1, longest_s: float = 1.0) -> None:
         self._first_s = self._next_s = first_s
         self._longest_s = longest_s
 

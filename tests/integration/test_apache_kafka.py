@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource, PartitionMetadata  # type: ignore[attr-defined] # its stub does not re-export all of them
+from confluent_kafka.admin import AdminClient, ConfigEntry, ConfigResource, PartitionMetadata
 
 from bdlab.errors import BrokerError, ServerNotStarted
 from bdlab.events import Position, Record

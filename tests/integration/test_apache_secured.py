@@ -15,7 +15,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export all of them
+from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
     AclOperation,

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined] # not in its stub
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerUnavailable, TopicMissing

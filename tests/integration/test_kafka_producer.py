@@ -13,7 +13,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 import structlog
-from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from bdlab.errors import BrokerError, BrokerUnavailable, NotAcknowledged, TopicMissing
 from bdlab.events import Position, PredictionEvent

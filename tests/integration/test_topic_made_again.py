@@ -17,7 +17,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined] # its stub does not re-export one of them
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from bdlab.errors import OffsetOutOfRange
 from bdlab.kafka.admin import Admin

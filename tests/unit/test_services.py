@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined] # its stub does not re-export it
+from confluent_kafka.admin import AclOperation
 from hypothesis import given
 from hypothesis import strategies as st
 

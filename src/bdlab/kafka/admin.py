@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic  # type: ignore[attr-defined] # its stub does not re-export two of them
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from bdlab.credentials import Connecting, KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable
@@ -19,22 +19,20 @@ from bdlab.kafka.connection import (
     await_results,
     client_config,
     current_login,
-    fetch_metadata,
+    metadata_of,
     partitions_of,
-    seconds_left,
 )
 from bdlab.kafka.log_reader import LogReader, TopicIds, reported_ranges
 from bdlab.ledger import LogRange, log_partition
 from bdlab.log_identity import ReadRecords
 from bdlab.probes import MEMORY_ONLY_ID, BrokerState
-from bdlab.retry import tries
+from bdlab.retry import seconds_left, tries
 
 log = structlog.get_logger()
 
 TOPIC_MAX_MESSAGE_BYTES = 8 << 20
 """The topic's limit for a batch of messages, in bytes; well above the largest body that the API takes."""
 
-_LOOK_AGAIN_S = 0.02
 _ONE_BROKER_S = 2.0
 
 _T = TypeVar("_T")
@@ -53,10 +51,7 @@ class _Connection:
     """The clients of one login, which are made when they are needed, and the deadline of the question."""
 
     def __init__(self, login: KafkaLogin, client_id: str) -> None:
-        self.login = login
-        self.server = login.server
-        self.deadline = 0.0
-        self._client_id = client_id
+        self.login, self.server, self._client_id, self.deadline = login, login.server, client_id, 0.0
         self._ids = TopicIds(login, client_id=client_id)
 
     @property
@@ -72,20 +67,16 @@ class _Connection:
             self.reader.close()
 
     def metadata(self, client: AdminClient | None = None) -> Any:
-        return fetch_metadata(client or self.reader, server=self.server, timeout_s=self.left_s)
+        return metadata_of(client or self.reader, server=self.server, timeout_s=self.left_s)
 
     def ranges(self, metadata: Any) -> list[LogRange]:
         topic = self.server.topic
-        partitions = partitions_of(metadata, topic, self.server)
-        reported = reported_ranges(self.reader, topic, partitions, self.left_s)
+        reported = reported_ranges(self.reader, topic, partitions_of(metadata, self.server), self.left_s)
         ends = {partition: high for partition, (_, high) in reported.items()}
-        if str(metadata.cluster_id).startswith(MEMORY_ONLY_ID):  # the others report the true ends
+        if (cluster_id := str(metadata.cluster_id)).startswith(MEMORY_ONLY_ID):  # the others report the true ends
             ends = self.reader.true_ends(topic, ends, self.left_s)
         topic_id = self._ids.ask(self.left_s)
-        return [
-            LogRange(str(metadata.cluster_id), topic, partition, low, ends[partition], topic_id)
-            for partition, (low, _) in reported.items()
-        ]
+        return [LogRange(cluster_id, topic, each, low, ends[each], topic_id) for each, (low, _) in reported.items()]
 
     def lag(self, metadata: Any) -> int:
         """Return how many events the group has not committed yet."""
@@ -105,9 +96,7 @@ class Admin(Connecting):
     def __init__(
         self, credentials: KafkaCredentials, *, client_id: str = "bdlab-admin", timeout_s: float = 5.0
     ) -> None:
-        self._credentials = credentials
-        self._client_id = client_id
-        self._timeout_s = timeout_s
+        self._credentials, self._client_id, self._timeout_s = credentials, client_id, timeout_s
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
 
@@ -197,8 +186,7 @@ class Admin(Connecting):
         admin = AdminClient(client_config(connection.login, client_id=self._client_id))
         found = connection.metadata(admin).topics.get(server.topic)
         if found is None:
-            created = _create(admin, connection)
-            found = self._await_topic(admin, connection)
+            created, found = _create(admin, connection), self._await_topic(admin, connection)
             if created:
                 return EnsuredTopic(server.topic, created=True, partitions=server.partitions)
         _refuse_compaction(admin, connection)
@@ -211,24 +199,22 @@ class Admin(Connecting):
         """Wait until the topic can be used at every broker that answers: each learns of it a moment after the
         controller made it, or, with ZooKeeper, after its own start."""
         topic = connection.server.topic
-        for _ in tries(connection.left_s, first_s=_LOOK_AGAIN_S):
+        for _ in tries(connection.left_s, first_s=0.02):
             metadata = connection.metadata(admin)
             if _leads_all(metadata, topic) and (
                 len(metadata.brokers) == 1
                 or all(self._known_at(alone, topic) for alone in at_each_broker(connection.login, metadata))
             ):
                 return metadata.topics[topic]
-        raise BrokerUnavailable(
-            f"topic {topic!r} exists, and after {self._timeout_s:g} s some broker does not know a leader for "
-            "each partition",
-            hint="Check that all brokers run, and run this again.",
-        )
+        lacks = f"after {self._timeout_s:g} s some broker does not know a leader for each partition"
+        hint = "Check that all brokers run, and run this again."
+        raise BrokerUnavailable(f"topic {topic!r} exists, and {lacks}", hint=hint)
 
     def _known_at(self, login: KafkaLogin, topic: str) -> bool:
         """Whether the one broker of `login` knows the topic; also true if it does not answer."""
         client = AdminClient(client_config(login, client_id=self._client_id))
         try:
-            return _leads_all(fetch_metadata(client, server=login.server, timeout_s=_ONE_BROKER_S), topic)
+            return _leads_all(metadata_of(client, server=login.server, timeout_s=_ONE_BROKER_S), topic)
         except BrokerUnavailable:
             return True
 
@@ -293,8 +279,6 @@ def _refuse_compaction(admin: AdminClient, connection: _Connection) -> None:
         return
     policy = config.get("cleanup.policy")
     if policy is not None and "compact" in str(policy.value):
-        raise BrokerError(
-            f"topic {topic!r} is compacted (cleanup.policy={policy.value}): its offsets do not stay "
-            "dense, and the accounting rests on them",
-            hint="Set its cleanup.policy to delete, or name another topic with BDLAB_KAFKA_TOPIC.",
-        )
+        why = "its offsets do not stay dense, and the accounting rests on them"
+        hint = "Set its cleanup.policy to delete, or name another topic with BDLAB_KAFKA_TOPIC."
+        raise BrokerError(f"topic {topic!r} is compacted (cleanup.policy={policy.value}): {why}", hint=hint)

@@ -7,48 +7,24 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import (  # type: ignore[attr-defined] # its stub does not re-export all of them
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourcePatternType,
-    ResourceType,
-    ScramCredentialInfo,
-    ScramMechanism,
-    UserScramCredentialAlteration,
-    UserScramCredentialUpsertion,
-)
+from confluent_kafka import admin as api
+from confluent_kafka.admin import AclBinding, AclOperation, AdminClient, ResourcePatternType, ResourceType
 
 from bdlab import services
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
-from bdlab.kafka.connection import (
-    at_each_broker,
-    await_results,
-    broker_error,
-    client_config,
-    fetch_metadata,
-    seconds_left,
-)
-from bdlab.retry import tries
+from bdlab.kafka.connection import at_each_broker, await_results, broker_error, client_config, metadata_of
+from bdlab.retry import seconds_left, tries
 
-_CLIENT_ID = "bdlab-migrate"
 _TIMEOUT_S = 15.0
-_POLL_S = 0.05
 _ONE_BROKER_S = 2.0
 #: With any change of its settings, even to the value that they have, a broker looks whether the files of its
 #: certificates have changed. This setting is given the value that it has anyway.
-_RELOAD_SETTING, _RELOAD_VALUE = "listener.name.internal.ssl.keystore.type", "PEM"
+_RELOAD = "listener.name.internal.ssl.keystore.type", "PEM"
 
 #: The least that Kafka takes. The passwords are long and random, so that more would not help.
 _ITERATIONS = 4096
-_MECHANISMS = {"SCRAM-SHA-256": ScramMechanism.SCRAM_SHA_256, "SCRAM-SHA-512": ScramMechanism.SCRAM_SHA_512}
-_CLUSTER = "kafka-cluster"
+_MECHANISMS = {"SCRAM-SHA-256": api.ScramMechanism.SCRAM_SHA_256, "SCRAM-SHA-512": api.ScramMechanism.SCRAM_SHA_512}
 
 
 class Change(NamedTuple):
@@ -68,9 +44,9 @@ def grants(service: str, login: KafkaLogin) -> set[AclBinding]:
         "feedback": (ResourceType.TOPIC, login.server.feedback_topic),
         "feedback-group": (ResourceType.GROUP, login.server.feedback_group),
         # librdkafka's name for the cluster as a resource is BROKER.
-        "cluster": (ResourceType.BROKER, _CLUSTER),
+        "cluster": (ResourceType.BROKER, "kafka-cluster"),
     }
-    literal, user, allow = ResourcePatternType.LITERAL, f"User:{login.username}", AclPermissionType.ALLOW
+    literal, user, allow = ResourcePatternType.LITERAL, f"User:{login.username}", api.AclPermissionType.ALLOW
     allowed = [operation.split() for operation in services.find(service).kafka or ()]
     return {
         AclBinding(*resources[what], literal, user, "*", AclOperation[verb.upper()], allow) for verb, what in allowed
@@ -85,23 +61,21 @@ def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[
     BrokerUnavailable."""
     admin = _open_admin(admin_login)
     by_name = {login.username: login for of_service in users.values() for login in of_service}
-    known = _await(
-        "listing the broker's users", lambda left_s: admin.describe_user_scram_credentials(request_timeout=left_s)
-    )
-    refused = _refused([login for name, login in by_name.items() if name in known])
+    known = _await("listing the broker's users", lambda s: admin.describe_user_scram_credentials(request_timeout=s))
+    tried = [login for name, login in by_name.items() if name in known]
+    with ThreadPoolExecutor(max_workers=max(1, len(tried))) as threads:
+        refused = [login for login, good in zip(tried, threads.map(accepts, tried), strict=True) if not good]
     wrong = [login for name, login in by_name.items() if name not in known or login in refused]
     _set_passwords(admin, wrong)
-    changes = [
-        Change("set the password of" if login.username in known else "created", f"user {login.username}")
-        for login in wrong
-    ]
+    done = {name: "set the password of" if name in known else "created" for name in by_name}
+    changes = [Change(done[login.username], f"user {login.username}") for login in wrong]
     wanted = {acl for service in users for login in users[service] for acl in grants(service, login)}
     present = _allowed(admin, by_name)
     missing, excess = sorted(wanted - present), sorted(present - wanted)
     changes += _change_acls(admin, missing, excess)
     # The last change is enough: a broker takes over all of them in their order. To try a dozen users costs a
     # broker that has just started half a second of processor time.
-    there = fetch_metadata(admin, server=admin_login.server, timeout_s=_TIMEOUT_S).topics if missing else ()
+    there = metadata_of(admin, server=admin_login.server, timeout_s=_TIMEOUT_S).topics if missing else ()
     if missing and (login := by_name[_user(missing[-1])]).server.topic in there:
         _await_known(login, login.server.topic)
     elif wrong:
@@ -130,9 +104,11 @@ def reload_certificates(admin_login: KafkaLogin) -> list[int]:
     connections stay. A broker takes only a certificate of the same subject that names all hosts of the one before.
     Raises BrokerRefused if `admin_login` may not do this, and BrokerUnavailable."""
     client = AdminClient(client_config(admin_login, client_id="bdlab-certificates"))
-    brokers = sorted(fetch_metadata(client, server=admin_login.server, timeout_s=_TIMEOUT_S).brokers)
-    entry = ConfigEntry(_RELOAD_SETTING, _RELOAD_VALUE, incremental_operation=AlterConfigOpType.SET)
-    resources = [ConfigResource(ResourceType.BROKER, str(broker), incremental_configs=[entry]) for broker in brokers]
+    brokers = sorted(metadata_of(client, server=admin_login.server, timeout_s=_TIMEOUT_S).brokers)
+    entry = api.ConfigEntry(*_RELOAD, incremental_operation=api.AlterConfigOpType.SET)
+    resources = [
+        api.ConfigResource(ResourceType.BROKER, str(broker), incremental_configs=[entry]) for broker in brokers
+    ]
     await_results(
         "reloading the certificates of broker {0.name}".format,
         lambda left_s: client.incremental_alter_configs(resources, request_timeout=left_s),
@@ -150,11 +126,9 @@ def _open_admin(login: KafkaLogin) -> AdminClient:
         lambda left_s: client.describe_cluster(include_authorized_operations=True, request_timeout=left_s),
     )
     if AclOperation.ALTER not in (found.authorized_operations or ()):
-        raise BrokerRefused(
-            f"the broker at {login.server.bootstrap_servers} lets {login.username or 'this certificate'} in, "
-            "and does not let it change users and ACLs",
-            hint="Log in with a certificate whose subject is one of the broker's super.users.",
-        )
+        lets = f"the broker at {login.server.bootstrap_servers} lets {login.username or 'this certificate'} in"
+        hint = "Log in with a certificate whose subject is one of the broker's super.users."
+        raise BrokerRefused(f"{lets}, and does not let it change users and ACLs", hint=hint)
     return client
 
 
@@ -166,17 +140,21 @@ def _open(login: KafkaLogin, timeout_s: float) -> tuple[AdminClient, Any]:
     BrokerUnavailable."""
     events: list[KafkaError] = []
     # Short, so that a broker that is just starting is found at once.
-    config = client_config(login, client_id=_CLIENT_ID) | {"reconnect.backoff.max.ms": 100}
+    config = client_config(login, client_id="bdlab-migrate") | {"reconnect.backoff.max.ms": 100}
     client = AdminClient(config | {"error_cb": events.append})
     doing = f"logging in at {login.server.bootstrap_servers} as {login.username or 'administrator'}"
-    deadline, answer_s = time.monotonic() + timeout_s, _POLL_S
+    deadline, answer_s = time.monotonic() + timeout_s, 0.05
     while True:
         try:
             return client, client.list_topics(timeout=min(answer_s, seconds_left(deadline)))
         except KafkaException as error:
             client.poll(0)
             for event in events:
-                _raise_refusal(event, doing)
+                if event.code() == KafkaError._AUTHENTICATION:
+                    raise broker_error(event, doing) from KafkaException(event)
+                if event.code() == KafkaError._SSL:
+                    hint = "Check the certificates: the broker's, the authority's, the administrator's own."
+                    raise BrokerRefused(f"{doing}: {event.str()}", hint=hint) from KafkaException(event)
             if time.monotonic() >= deadline:
                 last = f" (last: {events[-1].str()})" if events else ""
                 found = broker_error(error, doing)
@@ -184,38 +162,20 @@ def _open(login: KafkaLogin, timeout_s: float) -> tuple[AdminClient, Any]:
             answer_s *= 2
 
 
-def _raise_refusal(event: KafkaError, doing: str) -> None:
-    if event.code() == KafkaError._AUTHENTICATION:
-        raise broker_error(event, doing) from KafkaException(event)
-    if event.code() == KafkaError._SSL:
-        raise BrokerRefused(
-            f"{doing}: {event.str()}",
-            hint="Check the certificates: the broker's, the authority's, the administrator's own.",
-        ) from KafkaException(event)
-
-
 def _await(doing: str, ask: Callable[[float], Any]) -> Any:
     """Return the result of the one request that `ask` sends."""
     return await_results(str, lambda left_s: {doing: ask(left_s)}, _TIMEOUT_S)[0]
 
 
-def _refused(logins: Sequence[KafkaLogin]) -> list[KafkaLogin]:
-    """Return the logins that the broker does not accept; all are tried at once."""
-    with ThreadPoolExecutor(max_workers=max(1, len(logins))) as threads:
-        return [login for login, good in zip(logins, threads.map(accepts, logins), strict=True) if not good]
-
-
 def _set_passwords(admin: AdminClient, logins: Sequence[KafkaLogin]) -> None:
-    upsertions: list[UserScramCredentialAlteration] = []
+    upsertions: list[api.UserScramCredentialAlteration] = []
     for login in logins:
         if (mechanism := _MECHANISMS.get(login.server.sasl_mechanism)) is None:
-            raise BrokerRefused(
-                f"users can be made at a broker for SCRAM, and the mechanism is {login.server.sasl_mechanism}",
-                hint="Name a user that the broker has in .env of the first set-up: BDLAB_KAFKA_USERNAME and "
-                "BDLAB_KAFKA_PASSWORD.",
-            )
-        info, password = ScramCredentialInfo(mechanism, _ITERATIONS), login.password.reveal().encode()
-        upsertions.append(UserScramCredentialUpsertion(login.username, info, password))
+            why = f"users can be made at a broker for SCRAM, and the mechanism is {login.server.sasl_mechanism}"
+            named = "BDLAB_KAFKA_USERNAME and BDLAB_KAFKA_PASSWORD"
+            raise BrokerRefused(why, hint=f"Name a user that the broker has in .env of the first set-up: {named}.")
+        info, password = api.ScramCredentialInfo(mechanism, _ITERATIONS), login.password.reveal().encode()
+        upsertions.append(api.UserScramCredentialUpsertion(login.username, info, password))
     if upsertions:
         await_results(
             "setting the password of user {!r}".format,
@@ -250,11 +210,9 @@ def _await_known(login: KafkaLogin, topic: str = "") -> None:
         if all(known.values()):
             return
     if behind := [address for address, answer in known.items() if answer is False]:
-        raise BrokerRefused(
-            f"the controller took a change of user {login.username!r}, and after {_TIMEOUT_S:g} s the broker "
-            f"at {', '.join(behind)} does not know of it",
-            hint="Read that broker's log.",
-        )
+        took = f"the controller took a change of user {login.username!r}, and after {_TIMEOUT_S:g} s"
+        why = f"{took} the broker at {', '.join(behind)} does not know of it"
+        raise BrokerRefused(why, hint="Read that broker's log.")
 
 
 def _change_acls(admin: AdminClient, missing: Sequence[AclBinding], excess: Sequence[AclBinding]) -> list[Change]:
@@ -263,7 +221,7 @@ def _change_acls(admin: AdminClient, missing: Sequence[AclBinding], excess: Sequ
             await_results(lambda acl: f"{doing} {_in_words(acl)}", ask, _TIMEOUT_S)
         return [Change(action, _in_words(acl)) for acl in acls]
 
-    filters = [AclBindingFilter(*acl._to_tuple()) for acl in excess]
+    filters = [api.AclBindingFilter(*acl._to_tuple()) for acl in excess]
     return [
         *change("allowed", "allowing", missing, lambda left: admin.create_acls(list(missing), request_timeout=left)),
         *change("took away", "taking away", excess, lambda left: admin.delete_acls(filters, request_timeout=left)),
@@ -273,8 +231,8 @@ def _change_acls(admin: AdminClient, missing: Sequence[AclBinding], excess: Sequ
 def _allowed(admin: AdminClient, names: Iterable[str]) -> set[AclBinding]:
     """Return the ACLs that allow these users something; the broker is asked for all ACLs at once."""
     anyone: Any = None
-    everything = AclBindingFilter(
-        ResourceType.ANY, anyone, ResourcePatternType.ANY, anyone, anyone, AclOperation.ANY, AclPermissionType.ALLOW
+    everything = api.AclBindingFilter(
+        ResourceType.ANY, anyone, ResourcePatternType.ANY, anyone, anyone, AclOperation.ANY, api.AclPermissionType.ALLOW
     )
     found = _await("listing what users may do", lambda left_s: admin.describe_acls(everything, request_timeout=left_s))
     principals = {f"User:{name}" for name in names}

@@ -2,7 +2,6 @@
 
 import logging
 import socket
-import time
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
@@ -18,7 +17,7 @@ from bdlab import errors
 from bdlab.credentials import KafkaCredentials, KafkaLogin
 from bdlab.errors import BrokerError, BrokerUnavailable, SettingsInvalid, TopicMissing, VaultError
 from bdlab.reachability import speaks_tls
-from bdlab.retry import tries
+from bdlab.retry import LEAST_S, tries
 from bdlab.settings import KafkaSettings
 
 _K = TypeVar("_K")
@@ -35,13 +34,7 @@ def _table(name: str) -> dict[str, dict[str, Any]]:
 CLIENTS = _table("clients")
 """What librdkafka is told of each kind of client, always the same."""
 
-_PAUSE_S = 0.1
-_UNAVAILABLE = (BrokerUnavailable, "Check that the broker runs and that its address is right.")
-
 LIBRDKAFKA = libversion()[0]
-
-LEAST_S = 0.1
-"""The shortest time-out to give librdkafka: some of its calls take 0 or less as no limit."""
 
 #: One broker of several may be dead, frozen or starting: another one, or the same a little later, answers.
 #: _DESTROY_BROKER: the list of brokers came without the one that was asked, as happens for a moment while a
@@ -113,33 +106,36 @@ def current_login(credentials: KafkaCredentials, *, refresh: bool = True) -> Kaf
 def broker_error(error: KafkaError | KafkaException, doing: str) -> BrokerError:
     """Return the bdlab error for librdkafka's; its text begins with `doing` ("reading topic 'x'")."""
     cause = error.args[0] if isinstance(error, KafkaException) else error
-    kind, hint = _MEANINGS.get(cause.code(), _UNAVAILABLE)
+    unavailable = BrokerUnavailable, "Check that the broker runs and that its address is right."
+    kind, hint = _MEANINGS.get(cause.code(), unavailable)
     return kind(f"{doing}: {cause.str()}", hint=hint)
 
 
-def copy_error(error: BrokerError) -> BrokerError:
+def copied(error: BrokerError) -> BrokerError:
     """Return a new instance to raise, so that callers share no traceback."""
     return type(error)(error.message, hint=error.hint)
 
 
-def partitions_of(metadata: Any, topic: str, server: KafkaSettings) -> Mapping[int, Any]:
-    """Return the partitions of `topic` in the broker's `metadata`. Raises TopicMissing."""
-    if topic not in metadata.topics:
+def partitions_of(metadata: Any, server: KafkaSettings) -> Mapping[int, Any]:
+    """Return the partitions of the server's topic in the broker's `metadata`. Raises TopicMissing."""
+    if server.topic not in metadata.topics:
         raise TopicMissing(
-            f"topic {topic!r} is not at {server.bootstrap_servers}, or this user may not see it",
+            f"topic {server.topic!r} is not at {server.bootstrap_servers}, or this user may not see it",
             hint="Create it with `bdlab migrate`.",
         )
-    found: Mapping[int, Any] = metadata.topics[topic].partitions
+    found: Mapping[int, Any] = metadata.topics[server.topic].partitions
     return found
 
 
-def no_answer(server: KafkaSettings, last_problem: str, error: BrokerUnavailable) -> BrokerUnavailable:
-    """Return the error of a client that reaches no broker, with the last problem that librdkafka told."""
+def no_answer(
+    server: KafkaSettings, refused: BrokerError | None, last_problem: str, error: BrokerUnavailable
+) -> BrokerError:
+    """Return the error of a client that reaches no broker: that it was `refused`, or what librdkafka told last."""
     why = f": {last_problem}" if last_problem else ""
-    return BrokerUnavailable(f"no broker answers at {server.bootstrap_servers}{why}", hint=error.hint)
+    return refused or BrokerUnavailable(f"no broker answers at {server.bootstrap_servers}{why}", hint=error.hint)
 
 
-def fetch_metadata(client: Any, *, server: KafkaSettings, timeout_s: float) -> Any:
+def metadata_of(client: Any, *, server: KafkaSettings, timeout_s: float) -> Any:
     """Return confluent_kafka's ClusterMetadata with all topics. Raises BrokerError. It asks for all topics, never for
     one by name: a broker may create a topic that is asked for by name."""
     try:
@@ -189,14 +185,23 @@ def await_results(
     left, and gives each request a key, of which `doing` makes an error's text ("creating topic 'x'"). It is called
     again if the broker went away before it answered, and after an error whose code is in `retriable`; so the requests
     have to be idempotent. Raises BrokerError."""
+
+    def results(wait_s: float) -> list[_T]:
+        return [_result(future, wait_s, doing(key)) for key, future in ask(wait_s).items()]
+
+    return repeated(results, timeout_s, {*_RETRIABLE, *retriable})
+
+
+def repeated(ask: Callable[[float], _T], timeout_s: float, retriable: Collection[int]) -> _T:
+    """Return what `ask` returns, which gets the seconds that are left of `timeout_s`. It is called again while it
+    raises a BrokerError of librdkafka's codes in `retriable`. Raises the last one, and any other at once."""
     last: BrokerError  # there is at least one try
-    for left_s in tries(timeout_s, first_s=_PAUSE_S):
-        wait_s = max(LEAST_S, left_s)
+    for left_s in tries(timeout_s):
         try:
-            return [_result(future, wait_s, doing(key)) for key, future in ask(wait_s).items()]
+            return ask(max(LEAST_S, left_s))
         except BrokerError as error:
             cause = error.__cause__
-            if not (isinstance(cause, KafkaException) and cause.args[0].code() in {*_RETRIABLE, *retriable}):
+            if not (isinstance(cause, KafkaException) and cause.args[0].code() in retriable):
                 raise
             last = error
     try:
@@ -213,8 +218,3 @@ def _result(future: Future[_T], timeout_s: float, doing: str) -> _T:
         raise broker_error(error, doing) from error.with_traceback(None)
     except FutureTimeout as error:
         raise BrokerUnavailable(f"{doing}: no answer within {timeout_s:g} s") from error
-
-
-def seconds_left(deadline: float) -> float:
-    """Return the seconds until `deadline`, at least 0.1."""
-    return max(LEAST_S, deadline - time.monotonic())

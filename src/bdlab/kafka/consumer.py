@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import KW_ONLY, dataclass
 from typing import NoReturn
 
 import structlog
@@ -24,11 +25,10 @@ _REFUSED_FOR_S = 10.0
 #: If the group has not assigned partitions after this many session time-outs, it is joined anew; then after
 #: twice as many each time, as the other members may still be storing what they have read.
 _FORMING_SESSIONS = 3.0
-_FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 1.0
 _DELETE_TIMEOUT_S = 3.0
 
 
+@dataclass(eq=False)
 class Consumer(Connecting):
     """A member of the group `kafka.group`, for one thread. Whenever the assignment changes, `poll()` calls `positions`
     with the log's first position of each assigned partition; it returns the position at which each starts. If it
@@ -37,28 +37,21 @@ class Consumer(Connecting):
     `stopped`, until the next assignment or `rewind()`. If the broker's address or the log behind it changes, the client
     is replaced by a new one."""
 
-    def __init__(
-        self,
-        credentials: KafkaCredentials,
-        *,
-        positions: StartPositions,
-        check_log: CheckLog | None = None,
-        client_id: str = "bdlab-consume",
-    ) -> None:
-        self._credentials = credentials
-        self._positions = positions
-        self._check_log = check_log
-        self._client_id = client_id
-        self._opened = False
-        self._client: ConsumerClient | None = None
+    credentials: KafkaCredentials
+    _: KW_ONLY
+    positions: StartPositions
+    check_log: CheckLog | None = None
+    client_id: str = "bdlab-consume"
+
+    def __post_init__(self) -> None:
         self.problem: BrokerError | None = None
         """Why no records come now; None if the broker answers."""
+        self._opened = False
+        self._client: ConsumerClient | None = None
         self._refused_since: float | None = None
         self._outage = Outage("Kafka is not usable", "Kafka is usable again")
-        self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-        self._pause_s = _FIRST_PAUSE_S
-        self._refresh_after = 0.0
-        self._forming_sessions = _FORMING_SESSIONS
+        self._backoff = Backoff()
+        self._pause_s, self._refresh_after, self._forming_sessions = 0.1, 0.0, _FORMING_SESSIONS
 
     @property
     def assigned(self) -> frozenset[int]:
@@ -81,7 +74,7 @@ class Consumer(Connecting):
 
     def open(self) -> None:
         """Make it ready; `poll()` connects. Raises VaultError if there is no login."""
-        self._credentials.kafka()
+        self.credentials.kafka()
         self._opened = True
 
     def close(self) -> None:
@@ -93,7 +86,7 @@ class Consumer(Connecting):
         client, self._client = self._client, None
         if client is not None:
             client.close()
-            self._credentials.using(self._client_id, None)
+            self.credentials.using(self.client_id, None)
 
     def rewind(self) -> None:
         """Drop what was read ahead, and ask `positions` again where each partition starts."""
@@ -125,7 +118,7 @@ class Consumer(Connecting):
                 self._refuse(client.refusal)
             elif client.verified:
                 self._solve()
-            if client.group_answered:
+            if client.unassigned_since is None:
                 self._forming_sessions = _FORMING_SESSIONS
             elif client.unassigned_s > self._forming_sessions * client.login.server.session_timeout_s:
                 self._join_anew(client)
@@ -139,13 +132,12 @@ class Consumer(Connecting):
 
     def _ready_client(self, deadline: float) -> ConsumerClient:
         """Return a client that is known to reach the log of its positions. Raises BrokerError."""
-        login = self._current_login()
-        client = self._client
+        login, client = self._current_login(), self._client
         if client is not None and login is not client.login:
             client = self._change_login(client, login)
         if client is None:
-            client = self._client = ConsumerClient(login, self._positions, self._check_log, client_id=self._client_id)
-            self._credentials.using(self._client_id, login)
+            client = self._client = ConsumerClient(login, self.positions, self.check_log, client_id=self.client_id)
+            self.credentials.using(self.client_id, login)
         if not client.verified:
             client.verify(max(0.5, deadline - time.monotonic()))
             if client.replaced:
@@ -162,14 +154,14 @@ class Consumer(Connecting):
         verified = self._client is not None and self._client.verified
         if refresh := not verified and time.monotonic() >= self._refresh_after:
             self._refresh_after = time.monotonic() + self._pause_s
-        return current_login(self._credentials, refresh=refresh)
+        return current_login(self.credentials, refresh=refresh)
 
     def _change_login(self, client: ConsumerClient, login: KafkaLogin) -> ConsumerClient | None:
         """Change the user, or if anything else has changed, drop the client and return None."""
         current = client.login
         if login.username and (login.server, login.ca_pem) == (current.server, current.ca_pem):
             client.change_user(login)
-            self._credentials.using(self._client_id, login)
+            self.credentials.using(self.client_id, login)
             log.info("Kafka user changed", user=login.username)
             return client
         log.info("Kafka address changed", servers=login.server.bootstrap_servers)
@@ -183,7 +175,7 @@ class Consumer(Connecting):
         log.warning("the group gave no partitions: joining it anew", group=group, seconds=seconds)
         self._forming_sessions *= 2
         self._drop_client()
-        delete_stuck_group(client.login, client.cluster_id, client_id=self._client_id)
+        delete_stuck_group(client.login, client.cluster_id, client_id=self.client_id)
 
     def _fail(self, error: BrokerError) -> None:
         self._outage.failed(error)

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, OffsetOutOfRange, TopicMissing
 from bdlab.events import Position, Record
-from bdlab.kafka.connection import broker_error, client_config, fetch_metadata, no_answer, partitions_of
+from bdlab.kafka.connection import broker_error, client_config, metadata_of, no_answer, partitions_of
 from bdlab.kafka.log_reader import LogReader, TopicIds, reported_ranges, to_record
 from bdlab.ledger import LogPartition, LogRange
 from bdlab.log_identity import ADVICE, CheckLog
@@ -25,7 +25,6 @@ MAX_POLL_BYTES = 64 << 20
 ASK_TIMEOUT_S = 5.0
 """How long one question to the broker may take while a consumer is at work."""
 
-_CHUNK = 500
 #: How often the topic's id is asked for while no records come.
 _CHECK_EVERY_S = 1.0
 
@@ -41,8 +40,7 @@ class Assignment:
     next of each partition that is read. `ended`: the partitions that were read to their ends."""
 
     def __init__(self, partitions: frozenset[int] = frozenset()) -> None:
-        self.partitions = partitions
-        self.started = not partitions
+        self.partitions, self.started = partitions, not partitions
         self.stopped: dict[int, str] = {}
         self.unconfirmed: list[Record] = []
         self.next: dict[int, int] = {}
@@ -79,22 +77,16 @@ class ConsumerClient:
     def __init__(
         self, login: KafkaLogin, positions: StartPositions, check_log: CheckLog | None, *, client_id: str
     ) -> None:
-        self.login = login
-        self.cluster_id = ""
-        self.topic_id = ""
-        self.verified = False
-        self.replaced = False
+        self.login, self._positions, self._check_log, self._client_id = login, positions, check_log, client_id
+        self.cluster_id = self.topic_id = self._last_problem = ""
+        self.verified = self.replaced = self._interrupted = False
         self.refusal: BrokerRefused | None = None
         self.assignment = Assignment()
-        self._positions = positions
-        self._check_log = check_log
+        #: Since when the group has not said which partitions this consumer gets, which may be none; None if it has.
+        self.unassigned_since: float | None = None
         self._ids = TopicIds(login, client_id=f"{client_id}-topic")
         self._next_check = 0.0
-        self._client_id = client_id
-        self._interrupted = False
-        self._unassigned_since: float | None = None
         self._gaps: dict[int, int] = {}
-        self._last_problem = ""
         session_ms = round(login.server.session_timeout_s * 1000)
         config = client_config(login, client_id=client_id, kind="consumer") | {
             "group.id": login.server.group,
@@ -123,18 +115,15 @@ class ConsumerClient:
         """Ask the broker which log it has, and set `verified` or `replaced`. Raises BrokerError."""
         server = self.login.server
         try:
-            metadata = fetch_metadata(self._client, server=server, timeout_s=timeout_s)
-            partitions_of(metadata, server.topic, server)  # the topic is there
+            metadata = metadata_of(self._client, server=server, timeout_s=timeout_s)
+            partitions_of(metadata, server)  # the topic is there
         except BrokerUnavailable as error:
             # The reason is reported by a poll; a record that comes with it will be read again.
             if self._client.poll(0) is not None:
                 self.restart()
-            if self.refusal is not None:
-                raise self.refusal from error
-            raise no_answer(server, self._last_problem, error) from error
+            raise no_answer(server, self.refusal, self._last_problem, error) from error
         found, found_id = str(metadata.cluster_id), self._ids.ask(timeout_s)
-        self.refusal = None
-        self._last_problem = ""
+        self.refusal, self._last_problem = None, ""
         if self.cluster_id and (found, found_id) != (self.cluster_id, self.topic_id):
             self.replaced = True
             return
@@ -142,20 +131,15 @@ class ConsumerClient:
             self.cluster_id, self.topic_id = found, found_id
             on_revoke = self._on_revoke
             self._client.subscribe([server.topic], on_assign=self._on_assign, on_revoke=on_revoke, on_lost=on_revoke)
-            self._unassigned_since = time.monotonic()
+            self.unassigned_since = 0.0  # from below on
         self.verified = True
-        if self._unassigned_since is not None:
-            self._unassigned_since = time.monotonic()
-
-    @property
-    def group_answered(self) -> bool:
-        """Whether the group has said which partitions this consumer gets, which may be none."""
-        return self._unassigned_since is None
+        if self.unassigned_since is not None:
+            self.unassigned_since = time.monotonic()
 
     @property
     def unassigned_s(self) -> float:
         """Return for how many seconds the group has not answered; 0 if it has."""
-        since = self._unassigned_since
+        since = self.unassigned_since
         return time.monotonic() - since if since is not None and self.verified else 0.0
 
     def restart(self) -> None:
@@ -172,7 +156,7 @@ class ConsumerClient:
         with contextlib.closing(LogReader(self.login, client_id=f"{self._client_id}-ends")) as reader:
             if self._check_log is not None:
                 # Of all partitions: one that can no longer be compared is proved by another one.
-                metadata = fetch_metadata(self._client, server=self.login.server, timeout_s=ASK_TIMEOUT_S)
+                metadata = metadata_of(self._client, server=self.login.server, timeout_s=ASK_TIMEOUT_S)
                 every = metadata.topics[topic].partitions if topic in metadata.topics else partitions
                 ranges = [
                     LogRange(self.cluster_id, topic, partition, low, end, self.topic_id)
@@ -229,7 +213,7 @@ class ConsumerClient:
                 if first is None:
                     break
                 read_at = datetime.now(UTC)
-                room = min(max_records - len(records) - 1, _CHUNK)
+                room = min(max_records - len(records) - 1, 500)
                 for message in (first, *(self._client.consume(room, 0) if room else ())):
                     error = message.error()
                     if error is not None:
@@ -249,16 +233,13 @@ class ConsumerClient:
         if not self._interrupted:
             return records
         # Some of it may be of partitions that others have now, or of another log: read all again.
-        self._interrupted = False
         self.restart()
         return []
 
     def commit(self, offsets: dict[int, int]) -> None:
         """Commit next offsets to the group, in the background; only lag tools read them."""
         topic, mine = self.login.server.topic, self.assignment.partitions
-        wanted = [
-            TopicPartition(topic, partition, offset) for partition, offset in offsets.items() if partition in mine
-        ]
+        wanted = [TopicPartition(topic, each, offset) for each, offset in offsets.items() if each in mine]
         try:
             if wanted:
                 self._client.commit(offsets=wanted, asynchronous=True)
@@ -274,8 +255,7 @@ class ConsumerClient:
         if isinstance(found, BrokerRefused):
             self.refusal = found
         elif isinstance(found, TopicMissing):
-            self.verified = False
-            self._interrupted = True
+            self.verified, self._interrupted = False, True
         elif isinstance(found, OffsetOutOfRange) and partition is not None:
             self._stop(partition, self._why_out_of_range(partition))
         elif error.code() in _UNREADABLE and partition is not None:
@@ -293,16 +273,14 @@ class ConsumerClient:
         if missing >= offset:
             return
         if self._gaps.get(partition) != missing:
-            self._gaps[partition] = missing
-            self._interrupted = True
+            self._gaps[partition], self._interrupted = missing, True
             return
         where = f"offsets {missing} to {offset - 1} of {self.login.server.topic} partition {partition}"
         why = "the topic was compacted or written in transactions, and cannot be accounted for"
         self._stop(partition, f"{where} are not in the log: {why}")
 
     def _why_out_of_range(self, partition: int) -> str:
-        topic = self.login.server.topic
-        offset = self.assignment.next.get(partition, -1)
+        topic, offset = self.login.server.topic, self.assignment.next.get(partition, -1)
         try:
             start, end = self._ranges([partition])[partition]
         except BrokerError as error:
@@ -319,8 +297,7 @@ class ConsumerClient:
         if error.code() == KafkaError._TRANSPORT:
             self._last_problem = error.str()
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self.verified = False
-            self._interrupted = True
+            self.verified, self._interrupted = False, True
         elif isinstance(found := broker_error(error, "the broker refuses this consumer"), BrokerRefused):
             self.refusal = found
 
@@ -328,25 +305,19 @@ class ConsumerClient:
         # Nothing is fetched before the store was asked: the group's offsets are not used.
         client.assign([])
         self.assignment = Assignment(frozenset(partition.partition for partition in partitions))
-        self._interrupted = True
-        self._unassigned_since = None
+        self._interrupted, self.unassigned_since = True, None
         log.info("partitions assigned", partitions=sorted(self.assignment.partitions))
 
     def _on_revoke(self, _client: Client, _partitions: list[TopicPartition]) -> None:
         log.info("partitions revoked", partitions=sorted(self.assignment.partitions))
         self.assignment = Assignment()
-        self._interrupted = True
-        self._unassigned_since = time.monotonic()
+        self._interrupted, self.unassigned_since = True, time.monotonic()
 
 
 def _out_of_range(topic: str, partition: int, offset: int, start: int, end: int) -> str:
     """Return why the next offset to store is not in the log, with the numbers."""
-    what = (
-        f"{start - offset} events were deleted at the broker before they were stored"
-        if offset < start
-        else f"the log is shorter than what was stored from it. {ADVICE}"
-    )
-    return (
-        f"the next offset to store of {topic} partition {partition} is {offset}, "
-        f"and the broker's log has {start} to {end}: {what}"
-    )
+    what = f"the log is shorter than what was stored from it. {ADVICE}"
+    if offset < start:
+        what = f"{start - offset} events were deleted at the broker before they were stored"
+    where = f"the next offset to store of {topic} partition {partition} is {offset}"
+    return f"{where}, and the broker's log has {start} to {end}: {what}"

@@ -17,14 +17,13 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka import Consumer as Client
-from confluent_kafka.admin import AdminClient, TopicDescription  # type: ignore[attr-defined] # its stub does not re-export one of them
+from confluent_kafka.admin import AdminClient, TopicDescription
 
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
 from bdlab.events import Headers, Position, Record
-from bdlab.kafka.connection import LEAST_S, await_results, broker_error, client_config
+from bdlab.kafka.connection import await_results, broker_error, client_config, repeated
 from bdlab.ledger import LogPartition
-from bdlab.retry import tries
 
 UNREADABLE_HEADERS = "bdlab-unreadable-headers"
 """Replaces the headers of a record if one of their names is not UTF-8."""
@@ -189,29 +188,26 @@ def reported_ranges(
     consumer. Raises BrokerError."""
     wanted = sorted(partitions)
     # As a time stamp each of the two asks for that end of the log.
-    starts = _offsets(client, topic, wanted, OFFSET_BEGINNING, timeout_s)
-    ends = _offsets(client, topic, wanted, OFFSET_END, timeout_s)
+    starts, ends = (_offsets(client, topic, wanted, each, timeout_s) for each in (OFFSET_BEGINNING, OFFSET_END))
     return {partition: (starts[partition], ends[partition]) for partition in wanted}
 
 
 def _offsets(client: Client, topic: str, partitions: Sequence[int], timestamp: int, timeout_s: float) -> dict[int, int]:
     """Ask for all partitions at once, and again while the topic is new or its leaders are moving."""
-    for left_s in tries(timeout_s):
+    doing = f"asking for the offsets of topic {topic!r}"
+
+    def ask(left_s: float) -> dict[int, int]:
         places = [TopicPartition(topic, partition, timestamp) for partition in partitions]
         try:
-            answer = client.offsets_for_times(places, timeout=max(LEAST_S, left_s))
+            answer = client.offsets_for_times(places, timeout=left_s)
             refusal = next((place.error for place in answer if place.error is not None), None)
         except KafkaException as error:
-            refusal = error.args[0]
-        if refusal is None:
-            return {place.partition: place.offset for place in answer}
-        problem = broker_error(refusal, f"asking for the offsets of topic {topic!r}")
-        if refusal.code() not in _RETRIABLE:
-            break
-    try:
-        raise problem
-    finally:
-        del problem  # else it and this frame hold each other, and with them the client
+            raise broker_error(error, doing) from error
+        if refusal is not None:
+            raise broker_error(refusal, doing) from KafkaException(refusal)
+        return {place.partition: place.offset for place in answer}
+
+    return repeated(ask, timeout_s, _RETRIABLE)
 
 
 class TopicIds:
@@ -219,9 +215,9 @@ class TopicIds:
     made when needed."""
 
     def __init__(self, login: KafkaLogin, *, client_id: str) -> None:
-        self._login = login
-        self._client_id = client_id
+        self._login, self._client_id = login, client_id
         self._admin: AdminClient | None = None
+        self._answered = False
 
     def change_user(self, login: KafkaLogin) -> None:
         """Use another user of the same server for new connections."""
@@ -235,17 +231,16 @@ class TopicIds:
 
     def ask(self, timeout_s: float) -> str:
         """Return the id in base64, empty if the broker has none. Raises BrokerError."""
-        topic = self._login.server.topic
-        asked: list[AdminClient] = []
+        topic = TopicCollection([self._login.server.topic])
 
         def question(left_s: float) -> Mapping[str, Future[TopicDescription]]:
             # A client without an answer is dropped: a new one may find a broker that answers. (Compare with
             # None: the length of a client is that of its queue, so that an idle one is false.)
-            admin, self._admin = self._admin, None
-            config = client_config(self._login, client_id=self._client_id)
-            asked.append(AdminClient(config) if admin is None else admin)
-            return asked[-1].describe_topics(TopicCollection([topic]), request_timeout=min(left_s, _ID_ANSWER_S))
+            if self._admin is None or not self._answered:
+                self._admin = AdminClient(client_config(self._login, client_id=self._client_id))
+            self._answered = False
+            return self._admin.describe_topics(topic, request_timeout=min(left_s, _ID_ANSWER_S))
 
         (found,) = await_results("asking for the id of topic {!r}".format, question, timeout_s)
-        self._admin = asked[-1]
+        self._answered = True
         return "" if str(found.topic_id) == _NO_ID else str(found.topic_id)

@@ -7,15 +7,13 @@ from collections import deque
 from bdlab.credentials import Connecting, KafkaCredentials
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotAcknowledged, TopicMissing
 from bdlab.events import UNKNOWN, Event, Headers, Origin, encode, headers, new_traceparent
-from bdlab.kafka.connection import copy_error
+from bdlab.kafka.connection import copied
 from bdlab.kafka.producer_client import QUEUE_EVENTS, Done, PendingEvent, not_acknowledged, too_many
 from bdlab.kafka.producer_failover import ProducerFailover
 from bdlab.retry import Backoff
 
 _POLL_S = 0.01
 _HEALTHY_CHECK_S = 0.5
-_FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 1.0
 
 _Unsent = tuple[PendingEvent, bytes | None, bytes | None, Headers]
 
@@ -29,15 +27,9 @@ class Producer(Connecting):
     thread watches the login and the broker, and replaces the client if one of them changes."""
 
     def __init__(self, credentials: KafkaCredentials, *, client_id: str, source: str, idempotent: bool = True) -> None:
-        self._credentials = credentials
-        self._source = source
-        self._lock = threading.Lock()
-        self._opened = False
-        self._closing = False
-        self._stopped = threading.Event()
-        self._polled_by_caller = False
-        self._attention = threading.Event()
-        self._changed = threading.Event()
+        self._credentials, self._source, self._lock = credentials, source, threading.Lock()
+        self._opened = self._closing = self._polled_by_caller = False
+        self._stopped, self._attention, self._changed = threading.Event(), threading.Event(), threading.Event()
         self._failover = ProducerFailover(
             credentials, client_id=client_id, lock=self._lock, wake=self._attention.set, idempotent=idempotent
         )
@@ -79,7 +71,7 @@ class Producer(Connecting):
 
     def _queue(self, event: _Unsent) -> None:
         if isinstance(self._failover.problem, BrokerRefused | TopicMissing):
-            raise copy_error(self._failover.problem)
+            raise copied(self._failover.problem)
         if len(self._unsent) >= QUEUE_EVENTS:
             raise too_many(self._unsent)
         self._unsent.append(event)
@@ -107,9 +99,8 @@ class Producer(Connecting):
                 self.poll(_POLL_S)
             else:
                 time.sleep(_POLL_S)
-        self._stopped.set()
-        self._attention.set()
-        self._changed.set()
+        for event in (self._stopped, self._attention, self._changed):
+            event.set()
         for thread in (self._watching, self._polling):
             thread.join(timeout=15)
             if thread.is_alive():
@@ -165,7 +156,7 @@ class Producer(Connecting):
                     except BrokerError as error:
                         failed.append((delivery, error))
                 elif isinstance(problem, BrokerRefused | TopicMissing):
-                    failed.append((delivery, copy_error(problem)))
+                    failed.append((delivery, copied(problem)))
                 else:
                     break
                 self._unsent.popleft()
@@ -209,17 +200,17 @@ class Producer(Connecting):
     # The watching thread.
 
     def _watch(self) -> None:
-        backoff, pause = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S), _FIRST_PAUSE_S
+        backoff, pause_s = Backoff(), 0.0
         while not self._stopped.is_set():
             self._attention.clear()
-            usable = self._failover.check(timeout_s=min(4.0, max(0.5, 4 * pause)))
+            usable = self._failover.check(timeout_s=min(4.0, max(0.5, 4 * pause_s)))
             if (client := self._failover.active) is not None:
                 self._delivery_timeout_s = client.login.server.delivery_timeout_s
             self._changed.set()
             self._failover.close_finished()
             if usable:
                 backoff.reset()
-                pause = _FIRST_PAUSE_S
+                pause_s = 0.0
                 self._attention.wait(_HEALTHY_CHECK_S)
             else:
-                pause = backoff.wait(self._stopped)
+                pause_s = backoff.wait(self._stopped)

@@ -13,15 +13,7 @@ from confluent_kafka import Producer as Client
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerError, BrokerRefused, BrokerUnavailable, NotAcknowledged
 from bdlab.events import Headers, Position
-from bdlab.kafka.connection import (
-    CLIENTS,
-    broker_error,
-    client_config,
-    copy_error,
-    fetch_metadata,
-    no_answer,
-    partitions_of,
-)
+from bdlab.kafka.connection import CLIENTS, broker_error, client_config, copied, metadata_of, no_answer, partitions_of
 
 log = structlog.get_logger()
 
@@ -57,9 +49,7 @@ class PendingEvent:
 
     def __init__(self, done: Done, deadline: float) -> None:
         self.client: ProducerClient | None = None
-        self.done = done
-        self.deadline = deadline
-        self.completed = False
+        self.done, self.deadline, self.completed = done, deadline, False
 
     def __call__(self, error: KafkaError | None, message: Message) -> None:
         if self.client is not None and not self.completed:
@@ -78,22 +68,16 @@ class ProducerClient:
     the user."""
 
     def __init__(self, login: KafkaLogin, *, client_id: str, wake: Callable[[], None], idempotent: bool = True) -> None:
-        self.login = login
-        self.topic = login.server.topic
+        self.login, self.topic, self._wake = login, login.server.topic, wake
         self.created_at = time.monotonic()
-        self.cluster_id = ""
-        self.verified = False
-        self.replaced = False
-        self.fatal = False
+        self.cluster_id = self.last_problem = ""
+        self.verified = self.replaced = self.fatal = False
         self.refused: BrokerRefused | None = None
-        self.last_problem = ""
         self._losses = 0
         self._partitions: tuple[int, ...] = ()
         self._turns: Iterator[int] = cycle((PARTITION_UA,))
-        self._slot = PARTITION_UA
-        self._slot_end, self._slot_left = 0.0, 0
+        self._slot, self._slot_end, self._slot_left = PARTITION_UA, 0.0, 0
         self._metadata_due = 0.0
-        self._wake = wake
         self._unverified: list[tuple[PendingEvent, Position]] = []
         # An event may be sent until the caller's own deadline, and not long after it.
         timeout_ms = max(1000, round(login.server.delivery_timeout_s * 1000))
@@ -124,8 +108,7 @@ class ProducerClient:
             self.refused = found
         self.fatal |= error.fatal()
         if error.fatal() or error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self._losses += 1
-            self.verified = False
+            self._losses, self.verified = self._losses + 1, False
         elif error.code() == KafkaError._TRANSPORT and not self.fatal:
             self.refused = None
             self._metadata_due = 0.0  # its partitions have other leaders soon, or none
@@ -134,35 +117,30 @@ class ProducerClient:
     def verify(self, timeout_s: float) -> None:
         """Ask the broker which log it has, and set `verified`, or `replaced` if it is another one. Raises BrokerError
         if there is no answer, or the client has failed for good."""
-        new = not self.cluster_id
-        losses = self._losses
+        new, losses = not self.cluster_id, self._losses
         try:
             cluster_id = self._read_metadata(timeout_s)
         except BrokerUnavailable as error:
             if new:
                 self.poll(0)  # nobody else polls it yet, and error_cb has the reason
-            if self.refused is not None:
-                raise self.refused from error
-            raise no_answer(self.login.server, self.last_problem, error) from error
+            raise no_answer(self.login.server, self.refused, self.last_problem, error) from error
         if new:
             self.poll(0)
             losses = self._losses
         if self.fatal:
             # A user who may not write is connected first, and refused a moment later.
             raise self.fatal_error()
-        self.refused = None
-        self.last_problem = ""
+        self.refused, self.last_problem = None, ""
         if not new and cluster_id != self.cluster_id:
             self.replaced = True
             return
-        self.cluster_id = cluster_id
-        self.verified = losses == self._losses
+        self.cluster_id, self.verified = cluster_id, losses == self._losses
 
     def _read_metadata(self, timeout_s: float) -> str:
         """Return the cluster id, and take the topic's partitions from the same answer. Raises BrokerError."""
-        metadata = fetch_metadata(self._client, server=self.login.server, timeout_s=timeout_s)
+        metadata = metadata_of(self._client, server=self.login.server, timeout_s=timeout_s)
         self._metadata_due = time.monotonic() + _METADATA_S
-        found = partitions_of(metadata, self.topic, self.login.server)
+        found = partitions_of(metadata, self.login.server)
         led = tuple(sorted(number for number, partition in found.items() if partition.leader >= 0))
         if len(led) < len(found):
             self._metadata_due = 0.0  # a leader is being elected
@@ -171,11 +149,6 @@ class ProducerClient:
             # In another order in each process, so that several do not go from one to the next together.
             self._turns = cycle(random.sample(led, len(led)) or (PARTITION_UA,))
         return str(metadata.cluster_id)
-
-    def _forget_partitions(self) -> None:
-        self._partitions, self._turns, self._slot_end = (), cycle((PARTITION_UA,)), 0.0
-        self._metadata_due = 0.0
-        self._wake()
 
     def _partition(self) -> int:
         """Return the partition of all events of this moment, at most SLOT_EVENTS. So they travel, and are written, as
@@ -189,7 +162,7 @@ class ProducerClient:
 
     def fatal_error(self) -> BrokerError:
         """Return why the client has failed for good."""
-        return copy_error(self.refused or BrokerUnavailable(f"the client failed: {self.last_problem}"))
+        return copied(self.refused or BrokerUnavailable(f"the client failed: {self.last_problem}"))
 
     def works(self, timeout_s: float) -> bool:
         """Whether events can be sent; asks the broker if that is in doubt. Raises BrokerError."""
@@ -212,7 +185,9 @@ class ProducerClient:
                 if error.args[0].code() != KafkaError._UNKNOWN_PARTITION:
                     raise
                 # The topic was made again with fewer partitions.
-                self._forget_partitions()
+                self._partitions, self._turns, self._slot_end = (), cycle((PARTITION_UA,)), 0.0
+                self._metadata_due = 0.0
+                self._wake()
                 client.produce(topic, value, key, PARTITION_UA, delivery, headers=list(headers))
         except BufferError as error:
             raise too_many(client) from error
@@ -249,7 +224,7 @@ class ProducerClient:
 
     def _lost(self) -> BrokerError:
         if self.fatal and self.refused is not None:
-            return copy_error(self.refused)
+            return copied(self.refused)
         return not_acknowledged("the connection to the broker was given up before it acknowledged the event")
 
     def _release_unverified(self) -> None:

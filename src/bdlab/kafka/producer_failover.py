@@ -38,8 +38,7 @@ class ProducerFailover:
 
     def __post_init__(self) -> None:
         self.active: ProducerClient | None = None
-        self.retired: deque[ProducerClient] = deque()
-        self.finished: deque[ProducerClient] = deque()
+        self.retired, self.finished = deque[ProducerClient](), deque[ProducerClient]()
         self.problem: BrokerError | None = BrokerUnavailable("no connection to the broker yet")
         self._candidate: ProducerClient | None = None
         self._failures = Backoff(_LEAST_AGE_S, _LONGEST_AGE_S)
@@ -100,13 +99,13 @@ class ProducerFailover:
         )
 
     def _candidate_for(self, login: KafkaLogin) -> ProducerClient:
-        candidate = self._candidate
-        if candidate is not None:
-            if candidate.login is login and not candidate.fatal and not candidate.replaced:
-                return candidate
+        candidate, self._candidate = self._candidate, None
+        if candidate is not None and (candidate.login is not login or candidate.fatal or candidate.replaced):
             self.finished.append(candidate)
-        self._candidate = None
-        self._candidate = ProducerClient(login, client_id=self.client_id, wake=self.wake, idempotent=self.idempotent)
+            candidate = None
+        self._candidate = candidate or ProducerClient(
+            login, client_id=self.client_id, wake=self.wake, idempotent=self.idempotent
+        )
         return self._candidate
 
     def _raise_if_too_young(self, active: ProducerClient) -> None:
