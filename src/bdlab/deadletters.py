@@ -5,9 +5,9 @@ how often it was sent back, so that an event that fails again and again is notic
 dead letter again, that one is open in place of the first."""
 
 import contextlib
-import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
@@ -88,16 +88,6 @@ class RawProducer(Protocol):
         """Publish a record; `done` is called once, within a bounded time. Raises BrokerError."""
 
 
-class ReplayRecorder(Protocol):
-    def record_replays(self, replays: Sequence[tuple[Position, Position]]) -> None:
-        """Record for each replay the old and the new position. Raises DatabaseError and VaultError."""
-
-
-class ReplayReader(Protocol):
-    def replay_outcomes(self, replays: Sequence[Position]) -> Mapping[Position, ReplayOutcome]:
-        """Return the outcome of each replay that is recorded. Raises DatabaseError and VaultError."""
-
-
 def refusal(letter: StoredDeadLetter, *, max_replays: int) -> str:
     """Return why the letter should not be replayed; empty if it may be."""
     if letter.record.value is None:
@@ -110,19 +100,19 @@ def refusal(letter: StoredDeadLetter, *, max_replays: int) -> str:
 def replay(
     letters: Sequence[StoredDeadLetter],
     producer: RawProducer,
-    recorder: ReplayRecorder,
+    record: Callable[[Sequence[tuple[Position, Position]]], None],
     *,
     max_replays: int = MAX_REPLAYS,
 ) -> Iterator[LetterResult]:
-    """Send each letter back to the topic, and yield its result, in the order of `letters`. A replay is recorded after
-    its acknowledgement. If the process is killed in between and the letter is sent once more, it ends as a duplicate.
-    Raises DatabaseError and VaultError."""
+    """Send each letter back to the topic, and yield its result, in the order of `letters`. A replay's old and new
+    position are given to `record` after its acknowledgement. If the process is killed in between and the letter is sent
+    once more, it ends as a duplicate. Raises DatabaseError and VaultError."""
     for first in range(0, len(letters), _AT_ONCE):
         results = _send(letters[first : first + _AT_ONCE], producer, max_replays)
         try:
             replays = [(one.letter.record.position, one.replay) for one in results if one.replay]
             # Tried again: a replay that is not recorded would be sent once more.
-            wait_for("PostgreSQL", partial(recorder.record_replays, replays), timeout_s=_NOTED_WITHIN_S)
+            wait_for("PostgreSQL", partial(record, replays), timeout_s=_NOTED_WITHIN_S)
         except BdlabError:
             yield from results  # report what was sent in any case
             raise
@@ -130,16 +120,20 @@ def replay(
 
 
 def await_replays(
-    results: Sequence[LetterResult], reader: ReplayReader, *, wait_s: float, stop: threading.Event
+    results: Sequence[LetterResult],
+    outcomes: Callable[[Sequence[Position]], Mapping[Position, ReplayOutcome]],
+    *,
+    wait_s: float,
+    stop: threading.Event,
 ) -> list[LetterResult]:
-    """Return the results with the outcomes of their replays, once a consumer has recorded them all. Outcomes that are
+    """Return the results with the `outcomes` of their replays, once a consumer has recorded them all. Those that are
     not known after `wait_s` seconds, or when `stop` is set, stay None. If the database is away meanwhile, it is asked
     again. Raises DatabaseError and VaultError."""
     found: dict[Position, ReplayOutcome] = {}
     sent = [one.replay for one in results if one.replay]
     for _ in tries(wait_s, stop=stop) if sent else ():
         with contextlib.suppress(DatabaseUnavailable):
-            found |= reader.replay_outcomes([place for place in sent if place not in found])
+            found |= outcomes([place for place in sent if place not in found])
         if len(found) == len(sent):
             break
     return [msgspec.structs.replace(one, outcome=found.get(one.replay)) if one.replay else one for one in results]
@@ -147,29 +141,22 @@ def await_replays(
 
 def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replays: int) -> list[LetterResult]:
     """Publish the letters, wait for the acknowledgements, and return a result for each."""
-    answers: queue.SimpleQueue[tuple[int, Position | BrokerError]] = queue.SimpleQueue()
-    results = [LetterResult(letter=letter, problem="the producer never answered") for letter in letters]
-    published = 0
-
-    def answered(number: int, answer: Position | BrokerError) -> None:
-        answers.put((number, answer))
-
-    for number, letter in enumerate(letters):
-        problem = refusal(letter, max_replays=max_replays)
-        if not problem:
-            record = letter.record
-            kept = [(name, value) for name, value in record.headers if name != REPLAY_HEADER]
-            head = [*kept, (REPLAY_HEADER, str(letter.replays + 1).encode())]
-            try:
-                producer.publish_raw(record.key, record.value, head, partial(answered, number))
-                published += 1
-            except BrokerError as error:
-                problem = error.message
-        if problem:
-            results[number] = LetterResult(letter=letter, problem=problem)
-    with contextlib.suppress(queue.Empty):
-        for _ in range(published):
-            number, answer = answers.get(timeout=_ANSWER_TIMEOUT_S)
-            became: Any = {"problem": answer.message} if isinstance(answer, BrokerError) else {"replay": answer}
-            results[number] = LetterResult(letter=letters[number], **became)
+    answers = [Future[Position | BrokerError]() for _ in letters]
+    for letter, answer in zip(letters, answers, strict=True):
+        record = letter.record
+        kept = [(name, value) for name, value in record.headers if name != REPLAY_HEADER]
+        head = [*kept, (REPLAY_HEADER, str(letter.replays + 1).encode())]
+        try:
+            if problem := refusal(letter, max_replays=max_replays):
+                answer.set_result(BrokerError(problem))
+            else:
+                producer.publish_raw(record.key, record.value, head, answer.set_result)
+        except BrokerError as error:
+            answer.set_result(error)
+    done, _ = wait(answers, _ANSWER_TIMEOUT_S)
+    results = []
+    for letter, answer in zip(letters, answers, strict=True):
+        found = answer.result() if answer in done else BrokerError("the producer never answered")
+        became: Any = {"problem": found.message} if isinstance(found, BrokerError) else {"replay": found}
+        results.append(LetterResult(letter=letter, **became))
     return results

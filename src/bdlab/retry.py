@@ -15,8 +15,6 @@ T = TypeVar("T")
 AWAY: tuple[type[BdlabError], ...] = (VaultUnavailable, BrokerUnavailable, DatabaseUnavailable)
 """A server that does not answer, which may come back by itself."""
 
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 2.0
 LEAST_S = 0.1
 """The shortest time-out to give librdkafka: some of its calls take 0 or less as no limit."""
 
@@ -88,14 +86,12 @@ class Outage:
 
 
 def tries(
-    timeout_s: float, *, stop: threading.Event | None = None, first_s: float = _FIRST_PAUSE_S, longest_s: float = 0.5
+    timeout_s: float, *, stop: threading.Event | None = None, first_s: float = 0.05, longest_s: float = 0.5
 ) -> Iterator[float]:
     """Yield once for each try, with the seconds that are left of `timeout_s`, and pause in between. There is at least
     one try, and a last one when the time is over. Setting `stop` ends the tries."""
-    deadline = time.monotonic() + timeout_s
-    backoff = Backoff(first_s, longest_s)
-    stop = stop or threading.Event()
-    left_s = timeout_s
+    deadline, left_s = time.monotonic() + timeout_s, timeout_s
+    backoff, stop = Backoff(first_s, longest_s), stop or threading.Event()
     while True:
         yield left_s
         left_s = deadline - time.monotonic()
@@ -121,7 +117,7 @@ def wait_for(
         f"waiting for {what}", f"{what} is there", quiet_s=_QUIET_S, by_hint=True, timeout_s=timeout_s, **context
     )
     last: BdlabError  # there is at least one try
-    for _ in tries(timeout_s, stop=stop, longest_s=_LONGEST_PAUSE_S):
+    for _ in tries(timeout_s, stop=stop, longest_s=2.0):
         try:
             result = attempt()
         except BdlabError as error:

@@ -55,7 +55,7 @@ class Pipeline:
     def replay(self, max_replays: int = 3, **wanted: object) -> list[LetterResult]:
         found = self.letters.find(DeadLetterFilter(**wanted), limit=100)  # type: ignore[arg-type]
         with MemoryProducer(self.log, source="/tests") as producer:
-            return list(replay(found, producer, self.letters, max_replays=max_replays))
+            return list(replay(found, producer, self.letters.record_replays, max_replays=max_replays))
 
     def verify(self) -> Report:
         return verify(self.log.log_ranges, self.reader)
@@ -137,7 +137,7 @@ def test_a_replay_that_was_sent_twice_is_a_duplicate(pipeline: Pipeline) -> None
     pipeline.database.execute("ALTER TABLE predictions DROP CONSTRAINT on_purpose")
     first, again = pipeline.replay(), pipeline.replay()
     pipeline.drain()
-    settled = await_replays([*first, *again], pipeline.letters, wait_s=0, stop=threading.Event())
+    settled = await_replays([*first, *again], pipeline.letters.replay_outcomes, wait_s=0, stop=threading.Event())
     assert [one.outcome and one.outcome.became for one in settled] == ["stored", "duplicate"]
     found = pipeline.verify()
     assert found.verified, found.problems
@@ -165,11 +165,11 @@ def test_a_replay_is_noted_once_the_database_is_back(pipeline: Pipeline, monkeyp
     pipeline.drain()
     found = pipeline.letters.find(DeadLetterFilter(), limit=9)
     with MemoryProducer(pipeline.log, source="/tests") as producer:
-        (result,) = replay(found, producer, ForgetfulBook(pipeline.letters, 2))
+        (result,) = replay(found, producer, ForgetfulBook(pipeline.letters, 2).record_replays)
         assert result.replay
         assert pipeline.find(states=OPEN) == []
         monkeypatch.setattr(deadletters, "_NOTED_WITHIN_S", 0.0)
-        told = replay(found, producer, ForgetfulBook(pipeline.letters, 9))
+        told = replay(found, producer, ForgetfulBook(pipeline.letters, 9).record_replays)
         assert next(told).replay
         with pytest.raises(DatabaseUnavailable):
             next(told)
@@ -194,7 +194,7 @@ def test_a_letter_tells_what_was_done_about_it(pipeline: Pipeline) -> None:
     # One matter is open once, at its newest position, and comes before what is closed.
     assert list(states().items()) == [(2, "open"), (3, "open"), (4, "returned"), (0, "superseded")]
     stop = threading.Event()
-    [told] = await_replays(results, pipeline.letters, wait_s=5, stop=stop)
+    [told] = await_replays(results, pipeline.letters.replay_outcomes, wait_s=5, stop=stop)
     assert told.outcome is not None
     assert told.outcome.became == "dead"
     assert "on_purpose" in told.outcome.reason
@@ -213,9 +213,12 @@ def test_a_letter_tells_what_was_done_about_it(pipeline: Pipeline) -> None:
     pipeline.database.execute("ALTER TABLE predictions DROP CONSTRAINT on_purpose")
     results = pipeline.replay(states=OPEN)
     stop.set()
-    assert [one.outcome for one in await_replays(results, pipeline.letters, wait_s=60, stop=stop)] == [None, None]
+    assert [one.outcome for one in await_replays(results, pipeline.letters.replay_outcomes, wait_s=60, stop=stop)] == [
+        None,
+        None,
+    ]
     pipeline.drain()
-    settled = await_replays(results, pipeline.letters, wait_s=0, stop=stop)
+    settled = await_replays(results, pipeline.letters.replay_outcomes, wait_s=0, stop=stop)
     assert [one.outcome for one in settled] == [ReplayOutcome("stored"), ReplayOutcome("stored")]
     assert states() == {0: "discarded", 2: "stored", 3: "discarded", 4: "stored"}
     assert pipeline.verify().verified
@@ -258,7 +261,7 @@ def test_what_the_broker_does_not_take_is_not_noted(pipeline: Pipeline) -> None:
     found = pipeline.letters.find(DeadLetterFilter(), limit=9)
     pipeline.log.online = False
     with MemoryProducer(pipeline.log, source="/tests", delivery_timeout_s=0.05) as producer:
-        results = list(replay(found, producer, pipeline.letters))
+        results = list(replay(found, producer, pipeline.letters.record_replays))
     assert "did not acknowledge" in results[0].problem
     assert pipeline.find(states=OPEN) == [0]
 

@@ -165,8 +165,8 @@ def replay(
                 results += [LetterResult(letter=letter, problem=refusal(letter)) for letter in found]
             elif found:
                 with Producer(session, client_id="bdlab-dlq", source="/bdlab/dlq") as producer:
-                    results.extend(deadletters.replay(found, producer, letters, max_replays=max_replays))
-                results = deadletters.await_replays(results, letters, wait_s=wait, stop=stop)
+                    results.extend(deadletters.replay(found, producer, letters.record_replays, max_replays=max_replays))
+                results = deadletters.await_replays(results, letters.replay_outcomes, wait_s=wait, stop=stop)
         finally:  # what was sent is said in any case
             done = f"sent back{f', not recorded within {wait:g} s' if wait else ''}"
             _report(results, "to be sent back" if dry_run else done, "not sent back", as_json=json)

@@ -38,13 +38,9 @@ class DeadLetters(Session):
         """Return what became of the replayed events that a consumer has recorded; all are in one log."""
         if not replays:
             return {}
-        values = {
-            "cluster_id": replays[0].cluster_id,
-            "topic": replays[0].topic,
-            "partitions": [position.partition for position in replays],
-            "offsets": [position.offset for position in replays],
-        }
         places = {(position.partition, position.offset): position for position in replays}
+        values: dict[str, Any] = {"cluster_id": replays[0].cluster_id, "topic": replays[0].topic}
+        values["partitions"], values["offsets"] = map(list, zip(*places, strict=True))
         with self.transaction() as cursor:
             cursor.execute(queries("deadletters")["replay_outcomes"], values)
             return {places[row[0], row[1]]: ReplayOutcome(row[2], row[3]) for row in cursor.fetchall()}

@@ -13,15 +13,11 @@ from bdlab.errors import DatabaseError
 from bdlab.files import write_private
 from bdlab.postgres.session import describe, parameters
 
-_CONNECT_TIMEOUT_S = 10
-_LOOK_AGAIN_S = 0.2
-
 
 def dump(login: DatabaseLogin, file: Path, *, programs: Path, stop: threading.Event | None = None) -> None:
     """Write a snapshot of all tables into the new `file` (0600, PostgreSQL's custom format). `programs` is the folder
     of `pg_dump`, which must not be older than the server. Setting `stop` ends it. Raises DatabaseError."""
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    os.close(handle)
+    file.touch(0o600, exist_ok=False)
     options = ("--format=custom", "--lock-wait-timeout=30s", f"--file={file}")
     _run(login, programs / "pg_dump", *options, stop=stop)
 
@@ -40,7 +36,7 @@ def _run(login: DatabaseLogin, program: Path, *options: str, stop: threading.Eve
         escaped = login.password.reveal().replace("\\", "\\\\").replace(":", "\\:")
         write_private(passwords, f"*:*:*:*:{escaped}\n")
         place = parameters(login, application_name=f"bdlab {program.name}")
-        place |= {"passfile": passwords, "connect_timeout": _CONNECT_TIMEOUT_S}
+        place |= {"passfile": passwords, "connect_timeout": 10}
         try:
             # Without a time-out, as a large database takes long; the server ends a client that hangs.
             with subprocess.Popen(
@@ -67,7 +63,7 @@ def _end_of(child: subprocess.Popen[str], stop: threading.Event | None) -> str:
     """Wait for its end, and return its standard error; setting `stop` ends it."""
     while True:
         try:
-            return child.communicate(timeout=_LOOK_AGAIN_S)[1]
+            return child.communicate(timeout=0.2)[1]
         except subprocess.TimeoutExpired:
             if stop and stop.is_set():
                 child.terminate()

@@ -21,8 +21,6 @@ from bdlab.settings import Secret
 
 _MAINTENANCE_DATABASE = "postgres"
 _SIGNAL = "pg_signal_backend"
-#: From this version on a role can be granted a parameter that only a superuser may set.
-_PARAMETERS = 150000
 _LIMITS = ConnectionLimits(statement_s=60, lock_s=30)
 _ROLES = {"owner": OWNER.group, "writer": WRITER.group, "reader": READER.group, "manager": MANAGER}
 
@@ -33,9 +31,7 @@ class Administrator:
     maintenance databases stays as it is."""
 
     def __init__(self, login: DatabaseLogin, deployment: Deployment = BDLAB, *, shared: bool = False) -> None:
-        self.login = login
-        self._deployment = deployment
-        self._shared = shared
+        self.login, self._deployment, self._shared = login, deployment, shared
 
     def exists(self) -> bool:
         """Return whether the deployment's manager role exists."""
@@ -78,8 +74,7 @@ class Administrator:
             work = _RoleSetup(cursor, dry_run=dry_run)
             roles = {name: self._deployment.in_sql(role) for name, role in _ROLES.items()}
             if not work.is_true("privileges", roles):
-                line = f"privileges on database {dbname} granted"
-                work.run("grant_privileges", line, database=dbname, **roles)
+                work.run("grant_privileges", f"privileges on database {dbname} granted", database=dbname, **roles)
         return (*changed, *work.changed)
 
 
@@ -106,7 +101,8 @@ def _prepare_roles(work: _RoleSetup, deployment: Deployment, manager_password: S
         if not work.is_member(manager, group, admin=True):
             work.run("grant_admin", f"role {manager} may grant {group}", group=group, role=manager)
     work.join(manager, _SIGNAL, "may end the sessions of revoked users")
-    if work.version >= _PARAMETERS and not work.is_true("may_bound", {"role": manager}):
+    # From version 15 on a role can be granted a parameter that only a superuser may set.
+    if work.version >= 150000 and not work.is_true("may_bound", {"role": manager}):
         work.run("grant_bound", f"role {manager} may bound temporary files", role=manager)
 
 
@@ -130,8 +126,7 @@ class _RoleSetup:
     """Checks, and changes what differs, except in a `dry_run`; `changed` has a line for each change."""
 
     def __init__(self, cursor: Cursor, *, dry_run: bool) -> None:
-        self._cursor = cursor
-        self._dry_run = dry_run
+        self._cursor, self._dry_run = cursor, dry_run
         self.changed: list[str] = []
 
     @property
@@ -153,8 +148,7 @@ class _RoleSetup:
             self.run("grant_membership", f"role {role} {what}", group=group, role=role)
 
     def enterable(self, but: str, *, maintenance: bool) -> tuple[str, ...]:
-        found = self.all("enterable", {"maintenance": maintenance, "database": but})
-        return tuple(str(name) for (name,) in found)
+        return tuple(str(name) for (name,) in self.all("enterable", {"maintenance": maintenance, "database": but}))
 
     def run(self, name: str, line: str, verifier: str = "", **identifiers: str) -> None:
         self.changed.append(line)
@@ -165,5 +159,4 @@ class _RoleSetup:
         self._cursor.execute(sql.SQL(queries("roles")[name]).format(**parts))
 
     def verifier(self, user: str, password: Secret) -> str:
-        scope = self._cursor.connection
-        return encrypt_password(password.reveal(), user, scope=scope, algorithm="scram-sha-256")
+        return encrypt_password(password.reveal(), user, scope=self._cursor.connection, algorithm="scram-sha-256")

@@ -2,11 +2,8 @@
 And what a psycopg2 error means: the one place that tells SQLSTATEs apart. `sql/*.sql` are files of queries that each
 begin with ``-- name: <name>``.
 
-| SQLSTATE | raised by the insert of rows | raised elsewhere | |---|---|---| | class 22, 23, 54 | RowRejected |
-DatabaseUnavailable | | 42501 | DatabaseDenied | DatabaseDenied | | anything else, or none | DatabaseUnavailable |
-DatabaseUnavailable |
-
-Source: PostgreSQL documentation, appendix A (error codes)."""
+42501 is DatabaseDenied; of the classes 22, 23 and 54, if the insert of rows raised it, RowRejected; anything else, or
+none, DatabaseUnavailable. Source: PostgreSQL documentation, appendix A (error codes)."""
 
 import contextlib
 import math
@@ -33,7 +30,6 @@ from bdlab.errors import DatabaseDenied, DatabaseError, DatabaseUnavailable, Row
 
 LIBPQ = ".".join(map(str, divmod(libpq_version(), 10_000)))
 INSUFFICIENT_PRIVILEGE = "42501"
-_CONTENT_CLASSES = ("22", "23", "54")
 
 #: Words of a server that did not answer, or accepts nobody now.
 _NO_REFUSAL: list[str] = tomllib.loads(Path(__file__).with_name("faults.toml").read_text("utf-8"))["no_refusal"]
@@ -44,7 +40,6 @@ _UNACKNOWLEDGED_S = 30.0
 _NO_FILE = "/dev/null/none"
 #: Against what libpq looks for by default: a client's certificate, a revocation list, a Kerberos ticket.
 _PINNED = {"gssencmode": "disable", "sslcertmode": "disable", "sslcrl": _NO_FILE}
-_AUTHORIZATION_CLASS = "28"
 #: Between two new logins after logins that never worked: each is another user at the server, for an hour.
 _NEXT_LOGIN_S = 10.0
 
@@ -78,31 +73,20 @@ def as_bytes(found: memoryview | None) -> bytes | None:
 def translate(error: psycopg2.Error, *, server: str, rows: bool = False) -> DatabaseError:
     """Return the bdlab error for `error`; with `rows` it was raised by the insert of rows."""
     code = error.pgcode or ""  # empty if the error did not come from the server
-    text = _first_line(error)
+    diagnosis = error.diag.message_primary if error.diag else None
+    lines = (diagnosis or str(error)).strip().splitlines()
+    text = lines[0].replace("\x00", "\\0") if lines else type(error).__name__
     if code == INSUFFICIENT_PRIVILEGE:
         return DatabaseDenied(
             f"PostgreSQL at {server} denies it: {text} (SQLSTATE {code})",
             hint="Run `bdlab migrate`; then compare the role's grants with docs/accounting.md.",
         )
-    if rows and code[:2] in _CONTENT_CLASSES:
+    if rows and code[:2] in ("22", "23", "54"):
         return RowRejected(text, sqlstate=code)
     return DatabaseUnavailable(
         f"PostgreSQL at {server} failed: {text}" + (f" (SQLSTATE {code})" if code else ""),
         hint="It is retried if that can help; `bdlab status` shows the state of the server.",
     )
-
-
-def is_refused_login(error: psycopg2.Error) -> bool:
-    """Return whether a failed connect means that the server refuses this user (class 28). A failed connect has no
-    SQLSTATE, and the server's messages may be in any language. So every error counts but those of a server that did not
-    answer, or that accepts nobody now."""
-    return not any(words in str(error) for words in _NO_REFUSAL)
-
-
-def _first_line(error: psycopg2.Error) -> str:
-    diagnosis = error.diag.message_primary if error.diag else None
-    lines = (diagnosis or str(error)).strip().splitlines()
-    return lines[0].replace("\x00", "\\0") if lines else type(error).__name__
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,10 +128,8 @@ def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLi
         os.environ.pop(name, None)
     server = login.server
     if not server.host:
-        raise SettingsInvalid(
-            "setting postgres.host is empty",
-            hint="Vault's kv/database/credentials should hold it: run `bdlab vault-init`.",
-        )
+        hint = "Vault's kv/database/credentials should hold it: run `bdlab vault-init`."
+        raise SettingsInvalid("setting postgres.host is empty", hint=hint)
     if server.sslmode.startswith("verify") and not server.ca_file:
         raise SettingsInvalid(
             f"setting postgres.sslmode is {server.sslmode}, and postgres.ca_file names no authority",
@@ -205,16 +187,12 @@ class Session(Connecting):
         snapshot: bool = False,
     ) -> None:
         """With `snapshot` each transaction is read-only, and sees one state of the data (REPEATABLE READ)."""
-        self._credentials = credentials
-        self._application_name = application_name
-        self._limits = limits or ConnectionLimits()
-        self._prepare = prepare
-        self._snapshot = snapshot
+        self._credentials, self._application_name = credentials, application_name
+        self._limits, self._prepare, self._snapshot = limits or ConnectionLimits(), prepare, snapshot
         self._connection: Connection | None = None
         self._login: DatabaseLogin | None = None
         self._refused: DatabaseLogin | None = None
-        self._denied_before = False
-        self._next_login_at = 0.0
+        self._denied_before, self._next_login_at = False, 0.0
         #: Host, port and database of the login that was used last, for messages.
         self.server = "?"
 
@@ -292,7 +270,9 @@ class Session(Connecting):
         try:
             connection = connect(login, application_name=self._application_name, limits=self._limits)
         except psycopg2.Error as error:
-            if is_refused_login(error):
+            # Class 28 if the server refuses this user, but a failed connect has no SQLSTATE, and the messages may be
+            # in any language. So each counts but those of a server that did not answer, or accepts nobody now.
+            if not any(words in str(error) for words in _NO_REFUSAL):
                 self._refused = login
             raise translate(error, server=self.server) from error
         try:
@@ -302,11 +282,10 @@ class Session(Connecting):
                 with cut_after(self._limits.silence_s, connection), connection.cursor() as cursor:
                     self._prepare(cursor)
                     connection.commit()
-        except psycopg2.Error as error:
+        except BaseException as error:
             _close(connection)
-            raise self._judge(error, login) from error
-        except BaseException:
-            _close(connection)
+            if isinstance(error, psycopg2.Error):
+                raise self._judge(error, login) from error
             raise
         return connection
 
@@ -315,10 +294,9 @@ class Session(Connecting):
         if isinstance(found, DatabaseDenied):
             if self._denied_before:
                 return found
-            self._denied_before = True
-            self._refused = login
+            self._denied_before, self._refused = True, login
             return DatabaseUnavailable(f"{found.message}; trying once more under a fresh lease", hint=found.hint)
-        if (error.pgcode or "").startswith(_AUTHORIZATION_CLASS):
+        if (error.pgcode or "").startswith("28"):
             self._refused = login
         return found
 
