@@ -141,7 +141,7 @@ _CONFIG_HELP = "Settings file (default: ./bdlab.toml, if nobody else may write i
 app = typer.Typer(cls=LazyGroup, name="bdlab", no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-def _print_version(wanted: bool) -> None:
+def _version(wanted: bool) -> None:
     if wanted:
         from bdlab import __version__
 
@@ -154,9 +154,7 @@ def root(
     *,
     debug: Annotated[bool, Option("--debug", envvar="BDLAB_DEBUG", help="Show the traceback of an error.")] = False,
     config: Annotated[str, Option(envvar="BDLAB_CONFIG", metavar="FILE", help=_CONFIG_HELP)] = "",
-    version: Annotated[
-        bool, Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
-    ] = False,
+    version: Annotated[bool, Option("--version", is_eager=True, callback=_version, help="Show the version.")] = False,
 ) -> None:
     """A model as a durable prediction pipeline: HTTP, Kafka, PostgreSQL, Vault."""
     del version

@@ -11,9 +11,6 @@ from bdlab.contract.fields import CONFIDENCE, PREDICTION, PROBABILITIES
 if TYPE_CHECKING:
     from rich.text import Text
 
-_MOST_INPUTS = 6
-_TOP_TERMS = 4
-_SHOWN_WEIGHT = 0.05
 _SENTIMENT = "sentiment"
 _COLOURS = {"positive": "green", "negative": "red"}
 
@@ -39,7 +36,7 @@ def input_columns(contract: Contract) -> list[Column]:
     otherwise its first fields."""
     texts = [field for field in contract if field.is_text and field in contract.inputs]
     if not any(field.required for field in texts):
-        return [_as_it_is(column) for column in contract.columns[:_MOST_INPUTS]]
+        return [_as_it_is(column) for column in contract.columns[:6]]
     names = [field.column for field in texts]
     return [Column(contract.noun, lambda row: _text(_short(next(filter(None, map(row.get, names)), ""))))]
 
@@ -73,7 +70,7 @@ def stars(prediction: float, *, wide: bool = True) -> str:
 
 def top_words(row: Row) -> str:
     """Return the strongest terms with their weight, like terrible -1.9, waste -0.8."""
-    terms = [term for term in row["explanation"][:_TOP_TERMS] if abs(term["weight"]) >= _SHOWN_WEIGHT]
+    terms = [term for term in row["explanation"][:4] if abs(term["weight"]) >= 0.05]
     return ", ".join(f"{term['term']} {term['weight']:+.1f}" for term in terms) or "(none)"
 
 

@@ -75,13 +75,8 @@ class PublishedLines:
     def published(self, prediction_id: str, position: Position, trace_id: str) -> None:
         """Keep the line of a prediction for the next `flush`, or for the next other line."""
         if self._shown:
-            values = {
-                "id": prediction_id,
-                "partition": position.partition,
-                "offset": position.offset,
-                "trace_id": trace_id,
-                "timestamp": datetime.now(UTC).isoformat()[:-6] + "Z",
-            }
+            values: dict[str, object] = {"id": prediction_id, "partition": position.partition, "trace_id": trace_id}
+            values["offset"], values["timestamp"] = position.offset, datetime.now(UTC).isoformat()[:-6] + "Z"
             self._lines.append(self._form % values)
 
     def flush(self) -> int:

@@ -15,7 +15,6 @@ from bdlab.health import CheckResult, State, healthy, unhealthy
 from bdlab.reachability import wrong_scheme
 
 TIMEOUT_S = 5.0
-_MAX_BYTES = 1 << 16
 _FIGURE = re.compile(rb"^bdlab_sink_(rows_total|lag_events|dead_letters_total)(?:{.*})? (\S+)$", re.MULTILINE)
 _STOPPED = re.compile(rb'^bdlab_sink_stopped{partition="(\d+)",reason="((?:[^"\\]|\\.)*)"} 1', re.MULTILINE)
 
@@ -108,6 +107,6 @@ def fetch(
         ):
             if headers is not None:
                 headers.extend(answer.headers)
-            return answer.status, answer.read(_MAX_BYTES), ""
+            return answer.status, answer.read(1 << 16), ""
     except (urllib3.exceptions.HTTPError, OSError) as error:
         return 0, b"", wrong_scheme(url) or str(error) or type(error).__name__

@@ -10,9 +10,6 @@ import msgspec
 
 from bdlab.health import HINTS, CheckResult, not_made, unhealthy
 
-TIMEOUT_S = 5.0
-#: It is renewed when a third of its life is left; later than this the renewal is overdue.
-_WARN_BELOW = 0.25
 #: What a PostgreSQL client sends before its handshake. Source: PostgreSQL's protocol, SSLRequest.
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 
@@ -30,7 +27,7 @@ class ShownCertificate(msgspec.Struct, frozen=True):
 
 
 def shown_certificate(
-    host: str, port: int, *, ca_file: str = "", ca_pem: str = "", postgres: bool = False, timeout_s: float = TIMEOUT_S
+    host: str, port: int, *, ca_file: str = "", ca_pem: str = "", postgres: bool = False, timeout_s: float = 5.0
 ) -> ShownCertificate:
     """Connect to a server and return its certificate, which has to be valid for `host`. `ca_file` and `ca_pem` are the
     authorities to trust, by default those of the system. `postgres` asks for TLS as PostgreSQL's clients do. Raises
@@ -61,7 +58,7 @@ def certificate_check(name: str, host: str, port: int, *, ca_file: str = "", ca_
     except OSError as error:
         return not_made(name, f"no answer at {host}:{port}: {error.strerror or error}")
     left_s, end = shown.ends_at - time.time(), datetime.fromtimestamp(shown.ends_at, UTC)
-    late = left_s < (shown.ends_at - shown.begins_at) * _WARN_BELOW
+    late = left_s < (shown.ends_at - shown.begins_at) / 4  # it is renewed when a third of its life is left
     left = f"{left_s / 86400:.0f} days" if left_s >= 2 * 86400 else f"{left_s:.0f} s"
     message = f"good until {end:%Y-%m-%d %H:%M:%S} UTC, {left} left"
     figures = {"ends_at": f"{end:%Y-%m-%dT%H:%M:%SZ}", "left_s": round(left_s)}
