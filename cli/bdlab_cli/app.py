@@ -26,7 +26,6 @@ COMMANDS = {
     for panel, lines in json.loads(Path(__file__).with_name("commands.json").read_text("utf-8")).items()
     for name, line in lines.items()
 }
-_DAEMONS = {"serve", "consume"}
 
 
 class LazyGroup(TyperGroup):
@@ -66,7 +65,7 @@ class LazyGroup(TyperGroup):
             return name, listed, rest
         if "--help" not in rest:
             _import_structlog_alone()
-        if name not in _DAEMONS:
+        if name not in {"serve", "consume"}:
             tell_of_wait(f"bdlab {name}")
         return name, load_command(name), rest
 

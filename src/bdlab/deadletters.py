@@ -23,7 +23,6 @@ MAX_REPLAYS = 3
 """How often an event may be replayed unless a higher limit is given; it would only fail again."""
 
 _AT_ONCE = 500
-_ANSWER_TIMEOUT_S = 120.0
 _NOTED_WITHIN_S = 30.0
 
 #: `open`: nothing was done about it; `returned`: it is a replay that became a dead letter again. If it was
@@ -140,7 +139,6 @@ def await_replays(
 
 
 def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replays: int) -> list[LetterResult]:
-    """Publish the letters, wait for the acknowledgements, and return a result for each."""
     answers = [Future[Position | BrokerError]() for _ in letters]
     for letter, answer in zip(letters, answers, strict=True):
         record = letter.record
@@ -153,7 +151,7 @@ def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replay
                 producer.publish_raw(record.key, record.value, head, answer.set_result)
         except BrokerError as error:
             answer.set_result(error)
-    done, _ = wait(answers, _ANSWER_TIMEOUT_S)
+    done, _ = wait(answers, 120.0)
     results = []
     for letter, answer in zip(letters, answers, strict=True):
         found = answer.result() if answer in done else BrokerError("the producer never answered")

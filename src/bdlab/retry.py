@@ -18,9 +18,6 @@ AWAY: tuple[type[BdlabError], ...] = (VaultUnavailable, BrokerUnavailable, Datab
 LEAST_S = 0.1
 """The shortest time-out to give librdkafka: some of its calls take 0 or less as no limit."""
 
-#: A server that has just been started or opened refuses for some milliseconds: that is not worth a line.
-_QUIET_S = 0.3
-
 _log = structlog.get_logger()
 
 
@@ -113,8 +110,9 @@ def wait_for(
     for up to `timeout_s` seconds or until `stop` is set; the last one is then raised with the time that was waited.
     Other errors are raised at once. `what` ("Vault", "the broker") and `context` go into the log."""
     began = time.monotonic()
+    # A server that has just been started or opened refuses for some milliseconds: that is not worth a line.
     outage = Outage(
-        f"waiting for {what}", f"{what} is there", quiet_s=_QUIET_S, by_hint=True, timeout_s=timeout_s, **context
+        f"waiting for {what}", f"{what} is there", quiet_s=0.3, by_hint=True, timeout_s=timeout_s, **context
     )
     last: BdlabError  # there is at least one try
     for _ in tries(timeout_s, stop=stop, longest_s=2.0):

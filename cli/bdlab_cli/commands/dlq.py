@@ -80,10 +80,8 @@ def _filtering(command: Callable[..., None]) -> Callable[..., None]:
 
     parameters = list(signature.parameters.values())
     at = [one.name for one in parameters].index("wanted")
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=of)
-        for name, of in _CHOOSING.items()
-    ]
+    option = partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY, default=None)
+    options = [option(name, annotation=of) for name, of in _CHOOSING.items()]
     filtered.__signature__ = signature.replace(parameters=[*parameters[:at], *options, *parameters[at + 1 :]])  # type: ignore[attr-defined]
     return filtered
 

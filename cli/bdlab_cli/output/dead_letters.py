@@ -87,13 +87,9 @@ def table(found: Sequence[StoredDeadLetter], title: str) -> Table:
 def show(letter: StoredDeadLetter) -> None:
     """Print all that its record held, a line each."""
     at = letter.record.position
-    lines = {
-        "position": place(at),
-        "log": f"{at.topic} of {at.cluster_id} {at.topic_id}".rstrip(),
-        "recorded": letter.recorded_at.isoformat(),
-        "state": state(letter),
-        **({"discarded": escaped(letter.discarded_because)} if letter.discarded_because else {}),
-    }
+    lines = {"position": place(at), "log": f"{at.topic} of {at.cluster_id} {at.topic_id}".rstrip()}
+    lines |= {"recorded": letter.recorded_at.isoformat(), "state": state(letter)}
+    lines |= {"discarded": escaped(letter.discarded_because)} if letter.discarded_because else {}
     lines |= {"reason": escaped(letter.reason), "sqlstate": letter.sqlstate or "-", "replays": str(letter.replays)}
     lines["key"] = _shown(letter.record.key)
     for name, value in lines.items():

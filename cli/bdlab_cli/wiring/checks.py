@@ -144,7 +144,6 @@ class Checker(ExitStack):
         return (api_check(self.api_url, ca_file=own_ca_file(self._settings.http)),)
 
     def _check_certificates(self) -> tuple[CheckResult, ...]:
-        """Check each server that speaks TLS, as far as Vault says where it is."""
         found = [*self._certificates_by_vault()]
         vault, api_ca_file = self._settings.vault, own_ca_file(self._settings.http)
         for name, url, ca_file in (
@@ -238,7 +237,6 @@ def own_url(http: HttpSettings) -> str:
 
 
 def _consumers(sink: SinkSettings) -> list[str]:
-    """Return the URLs of the consumers' metrics, as far as the settings say."""
     if sink.urls:
         return [url.rstrip("/") for url in listed(sink.urls)]
     scheme = "https" if sink.tls_cert_file else "http"

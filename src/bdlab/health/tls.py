@@ -40,11 +40,8 @@ def shown_certificate(
                 raise ConnectionRefusedError("the server does not speak TLS")
         with context.wrap_socket(connection, server_hostname=host) as secured:
             found = secured.getpeercert() or {}
-            return ShownCertificate(
-                der=secured.getpeercert(binary_form=True) or b"",
-                begins_at=ssl.cert_time_to_seconds(str(found["notBefore"])),
-                ends_at=ssl.cert_time_to_seconds(str(found["notAfter"])),
-            )
+            begins_at, ends_at = (ssl.cert_time_to_seconds(str(found[name])) for name in ("notBefore", "notAfter"))
+            return ShownCertificate(secured.getpeercert(binary_form=True) or b"", begins_at, ends_at)
 
 
 def certificate_check(name: str, host: str, port: int, *, ca_file: str = "", ca_pem: str = "") -> CheckResult:

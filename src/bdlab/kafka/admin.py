@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -223,11 +223,8 @@ def group_members(login: KafkaLogin) -> list[tuple[str, list[int]]]:
     """Return the consumers of the group, as CLIENT at HOST, each with its partitions. Raises BrokerError. For a process
     of its own, since librdkafka may end the process (see `LogReader.committed_offsets`)."""
     group, admin = login.server.group, AdminClient(client_config(login, client_id="bdlab-doctor"))
-    (found,) = await_results(
-        "describing group {!r}".format,
-        lambda left_s: admin.describe_consumer_groups([group], request_timeout=left_s),
-        _ONE_BROKER_S,
-    )
+    ask = partial(admin.describe_consumer_groups, [group])
+    (found,) = await_results("describing group {!r}".format, ask, _ONE_BROKER_S)
     return [
         (f"{each.client_id} at {each.host}", sorted(place.partition for place in each.assignment.topic_partitions))
         for each in found.members
@@ -235,7 +232,6 @@ def group_members(login: KafkaLogin) -> list[tuple[str, list[int]]]:
 
 
 def _leads_all(metadata: Any, topic: str) -> bool:
-    """Whether each partition of the topic has a leader."""
     found = metadata.topics.get(topic)
     return found is not None and all(partition.leader >= 0 for partition in found.partitions.values())
 
@@ -250,11 +246,8 @@ def _create(admin: AdminClient, connection: _Connection) -> bool:
     }
     topic = NewTopic(server.topic, server.partitions, server.replication_factor, config=config)
     try:
-        await_results(
-            "creating topic {!r}".format,
-            lambda left_s: admin.create_topics([topic], operation_timeout=left_s, request_timeout=left_s),
-            connection.left_s,
-        )
+        ask = partial(admin.create_topics, [topic], operation_timeout=connection.left_s)
+        await_results("creating topic {!r}".format, ask, connection.left_s)
     except BrokerError as error:
         cause = error.__cause__
         if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
@@ -265,15 +258,11 @@ def _create(admin: AdminClient, connection: _Connection) -> bool:
 
 def _refuse_compaction(admin: AdminClient, connection: _Connection) -> None:
     topic = connection.server.topic
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    ask = partial(admin.describe_configs, [ConfigResource(ConfigResource.Type.TOPIC, topic)])
+    # The topic is there: one broker has listed it. The one that is asked may be a moment behind.
+    behind, doing = (KafkaError.UNKNOWN_TOPIC_OR_PART,), "reading the settings of topic {0.name!r}".format
     try:
-        (config,) = await_results(
-            "reading the settings of topic {0.name!r}".format,
-            lambda left_s: admin.describe_configs([resource], request_timeout=left_s),
-            connection.left_s,
-            # The topic is there: one broker has listed it. The one that is asked may be a moment behind.
-            retriable=(KafkaError.UNKNOWN_TOPIC_OR_PART,),
-        )
+        (config,) = await_results(doing, ask, connection.left_s, retriable=behind)
     except BrokerRefused as error:
         log.warning("whether the topic is compacted cannot be told", problem=error.message)
         return

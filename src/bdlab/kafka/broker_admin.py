@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
@@ -17,7 +18,6 @@ from bdlab.kafka.connection import at_each_broker, await_results, broker_error, 
 from bdlab.retry import seconds_left, tries
 
 _TIMEOUT_S = 15.0
-_ONE_BROKER_S = 2.0
 #: With any change of its settings, even to the value that they have, a broker looks whether the files of its
 #: certificates have changed. This setting is given the value that it has anyway.
 _RELOAD = "listener.name.internal.ssl.keystore.type", "PEM"
@@ -61,7 +61,7 @@ def ensure_users_and_acls(admin_login: KafkaLogin, users: Mapping[str, Sequence[
     BrokerUnavailable."""
     admin = _open_admin(admin_login)
     by_name = {login.username: login for of_service in users.values() for login in of_service}
-    known = _await("listing the broker's users", lambda s: admin.describe_user_scram_credentials(request_timeout=s))
+    known = _await("listing the broker's users", admin.describe_user_scram_credentials)
     tried = [login for name, login in by_name.items() if name in known]
     with ThreadPoolExecutor(max_workers=max(1, len(tried))) as threads:
         refused = [login for login, good in zip(tried, threads.map(accepts, tried), strict=True) if not good]
@@ -109,11 +109,8 @@ def reload_certificates(admin_login: KafkaLogin) -> list[int]:
     resources = [
         api.ConfigResource(ResourceType.BROKER, str(broker), incremental_configs=[entry]) for broker in brokers
     ]
-    await_results(
-        "reloading the certificates of broker {0.name}".format,
-        lambda left_s: client.incremental_alter_configs(resources, request_timeout=left_s),
-        _TIMEOUT_S,
-    )
+    ask = partial(client.incremental_alter_configs, resources)
+    await_results("reloading the certificates of broker {0.name}".format, ask, _TIMEOUT_S)
     return brokers
 
 
@@ -121,10 +118,8 @@ def _open_admin(login: KafkaLogin) -> AdminClient:
     """Return a client, after a check that it may change users and ACLs. Without that right confluent_kafka's list of
     ACLs is empty without an error, and its list of users ends the process with a broken heap (2.16)."""
     client, _ = _open(login, _TIMEOUT_S)
-    found = _await(
-        "asking what the administrator may do",
-        lambda left_s: client.describe_cluster(include_authorized_operations=True, request_timeout=left_s),
-    )
+    ask = partial(client.describe_cluster, include_authorized_operations=True)
+    found = _await("asking what the administrator may do", ask)
     if AclOperation.ALTER not in (found.authorized_operations or ()):
         lets = f"the broker at {login.server.bootstrap_servers} lets {login.username or 'this certificate'} in"
         hint = "Log in with a certificate whose subject is one of the broker's super.users."
@@ -162,9 +157,9 @@ def _open(login: KafkaLogin, timeout_s: float) -> tuple[AdminClient, Any]:
             answer_s *= 2
 
 
-def _await(doing: str, ask: Callable[[float], Any]) -> Any:
+def _await(doing: str, ask: Callable[..., Any]) -> Any:
     """Return the result of the one request that `ask` sends."""
-    return await_results(str, lambda left_s: {doing: ask(left_s)}, _TIMEOUT_S)[0]
+    return await_results(str, lambda **timeout: {doing: ask(**timeout)}, _TIMEOUT_S)[0]
 
 
 def _set_passwords(admin: AdminClient, logins: Sequence[KafkaLogin]) -> None:
@@ -177,11 +172,8 @@ def _set_passwords(admin: AdminClient, logins: Sequence[KafkaLogin]) -> None:
         info, password = api.ScramCredentialInfo(mechanism, _ITERATIONS), login.password.reveal().encode()
         upsertions.append(api.UserScramCredentialUpsertion(login.username, info, password))
     if upsertions:
-        await_results(
-            "setting the password of user {!r}".format,
-            lambda left_s: admin.alter_user_scram_credentials(upsertions, request_timeout=left_s),
-            _TIMEOUT_S,
-        )
+        ask = partial(admin.alter_user_scram_credentials, upsertions)
+        await_results("setting the password of user {!r}".format, ask, _TIMEOUT_S)
 
 
 def _await_known(login: KafkaLogin, topic: str = "") -> None:
@@ -194,7 +186,7 @@ def _await_known(login: KafkaLogin, topic: str = "") -> None:
 
     def look(alone: KafkaLogin) -> bool | None:
         with suppress(BrokerUnavailable):
-            return shows(_metadata_for(alone, _ONE_BROKER_S))
+            return shows(_metadata_for(alone, 2.0))
         return None
 
     known: dict[str, bool | None] = {}
@@ -203,7 +195,7 @@ def _await_known(login: KafkaLogin, topic: str = "") -> None:
         if found is None or len(found.brokers) == 1:  # it has just answered: no further log-in is needed
             known = {login.server.bootstrap_servers: shows(found)}
         else:
-            singly = at_each_broker(login, found)
+            singly = [*at_each_broker(login, found)]
             with ThreadPoolExecutor(max_workers=len(singly)) as threads:
                 addresses = (alone.server.bootstrap_servers for alone in singly)
                 known = dict(zip(addresses, threads.map(look, singly), strict=True))
@@ -216,15 +208,15 @@ def _await_known(login: KafkaLogin, topic: str = "") -> None:
 
 
 def _change_acls(admin: AdminClient, missing: Sequence[AclBinding], excess: Sequence[AclBinding]) -> list[Change]:
-    def change(action: str, doing: str, acls: Sequence[AclBinding], ask: Callable[[float], Any]) -> list[Change]:
+    def change(action: str, doing: str, acls: Sequence[AclBinding], ask: Callable[..., Any]) -> list[Change]:
         if acls:
             await_results(lambda acl: f"{doing} {_in_words(acl)}", ask, _TIMEOUT_S)
         return [Change(action, _in_words(acl)) for acl in acls]
 
     filters = [api.AclBindingFilter(*acl._to_tuple()) for acl in excess]
     return [
-        *change("allowed", "allowing", missing, lambda left: admin.create_acls(list(missing), request_timeout=left)),
-        *change("took away", "taking away", excess, lambda left: admin.delete_acls(filters, request_timeout=left)),
+        *change("allowed", "allowing", missing, partial(admin.create_acls, list(missing))),
+        *change("took away", "taking away", excess, partial(admin.delete_acls, filters)),
     ]
 
 
@@ -234,7 +226,7 @@ def _allowed(admin: AdminClient, names: Iterable[str]) -> set[AclBinding]:
     everything = api.AclBindingFilter(
         ResourceType.ANY, anyone, ResourcePatternType.ANY, anyone, anyone, AclOperation.ANY, api.AclPermissionType.ALLOW
     )
-    found = _await("listing what users may do", lambda left_s: admin.describe_acls(everything, request_timeout=left_s))
+    found = _await("listing what users may do", partial(admin.describe_acls, everything))
     principals = {f"User:{name}" for name in names}
     return {acl for acl in found if acl.principal in principals}
 

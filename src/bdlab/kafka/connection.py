@@ -3,7 +3,7 @@
 import logging
 import socket
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
@@ -24,7 +24,6 @@ _K = TypeVar("_K")
 _T = TypeVar("_T")
 
 log = structlog.get_logger()
-_librdkafka_log = logging.getLogger("bdlab.librdkafka")
 
 
 def _table(name: str) -> dict[str, dict[str, Any]]:
@@ -64,28 +63,18 @@ def client_config(
     BrokerUnavailable if the login names no broker."""
     server = login.server
     if not server.bootstrap_servers:
-        raise BrokerUnavailable(
-            "no Kafka broker is configured: kafka.bootstrap_servers is empty",
-            hint="Set BDLAB_KAFKA_BOOTSTRAP_SERVERS, or store it in Vault with `bdlab vault-init`.",
-        )
+        hint = "Set BDLAB_KAFKA_BOOTSTRAP_SERVERS, or store it in Vault with `bdlab vault-init`."
+        raise BrokerUnavailable("no Kafka broker is configured: kafka.bootstrap_servers is empty", hint=hint)
     try:
         server.servers()
     except SettingsInvalid as error:
         raise BrokerUnavailable(error.message, hint=error.hint) from error
-    config: dict[str, Any] = {
-        **CLIENTS["all"],
-        **CLIENTS.get(kind, {}),
-        "bootstrap.servers": server.bootstrap_servers,
-        "client.id": client_id,
-        "security.protocol": server.security_protocol,
-        "logger": _librdkafka_log,
-    }
+    config: dict[str, Any] = {**CLIENTS["all"], **CLIENTS.get(kind, {}), "client.id": client_id}
+    config |= {"bootstrap.servers": server.bootstrap_servers, "security.protocol": server.security_protocol}
+    config["logger"] = logging.getLogger("bdlab.librdkafka")
     if server.security_protocol.startswith("SASL"):
-        config |= {
-            "sasl.mechanism": server.sasl_mechanism,
-            "sasl.username": login.username,
-            "sasl.password": login.password.reveal(),
-        }
+        config |= {"sasl.mechanism": server.sasl_mechanism, "sasl.username": login.username}
+        config["sasl.password"] = login.password.reveal()
     if server.security_protocol.endswith("SSL") and login.ca_pem:
         config["ssl.ca.pem"] = login.ca_pem
     if login.certificate:
@@ -119,10 +108,8 @@ def copied(error: BrokerError) -> BrokerError:
 def partitions_of(metadata: Any, server: KafkaSettings) -> Mapping[int, Any]:
     """Return the partitions of the server's topic in the broker's `metadata`. Raises TopicMissing."""
     if server.topic not in metadata.topics:
-        raise TopicMissing(
-            f"topic {server.topic!r} is not at {server.bootstrap_servers}, or this user may not see it",
-            hint="Create it with `bdlab migrate`.",
-        )
+        why = f"topic {server.topic!r} is not at {server.bootstrap_servers}, or this user may not see it"
+        raise TopicMissing(why, hint="Create it with `bdlab migrate`.")
     found: Mapping[int, Any] = metadata.topics[server.topic].partitions
     return found
 
@@ -149,14 +136,12 @@ def metadata_of(client: Any, *, server: KafkaSettings, timeout_s: float) -> Any:
     return found
 
 
-def at_each_broker(login: KafkaLogin, metadata: Any) -> list[KafkaLogin]:
-    """Return the login once for each broker in `metadata`, with the address of that broker alone. Metadata that a new
+def at_each_broker(login: KafkaLogin, metadata: Any) -> Iterator[KafkaLogin]:
+    """Yield the login once for each broker in `metadata`, with the address of that broker alone. Metadata that a new
     client is given with it is that broker's: it has opened no other connection yet."""
-    places = [
-        f"[{at.host}]:{at.port}" if ":" in at.host else f"{at.host}:{at.port}" for at in metadata.brokers.values()
-    ]
-    servers = [msgspec.structs.replace(login.server, bootstrap_servers=place) for place in places]
-    return [msgspec.structs.replace(login, server=server) for server in servers]
+    for at in metadata.brokers.values():
+        place = f"[{at.host}]:{at.port}" if ":" in at.host else f"{at.host}:{at.port}"
+        yield msgspec.structs.replace(login, server=msgspec.structs.replace(login.server, bootstrap_servers=place))
 
 
 def unreachable_hint(server: KafkaSettings) -> str:
@@ -176,18 +161,18 @@ def unreachable_hint(server: KafkaSettings) -> str:
 
 def await_results(
     doing: Callable[[_K], str],
-    ask: Callable[[float], Mapping[_K, Future[_T]]],
+    ask: Callable[..., Mapping[_K, Future[_T]]],
     timeout_s: float,
     *,
     retriable: Collection[int] = (),
 ) -> list[_T]:
     """Return the results, within `timeout_s` seconds, of the requests that `ask` sends. `ask` gets the seconds that are
-    left, and gives each request a key, of which `doing` makes an error's text ("creating topic 'x'"). It is called
-    again if the broker went away before it answered, and after an error whose code is in `retriable`; so the requests
-    have to be idempotent. Raises BrokerError."""
+    left as `request_timeout`, and gives each request a key, of which `doing` makes an error's text ("creating topic
+    'x'"). It is called again if the broker went away before it answered, and after an error whose code is in
+    `retriable`; so the requests have to be idempotent. Raises BrokerError."""
 
     def results(wait_s: float) -> list[_T]:
-        return [_result(future, wait_s, doing(key)) for key, future in ask(wait_s).items()]
+        return [_result(future, wait_s, doing(key)) for key, future in ask(request_timeout=wait_s).items()]
 
     return repeated(results, timeout_s, {*_RETRIABLE, *retriable})
 

@@ -21,7 +21,6 @@ from bdlab.retry import Backoff, Outage
 
 log = structlog.get_logger()
 
-_REFUSED_FOR_S = 10.0
 #: If the group has not assigned partitions after this many session time-outs, it is joined anew; then after
 #: twice as many each time, as the other members may still be storing what they have read.
 _FORMING_SESSIONS = 3.0
@@ -117,7 +116,9 @@ class Consumer(Connecting):
             if client.refusal is not None and not records:
                 self._refuse(client.refusal)
             elif client.verified:
-                self._solve()
+                self._outage.over()
+                self._backoff.reset()
+                self.problem = self._refused_since = None
             if client.unassigned_since is None:
                 self._forming_sessions = _FORMING_SESSIONS
             elif client.unassigned_s > self._forming_sessions * client.login.server.session_timeout_s:
@@ -132,7 +133,11 @@ class Consumer(Connecting):
 
     def _ready_client(self, deadline: float) -> ConsumerClient:
         """Return a client that is known to reach the log of its positions. Raises BrokerError."""
-        login, client = self._current_login(), self._client
+        client = self._client
+        refresh = (client is None or not client.verified) and time.monotonic() >= self._refresh_after
+        if refresh:
+            self._refresh_after = time.monotonic() + self._pause_s
+        login = current_login(self.credentials, refresh=refresh)
         if client is not None and login is not client.login:
             client = self._change_login(client, login)
         if client is None:
@@ -149,12 +154,6 @@ class Consumer(Connecting):
         log.warning("the broker has another log now", was=client.cluster_id, topic_id=client.topic_id)
         self._drop_client()
         raise BrokerUnavailable(f"the log at {client.login.server.bootstrap_servers} was replaced")
-
-    def _current_login(self) -> KafkaLogin:
-        verified = self._client is not None and self._client.verified
-        if refresh := not verified and time.monotonic() >= self._refresh_after:
-            self._refresh_after = time.monotonic() + self._pause_s
-        return current_login(self.credentials, refresh=refresh)
 
     def _change_login(self, client: ConsumerClient, login: KafkaLogin) -> ConsumerClient | None:
         """Change the user, or if anything else has changed, drop the client and return None."""
@@ -189,13 +188,8 @@ class Consumer(Connecting):
         if self._client is not None:
             self._client.verified = False
         self._fail(error)
-        if now - self._refused_since >= _REFUSED_FOR_S:
+        if now - self._refused_since >= 10.0:
             raise error
-
-    def _solve(self) -> None:
-        self._outage.over()
-        self._backoff.reset()
-        self.problem = self._refused_since = None
 
 
 def delete_stuck_group(login: KafkaLogin, cluster_id: str, *, client_id: str) -> None:

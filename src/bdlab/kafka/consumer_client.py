@@ -25,9 +25,6 @@ MAX_POLL_BYTES = 64 << 20
 ASK_TIMEOUT_S = 5.0
 """How long one question to the broker may take while a consumer is at work."""
 
-#: How often the topic's id is asked for while no records come.
-_CHECK_EVERY_S = 1.0
-
 #: A batch of records that cannot be unpacked; librdkafka reads it again without end.
 _UNREADABLE = {KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG, KafkaError._UNDERFLOW, KafkaError._NOT_IMPLEMENTED}
 
@@ -198,7 +195,7 @@ class ConsumerClient:
             if self._ids.ask(ASK_TIMEOUT_S) != self.topic_id:
                 self.replaced = True
                 return []
-            self._next_check = time.monotonic() + _CHECK_EVERY_S
+            self._next_check = time.monotonic() + 1.0  # if no records come before
         records, self.assignment.unconfirmed = self.assignment.unconfirmed, []
         return records
 
@@ -315,7 +312,6 @@ class ConsumerClient:
 
 
 def _out_of_range(topic: str, partition: int, offset: int, start: int, end: int) -> str:
-    """Return why the next offset to store is not in the log, with the numbers."""
     what = f"the log is shorter than what was stored from it. {ADVICE}"
     if offset < start:
         what = f"{start - offset} events were deleted at the broker before they were stored"

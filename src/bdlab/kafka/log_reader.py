@@ -1,9 +1,10 @@
 """Reads logs: which they are, where they begin and end, single records, and how far a group has come."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import datetime
+from functools import partial
 from operator import methodcaller
 
 from confluent_kafka import (
@@ -28,14 +29,6 @@ from bdlab.ledger import LogPartition
 UNREADABLE_HEADERS = "bdlab-unreadable-headers"
 """Replaces the headers of a record if one of their names is not UTF-8."""
 
-#: How long one question for committed offsets may take before a refusal is looked for.
-_GROUP_ANSWER_S = 0.25
-_FIRST_GROUP_ANSWER_S = 0.02
-#: How long one of several brokers may take to tell a topic's id; another is asked then.
-_ID_ANSWER_S = 1.0
-_GROUP_REFUSED = KafkaError.GROUP_AUTHORIZATION_FAILED
-#: What a broker without topic ids answers.
-_NO_ID = "A" * 22
 _NO_ANSWER = {KafkaError._TIMED_OUT, KafkaError._DESTROY_BROKER}
 _NO_RECORD = {KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET}
 _RETRIABLE = {
@@ -86,8 +79,8 @@ class LogReader(Client):
         super().__init__(client_config(login, client_id=client_id, kind="reader") | {"group.id": login.server.group})
 
     def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:
-        found = super().consume(num_messages, timeout)
-        others = [each for each in found if (error := each.error()) is None or error.code() != _GROUP_REFUSED]
+        found, refused = super().consume(num_messages, timeout), KafkaError.GROUP_AUTHORIZATION_FAILED
+        others = [each for each in found if (error := each.error()) is None or error.code() != refused]
         self.group_refused |= len(others) < len(found)
         return others
 
@@ -143,10 +136,8 @@ class LogReader(Client):
             while waiting:
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
-                    raise BrokerUnavailable(
-                        f"{doing}: no answer within {timeout_s:g} s of partitions {sorted(waiting)}",
-                        hint="Check that the broker runs, and try again.",
-                    )
+                    why = f"{doing}: no answer within {timeout_s:g} s of partitions {sorted(waiting)}"
+                    raise BrokerUnavailable(why, hint="Check that the broker runs, and try again.")
                 # Wait for one message only: `consume` with a time-out waits for all of them.
                 for message in (*self.consume(1, min(left_s, 0.05)), *self.consume(10_000, 0)):
                     partition, offset, error = message.partition(), message.offset(), message.error()
@@ -166,7 +157,7 @@ class LogReader(Client):
         group, and BrokerUnavailable."""
         group = login.server.group
         places = [TopicPartition(login.server.topic, partition) for partition in partitions]
-        deadline, answer_s = time.monotonic() + timeout_s, _FIRST_GROUP_ANSWER_S
+        deadline, answer_s = time.monotonic() + timeout_s, 0.02
         while not self.group_refused:
             left_s = deadline - time.monotonic()
             try:
@@ -175,7 +166,7 @@ class LogReader(Client):
                 if error.args[0].code() not in _NO_ANSWER or left_s <= answer_s:
                     raise broker_error(error, f"reading the offsets of group {group!r}") from error
                 self.consume(1, 0)
-                answer_s = min(2 * answer_s, _GROUP_ANSWER_S)
+                answer_s = min(2 * answer_s, 0.25)  # how long a refusal may stay unseen
             else:
                 return {place.partition: place.offset for place in answer}
         raise BrokerRefused(f"this user may not see group {group!r}")
@@ -186,18 +177,10 @@ def reported_ranges(
 ) -> dict[int, tuple[int, int]]:
     """Return for each partition the first offset of its log, and its end as the broker reports it. `client` is any
     consumer. Raises BrokerError."""
-    wanted = sorted(partitions)
-    # As a time stamp each of the two asks for that end of the log.
-    starts, ends = (_offsets(client, topic, wanted, each, timeout_s) for each in (OFFSET_BEGINNING, OFFSET_END))
-    return {partition: (starts[partition], ends[partition]) for partition in wanted}
+    wanted, doing = sorted(partitions), f"asking for the offsets of topic {topic!r}"
 
-
-def _offsets(client: Client, topic: str, partitions: Sequence[int], timestamp: int, timeout_s: float) -> dict[int, int]:
-    """Ask for all partitions at once, and again while the topic is new or its leaders are moving."""
-    doing = f"asking for the offsets of topic {topic!r}"
-
-    def ask(left_s: float) -> dict[int, int]:
-        places = [TopicPartition(topic, partition, timestamp) for partition in partitions]
+    def ask(end: int, left_s: float) -> dict[int, int]:
+        places = [TopicPartition(topic, partition, end) for partition in wanted]
         try:
             answer = client.offsets_for_times(places, timeout=left_s)
             refusal = next((place.error for place in answer if place.error is not None), None)
@@ -207,7 +190,10 @@ def _offsets(client: Client, topic: str, partitions: Sequence[int], timestamp: i
             raise broker_error(refusal, doing) from KafkaException(refusal)
         return {place.partition: place.offset for place in answer}
 
-    return repeated(ask, timeout_s, _RETRIABLE)
+    # As a time stamp each of the two asks for that end of the log, of all partitions at once; again while the topic is
+    # new or its leaders are moving.
+    starts, ends = (repeated(partial(ask, each), timeout_s, _RETRIABLE) for each in (OFFSET_BEGINNING, OFFSET_END))
+    return {partition: (starts[partition], ends[partition]) for partition in wanted}
 
 
 class TopicIds:
@@ -233,14 +219,15 @@ class TopicIds:
         """Return the id in base64, empty if the broker has none. Raises BrokerError."""
         topic = TopicCollection([self._login.server.topic])
 
-        def question(left_s: float) -> Mapping[str, Future[TopicDescription]]:
+        def question(request_timeout: float) -> Mapping[str, Future[TopicDescription]]:
             # A client without an answer is dropped: a new one may find a broker that answers. (Compare with
             # None: the length of a client is that of its queue, so that an idle one is false.)
             if self._admin is None or not self._answered:
                 self._admin = AdminClient(client_config(self._login, client_id=self._client_id))
             self._answered = False
-            return self._admin.describe_topics(topic, request_timeout=min(left_s, _ID_ANSWER_S))
+            # One of several brokers may take so long; another is asked then.
+            return self._admin.describe_topics(topic, request_timeout=min(request_timeout, 1.0))
 
         (found,) = await_results("asking for the id of topic {!r}".format, question, timeout_s)
         self._answered = True
-        return "" if str(found.topic_id) == _NO_ID else str(found.topic_id)
+        return str(found.topic_id).replace("A" * 22, "")  # which is what a broker without topic ids answers

@@ -13,7 +13,6 @@ from bdlab.kafka.producer_failover import ProducerFailover
 from bdlab.retry import Backoff
 
 _POLL_S = 0.01
-_HEALTHY_CHECK_S = 0.5
 
 _Unsent = tuple[PendingEvent, bytes | None, bytes | None, Headers]
 
@@ -66,15 +65,12 @@ class Producer(Connecting):
                 raise BrokerUnavailable("the producer is not open")
             client = self._failover.active
             if client is None or not client.verified or not client.send(delivery, key, value, head):
-                self._queue((delivery, key, value, head))
+                if isinstance(self._failover.problem, BrokerRefused | TopicMissing):
+                    raise copied(self._failover.problem)
+                if len(self._unsent) >= QUEUE_EVENTS:
+                    raise too_many(self._unsent)
+                self._unsent.append((delivery, key, value, head))
             self._outstanding.append(delivery)
-
-    def _queue(self, event: _Unsent) -> None:
-        if isinstance(self._failover.problem, BrokerRefused | TopicMissing):
-            raise copied(self._failover.problem)
-        if len(self._unsent) >= QUEUE_EVENTS:
-            raise too_many(self._unsent)
-        self._unsent.append(event)
 
     @property
     def problem(self) -> BrokerError | None:
@@ -187,7 +183,6 @@ class Producer(Connecting):
         return BrokerUnavailable(f"no broker took the event {why}", hint=hint)
 
     def _abandon(self) -> None:
-        """Fail whatever is left when the producer closes."""
         clients = [client for client in (self._failover.active, *self._failover.retired) if client is not None]
         for client in clients:
             client.give_up()
@@ -211,6 +206,6 @@ class Producer(Connecting):
             if usable:
                 backoff.reset()
                 pause_s = 0.0
-                self._attention.wait(_HEALTHY_CHECK_S)
+                self._attention.wait(0.5)
             else:
                 pause_s = backoff.wait(self._stopped)

@@ -25,9 +25,6 @@ QUEUE_EVENTS: int = CLIENTS["producer"]["queue.buffering.max.messages"]
 PARTITION_UA = -1
 #: Seconds for which all events go to one partition, and the most of them: a burst is for all consumers.
 SLOT_S, SLOT_EVENTS = 0.002, 16
-#: Seconds between two questions for the partitions if nothing happens, and until one is given up.
-_METADATA_S = 10.0
-_METADATA_TIMEOUT_S = 1.0
 
 
 def too_many(events: Sized) -> BrokerUnavailable:
@@ -93,13 +90,16 @@ class ProducerClient:
             raise broker_error(error, "the Kafka settings are not usable") from error
 
     def poll(self, timeout_s: float) -> None:
-        """Run librdkafka's callbacks, which complete events."""
+        """Run librdkafka's callbacks, which complete events, and those that were held back, once their log is known."""
         try:
             self._client.poll(timeout_s)
         except KafkaException as error:
             # A fatal error comes as an exception instead of through the callback.
             self._on_error(error.args[0])
-        self._release_unverified()
+        if self._unverified and (self.verified or self.replaced):
+            unverified, self._unverified = self._unverified, []
+            for delivery, position in unverified:
+                delivery.complete(self._lost() if self.replaced else position)
 
     def _on_error(self, error: KafkaError) -> None:
         self.last_problem = error.str()
@@ -139,7 +139,7 @@ class ProducerClient:
     def _read_metadata(self, timeout_s: float) -> str:
         """Return the cluster id, and take the topic's partitions from the same answer. Raises BrokerError."""
         metadata = metadata_of(self._client, server=self.login.server, timeout_s=timeout_s)
-        self._metadata_due = time.monotonic() + _METADATA_S
+        self._metadata_due = time.monotonic() + 10.0  # if nothing happens
         found = partitions_of(metadata, self.login.server)
         led = tuple(sorted(number for number, partition in found.items() if partition.leader >= 0))
         if len(led) < len(found):
@@ -170,7 +170,7 @@ class ProducerClient:
             self.verify(timeout_s)
         elif time.monotonic() >= self._metadata_due:
             with suppress(BrokerError):  # events tell what is wrong, if anything is
-                self._read_metadata(min(timeout_s, _METADATA_TIMEOUT_S))
+                self._read_metadata(min(timeout_s, 1.0))
         return self.verified
 
     def send(self, delivery: PendingEvent, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
@@ -226,14 +226,6 @@ class ProducerClient:
         if self.fatal and self.refused is not None:
             return copied(self.refused)
         return not_acknowledged("the connection to the broker was given up before it acknowledged the event")
-
-    def _release_unverified(self) -> None:
-        """Complete the events that were held back, once it is known which log has them."""
-        if not self._unverified or not (self.verified or self.replaced):
-            return
-        unverified, self._unverified = self._unverified, []
-        for delivery, position in unverified:
-            delivery.complete(self._lost() if self.replaced else position)
 
     def give_up(self) -> None:
         """Fail everything that is queued or in flight; the next polls complete it."""

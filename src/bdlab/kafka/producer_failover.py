@@ -16,7 +16,6 @@ from bdlab.retry import Backoff, Outage
 
 log = structlog.get_logger()
 
-_LEAST_AGE_S = 0.5
 _LONGEST_AGE_S = 30.0
 #: For how long a topic that was there may be missing: a broker with ZooKeeper knows of no topic when it has
 #: just started, and nobody has to create it.
@@ -41,7 +40,7 @@ class ProducerFailover:
         self.retired, self.finished = deque[ProducerClient](), deque[ProducerClient]()
         self.problem: BrokerError | None = BrokerUnavailable("no connection to the broker yet")
         self._candidate: ProducerClient | None = None
-        self._failures = Backoff(_LEAST_AGE_S, _LONGEST_AGE_S)
+        self._failures = Backoff(0.5, _LONGEST_AGE_S)
         self._least_age_s = self._failures.next_s()
         self._outage = Outage("Kafka is not usable", "Kafka is usable again")
         self._distrusted: KafkaLogin | None = None
@@ -78,7 +77,13 @@ class ProducerFailover:
         """Replace `active` by a client with `login`, once that is proved to work. Raises BrokerError."""
         if active is not None and active.fatal and active.login is login:
             self._raise_if_too_young(active)
-        candidate = self._candidate_for(login)
+        candidate, self._candidate = self._candidate, None
+        if candidate is not None and (candidate.login is not login or candidate.fatal or candidate.replaced):
+            self.finished.append(candidate)
+            candidate = None
+        self._candidate = candidate = candidate or ProducerClient(
+            login, client_id=self.client_id, wake=self.wake, idempotent=self.idempotent
+        )
         if not candidate.works(timeout_s):
             raise BrokerUnavailable("the connection to the broker was lost again at once")
         self._candidate = None
@@ -97,16 +102,6 @@ class ProducerFailover:
         log.info(
             "Kafka client replaced", servers=servers, user=login.username, cluster_id=cluster_id, same_log=same_log
         )
-
-    def _candidate_for(self, login: KafkaLogin) -> ProducerClient:
-        candidate, self._candidate = self._candidate, None
-        if candidate is not None and (candidate.login is not login or candidate.fatal or candidate.replaced):
-            self.finished.append(candidate)
-            candidate = None
-        self._candidate = candidate or ProducerClient(
-            login, client_id=self.client_id, wake=self.wake, idempotent=self.idempotent
-        )
-        return self._candidate
 
     def _raise_if_too_young(self, active: ProducerClient) -> None:
         """Raise the error of a client that failed for good too soon after its start to be replaced at once. A user who

@@ -49,7 +49,13 @@ def _run(login: DatabaseLogin, program: Path, *options: str, stop: threading.Eve
                 encoding="utf-8",
                 errors="replace",
             ) as child:
-                said = _end_of(child, stop)
+                said = None
+                while said is None:
+                    try:
+                        said = child.communicate(timeout=0.2)[1]
+                    except subprocess.TimeoutExpired:
+                        if stop and stop.is_set():
+                            child.terminate()
         except OSError as error:
             raise DatabaseError(f"{program} cannot be run: {error.strerror}") from error
     if stop and stop.is_set():
@@ -57,13 +63,3 @@ def _run(login: DatabaseLogin, program: Path, *options: str, stop: threading.Eve
     if child.returncode != 0:
         reason = said.strip() or f"exit code {child.returncode}"
         raise DatabaseError(f"{program.name} failed on {describe(login)}: {reason}")
-
-
-def _end_of(child: subprocess.Popen[str], stop: threading.Event | None) -> str:
-    """Wait for its end, and return its standard error; setting `stop` ends it."""
-    while True:
-        try:
-            return child.communicate(timeout=0.2)[1]
-        except subprocess.TimeoutExpired:
-            if stop and stop.is_set():
-                child.terminate()

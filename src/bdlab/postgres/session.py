@@ -35,7 +35,6 @@ INSUFFICIENT_PRIVILEGE = "42501"
 _NO_REFUSAL: list[str] = tomllib.loads(Path(__file__).with_name("faults.toml").read_text("utf-8"))["no_refusal"]
 #: The first question after as many seconds of silence, the seconds between two, and how many go unanswered.
 _KEEPALIVES: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-_UNACKNOWLEDGED_S = 30.0
 #: A path that cannot exist: with it libpq does not look into ~/.postgresql.
 _NO_FILE = "/dev/null/none"
 #: Against what libpq looks for by default: a client's certificate, a revocation list, a Kerberos ticket.
@@ -77,16 +76,13 @@ def translate(error: psycopg2.Error, *, server: str, rows: bool = False) -> Data
     lines = (diagnosis or str(error)).strip().splitlines()
     text = lines[0].replace("\x00", "\\0") if lines else type(error).__name__
     if code == INSUFFICIENT_PRIVILEGE:
-        return DatabaseDenied(
-            f"PostgreSQL at {server} denies it: {text} (SQLSTATE {code})",
-            hint="Run `bdlab migrate`; then compare the role's grants with docs/accounting.md.",
-        )
+        hint = "Run `bdlab migrate`; then compare the role's grants with docs/accounting.md."
+        return DatabaseDenied(f"PostgreSQL at {server} denies it: {text} (SQLSTATE {code})", hint=hint)
     if rows and code[:2] in ("22", "23", "54"):
         return RowRejected(text, sqlstate=code)
-    return DatabaseUnavailable(
-        f"PostgreSQL at {server} failed: {text}" + (f" (SQLSTATE {code})" if code else ""),
-        hint="It is retried if that can help; `bdlab status` shows the state of the server.",
-    )
+    hint = "It is retried if that can help; `bdlab status` shows the state of the server."
+    shown = f" (SQLSTATE {code})" if code else ""
+    return DatabaseUnavailable(f"PostgreSQL at {server} failed: {text}{shown}", hint=hint)
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,15 +127,11 @@ def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLi
         hint = "Vault's kv/database/credentials should hold it: run `bdlab vault-init`."
         raise SettingsInvalid("setting postgres.host is empty", hint=hint)
     if server.sslmode.startswith("verify") and not server.ca_file:
-        raise SettingsInvalid(
-            f"setting postgres.sslmode is {server.sslmode}, and postgres.ca_file names no authority",
-            hint="Name the authority's PEM file: in .env (BDLAB_POSTGRES_CA_FILE), or as that variable.",
-        )
-    options = {
-        "statement_timeout": limits.statement_s,
-        "lock_timeout": limits.lock_s,
-        "idle_in_transaction_session_timeout": limits.idle_in_transaction_s,
-    }
+        why = f"setting postgres.sslmode is {server.sslmode}, and postgres.ca_file names no authority"
+        hint = "Name the authority's PEM file: in .env (BDLAB_POSTGRES_CA_FILE), or as that variable."
+        raise SettingsInvalid(why, hint=hint)
+    options = {"statement_timeout": limits.statement_s, "lock_timeout": limits.lock_s}
+    options["idle_in_transaction_session_timeout"] = limits.idle_in_transaction_s
     connection: Connection = psycopg2.connect(
         **parameters(login, application_name=application_name),
         password=login.password.reveal(),
@@ -147,7 +139,7 @@ def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLi
         client_encoding="UTF8",
         **_KEEPALIVES,
         # On Linux this also bounds how long keepalives go unanswered.
-        tcp_user_timeout=math.ceil(min(limits.silence_s, _UNACKNOWLEDGED_S) * 1000),
+        tcp_user_timeout=math.ceil(min(limits.silence_s, 30.0) * 1000),
         options=" ".join(["-c timezone=UTC", *(f"-c {name}={math.ceil(1000 * s)}" for name, s in options.items())]),
     )
     return connection
