@@ -127,8 +127,7 @@ _convert_seldom()  # once for each process, and not at each call of main()
 
 
 def _import_structlog_alone() -> None:
-    """Import structlog without Rich, which it loads for tracebacks that bdlab never shows. That takes a quarter of each
-    command's start."""
+    """Import structlog without Rich, which it loads for tracebacks that are never shown: a quarter of each start."""
     if "rich" not in sys.modules:
         sys.modules["rich"] = None  # type: ignore[assignment]
         import structlog  # noqa: F401

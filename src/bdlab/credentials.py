@@ -66,8 +66,7 @@ class Connecting:
 
 class DatabaseCredentials(Protocol):
     def database(self) -> DatabaseLogin:
-        """Return the login to use now; a new one if the lease of the former is about to end. Raises VaultError if none
-        can be had."""
+        """Return the login to use now; a new one if the lease of the former is about to end. Raises VaultError."""
 
     def replace_database(self, refused: DatabaseLogin) -> DatabaseLogin:
         """Return a new login in place of `refused`, which the server no longer accepts. If the source has replaced
@@ -82,8 +81,7 @@ class KafkaCredentials(Protocol):
         """Read the login again; return the same object if nothing changed. Raises VaultError."""
 
     def using(self, client: str, login: KafkaLogin | None) -> None:
-        """Note that `client` makes its connections with `login` from now on, or none any more if it is None. A rotation
-        waits for that before the former user ends."""
+        """Note with which login `client` connects from now on, None if it ends: a rotation waits for that."""
 
 
 class GivenKafkaLogin:

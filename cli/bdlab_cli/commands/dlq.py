@@ -211,8 +211,7 @@ def discard(
 def _chosen(
     letters: DeadLetters, positions: list[str] | None, wanted: DeadLetterFilter, limit: int, *, again: bool
 ) -> tuple[list[StoredDeadLetter], list[LetterResult], int]:
-    """Return the letters to deal with, results for those that were named and are closed, and how many more
-    there are than `limit`. Raises InvalidInput."""
+    """Return letters to deal with, results of named ones that are closed, and how many more there are than `limit`."""
     if not positions:
         found = letters.find(wanted, limit=limit)
         return found, [], letters.count(wanted) - len(found)

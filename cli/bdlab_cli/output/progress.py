@@ -22,8 +22,7 @@ _lock = threading.RLock()
 
 
 def progress_bar(*columns: ProgressColumn) -> Progress:
-    """Return a bar that shows each task's name and `columns`, and is gone at its end; it needs `no_line`. It shows
-    nothing if standard error is not a terminal."""
+    """Return a bar with each task's name and `columns`, gone at its end, and at a terminal only; it needs `no_line`."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     console = terminal.stderr()

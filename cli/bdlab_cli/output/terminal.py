@@ -26,8 +26,7 @@ _ERRORS = "bdlab"
 
 class _Output(io.RawIOBase):
     """A file descriptor that reports no error to those who write to it. If `lasting`, nothing more is written after the
-    first failure, so that the output has no gap. Otherwise, as for a log, writing goes on once the disk has room
-    again."""
+    first failure, so that the output has no gap; else, as for a log, it goes on once the disk has room."""
 
     mode = "wb"
 

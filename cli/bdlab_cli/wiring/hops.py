@@ -24,8 +24,7 @@ _MOST, _RECORD_S = 100, 5.0
 
 def trace(layers: Layers, stop: threading.Event, asked: str, *, since: datetime, look_s: float) -> list[Trace]:
     """Return what became of what `asked` names, as the service `verify`; of a trace of its first 100 predictions. Rows
-    of a trace are looked for `since` a moment, and what is not stored on the topic, for `look_s` seconds at most.
-    Raises BdlabError."""
+    of a trace are looked for `since` a moment, and what is not stored on the topic, for `look_s` seconds."""
     wanted = parse(asked)
     limits = ConnectionLimits(statement_s=600, silence_s=900)  # a trace id has no index
     with (

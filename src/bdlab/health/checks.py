@@ -27,8 +27,7 @@ def away(group: str, why: str) -> tuple[CheckResult, ...]:
 
 
 def vault_checks(state: VaultState, *, service: str, refusal: BdlabError | None) -> tuple[CheckResult, ...]:
-    """Return the checks of Vault. `service` is the policy that its token must have; `refusal` says why there
-    is no token."""
+    """Return the checks of Vault. `service` is its token's policy; `refusal` says why there is no token."""
     if not state.connected and not state.sealed:  # not there, or not usable: a standby, overloaded, failing
         return _begun("vault", unhealthy("vault.reachable", state.problem, state.hint))
     reachable = healthy("vault.reachable", "answers")

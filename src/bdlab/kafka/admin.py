@@ -177,8 +177,7 @@ class Admin(Connecting):
 
     def ensure_topic(self) -> EnsuredTopic:
         """Create the topic if it is missing, with the settings' partitions and replication factor. An existing topic is
-        left as it is. Raises BrokerError if it is compacted, since its offsets would not stay dense, and
-        BrokerUnavailable or BrokerRefused."""
+        left as it is. Raises BrokerError, also if it is compacted, since its offsets would not stay dense."""
         return self._ask(self._ensure)
 
     def _ensure(self, connection: _Connection) -> EnsuredTopic:

@@ -131,8 +131,7 @@ def _open(login: KafkaLogin, timeout_s: float) -> tuple[AdminClient, Any]:
     """Return a client that the broker has logged in, and the broker's metadata. librdkafka repeats a refused login, and
     answers only when its time is over, without the reason, which comes earlier, as an event. So this asks with short
     time-outs, and looks for the event in between. It asks for the list of topics, which needs one connection; an
-    administrative request needs a second log-in. Raises BrokerRefused with a KafkaException as its cause, or
-    BrokerUnavailable."""
+    administrative request needs a second log-in. Raises BrokerRefused with its cause, or BrokerUnavailable."""
     events: list[KafkaError] = []
     # Short, so that a broker that is just starting is found at once.
     config = client_config(login, client_id="bdlab-migrate") | {"reconnect.backoff.max.ms": 100}

@@ -145,8 +145,7 @@ class ConsumerClient:
 
     def start(self) -> None:
         """Ask `positions` where to start, and begin to fetch there. Stops each partition whose log has no such offset,
-        or that `check_log` does not accept as the recorded one. Raises BrokerError, and what `positions` and
-        `check_log` raise."""
+        or that `check_log` refuses. Raises BrokerError, and what the two raise."""
         topic, partitions = self.login.server.topic, self.assignment.partitions
         refused: Mapping[int, str] = {}
         log = LogPartition(self.cluster_id, topic, 0, self.topic_id)

@@ -87,8 +87,7 @@ class LogReader(Client):
     def true_ends(self, topic: str, reported: Mapping[int, int], timeout_s: float) -> dict[int, int]:
         """Return each partition's end (next offset to be written), by reading on from its `reported` end. A broker may
         report an end that is too low: Tansu gives the first offset of its last batch. If the user may not read the
-        topic, the reported ends are returned. Raises BrokerUnavailable if the ends are not reached within `timeout_s`
-        seconds."""
+        topic, those are returned. Raises BrokerUnavailable if that takes longer than `timeout_s`."""
         ends, unread = dict(reported), set(reported)
         try:
             for partition, offset, message in self._read_on(topic, reported, unread, timeout_s, "reading the end of"):
@@ -175,8 +174,7 @@ class LogReader(Client):
 def reported_ranges(
     client: Client, topic: str, partitions: Iterable[int], timeout_s: float
 ) -> dict[int, tuple[int, int]]:
-    """Return for each partition the first offset of its log, and its end as the broker reports it. `client` is any
-    consumer. Raises BrokerError."""
+    """Return for each partition the first offset of its log, and its end as the broker tells it. Raises BrokerError."""
     wanted, doing = sorted(partitions), f"asking for the offsets of topic {topic!r}"
 
     def ask(end: int, left_s: float) -> dict[int, int]:
@@ -197,8 +195,7 @@ def reported_ranges(
 
 
 class TopicIds:
-    """Asks for the id of the topic that a login names, which no other topic of that name has (KIP-516). Its client is
-    made when needed."""
+    """Asks for the id of the topic that a login names, which no other topic of its name has (KIP-516)."""
 
     def __init__(self, login: KafkaLogin, *, client_id: str) -> None:
         self._login, self._client_id = login, client_id

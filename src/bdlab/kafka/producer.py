@@ -50,8 +50,7 @@ class Producer(Connecting):
         """Publish one event in the background. For any thread. The source of `origin` replaces the producer's own.
         `done` gets the position, or NotAcknowledged, BrokerUnavailable (never sent), BrokerRefused, TopicMissing or
         EventTooLarge. Whoever polls runs it: it has to be quick and must not raise. Raises BrokerUnavailable if too
-        many events wait already, and BrokerRefused, TopicMissing or EventTooLarge if that is known at once; `done` is
-        then never called."""
+        many events wait already, and one of those errors if it is known at once; `done` is then never called."""
         key, value = encode(event)
         trace, source = origin.traceparent or new_traceparent(), origin.source or self._source
         head = headers(event, source=source, traceparent=trace, origin=origin, key=key)
@@ -83,8 +82,7 @@ class Producer(Connecting):
         return len(self._outstanding)
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Wait up to `timeout_s` seconds for the acknowledgements, fail the rest, and stop. Raises BrokerError if a
-        thread does not stop."""
+        """Wait up to `timeout_s` seconds for the acknowledgements, fail the rest, and stop. Raises BrokerError."""
         if not self._opened:
             return
         deadline = time.monotonic() + timeout_s

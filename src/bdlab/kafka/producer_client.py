@@ -61,8 +61,7 @@ class PendingEvent:
 class ProducerClient:
     """Publishes to one log. `verified`: since all connections were lost the last time, the broker has told its cluster
     id. Until then acknowledgements are held back, as they may come from another log that is at the address now; if that
-    is so, `replaced` is set. `fatal`: the client has failed for good. `refused` is set if the broker does not accept
-    the user."""
+    is so, `replaced` is set. `fatal`: it has failed for good. `refused` is set if the user is not accepted."""
 
     def __init__(self, login: KafkaLogin, *, client_id: str, wake: Callable[[], None], idempotent: bool = True) -> None:
         self.login, self.topic, self._wake = login, login.server.topic, wake
@@ -151,8 +150,7 @@ class ProducerClient:
         return str(metadata.cluster_id)
 
     def _partition(self) -> int:
-        """Return the partition of all events of this moment, at most SLOT_EVENTS. So they travel, and are written, as
-        one batch instead of one a partition."""
+        """Return the partition of all events of this moment, so that they travel, and are written, as one batch."""
         now = time.monotonic()
         if now >= self._slot_end or not self._slot_left:
             self._slot_end, self._slot_left = now + SLOT_S, SLOT_EVENTS

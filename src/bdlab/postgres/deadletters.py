@@ -14,8 +14,7 @@ from bdlab.postgres.session import Session, as_bytes, queries
 
 
 class DeadLetters(Session):
-    """For one thread, with a login of bdlab_dlq, or of bdlab_reader if nothing is to be noted. Opening it and each call
-    raise DatabaseError and VaultError."""
+    """For one thread, as bdlab_dlq, or bdlab_reader to find only. All of it raises DatabaseError and VaultError."""
 
     def __init__(self, credentials: DatabaseCredentials) -> None:
         super().__init__(credentials, application_name="bdlab dlq")

@@ -55,9 +55,8 @@ class Administrator:
 
     def change(self, password: Secret | None = None, *, dry_run: bool = False) -> tuple[str, ...]:
         """Make what is missing, and return a line for each change. The manager's password has to be given if the
-        manager does not exist yet (else InvalidInput). The server gets it as a SCRAM verifier, so that it cannot be in
-        a log of the server. With `dry_run` nothing is changed, and only changes are found that do not depend on
-        another."""
+        manager does not exist yet (else InvalidInput). The server gets it as a SCRAM verifier, so that no log of it has
+        it. With `dry_run` nothing is changed, and changes that depend on another are not found."""
         dbname = self.login.server.dbname
         with _cursor(self.login, _MAINTENANCE_DATABASE) as cursor:
             work = _RoleSetup(cursor, dry_run=dry_run)
