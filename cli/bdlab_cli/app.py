@@ -190,10 +190,9 @@ def _report(error: Exception) -> int:
         import traceback
 
         terminal.echo("".join(traceback.format_exception(error)), err=True)
+    hint = "This is a defect of bdlab: run `bdlab --debug ...` and report what it shows."
+    lines, code = [f"error: {type(error).__name__}: {error}", hint], 1
     if isinstance(error, BdlabError):
         lines, code = [f"error: {error.message}", error.hint], error.exit_code
-    else:
-        hint = "This is a defect of bdlab: run `bdlab --debug ...` and report what it shows."
-        lines, code = [f"error: {type(error).__name__}: {error}", hint], 1
-    terminal.echo("\n".join(line for line in lines if line), err=True)
+    terminal.echo("\n".join(filter(None, lines)), err=True)
     return code

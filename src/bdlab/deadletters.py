@@ -19,9 +19,6 @@ from bdlab.events import Headers, Position, Record
 from bdlab.ledger import REPLAY_HEADER
 from bdlab.retry import tries, wait_for
 
-MAX_REPLAYS = 3
-"""How often an event may be replayed unless a higher limit is given; it would only fail again."""
-
 _AT_ONCE = 500
 _NOTED_WITHIN_S = 30.0
 
@@ -101,7 +98,7 @@ def replay(
     producer: RawProducer,
     record: Callable[[Sequence[tuple[Position, Position]]], None],
     *,
-    max_replays: int = MAX_REPLAYS,
+    max_replays: int = 3,
 ) -> Iterator[LetterResult]:
     """Send each letter back to the topic, and yield its result, in the order of `letters`. A replay's old and new
     position are given to `record` after its acknowledgement. If the process is killed in between and the letter is sent

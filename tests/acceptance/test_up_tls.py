@@ -18,7 +18,7 @@ import httpx
 import psycopg2
 import pytest
 
-from bdlab.health.tls import shown_certificate
+from bdlab.health.remote import shown_certificate
 from bdlab.stack import DataFolder
 from bdlab.stack.temporary_ca import temporary_certificates
 from bdlab.stack.tls import SERVERS, TlsFolder

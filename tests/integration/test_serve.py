@@ -23,7 +23,7 @@ import pytest
 
 from bdlab.contract import review_contract
 from bdlab.events import Record
-from bdlab.health.tls import shown_certificate
+from bdlab.health.remote import shown_certificate
 from bdlab.kafka.consumer import Consumer
 from bdlab.model import load_scorer
 from bdlab.stack.temporary_ca import temporary_certificates

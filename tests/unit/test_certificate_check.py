@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bdlab.certificates import CertificateFiles, ends_at
-from bdlab.health.tls import certificate_check
+from bdlab.health.remote import certificate_check
 from bdlab.stack.temporary_ca import temporary_certificates
 
 

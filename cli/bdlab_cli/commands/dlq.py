@@ -31,8 +31,6 @@ app = Typer(
     add_completion=False, no_args_is_help=True, help="""List and show dead letters, send them back, and close them."""
 )
 
-_COMPLETED, _COMPLETED_WITHIN_S = 100, 1.5
-
 
 def _typed(incomplete: str) -> list[tuple[str, str]]:
     """Return what the position that a person types may become, the open letters first; nothing if it takes too long."""
@@ -46,13 +44,13 @@ def _typed(incomplete: str) -> list[tuple[str, str]]:
 
     def read() -> None:
         with suppress(BdlabError), _opened(0, stop) as (_, letters):
-            for letter in letters.find(wanted, limit=_COMPLETED):
+            for letter in letters.find(wanted, limit=100):
                 where = dead_letters.place(letter.record.position)
                 found.append((where, f"{dead_letters.state(letter)}: {dead_letters.escaped(letter.reason)}"))
 
     reader = threading.Thread(target=read, daemon=True)  # a server that hangs ends with the process
     reader.start()
-    reader.join(_COMPLETED_WITHIN_S)
+    reader.join(1.5)
     stop.set()
     return [(where, remark) for where, remark in tuple(found) if where.startswith(incomplete)]
 

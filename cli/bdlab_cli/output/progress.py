@@ -16,7 +16,6 @@ from bdlab_cli.output import terminal
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
-_SILENCE_S, _EVERY_S = 2.0, 1.0
 _lines: list[Callable[[], str]] = []  # the last one is shown
 _lock = threading.RLock()
 
@@ -36,11 +35,11 @@ def tell_of_wait(what: str) -> None:
     _lines.append(lambda: f"{what} ... {time.monotonic() - began:.0f} s")
 
     def renew() -> None:
-        time.sleep(_SILENCE_S)
+        time.sleep(2)
         while True:
             with _lock:
                 terminal.line(_lines[-1]())
-            time.sleep(_EVERY_S)
+            time.sleep(1)
 
     if sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown"):
         threading.Thread(target=renew, name="line", daemon=True).start()

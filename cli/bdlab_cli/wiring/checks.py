@@ -13,8 +13,7 @@ from urllib.parse import urlsplit
 from bdlab.errors import BdlabError, InvalidInput, VaultUnavailable
 from bdlab.health import CHECKS, CachedProbe, CheckResult, Report, at_once, healthy, not_made
 from bdlab.health.checks import away, broker_checks, compared_models, database_checks, log_check, unknown, vault_checks
-from bdlab.health.remote import api_check, consumer_check, why_closed
-from bdlab.health.tls import certificate_check
+from bdlab.health.remote import api_check, certificate_check, consumer_check, why_closed
 from bdlab.probes import DatabaseState
 from bdlab.settings import HttpSettings, Layers, SinkSettings, http_url
 from bdlab.values import listed

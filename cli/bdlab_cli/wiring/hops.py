@@ -19,8 +19,6 @@ from bdlab.settings import Layers
 from bdlab_cli.output.dead_letters import place
 from bdlab_cli.wiring.session import open_session
 
-_MOST, _RECORD_S = 100, 5.0
-
 
 def trace(layers: Layers, stop: threading.Event, asked: str, *, since: datetime, look_s: float) -> list[Trace]:
     """Return what became of what `asked` names, as the service `verify`; of a trace of its first 100 predictions. Rows
@@ -68,7 +66,7 @@ class _Search:
         if (held := self._ranges.get(at.partition)) is None or not held.start <= at.offset < held.end:
             return None, f"the broker does not tell: {self._away.message}" if self._away else "no more on the topic"
         try:
-            record = next(self._admin.records_from(held, {at.partition: at.offset}, _RECORD_S), None)
+            record = next(self._admin.records_from(held, {at.partition: at.offset}, 5.0), None)
         except BrokerError as error:
             return None, f"the broker does not tell: {error.message}"
         same = record is not None and record.key == key.encode()
@@ -77,7 +75,7 @@ class _Search:
     def letters(self, letters: DeadLetters) -> Iterator[Trace]:
         at = {"partition": self._wanted.partition, "offset": self._wanted.offset}
         which: dict[str, Any] = {"key": self._key.encode()} if self._key else at
-        for one in [] if self._wanted.trace_id else letters.find(DeadLetterFilter(**which), limit=_MOST):
+        for one in [] if self._wanted.trace_id else letters.find(DeadLetterFilter(**which), limit=100):
             fields: dict[str, Any] = {"outcome": "dead letter", "position": one.record.position, "reason": one.reason}
             replayed = place(one.replayed_to) if one.replayed_to else ""
             yield trace_of({"stored_at": one.recorded_at}, one.record, replayed_to=replayed, **fields)

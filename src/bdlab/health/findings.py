@@ -23,8 +23,6 @@ Gravity = Literal["critical", "warning", "notice"]
 
 #: Of the first set-up (.env.example), of compose, and of no option.
 _OTHER_VARIABLES = ("BDLAB_API_KEY", "BDLAB_KAFKA_HOME", "BDLAB_PUBLISH", "BDLAB_VAULT_TOKEN")
-#: A smaller lag, in events, comes and goes within a second.
-_MUCH_LAG = 1000
 _GRAVITY: Mapping[str, Gravity] = {"unhealthy": "critical", "degraded": "warning"}
 _WORDS = msgspec.json.decode(Path(__file__).with_suffix(".json").read_bytes(), type=dict[str, tuple[Gravity, str, str]])
 
@@ -103,7 +101,7 @@ def of_facts(facts: Facts, checks: Iterable[CheckResult]) -> Iterator[Finding]:
         yield worded("group.empty", grave=events > 0, events=events)
     elif facts.members and (lone := set(range(facts.partitions)).difference(*(own for _, own in facts.members))):
         yield worded("group.partitions", partitions=", ".join(map(str, sorted(lone))))
-    if rate is not None and events >= _MUCH_LAG:
+    if rate is not None and events >= 1000:  # a smaller lag comes and goes within a second
         rule = "lag.growing" if rate > 0 else "lag.shrinking" if rate < 0 else "lag.standing"
         yield worded(rule, events=events, rate=rate, left_s=-events / rate if rate else 0)
     if facts.log_errors:

@@ -46,11 +46,15 @@ _RETRIABLE = {
 def to_record(message: Message, position: Position, read_at: datetime | None = None) -> Record:
     """Return the record of the message at `position`, which was read at `read_at`."""
     key, value, (clock, at_ms) = message.key(), message.value(), message.timestamp()
+    try:
+        headers: Headers = tuple(_read_headers(message) or ())
+    except (SystemError, UnicodeDecodeError):
+        headers = ((UNREADABLE_HEADERS, None),)
     return Record(
         position,
         key.encode() if isinstance(key, str) else key,
         value.encode() if isinstance(value, str) else value,
-        _headers(message),
+        headers,
         at_ms if clock == TIMESTAMP_LOG_APPEND_TIME else None,
         read_at,
     )
@@ -59,13 +63,6 @@ def to_record(message: Message, position: Position, read_at: datetime | None = N
 #: Called from C, where CPython checks that a result comes without an error. A direct call is specialised and
 #: skips the check, and what confluent_kafka returns for such a name then crashes the interpreter.
 _read_headers = methodcaller("headers")
-
-
-def _headers(message: Message) -> Headers:
-    try:
-        return tuple(_read_headers(message) or ())
-    except (SystemError, UnicodeDecodeError):
-        return ((UNREADABLE_HEADERS, None),)
 
 
 class LogReader(Client):

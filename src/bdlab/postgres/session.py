@@ -231,8 +231,7 @@ class Session(Connecting):
     def _current(self) -> Connection:
         refused = self._refused
         wanted = self._credentials.database() if refused is None else self._replace(refused)
-        usable = self._connection is not None and not self._connection.closed
-        if usable and wanted is self._login and self._connection is not None:
+        if self._connection is not None and not self._connection.closed and wanted is self._login:
             return self._connection
         try:
             connection = self._connect(wanted)

@@ -10,7 +10,7 @@ import msgspec
 
 from bdlab.certificates import LOCAL_HOSTS, CertificateFiles
 from bdlab.errors import StackError, StartInterrupted
-from bdlab.health.tls import shown_certificate
+from bdlab.health.remote import shown_certificate
 from bdlab.retry import tries
 from bdlab.stack.servers.openbao import OpenBao
 from bdlab.stack.servers.postgres import Postgres
