@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,9 @@ from bdlab.errors import BdlabError, BrokerError, DatabaseUnavailable
 from bdlab.events import Headers, Position, Record
 from bdlab.ledger import REPLAY_HEADER
 from bdlab.retry import tries, wait_for
+
+Publish = Callable[[bytes | None, bytes | None, Headers, Callable[[Position | BrokerError], None]], None]
+"""Publishes a record, and calls the last argument once, within a bounded time. Raises BrokerError."""
 
 _AT_ONCE = 500
 _NOTED_WITHIN_S = 30.0
@@ -77,13 +80,6 @@ class LetterResult(msgspec.Struct, frozen=True, kw_only=True):
     outcome: ReplayOutcome | None = None
 
 
-class RawProducer(Protocol):
-    def publish_raw(
-        self, key: bytes | None, value: bytes | None, head: Headers, done: Callable[[Position | BrokerError], None]
-    ) -> None:
-        """Publish a record; `done` is called once, within a bounded time. Raises BrokerError."""
-
-
 def refusal(letter: StoredDeadLetter, *, max_replays: int) -> str:
     """Return why the letter should not be replayed; empty if it may be."""
     if letter.record.value is None:
@@ -95,16 +91,16 @@ def refusal(letter: StoredDeadLetter, *, max_replays: int) -> str:
 
 def replay(
     letters: Sequence[StoredDeadLetter],
-    producer: RawProducer,
+    publish: Publish,
     record: Callable[[Sequence[tuple[Position, Position]]], None],
     *,
     max_replays: int = 3,
 ) -> Iterator[LetterResult]:
-    """Send each letter back to the topic, and yield its result, in the order of `letters`. A replay's old and new
-    position are given to `record` after its acknowledgement. If the process is killed in between and the letter is sent
-    once more, it ends as a duplicate. Raises DatabaseError and VaultError."""
+    """Send each letter back to the topic with `publish`, and yield its result, in the order of `letters`. A replay's
+    old and new position are given to `record` after its acknowledgement. If the process is killed in between and the
+    letter is sent once more, it ends as a duplicate. Raises DatabaseError and VaultError."""
     for first in range(0, len(letters), _AT_ONCE):
-        results = _send(letters[first : first + _AT_ONCE], producer, max_replays)
+        results = _send(letters[first : first + _AT_ONCE], publish, max_replays)
         try:
             replays = [(one.letter.record.position, one.replay) for one in results if one.replay]
             # Tried again: a replay that is not recorded would be sent once more.
@@ -135,7 +131,7 @@ def await_replays(
     return [msgspec.structs.replace(one, outcome=found.get(one.replay)) if one.replay else one for one in results]
 
 
-def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replays: int) -> list[LetterResult]:
+def _send(letters: Sequence[StoredDeadLetter], publish: Publish, max_replays: int) -> list[LetterResult]:
     answers = [Future[Position | BrokerError]() for _ in letters]
     for letter, answer in zip(letters, answers, strict=True):
         record = letter.record
@@ -145,7 +141,7 @@ def _send(letters: Sequence[StoredDeadLetter], producer: RawProducer, max_replay
             if problem := refusal(letter, max_replays=max_replays):
                 answer.set_result(BrokerError(problem))
             else:
-                producer.publish_raw(record.key, record.value, head, answer.set_result)
+                publish(record.key, record.value, head, answer.set_result)
         except BrokerError as error:
             answer.set_result(error)
     done, _ = wait(answers, 120.0)

@@ -57,8 +57,7 @@ class AllowedHosts:
     def __init__(self, listed: str, *, bound: str) -> None:
         """Parse the entries of `listed`, separated by commas. Raises SettingsInvalid if one is no host."""
         entries = [entry.strip() for entry in listed.split(",") if entry.strip()]
-        self.listed = bool(entries)
-        self._any = ANY in entries
+        self.listed, self._any = bool(entries), ANY in entries
         self._hosts = {_entry(entry) for entry in entries or LOOPBACK if entry != ANY}
         own = parse(f"[{bound}]" if ":" in bound else bound)
         if own and not entries:

@@ -55,7 +55,7 @@ class Pipeline:
     def replay(self, max_replays: int = 3, **wanted: object) -> list[LetterResult]:
         found = self.letters.find(DeadLetterFilter(**wanted), limit=100)  # type: ignore[arg-type]
         with MemoryProducer(self.log, source="/tests") as producer:
-            return list(replay(found, producer, self.letters.record_replays, max_replays=max_replays))
+            return list(replay(found, producer.publish_raw, self.letters.record_replays, max_replays=max_replays))
 
     def verify(self) -> Report:
         return verify(self.log.log_ranges, self.reader)
@@ -165,11 +165,11 @@ def test_a_replay_is_noted_once_the_database_is_back(pipeline: Pipeline, monkeyp
     pipeline.drain()
     found = pipeline.letters.find(DeadLetterFilter(), limit=9)
     with MemoryProducer(pipeline.log, source="/tests") as producer:
-        (result,) = replay(found, producer, ForgetfulBook(pipeline.letters, 2).record_replays)
+        (result,) = replay(found, producer.publish_raw, ForgetfulBook(pipeline.letters, 2).record_replays)
         assert result.replay
         assert pipeline.find(states=OPEN) == []
         monkeypatch.setattr(deadletters, "_NOTED_WITHIN_S", 0.0)
-        told = replay(found, producer, ForgetfulBook(pipeline.letters, 9).record_replays)
+        told = replay(found, producer.publish_raw, ForgetfulBook(pipeline.letters, 9).record_replays)
         assert next(told).replay
         with pytest.raises(DatabaseUnavailable):
             next(told)
@@ -261,7 +261,7 @@ def test_what_the_broker_does_not_take_is_not_noted(pipeline: Pipeline) -> None:
     found = pipeline.letters.find(DeadLetterFilter(), limit=9)
     pipeline.log.online = False
     with MemoryProducer(pipeline.log, source="/tests", delivery_timeout_s=0.05) as producer:
-        results = list(replay(found, producer, pipeline.letters.record_replays))
+        results = list(replay(found, producer.publish_raw, pipeline.letters.record_replays))
     assert "did not acknowledge" in results[0].problem
     assert pipeline.find(states=OPEN) == [0]
 

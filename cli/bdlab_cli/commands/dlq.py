@@ -161,7 +161,9 @@ def replay(
                 results += [LetterResult(letter=letter, problem=refusal(letter)) for letter in found]
             elif found:
                 with Producer(session, client_id="bdlab-dlq", source="/bdlab/dlq") as producer:
-                    results.extend(deadletters.replay(found, producer, letters.record_replays, max_replays=max_replays))
+                    results.extend(
+                        deadletters.replay(found, producer.publish_raw, letters.record_replays, max_replays=max_replays)
+                    )
                 results = deadletters.await_replays(results, letters.replay_outcomes, wait_s=wait, stop=stop)
         finally:  # what was sent is said in any case
             done = f"sent back{f', not recorded within {wait:g} s' if wait else ''}"

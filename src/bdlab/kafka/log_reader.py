@@ -98,9 +98,7 @@ class LogReader(Client):
     def records_at(self, log: LogPartition, offsets: Mapping[int, int], timeout_s: float) -> dict[int, Record]:
         """Return the record at one offset of each partition of the topic of `log`, if it is there. Raises
         BrokerUnavailable if not all partitions answer within `timeout_s` seconds, and BrokerError."""
-        found: dict[int, Record] = {}
-        waiting = set(offsets)
-        doing = "looking up records of"
+        found, waiting, doing = dict[int, Record](), set(offsets), "looking up records of"
         for partition, offset, message in self._read_on(log.topic, offsets, waiting, timeout_s, doing):
             # The first message of each is the record, or says that there is none.
             if partition in waiting:

@@ -22,7 +22,6 @@ from bdlab.settings import Secret
 _MAINTENANCE_DATABASE = "postgres"
 _SIGNAL = "pg_signal_backend"
 _LIMITS = ConnectionLimits(statement_s=60, lock_s=30)
-_ROLES = {"owner": OWNER.group, "writer": WRITER.group, "reader": READER.group, "manager": MANAGER}
 
 
 class Administrator:
@@ -71,7 +70,8 @@ class Administrator:
             return tuple(changed)
         with _cursor(self.login, dbname) as cursor:
             work = _RoleSetup(cursor, dry_run=dry_run)
-            roles = {name: self._deployment.in_sql(role) for name, role in _ROLES.items()}
+            named = {"owner": OWNER.group, "writer": WRITER.group, "reader": READER.group, "manager": MANAGER}
+            roles = {name: self._deployment.in_sql(role) for name, role in named.items()}
             if not work.is_true("privileges", roles):
                 work.run("grant_privileges", f"privileges on database {dbname} granted", database=dbname, **roles)
         return (*changed, *work.changed)
