@@ -1,8 +1,7 @@
 """The logins of a service, and the Protocols of their source.
 
 In a running pipeline `bdlab.vault` is the source, and renews logins in the background. Whoever uses one compares it, by
-identity, with what the source returns now, and connects with the new one before closing the connection of the old one.
-"""
+identity, with what the source returns now, and connects with the new one before it closes the old one's connection."""
 
 from typing import Protocol, Self
 

@@ -56,16 +56,15 @@ class PublishedLines:
     def render(self, processors: Sequence[Processor]) -> None:
         """Learn from `processors`, which make an event a line, how a line looks."""
         # Marks that are the same in every format, instead of what differs from line to line.
-        numbers = {"partition": 1_000_000_007, "offset": 1_000_000_009}
-        texts = {"id": "xxidxx", "trace_id": "xxtracexx", "timestamp": "xxtimestampxx"}
-        line: Any = {"id": texts["id"], **numbers, "trace_id": texts["trace_id"], "event": "published", "level": "info"}
-        line["timestamp"] = texts["timestamp"]
+        marks: dict[str, object] = {"id": "xxidxx", "partition": 1_000_000_007, "offset": 1_000_000_009}
+        marks |= {"trace_id": "xxtracexx", "timestamp": "xxtimestampxx"}
+        line: Any = marks | {"event": "published", "level": "info"}
+        line["timestamp"] = line.pop("timestamp")  # the last, as in other lines
         for processor in processors:
             line = processor(None, "info", line)
-        form = f"{line}\n".replace("%", "%%")
-        for name, mark in (numbers | texts).items():
-            form = form.replace(str(mark), f"%({name})s")
-        self._form = form
+        self._form = f"{line}\n".replace("%", "%%")
+        for name, mark in marks.items():
+            self._form = self._form.replace(str(mark), f"%({name})s")
 
     def __call__(self, _logger: object, _method: str, event: EventDict) -> EventDict:
         if self._lines:

@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 log = structlog.get_logger()
 
 
-def _table(name: str) -> dict[str, dict[str, Any]]:
+def _table(name: str) -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text("utf-8"))
 
 
@@ -35,16 +35,8 @@ CLIENTS = _table("clients")
 
 LIBRDKAFKA = libversion()[0]
 
-#: One broker of several may be dead, frozen or starting: another one, or the same a little later, answers.
-#: _DESTROY_BROKER: the list of brokers came without the one that was asked, as happens for a moment while a
-#: cluster starts or a broker is slow to report itself; librdkafka drops it, and what it was asked.
-_RETRIABLE = {
-    KafkaError._DESTROY_BROKER,
-    KafkaError._TRANSPORT,
-    KafkaError._TIMED_OUT,
-    KafkaError.NOT_CONTROLLER,
-    KafkaError.REQUEST_TIMED_OUT,
-}
+RETRIABLE = {what: {getattr(KafkaError, code) for code in codes} for what, codes in _table("retriable").items()}
+"""What is asked for -> the codes of errors after which it is asked for again."""
 
 #: Servers that have answered once: if they no longer do, their address is not the reason.
 _answered: set[str] = set()
@@ -174,7 +166,7 @@ def await_results(
     def results(wait_s: float) -> list[_T]:
         return [_result(future, wait_s, doing(key)) for key, future in ask(request_timeout=wait_s).items()]
 
-    return repeated(results, timeout_s, {*_RETRIABLE, *retriable})
+    return repeated(results, timeout_s, {*RETRIABLE["requests"], *retriable})
 
 
 def repeated(ask: Callable[[float], _T], timeout_s: float, retriable: Collection[int]) -> _T:

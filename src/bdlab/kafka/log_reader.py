@@ -23,7 +23,7 @@ from confluent_kafka.admin import AdminClient, TopicDescription
 from bdlab.credentials import KafkaLogin
 from bdlab.errors import BrokerRefused, BrokerUnavailable
 from bdlab.events import Headers, Position, Record
-from bdlab.kafka.connection import await_results, broker_error, client_config, repeated
+from bdlab.kafka.connection import RETRIABLE, await_results, broker_error, client_config, repeated
 from bdlab.ledger import LogPartition
 
 UNREADABLE_HEADERS = "bdlab-unreadable-headers"
@@ -31,16 +31,6 @@ UNREADABLE_HEADERS = "bdlab-unreadable-headers"
 
 _NO_ANSWER = {KafkaError._TIMED_OUT, KafkaError._DESTROY_BROKER}
 _NO_RECORD = {KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET}
-_RETRIABLE = {
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError.OFFSET_NOT_AVAILABLE,
-    KafkaError._UNKNOWN_PARTITION,
-    # The leader of a partition has just died, or is not listed for a moment; another will take over.
-    KafkaError._TRANSPORT,
-    KafkaError._DESTROY_BROKER,
-}
 
 
 def to_record(message: Message, position: Position, read_at: datetime | None = None) -> Record:
@@ -185,7 +175,9 @@ def reported_ranges(
 
     # As a time stamp each of the two asks for that end of the log, of all partitions at once; again while the topic is
     # new or its leaders are moving.
-    starts, ends = (repeated(partial(ask, each), timeout_s, _RETRIABLE) for each in (OFFSET_BEGINNING, OFFSET_END))
+    starts, ends = (
+        repeated(partial(ask, each), timeout_s, RETRIABLE["offsets"]) for each in (OFFSET_BEGINNING, OFFSET_END)
+    )
     return {partition: (starts[partition], ends[partition]) for partition in wanted}
 
 

@@ -104,16 +104,9 @@ def describe(login: DatabaseLogin) -> str:
 def parameters(login: DatabaseLogin, *, application_name: str) -> dict[str, Any]:
     """Return libpq's parameters for a login, but for its password."""
     server = login.server
-    return {
-        "host": server.host,
-        "port": server.port,
-        "dbname": server.dbname,
-        "user": login.user,
-        "sslmode": server.sslmode,
-        "sslrootcert": server.ca_file or _NO_FILE,
-        "application_name": application_name,
-        **_PINNED,
-    }
+    place = {"host": server.host, "port": server.port, "dbname": server.dbname, "user": login.user}
+    trust = {"sslmode": server.sslmode, "sslrootcert": server.ca_file or _NO_FILE, **_PINNED}
+    return {**place, **trust, "application_name": application_name}
 
 
 def connect(login: DatabaseLogin, *, application_name: str, limits: ConnectionLimits) -> Connection:
