@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bdlab import rescoring, verification
+from bdlab import comparison, quality, rescoring, verification
 from bdlab.deadletters import State
 from bdlab.events import Position, Term
 from bdlab.health import CheckResult
@@ -273,6 +273,8 @@ RESULTS = {
     "model promote": Printed(Change),
     "model rollback": Printed(Change),
     "train": Printed(Card),
+    "compare": Printed(comparison.Comparison),
+    "quality": Printed(quality.Report),
 }
 
 

@@ -38,6 +38,7 @@ from bdlab.model.scorer import (
     read_file,
     write_files,
 )
+from bdlab.profile import profile_of
 
 MOST_ROWS = 10_000
 """No more rows of a sample are read."""
@@ -130,7 +131,8 @@ def draft_card(
             document = known or {"input": inputs, "output": _output(classes)}
             codec = codec_of(parse_contract(document))
             scorer = library_scorer(content, entry, codec, source=str(file), name=name)
-            predicted = _summary(scorer.score_many(taken))
+            scores = scorer.score_many(taken)
+            predicted = _summary(scores)
             break
         except ModelError as error:
             if tried is tries[-1]:
@@ -141,7 +143,16 @@ def draft_card(
     loaded = {pipeline.PACKAGES.get(each, each): sys.modules.get(each) for each in _LIBRARIES}
     libraries = {package: module.__version__ for package, module in loaded.items() if module}
     libraries["python"] = platform.python_version()
-    card = Card(name=name, version=version, files={file.name: entry}, contract=document, libraries=libraries)
+    columns = {field.column: [getattr(row, field.column) for row in taken] for field in codec.contract.inputs}
+    columns |= {field.column: [getattr(score, field.column) for score in scores] for field in codec.contract.truths}
+    card = Card(
+        name=name,
+        version=version,
+        files={file.name: entry},
+        contract=document,
+        profile=profile_of(codec.contract, columns, [score.known_terms for score in scores]),
+        libraries=libraries,
+    )
     copied = {} if folder.resolve() == file.parent.resolve() else {file.name: content}
     write_files(folder, {**copied, path.name: encode_card(card)})
     return Draft(str(path), card, tried, predicted)

@@ -6,9 +6,10 @@ uses, their weights and the lengths of the reviews' vectors. So they are made on
 import hashlib
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,6 +22,7 @@ from bdlab.errors import InvalidInput
 from bdlab.inputs import Validator
 from bdlab.inputs.files import BadRow, InputFile
 from bdlab.model.terms import join, tokens
+from bdlab.profile import PROFILED
 
 Booleans = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -62,7 +64,8 @@ class Corpus(NamedTuple):
     `tokens` has the numbers of the tokens in `words`, review by review: the summary, a stop, and the text.
     Those of review `i` are at `starts[i]:starts[i + 1]`; the first `summaries[i]` of them are the summary's.
     `summarised[i]` is true if the summary is not blank. `products` has each review's place among the sorted
-    names of products; reviews with one number in `texts` have the same text."""
+    names of products; reviews with one number in `texts` have the same text. `sample` has some reviews by their place,
+    at random."""
 
     file: str
     sha256: str
@@ -74,6 +77,7 @@ class Corpus(NamedTuple):
     products: Integers
     stars: Integers
     texts: Integers
+    sample: Mapping[int, Example]
 
     def count_products(self) -> int:
         """Return the number of products that are reviewed."""
@@ -86,6 +90,7 @@ def read_corpus(path: Path, *, delimiter: str = ",", progress: Progress = lambda
     for numbers in (words, names, texts):
         numbers.default_factory = numbers.__len__  # from 0, in the order of the first time
     number = words.__getitem__
+    chance, sample = Random(0), dict[int, tuple[int, Example]]()  # noqa: S311 - a sample, and no secret
     flat, starts, summaries, rows = array("i"), array("q", [0]), array("i"), array("i")
     for example in read_examples(path, delimiter=delimiter, progress=progress):
         summary = tokens(example.summary)
@@ -93,6 +98,9 @@ def read_corpus(path: Path, *, delimiter: str = ",", progress: Progress = lambda
         starts.append(len(flat))
         summaries.append(len(summary))
         text = hashlib.blake2b(example.text.encode(), digest_size=16).digest()
+        count = len(summaries)
+        if (place := count - 1 if count <= PROFILED else chance.randrange(count)) < PROFILED:
+            sample[place] = count - 1, example
         rows.extend((names[example.product], example.stars, texts[text], bool(example.summary.strip())))
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -110,6 +118,7 @@ def read_corpus(path: Path, *, delimiter: str = ",", progress: Progress = lambda
         products=places[columns[0]],
         stars=columns[1],
         texts=columns[2],
+        sample=dict(sample.values()),
     )
 
 

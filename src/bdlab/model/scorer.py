@@ -20,6 +20,7 @@ from bdlab.files import Replacement
 from bdlab.model import terms
 from bdlab.model.compiled import CompiledScorer, no_review
 from bdlab.plain_json import object_of
+from bdlab.profile import Profile
 from bdlab.resources import models_dir
 from bdlab.settings import SHIPPED_MODEL
 
@@ -66,13 +67,15 @@ class Title(msgspec.Struct, frozen=True, kw_only=True):
 class Card(Title, frozen=True, kw_only=True, omit_defaults=True):
     """A model card. `contract` is the model's, as docs/contract.md has it; without one it is of reviews.
 
-    `data` and `validation` are what `bdlab train` says of its data and its cross-validation."""
+    `data` and `validation` are what `bdlab train` says of its data and its cross-validation. `profile`
+    is how the fields were distributed, for `bdlab quality`."""
 
     files: Annotated[dict[str, File], Meta(min_length=1)]
     contract: dict[str, Any] | None = None
     created_at: str = ""
     data: dict[str, Any] | None = None
     validation: dict[str, Any] | None = None
+    profile: Profile | None = None
     training: dict[str, Any] = {}
     unused_columns: dict[str, str] = {}
     libraries: dict[str, str] = {}

@@ -17,12 +17,15 @@ from sklearn.model_selection import GroupKFold
 
 from bdlab.contract import review_contract
 from bdlab.errors import InvalidInput, TrainingFailed
+from bdlab.events import codec_of
 from bdlab.model import terms
+from bdlab.model.compiled import CompiledScorer
 from bdlab.model.estimators import SENTIMENTS, build_pipelines, build_table
-from bdlab.model.features import STARS, Corpus, Floats, Integers, Parameters, count_terms, read_corpus
+from bdlab.model.features import STARS, Corpus, Example, Floats, Integers, Parameters, count_terms, read_corpus
 from bdlab.model.features import Progress as Share
 from bdlab.model.fitting import HEADS, NEUTRAL, Fits, Job, run_all
 from bdlab.model.scorer import SUFFIX, Card, check_title, encode_card, file_of, make_folder, write_files
+from bdlab.profile import Profile, profile_of
 
 Progress = Callable[[str, float], None]
 """Called with what is being done, and the share, from 0 to 1, of the whole work that is done."""
@@ -79,7 +82,14 @@ def train(
     for job, result in zip(jobs, results, strict=True):
         for reviews, values in result.predicted:
             predicted[job.head][reviews] = values
-    validation = _validate(fits, folds, 1 + 4 * predicted["rating"], predicted["sentiment"])
+    stars = 1 + 4 * predicted["rating"]
+    validation = _validate(fits, folds, stars, predicted["sentiment"])
+    profile = _profile(
+        corpus.sample,
+        CompiledScorer(table, codec_of(review_contract()), name=name, sha256=""),
+        stars,
+        predicted["sentiment"],
+    )
     contents = {f"{name}.terms.json.gz": terms.encode(table), f"{name}.joblib": _dump(build_pipelines(table, chosen))}
     card = Card(
         name=name,
@@ -98,6 +108,7 @@ def train(
             "stars": {str(stars): int((corpus.stars == stars).sum()) for stars in STARS},
         },
         validation=validation,
+        profile=profile,
         training={"seed": _SEED, **msgspec.to_builtins(chosen)},
         unused_columns=_UNUSED,
         libraries={"python": platform.python_version(), **{lib: version_of(lib) for lib in _LIBRARIES}},
@@ -105,6 +116,19 @@ def train(
     write_files(out, {**contents, name + SUFFIX: encode_card(card)})
     progress("done", 1.0)
     return card
+
+
+def _profile(sample: Mapping[int, Example], scorer: CompiledScorer, stars: Floats, positive: Floats) -> Profile:
+    """Return the profile of reviews: of the fields that the model reads, and of what was predicted before a model had
+    seen the review."""
+    places, contract = [*sample], scorer.codec.contract
+    reviews = {name: [getattr(sample[place], name) for place in places] for name in ("summary", "text")}
+    given = [
+        scorer.codec.input(**dict(zip(reviews, texts, strict=True))) for texts in zip(*reviews.values(), strict=True)
+    ]
+    sentiments = [SENTIMENTS[int(share >= 0.5)] for share in positive[places]]
+    predicted = {"prediction": stars[places].tolist(), "sentiment": sentiments}
+    return profile_of(contract, reviews | predicted, [score.known_terms for score in scorer.score_many(given)])
 
 
 def _part(progress: Progress, what: str, begin: float, end: float) -> Share:

@@ -1,0 +1,157 @@
+"""The figures of versions and of a comparison, as tables, and as gauges for Prometheus."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+from rich.table import Column, Table
+
+from bdlab.comparison import Comparison, Difference
+from bdlab.errors import InvalidInput
+from bdlab.quality import Report, Version
+from bdlab_cli.output import terminal
+
+_MEASURES = ("mse", "mae", "bias", "error_rate", "log_loss")
+
+
+def show(report: Report) -> None:
+    """Print the figures of each version, and what is past a limit."""
+    if not report.versions:
+        terminal.echo("no predictions are stored in this time, from this source")
+    for one in report.versions:
+        delay = f", after {_span(one.delay_s[0])} (median), {_span(one.delay_s[1])} (95 %)" if one.delay_s else ""
+        share = one.labelled / one.rows
+        terminal.echo(f"{one.model}: {one.rows:,} predictions; feedback for {one.labelled:,} ({share:.1%}){delay}")
+        _print_errors(one)
+        rows = [
+            (f"{each.upto - 0.1:.0%}-{each.upto:.0%}", each.rows, each.confidence, each.right)
+            for each in one.calibration
+        ]
+        gap = f"calibration: confidence and the share that is right differ by {one.calibration_error or 0:.3f}"
+        _print(gap, ("confidence", "rows", "mean", "right"), rows)
+        drift = [
+            (
+                name,
+                each.rows,
+                each.psi,
+                "" if each.judged else "not judged",
+                "" if each.mean is None else f"mean {each.mean:.3f}",
+            )
+            for name, each in sorted(one.drift.items(), key=lambda item: -item[1].psi)
+        ]
+        _print("drift from the profile", ("field", "rows", "PSI", "", ""), drift)
+        slices = [(each.field, each.bin, each.rows, each.labelled, each.error) for each in one.slices]
+        _print(f"slices by the error of {one.judged}", ("field", "bin", "rows", "known", "error"), slices)
+        for note in one.notes:
+            terminal.echo(f"  {note}")
+    for alarm in report.alarms:
+        terminal.stdout().print(f"ALARM {alarm}", style="red", soft_wrap=True)
+
+
+def _print_errors(one: Version) -> None:
+    rows = [
+        (name, each.rows, measure.replace("_", " "), value, each.card.get(measure))
+        for name, each in one.errors.items()
+        for measure in _MEASURES
+        if (value := getattr(each, measure)) is not None
+    ]
+    _print("error by feedback", ("output", "known", "measure", "live", "card"), rows)
+
+
+def show_comparison(found: Comparison) -> None:
+    """Print how two versions differ, and the verdict."""
+    rows = [
+        (name, f"{each.same:.2%}", each.mean_difference, each.mean_distance, *(each.distances or (None,) * 4))
+        for name, each in found.outputs.items()
+    ]
+    title = f"{found.rows:,} inputs with an output of both A, {found.a}, and B, {found.b}"
+    _print(title, ("output", "same", "mean B-A", "mean |B-A|", "0.5", "0.9", "0.99", "max"), rows)
+    for name, each in found.outputs.items():
+        said = sorted({*(each.flips or {}), *(other for row in (each.flips or {}).values() for other in row)})
+        flips = [(one, *((each.flips or {}).get(one, {}).get(other, 0) for other in said)) for one in said]
+        _print(f"{name}: A says (row), B says (column)", ("A", *said), flips)
+    errors = [(name, *_error(each.errors)) for name, each in found.outputs.items() if each.errors]
+    _print("errors by feedback", ("output", *_ERROR), errors)
+    slices = [(each.field, each.bin, each.rows, f"{each.same:.2%}", *_error(each.errors)) for each in found.slices]
+    _print(f"slices, by {found.judged or 'the prediction'}", ("field", "bin", "rows", "same", *_ERROR), slices)
+    furthest = [(row["id"], *(_words(row[what]) for what in ("a", "b", "truth", "input"))) for row in found.furthest]
+    _print("furthest apart", ("id", "A", "B", "truth", "input"), furthest)
+    terminal.echo(f"B is {found.verdict}: {found.why}")
+
+
+_ERROR = ("known", "error A", "error B", "B-A", "95 %")
+
+
+def _error(errors: Difference | None) -> tuple[object, ...]:
+    if errors is None:
+        return (0, None, None, None, None)
+    between = None if errors.low is None else f"{errors.low:+.4g} … {errors.high:+.4g}"
+    return (errors.rows, errors.a, errors.b, errors.difference, between)
+
+
+def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table, unless it has no rows; numbers stand on the right."""
+    if rows:
+        right = {place for row in rows for place, cell in enumerate(row) if isinstance(cell, int | float)}
+        heads = (Column(name, justify="right" if place in right else "left") for place, name in enumerate(columns))
+        table = Table(*heads, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*map(_cell, row))
+        terminal.stdout().print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _words(fields: dict[str, object]) -> str:
+    text = " ".join(_cell(value) for value in fields.values() if value is not None)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _span(seconds: float) -> str:
+    unit, name = next(
+        ((unit, name) for unit, name in ((86400, "d"), (3600, "h"), (60, "min")) if seconds >= unit), (1, "s")
+    )
+    return f"{seconds / unit:.1f} {name}"
+
+
+def write_gauges(report: Report, file: Path) -> None:
+    """Replace a file for node_exporter's textfile collector by the figures of the report. Raises InvalidInput."""
+    registry = CollectorRegistry()
+
+    def gauge(name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"bdlab_quality_{name}", text, labels, registry=registry)
+
+    rows = gauge("rows", "Predictions of a version, and of these the ones with feedback.", "model", "kind")
+    error = gauge("error", "The error of an output by feedback.", "model", "output", "measure")
+    card = gauge("card_error", "The same in the version's card.", "model", "output", "measure")
+    psi = gauge("psi", "The population stability index of a field, if there are enough rows.", "model", "field")
+    gap = gauge("calibration_error", "The mean difference of confidence and the share that is right.", "model")
+    delay = gauge("feedback_delay_seconds", "From prediction to feedback.", "model", "quantile")
+    for one in report.versions:
+        rows.labels(one.model, "predictions").set(one.rows)
+        rows.labels(one.model, "feedback").set(one.labelled)
+        for name, each in one.errors.items():
+            for measure in _MEASURES:
+                if (value := getattr(each, measure)) is not None:
+                    error.labels(one.model, name, measure).set(value)
+                if measure in each.card:
+                    card.labels(one.model, name, measure).set(each.card[measure])
+        for name, drift in one.drift.items():
+            if drift.judged:
+                psi.labels(one.model, name).set(drift.psi)
+        if one.calibration_error is not None:
+            gap.labels(one.model).set(one.calibration_error)
+        for quantile, seconds in zip(("0.5", "0.95"), one.delay_s or (), strict=False):
+            delay.labels(one.model, quantile).set(seconds)
+    gauge("alarms", "How many figures are past the limits that were given.").set(len(report.alarms))
+    gauge("unknown", "Of how many of the limits nothing can be said.").set(len(report.unknown))
+    gauge("timestamp_seconds", "When these figures were made, in seconds since 1970.").set(time.time())
+    try:
+        write_to_textfile(str(file), registry)
+    except OSError as error_:
+        raise InvalidInput(f"--textfile {file} cannot be written: {error_.strerror}") from error_

@@ -1,0 +1,164 @@
+"""The figures of stored predictions over the real servers: for `bdlab quality`, `bdlab compare`, and a promotion."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from bdlab import comparison, quality
+from bdlab.contract import Contract, Field
+from bdlab.errors import BdlabError, InvalidInput, ModelError
+from bdlab.events import Scorer
+from bdlab.model.scorer import Card, find, load_scorer
+from bdlab.postgres.quality import Bins, QualityReader, asked
+from bdlab.postgres.session import ConnectionLimits
+from bdlab.profile import distribution_of
+from bdlab.settings import Layers, Settings
+from bdlab_cli.wiring.models import load_version, version_row
+from bdlab_cli.wiring.session import open_session
+
+
+@contextmanager
+def reading(layers: Layers, command: str) -> Iterator[tuple[QualityReader, Settings]]:
+    """Open a reader as the service `verify`, for questions that may take long. Raises BdlabError."""
+    limits = ConnectionLimits(statement_s=1800, silence_s=3600)
+    with (
+        open_session(layers, service="verify", database=True, kafka=False) as session,
+        QualityReader(session, application_name=f"bdlab {command}", limits=limits) as reader,
+    ):
+        yield reader, session.settings()
+
+
+def judge(
+    reader: QualityReader,
+    settings: Settings,
+    what: Mapping[str, Any],
+    *,
+    sliced: Sequence[str] = (),
+    min_rows: int = quality.MIN_ROWS,
+) -> list[quality.Version]:
+    """Return the figures of each version, or of one, that `what` asks for. Raises InvalidInput, BdlabError."""
+    contract = reader.contract()
+    fields = _sliced(contract, sliced)
+    versions = []
+    for found in reader.select("versions", what):
+        one = {**what, "model": found["model"]}
+        card, load = _known(reader, settings, found["model"])
+        notes = [] if card else ["its card is neither in the registry nor at model.path"]
+        profile = card.profile if card else None
+        inputs, known = reader.sample(contract, one, quality.SAMPLED), list[float]()
+        if load and profile and profile.known_terms:
+            try:
+                known = _known_terms(load(), inputs)
+            except BdlabError as error:
+                notes.append(f"the share of known terms cannot be told: {error.message}")
+        reference = profile.fields if profile else {}
+        bins = [(field, reference[field.name]) for field in contract if field.name in reference]
+        bins += _bins([field for field in fields or contract.inputs if field.name not in reference], inputs)
+        sums = reader.figures(contract, one, bins)
+        metrics = ((card and card.validation) or {}).get("metrics", {})
+        versions.append(quality.judge(contract, found, sums, bins, profile, metrics, known, fields, min_rows, notes))
+    if what["model"] and not versions:
+        raise _nothing(what["model"])
+    return versions
+
+
+def compare(
+    reader: QualityReader,
+    a: str,
+    b: str,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    source: str = "real",
+    sliced: Sequence[str] = (),
+    tolerance: float = 0.0,
+    worst: int = 0,
+) -> comparison.Comparison:
+    """Compare what two versions said to the same inputs. Raises InvalidInput, BdlabError if there are none."""
+    contract = reader.contract()
+    fields = _sliced(contract, sliced)
+    what = asked(since, until, source, model=a, other=b, rescored=None)
+    inputs = reader.sample(contract, what, quality.SAMPLED) if fields else []
+    bins = _bins(fields, inputs)
+    found = comparison.compare(
+        contract,
+        (a, b),
+        reader.pairs(contract, what, bins),
+        bins=bins,
+        flips=reader.flips(contract, what),
+        spread=reader.spread(contract, what),
+        furthest=_furthest(contract, reader.worst(contract, what, worst)) if worst else [],
+        tolerance=tolerance,
+    )
+    if not found.rows:
+        for model in (a, b):
+            if not any(reader.select("versions", what | {"model": model, "rescored": each}) for each in (False, True)):
+                raise _nothing(model)
+        raise BdlabError(
+            f"no stored input has an output of both {a} and {b}", hint=f"`bdlab rescore --model {b}` makes them."
+        )
+    return found
+
+
+def _nothing(model: str) -> BdlabError:
+    return BdlabError(
+        f"nothing is stored of {model} in this time, from this source",
+        hint="A version is NAME@VERSION; --since and --source say which predictions are meant; `bdlab rescore` scores "
+        "stored inputs with another version.",
+    )
+
+
+def _sliced(contract: Contract, names: Sequence[str]) -> list[Field]:
+    """Return the input fields of these names, as the contract or the columns have them. Raises InvalidInput."""
+    known = {name: field for field in contract.inputs for name in (field.column, field.name)}
+    if odd := [name for name in names if name not in known]:
+        raise InvalidInput(
+            f"--slice {odd[0]}: the contract has no such input field",
+            hint=f"It has {', '.join(field.name for field in contract.inputs)}.",
+        )
+    return [known[name] for name in names]
+
+
+def _bins(fields: Sequence[Field], inputs: Sequence[Mapping[str, Any]]) -> Bins:
+    """Return the bins of fields as a sample of inputs has their values."""
+    columns = {field: [row[field.column] for row in inputs] for field in fields}
+    there = {field for field, values in columns.items() if any(value is not None for value in values)}
+    return [(field, distribution_of(field, values)) for field, values in columns.items() if field in there]
+
+
+def _known(reader: QualityReader, settings: Settings, model: str) -> tuple[Card | None, Callable[[], Scorer] | None]:
+    """Return a version's card, from the registry, bdlab itself or `model.path`, and what loads its scorer."""
+    with suppress(ModelError, InvalidInput):
+        row = version_row(partial(reader.ask, file="models"), model)
+        return msgspec.convert(row["card"], Card), partial(load_version, settings, reader, model, many=True)
+    for path in ("", settings.model.path):
+        with suppress(ModelError):
+            if (card := find(path).card).title == model:
+                return card, partial(load_scorer, path, many=True)
+    return None, None
+
+
+def _known_terms(scorer: Scorer, inputs: Sequence[Mapping[str, Any]]) -> list[float]:
+    kind = scorer.codec.input  # of a contract that may have fewer fields
+    scores = scorer.score_many([kind(**{name: row[name] for name in kind.__struct_fields__}) for row in inputs])
+    return [score.known_terms for score in scores if score.known_terms is not None]
+
+
+def _furthest(contract: Contract, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the pairs that differ most: the id, what A and B say, the truth, and the input."""
+    names = [field.name for field in contract.truths]
+    return [
+        {
+            "id": str(row["id"]),
+            **{
+                what: {name: row[f"{what[0]}{number}"] for number, name in enumerate(names)}
+                for what in ("a", "b", "truth")
+            },
+            "input": {field.name: row[f"i{number}"] for number, field in enumerate(contract.inputs)},
+        }
+        for row in rows
+    ]
