@@ -15,6 +15,7 @@ from bdlab.access import NAME_FORM, ApiKey
 from bdlab.errors import InvalidInput, PolicyDenied, SecretMissing, VaultError, VaultUnavailable
 from bdlab.vault.client import VaultClient
 from bdlab.vault.leases import now
+from bdlab.vault.responses import refusal
 
 _FOLDER, _CHANGES = "api-keys", "_changes"
 #: The versions that Vault keeps by default; and how many known keys are read again with each look, as somebody may
@@ -32,8 +33,7 @@ def stored(client: VaultClient) -> dict[str, ApiKey | str]:
 def create(client: VaultClient, key: ApiKey) -> None:
     """Store a new key, or one in place of a key of its name that has expired. Raises InvalidInput if there is another
     one of that name, also if it came at the same time, and VaultError."""
-    hint = f"Choose another name, or revoke it: bdlab api-key revoke {key.name}"
-    taken = InvalidInput(f"there is an API key {key.name!r} already", hint=hint)
+    taken = refusal(InvalidInput, "key_taken", key=key)
     before, version = _read(client, key.name)
     if isinstance(before, str) or (before and not before.expired(datetime.now(UTC))):
         raise taken
@@ -60,10 +60,8 @@ class KeyRing:
 
     def __init__(self, client: VaultClient) -> None:
         self.keys: Mapping[str, ApiKey] = {}
-        self._client = client
+        self._client, self._seen, self._denied = client, 0, False
         self._known: dict[str, ApiKey | str] = {}  # what was read last comes last
-        self._seen = 0
-        self._denied = False
 
     def keep(self) -> float:
         """Read what has changed; return when that is due again. What was read before an error counts. Raises
@@ -126,12 +124,10 @@ def _read(client: VaultClient, name: str) -> tuple[ApiKey | str | None, int]:
         return "this is no name of a key", 0
     if not (found := _get(client, name)):
         return None, 0
-    key: ApiKey | str
     try:
-        key = msgspec.convert({**found["data"], "name": name}, ApiKey)
+        return msgspec.convert({**found["data"], "name": name}, ApiKey), found["metadata"]["version"]
     except msgspec.ValidationError as error:
-        key = str(error)
-    return key, found["metadata"]["version"]
+        return str(error), found["metadata"]["version"]
 
 
 def _write(client: VaultClient, name: str, values: Mapping[str, Any], *, cas: int | None = None) -> None:

@@ -26,8 +26,6 @@ Method = Literal["get", "post", "put", "delete", "list"]
 
 _LOOKUP_SELF = "auth/token/lookup-self"
 _NOBODY = Secret("")
-_WHOLE_SERVER = tuple(TABLE["whole_server"])
-"""Paths of the server as a whole, which are refused in a namespace."""
 
 
 class VaultClient:
@@ -43,7 +41,10 @@ class VaultClient:
         self.token = token or _NOBODY
         namespace = settings.namespace.strip("/")
         self.namespace = "" if namespace == "root" else namespace
-        self._proxy = _proxy(settings)
+        self._proxy, no_proxy = settings.proxy, settings.no_proxy
+        # An empty `no_proxy` would make this read the environment.
+        if self._proxy.reveal() and no_proxy and requests.utils.should_bypass_proxies(self.address, no_proxy):
+            self._proxy = ProxyUrl("")
         proxy_url = self._proxy.reveal()
         # A token or certificate of None would make hvac take one from the environment or from ~/.vault-token.
         self._hvac = hvac.Client(
@@ -122,8 +123,7 @@ class VaultClient:
         try:
             return msgspec.json.decode(response.content, type=Health)
         except msgspec.DecodeError as error:
-            what = f"what answers at {self.address} is no Vault (HTTP {response.status_code} from sys/health)"
-            raise VaultUnavailable(what, hint="Check the setting vault.address (VAULT_ADDR).") from error
+            raise refusal(VaultUnavailable, "no_vault", client=self, response=response) from error
 
     def active(self) -> Health:
         """Return the answer of `sys/health`. Raises VaultUnavailable unless this is the active node."""
@@ -147,8 +147,7 @@ class VaultClient:
         except SecretMissing:
             if not self.namespace:
                 raise
-            # The namespace does not exist yet.
-            return self.in_namespace("").read(_LOOKUP_SELF)
+            return self.in_namespace("").read(_LOOKUP_SELF)  # the namespace does not exist yet
 
     def make_token(self, **values: Any) -> Secret:
         """Return a new token with these values, which does not end with this client's."""
@@ -183,18 +182,15 @@ class VaultClient:
     def read_kv(self, mount: str, path: str) -> tuple[dict[str, str], int]:
         """Return the newest version of a secret, and its number. Raises SecretMissing, also if it was deleted."""
         data = self.read(f"{mount}/data/{path}")
-        values = data.get("data")
-        if not isinstance(values, dict):
+        if not isinstance(values := data.get("data"), dict):
             raise SecretMissing(f"{self} holds no current version of {mount}/{path}")
         return {str(name): str(value) for name, value in values.items()}, int(data["metadata"]["version"])
 
     def write_kv(self, mount: str, path: str, values: Mapping[str, Any], *, cas: int | None = None) -> int:
         """Write a new version and return its number. `cas` is the version that has to be there now, 0 for none. Raises
         VaultError if it is another."""
-        body: dict[str, Any] = {"data": values}
-        if cas is not None:
-            body["options"] = {"cas": cas}
-        return int(self.write(f"{mount}/data/{path}", body)["version"])
+        options = {} if cas is None else {"options": {"cas": cas}}
+        return int(self.write(f"{mount}/data/{path}", {"data": values, **options})["version"])
 
     def _send(
         self,
@@ -212,7 +208,7 @@ class VaultClient:
             raise SettingsInvalid(f"setting vault.address: {self.address!r} is no http(s) URL")
         used = (self.token if token is None else token).reveal()
         headers = {"X-Vault-Token": used} if used else {}
-        if self.namespace and not path.startswith(_WHOLE_SERVER):
+        if self.namespace and not path.startswith(tuple(TABLE["whole_server"])):
             headers["X-Vault-Namespace"] = self.namespace
         try:
             response: requests.Response = self._hvac.adapter.request(
@@ -227,16 +223,12 @@ class VaultClient:
             )
         except requests.exceptions.SSLError as error:
             self._refuse_scheme()
-            what = f"the TLS certificate of {self} is not accepted: {root_cause(error)}"
-            raise VaultError(what, hint="Name the authority that signed it in vault.ca_file (VAULT_CACERT).") from error
-        except requests.exceptions.ProxyError as error:
-            hint = "Check the proxy: settings vault.proxy and vault.no_proxy (NO_PROXY)."
-            raise VaultUnavailable(f"{self} is unreachable: {root_cause(error)}", hint=hint) from error
+            raise refusal(VaultError, "certificate", client=self, cause=root_cause(error)) from error
         except requests.exceptions.InvalidURL as error:
             raise SettingsInvalid(f"setting vault.address: {self.address!r} is no valid URL") from error
         except requests.exceptions.RequestException as error:
-            hint = "Check that it runs, and the setting vault.address (VAULT_ADDR)."
-            raise VaultUnavailable(f"{self} is unreachable: {root_cause(error)}", hint=hint) from error
+            which = "proxy" if isinstance(error, requests.exceptions.ProxyError) else "unreachable"
+            raise refusal(VaultUnavailable, which, client=self, cause=root_cause(error)) from error
         except OSError as error:
             raise SettingsInvalid(f"setting vault.ca_file: {error}") from error
         if response.status_code == 400 and b"HTTPS server" in response.content[:200]:
@@ -246,16 +238,12 @@ class VaultClient:
     def _refuse_scheme(self) -> None:
         """Raise SettingsInvalid if the address is http and the server speaks https, or the reverse."""
         if not self._proxy.reveal() and (why := wrong_scheme(self.address)):
-            raise SettingsInvalid(
-                f"setting vault.address: {self} was asked, and {why}", hint="VAULT_ADDR names it, too."
-            )
+            raise refusal(SettingsInvalid, "scheme", client=self, why=why)
 
     def _answer(self, method: Method, path: str, response: requests.Response) -> dict[str, Any]:
         """Return the JSON object of a response, or an empty one. Raises the error that it stands for."""
-        if not self._checked(method, path, response).content:
-            return {}
         try:
-            found = msgspec.json.decode(response.content)
+            found = msgspec.json.decode(self._checked(method, path, response).content or b"{}")
         except msgspec.DecodeError as error:
             raise VaultUnavailable(f"what answers at {self.address}/v1/{path} is no Vault") from error
         return found if isinstance(found, dict) else {}
@@ -269,18 +257,16 @@ class VaultClient:
         status, reasons = response.status_code, error_text(response)
         if status == 403:
             return self._denied(method, path, reasons)
+        about: dict[str, Any] = {"client": self, "path": path, "reasons": reasons}
         if status == 404:
-            why = f"{self} has nothing at {path} ({reasons})"
-            return SecretMissing(why, hint="Run `bdlab vault-init`, which sets up what is missing in Vault.")
+            return refusal(SecretMissing, "nothing_there", **about)
         if status in UNAVAILABLE:
             what, advice = UNAVAILABLE[status]
             return VaultUnavailable(f"{self} {what}: {reasons} ({path})", hint=advice)
         if status >= 500:
-            hint = "Its own log says why; with a full disk under its audit log it refuses every request."
             # Vault does not explain its own faults; the engine passes on what the database said.
-            if path.startswith(f"{self.settings.database_mount}/") and "internal error" not in reasons:
-                hint = "PostgreSQL answered so to Vault: see that PostgreSQL runs and takes connections."
-            return VaultUnavailable(f"{self} failed at {path}: {reasons}", hint=hint)
+            engine = path.startswith(f"{self.settings.database_mount}/") and "internal error" not in reasons
+            return refusal(VaultUnavailable, "database_failed" if engine else "failed", **about)
         return VaultError(f"{self} refuses to {_verb(method)} {path}: {reasons}")
 
     def _denied(self, method: Method, path: str, reasons: str) -> VaultError:
@@ -289,28 +275,15 @@ class VaultClient:
             alive = self._send("get", _LOOKUP_SELF)
             if alive.ok:
                 own = _data(self._answer("get", _LOOKUP_SELF, alive))
-                policies = ", ".join(own.get("policies") or ()) or "none"
-                why = f"{self} forbids this identity (policies: {policies}) to {_verb(method)} {path}: {reasons}"
-                advice = "Its policy is in vault/policies; `bdlab vault-init` puts changed ones into force."
-                return PolicyDenied(why, hint=advice)
+                what = {"policies": ", ".join(own.get("policies") or ()) or "none", "verb": _verb(method)}
+                return refusal(PolicyDenied, "policy", client=self, path=path, reasons=reasons, **what)
             if alive.status_code != 403:
                 return self._error(alive, "get", _LOOKUP_SELF)
-        what = f"{self} does not accept the token any more ({path}: {reasons})"
-        return TokenRefused(what, hint="It ran out or was revoked: log in again.")
-
-
-def _proxy(settings: VaultSettings) -> ProxyUrl:
-    """Return the proxy for requests to Vault's address; an empty URL for none."""
-    if not settings.proxy.reveal() or not settings.no_proxy:
-        return settings.proxy
-    # An empty `no_proxy` would make this read the environment.
-    direct = requests.utils.should_bypass_proxies(settings.address, no_proxy=settings.no_proxy)
-    return ProxyUrl("") if direct else settings.proxy
+        return refusal(TokenRefused, "token", client=self, path=path, reasons=reasons)
 
 
 def _data(answer: dict[str, Any]) -> dict[str, Any]:
-    data = answer.get("data")
-    return data if isinstance(data, dict) else {}
+    return data if isinstance(data := answer.get("data"), dict) else {}
 
 
 def _verb(method: Method) -> str:

@@ -12,7 +12,6 @@ import fcntl
 import math
 import os
 import socket
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -50,10 +49,8 @@ class ClientReporter:
     """Reports for this process, under a name that is kept in its identity folder. Construction does no I/O."""
 
     def __init__(self, client: VaultClient, identity: Identity) -> None:
-        self._client = client
-        self._kv_mount = client.settings.kv_mount
-        self._service = identity.service
-        self._folder = identity.folder / _FOLDER
+        self._client, self._kv_mount = client, client.settings.kv_mount
+        self._path, self._folder = f"clients/{identity.service}", identity.folder / _FOLDER
         self._name = ""
         self._lock: int | None = None
         self._reported: tuple[int, str, Ttl] | None = None
@@ -71,7 +68,7 @@ class ClientReporter:
         if math.isfinite(token.ttl_s):
             values["until"] = (datetime.now(UTC) + timedelta(seconds=token.remaining_s)).isoformat()
         try:
-            self._client.write_kv(self._kv_mount, f"{_path(self._service)}/{self._name}", values)
+            self._client.write_kv(self._kv_mount, f"{self._path}/{self._name}", values)
         except PolicyDenied as error:
             if not self._warned:
                 _log.warning("no rotation can know of this client", problem=error.message, advice=error.hint)
@@ -83,11 +80,10 @@ class ClientReporter:
     def withdraw(self, *, timeout_s: float) -> None:
         """Delete the report. If that fails, it is valid until the token has run out."""
         if self._reported is not None:
-            path = f"{self._kv_mount}/metadata/{_path(self._service)}/{self._name}"
+            path = f"{self._kv_mount}/metadata/{self._path}/{self._name}"
             with contextlib.suppress(VaultError):
                 self._client.request("delete", path, timeout_s=timeout_s)
-        self._reported = None
-        self._name = ""
+        self._reported, self._name = None, ""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -109,39 +105,30 @@ class ClientReporter:
 def prune_reports(client: VaultClient, identity: Identity) -> list[ClientReport]:
     """Delete the reports that have run out, and those of killed processes of this identity folder. Return the others,
     sorted by name. Raises VaultError."""
-    kv_mount, path, found = client.settings.kv_mount, _path(identity.service), []
+    kv_mount, path, found = client.settings.kv_mount, f"clients/{identity.service}", []
+    folder, killed = identity.folder / _FOLDER, set()
     try:
         names = client.request("list", f"{kv_mount}/metadata/{path}")["data"]["keys"]
     except SecretMissing:
         return []
-    with _killed(identity.folder / _FOLDER) as killed:
-        for name in killed & set(names):
-            client.request("delete", f"{kv_mount}/metadata/{path}/{name}")
-    for name in sorted(set(names) - killed):
-        try:
-            values, _ = client.read_kv(kv_mount, f"{path}/{name}")
-        except SecretMissing:
-            continue  # its process ended meanwhile
-        until = datetime.fromisoformat(values["until"]) if values.get("until") else None
-        if until and until <= datetime.now(UTC):
-            client.request("delete", f"{kv_mount}/metadata/{path}/{name}")
-            continue
-        version = int(values["kafka_version"])
-        found.append(ClientReport(identity.service, name, version, values["secret_id"], until))
-    return found
-
-
-@contextlib.contextmanager
-def _killed(folder: Path) -> Iterator[set[str]]:
-    """Lock the names in this folder that no process has locked, so that none takes one, and yield them."""
-    names = set()
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:  # meanwhile no process takes the name of a killed one
         for file in folder.iterdir() if folder.is_dir() else ():
             with contextlib.suppress(OSError):
                 if (handle := _locked(file)) is not None:
                     held.callback(os.close, handle)
-                    names.add(file.name)
-        yield names
+                    killed.add(file.name)
+        for name in killed.intersection(names):
+            client.request("delete", f"{kv_mount}/metadata/{path}/{name}")
+    for name in sorted(set(names) - killed):
+        with contextlib.suppress(SecretMissing):  # its process ended meanwhile
+            values, _ = client.read_kv(kv_mount, f"{path}/{name}")
+            until = datetime.fromisoformat(values["until"]) if values.get("until") else None
+            if until and until <= datetime.now(UTC):
+                client.request("delete", f"{kv_mount}/metadata/{path}/{name}")
+                continue
+            version = int(values["kafka_version"])
+            found.append(ClientReport(identity.service, name, version, values["secret_id"], until))
+    return found
 
 
 def _locked(file: Path) -> int | None:
@@ -153,7 +140,3 @@ def _locked(file: Path) -> int | None:
         os.close(handle)
         return None
     return handle
-
-
-def _path(service: str) -> str:
-    return f"clients/{service}"

@@ -39,11 +39,8 @@ def _read(path: Path, *, private: bool = True) -> str | None:
     """Return the text, stripped; None if there is no such file. Raises IdentityRefused if it cannot be read, or if it
     is private and others can read or write it."""
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if private and mode & 0o077:
-            what = f"the file {path} is open to others (mode {mode:04o}): its secret may be known"
-            hint = f"Run: chmod 600 {path}; and replace what is in it if anybody else uses this machine."
-            raise IdentityRefused(what, hint=hint)
+        if (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077 and private:
+            raise refusal(IdentityRefused, "open_file", path=path, mode=mode)
         return path.read_text("utf-8").strip()
     except FileNotFoundError:
         return None
@@ -100,11 +97,8 @@ class Identity:
 
     def wrapping_token(self) -> Secret | None:
         """Return the wrapping token that was handed over, claimed or not, or None."""
-        for name in ("wrapped_secret_id", "claimed_secret_id"):
-            text = _read(self._file(name))
-            if text:
-                return Secret(text)
-        return None
+        found = (_read(self._file(name)) for name in ("wrapped_secret_id", "claimed_secret_id"))
+        return next((Secret(text) for text in found if text), None)
 
     def wrapped_secret_id(self) -> WrappedSecretId | None:
         """Return what is known of the secret id that was handed over last, also after its unwrapping."""
@@ -116,9 +110,8 @@ class Identity:
 
     def hand_over(self, client: VaultClient, *, wrap_ttl_s: int, replaces: tuple[str, ...]) -> WrappedSecretId:
         """Let Vault make another secret id, and write it here, wrapped. Raises VaultError."""
-        role = self.role(client)
-        role_id = str(client.read(f"{role}/role-id")["role_id"])
-        wrapped = client.request("post", f"{role}/secret-id", {}, wrap_ttl_s=wrap_ttl_s)["wrap_info"]
+        role_id = str(client.read(f"{self.role(client)}/role-id")["role_id"])
+        wrapped = client.request("post", f"{self.role(client)}/secret-id", {}, wrap_ttl_s=wrap_ttl_s)["wrap_info"]
         expires_at = datetime.now(UTC) + timedelta(seconds=int(wrapped["ttl"]))
         wrapped_id = WrappedSecretId(str(wrapped["wrapped_accessor"]), expires_at, replaces)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -169,10 +162,8 @@ class Identity:
         if self.delivered or self._file("claimed_secret_id").exists():
             with self._locked():
                 self._unwrap_handed_over(client)
-        secret_id = self.secret_id()
-        if secret_id is None:
-            what = f"the service {self.service!r} has no secret id in {self.folder}"
-            raise IdentityRefused(what, hint="Run `bdlab vault-init` to hand one over.")
+        if (secret_id := self.secret_id()) is None:
+            raise refusal(IdentityRefused, "no_secret_id", identity=self)
         return role_id, secret_id
 
     def _file(self, name: str) -> Path:
@@ -188,12 +179,9 @@ class Identity:
             earlier = False
         else:
             text = _read(claimed)
-        if not text:
+        if not text or (earlier and self._newer_secret_id(claimed)):
             claimed.unlink(missing_ok=True)
-            return  # another process of this service has unwrapped it
-        if earlier and self._newer_secret_id(claimed):
-            claimed.unlink()
-            return
+            return  # it was unwrapped, by another process of this service or by one that was killed
         with deferred("unwrapping a secret id"):
             self._unwrap(client, Secret(text), earlier=earlier)
             claimed.unlink()
@@ -223,16 +211,13 @@ class Identity:
 
     def _spent(self, *, earlier: bool) -> IdentityRefused:
         wrapped_id = self.wrapped_secret_id()
-        if earlier:
-            return refusal(IdentityRefused, "cut_off", identity=self)
-        if wrapped_id and wrapped_id.expires_at <= datetime.now(UTC):
-            return refusal(IdentityRefused, "too_old", identity=self, wrapped_id=wrapped_id)
-        return refusal(IdentityRefused, "taken", identity=self)
+        late = wrapped_id and wrapped_id.expires_at <= datetime.now(UTC)
+        why = "cut_off" if earlier else "too_old" if late else "taken"
+        return refusal(IdentityRefused, why, identity=self, wrapped_id=wrapped_id)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Let one process of this service at a time work here; the others wait for at most two requests."""
-        handle = os.open(self._file(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        with os.fdopen(handle) as lock:
+        with os.fdopen(os.open(self._file(".lock"), os.O_RDWR | os.O_CREAT, 0o600)) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

@@ -10,10 +10,6 @@ import msgspec
 
 from bdlab.credentials import DatabaseLogin
 
-#: A renewal that gives less than this part of the first TTL has reached the lease's maximum: get a new one.
-_ENOUGH = 0.7
-_RENEW_AT = 2 / 3
-
 
 def now() -> float:
     """Return the seconds since the machine was started."""
@@ -48,12 +44,12 @@ class Ttl(msgspec.Struct, frozen=True):
     @property
     def due_at(self) -> float:
         """When to renew: after two thirds of the time."""
-        return self.since + self.ttl_s * _RENEW_AT
+        return self.since + self.ttl_s * 2 / 3
 
     @property
     def capped(self) -> bool:
-        """Whether the last renewal was cut short by the lease's maximum."""
-        return self.ttl_s < _ENOUGH * self.initial_s
+        """Whether the last renewal was cut short by the lease's maximum, so that a new one is to be got."""
+        return self.ttl_s < 0.7 * self.initial_s
 
 
 class DatabaseLease(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from bdlab.settings import KafkaSettings, PostgresSettings, Secret
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 from bdlab.vault.leases import DatabaseLease, Ttl, now
+from bdlab.vault.responses import refusal
 
 #: Section of the settings -> the fields of it that Vault holds, by these names.
 ADDRESS_FIELDS = {
@@ -50,12 +51,10 @@ class LeasedToken:
     def log_in(self, *, former_lives: bool = False) -> None:
         """Log in with the newest secret id. Raises VaultError."""
         role_id, secret_id = self.identity.obtain(self.client)
-        accessor = self.identity.accessor
-        asked = now()
+        accessor, asked = self.identity.accessor, now()
         token = self.client.log_in(self.client.settings.approle_mount, role_id, secret_id)
         first, former = self.ttl is None, self.client.token
-        self.client.token = token.token
-        self.ttl = Ttl.granted(asked, token.ttl_s)
+        self.client.token, self.ttl = token.token, Ttl.granted(asked, token.ttl_s)
         self.secret_id = accessor
         _log.debug("logged in to Vault", service=self.identity.service, ttl_s=token.ttl_s)
         if not first:
@@ -125,10 +124,9 @@ class LeasedDatabaseLogin:
         """Get a new login, and the server's address, which may have changed. Raises VaultError."""
         if not self.role:
             raise VaultError("this session with Vault was made without a database role")
-        values, _ = self.client.read_kv(self.client.settings.kv_mount, "database/credentials")
-        server = self.server(values)
-        asked = now()
-        answer = self.client.request("get", f"{self.client.settings.database_mount}/creds/{self.role}")
+        settings = self.client.settings
+        server, asked = self.server(self.client.read_kv(settings.kv_mount, "database/credentials")[0]), now()
+        answer = self.client.request("get", f"{settings.database_mount}/creds/{self.role}")
         user, password = str(answer["data"]["username"]), Secret(str(answer["data"]["password"]))
         login = DatabaseLogin(server=server, user=user, password=password, lease_id=str(answer["lease_id"]))
         ttl = Ttl.granted(asked, answer.get("lease_duration"), renewable=bool(answer.get("renewable")))
@@ -137,28 +135,23 @@ class LeasedDatabaseLogin:
 
     def keep(self) -> None:
         """Renew the lease if two thirds of its time are over; get a new login if it cannot be renewed."""
-        lease = self.lease
-        if lease and lease.ttl.valid and now() < lease.ttl.due_at:
+        lease, asked = self.lease, now()
+        if lease and lease.ttl.valid and asked < lease.ttl.due_at:
             return
-        if lease is None or not lease.ttl.valid or not self._renewed(lease):
-            self.fetch()
-
-    def _renewed(self, lease: DatabaseLease) -> bool:
-        if not lease.ttl.renewable:
-            return False
-        asked = now()
-        body = {"lease_id": lease.login.lease_id, "increment": round(lease.ttl.initial_s)}
-        try:
-            answer = self.client.request("post", "sys/leases/renew", body)
-        except (VaultUnavailable, TokenRefused, PolicyDenied):
-            raise
-        except VaultError as error:
-            _log.info("the database lease is gone; taking a new one", problem=error.message)
-            return False
-        renewed = lease.ttl.renewed(asked, answer.get("lease_duration"))
-        if not renewed.capped:
-            self.lease = DatabaseLease(lease.login, renewed)
-        return not renewed.capped
+        if lease and lease.ttl.valid and lease.ttl.renewable:
+            body = {"lease_id": lease.login.lease_id, "increment": round(lease.ttl.initial_s)}
+            try:
+                answer = self.client.request("post", "sys/leases/renew", body)
+            except (VaultUnavailable, TokenRefused, PolicyDenied):
+                raise
+            except VaultError as error:
+                _log.info("the database lease is gone; taking a new one", problem=error.message)
+            else:
+                renewed = lease.ttl.renewed(asked, answer.get("lease_duration"))
+                if not renewed.capped:
+                    self.lease = DatabaseLease(lease.login, renewed)
+                    return
+        self.fetch()
 
 
 @dataclass
@@ -173,19 +166,16 @@ class StoredKafkaLogin:
 
     def fetch(self) -> KafkaLogin:
         """Read the login; return the same object as before if nothing changed. Raises VaultError."""
-        kv_mount = self.client.settings.kv_mount
+        kv_mount, path = self.client.settings.kv_mount, f"kafka/{self.service}"
         broker, _ = self.client.read_kv(kv_mount, "kafka/credentials")
-        secret, version = self.client.read_kv(kv_mount, f"kafka/{self.service}")
+        secret, version = self.client.read_kv(kv_mount, path)
         server = self.server(broker)
-        sasl = server.security_protocol.startswith("SASL")
-        if sasl and not (secret.get("username") and secret.get("password")):
-            raise SecretMissing(
-                f"{kv_mount}/kafka/{self.service} in Vault has no username and password, and the "
-                f"broker asks for them ({server.security_protocol})"
-            )
-        ca_pem, user = broker.get("ca_pem", ""), secret if sasl else {"username": "", "password": ""}
-        username, password = user["username"], Secret(user["password"])
-        login = KafkaLogin(server=server, username=username, password=password, ca_pem=ca_pem, version=version)
+        login = KafkaLogin(server=server, ca_pem=broker.get("ca_pem", ""), version=version)
+        if server.security_protocol.startswith("SASL"):
+            if not (secret.get("username") and secret.get("password")):
+                raise refusal(SecretMissing, "no_login", path=f"{kv_mount}/{path}", server=server)
+            user, password = secret["username"], Secret(secret["password"])
+            login = msgspec.structs.replace(login, username=user, password=password)
         # The rest of the secret is about the idle user, and no reason to connect anew.
         if self.login and msgspec.structs.replace(login, version=self.login.version) == self.login:
             return self.login

@@ -20,9 +20,6 @@ from bdlab.vault.client import VaultClient
 
 BROKER_ROLE, ADMIN_ROLE = "broker", "admin"
 
-_AUTHORITY_TTL_S = 10 * 365 * 86400
-_LOCAL_ADDRESS = "127.0.0.1"
-
 
 class PkiRole(msgspec.Struct, frozen=True, kw_only=True):
     """A role of the engine, and the `subject` of its certificates. `max_ttl_s` is in seconds."""
@@ -59,7 +56,7 @@ def missing(
     """Return what is missing of engine, root certificate and roles, in order, each with the call that makes it. `hosts`
     are the servers' host names; localhost and IP addresses are always allowed. Names that are allowed already stay
     allowed. Reads only. Raises VaultError."""
-    mount, ttl = authority.mount, f"{_AUTHORITY_TTL_S}s"
+    mount, ttl = authority.mount, f"{10 * 365 * 86400}s"
     steps: dict[str, Callable[[VaultClient], object]] = {}
 
     def add(what: str, path: str, values: dict[str, Any]) -> None:
@@ -77,7 +74,10 @@ def missing(
     for role in authority.roles:
         path = f"{mount}/roles/{role.name}"
         held = (client.read_if_present(path) if mounted else None) or {}
-        wanted = _role(role, authority.issuer, {*hosts, *held.get("allowed_domains", ())})
+        names = {role.subject, *((*LOCAL_HOSTS, *hosts, *held.get("allowed_domains", ())) if role.server else ())}
+        wanted = _TABLE["every_role"] | {"issuer_ref": authority.issuer, "allowed_domains": sorted(names)}
+        wanted |= {"allow_ip_sans": role.server, "server_flag": role.server, "client_flag": role.client}
+        wanted["max_ttl"] = role.max_ttl_s
         if any(held.get(field) != value for field, value in wanted.items()):
             add(f"certificate role {role.name}", path, wanted)
     return steps
@@ -92,32 +92,18 @@ def _has_root(client: VaultClient, authority: CertificateAuthority) -> bool:
     return any(issuer.get("issuer_name") == authority.issuer for issuer in issuers)
 
 
-def _role(role: PkiRole, issuer: str, hosts: set[str]) -> dict[str, Any]:
-    names = {role.subject, *LOCAL_HOSTS, *hosts} if role.server else {role.subject}
-    return _TABLE["every_role"] | {
-        "issuer_ref": issuer,
-        "allowed_domains": sorted(names),
-        "allow_ip_sans": role.server,
-        "server_flag": role.server,
-        "client_flag": role.client,
-        "max_ttl": role.max_ttl_s,
-    }
-
-
 def issue(
     client: VaultClient, name: str, *, hosts: Sequence[str] = LOCAL_HOSTS, ttl_s: int | None = None
 ) -> Certificate:
     """Issue a certificate of the role `name`, for `ttl_s` seconds, or for as long as the role allows. A server's is for
     `hosts` and this machine's address; an administrator's is stored nowhere. Raises VaultError."""
-    authority, role = next(
-        (each, role) for each in CERTIFICATE_AUTHORITIES.values() for role in each.roles if role.name == name
-    )
-    path = f"{authority.mount}/issue/{name}"
+    roles = ((authority.mount, role) for authority in CERTIFICATE_AUTHORITIES.values() for role in authority.roles)
+    path, role = next((f"{mount}/issue/{name}", role) for mount, role in roles if role.name == name)
     body: dict[str, Any] = {"common_name": role.subject, "ttl": f"{ttl_s or role.max_ttl_s}s"}
     # The common name is a label, not a host.
     body |= {"private_key_format": "pkcs8", "exclude_cn_from_sans": True}
     if role.server:
-        body |= {"alt_names": ",".join(hosts), "ip_sans": _LOCAL_ADDRESS}
+        body |= {"alt_names": ",".join(hosts), "ip_sans": "127.0.0.1"}
     answer = client.write(path, body)
     try:
         return Certificate(pem=answer["certificate"], key=Secret(answer["private_key"]), ca_pem=answer["issuing_ca"])

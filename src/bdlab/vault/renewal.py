@@ -10,25 +10,19 @@ from bdlab.errors import BdlabError, VaultError, VaultUnavailable
 from bdlab.retry import Backoff, Outage
 from bdlab.vault.leases import now
 
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 5.0
-#: A shorter outage is not logged: a Vault that refuses now and then would fill the log.
-_QUIET_S = 1.0
-#: After a refusal (a policy, an identity) asking again helps only once somebody has changed something.
-_REFUSED_PAUSE_S = 60.0
-
 _log = structlog.get_logger()
 
 
 class Task(msgspec.Struct):
     """Something to do again and again: `run` does it and returns when it is due next (see `leases.now`). After a
-    refusal it is tried again after `refused_pause_s` seconds."""
+    refusal (a policy, an identity), where asking again helps only once somebody has changed something, it is tried
+    again after `refused_pause_s` seconds."""
 
     name: str
     run: Callable[[], float]
     due_at: float
-    refused_pause_s: float = _REFUSED_PAUSE_S
-    backoff: Backoff = msgspec.field(default_factory=lambda: Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S))
+    refused_pause_s: float = 60.0
+    backoff: Backoff = msgspec.field(default_factory=lambda: Backoff(0.2, 5.0))
 
 
 class RenewalThread:
@@ -42,11 +36,9 @@ class RenewalThread:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._failing: set[str] = set()
-        self._log_lines = Outage(
-            "credentials cannot be renewed from Vault; the present ones stay in use",
-            "credentials are renewed from Vault again",
-            quiet_s=_QUIET_S,
-        )
+        began = "credentials cannot be renewed from Vault; the present ones stay in use"
+        # A shorter outage is not logged: a Vault that refuses now and then would fill the log.
+        self._log_lines = Outage(began, "credentials are renewed from Vault again", quiet_s=1.0)
         self.outage: BdlabError | None = None
 
     def start(self) -> None:

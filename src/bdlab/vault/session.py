@@ -7,12 +7,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
 from bdlab.access import ApiKey
-from bdlab.credentials import DatabaseLogin, KafkaLogin
+from bdlab.credentials import Connecting, DatabaseLogin, KafkaLogin
 from bdlab.errors import BdlabError, IdentityRefused, TokenRefused, VaultError, VaultUnavailable
 from bdlab.files import write_private
 from bdlab.probes import VaultState
@@ -28,10 +28,8 @@ from bdlab.vault.logins import LeasedDatabaseLogin, LeasedToken, StoredKafkaLogi
 from bdlab.vault.probe import probe_vault
 from bdlab.vault.renewal import RenewalThread, Task
 
-_TOKEN, _DATABASE, _KAFKA = "token", "database login", "Kafka login"
-_SECRET_ID, _FORMER, _API_KEYS = "secret id", "end of former token", "API keys"
+_TOKEN, _DATABASE, _KAFKA, _FORMER = "token", "database login", "Kafka login", "end of former token"
 _REVOKE_S = 2.0
-_HEALTH_S = 3.0
 #: How long a former token is kept after it was replaced, so that its database login can be replaced too.
 _MOVE_S = 30.0
 
@@ -40,7 +38,7 @@ _T = TypeVar("_T")
 _log = structlog.get_logger()
 
 
-class VaultSession:
+class VaultSession(Connecting):
     """Implements the `credentials`' Protocols, `access.ApiKeys` and `probes.VaultProbe`. `service` names the identity
     and the Kafka user; `database_role` is a role of the database engine such as ``bdlab-writer``, or None for a service
     without a database login. Safe to use from several threads."""
@@ -48,9 +46,7 @@ class VaultSession:
     def __init__(
         self, layers: Layers, *, service: str, database_role: str | None, kafka: bool = True, daemon: bool
     ) -> None:
-        self._layers = layers
-        self._service = service
-        self._daemon = daemon
+        self._layers, self._service, self._daemon = layers, service, daemon
         settings = layers.settings()
         self._vault = settings.vault
         self._client = VaultClient(self._vault)
@@ -72,16 +68,21 @@ class VaultSession:
         self._former_tokens: list[tuple[Secret, DatabaseLease | None]] = []
         self._renewal: RenewalThread | None = None
 
-    def open(self, timeout_s: float, *, stop: threading.Event | None = None) -> None:
+    def open(self, timeout_s: float | None = None, *, stop: threading.Event | None = None) -> None:
         """Log in and fetch what the service needs.
 
-        Waits up to `timeout_s` seconds for a Vault that is unreachable, sealed or not initialised, and then raises
-        VaultUnavailable. Raises IdentityRefused, PolicyDenied or SecretMissing at once, naming what is refused; only a
-        daemon waits for an identity that was never handed over. Setting `stop` ends the wait."""
+        Waits up to `timeout_s` seconds, by default as the settings say, for a Vault that is unreachable, sealed or not
+        initialised, and then raises VaultUnavailable. Raises IdentityRefused, PolicyDenied or SecretMissing at once,
+        naming what is refused; only a daemon waits for an identity that was never handed over. Setting `stop` ends the
+        wait."""
+
+        def waits(error: BdlabError) -> bool:
+            never_handed_over = isinstance(error, IdentityRefused) and not self._identity.exists
+            return isinstance(error, VaultUnavailable) or (self._daemon and never_handed_over)
+
+        at_most = self._layers.settings().startup_timeout_s if timeout_s is None else timeout_s
         with self._lock:
-            wait_for(
-                "Vault", self._log_in, timeout_s=timeout_s, errors=self._waits_for, stop=stop, service=self._service
-            )
+            wait_for("Vault", self._log_in, timeout_s=at_most, errors=waits, stop=stop, service=self._service)
         if self._daemon:
             self._start_renewal()
 
@@ -98,13 +99,6 @@ class VaultSession:
         self._former_tokens.clear()
         self._token.revoke(timeout_s=_REVOKE_S)
         self._client.close()
-
-    def __enter__(self) -> Self:
-        self.open(self._layers.settings().startup_timeout_s)
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()
 
     def database(self) -> DatabaseLogin:
         lease = self._database.lease
@@ -202,31 +196,23 @@ class VaultSession:
     def _log_in(self) -> None:
         if not self._token.valid:
             # Short, so that the wait for a Vault that never answers ends when `stop` is set.
-            health = self._client.health(timeout_s=min(_HEALTH_S, self._vault.timeout_s))
+            health = self._client.health(timeout_s=min(3.0, self._vault.timeout_s))
             if not health.serves:
                 raise VaultUnavailable(f"{self._client} is {health.state}", hint=health.advice)
             self._token.log_in()
         if self._database.role and not self._database.valid:
-            self._fetch_first_login()
+            try:
+                self._token.use(self._database.fetch)
+            except VaultUnavailable as error:
+                # A daemon starts without its database login, and does what it can without it.
+                if not (self._daemon and self._client.health().serves):
+                    raise
+                _log.warning("no database login yet", service=self._service, problem=error.message)
         if self._wants_kafka:
             self._token.use(self._report)
             self._token.use(self._kafka.fetch)
         if self._reads_keys:
             self._token.use(self._key_ring.keep)
-
-    def _fetch_first_login(self) -> None:
-        try:
-            self._token.use(self._database.fetch)
-        except VaultUnavailable as error:
-            # A daemon starts without its database login, and does what it can without it.
-            if not (self._daemon and self._client.health().serves):
-                raise
-            _log.warning("no database login yet", service=self._service, problem=error.message)
-
-    def _waits_for(self, error: BdlabError) -> bool:
-        """Whether `open` waits after this error."""
-        never_handed_over = isinstance(error, IdentityRefused) and not self._identity.exists
-        return isinstance(error, VaultUnavailable) or (self._daemon and never_handed_over)
 
     def _database_server(self, values: Mapping[str, str]) -> PostgresSettings:
         pem = values.get("ca_pem", "")
@@ -247,18 +233,19 @@ class VaultSession:
         return found
 
     def _start_renewal(self) -> None:
-        poll_s = self._vault.poll_s
-        tasks = [Task(_TOKEN, self._alone(self._token.keep), due_at=self._token.due_at)]
+        soon, pause_s = now() + self._vault.poll_s, 2 * self._vault.poll_s
+        tasks = [
+            Task(_TOKEN, self._alone(self._token.keep), self._token.due_at),
+            # If a wrapped secret id is refused, another follows soon, and a rotation waits for this process.
+            Task("secret id", self._alone(self._keep_secret_id), soon, refused_pause_s=pause_s),
+            Task(_FORMER, self._alone(self._revoke_former_tokens), float("inf")),
+        ]
         if self._database.role:
-            tasks.append(Task(_DATABASE, self._alone(self._keep_database), due_at=self._database.due_at))
+            tasks.append(Task(_DATABASE, self._alone(self._keep_database), self._database.due_at))
         if self._wants_kafka:
-            tasks.append(Task(_KAFKA, self._alone(self._keep_kafka), due_at=now() + poll_s))
+            tasks.append(Task(_KAFKA, self._alone(self._keep_kafka), soon))
         if self._reads_keys:
-            tasks.append(Task(_API_KEYS, self._keep_api_keys, due_at=now() + poll_s))
-        # If a wrapped secret id is refused, another follows soon, and a rotation waits for this process.
-        keep, pause_s = self._alone(self._keep_secret_id), 2 * poll_s
-        tasks.append(Task(_SECRET_ID, keep, due_at=now() + poll_s, refused_pause_s=pause_s))
-        tasks.append(Task(_FORMER, self._alone(self._revoke_former_tokens), due_at=float("inf")))
+            tasks.append(Task("API keys", self._keep_api_keys, soon))
         self._renewal = RenewalThread(f"vault-{self._service}", tasks)
         self._renewal.start()
 
@@ -309,8 +296,7 @@ class VaultSession:
             self._client.with_token(token).revoke_self(timeout_s=_REVOKE_S)
 
     def _report(self) -> None:
-        """Report in Vault which Kafka login is in use; version 0 if none was read yet."""
-        if self._reporter and self._token.ttl:
+        if self._reporter and self._token.ttl:  # version 0 if none was read yet
             newest = self._kafka.login.version if self._kafka.login else 0
             version = min(tuple(self._versions_in_use.values()), default=newest)
             self._reporter.report(version, self._token.secret_id, self._token.ttl)

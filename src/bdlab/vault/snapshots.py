@@ -1,5 +1,6 @@
 """Snapshots of a Vault with integrated (raft) storage: all of its data, encrypted by its seal."""
 
+import contextlib
 import gzip
 import zlib
 
@@ -12,7 +13,6 @@ from bdlab.vault.client import VaultClient
 
 _PATH = "sys/storage/raft/snapshot"
 _TIMEOUT_S = 120.0
-_BEGINNING = b"\x1f\x8b"
 
 _log = structlog.get_logger()
 
@@ -31,8 +31,7 @@ def restore(vault: VaultSettings, snapshot: bytes) -> None:
     VaultError if Vault refuses it."""
     if not _whole(snapshot):
         raise InvalidInput("the snapshot of Vault is damaged", hint="Restore from another backup.")
-    client = VaultClient(vault)
-    try:
+    with contextlib.closing(VaultClient(vault)) as client:
         if wait_for("Vault", client.health, timeout_s=_TIMEOUT_S).initialized:
             raise VaultError(f"{client} is in use: a snapshot would take everything in it away")
         # Only an initialised Vault takes a snapshot, which then replaces these keys.
@@ -44,8 +43,6 @@ def restore(vault: VaultSettings, snapshot: bytes) -> None:
         client.token = Secret("")
         wait_for("Vault", lambda: _restored(client, empty.cluster_id), timeout_s=_TIMEOUT_S)
         _log.info("Vault is restored", address=client.address)
-    finally:
-        client.close()
 
 
 def _restored(client: VaultClient, former_cluster_id: str) -> None:
@@ -62,6 +59,6 @@ def _restored(client: VaultClient, former_cluster_id: str) -> None:
 def _whole(snapshot: bytes) -> bool:
     """Return whether the snapshot is complete: it is compressed, and ends with a checksum."""
     try:
-        return snapshot.startswith(_BEGINNING) and bool(gzip.decompress(snapshot))
+        return snapshot.startswith(b"\x1f\x8b") and bool(gzip.decompress(snapshot))
     except (OSError, EOFError, zlib.error):
         return False

@@ -12,6 +12,7 @@ import getpass
 import os
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 
 import msgspec
 import structlog
@@ -21,22 +22,14 @@ from bdlab.retry import wait_for
 from bdlab.services import INSPECT, RECOVERY
 from bdlab.settings import Secret
 from bdlab.signals import deferred
+from bdlab.vault.bootstrap import seal
 from bdlab.vault.bootstrap.plan import Plan
-from bdlab.vault.bootstrap.seal import Keys, KeysFile, answer_data, end_attempt, give_shares, seal_type, usable_path
+from bdlab.vault.bootstrap.seal import Keys, KeysFile
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 from bdlab.vault.responses import refusal
 
-#: The root token of a run ends by itself if the run is killed.
-_ROOT_TTL_S = 900
-#: The path of OpenBao, then that of HashiCorp Vault, which asks for a token there from 2.0 on.
-_ROOT_PATHS = ("sys/generate-root-token", "sys/generate-root")
-
 ROOT_POLICY = "root"
-
-_REKEY_TTL = timedelta(minutes=10)
-#: OpenBao's path, then that of HashiCorp Vault, of a shamir seal and of any other.
-_REKEY_PATHS = {True: ("sys/rotate/root", "sys/rekey"), False: ("sys/rotate/recovery", "sys/rekey-recovery-key")}
 
 _log = structlog.get_logger()
 
@@ -50,8 +43,7 @@ def vault_init_lock(plan: Plan) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle = os.open(folder / ".vault-init.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        what = f"the folder for the services' identities {folder} cannot be used: {error.strerror}"
-        raise VaultError(what, hint="Name one that you may write with --identity-dir.") from error
+        raise refusal(VaultError, "no_folder", folder=folder, error=error) from error
 
     def take() -> None:
         try:
@@ -101,13 +93,11 @@ class AdminAccess:
             recovery = self._log_in(RECOVERY, required=True) or self._anonymous
             path = self._root_path(recovery)
             recovery.request("post", f"{path}/attempt", {})
-            end_attempt(recovery, f"{path}/attempt")
+            seal.end_attempt(recovery, f"{path}/attempt")
         except VaultUnavailable:
             raise
         except VaultError as error:
-            what = f"the root token is not revoked, as without it nobody could change this Vault again: {error.message}"
-            hint = f"It stays in {self._file.path}. Correct that, and run `bdlab vault-init` again."
-            raise VaultError(what, hint=hint) from error
+            raise refusal(VaultError, "root_kept", error=error, path=self._file.path) from error
 
     def revoke_first_root(self) -> None:
         """Revoke the root token, then remove it from the keys file."""
@@ -132,8 +122,7 @@ class AdminAccess:
         try:
             client.own_token()
         except TokenRefused as error:
-            hint = "Give a valid administrator's token in BDLAB_VAULT_TOKEN or with --token-file."
-            raise IdentityRefused(f"{client} does not accept the token that was given", hint=hint) from error
+            raise refusal(IdentityRefused, "given_token", client=client) from error
         self._writer = client
         return client
 
@@ -182,8 +171,8 @@ class AdminAccess:
         found = filter(None, (self._log_in(RECOVERY, approle) for approle in ("", *others)))
         made = self._make_root(next(found, self._anonymous), keys)
         root = self._anonymous.in_namespace("").with_token(made)
-        try:
-            token = root.make_token(policies=[ROOT_POLICY], ttl=f"{_ROOT_TTL_S}s", renewable=False)
+        try:  # it ends by itself if the run is killed
+            token = root.make_token(policies=[ROOT_POLICY], ttl="900s", renewable=False)
         finally:
             root.revoke_self()
         client = self._anonymous.with_token(token)
@@ -193,22 +182,24 @@ class AdminAccess:
 
     def _make_root(self, client: VaultClient, keys: Keys | None) -> Secret:
         path = self._root_path(client)
-        begun = answer_data(client.request("post", f"{path}/attempt", {}))
-        progress = give_shares(client, path, begun, keys, self._plan, too_few=self._too_few)
+        begun = seal.answer_data(client.request("post", f"{path}/attempt", {}))
+        why = "a root token takes {required} key shares, and {there} are there"
+        shares = seal.key_shares(keys, self._plan)
+        progress = seal.give_shares(client, path, begun, shares, lambda **of: self._no_way_in(why.format(**of)))
         encoded = str(progress.get("encoded_token") or progress.get("encoded_root_token"))
-        return Secret(_decode(encoded, str(begun["otp"])))
+        hidden = base64.b64decode(encoded + "=" * (-len(encoded) % 4))
+        # Vault hides the token by XOR with the one-time password of the attempt.
+        return Secret(bytes(left ^ right for left, right in zip(hidden, begun["otp"].encode(), strict=True)).decode())
 
     def _root_path(self, client: VaultClient) -> str:
         """Return the path at which this Vault makes root tokens, with no attempt open there."""
         try:
-            return usable_path(client, _ROOT_PATHS, "attempt")
+            # That of OpenBao, then that of HashiCorp Vault, which asks for a token there from 2.0 on.
+            return seal.usable_path(client, ("sys/generate-root-token", "sys/generate-root"), "attempt")
         except VaultUnavailable:
             raise
         except VaultError as error:
             raise self._no_way_in(error.message) from error
-
-    def _too_few(self, required: int, there: int) -> VaultError:
-        return self._no_way_in(f"a root token takes {required} key shares, and {there} are there")
 
     def _no_way_in(self, reason: str) -> VaultError:
         return refusal(VaultError, "no_way_in", client=self._anonymous, reason=reason)
@@ -256,12 +247,6 @@ def _user() -> str:
         return f"user-{os.getuid()}"
 
 
-def _decode(encoded: str, otp: str) -> str:
-    """Return the token, which Vault hides by XOR with the one-time password of the attempt."""
-    hidden = base64.b64decode(encoded + "=" * (-len(encoded) % 4))
-    return bytes(left ^ right for left, right in zip(hidden, otp.encode(), strict=True)).decode()
-
-
 def key_numbers(plan: Plan) -> tuple[int, int]:
     """Return how many key shares Vault has given out, and how many are needed. Raises VaultError."""
     with contextlib.closing(VaultClient(plan.vault)) as client:
@@ -280,16 +265,19 @@ def rekey(plan: Plan) -> Keys:
     if file.candidate.exists():
         raise refusal(VaultError, "keys_changing", new=file.candidate, former=file.path)
     old = file.read()
-    with temporary_token(plan, ttl=_REKEY_TTL) as client:
-        seal = seal_type(client)
-        path = usable_path(client, _REKEY_PATHS[seal == "shamir"], "init")
+    with temporary_token(plan, ttl=timedelta(minutes=10)) as client:
+        kind = seal.seal_type(client)
+        # OpenBao's path, then that of HashiCorp Vault.
+        shamir, others = ("sys/rotate/root", "sys/rekey"), ("sys/rotate/recovery", "sys/rekey-recovery-key")
+        path = seal.usable_path(client, shamir if kind == "shamir" else others, "init")
         wanted = {"secret_shares": plan.shares, "secret_threshold": plan.threshold, "require_verification": True}
-        begun = answer_data(client.request("post", f"{path}/init", wanted))
-        answer = give_shares(client, path, begun, old, plan, too_few=_too_few)
+        begun = seal.answer_data(client.request("post", f"{path}/init", wanted))
+        too_few = partial(refusal, VaultError, "too_few_shares")
+        answer = seal.give_shares(client, path, begun, seal.key_shares(old, plan), too_few)
         shares = tuple(str(key) for key in answer["keys_base64"])
-        before = old or Keys(address="", seal=seal, threshold=0)
+        before = old or Keys(address="", seal=kind, threshold=0)
         of = {"address": client.address, "cluster_id": client.health().cluster_id, "threshold": plan.threshold}
-        new = msgspec.structs.replace(before.with_shares(shares, seal), **of)
+        new = msgspec.structs.replace(before.with_shares(shares, kind), **of)
         with deferred("putting the new keys into force"):
             KeysFile(file.candidate).write(new)
             for share in shares[: plan.threshold]:
@@ -297,8 +285,3 @@ def rekey(plan: Plan) -> Keys:
                 client.request("post", f"{path}/verify", given)
             file.promote()
         return new
-
-
-def _too_few(required: int, there: int) -> VaultError:
-    what = f"new keys take {required} of the old key shares, and {there} are there"
-    return VaultError(what, hint="Run it at a terminal, which asks for them, or name the keys file with --keys-file.")

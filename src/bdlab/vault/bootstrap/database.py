@@ -19,6 +19,7 @@ from bdlab.services import BDLAB, CONNECTION, DATABASE_ROLES, OWNER, READERS_TOO
 from bdlab.settings import PostgresSettings, Secret
 from bdlab.vault.bootstrap.plan import Change, Entry, Plan, Step, entries
 from bdlab.vault.client import VaultClient
+from bdlab.vault.responses import refusal
 
 _SQL: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 #: The way to a second transaction: Vault sends each statement as it is.
@@ -77,8 +78,7 @@ def connection(plan: Plan) -> Step:
 
     def set_up(writer: VaultClient) -> None:
         if seeds is None or manager is None:
-            what = "Vault's database engine is not set up, and that takes the database administrator's log-in"
-            raise InvalidInput(what, hint="Fill in .env (see .env.example) and name it with --env-file.")
+            raise refusal(InvalidInput, "no_administrator")
         # From here to the end the manager's password may differ from Vault's: nothing half-done may stay.
         writer.request("delete", path)
         password = secrets.token_urlsafe(32)

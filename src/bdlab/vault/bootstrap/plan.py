@@ -1,6 +1,7 @@
 """What `vault-init` is given, what its steps are, and what they report. `.env`, the input of the first set-up, is read
 here; `.env.example` explains every line."""
 
+import contextlib
 import io
 import ipaddress
 from collections.abc import Callable, Collection, Iterable
@@ -19,10 +20,9 @@ from bdlab.services import BDLAB, Deployment
 from bdlab.settings import Secret, Settings, VaultSettings, duration, environment_layer, explained
 from bdlab.vault.client import VaultClient
 from bdlab.vault.logins import ADDRESS_FIELDS
+from bdlab.vault.responses import refusal
 
 T = TypeVar("T")
-
-_AT_ONCE = 4
 
 StepOutcome = Literal["done", "unchanged", "would do"]
 
@@ -136,7 +136,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 def in_parallel(work: Callable[[T], object], items: Iterable[T]) -> None:
     """Do `work` for each item, a few at once, as Vault puts concurrent requests into one write to its disk. All are
     finished before the first error is raised."""
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="vault-init") as pool:
+    with ThreadPoolExecutor(4, thread_name_prefix="vault-init") as pool:
         list(pool.map(work, items))
 
 
@@ -147,23 +147,19 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     wanted: dict[str, Any]
     defaults: dict[str, Any] = {}
 
-    def missing(self, reader: VaultClient) -> Change | None:
-        """Return the change that writes it; None if no wanted field differs."""
-        found = reader.read_if_present(self.path)
-        if found is not None and all(
-            _plain(name, found.get(name)) == _plain(name, value) for name, value in self.wanted.items()
-        ):
-            return None
-        kept = {field: (found or {}).get(field, default) for field, default in self.defaults.items()}
-        return partial(VaultClient.write, path=self.path, body=kept | self.wanted)
-
 
 def entries(name: str, wanted: dict[str, Entry]) -> Step:
     """Return the step that writes those of the entries, each with a name, of which a wanted field differs."""
 
     def missing(reader: VaultClient) -> dict[str, Change]:
-        found = {each: entry.missing(reader) for each, entry in wanted.items()}
-        return {each: change for each, change in found.items() if change}
+        changes: dict[str, Change] = {}
+        for title, entry in wanted.items():
+            found = reader.read_if_present(entry.path)
+            there, fields = found or {}, entry.wanted.items()
+            if found is None or any(_plain(field, there.get(field)) != _plain(field, each) for field, each in fields):
+                kept = {field: there.get(field, default) for field, default in entry.defaults.items()}
+                changes[title] = partial(VaultClient.write, path=entry.path, body=kept | entry.wanted)
+        return changes
 
     return Step(name=name, missing=missing, at_once=True)
 
@@ -172,9 +168,7 @@ def _plain(name: str, value: Any) -> Any:
     """Return the value of a field to be compared: lists as sets, None as empty."""
     if name.endswith("_bound_cidrs"):
         return sorted(str(ipaddress.ip_network(cidr, strict=False)) for cidr in value or ())
-    if value is None:
-        return []
-    return sorted(value) if isinstance(value, list | tuple) else value
+    return [] if value is None else sorted(value) if isinstance(value, list | tuple) else value
 
 
 @dataclass
@@ -212,10 +206,25 @@ def read_env(path: Path, deployment: Deployment = BDLAB) -> Seeds:
     ttl, longest = (lines.parsed(name, _seconds) for name in _LEASES)
     if ttl and longest and ttl > longest:
         raise lines.wrong("BDLAB_LEASE_TTL", f"is longer ({ttl} s) than BDLAB_LEASE_MAX_TTL ({longest} s)")
-    found = _addresses(lines, deployment)
+    layer = environment_layer({name: lines.get(name) for name in _ADDRESSES})
+    try:
+        found = msgspec.convert(layer, Settings, strict=False)
+        found.kafka.servers()
+    except msgspec.ValidationError as error:
+        field, reason = explained(error)
+        raise lines.wrong(f"BDLAB_{field}".replace(".", "_").upper(), f"is not valid: {reason}") from None
+    except SettingsInvalid as error:
+        raise lines.wrong("BDLAB_KAFKA_BOOTSTRAP_SERVERS", f"is not valid: {error.message}") from error
+    ca_name = "POSTGRES_CA_FILE" if lines.get("POSTGRES_CA_FILE") else "BDLAB_POSTGRES_CA_FILE"
+    ca_file = str(Path(lines.get(ca_name)).expanduser()) if lines.parsed(ca_name, _pem) else ""
+    if found.postgres.sslmode.startswith("verify") and not ca_file:
+        why = f"with sslmode {found.postgres.sslmode} the administrator, too, verifies the server"
+        raise lines.wrong("POSTGRES_CA_FILE", f"is missing: {why}")
+    dbname = lines.get("BDLAB_POSTGRES_DBNAME") or deployment.database
+    postgres = msgspec.structs.replace(found.postgres, ca_file=ca_file, dbname=dbname)  # as its administrator uses it
     admin, kafka_ca = Secret(lines.get("POSTGRES_PASSWORD")), lines.parsed("BDLAB_KAFKA_CA_FILE", _pem)
     return Seeds(
-        administrator=DatabaseLogin(server=found.postgres, user=lines.get("POSTGRES_USER"), password=admin),
+        administrator=DatabaseLogin(server=postgres, user=lines.get("POSTGRES_USER"), password=admin),
         postgres_ca_pem=lines.parsed("BDLAB_POSTGRES_CA_FILE", _pem),
         postgres_authority=lines.get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT,
         kafka=KafkaLogin(server=found.kafka, username=user, password=Secret(password), ca_pem=kafka_ca),
@@ -231,9 +240,7 @@ def _parse(path: Path) -> dict[str, tuple[int, str]]:
     try:
         text = path.read_text("utf-8-sig")
     except FileNotFoundError as error:
-        raise InvalidInput(
-            f"there is no file {path}", hint="Copy .env.example to .env and fill it in, or name it with --env-file."
-        ) from error
+        raise refusal(InvalidInput, "no_env_file", path=path) from error
     except OSError as error:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -254,29 +261,7 @@ def _parse(path: Path) -> dict[str, tuple[int, str]]:
     return found
 
 
-def _addresses(lines: _Lines, deployment: Deployment) -> Settings:
-    """Return settings with the servers' addresses, that of the database as its administrator uses it."""
-    layer = environment_layer({name: lines.get(name) for name in _ADDRESSES})
-    try:
-        found = msgspec.convert(layer, Settings, strict=False)
-        found.kafka.servers()
-    except msgspec.ValidationError as error:
-        field, reason = explained(error)
-        raise lines.wrong(f"BDLAB_{field}".replace(".", "_").upper(), f"is not valid: {reason}") from None
-    except SettingsInvalid as error:
-        raise lines.wrong("BDLAB_KAFKA_BOOTSTRAP_SERVERS", f"is not valid: {error.message}") from error
-    ca_name = "POSTGRES_CA_FILE" if lines.get("POSTGRES_CA_FILE") else "BDLAB_POSTGRES_CA_FILE"
-    ca_file = str(Path(lines.get(ca_name)).expanduser()) if lines.parsed(ca_name, _pem) else ""
-    if found.postgres.sslmode.startswith("verify") and not ca_file:
-        why = f"with sslmode {found.postgres.sslmode} the administrator, too, verifies the server"
-        raise lines.wrong("POSTGRES_CA_FILE", f"is missing: {why}")
-    dbname = lines.get("BDLAB_POSTGRES_DBNAME") or deployment.database
-    admin = msgspec.structs.replace(found.postgres, ca_file=ca_file, dbname=dbname)
-    return msgspec.structs.replace(found, postgres=admin)
-
-
 def _pem(file: str) -> str:
-    """Return the text of the file; empty if none is named."""
     if file in ("", _BY_VAULT):
         return ""
     try:
@@ -299,10 +284,7 @@ def _cidrs(text: str) -> tuple[str, ...] | None:
 def _seconds(text: str) -> int | None:
     if not text:
         return None
-    try:
-        seconds = int(duration(f"{text}s" if text.isdigit() else text).total_seconds())
-    except ValueError:
-        seconds = 0
-    if seconds < 1:
-        raise ValueError(f"is no duration: {text!r}; write 90s, 30m, 1h or 1d")
-    return seconds
+    with contextlib.suppress(ValueError):
+        if (seconds := int(duration(f"{text}s" if text.isdigit() else text).total_seconds())) >= 1:
+            return seconds
+    raise ValueError(f"is no duration: {text!r}; write 90s, 30m, 1h or 1d")

@@ -20,12 +20,6 @@ from bdlab.vault.bootstrap.plan import Plan, StepResult
 from bdlab.vault.client import Method, VaultClient
 from bdlab.vault.responses import refusal
 
-#: If the call ended before Vault's answer, Vault would be initialised and its keys lost for good.
-_INIT_TIMEOUT_S = 120.0
-#: Short, so that somebody who waits for a Vault that never answers is told so.
-_HEALTH_TIMEOUT_S = 3.0
-_MOST_SHARES = 255
-
 
 class Keys(msgspec.Struct, frozen=True, kw_only=True):
     """`unseal_keys` of a shamir seal, `recovery_keys` of any other; `root_token` until all is set up."""
@@ -61,21 +55,16 @@ class KeysFile:
     def read(self) -> Keys | None:
         """Return the keys; None if there is no file or an empty one. Raises VaultError if it cannot be used."""
         try:
-            mode = stat.S_IMODE(self.path.stat().st_mode)
-            if mode & 0o077:
+            if (mode := stat.S_IMODE(self.path.stat().st_mode)) & 0o077:
                 raise refusal(VaultError, "open_keys", path=self.path, mode=mode)
             text = self.path.read_bytes()
+            return msgspec.json.decode(text, type=Keys) if text else None
         except FileNotFoundError:
             return None
         except OSError as error:
             raise VaultError(f"the keys file {self.path} cannot be read: {error.strerror}") from error
-        if not text:
-            return None
-        try:
-            return msgspec.json.decode(text, type=Keys)
         except msgspec.MsgspecError as error:
-            what = f"the keys file {self.path} is no keys file of bdlab: {error}"
-            raise VaultError(what, hint="Name the right one with --keys-file, or put it back from a backup.") from None
+            raise refusal(VaultError, "no_keys_file", path=self.path, error=error) from None
 
     def reserve(self) -> Path | None:
         """Create the empty file, before Vault is asked for keys that it gives only once. Move a file with the keys of
@@ -84,15 +73,13 @@ class KeysFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if self.read() is not None:
-                stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S}"
-                aside = self.path.with_name(f"{self.path.name}.{stamp}.old")
+                aside = self.path.with_name(f"{self.path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S}.old")
                 self.path.rename(aside)
             if not self.reserved:
                 os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
                 sync_folder(self.path.parent)
         except OSError as error:
-            what = f"the keys file {self.path} cannot be made: {error.strerror}"
-            raise VaultError(what, hint="Name a file in a folder that you may write with --keys-file.") from error
+            raise refusal(VaultError, "keys_file_not_made", path=self.path, error=error) from error
         return aside
 
     @property
@@ -112,14 +99,14 @@ class KeysFile:
 def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
     """Initialise Vault if it is not, and write its keys into `file`."""
     name = "initialise"
-    health = wait_for("Vault", lambda: client.health(timeout_s=_HEALTH_TIMEOUT_S), timeout_s=plan.timeout_s)
+    # Short, so that somebody who waits for a Vault that never answers is told so.
+    health = wait_for("Vault", lambda: client.health(timeout_s=3.0), timeout_s=plan.timeout_s)
     if health.initialized:
         if file.read() is None and file.reserved and plan.token is None:
             raise refusal(VaultError, "lost_keys", client=client, path=file.path)
         return StepResult(name, "unchanged")
     if plan.token is not None:
-        what = f"{client} is not initialised, so that no token of it can exist"
-        raise InvalidInput(what, hint="Leave the token out: vault-init then initialises it.")
+        raise refusal(InvalidInput, "no_token_yet", client=client)
     if plan.dry_run:
         return StepResult(name, "would do", (f"keys into {file.path}",))
     seal = seal_type(client)
@@ -127,7 +114,8 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
     numbers = {f"{prefix}_shares": plan.shares, f"{prefix}_threshold": plan.threshold}
     with deferred("writing Vault's keys down"):
         aside = file.reserve()
-        answer = client.request("put", "sys/init", numbers, timeout_s=_INIT_TIMEOUT_S)
+        # If the call ended before Vault's answer, Vault would be initialised and its keys lost for good.
+        answer = client.request("put", "sys/init", numbers, timeout_s=120.0)
         shares = tuple(answer.get("recovery_keys_base64") or answer.get("keys_base64") or ())
         root_token = str(answer["root_token"])
         keys = Keys(address=client.address, seal=seal, threshold=plan.threshold, root_token=root_token)
@@ -139,34 +127,26 @@ def initialise(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
 def unseal(client: VaultClient, plan: Plan, file: KeysFile) -> StepResult:
     """Unseal Vault if that takes keys, and wait until it is active. Raises VaultUnavailable if it does not open in
     time, VaultError if keys are missing or wrong."""
-    name = "unseal"
-    keys = file.read()
-    opened = False
+    keys, given = file.read(), 0
     if client.health().sealed and seal_type(client) == "shamir":
         if plan.dry_run:
-            return StepResult(name, "would do")
-        _give_keys(client, plan, keys)
-        opened = True
+            return StepResult("unseal", "would do")
+        for share in key_shares(keys, plan):
+            given += 1
+            if not _give_share(client, "put", "sys/unseal", {"key": share.reveal()}).get("sealed", True):
+                break
+        else:
+            raise refusal(VaultError, "too_few_to_open", client=client, given=given)
     health = wait_for("Vault", client.active, timeout_s=plan.timeout_s)
     if keys and not keys.cluster_id and not plan.dry_run:
         file.write(msgspec.structs.replace(keys, cluster_id=health.cluster_id))
     elif keys and keys.cluster_id and keys.cluster_id != health.cluster_id and plan.token is None:
         raise refusal(VaultError, "other_vault", path=file.path, keys=keys, client=client, health=health)
-    return StepResult(name, "done" if opened else "unchanged")
+    return StepResult("unseal", "done" if given else "unchanged")
 
 
 def seal_type(client: VaultClient) -> str:
     return str(client.request("get", "sys/seal-status")["type"])
-
-
-def _give_keys(client: VaultClient, plan: Plan, keys: Keys | None) -> None:
-    given = 0
-    for share in _key_shares(keys, plan):
-        given += 1
-        if not _give_share(client, "put", "sys/unseal", {"key": share.reveal()}).get("sealed", True):
-            return
-    hint = "Give the shares in the keys file (--keys-file), or at a terminal, which asks for them."
-    raise VaultError(f"{client} is sealed, and {given} key shares are not enough to open it", hint=hint)
 
 
 def _give_share(client: VaultClient, method: Method, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -179,27 +159,20 @@ def _give_share(client: VaultClient, method: Method, path: str, body: dict[str, 
         # To a wrong recovery key Vault answers 500, as to a fault of its own.
         if isinstance(error, VaultUnavailable) and "recovery key" not in error.message:
             raise
-        hint = "At least one of them is wrong, and Vault has forgotten them all: give them again."
-        raise VaultError(f"the key shares that were given are not accepted: {error.message}", hint=hint) from error
+        raise refusal(VaultError, "wrong_share", error=error) from error
 
 
 def give_shares(
-    client: VaultClient,
-    path: str,
-    begun: dict[str, Any],
-    keys: Keys | None,
-    plan: Plan,
-    *,
-    too_few: Callable[[int, int], VaultError],
+    client: VaultClient, path: str, begun: dict[str, Any], shares: Iterator[Secret], too_few: Callable[..., VaultError]
 ) -> dict[str, Any]:
     """Give the attempt at `path`, begun with the answer `begun`, its key shares; return Vault's last answer. `too_few`
-    makes the error from the numbers of shares that are required and that are there. Raises VaultError."""
+    makes the error from the numbers of shares that are `required` and that are `there`. Raises VaultError."""
     answer: dict[str, Any] = {}
     required = int(begun["required"])
-    shares = [*islice(_key_shares(keys, plan), required)]
-    if len(shares) < required:
-        raise too_few(required, len(shares))
-    for share in shares:
+    there = [*islice(shares, required)]
+    if len(there) < required:
+        raise too_few(required=required, there=len(there))
+    for share in there:
         given = {"key": share.reveal(), "nonce": begun["nonce"]}
         answer = answer_data(_give_share(client, "post", f"{path}/update", given))
     return answer
@@ -235,9 +208,9 @@ def answer_data(answer: dict[str, Any]) -> dict[str, Any]:
     return data if isinstance(data, dict) else answer
 
 
-def _key_shares(keys: Keys | None, plan: Plan) -> Iterator[Secret]:
+def key_shares(keys: Keys | None, plan: Plan) -> Iterator[Secret]:
     """Yield the key shares, from the keys file and then by asking, until nobody has one."""
     there = keys.shares if keys else ()
     yield from map(Secret, there)
     if plan.ask_key:
-        yield from takewhile(bool, map(plan.ask_key, range(len(there) + 1, _MOST_SHARES + 1)))
+        yield from takewhile(bool, map(plan.ask_key, range(len(there) + 1, 256)))

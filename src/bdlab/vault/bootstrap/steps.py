@@ -27,21 +27,8 @@ from bdlab.vault.identity import Identity
 from bdlab.vault.logins import ADDRESS_FIELDS
 from bdlab.vault.responses import refusal
 
-_PERIOD_S = 3600
-_SHORT_TTL_S = 300
-_SHORT_MAX_TTL_S = 900
-_PATH = re.compile(
-    r'(?m)^(path "(?:sys/leases/revoke-prefix/)?)(kv|database|auth/approle|sys/policies)/([^/]+/)([^/"]+)'
-)
-_EACH_ROLE = re.compile(r'^path "auth/approle/role/\+.+?^}\n', re.MULTILINE | re.DOTALL)
 _LOOKUP_SELF = "auth/token/lookup-self"
-_ABSENT = "bdlab-asks-whether-this-is-refused"
-_READY_TIMEOUT_S = 15.0
-_DATABASE = "database/credentials"
-_BROKER = "kafka/credentials"
-_PASSWORD_BYTES = 24
-#: Before Kafka 4 the metadata is in ZooKeeper, which needs a certificate of the same authority.
-_ZOOKEEPER = "zookeeper"
+_DATABASE, _BROKER = "database/credentials", "kafka/credentials"
 
 NAMESPACE = "namespace"
 
@@ -61,8 +48,10 @@ def policy_text(service: str, vault: VaultSettings, deployment: Deployment) -> s
         return f"{before}{mounts.get(engine, engine)}/{kind}{name}"
 
     if deployment != BDLAB:  # `+` would be the AppRoles of all deployments
-        text = _EACH_ROLE.sub(lambda block: "".join(block[0].replace("+", one) for one in IDENTITIES), text)
-    return _PATH.sub(renamed, text)
+        each_role = r'(?ms)^path "auth/approle/role/\+.+?^}\n'
+        text = re.sub(each_role, lambda block: "".join(block[0].replace("+", one) for one in IDENTITIES), text)
+    engines = "kv|database|auth/approle|sys/policies"
+    return re.sub(rf'(?m)^(path "(?:sys/leases/revoke-prefix/)?)({engines})/([^/]+/)([^/"]+)', renamed, text)
 
 
 def policy_entries(plan: Plan, services: Sequence[str]) -> Step:
@@ -75,24 +64,22 @@ def policy_entries(plan: Plan, services: Sequence[str]) -> Step:
 def approle_entries(plan: Plan, services: Sequence[str]) -> Step:
     """Return the step that sets up the AppRoles. If `.env` names networks, secret ids and tokens work only from there.
     A secret id can be used again, as a restart needs it; `rotate` replaces it."""
-    return entries("identities", {service: _approle(plan, service) for service in services})
-
-
-def _approle(plan: Plan, service: str) -> Entry:
-    name, seeds = plan.deployment.own(service), plan.seeds
-    wanted: dict[str, Any] = {"token_policies": [name], "token_no_default_policy": True, "token_type": "service"}
-    wanted |= {"bind_secret_id": True, "secret_id_num_uses": 0, "secret_id_ttl": 0}
-    defaults = {}
-    if seeds and seeds.cidrs is not None:
-        wanted |= {"secret_id_bound_cidrs": list(seeds.cidrs), "token_bound_cidrs": list(seeds.cidrs)}
-    if service in {INSPECT, RECOVERY}:
-        wanted |= {"token_ttl": _SHORT_TTL_S, "token_max_ttl": _SHORT_MAX_TTL_S}
-    elif seeds and seeds.token_period_s is not None:
-        wanted["token_period"] = seeds.token_period_s
-    else:
-        defaults["token_period"] = _PERIOD_S
-    path = f"auth/{plan.vault.approle_mount}/role/{name}"
-    return Entry(path=path, wanted=wanted, defaults=defaults)
+    seeds, found = plan.seeds, {}
+    for service in services:
+        name = plan.deployment.own(service)
+        wanted: dict[str, Any] = {"token_policies": [name], "token_no_default_policy": True, "token_type": "service"}
+        wanted |= {"bind_secret_id": True, "secret_id_num_uses": 0, "secret_id_ttl": 0}
+        defaults = {}
+        if seeds and seeds.cidrs is not None:
+            wanted |= {"secret_id_bound_cidrs": list(seeds.cidrs), "token_bound_cidrs": list(seeds.cidrs)}
+        if service in {INSPECT, RECOVERY}:
+            wanted |= {"token_ttl": 300, "token_max_ttl": 900}
+        elif seeds and seeds.token_period_s is not None:
+            wanted["token_period"] = seeds.token_period_s
+        else:
+            defaults["token_period"] = 3600
+        found[service] = Entry(path=f"auth/{plan.vault.approle_mount}/role/{name}", wanted=wanted, defaults=defaults)
+    return entries("identities", found)
 
 
 def secret_ids(plan: Plan, anonymous: VaultClient, services: Sequence[str]) -> Step:
@@ -127,14 +114,8 @@ def secret_ids(plan: Plan, anonymous: VaultClient, services: Sequence[str]) -> S
 
 
 def _is_valid(identity: Identity, reader: VaultClient, anonymous: VaultClient) -> bool:
-    if not identity.exists:
-        return False
     role = identity.role(reader)
-    try:
-        role_id = str(reader.read(f"{role}/role-id")["role_id"])
-    except SecretMissing:
-        return False
-    if identity.role_id() != role_id:
+    if not identity.exists or (reader.read_if_present(f"{role}/role-id") or {}).get("role_id") != identity.role_id():
         return False
     wrapped = identity.wrapping_token()
     if wrapped and anonymous.wrapped_at(wrapped):
@@ -155,7 +136,7 @@ def namespace_step(path: str) -> Step:
         if not _there(reader):
             return {path: partial(_make, path)}
         try:
-            reader.in_namespace(f"{path}/{_ABSENT}").read(_LOOKUP_SELF)
+            reader.in_namespace(f"{path}/bdlab-asks-whether-this-is-refused").read(_LOOKUP_SELF)
         except VaultUnavailable:
             raise
         except VaultError:
@@ -210,27 +191,20 @@ class _Mount(msgspec.Struct, frozen=True):
 
     def is_in(self, listed: dict[str, Any]) -> bool:
         """Return whether it is mounted. Raises SettingsInvalid if something else is there."""
-        found = listed.get(f"{self.path}/")
-        if not isinstance(found, dict):
+        if not isinstance(found := listed.get(f"{self.path}/"), dict):
             return False
-        options = found.get("options") or {}
+        options, needed = found.get("options") or {}, self.options or ""
         if found.get("type") == self.kind and {**options, **self.options} == options:
             return True
-        raise refusal(
-            SettingsInvalid, "taken_path", mount=self, found=found, options=options, needed=self.options or ""
-        )
+        raise refusal(SettingsInvalid, "taken_path", mount=self, found=found, options=options, needed=needed)
 
     def make(self, writer: VaultClient) -> None:
         options = {"options": self.options} if self.options else {}
         writer.write(f"{self.listing}/{self.path}", {"type": self.kind, **options})
         if self.kind == "kv":
             # HashiCorp Vault answers 400 for a moment at a new KV v2 engine.
-            wait_for(
-                "Vault",
-                lambda: writer.read(f"{self.path}/config"),
-                timeout_s=_READY_TIMEOUT_S,
-                errors=lambda error: isinstance(error, VaultUnavailable) or type(error) is VaultError,
-            )
+            ready = partial(writer.read, f"{self.path}/config")
+            wait_for("Vault", ready, timeout_s=15.0, errors=lambda error: type(error) in {VaultError, VaultUnavailable})
 
 
 def mounts(plan: Plan, *, log_in_only: bool = False) -> Step:
@@ -270,49 +244,43 @@ def key_values(plan: Plan) -> Step:
 
 
 def _values(plan: Plan, path: str, writer: VaultClient) -> dict[str, str]:
-    seeds, service = plan.seeds, "" if path in (_DATABASE, _BROKER) else path.rpartition("/")[2]
+    seeds, service = plan.seeds, path.rpartition("/")[2]
     if seeds is None:
-        with contextlib.suppress(SecretMissing):  # a service that is newer than the set-up gets what the others have
-            known, _ = writer.read_kv(plan.vault.kv_mount, f"kafka/{KAFKA_SERVICES[0]}")
-            if service:
-                return _kafka_users(service, {} if "idle_username" in known else known, plan.deployment)
-        what = f"{path} is not in Vault yet, and what belongs there comes from .env"
-        raise InvalidInput(what, hint="Fill in .env (see .env.example) and name it with --env-file.")
-    if path == _DATABASE:
+        # A service that is newer than the set-up gets what the others have.
+        other = f"{plan.vault.kv_mount}/data/kafka/{KAFKA_SERVICES[0]}"
+        known = None if path in (_DATABASE, _BROKER) else writer.read_if_present(other)
+        if known is None:
+            raise refusal(InvalidInput, "no_seed", path=path)
+        shared = {} if "idle_username" in known["data"] else known["data"]
+    elif path == _DATABASE:
         ca_pem = pki.authority_pem(writer, pki.SERVERS) if seeds.postgres_authority else seeds.postgres_ca_pem
         return _address("postgres", seeds.administrator.server) | ({"ca_pem": ca_pem} if ca_pem else {})
-    if path == _BROKER:
+    elif path == _BROKER:
         ca_pem = pki.authority_pem(writer) if seeds.kafka_authority else seeds.kafka.ca_pem
         return _address("kafka", seeds.kafka.server) | {"ca_pem": ca_pem}
-    user, password = seeds.kafka.username, seeds.kafka.password.reveal()
-    return _kafka_users(service, {"username": user, "password": password} if user else {}, plan.deployment)
+    else:
+        user, password = seeds.kafka.username, seeds.kafka.password.reveal()
+        shared = {"username": user, "password": password} if user else {}
+    if shared:
+        return shared
+    # The active user, and the idle one, which the next rotation makes the active one.
+    active, idle = (plan.deployment.own(f"bdlab-{service}-{letter}") for letter in "ab")
+    passwords = {name: secrets.token_urlsafe(24) for name in ("password", "idle_password")}
+    return {"username": active, "idle_username": idle, **passwords}
 
 
 def _address(section: str, server: PostgresSettings | KafkaSettings) -> dict[str, str]:
     return {field: str(getattr(server, field)) for field in ADDRESS_FIELDS[section]}
 
 
-def _kafka_users(service: str, shared: dict[str, str], deployment: Deployment) -> dict[str, str]:
-    """Return the active user, and the idle one, which the next rotation makes the active one; or the one of all."""
-    if shared:
-        return shared
-    return {
-        "username": deployment.own(f"bdlab-{service}-a"),
-        "password": secrets.token_urlsafe(_PASSWORD_BYTES),
-        "idle_username": deployment.own(f"bdlab-{service}-b"),
-        "idle_password": secrets.token_urlsafe(_PASSWORD_BYTES),
-    }
-
-
 def broker_certificate(files: CertificateFiles, ttl_s: int) -> Step:
     """Issue the certificate of a broker on this machine, which can start while the rest is set up."""
 
     def missing(reader: VaultClient) -> dict[str, Change]:
-        try:
-            good = files.good_for(LOCAL_HOSTS, authority=pki.authority_pem(reader))
-        except SecretMissing:
-            good = False
-        return {} if good else dict.fromkeys(LOCAL_HOSTS, issue)
+        with contextlib.suppress(SecretMissing):
+            if files.good_for(LOCAL_HOSTS, authority=pki.authority_pem(reader)):
+                return {}
+        return dict.fromkeys(LOCAL_HOSTS, issue)
 
     def issue(writer: VaultClient) -> None:
         issued = pki.issue(writer, pki.BROKER_ROLE, hosts=LOCAL_HOSTS, ttl_s=ttl_s)
@@ -326,7 +294,8 @@ def certification(plan: Plan) -> list[list[Step]]:
     seeds, chains = plan.seeds, []
     asked = {"kafka": seeds.kafka_authority, "servers": seeds.postgres_authority} if seeds else {}
     brokers = seeds.kafka.server.servers() if seeds else ()
-    hosts = {"kafka": (*(host for host, _ in brokers), _ZOOKEEPER)}
+    # Before Kafka 4 the metadata is in ZooKeeper, which needs a certificate of the same authority.
+    hosts = {"kafka": (*(host for host, _ in brokers), "zookeeper")}
     for name, authority in pki.CERTIFICATE_AUTHORITIES.items():
         if name in plan.certificate_authorities or asked.get(name):
             missing = partial(pki.missing, hosts=hosts.get(name, ()), authority=authority)

@@ -29,8 +29,7 @@ def end_logins(run: Run) -> Iterator[Rotation]:
     of one role cannot be revoked, its outcome is `incomplete`, and the next role follows."""
     for name in (run.deployment.own(role.name) for role in DATABASE_ROLES):
         path = f"sys/leases/revoke-prefix/{run.vault.database_mount}/creds/{name}"
-        body = {"sync": True}
-        revoke = partial(VaultClient.request, method="post", path=path, body=body, timeout_s=_REVOKE_S)
+        revoke = partial(VaultClient.request, method="post", path=path, body={"sync": True}, timeout_s=_REVOKE_S)
         yield _attempt(run, name, revoke, "every login", "fresh ones")
 
 

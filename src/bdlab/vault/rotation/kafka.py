@@ -22,11 +22,10 @@ from bdlab.retry import tries
 from bdlab.settings import Secret
 from bdlab.vault.client_reports import ClientReport
 from bdlab.vault.leases import now
+from bdlab.vault.responses import refusal
 from bdlab.vault.rotation.run import STOPPED, Rotation, RotationOutcome, Run, listed, wait_for_clients
 
 _SWITCHED = "switched_at_version"
-_PASSWORD_BYTES = 24
-_PROOF_S = 15.0
 
 
 class BrokerUsers(Protocol):
@@ -43,10 +42,7 @@ class _UserRotation:
     """The rotation of one service's users: its secret in Vault, now at `version`."""
 
     def __init__(self, run: Run, broker: BrokerUsers, clients: KafkaLogin, service: str) -> None:
-        self._run = run
-        self._broker = broker
-        self._clients = clients
-        self._began = now()
+        self._run, self._broker, self._clients, self._began = run, broker, clients, now()
         self.service = service
         self.values, self.version = run.session.read_secret(f"kafka/{service}")
         self.resumed = _SWITCHED in self.values
@@ -63,12 +59,10 @@ class _UserRotation:
         if self.resumed:
             self._broker.put(self.service, self._login(""))
             return
-        self._write(idle_password=_new_password())
-        self._broker.put(self.service, self._login("idle_"))
-        was = dict(self.values)
-        now_active = {field: was[f"idle_{field}"] for field in ("username", "password")}
-        now_idle = {f"idle_{field}": was[field] for field in ("username", "password")}
-        self._write(**now_active, **now_idle, **{_SWITCHED: str(self.version + 1)})
+        self._renew_idle()
+        for field in ("username", "password"):
+            self.values[field], self.values[f"idle_{field}"] = self.values[f"idle_{field}"], self.values[field]
+        self._write(**{_SWITCHED: str(self.version + 1)})
 
     def late(self) -> list[ClientReport]:
         """Return the processes that have not reported that they use the new user."""
@@ -78,14 +72,9 @@ class _UserRotation:
     def retire(self) -> None:
         """Do steps 3 and 4. Raises VaultError if the broker still accepts the former password."""
         former = self._login("idle_")
-        self._write(idle_password=_new_password())
-        self._broker.put(self.service, self._login("idle_"))
-        for _ in tries(_PROOF_S):
-            if not self._broker.accepts(former):
-                break
-        else:
-            what = f"the broker still takes the former password of {former.username}"
-            raise VaultError(what, hint="Look into the broker's log, and run this again.")
+        self._renew_idle()
+        if all(self._broker.accepts(former) for _ in tries(15.0)):
+            raise refusal(VaultError, "former_works", user=former.username)
         del self.values[_SWITCHED]
         self._write()
 
@@ -93,21 +82,22 @@ class _UserRotation:
         after = "" if outcome.startswith("would") else f"{self.values['username']} v{self.version}"
         return Rotation("kafka", outcome, self.service, detail, self._before, after, now() - self._began)
 
+    def _renew_idle(self) -> None:
+        self._write(idle_password=secrets.token_urlsafe(24))
+        self._broker.put(self.service, self._login("idle_"))
+
     def _write(self, **changes: str) -> None:
         self.values |= changes
         try:
-            path = f"kafka/{self.service}"
-            self.version = self._run.session.write_secret(path, self.values, cas=self.version)
+            self.version = self._run.session.write_secret(f"kafka/{self.service}", self.values, cas=self.version)
         except VaultError as error:
             if "check-and-set" not in error.message:
                 raise
-            hint = "Somebody else has written it since it was read: run this again."
-            raise VaultError(error.message, hint=hint) from error
+            raise refusal(VaultError, "written_meanwhile", error=error) from error
 
     def _login(self, prefix: str) -> KafkaLogin:
-        return msgspec.structs.replace(
-            self._clients, username=self.values[f"{prefix}username"], password=Secret(self.values[f"{prefix}password"])
-        )
+        user, password = (self.values[f"{prefix}{field}"] for field in ("username", "password"))
+        return msgspec.structs.replace(self._clients, username=user, password=Secret(password))
 
 
 def rotate_kafka_users(
@@ -132,7 +122,7 @@ def rotate_kafka_users(
             run.progress(f"kafka {service}: {users.values['username']} is active, from version {users.switched_at}")
     # A command reports nothing, and reads its login from Vault this often.
     settled_at = now() + 2 * run.vault.poll_s
-    late = wait_for_clients(lambda service: begun[service].late(), tuple(begun), run)
+    late = wait_for_clients({service: users.late for service, users in begun.items()}, run)
     if begun and len(late) < len(begun):
         run.stop.wait(max(0.0, settled_at - now()))
     for service, users in begun.items():
@@ -144,7 +134,3 @@ def rotate_kafka_users(
         users.retire()
         detail = f"ended without the report of: {listed(waiting)}" if waiting else ""
         yield users.result("finished" if users.resumed else "rotated", detail)
-
-
-def _new_password() -> str:
-    return secrets.token_urlsafe(_PASSWORD_BYTES)

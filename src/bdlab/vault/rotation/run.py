@@ -1,7 +1,7 @@
 """What all rotations share: their settings, their results, and the wait for running processes."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -18,8 +18,6 @@ RotationOutcome = Literal["rotated", "finished", "unchanged", "incomplete", "wou
 
 #: The detail of a rotation that was not begun any more.
 STOPPED = "asked to stop before it began"
-
-_LOOK_AGAIN_S = 0.2
 
 
 class Rotation(msgspec.Struct, frozen=True):
@@ -63,22 +61,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def wait_for_clients(
-    late: Callable[[str], Sequence[ClientReport]],
-    services: Sequence[str],
-    run: Run,
-    *,
-    ready: Callable[[str], None] = lambda _service: None,
+    late: Mapping[str, Callable[[], Sequence[ClientReport]]], run: Run
 ) -> dict[str, Sequence[ClientReport]]:
-    """Wait until `late` returns no process for any of `services`; return those that are late in the end. `ready` is
-    called once for each service without a late process."""
-    waiting: dict[str, Sequence[ClientReport]] = dict.fromkeys(services, ())
+    """Wait until `late` of each service has returned no process; return those that are late in the end."""
+    waiting: dict[str, Sequence[ClientReport]] = dict.fromkeys(late, ())
     told: set[str] = set()
-    for _ in tries(run.grace_s, stop=run.stop, longest_s=_LOOK_AGAIN_S):
-        for service in tuple(waiting):
-            waiting[service] = late(service)
-            if not waiting[service]:
-                del waiting[service]
-                ready(service)
+    for _ in tries(run.grace_s, stop=run.stop, longest_s=0.2):
+        waiting = {service: clients for service in waiting if (clients := late[service]())}
         lines = {f"waiting for {client}" for clients in waiting.values() for client in clients}
         for line in sorted(lines - told):
             run.progress(line)

@@ -6,18 +6,15 @@ would. What is to be destroyed is noted beside the wrapped secret id (see `vault
 killed can be run again. Only the secret ids of these folders are touched: another machine has others."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import structlog
 
 from bdlab.errors import IdentityRefused
 from bdlab.vault.client import VaultClient
 from bdlab.vault.client_reports import ClientReport
-from bdlab.vault.identity import WrappedSecretId
 from bdlab.vault.leases import now
 from bdlab.vault.rotation.run import STOPPED, Rotation, RotationOutcome, Run, listed, wait_for_clients
-
-_WRAP_TTL_S = 24 * 3600
-_SHOWN = 8
 
 _log = structlog.get_logger()
 
@@ -26,39 +23,34 @@ class _SecretIdRotation:
     """The rotation of one service's secret id. `refusal` is why the new one could not be tried."""
 
     def __init__(self, run: Run, anonymous: VaultClient, service: str) -> None:
-        self._run = run
-        self._anonymous = anonymous
-        self._began = now()
+        self._run, self._anonymous, self._began = run, anonymous, now()
         self.identity = run.identity(service)
-        self._handed_over = self.identity.wrapped_secret_id()
-        self.resumed = bool(self._handed_over and self._handed_over.replaces)
+        last = self.identity.wrapped_secret_id()
+        self._accessor, self._replaces = (last.accessor, last.replaces) if last else ("", ())
+        self.resumed = bool(self._replaces)
         self.refusal = ""
-
-    @property
-    def _new(self) -> WrappedSecretId:
-        assert self._handed_over is not None  # noqa: S101 - `hand_over` comes first
-        return self._handed_over
 
     def hand_over(self) -> None:
         """Put another secret id, wrapped, into the folder, unless one of an earlier run is unused."""
-        before = self._handed_over
-        spent = self.identity.spent(self._anonymous)
-        if before and spent:
+        spent, former = self.identity.spent(self._anonymous), [self._accessor] if self._accessor else []
+        if former and spent:
             # It was lost, or somebody else has it.
             _log.warning("a secret id that was handed over is spent; it ends", service=self.identity.service)
-            self._destroy((before.accessor,))
-        if before and self.resumed and not spent:
+            self._destroy(former)
+        if self.resumed and not spent:
             return
-        replaces = before.replaces if before else ()
-        if before and not spent:
-            replaces = (before.accessor, *replaces)
-        self._handed_over = self._run.session.ask(
-            lambda client: self.identity.hand_over(client, wrap_ttl_s=_WRAP_TTL_S, replaces=replaces)
-        )
+        replaces = self._replaces if spent else (*former, *self._replaces)
+        hand_over = partial(self.identity.hand_over, wrap_ttl_s=24 * 3600, replaces=replaces)
+        new = self._run.session.ask(hand_over)
+        self._accessor, self._replaces = new.accessor, new.replaces
 
-    def users_of_the_former(self) -> list[ClientReport]:
+    def late(self) -> list[ClientReport]:
+        """Return the processes that use the former one; try the new one if there are none."""
         clients = self._run.clients(self.identity.service)
-        return [client for client in clients if client.secret_id in self._new.replaces]
+        found = [client for client in clients if client.secret_id in self._replaces]
+        if not found:
+            self.prove()
+        return found
 
     def prove(self) -> None:
         """Unwrap it if nobody has, and log in with it once."""
@@ -68,25 +60,22 @@ class _SecretIdRotation:
         except IdentityRefused as error:
             clients = self._run.clients(self.identity.service)
             # If it is bound to networks, it may work for the service and not from here.
-            if not any(client.secret_id == self._new.accessor for client in clients):
+            if not any(client.secret_id == self._accessor for client in clients):
                 self.refusal = error.message
             return
         self._anonymous.with_token(token.token).revoke_self()
 
     def destroy_former(self) -> None:
-        self._destroy(self._new.replaces)
+        self._destroy(self._replaces)
         self.identity.forget_replaced()
 
     def result(self, outcome: RotationOutcome, detail: str = "") -> Rotation:
-        handed_over, planned = self._handed_over, outcome.startswith("would")
-        replaced = handed_over.replaces if handed_over else ()
-        before = replaced[0] if replaced else self.identity.accessor if planned else ""
-        after = "" if planned or not handed_over else handed_over.accessor
-        seconds = 0.0 if planned else now() - self._began
-        service, shown = self.identity.service, slice(_SHOWN)
-        return Rotation("approle", outcome, service, detail, before[shown], after[shown], seconds)
+        planned = outcome.startswith("would")
+        before = self._replaces[0] if self._replaces else self.identity.accessor if planned else ""
+        after, seconds = ("", 0.0) if planned else (self._accessor, now() - self._began)
+        return Rotation("approle", outcome, self.identity.service, detail, before[:8], after[:8], seconds)
 
-    def _destroy(self, accessors: tuple[str, ...]) -> None:
+    def _destroy(self, accessors: Sequence[str]) -> None:
         self._run.session.ask(lambda client: self.identity.destroy(client, accessors))
 
 
@@ -109,12 +98,7 @@ def rotate_secret_ids(run: Run, services: Sequence[str]) -> Iterator[Rotation]:
             one.hand_over()
             begun[service] = one
             run.progress(f"approle {service}: a secret id lies wrapped in {one.identity.folder}")
-    late = wait_for_clients(
-        lambda service: begun[service].users_of_the_former(),
-        tuple(begun),
-        run,
-        ready=lambda service: begun[service].prove(),
-    )
+    late = wait_for_clients({service: one.late for service, one in begun.items()}, run)
     for service, one in begun.items():
         waiting = late.get(service, ())
         if waiting and run.force and not run.stop.is_set():
