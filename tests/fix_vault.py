@@ -155,7 +155,7 @@ class VaultWorld:
         """A client with the token of that service."""
         client = self.client()
         role_id, secret_id = self.identity(service).obtain(client)
-        client.token = client.log_in("approle", role_id, secret_id).token
+        client.token = client.log_in(role_id, secret_id).token
         try:
             yield client
         finally:

@@ -70,9 +70,10 @@ class Two:
     @contextlib.contextmanager
     def logged_in(self, deployment: Deployment, service: str) -> Iterator[VaultClient]:
         vault = self.pipeline.vault
-        client = VaultClient(VaultSettings(address=vault.address, ca_file=vault.ca_file))
+        kv_mount = deployment.own("kv")
+        client = VaultClient(VaultSettings(address=vault.address, ca_file=vault.ca_file, kv_mount=kv_mount))
         identity = Identity(self.pipeline.folder / "identity" / deployment.own(service), service=service)
-        client.token = client.log_in("approle", *identity.obtain(client)).token
+        client.token = client.log_in(*identity.obtain(client)).token
         try:
             yield client
         finally:
@@ -82,8 +83,7 @@ class Two:
     def versions(self, deployment: Deployment) -> dict[str, int]:
         """The version of each Kafka login in Vault."""
         with self.logged_in(deployment, "migrate") as client:
-            mount = deployment.own("kv")
-            return {name: client.read_kv(mount, f"kafka/{name}")[1] for name in KAFKA_SERVICES}
+            return {name: client.read_kv(f"kafka/{name}")[1] for name in KAFKA_SERVICES}
 
 
 @pytest.fixture(scope="module")

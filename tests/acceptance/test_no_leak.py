@@ -202,7 +202,7 @@ def learn(run: Run, secrets: Secrets) -> None:
     with run.root() as root:
         secrets.add("a root token", root.token.reveal())
         for service in root.request("list", "kv/metadata/kafka")["data"]["keys"]:
-            secrets.add_fields(f"Kafka user of {service}", root.read_kv("kv", f"kafka/{service}")[0])
+            secrets.add_fields(f"Kafka user of {service}", root.read_kv(f"kafka/{service}")[0])
     for content in run.proxy.answers:
         with contextlib.suppress(ValueError):
             secrets.add_fields("answer of Vault", json.loads(content))

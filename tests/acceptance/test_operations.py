@@ -155,7 +155,7 @@ def leak(person: Person) -> Callable[[], None]:
     secret_id = Secret((identity / "secret_id").read_text().strip())
 
     def log_in() -> Secret:
-        return client.log_in("approle", (identity / "role_id").read_text().strip(), secret_id).token
+        return client.log_in((identity / "role_id").read_text().strip(), secret_id).token
 
     with closing(VaultClient(vault)) as client:
         token = log_in()

@@ -272,7 +272,7 @@ def test_what_somebody_changes_by_other_means_is_seen_in_turn(
     ring.keep()
     with world.root() as root:
         values = root.read("kv/data/api-keys/key-7")["data"]
-        root.write_kv("kv", "api-keys/key-7", {**values, "scopes": []})
+        root.write_kv("api-keys/key-7", {**values, "scopes": []})
     for _ in range(3):
         ring.keep()
     assert ring.keys["key-7"].scopes == frozenset()
@@ -286,10 +286,10 @@ def test_an_entry_that_is_no_key_lets_nobody_in_and_is_named_once(
     values = msgspec.to_builtins(a_key("odd"))
     del values["name"]
     with world.root() as root:
-        root.write_kv("kv", "api-keys/odd", {**values, "expires_on": "tomorrow"})
-        root.write_kv("kv", "api-keys/open", {})
-        root.write_kv("kv", f"api-keys/{mistaken}", values)
-        root.write_kv("kv", "api-keys/folder/shop", values)
+        root.write_kv("api-keys/odd", {**values, "expires_on": "tomorrow"})
+        root.write_kv("api-keys/open", {})
+        root.write_kv(f"api-keys/{mistaken}", values)
+        root.write_kv("api-keys/folder/shop", values)
     with structlog.testing.capture_logs() as logs:
         for _ in range(3):
             ring.keep()

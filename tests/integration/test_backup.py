@@ -394,7 +394,7 @@ def test_a_snapshot_under_a_shamir_seal_opens_with_the_old_shares(
         steps = {step.name: step.outcome for step in world.init(world.plan(seeds=None, manager=None))}
         assert steps == dict.fromkeys(steps, "unchanged") | {"unseal": "done"}
         with world.logged_in("serve") as serve:
-            assert serve.read_kv("kv", "database/credentials")[0]["dbname"] == old.dbname
+            assert serve.read_kv("database/credentials")[0]["dbname"] == old.dbname
 
 
 def test_a_vault_that_is_older_than_its_users_password_in_the_database_gets_another(

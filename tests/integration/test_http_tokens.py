@@ -41,7 +41,7 @@ class Provider:
         root.write("auth/approle/role/ask-tokens", {"token_policies": "ask-tokens"})
         role_id = root.read("auth/approle/role/ask-tokens/role-id")["role_id"]
         secret_id = root.write("auth/approle/role/ask-tokens/secret-id")["secret_id"]
-        self._client.token = self._client.log_in("approle", role_id, Secret(secret_id)).token
+        self._client.token = self._client.log_in(role_id, Secret(secret_id)).token
         self.key("orders")
         self.role("orders", '{"scope": "predict openid"}')
 

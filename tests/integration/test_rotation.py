@@ -45,7 +45,7 @@ def lets_in(world: VaultWorld, service: str, secret_id: Secret) -> bool:
     """Whether Vault takes this secret id."""
     client = world.client()
     try:
-        client.token = client.log_in("approle", world.identity(service).role_id(), secret_id).token
+        client.token = client.log_in(world.identity(service).role_id(), secret_id).token
     except IdentityRefused:
         return False
     else:
@@ -275,7 +275,7 @@ def test_a_report_counts_until_its_token_has_run_out(vault_world: VaultWorld) ->
     long_ago = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
     with vault_world.logged_in("consume") as client:
         values = {"kafka_version": "1", "secret_id": "", "until": long_ago}
-        client.write_kv("kv", "clients/consume/gone", values)
+        client.write_kv("clients/consume/gone", values)
     before = len(vault_world.audit())
     assert reports(vault_world, "consume") == []
     removed = [entry["request"]["path"] for entry in vault_world.audit()[before:]]

@@ -42,7 +42,7 @@ class World(msgspec.Struct):
     def login(self, service: str, prefix: str = "") -> KafkaLogin:
         """One of the two users, as Vault has them now."""
         with self.vault.logged_in("migrate") as client:
-            values, _ = client.read_kv("kv", f"kafka/{service}")
+            values, _ = client.read_kv(f"kafka/{service}")
         return msgspec.structs.replace(
             self.kafka.login("serve"),
             username=values[f"{prefix}username"],
@@ -51,7 +51,7 @@ class World(msgspec.Struct):
 
     def secret(self, service: str) -> tuple[dict[str, str], int]:
         with self.vault.logged_in("migrate") as client:
-            return client.read_kv("kv", f"kafka/{service}")
+            return client.read_kv(f"kafka/{service}")
 
     def rotate(
         self, *services: str, grace_s: float = 60.0, force: bool = False, users: Users | None = None
@@ -234,8 +234,8 @@ def test_killed_after_any_change_it_is_run_again_and_no_event_fails(
 def test_two_at_once_cannot_overwrite_each_other(world: World) -> None:
     def interrupted(service: str, login: KafkaLogin) -> None:
         with world.vault.logged_in("migrate") as client:
-            values, version = client.read_kv("kv", "kafka/serve")
-            client.write_kv("kv", "kafka/serve", values, cas=version)
+            values, version = client.read_kv("kafka/serve")
+            client.write_kv("kafka/serve", values, cas=version)
         Users.put(world.users, service, login)
 
     class Another(Users):
@@ -270,10 +270,10 @@ def test_a_short_command_that_runs_long_takes_the_newer_user(world: World) -> No
 
 def test_a_service_with_one_user_only_is_left_as_it_is(world: World) -> None:
     with world.vault.logged_in("migrate") as client:
-        values, version = client.read_kv("kv", "kafka/dlq")
+        values, version = client.read_kv("kafka/dlq")
         one = {name: values[name] for name in ("username", "password")}
-        version = client.write_kv("kv", "kafka/dlq", one, cas=version)
+        version = client.write_kv("kafka/dlq", one, cas=version)
         (found,) = world.rotate("dlq")
         assert found.outcome == "unchanged"
         assert "one user only" in found.detail
-        client.write_kv("kv", "kafka/dlq", values, cas=version)
+        client.write_kv("kafka/dlq", values, cas=version)

@@ -28,7 +28,7 @@ def test_a_stolen_secret_id_is_an_alarm_and_the_next_run_destroys_it(vault_world
 
     assert outcomes(vault_world.init()) == unchanged_but(secret_ids="done", root_token="done")
     with pytest.raises(IdentityRefused):
-        vault_world.client().log_in("approle", identity.role_id(), stolen)
+        vault_world.client().log_in(identity.role_id(), stolen)
     with vault_world.logged_in("rotate"):
         pass
 
@@ -54,7 +54,7 @@ def test_after_a_rotation_that_went_wrong_the_next_run_hands_over_another(
 
     assert outcomes(vault_world.init())["secret ids"] == "done"
     with pytest.raises(IdentityRefused):
-        vault_world.client().log_in("approle", identity.role_id(), taken)
+        vault_world.client().log_in(identity.role_id(), taken)
     with vault_world.logged_in("predict"):
         pass
     found = identity.wrapped_secret_id()
@@ -66,7 +66,7 @@ def test_after_a_rotation_that_went_wrong_the_next_run_hands_over_another(
         (rotated,) = rotate_secret_ids(run, ["predict"])
     assert rotated.outcome == "finished"
     with pytest.raises(IdentityRefused):
-        vault_world.client().log_in("approle", identity.role_id(), former)
+        vault_world.client().log_in(identity.role_id(), former)
 
 
 def test_a_secret_id_of_another_service_put_in_place_is_an_alarm(vault_world: VaultWorld) -> None:

@@ -199,7 +199,7 @@ def test_what_rotate_may_not_deliver_is_renewed_here(vault_world: VaultWorld, se
     assert steps["secret ids"].details == (service,)
     assert outcomes(list(steps.values())) == unchanged_but(secret_ids="done", root_token="done")
     with pytest.raises(IdentityRefused):
-        nobody.log_in("approle", role_id, former)
+        nobody.log_in(role_id, former)
     # Nothing waits to be unwrapped: nobody may type the command before that runs out.
     assert not vault_world.identity(service).delivered
     with vault_world.logged_in(service):

@@ -252,7 +252,7 @@ def test_vault_init_makes_what_the_table_of_services_lists(vault_world: VaultWor
         assert listed("database/roles") == {*(role.name for role in DATABASE_ROLES), SWEEP}
         assert listed("kv/metadata/kafka") == {"credentials", *KAFKA_SERVICES}
         for name in KAFKA_SERVICES:
-            values, _ = root.read_kv("kv", f"kafka/{name}")
+            values, _ = root.read_kv(f"kafka/{name}")
             assert {values["username"], values["idle_username"]} == {f"bdlab-{name}-a", f"bdlab-{name}-b"}
 
 
@@ -314,4 +314,4 @@ def test_a_refusal_names_the_path_and_what_to_do(vault_world: VaultWorld) -> Non
 
 def test_what_is_not_there_is_no_refusal(vault_world: VaultWorld) -> None:
     with vault_world.logged_in("migrate") as client, pytest.raises(SecretMissing):
-        client.read_kv("kv", "kafka/never-written")
+        client.read_kv("kafka/never-written")

@@ -93,15 +93,15 @@ def test_a_write_over_another_version_is_refused(vault_world: VaultWorld) -> Non
 def test_the_authority_of_the_database_is_a_private_file(vault_world: VaultWorld) -> None:
     pem = "-----BEGIN CERTIFICATE-----\n"
     with vault_world.root() as root:
-        values, version = root.read_kv("kv", "database/credentials")
-        root.write_kv("kv", "database/credentials", {**values, "ca_pem": pem}, cas=version)
+        values, version = root.read_kv("database/credentials")
+        root.write_kv("database/credentials", {**values, "ca_pem": pem}, cas=version)
         try:
             with vault_world.session("status", "bdlab-reader", daemon=False) as opened:
                 file = Path(opened.database().server.ca_file)
                 assert file.read_text() == pem
                 assert file.stat().st_mode & 0o777 == 0o600
         finally:
-            root.write_kv("kv", "database/credentials", values)
+            root.write_kv("database/credentials", values)
 
 
 # -- how it lasts ------------------------------------------------------------------------------------------

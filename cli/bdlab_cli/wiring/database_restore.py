@@ -38,11 +38,10 @@ def restore_database(backup: Backup, folder: DataFolder, vault: VaultSettings, p
 
 def _move_database(plan: Plan, server: PostgresSettings) -> None:
     """Tell the services where the database is now: `vault-init` never overwrites what they read."""
-    mount, path = plan.vault.kv_mount, "database/credentials"
     with temporary_token(plan, ttl=timedelta(minutes=5)) as client:
-        values, version = client.read_kv(mount, path)
+        values, version = client.read_kv("database/credentials")
         moved = values | {"host": server.host, "port": str(server.port), "sslmode": server.sslmode}
         if moved != values:
-            client.write_kv(mount, path, moved, cas=version)
+            client.write_kv("database/credentials", moved, cas=version)
         # Users of the old server: they do not exist here.
         client.write(f"sys/leases/revoke-prefix/{plan.vault.database_mount}/creds")

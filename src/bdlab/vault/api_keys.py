@@ -39,12 +39,12 @@ def create(client: VaultClient, key: ApiKey) -> None:
         raise taken
     values = {field: value for field, value in msgspec.to_builtins(key).items() if field != "name"}
     try:
-        _write(client, key.name, values, cas=version)
+        client.write_kv(f"{_FOLDER}/{key.name}", values, cas=version)
     except VaultError as error:
         if "check-and-set" in error.message:
             raise taken from error
         raise
-    _write(client, _CHANGES, {"name": key.name})
+    client.write_kv(f"{_FOLDER}/{_CHANGES}", {"name": key.name})
 
 
 def revoke(client: VaultClient, name: str) -> None:
@@ -52,7 +52,7 @@ def revoke(client: VaultClient, name: str) -> None:
     if not NAME_FORM.fullmatch(name) or name not in _names(client):
         raise InvalidInput(f"there is no API key {name!r}", hint="bdlab api-key list shows those that there are.")
     client.request("delete", f"{client.settings.kv_mount}/metadata/{_FOLDER}/{name}")
-    _write(client, _CHANGES, {"name": name})
+    client.write_kv(f"{_FOLDER}/{_CHANGES}", {"name": name})
 
 
 class KeyRing:
@@ -128,7 +128,3 @@ def _read(client: VaultClient, name: str) -> tuple[ApiKey | str | None, int]:
         return msgspec.convert({**found["data"], "name": name}, ApiKey), found["metadata"]["version"]
     except msgspec.ValidationError as error:
         return str(error), found["metadata"]["version"]
-
-
-def _write(client: VaultClient, name: str, values: Mapping[str, Any], *, cas: int | None = None) -> None:
-    client.write_kv(client.settings.kv_mount, f"{_FOLDER}/{name}", values, cas=cas)

@@ -132,9 +132,9 @@ class VaultClient:
             raise VaultUnavailable(f"{self} is {health.state}", hint=health.advice)
         return health
 
-    def log_in(self, mount: str, role_id: str, secret_id: Secret) -> Token:
+    def log_in(self, role_id: str, secret_id: Secret) -> Token:
         """Log in by AppRole. Raises IdentityRefused, with Vault's reason, if it refuses that."""
-        path = f"auth/{mount}/login"
+        path = f"auth/{self.settings.approle_mount}/login"
         response = self._send("post", path, {"role_id": role_id, "secret_id": secret_id.reveal()}, token=_NOBODY)
         if response.status_code in {400, 403, 404}:
             raise refusal(IdentityRefused, "log_in", client=self, path=path, reasons=error_text(response))
@@ -179,18 +179,19 @@ class VaultClient:
             return None
         return str(_data(self._answer("post", path, response)).get("creation_path", ""))
 
-    def read_kv(self, mount: str, path: str) -> tuple[dict[str, str], int]:
+    def read_kv(self, path: str) -> tuple[dict[str, str], int]:
         """Return the newest version of a secret, and its number. Raises SecretMissing, also if it was deleted."""
+        mount = self.settings.kv_mount
         data = self.read(f"{mount}/data/{path}")
         if not isinstance(values := data.get("data"), dict):
             raise SecretMissing(f"{self} holds no current version of {mount}/{path}")
         return {str(name): str(value) for name, value in values.items()}, int(data["metadata"]["version"])
 
-    def write_kv(self, mount: str, path: str, values: Mapping[str, Any], *, cas: int | None = None) -> int:
+    def write_kv(self, path: str, values: Mapping[str, Any], *, cas: int | None = None) -> int:
         """Write a new version and return its number. `cas` is the version that has to be there now, 0 for none. Raises
         VaultError if it is another."""
         options = {} if cas is None else {"options": {"cas": cas}}
-        return int(self.write(f"{mount}/data/{path}", {"data": values, **options})["version"])
+        return int(self.write(f"{self.settings.kv_mount}/data/{path}", {"data": values, **options})["version"])
 
     def _send(
         self,

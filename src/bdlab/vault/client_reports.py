@@ -49,9 +49,8 @@ class ClientReporter:
     """Reports for this process, under a name that is kept in its identity folder. Construction does no I/O."""
 
     def __init__(self, client: VaultClient, identity: Identity) -> None:
-        self._client, self._kv_mount = client, client.settings.kv_mount
-        self._path, self._folder = f"clients/{identity.service}", identity.folder / _FOLDER
-        self._name = ""
+        self._client, self._folder = client, identity.folder / _FOLDER
+        self._path, self._name = f"clients/{identity.service}", ""
         self._lock: int | None = None
         self._reported: tuple[int, str, Ttl] | None = None
         self._warned = False
@@ -68,7 +67,7 @@ class ClientReporter:
         if math.isfinite(token.ttl_s):
             values["until"] = (datetime.now(UTC) + timedelta(seconds=token.remaining_s)).isoformat()
         try:
-            self._client.write_kv(self._kv_mount, f"{self._path}/{self._name}", values)
+            self._client.write_kv(f"{self._path}/{self._name}", values)
         except PolicyDenied as error:
             if not self._warned:
                 _log.warning("no rotation can know of this client", problem=error.message, advice=error.hint)
@@ -80,7 +79,7 @@ class ClientReporter:
     def withdraw(self, *, timeout_s: float) -> None:
         """Delete the report. If that fails, it is valid until the token has run out."""
         if self._reported is not None:
-            path = f"{self._kv_mount}/metadata/{self._path}/{self._name}"
+            path = f"{self._client.settings.kv_mount}/metadata/{self._path}/{self._name}"
             with contextlib.suppress(VaultError):
                 self._client.request("delete", path, timeout_s=timeout_s)
         self._reported, self._name = None, ""
@@ -105,10 +104,11 @@ class ClientReporter:
 def prune_reports(client: VaultClient, identity: Identity) -> list[ClientReport]:
     """Delete the reports that have run out, and those of killed processes of this identity folder. Return the others,
     sorted by name. Raises VaultError."""
-    kv_mount, path, found = client.settings.kv_mount, f"clients/{identity.service}", []
+    path, found = f"clients/{identity.service}", []
+    listed = f"{client.settings.kv_mount}/metadata/{path}"
     folder, killed = identity.folder / _FOLDER, set()
     try:
-        names = client.request("list", f"{kv_mount}/metadata/{path}")["data"]["keys"]
+        names = client.request("list", listed)["data"]["keys"]
     except SecretMissing:
         return []
     with contextlib.ExitStack() as held:  # meanwhile no process takes the name of a killed one
@@ -118,13 +118,13 @@ def prune_reports(client: VaultClient, identity: Identity) -> list[ClientReport]
                     held.callback(os.close, handle)
                     killed.add(file.name)
         for name in killed.intersection(names):
-            client.request("delete", f"{kv_mount}/metadata/{path}/{name}")
+            client.request("delete", f"{listed}/{name}")
     for name in sorted(set(names) - killed):
         with contextlib.suppress(SecretMissing):  # its process ended meanwhile
-            values, _ = client.read_kv(kv_mount, f"{path}/{name}")
+            values, _ = client.read_kv(f"{path}/{name}")
             until = datetime.fromisoformat(values["until"]) if values.get("until") else None
             if until and until <= datetime.now(UTC):
-                client.request("delete", f"{kv_mount}/metadata/{path}/{name}")
+                client.request("delete", f"{listed}/{name}")
                 continue
             version = int(values["kafka_version"])
             found.append(ClientReport(identity.service, name, version, values["secret_id"], until))

@@ -52,7 +52,7 @@ class LeasedToken:
         """Log in with the newest secret id. Raises VaultError."""
         role_id, secret_id = self.identity.obtain(self.client)
         accessor, asked = self.identity.accessor, now()
-        token = self.client.log_in(self.client.settings.approle_mount, role_id, secret_id)
+        token = self.client.log_in(role_id, secret_id)
         first, former = self.ttl is None, self.client.token
         self.client.token, self.ttl = token.token, Ttl.granted(asked, token.ttl_s)
         self.secret_id = accessor
@@ -124,9 +124,8 @@ class LeasedDatabaseLogin:
         """Get a new login, and the server's address, which may have changed. Raises VaultError."""
         if not self.role:
             raise VaultError("this session with Vault was made without a database role")
-        settings = self.client.settings
-        server, asked = self.server(self.client.read_kv(settings.kv_mount, "database/credentials")[0]), now()
-        answer = self.client.request("get", f"{settings.database_mount}/creds/{self.role}")
+        server, asked = self.server(self.client.read_kv("database/credentials")[0]), now()
+        answer = self.client.request("get", f"{self.client.settings.database_mount}/creds/{self.role}")
         user, password = str(answer["data"]["username"]), Secret(str(answer["data"]["password"]))
         login = DatabaseLogin(server=server, user=user, password=password, lease_id=str(answer["lease_id"]))
         ttl = Ttl.granted(asked, answer.get("lease_duration"), renewable=bool(answer.get("renewable")))
@@ -166,14 +165,13 @@ class StoredKafkaLogin:
 
     def fetch(self) -> KafkaLogin:
         """Read the login; return the same object as before if nothing changed. Raises VaultError."""
-        kv_mount, path = self.client.settings.kv_mount, f"kafka/{self.service}"
-        broker, _ = self.client.read_kv(kv_mount, "kafka/credentials")
-        secret, version = self.client.read_kv(kv_mount, path)
+        broker, _ = self.client.read_kv("kafka/credentials")
+        secret, version = self.client.read_kv(f"kafka/{self.service}")
         server = self.server(broker)
         login = KafkaLogin(server=server, ca_pem=broker.get("ca_pem", ""), version=version)
         if server.security_protocol.startswith("SASL"):
             if not (secret.get("username") and secret.get("password")):
-                raise refusal(SecretMissing, "no_login", path=f"{kv_mount}/{path}", server=server)
+                raise refusal(SecretMissing, "no_login", login=self, server=server)
             user, password = secret["username"], Secret(secret["password"])
             login = msgspec.structs.replace(login, username=user, password=password)
         # The rest of the secret is about the idle user, and no reason to connect anew.

@@ -167,11 +167,11 @@ class VaultSession(Connecting):
 
     def read_secret(self, path: str) -> tuple[dict[str, str], int]:
         """Return the newest version of the secret `path` of the key-value engine, and its number."""
-        return self.ask(lambda client: client.read_kv(self._vault.kv_mount, path))
+        return self.ask(lambda client: client.read_kv(path))
 
     def write_secret(self, path: str, values: dict[str, str], *, cas: int | None = None) -> int:
         """Write a new version and return its number; with `cas`, only if that is the version there now."""
-        return self.ask(lambda client: client.write_kv(self._vault.kv_mount, path, values, cas=cas))
+        return self.ask(lambda client: client.write_kv(path, values, cas=cas))
 
     def ask(self, request: Callable[[VaultClient], _T]) -> _T:
         """Make a request with this session's token, or a new one if it has ended. Raises VaultError."""

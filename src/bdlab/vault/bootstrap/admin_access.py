@@ -149,8 +149,7 @@ class AdminAccess:
         # A root token is made in the root namespace, so `recovery` is there too.
         anonymous = self._anonymous.in_namespace("") if service == RECOVERY else self._anonymous
         try:
-            role_id, secret_id = identity.obtain(anonymous)
-            token = anonymous.log_in(self._plan.vault.approle_mount, role_id, secret_id)
+            token = anonymous.log_in(*identity.obtain(anonymous))
         except IdentityRefused as error:
             if required:
                 raise

@@ -234,7 +234,7 @@ def key_values(plan: Plan) -> Step:
 
     def write(path: str, writer: VaultClient) -> None:
         try:
-            writer.write_kv(mount, path, _values(plan, path, writer), cas=0)
+            writer.write_kv(path, _values(plan, path, writer), cas=0)
         except VaultError as error:
             # With cas=0 Vault refuses if somebody else wrote it meanwhile: theirs stays.
             if "check-and-set" not in error.message:

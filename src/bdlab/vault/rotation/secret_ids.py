@@ -56,7 +56,7 @@ class _SecretIdRotation:
         """Unwrap it if nobody has, and log in with it once."""
         role_id, secret_id = self.identity.obtain(self._anonymous)
         try:
-            token = self._anonymous.log_in(self._run.vault.approle_mount, role_id, secret_id)
+            token = self._anonymous.log_in(role_id, secret_id)
         except IdentityRefused as error:
             clients = self._run.clients(self.identity.service)
             # If it is bound to networks, it may work for the service and not from here.
