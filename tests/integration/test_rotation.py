@@ -155,7 +155,6 @@ def test_a_client_that_does_not_report_keeps_its_secret_id_and_a_later_run_finis
     vault_world: VaultWorld, consumer: VaultSession
 ) -> None:
     former = held_secret_id(vault_world, "consume")
-    assert consumer._renewal is not None
     consumer._renewal.stop(5)
     (found,) = rotate_ids(vault_world, "consume", grace_s=0.5)
     assert found.outcome == "incomplete"
@@ -170,7 +169,6 @@ def test_a_client_that_does_not_report_keeps_its_secret_id_and_a_later_run_finis
 
 def test_force_ends_it_although_a_client_has_not_reported(vault_world: VaultWorld, consumer: VaultSession) -> None:
     former = held_secret_id(vault_world, "consume")
-    assert consumer._renewal is not None
     consumer._renewal.stop(5)
     (found,) = rotate_ids(vault_world, "consume", grace_s=0.2, force=True)
     assert found.outcome == "rotated"
@@ -182,7 +180,6 @@ def test_a_delivery_that_somebody_else_unwrapped_raises_the_alarm_and_the_next_r
 ) -> None:
     former = held_secret_id(vault_world, "consume")
     identity = vault_world.identity("consume")
-    assert consumer._renewal is not None
     consumer._renewal.stop(5)
     rotate_ids(vault_world, "consume", grace_s=0)
     wrapped = identity.wrapping_token()

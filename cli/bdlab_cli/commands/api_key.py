@@ -40,7 +40,7 @@ def create(
 
     if not NAME_FORM.fullmatch(name):
         raise BadParameter(f"{name!r} is no name of a key: give a letter a-z, then at most 39 of a-z, 0-9 and -")
-    scopes: frozenset[Any] = frozenset(one.strip() for one in scope.split(","))
+    scopes: frozenset[Any] = frozenset(map(str.strip, scope.split(",")))
     if unknown := sorted(scopes.difference(SCOPES)):
         raise BadParameter(f"{unknown[0]!r} is no scope: there are {', '.join(SCOPES)}")
     limit = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)/s", rate)

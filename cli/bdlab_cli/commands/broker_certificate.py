@@ -28,19 +28,18 @@ def broker_certificate(
     from bdlab.vault import pki
 
     layers = load_settings({"startup_timeout_s": startup_timeout})
-    ttl_s = ttl or BROKER_TTL_S
+    ttl_s, change = ttl or BROKER_TTL_S, ""
     files = CertificateFiles(folder, mode=GROUP_READS)
-    tell = partial(terminal.echo_change, as_json=json)
+    tell = partial(terminal.echo_change, "broker certificate", as_json=json)
     with open_session(layers, service="migrate", kafka=bool(admin_servers)) as session:
-        if files.good_for(host, authority=session.ask(pki.authority_pem)):
-            tell("broker certificate", "")
-        else:
+        if not files.good_for(host, authority=session.ask(pki.authority_pem)):
             issued = session.ask(lambda client: pki.issue(client, pki.BROKER_ROLE, hosts=host, ttl_s=ttl_s))
             files.write(issued, host, ttl_s=ttl_s)
-            tell("broker certificate", f"issued for {', '.join(host)}, good for {ttl_s} s")
+            change = f"issued for {', '.join(host)}, good for {ttl_s} s"
+        tell(change)
         if admin_servers:
             from bdlab.kafka.broker_admin import reload_certificates
             from bdlab_cli.wiring.broker_admin import administrator
 
             brokers = reload_certificates(administrator(session, session.kafka(), admin_servers))
-            tell("broker certificate", f"read by broker {', '.join(map(str, brokers))}")
+            tell(f"read by broker {', '.join(map(str, brokers))}")

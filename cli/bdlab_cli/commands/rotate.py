@@ -12,8 +12,6 @@ from bdlab_cli.output import terminal
 from bdlab_cli.wiring.session import load_settings
 from bdlab_cli.wiring.signals import stop_on_signal
 
-_INCOMPLETE = "Not all is rotated; the former credentials named above still work. Run it again to finish."
-
 
 def rotate(
     target: Annotated[
@@ -72,7 +70,8 @@ def rotate(
             terminal.stdout().print(drill_table(drilled.load, verified=drilled.verified))
     incomplete = any(one.outcome == "incomplete" for one in found)
     if incomplete:
-        terminal.echo(_INCOMPLETE, err=True)
+        left = "Not all is rotated; the former credentials named above still work. Run it again to finish."
+        terminal.echo(left, err=True)
     if drilled and (incomplete or drilled.load.failed or not drilled.verified):
         raise Exit(Unhealthy.exit_code)
     raise Exit(BdlabError.exit_code if incomplete else 0)

@@ -32,19 +32,14 @@ def server_certificate(
     from bdlab.vault import pki
 
     layers = load_settings({"startup_timeout_s": startup_timeout})
-    hosts = host or ["localhost"]
-    ttl_s = ttl or SERVER_TTL_S
-    tell = partial(terminal.echo_change, as_json=json)
+    hosts, ttl_s = host or ["localhost"], ttl or SERVER_TTL_S
     with open_session(layers, service="migrate", kafka=False) as session:
-        authority = session.ask(lambda client: pki.authority_pem(client, pki.SERVERS))
+        authority = session.ask(partial(pki.authority_pem, authority=pki.SERVERS))
         for name in dict.fromkeys(server):
-            files = CertificateFiles(folder / name)
-            if files.good_for(hosts, authority=authority):
-                tell(f"certificate of {name}", "")
-                continue
-            issued = session.ask(
-                lambda client, name=name: pki.issue(client, name, hosts=hosts, ttl_s=ttl_s)  # type: ignore[misc]
-            )
-            files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            files.write(issued, hosts, ttl_s=ttl_s)
-            tell(f"certificate of {name}", f"issued for {', '.join(hosts)}, good for {ttl_s} s")
+            files, change = CertificateFiles(folder / name), ""
+            if not files.good_for(hosts, authority=authority):
+                issued = session.ask(partial(pki.issue, name=name, hosts=hosts, ttl_s=ttl_s))
+                files.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                files.write(issued, hosts, ttl_s=ttl_s)
+                change = f"issued for {', '.join(hosts)}, good for {ttl_s} s"
+            terminal.echo_change(f"certificate of {name}", change, as_json=json)

@@ -46,8 +46,8 @@ def vault_token(
     if not 1 <= lifetime.total_seconds() <= 24 * 3600:
         raise InvalidInput(f"--ttl {ttl}: a token for a task lives between 1 s and 24 h")
     plan = admin_plan(keys_file, identity_dir, startup_timeout)
-    named = policy or (ROOT_POLICY,)
-    policies = tuple(plan.deployment.own(name) if name in IDENTITIES else name for name in named)
+    own = plan.deployment.own
+    policies = tuple(own(name) if name in IDENTITIES else name for name in policy or (ROOT_POLICY,))
     with closing(make_token(plan, ttl=lifetime, policies=policies)) as client:
         if not command:
             token = client.token.reveal()
@@ -62,10 +62,8 @@ def vault_token(
                 client.revoke_self()
             except TokenRefused:
                 pass  # the command revoked it, took longer than it lived, or put another Vault in place
-            except VaultError as error:
-                # As after `bao operator seal`: what the command did counts.
-                left = f"warning: the token could not be revoked, and ends in {ttl}: {error.message}"
-                terminal.echo(left, err=True)
+            except VaultError as error:  # as after `bao operator seal`: what the command did counts
+                terminal.echo(f"warning: the token could not be revoked, and ends in {ttl}: {error.message}", err=True)
     raise Exit(code)
 
 

@@ -23,9 +23,8 @@ _BY_VAULT = "vault"
 def secure(
     session: VaultSession, admin_servers: str, *, timeout_s: float, stop: threading.Event
 ) -> tuple[KafkaCredentials, list[Change]]:
-    """Make the users that Vault holds, and their ACLs; return the administrator's login and what was changed.
-
-    Raises VaultError, BrokerError."""
+    """Make the users that Vault holds, and their ACLs; return the administrator's login and what was changed. Raises
+    VaultError, BrokerError."""
     clients = session.kafka()
     admin = administrator(session, clients, admin_servers)
     users = {service: _logins(session, service, clients) for service in KAFKA_SERVICES}
@@ -34,18 +33,16 @@ def secure(
 
 
 def administrator(session: VaultSession, clients: KafkaLogin, admin_servers: str) -> KafkaLogin:
-    """Return an administrator of the broker of `clients`, with a certificate made in memory for this run.
-
-    Raises VaultError."""
+    """Return an administrator of the broker of `clients`, with a certificate made in memory for this run. Raises
+    VaultError."""
     issued = session.ask(lambda client: pki.issue(client, pki.ADMIN_ROLE))
     server = msgspec.structs.replace(clients.server, bootstrap_servers=admin_servers, security_protocol="SSL")
     return KafkaLogin(server=server, ca_pem=issued.ca_pem, certificate=issued)
 
 
 def announce(session: VaultSession, layers: Layers, ca_file: str) -> str:
-    """Write into Vault where the broker is, and how it is secured; return what changed, empty for nothing.
-
-    Only the version that was read is overwritten. Raises InvalidInput, SettingsInvalid, VaultError."""
+    """Write into Vault where the broker is, and how it is secured; return what changed, empty for nothing. Only the
+    version that was read is overwritten. Raises InvalidInput, SettingsInvalid, VaultError."""
     address = layers.settings().kafka.bootstrap_servers
     if not address:
         hint = "Give it with --bootstrap-servers or BDLAB_KAFKA_BOOTSTRAP_SERVERS."

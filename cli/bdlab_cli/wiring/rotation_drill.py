@@ -17,8 +17,6 @@ from bdlab_cli.wiring.accounting import account
 from bdlab_cli.wiring.checks import own_ca_file, own_url
 from bdlab_cli.wiring.samples import samples_of
 
-_BEFORE_S, _AFTER_S, _VERIFY_WAIT_S = 1.0, 2.0, 60.0
-
 
 class Drill(msgspec.Struct, frozen=True, kw_only=True):
     """The rotations, what callers noticed, and whether every offset of the topic is stored exactly once."""
@@ -37,21 +35,18 @@ def run_drill(
     seconds: float,
     key: Secret | None,
 ) -> Drill:
-    """Post `rate` inputs a second for at least `seconds`, rotate meanwhile, then account for all offsets.
-
-    Raises BdlabError."""
-    http = layers.settings().http
+    """Post `rate` inputs a second for at least `seconds`, rotate meanwhile, then account for all offsets. Raises
+    BdlabError."""
+    http, contract = layers.settings().http, load_contract(path_of(layers.settings()))
     url = url or own_url(http)
-    contract = load_contract(path_of(layers.settings()))
     bodies = [json.dumps(sample).encode() for sample in samples_of(contract)]
     access = {"ca_file": own_ca_file(http), "key": key.reveal() if key else ""}
     with LoadGenerator(url, bodies, requests_per_second=rate, **access) as load:
         progress(f"posting {rate:g} {contract.plural} a second to {url}")
         began = time.monotonic()
-        stop.wait(_BEFORE_S)
+        stop.wait(1.0)
         done = list(rotations)
-        stop.wait(max(_AFTER_S, seconds - (time.monotonic() - began)))
+        stop.wait(max(2.0, seconds - (time.monotonic() - began)))
         report = load.stop()
-    progress(f"verifying every offset; the consumer may take {_VERIFY_WAIT_S:g} s to catch up")
-    verified = account(layers, stop, wait_s=_VERIFY_WAIT_S).verified
-    return Drill(rotations=done, load=report, verified=verified)
+    progress("verifying every offset; the consumer may take 60 s to catch up")
+    return Drill(rotations=done, load=report, verified=account(layers, stop, wait_s=60.0).verified)

@@ -31,7 +31,6 @@ def rotations(
     **how: Any,
 ) -> Iterator[Rotation]:
     """Rotate `target` (database, kafka, approle or all), and yield each result as it is known; `how` is of the `Run`.
-
     Secret ids come last, and that of `rotate` itself at the very end. Raises InvalidInput, VaultError, BrokerError."""
     if unknown := [name for name in services if name not in SERVICES]:
         every = f"There are: {', '.join(SERVICES)}."

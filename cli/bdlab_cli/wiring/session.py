@@ -27,11 +27,9 @@ _AT_A_TERMINAL_S = 5.0
 def load_settings(
     command_line: Mapping[str, Mapping[str, Any] | Any] | None = None, *, quiet: bool = False, daemon: bool = False
 ) -> Layers:
-    """Return the settings' layers, and set up the log as they say. Raises SettingsInvalid.
-
-    `command_line` maps sections to fields; a None is an option that was not given. `quiet` is for a command
-    that prints its results itself: its log has warnings and worse only. A person at a terminal waits for a
-    shorter time than a script or a `daemon`."""
+    """Return the settings' layers, and set up the log as they say. Raises SettingsInvalid. `command_line` maps sections
+    to fields; a None is an option that was not given. `quiet` is for a command that prints its results itself: its log
+    has warnings and worse only. A person at a terminal waits for a shorter time than a script or a `daemon`."""
     from bdlab import settings
     from bdlab_cli.output import logs
 
@@ -109,10 +107,9 @@ def open_session(
     kafka: bool = True,
     renewed: bool = False,
 ) -> Iterator[VaultSession]:
-    """Open the session of a short command, with its service's database login if `database`.
-
-    `renewed` is for a command that may take hours. Setting `stop` ends the wait for Vault; without one a
-    signal does. The person at the terminal is told of the wait. Raises VaultError."""
+    """Open the session of a short command, with its service's database login if `database`. `renewed` is for a command
+    that may take hours. Setting `stop` ends the wait for Vault; without one a signal does. The person at the terminal
+    is told of the wait. Raises VaultError."""
     from bdlab.vault.session import VaultSession
 
     settings = layers.settings()

@@ -13,11 +13,10 @@ INTERRUPTED_TWICE = 130
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """Give an event that SIGTERM, SIGINT or SIGHUP sets; a second signal ends the process with code 130.
-
-    A second SIGHUP does not: a terminal that closes sends several. A thread of its own receives the signals,
-    because the main one may be inside a client library that waits for its server, where Python runs no
-    handler. The former handlers are put back at the end."""
+    """Give an event that SIGTERM, SIGINT or SIGHUP sets; a second signal ends the process with code 130. A second
+    SIGHUP does not: a terminal that closes sends several. A thread of its own receives the signals, because the main
+    one may be inside a client library that waits for its server, where Python runs no handler. The former handlers are
+    put back at the end."""
     from bdlab import signals
 
     stop = threading.Event()

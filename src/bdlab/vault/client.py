@@ -29,11 +29,10 @@ _NOBODY = Secret("")
 
 
 class VaultClient:
-    """One server, one token. Construction does no I/O; safe to use from several threads.
-
-    Every call raises VaultUnavailable (unreachable, sealed, not initialised, overloaded, failing), TokenRefused (the
-    token is not valid), PolicyDenied (the token is valid and may not), SecretMissing (nothing is there), VaultError
-    (another refusal, with Vault's reason) or SettingsInvalid (no usable address)."""
+    """One server, one token. Construction does no I/O; safe to use from several threads. Every call raises
+    VaultUnavailable (unreachable, sealed, not initialised, overloaded, failing), TokenRefused (the token is not valid),
+    PolicyDenied (the token is valid and may not), SecretMissing (nothing is there), VaultError (another refusal, with
+    Vault's reason) or SettingsInvalid (no usable address)."""
 
     def __init__(self, settings: VaultSettings, *, token: Secret | None = None) -> None:
         self.settings = settings

@@ -8,13 +8,10 @@ from bdlab.vault.client import VaultClient
 from bdlab.vault.logins import LeasedDatabaseLogin, LeasedToken
 from bdlab.vault.responses import TABLE
 
-_TIMEOUT_S = 2.0
-
 
 def probe_vault(token: LeasedToken, database: LeasedDatabaseLogin, *, kv_path: str, audit: bool = False) -> VaultState:
-    """Ask Vault, and read a real secret: with a full audit disk Vault calls itself healthy and serves nothing.
-    `connected` is whether it answers requests; `authenticated` whether it accepts this session's token. With `audit` it
-    is also asked whether it has an audit log."""
+    """Ask Vault, and read a real secret: with a full audit disk Vault calls itself healthy and serves nothing. With
+    `audit` it is also asked whether it has an audit log."""
     client, lease = token.client, database.lease
     found: dict[str, Any] = {
         "connected": False,
@@ -22,23 +19,22 @@ def probe_vault(token: LeasedToken, database: LeasedDatabaseLogin, *, kv_path: s
         "lease_ttl_s": max(0.0, lease.ttl.remaining_s) if lease else None,
         "credentials_valid": token.valid and (database.valid or not database.role),
     }
-    kv_mount = client.settings.kv_mount
+    kv_mount, at_most = client.settings.kv_mount, 2.0
     try:
-        health = client.health(timeout_s=_TIMEOUT_S)
+        health = client.health(timeout_s=at_most)
         found["sealed"] = health.sealed
         if not health.serves:
             raise VaultUnavailable(f"{client} is {health.state}", hint=health.advice)
         found["connected"] = True
-        own = client.request("get", "auth/token/lookup-self", timeout_s=_TIMEOUT_S)["data"]
-        found |= {"authenticated": True, "policies": tuple(own.get("policies") or ())}
-        found["token_ttl_s"] = float(own["ttl"])
-        client.request("get", f"{kv_mount}/data/{kv_path}", timeout_s=_TIMEOUT_S)
+        own = client.request("get", "auth/token/lookup-self", timeout_s=at_most)["data"]
+        policies = tuple(own.get("policies") or ())
+        found |= {"authenticated": True, "policies": policies, "token_ttl_s": float(own["ttl"])}
+        client.request("get", f"{kv_mount}/data/{kv_path}", timeout_s=at_most)
         found["secrets_engine"] = f"kv v2 at {kv_mount}/"
         found["unaudited"] = audit_missing(client) if audit else ""
     except VaultError as error:
         found |= {"problem": error.message, "hint": error.hint}
-        if isinstance(error, VaultUnavailable):
-            found["connected"] = False
+        found["connected"] &= not isinstance(error, VaultUnavailable)
     return VaultState(**found)
 
 

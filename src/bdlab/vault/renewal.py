@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 import structlog
@@ -14,13 +15,14 @@ _log = structlog.get_logger()
 
 
 class Task(msgspec.Struct):
-    """Something to do again and again: `run` does it and returns when it is due next (see `leases.now`). After a
-    refusal (a policy, an identity), where asking again helps only once somebody has changed something, it is tried
-    again after `refused_pause_s` seconds."""
+    """Something to do again and again: `run` does it, holding `lock`, and returns when it is due next (see
+    `leases.now`). A refusal, which ends only once somebody has changed something, is tried again after
+    `refused_pause_s` seconds."""
 
     name: str
     run: Callable[[], float]
     due_at: float
+    lock: AbstractContextManager[object] = nullcontext()
     refused_pause_s: float = 60.0
     backoff: Backoff = msgspec.field(default_factory=lambda: Backoff(0.2, 5.0))
 
@@ -30,10 +32,8 @@ class RenewalThread:
     `outage` is the last error of a task that still fails, or None."""
 
     def __init__(self, name: str, tasks: list[Task]) -> None:
-        self._name = name
-        self._tasks = {task.name: task for task in tasks}
-        self._condition = threading.Condition()
-        self._stopping = False
+        self._name, self._tasks = name, {task.name: task for task in tasks}
+        self._condition, self._stopping = threading.Condition(), False
         self._thread: threading.Thread | None = None
         self._failing: set[str] = set()
         began = "credentials cannot be renewed from Vault; the present ones stay in use"
@@ -56,15 +56,17 @@ class RenewalThread:
                 _log.warning("a request to Vault did not end in time", thread=self._name, timeout_s=timeout_s)
 
     def schedule(self, name: str, at: float) -> None:
-        """Run a task at `at`, instead of when it was due."""
+        """Run a task, if there is one of this name, at `at`, instead of when it was due."""
         with self._condition:
-            self._tasks[name].due_at = at
-            self._condition.notify()
+            if name in self._tasks:
+                self._tasks[name].due_at = at
+                self._condition.notify()
 
     def completed(self, name: str, *, due_at: float) -> None:
-        """Note that another thread did the task; it is due again at `due_at`."""
-        self._succeeded(self._tasks[name])
-        self.schedule(name, due_at)
+        """Note that another thread did the task, if there is one of this name; it is due again at `due_at`."""
+        if name in self._tasks:
+            self._succeeded(self._tasks[name])
+            self.schedule(name, due_at)
 
     def _run(self) -> None:
         while True:
@@ -79,7 +81,8 @@ class RenewalThread:
 
     def _attempt(self, task: Task) -> None:
         try:
-            due_at = task.run()
+            with task.lock:
+                due_at = task.run()
         except BdlabError as error:
             due_at = self._failed(task, error)
         except OSError as error:  # a full disk or a missing folder: the other tasks go on

@@ -66,15 +66,13 @@ class VaultSession(Connecting):
         self._versions_in_use: dict[str, int] = {}
         self._read_kafka_at = 0.0
         self._former_tokens: list[tuple[Secret, DatabaseLease | None]] = []
-        self._renewal: RenewalThread | None = None
+        self._renewal = RenewalThread("", [])  # that of a daemon takes its place
 
     def open(self, timeout_s: float | None = None, *, stop: threading.Event | None = None) -> None:
-        """Log in and fetch what the service needs.
-
-        Waits up to `timeout_s` seconds, by default as the settings say, for a Vault that is unreachable, sealed or not
-        initialised, and then raises VaultUnavailable. Raises IdentityRefused, PolicyDenied or SecretMissing at once,
-        naming what is refused; only a daemon waits for an identity that was never handed over. Setting `stop` ends the
-        wait."""
+        """Log in and fetch what the service needs. Waits up to `timeout_s` seconds, by default as the settings say, for
+        a Vault that is unreachable, sealed or not initialised, and then raises VaultUnavailable. Raises
+        IdentityRefused, PolicyDenied or SecretMissing at once, naming what is refused; only a daemon waits for an
+        identity that was never handed over. Setting `stop` ends the wait."""
 
         def waits(error: BdlabError) -> bool:
             never_handed_over = isinstance(error, IdentityRefused) and not self._identity.exists
@@ -88,9 +86,8 @@ class VaultSession(Connecting):
 
     def close(self) -> None:
         """Revoke the token and so all its leases; close the connections that were made with them first."""
-        if self._renewal:
-            self._renewal.stop(_REVOKE_S)
-            self._renewal = None
+        self._renewal.stop(_REVOKE_S)
+        self._renewal = RenewalThread("", [])
         if self._reporter:
             self._reporter.withdraw(timeout_s=_REVOKE_S)
         for token, _ in self._former_tokens:
@@ -115,14 +112,14 @@ class VaultSession(Connecting):
             except VaultUnavailable:
                 if not self._database.valid:
                     raise
-            self._reschedule_database()
+            self._renewal.completed(_DATABASE, due_at=self._database.due_at)
             return self._database.login
 
     def replace_database(self, refused: DatabaseLogin) -> DatabaseLogin:
         with self._lock:
             if self._database.lease is None or self._database.login.user == refused.user:
                 self._token.use(self._database.fetch)
-                self._reschedule_database()
+                self._renewal.completed(_DATABASE, due_at=self._database.due_at)
             return self._database.login
 
     def kafka(self) -> KafkaLogin:
@@ -149,8 +146,7 @@ class VaultSession(Connecting):
             self._versions_in_use.pop(client, None)
         else:
             self._versions_in_use[client] = login.version
-        if self._renewal:
-            self._renewal.schedule(_KAFKA, now())
+        self._renewal.schedule(_KAFKA, now())
 
     def api_keys(self) -> Mapping[str, ApiKey]:
         return self._key_ring.keys
@@ -233,30 +229,21 @@ class VaultSession(Connecting):
         return found
 
     def _start_renewal(self) -> None:
-        soon, pause_s = now() + self._vault.poll_s, 2 * self._vault.poll_s
+        soon, lock, pause_s = now() + self._vault.poll_s, self._lock, 2 * self._vault.poll_s
         tasks = [
-            Task(_TOKEN, self._alone(self._token.keep), self._token.due_at),
+            Task(_TOKEN, self._token.keep, self._token.due_at, lock),
             # If a wrapped secret id is refused, another follows soon, and a rotation waits for this process.
-            Task("secret id", self._alone(self._keep_secret_id), soon, refused_pause_s=pause_s),
-            Task(_FORMER, self._alone(self._revoke_former_tokens), float("inf")),
+            Task("secret id", self._keep_secret_id, soon, lock, pause_s),
+            Task(_FORMER, self._revoke_former_tokens, float("inf"), lock),
         ]
         if self._database.role:
-            tasks.append(Task(_DATABASE, self._alone(self._keep_database), self._database.due_at))
+            tasks.append(Task(_DATABASE, self._keep_database, self._database.due_at, lock))
         if self._wants_kafka:
-            tasks.append(Task(_KAFKA, self._alone(self._keep_kafka), soon))
+            tasks.append(Task(_KAFKA, self._keep_kafka, soon, lock))
         if self._reads_keys:
             tasks.append(Task("API keys", self._keep_api_keys, soon))
         self._renewal = RenewalThread(f"vault-{self._service}", tasks)
         self._renewal.start()
-
-    def _alone(self, run: Callable[[], float]) -> Callable[[], float]:
-        """Return `run` for a task: no other request to Vault is made meanwhile."""
-
-        def locked() -> float:
-            with self._lock:
-                return run()
-
-        return locked
 
     def _keep_database(self) -> float:
         self._token.use(self._database.keep)
@@ -304,26 +291,19 @@ class VaultSession(Connecting):
     def _token_replaced(self, former: Secret | None) -> None:
         """Get another database login at once: the leases of a dead token died with it. Those of a `former` token that
         lives end with it, later."""
-        if self._renewal:
-            self._renewal.completed(_TOKEN, due_at=self._token.due_at)
+        self._renewal.completed(_TOKEN, due_at=self._token.due_at)
         if former:
             self._former_tokens.append((former, self._database.lease))
-            if self._renewal:
-                self._renewal.schedule(_FORMER, now() + _MOVE_S)
+            self._renewal.schedule(_FORMER, now() + _MOVE_S)
         else:
             self._database.lease = None
         if self._database.role:
-            if self._renewal:
-                self._renewal.schedule(_DATABASE, now())
+            self._renewal.schedule(_DATABASE, now())
             self._database.fetch()
-            self._reschedule_database()
-
-    def _reschedule_database(self) -> None:
-        if self._renewal:
             self._renewal.completed(_DATABASE, due_at=self._database.due_at)
 
     @property
     def _outage(self) -> VaultUnavailable | None:
         """The error that the renewal thread gets from Vault now; None if it gets answers."""
-        found = self._renewal.outage if self._renewal else None
+        found = self._renewal.outage
         return found if isinstance(found, VaultUnavailable) else None

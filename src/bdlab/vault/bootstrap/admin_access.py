@@ -255,11 +255,10 @@ def key_numbers(plan: Plan) -> tuple[int, int]:
 
 
 def rekey(plan: Plan) -> Keys:
-    """Replace the keys by `plan.shares` new ones, of which `plan.threshold` are needed, and return them.
-
-    It takes enough of the old ones. Vault puts the new ones into force only when it is given them once, and by then
-    they are in a file beside the keys file: after a kill at any moment, one of the two files is right. Raises
-    VaultError if no token can be had, or if an earlier run was cut off."""
+    """Replace the keys by `plan.shares` new ones, of which `plan.threshold` are needed, and return them. It takes
+    enough of the old ones. Vault puts the new ones into force only when it is given them once, and by then they are in
+    a file beside the keys file: after a kill at any moment, one of the two files is right. Raises VaultError if no
+    token can be had, or if an earlier run was cut off."""
     file = KeysFile(plan.keys_file)
     if file.candidate.exists():
         raise refusal(VaultError, "keys_changing", new=file.candidate, former=file.path)

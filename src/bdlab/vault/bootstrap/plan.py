@@ -77,18 +77,14 @@ class DatabaseManager(Protocol):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run of `vault-init` is to reach, and what it may use for it.
-
-    - `token`: an administrator's token, for a Vault that was initialised elsewhere. It is not revoked.
-    - `seeds`, `manager`: from `.env`; None if that is gone. They are needed until the database engine and the
-      key-value engine are set up.
-    - `ask_key`: is given the number of a key share and returns it; None if nobody can be asked.
-    - `timeout_s`: how long to wait for a Vault that is unreachable or sealed.
-    - `wrap_ttl_s`: how long a wrapped secret id can be unwrapped.
-    - `certificate_authorities`: names of `pki.CERTIFICATE_AUTHORITIES` to set up, beside those of `.env`.
-    - `renew`: identities that get another secret id even if theirs is valid; the former ones are destroyed.
-    - `broker_folder`: where the certificate of a broker on this machine is written, if none is there; it is
-      valid for `broker_ttl_s` seconds (None: one year)."""
+    """What one run of `vault-init` is to reach, and what it may use. `token` is an administrator's, for a Vault that
+    was initialised elsewhere, and is not revoked. `seeds` and `manager` are from `.env`, None if that is gone; they are
+    needed until the database engine and the key-value engine are set up. `ask_key` is given the number of a key share
+    and returns it; None if nobody can be asked. Vault may be unreachable or sealed for `timeout_s` seconds, and a
+    wrapped secret id can be unwrapped for `wrap_ttl_s`. `certificate_authorities` are names of
+    `pki.CERTIFICATE_AUTHORITIES`, beside those of `.env`; `renew` are identities that get another secret id even if
+    theirs is valid, and whose former ones are destroyed. The certificate of a broker on this machine is written to
+    `broker_folder`, if none is there, for `broker_ttl_s` seconds (None: one year)."""
 
     vault: VaultSettings
     deployment: Deployment = BDLAB
@@ -113,11 +109,9 @@ Change = Callable[[VaultClient], object]
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of the set-up. It can be repeated at any time, as after a run that was killed.
-
-    - `missing`: returns by name what is missing or differs, with the change that puts it right. Reads only.
-    - `at_once`: whether the changes are independent of each other; otherwise they are made in order.
-    - `finish`: is called after the changes with their names."""
+    """One step of the set-up, which can be repeated at any time, as after a run that was killed. `missing` returns by
+    name what is missing or differs, with the change that puts it right; it reads only. The changes are made in order,
+    or `at_once`, and `finish` is called after them with their names."""
 
     name: str
     missing: Callable[[VaultClient], dict[str, Change]]

@@ -35,10 +35,9 @@ class Rotation(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of `rotate`. `session` is of the identity `rotate`; `progress` gets a line for each thing done.
-
-    Running processes have `grace_s` seconds to report the new credential; then the former one stays valid, or ends all
-    the same if `force` is set. Setting `stop` ends the wait, and the former one stays valid. With `dry_run` nothing is
+    """One run of `rotate`. `session` is of the identity `rotate`; `progress` gets a line for each thing done. Running
+    processes have `grace_s` seconds to report the new credential; then the former one stays valid, or ends all the same
+    if `force` is set. Setting `stop` ends the wait, and the former one stays valid. With `dry_run` nothing is
     changed."""
 
     session: VaultSession
