@@ -131,6 +131,14 @@ class VaultClient:
             raise VaultUnavailable(f"{self} is {health.state}", hint=health.advice)
         return health
 
+    def audit_missing(self) -> str:
+        """Return how to enable an audit log, which HashiCorp Vault has not by itself; empty if there is one, or if this
+        token may not see it."""
+        try:
+            return "" if self.read("sys/audit") else str(TABLE["advice"]["audit"])
+        except VaultError:
+            return ""  # an older policy, or a token of a namespace
+
     def log_in(self, role_id: str, secret_id: Secret) -> Token:
         """Log in by AppRole. Raises IdentityRefused, with Vault's reason, if it refuses that."""
         path = f"auth/{self.settings.approle_mount}/login"

@@ -1,4 +1,5 @@
-"""What a session logs in with: its token and database login, which are leased, and its stored Kafka login.
+"""What a session logs in with: its token and database login, which are leased, and its stored Kafka login; and the
+state of Vault as it sees it, for /health, /vault-status and `bdlab status`.
 
 Nothing here knows of threads: the session makes sure that one of them asks Vault at a time."""
 
@@ -11,6 +12,7 @@ import structlog
 
 from bdlab.credentials import DatabaseLogin, KafkaLogin
 from bdlab.errors import PolicyDenied, SecretMissing, TokenRefused, VaultError, VaultUnavailable
+from bdlab.probes import VaultState
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
@@ -181,6 +183,35 @@ class StoredKafkaLogin:
             _log.info("another Kafka login", bootstrap_servers=server.bootstrap_servers)
         self.login = login
         return login
+
+
+def probe_vault(token: LeasedToken, database: LeasedDatabaseLogin, *, kv_path: str, audit: bool = False) -> VaultState:
+    """Ask Vault, and read a real secret: with a full audit disk Vault calls itself healthy and serves nothing. With
+    `audit` it is also asked whether it has an audit log."""
+    client, lease = token.client, database.lease
+    found: dict[str, Any] = {
+        "connected": False,
+        "token_ttl_s": max(0.0, token.ttl.remaining_s) if token.ttl else None,
+        "lease_ttl_s": max(0.0, lease.ttl.remaining_s) if lease else None,
+        "credentials_valid": token.valid and (database.valid or not database.role),
+    }
+    kv_mount, at_most = client.settings.kv_mount, 2.0
+    try:
+        health = client.health(timeout_s=at_most)
+        found["sealed"] = health.sealed
+        if not health.serves:
+            raise VaultUnavailable(f"{client} is {health.state}", hint=health.advice)
+        found["connected"] = True
+        own = client.request("get", "auth/token/lookup-self", timeout_s=at_most)["data"]
+        policies = tuple(own.get("policies") or ())
+        found |= {"authenticated": True, "policies": policies, "token_ttl_s": float(own["ttl"])}
+        client.request("get", f"{kv_mount}/data/{kv_path}", timeout_s=at_most)
+        found["secrets_engine"] = f"kv v2 at {kv_mount}/"
+        found["unaudited"] = client.audit_missing() if audit else ""
+    except VaultError as error:
+        found |= {"problem": error.message, "hint": error.hint}
+        found["connected"] &= not isinstance(error, VaultUnavailable)
+    return VaultState(**found)
 
 
 def address_layer(section: str, values: Mapping[str, str]) -> dict[str, Any]:

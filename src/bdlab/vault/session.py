@@ -24,8 +24,7 @@ from bdlab.vault.client import VaultClient
 from bdlab.vault.client_reports import ClientReporter
 from bdlab.vault.identity import Identity
 from bdlab.vault.leases import DatabaseLease, now
-from bdlab.vault.logins import LeasedDatabaseLogin, LeasedToken, StoredKafkaLogin, address_layer
-from bdlab.vault.probe import probe_vault
+from bdlab.vault.logins import LeasedDatabaseLogin, LeasedToken, StoredKafkaLogin, address_layer, probe_vault
 from bdlab.vault.renewal import RenewalThread, Task
 
 _TOKEN, _DATABASE, _KAFKA, _FORMER = "token", "database login", "Kafka login", "end of former token"

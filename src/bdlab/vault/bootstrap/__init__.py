@@ -5,7 +5,7 @@ A run that finds something makes a root token that is valid for minutes, with th
 key, and revokes it at the end."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 
 from bdlab.errors import PolicyDenied, TokenRefused
 from bdlab.services import IDENTITIES, RECOVERY
@@ -15,7 +15,6 @@ from bdlab.vault.bootstrap.database import connection, role_entries
 from bdlab.vault.bootstrap.plan import Change, Plan, Step, StepOutcome, StepResult, in_parallel
 from bdlab.vault.bootstrap.seal import KeysFile, initialise, unseal
 from bdlab.vault.client import VaultClient
-from bdlab.vault.probe import audit_missing
 
 _ROOT_TOKEN = "root token"  # noqa: S105 - the name of a step
 
@@ -25,39 +24,33 @@ def bootstrap(plan: Plan, report: Callable[[StepResult], None]) -> list[StepResu
     VaultUnavailable if Vault does not answer or does not open in time, VaultError if no token can be had, InvalidInput
     if `.env` is needed and missing. What was done stays: run it again."""
     results: list[StepResult] = []
-    with (
-        contextlib.nullcontext() if plan.dry_run else vault_init_lock(plan),
-        contextlib.closing(_bootstrap(plan)) as found,
-    ):
+
+    def tell(*found: StepResult) -> None:
         for result in found:
             results.append(result)
             report(result)
-    return results
 
-
-def _bootstrap(plan: Plan) -> Generator[StepResult]:
-    file = KeysFile(plan.keys_file)
-    with contextlib.closing(VaultClient(plan.vault)) as client:
-        rounds = _rounds(plan, client)
+    lock = contextlib.nullcontext() if plan.dry_run else vault_init_lock(plan)
+    with lock, contextlib.closing(VaultClient(plan.vault)) as client:
+        file, rounds = KeysFile(plan.keys_file), _rounds(plan, client)
         names = [step.name for chains in rounds for chain in chains for step in chain] + [_ROOT_TOKEN]
         for open_up in (initialise, unseal):
-            result = open_up(client, plan, file)
-            yield result
-            if result.outcome == "would do":
+            tell(open_up(client, plan, file))
+            if results[-1].outcome == "would do":
                 # Nothing more can be seen of a Vault that is not open.
-                yield from (StepResult(name, "would do") for name in names)
-                return
+                tell(*(StepResult(name, "would do") for name in names))
+                return results
         with contextlib.closing(AdminAccess(client, plan, file)) as access:
             for chains in rounds:
-                for result in _run(chains, access, plan):
-                    yield result
-                if result.name == steps.NAMESPACE and result.outcome == "would do":
+                tell(*_run(chains, access, plan))
+                if results[-1].name == steps.NAMESPACE and results[-1].outcome == "would do":
                     # Nothing can be in it yet.
-                    yield from (StepResult(name, "would do") for name in names[1:])
-                    return
-            if missing := audit_missing(access.reader()):
-                yield StepResult("audit log", "unchanged", (missing,))
-            yield _end_root(access, plan)
+                    tell(*(StepResult(name, "would do") for name in names[1:]))
+                    return results
+            if missing := access.reader().audit_missing():
+                tell(StepResult("audit log", "unchanged", (missing,)))
+            tell(_end_root(access, plan))
+    return results
 
 
 def _rounds(plan: Plan, client: VaultClient) -> list[list[list[Step]]]:

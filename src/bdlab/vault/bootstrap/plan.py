@@ -6,7 +6,6 @@ import io
 import ipaddress
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -165,66 +164,58 @@ def _plain(name: str, value: Any) -> Any:
     return [] if value is None else sorted(value) if isinstance(value, list | tuple) else value
 
 
-@dataclass
-class _Lines:
-    """The values of one file, each with its line number for messages."""
-
-    path: Path
-    values: dict[str, tuple[int, str]]
-
-    def get(self, name: str) -> str:
-        return self.values.get(name, (0, ""))[1]
-
-    def parsed(self, name: str, parse: Callable[[str], T]) -> T:
-        """Return what `parse` makes of a value. Raises InvalidInput with the reason of its ValueError."""
-        try:
-            return parse(self.get(name))
-        except ValueError as error:
-            raise self.wrong(name, str(error)) from error
-
-    def wrong(self, name: str, reason: str) -> InvalidInput:
-        line = self.values.get(name, (0, ""))[0]
-        return InvalidInput(f"{self.path}{f', line {line}' if line else ''}: {name} {reason}", hint=_SEE)
-
-
 def read_env(path: Path, deployment: Deployment = BDLAB) -> Seeds:
     """Read a `.env`, the input of the first set-up, of which `.env.example` explains every line. Raises InvalidInput,
     naming the line, for a wrong value or an unknown or missing name."""
-    lines = _Lines(path, _parse(path))
+    values = _parse(path)
+
+    def get(name: str) -> str:
+        return values.get(name, (0, ""))[1]
+
+    def wrong(name: str, reason: str) -> InvalidInput:
+        line = values.get(name, (0, ""))[0]
+        return InvalidInput(f"{path}{f', line {line}' if line else ''}: {name} {reason}", hint=_SEE)
+
+    def parsed(name: str, parse: Callable[[str], T]) -> T:
+        try:
+            return parse(get(name))
+        except ValueError as error:
+            raise wrong(name, str(error)) from error
+
     for name in _REQUIRED:
-        if not lines.get(name):
-            raise lines.wrong(name, "is missing")
-    user, password = lines.get("BDLAB_KAFKA_USERNAME"), lines.get("BDLAB_KAFKA_PASSWORD")
+        if not get(name):
+            raise wrong(name, "is missing")
+    user, password = get("BDLAB_KAFKA_USERNAME"), get("BDLAB_KAFKA_PASSWORD")
     if bool(user) != bool(password):
-        raise lines.wrong("BDLAB_KAFKA_PASSWORD" if user else "BDLAB_KAFKA_USERNAME", "is missing beside the other")
-    ttl, longest = (lines.parsed(name, _seconds) for name in _LEASES)
+        raise wrong("BDLAB_KAFKA_PASSWORD" if user else "BDLAB_KAFKA_USERNAME", "is missing beside the other")
+    ttl, longest = (parsed(name, _seconds) for name in _LEASES)
     if ttl and longest and ttl > longest:
-        raise lines.wrong("BDLAB_LEASE_TTL", f"is longer ({ttl} s) than BDLAB_LEASE_MAX_TTL ({longest} s)")
-    layer = environment_layer({name: lines.get(name) for name in _ADDRESSES})
+        raise wrong("BDLAB_LEASE_TTL", f"is longer ({ttl} s) than BDLAB_LEASE_MAX_TTL ({longest} s)")
+    layer = environment_layer({name: get(name) for name in _ADDRESSES})
     try:
         found = msgspec.convert(layer, Settings, strict=False)
         found.kafka.servers()
     except msgspec.ValidationError as error:
         field, reason = explained(error)
-        raise lines.wrong(f"BDLAB_{field}".replace(".", "_").upper(), f"is not valid: {reason}") from None
+        raise wrong(f"BDLAB_{field}".replace(".", "_").upper(), f"is not valid: {reason}") from None
     except SettingsInvalid as error:
-        raise lines.wrong("BDLAB_KAFKA_BOOTSTRAP_SERVERS", f"is not valid: {error.message}") from error
-    ca_name = "POSTGRES_CA_FILE" if lines.get("POSTGRES_CA_FILE") else "BDLAB_POSTGRES_CA_FILE"
-    ca_file = str(Path(lines.get(ca_name)).expanduser()) if lines.parsed(ca_name, _pem) else ""
+        raise wrong("BDLAB_KAFKA_BOOTSTRAP_SERVERS", f"is not valid: {error.message}") from error
+    ca_name = "POSTGRES_CA_FILE" if get("POSTGRES_CA_FILE") else "BDLAB_POSTGRES_CA_FILE"
+    ca_file = str(Path(get(ca_name)).expanduser()) if parsed(ca_name, _pem) else ""
     if found.postgres.sslmode.startswith("verify") and not ca_file:
         why = f"with sslmode {found.postgres.sslmode} the administrator, too, verifies the server"
-        raise lines.wrong("POSTGRES_CA_FILE", f"is missing: {why}")
-    dbname = lines.get("BDLAB_POSTGRES_DBNAME") or deployment.database
+        raise wrong("POSTGRES_CA_FILE", f"is missing: {why}")
+    dbname = get("BDLAB_POSTGRES_DBNAME") or deployment.database
     postgres = msgspec.structs.replace(found.postgres, ca_file=ca_file, dbname=dbname)  # as its administrator uses it
-    admin, kafka_ca = Secret(lines.get("POSTGRES_PASSWORD")), lines.parsed("BDLAB_KAFKA_CA_FILE", _pem)
+    admin, kafka_ca = Secret(get("POSTGRES_PASSWORD")), parsed("BDLAB_KAFKA_CA_FILE", _pem)
     return Seeds(
-        administrator=DatabaseLogin(server=postgres, user=lines.get("POSTGRES_USER"), password=admin),
-        postgres_ca_pem=lines.parsed("BDLAB_POSTGRES_CA_FILE", _pem),
-        postgres_authority=lines.get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT,
+        administrator=DatabaseLogin(server=postgres, user=get("POSTGRES_USER"), password=admin),
+        postgres_ca_pem=parsed("BDLAB_POSTGRES_CA_FILE", _pem),
+        postgres_authority=get("BDLAB_POSTGRES_CA_FILE") == _BY_VAULT,
         kafka=KafkaLogin(server=found.kafka, username=user, password=Secret(password), ca_pem=kafka_ca),
-        kafka_authority=lines.get("BDLAB_KAFKA_CA_FILE") == _BY_VAULT,
-        cidrs=lines.parsed("BDLAB_SECRET_ID_CIDRS", _cidrs),
-        token_period_s=lines.parsed("BDLAB_TOKEN_PERIOD", _seconds),
+        kafka_authority=get("BDLAB_KAFKA_CA_FILE") == _BY_VAULT,
+        cidrs=parsed("BDLAB_SECRET_ID_CIDRS", _cidrs),
+        token_period_s=parsed("BDLAB_TOKEN_PERIOD", _seconds),
         lease_ttl_s=ttl,
         lease_max_ttl_s=longest,
     )
