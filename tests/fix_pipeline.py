@@ -24,7 +24,6 @@ from bdlab.settings import VaultSettings
 from bdlab.stack import OpenBao
 from bdlab.vault.bootstrap import Plan
 from bdlab.vault.bootstrap.admin_access import AdminAccess
-from bdlab.vault.bootstrap.seal import KeysFile
 from bdlab.vault.client import VaultClient
 from tests import forked, tls
 from tests.brokers import KIND, LocalBroker, new_broker
@@ -221,8 +220,7 @@ class Pipeline:
             timeout_s=5,
         )
         client = VaultClient(vault)
-        file = KeysFile(self.keys_file)
-        access = AdminAccess(client, Plan(vault=vault, keys_file=file.path), file)
+        access = AdminAccess(client, Plan(vault=vault, keys_file=self.keys_file))
         try:
             yield access.writer()
         finally:

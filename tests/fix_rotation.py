@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bdlab.vault.client import VaultClient
-from bdlab.vault.rotation.run import Run
+from bdlab.vault.rotation import Run
 from tests.fix_vault import VaultWorld
 
 

@@ -23,7 +23,6 @@ from bdlab.stack import OpenBao, Postgres
 from bdlab.vault.bootstrap import Plan, StepResult, bootstrap, steps
 from bdlab.vault.bootstrap.admin_access import AdminAccess
 from bdlab.vault.bootstrap.plan import Seeds
-from bdlab.vault.bootstrap.seal import KeysFile
 from bdlab.vault.client import VaultClient
 from bdlab.vault.identity import Identity
 from bdlab.vault.session import VaultSession
@@ -140,7 +139,7 @@ class VaultWorld:
     def root(self) -> Iterator[VaultClient]:
         """A root token made as `vault-init` makes it for a change, revoked afterwards."""
         client = self.client()
-        access = AdminAccess(client, self.plan(), KeysFile(self.keys_file))
+        access = AdminAccess(client, self.plan())
         try:
             yield access.writer()
         finally:

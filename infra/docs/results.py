@@ -25,7 +25,7 @@ from bdlab.model.draft import Finding as Flaw
 from bdlab.model.scorer import Card
 from bdlab.stack import Endpoints
 from bdlab.vault.bootstrap import StepResult
-from bdlab.vault.rotation.run import Rotation
+from bdlab.vault.rotation import Rotation
 from bdlab_cli.wiring.rotation_drill import Drill
 
 FOLDER = Path(__file__).parents[2] / "docs" / "json"

@@ -20,7 +20,6 @@ from bdlab.settings import VaultSettings
 from bdlab.stack import DataFolder
 from bdlab.vault.bootstrap import Plan
 from bdlab.vault.bootstrap.admin_access import AdminAccess
-from bdlab.vault.bootstrap.seal import KeysFile
 from bdlab.vault.client import VaultClient
 from tests.chaos.vault_faults import VaultProxy
 from tests.fix_pipeline import Daemon
@@ -100,8 +99,7 @@ class Run:
             address=self.folder.running().vault_address, identity_dir=str(self.folder.identity_dir), timeout_s=10
         )
         client = VaultClient(vault)
-        file = KeysFile(self.folder.keys_file)
-        access = AdminAccess(client, Plan(vault=vault, keys_file=file.path), file)
+        access = AdminAccess(client, Plan(vault=vault, keys_file=self.folder.keys_file))
         try:
             yield access.writer()
         finally:

@@ -20,8 +20,8 @@ from bdlab.vault import session as session_module
 from bdlab.vault.client import VaultClient
 from bdlab.vault.client_reports import ClientReport, ClientReporter
 from bdlab.vault.identity import Identity
+from bdlab.vault.rotation import Rotation
 from bdlab.vault.rotation.database import end_logins, rotate_manager
-from bdlab.vault.rotation.run import Rotation
 from bdlab.vault.rotation.secret_ids import rotate_secret_ids
 from bdlab.vault.session import VaultSession
 from tests.fix_rotation import Deadly, rotation

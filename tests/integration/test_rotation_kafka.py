@@ -18,8 +18,8 @@ from bdlab.kafka.producer import Producer
 from bdlab.services import KAFKA_SERVICES
 from bdlab.settings import Secret
 from bdlab.stack import ApacheKafka
+from bdlab.vault.rotation import Rotation
 from bdlab.vault.rotation.kafka import rotate_kafka_users
-from bdlab.vault.rotation.run import Rotation
 from bdlab_cli.wiring.broker_admin import Users
 from tests.fix_apache import Authority, SecuredKafka, secured
 from tests.fix_kafka import Acks, Bookmarks

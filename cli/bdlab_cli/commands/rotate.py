@@ -38,7 +38,7 @@ def rotate(
     its former credential stays alive and the exit code is 1: run it again to finish. A run that was killed is finished
     in the same way. With --drill the exit code is 10 if a request failed, or if an offset is not stored exactly once.
     """
-    from bdlab.vault.rotation.run import Rotation
+    from bdlab.vault.rotation import Rotation
     from bdlab_cli.output.rotations import drill_table, rotation_table
     from bdlab_cli.wiring.rotation_steps import rotations
     from bdlab_cli.wiring.vault_admin import read_token

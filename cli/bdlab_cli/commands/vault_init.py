@@ -68,7 +68,7 @@ def vault_init(
     given |= {"certificate_authorities": tuple(authority or ()), "renew": tuple(renew or ())}
     plan = msgspec.structs.replace(plan, seeds=seeds, manager=database, token=read_token(token_file), **given)
     if env_path and env_path.stat().st_mode & 0o077:
-        _warn(f"{env_path} is open to others; it holds passwords. Run: chmod 600 {env_path}")
+        terminal.echo(f"warning: {env_path} is open to others; it holds passwords. Run: chmod 600 {env_path}", err=True)
     steps = bootstrap(plan, show)
     if json:
         terminal.echo_json(steps)
@@ -79,14 +79,11 @@ def vault_init(
         terminal.echo(keep, err=True)
     with contextlib.suppress(DatabaseError):  # the login of an old .env may be refused
         if database and (found := database.open_databases()):
-            _warn(
-                f"whoever has a login at {database.login.server.host} may enter its databases "
+            terminal.echo(
+                f"warning: whoever has a login at {database.login.server.host} may enter its databases "
                 f"{', '.join(found)}, bdlab's readers too, and make large objects there. If that is not "
-                "meant: REVOKE CONNECT ON DATABASE name FROM PUBLIC."
+                "meant: REVOKE CONNECT ON DATABASE name FROM PUBLIC.",
+                err=True,
             )
     if env_path:
         terminal.echo(f"Vault is set up. {env_path} is not needed any more: delete it.", err=True)
-
-
-def _warn(what: str) -> None:
-    terminal.echo(f"warning: {what}", err=True)

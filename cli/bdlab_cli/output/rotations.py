@@ -12,7 +12,7 @@ from bdlab_cli.output import terminal
 
 if TYPE_CHECKING:  # they import clients
     from bdlab.load import LoadReport
-    from bdlab.vault.rotation.run import Rotation
+    from bdlab.vault.rotation import Rotation
 
 _STYLES = {"unchanged": "dim", "incomplete": "red", "would rotate": "yellow", "would finish": "yellow"}
 

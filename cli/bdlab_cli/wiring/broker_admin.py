@@ -16,9 +16,6 @@ from bdlab.settings import Layers, Secret
 from bdlab.vault import pki
 from bdlab.vault.session import VaultSession
 
-_BROKER_PATH = "kafka/credentials"
-_BY_VAULT = "vault"
-
 
 def secure(
     session: VaultSession, admin_servers: str, *, timeout_s: float, stop: threading.Event
@@ -48,17 +45,17 @@ def announce(session: VaultSession, layers: Layers, ca_file: str) -> str:
         hint = "Give it with --bootstrap-servers or BDLAB_KAFKA_BOOTSTRAP_SERVERS."
         raise SettingsInvalid("there is no broker address to announce", hint=hint)
     layers.settings().kafka.servers()
-    if ca_file not in ("", _BY_VAULT):
+    if ca_file not in ("", "vault"):
         hint = "A file of another authority goes into .env, for `bdlab vault-init`."
-        raise InvalidInput(f"--ca-file {ca_file}: only the word {_BY_VAULT} can be announced", hint=hint)
-    values, version = session.read_secret(_BROKER_PATH)
+        raise InvalidInput(f"--ca-file {ca_file}: only the word vault can be announced", hint=hint)
+    values, version = session.read_secret("kafka/credentials")
     protocol = session.settings().kafka.security_protocol  # Vault's, unless the environment or an option says another
     wanted = {**values, "bootstrap_servers": address, "security_protocol": protocol}
     if ca_file:
         wanted["ca_pem"] = session.ask(pki.authority_pem)
     if wanted == values:
         return ""
-    session.write_secret(_BROKER_PATH, wanted, cas=version)
+    session.write_secret("kafka/credentials", wanted, cas=version)
     session.refresh_kafka()
     before = values.get("bootstrap_servers") or "none"
     return f"{before} is now {address}, {protocol}"
@@ -76,14 +73,13 @@ def decide(session: VaultSession, admin: Admin, *, same: bool) -> str:
 class Users:
     """The broker's users, as an administrator changes them; implements `rotation.BrokerUsers`."""
 
+    accepts = staticmethod(accepts)
+
     def __init__(self, admin: KafkaLogin) -> None:
         self._admin = admin
 
     def put(self, service: str, login: KafkaLogin) -> None:
         ensure_users_and_acls(self._admin, {service: [login]})
-
-    def accepts(self, login: KafkaLogin) -> bool:
-        return accepts(login)
 
 
 def _logins(session: VaultSession, service: str, clients: KafkaLogin) -> Sequence[KafkaLogin]:

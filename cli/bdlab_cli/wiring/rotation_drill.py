@@ -11,7 +11,7 @@ from bdlab.load import LoadGenerator, LoadReport
 from bdlab.model import load_contract
 from bdlab.model.registry import path_of
 from bdlab.settings import Layers, Secret
-from bdlab.vault.rotation.run import Rotation
+from bdlab.vault.rotation import Rotation
 from bdlab_cli.output.rotations import progress
 from bdlab_cli.wiring.accounting import account
 from bdlab_cli.wiring.checks import own_ca_file, own_url

@@ -9,15 +9,13 @@ from bdlab.errors import InvalidInput
 from bdlab.services import KAFKA_SERVICES, NOT_ROTATED, SERVICES
 from bdlab.settings import Layers
 from bdlab.vault.logins import address_layer
+from bdlab.vault.rotation import Rotation, Run
 from bdlab.vault.rotation.database import drop_left_behind, end_logins, rotate_manager
 from bdlab.vault.rotation.kafka import rotate_kafka_users
-from bdlab.vault.rotation.run import Rotation, Run
 from bdlab.vault.rotation.secret_ids import rotate_secret_ids
 from bdlab_cli.output.rotations import progress
 from bdlab_cli.wiring.broker_admin import Users, administrator
 from bdlab_cli.wiring.session import open_session
-
-_SERVICE = "rotate"
 
 
 def rotations(
@@ -35,10 +33,9 @@ def rotations(
     if unknown := [name for name in services if name not in SERVICES]:
         every = f"There are: {', '.join(SERVICES)}."
         raise InvalidInput(f"--service {unknown[0]!r}: there is no such service", hint=every)
-    with open_session(layers, stop, service=_SERVICE, kafka=False) as session:
-        settings = layers.settings()
-        told = {"progress": progress, "stop": stop, **how}
-        run = Run(session=session, vault=settings.vault, deployment=settings.deployment, **told)
+    with open_session(layers, stop, service="rotate", kafka=False) as session:
+        where = {"vault": layers.settings().vault, "deployment": layers.settings().deployment}
+        run = Run(session=session, progress=progress, stop=stop, **where, **how)
         if target in ("database", "all"):
             yield rotate_manager(run)
             if leases:
@@ -46,18 +43,16 @@ def rotations(
             yield drop_left_behind(run)
         if target in ("kafka", "all"):
             chosen = [name for name in KAFKA_SERVICES if name in (services or KAFKA_SERVICES)]
-            for name in services:
-                if name not in KAFKA_SERVICES:
-                    yield Rotation(what="kafka", service=name, outcome="unchanged", detail="it has no Kafka users")
+            for name in (name for name in services if name not in KAFKA_SERVICES):
+                yield Rotation("kafka", "unchanged", name, "it has no Kafka users")
             if chosen:
                 yield from _kafka(layers, run, chosen, admin_servers)
         if target in ("approle", "all"):
             chosen = [name for name in SERVICES if name in (services or SERVICES)]
-            for name in chosen:
-                if name in NOT_ROTATED:
-                    detail = f"`bdlab vault-init --renew {name}` renews it, with the recovery key"
-                    yield Rotation(what="approle", service=name, outcome="unchanged", detail=detail)
-            last = sorted(chosen, key=lambda name: name == _SERVICE)
+            for name in (name for name in chosen if name in NOT_ROTATED):
+                detail = f"`bdlab vault-init --renew {name}` renews it, with the recovery key"
+                yield Rotation("approle", "unchanged", name, detail)
+            last = sorted(chosen, key=lambda name: name == "rotate")
             yield from rotate_secret_ids(run, [name for name in last if name not in NOT_ROTATED])
 
 
@@ -67,7 +62,7 @@ def _kafka(layers: Layers, run: Run, services: Sequence[str], admin_servers: str
     clients = KafkaLogin(server=server, ca_pem=values.get("ca_pem", ""))
     if not server.security_protocol.startswith("SASL"):
         detail = f"nothing to rotate: the broker asks for no user ({server.security_protocol})"
-        yield Rotation(what="kafka", outcome="unchanged", detail=detail)
+        yield Rotation("kafka", "unchanged", detail=detail)
         return
     if not admin_servers and not run.dry_run:
         hint = "Say it with --admin-servers or BDLAB_KAFKA_ADMIN_SERVERS, as for `bdlab migrate`."

@@ -62,8 +62,7 @@ class Identity:
     """The folder of one service, with the name of its AppRole. Construction does no I/O."""
 
     def __init__(self, folder: Path, *, service: str) -> None:
-        self.folder = folder
-        self.service = service
+        self.folder, self.service = folder, service
 
     @classmethod
     def of(cls, vault: VaultSettings, deployment: Deployment, service: str) -> Self:

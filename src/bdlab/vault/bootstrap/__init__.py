@@ -40,7 +40,7 @@ def bootstrap(plan: Plan, report: Callable[[StepResult], None]) -> list[StepResu
                 # Nothing more can be seen of a Vault that is not open.
                 tell(*(StepResult(name, "would do") for name in names))
                 return results
-        with contextlib.closing(AdminAccess(client, plan, file)) as access:
+        with contextlib.closing(AdminAccess(client, plan)) as access:
             for chains in rounds:
                 tell(*_run(chains, access, plan))
                 if results[-1].name == steps.NAMESPACE and results[-1].outcome == "would do":

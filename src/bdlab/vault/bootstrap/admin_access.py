@@ -61,16 +61,13 @@ def vault_init_lock(plan: Plan) -> Iterator[None]:
 class AdminAccess:
     """Two clients: `reader` to see the set-up, and `writer` to change it, made only when it is needed."""
 
-    def __init__(self, client: VaultClient, plan: Plan, file: KeysFile) -> None:
-        self._anonymous = client
-        self._plan = plan
-        self._file = file
+    def __init__(self, client: VaultClient, plan: Plan) -> None:
+        self._anonymous, self._plan, self._file = client, plan, KeysFile(plan.keys_file)
         self._reader: VaultClient | None = None
         self._writer: VaultClient | None = None
         self._temporary: list[VaultClient] = []
-        self.is_first_root = False
-        """Whether `writer` has the root token of the initialisation, which has to be revoked in the end."""
-        self.made_root = False
+        self.is_first_root, self.made_root = False, False
+        """Whether `writer` has the root token of the initialisation, which has to be revoked in the end; or another."""
 
     def reader(self) -> VaultClient:
         """Return the client that reads. Raises VaultError if no token can be had."""
@@ -81,8 +78,7 @@ class AdminAccess:
     def writer(self) -> VaultClient:
         """Return the client that changes. Raises VaultError if no token can be had."""
         if self._writer is None:
-            self._writer = self._recovered_root()
-            self._reader = self._writer
+            self._reader = self._writer = self._recovered_root()
         return self._writer
 
     def prove_identities(self) -> None:
@@ -111,9 +107,8 @@ class AdminAccess:
 
     def close(self) -> None:
         """Revoke the tokens that were made for this run."""
-        for client in self._temporary:
-            _revoke(client)
-        self._temporary.clear()
+        while self._temporary:
+            _revoke(self._temporary.pop(0))
 
     def _given(self) -> VaultClient | None:
         if self._plan.token is None:
@@ -218,8 +213,7 @@ def make_token(plan: Plan, *, ttl: timedelta, policies: tuple[str, ...] = (ROOT_
     log then shows the user of this process with each request. Raises VaultError if no token can be had."""
     with contextlib.closing(VaultClient(plan.vault)) as client:
         wait_for("Vault", client.active, timeout_s=plan.timeout_s)
-        file = KeysFile(plan.keys_file)
-        with vault_init_lock(plan), contextlib.closing(AdminAccess(client, plan, file)) as access:
+        with vault_init_lock(plan), contextlib.closing(AdminAccess(client, plan)) as access:
             writer = access.writer()
             # A policy is known in its own namespace, the root policy only in the root namespace.
             maker = writer.in_namespace("") if policies == (ROOT_POLICY,) else writer

@@ -7,7 +7,7 @@ from bdlab.errors import VaultError
 from bdlab.services import CONNECTION, DATABASE_ROLES, SWEEP, Deployment
 from bdlab.vault.client import VaultClient
 from bdlab.vault.leases import now
-from bdlab.vault.rotation.run import Rotation, RotationOutcome, Run
+from bdlab.vault.rotation import Rotation, RotationOutcome, Run
 
 #: Vault answers when every session in the database has ended; each may take seconds.
 _REVOKE_S = 120.0

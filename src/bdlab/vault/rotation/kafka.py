@@ -23,7 +23,7 @@ from bdlab.settings import Secret
 from bdlab.vault.client_reports import ClientReport
 from bdlab.vault.leases import now
 from bdlab.vault.responses import refusal
-from bdlab.vault.rotation.run import STOPPED, Rotation, RotationOutcome, Run, listed, wait_for_clients
+from bdlab.vault.rotation import STOPPED, Rotation, RotationOutcome, Run, listed, wait_for_clients
 
 _SWITCHED = "switched_at_version"
 
