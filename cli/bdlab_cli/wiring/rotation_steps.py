@@ -34,8 +34,8 @@ def rotations(
         every = f"There are: {', '.join(SERVICES)}."
         raise InvalidInput(f"--service {unknown[0]!r}: there is no such service", hint=every)
     with open_session(layers, stop, service="rotate", kafka=False) as session:
-        where = {"vault": layers.settings().vault, "deployment": layers.settings().deployment}
-        run = Run(session=session, progress=progress, stop=stop, **where, **how)
+        now = layers.settings()
+        run = Run(session=session, vault=now.vault, deployment=now.deployment, progress=progress, stop=stop, **how)
         if target in ("database", "all"):
             yield rotate_manager(run)
             if leases:
