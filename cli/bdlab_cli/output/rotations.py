@@ -37,16 +37,13 @@ def drill_table(load: LoadReport, *, verified: bool) -> Table:
     shown = Table("", Column(justify="right"), title="What the callers noticed", show_header=False)
     failed = Text(f"{load.failed:,}", style="red" if load.failed else "green")
     verdict = Text("verified", style="green") if verified else Text("NOT verified", style="red")
-    rows: list[tuple[str, str | Text]] = [
-        ("requests sent", f"{load.sent:,}"),
-        ("requests failed", failed),
-        *((f"  {reason}", f"{count:,}") for reason, count in load.failures.items()),
-        ("longest pause between two acknowledgements", f"{load.longest_pause_ms:,.0f} ms"),
-        ("answered within, half of them", f"{load.p50_ms:,.1f} ms"),
-        ("answered within, 99 of 100", f"{load.p99_ms:,.1f} ms"),
-        ("under load for", f"{load.seconds:.1f} s"),
-        ("every offset stored exactly once", verdict),
-    ]
-    for row in rows:
-        shown.add_row(*row)
+    shown.add_row("requests sent", f"{load.sent:,}")
+    shown.add_row("requests failed", failed)
+    for reason, count in load.failures.items():
+        shown.add_row(f"  {reason}", f"{count:,}")
+    shown.add_row("longest pause between two acknowledgements", f"{load.longest_pause_ms:,.0f} ms")
+    shown.add_row("answered within, half of them", f"{load.p50_ms:,.1f} ms")
+    shown.add_row("answered within, 99 of 100", f"{load.p99_ms:,.1f} ms")
+    shown.add_row("under load for", f"{load.seconds:.1f} s")
+    shown.add_row("every offset stored exactly once", verdict)
     return shown

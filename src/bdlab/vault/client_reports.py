@@ -107,10 +107,7 @@ def prune_reports(client: VaultClient, identity: Identity) -> list[ClientReport]
     path, found = f"clients/{identity.service}", []
     listed = f"{client.settings.kv_mount}/metadata/{path}"
     folder, killed = identity.folder / _FOLDER, set()
-    try:
-        names = client.request("list", listed)["data"]["keys"]
-    except SecretMissing:
-        return []
+    names = (client.read_if_present(f"{listed}?list=true") or {}).get("keys", ())
     with contextlib.ExitStack() as held:  # meanwhile no process takes the name of a killed one
         for file in folder.iterdir() if folder.is_dir() else ():
             with contextlib.suppress(OSError):

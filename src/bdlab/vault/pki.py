@@ -14,7 +14,7 @@ import msgspec
 
 from bdlab.certificates import LOCAL_HOSTS
 from bdlab.credentials import Certificate
-from bdlab.errors import SecretMissing, VaultError
+from bdlab.errors import VaultError
 from bdlab.settings import Secret
 from bdlab.vault.client import VaultClient
 
@@ -66,7 +66,8 @@ def missing(
     if not mounted:
         engine = {"type": "pki", "config": {"max_lease_ttl": ttl}}
         add(f"secrets engine {mount}", f"sys/mounts/{mount}", engine)
-    if not (mounted and _has_root(client, authority)):
+    listed = (client.read_if_present(f"{mount}/issuers?list=true") if mounted else None) or {}
+    if not any(issuer.get("issuer_name") == authority.issuer for issuer in listed.get("key_info", {}).values()):
         # If another run made a root meanwhile, the issuer's name makes this call fail.
         root = {"common_name": f"bdlab {authority.title} authority", "issuer_name": authority.issuer, "ttl": ttl}
         key = {"key_type": "ec", "key_bits": 256}
@@ -81,15 +82,6 @@ def missing(
         if any(held.get(field) != value for field, value in wanted.items()):
             add(f"certificate role {role.name}", path, wanted)
     return steps
-
-
-def _has_root(client: VaultClient, authority: CertificateAuthority) -> bool:
-    try:
-        listed = client.request("list", f"{authority.mount}/issuers").get("data", {})
-    except SecretMissing:
-        return False
-    issuers = listed.get("key_info", {}).values()
-    return any(issuer.get("issuer_name") == authority.issuer for issuer in issuers)
 
 
 def issue(

@@ -41,21 +41,19 @@ def vault_init_lock(plan: Plan) -> Iterator[None]:
     folder = plan.vault.identities
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(folder / ".vault-init.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.fdopen(os.open(folder / ".vault-init.lock", os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
         raise refusal(VaultError, "no_folder", folder=folder, error=error) from error
 
     def take() -> None:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise VaultUnavailable(f"another vault-init is at work on {folder}") from error
 
-    try:
+    with lock:
         wait_for("the other vault-init", take, timeout_s=plan.timeout_s)
         yield
-    finally:
-        os.close(handle)
 
 
 class AdminAccess:
