@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -23,6 +23,7 @@ from bdlab.kafka.producer import Producer
 from bdlab.model import Scorer, load_scorer
 from bdlab.postgres.reader import row_type
 from bdlab.probes import BrokerState, DatabaseState, VaultState
+from bdlab.selection import Page, PageCursor, Selection
 from bdlab.serving import Parts, make_app
 from bdlab.serving.publisher import AsyncPublisher
 from bdlab.serving.running import Running
@@ -116,12 +117,19 @@ class StoredInMemory:
         source = (read_headers(record.headers)[1] or b"").decode() or None
         return self._row(**fields, stored_at=datetime.now(UTC), source=source, position=record.position)
 
-    def newest(self, limit: int, *, source: str = "real") -> Sequence[Any]:
-        def wanted(row: Any) -> bool:
-            return source in {"all", row.source} or (source == "real" and row.source not in {"drill", "demo"})
+    def page(self, wanted: Selection, limit: int) -> Page:
+        """Without the other conditions, which PostgreSQL has."""
 
-        rows = filter(wanted, self._rows())
-        return sorted(rows, key=lambda row: row.created_at, reverse=True)[:limit]
+        def is_wanted(row: Any) -> bool:
+            if wanted.after and row.created_at >= wanted.after.created_at:
+                return False
+            return wanted.source in {"all", row.source} or (
+                wanted.source == "real" and row.source not in {"drill", "demo"}
+            )
+
+        rows = sorted(filter(is_wanted, self._rows()), key=lambda row: row.created_at, reverse=True)
+        last = rows[limit - 1] if len(rows) > limit else None
+        return Page(rows[:limit], last and PageCursor(last.stored_at, last.created_at, last.id))
 
     def get(self, prediction_id: UUID) -> Any | None:
         return next((row for row in self._rows() if row.id == prediction_id), None)

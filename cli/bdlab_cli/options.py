@@ -62,9 +62,10 @@ def age(text: str) -> timedelta:
 
 def moment(text: str) -> datetime:
     """Read an ISO 8601 moment (UTC if it names no zone), or an age. Raises BadParameter."""
+    from bdlab import values
+
     with suppress(ValueError):
-        found = datetime.fromisoformat(text)
-        return found if found.tzinfo else found.replace(tzinfo=UTC)
+        return values.moment(text)
     with suppress(BadParameter):
         return datetime.now(UTC) - age(text)
     raise BadParameter(f"{text!r} is no moment: give an ISO 8601 date or time, or an age such as 2h")

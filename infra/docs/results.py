@@ -51,6 +51,19 @@ class Prediction(Struct):
     offset: int | UnsetType = UNSET
 
 
+class StoredPrediction(Struct):
+    """A row as GET /predictions has it. Beside these are the model's inputs and its other outputs by their columns."""
+
+    id: _UUID
+    prediction: Any
+    explanation: list[Term]
+    model: str
+    source: str | None
+    created_at: _Moment
+    stored_at: _Moment
+    position: Position
+
+
 class Status(Struct):
     """The worst of the states, and each check; with --watch the detail has the counts' changes per second."""
 
@@ -245,6 +258,7 @@ RESULTS = {
     "predict": Printed(Prediction, lines=True, open=True),
     "status": Printed(Status, lines=True),
     "verify": Printed((verification.Report, rescoring.RescoredReport)),
+    "query": Printed(StoredPrediction, lines=True, open=True),
     "dlq list": Printed(DeadLetter, lines=True),
     "dlq show": Printed(WholeDeadLetter),
     "dlq replay": Printed(Fate, lines=True),

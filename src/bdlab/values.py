@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from urllib.parse import SplitResult, urlsplit
 
 from bdlab.errors import InvalidInput
@@ -48,6 +48,12 @@ def http_url(text: str) -> SplitResult:
     if not usable:
         raise InvalidInput(f"{text!r} is no http(s) URL")
     return parts
+
+
+def moment(text: str) -> datetime:
+    """Return the moment of an ISO 8601 date or time, in UTC if it names no zone. Raises ValueError."""
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def duration(text: str) -> timedelta:

@@ -31,6 +31,7 @@ from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.session import Session, queries
 from bdlab.postgres.store import Store
+from bdlab.selection import Selection
 from bdlab.serving.responses import Answers, encode_json
 from bdlab.settings import SinkSettings
 from bdlab.sink import Sink
@@ -298,7 +299,7 @@ def there_and_back(slate: Slate, values: list[tuple[Contract, bool, dict[str, An
         later = {field.column: field.default for field in newest if field.since > contract.number}
         sent[event.id] = later | msgspec.structs.asdict(event)
     store.close()
-    rows = slate.reader.newest(100, source="serve")
+    rows = slate.reader.page(Selection(source="serve"), 100).rows
     assert {row.id for row in rows} == set(sent)
     encode_json(rows)
     for number, (each, wanted) in enumerate(sent.items()):
@@ -352,8 +353,8 @@ def test_rows_of_a_mebibyte_are_not_read_all_at_once(database: Database) -> None
         store.store([one])
     store.store([accepted(at(20))])
     with Reader(database.credentials("reader")) as reader:
-        found = reader.newest(1000)
+        found = reader.page(Selection(), 1000).rows
         # The small one, and then no more once there are 4 MiB.
         assert [row.position.offset for row in found] == [20, *range(19, 15, -1)]
-        assert [row.position.offset for row in reader.newest(3)] == [20, 19, 18]
+        assert [row.position.offset for row in reader.page(Selection(), 3).rows] == [20, 19, 18]
     store.close()

@@ -18,6 +18,7 @@ from bdlab.postgres.accounts import Pruned, prune
 from bdlab.postgres.deadletters import DeadLetters
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.store import Store
+from bdlab.selection import Selection
 from bdlab.settings import SinkSettings
 from bdlab.sink import Sink
 from bdlab.verification import Report, verify
@@ -236,13 +237,13 @@ def test_a_row_says_where_its_event_came_from_and_a_replay_keeps_it(pipeline: Pi
     pipeline.drain()
 
     def offsets(source: str) -> list[int]:
-        return sorted(row.position.offset for row in pipeline.reader.newest(99, source=source))
+        return sorted(row.position.offset for row in pipeline.reader.page(Selection(source=source), 99).rows)
 
     assert offsets("all") == [0, 1, 2, 3, 4, 5, 7]
     assert offsets("real") == [0, 1, 4, 5]
     assert offsets("drill") == [2, 7]
     assert [offsets(source) for source in ("serve", "predict", "demo")] == [[0], [1], [3]]
-    found = {row.position.offset: row for row in pipeline.reader.newest(99, source="all")}
+    found = {row.position.offset: row for row in pipeline.reader.page(Selection(source="all"), 99).rows}
     assert [found[offset].source for offset in (0, 4, 5, 7)] == ["serve", None, None, "drill"]
     assert pipeline.reader.get(found[7].id) == found[7]
     report = pipeline.verify()

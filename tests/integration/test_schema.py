@@ -24,6 +24,7 @@ from bdlab.postgres.reader import Reader
 from bdlab.postgres.roles import Administrator
 from bdlab.postgres.session import queries
 from bdlab.postgres.store import Store
+from bdlab.selection import Selection
 from bdlab.services import MANAGER, Deployment
 from bdlab.settings import Secret
 from bdlab.stack import Postgres
@@ -310,7 +311,7 @@ def test_the_columns_of_a_contract_have_types_and_checks_as_those_of_the_reviews
         store.store([Accepted(record(at(1)), msgspec.structs.replace(sent, id=uuid4(), code="x"))])
     store.close()
     with Reader(database.credentials("reader")) as reader:
-        (row,) = reader.newest(5)
+        (row,) = reader.page(Selection(), 5).rows
         assert row == reader.get(sent.id)
     names = [field.column for field in contract]
     assert row.__struct_fields__[1 : len(names) + 1] == tuple(names)
@@ -346,7 +347,7 @@ def test_a_newer_contract_adds_columns_while_the_old_one_is_stored_on(database: 
     store.store([as_accepted(store.codec, 2, sent[2])])
     store.close()
     assert reader.contract() == later_reviews()
-    assert {row.id: row.stars for row in reader.newest(5)} == {
+    assert {row.id: row.stars for row in reader.page(Selection(), 5).rows} == {
         one.id: stars for one, stars in zip(sent, (3, 3, 7), strict=True)
     }
     assert database.execute("SELECT stars, topic FROM located_predictions ORDER BY 1 DESC")[0] == (7, TOPIC)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -69,18 +69,7 @@ def results(contract: Contract, *, as_json: bool, output: str | None, published:
     """Return where results go. Raises InvalidInput if --output has no known suffix or address."""
     if output is None:
         return _JsonLines(contract) if as_json else _Table(contract, published=published)
-    kind = PurePosixPath(output).suffix.lower()
-    if kind == ".csv":
-        return _CsvFile(contract, output, raw_cells=raw_cells)
-    if kind in (".jsonl", ".ndjson"):
-        return _File(contract, output)
-    if kind == ".parquet":
-        parquet.check_installed(output)
-        return _ParquetFile(contract, output)
-    raise InvalidInput(
-        f"--output {output} ends in none of .csv, .jsonl and .parquet",
-        hint="For standard output leave it out, and give --json.",
-    )
+    return _InFile(_Fields(contract), output, raw_cells=raw_cells)
 
 
 class _Fields:
@@ -142,17 +131,53 @@ class _JsonLines(Results):
         terminal.echo_json(self._fields(result))
 
 
-class _File(Results):
-    """A file that is replaced once all results are there; until then they are in a file beside it.
+class _InFile(Results):
+    """All results in a file, in the order of the inputs."""
 
-    It has a line of JSON for each result, in the order of the inputs."""
+    def __init__(self, fields: _Fields, output: str, *, raw_cells: bool) -> None:
+        self._fields = fields
+        self._file = row_file(fields.types, output, raw_cells=raw_cells)
 
-    def __init__(self, contract: Contract, path: str) -> None:
-        self._fields = _Fields(contract)
+    def __enter__(self) -> _InFile:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._file.__exit__(*raised)
+
+    def add(self, result: RowResult) -> None:
+        self._file.add(self._fields.with_inputs(result))
+
+    def complete(self) -> None:
+        self._file.complete()
+
+
+def row_file(types: Mapping[str, Any], output: str, *, raw_cells: bool) -> RowFile:
+    """Return the file for rows with these fields. Raises InvalidInput if --output has no known suffix or address."""
+    kind = PurePosixPath(output).suffix.lower()
+    if kind == ".csv":
+        return _CsvFile(types, output, raw_cells=raw_cells)
+    if kind in (".jsonl", ".ndjson"):
+        return RowFile(types, output)
+    if kind == ".parquet":
+        parquet.check_installed(output)
+        return _ParquetFile(types, output)
+    raise InvalidInput(
+        f"--output {output} ends in none of .csv, .jsonl and .parquet",
+        hint="For standard output leave it out, and give --json.",
+    )
+
+
+class RowFile:
+    """A file that is replaced once all rows are there; until then they are in a file beside it. A context, whose
+    `complete` is called after the last row. It has a line of JSON for each."""
+
+    def __init__(self, types: Mapping[str, Any], path: str) -> None:
+        self._types = types
         self._path = path
         self._new = Upload(path) if is_address(path) else Replacement(Path(path), hidden=False)
 
-    def __enter__(self) -> _File:
+    def __enter__(self) -> RowFile:
         with self._named():
             self._lines = self._new.__enter__().file
             self.begin()
@@ -172,10 +197,9 @@ class _File(Results):
             raise BdlabError(f"--output {self._path} cannot be written: {why}") from error
 
     def begin(self) -> None:
-        """Write what comes before the first result."""
+        """Write what comes before the first row."""
 
-    def add(self, result: RowResult) -> None:
-        fields = self._fields.with_inputs(result)
+    def add(self, fields: dict[str, Any]) -> None:
         self._new.keep = True
         try:  # a context manager would take as long as the writing
             self.write(fields)
@@ -191,9 +215,9 @@ class _File(Results):
         self._lines.write(msgspec.json.encode(fields) + b"\n")
 
 
-class _ParquetFile(_File):
+class _ParquetFile(RowFile):
     def begin(self) -> None:
-        self._rows = parquet.Writer(self._lines, self._fields.types)
+        self._rows = parquet.Writer(self._lines, self._types)
 
     def write(self, fields: dict[str, Any]) -> None:
         self._rows.write(fields)
@@ -209,22 +233,62 @@ class _ParquetFile(_File):
         super().__exit__(*raised)
 
 
-class _CsvFile(_File):
-    def __init__(self, contract: Contract, path: str, *, raw_cells: bool) -> None:
-        super().__init__(contract, path)
-        self._cell: Callable[[Any], Any] = (lambda value: value) if raw_cells else inert
-        self._as_json = [name for name, kind in self._fields.types.items() if kind not in _AS_THEY_ARE]
+class _CsvFile(RowFile):
+    def __init__(self, types: Mapping[str, Any], path: str, *, raw_cells: bool) -> None:
+        super().__init__(types, path)
+        self._raw_cells = raw_cells
 
     def begin(self) -> None:
-        self._text = io.TextIOWrapper(self._lines, "utf-8", newline="", write_through=True)
-        self._write = csv.writer(self._text).writerow
-        self._write(self._fields.types)
+        text = io.TextIOWrapper(self._lines, "utf-8", newline="", write_through=True)
+        self._write = csv_writer(text, self._types, raw_cells=self._raw_cells)
 
     def write(self, fields: dict[str, Any]) -> None:
-        for name in self._as_json:
+        self._write(fields)
+
+
+def csv_writer(file: Any, types: Mapping[str, Any], *, raw_cells: bool) -> Callable[[dict[str, Any]], None]:
+    """Write the columns' names to a text file, and return what writes a row of it."""
+    cell: Callable[[Any], Any] = (lambda value: value) if raw_cells else inert
+    as_json = [name for name, kind in types.items() if kind not in _AS_THEY_ARE]
+    write = csv.writer(file).writerow
+    write(types)
+
+    def write_row(fields: dict[str, Any]) -> None:
+        for name in as_json:
             if (value := fields[name]) is not None:
                 fields[name] = msgspec.json.encode(value).decode().strip('"')
-        self._write([self._cell(fields.get(name)) for name in self._fields.types])
+        write([cell(fields.get(name)) for name in types])
+
+    return write_row
+
+
+class Stored:
+    """Stored predictions as `query` shows them: JSON lines as the API has them, CSV, a table, or a file."""
+
+    def __init__(self, contract: Contract) -> None:
+        kinds = {field.column: _TYPES.get(field.kind, contract.classes or str) for field in contract}
+        inputs = {name: kinds.pop(name) for name in contract.columns}
+        own = {"model": str, "source": str, "created_at": datetime, "stored_at": datetime}
+        self.types = {"id": str, **kinds, "explanation": Term, **own, "partition": int, "offset": int, **inputs}
+        self._columns = [*input_columns(contract), *output_columns(contract, words=False)]
+
+    def fields(self, row: Any) -> dict[str, Any]:
+        """Return a row as a file has it."""
+        fields: dict[str, Any] = msgspec.to_builtins(row, builtin_types=(datetime,))
+        fields |= fields.pop("position")
+        return fields
+
+    def table(self, rows: Sequence[Any]) -> Table:
+        from rich.table import Table
+
+        shown = [msgspec.to_builtins(row) for row in rows]
+        table = Table()
+        for place, title in enumerate(("stored (UTC)", *(each.title for each in self._columns), "model", "id")):
+            table.add_column(title, overflow="fold", no_wrap=title == "id", ratio=3 if place == 1 else None)
+        for row, each in zip(shown, rows, strict=True):
+            stored = f"{each.stored_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+            table.add_row(stored, *(cell(row) for _, cell in self._columns), row["model"], row["id"])
+        return table
 
 
 def inert(value: Any) -> Any:

@@ -171,6 +171,11 @@ def echo_encoded(content: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
+def write(text: str) -> None:
+    """Write a part of a file to standard output, in UTF-8; for a terminal what would steer it is escaped."""
+    sys.stdout.buffer.write((visible(text) if sys.stdout.isatty() else text).encode("utf-8", "backslashreplace"))
+
+
 def failed() -> bool:
     """Return whether standard output takes nothing more."""
     return _results.failure is not None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +25,7 @@ from bdlab.postgres.accounts import read_accounts, read_known
 from bdlab.postgres.contracts import expected_version, read_contract, schema_version
 from bdlab.postgres.session import ConnectionLimits, Session, queries, rows_of
 from bdlab.probes import DatabaseState
+from bdlab.selection import MAX_LIMIT, Page, PageCursor, Selection
 from bdlab.services import BDLAB, Deployment
 
 #: A thousand reviews of 1 MiB each would take the API's memory; as JSON one can be six times as long.
@@ -51,13 +54,30 @@ class _Rows:
         sizes = [sql.SQL("coalesce(octet_length({}), 0)").format(text) for text in texts]
         columns = sql.SQL(", ").join(sql.Identifier("p", name) for name in self._names)
         size = sql.SQL(" + ").join([sql.Literal(0), *sizes])
-        self.newest = sql.SQL(queries("reader")["newest"]).format(columns=columns, bytes=size)
+        self._page = partial(sql.SQL(queries("reader")["page"]).format, columns=columns, bytes=size)
         self.get = sql.SQL(queries("reader")["get"]).format(columns=columns)
+
+    def page(self, wanted: Selection) -> tuple[sql.Composed, dict[str, Any]]:
+        """Return the query for a page of what is wanted, and its values but for the limits."""
+        values = {name: value for name, value in msgspec.structs.asdict(wanted).items() if value is not None}
+        named = {"real": "real", "all": ""}.get(wanted.source, "source")
+        versions = "model" if "@" in (wanted.model or "") else "name"
+        chosen = {"source": named, "model": versions} | {name: name for name in ("since", "until", "after")}
+        texts = queries("reader")
+        conditions: list[Any] = [sql.SQL(texts[chosen[name]]) for name in values if chosen.get(name)]
+        for number, (column, operator, value) in enumerate(values.pop("where")):
+            values[f"where{number}"] = value
+            parts = (sql.Identifier(column), sql.SQL(operator), sql.Placeholder(f"where{number}"))
+            conditions.append(sql.SQL(" ").join(parts))
+        values |= wanted.after._asdict() | {"id": str(wanted.after.id)} if wanted.after else {}
+        return self._page(where=sql.SQL(" AND ").join(conditions or [sql.SQL("true")])), values
 
     def made_of(self, row: Sequence[Any]) -> Any:
         """Return the prediction of a row: its columns, then the position."""
         fields = dict(zip(self._names, row, strict=False))
-        return msgspec.convert(fields | {"position": Position(*row[len(self._names) :])}, self._type)
+        return msgspec.convert(
+            fields | {"position": Position(*row[len(self._names) : len(self._names) + 5])}, self._type
+        )
 
 
 class Reader(Connecting):
@@ -98,14 +118,26 @@ class Reader(Connecting):
             with self._session.transaction() as cursor:
                 yield cursor
 
-    def newest(self, limit: int, *, source: str = "real") -> list[Any]:
-        """Return the predictions of `source` that were stored last, the newest first. The source `all` is any, and
-        `real` any but drills and demonstrations. They are at most `limit`, and fewer if their texts have more than
-        NEWEST_BYTES."""
+    def page(self, wanted: Selection, limit: int) -> Page:
+        """Return the newest rows that are wanted: at most `limit`, and fewer if their texts exceed NEWEST_BYTES."""
         with self._cursor() as cursor:
             rows = self._rows_of(cursor)
-            cursor.execute(rows.newest, {"limit": limit, "bytes": NEWEST_BYTES, "source": source})
-            return [rows.made_of(row) for row in cursor.fetchall()]
+            query, values = rows.page(wanted)
+            cursor.execute(query, {**values, "limit": limit, "bytes": NEWEST_BYTES})
+            answer = cursor.fetchall()
+        found = [rows.made_of(row) for row in answer]
+        if not found or answer[-1][-1] == len(found):
+            return Page(found, None)
+        return Page(found, PageCursor(found[-1].stored_at, found[-1].created_at, found[-1].id))
+
+    def pages(self, wanted: Selection, limit: int) -> Iterator[Page]:
+        """Yield page after page of what is wanted, of `limit` rows in all; 0 is all."""
+        left = limit or sys.maxsize
+        while left:
+            found = self.page(wanted, min(left, MAX_LIMIT))
+            yield found
+            left = left - len(found.rows) if found.after else 0
+            wanted = msgspec.structs.replace(wanted, after=found.after)
 
     def get(self, prediction_id: UUID) -> Any | None:
         with self._cursor() as cursor:

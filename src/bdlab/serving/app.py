@@ -112,7 +112,7 @@ def _cors(http: HttpSettings) -> CORSConfig | None:
         allow_origins=list(origins),
         allow_methods=["GET", "POST"],
         allow_headers=["Content-Type", "Idempotency-Key", "traceparent", "Authorization", "X-API-Key"],
-        expose_headers=["Retry-After", "RateLimit", "RateLimit-Policy", "WWW-Authenticate"],
+        expose_headers=["Link", "Retry-After", "RateLimit", "RateLimit-Policy", "WWW-Authenticate"],
     )
 
 

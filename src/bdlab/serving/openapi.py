@@ -17,9 +17,10 @@ from litestar.types import Receive
 from bdlab import __version__
 from bdlab.contract import Contract
 from bdlab.inputs.schema import input_schema
+from bdlab.selection import schemas
 from bdlab.serving.access import NEED, Need
 from bdlab.serving.problems import PROBLEM_JSON, ProblemDetails
-from bdlab.serving.query_parameters import QUERY, NoQuery, schemas
+from bdlab.serving.query_parameters import QUERY, NoQuery
 from bdlab.serving.requests import MAX_KEY_LENGTH, SOURCE_HEADER, SOURCES
 
 _TEXTS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("routes.toml").read_text("utf-8"))
@@ -64,6 +65,7 @@ def describe(
     A status route has its answer, `state`, also with 503. `need` is the key that it needs, and `direct` answers without
     the framework. `contract` has the words of a route that predicts."""
     texts = dict(_TEXTS[path])
+    link = texts.pop("link", "")
     own = texts.pop("problems", {}) | (_TEXTS["predicting"] if contract else {})
     responses = {
         int(status): _response(ProblemDetails, _worded(about, contract), PROBLEM_JSON) for status, about in own.items()
@@ -84,6 +86,9 @@ def describe(
                 content = {"application/json": spec.OpenAPIMediaType(schema=body)}
                 self.request_body = spec.RequestBody(content=content, required=True)
             self.responses = _with_problems(self.responses or {}, _TEXTS["by_key"] if need else {})
+            if link:
+                text = spec.OpenAPIHeader(schema=spec.Schema(type=spec.OpenAPIType.STRING), description=link)
+                cast("Any", self.responses["200"]).headers = {"Link": text}
             if need:
                 self.security = [*([] if need[1] else [{}]), *({name: [need[0]]} for name in _SCHEMES)]
 

@@ -1,6 +1,6 @@
 """What the API depends on, as Protocols; the `serve` command passes the real objects."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -9,6 +9,7 @@ import msgspec
 from bdlab.access import ApiKeys
 from bdlab.events import UNKNOWN, Event, Origin, Position
 from bdlab.probes import BrokerProbe, DatabaseState, VaultProbe
+from bdlab.selection import Page, Selection
 from bdlab.serving.running import Running
 from bdlab.settings import Settings
 
@@ -27,8 +28,7 @@ class StoredPredictions(Protocol):
     def state(self, *, count_rows: bool = True) -> DatabaseState:
         """Return the state; without `rows` if they are not to be counted."""
 
-    def newest(self, limit: int, *, source: str) -> Sequence[Any]:
-        """Return the newest rows of `source`; `all` is any, `real` any but drills and demonstrations."""
+    def page(self, wanted: Selection, limit: int) -> Page: ...
 
     def get(self, prediction_id: UUID) -> Any | None: ...
 

@@ -2,7 +2,6 @@
 
 If a misspelt filter were ignored, the client would take the response for a filtered one."""
 
-from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -10,6 +9,7 @@ import msgspec
 from litestar import Request
 from litestar.enums import HttpMethod
 
+from bdlab.selection import InvalidParameter, decode
 from bdlab.serving.problems import invalid_parameter
 
 QUERY = "query"
@@ -20,13 +20,6 @@ class NoQuery(msgspec.Struct, frozen=True):
     """The parameters of a route that takes none."""
 
 
-@cache
-def schemas(kind: type[msgspec.Struct]) -> dict[str, dict[str, Any]]:
-    """Return the JSON schema of each parameter."""
-    found: dict[str, dict[str, Any]] = msgspec.json.schema(kind)["$defs"][kind.__name__]["properties"]
-    return found
-
-
 def read(request: Request[Any, Any, Any]) -> None:
     """Decode the parameters of a request before its route is called. Raises Problem, 422."""
     kind = request.route_handler.opt.get(QUERY, NoQuery)
@@ -34,7 +27,7 @@ def read(request: Request[Any, Any, Any]) -> None:
     # Litestar answers OPTIONS by itself, without the route's `opt`.
     if (not text and kind is NoQuery) or request.method == HttpMethod.OPTIONS:
         return
-    known = kind.__struct_fields__
+    known = kind.__struct_encode_fields__
     values: dict[str, str] = {}
     for name, value in parse_qsl(text, keep_blank_values=True):
         if name not in known:
@@ -45,18 +38,6 @@ def read(request: Request[Any, Any, Any]) -> None:
             raise invalid_parameter(name, "stands more than once")
         values[name] = value
     try:
-        request.state.query = msgspec.convert(values, kind, strict=False)
-    except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$.")
-        name = path.rstrip("`")
-        wanted = _wanted(schemas(kind)[name]) or reason
-        raise invalid_parameter(name, f"has to be {wanted}, and is {values[name][:40]!r}") from None
-
-
-def _wanted(schema: dict[str, Any]) -> str:
-    """Return in words what a value has to be; empty if there are no short ones."""
-    if "enum" in schema:
-        return f"one of {', '.join(map(str, schema['enum']))}"
-    if schema.get("type") == "integer":
-        return f"an integer from {schema['minimum']} to {schema['maximum']}"
-    return ""
+        request.state.query = decode(values, kind)
+    except InvalidParameter as error:
+        raise invalid_parameter(error.name, error.why) from None

@@ -6,23 +6,22 @@ import asyncio
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlencode
 from uuid import UUID
 
-import msgspec
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import Parameter
-from msgspec import Meta
 
 from bdlab.errors import DatabaseUnavailable
+from bdlab.selection import InvalidParameter, PageCursor, Parameters, Selection
 from bdlab.serving.access import Gate
 from bdlab.serving.openapi import PREDICTION_ID, describe
 from bdlab.serving.problems import Problem, invalid_parameter
 from bdlab.serving.protocols import Parts
 from bdlab.serving.responses import encode_json, json_response
 
-MAX_LIMIT = 1000
 QUERY_TIMEOUT_S = 15.0
 #: The queries share one connection, so that more of them would only wait.
 CONCURRENT_QUERIES = 4
@@ -31,18 +30,6 @@ CONCURRENT_QUERIES = 4
 _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 T = TypeVar("T")
-
-
-class PredictionsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters of GET /predictions."""
-
-    limit: Annotated[
-        int, Meta(ge=1, le=MAX_LIMIT, description="How many; fewer if their texts have more than 4 MiB in all.")
-    ] = 10
-    source: Annotated[
-        Literal["real", "all", "serve", "predict", "drill", "demo"],
-        Meta(description="Where they came from: `real` is any but drills and demonstrations, `all` is any."),
-    ] = "real"
 
 
 def routes(parts: Parts, gate: Gate) -> list[HTTPRouteHandler]:
@@ -59,11 +46,24 @@ def routes(parts: Parts, gate: Gate) -> list[HTTPRouteHandler]:
         except TimeoutError:
             raise DatabaseUnavailable(f"the database did not answer within {QUERY_TIMEOUT_S:g} s") from None
 
-    @get(**describe("/predictions", query=PredictionsQuery, need=need))
+    parameters = Parameters(parts.scorer.codec.contract)
+
+    def read(wanted: Selection, limit: int) -> tuple[bytes, PageCursor | None]:
+        rows, after = parts.stored.page(wanted, limit)
+        return encode_json(rows), after  # encoding a thousand rows would block the event loop too long
+
+    @get(**describe("/predictions", query=parameters.kind, need=need))
     async def newest(request: Request[Any, Any, Any]) -> Response[list[dict[str, Any]]]:
-        query: PredictionsQuery = request.state.query
-        # Encoding a thousand rows would block the event loop too long.
-        return json_response(await run(lambda: encode_json(parts.stored.newest(query.limit, source=query.source))))
+        query = request.state.query
+        try:
+            wanted = parameters.selection(query)
+        except InvalidParameter as error:
+            raise invalid_parameter(error.name, error.why) from None
+        body, after = await run(read, wanted, query.limit)
+        if after is None:
+            return json_response(body)
+        again = urlencode({**request.query_params.dict(), "cursor": after.encode()}, doseq=True)
+        return json_response(body, headers={"Link": f'<{request.url.path}?{again}>; rel="next"'})
 
     @get(**describe("/predictions/{prediction_id:str}", parameters=[PREDICTION_ID], need=need))
     async def one(prediction_id: Annotated[str, Parameter()]) -> Response[dict[str, Any]]:

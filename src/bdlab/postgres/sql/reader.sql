@@ -1,18 +1,38 @@
--- name: newest
--- No column of a contract begins with "_".
-SELECT {columns}, l.cluster_id, l.topic, p.partition, p."offset", l.topic_id
+-- name: page
+-- No column of a contract begins with "_". One more row than wanted tells whether there is another page.
+SELECT {columns}, l.cluster_id, l.topic, p.partition, p."offset", l.topic_id, _found
 FROM (
-    SELECT *, sum(_bytes) OVER (ORDER BY stored_at DESC, created_at DESC, id DESC) - _bytes AS _before
+    SELECT *, sum(_bytes) OVER (ORDER BY stored_at DESC, created_at DESC, id DESC) - _bytes AS _before,
+           count(*) OVER () AS _found
     FROM (
-        SELECT *, {bytes} AS _bytes FROM predictions
-        WHERE %(source)s IN ('all', source)
-           OR (%(source)s = 'real' AND source IS DISTINCT FROM 'drill' AND source IS DISTINCT FROM 'demo')
+        SELECT *, {bytes} AS _bytes FROM predictions WHERE {where}
         -- The rows of a batch have the same stored_at: the index finds the batches, and a sort orders each.
-        ORDER BY stored_at DESC, created_at DESC, id DESC LIMIT %(limit)s
+        ORDER BY stored_at DESC, created_at DESC, id DESC LIMIT %(limit)s + 1
     ) AS newest
 ) AS p LEFT JOIN logs l USING (log_id)
 WHERE _before < %(bytes)s
-ORDER BY p.stored_at DESC, p.created_at DESC, p.id DESC
+ORDER BY p.stored_at DESC, p.created_at DESC, p.id DESC LIMIT %(limit)s
+
+-- name: since
+stored_at >= %(since)s
+
+-- name: until
+stored_at < %(until)s
+
+-- name: model
+model = %(model)s
+
+-- name: name
+split_part(model, '@', 1) = %(model)s
+
+-- name: real
+source IS DISTINCT FROM 'drill' AND source IS DISTINCT FROM 'demo'
+
+-- name: source
+source = %(source)s
+
+-- name: after
+(stored_at, created_at, id) < (%(stored_at)s, %(created_at)s, %(id)s::uuid)
 
 -- name: get
 SELECT {columns}, p.cluster_id, p.topic, p.partition, p."offset", p.topic_id
