@@ -136,12 +136,6 @@ def test_filters_by_time_scan_no_large_table(database: Database) -> None:
             assert read_rows(plan["Plan"]) < 2000, text
 
 
-def UUID(int=0) -> Any:
-    from uuid import UUID
-
-    return UUID(int=0)
-
-
 def read_rows(plan: dict[str, Any]) -> int:
     """How many rows the scans of predictions have looked at."""
     own = (

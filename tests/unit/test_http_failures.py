@@ -432,7 +432,7 @@ def test_an_id_is_written_in_one_way(api: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("path", "why"),
     [
-        ("/predictions?sentiment=negative", "there are: limit, source"),
+        ("/predictions?feeling=negative", "there are: limit, source"),
         ("/predictions?limit=5&Limit=5", "there are: limit, source"),
         ("/predictions?limit=5&limit=6", "stands more than once"),
         ("/predictions?limit", "an integer from 1 to 1000, and is ''"),
