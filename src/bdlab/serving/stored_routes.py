@@ -46,7 +46,7 @@ def routes(parts: Parts, gate: Gate) -> list[HTTPRouteHandler]:
         except TimeoutError:
             raise DatabaseUnavailable(f"the database did not answer within {QUERY_TIMEOUT_S:g} s") from None
 
-    parameters = Parameters(parts.scorer.codec.contract)
+    parameters = Parameters(parts.model.scorer.codec.contract)
 
     def read(wanted: Selection, limit: int) -> tuple[bytes, PageCursor | None]:
         rows, after = parts.stored.page(wanted, limit)
