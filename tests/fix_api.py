@@ -213,6 +213,7 @@ class MemoryApi:
             settings=self.settings,
             model=Running(self.scorer),
             publisher=self.publisher,
+            feedback=self.publisher,
             stored=self.stored,
             vault=self.vault,
             broker=self.log,

@@ -5,10 +5,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
-from bdlab.contract import Contract
-from bdlab.contract.fields import Copier, feedback_types
+from bdlab.contract import Contract, Field
+from bdlab.contract.fields import Copier, Kind, feedback_types, shortest
 from bdlab.events import SCHEMA_VERSION, Codec, Event, idempotent_id
+
+NOUN = "feedback entry"
+_EXAMPLE = "01987e5b-1c2d-7000-8000-000000000001"
 
 
 class _Truths(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,12 +51,14 @@ class FeedbackEvent(_Truths, Event, frozen=True, kw_only=True, gc=False):
 
 
 class FeedbackCodec(Codec[FeedbackEvent]):
-    """Makes and decodes the feedback of a contract. `given` and `event` are subclasses of Feedback and FeedbackEvent,
-    which cannot be made without any truth: msgspec raises ValidationError, and the type itself ValueError."""
+    """Makes and decodes the feedback of a contract; `form` has its fields as a contract's inputs, for what checks,
+    reads and describes them. `given` and `event` are subclasses of Feedback and FeedbackEvent, which cannot be made without
+    any truth: msgspec raises ValidationError, and the type itself ValueError."""
 
     def __init__(self, contract: Contract) -> None:
         self.given, event = feedback_types(contract, Feedback, FeedbackEvent, schema_version=SCHEMA_VERSION)
         super().__init__(contract, event, contract.truths)
+        self.form = _form(contract)
         self._make = Copier(event, self.given, but=("source", "created_at"))
 
     def idempotent_id(self, key: str, given: Feedback) -> UUID:
@@ -64,3 +70,20 @@ class FeedbackCodec(Codec[FeedbackEvent]):
         now = datetime.now(UTC)
         told = {"source": given.source or source, "created_at": given.created_at or now}
         return self._make(given, id=event_id, timestamp=now, **told)
+
+
+def _form(contract: Contract) -> Contract:
+    def own(name: str, kind: Kind, description: str, **more: Any) -> Field:
+        return Field(name=name, column=name, kind=kind, description=description, **more)
+
+    first, *others = (replace(field, name=field.column) for field in contract.truths)
+    newest = "When it was known, if not now; the newest of a prediction counts."
+    fields = (
+        own("prediction_id", "uuid", "The id of the prediction.", examples=(_EXAMPLE,)),
+        replace(first, examples=(shortest(first),)),
+        *others,
+        own("source", "word", "Who knows it, in a word.", nullable=True, default=None),
+        own("created_at", "date-time", newest, nullable=True, default=None),
+    )
+    columns = tuple(field.column for field in fields)
+    return Contract(noun=NOUN, inputs=fields, outputs=contract.outputs, columns=columns, document={})

@@ -94,6 +94,7 @@ def served(request: pytest.FixtureRequest, memory_api: MemoryApi) -> Iterator[Se
                 settings=msgspec.structs.replace(memory_api.settings, kafka=credentials.kafka().server),
                 model=Running(memory_api.scorer),
                 publisher=AsyncPublisher(producer),
+                feedback=AsyncPublisher(producer),
                 stored=memory_api.stored,
                 vault=memory_api.vault,
                 broker=admin,

@@ -17,6 +17,7 @@ import structlog
 
 from bdlab import tracing
 from bdlab.contract import check_fits
+from bdlab.credentials import FeedbackTopic
 from bdlab.errors import BdlabError, DatabaseError, ModelNotFound, VaultError, VaultUnavailable
 from bdlab.forked import end_with_parent
 from bdlab.retry import tries, wait_for
@@ -89,6 +90,10 @@ class Api:
                 self.producer.publish = self.spans.sending(self.producer.publish)  # type: ignore[method-assign]
             opening.callback(self.producer.close)
             self.producer.open()
+            topic = FeedbackTopic(self.vault)
+            self.feedback = Producer(topic, client_id="bdlab-serve-feedback", source="/bdlab/serve")
+            opening.callback(self.feedback.close)
+            self.feedback.open()
             stop = threading.Event()
             opening.callback(stop.set)
             threading.Thread(target=self._watch, args=[stop, before.model.poll_s], daemon=True).start()
@@ -152,6 +157,7 @@ class Api:
             settings=self.settings,
             model=self.model,
             publisher=AsyncPublisher(self.producer),
+            feedback=AsyncPublisher(self.feedback),
             stored=self.reader,
             vault=self.vault,
             broker=self.admin,

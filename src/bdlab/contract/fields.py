@@ -16,7 +16,8 @@ from msgspec import Meta
 B = TypeVar("B", bound=msgspec.Struct)
 C = TypeVar("C", bound=msgspec.Struct)
 
-Kind = Literal["string", "integer", "number", "boolean", "date-time", "object"]
+Kind = Literal["string", "integer", "number", "boolean", "date-time", "object", "uuid", "word"]
+"""The last two are of feedback's own fields; no contract has them."""
 
 INT64 = (-(2**63), 2**63 - 1)
 FLOAT64 = (-sys.float_info.max, sys.float_info.max)
@@ -157,13 +158,14 @@ def words_of(name: str) -> list[str]:
 
 
 def example_of(contract: Contract) -> dict[str, Any]:
-    """Return a valid input as JSON: of each field its first example; if it has none, and has to be given, the first of
-    its values, the number that is nearest to 1, or the shortest text."""
+    """Return a valid input as JSON: of each field its first example, or `shortest` if it has none and has to be
+    given."""
     wanted = (field for field in contract.inputs if field.examples or field.required)
-    return {field.name: field.examples[0] if field.examples else _shortest(field) for field in wanted}
+    return {field.name: field.examples[0] if field.examples else shortest(field) for field in wanted}
 
 
-def _shortest(field: Field) -> Any:
+def shortest(field: Field) -> Any:
+    """Return a valid value, as JSON: the first of an enum, the number nearest to 1, the shortest text."""
     if field.choices:
         return field.choices[0]
     if field.kind == "string":
@@ -190,7 +192,7 @@ def type_of(field: Field) -> Any:
     elif field.kind == "date-time":
         kind = MOMENT
     else:
-        kind = bool if field.kind == "boolean" else dict[str, float]
+        kind = {"boolean": bool, "uuid": UUID, "word": SOURCE}.get(field.kind, dict[str, float])
     return kind | None if field.nullable else kind
 
 

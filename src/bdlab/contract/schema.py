@@ -186,7 +186,7 @@ def _kind(schema: _Property, where: str, not_here: str) -> tuple[Kind, bool]:
         kinds = kinds or ["string"]
         if kinds != ["string"] or len(set(schema.enum)) != len(schema.enum) or schema.enum == (None,):
             _refuse(where, "an enum has different strings, and its type is string")
-    if len(kinds) != 1 or kinds[0] not in get_args(Kind) or kinds[0] in ("date-time", not_here):
+    if len(kinds) != 1 or kinds[0] not in get_args(Kind) or kinds[0] in ("date-time", "uuid", "word", not_here):
         _refuse(where, "its type has to be one of string, integer, number or boolean, alone or in a list with null")
     kind: Any = kinds[0]
     if schema.format:

@@ -13,11 +13,13 @@ from datetime import UTC, datetime
 from functools import cached_property
 from operator import attrgetter
 from types import NoneType
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
+from uuid import UUID
 
 import msgspec
 
 from bdlab.contract import Contract, Field
+from bdlab.contract.fields import MOMENT, SOURCE
 from bdlab.errors import InvalidInput
 from bdlab.events import Input, codec_of
 from bdlab.inputs.schema import Misspellings
@@ -73,9 +75,11 @@ class InputInvalid(InvalidInput):
 class Validator:
     """Decodes and checks the inputs of a contract."""
 
-    def __init__(self, contract: Contract) -> None:
+    def __init__(self, contract: Contract, kind: Any = None, *, any_of: Sequence[str] = ()) -> None:
+        """`kind` is the struct of its inputs if that is not the contract's; one field of `any_of` has to be given."""
         self.contract = contract
-        self._kind: Any = codec_of(contract).input
+        self.any_of = any_of
+        self._kind: Any = kind or codec_of(contract).input
         self._one: msgspec.json.Decoder[Input] = msgspec.json.Decoder(self._kind)
         self._many: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[self._kind])  # type: ignore[name-defined]
         self._fields = {field.name: field for field in contract.inputs}
@@ -184,6 +188,8 @@ class Validator:
         for name, field in self._fields.items():
             if why := _problem(field, value[name]) if name in value else "is missing" * field.required:
                 problems.append(FieldProblem(name, why))
+        if self.any_of and not problems and all(value.get(name) is None for name in self.any_of):
+            problems.append(FieldProblem(BODY, f"has to give {' or '.join(map(repr, self.any_of))}, and gives none"))
         repeated = value.names if isinstance(value, Repeating) else ()
         problems += [FieldProblem(name, "stands more than once") for name in self._fields if name in repeated]
         return problems
@@ -239,8 +245,8 @@ def _problem(field: Field, value: Any) -> str:
         found = _kind(value)
     elif field.kind == "string" and not field.choices:
         return _text_problem(field, value) or _length_problem(field, len(value))
-    elif field.choices or field.kind == "date-time":
-        fits = value in field.choices if field.choices else is_moment(value)
+    elif field.choices or field.kind in _FITS:
+        fits = value in field.choices if field.choices else _FITS[field.kind](value)
         found = "" if fits else repr(value[:_SHOWN_LENGTH])
     elif field.kind == "boolean":
         found = ""
@@ -260,6 +266,8 @@ _WANTED: dict[str, tuple[Any, ...]] = {
     "number": ("a number", int, float),
     "boolean": ("true or false", bool),
     "date-time": ("a date and time with its offset from UTC, as 2026-01-31T12:00:00Z", str),
+    "uuid": ("a UUID, as the id of a prediction is", str),
+    "word": ("a word of at most 40 of a-z, 0-9, - and _ that begins with a letter", str),
 }
 
 
@@ -290,10 +298,23 @@ def _length_problem(field: Field, length: int) -> str:
 def is_moment(text: str) -> bool:
     """Return whether a text is a date and time with an offset, within the years 1 to 9999 in UTC."""
     try:
-        msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)]).astimezone(UTC)
+        msgspec.convert(text, MOMENT).astimezone(UTC)
     except (*_INCONVERTIBLE, OverflowError):
         return False
     return True
+
+
+def _is_a(kind: Any) -> Callable[[str], bool]:
+    def fits(text: str) -> bool:
+        with suppress(*_INCONVERTIBLE):
+            msgspec.convert(text, kind)
+            return True
+        return False
+
+    return fits
+
+
+_FITS: dict[str, Callable[[str], bool]] = {"date-time": is_moment, "uuid": _is_a(UUID), "word": _is_a(SOURCE)}
 
 
 def _shown(value: float) -> str:

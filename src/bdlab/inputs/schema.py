@@ -17,6 +17,8 @@ STORABLE = r"^[^\u0000]*$"
 """Postgres stores any character but U+0000."""
 NOT_EMPTY = rf"^[^\u0000]*[^\u0000{_WHITE}][^\u0000]*$"
 
+WORD = "^[a-z][a-z0-9_-]{0,39}$"
+
 _SHORT = 5
 _LETTERS = range(4, 17)
 """How many a word has of which a misspelling is found; shorter ones resemble too many others."""
@@ -27,8 +29,8 @@ _NEAR_LENGTH, _MOST_LENGTH = 20_000, 60_000
 """Characters of a pattern. The names after the first take names in another case alone, the rest nothing."""
 
 
-def input_schema(contract: Contract) -> dict[str, Any]:
-    """Return the JSON Schema of a contract's input: what is enforced."""
+def input_schema(contract: Contract, any_of: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the JSON Schema of a contract's input: what is enforced. One field of `any_of` has to be given."""
     names = [field.name for field in contract.inputs]
     required = [field.name for field in contract.inputs if field.required]
     return {
@@ -37,24 +39,30 @@ def input_schema(contract: Contract) -> dict[str, Any]:
         "propertyNames": {"anyOf": [{"enum": names}, {"not": {"pattern": Misspellings(names).pattern}}]},
         "type": "object",
         **({"required": required} if required else {}),
+        **({"anyOf": [_given(name) for name in any_of]} if any_of else {}),
         "title": contract.noun.capitalize(),
         "description": "Other fields are ignored. A name that is nearly one of these is refused as misspelt.",
         "examples": [example_of(contract)],
     }
 
 
+def _given(name: str) -> dict[str, Any]:
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
 def _property(field: Field) -> dict[str, Any]:
-    kind = "string" if field.kind == "date-time" else field.kind
+    kind = "string" if field.kind in ("date-time", "uuid", "word") else field.kind
     low, high = field.bounds if field.kind == "integer" else (field.minimum, field.maximum)
+    text = NOT_EMPTY if field.min_length else STORABLE
     found = {
         "type": [kind, "null"] if field.nullable else kind,
         "enum": [*field.choices, *([None] if field.nullable else [])] if field.choices else None,
-        "format": field.kind if field.kind == "date-time" else None,
+        "format": field.kind if field.kind in ("date-time", "uuid") else None,
         "maximum": high,
         "minimum": low,
         "maxLength": field.max_length,
         "minLength": field.min_length or None,
-        "pattern": (NOT_EMPTY if field.min_length else STORABLE) if field.is_text else None,
+        "pattern": WORD if field.kind == "word" else text if field.is_text else None,
         "description": field.description or None,
         "default": None if field.required else msgspec.to_builtins(field.default),
     }

@@ -15,7 +15,15 @@ from litestar.types import ASGIApp
 
 from bdlab.certificates import ends_at
 from bdlab.hosts import AllowedHosts
-from bdlab.serving import health_routes, openapi, predict_routes, problems, query_parameters, stored_routes
+from bdlab.serving import (
+    feedback_routes,
+    health_routes,
+    openapi,
+    predict_routes,
+    problems,
+    query_parameters,
+    stored_routes,
+)
 from bdlab.serving.access import NEED, Gate
 from bdlab.serving.entry import Entry
 from bdlab.serving.hosts import host_guard
@@ -52,6 +60,9 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     delivery_health = DeliveryHealth(delivery_timeout_s=delivery_timeout_s)
     publishing = Publishing(parts.publisher, "predictions", parts, metrics, delivery_health)
     predictions = PredictionService(parts, publishing)
+    # What keeps feedback from its topic keeps no prediction from its own.
+    own_health = DeliveryHealth(delivery_timeout_s=delivery_timeout_s)
+    giving = Publishing(parts.feedback, "feedback", parts, metrics, own_health)
     bodies = BodyReader(http.max_body_bytes)
     response_buffer = ResponseBuffer()
     gate = Gate(parts.keys, http, metrics.refused)
@@ -59,7 +70,8 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     def write_log() -> None:
         metrics.lost_lines(parts.flush_log())
 
-    in_progress = InProgress(write_log, metrics.flush, bodies.deadlines.expire, publishing.deadlines.expire)
+    bounded = (bodies.deadlines, publishing.deadlines, giving.deadlines)
+    in_progress = InProgress(write_log, metrics.flush, *(each.expire for each in bounded))
 
     async def before_request(request: Request[Any, Any, Any]) -> None:
         in_progress.refuse_new()
@@ -79,6 +91,7 @@ def make_app(parts: Parts, *, on_shutdown: Callable[[], None] | None = None) -> 
     cors = _cors(http)
     handlers = [
         *predict_routes.routes(parts, predictions, bodies, response_buffer, gate),
+        *feedback_routes.routes(parts, predictions, giving, bodies=bodies, response_buffer=response_buffer, gate=gate),
         *stored_routes.routes(parts, gate),
         *health_routes.routes(parts, metrics, delivery_health, gate),
         _document(),

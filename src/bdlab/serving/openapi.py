@@ -120,11 +120,12 @@ def _response(answer: Any, description: str, media_type: str = MediaType.JSON) -
     return ResponseSpec(answer, media_type=media_type, description=description, generate_examples=False)
 
 
-def describe_prediction(
-    path: str, contract: Contract, direct: Endpoint, need: Need, *, most: int = 0
+def describe_publishing(
+    path: str, *, contract: Contract, direct: Endpoint, need: Need, most: int = 0, any_of: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return the keyword arguments of a route that takes an input; with `most` a list of 1 to so many."""
-    body: Any = input_schema(contract)
+    """Return the keyword arguments of a route that takes an input; with `most` a list of 1 to so many. One field of
+    `any_of` has to be given."""
+    body: Any = input_schema(contract, any_of)
     if most:
         body = {"items": body, "type": "array", "maxItems": most, "minItems": 1}
     limits = {"min_length": 1, "max_length": MAX_KEY_LENGTH}

@@ -15,7 +15,7 @@ from bdlab.events import Input, PredictionEvent, Score, Scorer
 from bdlab.inputs import Validator
 from bdlab.serving.access import Gate
 from bdlab.serving.batching import QUICK_CHARACTERS
-from bdlab.serving.openapi import describe_prediction
+from bdlab.serving.openapi import describe_publishing
 from bdlab.serving.problems import Problem
 from bdlab.serving.protocols import Parts
 from bdlab.serving.publishing import Publishing
@@ -112,12 +112,12 @@ def routes(
         gate.spend(scope, len(inputs))
         return encode_json(await predictions.predict_many(inputs, headers))
 
-    @post(**describe_prediction("/predict", contract, one, need))
+    @post(**describe_publishing("/predict", contract=contract, direct=one, need=need))
     async def predict(request: Request[Any, Any, Any]) -> Response[answer]:  # type: ignore[valid-type]
         """The response comes after the broker has acknowledged the prediction, which is durable then."""
         return json_response(await one(request.scope, request.receive))
 
-    @post(**describe_prediction("/predict/batch", contract, many, need, most=most))
+    @post(**describe_publishing("/predict/batch", contract=contract, direct=many, need=need, most=most))
     async def predict_batch(request: Request[Any, Any, Any]) -> Response[list[answer]]:  # type: ignore[valid-type]
         return json_response(await many(request.scope, request.receive))
 

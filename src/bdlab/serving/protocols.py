@@ -42,6 +42,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     model: Running
     publisher: Publisher
+    feedback: Publisher
     stored: StoredPredictions
     vault: VaultProbe
     broker: BrokerProbe
