@@ -52,8 +52,8 @@ class FeedbackEvent(_Truths, Event, frozen=True, kw_only=True, gc=False):
 
 class FeedbackCodec(Codec[FeedbackEvent]):
     """Makes and decodes the feedback of a contract; `form` has its fields as a contract's inputs, for what checks,
-    reads and describes them. `given` and `event` are subclasses of Feedback and FeedbackEvent, which cannot be made without
-    any truth: msgspec raises ValidationError, and the type itself ValueError."""
+    reads and describes them. `given` and `event` are subclasses of Feedback and FeedbackEvent, which cannot be made
+    without any truth: msgspec raises ValidationError, and the type itself ValueError."""
 
     def __init__(self, contract: Contract) -> None:
         self.given, event = feedback_types(contract, Feedback, FeedbackEvent, schema_version=SCHEMA_VERSION)

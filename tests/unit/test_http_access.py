@@ -365,7 +365,10 @@ def test_the_document_says_which_key_a_route_needs(client: httpx.Client, api: ht
             for path, methods in document["paths"].items()
             for method, operation in methods.items()
         }
-        routes = {("/predict", "post"): "predict", ("/predict/batch", "post"): "predict"}
+        routes = {
+            (path, "post"): path.split("/")[1]
+            for path in ("/predict", "/predict/batch", "/feedback", "/feedback/batch")
+        }
         routes |= {("/predictions", "get"): "read", ("/predictions/{prediction_id}", "get"): "read"}
         for route, scope in routes.items():
             assert needs.pop(route) == [*anonymous, {"bearer": [scope]}, {"apiKey": [scope]}]

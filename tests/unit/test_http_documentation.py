@@ -33,6 +33,8 @@ ANYWHERE = {"400", "408", "421", "422", "431", "500", "503"}
 ROUTES = {
     "/predict": "post",
     "/predict/batch": "post",
+    "/feedback": "post",
+    "/feedback/batch": "post",
     "/health": "get",
     "/health/live": "get",
     "/health/ready": "get",
