@@ -26,6 +26,7 @@ from bdlab.model.scorer import Card
 from bdlab.stack import Endpoints
 from bdlab.vault.bootstrap import StepResult
 from bdlab.vault.rotation import Rotation
+from bdlab_cli.wiring.bulk_feedback import Given
 from bdlab_cli.wiring.rotation_drill import Drill
 
 FOLDER = Path(__file__).parents[2] / "docs" / "json"
@@ -256,6 +257,7 @@ RESULTS = {
     "restore": Printed(Restored),
     "fetch-kafka": Printed(Fetched),
     "predict": Printed(Prediction, lines=True, open=True),
+    "feedback": Printed(Given, lines=True),
     "status": Printed(Status, lines=True),
     "verify": Printed((verification.Report, rescoring.RescoredReport)),
     "query": Printed(StoredPrediction, lines=True, open=True),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
+from typing import Any, cast
 
 import pytest
 
 from bdlab.errors import BrokerError, BrokerUnavailable, EventTooLarge, NotAcknowledged
-from bdlab.events import Position, PredictionEvent
+from bdlab.events import Position, PredictionEvent, Score
 from bdlab.inputs.bulk import RowResult, ScoredRow, publish_rows, score_each, unpublished
 from bdlab.inputs.files import Row
 from bdlab.model import load_scorer
@@ -17,7 +17,14 @@ from tests.memory.log import MemoryLog, MemoryProducer
 from tests.samples import REVIEWS, Review, event_of
 
 SCORER = load_scorer()
-publish_all = partial(publish_rows, codec=REVIEWS, model="m")
+
+
+def publish_all(scored: Iterator[ScoredRow], publisher: Any, *, run_id: str, **more: Any) -> Iterator[RowResult]:
+    def make(row: ScoredRow) -> PredictionEvent:
+        event_id = REVIEWS.idempotent_id(f"{run_id}:{row.line}", row.given)
+        return REVIEWS.make(event_id, row.given, cast("Score", row.score), model="m")
+
+    return publish_rows(scored, publisher, make, **more)
 
 
 def rows(count: int) -> Iterator[ScoredRow]:

@@ -10,12 +10,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from uuid_utils.compat import uuid7
 
 from bdlab.errors import BdlabError, InvalidInput
-from bdlab.events import Input, codec_of
+from bdlab.events import Event, Input, Score, codec_of
 from bdlab.inputs.body import Validator
 from bdlab.inputs.bulk import PART_ROWS, RowResult, ScoredRow, ScoringProcesses, publish_rows, score_each, unpublished
 from bdlab.inputs.files import STANDARD_INPUT, BadRow, Format, InputFile, Place, Row
@@ -28,6 +28,9 @@ from bdlab_cli.wiring.signals import stop_on_signal
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from bdlab.credentials import KafkaCredentials
+    from bdlab.vault.session import VaultSession
 
 SHOWN_PROBLEMS = 20
 MAX_RUN_ID = 200
@@ -49,6 +52,7 @@ class Prediction:
     output: str | None
     chosen_run_id: str | None
     source: str
+    service: ClassVar[str] = "predict"
 
     def __post_init__(self) -> None:
         if self.chosen_run_id is not None and not 1 <= len(self.chosen_run_id) <= MAX_RUN_ID:
@@ -61,6 +65,15 @@ class Prediction:
     def scorer(self, *, many: bool = False) -> Scorer:
         return load_scorer(self.model_path, many=many)
 
+    def topic(self, vault: VaultSession) -> KafkaCredentials:
+        return vault
+
+    def event(self, row: ScoredRow, model: str) -> Event:
+        """Return the event of a row: the same file under the same run id gives the same ids."""
+        codec = codec_of(self.contract)
+        event_id = codec.idempotent_id(f"{self.run_id}:{row.line}", row.given)
+        return codec.make(event_id, row.given, cast("Score", row.score), model=model)
+
     def outcomes(
         self, scored: Iterable[ScoredRow], model: str, stop: threading.Event, *, many: bool = True
     ) -> Iterator[RowResult]:
@@ -72,17 +85,16 @@ class Prediction:
         from bdlab.kafka.producer import Producer
 
         with ExitStack() as stack:
-            vault = stack.enter_context(open_session(self.layers, stop, service="predict"))
+            there = self.topic(stack.enter_context(open_session(self.layers, stop, service=self.service)))
             source = f"/bdlab/{self.source}"
-            producer = Producer(vault, client_id="bdlab-predict", source=source, idempotent=many)
-            if spans := tracing.start("predict", os.environ, topic=self.layers.settings().kafka.topic):
+            producer = Producer(there, client_id=f"bdlab-{self.service}", source=source, idempotent=many)
+            if spans := tracing.start(self.service, os.environ, topic=there.kafka().server.topic):
                 stack.callback(spans.close)
                 producer.publish = spans.sending(producer.publish)  # type: ignore[method-assign]
             producer.open()
             # Every input is accounted for by then, so nothing is left to wait for.
             stack.callback(producer.close, 1.0)
-            codec = codec_of(self.contract)
-            yield from publish_rows(scored, producer, codec=codec, model=model, run_id=self.run_id, stop=stop)
+            yield from publish_rows(scored, producer, lambda row: self.event(row, model), stop=stop)
 
 
 def predict_one(prediction: Prediction, given: Input) -> None:

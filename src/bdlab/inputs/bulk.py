@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import msgspec
 
 from bdlab.errors import BrokerError, EventTooLarge
-from bdlab.events import EventCodec, Input, Position, PredictionEvent, Score, Scorer
+from bdlab.events import Event, Position, Score, Scorer
 from bdlab.forked import Forked
 from bdlab.inputs.files import InputFile, Place, Row
 
@@ -31,15 +31,15 @@ Status = Literal["scored", "acknowledged", "not acknowledged", "invalid"]
 
 
 class Publisher(Protocol):
-    def publish(self, event: PredictionEvent, done: Callable[[Position | BrokerError], None]) -> None: ...
+    def publish(self, event: Event, done: Callable[[Position | BrokerError], None]) -> None: ...
 
 
 class ScoredRow(NamedTuple):
-    """An input of a file, the line on which it begins, and its score."""
+    """An input of a file, the line on which it begins, and its score, None if it is not to be scored."""
 
     line: int
-    given: Input
-    score: Score
+    given: Any
+    score: Score | None
 
 
 class RowResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,11 +47,11 @@ class RowResult(msgspec.Struct, frozen=True, kw_only=True):
     and a `problem` if that failed."""
 
     line: int
-    given: Input
-    score: Score
+    given: Any
+    score: Score | None
     model: str
     status: Status
-    event: PredictionEvent | None = None
+    event: Event | None = None
     position: Position | None = None
     problem: BrokerError | None = None
 
@@ -98,16 +98,12 @@ def unpublished(scored: Iterable[ScoredRow], *, model: str) -> Iterator[RowResul
 def publish_rows(
     scored: Iterable[ScoredRow],
     publisher: Publisher,
+    make: Callable[[ScoredRow], Event],
     *,
-    codec: EventCodec,
-    model: str,
-    run_id: str,
     stop: threading.Event,
     window: int = WINDOW,
 ) -> Iterator[RowResult]:
-    """Publish each row, in order, with at most `window` in flight.
-
-    The same file under the same `run_id` gives the same ids.
+    """Publish the event that `make` makes of each row, in order, with at most `window` in flight.
 
     After the first that is not acknowledged, and once `stop` is set, no more rows are sent: those in flight
     are waited for, at most the delivery time-out, and the results end early."""
@@ -115,15 +111,14 @@ def publish_rows(
     for row in scored:
         if stop.is_set() or in_flight.failed:
             break
-        event_id = codec.idempotent_id(f"{run_id}:{row.line}", row.given)
-        in_flight.send(publisher, row, codec.make(event_id, row.given, row.score, model=model))
+        in_flight.send(publisher, row, make(row))
         yield from in_flight.completed(keep=window)
     yield from in_flight.completed(keep=0)
 
 
 class _Sent(msgspec.Struct):
     row: ScoredRow
-    event: PredictionEvent
+    event: Event
     result: Position | BrokerError | None = None
 
 
@@ -135,7 +130,7 @@ class _InFlight:
         self._progress = threading.Event()
         self.failed = False
 
-    def send(self, publisher: Publisher, scored: ScoredRow, event: PredictionEvent) -> None:
+    def send(self, publisher: Publisher, scored: ScoredRow, event: Event) -> None:
         sent = _Sent(scored, event)
         self._sent.append(sent)
 
@@ -162,7 +157,8 @@ class _InFlight:
                 continue
             self._sent.popleft()
             line, given, score = sent.row
-            row = partial(RowResult, line=line, given=given, score=score, model=sent.event.model, event=sent.event)
+            model = getattr(sent.event, "model", "")
+            row = partial(RowResult, line=line, given=given, score=score, model=model, event=sent.event)
             if isinstance(sent.result, Position):
                 yield row(status="acknowledged", position=sent.result)
             else:
