@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-from scipy.stats import bootstrap
 
 from bdlab.contract import Contract, Field
 from bdlab.profile import Distribution
@@ -94,6 +93,8 @@ class _Sums(NamedTuple):
 def interval(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
     """Return the 95 % interval of a mean by the paired bootstrap; the pairs are summed up in blocks at random, which
     are drawn as a whole. The same numbers give the same interval."""
+    from scipy.stats import bootstrap  # noqa: PLC0415 - takes a second, and starts threads
+
     means = {one / count for one, count in zip(sums, counts, strict=True)}
     if len(means) == 1:
         return means.pop(), (math.fsum(sums) / sum(counts))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,14 +17,16 @@ from uuid_utils.compat import uuid7
 
 from bdlab import quality
 from bdlab.comparison import Comparison
-from bdlab.contract import parse_contract
+from bdlab.contract import parse_contract, review_contract
 from bdlab.errors import BdlabError, InvalidInput
 from bdlab.model.scorer import Card, File
 from bdlab.postgres.quality import QualityReader, asked
 from bdlab.profile import Profile, profile_of
 from bdlab.settings import Settings
 from bdlab_cli.wiring.quality import compare, judge
-from tests.fix_database import Database, adopt
+from tests.fix_database import Database, admin_login, adopt
+from tests.fix_pipeline import Pipeline
+from tests.json_results import as_documented
 
 NOW = datetime.now(UTC)
 
@@ -60,9 +63,10 @@ def house(area: float = 50.0, **more: Any) -> dict[str, Any]:
 class World:
     """A database with a contract, rows as they would be stored, and cards as they would be registered."""
 
-    def __init__(self, database: Database, document: Mapping[str, Any]) -> None:
-        self.database, self.contract = database, parse_contract(document)
-        adopt(database.credentials("owner"), self.contract)
+    def __init__(self, database: Database, document: Mapping[str, Any] | None) -> None:
+        self.database, self.contract = database, parse_contract(document) if document else review_contract()
+        if document:
+            adopt(database.credentials("owner"), self.contract)
         self.offset = 0
 
     def insert(self, table: str, rows: list[dict[str, Any]]) -> None:
@@ -302,3 +306,61 @@ def test_a_comparison_of_classes_counts_flips(mails: World) -> None:
     assert found.verdict == "worse"
     assert [each["a"]["prediction"] for each in found.furthest] == ["ham", "ham"]
     assert json.loads(msgspec.json.encode(found))["furthest"][0]["b"] == {"prediction": "it's"}
+
+
+@pytest.fixture
+def stored(pipeline: Pipeline) -> Iterator[World]:
+    """Reviews of cli@1 in the pipeline, which cli@2 has re-scored, worse; cli@1 is promoted."""
+    world = World(Database(admin_login(pipeline.postgres, "bdlab")), None)
+    votes = {"helpfulness_numerator": 1, "helpfulness_denominator": 1}
+    review = {
+        "summary": "s",
+        "text": "This \x1b[31m works",
+        "prediction": 4.0,
+        "sentiment": "positive",
+        "confidence": 0.9,
+    }
+    ids = world.predict([votes | review] * 40, model="cli@1")
+    world.rescore(ids, [3.0] * 40, model="cli@2", sentiment="positive", confidence=0.6)
+    world.tell(ids, [4.5] * 40)
+    for model in ("cli@1", "cli@2"):
+        world.register(None, model, mse=0.2)
+    world.database.execute("INSERT INTO model_promotions (name, version) VALUES ('cli', '1')")
+    yield world
+    for table in ("model_promotions", "model_versions", "rescored", "feedback", "predictions"):
+        key = "name = 'cli'" if table.startswith("model") else "log_id = 1 AND created_at >= %s"
+        rest = "model LIKE 'cli@%%'" if table in {"rescored", "predictions"} else key
+        world.database.execute(f"DELETE FROM {table} WHERE {rest}", [NOW])  # noqa: S608
+
+
+@pytest.mark.once
+def test_the_commands_alarm_and_refuse_by_their_exit_codes(stored: World, pipeline: Pipeline, tmp_path: Path) -> None:
+    def run(line: str) -> tuple[int, str, str]:
+        done = pipeline.run(*line.split())
+        return done.returncode, done.stdout, done.stderr
+
+    file = tmp_path / "bdlab.prom"
+    code, out, _ = run(f"quality --model cli@1 --max-error 0.2 --min-rows 30 --textfile {file}")
+    assert (code, "ALARM cli@1: mse of prediction is 0.25, above 0.2" in out) == (10, True)
+    assert 'bdlab_quality_card_error{measure="mse",model="cli@1",output="prediction"} 0.2' in file.read_text()
+    code, out, error = run("quality --last 1d --model cli@1 --max-error 0.3 --max-psi 0.2 --min-rows 30 --json")
+    assert (code, "no version has a profile" in error) == (1, True)
+    assert as_documented("quality", out)["alarms"] == []
+    assert run("quality --model cli@1 --max-error 0.3 --min-rows 30")[0] == 0
+    code, out, _ = run("quality --model cli@2 --rescored --json")
+    assert (code, as_documented("quality", out)["versions"][0]["errors"]["prediction"]["mse"]) == (0, 2.25)
+    assert run("quality --model cli@9")[0] == 1
+
+    code, out, _ = run("compare cli@1 cli@2 --slice text")
+    assert (code, "B is worse" in out, "\x1b[31m" in out) == (10, True, False)
+    code, out, _ = run("compare cli@2 cli@1 --json")
+    assert (code, as_documented("compare", out)["verdict"]) == (0, "not worse")
+    assert run("compare cli@1 cli@2 --tolerance 2")[0] == 0
+
+    code, _, error = run("model promote cli@2 --if-better")
+    assert (code, "cli@2 (B) is not promoted, since beside cli@1 (A) it is worse" in error) == (10, True)
+    assert run("model promote cli@3 --if-better")[0] == 1
+    assert run("model promote cli@2 --tolerance 2")[0] == 2
+    # With this tolerance it is compared, and then looked for in the registry.
+    code, _, error = run("model promote cli@2 --if-better --tolerance 2.1")
+    assert (code, "model.registry is empty" in error) == (2, True)

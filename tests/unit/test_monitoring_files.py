@@ -67,7 +67,7 @@ def test_every_alert_is_tested_by_promtool_both_ways() -> None:
 
 def test_every_series_that_is_asked_for_exists() -> None:
     known = {rule["record"] for rule in RECORDED} | {"bdlab_http_request_seconds"}
-    for section in ("serve", "consume"):
+    for section in ("serve", "consume", "quality"):
         for name, (kind, _) in documented(section).items():
             known |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
     asked = [rule["expr"] for rule in (*ALERTS, *RECORDED)]

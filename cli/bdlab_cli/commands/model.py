@@ -5,10 +5,11 @@ from typing import Annotated
 
 from typer import Argument, Exit, Option, Typer
 
-from bdlab.errors import Unhealthy
+from bdlab.errors import InvalidInput, Unhealthy
 from bdlab_cli.completion import cards, versions
 from bdlab_cli.options import Delimiter, Registry, StartupTimeout
 from bdlab_cli.output import terminal
+from bdlab_cli.wiring.session import load_settings
 
 Named = Annotated[str, Argument(metavar="NAME@VERSION", autocompletion=versions)]
 app = Typer(add_completion=False, no_args_is_help=True)
@@ -126,16 +127,25 @@ def promote(
     model: Named,
     *,
     why: str = "",
+    if_better: bool = False,
+    tolerance: Annotated[float, Option(min=0)] = 0.0,
     registry: Registry = None,
     json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
     """Have every `serve` without a pinned model take this version within some seconds.
 
-    Before that it is read from the registry, checked, and tried here."""
+    Before that it is read from the registry, checked, and tried here. With --if-better it is compared with the version
+    that serves: exit code 10 if it is worse, and 1 if feedback does not tell, as `bdlab compare` says."""
     from bdlab_cli.wiring.models import open_models, promote_version, trial
+    from bdlab_cli.wiring.quality import refuse_worse
 
-    with open_models({"model": {"registry": registry}, "startup_timeout_s": startup_timeout}) as (models, settings):
+    given = {"model": {"registry": registry}, "startup_timeout_s": startup_timeout}
+    if if_better:
+        refuse_worse(load_settings(given, quiet=True), model, tolerance)
+    elif tolerance:
+        raise InvalidInput("--tolerance is that of --if-better, which is not given")
+    with open_models(given) as (models, settings):
         version, _ = trial(models, settings, model)
         change = promote_version(models, version, why)
     terminal.echo_change(model, change, as_json=json)

@@ -10,7 +10,7 @@ import msgspec
 
 from bdlab import comparison, quality
 from bdlab.contract import Contract, Field
-from bdlab.errors import BdlabError, InvalidInput, ModelError
+from bdlab.errors import BdlabError, InvalidInput, ModelError, Unhealthy
 from bdlab.events import Scorer
 from bdlab.model.scorer import Card, find, load_scorer
 from bdlab.postgres.quality import Bins, QualityReader, asked
@@ -22,11 +22,11 @@ from bdlab_cli.wiring.session import open_session
 
 
 @contextmanager
-def reading(layers: Layers, command: str) -> Iterator[tuple[QualityReader, Settings]]:
-    """Open a reader as the service `verify`, for questions that may take long. Raises BdlabError."""
+def reading(layers: Layers, command: str, service: str = "verify") -> Iterator[tuple[QualityReader, Settings]]:
+    """Open a reader as the service, for questions that may take long. Raises BdlabError."""
     limits = ConnectionLimits(statement_s=1800, silence_s=3600)
     with (
-        open_session(layers, service="verify", database=True, kafka=False) as session,
+        open_session(layers, service=service, database=True, kafka=False) as session,
         QualityReader(session, application_name=f"bdlab {command}", limits=limits) as reader,
     ):
         yield reader, session.settings()
@@ -102,6 +102,18 @@ def compare(
             f"no stored input has an output of both {a} and {b}", hint=f"`bdlab rescore --model {b}` makes them."
         )
     return found
+
+
+def refuse_worse(layers: Layers, model: str, tolerance: float) -> None:
+    """Raise Unhealthy if a version is worse than the one that serves, BdlabError if that cannot be told."""
+    with reading(layers, "model", service="model") as (reader, _):
+        promoted = [f"{each['name']}@{each['version']}" for each in reader.ask("promoted", "models")]
+        serving = next(iter(promoted), "") or find("").card.title
+        if serving != model and (found := compare(reader, serving, model, tolerance=tolerance)).verdict != "not worse":
+            raise (Unhealthy if found.verdict == "worse" else BdlabError)(
+                f"{model} (B) is not promoted, since beside {serving} (A) it is {found.verdict}: {found.why}",
+                hint=f"`bdlab compare {serving} {model}` shows more; without --if-better nothing is compared.",
+            )
 
 
 def _nothing(model: str) -> BdlabError:
