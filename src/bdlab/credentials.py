@@ -7,6 +7,7 @@ from typing import Protocol, Self
 
 import msgspec
 
+from bdlab.errors import SettingsInvalid
 from bdlab.settings import KafkaSettings, PostgresSettings, Secret
 
 
@@ -118,6 +119,9 @@ class FeedbackTopic:
         """Return the same object for the same login, since that is how users of one see whether it changed."""
         if self._known is None or self._known[0] is not login:
             server = login.server
+            if server.topic == server.feedback_topic:
+                why = f"kafka.topic and kafka.feedback_topic are both {server.topic!r}"
+                raise SettingsInvalid(why, hint="Name another topic with BDLAB_KAFKA_FEEDBACK_TOPIC.")
             there = msgspec.structs.replace(server, topic=server.feedback_topic, group=server.feedback_group)
             self._known = login, msgspec.structs.replace(login, server=there)
         return self._known[1]

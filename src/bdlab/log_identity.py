@@ -12,15 +12,17 @@ from bdlab.ledger import LogPartition, LogRange
 
 ADVICE = (
     "If it is the same log nevertheless, run `bdlab migrate --adopt-log`; if the broker was restored from an "
-    "older copy or the topic was created again, `bdlab migrate --new-log`; then start `bdlab consume` again."
+    "older copy or the topic was created again, `bdlab migrate --new-log` (either with --of-feedback for that topic); "
+    "then start `bdlab consume` again."
 )
 
 
 class KnownRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What the tables have at `offset`: the id of a row or a duplicate, or a dead letter's key and value."""
+    """What the tables have at `offset`: the key of a row or a duplicate, or a dead letter's key and value."""
 
     offset: int
     id: str = ""
+    """Of the prediction, which is the record's key."""
     key: bytes | None = None
     value: bytes | None = None
 

@@ -44,10 +44,10 @@ class BrokerState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of the database. `schema_expected` is the schema version of this bdlab; `rows` is exact.
-    `open_dead_letters` are those that nobody has replayed or discarded. `compatible_from` is the lowest version whose
-    release may run on the schema; None: only its own. `ended_logins` are users of ended leases that still exist, each
-    with its number of sessions."""
+    """The state of the database. `schema_expected` is the schema version of this bdlab; `rows`, which are predictions,
+    and `feedback` are exact. `open_dead_letters` are those that nobody has replayed or discarded. `compatible_from` is
+    the lowest version whose release may run on the schema; None: only its own. `ended_logins` are users of ended leases
+    that still exist, each with its number of sessions."""
 
     connected: bool
     server_version: str = ""
@@ -55,6 +55,7 @@ class DatabaseState(msgspec.Struct, frozen=True, kw_only=True):
     schema_expected: int = 0
     compatible_from: int | None = None
     rows: int | None = None
+    feedback: int | None = None
     open_dead_letters: int | None = None
     ended_logins: Mapping[str, int] | None = None
     problem: str = ""

@@ -31,6 +31,8 @@ _CONTEXT = (b"traceparent", b"tracestate")
 _OPERATION = ("messaging.operation.type", "messaging.operation.name")
 _HTTP = ("url.path", "url.scheme", "network.protocol.version", "server.address", "server.port", "client.address")
 
+_INTO: dict[str, Any] = {"db.collection.name": "predictions"}
+
 _log = structlog.get_logger()
 
 
@@ -72,10 +74,15 @@ class Spans:
 
         self._provider, self._tracer = provider, provider.get_tracer("bdlab", version("bdlab"))
         self._api, self._extract = trace, TraceContextTextMapPropagator().extract
-        self._topic, self._database, self._max_links = topic, database or {}, max_links
+        self._topic, self._database, self._max_links = topic, _INTO | (database or {}), max_links
         both: dict[str, Any] = {"messaging.system": "kafka", "messaging.destination.name": topic}
         self._send = both | dict.fromkeys(_OPERATION, "send")
         self._process = both | dict.fromkeys(_OPERATION, "process") | {"messaging.consumer.group.name": group}
+
+    def of(self, topic: str, group: str, *, table: str) -> Spans:
+        """Return what makes the spans of another topic, which is stored in `table`; it ends with this."""
+        database = self._database | {"db.collection.name": table}
+        return Spans(self._provider, max_links=self._max_links, topic=topic, group=group, database=database)
 
     def close(self) -> None:
         """Export what is left, for at most CLOSE_S seconds."""
@@ -148,8 +155,8 @@ class Spans:
     def storing(self, batch: Sequence[Entry]) -> AbstractContextManager[Any]:
         """Return the span of a batch's transaction."""
         attributes = {"db.system.name": "postgresql", "db.operation.name": "BATCH INSERT", **self._database}
-        attributes |= {"db.collection.name": "predictions", "db.operation.batch.size": len(batch)}
-        return self._span("BATCH INSERT predictions", "CLIENT", attributes)
+        attributes["db.operation.batch.size"] = len(batch)
+        return self._span(f"BATCH INSERT {self._database['db.collection.name']}", "CLIENT", attributes)
 
     @contextmanager
     def _span(self, name: str, kind: str, attributes: Mapping[str, Any], **options: Any) -> Iterator[Span]:

@@ -1,4 +1,4 @@
-"""Offset accounting: proves with numbers that each position of the topic is recorded once.
+"""Offset accounting: proves with numbers that each position of the topics is recorded once.
 
 The ends of the broker's log are read first. All offsets below them have to be recorded once the consumer has passed
 them, so that the count is right beside a running pipeline: it is one snapshot, and later records only add to it."""
@@ -6,6 +6,7 @@ them, so that the count is right beside a running pipeline: it is one snapshot, 
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, Protocol
 
 import msgspec
@@ -53,19 +54,21 @@ class ClosedPartition(_Counts, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """`verified` if there is no problem. `waited_s` is the time spent waiting for a consumer."""
+    """`verified` if there is no problem. `waited_s` is the time spent waiting for a consumer. `unknown_feedback` counts
+    the feedback whose prediction is not stored, or no longer, which is no problem."""
 
     verified: bool
     partitions: tuple[PartitionReport, ...]
     closed: tuple[ClosedPartition, ...] = ()
     waited_s: float = 0.0
+    unknown_feedback: int = 0
 
     @property
     def problems(self) -> list[str]:
         """All problems, each with its partition."""
-        current = [f"partition {one.partition}: {text}" for one in self.partitions for text in one.problems]
+        current = [f"{one.topic}/{one.partition}: {text}" for one in self.partitions for text in one.problems]
         former = [
-            f"partition {one.partition} of the closed log {one.cluster_id}"
+            f"{one.topic}/{one.partition} of the closed log {one.cluster_id}"
             f"{f' (topic id {one.topic_id})' if one.topic_id else ''}: {text}"
             for one in self.closed
             for text in one.problems
@@ -94,14 +97,16 @@ def verify(
 ) -> Report:
     """Compare the broker's log with the database and return the result.
 
-    `wait_s` is how many seconds to wait for a running consumer to pass the ends; `limit` bounds each list of offsets;
-    `read_records` returns a function that reads records, to prove that the log is the recorded one and to name the
-    events that are missing. Raises BrokerError, DatabaseError and VaultError."""
+    `ranges` returns those of all topics. `wait_s` is how many seconds to wait for a running consumer to pass the ends;
+    `limit` bounds each list of offsets; `read_records` returns a function that reads records, to prove that the log is
+    the recorded one and to name the events that are missing. Raises BrokerError, DatabaseError and VaultError."""
     current = {log_partition(found): found for found in ranges()}
     waited = _await_consumer(current, books, wait_s, stop or threading.Event())
-    found = [current[log] for log in sorted(current)]
-    read = read_records(found[0]) if read_records and found else None
-    refused = refusals(found, books.known(found), read) if read else {}
+    proofs: dict[str, tuple[ReadRecords | None, Mapping[int, str]]] = {}
+    for topic, logs in groupby(sorted(current), lambda log: log.topic):
+        found = [current[log] for log in logs]
+        read = read_records(found[0]) if read_records else None
+        proofs[topic] = read, refusals(found, books.known(found), read) if read else {}
     every = books.accounts(limit=limit)
     usable = {account.log: account for account in every if not account.closed}
     accounts = {log: usable[held] for log in current if (held := match_log(log, usable)) is not None}
@@ -110,8 +115,7 @@ def verify(
         # More is recorded than the first ends allow.
         later = {log_partition(found): found.end for found in ranges()}
     partitions = tuple(
-        _partition(current[log], later.get(log), accounts.get(log), read, refused.get(log.partition, ""))
-        for log in sorted(current)
+        _partition(current[log], later.get(log), accounts.get(log), *proofs[log.topic]) for log in sorted(current)
     )
     taken = [id(account) for account in accounts.values()]
     closed = tuple(_closed(account) for account in every if id(account) not in taken)
@@ -137,10 +141,14 @@ def _await_consumer(
 
 
 def _partition(
-    found: LogRange, later_end: int | None, account: Account | None, read: ReadRecords | None, refused: str
+    found: LogRange,
+    later_end: int | None,
+    account: Account | None,
+    read: ReadRecords | None,
+    refused: Mapping[int, str],
 ) -> PartitionReport:
     log = log_partition(found)
-    problems = [refused] if refused else []
+    problems = [refused[log.partition]] if log.partition in refused else []
     if account is None or account.next_offset is None or account.first_offset is None:
         if found.end > found.start:
             problems.append(

@@ -10,7 +10,8 @@ import pytest
 from bdlab.contract import Contract, review_contract
 from bdlab.deadletters import DeadLetterFilter
 from bdlab.errors import FenceLost, RowRejected
-from bdlab.events import codec_of
+from bdlab.events import Record, codec_of
+from bdlab.feedback import FeedbackCodec
 from bdlab.ledger import Accepted, Account, DeadLetter, LogPartition, LogRange, Stored
 from bdlab.log_identity import KnownRecord
 from bdlab.postgres.deadletters import DeadLetters
@@ -20,7 +21,7 @@ from bdlab.sink import BatchStore
 from bdlab.verification import Tables
 from tests.fix_database import Database, adopt
 from tests.memory.store import MemoryStore
-from tests.samples import CLUSTER, TOPIC, accepted, at, dead, event, later_event, later_reviews, record, rows
+from tests.samples import CLUSTER, TOPIC, accepted, at, dead, event, feedback, later_event, later_reviews, record, rows
 
 ZERO = LogPartition(CLUSTER, TOPIC, 0)
 ONE = LogPartition(CLUSTER, TOPIC, 1)
@@ -59,20 +60,20 @@ class InMemory:
 
 class InPostgres:
     def __init__(self, database: Database, store: Store, reader: Reader) -> None:
-        self._database = database
+        self.database = database
         self.store = store
         self.books = reader
 
     def refuse(self, text: str) -> None:
-        self._database.execute("ALTER TABLE predictions ADD CHECK (text <> %s)", (text,))
+        self.database.execute("ALTER TABLE predictions ADD CHECK (text <> %s)", (text,))
 
     def dead_letters(self) -> list[DeadLetter]:
-        with DeadLetters(self._database.credentials("reader")) as letters:
+        with DeadLetters(self.database.credentials("reader")) as letters:
             found = letters.find(DeadLetterFilter(), limit=1000)
         return [DeadLetter(record=one.record, reason=one.reason, sqlstate=one.sqlstate) for one in found]
 
     def migrate(self, contract: Contract) -> None:
-        adopt(self._database.credentials("owner"), contract)
+        adopt(self.database.credentials("owner"), contract)
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -83,6 +84,16 @@ def system(request: pytest.FixtureRequest) -> Iterator[System]:
     make: Callable[[], Database] = request.getfixturevalue("new_database")
     database = make()
     store = Store(database.credentials("writer"))
+    store.open()
+    with Reader(database.credentials("reader")) as reader:
+        yield InPostgres(database, store, reader)
+    store.close()
+
+
+@pytest.fixture
+def feedback_store(new_database: Callable[[], Database]) -> Iterator[System]:
+    database = new_database()
+    store = Store(database.credentials("writer"), make_codec=FeedbackCodec)
     store.open()
     with Reader(database.credentials("reader")) as reader:
         yield InPostgres(database, store, reader)
@@ -248,3 +259,31 @@ def test_what_the_logs_held_at_least_is_kept(system: System) -> None:
     system.store.store(rows(range(2)), ends={ZERO: 9, ONE: 4})
     system.store.store(rows(range(2, 4)), ends={})
     assert account(system).end_seen == 9
+
+
+def test_feedback_is_stored_as_predictions_are(feedback_store: System) -> None:
+    system, same, again = feedback_store, feedback(sentiment="negative"), feedback(prediction=1.5)
+    spaced = record(at(4), again)
+    spaced = Record(spaced.position, spaced.key, (spaced.value or b"").replace(b":", b": ", 1), spaced.headers)
+    system.store.start_offsets([at(0)])
+    batch: list[Accepted | DeadLetter] = [
+        accepted(at(0), same),
+        accepted(at(1), same),
+        dead(at(2)),
+        accepted(at(3), feedback(same.prediction_id)),
+    ]
+    odd = Accepted(spaced, *system.store.codec.decode(spaced))
+    assert odd.fields is None
+    assert system.store.store([*batch, odd]) == Stored(rows=3, duplicates=1, dead_letters=1)
+    with pytest.raises(FenceLost):
+        system.store.store(batch)
+    assert counts(system) == (3, 1, 1)
+    known = system.store.known(found(""))
+    assert known is not None
+    assert known.records == {0: KnownRecord(offset=4, id=str(again.prediction_id))}
+    assert isinstance(system, InPostgres)
+    assert system.database.execute(
+        "SELECT prediction, sentiment, source, stored_at IS NULL FROM feedback WHERE id IN (%s, %s) ORDER BY 1",
+        (str(same.id), str(again.id)),
+    ) == [(1.5, None, "tests", False), (2.0, "negative", "tests", False)]  # fmt: skip
+    assert system.database.execute("SELECT kind, id FROM duplicates") == [("feedback", str(same.id))]

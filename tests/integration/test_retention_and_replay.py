@@ -320,7 +320,7 @@ def test_accounting_survives_pruning(pipeline: Pipeline) -> None:
     assert pipeline.verify().verified
     # And it still finds what is wrong, below the checkpoint as above it.
     pipeline.database.execute('DELETE FROM predictions WHERE "offset" = 46')
-    assert pipeline.verify().problems == ["partition 0: 1 recorded nowhere: offsets 46"]
+    assert pipeline.verify().problems == ["predictions/0: 1 recorded nowhere: offsets 46"]
 
 
 def test_pruning_stops_at_the_first_young_position(pipeline: Pipeline) -> None:
@@ -341,7 +341,7 @@ def test_what_does_not_balance_is_not_pruned(pipeline: Pipeline) -> None:
     with pytest.raises(Unhealthy, match="offsets 4 to 7 have 3 positions recorded"):
         pipeline.prune(offsets_a_transaction=4)
     assert pipeline.database.execute('SELECT count(*) FROM predictions WHERE "offset" > 3') == [(5,)]
-    assert pipeline.verify().problems == ["partition 0: 1 recorded nowhere: offsets 4"]
+    assert pipeline.verify().problems == ["predictions/0: 1 recorded nowhere: offsets 4"]
 
 
 def test_pruning_beside_a_running_sink(pipeline: Pipeline) -> None:

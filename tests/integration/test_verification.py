@@ -86,7 +86,7 @@ DELETE = 'DELETE FROM predictions WHERE partition = 0 AND "offset" = ANY (%(offs
 def test_deleted_rows_are_named(pipeline: Pipeline, offsets: Sequence[int], shown: str) -> None:
     pipeline.tamper(DELETE, offsets=list(offsets))
     report = pipeline.verify()
-    assert report.problems == [f"partition 0: {len(offsets)} recorded nowhere: {shown}"]
+    assert report.problems == [f"predictions/0: {len(offsets)} recorded nowhere: {shown}"]
     assert not report.verified
 
 
@@ -98,13 +98,13 @@ def test_deleted_rows_are_named_by_id_where_the_broker_still_has_them(pipeline: 
     gone = pipeline.log.read(0, 4, 1)[0]
     assert gone.key is not None
     report = verify(pipeline.log.log_ranges, pipeline.reader, read_records=lambda _: read)
-    assert report.problems == [f"partition 0: 1 recorded nowhere: offsets 4 (ids {gone.key.decode()} at 4)"]
+    assert report.problems == [f"predictions/0: 1 recorded nowhere: offsets 4 (ids {gone.key.decode()} at 4)"]
 
 
 def test_the_list_of_missing_offsets_is_bounded_and_its_count_is_not(pipeline: Pipeline) -> None:
     pipeline.tamper('DELETE FROM predictions WHERE "offset" %% 2 = 0')
     report = pipeline.verify()
-    assert report.problems[0] == "partition 0: 5 recorded nowhere: offsets 0, 2, 4, 6, 8"
+    assert report.problems[0] == "predictions/0: 5 recorded nowhere: offsets 0, 2, 4, 6, 8"
     assert pipeline.database.execute("SELECT count(*) FROM missing_offsets") == [(15,)]
 
 
@@ -136,10 +136,10 @@ FROM predictions WHERE partition = %(partition)s LIMIT 1
 @pytest.mark.parametrize(
     ("partition", "offset", "into", "problem"),
     [
-        (0, 10, None, "partition 0: 1 recorded outside of [0, 10): offset 10 (predictions, id aaaaaaaa"),
-        (1, 11, None, "partition 1: 1 recorded twice: offset 11 (predictions and duplicates, id 01"),
-        (2, 10, None, "partition 2: 1 recorded twice: offset 10 (predictions and dead_letters, id aaaaaaaa"),
-        (2, 7, "other", "partition 2 of the closed log other: 1 rows without a line in sink_offsets: offset 7"),
+        (0, 10, None, "predictions/0: 1 recorded outside of [0, 10): offset 10 (predictions, id aaaaaaaa"),
+        (1, 11, None, "predictions/1: 1 recorded twice: offset 11 (predictions and duplicates, id 01"),
+        (2, 10, None, "predictions/2: 1 recorded twice: offset 10 (predictions and dead_letters, id aaaaaaaa"),
+        (2, 7, "other", "t/2 of the closed log other: 1 rows without a line in sink_offsets: offset 7"),
     ],
 )
 def test_an_inserted_row_is_named(
@@ -157,8 +157,8 @@ def test_an_inserted_row_is_named(
 def test_a_row_that_was_moved_is_found_at_both_ends(pipeline: Pipeline) -> None:
     pipeline.tamper('UPDATE predictions SET "offset" = 99 WHERE partition = 0 AND "offset" = 5')
     problems = pipeline.verify().problems
-    assert problems[0] == "partition 0: 1 recorded nowhere: offsets 5"
-    assert problems[1].startswith("partition 0: 1 recorded outside of [0, 10): offset 99 (predictions, id ")
+    assert problems[0] == "predictions/0: 1 recorded nowhere: offsets 5"
+    assert problems[1].startswith("predictions/0: 1 recorded outside of [0, 10): offset 99 (predictions, id ")
 
 
 @pytest.mark.parametrize(
@@ -176,14 +176,14 @@ def test_an_altered_offset_is_found(pipeline: Pipeline, change: str, problem: st
     column, value = change.split(" = ")
     statement = sql.SQL("UPDATE sink_offsets SET {} = %s WHERE partition = 0")
     pipeline.database.execute(statement.format(sql.Identifier(column)), (int(value),))
-    assert any(one.startswith(f"partition 0: {problem}") for one in pipeline.verify().problems)
+    assert any(one.startswith(f"predictions/0: {problem}") for one in pipeline.verify().problems)
 
 
 def test_a_partition_that_the_sink_forgot_is_found(pipeline: Pipeline) -> None:
     pipeline.tamper("DELETE FROM sink_offsets WHERE partition = 1")
     problems = pipeline.verify().problems
-    assert problems[0].startswith("partition 1: it was never assigned to a consumer: offsets 0 to 11 (12 events)")
-    assert problems[1].startswith("partition 1: 12 rows without a line in sink_offsets: offset 0 (")
+    assert problems[0].startswith("predictions/1: it was never assigned to a consumer: offsets 0 to 11 (12 events)")
+    assert problems[1].startswith("predictions/1: 12 rows without a line in sink_offsets: offset 0 (")
 
 
 def test_rows_that_claim_positions_of_no_event_are_found_though_they_balance(pipeline: Pipeline) -> None:
@@ -191,7 +191,7 @@ def test_rows_that_claim_positions_of_no_event_are_found_though_they_balance(pip
     pipeline.tamper("UPDATE sink_offsets SET next_offset = 11 WHERE partition = 0")
     (problem,) = pipeline.verify().problems
     assert problem.startswith(
-        "partition 0: next_offset is 11, beyond the log's end, 10: rows claim positions that no event has"
+        "predictions/0: next_offset is 11, beyond the log's end, 10: rows claim positions that no event has"
     )
     assert "bdlab migrate --new-log" in problem
 
@@ -199,7 +199,7 @@ def test_rows_that_claim_positions_of_no_event_are_found_though_they_balance(pip
 def test_events_that_are_not_stored_yet_are_counted(pipeline: Pipeline) -> None:
     pipeline.fill(3, 1)
     assert pipeline.verify().problems == [
-        "partition 1: next_offset is 12 and the log's end was 15: 3 events are not recorded yet"
+        "predictions/1: next_offset is 12 and the log's end was 15: 3 events are not recorded yet"
     ]
 
 
@@ -207,8 +207,8 @@ def test_retention_that_outran_the_sink_is_found(pipeline: Pipeline) -> None:
     pipeline.fill(5, 0)
     pipeline.log.trim(0, 13)
     assert pipeline.verify().problems == [
-        "partition 0: offsets 10 to 12 were deleted by the broker's retention before they were recorded",
-        "partition 0: next_offset is 10 and the log's end was 15: 2 events are not recorded yet",
+        "predictions/0: offsets 10 to 12 were deleted by the broker's retention before they were recorded",
+        "predictions/0: next_offset is 10 and the log's end was 15: 2 events are not recorded yet",
     ]
 
 

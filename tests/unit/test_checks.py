@@ -81,7 +81,7 @@ def test_all_is_well() -> None:
     detail = {result.name: result.detail for result in found}
     assert detail["vault.token"] == {"ttl_s": 60}
     assert detail["kafka.lag"] == {"lag_events": 3}
-    assert detail["postgres.rows"] == {"rows": 7}
+    assert detail["postgres.rows"] == {"rows": 7, "feedback": 0}
     assert detail["postgres.dead_letters"] == {"open": 2}
     assert detail["postgres.lease"] == {"ttl_s": 3600}
     told = {result.name: result.message for result in found}

@@ -34,8 +34,8 @@ def shown(*partitions: PartitionReport) -> str:
 def test_what_was_deleted_before_the_first_look_is_told() -> None:
     late = msgspec.structs.replace(FROM_THE_START, partition=1, log_start=5, first_offset=4, stored=5)
     found = shown(FROM_THE_START, late)
-    assert "partition 1: offsets 0 to 3 had been deleted by the broker's retention" in found
-    assert "partition 0: offsets" not in found
+    assert "predictions/1: offsets 0 to 3 had been deleted by the broker's retention" in found
+    assert "predictions/0: offsets" not in found
 
 
 def test_a_log_that_was_read_from_its_start_lacks_nothing() -> None:

@@ -141,10 +141,11 @@ def replay(
     json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
-    """Send dead letters back to the topic, as they came, and say what became of each.
+    """Send dead letters back to their topic, as they came, and say what became of each.
 
     Each is a new event at a new position. Exit code 0: all that were chosen are stored (or, with --wait 0,
     sent back); 1: some are not, and it is said why."""
+    from bdlab.credentials import FeedbackTopic
     from bdlab.kafka.producer import Producer
 
     states: tuple[State, ...] = ("open", "returned", "sent") if again else ("open",)
@@ -160,10 +161,13 @@ def replay(
                 refusal = partial(deadletters.refusal, max_replays=max_replays)
                 results += [LetterResult(letter=letter, problem=refusal(letter)) for letter in found]
             elif found:
-                with Producer(session, client_id="bdlab-dlq", source="/bdlab/dlq") as producer:
-                    results.extend(
-                        deadletters.replay(found, producer.publish_raw, letters.record_replays, max_replays=max_replays)
-                    )
+                topic = session.kafka().server.feedback_topic
+                for credentials, of_feedback in ((session, False), (FeedbackTopic(session), True)):
+                    its = [letter for letter in found if (letter.record.position.topic == topic) is of_feedback]
+                    if its:
+                        with Producer(credentials, client_id="bdlab-dlq", source="/bdlab/dlq") as producer:
+                            send, note = producer.publish_raw, letters.record_replays
+                            results.extend(deadletters.replay(its, send, note, max_replays=max_replays))
                 results = deadletters.await_replays(results, letters.replay_outcomes, wait_s=wait, stop=stop)
         finally:  # what was sent is said in any case
             done = f"sent back{f', not recorded within {wait:g} s' if wait else ''}"

@@ -1,11 +1,11 @@
-"""`bdlab migrate`: bring the schema, the topic and a secured broker's users up to date."""
+"""`bdlab migrate`: bring the schema, the topics and a secured broker's users up to date."""
 
 from functools import partial
 from typing import Annotated
 
 from typer import BadParameter
 
-from bdlab.credentials import KafkaCredentials
+from bdlab.credentials import FeedbackTopic, KafkaCredentials
 from bdlab.errors import VaultError
 from bdlab_cli.options import AdminServers, StartupTimeout, setting
 from bdlab_cli.output import terminal
@@ -20,11 +20,12 @@ def migrate(
     ca_file: Annotated[str, setting("kafka.ca_file", "what Vault says")] = "",
     adopt_log: bool = False,
     new_log: bool = False,
+    of_feedback: bool = False,
     admin_servers: AdminServers = "",
     json: bool = False,
     startup_timeout: StartupTimeout = None,
 ) -> None:
-    """Bring the database schema, the topic and a secured broker's users up to date.
+    """Bring the database schema, the topics and a secured broker's users up to date.
 
     The columns of predictions are those of the model's contract: BDLAB_MODEL_PATH names its card. With a registry and
     no such model the database keeps its contract. A second run changes nothing."""
@@ -53,14 +54,17 @@ def migrate(
         if admin_servers:
             credentials, secured = secure(session, admin_servers, timeout_s=patience, stop=stop)
             tell("users and ACLs", ", ".join(f"{action} {subject}" for action, subject in secured))
-        with Admin(credentials, client_id="bdlab-migrate") as admin:
-            outcome = wait_for("the broker", admin.ensure_topic, timeout_s=patience, stop=stop)
-            if adopt_log or new_log:
-                tell("log", decide(session, admin, same=adopt_log))
+        outcomes = []
+        for topic in (credentials, FeedbackTopic(credentials)):
+            with Admin(topic, client_id="bdlab-migrate") as admin:
+                outcomes.append(wait_for("the broker", admin.ensure_topic, timeout_s=patience, stop=stop))
+                if (adopt_log or new_log) and of_feedback is (topic is not credentials):
+                    tell("log", decide(session, admin, same=adopt_log))
         try:
             session.ask(lambda client: sweep(client, deployment))
         except VaultError as error:
             terminal.echo(f"warning: database logins that ended cannot be dropped: {error.message}", err=True)
-    tell(f"topic {outcome.topic}", f"created, {outcome.partitions} partitions" if outcome.created else "")
-    if outcome.warning:
-        terminal.echo(f"warning: {outcome.warning}", err=True)
+    for outcome in outcomes:
+        tell(f"topic {outcome.topic}", f"created, {outcome.partitions} partitions" if outcome.created else "")
+        if outcome.warning:
+            terminal.echo(f"warning: {outcome.warning}", err=True)

@@ -1,4 +1,4 @@
-"""The accounting of the topic as `bdlab verify` prints it."""
+"""The accounting of the topics as `bdlab verify` prints it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,20 +12,21 @@ from bdlab.verification import ClosedPartition, PartitionReport, Report
 
 def show(report: Report, out: Console) -> None:
     """Print a row a partition, what is to be known of it, and the verdict."""
-    topic = report.partitions[0].topic if report.partitions else ""
     pruned = any(one.pruned for one in report.partitions)
     columns = ["log", "recorded", "stored", "duplicates", "dead letters", *(["pruned"] if pruned else [])]
     right = [Column(name, justify="right") for name in ("partition", *columns)]
-    table = Table(*right, "", title=f"Offsets of topic {topic}, and where each of them ended")
+    table = Table(*right, "", title="Offsets of each topic, and where each of them ended")
     for one in report.partitions:
         recorded = "-" if one.next_offset is None else f"[{one.first_offset}, {one.next_offset})"
         counts = (one.stored, one.duplicates, one.dead_letters, *((one.pruned,) if pruned else ()))
-        cells = (str(one.partition), escape(f"[{one.log_start}, {one.end})"), escape(recorded))
+        cells = (f"{one.topic}/{one.partition}", escape(f"[{one.log_start}, {one.end})"), escape(recorded))
         state = "[red]not verified[/]" if one.problems else "[green]ok[/]"
         table.add_row(*cells, *(f"{count:,}" for count in counts), state)
     out.print(table, markup=True)
     for line in (*_never_seen(report), *_closed_logs(report)):
         out.print(line, soft_wrap=True)
+    if unknown := report.unknown_feedback:
+        out.print(f"{unknown:,} feedback rows are about predictions that are not stored", soft_wrap=True)
     for problem in report.problems:
         out.print(problem, style="red", soft_wrap=True)
     offsets = sum((one.next_offset or 0) - (one.first_offset or 0) for one in report.partitions)
@@ -67,7 +68,7 @@ def _never_seen(report: Report) -> Iterator[str]:
     for one in report.partitions:
         if one.first_offset and one.log_start >= one.first_offset:
             yield (
-                f"partition {one.partition}: offsets 0 to {one.first_offset - 1} had been deleted by the "
+                f"{one.topic}/{one.partition}: offsets 0 to {one.first_offset - 1} had been deleted by the "
                 "broker's retention before a consumer first read it; nothing is known of them"
             )
 

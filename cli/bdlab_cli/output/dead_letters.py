@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _SHOWN_BYTES = 2000
 _OUTCOMES = {"stored": "stored", "duplicate": "a duplicate of what is stored", "dead": "dead again"}
-_PLACE = re.compile(r"(\d{1,9})/(\d{1,18})", re.ASCII)
+_PLACE = re.compile(r"(?:([\w.-]{1,249})/)?(\d{1,9})/(\d{1,18})", re.ASCII)
 
 
 def place(at: Position | tuple[int | str, int]) -> str:
@@ -33,15 +33,16 @@ def at_place(letters: DeadLetters, written: str, cluster: str | None) -> StoredD
     """Return the dead letter at the position that `written` names. Raises InvalidInput if there is none."""
     parts = _PLACE.fullmatch(written)
     if not parts:
-        how = "Write it as PARTITION/OFFSET, such as 3/1207: `bdlab dlq list`."
+        how = "Write it as PARTITION/OFFSET, such as 3/1207, or TOPIC/PARTITION/OFFSET: `bdlab dlq list`."
         raise InvalidInput(f"{written!r} is no position", hint=how)
-    wanted = DeadLetterFilter(cluster_id=cluster, partition=int(parts[1]), offset=int(parts[2]))
+    wanted = DeadLetterFilter(cluster_id=cluster, topic=parts[1], partition=int(parts[2]), offset=int(parts[3]))
     found = letters.find(wanted, limit=2)
     if not found:
         raise InvalidInput(f"there is no dead letter at {written}", hint="`bdlab dlq list` shows those there are.")
     if len(found) > 1:
-        ids = ", ".join(letter.record.position.cluster_id for letter in found)
-        raise InvalidInput(f"several logs have a dead letter at {written}: {ids}", hint="Say which with --cluster.")
+        logs = ", ".join(f"{at.topic} of {at.cluster_id}" for at in (letter.record.position for letter in found))
+        hint = f"Say which with --cluster, or as TOPIC/{parts[2]}/{parts[3]}."
+        raise InvalidInput(f"several logs have a dead letter at {written}: {logs}", hint=hint)
     return found[0]
 
 
@@ -72,13 +73,15 @@ def table(found: Sequence[StoredDeadLetter], title: str) -> Table:
     from rich.table import Column, Table
     from rich.text import Text
 
-    several = len({letter.record.position.cluster_id for letter in found}) > 1
-    names = ("recorded", "position", *(["log"] if several else []), "state", "reason")
+    at = [letter.record.position for letter in found]
+    log_of = " of ".join(name for name in ("{0.topic}", "{0.cluster_id}") if len(set(map(name.format, at))) > 1)
+    names = ("recorded", "position", *(["log"] if log_of else []), "state", "reason")
     columns = [Column(name, overflow="fold", no_wrap=name in {"recorded", "position"}) for name in names]
     shown = Table(*columns, title=title, title_justify="left")
     for letter in found:
-        at = letter.record.position
-        cells = [f"{letter.recorded_at:%Y-%m-%d %H:%M}", place(at), *([at.cluster_id] if several else [])]
+        position = letter.record.position
+        log = [log_of.format(position)] if log_of else []
+        cells = [f"{letter.recorded_at:%Y-%m-%d %H:%M}", place(position), *log]
         code = f"{letter.sqlstate}: " if letter.sqlstate else ""
         shown.add_row(*map(Text, (*cells, state(letter), code + escaped(letter.reason))))
     return shown

@@ -1,9 +1,16 @@
-"""The accounting of the topic over the real servers: for `bdlab verify`, and after a drill."""
+"""The accounting of both topics over the real servers: for `bdlab verify`, and after a drill."""
 
 import threading
+from contextlib import suppress
+
+import msgspec
 
 from bdlab import verification
+from bdlab.credentials import FeedbackTopic
+from bdlab.errors import TopicMissing
 from bdlab.kafka.admin import Admin
+from bdlab.ledger import LogRange
+from bdlab.log_identity import ReadRecords
 from bdlab.postgres import rescores
 from bdlab.postgres.reader import Reader
 from bdlab.postgres.session import ConnectionLimits
@@ -14,15 +21,28 @@ from bdlab_cli.wiring.session import open_session
 
 
 def account(layers: Layers, stop: threading.Event, *, wait_s: float, limit: int = 20) -> Report:
-    """Account for every offset of the topic, as the service `verify`. Raises BdlabError."""
+    """Account for every offset of both topics, as the service `verify`. Raises BdlabError."""
     limits = ConnectionLimits(statement_s=1800, silence_s=3600)  # counting a large table takes long
     with (
         open_session(layers, stop, service="verify", database=True) as session,
-        Admin(session, client_id="bdlab-verify") as admin,
+        Admin(session, client_id="bdlab-verify") as predictions,
+        Admin(FeedbackTopic(session), client_id="bdlab-verify-feedback") as feedback,
         Reader(session, application_name="bdlab verify", limits=limits) as reader,
     ):
-        read = admin.record_reader
-        return verification.verify(admin.log_ranges, reader, wait_s=wait_s, limit=limit, read_records=read, stop=stop)
+        topic = session.kafka().server.topic
+
+        def ranges() -> list[LogRange]:
+            found = predictions.log_ranges()
+            with suppress(TopicMissing):  # until `migrate` has made it, there is nothing to account for
+                found += feedback.log_ranges()
+            return found
+
+        def read(found: LogRange) -> ReadRecords:
+            return (predictions if found.topic == topic else feedback).record_reader(found)
+
+        report = verification.verify(ranges, reader, wait_s=wait_s, limit=limit, read_records=read, stop=stop)
+        ((unknown,),) = reader.rows("unknown_feedback")
+        return msgspec.structs.replace(report, unknown_feedback=unknown)
 
 
 def account_rescored(layers: Layers, model: str, *, limit: int) -> RescoredReport:

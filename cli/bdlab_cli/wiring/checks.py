@@ -10,9 +10,19 @@ from itertools import chain
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from bdlab.errors import BdlabError, InvalidInput, VaultUnavailable
+from bdlab.credentials import FeedbackTopic
+from bdlab.errors import BdlabError, InvalidInput, TopicMissing, VaultUnavailable
 from bdlab.health import CHECKS, CachedProbe, CheckResult, Report, at_once, healthy, not_made
-from bdlab.health.checks import away, broker_checks, compared_models, database_checks, log_check, unknown, vault_checks
+from bdlab.health.checks import (
+    away,
+    broker_checks,
+    compared_models,
+    database_checks,
+    log_check,
+    topic_checks,
+    unknown,
+    vault_checks,
+)
 from bdlab.health.remote import api_check, certificate_check, consumer_check, why_closed
 from bdlab.probes import DatabaseState
 from bdlab.settings import HttpSettings, Layers, SinkSettings, http_url
@@ -20,11 +30,12 @@ from bdlab.values import listed
 
 if TYPE_CHECKING:
     from bdlab.kafka.admin import Admin
+    from bdlab.postgres.reader import Reader
     from bdlab.vault.session import VaultSession
 
 SERVICE = "status"
 
-_DEFAULT = ("vault", "kafka", "postgres", "log", "model", "api", "certificates")
+_DEFAULT = ("vault", "kafka", "feedback", "postgres", "log", "model", "api", "certificates")
 
 
 def chosen(names: Sequence[str], sink: SinkSettings) -> tuple[str, ...]:
@@ -54,20 +65,22 @@ class Checker(ExitStack):
         self.kafka = _Login(layers, None)
         self.database = _Login(layers, self._settings.deployment.database_role(SERVICE))
         self._lock = threading.Lock()
-        self._broker: Admin | None = None
+        self._brokers: dict[bool, Admin] = {}
         self.callback(self.kafka.close)
         self.callback(self.database.close)
 
-    @property
-    def admin(self) -> Admin:
-        """Return the one client for the checks of the broker: a second takes as long as all its questions."""
+    def admin(self, *, of_feedback: bool = False) -> Admin:
+        """Return the one client for a topic's checks: a second takes as long as all its questions."""
         from bdlab.kafka.admin import Admin
 
         with self._lock:
-            if self._broker is None:
-                self._broker = Admin(self.kafka.opened, client_id="bdlab-status", timeout_s=self._broker_timeout_s)
-                self.callback(self._broker.close)
-            return self._broker
+            if (known := self._brokers.get(of_feedback)) is None:
+                session, name = self.kafka.opened, "bdlab-status-feedback" if of_feedback else "bdlab-status"
+                credentials = FeedbackTopic(session) if of_feedback else session
+                known = Admin(credentials, client_id=name, timeout_s=self._broker_timeout_s)
+                self._brokers[of_feedback] = known
+                self.callback(known.close)
+            return known
 
     def report(self, timeout_s: float = 60.0) -> Report:
         """Make all checks at once; it takes at most as long as the slowest server's time-out, and `timeout_s`."""
@@ -87,22 +100,35 @@ class Checker(ExitStack):
 
     def _check_kafka(self) -> tuple[CheckResult, ...]:
         try:
-            return broker_checks(self.admin.state())
+            return broker_checks(self.admin().state())
         except NoLogin as error:
             return unknown("kafka", error.message)
 
+    def _check_feedback(self) -> tuple[CheckResult, ...]:
+        try:
+            return topic_checks("feedback", self.admin(of_feedback=True).state())
+        except NoLogin as error:
+            return unknown("feedback", error.message)
+
     def _check_log(self) -> tuple[CheckResult, ...]:
-        from bdlab.log_identity import refusals
         from bdlab.postgres.reader import Reader
 
         try:
             with Reader(self.database.opened, application_name="bdlab-status") as reader:
-                ranges = self.admin.log_ranges()
-                known = reader.known(ranges)
-                read_records = self.admin.record_reader(ranges[0])
-                return (log_check(ranges, known, refusals(ranges, known, read_records)),)
+                found = [self._log_of(self.admin(), reader)]
+                with suppress(TopicMissing):  # which another check says
+                    found.append(self._log_of(self.admin(of_feedback=True), reader))
+                return (next((one for one in found if one.state != "healthy"), found[0]),)
         except BdlabError as error:
             return unknown("log", f"it cannot be compared: {error.message}", error.hint)
+
+    @staticmethod
+    def _log_of(admin: Admin, reader: Reader) -> CheckResult:
+        from bdlab.log_identity import refusals
+
+        ranges = admin.log_ranges()
+        known = reader.known(ranges)
+        return log_check(ranges, known, refusals(ranges, known, admin.record_reader(ranges[0])))
 
     def _check_postgres(self) -> tuple[CheckResult, ...]:
         from bdlab.postgres.reader import Reader

@@ -119,7 +119,7 @@ class _Examination(Checker):
         if (before := self._facts.lag) is None:
             raise BrokerUnavailable("no broker tells of it")
         time.sleep(max(0.0, self._checked_at + _BETWEEN_LOOKS_S - time.monotonic()))
-        self._facts.lag = after = self.admin.state().consumer_lag
+        self._facts.lag = after = self.admin().state().consumer_lag
         if after is not None:
             self._facts.lag_per_s = (after - before) / (time.monotonic() - self._checked_at)
 

@@ -32,7 +32,8 @@ def trace(layers: Layers, stop: threading.Event, asked: str, *, since: datetime,
         DeadLetters(session) as letters,
     ):
         search = _Search(wanted, admin, reader)
-        found = [*search.rows(session.kafka().server.topic, since), *search.letters(letters)]
+        topic = session.kafka().server.topic
+        found = [*search.rows(topic, since), *search.letters(letters, topic)]
         if wanted.trace_id or not found:
             found += search.on_topic(look_s, stop, found=bool(found))
         return found or [search.nowhere()]
@@ -72,10 +73,11 @@ class _Search:
         same = record is not None and record.key == key.encode()
         return (record, "") if same else (None, "the topic has another record there")
 
-    def letters(self, letters: DeadLetters) -> Iterator[Trace]:
+    def letters(self, letters: DeadLetters, topic: str) -> Iterator[Trace]:
         at = {"partition": self._wanted.partition, "offset": self._wanted.offset}
         which: dict[str, Any] = {"key": self._key.encode()} if self._key else at
-        for one in [] if self._wanted.trace_id else letters.find(DeadLetterFilter(**which), limit=100):
+        wanted = DeadLetterFilter(topic=topic, **which)
+        for one in [] if self._wanted.trace_id else letters.find(wanted, limit=100):
             fields: dict[str, Any] = {"outcome": "dead letter", "position": one.record.position, "reason": one.reason}
             replayed = place(one.replayed_to) if one.replayed_to else ""
             yield trace_of({"stored_at": one.recorded_at}, one.record, replayed_to=replayed, **fields)

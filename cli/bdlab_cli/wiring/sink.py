@@ -1,16 +1,20 @@
-"""The sink over the real servers: what `bdlab consume` runs."""
+"""The sinks over the real servers, one for predictions and one for feedback: what `bdlab consume` runs."""
 
 import os
 import threading
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from bdlab import tracing
 from bdlab.certificates import check_pair, ends_at
+from bdlab.credentials import FeedbackTopic, KafkaCredentials
 from bdlab.errors import BdlabError, IdentityRefused, SchemaOutdated, TopicMissing
+from bdlab.feedback import FeedbackCodec
 from bdlab.kafka.admin import Admin
 from bdlab.kafka.consumer import Consumer
 from bdlab.ledger import LogPartition, log_partition
@@ -18,6 +22,7 @@ from bdlab.postgres.store import Store
 from bdlab.retry import AWAY, wait_for
 from bdlab.settings import Layers
 from bdlab.sink import LagWatch, MetricsServer, Sink, SinkMetrics
+from bdlab.tasks import TaskGroup
 from bdlab.vault.session import VaultSession
 from bdlab_cli.wiring.session import daemon_session
 from bdlab_cli.wiring.signals import stop_on_signal
@@ -29,7 +34,7 @@ _WAITED_FOR: tuple[type[BdlabError], ...] = (*AWAY, IdentityRefused, SchemaOutda
 
 
 def run_sink(layers: Layers, *, until_idle: bool, metrics_host: str) -> None:
-    """Store the topic until a signal asks to stop, or until nothing is left. Raises BdlabError."""
+    """Store both topics until a signal asks to stop, or until nothing is left. Raises BdlabError."""
     with stop_on_signal() as stop, closing(daemon_session(layers, "consume")) as session:
         try:
             session.open(layers.settings().startup_timeout_s, stop=stop)
@@ -42,36 +47,79 @@ def run_sink(layers: Layers, *, until_idle: bool, metrics_host: str) -> None:
 
 
 def _run(session: VaultSession, stop: threading.Event, *, until_idle: bool, metrics_host: str) -> None:
-    """Wire source, store and sink, and close them in reverse: leave the group before the database."""
+    """Run a sink for each topic, in a thread each, until both end; an error of one ends the other."""
     settings = session.settings()
     cert_file, key_file = settings.sink.tls_cert_file, settings.sink.tls_key_file
     check_pair(cert_file, key_file, options="--tls-cert and --tls-key")
-    patience = settings.startup_timeout_s
     metrics = SinkMetrics()
     metrics.expiries(lambda: session.expiries() | ends_at(cert_file))
+    # A frozen consumer's locks are freed before the group gives its partitions to another.
+    make_store = partial(Store, session, idle_in_transaction_s=settings.kafka.session_timeout_s / 2)
+    kafka, server = settings.kafka, settings.postgres
+    database = {"db.namespace": server.dbname, "server.address": server.host, "server.port": server.port}
     with ExitStack() as opened:
-        # A frozen consumer's locks are freed before the group gives its partitions to another.
-        store = Store(session, idle_in_transaction_s=settings.kafka.session_timeout_s / 2)
-        opened.callback(store.close)
-        kafka, server = settings.kafka, settings.postgres
-        database = {"db.namespace": server.dbname, "server.address": server.host, "server.port": server.port}
         spans = tracing.start("consume", os.environ, topic=kafka.topic, group=kafka.group, database=database)
         if spans:
             opened.callback(spans.close)
-        sink = Sink(store, settings.sink, metrics=metrics, spans=spans)
+        other = spans and spans.of(kafka.feedback_topic, kafka.feedback_group, table="feedback")
+        store, of_feedback = make_store(), make_store(make_codec=FeedbackCodec)
+        topics = (
+            _Topic(session, store, Sink(store, settings.sink, metrics, spans), metrics),
+            _Topic(
+                FeedbackTopic(session),
+                of_feedback,
+                Sink(of_feedback, settings.sink, beside := SinkMetrics(metrics), other),
+                beside,
+                "-feedback",
+            ),
+        )
         if settings.sink.metrics_port >= 0:
             place: dict[str, Any] = {"host": metrics_host, "port": settings.sink.metrics_port}
             place |= {"cert_file": cert_file, "key_file": key_file}
-            opened.enter_context(MetricsServer(metrics.registry, lambda: sink.idle_s < _ALIVE_WITHIN_S, **place))
-        admin = opened.enter_context(Admin(session, client_id="bdlab-consume-lag"))
 
-        def ends() -> dict[LogPartition, int]:
-            return {log_partition(found): found.end for found in admin.log_ranges()}
+            def alive() -> bool:
+                return max(topic.sink.idle_s for topic in topics) < _ALIVE_WITHIN_S
 
-        wait = partial(wait_for, timeout_s=patience, stop=stop)
-        wait("PostgreSQL with its schema", store.open, errors=(*AWAY, SchemaOutdated))
-        wait("the topic", ends, errors=(*AWAY, TopicMissing))
-        source = opened.enter_context(Consumer(session, positions=sink.positions, check_log=sink.check_log))
-        opened.enter_context(LagWatch(sink, metrics, ends))
-        total = sink.run(source, stop, until_idle=until_idle, patience_s=patience)
-    log.info("consumer stopped", rows=total.rows, duplicates=total.duplicates, dead_letters=total.dead_letters)
+            opened.enter_context(MetricsServer(metrics.registry, alive, **place))
+        with TaskGroup(stop) as group:
+            for topic in topics:
+                group.create_task(partial(topic.run, until_idle=until_idle, patience_s=settings.startup_timeout_s))
+
+
+@dataclass
+class _Topic:
+    """A topic, and where its events go; `mark` ends the names of its Kafka clients."""
+
+    credentials: KafkaCredentials
+    store: Store
+    sink: Sink
+    metrics: SinkMetrics
+    mark: str = ""
+
+    def run(self, stop: threading.Event, *, until_idle: bool, patience_s: float) -> None:
+        """Wire the source too, and close all in reverse: leave the group before the database."""
+        name, sink = f"bdlab-consume{self.mark}", self.sink
+        with ExitStack() as opened, bound_contextvars(topic=self.credentials.kafka().server.topic):
+            opened.callback(self.store.close)
+            admin = opened.enter_context(Admin(self.credentials, client_id=f"{name}-lag"))
+
+            def ends() -> dict[LogPartition, int]:
+                return {log_partition(found): found.end for found in admin.log_ranges()}
+
+            wait = partial(wait_for, timeout_s=patience_s, stop=stop)
+            wait("PostgreSQL with its schema", self.store.open, errors=(*AWAY, SchemaOutdated))
+            try:
+                wait("the topic", ends, errors=AWAY if self.mark else (*AWAY, TopicMissing))
+            except TopicMissing as error:
+                if not self.mark:
+                    raise
+                if until_idle:
+                    log.warning("no feedback is stored", problem=error.message, hint=error.hint)
+                    return
+            # It waits for a topic that is missing: predictions do not depend on that of the feedback.
+            check_log = sink.check_log
+            source = Consumer(self.credentials, positions=sink.positions, check_log=check_log, client_id=name)
+            opened.enter_context(source)
+            opened.enter_context(LagWatch(sink, self.metrics, ends))
+            total = sink.run(source, stop, until_idle=until_idle, patience_s=patience_s)
+            log.info("consumer stopped", rows=total.rows, duplicates=total.duplicates, dead_letters=total.dead_letters)

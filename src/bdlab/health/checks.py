@@ -56,14 +56,20 @@ def broker_checks(state: BrokerState) -> tuple[CheckResult, ...]:
         return _begun("kafka", unhealthy("kafka.brokers", why, bootstrap_servers=servers))
     found = f"{state.brokers} at {servers}, cluster {id_}{f', {MEMORY_ONLY}' if id_.startswith(MEMORY_ONLY_ID) else ''}"
     brokers = healthy("kafka.brokers", found, brokers=state.brokers, bootstrap_servers=servers, cluster_id=id_)
+    return brokers, *topic_checks("kafka", state)
+
+
+def topic_checks(group: str, state: BrokerState) -> tuple[CheckResult, ...]:
+    """Return the checks of a topic, and of the lag of its consumers, whose names begin with `group`."""
+    name, lag = f"{group}.topic", f"{group}.lag"
     if not state.partitions:
-        missing = unhealthy("kafka.topic", state.problem or f"topic {state.topic!r} is missing")
-        return _begun("kafka", brokers, missing)
+        made = unhealthy if state.connected else not_made
+        return made(name, state.problem or f"topic {state.topic!r} is missing"), not_made(lag, "not checked")
     shown = f"{state.topic}, {state.partitions} partitions"
-    topic = healthy("kafka.topic", shown, topic=state.topic, partitions=state.partitions)
+    topic = healthy(name, shown, topic=state.topic, partitions=state.partitions)
     if (behind := state.consumer_lag) is None:
-        return brokers, topic, not_made("kafka.lag", state.problem or "cannot be told")
-    return brokers, topic, healthy("kafka.lag", f"{behind} events behind", lag_events=behind)
+        return topic, not_made(lag, state.problem or "cannot be told")
+    return topic, healthy(lag, f"{behind} events behind", lag_events=behind)
 
 
 def database_checks(state: DatabaseState, *, lease_ttl_s: float | None) -> tuple[CheckResult, ...]:
@@ -79,7 +85,9 @@ def database_checks(state: DatabaseState, *, lease_ttl_s: float | None) -> tuple
         schema = unhealthy("postgres.schema", found, version=version, expected=expected)
     rows, letters = (not_made(f"postgres.{name}", state.problem or "no table") for name in ("rows", "dead_letters"))
     if state.rows is not None:
-        rows = healthy("postgres.rows", f"{state.rows} predictions", rows=state.rows)
+        feedback = state.feedback or 0
+        shown = f"{state.rows} predictions, {feedback} feedback"
+        rows = healthy("postgres.rows", shown, rows=state.rows, feedback=feedback)
     if (count := state.open_dead_letters) is not None:
         # Open ones are work for somebody, and no fault of the system.
         hint = HINTS["postgres.dead_letters"] if count else ""

@@ -268,5 +268,5 @@ def _refuse_compaction(admin: AdminClient, connection: _Connection) -> None:
     policy = config.get("cleanup.policy")
     if policy is not None and "compact" in str(policy.value):
         why = "its offsets do not stay dense, and the accounting rests on them"
-        hint = "Set its cleanup.policy to delete, or name another topic with BDLAB_KAFKA_TOPIC."
+        hint = "Set its cleanup.policy to delete, or name another topic: kafka.topic, kafka.feedback_topic."
         raise BrokerError(f"topic {topic!r} is compacted (cleanup.policy={policy.value}): {why}", hint=hint)

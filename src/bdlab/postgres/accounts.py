@@ -4,7 +4,7 @@ Rows are pruned by offset: all positions of a partition below some offset are de
 accounting goes on from a checkpoint, which keeps the numbers of what they were. Only a range that balances is deleted,
 in small transactions, each with its checkpoint: after a kill at any moment a little less is pruned.
 
-Cost of an account: one scan of the three position indexes, some 2 s for 10 million rows once they are vacuumed, and an
+Cost of an account: one scan of the position indexes, some 2 s for 10 million rows once they are vacuumed, and an
 index lookup for each duplicate and dead letter, some 5 s for a million of them; one ordered scan more for a partition
 that does not balance. benchmarks/accounts.py measures it.
 
@@ -15,12 +15,14 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 - named so by psycopg2
 
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import Unhealthy
 from bdlab.ledger import Account, Gap, LogPartition, LogRange, Sighting
 from bdlab.log_identity import KnownLog, KnownRecord
+from bdlab.postgres.contracts import read_contract
 from bdlab.postgres.session import ConnectionLimits, Session, as_bytes, queries
 
 _OFFSETS_A_TRANSACTION = 20_000
@@ -30,13 +32,13 @@ _LIMITS = ConnectionLimits(statement_s=600, silence_s=700)
 
 def read_accounts(cursor: Cursor, *, limit: int) -> list[Account]:
     """Return all accounts, sorted by log, in the snapshot of `cursor`; `limit` bounds each of their lists."""
-    sql = queries("accounts")
-    cursor.execute(sql["index_scans_only"])
-    cursor.execute(sql["offsets"])
+    statements = queries("accounts")
+    cursor.execute(statements["index_scans_only"])
+    cursor.execute(statements["offsets"])
     offsets = {(row[0], row[1]): row[2:] for row in cursor.fetchall()}
-    cursor.execute(sql["partitions"])
+    cursor.execute(statements["partitions"])
     places = sorted(offsets.keys() | {(row[0], row[1]) for row in cursor.fetchall()})
-    cursor.execute(sql["logs"])
+    cursor.execute(statements["logs"])
     logs = {row[0]: row[1:] for row in cursor.fetchall()}
     found = []
     for log_id, partition in places:
@@ -56,7 +58,7 @@ def _account(cursor: Cursor, log_id: int, log: LogPartition, row: Sequence[Any] 
     cursor.execute(queries("accounts")["counts"], values)
     counts = cursor.fetchone() or (0, 0, 0)
     twice = _sightings(cursor, "twice", values)
-    missing_count = values["next"] - base - (sum(counts) - twice["twice_count"])
+    missing_count = max(0, values["next"] - base - (sum(counts) - twice["twice_count"]))
     if missing_count:
         cursor.execute(queries("accounts")["gaps"], values)
     before = [count or 0 for count in pruned or (0, 0, 0)]
@@ -104,7 +106,8 @@ def prune(
     dry_run: bool = False,
     offsets_a_transaction: int = _OFFSETS_A_TRANSACTION,
 ) -> Iterator[Pruned]:
-    """Delete the positions that were recorded before `before`, and yield what was deleted of each partition.
+    """Delete the positions that were recorded before `before`, and yield what was deleted of each partition. With a
+    prediction go its re-scores and what its feedback says.
 
     `credentials` log in as a member of bdlab_owner: the writer may not delete. The id of a deleted row is forgotten: an
     event with it is then stored as a new row. Raises Unhealthy for a partition that does not balance (what came before
@@ -113,29 +116,37 @@ def prune(
         with session.transaction() as cursor:
             cursor.execute(queries("accounts")["prunable"])
             logs = [(row[0], LogPartition(*row[1:5]), int(row[5]), int(row[6])) for row in cursor.fetchall()]
+            truths = [sql.SQL("{} = NULL").format(sql.Identifier(one.column)) for one in read_contract(cursor).truths]
+            forgotten = sql.SQL(", ").join([*truths, sql.SQL("pruned_at = now()")])
+        delete = None if dry_run else sql.SQL(queries("accounts")["delete"]).format(forgotten=forgotten)
         for log_id, log, base, following in logs:
             pruned = Pruned(log=log, pruned_to=base, stored=0, duplicates=0, dead_letters=0)
             while pruned.pruned_to < following:
                 upto = min(following, pruned.pruned_to + offsets_a_transaction)
                 with session.transaction() as cursor:
-                    pruned = _prune_range(cursor, log_id, pruned, upto, before, dry_run=dry_run)
+                    pruned = _prune_range(cursor, log_id, pruned, upto, before=before, delete=delete)
                 if pruned.pruned_to < upto:
                     break
             if pruned.pruned_to > base:
                 yield pruned
 
 
-def _prune_range(cursor: Cursor, log_id: int, pruned: Pruned, upto: int, before: datetime, *, dry_run: bool) -> Pruned:
-    """Delete from `pruned.pruned_to` on what is old, up to `upto`; return the sum of that and `pruned`."""
-    sql, log, base = queries("accounts"), pruned.log, pruned.pruned_to
+def _prune_range(
+    cursor: Cursor, log_id: int, pruned: Pruned, upto: int, *, before: datetime, delete: sql.Composed | None
+) -> Pruned:
+    """Delete from `pruned.pruned_to` on what is old, up to `upto`; return the sum of that and `pruned`. Without
+    `delete` only count it."""
+    statements, log, base = queries("accounts"), pruned.log, pruned.pruned_to
+    if delete:
+        cursor.execute(statements["lock_pruning"])
     values = {"log_id": log_id, "partition": log.partition, "base": base, "next": upto}
-    cursor.execute(sql["first_young"], {**values, "cutoff": before})
+    cursor.execute(statements["first_young"], {**values, "cutoff": before})
     (young,) = cursor.fetchone() or (None,)
     if young is not None:
         values["next"] = upto = young
     if upto == base:
         return pruned
-    cursor.execute(sql["counts" if dry_run else "delete"], values)
+    cursor.execute(delete or statements["counts"], values)
     counts = dict(zip(_TABLES, cursor.fetchone() or (0, 0, 0), strict=True))
     recorded = sum(counts.values())
     if recorded != upto - base:
@@ -144,8 +155,8 @@ def _prune_range(cursor: Cursor, log_id: int, pruned: Pruned, upto: int, before:
             f"offsets {base} to {upto - 1} have {recorded} positions recorded; they all stay",
             hint="`bdlab verify` names what is missing or recorded twice.",
         )
-    if not dry_run:
-        cursor.execute(sql["checkpoint"], values | counts)
+    if delete:
+        cursor.execute(statements["checkpoint"], values | counts)
         if cursor.rowcount != 1:
             raise Unhealthy(
                 f"partition {log.partition} is being pruned by somebody else", hint="Run one `bdlab prune` at a time."
@@ -156,8 +167,8 @@ def _prune_range(cursor: Cursor, log_id: int, pruned: Pruned, upto: int, before:
 
 def read_known(cursor: Cursor, ranges: Sequence[LogRange]) -> KnownLog | None:
     """Return what is known of the log with these ranges, of all partitions; None if it is new."""
-    sql = queries("logs")
-    cursor.execute(sql["find"], msgspec.structs.asdict(ranges[0]))
+    statements = queries("logs")
+    cursor.execute(statements["find"], msgspec.structs.asdict(ranges[0]))
     row = cursor.fetchone()
     if row is None:
         return None
@@ -168,7 +179,7 @@ def read_known(cursor: Cursor, ranges: Sequence[LogRange]) -> KnownLog | None:
         "starts": [one.start for one in ranges],
         "ends": [one.end for one in ranges],
     }
-    cursor.execute(sql["known_records"], places)
+    cursor.execute(statements["known_records"], places)
     records = {
         partition: KnownRecord(offset=offset, id=found, key=as_bytes(key), value=as_bytes(value))
         for partition, offset, found, key, value in cursor.fetchall()

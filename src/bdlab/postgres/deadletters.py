@@ -1,6 +1,8 @@
 """Dead letters in PostgreSQL: finding them, and noting what was done with them."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -34,15 +36,16 @@ class DeadLetters(Session):
             return cursor.fetchall()
 
     def replay_outcomes(self, replays: Sequence[Position]) -> Mapping[Position, ReplayOutcome]:
-        """Return what became of the replayed events that a consumer has recorded; all are in one log."""
-        if not replays:
-            return {}
-        places = {(position.partition, position.offset): position for position in replays}
-        values: dict[str, Any] = {"cluster_id": replays[0].cluster_id, "topic": replays[0].topic}
-        values["partitions"], values["offsets"] = map(list, zip(*places, strict=True))
-        with self.transaction() as cursor:
-            cursor.execute(queries("deadletters")["replay_outcomes"], values)
-            return {places[row[0], row[1]]: ReplayOutcome(row[2], row[3]) for row in cursor.fetchall()}
+        """Return what became of the replayed events that a consumer has recorded."""
+        found: dict[Position, ReplayOutcome] = {}
+        for (cluster_id, topic), positions in groupby(sorted(replays), attrgetter("cluster_id", "topic")):
+            places = {(position.partition, position.offset): position for position in positions}
+            values: dict[str, Any] = {"cluster_id": cluster_id, "topic": topic}
+            values["partitions"], values["offsets"] = map(list, zip(*places, strict=True))
+            with self.transaction() as cursor:
+                cursor.execute(queries("deadletters")["replay_outcomes"], values)
+                found |= {places[row[0], row[1]]: ReplayOutcome(row[2], row[3]) for row in cursor.fetchall()}
+        return found
 
     def record_replays(self, replays: Sequence[tuple[Position, Position]]) -> None:
         """Note the former and the new position of each letter that was sent back."""

@@ -31,6 +31,9 @@ from bdlab.services import BDLAB, Deployment
 #: A thousand reviews of 1 MiB each would take the API's memory; as JSON one can be six times as long.
 NEWEST_BYTES = 4 << 20
 
+#: The schema's version that has the table.
+_FEEDBACK_SINCE = 4
+
 #: How long closing waits for a query that is running.
 _ANSWER_S = 2.0
 
@@ -180,7 +183,7 @@ class Reader(Connecting):
             return read_accounts(cursor, limit=limit)
 
     def rows(self, query: str) -> list[Any]:
-        """Return the rows of `server` or `newest_open` of `reader.sql`, which says what is in their columns."""
+        """Return the rows of a query without values of `reader.sql`, which says what is in their columns."""
         with self._cursor() as cursor:
             cursor.execute(queries("reader")[query])
             return cursor.fetchall()
@@ -193,13 +196,13 @@ class Reader(Connecting):
             with self._cursor() as cursor:
                 version = ".".join(str(part) for part in divmod(cursor.connection.server_version, 10_000))
                 schema, compatible_from = schema_version(cursor) or (None, None)
-                rows = letters = ended = None
+                rows = feedback = letters = ended = None
                 if count_rows:
                     cursor.execute(deployment.in_sql(queries("reader")["ended_logins"]))
                     ended = dict(cursor.fetchall())
                 if schema is not None and count_rows:
-                    cursor.execute(queries("reader")["count"])
-                    (rows,) = cursor.fetchone() or (None,)
+                    cursor.execute(queries("reader")["count" if schema >= _FEEDBACK_SINCE else "count_predictions"])
+                    rows, feedback = cursor.fetchone() or (None, None)
                     if schema >= expected:
                         cursor.execute(queries("reader")["count_open"])
                         (letters,) = cursor.fetchone() or (None,)
@@ -212,6 +215,7 @@ class Reader(Connecting):
             schema_expected=expected,
             compatible_from=compatible_from,
             rows=rows,
+            feedback=feedback,
             open_dead_letters=letters,
             ended_logins=ended,
         )

@@ -19,14 +19,16 @@ _json = msgspec.json.Encoder()
 
 
 class CopyLines:
-    """Makes the rows for COPY from events of the struct `event`. Its `columns` are the id, which is the record's key,
-    then the other fields but the last two (`timestamp` and `schema_version`), what the record's headers and its reading
-    tell, and the position."""
+    """Makes the rows for COPY from events of the struct `event`. Its `columns` are the fields but the last two
+    (`timestamp` and `schema_version`), what the record's headers and its reading tell, and the position. The source is
+    the headers' unless the event has its own."""
 
     def __init__(self, event: type[msgspec.Struct]) -> None:
         kinds = get_type_hints(event)
-        _, *names, _, _ = event.__struct_fields__
-        self.columns = ("id", *names, "source", "key_name", "trace_id", *MOMENTS, "log_id", "partition", "offset")
+        *names, _, _ = event.__struct_fields__
+        self._told = 1 if "source" in names else 0
+        told = ("source", "key_name", "trace_id")[self._told :]
+        self.columns = (*names, *told, *MOMENTS, "log_id", "partition", "offset")
         self._text = [(attrgetter(name), is_text(kinds[name])) for name in names]
 
     def __call__(self, accepted: Sequence[Accepted], numbers: Mapping[LogPartition, int]) -> bytes:
@@ -43,10 +45,10 @@ class CopyLines:
                     read = _NONE if read_at is None else microseconds(read_at)
                     place = f"{appended}\t{read}\t{numbers[log]}\t{log.partition}\t"
                 _, source, name, trace, received = entry.told or read_headers(record.headers)
-                columns = entry.fields.groups(_NULL)[1:-2] if entry.fields else self._columns(entry.event)
+                columns = entry.fields.groups(_NULL)[:-2] if entry.fields else self._columns(entry.event)
                 last = f"{place}{record.position.offset}\n".encode()
-                told = (source or _NULL, name or _NULL, trace or _NULL, received or _NULL)
-                lines.append(b"\t".join((record.key or b"", *columns, *told, last)))
+                told = (source or _NULL, name or _NULL, trace or _NULL, received or _NULL)[self._told :]
+                lines.append(b"\t".join((*columns, *told, last)))
         lines.sort()
         return b"".join(lines)
 

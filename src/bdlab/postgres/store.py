@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from psycopg2.extras import execute_values
 from bdlab.contract import Contract
 from bdlab.credentials import DatabaseCredentials
 from bdlab.errors import FenceLost, RowRejected
-from bdlab.events import EventCodec, Position, codec_of
+from bdlab.events import Codec, Position, codec_of
 from bdlab.ledger import (
     Accepted,
     DeadLetter,
@@ -35,18 +35,22 @@ from bdlab.postgres.session import ConnectionLimits, Session, queries, translate
 
 _DEAD_LETTERS_A_STATEMENT = 200
 _COPY_BYTES = 128 << 10
+_TABLES = {"prediction": "predictions", "feedback": "feedback"}
+"""Where the rows of each kind of event are."""
 
 
 class Store:
-    """For one thread, with a login of bdlab_writer."""
+    """For one thread, with a login of bdlab_writer. `make_codec` makes the codec of the events that it stores, whose
+    kind says in which table."""
 
-    codec: EventCodec
-    """What decodes the events that are stored; only `read_contract` changes it, once the store was opened."""
+    codec: Any
+    """The `Codec` of the events that are stored; only `read_contract` changes it, once the store was opened."""
 
     def __init__(
         self,
         credentials: DatabaseCredentials,
         *,
+        make_codec: Callable[[Contract], Codec[Any]] = codec_of,
         idle_in_transaction_s: float = 5.0,
         limits: ConnectionLimits | None = None,
     ) -> None:
@@ -54,6 +58,7 @@ class Store:
         of a consumer that froze before another gets its partitions."""
         limits = limits or ConnectionLimits(idle_in_transaction_s=idle_in_transaction_s)
         self._session = Session(credentials, application_name="bdlab consume", limits=limits, prepare=self._prepare)
+        self._make_codec = make_codec
         self._numbers: dict[LogPartition, int] = {}
 
     def open(self) -> None:
@@ -70,7 +75,7 @@ class Store:
         cursor.execute(self._temporary_table)
 
     def _take(self, contract: Contract) -> None:
-        self.codec = codec_of(contract)
+        self.codec = self._make_codec(contract)
         self._lines = CopyLines(self.codec.event)
         names, statements = self._lines.columns, queries("store")
 
@@ -78,15 +83,18 @@ class Store:
             kinds = ((sql.SQL(moment if name in MOMENTS else "{}"), sql.Identifier(name)) for name in names)
             return sql.SQL(", ").join(kind.format(name) for kind, name in kinds)
 
-        incoming, values = listed("NULL::bigint AS {}"), listed("to_timestamp({}::float8 / 1000000)")
-        self._temporary_table = sql.SQL(statements["temporary_table"]).format(columns=incoming)
-        self._insert_rows = sql.SQL(statements["insert_rows"]).format(columns=listed("{}"), values=values)
+        kind = self.codec.event.KIND
+        table, incoming = sql.Identifier(_TABLES[kind]), listed("NULL::bigint AS {}")
+        into: dict[str, Any] = {"table": table, "values": listed("to_timestamp({}::float8 / 1000000)")}
+        self._temporary_table = sql.SQL(statements["temporary_table"]).format(columns=incoming, table=table)
+        self._insert_rows = sql.SQL(statements["insert_rows"]).format(columns=listed("{}"), **into)
+        self._insert_duplicates = sql.SQL(statements["insert_duplicates"]).format(kind=sql.Literal(kind), table=table)
 
     def read_contract(self) -> bool:
         """Read the database's contract again, and return whether it is another. Raises as `start_offsets`."""
         with self._session.transaction() as cursor:
             found = read_contract(cursor)
-        changed = found != self.codec.contract
+        changed: bool = found != self.codec.contract
         if changed:
             self._take(found)
             self._session.close()  # the next connection is prepared for it
@@ -163,7 +171,7 @@ class Store:
                     cursor.execute(self._insert_rows, bounds)
                 rows = cursor.rowcount
                 if rows < len(accepted):
-                    cursor.execute(statements["insert_duplicates"])
+                    cursor.execute(self._insert_duplicates)
                     duplicates = cursor.rowcount
             written = self._insert_dead_letters(cursor, dead) if dead else 0
         return Stored(rows=rows, duplicates=duplicates, dead_letters=written)

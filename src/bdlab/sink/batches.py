@@ -1,9 +1,10 @@
 """Batches of the sink: decode records, split by size, and split around a row that is refused. Pure."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from bdlab.errors import InvalidEvent, RowRejected
-from bdlab.events import EventCodec, Record, read_headers
+from bdlab.events import Codec, Record, read_headers
 from bdlab.ledger import Accepted, DeadLetter, Entry
 
 MAX_TRANSACTION_BYTES = 8 << 20
@@ -12,7 +13,7 @@ MAX_TRANSACTION_BYTES = 8 << 20
 _REASON_CHARACTERS = 500
 
 
-def decode_entry(codec: EventCodec, record: Record) -> Entry:
+def decode_entry(codec: Codec[Any], record: Record) -> Entry:
     """Return the decoded record, or a dead letter if it is no event. Raises EventTooNew."""
     try:
         told = read_headers(record.headers)

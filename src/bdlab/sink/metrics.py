@@ -1,5 +1,7 @@
 """The sink's Prometheus metrics."""
 
+from __future__ import annotations
+
 import time
 import tomllib
 from collections.abc import Callable, Mapping
@@ -14,19 +16,24 @@ from bdlab.ledger import DeadLetter, Stored
 
 
 class SinkMetrics:
-    """The metrics of one sink, in their own registry."""
+    """The metrics of one sink, in their own registry; or those of the sink for feedback, in the registry of `beside`.
+    Their names begin with `bdlab_feedback_sink` then: a label would change what is asked of the others."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, beside: SinkMetrics | None = None) -> None:
+        self.registry: CollectorRegistry = beside.registry if beside else CollectorRegistry()
         kinds: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
         table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
-        self._of: dict[str, Any] = {
-            key: kinds[one.pop("kind")](**one, registry=self.registry) for key, one in table.items()
-        }
+        self._of: dict[str, Any] = {}
+        for key, one in table.items():
+            if beside:
+                one["name"] = one["name"].replace("bdlab_sink", "bdlab_feedback_sink")
+            if not beside or "_sink_" in one["name"]:  # the others are of the process
+                self._of[key] = kinds[one.pop("kind")](**one, registry=self.registry)
         self._of["dead_letters"].labels("undecodable")  # so that it is shown as 0
         for error in (BrokerUnavailable, DatabaseUnavailable, VaultUnavailable):
             self._of["retries"].labels(error.__name__)
-        self._of["info"].labels(__version__).set(1)
+        if not beside:
+            self._of["info"].labels(__version__).set(1)
 
     def stored(self, result: Stored, letters: list[DeadLetter], seconds: float) -> None:
         """Count a batch that was committed; `letters` are its dead letters."""

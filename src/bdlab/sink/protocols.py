@@ -1,10 +1,10 @@
 """What the sink needs of its source and of its store."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from bdlab.errors import BrokerError
-from bdlab.events import EventCodec, Position, Record
+from bdlab.events import Position, Record
 from bdlab.ledger import Entry, LogPartition, LogRange, Stored
 from bdlab.log_identity import LogCatalog
 
@@ -42,8 +42,8 @@ class EventSource(Protocol):
 class BatchStore(LogCatalog, Protocol):
     """Records batches, each position once."""
 
-    codec: EventCodec
-    """What decodes the events that are stored; only `read_contract` changes it."""
+    codec: Any
+    """The `Codec` of the events that are stored; only `read_contract` changes it."""
 
     def read_contract(self) -> bool:
         """Read the database's contract again, and return whether it is another. Raises as `start_offsets`."""

@@ -22,9 +22,10 @@ from bdlab.stack.servers.postgres import Postgres
 from bdlab.stack.servers.process import ManagedProcess, start_mark
 from bdlab.stack.servers.server import PortRegistry
 from bdlab.stack.service import COMMAND_TIMEOUT_S, CommandResult, Commands, Service, service_environment
-from bdlab.stack.supervisor import Event, Report, Supervisor, TaskGroup
+from bdlab.stack.supervisor import Event, Report, Supervisor
 from bdlab.stack.tls import TlsFolder
 from bdlab.stack.volatile_log import VolatileLog
+from bdlab.tasks import TaskGroup
 
 _HTTP_PORT = 8000
 _START_TIMEOUT_S = 90.0

@@ -14,7 +14,7 @@ SELECT l.cluster_id, l.topic, s.partition, l.topic_id, s.next_offset
 FROM sink_offsets s JOIN logs l USING (log_id) WHERE l.closed_at IS NULL
 
 -- name: partitions
--- The distinct partitions of the three tables, by index lookups instead of a scan; the first row only begins it.
+-- The distinct partitions of the tables, by index lookups instead of a scan; the first row only begins it.
 WITH RECURSIVE p AS (
     SELECT '-2147483648'::integer AS log_id, 0 AS partition
     UNION ALL
@@ -28,9 +28,9 @@ SELECT * FROM p WHERE log_id > '-2147483648'::integer
 SELECT log_id, cluster_id, topic, topic_id, closed_at IS NOT NULL FROM logs
 
 -- name: counts
--- Of [base, next): one scan of each position index.
+-- Of [base, next): one scan of each position index. The log is of one topic, so one of the first two has none.
 SELECT
-    (SELECT count(*) FROM predictions WHERE $in_range),
+    (SELECT count(*) FROM predictions WHERE $in_range) + (SELECT count(*) FROM feedback WHERE $in_range),
     (SELECT count(*) FROM duplicates WHERE $in_range),
     (SELECT count(*) FROM dead_letters WHERE $in_range)
 
@@ -43,7 +43,7 @@ WITH pairs AS (
         WHERE c.log_id = a.log_id AND c.partition = a.partition AND c."offset" = a."offset"
           AND c.recorded_in <> 'dead_letters' AND c.recorded_in <> a.recorded_in
         OFFSET 0) b
-    WHERE $in_range AND a.recorded_in <> 'predictions'
+    WHERE $in_range AND a.recorded_in IN ('duplicates', 'dead_letters')
 )
 SELECT "offset", one, other, count(*) OVER () FROM pairs ORDER BY "offset", one, other LIMIT %(limit)s
 
@@ -94,18 +94,24 @@ ORDER BY log_id, s.partition
 SELECT min("offset") FROM (
     SELECT "offset" FROM predictions WHERE $in_range AND stored_at >= %(cutoff)s
     UNION ALL
+    SELECT "offset" FROM feedback WHERE $in_range AND stored_at >= %(cutoff)s
+    UNION ALL
     SELECT "offset" FROM duplicates WHERE $in_range AND recorded_at >= %(cutoff)s
     UNION ALL
     SELECT "offset" FROM dead_letters WHERE $in_range AND recorded_at >= %(cutoff)s
 ) young
 
 -- name: delete
+-- With a prediction go its re-scores, and what its feedback says; that keeps its position until it is old itself.
 WITH
-p AS (DELETE FROM predictions WHERE $in_range RETURNING 1),
+p AS (DELETE FROM predictions WHERE $in_range RETURNING id),
+s AS (DELETE FROM rescored r USING p WHERE r.id = p.id),
+t AS (UPDATE feedback f SET {forgotten} FROM p WHERE f.prediction_id = p.id AND f.pruned_at IS NULL),
+f AS (DELETE FROM feedback WHERE $in_range RETURNING 1),
 u AS (DELETE FROM duplicates WHERE $in_range RETURNING 1),
 d AS (DELETE FROM dead_letters WHERE $in_range RETURNING 1),
 r AS (DELETE FROM replays WHERE $in_range)
-SELECT (SELECT count(*) FROM p), (SELECT count(*) FROM u), (SELECT count(*) FROM d)
+SELECT (SELECT count(*) FROM p) + (SELECT count(*) FROM f), (SELECT count(*) FROM u), (SELECT count(*) FROM d)
 
 -- name: checkpoint
 -- Only from the end of the last one on: two prunes at once cannot count the same rows.

@@ -49,6 +49,8 @@ CROSS JOIN (SELECT max(log_id) AS log_id FROM logs WHERE cluster_id = %(cluster_
 CROSS JOIN LATERAL (
     SELECT 'stored' AS became, '' AS reason FROM predictions r WHERE $at_place
     UNION ALL
+    SELECT 'stored', '' FROM feedback r WHERE $at_place
+    UNION ALL
     SELECT 'duplicate', '' FROM duplicates r WHERE $at_place
     UNION ALL
     SELECT 'dead', r.reason FROM dead_letters r WHERE $at_place

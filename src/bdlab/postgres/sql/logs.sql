@@ -34,7 +34,9 @@ CROSS JOIN LATERAL (
         (SELECT "offset", id::text, NULL::bytea AS key, NULL::bytea AS value, stored_at AS recorded_at
          FROM predictions t WHERE $newest)
         UNION ALL
-        (SELECT "offset", id::text, NULL, NULL, recorded_at FROM duplicates t WHERE $newest)
+        (SELECT "offset", prediction_id::text, NULL, NULL, stored_at FROM feedback t WHERE $newest)
+        UNION ALL -- a duplicate of feedback does not know its record's key
+        (SELECT "offset", id::text, NULL, NULL, recorded_at FROM duplicates t WHERE kind = 'prediction' AND $newest)
         UNION ALL
         (SELECT "offset", '', key, value, recorded_at FROM dead_letters t WHERE $newest)
     ) newest ORDER BY "offset" DESC LIMIT 1

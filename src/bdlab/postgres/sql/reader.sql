@@ -42,8 +42,8 @@ FROM located_predictions p WHERE p.id = %(id)s::uuid
 -- Of an id, of a trace since a moment (`stored_at` has an index, `trace_id` none), or of a position in the newest log.
 SELECT p.cluster_id, p.topic, p.partition, p."offset", p.topic_id, p.id, p.model, p.source, p.trace_id, p.key_name,
        p.created_at, p.received_at, p.appended_at, p.read_at, p.stored_at,
-       ARRAY(SELECT d.partition || '/' || d."offset" FROM duplicates d WHERE d.id = p.id ORDER BY d.recorded_at)
-           AS duplicates
+       ARRAY(SELECT d.partition || '/' || d."offset" FROM duplicates d
+             WHERE d.id = p.id AND d.kind = 'prediction' ORDER BY d.recorded_at) AS duplicates
 FROM located_predictions p
 WHERE (%(id)s::uuid IS NULL OR p.id = %(id)s::uuid)
   AND (%(trace_id)s::text IS NULL OR (p.trace_id = %(trace_id)s AND p.stored_at >= %(since)s))
@@ -56,7 +56,15 @@ ORDER BY p.stored_at, p.id LIMIT 100
 SELECT min(stored_at) AS oldest, (SELECT max(pruned_at) FROM checkpoints) AS pruned_at FROM predictions
 
 -- name: count
-SELECT count(*) FROM predictions
+SELECT (SELECT count(*) FROM predictions), (SELECT count(*) FROM feedback)
+
+-- name: count_predictions
+-- In a schema from before there was feedback.
+SELECT count(*), NULL FROM predictions
+
+-- name: unknown_feedback
+SELECT count(*) FROM feedback f
+WHERE f.pruned_at IS NULL AND NOT EXISTS (SELECT FROM predictions p WHERE p.id = f.prediction_id)
 
 -- name: $of_open
 FROM dead_letters

@@ -1,6 +1,6 @@
 -- name: temporary_table
 -- Created once for each connection, with the columns' types and without constraints: the table's check the rows.
-CREATE TEMPORARY TABLE IF NOT EXISTS incoming ON COMMIT DELETE ROWS AS SELECT {columns} FROM predictions WITH NO DATA
+CREATE TEMPORARY TABLE IF NOT EXISTS incoming ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table} WITH NO DATA
 
 -- name: copy
 COPY incoming FROM STDIN
@@ -50,7 +50,7 @@ WITH $batch, known AS MATERIALIZED (
     SELECT k.* FROM batch b CROSS JOIN LATERAL (
         SELECT d.log_id, d.partition, d."offset" FROM dead_letters d WHERE $in_batch OFFSET 0) k
 )
-INSERT INTO predictions ({columns})
+INSERT INTO {table} ({columns})
 SELECT {values} FROM incoming i
 WHERE NOT EXISTS (
     SELECT FROM known k WHERE k.log_id = i.log_id AND k.partition = i.partition AND k."offset" = i."offset")
@@ -60,10 +60,10 @@ ON CONFLICT (id) DO NOTHING
 -- name: insert_duplicates
 -- A known id at another position. The same position again is a redelivery and writes nothing.
 -- Each OFFSET 0 keeps one index lookup for each row; a join would be planned as a scan of the whole table.
-INSERT INTO duplicates (log_id, partition, "offset", id)
-SELECT i.log_id, i.partition, i."offset", i.id
+INSERT INTO duplicates (log_id, partition, "offset", id, kind)
+SELECT i.log_id, i.partition, i."offset", i.id, {kind}
 FROM incoming i CROSS JOIN LATERAL (
-    SELECT s.log_id, s.partition, s."offset" FROM predictions s WHERE s.id = i.id OFFSET 0) p
+    SELECT s.log_id, s.partition, s."offset" FROM {table} s WHERE s.id = i.id OFFSET 0) p
 WHERE (p.log_id, p.partition, p."offset") <> (i.log_id, i.partition, i."offset")
   AND NOT EXISTS (
     SELECT FROM dead_letters d
