@@ -108,11 +108,12 @@ def golden(request: pytest.FixtureRequest) -> Iterator[Golden]:
 
 
 class Place:
-    """A topic and a database of their own on a pipeline's servers, without the schema."""
+    """Topics and a database of their own on a pipeline's servers, without the schema and the feedback's topic."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self.topic = f"golden-{uuid4().hex}"
+        self.feedback_topic = f"{self.topic}-feedback"
         self._servers = {"bootstrap.servers": pipeline.broker.bootstrap_servers}
         login = kafka_login(pipeline.broker.bootstrap_servers, topic=self.topic)
         with Admin(make_topic(StaticCredentials(kafka=login)), client_id="golden") as admin:
@@ -120,6 +121,7 @@ class Place:
         self.database: Database = make_bare_database(pipeline.postgres)
         self.environment = {
             "BDLAB_KAFKA_TOPIC": self.topic,
+            "BDLAB_KAFKA_FEEDBACK_TOPIC": self.feedback_topic,
             "BDLAB_KAFKA_GROUP": f"{self.topic}-group",
             "BDLAB_POSTGRES_DBNAME": self.database.admin.server.dbname,
             "BDLAB_LOG_LEVEL": "warning",
@@ -137,17 +139,23 @@ class Place:
         assert ended.returncode == 0, f"{arguments}: {ended.stdout}{ended.stderr}"
         return ended.stdout
 
+    def daemon(self, *arguments: str, **more: str) -> Any:
+        """A context with a running daemon, as `Pipeline.daemon`."""
+        return self._pipeline.daemon(*arguments, **self.environment | {"BDLAB_LOG_LEVEL": "info"} | more)
+
     def serve(self, **more: str) -> Any:
         """A context with a running API, as `Pipeline.serve`."""
         return self._pipeline.serve(**self.environment | more)
 
-    def produce(self, records: Sequence[tuple[int, bytes | None, bytes | None, Headers]]) -> None:
+    def produce(
+        self, records: Sequence[tuple[int, bytes | None, bytes | None, Headers]], topic: str | None = None
+    ) -> None:
         """Write records (partition, key, value, headers) in this order, and wait for all of them."""
         failed: list[Any] = []
         producer = confluent_kafka.Producer(self._servers | {"enable.idempotence": True})
         for partition, key, value, headers in records:
             producer.produce(
-                self.topic,
+                topic or self.topic,
                 partition=partition,
                 key=key,
                 value=value,
